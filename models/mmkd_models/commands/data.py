@@ -72,7 +72,7 @@ def recipe(
         return
     check_file(out)
     if out.exists():
-        raise UsageError(f"{out}: expected a name where nothing is yet, got a file that exists; choose another")
+        raise UsageError(f"{out}: already exists; choose another name")
     write_file(out, draft(folder, out.parent).encode())
     print(f"wrote {out}; look at its guesses; next: {shell_line('mmkd-data', 'import', out, '--check')}")
 
@@ -85,7 +85,7 @@ def import_(
     ],
     out: Annotated[Path | None, Option("The directory to make.", ("-o", "--out"), "DIR")] = None,
     try_only: Annotated[
-        bool, Option("Of a recipe: show what would be made and every problem; write nothing.", ("--check",))
+        bool, Option("Show what a recipe would make and every problem; write nothing.", ("--check",))
     ] = False,
     allow_outside: Annotated[
         list[Path] | None, Option("Let the recipe read this folder outside its own. Repeatable.", metavar="FOLDER")
@@ -95,7 +95,7 @@ def import_(
         Option("Maximum that a recipe may write; default 1 GiB, or 100 times its recordings if larger.", metavar="GB"),
     ] = None,
     per_group: Annotated[str, Option("Modalities to z-score per group, separated by commas.", metavar="NAMES")] = "",
-    name: Annotated[str | None, Option("Name of the dataset; else the file's.")] = None,
+    name: Annotated[str | None, Option("Name of the dataset; by default that of the file.")] = None,
     source: Annotated[str, Option("Where the measurements come from.")] = "",
     licence: Annotated[str, Option("What may be done with them.")] = "",
     target: Annotated[
@@ -118,7 +118,7 @@ def import_(
     if file.suffix == ".toml":
         given = [per_group, name, source, licence, target, unit, targets, metadata]
         if any(given):
-            raise UsageError(f"{file}: a recipe says itself what the options for .npz files say; leave them out")
+            raise UsageError(f"{file}: the options for .npz files cannot be combined with a recipe; leave them out")
         _import_recipe(context, file, None if try_only else _needed(out), outside=allow_outside or (), max_gb=max_gb)
         return
     if allow_outside or max_gb is not None:
@@ -353,7 +353,7 @@ def reference(
     *,
     modality: Annotated[str, Option("A modality that is normalised per group.", metavar="NAME")],
     out: Annotated[Path, Option("The reference file to write.", ("-o", "--out"), "FILE")],
-    group: Annotated[str | None, Option("Whose windows; not needed where there is one group.")] = None,
+    group: Annotated[str | None, Option("Group whose windows are measured; may be left out if there is one.")] = None,
     seconds: Annotated[float | None, Option("Use the first windows that cover this time.")] = None,
 ) -> None:
     """Measure the reference that a device needs for a modality that is normalised per group."""
@@ -369,7 +369,7 @@ def reference(
 
 
 def list_(as_json: _Json = False) -> None:
-    """Show the datasets that are part of this package, and where they are."""
+    """List the datasets that are part of this package, with their paths."""
     paths = {name: str(shipped_dataset(name)) for name in shipped_names()}
     if as_json:
         print(json_text(paths))

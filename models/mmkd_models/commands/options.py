@@ -40,7 +40,7 @@ Metric = Annotated[
 ]
 Causal = Annotated[
     bool,
-    Option("Let no token see what comes after it: a stream then computes only the new samples.", ("--causal",)),
+    Option("Let tokens attend to the past only, so that a stream computes only new samples.", ("--causal",)),
 ]
 LabelledGroups = Annotated[
     int | None,
@@ -49,8 +49,8 @@ LabelledGroups = Annotated[
 Kind = Annotated[
     str,
     Option(
-        "What the student is made of: transformer, rocket (convolutional features and a ridge regression, in seconds), "
-        "or hybrid (both in one graph; where one alone validates better, that one)."
+        "Kind of student: transformer, rocket (convolutional features and a ridge regression, in seconds), or hybrid "
+        "(both in one graph, or the one that validates better alone)."
     ),
 ]
 Embed = Annotated[bool, Option("Carry up to 256 validation windows.", ("--embed-windows/--no-embed-windows",))]
@@ -93,7 +93,7 @@ class TrainingOptions:
 def new_run(
     output: Path, training: TrainingData, options: TrainingOptions, usual: TrainConfig, *, embed_windows: bool = True
 ) -> TrainingRun:
-    """A run on these windows, with its logs and resume state beside the checkpoint; what is left open is as usual."""
+    """Return a run on these windows, with logs and resume state next to the checkpoint; `usual` has the defaults."""
     from mmkd_models.training.inputs import TrainingRun
 
     nothing_fails = msgspec.structs.replace(AUGMENT, channel_dropout=0.0, span_dropout=0.0)
@@ -116,7 +116,7 @@ def new_run(
 
 
 def chosen_metric(metric: str | None, kind: TaskKind) -> AnyMetric:
-    """What validation maximises: what was named, or what is usual for a task of this kind."""
+    """Return the metric that validation maximises, by default the usual one for the task."""
     if metric is None:
         return default_metric(kind)
     chosen: AnyMetric = choice(metric, metrics_of(kind), option="--metric")
@@ -143,9 +143,9 @@ def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[
 
 
 def same_windows(options: TrainingOptions) -> str:
-    """The options with which another command sees the same windows and labels, where they are not the defaults.
+    """Return the options, without defaults, with which another command sees the same windows and labels.
 
-    A student that is distilled from the teacher of one fold on another fold is judged on windows that its teacher knew.
+    A student that is distilled on another fold than its teacher is judged on windows that its teacher saw.
     """
     words = [word for word in [options_of(_labelled(options))] if word]
     words += [] if options.fold is None else [f"--fold {options.fold}"]

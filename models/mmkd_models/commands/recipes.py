@@ -1,4 +1,4 @@
-"""How `mmkd-data import recipe.toml` and `mmkd-data recipe` look: the way there, and what came of it."""
+"""Progress and results of `mmkd-data import recipe.toml`, and the draft of `mmkd-data recipe`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MEGABYTE = 1e6
 
 
 def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), max_gb: float | None = None) -> list[str]:
-    """Carry a recipe out, or tries it where `out` is None, and gives what to say about it."""
+    """Carry out a recipe, or try it if `out` is None, and return the lines to print."""
     for folder in outside:
         if not folder.is_dir():
             raise UsageError(f"--allow-outside {folder}: expected a folder, found none there; check the path")
@@ -42,7 +42,7 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
 
 
 def draft(folder: Path, beside: Path) -> str:
-    """Return the text of a recipe for a folder, with patterns that begin where the recipe will lie."""
+    """Return the text of a recipe for a folder, with patterns relative to the folder of the recipe."""
     require_modules(("polars",), by="mmkd-data recipe", extra="import")
     from mmkd_models.data.importing.draft import draft_recipe
 
@@ -55,73 +55,67 @@ def draft(folder: Path, beside: Path) -> str:
 
 
 def clock_lines(report: RecipeReport) -> list[str]:
-    """A line for each sensor: files, rate, jitter, drift and gaps; the worst recording is named."""
+    """Return a line for each sensor: files, rate, jitter, drift and gaps, with the worst recording."""
     lines = []
     for sensor in report.sensors:
-        clocks = [one for one in report.clocks if one.sensor == sensor.name]
+        clocks = [clock for clock in report.clocks if clock.sensor == sensor.name]
         text = f"{sensor.name}: {report.files[sensor.name]} files, {' '.join(sensor.channels)}, {sensor.rate_hz:g} Hz"
         if clocks:
-            jitter = max(clocks, key=lambda one: one.facts.jitter_p99_ms)
-            drift = max(clocks, key=lambda one: abs(one.drift_ppm))
-            gap = max(clocks, key=lambda one: one.facts.longest_gap_s)
+            jitter = max(clocks, key=lambda clock: clock.facts.jitter_p99_ms)
+            drift = max(clocks, key=lambda clock: abs(clock.drift_ppm))
+            gap = max(clocks, key=lambda clock: clock.facts.longest_gap_s)
             text += (
                 f"; jitter p99 up to {jitter.facts.jitter_p99_ms:.2f} ms ({jitter.recording}), drift up to"
-                f" {drift.drift_ppm:.0f} ppm ({drift.recording}), gaps {sum(one.facts.gaps for one in clocks)}"
+                f" {drift.drift_ppm:.0f} ppm ({drift.recording}), gaps {sum(clock.facts.gaps for clock in clocks)}"
             )
             text += f", the longest {gap.facts.longest_gap_s:.3g} s ({gap.recording})" if gap.facts.gaps else ""
-            repeated = max(clocks, key=lambda one: one.facts.repeated)
-            count = sum(one.facts.repeated for one in clocks)
+            repeated = max(clocks, key=lambda clock: clock.facts.repeated)
+            count = sum(clock.facts.repeated for clock in clocks)
             text += f", repeated frames {count} (most in {repeated.recording})" if count else ""
         lines.append(text)
     return lines
 
 
 def offset_lines(report: RecipeReport) -> list[str]:
-    """A line for each sensor whose clock was laid beside another's: what the recordings suggest, and how surely."""
+    """Return a line for each sensor whose clock was compared with another's: the offset that recordings suggest."""
     lines = []
     for sensor in report.sensors:
-        found = [one for one in report.proposals if one.sensor == sensor.name]
-        if not found:
+        proposals = [proposal for proposal in report.proposals if proposal.sensor == sensor.name]
+        if not proposals:
             continue
-        offsets = [one.offset_s for one in found]
-        least = min(found, key=lambda one: one.agreement - one.next_best)
+        offsets = [proposal.offset_s for proposal in proposals]
+        least = min(proposals, key=lambda proposal: proposal.agreement - proposal.next_best)
         lines.append(
-            f"{sensor.name}: beside {found[0].reference} {len(found)} recordings suggest offset_s ="
-            f" {median(offsets):.2f} ({min(offsets):.2f} to {max(offsets):.2f}; least sure in {least.recording}:"
-            f" {least.agreement:.2f}, the next best {least.next_best:.2f}); nothing was moved, write it into the"
-            " recipe where it holds"
+            f"{sensor.name}: compared with {proposals[0].reference}, {len(proposals)} recordings suggest offset_s ="
+            f" {median(offsets):.2f} ({min(offsets):.2f} to {max(offsets):.2f}; least certain in {least.recording}:"
+            f" {least.agreement:.2f}, the next best {least.next_best:.2f}); nothing was moved: write it into the"
+            " recipe if it is right"
         )
     return lines
 
 
 def window_lines(report: RecipeReport) -> list[str]:
-    """Windows of each class and split, what was left out and why, and what is not known."""
+    """Return lines for the windows of each class and split, and for those that were left out."""
     built = report.built
-    spec = built.dataset.spec
+    spec, task = built.dataset.spec, built.dataset.spec.task
     counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
     lines = [f"{spec.name}: {sum(spec.splits.values())} windows of {built.recordings} recordings ({counts})"]
-    for name in spec.task.labels if spec.task.kind != "regression" else ():
+    for name in task.labels if task.kind != "regression" else ():
         lines.append(f"  {name}: " + ", ".join(f"{split} {built.classes[split][name]}" for split in SPLIT_NAMES))
     for split, target in built.targets.items():
-        told = f"{target[0]:.4g} to {target[2]:.4g}, mean {target[1]:.4g}" if target else "no label"
-        lines.append(f"  {task_text(spec.task)}, {split}: {told}")
+        text = f"{target[0]:.4g} to {target[2]:.4g}, mean {target[1]:.4g}" if target else "no label"
+        lines.append(f"  {task_text(task)}, {split}: {text}")
     lines += [f"left out: {count} windows {reason}" for reason, count in built.left_out.items()]
     fate = "its windows are left out (cover = 'all')" if built.cover == "all" else "its windows are NaN there"
     lines += [f"absent: {text}; {fate}" for text in built.absent]
     if not built.has_times:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
-    return [*lines, *_absent_labels(report)]
-
-
-def _absent_labels(report: RecipeReport) -> list[str]:
-    """What valid and test lack."""
-    built, lines = report.built, []
     for split in SPLIT_NAMES[1:]:
-        counts = built.classes[split]
-        missing = [name for name, count in counts.items() if not count]
-        is_without = not built.targets[split] if built.targets else len(missing) == len(counts)
-        if is_without and built.dataset.spec.task.kind != "multi_label":
-            lines.append(f"{split} has no label; mmkd-adapt takes it, what is judged by labels refuses it")
+        classes = built.classes[split]
+        missing = [name for name, count in classes.items() if not count]
+        is_unlabelled = not built.targets[split] if built.targets else len(missing) == len(classes)
+        if is_unlabelled and task.kind != "multi_label":
+            lines.append(f"{split} has no label; mmkd-adapt takes it, commands that need labels refuse it")
         elif missing:
             lines.append(
                 f"warning: {split} has no window of {', '.join(missing)}; choose other groups or another 'seed'"
@@ -131,7 +125,7 @@ def _absent_labels(report: RecipeReport) -> list[str]:
 
 @contextmanager
 def reading_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield an observer of the bytes that are read: a bar with the time left, plain lines where nobody watches."""
+    """Yield an observer of the bytes read: a bar with the time left, or plain lines without a terminal."""
     if not sys.stderr.isatty():
         yield _plain_lines(title)
         return

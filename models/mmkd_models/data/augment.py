@@ -1,4 +1,4 @@
-"""How training windows are varied: the numbers, as they stand in checkpoints, and what they do to each kind."""
+"""Augmentation of training windows: the numbers, as checkpoints have them, and the function for each kind."""
 
 from __future__ import annotations
 
@@ -12,32 +12,30 @@ from mmkd_edge.spec import ModalityKind
 
 Floats = NDArray[np.float32]
 
-_SNR_REACH = 4.0  # times that the noise of a window of sound is louder or softer than `noise`
-_SOUND_DB = 60.0  # of the loudest change of level, over `gain`
-_WIDEST_BAND = 0.25  # of the spectrum
-_BRIGHTNESS = 2.0  # of the largest change of contrast and brightness, over `gain`
+_SNR_REACH = 4.0  # largest factor between the noise of a window of sound and `noise`
+_SOUND_DB = 60.0  # largest change of level, divided by `gain`
+_WIDEST_BAND = 0.25  # fraction of the spectrum
+_BRIGHTNESS = 2.0  # largest change of contrast and brightness, divided by `gain`
 _LARGEST_BYTE = 255.0
-_PICTURE = 1 / 16  # of a side, by which the picture is moved; by as much it grows or shrinks
+_PICTURE = 1 / 16  # largest shift and change of size, as a fraction of a side
 
 
 class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How training windows are varied. Every number without a unit is a probability or a share.
+    """How training windows are varied. Every number without a unit is a probability or a fraction.
 
-    What is said of series holds for the other kinds, with these differences. The noise of sound has the level of the
-    window times `noise`, four times louder to four times softer (at 0.05 signal to noise is 14 to 38 dB); its level
-    changes by up to 60 dB times `gain`; as many windows as lose a span lose a band of up to a quarter of the spectrum.
-    The noise of video is at most that share of 255; contrast and brightness change by up to twice `gain`; the picture
-    moves, grows or shrinks by up to a sixteenth of its sides where `shift` says so; a frame is dropped where a channel
-    would be.
+    Audio: the noise has the level of the window times `noise`, four times louder to four times softer (at 0.05 signal
+    to noise is 14 to 38 dB); the level changes by up to 60 dB times `gain`; as many windows as lose a span lose a band
+    of up to a quarter of the spectrum. Video: the noise is at most that fraction of 255; contrast and brightness change
+    by up to twice `gain`; with `shift` the picture moves, grows or shrinks by up to a sixteenth of its sides; a frame
+    is dropped instead of a channel.
 
     Attributes:
-        shift: move windows by up to half a hop where they are cut from recordings.
-        mixup: share of batches whose windows are mixed in pairs, with one lambda ~ U(0, 1) per pair over all modalities
-            (Zhang et al., "mixup", ICLR 2018; uniform lambda as in function matching, Beyer et al., CVPR 2022).
-        unit: what noise and gain are measured in: how much windows usually move about their own mean (`window`), or
-            the standard deviation of the whole set, around its mean (`set`, as files of earlier releases have it). The
-            second drowns small movements where levels differ: noise of 5 % of levels from 0.6 to 134 is more than all
-            that moves in a window.
+        shift: move windows by up to half a hop if they are cut from recordings.
+        mixup: fraction of batches whose windows are mixed in pairs, with one lambda ~ U(0, 1) per pair over all
+            modalities (Zhang et al., "mixup", ICLR 2018; uniform lambda as in function matching, Beyer et al., CVPR
+            2022).
+        unit: of noise and gain: the median std of a window around its own mean (`window`), or the std of all windows
+            around their mean (`set`), which drowns small movements if levels differ.
         noise: standard deviation of added noise, in that unit.
         gain: largest relative change of a window's scale around that mean.
         channel_dropout: probability that a channel of a window is hidden.
@@ -62,12 +60,10 @@ def disturbed(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """Return a batch of windows of one modality varied anew.
+    """Vary a batch of windows of one modality, (B, T, C) or for video (B, T, H, W, C).
 
     Args:
-        values: (B, T, C); of video (B, T, H, W, C).
-        scale: what noise and gain of a series are measured by: mean and spread (C,), as the configuration's unit says;
-            None for the other kinds, which need none.
+        scale: mean and standard deviation (C,) of a series, in the unit of the config; None for other kinds.
     """
     match kind:
         case "series":
@@ -87,7 +83,7 @@ def _disturbed_series(
         mean = values.sum(1, keepdims=True) / np.maximum(present.sum(1, keepdims=True), 1)
     gain = rng.uniform(1 - config.gain, 1 + config.gain, (len(values), 1, 1)).astype(np.float32)
     noise = rng.standard_normal(values.shape, dtype=np.float32) * (std * config.noise)
-    present = present * _kept(present.shape, config, rng)
+    present = present * _draw_mask(present.shape, config, rng)
     return (mean + (values - mean) * gain + noise) * present, present
 
 
@@ -105,12 +101,12 @@ def _disturbed_sound(
     values = values.copy()
     if silenced.any():
         values[silenced] = _without_band(values[silenced], low[silenced], width[silenced])
-    present = present * _kept(present.shape, config, rng)
+    present = present * _draw_mask(present.shape, config, rng)
     return ((values + noise) * gain.astype(np.float32)) * present, present
 
 
 def _without_band(values: Floats, low: NDArray[np.float64], width: NDArray[np.float64]) -> Floats:
-    """(B, T, C) with nothing between `low` and `low + width` (B,), shares of half the sampling rate."""
+    """Remove a band from sound (B, T, C), from `low` to `low + width` (B,), as fractions of half the sampling rate."""
     spectrum = np.fft.rfft(values, axis=1)
     place = np.linspace(0, 1, spectrum.shape[1])[None, :, None]
     inside = (place >= low[:, None, None]) & (place < (low + width)[:, None, None])
@@ -130,26 +126,29 @@ def _disturbed_video(
     found = values.astype(np.float32)
     if config.shift:
         for number in range(batch):  # a window has one camera: all of its frames move alike
-            rows, columns = _moved(height, size[number], down[number]), _moved(across, size[number], right[number])
+            rows, columns = (
+                _move_side(height, size[number], down[number]),
+                _move_side(across, size[number], right[number]),
+            )
             found[number] = found[number][:, rows][:, :, columns]
     middle = np.float32(_LARGEST_BYTE / 2)
     found = (found - middle) * contrast + middle + brightness
     found += rng.standard_normal(found.shape, dtype=np.float32) * grain
     dropped = rng.uniform(size=(batch, frames, 1)) < config.channel_dropout
-    present = present * ~dropped * _kept(present.shape, config, rng)
+    present = present * ~dropped * _draw_mask(present.shape, config, rng)
     return np.clip(found, 0, _LARGEST_BYTE) * present[..., None, None], present
 
 
-def _moved(pixels: int, size: float, shift: float) -> NDArray[np.int64]:
-    """Where each pixel of a side comes from; those beyond an edge are the edge's."""
+def _move_side(pixels: int, size: float, shift: float) -> NDArray[np.int64]:
+    """Return the source of each pixel of a side; pixels beyond an edge take the edge's value."""
     middle = (pixels - 1) / 2
     places = (np.arange(pixels) - middle) * (1 + size) + middle + shift * pixels
     found: NDArray[np.int64] = np.clip(np.rint(places), 0, pixels - 1).astype(np.int64)
     return found
 
 
-def _kept(shape: tuple[int, ...], config: AugmentConfig, rng: np.random.Generator) -> Floats:
-    """(B, T, C) 1, or 0 where a channel or a span of the window is hidden."""
+def _draw_mask(shape: tuple[int, ...], config: AugmentConfig, rng: np.random.Generator) -> Floats:
+    """Draw (B, T, C) 1, or 0 for the hidden channels and spans."""
     batch, samples, channels = shape
     keep = np.ones(shape, dtype=np.float32)
     if channels > 1:

@@ -1,4 +1,4 @@
-"""Training batches: which windows, at which offset, mixed and disturbed how. One view for teacher and student."""
+"""Training batches: windows drawn, moved, mixed and disturbed, the same for teacher and student."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ from mmkd_models.data.augment import AugmentConfig, disturbed
 from mmkd_models.data.labels import Labels, is_labelled, unlabelled_mark
 from mmkd_models.data.windows import Windows
 
-_MOST_VALUES = 1 << 24
-"""Of the windows of sound or video that statistics rest on: 64 MB of samples, 16 MB of pixels."""
-
-_LEAST_WINDOWS = 16
+_MOST_VALUES = 1 << 24  # of sound or video that statistics use: 64 MB of samples, 16 MB of pixels
+_MOST_WINDOWS, _LEAST_WINDOWS = 2048, 16
 
 
-# No dataclass: Lightning Fabric takes those apart to cast what is in them, and cannot do so with frozen ones.
+# No dataclass: Lightning Fabric takes dataclasses apart to cast their fields, which fails if they are frozen.
 class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One training batch.
 
     Attributes:
-        inputs: per modality values (B, T, C), 0 where missing, and present (B, T, C), 1 or 0; of video float32
+        inputs: per modality values (B, T, C), 0 if missing, and present (B, T, C), 1 or 0; of video float32
             (B, T, H, W, C) from 0 to 255, and (B, T, 1).
         targets: (B, K) label distribution; of several labels each from 0 to 1, of a regression (B, 1) in its unit; a
-            row of zeros where any part of the window is unlabelled.
-        labelled: (B,) 1 where `targets` holds, else 0.
+            row of zeros if any part of the window is unlabelled.
+        labelled: (B,) 1 if the row of `targets` is known, else 0.
         index: (B,) int64 row of the (first) window, for losses that remember windows.
-        step: whose batch it is; None if it is no whole batch of a step.
-        partner: (B,) int64 row of the window that each is mixed with; None if none is mixed.
+        step: None if this is not the whole batch of a step.
+        partner: (B,) int64 row of the window that each is mixed with; None if nothing is mixed.
+        share: (B,) fraction of the first window in the mixture.
     """
 
     inputs: dict[str, tuple[Tensor, Tensor]]
@@ -61,20 +60,14 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class BatchSource:
-    """Gives the batch of any step.
+    """Draws the batch of any step.
 
     Args:
-        labelled_share: share of each batch drawn from the labelled windows; the rest comes from all windows.
+        labelled_share: fraction of each batch drawn from the labelled windows; the rest is drawn from all windows.
     """
 
     def __init__(
-        self,
-        windows: Windows,
-        config: AugmentConfig,
-        *,
-        batch: int,
-        labelled_share: float,
-        seed: int,
+        self, windows: Windows, config: AugmentConfig, *, batch: int, labelled_share: float, seed: int
     ) -> None:
         self._windows = windows
         self._config = config
@@ -104,7 +97,7 @@ class BatchSource:
             values, present = prepare_batch(window[modality.name], modality)
             if partner is not None:
                 other_values, other_present = prepare_batch(partner[modality.name], modality)
-                values, present = _mixed((values, present), (other_values, other_present), lam)
+                values, present = _mix((values, present), (other_values, other_present), lam)
             varied, there = disturbed(
                 values, present, kind=modality.kind, scale=self._scales.get(modality.name), config=self._config, rng=rng
             )
@@ -121,7 +114,7 @@ class BatchSource:
         )
 
     def _rows(self, rng: np.random.Generator, step: int) -> NDArray[np.int64]:
-        """Without replacement inside an epoch: the step picks its slice of the epoch's permutation."""
+        """Draw without replacement inside an epoch: the step takes its slice of the epoch's permutation."""
         parts = []
         if self._from_labelled:
             parts.append(self._labelled_rows[self._slice(len(self._labelled_rows), self._from_labelled, step, 1)])
@@ -144,7 +137,7 @@ class BatchSource:
         return rng.uniform(-reach_s, reach_s, self._batch)
 
     def _mixing(self, rng: np.random.Generator) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
-        """Partners inside the labelled and the free part of the batch, so that labelled windows keep labels."""
+        """Draw partners inside the labelled and the other part of the batch, so that labelled windows keep labels."""
         lam = rng.uniform(0, 1, self._batch).astype(np.float32)
         if rng.uniform() >= self._config.mixup:
             return None, np.ones(self._batch, dtype=np.float32)
@@ -165,12 +158,12 @@ class BatchSource:
         return targets * known[:, None], known.float()
 
 
-def _mixed(
+def _mix(
     first: tuple[NDArray[Any], NDArray[np.float32]],
     second: tuple[NDArray[Any], NDArray[np.float32]],
     lam: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Two batches mixed window by window, present where both are; bytes become numbers from 0 to 255."""
+    """Mix two batches window by window; samples are present if both are, and bytes become numbers from 0 to 255."""
     present = first[1] * second[1]
     weight = lam.reshape(-1, *[1] * (first[0].ndim - 1))
     there = present.reshape(*present.shape[:2], *[1] * (first[0].ndim - present.ndim), present.shape[2])
@@ -178,7 +171,7 @@ def _mixed(
 
 
 def _as_targets(labels: Labels, *, classes: int) -> Tensor:
-    """(B, K) float32, anything finite where a label is unknown."""
+    """Return (B, K) float32, anything finite if a label is unknown."""
     if labels.dtype.kind == "f":
         return torch.from_numpy(np.nan_to_num(labels, nan=0.0))[:, None]
     if labels.ndim == 2:
@@ -190,7 +183,7 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
     """Return mean and standard deviation per channel over at most 2,048 evenly spaced windows, (C,) each.
 
     Only values between the 0.1 % and 99.9 % quantiles count, so that one glitch cannot move them; std is at least 1e-6
-    of the largest value and never 0. Of video all bytes of the frames that are there count.
+    of the largest value and never 0. Of video all bytes of the frames that are present count.
     """
     values, present = _some_windows(windows, name)
     if values.dtype == np.uint8:
@@ -209,35 +202,33 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
 
 
 def channel_movement(windows: Windows, name: str) -> NDArray[np.float32]:
-    """Return how much windows usually move about their own mean, (C,): the median of their standard deviations.
+    """Return the median (C,) of the standard deviations of at most 2,048 evenly spaced windows.
 
-    Over at most 2,048 evenly spaced windows. Where half of them stand still it is the mean, and never less than 1e-4 of
-    the channel's standard deviation over the whole set.
+    The mean if half of the windows stand still, and at least 1e-4 of the channel's standard deviation over all windows.
     """
     values, present = _some_windows(windows, name)
     _, std = channel_statistics(windows, name)
     count = np.maximum(present.sum(1), 1)  # (N, C)
     centred = (values.astype(np.float64) - (values.sum(1) / count)[:, None]) * present
-    spread = np.sqrt((centred**2).sum(1) / count)
-    known = np.where(present.sum(1) > 1, spread, np.nan)
+    known = np.where(present.sum(1) > 1, np.sqrt((centred**2).sum(1) / count), np.nan)
     movement = np.zeros(known.shape[1])
-    for channel, found in enumerate(known.T):
-        found = found[np.isfinite(found)]
-        if len(found):
-            movement[channel] = np.median(found) or found.mean()
+    for channel, stds in enumerate(known.T):
+        stds = stds[np.isfinite(stds)]
+        if len(stds):
+            movement[channel] = np.median(stds) or stds.mean()
     floored: NDArray[np.float32] = np.maximum(movement, 1e-4 * std).astype(np.float32)
     return floored
 
 
 def _about_the_window(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The mean is each window's own, so none is given here."""
+    """Return zeros, since the mean is each window's own, and the movement."""
     movement = channel_movement(windows, name)
     return np.zeros_like(movement), movement
 
 
 def spread_rows(windows: Windows, name: str) -> NDArray[np.int64]:
-    """Return at most 2,048 evenly spaced numbers of windows; of sound and video no more than memory has room for."""
-    modality, most = windows.spec.modality(name), 2048
+    """Return at most 2,048 evenly spaced numbers of windows; fewer if windows of sound and video are large."""
+    modality, most = windows.spec.modality(name), _MOST_WINDOWS
     if modality.kind != "series":
         most = min(most, max(_LEAST_WINDOWS, _MOST_VALUES // math.prod(modality.shape)))
     return np.unique(np.linspace(0, len(windows) - 1, min(len(windows), most)).astype(np.int64))
@@ -251,7 +242,7 @@ def _some_windows(windows: Windows, name: str) -> tuple[NDArray[Any], NDArray[np
 def _byte_statistics(
     values: NDArray[np.uint8], present: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation (C,) of frames (B, T, H, W, C), exactly: there are 256 values."""
+    """Compute mean and standard deviation (C,) of frames (B, T, H, W, C) from the counts of the 256 values."""
     there, bytes_ = present[..., 0] > 0, np.arange(256.0)
     means, stds = [], []
     for channel in range(values.shape[-1]):

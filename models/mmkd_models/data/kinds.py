@@ -57,7 +57,7 @@ def kind_problems(modality: ModalitySpec) -> Iterator[str]:
 
 
 def size_problem(modality: ModalitySpec) -> str | None:
-    """Return what is wrong with a window too large to train on, and what to do; None if it is not."""
+    """Return the problem of a window that is too large to train on, with its fix, or None."""
     if modality.kind == "video":
         return _video_size_problem(modality)
     samples, channels = modality.shape

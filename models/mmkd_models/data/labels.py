@@ -1,7 +1,6 @@
-"""The arrays that say what is true of windows: a class number, a row of labels, or a number.
+"""Labels of windows: int64 (N,) class numbers, uint8 (N, K) labels that are off (0) or on (1), or float32 (N,) numbers.
 
-Owns how they mark a window without a label and how windows are alike by their labels. The array tells which task it is
-of: int64 (N,) class numbers, uint8 (N, K) labels that are off (0) or on (1), float32 (N,) numbers.
+Owns how a window without a label is marked, and strata of windows with like labels.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from mmkd_edge.spec import TaskKind, TaskSpec
 Labels = npt.NDArray[Any]
 
 UNKNOWN = 255
-"""Fills the row of a window without labels: a window has all its labels or none."""
+"""Fills the row of a window without labels."""
 
 _STRATA = 10
 
 
 def unlabelled_mark(kind: TaskKind) -> str:
-    """Return what stands for a window without a label, for messages."""
+    """Return the mark of a window without a label, for messages."""
     match kind:
         case "classification":
             return "-1"
@@ -52,7 +51,7 @@ def absent_labels(task: TaskSpec, labels: Labels) -> list[str]:
 
 
 def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
-    """Return the same labels, unlabelled where `keep` (N,) is false."""
+    """Return the same labels, unlabelled if `keep` (N,) is false."""
     if labels.dtype.kind == "f":
         return np.where(keep, labels, np.float32(np.nan))
     if labels.ndim == 2:
@@ -61,23 +60,23 @@ def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
 
 
 def strata_of(labels: Labels) -> npt.NDArray[np.int64]:
-    """Return (N,) which windows are alike, from 0, so that shares and folds can hold some of each kind; -1 unlabelled.
+    """Return (N,) the stratum of each window, from 0, so that folds and fractions have some of each; -1 unlabelled.
 
-    The class itself; of several labels the rarest one that is on (K where none is); of numbers the tenth of the
-    labelled ones that they lie in, fewer where many are equal.
+    The class itself; of several labels the rarest one that is on (K if all are off); of numbers their decile among the
+    labelled ones, fewer if many are equal.
     """
     known = is_labelled(labels)
     if labels.dtype.kind == "f":
         tenths = np.arange(1, _STRATA) / _STRATA
         edges = np.unique(np.quantile(labels[known], tenths, method="inverted_cdf")) if known.any() else np.zeros(0)
-        found = np.searchsorted(edges, labels)
+        strata = np.searchsorted(edges, labels)
     elif labels.ndim == 2:
         counts = labels[known].astype(np.int64).sum(axis=0)  # (K,)
         rarity = np.where(labels == 1, counts, np.iinfo(np.int64).max)
-        found = np.where((labels == 1).any(axis=1), rarity.argmin(axis=1), labels.shape[1])
+        strata = np.where((labels == 1).any(axis=1), rarity.argmin(axis=1), labels.shape[1])
     else:
         return labels
-    return np.where(known, found, -1).astype(np.int64)
+    return np.where(known, strata, -1).astype(np.int64)
 
 
 def name_strata(labels: Labels, task: TaskSpec) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
@@ -93,15 +92,14 @@ def name_strata(labels: Labels, task: TaskSpec) -> tuple[npt.NDArray[np.int64], 
 
 
 WRITE_GROUPS = "write groups.npy (the person, machine or session of each window)"
-# How alike the answers to neighbouring windows are taken to be: windows that overlap by half and more are close to it.
-_CORRELATION = 0.8
+_CORRELATION = 0.8  # of the answers to neighbouring windows, close to that of windows that overlap by half and more
 
 
 def block_length(count: int) -> int:
-    """Return how many of so many consecutive windows make a block, for a bootstrap over blocks.
+    """Return the number of consecutive windows in a block, for a bootstrap over blocks.
 
-    Neighbouring windows tell much the same, so that resampling single ones makes an interval too narrow. The length is
-    that of E. Carlstein, "The Use of Subseries Values for Estimating the Variance of a General Statistic from a
+    Neighbouring windows are alike, so that resampling single ones makes an interval too narrow. The length is that of
+    E. Carlstein, "The Use of Subseries Values for Estimating the Variance of a General Statistic from a
     Stationary Sequence", Annals of Statistics 14, 1986: (2 r / (1 - r^2))^(2/3) n^(1/3) for a first-order
     autoregressive series of correlation r.
 
@@ -109,8 +107,8 @@ def block_length(count: int) -> int:
         >>> block_length(1000), block_length(1)
         (28, 1)
     """
-    wanted: float = (2 * _CORRELATION / (1 - _CORRELATION**2)) ** (2 / 3) * count ** (1 / 3)
-    return min(count, math.ceil(wanted))
+    length: float = (2 * _CORRELATION / (1 - _CORRELATION**2)) ** (2 / 3) * count ** (1 / 3)
+    return min(count, math.ceil(length))
 
 
 def blocks_of(splits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -119,10 +117,10 @@ def blocks_of(splits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     Args:
         splits: (N,) the number of each window's split, ascending.
     """
-    found: list[npt.NDArray[np.int64]] = []
+    blocks: list[npt.NDArray[np.int64]] = []
     first = 0
     for count in np.bincount(splits).tolist():
         if count:
-            found.append(first + np.arange(count) // block_length(count))
-            first = int(found[-1][-1]) + 1
-    return np.concatenate(found)
+            blocks.append(first + np.arange(count) // block_length(count))
+            first = int(blocks[-1][-1]) + 1
+    return np.concatenate(blocks)

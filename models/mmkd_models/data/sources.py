@@ -1,4 +1,4 @@
-"""Where the values of windows come from: arrays of ready windows, or whole recordings that windows are cut from."""
+"""Sources of the values of windows: arrays of stored windows, or whole recordings that windows are cut from."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LARGE_BYTES = 1 << 28
 
 
 class WindowSource(Protocol):
-    """Gives raw windows by row number."""
+    """A reader of raw windows by row number."""
 
     @property
     def max_shift_s(self) -> float:
-        """How far a window may usefully be moved either way, in seconds; 0 where windows cannot be moved."""
+        """Seconds by which a window may be moved either way; 0 if windows cannot be moved."""
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Return new float32 (B, T, C) in raw units, NaN and Inf as stored; of video uint8 (B, T, H, W, C)."""
@@ -35,11 +35,12 @@ class WindowSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredWindows:
-    """Windows that lie ready in arrays, the parts one behind the other.
+    """Windows stored in arrays, one part after the other.
 
     Attributes:
-        parts: for each modality (N_i, T, C) arrays, of video (N_i, T, H, W, C), as stored, usually memory-mapped.
-        present: for video, by part, which frames are there (N_i, T); None of a part where all are.
+        parts: for each modality (N_i, T, C) arrays, of video (N_i, T, H, W, C), usually memory-mapped.
+        offsets: int64, number of the first window of each part.
+        present: for video, by part, 1 if a frame is there (N_i, T); None if all are.
     """
 
     parts: Mapping[str, Sequence[AnyArray]]
@@ -48,7 +49,7 @@ class StoredWindows:
 
     @property
     def max_shift_s(self) -> float:
-        """Always 0: nothing is known of what lies around a stored window."""
+        """Always 0: the samples around a stored window are unknown."""
         return 0.0
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
@@ -79,17 +80,18 @@ class StoredWindows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CutWindows:
-    """Windows cut from recordings when they are asked for, at any offset.
+    """Windows cut from recordings when they are read, at any offset.
 
     Attributes:
         samples: for each modality float32 or int16 (sum of lengths, C), of video uint8 (sum of lengths, H, W, C), all
             recordings end to end.
-        scale: float32 (C,) for each int16 modality: what one count is worth.
-        offsets: for each modality int64 (R,): where a recording starts in `samples`.
-        lengths: for each modality int64 (R,): how many samples it has there.
-        start_s: float64 (N,): where each window starts in its recording.
+        scale: float32 (C,) for each int16 modality: the value of one count.
+        offsets: for each modality int64 (R,): start of a recording in `samples`.
+        lengths: for each modality int64 (R,): its number of samples.
+        recording: int64 (N,): recording of each window.
+        start_s: float64 (N,): start of each window in its recording.
         latest_start_s: float64 (R,): the latest start at which a whole window of every modality fits.
-        present: for video uint8 (sum of lengths,), 1 where the frame is there; without it all are.
+        present: for video uint8 (sum of lengths,), 1 if the frame is there; without it all are.
     """
 
     samples: Mapping[str, AnyArray]
@@ -104,7 +106,7 @@ class CutWindows:
 
     @property
     def max_shift_s(self) -> float:
-        """Half a hop: moved further, a window becomes its neighbour."""
+        """Half a hop: further away a window is its neighbour."""
         return self.hop_s / 2
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:

@@ -57,7 +57,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return ", ".join(f"{modality.name} {modality.shape}" for modality in self.modalities)
 
     def modality(self, name: str) -> ModalitySpec:
-        """Return the modality of that name. Raise UsageError if there is none; the message lists the names."""
+        """Return the modality of that name. Raise UsageError if it is unknown; the message lists the names."""
         for modality in self.modalities:
             if modality.name == name:
                 return modality
@@ -161,7 +161,7 @@ def _text_problems(spec: DatasetSpec) -> Iterator[str]:
 
 
 def name_problem(name: str) -> str | None:
-    """Return what is wrong with a modality's name; None if nothing is.
+    """Return the problem of a modality's name, with its fix, or None.
 
     It is a file's stem and, with `_present` behind it, a tensor's name in engines. Any script will do. The same letters
     written in two ways (NFC, NFD) would be two names to all but the reader.

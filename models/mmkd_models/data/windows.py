@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ from mmkd_models.data.spec import DatasetSpec
 from mmkd_report.schema.figures import Split
 
 Groups = npt.NDArray[Any]
-"""int64 or text (N,): whom each window is of."""
+"""int64 or text (N,): the person, machine or session of each window."""
 
 _NO_GROUPS = "no groups: may share people and machines with training"
 OF_GROUPS = Split(by="groups", judged_on="people and machines never seen", resampled="whole groups")
@@ -28,11 +28,7 @@ OF_GROUPS = Split(by="groups", judged_on="people and machines never seen", resam
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupStatistics:
-    """Mean and spread of the raw values of each group, for modalities that are normalised per group.
-
-    Attributes:
-        std: for each such modality (G, C), all above 0.
-    """
+    """Mean and std (above 0) of the raw values of each group, (G, C) by modality that is normalised per group."""
 
     groups: Groups
     mean: dict[str, npt.NDArray[np.float64]]
@@ -41,16 +37,17 @@ class GroupStatistics:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Windows:
-    """Windows with their labels and groups. Holds no values itself: `take` fetches them.
+    """Windows with their labels and groups, without values: `take` reads them.
 
     Attributes:
         labels: int64 (N,), class number or -1 for unlabelled; of other tasks see `labels.py`.
-        groups: int64 or text (N,); where the dataset has no groups, the number of the window's recording, or of its
-            block of consecutive windows: what intervals resample.
+        groups: int64 or text (N,); if the dataset has no groups, the number of the window's recording, or of its block
+            of consecutive windows, which intervals resample.
         splits: int64 (N,), 0 train, 1 valid, 2 test: the dataset's own split.
-        metadata: facts beside the label, such as machine or campaign: text, int64 or float64 (N,) each.
-        times: float64 (N,), UTC seconds at the window's start, or None where nobody knows.
-        episodes: int64 (N,), equal for windows of one run of a recording, or None.
+        metadata: text, int64 or float64 (N,) each, such as machine or campaign.
+        times: float64 (N,), UTC seconds at the window's start.
+        episodes: int64 (N,), equal for windows of one run of a recording.
+        rows: int64 (N,), numbers of the windows in the source.
     """
 
     spec: DatasetSpec
@@ -79,27 +76,27 @@ class Windows:
 
     @property
     def group_count(self) -> int:
-        """How many groups the windows are of; 0 where the dataset has none."""
+        """Number of groups; 0 if the dataset has none."""
         return len(np.unique(self.groups)) if self.has_groups else 0
 
     @property
     def max_shift_s(self) -> float:
-        """Half a hop where windows are cut from recordings, else 0."""
+        """Half a hop if windows are cut from recordings, else 0."""
         return self.source.max_shift_s
 
     def take(self, index: npt.ArrayLike, *, shift_s: npt.ArrayLike | None = None) -> dict[str, Values]:
         """Return the windows of these numbers.
 
-        Values outside a modality's `range` and infinite values come as NaN. A modality with `normalise: per_group`
-        comes z-scored with the statistics of the window's group over the whole dataset (no label is used).
+        Values outside a modality's `range` and infinite values become NaN. A modality with `normalise: per_group` is
+        z-scored with the statistics of the window's group over the whole dataset (no label is used).
 
         Args:
-            shift_s: (B,), seconds by which each window is moved inside its recording, clipped to the recording's ends.
-                Ignored where windows are not cut from recordings (`max_shift_s` is 0).
+            shift_s: (B,), seconds by which each window is moved inside its recording, clipped to the recording's ends;
+                ignored if windows are not cut from recordings.
 
         Returns:
-            For each modality a new float32 (B, T, C); NaN means missing. Of video a new uint8 (B, T, H, W, C): a
-            `numpy.ma.MaskedArray` with the missing frames masked where any is missing.
+            For each modality a new float32 (B, T, C); NaN means missing. Of video a new uint8 (B, T, H, W, C), a
+            `numpy.ma.MaskedArray` if frames are missing.
         """
         shift = None if shift_s is None else np.asarray(shift_s, dtype=np.float64)
         numbers = np.asarray(index)
@@ -120,24 +117,14 @@ class Windows:
         return standardise(values, modality, mean=mean, std=std)
 
     def subset(self, index: npt.NDArray[Any]) -> Windows:
-        """Return the windows of these numbers, or where a bool mask (N,) is true."""
-        return replace(
-            self,
-            labels=self.labels[index],
-            groups=self.groups[index],
-            splits=self.splits[index],
-            folds=None if self.folds is None else self.folds[index],
-            metadata={name: values[index] for name, values in self.metadata.items()},
-            times=None if self.times is None else self.times[index],
-            episodes=None if self.episodes is None else self.episodes[index],
-            rows=self.rows[index],
-        )
+        """Return the windows of these numbers, or those of a bool mask (N,)."""
+        names = ("labels", "groups", "splits", "folds", "times", "episodes", "rows")
+        arrays = {name: array[index] for name in names if (array := getattr(self, name)) is not None}
+        metadata = {name: values[index] for name, values in self.metadata.items()}
+        return replace(self, metadata=metadata, **arrays)
 
     def with_labels(self, labels: npt.NDArray[Any]) -> Windows:
-        """Return the same windows with other labels, of the same shape: integers (N,), -1 for unlabelled.
-
-        Raise UsageError if there is not one label per window.
-        """
+        """Return the same windows with other labels. Raise UsageError if their shape differs."""
         if labels.shape != self.labels.shape:
             letters = "(N, K)" if self.labels.ndim == 2 else "(N,)"
             raise UsageError(
@@ -146,10 +133,7 @@ class Windows:
         return replace(self, labels=labels.astype(self.labels.dtype))
 
     def with_modalities(self, names: Sequence[str]) -> Windows:
-        """Return the same windows with these modalities only, in this order.
-
-        Raise UsageError if a name is unknown or there twice, or there is none.
-        """
+        """Return the same windows with these modalities. Raise UsageError if a name is unknown, twice or missing."""
         if not names:
             raise UsageError("modalities: expected one or more names, got none; name a modality of the dataset")
         if len(set(names)) < len(names):
@@ -169,10 +153,9 @@ def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
 
 
 def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and population standard deviation of each channel over the values that are there.
+    """Return mean and population standard deviation of the known values (n, C), float64 (C,) each.
 
-    Returns:
-        float64 (C,) each. A channel without values has mean 0; one that never changes has std 1.
+    A channel without values has mean 0; one that never changes has std 1.
     """
     present = ~np.isnan(values)
     count = np.maximum(present.sum(axis=0), 1)
@@ -180,8 +163,7 @@ def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt
     mean = known.sum(axis=0) / count
     deviation = np.where(present, known - mean, 0.0)
     std = np.sqrt(np.square(deviation).sum(axis=0) / count)
-    # Rounding in the mean leaves a constant channel with a spread of a few float64 steps, which is no spread.
-    constant = std <= 1e-12 * np.abs(mean)
+    constant = std <= 1e-12 * np.abs(mean)  # rounding in the mean leaves a few float64 steps
     return mean, np.where(constant, 1.0, std)
 
 
@@ -191,15 +173,16 @@ def group_statistics(windows: Windows) -> GroupStatistics | None:
     if not modalities:
         return None
     names, group = np.unique(windows.groups, return_inverse=True)
-    mean: dict[str, npt.NDArray[np.float64]] = {}
-    std: dict[str, npt.NDArray[np.float64]] = {}
-    for modality in modalities:
-        pairs = [
+    pairs = {
+        modality.name: [
             mean_and_std(raw_values(windows, modality=modality, rows=windows.rows[group == number]))
             for number in range(len(names))
         ]
-        mean[modality.name] = np.stack([pair[0] for pair in pairs])
-        std[modality.name] = np.stack([pair[1] for pair in pairs])
+        for modality in modalities
+    }
+    mean, std = (
+        {name: np.stack([pair[place] for pair in by_group]) for name, by_group in pairs.items()} for place in (0, 1)
+    )
     return GroupStatistics(groups=names, mean=mean, std=std)
 
 
@@ -210,25 +193,16 @@ def raw_values(windows: Windows, *, modality: ModalitySpec, rows: Rows) -> Float
 
 
 def split_facts(windows: Windows, *, part: str = "test") -> Split:
-    """Return what may be said of a part of these windows.
+    """Return how the windows that judge differ from those that train, and what an interval resamples.
 
     Args:
-        part: `test`, or another split of the dataset that judges in its place.
+        part: the split that judges.
     """
     if windows.has_groups:
         return OF_GROUPS
-    if windows.folds is not None:
-        return Split(
-            by="own folds", judged_on=f"the dataset's own folds; {_NO_GROUPS}", resampled=_resampled(windows, None)
-        )
-    return Split(
-        by="own split",
-        judged_on=f"windows of the dataset's own {part} split; {_NO_GROUPS}",
-        resampled=_resampled(windows, part),
-    )
-
-
-def _resampled(windows: Windows, part: str | None) -> str:
-    if windows.max_shift_s > 0:
-        return "whole recordings"
-    return f"blocks of {'' if part is None else f'{block_length(windows.spec.splits[part])} '}consecutive windows"
+    has_folds = windows.folds is not None
+    length = "" if has_folds else f"{block_length(windows.spec.splits[part])} "
+    resampled = "whole recordings" if windows.max_shift_s > 0 else f"blocks of {length}consecutive windows"
+    judged_on = "the dataset's own folds" if has_folds else f"windows of the dataset's own {part} split"
+    by: Literal["own folds", "own split"] = "own folds" if has_folds else "own split"
+    return Split(by=by, judged_on=f"{judged_on}; {_NO_GROUPS}", resampled=resampled)

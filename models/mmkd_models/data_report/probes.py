@@ -1,4 +1,4 @@
-"""Probes: what extra-trees recognise in windows that they were not fitted on (class, split, group, metadata)."""
+"""Probes: what extra-trees recognise in windows that they were not fitted on (class, split, metadata)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ Features = npt.NDArray[np.float64]
 MOST_WINDOWS = 3000
 _TREES = 100
 _PARTS = 5
-_MOST_GROUPS = 60
 _MOST_METADATA = 5
 _VALUES = range(2, 21)  # of metadata that is probed
 _INTERVAL = (0.005, 0.995)  # a report asks ten questions: with 95 % intervals one in four reports would be wrong
@@ -106,7 +105,6 @@ def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
     if not isinstance(together, str):
         yield from (class_probe(probed, modality.name) for modality in windows.spec.modalities)
     yield split_probe(probed)
-    yield _group_probe(probed)
     for name in list(windows.metadata)[:_MOST_METADATA]:
         values, codes = np.unique(windows.metadata[name].astype(str), return_inverse=True)
         if len(values) in _VALUES:
@@ -134,25 +132,6 @@ def _shared_by_groups(
     if fewest < FEWEST_GROUPS:
         return f"{question}: it takes {FEWEST_GROUPS} groups of each answer, and one has {fewest}"
     return _across_groups(probed, codes, names, question=question, modality=None)
-
-
-def _group_probe(probed: ProbeWindows) -> ProbeAnswers | str:
-    """Ask for the group, fitted on the first half of each group's windows and asked about the second."""
-    windows = probed.windows
-    if not windows.has_groups:
-        return "group: the dataset has no groups"
-    names, codes, counts = np.unique(windows.groups, return_inverse=True, return_counts=True)
-    chosen = np.flatnonzero(counts >= 4)
-    if len(chosen) < 3:
-        return "group: fewer than three groups have four windows"
-    chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, _MOST_GROUPS).round().astype(int))]
-    code = np.full(len(names), -1, dtype=np.int64)
-    code[chosen] = np.arange(len(chosen))
-    parts = np.zeros(len(windows), dtype=np.int64)
-    for group in chosen.tolist():
-        rows = np.flatnonzero(codes == group)
-        parts[rows[len(rows) // 2 :]] = 1
-    return _ask(probed, code[codes], tuple(map(str, names[chosen].tolist())), parts, question="group", modality=None)
 
 
 def _across_groups(
@@ -234,8 +213,6 @@ def probe_findings(probe: ProbeFacts) -> Iterator[Finding]:
             "the splits differ as wholes, in machine, sensor or campaign, and scores include that difference; deal the "
             "groups into splits again"
         )
-    elif probe.asked == "group":
-        advice = "judge on groups that did not train, and never deal single windows into splits"
     else:
         advice = f"judge by it: mmkd-evaluate MODEL DATA --suite groups --by {probe.asked}"
     is_problem = probe.asked == "split"

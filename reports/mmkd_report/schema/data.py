@@ -107,7 +107,7 @@ class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Balanced accuracy of extra-trees on window statistics, on windows that they were not fitted on.
 
     Attributes:
-        asked: `class`, `split`, `group` or a key of the metadata.
+        asked: `class`, `split` or a key of the metadata.
         modality: The sensor they see; None for all.
         low: Lower end of the 99 % interval, by resampling whole groups.
         guessing: Chance: one over the number of answers.

@@ -1,1 +1,1 @@
-"""What is wrong with a dataset, and what is in it."""
+"""The check of a dataset and the description of its content."""

@@ -22,15 +22,15 @@ _LEAST_FOLDS = 3  # train, valid and test in one fold of cross-validation
 _GLITCH_RATIO = 10.0
 _GLITCH_QUANTILE = 0.999
 _MOST_GLITCH_VALUES = 2_000_000
-_STUCK_IN_GROUP = 0.9  # of a group's windows, and at most _STUCK_ELSEWHERE of all others
-_STUCK_ELSEWHERE = 0.1
-_STUCK_ALONE = 0.01  # of all windows, while other channels of the sensor move
+# Fractions of windows in which a channel is stuck: in a group and in all others, or while other channels move.
+_STUCK_IN_GROUP, _STUCK_ELSEWHERE = 0.9, 0.1
+_STUCK_ALONE = 0.01
 _LEAST_STUCK = 5  # windows
-_CLIPPED = 0.002  # of the samples
+_CLIPPED = 0.002  # fraction of the samples
 _LEAST_CLIPPED = 5  # windows
-_GAPS_APART = 0.3  # between the windows with gaps of one class and of another, as fractions
-_LEAST_WINDOWS = 20  # of a class, for its gaps
-_RARE = 0.1  # of the windows of the most frequent class
+_GAPS_APART = 0.3  # difference between two classes in the fraction of windows with gaps
+_LEAST_WINDOWS = 20  # for the gaps of a class
+_RARE = 0.1  # times the windows of the most frequent class
 _MOST_OF_ONE_GROUP = 0.5
 _MOST_NAMED = 3
 _DISTINCT = 8  # values in a window, from which on a channel is continuous: only then a flat one may be stuck
@@ -69,7 +69,7 @@ def _value_rules(windows: Windows, name: str, figures: ModalityScan) -> Iterator
         infinite = figures.infinite[windows.splits == number].sum(axis=1)
         if infinite.any():
             where = f"{RECORDINGS if windows.max_shift_s else split}/{name}.npy"
-            values, count = _counted(int(infinite.sum()), "infinite value"), _counted((infinite > 0).sum(), "window")
+            values, count = _count(int(infinite.sum()), "infinite value"), _count((infinite > 0).sum(), "window")
             first = int(np.flatnonzero(infinite)[0])
             yield _error(f"{where}: {values} in {count} of {split}, the first in window {first}", "store NaN, missing")
     if figures.absent[windows.splits == 0].all():
@@ -101,7 +101,7 @@ def _copies(scan: Scan) -> Iterator[Finding]:
         yield Finding(
             kind="copies",
             level="note",
-            sentence=f"{_counted(len(inside), 'window')} of {len(windows)} equal an earlier one of their split, for "
+            sentence=f"{_count(len(inside), 'window')} of {len(windows)} equal an earlier one of their split, for "
             f"example {row} and {first}",
             advice="they count twice; remove them unless the process repeats itself exactly",
         )
@@ -121,7 +121,7 @@ def value_findings(scan: Scan) -> Iterator[Finding]:
         if figures.modality.kind == "series" and figures.modality.range is None and name not in scan.cameras:
             yield from _glitches(windows, figures)
     if windows.spec.left_out:
-        counts = ", ".join(f"{_counted(count, 'window')} {reason}" for reason, count in windows.spec.left_out.items())
+        counts = ", ".join(f"{_count(count, 'window')} {reason}" for reason, count in windows.spec.left_out.items())
         yield _note("left out", f"the import left out {counts}", "check that these windows may be missing")
 
 
@@ -164,7 +164,7 @@ def _stuck(windows: Windows, figures: ModalityScan, number: int, name: str) -> I
             yield _problem(
                 "stuck channel",
                 f"{name} does not move in {fraction:.1%} of all windows, and in nearly every window of {key} "
-                f"{_listed(stuck)}",
+                f"{_list(stuck)}",
                 "set it to missing (NaN) there, or leave these windows out",
             )
             return
@@ -174,7 +174,7 @@ def _stuck(windows: Windows, figures: ModalityScan, number: int, name: str) -> I
         others_move = ", while other channels of the sensor do" if others.size else ", and moves in all others"
         yield _problem(
             "stuck channel",
-            f"{name} does not move in {_counted(alone.sum(), 'window')} of {present.sum()}{others_move}",
+            f"{name} does not move in {_count(alone.sum(), 'window')} of {present.sum()}{others_move}",
             f"set it to missing (NaN) there; the first is {describe_place(windows, int(np.flatnonzero(alone)[0]))}",
         )
 
@@ -223,10 +223,10 @@ def _gaps(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
         if windows.has_groups:
             groups, counts = np.unique(windows.groups[figures.absent], return_counts=True)
             most_first = [repr(groups[place].item()) for place in np.argsort(-counts, kind="stable")]
-            where = f", in {'group' if len(groups) == 1 else 'groups'} {_listed(most_first)}"
+            where = f", in {'group' if len(groups) == 1 else 'groups'} {_list(most_first)}"
         yield _note(
             "gaps",
-            f"{name}: no value in {_counted(count, 'window')} of {len(windows)} ({count / len(windows):.1%}){where}",
+            f"{name}: no value in {_count(count, 'window')} of {len(windows)} ({count / len(windows):.1%}){where}",
             "a student of this sensor can only guess there; leave them out (cover = 'all' in a recipe)",
         )
 
@@ -288,10 +288,10 @@ def _note(kind: FindingKind, sentence: str, advice: str) -> Finding:
     return Finding(kind=kind, level="note", sentence=sentence, advice=advice)
 
 
-def _counted(count: int | np.int64, noun: str) -> str:
+def _count(count: int | np.int64, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _listed(values: list[Any]) -> str:
+def _list(values: list[Any]) -> str:
     more = f" and {len(values) - _MOST_NAMED} more" if len(values) > _MOST_NAMED else ""
     return ", ".join(map(str, values[:_MOST_NAMED])) + more

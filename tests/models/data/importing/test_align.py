@@ -64,12 +64,12 @@ def test_an_import_prints_the_proposal_and_moves_nothing(plant, recipe):
     source = '[[source]]\nmodality = "gyro"\nfiles = "{machine}/gyro.csv"\ntime = "time"\nalign = true\n[labels]'
     recipe(("[labels]", source))
     (line,) = [text for text in run_recipe(plant / "recipe.toml", None) if "offset_s" in text]
-    assert line.startswith("gyro: beside acc 6 recordings suggest offset_s = -0.6")
-    assert line.endswith("nothing was moved, write it into the recipe where it holds")
+    assert line.startswith("gyro: compared with acc, 6 recordings suggest offset_s = -0.6")
+    assert line.endswith("nothing was moved: write it into the recipe if it is right")
     # What the recipe says already is in the value, which takes its place.
     recipe(("align = true", "align = true\noffset_s = -0.3"))
     (again,) = [text for text in run_recipe(plant / "recipe.toml", None) if "offset_s" in text]
-    assert again.startswith("gyro: beside acc 6 recordings suggest offset_s = -0.6")
+    assert again.startswith("gyro: compared with acc, 6 recordings suggest offset_s = -0.6")
 
 
 def test_the_first_source_is_aligned_with_no_other(plant, recipe):

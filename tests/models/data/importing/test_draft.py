@@ -129,7 +129,7 @@ def test_what_a_recipe_cannot_take_is_refused(plant):
         ([file], "-o: expected the directory to make, got none; name one"),
         (
             [file, "--check", "--target", "x"],
-            f"{file}: a recipe says itself what the options for .npz files say; leave them out",
+            f"{file}: the options for .npz files cannot be combined with a recipe; leave them out",
         ),
         (["some.npz", "--check"], "--check: expected a recipe (.toml), got some.npz; leave the option out"),
     ):

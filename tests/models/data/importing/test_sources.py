@@ -371,7 +371,7 @@ def test_a_site_that_is_labelled_in_train_alone_keeps_the_windows_of_the_other_s
     assert [int((windows.splits == number).sum()) for number in range(3)] == [40, 10, 10]
     assert (windows.labels[windows.splits == 0] >= 0).all()
     assert (windows.labels[windows.splits > 0] == -1).all()
-    no_label = "has no label; mmkd-adapt takes it, what is judged by labels refuses it"
+    no_label = "has no label; mmkd-adapt takes it, commands that need labels refuse it"
     assert window_lines(report)[-2:] == [f"valid {no_label}", f"test {no_label}"]
 
 
