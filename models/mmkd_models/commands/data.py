@@ -19,7 +19,7 @@ with loading("mmkd-data"):
     from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import DatasetError, UsageError
     from mmkd_models.data.checking.check import check_dataset
-    from mmkd_models.data.checking.describe import Description, ModalityFacts, describe_dataset, headline
+    from mmkd_models.data.checking.describe import Description, describe_dataset, headline
     from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
     from mmkd_models.data.for_devices import measure_reference
     from mmkd_models.data.importing.interchange import ImportReport, import_interchange, unpacked_bytes
@@ -229,58 +229,59 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
     show_table(_split_table(description))
     for line in _closing_lines(description):
         print(line)
-    train = description.splits["train"]
+    train = description.splits[0]
     print(f"next: {_next_command(directory, has_labels=train.unlabelled < train.windows)}")
 
 
 def _modality_table(description: Description) -> Table:
     headings = ("modality", "kind", "channels", "unit", "Hz", "window", "samples", "values", "normalise")
     table = plain_table(headings, left=("kind", "channels", "unit", "samples", "values", "normalise"))
-    for facts in description.modalities:
-        spec = facts.spec
+    for spec in description.modalities:
+        channels = [facts for facts in description.channels if facts.modality == spec.name]
+        lows = [facts.low for facts in channels if facts.low is not None]
+        highs = [facts.high for facts in channels if facts.high is not None]
         table.add_row(
             spec.name,
             spec.kind,
             " ".join(spec.channels),
             spec.unit or "-",
             f"{spec.rate_hz:g}",
-            f"{facts.duration_s:g} s",
+            f"{spec.duration_s:g} s",
             f"{spec.samples} of {spec.height}x{spec.width}" if spec.kind == "video" else str(spec.samples),
-            _value_range(facts),
+            f"{min(lows):.3g} to {max(highs):.3g}" if lows else "no value",
             spec.normalise.replace("_", " "),
         )
     return table
 
 
-def _value_range(facts: ModalityFacts) -> str:
-    lows = [value for value in facts.low if value is not None]
-    highs = [value for value in facts.high if value is not None]
-    return f"{min(lows):.3g} to {max(highs):.3g}" if lows and highs else "no value"
-
-
 def _split_table(description: Description) -> Table:
     table = plain_table(["", *SPLIT_NAMES])
-    splits = [description.splits[split] for split in SPLIT_NAMES]
+    splits = description.splits
     for name in splits[0].classes:
         table.add_row(name, *(str(facts.classes[name]) for facts in splits))
-    for key in ("low", "mean", "std", "high") if description.task.kind == "regression" else ():
-        figures = (f"{facts.target[key]:.4g}" if facts.target else "-" for facts in splits)
-        table.add_row(f"{description.task.labels[0]} {key}", *figures)
     table.add_row("unlabelled", *(str(facts.unlabelled) for facts in splits))
     table.add_row("all", *(str(facts.windows) for facts in splits))
-    if description.groups is not None:
+    if any(facts.groups for facts in splits):
         table.add_row("groups", *(str(facts.groups) for facts in splits))
-    for modality in description.modalities:
-        for text, fractions in (("missing", modality.missing), ("absent", modality.absent)):
-            table.add_row(f"{modality.spec.name} {text}", *(_percent(fractions[split]) for split in SPLIT_NAMES))
+    for spec in description.modalities:
+        channels = [facts.missing for facts in description.channels if facts.modality == spec.name]
+        fractions = (sum(missing[split] for missing in channels) / len(channels) for split in SPLIT_NAMES)
+        table.add_row(f"{spec.name} missing", *map(_percent, fractions))
     return table
 
 
+def _percent(fraction: float) -> str:
+    if fraction == 0:
+        return "0"
+    return "<0.1 %" if fraction < 0.001 else f"{100 * fraction:.1f} %"
+
+
 def _closing_lines(description: Description) -> list[str]:
-    lines = [] if description.groups is not None else [f"figures are of {description.split.judged_on}; {WRITE_GROUPS}"]
-    if description.folds is not None:
-        counts = ", ".join(f"{name}: {count}" for name, count in description.folds.items())
-        lines.append(f"windows by fold: {counts}")
+    lines = []
+    if not description.splits[0].groups:
+        lines.append(f"figures are of {description.split.judged_on}; {WRITE_GROUPS}")
+    if description.folds:
+        lines.append("windows by fold: " + ", ".join(f"{name}: {count}" for name, count in description.folds.items()))
     if description.recordings is not None:
         facts = description.recordings
         lines.append(
@@ -288,9 +289,7 @@ def _closing_lines(description: Description) -> list[str]:
         )
     if description.metadata:
         lines.append(f"metadata: {', '.join(f'{name} ({count})' for name, count in description.metadata.items())}")
-    if description.times:
-        episodes = "" if description.episodes is None else f", {description.episodes} episodes"
-        lines.append(f"windows start from {description.times}{episodes}")
+    lines += [f"windows start from {description.times}"] if description.times else []
     lines += [f"source: {description.source}"] if description.source else []
     lines += [f"licence: {description.licence}"] if description.licence else []
     return [*lines, f"sha256: {description.sha256}"]
@@ -377,9 +376,3 @@ def list_(as_json: _Json = False) -> None:
     for name, path in paths.items():
         print(f"{name}  {path}")
     print(f"next: {shell_line('mmkd-data', 'describe', shipped_dataset())}")
-
-
-def _percent(fraction: float) -> str:
-    if fraction == 0:
-        return "0"
-    return "<0.1 %" if fraction < 0.001 else f"{100 * fraction:.1f} %"

@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.checking.check import find_everything, sort_findings
-from mmkd_models.data.checking.describe import times_text
-from mmkd_models.data.checking.findings import is_continuous
-from mmkd_models.data.checking.scan import ModalityScan, scan_windows
+from mmkd_models.data.checking.describe import count_splits, describe_channels, times_text
+from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.labels import name_strata
@@ -29,7 +28,7 @@ from mmkd_models.data_report.labelling import (
     windows_to_label,
 )
 from mmkd_models.data_report.probes import ProbeWindows, choose_windows, probe_findings, run_probes
-from mmkd_report.schema.data import ChannelFacts, DataReport, ExampleWindow, SplitFacts
+from mmkd_report.schema.data import DataReport, ExampleWindow
 
 
 def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport:
@@ -69,8 +68,8 @@ def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport
         campaign=times_text(windows) or None,
         findings=tuple(sort_findings(findings)),
         not_judged=(*(result for result in results if isinstance(result, str)), *_not_judged(windows, agreement)),
-        splits=tuple(_splits(windows)),
-        channels=tuple(facts for figures in scan.modalities.values() for facts in _channels(windows, figures)),
+        splits=tuple(count_splits(windows)),
+        channels=tuple(describe_channels(scan)),
         examples=tuple(example_windows(probed)),
         probes=tuple(answer.facts for answer in answers),
         drift=drift,
@@ -88,51 +87,6 @@ def _not_judged(windows: Windows, agreement: float) -> Iterator[str]:
         yield (
             f"wrong labels: where extra-trees are certain, they agree with {agreement:.0%} of the labels, too few to"
             " judge any"
-        )
-
-
-def _splits(windows: Windows) -> Iterator[SplitFacts]:
-    strata, names = name_strata(windows.labels, windows.spec.task)
-    for number, split in enumerate(SPLIT_NAMES):
-        here = windows.splits == number
-        groups, sizes = np.unique(windows.groups[here], return_counts=True)
-        counts = np.bincount(strata[here & (strata >= 0)], minlength=len(names))
-        yield SplitFacts(
-            split=split,
-            windows=int(here.sum()),
-            unlabelled=int((strata[here] < 0).sum()),
-            groups=len(groups) if windows.has_groups else 0,
-            largest_group=float(sizes.max() / sizes.sum()) if windows.has_groups else None,
-            classes=dict(zip(names, counts.tolist(), strict=True)),
-        )
-
-
-def _channels(windows: Windows, figures: ModalityScan) -> Iterator[ChannelFacts]:
-    modality = figures.modality
-    continuous = is_continuous(windows, figures)
-    for number, channel in enumerate(modality.channels):
-        present = ~np.isnan(figures.level[:, number])
-        missing = figures.missing[:, number]
-        mean = std = None
-        if present.any():
-            weights = 1 - missing[present]
-            mean = float(np.average(figures.level[present, number], weights=weights))
-            power = float(np.average(figures.power[present, number], weights=weights))
-            std = float(np.sqrt(max(0.0, power - mean**2)))
-        yield ChannelFacts(
-            modality=modality.name,
-            channel=channel,
-            unit=modality.unit,
-            rate_hz=modality.rate_hz,
-            samples=modality.samples,
-            low=float(figures.lowest[number]) if present.any() else None,
-            high=float(figures.highest[number]) if present.any() else None,
-            mean=mean,
-            std=std,
-            missing={split: float(missing[windows.splits == place].mean()) for place, split in enumerate(SPLIT_NAMES)},
-            flat=float(figures.flat[present, number].mean()) if present.any() else 0.0,
-            at_limit=float(figures.at_limit[:, number].mean()),
-            is_continuous=bool(continuous[number]),
         )
 
 

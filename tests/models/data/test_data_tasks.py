@@ -181,7 +181,7 @@ def test_describe_shows_the_target(write, levels, capsys):
         run_data(["describe", str(write(levels, labels=LEVEL).path)])
     shown = capsys.readouterr().out
     assert shown.startswith("rig: 48 windows, target level in %, 8 groups\n")
-    assert re.search(r"^level mean +3\.25 +1\.375 +1\.375$", shown, re.M)  # 0.75 to 5.75, 0 to 2.75
+    assert re.search(r"^part 1 of level +0 +3 +3$", shown, re.M)  # 0 to 0.5: a tenth of all is in valid and test
 
 
 def test_windows_of_recordings_have_the_recordings_label(tmp_path, rig):

@@ -1,53 +1,23 @@
-"""What a dataset contains, as facts: for the table of `mmkd-data describe` and its JSON."""
+"""What a dataset contains, as facts: for `mmkd-data describe` and the report."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
+from mmkd_models.data.checking.findings import is_continuous
 from mmkd_models.data.checking.related import time_text
-from mmkd_models.data.checking.scan import ModalityScan, scan_windows
+from mmkd_models.data.checking.scan import Scan, scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import RECORDINGS
-from mmkd_models.data.spec import SPLIT_NAMES, SplitName
+from mmkd_models.data.labels import name_strata
+from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Windows, split_facts
+from mmkd_report.schema.data import ChannelFacts, SplitFacts
 from mmkd_report.schema.figures import Split
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModalityFacts:
-    """One modality.
-
-    Attributes:
-        missing: by split, fraction of the samples that are NaN, infinite or out of range.
-        absent: by split, fraction of the windows without any valid value.
-        low: smallest value of each channel in the unit, None if there is none; of video its mean brightness.
-    """
-
-    spec: ModalitySpec
-    duration_s: float
-    missing: dict[SplitName, float]
-    absent: dict[SplitName, float]
-    low: tuple[float | None, ...]
-    high: tuple[float | None, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartFacts:
-    """One split.
-
-    Attributes:
-        classes: windows of each class, or in which each label is on; empty of a regression.
-        target: low, mean, std and high of a regression's labels in their unit; empty if none is labelled.
-    """
-
-    windows: int
-    groups: int | None
-    unlabelled: int
-    classes: dict[str, int]
-    target: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +34,7 @@ class Description:
     """A dataset in numbers.
 
     Attributes:
+        folds: number of windows by fold.
         metadata: number of values by name.
         times: first and last start of a window; empty if the dataset has no times.
     """
@@ -74,42 +45,41 @@ class Description:
     task: TaskSpec
     source: str
     licence: str
-    splits: dict[SplitName, PartFacts]
-    modalities: tuple[ModalityFacts, ...]
-    groups: int | None
+    modalities: tuple[ModalitySpec, ...]
+    splits: tuple[SplitFacts, ...]
+    channels: tuple[ChannelFacts, ...]
     split: Split
-    folds: dict[str, int] | None
+    folds: dict[str, int]
     recordings: RecordingFacts | None
     metadata: dict[str, int]
     times: str
-    episodes: int | None
 
 
 def describe_dataset(dataset: Dataset) -> Description:
     """Count what the dataset contains; reads every value once."""
-    windows = dataset.everything()
-    scan = scan_windows(windows)
-    folds = None if windows.folds is None else np.unique(windows.folds, return_counts=True)
+    windows, spec = dataset.everything(), dataset.spec
+    folds, counts = np.unique([] if windows.folds is None else windows.folds, return_counts=True)
+    recordings = None
+    lengths = dataset.arrays.get(f"{RECORDINGS}/lengths.npy")
+    if lengths is not None and spec.recordings is not None:
+        rates = np.array([modality.rate_hz for modality in spec.modalities])
+        total_s = float((lengths / rates).max(axis=1).sum())
+        recordings = RecordingFacts(count=len(lengths), total_s=total_s, hop_s=spec.recordings.hop_s)
     return Description(
-        name=dataset.spec.name,
+        name=spec.name,
         path=str(dataset.path),
         sha256=dataset.sha256,
-        task=dataset.spec.task,
-        source=dataset.spec.source,
-        licence=dataset.spec.licence,
-        splits={
-            split: _part_facts(windows.subset(windows.splits == number)) for number, split in enumerate(SPLIT_NAMES)
-        },
-        modalities=tuple(
-            _modality_facts(windows, modality, scan.modalities[modality.name]) for modality in dataset.spec.modalities
-        ),
-        groups=windows.group_count if windows.has_groups else None,
+        task=spec.task,
+        source=spec.source,
+        licence=spec.licence,
+        modalities=spec.modalities,
+        splits=tuple(count_splits(windows)),
+        channels=tuple(describe_channels(scan_windows(windows))),
         split=split_facts(windows),
-        folds=None if folds is None else {str(name): int(count) for name, count in zip(*folds, strict=True)},
-        recordings=_recording_facts(dataset),
+        folds={str(fold): int(count) for fold, count in zip(folds.tolist(), counts.tolist(), strict=True)},
+        recordings=recordings,
         metadata={name: len(np.unique(values)) for name, values in windows.metadata.items()},
         times=times_text(windows),
-        episodes=None if windows.episodes is None else len(np.unique(windows.episodes)),
     )
 
 
@@ -129,44 +99,57 @@ def times_text(windows: Windows) -> str:
     return "" if times is None else f"{time_text(float(times.min()))} to {time_text(float(times.max()))}"
 
 
-def _part_facts(windows: Windows) -> PartFacts:
-    task, labels = windows.spec.task, windows.labels[windows.labelled]
-    counts: list[int] = []
-    target: dict[str, float] = {}
-    if task.kind == "regression":
-        if len(labels):
-            known = labels.astype(np.float64)
-            figures = known.min(), known.mean(), known.std(), known.max()
-            target = dict(zip(("low", "mean", "std", "high"), map(float, figures), strict=True))
-    elif task.kind == "multi_label":
-        counts = labels.sum(axis=0, dtype=np.int64).tolist()
-    else:
-        counts = np.bincount(labels, minlength=len(task.labels)).tolist()
-    return PartFacts(
-        windows=len(windows),
-        groups=windows.group_count if windows.has_groups else None,
-        unlabelled=len(windows) - len(labels),
-        classes=dict(zip(task.labels, counts, strict=True)) if counts else {},
-        target=target,
-    )
+def count_splits(windows: Windows) -> Iterator[SplitFacts]:
+    """Yield windows and groups of each split, and the windows of each class, with each label or in each decile."""
+    task = windows.spec.task
+    strata, names = name_strata(windows.labels, task)
+    for number, split in enumerate(SPLIT_NAMES):
+        here = windows.splits == number
+        groups, sizes = np.unique(windows.groups[here], return_counts=True)
+        if task.kind == "multi_label":
+            names, counts = task.labels, (windows.labels[here] == 1).sum(axis=0)
+        else:
+            counts = np.bincount(strata[here & (strata >= 0)], minlength=len(names))
+        yield SplitFacts(
+            split=split,
+            windows=int(here.sum()),
+            unlabelled=int((strata[here] < 0).sum()),
+            groups=len(groups) if windows.has_groups else 0,
+            largest_group=float(sizes.max() / sizes.sum()) if windows.has_groups else None,
+            classes=dict(zip(names, counts.tolist(), strict=True)),
+        )
 
 
-def _modality_facts(windows: Windows, modality: ModalitySpec, figures: ModalityScan) -> ModalityFacts:
-    masks = {split: windows.splits == number for number, split in enumerate(SPLIT_NAMES)}
-    return ModalityFacts(
-        spec=modality,
-        duration_s=modality.duration_s,
-        missing={split: float(figures.missing[mask].mean()) for split, mask in masks.items()},
-        absent={split: float(figures.absent[mask].mean()) for split, mask in masks.items()},
-        low=tuple(None if np.isnan(value) else float(value) for value in figures.lowest),
-        high=tuple(None if np.isnan(value) else float(value) for value in figures.highest),
-    )
-
-
-def _recording_facts(dataset: Dataset) -> RecordingFacts | None:
-    lengths = dataset.arrays.get(f"{RECORDINGS}/lengths.npy")
-    if lengths is None or dataset.spec.recordings is None:
-        return None
-    rates = np.array([modality.rate_hz for modality in dataset.spec.modalities])
-    total_s = float((lengths / rates).max(axis=1).sum())
-    return RecordingFacts(count=len(lengths), total_s=total_s, hop_s=dataset.spec.recordings.hop_s)
+def describe_channels(scan: Scan) -> Iterator[ChannelFacts]:
+    """Yield the figures of each channel over all windows."""
+    for modality in scan.windows.spec.modalities:
+        figures = scan.modalities[modality.name]
+        continuous = is_continuous(scan.windows, figures)
+        for number, channel in enumerate(modality.channels):
+            present = ~np.isnan(figures.level[:, number])
+            missing = figures.missing[:, number]
+            low = high = mean = std = None
+            if present.any():
+                low, high = float(figures.lowest[number]), float(figures.highest[number])
+                weights = 1 - missing[present]
+                mean = float(np.average(figures.level[present, number], weights=weights))
+                power = float(np.average(figures.power[present, number], weights=weights))
+                std = float(np.sqrt(max(0.0, power - mean**2)))
+            yield ChannelFacts(
+                modality=modality.name,
+                channel=channel,
+                unit=modality.unit,
+                rate_hz=modality.rate_hz,
+                samples=modality.samples,
+                low=low,
+                high=high,
+                mean=mean,
+                std=std,
+                missing={
+                    split: float(missing[scan.windows.splits == place].mean())
+                    for place, split in enumerate(SPLIT_NAMES)
+                },
+                flat=float(figures.flat[present, number].mean()) if present.any() else 0.0,
+                at_limit=float(figures.at_limit[:, number].mean()),
+                is_continuous=bool(continuous[number]),
+            )
