@@ -11,16 +11,14 @@ from mmkd_edge.backends.trt.key import EngineLibrary
 from mmkd_edge.bundle.archive import LOCAL_SIGNATURE
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly
-from mmkd_edge.bundle.manifest import MANIFEST_FILE, REPORT_FILE, BatchRange, ModelEntry
+from mmkd_edge.bundle.manifest import MANIFEST_FILE, REPORT_FILE, ModelEntry
 from mmkd_edge.errors import BundleError, UsageError
-from mmkd_export.graph.calibration import CalibrationMethod
-from mmkd_export.graph.onnx_graph import IR_VERSION, OPSET
-from mmkd_export.verify.plausible import RangeChoice
+from mmkd_export.verify.windows import RangeChoice
 from mmkd_report.errors import DocumentError
 from mmkd_report.schema.export import ExportReport, decode_report
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
-GoldenChoice = Literal["real", "synthetic", "none"]
+GoldenChoice = Literal["real", "synthetic"]
 PlatformName = Literal["cpu-x86", "cpu-arm", "jp6.2", "jp7", "trt-rtx"]
 
 BUNDLE_SUFFIX = ".edge"
@@ -28,7 +26,7 @@ BUNDLE_SUFFIX = ".edge"
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """One row of `mmkd-export --list-targets`. Opset and IR version are the same everywhere.
+    """One row of `mmkd-export --list-targets`.
 
     Attributes:
         int8_ops: operators that INT8 makes faster there.
@@ -41,8 +39,6 @@ class Platform:
     int8_ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul")
     engine_library: EngineLibrary | None = None
     run_here: str
-    opset: int = OPSET
-    ir_version: int = IR_VERSION
 
     @property
     def has_gpu(self) -> bool:
@@ -87,11 +83,7 @@ def platform_named(name: PlatformName) -> Platform:
 
 @dataclass(frozen=True, kw_only=True)
 class Seal:
-    """The release number of a bundle, and the private keys that sign it.
-
-    Attributes:
-        release: None takes that of the bundle that is exported again, if any.
-    """
+    """The private keys that sign a bundle, and its release number; None keeps that of a bundle that is sealed again."""
 
     release: int | None = None
     keys: tuple[Path, ...] = ()
@@ -102,23 +94,19 @@ class ExportPlan:
     """What to export, and where to; `targets.table.resolve` makes the choices that are open here.
 
     Attributes:
-        source: the student's checkpoint, or an earlier bundle.
-        output: the bundle; an earlier one is replaced.
+        source: the student's checkpoint; or a bundle, to sign it again or to build engines.
         targets: names of `targets/table.py`: what is made or tested beside the ONNX artifacts.
         optional: targets that are left out, with the reason, if they cannot be made.
-        precisions: artifacts to make beside fp32; `auto` keeps those that prove faster.
+        precisions: artifacts to make beside fp32; `auto` keeps those that prove faster. Of a bundle, those to build.
         platform: None chooses by the targets and this machine.
         calibration: windows instead of those in the checkpoint: a dataset directory or an .npz file.
-        method: how INT8 ranges are chosen; None lets the remedies choose.
         exclude: regular expression of layers that stay out of INT8.
         evaluation: windows that judge instead of half of the others: a dataset directory or an .npz file.
         max_drop_points: percentage points of the task metric that an artifact of lower precision may lose.
         accept_unjudged: whether lower precision is accepted, and marked, if too few windows judge it.
-        batch: how many windows the graphs take at once; None for one.
         drift_reference: a dataset directory, to measure how its groups differ from each other.
-        value_range: plausible values of the sensor; see `verify/plausible.py`.
-        golden: what the golden windows of the bundle are.
-        from_bundle: whether the source is an earlier bundle; its content decides when the plan is made, not its name.
+        value_range: plausible values of the sensor.
+        from_bundle: whether the source is a bundle; its content decides when the plan is made, not its name.
     """
 
     source: Path
@@ -128,12 +116,10 @@ class ExportPlan:
     precisions: tuple[PrecisionChoice, ...] = ()
     platform: PlatformName | None = None
     calibration: Path | None = None
-    method: CalibrationMethod | None = None
     exclude: str | None = None
     evaluation: Path | None = None
     max_drop_points: float = 0.5
     accept_unjudged: bool = False
-    batch: BatchRange | None = None
     drift_reference: Path | None = None
     value_range: RangeChoice = "auto"
     golden: GoldenChoice = "real"

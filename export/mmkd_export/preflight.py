@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from mmkd_edge.bundle.files import open_file
 from mmkd_edge.cli.outputs import check_file, check_name
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_edge.install.keys import check_keys
-from mmkd_export.plan import BUNDLE_SUFFIX, ExportPlan, is_bundle
-from mmkd_export.targets.table import ResolvedPlan, keeps_bundle, requested_targets, resolve
+from mmkd_export.plan import BUNDLE_SUFFIX, ExportPlan, Seal, is_bundle
+from mmkd_export.targets.table import ResolvedPlan, requested_targets, resolve
 
 FOR_CHECKPOINT = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
-FOR_BUNDLE = ("onnx", "onnxruntime")
 
 
 def check_plan(plan: ExportPlan) -> ResolvedPlan:
@@ -35,14 +35,12 @@ def check_plan(plan: ExportPlan) -> ResolvedPlan:
 
 
 def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
-    if not keeps_bundle(plan):
-        source, needed = ("a bundle", FOR_BUNDLE) if plan.from_bundle else ("a checkpoint", FOR_CHECKPOINT)
-        missing = [name for name in needed if importlib.util.find_spec(name) is None]
-        if missing:
-            yield UnavailableError(
-                f"an export from {source} needs {' and '.join(missing)}, which this Python lacks; "
-                "run: pip install 'mmkd-edge[export]'"
-            )
+    missing = [name for name in FOR_CHECKPOINT if importlib.util.find_spec(name) is None]
+    if missing and not plan.from_bundle:
+        yield UnavailableError(
+            f"an export from a checkpoint needs {' and '.join(missing)}, which this Python lacks; "
+            "run: pip install 'mmkd-edge[export]'"
+        )
     try:
         os.close(open_file(plan.source, expected="a student checkpoint of mmkd-edge or a bundle"))
     except UsageError as error:
@@ -64,45 +62,50 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
         yield UsageError(f"--max-drop-points {plan.max_drop_points:g}: expected percentage points from 0 to 100")
     for target in requested_targets(plan):
         yield from target.problems(plan)
-    if plan.from_bundle:
-        yield from _checkpoint_options(plan)
-    try:
-        check_keys(plan.seal.keys)
-    except (UsageError, UnavailableError) as error:
-        yield error
-    yield from _ignored_options(plan)
-    try:
-        _check_output(plan.output)
-    except UsageError as error:
-        yield error
+    yield from _checkpoint_options(plan) if plan.from_bundle else _ignored_options(plan)
+    for check in (partial(check_keys, plan.seal.keys), partial(_check_output, plan.output)):
+        try:
+            check()
+        except (UsageError, UnavailableError) as error:
+            yield error
 
 
 def _checkpoint_options(plan: ExportPlan) -> Iterator[UsageError]:
-    if plan.batch is not None:
+    """Yield options that a bundle as source does not take: it can be sealed again, and engines can be built of it."""
+    builds = any(target.build for target in requested_targets(plan))
+    given = {
+        f"--precision {' '.join(plan.precisions)}": plan.precisions and not builds,
+        "--calib": plan.calibration,
+        "--eval": plan.evaluation,
+        "--exclude": plan.exclude,
+        "--golden": plan.golden != ExportPlan.golden,
+        "--range": plan.value_range != ExportPlan.value_range,
+        "--drift-reference": plan.drift_reference,
+        "--max-drop-points": plan.max_drop_points != ExportPlan.max_drop_points,
+        "--accept-unjudged": plan.accept_unjudged,
+    }
+    if plan.output == plan.source and plan.seal == Seal() and not builds and not any(given.values()):
         yield UsageError(
-            f"{plan.source}: --dim: expected a checkpoint, because the graph of a bundle keeps its axes, got a bundle; "
-            "export the checkpoint with --dim"
+            f"{plan.source}: nothing to do with this bundle; name another -o, --sign, --release or --target trt"
         )
-    if plan.golden != "real":
-        yield UsageError(
-            f"{plan.source}: --golden {plan.golden}: expected a checkpoint, because a bundle keeps its golden windows, "
-            "got a bundle; export the checkpoint"
-        )
+    for option, is_given in given.items():
+        if is_given:
+            yield UsageError(
+                f"{plan.source}: {option}: expected a checkpoint, because a bundle keeps its artifacts and windows, "
+                "got a bundle; export the checkpoint"
+            )
 
 
 def _ignored_options(plan: ExportPlan) -> Iterator[UsageError]:
     """Yield options that would change nothing: whoever gave one expected an effect."""
-    if not {"int8", "auto"} & set(plan.precisions):
-        for option, value in (("--calib-method", plan.method), ("--exclude", plan.exclude)):
-            if value is not None:
-                yield UsageError(f"{option} {value!r}: nothing is quantised; add --precision int8, or leave it out")
-    gates = bool(plan.lower_precisions) or (plan.from_bundle and not keeps_bundle(plan))
-    ignored = (
-        (f"--max-drop-points {plan.max_drop_points:g}", plan.max_drop_points != ExportPlan.max_drop_points),
-        ("--accept-unjudged", plan.accept_unjudged),
-    )
-    for option, is_given in ignored:
-        if is_given and not gates:
+    if plan.exclude is not None and not {"int8", "auto"} & set(plan.precisions):
+        yield UsageError(f"--exclude {plan.exclude!r}: nothing is quantised; add --precision int8, or leave it out")
+    given = {
+        f"--max-drop-points {plan.max_drop_points:g}": plan.max_drop_points != ExportPlan.max_drop_points,
+        "--accept-unjudged": plan.accept_unjudged,
+    }
+    for option, is_given in given.items():
+        if is_given and not plan.lower_precisions:
             yield UsageError(f"{option}: no artifact of lower precision is judged; add --precision, or leave it out")
 
 

@@ -22,8 +22,6 @@ _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
     "tensor(float16)": "float16",
     "tensor(int8)": "int8",
 }
-# The runtime gives one window at a time: a graph whose batch may vary is opened as one whose batch is 1.
-_BATCH_AXIS = "batch"
 # A path below which no file can be: ONNX Runtime else reads a model's external weights from the working directory.
 _NO_FOLDER = "/dev/null"
 # Releases from 1.32 on else report to their maker: the first connection after 9 s, and an identifier of the device in
@@ -128,7 +126,6 @@ def _options(onnxruntime: Any, threads: int, *, graph: Literal["all", "basic"], 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_free_dimension_override_by_name(_BATCH_AXIS, 1)
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if graph == "all" else levels.ORT_ENABLE_BASIC
     # The memory arena and pattern keep their defaults: for students of 60 k to 2.7 M parameters, on or off, time

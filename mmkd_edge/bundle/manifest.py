@@ -21,7 +21,6 @@ MAX_FILE_BYTES = 1 << 30
 MAX_WINDOW_VALUES = 1 << 24
 MAX_LABELS = 10_000
 MAX_RELEASE = 10**12
-MOST_WINDOWS_AT_ONCE = 64
 
 MOST_CONFIDENCE_WINDOWS = 1024
 MOST_NOVELTY_WINDOWS = 1024
@@ -121,20 +120,11 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tolerance: _Error
 
 
-class BatchRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many windows a graph takes at once; engines are built for the optimum."""
-
-    minimum: Annotated[int, msgspec.Meta(ge=1, le=1)]
-    optimum: Annotated[int, msgspec.Meta(ge=1, le=MOST_WINDOWS_AT_ONCE)]
-    maximum: Annotated[int, msgspec.Meta(ge=2, le=MOST_WINDOWS_AT_ONCE)]
-
-
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model file in the archive: `<model>/model.<precision>.<format>`.
 
     Attributes:
         opset: of ONNX; of a `.tflite` the version of its schema.
-        batch: how many windows it takes at once; None for one. The runtime always passes one.
         confidence: None if no labelled windows calibrated it.
         unjudged: true if too few windows judged its lower precision, and that was accepted; else absent.
         novelty: absent if its graph returns none, or no windows calibrated it.
@@ -147,7 +137,6 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sha256: str
     size_bytes: _Size
     parity: Parity
-    batch: BatchRange | None = None
     confidence: Confidence | None = None
     unjudged: bool | msgspec.UnsetType = msgspec.UNSET
     novelty: Novelty | msgspec.UnsetType = msgspec.UNSET

@@ -162,7 +162,6 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
         _check_file(artifact.file, f"{model.name}/step.{artifact.precision}.{artifact.format}", f"{where}.file")
         _check_hash(artifact.sha256, f"{where}.sha256")
         _check_tolerance(artifact.parity.tolerance, MOST_TOLERANCE["fp32"], f"{where}.parity.tolerance")
-        _require(artifact.batch is None, f"{where}.batch", f"expected none in a step graph, got {artifact.batch}")
         _require(artifact.novelty is msgspec.UNSET, f"{where}.novelty", "expected none in a step graph, got one")
 
 
@@ -171,9 +170,6 @@ def _check_artifact(artifact: Artifact, model: ModelEntry, path: str) -> None:
     _check_hash(artifact.sha256, f"{path}.sha256")
     most = MOST_TOLERANCE[artifact.precision]
     _check_tolerance(artifact.parity.tolerance, most, f"{path}.parity.tolerance")
-    batch = artifact.batch
-    fits = batch is None or (artifact.format == "onnx" and batch.optimum <= batch.maximum)
-    _require(fits, f"{path}.batch", f"expected a range of an ONNX graph, got {batch}")
     if artifact.novelty is not msgspec.UNSET:
         _require(model.has_novelty, f"{path}.novelty", "expected none beside graphs without the output, got one")
         _check_rising(artifact.novelty.scores, f"{path}.novelty.scores")

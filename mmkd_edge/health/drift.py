@@ -114,8 +114,8 @@ class DriftWatch:
         if reference is None:
             return Drift(
                 verdict="no_reference",
-                reason="the bundle says nothing of the spread between people or machines; train and export the "
-                "student again, or export the bundle with --drift-reference",
+                reason="the bundle says nothing of the spread between people or machines; train the student "
+                "again, or export its checkpoint with --drift-reference",
             )
         if len(features) < reference.fewest_windows:
             reason = f"{len(features)} of at least {reference.fewest_windows} windows observed"

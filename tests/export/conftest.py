@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from mmkd_edge.frames import with_missing
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.pipeline import ExportResult, export
-from mmkd_export.plan import export_plan
+from mmkd_export.plan import ExportPlan, export_plan
+from mmkd_export.verify import proof_set
 from mmkd_export.verify.answers import answers_from_student
-from mmkd_export.verify.parity import with_missing_samples
-from mmkd_export.verify.proof_set import ProofSet, select_judging
+from mmkd_export.verify.proof_set import ProofSet
 from mmkd_export.verify.windows import windows_from_checkpoint
 from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.augment import AugmentConfig
@@ -116,19 +117,8 @@ def build_windows() -> Callable[..., CarriedWindows]:
 def make_proof_set(student: StudentCheckpoint) -> ProofSet:
     """What `export` would judge the student's artifacts by."""
     real = windows_from_checkpoint(student.carried, checkpoint=Path("student.ckpt"))
-    gaps = with_missing_samples(real.windows, seed=0)
-    answers = answers_from_student(student, real.windows)
-    return ProofSet(
-        modality=student.modality,
-        task=student.task,
-        real=real,
-        answers=answers,
-        gaps=gaps,
-        gap_answers=answers_from_student(student, gaps),
-        judging=select_judging(real, answers),
-        calibration=real.windows[~real.judge],
-        calibration_labels=real.labels[~real.judge],
-    )
+    answer = partial(answers_from_student, student)
+    return proof_set.build_proof_set(real, modality=student.modality, task=student.task, answer=answer)
 
 
 @pytest.fixture(scope="session")
@@ -157,6 +147,17 @@ def student_file(student: StudentCheckpoint, tmp_path_factory: pytest.TempPathFa
 def exported(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     output = tmp_path_factory.mktemp("bundle") / "student.edge"
     return export(export_plan(student_file, output=output))
+
+
+@pytest.fixture(scope="session")
+def mixed(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    """A bundle for a GPU, so that nothing is timed: fp32, fp16 and int8."""
+    output = tmp_path_factory.mktemp("mixed") / "student.edge"
+    return export(
+        ExportPlan(
+            source=student_file, output=output, accept_unjudged=True, precisions=("fp16", "int8"), platform="jp6.2"
+        )
+    )
 
 
 @pytest.fixture(scope="session")

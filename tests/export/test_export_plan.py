@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.bundle.manifest import BatchRange
 from mmkd_edge.cli.outputs import held
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_export.pipeline import export
@@ -118,9 +117,8 @@ def test_a_tflite_is_added_where_it_can_be(student_file: Path, tmp_path: Path):
     assert tflite_gain(plan) == ""
     with_openvino = replace(plan, targets=("openvino",), platform="cpu-arm")
     assert with_tflite(with_openvino).targets == ("openvino", "litert")
-    batched = replace(plan, batch=BatchRange(minimum=1, optimum=2, maximum=4))
     named = [replace(plan, targets=(name,)) for name in ("onnx", "litert", "trt")]
-    for as_it_is in (*named, batched):
+    for as_it_is in named:
         assert with_tflite(as_it_is) == as_it_is
     on_a_gpu = replace(plan, platform="jp6.2")
     assert with_tflite(on_a_gpu) == on_a_gpu
@@ -170,10 +168,6 @@ def test_a_plan_looks_at_its_source_once(exported, tmp_path: Path):
             "--exclude 'head': nothing is quantised; add --precision int8, or leave it out",
         ),
         (
-            {"method": "percentile", "precisions": ("fp16",)},
-            "--calib-method 'percentile': nothing is quantised; add --precision int8, or leave it out",
-        ),
-        (
             {"max_drop_points": 2.0},
             "--max-drop-points 2: no artifact of lower precision is judged; add --precision, or leave it out",
         ),
@@ -190,5 +184,30 @@ def test_an_option_that_would_change_nothing_is_an_error(
     assert _refusal(plan) == message
 
 
-def test_options_that_judge_an_earlier_artifact_again_are_taken(exported, tmp_path: Path):
-    check_plan(replace(export_plan(exported.path, output=tmp_path / "s.edge"), accept_unjudged=True))
+CHECKPOINT_OPTIONS = {
+    "--target openvino": {"targets": ("openvino",)},
+    "--precision int8": {"precisions": ("int8",)},
+    "--calib": {"calibration": Path("/")},
+    "--eval": {"evaluation": Path("/")},
+    "--exclude": {"exclude": "head"},
+    "--golden": {"golden": "synthetic"},
+    "--range": {"value_range": "none"},
+    "--drift-reference": {"drift_reference": Path("/")},
+    "--max-drop-points": {"max_drop_points": 2.0},
+    "--accept-unjudged": {"accept_unjudged": True},
+}
+
+
+@pytest.mark.parametrize("option", list(CHECKPOINT_OPTIONS))
+def test_what_is_made_from_a_checkpoint_is_refused_for_a_bundle(exported, tmp_path: Path, option: str):
+    plan = export_plan(exported.path, output=tmp_path / "s.edge")
+    assert _refusal(replace(plan, **CHECKPOINT_OPTIONS[option])) == (  # type: ignore[arg-type]
+        f"{exported.path}: {option}: expected a checkpoint, because a bundle keeps its artifacts and windows, got a "
+        "bundle; export the checkpoint"
+    )
+
+
+def test_a_bundle_that_would_stay_as_it_is_is_refused(exported):
+    assert _refusal(export_plan(exported.path)) == (
+        f"{exported.path}: nothing to do with this bundle; name another -o, --sign, --release or --target trt"
+    )

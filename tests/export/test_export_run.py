@@ -21,7 +21,7 @@ from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
-from mmkd_export.plan import ExportPlan, PrecisionChoice, export_plan
+from mmkd_export.plan import PrecisionChoice, export_plan
 from mmkd_export.verify.windows import RealWindows, windows_from_path
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import decode_report
@@ -194,41 +194,17 @@ def test_synthetic_windows_follow_the_statistics_and_the_range(
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "auto"])
 def test_nothing_of_lower_precision_is_made_from_synthetic_windows(
-    bare: ExportResult, tmp_path: Path, precision: PrecisionChoice
+    build_student: Callable[..., StudentCheckpoint], tmp_path: Path, precision: PrecisionChoice
 ):
+    source = tmp_path / "s.ckpt"
+    write_student(source, build_student(windows=None))
     with pytest.raises(UsageError) as error:
-        export(
-            ExportPlan(
-                source=bare.path,
-                output=tmp_path / "s.edge",
-                accept_unjudged=True,
-                precisions=(precision,),
-                platform="jp6.2",
-            )
-        )
+        export(replace(export_plan(source), precisions=(precision,), platform="jp6.2"))
     assert str(error.value) == (
-        f"{bare.path}: --precision {precision}: expected recorded windows, got a bundle whose windows are synthetic; "
-        "name some with --calib DATA or --calib FILE.npz"
+        f"{source}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint without "
+        "any; name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
     )
-    assert _files(tmp_path) == []
-
-
-def test_a_bundle_with_synthetic_windows_takes_recorded_ones_for_lower_precision(
-    bare: ExportResult, student: StudentCheckpoint, tmp_path: Path
-):
-    np.savez(tmp_path / "line.npz", x_acc=student.carried.windows, y=student.carried.labels)
-    plan = ExportPlan(
-        source=bare.path,
-        output=tmp_path / "s.edge",
-        accept_unjudged=True,
-        precisions=("fp16", "int8"),
-        platform="jp6.2",
-        calibration=tmp_path / "line.npz",
-    )
-    report = export(plan).report
-    assert (report.windows.synthetic, report.windows.count) == (True, 64)
-    assert report.windows.judged_by.startswith("windows of line.npz")
-    assert [artifact.gate.windows for artifact in report.artifacts if artifact.gate is not None] == [6, 6]
+    assert _files(tmp_path) == ["s.ckpt"]
 
 
 def test_a_pickle_is_refused_without_running_it(tmp_path: Path):
@@ -323,8 +299,7 @@ def test_whom_an_adapted_student_comes_from_is_in_checkpoint_bundle_card_and_rep
     student = build_student()
     facts = msgspec.structs.replace(student.facts, adapted=(ADAPTED, labelled))
     write_student(tmp_path / "adapted.ckpt", replace(student, facts=facts))
-    first = export(export_plan(tmp_path / "adapted.ckpt"))
-    again = export(export_plan(first.path, output=tmp_path / "again.edge"))
+    again = export(export_plan(tmp_path / "adapted.ckpt"))
     assert again.manifest.models[0].adapted == (ADAPTED, labelled)
     start = f"from checkpoint {'1' * 64} to line two (SHA-256 {'2' * 64}) by "
     told = [

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from mmkd_edge import EdgePredictor, SensorChecks
 from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import BatchRange
-from mmkd_edge.errors import GateError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
 from mmkd_edge.spec import ModalitySpec
@@ -28,8 +27,7 @@ from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.verify.answers import answers_from_student
-from mmkd_export.verify.parity import with_missing_samples
+from mmkd_export.verify.answers import answers_from_student, with_missing_samples
 from mmkd_export.verify.windows import windows_from_path
 from mmkd_models.networks.rocket import fit_rocket
 from mmkd_models.networks.student import student_network
@@ -212,41 +210,11 @@ def test_large_windows_judge_an_export_and_few_of_them_travel(
         card = bundle.read("README.md").decode()
     assert "\n131 of these windows are in here, as golden windows: the device tests itself with them.\n" in card
 
-    again = export(ExportPlan(source=made.path, output=tmp_path / "again.edge"))
-    assert again.report.windows == made.report.windows
-    assert again.report.artifacts == made.report.artifacts
-    assert again.manifest.models == made.manifest.models
 
-    with pytest.raises(GateError) as caught:
-        export(ExportPlan(source=made.path, output=tmp_path / "int8.edge", precisions=("int8",)))
-    assert str(caught.value).startswith("int8 graph: expected 100 or more windows to judge by")
-    assert str(caught.value).endswith("Name more with --eval DATA, or take it unjudged with --accept-unjudged")
-
-
-def test_a_bundle_is_exported_again_for_another_platform(bundles: dict[str, ExportResult], tmp_path: Path) -> None:
-    again = export(ExportPlan(source=bundles["cam"].path, output=tmp_path / "again.edge"))
-    assert [one.precision for one in again.manifest.models[0].artifacts] == ["fp32", "fp16", "int8"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mic", "cam"])
-def test_a_graph_takes_several_windows_at_once(
-    students: dict[str, StudentCheckpoint], tmp_path: Path, name: str
-) -> None:
-    path = tmp_path / "student.ckpt"
-    write_student(path, students[name])
-    batch = BatchRange(minimum=1, optimum=2, maximum=3)
-    made = export(ExportPlan(source=path, output=tmp_path / "student.edge", batch=batch))
-    assert made.manifest.models[0].artifacts[0].batch == batch
-
-
-@pytest.mark.parametrize("golden", ["none", pytest.param("synthetic", marks=pytest.mark.slow)])
-def test_a_camera_can_be_tested_without_recordings(
-    students: dict[str, StudentCheckpoint], tmp_path: Path, golden: Any
-) -> None:
+def test_a_camera_can_be_tested_without_recordings(students: dict[str, StudentCheckpoint], tmp_path: Path) -> None:
     path = tmp_path / "student.ckpt"
     write_student(path, students["cam"])
-    made = export(ExportPlan(source=path, output=tmp_path / "student.edge", golden=golden))
+    made = export(ExportPlan(source=path, output=tmp_path / "student.edge", golden="synthetic"))
     with Bundle.open(made.path) as bundle:
         assert bundle.golden("cam").windows.dtype == np.uint8
     with EdgePredictor.open(made.path, backend="ort") as predictor:

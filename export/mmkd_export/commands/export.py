@@ -8,9 +8,9 @@ with loading("mmkd-export"):
     import math
     from collections.abc import Iterator, Sequence
     from contextlib import contextmanager
-    from dataclasses import dataclass
+    from dataclasses import dataclass, replace
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
+    from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
 
     import msgspec
 
@@ -19,24 +19,14 @@ with loading("mmkd-export"):
     from mmkd_edge.cli.run import check_page, run_command, shell_line
     from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError, printable
-    from mmkd_export.graph.calibration import CalibrationMethod
-    from mmkd_export.pipeline import (
-        ExportResult,
-        ExportStage,
-        OnStage,
-        export,
-        export_several,
-        export_stages,
-        several_plans,
-    )
+    from mmkd_export.packing.card import NO_RECORDING
+    from mmkd_export.pipeline import ExportResult, OnStage, export, export_several, export_stages
     from mmkd_export.plan import PLATFORMS, ExportPlan, GoldenChoice, PlatformName, PrecisionChoice, Seal, export_plan
     from mmkd_export.preflight import check_plan
     from mmkd_export.targets.litert import tflite_gain, with_tflite
-    from mmkd_export.targets.table import TARGETS, check_target, keeps_bundle, requested_targets, targets_on
-    from mmkd_export.verify.batch import batch_from_dim
+    from mmkd_export.targets.table import TARGETS, requested_targets, targets_on
     from mmkd_export.verify.gate import LEAST_JUDGING, gate_summary
-    from mmkd_export.verify.golden import NO_RECORDING
-    from mmkd_export.verify.plausible import range_choice
+    from mmkd_export.verify.windows import range_choice
     from mmkd_models.evaluation.confidence import SAME_GROUPS, coverage_table, reliability_text
     from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportPreview, LeftOutArtifact, SeveralExports
 
@@ -68,9 +58,6 @@ class ArtifactOptions:
             "|".join(row.name for row in TARGETS),
         ),
     ] = None
-    onnx_only: Annotated[
-        bool, Option("Leave out the .tflite that is added if its converter is installed.", ("--onnx-only",))
-    ] = False
     precisions: Annotated[
         list[str] | None,
         Option(
@@ -82,11 +69,12 @@ class ArtifactOptions:
     platform: Annotated[
         PlatformName | None, Option("Platform of the device; by default from the targets and this machine.")
     ] = None
+    exclude: Annotated[str | None, Option("Keep the layers whose names match in float32.", metavar="REGEX")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantisationOptions:
-    """How INT8 is calibrated, and at which sizes graphs run."""
+class JudgingOptions:
+    """Which windows calibrate and judge, and what the gate requires."""
 
     calibration: Annotated[
         Path | None,
@@ -96,26 +84,12 @@ class QuantisationOptions:
             "DATA|FILE.npz",
         ),
     ] = None
-    method: Annotated[
-        CalibrationMethod | None, Option("Choose INT8 ranges by this method only.", ("--calib-method",))
-    ] = None
-    exclude: Annotated[str | None, Option("Keep the layers whose names match in float32.", metavar="REGEX")] = None
-    dim: Annotated[
-        str | None,
-        Option("Make graphs that take 1 to MAX windows at once; engines are built for OPT.", metavar="batch=1:OPT:MAX"),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgingOptions:
-    """Which windows judge, and what the gate requires."""
-
     evaluation: Annotated[
         Path | None, Option("Windows that judge, instead of half of the others.", ("--eval",), "DATA|FILE.npz")
     ] = None
     golden: Annotated[
         GoldenChoice,
-        Option("Golden windows in the bundle: recordings, synthetic ones, or one constant one.", ("--golden",)),
+        Option("Golden windows in the bundle: recordings, or synthetic ones.", ("--golden",)),
     ] = ExportPlan.golden
     drift_reference: Annotated[
         Path | None,
@@ -156,13 +130,12 @@ def export_(
     *,
     sources: Annotated[
         list[Path] | None,
-        Argument("FILE...", "Checkpoint (.ckpt) or earlier bundle (.edge); several become one fallback bundle."),
+        Argument("FILE...", "Checkpoint (.ckpt), or bundle (.edge) to sign or build engines of; several are joined."),
     ] = None,
     output: Annotated[
         Path | None, Option("Bundle to write; by default beside the checkpoint, or in place.", ("-o", "--out"), "FILE")
     ] = None,
     made: ArtifactOptions,
-    quantised: QuantisationOptions,
     judged: JudgingOptions,
     sealed: SealOptions,
     page: Annotated[
@@ -180,14 +153,11 @@ def export_(
         return
     if not sources:
         raise UsageError("expected a checkpoint or a bundle to export, got none; name it, or see --help")
-    plan = _plan(sources[0], output, made, quantised, judged, sealed)
-    others = [row.name for row in requested_targets(plan) if row.format != "onnx"]
-    if made.onnx_only and others:
-        raise UsageError(f"--target {others[0]} cannot be combined with --onnx-only; see --help")
+    plan = _plan(sources[0], output, made, judged, sealed)
     if len(sources) > 1:
         if output is None or page is not None:
             raise UsageError("several students need -o FILE, and take no --page; see --help")
-        plans = [with_tflite(one) for one in several_plans(plan, sources)]
+        plans = [with_tflite(replace(plan, source=source)) for source in sources]
         if dry_run:
             for each in plans:
                 _show_plan(each, as_json=as_json)
@@ -213,45 +183,36 @@ def export_(
     if gain:
         print(gain)
     files = [engine.path for engine in result.engines] + ([] if page is None else [str(page)])
-    written = ", ".join(files if keeps_bundle(plan) else [str(result.path), *files])
+    is_kept = plan.from_bundle and plan.output == plan.source and plan.seal == Seal()
+    written = ", ".join(files if is_kept else [str(result.path), *files])
     print(f"wrote {written}; next: {shell_line('mmkd-bench', 'run', result.path)}")
 
 
 def _plan(
-    source: Path,
-    output: Path | None,
-    made: ArtifactOptions,
-    quantised: QuantisationOptions,
-    judged: JudgingOptions,
-    sealed: SealOptions,
+    source: Path, output: Path | None, made: ArtifactOptions, judged: JudgingOptions, sealed: SealOptions
 ) -> ExportPlan:
-    targets = dict.fromkeys([*(made.targets or []), *(["onnx"] if made.onnx_only else [])])
-    return ExportPlan(
+    choices = get_args(PrecisionChoice)
+    for name in made.precisions or []:
+        if name not in choices:
+            raise UsageError(f"--precision {name!r}: expected one of {', '.join(choices)}")
+    plan = ExportPlan(
         source=source,
         output=export_plan(source, output=output).output,
-        targets=tuple(check_target(name) for name in targets),
-        precisions=tuple(_precision(name) for name in dict.fromkeys(made.precisions or [])),
+        targets=tuple(dict.fromkeys(made.targets or [])),
+        precisions=cast("tuple[PrecisionChoice, ...]", tuple(dict.fromkeys(made.precisions or []))),
         platform=made.platform,
-        calibration=quantised.calibration,
-        method=quantised.method,
-        exclude=quantised.exclude,
+        exclude=made.exclude,
+        calibration=judged.calibration,
         evaluation=judged.evaluation,
         max_drop_points=judged.max_drop,
         accept_unjudged=judged.accept_unjudged,
-        batch=None if quantised.dim is None else batch_from_dim(quantised.dim),
         drift_reference=judged.drift_reference,
         value_range=range_choice(judged.value_range),
         golden=judged.golden,
         seal=Seal(release=sealed.release, keys=tuple(sealed.keys or ())),
     )
-
-
-def _precision(name: str) -> PrecisionChoice:
-    for known in get_args(PrecisionChoice):
-        if name == known:
-            precision: PrecisionChoice = known
-            return precision
-    raise UsageError(f"--precision {name!r}: expected one of {', '.join(get_args(PrecisionChoice))}")
+    requested_targets(plan)  # raises for a target that does not exist
+    return plan
 
 
 def _export_several(plans: Sequence[ExportPlan], *, output: Path, as_json: bool) -> None:
@@ -272,11 +233,11 @@ def _show_platforms(*, as_json: bool) -> None:
         rows = [{"name": row.name, "makes": row.makes} for row in TARGETS]
         print(json_text({"platforms": platforms, "targets": rows}))
         return
-    headings = ("platform", "for", "targets", "opset", "IR", "INT8", "run by this project")
+    headings = ("platform", "for", "targets", "INT8", "run by this project")
     table = plain_table(headings, left=headings)
     for row in PLATFORMS:
         targets, ops = " ".join(targets_on(row)), " ".join(row.int8_ops)
-        table.add_row(row.name, row.title, targets, str(row.opset), str(row.ir_version), ops, row.run_here)
+        table.add_row(row.name, row.title, targets, ops, row.run_here)
     show_table(table)
     for target in TARGETS:
         print(f"--target {target.name}: {target.makes}")
@@ -358,20 +319,14 @@ def _notes(result: ExportResult) -> Iterator[str]:
     for artifact in result.report.artifacts:
         if artifact.gate is not None:
             yield f"{_name(artifact)}: {gate_summary(artifact.gate)}"
-        if artifact.batch is not None:
-            batch = artifact.batch
-            yield (
-                f"{artifact.precision}: takes {batch.minimum} to {batch.maximum} windows at once; every size was run, "
-                f"within {batch.max_abs_error:.1e} of one by one"
-            )
         if len(artifact.attempts) > 1:
             tried = ", then ".join(attempt.remedy for attempt in artifact.attempts)
             yield f"{artifact.precision}: passed with the last of: {tried}"
         if artifact.precision == "fp16":
             for name, reason in artifact.float_layers.items():
                 yield f"fp16: {name} stays float32: it {reason}"
-    if isinstance(result.report.windows.golden, str):
-        yield NO_RECORDING[result.report.windows.golden]
+    if result.report.windows.golden:
+        yield NO_RECORDING
     if isinstance(result.report.range_rule, str):
         low, high = result.manifest.models[0].modality.range or (-math.inf, math.inf)
         yield f"values outside {low:g} to {high:g} count as missing: {result.report.range_rule}; --range changes it"
@@ -397,11 +352,7 @@ def _progress() -> Iterator[OnStage]:
 
     errors = Console(stderr=True, highlight=False, markup=False)
     if not errors.is_terminal:
-        yield lambda stage: say(_stage_text(stage))
+        yield say
         return
     with Status("", console=errors) as status:
-        yield lambda stage: status.update(_stage_text(stage))
-
-
-def _stage_text(stage: ExportStage) -> str:
-    return f"{stage.number}/{stage.of} {stage.name}"
+        yield status.update

@@ -21,7 +21,7 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.onnx_from_student import onnx_from_teacher
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
-from mmkd_export.verify.parity import MOST_FP32_TOLERANCE
+from mmkd_export.verify.answers import MOST_FP32_TOLERANCE
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices import measure_reference
 from mmkd_models.data.windows import Windows

@@ -6,7 +6,7 @@ Runs one window at a time and keeps a fixed number of counts for each tensor, ho
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-CalibrationMethod = Literal["minmax", "percentile"]
 Feeds = Mapping[str, "NDArray[Any]"]
 
 BINS = 2048
@@ -43,45 +42,21 @@ class Magnitudes:
 
 def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]) -> dict[str, Magnitudes]:
     """Run a graph over windows, one at a time, and count the magnitudes of some of its tensors."""
-    empty = Magnitudes(counts=np.zeros(BINS, dtype=np.int64), top=0.0, largest=0.0)
-    magnitudes = dict.fromkeys(tensors, empty)
-    for name, values in _values(model, tensors, feeds):
-        magnitudes[name] = add_values(magnitudes[name], values)
-    return magnitudes
-
-
-def channel_maxima(
-    model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]
-) -> dict[str, NDArray[np.float32]]:
-    """Run a graph over windows and return the largest magnitude of every channel, the last axis, of some tensors."""
-    maxima: dict[str, NDArray[np.float32]] = {}
-    for name, values in _values(model, tensors, feeds):
-        largest = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
-        maxima[name] = np.maximum(maxima[name], largest) if name in maxima else largest
-    return maxima
-
-
-def _values(
-    model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield name and values of each of the tensors for each window in turn."""
     import onnx
 
     probed = copy.deepcopy(model)
     for name in set(tensors) - {output.name for output in probed.graph.output}:
         probed.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session, names = cpu_session(graph_bytes(probed)), list(tensors)
-    for window in feeds:
-        yield from zip(names, session.run(names, dict(window)), strict=True)
-
-
-def cpu_session(model: bytes) -> Any:
-    """Open a graph in onnxruntime itself, on one thread: a backend returns the outputs of a student alone."""
-    onnxruntime = import_onnxruntime()
+    onnxruntime = import_onnxruntime()  # itself: a backend returns the outputs of a student alone
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph_bytes(probed), options, providers=["CPUExecutionProvider"])
+    magnitudes = dict.fromkeys(tensors, Magnitudes(counts=np.zeros(BINS, dtype=np.int64), top=0.0, largest=0.0))
+    for window in feeds:
+        for name, values in zip(tensors, session.run(tensors, dict(window)), strict=True):
+            magnitudes[name] = add_values(magnitudes[name], values)
+    return magnitudes
 
 
 def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:
@@ -99,7 +74,7 @@ def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:
     return Magnitudes(counts=counts, top=top, largest=max(before.largest, largest))
 
 
-def clipping_range(magnitudes: Magnitudes, method: CalibrationMethod) -> float:
+def clipping_range(magnitudes: Magnitudes, method: Literal["minmax", "percentile"]) -> float:
     """Return the largest magnitude that INT8 represents, above 0; larger ones are clipped to it."""
     if magnitudes.largest <= NOTHING:
         return 1.0  # a tensor that is always 0 is exact with any scale

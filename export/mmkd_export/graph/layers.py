@@ -1,7 +1,6 @@
 """The convolutions and matrix products with learnt weights in a student's fp32 graph.
 
-The front-end before the first of them (normalisation, spectrum, statistics) works on raw units and always stays
-float32: a raw value of 2030 +- 0.8 has no FP16 or INT8 form that keeps what matters.
+The front-end before the first of them works on raw units and stays float32: 2030 +- 0.8 has no FP16 or INT8 form.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 LEARNT_OPS = ("Conv", "Gemm", "MatMul")
 
 SMALLEST_PRODUCT = 16
-"""Below this many inputs or outputs a quantised product is no faster: its Q and DQ cost more than they save (NVIDIA
-ModelOpt leaves such products out too, and matrix-vector products at all)."""
+"""Below this many inputs or outputs a quantised product is no faster; NVIDIA ModelOpt leaves such products out too."""
 
 _NOVELTY = "novelty."  # weights of the novelty score
 _CONVOLUTIONAL_FEATURES = "rocket."
@@ -39,7 +37,6 @@ class Layer:
     Attributes:
         name: the module in the network, such as `encoder.blocks.0.feedforward.up`.
         axis: the axis of the weights that counts outputs.
-        m: rows: positions in time, or tokens.
     """
 
     name: str
@@ -83,8 +80,8 @@ def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
 def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
     """Return the indices of the nodes that compute with learnt weights or with the output of such nodes.
 
-    Learnt weights enter by convolutions and Gemm nodes; the front-end's constant products are MatMul nodes. The novelty
-    score is left out: its distances are differences of large numbers.
+    Learnt weights enter by Conv and Gemm; the front-end has MatMul. The novelty score is left out: its distances are
+    differences of large numbers.
     """
     learnt: set[str] = set()
     novelty: set[str] = set()
@@ -99,16 +96,10 @@ def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
 
 
 def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence[str]) -> tuple[Layer, ...]:
-    """Return the layers that are worth quantising, of these operators, and not excluded by name.
+    """Return the layers of a graph that are worth quantising, of these operators, and not excluded by name.
 
-    The first layer never is: it reads the sensor itself, whose glitches set its range, and causes most of the error of
-    a quantised student for a few percent of the products. Convolutional features, which
-    read the sensor too, are left out as well.
-
-    Args:
-        layers: all of the graph, in order.
-        exclude: regular expression searched in the layers' names.
-        ops: operators that the platform runs faster in INT8.
+    The first never is: it reads the sensor itself, whose glitches set its range, and causes most of the error of a
+    quantised student for a few percent of the products. Convolutional features read the sensor too.
 
     Raises:
         UsageError: `exclude` is no regular expression, or matches no layer.

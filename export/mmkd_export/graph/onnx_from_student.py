@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mmkd_edge.bundle.manifest import (
-    BatchRange,
     StateTensor,
     Streaming,
     graph_inputs,
@@ -23,11 +22,9 @@ from mmkd_edge.errors import MmkdError, UsageError, first_line
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 from mmkd_export.graph.layers import LEARNT_OPS, layers_by_source, learnt_layers, select_layers
 from mmkd_export.graph.onnx_graph import (
-    BATCH_AXIS,
     INT8_KEY,
     OPSET,
     STATISTICS_KEY,
-    any_batch,
     check_exported,
     clean_graph,
     graph_bytes,
@@ -40,13 +37,10 @@ if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 
-def onnx_from_student(
-    checkpoint: StudentCheckpoint, *, batch: BatchRange | None = None, temperature: float = 1.0
-) -> bytes:
+def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
     """Convert a student to its fp32 graph: the same checkpoint and library versions give the same bytes.
 
-    Inputs are `graph_inputs` of the modality, outputs `graph_outputs` of the task. With `batch` the first axis is named
-    `batch` and declared to vary. The probabilities are the softmax of the logits divided by `temperature`.
+    The probabilities are the softmax of the logits divided by `temperature`.
 
     Raises:
         MmkdError: the exporter failed.
@@ -63,9 +57,7 @@ def onnx_from_student(
             ("mmkd_edge.labels", _json(checkpoint.task.labels)),
             (STATISTICS_KEY, _json(checkpoint.normalisation)),
             *([(INT8_KEY, _json(checkpoint.int8))] if checkpoint.int8 is not None else []),
-            *([("mmkd_edge.batch", _json(batch))] if batch is not None else []),
         ],
-        batch=batch,
     )
 
 
@@ -86,10 +78,7 @@ def describe_steps(checkpoint: StudentCheckpoint) -> Streaming:
 
 
 def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
-    """Convert a causal student to its step graph; `temperature` and errors as in `onnx_from_student`.
-
-    Inputs are `step_inputs`, outputs `step_outputs`, float32 except for values of video, uint8.
-    """
+    """Convert a causal student to its step graph; `temperature` and errors as in `onnx_from_student`."""
     from mmkd_models.networks.step import StepStudent
 
     streaming = describe_steps(checkpoint)
@@ -111,16 +100,9 @@ def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ..
 
 
 def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> bytes:
-    """Convert a teacher to its fp32 graph, to compare its latency with a student's; it is never part of a bundle.
+    """Convert a teacher to its fp32 graph, to compare its latency with a student's; errors as `onnx_from_student`.
 
-    Inputs are `<modality>` and `<modality>_present` (1, T, C) of every modality; outputs as a student's.
-
-    Args:
-        teacher: the network.
-        modalities: in the teacher's own order.
-
-    Raises:
-        MmkdError: the exporter failed.
+    Inputs are `<modality>` and `<modality>_present` (1, T, C) of each modality, in the teacher's order.
     """
     import torch
 
@@ -136,6 +118,7 @@ def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> b
             self.teacher = teacher
 
         def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+            """Return raw outputs and answers, each (1, K)."""
             pairs = zip(tensors[::2], tensors[1::2], strict=True)
             answer, output = self.teacher.answer, self.teacher(dict(zip(self.teacher.names, pairs, strict=True)))
             raw = self.teacher.head(output.embedding) if answer.kind == "regression" else output.logits
@@ -164,20 +147,14 @@ def _onnx_from_module(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     metadata: Sequence[tuple[str, str]],
-    batch: BatchRange | None = None,
     slots: int = 0,
 ) -> bytes:
     import torch
 
     module = module.eval().cpu()
-    traced, axes = 1, None
-    if batch is not None:
-        axis = torch.export.Dim(BATCH_AXIS, min=batch.minimum, max=batch.maximum)
-        traced, axes = 2, tuple({0: axis} for _ in inputs)  # an axis of 1 would be taken for fixed
     # Values are examples for the tracer; the graph does not depend on them.
     examples = tuple(
-        torch.full((traced, *tensor.shape[1:]), number % 2, dtype=getattr(torch, tensor.dtype))
-        for number, tensor in enumerate(inputs)
+        torch.full(tensor.shape, number % 2, dtype=getattr(torch, tensor.dtype)) for number, tensor in enumerate(inputs)
     )
     try:
         with torch.no_grad(), _quiet_exporter():
@@ -188,7 +165,6 @@ def _onnx_from_module(
                 opset_version=OPSET,
                 input_names=[tensor.name for tensor in inputs],
                 output_names=[tensor.name for tensor in outputs],
-                dynamic_shapes=axes,
                 external_data=False,  # one file
                 verbose=False,
             )
@@ -198,8 +174,6 @@ def _onnx_from_module(
         ) from error
     assert program is not None
     model = clean_graph(program.model_proto, metadata=metadata)
-    if batch is not None:
-        inputs, outputs = any_batch(inputs), any_batch(outputs)
     check_exported(model, inputs=inputs, outputs=outputs, slots=slots)
     return graph_bytes(model)
 

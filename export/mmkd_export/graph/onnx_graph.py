@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmkd_edge.bundle.manifest import ArtifactFormat, describe_tensors
@@ -24,11 +24,8 @@ IR_VERSION = 10
 FORMAT_VERSIONS: dict[ArtifactFormat, int] = {"onnx": OPSET, "tflite": 3}
 """The opset in the manifest; of a `.tflite` the version of the flatbuffer schema."""
 
-BATCH_AXIS = "batch"
-"""The name of a first axis whose size may vary."""
-
 STATISTICS_KEY = "mmkd_edge.statistics"
-"""Metadata of a student's graph: mean and standard deviation of every channel of the training data, as JSON."""
+"""Metadata of a student's graph: mean and standard deviation of each channel in training, as JSON."""
 
 INT8_KEY = "mmkd_edge.int8"
 """Metadata of a student's graph: what quantisation-aware distillation learnt, as JSON; absent where there was none."""
@@ -38,12 +35,7 @@ _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorPro
 
 
 def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) -> onnx.ModelProto:
-    """Return a copy without source paths, stack traces and notes of the exporter, and with our own metadata.
-
-    Args:
-        model: the graph as an exporter wrote it; not changed.
-        metadata: key and value of every entry of the copy, so that a lone .onnx file describes itself.
-    """
+    """Return a copy without source paths, stack traces and notes of the exporter, and with this metadata."""
     cleaned = copy.deepcopy(model)
     cleaned.doc_string = ""
     cleaned.producer_name = "mmkd-edge"
@@ -93,22 +85,6 @@ def check_exported(
         raise GateError(f"the exported graph would be refused by every device: {error}; {_REPORT}") from error
 
 
-def any_batch(tensors: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Return the tensors with a first axis of any size."""
-    return tuple(TensorSpec(name=tensor.name, dtype=tensor.dtype, shape=(-1, *tensor.shape[1:])) for tensor in tensors)
-
-
-def one_window(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph whose batch may vary as one for a single window, any other graph as it is."""
-    if all(value.type.tensor_type.shape.dim[0].dim_param != BATCH_AXIS for value in model.graph.input):
-        return model
-    single = copy.deepcopy(model)
-    for value in (*single.graph.input, *single.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    del single.graph.value_info[:]  # shapes of the graph for many
-    return single
-
-
 def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(int(axis.dim_value) if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim)
@@ -136,11 +112,7 @@ def is_transposed(node: onnx.NodeProto, attribute: str) -> bool:
 
 
 def multiply_adds(model: onnx.ModelProto) -> int:
-    """Count the multiplications of convolutions and matrix products for one window; everything else is left out.
-
-    A convolution costs its output values times the weights of one filter; a product (..., m, k) @ (..., k, n) costs
-    m n k times the outer axes. Shapes come from onnx's shape inference, so they must be static.
-    """
+    """Count the multiplications of convolutions and matrix products for one window; everything else is left out."""
     shapes = tensor_shapes(model)
     total = 0
     for node in model.graph.node:
@@ -158,10 +130,10 @@ def count_mflops(model: onnx.ModelProto) -> float:
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a graph, for one window."""
+    """Return the shape of every tensor of a graph."""
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(one_window(model), data_prop=True).graph
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.output, *graph.value_info):
         shapes[value.name] = tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)

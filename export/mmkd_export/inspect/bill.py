@@ -1,7 +1,4 @@
-"""The bill of materials of a bundle: what made it, what is in it, and what would run it on this machine.
-
-The manifest names what made it; versions and licences of what runs it come from the installed distributions.
-"""
+"""The bill of materials of a bundle: what made it, what is in it, and which installed libraries would run it."""
 
 from __future__ import annotations
 

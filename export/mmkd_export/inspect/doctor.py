@@ -1,8 +1,4 @@
-"""What this machine can run, what it lacks, and the command that installs it.
-
-Imports libraries one by one to see whether they load, and installs nothing. Needs only the runtime's libraries, because
-a machine that needs a doctor has little installed.
-"""
+"""What this machine can run, what it lacks, and the command that installs it. Needs only the runtime's libraries."""
 
 from __future__ import annotations
 
@@ -53,7 +49,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All answers."""
+    """Everything that was checked."""
 
     machine: tuple[Check, ...]
     checks: tuple[Check, ...]
@@ -61,7 +57,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class _Ability(NamedTuple):
-    """Something that needs a set of modules; those that are not imported are only searched for."""
+    """Something that needs modules, which are imported or only searched for."""
 
     what: str
     modules: tuple[str, ...]
@@ -98,12 +94,7 @@ _ABILITIES = (
 
 
 def examine(root: Path = ROOT, *, power_mode: Callable[[], str | None] = lambda: None) -> Diagnosis:
-    """Ask everything.
-
-    Args:
-        root: where the file system begins; `/`, or a recorded tree.
-        power_mode: returns the power mode of a board, None without one.
-    """
+    """Check everything; the file system begins at `root`, and `power_mode` returns that of a board, if any."""
     backends = [*map(_check_ability, _BACKENDS), _check_trt()]
     without_onnx = {f"run bundles: {name}" for name, row in BACKENDS.items() if "onnx" not in row.formats}
     return Diagnosis(
@@ -141,7 +132,10 @@ def _check_machine(root: Path, power_mode: Callable[[], str | None]) -> Iterator
 def _check_ability(ability: _Ability) -> Check:
     missing, broken, versions = [], [], []
     for module in ability.modules:
-        fault = _import_fault(module) if ability.is_imported else _search_fault(module)
+        if ability.is_imported:
+            fault = _import_fault(module)
+        else:
+            fault = "" if importlib.util.find_spec(module) is None else None
         if fault is None:
             versions.append(f"{module.partition('.')[0]} {_version(module)}")
         elif fault == "":
@@ -173,10 +167,6 @@ def _check_trt() -> Check:
     cuda = f"{gpu.cuda_runtime // 1000}.{gpu.cuda_runtime % 1000 // 10}"
     found = f"{library} {version} on {gpu.name}, compute capability {gpu.compute_capability}, CUDA {cuda}"
     return Check(what=what, status="ok", found=found)
-
-
-def _search_fault(module: str) -> str | None:
-    return None if importlib.util.find_spec(module) is not None else ""
 
 
 def _import_fault(module: str) -> str | None:

@@ -1,7 +1,6 @@
 """What is inside a checkpoint, a bundle or an engine, as one flat list of verified facts.
 
-Reads each kind by its content, not its name, and runs no model. Needs only the runtime's libraries: a checkpoint's
-tensors are bytes here, counted and verified.
+Needs only the runtime's libraries: a checkpoint's tensors are bytes here, counted and verified.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +44,25 @@ def inspect_file(path: Path) -> Facts:
         UsageError: there is no such file, or it is of an unknown kind.
         ArtifactError: it is damaged; the class is that of its kind.
     """
-    descriptor = open_file(path, expected="a bundle, a checkpoint or an engine")
-    try:
-        start = read_exactly(descriptor, 64, offset=0)
-    finally:
-        os.close(descriptor)
+    start = _first_bytes(path, 64, expected="a bundle, a checkpoint or an engine")
     if is_bundle(path):
         return dict(_bundle_facts(path))
-    if start.lstrip()[:1] == b"{":
-        return dict(_engine_facts(path))
     if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
         return dict(_checkpoint_facts(path))
-    sidecar = path.with_name(path.name + ".json")
+    sidecar = path if start.lstrip()[:1] == b"{" else path.with_name(path.name + ".json")
     if sidecar.is_file():
         return dict(_engine_facts(sidecar))
     raise UsageError(
         f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them"
     )
+
+
+def _first_bytes(path: Path, count: int, *, expected: str) -> bytes:
+    descriptor = open_file(path, expected=expected)
+    try:
+        return read_exactly(descriptor, count, offset=0)
+    finally:
+        os.close(descriptor)
 
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
@@ -169,7 +170,11 @@ def _checkpoint_facts(path: Path) -> _Rows:
             rocket = config.get("rocket")
             features = f", {sum(one['features'] for one in rocket['groups'])} convolutional features" if rocket else ""
             yield "student_kind", f"{config.get('kind', 'transformer')}{features}"
-        yield from _committee_facts(document.get("committee"), facts["metric"])
+        for number, member in enumerate((document.get("committee") or {"members": ()})["members"]):
+            name = f"{member['kind']} of {member['modality']}," if "modality" in member else member["kind"]
+            weights = f"weight {member['weight']:.2f}, temperature {member['temperature']:.2f}"
+            score = f"{facts['metric']} {member['score']:.4f} alone"
+            yield f"member.{number}", f"{name} of seed {member['seed']}, {weights}, {score}"
         yield from _training_facts(facts)
         if kind == "student":
             yield from _student_facts(facts, {tensor.name: tensor.shape for tensor in tensors})
@@ -205,28 +210,17 @@ def _student_facts(facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
     yield "novelty", f"scores of {scores[0]} validation windows" if scores else "none"
 
 
-def _committee_facts(committee: dict[str, Any] | None, metric: str) -> _Rows:
-    for number, member in enumerate(committee["members"] if committee else ()):
-        name = f"{member['kind']} of {member['modality']}," if "modality" in member else member["kind"]
-        weights = f"weight {member['weight']:.2f}, temperature {member['temperature']:.2f}"
-        score = f"{metric} {member['score']:.4f} alone"
-        yield f"member.{number}", f"{name} of seed {member['seed']}, {weights}, {score}"
-
-
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], list[TensorContent], str]:
     """Read a safetensors file without torch: its JSON header, its tensors and its SHA-256; all sizes are checked."""
-    descriptor = open_file(path, expected="a checkpoint of mmkd-edge")
-    try:
-        length = int.from_bytes(read_exactly(descriptor, _LENGTH_BYTES, offset=0), "little")
-    finally:
-        os.close(descriptor)
+    start_bytes = _first_bytes(path, _LENGTH_BYTES, expected="a checkpoint of mmkd-edge")
+    length = int.from_bytes(start_bytes, "little")
     if _MOST_HEADER_BYTES < length < path.stat().st_size:
         raise CheckpointError(
             f"{path}: expected a header of at most {_MOST_HEADER_BYTES} bytes, got {length}; "
             "it is no checkpoint of mmkd-edge, or was altered"
         )
     data = path.read_bytes()
-    start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
+    start = _LENGTH_BYTES + length
     content = memoryview(data)[start:]
     try:
         header: dict[str, Any] = json.loads(data[_LENGTH_BYTES:start])
@@ -270,16 +264,12 @@ def _engine_facts(sidecar_path: Path) -> _Rows:
     yield "library", f"{sidecar.library} {sidecar.library_version}"
     yield "platform", f"{sidecar.platform}, {sidecar.architecture}"
     gpu = engine_device(sidecar)
-    device = "any of its kind: built ahead of time"
-    if gpu is not None:
-        device = f"{gpu.name}, compute capability {gpu.compute_capability}, CUDA {gpu.cuda_runtime}"
-    yield "device", device
+    yield (
+        "device",
+        "any of its kind: built ahead of time"
+        if gpu is None
+        else f"{gpu.name}, compute capability {gpu.compute_capability}, CUDA {gpu.cuda_runtime}",
+    )
     yield "key", sidecar.key
     for name, shape in sidecar.shapes.items():
-        yield f"input.{name}", _shape_text(shape)
-    for name, shapes in sidecar.profiles.items():
-        yield f"profile.{name}", ", ".join(map(_shape_text, shapes))
-
-
-def _shape_text(shape: Sequence[int]) -> str:
-    return " x ".join(str(size) for size in shape)
+        yield f"input.{name}", " x ".join(map(str, shape))

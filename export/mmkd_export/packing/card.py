@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -11,27 +11,31 @@ from mmkd_edge.errors import printable
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, task_text
 from mmkd_export.verify.gate import LEAST_JUDGING
-from mmkd_export.verify.golden import NO_RECORDING
 from mmkd_models.evaluation.confidence import HEADINGS, SAME_GROUPS, coverage_cells, reliability_text
-from mmkd_report.schema.export import ArtifactReport, ExportReport
+from mmkd_report.schema.export import ExportReport
+
+NO_RECORDING = (
+    "the bundle carries no recording: its golden windows were drawn from the channel statistics of the training data; "
+    "a device's self-test shows that it computes the same, on windows unlike those of its sensor"
+)
 
 
 def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
     """Write the card as Markdown, the same for the same report."""
     parts = (
-        _heading(report, entry),
-        _input(entry, report.range_rule or ""),
-        _use(entry),
+        _input(report, entry),
         _measurements(report),
+        _artifacts(report),
         _confidence(report),
         _novelty(entry),
         _origin(report, entry, licence),
     )
-    return "\n".join(printable(line) for part in parts for line in part)
+    return "\n".join(printable(line) for part in parts for line in (*part, ""))
 
 
-def _heading(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
-    task, names = entry.task, ", ".join(entry.task.labels)
+def _input(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
+    task, modality, student = entry.task, entry.modality, report.student
+    names = ", ".join(task.labels)
     match task.kind:
         case "classification":
             answer = f"one of {len(task.labels)} classes: {names}"
@@ -39,173 +43,147 @@ def _heading(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
             answer = f"any of {len(task.labels)} labels, each on from a probability of {task.on_from:g}: {names}"
         case "regression":
             answer = f"a number, the {task_text(task)}"
-    yield from (
-        f"# {report.model_id}",
-        "",
-        f"A student that reads one sensor, `{entry.modality.name}`, and answers with {answer}.",
-        (
-            f"{report.student.parameters:,} parameters ({report.student.preset}), {report.student.mflops:.2f} million "
-            "floating point operations for one window."
-        ),
-        "",
+    yield from (f"# {report.model_id}", "")
+    yield f"A student that reads one sensor, `{modality.name}`, and answers with {answer}."
+    yield (
+        f"{student.parameters:,} parameters ({student.preset}), {student.mflops:.2f} million floating point operations "
+        "for one window."
     )
-
-
-def _input(entry: ModelEntry, range_rule: str) -> Iterator[str]:
-    modality = entry.modality
-    yield from ("## Input", "", _window(modality))
+    yield from ("", "## Input", "", _window(modality))
     if modality.range is not None:
-        why = f" ({range_rule})" if range_rule else ""
+        why = f" ({report.range_rule})" if report.range_rule else ""
         yield f"A value outside {modality.range[0]:g} to {modality.range[1]:g} counts as missing{why}."
-    if modality.normalise == "per_group":
+    is_relative = modality.normalise == "per_group"
+    if is_relative:
         yield (
             "Raw values are only comparable within one group (person, machine or session): measure a reference with "
             "`mmkd-data reference` and open the bundle with it."
         )
-    names = " and ".join(f"`{tensor.name}`" for tensor in entry.outputs[:2])
+    outputs = " and ".join(f"`{tensor.name}`" for tensor in entry.outputs[:2])
     values, present = (f"`{tensor.name}` {tensor.dtype} {tensor.shape}" for tensor in entry.inputs)
     yield (
-        f"The graph takes {values} (missing values as 0) and {present} (1 or 0), and returns {names}, both "
-        f"(1, {len(entry.task.labels)}){', and `novelty` (1, 1)' if entry.has_novelty else ''}."
+        f"The graph takes {values} (missing values as 0) and {present} (1 or 0), and returns {outputs}, both "
+        f"(1, {len(task.labels)}){', and `novelty` (1, 1)' if entry.has_novelty else ''}."
     )
-    yield ""
-
-
-def _window(modality: ModalitySpec) -> str:
-    length = f"{modality.duration_s:g} s at {modality.rate_hz:g} Hz"
-    channels = f"{len(modality.channels)} channels ({', '.join(modality.channels)})"
-    match modality.kind:
-        case "series":
-            unit = f" in {modality.unit}" if modality.unit else ""
-            return (
-                f"Windows of {modality.samples} samples ({length}) by {channels}, raw values{unit}, float32. "
-                "NaN means missing."
-            )
-        case "audio":
-            return (
-                f"Windows of {modality.samples} samples of audio ({length}) by {channels}, float32 from -1 to 1. "
-                "NaN means missing."
-            )
-        case "video":
-            return (
-                f"Windows of {modality.samples} frames ({length}) of {modality.height} rows by {modality.width} pixels "
-                f"by {channels}, the camera's bytes, uint8. A missing frame is None in a list of frames, or masked."
-            )
-
-
-def _use(entry: ModelEntry) -> Iterator[str]:
-    reference = ', reference="reference.json"' if entry.modality.normalise == "per_group" else ""
+    reference = ', reference="reference.json"' if is_relative else ""
     yield from (
+        "",
         "## How to use it",
         "",
         "```python",
         "from mmkd_edge import EdgePredictor",
         "",
         f'with EdgePredictor.open("student.edge"{reference}) as predictor:',
-        f"    print(predictor.predict(window))  # window: array {entry.modality.shape}",
+        f"    print(predictor.predict(window))  # window: array {modality.shape}",
         "```",
         "",
-        (
-            "`mmkd-bench run student.edge` measures its latency on this machine; `predictor.selftest()` checks that "
-            "the machine computes the answers that are stored in the bundle."
-        ),
-        "",
     )
+    yield (
+        "`mmkd-bench run student.edge` measures its latency on this machine; `predictor.selftest()` checks that the "
+        "machine computes the answers that are stored in the bundle."
+    )
+
+
+def _window(modality: ModalitySpec) -> str:
+    length = f"{modality.duration_s:g} s at {modality.rate_hz:g} Hz"
+    channels = f"{len(modality.channels)} channels ({', '.join(modality.channels)})"
+    unit = f" in {modality.unit}" if modality.unit else ""
+    match modality.kind:
+        case "series":
+            values = (
+                f"{modality.samples} samples ({length}) by {channels}, raw values{unit}, float32. NaN means missing."
+            )
+        case "audio":
+            values = (
+                f"{modality.samples} samples of audio ({length}) by {channels}, float32 from -1 to 1. "
+                "NaN means missing."
+            )
+        case "video":
+            values = (
+                f"{modality.samples} frames ({length}) of {modality.height} rows by {modality.width} pixels "
+                f"by {channels}, the camera's bytes, uint8. A missing frame is None in a list of frames, or masked."
+            )
+    return f"Windows of {values}"
 
 
 def _measurements(report: ExportReport) -> Iterator[str]:
     windows = report.windows
-    yield from (
-        "## What was measured at export",
-        "",
-        (
-            f"On {windows.count} {windows.source}; {windows.judging} of them only judge, {windows.labelled} of these "
-            "have a label. Parity is the largest difference of a logit or a probability from the checkpoint."
-        ),
+    yield from ("## What was measured at export", "")
+    yield (
+        f"On {windows.count} {windows.source}; {windows.judging} of them only judge, {windows.labelled} of these "
+        "have a label. Parity is the largest difference of a logit or a probability from the checkpoint."
     )
     if windows.carried is not msgspec.UNSET:
         yield f"{windows.carried} of these windows are in here, as golden windows: the device tests itself with them."
-    yield ""
+    if windows.golden:
+        yield from ("", f"**No recording is in here**: {NO_RECORDING}.")
     if windows.synthetic:
+        yield ""
         yield (
             "**No recording was compared.** The checkpoint carried no windows, so they were drawn from the channel "
             "statistics of its training data: they show that the graph computes what the network computes, no more."
         )
-        yield ""
-    if isinstance(windows.golden, str):
-        yield from (f"**No recording is in here**: {NO_RECORDING[windows.golden]}.", "")
-    yield from _artifacts(report)
-    if not windows.synthetic:
+    else:
         yield (
             "These windows come from validation: they chose the weights, so they flatter. The test split of the "
             "dataset is the measure of the student."
         )
-        yield ""
 
 
 def _artifacts(report: ExportReport) -> Iterator[str]:
-    names = list(report.artifacts[0].figures or ("accuracy", "balanced accuracy", "macro-F1"))
+    names = tuple(report.artifacts[0].figures or ("accuracy", "balanced accuracy", "macro-F1"))
     yield f"| artifact | size | parity | parity with gaps | labels agree | {' | '.join(names)} |"
     yield f"|{'---|' * (5 + len(names))}"
     for artifact in report.artifacts:
-        yield f"| {' | '.join(_cells(artifact))} |"
-    yield ""
+        scores = artifact.scores
+        figures = tuple((artifact.figures or dict.fromkeys(names)).values())
+        if scores:
+            figures = (scores.accuracy, scores.balanced_accuracy, scores.macro_f1)
+        cells = (
+            f"`{artifact.file}` (opset {artifact.opset})",
+            f"{artifact.size_bytes / 1000:.0f} kB",
+            f"{artifact.parity.max_abs_error:.1e}",
+            f"{artifact.parity_with_gaps.max_abs_error:.1e}",
+            f"{artifact.parity.label_agreement:.1%}",
+            *("no labels" if figure is None else f"{figure:.3f}" for figure in figures),
+        )
+        yield f"| {' | '.join(cells)} |"
     for artifact in report.artifacts:
         if artifact.gate is not None and artifact.gate.unjudged is True:
+            yield ""
             yield (
                 f"**`{artifact.file}` is unjudged**: its gate needs {LEAST_JUDGING} windows and had "
                 f"{artifact.gate.windows}, which whoever exported it accepted."
             )
-            yield ""
     for step in report.steps:
+        yield ""
         yield (
             f"The student is causal. `{step.file}` ({step.size_bytes / 1000:.0f} kB) takes {step.stride} samples and "
             f"the state after the last step, {step.mflops:.2f} million floating point operations. Along {step.steps} "
             f"steps of a recording it stayed within {step.parity.max_abs_error:.1e} of one pass over all of it."
         )
-        yield ""
-
-
-def _cells(artifact: ArtifactReport) -> Iterator[str]:
-    yield f"`{artifact.file}` (opset {artifact.opset})"
-    yield f"{artifact.size_bytes / 1000:.0f} kB"
-    yield f"{artifact.parity.max_abs_error:.1e}"
-    yield f"{artifact.parity_with_gaps.max_abs_error:.1e}"
-    yield f"{artifact.parity.label_agreement:.1%}"
-    scores = artifact.scores
-    figures: Iterable[float | None] = (None, None, None)
-    if artifact.figures:
-        figures = artifact.figures.values()
-    elif scores:
-        figures = (scores.accuracy, scores.balanced_accuracy, scores.macro_f1)
-    yield from (f"{figure:.3f}" if figure is not None else "no labels" for figure in figures)
 
 
 def _confidence(report: ExportReport) -> Iterator[str]:
     known = [(artifact, artifact.confidence) for artifact in report.artifacts if artifact.confidence is not None]
     if not known:
         return
-    yield from (
-        "## Confidence",
-        "",
-        (
-            "`EdgePredictor.open(..., error_level=0.05)` returns with each answer the labels that remain possible: "
-            "over windows like those that calibrated it, the true one is missing from at most one set in twenty. Any "
-            "level can be set. On windows that did not calibrate it:"
-        ),
-        "",
-        f"| artifact | {' | '.join(HEADINGS)} |",
-        f"|---|{'---|' * len(HEADINGS)}",
+    yield from ("## Confidence", "")
+    yield (
+        "`EdgePredictor.open(..., error_level=0.05)` returns with each answer the labels that remain possible: over "
+        "windows like those that calibrated it, the true one is missing from at most one set in twenty. Any level can "
+        "be set. On windows that did not calibrate it:"
     )
+    yield ""
+    yield f"| artifact | {' | '.join(HEADINGS)} |"
+    yield f"|---|{'---|' * len(HEADINGS)}"
     for artifact, facts in known:
         for coverage in facts.coverages:
             yield f"| `{artifact.file}` | {' | '.join(coverage_cells(coverage))} |"
     yield ""
-    for artifact, facts in known:
-        yield f"- `{artifact.file}`: {reliability_text(facts)}."
-    yield ""
+    yield from (f"- `{artifact.file}`: {reliability_text(facts)}." for artifact, facts in known)
     if report.windows.judged_by == report.windows.source:
-        yield from (f"{SAME_GROUPS[0].upper()}{SAME_GROUPS[1:]}.", "")
+        yield from ("", f"{SAME_GROUPS[0].upper()}{SAME_GROUPS[1:]}.")
 
 
 def _novelty(entry: ModelEntry) -> Iterator[str]:
@@ -227,7 +205,6 @@ def _novelty(entry: ModelEntry) -> Iterator[str]:
         )
         yield ""
         yield from (f"- `{file}`: {novelty_text(novelty)}." for file, novelty in scored)
-        yield ""
 
 
 def _origin(report: ExportReport, entry: ModelEntry, licence: str) -> Iterator[str]:
@@ -235,18 +212,14 @@ def _origin(report: ExportReport, entry: ModelEntry, licence: str) -> Iterator[s
     teaching = "Trained on labels only"
     if hashes := student.teachers_sha256:
         teachers = "the teacher" if len(hashes) == 1 else f"{len(hashes)} teachers"
-        teaching = f"Distilled from {teachers} with SHA-256 {', '.join(f'`{one}`' for one in hashes)}"
+        teaching = f"Distilled from {teachers} with SHA-256 {', '.join(f'`{sha256}`' for sha256 in hashes)}"
     metric = student.metric.replace("_", " ")
-    yield from (
-        "## Origin",
-        "",
-        f"- Dataset {student.dataset} (SHA-256 `{student.dataset_sha256}`), licence: {licence}.",
-        f"- {teaching}; {metric} on the validation split {student.score:.3f}.",
-        *(f"- Adapted since, from {adapted_text(one)}." for one in entry.adapted or ()),
-        f"- Checkpoint SHA-256 `{student.checkpoint_sha256}`, trained with {_versions(student.trained_with)}.",
-        f"- Exported with {_versions(report.tools)}.",
-        "",
-    )
+    yield from ("## Origin", "")
+    yield f"- Dataset {student.dataset} (SHA-256 `{student.dataset_sha256}`), licence: {licence}."
+    yield f"- {teaching}; {metric} on the validation split {student.score:.3f}."
+    yield from (f"- Adapted since, from {adapted_text(adapted)}." for adapted in entry.adapted or ())
+    yield f"- Checkpoint SHA-256 `{student.checkpoint_sha256}`, trained with {_versions(student.trained_with)}."
+    yield f"- Exported with {_versions(report.tools)}."
 
 
 def _versions(versions: dict[str, str]) -> str:

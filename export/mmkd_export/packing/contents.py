@@ -6,28 +6,43 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
 from mmkd_edge.bundle.files import new_sha256
-from mmkd_edge.bundle.golden import Golden, golden_bytes
+from mmkd_edge.bundle.golden import Golden, golden_bytes, novelty_errors
 from mmkd_edge.bundle.manifest import README_FILE, REPORT_FILE, FileEntry, Manifest, ModelEntry, member_files
 from mmkd_edge.bundle.manifest_json import encode_manifest
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.health.running import measure_statistics
 from mmkd_edge.install.keys import sign
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_edge.spec import labels_text
+from mmkd_edge.spec import ModalitySpec, labels_text
 from mmkd_export.packing.card import model_card
-from mmkd_export.plan import GoldenChoice, Seal, read_report
+from mmkd_export.plan import Seal, read_report
 from mmkd_export.student import ProvenStudent
+from mmkd_export.verify.answers import answers_from_model
 from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_export.verify.gate import caution
-from mmkd_export.verify.golden import golden_from, most_golden, sample_golden, select_stable
-from mmkd_models.data.labels import is_labelled
+from mmkd_export.verify.proof_set import ProofSet, golden_from
+from mmkd_export.verify.windows import judging_half
+from mmkd_models.data.kinds import window_bytes
+from mmkd_models.data.labels import is_labelled, strata_of
 from mmkd_models.metrics.measures import measures_of
 from mmkd_report.schema.export import ExportReport, LeftOutArtifact, Measures, WindowFacts, encode_document
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+MOST_GOLDEN_BYTES = 1 << 22
+"""Of audio or video in a bundle: 28 windows of 16 frames of 96 x 96 gray pixels, 65 of a second at 16 kHz."""
+
+LEAST_GOLDEN = 8
+"""However large they are: a device compares the answers of its backends on as many."""
 
 _SYNTHETIC = (
     "synthetic windows show that the graph computes what the network computes, and nothing of what it does on "
@@ -39,7 +54,6 @@ def pack_bundle(
     student: ProvenStudent,
     artifacts: Sequence[ProvenArtifact],
     *,
-    golden: GoldenChoice = "real",
     platform: str,
     left_out: Sequence[LeftOutArtifact],
     machine: str | None,
@@ -49,29 +63,29 @@ def pack_bundle(
     Args:
         student: with the windows and answers that become the golden windows.
         artifacts: passed their gates; the fp32 graph first.
-        golden: the kind of golden windows.
         platform: name of the target platform.
         left_out: precisions that were tried and left out.
         machine: the processor that latencies were measured on; None without latencies.
     """
-    stored = _golden(student, artifacts, golden)
-    measures: Measures | msgspec.UnsetType = msgspec.UNSET
-    if student.entry.task.kind != "classification":
-        measures = msgspec.convert(measures_of(student.entry.task), Measures, from_attributes=True)
+    golden = recorded_golden(student.proof_set)
+    if student.golden is not None:
+        golden = select_stable(student.golden, artifacts, student.modality)
+    task, golden_file = student.entry.task, golden_bytes(golden)
     report = ExportReport(
         model_id=student.model_id,
         platform=platform,
         student=student.facts,
-        windows=student.judged_before or _window_facts(student, golden, carried=len(stored.windows)),
+        windows=_window_facts(student, carried=len(golden.windows)),
         artifacts=tuple(proven.report for proven in artifacts),
         left_out=tuple(left_out),
         machine=machine,
         tools=student.tools,
         steps=tuple(step.report for step in student.steps),
-        measures=measures,
+        measures=msgspec.UNSET
+        if task.kind == "classification"
+        else msgspec.convert(measures_of(task), Measures, from_attributes=True),
         range_rule=student.range_rule or msgspec.UNSET,
     )
-    golden_file = golden_bytes(stored)
     entry = _entry(student, artifacts, golden_file)
     texts = {
         REPORT_FILE: encode_document(report),
@@ -84,22 +98,12 @@ def pack_bundle(
         licence=student.licence,
         files=tuple(file_entry(name, data) for name, data in texts.items()),
     )
-    members = texts | {proven.artifact.file: proven.model for proven in artifacts} | {entry.golden.file: golden_file}
-    members |= {step.artifact.file: step.model for step in student.steps}
-    return manifest, members
+    models = {proven.artifact.file: proven.model for proven in artifacts}
+    steps = {step.artifact.file: step.model for step in student.steps}
+    return manifest, texts | models | steps | {entry.golden.file: golden_file}
 
 
-def _golden(student: ProvenStudent, artifacts: Sequence[ProvenArtifact], golden: GoldenChoice) -> Golden:
-    if student.golden is not None:
-        return select_stable(student.golden, artifacts, student.modality, most=1 if golden == "none" else None)
-    proof_set, real = student.proof_set, student.proof_set.real
-    recorded = golden_from(
-        real.windows, real.labels, proof_set.answers, judge=real.judge, tolerance=proof_set.tolerance
-    )
-    return sample_golden(recorded, most_golden(student.modality))
-
-
-def _window_facts(student: ProvenStudent, golden: GoldenChoice, *, carried: int) -> WindowFacts:
+def _window_facts(student: ProvenStudent, *, carried: int) -> WindowFacts:
     real, judging = student.proof_set.real, student.proof_set.judging
     only_synthetic = real.synthetic and judging.source == real.source
     return WindowFacts(
@@ -110,15 +114,15 @@ def _window_facts(student: ProvenStudent, golden: GoldenChoice, *, carried: int)
         labelled=int(is_labelled(judging.labels).sum()),
         caution=_SYNTHETIC if only_synthetic else caution(len(judging.labels)),
         synthetic=real.synthetic,
-        golden=msgspec.UNSET if golden == "real" else golden,
-        carried=carried if golden == "real" and carried < len(real.windows) else msgspec.UNSET,
+        golden=msgspec.UNSET if student.golden is None else "synthetic",
+        carried=carried if student.golden is None and carried < len(real.windows) else msgspec.UNSET,
     )
 
 
 def _entry(student: ProvenStudent, artifacts: Sequence[ProvenArtifact], golden: bytes) -> ModelEntry:
     entry, proof_set = student.entry, student.proof_set
-    statistics, streaming = entry.statistics, entry.streaming
-    if statistics is None and not proof_set.real.synthetic:  # no recording is like noise
+    statistics, streaming = None, entry.streaming
+    if not proof_set.real.synthetic:  # no recording is like noise
         prepared = prepare_batch(proof_set.real.windows, proof_set.modality)
         statistics = measure_statistics(*prepared, proof_set.answers.probabilities, task=proof_set.task)
     if streaming is not None:
@@ -150,6 +154,18 @@ def write_sealed(path: Path, *, manifest: Manifest, members: Mapping[str, bytes]
     if seal.keys:  # over the manifest as it is written, with its number
         signatures = sign(new_sha256(encode_manifest(manifest)).hexdigest(), seal.keys)
     write_bundle(path, manifest=manifest, members=members, signatures=signatures)
+
+
+def seal_bundle(source: Path, output: Path, *, seal: Seal) -> None:
+    """Write a bundle again with other signatures, and its own release number unless the seal has one.
+
+    Raises:
+        UsageError: a key cannot sign, or the file cannot be written.
+        BundleError: the bundle is damaged.
+    """
+    with Bundle.open(source) as bundle:
+        members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
+        write_sealed(output, manifest=bundle.manifest, members=members, seal=seal)
 
 
 def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) -> None:  # noqa: B008 - it is frozen
@@ -210,3 +226,44 @@ def _card(models: Sequence[ModelEntry], cards: Sequence[str]) -> str:
         f"# {len(models)} students, asked in this order\n\nThe first whose sensor works answers:\n\n{order}\n\n"
         "Each is described below.\n\n" + "\n".join(cards)
     )
+
+
+def recorded_golden(proof_set: ProofSet) -> Golden:
+    """Return the recorded windows; of audio and video, which are large, a sample of both halves and every class."""
+    golden = golden_from(proof_set.real, proof_set.answers, tolerance=proof_set.tolerance)
+    count, modality = len(golden.windows), proof_set.modality
+    most = count if modality.kind == "series" else max(LEAST_GOLDEN, MOST_GOLDEN_BYTES // window_bytes(modality))
+    if count <= most:
+        return golden
+    order = np.lexsort((strata_of(golden.labels), golden.judge))
+    return _rows(golden, np.sort(order[np.linspace(0, count - 1, most).round().astype(np.intp)]))
+
+
+def _rows(golden: Golden, rows: NDArray[np.intp]) -> Golden:
+    names = ("windows", "labels", "logits", "probabilities", "judge")
+    novelty = None if golden.novelty is None else golden.novelty[rows]
+    return msgspec.structs.replace(golden, **{name: getattr(golden, name)[rows] for name in names}, novelty=novelty)
+
+
+def select_stable(golden: Golden, artifacts: Sequence[ProvenArtifact], modality: ModalitySpec) -> Golden:
+    """Select the windows that every artifact answers within its tolerance: drawn ones may be odd for INT8.
+
+    Raises:
+        GateError: there is none.
+    """
+    stable = np.ones(len(golden.windows), dtype=bool)
+    for proven in artifacts:
+        artifact = proven.artifact
+        answers = answers_from_model(proven.model, golden.windows, modality, file_format=artifact.format)
+        tolerance = max(golden.tolerance, 0.0 if artifact.precision == "fp32" else artifact.parity.tolerance)
+        # Half of it: engines of other machines differ in their last digits, INT8 by a step here and there.
+        stable &= np.abs(answers.logits - golden.logits).max(axis=1) <= tolerance / 2
+        if artifact.novelty and golden.novelty is not None and answers.novelty is not None:
+            stable &= novelty_errors(golden.novelty, answers.novelty) <= artifact.novelty.tolerance / 2
+    if not stable.any():
+        raise GateError(
+            "--golden: expected windows that every artifact answers as the checkpoint does, got none among "
+            f"{len(stable)} that were drawn; leave the lower precision out, or take --golden real"
+        )
+    selected = _rows(golden, np.flatnonzero(stable))
+    return msgspec.structs.replace(selected, judge=judging_half(selected.labels))

@@ -1,8 +1,6 @@
 """FP16 in the graph: casts where they are needed, so that a strongly typed engine computes as the graph says.
 
-Products, convolutions and operators that only move or add their results compute in FP16. LayerNorm, softmax,
-reductions and divisions stay float32, as do the front-end, which works on raw units, and the head, whose logits are
-compared. Nodes whose values leave the range of FP16 on real windows stay float32 too.
+LayerNorm, softmax, reductions, divisions, front-end and head stay float32, and nodes whose values leave the range.
 """
 
 from __future__ import annotations
@@ -34,13 +32,7 @@ _HALF_OPS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class HalfGraph:
-    """A graph in FP16.
-
-    Attributes:
-        model: the graph; inputs and outputs are float32.
-        nodes: how many compute in FP16.
-        too_large: name of a node that stays float32 because of its range, to the largest magnitude there.
-    """
+    """A graph of which `nodes` compute in FP16; `too_large` has the magnitudes of those whose range forbids it."""
 
     model: onnx.ModelProto
     nodes: int

@@ -1,58 +1,71 @@
-"""The ONNX artifacts of lower precision of one student: made, and returned only if they pass their gates."""
+"""The ONNX artifacts of lower precision of one student: made, and returned only if they pass their gates.
+
+INT8 is a search for a graph that passes, with a remedy for every way it can go wrong.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.cli.run import shell_line
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_export.graph.layers import learnt_layers
-from mmkd_export.graph.onnx_graph import any_batch, check_exported, graph_bytes
+from mmkd_export.graph.calibration import Feeds, clipping_range, tensor_magnitudes
+from mmkd_export.graph.layers import Layer, learnt_layers, learnt_ranges, select_layers
+from mmkd_export.graph.onnx_graph import check_exported, graph_bytes
 from mmkd_export.precision.fp16 import FP16_LIMIT, half_graph
-from mmkd_export.precision.int8 import Int8Graph, Int8Options, int8_graph
+from mmkd_export.precision.qdq import quantised_graph
 from mmkd_export.student import ProvenStudent
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_model, graph_feeds
-from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, measure_lower_precision, require_passed
+from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, prove_lower_precision, require_passed
 from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, gate_result, gate_summary, require_windows
 from mmkd_export.verify.proof_set import check_calibration
-from mmkd_report.schema.export import ArtifactReport, GateResult
+from mmkd_report.schema.export import ArtifactReport, Attempt, GateResult, LayerSensitivity, RangeSource
 
 if TYPE_CHECKING:
     import onnx
 
 
 def make_lower_precision(
-    student: ProvenStudent, precision: Precision, options: Int8Options, rule: GateRule
+    student: ProvenStudent, precision: Precision, rule: GateRule, *, exclude: str | None, ops: Sequence[str]
 ) -> ProvenArtifact:
     """Make the ONNX artifact of a lower precision.
 
+    Args:
+        student: the student, with its windows.
+        precision: fp16 or int8.
+        rule: what its gate requires.
+        exclude: regular expression of layers that stay out of INT8.
+        ops: operators that the platform runs faster in INT8.
+
     Raises:
         GateError: it does not pass its gate, or too few windows judge.
-        UsageError: there are no windows to calibrate with, or `options` exclude layers that do not exist.
+        UsageError: there are no windows to calibrate with, or `exclude` matches no layer.
     """
     import onnx
 
     require_windows(len(student.proof_set.judging.labels), what=f"{precision} graph", rule=rule)
     model = onnx.load_from_string(student.fp32.model)
-    return _make_fp16(student, model, rule) if precision == "fp16" else _make_int8(student, model, options, rule)
+    if precision == "fp16":
+        half = half_graph(model, graph_feeds(student.proof_set.recorded, student.modality))
+        proven = _prove(half.model, student, rule, precision=precision)
+        float_layers = {
+            name: f"reaches {top:.3g}, above {FP16_LIMIT:g}, half of what FP16 holds"
+            for name, top in half.too_large.items()
+        }
+        proven = replace(proven, report=msgspec.structs.replace(proven.report, float_layers=float_layers))
+        return require_passed(proven, advice="Export without --precision fp16, or raise --max-drop-points")
+    return _make_int8(student, model, rule, exclude=exclude, ops=ops)
 
 
-def _make_fp16(student: ProvenStudent, model: onnx.ModelProto, rule: GateRule) -> ProvenArtifact:
-    half = half_graph(model, graph_feeds(student.proof_set.recorded, student.modality))
-    proven = _measure(half.model, student, rule, precision="fp16")
-    float_layers = {
-        name: f"reaches {top:.3g}, above {FP16_LIMIT:g}, half of what FP16 holds"
-        for name, top in half.too_large.items()
-    }
-    proven = replace(proven, report=msgspec.structs.replace(proven.report, float_layers=float_layers))
-    return require_passed(proven, advice="Export without --precision fp16, or raise --max-drop-points")
-
-
-def _make_int8(student: ProvenStudent, model: onnx.ModelProto, options: Int8Options, rule: GateRule) -> ProvenArtifact:
+def _make_int8(
+    student: ProvenStudent, model: onnx.ModelProto, rule: GateRule, *, exclude: str | None, ops: Sequence[str]
+) -> ProvenArtifact:
     proof_set, modality = student.proof_set, student.modality
     if len(proof_set.calibration) == 0:
         raise UsageError(
@@ -60,6 +73,12 @@ def _make_int8(student: ProvenStudent, model: onnx.ModelProto, options: Int8Opti
             "that judges; name some with --calib DATA or --calib FILE.npz"
         )
     check_calibration(proof_set.calibration, model, modality)
+    layers = select_layers(learnt_layers(model), exclude=exclude, ops=ops)
+    if not layers:
+        raise GateError(
+            "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, "
+            "reads the sensor itself as convolutional features do, or was excluded; export without --precision int8"
+        )
 
     def answer(graph: onnx.ModelProto) -> NetworkAnswers:
         return answers_from_model(graph_bytes(graph), proof_set.calibration, modality)
@@ -69,31 +88,22 @@ def _make_int8(student: ProvenStudent, model: onnx.ModelProto, options: Int8Opti
         return gate_result(got, proof_set.judging, rule, proof_set.task)
 
     feeds = list(graph_feeds(proof_set.calibration, modality))
-    search = int8_graph(model, feeds, options, answer=answer, gate=judge)
-    if not search.attempts:
-        raise GateError(
-            "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, "
-            "reads the sensor itself as convolutional features do, or was excluded; export without --precision int8"
-        )
-    proven = _measure(search.model, student, rule, precision="int8")
+    search = int8_graph(model, layers, feeds, answer=answer, gate=judge)
+    proven = _prove(search.model, student, rule, precision="int8")
     report = msgspec.structs.replace(
         proven.report,
-        float_layers=_float_layers(model, search, options),
+        float_layers=_float_layers(learnt_layers(model), layers, search, ops=ops),
         attempts=search.attempts,
         sensitivity=search.sensitivity,
-        activations=search.activations,
     )
-    if not search.passed:
+    if not search.attempts[-1].gate.passed:
         raise _no_remedy(search, report, modality=modality.name)
     return replace(proven, report=report)
 
 
-def _measure(graph: onnx.ModelProto, student: ProvenStudent, rule: GateRule, *, precision: Precision) -> ProvenArtifact:
-    inputs, outputs, batch = student.entry.inputs, student.entry.outputs, student.fp32.artifact.batch
-    if batch is not None:
-        inputs, outputs = any_batch(inputs), any_batch(outputs)
-    check_exported(graph, inputs=inputs, outputs=outputs)
-    return measure_lower_precision(graph_bytes(graph), student.proof_set, rule, precision=precision, batch=batch)
+def _prove(graph: onnx.ModelProto, student: ProvenStudent, rule: GateRule, *, precision: Precision) -> ProvenArtifact:
+    check_exported(graph, inputs=student.entry.inputs, outputs=student.entry.outputs)
+    return prove_lower_precision(graph_bytes(graph), student.proof_set, rule, precision=precision)
 
 
 def _no_remedy(search: Int8Graph, report: ArtifactReport, *, modality: str) -> RejectedError:
@@ -111,24 +121,125 @@ def _no_remedy(search: Int8Graph, report: ArtifactReport, *, modality: str) -> R
     )
 
 
-def _float_layers(model: onnx.ModelProto, search: Int8Graph, options: Int8Options) -> dict[str, str]:
+def _float_layers(
+    layers: Sequence[Layer], candidates: Sequence[Layer], search: Int8Graph, *, ops: Sequence[str]
+) -> dict[str, str]:
     """Return every layer that stays float32, with the reason."""
     reasons: dict[str, str] = {}
-    candidates = {row.layer for row in search.sensitivity}
-    for number, layer in enumerate(learnt_layers(model)):
+    for layer in layers:
         if layer.name in search.layers:
             continue
-        if number == 0:
+        if layer is layers[0]:
             reason = "the first layer: its range is that of the sensor's glitches"
         elif not layer.worth_quantising:
             reason = f"a product of {layer.m} x {layer.k} times {layer.k} x {layer.n} gains nothing"
-        elif layer.op not in options.ops:
+        elif layer.op not in ops:
             reason = f"{layer.op} is no faster in INT8 on the platform"
         elif any(attempt.remedy.startswith(layer.name) for attempt in search.attempts):
             reason = "among the most sensitive"
-        elif options.exclude is not None and layer.name not in candidates:
-            reason = f"excluded by {options.exclude!r}"
+        elif layer not in candidates:
+            reason = "excluded"
         else:
             reason = "the last layer"
         reasons[layer.name] = reason
     return reasons
+
+
+MOST_REVERTED = 0.5
+"""If more than this fraction of the layers went back to float32, INT8 would gain nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Graph:
+    """The graph of the last attempt and its layers in INT8; `sensitivity` has all layers, the most sensitive first."""
+
+    model: onnx.ModelProto
+    attempts: tuple[Attempt, ...]
+    sensitivity: tuple[LayerSensitivity, ...]
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Variant:
+    remedy: str
+    method: RangeSource = "minmax"
+    layers: tuple[Layer, ...]
+
+
+def int8_graph(
+    model: onnx.ModelProto,
+    layers: tuple[Layer, ...],
+    feeds: Sequence[Feeds],
+    *,
+    answer: Callable[[onnx.ModelProto], NetworkAnswers],
+    gate: Callable[[onnx.ModelProto], GateResult],
+) -> Int8Graph:
+    """Quantise a float32 graph; try the remedies until one passes the gate.
+
+    Args:
+        model: the float32 graph; not changed.
+        layers: to quantise, at least one.
+        feeds: the graph's inputs for the calibration windows.
+        answer: runs a graph over the calibration windows.
+        gate: judges a graph, on other windows.
+    """
+    magnitudes = tensor_magnitudes(model, sorted({layer.source for layer in layers}), feeds)
+    learnt, expected = learnt_ranges(model), answer(model)
+
+    def quantise(variant: _Variant) -> onnx.ModelProto:
+        """Return the graph of a variant."""
+        ranges = {
+            layer.source: learnt[layer.name]
+            if variant.method == "learnt"
+            else clipping_range(magnitudes[layer.source], variant.method)
+            for layer in variant.layers
+        }
+        return quantised_graph(model, variant.layers, ranges)
+
+    rows = [_sensitivity(layer, expected, answer(quantise(_Variant(remedy="", layers=(layer,))))) for layer in layers]
+    sensitivity = sorted(rows, key=lambda row: -(row.divergence or 0.0))
+    attempts: list[Attempt] = []
+    for variant in _variants(layers, sensitivity, practised=all(layer.name in learnt for layer in layers)):
+        graph = quantise(variant)
+        result = gate(graph)
+        attempts.append(Attempt(remedy=variant.remedy, method=variant.method, layers=len(variant.layers), gate=result))
+        if result.passed:
+            break
+    return Int8Graph(
+        model=graph,
+        attempts=tuple(attempts),
+        sensitivity=tuple(sensitivity),
+        layers=tuple(layer.name for layer in variant.layers),
+    )
+
+
+def _variants(
+    layers: tuple[Layer, ...], sensitivity: Sequence[LayerSensitivity], *, practised: bool
+) -> Iterator[_Variant]:
+    """Yield the remedies in order; each keeps those before it, except that calibration follows learnt ranges."""
+    if practised:
+        yield _Variant(remedy="quantisation-aware distillation", method="learnt", layers=layers)
+    variant = _Variant(remedy="all but the first layer", layers=layers)
+    yield variant
+    variant = replace(variant, remedy="ranges by percentile", method="percentile")
+    yield variant
+    if len(layers) > 1:
+        variant = replace(variant, remedy="last layer in float32", layers=layers[:-1])
+        yield variant
+    for worst in sensitivity:
+        rest = tuple(layer for layer in variant.layers if layer.name != worst.layer)
+        if rest and len(rest) < len(variant.layers) and len(rest) >= len(layers) * (1 - MOST_REVERTED):
+            variant = replace(variant, remedy=f"{worst.layer} in float32", layers=rest)
+            yield variant
+
+
+def _sensitivity(layer: Layer, expected: NetworkAnswers, got: NetworkAnswers) -> LayerSensitivity:
+    p, q = (np.maximum(answers.probabilities.astype(np.float64), 1e-12) for answers in (expected, got))
+    return LayerSensitivity(
+        layer=layer.name,
+        rows=layer.m,
+        inputs=layer.k,
+        outputs=layer.n,
+        divergence=float((expected.probabilities * (np.log(p) - np.log(q))).sum(1).mean()),
+        max_abs_error=float(np.abs(expected.logits - got.logits).max()),
+    )

@@ -1,4 +1,4 @@
-"""INT8 as explicit Q/DQ in the graph, in the one form that TensorRT, onnxruntime and OpenVINO all take; SmoothQuant.
+"""INT8 as explicit Q/DQ in the graph, in the one form that TensorRT, onnxruntime and OpenVINO all take.
 
 Symmetric, zero point 0; activations with one scale, weights with one scale for each output and stored as INT8; one Q
 and DQ on a tensor however many layers read it; nothing on outputs or biases (TensorRT's parser rejects an INT32 bias
@@ -8,14 +8,12 @@ with DQ). Everything else stays float32.
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_export.graph.calibration import Feeds, channel_maxima
-from mmkd_export.graph.layers import Layer, learnt_layers
+from mmkd_export.graph.layers import Layer
 from mmkd_export.graph.onnx_graph import drop_unused
 from mmkd_models.networks.int8 import TOP, levels_of, scales_of
 
@@ -23,17 +21,11 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-SMOOTHING = 0.5
-"""How much of the difficulty SmoothQuant moves into the weights; the paper's choice for most models."""
-
 
 def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float]) -> onnx.ModelProto:
     """Return a copy in which these layers compute in INT8.
 
-    Args:
-        model: the float32 graph; not changed.
-        layers: the layers of this graph to quantise.
-        ranges: for every tensor that the layers read, the largest magnitude that is represented.
+    `ranges` has, for every tensor that the layers read, the largest magnitude that is represented.
     """
     import onnx
     from onnx import helper
@@ -108,43 +100,3 @@ def _add(graph: onnx.GraphProto, name: str, values: NDArray[np.generic]) -> None
     from onnx import numpy_helper
 
     graph.initializer.append(numpy_helper.from_array(values, name))
-
-
-def smoothed_graph(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> onnx.ModelProto:
-    """Return an equal graph whose products behind a LayerNorm read activations of more even channels.
-
-    G. Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", ICML
-    2023, equations 3 and 4, with the scales folded into the LayerNorm in front (section 4).
-    """
-    import onnx
-
-    result = copy.deepcopy(model)
-    norms = {node.output[0]: node for node in result.graph.node if node.op_type == "LayerNormalization"}
-    readers = Counter(name for node in result.graph.node for name in node.input)
-    layers = [
-        layer
-        for layer in learnt_layers(result)
-        if layer.op == "MatMul" and layer.source in norms and readers[layer.source] == 1
-    ]
-    maxima = channel_maxima(model, sorted({layer.source for layer in layers}), feeds)
-    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for layer in layers:
-        norm, product, values = norms[layer.source], result.graph.node[layer.node], weights[layer.weight]  # (k, n)
-        scales = smoothing_scales(maxima[layer.source], values)
-        replaced = (
-            (norm, 1, weights[norm.input[1]] / scales),
-            (norm, 2, weights[norm.input[2]] / scales),
-            (product, 1, values * scales[:, None]),
-        )
-        for node, position, new in replaced:  # an initializer of its own: the exporter lets nodes share equal ones
-            node.input[position] = f"{node.output[0]}_smooth_{position}"
-            _add(result.graph, node.input[position], np.ascontiguousarray(new, dtype=np.float32))
-    return result
-
-
-def smoothing_scales(activations: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return s_j = max|X_j|^a / max|W_j|^(1 - a) with a = `SMOOTHING`; 1 for a channel that is always 0."""
-    largest = np.abs(weights).max(axis=1)
-    usable = (activations > 0) & (largest > 0)
-    a, w = np.where(usable, activations, 1.0), np.where(usable, largest, 1.0)
-    return np.asarray((a**SMOOTHING / w ** (1 - SMOOTHING)).astype(np.float32))

@@ -1,7 +1,4 @@
-"""Which artifacts are worth keeping for their speed, timed on this machine.
-
-A device runs files of one format, so every artifact is compared with the fp32 artifact of its own.
-"""
+"""Which artifacts are worth keeping for their speed, timed on this machine."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
-from mmkd_edge.backends.base import Backend, check_backend, is_installed, open_backend
+from mmkd_edge.backends.base import Backend, BackendName, open_backend
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_export.graph.calibration import Feeds
 from mmkd_export.verify.answers import graph_feeds
@@ -35,78 +32,55 @@ Key = TypeVar("Key")
 def without_slow(
     timed: Sequence[ProvenArtifact], optional: Collection[Precision]
 ) -> tuple[list[ProvenArtifact], list[LeftOutArtifact]]:
-    """Divide artifacts into those that stay and those that are left out; see `too_slow`."""
+    """Leave out the optional artifacts that are not `LEAST_SPEEDUP` times as fast as the fp32 one of their format.
+
+    The fastest backend of each counts.
+    """
     fast: list[ProvenArtifact] = []
     left_out: list[LeftOutArtifact] = []
+    best = {
+        (proven.artifact.format, proven.artifact.precision): min(latencies)
+        for proven in timed
+        if (latencies := [run.latency_us for run in proven.report.backends if run.latency_us is not None])
+    }
     for proven in timed:
         precision, file_format = proven.artifact.precision, proven.artifact.format
-        latencies = {
-            (run.backend, other.artifact.precision): run.latency_us
-            for other in timed
-            for run in other.report.backends
-            if other.artifact.format == file_format and run.latency_us is not None
-        }
-        reason = too_slow(optional, latencies).get(precision)
-        if reason is None:
+        fp32, own = best.get((file_format, "fp32")), best.get((file_format, precision))
+        if precision not in optional or fp32 is None or own is None or fp32 / own >= LEAST_SPEEDUP:
             fast.append(proven)
-        else:
-            left_out.append(
-                LeftOutArtifact(precision=precision, format=file_format, reason=reason, artifact=proven.report)
-            )
+            continue
+        reason = f"{fp32 / own:.2f} times as fast as fp32 on this machine; auto keeps it from {LEAST_SPEEDUP} times"
+        left_out.append(LeftOutArtifact(precision=precision, format=file_format, reason=reason, artifact=proven.report))
     return fast, left_out
 
 
-def too_slow(
-    optional: Collection[Precision], latencies_us: Mapping[tuple[str, Precision], float]
-) -> dict[Precision, str]:
-    """Return the optional precisions that are not `LEAST_SPEEDUP` times as fast as fp32, with the reason.
-
-    Args:
-        optional: precisions that only `auto` requested.
-        latencies_us: median latency of every precision in every backend that runs files of one format; the fastest
-            backend of each precision counts.
-    """
-    best: dict[Precision, float] = {}
-    for (_, precision), latency_us in latencies_us.items():
-        best[precision] = min(latency_us, best.get(precision, latency_us))
-    speedups = {precision: best["fp32"] / best[precision] for precision in best if precision in optional}
-    return {
-        precision: f"{speedup:.2f} times as fast as fp32 on this machine; auto keeps it from {LEAST_SPEEDUP} times"
-        for precision, speedup in speedups.items()
-        if speedup < LEAST_SPEEDUP
-    }
-
-
 def with_latencies(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> list[ProvenArtifact]:
-    """Time artifacts in every installed backend that they were run in, and add the medians to their reports."""
+    """Time artifacts in every backend that they were run in, and add the medians to their reports."""
     opened: dict[tuple[str, Precision], Backend] = {}
     try:
         for proven in artifacts:
             for run in proven.report.backends:
-                name = check_backend(run.backend)
-                if name != "auto" and is_installed(name):
-                    opened[name, proven.artifact.precision] = open_backend(name, proven.model, threads=1)
+                backend = open_backend(cast("BackendName", run.backend), proven.model, threads=1)
+                opened[run.backend, proven.artifact.precision] = backend
         latencies = paired_latency_us(opened, list(graph_feeds(proof_set.real.windows, proof_set.modality)))
     finally:
         for backend in opened.values():
             backend.close()
 
-    def timed(proven: ProvenArtifact) -> ProvenArtifact:
-        medians = [latencies.get((run.backend, proven.artifact.precision)) for run in proven.report.backends]
+    timed = []
+    for proven in artifacts:
         runs = tuple(
-            msgspec.structs.replace(run, latency_us=None if latency_us is None else round(latency_us, 1))
-            for run, latency_us in zip(proven.report.backends, medians, strict=True)
+            msgspec.structs.replace(run, latency_us=round(latencies[run.backend, proven.artifact.precision], 1))
+            for run in proven.report.backends
         )
-        return replace(proven, report=msgspec.structs.replace(proven.report, backends=runs))
-
-    return [timed(proven) for proven in artifacts]
+        timed.append(replace(proven, report=msgspec.structs.replace(proven.report, backends=runs)))
+    return timed
 
 
 def paired_latency_us(backends: Mapping[Key, Backend], feeds: Sequence[Feeds]) -> dict[Key, float]:
     """Return the median time of one `run` of every backend in microseconds, measured in turns.
 
-    In every round each backend runs the same window; its first run of the round brings its weights back into the cache
-    and is not timed.
+    Each backend runs the same window twice in a round; the first run brings its weights back into the cache.
     """
     samples: dict[Key, list[int]] = {key: [] for key in backends}
     for backend in backends.values():

@@ -1,7 +1,6 @@
 """The target `litert`: a checkpoint's student as `.tflite` files, through litert-torch and ai-edge-quantizer.
 
-The file has the manifest's names for its tensors, the modality and the labels as metadata, and no class paths. The
-converter runs in a process of its own: it writes to the terminal from native code, and brings jax and transformers.
+The converter runs in a process of its own: it writes to the terminal from native code, and brings jax and transformers.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +28,7 @@ from mmkd_edge.install.tflite_graphs import check_tflite
 from mmkd_export.graph.layers import SMALLEST_PRODUCT, is_worth_quantising, learnt_layers, select_layers
 from mmkd_export.plan import ExportPlan, PlatformName
 from mmkd_export.student import ProvenStudent
-from mmkd_export.verify.artifacts import ProvenArtifact, measure_lower_precision, prove_fp32, require_passed
+from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_lower_precision, require_passed
 from mmkd_export.verify.gate import GateRule, require_windows
 from mmkd_export.verify.step_graph import prove_step
 
@@ -68,7 +67,7 @@ def tflite_gain(plan: ExportPlan) -> str:
 
 
 def _takes_tflite(plan: ExportPlan) -> bool:
-    if plan.from_bundle or plan.batch is not None or {"onnx", "litert", "trt"} & set(plan.targets):
+    if plan.from_bundle or {"onnx", "litert", "trt"} & set(plan.targets):
         return False
     return plan.platform is None or plan.platform in PLATFORMS
 
@@ -99,8 +98,7 @@ def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Pa
 def tflite_from_checkpoint(path: Path, *, graph: Graph = "window", temperature: float = 1.0) -> bytes:
     """Convert the student in a checkpoint file; the same checkpoint and library versions give the same bytes.
 
-    The signature has the tensors of the ONNX graph, or of the step graph of a causal student. The probabilities are the
-    softmax of the logits divided by `temperature`.
+    The signature has the tensors of the ONNX graph, or of the step graph of a causal student.
 
     Raises:
         GateError: devices would refuse the file.
@@ -186,13 +184,7 @@ def tflite_from_module(
 
 
 def clean_model(model: bytes, *, names: Mapping[str, str], metadata: Mapping[str, bytes]) -> bytes:
-    """Return a `.tflite` of one subgraph without class paths, with metadata added and tensors of its signature renamed.
-
-    Args:
-        model: the file.
-        names: old to new names; other tensors of the signature keep theirs.
-        metadata: name to content, added to the converter's.
-    """
+    """Return a `.tflite` of one subgraph without class paths, with metadata, and tensors renamed from old to new."""
     import flatbuffers
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
@@ -230,31 +222,22 @@ def _content(model: bytes) -> Any:
 
 
 def make_int8_tflite(student: ProvenStudent, exclude: str | None, rule: GateRule) -> ProvenArtifact:
-    """Make the INT8 `.tflite` from the fp32 one.
-
-    Raises:
-        GateError: it does not pass its gate, devices would refuse it, or too few windows judge.
-    """
+    """Make the INT8 `.tflite` from the fp32 one; raise GateError unless it passes its gate."""
     import onnx
 
     require_windows(len(student.proof_set.judging.labels), what="int8 .tflite", rule=rule)
-    model = next(one.model for one in student.others if one.artifact.format == "tflite")
+    model = next(proven.model for proven in student.others if proven.artifact.format == "tflite")
     made = _check_model(int8_tflite(model, onnx.load_from_string(student.fp32.model), exclude=exclude))
-    proven = measure_lower_precision(made, student.proof_set, rule, precision="int8", file_format="tflite")
+    proven = prove_lower_precision(made, student.proof_set, rule, precision="int8", file_format="tflite")
     advice = "Leave layers out with --exclude, or export without --target litert or without --precision int8"
     return require_passed(proven, advice=advice)
 
 
 def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = None) -> bytes:
-    """Quantise the products of an fp32 `.tflite` that the ONNX artifact quantises too.
+    """Quantise the products of an fp32 `.tflite` that the ONNX artifact quantises too, named in its fp32 `graph`.
 
     Weights are INT8 with one scale for each output; the input of a product is quantised when it runs, with its own
     range for every row of every window, so nothing is calibrated and nothing clips.
-
-    Args:
-        model: the fp32 `.tflite`.
-        graph: the fp32 ONNX graph of the same student, whose layers have names.
-        exclude: regular expression of layers that stay float32.
 
     Raises:
         UsageError: `exclude` matches no layer.
@@ -262,16 +245,16 @@ def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = N
     """
     from ai_edge_quantizer import qtyping, quantizer
 
-    products = [product for product in _learnt_products(model) if is_worth_quantising(product.m, product.k, product.n)]
+    products = [(output, sizes) for output, sizes in _learnt_products(model) if is_worth_quantising(*sizes)]
     layers = learnt_layers(graph)
     named = select_layers(layers, exclude=None, ops=_PRODUCTS)
-    if [(layer.m, layer.k, layer.n) for layer in named] != [(one.m, one.k, one.n) for one in products]:
+    if [(layer.m, layer.k, layer.n) for layer in named] != [sizes for _, sizes in products]:
         raise GateError(
             f"int8 .tflite: expected the {len(named)} products of the fp32 graph in its order, got {len(products)} "
             "others: the converter reordered them; export without --target litert or without --precision int8"
         )
     selected = {layer.name for layer in select_layers(layers, exclude=exclude, ops=_PRODUCTS)}
-    outputs = [product.output for product, layer in zip(products, named, strict=True) if layer.name in selected]
+    outputs = [output for (output, _), layer in zip(products, named, strict=True) if layer.name in selected]
     if not outputs:
         raise GateError(
             "int8 .tflite: expected a product that INT8 makes faster, found none: every one has a side below "
@@ -288,18 +271,11 @@ def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = N
     return bytes(result.quantized_model)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Product:
-    """One fully connected operator: m x k values times k x n weights."""
+def _learnt_products(model: bytes) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """Yield output and sizes (m x k values times k x n weights) of the products behind the first convolution, in order.
 
-    output: str
-    m: int
-    k: int
-    n: int
-
-
-def _learnt_products(model: bytes) -> Iterator[_Product]:
-    """Yield the products behind the first convolution, in order: before it is the front-end, with constant weights."""
+    Before it is the front-end, with constant weights.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     content = _content(model)
@@ -313,7 +289,7 @@ def _learnt_products(model: bytes) -> Iterator[_Product]:
                 output, weights = graph.tensors[operator.outputs[0]], graph.tensors[operator.inputs[1]]
                 n, k = (int(size) for size in weights.shape)
                 m = math.prod(int(size) for size in output.shape) // n
-                yield _Product(output=output.name.decode(), m=m, k=k, n=n)
+                yield output.name.decode(), (m, k, n)
 
 
 if __name__ == "__main__":

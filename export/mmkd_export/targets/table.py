@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mmkd_edge.backends.base import BackendName
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
-from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, Seal, platform_named
+from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, platform_named
 from mmkd_export.student import ProvenStudent
 from mmkd_export.targets import litert, trt
 from mmkd_export.verify.artifacts import ProvenArtifact
@@ -37,14 +37,12 @@ class Target:
 
     Attributes:
         name: the value of `--target`.
-        libraries: modules without which a checkpoint cannot be exported for it.
-        extra: the extra that installs them.
-        step: name of its step; empty if it adds none.
-        format: of the artifacts that it adds.
-        convert: adds the fp32 artifacts of its format, given the checkpoint's path; a bundle is no source for it.
+        libraries: modules without which a checkpoint cannot be exported for it; `extra` installs them.
+        step: name of its step in an export.
+        convert: adds the fp32 artifacts of its `format`, given the checkpoint's path.
         int8: makes the INT8 artifact of its format, given the expression of excluded layers.
         backend: also runs all ONNX artifacts.
-        build: makes files beside the written bundle, of some precisions or all, for one student.
+        build: makes files beside the written bundle, of some precisions or all; alone it also takes a bundle.
         platform_here: chooses the platform if none is named; None takes the processor's.
     """
 
@@ -63,11 +61,10 @@ class Target:
 
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
         """Yield what keeps a plan from being exported for it, as far as a moment shows."""
-        if self.convert is not None and plan.from_bundle:
+        if self.build is None and plan.from_bundle:
             yield UsageError(
-                f"{plan.source}: --target {self.name}: expected a checkpoint, because the .{self.format} is made from "
-                f"the network itself, got a bundle; export the checkpoint (a .{self.format} that a bundle already has "
-                "stays in it)"
+                f"{plan.source}: --target {self.name}: expected a checkpoint, because a bundle keeps its artifacts and "
+                "windows, got a bundle; export the checkpoint"
             )
             return
         missing = [name.replace("_", "-") for name in self.libraries if importlib.util.find_spec(name) is None]
@@ -117,21 +114,13 @@ TARGETS: tuple[Target, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedPlan:
-    """A plan whose open choices are made.
-
-    Attributes:
-        targets: in the order of the table.
-        precisions: lower precisions to make.
-        optional: those of them that only `auto` requests: they may be left out.
-        keeps_bundle: whether an earlier bundle stays as it is, because nothing is requested that would change it.
-    """
+    """A plan whose open choices are made; of the lower precisions, those that only `auto` requests are optional."""
 
     plan: ExportPlan
     platform: Platform
     targets: tuple[Target, ...]
     precisions: tuple[Precision, ...]
     optional: frozenset[Precision]
-    keeps_bundle: bool
 
     @property
     def is_timed(self) -> bool:
@@ -142,8 +131,8 @@ class ResolvedPlan:
     @property
     def built_precisions(self) -> tuple[Precision, ...] | None:
         """The precisions of engines: those that are named; None, for all in the bundle, if none is or `auto` is."""
-        named = [name for name in self.plan.precisions if name != "auto"]
-        return tuple(named) if named and "auto" not in self.plan.precisions else None
+        named = tuple(name for name in self.plan.precisions if name != "auto")
+        return named if named == self.plan.precisions and named else None
 
 
 def resolve(plan: ExportPlan) -> ResolvedPlan:
@@ -174,34 +163,20 @@ def resolve(plan: ExportPlan) -> ResolvedPlan:
         plan=plan,
         platform=platform,
         targets=targets,
-        precisions=(*explicit, *auto),
+        precisions=() if plan.from_bundle else (*explicit, *auto),
         optional=frozenset(auto),
-        keeps_bundle=keeps_bundle(plan),
     )
 
 
-def check_target(name: str) -> str:
-    """Return the name; raise UsageError if there is no such target."""
-    names = [row.name for row in TARGETS]
-    if name not in names:
-        raise UsageError(f"--target {name!r}: expected one of {', '.join(names)}; see --list-targets")
-    return name
-
-
 def requested_targets(plan: ExportPlan) -> tuple[Target, ...]:
-    """Return the rows that a plan names, in the order of the table."""
+    """Return the rows that a plan names, in the order of the table; raise UsageError if there is no such target."""
+    names = [row.name for row in TARGETS]
     for name in plan.targets:
-        check_target(name)
+        if name not in names:
+            raise UsageError(f"--target {name!r}: expected one of {', '.join(names)}; see --list-targets")
     return tuple(row for row in TARGETS if row.name in plan.targets)
 
 
 def targets_on(platform: Platform) -> tuple[str, ...]:
     """Return the names of the targets that exist for a platform."""
     return tuple(row.name for row in TARGETS if platform.name in row.platforms)
-
-
-def keeps_bundle(plan: ExportPlan) -> bool:
-    """Whether an earlier bundle stays as it is; see `ResolvedPlan`."""
-    changes = any(target.convert or target.backend for target in requested_targets(plan)) or plan.lower_precisions
-    judged = plan.drift_reference or plan.calibration or plan.evaluation or plan.value_range != "auto"
-    return plan.from_bundle and plan.output == plan.source and not (changes or judged or plan.seal != Seal())

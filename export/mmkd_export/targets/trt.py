@@ -1,7 +1,6 @@
 """The target `trt`: engines beside a bundle, `<stem>.<precision>.engine`, each with its key in a JSON sidecar.
 
-Engines are built by `mmkd_edge.backends.trt`, the code that the runtime uses, in a process of their own: a graph that
-ends or hangs TensorRT, or takes all memory, does so there.
+A process of its own builds them, with the code of the runtime: a graph may end or hang TensorRT, or take all memory.
 """
 
 from __future__ import annotations
@@ -19,13 +18,21 @@ import msgspec
 from mmkd_edge.apart import ProcessLimits, ProcessLines, answering, end, end_of, start_apart
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
 from mmkd_edge.backends.trt.cuda import device_facts, free_bytes, load_runtime
-from mmkd_edge.backends.trt.key import DeviceFacts, EngineFacts, engine_profiles
+from mmkd_edge.backends.trt.key import DeviceFacts, EngineFacts
 from mmkd_edge.backends.trt.needs import load_library
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.cli.run import shell_line
-from mmkd_edge.errors import ArtifactError, BackendError, MmkdError, UnavailableError, error_named, first_line
+from mmkd_edge.errors import (
+    ArtifactError,
+    BackendError,
+    MmkdError,
+    UnavailableError,
+    UsageError,
+    error_named,
+    first_line,
+)
 from mmkd_edge.install.sandbox import check_graphs
 from mmkd_export.plan import Platform, PlatformName, only_student, platform_named
 from mmkd_report.errors import DocumentError
@@ -63,13 +70,7 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
 def build_engines_apart(
     bundle: Path, platform: Platform, precisions: Sequence[Precision] | None = None, *, limits: ProcessLimits = LIMITS
 ) -> tuple[BuiltEngine, ...]:
-    """Do what `build_engines` does, in a process of its own with limits.
-
-    Raises:
-        UnavailableError: no engine can be built on this machine, or no process can be started.
-        BackendError: the library refuses an artifact, or the process failed; the message has the reason.
-        BundleError: the bundle is damaged, or has a graph that no engine may be given.
-    """
+    """Do what `build_engines` does, with its errors, in a process of its own; BackendError also if that fails."""
     request = _Request(
         bundle=str(bundle),
         platform=platform.name,
@@ -115,15 +116,11 @@ def main() -> None:
 def build_engines(
     bundle: Path, platform: Platform, precisions: Sequence[Precision] | None = None
 ) -> tuple[BuiltEngine, ...]:
-    """Build an engine of each ONNX artifact of a bundle and write `<stem>.<precision>.engine` beside it.
-
-    Args:
-        bundle: the written bundle.
-        platform: has an engine library.
-        precisions: of the artifacts; None takes all.
+    """Build an engine of each ONNX artifact, or of those of some precisions, and write it beside the bundle.
 
     Raises:
         UnavailableError: no engine can be built on this machine; the message has the command for the device.
+        UsageError: the bundle has several students, or no graph of a precision.
         BackendError: the library refuses an artifact.
         BundleError: the bundle is damaged, or has a graph that no engine may be given.
     """
@@ -152,15 +149,18 @@ def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precisio
         timings = bundle.path.with_name(name)
     workspace = workspace_bytes(gpu_free_bytes=gpu_free_bytes)
     entry, engines = only_student(bundle), []
-    for artifact in entry.artifacts:
-        if artifact.format != "onnx" or not (precisions is None or artifact.precision in precisions):
-            continue
-        profiles = engine_profiles(entry.inputs, artifact.batch)
+    graphs = {artifact.precision: artifact for artifact in entry.artifacts if artifact.format == "onnx"}
+    absent = [precision for precision in precisions or () if precision not in graphs]
+    if absent:
+        raise UsageError(
+            f"{bundle.path}: --precision {absent[0]}: expected a graph of it to build an engine of, got "
+            f"{', '.join(graphs)}; export the checkpoint with --precision {absent[0]}"
+        )
+    for artifact in [graphs[precision] for precision in precisions or graphs]:
         built = engine_from_onnx(
             bundle.read(artifact.file),
             module,
             workspace_bytes=workspace,
-            profiles=profiles,
             timing_cache=None if timings is None else timings.read_bytes() if timings.is_file() else b"",
         )
         path = bundle.path.with_name(f"{bundle.path.stem}.{artifact.precision}.engine")
@@ -181,11 +181,7 @@ def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precisio
             workspace_bytes=workspace,
             strongly_typed=True,
             tf32=False,
-            shapes={
-                tensor.name: tensor.shape if artifact.batch is None else (-1, *tensor.shape[1:])
-                for tensor in entry.inputs
-            },
-            profiles=profiles,
+            shapes={tensor.name: tensor.shape for tensor in entry.inputs},
             key="",
             layers=built.layers,
         )
@@ -201,22 +197,10 @@ def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precisio
 
 
 def engine_key(sidecar: EngineSidecar) -> str:
-    """Return the SHA-256 of all that another engine would be needed for.
-
-    That is the graph, the library in full, CUDA, the driver, the GPU, the shapes and the builder's options; not where
-    files lie, when they were made and how much memory happened to be free.
-    """
-    facts = EngineFacts(
-        onnx_sha256=sidecar.onnx_sha256,
-        library=sidecar.library,
-        library_version=sidecar.library_version,
-        architecture=sidecar.architecture,
-        device=engine_device(sidecar),
-        strongly_typed=sidecar.strongly_typed,
-        tf32=sidecar.tf32,
-        profiles=sidecar.profiles,
-    )
-    return facts.key
+    """Return the SHA-256 of all that another engine would be needed for: graph, library, GPU and builder's options."""
+    names = ("onnx_sha256", "library", "library_version", "architecture", "strongly_typed", "tf32")
+    facts = {name: getattr(sidecar, name) for name in names}
+    return EngineFacts(**facts, device=engine_device(sidecar)).key
 
 
 def engine_device(sidecar: EngineSidecar) -> DeviceFacts | None:

@@ -1,4 +1,4 @@
-"""What a student answers for windows: in torch, which is the reference, and as an artifact in a backend."""
+"""What a student answers for windows, in torch and as an artifact in a backend, and how far two such sets differ."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import Backend, backend_for, open_backend
-from mmkd_edge.bundle.manifest import ArtifactFormat
+from mmkd_edge.bundle.golden import answer_scale, novelty_errors, same_answers
+from mmkd_edge.bundle.manifest import MOST_TOLERANCE, ArtifactFormat, Parity
+from mmkd_edge.errors import GateError
+from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.calibration import Feeds
+from mmkd_report.schema.export import ArtifactParity, NoveltyParity, TensorParity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
+
 _BATCH = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class NetworkAnswers:
     """A network's answers for N windows: the graph's outputs, float32 (N, K), and novelty (N, 1) or None."""
 
@@ -38,8 +44,7 @@ class NetworkAnswers:
 
 def answers_from_outputs(outputs: Sequence[NDArray[np.float32]]) -> NetworkAnswers:
     """Name a graph's outputs (N, ...), which come in its order."""
-    logits, probabilities, *novelty = outputs
-    return NetworkAnswers(logits=logits, probabilities=probabilities, novelty=novelty[0] if novelty else None)
+    return NetworkAnswers(*outputs)
 
 
 def graph_feeds(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds]:
@@ -109,3 +114,122 @@ def answers_along_recording(
             probabilities=network.answer(logits / temperature).numpy(),
             novelty=None if checkpoint.seen is None else NoveltyScore(checkpoint.seen)(embeddings).numpy(),
         )
+
+
+FP32_TOLERANCE = 1e-4
+"""Largest difference of a logit or a probability between torch and the fp32 graph: float32 sums in another order give
+a relative 1e-6 or so on logits of about 10; ten times that for a margin."""
+
+MOST_FP32_TOLERANCE = MOST_TOLERANCE["fp32"]
+"""The same for a student whose float32 sums are less exact, as of kernels on levels that hardly move in a window."""
+
+ROUNDING_ROOM = 4.0
+"""A graph's answers may differ this many times as much from torch's float32 answers as those do from float64."""
+
+NOVELTY_TOLERANCE = 1e-3
+"""Largest difference of a novelty score between torch and the fp32 graph, as a fraction of one more than the score."""
+
+_REPORT = "Please report it with the versions of torch and onnxruntime"
+
+
+def compare(expected: NetworkAnswers, got: NetworkAnswers, *, task: TaskSpec) -> ArtifactParity:
+    """Compare two sets of answers for the same windows."""
+    scale = np.float32(answer_scale(task, expected.probabilities))
+    novelty: NoveltyParity | msgspec.UnsetType = msgspec.UNSET
+    if expected.novelty is not None and got.novelty is not None:
+        errors = novelty_errors(expected.novelty, got.novelty)
+        novelty = NoveltyParity(max_error=float(errors.max()), mean_error=float(errors.mean()))
+    return ArtifactParity(
+        windows=len(expected.logits),
+        logits=_compare_tensor(expected.logits, got.logits),
+        probabilities=_compare_tensor(expected.probabilities / scale, got.probabilities / scale),
+        label_agreement=float(same_answers(task, expected.logits, got.logits).mean()),
+        novelty=novelty,
+    )
+
+
+def _compare_tensor(expected: NDArray[np.float32], got: NDArray[np.float32]) -> TensorParity:
+    a, b = expected.astype(np.float64), got.astype(np.float64)
+    error = np.abs(a - b)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = np.where(norms > 0, (a * b).sum(1) / np.where(norms > 0, norms, 1.0), 1.0)
+    return TensorParity(
+        max_abs_error=float(error.max()), mean_abs_error=float(error.mean()), cosine=float(cosine.min())
+    )
+
+
+def fp32_tolerance(
+    exact: NetworkAnswers, answers: NetworkAnswers, *, task: TaskSpec, what: str, is_transformer: bool
+) -> float:
+    """Return how far a graph may be from a student's float32 answers, given the same answers in float64.
+
+    Raises:
+        GateError: float32 is so far from float64 that another machine would answer differently, or an answer is not a
+            number.
+    """
+    rounding = compare(exact, answers, task=task).max_abs_error
+    if not np.isfinite(rounding):
+        raise GateError(f"{what}: expected finite answers of the checkpoint, got NaN or infinity; train it again")
+    if rounding > MOST_FP32_TOLERANCE / ROUNDING_ROOM:
+        another = "" if is_transformer else "train with --kind transformer, or "
+        raise GateError(
+            f"{what}: expected answers in float32 within {MOST_FP32_TOLERANCE / ROUNDING_ROOM:g} of those in float64, "
+            f"got a difference of {rounding:.3g}: levels are too far apart for what moves within a window; no bundle "
+            f"was written; {another}import the signal without its level"
+        )
+    return max(FP32_TOLERANCE, ROUNDING_ROOM * rounding)
+
+
+def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> None:
+    """Raise GateError if an answer differs by more than the tolerance, or is not a number."""
+    # NaN compares false, so an answer that is not a number fails here too.
+    if not parity.max_abs_error <= tolerance:
+        raise GateError(
+            f"{what}: expected the checkpoint's answers within {tolerance:g} on {parity.windows} windows, got a "
+            f"difference of {parity.max_abs_error:.3g} (labels agree on {parity.label_agreement:.1%}); no bundle was "
+            f"written. {_REPORT}"
+        )
+    novelty = parity.novelty
+    if novelty is not msgspec.UNSET and not novelty.max_error <= NOVELTY_TOLERANCE:
+        raise GateError(
+            f"{what}: expected the checkpoint's novelty within {NOVELTY_TOLERANCE:.1%} on {parity.windows} windows, "
+            f"got a difference of {novelty.max_error:.2%}; no bundle was written. {_REPORT}"
+        )
+
+
+def manifest_parity(parity: ArtifactParity, *, tolerance: float) -> Parity:
+    """Return the manifest's parity of a comparison."""
+    largest, mean = parity.logits.max_abs_error, parity.logits.mean_abs_error
+    return Parity(
+        windows=parity.windows,
+        max_abs_error=np.nan if largest is None else largest,
+        mean_abs_error=np.nan if mean is None else mean,
+        label_agreement=parity.label_agreement,
+        tolerance=tolerance,
+    )
+
+
+def with_missing_samples(windows: NDArray[Any], *, seed: int) -> NDArray[Any]:
+    """Copy windows with gaps: the first is missing, one in four loses a channel, the others a quarter of the window.
+
+    Of video all but the first lose a span of frames.
+    """
+    rng = np.random.default_rng(seed)
+    samples, channels = windows.shape[1], windows.shape[-1]
+    span = max(1, samples // 4)
+    if windows.dtype == np.uint8:
+        missing = missing_frames(windows).copy()  # (N, T)
+        for number, frames in enumerate(missing):
+            start = rng.integers(samples - span + 1)
+            frames[slice(None) if number == 0 else slice(start, start + span)] = True
+        return with_missing(bytes_of(windows), missing)
+    gaps: NDArray[np.float32] = windows.copy()
+    for number, window in enumerate(gaps):
+        if number == 0:
+            window[:] = np.nan
+        elif number % 4 == 0:
+            window[:, rng.integers(channels)] = np.nan
+        else:
+            start = rng.integers(samples - span + 1)
+            window[start : start + span] = np.nan
+    return gaps

@@ -1,8 +1,7 @@
 """The gate for lower precision: is the artifact as good at its task as the fp32 graph?
 
-An artifact passes if, on windows that only judge, its metric drops by no more than allowed and 99 % of its labels are
-the same; one window may always differ. With fewer than 100 windows that one is more than 1 %, and lower precision is
-refused unless the user accepts it unjudged.
+It passes if, on windows that only judge, its metric drops by no more than allowed and 99 % of its labels are the same;
+one window may always differ. Fewer than 100 windows are too few, unless the user accepts that.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 
 LEAST_AGREEMENT = 0.99
 LEAST_NOVELTY_AGREEMENT = 0.9
-"""Rank correlation (Spearman's) of novelty scores with the reference's: each artifact has p-values from its own scores,
-so only the order of windows matters."""
+"""Spearman's correlation of novelty scores with the reference's: each artifact has p-values from its own scores."""
 
 NOTHING_WRITTEN = "; no bundle was written"
 """Ends the message of a failed gate; `left_out_reason` removes it for an artifact that is only left out."""
@@ -53,12 +51,7 @@ class JudgingWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class GateRule:
-    """What the gate for lower precision requires.
-
-    Attributes:
-        max_drop_points: percentage points of the metric that may be lost.
-        accept_unjudged: whether fewer than `LEAST_JUDGING` windows are enough; the artifact is then marked.
-    """
+    """What the gate requires; with `accept_unjudged` fewer than `LEAST_JUDGING` windows are enough, and are marked."""
 
     metric: AnyMetric
     max_drop_points: float
@@ -107,10 +100,10 @@ def gate_result(got: NetworkAnswers, judging: JudgingWindows, rule: GateRule, ta
         # Rounded, so that a drop of exactly one window is not above it by a float64's last bit.
         drop = round(100 * (before - after), 9)
         one_window = round(100 * _one_window(labels, metric=rule.metric, task=task), 9)
-    expected, scores = _novelty(judging.answers), _novelty(got)
+    expected, scores = judging.answers.novelty, got.novelty
     novelty = {}
-    if len(expected) == len(scores) >= LEAST_JUDGING:  # fewer windows have no order
-        ranks = [values.argsort(kind="stable").argsort(kind="stable") for values in (expected, scores)]
+    if expected is not None and scores is not None and windows >= LEAST_JUDGING:  # fewer windows have no order
+        ranks = [values[:, 0].argsort(kind="stable").argsort(kind="stable") for values in (expected, scores)]
         novelty = {
             "novelty_agreement": float(np.corrcoef(ranks)[0, 1]),
             "least_novelty_agreement": LEAST_NOVELTY_AGREEMENT,
@@ -123,14 +116,12 @@ def gate_result(got: NetworkAnswers, judging: JudgingWindows, rule: GateRule, ta
         allowed_drop_points=max(rule.max_drop_points, one_window),
         label_agreement=float(same_answers(task, judging.answers.logits, got.logits).mean()),
         least_agreement=min(LEAST_AGREEMENT, 1 - 1 / windows),
-        finite=all(bool(np.isfinite(values).all()) for values in (got.logits, got.probabilities, scores)),
+        finite=all(
+            values is None or bool(np.isfinite(values).all()) for values in (got.logits, got.probabilities, scores)
+        ),
         unjudged=True if windows < LEAST_JUDGING else msgspec.UNSET,
         **novelty,
     )
-
-
-def _novelty(answers: NetworkAnswers) -> NDArray[np.float32]:
-    return np.zeros(0, dtype=np.float32) if answers.novelty is None else answers.novelty[:, 0]
 
 
 def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp], task: TaskSpec) -> AnyScores:
@@ -177,8 +168,7 @@ def left_out_reason(error: MmkdError) -> str:
 def caution(windows: int) -> str | None:
     """Describe how little few windows prove; None if there are enough.
 
-    The rule of three: with no error among n, up to 3 / n remain possible at 95 % confidence (Hanley and
-    Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 249, 1983).
+    With no error among n, up to 3 / n remain possible at 95 % confidence (Hanley and Lippman-Hand, JAMA 249, 1983).
     """
     if windows >= FEW_WINDOWS:
         return None

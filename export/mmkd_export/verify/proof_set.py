@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_graph import STATISTICS_KEY
-from mmkd_export.verify.answers import NetworkAnswers
+from mmkd_export.verify.answers import FP32_TOLERANCE, NetworkAnswers, with_missing_samples
 from mmkd_export.verify.gate import JudgingWindows
-from mmkd_export.verify.parity import FP32_TOLERANCE, with_missing_samples
 from mmkd_export.verify.windows import RealWindows, rows_without, windows_from_path
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGEST_SCALE_RATIO = 5.0
-"""A channel this many times larger or smaller than in training is in another unit, another range setting, or another
-place: m/s^2 for g is a factor of 9.8."""
+"""A channel this many times larger or smaller than in training is in another unit: m/s^2 for g is a factor of 9.8."""
 
 _LARGEST_SHIFT = 5.0  # standard deviations of the training data
 _GAPS_SEED = 0
@@ -70,27 +69,23 @@ def build_proof_set(
     *,
     modality: ModalitySpec,
     task: TaskSpec,
-    answers: NetworkAnswers,
     answer: Answer,
-    evaluation: Path | None,
+    evaluation: Path | None = None,
+    temperature: float = 1.0,
+    novelty_scores: tuple[float, ...] = (),
 ) -> ProofSet:
-    """Divide windows into those that calibrate and those that judge, and answer what has no answers yet.
-
-    Args:
-        real: the windows.
-        modality: the student's input.
-        task: its task.
-        answers: the checkpoint's for the windows.
-        answer: returns the checkpoint's answers for other windows.
-        evaluation: a dataset directory or an .npz file whose windows judge instead.
+    """Divide windows into those that calibrate and those that judge, and have the checkpoint `answer` them.
 
     Raises:
-        UsageError: all windows of `evaluation` calibrate.
+        UsageError: all windows of `evaluation`, which judge instead of half of the others, calibrate.
     """
-    gaps = with_missing_samples(real.windows, seed=_GAPS_SEED)
-    calibrate = np.flatnonzero(~real.judge & (not real.synthetic))
-    judging = select_judging(real, answers)
-    if evaluation is not None:
+    answers, gaps = answer(real.windows), with_missing_samples(real.windows, seed=_GAPS_SEED)
+    calibrate, judge = np.flatnonzero(~real.judge & (not real.synthetic)), np.flatnonzero(real.judge)
+    if evaluation is None:
+        judging = JudgingWindows(
+            windows=real.windows[judge], labels=real.labels[judge], answers=answers.rows(judge), source=real.source
+        )
+    else:
         named = windows_from_path(evaluation, modality=modality, task=task, most=None)
         rows = rows_without(named.windows, real.windows[calibrate])
         if len(rows) == 0:
@@ -110,23 +105,26 @@ def build_proof_set(
         judging=judging,
         calibration=real.windows[calibrate],
         calibration_labels=real.labels[calibrate],
+        temperature=temperature,
+        novelty_scores=novelty_scores,
     )
 
 
-def select_judging(real: RealWindows, answers: NetworkAnswers) -> JudgingWindows:
-    """Select the judging half of the windows."""
-    rows = np.flatnonzero(real.judge)
-    return JudgingWindows(
-        windows=real.windows[rows], labels=real.labels[rows], answers=answers.rows(rows), source=real.source
+def golden_from(real: RealWindows, answers: NetworkAnswers, *, tolerance: float) -> Golden:
+    """Return windows and the checkpoint's answers for them as a bundle has them."""
+    return Golden(
+        windows=real.windows,
+        labels=real.labels,
+        logits=answers.logits,
+        probabilities=answers.probabilities,
+        judge=real.judge,
+        tolerance=tolerance,
+        novelty=answers.novelty,
     )
 
 
 def check_calibration(windows: NDArray[Any], model: onnx.ModelProto, modality: ModalitySpec) -> None:
-    """Compare calibration windows (N, T, C) with the training statistics in the metadata of the fp32 graph.
-
-    Raises:
-        GateError: a channel is unlike the training; the message has the factor.
-    """
+    """Raise GateError if a channel of calibration windows (N, T, C) is unlike the training statistics in the graph."""
     text = next(entry.value for entry in model.metadata_props if entry.key == STATISTICS_KEY)
     statistics = msgspec.json.decode(text, type=dict[str, list[float]])
     unit = f" {modality.unit}" if modality.unit else ""

@@ -1,25 +1,25 @@
-"""The step graph of a causal student, with the proof of it.
-
-It follows a recording as a device does, step after step, and is compared with one pass of the network over the whole
-recording; and golden windows, stepped through, are compared with their stored answers.
-"""
+"""The step graph of a causal student, compared with one pass of the network over a recording, and with its windows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
-from mmkd_edge.backends.base import SteppingBackend, backend_for, is_installed, open_steps
+from mmkd_edge.backends.base import SteppingBackend, backend_for, open_steps
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
 from mmkd_edge.frames import joined, missing_frames
 from mmkd_edge.predict.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import count_mflops
-from mmkd_export.verify.answers import answers_along_recording, answers_from_outputs
+from mmkd_export.verify.answers import (
+    answers_along_recording,
+    answers_from_outputs,
+    compare,
+    manifest_parity,
+    require_parity,
+)
 from mmkd_export.verify.artifacts import describe_artifact
-from mmkd_export.verify.parity import compare, require_parity
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_report.schema.export import ArtifactParity, StepReport
 
@@ -62,17 +62,19 @@ def prove_step(
     facts = describe_steps(checkpoint)
     recording = _recording(proof_set, stride=facts.stride)
     expected = answers_along_recording(checkpoint, recording, temperature=proof_set.temperature)
-    backend, what = open_steps(backend_for(file_format), model, threads=1), _name(file_format)
+    backend = open_steps(backend_for(file_format), model, threads=1)
+    what = "fp32 step graph" if file_format == "onnx" else f"fp32 step .{file_format}"
     try:
         got = answers_from_outputs(follow_recording(backend, facts, recording, proof_set.modality))
         present = _blocks_with_samples(recording, stride=facts.stride, samples=proof_set.modality.samples)
         parity = compare(expected.rows(present), got.rows(present), task=proof_set.task)
-        stated = require_parity(parity, tolerance=proof_set.tolerance, what=f"{what}, along a recording")
+        require_parity(parity, tolerance=proof_set.tolerance, what=f"{what}, along a recording")
         windows = _stepped_windows(backend, facts, proof_set)
         require_parity(windows, tolerance=proof_set.tolerance, what=f"{what}, window by window")
     finally:
         backend.close()
     file = f"{proof_set.modality.name}/step"
+    stated = manifest_parity(parity, tolerance=proof_set.tolerance)
     artifact = describe_artifact(model, file, precision="fp32", file_format=file_format, parity=stated)
     report = StepReport(
         file=artifact.file,
@@ -84,29 +86,6 @@ def prove_step(
         mflops=mflops,
     )
     return StepGraph(model=model, artifact=artifact, report=report)
-
-
-def stored_step(
-    model: bytes, artifact: Artifact, streaming: Streaming, report: StepReport, proof_set: ProofSet
-) -> StepGraph:
-    """Compare a step graph of an earlier bundle with its golden windows, if its backend is installed.
-
-    Raises:
-        GateError: this machine computes other answers.
-    """
-    if is_installed(backend_for(artifact.format)):
-        backend = open_steps(backend_for(artifact.format), model, threads=1)
-        try:
-            windows = _stepped_windows(backend, streaming, proof_set)
-        finally:
-            backend.close()
-        require_parity(windows, tolerance=proof_set.tolerance, what=f"{_name(artifact.format)} on this machine")
-        report = msgspec.structs.replace(report, parity_of_windows=windows)
-    return StepGraph(model=model, artifact=artifact, report=report)
-
-
-def _name(file_format: ArtifactFormat) -> str:
-    return "fp32 step graph" if file_format == "onnx" else f"fp32 step .{file_format}"
 
 
 def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:

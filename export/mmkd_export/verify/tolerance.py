@@ -1,7 +1,4 @@
-"""Which offsets and gains a student tolerates on recorded windows before its answers suffer.
-
-A device calls a difference of its inputs harmless only up to here.
-"""
+"""Which offsets and gains a student tolerates on recorded windows; a device calls a change harmless only up to here."""
 
 from __future__ import annotations
 
@@ -40,23 +37,23 @@ def with_tolerance(
     """Add to a reference the changes that the student tolerates; return it unchanged if that cannot be measured.
 
     It cannot for a regression, whose answers are neither right nor wrong, on synthetic windows, on fewer than thirty,
-    and for video, whose drift is that of its brightness: the network sees little of it.
+    and for video, whose drift is that of its brightness.
     """
+    count = len(real.windows)
+    if reference is None or real.synthetic or task.kind == "regression" or count < _FEWEST_WINDOWS:
+        return reference
     if real.windows.dtype == np.uint8:
         return reference
-    if reference is None or real.synthetic or task.kind == "regression" or len(real.windows) < _FEWEST_WINDOWS:
-        return reference
-    rows = np.unique(np.linspace(0, len(real.windows) - 1, min(len(real.windows), _MOST_WINDOWS)).astype(np.intp))
+    rows = np.unique(np.linspace(0, count - 1, min(count, _MOST_WINDOWS)).astype(np.intp))
     windows, labels = real.windows[rows], real.labels[rows]
-    plain = answer(windows)
 
     def choice(answers: NetworkAnswers) -> NDArray[Any]:
-        return answers.probabilities >= task.on_from if several else answers.probabilities.argmax(axis=1)
+        values = answers.probabilities
+        return np.asarray(values >= task.on_from if task.kind == "multi_label" else values.argmax(axis=1))
 
-    several = task.kind == "multi_label"
-    labelled = task.kind == "classification" and bool((labels >= 0).all())
-    truth = labels if labelled else choice(plain)
-    start = (choice(plain) == truth).mean()
+    plain = choice(answer(windows))
+    truth = labels if task.kind == "classification" and bool((labels >= 0).all()) else plain
+    start = (plain == truth).mean()
 
     def is_tolerated(variant: NDArray[np.float64]) -> bool:
         return bool(start - (choice(answer(variant.astype(np.float32))) == truth).mean() <= TOLERATED_LOSS)
@@ -66,39 +63,38 @@ def with_tolerance(
 
 def _measure_tolerance(windows: NDArray[np.float32], is_tolerated: Callable[[NDArray[Any]], bool]) -> Tolerance:
     channels = windows.shape[2]
-    std = np.nanstd(windows.astype(np.float64), axis=(0, 1)) if np.isfinite(windows).any() else np.zeros(channels)
-    std = np.nan_to_num(std)
-
-    def largest(sizes: tuple[float, ...], none: float, variants: Callable[[float], list[NDArray[Any]]]) -> float:
-        """Return the size before the first that is not tolerated."""
-        for size in sizes:
-            if not all(is_tolerated(variant) for variant in variants(size)):
-                break
-            none = size
-        return none
+    std = np.zeros(channels)
+    if np.isfinite(windows).any():
+        std = np.nan_to_num(np.nanstd(windows.astype(np.float64), axis=(0, 1)))
 
     def offset(*patterns: NDArray[np.float64]) -> float:
-        return largest(
-            OFFSETS,
-            0.0,
-            lambda size: [
-                windows + (sign * size * std * one).astype(np.float32) for sign in (1, -1) for one in patterns
-            ],
-        )
+        """Return the size before the first that is not tolerated."""
+        changes = [sign * std * pattern for sign in (1, -1) for pattern in patterns]
+        tolerated = 0.0
+        for size in OFFSETS:
+            if not all(is_tolerated(windows + (size * change).astype(np.float32)) for change in changes):
+                break
+            tolerated = size
+        return tolerated
 
     def gain(pattern: NDArray[np.float64]) -> float:
-        return largest(
-            GAINS, 1.0, lambda size: [windows * np.power(size, sign * pattern).astype(np.float32) for sign in (1, -1)]
-        )
+        """Return the gain before the first that is not tolerated."""
+        tolerated = 1.0
+        for size in GAINS:
+            factors = [np.power(size, sign * pattern).astype(np.float32) for sign in (1, -1)]
+            if not all(is_tolerated(windows * factor) for factor in factors):
+                break
+            tolerated = size
+        return tolerated
 
     every, mixed = np.ones(channels), np.where(np.arange(channels) % 2 == 0, 1.0, -1.0)
     together, gain_together = offset(every, mixed), gain(every)
-    alone = np.eye(channels) if channels <= _MOST_ALONE else None
+    alone = np.eye(channels) if channels <= _MOST_ALONE else np.zeros((0, channels))
     return Tolerance(
         loss=TOLERATED_LOSS,
         windows=len(windows),
-        offsets=tuple((std * (together if alone is None else [offset(one) for one in alone])).tolist()),
+        offsets=tuple((std * ([offset(channel) for channel in alone] or together)).tolist()),
         offsets_together=tuple((std * together).tolist()),
-        gains=(gain_together,) * channels if alone is None else tuple(gain(one) for one in alone),
+        gains=tuple(gain(channel) for channel in alone) or (gain_together,) * channels,
         gain_together=gain_together,
     )

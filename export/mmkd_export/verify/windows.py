@@ -1,30 +1,44 @@
-"""The windows an export is judged by: those a checkpoint carries, or those the user names.
+"""The windows an export is judged by, those a checkpoint carries or the user names, and the range of valid values.
 
-Without any, fp32 alone may be compared on synthetic windows, drawn from the statistics of the training data: they show
-whether the graph computes what the network computes. Nothing is ever calibrated on them.
+Without any, fp32 alone is compared on synthetic windows, drawn from the statistics of the training data: they show
+that the graph computes what the network computes. Nothing is ever calibrated on them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 
 from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.bundle.files import open_file
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype, task_text
+from mmkd_edge.spec import (
+    MAX_FLOAT32,
+    STANDARD_DEVIATIONS,
+    ModalitySpec,
+    TaskSpec,
+    label_dtype,
+    plausible_span,
+    task_text,
+)
 from mmkd_models.data.labels import UNKNOWN, Labels, hide_labels, strata_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from mmkd_models.carried import CarriedWindows
+    from mmkd_models.training.checkpoint import StudentCheckpoint
+
 
 MOST_WINDOWS = 256
 """As many as a checkpoint carries."""
@@ -39,7 +53,7 @@ class RealWindows:
     """Recorded windows with their labels; or, if `synthetic`, drawn ones without.
 
     Attributes:
-        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. N > 0. Of video uint8
+        windows: (N, T, C) float32 raw values (z-scores for a per-group modality), N > 0, NaN = missing. Of video uint8
             (N, T, H, W, C), masked where frames are missing.
         labels: (N,) int64, -1 if unknown; of other tasks as in a dataset.
         judge: (N,) bool: True windows only judge, the others may calibrate.
@@ -85,16 +99,10 @@ def as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
 def windows_from_path(
     path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MOST_WINDOWS
 ) -> RealWindows:
-    """Read windows of the validation split of a dataset directory, or those in an .npz file.
+    """Read at most `most` windows of the validation split of a dataset directory, or those in an .npz file.
 
     An .npz file has `x_<modality>` (N, T, C) in raw units (NaN = missing; video uint8). It may have `y` (N,), the
     classes by number, -1 for unknown, and `classes` (K,), their names; for other tasks `y` is as in a dataset.
-
-    Args:
-        path: the directory or the file.
-        modality: the student's input.
-        task: its task.
-        most: how many are drawn if there are more; None takes all.
 
     Raises:
         UsageError: there is no such file, or it has no windows of this modality.
@@ -228,3 +236,63 @@ def _labels_of(arrays: Mapping[str, NDArray[Any]], task: TaskSpec, *, count: int
     if not whole or labels.min() < -1 or labels.max() >= classes:
         raise UsageError(f"{path}: 'y': expected {count} whole numbers from -1 to {classes - 1}, one per window")
     return labels.astype(np.int64)
+
+
+RangeChoice = tuple[float, float] | Literal["auto", "none"]
+
+RULE = (
+    f"no range was declared: the training's mean and {STANDARD_DEVIATIONS:g} standard deviations either way, of the "
+    "widest channel, and all that its windows have"
+)
+
+NAMED = "given at export with --range"
+
+
+def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: RangeChoice) -> StudentCheckpoint:
+    """Return a student with a range of valid values; `auto` takes the dataset's, else the rule's, around the windows.
+
+    Raises:
+        UsageError: a range of video is named, or one of a modality that is normalised per group.
+    """
+    modality = checkpoint.modality
+    if modality.kind == "video" and choice in ("auto", "none"):
+        return checkpoint
+    if modality.kind == "video":
+        raise UsageError(f"--range: modality {modality.name!r} is video, whose values are bytes; leave it out")
+    if choice == "auto":
+        if modality.range is not None or modality.normalise == "per_group":
+            return checkpoint
+        choice = plausible_range(windows, **checkpoint.normalisation) or "none"
+    elif modality.normalise == "per_group":
+        raise UsageError(
+            f"--range: modality {modality.name!r} is normalised per group, and its range is that of the dataset; "
+            'write "range": [LOW, HIGH] into dataset.json and train again'
+        )
+    modality = msgspec.structs.replace(modality, range=None if choice == "none" else choice)
+    return replace(checkpoint, modality=modality)
+
+
+def plausible_range(
+    windows: NDArray[Any], *, mean: Sequence[float], std: Sequence[float]
+) -> tuple[float, float] | None:
+    """Compute the range by the rule: two digits, rounded outwards; None if it would be all of float32."""
+    finite = windows[np.isfinite(windows)]
+    return plausible_span(mean, std, seen=(float(finite.min()), float(finite.max())) if finite.size else ())
+
+
+def range_choice(text: str | None) -> RangeChoice:
+    """Parse `--range`: `LOW:HIGH` or `none`; without it the rule decides.
+
+    >>> range_choice("-16:16")
+    (-16.0, 16.0)
+    """
+    if text is None or text == "none":
+        return "auto" if text is None else "none"
+    low, _, high = text.partition(":")
+    try:
+        limits = float(low), float(high)
+    except ValueError:
+        limits = (math.nan, math.nan)
+    if not -MAX_FLOAT32 <= limits[0] < limits[1] <= MAX_FLOAT32:
+        raise UsageError(f"--range {text!r}: expected LOW:HIGH with LOW below HIGH, or none; write --range=-16:16")
+    return limits

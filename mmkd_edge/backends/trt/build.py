@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmkd_edge.backends.trt.key import Profiles
 from mmkd_edge.errors import BackendError
 
 _LARGEST_WORKSPACE_BYTES = 1 << 30
@@ -44,7 +43,6 @@ def engine_from_onnx(
     module: Any,
     *,
     workspace_bytes: int,
-    profiles: Profiles | None = None,
     timing_cache: bytes | None = None,
 ) -> BuiltPlan:
     """Build a strongly typed engine from an ONNX graph.
@@ -52,7 +50,6 @@ def engine_from_onnx(
     Args:
         module: `tensorrt` or `tensorrt_rtx`.
         workspace_bytes: memory that the builder may use.
-        profiles: shapes of the inputs whose batch may vary; without them the engine takes one window.
         timing_cache: of an earlier build on this device, empty for a first one; None uses none.
 
     Raises:
@@ -69,9 +66,6 @@ def engine_from_onnx(
     config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace_bytes)
     # It is on by default, and rounds the factors of float32 products to ten bits: three digits instead of seven.
     config.clear_flag(module.BuilderFlag.TF32)
-    profiles = profiles or _profiles_of_one_window(network)
-    if profiles:
-        _add_profile(builder, config, profiles)
     if timing_cache is not None:
         config.set_timing_cache(config.create_timing_cache(timing_cache), False)
     plan = builder.build_serialized_network(network, config)
@@ -136,22 +130,3 @@ def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
             return reasons
 
     return Logger()
-
-
-def _profiles_of_one_window(network: Any) -> Profiles:
-    profiles: Profiles = {}
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        shape = tuple(tensor.shape)
-        if shape[0] < 0:  # the batch may vary
-            one = (1, *shape[1:])
-            profiles[tensor.name] = (one, one, one)
-    return profiles
-
-
-def _add_profile(builder: Any, config: Any, profiles: Profiles) -> None:
-    profile = builder.create_optimization_profile()
-    for name, (smallest, optimal, largest) in profiles.items():
-        profile.set_shape(name, smallest, optimal, largest)
-    if config.add_optimization_profile(profile) < 0:
-        raise BackendError(f"TensorRT refuses the optimisation profile {profiles}; export without --dim")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 from mmkd_edge.bundle.files import new_sha256
-from mmkd_edge.bundle.manifest import BatchRange
-from mmkd_edge.spec import TensorSpec
 
 FORMAT_VERSION = 2
 
 EngineLibrary = Literal["tensorrt", "tensorrt_rtx"]
-Shape = tuple[int, ...]
-Profiles = dict[str, tuple[Shape, Shape, Shape]]
-"""Name of an input to its smallest, optimal and largest shape."""
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +41,6 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         device: None if it is built ahead of time, without a GPU.
         strongly_typed: the graph alone decides every precision.
         tf32: float32 products may be rounded to ten bits.
-        profiles: smallest, optimal and largest shape of every input whose batch may vary.
     """
 
     format_version: int = FORMAT_VERSION
@@ -58,20 +51,8 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     device: DeviceFacts | None
     strongly_typed: bool = True
     tf32: bool = False
-    profiles: Profiles = {}
 
     @property
     def key(self) -> str:
         """SHA-256 of all of it."""
         return new_sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
-
-
-def engine_profiles(inputs: Sequence[TensorSpec], batch: BatchRange | None) -> Profiles:
-    """The shapes that an engine is built for; empty if the batch is fixed."""
-    if batch is None:
-        return {}
-    sizes = (batch.minimum, batch.optimum, batch.maximum)
-    return {
-        tensor.name: tuple((size, *tensor.shape[1:]) for size in sizes)  # type: ignore[misc] # three sizes, three shapes
-        for tensor in inputs
-    }

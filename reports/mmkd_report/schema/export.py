@@ -47,12 +47,9 @@ class NoveltyParity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
-    """Comparison of an artifact with the checkpoint.
+    """Comparison of an artifact with the checkpoint; for a regression `probabilities` are fractions of the largest one.
 
-    Attributes:
-        probabilities: for a regression the values, as fractions of the largest one.
-        label_agreement: fraction of windows with the same label; for other tasks with the same answer.
-        novelty: absent if the graph has no novelty score.
+    `label_agreement` is the fraction of windows with the same label, for other tasks with the same answer.
     """
 
     windows: int
@@ -77,11 +74,9 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     """Losses of an artifact of lower precision on the judging windows, and the limits.
 
     Attributes:
-        drop_points: percentage points of the metric lost compared with the reference; negative if the artifact is
-            better; None without labels.
-        label_agreement: fraction of windows with the reference's label; for other tasks with its answer.
+        drop_points: percentage points of the metric lost; negative if the artifact is better; None without labels.
         unjudged: true if too few windows judged, and that was accepted.
-        novelty_agreement: rank correlation of its novelty scores with the reference's; absent without novelty.
+        novelty_agreement: rank correlation of its novelty scores with the reference's.
     """
 
     windows: int
@@ -110,31 +105,13 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BackendRun(msgspec.Struct, frozen=True, kw_only=True):
-    """An artifact in one backend at export, compared with the checkpoint on the golden windows.
-
-    Attributes:
-        max_abs_error: largest difference of a logit or probability.
-        latency_us: median of one run on the exporting machine, one thread, all artifacts in turns.
-    """
+    """An artifact in one backend at export, compared with the checkpoint; `latency_us` is a median on one thread."""
 
     backend: str
     version: str
     max_abs_error: float | None
     label_agreement: float
     latency_us: float | None = None
-
-
-class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """How many windows a graph takes at once; every size was run.
-
-    Attributes:
-        max_abs_error: largest difference of a logit or a probability from the answer for the window alone.
-    """
-
-    minimum: int
-    optimum: int
-    maximum: int
-    max_abs_error: float
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,9 +126,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
     """Effect of INT8 on the answers if only this layer has it: a product rows x inputs times inputs x outputs.
 
-    Attributes:
-        divergence: mean Kullback-Leibler divergence of the probabilities from those in float32, in nats.
-        max_abs_error: largest difference of a logit.
+    `divergence` is the mean Kullback-Leibler divergence of the probabilities from those in float32, in nats.
     """
 
     layer: str
@@ -162,34 +137,15 @@ class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
     max_abs_error: float | None
 
 
-class ActivationHistogram(msgspec.Struct, frozen=True, kw_only=True):
-    """Magnitudes of one tensor over all calibration windows.
-
-    Attributes:
-        represented: the largest magnitude that INT8 represents; None if no layer that reads the tensor is in INT8.
-        bin_width: in units of the tensor; 0 if every value was 0.
-        counts: values in each bin; the first begins at 0.
-    """
-
-    layers: tuple[str, ...]
-    largest: float
-    represented: float | None
-    bin_width: float
-    counts: tuple[int, ...]
-
-
 class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact: its file, its answers, and the attempts to make it.
 
     Attributes:
-        parity: with the checkpoint, on all golden windows.
-        parity_with_gaps: the same on copies of the windows that miss samples.
         scores: on the judging windows; None without labels, and for other tasks than classification.
-        figures: for other tasks, scores on the judging windows by name; errors of a regression are in its unit.
+        figures: for other tasks, scores by name; errors of a regression are in its unit.
         gate: None for fp32, whose gate is the parity.
-        float_layers: layers or nodes that stay float32 in an artifact of lower precision, with the reason.
+        float_layers: layers or nodes that stay float32, with the reason.
         sensitivity: the most sensitive layer first.
-        activations: inputs of the layers of an INT8 artifact on the calibration windows.
         confidence: on the judging windows; None without labels.
     """
 
@@ -207,8 +163,6 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
     float_layers: dict[str, str] = {}
     attempts: tuple[Attempt, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()
-    activations: tuple[ActivationHistogram, ...] = ()
-    batch: BatchFacts | None = None
     confidence: ConfidenceFacts | None = None
 
     @property
@@ -240,12 +194,10 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The student and its origin.
 
     Attributes:
-        mflops: millions of floating point operations for one window: two for each multiplication of a convolution or
-            a matrix product.
+        mflops: millions of operations for one window, two for each multiplication of a convolution or a product.
         nodes: operators in the fp32 graph.
         teacher_sha256: the teacher's checkpoint; None if it was trained on labels only.
         metric: maximised by the training on the validation split.
-        trained_with: versions of Python and the libraries.
     """
 
     checkpoint_sha256: str
@@ -273,7 +225,6 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The windows that the export was judged by.
 
     Attributes:
-        judged_by: origin of the judging windows.
         judging: how many judge; `labelled` of them have a label.
         caution: how little they prove; None if there are enough.
         synthetic: whether these windows were drawn from channel statistics and not recorded.
@@ -288,20 +239,12 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
     labelled: int
     caution: str | None
     synthetic: bool = False
-    golden: Literal["synthetic", "none"] | msgspec.UnsetType = msgspec.UNSET
+    golden: Literal["synthetic"] | msgspec.UnsetType = msgspec.UNSET
     carried: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Measurements of a causal student's step graph.
-
-    Attributes:
-        stride: samples of one step.
-        steps: how many were compared along a recording.
-        parity: with one pass of the network over that recording.
-        parity_of_windows: golden windows, stepped through, with the answers for them.
-        mflops: millions of floating point operations of one step.
-    """
+    """A causal student's step graph: parity along a recording of `steps`, each of `stride` samples, and of windows."""
 
     file: str
     size_bytes: int
@@ -316,10 +259,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle's `report.json`. Latencies are in it only where they decided something: they belong to one machine.
 
     Attributes:
-        machine: the processor that latencies were measured on.
-        tools: versions of what made the bundle.
         others: reports of the students that follow in a bundle of several.
-        steps: one for each step graph of a causal student.
         measures: the figures of the artifacts, for other tasks than classification.
         range_rule: origin of the range of the sensor's values, if the dataset does not declare it.
     """
@@ -358,14 +298,10 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
     """`<engine>.json`: what an engine was built from, with and for. Another key needs another engine.
 
     Attributes:
-        artifact: the model file in the bundle.
-        engine: the engine's file name.
         device: the GPU, as the runtime describes it; None if it was built ahead of time, without one.
         strongly_typed: whether the graph alone decided every precision.
         tf32: whether float32 products may be rounded to ten bits.
-        shapes: of every input; -1 if the batch may vary.
-        profiles: smallest, optimal and largest shape of every input whose batch may vary.
-        key: SHA-256 of everything that another engine would be needed for.
+        shapes: of every input.
         layers: the builder's own list of layers.
     """
 
@@ -387,7 +323,6 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
     strongly_typed: bool
     tf32: bool
     shapes: dict[str, tuple[int, ...]]
-    profiles: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
     key: str
     layers: str
 

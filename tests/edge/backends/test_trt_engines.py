@@ -109,7 +109,6 @@ def test_a_built_engine_is_kept_with_sidecar_and_log_for_this_user_alone(shop: S
         ({"device": msgspec.structs.replace(ORIN, compute_capability="8.6")}, "compute_capability '8.7' is '8.6' now"),
         ({"device": msgspec.structs.replace(ORIN, name="Other")}, "name 'Orin (nvgpu)' is 'Other' now"),
         ({"device": msgspec.structs.replace(ORIN, multiprocessors=16)}, "multiprocessors 8 is 16 now"),
-        ({"profiles": {"acc": ((1, 2), (1, 2), (4, 2))}}, "profiles {} is {'acc': ((1, 2), (1, 2), (4, 2))} now"),
     ],
 )
 def test_another_key_is_another_engine_and_the_difference_is_told(

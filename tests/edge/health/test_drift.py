@@ -126,8 +126,8 @@ def test_a_bundle_of_an_earlier_version_has_no_verdict_and_says_why() -> None:
     drift = judged(100 * window(), reference=None)
     assert drift.verdict == "no_reference"
     assert drift.reason == (
-        "the bundle says nothing of the spread between people or machines; train and export the student again, or "
-        "export the bundle with --drift-reference"
+        "the bundle says nothing of the spread between people or machines; train the student again, or export its "
+        "checkpoint with --drift-reference"
     )
 
 

@@ -18,7 +18,7 @@ from mmkd_export.commands.export import main
 from mmkd_export.pipeline import ExportResult
 from mmkd_export.plan import export_plan
 from mmkd_export.targets.litert import tflite_gain, with_tflite
-from mmkd_export.verify.plausible import RULE
+from mmkd_export.verify.windows import RULE
 from mmkd_models.evaluation.confidence import SAME_GROUPS, reliability_text
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
@@ -68,12 +68,6 @@ def test_a_missing_converter_is_told_with_what_it_would_gain(student_file: Path,
         assert row in table
 
 
-def test_two_words_about_the_tflite_are_one_too_many(run: Callable[..., Done], student_file: Path):
-    done = run(student_file, "--target", "litert", "--onnx-only")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "mmkd-export: --target litert cannot be combined with --onnx-only; see --help\n"
-
-
 def test_the_command_shows_its_steps_and_the_result(
     run: Callable[..., Done], student_file: Path, exported: ExportResult, tmp_path: Path
 ):
@@ -103,7 +97,7 @@ def test_the_command_shows_its_steps_and_the_result(
 def test_json_is_one_document_and_another_process_gives_the_same_bundle(
     student_file: Path, exported: ExportResult, tmp_path: Path
 ):
-    arguments = ["-o", str(tmp_path / "s.edge"), "--json", "--onnx-only"]
+    arguments = ["-o", str(tmp_path / "s.edge"), "--json", "--target", "onnx"]
     command = [sys.executable, "-m", "mmkd_export", str(student_file), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == STEPS
@@ -270,9 +264,9 @@ def test_an_argument_that_does_not_exist_is_named(run: Callable[..., Done], argu
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mmkd-export: {message}\n")
 
 
-def test_lower_precision_is_shown_with_its_gate(run: Callable[..., Done], exported: ExportResult, tmp_path: Path):
+def test_lower_precision_is_shown_with_its_gate(run: Callable[..., Done], student_file: Path, tmp_path: Path):
     done = run(
-        exported.path, "-o", tmp_path / "s.edge", "--precision", "int8", "--accept-unjudged", "--platform", "jp6.2"
+        student_file, "-o", tmp_path / "s.edge", "--precision", "int8", "--accept-unjudged", "--platform", "jp6.2"
     )
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[2:4]] == [["fp32", "onnx"], ["int8", "onnx"]]

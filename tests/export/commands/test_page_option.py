@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from mmkd_export.commands.export import main
-from mmkd_export.pipeline import ExportResult
 from mmkd_report import render_export
 
 Ran = tuple[object, str, str]
@@ -23,11 +22,11 @@ def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
 
 
 def test_the_page_is_made_from_the_document_that_json_prints(
-    run: Callable[..., Ran], exported: ExportResult, tmp_path: Path
+    run: Callable[..., Ran], student_file: Path, tmp_path: Path
 ):
     page = tmp_path / "export.html"
     code, out, _ = run(
-        exported.path,
+        student_file,
         "-o",
         tmp_path / "s.edge",
         "--precision",
@@ -46,15 +45,15 @@ def test_the_page_is_made_from_the_document_that_json_prints(
         assert layer["layer"].rpartition(".")[2] in html
 
 
-def test_the_last_line_names_the_page(run: Callable[..., Ran], exported: ExportResult, tmp_path: Path):
+def test_the_last_line_names_the_page(run: Callable[..., Ran], student_file: Path, tmp_path: Path):
     bundle, page = tmp_path / "s.edge", tmp_path / "export.html"
-    code, out, _ = run(exported.path, "-o", bundle, "--page", page)
+    code, out, _ = run(student_file, "-o", bundle, "--page", page)
     assert code == 0
     assert out.splitlines()[-1] == f"wrote {bundle}, {page}; next: mmkd-bench run {bundle}"
 
 
 def test_a_page_that_cannot_be_written_ends_the_command_before_the_export(
-    run: Callable[..., Ran], exported: ExportResult, tmp_path: Path
+    run: Callable[..., Ran], student_file: Path, tmp_path: Path
 ):
     bundle = tmp_path / "s.edge"
     (tmp_path / "folder.html").mkdir()
@@ -63,14 +62,14 @@ def test_a_page_that_cannot_be_written_ends_the_command_before_the_export(
         tmp_path / "folder.html": "expected the name of an HTML file, got a directory; name a file in it",
         bundle: "expected a name that ends in .html; only such a file is overwritten",
     }.items():
-        assert run(exported.path, "-o", bundle, "--page", page) == (2, "", f"mmkd-export: --page {page}: {problem}\n")
+        assert run(student_file, "-o", bundle, "--page", page) == (2, "", f"mmkd-export: --page {page}: {problem}\n")
     assert not bundle.exists()
 
 
 def test_without_jinja2_the_message_names_the_extra(
-    run: Callable[..., Ran], exported: ExportResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Ran], student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    code, out, err = run(exported.path, "-o", tmp_path / "s.edge", "--page", tmp_path / "p.html")
+    code, out, err = run(student_file, "-o", tmp_path / "s.edge", "--page", tmp_path / "p.html")
     assert (code, out) == (3, "")
     assert err == ("mmkd-export: --page needs jinja2, which this Python lacks; run: pip install 'mmkd-edge[export]'\n")

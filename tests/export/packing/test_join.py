@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from mmkd_edge.health.running import measure_statistics
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.commands.export import run_export
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.pipeline import ExportResult, export, export_several, several_plans
+from mmkd_export.pipeline import ExportResult, export_several
 from mmkd_export.plan import export_plan
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import decode_report
@@ -84,7 +85,7 @@ def test_students_that_cannot_stand_in_for_each_other_are_refused(
     output = tmp_path / "both.edge"
     plan = export_plan(student_file, output=output)
     with pytest.raises(UsageError) as caught:
-        export_several(several_plans(plan, [student_file, student_file]), output=output)
+        export_several([plan, plan], output=output)
     assert str(caught.value) == (
         "modality 'acc': expected one student for each modality, got several; "
         "a student stands in for another when the other's sensor is dead"
@@ -100,19 +101,10 @@ def test_students_that_answer_something_else_are_refused(
     output = tmp_path / "both.edge"
     plan = export_plan(student_file, output=output)
     with pytest.raises(UsageError) as caught:
-        export_several(several_plans(plan, [student_file, other]), output=output)
+        export_several([plan, replace(plan, source=other)], output=output)
     assert str(caught.value) == (
         "modality 'gyro': expected the first student's labels rest, walk, run, fall, got sit, stand; "
         "students of one bundle answer the same question"
-    )
-
-
-def test_a_bundle_of_several_is_not_exported_again(both: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as caught:
-        export(export_plan(both, output=tmp_path / "again.edge"))
-    assert str(caught.value) == (
-        f"{both}: expected a bundle of one student, got 2; "
-        "export each checkpoint, and name them together to make one bundle"
     )
 
 
@@ -123,3 +115,12 @@ def test_several_students_need_a_place_to_go_and_no_engines(student_file: Path) 
     with pytest.raises(UsageError) as caught:
         run_export([str(student_file), str(student_file), "-o", "both.edge", "--target", "trt"])
     assert str(caught.value) == "--target trt: expected one student, got several; export each for its own engines"
+
+
+def test_bundles_are_joined_as_checkpoints_are(exported: ExportResult, gyro_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "both.edge"
+    plan = export_plan(exported.path, output=output)
+    export_several([plan, replace(plan, source=gyro_file)], output=output)
+    with Bundle.open(output) as bundle, Bundle.open(exported.path) as first:
+        assert [entry.name for entry in bundle.manifest.models] == ["acc", "gyro"]
+        assert bundle.manifest.models[0] == first.manifest.models[0]

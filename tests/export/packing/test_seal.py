@@ -20,6 +20,8 @@ from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 pytest.importorskip("cryptography")
 
+FILES = ("acc/model.fp32.onnx", "acc/golden.npz", "report.json", "README.md")
+
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -57,8 +59,12 @@ def test_a_bundle_that_is_exported_again_keeps_its_number_and_is_signed_anew(
         assert release_of(bundle.manifest) == 7
         assert check_signed(bundle, key.parent / "keys")
     unsigned = export(export_plan(again, output=tmp_path / "unsigned.edge")).path
-    with Bundle.open(unsigned) as bundle:
+    export(replace(export_plan(again), seal=Seal(release=8)))
+    with Bundle.open(unsigned) as bundle, Bundle.open(sealed) as before, Bundle.open(again) as later:
         assert (release_of(bundle.manifest), bundle.signatures) == (7, None)
+        assert bundle.manifest == before.manifest
+        assert [bundle.read(file) for file in FILES] == [before.read(file) for file in FILES]
+        assert (release_of(later.manifest), later.signatures) == (8, None)
 
 
 def test_several_students_are_sealed_together(

@@ -17,8 +17,6 @@ from mmkd_export.graph.layers import learnt_layers, select_layers
 from mmkd_export.precision.qdq import (
     quantised_graph,
     quantised_weights,
-    smoothed_graph,
-    smoothing_scales,
     weight_scales,
 )
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -140,21 +138,3 @@ def test_a_rounded_weight_is_within_half_a_step(values: np.ndarray, axis: int):
     restored = quantised_weights(values, scales, axis).astype(np.float64) * steps
     # 1e-6: the scale itself is rounded to float32.
     assert (np.abs(restored - values) <= steps * (0.5 + 1e-5) + 1e-6).all()
-
-
-def test_smoothing_evens_out_channels_as_the_paper_says():
-    # Equation 4 with alpha 0.5: s = sqrt(max|X| / max|W|).
-    scales = smoothing_scales(np.float32([16.0, 1.0, 0.0]), np.float32([[4.0, -1.0], [0.25, 0.1], [1.0, 1.0]]))
-    np.testing.assert_allclose(scales, [2.0, 2.0, 1.0])
-
-
-def test_a_smoothed_graph_computes_the_same(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]):
-    before = model.SerializeToString()
-    smooth = smoothed_graph(model, feeds)
-    onnx.checker.check_model(smooth, full_check=True)
-    np.testing.assert_allclose(_logits(smooth, feeds), _logits(model, feeds), atol=2e-6)
-    assert model.SerializeToString() == before
-    norms = [node for node in smooth.graph.node if node.op_type == "LayerNormalization"]
-    changed = [node for node in norms if node.input[1].endswith("_smooth_1")]
-    assert len(changed) == 2  # those in front of attention and feed-forward; the pool's is read by more than one node
-    assert len({node.input[1] for node in changed}) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -275,40 +274,6 @@ def test_altered_weights_do_not_pass_the_gate(
     proof_set = build_proof_set(build_student(seed=1))
     with pytest.raises(GateError, match=r"^fp32 \.tflite: expected the checkpoint's answers within 0.0001 on 12 "):
         prove_fp32(tflite, proof_set, file_format="tflite")
-
-
-def test_an_export_from_the_bundle_keeps_the_tflite(litert_bundle: ExportResult, tmp_path: Path):
-    source = Path(shutil.copy(litert_bundle.path, tmp_path / "s.edge"))
-    windows = np.random.default_rng(0).standard_normal((20, 64, 3)).astype(np.float32)
-    np.savez(tmp_path / "e.npz", x_acc=windows, y=np.arange(20) % 4)
-    result = export(
-        ExportPlan(
-            source=source,
-            output=source,
-            accept_unjudged=True,
-            precisions=("fp16",),
-            platform="jp6.2",
-            evaluation=tmp_path / "e.npz",
-        )
-    )
-    assert [artifact.file for artifact in result.manifest.models[0].artifacts] == [
-        "acc/model.fp32.onnx",
-        "acc/model.fp32.tflite",
-        "acc/model.fp16.onnx",
-    ]
-    fp32, tflite, _ = result.report.artifacts
-    assert tflite.scores == fp32.scores
-    with Bundle.open(source) as again, Bundle.open(litert_bundle.path) as before:
-        assert again.read("acc/model.fp32.tflite") == before.read("acc/model.fp32.tflite")
-
-
-def test_a_bundle_alone_cannot_give_a_tflite(exported: ExportResult, tmp_path: Path):
-    with pytest.raises(UsageError) as error:
-        export(ExportPlan(source=exported.path, output=tmp_path / "s.edge", targets=("litert",)))
-    assert str(error.value) == (
-        f"{exported.path}: --target litert: expected a checkpoint, because the .tflite is made from the network "
-        "itself, got a bundle; export the checkpoint (a .tflite that a bundle already has stays in it)"
-    )
 
 
 def test_a_failed_conversion_gives_the_last_line_of_the_converter(tmp_path: Path):

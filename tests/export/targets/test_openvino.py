@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.errors import BackendError, GateError
-from mmkd_export.pipeline import ExportResult, export
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import graph_feeds
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_in
@@ -52,9 +52,9 @@ def test_a_closed_one_and_a_damaged_graph_give_errors(student_graph: bytes, stud
         OpenVinoBackend(student_graph[:100])
 
 
-def test_the_target_is_recorded_with_its_answers_and_latency(exported: ExportResult, tmp_path: Path):
+def test_the_target_is_recorded_with_its_answers_and_latency(student_file: Path, tmp_path: Path):
     options = ["--target", "openvino", "--precision", "int8", "--accept-unjudged", "--platform", "cpu-x86", "--json"]
-    command = [sys.executable, "-m", "mmkd_export", str(exported.path), "-o", str(tmp_path / "s.edge"), *options]
+    command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge"), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     artifacts = json.loads(done.stdout)["report"]["artifacts"]
@@ -80,7 +80,7 @@ def test_an_artifact_that_answers_otherwise_in_openvino_is_refused(
 
 
 def test_auto_leaves_out_what_fails_its_gate_in_openvino_alone(
-    exported: ExportResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def failing(proven: ProvenArtifact, *_: object) -> ProvenArtifact:
         """A processor on which OpenVINO's INT8 kernels answer otherwise."""
@@ -90,7 +90,7 @@ def test_auto_leaves_out_what_fails_its_gate_in_openvino_alone(
 
     monkeypatch.setattr("mmkd_export.pipeline.prove_in", failing)
     plan = ExportPlan(
-        source=exported.path,
+        source=student_file,
         output=tmp_path / "s.edge",
         targets=("openvino",),
         accept_unjudged=True,
@@ -106,7 +106,7 @@ def test_auto_leaves_out_what_fails_its_gate_in_openvino_alone(
         export(replace(plan, accept_unjudged=True, precisions=("int8",)))
 
 
-def test_ctrl_c_after_the_gate_is_an_interrupt(exported: ExportResult, tmp_path: Path):
+def test_ctrl_c_after_the_gate_is_an_interrupt(student_file: Path, tmp_path: Path):
     # Where the processor has AMX, OpenVINO changes the thread's stack for signals: see the backend.
     script = (
         "import os, signal, sys\n"
@@ -121,6 +121,6 @@ def test_ctrl_c_after_the_gate_is_an_interrupt(exported: ExportResult, tmp_path:
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "run_command('mmkd-export', work)\n"
     )
-    command = [sys.executable, "-c", script, str(exported.path), str(tmp_path / "s.edge")]
+    command = [sys.executable, "-c", script, str(student_file), str(tmp_path / "s.edge")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "mmkd-export: interrupted\n")

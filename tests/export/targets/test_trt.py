@@ -14,12 +14,10 @@ import pytest
 
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
 from mmkd_edge.backends.trt.cuda import load_runtime
-from mmkd_edge.backends.trt.key import DeviceFacts, engine_profiles
+from mmkd_edge.backends.trt.key import DeviceFacts
 from mmkd_edge.bundle.bundle import Bundle, example_bundle
-from mmkd_edge.bundle.manifest import BatchRange, graph_inputs
-from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError
+from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError, UsageError
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, platform_named
 from mmkd_export.targets.trt import build_engines, engine_device, engine_key, read_sidecar
@@ -81,16 +79,6 @@ def test_the_workspace_heeds_the_gpus_free_memory(tmp_path: Path):
     assert workspace_bytes(meminfo, gpu_free_bytes=400 * MIB) == 100 * MIB
 
 
-def test_profiles_are_the_range_of_every_input(student: StudentCheckpoint):
-    inputs = graph_inputs(student.modality)
-    assert engine_profiles(inputs, None) == {}
-    shapes = ((1, 64, 3), (2, 64, 3), (8, 64, 3))
-    assert engine_profiles(inputs, BatchRange(minimum=1, optimum=2, maximum=8)) == {
-        "acc": shapes,
-        "acc_present": shapes,
-    }
-
-
 ORIN = DeviceFacts(
     name="Orin (nvgpu)",
     compute_capability="8.7",
@@ -113,10 +101,9 @@ class Tensorrt(ModuleType):
     MemoryPoolType = SimpleNamespace(WORKSPACE=0)
     BuilderFlag = SimpleNamespace(TF32="tf32")
 
-    def __init__(self, *, accepts_profiles: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__("tensorrt")
         self.asked: list[tuple[object, ...]] = []
-        self._accepts_profiles = accepts_profiles
 
     def _note(self, *what: object, gives: object = None) -> Callable[..., object]:
         def note(*arguments: object) -> object:
@@ -129,15 +116,13 @@ class Tensorrt(ModuleType):
         config = SimpleNamespace(
             set_memory_pool_limit=self._note("workspace"),
             clear_flag=self._note("off"),
-            add_optimization_profile=lambda profile: 0 if self._accepts_profiles else -1,
             create_timing_cache=self._note("timing cache", gives="cache"),
             set_timing_cache=self._note("set timing cache"),
             get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"measured"),
         )
         return SimpleNamespace(
-            create_network=self._note("network", gives=SimpleNamespace(num_inputs=0)),
+            create_network=self._note("network"),
             create_builder_config=lambda: config,
-            create_optimization_profile=lambda: SimpleNamespace(set_shape=self._note("shape")),
             build_serialized_network=lambda network, config: b"plan",
         )
 
@@ -145,29 +130,17 @@ class Tensorrt(ModuleType):
         return SimpleNamespace(parse=lambda model: True)
 
 
-def test_a_builder_is_given_profile_workspace_and_timing_cache():
+def test_a_builder_is_given_workspace_and_timing_cache():
     library = Tensorrt()
-    profiles = {"acc": ((1, 64, 3), (2, 64, 3), (8, 64, 3))}
-    built = engine_from_onnx(b"", library, workspace_bytes=MIB, profiles=profiles, timing_cache=b"before")
+    built = engine_from_onnx(b"", library, workspace_bytes=MIB, timing_cache=b"before")
     assert (built.plan, built.timing_cache) == (b"plan", b"measured")
     assert library.asked == [
         ("network", 2),
         ("workspace", 0, MIB),
         ("off", "tf32"),
-        ("shape", "acc", (1, 64, 3), (2, 64, 3), (8, 64, 3)),
         ("timing cache", b"before"),
         ("set timing cache", "cache", False),
     ]
-
-
-def test_a_profile_that_is_refused_is_an_error():
-    with pytest.raises(BackendError) as error:
-        engine_from_onnx(
-            b"", Tensorrt(accepts_profiles=False), workspace_bytes=MIB, profiles={"acc": ((1, 2), (1, 2), (8, 2))}
-        )
-    assert str(error.value) == (
-        "TensorRT refuses the optimisation profile {'acc': ((1, 2), (1, 2), (8, 2))}; export without --dim"
-    )
 
 
 def test_builds_for_one_device_share_a_timing_cache(bundle: Path, monkeypatch: pytest.MonkeyPatch):
@@ -202,7 +175,6 @@ def test_builds_for_one_device_share_a_timing_cache(bundle: Path, monkeypatch: p
         {"device": None},
         {"device": msgspec.structs.replace(ORIN, cuda_driver=13000)},
         {"device": msgspec.structs.replace(ORIN, multiprocessors=16)},
-        {"profiles": {"acc": ((1, 64, 3), (1, 64, 3), (4, 64, 3))}},
     ],
 )
 def test_the_key_is_another_where_another_engine_is_needed(
@@ -216,33 +188,6 @@ def test_the_key_is_another_where_another_engine_is_needed(
     assert engine_key(msgspec.structs.replace(engine.sidecar, **change)) != engine.sidecar.key
     same = msgspec.structs.replace(engine.sidecar, workspace_bytes=1, platform="jp7", bundle_sha256="0" * 64)
     assert engine_key(same) == engine.sidecar.key
-
-
-def test_an_engine_for_a_range_of_batches_is_built_with_its_profile(
-    trt_rtx: ModuleType, student_file: Path, tmp_path: Path
-):
-    plan = ExportPlan(
-        source=student_file,
-        output=tmp_path / "student.edge",
-        targets=("trt",),
-        accept_unjudged=True,
-        precisions=("fp32", "fp16", "int8"),
-        platform="trt-rtx",
-        batch=BatchRange(minimum=1, optimum=2, maximum=8),
-    )
-    result = export(plan)
-    assert [engine.sidecar.precision for engine in result.engines] == ["fp32", "fp16", "int8"]
-    for engine in result.engines:
-        assert engine.sidecar.shapes["acc"] == (-1, 64, 3)
-        assert engine.sidecar.profiles["acc"] == ((1, 64, 3), (2, 64, 3), (8, 64, 3))
-        assert Path(engine.path).stat().st_size > 10_000
-
-
-def test_a_graph_for_many_windows_is_built_for_one_where_nothing_else_is_said(
-    trt_rtx: ModuleType, student: StudentCheckpoint
-):
-    graph = onnx_from_student(student, batch=BatchRange(minimum=1, optimum=1, maximum=8))
-    assert len(engine_from_onnx(graph, trt_rtx, workspace_bytes=64 * MIB).plan) > 10_000
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="this machine has TensorRT")
@@ -270,14 +215,13 @@ def test_without_cuda_python_the_extra_is_named():
 
 
 def test_engines_of_every_precision_are_built_with_sidecars_and_logs(
-    trt_rtx: ModuleType, exported: ExportResult, tmp_path: Path
+    trt_rtx: ModuleType, mixed: ExportResult, tmp_path: Path
 ):
     output = tmp_path / "student.edge"
     plan = ExportPlan(
-        source=exported.path,
+        source=mixed.path,
         output=output,
         targets=("trt",),
-        accept_unjudged=True,
         precisions=("fp16", "int8"),
         platform="trt-rtx",
     )
@@ -328,6 +272,15 @@ def test_engines_from_a_bundle_leave_it_as_it_is(trt_rtx: ModuleType, bundle: Pa
     result = export(ExportPlan(source=bundle, output=bundle, targets=("trt",), platform="trt-rtx"))
     assert [engine.sidecar.precision for engine in result.engines] == ["fp32"]
     assert bundle.read_bytes() == before
+
+
+def test_an_engine_of_a_precision_that_a_bundle_lacks_is_refused(trt_rtx: ModuleType, bundle: Path):
+    with pytest.raises(UsageError) as error:
+        build_engines(bundle, platform_named("trt-rtx"), ("fp32", "int8"))
+    assert str(error.value) == (
+        f"{bundle}: --precision int8: expected a graph of it to build an engine of, got fp32; export the checkpoint "
+        "with --precision int8"
+    )
 
 
 def test_engines_from_a_bundle_need_neither_onnx_nor_torch(trt_rtx: ModuleType, bundle: Path):
@@ -391,7 +344,3 @@ def test_the_commands_for_other_tools_fit_the_shipped_student():
     for tensor in (*entry.inputs, *entry.outputs):
         sizes = ", ".join(map(str, tensor.shape))
         assert f'{{ name: "{tensor.name}", data_type: TYPE_FP32, dims: [ {sizes} ] }}' in triton
-    (ranges,) = [block for block in blocks if "--minShapes" in block]
-    for option, size in (("min", 1), ("opt", 4), ("max", 8)):
-        shapes = [f"{tensor.name}:{'x'.join(map(str, (size, *tensor.shape[1:])))}" for tensor in entry.inputs]
-        assert f"--{option}Shapes={','.join(shapes)}" in ranges

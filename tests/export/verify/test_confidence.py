@@ -17,8 +17,9 @@ from mmkd_edge.bundle.manifest import README_FILE, ModelEntry
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, export_plan
+from mmkd_export.student import FEWEST_WINDOWS, fit_temperature, helpful_temperature
 from mmkd_export.verify.answers import answers_from_student
-from mmkd_export.verify.confidence import FEWEST_WINDOWS, fit_confidence, fit_temperature, helpful_temperature
+from mmkd_export.verify.artifacts import fit_confidence
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 
@@ -193,12 +194,6 @@ def test_a_device_gives_label_sets_at_any_level(result: ExportResult) -> None:
             assert set(prediction.label_set) == (possible or {prediction.label})
 
 
-def test_a_bundle_that_is_exported_again_keeps_its_temperature(result: ExportResult, tmp_path: Path) -> None:
-    again = export(ExportPlan(source=result.path, output=tmp_path / "again.edge", accept_unjudged=True))
-    before = [artifact.confidence for artifact in result.manifest.models[0].artifacts]
-    assert [artifact.confidence for artifact in again.manifest.models[0].artifacts] == before
-
-
 def test_windows_without_labels_give_no_confidence(wide: StudentCheckpoint, wide_file: Path, tmp_path: Path) -> None:
     assert wide.carried is not None
     np.savez(tmp_path / "unlabelled.npz", x_acc=wide.carried.windows)
@@ -211,12 +206,14 @@ def test_windows_without_labels_give_no_confidence(wide: StudentCheckpoint, wide
         EdgePredictor.open(made.path, backend="ort", error_level=0.1)
 
 
-def test_what_calibrates_never_judges(result: ExportResult, wide: StudentCheckpoint, tmp_path: Path) -> None:
+def test_what_calibrates_never_judges(
+    result: ExportResult, wide: StudentCheckpoint, wide_file: Path, tmp_path: Path
+) -> None:
     carried, golden = wide.carried, opened(result.path)[1]
     assert carried is not None
     np.savez(tmp_path / "same.npz", x_acc=carried.windows, y=carried.labels)
     np.savez(tmp_path / "half.npz", x_acc=golden.windows[~golden.judge], y=golden.labels[~golden.judge])
-    plan = ExportPlan(source=result.path, output=tmp_path / "again.edge", accept_unjudged=True)
+    plan = ExportPlan(source=wide_file, output=tmp_path / "again.edge")
     made = export(replace(plan, evaluation=tmp_path / "same.npz"))
     assert made.report.windows.judging == 48  # of 96, those that calibrate left out
     with pytest.raises(UsageError) as caught:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from mmkd_edge.errors import GateError
-from mmkd_edge.spec import TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_export.verify.gate import (
     GateRule,
@@ -19,7 +19,7 @@ from mmkd_export.verify.gate import (
     require_gate,
     require_windows,
 )
-from mmkd_export.verify.proof_set import check_calibration, select_judging
+from mmkd_export.verify.proof_set import build_proof_set, check_calibration
 from mmkd_export.verify.windows import RealWindows
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -166,7 +166,10 @@ def test_the_judging_half_keeps_its_answers():
         judge=np.array([False, True, False, True]),
         source="carried",
     )
-    judging = select_judging(real, _answers([0, 1, 2, 1]))
+    modality = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=1)
+    every = build_proof_set(real, modality=modality, task=TASK, answer=lambda windows: _answers([0, 1, 2, 1]))
+    judging = every.judging
+    assert every.calibration.ravel().tolist() == [0, 2]
     assert judging.windows.ravel().tolist() == [1, 3]
     assert judging.labels.tolist() == [1, 0]
     assert judging.answers.logits.argmax(1).tolist() == [1, 1]

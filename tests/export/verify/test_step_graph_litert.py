@@ -116,8 +116,3 @@ def test_a_closed_litert_takes_no_step(with_litert: ExportResult) -> None:
     with pytest.raises(BackendError) as refused:
         Steps(backend, streaming)
     assert str(refused.value) == "backend 'litert' is closed; open it again"
-
-
-def test_a_bundle_made_from_a_bundle_keeps_the_steps_of_litert(with_litert: ExportResult, tmp_path: Path) -> None:
-    again = export(export_plan(with_litert.path, output=tmp_path / "again.edge"))
-    assert again.manifest.models[0].streaming == with_litert.manifest.models[0].streaming

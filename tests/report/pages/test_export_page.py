@@ -63,7 +63,6 @@ def artifact(precision: str, *, size: int, score: float, latencies: dict[str, fl
         "float_layers": {},
         "attempts": [],
         "sensitivity": [],
-        "activations": [],
     } | more
 
 
@@ -76,7 +75,7 @@ def sensitivity(layer: str, rows: int, inputs: int, outputs: int) -> Document:
 
 
 def quantised() -> Document:
-    """What an INT8 artifact has beside the others: its second attempt passed, one tensor of three is clipped."""
+    """What an INT8 artifact has beside the others: its second attempt passed."""
     return {
         "gate": gate(drop=0.25),
         "float_layers": {"encoder.stem.0": "the first layer: its range is that of the sensor's glitches"},
@@ -88,18 +87,7 @@ def quantised() -> Document:
             sensitivity("encoder.blocks.0.up", 27, 48, 96) | {"divergence": 4e-6, "max_abs_error": 0.02},
             sensitivity("encoder.stem.0", 50, 21, 24) | {"divergence": 1e-6, "max_abs_error": 0.01},
         ],
-        "activations": [
-            {"layers": ["encoder.stem.0"], "largest": 8.0, "represented": None, "bin_width": 1.0, "counts": [9] * 8},
-            {
-                "layers": ["encoder.blocks.0.query", "encoder.blocks.0.key"],
-                "largest": 4.0,
-                "represented": 3.0,
-                "bin_width": 0.5,
-                "counts": [90, 50, 30, 20, 6, 3, 0, 1],
-            },
-            {"layers": ["encoder.dead"], "largest": 0.0, "represented": 1.0, "bin_width": 0.0, "counts": [7]},
-        ],
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -384,7 +372,6 @@ def test_engines_are_listed_with_what_built_them(plain, parse) -> None:
         "strongly_typed": True,
         "tf32": False,
         "shapes": {"acc": [1, 64, 3]},
-        "profiles": {},
         "key": "3" * 64,
         "layers": "",
     }
