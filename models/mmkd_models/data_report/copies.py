@@ -40,8 +40,8 @@ def near_copies(everything: Windows, probed: ProbeWindows) -> Iterator[Finding]:
         yield Finding(
             kind="copies",
             level="problem",
-            sentence=f"{count} {'window' if count == 1 else 'windows'} outside train nearly equal a training window: "
-            f"{first} differs from {second} by {100 * differences[best]:.2g} % of the movement",
+            sentence=f"{count} {'window' if count == 1 else 'windows'} outside train nearly equal to a training "
+            f"window: {first} differs from {second} by {100 * differences[best]:.2g} % of the movement",
             advice="give them one group if they were cut from one recording or made from each other",
         )
 

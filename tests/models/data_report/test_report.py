@@ -166,8 +166,8 @@ def test_a_near_copy_of_a_training_window_is_found(rig: Rig, tmp_path: Path) -> 
     (copy,) = near_copies(windows, choose_windows(windows))
     assert (copy.kind, copy.level) == ("copies", "problem")
     assert copy.sentence == (
-        "1 window outside train nearly equal a training window: test window 60 differs from train window 7 by 0.044 % "
-        "of the movement"
+        "1 window outside train nearly equal to a training window: test window 60 differs from train window 7 by 0.015 "
+        "% of the movement"
     )
 
 
