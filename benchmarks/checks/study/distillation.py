@@ -72,11 +72,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     with progress_lines() as show:
         done = run_stages(
-            plan,
-            build=arguments.build,
-            budget_hours=arguments.budget_hours,
-            tell=tell,
-            progress=Progress(show=show),
+            plan, build=arguments.build, budget_hours=arguments.budget_hours, tell=tell, progress=Progress(show=show)
         )
     if arguments.latency:
         measure_sizes(plan, build=arguments.build, measure_latency=latency_meter(LATENCY_S))

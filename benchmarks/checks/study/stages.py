@@ -106,11 +106,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def raced(plan: Plan) -> Plan:
     """Gives the same plan with races: labels only, outputs and the default recipe, each by one committee."""
     return msgspec.structs.replace(
-        plan,
-        choose=True,
-        first_methods=(NONE, OUTPUTS, METHOD),
-        further_methods=(),
-        further_teachers=(),
+        plan, choose=True, first_methods=(NONE, OUTPUTS, METHOD), further_methods=(), further_teachers=()
     )
 
 
@@ -152,12 +148,7 @@ def _on_first_sets(plan: Plan, *, methods: tuple[str, ...], made: str = "") -> t
     share, whole_groups = few_labels(plan)
     return tuple(
         Portion(
-            sensor=sensor,
-            label_share=share,
-            whole_groups=whole_groups,
-            seeds=seeds + 1,
-            methods=methods,
-            made=made,
+            sensor=sensor, label_share=share, whole_groups=whole_groups, seeds=seeds + 1, methods=methods, made=made
         )
         for seeds in range(plan.first_seeds)
         for sensor in plan.sets[:_FIRST_SETS]
@@ -202,12 +193,7 @@ Tell = Callable[[Portion], None]
 
 
 def run_stages(
-    plan: Plan,
-    *,
-    build: Path,
-    budget_hours: float | None,
-    tell: Tell | None = None,
-    progress: Progress | None = None,
+    plan: Plan, *, build: Path, budget_hours: float | None, tell: Tell | None = None, progress: Progress | None = None
 ) -> bool:
     """Trains what the folder lacks, portion by portion; gives whether all is there.
 

@@ -81,8 +81,7 @@ class ComparisonOptions:
     """What is trained and compared."""
 
     modality: Annotated[
-        list[str] | None,
-        Option("Train a student for this sensor (repeat); default every one.", metavar="NAME"),
+        list[str] | None, Option("Train a student for this sensor (repeat); default every one.", metavar="NAME")
     ] = None
     seeds: Annotated[int, Option("Seeds; each judges on another fold of groups.", min=1)] = 1
     label_share: Annotated[float | None, Option("Fraction of the training labels to use; 1 is all.", shown=False)] = (
@@ -150,7 +149,7 @@ def demo(
     document = _document(data, folds, out)
     pair, bundle = partial(pair_latency, duration_s=duration_s), partial(_bundle, duration_s=duration_s)
     try:
-        measured = measure(document, comparison, folds, pair=pair, bundle=bundle, say=say)
+        measured = measure(document, comparison, pair=pair, bundle=bundle, say=say)
     except BaseException:
         if not (out / _DOCUMENT).exists():  # training took long: its results are written all the same
             _write(out, document, began=began)

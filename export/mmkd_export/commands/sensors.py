@@ -124,11 +124,7 @@ def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Pat
 
 
 def _document(
-    compared: DemoDocument,
-    judged: Mapping[str, JudgingDocument],
-    times: Mapping[str, PairLatency],
-    *,
-    pairs: bool,
+    compared: DemoDocument, judged: Mapping[str, JudgingDocument], times: Mapping[str, PairLatency], *, pairs: bool
 ) -> SensorsDocument:
     from mmkd_models.experiments.sensors import pair_rows, sensor_rows
     from mmkd_report.schema.judging import SensorsDocument

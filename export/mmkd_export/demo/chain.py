@@ -18,6 +18,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.reference import write_reference
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.spec import TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_teacher
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
@@ -26,8 +27,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices import measure_reference
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.attention_view import attention_view
-from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.experiments.comparison import Comparison, FoldResult
+from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, read_teacher
 from mmkd_models.training.predict import logits_of
@@ -46,7 +46,6 @@ _ROUNDING = 1e-6  # of the answer: float32 in another order of summation
 def measure(
     document: DemoDocument,
     comparison: Comparison,
-    folds: Sequence[FoldResult],
     *,
     pair: MeasurePair,
     bundle: MeasureBundle,
@@ -56,20 +55,20 @@ def measure(
 
     The best student's bundle, by validation, is `student.edge` too.
     """
-    fold, dataset, out = folds[0], comparison.dataset, comparison.out
+    seed, dataset, out = document.seeds[0], comparison.dataset, comparison.out
     bundles = {}
     for name in document.students:
         say(f"export: {name} student")
         bundles[name] = out / f"{name}.edge"
-        export(export_plan(comparison.student_path(name, fold.seed), output=bundles[name]))
-    test = comparison.folder.fold(fold.seed).test
+        export(export_plan(comparison.student_path(name, seed), output=bundles[name]))
+    test = comparison.folder.fold(seed).test
     references = {name: _any_reference(dataset, name, test, out) for name in bundles}
-    teacher = read_teacher(comparison.teacher_path(fold.seed)).transformer()
+    teacher = read_teacher(comparison.teacher_path(seed)).transformer()
     attention = {}
     for name, path in bundles.items():
         say(f"check: {name} student in the runtime")
-        student = read_student(comparison.student_path(name, fold.seed))
-        _check_runtime(dataset, fold, student, path, test, say=say)
+        student = read_student(comparison.student_path(name, seed))
+        _check_runtime(dataset, student, path, test, say=say)
         attention[name] = _attention(test, teacher, student)
     times = {}
     with TemporaryDirectory() as temporary:
@@ -122,17 +121,13 @@ def _with_measured(contest: Contest, reference: Path | None, times: PairLatency)
     )
 
 
-def _check_runtime(
-    dataset: Dataset, fold: FoldResult, student: StudentCheckpoint, bundle: Path, test: Windows, *, say: Say
-) -> None:
-    """The runtime must answer as the training side did, window by window on the test split.
+def _check_runtime(dataset: Dataset, student: StudentCheckpoint, bundle: Path, test: Windows, *, say: Say) -> None:
+    """Raise GateError unless the runtime answers the test windows as the trained network does.
 
-    A window without any sample is answered in training, and has no answer on a device.
+    A window without any sample has no answer on a device.
     """
-    name = student.modality.name
-    judged = fold.students[name].student.test
-    right = {one.group: int(np.trace(one.confusion)) for one in judged.confusions or ()}
-    agreed = expected = compared = 0
+    name, network, spread = student.modality.name, student.network(), float(test.labels.std())
+    expected = agreed = 0
     with TemporaryDirectory() as temporary:
         for part in _parts(test.with_modalities((name,)), name):
             try:
@@ -140,61 +135,51 @@ def _check_runtime(
             except UsageError as error:
                 say(f"check: {name}: group {part.groups[0]} is left out: {error}")
                 continue
-            windows = replace(part, statistics=None).take(np.arange(len(part)))[name]  # raw, as a device sees them
-            there = prepare_batch(windows, student.modality)[1].reshape(len(part), -1).any(axis=1)
+            raw = replace(part, statistics=None).take(np.arange(len(part)))[name]  # as a device sees them
+            there = np.flatnonzero(prepare_batch(raw, student.modality)[1].reshape(len(part), -1).any(axis=1))
+            logits = logits_of(network, part.subset(there), modality=name)
             with EdgePredictor.open(bundle, reference=reference) as predictor:
-                answers = predictor.predict_batch(windows)
-            compared += int(there.sum())
-            if judged.answers is msgspec.UNSET:
-                agreed += int((np.array([answer.index for answer in answers]) == part.labels)[there].sum())
-                expected += sum(right[group] for group in np.unique(part.groups).tolist())
-                if not there.all():
-                    absent = part.subset(np.flatnonzero(~there))
-                    found = logits_of(student.network(), absent, modality=name).argmax(axis=1)
-                    expected -= int((found == absent.labels).sum())
-            else:
-                agreed += int(_same(answers, part, judged, spread=float(test.labels.std()))[there].sum())
-                expected += int(there.sum())
-    if abs(agreed - expected) > 1:  # one window may sit on a tie
-        what = "right" if judged.answers is msgspec.UNSET else "answered"
+                answers = predictor.predict_batch(raw[there])
+            expected += len(there)
+            agreed += int(_agree(answers, logits, student.task, spread=spread).sum())
+    if agreed < expected - 1:  # one window may be a tie
         raise GateError(
-            f"{bundle}: runtime on the test split: expected {expected} of {compared} windows {what} as in training, "
-            f"got {agreed}; the export is wrong, please report it"
+            f"{bundle}: runtime on the test split: expected {expected} windows answered as in training, got {agreed}; "
+            "the export is wrong, please report it"
         )
 
 
-def _same(answers: Sequence[Prediction], part: Windows, judged: TestedNetwork, *, spread: float) -> NDArray[np.bool_]:
-    """(N,) which windows have the labels that training gave them, or its number.
+def _agree(
+    answers: Sequence[Prediction], logits: NDArray[np.float32], task: TaskSpec, *, spread: float
+) -> NDArray[np.bool_]:
+    """(N,) whether predictions are what logits (N, K) say.
 
     Args:
         spread: of a regression's targets.
     """
-    task = part.spec.task
-    _, trained, groups = judged.windows
-    same = np.zeros(len(part), dtype=bool)
-    for group in np.unique(part.groups):
-        rows, expected = np.flatnonzero(part.groups == group), trained[groups == group]
-        if task.kind == "multi_label":
-            on = expected >= np.log(task.on_from / (1 - task.on_from))
-            found = [[label in answers[row].labels for label in task.labels] for row in rows]
-            same[rows] = (np.array(found) == on).all(1)
-        else:
+    match task.kind:
+        case "classification":
+            return np.array([answer.index for answer in answers]) == logits.argmax(axis=1)
+        case "multi_label":
+            on = logits >= np.log(task.on_from / (1 - task.on_from))
+            labels = np.array([[label in answer.labels for label in task.labels] for answer in answers])
+            return np.asarray((labels == on).all(axis=1))
+        case "regression":
             low, high = task.range or (-np.inf, np.inf)
-            wanted = np.clip(expected[:, 0], low, high)
-            values = np.array([np.nan if (value := answers[row].value) is None else value for row in rows])
-            same[rows] = np.abs(values - wanted) <= MOST_FP32_TOLERANCE * spread + _ROUNDING * np.abs(wanted)
-    return same
+            expected = np.clip(logits[:, 0], low, high)
+            values = np.array([np.nan if answer.value is None else answer.value for answer in answers])
+            return np.asarray(np.abs(values - expected) <= MOST_FP32_TOLERANCE * spread + _ROUNDING * np.abs(expected))
 
 
 def _parts(test: Windows, name: str) -> list[Windows]:
-    """One part per reference: all windows at once, or group by group where the modality is normalised per group."""
+    """One part per reference: all windows, or each group if the modality is normalised per group."""
     if test.spec.modality(name).normalise == "none":
         return [test]
     return [test.subset(test.groups == group) for group in np.unique(test.groups)]
 
 
 def _group_reference(dataset: Dataset, name: str, group: int | str, out: Path) -> Path | None:
-    """Writes the reference of one group into `out`; None where the modality takes raw values."""
+    """Write the reference of one group into `out`; return None if the modality takes raw values."""
     if dataset.spec.modality(name).normalise == "none":
         return None
     path = out / f"{name}.reference.json"

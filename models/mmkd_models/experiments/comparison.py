@@ -299,9 +299,7 @@ def read_fold(comparison: Comparison, seed: int) -> FoldResult:
         spread_in_time=spread_in_time(fold),
         students={
             name: SensorResult(
-                baseline=baseline,
-                student=student,
-                rivals=judge_rivals(comparison.folders[name], QUICK_RIVALS, seed),
+                baseline=baseline, student=student, rivals=judge_rivals(comparison.folders[name], QUICK_RIVALS, seed)
             )
             for name, (baseline, student) in by_sensor.items()
         },

@@ -111,7 +111,7 @@ def prepare_study(
 ) -> PreparedStudy:
     """Check options and folder, and find which sizes and methods are possible; arguments and errors as `study`."""
     began_s = time.time()
-    check_study(dataset, options, measure_latency)
+    check_study(dataset, options)
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     folder = Folder(out=out.absolute(), dataset=dataset, conditions=options.conditions, space=options.space)
@@ -157,7 +157,7 @@ def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tupl
     return tuple(clean)
 
 
-def check_study(dataset: Dataset, options: StudyOptions, measure_latency: MeasureLatency | None) -> None:
+def check_study(dataset: Dataset, options: StudyOptions) -> None:
     """Raise UsageError if the options make no sense, or this dataset cannot have such a study."""
     check_space(options.space)
     conditions, windows = options.conditions, dataset.everything()
@@ -165,13 +165,6 @@ def check_study(dataset: Dataset, options: StudyOptions, measure_latency: Measur
         check_metric(train.metric, dataset.spec.task.kind)
     for names in ((conditions.modality,), *(teacher.modalities for teacher in options.space.teachers)):
         windows.with_modalities(names)  # refuses a name that is unknown
-    if options.max_latency_ms is not None and measure_latency is None:
-        raise UsageError("max_latency_ms: expected a way to measure latencies, got none; give measure_latency")
-    if min(options.seeds, options.workers, options.trials, options.finalists) < 1:
-        raise UsageError(
-            "study: expected seeds, workers, trials and finalists of 1 or more, got "
-            f"{options.seeds}, {options.workers}, {options.trials} and {options.finalists}; correct them"
-        )
     check_seeds(windows, options.seeds)
     refuse_shared_samples(windows)
     for seed in range(options.seeds):

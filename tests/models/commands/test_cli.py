@@ -143,11 +143,7 @@ def test_methods_are_listed_with_their_recipes(capsys: pytest.CaptureFixture[str
     methods = json.loads(capsys.readouterr().out)
     assert methods["none"] is None
     assert methods["logit"]["terms"] == [
-        {
-            "type": "logit",
-            "weight": {"start": 1.0, "end": 1.0, "until": 1.0},
-            "temperature": 2.0,
-        }
+        {"type": "logit", "weight": {"start": 1.0, "end": 1.0, "until": 1.0}, "temperature": 2.0}
     ]
 
 

@@ -26,11 +26,7 @@ from mmkd_models.experiments.workers import Workers
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainingProgress
-from mmkd_models.training.checkpoint import (
-    read_student,
-    read_teacher,
-    read_teacher_file,
-)
+from mmkd_models.training.checkpoint import read_student, read_teacher, read_teacher_file
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import distil, train_baseline, train_teacher

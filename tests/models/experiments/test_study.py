@@ -376,12 +376,6 @@ def test_limits_that_no_size_keeps_are_an_error(machines: Dataset, tmp_path: Pat
     )
 
 
-def test_a_limit_of_latency_needs_a_way_to_measure_it(machines: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as error:
-        study(machines, cases.options(machines, max_latency_ms=1.0), out=tmp_path)
-    assert str(error.value) == "max_latency_ms: expected a way to measure latencies, got none; give measure_latency"
-
-
 def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines: Dataset, tmp_path: Path) -> None:
     space = cases.space(
         teachers=(TeacherChoice(modalities=("acc",), preset="tiny"),),
@@ -445,12 +439,7 @@ def test_a_folder_may_hold_several_sensors_which_share_its_teachers(machines: Da
     assert len(list(tmp_path.glob("trials/*/result.json"))) == 2 * 4
 
 
-def test_numbers_that_make_no_sense_are_refused(machines: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as error:
-        study(machines, cases.options(machines, workers=0), out=tmp_path)
-    assert str(error.value) == (
-        "study: expected seeds, workers, trials and finalists of 1 or more, got 2, 0, 40 and 3; correct them"
-    )
+def test_a_search_needs_seeds_that_it_does_not_learn_from(machines: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         study(machines, cases.options(machines, grid=False, seeds=2, search_seeds=2), out=tmp_path)
     assert str(error.value) == (
