@@ -159,7 +159,7 @@ def _agree(
     """
     match task.kind:
         case "classification":
-            return np.array([answer.index for answer in answers]) == logits.argmax(axis=1)
+            return np.asarray(np.array([answer.index for answer in answers]) == logits.argmax(axis=1))
         case "multi_label":
             on = logits >= np.log(task.on_from / (1 - task.on_from))
             labels = np.array([[label in answer.labels for label in task.labels] for answer in answers])
