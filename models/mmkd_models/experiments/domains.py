@@ -91,8 +91,9 @@ def judge_shift(
             (in_time,) = compare(replace(comparison, config=config), [0], workers, progress=progress)
     config, spec = order.config, order.dataset.spec
     measure = told_by(spec.task, config.student_train.metric)
-    found = [dict(_figures(fold, measure)) for fold in folds]
-    figures = {name: [one[name] for one in found] for name in found[0] if all(name in one for one in found)}
+    by_fold = [dict(_figures(fold, measure)) for fold in folds]
+    everywhere = [name for name in by_fold[0] if all(name in fold for fold in by_fold)]
+    figures = {name: [fold[name] for fold in by_fold] for name in everywhere}
 
     def gain(model: str, other: str) -> DomainSpread:
         pairs = zip(figures[model], figures[other], strict=True)
@@ -111,7 +112,7 @@ def judge_shift(
                 name=name,
                 windows=folds[seed].windows["test"],
                 shared_groups=shared_groups(windows, fold_without(windows, left_out, fold=seed)),
-                figures=found[seed],
+                figures=by_fold[seed],
             )
             for seed, name in enumerate(domains.names)
         ),
@@ -122,7 +123,7 @@ def judge_shift(
         },
         gains={name: gain(STUDENT, name) for name in figures if name != STUDENT},
         teacher_gain=gain(TEACHER, LABELS_ONLY),
-        absent={name: one for fold in folds for name, one in _rivals(fold) if isinstance(one, str)},
+        absent={name: reason for fold in folds for name, reason in _rivals(fold) if isinstance(reason, str)},
         time=None if in_time is None else _in_time(measures_of(spec.task)[0], in_time),
         unknown=int((domains.of_window < 0).sum()),
         has_groups=windows.has_groups,

@@ -413,8 +413,9 @@ def grid_phases(
     Args:
         ask_before: let the teacher answer the batches of its students once for all, if a recipe uses outputs alone.
     """
-    baselines = [Trial(candidate=one, seed=seed) for one in chosen for seed in seeds if one.entry.teacher is None]
-    taught = [Trial(candidate=one, seed=seed) for one in chosen for seed in seeds if one.entry.teacher is not None]
+    trials = [Trial(candidate=candidate, seed=seed) for candidate in chosen for seed in seeds]
+    baselines = [trial for trial in trials if trial.candidate.entry.teacher is None]
+    taught = [trial for trial in trials if trial.candidate.entry.teacher is not None]
     waiting = [trial for trial in taught if trial_result(folder, trial) is None]
     names = {trial.candidate.entry.teacher for trial in waiting}
     teachers = [teacher for teacher in folder.space.teachers if teacher.name in names]

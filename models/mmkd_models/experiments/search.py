@@ -46,7 +46,9 @@ def finalists(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int],
     ranked = [candidate for _, candidate in sorted(best.values(), key=rank)]
     chosen = [candidate for candidate in ranked if candidate.entry.method != NONE][:most]
     sizes = {candidate.entry.student for candidate in chosen}
-    baselines = [one for one in ranked if one.entry.method == NONE and one.entry.student in sizes]
+    baselines = [
+        candidate for candidate in ranked if candidate.entry.method == NONE and candidate.entry.student in sizes
+    ]
     return (*baselines, *chosen)
 
 
@@ -67,7 +69,7 @@ def proposals(folder: Folder, impossible: tuple[Entry, ...], seeds: tuple[int, .
 
 def distilled_candidates(folder: Folder, impossible: Sequence[Entry]) -> tuple[Candidate, ...]:
     """Return what a search chooses among."""
-    return tuple(one for one in candidates(folder.space, impossible) if one.entry.method != NONE)
+    return tuple(candidate for candidate in candidates(folder.space, impossible) if candidate.entry.method != NONE)
 
 
 def _has_ended(folder: Folder, candidate: Candidate, seeds: Sequence[int]) -> bool:
@@ -86,7 +88,7 @@ def _propose(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int], 
             params = msgspec.structs.asdict(candidate.entry) | {"learning_rate": candidate.learning_rate}
             value = float(np.mean(scores))
             study.add_trial(optuna.trial.create_trial(params=params, distributions=choices, value=value))
-    free = [one for one in everything if one not in taken]
+    free = [candidate for candidate in everything if candidate not in taken]
     for _ in range(_REPEATS):
         trial = study.ask(choices)
         study.tell(trial, state=optuna.trial.TrialState.FAIL)  # what comes of it is read from the folder

@@ -154,7 +154,9 @@ def sensor_rows(
     compared: DemoDocument, judged: Mapping[str, JudgingDocument], latencies: Mapping[str, PairLatency]
 ) -> tuple[SensorRow, ...]:
     """Return a row for each sensor, the one whose student validates best first."""
-    rows = [_row(compared, name, one, judged[name], latencies.get(name)) for name, one in compared.students.items()]
+    rows = [
+        _row(compared, name, contest, judged[name], latencies.get(name)) for name, contest in compared.students.items()
+    ]
     return tuple(sorted(rows, key=lambda row: math.inf if row.valid_score is None else -row.valid_score))
 
 
@@ -169,8 +171,12 @@ def _row(
         "distilled": contest.student,
         "teacher": compared.teacher,
     }
-    valid = {key: one.valid_score.mean for key, one in who.items() if one is not None and one.valid_score is not None}
-    scores = {key: score for key, one in who.items() if one is not None and (score := one.score(measure)) is not None}
+    valid = {
+        key: model.valid_score.mean for key, model in who.items() if model is not None and model.valid_score is not None
+    }
+    scores = {
+        key: score for key, model in who.items() if model is not None and (score := model.score(measure)) is not None
+    }
     untaught: tuple[Competitor, ...] = ("extra_trees", "mini_rocket")
     gain, faults, first = contest.gain_points, judged.faults, judged.models[0].name
     assert gain is not None
@@ -184,22 +190,25 @@ def _row(
         high=gain.high,
         valid_score=valid["distilled"],
         guessing=contest.student.guessing,
-        is_taught=not contest.student.shipped or any(one != LABELS_ONLY for one in contest.student.shipped),
+        is_taught=not contest.student.shipped or any(form != LABELS_ONLY for form in contest.student.shipped),
         ahead=tuple(key for key in untaught if valid.get(key, -math.inf) > valid["distilled"]),
-        under_faults=sum(sum(one.errors[first]) / len(one.errors[first]) for one in faults.faults) / len(faults.faults),
+        under_faults=sum(sum(fault.errors[first]) / len(fault.errors[first]) for fault in faults.faults)
+        / len(faults.faults),
         relative=faults.relative.get(first),
         worst_fault=faults.faults[0].name,
         latency_ms=None if latency is None else latency.student_ms["p50"],
         teacher_latency_ms=None if latency is None else latency.teacher_ms["p50"],
-        worth={} if judged.cost is None else {way: one.net_present_value for way, one in judged.cost.results.items()},
+        worth={}
+        if judged.cost is None
+        else {way: result.net_present_value for way, result in judged.cost.results.items()},
     )
 
 
 def pair_rows(compared: DemoDocument) -> tuple[SensorRow, ...]:
     """Return the teacher's score with every two sensors alone, in the order of the dataset; of three or more."""
     measure, teacher = compared.reported_metric, compared.teacher
-    names = [one.name for one in compared.dataset.modalities]
-    scores = {frozenset(one.modalities): one.score(measure) for one in teacher.missing or ()}
+    names = [spec.name for spec in compared.dataset.modalities]
+    scores = {frozenset(subset.modalities): subset.score(measure) for subset in teacher.missing or ()}
     return tuple(
         SensorRow(sensors=pair, scores={"teacher": score}, parameters=teacher.parameters or 0)
         for pair in combinations(names, 2)

@@ -31,7 +31,7 @@ from mmkd_models.experiments.runs import (
 )
 from mmkd_models.experiments.search import distilled_candidates, proposals
 from mmkd_models.experiments.table import (
-    Tested,
+    TestedEntry,
     choose,
     dataset_facts,
     entry_rows,
@@ -112,7 +112,7 @@ def _search(prepared: PreparedStudy, workers: Workers, progress: Progress) -> No
     folder, trials, seeds = prepared.folder, prepared.options.trials, prepared.search_seeds
     first, _, _ = grid_phases(folder, candidates(folder.space, prepared.impossible), seeds, rivals=())
     distilled = distilled_candidates(folder, prepared.impossible)[:trials]
-    planned = [student_run(folder, Trial(candidate=one, seed=seed)) for one in distilled for seed in seeds]
+    planned = [student_run(folder, Trial(candidate=candidate, seed=seed)) for candidate in distilled for seed in seeds]
     _make_phases(prepared, workers, progress, [first], planned)
     proposed = until(prepared.deadline(_SEARCH_TIME), proposals(folder, prepared.impossible, seeds, trials=trials))
     workers.run(make_claimed, proposed, on_step=progress.on_step, on_end=progress.on_end)
@@ -152,10 +152,12 @@ def _document(prepared: PreparedStudy, out: Path, measure_latency: MeasureLatenc
         dataset=dataset_facts(folder.dataset),
         students=prepared.sizes,
         teachers=teacher_rows(folder, tested),
-        methods=tuple(msgspec.json.decode(msgspec.json.encode(one), type=StudyMethod) for one in folder.space.methods),
+        methods=tuple(
+            msgspec.json.decode(msgspec.json.encode(method), type=StudyMethod) for method in folder.space.methods
+        ),
         skipped=prepared.skipped,
         entries=entry_rows(folder, tested, prepared.sizes, chosen),
-        rivals=rival_rows(folder, options.rivals, sorted({seed for one in tested for seed in one.results})),
+        rivals=rival_rows(folder, options.rivals, sorted({seed for row in tested for seed in row.results})),
         selection=selection(tested, prepared.seeds) if options.grid else None,
         recommendation=_recommendation(prepared, chosen, out / STUDENT_FILE, measure_latency),
         trials=trials,
@@ -193,11 +195,11 @@ def _facts(prepared: PreparedStudy) -> StudyFacts:
     )
 
 
-def _coverage(prepared: PreparedStudy, tested: Sequence[Tested], trials: Sequence[TrialRow]) -> TrialCounts:
+def _coverage(prepared: PreparedStudy, tested: Sequence[TestedEntry], trials: Sequence[TrialRow]) -> TrialCounts:
     expected, failed = None, sum(trial.state == "failed" for trial in trials)
     if prepared.options.grid:
         expected = len(candidates(prepared.folder.space, prepared.impossible)) * len(prepared.seeds)
-    is_whole = sum(len(one.results) == len(prepared.seeds) for one in tested) == len(prepared.table_entries)
+    is_whole = sum(len(row.results) == len(prepared.seeds) for row in tested) == len(prepared.table_entries)
     return TrialCounts(
         complete=is_whole and (expected is None or len(trials) >= expected),
         finished=len(trials) - failed,
@@ -207,7 +209,7 @@ def _coverage(prepared: PreparedStudy, tested: Sequence[Tested], trials: Sequenc
 
 
 def _recommendation(
-    prepared: PreparedStudy, chosen: Tested, path: Path, measure_latency: MeasureLatency | None
+    prepared: PreparedStudy, chosen: TestedEntry, path: Path, measure_latency: MeasureLatency | None
 ) -> Recommendation:
     """Write the chosen student, and measure it as it will run."""
     folder, limit_ms = prepared.folder, prepared.options.max_latency_ms
@@ -230,8 +232,8 @@ def _recommendation(
     )
 
 
-def _any_teacher(folder: Folder, chosen: Tested) -> Path | None:
+def _any_teacher(folder: Folder, chosen: TestedEntry) -> Path | None:
     """The checkpoint to measure a student against: its own teacher, or for labels only the first there is."""
-    teachers = [one for one in folder.space.teachers if chosen.entry.teacher in (None, one.name)]
-    paths = (folder.teacher_folder(one, seed) / TEACHER_CHECKPOINT for one in teachers for seed in chosen.results)
-    return next((path for path in paths if path.exists()), None)
+    teachers = [teacher for teacher in folder.space.teachers if chosen.entry.teacher in (None, teacher.name)]
+    paths = (folder.teacher_folder(teacher, seed) for teacher in teachers for seed in chosen.results)
+    return next((file for path in paths if (file := path / TEACHER_CHECKPOINT).exists()), None)

@@ -113,7 +113,7 @@ def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[
         for names in folds[0].teacher.missing
     )
     return DemoTeacher(
-        **msgspec.structs.asdict(network) | {"modalities": tuple(one.name for one in spec.modalities)},
+        **msgspec.structs.asdict(network) | {"modalities": tuple(modality.name for modality in spec.modalities)},
         missing=subsets,
         members=folds[0].config.members if len(folds[0].config.members) > 1 else (),
     )
@@ -142,7 +142,7 @@ def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]
 
 
 def _network(judged: Sequence[Judged], measures: Sequence[Measure], preset: str | None = None) -> Network:
-    scores, results = [one.test.scores for one in judged], [one.result for one in judged]
+    scores, results = [network.test.scores for network in judged], [network.result for network in judged]
     confusions = [score.confusion for score in scores if isinstance(score, Scores)]
     counts = [score.counts for score in scores if isinstance(score, LabelScores)]
     return Network(
@@ -153,7 +153,7 @@ def _network(judged: Sequence[Judged], measures: Sequence[Measure], preset: str 
         learning_rate=tuple(result.learning_rate for result in results),
         kinds=tuple(result.kind for result in results if result.kind),
         shipped=tuple(result.shipped for result in results if result.shipped),
-        guessing=guessing([one.test for one in judged], measures[0].name),
+        guessing=guessing([network.test for network in judged], measures[0].name),
         confusion=msgspec.convert(np.sum(confusions, axis=0).tolist(), _Confusion) if confusions else None,
         counts=msgspec.convert(np.sum(counts, axis=0).tolist(), _Counts) if counts else None,
         curve=tuple(msgspec.convert(point, CurvePoint, from_attributes=True) for point in results[0].curve),
@@ -166,18 +166,18 @@ _Counts = tuple[tuple[int, int, int, int], ...]
 
 def _figures(scores: Sequence[AnyScores], measures: Sequence[Measure]) -> dict[str, Any]:
     """Fields of `Scored`."""
-    return {one.name: spread([score.metric(one.name) for score in scores]) for one in measures}
+    return {measure.name: spread([score.metric(measure.name) for score in scores]) for measure in measures}
 
 
 def _rival(results: Sequence[Judged | str], measures: Sequence[Measure]) -> DemoRival:
-    judged = [one for one in results if isinstance(one, Judged)]
+    judged = [result for result in results if isinstance(result, Judged)]
     if len(judged) < len(results):
-        reason = next(one for one in results if isinstance(one, str))
-        return DemoRival(**dict.fromkeys([one.name for one in measures]), reason=reason)
+        reason = next(result for result in results if isinstance(result, str))
+        return DemoRival(**dict.fromkeys([measure.name for measure in measures]), reason=reason)
     return DemoRival(
-        **_figures([one.test.scores for one in judged], measures),
-        valid_score=spread([one.result.score or 0.0 for one in judged]),
-        guessing=guessing([one.test for one in judged], measures[0].name),
+        **_figures([rival.test.scores for rival in judged], measures),
+        valid_score=spread([rival.result.score or 0.0 for rival in judged]),
+        guessing=guessing([rival.test for rival in judged], measures[0].name),
     )
 
 

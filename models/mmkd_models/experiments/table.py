@@ -42,7 +42,7 @@ NEAR_BEST = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tested:
+class TestedEntry:
     """An entry on the seeds on which it is finished.
 
     Attributes:
@@ -62,7 +62,7 @@ class Tested:
 
 def tested_entries(
     folder: Folder, expected: Sequence[Entry], seeds: Sequence[int], search_seeds: Sequence[int]
-) -> tuple[Tested, ...]:
+) -> tuple[TestedEntry, ...]:
     """Return the entries that are finished on one of the seeds or more, judged on the test windows of those."""
     tested = []
     for entry in expected:
@@ -70,59 +70,59 @@ def tested_entries(
         if results:
             tests = {seed: judge_network(folder, result) for seed, result in results.items()}
             score = _search_score(folder, entry, search_seeds)
-            tested.append(Tested(entry=entry, results=results, tests=tests, search_score=score))
+            tested.append(TestedEntry(entry=entry, results=results, tests=tests, search_score=score))
     return tuple(tested)
 
 
 def _search_score(folder: Folder, entry: Entry, seeds: Sequence[int]) -> float | None:
     rates = folder.space.learning_rates_for(entry) if seeds else ()
     scores = [search_scores(folder, Candidate(entry=entry, learning_rate=rate), seeds) for rate in rates]
-    return max((float(np.mean(one)) for one in scores if one is not None), default=None)
+    return max((float(np.mean(own)) for own in scores if own is not None), default=None)
 
 
-def choose(tested: Sequence[Tested], seeds: Sequence[int]) -> Tested | None:
+def choose(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> TestedEntry | None:
     """Return the entry that validates best: on the search's seeds, or in a grid on all; the first of equals.
 
     An entry that is not finished on every seed is chosen only if none is.
     """
-    whole = [one for one in tested if len(one.results) == len(seeds)] or list(tested)
+    whole = [row for row in tested if len(row.results) == len(seeds)] or list(tested)
 
-    def score(one: Tested) -> float:
-        return float(np.mean(one.valid_scores)) if one.search_score is None else one.search_score
+    def score(row: TestedEntry) -> float:
+        return float(np.mean(row.valid_scores)) if row.search_score is None else row.search_score
 
     return max(whole, key=score, default=None)
 
 
 def entry_rows(
-    folder: Folder, tested: Sequence[Tested], sizes: Sequence[StudentSize], chosen: Tested
+    folder: Folder, tested: Sequence[TestedEntry], sizes: Sequence[StudentSize], chosen: TestedEntry
 ) -> tuple[EntryRow, ...]:
     """Return the rows of the table, labels only first in every size, then by the metric of the study."""
     measure = _reported(folder)
     by_size = {size.preset: size for size in sizes}
-    baselines = {one.entry.student: one for one in tested if one.entry.method == NONE}
+    baselines = {row.entry.student: row for row in tested if row.entry.method == NONE}
     rows = []
-    for one in tested:
-        entry, size = one.entry, by_size[one.entry.student]
+    for row in tested:
+        entry, size = row.entry, by_size[row.entry.student]
         baseline = None if entry.teacher is None else baselines.get(entry.student)
-        both = [seed for seed in one.tests if baseline is not None and seed in baseline.tests]
+        both = [seed for seed in row.tests if baseline is not None and seed in baseline.tests]
         rows.append(
             EntryRow(
                 student=entry.student,
                 method=entry.method,
                 teacher=entry.teacher,
-                seeds=tuple(one.results),
+                seeds=tuple(row.results),
                 learning_rates=tuple(
-                    result.trial.candidate.learning_rate for result in one.results.values() if result.trial is not None
+                    result.trial.candidate.learning_rate for result in row.results.values() if result.trial is not None
                 ),
-                search_score=one.search_score,
-                valid_score=spread(one.valid_scores),
-                test=score_table([test.scores for test in one.tests.values()]),
-                gain_points=_gains(one.tests, baseline.tests, both) if baseline is not None and both else None,
-                gap_recovered=_gap_recovered(folder, one, baseline, both) if baseline is not None and both else None,
+                search_score=row.search_score,
+                valid_score=spread(row.valid_scores),
+                test=score_table([test.scores for test in row.tests.values()]),
+                gain_points=_gains(row.tests, baseline.tests, both) if baseline is not None and both else None,
+                gap_recovered=_gap_recovered(folder, row, baseline, both) if baseline is not None and both else None,
                 parameters=size.parameters,
                 latency_ms=None if size.latency is None else size.latency.student_ms["p50"],
-                chosen=one is chosen,
-                guessing=guessing(tuple(one.tests.values()), measure.name),
+                chosen=row is chosen,
+                guessing=guessing(tuple(row.tests.values()), measure.name),
             )
         )
 
@@ -143,11 +143,11 @@ def _gains(
     return {metric: gain_over_seeds(*pairs, metric) for metric in figures_in(pairs[0][0].scores)}
 
 
-def _gap_recovered(folder: Folder, one: Tested, baseline: Tested, seeds: Sequence[int]) -> float | None:
-    teacher = folder.space.teacher(one.entry.teacher or "")
+def _gap_recovered(folder: Folder, row: TestedEntry, baseline: TestedEntry, seeds: Sequence[int]) -> float | None:
+    teacher = folder.space.teacher(row.entry.teacher or "")
     results = [read_run(folder.teacher_folder(teacher, seed)) for seed in seeds]
     return gap_recovered(
-        [one.tests[seed] for seed in seeds],
+        [row.tests[seed] for seed in seeds],
         [baseline.tests[seed] for seed in seeds],
         [judge_network(folder, result) for result in results if result is not None],
         _reported(folder).name,
@@ -156,19 +156,19 @@ def _gap_recovered(folder: Folder, one: Tested, baseline: Tested, seeds: Sequenc
 
 def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
     """Return the spreads of all measures over seeds, of one or more scores of one kind."""
-    return {name: spread([one.metric(name) for one in scores]) for name in figures_in(scores[0])}
+    return {name: spread([score.metric(name) for score in scores]) for name in figures_in(scores[0])}
 
 
-def selection(tested: Sequence[Tested], seeds: Sequence[int]) -> Selection | None:
+def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> Selection | None:
     """Return what choosing by validation inside each fold of a grid scores on that fold's test windows."""
     chosen, ours, baselines = [], {}, {}
     for seed in seeds:
-        there = [one for one in tested if seed in one.results]
+        there = [row for row in tested if seed in row.results]
         if not there:
             continue
-        best = max(there, key=lambda one: one.results[seed].score or 0.0)
+        best = max(there, key=lambda row: row.results[seed].score or 0.0)
         size = best.entry.student
-        baseline = next((one for one in there if one.entry.method == NONE and one.entry.student == size), None)
+        baseline = next((row for row in there if row.entry.method == NONE and row.entry.student == size), None)
         if baseline is not None:
             chosen.append(f"{best.entry.method} {size}")
             ours[seed], baselines[seed] = best.tests[seed], baseline.tests[seed]
@@ -181,11 +181,11 @@ def selection(tested: Sequence[Tested], seeds: Sequence[int]) -> Selection | Non
     )
 
 
-def teacher_rows(folder: Folder, tested: Sequence[Tested]) -> tuple[TeacherRow, ...]:
+def teacher_rows(folder: Folder, tested: Sequence[TestedEntry]) -> tuple[TeacherRow, ...]:
     """Return the teachers of the table's entries on the seeds on which they taught."""
     rows = []
     for teacher in folder.space.teachers:
-        seeds = sorted({seed for one in tested if one.entry.teacher == teacher.name for seed in one.results})
+        seeds = sorted({seed for row in tested if row.entry.teacher == teacher.name for seed in row.results})
         results = [result for seed in seeds if (result := read_run(folder.teacher_folder(teacher, seed))) is not None]
         if results:
             rows.append(
@@ -216,15 +216,15 @@ def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]
     by_seed = {seed: judge_rivals(folder, rivals, seed) for seed in seeds}
     rows = []
     for rival in rivals:
-        judged = {seed: one for seed in seeds if not isinstance(one := by_seed[seed][rival], str)}
-        reasons = [one for seed in seeds if isinstance(one := by_seed[seed][rival], str)]
-        valid = [one.result.score or 0.0 for one in judged.values()]
+        judged = {seed: result for seed in seeds if not isinstance(result := by_seed[seed][rival], str)}
+        reasons = [result for seed in seeds if isinstance(result := by_seed[seed][rival], str)]
+        valid = [result.result.score or 0.0 for result in judged.values()]
         rows.append(
             RivalRow(
                 name=rival,
                 teacher=folder.space.teachers[0].name if rival == "taught_rocket" else None,
                 seeds=tuple(judged),
-                test=score_table([one.test.scores for one in judged.values()]) if judged else None,
+                test=score_table([result.test.scores for result in judged.values()]) if judged else None,
                 reason=reasons[0] if reasons else "",
                 valid_score=spread(valid) if valid and not reasons else None,
             )
@@ -234,7 +234,8 @@ def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]
 
 def trial_rows(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int]) -> tuple[TrialRow, ...]:
     """Return every trial of the study's space that has ended, in a fixed order."""
-    trials = (Trial(candidate=one, seed=seed) for one in candidates(folder.space, impossible) for seed in seeds)
+    every = candidates(folder.space, impossible)
+    trials = [Trial(candidate=candidate, seed=seed) for candidate in every for seed in seeds]
     return tuple(
         TrialRow(
             **msgspec.structs.asdict(trial.candidate.entry),
