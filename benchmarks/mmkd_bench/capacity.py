@@ -82,19 +82,19 @@ def judge_load(offer: Callable[[int], Offered], streams: int, *, launches: int =
     offered: list[Offered] = []
     while True:
         offered.append(offer(streams))
-        votes = sum(one.level.carried for one in offered)
+        votes = sum(offer.level.carried for offer in offered)
         if votes >= needed or len(offered) - votes > launches - needed:
             return verdict_of(offered, carried=votes >= needed)
 
 
 def verdict_of(offered: Sequence[Offered], *, carried: bool) -> LoadVerdict:
     """Join launches of one load, at least one."""
-    levels = tuple(one.level for one in offered)
+    levels = tuple(offer.level for offer in offered)
     together = Level(
         streams=levels[0].streams,
         due=sum(level.due for level in levels),
         answered=sum(level.answered for level in levels),
-        response=summarise(np.concatenate([one.response_ns for one in offered])),
+        response=summarise(np.concatenate([offer.response_ns for offer in offered])),
         missed=sum(level.missed for level in levels),
         cpu_share=statistics.median(level.cpu_share for level in levels),
         carried=carried,
@@ -131,8 +131,10 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
         raise KeyboardInterrupt
     if question.streams is not None and not verdicts:
         verdicts.append(verdict_of(session.offered, carried=False))
-    best = max((one for one in verdicts if one.carried), key=lambda one: one.together.streams, default=None)
-    least = min((one for one in verdicts if not one.carried), key=lambda one: one.together.streams, default=None)
+    best = max((verdict for verdict in verdicts if verdict.carried), key=lambda one: one.together.streams, default=None)
+    least = min(
+        (verdict for verdict in verdicts if not verdict.carried), key=lambda one: one.together.streams, default=None
+    )
     shown = best if question.streams is None else verdicts[-1]
     at_answer, launches = (shown.together, shown.launches) if shown else (None, ())
     p999_us = [value for level in launches if (value := level.response.value_us(0.999)) is not None]

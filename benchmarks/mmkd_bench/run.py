@@ -201,7 +201,9 @@ def result_of(
         cpu_share=median("cpu_share"),
         rss_mb=median("rss_mb"),
         rss_peak_mb=max(launch.rss_peak_mb for launch in launches),
-        gpu_memory_mb=max((one.gpu_memory_mb for one in launches if one.gpu_memory_mb is not None), default=None),
+        gpu_memory_mb=max(
+            (launch.gpu_memory_mb for launch in launches if launch.gpu_memory_mb is not None), default=None
+        ),
         gpu_note=gpu_note,
         histogram=histogram(together["latency_ns"]),
     )

@@ -105,8 +105,8 @@ def _configs(entry: ModelEntry, backend: BackendName, threads: Sequence[int], *,
                 options.append(SessionOptions(graph="basic"))
             if owns_cores and row.owns_cores_from is not None and count >= row.owns_cores_from:
                 options.append(SessionOptions(owns_cores=True))
-            for one in options:
-                yield Config(backend=backend, precision=precision, threads=count, options=one, reason="tried")
+            for option in options:
+                yield Config(backend=backend, precision=precision, threads=count, options=option, reason="tried")
 
 
 def _check(settings: TuneSettings) -> None:
@@ -124,6 +124,6 @@ def _require_trials(
 ) -> None:
     for entry in entries:
         if not any(trial.model == entry.name for trial in outcome.trials):
-            refused = [one for one in left_out if one.model == entry.name]
+            refused = [rejected for rejected in left_out if rejected.model == entry.name]
             reasons = "; ".join(f"{one.backend} {one.precision}: {one.reason}" for one in refused)
             raise BackendError(f"{path}: no config runs model {entry.name!r} here: {reasons}")

@@ -395,9 +395,9 @@ def scatter(
     if corners:
         path = f"M{corners[0][0]:g} {corners[0][1]:g}" + "".join(f"H{x:g}V{y:g}" for x, y in corners[1:])
         parts.append(element("path", class_="front", d=f"{path}H{RIGHT:g}"))
-    for one in points:
-        mark = _mark(one.shape, _x(x_axis, one.x), _y(y_axis, one.y, SCATTER_BOTTOM), one.title)
-        parts.append(element("g", mark, class_=f"role-{one.role} mark{'' if one.kept else ' hollow'}"))
+    for point in points:
+        mark = _mark(point.shape, _x(x_axis, point.x), _y(y_axis, point.y, SCATTER_BOTTOM), point.title)
+        parts.append(element("g", mark, class_=f"role-{point.role} mark{'' if point.kept else ' hollow'}"))
     return Chart(svg=svg(title, description, *parts, class_="chart scatter", viewBox="0 0 340 224"))
 
 

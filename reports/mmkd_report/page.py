@@ -139,7 +139,7 @@ def table(
 
 
 def markdown(shown: Table) -> str:
-    """Return a table as Markdown, without what is not measured; titles of groups are rows."""
+    """Return a table as Markdown, missing values are empty, titles of groups are rows."""
 
     def text(cell: Cell | str) -> str:
         written = cell if isinstance(cell, str) else f"{cell.text} ({cell.note})" if cell.note else cell.text
@@ -225,7 +225,7 @@ class Page:
     Attributes:
         lede: sentences below the headline, the first one bold.
         key_figures: (number, caption).
-        document: where the unrounded figures are.
+        document: The file with the unrounded figures.
         script: the only script that may run.
     """
 
@@ -270,7 +270,7 @@ def write_page(path: str | os.PathLike[str], html: str) -> None:
             "free the space, or choose another path"
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # a read-only folder says so even where there is nothing to remove
+        with contextlib.suppress(OSError):  # a read-only folder fails even if there is nothing to remove
             temporary.unlink(missing_ok=True)
 
 

@@ -176,7 +176,7 @@ def task_labels_text(kind: str, labels: Sequence[str]) -> str:
 
 
 def score_text(value: float | None, measure: Measure, digits: int = 1) -> str:
-    """Write a score in its unit, without the unit: percent with `digits`, else three significant digits."""
+    """Write a score in its unit, without the unit: percent with `digits`, otherwise three significant digits."""
     return percent(value, digits) if measure.is_share else significant(value)
 
 
@@ -221,16 +221,12 @@ def with_gain_unit(written: str, measure: Measure) -> str:
     return f"{written} {measure.gain_unit}" if measure.gain_unit and written != NOTHING else written
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """Write an interval of percentage points, or `NOTHING` unless both ends are known."""
-    return f"{fixed(low)} to {fixed(high)}" if is_number(low) and is_number(high) else NOTHING
-
-
 def gain_interval(low: float | None, high: float | None, measure: Measure) -> str:
     """Write an interval of differences, without the unit, or `NOTHING` unless both ends are known."""
-    if measure.is_share or not (is_number(low) and is_number(high)):
-        return interval(low, high)
-    return f"{significant(low)} to {significant(high)}"
+    if not (is_number(low) and is_number(high)):
+        return NOTHING
+    write = fixed if measure.is_share else significant
+    return f"{write(low)} to {write(high)}"
 
 
 def gain_verdict(mean: float, low: float | None, high: float | None, measure: Measure, where: str = "") -> str:
@@ -329,7 +325,7 @@ def terminal_interval(low: float | None, high: float | None, measure: Measure) -
 
 
 def terminal_spread(mean: float | None, std: float | None, measure: Measure) -> str:
-    """Write mean ± standard deviation for a terminal: fractions with three digits, else significant digits.
+    """Write mean ± standard deviation for a terminal: fractions with three digits, otherwise significant digits.
 
     >>> from mmkd_report.schema.figures import OF_CLASSES
     >>> terminal_spread(0.8125, 0.025, OF_CLASSES[0])

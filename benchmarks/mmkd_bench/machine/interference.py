@@ -87,7 +87,7 @@ def worst(measurements: Sequence[Interference]) -> Interference:
     """For each field the largest value over several measurements."""
 
     def largest(name: str) -> Any:
-        values = [value for one in measurements if (value := getattr(one, name)) is not None]
+        values = [value for measurement in measurements if (value := getattr(measurement, name)) is not None]
         return max(values, default=None)
 
     return Interference(**{name: largest(name) for name in Interference.__struct_fields__})

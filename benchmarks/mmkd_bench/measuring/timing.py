@@ -127,16 +127,16 @@ def call_together(
     loops = run_threads(loop, count, stop=stop)
     if count == 1:
         return loops[0]
-    loops = [replace(one, client=one.client + number) for number, one in enumerate(loops)]
-    joined = {name: np.concatenate([one.arrays()[name] for one in loops]) for name in loops[0].arrays()}
+    loops = [replace(loop, client=loop.client + number) for number, loop in enumerate(loops)]
+    joined = {name: np.concatenate([loop.arrays()[name] for loop in loops]) for name in loops[0].arrays()}
     order = np.argsort(joined["start_ns"], kind="stable")
     return CallTimes(
         start_ns=joined["start_ns"][order],
         latency_ns=joined["latency_ns"][order],
         lateness_ns=joined["lateness_ns"][order] if rate_hz is not None else None,
         client=joined["client"][order],
-        elapsed_ns=max(one.elapsed_ns for one in loops),
-        overloaded=any(one.overloaded for one in loops),
+        elapsed_ns=max(loop.elapsed_ns for loop in loops),
+        overloaded=any(loop.overloaded for loop in loops),
     )
 
 

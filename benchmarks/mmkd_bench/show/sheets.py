@@ -130,7 +130,8 @@ def _run(report: BenchReport) -> Sheet:
     total_us = sum(stage.p50_us for stage in stages) or 1.0
     launches = f"{latency.count:,} calls in {len(report.launches)} of {report.configuration.launches} launches"
     percentiles = [
-        (one.name, percentile_text(one, latency.count), duration_text(one.upper_us)) for one in latency.percentiles
+        (percentile.name, percentile_text(percentile, latency.count), duration_text(percentile.upper_us))
+        for percentile in latency.percentiles
     ]
     steps = [
         (stage.name, duration_text(stage.p50_us), duration_text(stage.p90_us), _bar(stage.p50_us / total_us))
@@ -233,7 +234,7 @@ def _rival_row(rival: RivalEngine) -> Sequence[str]:
 def _capacity(report: CapacityReport) -> Sheet:
     levels = [("answer", report.at_answer), ("refused", report.refused)]
     levels += [(f"launch {number}", level) for number, level in enumerate(report.launches, start=1)]
-    percentiles = [one.name for one in report.trials[0].response.percentiles] if report.trials else []
+    percentiles = [percentile.name for percentile in report.trials[0].response.percentiles] if report.trials else []
     heads = ("load", "streams", "carried", "due", "missed", *percentiles, "max", "cores")
     demand = f"{report.rate_hz:g} predictions per second each within {report.deadline_ms:g} ms"
     return _sheet(
@@ -250,7 +251,7 @@ def _capacity(report: CapacityReport) -> Sheet:
 
 def _level_row(name: str, level: Level) -> Sequence[str]:
     counts = (str(level.streams), "yes" if level.carried else "no", str(level.due), str(level.missed))
-    times = [*(one.value_us for one in level.response.percentiles), level.response.max_us]
+    times = [*(percentile.value_us for percentile in level.response.percentiles), level.response.max_us]
     return (name, *counts, *map(duration_text, times), f"{level.cpu_share:.2f}")
 
 
@@ -288,8 +289,8 @@ def profile_sheet(profile: ExecutionProfile) -> Sheet:
         heads = (model, "precision", "threads", "options", "p50", "p99", "times as fast")
         parts.append(Table(heads, list(map(_trial_row, ranked)), text=(1, 3)))
     parts += [
-        Sentence(f"left out: {one.model} in {one.backend} {one.precision}: {one.reason}", "yellow")
-        for one in profile.left_out
+        Sentence(f"left out: {rejected.model} in {rejected.backend} {rejected.precision}: {rejected.reason}", "yellow")
+        for rejected in profile.left_out
     ]
     first = profile.trials[0]
     choice = (

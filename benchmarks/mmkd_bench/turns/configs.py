@@ -67,7 +67,7 @@ def time_configs(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
         check_signed(bundle)
         entries = bundle.manifest.models
         for entry in entries:
-            candidates = [one for one in job.candidates if one.model == entry.name]
+            candidates = [candidate for candidate in job.candidates if candidate.model == entry.name]
             timed, refused = _open_all(bundle, entry, candidates, max_drop_points=job.max_drop_points)
             left_out += refused
             try:
@@ -76,9 +76,9 @@ def time_configs(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
                 windows = bundle.golden(entry.name).windows[:TIMED_WINDOWS]
                 measured = _measure(timed, windows, duration_s=job.duration_s / len(entries), stop=stop)
             finally:
-                for one in timed:
-                    one.engine.backend.close()
-            trials += [one.trial() for one in measured]
+                for config in timed:
+                    config.engine.backend.close()
+            trials += [config.trial() for config in measured]
     return TuneOutcome(trials=tuple(trials), left_out=tuple(left_out)) if trials or not stop.is_set() else None
 
 
@@ -155,11 +155,11 @@ def _measure(
         return []
     engine = timed[0].engine
     feeds = [engine.feeds(*prepare(window, engine.modality)) for window in windows]
-    calls = [turning(one.engine.backend.run, feeds) for one in timed]
+    calls = [turning(config.engine.backend.run, feeds) for config in timed]
     for seconds in (min(WARM_UP_S, duration_s / 10), duration_s):
         times = take_turns(calls, duration_s=seconds, stop=stop, twice=True, burst=BURST, min_rounds=MIN_ROUNDS)
     first = float(np.median(times[0]))
     return [
-        replace(one, times=lengths, ratio=float(np.median(lengths)) / first)
-        for one, lengths in zip(timed, times, strict=True)
+        replace(config, times=lengths, ratio=float(np.median(lengths)) / first)
+        for config, lengths in zip(timed, times, strict=True)
     ]

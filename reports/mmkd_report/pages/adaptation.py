@@ -74,16 +74,16 @@ def answer(adaptation: AdaptationDocument) -> Iterator[str]:
 
 
 def _measure(adaptation: AdaptationDocument) -> Measure:
-    return next((one for one in MEASURES if one.name == adaptation.metric), FRACTION)
+    return next((measure for measure in MEASURES if measure.name == adaptation.metric), FRACTION)
 
 
 def _domains(adaptation: AdaptationDocument) -> Section:
     methods, old_measure = adaptation.methods, _measure(adaptation)
     values = [adaptation.estimate, adaptation.old_score]
-    values += [value for one in methods for value in (one.estimate, one.old_score)]
+    values += [value for method in methods for value in (method.estimate, method.old_score)]
     over = charts.axis(values, floor=0.0, ceiling=1.0)
-    roles = ["baseline", *("student" if one.method == adaptation.chosen else "other" for one in methods)]
-    names = [UNCHANGED, *(one.name for one in methods)]
+    roles = ["baseline", *("student" if method.method == adaptation.chosen else "other" for method in methods)]
+    names = [UNCHANGED, *(method.name for method in methods)]
 
     def panel(title: str, about: str, scores: Sequence[float], measure: Measure) -> charts.DotPanel:
         rows = [
@@ -98,8 +98,8 @@ def _domains(adaptation: AdaptationDocument) -> Section:
             reference=scores[0],
         )
 
-    estimates = [adaptation.estimate, *(one.estimate for one in methods)]
-    scores = [adaptation.old_score, *(one.old_score for one in methods)]
+    estimates = [adaptation.estimate, *(method.estimate for method in methods)]
+    scores = [adaptation.old_score, *(method.old_score for method in methods)]
     panels = [
         panel(f"New: {adaptation.new.name}", "estimate in percent", estimates, FRACTION),
         panel(f"Old: {adaptation.old.name}", old_measure.words, scores, old_measure),
@@ -114,15 +114,15 @@ def _domains(adaptation: AdaptationDocument) -> Section:
 
 def _methods(adaptation: AdaptationDocument) -> Section:
     rows = [Row([UNCHANGED, percent(adaptation.estimate), "", percent(adaptation.old_score), "", ""], "baseline")]
-    for one in adaptation.methods:
-        is_chosen = one.method == adaptation.chosen
+    for method in adaptation.methods:
+        is_chosen = method.method == adaptation.chosen
         cells = [
-            one.name,
-            percent(one.estimate),
-            f"{points(one.gain_points)} ± {fixed(one.standard_error_points)}",
-            percent(one.old_score),
-            f"{points(0 - one.forgotten_points)} ± {fixed(one.forgotten_error_points)}",
-            "; ".join(one.refusals) or ("chosen" if is_chosen else "passes"),
+            method.name,
+            percent(method.estimate),
+            f"{points(method.gain_points)} ± {fixed(method.standard_error_points)}",
+            percent(method.old_score),
+            f"{points(0 - method.forgotten_points)} ± {fixed(method.forgotten_error_points)}",
+            "; ".join(method.refusals) or ("chosen" if is_chosen else "passes"),
         ]
         rows.append(Row(cells, "student" if is_chosen else ""))
     lead = (
@@ -140,7 +140,7 @@ def _classes(adaptation: AdaptationDocument) -> Iterator[Section]:
     """The fraction of each class among the answers before and after."""
     if adaptation.classes:
         fractions = {"Reference": adaptation.right_shares, UNCHANGED.capitalize(): adaptation.shares}
-        fractions |= {one.name.capitalize(): one.shares for one in adaptation.methods}
+        fractions |= {method.name.capitalize(): method.shares for method in adaptation.methods}
         shown = {name: values for name, values in fractions.items() if values}
         rows = [
             [name, *(percent(values[number], 0) if number < len(values) else "" for values in shown.values())]

@@ -52,7 +52,7 @@ def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = 
             not be judged.
 
     Raises:
-        DocumentError: A document breaks its contract, or there is none, or more than a page can hold.
+        DocumentError: A document breaks its contract, there are none, or more than a page can hold.
     """
     if not 1 <= len(documents) <= MOST_RUNS:
         raise DocumentError(
@@ -89,7 +89,7 @@ def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = 
 
 
 def run_names(runs: Sequence[BenchReport]) -> list[str]:
-    """Return a name for each run: the settings that differ between the runs, else the device."""
+    """Return a name for each run: the settings that differ between the runs, or the device."""
     parts = [
         (
             run.machine.name,
@@ -107,8 +107,8 @@ def run_names(runs: Sequence[BenchReport]) -> list[str]:
         for run in runs
         for how in [run.configuration]
     ]
-    differing = [number for number in range(len(parts[0])) if len({one[number] for one in parts}) > 1] or [0]
-    names = [", ".join(one[number] for number in differing if one[number]) for one in parts]
+    differing = [number for number in range(len(parts[0])) if len({part[number] for part in parts}) > 1] or [0]
+    names = [", ".join(part[number] for number in differing if part[number]) for part in parts]
     return [
         name if names.count(name) == 1 else f"{name} ({names[: number + 1].count(name)})"
         for number, name in enumerate(names)
@@ -130,7 +130,7 @@ def _answer(run: BenchReport) -> Iterator[str]:
     sentence = f"{run.machine.name} answers in {time_text(latency.value_us(0.5))} at the median of "
     sentence += f"{words.count(latency.count)} calls"
     tails = (latency.percentile(quantile) for quantile in (0.99, 0.95, 0.9))
-    tail = next((one for one in tails if one and one.value_us is not None), None)
+    tail = next((tail for tail in tails if tail and tail.value_us is not None), None)
     if tail is not None:
         bound = "" if tail.upper_us is None else f" (99 % confidence: at most {time_text(tail.upper_us)})"
         sentence += f", {100 * tail.quantile:g} % of them within {time_text(tail.value_us)}{bound}"
@@ -229,7 +229,7 @@ def _side_by_side(named: Named) -> Section:
     ]
     heads = ["Run", "p50", "p90", "p95", "p99", "p99.9", "Per second", "Memory, MB", "Energy", "Stable"]
     caption = "Percentiles over all calls of a run. Energy is that of one prediction above idle."
-    lead = "A dot is the median of one launch, a process of its own; the bar is the median of all calls."
+    lead = "A dot is the median of one launch (a new process); the bar is the median of all calls."
     blocks: list[Block] = [
         charts.draw_panels([panel], note="", named=True),
         table(heads, cells, caption=caption, style="results"),
@@ -242,11 +242,13 @@ def _distribution(named: Named) -> Section:
     for run, name in named:
         rows = [
             [
-                one.name,
-                time_text(one.value_us) if one.value_us is not None else f"needs {words.count(one.floor)} calls",
-                time_text(one.upper_us),
+                percentile.name,
+                time_text(percentile.value_us)
+                if percentile.value_us is not None
+                else f"needs {words.count(percentile.floor)} calls",
+                time_text(percentile.upper_us),
             ]
-            for one in run.result.latency.percentiles
+            for percentile in run.result.latency.percentiles
         ]
         rows.append(["largest", time_text(run.result.latency.max_us), NOTHING])
         heads, caption = ["Latency", "of one call", "at most"], f"Percentiles of {name}"
@@ -265,7 +267,11 @@ def latency_chart(run: BenchReport, *, name: str) -> charts.Chart | None:
     histogram, latency = run.result.histogram, run.result.latency
     if histogram is None or not sum(histogram.counts):
         return None
-    marks = [(one.name, one.value_us) for one in latency.percentiles if one.quantile in (0.5, 0.9, 0.99)]
+    marks = [
+        (percentile.name, percentile.value_us)
+        for percentile in latency.percentiles
+        if percentile.quantile in (0.5, 0.9, 0.99)
+    ]
     known = [(mark, value) for mark, value in marks if value is not None]
     spoken = ", ".join(f"{mark} {time_text(value)}" for mark, value in known)
     return charts.log_histogram(
@@ -328,8 +334,15 @@ def _stages(named: Named) -> Section:
     for run, name in named:
         total = sum(stage.p50_us for stage in run.result.stages) or 1.0
         rows = [
-            Row([one.name, bar_cell(one.p50_us / total, "student"), time_text(one.p50_us), time_text(one.p90_us)])
-            for one in run.result.stages
+            Row(
+                [
+                    stage.name,
+                    bar_cell(stage.p50_us / total, "student"),
+                    time_text(stage.p50_us),
+                    time_text(stage.p90_us),
+                ]
+            )
+            for stage in run.result.stages
         ]
         caption = f"Steps of one call, {name}"
         steps = table(["Step", BAR, "p50", "p90"], rows, caption=caption, style="stages", hide_caption=True)

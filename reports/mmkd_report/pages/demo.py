@@ -145,7 +145,9 @@ def _results(demo: DemoDocument) -> Section:
     blocks: list[Block] = [table(heads, groups=groups, caption=caption.strip(), style="results")]
     if demo.mean_gain_points and demo.mean_gain_points.method:
         blocks.append(Note(f"Gain: {demo.mean_gain_points.method}."))
-    chance = next((one.student.guessing for one in demo.students.values() if one.student.guessing is not None), None)
+    chance = next(
+        (contest.student.guessing for contest in demo.students.values() if contest.student.guessing is not None), None
+    )
     if chance is not None:
         level = words.score_with_unit(chance.figure, measure)
         blocks.append(Note(f"Chance, the better of a constant and a uniform answer, has {measure.words} {level}."))
@@ -179,7 +181,7 @@ def _row(
             words.magnitude(model.parameters),
             words.significant(model.latency_ms.p50 if model.latency_ms else None),
         ]
-    scores = [words.score_with_std(model.score(one), one) for one in demo.measures]
+    scores = [words.score_with_std(model.score(measure), measure) for measure in demo.measures]
     return Row([Cell(ROLE_NAMES[role], role=role), *scores, gained, gap.removesuffix(f"{words.THIN}%"), *size], role)
 
 
@@ -201,7 +203,7 @@ def _seeds(demo: DemoDocument) -> Section:
         title: [(role, score) for role, model in models if model is not None and (score := model.score(measure))]
         for title, models in groups.items()
     }
-    values = [value for rows in scores.values() for _, one in rows for value in (one.mean, *one.per_seed)]
+    values = [value for rows in scores.values() for _, row in rows for value in (row.mean, *row.per_seed)]
     over = charts.axis(values, floor=measure.floor, ceiling=measure.ceiling)
     panels = [
         charts.DotPanel(
@@ -418,7 +420,9 @@ def _presence(is_present: bool) -> Cell:
 
 def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
     measure = demo.reported_metric
-    tested = {name: one.missing for name, one in demo.students.items() if one.missing and one.missing.shares}
+    tested = {
+        name: contest.missing for name, contest in demo.students.items() if contest.missing and contest.missing.shares
+    }
     bands = {
         name: {
             role: [_band(score, measure) for score in scores]
@@ -437,7 +441,7 @@ def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
             edges = {} if low == high else {"low": low, "high": high}
             lines.append(charts.Line(role=role, name=ROLE_NAMES[role], x=missing.shares, y=mean, **edges))
             spoken.append(f"{ROLE_NAMES[role]} {' '.join(words.score_text(value, measure) for value in mean)}")
-        shares = " ".join(words.percent(one, 0) for one in missing.shares)
+        shares = " ".join(words.percent(fraction, 0) for fraction in missing.shares)
         chart = charts.line_chart(
             lines,
             title=name,
@@ -468,9 +472,9 @@ def _benchmark(demo: DemoDocument) -> Iterator[Section]:
     measured = {"whole prediction": bench.latency_ms, teacher_network(demo): demo.teacher.latency_ms}
     measured |= {f"student of {name}": contest.student.latency_ms for name, contest in demo.students.items()}
     rows = [
-        [name, *map(words.significant, (one.p50, one.p90, one.p99))]
-        for name, one in measured.items()
-        if one is not None and words.is_number(one.p50)
+        [name, *map(words.significant, (latency.p50, latency.p90, latency.p99))]
+        for name, latency in measured.items()
+        if latency is not None and words.is_number(latency.p50)
     ]
     if not rows:
         return
@@ -505,7 +509,7 @@ def _reproduce(demo: DemoDocument) -> Section:
         "Run": run,
         "Versions": facts(demo.versions),
         "Machine": facts(demo.machine or (demo.benchmark.machine if demo.benchmark else None)),
-        "Bundles": [(name, one.bundle or "") for name, one in demo.students.items()],
+        "Bundles": [(name, contest.bundle or "") for name, contest in demo.students.items()],
     }
     known = {title: [row for row in group if row[1] not in ("", words.NOTHING)] for title, group in groups.items()}
     blocks: list[Block] = [Code(demo.command)] if demo.command else []

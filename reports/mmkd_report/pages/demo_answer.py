@@ -115,7 +115,7 @@ def teacher_network(demo: DemoDocument) -> str:
 
 
 def _test_scores(demo: DemoDocument) -> dict[str, float]:
-    scores = {name: mean_of(one.student.score(demo.reported_metric)) for name, one in demo.students.items()}
+    scores = {name: mean_of(contest.student.score(demo.reported_metric)) for name, contest in demo.students.items()}
     return {name: score for name, score in scores.items() if words.is_number(score)}
 
 
@@ -129,7 +129,7 @@ def _validated_rivals(contest: Contest) -> dict[str, float]:
 
 def _chance_sentence(demo: DemoDocument, best: str) -> str:
     measure = demo.reported_metric
-    students = [name for name, one in demo.students.items() if not words.is_chance_level(one.student.guessing)]
+    students = [name for name, contest in demo.students.items() if not words.is_chance_level(contest.student.guessing)]
     models = [("the teacher", demo.teacher)]
     for sensor, contest in demo.students.items():
         fields = [("baseline", "labels only"), *RIVALS]

@@ -97,7 +97,7 @@ def render_export(document: Mapping[str, Any]) -> str:
     export = read_export(document)
     report, windows = export.report, export.report.windows
     measured = _measured(export)
-    quantised = [one for one in measured if one.attempts]
+    quantised = [artifact for artifact in measured if artifact.attempts]
     labelled = f"{count(windows.labelled)} of them with a label"
     judged = f"Judged on {count(windows.judging)} windows that did nothing else, {labelled}: {windows.judged_by}."
     headline = f"Does {report.model_id} answer as it was trained?"
@@ -131,10 +131,10 @@ def render_export(document: Mapping[str, Any]) -> str:
 
 def answer(export: ExportDocument) -> Iterator[str]:
     """Yield the fastest artifact, what lower precision gains, and how the answers compare with the checkpoint's."""
-    report, kept = export.report, [one for one in timed(export) if one.kept]
+    report, kept = export.report, [config for config in timed(export) if config.kept]
     if kept:
         best = kept[0]
-        equal = [one.name for one in kept if one.latency_us < NOTICEABLE * best.latency_us]
+        equal = [config.name for config in kept if config.latency_us < NOTICEABLE * best.latency_us]
         verb = "is the fastest" if len(equal) == 1 else "are equally fast within 10\u202f%"
         window = f"{time_text(best.latency_us)} for one window, one thread"
         yield f"{words.join_words(equal)} {verb}: {window}{_gain_over_fp32(kept)}."
@@ -169,7 +169,7 @@ def _gate_text(gate: GateResult, report: ExportReport) -> str:
     same = f"the checkpoint's {report.answered} on {words.share(gate.label_agreement)} of {gate.windows} windows"
     if gate.drop_points is None:
         return same
-    names = {one.name: one.words for one in report.reported_metrics}
+    names = {metric.name: metric.words for metric in report.reported_metrics}
     metric = names.get(gate.metric, gate.metric.replace("_", " "))
     return f"{fixed(gate.drop_points, 2)} points of {metric} lost, {same}"
 
@@ -206,7 +206,7 @@ def _head(artifact: ArtifactReport) -> Cell:
 
 def _artifacts(export: ExportDocument) -> Section:
     report, measured = export.report, _measured(export)
-    backends = list(dict.fromkeys(_backend_name(one.run.backend) for one in timed(export)))
+    backends = list(dict.fromkeys(_backend_name(config.run.backend) for config in timed(export)))
     largest = max(artifact.size_bytes for artifact in measured)
     rows = []
     for artifact in measured:
@@ -215,7 +215,7 @@ def _artifacts(export: ExportDocument) -> Section:
         cells: list[Cell | str] = [
             Cell(artifact.name, role=role, content=charts.element("code", artifact.file)),
             bar_cell(artifact.size_bytes / largest, role, size_text(artifact.size_bytes)),
-            *(words.score_text(artifact.score(one.name), one, digits=2) for one in report.reported_metrics),
+            *(words.score_text(artifact.score(metric.name), metric, digits=2) for metric in report.reported_metrics),
             percent(artifact.parity.label_agreement, 2),
             *(latencies.get(name, NOTHING) for name in backends),
             _verdict(artifact.gate, is_left_out=artifact not in report.artifacts),
@@ -230,7 +230,7 @@ def _artifacts(export: ExportDocument) -> Section:
     heads = [
         "Artifact",
         "Size",
-        *(one.heading for one in report.reported_metrics),
+        *(metric.heading for metric in report.reported_metrics),
         "Agreement, %",
         *backends,
         label("Verdict"),
@@ -239,12 +239,12 @@ def _artifacts(export: ExportDocument) -> Section:
     if export.engines:
         engines = [
             [
-                one.path,
-                one.sidecar.precision,
-                size_text(one.sidecar.size_bytes),
-                f"{one.sidecar.library} {one.sidecar.library_version}",
+                engine.path,
+                engine.sidecar.precision,
+                size_text(engine.sidecar.size_bytes),
+                f"{engine.sidecar.library} {engine.sidecar.library_version}",
             ]
-            for one in export.engines
+            for engine in export.engines
         ]
         heads = ["File", label("Precision"), "Size", label("Built with")]
         built = table(heads, engines, caption="Engines built beside the bundle", style="compact", hide_caption=True)
@@ -260,28 +260,28 @@ def _verdict(gate: GateResult | None, *, is_left_out: bool) -> str:
 
 def _pareto(export: ExportDocument) -> Iterator[Section]:
     """Draw accuracy (agreement, if not every artifact has a score) against latency of at least two configs."""
-    artifacts = timed(export)
-    if len(artifacts) < 2:
+    configs = timed(export)
+    if len(configs) < 2:
         return
     metric, height = export.report.chosen_by, export.report.chosen_by.words
-    heights = [one.artifact.score(metric.name) for one in artifacts]
+    heights = [config.artifact.score(metric.name) for config in configs]
     floor = _floor(export, metric)
     if not all(map(is_number, heights)):
         metric = Measure(name="agreement", words="agreement", short="Agreement", unit="%", scale=100.0)
-        heights, floor = [one.artifact.parity.label_agreement for one in artifacts], None
+        heights, floor = [config.artifact.parity.label_agreement for config in configs], None
         height = f"fraction of windows with the checkpoint's {export.report.answered}"
-    unit, scale = ("ms", 1000.0) if artifacts[-1].latency_us >= 1000 else ("µs", 1.0)
+    unit, scale = ("ms", 1000.0) if configs[-1].latency_us >= 1000 else ("µs", 1.0)
     points = [
         charts.Point(
-            role=_role(one.artifact),
-            shape=SHAPES.get(one.run.backend, "diamond"),
-            title=f"{one.name}: {time_text(one.latency_us)}, {_height_text(value, metric)}"
-            f"{'' if one.kept else ', left out'}",
-            x=one.latency_us / scale,
+            role=_role(config.artifact),
+            shape=SHAPES.get(config.run.backend, "diamond"),
+            title=f"{config.name}: {time_text(config.latency_us)}, {_height_text(value, metric)}"
+            f"{'' if config.kept else ', left out'}",
+            x=config.latency_us / scale,
             y=value or 0.0,
-            kept=one.kept,
+            kept=config.kept,
         )
-        for one, value in zip(artifacts, heights, strict=True)
+        for config, value in zip(configs, heights, strict=True)
     ]
     over = charts.axis([*heights, floor], floor=metric.floor, ceiling=1.0)
     digits = 0 if over.high - over.low >= 0.04 else 1 if over.high - over.low >= 0.004 else 2
@@ -296,7 +296,9 @@ def _pareto(export: ExportDocument) -> Iterator[Section]:
         y_text=(lambda value: percent(value, digits)) if metric.is_share else words.plain,
         floor=floor,
     )
-    entries = [(point.role, point.shape, one.name, not one.kept) for point, one in zip(points, artifacts, strict=True)]
+    entries = [
+        (point.role, point.shape, config.name, not config.kept) for point, config in zip(points, configs, strict=True)
+    ]
     lead = (
         "Up and to the left is better. The line is the best accuracy that the bundle has for a latency. Height is "
         f"{height} on the judging windows."

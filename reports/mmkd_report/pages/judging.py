@@ -57,7 +57,7 @@ def render_judging(document: Mapping[str, Any]) -> str:
     judging = read_judging(document)
     first, *others = judging.models
     data = judging.data
-    models = [(one.name, _model_text(one)) for one in judging.models]
+    models = [(model.name, _model_text(model)) for model in judging.models]
     sections = [
         *(
             _suite(judging, name, result) if name != "cost" or judging.cost is None else _cost(judging.cost, result)
@@ -88,15 +88,15 @@ def render_judging(document: Mapping[str, Any]) -> str:
 def assign_roles(judging: JudgingDocument) -> dict[str, str]:
     """Return the role that colours each model: teacher, judged student, baseline, another, all further ones dotted."""
     roles: dict[str, str] = {}
-    for number, one in enumerate(judging.models):
-        if one.role == "teacher":
-            roles[one.name] = "teacher"
+    for number, model in enumerate(judging.models):
+        if model.role == "teacher":
+            roles[model.name] = "teacher"
         elif number == 0:
-            roles[one.name] = "student"
-        elif one.name == judging.baseline:
-            roles[one.name] = "baseline"
+            roles[model.name] = "student"
+        elif model.name == judging.baseline:
+            roles[model.name] = "baseline"
         else:
-            roles[one.name] = "another" if "other" in roles.values() else "other"
+            roles[model.name] = "another" if "other" in roles.values() else "other"
     return roles
 
 
@@ -167,8 +167,8 @@ def _cost(cost: CostFacts, result: SuiteResult) -> Section:
         )
     ]
     for number, section in enumerate(["plant", *cost.equipment]):
-        assumptions = [one for one in cost.assumptions if one.path.partition(".")[0] == section]
-        sliders = charts.element("div", *(_slider(one) for one in assumptions), class_="sliders")
+        assumptions = [assumption for assumption in cost.assumptions if assumption.path.partition(".")[0] == section]
+        sliders = charts.element("div", *(_slider(assumption) for assumption in assumptions), class_="sliders")
         blocks.append(Details(f"Assumptions: {section}", [sliders], is_open=number == 0))
     if cost.swings:
         blocks += [Heading("What decides"), *_swings(cost.swings[:MOST_SWINGS])]
@@ -176,7 +176,8 @@ def _cost(cost: CostFacts, result: SuiteResult) -> Section:
         "plant": msgspec.to_builtins(cost.plant),
         "equipment": msgspec.to_builtins(cost.equipment),
         "assumptions": [
-            {"path": one.path, "low": one.low, "high": one.high, "follows": one.follows} for one in cost.assumptions
+            {"path": assumption.path, "low": assumption.low, "high": assumption.high, "follows": assumption.follows}
+            for assumption in cost.assumptions
         ],
         "shares": SHARES,
         "whole": WHOLE,
@@ -220,7 +221,7 @@ def _slider(one: Assumption) -> Any:
 
 
 def _swings(swings: Sequence[Swing]) -> Iterator[Block]:
-    ends = [0.0, *(value for one in swings for value in (one.at_low, one.at_high))]
+    ends = [0.0, *(value for swing in swings for value in (swing.at_low, swing.at_high))]
     low, high = min(ends), max(ends)
     span = (high - low) or 1.0
 
@@ -228,8 +229,8 @@ def _swings(swings: Sequence[Swing]) -> Iterator[Block]:
         return round(100 * (value - low) / span, 2)
 
     rows = []
-    for one in swings:
-        start, end = sorted((one.at_low, one.at_high))
+    for swing in swings:
+        start, end = sorted((swing.at_low, swing.at_high))
         zero, width = f"{place(0)}%", f"{round(100 * (end - start) / span, 2)}%"
         drawn = charts.element(
             "svg",
@@ -241,9 +242,9 @@ def _swings(swings: Sequence[Swing]) -> Iterator[Block]:
             width="100%",
             height=12,
         )  # fmt: skip
-        name = one.path.replace("_", " ").replace(".", ": ")
-        cells: list[Cell | str] = [name, count(one.at_low), count(one.at_high), Cell(content=drawn)]
-        rows.append(Row(cells, data={"swing": one.path}))
+        name = swing.path.replace("_", " ").replace(".", ": ")
+        cells: list[Cell | str] = [name, count(swing.at_low), count(swing.at_high), Cell(content=drawn)]
+        rows.append(Row(cells, data={"swing": swing.path}))
     yield (
         "Net present value of the student, or of the first option, with one assumption at the ends of its range; "
         "the widest first. The line is 0."

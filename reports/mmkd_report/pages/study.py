@@ -103,7 +103,7 @@ def results_table(study: StudyDocument) -> Table:
     measure, setup = study.reported_metric, study.facts
 
     def row(role: str, name: str, mark: str, test: ScoreTable, *cells: Cell | str) -> Row:
-        scores = [words.score_with_std(test[one.name], one) for one in study.measures]
+        scores = [words.score_with_std(test[measure.name], measure) for measure in study.measures]
         more = cells or [words.NOTHING] * 4
         return Row([Cell(name, note=mark, role=role), *scores, *more], role)
 
@@ -128,7 +128,11 @@ def results_table(study: StudyDocument) -> Table:
             words.significant(entry.latency_ms),
         )
         groups.setdefault(f"{entry.student} student", []).append(made)
-    rivals = [row("extra_trees", CONTESTANTS.get(one.name, one.name), "", one.test) for one in study.rivals if one.test]
+    rivals = [
+        row("extra_trees", CONTESTANTS.get(rival.name, rival.name), "", rival.test)
+        for rival in study.rivals
+        if rival.test
+    ]
     groups["without a network"] = rivals
     seeds = (
         f"mean ± standard deviation over {len(setup.seeds)} seeds" if len(setup.seeds) > 1 else "one seed, no spread"
@@ -140,7 +144,7 @@ def results_table(study: StudyDocument) -> Table:
     return table(
         [
             label("Method"),
-            *(one.heading for one in study.measures),
+            *(measure.heading for measure in study.measures),
             Column(measure.gain_heading, style="gain"),
             *("Gap recovered, %", "Parameters", "Latency p50, ms"),
         ],
@@ -300,7 +304,10 @@ def _tried(study: StudyDocument) -> Section:
         Facts(methods, "Methods"),
     ]
     if study.skipped:
-        skipped = [[one.method, one.student, one.teacher or words.NOTHING, one.reason] for one in study.skipped]
+        skipped = [
+            [combination.method, combination.student, combination.teacher or words.NOTHING, combination.reason]
+            for combination in study.skipped
+        ]
         caption = f"{words.counted(len(study.skipped), 'combination')} that cannot be trained"
         reasons = table(
             [label(name) for name in ("Method", "Student", "Teacher", "Reason")],

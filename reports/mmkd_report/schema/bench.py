@@ -52,7 +52,7 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
 
     def percentile(self, quantile: float) -> Percentile | None:
         """Return the entry of a quantile, or None."""
-        return next((one for one in self.percentiles if one.quantile == quantile), None)
+        return next((percentile for percentile in self.percentiles if percentile.quantile == quantile), None)
 
     def value_us(self, quantile: float) -> float | None:
         """Return the percentile at `quantile`, or None."""
