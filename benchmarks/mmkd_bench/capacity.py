@@ -2,7 +2,7 @@
 
 Machines pause now and then for longer than a short deadline. A pause that outlasts the deadline by d makes the windows
 of d / (1 - load) late, since its backlog has to be worked off too: in a launch of a few seconds one pause decides. So
-most of several launches decide, for the answer and for a load that is asked for alike.
+most of several launches decide.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ CONFIRM_FRACTION = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of the device.
+    """The load that a device has to carry.
 
     Attributes:
-        rate_hz: windows per second of one stream.
-        deadline_ms: longest acceptable response; None is the period of the rate.
-        streams: how many to judge; None searches for the most that are carried.
-        servers: threads that answer; None is one per usable core.
-        launches: fresh processes that judge one load, an odd number; most of them decide.
-        budget_s: longest time for the answer; a launch that would not end within it is not begun.
+        rate_hz: Windows per second of one stream.
+        deadline_ms: Longest acceptable response; None is the period of the rate.
+        streams: Number to judge; None searches for the most that are carried.
+        servers: Threads that answer; None is one per usable core.
+        launches: Fresh processes that judge one load, an odd number; most of them decide.
+        budget_s: Longest time for the answer.
     """
 
     rate_hz: float
@@ -69,7 +69,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadVerdict:
-    """One load, judged by most of its launches; `together` is all launches as one load."""
+    """One load, judged by most of its launches; `together` joins all of them."""
 
     carried: bool
     launches: tuple[Level, ...]
@@ -107,7 +107,7 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
 
     Raises:
         MmkdError: the question makes no sense, or the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where a load was over.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report if a load was over.
     """
     session = _Session(_job(choice, question), question, progress)
     verdicts: list[LoadVerdict] = []
@@ -192,7 +192,7 @@ class _Session:
         return self.outcomes[0].streams
 
     def offer(self, streams: int) -> Offered:
-        """Offer one load in a process of its own.
+        """Offer one load in a new process.
 
         Raises:
             KeyboardInterrupt: Ctrl-C ended it.

@@ -47,9 +47,9 @@ class ComparisonLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class _Quantity:
-    """Where a quantity is found: in each launch (one value per time window, or one value), else in the run.
+    """How a quantity is read: from each launch (one value, or one per time window), or from the run.
 
-    A `robust` quantity hardly moves while processes compete for cores: the median of calls, and what is no time.
+    A `robust` quantity hardly moves while processes compete for cores.
     """
 
     unit: str
@@ -110,7 +110,7 @@ def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[Com
     """Compare two runs; a condition holds if the whole interval of the change, or a single value, is beyond its limit.
 
     Raises:
-        UsageError: a run has fewer than five complete launches, or a condition asks for what was not measured.
+        UsageError: a run has fewer than five complete launches, or a condition names a quantity that was not measured.
     """
     named = (("first", before), ("second", after))
     for name, report in named:
@@ -170,7 +170,7 @@ def _plain_change(name: str, unit: str, before: float | None, after: float | Non
 
 
 def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64]] | None:
-    """The values of each complete launch; None where a launch lacks one, or the quantity has one value per run."""
+    """Return the values of each complete launch; None if one lacks them, or if there is one value per run."""
     if quantity.in_launch is None:
         return None
     groups = [list(quantity.in_launch(launch)) for launch in report.launches if launch.complete]
@@ -205,7 +205,7 @@ def _verdict(changes: Sequence[QuantityChange]) -> Literal["equal", "slower", "f
 
 
 def _failure(condition: ComparisonLimit, change: QuantityChange) -> str:
-    """The condition in words if it holds, else an empty text."""
+    """Return the condition in words if it holds, or an empty text."""
     if change.change is None:
         raise UsageError(
             f"condition '{condition}': {condition.quantity} was not measured in both reports, or is 0 in "
@@ -249,7 +249,7 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
 
 
 def _competition(name: str, report: BenchReport) -> str:
-    """What is not judged because the run competed for cores; empty where it did not."""
+    """Return a remark if the run competed for cores, and which quantities are still judged."""
     beside = [launch.interference for launch in report.launches if launch.complete]
     others = float(np.median([(one.others_share or 0.0) + (one.steal_share or 0.0) for one in beside]))
     # Calls back to back keep all their threads busy, paced ones what they used.

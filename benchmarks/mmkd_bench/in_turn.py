@@ -24,7 +24,7 @@ from mmkd_report.schema.bench import OverheadReport, PairReport, RepeatSpread, R
 
 MAX_LAUNCHES = 100
 REPEATS = 5
-"""Stretches of time per process that have a ratio of their own."""
+"""Stretches of time per process, each with a ratio."""
 
 RIVALS_START_LIMIT_S = 900.0
 """Time for a launch of rivals beyond its measured time: torch.compile takes a minute on a small processor."""
@@ -170,7 +170,7 @@ def measure_rivals(
 
 
 def spread_of(values: Sequence[float]) -> RepeatSpread:
-    """The spread of at least one value."""
+    """Return the spread of at least one value."""
     return RepeatSpread(median=float(np.median(values)), min=min(values), max=max(values), repeats=len(values))
 
 
@@ -202,10 +202,10 @@ def _launch(
 
 
 def _repeats(outcomes: Sequence[InTurnOutcome], name: str, figure: str = "p50_us") -> list[float]:
-    """One figure of what was called by that name, for all repeats of all processes."""
+    """Return one figure of a call, for all repeats of all processes."""
     return [value for outcome in outcomes for value in attrgetter(figure)(outcome.find(name))]
 
 
 def _ratio(outcomes: Sequence[InTurnOutcome], first: str, second: str) -> RepeatSpread:
-    """Median of one over that of the other, repeat by repeat."""
+    """Return the ratio of medians, repeat by repeat."""
     return spread_of(list(map(truediv, _repeats(outcomes, first), _repeats(outcomes, second))))

@@ -1,8 +1,4 @@
-"""The fastest config for a bundle on this machine: which configs are tried.
-
-How they are timed is in `turns.configs`; the profile, and what `EdgePredictor.open` takes from it, is in
-`mmkd_edge.predict.profile`.
-"""
+"""The configs that are tried for a bundle on this machine; `turns.configs` times them."""
 
 from __future__ import annotations
 
@@ -41,7 +37,7 @@ def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = igno
 
     Raises:
         MmkdError: a setting makes no sense, the bundle cannot be opened, or no config runs a student.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with what was measured, which is no profile to use.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with an incomplete profile.
     """
     _check(settings)
     with Bundle.open(path) as bundle:
@@ -80,7 +76,7 @@ def tune_bundle(path: Path, settings: TuneSettings, *, progress: Progress = igno
 
 
 def candidates_for(entry: ModelEntry, settings: TuneSettings) -> list[Candidate]:
-    """Every config for a student with what is installed; the first is the reference."""
+    """Return every config for a student with the installed backends; the first is the reference."""
     threads = settings.threads or tuple(count for count in THREAD_COUNTS if count <= usable_cores())
     return [
         Candidate(model=entry.name, config=config)

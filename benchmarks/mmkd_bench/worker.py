@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
 
 
 def do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
-    """Leave the outcome of a job, or why there is none, in `folder`."""
+    """Write the outcome of a job, or its failure, to `folder`."""
     # Only now: these import the runtime, whose import is timed.
     import msgspec
     import numpy as np

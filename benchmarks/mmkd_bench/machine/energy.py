@@ -1,7 +1,4 @@
-"""Energy of a prediction: power readings beside the measured processes, cut to the times they measured.
-
-The log runs in the parent; the monotonic clock is the same in both processes.
-"""
+"""Energy of a prediction, from power readings of the parent during the measured times of its processes."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from mmkd_report.schema.bench import Energy
 
 INTERVAL_S = 0.1
 IDLE_S = 3.0
-"""Time before the first launch in which the idle machine is watched."""
+"""Time before the first launch for idle power."""
 
 Span = tuple[float, float]
 """Begin and end on the monotonic clock."""

@@ -53,7 +53,7 @@ def read_machine(root: Path = ROOT) -> MachineFacts:
 
 
 def read_power_mode() -> str | None:
-    """The power mode of a Jetson; None where `nvpmodel` is absent or does not answer."""
+    """Return the power mode of a Jetson, or None."""
     return parse_power_mode(run_program("nvpmodel", "-q") or "")
 
 
@@ -68,12 +68,12 @@ def parse_power_mode(text: str) -> str | None:
 
 
 def read_clocks(root: Path = ROOT) -> Clocks | None:
-    """Which clocks may move, by `jetson_clocks` (which answers root alone) or the kernel; None where neither shows."""
+    """Return the clocks that may move, by `jetson_clocks` (as root) or the kernel, or None."""
     return parse_jetson_clocks(run_program("jetson_clocks", "--show") or "") or _kernel_clocks(root)
 
 
 def parse_jetson_clocks(text: str) -> Clocks | None:
-    """Which clocks may move in the output of `jetson_clocks --show`; None where it names no clock.
+    """Return the clocks that may move in the output of `jetson_clocks --show`; None if it names no clock.
 
     A core and the GPU are held when their minimum is their maximum, the memory (EMC) when it is overridden.
     """
@@ -106,7 +106,7 @@ def _kernel_clocks(root: Path) -> Clocks | None:
 
 
 def read_number(path: Path) -> float | None:
-    """The number in a one-value file of the kernel; None where it is absent, may not be read or is no number."""
+    """Return the number in a one-value file of the kernel, or None."""
     text = read_text(path)
     try:
         return None if text is None else float(text)
@@ -142,7 +142,7 @@ def resident_mb(root: Path = ROOT) -> float:
 def resident_peak_mb(root: Path = ROOT) -> float:
     """Largest resident memory of this process so far.
 
-    From `VmHWM` where there is one: `getrusage` starts from the size of the process that started this one.
+    From `VmHWM` if there is one: `getrusage` starts from the size of the parent process.
     """
     recorded = _status_mb(root, "VmHWM")
     if recorded is not None:

@@ -43,7 +43,7 @@ class Counters:
 
 
 def read_counters(root: Path = ROOT) -> Counters:
-    """The counters now."""
+    """Read the counters."""
     busy_s, steal_s = _core_times(root)
     paths = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
     events = [value for path in paths if (value := read_number(path)) is not None]
@@ -60,7 +60,7 @@ def read_counters(root: Path = ROOT) -> Counters:
 
 
 def interference(before: Counters, after: Counters) -> Interference:
-    """What lies between two readings."""
+    """Return the difference of two readings."""
 
     def rise(name: str) -> float | None:
         first, second = getattr(before, name), getattr(after, name)
@@ -84,7 +84,7 @@ def interference(before: Counters, after: Counters) -> Interference:
 
 
 def worst(measurements: Sequence[Interference]) -> Interference:
-    """For each field the largest value over several measurements."""
+    """Return for each field the largest value over several measurements."""
 
     def largest(name: str) -> Any:
         values = [value for measurement in measurements if (value := getattr(measurement, name)) is not None]
@@ -94,7 +94,7 @@ def worst(measurements: Sequence[Interference]) -> Interference:
 
 
 def suspicions(beside: Interference, machine: MachineFacts) -> tuple[str, ...]:
-    """Likely causes of unsteady latency, the most likely first; empty where the counters show none."""
+    """Return likely causes of unsteady latency, the most likely first."""
     sentences = []
     if beside.thermal_events:
         sentences.append(f"cores slowed down because of heat ({beside.thermal_events} events)")

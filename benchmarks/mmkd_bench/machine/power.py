@@ -19,7 +19,7 @@ from mmkd_bench.machine.programs import GPU_FORM, GPU_PROGRAM, ProgramLines, num
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.machine import ROOT, read_text
 
-# What the whole module or board draws, by the board's rails: the first set of which all rails are there.
+# Rails that add up to the whole module or board: the first complete set counts.
 # Thor: VIN is the input of the board. Orin NX and Nano, Xavier NX: VDD_IN is the input of the module. AGX Orin has no
 # such rail; its VDDQ_VDD2_1V8AO is fed from VIN_SYS_5V0, so adding it would count the memory twice. Nano: POM_5V_IN.
 TOTAL_RAILS: tuple[tuple[str, ...], ...] = (
@@ -48,7 +48,7 @@ class PowerSensor:
 
 @contextmanager
 def power_sensor(root: Path = ROOT) -> Iterator[PowerSensor]:
-    """The best sensor: the board's rails or tegrastats, else the processor's and the GPUs' together.
+    """Open the best sensor: the board's rails or tegrastats, or the processor's and the GPUs' together.
 
     Raises:
         UnavailableError: none answers; the message has the reason of each.
@@ -154,7 +154,7 @@ def rapl_sensor(root: Path = ROOT) -> PowerSensor:
 
 
 def tegrastats_rails(line: str) -> dict[str, float]:
-    """Power now by rail, in milliwatts, in a line of tegrastats of JetPack 4 to 7; none where it shows none.
+    """Return the power by rail, in milliwatts, in a line of tegrastats of JetPack 4 to 7.
 
     >>> tegrastats_rails("RAM 2/8MB CPU [1%@729,off] VDD_IN 6030mW/6030mW VDD_SOC 1557mW/1557mW NC 0mW/0mW")
     {'VDD_IN': 6030.0, 'VDD_SOC': 1557.0}
@@ -164,7 +164,7 @@ def tegrastats_rails(line: str) -> dict[str, float]:
 
 
 def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], float] | None:
-    """The power of the whole board, and the rails that it is the sum of; None where the rails do not show it.
+    """Return the rails whose sum is the power of the whole board, and that power; None if some are missing.
 
     >>> total_power_mw({"VDD_IN": 6030.0, "VDD_CPU_GPU_CV": 1913.0, "VDD_SOC": 1557.0})
     (('VDD_IN',), 6030.0)
@@ -176,7 +176,7 @@ def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], floa
 
 
 def read_rails(root: Path = ROOT) -> dict[str, float]:
-    """Power of every labelled channel of INA chips, by label, in milliwatts."""
+    """Return the power of every labelled channel of INA chips, in milliwatts."""
     rails = {}
     for chip in _ina_chips(root):
         for channel in _channels(chip):
@@ -192,7 +192,7 @@ def read_rails(root: Path = ROOT) -> dict[str, float]:
 
 
 def counter_rise(before: float, after: float, *, wraps_at: float | None) -> float:
-    """Rise of a counter between two readings, which may have started anew once; UnavailableError if it is not known.
+    """Return the rise of a counter that may have wrapped once; raise UnavailableError if it is not known.
 
     >>> counter_rise(90.0, 10.0, wraps_at=100.0)
     20.0

@@ -23,7 +23,7 @@ def find_program(name: str) -> str | None:
 
 
 def run_program(name: str, *arguments: str) -> str | None:
-    """Output of a program; None where it is absent, fails or does not answer."""
+    """Return the output of a program; None if it is absent, fails or does not answer."""
     program = find_program(name)
     if program is None:
         return None
@@ -67,7 +67,7 @@ class ProgramLines:
 
 
 def read_gpus() -> tuple[tuple[str, str, float | None], ...]:
-    """Name, driver and memory in MB of each GPU; the memory is None where it shares the main memory."""
+    """Return name, driver and memory in MB of each GPU; the memory is None if it shares the main memory."""
     return parse_gpus(run_program(GPU_PROGRAM, "--query-gpu=name,driver_version,memory.total", GPU_FORM) or "")
 
 
@@ -113,7 +113,7 @@ def parse_process_memory(text: str, pid: int) -> float | None:
 
 
 def number_of(text: str) -> float | None:
-    """The number in a cell; None where the GPU does not report it."""
+    """Return the number in a cell, or None."""
     try:
         return float(text)
     except ValueError:

@@ -57,7 +57,7 @@ class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InTurnJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Several things, called in turn in one process for `duration_s`; each repeat has percentiles of its own."""
+    """Calls that take turns in one process for `duration_s`, with percentiles for each repeat."""
 
     threads: int
     duration_s: float
@@ -89,7 +89,7 @@ class RivalsJob(InTurnJob, frozen=True, kw_only=True, tag="rivals"):
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True):
-    """Percentiles of one thing that was called, one entry per repeat."""
+    """Percentiles of one call, one entry per repeat."""
 
     name: str
     p50_us: tuple[float, ...]
@@ -98,14 +98,14 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InTurnOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Times of what was called in turn; `difference_us` is the first minus the last, neighbour by neighbour."""
+    """Times of calls in turn; `difference_us` is the first minus the last, neighbour by neighbour."""
 
     times: tuple[Timed, ...]
     difference_us: tuple[float, ...]
     count: int
 
     def find(self, name: str) -> Timed | None:
-        """The times by that name; None where it was not called."""
+        """Return the times by that name, or None."""
         return next((timed for timed in self.times if timed.name == name), None)
 
 

@@ -82,7 +82,7 @@ def measure_launch(job: RunJob, *, import_ms: float, stop: Event) -> tuple[RunOu
 
 
 def pace_of(samples: Arrays, *, deadline_ms: float | None, overloaded: bool) -> Pace | None:
-    """How well a schedule was kept; None where there was none, and without a deadline none is missed."""
+    """Return how well a schedule was kept; None without a schedule."""
     if "lateness_ns" not in samples:
         return None
     response_ns = samples["lateness_ns"] + samples["latency_ns"]

@@ -1,6 +1,6 @@
 """Loads of many streams on one predictor, inside the measuring process, and a search for the largest that is carried.
 
-Each stream asks at one rate with a phase of its own; threads answer in the order in which windows come due.
+Streams have one rate and random phases; threads answer in the order of the due times.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RESOLUTION = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Offered:
-    """One load, offered once; `response_ns` is from due to answered, in the order in which windows came due, (N,)."""
+    """One load, offered once; `response_ns` (N,) is from due to answered, in the order of the due times."""
 
     level: Level
     response_ns: NDArray[np.int64]
@@ -78,7 +78,7 @@ def do_load_job(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | No
 
 
 def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[np.int64]:
-    """Times at which windows come due, from the start of the load, in rising order; at least one."""
+    """Return the due times of windows from the start of the load, rising; at least one."""
     phases = np.sort(phases_s(streams, rate_hz=rate_hz))
     rounds = max(1, int(np.ceil(duration_s * rate_hz)))
     due_s = (np.arange(rounds)[:, None] / rate_hz + phases[None, :]).ravel()
@@ -178,7 +178,7 @@ def find_capacity(
 
 
 def probe_s(streams: int, *, rate_hz: float) -> float:
-    """Length of a short load."""
+    """Return the length of a short load."""
     return min(MAX_PROBE_S, max(PROBE_S, MIN_PROBE_ARRIVALS / (streams * rate_hz)))
 
 
@@ -208,8 +208,8 @@ def largest_carried(is_carried: Callable[[int], bool], *, first_guess: int, step
     Goes up from the guess in growing steps until a load is not carried, or down until one is, and then halves the gap.
 
     Args:
-        is_carried: whether so many streams are carried; taken as true below and false above one point.
-        step: first step, as a fraction of the load.
+        is_carried: Whether that number of streams is carried; true below and false above one point.
+        step: First step, as a fraction of the load.
     """
     low, high, guess = 0, MAX_STREAMS + 1, min(max(1, first_guess), MAX_STREAMS)
     while high - low > max(1.0, resolution * low):

@@ -1,7 +1,6 @@
-"""The bundle that is measured, opened as an application opens it, and the windows to ask it about.
+"""The measured bundle, opened as an application opens it, and its golden windows.
 
-The windows are the bundle's own golden windows: real recordings, missing values included. Of a bundle with several
-students the first is measured.
+If a bundle has several students, the first is measured.
 """
 
 from __future__ import annotations
@@ -106,12 +105,12 @@ def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[Any], ...]:
 
 
 def predict_argument(predictor: EdgePredictor, window: NDArray[Any]) -> object:
-    """A window as `predict` takes it: by the name of the first student's modality where there are several students."""
+    """Return a window as `predict` takes it: by the modality's name if there are several students."""
     return window if len(predictor.entries) == 1 else {predictor.modality.name: window}
 
 
 def describe(predictor: EdgePredictor, bundle: str) -> Opened:
-    """What a report says of the bundle and of what executes it."""
+    """Describe an opened bundle for a report."""
     info, entry, modality = predictor.info(), predictor.entry, predictor.modality
     artifact = next(artifact for artifact in entry.artifacts if artifact.file == info.artifact)
     subject = Subject(

@@ -1,6 +1,6 @@
-"""The parent's side of a measuring process: start it, wait, read its outcome, or turn its end into an error.
+"""Start a measuring process, wait, and read its outcome, or turn its end into an error.
 
-Every measured configuration gets a process of its own: no cache, thread pool or library state of an earlier one is
+Every measured configuration gets a new process: no cache, thread pool or library state of an earlier one is
 left, and a crash of a native library ends a measurement, not the command.
 """
 
@@ -124,9 +124,9 @@ def _run(job: Job, folder: Path, limit_s: float) -> bool:
         )
         assert process.stdin is not None
         try:
-            with contextlib.suppress(BrokenPipeError):  # it has ended already, and its output says why
+            with contextlib.suppress(BrokenPipeError):  # it has ended already; its output has the reason
                 process.stdin.write(msgspec.json.encode(job) + b"\n")
-                process.stdin.flush()  # stays open: where it closes, this process has ended, and so does the other
+                process.stdin.flush()  # stays open: the other process ends when it closes
             exit_code = process.wait(timeout=limit_s)
         except subprocess.TimeoutExpired:
             exit_code = None

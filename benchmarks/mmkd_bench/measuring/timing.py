@@ -34,7 +34,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, kw_only=True)
 class CallTimes:
-    """Calls of one or several clients, in the order in which they began; arrays are (N,).
+    """Calls of one or several clients, in the order of their starts; arrays are (N,).
 
     Attributes:
         start_ns: from the start of the loop.
@@ -54,7 +54,7 @@ class CallTimes:
         return len(self.latency_ns)
 
     def arrays(self) -> Arrays:
-        """The raw samples by name."""
+        """Return the raw samples by name."""
         arrays = {"client": self.client, "start_ns": self.start_ns, "latency_ns": self.latency_ns}
         return arrays if self.lateness_ns is None else {**arrays, "lateness_ns": self.lateness_ns}
 
@@ -189,12 +189,12 @@ def warm_up(call: Call, windows: Sequence[Any], *, limit_s: float, stop: Event) 
 
 
 def phases_s(count: int, *, rate_hz: float) -> NDArray[np.float64]:
-    """Phases of several sources of one rate, in seconds, (N,)."""
+    """Return random phases of several sources of one rate, in seconds, (N,)."""
     return np.random.default_rng(SEED).random(count) / rate_hz
 
 
 def is_steady(values: Sequence[float]) -> bool:
-    """Whether each value lies within `STABLE_WITHIN` of the mean.
+    """Return whether each value lies within `STABLE_WITHIN` of the mean.
 
     >>> is_steady([100.0, 104.0, 96.0]), is_steady([100.0, 100.0, 130.0])
     (True, False)
@@ -204,7 +204,7 @@ def is_steady(values: Sequence[float]) -> bool:
 
 
 def time_windows(samples: CallTimes, *, parts: int) -> tuple[TimeWindow, ...]:
-    """Cut a loop into `parts` windows of equal length; a window in which no call began is left out."""
+    """Cut a loop into `parts` windows of equal length; windows without a call are left out."""
     length_ns = samples.elapsed_ns / parts
     part = np.minimum((samples.start_ns / length_ns).astype(np.int64), parts - 1)
     cuts = (samples.latency_ns[part == number] for number in range(parts))

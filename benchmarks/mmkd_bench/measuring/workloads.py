@@ -1,4 +1,4 @@
-"""What one measured call is: a window, a batch of windows, or the samples of one hop of a stream."""
+"""Measured calls: a window, a batch of windows, or the samples of one hop of a stream."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def window_workload(
 def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop: int, clients: int = 1) -> Workload:
     """`Stream.push`, the samples of one hop a call, from the first full window on; windows follow each other endlessly.
 
-    Each client is a sensor with a stream of its own on the one predictor.
+    Each client is a sensor with its stream on the one predictor.
     """
     modality = predictor.modality
     hops = _hops(windows, modality, hop=hop)
@@ -120,7 +120,7 @@ def step_stages(
 
 
 def _timed_steps(predictor: EdgePredictor, windows: Sequence[Window]) -> Iterator[tuple[int, ...]]:
-    """The moments between the four steps of one window after another, without an end."""
+    """Yield the moments between the four steps of one window after another, without an end."""
     modality, task, reference = predictor.modality, predictor.task, predictor.reference
     values_name, present_name = (tensor.name for tensor in predictor.entry.inputs)
     run, clock = predictor.backend.run, time.perf_counter_ns
@@ -137,6 +137,6 @@ def _timed_steps(predictor: EdgePredictor, windows: Sequence[Window]) -> Iterato
 
 
 def stage(name: str, lengths_ns: NDArray[np.int64]) -> Stage:
-    """The figures of one step."""
+    """Return the figures of one step."""
     p50_us, p90_us = (np.quantile(lengths_ns, [0.5, 0.9]) / 1e3).tolist()
     return Stage(name=name, p50_us=p50_us, p90_us=p90_us)

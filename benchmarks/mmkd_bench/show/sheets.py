@@ -256,7 +256,7 @@ def _level_row(name: str, level: Level) -> Sequence[str]:
 
 
 def _answer_lines(report: CapacityReport) -> Iterator[str]:
-    """The figure that decides, what is left at the answer, and the load that was refused."""
+    """Yield the deciding p99.9, the headroom, and the load that was refused."""
     if report.at_answer is not None:
         p999_us, deadline = report.p999_us, f"{report.deadline_ms:g} ms"
         median = "unknown for lack of samples" if p999_us is None else f"{duration_text(p999_us)} in the median launch"
@@ -280,7 +280,7 @@ def _pause_lines(report: CapacityReport) -> Iterator[str]:
 
 
 def profile_sheet(profile: ExecutionProfile) -> Sheet:
-    """Every config of each student, the one that `open` takes in the first row, and what was left out."""
+    """Return every config of each student, the one that `open` takes first, and the rejected ones."""
     parts: list[Table | Sentence] = []
     for model in dict.fromkeys(trial.model for trial in profile.trials):
         trials = [trial for trial in profile.trials if trial.model == model]

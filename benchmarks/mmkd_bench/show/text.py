@@ -17,7 +17,7 @@ from mmkd_report.schema.bench import (
 
 
 def duration_text(microseconds: float | None) -> str:
-    """Write a duration with three significant digits; empty if there is none.
+    """Write a duration with three significant digits; empty for None.
 
     >>> [duration_text(value) for value in (0.339, 12.345, 999.7, 1234.5, 2.5e6)]
     ['0.339 µs', '12.3 µs', '1.00 ms', '1.23 ms', '2.50 s']
@@ -108,7 +108,7 @@ def clocks_text(clocks: Clocks) -> str:
 
 
 def duration_lines(report: BenchReport) -> list[str]:
-    """The duration of a run that has samples enough for every percentile; none where it has them."""
+    """Return advice on the duration if some percentiles lack samples."""
     latency, duration_s = report.result.latency, report.configuration.duration_s
     missing = [entry for entry in latency.percentiles if entry.value_us is None]
     if not missing or not report.complete:
@@ -128,7 +128,7 @@ def stability_lines(report: BenchReport) -> list[str]:
 
 
 def fact_rows(report: BenchReport) -> Iterator[tuple[str, str]]:
-    """Figures beside the latency, name and value."""
+    """Yield figures other than latency, by name."""
     result, subject, energy, how = report.result, report.subject, report.energy, report.configuration
     yield "load", duration_text(1e3 * result.load_ms)
     yield "first call", duration_text(1e3 * result.first_call_ms)
@@ -201,7 +201,7 @@ def value_text(value: float | None, unit: str) -> str:
 
 
 def plural(count: int, word: str, several: str | None = None) -> str:
-    """A count with its word; `several` where the plural is not the word with an s.
+    """Return a count with its word; `several` is an irregular plural.
 
     >>> plural(1, "core"), plural(2, "core"), plural(2, "launch", "launches")
     ('1 core', '2 cores', '2 launches')

@@ -60,7 +60,7 @@ class _TimedConfig:
 
 
 def time_configs(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
-    """Carry out one job in this process, with what was measured until `stop` came; None where that is nothing."""
+    """Carry out one job in this process until `stop`; None if nothing was measured."""
     trials: list[MeasuredConfig] = []
     left_out: list[RejectedConfig] = []
     with Bundle.open(job.bundle) as bundle:

@@ -55,7 +55,7 @@ def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
     """Carry out one job in this process; None where `stop` came before the first repeat was over."""
     choice = Choice(bundle=job.bundle, precision="fp32", threads=job.threads, reference=job.reference)
     lower = msgspec.structs.replace(choice, precision="auto")
-    # The backend's call gets an engine of its own: one that predict had just used would find its weights in the cache.
+    # The backend's call gets another engine: one that predict had just used would find its weights in the cache.
     with open_predictor(choice) as predictor, open_predictor(choice) as alone, open_predictor(lower) as tuned:
         assert predictor.bundle is not None
         windows = raw_windows(predictor)[:MAX_CHECKED_WINDOWS]

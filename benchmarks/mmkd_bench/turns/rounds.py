@@ -28,7 +28,7 @@ def time_in_turn(
 ) -> InTurnOutcome | None:
     """Call all in turn, in both orders, and take percentiles per repeat; every repeat has at least 20 rounds.
 
-    A repeat that `stop` cuts short does not count; None where there is no other.
+    A repeat that `stop` cuts short does not count; None if there is no other.
     """
     in_order = tuple(calls.values())
     take_turns(in_order, duration_s=min(WARM_UP_S, duration_s), stop=stop)
