@@ -23,7 +23,7 @@ from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.experiments.folder import RunResult
 from mmkd_models.experiments.plan import Candidate, Conditions, Entry, TeacherChoice, Trial
 from mmkd_models.experiments.runs import Judged
-from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.metrics.scores import scores_from_answers
 from mmkd_models.networks.config import Preset
 from mmkd_models.train_config import TrainConfig
 from mmkd_report.schema.study import PairLatency, StudentSize, StudyDataset

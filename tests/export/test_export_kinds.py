@@ -23,8 +23,7 @@ from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, compare
 from mmkd_export.verify.gate import GateRule, JudgingWindows, gate_result, gate_summary
 from mmkd_export.verify.windows import windows_from_path
-from mmkd_models.metrics.labels import label_scores
-from mmkd_models.metrics.values import value_scores
+from mmkd_models.metrics.scores import label_scores, value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
 from mmkd_report import render_export

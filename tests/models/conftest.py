@@ -33,7 +33,7 @@ from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant
-from mmkd_models.metrics.classes import Scores
+from mmkd_models.metrics.scores import Scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher

@@ -25,9 +25,13 @@ from mmkd_models.losses.decoupled import DkdTerm
 from mmkd_models.losses.logits import LogitTerm, logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
 from mmkd_models.losses.term import Goal, constant, goal_of
-from mmkd_models.metrics.labels import average_precision, label_scores
-from mmkd_models.metrics.scores import scores_from_document, scores_from_logits
-from mmkd_models.metrics.values import value_scores
+from mmkd_models.metrics.scores import (
+    average_precision,
+    label_scores,
+    scores_from_document,
+    scores_from_logits,
+    value_scores,
+)
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import ExportStudent
 from mmkd_models.train_config import TrainConfig

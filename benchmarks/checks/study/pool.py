@@ -30,7 +30,7 @@ from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.experiments.plan import Conditions, Entry
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.experiments.table import NEAR_BEST, score_table
-from mmkd_models.metrics.classes import Metric
+from mmkd_models.metrics.scores import Metric
 from mmkd_models.networks.config import Preset
 from mmkd_models.training.checkpoint import library_versions
 from mmkd_report.schema.figures import Spread

@@ -37,8 +37,7 @@ from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, answer_scores, ga
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import confidence_facts
-from mmkd_models.metrics.measures import measures_of
-from mmkd_models.metrics.scores import of_classes
+from mmkd_models.metrics.scores import measures_of, of_classes
 from mmkd_report.schema.export import ArtifactParity, ArtifactReport, BackendRun
 from mmkd_report.schema.figures import ClassScores
 

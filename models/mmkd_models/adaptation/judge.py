@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.data.windows import Windows
-from mmkd_models.metrics.jackknife import jackknife_error
-from mmkd_models.metrics.likelihood import Floats, probabilities_of
+from mmkd_models.metrics.likelihood import Floats, jackknife_error, probabilities_of
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.predict import embeddings_of, logits_of

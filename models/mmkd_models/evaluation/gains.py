@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures
-from mmkd_models.metrics.measures import measure_named
+from mmkd_models.metrics.scores import measure_named
 from mmkd_report.schema.demo import Gain
 from mmkd_report.schema.evaluation import WindowGain
 from mmkd_report.schema.figures import Split, SplitBy, Spread
@@ -20,15 +20,17 @@ FEWEST_GROUPS = 5
 """Below it a bootstrap over groups has so few different draws that its interval is too narrow to mean anything."""
 _NOUNS: dict[SplitBy, str] = {"groups": "groups", "own folds": "blocks", "own split": "blocks"}
 ROUNDING = 1e-9
-"""A difference below this share of a figure is none: sums in another order differ by less."""
+"""A smaller fraction of a figure is a rounding error: sums in another order differ by less."""
 
 
-def gain_per_seed(ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str) -> tuple[float, ...]:
+def gain_per_seed(
+    models: Sequence[TestedNetwork], references: Sequence[TestedNetwork], metric: str
+) -> tuple[float, ...]:
     """Return the gain on each seed, in the metric's `gain_unit`."""
     scale = measure_named(metric).gain_scale
     return tuple(
-        scale * (our.scores.metric(metric) - their.scores.metric(metric))
-        for our, their in zip(ours, theirs, strict=True)
+        scale * (model.scores.metric(metric) - reference.scores.metric(metric))
+        for model, reference in zip(models, references, strict=True)
     )
 
 
@@ -45,10 +47,15 @@ def figure_draws(
 
 
 def gain_draws(
-    ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0, draws: int = DRAWS
+    models: Sequence[TestedNetwork],
+    references: Sequence[TestedNetwork],
+    metric: str,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> NDArray[np.float64]:
     """Return the gain under each draw of `figure_draws`, the same groups for both, in the metric's `gain_unit`."""
-    more = _drawn(ours, metric, seed=seed, draws=draws) - _drawn(theirs, metric, seed=seed, draws=draws)
+    more = _drawn(models, metric, seed=seed, draws=draws) - _drawn(references, metric, seed=seed, draws=draws)
     return measure_named(metric).gain_scale * _mean_over_seeds(more)
 
 
@@ -57,7 +64,7 @@ def _drawn(tests: Sequence[TestedNetwork], metric: str, *, seed: int, draws: int
     groups = groups_tested(tests)
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)  # (draws, groups)
-    return np.stack([drawn_figures(judged, groups, weights, metric) for judged in tests])
+    return np.stack([drawn_figures(outcome, groups, weights, metric) for outcome in tests])
 
 
 def _mean_over_seeds(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -75,48 +82,48 @@ def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
 def gain_of_pairs(
     pairs: Sequence[tuple[Sequence[TestedNetwork], Sequence[TestedNetwork]]], metric: str, *, seed: int = 0
 ) -> Gain:
-    """Return the mean gain over pairs and their seeds, in the metric's `gain_unit`.
+    """Return the mean gain over pairs and reference seeds, in the metric's `gain_unit`.
 
     The interval is of `gain_draws`, the same draws for all pairs; None below `FEWEST_GROUPS` tested groups.
     """
-    gains = [gain_per_seed(ours, theirs, metric) for ours, theirs in pairs]
-    if len(groups_tested(judged for ours, _ in pairs for judged in ours)) < FEWEST_GROUPS:
+    gains = [gain_per_seed(models, references, metric) for models, references in pairs]
+    if len(groups_tested(outcome for models, _ in pairs for outcome in models)) < FEWEST_GROUPS:
         return Gain(mean=float(np.mean(gains)))
-    drawn = [gain_draws(ours, theirs, metric, seed=seed, draws=_DRAWS_OF_FOLDS) for ours, theirs in pairs]
+    drawn = [gain_draws(models, references, metric, seed=seed, draws=_DRAWS_OF_FOLDS) for models, references in pairs]
     low, high = interval_of(np.mean(drawn, axis=0))
     return Gain(mean=float(np.mean(gains)), low=low, high=high)
 
 
 def gain_over_seeds(
-    ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0
+    models: Sequence[TestedNetwork], references: Sequence[TestedNetwork], metric: str, *, seed: int = 0
 ) -> SeedGain:
     """Return the gain on the test windows of the same seeds.
 
     The interval is of `gain_draws`; None below `FEWEST_GROUPS` tested groups.
     """
-    gained = spread(gain_per_seed(ours, theirs, metric))
-    low, high = _interval(ours, theirs, metric, seed=seed)
+    gained = spread(gain_per_seed(models, references, metric))
+    low, high = _interval(models, references, metric, seed=seed)
     return SeedGain(mean=gained.mean, std=gained.std, low=low, high=high, per_seed=gained.per_seed)
 
 
-def gain_on_windows(ours: TestedNetwork, theirs: TestedNetwork, metric: str, *, seed: int) -> WindowGain:
+def gain_on_windows(models: TestedNetwork, references: TestedNetwork, metric: str, *, seed: int) -> WindowGain:
     """Return the gain on the same windows; the interval is of `gain_draws`."""
-    (points,) = gain_per_seed([ours], [theirs], metric)
-    low, high = _interval([ours], [theirs], metric, seed=seed)
+    (points,) = gain_per_seed([models], [references], metric)
+    low, high = _interval([models], [references], metric, seed=seed)
     return WindowGain(points=points, low=low, high=high)
 
 
 def _interval(
-    ours: Sequence[TestedNetwork], theirs: Sequence[TestedNetwork], metric: str, *, seed: int = 0
+    models: Sequence[TestedNetwork], references: Sequence[TestedNetwork], metric: str, *, seed: int = 0
 ) -> tuple[float, float] | tuple[None, None]:
-    if len(groups_tested(ours)) < FEWEST_GROUPS:
+    if len(groups_tested(models)) < FEWEST_GROUPS:
         return None, None
-    return interval_of(gain_draws(ours, theirs, metric, seed=seed))
+    return interval_of(gain_draws(models, references, metric, seed=seed))
 
 
 def groups_tested(tests: Iterable[TestedNetwork]) -> list[int | str]:
     """Return the groups of the test windows of all seeds, each once, in order."""
-    return sorted({one.group for judged in tests for one in judged.by_group})
+    return sorted({part.group for outcome in tests for part in outcome.by_group})
 
 
 def interval_needs(split: Split) -> str:
@@ -135,11 +142,11 @@ def gap_recovered(
     None unless the teacher's gain over the baseline is significant.
     """
     low, _ = _interval(teachers, baselines, metric)
-    scale = abs(measure_named(metric).gain_scale * np.mean([judged.scores.metric(metric) for judged in baselines]))
+    scale = abs(measure_named(metric).gain_scale * np.mean([outcome.scores.metric(metric) for outcome in baselines]))
     if low is None or low <= ROUNDING * scale:
         return None
-    gain, way = (np.mean(gain_per_seed(ours, baselines, metric)) for ours in (students, teachers))
-    return float(gain / way)
+    gain, whole = (np.mean(gain_per_seed(models, baselines, metric)) for models in (students, teachers))
+    return float(gain / whole)
 
 
 def spread(values: Sequence[float]) -> Spread:

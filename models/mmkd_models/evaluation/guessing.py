@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from mmkd_models.evaluation.gains import DRAWS, FEWEST_GROUPS, ROUNDING, figure_draws, groups_tested, interval_of
 from mmkd_models.evaluation.outcome import GroupAnswers, TestedNetwork, metric_of_confusions
-from mmkd_models.metrics.measures import measure_named
+from mmkd_models.metrics.scores import measure_named
 from mmkd_report.schema.figures import Guessing
 
-_MOST_PARTS = 200  # that windows are drawn in where groups are few
+_MOST_PARTS = 200  # blocks of windows that are resampled if groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
 
 
@@ -27,10 +27,10 @@ def guessing(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> G
     The interval resamples whole groups. Below `FEWEST_GROUPS` groups that is too narrow: the interval then
     reaches at least as far as one that resamples windows.
     """
-    figure = float(np.mean([guessed_figure(judged, metric) for judged in tests]))
+    figure = float(np.mean([guessed_figure(outcome, metric) for outcome in tests]))
     ends = [interval_of(figure_draws(tests, metric, seed=seed))]
     if len(groups_tested(tests)) < FEWEST_GROUPS:
-        drawn = [_drawn_by_windows(judged, metric, seed) for judged in tests]
+        drawn = [_drawn_by_windows(outcome, metric, seed) for outcome in tests]
         ends.append(interval_of(np.nanmean(drawn, axis=0)))
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     more = figure - high if measure_named(metric).lower_is_better else low - figure
@@ -38,21 +38,21 @@ def guessing(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> G
     return Guessing(figure=figure, low=low, high=high, is_better=is_better)
 
 
-def guessed_figure(judged: TestedNetwork, metric: str) -> float:
+def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
     """Return the best figure of a constant or random answer on these windows.
 
     Example:
-        >>> from mmkd_models.metrics.classes import scores_from_answers
+        >>> from mmkd_models.metrics.scores import scores_from_answers
         >>> truth = np.array([0, 0, 0, 1])
-        >>> judged = TestedNetwork(class_scores=scores_from_answers(truth, truth, 2))
-        >>> guessed_figure(judged, "accuracy"), guessed_figure(judged, "balanced_accuracy")
+        >>> outcome = TestedNetwork(class_scores=scores_from_answers(truth, truth, 2))
+        >>> guessed_figure(outcome, "accuracy"), guessed_figure(outcome, "balanced_accuracy")
         (0.75, 0.5)
     """
-    if judged.class_scores is not msgspec.UNSET:
-        return float(metric_of_confusions(_guessed_confusions(judged.class_scores.confusion), metric).max())
+    if outcome.class_scores is not msgspec.UNSET:
+        return float(metric_of_confusions(_guessed_confusions(outcome.class_scores.confusion), metric).max())
     if metric == "pearson":
         return 0.0  # an answer that never changes has no correlation, whichever it is
-    figures = [_answered(judged, answer).scores.metric(metric) for answer in _guesses(judged)]
+    figures = [_with_answer(outcome, answer).scores.metric(metric) for answer in _guesses(outcome)]
     return min(figures) if measure_named(metric).lower_is_better else max(figures)
 
 
@@ -64,10 +64,10 @@ def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float6
     return np.concatenate([constant, np.broadcast_to(truth[:, None] / classes, (1, classes, classes))])
 
 
-def _guesses(judged: TestedNetwork) -> Iterator[NDArray[np.float64]]:
+def _guesses(outcome: TestedNetwork) -> Iterator[NDArray[np.float64]]:
     """Constant answers (K,): median and mean of numbers; all labels on, and the most frequent set."""
-    truth, _, _ = judged.windows
-    if judged.task is not msgspec.UNSET and judged.task.kind == "regression":
+    truth, _, _ = outcome.windows
+    if outcome.task is not msgspec.UNSET and outcome.task.kind == "regression":
         yield from (np.median(truth, axis=0), truth.mean(axis=0))
         return
     sets, counts = np.unique(truth, axis=0, return_counts=True)
@@ -75,28 +75,30 @@ def _guesses(judged: TestedNetwork) -> Iterator[NDArray[np.float64]]:
     yield np.where(sets[counts.argmax()] > 0, _SURE, -_SURE)
 
 
-def _answered(judged: TestedNetwork, answer: NDArray[np.float64]) -> TestedNetwork:
+def _with_answer(outcome: TestedNetwork, answer: NDArray[np.float64]) -> TestedNetwork:
     row = tuple(answer.tolist())
     return msgspec.structs.replace(
-        judged,
-        answers=tuple(msgspec.structs.replace(part, answers=(row,) * len(part.truth)) for part in judged.answers or ()),
+        outcome,
+        answers=tuple(
+            msgspec.structs.replace(part, answers=(row,) * len(part.truth)) for part in outcome.answers or ()
+        ),
     )
 
 
-def _drawn_by_windows(judged: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
+def _drawn_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
     """The figure (D,) of as many windows, drawn with replacement; blocks of neighbours if there are many."""
-    if judged.confusions is not msgspec.UNSET:
-        counts = np.sum([one.confusion for one in judged.confusions], axis=0)
+    if outcome.confusions is not msgspec.UNSET:
+        counts = np.sum([part.confusion for part in outcome.confusions], axis=0)
         windows = int(counts.sum())
         drawn = np.random.default_rng(seed).multinomial(windows, counts.ravel() / windows, size=DRAWS)
         return metric_of_confusions(drawn.reshape(DRAWS, *counts.shape).astype(np.float64), metric)
-    truth, answers, _ = judged.windows
+    truth, answers, _ = outcome.windows
     parts = np.array_split(np.arange(len(truth)), min(len(truth), _MOST_PARTS))
     split = tuple(
         GroupAnswers(group=number, truth=_rows(truth[rows]), answers=_rows(answers[rows]))
         for number, rows in enumerate(parts)
     )
-    return figure_draws([msgspec.structs.replace(judged, answers=split)], metric, seed=seed)
+    return figure_draws([msgspec.structs.replace(outcome, answers=split)], metric, seed=seed)
 
 
 def _rows(array: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:

@@ -18,7 +18,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.gains import spread
 from mmkd_models.evaluation.guessing import guessing
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
-from mmkd_models.metrics.measures import measure_named
+from mmkd_models.metrics.scores import measure_named
 from mmkd_report.schema.figures import LabelLeak
 
 FAR = 0.2

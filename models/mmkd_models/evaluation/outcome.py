@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
-from mmkd_models.metrics.classes import Scores, scores_from_answers
-from mmkd_models.metrics.scores import AnyScores, scores_from_logits
+from mmkd_models.metrics.scores import AnyScores, Scores, scores_from_answers, scores_from_logits
 from mmkd_models.metrics.weighted import weighted_f1, weighted_precision, weighted_share, weighted_values
 from mmkd_report.schema.figures import ClassScores
 
@@ -126,32 +125,31 @@ def _rows(array: NDArray[np.generic]) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, array.tolist()))
 
 
-def class_scores(judged: TestedNetwork) -> ClassScores:
+def class_scores(outcome: TestedNetwork) -> ClassScores:
     """Return the scores that a document contains."""
-    found = judged.scores
-    return ClassScores(**{name: found.metric(name) for name in ClassScores.__struct_fields__})
+    return ClassScores(**{name: outcome.scores.metric(name) for name in ClassScores.__struct_fields__})
 
 
 def drawn_figures(
-    judged: TestedNetwork, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
+    outcome: TestedNetwork, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
 ) -> NDArray[np.float64]:
     """Return a metric (D,) if each group counts as often as drawn; NaN if a draw has none of its windows.
 
     Args:
-        groups: (G,) names, all of those in `judged` among them.
+        groups: (G,) names, all of those in `outcome` among them.
         weights: (D, G).
     """
-    if judged.confusions is not msgspec.UNSET:
-        classes = len(judged.confusions[0].confusion)
+    if outcome.confusions is not msgspec.UNSET:
+        classes = len(outcome.confusions[0].confusion)
         counts = np.zeros((len(groups), classes, classes))
-        for one in judged.confusions:
+        for one in outcome.confusions:
             counts[groups.index(one.group)] = one.confusion
         return metric_of_confusions(np.tensordot(weights, counts, axes=1), metric)
-    truth, answers, group = judged.windows
+    truth, answers, group = outcome.windows
     place = {name: number for number, name in enumerate(groups)}
     owner = np.array([place[one] for one in group.tolist()])
     drawn = weights.astype(np.float64)
-    task = judged.task
+    task = outcome.task
     assert task is not msgspec.UNSET  # there are answers
     if task.kind == "regression":
         return weighted_values(truth[:, 0], answers[:, 0], owner, drawn)[metric]

@@ -53,7 +53,7 @@ from mmkd_models.experiments.runs import (
     trial_result,
 )
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.metrics.measures import measures_of
+from mmkd_models.metrics.scores import measures_of
 from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher

@@ -19,7 +19,7 @@ from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, Fol
 from mmkd_models.experiments.progress import Progress
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.metrics.measures import measures_of, told_by
+from mmkd_models.metrics.scores import measures_of, told_by
 from mmkd_report.schema.demo import LABELS_ONLY
 from mmkd_report.schema.figures import CONTESTANTS, Measure
 from mmkd_report.schema.judging import STUDENT, TEACHER, DomainFigures, DomainSpread, ShiftFacts, TimeFigures

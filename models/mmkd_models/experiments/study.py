@@ -42,7 +42,7 @@ from mmkd_models.experiments.table import (
     trial_rows,
 )
 from mmkd_models.experiments.workers import Workers, torch_threads
-from mmkd_models.metrics.measures import measures_of, told_by, written_measures
+from mmkd_models.metrics.scores import measures_of, told_by, written_measures
 from mmkd_models.training.checkpoint import file_sha256, library_versions, write_student
 from mmkd_report.schema.figures import LabelledGroups
 from mmkd_report.schema.study import Recommendation, StudyDocument, StudyFacts, StudyMethod, TrialCounts, TrialRow

@@ -19,10 +19,7 @@ from mmkd_models.evaluation.guessing import guessing
 from mmkd_models.evaluation.label_leak import leak_of
 from mmkd_models.experiments.comparison import FoldResult, SensorResult
 from mmkd_models.experiments.runs import Judged
-from mmkd_models.metrics.classes import Scores
-from mmkd_models.metrics.labels import LabelScores
-from mmkd_models.metrics.measures import measures_of
-from mmkd_models.metrics.scores import AnyScores
+from mmkd_models.metrics.scores import AnyScores, LabelScores, Scores, measures_of
 from mmkd_report.schema.demo import (
     FORMAT_VERSION,
     Contest,

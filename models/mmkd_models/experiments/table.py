@@ -21,8 +21,7 @@ from mmkd_models.experiments.folder import Folder, RunResult, read_run
 from mmkd_models.experiments.plan import Candidate, Entry, Trial, candidates
 from mmkd_models.experiments.runs import chosen_trials, judge_network, judge_rivals, trial_result
 from mmkd_models.experiments.search import search_scores
-from mmkd_models.metrics.measures import told_by
-from mmkd_models.metrics.scores import AnyScores, figures_in
+from mmkd_models.metrics.scores import AnyScores, figures_in, told_by
 from mmkd_report.schema.figures import Measure
 from mmkd_report.schema.study import (
     NONE,

@@ -1,8 +1,9 @@
-"""Probabilities of logits, their likelihood, and the temperature that fits them."""
+"""Probabilities of logits, their likelihood and temperature, and standard errors by the jackknife."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from mmkd_edge.spec import TaskKind
 
 Floats = NDArray[np.float64]
+
+BLOCKS = 10
+"""Blocks of neighbouring windows that replace groups if those are too few."""
 
 _HOTTEST, _COLDEST = 1e3, 1e-3
 _LEAST = 1e-12  # a probability whose logarithm is finite
@@ -107,3 +111,24 @@ def _never_sure(labels: NDArray[Any], *, classes: int, kind: TaskKind) -> Floats
     targets = np.full((len(labels), classes), unsure / max(classes - 1, 1))
     targets[np.arange(len(labels)), labels] = 1 - unsure
     return targets
+
+
+def jackknife_error(figure: Callable[[NDArray[np.bool_]], float], groups: NDArray[Any], *, fewest_groups: int) -> float:
+    """Return the standard error of a figure of the rows (N,) that remain; infinite if none can be left out.
+
+    Source: B. Efron, C. Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981; whole groups are
+    left out, since windows of one are alike.
+
+    Args:
+        groups: (N,) owner of each window.
+        fewest_groups: with fewer, blocks of neighbouring windows replace them.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    count = len(names)
+    if count < fewest_groups:
+        count = min(BLOCKS, len(groups))
+        member = np.arange(len(groups)) * count // len(groups)
+    if count < 2:
+        return np.inf
+    without = np.array([figure(member != number) for number in range(count)])
+    return float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))

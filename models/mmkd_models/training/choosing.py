@@ -19,10 +19,8 @@ from torch import Tensor
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Groups, Windows
-from mmkd_models.metrics.classes import scores_from_answers
-from mmkd_models.metrics.jackknife import jackknife_error
-from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood, surely_likelier
-from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
+from mmkd_models.metrics.likelihood import fitted_temperature, jackknife_error, log_likelihood, surely_likelier
+from mmkd_models.metrics.scores import AnyMetric, scores_from_answers, scores_from_logits
 from mmkd_models.networks.student import AnyStudent
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.predict import logits_of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mmkd_models.evaluation.gains import FEWEST_GROUPS, gain_on_windows
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
-from mmkd_models.metrics.classes import Metric, scores_from_answers
+from mmkd_models.metrics.scores import Metric, scores_from_answers
 from mmkd_report.schema.evaluation import WindowGain
 
 METRICS: tuple[Metric, ...] = get_args(Metric)

@@ -11,7 +11,7 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_models.evaluation.gains import gap_recovered
 from mmkd_models.evaluation.guessing import guessed_figure, guessing
 from mmkd_models.evaluation.outcome import GroupAnswers, GroupConfusion, TestedNetwork
-from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.metrics.scores import scores_from_answers
 
 
 def classes(truth: Sequence[int], answers: Sequence[int], groups: Sequence[int], count: int = 2) -> TestedNetwork:

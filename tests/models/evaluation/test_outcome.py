@@ -15,9 +15,7 @@ from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset
 from mmkd_models.evaluation.gains import gain_draws, gain_over_seeds
 from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome_on
-from mmkd_models.metrics.classes import Scores
-from mmkd_models.metrics.measures import measures_of, told_by
-from mmkd_models.metrics.scores import metrics_of, scores_from_logits
+from mmkd_models.metrics.scores import Scores, measures_of, metrics_of, scores_from_logits, told_by
 from mmkd_report.schema.figures import OF_CLASSES, Measure
 
 KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])

@@ -21,8 +21,8 @@ from mmkd_models.data import Windows, write_dataset
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import Contestants, RivalName, averaged, calibration, taught_targets
-from mmkd_models.metrics.classes import Scores
 from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_models.metrics.scores import Scores
 from mmkd_models.training.choosing import log_prior
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)

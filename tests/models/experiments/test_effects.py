@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mmkd_models.evaluation.gains import gain_over_seeds
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork, metric_of_confusions
-from mmkd_models.metrics.classes import Metric, scores_from_answers
+from mmkd_models.metrics.scores import Metric, scores_from_answers
 
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mmkd_models.evaluation.gains import spread
 from mmkd_models.experiments.comparison import FoldResult
 from mmkd_models.experiments.summary import gain_over_folds
-from mmkd_models.metrics.measures import measure_named
+from mmkd_models.metrics.scores import measure_named
 from mmkd_report.schema.figures import Spread
 
 MakeFold = Callable[..., FoldResult]

@@ -16,7 +16,7 @@ from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.experiments.comparison import FoldResult
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.experiments.summary import demo_document
-from mmkd_models.metrics.classes import Scores
+from mmkd_models.metrics.scores import Scores
 from mmkd_report.pages.demo_answer import answer
 from mmkd_report.schema.demo import read_demo
 

@@ -10,7 +10,7 @@ from mmkd_models.data import Dataset
 from mmkd_models.evaluation.gains import spread
 from mmkd_models.experiments.plan import teachers_from_text
 from mmkd_models.experiments.table import score_table, smallest_near_best
-from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.metrics.scores import scores_from_answers
 from mmkd_report.schema.study import TeacherRow
 
 

@@ -21,7 +21,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
-from mmkd_models.metrics.classes import Scores, scores_from_answers
+from mmkd_models.metrics.scores import Scores, scores_from_answers
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig, TrainingProgress

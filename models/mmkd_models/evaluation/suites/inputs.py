@@ -15,8 +15,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.faults.table import Practice
 from mmkd_models.metrics.likelihood import Floats, probabilities_of
-from mmkd_models.metrics.measures import told_by
-from mmkd_models.metrics.scores import default_metric
+from mmkd_models.metrics.scores import default_metric, told_by
 from mmkd_report.schema.evaluation import SeenWindows, WindowGain
 from mmkd_report.schema.figures import Measure
 from mmkd_report.schema.judging import DomainSpread, JudgedModel, ShiftFacts, SuiteResult

@@ -30,7 +30,7 @@ from mmkd_models.evaluation.suites.inputs import (
     points_text,
 )
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_models.metrics.measures import measures_of
+from mmkd_models.metrics.scores import measures_of
 from mmkd_report.schema.confidence import ConfidenceFacts
 from mmkd_report.schema.evaluation import WindowGain
 from mmkd_report.schema.figures import Guessing, Measure

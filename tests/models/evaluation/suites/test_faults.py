@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluation.faults.series import FaultedChannels
+from mmkd_models.evaluation.faults.effects import FaultedChannels
 from mmkd_models.evaluation.faults.table import FAULTS, NAMES, SEVERITIES, FaultName, hit_channels
 from mmkd_models.evaluation.suites.faults import judge_faults, sensors_of, with_fault
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs

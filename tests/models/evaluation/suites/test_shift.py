@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_models.evaluation.suites.shift import describe
-from mmkd_models.metrics.measures import measure_named
+from mmkd_models.metrics.scores import measure_named
 from mmkd_report.schema.evaluation import WindowGain
 from mmkd_report.schema.judging import DomainFigures, DomainSpread, ShiftFacts, TimeFigures
 

@@ -1,8 +1,8 @@
-"""Faults of anything that gives samples (T, c): one function each.
+"""The effects of faults, a function each: on samples (T, c), on audio from -1 to 1, on frames (T, H, W, C) to 255.
 
-Maxima are those of SensorFault-Bench (arXiv 2605.10822) where it has the fault, in standard deviations of the training:
+If SensorFault-Bench (arXiv 2605.10822) has the fault, the maximum is its own, in standard deviations of the training:
 offset 0.75, drift 1, attenuation x0.25, scaling x2, noise 1, spike 7.5, clipping at 3 to 1, a gap of half the window,
-time stretch x5. The others are chosen here, and stand at their function. NaN stays missing.
+time stretch x5. The others are chosen here. NaN stays missing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ Samples = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class FaultedChannels:
-    """What a fault knows of the channels that it hits, (c,) each, in raw units of the training windows.
-
-    Nothing is measured of video, whose faults are told in shares of the picture.
-    """
+    """Mean and spread (c,) of the channels that a fault hits, in raw units of the training windows; NaN for video."""
 
     mean: Samples
     std: Samples
@@ -33,6 +30,12 @@ class FaultedChannels:
 Apply = Callable[[NDArray[Any], FaultedChannels, float, np.random.Generator], NDArray[Any]]
 """From samples of the channels that are hit, the sensor, the severity above 0 and up to 1, and a generator."""
 
+_QUIETEST_DB = 30.0  # signal to noise towards which severity 0 goes; 0 dB at severity 1
+_LEAST_BAND = 0.25  # of half the sampling rate
+_LEAST_LIGHT = 0.1
+_WIDEST_BLUR = 0.1  # of the shorter side, the standard deviation
+_FARTHEST = 0.25  # of a side
+_MOST_DROPPED = 0.5  # of the frames, as a gap of a series
 _MAINS_HZ = (50.0, 60.0)
 _RATE_ERROR = 0.1
 _MOST_BITS, _LEAST_BITS = 10, 2
@@ -164,3 +167,76 @@ def _resampled(x: Samples, speed: float) -> Samples:
     found: Samples = np.where(weight == 0, x[low], (1 - weight) * x[low] + weight * x[high])
     found[(at < 0) | (at > len(x) - 1)] = np.nan
     return found
+
+
+# --- audio ------------------------------------------------------------------------------------------------------------
+
+
+def added_noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """White noise with a signal to noise of 24 dB to 0 dB, by the power of the window's own channels."""
+    power = np.square(np.nan_to_num(x)).sum(axis=0) / np.maximum((~np.isnan(x)).sum(axis=0), 1)
+    signal_to_noise_db = _QUIETEST_DB * (1 - severity)
+    level = np.sqrt(power / 10 ** (signal_to_noise_db / 10))
+    return np.asarray(x + level * rng.standard_normal(x.shape))
+
+
+def treble_lost(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Nothing above a limit that comes down to a quarter of half the sampling rate."""
+    return _within(x, 0.0, 1 - (1 - _LEAST_BAND) * severity)
+
+
+def bass_lost(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Nothing below a limit that comes up to a quarter of half the sampling rate."""
+    return _within(x, _LEAST_BAND * severity, 1.0)
+
+
+def _within(x: Samples, low: float, high: float) -> Samples:
+    """The part of the spectrum from `low` to `high`, shares of half the sampling rate; what is missing stays so."""
+    spectrum = np.fft.rfft(np.nan_to_num(x), axis=0)
+    place = np.linspace(0, 1, len(spectrum))[:, None]
+    kept = np.fft.irfft(np.where((place >= low) & (place <= high), spectrum, 0), n=len(x), axis=0)
+    found: Samples = np.where(np.isnan(x), np.nan, kept)
+    return found
+
+
+# --- video ------------------------------------------------------------------------------------------------------------
+
+
+def dark(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Down to a tenth of the light."""
+    return np.asarray(x * (1 - (1 - _LEAST_LIGHT) * severity))
+
+
+def blur(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Out of focus: a Gaussian of up to a tenth of the shorter side; beyond an edge the picture goes on as there."""
+    spread = severity * _WIDEST_BLUR * min(x.shape[1:3])
+    reach = max(1, int(np.ceil(3 * spread)))
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / spread) ** 2)
+    for axis in (1, 2):
+        x = _smoothed(x, weights / weights.sum(), axis)
+    return x
+
+
+def dropped_frames(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Up to half of the frames are missing, here and there; one at least."""
+    count = max(1, round(_MOST_DROPPED * severity * len(x)))
+    found: Samples = x.copy()
+    found[rng.permutation(len(x))[:count]] = np.nan
+    return found
+
+
+def shifted_camera(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """The camera was knocked: the picture is off by up to a quarter of its sides, any way; edges go on."""
+    angle = rng.uniform(0, 2 * np.pi)
+    for axis, direction in ((1, np.sin(angle)), (2, np.cos(angle))):
+        pixels = x.shape[axis]
+        from_ = np.arange(pixels) + round(severity * _FARTHEST * pixels * direction)
+        x = x.take(np.clip(from_, 0, pixels - 1), axis=axis)
+    return x
+
+
+def _smoothed(x: Samples, weights: NDArray[np.float64], axis: int) -> Samples:
+    reach, pixels = len(weights) // 2, x.shape[axis]
+    padded = x.take(np.clip(np.arange(-reach, pixels + reach), 0, pixels - 1), axis=axis)
+    parts = (padded.take(np.arange(n, n + pixels), axis=axis) * float(weights[n]) for n in range(len(weights)))
+    return np.asarray(sum(parts), dtype=x.dtype)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
-from mmkd_models.metrics.classes import scores_from_answers
+from mmkd_models.metrics.scores import scores_from_answers
 
 pairs = st.integers(2, 6).flatmap(
     lambda classes: st.tuples(
