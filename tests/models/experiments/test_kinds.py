@@ -118,12 +118,11 @@ def test_words_tables_and_page_tell_errors_in_the_targets_unit(studied: dict[str
     assert title == "rig, acc: mean absolute error in rpm on people and machines never seen (1 fold), 100% labelled"
     assert last.startswith("wrote ")
     head = (
-        "| model | mean absolute error, rpm | root mean squared error, rpm | R² | correlation "
-        "| gain, rpm (95 % interval) | gap recovered | parameters | latency |"
+        "| Method | MAE, rpm | RMSE, rpm | R² | Pearson | Gain, rpm | Gap recovered, % | Parameters | Latency p50, ms |"
     )
     assert head in found.table.splitlines()
     assert f"| {entry:.1f} |" in found.table
-    for text in ("MAE, rpm", "Gain, rpm", "The number speed, 112 windows", "mean absolute error of"):
+    for text in ("MAE, rpm", "Gain, rpm", "The number speed, 14 groups", "mean absolute error of"):
         assert text in found.page, text
     assert "Accuracy" not in found.page
     assert "points" not in found.page.partition("<main")[2].partition("</main>")[0]
@@ -131,8 +130,8 @@ def test_words_tables_and_page_tell_errors_in_the_targets_unit(studied: dict[str
 
 def test_words_tables_and_page_tell_labels_in_percent(studied: dict[str, Studied]) -> None:
     found = studied["multi_label"]
-    assert "| model | macro-F1, % | mean average precision, % |" in found.table
-    for text in ("Macro-F1, %", "Mean precision, %", "All right, %", "2 labels, each on or off, 112 windows"):
+    assert "| Method | Macro-F1, % | Mean precision, % |" in found.table
+    for text in ("Macro-F1, %", "Mean precision, %", "All right, %", "2 labels, each on or off, 14 groups"):
         assert text in found.page, text
     assert "Balanced" not in found.page
 
