@@ -20,11 +20,9 @@ from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import Windows
 
 MOST_WINDOWS = 256
-"""That a student carries."""
-
 MOST_CARRIED_BYTES = 1 << 25
-"""Of the sound or video that a student carries, and its bundle after it: 227 windows of 16 frames of 96 x 96 gray
-pixels. Half of them judge lower precision, which asks for a hundred."""
+"""Of carried sound or video: 227 windows of 16 frames of 96 x 96 gray pixels. Half of them judge lower precision, which
+needs a hundred."""
 
 LEAST_WINDOWS = 16
 
@@ -65,10 +63,10 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOS
 
 def tensors_of(carried: CarriedWindows) -> dict[str, Tensor]:
     """Return the tensors that a file stores: windows, labels, and for video which frames are there."""
-    found = {"windows": torch.from_numpy(bytes_of(carried.windows)), "labels": torch.from_numpy(carried.labels)}
+    tensors = {"windows": torch.from_numpy(bytes_of(carried.windows)), "labels": torch.from_numpy(carried.labels)}
     if carried.windows.dtype == np.uint8:
-        found["frames"] = torch.from_numpy(~missing_frames(carried.windows))
-    return found
+        tensors["frames"] = torch.from_numpy(~missing_frames(carried.windows))
+    return tensors
 
 
 def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSpec, path: Path) -> CarriedWindows:
@@ -76,10 +74,10 @@ def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: Ta
     windows, labels = tensors.get("windows", torch.empty(0)), tensors.get("labels", torch.empty(0))
     shape = (len(windows), *modality.shape)
     dtype, several = label_dtype(task.kind), task.kind == "multi_label"
-    wanted = (len(windows), len(task.labels)) if several else (len(windows),)
-    known = labels.dtype == getattr(torch, dtype) and labels.shape == wanted
+    label_shape = (len(windows), len(task.labels)) if several else (len(windows),)
+    fits = labels.dtype == getattr(torch, dtype) and labels.shape == label_shape
     letters = "(N, T, H, W, C)" if modality.kind == "video" else "(N, T, C)"
-    if windows.dtype != getattr(torch, modality.dtype) or windows.shape != shape or not known:
+    if windows.dtype != getattr(torch, modality.dtype) or windows.shape != shape or not fits:
         raise CheckpointError(
             f"{path}: carried windows: expected {modality.dtype} {letters}={shape} with {dtype} labels "
             f"{'(N, K)' if several else '(N,)'}, got {windows.dtype} "

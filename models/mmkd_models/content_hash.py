@@ -10,7 +10,7 @@ from pathlib import Path
 from mmkd_edge.errors import CheckpointError
 
 CONTENT_KEY = "content_sha256"
-"""Of the hash in the metadata of a checkpoint's file."""
+"""The key of the hash in the metadata of a checkpoint's file."""
 
 
 @dataclass(frozen=True, kw_only=True)

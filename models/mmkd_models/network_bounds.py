@@ -1,7 +1,6 @@
 """Limits of the sizes that a checkpoint claims, checked before any network is built from them.
 
-Shapes are compared on torch's meta device. These limits cover what that comparison does not see: the number of layers,
-and matrices that a network computes and no file contains.
+They cover what the comparison of shapes does not: the number of layers, and constant matrices that no file contains.
 """
 
 from __future__ import annotations
@@ -39,15 +38,7 @@ def check_bounds(
     rocket: RocketConfig | None = None,
     causal: bool = False,
 ) -> None:
-    """Raise CheckpointError for sizes that the tensors of the file cannot have, or that no machine builds.
-
-    Args:
-        encoder: None of a network that has none.
-        state: its tensors.
-        path: for the message.
-        fusion_depth: further layers of a teacher.
-        rocket: convolutional features, if it has some.
-    """
+    """Raise CheckpointError for sizes that the tensors of the file cannot have, or that no machine can build."""
     values = sum(tensor.numel() for tensor in state.values())
     claims = {
         "modalities": (len(modalities), _MOST_MODALITIES),
@@ -60,14 +51,10 @@ def check_bounds(
     _refuse_larger(claims, path)
     if encoder is not None:
         _refuse_larger(_sizes_of_encoders(encoder, modalities, state, values, fusion_depth), path)
-        constants = {
-            f"{m.name}: values of a constant matrix": (
-                _constant_values(m, encoder, causal=causal),
-                _MOST_CONSTANT_VALUES,
-            )
-            for m in modalities
-        }
-        _refuse_larger(constants, path)
+        for modality in modalities:
+            constants = _constant_values(modality, encoder, causal=causal)
+            name = f"{modality.name}: values of a constant matrix"
+            _refuse_larger({name: (constants, _MOST_CONSTANT_VALUES)}, path)
 
 
 def _refuse_larger(claims: Mapping[str, tuple[int, int]], path: Path) -> None:
@@ -95,7 +82,7 @@ def _sizes_of_encoders(
 
 
 def _constant_values(modality: ModalitySpec, encoder: EncoderConfig, *, causal: bool) -> int:
-    """Return the size of the largest matrix that an encoder computes: a spectrum, filters, or which tokens see what."""
+    """Return the size of the largest matrix that an encoder computes."""
     positions = max(1, modality.samples // max(1, hop_of(modality)) if modality.kind == "audio" else modality.samples)
     stride = math.prod(strides_of(modality, positions, encoder.most_tokens))
     if causal:

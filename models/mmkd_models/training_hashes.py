@@ -35,20 +35,20 @@ def training_hashes(train: Windows, modality: str, *, key: str) -> bytes:
 
 
 def joined_hashes(parts: Sequence[bytes]) -> bytes:
-    """Hashes of several trainings with one key, thinned out evenly where there are too many."""
+    """Return the hashes of several trainings with one key, thinned out evenly if there are too many."""
     return _packed(np.concatenate([np.frombuffer(part, dtype="<u8") for part in parts]))
 
 
 def trained_windows(windows: Windows, modality: str, hashes: bytes, *, key: str) -> npt.NDArray[np.bool_]:
-    """(N,) True where a window or its group is among the hashes; arguments as `training_hashes`."""
+    """(N,) True if a window or its group is among the hashes; arguments as `training_hashes`."""
     known = np.frombuffer(hashes, dtype="<u8")
-    if modality not in [one.name for one in windows.spec.modalities]:
+    if modality not in [spec.name for spec in windows.spec.modalities]:
         return np.zeros(len(windows), dtype=bool)
-    found = np.isin(_window_hashes(windows, modality, key=key), known)
+    trained = np.isin(_window_hashes(windows, modality, key=key), known)
     if windows.has_groups:
         number, groups = _group_hashes(windows, key=key)
-        found |= np.isin(groups, known)[number]
-    return found
+        trained |= np.isin(groups, known)[number]
+    return trained
 
 
 def _group_hashes(windows: Windows, *, key: str) -> tuple[npt.NDArray[np.int64], Hashes]:

@@ -86,9 +86,9 @@ def _inputs_with_gaps(network: nn.Module, batch: Batch, probability: float) -> I
 class DistillLearner(nn.Module):
     """Teachers and student see the same batch; the recipe says what the student learns from it.
 
-    Teachers are frozen and no submodules, so no checkpoint of this learner contains them. A teacher need not see the
-    student's modality: then its outputs and its embedding teach. The outputs of several teachers are mixed, and terms
-    that look inside name one of them.
+    Teachers are frozen and no submodules, so no checkpoint of this learner contains them. If a teacher does not see the
+    student's modality, its outputs and its embedding teach. The outputs of several teachers are mixed, and terms that
+    look inside name one of them.
 
     Networks of your own take part if `student(values, present, taps=...)` returns a `StudentOutput` and
     `teacher(inputs, taps=...)` a `TeacherOutput`, with what the recipe's terms read.
@@ -96,7 +96,7 @@ class DistillLearner(nn.Module):
     Args:
         teacher: one, or several in the order that the recipe's members count.
         example: inputs of any batch, to see what networks of your own return.
-        memory: of the teachers' answers to the batches of every step.
+        memory: stored answers of the teachers to the batches of every step.
 
     Raises UsageError if the recipe does not fit the networks.
     """
@@ -170,12 +170,9 @@ class DistillLearner(nn.Module):
 def _check_pair(recipe: Recipe, number: int, pair: Pair, *, causal: bool) -> None:
     """Raise UsageError for what the terms cannot compare: first layers that do not exist, then shapes."""
     terms = [term for term in recipe.terms if term.reads_teacher in (None, number)]
-    fusion, blocks = (
-        len(pair.teacher.cross_attention.get(pair.modality, ())),
-        teacher_depth(pair.teacher, pair.modality),
-    )
+    fusion, blocks = pair.teacher.cross_attention.get(pair.modality, ()), teacher_depth(pair.teacher, pair.modality)
     for term in terms:
-        term.check_depth(student=student_depth(pair.student), fusion=fusion, blocks=blocks)
+        term.check_depth(student=student_depth(pair.student), fusion=len(fusion), blocks=blocks)
     for term in terms:
         term.check_pair(pair, causal=causal)
 

@@ -2,10 +2,10 @@
 
 Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, equations 17 and 18: with
 h(t, s) = exp(g_s . g_t / tau) / (exp(g_s . g_t / tau) + N / M) the loss is
--E_positive[log h] - N E_negative[log(1 - h)], both anchors. The authors' code (RepDistiller) divides the scores by
-their mean, taken once, so that with e = exp(g_s . g_t / tau) / (mean score) it computes h = e / (e + N). This follows
-the code, with two differences: negatives come from the batch and a queue (MoCo, He et al., CVPR 2020), and the mean is
-that of the anchor's own negatives in every step, held constant for the gradient.
+-E_positive[log h] - N E_negative[log(1 - h)], both anchors. We follow the authors' code (RepDistiller), which divides
+the scores by their mean: with e = exp(g_s . g_t / tau) / (mean score), h = e / (e + N). Two differences: negatives come
+from the batch and a queue (MoCo, He et al., CVPR 2020), and the mean is that of the anchor's own negatives in every
+step, constant for the gradient.
 """
 
 from __future__ import annotations

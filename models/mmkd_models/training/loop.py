@@ -38,13 +38,12 @@ _RESUME_VERSION = 1
 
 
 class _ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON of a resume state.
+    """The JSON of a resume state; the best weights are those that would be written if training ended now.
 
     Attributes:
         config: what decides the result, by name.
         param_groups: of the optimiser, as PyTorch returns them.
         scaler: state of the gradient scaler, if the precision has one.
-        best_step: of the weights that would be written if training ended now.
         top: the best score of any weights, and its standard error.
     """
 
@@ -91,8 +90,7 @@ def fit(
 ) -> Fit:
     """Train `learner.network` and return the weights that validated best.
 
-    Deterministic: the same seed, machine and thread count give bit-equal weights, and a resumed run ends as an
-    uninterrupted one.
+    The same seed, machine and thread count give bit-equal weights, also of a resumed run.
 
     Args:
         learner: see the module; its `network` is returned. Changed in place.

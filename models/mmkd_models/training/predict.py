@@ -45,8 +45,8 @@ def logits_of(network: nn.Module, windows: Windows, *, modality: str | None) -> 
 @torch.no_grad()
 def embeddings_of(network: nn.Module, windows: Windows, *, modality: str) -> NDArray[np.float32]:
     """Return the embeddings (N, D) of a student of `modality` in evaluation mode."""
-    one = windows.with_modalities((modality,))
-    return np.concatenate([network(*inputs[modality]).embedding.cpu().numpy() for inputs in batches_of(one)])
+    batches = batches_of(windows.with_modalities((modality,)))
+    return np.concatenate([network(*inputs[modality]).embedding.cpu().numpy() for inputs in batches])
 
 
 @torch.no_grad()

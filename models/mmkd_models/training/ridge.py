@@ -1,8 +1,8 @@
-"""Ridge regression on features: its targets, its penalty by leaving out each window once, and fewer features.
+"""Ridge regression on features: its targets, its penalty by leave-one-out, and fewer features.
 
-The errors of leaving one window out follow from one decomposition: (y - y^) / (1 - h) with h the diagonal of the hat
-matrix (Allen's PRESS; Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning", 2nd edition, equation
-7.64), here with weights and an intercept without a penalty.
+The leave-one-out errors follow from one decomposition: (y - y^) / (1 - h) with h the diagonal of the hat matrix
+(Allen's PRESS; Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning", 2nd edition, equation 7.64), here
+with weights and an intercept without a penalty.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmkd_models.training.predict import logits_of
 Floats = NDArray[np.float64]
 
 PENALTIES = tuple(10.0**power for power in np.arange(-1.0, 6.01, 0.5))
-"""Of features in standard deviations: from hardly any penalty to features that hardly count."""
+"""Of features in standard deviations."""
 
 _DROPPED = 0.1
 """Fraction of the features that one step of the elimination drops."""
@@ -161,8 +161,8 @@ def rows_to_learn_from(windows: Windows, *, taught: bool, seed: int) -> NDArray[
     """Return the rows of at most `MOST_ROWS` windows, ascending: the labelled ones first, and others if taught."""
     order = np.random.default_rng(seed).permutation(len(windows))
     known = windows.labelled[order]
-    wanted = np.concatenate([order[known], order[~known]]) if taught else order[known]
-    return np.sort(wanted[:MOST_ROWS]).astype(np.int64)
+    rows = np.concatenate([order[known], order[~known]]) if taught else order[known]
+    return np.sort(rows[:MOST_ROWS]).astype(np.int64)
 
 
 def teachers_answers(teachers: Sequence[TeacherFile], windows: Windows, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -204,6 +204,6 @@ def class_weights(kind: TaskKind, targets: NDArray[np.float64]) -> NDArray[np.fl
     """Return each window's weight (N,), mean 1, so that each class counts alike; 1 for other tasks."""
     if kind != "classification":
         return np.ones(len(targets))
-    shares = (targets + 1.0) / 2.0  # (N, K)
-    found = shares @ (1.0 / np.maximum(shares.mean(axis=0), 1e-3))
-    return np.asarray(found / found.mean())
+    probabilities = (targets + 1.0) / 2.0  # (N, K)
+    weights = probabilities @ (1.0 / np.maximum(probabilities.mean(axis=0), 1e-3))
+    return np.asarray(weights / weights.mean())

@@ -47,7 +47,7 @@ def test_a_student_on_slow_process_data_is_within_two_points_of_extra_trees(tmp_
     dataset = slow_process(tmp_path / "slow")
     train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
     data = TrainingData(train=train, valid=valid, sha256=dataset.sha256)
-    run = TrainingRun(train=TrainConfig(steps=400, learning_rate=2e-3), augment=AUGMENT)
+    run = TrainingRun(train=TrainConfig(steps=150, learning_rate=2e-3), augment=AUGMENT)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
