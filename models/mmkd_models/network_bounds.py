@@ -23,7 +23,7 @@ from mmkd_models.networks.rocket import claims_of
 _MOST_MODALITIES = 64
 _MOST_PIXELS = 1 << 14
 _MOST_CONSTANT_VALUES = 1 << 24
-"""Of one matrix that a network computes."""
+"""Limit of one matrix that a network computes."""
 _LARGEST = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 11, "feedforward_ratio": 64}
 
 

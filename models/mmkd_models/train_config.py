@@ -27,12 +27,12 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         learning_rate: peak of the schedule: linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017).
         weight_decay: of AdamW, on matrices only.
         warmup_share: fraction of the steps that warm up.
-        ema_decay: of the averaged weights that are validated and written; 0 uses the raw weights.
+        ema_decay: decay of the averaged weights that are validated and written; 0 uses the raw weights.
         eval_every: steps between validations.
         patience: validations without a new best score before training stops; 0 never stops.
-        near_best: of the weights that validate within this many standard errors of the best, the latest are taken; 0
-            takes the best. Validation sets are small, and the best of many noisy scores is often an early, lucky one
-            (the one-standard-error rule: Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
+        near_best: take the latest weights that validate within this many standard errors of the best; 0 takes the best.
+            The best of many noisy scores on few windows is often an early, lucky one (the one-standard-error rule:
+            Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
         precision: Lightning Fabric's name of the arithmetic.
         devices: per machine, that share each batch.
     """

@@ -121,7 +121,7 @@ class AnswerMemory:
         try:
             read = [read_tensors(path, kind=_KIND) for path in paths]
         except CheckpointError as error:
-            logger.warning("%s; the teachers are asked anew", error)
+            logger.warning("%s; the teachers answer again", error)
             return None
         if any(document != self._document for _, document in read):
             return None

@@ -194,11 +194,11 @@ def _outputs(
         others = tuple(teacher(example, taps=True) for teacher in networks)
     student.train(was_training)
     outputs = (("student", own, StudentOutput), *(("teacher", other, TeacherOutput) for other in others))
-    for who, output, wanted in outputs:
-        if not isinstance(output, wanted):
+    for who, output, expected in outputs:
+        if not isinstance(output, expected):
             raise UsageError(
-                f"distillation: expected the {who} to give a {wanted.__name__}, got {type(output).__name__}; "
-                f"wrap what it gives in mmkd_models.networks.{who}.{wanted.__name__}"
+                f"distillation: expected the {who} to give a {expected.__name__}, got {type(output).__name__}; "
+                f"wrap what it gives in mmkd_models.networks.{who}.{expected.__name__}"
             )
     return own, others
 

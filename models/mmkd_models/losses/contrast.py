@@ -66,7 +66,7 @@ def _anchor_loss(
 
 
 class ContrastHead(nn.Module):
-    """The projectors g_s, g_t and the queue of negatives; trained beside the student, never exported.
+    """The projectors g_s, g_t and the queue of negatives; trained with the student, never exported.
 
     Args:
         width: E, the common width.

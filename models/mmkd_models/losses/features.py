@@ -37,7 +37,7 @@ def feature_loss(student: Tensor, teacher: Tensor, *, valid: Tensor | None = Non
 
 
 class Projector(nn.Module):
-    """The student's vectors in the teacher's width; trained beside the student, never exported."""
+    """The student's vectors in the teacher's width; trained with the student, never exported."""
 
     def __init__(self, student_width: int, teacher_width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Layers of two networks that are compared: which with which, and their tokens at the same times.
+"""Pairs of layers of two networks, and their tokens at the same times.
 
 Two networks cut the same window into different numbers of time tokens. Every token stands for an equal stretch of the
 window, so which tokens share which time follows from the two lengths alone.
@@ -77,7 +77,7 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
         """Return the pairs (layer of the student, layer of the teacher).
 
         Args:
-            depth: of the teacher; None for the layers of its own tokens of the modality.
+            depth: layers of the teacher; None for those of its tokens of the modality.
 
         Raises UsageError if a network does not return a layer: a silent zero would look like a loss that is learnt.
         """
@@ -117,7 +117,7 @@ def student_depth(student: StudentOutput) -> int:
 
 
 def teacher_depth(teacher: TeacherOutput, modality: str) -> int:
-    """Return the number of layers in which a teacher returns its own tokens of the modality."""
+    """Return the number of layers whose tokens of the modality a teacher returns."""
     return max(len(teacher.hidden.get(modality, ())), len(teacher.projections.get(modality, ())))
 
 

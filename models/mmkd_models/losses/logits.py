@@ -60,7 +60,7 @@ def logit_loss(goal: Goal, student: Tensor, teacher: Tensor, *, temperature: flo
 class LogitTerm(OutputTerm, frozen=True, kw_only=True, tag="logit"):
     """Kullback-Leibler divergence from the teacher's outputs at `temperature`.
 
-    Of several labels each one's own divergence; of a regression Huber's loss and the correlation over the batch.
+    For several labels the mean of their divergences; for a regression Huber's loss and the correlation over the batch.
     """
 
     temperature: float = _USUAL_TEMPERATURE

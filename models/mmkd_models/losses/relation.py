@@ -63,8 +63,8 @@ class RelationTerm(LayerTerm, frozen=True, kw_only=True, tag="relation"):
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
         """Raise UsageError for impossible heads or vectors."""
         if self.heads < 1 or not self.vectors or len(set(self.vectors)) != len(self.vectors):
-            wanted = "heads >= 1 and one or more of query, key and value, each once"
-            raise self.refusal(wanted, f"{self.heads} and {list(self.vectors)}; correct them")
+            expected = "heads >= 1 and one or more of query, key and value, each once"
+            raise self.refusal(expected, f"{self.heads} and {list(self.vectors)}; correct them")
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
         """Raise UsageError for tokens that have no time in common, and widths that cannot be split into the heads."""

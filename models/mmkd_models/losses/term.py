@@ -121,7 +121,7 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return None
 
     def compares_layers(self) -> bool:
-        """Whether the networks must return what is inside them."""
+        """Whether the networks must return their layers."""
         return False
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
@@ -140,7 +140,7 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Raise UsageError if the outputs of the two networks cannot be compared."""
 
     def head(self, pair: Pair) -> nn.Module | None:
-        """Return what is trained beside the student and never exported."""
+        """Return modules that are trained with the student and never exported."""
         return None
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
@@ -185,7 +185,7 @@ class OutputTerm(LossTerm, frozen=True, kw_only=True):
 
 
 class InnerTerm(LossTerm, frozen=True, kw_only=True):
-    """A term that reads what is inside one teacher.
+    """A term that reads the inside of one teacher.
 
     Attributes:
         member: which of several teachers, from 0 in the order they are named; unset if there is one.

@@ -1,4 +1,4 @@
-"""The encoder of a causal student: no token sees what comes after it.
+"""The encoder of a causal student: no token sees later samples.
 
 A causal strided stem makes time tokens; each attends to as many of them as a window has, with a relative position
 code. A spectrum token and a statistics token attend to the time tokens, and nothing attends to them, so a stream
@@ -41,7 +41,7 @@ _BANDS_OF_MANY = 4
 """Filters of every log-mel, and of every value of an embedding."""
 
 _SHARE_OF_FRAMES = 2
-"""The width divided by the values of a frame's embedding, each of which is a channel with filters of its own."""
+"""The width divided by the values of a frame's embedding, which are channels of the series."""
 
 _HISTORY = 0.5
 """Fraction of the training batches whose windows follow another window, as all but the first do in a stream."""
@@ -64,7 +64,7 @@ class Along:
 
 
 class CausalEncoder(nn.Module):
-    """One modality's samples -> tokens, each made of what came before it alone.
+    """One modality's samples -> tokens, each made of earlier samples alone.
 
     Raises UsageError if a window is too short for two tokens.
     """

@@ -24,12 +24,11 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A member of a committee and its weight.
 
     Attributes:
-        seed: of its training.
         temperature: calibrates its logits; 1 for a regression.
-        weight: of its probabilities in the mean; 0 if they are no better than a constant.
-        score: of its answers alone on validation, by the metric of the checkpoint.
+        weight: in the mean of probabilities; 0 if its answers are no better than a constant.
+        score: its own on validation, by the metric of the checkpoint.
         log_likelihood: mean of its calibrated answers on validation, in nats.
-        features: of a rocket, by modality.
+        features: a rocket's, by modality.
         bias: (K,) added to its logits before the temperature, to correct unequal class frequencies; a transformer has
             it in its head.
         modality: the only one that it reads; unset if it reads all.
@@ -58,7 +57,7 @@ class CommitteeFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def committee_fault(facts: CommitteeFacts) -> str | None:
-    """Return what is wrong with facts of a file, `expected ..., got ...`, or None."""
+    """Return the fault of a file's facts, `expected ..., got ...`, or None."""
     kinds = [member.kind for member in facts.members]
     if len(kinds) < 2 or kinds[0] != "transformer":
         return f"expected two members or more and a transformer first, got {', '.join(kinds) or 'none'}"

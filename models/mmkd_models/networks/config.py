@@ -16,7 +16,7 @@ Preset = Literal["tiny", "small", "medium", "base"]
 StudentKind = Literal["transformer", "rocket", "hybrid"]
 
 MOST_POSITIONS = 1024
-"""Of a window that a kernel reads: a fraction of so many is known within 1.6 points, and FP16 still counts them."""
+"""Positions of a window that a kernel reads: enough for a proportion within 1.6 points, and FP16 can count them."""
 
 _STUDENTS = {"tiny": (48, 4, 2), "small": (88, 4, 2), "medium": (152, 8, 3), "base": (256, 8, 4)}
 """Width, heads and depth: about 60 k, 200 k, 800 k and 2.7 M parameters."""
@@ -113,8 +113,8 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A student: an encoder, convolutional features or both, and a head.
 
     Attributes:
-        encoder: of the transformer; not used by the kind rocket.
-        causal: whether no token sees what comes after it, so that a stream computes only what is new.
+        encoder: not used by the kind rocket.
+        causal: whether no token sees later ones, so that a stream computes only new tokens.
         rocket: the convolutional features; None in a transformer, and before a training has drawn them.
 
     Raises ValueError if the parts are not those of the kind.
@@ -138,7 +138,7 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A teacher: one encoder per modality, cross-attention layers, a head.
 
     Attributes:
-        fusion_depth: layers in which each modality queries the others.
+        fusion_depth: layers of cross-attention from each modality to the others.
         modality_dropout: probability in training that one modality of a window is hidden (never the last one).
     """
 

@@ -74,7 +74,7 @@ class LearntInt8(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         student_sha256: of the checkpoint that it started from.
-        score: of the INT8 arithmetic on validation, in the metric of the checkpoint's facts.
+        score: the INT8 arithmetic's on validation, in the metric of the checkpoint's facts.
         inputs: the tensors that are quantised, and their ranges.
     """
 

@@ -38,7 +38,7 @@ class Rocket(nn.Module):
     """A linear map from the convolutional features of all modalities.
 
     Args:
-        configs: of each modality's features, by name.
+        configs: each modality's features, by name.
         outputs: K, the classes or labels, or 1.
     """
 
@@ -211,9 +211,9 @@ def member_from_state(
 def member_fault(
     facts: MemberFacts, state: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], task: TaskSpec
 ) -> str | None:
-    """Return what is wrong with a member of a file that is no transformer, `expected ..., got ...`, or None."""
+    """Return the fault of a file's member that is no transformer, `expected ..., got ...`, or None."""
     if facts.bias and (len(facts.bias) != len(task.labels) or not all(map(math.isfinite, facts.bias))):
-        return f"expected a finite bias of {len(task.labels)} logits, got {', '.join(f'{one:g}' for one in facts.bias)}"
+        return f"expected a finite bias of {len(task.labels)} logits, got {', '.join(f'{value:g}' for value in facts.bias)}"
     modalities = _modalities_of(facts, modalities)
     if not modalities:
         return f"expected a modality of the teacher, got {facts.modality}"

@@ -34,17 +34,17 @@ FEATURES = 2016
 """24 of each kernel. The paper takes 9,996; on our sets the difference is not significant."""
 
 MOST_DILATIONS = 8
-"""Of each kernel. The paper takes up to 32; each is one more convolution for an engine."""
+"""Dilations of a kernel. The paper takes up to 32; each is one more convolution for an engine."""
 
 LENGTH = 9
-"""Of a kernel, in samples."""
+"""Samples of a kernel."""
 
 _REACH = LENGTH // 2
 _CLIP = 8.0  # standard deviations, as in the transformer's front-end
 _RAMP = 0.1  # width of the ramp, in standard deviations of the kernel's output on the window that gave the bias
-_NARROWEST = 1e-3  # ramp, in standard deviations of the training: FP16 holds what is divided by it
+_NARROWEST = 1e-3  # ramp, in standard deviations of the training: FP16 holds the weights divided by it
 _FEWEST_POSITIONS = 3
-_CONSTANT = 1e-6  # standard deviation up to which a feature is as good as constant
+_CONSTANT = 1e-6  # standard deviation up to which a feature counts as constant
 _GOLDEN = (5**0.5 + 1) / 2
 _VIEWED = 32  # windows of sound or video that are made series at a time
 _MOST_POSITIONS_READ = 1 << 16  # of a window, in a file
@@ -173,7 +173,7 @@ class RocketFeatures(nn.Module):
 
 
 def _join(network: RocketFeatures, _: object) -> None:
-    """Derive from the groups what is computed with, after a state is loaded."""
+    """Derive kernels and `reads` from the groups, after a state is loaded."""
     for kernels in network.kernels:
         assert isinstance(kernels, _Kernels)
         kernels.join(network.groups)
@@ -213,7 +213,7 @@ def fit_rocket(
         values: (N, T, C) raw values, 0 where missing; of sound and video the windows.
         present: (N, T, C) 1 or 0.
         scale: mean and standard deviation (C,) of each channel over the training windows.
-        seed: of the channels, and of the windows that the biases come from.
+        seed: draws the channels, and the windows that the biases come from.
         features: rounded down to a multiple of 84.
         positions: most positions that a kernel reads.
 
@@ -348,7 +348,7 @@ def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, i
 
 
 def stride_of(samples: int, positions: int) -> int:
-    """Return the samples between two of at most so many positions: odd, or even dilations would skip every other one.
+    """Return the samples between two of at most `positions` positions, always odd: else even dilations would skip some.
 
     Example:
         >>> stride_of(200, 200), stride_of(200, 199), stride_of(200, 50)

@@ -146,14 +146,14 @@ class StepStudent(nn.Module):
         band = F.pad(live, (0, 1), value=1.0)  # (1, W + 1): the slots, and the new block behind them
         moments = torch.cat([moments, new], dim=1)
         running = front.running(moments, band)
-        heard = front.tones(both[:, -front.taps :])  # (1, 1, 2 C, 2 F)
+        tones = front.tones(both[:, -front.taps :])  # (1, 1, 2 C, 2 F)
         before = both[:, -front.stride - 1 : -1][:, None]  # (1, 1, S, 2 C)
         block = front.blocks(
             rows,
             there,
             moments=new,
             running=running,
-            tones=(heard[:, :, : front.channels], heard[:, :, front.channels :]),
+            tones=(tones[:, :, : front.channels], tones[:, :, front.channels :]),
             before=(before[..., : front.channels], before[..., front.channels :]),
         )
         series = torch.cat([series, front.series(rows, there, running)], dim=1)

@@ -1,6 +1,6 @@
 """The student: one modality, one head; the only network that leaves the training side.
 
-Every kind ends in one linear `head`, so that what is added to its bias holds in every engine.
+Every kind ends in one linear `head`, so that a correction of its bias holds in every engine.
 """
 
 from __future__ import annotations

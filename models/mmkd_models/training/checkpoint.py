@@ -179,8 +179,7 @@ class TeacherCheckpoint:
     """A trained teacher: a transformer, or a committee whose first member is one.
 
     Attributes:
-        facts: of a committee the score is the committee's, and all else the first transformer's.
-        state: of the transformer.
+        facts: the first transformer's; the score is the committee's.
         further: the states of a committee's other members.
     """
 

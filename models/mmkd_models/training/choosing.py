@@ -35,7 +35,7 @@ class ValidationScore:
     """The result of one candidate on the labelled windows of validation.
 
     Attributes:
-        standard_error: of the score, windows taken as independent.
+        standard_error: of the score, if windows are independent.
         likelihoods: (answers,) logarithms, of calibrated answers, in nats.
     """
 

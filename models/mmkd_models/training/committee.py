@@ -38,13 +38,13 @@ from mmkd_models.training.rocket import drawn_features, features_of_rows
 from mmkd_models.training.trainings import self_train, train_teacher
 
 LEAST_FEATURES = 6 * KERNELS
-"""Of a modality's kernels; few modalities divide the features of one."""
+"""Least features of a modality; few modalities divide the features of one."""
 
 SEEDS_APART = 1000
 """Between transformers of one committee, so that none has the seed of a fold."""
 
 Watch = Callable[[str], AbstractContextManager[OnStep | None]]
-"""From the name of a training to what is called after each of its steps."""
+"""From the name of a training to a function that is called after each of its steps."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,8 +76,10 @@ def check_compatible(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec
                 f"{modality.rate_hz} Hz, got {found.shape} at {found.rate_hz} Hz; {advice}"
             )
         for key in ("channels", "range", "normalise"):
-            wanted, got = getattr(modality, key), getattr(found, key)
+            required, got = getattr(modality, key), getattr(found, key)
             if key == "range" and got is None:
                 continue  # the export gave the student a plausible one
-            if got != wanted:
-                raise UsageError(f"{who}: modality {modality.name!r}: expected {key} {wanted!r}, got {got!r}; {advice}")
+            if got != required:
+                raise UsageError(
+                    f"{who}: modality {modality.name!r}: expected {key} {required!r}, got {got!r}; {advice}"
+                )

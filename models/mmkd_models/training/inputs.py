@@ -69,9 +69,9 @@ def check_labels(data: TrainingData) -> None:
     task, known = data.train.spec.task, data.train.labels[data.train.labelled]
     several, absent = task.kind == "multi_label", absent_labels(task, known)
     if absent:
-        wanted, what = ("every label to be on in", "label") if several else ("every class to have", "class")
+        expected, what = ("every label to be on in", "label") if several else ("every class to have", "class")
         raise UsageError(
-            f"training windows: expected {wanted} a labelled window, got none for {', '.join(absent)}; "
+            f"training windows: expected {expected} a labelled window, got none for {', '.join(absent)}; "
             f"label some, raise --label-share or --labelled-groups, or take the {what} out of the dataset"
         )
 

@@ -21,7 +21,7 @@ from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood, s
 Floats = NDArray[np.float64]
 
 _ROUNDS = 60
-"""Of the weights' iteration, which converges to the sixth digit long before."""
+"""Iterations of the weights, which converge to the sixth digit long before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def joining_sensor(
 
 
 def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
-    """Return (M,) weights with the sum 1 from log-likelihoods (answers, M) over so many groups.
+    """Return (M,) weights with the sum 1 from log-likelihoods (answers, M) over `groups` groups.
 
     Source: Dempster, Laird, Rubin, "Maximum likelihood from incomplete data via the EM algorithm", JRSS B 39, 1977,
     section 4.3; the one more group of each member is a Dirichlet prior.

@@ -39,7 +39,7 @@ FEWEST_WINDOWS = 100
 """Least number of windows of a device's verdict, so that it is about the person and not the moment."""
 
 MOST_EMBEDDED_WINDOWS = 4096
-"""Of the training, drawn at random if there are more."""
+"""Training windows at most, drawn at random."""
 
 _LEAST_SPREAD = 1e-6  # of the largest standard deviation: what varies less counts as constant
 _BLOCK = 50  # half of a verdict: groups of the training have few windows, and a limit from fewer is on the safe side
@@ -261,7 +261,7 @@ def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def training_embeddings(
     network: nn.Module, train: Sequence[Windows], valid: Sequence[Windows], *, modality: str
 ) -> TrainingEmbeddings:
-    """Measure where the embeddings of a student's training windows lie.
+    """Summarise the embeddings of a student's training windows.
 
     Args:
         network: the student, in evaluation mode.

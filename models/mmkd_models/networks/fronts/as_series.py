@@ -16,7 +16,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.fronts.log_mel import LogMels
 
 CELLS = 8
-"""Of a side of the grid; fewer where a frame has fewer pixels."""
+"""Cells of a side of the grid; fewer if a frame has fewer pixels."""
 
 
 class SoundAsSeries(nn.Module):

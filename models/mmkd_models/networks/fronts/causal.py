@@ -31,7 +31,7 @@ class Blocks:
 
     Attributes:
         moments: 3 C: how many values are there, their mean, and their squared distance from it.
-        sums: what is added up over a stretch of time.
+        sums: summed over a stretch of time.
         peaks: 2 C: how far values reach down and up, 0 if none is there.
     """
 
@@ -46,7 +46,7 @@ class Running:
 
     Attributes:
         count: values that are there, at least 1.
-        mean: of the normalised values.
+        mean: mean of the normalised values.
         spread: their standard deviation, never 0.
     """
 
@@ -142,7 +142,7 @@ class CausalFront(nn.Module):
         Args:
             scaled: (B, N, S, C).
             present: (B, N, S, C).
-            moments: of the blocks.
+            moments: as `moments` returns them.
             tones: the filters' answers to values and to presence.
             before: values and presence (B, N, S, C) one sample earlier.
         """
@@ -151,7 +151,7 @@ class CausalFront(nn.Module):
         step = ((scaled - value).abs() * pairs).sum(2)
         below = torch.sigmoid((self.levels - scaled[..., None]) * 4.0) * present[..., None]
         mean = moments.chunk(3, dim=-1)[1]
-        # About the mean: what is missing, and what lies before the beginning, answers nothing then.
+        # About the mean, so that missing samples, and those before the beginning, add nothing.
         answer = tones[0] - running.mean[..., None] * tones[1]
         real, imaginary = answer.chunk(2, dim=-1)
         power = real * real + imaginary * imaginary  # (B, N, C, F)
@@ -167,7 +167,7 @@ class CausalFront(nn.Module):
 
         Args:
             blocks: M blocks.
-            running: of the stretches.
+            running: their statistics.
             band: (I, M) as for `running`.
 
         Returns:
@@ -179,10 +179,10 @@ class CausalFront(nn.Module):
         sizes += [channels * channels] if self.products else []
         step, pairs, below, power, *products = torch.split(band @ blocks.sums, sizes, dim=-1)
         count = blocks.moments.chunk(3, dim=-1)[0]
-        heard = (band @ count.clamp(max=1.0)).clamp(min=1.0)  # blocks with a sample
+        present_blocks = (band @ count.clamp(max=1.0)).clamp(min=1.0)  # blocks with a sample
         variance = running.spread * running.spread  # (B, I, C)
         shape = (*power.shape[:2], channels, -1)
-        spectrum = (power.reshape(shape) / (heard * variance)[..., None] + 1e-3).log()
+        spectrum = (power.reshape(shape) / (present_blocks * variance)[..., None] + 1e-3).log()
         down, up = (band[..., None] * blocks.peaks[:, None]).amax(2).chunk(2, dim=-1)
         low, high = (2 * CLIP - down).clamp(max=CLIP), (up - 2 * CLIP).clamp(min=-CLIP)
         parts = [running.mean, running.spread.log(), low, high, step / pairs.clamp(min=1.0)]
@@ -259,7 +259,7 @@ class CausalSound(nn.Module):
         """Return the frames that end with each hop but the first.
 
         Args:
-            values: (B, (N + 1) hop, C) raw; the first hop is what came before.
+            values: (B, (N + 1) hop, C) raw; the first hop is the one before.
             present: the same.
 
         Returns:

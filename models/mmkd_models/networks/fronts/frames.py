@@ -12,13 +12,13 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 
 LEAST_PIXELS = 8
-"""Of the shorter side of a frame."""
+"""Least of the shorter side of a frame."""
 
 MOST_PIXELS = 1024
-"""Of the longer side of a frame: more cost a device time, and a stem that ends with a few values uses none of them."""
+"""Most of the longer side of a frame: more cost a device time, and a stem that ends with a few values ignores them."""
 
-_WIDE_FROM = 48  # pixels from which on the first convolution makes a quarter of them
-_LATE_FROM = 64  # pixels from which on what changed is seen in small maps
+_WIDE_FROM = 48  # pixels from which the first convolution has a stride of 4
+_LATE_FROM = 64  # pixels from which changes are seen in small maps
 _LAST = 4  # pixels of the last map, at most
 _FLAT = 1e-2  # variance below which a frame counts as flat, of the training's
 
@@ -34,13 +34,13 @@ class FrameFront(nn.Module):
     Aggregation for Action Recognition", CVPR 2020.)
 
     Args:
-        width: of the network; fractions of it are the channels of the convolutions.
+        width: the network's; fractions of it are the channels of the convolutions.
         values: D, of an embedding; None for `width`.
 
     Attributes:
         positions: T, frames of a window.
         seen: values of a frame in which changes are seen: its pixels, or those of its small maps.
-        width: of the series.
+        width: channels of the series.
         spectrum: values behind the spectrum token.
         statistics: values behind the statistics token.
 
@@ -129,7 +129,7 @@ class FrameFront(nn.Module):
         variance = (square / (self.std * self.std) + apart * apart).mean(-1, keepdim=True)
         gain = present / (variance + _FLAT).sqrt()  # (B, T, 1)
         local = rows * (gain / self.std)[..., None]
-        if channels > 1:  # of one channel the level is its own
+        if channels > 1:  # one channel has no other level
             local = local + (apart * gain)[..., None]
         return local.flatten(2), level
 
@@ -152,7 +152,7 @@ def _before(rows: Tensor) -> Tensor:
 def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[nn.Sequential, int]:
     """Return convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and the number of their values.
 
-    With ReLU, which engines compute inside a convolution; a GELU over so many values is a pass of its own.
+    With ReLU, which engines compute inside a convolution; a GELU would be another pass over all values.
     """
     layers: list[nn.Module] = []
     channels, height, across = shape
@@ -190,5 +190,5 @@ def _begin_at_full_size(*parts: nn.Sequential) -> None:
 
 
 def _margin(pixels: int, side: int) -> int:
-    """Pixels of nothing at both ends with which patches cover a row that is no multiple of them."""
+    """Padding at both ends that lets patches cover a row that is no multiple of them."""
     return -(-(-pixels % side) // 2)

@@ -30,8 +30,7 @@ MELS = 40
 FLOOR = 1e-8
 """Least power that a logarithm is taken of: 80 dB below a mel of power 1 (as `amin` of librosa's `power_to_db`)."""
 
-LEAST_SAMPLES = 64
-"""Of a window."""
+LEAST_SAMPLES = 64  # of a window of sound
 
 _CLIP = 8.0  # standard deviations, as in the front-end of a series
 _LEAST_SHARE = 0.5  # of the samples of a frame that is there
@@ -110,7 +109,7 @@ class LogMelFront(nn.Module):
 
     Attributes:
         positions: N, frames of a window.
-        width: of the series.
+        width: channels of the series.
         spectrum: values behind the spectrum token.
         statistics: values behind the statistics token.
 
@@ -205,7 +204,7 @@ def mel_matrices(frame: int, rate_hz: float, mels: int = MELS) -> tuple[Tensor, 
     while count > 1 and not filters.any(axis=0).all():
         count -= 1
         filters = _triangles(bins * rate_hz / frame, rate_hz, count)
-    first, second, third, fourth = (torch.from_numpy(one.astype(np.float32)) for one in (window, *bases, filters))
+    first, second, third, fourth = (torch.from_numpy(part.astype(np.float32)) for part in (window, *bases, filters))
     return first, second, third, fourth
 
 

@@ -20,12 +20,12 @@ CLIP = 8.0
 """Standard deviations: keeps one glitch of a sensor from dominating the window (rosa_rotor's strain: 81,288)."""
 
 LEVELS = (-1.5, -0.75, -0.25, 0.25, 0.75, 1.5)
-"""Of the distribution function, in standard deviations of the training data."""
+"""Levels of the distribution function, in standard deviations of the training data."""
 
 _STATISTICS = 7 + len(LEVELS)
 _FLAT = 1e-4  # variance below which a window counts as flat, of the training data's or, with movement, of its usual one
 _FLAT_MOVEMENT = 1e-3
-_STILL = 1e-2  # of the usual movement: a mean step below that counts as none
+_STILL = 1e-2  # of the usual movement: smaller mean steps count as none
 
 _DISTRIBUTION = 1024  # samples, or a few more, of a long window that make its distribution function
 _SHORTEST_STRETCH = 16
@@ -125,7 +125,7 @@ class LongFrontEnd(nn.Module):
     Channels come before samples throughout: engines are several times faster along a long last axis.
 
     Args:
-        bands: of the first level of the spectrum; each further one has a third of them.
+        bands: the first level's of the spectrum; each further one has a third of them.
         frame: samples of the longest frame.
     """
 
