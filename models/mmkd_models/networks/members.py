@@ -213,7 +213,8 @@ def member_fault(
 ) -> str | None:
     """Return the fault of a file's member that is no transformer, `expected ..., got ...`, or None."""
     if facts.bias and (len(facts.bias) != len(task.labels) or not all(map(math.isfinite, facts.bias))):
-        return f"expected a finite bias of {len(task.labels)} logits, got {', '.join(f'{value:g}' for value in facts.bias)}"
+        got = ", ".join(f"{value:g}" for value in facts.bias)
+        return f"expected a finite bias of {len(task.labels)} logits, got {got}"
     modalities = _modalities_of(facts, modalities)
     if not modalities:
         return f"expected a modality of the teacher, got {facts.modality}"
