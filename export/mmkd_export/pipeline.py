@@ -50,7 +50,7 @@ _Begin = Callable[[str], None]
 
 @dataclass(kw_only=True)
 class _Made:
-    """The artifacts as they are made, the fp32 graph first, and what was left out."""
+    """The artifacts so far, the fp32 graph first, and those that were left out."""
 
     student: ProvenStudent
     rule: GateRule
@@ -58,7 +58,7 @@ class _Made:
     left_out: list[LeftOutArtifact] = field(default_factory=list)
 
     def leave_out(self, error: MmkdError, precision: Precision, file_format: ArtifactFormat) -> None:
-        """Record an artifact that may be absent, with what was measured of it."""
+        """Record an artifact that may be absent, with its measurements."""
         report = error.report if isinstance(error, RejectedError) else None
         if report is not None and (report.gate is None or not report.gate.finite):
             report = None  # its answers are not numbers, which JSON lacks

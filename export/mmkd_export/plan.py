@@ -30,7 +30,7 @@ class Platform:
 
     Attributes:
         int8_ops: operators that INT8 makes faster there.
-        engine_library: builds engines for it; None if there are none.
+        engine_library: builds engines for it, if any.
         run_here: what the project's tests and measurements have run for it, in words.
     """
 
@@ -95,7 +95,7 @@ class ExportPlan:
 
     Attributes:
         source: the student's checkpoint; or a bundle, to sign it again or to build engines.
-        targets: names of `targets/table.py`: what is made or tested beside the ONNX artifacts.
+        targets: names of `targets/table.py`: further formats, engines and backends.
         optional: targets that are left out, with the reason, if they cannot be made.
         precisions: artifacts to make beside fp32; `auto` keeps those that prove faster. Of a bundle, those to build.
         platform: None chooses by the targets and this machine.
@@ -136,7 +136,7 @@ class ExportPlan:
 
 
 def export_plan(source: Path, *, output: Path | None = None, calibration: Path | None = None) -> ExportPlan:
-    """Plan the fp32 bundle; without `output` it goes beside the checkpoint, or replaces the earlier bundle.
+    """Plan the fp32 bundle; without `output` it takes the checkpoint's name, or replaces the bundle.
 
     Example:
         >>> str(export_plan(Path("runs/student.ckpt")).output)

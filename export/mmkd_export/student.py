@@ -46,7 +46,7 @@ FEWEST_WINDOWS = 20
 
 _COLDEST, _HOTTEST = 0.05, 20.0
 
-_ROUNDING_WINDOWS = 256  # at most so many measure how far float32 is from float64
+_ROUNDING_WINDOWS = 256  # at most 256 windows measure how far float32 is from float64
 _TOOLS = ("mmkd-edge", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -56,7 +56,7 @@ class ProvenStudent:
 
     Attributes:
         entry: the manifest's, without artifacts, golden windows and statistics.
-        licence: of the weights and the windows.
+        licence: for weights and windows.
         tools: versions of what made the fp32 graph.
         others: fp32 artifacts of other formats.
         steps: the step graphs of a causal student.
@@ -144,7 +144,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 
 
 def helpful_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64], judge: NDArray[np.bool_]) -> float:
-    """Return the temperature fitted where `judge` (N,) is False if it helps the judging windows, else 1.
+    """Return the temperature fitted where `judge` (N,) is False if it helps the judging windows; otherwise 1.
 
     It helps if it lowers the log loss and does not raise the calibration error.
     """

@@ -184,7 +184,7 @@ def export_(
         print(gain)
     files = [engine.path for engine in result.engines] + ([] if page is None else [str(page)])
     is_kept = plan.from_bundle and plan.output == plan.source and plan.seal == Seal()
-    written = ", ".join(files if is_kept else [str(result.path), *files])
+    written = ", ".join(files if is_kept and files else [str(result.path), *files])
     print(f"wrote {written}; next: {shell_line('mmkd-bench', 'run', result.path)}")
 
 
@@ -346,7 +346,7 @@ def _name(made: ArtifactReport | LeftOutArtifact) -> str:
 
 @contextmanager
 def _progress() -> Iterator[OnStage]:
-    """Return an observer of the export that writes to stderr: one live line on a terminal, else a line a stage."""
+    """Return an observer of the export that writes to stderr: one live line on a terminal, otherwise a line a stage."""
     from rich.console import Console
     from rich.status import Status
 

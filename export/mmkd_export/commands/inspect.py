@@ -1,4 +1,4 @@
-"""`mmkd-inspect`: what is inside a file, verified; or how two files differ. Needs only the runtime."""
+"""`mmkd-inspect`: the verified content of a file, or the differences of two. Needs only the runtime."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From PyTorch to ONNX graphs, and what is known of a graph."""
+"""From PyTorch to ONNX graphs; their layers and magnitudes."""

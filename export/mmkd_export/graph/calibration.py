@@ -14,7 +14,6 @@ import numpy as np
 
 from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_export.graph.onnx_graph import graph_bytes
-from mmkd_models.networks.int8 import NOTHING
 
 if TYPE_CHECKING:
     import onnx
@@ -76,6 +75,8 @@ def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:
 
 def clipping_range(magnitudes: Magnitudes, method: Literal["minmax", "percentile"]) -> float:
     """Return the largest magnitude that INT8 represents, above 0; larger ones are clipped to it."""
+    from mmkd_models.networks.int8 import NOTHING
+
     if magnitudes.largest <= NOTHING:
         return 1.0  # a tensor that is always 0 is exact with any scale
     if method == "minmax":

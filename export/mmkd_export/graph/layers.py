@@ -16,7 +16,6 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_export.graph.onnx_graph import INT8_KEY, is_transposed, tensor_shapes
-from mmkd_models.networks.int8 import LearntInt8
 
 if TYPE_CHECKING:
     import onnx
@@ -61,7 +60,7 @@ def is_worth_quantising(m: int, k: int, n: int) -> bool:
 
 
 def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
-    """Return the layers in the order in which they run."""
+    """Return the layers in execution order."""
     shapes = tensor_shapes(model)
     weights = {tensor.name for tensor in model.graph.initializer}
     names: Counter[str] = Counter()
@@ -129,6 +128,8 @@ def layers_by_source(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
 
 def learnt_ranges(model: onnx.ModelProto) -> dict[str, float]:
     """Return the input range of each layer as quantisation-aware distillation learnt it; empty without."""
+    from mmkd_models.networks.int8 import LearntInt8
+
     text = next((entry.value for entry in model.metadata_props if entry.key == INT8_KEY), None)
     return {} if text is None else msgspec.json.decode(text, type=LearntInt8).ranges
 

@@ -168,7 +168,7 @@ def _onnx_from_module(
                 external_data=False,  # one file
                 verbose=False,
             )
-    except Exception as error:  # the exporter wraps what it meets in types of its own private modules
+    except Exception as error:  # the exporter raises types of its private modules
         raise MmkdError(
             f"torch could not export the network: {first_line(error)}; add --debug and report it"
         ) from error

@@ -1,4 +1,4 @@
-"""ONNX graphs: cleaned of where they were made, checked against the manifest, counted. Needs onnx, and no torch."""
+"""ONNX graphs: cleaned, checked against the manifest, counted. Needs onnx, and no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATISTICS_KEY = "mmkd_edge.statistics"
 """Metadata of a student's graph: mean and standard deviation of each channel in training, as JSON."""
 
 INT8_KEY = "mmkd_edge.int8"
-"""Metadata of a student's graph: what quantisation-aware distillation learnt, as JSON; absent where there was none."""
+"""Metadata of a student's graph: what quantisation-aware distillation learnt, as JSON; absent without it."""
 
 _REPORT = "please report it with the checkpoint"
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType

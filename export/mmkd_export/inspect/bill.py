@@ -70,7 +70,7 @@ def make_bill(path: Path) -> BillOfMaterials:
 
 
 def _libraries() -> Iterator[Component]:
-    """Yield the runtime's own libraries, and every installed engine, one of which is needed."""
+    """Yield the runtime's libraries, and every installed engine."""
     engines = dict.fromkeys(row.library()[1] for row in BACKENDS.values())
     for name in (*_REQUIRED, *engines):
         try:
@@ -90,7 +90,7 @@ def _libraries() -> Iterator[Component]:
 
 
 def _licence_of(facts: PackageMetadata) -> str:
-    """Return a distribution's licence: an expression, else its classifiers, else the first line of its text."""
+    """Return a distribution's licence: an expression, its classifiers, or the first line of its text."""
     classifiers = [one for one in facts.get_all("Classifier") or [] if one.startswith(_CLASSIFIER)]
     names = "; ".join(one.rpartition(" :: ")[2] for one in classifiers)
     expressions, texts = facts.get_all("License-Expression") or [], facts.get_all("License") or []

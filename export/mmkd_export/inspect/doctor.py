@@ -170,7 +170,7 @@ def _check_trt() -> Check:
 
 
 def _import_fault(module: str) -> str | None:
-    """Return None if the module loads, an empty text if it is not installed, else why it does not load."""
+    """Return None if the module loads, an empty text if it is not installed, or the reason why it does not load."""
     try:
         _IMPORTS.get(module, lambda: importlib.import_module(module))()
     except ModuleNotFoundError as error:

@@ -27,7 +27,7 @@ from mmkd_export.verify.gate import gate_summary
 from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
 
 Facts = dict[str, str]
-"""Dotted name to value, in the order in which people read."""
+"""Dotted name to value, in reading order."""
 
 _Rows = Iterator[tuple[str, str]]
 

@@ -249,7 +249,7 @@ def select_stable(golden: Golden, artifacts: Sequence[ProvenArtifact], modality:
     """Select the windows that every artifact answers within its tolerance: drawn ones may be odd for INT8.
 
     Raises:
-        GateError: there is none.
+        GateError: no window is left.
     """
     stable = np.ones(len(golden.windows), dtype=bool)
     for proven in artifacts:

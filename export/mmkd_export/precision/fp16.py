@@ -1,4 +1,4 @@
-"""FP16 in the graph: casts where they are needed, so that a strongly typed engine computes as the graph says.
+"""FP16 in the graph: explicit casts, so that a strongly typed engine uses the graph's precisions.
 
 LayerNorm, softmax, reductions, divisions, front-end and head stay float32, and nodes whose values leave the range.
 """
@@ -32,7 +32,7 @@ _HALF_OPS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class HalfGraph:
-    """A graph of which `nodes` compute in FP16; `too_large` has the magnitudes of those whose range forbids it."""
+    """A graph of which `nodes` compute in FP16; `too_large` has the magnitudes of nodes outside its range."""
 
     model: onnx.ModelProto
     nodes: int
@@ -43,7 +43,7 @@ def half_graph(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> HalfGraph:
     """Convert a float32 graph, which is not changed; `feeds` are its inputs for real windows, to scan magnitudes."""
     floats = _float_tensors(model)
     head = learnt_layers(model)[-1].node
-    # Nothing behind the head either: it scales what is compared, and its results are the graph's float32 outputs.
+    # Nothing behind the head either: its results are the graph's float32 outputs.
     candidates = [
         index
         for index in sorted(after_first_layer(model))
@@ -89,7 +89,7 @@ def _largest_values(
 
 
 def _with_casts(model: onnx.ModelProto, chosen: set[int], floats: set[str]) -> onnx.ModelProto:
-    """Return a copy in which the chosen nodes compute in FP16; a tensor is cast once however many nodes read it."""
+    """Return a copy whose chosen nodes compute in FP16; a tensor is cast once however many nodes read it."""
     import onnx
 
     result = copy.deepcopy(model)

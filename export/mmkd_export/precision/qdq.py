@@ -15,7 +15,6 @@ import numpy as np
 
 from mmkd_export.graph.layers import Layer
 from mmkd_export.graph.onnx_graph import drop_unused
-from mmkd_models.networks.int8 import TOP, levels_of, scales_of
 
 if TYPE_CHECKING:
     import onnx
@@ -23,12 +22,14 @@ if TYPE_CHECKING:
 
 
 def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float]) -> onnx.ModelProto:
-    """Return a copy in which these layers compute in INT8.
+    """Return a copy whose given layers compute in INT8.
 
     `ranges` has, for every tensor that the layers read, the largest magnitude that is represented.
     """
     import onnx
     from onnx import helper
+
+    from mmkd_models.networks.int8 import TOP
 
     result = copy.deepcopy(model)
     graph = result.graph
@@ -68,12 +69,16 @@ def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Map
 
 def weight_scales(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     """Return the scale of each output, float32 (n,): its largest weight over 127; 1 / 127 if all are about 0."""
+    from mmkd_models.networks.int8 import scales_of
+
     others = tuple(index for index in range(values.ndim) if index != axis)
     return np.asarray(scales_of(np.abs(values).max(axis=others)), dtype=np.float32)
 
 
 def quantised_weights(values: NDArray[np.float32], scales: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
     """Round weights to INT8, halves to even as QuantizeLinear does."""
+    from mmkd_models.networks.int8 import TOP, levels_of
+
     shape = [1] * values.ndim
     shape[axis] = -1
     return np.asarray(levels_of(values, scales.reshape(shape), lowest=-TOP), dtype=np.int8)

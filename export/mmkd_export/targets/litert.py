@@ -1,6 +1,6 @@
 """The target `litert`: a checkpoint's student as `.tflite` files, through litert-torch and ai-edge-quantizer.
 
-The converter runs in a process of its own: it writes to the terminal from native code, and brings jax and transformers.
+The converter runs in a child process: it writes to the terminal from native code, and brings jax and transformers.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def with_tflite(plan: ExportPlan) -> ExportPlan:
 
 
 def tflite_gain(plan: ExportPlan) -> str:
-    """Describe what a device would gain from a `.tflite` that the missing converter cannot make; else empty."""
+    """Describe the gain of a `.tflite` that the missing converter cannot make, or return an empty text."""
     if not _takes_tflite(plan) or not missing_libraries():
         return ""
     return (

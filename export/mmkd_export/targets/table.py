@@ -42,7 +42,7 @@ class Target:
         convert: adds the fp32 artifacts of its `format`, given the checkpoint's path.
         int8: makes the INT8 artifact of its format, given the expression of excluded layers.
         backend: also runs all ONNX artifacts.
-        build: makes files beside the written bundle, of some precisions or all; alone it also takes a bundle.
+        build: makes files of the written bundle, for some precisions or all; the only step that also takes a bundle.
         platform_here: chooses the platform if none is named; None takes the processor's.
     """
 
@@ -138,7 +138,7 @@ class ResolvedPlan:
 def resolve(plan: ExportPlan) -> ResolvedPlan:
     """Choose platform, targets and precisions.
 
-    On a CPU `auto` tries INT8; FP16 has no arithmetic of its own there. On a GPU it tries both.
+    On a CPU `auto` tries INT8; a CPU has no FP16 arithmetic. On a GPU it tries both.
 
     Raises:
         UsageError: there is no such target, or it does not exist for the platform.

@@ -1,6 +1,6 @@
 """The target `trt`: engines beside a bundle, `<stem>.<precision>.engine`, each with its key in a JSON sidecar.
 
-A process of its own builds them, with the code of the runtime: a graph may end or hang TensorRT, or take all memory.
+A child process builds them, with the code of the runtime: a graph may end or hang TensorRT, or take all memory.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mmkd_report.errors import DocumentError
 from mmkd_report.schema.export import BuiltEngine, EngineSidecar, decode_sidecar, encode_document
 
 LIMITS = ProcessLimits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
-"""Of all engines of one call: a student takes a minute or two on a small board, ahead of time less than a second."""
+"""For all engines of one call: a student takes a minute or two on a small board, ahead of time less than a second."""
 
 
 def platform_here() -> PlatformName:
@@ -70,7 +70,7 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
 def build_engines_apart(
     bundle: Path, platform: Platform, precisions: Sequence[Precision] | None = None, *, limits: ProcessLimits = LIMITS
 ) -> tuple[BuiltEngine, ...]:
-    """Do what `build_engines` does, with its errors, in a process of its own; BackendError also if that fails."""
+    """Do what `build_engines` does, with its errors, in a child process; BackendError also if that fails."""
     request = _Request(
         bundle=str(bundle),
         platform=platform.name,
@@ -116,7 +116,7 @@ def main() -> None:
 def build_engines(
     bundle: Path, platform: Platform, precisions: Sequence[Precision] | None = None
 ) -> tuple[BuiltEngine, ...]:
-    """Build an engine of each ONNX artifact, or of those of some precisions, and write it beside the bundle.
+    """Build an engine of each ONNX artifact, or of some precisions, in the bundle's folder.
 
     Raises:
         UnavailableError: no engine can be built on this machine; the message has the command for the device.
@@ -209,7 +209,7 @@ def engine_device(sidecar: EngineSidecar) -> DeviceFacts | None:
 
 
 def read_sidecar(path: Path) -> EngineSidecar:
-    """Read an engine's sidecar; raise ArtifactError if it is none, or of another version."""
+    """Read an engine's sidecar; raise ArtifactError if it is damaged or of another version."""
     try:
         sidecar = decode_sidecar(path.read_bytes())
         engine_device(sidecar)

@@ -1,1 +1,1 @@
-"""Is an artifact as good as its checkpoint? Windows, parity, gates, confidence, latency."""
+"""Comparison of artifacts with their checkpoint: windows, answers, gates."""

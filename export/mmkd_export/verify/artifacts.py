@@ -67,7 +67,7 @@ class ProvenArtifact:
 
 
 class RejectedError(GateError):
-    """An artifact did not pass its gate; `report` has what was measured."""
+    """An artifact did not pass its gate; `report` has the measurements."""
 
     def __init__(self, message: str, *, report: ArtifactReport) -> None:
         super().__init__(message)
@@ -256,7 +256,7 @@ def describe_artifact(
 
 
 def _novelty(parity: ArtifactParity, scores: tuple[float, ...], *, precision: Precision) -> Novelty | msgspec.UnsetType:
-    """Return the reference scores of an artifact's novelty, which rise: the validation's for fp32, else its own."""
+    """Return the rising reference scores of an artifact's novelty: the validation's for fp32, otherwise its own."""
     novelty = parity.novelty
     if novelty is msgspec.UNSET or not scores or not math.isfinite(novelty.max_error):
         return msgspec.UNSET

@@ -42,7 +42,7 @@ class ProofSet:
         calibration: (M, T, C) windows for ranges and confidence; none of them judges.
         temperature: divides the logits before the softmax.
         tolerance: largest difference of a logit or a probability of an fp32 artifact: `fp32_tolerance`.
-        novelty_scores: of the validation windows, rising, by the fp32 network; empty without novelty.
+        novelty_scores: the fp32 network's for the validation windows, rising; empty without novelty.
     """
 
     modality: ModalitySpec

@@ -122,7 +122,7 @@ def judging_half(labels: Labels) -> NDArray[np.bool_]:
 
 
 def rows_without(windows: NDArray[Any], excluded: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the rows of N windows that are none of the excluded ones."""
+    """Return the rows of N windows without the excluded windows."""
     known = {window.tobytes() for window in excluded}
     return np.flatnonzero([window.tobytes() not in known for window in windows])
 
@@ -249,7 +249,7 @@ NAMED = "given at export with --range"
 
 
 def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: RangeChoice) -> StudentCheckpoint:
-    """Return a student with a range of valid values; `auto` takes the dataset's, else the rule's, around the windows.
+    """Return a student with a range of valid values; `auto` takes the dataset's, or the rule's, around the windows.
 
     Raises:
         UsageError: a range of video is named, or one of a modality that is normalised per group.

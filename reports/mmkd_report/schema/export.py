@@ -256,7 +256,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle's `report.json`. Latencies are in it only where they decided something: they belong to one machine.
+    """A bundle's `report.json`. It has latencies only if they decided something: they belong to one machine.
 
     Attributes:
         others: reports of the students that follow in a bundle of several.
@@ -301,7 +301,7 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
         device: the GPU, as the runtime describes it; None if it was built ahead of time, without one.
         strongly_typed: whether the graph alone decided every precision.
         tf32: whether float32 products may be rounded to ten bits.
-        shapes: of every input.
+        shapes: every input's.
         layers: the builder's own list of layers.
     """
 
@@ -345,7 +345,7 @@ class ExportDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeveralExports(msgspec.Struct, frozen=True, kw_only=True):
-    """Output of `mmkd-export --json` for several students in one bundle, in the order in which they are asked."""
+    """Output of `mmkd-export --json` for several students in one bundle, in fallback order."""
 
     bundle: str
     students: tuple[ExportDocument, ...]
@@ -365,7 +365,7 @@ def encode_document(document: msgspec.Struct) -> bytes:
 
 
 def decode_report(data: bytes) -> ExportReport:
-    """Read a `report.json`; raise DocumentError if it is none, or of another version."""
+    """Read a `report.json`; raise DocumentError if it is damaged or of another version."""
     report = _decoded(data, ExportReport, what="report.json", advice="export the checkpoint again")
     if report.format_version != FORMAT_VERSION:
         raise DocumentError(
@@ -376,7 +376,7 @@ def decode_report(data: bytes) -> ExportReport:
 
 
 def decode_sidecar(data: bytes) -> EngineSidecar:
-    """Read the sidecar of an engine; raise DocumentError if it is none, or of another version."""
+    """Read the sidecar of an engine; raise DocumentError if it is damaged or of another version."""
     return _decoded(data, EngineSidecar, what="expected the sidecar of an engine", advice="build the engine again")
 
 
@@ -388,7 +388,7 @@ def _decoded(data: bytes, kind: type[Document], *, what: str, advice: str) -> Do
 
 
 def read_export(document: Mapping[str, Any]) -> ExportDocument:
-    """Read the output of `mmkd-export --json`; raise DocumentError if it is none, or of another version."""
+    """Read the output of `mmkd-export --json`; raise DocumentError if it is damaged or of another version."""
     export = typed(document, ExportDocument, name="export", version=FORMAT_VERSION, inside="report")
     if not export.report.artifacts:
         raise DocumentError("export document: report.artifacts: expected an artifact, got none; export one")
