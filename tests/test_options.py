@@ -29,7 +29,6 @@ REFUSED = {
     "mmkd-bench run BUNDLE --reference none.json": REFERENCE,
     "mmkd-bench run BUNDLE --clients 0": "clients: expected a whole number from 1 to 256, got 0",
     "mmkd-bench run BUNDLE --batch 0": "batch: expected a whole number from 1 to 4096, got 0",
-    "mmkd-bench run BUNDLE --jitter 2 --stream": "jitter: expected a fraction from 0 to below 0.5, got 2",
     "mmkd-bench run BUNDLE --warm-up-s 0": "warm-up-s: expected a number above 0, got 0",
     "mmkd-bench capacity BUNDLE --rate 1 --backend ort --precision int8": PRECISION,
     "mmkd-bench capacity BUNDLE --rate 1 --reference none.json": REFERENCE,
