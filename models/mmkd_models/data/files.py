@@ -108,8 +108,9 @@ def _split_rules(spec: DatasetSpec, arrays: Arrays) -> Iterator[ArrayRule]:
 
 
 def _recording_rules(spec: DatasetSpec, arrays: Arrays) -> Iterator[ArrayRule]:
-    labels, lengths = arrays.get(f"{RECORDINGS}/labels.npy"), arrays.get(f"{RECORDINGS}/lengths.npy")
-    count = 0 if labels is None or labels.ndim == 0 else len(labels)
+    lengths = arrays.get(f"{RECORDINGS}/lengths.npy")
+    names = (f"{RECORDINGS}/{name}.npy" for name in ("labels", "lengths", "splits"))
+    count = next((len(arrays[name]) for name in names if name in arrays and arrays[name].ndim), 0)
     yield _label_rule(spec, RECORDINGS, "R", count)
     shape = (count, len(spec.modalities))
     yield ArrayRule(name=f"{RECORDINGS}/lengths.npy", dtypes=("int64",), letters="(R, M)", shape=shape)

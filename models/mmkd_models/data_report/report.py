@@ -10,15 +10,14 @@ import numpy.typing as npt
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.checking.check import find_everything, sort_findings
 from mmkd_models.data.checking.describe import count_splits, describe_channels, times_text
-from mmkd_models.data.checking.scan import scan_windows
+from mmkd_models.data.checking.scan import Scan, scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.kinds import windows_at_once
-from mmkd_models.data.labels import name_strata
+from mmkd_models.data.labels import name_strata, strata_of
 from mmkd_models.data.sources import Floats
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.copies import like_groups, near_copies
-from mmkd_models.data_report.drift import drift_findings, find_drift
 from mmkd_models.data_report.labelling import (
     LEAST_AGREEMENT,
     label_agreement,
@@ -28,7 +27,7 @@ from mmkd_models.data_report.labelling import (
     windows_to_label,
 )
 from mmkd_models.data_report.probes import ProbeWindows, choose_windows, probe_findings, run_probes
-from mmkd_report.schema.data import DataReport, ExampleWindow
+from mmkd_report.schema.data import DataReport, DriftFacts, ExampleWindow, Finding
 
 
 def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport:
@@ -87,6 +86,66 @@ def _not_judged(windows: Windows, agreement: float) -> Iterator[str]:
         yield (
             f"wrong labels: where extra-trees are certain, they agree with {agreement:.0%} of the labels, too few to"
             " judge any"
+        )
+
+
+_PARTS = 10
+_BLOCKS = 10  # of a fifth, for its standard error: neighbouring windows are alike
+_LEAST_WINDOWS = 2 * _PARTS * _BLOCKS
+_CLEAR_SHIFT = 1.0
+_CLEAR_ERRORS = 4.0
+
+
+def find_drift(scan: Scan) -> Iterator[DriftFacts]:
+    """Yield the drift of each channel; nothing if there are no times or few windows."""
+    windows = scan.windows
+    if windows.times is None or len(windows) < _LEAST_WINDOWS:
+        return
+    order = np.argsort(windows.times, kind="stable")
+    strata = strata_of(windows.labels)
+    for name, figures in scan.modalities.items():
+        for channel, level in zip(figures.modality.channels, figures.level.T, strict=True):
+            rest = _without_classes(level, strata)[order]
+            rest = rest[~np.isnan(rest)]
+            if len(rest) < _LEAST_WINDOWS or rest.std() == 0:
+                continue
+            first, last = rest[: len(rest) // 5], rest[-(len(rest) // 5) :]
+            shift = float((last.mean() - first.mean()) / rest.std())
+            stderr = float(np.hypot(_stderr(first), _stderr(last)) / rest.std())
+            yield DriftFacts(
+                modality=name,
+                channel=channel,
+                levels=tuple(float(part.mean()) for part in np.array_split(rest, _PARTS)),
+                shift=shift,
+                is_clear=abs(shift) > max(_CLEAR_SHIFT, _CLEAR_ERRORS * stderr),
+            )
+
+
+def _without_classes(level: npt.NDArray[np.float64], strata: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the level (N,) with the mean of each class replaced by the mean of all."""
+    rest: npt.NDArray[np.float64] = level.copy()
+    known = ~np.isnan(level)
+    for stratum in np.unique(strata[known]).tolist():
+        here = known & (strata == stratum)
+        rest[here] += level[known].mean() - level[here].mean()
+    return rest
+
+
+def _stderr(values: npt.NDArray[np.float64]) -> float:
+    means = [part.mean() for part in np.array_split(values, _BLOCKS)]
+    return float(np.std(means, ddof=1) / np.sqrt(len(means)))
+
+
+def drift_findings(drift: DriftFacts) -> Iterator[Finding]:
+    """Yield a note if the drift is clear."""
+    if drift.is_clear:
+        direction = "higher" if drift.shift > 0 else "lower"
+        yield Finding(
+            kind="drift",
+            level="note",
+            sentence=f"channel {drift.modality} {drift.channel} is {abs(drift.shift):.1f} standard deviations "
+            f"{direction} in the last fifth of the campaign than in the first",
+            advice="ask what changed (sensor, season, wear), and judge on the last part of the campaign",
         )
 
 

@@ -105,24 +105,22 @@ def test_what_a_kind_does_not_allow(rig, edit, change, problem):
     assert _refusal(rig.path) == f"dataset {rig.path}: dataset.json: 'modalities[0]' (vib): {problem}"
 
 
-def test_a_missing_file(rig):
-    (rig.path / "valid" / "temp.npy").unlink()
+_SPLIT_FILES = ("valid/temp.npy", *(f"{split}/labels.npy" for split in ("train", "valid", "test")))
+_RECORDING_FILES = tuple(f"recordings/{name}.npy" for name in ("splits", "labels", "lengths", "vib"))
+
+
+@pytest.mark.parametrize("file", [*_SPLIT_FILES, *_RECORDING_FILES])
+def test_a_missing_file_is_one_problem(request, file):
+    path = request.getfixturevalue("rig" if file in _SPLIT_FILES else "line").path
+    (path / file).unlink()
+    assert _refusal(path) == f"dataset {path}: {file}: the file is missing; write it or take it out of dataset.json"
+
+
+@pytest.mark.parametrize("dtype", ["float64", ">f4"])
+def test_a_wrong_dtype_or_byte_order(rig, splits, dtype):
+    np.save(rig.path / "train" / "vib.npy", splits["train"]["vib"].astype(dtype))
     assert _refusal(rig.path) == (
-        f"dataset {rig.path}: valid/temp.npy: the file is missing; write it or take it out of dataset.json"
-    )
-
-
-def test_a_wrong_dtype(rig, splits):
-    np.save(rig.path / "train" / "vib.npy", splits["train"]["vib"].astype(np.float64))
-    assert _refusal(rig.path) == (
-        f"dataset {rig.path}: train/vib.npy: expected float32, got float64; save it with .astype('float32')"
-    )
-
-
-def test_a_wrong_byte_order(rig, splits):
-    np.save(rig.path / "train" / "vib.npy", splits["train"]["vib"].astype(">f4"))
-    assert _refusal(rig.path) == (
-        f"dataset {rig.path}: train/vib.npy: expected float32, got >f4; save it with .astype('float32')"
+        f"dataset {rig.path}: train/vib.npy: expected float32, got {dtype}; save it with .astype('float32')"
     )
 
 
@@ -311,27 +309,6 @@ def test_a_kind_of_task_that_there_is_not(rig, edit):
     assert _refusal(rig.path) == (
         f"{rig.path}/dataset.json: Invalid enum value 'multi-label' - at `$.task.kind`; correct the file,"
         " docs/datasets.md describes every key"
-    )
-
-
-def test_missing_splits_of_recordings_are_one_problem(line):
-    (line.path / "recordings" / "splits.npy").unlink()
-    assert _refusal(line.path) == (
-        f"dataset {line.path}: recordings/splits.npy: the file is missing; write it or take it out of dataset.json"
-    )
-
-
-@pytest.mark.parametrize("name", ["labels", "lengths", "vib"])
-def test_any_missing_file_of_recordings_is_named(line, name):
-    (line.path / "recordings" / f"{name}.npy").unlink()
-    assert f"recordings/{name}.npy: the file is missing" in _refusal(line.path)
-
-
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_missing_labels_are_named(rig, split):
-    (rig.path / split / "labels.npy").unlink()
-    assert _refusal(rig.path) == (
-        f"dataset {rig.path}: {split}/labels.npy: the file is missing; write it or take it out of dataset.json"
     )
 
 

@@ -18,7 +18,6 @@ from mmkd_models.data import Dataset, Windows, open_dataset, shipped_dataset, wr
 from mmkd_models.data.checking.findings import value_findings
 from mmkd_models.data.checking.scan import brightness, scan_windows
 from mmkd_models.data_report.copies import like_groups, near_copies
-from mmkd_models.data_report.drift import drift_findings, find_drift
 from mmkd_models.data_report.labelling import label_csv, label_suspects, windows_to_label
 from mmkd_models.data_report.probes import (
     ProbeAnswers,
@@ -29,7 +28,7 @@ from mmkd_models.data_report.probes import (
     probe_findings,
     split_probe,
 )
-from mmkd_models.data_report.report import example_windows, report_on
+from mmkd_models.data_report.report import drift_findings, example_windows, find_drift, report_on
 from mmkd_models.evaluation.suites.faults import sensors_of
 from mmkd_report.schema.data import DataReport, SplitFacts, WindowToLabel
 from tests.models.kinds_rig import kinds_dataset
