@@ -39,8 +39,7 @@ Metric = Annotated[
     ),
 ]
 Causal = Annotated[
-    bool,
-    Option("Let tokens attend to the past only, so that a stream computes only new samples.", ("--causal",)),
+    bool, Option("Let tokens attend to the past only, so that a stream computes only new samples.", ("--causal",))
 ]
 LabelledGroups = Annotated[
     int | None,
@@ -85,8 +84,7 @@ class TrainingOptions:
     devices: Annotated[int, Option("Devices (or CPU processes) that share each batch.", min=1)] = 1
     resume: Annotated[bool, Option("Continue an interrupted training of the same options.", ("--resume",))] = False
     force: Annotated[
-        bool,
-        Option("Replace a file that is no checkpoint, or one of other data or other settings.", ("--force",)),
+        bool, Option("Replace a file that is no checkpoint, or one of other data or other settings.", ("--force",))
     ] = False
 
 

@@ -18,11 +18,7 @@ from mmkd_edge.cli.outputs import held
 from mmkd_edge.errors import MmkdError
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
-from mmkd_models.training.checkpoint import (
-    StudentCheckpoint,
-    read_student,
-    write_student,
-)
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -113,12 +109,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_the_work_in_every_co
 
 
 def data_command(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-c",
-        "from mmkd_models.commands.data import main; main()",
-        *map(str, arguments),
-    ]
+    command = [sys.executable, "-c", "from mmkd_models.commands.data import main; main()", *map(str, arguments)]
     shell = ["bash", "-c", f'{before} exec "$@"', "-", *command]
     return subprocess.run(shell, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 

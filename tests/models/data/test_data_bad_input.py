@@ -90,10 +90,7 @@ def test_a_newer_format_is_refused_before_its_unknown_keys(rig, edit):
             "expected no range of kind 'video', got [0.0, 255.0]; it is 0 to 255: remove it",
         ),
         ({"width": 8}, 'expected no width of kind \'series\', got 8; remove it, or say "kind": "video"'),
-        (
-            {"kind": "audio", "rate_hz": 384000},
-            "expected a rate_hz of sound up to 192000, got 384000; resample it",
-        ),
+        ({"kind": "audio", "rate_hz": 384000}, "expected a rate_hz of sound up to 192000, got 384000; resample it"),
         (
             {"kind": "audio", "normalise": "per_group"},
             "expected no normalise of kind 'audio', got 'per_group'; only series have it",

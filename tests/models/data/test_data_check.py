@@ -21,10 +21,7 @@ def _refusal(path) -> str:
     ("path", "line"),
     [
         (None, "rig: 48 windows, 3 classes, 8 groups"),
-        (
-            shipped_dataset(),
-            "watch_exercises: 2229 windows, 7 classes, 10 groups, 5 folds",
-        ),
+        (shipped_dataset(), "watch_exercises: 2229 windows, 7 classes, 10 groups, 5 folds"),
     ],
     ids=["rig", "shipped"],
 )
@@ -140,11 +137,7 @@ def test_what_may_spoil_training_is_a_warning(write, splits):
             "dead channel",
             "channel temp t is 21.5 in every window; leave the channel out, or check its cable",
         ),
-        (
-            "note",
-            "unused file",
-            "train/sound.npy: this file is not used; describe it in dataset.json or remove it",
-        ),
+        ("note", "unused file", "train/sound.npy: this file is not used; describe it in dataset.json or remove it"),
         (
             "note",
             "glitch",

@@ -109,8 +109,7 @@ def test_a_dataset_that_was_read_can_be_written_again(tmp_path, talk):
         again[split] = {**part.take(np.arange(len(part))), "labels": part.labels, "groups": part.groups}
     copy = written(tmp_path / "copy", again)
     np.testing.assert_array_equal(
-        np.load(tmp_path / "copy" / "test" / "lips.frames.npy"),
-        np.load(tmp_path / "talk" / "test" / "lips.frames.npy"),
+        np.load(tmp_path / "copy" / "test" / "lips.frames.npy"), np.load(tmp_path / "talk" / "test" / "lips.frames.npy")
     )
     np.testing.assert_array_equal(copy.split("train").take([2])["voice"], dataset.split("train").take([2])["voice"])
 

@@ -112,10 +112,7 @@ def test_no_shift_is_the_window_itself_even_where_its_start_was_rounded(tmp_path
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    lengths=st.tuples(st.integers(0, 300), st.integers(0, 80)),
-    hop_s=st.floats(0.01, 2.0),
-)
+@given(lengths=st.tuples(st.integers(0, 300), st.integers(0, 80)), hop_s=st.floats(0.01, 2.0))
 def test_every_start_fits_and_the_next_one_does_not(lengths, hop_s):
     starts = window_starts_s(lengths, (VIB, TEMP), hop_s=hop_s)
 

@@ -12,14 +12,7 @@ import pytest
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.commands.data import run_data
-from mmkd_models.data import (
-    Recording,
-    fold_indices,
-    label_subset,
-    open_dataset,
-    shipped_dataset,
-    write_recordings,
-)
+from mmkd_models.data import Recording, fold_indices, label_subset, open_dataset, shipped_dataset, write_recordings
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.data.labels import hide_labels, is_labelled, strata_of
 from mmkd_models.data.spec import require_classification

@@ -41,12 +41,7 @@ def test_plain_numbers_become_the_dtypes_of_the_contract(write, splits):
     rig = write(splits)
     assert {
         name: np.load(rig.path / f"train/{name}.npy").dtype.name for name in ("vib", "labels", "groups", "folds")
-    } == {
-        "vib": "float32",
-        "labels": "int64",
-        "groups": "int64",
-        "folds": "int64",
-    }
+    } == {"vib": "float32", "labels": "int64", "groups": "int64", "folds": "int64"}
 
 
 def test_missing_values_and_unlabelled_windows_survive(write, splits):

@@ -173,11 +173,7 @@ def test_windows_that_reach_over_a_border_in_time_are_left_out(windows: Windows)
 @pytest.mark.parametrize(
     ("change", "by", "message"),
     [
-        (
-            {},
-            "plant",
-            "--by plant: dataset 'sites' has no such metadata; choose one of group, site, single",
-        ),
+        ({}, "plant", "--by plant: dataset 'sites' has no such metadata; choose one of group, site, single"),
         (
             {},
             "single",
