@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -19,7 +20,7 @@ from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TensorSpec
 
-BackendName = Literal["ort", "openvino", "litert", "trt"]
+BackendName = Literal["native", "ort", "openvino", "litert", "trt"]
 # Of the arithmetic: that of an artifact, or bf16, in which the fp32 artifact is run.
 RunPrecision = Literal["fp32", "fp16", "int8", "bf16"]
 RUN_PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "fp16", "int8", "bf16")
@@ -113,6 +114,7 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
         open: opens an artifact, with threads, bf16 or not, and options; see `open_backend`.
         open_steps: opens a step graph; None if it runs none.
         on_gpu: it computes on a GPU: threads do not matter, and opening may build an engine.
+        is_own: it is part of this package: it checks its files itself, and needs no sandbox check.
         has_graph_option: `SessionOptions.graph` matters.
         owns_cores_from: threads from which `SessionOptions.owns_cores` matters; None for never.
     """
@@ -125,8 +127,26 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     open: Callable[[bytes, int, bool, SessionOptions], Backend]
     open_steps: Callable[[bytes, int, bool, SessionOptions], SteppingBackend] | None = None
     on_gpu: bool = False
+    is_own: bool = False
     has_graph_option: bool = False
     owns_cores_from: int | None = None
+
+
+def _native(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> Backend:
+    from mmkd_edge.backends.native import NativeBackend
+
+    return NativeBackend(model, threads=threads)
+
+
+def _native_steps(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:
+    from mmkd_edge.backends.native import NativeBackend
+
+    return NativeBackend(model, threads=threads, steps=True)
+
+
+def _why_not_built() -> str:
+    is_built = Path(__file__).parents[1].joinpath("native", "libmmkd.so.1").is_file()
+    return "" if is_built else "the native engine was not built, for want of a C compiler"
 
 
 def _ort(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:
@@ -154,6 +174,15 @@ def _trt(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> Bac
 
 
 BACKENDS: Mapping[BackendName, BackendRow] = {
+    "native": BackendRow(
+        formats=("native",),
+        precisions=("fp32",),
+        library=lambda: ("mmkd_edge.native", "mmkd-edge"),
+        lacks=_why_not_built,
+        open=_native,
+        open_steps=_native_steps,
+        is_own=True,
+    ),
     "ort": BackendRow(
         formats=("onnx",),
         precisions=("fp32", "fp16", "int8"),
@@ -190,7 +219,7 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
 }
 """Every backend, by its name; artifacts are judged in the first one that runs their format."""
 
-AUTO_ORDER: tuple[BackendName, ...] = ("trt", "openvino", "ort", "litert")
+AUTO_ORDER: tuple[BackendName, ...] = ("trt", "native", "openvino", "ort", "litert")
 """The order in which `auto` tries them without a profile."""
 
 
@@ -207,7 +236,8 @@ def check_backend(name: str) -> BackendName | Literal["auto"]:
 
 def is_installed(name: BackendName) -> bool:
     """Whether a backend's library is installed; imports nothing."""
-    return importlib.util.find_spec(BACKENDS[name].library()[0]) is not None
+    row = BACKENDS[name]
+    return not why_absent(name) if row.is_own else importlib.util.find_spec(row.library()[0]) is not None
 
 
 def why_absent(name: BackendName) -> str:

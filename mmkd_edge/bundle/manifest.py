@@ -32,7 +32,7 @@ MOST_TRAINING_HASHES = 8192
 TrainingHashes = Annotated[bytes, msgspec.Meta(max_length=TRAINING_HASH_BYTES * MOST_TRAINING_HASHES)]
 """Keyed hashes of the groups and windows that trained a student, sorted, little-endian: evaluation knows them again."""
 
-ArtifactFormat = Literal["onnx", "tflite"]
+ArtifactFormat = Literal["onnx", "tflite", "native"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 MOST_TOLERANCE: Mapping[Precision, float] = {"fp32": 0.01, "fp16": 1.0, "int8": 8.0}

@@ -83,7 +83,8 @@ class SandboxPolicy:
         """
         if self._request.trust == "installed":
             return
-        keys = {self._key(*candidate): candidate for candidate in candidates}
+        others = [pair for pair in candidates if not BACKENDS[pair[1].backend].is_own]
+        keys = {self._key(*candidate): candidate for candidate in others}
         new = {key: pair for key, pair in keys.items() if not self._is_known(key) and key not in self._refused}
         if not new:
             return
@@ -248,12 +249,19 @@ def check_graphs(bundle: Bundle) -> None:
 
 
 def _graph_cost(bundle: Bundle, artifact: Artifact, slots: int = 0) -> GraphCost:
+    from mmkd_edge.install.graph_shapes import GraphCost
     from mmkd_edge.install.graphs import check_graph  # most starts read no graph
     from mmkd_edge.install.tflite_graphs import check_tflite
 
     model = bundle.read(artifact.file)
     try:
-        return check_graph(model, slots=slots) if artifact.format == "onnx" else check_tflite(model)
+        match artifact.format:
+            case "onnx":
+                return check_graph(model, slots=slots)
+            case "tflite":
+                return check_tflite(model)
+            case "native":  # the native engine checks its own files
+                return GraphCost(operations=0, memory_bytes=0)
     except ValueError as error:
         raise BundleError(
             f"{bundle.path}: {artifact.file!r}: no engine is given this: {error}; export the bundle again"

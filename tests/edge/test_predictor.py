@@ -204,7 +204,7 @@ def test_an_impossible_number_of_threads_is_refused(bundle_path: Path, threads: 
 
 def test_an_unknown_backend_is_refused(bundle_path: Path) -> None:
     assert said(UsageError, lambda: EdgePredictor.open(bundle_path, backend="cuda")) == (  # type: ignore[arg-type]
-        "backend 'cuda' is unknown; expected 'auto', 'ort', 'openvino', 'litert' or 'trt'"
+        "backend 'cuda' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'"
     )
 
 

@@ -21,8 +21,8 @@ OPSET = 20
 IR_VERSION = 10
 """onnxruntime 1.17 and later reads it; the onnx package itself would write newer ones."""
 
-FORMAT_VERSIONS: dict[ArtifactFormat, int] = {"onnx": OPSET, "tflite": 3}
-"""The opset in the manifest; of a `.tflite` the version of the flatbuffer schema."""
+FORMAT_VERSIONS: dict[ArtifactFormat, int] = {"onnx": OPSET, "tflite": 3, "native": 1}
+"""The opset in the manifest; of a `.tflite` the version of the flatbuffer schema, of a `.native` that of its layout."""
 
 STATISTICS_KEY = "mmkd_edge.statistics"
 """Metadata of a student's graph: mean and standard deviation of each channel in training, as JSON."""

@@ -26,6 +26,7 @@ _CLASSIFIER = "License :: "
 _TYPES: dict[str, ComponentType] = {
     ".onnx": "machine-learning-model",
     ".tflite": "machine-learning-model",
+    ".native": "machine-learning-model",
     ".npz": "data",
 }
 _MOST_OF_A_NAME = 100  # some distributions put the text of their licence where its name belongs

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkd_edge.backends.base import BackendName
+from mmkd_edge.backends.base import BackendName, backend_for, why_absent
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, platform_named
 from mmkd_export.student import ProvenStudent
-from mmkd_export.targets import litert, trt
+from mmkd_export.targets import litert, native, trt
 from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_export.verify.gate import GateRule
 from mmkd_report.schema.export import ArtifactFormat, BuiltEngine
@@ -67,6 +67,8 @@ class Target:
                 "windows, got a bundle; export the checkpoint"
             )
             return
+        if self.convert is not None and not self.libraries and (reason := why_absent(backend_for(self.format))):
+            yield UnavailableError(f"--target {self.name}: {reason}; install one, then mmkd-edge again")
         missing = [name.replace("_", "-") for name in self.libraries if importlib.util.find_spec(name) is None]
         if missing:
             yield UnavailableError(
@@ -89,6 +91,14 @@ TARGETS: tuple[Target, ...] = (
         extra="mmkd-edge[openvino]",
         step="run in OpenVINO",
         backend="openvino",
+    ),
+    Target(
+        name="native",
+        makes="a .native of the fp32 artifact, for the engine that mmkd-edge has itself",
+        platforms=native.PLATFORMS,
+        step="write it for the native engine",
+        format="native",
+        convert=native.add_native,
     ),
     Target(
         name="litert",

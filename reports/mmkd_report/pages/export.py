@@ -29,7 +29,13 @@ from mmkd_report.words import NOTHING, TIMES, count, fixed, is_number, percent, 
 
 METHOD_NAMES = {"minmax": "largest value", "percentile": "99.99th percentile", "learnt": "learnt in training"}
 SHAPES = {"ort": "circle", "openvino": "square"}
-BACKEND_NAMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "trt": "TensorRT"}
+BACKEND_NAMES = {
+    "native": "native engine",
+    "ort": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+    "trt": "TensorRT",
+}
 
 NOTICEABLE = 1.1
 """From this ratio of two medians one is called faster: from it `mmkd-export --precision auto` keeps an artifact."""

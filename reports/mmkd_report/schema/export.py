@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 SIDECAR_FORMAT_VERSION = 2
 
 Precision = Literal["fp32", "fp16", "int8"]
-ArtifactFormat = Literal["onnx", "tflite"]
+ArtifactFormat = Literal["onnx", "tflite", "native"]
 Measures = tuple[Measure, ...]
 RangeSource = Literal["minmax", "percentile", "learnt"]
 """Origin of INT8 ranges: calibration by one of two methods, or the training of a student that practised INT8."""

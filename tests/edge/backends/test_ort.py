@@ -251,7 +251,9 @@ def test_unknown_backends_are_named_with_those_there_are(kit: Any) -> None:
     assert check_backend("ort") == "ort"
     with pytest.raises(UsageError) as caught:
         check_backend("cuda")
-    assert str(caught.value) == "backend 'cuda' is unknown; expected 'auto', 'ort', 'openvino', 'litert' or 'trt'"
+    assert str(caught.value) == (
+        "backend 'cuda' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'"
+    )
     assert open_backend("ort", kit.model(kit.modality), threads=1).name == "ort"
     with pytest.raises(UsageError) as caught:
         open_backend("ort", kit.model(kit.modality), threads=1, bf16=True)

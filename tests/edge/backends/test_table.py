@@ -33,10 +33,14 @@ def test_artifacts_are_judged_by_the_first_backend_of_their_format() -> None:
 def test_an_unknown_backend_names_those_there_are() -> None:
     with pytest.raises(UsageError) as caught:
         check_backend("onnx")
-    assert str(caught.value) == "backend 'onnx' is unknown; expected 'auto', 'ort', 'openvino', 'litert' or 'trt'"
+    assert str(caught.value) == (
+        "backend 'onnx' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'"
+    )
     with pytest.raises(UsageError) as opened:
         open_backend("onnx", b"", threads=1)  # type: ignore[arg-type]
-    assert str(opened.value) == "backend 'onnx' is unknown; expected one of 'ort', 'openvino', 'litert', 'trt'"
+    assert str(opened.value) == (
+        "backend 'onnx' is unknown; expected one of 'native', 'ort', 'openvino', 'litert', 'trt'"
+    )
 
 
 def test_bf16_runs_the_fp32_artifact_where_a_backend_computes_in_it() -> None:

@@ -253,7 +253,7 @@ def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Callable[..., Done], 
     [
         (
             ["s.ckpt", "--target", "tflite"],
-            "--target 'tflite': expected one of onnx, openvino, litert, trt; see --list-targets",
+            "--target 'tflite': expected one of onnx, openvino, native, litert, trt; see --list-targets",
         ),
         (["s.ckpt", "--precision", "int4"], "--precision 'int4': expected one of fp32, fp16, int8, auto"),
         (["--json"], "expected a checkpoint or a bundle to export, got none; name it, or see --help"),

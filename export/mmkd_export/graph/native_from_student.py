@@ -1,0 +1,192 @@
+"""The tensors of a student as a `.native` file, which `mmkd_edge.native` runs. Layout: mmkd_edge/native/src/model.c."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mmkd_models.networks.causal import CausalEncoder
+    from mmkd_models.networks.encoder import Encoder
+    from mmkd_models.networks.layers import TokenPooling
+    from mmkd_models.networks.rocket import RocketFeatures
+    from mmkd_models.networks.student import AnyStudent, ExportStudent
+
+_MAGIC, _LANES, _ALIGNED, _NAME_BYTES = b"MMKDNAT1", 16, 64, 256
+_KINDS = {"float32": 0, "int32": 1, "uint8": 2}
+_TASKS = ("classification", "multi_label", "regression")
+Array = NDArray[Any]
+Named = Iterator[tuple[str, Array]]
+
+
+def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
+    """Return a student as a `.native` file.
+
+    Raises:
+        UsageError: the native engine does not know this kind of student.
+    """
+    from mmkd_models.networks.encoder import Encoder
+    from mmkd_models.networks.fronts.series import FrontEnd
+
+    student = network.student
+    encoder = getattr(student, "encoder", None)
+    if modality.kind != "series":
+        raise UsageError(f"modality {modality.name!r}: the native engine takes series, got {modality.kind}")
+    if isinstance(encoder, Encoder) and not isinstance(encoder.front, FrontEnd):
+        raise UsageError(
+            f"modality {modality.name!r}: the native engine takes windows of at most 1,024 samples, got "
+            f"{modality.samples}; use another backend"
+        )
+    return _packed(dict(_tensors(network, student, modality)))
+
+
+def _tensors(network: ExportStudent, student: AnyStudent, modality: ModalitySpec) -> Named:
+    from mmkd_models.networks.student import RocketStudent, Student
+
+    encoder = None if isinstance(student, RocketStudent) else student.encoder
+    rocket = None if isinstance(student, Student) else student.rocket
+    centres = 0 if network.novelty is None else network.novelty.weight.shape[1]
+    outputs, answer = student.head.out_features, student.answer
+    sizes = [*modality.shape, outputs, _TASKS.index(answer.kind), encoder is not None, rocket is not None, centres, 0]
+    target = [float(answer.mean), float(answer.std)] if answer.kind == "regression" else [0.0, 1.0]
+    yield "sizes", _whole([sizes])
+    yield "modality", np.frombuffer(modality.name.encode().ljust(_NAME_BYTES, b"\0"), dtype=np.uint8)[None]
+    yield "scales", np.array([[network.sharpness, *target]], dtype=np.float32)
+    if encoder is not None:
+        assert not isinstance(student, RocketStudent)
+        yield from _transformer(encoder, student.pool)
+    if rocket is not None:
+        yield from _convolutions(rocket)
+    yield from _linear("head", student.head)
+    if network.novelty is not None:
+        yield "novelty.w", _columns(network.novelty.weight)
+        yield "novelty.b", _columns(network.novelty.bias[None])
+        yield "novelty.middle", _row(network.novelty.middle)
+        yield "novelty.squares", _row(network.novelty.squares)
+
+
+def _transformer(encoder: Encoder | CausalEncoder, pool: TokenPooling) -> Named:
+    from torch import nn, ones_like
+
+    from mmkd_models.networks.causal import CausalEncoder
+
+    causal = isinstance(encoder, CausalEncoder)
+    front: Any = encoder.inner if isinstance(encoder, CausalEncoder) else encoder.front
+    movement = not causal and front.has_movement
+    blocks: list[Any] = list(encoder.blocks)
+    convolutions = [layer for layer in encoder.stem if isinstance(layer, nn.Conv1d)]
+    width, heads, hidden = (
+        pool.norm.normalized_shape[0],
+        blocks[0].attention.heads,
+        blocks[0].feedforward.up.out_features,
+    )
+    bins, taps = (1, front.taps) if causal else (front.spectrum_basis.shape[1] // 2, 0)
+    sizes = [width, heads, len(blocks), hidden, len(convolutions), front.bands, bins, movement, causal, taps]
+    yield "t.sizes", _whole([sizes])
+    yield "t.mean", _row(front.mean)
+    yield "t.scale", _row(1 / front.std.double())
+    yield "t.movement", _row(front.std / front.movement if movement else ones_like(front.std))
+    yield "t.stem", _whole([[layer.stride[0], layer.out_channels] for layer in convolutions])
+    for number, layer in enumerate(convolutions):
+        weight = layer.weight.permute(2, 1, 0).reshape(-1, layer.out_channels)  # (kernel * channels, out)
+        yield f"t.stem{number}.w", _columns(weight)
+        yield f"t.stem{number}.b", _columns(layer.bias[None])  # type: ignore[index]
+    yield from _linear("t.spectrum", encoder.spectrum)
+    yield from _linear("t.statistics", encoder.statistics)
+    if isinstance(encoder, CausalEncoder):
+        yield "t.filters", _columns(front.filters)
+        yield "t.relative", _numpy(encoder.relative.flatten(0, 1))
+    else:
+        yield "t.basis", _columns(front.spectrum_basis)
+        yield "t.pooling", _columns(front.spectrum_bands)
+        yield "t.position", _numpy(encoder.position)
+    for number, block in enumerate(blocks):
+        yield from _norm(f"t.{number}.n1", block.norm_attention)
+        yield from _norm(f"t.{number}.n2", block.norm_feedforward)
+        yield from _linear(f"t.{number}.project", block.attention.project)
+        yield from _linear(f"t.{number}.out", block.attention.out)
+        yield from _linear(f"t.{number}.up", block.feedforward.up)
+        yield from _linear(f"t.{number}.down", block.feedforward.down)
+    yield from _norm("t.norm", pool.norm)
+    yield from _linear("t.mix", pool.mix)
+
+
+def _convolutions(rocket: RocketFeatures) -> Named:
+    """Features that share a kernel share its answer; the graph's order of features is kept."""
+    from torch import cat
+
+    kernels: list[list[int]] = []
+    channels: list[int] = []
+    slopes, last, number = [], None, 0
+    for config, group in zip(rocket.config.groups, rocket.groups, strict=True):
+        for weight in group.get_buffer("weight").double().numpy():  # (C, 9) of a feature
+            reads = np.flatnonzero(np.abs(weight).max(axis=1))
+            slope = -weight[reads[0]].min()
+            places = np.flatnonzero(weight[reads[0]] > 0)
+            key = config.dilation, config.padded, tuple(reads), tuple(places)
+            if key != last:
+                start = [config.dilation, config.padded, number, 0, *places, len(channels), len(reads)]
+                kernels.append([int(value) for value in start])
+                channels.extend(int(channel) for channel in reads)
+                last = key
+            kernels[-1][3] += 1
+            slopes.append(slope)
+            number += 1
+    yield "c.sizes", _whole([[len(kernels), number, rocket.config.stride, len(channels)]])
+    yield "c.mean", _row(rocket.mean)
+    yield "c.scale", _row(1 / rocket.std.double())
+    yield "c.slope", np.array([slopes], dtype=np.float32)
+    yield "c.offset", _row(cat([group.get_buffer("bias") for group in rocket.groups]))
+    yield "c.feature_mean", _row(rocket.feature_mean)
+    yield "c.feature_scale", _row(1 / rocket.feature_std.double())
+    yield "c.kernel", _whole(kernels)
+    yield "c.channel", _whole([channels])
+
+
+def _linear(name: str, layer: nn.Linear) -> Named:
+    yield f"{name}.w", _columns(layer.weight.T)
+    yield f"{name}.b", _columns(layer.bias[None])
+
+
+def _norm(name: str, layer: nn.LayerNorm) -> Named:
+    yield f"{name}.w", _row(layer.weight)
+    yield f"{name}.b", _row(layer.bias)
+
+
+def _numpy(tensor: Tensor) -> Array:
+    return np.ascontiguousarray(tensor.detach().float().numpy())
+
+
+def _row(tensor: Tensor) -> Array:
+    return _numpy(tensor).reshape(1, -1)
+
+
+def _columns(tensor: Tensor) -> Array:
+    """Pad columns with zeros to whole vectors."""
+    values = _numpy(tensor)
+    return np.pad(values, ((0, 0), (0, -values.shape[1] % _LANES)))
+
+
+def _whole(rows: list[Any]) -> Array:
+    return np.array(rows, dtype=np.int32)
+
+
+def _packed(tensors: dict[str, Array]) -> bytes:
+    offset = 16 + 56 * len(tensors)
+    table, data = [], []
+    for name, values in tensors.items():
+        start = -(-offset // _ALIGNED) * _ALIGNED
+        kind = _KINDS[values.dtype.name]
+        table.append(struct.pack("<24s6IQ", name.encode(), kind, values.ndim, *values.shape, 0, 0, start))
+        data.append(b"\0" * (start - offset) + values.astype(values.dtype.newbyteorder("<")).tobytes())
+        offset = start + values.nbytes
+    return b"".join([_MAGIC, struct.pack("<II", len(tensors), 0), *table, *data])

@@ -1,0 +1,37 @@
+"""The target `native`: a checkpoint's student for the engine that the runtime has itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmkd_export.plan import PlatformName
+from mmkd_export.student import ProvenStudent
+from mmkd_export.verify.artifacts import prove_fp32
+from mmkd_export.verify.step_graph import prove_step
+
+if TYPE_CHECKING:
+    from mmkd_models.training.checkpoint import StudentCheckpoint
+
+PLATFORMS: tuple[PlatformName, ...] = ("cpu-x86", "cpu-arm")
+
+
+def add_native(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
+    """Add the `.native` file of a checkpoint, and for a causal student that of its steps.
+
+    Raises:
+        UsageError: the native engine does not know this kind of student.
+        GateError: it does not answer as the checkpoint does.
+    """
+    from mmkd_export.graph.native_from_student import native_file
+    from mmkd_models.networks.student import ExportStudent
+
+    proof_set = student.proof_set
+    network = ExportStudent(checkpoint.network(), temperature=proof_set.temperature, seen=checkpoint.seen).eval()
+    model = native_file(network, checkpoint.modality)
+    student = replace(student, others=(prove_fp32(model, proof_set, file_format="native"), *student.others))
+    if not student.steps:
+        return student
+    step = prove_step(model, checkpoint, proof_set, file_format="native", mflops=student.steps[0].report.mflops)
+    return replace(student, steps=(*student.steps, step))

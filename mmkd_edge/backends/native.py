@@ -1,0 +1,87 @@
+"""The native engine, on the CPU: for `.native` artifacts. One thread for each call, and no library to install."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.backends.memory import StepMemory
+from mmkd_edge.errors import BackendError, UsageError
+from mmkd_edge.native import ABI, NativeModel
+from mmkd_edge.spec import TensorSpec
+
+
+class NativeBackend:
+    """One model for every thread that asks it.
+
+    Args:
+        model: a `.native` file.
+        threads: must be 1.
+        steps: whether its tensors are those of a step of a causal student.
+    """
+
+    name = "native"
+
+    def __init__(self, model: bytes, *, threads: int = 1, steps: bool = False) -> None:
+        if threads > 1:
+            raise UsageError(f"threads {threads}: the backend 'native' computes in one thread; leave threads out")
+        self.threads = 1
+        self._model = NativeModel(model)
+        self.version = f"mmkd native {ABI}, {self._model.isa}"
+        (samples, channels), outputs = self._model.shape, self._model.outputs
+        rows = self._model.step_samples if steps else samples
+        names = [self._model.modality, f"{self._model.modality}_present"]
+        self.inputs = _tensors(dict.fromkeys(names, (1, rows, channels)))
+        answers = ["logits", "value" if self._model.is_regression else "probabilities"]
+        self.outputs = _tensors(dict.fromkeys(answers, (1, outputs)))
+        self.outputs += _tensors({"novelty": (1, 1)} if self._model.has_novelty else {})
+        if steps:
+            shapes = self._model.state_shapes()
+            self.inputs += _tensors({"slot": (1, 1)}) + _tensors({name: shape for name, (shape, _) in shapes.items()})
+            self.outputs += _tensors({f"next_{name}": _of_one(*state) for name, state in shapes.items()})
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
+        """Answer for one window; see `Backend.run`."""
+        if len(self.inputs) > 2:
+            return self._run_step(feeds)
+        values, present = self._checked(feeds)
+        return self._model.run(values, present)
+
+    def bind(self, memory: StepMemory) -> Callable[[], None]:
+        """See `SteppingBackend.bind`."""
+        return self._model.bind_step(list(memory.inputs.values()), list(memory.outputs.values()))
+
+    def _run_step(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
+        outputs = [np.full(spec.shape, np.nan, dtype=np.float32) for spec in self.outputs]
+        self._model.bind_step(self._checked(feeds), outputs)()
+        return tuple(outputs)
+
+    def _checked(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
+        """Return the feeds in order. The engine reads memory, so shape, type and layout are checked first."""
+        arrays = []
+        for spec in self.inputs:
+            array = feeds.get(spec.name)
+            if array is None or array.shape != spec.shape or array.dtype != np.float32:
+                got = "nothing" if array is None else f"{array.dtype} {array.shape}"
+                raise BackendError(f"input {spec.name!r}: expected float32 {spec.shape}, got {got}")
+            arrays.append(np.ascontiguousarray(array))
+        return arrays
+
+    def close(self) -> None:
+        """Close the model; a `run` in another thread ends undisturbed."""
+        self._model.close()
+
+    def __repr__(self) -> str:
+        return f"NativeBackend({self.version})"
+
+
+def _tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in shapes.items())
+
+
+def _of_one(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    """One slot of a state, or all of it."""
+    return shape if axis is None else (*shape[:axis], 1, *shape[axis + 1 :])

@@ -1,0 +1,201 @@
+"""The native engine: students computed in C, without another engine."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import BackendError, UnavailableError
+from mmkd_edge.native.build import LIBRARY, source_hash
+
+ABI = 1
+ISAS = ("best", "base", "avx2", "avx512")
+"""Instruction sets, in the order of `enum mmkd_isa`."""
+_OK, _UNKNOWN_ISA, _REGRESSION = 0, 3, 2
+_ALIGNMENT, _MESSAGE_BYTES = 64, 200
+
+
+class _Facts(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, ctypes.c_int32)
+            for name in ("samples", "channels", "outputs", "has_novelty", "task", "isa", "step", "states")
+        ),
+        ("scratch_bytes", ctypes.c_size_t),
+    )
+
+
+@cache
+def library() -> Any:
+    """Return the loaded library.
+
+    Raises:
+        UnavailableError: it was not built here, or from other sources.
+    """
+    if not LIBRARY.is_file():
+        raise UnavailableError(
+            "the native engine was not built: no C compiler was found; install one and run pip install mmkd-edge again"
+        )
+    try:
+        found = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        raise UnavailableError(f"the native engine cannot be loaded: {error}; install mmkd-edge again") from error
+    found.mmkd_sources.restype = ctypes.c_char_p
+    if found.mmkd_abi_version() != ABI or found.mmkd_sources() != source_hash().encode():
+        raise UnavailableError("the native engine was built from other sources; run pip install mmkd-edge again")
+    pointer = ctypes.c_void_p
+    found.mmkd_model_open.argtypes = [pointer, ctypes.c_size_t, ctypes.c_int, pointer, pointer, ctypes.c_size_t]
+    found.mmkd_model_close.argtypes = [pointer]
+    found.mmkd_model_modality.argtypes = [pointer]
+    found.mmkd_model_modality.restype = ctypes.c_char_p
+    found.mmkd_model_facts.argtypes = [pointer]
+    found.mmkd_model_facts.restype = _Facts
+    found.mmkd_state.argtypes = [pointer, ctypes.c_int32, pointer, pointer, pointer]
+    found.mmkd_run.argtypes = [pointer] * 7
+    found.mmkd_step.argtypes = [*[pointer] * 4, ctypes.c_int32, *[pointer] * 5]
+    found.mmkd_step.restype = None
+    found.mmkd_run.restype = None
+    return found
+
+
+class _Handle:
+    """A model of the library, freed with its last reference: a `run` in another thread keeps it."""
+
+    def __init__(self, data: bytes, isa: str) -> None:
+        self.library = library()
+        self.model = ctypes.c_void_p()
+        message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+        place = ctypes.byref(self.model)
+        status = self.library.mmkd_model_open(data, len(data), ISAS.index(isa), place, message, _MESSAGE_BYTES)
+        text = message.value.decode(errors="replace") or "not enough memory"
+        if status == _UNKNOWN_ISA:
+            raise UnavailableError(f"native engine: {isa}: {text}; leave the choice to the engine")
+        if status != _OK:
+            raise BackendError(f"backend 'native' cannot open the artifact: {text}")
+
+    def __del__(self) -> None:
+        if self.model:
+            self.library.mmkd_model_close(self.model)
+
+
+class NativeModel:
+    """A model of the native engine. May be shared by threads: each has a scratch of its own.
+
+    Args:
+        data: of a `.native` file.
+        isa: instruction set to use, see `ISAS`.
+
+    Attributes:
+        modality: name of the sensor.
+        shape: (T, C) of a window.
+        outputs: K.
+        isa: the instruction set in use.
+        step_samples: S, samples of a step of a causal student; else 0.
+        states: number of its states.
+
+    Raises:
+        BackendError: the file is damaged.
+        UnavailableError: the engine was not built, or the processor lacks the instructions.
+    """
+
+    def __init__(self, data: bytes, *, isa: str = "best") -> None:
+        self._handle: _Handle | None = _Handle(data, isa)
+        facts = self._handle.library.mmkd_model_facts(self._handle.model)
+        self.modality = self._handle.library.mmkd_model_modality(self._handle.model).decode(errors="replace")
+        self.shape = (int(facts.samples), int(facts.channels))
+        self.outputs, self.has_novelty = int(facts.outputs), bool(facts.has_novelty)
+        self.isa = ISAS[facts.isa]
+        self.is_regression = facts.task == _REGRESSION
+        self.step_samples, self.states = int(facts.step), int(facts.states)
+        self._scratch_bytes = int(facts.scratch_bytes)
+        self._own = threading.local()
+
+    def run(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """Compute one window.
+
+        Args:
+            values: float32 (1, T, C), contiguous, finite, 0 where missing.
+            present: float32 (1, T, C), contiguous, 1 or 0.
+
+        Returns:
+            Logits and probabilities (1, K), and novelty (1, 1) if the model has it. New arrays.
+        """
+        handle = self._handle
+        if handle is None:
+            raise BackendError("backend 'native' is closed; open it again")
+        logits = np.empty((1, self.outputs), dtype=np.float32)
+        probabilities = np.empty((1, self.outputs), dtype=np.float32)
+        novelty = np.empty((1, 1), dtype=np.float32)
+        handle.library.mmkd_run(
+            handle.model,
+            self._scratch(),
+            values.ctypes.data,
+            present.ctypes.data,
+            logits.ctypes.data,
+            probabilities.ctypes.data,
+            novelty.ctypes.data if self.has_novelty else None,
+        )
+        return (logits, probabilities, novelty) if self.has_novelty else (logits, probabilities)
+
+    def state_shapes(self) -> dict[str, tuple[tuple[int, ...], int | None]]:
+        """Return the shape of every state of a causal student, in order, and the axis of its slots."""
+        handle, shapes = self._handle, {}
+        for number in range(self.states if handle else 0):
+            name, shape, axis = ctypes.create_string_buffer(16), (ctypes.c_int32 * 4)(), ctypes.c_int32()
+            assert handle is not None
+            count = handle.library.mmkd_state(handle.model, number, name, shape, ctypes.byref(axis))
+            shapes[name.value.decode()] = tuple(shape[:count]), None if axis.value < 0 else axis.value
+        return shapes
+
+    def bind_step(
+        self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[np.float32]]
+    ) -> Callable[[], None]:
+        """Return the function that takes one step of a causal student with these arrays, for one thread.
+
+        Args:
+            inputs: values and presence (1, S, C), slot (1, 1), then the states; float32, contiguous.
+            outputs: logits and probabilities (1, K), perhaps novelty (1, 1), then what is new of each state.
+        """
+        if not self.states or len(inputs) != 3 + self.states or len(outputs) != 2 + self.has_novelty + self.states:
+            raise BackendError("backend 'native': these are not the tensors of a step of this model")
+        values, present, slot = inputs[:3]
+        answers, news = outputs[: -self.states], outputs[-self.states :]
+        addresses = [
+            (ctypes.c_void_p * self.states)(*(array.ctypes.data for array in part)) for part in (inputs[3:], news)
+        ]
+        pointers = [array.ctypes.data for array in answers] + [None] * (3 - len(answers))
+        kept = inputs, outputs
+
+        def take() -> None:
+            handle = self._handle
+            if handle is None or not kept:
+                raise BackendError("backend 'native' is closed; open it again")
+            handle.library.mmkd_step(
+                handle.model,
+                self._scratch(),
+                values.ctypes.data,
+                present.ctypes.data,
+                int(slot[0, 0]),
+                *addresses,
+                *pointers,
+            )
+
+        return take
+
+    def _scratch(self) -> int:
+        own = self._own
+        if not hasattr(own, "address"):
+            own.memory = np.empty(self._scratch_bytes + _ALIGNMENT, dtype=np.uint8)
+            own.address = -(-own.memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+        address: int = own.address
+        return address
+
+    def close(self) -> None:
+        """Let the model go; more than once is fine, and a `run` in another thread ends undisturbed."""
+        self._handle = None

@@ -1,0 +1,66 @@
+"""Compile the native engine: `python mmkd_edge/native/build.py`, or by the build of a wheel. Standard library alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+LIBRARY = FOLDER / "libmmkd.so.1"
+SOURCES = ("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c")
+
+# -ffast-math is for compute.c alone, and never for the linker: older GCC would then set flush-to-zero in the process.
+_FLAGS = ["-std=c99", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas"]
+_X86 = {"avx2": ("8", "-mavx2 -mfma"), "avx512": ("16", "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma")}
+
+
+def source_hash(folder: Path = FOLDER) -> str:
+    """Return 16 characters that change with the sources."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def build(library: Path = LIBRARY, *, warnings_as_errors: bool = False) -> str:
+    """Compile the sources with `$CC` (default cc) into a shared library.
+
+    Returns:
+        Why that did not work, in one line; empty if it did.
+    """
+    import shlex
+    import subprocess  # what only compiling needs: the runtime reads the constants above
+    import tempfile
+
+    def run(words: list[str]) -> str:
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    flags = [*_FLAGS, f'-DMMKD_SOURCES="{source_hash()}"', *(["-Werror"] if warnings_as_errors else [])]
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            machine = run([*compiler, "-dumpmachine"]).strip()
+            objects = []
+            kinds = {"base": ("4", "-DMMKD_SIZES"), **(_X86 if machine.startswith("x86_64") else {})}
+            for name, (width, extra) in kinds.items():
+                objects.append(f"{place}/{name}.o")
+                suffix = [f"-DMMKD_NAME=mmkd_compute_{name}", f"-DMMKD_W={width}", *extra.split()]
+                source = str(FOLDER / "src" / "compute.c")
+                run([*compiler, *flags, "-ffast-math", *suffix, "-c", source, "-o", objects[-1]])
+            objects.append(f"{place}/model.o")
+            run([*compiler, *flags, "-c", str(FOLDER / "src" / "model.c"), "-o", objects[-1]])
+            run([*compiler, "-shared", "-o", f"{place}/library", *objects, "-lm"])
+            temporary = library.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(Path(place, "library").read_bytes())
+            temporary.chmod(0o755)
+            temporary.replace(library)
+    except (OSError, subprocess.CalledProcessError) as error:
+        text = getattr(error, "stderr", "") or str(error)
+        return f"{' '.join(compiler)}: {text.strip().splitlines()[0] if text.strip() else 'failed'}"
+    return ""
+
+
+if __name__ == "__main__":
+    if problem := build():
+        raise SystemExit(f"native engine: not built: {problem}")

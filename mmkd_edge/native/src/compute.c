@@ -1,0 +1,937 @@
+/* Computes one window. Compiled once for each instruction set: MMKD_NAME is the function's suffix, MMKD_W the floats
+ * of a vector. Vectors are the compilers' own (GCC, Clang); loops over them need no intrinsics. */
+#include <math.h>
+#include <string.h>
+
+#include "model.h"
+
+#ifndef MMKD_W
+#define MMKD_W 4
+#endif
+#ifndef MMKD_NAME
+#define MMKD_NAME mmkd_compute_base
+#endif
+
+#define W MMKD_W
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * W), aligned(4), may_alias));
+
+INLINE vec load(const float *from) { return *(const vec *)from; }
+INLINE void store(float *to, vec value) { *(vec *)to = value; }
+INLINE vec splat(float value) { return value - (vec){0}; }
+INLINE vec select_vec(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+INLINE vec min_vec(vec a, vec b) { return select_vec(a < b, a, b); }
+INLINE vec max_vec(vec a, vec b) { return select_vec(a > b, a, b); }
+INLINE vec clamp_vec(vec x, float low, float high) { return min_vec(max_vec(x, splat(low)), splat(high)); }
+INLINE vec abs_vec(vec x) { return (vec)((ivec)x & 0x7fffffff); }
+INLINE float sum_vec(vec x)
+{
+    float sum = 0;
+    for (int i = 0; i < W; i++) sum += x[i];
+    return sum;
+}
+INLINE float clampf(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+
+/* exp for |x| below 87: 2^n times a polynomial of the rest (coefficients of Cephes' expf). */
+INLINE vec exp_vec(vec x)
+{
+    x = clamp_vec(x, -87.0f, 87.0f);
+    const vec shift = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    vec rounded = x * 1.44269504f + shift;
+    ivec n = (ivec)rounded - (ivec)shift;
+    vec whole = __builtin_convertvector(n, vec);
+    vec r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    vec value = p * r * r + r + 1.0f;
+    return value * (vec)((n + 127) << 23);
+}
+
+/* erf, Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: within 1.5e-7. */
+INLINE vec erf_vec(vec x)
+{
+    vec a = abs_vec(x);
+    vec t = 1.0f / (a * 0.3275911f + 1.0f);
+    vec p = t * 1.061405429f - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vec value = 1.0f - p * t * exp_vec(-a * a);
+    return select_vec(x < splat(0), -value, value);
+}
+
+INLINE vec gelu_vec(vec x) { return x * 0.5f * (erf_vec(x * 0.70710678f) + 1.0f); }
+
+/* ---- products */
+
+/* c (rows, n) = a (rows, k) b (k, n) + bias, of R rows and V vectors of columns. Strides are in floats. */
+INLINE void tile(const float *restrict a, int64_t a_row, const float *restrict b, int64_t b_row,
+                 const float *restrict bias, float *restrict c, int64_t c_row, int64_t k, const int R, const int V)
+{
+    vec sum[4][4];
+    for (int v = 0; v < V; v++) {
+        vec start = bias ? load(bias + v * W) : splat(0);
+        for (int r = 0; r < R; r++) sum[r][v] = start;
+    }
+    for (int64_t i = 0; i < k; i++) {
+        vec right[4];
+        for (int v = 0; v < V; v++) right[v] = load(b + i * b_row + v * W);
+        for (int r = 0; r < R; r++) {
+            const vec left = splat(a[r * a_row + i]);
+            for (int v = 0; v < V; v++) sum[r][v] += left * right[v];
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) store(c + r * c_row + v * W, sum[r][v]);
+}
+
+#define TILE_ROWS(V)                                                                                       \
+    for (; row + 4 <= rows; row += 4)                                                                      \
+        tile(a + row * a_row, a_row, b + col, b_row, bias ? bias + col : 0, c + row * c_row + col, c_row, k, 4, V); \
+    for (; row < rows; row++)                                                                              \
+        tile(a + row * a_row, a_row, b + col, b_row, bias ? bias + col : 0, c + row * c_row + col, c_row, k, 1, V)
+
+/* As `tile` for any number of rows; n is a multiple of W. */
+static void product(const float *a, int64_t a_row, const float *b, int64_t b_row, const float *bias, float *c,
+                    int64_t c_row, int64_t rows, int64_t k, int64_t n)
+{
+    int64_t col = 0;
+    for (; col + 3 * W <= n; col += 3 * W) { int64_t row = 0; TILE_ROWS(3); }
+    for (; col + 2 * W <= n; col += 2 * W) { int64_t row = 0; TILE_ROWS(2); }
+    for (; col < n; col += W) { int64_t row = 0; TILE_ROWS(1); }
+}
+
+static void apply(const mmkd_linear *layer, const float *a, int64_t a_row, float *c, int64_t c_row, int64_t rows)
+{
+    int64_t n = mmkd_padded(layer->out);
+    product(a, a_row, layer->weight, n, layer->bias, c, c_row, rows, layer->in, n);
+}
+
+static void gelu(float *x, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += W) store(x + i, gelu_vec(load(x + i)));
+}
+
+/* Layer normalisation of one token (width,). */
+static void normalise(const float *x, const float *gain, const float *shift, int64_t width, float *to)
+{
+    float mean = 0, square = 0;
+    for (int64_t d = 0; d < width; d++) mean += x[d];
+    mean /= (float)width;
+    for (int64_t d = 0; d < width; d++) square += (x[d] - mean) * (x[d] - mean);
+    float per = 1 / sqrtf(square / (float)width + 1e-5f);
+    for (int64_t d = 0; d < width; d++) to[d] = (x[d] - mean) * per * gain[d] + shift[d];
+}
+
+static float dot(const float *a, const float *b, int64_t count)
+{
+    vec sum = splat(0);
+    int64_t i = 0;
+    for (; i + W <= count; i += W) sum += load(a + i) * load(b + i);
+    float rest = sum_vec(sum);
+    for (; i < count; i++) rest += a[i] * b[i];
+    return rest;
+}
+
+/* ---- scratch */
+
+typedef struct {
+    float *values, *present; /* (C, span): rows of channels, zeros beyond the window */
+    int64_t span, reach;     /* span of a row; samples of zeros before the window */
+    /* transformer */
+    float *views;                 /* (pad + T + pad, views) channels last */
+    float *local;                 /* (C, padded(T)) */
+    float *spectrum, *power, *bands, *statistics;
+    float *stage, *stage_out;     /* what a convolution of the stem reads, with zeros on both sides, and gives */
+    float *tokens, *normed, *project, *hidden, *mixed, *scores, *key, *value_rows, *bias, *pooled;
+    int64_t mixed_row;
+    /* causal steps */
+    float *both, *rows, *tones, *running, *total, *logits_of_keys;
+    float *state[MMKD_FRONT_STATES + 2 * MMKD_MAX_BLOCKS + 1], *news[MMKD_FRONT_STATES + 2 * MMKD_MAX_BLOCKS + 1];
+    /* convolutions */
+    float *phase, *nine, *answer, *mass;
+    int64_t phase_row;
+    float *embedding, *head, *distance;
+} buffers;
+
+typedef struct {
+    float *base;
+    size_t used;
+} arena;
+
+static float *take(arena *from, int64_t count)
+{
+    float *place = from->base ? from->base + from->used : 0;
+    from->used += (size_t)mmkd_padded(count > 0 ? count : 1);
+    return place;
+}
+
+/* Scratch of a causal encoder: three tokens at a time, and the states of a window that is computed step by step. */
+static void place_causal(const mmkd_model *model, arena *from, buffers *b)
+{
+    const mmkd_transformer *t = &model->transformer;
+    int64_t channels = model->channels, wide = mmkd_padded(t->width), length = t->reach + t->step, most = 0;
+    b->both = take(from, (t->history + t->step) * 2 * channels);
+    b->rows = take(from, 2 * channels * mmkd_padded(t->taps));
+    b->tones = take(from, 2 * channels * mmkd_padded(2 * t->bands));
+    b->running = take(from, 3 * channels);
+    b->total = take(from, t->sums + 2 * channels);
+    b->logits_of_keys = take(from, 3 * mmkd_padded(t->slots + 1));
+    b->bands = take(from, mmkd_padded(channels * t->bands));
+    b->statistics = take(from, t->statistics);
+    b->views = take(from, length * t->views);
+    for (int64_t s = 0; s < t->stages; s++) {
+        int64_t size = t->stage[s].length * mmkd_padded(t->stage[s].linear.out);
+        most = size > most ? size : most;
+    }
+    b->stage = take(from, most);
+    b->stage_out = take(from, most);
+    b->tokens = take(from, 3 * wide);
+    b->normed = take(from, 3 * wide);
+    b->project = take(from, 3 * mmkd_padded(3 * t->width));
+    b->hidden = take(from, 3 * mmkd_padded(t->block[0].up.out));
+    b->mixed_row = wide;
+    b->mixed = take(from, 3 * wide);
+    b->pooled = take(from, 3 * t->width);
+    for (int64_t n = 0; n < mmkd_states(model); n++) {
+        b->state[n] = take(from, mmkd_state_floats(model, n));
+        b->news[n] = take(from, mmkd_news_floats(model, n));
+    }
+}
+
+static size_t place(const mmkd_model *model, float *base, buffers *b)
+{
+    arena from = {base, 0};
+    int64_t samples = model->samples, channels = model->channels;
+    b->reach = model->has_convolutions ? mmkd_padded(model->convolutions.reach) : 0;
+    b->span = mmkd_padded(samples + 2 * b->reach + 3 * MMKD_LANES);
+    b->values = take(&from, channels * b->span);
+    b->present = take(&from, channels * b->span);
+    if (model->transformer.is_causal) place_causal(model, &from, b);
+    else if (model->has_transformer) {
+        const mmkd_transformer *t = &model->transformer;
+        int64_t row = mmkd_padded(t->width), count = t->tokens;
+        b->views = take(&from, (samples + 2 * t->stage[0].stride) * t->views);
+        b->local = take(&from, channels * mmkd_padded(samples));
+        b->spectrum = take(&from, channels * mmkd_padded(2 * t->bins));
+        b->power = take(&from, channels * mmkd_padded(t->bins));
+        b->bands = take(&from, channels * mmkd_padded(t->bands) + mmkd_padded(channels * t->bands));
+        b->statistics = take(&from, mmkd_padded(t->statistics));
+        int64_t most_in = 0, most_out = 0;
+        for (int64_t s = 0; s < t->stages; s++) {
+            int64_t pad = s + 1 < t->stages ? t->stage[s + 1].stride : 0, length = t->stage[s].length;
+            int64_t in = (length + 2 * pad) * t->stage[s].linear.out, out = length * mmkd_padded(t->stage[s].linear.out);
+            most_in = in > most_in ? in : most_in;
+            most_out = out > most_out ? out : most_out;
+        }
+        b->stage = take(&from, most_in);
+        b->stage_out = take(&from, most_out);
+        b->tokens = take(&from, count * row);
+        b->normed = take(&from, count * row);
+        b->project = take(&from, count * mmkd_padded(3 * t->width));
+        b->hidden = take(&from, count * mmkd_padded(t->depth ? t->block[0].up.out : 1));
+        b->mixed_row = row + mmkd_padded(t->width / t->heads); /* the last head writes whole vectors */
+        b->mixed = take(&from, count * b->mixed_row);
+        b->scores = take(&from, count * mmkd_padded(count));
+        b->key = take(&from, t->width / t->heads * mmkd_padded(count));
+        b->value_rows = take(&from, count * mmkd_padded(t->width / t->heads));
+        b->bias = take(&from, mmkd_padded(count));
+        b->pooled = take(&from, mmkd_padded(3 * t->width));
+    }
+    if (model->has_convolutions) {
+        const mmkd_convolutions *c = &model->convolutions;
+        int64_t row = mmkd_padded(c->positions);
+        b->phase_row = mmkd_padded(b->span / c->stride + 1) + 2 * MMKD_LANES;
+        b->phase = take(&from, channels * c->stride * b->phase_row);
+        b->nine = take(&from, channels * row);
+        b->answer = take(&from, row);
+        b->mass = take(&from, 2 * row);
+    }
+    b->embedding = take(&from, mmkd_padded(model->embedding) + mmkd_padded(model->embedding));
+    b->head = take(&from, mmkd_padded(model->outputs));
+    b->distance = take(&from, mmkd_padded(model->has_novelty ? model->novelty.out : 1));
+    return from.used;
+}
+
+/* ---- transformer: the same steps as networks/encoder.py, in its order */
+
+enum { LEVELS = 6 };
+static const float levels[LEVELS] = {-1.5f, -0.75f, -0.25f, 0.25f, 0.75f, 1.5f};
+static const float most = 8.0f;
+
+/* Views of one channel into b->views, its statistics into b->statistics; returns nothing else. */
+static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel)
+{
+    const mmkd_transformer *t = &model->transformer;
+    int64_t samples = model->samples, channels = model->channels, row = mmkd_padded(samples);
+    const float *x = b->values + channel * b->span + b->reach, *there = b->present + channel * b->span + b->reach;
+    float *scaled = b->local + channel * row; /* becomes the local view at the end */
+    float *view = b->views + t->stage[0].stride * t->views;
+    vec total = splat(0), count_sum = splat(0);
+    for (int64_t i = 0; i < row; i += W) {
+        vec p = load(there + i);
+        vec s = clamp_vec((load(x + i) - t->mean[channel]) * t->scale[channel], -most, most) * p;
+        store(scaled + i, s);
+        total += s;
+        count_sum += p;
+    }
+    float seen = sum_vec(count_sum), count = seen < 1 ? 1 : seen, mean = sum_vec(total) / count;
+    vec below[LEVELS], again = splat(0);
+    for (int level = 0; level < LEVELS; level++) below[level] = splat(0);
+    vec low = splat(3 * most), high = splat(-3 * most);
+    for (int64_t i = 0; i < row; i += W) {
+        vec p = load(there + i), s = load(scaled + i);
+        for (int level = 0; level < LEVELS; level++)
+            below[level] += p / (exp_vec((s - levels[level]) * 4.0f) + 1.0f);
+        again += (s - mean) * p;
+        if (!t->has_movement) {
+            low = min_vec(low, s + (1.0f - p) * 2.0f * most);
+            high = max_vec(high, s - (1.0f - p) * 2.0f * most);
+        }
+    }
+    for (int64_t i = 0; i < samples; i++) view[i * t->views + channel] = scaled[i];
+    float rest = sum_vec(again) / count, unit = t->has_movement ? t->movement[channel] : 1.0f;
+    vec squares = splat(0);
+    for (int64_t i = 0; i < row; i += W) {
+        vec moved = (load(scaled + i) - mean - rest) * load(there + i) * unit;
+        squares += moved * moved;
+        store(scaled + i, moved);
+    }
+    float spread = sqrtf(sum_vec(squares) / count + (t->has_movement ? 1e-3f : 1e-4f)), per = 1 / spread;
+    float step = 0, pairs = 0, slope = 0;
+    if (t->has_movement) {
+        const float *m = scaled;
+        for (int64_t i = 0; i < row; i += W) {
+            vec p = load(there + i), moved = clamp_vec(load(m + i), -most, most);
+            low = min_vec(low, moved + (1.0f - p) * 2.0f * most);
+            high = max_vec(high, moved - (1.0f - p) * 2.0f * most);
+        }
+        float before = 0;
+        for (int64_t i = 0; i < samples; i++) {
+            float now = clampf(m[i], -most, most);
+            if (i) {
+                float both = there[i] * there[i - 1];
+                step += fabsf(now - before) * both;
+                pairs += both;
+            }
+            slope += now * (2.0f * (float)i / (float)(samples > 1 ? samples - 1 : 1) - 1.0f);
+            view[i * t->views + 2 * channels + channel] = now;
+            before = now;
+        }
+        slope /= count;
+    } else {
+        for (int64_t i = 1; i < samples; i++) {
+            float both = there[i] * there[i - 1];
+            step += fabsf(view[i * t->views + channel] - view[(i - 1) * t->views + channel]) * both;
+            pairs += both;
+        }
+    }
+    vec third = splat(0), fourth = splat(0);
+    for (int64_t i = 0; i < row; i += W) {
+        vec local = load(scaled + i) * per, two = local * local;
+        third += two * local;
+        fourth += two * two;
+        store(scaled + i, local);
+    }
+    for (int64_t i = 0; i < samples; i++) {
+        view[i * t->views + channels + channel] = scaled[i];
+        view[i * t->views + t->views - channels + channel] = there[i];
+    }
+    float lowest = most, highest = -most;
+    for (int lane = 0; lane < W; lane++) {
+        lowest = low[lane] < lowest ? low[lane] : lowest;
+        highest = high[lane] > highest ? high[lane] : highest;
+    }
+    step /= pairs < 1 ? 1 : pairs;
+    float *out = b->statistics + channel;
+    *out = mean, out += channels;
+    *out = logf(spread), out += channels;
+    *out = lowest, out += channels;
+    *out = highest, out += channels;
+    *out = t->has_movement ? logf(step + 1e-2f) : step, out += channels;
+    *out = sum_vec(third) / count, out += channels;
+    *out = logf(sum_vec(fourth) / count + 1e-2f), out += channels;
+    if (t->has_movement) *out = slope, out += channels;
+    out += channel * (LEVELS - 1);
+    for (int level = 0; level < LEVELS; level++) out[level] = sum_vec(below[level]) / count;
+}
+
+static void encode(const mmkd_model *model, buffers *b, float *embedding)
+{
+    const mmkd_transformer *t = &model->transformer;
+    int64_t samples = model->samples, channels = model->channels, row = mmkd_padded(samples);
+    int64_t width = t->width, wide = mmkd_padded(width), time_tokens = t->tokens - MMKD_EXTRA_TOKENS;
+    for (int64_t c = 0; c < channels; c++) look_at_channel(model, b, c);
+    float *products = b->statistics + t->statistics - channels * channels;
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t d = 0; d <= c; d++)
+            products[c * channels + d] = products[d * channels + c] =
+                dot(b->local + c * row, b->local + d * row, row) / (float)samples;
+    int64_t parts = mmkd_padded(2 * t->bins), bins = mmkd_padded(t->bins), bands = mmkd_padded(t->bands);
+    product(b->local, row, t->basis, parts, 0, b->spectrum, parts, channels, samples, parts);
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t i = 0; i < t->bins; i++) {
+            float real = b->spectrum[c * parts + i], imaginary = b->spectrum[c * parts + t->bins + i];
+            b->power[c * bins + i] = real * real + imaginary * imaginary;
+        }
+    product(b->power, bins, t->pooling, bands, 0, b->bands, bands, channels, t->bins, bands);
+    float *log_power = b->bands + mmkd_padded(channels * bands);
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t i = 0; i < t->bands; i++) log_power[c * t->bands + i] = logf(b->bands[c * bands + i] + 1e-3f);
+
+    /* Convolutions of the stem as products: the rows that a kernel sees lie one after the other. */
+    const float *in = b->views;
+    int64_t in_row = t->views, pad = t->stage[0].stride * t->views;
+    memset(b->views, 0, (size_t)pad * sizeof(float));
+    memset(b->views + pad + samples * t->views, 0, (size_t)pad * sizeof(float));
+    for (int64_t s = 0; s < t->stages; s++) {
+        const mmkd_stage *stage = &t->stage[s];
+        int64_t out = stage->linear.out, out_row = mmkd_padded(out);
+        apply(&stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
+        gelu(b->stage_out, stage->length * out_row);
+        if (s + 1 == t->stages) break;
+        pad = t->stage[s + 1].stride * out;
+        memset(b->stage, 0, (size_t)pad * sizeof(float));
+        for (int64_t p = 0; p < stage->length; p++)
+            memcpy(b->stage + pad + p * out, b->stage_out + p * out_row, (size_t)out * sizeof(float));
+        memset(b->stage + pad + stage->length * out, 0, (size_t)pad * sizeof(float));
+        in = b->stage;
+        in_row = out;
+    }
+    memcpy(b->tokens, b->stage_out, (size_t)(time_tokens * wide) * sizeof(float));
+    apply(&t->spectrum, log_power, 0, b->tokens + time_tokens * wide, wide, 1);
+    apply(&t->summary, b->statistics, 0, b->tokens + (time_tokens + 1) * wide, wide, 1);
+    for (int64_t i = 0; i < t->tokens; i++)
+        for (int64_t d = 0; d < width; d++) b->tokens[i * wide + d] += t->position[i * width + d];
+
+    /* A token without a present sample is masked. */
+    int64_t stride = 1, any = 0;
+    for (int64_t s = 0; s < t->stages; s++) stride *= t->stage[s].stride;
+    for (int64_t i = 0; i < time_tokens; i++) {
+        float sum = 0;
+        for (int64_t c = 0; c < channels; c++) {
+            const float *there = b->present + c * b->span + b->reach;
+            for (int64_t p = i * stride; p < (i + 1) * stride && p < samples; p++) sum += there[p];
+        }
+        b->bias[i] = sum > 0 ? 0.0f : -1e4f;
+        any |= sum > 0;
+    }
+    b->bias[time_tokens] = b->bias[time_tokens + 1] = any ? 0.0f : -1e4f;
+    int64_t keys = mmkd_padded(t->tokens), head = width / t->heads, head_row = mmkd_padded(head);
+    for (int64_t i = t->tokens; i < keys; i++) b->bias[i] = -1e30f;
+
+    for (int64_t depth = 0; depth < t->depth; depth++) {
+        const mmkd_block *block = &t->block[depth];
+        int64_t project_row = mmkd_padded(3 * width), hidden_row = mmkd_padded(block->up.out);
+        for (int half = 0; half < 2; half++) {
+            const float *gain = half ? block->norm_feedforward_weight : block->norm_attention_weight;
+            const float *shift = half ? block->norm_feedforward_bias : block->norm_attention_bias;
+            for (int64_t i = 0; i < t->tokens; i++)
+                normalise(b->tokens + i * wide, gain, shift, width, b->normed + i * wide);
+            if (half) {
+                apply(&block->up, b->normed, wide, b->hidden, hidden_row, t->tokens);
+                gelu(b->hidden, t->tokens * hidden_row);
+                apply(&block->down, b->hidden, hidden_row, b->normed, wide, t->tokens);
+            } else {
+                apply(&block->project, b->normed, wide, b->project, project_row, t->tokens);
+                const float scale = 1 / sqrtf((float)head);
+                memset(b->key, 0, (size_t)(head * keys) * sizeof(float));
+                memset(b->value_rows, 0, (size_t)(t->tokens * head_row) * sizeof(float));
+                for (int64_t h = 0; h < t->heads; h++) {
+                    const float *query = b->project + h * head;
+                    for (int64_t i = 0; i < t->tokens; i++) {
+                        const float *from = b->project + i * project_row + h * head;
+                        for (int64_t d = 0; d < head; d++) {
+                            b->key[d * keys + i] = from[width + d] * scale;
+                            b->value_rows[i * head_row + d] = from[2 * width + d];
+                        }
+                    }
+                    product(query, project_row, b->key, keys, b->bias, b->scores, keys, t->tokens, head, keys);
+                    for (int64_t i = 0; i < t->tokens; i++) {
+                        float *score = b->scores + i * keys, top = score[0];
+                        for (int64_t j = 1; j < t->tokens; j++) top = score[j] > top ? score[j] : top;
+                        vec total = splat(0);
+                        for (int64_t j = 0; j < keys; j += W) {
+                            vec e = exp_vec(load(score + j) - top);
+                            store(score + j, e);
+                            total += e;
+                        }
+                        float per = 1 / sum_vec(total);
+                        for (int64_t j = 0; j < keys; j += W) store(score + j, load(score + j) * per);
+                    }
+                    /* Heads in ascending order: what one writes beyond its columns the next one overwrites. */
+                    product(b->scores, keys, b->value_rows, head_row, 0, b->mixed + h * head, b->mixed_row, t->tokens,
+                            t->tokens, head_row);
+                }
+                apply(&block->out, b->mixed, b->mixed_row, b->normed, wide, t->tokens);
+            }
+            for (int64_t i = 0; i < t->tokens * wide; i += W)
+                store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
+        }
+    }
+
+    float with_samples = 0;
+    memset(b->pooled, 0, (size_t)mmkd_padded(3 * width) * sizeof(float));
+    for (int64_t i = 0; i < t->tokens; i++) {
+        if (i < time_tokens && b->bias[i] != 0) continue;
+        normalise(b->tokens + i * wide, t->norm_weight, t->norm_bias, width, b->normed);
+        float *to = b->pooled + (i < time_tokens ? 0 : (i - time_tokens + 1) * width);
+        for (int64_t d = 0; d < width; d++) to[d] += b->normed[d];
+        with_samples += i < time_tokens;
+    }
+    for (int64_t d = 0; d < width; d++) b->pooled[d] /= with_samples < 1 ? 1 : with_samples;
+    apply(&t->mix, b->pooled, 0, b->normed, wide, 1);
+    gelu(b->normed, wide);
+    memcpy(embedding, b->normed, (size_t)width * sizeof(float));
+}
+
+/* ---- causal steps: the same as networks/step.py */
+
+/* Count, mean and squared distance of each channel over the blocks of a window, the new one included. */
+static void running_statistics(const mmkd_transformer *t, int64_t channels, int64_t slot, const float *moments,
+                               const float *now, float *running)
+{
+    for (int64_t c = 0; c < channels; c++) {
+        float count = 0, sum = 0, squares = 0;
+        for (int64_t j = 0; j <= t->slots; j++) {
+            if (j == slot) continue;
+            const float *m = j < t->slots ? moments + j * 3 * channels : now;
+            count += m[c];
+            sum += m[c] * m[channels + c];
+            squares += m[2 * channels + c];
+        }
+        count = count < 1 ? 1 : count;
+        float centre = sum / count;
+        for (int64_t j = 0; j <= t->slots; j++) {
+            if (j == slot) continue;
+            const float *m = j < t->slots ? moments + j * 3 * channels : now;
+            squares += m[c] * (m[channels + c] - centre) * (m[channels + c] - centre);
+        }
+        running[c] = count;
+        running[channels + c] = centre;
+        running[2 * channels + c] = sqrtf(squares / count + 1e-4f);
+    }
+}
+
+/* What a block leaves behind: sums and peaks. `both` has the samples before it in front. */
+static void leave_behind(const mmkd_transformer *t, int64_t channels, const float *both, const float *now,
+                         const float *tones, const float *running, float *sums, float *peaks)
+{
+    int64_t row = 2 * channels, tone_row = mmkd_padded(2 * t->bands);
+    float *below = sums + 2 * channels, *power = below + LEVELS * channels, *products = power + t->bands * channels;
+    const float *block = both + t->history * row;
+    memset(sums, 0, (size_t)t->sums * sizeof(float));
+    memset(peaks, 0, (size_t)(2 * channels) * sizeof(float));
+    for (int64_t i = 0; i < t->step; i++)
+        for (int64_t c = 0; c < channels; c++) {
+            float x = block[i * row + c], there = block[i * row + channels + c];
+            float before = block[(i - 1) * row + c], pair = there * block[(i - 1) * row + channels + c];
+            sums[c] += fabsf(x - before) * pair;
+            sums[channels + c] += pair;
+            for (int64_t level = 0; level < LEVELS; level++)
+                below[c * LEVELS + level] += there / (1 + expf((x - levels[level]) * 4.0f));
+            float down = (2 * most - x) * there, up = (2 * most + x) * there;
+            peaks[c] = down > peaks[c] ? down : peaks[c];
+            peaks[channels + c] = up > peaks[channels + c] ? up : peaks[channels + c];
+            for (int64_t d = 0; d < channels; d++)
+                products[c * channels + d] += (x - now[channels + c]) * there *
+                                              (block[i * row + d] - now[channels + d]) * block[i * row + channels + d];
+        }
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t f = 0; f < t->bands; f++) {
+            const float *value = tones + c * tone_row, *presence = tones + (channels + c) * tone_row;
+            float real = value[f] - running[channels + c] * presence[f];
+            float imaginary = value[t->bands + f] - running[channels + c] * presence[t->bands + f];
+            power[c * t->bands + f] = real * real + imaginary * imaginary;
+        }
+}
+
+/* Spectrum (b->bands) and statistics (b->statistics) of the window that ends with the new block. */
+static void summarise(const mmkd_transformer *t, int64_t channels, int64_t slot, const float *const *state,
+                      float *const *news, buffers *b)
+{
+    const float *running = b->running;
+    float *sums = b->total, *peaks = b->total + t->sums;
+    memcpy(sums, news[2], (size_t)t->sums * sizeof(float));
+    memcpy(peaks, news[3], (size_t)(2 * channels) * sizeof(float));
+    for (int64_t j = 0; j < t->slots; j++) {
+        if (j == slot) continue;
+        for (int64_t i = 0; i < t->sums; i++) sums[i] += state[2][j * t->sums + i];
+        for (int64_t i = 0; i < 2 * channels; i++) {
+            float peak = state[3][j * 2 * channels + i];
+            peaks[i] = peak > peaks[i] ? peak : peaks[i];
+        }
+    }
+    const float *below = sums + 2 * channels, *power = below + LEVELS * channels;
+    const float *products = power + t->bands * channels;
+    float *out = b->statistics, *whole = out + (5 + LEVELS) * channels;
+    memcpy(whole, products, (size_t)(channels * channels) * sizeof(float));
+    for (int64_t c = 0; c < channels; c++) {
+        float spread = running[2 * channels + c], heard = 0;
+        for (int64_t j = 0; j <= t->slots; j++) {
+            if (j == slot) continue;
+            const float *m = j < t->slots ? state[1] + j * 3 * channels : news[1];
+            heard += m[c] < 1 ? m[c] : 1;
+            for (int64_t d = 0; d < channels; d++)
+                whole[c * channels + d] += sqrtf(m[c] * m[d]) * (m[channels + c] - running[channels + c]) *
+                                           (m[channels + d] - running[channels + d]);
+        }
+        heard = heard < 1 ? 1 : heard;
+        for (int64_t f = 0; f < t->bands; f++)
+            b->bands[c * t->bands + f] = logf(power[c * t->bands + f] / (heard * spread * spread) + 1e-3f);
+        float low = 2 * most - peaks[c], high = peaks[channels + c] - 2 * most;
+        float pairs = sums[channels + c] < 1 ? 1 : sums[channels + c];
+        out[c] = running[channels + c];
+        out[channels + c] = logf(spread);
+        out[2 * channels + c] = low > most ? most : low;
+        out[3 * channels + c] = high < -most ? -most : high;
+        out[4 * channels + c] = sums[c] / pairs;
+        for (int64_t level = 0; level < LEVELS; level++)
+            out[5 * channels + c * LEVELS + level] = below[c * LEVELS + level] / running[c];
+    }
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t d = 0; d < channels; d++)
+            whole[c * channels + d] /=
+                running[2 * channels + c] * running[2 * channels + d] * (float)(t->step * t->slots);
+}
+
+/* The newest three tokens ask the kept time tokens, those of the first `filled` slots, and the newest one. */
+static void attend(const mmkd_transformer *t, int64_t depth, int64_t slot, int64_t filled, const float *there,
+                   const float *keys, const float *values, float *new_keys, float *new_values, buffers *b)
+{
+    int64_t width = t->width, head = width / t->heads, row = mmkd_padded(3 * width), wide = mmkd_padded(width);
+    const float scale = 1 / sqrtf((float)head);
+    memcpy(new_keys, b->project + width, (size_t)width * sizeof(float));
+    memcpy(new_values, b->project + 2 * width, (size_t)width * sizeof(float));
+    for (int64_t h = 0; h < t->heads; h++) {
+        const float *codes = t->relative + (depth * t->heads + h) * t->slots;
+        for (int64_t q = 0; q < 3; q++) {
+            const float *query = b->project + q * row + h * head;
+            float *score = b->logits_of_keys, top = -INFINITY, total = 0, *mixed = b->mixed + q * wide + h * head;
+            for (int64_t j = 0; j <= t->slots; j++) {
+                if (j == slot || (j >= filled && j < t->slots)) continue;
+                const float *key = j < t->slots ? keys + (h * t->slots + j) * head : new_keys + h * head;
+                int64_t age = j == t->slots ? 0 : j < slot ? slot - j : slot - j + t->slots;
+                float sum = 0;
+                for (int64_t d = 0; d < head; d++) sum += query[d] * key[d];
+                score[j] = sum * scale + codes[t->slots - 1 - age] + (there[j] - 1.0f) * 1e4f;
+                top = score[j] > top ? score[j] : top;
+            }
+            for (int64_t d = 0; d < head; d++) mixed[d] = 0;
+            for (int64_t j = 0; j <= t->slots; j++) {
+                if (j == slot || (j >= filled && j < t->slots)) continue;
+                const float *value = j < t->slots ? values + (h * t->slots + j) * head : new_values + h * head;
+                float weight = expf(score[j] - top);
+                total += weight;
+                for (int64_t d = 0; d < head; d++) mixed[d] += weight * value[d];
+            }
+            for (int64_t d = 0; d < head; d++) mixed[d] /= total;
+        }
+    }
+}
+
+static void step_encode(const mmkd_model *model, buffers *b, const float *values, const float *present, int64_t slot,
+                        int64_t filled, const float *const *state, float *const *news, float *embedding)
+{
+    const mmkd_transformer *t = &model->transformer;
+    int64_t channels = model->channels, row = 2 * channels, width = t->width, wide = mmkd_padded(width);
+    memcpy(b->both, state[0], (size_t)(t->history * row) * sizeof(float));
+    float *block = b->both + t->history * row, *now = news[1];
+    memset(now, 0, (size_t)(3 * channels) * sizeof(float));
+    for (int64_t i = 0; i < t->step; i++)
+        for (int64_t c = 0; c < channels; c++) {
+            float there = present[i * channels + c];
+            float x = clampf((values[i * channels + c] - t->mean[c]) * t->scale[c], -most, most) * there;
+            block[i * row + c] = x;
+            block[i * row + channels + c] = there;
+            now[c] += there;
+            now[channels + c] += x;
+        }
+    for (int64_t c = 0; c < channels; c++) {
+        now[channels + c] /= now[c] < 1 ? 1 : now[c];
+        for (int64_t i = 0; i < t->step; i++) {
+            float rest = (block[i * row + c] - now[channels + c]) * block[i * row + channels + c];
+            now[2 * channels + c] += rest * rest;
+        }
+    }
+    memcpy(news[0], b->both + t->step * row, (size_t)(t->history * row) * sizeof(float));
+    running_statistics(t, channels, slot, state[1], now, b->running);
+    int64_t taps_row = mmkd_padded(t->taps), tone_row = mmkd_padded(2 * t->bands);
+    const float *last = b->both + (t->history + t->step - t->taps) * row;
+    for (int64_t c = 0; c < row; c++)
+        for (int64_t i = 0; i < t->taps; i++) b->rows[c * taps_row + i] = last[i * row + c];
+    product(b->rows, taps_row, t->filters, tone_row, 0, b->tones, tone_row, row, t->taps, tone_row);
+    leave_behind(t, channels, b->both, now, b->tones, b->running, news[2], news[3]);
+    summarise(t, channels, slot, state, news, b);
+
+    memcpy(b->views, state[4], (size_t)(t->reach * t->views) * sizeof(float));
+    for (int64_t i = 0; i < t->step; i++)
+        for (int64_t c = 0; c < channels; c++) {
+            float x = block[i * row + c], there = block[i * row + channels + c], *to = b->views + (t->reach + i) * t->views;
+            to[c] = x;
+            to[channels + c] = (x - b->running[channels + c]) * there / b->running[2 * channels + c];
+            to[2 * channels + c] = there;
+        }
+    memcpy(news[4], b->views + t->step * t->views, (size_t)(t->reach * t->views) * sizeof(float));
+    const float *in = b->views;
+    int64_t in_row = t->views;
+    for (int64_t s = 0; s < t->stages; s++) {
+        const mmkd_stage *stage = &t->stage[s];
+        int64_t out = stage->linear.out, out_row = mmkd_padded(out);
+        apply(&stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
+        gelu(b->stage_out, stage->length * out_row);
+        for (int64_t p = 0; p < stage->length; p++)
+            memcpy(b->stage + p * out, b->stage_out + p * out_row, (size_t)out * sizeof(float));
+        in = b->stage;
+        in_row = out;
+    }
+    memcpy(b->tokens, b->stage_out, (size_t)wide * sizeof(float));
+    apply(&t->spectrum, b->bands, 0, b->tokens + wide, wide, 1);
+    apply(&t->summary, b->statistics, 0, b->tokens + 2 * wide, wide, 1);
+
+    float there[MMKD_MAX_SLOTS + 1];
+    for (int64_t j = 0; j <= t->slots; j++) {
+        const float *m = j < t->slots ? state[1] + j * 3 * channels : now;
+        float count = 0;
+        for (int64_t c = 0; c < channels; c++) count += m[c];
+        there[j] = count < 1 ? count : 1;
+    }
+    for (int64_t depth = 0; depth < t->depth; depth++) {
+        const mmkd_block *layer = &t->block[depth];
+        int64_t project_row = mmkd_padded(3 * width), hidden_row = mmkd_padded(layer->up.out);
+        for (int64_t i = 0; i < 3; i++)
+            normalise(b->tokens + i * wide, layer->norm_attention_weight, layer->norm_attention_bias, width,
+                      b->normed + i * wide);
+        apply(&layer->project, b->normed, wide, b->project, project_row, 3);
+        int64_t pair = MMKD_FRONT_STATES + 2 * depth;
+        attend(t, depth, slot, filled, there, state[pair], state[pair + 1], news[pair], news[pair + 1], b);
+        apply(&layer->out, b->mixed, b->mixed_row, b->normed, wide, 3);
+        for (int64_t i = 0; i < 3 * wide; i += W) store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
+        for (int64_t i = 0; i < 3; i++)
+            normalise(b->tokens + i * wide, layer->norm_feedforward_weight, layer->norm_feedforward_bias, width,
+                      b->normed + i * wide);
+        apply(&layer->up, b->normed, wide, b->hidden, hidden_row, 3);
+        gelu(b->hidden, 3 * hidden_row);
+        apply(&layer->down, b->hidden, hidden_row, b->normed, wide, 3);
+        for (int64_t i = 0; i < 3 * wide; i += W) store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
+    }
+    int64_t pool = MMKD_FRONT_STATES + 2 * t->depth;
+    float seen = there[t->slots], *token = news[pool];
+    normalise(b->tokens, t->norm_weight, t->norm_bias, width, token);
+    for (int64_t d = 0; d < width; d++) b->pooled[d] = there[t->slots] * token[d];
+    for (int64_t j = 0; j < t->slots; j++) {
+        if (j == slot) continue;
+        seen += there[j];
+        for (int64_t d = 0; d < width; d++) b->pooled[d] += there[j] * state[pool][j * width + d];
+    }
+    for (int64_t d = 0; d < width; d++) b->pooled[d] /= seen < 1 ? 1 : seen;
+    for (int64_t i = 1; i < 3; i++)
+        normalise(b->tokens + i * wide, t->norm_weight, t->norm_bias, width, b->pooled + i * width);
+    apply(&t->mix, b->pooled, 0, b->normed, wide, 1);
+    gelu(b->normed, wide);
+    memcpy(embedding, b->normed, (size_t)width * sizeof(float));
+}
+
+/* A whole window of a causal student: its blocks, one step after the other. */
+static void encode_causal(const mmkd_model *model, buffers *b, const float *values, const float *present,
+                          float *embedding)
+{
+    const mmkd_transformer *t = &model->transformer;
+    int64_t channels = model->channels, lead = t->slots * t->step - model->samples, states = mmkd_states(model);
+    int64_t head = t->width / t->heads;
+    for (int64_t n = 0; n < states; n++) memset(b->state[n], 0, (size_t)mmkd_state_floats(model, n) * sizeof(float));
+    for (int64_t number = 0; number < t->slots; number++) {
+        const float *x = b->values, *there = b->present;
+        if (number == 0) { /* begins with missing samples, in rows that are not used otherwise */
+            memset(b->values, 0, (size_t)(t->step * channels) * sizeof(float));
+            memset(b->present, 0, (size_t)(t->step * channels) * sizeof(float));
+            memcpy(b->values + lead * channels, values, (size_t)((t->step - lead) * channels) * sizeof(float));
+            memcpy(b->present + lead * channels, present, (size_t)((t->step - lead) * channels) * sizeof(float));
+        } else {
+            x = values + (number * t->step - lead) * channels;
+            there = present + (number * t->step - lead) * channels;
+        }
+        step_encode(model, b, x, there, number, number, (const float *const *)b->state, b->news, embedding);
+        for (int64_t n = 0; n < states; n++) {
+            int64_t size = mmkd_news_floats(model, n);
+            int is_key = n >= MMKD_FRONT_STATES && n < states - 1;
+            if (n == 0 || n == 4) memcpy(b->state[n], b->news[n], (size_t)size * sizeof(float));
+            else if (!is_key) memcpy(b->state[n] + number * size, b->news[n], (size_t)size * sizeof(float));
+            else
+                for (int64_t h = 0; h < t->heads; h++) /* (heads, slots, head) */
+                    memcpy(b->state[n] + (h * t->slots + number) * head, b->news[n] + h * head,
+                           (size_t)head * sizeof(float));
+        }
+    }
+}
+
+/* ---- convolutions: the features of networks/rocket.py; a kernel's answer is computed once for all its features */
+
+static void convolve(const mmkd_model *model, buffers *b, float *embedding)
+{
+    const mmkd_convolutions *c = &model->convolutions;
+    int64_t channels = model->channels, samples = model->samples, stride = c->stride, count = c->positions;
+    int64_t row = mmkd_padded(count), long_row = b->phase_row, dilation = -1;
+    /* Of every stride-th sample from each phase on, so that a position is the next number. */
+    for (int64_t ch = 0; ch < channels; ch++)
+        for (int64_t phase = 0; phase < stride; phase++) {
+            float *to = b->phase + (ch * stride + phase) * long_row;
+            const float *x = b->values + ch * b->span, *there = b->present + ch * b->span;
+            for (int64_t i = 0; i < long_row; i++) {
+                int64_t at = i * stride + phase, inside = at >= b->reach && at < b->reach + samples;
+                to[i] = inside ? clampf((x[at] - c->mean[ch]) * c->scale[ch], -most, most) * there[at] : 0.0f;
+            }
+        }
+    int all_there = 1;
+    for (int64_t ch = 0; ch < channels && all_there; ch++) {
+        const float *there = b->present + ch * b->span + b->reach;
+        float sum = 0;
+        for (int64_t i = 0; i < samples; i++) sum += there[i];
+        all_there = sum == (float)samples;
+    }
+    for (int64_t number = 0; number < c->kernels; number++) {
+        const mmkd_kernel *kernel = c->kernel + number;
+        const int32_t *reads = c->channel + kernel->first_channel;
+        if (kernel->dilation != dilation) {
+            dilation = kernel->dilation;
+            for (int64_t ch = 0; ch < channels; ch++)
+                for (int64_t i = 0; i < row; i += W) {
+                    vec sum = splat(0);
+                    for (int64_t tap = 0; tap < 9; tap++) {
+                        int64_t at = b->reach + (tap - 4) * dilation;
+                        sum += load(b->phase + (ch * stride + at % stride) * long_row + at / stride + i);
+                    }
+                    store(b->nine + ch * row + i, sum);
+                }
+        }
+        int64_t edge = kernel->padded ? 0 : 4 * dilation, first = (edge + stride - 1) / stride;
+        int64_t last = samples - edge <= 0 ? 0 : (samples - edge - 1) / stride + 1; /* beyond the last position */
+        const float *from[3];
+        for (int place = 0; place < 3; place++) {
+            int64_t at = b->reach + (kernel->places[place] - 4) * dilation;
+            from[place] = b->phase + at % stride * long_row + at / stride;
+        }
+        for (int64_t i = 0; i < row; i += W) {
+            vec sum = splat(0);
+            for (int32_t r = 0; r < kernel->channels; r++) {
+                int64_t shift = reads[r] * stride * long_row + i;
+                sum += (load(from[0] + shift) + load(from[1] + shift) + load(from[2] + shift)) * 3.0f -
+                       load(b->nine + reads[r] * row + i);
+            }
+            store(b->answer + i, sum);
+        }
+        float *mass = b->mass, total = 0;
+        for (int64_t i = 0; i < row; i++) {
+            float there = i >= first && i < last;
+            if (there && !all_there) {
+                there = 0;
+                for (int32_t r = 0; r < kernel->channels; r++)
+                    there += b->present[reads[r] * b->span + b->reach + i * stride];
+                there /= (float)kernel->channels;
+            }
+            mass[i] = there;
+            total += there;
+        }
+        float per = 1 / (total < 1 ? 1 : total), seen = total < 1 ? total : 1;
+        for (int32_t f = kernel->first_feature; f < kernel->first_feature + kernel->features; f++) {
+            vec sum = splat(0);
+            for (int64_t i = 0; i < row; i += W)
+                sum += clamp_vec(load(b->answer + i) * c->slope[f] + c->offset[f], 0.0f, 1.0f) * load(mass + i);
+            embedding[f] = (sum_vec(sum) * per - c->feature_mean[f] * seen) * c->feature_scale[f];
+        }
+    }
+}
+
+/* ---- all of it */
+
+/* From b->embedding to the answers. */
+static void answer(const mmkd_model *model, buffers *b, float *logits, float *probabilities, float *novelty)
+{
+    apply(&model->head, b->embedding, 0, b->head, 0, 1);
+    float top = -INFINITY, total = 0;
+    for (int64_t k = 0; k < model->outputs; k++) {
+        logits[k] = b->head[k];
+        float sharp = b->head[k] * model->sharpness;
+        top = sharp > top ? sharp : top;
+        probabilities[k] = sharp;
+    }
+    for (int64_t k = 0; k < model->outputs; k++) {
+        float sharp = probabilities[k];
+        if (model->task == MMKD_CLASSIFICATION) total += probabilities[k] = expf(sharp - top);
+        else if (model->task == MMKD_MULTI_LABEL) probabilities[k] = 1 / (1 + expf(-sharp));
+        else probabilities[k] = sharp * model->target_std + model->target_mean;
+    }
+    if (model->task == MMKD_CLASSIFICATION)
+        for (int64_t k = 0; k < model->outputs; k++) probabilities[k] /= total;
+    if (!novelty || !model->has_novelty) return;
+    float *apart = b->embedding + mmkd_padded(model->embedding), far = 0, nearest = INFINITY;
+    for (int64_t i = 0; i < model->embedding; i++) apart[i] = b->embedding[i] - model->novelty_middle[i];
+    apply(&model->novelty, apart, 0, b->distance, 0, 1);
+    for (int64_t i = 0; i < model->novelty.out; i++) nearest = b->distance[i] < nearest ? b->distance[i] : nearest;
+    for (int64_t i = 0; i < model->embedding; i++) far += apart[i] * apart[i] * model->novelty_squares[i];
+    *novelty = far + nearest > 0 ? far + nearest : 0;
+}
+
+static void run(const mmkd_model *model, float *scratch, const float *values, const float *present, float *logits,
+                float *probabilities, float *novelty)
+{
+    buffers b = {0};
+    place(model, scratch, &b);
+    if (model->transformer.is_causal) {
+        encode_causal(model, &b, values, present, b.embedding);
+    } else {
+        memset(b.values, 0, (size_t)(model->channels * b.span) * sizeof(float));
+        memset(b.present, 0, (size_t)(model->channels * b.span) * sizeof(float));
+        for (int64_t i = 0; i < model->samples; i++)
+            for (int64_t c = 0; c < model->channels; c++) {
+                b.values[c * b.span + b.reach + i] = values[i * model->channels + c];
+                b.present[c * b.span + b.reach + i] = present[i * model->channels + c];
+            }
+        if (model->has_transformer) encode(model, &b, b.embedding);
+        if (model->has_convolutions) convolve(model, &b, b.embedding + model->transformer.width);
+    }
+    answer(model, &b, logits, probabilities, novelty);
+}
+
+static void step(const mmkd_model *model, float *scratch, const float *values, const float *present, int64_t slot,
+                 const float *const *states, float *const *news, float *logits, float *probabilities, float *novelty)
+{
+    buffers b = {0};
+    place(model, scratch, &b);
+    step_encode(model, &b, values, present, slot, model->transformer.slots, states, news, b.embedding);
+    answer(model, &b, logits, probabilities, novelty);
+}
+
+const mmkd_computing MMKD_NAME = {run, step};
+
+#ifdef MMKD_SIZES
+size_t mmkd_scratch_floats(const mmkd_model *model)
+{
+    buffers b = {0};
+    return place(model, 0, &b);
+}
+
+int64_t mmkd_news_floats(const mmkd_model *model, int64_t number)
+{
+    const mmkd_transformer *t = &model->transformer;
+    switch (number) {
+    case 0: return t->history * 2 * model->channels;
+    case 1: return 3 * model->channels;
+    case 2: return t->sums;
+    case 3: return 2 * model->channels;
+    case 4: return t->reach * t->views;
+    default: return t->width;
+    }
+}
+
+int64_t mmkd_state_floats(const mmkd_model *model, int64_t number)
+{
+    int is_whole = number == 0 || number == 4;
+    return mmkd_news_floats(model, number) * (is_whole ? 1 : model->transformer.slots);
+}
+#endif

@@ -1,0 +1,390 @@
+/* Reads the tensors of a .native file and checks every number before compute.c relies on it.
+ *
+ * The file: "MMKDNAT1", uint32 tensors, uint32 zero, then for each tensor 24 bytes of name, uint32 kind (0 float32,
+ * 1 int32, 2 bytes), uint32 dimensions (2), 4 uint32 sizes (the last two zero), uint64 offset from the start of the file;
+ * then the tensors, each at a multiple of 64. Little-endian.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "model.h"
+
+enum { FLOAT = 0, WHOLE = 1, TEXT = 2 };
+enum { HEADER = 16, ENTRY = 56, NAME = 24, MOST_TENSORS = 512, MOST_SIZE = 1 << 20 };
+enum { CAUSAL_KERNEL = 5 };
+#define MOST_BYTES ((size_t)1 << 30)
+
+typedef struct {
+    const unsigned char *data; /* aligned to 64 */
+    size_t size;
+    uint32_t tensors;
+    char *error;
+    size_t error_size;
+    int failed;
+} reader;
+
+static uint32_t u32(const unsigned char *at)
+{
+    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+static uint64_t u64(const unsigned char *at) { return (uint64_t)u32(at) | (uint64_t)u32(at + 4) << 32; }
+
+static const void *fail(reader *r, const char *name, const char *what)
+{
+    if (!r->failed && r->error && r->error_size) snprintf(r->error, r->error_size, "%s: %s", name, what);
+    r->failed = 1;
+    return NULL;
+}
+
+/* The tensor of this name and these sizes; NULL after the first failure. */
+static const void *tensor(reader *r, const char *name, uint32_t kind, int64_t first, int64_t second)
+{
+    if (r->failed) return NULL;
+    for (uint32_t i = 0; i < r->tensors; i++) {
+        const unsigned char *entry = r->data + HEADER + (size_t)i * ENTRY;
+        if (strncmp((const char *)entry, name, NAME)) continue;
+        uint32_t rows = u32(entry + 32), columns = u32(entry + 36);
+        uint64_t offset = u64(entry + 48), bytes = (kind == TEXT ? 1 : 4) * (uint64_t)rows * columns;
+        if (u32(entry + 24) != kind || u32(entry + 28) != 2 || rows != (uint64_t)first || columns != (uint64_t)second)
+            return fail(r, name, "does not have the sizes that the model needs");
+        if (offset % 64 || offset > r->size || bytes > r->size - offset)
+            return fail(r, name, "lies outside of the file");
+        const float *values = (const float *)(const void *)(r->data + offset);
+        for (uint64_t n = 0; kind == FLOAT && n < bytes / 4; n++)
+            if (!isfinite(values[n])) return fail(r, name, "expected finite numbers");
+        return values;
+    }
+    return fail(r, name, "expected this tensor, found none");
+}
+
+static const float *floats(reader *r, const char *name, int64_t rows, int64_t columns)
+{
+    return (const float *)tensor(r, name, FLOAT, rows, columns);
+}
+
+static const char *numbered(char *text, const char *prefix, int64_t number, const char *suffix)
+{
+    snprintf(text, NAME, "%s%d%s", prefix, (int)number, suffix);
+    return text;
+}
+
+static mmkd_linear linear(reader *r, const char *name, int64_t in, int64_t out)
+{
+    char text[NAME];
+    mmkd_linear layer = {0, 0, in, out};
+    snprintf(text, sizeof text, "%.20s.w", name);
+    layer.weight = floats(r, text, in, mmkd_padded(out));
+    snprintf(text, sizeof text, "%.20s.b", name);
+    layer.bias = floats(r, text, 1, mmkd_padded(out));
+    return layer;
+}
+
+static int in_range(reader *r, const char *name, int64_t value, int64_t low, int64_t high)
+{
+    if (value >= low && value <= high) return 1;
+    fail(r, name, "is out of its range");
+    return 0;
+}
+
+/* Sizes that follow from the stem of a causal student; returns the rows that a step gives the stem, 0 on failure. */
+static int64_t read_causal(reader *r, mmkd_model *model, const int32_t *stem)
+{
+    mmkd_transformer *t = &model->transformer;
+    int64_t channels = model->channels, step = 1, field = 1;
+    for (int64_t s = 0; s < t->stages; s++) {
+        if (!in_range(r, "stride", stem[2 * s], 1, model->samples)) return 0;
+        field += (CAUSAL_KERNEL - 1) * step;
+        step *= stem[2 * s];
+        if (!in_range(r, "step", step, 1, model->samples)) return 0;
+    }
+    t->step = step, t->reach = field - step, t->slots = (model->samples + step - 1) / step;
+    if (!in_range(r, "slots", t->slots, 2, MMKD_MAX_SLOTS) || !in_range(r, "reach", t->reach, 1, MOST_SIZE) ||
+        !in_range(r, "taps", t->taps, 1, t->step * t->slots))
+        return 0;
+    t->history = t->taps > t->step ? t->taps - t->step : 1;
+    t->views = 3 * channels;
+    t->sums = channels * (8 + t->bands + channels);
+    t->statistics = channels * (11 + channels);
+    t->filters = floats(r, "t.filters", t->taps, mmkd_padded(2 * t->bands));
+    t->relative = floats(r, "t.relative", t->depth * t->heads, t->slots);
+    return t->reach + t->step;
+}
+
+static void read_transformer(reader *r, mmkd_model *model)
+{
+    mmkd_transformer *t = &model->transformer;
+    const int32_t *sizes = (const int32_t *)tensor(r, "t.sizes", WHOLE, 1, 10);
+    if (!sizes) return;
+    t->width = sizes[0], t->heads = sizes[1], t->depth = sizes[2], t->stages = sizes[4], t->bands = sizes[5];
+    t->bins = sizes[6], t->has_movement = sizes[7] != 0, t->is_causal = sizes[8] != 0, t->taps = sizes[9];
+    int64_t hidden = sizes[3], channels = model->channels, samples = model->samples;
+    if (!in_range(r, "width", t->width, 1, 4096) || !in_range(r, "heads", t->heads, 1, t->width) ||
+        !in_range(r, "depth", t->depth, 1, MMKD_MAX_BLOCKS) || !in_range(r, "hidden", hidden, 1, 16384) ||
+        !in_range(r, "stages", t->stages, 1, MMKD_MAX_STAGES) || !in_range(r, "bands", t->bands, 1, 4096) ||
+        !in_range(r, "bins", t->bins, 1, samples))
+        return;
+    if (t->width % t->heads) { fail(r, "heads", "expected a divisor of the width"); return; }
+    t->views = (3 + t->has_movement) * channels;
+    t->statistics = (13 + t->has_movement) * channels + channels * channels;
+    t->mean = floats(r, "t.mean", 1, channels);
+    t->scale = floats(r, "t.scale", 1, channels);
+    t->movement = floats(r, "t.movement", 1, channels);
+    if (!t->is_causal) {
+        t->basis = floats(r, "t.basis", samples, mmkd_padded(2 * t->bins));
+        t->pooling = floats(r, "t.pooling", t->bins, mmkd_padded(t->bands));
+    }
+    const int32_t *stem = (const int32_t *)tensor(r, "t.stem", WHOLE, t->stages, 2);
+    int64_t length = samples, in = (3 + (t->has_movement && !t->is_causal)) * channels;
+    char text[NAME], part[NAME];
+    if (t->is_causal && stem && !(length = read_causal(r, model, stem))) return;
+    for (int64_t s = 0; s < t->stages && stem; s++) {
+        int64_t stride = stem[2 * s], out = stem[2 * s + 1];
+        if (!in_range(r, "stride", stride, 1, length > 1 ? length : 1) || !in_range(r, "channels", out, 1, 4096)) return;
+        int64_t kernel = t->is_causal ? CAUSAL_KERNEL : 2 * stride + 1;
+        t->stage[s].stride = stride;
+        t->stage[s].length = length = t->is_causal ? (length - kernel) / stride + 1 : (length + stride - 1) / stride;
+        t->stage[s].linear = linear(r, numbered(text, "t.stem", s, ""), kernel * in, out);
+        in = out;
+    }
+    if (in != t->width) { fail(r, "t.stem", "expected the width of the tokens"); return; }
+    t->tokens = length + MMKD_EXTRA_TOKENS;
+    if (t->is_causal && length != 1) { fail(r, "t.stem", "expected one token of a step"); return; }
+    t->spectrum = linear(r, "t.spectrum", channels * t->bands, t->width);
+    t->summary = linear(r, "t.statistics", t->statistics, t->width);
+    if (!t->is_causal) t->position = floats(r, "t.position", t->tokens, t->width);
+    for (int64_t n = 0; n < t->depth; n++) {
+        mmkd_block *block = &t->block[n];
+        const char *const norms[] = {".n1.w", ".n1.b", ".n2.w", ".n2.b"};
+        const float **to[] = {&block->norm_attention_weight, &block->norm_attention_bias,
+                              &block->norm_feedforward_weight, &block->norm_feedforward_bias};
+        for (int i = 0; i < 4; i++) *to[i] = floats(r, numbered(text, "t.", n, norms[i]), 1, t->width);
+        block->project = linear(r, numbered(part, "t.", n, ".project"), t->width, 3 * t->width);
+        block->out = linear(r, numbered(part, "t.", n, ".out"), t->width, t->width);
+        block->up = linear(r, numbered(part, "t.", n, ".up"), t->width, hidden);
+        block->down = linear(r, numbered(part, "t.", n, ".down"), hidden, t->width);
+    }
+    t->norm_weight = floats(r, "t.norm.w", 1, t->width);
+    t->norm_bias = floats(r, "t.norm.b", 1, t->width);
+    t->mix = linear(r, "t.mix", 3 * t->width, t->width);
+}
+
+static void read_convolutions(reader *r, mmkd_model *model)
+{
+    mmkd_convolutions *c = &model->convolutions;
+    const int32_t *sizes = (const int32_t *)tensor(r, "c.sizes", WHOLE, 1, 4);
+    if (!sizes) return;
+    c->kernels = sizes[0], c->features = sizes[1], c->stride = sizes[2];
+    int64_t listed = sizes[3];
+    if (!in_range(r, "kernels", c->kernels, 1, MOST_SIZE) || !in_range(r, "features", c->features, 1, MOST_SIZE) ||
+        !in_range(r, "stride", c->stride, 1, model->samples) || !in_range(r, "listed", listed, 1, MOST_SIZE))
+        return;
+    c->positions = (model->samples + c->stride - 1) / c->stride;
+    c->mean = floats(r, "c.mean", 1, model->channels);
+    c->scale = floats(r, "c.scale", 1, model->channels);
+    c->slope = floats(r, "c.slope", 1, c->features);
+    c->offset = floats(r, "c.offset", 1, c->features);
+    c->feature_mean = floats(r, "c.feature_mean", 1, c->features);
+    c->feature_scale = floats(r, "c.feature_scale", 1, c->features);
+    c->kernel = (const mmkd_kernel *)tensor(r, "c.kernel", WHOLE, c->kernels, sizeof(mmkd_kernel) / 4);
+    c->channel = (const int32_t *)tensor(r, "c.channel", WHOLE, 1, listed);
+    if (r->failed) return;
+    int64_t feature = 0, longest = (model->samples - 1) / 8;
+    for (int64_t i = 0; i < listed; i++)
+        if (!in_range(r, "c.channel", c->channel[i], 0, model->channels - 1)) return;
+    for (int64_t n = 0; n < c->kernels; n++) {
+        const mmkd_kernel *k = c->kernel + n;
+        if (!in_range(r, "dilation", k->dilation, 1, longest > 1 ? longest : 1) ||
+            !in_range(r, "c.kernel", k->first_feature, feature, feature) ||
+            !in_range(r, "c.kernel", k->features, 1, c->features - feature) ||
+            !in_range(r, "c.kernel", k->channels, 1, listed) ||
+            !in_range(r, "c.kernel", k->first_channel, 0, listed - k->channels))
+            return;
+        for (int i = 0; i < 3; i++)
+            if (!in_range(r, "places", k->places[i], 0, 8)) return;
+        feature += k->features;
+        c->reach = 4 * k->dilation > c->reach ? 4 * k->dilation : c->reach;
+    }
+    if (feature != c->features) fail(r, "c.kernel", "expected every feature once");
+}
+
+static void read_model(reader *r, mmkd_model *model)
+{
+    if (r->size < HEADER || memcmp(r->data, "MMKDNAT1", 8)) { fail(r, "file", "expected a native model"); return; }
+    r->tensors = u32(r->data + 8);
+    if (r->tensors > MOST_TENSORS || r->size < HEADER + (size_t)r->tensors * ENTRY) {
+        fail(r, "file", "ends before its tensors");
+        return;
+    }
+    const int32_t *sizes = (const int32_t *)tensor(r, "sizes", WHOLE, 1, 8);
+    const float *scales = floats(r, "scales", 1, 3);
+    model->modality = (const char *)tensor(r, "modality", TEXT, 1, MMKD_NAME_BYTES);
+    if (!sizes || !scales || !model->modality) return;
+    if (!memchr(model->modality, 0, MMKD_NAME_BYTES)) { fail(r, "modality", "expected a text that ends"); return; }
+    model->samples = sizes[0], model->channels = sizes[1], model->outputs = sizes[2], model->task = sizes[3];
+    model->has_transformer = sizes[4] != 0, model->has_convolutions = sizes[5] != 0;
+    int64_t centres = sizes[6];
+    model->has_novelty = centres > 0;
+    model->sharpness = scales[0], model->target_mean = scales[1], model->target_std = scales[2];
+    if (!in_range(r, "samples", model->samples, 1, MOST_SIZE) || !in_range(r, "channels", model->channels, 1, 1024) ||
+        !in_range(r, "samples", model->samples * model->channels, 1, MOST_SIZE) ||
+        !in_range(r, "outputs", model->outputs, 1, 4096) || !in_range(r, "task", model->task, 0, 2) ||
+        !in_range(r, "centres", centres, 0, 4096))
+        return;
+    if (!model->has_transformer && !model->has_convolutions) { fail(r, "sizes", "expected a member, found none"); return; }
+    if (model->has_transformer) read_transformer(r, model);
+    if (model->has_convolutions) read_convolutions(r, model);
+    if (r->failed) return;
+    model->embedding = model->transformer.width + model->convolutions.features;
+    model->head = linear(r, "head", model->embedding, model->outputs);
+    if (model->has_novelty) {
+        model->novelty = linear(r, "novelty", model->embedding, centres);
+        model->novelty_middle = floats(r, "novelty.middle", 1, model->embedding);
+        model->novelty_squares = floats(r, "novelty.squares", 1, model->embedding);
+    }
+}
+
+static int set_isa(mmkd_model *model, int isa)
+{
+    int best = MMKD_ISA_BASE;
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = MMKD_ISA_AVX2;
+    if (best == MMKD_ISA_AVX2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+        best = MMKD_ISA_AVX512;
+#endif
+    model->isa = isa == MMKD_ISA_BEST ? best : isa;
+    if (model->isa < MMKD_ISA_BASE || model->isa > best) return MMKD_UNKNOWN_ISA;
+    model->computing = &mmkd_compute_base;
+#if defined(__x86_64__)
+    if (model->isa == MMKD_ISA_AVX2) model->computing = &mmkd_compute_avx2;
+    if (model->isa == MMKD_ISA_AVX512) model->computing = &mmkd_compute_avx512;
+#endif
+    return MMKD_OK;
+}
+
+static void *aligned(void *memory) { return (void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63); }
+
+#ifndef MMKD_SOURCES
+#define MMKD_SOURCES ""
+#endif
+
+int mmkd_abi_version(void) { return MMKD_ABI; }
+
+const char *mmkd_sources(void) { return MMKD_SOURCES; }
+
+int mmkd_model_open(const void *data, size_t size, int isa, mmkd_model **result, char *error, size_t error_size)
+{
+    *result = NULL;
+    reader r = {NULL, size, 0, error, error_size, 0};
+    if (size > MOST_BYTES) {
+        fail(&r, "file", "is larger than 1 GiB");
+        return MMKD_DAMAGED;
+    }
+    mmkd_model *model = calloc(1, sizeof *model);
+    void *memory = model ? malloc(size + 64) : NULL;
+    if (!memory) {
+        free(model);
+        return MMKD_NO_MEMORY;
+    }
+    model->memory = memory;
+    memcpy(aligned(memory), data, size);
+    r.data = aligned(memory);
+    read_model(&r, model);
+    int status = r.failed ? MMKD_DAMAGED : set_isa(model, isa);
+    if (status == MMKD_UNKNOWN_ISA) fail(&r, "isa", "this processor or this build lacks these instructions");
+    if (status == MMKD_OK) {
+        model->scratch_floats = mmkd_scratch_floats(model);
+        *result = model;
+    } else
+        mmkd_model_close(model);
+    return status;
+}
+
+void mmkd_model_close(mmkd_model *model)
+{
+    if (model) free(model->memory);
+    free(model);
+}
+
+mmkd_facts mmkd_model_facts(const mmkd_model *model)
+{
+    mmkd_facts facts = {(int32_t)model->samples, (int32_t)model->channels, (int32_t)model->outputs,
+                        model->has_novelty, model->task, model->isa, (int32_t)model->transformer.step,
+                        (int32_t)mmkd_states(model), model->scratch_floats * sizeof(float)};
+    return facts;
+}
+
+const char *mmkd_model_modality(const mmkd_model *model) { return model->modality; }
+
+int mmkd_state(const mmkd_model *model, int32_t number, char name[16], int32_t shape[4], int32_t *axis)
+{
+    static const char *const front[] = {"history", "moments", "sums", "peaks", "series"};
+    const mmkd_transformer *t = &model->transformer;
+    int32_t slots = (int32_t)t->slots, new_values = 0, last = (int32_t)mmkd_states(model) - 1;
+    if (number < 0 || number > last) return 0;
+    new_values = (int32_t)mmkd_news_floats(model, number);
+    shape[0] = 1;
+    if (number >= MMKD_FRONT_STATES && number < last) {
+        int32_t pair = number - MMKD_FRONT_STATES;
+        snprintf(name, 16, "%s_%d", pair % 2 ? "values" : "keys", (int)(pair / 2) % 100);
+        shape[1] = (int32_t)t->heads, shape[2] = slots, shape[3] = (int32_t)(t->width / t->heads);
+        *axis = 2;
+        return 4;
+    }
+    snprintf(name, 16, "%s", number == last ? "tokens" : front[number]);
+    int32_t columns = number == 0 ? 2 * (int32_t)model->channels : number == 4 ? (int32_t)t->views : new_values;
+    *axis = number == 0 || number == 4 ? -1 : 1;
+    shape[1] = *axis < 0 ? new_values / columns : slots;
+    shape[2] = columns;
+    return 3;
+}
+
+/* Tiny numbers count as zero while this runs: they would take a hundred times as long. Returns what to set back. */
+static uint64_t flush_to_zero(void)
+{
+    uint64_t before = 0;
+#if defined(__x86_64__)
+    before = _mm_getcsr();
+    _mm_setcsr((unsigned)before | 0x8040);
+#elif defined(__aarch64__)
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | (uint64_t)1 << 24));
+#endif
+    return before;
+}
+
+static void set_back(uint64_t before)
+{
+#if defined(__x86_64__)
+    _mm_setcsr((unsigned)before);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(before));
+#else
+    (void)before;
+#endif
+}
+
+void mmkd_run(const mmkd_model *model, void *scratch, const float *values, const float *present, float *logits,
+              float *probabilities, float *novelty)
+{
+    uint64_t before = flush_to_zero();
+    model->computing->run(model, (float *)scratch, values, present, logits, probabilities, novelty);
+    set_back(before);
+}
+
+void mmkd_step(const mmkd_model *model, void *scratch, const float *values, const float *present, int32_t slot,
+               const float *const *states, float *const *news, float *logits, float *probabilities, float *novelty)
+{
+    uint64_t before = flush_to_zero();
+    model->computing->step(model, (float *)scratch, values, present, slot, states, news, logits, probabilities,
+                           novelty);
+    set_back(before);
+}

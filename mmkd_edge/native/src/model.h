@@ -1,0 +1,101 @@
+/* The tensors of a model after they were checked: what compute.c reads. */
+#ifndef MMKD_MODEL_H
+#define MMKD_MODEL_H
+
+#include "../include/mmkd.h"
+
+enum { MMKD_MAX_STAGES = 16, MMKD_MAX_BLOCKS = 16, MMKD_LANES = 16, MMKD_EXTRA_TOKENS = 2 };
+enum { MMKD_NAME_BYTES = 256, MMKD_FRONT_STATES = 5, MMKD_MAX_SLOTS = 1024 };
+enum { MMKD_CLASSIFICATION = 0, MMKD_MULTI_LABEL = 1, MMKD_REGRESSION = 2 };
+
+/* Columns of every weight are padded to whole vectors of the widest kind. */
+static inline int64_t mmkd_padded(int64_t count) { return (count + MMKD_LANES - 1) / MMKD_LANES * MMKD_LANES; }
+
+/* y = x W + b, W as (in, padded(out)), b as (padded(out),). */
+typedef struct {
+    const float *weight, *bias;
+    int64_t in, out;
+} mmkd_linear;
+
+typedef struct {
+    mmkd_linear linear; /* in = kernel * channels */
+    int64_t stride, length; /* positions of the output */
+} mmkd_stage;
+
+typedef struct {
+    const float *norm_attention_weight, *norm_attention_bias, *norm_feedforward_weight, *norm_feedforward_bias;
+    mmkd_linear project, out, up, down;
+} mmkd_block;
+
+typedef struct {
+    int64_t width, heads, depth, tokens, stages, bands, statistics, views;
+    int has_movement;
+    const float *mean, *scale, *movement; /* (C,): scale is 1 / std, movement is std / movement */
+    const float *basis, *pooling;         /* (T, padded(2 F)), (F, padded(bands)) */
+    int64_t bins;
+    mmkd_stage stage[MMKD_MAX_STAGES];
+    mmkd_linear spectrum, summary;
+    const float *position; /* (tokens, width) */
+    mmkd_block block[MMKD_MAX_BLOCKS];
+    const float *norm_weight, *norm_bias;
+    mmkd_linear mix;
+    /* of a causal student alone */
+    int is_causal;
+    int64_t step, slots, taps, reach, history, sums; /* step: samples of a block; slots: blocks of a window */
+    const float *filters;  /* (taps, padded(2 bands)) */
+    const float *relative; /* (depth * heads, slots), the newest last */
+} mmkd_transformer;
+
+/* One convolutional kernel of nine weights, -1 and 2 at three places, and its features. */
+typedef struct {
+    int32_t dilation, padded, first_feature, features;
+    int32_t places[3];
+    int32_t first_channel, channels; /* in `channel` of mmkd_convolutions */
+} mmkd_kernel;
+
+typedef struct {
+    int64_t kernels, features, stride, positions;
+    const float *mean, *scale; /* (C,) */
+    const mmkd_kernel *kernel; /* sorted by dilation */
+    const int32_t *channel;
+    const float *slope, *offset;               /* (F,): of the ramp */
+    const float *feature_mean, *feature_scale; /* (F,): scale is 1 / std */
+    int64_t reach;                             /* 4 times the largest dilation */
+} mmkd_convolutions;
+
+struct mmkd_model {
+    void *memory;
+    const char *modality;
+    int isa;
+    int64_t samples, channels, outputs, embedding;
+    int task, has_transformer, has_convolutions, has_novelty;
+    float sharpness, target_mean, target_std;
+    mmkd_transformer transformer;
+    mmkd_convolutions convolutions;
+    mmkd_linear head;
+    mmkd_linear novelty; /* (E, centres) and |c|^2 */
+    const float *novelty_middle, *novelty_squares;
+    size_t scratch_floats;
+    const struct mmkd_computing *computing;
+};
+
+/* What each instruction set computes: a window; a step of a causal student. */
+typedef struct mmkd_computing {
+    void (*run)(const mmkd_model *, float *, const float *, const float *, float *, float *, float *);
+    void (*step)(const mmkd_model *, float *, const float *, const float *, int64_t, const float *const *,
+                 float *const *, float *, float *, float *);
+} mmkd_computing;
+
+/* Each instruction set compiles compute.c once. */
+extern const mmkd_computing mmkd_compute_base, mmkd_compute_avx2, mmkd_compute_avx512;
+/* Floats of a state of a causal student, and of what a step adds to it. In order: history, moments, sums, peaks,
+ * series, then keys and values of each block, then tokens. */
+int64_t mmkd_state_floats(const mmkd_model *model, int64_t number);
+int64_t mmkd_news_floats(const mmkd_model *model, int64_t number);
+static inline int64_t mmkd_states(const mmkd_model *model)
+{
+    return model->transformer.is_causal ? MMKD_FRONT_STATES + 2 * model->transformer.depth + 1 : 0;
+}
+size_t mmkd_scratch_floats(const mmkd_model *model);
+
+#endif
