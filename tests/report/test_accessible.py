@@ -124,7 +124,6 @@ def rendered(
     data_document: Document,
     fleet: dict[str, Document],
     judging_document: Document,
-    student: Document,
     three: Document,
     searched: Document,
 ) -> dict[str, str]:
