@@ -163,10 +163,7 @@ def test_a_plan_looks_at_its_source_once(exported, tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"exclude": "head"},
-            "--exclude 'head': nothing is quantised; add --precision int8, or leave it out",
-        ),
+        ({"exclude": "head"}, "--exclude 'head': nothing is quantised; add --precision int8, or leave it out"),
         (
             {"max_drop_points": 2.0},
             "--max-drop-points 2: no artifact of lower precision is judged; add --precision, or leave it out",

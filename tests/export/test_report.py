@@ -40,10 +40,7 @@ def test_keys_that_a_later_version_added_are_left_alone():
             {"format_version": 2},
             "report.json: expected format_version 1, got 2; read it with the release that wrote it",
         ),
-        (
-            {"model_id": 7},
-            "report.json: Expected `str`, got `int` - at `$.model_id`; export the checkpoint again",
-        ),
+        ({"model_id": 7}, "report.json: Expected `str`, got `int` - at `$.model_id`; export the checkpoint again"),
     ],
 )
 def test_a_report_of_another_version_says_so(change: dict[str, object], message: str):

@@ -88,8 +88,7 @@ class JudgingOptions:
         Path | None, Option("Windows that judge, instead of half of the others.", ("--eval",), "DATA|FILE.npz")
     ] = None
     golden: Annotated[
-        GoldenChoice,
-        Option("Golden windows in the bundle: recordings, or synthetic ones.", ("--golden",)),
+        GoldenChoice, Option("Golden windows in the bundle: recordings, or synthetic ones.", ("--golden",))
     ] = ExportPlan.golden
     drift_reference: Annotated[
         Path | None,

@@ -10,25 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mmkd_edge.bundle.manifest import (
-    StateTensor,
-    Streaming,
-    graph_inputs,
-    graph_outputs,
-    step_inputs,
-    step_outputs,
-)
+from mmkd_edge.bundle.manifest import StateTensor, Streaming, graph_inputs, graph_outputs, step_inputs, step_outputs
 from mmkd_edge.errors import MmkdError, UsageError, first_line
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
 from mmkd_export.graph.layers import LEARNT_OPS, layers_by_source, learnt_layers, select_layers
-from mmkd_export.graph.onnx_graph import (
-    INT8_KEY,
-    OPSET,
-    STATISTICS_KEY,
-    check_exported,
-    clean_graph,
-    graph_bytes,
-)
+from mmkd_export.graph.onnx_graph import INT8_KEY, OPSET, STATISTICS_KEY, check_exported, clean_graph, graph_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

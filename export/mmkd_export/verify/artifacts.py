@@ -88,12 +88,7 @@ def prove_fp32(model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat
 
 
 def prove_lower_precision(
-    model: bytes,
-    proof_set: ProofSet,
-    rule: GateRule,
-    *,
-    precision: Precision,
-    file_format: ArtifactFormat = "onnx",
+    model: bytes, proof_set: ProofSet, rule: GateRule, *, precision: Precision, file_format: ArtifactFormat = "onnx"
 ) -> ProvenArtifact:
     """Run an artifact of lower precision in the backend of its format; its report's `gate` has the verdict.
 

@@ -8,13 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mmkd_edge.predict.preprocess import prepare
-from mmkd_export.graph.calibration import (
-    BINS,
-    Magnitudes,
-    add_values,
-    clipping_range,
-    tensor_magnitudes,
-)
+from mmkd_export.graph.calibration import BINS, Magnitudes, add_values, clipping_range, tensor_magnitudes
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 EMPTY = Magnitudes(counts=np.zeros(BINS, dtype=np.int64), top=0.0, largest=0.0)

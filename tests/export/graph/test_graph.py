@@ -49,14 +49,8 @@ def test_a_cleaned_graph_keeps_its_weights_and_loses_its_origin():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (
-            _graph(opset=21),
-            "the exported graph: expected opset 20 and no other operators, got {'': 21}; " + ADVICE,
-        ),
-        (
-            _graph(ir_version=9),
-            "the exported graph: expected IR version 10, got 9; " + ADVICE,
-        ),
+        (_graph(opset=21), "the exported graph: expected opset 20 and no other operators, got {'': 21}; " + ADVICE),
+        (_graph(ir_version=9), "the exported graph: expected IR version 10, got 9; " + ADVICE),
         (
             _graph(nodes=[helper.make_node("MatMul", ["x", "missing"], ["y"])]),
             "the exported graph is not valid ONNX: Nodes in a graph must be topologically sorted, "

@@ -95,11 +95,7 @@ def test_a_key_that_cannot_sign_is_told_before_the_work(student_file: Path, tmp_
 
 
 def test_inspect_says_who_signed_and_refuses_what_nobody_did(
-    sealed: Path,
-    exported: ExportResult,
-    key: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    sealed: Path, exported: ExportResult, key: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = key.parent / "keys"
     key_id = json.loads((keys / "fleet.pub").read_text())["key_id"]

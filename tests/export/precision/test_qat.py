@@ -273,10 +273,7 @@ CAUSAL = (
             ["--preset", "base"],
             "--preset base cannot be combined with --qat, which has the student's size; leave it out",
         ),
-        (
-            ["--modality", "gyro"],
-            "--qat {start}: expected a student of 'gyro', got one of 'acc'; use --modality acc",
-        ),
+        (["--modality", "gyro"], "--qat {start}: expected a student of 'gyro', got one of 'acc'; use --modality acc"),
         (["--causal"], CAUSAL),
         (["--qat", "{causal}"], CAUSAL.replace("{start}", "{causal}")),
         (

@@ -219,11 +219,7 @@ def test_engines_of_every_precision_are_built_with_sidecars_and_logs(
 ):
     output = tmp_path / "student.edge"
     plan = ExportPlan(
-        source=mixed.path,
-        output=output,
-        targets=("trt",),
-        precisions=("fp16", "int8"),
-        platform="trt-rtx",
+        source=mixed.path, output=output, targets=("trt",), precisions=("fp16", "int8"), platform="trt-rtx"
     )
     result = export(plan)
     assert [Path(engine.path).name for engine in result.engines] == ["student.fp16.engine", "student.int8.engine"]
