@@ -266,7 +266,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
         ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"
     )
 
-    def measure(student: Path, teacher: Path) -> PairLatency:
+    def _measure(student: Path, teacher: Path) -> PairLatency:
         from mmkd_export.graph.onnx_from_student import onnx_from_teacher
         from mmkd_export.pipeline import export
         from mmkd_export.plan import export_plan
@@ -279,7 +279,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
             export(export_plan(student, output=bundle))
             return pair_latency(model, bundle, duration_s=duration_s)
 
-    return measure
+    return _measure
 
 
 def pair_latency(teacher: Path, student: Path, *, duration_s: float) -> PairLatency:

@@ -1,7 +1,7 @@
-"""What is combined: teachers, student sizes, methods, learning rates and seeds, and the names of what they give.
+"""Combinations of teachers, student sizes, methods, learning rates and seeds, and the names of their folders.
 
 A name follows from everything that decides a result and from nothing else, so that processes, hosts and later runs
-agree on what is finished without talking to each other.
+agree on what is finished.
 """
 
 from __future__ import annotations
@@ -72,17 +72,15 @@ def _teacher(text: str, dataset: Dataset) -> TeacherChoice:
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all runs of one sensor share, and what decides their weights.
+    """Settings that all runs of one sensor share and that decide their weights.
 
     Attributes:
         modality: the student's.
         self_training: train a second generation of every teacher on the unlabelled windows too.
-        teacher_train: seeds are the runs'.
-        student_train: seeds and learning rates are the runs'.
-        choose: train every student in several forms (`training.choosing.race`), of which validation keeps one.
-        labels_compete: in the race of a taught student, the student of labels only takes part.
+        choose: train every student in several forms; validation chooses one.
+        labels_compete: the student of labels only takes part in the race of a taught one.
         left_out: what each fold leaves out; None deals folds by groups.
-        threads: of every training; other numbers of threads may give other last bits.
+        threads: of every training; another number may change the last bits.
     """
 
     dataset_sha256: str
@@ -99,10 +97,10 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be combined.
+    """The teachers, sizes, methods and learning rates to combine.
 
     Attributes:
-        baseline_learning_rates: those that labels only may choose from; empty for those of everyone.
+        baseline_learning_rates: of labels only; empty for those of everyone.
     """
 
     teachers: tuple[TeacherChoice, ...]
@@ -112,15 +110,15 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     baseline_learning_rates: tuple[float, ...] = ()
 
     def learning_rates_for(self, entry: Entry) -> tuple[float, ...]:
-        """The learning rates that an entry may choose from."""
+        """Return the learning rates that an entry may choose from."""
         return (self.baseline_learning_rates if entry.method == NONE else ()) or self.learning_rates
 
     def teacher(self, name: str) -> TeacherChoice:
-        """The teacher of that name."""
+        """Return the teacher of that name."""
         return next(teacher for teacher in self.teachers if teacher.name == name)
 
     def method(self, name: str) -> Method:
-        """The method of that name."""
+        """Return the method of that name."""
         return next(method for method in self.methods if method.name == name)
 
 
@@ -133,7 +131,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An entry with a learning rate: what a search chooses among."""
+    """An entry with a learning rate, which a search chooses."""
 
     entry: Entry
     learning_rate: float
@@ -147,7 +145,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def entries(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Entry, ...]:
-    """Every combination that can be trained, labels only first, once for each student size."""
+    """Return every combination that can be trained, with labels only once for each student size."""
     combined = [
         Entry(student=student, method=method.name, teacher=None if method.recipe is None else teacher.name)
         for student, method, teacher in product(space.students, space.methods, space.teachers)
@@ -156,7 +154,7 @@ def entries(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Entry, ...]
 
 
 def candidates(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Candidate, ...]:
-    """Every entry with every learning rate."""
+    """Return every entry with every learning rate."""
     return tuple(
         Candidate(entry=entry, learning_rate=rate)
         for entry in entries(space, impossible)
@@ -193,7 +191,7 @@ def check_space(space: Space) -> None:
 
 
 def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
-    """The name of a trial's folder: what people read in it, and a hash of all that decides its weights."""
+    """Return the name of a student's folder: words for people, and a hash of all that decides its weights."""
     entry, rate = trial.candidate.entry, trial.candidate.learning_rate
     own = msgspec.structs.replace(
         conditions,
@@ -216,7 +214,7 @@ def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
 
 
 def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> str:
-    """The name of a teacher's folder, as `trial_name`."""
+    """Return the name of a teacher's folder, as `trial_name`."""
     own = msgspec.structs.replace(
         conditions, student_train=TrainConfig(), modality="", choose=False, labels_compete=False
     )
@@ -225,5 +223,5 @@ def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> s
 
 
 def short_hash(value: Any) -> str:
-    """A short hash of a JSON value."""
+    """Return a short hash of a JSON value."""
     return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:_DIGITS]
