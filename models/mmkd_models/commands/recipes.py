@@ -136,17 +136,17 @@ def reading_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
 
-        def show(done: int, total: int) -> None:
+        def _show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        yield show
+        yield _show
 
 
 def _plain_lines(title: str) -> Callable[[int, int], None]:
     begun = time.monotonic()
     last = begun
 
-    def show(done: int, total: int) -> None:
+    def _show(done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _PLAIN_EVERY_S:
@@ -155,4 +155,4 @@ def _plain_lines(title: str) -> Callable[[int, int], None]:
             sys.stderr.write(f"{title}: {done / _MEGABYTE:.0f} of {total / _MEGABYTE:.0f} MB, {left_s:.0f} s left\n")
             sys.stderr.flush()
 
-    return show
+    return _show
