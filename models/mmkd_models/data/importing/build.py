@@ -19,7 +19,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.cutting.cut import Cut, cut, most_windows
 from mmkd_models.data.importing.cutting.deal import deal_groups, far_apart, named_splits, split_by_time
-from mmkd_models.data.importing.cutting.labels import encoded, task_of
+from mmkd_models.data.importing.cutting.labels import answers_task, encode_answers
 from mmkd_models.data.importing.limits import WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import (
     TARGET,
@@ -31,7 +31,7 @@ from mmkd_models.data.importing.recipe import (
     rule_problems,
 )
 from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, ImportedSensor
-from mmkd_models.data.importing.timing.grids import Grids, Placed
+from mmkd_models.data.importing.timing.grids import GridRecording, Grids
 from mmkd_models.data.kinds import (
     FULL_SCALE,
     MISSING_COUNT,
@@ -59,7 +59,7 @@ class BuiltReport:
     Attributes:
         absent: sensors that were not there, as `recording: sensor`.
         classes: by split, how many windows each class has; of several labels how many have it.
-        targets: by split, the lowest, mean and highest number of a regression; empty where there is none.
+        targets: by split, the lowest, mean and highest number of a regression; empty without labels.
     """
 
     dataset: Dataset
@@ -124,15 +124,15 @@ def import_recordings(
         tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name,
         Grids(Path(name), sensors, cover=windows.cover) as grids,
     ):
-        placed = (grids.add(recorded) for recorded in recordings)
+        recording = (grids.add(recorded) for recorded in recordings)
         return build_dataset(
-            path, placed, grids, scratch=Path(name), windows=windows, labels=labels, split=split, facts=facts
+            path, recording, grids, scratch=Path(name), windows=windows, labels=labels, split=split, facts=facts
         )
 
 
 def build_dataset(
     path: Path,
-    recordings: Iterable[Placed],
+    recordings: Iterable[GridRecording],
     grids: Grids,
     *,
     scratch: Path,
@@ -151,17 +151,17 @@ def build_dataset(
     modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors if sensor.name != TARGET]
     refuse("windows", [text for modality in modalities for text in _modality_problems(modality)])
     bytes_each, count = sum(map(window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
-    done, cuts, left_out = list[Placed](), list[Cut](), Counter[str]()
-    for placed in recordings:
+    done, cuts, left_out = list[GridRecording](), list[Cut](), Counter[str]()
+    for recording in recordings:
         refuse_more(
-            (count + most_windows(placed, modalities, windows)) * bytes_each,
+            (count + most_windows(recording, modalities, windows)) * bytes_each,
             grids.most_bytes,
-            where=placed.name,
+            where=recording.name,
             what=f"windows every {windows.hop_s:g} s",
             cure="lengthen 'windows.stride_s'",
         )
-        done.append(placed)
-        cuts.append(cut(placed, grids, modalities, labels=labels, windows=windows, split=split))
+        done.append(recording)
+        cuts.append(cut(recording, grids, modalities, labels=labels, windows=windows, split=split))
         count += len(cuts[-1].starts_s)
         left_out.update(cuts[-1].left_out)
     left_out = +left_out
@@ -171,9 +171,9 @@ def build_dataset(
             f"'windows': expected windows, got none{f' ({reasons})' if reasons else ''};"
             " shorten 'length_s', or look at the times of sensors and labels"
         )
-    answers = [answer for one in cuts for answer in one.answers]
-    task = task_of(answers, labels)
-    plan = _plan_windows(done, cuts, encoded(answers, task), split)
+    answers = [answer for part in cuts for answer in part.answers]
+    task = answers_task(answers, labels)
+    plan = _plan_windows(done, cuts, encode_answers(answers, task), split)
 
     def drop(plan: _Plan, reason: str, is_wrong: _Mask) -> _Plan:
         left_out.update({reason: int(is_wrong.sum())} if is_wrong.any() else {})
@@ -185,12 +185,12 @@ def build_dataset(
         source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
         plan = drop(plan, "equal to one of another split", _copies(plan, source, modalities))
     # A split without any label is one that nobody has labelled yet, as of a new machine.
-    is_known = is_labelled(plan.labels)
-    needs_label = (plan.splits > 0) & np.isin(plan.splits, np.unique(plan.splits[is_known]))
-    plan = drop(plan, "without a label in valid or test", needs_label & ~is_known)
+    is_labelled_window = is_labelled(plan.labels)
+    needs_label = (plan.splits > 0) & np.isin(plan.splits, np.unique(plan.splits[is_labelled_window]))
+    plan = drop(plan, "without a label in valid or test", needs_label & ~is_labelled_window)
 
-    is_utc = all(one.is_utc for one in done)
-    origins_s = np.array([one.origin_ns for one in done], dtype=np.float64) / SECOND_NS
+    is_utc = all(recording.is_utc for recording in done)
+    origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
     times = origins_s[plan.recording] + plan.starts_s if is_utc else None
     source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
     dataset = write_dataset(
@@ -200,7 +200,10 @@ def build_dataset(
         modalities=modalities,
         splits={
             split_name: {
-                **{one.name: _store(scratch / f"{number}-{one.name}.npy", source, one, rows) for one in modalities},
+                **{
+                    modality.name: _store(scratch / f"{number}-{modality.name}.npy", source, modality, rows)
+                    for modality in modalities
+                },
                 **_columns(plan, rows, times, group=split.group, metadata=windows.metadata),
             }
             for number, split_name in enumerate(SPLIT_NAMES)
@@ -209,17 +212,17 @@ def build_dataset(
         source=facts.source,
         licence=facts.licence,
         left_out=left_out,
-        episode_names=[one.name for one in done],
+        episode_names=[recording.name for recording in done],
     )
     return BuiltReport(
         dataset=dataset,
         recordings=len(done),
         cover=windows.cover,
         left_out=left_out,
-        absent=tuple(f"{one.name}: {name}" for one in done for name in one.absent if name != TARGET),
+        absent=tuple(f"{recording.name}: {name}" for recording in done for name in recording.absent if name != TARGET),
         has_times=is_utc,
         classes={name: _class_counts(labels, task) for name, labels in _by_split(plan)},
-        targets={name: _range_of(labels) for name, labels in _by_split(plan)} if task.kind == "regression" else {},
+        targets={name: _label_range(labels) for name, labels in _by_split(plan)} if task.kind == "regression" else {},
     )
 
 
@@ -229,10 +232,10 @@ def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
     yield from (f"{modality.name!r}: {text}" for text in (*kind_problems(modality), *([size] if size else ())))
 
 
-def _plan_windows(done: Sequence[Placed], cuts: Sequence[Cut], labels: Labels, split: SplitRule) -> _Plan:
-    recording = np.repeat(np.arange(len(cuts)), [len(one.starts_s) for one in cuts])
+def _plan_windows(done: Sequence[GridRecording], cuts: Sequence[Cut], labels: Labels, split: SplitRule) -> _Plan:
+    recording = np.repeat(np.arange(len(cuts)), [len(part.starts_s) for part in cuts])
     facts = {
-        name: np.array([value for one in cuts for value in one.facts[name]], dtype=np.str_) for name in cuts[0].facts
+        name: np.array([value for part in cuts for value in part.facts[name]], dtype=np.str_) for name in cuts[0].facts
     }
     folds = None
     if split.column:
@@ -242,21 +245,21 @@ def _plan_windows(done: Sequence[Placed], cuts: Sequence[Cut], labels: Labels, s
         splits, folds = deal_groups(facts[split.group], strata_of(labels), split)
     else:
         splits = split_by_time(recording, strata_of(labels), split)
-    starts_s = np.concatenate([one.starts_s for one in cuts])
+    starts_s = np.concatenate([part.starts_s for part in cuts])
     return _Plan(recording=recording, starts_s=starts_s, labels=labels, splits=splits, folds=folds, facts=facts)
 
 
 def _source(
-    grids: Grids, done: Sequence[Placed], modalities: Sequence[ModalitySpec], plan: _Plan, *, hop_s: float
+    grids: Grids, done: Sequence[GridRecording], modalities: Sequence[ModalitySpec], plan: _Plan, *, hop_s: float
 ) -> CutWindows:
     names = [modality.name for modality in modalities]
-    lengths = {name: np.array([one.lengths[name] for one in done], dtype=np.int64) for name in names}
+    lengths = {name: np.array([recording.lengths[name] for recording in done], dtype=np.int64) for name in names}
     samples, present = grids.mapped()
     return CutWindows(
         samples=samples,
         present=present,
         scale={},
-        offsets={name: np.array([one.first[name] for one in done], dtype=np.int64) for name in names},
+        offsets={name: np.array([recording.first[name] for recording in done], dtype=np.int64) for name in names},
         lengths=lengths,
         recording=plan.recording,
         start_s=plan.starts_s,
@@ -311,15 +314,15 @@ def _store(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) -
     present = np.ones((len(rows), modality.samples), dtype=np.uint8)
     header = {"descr": dtype.str, "fortran_order": False, "shape": (len(rows), *modality.shape)}
     block = windows_at_once(modality)
-    with file.open("wb") as opened:
-        np.lib.format.write_array_header_1_0(opened, header)  # type: ignore[no-untyped-call]
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[no-untyped-call]
         for first in range(0, len(rows), block):
             values = source.gather(modality, rows[first : first + block], shift_s=None)
             frames = present_of(values) if modality.kind == "video" else None
             if frames is not None:
                 present[first : first + block] = frames
             plain = values.view(np.ndarray)
-            opened.write(np.ascontiguousarray(_counts(plain) if modality.kind == "audio" else plain).data)
+            stream.write(np.ascontiguousarray(_counts(plain) if modality.kind == "audio" else plain).data)
     stored: AnyArray = np.load(file, mmap_mode="r" if len(rows) else None)
     return with_present(stored, present) if modality.kind == "video" else stored
 
@@ -342,6 +345,6 @@ def _class_counts(labels: Labels, task: TaskSpec) -> dict[str, int]:
     }
 
 
-def _range_of(labels: Labels) -> tuple[float, ...]:
+def _label_range(labels: Labels) -> tuple[float, ...]:
     known = labels[is_labelled(labels)]
     return (float(known.min()), float(known.mean()), float(known.max())) if len(known) else ()

@@ -32,9 +32,9 @@ _START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _CLOCK_ERROR = 1e-3
 _OTHER_SUFFIXES = (".npz", ".json")  # as often results, labels or settings as recordings
-_HEAD_FRAMES, _LEAST_MOTION = 250, 0.3  # of the liveliest pixel: what moves less is a shadow or noise
+_HEAD_FRAMES, _LEAST_MOTION = 250, 0.3  # fraction of the largest motion: less is a shadow or noise
 _USUAL_SIDE = 96  # pixels of a frame's longer side that networks for devices look at
-_FEW = 20  # different texts, up to which a column may contain labels or groups
+_FEW = 20  # largest number of different texts in a column of labels or groups
 
 _Keys = dict[str, tuple[Any, str]]
 """By key, its value and a comment."""
@@ -75,7 +75,7 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     """Return the text of a recipe for a folder of logs.
 
     Args:
-        prefix: path of the folder from where the recipe will lie.
+        prefix: path of the folder, relative to the recipe.
 
     Raise UsageError if there is no such folder, or no file in it that can be read.
     """
@@ -101,12 +101,12 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
         lines += ["", "[[source]]", *toml_lines(_source_keys(look, names[-1]))]
         lines += [f"# ? {text}" for text in look.doubts]
     lines += ["", "[labels]", *toml_lines(_label_keys(sources, labels, parts))]
-    windows: _Keys = {"length_s": (2.0, "? as long as what is to be told apart"), "stride_s": (1.0, "")}
+    windows: _Keys = {"length_s": (2.0, "? long enough to show the difference between classes"), "stride_s": (1.0, "")}
     lines += ["", "[windows]", *toml_lines(windows), "", "[split]"]
     if parts:
         lines += toml_lines({"group": (parts[0], f"? what no two splits share: {', '.join(parts)}")})
     else:
-        lines.append("# ? no part of the path tells recordings apart: each is split by time")
+        lines.append("# ? no part of the path differs between recordings: each is split by time")
     return "\n".join(lines) + "\n"
 
 
@@ -196,8 +196,8 @@ def _moving_region(file: Path) -> Region | None:
 
 def _text_table(file: Path) -> TextTable:
     """Separator, decimal sign and encoding by the first lines."""
-    with file.open("rb") as opened:
-        raw = opened.read(_HEAD_BYTES)
+    with file.open("rb") as stream:
+        raw = stream.read(_HEAD_BYTES)
     marked = encoding_of(file)
     encodings = _ENCODINGS if marked == "utf-8" else (marked,)
     encoding = next((name for name in encodings if is_decodable(raw, name)), "latin-1")
@@ -257,7 +257,7 @@ def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
 
 
 def _round_rate(rate_hz: float) -> float:
-    """Return the rate in few digits: three where a clock could be so far off, else four.
+    """Return the rate in few digits: three if a clock could be that far off, or four.
 
     Example:
         >>> _round_rate(49.987), _round_rate(1024.02)

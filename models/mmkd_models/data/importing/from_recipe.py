@@ -23,7 +23,7 @@ from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, refuse
 from mmkd_models.data.importing.recording import ImportedRecording, ImportedSensor, Interval, SampleSeries, clock_facts
 from mmkd_models.data.importing.source import SourceReader, SourceSamples, open_source
 from mmkd_models.data.importing.timing.align import Proposal, propose_offset
-from mmkd_models.data.importing.timing.grids import Grids, Placed
+from mmkd_models.data.importing.timing.grids import GridRecording, Grids
 from mmkd_models.data.importing.work_folder import FileClock, ImportProgress, Marks, Piece, work_folder
 
 Reader = SourceReader | CameraReader
@@ -64,9 +64,9 @@ def import_recipe(
         path: the dataset directory; None tries the recipe in the system's temporary folder and keeps nothing.
         most_bytes: maximum to write; None follows from the size of the recordings.
         tell: called with the bytes that are read, and all that will be.
-        note: called with what is kept of an import that ended early.
+        note: called with messages on recordings that are kept.
 
-    Raise DatasetError with every file's first fault; `path` is not written, and finished recordings are kept beside it.
+    Raise DatasetError with every file's first fault; `path` is not written, and finished recordings are kept.
     """
     if path is None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -84,7 +84,7 @@ def import_recipe(
             "/".join(key): {source: [file.mark(folder) for file in chosen] for source, chosen in sources.items()}
             for key, sources in files.recordings.items()
         }
-        # Labels, windows and split are computed anew.
+        # Labels, windows and split are computed again.
         parts = [(reader.source, reader.sensor, reader.facts) for reader in readers]
         progress.use((files.parts, recipe.windows.cover, parts), marks)
         sensors, cover = [reader.sensor for reader in readers], recipe.windows.cover
@@ -95,7 +95,7 @@ def import_recipe(
         ):
             built = build_dataset(
                 path,
-                work.placed(grids, progress),
+                work.recordings(grids, progress),
                 grids,
                 scratch=Path(scratch),
                 windows=recipe.windows,
@@ -118,7 +118,7 @@ class _RecordingFiles:
 
     Attributes:
         recordings: by the values of their parts, the files of each source.
-        facts: of each recording, by column of the table of labels.
+        facts: values of each recording in the table of labels, by column.
     """
 
     parts: tuple[str, ...]
@@ -264,7 +264,7 @@ class _Work:
         self.clocks: list[FileClock] = []
         self.proposals: list[Proposal] = []
 
-    def placed(self, grids: Grids, progress: ImportProgress) -> Iterator[Placed]:
+    def recordings(self, grids: Grids, progress: ImportProgress) -> Iterator[GridRecording]:
         """Yield each recording on the grids, finished earlier or read now.
 
         Raise DatasetError at the end if files have faults.
@@ -283,8 +283,8 @@ class _Work:
             if piece is not None and not problems:
                 self.clocks += piece.clocks
                 self.proposals += piece.proposals
-                recorded = self._describe(key)
-                yield replace(piece.placed, name=recorded.name, parts=recorded.parts, labels=recorded.labels)
+                described = self._describe(key)
+                yield replace(piece.recording, name=described.name, parts=described.parts, labels=described.labels)
         if len(problems) == 1:
             raise DatasetError(problems[0])
         refuse("recordings", problems)
@@ -300,17 +300,17 @@ class _Work:
         """Read a recording and put it on the grids; None if there are problems."""
         series: dict[str, Sequence[SampleSeries]] = {}
         runs: dict[str, Sequence[Interval]] = {}
-        recorded, is_utc, clocks = self._describe(key), True, list[FileClock]()
+        described, is_utc, clocks = self._describe(key), True, list[FileClock]()
         with ExitStack() as stack:
             for reader in self._readers:
                 files = self._files.recordings[key].get(reader.files_of)
                 if not files:
                     continue
-                is_target = reader.sensor.name == TARGET  # of files that are counted already
+                is_target = reader.sensor.name == TARGET  # its files are counted already
                 tell = (lambda _: None) if is_target else self._count_bytes
                 try:
                     samples = reader.read(files, folder, stack, most_bytes=self._most_bytes, tell=tell)
-                    clocks += _check_clocks(reader, samples, recorded.name, files[0].path)
+                    clocks += _check_clocks(reader, samples, described.name, files[0].path)
                 except DatasetError as error:
                     if str(error) not in problems:  # the same line twice, if a file is read for a target too
                         problems.append(str(error))
@@ -320,9 +320,9 @@ class _Work:
                 is_utc = is_utc and samples.is_utc
             if problems:
                 return None
-            proposals = self._propose_offsets(recorded.name, series)
-            placed = grids.add(replace(recorded, series=series, runs=runs, is_utc=is_utc))
-        return Piece(placed=placed, marks=self._marks["/".join(key)], clocks=clocks, proposals=proposals)
+            proposals = self._propose_offsets(described.name, series)
+            recording = grids.add(replace(described, series=series, runs=runs, is_utc=is_utc))
+        return Piece(recording=recording, marks=self._marks["/".join(key)], clocks=clocks, proposals=proposals)
 
     def _propose_offsets(self, recording: str, series: Mapping[str, Sequence[SampleSeries]]) -> list[Proposal]:
         proposals, reference = [], self._readers[0].sensor.name
@@ -340,7 +340,7 @@ class _Work:
 
 
 def _check_clocks(reader: Reader, samples: SourceSamples, name: str, file: Path) -> list[FileClock]:
-    """The clock of a recording. Raise DatasetError if it runs at another rate than the recipe says."""
+    """The clock of a recording. Raise DatasetError if it does not run at the rate of the recipe."""
     clocks, declared_hz = [], reader.sensor.own_hz
     for series in samples.series if reader.has_clock else ():
         facts = replace(clock_facts(series, max_gap_s=reader.sensor.gap_s), repeated=samples.repeated)

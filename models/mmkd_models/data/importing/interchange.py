@@ -2,9 +2,9 @@
 
 Its arrays: `x_<modality>` (N, T, C), `rate_<modality>` in Hz, `channels_<modality>` names, `y` (N,) with -1 for
 unlabelled, `classes` names, `split` (N,) 0 train, 1 valid, 2 test; optional `group` (N,), `fold` (N,), `time` (N,) in
-UTC seconds, `episode` (N,), `column_<name>` (N,), `unit_<modality>` and `range_<modality>` (2,); in place of `y` and
+UTC seconds, `episode` (N,), `column_<name>` (N,), `unit_<modality>` and `range_<modality>` (2,); instead of `y` and
 `classes` numbers `targets` (N, M), NaN for unknown, and `target_names` (M,). For sound `kind_<modality>` is `audio`.
-Video is an `x_<modality>` (N, T, H, W, C), with optional `frames_<modality>` (N, T), 1 where a frame is there.
+Video is an `x_<modality>` (N, T, H, W, C), with optional `frames_<modality>` (N, T), 1 if a frame is there.
 Other arrays are left out and named.
 """
 
@@ -36,7 +36,7 @@ _PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_", "kind_", "frames_")
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """An imported dataset and what was changed or left out.
+    """An imported dataset and the arrays that were changed or left out.
 
     Attributes:
         infinite: for each modality that had infinite values: how many became NaN.
@@ -70,7 +70,7 @@ def import_interchange(
         target: make a regression of the file's target of this name; None makes classes of `y`.
         targets: make a multi-label dataset with one label for each of these conditions on the file's targets: `NAME`,
             on where it is not 0, `NAME<VALUE` or `NAME>VALUE`. The condition is the label's name.
-        metadata: names of further arrays (N,) to keep as metadata, beside those called `column_<name>`.
+        metadata: names of further arrays (N,) to keep as metadata, in addition to those called `column_<name>`.
 
     Raises:
         DatasetError: the file is no interchange file, or breaks the contract of docs/datasets.md.
@@ -124,7 +124,7 @@ def import_interchange(
 
 
 def unpacked_bytes(file: Path) -> int:
-    """Return the size of an interchange file's arrays, about that of the dataset; 0 if it is none."""
+    """Return the size of an interchange file's arrays, about that of the dataset; 0 if it cannot be read."""
     try:
         with zipfile.ZipFile(file) as archive:
             return sum(member.file_size for member in archive.infolist())

@@ -23,7 +23,7 @@ class Key:
 
     Attributes:
         low: smallest value; `above` if this one is not allowed.
-        check: returns what is wrong with a value that is not the default; None if nothing is.
+        check: returns the problem of a value that is not the default, or None.
         only: kind of modality that has the key; `-video` for all others.
     """
 
@@ -60,7 +60,7 @@ def keys_of(rule: type[msgspec.Struct]) -> Iterator[tuple[str, Any, Key]]:
 
 
 def key_problems(rule: msgspec.Struct, *, kind: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the name of every key whose value is not allowed, and what is wrong."""
+    """Yield the name of every key whose value is not allowed, and the problem."""
     for name, default, key in keys_of(type(rule)):
         value = getattr(rule, name)
         if value == default:

@@ -23,7 +23,7 @@ MOST_SCALE = 1e30
 MOST_ALIGNED_S = 4e5
 """Length of a recording whose clocks are compared: it takes about a gigabyte of memory."""
 MOST_THINNING = 1000
-"""Samples of a sensor for one in the dataset, where they are filtered."""
+"""Samples of a sensor for one in the dataset, if they are filtered."""
 MOST_UNPACKED_BYTES, MOST_UNPACKED_RATIO = 256 << 20, 20
 """Memory for the arrays of a file, whatever its size, and as a multiple of its size."""
 MOST_WRITTEN_BYTES, MOST_WRITTEN_RATIO = 1 << 30, 100
@@ -33,7 +33,7 @@ WINDOW_FACTS_BYTES = 256
 
 
 def refuse_late(file: Path, count: int, rate_hz: float) -> None:
-    """Raise DatasetError if the last of so many samples is later than times can be."""
+    """Raise DatasetError if the last of these samples is later than times can be."""
     if count / rate_hz * 1e9 > MOST_TIME_NS:
         raise DatasetError(
             f"{file}: expected samples of at most {MOST_TIME_NS / 1e9:.3g} s, got {count:,} at {rate_hz:g} Hz; correct"

@@ -110,7 +110,7 @@ def _joined(name: str, segment: str) -> str:
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """Return what is wrong with a pattern, without looking for files; None if nothing is."""
+    """Return the problem of a pattern, or None, without looking for files."""
     if not pattern or unprintable_in([pattern]):
         return f"expected a path without control characters, got {pattern!a}; correct it"
     if PurePosixPath(pattern).is_absolute() or PureWindowsPath(pattern).drive or "\\" in pattern:
@@ -143,7 +143,7 @@ def parts_of(pattern: str) -> tuple[str, ...]:
 
 
 def with_parts(text: str, parts: Mapping[str, str]) -> str:
-    """Return a text with the value of each part in place of its name in braces.
+    """Return a text with every name in braces replaced by the value of that part.
 
     Example:
         >>> with_parts("2025-11-03T{hour}:00Z", {"hour": "07"})
@@ -153,7 +153,7 @@ def with_parts(text: str, parts: Mapping[str, str]) -> str:
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """Return a key by which `run2` comes before `run10`."""
+    """Return a sort key that puts `run2` before `run10`."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 

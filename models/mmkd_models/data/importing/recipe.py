@@ -59,7 +59,7 @@ _NO_VIDEO, _VIDEO = Key(only="-video"), Key(only="video")
 
 
 class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One sensor: its files and what is in them."""
+    """One sensor and its files."""
 
     modality: Annotated[str, Key(check=name_problem)]
     files: Annotated[str, Key(check=pattern_problem)]
@@ -98,12 +98,12 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def file_format(self) -> Format | None:
-        """The format of its files; None if neither the recipe nor the suffix says it."""
+        """The format of its files; None if it is unknown."""
         return format_of(Path(self.files)) if self.format == "auto" else self.format
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Combinations of keys that are not allowed: the key, or empty, and what is wrong."""
+        """Combinations of keys that are not allowed: the key, or empty, and the problem."""
         yield from self.text_problems
         kind, form = self.modality_kind, self.file_format
         if form is None:
@@ -170,7 +170,7 @@ class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Combinations of keys that are not allowed: the key, or empty, and what is wrong."""
+        """Combinations of keys that are not allowed: the key, or empty, and the problem."""
         yield from self.text_problems
         named = [key for key in ("path", "column", "files", "table") if getattr(self, key)]
         named += ["flags"] if self.flags and not self.table else []
@@ -336,5 +336,5 @@ def rule_problems(
 
 
 def rate_problem(rate_hz: float) -> str | None:
-    """Return what is wrong with a rate; None if nothing is."""
+    """Return the problem of a rate, or None."""
     return None if _RATE.allows(rate_hz) else f"expected {_RATE.range_text}, got {rate_hz:g}; correct it"

@@ -1,4 +1,4 @@
-"""A recording: its sensors, their samples or frames with the time of each, and what is known of stretches of time."""
+"""A recording: its sensors, their samples or frames with the time of each, and values of stretches of time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalityKind, ModalitySpec, Normalise
 
 Times = npt.NDArray[np.int64]
-"""(L,) nanoseconds since 1970 in UTC, or since the start where nobody knows when that was."""
+"""(L,) nanoseconds since 1970 in UTC, or since the start if its time is unknown."""
 
 SECOND_NS = 1_000_000_000
 Resample = Literal["linear", "nearest", "polyphase", "hold"]
@@ -59,7 +59,7 @@ class Spool:
         self.count += len(times)
 
     def series(self) -> SampleSeries:
-        """Return what was collected, mapped."""
+        """Return the collected samples, mapped."""
         if not self.count:
             return SampleSeries(times=np.zeros(0, dtype=np.int64), values=np.zeros((0, *self._shape), self._dtype))
         times: Times = np.memmap(self._times, dtype=np.int64, mode="r", shape=(self.count,))
@@ -100,7 +100,7 @@ class ClockFacts:
     """The clock of one series.
 
     Attributes:
-        rate_hz: steps per second where nothing is missing; NaN below two samples.
+        rate_hz: steps per second without gaps; NaN below two samples.
         jitter_p99_ms: 99 % of the steps differ from the usual one by at most this.
         repeated: frames that equal the one before.
     """
@@ -122,7 +122,7 @@ def clock_facts(series: SampleSeries, *, max_gap_s: float | None) -> ClockFacts:
     count = len(series)
     if count < 2:
         return ClockFacts(samples=count, rate_hz=float("nan"), jitter_p99_ms=0.0, gaps=0, longest_gap_s=0.0)
-    # Of more steps than can be sorted in bounded memory each n-th shows what is usual.
+    # Of more steps than can be sorted in bounded memory each n-th is measured.
     first = np.arange(0, count - 1, -(-(count - 1) // _MOST_STEPS))
     thinned = (series.times[first + 1] - series.times[first]).astype(np.float64) / SECOND_NS
     usual = float(np.median(thinned))
@@ -160,7 +160,7 @@ class ImportedSensor:
     """A sensor as the dataset has it, and how its samples get there.
 
     Attributes:
-        kind: of the modality; a camera has `height` and `width`, the size of its frames in the dataset.
+        kind: a camera has `height` and `width`, the size of its frames in the dataset.
         max_gap_s: nothing is interpolated across a longer gap; None is one and a half periods of the samples.
     """
 
@@ -212,7 +212,7 @@ class ImportedRecording:
         parts: facts of the whole of it by name, such as person or machine.
         series: by sensor; several series of one sensor hold its channels in order. A sensor that was absent is left
             out.
-        runs: by column, stretches of time in which its value stays.
+        runs: by column, stretches of time with one value.
     """
 
     name: str

@@ -32,7 +32,7 @@ from mmkd_models.data.importing.timing.clock import TimeColumn, start_ns, time_t
 from mmkd_models.data.sources import Floats
 
 _RATE_DIGITS = 4
-_RATE_ROWS = 1 << 20  # by which a rate is measured
+_RATE_ROWS = 1 << 20  # to measure a rate
 _SET_DUPLICATES = "set duplicates = 'first', 'last' or 'mean', or correct the times"
 
 
@@ -56,8 +56,8 @@ class SourceReader:
 
     Attributes:
         files_of: modality of the source whose files are read.
-        columns: of the samples, in the order of the sensor's channels; of a tall table its tags.
-        facts: columns of its files that are needed beside the samples.
+        columns: columns of the samples, in the order of the sensor's channels; of a tall table its tags.
+        facts: columns of its files that labels, groups and metadata need.
         rate_origin: what declares its rate, for messages.
     """
 
@@ -123,7 +123,7 @@ def open_source(
     """Look into the first file of a source.
 
     Args:
-        facts: columns that are needed beside the samples, if this source has them.
+        facts: columns that labels, groups and metadata need, if this source has them.
         label: a column that is no channel, unless 'channels' names it.
 
     Raise DatasetError if a column is missing.
@@ -188,7 +188,7 @@ class _Reading:
 
     def __init__(self, reader: SourceReader, folder: Path, stack: ExitStack, most_bytes: int) -> None:
         self._reader, self._source, self._most_bytes = reader, reader.source, most_bytes
-        # Tags of a tall table have a series each, since they have times of their own.
+        # Tags of a tall table have a series each, with its times.
         widths = [1] * len(reader.columns) if self._source.tag else [len(reader.columns)]
         self._spools = [Spool(folder, (width,), np.float32) for width in widths]
         for spool in self._spools:
@@ -291,7 +291,7 @@ class _Reading:
 
     def samples(self, file: Path) -> SourceSamples:
         source, is_sorted = self._source, self._source.unsorted == "sort"
-        series = [in_order(one.series(), duplicates=source.duplicates, sort=is_sorted) for one in self._spools]
+        series = [in_order(spool.series(), duplicates=source.duplicates, sort=is_sorted) for spool in self._spools]
         for samples in series if is_sorted and source.duplicates == "error" else ():
             same = np.flatnonzero(np.diff(samples.times) == 0)
             if len(same):
@@ -358,7 +358,7 @@ def _rate(source: SensorSource, reader: Reader, file: Path, channels: Sequence[s
         return source.rate_hz, "as 'rate_hz' says"
     clock = TimeColumn(source, source.time)
     blocks: list[Times] = [np.zeros(0, dtype=np.int64)]
-    # With a channel beside it: in some formats it says whose clock is meant.
+    # With a channel: some formats have a clock for each.
     for block in reader.blocks(file, list(dict.fromkeys([source.time, *channels]))):
         blocks.append(clock.read(block)[0])
         if sum(map(len, blocks)) >= _RATE_ROWS:

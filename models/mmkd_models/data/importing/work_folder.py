@@ -19,7 +19,7 @@ from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.data.importing.recording import ClockFacts
 from mmkd_models.data.importing.timing.align import Proposal
-from mmkd_models.data.importing.timing.grids import Placed
+from mmkd_models.data.importing.timing.grids import GridRecording
 
 _PROGRESS = "kept"
 _TIMES_COST = 10  # after writing the progress, it is not written again for this many times as long
@@ -39,9 +39,9 @@ class FileClock:
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """A recording that lies in the grids, the marks of its files, and what was measured of its clocks."""
+    """A recording that lies in the grids, the marks of its files, and the measurements of its clocks."""
 
-    placed: Placed
+    recording: GridRecording
     marks: Marks
     clocks: Sequence[FileClock]
     proposals: Sequence[Proposal]
@@ -72,7 +72,7 @@ class ImportProgress:
         """Drop the progress of other sources, and recordings whose files have changed or are gone; say so.
 
         Args:
-            parts: the grids depend on these beside the files, and on the version of this package.
+            parts: the grids depend on these, the files and the version of this package.
         """
         content, key = self._content, hashlib.sha256(repr((__version__, *parts)).encode()).hexdigest()
         if content.key != key:
@@ -93,8 +93,8 @@ class ImportProgress:
         """Samples of each sensor's grid that are finished."""
         filled: dict[str, int] = {}
         for piece in self._content.pieces.values():
-            for name, first in piece.placed.first.items():
-                filled[name] = max(filled.get(name, 0), first + piece.placed.lengths[name])
+            for name, first in piece.recording.first.items():
+                filled[name] = max(filled.get(name, 0), first + piece.recording.lengths[name])
         return filled
 
     def piece(self, recording: str) -> Piece | None:
@@ -114,7 +114,7 @@ class ImportProgress:
         write_file(self.folder / _PROGRESS, msgspec.msgpack.encode(self._content))
 
     def close(self) -> None:
-        """Keep what another run can use, and say so; else remove the folder."""
+        """Keep the finished recordings and say so, or remove the folder."""
         if not self._content.pieces:
             shutil.rmtree(self.folder)
             return

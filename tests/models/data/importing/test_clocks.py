@@ -136,8 +136,7 @@ def test_nothing_is_interpolated_across_a_gap():
 
 def test_a_missing_value_stays_missing_between_its_neighbours():
     np.testing.assert_equal(
-        grid(series([0, 1, 2, 3, 4], [0, 10, np.nan, 30, 40]), "linear"),
-        [0, 5, 10, np.nan, np.nan, np.nan, 30, 35, 40],
+        grid(series([0, 1, 2, 3, 4], [0, 10, np.nan, 30, 40]), "linear"), [0, 5, 10, np.nan, np.nan, np.nan, 30, 35, 40]
     )
 
 

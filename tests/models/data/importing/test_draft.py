@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from mmkd_edge.errors import UsageError
@@ -13,13 +10,14 @@ from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import read_recipe
 
-_RUN = "from mmkd_models.commands.data import main; main()"
 
-
-def mmkd_data(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", _RUN, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+def mmkd_data(capsys, *arguments: object) -> list[str]:
+    """What a command prints on stdout."""
+    with pytest.raises(SystemExit, match="0"):
+        run_data(list(map(str, arguments)))
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out.splitlines()
 
 
 def test_a_draft_of_a_plant_can_be_carried_out(plant):
@@ -44,7 +42,7 @@ def test_a_draft_of_a_plant_can_be_carried_out(plant):
         'label = "label"    # ? one of start, end, label',
         "",
         "[windows]",
-        "length_s = 2.0    # ? as long as what is to be told apart",
+        "length_s = 2.0    # ? long enough to show the difference between classes",
         "stride_s = 1.0",
         "",
         "[split]",
@@ -76,11 +74,11 @@ def test_a_draft_sees_separators_encodings_local_times_and_columns_of_labels(tmp
         'column = "状態"    # ? columns with few texts: 状態',
         "",
         "[windows]",
-        "length_s = 2.0    # ? as long as what is to be told apart",
+        "length_s = 2.0    # ? long enough to show the difference between classes",
         "stride_s = 1.0",
         "",
         "[split]",
-        "# ? no part of the path tells recordings apart: each is split by time",
+        "# ? no part of the path differs between recordings: each is split by time",
     ]
 
 
@@ -93,33 +91,28 @@ def test_a_folder_without_logs_is_refused(tmp_path):
     )
 
 
-def test_the_commands_draft_try_and_import(plant, recipe):
-    made = mmkd_data("recipe", plant, "-o", plant / "draft.toml")
-    assert (made.returncode, made.stdout) == (
-        0,
-        f"wrote {plant / 'draft.toml'}; look at its guesses; next: mmkd-data import {plant / 'draft.toml'} --check\n",
-    )
-    tried = mmkd_data("import", plant / "recipe.toml", "--check")
+def test_the_commands_draft_try_and_import(plant, capsys):
+    assert mmkd_data(capsys, "recipe", plant, "-o", plant / "draft.toml") == [
+        f"wrote {plant / 'draft.toml'}; look at its guesses; next: mmkd-data import {plant / 'draft.toml'} --check"
+    ]
     figures = [
         "acc: 6 files, ax ay, 10 Hz; jitter p99 up to 0.00 ms (machine M0), drift up to 0 ppm (machine M0), gaps 0",
         "windows of 6 recordings (train 40, valid 10, test 10)",
         "  ok: train 20, valid 5, test 5",
         "  worn: train 20, valid 5, test 5",
     ]
-    assert tried.stdout.splitlines() == [
+    assert mmkd_data(capsys, "import", plant / "recipe.toml", "--check") == [
         figures[0],
         f"dataset: 60 {figures[1]}",
         *figures[2:],
         f"nothing was written; next: mmkd-data import {plant / 'recipe.toml'} -o DIR",
     ]
-    done = mmkd_data("import", plant / "recipe.toml", "-o", plant / "out")
-    assert done.stdout.splitlines() == [
+    assert mmkd_data(capsys, "import", plant / "recipe.toml", "-o", plant / "out") == [
         figures[0],
         f"out: 60 {figures[1]}",
         *figures[2:],
         f"wrote {plant / 'out'}; next: mmkd-data check {plant / 'out'}",
     ]
-    assert (tried.returncode, done.returncode, done.stderr) == (0, 0, "")
     assert sorted(path.name for path in plant.iterdir() if path.name.startswith(".")) == []
 
 

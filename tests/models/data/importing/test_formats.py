@@ -57,14 +57,7 @@ def write_tdms(file: Path, start_s: int, values: np.ndarray) -> None:
 
 
 def test_tdms_has_its_times_from_the_waveform(plant, recipe):
-    check(
-        plant,
-        recipe,
-        write_tdms,
-        suffix=".tdms",
-        channels='{ax = "Motor/x", ay = "Motor/y"}',
-        extra='time = "time"',
-    )
+    check(plant, recipe, write_tdms, suffix=".tdms", channels='{ax = "Motor/x", ay = "Motor/y"}', extra='time = "time"')
 
 
 def test_tdms_channels_of_two_clocks_are_no_single_sensor(tmp_path):

@@ -49,11 +49,7 @@ class Import:
         self.notes.clear()
         self.read.clear()
         return import_recipe(
-            read_recipe(self.plant / "recipe.toml"),
-            self.plant,
-            self.plant / out,
-            tell=tell,
-            note=self.notes.append,
+            read_recipe(self.plant / "recipe.toml"), self.plant, self.plant / out, tell=tell, note=self.notes.append
         )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from mmkd_edge.errors import DatasetError
+from mmkd_edge.errors import DatasetError, MmkdError
+from mmkd_models.commands.data import run_data
 from mmkd_models.data.importing.build import import_recordings
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
 from mmkd_models.data.importing.keys import TextTable
@@ -110,11 +109,7 @@ def refusal(plant: Path, **options: Any) -> str:
             'rate_hz = 10.0\nstart = "{1}"',
             "'source[0].start' (acc): expected parts of the path, got {1}; 'files' has machine",
         ),
-        (
-            TIME,
-            f"{TIME}\nscale = 1e300",
-            "'source[0].scale' (acc): expected 1e-30 to 1e+30, got 1e+300; correct it",
-        ),
+        (TIME, f"{TIME}\nscale = 1e300", "'source[0].scale' (acc): expected 1e-30 to 1e+30, got 1e+300; correct it"),
         (
             TIME,
             f"{TIME}\nclock_ppm = nan",
@@ -140,11 +135,7 @@ def refusal(plant: Path, **options: Any) -> str:
             "length_s = 1.0\nstride_s = 1e300",
             "'windows.stride_s': expected 1e-08 to 1e+09 s, got 1e+300; correct it",
         ),
-        (
-            "[split]",
-            "[split]\ngap_s = nan",
-            "'split.gap_s': expected 0 to 1e+09 s, got nan; correct it",
-        ),
+        ("[split]", "[split]\ngap_s = nan", "'split.gap_s': expected 0 to 1e+09 s, got nan; correct it"),
         ("[split]", "[split]\nseed = -1", "'split.seed': expected 0 or more, got -1; correct it"),
         ('"acc"', '"/abs/path"', f"'source[0].modality' (/abs/path): {NAMES}"),
         ('"acc"', '"../../PWN"', f"'source[0].modality' (../../PWN): {NAMES}"),
@@ -440,15 +431,6 @@ def test_a_sensor_of_a_users_own_reader_cannot_name_a_path(tmp_path: Path) -> No
 # The command.
 
 
-def command(*arguments: object) -> tuple[int, str]:
-    """The exit code and what is printed on stderr."""
-    code = "from mmkd_models.commands.data import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "import", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stderr
-
-
 def test_the_command_reads_a_folder_outside_where_that_is_allowed(plant: Path, recipe: Callable[..., None]) -> None:
     archive = outside(plant)
     for machine in range(6):
@@ -456,21 +438,20 @@ def test_the_command_reads_a_folder_outside_where_that_is_allowed(plant: Path, r
     for name in ("secret.csv", "acc.csv"):
         (archive / name).unlink()
     recipe((FILES, f'files = "../{archive.name}/{{machine}}.csv"'))
-    file = plant / "recipe.toml"
-    assert command(file, "--check") == (
-        2,
-        (
-            f"mmkd-data: 'source[0].files': expected a file inside {plant}, got '../{archive.name}', which leads to"
-            f" {archive}; move it there, or pass --allow-outside {archive}\n"
-        ),
+    file = str(plant / "recipe.toml")
+    leads_out = (
+        f"'source[0].files': expected a file inside {plant}, got '../{archive.name}', which leads to {archive};"
+        f" move it there, or pass --allow-outside {archive}"
     )
-    assert command(file, "--check", "--allow-outside", archive / "none") == (
-        2,
-        f"mmkd-data: --allow-outside {archive}/none: expected a folder, found none there; check the path\n",
-    )
-    assert command(file, "--check", "--max-gb", 0) == (
-        2,
-        "mmkd-data: --max-gb 0: expected a number above 0; give the disk space in GB\n",
-    )
-    assert command(file, "-o", plant / "out", "--allow-outside", archive)[0] == 0
+    none = f"{archive}/none"
+    for options, says in (
+        ([], leads_out),
+        (["--allow-outside", none], f"--allow-outside {none}: expected a folder, found none there; check the path"),
+        (["--max-gb", "0"], "--max-gb 0: expected a number above 0; give the disk space in GB"),
+    ):
+        with pytest.raises(MmkdError) as error:
+            run_data(["import", file, "--check", *options])
+        assert (error.value.exit_code, str(error.value)) == (2, says)
+    with pytest.raises(SystemExit, match="0"):
+        run_data(["import", file, "-o", str(plant / "out"), "--allow-outside", str(archive)])
     assert (plant / "out" / "dataset.json").is_file()

@@ -66,10 +66,7 @@ def test_intervals_of_several_labels_overlap_and_cover_a_window_by_their_share(p
     wanted = [[1, 0], [1, 0], [1, 1], [0, 1], [0, 0], [0, 0], [0, 0], [1, 1], [0, 0]]
     assert labels_by_machine(plant) == {f"M{machine}": wanted for machine in range(6)}
     assert report.built.left_out == {"without a label": 6}
-    assert window_lines(report)[1:3] == [
-        "  hot: train 16, valid 4, test 4",
-        "  worn: train 12, valid 3, test 3",
-    ]
+    assert window_lines(report)[1:3] == ["  hot: train 16, valid 4, test 4", "  worn: train 12, valid 3, test 3"]
 
 
 def test_a_recording_without_a_line_has_no_labels_yet(plant, recipe):

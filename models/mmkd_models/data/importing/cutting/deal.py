@@ -89,7 +89,7 @@ def _deal(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float64], *
 
 
 def named_splits(names: Sequence[str], recordings: Sequence[str], *, column: str) -> Rows:
-    """Return the split (N,) of each window by its name. Raise DatasetError if it is none of train, valid and test."""
+    """Return the split (N,) of each window by its name. Raise DatasetError if it is not train, valid or test."""
     for name, recording in zip(names, recordings, strict=True):
         if name not in SPLIT_NAMES:
             got = repr(name) if name else "none, or several in one window"

@@ -22,12 +22,12 @@ from mmkd_models.data.importing.readers.table import RowBlock, require_columns, 
 from mmkd_models.data.importing.recipe import TARGET, LabelRule
 from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
 from mmkd_models.data.importing.timing.clock import TimeColumn
-from mmkd_models.data.importing.timing.grids import Grids, Placed, sums_before
+from mmkd_models.data.importing.timing.grids import GridRecording, Grids, sums_before
 from mmkd_models.data.labels import UNKNOWN
 from mmkd_models.data.sources import first_sample
 
 Answers = npt.NDArray[np.object_]
-"""(W,) a class, a set of the labels that are on, or a number; None where nothing decides."""
+"""(W,) a class, a set of the labels that are on, or a number; None if nothing decides."""
 
 _ExportRow = tuple[str, tuple[Any, Any, str, str]]
 """Place and content of an interval."""
@@ -37,16 +37,18 @@ _ALWAYS = (-(1 << 61), 1 << 61)  # nanoseconds that no recording leaves
 _ON, _OFF = ("1", "1.0", "true", "on", "yes"), ("0", "0.0", "false", "off", "no")
 
 
-def window_answers(placed: Placed, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
+def window_answers(
+    recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int
+) -> Answers:
     """Return the answer of each window of a recording that starts at these times, ascending.
 
     Raise DatasetError if labels overlap, are unknown, or should be numbers and are not.
     """
     if rule.task == "multi_label":
-        return _sets(placed, rule, starts_ns, length_ns)
+        return _sets(recording, rule, starts_ns, length_ns)
     if rule.task == "regression" and rule.column:
-        return _means(placed, grids, rule, starts_ns, length_ns)
-    answers = majority(labelled_intervals(placed, rule), starts_ns, length_ns, purity=rule.purity)
+        return _means(recording, grids, rule, starts_ns, length_ns)
+    answers = majority(labelled_intervals(recording, rule), starts_ns, length_ns, purity=rule.purity)
     answers[answers == ""] = None
     return as_numbers(answers) if rule.task == "regression" else answers
 
@@ -56,17 +58,23 @@ def as_numbers(answers: Answers) -> Answers:
     return _objects([None if answer is None else float(answer) for answer in answers])
 
 
-def labelled_intervals(placed: Placed, rule: LabelRule) -> list[Interval]:
+def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interval]:
     """Return the intervals that have a label, in order of time; of several labels at once those of each label.
 
     Raise DatasetError if two overlap, of several labels two of one label.
     """
-    intervals = [one for one in _given(placed, rule, rule.column) if one.value and one.value not in rule.ignore]
+    intervals = [
+        interval
+        for interval in _source_intervals(recording, rule, rule.column)
+        if interval.value and interval.value not in rule.ignore
+    ]
     if rule.task == "multi_label":
-        intervals = [replace(one, value=label) for one in intervals for label in _split(one.value, rule)]
+        intervals = [replace(interval, value=label) for interval in intervals for label in _split(interval.value, rule)]
     _check_values(intervals, rule)
     may_overlap = rule.task == "multi_label"  # intervals of different labels
-    ordered = sorted(intervals, key=lambda one: (one.value if may_overlap else "", one.start_ns, one.end_ns))
+    ordered = sorted(
+        intervals, key=lambda interval: (interval.value if may_overlap else "", interval.start_ns, interval.end_ns)
+    )
     for first, second in itertools.pairwise(ordered):
         if second.start_ns < first.end_ns and not (may_overlap and first.value != second.value):
             shared_s = (min(first.end_ns, second.end_ns) - second.start_ns) / SECOND_NS
@@ -74,30 +82,30 @@ def labelled_intervals(placed: Placed, rule: LabelRule) -> list[Interval]:
                 f"{second.place}: expected intervals apart, got {second.value!r} that shares {shared_s:g} s with"
                 f" {first.value!r} of {first.place}; correct one of them"
             )
-    return sorted(ordered, key=lambda one: one.start_ns)
+    return sorted(ordered, key=lambda interval: interval.start_ns)
 
 
-def encoded(answers: Sequence[Any], task: TaskSpec) -> AnyArray:
+def encode_answers(answers: Sequence[Any], task: TaskSpec) -> AnyArray:
     """Return labels as a dataset has them: int64 (N,), of several labels uint8 (N, K), of numbers float32 (N,)."""
     numbers = {name: number for number, name in enumerate(task.labels)}
     match task.kind:
         case "classification":
-            return np.array([-1 if one is None else numbers[one] for one in answers], dtype=np.int64)
+            return np.array([-1 if answer is None else numbers[answer] for answer in answers], dtype=np.int64)
         case "multi_label":
             labels = np.zeros((len(answers), len(task.labels)), dtype=np.uint8)
-            for row, one in enumerate(answers):
-                labels[row] = UNKNOWN if one is None else [name in one for name in task.labels]
+            for row, answer in enumerate(answers):
+                labels[row] = UNKNOWN if answer is None else [name in answer for name in task.labels]
             return labels
         case "regression":
-            return np.array([np.nan if one is None else one for one in answers], dtype=np.float32)
+            return np.array([np.nan if answer is None else answer for answer in answers], dtype=np.float32)
 
 
-def task_of(answers: Sequence[Any], rule: LabelRule) -> TaskSpec:
+def answers_task(answers: Sequence[Any], rule: LabelRule) -> TaskSpec:
     """Return the task that these answers are of: the labels of the rule, or those that are there, sorted."""
     if rule.task == "regression":
         return TaskSpec(kind="regression", labels=(rule.target_name,), unit=rule.unit)
-    known = [one for one in answers if one is not None]
-    labels = {label for one in known for label in one} if rule.task == "multi_label" else set(known)
+    answered = [answer for answer in answers if answer is not None]
+    labels = {label for answer in answered for label in answer} if rule.task == "multi_label" else set(answered)
     return TaskSpec(kind=rule.task, labels=rule.classes or tuple(sorted(labels)))
 
 
@@ -107,15 +115,15 @@ def _objects(values: Sequence[Any]) -> Answers:
     return answers
 
 
-def _given(placed: Placed, rule: LabelRule, column: str) -> Sequence[Interval]:
+def _source_intervals(recording: GridRecording, rule: LabelRule, column: str) -> Sequence[Interval]:
     """Stretches of time and their texts: of a column, of the whole recording, or of interval files."""
-    if column in placed.runs:
-        return placed.runs[column]
+    if column in recording.runs:
+        return recording.runs[column]
     part = column if rule.flags else rule.path or (rule.label if rule.table else "")
     if part:
-        text = placed.parts.get(part, "")
-        return [Interval(start_ns=_ALWAYS[0], end_ns=_ALWAYS[1], value=text, place=placed.name)]
-    return () if column else placed.labels
+        text = recording.parts.get(part, "")
+        return [Interval(start_ns=_ALWAYS[0], end_ns=_ALWAYS[1], value=text, place=recording.name)]
+    return () if column else recording.labels
 
 
 def _split(text: str, rule: LabelRule) -> list[str]:
@@ -123,16 +131,16 @@ def _split(text: str, rule: LabelRule) -> list[str]:
 
 
 def _check_values(intervals: Sequence[Interval], rule: LabelRule) -> None:
-    """Raise DatasetError if a label is none of the classes, or no number."""
-    for one in intervals:
-        if rule.task == "regression" and not _is_number(one.value):
+    """Raise DatasetError if a label is not in the classes, or no number."""
+    for interval in intervals:
+        if rule.task == "regression" and not _is_number(interval.value):
             raise DatasetError(
-                f"{one.place}: expected a number as label, got {one.value!r}; correct it, add it to 'labels.ignore', or"
-                " set labels.task = 'classification'"
+                f"{interval.place}: expected a number as label, got {interval.value!r}; correct it, add it to"
+                " 'labels.ignore', or set labels.task = 'classification'"
             )
-        if rule.classes and one.value not in rule.classes:
+        if rule.classes and interval.value not in rule.classes:
             raise DatasetError(
-                f"{one.place}: expected a label of {', '.join(rule.classes)}, got {one.value!r};"
+                f"{interval.place}: expected a label of {', '.join(rule.classes)}, got {interval.value!r};"
                 " add it to 'labels.classes', or to 'labels.ignore'"
             )
 
@@ -144,19 +152,20 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _sets(placed: Placed, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
+def _sets(recording: GridRecording, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
     """The labels that are on: each covers its fraction of the window, or hardly any of it, or the window has none."""
     if rule.flags:
-        flags = list(_flags(placed, rule))
-        given = [one for one, _ in flags]
-        intervals = [one for one, is_on in flags if is_on]
-        unknown = [one for one, is_on in flags if is_on is None]
+        flags = list(_flags(recording, rule))
+        given = [interval for interval, _ in flags]
+        intervals = [interval for interval, is_on in flags if is_on]
+        unknown = [interval for interval, is_on in flags if is_on is None]
     else:
-        given, intervals = list(_given(placed, rule, rule.column)), labelled_intervals(placed, rule)
-        unknown = [one for one in given if one.value in rule.ignore]
-    names = sorted({one.value for one in intervals})
+        given, intervals = list(_source_intervals(recording, rule, rule.column)), labelled_intervals(recording, rule)
+        unknown = [interval for interval in given if interval.value in rule.ignore]
+    names = sorted({interval.value for interval in intervals})
     fractions = [
-        _covered_ns([one for one in intervals if one.value == name], starts_ns, length_ns) / length_ns for name in names
+        _covered_ns([interval for interval in intervals if interval.value == name], starts_ns, length_ns) / length_ns
+        for name in names
     ]
     hardly = 1 - rule.purity + 1e-6
     decided = _covered_ns(unknown, starts_ns, length_ns) <= hardly * length_ns
@@ -173,11 +182,11 @@ def _sets(placed: Placed, rule: LabelRule, starts_ns: Times, length_ns: int) -> 
     )
 
 
-def _flags(placed: Placed, rule: LabelRule) -> Iterator[tuple[Interval, bool | None]]:
+def _flags(recording: GridRecording, rule: LabelRule) -> Iterator[tuple[Interval, bool | None]]:
     """Stretches of time of each label, and whether it is on; None where its column is empty."""
     for label, column in rule.flags.items():
-        for one in _given(placed, rule, column):
-            yield replace(one, value=label), _flag(one.value, column, one.place)
+        for interval in _source_intervals(recording, rule, column):
+            yield replace(interval, value=label), _flag(interval.value, column, interval.place)
 
 
 def _flag(text: str, column: str, place: str) -> bool | None:
@@ -191,12 +200,12 @@ def _flag(text: str, column: str, place: str) -> bool | None:
     return text.lower() in _ON
 
 
-def _means(placed: Placed, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
+def _means(recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
     """The mean of the target's samples in each window, where enough of them are there."""
     rate_hz = next(sensor.rate_hz for sensor in grids.sensors if sensor.name == TARGET)
-    begin, length = placed.first[TARGET], placed.lengths[TARGET]
+    begin, length = recording.first[TARGET], recording.lengths[TARGET]
     grid = grids.mapped()[0][TARGET][begin : begin + length]
-    first = first_sample((starts_ns - placed.origin_ns) / SECOND_NS, rate_hz)
+    first = first_sample((starts_ns - recording.origin_ns) / SECOND_NS, rate_hz)
     count = max(1, round(length_ns / SECOND_NS * rate_hz))
     rows = np.stack([first, first + count])
     sums = np.diff(sums_before(grid, rows, lambda block: np.nan_to_num(block[:, 0])), axis=0)[0]
@@ -307,14 +316,17 @@ def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[_ExportRo
 def _edge_impulse(file: Path, content: Any, rule: LabelRule) -> Iterator[_ExportRow]:
     """`structured_labels.labels` counts samples, `info.labels` labels whole files."""
     for name, intervals in content.get("structuredLabels", {}).items():
-        for number, one in enumerate(intervals):
-            start, end = one["startIndex"] / _rate(file, rule), (one["endIndex"] + 1) / _rate(file, rule)
-            yield f"{name}, label {number}", (start, end, one["label"], PurePosixPath(name).stem)
+        for number, interval in enumerate(intervals):
+            start, end = interval["startIndex"] / _rate(file, rule), (interval["endIndex"] + 1) / _rate(file, rule)
+            yield f"{name}, label {number}", (start, end, interval["label"], PurePosixPath(name).stem)
     scale = {"s": 1e-9, "ms": 1e-6, "us": 1e-3}.get(rule.time_unit, 1)
-    for one in content["files"] if "structuredLabels" not in content else ():
-        if one["label"]["type"] == "label":
+    for interval in content["files"] if "structuredLabels" not in content else ():
+        if interval["label"]["type"] == "label":
             start, end = _ALWAYS[0] * scale, _ALWAYS[1] * scale
-            yield f"file {one['name']}", (start, end, one["label"]["label"], PurePosixPath(one["path"]).stem)
+            yield (
+                f"file {interval['name']}",
+                (start, end, interval["label"]["label"], PurePosixPath(interval["path"]).stem),
+            )
 
 
 def _rate(file: Path, rule: LabelRule) -> float:
@@ -330,7 +342,7 @@ class TableLine:
     """A line of a table of recordings.
 
     Attributes:
-        parts: of the path of its recording; empty where `file` names it.
+        parts: parts of the path of its recording; empty if `file` names it.
     """
 
     parts: Mapping[str, str]
@@ -361,24 +373,24 @@ def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[TableLine]:
 def _covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:
     """(W,) how much of each window these intervals cover."""
     covered = np.zeros(len(starts_ns), dtype=np.int64)
-    for one in intervals:
-        low = int(np.searchsorted(starts_ns, one.start_ns - length_ns, side="right"))
-        high = int(np.searchsorted(starts_ns, one.end_ns, side="left"))
+    for interval in intervals:
+        low = int(np.searchsorted(starts_ns, interval.start_ns - length_ns, side="right"))
+        high = int(np.searchsorted(starts_ns, interval.end_ns, side="left"))
         starts = starts_ns[low:high]
-        shared = np.minimum(starts + length_ns, one.end_ns) - np.maximum(starts, one.start_ns)
+        shared = np.minimum(starts + length_ns, interval.end_ns) - np.maximum(starts, interval.start_ns)
         covered[low:high] += np.maximum(shared, 0)
     return covered
 
 
 def majority(intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *, purity: float) -> Answers:
-    """Return for each window the value that covers at least this fraction of it, above one half; else empty.
+    """Return for each window the value that covers at least this fraction of it, above one half, or an empty text.
 
     Args:
         starts_ns: (W,) ascending.
     """
     by_value: dict[str, list[Interval]] = {}
-    for one in intervals:
-        by_value.setdefault(one.value, []).append(one)
+    for interval in intervals:
+        by_value.setdefault(interval.value, []).append(interval)
     values, most = np.full(len(starts_ns), "", dtype=object), np.zeros(len(starts_ns), dtype=np.int64)
     # Times are rounded to the nanosecond, and so is what a window shares with an interval.
     least = max(1.0, purity * length_ns - 2 * (1 + len(intervals)))

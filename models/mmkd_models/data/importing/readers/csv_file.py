@@ -78,14 +78,14 @@ def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator
 
 
 def encoding_of(file: Path) -> str:
-    """Return the encoding of a byte order mark, else UTF-8, which is checked when the file is read."""
-    with file.open("rb") as opened:
-        head = opened.read(4)
+    """Return the encoding of a byte order mark, or UTF-8, which is checked when the file is read."""
+    with file.open("rb") as stream:
+        head = stream.read(4)
     return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
 
 
 def guess_delimiter(line: str) -> str:
-    """Return the commonest separator of a line; a comma where there is none."""
+    """Return the commonest separator of a line; a comma without any."""
     return max(_SEPARATORS, key=line.count)
 
 
@@ -113,8 +113,8 @@ def _encoding(file: Path, table: TextTable) -> str:
 def _head(file: Path, table: TextTable) -> tuple[str, str]:
     """The first line without its end, and the separator."""
     encoding = _encoding(file, table)
-    with _decoding(file, encoding), file.open(encoding=encoding) as opened:
-        line = opened.readline(MOST_LINE_BYTES + 1)
+    with _decoding(file, encoding), file.open(encoding=encoding) as stream:
+        line = stream.readline(MOST_LINE_BYTES + 1)
     _refuse_long(file, 1, line)
     line = line.lstrip("\ufeff").rstrip("\n")
     return line, guess_delimiter(line) if table.delimiter == "auto" else table.delimiter
@@ -123,8 +123,8 @@ def _head(file: Path, table: TextTable) -> tuple[str, str]:
 def _text_blocks(file: Path, table: TextTable) -> Iterator[tuple[str, int]]:
     """Whole lines, about a block of them, and the number of the first."""
     encoding, rest, line = _encoding(file, table), "", 1
-    with _decoding(file, encoding), file.open(encoding=encoding) as opened:
-        while text := opened.read(_BLOCK_CHARACTERS):
+    with _decoding(file, encoding), file.open(encoding=encoding) as stream:
+        while text := stream.read(_BLOCK_CHARACTERS):
             if "\0" in text:
                 at = line + text.count("\n", 0, text.index("\0"))
                 raise DatasetError(
@@ -147,8 +147,8 @@ def _decoding(file: Path, encoding: str) -> Iterator[None]:
     except UnicodeDecodeError:
         line = 1
         try:
-            with file.open(encoding=encoding) as opened:
-                for _ in opened:
+            with file.open(encoding=encoding) as stream:
+                for _ in stream:
                     line += 1
         except UnicodeDecodeError as error:
             line += error.object[: error.start].count(b"\n")

@@ -29,7 +29,7 @@ class _Recording(msgspec.Struct):
 
 
 def edge_impulse_names(file: Path) -> tuple[str, ...]:
-    """Return the names of the sensors. Raise DatasetError if the file is none of this format."""
+    """Return the names of the sensors. Raise DatasetError if the file has another format."""
     return tuple(sensor.name for sensor in _read(file).sensors)
 
 

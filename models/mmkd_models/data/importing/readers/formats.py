@@ -58,10 +58,7 @@ READERS: dict[Format, Reader] = {
     "parquet": Reader((".parquet",), parquet_names, parquet_blocks),
     "npz": Reader((".npz",), npz_names, npz_blocks),
     "wav": Reader(
-        (".wav", ".flac", ".ogg"),
-        lambda file: sound_facts(file)[0],
-        sound_blocks,
-        lambda file: sound_facts(file)[1],
+        (".wav", ".flac", ".ogg"), lambda file: sound_facts(file)[0], sound_blocks, lambda file: sound_facts(file)[1]
     ),
     # The sound in them; frames are no table, and read by video_file.
     "video": Reader(

@@ -32,7 +32,7 @@ _Column = tuple[int, Callable[[slice], Any]]
 
 
 def hdf5_names(file: Path) -> tuple[str, ...]:
-    """Return the names of the columns. Raise DatasetError if the file is none of these."""
+    """Return the names of the columns. Raise DatasetError if the file has another format."""
     with _columns(file) as columns:
         if not columns:
             raise DatasetError(f"{file}: expected arrays of numbers (L,) or (L, C), got none; write them as such")
@@ -58,9 +58,9 @@ def _columns(file: Path) -> Iterator[dict[str, _Column]]:
             head = raw.read(1024)
         if _MAGIC in head:
             h5py = library("h5py", package="h5py", what="HDF5 files")
-            with h5py.File(file, "r") as opened:
+            with h5py.File(file, "r") as content:
                 is_matlab = not head.startswith(_MAGIC)
-                yield _split(_datasets(file, h5py, opened), is_reversed=is_matlab)
+                yield _split(_datasets(file, h5py, content), is_reversed=is_matlab)
         else:
             from scipy.io import loadmat, whosmat
 
@@ -90,7 +90,7 @@ def _reader(array: Any, number: int, *, is_row: bool) -> Callable[[slice], Any]:
     return lambda rows: array[number, rows] if is_row else array[rows, number]
 
 
-def _datasets(file: Path, h5py: Any, opened: Any) -> dict[str, Any]:
+def _datasets(file: Path, h5py: Any, content: Any) -> dict[str, Any]:
     datasets: dict[str, Any] = {}
 
     def add(name: str, item: Any) -> None:
@@ -103,7 +103,7 @@ def _datasets(file: Path, h5py: Any, opened: Any) -> dict[str, Any]:
                 )
             datasets[name] = item
 
-    opened.visititems(add)
+    content.visititems(add)
     return datasets
 
 

@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.table import (
-    BLOCK_ROWS,
-    RowBlock,
-    library,
-    reading,
-    require_one,
-    row_block,
-    utc,
-)
+from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, library, reading, require_one, row_block, utc
 
 _TIMES = ("log_time", "publish_time")
 _WHAT = "an MCAP file"

@@ -16,15 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.readers.table import (
-    BLOCK_ROWS,
-    RowBlock,
-    library,
-    reading,
-    require_one,
-    row_block,
-    utc,
-)
+from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, library, reading, require_one, row_block, utc
 from mmkd_models.data.importing.recording import SECOND_NS
 
 _TIME = "time"
@@ -35,8 +27,8 @@ _FIRST_BLOCK = 64
 
 def mdf_names(file: Path) -> tuple[str, ...]:
     """Return the names of the columns. Raise DatasetError if the file is no MDF."""
-    with _opened(file) as opened:
-        names = tuple(_channels(opened))
+    with _open(file) as mdf:
+        names = tuple(_channels(mdf))
         if not names:
             raise DatasetError(f"{file}: expected {_WHAT} with channels, got none; record it again")
         return (_TIME, *names)
@@ -44,31 +36,33 @@ def mdf_names(file: Path) -> tuple[str, ...]:
 
 def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Yield these columns in blocks; they are of one group."""
-    with _opened(file) as opened:
-        channels = _channels(opened)
+    with _open(file) as mdf:
+        channels = _channels(mdf)
         chosen = {name: channels[name] for name in columns if name != _TIME} or dict(list(channels.items())[:1])
         require_one(file, [f"group {group}" for group, _ in chosen.values()], what="group")
         group = next(iter(chosen.values()))[0]
-        start_ns = round(opened.start_time.timestamp() * SECOND_NS)
-        for first in range(0, int(opened.groups[group].channel_group.cycles_nr), BLOCK_ROWS):
+        start_ns = round(mdf.start_time.timestamp() * SECOND_NS)
+        for first in range(0, int(mdf.groups[group].channel_group.cycles_nr), BLOCK_ROWS):
             signals = {
-                name: opened.get(group=group, index=index, record_offset=first, record_count=BLOCK_ROWS)
+                name: mdf.get(group=group, index=index, record_offset=first, record_count=BLOCK_ROWS)
                 for name, (_, index) in chosen.items()
             }
-            values: dict[str, Any] = {name: _plain(one.samples) for name, one in signals.items() if name in columns}
+            values: dict[str, Any] = {
+                name: _plain(signal.samples) for name, signal in signals.items() if name in columns
+            }
             if _TIME in columns:
                 seconds = next(iter(signals.values())).timestamps
                 values[_TIME] = utc(start_ns + np.rint(seconds * SECOND_NS).astype(np.int64))
             yield row_block(file, values, first, called=f"group {group}, record")
 
 
-def _channels(opened: Any) -> dict[str, tuple[int, int]]:
+def _channels(mdf: Any) -> dict[str, tuple[int, int]]:
     """Group and index of each channel but the groups' own clocks."""
     channels = [
         (group, index, channel.name)
-        for group, content in enumerate(opened.groups)
-        for index, channel in enumerate(content.channels)
-        if index != opened.masters_db.get(group)
+        for group, part in enumerate(mdf.groups)
+        for index, channel in enumerate(part.channels)
+        if index != mdf.masters_db.get(group)
     ]
     counts = Counter(name for _, _, name in channels)
     return {name if counts[name] == 1 else f"{group}/{name}": (group, index) for group, index, name in channels}
@@ -80,19 +74,19 @@ def _plain(samples: Any) -> Any:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def _open(file: Path) -> Iterator[Any]:
     asammdf = library("asammdf", package="asammdf", what="MDF files")
     with reading(file, _WHAT):
         _check_links(file)
-        opened = asammdf.MDF(file)
+        mdf = asammdf.MDF(file)
         try:
-            yield opened
+            yield mdf
         finally:
-            opened.close()
+            mdf.close()
 
 
 def _check_links(file: Path) -> None:
-    """Follow every link of the file: asammdf leaves objects that cannot be closed where one leads beyond its end.
+    """Follow every link of the file: asammdf leaves objects that cannot be closed if one leads beyond its end.
 
     A block is an id, its length, how many links it has, and these (ASAM MDF 4.1, section 4.3).
     """

@@ -25,7 +25,7 @@ def npz_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
 
 
 def read_arrays(file: Path, what: str) -> Mapping[str, AnyArray]:
-    """Return the arrays of an archive. Raise DatasetError, `expected` this, if it is none or has objects."""
+    """Return the arrays of an archive. Raise DatasetError, `expected` this, if it is unreadable or has objects."""
     if not zipfile.is_zipfile(file):
         raise DatasetError(f"{file}: expected {what} (.npz), got another format; write it with numpy.savez")
     try:

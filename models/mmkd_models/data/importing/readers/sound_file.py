@@ -14,7 +14,7 @@ from typing import Any
 from mmkd_edge.errors import DatasetError, UnavailableError
 from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, reading, row_block
 
-# What libsndfile notes of a WAV file that ends early before it reads what is there.
+# libsndfile's note on a WAV file that ends early.
 _SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
@@ -39,7 +39,7 @@ def sound_blocks(file: Path, columns: Sequence[str], *, original: Path | None = 
     Args:
         original: the file to name in messages, if `file` is a copy of its sound.
 
-    Raise DatasetError if the file ends before its header says.
+    Raise DatasetError if the file has fewer samples than in its header.
     """
     soundfile = _soundfile()
     named = original or file
@@ -79,7 +79,7 @@ def _extract_sound(file: Path, *options: str) -> Iterator[Path]:
     """Yield a temporary WAV file with the first sound track of a video file, 16 bits, all channels, its own rate.
 
     Raises:
-        UnavailableError: there is no ffmpeg; the message says how to extract the sound elsewhere.
+        UnavailableError: there is no ffmpeg; the message has a command to extract the sound elsewhere.
         DatasetError: ffmpeg finds no sound in the file.
     """
     program = shutil.which("ffmpeg")

@@ -28,7 +28,7 @@ class RowBlock:
 
     Attributes:
         frame: their columns; of text files all are text.
-        place: gives where a row is, for messages: `log.csv:17`.
+        place: returns the place of a row for messages: `log.csv:17`.
     """
 
     frame: pl.DataFrame
@@ -46,7 +46,7 @@ def row_block(
 
 
 def numbers(block: RowBlock, columns: Sequence[str], table: TextTable) -> Floats:
-    """Return float32 (rows, C), NaN where there is none. Raise DatasetError if a field is no number, with its line."""
+    """Return float32 (rows, C), NaN for missing. Raise DatasetError if a field is no number, with its line."""
     return np.stack([_column(block, column, table) for column in columns], axis=1)
 
 
@@ -86,7 +86,7 @@ def _cure(text: str, table: TextTable) -> str:
 
 
 def stripped(column: pl.Series, table: TextTable) -> pl.Series:
-    """Return a text column without blanks around, null where a value is missing."""
+    """Return a text column without blanks around, null for missing."""
     import polars as pl
 
     text = column.str.strip_chars()
@@ -94,7 +94,7 @@ def stripped(column: pl.Series, table: TextTable) -> pl.Series:
 
 
 def texts(block: RowBlock, name: str, table: TextTable) -> list[str]:
-    """Return a column as text; empty where there is none."""
+    """Return a column as text; empty for missing."""
     import polars as pl
 
     column = block.frame[name]

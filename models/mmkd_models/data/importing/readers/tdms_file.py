@@ -33,15 +33,15 @@ _WHAT = "a TDMS file"
 
 def tdms_names(file: Path) -> tuple[str, ...]:
     """Return the names of the columns. Raise DatasetError if the file is no TDMS."""
-    with _opened(file) as (opened, channels):
-        if opened.file_status.incomplete_final_segment or not channels:
+    with _open(file) as (content, channels):
+        if content.file_status.incomplete_final_segment or not channels:
             raise DatasetError(f"{file}: expected {_WHAT} with channels to its end, got a part; copy it again")
         return (*([_TIME] if any(map(_is_waveform, channels.values())) else []), *channels)
 
 
 def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Yield these columns in blocks; they have one length, and one clock where `time` is among them."""
-    with _opened(file) as (_, channels):
+    with _open(file) as (_, channels):
         waveforms = [name for name, channel in channels.items() if _is_waveform(channel)]
         chosen = [name for name in columns if name != _TIME] or waveforms[:1]
         require_one_length(file, {name: len(channels[name]) for name in chosen})
@@ -71,7 +71,7 @@ def _clock(file: Path, channels: Mapping[str, Any]) -> tuple[np.datetime64 | Non
 
 
 def _times(start: np.datetime64 | None, offset_s: float, step_s: float, samples: Any) -> Any:
-    """UTC, or seconds from the start where the file does not say when that was."""
+    """UTC, or seconds from the start if the file does not contain its time."""
     seconds = offset_s + samples * step_s
     if start is None:
         return seconds
@@ -83,7 +83,7 @@ def _is_waveform(channel: Any) -> bool:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _open(file: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     nptdms = library("nptdms", package="npTDMS", what="TDMS files")
-    with reading(file, _WHAT), nptdms.TdmsFile.open(file) as opened:
-        yield opened, {f"{group.name}/{item.name}": item for group in opened.groups() for item in group.channels()}
+    with reading(file, _WHAT), nptdms.TdmsFile.open(file) as content:
+        yield content, {f"{group.name}/{item.name}": item for group in content.groups() for item in group.channels()}

@@ -19,7 +19,7 @@ _LEAST_FRACTION, _SPARE_FRAMES = 0.98, 2
 
 def video_facts(file: Path) -> tuple[float, int, int]:
     """Return frames per second, height and width in pixels. Raise DatasetError if OpenCV cannot decode the file."""
-    with _opened(file) as (cv2, video):
+    with _open(file) as (cv2, video):
         if not video.grab():
             raise DatasetError(f"{file}: expected video, got a file without frames; remove it, or copy it again")
         size = (int(video.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(video.get(cv2.CAP_PROP_FRAME_WIDTH)))
@@ -29,9 +29,9 @@ def video_facts(file: Path) -> tuple[float, int, int]:
 def video_frames(file: Path) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
     """Yield the time in seconds and the pixels uint8 (H, W, 3), blue, green, red, of each frame.
 
-    Raise DatasetError if fewer can be decoded than the container says, or their size changes.
+    Raise DatasetError if fewer can be decoded than the container declares, or their size changes.
     """
-    with _opened(file) as (cv2, video):
+    with _open(file) as (cv2, video):
         expected, shape, count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), None, 0
         while video.grab():
             # After grab() this is the time of the frame that was grabbed: so since OpenCV 4.1.2 (opencv#16705).
@@ -50,7 +50,7 @@ def video_frames(file: Path) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
+def _open(file: Path) -> Iterator[tuple[Any, Any]]:
     cv2 = opencv("video files need")
     video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
     try:

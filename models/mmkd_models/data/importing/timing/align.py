@@ -15,7 +15,7 @@ from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.limits import MOST_ALIGNED_S
 from mmkd_models.data.importing.recording import SECOND_NS, SampleSeries
 
-_GRID_HZ = 50.0  # of the courses that are compared: a shift is exact to 20 ms
+_GRID_HZ = 50.0  # grid of the comparison: a shift is exact to 20 ms
 _LARGEST_SHIFT_S = 60.0
 _APART_S = 0.5  # from here on another shift is another answer, not the shoulder of the same
 _LEAST_SHARED = 0.5  # fraction of the shorter course that a shift must leave in common

@@ -134,7 +134,7 @@ class TimeColumn:
         )
 
     def _parse(self, column: pl.Series) -> tuple[pl.Series, str]:
-        """Datetimes of a column of text, null where it cannot be read, and the form that a text should have."""
+        """Datetimes of a column of text, null if it cannot be read, and the expected form."""
         formats: tuple[str, ...] = (self._table.time_format,)
         shape = f" as {self._table.time_format!r}"
         if not self._table.time_format:

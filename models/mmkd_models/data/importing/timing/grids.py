@@ -25,11 +25,11 @@ _BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Placed:
+class GridRecording:
     """A recording whose samples lie in the grids.
 
     Attributes:
-        first: for each sensor, where it begins in that sensor's file, in samples.
+        first: for each sensor, its first sample in that sensor's file.
     """
 
     name: str
@@ -77,52 +77,52 @@ class Grids:
         file.seek(size_bytes)
         self._files[name] = file
 
-    def add(self, recorded: ImportedRecording) -> Placed:
+    def add(self, recording: ImportedRecording) -> GridRecording:
         """Put a recording on the grids, at the end of the files.
 
         Raises:
             DatasetError: it has no samples.
             UsageError: it has a sensor that nobody described, or samples of another shape.
         """
-        for name in recorded.series:
+        for name in recording.series:
             if name not in self._files:
                 raise UsageError(
-                    f"{recorded.name}: sensor {name!r}: expected one of 'sensors', got another; describe it there"
+                    f"{recording.name}: sensor {name!r}: expected one of 'sensors', got another; describe it there"
                 )
-        first_ns, last_ns = self._span_ns(recorded)
+        first_ns, last_ns = self._span_ns(recording)
         first, seconds = dict(self.filled), max(0, last_ns - first_ns) / SECOND_NS
-        lengths = {one.name: int(np.floor(seconds * one.rate_hz + 1e-3)) + 1 for one in self.sensors}
+        lengths = {sensor.name: int(np.floor(seconds * sensor.rate_hz + 1e-3)) + 1 for sensor in self.sensors}
         for sensor in self.sensors:
-            # What is filtered is first laid on a grid of its own rate.
+            # A filter first needs a grid at the native rate.
             factor = max(1.0, sensor.own_hz / sensor.rate_hz) if sensor.resample == "polyphase" else 1.0
             refuse_more(
                 round((self.filled[sensor.name] + factor * lengths[sensor.name]) * _sample_bytes(sensor)),
                 self.most_bytes,
-                where=f"{recorded.name}: sensor {sensor.name!r}",
+                where=f"{recording.name}: sensor {sensor.name!r}",
                 what=f"{seconds:g} s at {factor * sensor.rate_hz:g} Hz",
                 cure="correct the times or 'resample_hz'",
             )
         for sensor in self.sensors:
-            self._append(recorded, sensor, origin_ns=first_ns, count=lengths[sensor.name])
+            self._append(recording, sensor, origin_ns=first_ns, count=lengths[sensor.name])
         self.filled = {name: first[name] + lengths[name] for name in first}
-        return Placed(
-            name=recorded.name,
-            parts=recorded.parts,
-            labels=recorded.labels,
-            runs=recorded.runs,
-            is_utc=recorded.is_utc,
+        return GridRecording(
+            name=recording.name,
+            parts=recording.parts,
+            labels=recording.labels,
+            runs=recording.runs,
+            is_utc=recording.is_utc,
             origin_ns=first_ns,
             first=first,
             lengths=lengths,
-            absent=tuple(sensor.name for sensor in self.sensors if not recorded.series.get(sensor.name)),
+            absent=tuple(sensor.name for sensor in self.sensors if not recording.series.get(sensor.name)),
         )
 
-    def _append(self, recorded: ImportedRecording, sensor: ImportedSensor, *, origin_ns: int, count: int) -> None:
+    def _append(self, recording: ImportedRecording, sensor: ImportedSensor, *, origin_ns: int, count: int) -> None:
         shape = sensor.modality(1.0).shape[1:]
-        for block in sensor_blocks(recorded.series.get(sensor.name, ()), sensor, origin_ns=origin_ns, count=count):
+        for block in sensor_blocks(recording.series.get(sensor.name, ()), sensor, origin_ns=origin_ns, count=count):
             if block.shape[1:] != shape:
                 raise UsageError(
-                    f"{recorded.name}: sensor {sensor.name!r}: expected samples of shape {shape}, got"
+                    f"{recording.name}: sensor {sensor.name!r}: expected samples of shape {shape}, got"
                     f" {block.shape[1:]}; give one column for each channel"
                 )
             self._files[sensor.name].write(np.ascontiguousarray(block.view(np.ndarray)).data)
@@ -131,14 +131,14 @@ class Grids:
                 here = np.ones(len(block), dtype=np.uint8) if present is None else present
                 self._files[f"{sensor.name}.present"].write(here.data)
 
-    def _span_ns(self, recorded: ImportedRecording) -> tuple[int, int]:
+    def _span_ns(self, recording: ImportedRecording) -> tuple[int, int]:
         """The first and the last moment of the grids: while all sensors record, or while any does."""
         # Channels that report on change begin when they like: a sensor is there while any of its channels is.
-        times = [[series.times for series in parts if len(series)] for parts in recorded.series.values()]
-        firsts = [min(int(one[0]) for one in channels) for channels in times if channels]
-        lasts = [max(int(one[-1]) for one in channels) for channels in times if channels]
+        times = [[series.times for series in parts if len(series)] for parts in recording.series.values()]
+        firsts = [min(int(channel[0]) for channel in channels) for channels in times if channels]
+        lasts = [max(int(channel[-1]) for channel in channels) for channels in times if channels]
         if not firsts:
-            raise DatasetError(f"{recorded.name}: expected samples, got none; remove the recording")
+            raise DatasetError(f"{recording.name}: expected samples, got none; remove the recording")
         return (max(firsts), min(lasts)) if self._cover == "all" else (min(firsts), max(lasts))
 
     def secure(self) -> None:

@@ -34,7 +34,7 @@ def sensor_blocks(
         return
     nothing = np.zeros((0, len(sensor.channels)), dtype=np.float32)
     parts = series or [SampleSeries(times=np.zeros(0, dtype=np.int64), values=nothing)]
-    for blocks in zip(*(grid_blocks(one, sensor, origin_ns=origin_ns, count=count) for one in parts), strict=True):
+    for blocks in zip(*(grid_blocks(part, sensor, origin_ns=origin_ns, count=count) for part in parts), strict=True):
         values = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
         # A filter may add a little at the edge of full scale.
         yield np.clip(values, -1, 1) if sensor.kind == "audio" else values
@@ -164,7 +164,7 @@ def _polyphase(
 
 
 def _fill_missing(samples: Floats) -> npt.NDArray[np.float64]:
-    """Samples (B, C) with the nearest value of the channel in place of missing ones."""
+    """Samples (B, C) with missing values replaced by the nearest value of the channel."""
     filled = np.zeros(samples.shape)
     for channel, values in enumerate(samples.T):
         known = np.flatnonzero(~np.isnan(values))
