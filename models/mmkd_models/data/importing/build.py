@@ -150,22 +150,9 @@ def build_dataset(
     facts = facts or DatasetFacts()
     modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors if sensor.name != TARGET]
     refuse("windows", [text for modality in modalities for text in _modality_problems(modality)])
-    bytes_each, count = sum(map(window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
-    done, cuts, left_out = list[GridRecording](), list[Cut](), Counter[str]()
-    for recording in recordings:
-        refuse_more(
-            (count + most_windows(recording, modalities, windows)) * bytes_each,
-            grids.most_bytes,
-            where=recording.name,
-            what=f"windows every {windows.hop_s:g} s",
-            cure="lengthen 'windows.stride_s'",
-        )
-        done.append(recording)
-        cuts.append(cut(recording, grids, modalities, labels=labels, windows=windows, split=split))
-        count += len(cuts[-1].starts_s)
-        left_out.update(cuts[-1].left_out)
-    left_out = +left_out
-    if not count:
+    done, cuts = _cut_recordings(recordings, grids, modalities, windows=windows, labels=labels, split=split)
+    left_out = sum((part.left_out for part in cuts), Counter[str]())
+    if not any(len(part.starts_s) for part in cuts):
         reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
         raise DatasetError(
             f"'windows': expected windows, got none{f' ({reasons})' if reasons else ''};"
@@ -174,41 +161,30 @@ def build_dataset(
     answers = [answer for part in cuts for answer in part.answers]
     task = answers_task(answers, labels)
     plan = _plan_windows(done, cuts, encode_answers(answers, task), split)
-
-    def drop(plan: _Plan, reason: str, is_wrong: _Mask) -> _Plan:
-        left_out.update({reason: int(is_wrong.sum())} if is_wrong.any() else {})
-        return plan.subset(~is_wrong)
-
-    least_s = windows.length_s + split.gap_s
-    plan = drop(plan, "between splits", ~far_apart(plan.splits, plan.recording, plan.starts_s, least_s=least_s))
-    if split.drop_copies:
-        source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
-        plan = drop(plan, "equal to one of another split", _copies(plan, source, modalities))
-    # A split without any label is one that nobody has labelled yet, as of a new machine.
-    is_labelled_window = is_labelled(plan.labels)
-    needs_label = (plan.splits > 0) & np.isin(plan.splits, np.unique(plan.splits[is_labelled_window]))
-    plan = drop(plan, "without a label in valid or test", needs_label & ~is_labelled_window)
-
+    plan = _drop_leaks(plan, grids, done, modalities, windows=windows, split=split, left_out=left_out)
     is_utc = all(recording.is_utc for recording in done)
-    origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
-    times = origins_s[plan.recording] + plan.starts_s if is_utc else None
     source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
+    splits: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
+    for number, name in enumerate(SPLIT_NAMES):
+        rows = np.flatnonzero(plan.splits == number)
+        splits[name] = {"labels": plan.labels[rows], "episodes": plan.recording[rows]}
+        for modality in modalities:
+            splits[name][modality.name] = _store(scratch / f"{name}-{modality.name}.npy", source, modality, rows)
+        if split.group:
+            splits[name]["groups"] = plan.facts[split.group][rows]
+        if plan.folds is not None:
+            splits[name]["folds"] = plan.folds[rows]
+        if is_utc:
+            origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
+            splits[name]["times"] = origins_s[plan.recording[rows]] + plan.starts_s[rows]
+        if windows.metadata:
+            splits[name]["metadata"] = {fact: plan.facts[fact][rows] for fact in windows.metadata}
     dataset = write_dataset(
         path,
         name=facts.name or path.name,
         labels=task,
         modalities=modalities,
-        splits={
-            split_name: {
-                **{
-                    modality.name: _store(scratch / f"{number}-{modality.name}.npy", source, modality, rows)
-                    for modality in modalities
-                },
-                **_columns(plan, rows, times, group=split.group, metadata=windows.metadata),
-            }
-            for number, split_name in enumerate(SPLIT_NAMES)
-            for rows in [np.flatnonzero(plan.splits == number)]
-        },
+        splits=splits,
         source=facts.source,
         licence=facts.licence,
         left_out=left_out,
@@ -224,6 +200,58 @@ def build_dataset(
         classes={name: _class_counts(labels, task) for name, labels in _by_split(plan)},
         targets={name: _label_range(labels) for name, labels in _by_split(plan)} if task.kind == "regression" else {},
     )
+
+
+def _cut_recordings(
+    recordings: Iterable[GridRecording],
+    grids: Grids,
+    modalities: Sequence[ModalitySpec],
+    *,
+    windows: WindowRule,
+    labels: LabelRule,
+    split: SplitRule,
+) -> tuple[list[GridRecording], list[Cut]]:
+    bytes_each, count = sum(map(window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
+    done, cuts = list[GridRecording](), list[Cut]()
+    for recording in recordings:
+        refuse_more(
+            (count + most_windows(recording, modalities, windows)) * bytes_each,
+            grids.most_bytes,
+            where=recording.name,
+            what=f"windows every {windows.hop_s:g} s",
+            cure="lengthen 'windows.stride_s'",
+        )
+        done.append(recording)
+        cuts.append(cut(recording, grids, modalities, labels=labels, windows=windows, split=split))
+        count += len(cuts[-1].starts_s)
+    return done, cuts
+
+
+def _drop_leaks(
+    plan: _Plan,
+    grids: Grids,
+    done: Sequence[GridRecording],
+    modalities: Sequence[ModalitySpec],
+    *,
+    windows: WindowRule,
+    split: SplitRule,
+    left_out: Counter[str],
+) -> _Plan:
+    """The plan without windows that must not be in their split; they are counted in `left_out`."""
+
+    def drop(plan: _Plan, reason: str, is_wrong: _Mask) -> _Plan:
+        left_out.update({reason: int(is_wrong.sum())} if is_wrong.any() else {})
+        return plan.subset(~is_wrong)
+
+    least_s = windows.length_s + split.gap_s
+    plan = drop(plan, "between splits", ~far_apart(plan.splits, plan.recording, plan.starts_s, least_s=least_s))
+    if split.drop_copies:
+        source = _source(grids, done, modalities, plan, hop_s=windows.hop_s)
+        plan = drop(plan, "equal to one of another split", _copies(plan, source, modalities))
+    # A split without any label is one that nobody has labelled yet, as of a new machine.
+    has_label = is_labelled(plan.labels)
+    needs_label = (plan.splits > 0) & np.isin(plan.splits, np.unique(plan.splits[has_label]))
+    return drop(plan, "without a label in valid or test", needs_label & ~has_label)
 
 
 def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
@@ -291,21 +319,6 @@ def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec])
     return np.array(
         [bool(digest) and number < highest[digest] for digest, number in zip(digests, plan.splits, strict=True)]
     )
-
-
-def _columns(
-    plan: _Plan, rows: Rows, times: npt.NDArray[np.float64] | None, *, group: str, metadata: Sequence[str]
-) -> dict[str, AnyArray | dict[str, AnyArray]]:
-    columns: dict[str, AnyArray | dict[str, AnyArray]] = {"labels": plan.labels[rows], "episodes": plan.recording[rows]}
-    if group:
-        columns["groups"] = plan.facts[group][rows]
-    if plan.folds is not None:
-        columns["folds"] = plan.folds[rows]
-    if times is not None:
-        columns["times"] = times[rows]
-    if metadata:
-        columns["metadata"] = {name: plan.facts[name][rows] for name in metadata}
-    return columns
 
 
 def _store(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) -> AnyArray:
