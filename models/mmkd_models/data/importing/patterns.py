@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mmkd_edge.errors import DatasetError, first_line, unprintable_in
@@ -160,8 +161,8 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
 def match_segment(segment: str, text: str, known: Mapping[str, str]) -> Mapping[str, str] | None:
     """Return the parts of a folder's or file's name; None if it does not match.
 
-    A named part is as short as possible and has a character or more, `*` is as long as possible. No place of the text
-    is tried twice for a place of the segment.
+    A named part is as short as possible and has a character or more, `*` is as long as possible. The time grows with
+    the length of the segment times that of the text.
 
     Args:
         known: parts of the folders before it; a name that is among them stands for its value.
@@ -172,31 +173,30 @@ def match_segment(segment: str, text: str, known: Mapping[str, str]) -> Mapping[
     """
     # Literal texts alternate with wildcards: `?`, `*` or the name of a part.
     tokens = re.split(r"(\{[^{}]*\}|\*+|\?)", segment)
+    literals = [token if number % 2 == 0 else known.get(token[1:-1]) for number, token in enumerate(tokens)]
     end = len(text)
-
-    @cache
-    def ends(token: int, start: int) -> tuple[int, ...] | None:
-        """Where each token from this one on ends, if they match the text from here on."""
-        if token == len(tokens):
-            return () if start == end else None
-        wildcard = tokens[token] if token % 2 else ""
-        literal = known.get(wildcard[1:-1]) if wildcard else tokens[token]
+    fits = [
+        [False] * end + [True]
+    ]  # by token and place: whether the text from here on matches the tokens from there on
+    for token, literal in zip(reversed(tokens), reversed(literals), strict=True):
+        after = fits[0] + [False] * (end + 1)
         if literal is not None:
-            stops = range(start + len(literal), start + len(literal) + text.startswith(literal, start))
-        elif wildcard == "?":
-            stops = range(start + 1, min(start + 1, end) + 1)
+            row = [text.startswith(literal, place) and after[place + len(literal)] for place in range(end + 1)]
+        elif token == "?":
+            row = after[1 : end + 2]
         else:
-            stops = range(end, start - 1, -1) if wildcard[0] == "*" else range(start + 1, end + 1)
-        for stop in stops:
-            if (rest := ends(token + 1, stop)) is not None:
-                return stop, *rest
+            row = list(itertools.accumulate(reversed(fits[0]), operator.or_))[::-1]
+            row = row if token[0] == "*" else [*row[1:], False]
+        fits.insert(0, row)
+    if not fits[0][0]:
         return None
-
-    stops = ends(0, 0)
-    if stops is None:
-        return None
-    return {
-        name[1:-1]: text[stops[token - 1] : stops[token]]
-        for token, name in enumerate(tokens)
-        if token % 2 and name[0] == "{" and name[1:-1] not in known
-    }
+    parts, start = {}, 0
+    for token, literal, row in zip(tokens, literals, fits[1:], strict=True):
+        if literal is not None or token == "?":
+            start += 1 if literal is None else len(literal)
+            continue
+        stops = [stop for stop in range(start + (token[0] == "{"), end + 1) if row[stop]]
+        if token[0] == "{":
+            parts[token[1:-1]] = text[start : stops[0]]
+        start = stops[0] if token[0] == "{" else stops[-1]
+    return parts
