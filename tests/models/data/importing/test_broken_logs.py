@@ -379,9 +379,7 @@ CASES = [
         name="a class missing in train",
         recipe=(('group = "machine"', 'group = "machine"\nvalid = ["M1"]\ntest = ["M5"]'),),
         files={"M5/states.csv": b"start,end,label\n1762156400,1762156405,stuck\n"},
-        says=(
-            "dataset DIR/out: class 'stuck' (1) has no window in train; move a group that has it, or remove the class"
-        ),
+        says=("dataset DIR/out: class 'stuck' (1) has no window in train; move a group that has it, or remove it"),
     ),
     Broken(
         name="windows longer than every recording",
