@@ -72,7 +72,7 @@ def _sizes_of_encoders(
     values: int,
     fusion_depth: int,
 ) -> dict[str, tuple[int, int]]:
-    # Queries, keys, values and what joins them: 4 x D x D values in each layer of each encoder.
+    # Queries, keys, values and their output: 4 x D x D values in each layer of each encoder.
     layers = encoder.depth * len(modalities) + fusion_depth
     return {
         "layers": (layers, len(state)),

@@ -1,7 +1,6 @@
-"""Centres of the training embeddings, and the distance of a window from them.
+"""Centres of the training embeddings, and a window's distance from the nearest, in standard deviations of each feature.
 
-The distance to the nearest centre, in standard deviations of each feature. It needs no labels, so that every task has
-it. Why not Mahalanobis distances from classes: docs/decisions/023.
+Why not Mahalanobis distances from classes: docs/decisions/023.
 """
 
 from __future__ import annotations
@@ -68,13 +67,7 @@ def seen_tensors(seen: TrainingEmbeddings) -> dict[str, Tensor]:
 
 
 def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> TrainingEmbeddings:
-    """Return training embeddings from the tensors of a file.
-
-    Args:
-        width: D, of the student's embeddings.
-
-    Raises CheckpointError unless they are what `seen_tensors` returns.
-    """
+    """Return training embeddings of `width` values of a file; raise CheckpointError if `seen_tensors` made others."""
     names = [field.name for field in fields(TrainingEmbeddings)]
     values = {name: tensors.get(name, torch.empty(0)) for name in names}
     centres, scores = len(values["centres"]), len(values["scores"])

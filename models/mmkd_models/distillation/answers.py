@@ -49,8 +49,7 @@ def steps_of_block(block: int, steps: int) -> range:
 class AnswerMemory:
     """The answers to every step of one training, in one file or one of each block; used only if complete.
 
-    Args:
-        decides: all that decides the answers, as JSON values.
+    `decides` is all that decides the answers, as JSON values.
     """
 
     def __init__(self, folder: Path, decides: Mapping[str, Any], *, steps: int) -> None:
@@ -140,12 +139,7 @@ def memory_of(
     augment: AugmentConfig,
     labelled_share: float,
 ) -> AnswerMemory | None:
-    """Return the memory of the batches that a training sees, or None without a folder.
-
-    Args:
-        windows: the training windows, with the modalities of the batches in their order.
-        teachers: hashes of their files.
-    """
+    """Return the memory of the batches that a training sees, or None without a folder; `teachers` are file hashes."""
     if folder is None:
         return None
     decides = {

@@ -53,10 +53,9 @@ def aligned_map(
 ) -> Tensor:
     """Map a teacher's cross-attention, averaged over heads, onto the student's own keys.
 
-    The teacher's keys are, per source modality, its time tokens and then `extra` summary tokens. Every source covers
-    the same stretch of time, so the attention of each time key is divided among the student's time keys by the time
-    they have in common, and the sources are added up. Keys that the student cannot see are removed, and rows scaled
-    back to a sum of 1; a row that loses everything stays 0.
+    The teacher's keys are, per source modality, its time tokens and then `extra` summary tokens. The attention of each
+    time key is divided among the student's time keys by the time they have in common, and the sources are added up.
+    Keys that the student cannot see are removed, and rows scaled back to a sum of 1; a row that loses all stays 0.
 
     Args:
         teacher_map: (B, H, Lq, sum of (L_source + extra)).

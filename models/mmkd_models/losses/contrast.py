@@ -66,12 +66,7 @@ def _anchor_loss(
 
 
 class ContrastHead(nn.Module):
-    """The projectors g_s, g_t and the queue of negatives; trained with the student, never exported.
-
-    Args:
-        width: E, the common width.
-        queue: rows remembered; 0 means negatives come from the batch alone.
-    """
+    """The projectors g_s, g_t to one width and the queue of negatives; trained with the student, never exported."""
 
     queue_student: Tensor
     queue_teacher: Tensor

@@ -57,7 +57,7 @@ class _Group(nn.Module):
     Attributes:
         weight: (F, C, 9), divided by the width of the ramp; 0 for channels that a kernel does not read.
         bias: (F,) so that the ramp rises from 0 to 1 around the drawn bias.
-        reads: (F, C) rows sum to 1: which channels a kernel reads.
+        reads: (F, C) channels that a kernel reads; rows sum to 1.
     """
 
     weight: Tensor

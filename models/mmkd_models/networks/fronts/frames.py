@@ -37,12 +37,8 @@ class FrameFront(nn.Module):
         width: the network's; fractions of it are the channels of the convolutions.
         values: D, of an embedding; None for `width`.
 
-    Attributes:
-        positions: T, frames of a window.
+    Attributes (the others as of `Front`):
         seen: values of a frame in which changes are seen: its pixels, or those of its small maps.
-        width: channels of the series.
-        spectrum: values behind the spectrum token.
-        statistics: values behind the statistics token.
 
     Raises UsageError if frames are too small or too large.
     """

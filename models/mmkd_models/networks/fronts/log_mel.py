@@ -107,13 +107,7 @@ class LogMelFront(nn.Module):
     Buffers hold the training data's statistics, so normalisation travels inside the graph: `mean` and `std` of the
     samples of each channel, `mel_mean` and `mel_std` (C, M) of the log-mels.
 
-    Attributes:
-        positions: N, frames of a window.
-        width: channels of the series.
-        spectrum: values behind the spectrum token.
-        statistics: values behind the statistics token.
-
-    Raises UsageError as `LogMels`.
+    Attributes as of `Front`. Raises UsageError as `LogMels`.
     """
 
     mean: Tensor
