@@ -6,7 +6,7 @@ from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-adapt"):
     from collections.abc import Sequence
-    from dataclasses import dataclass, replace
+    from dataclasses import replace
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import typer
 
     from mmkd_models.adaptation.run import Adaptation, AdaptationRequest
-    from mmkd_models.data.dataset import Dataset
-    from mmkd_models.training.checkpoint import TeacherFile
     from mmkd_report.schema.adaptation import AdaptationDocument
 
 _ABOUT = "Adapt a student to a new machine, person or campaign."
@@ -41,46 +39,27 @@ def run_adapt(arguments: Sequence[str]) -> None:
     run_line("mmkd-adapt", arguments, [Command(function=adapt, epilog=epilog)])
 
 
-@dataclass(frozen=True, kw_only=True)
-class KnowledgeOptions:
-    """Knowledge of the new and the old domain."""
-
-    teacher: Annotated[
-        Path | None,
-        Option("Teacher that labels the new windows; they need all its modalities.", metavar="TEACHER.ckpt"),
-    ] = None
-    old: Annotated[Path | None, Option("Dataset not to forget.", metavar="OLDDATA", shown="the carried windows")] = None
-    labels: Annotated[int, Option("Use N labels of each class of the new training split.", min=0, metavar="N")] = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateOptions:
-    """Conditions for writing a student."""
-
-    max_forget: Annotated[
-        float, Option("Points that the old domain may lose, beyond a standard error.", min=0.0, metavar="POINTS")
-    ] = 1.0
-    dry_run: Annotated[bool, Option("Report, and write nothing.", ("--dry-run",))] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearningOptions:
-    """Training options."""
-
-    steps: Annotated[int, Option("Training steps of a transformer or hybrid student.", min=1)] = 200
-    seed: Annotated[int, Option("Seed of batches and of the choice of labels.", min=0)] = 0
-    resume: Annotated[bool, Option("Resume an interrupted run.", ("--resume",))] = False
-
-
 def adapt(
     context: typer.Context,
     *,
     student: Annotated[Path, Argument("STUDENT.ckpt", "Checkpoint of the student.")],
     data: Data,
     output: Output = Path("adapted.ckpt"),
-    knowledge: KnowledgeOptions,
-    gate: GateOptions,
-    learning: LearningOptions,
+    teacher: Annotated[
+        Path | None,
+        Option("Teacher that labels the new windows; they need all its modalities.", metavar="TEACHER.ckpt"),
+    ] = None,
+    old: Annotated[
+        Path | None, Option("Dataset not to forget.", metavar="OLDDATA", shown="the carried windows")
+    ] = None,
+    labels: Annotated[int, Option("Use N labels of each class of the new training split.", min=0, metavar="N")] = 0,
+    max_forget: Annotated[
+        float, Option("Points that the old domain may lose, beyond a standard error.", min=0.0, metavar="POINTS")
+    ] = 1.0,
+    dry_run: Annotated[bool, Option("Report, and write nothing.", ("--dry-run",))] = False,
+    steps: Annotated[int, Option("Training steps of a transformer or hybrid student.", min=1)] = 200,
+    seed: Annotated[int, Option("Seed of batches and of the choice of labels.", min=0)] = 0,
+    resume: Annotated[bool, Option("Resume an interrupted run.", ("--resume",))] = False,
     page: Annotated[
         Path | None, Option("Also write the result as one self-contained page.", metavar="FILE.html")
     ] = None,
@@ -95,73 +74,72 @@ def adapt(
 
     if page is not None:
         check_page(page, extra="train")
-    if not gate.dry_run:
-        teachers = [knowledge.teacher] if knowledge.teacher else []
-        hold_output(context, output, students=[student], teachers=teachers)
-    request = _request(student, data, knowledge, gate, learning)
+    if not dry_run:
+        hold_output(context, output, students=[student], teachers=[teacher] if teacher else [])
+    request = _request(
+        student, data, teacher=teacher, old=old, labels=labels, max_forget=max_forget, steps=steps, seed=seed
+    )
     with training_shown(f"{request.student.modality.name} student", output) as show:
-        folder = None if gate.dry_run else run_dir_of(output)
-        task = replace(task_of(request), run_dir=folder, resume=learning.resume, on_step=show)
+        folder = None if dry_run else run_dir_of(output)
+        task = replace(task_of(request), run_dir=folder, resume=resume, on_step=show)
         adaptation = run_adaptation(request, task, on_method=lambda method: say(f"trying: {method}"))
-    _finish(adaptation, output, gate, page=page, json=json)
+    _finish(adaptation, output, dry_run=dry_run, page=page, json=json)
 
 
 def _request(
-    student: Path, data: Path, knowledge: KnowledgeOptions, gate: GateOptions, learning: LearningOptions
+    path: Path,
+    data: Path,
+    *,
+    teacher: Path | None,
+    old: Path | None,
+    labels: int,
+    max_forget: float,
+    steps: int,
+    seed: int,
 ) -> AdaptationRequest:
     from mmkd_models.adaptation.domains import new_classes, new_domain, old_domain, with_classes
     from mmkd_models.adaptation.methods import ADAPT_TRAIN
     from mmkd_models.adaptation.run import AdaptationRequest
     from mmkd_models.data.dataset import open_dataset
-    from mmkd_models.training.checkpoint import file_sha256, read_student
+    from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher_file
+    from mmkd_models.training.compatible import check_compatible
 
-    known, dataset = read_student(student), open_dataset(data)
-    checkpoint = with_classes(known, dataset.spec.task)
-    if (added := new_classes(known, dataset.spec.task)) and not knowledge.labels:
-        raise UsageError(f"{data}: learning {', '.join(added)} needs labels; add --labels N")
-    if dataset.sha256 == checkpoint.facts.dataset_sha256:
+    before, dataset = read_student(path), open_dataset(data)
+    student = with_classes(before, dataset.spec.task)
+    if (classes := new_classes(before, dataset.spec.task)) and not labels:
+        raise UsageError(f"{data}: learning {', '.join(classes)} needs labels; add --labels N")
+    if dataset.sha256 == student.facts.dataset_sha256:
         raise UsageError(f"{data}: the student was trained on this dataset; name recordings of a new domain")
-    teacher = _teacher(knowledge.teacher, dataset)
-    seen = () if teacher is None else tuple(spec.name for spec in teacher.checkpoint.modalities)
-    names = tuple(dict.fromkeys([*seen, checkpoint.modality.name]))
-    old = None if knowledge.old is None else open_dataset(knowledge.old)
+    file, names = None, [student.modality.name]
+    if teacher is not None:
+        file = read_teacher_file(teacher)
+        check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, dataset.everything())
+        names = [*(spec.name for spec in file.checkpoint.modalities), *names]
+    metric = student.facts.training.metric
     return AdaptationRequest(
-        student=checkpoint,
-        student_sha256=file_sha256(student),
-        new=new_domain(checkpoint, dataset, names),
-        old=old_domain(checkpoint, old),
-        teacher=teacher,
-        labels=knowledge.labels,
-        train=msgspec.structs.replace(
-            ADAPT_TRAIN, steps=learning.steps, seed=learning.seed, metric=checkpoint.facts.training.metric
-        ),
-        max_forget=gate.max_forget,
+        student=student,
+        student_sha256=file_sha256(path),
+        new=new_domain(student, dataset, tuple(dict.fromkeys(names))),
+        old=old_domain(student, None if old is None else open_dataset(old)),
+        teacher=file,
+        labels=labels,
+        train=msgspec.structs.replace(ADAPT_TRAIN, steps=steps, seed=seed, metric=metric),
+        max_forget=max_forget,
     )
 
 
-def _teacher(path: Path | None, dataset: Dataset) -> TeacherFile | None:
-    from mmkd_models.training.checkpoint import read_teacher_file
-    from mmkd_models.training.compatible import check_compatible
-
-    if path is None:
-        return None
-    teacher = read_teacher_file(path)
-    check_compatible("teacher", teacher.checkpoint.task, teacher.checkpoint.modalities, dataset.everything())
-    return teacher
-
-
-def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, page: Path | None, json: bool) -> None:
+def _finish(adaptation: Adaptation, output: Path, *, dry_run: bool, page: Path | None, json: bool) -> None:
     """Write what passed and the page, and show the methods."""
     from mmkd_models.training.checkpoint import write_student
     from mmkd_report import render_adaptation, write_page
 
     document = adaptation.document
-    is_written = adaptation.checkpoint is not None and not gate.dry_run
+    is_written = adaptation.checkpoint is not None and not dry_run
     if is_written:
         assert adaptation.checkpoint is not None
         write_student(output, adaptation.checkpoint)
         document = msgspec.structs.replace(document, written=str(output))
-    if not gate.dry_run:
+    if not dry_run:
         drop_states(output)
     if page is not None:
         write_page(page, render_adaptation(msgspec.to_builtins(document)))
@@ -170,7 +148,7 @@ def _finish(adaptation: Adaptation, output: Path, gate: GateOptions, *, page: Pa
     else:
         _show(document)
     if adaptation.checkpoint is None:
-        reasons = "; ".join(f"{one.name}: {', '.join(one.refusals)}" for one in document.methods)
+        reasons = "; ".join(f"{result.name}: {', '.join(result.refusals)}" for result in document.methods)
         raise GateError(
             f"{document.new.name}: no method is better ({reasons}); nothing was written. Keep the student, record "
             "longer, or add --teacher or --labels"
@@ -190,14 +168,14 @@ def _show(document: AdaptationDocument) -> None:
     rows = [["unchanged", f"{100 * document.estimate:.1f}", "", f"{100 * document.old_score:.1f}", "", ""]]
     rows += [
         [
-            one.name,
-            f"{100 * one.estimate:.1f}",
-            f"{one.gain_points:+.1f} ± {one.standard_error_points:.1f}",
-            f"{100 * one.old_score:.1f}",
-            f"{0 - one.forgotten_points:+.1f} ± {one.forgotten_error_points:.1f}",
-            "; ".join(one.refusals) or ("chosen" if one.method == document.chosen else "passes"),
+            result.name,
+            f"{100 * result.estimate:.1f}",
+            f"{result.gain_points:+.1f} ± {result.standard_error_points:.1f}",
+            f"{100 * result.old_score:.1f}",
+            f"{0 - result.forgotten_points:+.1f} ± {result.forgotten_error_points:.1f}",
+            "; ".join(result.refusals) or ("chosen" if result.method == document.chosen else "passes"),
         ]
-        for one in document.methods
+        for result in document.methods
     ]
     print(f"new: {document.new.name}, {document.new.learn} windows to train, {document.new.judge} to judge")
     print(f"old: {document.old.name}, {document.old.learn} windows to train, {document.old.judge} to judge")

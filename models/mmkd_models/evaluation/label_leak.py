@@ -22,7 +22,7 @@ from mmkd_models.metrics.scores import measure_named
 from mmkd_report.schema.figures import LabelLeak
 
 FAR = 0.2
-"""Share of the way from guessing to no error at all, from which labels that are spread in time are a leak."""
+"""Labels that are interpolated in time leak if they remove this fraction of the error of chance."""
 
 _LEAST_SHARE = 1e-6  # of a label that is never on, so that its logit is finite
 
@@ -36,32 +36,32 @@ def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None
         train: with the visible labels.
         truth: (N,) or (N, K), all labels of the dataset.
     """
-    seen, hidden = train.labelled, is_labelled(truth) & ~train.labelled
-    if not (seen.any() and hidden.any()):
+    visible, hidden = train.labelled, is_labelled(truth) & ~train.labelled
+    if not (visible.any() and hidden.any()):
         return None
     columns = _columns(train)  # (N, K)
-    answers = np.tile(columns[seen].mean(axis=0), (len(train), 1))
+    answers = np.tile(columns[visible].mean(axis=0), (len(train), 1))
     owner, position = _places(train)
-    for one in np.unique(owner[hidden]).tolist():
-        known, asked = seen & (owner == one), hidden & (owner == one)
-        if known.any():
-            order = np.argsort(position[known], kind="stable")
-            at, values = position[known][order], columns[known][order]
-            answers[asked] = np.stack([np.interp(position[asked], at, value) for value in values.T], axis=1)
+    for name in np.unique(owner[hidden]).tolist():
+        sources, targets = visible & (owner == name), hidden & (owner == name)
+        if sources.any():
+            order = np.argsort(position[sources], kind="stable")
+            at, values = position[sources][order], columns[sources][order]
+            answers[targets] = np.stack([np.interp(position[targets], at, value) for value in values.T], axis=1)
     return outcome_on(train.with_labels(truth).subset(hidden), _logits(train, answers[hidden]))
 
 
 def label_leak(judged: Sequence[TestedNetwork], metric: str) -> LabelLeak:
     """Return the score of interpolated labels on the hidden labels of each seed, and whether that is a leak."""
     beside = guessing(judged, metric)
-    figure = spread([one.scores.metric(metric) for one in judged])
+    figure = spread([outcome.scores.metric(metric) for outcome in judged])
     best = 0.0 if measure_named(metric).lower_is_better else 1.0
     is_far = abs(best - figure.mean) <= (1 - FAR) * abs(best - beside.figure)
     return LabelLeak(figure=figure, guessing=beside, leaks=beside.is_better and is_far)
 
 
 def _columns(train: Windows) -> NDArray[np.float64]:
-    """(N, K): a column for each class or label, 1 where it is on, or the one of the number."""
+    """(N, K): 1 for the class or labels of a window, else 0; (N, 1) the number of a regression."""
     if train.spec.task.kind == "classification":
         return np.asarray(train.labels[:, None] == np.arange(len(train.spec.task.labels)), dtype=np.float64)
     return train.labels.reshape(len(train), -1).astype(np.float64)

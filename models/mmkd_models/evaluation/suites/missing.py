@@ -136,15 +136,15 @@ def judge_missing(inputs: SuiteInputs) -> MissingFacts:
             for model in inputs.models
             if not set(model.facts.modalities) <= absent
         }
-        ours, theirs = judged[first.name], judged.get(compared_with or "")
+        outcome, reference = judged[first.name], judged.get(compared_with or "")
         rows.append(
             MissingFigures(
                 left=left,
                 fraction=fraction,
                 burst=burst,
-                scores={name: outcome.scores.metric(measure.name) for name, outcome in judged.items()},
-                gain=None if theirs is None else gain_on_windows(ours, theirs, measure.name, seed=inputs.seed),
-                is_chance=not guessing([ours], measure.name, seed=inputs.seed).is_better,
+                scores={name: each.scores.metric(measure.name) for name, each in judged.items()},
+                gain=None if reference is None else gain_on_windows(outcome, reference, measure.name, seed=inputs.seed),
+                is_chance=not guessing([outcome], measure.name, seed=inputs.seed).is_better,
             )
         )
     return MissingFacts(measure=measure, compared_with=compared_with, rows=tuple(rows))
