@@ -219,4 +219,4 @@ def test_latencies_are_measured_through_the_exported_student(machines: Dataset, 
     assert 0 < measured["student_ms"]["p50"] <= measured["student_ms"]["p99"] < 1000
     assert measured["ratio"] > 0
     assert document["entries"][0]["latency_ms"] == document["students"][0]["latency"]["student_ms"]["p50"]
-    assert "Accuracy against latency" in (tmp_path / "study" / "report.html").read_text()
+    assert "Balanced accuracy against latency" in (tmp_path / "study" / "report.html").read_text()
