@@ -1,7 +1,4 @@
-"""Backends: what executes an artifact. The protocol, and the one table of what each backend is.
-
-A backend is its file and its row here: nobody else asks for one by its name.
-"""
+"""Backends, which execute artifacts: their protocol and their one table. A backend is its file and its row here."""
 
 from __future__ import annotations
 
@@ -30,9 +27,9 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Options of an engine beyond its threads. A backend that lacks an option ignores it.
 
     Attributes:
-        graph: how far onnxruntime rewrites the graph: everything it knows, or only what needs no other kernels.
-        owns_cores: onnxruntime's idle threads spin, OpenVINO's threads stay on one core: for a device whose cores run
-            nothing else.
+        graph: how far onnxruntime rewrites the graph: all it can, or only what needs no other kernels.
+        owns_cores: onnxruntime's idle threads spin, OpenVINO's threads stay on one core: for cores that run nothing
+            else.
     """
 
     graph: Literal["all", "basic"] = "all"
@@ -41,9 +38,8 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 DEFAULT_OPTIONS = SessionOptions()
 
-
 Answers = tuple[NDArray[np.float32], ...]
-"""What a graph answers for one window, in the order of its outputs."""
+"""The outputs of a graph for one window, in its order."""
 
 
 class Backend(Protocol):
@@ -51,7 +47,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """Which backend this is."""
+        """Its name in the table."""
         ...
 
     @property
@@ -61,17 +57,17 @@ class Backend(Protocol):
 
     @property
     def threads(self) -> int:
-        """How many threads one `run` may use."""
+        """Threads of one `run`."""
         ...
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the opened graph takes, as the engine reports it."""
+        """Inputs of the opened graph, as the engine reports them."""
         ...
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the opened graph returns, as the engine reports it."""
+        """Outputs of the opened graph, as the engine reports them."""
         ...
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Answers:
@@ -104,16 +100,16 @@ class SteppingBackend(Backend, Protocol):
 
 
 class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What one backend is.
+    """The properties of a backend.
 
     Attributes:
         precisions: that it computes in; bf16 from the fp32 artifact.
-        without_gain: precisions that are no faster than fp32 here, so that nobody needs to measure them.
+        without_gain: precisions that are no faster than fp32 here.
         library: returns the module that it imports, and the distribution that provides it.
-        lacks: returns everything else that is missing, with the commands to install it; None if it needs nothing else.
-        open: opens an artifact, with threads, bf16 or not, and options; see `open_backend`.
+        lacks: returns what else is missing, with the commands to install it; None if it needs nothing else.
+        open: opens an artifact, with threads, bf16 or not, and options.
         open_steps: opens a step graph; None if it runs none.
-        on_gpu: it computes on a GPU: threads do not matter, and opening may build an engine.
+        on_gpu: threads do not matter, and opening may build an engine.
         is_own: it is part of this package: it checks its files itself, and needs no sandbox check.
         has_graph_option: `SessionOptions.graph` matters.
         owns_cores_from: threads from which `SessionOptions.owns_cores` matters; None for never.
@@ -217,7 +213,7 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         on_gpu=True,
     ),
 }
-"""Every backend, by its name; artifacts are judged in the first one that runs their format."""
+"""An export judges an artifact in the first backend that runs its format."""
 
 AUTO_ORDER: tuple[BackendName, ...] = ("trt", "native", "openvino", "ort", "litert")
 """The order in which `auto` tries them without a profile."""
@@ -254,7 +250,7 @@ def backend_for(artifact_format: ArtifactFormat) -> BackendName:
 
 
 def choose_artifact(entry: ModelEntry, precision: RunPrecision | Literal["auto"], backend: BackendName) -> Artifact:
-    """Return the artifact that a backend should run; precision `auto` is fp32, and bf16 runs the fp32 artifact.
+    """Return the artifact for a backend; precision `auto` is fp32, and bf16 runs the fp32 artifact.
 
     Raises:
         UsageError: no artifact fits; the message says why each does not.
@@ -289,7 +285,7 @@ def open_backend(
 
     Args:
         model: the artifact's verified bytes.
-        threads: of the processor, per `run`; a backend on a GPU needs one.
+        threads: of the processor, per `run`.
 
     Raises:
         UnavailableError: the backend's library is not installed, no GPU answers, or the processor lacks bf16.

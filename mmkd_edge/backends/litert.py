@@ -1,7 +1,7 @@
 """LiteRT, formerly TensorFlow Lite, on the CPU: for `.tflite` artifacts.
 
-An interpreter answers one call at a time, so parallel calls each take their own from a pool. LiteRT itself writes one
-line on stderr when a process opens its first artifact; nothing in its interface prevents it.
+An interpreter answers one call at a time, so parallel calls take theirs from a pool. LiteRT writes one line on stderr
+when a process opens its first artifact; nothing in its interface prevents it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,7 @@ _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
 
 
 class _Instance(msgspec.Struct, kw_only=True):
-    """One interpreter.
-
-    Attributes:
-        memory: whose state it has; None before its first step.
-        step: after which step of that memory.
-    """
+    """An interpreter, and which memory's state it has, after which step."""
 
     interpreter: Any
     memory: StepMemory | None = None
@@ -46,12 +41,7 @@ class _Instance(msgspec.Struct, kw_only=True):
 
 
 class LitertBackend:
-    """Interpreters over one model: as many as there ever were calls at the same time.
-
-    Args:
-        model: a `.tflite` model with one signature, whose tensors are named as in the manifest.
-        threads: per `run`.
-    """
+    """Interpreters over one model with one signature: as many as there ever were calls at the same time."""
 
     name = "litert"
 
@@ -111,7 +101,7 @@ class LitertBackend:
         return partial(self._step, memory)
 
     def _step(self, memory: StepMemory) -> None:
-        """An interpreter that took this memory's last step has its state already; any other gets all of it."""
+        """Take one step; an interpreter that took this memory's last step has its state already."""
         idle = self._open_pool()
         instance = self._take(idle)
         interpreter, places = instance.interpreter, self._places
@@ -158,7 +148,7 @@ class LitertBackend:
 
 
 def _tensors(details: Mapping[str, Mapping[str, Any]], order: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    """In the order of the graph, which is that of the manifest: a signature keeps none."""
+    """In the order of the graph, which is the manifest's: a signature has none."""
     places = {int(detail["index"]): place for place, detail in enumerate(order)}
     names = sorted(details, key=lambda name: places[int(details[name]["index"])])
     return tuple(_tensor(name, details[name]) for name in names)

@@ -17,13 +17,13 @@ _NAN = float("nan")
 
 
 class StepMemory:
-    """The arrays of one stream's steps, whatever engine runs them. A step returns one slot of most states.
+    """The arrays of one stream's steps, for any engine. A step returns one slot of most states.
 
     Attributes:
-        inputs: what the graph takes, by name: a block of samples, the slot, the states.
-        outputs: what it returns, by name: the answer, and what is new of each state; parts of one piece of memory.
+        inputs: of the graph, by name: a block of samples, the slot, the states.
+        outputs: of the graph, by name: the answer, and what is new of each state; parts of one piece of memory.
         states: names of the states.
-        fresh: names of the other inputs, which are new in each step.
+        fresh: names of the other inputs.
         step: number of the next step, from 0.
     """
 
@@ -53,7 +53,7 @@ class StepMemory:
         return self.step % self._slots
 
     def erase(self) -> None:
-        """Overwrite the last step's outputs with NaN, so that what a step does not write is not taken for an answer."""
+        """Overwrite the last step's outputs with NaN."""
         self._written.fill(_NAN)
 
     def check_written(self) -> None:
@@ -62,7 +62,7 @@ class StepMemory:
             raise ValueError("it gave NaN, or no answer")
 
     def keep_in(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        """Copy what the last step returned into arrays of the states, where the next step reads it."""
+        """Copy the last step's new states into arrays of the states."""
         slot = self.slot
         for name, axis, new in self._news:
             if axis is None:
@@ -71,17 +71,13 @@ class StepMemory:
                 arrays[name][(slice(None),) * axis + (slot,)] = new
 
     def keep(self) -> None:
-        """Copy it into the inputs, and count the step."""
+        """Copy the new states into the inputs, and count the step."""
         self.keep_in(self.inputs)
         self.step += 1
 
 
 def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) -> None:
-    """Copy feeds into an engine's own memory; NumPy alone would also take what only fits after a cast or a broadcast.
-
-    Raises:
-        ValueError: other inputs, another shape or another type than the engine has.
-    """
+    """Copy feeds into an engine's own memory; ValueError for other inputs, shapes or types than the engine's."""
     if feeds.keys() != places.keys():
         expected, found = ", ".join(places), ", ".join(feeds)
         raise ValueError(f"expected the inputs {expected}, got {found or 'nothing'}")

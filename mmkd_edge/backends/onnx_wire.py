@@ -1,8 +1,6 @@
-"""An ONNX model read by us, from its bytes, before an engine gets it.
+"""The protobuf wire format of an ONNX model (protobuf.dev/programming-guides/encoding), read without copies.
 
-Reads the protobuf wire format (protobuf.dev/programming-guides/encoding) and the fields of onnx.proto that hold tensors
-and graphs. Copies nothing. Accepts what any protobuf parser accepts: over-long numbers, unknown fields, a message in
-several pieces.
+Accepts what any protobuf parser accepts: over-long numbers, unknown fields, a message in several pieces.
 """
 
 from __future__ import annotations
@@ -12,50 +10,37 @@ from collections.abc import Iterator, Mapping
 from mmkd_edge.errors import BackendError
 
 Value = int | memoryview
-Found = tuple[str, int, Value]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MOST_VARINT_BYTES = 10
-_DEEPEST = 100  # protobuf's own limit of nesting
 
-# What is in the fields of a message that hold messages, as far as a tensor, a node or a graph can be in them.
+# The fields of onnx.proto with messages, as far as a tensor, a node or a graph can be in them.
 _INNER: Mapping[str, Mapping[int, str]] = {
-    "model": {7: "graph", 8: "opset", 20: "training", 25: "function"},
+    "model": {7: "graph", 20: "training", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
     "function": {7: "node", 11: "attribute"},
     "training": {1: "graph", 2: "graph"},
-    "tensor": {},
-    "opset": {},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 
 
-def walk(model: bytes) -> Iterator[Found]:
-    """Yield the kind of message, number and value of every field of a model; ValueError if it is no message."""
-    waiting = [("model", memoryview(model), 0)]
-    while waiting:
-        kind, message, depth = waiting.pop()
-        if depth > _DEEPEST:
-            raise ValueError("messages are nested too deeply")
-        inner = _INNER[kind]
-        for number, value in fields(message):
-            yield kind, number, value
-            if number in inner:
-                if isinstance(value, int):
-                    raise ValueError(f"field {number} of a {kind} is no message")
-                waiting.append((inner[number], value, depth + 1))
-
-
 def has_external_weights(model: bytes) -> bool:
     """Whether a tensor of a model has its values in another file; ValueError if it is no protobuf message."""
-    return any(kind == "tensor" and _is_external(number, value) for kind, number, value in walk(model))
-
-
-def _is_external(number: int, value: Value) -> bool:
-    return number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
+    waiting = [("model", memoryview(model))]
+    while waiting:
+        kind, message = waiting.pop()
+        for number, value in fields(message):
+            if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)):
+                return True
+            inner = _INNER.get(kind, {}).get(number)
+            if inner is not None:
+                if isinstance(value, int):
+                    raise ValueError(f"field {number} of a {kind} is no message")
+                waiting.append((inner, value))
+    return False
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:

@@ -1,11 +1,8 @@
-"""OpenVINO on the CPU.
+"""OpenVINO on the CPU, without its converter and telemetry.
 
-Reads the ONNX artifact as it is; neither OpenVINO's converter nor its telemetry is imported. An opened graph answers
-one call at a time: parallel calls wait, since OpenVINO's own shared call mixes answers up. A signal handler that calls
-in the middle of a call of its thread gets its own request.
-
-OpenVINO raises nothing when some operators fail, and leaves the answer of the call before in its memory. So outputs are
-NaN before every call, and an output that was not written is no answer.
+An opened graph answers one call at a time: parallel calls wait, since OpenVINO's own shared call mixes answers up. A
+signal handler that calls in the middle of a call of its thread gets its own request. OpenVINO raises nothing when some
+operators fail, and leaves the answer of the call before in its memory; so outputs are NaN before every call.
 """
 
 from __future__ import annotations
@@ -41,7 +38,7 @@ _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
 
 
 class _Request(msgspec.Struct, frozen=True):
-    """A request and its memory: filling that is cheaper than handing arrays over."""
+    """A request and its memory; filling that is cheaper than passing arrays."""
 
     request: Any
     values: dict[str, NDArray[Any]]
@@ -52,7 +49,6 @@ class OpenVinoBackend:
     """One compiled graph with one request, behind a lock.
 
     Args:
-        threads: per `run`.
         bf16: compute in bfloat16, if the processor can; INT8 layers stay INT8.
         pinning: tie the threads to cores while they compute; for cores that run nothing else.
     """
@@ -167,11 +163,11 @@ def _first_process() -> int:
 
 @cache
 def _core() -> Any:
-    """OpenVINO's root object, one per process and kept until its end.
+    """OpenVINO's root object, one per process until its end.
 
-    On processors with AMX, every `Core` gives its thread another stack for signals, and puts the earlier one back when
-    it ends (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order in which they
-    began leave the thread with a stack that is gone: the next signal, such as Ctrl-C, is then a SIGSEGV.
+    On processors with AMX, every `Core` gives its thread another stack for signals, and restores the earlier one at its
+    end (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order in which they
+    began leave a stack that is gone: the next signal, such as Ctrl-C, is then a SIGSEGV.
     """
     return import_openvino().Core()
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU. Refuses other formats, and weights in files beside the model: only verified bytes count."""
+"""ONNX Runtime on the CPU. Refuses weights in files beside the model: only verified bytes count."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def silence_reports() -> None:
 
 
 class OrtBackend:
-    """One session. ONNX Runtime allows concurrent `run` on it.
+    """One session, which allows concurrent `run`.
 
     Args:
-        threads: per `run`. One is fastest below about 5 M parameters.
-        graph: how far the graph is rewritten: everything ONNX Runtime knows, or only what needs no other kernels.
+        threads: per `run`; one is fastest below about 5 M parameters.
+        graph: how far ONNX Runtime rewrites the graph; see `SessionOptions`.
         spinning: idle threads spin: faster with several threads, at half a core or more while idle.
     """
 
@@ -110,7 +110,7 @@ class OrtBackend:
 
     @property
     def session(self) -> Any:
-        """The engine's own session, to measure what this runtime adds to it; None after `close`."""
+        """The engine's own session, for comparisons; None after `close`."""
         return self._session
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from mmkd_edge.errors import BackendError, first_line
 
 
 def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
-    """The step graph that a backend runs; None if the student is not causal, or has none in that backend's format."""
+    """The step graph for a backend; None if there is none."""
     row = BACKENDS[backend]
     if entry.streaming is None or row.open_steps is None:
         return None
@@ -23,7 +23,7 @@ def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
 
 
 class Steps:
-    """One stream's way through a step graph; used by one thread at a time, and not after an error.
+    """The steps of one stream; used by one thread at a time, and not after an error.
 
     Raises:
         BackendError: the backend is closed.

@@ -1,8 +1,7 @@
 """The canonical ZIP: one list of members has exactly one archive, byte for byte.
 
-Members are stored, not compressed, in a given order, with fixed dates and attributes: a reader computes every header
-from the members and compares. Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory),
-4.3.16 (end record).
+Members are stored, not compressed, with fixed dates and attributes: a reader computes every header and compares.
+Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (end record).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _UTF8 = 1 << 11
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """What an archive's headers contain about one member."""
+    """The facts in the headers of one member."""
 
     name: str
     size_bytes: int
@@ -77,7 +76,7 @@ def end_record_bytes(*, comment_bytes: int) -> int:
 
 
 def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]:
-    """Return everything before the end record, and the members for it; files are stored in the given order."""
+    """Everything before the end record, and the members for it; files are stored in the given order."""
     members = tuple(Member(name=name, size_bytes=len(data), crc32=zlib.crc32(data)) for name, data in files.items())
     parts: list[bytes] = []
     for member in members:
@@ -86,11 +85,11 @@ def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]
 
 
 def stored_sizes(tail: bytes, directory: bytes) -> dict[str, int] | None:
-    """Read names and sizes from an archive's central directory, to describe how it differs from what was expected.
+    """Names and sizes from an archive's central directory, to describe how it differs from the expected one.
 
     Args:
         tail: the end record.
-        directory: the bytes before it, as long as `directory_bytes` says.
+        directory: the bytes before it, as many as `directory_bytes` returns.
 
     Returns:
         None if the directory cannot be read or names a member twice.

@@ -1,8 +1,4 @@
-"""Arrays in files of NumPy's formats: a damaged or hostile file is one error. Pickles are never read.
-
-NumPy reads the header of a `.npy` as Python text, and `zipfile` whatever an archive claims: between them a damaged file
-raises a dozen types of exceptions.
-"""
+"""Arrays in files of NumPy's formats: a damaged or hostile file is one error. Pickles are never read."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ MOST_UNPACKED_RATIO = 20
 
 
 class ArraysError(ValueError):
-    """What is wrong with a file of arrays; the caller names the file and what it should be."""
+    """A fault of a file of arrays; the caller names the file."""
 
 
 def map_array(file: Path) -> NDArray[Any]:
@@ -58,10 +54,7 @@ def read_npy(data: bytes) -> NDArray[Any]:
 
 
 def check_whole(array: NDArray[Any]) -> None:
-    """Raise ArraysError if the file behind a mapped array was cut short.
-
-    Reading what a shorter file does not have ends the process (SIGBUS), and nothing in it can catch that.
-    """
+    """Raise ArraysError if the file behind a mapped array was cut short: reading beyond its end is a SIGBUS."""
     owner = _owner_of(array)
     name, base = str(getattr(owner, "filename", "") or ""), owner.base
     if isinstance(base, mmap.mmap) and base.size() < len(base):
@@ -69,9 +62,7 @@ def check_whole(array: NDArray[Any]) -> None:
 
 
 def let_go(array: NDArray[Any], *, least_bytes: int = 0) -> None:
-    """Return the pages of a read-only mapped file to the kernel, which counts read ones as the process's own memory.
-
-    They stay in the kernel's cache while nobody else needs the memory.
+    """Return the pages of a read-only mapped file to the kernel, which counts them as the process's memory.
 
     Args:
         least_bytes: the size from which a file is worth the call.

@@ -53,8 +53,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 class Bundle:
     """An open, verified bundle. Use it in `with`, or call `close()`.
 
-    Holds one file descriptor and no content: `read` verifies again, so a file that is overwritten in place under an
-    open bundle raises an error.
+    It has one file descriptor and no content: `read` verifies again, so that a file that is overwritten in place under
+    an open bundle raises an error.
 
     Attributes:
         sha256: of the whole file, as `sha256sum` prints it.
@@ -263,7 +263,7 @@ def _manifest_bytes(path: Path, descriptor: int) -> bytes:
 def _check_directory(
     path: Path, descriptor: int, *, size: int, tail: bytes, entries: Sequence[FileEntry]
 ) -> int | None:
-    """Compare names and sizes with the manifest; return the size of the signatures, which it cannot list."""
+    """Compare names and sizes with the manifest; returns the size of the signatures, which it cannot list."""
     length = min(archive.directory_bytes(tail), size)
     directory = read_exactly(descriptor, length, offset=max(0, size - _END_BYTES - length))
     sizes = archive.stored_sizes(tail, directory)
@@ -287,7 +287,7 @@ def _signature_bytes(path: Path, descriptor: int, size: int, entries: Sequence[F
 
 
 def _check_members(path: Path, descriptor: int, *, tail: bytes, entries: Sequence[FileEntry]) -> dict[str, int]:
-    """Compare content and headers with those of the canonical archive; return where each member's bytes begin."""
+    """Compare content and headers with the canonical archive; returns where each member's bytes begin."""
     offsets: dict[str, int] = {}
     members: list[Member] = []
     position = 0

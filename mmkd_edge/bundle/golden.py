@@ -1,7 +1,6 @@
 """Golden windows: recorded windows with the checkpoint's answers, in the bundle's `<model>/golden.npz`.
 
-A device tests itself with them; half of them (`judge`) decides whether an artifact of lower precision is good enough,
-the other half calibrates it.
+A device tests itself with them; half of them (`judge`) judge artifacts of lower precision, the others calibrate them.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ _DTYPES: dict[str, Any] = {
 
 
 class Golden(msgspec.Struct, frozen=True, kw_only=True):
-    """Windows with their answers.
+    """Windows with the outputs of the checkpoint.
 
     Attributes:
         windows: (N, T, C) float32 as `prepare` takes them without a reference: raw values, or z-scores for a modality
             that is normalised per group; NaN = missing. Of video uint8 (N, T, H, W, C), masked where frames lack.
         labels: (N,) int64, -1 = unknown; of several labels (N, K) uint8, 255 = unknown; of a regression (N,) float32,
             NaN = unknown.
-        logits: (N, K) float32, from the checkpoint: the graph's first output.
-        probabilities: (N, K) float32, its second output, of a regression the value.
+        logits: (N, K) float32.
+        probabilities: (N, K) float32, of a regression the value.
         judge: (N,) bool: False windows may calibrate, True windows only judge.
         tolerance: largest difference of a logit or a probability that counts as the same answer.
-        novelty: (N, 1) float32, its third output; None if it has none.
+        novelty: (N, 1) float32; None if there is none.
     """
 
     windows: NDArray[Any]
@@ -70,10 +69,7 @@ def novelty_errors(expected: NDArray[np.float32], got: NDArray[np.float32]) -> N
 
 
 def same_answers(task: TaskSpec, answers: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(N,) whether two first outputs (N, K) agree.
-
-    The same class; the same labels on; or numbers at most a tenth of the training targets' standard deviation apart.
-    """
+    """(N,) whether logits (N, K) agree: class, labels that are on, or numbers within a tenth of the targets' std."""
     match task.kind:
         case "classification":
             return np.asarray(answers.argmax(axis=1) == reference.argmax(axis=1))

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what every file in it is, and what the students in it take, answer and achieved."""
+"""The manifest of a bundle: its files, and what the students in it take, answer and achieved."""
 
 from __future__ import annotations
 
@@ -76,14 +76,13 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """An adaptation that a student went through.
 
     Attributes:
-        from_sha256: of the checkpoint that it came from.
+        from_sha256: of the checkpoint before.
         dataset: of the new domain.
         way: the method.
-        teacher_sha256: None without a teacher.
-        labels: number of labels of the new domain that it saw.
+        labels: number of labels of the new domain.
         gain_points: of the estimate that chose it.
         forgotten_points: of the old domain.
-        share: of the way from the checkpoint before to what was learnt; None for all of it.
+        share: fraction of the way from the checkpoint before to what was learnt; None for all of it.
     """
 
     from_sha256: str
@@ -127,7 +126,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         opset: of ONNX; of a `.tflite` the version of its schema.
         confidence: None if no labelled windows calibrated it.
         unjudged: true if too few windows judged its lower precision, and that was accepted; else absent.
-        novelty: absent if its graph returns none, or no windows calibrated it.
+        novelty: absent without the output, or without calibration.
     """
 
     file: str
@@ -143,11 +142,11 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a step graph keeps from one step to the next: input `name`, output `next_<name>`, float32.
+    """State between steps of a step graph: input `name`, output `next_<name>`, float32.
 
     Attributes:
-        axis: along which it has the slots; a step returns one of them. None has no slots: a step returns all of it.
-        initial: every element before the first step.
+        axis: of its slots, of which a step returns one; None if a step returns all of it.
+        initial: value of every element before the first step.
     """
 
     name: str
@@ -162,7 +161,7 @@ class Streaming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         stride: samples of one step.
         memory: samples that an answer can depend on, the newest included.
-        slots: number of steps that the states have slots for; step n, from 0, fills slot n modulo `slots`.
+        slots: of the states; step n, from 0, fills slot n modulo `slots`.
         states: in the order of the graph's inputs and outputs.
         artifacts: step graphs, one for each format and precision.
     """
@@ -182,8 +181,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         name: its folder in the archive.
-        inputs: of every artifact, in order: see `graph_inputs`.
-        outputs: of every artifact, in order: see `graph_outputs`.
+        inputs: of every artifact: see `graph_inputs`.
+        outputs: of every artifact: see `graph_outputs`.
         mflops: millions of floating point operations per window.
         validation_metric: name of the metric of `validation_score`.
         teacher_sha256: of the teacher's checkpoint; None for a student that learned from labels only.
@@ -227,12 +226,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The whole bundle.
 
     Attributes:
-        model_id: what people call this bundle.
-        models: the students; the first answers while its sensor is alive.
-        tools: what made the bundle, name to version.
+        models: the students; the first answers while its sensor works.
+        tools: that made the bundle, name to version.
         licence: of the weights, and of the data in the golden windows.
         files: report.json and README.md.
-        release: grows with every release, so that a device refuses an earlier one; absent if none was given.
+        release: grows with every release, so that a device refuses an earlier one; may be absent.
     """
 
     format_version: int = FORMAT_VERSION
@@ -286,7 +284,7 @@ def step_inputs(modality: ModalitySpec, streaming: Streaming) -> tuple[TensorSpe
 
 
 def step_outputs(task: TaskSpec, streaming: Streaming, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
-    """The outputs of a step graph: those of every artifact, and what is new of each state: all of it, or one slot."""
+    """The outputs of a step graph: those of every artifact, and of each state all, or the new slot."""
     states = (TensorSpec(name=f"next_{s.name}", dtype="float32", shape=_new_shape(s)) for s in streaming.states)
     return (*graph_outputs(task, novelty=novelty), *states)
 
@@ -296,7 +294,7 @@ def _new_shape(state: StateTensor) -> tuple[int, ...]:
 
 
 def member_files(manifest: Manifest) -> tuple[FileEntry, ...]:
-    """Every member of the archive but the manifest itself, in the order in which they are stored."""
+    """Every member of the archive but the manifest, in the order of the archive."""
     entries = list(manifest.files)
     for model in manifest.models:
         artifacts = model.artifacts + (() if model.streaming is None else model.streaming.artifacts)
@@ -306,7 +304,7 @@ def member_files(manifest: Manifest) -> tuple[FileEntry, ...]:
 
 
 def describe_tensors(tensors: Sequence[TensorSpec]) -> str:
-    """Tensors in one line, for messages: `acc float32 (1, 200, 3), acc_present float32 (1, 200, 3)`."""
+    """Tensors in one line: `acc float32 (1, 200, 3), acc_present float32 (1, 200, 3)`."""
     return ", ".join(f"{tensor.name} {tensor.dtype} {tensor.shape}" for tensor in tensors) or "nothing"
 
 

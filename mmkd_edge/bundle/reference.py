@@ -1,7 +1,7 @@
 """The reference of a per-group modality: mean and standard deviation of one person, machine or session.
 
 `mmkd-data reference` measures them; `EdgePredictor.open(..., reference=FILE)` applies them as a z-score. The JSON file:
-`{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`, one number per channel, in the raw unit.
+`{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`, one number per channel.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """`signature.json`, the last member of a signed bundle: key ids and signatures over the manifest's hash.
 
-The manifest has the hashes of all other members, so a signature over its hash covers the whole bundle. Which keys are
-trusted is in `mmkd_edge.install.keys`.
+The manifest has the hashes of all other members, so that covers the whole bundle. Trust is `mmkd_edge.install.keys`'.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""JSON as files need it: stricter than the standard library, with the path of the fault.
+"""JSON of files, stricter than the standard library, with the path of the fault.
 
-Refuses a key given twice, NaN and infinities, numbers beyond float64, half a surrogate pair, and nesting that exhausts
-the stack.
+Refuses a repeated key, NaN, infinities, numbers beyond float64, half a surrogate pair, and nesting beyond the stack.
 """
 
 from __future__ import annotations
@@ -15,10 +14,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class JsonError(ValueError):
-    """What is wrong with a document, and where: `path` is empty for the document as a whole.
-
-    Never reaches a user: the module that owns the document turns it into its own error.
-    """
+    """A fault of a document, and its path, empty for the whole; callers turn it into their own error."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(f"{path}: {message}" if path else message)

@@ -1,7 +1,6 @@
 """A causal student behind one stream: samples become blocks, blocks become steps, and the newest step has the answer.
 
-Owns the block that is being filled and the state behind it. A state that is lost, because an engine failed or another
-bundle took over, is made again from the last window; until then windows are answered as a whole.
+A state that is lost, because an engine failed or another bundle took over, is made again from the last window.
 """
 
 from __future__ import annotations
@@ -21,11 +20,7 @@ from mmkd_edge.predict.preprocess import missing_samples, prepare
 
 
 def check_hop(hop: object, streaming: Streaming) -> None:
-    """Refuse a hop at which no step ends.
-
-    Raises:
-        UsageError: it is a whole number, and no multiple of the stride.
-    """
+    """Raise UsageError for a hop at which no step ends."""
     if isinstance(hop, int) and hop % streaming.stride:
         raise UsageError(
             f"hop: expected a multiple of {streaming.stride}, the samples of one step of this causal student, got {hop}"
@@ -36,7 +31,7 @@ class Stepping:
     """The steps of one stream.
 
     Args:
-        engine: gives the engine that answers now.
+        engine: returns the engine that answers now.
         failed: called when an engine failed.
 
     Attributes:

@@ -31,9 +31,9 @@ class SensorFallback:
         self._ended[sensor] = True
 
     def choose(self, sensor: int, prediction: Prediction) -> Prediction | None:
-        """Return the answer that a sensor's prediction gives; None while a better sensor works, or if this one fails.
+        """The answer after a sensor's prediction; None while a better sensor works, or if this one fails.
 
-        Where no sensor works, the first that began and has not ended says so.
+        If no sensor works, the first that began and has not ended says so.
         """
         self._last[sensor], self._began[sensor] = prediction, True
         working = [lives(last) and not ended for last, ended in zip(self._last, self._ended, strict=True)]

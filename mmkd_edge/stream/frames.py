@@ -1,7 +1,4 @@
-"""Frames of a stream under numbers: clocks and grids order the numbers, and only a window fetches the frames.
-
-Owns the frames that a window may still need, in memory that does not grow, and what a caller may push.
-"""
+"""Frames of a stream under numbers: clocks and grids order the numbers, and only a window fetches the frames."""
 
 from __future__ import annotations
 
@@ -18,10 +15,9 @@ _MOST_WINDOWS = 64  # of frames that are kept, however much faster than the stud
 
 
 class FrameNumbers:
-    """The last frames of a stream, each under its number.
+    """The last frames of a stream, each under its number, in constant memory.
 
     Args:
-        modality: of video.
         reorder: frames that the clock holds back.
 
     Attributes:
@@ -69,15 +65,11 @@ class FrameNumbers:
 
 
 def frames_pushed(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
-    """Frames as a stream takes them: uint8 (n, H, W, C), a masked array where some are missing.
+    """Frames as a stream takes them: uint8 (n, H, W, C), masked where missing; InputError for anything else.
 
     Args:
-        values: uint8 (n, H, W, C), a single frame (H, W, C), the same without C where the frames are gray, a masked
-            array, or a list of frames with None for missing ones.
-        modality: of video.
-
-    Raises:
-        InputError: they are something else.
+        values: uint8 (n, H, W, C), a single frame (H, W, C), gray ones without C, a masked array, or a list of frames
+            with None for missing ones.
     """
     if isinstance(values, list | tuple):
         return _one_by_one(list(values), modality)

@@ -1,7 +1,6 @@
-"""From samples with their own times to rows at the declared rate.
+"""From samples with their own times to rows at the declared rate: jitter, duplicates, gaps and steps of the clock.
 
-Owns the clock of a stream: jitter, duplicates, late samples, gaps, and steps of the clock. What comes out depends on
-the samples and their times alone, not on how they were divided into pushes.
+The result depends on the samples and their times alone, not on how they were divided into pushes.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class RisingSamples(msgspec.Struct, frozen=True, kw_only=True):
     """Samples whose times rise by at most `limit_s` from one to the next.
 
     Attributes:
-        restart: whether they begin a new time line, unconnected with what came before.
+        restart: whether they begin a new time line.
         times: (n,) float64 seconds.
         rows: (n, C) float32.
     """
@@ -39,21 +38,15 @@ class RisingSamples(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimeLine:
-    """Puts samples into one rising time line, and says where it breaks.
+    """Puts samples into one rising time line.
 
-    A sample whose time was there already is a duplicate; one that comes too late to be put in order is late; both are
-    left out. A time that leaves the line by more than `limit_s` is believed when the next sample follows it (then the
-    clock was set, or the sensor was away, and a new line begins), and left out when the next follows the old line.
+    Duplicates and samples that come too late are left out. A time that leaves the line by more than `limit_s` is
+    believed when the next sample follows it (the clock was set, or the sensor was away: a new line begins), and left
+    out when the next follows the old line. The counts are those of `StreamFacts`.
 
     Args:
         limit_s: longest time between two samples of one line.
         reorder: samples that are held back to put late ones in order.
-
-    Attributes:
-        duplicates: samples left out because their time was there already.
-        late: samples left out because later ones were there already.
-        strays: samples left out because their time was none, or fitted nothing.
-        restarts: new time lines after the first.
     """
 
     def __init__(self, *, limit_s: float, reorder: int) -> None:
@@ -71,7 +64,7 @@ class TimeLine:
         return self._last
 
     def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[RisingSamples]:
-        """Take samples; give those that have found their place, in order."""
+        """Take samples; yields those whose place is certain, in order."""
         if self._reorder:
             yield from self._runs(self._sorted(times, rows))
         elif self._is_plain(times):
@@ -81,7 +74,7 @@ class TimeLine:
             yield from self._runs(zip(times.tolist(), rows, strict=True))
 
     def release(self) -> Iterator[RisingSamples]:
-        """Give what is held back."""
+        """Yield the samples that are held back."""
         held = [heapq.heappop(self._held) for _ in range(len(self._held))]
         yield from self._runs((time, row) for time, _, row in held)
 
@@ -118,7 +111,7 @@ class TimeLine:
             yield RisingSamples(restart=restart, times=np.array(times), rows=np.stack(rows))
 
     def _place(self, time: float, row: NDArray[np.float32]) -> list[tuple[bool, float, NDArray[np.float32]]]:
-        """What one sample adds to the line: nothing, itself, or the suspect before it and itself."""
+        """The samples that one adds to the line: none, itself, or the suspect before it and itself."""
         if not math.isfinite(time):
             self.strays += 1
             return []
@@ -147,17 +140,13 @@ class TimeLine:
 class Grid:
     """Rows at the declared rate between the samples of one time line.
 
-    Row k stands for `origin + k / rate_hz`, where origin is the first sample's time. Between two samples that are not
-    further apart than `gap_s` and both there, a row is interpolated linearly, channel by channel; else it is the sample
-    within half a period; else it is NaN.
+    Row k is at `origin_s + k / rate_hz`. Between two present samples at most `gap_s` apart it is interpolated linearly,
+    channel by channel; else it is the sample within half a period; else NaN.
 
     Args:
-        rate_hz: of the rows.
-        gap_s: a longer time between two samples is a gap.
         origin_s: time of the first sample.
         row: (C,) its values.
-        interpolates: whether anything lies between two samples; between two frames nothing does, and a row is the
-            frame within half a period.
+        interpolates: False for frames: a row is the frame within half a period.
     """
 
     def __init__(
@@ -173,13 +162,13 @@ class Grid:
         self._next = 1  # row 0 is the first sample itself
 
     def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
-        """Take samples that follow those before; their rows must be taken before the next are put."""
+        """Take the next samples; their rows must be taken before the next are put."""
         self._recent = np.concatenate([self._recent, self._times[:-1]])[-_INTERVALS:]
         self._times = np.concatenate([self._times[-1:], times])
         self._rows = np.concatenate([self._rows[-1:], rows])
 
     def take(self, most: int) -> NDArray[np.float32]:
-        """The next rows that the samples allow, at most so many: (m, C), m = 0 when there are no more."""
+        """The next rows that the samples allow, at most `most`: (m, C)."""
         stop = min(self._next + most, self._ready())
         points = self._point(np.arange(self._next, max(stop, self._next)))  # (m,)
         self._next = max(stop, self._next)
@@ -199,7 +188,7 @@ class Grid:
         return self._origin_s + number / self._rate_hz
 
     def rate_hz(self) -> float | None:
-        """The rate at which samples came before the last row that was taken; None where too few came."""
+        """The rate of the samples before the last row that was taken; None with too few."""
         end = int(self._right(np.array([self.point_s(self._next - 1)]))[0]) + 1
         times = np.concatenate([self._recent, self._times[:end]])[-_INTERVALS - 1 :]
         if len(times) <= _FEWEST_INTERVALS:

@@ -1,7 +1,7 @@
 """`Stream`: samples in, predictions out.
 
-Owns windows and hops over the samples of one sensor. Which predictions come out depends on the samples and their times
-alone, not on how they were divided into pushes. Memory is constant, and the only clock is the caller's.
+The predictions depend on the samples and their times alone, not on how they were divided into pushes. Memory is
+constant, and the only clock is the caller's.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class StreamFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         samples: how many were pushed.
-        duplicates: left out because a sample with the same time was there already.
-        late: left out because later ones were there already.
-        strays: left out because their time was no time, or fitted nothing before or after.
-        restarts: how often the time line began anew: the clock was set, or nothing came for longer than a window.
+        duplicates: left out because a sample with the same time came before.
+        late: left out because later ones came before.
+        strays: left out because their time is no number, or fits nothing before or after.
+        restarts: new time lines: the clock was set, or nothing came for longer than a window.
     """
 
     samples: int
@@ -59,22 +59,19 @@ class Stream:
     """Windows and hops over the samples of one sensor. Get one from `EdgePredictor.stream`.
 
     A prediction is due after the first full window and then after every `hop` samples at the modality's rate; before
-    the first full window those that would have been due are `warming_up`. One stream serves one sensor and is used by
-    one thread at a time; many streams may share a predictor.
+    the first full window it is `warming_up`. A stream has one sensor and is used by one thread at a time; many streams
+    may share a predictor.
 
     Args:
-        modality: what is streamed.
-        task: what is predicted.
-        ask: gives the prediction for a window (T, C), of video (T, H, W, C), what it is asked under, and its
-            probabilities (1, K) where steps gave them.
+        ask: returns the prediction for a window (T, C), of video (T, H, W, C), its conditions, and outputs of steps.
         deliver: counts predictions and applies the policy.
         hop: rows from one prediction to the next.
-        gap_s: a longer time between two samples is a gap; None is two and a half sampling periods.
-        reorder: how many samples are held back to put late ones in order.
-        stale_s: from this age of its input on a prediction is stale; None never says so.
+        gap_s: a longer time between two samples is a gap; None for two and a half sampling periods.
+        reorder: number of samples to hold back to put late ones in order.
+        stale_s: a prediction with an older input is stale; None for never.
         stepping: the steps of a causal student; None answers each window as a whole.
-        on_window: is given each full window (T, C) and its prediction; the window is its own.
-        answering: gives the modality of who answers now: after a swap its range may be another one.
+        on_window: receives each full window (T, C) and its prediction; the window is its own.
+        answering: returns the current modality: after a swap its range may be another one.
     """
 
     def __init__(
@@ -135,14 +132,15 @@ class Stream:
         self._due = first if first else min(self._hop, self._modality.samples)
 
     def push(self, samples: object, time_s: object = None, *, now_s: float | None = None) -> list[Prediction]:
-        """Take samples in the order in which the sensor gave them; give the predictions that became due.
+        """Take samples in the order of the sensor; returns the predictions that became due.
 
         Args:
-            samples: an array (n, C) of raw values, a single sample (C,), a frame (pandas, polars) that has the channels
-                as columns, or a mapping from the modality's name to one; NaN = missing. A modality of one channel also
-                takes (n,). Of video frames of uint8 (n, H, W, C), a single one, or a list with None for missing ones.
-            time_s: when each sample was taken, (n,) seconds on a clock of your choice, or the time of the first of
-                them where the rest follows at the modality's rate. Without it samples come at exactly that rate.
+            samples: an array (n, C) of raw values, a single sample (C,), a data frame (pandas, polars) with the
+                channels as columns, or a mapping from the modality's name to one; NaN = missing. A modality of one
+                channel also takes (n,). Of video uint8 (n, H, W, C), a single frame, or a list with None for missing
+                ones.
+            time_s: times of the samples, (n,) seconds on a clock of your choice, or of the first of them if the rest
+                follows at the modality's rate. None if samples come at exactly that rate.
             now_s: this moment on the same clock; then every prediction has its `input_age_s`.
 
         Raises:
@@ -154,18 +152,9 @@ class Stream:
         return self._give(list(self._answers(values, times, now_s)))
 
     def each(self, samples: object, time_s: object = None, *, now_s: float | None = None) -> Iterator[Prediction]:
-        """As `push`, each prediction at once when it is made: of many samples the first need not wait for the last.
-
-        Samples are taken as far as predictions are asked for: ask for all of them before the next samples are pushed.
-
-        Args:
-            samples: as of `push`.
-            time_s: as of `push`.
-            now_s: as of `push`.
+        """`push` as an iterator, which yields each prediction at once: read it to its end before the next push.
 
         Raises:
-            InputError: as of `push`.
-            UsageError: as of `push`.
             SensorError: a prediction is not `ok`, and the policy is `raise`; the samples behind it were not taken.
         """
         values, times = self._checked(samples, time_s, now_s)
@@ -173,11 +162,10 @@ class Stream:
             yield from self._give([prediction])
 
     def flush(self, *, now_s: float | None = None) -> list[Prediction]:
-        """Give what is held back, and a prediction for the window that ends with the newest sample.
+        """Return the predictions of samples that are held back, and of the window that ends with the newest sample.
 
-        The stream goes on afterwards as if it had not been flushed, but for late samples: nothing is held back for
-        them any more. Nothing comes where the newest sample has been answered for already; a causal student answers
-        for its newest whole block.
+        The stream goes on afterwards, but late samples are not put in order any more. A causal student answers for its
+        newest whole block.
 
         Args:
             now_s: this moment on the clock of the samples.
@@ -194,12 +182,7 @@ class Stream:
         return self._give(found)
 
     def latest(self, now_s: float) -> Prediction | None:
-        """The last prediction as it stands at this moment: `stale` when its input has become too old.
-
-        For a loop that must say something while the sensor is silent. The predictions of `push` are the same ones.
-
-        Args:
-            now_s: this moment on the clock of the samples.
+        """The last prediction at this moment on the clock of the samples: `stale` if its input has become too old.
 
         Returns:
             None before the first prediction.
@@ -220,12 +203,9 @@ class Stream:
         return msgspec.structs.replace(self._latest, input_age_s=age_s, status=fault.status, reason=reason)
 
     async def over(self, source: AsyncIterable[Any]) -> AsyncIterator[Prediction]:
-        """The predictions for what an asynchronous source gives, as they become due; flushes at its end.
+        """Yield the predictions for an asynchronous source of samples, or of pairs of samples and `time_s`.
 
         Each prediction is computed in the thread of the event loop.
-
-        Args:
-            source: gives samples, or pairs of samples and their `time_s`, as `push` takes them.
         """
         async for item in source:
             samples, time_s = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
@@ -251,7 +231,7 @@ class Stream:
     def _checked(
         self, samples: object, time_s: object, now_s: float | None
     ) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
-        """The values and the times of what is pushed."""
+        """The values and the times of a push."""
         check_moment("now_s", now_s)
         values = self._values_of(samples)
         times = self._times_of(time_s, len(values))
@@ -265,7 +245,6 @@ class Stream:
     def _answers(
         self, values: NDArray[Any], times: NDArray[np.float64] | None, now_s: float | None
     ) -> Iterator[Prediction]:
-        """Takes samples; gives the predictions that they make due, each when it is made."""
         if len(values) == 0:
             return
         for rows, moments in self._in_parts(values, times):
@@ -287,7 +266,7 @@ class Stream:
             yield self._frames.put(values[part]), None if times is None else times[part]
 
     def _values_of(self, samples: object) -> NDArray[Any]:
-        """What was pushed, as float32 (n, C), of video as uint8 (n, H, W, C)."""
+        """The samples as float32 (n, C), of video as uint8 (n, H, W, C)."""
         modality = self._modality
         if self._frames is not None:
             return frames_pushed(select(samples, modality), modality)
@@ -320,8 +299,8 @@ class Stream:
     def _check_kind(self, times: NDArray[np.float64] | None) -> None:
         timed = times is not None
         if self._timed is not None and self._timed is not timed:
-            wanted = "with time_s" if self._timed else "without time_s"
-            raise UsageError(f"time_s: this stream began {wanted}; go on alike, or call reset()")
+            before = "with time_s" if self._timed else "without time_s"
+            raise UsageError(f"time_s: this stream began {before}; go on alike, or call reset()")
         self._timed = timed
 
     def _follow(self, run: RisingSamples, now_s: float | None) -> Iterator[Prediction]:

@@ -1,8 +1,7 @@
 """TensorRT on an NVIDIA GPU: TensorRT 10.3 to 11, or TensorRT-RTX if that is installed.
 
-Builds an engine from the ONNX artifact and keeps it in the user's cache folder (`cache.py`). Parallel calls run side by
-side, each with its own execution context, stream and memory from a pool: a context takes one call at a time. A call is
-one CUDA graph, if that gives the same answers as the plain call.
+Builds an engine from the ONNX artifact, and caches it (`cache.py`). Parallel calls each take an execution context with
+its stream and memory from a pool. A call is one CUDA graph, if that gives the same answers as the plain call.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_EXECUTIONS = 8
-"""Of one backend: so many calls run side by side, a further one waits for the first of them to end."""
+"""Calls of one backend that run side by side; others wait."""
 _LOG_LINES = 100
 _DTYPES: Mapping[str, Literal["float32", "uint8"]] = {"FLOAT": "float32", "UINT8": "uint8"}
 
@@ -44,7 +43,7 @@ class TrtBackend:
         plain_reason: why calls are not CUDA graphs; empty if they are.
 
     Args:
-        cache: the folder for engines; None is `mmkd-edge/engines` in the user's cache folder.
+        cache: folder of engines; None for `mmkd-edge/engines` in the user's cache folder.
     """
 
     name = "trt"
@@ -152,7 +151,7 @@ class TrtBackend:
         return made
 
     def _take(self) -> Execution:
-        """Take an execution for this call: an idle one, else a new one, else the next that another call returns."""
+        """Take an idle execution, else a new one, else the next that another call returns."""
         with self._pool:
             while not self._ended:
                 if self._idle:
@@ -197,7 +196,7 @@ class TrtBackend:
             execution.close()
 
     def _drop(self, execution: Execution) -> str:
-        """Put away an execution that failed, since its state is unknown. Returns what else to report."""
+        """Close an execution that failed, since its state is unknown. Returns what else to report."""
         lost = self._if_lost()
         with self._pool:
             self._count -= 1

@@ -1,9 +1,8 @@
-"""Engines from ONNX graphs: one builder path for TensorRT 10.3 to 11 and for TensorRT-RTX.
+"""Engines from ONNX graphs, for TensorRT 10.3 to 11 and for TensorRT-RTX.
 
-The graph decides every precision: networks are strongly typed, no builder flag or calibrator changes a type, and
-float32 products keep their 24 bits. The engine is the plain plan that trtexec, Polygraphy, DeepStream and Triton load.
-It is a program for one GPU, driver and library. Load only engines that were built on the machine, or that come from
-someone who may run programs on it.
+The graph decides every precision: networks are strongly typed, and float32 products have their 24 bits. The engine is
+the plain plan that trtexec, Polygraphy, DeepStream and Triton load: a program for one GPU, driver and library. Load
+only engines from someone who may run programs on the machine.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ _LAYER_LIST = "Engine Layer Information:"
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltPlan:
-    """What a builder returned.
+    """The result of a builder.
 
     Attributes:
-        plan: the plain engine.
         layers: the builder's own list of layers.
         log: its messages, one a line.
-        timing_cache: what it measured, for the next build on this device; empty unless requested.
+        timing_cache: for the next build on this device; empty unless requested.
     """
 
     plan: bytes
@@ -50,7 +48,7 @@ def engine_from_onnx(
     Args:
         module: `tensorrt` or `tensorrt_rtx`.
         workspace_bytes: memory that the builder may use.
-        timing_cache: of an earlier build on this device, empty for a first one; None uses none.
+        timing_cache: of an earlier build on this device, empty for a first one; None for none.
 
     Raises:
         BackendError: the parser or the builder refuses the graph; the message has the library's own words.
@@ -85,12 +83,7 @@ def engine_from_onnx(
 
 
 def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: int | None = None) -> int:
-    """Memory that a builder may use: a quarter of the free memory, at most 1 GiB, which is plenty for a student.
-
-    Args:
-        meminfo: the kernel's account of the memory.
-        gpu_free_bytes: free memory of the GPU, on a Jetson the same memory; None if the build uses no GPU.
-    """
+    """Memory for a builder: a quarter of the free memory (of the GPU's, if it builds on one), at most 1 GiB."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     free = int(fields["MemAvailable"].split()[0]) * 1024
     if gpu_free_bytes is not None:
@@ -99,12 +92,7 @@ def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: in
 
 
 def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
-    """A logger that keeps messages and the list of layers; TensorRT writes to the terminal otherwise.
-
-    Args:
-        module: `tensorrt` or `tensorrt_rtx`.
-        most_lines: number of newest lines to keep; None keeps all.
-    """
+    """A logger of messages (the newest, if `most_lines` is given) and the list of layers, instead of the terminal."""
     severity = module.ILogger.Severity
 
     class Logger(module.ILogger):  # type: ignore[misc] # the library's class, without types

@@ -1,8 +1,7 @@
-"""Engines that this machine built for itself: two files each in the user's cache folder, `mmkd-edge/engines`.
+"""Engines that this machine built for itself: files in the user's cache folder, `mmkd-edge/engines`.
 
-An engine is a program. Its bytes reach TensorRT only if its sidecar has the expected facts and the SHA-256 of exactly
-these bytes, in a folder that nobody else can write to. Anything else is built again from the verified artifact, with a
-reason. Without a cache the engine is built at every start.
+An engine is a program. Its bytes reach TensorRT only if its sidecar has the expected facts and their SHA-256, in a
+folder that nobody else can write. Anything else is built again from the verified artifact.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.errors import BackendError, UsageError
 
 MOST_ENGINES = 32
-"""Kept, those that were used last: a station that gets a bundle a month keeps two years of them."""
+"""Those used last: a station that gets a bundle a month has two years of them."""
 _MAX_SIDECAR_BYTES = 1 << 20
 _MAX_ENGINE_BYTES = 1 << 30
 
@@ -51,13 +50,11 @@ class Loaded(Generic[T]):
 def load_engine(
     facts: EngineFacts, *, load: Callable[[bytes], T], build: Callable[[], BuiltPlan], folder: Path | None = None
 ) -> Loaded[T]:
-    """Load the engine for these facts: the cached one, or else a new one, which is kept if it loads.
-
-    Processes that want the same engine at the same time wait for the first of them.
+    """Load the cached engine for these facts, else build one and cache it. Other processes wait for the first.
 
     Args:
-        load: makes of its bytes what runs; raises `BackendError` if TensorRT refuses them.
-        folder: for engines; None is `mmkd-edge/engines` in the user's cache folder.
+        load: makes an engine of its bytes; raises `BackendError` if TensorRT refuses them.
+        folder: None for `mmkd-edge/engines` in the user's cache folder.
 
     Raises:
         BackendError: it cannot be built, or TensorRT refuses what it has just built.
@@ -66,7 +63,7 @@ def load_engine(
         folder = _own_folder(cache_folder("engines") if folder is None else folder)
     except UsageError as error:
         return Loaded(engine=load(build().plan), origin=f"built at this start and not kept: {error}")
-    name = _name(facts)
+    name = f"{facts.onnx_sha256[:16]}-{facts.key[:32]}"
     with _alone(folder / f"{name}.lock"):
         plan, why = _read(folder, name, facts)
         if plan is not None:
@@ -75,7 +72,8 @@ def load_engine(
             except BackendError as error:
                 why = f"the one in the cache does not load: {error}"
             else:
-                _mark_used(folder / f"{name}.engine")
+                with contextlib.suppress(OSError):  # a read-only folder keeps its order
+                    os.utime(folder / f"{name}.engine")
                 return Loaded(engine=engine, origin=f"from the cache: {folder / name}.engine")
         built = build()
         engine = load(built.plan)
@@ -90,21 +88,16 @@ def _own_folder(folder: Path) -> Path:
     """Return the folder, made if absent; raise UsageError if others could put engines there."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
+        facts = folder.stat()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(f"{folder}: cannot make this folder: {reason}; set XDG_CACHE_HOME to another") from error
-    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if facts.st_uid != os.geteuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UsageError(
             f"{folder}: expected a folder of this user's that nobody else can write to, since engines are programs; "
             f"remove it, or run chmod go-w {folder}"
         )
     return folder
-
-
-def _name(facts: EngineFacts) -> str:
-    """Begins with the graph's hash, so that engines of one graph are found together."""
-    return f"{facts.onnx_sha256[:16]}-{facts.key[:32]}"
 
 
 def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, str]:
@@ -113,11 +106,11 @@ def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, st
         sidecar = msgspec.json.decode(_content(folder / f"{name}.json", _MAX_SIDECAR_BYTES), type=CachedEngine)
         plan = _content(folder / f"{name}.engine", _MAX_ENGINE_BYTES)
     except (UsageError, OSError):
-        return None, _why_absent(folder, name, facts)
+        return None, "none was in the cache"
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return None, f"the sidecar of the one in the cache is damaged: {error}"
     if sidecar.facts != facts:
-        return None, f"the one in the cache was built for something else: {_difference(sidecar.facts, facts)}"
+        return None, "the one in the cache was built for something else"
     if len(plan) != sidecar.size_bytes or new_sha256(plan).hexdigest() != sidecar.engine_sha256:
         return None, "the one in the cache is damaged: its SHA-256 is not that of its sidecar"
     return plan, ""
@@ -137,51 +130,20 @@ def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> Non
     write_file(folder / f"{name}.engine", built.plan)
     # Last: a sidecar whose hash fits its engine means that the engine is whole.
     write_file(folder / f"{name}.json", json_bytes(sidecar))
-    _forget_oldest(folder, keep=name)
-
-
-def _why_absent(folder: Path, name: str, facts: EngineFacts) -> str:
-    for other in sorted(folder.glob(f"{facts.onnx_sha256[:16]}-*.json")):
-        with contextlib.suppress(UsageError, OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            known = msgspec.json.decode(_content(other, _MAX_SIDECAR_BYTES), type=CachedEngine).facts
-            if other.stem != name and known.onnx_sha256 == facts.onnx_sha256:
-                return f"the one in the cache was built for something else: {_difference(known, facts)}"
-    return "none was in the cache"
-
-
-def _difference(before: EngineFacts, now: EngineFacts) -> str:
-    """The first thing that changed: `library_version '10.3.0' is '10.4.0' now`."""
-    old, new = (_flat(facts) for facts in (before, now))
-    changed = [f"{name} {value!r} is {new.get(name)!r} now" for name, value in old.items() if new.get(name) != value]
-    return changed[0] if changed else "its facts are not readable"
-
-
-def _flat(facts: EngineFacts) -> dict[str, object]:
-    device = {} if facts.device is None else msgspec.structs.asdict(facts.device)
-    return {**msgspec.structs.asdict(facts), "device": None, **device}
-
-
-def _forget_oldest(folder: Path, *, keep: str) -> None:
-    """Keep the engines that were used last, and the one that was just written."""
-    with contextlib.suppress(OSError):  # another process may be at it too
+    with contextlib.suppress(OSError):  # another process may remove them too
         by_age = sorted(folder.glob("*.engine"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for engine in by_age[MOST_ENGINES:]:
-            if engine.stem != keep:
+            if engine.stem != name:
                 for suffix in (".json", ".engine", ".log", ".lock"):
                     engine.with_suffix(suffix).unlink(missing_ok=True)
-
-
-def _mark_used(engine: Path) -> None:
-    with contextlib.suppress(OSError):  # a folder that can only be read keeps its order
-        os.utime(engine)
 
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One process or thread at a time; in a folder that takes no locks each builds its own."""
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            held.callback(os.close, descriptor)
+            stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -1,7 +1,6 @@
-"""The CUDA calls that engines need, on the first GPU, each with its result checked.
+"""CUDA calls on the first GPU, with checked results.
 
-Goes through `cuda.bindings.runtime` of cuda-python, in calls that 12.6 to 13 share. A call returns a tuple: its error
-code, and its results.
+Uses calls of `cuda.bindings.runtime` that cuda-python 12.6 to 13 share. A call returns its error code and its results.
 """
 
 from __future__ import annotations
@@ -50,11 +49,7 @@ def free_bytes(runtime: Any) -> int:
 
 
 def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
-    """Return a call's result without its error code; None if it has no other.
-
-    Raises:
-        BackendError: the call failed; the message begins with CUDA's name for that.
-    """
+    """A call's result, or None if it has none; BackendError, beginning with CUDA's name, if it failed."""
     error = answer[0]
     if int(error) != 0:
         text = runtime.cudaGetErrorString(error)[1].decode()
@@ -63,7 +58,7 @@ def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
 
 
 def is_lost(runtime: Any) -> bool:
-    """Whether an error took CUDA from this whole process: then every later call fails."""
+    """Whether every later call of CUDA in this process fails."""
     runtime.cudaGetLastError()  # takes away an error that does not stay
     error, stream = runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)
     if int(error) == 0:
@@ -73,7 +68,7 @@ def is_lost(runtime: Any) -> bool:
 
 
 def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Return a context manager that makes the first GPU this thread's; other code may have chosen another one."""
+    """Return a context manager that makes the first GPU this thread's."""
     if checked(runtime, runtime.cudaGetDeviceCount()) == 1:
         return contextlib.nullcontext
 

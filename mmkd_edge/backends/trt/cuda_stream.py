@@ -1,7 +1,7 @@
-"""One CUDA stream, with the memory that the tensors of one call live in, and the graph of that call.
+"""One CUDA stream, with the memory of the tensors of one call, and the graph of that call.
 
-Inputs lie one after the other in one block and outputs in another, each once in pinned memory of the host and once on
-the GPU, so that one copy is enough each way. It belongs to one call at a time.
+All inputs are in one block and all outputs in another, in pinned memory of the host and on the GPU, so that one copy is
+enough each way. It belongs to one call at a time.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class CudaStream:
 
     Attributes:
         handle: CUDA's own.
-        values: the pinned memory of every tensor, by name.
+        values: pinned memory of every tensor, by name.
         addresses: of the same tensors on the GPU.
 
     Raises:
-        BackendError: CUDA refuses; the message begins with its name for that.
+        BackendError: CUDA refuses.
     """
 
     def __init__(self, runtime: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -139,7 +139,7 @@ class CudaStream:
 
 
 def _release(held: Held, process: int) -> None:
-    """In the opposite order: graphs, memory, the stream. Nobody is left to hear of errors."""
+    """Free graphs, memory, the stream, in this order; errors have no reader."""
     while held:
         give_back, what = held.pop()
         if os.getpid() == process:

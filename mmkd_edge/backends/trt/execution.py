@@ -1,7 +1,7 @@
 """One execution context of an engine on its own stream, and the CUDA graph of its call.
 
-A graph is used only if it gives the same answers as the call that it was recorded from: a call that TensorRT refuses
-while it is recorded leaves a graph that does nothing, and whose replay finds old answers in the memory.
+A graph is used only if it gives the same answers as the plain call: a call that TensorRT refuses while it is recorded
+leaves a graph that does nothing, and whose replay finds old answers in the memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ class Execution:
     """A context with a stream and memory; answers one call at a time.
 
     Args:
-        engine: what TensorRT loaded.
         runtime: CUDA's; see `load_runtime`.
         inputs: of the engine, the values first.
         outputs: in the order of the answers.
@@ -74,10 +73,7 @@ class Execution:
         return tuple(answer.copy() for answer in self._answers)
 
     def record(self) -> str:
-        """Record the call as a CUDA graph, if it then gives the same answers.
-
-        Returns:
-            Why there is no graph; empty if there is one.
+        """Record the call as a CUDA graph; returns why there is none, or an empty text.
 
         Raises:
             BackendError: the call fails without a graph too.
@@ -132,7 +128,7 @@ class Execution:
         return self.answer(feeds)
 
     def _probes(self) -> tuple[dict[str, NDArray[Any]], ...]:
-        """Two windows that a student tells apart: nothing but zeros, and waves."""
+        """Two windows with different answers: zeros, and waves."""
         (values, *_), shapes = self._places, {name: place.shape for name, place in self._places.items()}
         still = {name: np.ones(shape, dtype=np.float32) for name, shape in shapes.items()}
         dtype = self._places[values].dtype

@@ -1,4 +1,4 @@
-"""What an engine is built from and for, and its key: with another key another engine is needed."""
+"""The facts that an engine depends on, and their key."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         compute_capability: such as 8.7.
-        memory_bytes: of the GPU, or of the board if shared, in whole GiB, since what the kernel keeps for itself may
-            differ from one start of a board to the next.
-        cuda_runtime: as CUDA counts: 12060 is 12.6.
-        cuda_driver: the same for the driver.
+        memory_bytes: of the GPU, or of the board if shared, in whole GiB, since the kernel's part varies.
+        cuda_runtime: as CUDA counts, like cuda_driver: 12060 is 12.6.
     """
 
     name: str
@@ -33,13 +31,11 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an engine is built from, with and for. The graph decides every precision, so none is named here.
+    """The inputs of a build. The graph decides every precision, so there is none.
 
     Attributes:
         format_version: of these facts, and of how engines are built.
-        library_version: in full; another version may refuse the engine.
         device: None if it is built ahead of time, without a GPU.
-        strongly_typed: the graph alone decides every precision.
         tf32: float32 products may be rounded to ten bits.
     """
 

@@ -1,4 +1,4 @@
-"""What engines need of a machine: TensorRT, cuda-python, a driver. Checked before anything heavy is imported."""
+"""TensorRT, cuda-python and a driver: what of it this machine lacks, without heavy imports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSTALL_LIBRARY = (
 
 
 def installed_library() -> EngineLibrary | None:
-    """Return the installed TensorRT, TensorRT itself first; None if there is none. Imports nothing."""
+    """The installed TensorRT, TensorRT itself first; None without."""
     for library in LIBRARIES:
         if importlib.util.find_spec(library) is not None:
             return library
@@ -27,13 +27,13 @@ def installed_library() -> EngineLibrary | None:
 
 
 def installed_distribution() -> tuple[str, str]:
-    """Return the module of the installed TensorRT, and its distribution; TensorRT itself if none is installed."""
+    """Module and distribution of the installed TensorRT; of TensorRT itself if none is installed."""
     library = installed_library() or "tensorrt"
     return library, "tensorrt" if library == "tensorrt" else "tensorrt-rtx-cu13"
 
 
 def why_no_engines() -> str:
-    """Everything that is missing here for running engines, with the commands to install it; empty if nothing is."""
+    """All that is missing for engines, with the commands to install it; empty if nothing is."""
     missing = []
     if installed_library() is None:
         missing.append(_INSTALL_LIBRARY)
