@@ -1,7 +1,7 @@
-"""A child process for what may crash, hang or take all memory: started, bounded, listened to, and ended.
+"""A child process for what may crash, hang or take all memory: started, limited, read, and ended.
 
-It sees the import paths of this process and nothing else of a user's environment. It answers on its output, line by
-line; nothing that a library prints gets there.
+It has the import paths of this process and nothing else of a user's environment. It answers on its output, line by
+line, where nothing that a library prints gets.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of a process.
 
     Attributes:
-        step_s: until its next line, and of the processor for that.
-        memory_bytes: that it may allocate.
-        file_bytes: of each file that it writes; 0 lets it write none.
+        step_s: until its next line, also of processor time.
+        file_bytes: of each file that it writes; 0 for none.
     """
 
     step_s: float
@@ -39,10 +38,7 @@ _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from {0} import {1}; {1}()"
 
 
 def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
-    """Start a process that runs a function without arguments, and reads a request on its input.
-
-    Args:
-        function: `package.module:name`.
+    """Start a process that runs the function `package.module:name`, which reads a request on its input.
 
     Raises:
         OSError: no process can be started.
@@ -69,26 +65,22 @@ def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def answering(limits: ProcessLimits) -> Iterator[BinaryIO]:
-    """In the child: where it answers; other output goes nowhere, and the limits hold."""
+    """In the child: limit it, discard other output, and yield where it answers."""
     with os.fdopen(os.dup(1), "wb") as answers:
         quiet = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
             os.dup2(quiet, descriptor)
-        _limit(limits)
+        import resource
+
+        _lower(resource.RLIMIT_DATA, limits.memory_bytes)
+        _lower(resource.RLIMIT_FSIZE, limits.file_bytes)
+        _lower(resource.RLIMIT_CORE, 0)
+        limit_processor(limits)
         yield answers
 
 
-def _limit(limits: ProcessLimits) -> None:
-    import resource
-
-    _lower(resource.RLIMIT_DATA, limits.memory_bytes)
-    _lower(resource.RLIMIT_FSIZE, limits.file_bytes)
-    _lower(resource.RLIMIT_CORE, 0)
-    limit_processor(limits)
-
-
 def limit_processor(limits: ProcessLimits) -> None:
-    """In the child: allow processor time for the next step; the system ends the process after that."""
+    """In the child: allow processor time for one more step; then the system ends the process."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -109,7 +101,7 @@ class ProcessLines:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         self._descriptor = process.stdout.fileno()
-        self._seen = b""
+        self._read = b""
 
     def next(self, *, limit_s: float) -> bytes | None:
         """The next line; None if the process has ended, or takes longer."""
@@ -118,20 +110,20 @@ class ProcessLines:
         until = time.monotonic() + limit_s
         with selectors.DefaultSelector() as selector:  # `select` itself knows no descriptor above 1,023
             selector.register(self._descriptor, selectors.EVENT_READ)
-            while b"\n" not in self._seen:
+            while b"\n" not in self._read:
                 left_s = until - time.monotonic()
                 if left_s <= 0 or not selector.select(left_s):
                     return None
                 part = os.read(self._descriptor, 1 << 16)
                 if not part:
                     return None
-                self._seen += part
-        line, _, self._seen = self._seen.partition(b"\n")
+                self._read += part
+        line, _, self._read = self._read.partition(b"\n")
         return line
 
 
 def end_of(process: subprocess.Popen[bytes]) -> str:
-    """How a process came to its end, or that it did not."""
+    """How a process ended, or that it did not."""
     import subprocess
 
     try:
@@ -146,7 +138,7 @@ def end_of(process: subprocess.Popen[bytes]) -> str:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and what it has started."""
+    """End a process and its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,7 +1,4 @@
-"""Frames of video, from a camera's to a student's, and those of which some are missing.
-
-The latter are a masked array in which a frame with any masked value is missing as a whole.
-"""
+"""Frames of video, from a camera's to a student's. In a masked array a frame with any masked value is missing."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def cut_out(
 ) -> NDArray[np.uint8]:
     """Cut a region out of a frame (H, W, 3) of blue, green and red: uint8 (height, width, C), gray or red to blue.
 
-    Pixels are averaged if the frame shrinks (OpenCV's INTER_AREA), else interpolated linearly.
+    Pixels are averaged if the frame shrinks (INTER_AREA), else interpolated linearly.
     """
     import cv2
 

@@ -1,7 +1,4 @@
-"""The kind of this machine: what decides how fast a student answers here.
-
-Reads files below `/proc` and `/sys`, and no name that identifies one machine (host name, serial number).
-"""
+"""The kind of this machine, from `/proc` and `/sys`, without names that identify it (host name, serial number)."""
 
 from __future__ import annotations
 
@@ -20,8 +17,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A kind of machine.
 
     Attributes:
-        board: board name from the device tree (Jetson, Raspberry Pi); None on a PC.
-        architecture: `x86_64`, `aarch64`...
+        board: from the device tree (Jetson, Raspberry Pi); None on a PC.
         cores: logical cores that this process may run on.
     """
 

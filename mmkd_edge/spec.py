@@ -20,15 +20,13 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     missing. A window of `video` is uint8 (T, H, W, C): `rate_hz` frames a second, and a frame is missing as a whole.
 
     Attributes:
-        kind: decides how a network looks at the values.
         channels: of video `gray`, or `r`, `g` and `b`.
-        unit: the physical unit of the raw values, for people.
-        samples: T, the length of one window; of video in frames.
-        height: H of a frame of video in pixels; unset elsewhere.
-        width: W of a frame of video in pixels; unset elsewhere.
+        unit: of the raw values, for people.
+        samples: T, the length of one window.
+        height: H of a frame of video, like width in pixels; else unset.
         range: smallest and largest valid raw value; a value outside counts as missing.
-        normalise: `per_group` if raw values are only comparable after a z-score with the statistics of their own
-            group (person, machine, session); a device then needs a reference file.
+        normalise: `per_group` if raw values are only comparable after a z-score with the statistics of their group
+            (person, machine, session); a device then needs a reference file.
     """
 
     name: str
@@ -70,7 +68,7 @@ COLOURS = (("gray",), ("r", "g", "b"))
 
 
 def frames_fault(modality: ModalitySpec) -> tuple[str, str] | None:
-    """Which key of a modality contradicts its kind and why, concerning frames; None if none does."""
+    """Key and fault of what a modality says of frames; None without a fault."""
     for key in ("height", "width"):
         pixels = getattr(modality, key)
         if modality.kind != "video" and pixels is not msgspec.UNSET:
@@ -93,10 +91,10 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         kind: `classification`: one of the labels; `multi_label`: each label on or off; `regression`: a number.
-        labels: the classes, the labels, or the one target of a regression, in order.
-        unit: of a regression's target; unset elsewhere.
-        range: smallest and largest value of a regression's target; unset elsewhere, or if unknown.
-        threshold: probability from which a label of `multi_label` is on; unset is a half, and unset elsewhere.
+        labels: in order; of a regression the one target.
+        unit: of a regression's target.
+        range: smallest and largest value of a regression's target, if known.
+        threshold: probability from which a label of `multi_label` is on; unset is a half.
     """
 
     kind: TaskKind = "classification"
@@ -128,7 +126,7 @@ def label_dtype(kind: TaskKind) -> Literal["int64", "uint8", "float32"]:
 
 
 def task_text(task: TaskSpec) -> str:
-    """What is predicted, in a few words: `classes ok, worn`, `labels hot, worn`, `target level in %`."""
+    """The task in a few words: `classes ok, worn`, `labels hot, worn`, `target level in %`."""
     names = ", ".join(task.labels)
     match task.kind:
         case "classification":
@@ -145,7 +143,7 @@ def labels_text(task: TaskSpec) -> str:
 
 
 def task_fault(task: TaskSpec) -> tuple[str, str] | None:
-    """Which key of a task is wrong and why, beyond the number and the names of its labels; None if none is."""
+    """Key and fault of a task, beyond the number and the names of its labels; None without a fault."""
     for key, kind in (("unit", "regression"), ("range", "regression"), ("threshold", "multi_label")):
         if getattr(task, key) is not msgspec.UNSET and task.kind != kind:
             return key, f"expected none for {task.kind}, got {getattr(task, key)!r}; only {kind} has it"
@@ -178,15 +176,11 @@ MAX_FLOAT32 = 3.4028235e38
 def plausible_span(
     mean: Sequence[float], std: Sequence[float], *, seen: Sequence[float] = ()
 ) -> tuple[float, float] | None:
-    """The range of a sensor's values: that of its widest channel, in two digits, rounded outwards.
+    """The range of a sensor's widest channel, in two digits, rounded outwards; None if it excludes no float32.
 
     Args:
-        mean: (C,).
-        std: (C,).
+        mean: (C,), like std.
         seen: values that must be inside.
-
-    Returns:
-        The smallest and the largest value; None if they would exclude nothing that float32 can hold.
     """
     reaches = [STANDARD_DEVIATIONS * deviation for deviation in std]
     low = min([centre - reach for centre, reach in zip(mean, reaches, strict=True)] + list(seen))

@@ -1,4 +1,4 @@
-"""A double for tests of applications: a predictor that answers what the test says, without a bundle or an engine.
+"""A double for tests of applications: a predictor without a bundle or an engine.
 
 >>> from mmkd_edge import ModalitySpec
 >>> from mmkd_edge.testing import fake_predictor
@@ -40,11 +40,11 @@ _RULED_OUT = 1e-38
 
 
 class FakeBackend:
-    """A `Backend` that answers what it is given.
+    """A `Backend` with given answers.
 
     Args:
-        answer: the probabilities (K,), or a function from the feeds to them; the function may raise `BackendError`.
-        novelty: the third output, or a function from the feeds to it; None answers without.
+        answer: the probabilities (K,), or a function from the feeds to them, which may raise `BackendError`.
+        novelty: the third output, or a function from the feeds to it.
 
     Attributes:
         feeds: of every `run`, in order.
@@ -132,14 +132,14 @@ def fake_predictor(
     least_probability: float | None = None,
     novelty: float | Callable[[Feeds], float] | None = None,
 ) -> EdgePredictor:
-    """A predictor over a `FakeBackend`: windows are checked and prepared as on a device, the answer is yours.
+    """A predictor over a `FakeBackend`: windows are checked and prepared as on a device.
 
     Args:
         answer: the probabilities in the order of `labels`, or a function from the feeds to them; of a regression the
             value.
         labels: the classes, or a task of another kind.
-        least_probability: from which a label is in `Prediction.label_set`, as with an error level.
-        novelty: the novelty score, or a function from the feeds to it: above 1 the answer is `unknown`; None has none.
+        least_probability: of a label in `Prediction.label_set`, as with an error level.
+        novelty: the novelty score, or a function from the feeds to it: above 1 the answer is `unknown`.
     """
     entry = fake_entry(modality=modality, labels=labels, novelty=novelty is not None)
     artifact = None if novelty is None else entry.artifacts[0]

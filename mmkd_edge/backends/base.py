@@ -20,7 +20,6 @@ from mmkd_edge.spec import TensorSpec
 BackendName = Literal["native", "ort", "openvino", "litert", "trt"]
 # Of the arithmetic: that of an artifact, or bf16, in which the fp32 artifact is run.
 RunPrecision = Literal["fp32", "fp16", "int8", "bf16"]
-RUN_PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "fp16", "int8", "bf16")
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""CSV that people may open in a spreadsheet: every CSV file of the product is written here."""
+"""CSV that people may open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    r"""Return rows as CSV. A text that a spreadsheet would run as a formula gets a `'` before it; numbers stay numbers.
+    r"""Return rows as CSV; a text that a spreadsheet would run as a formula gets a `'` before it.
 
     Example:
         >>> csv_text([["label", "change"], ["=1+1", -0.5], ["@home", "-3"]])

@@ -1,7 +1,4 @@
-"""Where a command writes: refused before the work if nothing could be written there, and one command's at a time.
-
-Owns the checks and the lock, not the writing, which is `files`'.
-"""
+"""Outputs of a command: checked before the work, and locked against other commands."""
 
 from __future__ import annotations
 
@@ -26,14 +23,14 @@ _OWNER_BYTES = 512
 
 
 def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
-    """Refuses a folder in which nothing could be written, by writing a file without a name; makes no folder.
+    """Raise UsageError for a folder that cannot be made or written, or has too little space; makes no folder.
 
     Args:
-        needs_bytes: of the result, where it can be told before.
-
-    Raises UsageError where the folder is not there and cannot be made, cannot be written, or has too little space.
+        needs_bytes: size of the result, if known.
     """
-    there = _nearest(folder)
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
     if not there.is_dir():
         raise UsageError(f"{folder}: cannot write there: {there} is a file, not a folder; choose another folder")
     try:
@@ -41,16 +38,16 @@ def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
             free_bytes = shutil.disk_usage(there).free
     except OSError as error:
         raise UsageError(f"{folder}: cannot write there: {fault_of(error)}") from error
-    wanted_bytes = max(needs_bytes, _LEAST_FREE_BYTES)
-    if free_bytes < wanted_bytes:
+    needs_bytes = max(needs_bytes, _LEAST_FREE_BYTES)
+    if free_bytes < needs_bytes:
         raise UsageError(
-            f"{folder}: expected {_megabytes(wanted_bytes)} free, got {_megabytes(free_bytes)}; "
+            f"{folder}: expected {needs_bytes / 1e6:,.0f} MB free, got {free_bytes / 1e6:,.0f} MB; "
             "free some space, or choose another folder"
         )
 
 
 def check_file(file: Path) -> None:
-    """Refuses a file that could not be written, in a folder that is there; errors as `check_folder`."""
+    """Raise UsageError for a file that cannot be written in an existing folder."""
     if file.is_dir():
         raise UsageError(f"{file}: expected the name of a file, got a directory; name a file in it")
     if not file.parent.is_dir():
@@ -59,22 +56,23 @@ def check_file(file: Path) -> None:
 
 
 def check_name(output: Path, suffix: str) -> None:
-    """Refuses a name that says that the file is something else. Raises UsageError where it ends otherwise."""
+    """Raise UsageError for a name with another suffix."""
     if output.suffix != suffix:
         raise UsageError(f"{output}: expected a name that ends in {suffix}; name it {output.with_suffix(suffix)}")
 
 
 @contextlib.contextmanager
 def held(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iterator[None]:
-    """Keeps an output to this command until the block ends; its folder is made where it is absent.
+    """Lock an output for this command until the block ends; its folder is made if absent.
 
-    The kernel holds the lock (flock), so that a process that is killed leaves nothing that blocks.
+    The kernel holds the lock (flock), so that a killed process leaves nothing that blocks.
 
     Args:
-        is_folder: whether it is a folder that may be there already; the lock then lies in it, else beside it.
+        is_folder: the output is a folder, which may exist; the lock is in it, else beside it.
         needs_bytes: as of `check_folder`.
 
-    Raises UsageError where another command is writing it; or see `check_folder`.
+    Raises:
+        UsageError: another command is writing it; or see `check_folder`.
     """
     absolute = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
     folder = absolute if is_folder else absolute.parent
@@ -95,7 +93,7 @@ def held(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iter
 
 
 def _locked(lock: Path, output: Path) -> int:
-    import fcntl  # here and below: on a system without it a command says so, which it must live to do
+    import fcntl  # on a system without it a command must still say so
 
     while True:
         descriptor = _opened(lock)
@@ -131,7 +129,7 @@ def _is_still(descriptor: int, lock: Path) -> bool:
 
 
 def _owner() -> str:
-    """Who this is, for the next one: `mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
+    """`mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
     import pwd
 
     try:
@@ -140,14 +138,3 @@ def _owner() -> str:
         user = f"user {os.getuid()}"
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     return f"{Path(sys.argv[0]).name} (process {os.getpid()} of {user} on {socket.gethostname()}, since {since})"
-
-
-def _nearest(folder: Path) -> Path:
-    """The folder, or what there is of the way to it."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
-
-
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.0f} MB"

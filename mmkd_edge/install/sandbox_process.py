@@ -1,7 +1,7 @@
-"""The child process of a sandbox check: opens a bundle with each config that it is given, and asks its golden windows.
+"""The child process of a sandbox check: opens a bundle with each config, and runs its self-test.
 
-Limits itself before it touches the bundle: memory, processor time, files written, no core dump. Answers with one line
-of JSON for each config.
+Limits itself before it reads the bundle: memory, processor time, files written, no core dump. Answers with one line of
+JSON for each config.
 """
 
 from __future__ import annotations
@@ -25,13 +25,7 @@ SELFTEST_S = 3.0
 
 
 class SandboxRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to open, and within which limits.
-
-    Attributes:
-        configs: name of a student, and how to open it.
-        selftest: whether it must answer its golden windows.
-        limits: of the process; one step is one config.
-    """
+    """Configs to open, each with the name of a student; one step of the limits is one config."""
 
     bundle: str
     bundle_sha256: str
@@ -41,12 +35,7 @@ class SandboxRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SandboxResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How one config went; the first result of a process says that it has begun.
-
-    Attributes:
-        error: name of an error in `mmkd_edge.errors`; empty for a success.
-        message: of the error.
-    """
+    """Result of a config: name and message of an `mmkd_edge.errors` error, or empty; a first one for the start."""
 
     error: str = ""
     message: str = ""
@@ -69,7 +58,7 @@ def main() -> None:
 def _open(request: SandboxRequest, model: str, config: Config, checked: set[str]) -> SandboxResult:
     try:
         with Bundle.open(request.bundle) as bundle:
-            _check_same(bundle, request)
+            _check_unchanged(bundle, request.bundle_sha256)
             entry = bundle.model(model)
             if model not in checked:
                 _check_with_onnx(bundle, entry)
@@ -85,8 +74,8 @@ def _open(request: SandboxRequest, model: str, config: Config, checked: set[str]
     return SandboxResult()
 
 
-def _check_same(bundle: Bundle, request: SandboxRequest) -> None:
-    if bundle.sha256 != request.bundle_sha256:
+def _check_unchanged(bundle: Bundle, sha256: str) -> None:
+    if bundle.sha256 != sha256:
         raise BundleError(f"{bundle.path}: the file was exchanged while it was opened; open it again")
 
 

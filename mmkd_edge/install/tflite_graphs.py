@@ -1,12 +1,9 @@
-"""What a `.tflite` must be before LiteRT sees it, read from its bytes by us.
+"""`.tflite` files, checked from their bytes before LiteRT sees them.
 
-Owns the list of operators that a student may use there, and the bounds on operators, tensors and memory, as
-`mmkd_edge.install.graphs` does for ONNX. Refuses control flow, custom operators, variables, data outside of the file,
-places that lie outside of it, tensors of other sizes than their values have, and shapes that are computed from a
-window: LiteRT plans all memory when it opens a file, and a sandboxed process opens it first. LiteRT itself checks
-indices at every run. What a convolution makes of a stride of 0 is for that process too. Places of fields are those of
-tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3), the layout is that of flatbuffers
-(google.github.io/flatbuffers/md__internals.html).
+Refuses operators that are not listed, control flow, variables, data outside of the file, tensors of other sizes than
+their values, and shapes that are computed from a window: LiteRT plans all memory when it opens a file, and checks
+indices at every run. Fields are those of tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3), the layout is
+that of flatbuffers (google.github.io/flatbuffers/md__internals.html).
 """
 
 from __future__ import annotations
@@ -29,17 +26,17 @@ SPLIT_V=102 GATHER_ND=107 COS=108 ELU=111 QUANTIZE=114 ROUND=116 HARD_SWISH=117 
 BROADCAST_TO=130 CONV_3D=132 GELU=150 RELU_0_TO_1=152 SIGN=158
 """
 OPERATORS = {int(number): name for name, _, number in (one.partition("=") for one in _TAKEN.split())}
-"""Every one gives no more than its inputs and the file's own constants tell, and runs once."""
+"""Each runs once, and the size of its output depends on shapes and the file's constants alone."""
 
 MOST_WORKING_BYTES = 1 << 30
-"""What all tensors that are computed may take together: half of what a trial may allocate."""
+"""Of all computed tensors together: half of the memory of a sandbox check."""
 
 _CONSTANT_INPUTS = {
     "ARG_MAX": (1,), "BROADCAST_TO": (1,), "EXPAND_DIMS": (1,), "MEAN": (1,), "PAD": (1,), "PADV2": (1,),
     "REDUCE_MAX": (1,), "REDUCE_MIN": (1,), "RESHAPE": (1,), "SLICE": (1, 2), "SPLIT": (0,), "SPLIT_V": (1, 2),
     "STRIDED_SLICE": (1, 2, 3), "SUM": (1,), "TRANSPOSE": (1,),
 }  # fmt: skip
-"""The inputs that say what shape comes out."""
+"""The inputs that decide the shape of the output."""
 
 _DEPTH_AXES = {
     "BATCH_MATMUL": (-2,), "CONV_2D": (-3, -2, -1), "CONV_3D": (-5, -4, -3, -2), "DEPTHWISE_CONV_2D": (-3, -2),
@@ -56,10 +53,10 @@ _BITS = {0: 32, 1: 16, 2: 32, 3: 8, 4: 64, 6: 8, 7: 16, 9: 8, 17: 4}
 
 
 def check_tflite(model: bytes) -> GraphCost:
-    """Return what one run of a `.tflite` costs by the shapes that it states, if an engine may be given it.
+    """Check that an engine may be given a `.tflite`, and return the cost of one run by its declared shapes.
 
     Raises:
-        ValueError: it is not; the message says what stands in the way.
+        ValueError: it may not; the message says why.
     """
     require(model[4:8] == b"TFL3", f"the mark {model[4:8]!r}", "b'TFL3'")
     reading = _Reading(model)
@@ -82,7 +79,7 @@ def _operator(code: _Table) -> int:
 
 
 def _data_bytes(buffer: _Table, file_bytes: int) -> int:
-    """How much a buffer holds: in itself, or further back in the same file, as ai-edge-quantizer writes it."""
+    """Size of a buffer: in itself, or further back in the same file, as ai-edge-quantizer writes it."""
     held, start, count = buffer.length(0), buffer.number("<Q", 1), buffer.number("<Q", 2)
     if start == 0 == count:
         return held
@@ -134,7 +131,7 @@ def _operations(name: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Se
 
 
 def _working_bytes(tensor: _Table, sizes: Sequence[int]) -> int:
-    """What a tensor takes that is computed; one that stands in the file takes nothing more."""
+    """Memory of a computed tensor; 0 for one in the file."""
     shape, kind = tensor.list("<i", 0), tensor.number("<b", 1)
     require(kind in _BITS, f"a tensor of the type {kind}", "numbers")
     require(not (tensor.has(6) or tensor.number("<B", 5) or tensor.has(9)), "a sparse or variable tensor", "none")
@@ -173,7 +170,7 @@ class _Reading:
 
 
 class _Table:
-    """One table: which fields it has is told by another place, at which its vtable begins."""
+    """One table; its vtable, at another place, has the offsets of its fields."""
 
     def __init__(self, reading: _Reading, place: int, vtable: int, vtable_bytes: int) -> None:
         self._reading = reading
@@ -182,16 +179,16 @@ class _Table:
         self._vtable_bytes = vtable_bytes
 
     def has(self, field: int) -> bool:
-        """Whether a field is there."""
+        """Whether a field is present."""
         return self._field(field) != 0
 
     def number(self, code: str, field: int) -> int:
-        """A number; 0 where it is not there, as flatbuffers writes it."""
+        """A number; 0 if it is absent, as flatbuffers writes it."""
         place = self._field(field)
         return self._reading.number(code, place) if place else 0
 
     def list(self, code: str, field: int) -> Sequence[int]:
-        """A list of numbers; an empty one where it is not there."""
+        """A list of numbers; empty if it is absent."""
         place = self._behind(field)
         if not place:
             return ()
@@ -202,7 +199,7 @@ class _Table:
         return struct.unpack_from(f"<{count}{code[1]}", data, place + 4)
 
     def length(self, field: int) -> int:
-        """How many bytes a list has, which are not read: those of several lists may be the same."""
+        """Number of bytes of a list, without reading them: those of several lists may be the same."""
         place = self._behind(field)
         count = self._reading.number("<I", place) if place else 0
         self._require_inside(place, count, 1)
@@ -220,7 +217,7 @@ class _Table:
         require(end <= len(self._reading.data), f"a list of {count} items", "one inside of the file")
 
     def _field(self, field: int) -> int:
-        """Where a field stands; 0 where it is not there."""
+        """Place of a field; 0 if it is absent."""
         entry = 4 + 2 * field
         if entry + 2 > self._vtable_bytes:
             return 0
@@ -228,6 +225,6 @@ class _Table:
         return self._place + offset if offset else 0
 
     def _behind(self, field: int) -> int:
-        """Where what a field points to begins; 0 where it is not there."""
+        """Place that a field points to; 0 if it is absent."""
         place = self._field(field)
         return place + self._reading.number("<I", place) if place else 0

@@ -309,7 +309,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_value_anywhere_is_taken_or_refused_as_a_manifest_error(kit: Any, data: st.DataObject) -> None:
     document: Any = json.loads(encode_manifest(kit.parts(kit.modality).manifest))

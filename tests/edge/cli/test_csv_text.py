@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -32,8 +32,7 @@ def test_a_carriage_return_begins_no_row() -> None:
 
 
 def test_no_other_file_writes_csv() -> None:
+    writers = re.compile(r"csv\.writer|DictWriter|\.write_csv\(|\.to_csv\(")
     for folder in ("mmkd_edge", "models", "export", "benchmarks/mmkd_bench", "reports", "station"):
         for file in (REPOSITORY / folder).rglob("*.py"):
-            names = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
-            writes = bool(names & {"DictWriter", "write_csv", "to_csv"}) or "csv.writer" in file.read_text()
-            assert writes == (file.name == "csv_text.py"), file
+            assert bool(writers.search(file.read_text())) == (file.name == "csv_text.py"), file

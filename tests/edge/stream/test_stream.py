@@ -438,7 +438,7 @@ def check_that_any_division_gives_the_same(
     assert pushed(model.stream(hop=hop), rows, None, at) == pushed(model.stream(hop=hop), rows, None, [0, 130])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(**TIMED)
 def test_however_timed_samples_are_divided_the_predictions_are_the_same(**drawn: Any) -> None:
     check_that_any_division_gives_the_same(**drawn)
