@@ -30,14 +30,7 @@ from mmkd_edge.predict.arguments import (
     check_seconds,
     check_whole,
 )
-from mmkd_edge.predict.conditions import (
-    NO_CONDITIONS,
-    Conditions,
-    Policy,
-    age_fault,
-    apply_policy,
-    first_available,
-)
+from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, Policy, age_fault, apply_policy, first_available
 from mmkd_edge.predict.confidence import check_level, threshold_of
 from mmkd_edge.predict.config import OpeningRequest, Trust
 from mmkd_edge.predict.engine import Engine, Students, answer_of, engine_of

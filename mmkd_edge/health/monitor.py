@@ -112,11 +112,7 @@ class Monitor:
         self._events: dict[Event, int] = dict.fromkeys(get_args(Event), 0)
 
     def answered(
-        self,
-        statistics: RunningStatistics,
-        prediction: Prediction,
-        values: NDArray[Any],
-        present: NDArray[np.float32],
+        self, statistics: RunningStatistics, prediction: Prediction, values: NDArray[Any], present: NDArray[np.float32]
     ) -> None:
         """Count a student's answer; now and then measure the window."""
         self._answers.append((statistics, prediction))

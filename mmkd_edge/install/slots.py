@@ -351,10 +351,7 @@ def _counted_start(state: Path, slot: Slot) -> Iterator[None]:
 
 def _started(state: Path, slots: Slots, *, returned: str = "", on_probation: bool = False) -> Started:
     return Started(
-        path=path_of(state, slots.current),
-        sha256=slots.current.sha256,
-        returned=returned,
-        on_probation=on_probation,
+        path=path_of(state, slots.current), sha256=slots.current.sha256, returned=returned, on_probation=on_probation
     )
 
 

@@ -286,9 +286,7 @@ class Tensorrt(ModuleType):
 
         config = SimpleNamespace(set_memory_pool_limit=lambda kind, size: None, clear_flag=lambda flag: None)
         return SimpleNamespace(
-            create_network=lambda flags: Network(),
-            create_builder_config=lambda: config,
-            build_serialized_network=built,
+            create_network=lambda flags: Network(), create_builder_config=lambda: config, build_serialized_network=built
         )
 
     def OnnxParser(self, network: list[bytes], logger: object) -> SimpleNamespace:  # noqa: N802

@@ -35,10 +35,7 @@ def test_a_key_a_signature_an_installation_and_the_way_back(
 ) -> None:
     key, keys, state = tmp_path / "fleet.key", tmp_path / "keys", tmp_path / "state"
     code, out, _ = run("keygen", key, capsys=capsys)
-    assert (code, out.splitlines()[-1]) == (
-        0,
-        f"wrote {key}, {key}.pub; next: mmkd-export student.ckpt --sign {key}",
-    )
+    assert (code, out.splitlines()[-1]) == (0, f"wrote {key}, {key}.pub; next: mmkd-export student.ckpt --sign {key}")
     keys.mkdir()
     Path(f"{key}.pub").rename(keys / "fleet.pub")
     paths = []

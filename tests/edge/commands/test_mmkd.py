@@ -71,20 +71,14 @@ def test_debug_before_the_command_is_the_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"),
-    [
-        ("bnech", "did you mean bench? "),
-        ("mmkd-destill", "did you mean distill? "),
-        ("xyz", ""),
-    ],
+    ("word", "hint"), [("bnech", "did you mean bench? "), ("mmkd-destill", "did you mean distill? "), ("xyz", "")]
 )
 def test_a_mistyped_command_is_answered_with_the_nearest(word: str, hint: str) -> None:
     assert run(word, blocked=True) == (2, "", f"mmkd: '{word}' is unknown; {hint}'mmkd --help' lists all commands\n")
 
 
 @pytest.mark.parametrize(
-    ("typed", "expected"),
-    [("mmkd-bench ", {"run", "tune", "capacity"}), ("mmkd-run --rep", {"--replay-speed"})],
+    ("typed", "expected"), [("mmkd-bench ", {"run", "tune", "capacity"}), ("mmkd-run --rep", {"--replay-speed"})]
 )
 def test_a_shell_completes_commands_and_options(typed: str, expected: set[str]) -> None:
     pytest.importorskip("typer")

@@ -108,14 +108,7 @@ def test_a_disk_that_fills_up_after_an_installation_stops_neither_a_start_nor_a_
 ) -> None:
     script = "fill(); started(); conditions(); rollback(state); conditions(); started(); rollback(state); started()"
     seen, log = on_a_small_disk(script, releases, tmp_path)
-    assert seen == [
-        [1, ""],
-        [2, ""],
-        [[2, "good"], [1, "good"]],
-        [[1, "good"], [2, "good"]],
-        [1, ""],
-        [2, ""],
-    ]
+    assert seen == [[1, ""], [2, ""], [[2, "good"], [1, "good"]], [[1, "good"], [2, "good"]], [1, ""], [2, ""]]
     assert log == ""
 
 
