@@ -40,6 +40,7 @@ MOST_TOLERANCE: Mapping[Precision, float] = {"fp32": 0.01, "fp16": 1.0, "int8": 
 than the 11 bits of fp16 and the 8 of INT8 cost a student whose answers mean anything."""
 
 
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 _Error = Annotated[float, msgspec.Meta(ge=0)]
@@ -85,22 +86,22 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         share: fraction of the way from the checkpoint before to what was learnt; None for all of it.
     """
 
-    from_sha256: str
+    from_sha256: Sha256
     dataset: str
-    dataset_sha256: str
+    dataset_sha256: Sha256
     way: str
-    teacher_sha256: str | None
-    labels: int
+    teacher_sha256: Sha256 | None
+    labels: _Count
     gain_points: float
     forgotten_points: float
-    share: float | None = None
+    share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One member of the archive that no engine reads."""
 
     file: str
-    sha256: str
+    sha256: Sha256
     size_bytes: _Size
 
 
@@ -133,7 +134,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     format: ArtifactFormat
     precision: Precision
     opset: Annotated[int, msgspec.Meta(ge=1, le=1000)]
-    sha256: str
+    sha256: Sha256
     size_bytes: _Size
     parity: Parity
     confidence: Confidence | None = None
@@ -205,8 +206,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     validation_metric: str
     validation_score: float
     dataset_name: str
-    dataset_sha256: str
-    teacher_sha256: str | None = None
+    dataset_sha256: Sha256
+    teacher_sha256: Sha256 | None = None
     artifacts: Annotated[tuple[Artifact, ...], msgspec.Meta(min_length=1, max_length=16)]
     golden: FileEntry
     statistics: InputStatistics | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -21,7 +20,6 @@ from mmkd_edge.bundle.manifest import (
     README_FILE,
     REPORT_FILE,
     TRAINING_HASH_BYTES,
-    Adapted,
     Artifact,
     Manifest,
     ModelEntry,
@@ -38,7 +36,6 @@ from mmkd_edge.errors import ManifestError, unprintable_in
 from mmkd_edge.spec import MAX_FLOAT32, ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
 
 _MOST_IN_NAME = 64
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -94,8 +91,6 @@ def _check_manifest(manifest: Manifest) -> None:
     names = tuple(entry.file for entry in manifest.files)
     expected = (REPORT_FILE, README_FILE)
     _require(names == expected, "files", f"expected {' and '.join(expected)}, got {', '.join(names) or 'nothing'}")
-    for index, entry in enumerate(manifest.files):
-        _check_hash(entry.sha256, f"files[{index}].sha256")
     _check_unique([model.name.casefold() for model in manifest.models], "models", "name")
     for index, model in enumerate(manifest.models):
         _check_model(model, f"models[{index}]")
@@ -108,14 +103,10 @@ def _check_model(model: ModelEntry, path: str) -> None:
     _check_tensors(model.inputs, graph_inputs(model.modality), f"{path}.inputs")
     _check_tensors(model.outputs, graph_outputs(model.task, novelty=model.has_novelty), f"{path}.outputs")
     _check_printable([model.dataset_name], f"{path}.dataset_name")
-    _check_hash(model.dataset_sha256, f"{path}.dataset_sha256")
-    if model.teacher_sha256 is not None:
-        _check_hash(model.teacher_sha256, f"{path}.teacher_sha256")
     _check_unique([artifact.file for artifact in model.artifacts], f"{path}.artifacts", "file")
     for index, artifact in enumerate(model.artifacts):
         _check_artifact(artifact, model, f"{path}.artifacts[{index}]")
     _check_file(model.golden.file, f"{model.name}/golden.npz", f"{path}.golden.file")
-    _check_hash(model.golden.sha256, f"{path}.golden.sha256")
     if model.statistics is not None:
         _check_statistics(model.statistics, model, f"{path}.statistics")
     if model.group_reference is not None:
@@ -128,19 +119,7 @@ def _check_model(model: ModelEntry, path: str) -> None:
     whole = length % TRAINING_HASH_BYTES == 0
     _require(whole, f"{path}.training_hashes", f"expected hashes of {TRAINING_HASH_BYTES} bytes, got {length} bytes")
     for index, adapted in enumerate(model.adapted or ()):
-        _check_adapted(adapted, f"{path}.adapted[{index}]")
-
-
-def _check_adapted(adapted: Adapted, path: str) -> None:
-    _check_hash(adapted.from_sha256, f"{path}.from_sha256")
-    _check_hash(adapted.dataset_sha256, f"{path}.dataset_sha256")
-    if adapted.teacher_sha256 is not None:
-        _check_hash(adapted.teacher_sha256, f"{path}.teacher_sha256")
-    _check_printable([adapted.dataset], f"{path}.dataset")
-    _check_printable([adapted.way], f"{path}.way")
-    _require(adapted.labels >= 0, f"{path}.labels", f"expected 0 or more, got {adapted.labels}")
-    if adapted.share is not None:
-        _require(0 < adapted.share < 1, f"{path}.share", f"expected a share between 0 and 1, got {adapted.share:g}")
+        _check_printable([adapted.dataset, adapted.way], f"{path}.adapted[{index}]")
 
 
 def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None:
@@ -160,14 +139,12 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
     for index, artifact in enumerate(streaming.artifacts):
         where = f"{path}.artifacts[{index}]"
         _check_file(artifact.file, f"{model.name}/step.{artifact.precision}.{artifact.format}", f"{where}.file")
-        _check_hash(artifact.sha256, f"{where}.sha256")
         _check_tolerance(artifact.parity.tolerance, MOST_TOLERANCE["fp32"], f"{where}.parity.tolerance")
         _require(artifact.novelty is msgspec.UNSET, f"{where}.novelty", "expected none in a step graph, got one")
 
 
 def _check_artifact(artifact: Artifact, model: ModelEntry, path: str) -> None:
     _check_file(artifact.file, f"{model.name}/model.{artifact.precision}.{artifact.format}", f"{path}.file")
-    _check_hash(artifact.sha256, f"{path}.sha256")
     most = MOST_TOLERANCE[artifact.precision]
     _check_tolerance(artifact.parity.tolerance, most, f"{path}.parity.tolerance")
     if artifact.novelty is not msgspec.UNSET:
@@ -259,10 +236,6 @@ def _check_printable(names: Sequence[str], path: str) -> None:
 
 def _check_file(file: str, expected: str, path: str) -> None:
     _require(file == expected, path, f"expected {expected!r}, got {file!r}")
-
-
-def _check_hash(digest: str, path: str) -> None:
-    _require(_SHA256.match(digest) is not None, path, f"expected 64 lower-case hexadecimal digits, got {digest!r}")
 
 
 def _check_unique(names: Sequence[str], path: str, what: str) -> None:

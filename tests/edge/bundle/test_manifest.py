@@ -22,6 +22,7 @@ from mmkd_edge.bundle.manifest import (
 from mmkd_edge.errors import printable
 
 AGAIN = "; export the bundle again"
+NO_HASH = "expected str matching regex '^[0-9a-f]{64}$'"
 
 HIDDEN = ["\x1b[2Jok", "ok\nkind  bundle, every byte verified", "a\x85b", "a\u202eb", "a\u2028b"]
 
@@ -206,14 +207,14 @@ def test_another_format_version_is_refused(document: dict[str, Any], version: ob
         (
             "models.0.golden.sha256",
             "A" * 64,
-            f"models[0].golden.sha256: expected 64 lower-case hexadecimal digits, got '{'A' * 64}'",
+            f"models[0].golden.sha256: {NO_HASH}",
         ),
         (
             "models.0.dataset_sha256",
             "a" * 64 + "\n",
-            f"models[0].dataset_sha256: expected 64 lower-case hexadecimal digits, got '{'a' * 64}\\n'",
+            "models[0].dataset_sha256: expected str of length <= 64",
         ),
-        ("models.0.teacher_sha256", "", "models[0].teacher_sha256: expected 64 lower-case hexadecimal digits, got ''"),
+        ("models.0.teacher_sha256", "", f"models[0].teacher_sha256: {NO_HASH}"),
         (
             "models.0.inputs.0.shape",
             [1, 3, 20],
@@ -433,12 +434,12 @@ def test_a_lineage_survives_its_file(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "where", "why"),
     [
-        ({"share": 0.0}, "[0].share", "expected a share between 0 and 1, got 0"),
-        ({"share": 1.5}, "[0].share", "expected a share between 0 and 1, got 1.5"),
-        ({"from_sha256": "a"}, "[0].from_sha256", "expected 64 lower-case hexadecimal digits, got 'a'"),
-        ({"teacher_sha256": ""}, "[0].teacher_sha256", "expected 64 lower-case hexadecimal digits, got ''"),
-        ({"labels": -1}, "[0].labels", "expected 0 or more, got -1"),
-        ({"way": "a\nb"}, "[0].way", r"expected text without control characters and line breaks, got 'a\nb'"),
+        ({"share": 0.0}, "[0].share", "expected float > 0.0"),
+        ({"share": 1.5}, "[0].share", "expected float < 1.0"),
+        ({"from_sha256": "a"}, "[0].from_sha256", NO_HASH),
+        ({"teacher_sha256": ""}, "[0].teacher_sha256", NO_HASH),
+        ({"labels": -1}, "[0].labels", "expected int >= 0"),
+        ({"way": "a\nb"}, "[0]", r"expected text without control characters and line breaks, got 'a\nb'"),
     ],
 )
 def test_a_lineage_of_nobody_is_refused(document: dict[str, Any], changes: Any, where: str, why: str) -> None:

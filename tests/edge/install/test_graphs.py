@@ -171,6 +171,8 @@ def test_students_pass(kit: Any, student: ModelProto) -> None:
 
 def test_who_made_a_graph_may_be_said(student: ModelProto) -> None:
     student.producer_name, student.producer_version, student.doc_string = "mmkd-export", "0.1.0", "a student"
+    student.graph.node.append(helper.make_node("Constant", [], ["c"], value_int=1))
+    student.graph.node[-1].attribute[0].doc_string = "a number"
     check_graph(student.SerializeToString())
 
 
