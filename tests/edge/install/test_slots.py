@@ -397,3 +397,46 @@ def test_the_end_of_a_first_start_says_nothing_of_what_was_installed_meanwhile(
         before = (state / "slots.json").read_bytes()
         assert end(state, started) is None
     assert (state / "slots.json").read_bytes() == before
+
+
+def test_a_folder_that_is_not_there_is_named(state: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_state(state)
+    assert str(caught.value) == (f"{state}: expected a state folder, found nothing there; mmkd-edge install makes one")
+
+
+def test_a_start_that_cannot_be_recorded_goes_on(
+    state: Path, releases: dict[int, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    install(state, releases[1], prove=whole)
+    (state / "change.lock").unlink()
+    (state / "change.lock").mkdir()  # no lock can be had
+    with start(state) as started:
+        confirm(state, started)
+        fail(state, msgspec.structs.replace(started, sha256="0" * 64), "it is another one")
+    assert conditions(read_slots(state)) == [(1, "new")]
+    assert len(caplog.messages) == 2
+    assert caplog.messages[-1] == (
+        f"{state}: cannot change this state folder: is a directory; name a file in it; this start goes on without a "
+        "record of it"
+    )
+
+
+def test_on_a_full_disk_the_reserve_has_room_for_the_record(
+    state: Path, releases: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(state, releases[1], prove=whole)
+
+    def write(path: Path, data: bytes, *, own: bool = False) -> None:
+        if (state / "reserve").exists() or path.name == "reserve":
+            raise UsageError(f"{path}: cannot write it: no space left on device")
+        path.write_bytes(data)
+
+    monkeypatch.setattr("mmkd_edge.install.slots.write_file", write)
+    with start(state) as started:
+        confirm(state, started)
+    assert conditions(read_slots(state)) == [(1, "good")]
+    assert not (state / "reserve").exists()
+    monkeypatch.setattr("mmkd_edge.install.slots.write_file", lambda path, *_, **__: write(state / "reserve", b""))
+    with pytest.raises(UsageError, match="no space left on device"):
+        install(state, releases[1], prove=whole)
