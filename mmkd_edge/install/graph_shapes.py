@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-Shape = tuple[int, ...]
-Attribute = int | str | tuple[int, ...] | NDArray[Any]
+from mmkd_edge.install.graph_calls import BOOL, FLOAT, INT64, Call, Folding, Node, Shape, Tensor, require
 
 MOST_RANK = 16
 _MOST_SLOTS = 512
 _MOST_FOLDED = 4096  # values of a tensor that is computed here
-_MOST_FOLDING = 1 << 22  # values that are computed here, all together: a second or two
 _FOLDING_COST = 16  # of computing a few values, in values
-_FLOAT, _INT64, _BOOL = 1, 7, 9
 ITEM_BYTES: Mapping[int, int] = {
     1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2, 21: 1, 22: 1,
 }  # fmt: skip
@@ -46,38 +42,6 @@ class GraphCost(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
 
-class Tensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor of a graph.
-
-    Attributes:
-        values: for each number of a step, or once for all of them; None if they depend on the input.
-    """
-
-    shape: Shape
-    kind: int
-    values: tuple[NDArray[Any], ...] | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return math.prod(self.shape)
-
-
-class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """One operation; an omitted input has an empty name."""
-
-    operator: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Attribute]
-
-
-def require(condition: bool, got: str, expected: str) -> None:
-    """Raise ValueError unless the condition holds."""
-    if not condition:
-        raise ValueError(f"the graph has {got}; expected {expected}")
-
-
 def measure_graph(
     nodes: Sequence[Node], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, slots: int = 0
 ) -> GraphCost:
@@ -96,7 +60,7 @@ def measure_graph(
     if "slot" in tensors and 0 < slots <= _MOST_SLOTS:
         shape = tensors["slot"].shape
         numbers = tuple(np.full(shape, slot, np.float32) for slot in range(slots))
-        tensors["slot"] = Tensor(shape=shape, kind=_FLOAT, values=numbers)
+        tensors["slot"] = Tensor(shape=shape, kind=FLOAT, values=numbers)
     operations = memory = 0
     for node in nodes:
         call = Call(node, tensors, folding)
@@ -116,112 +80,6 @@ def measure_graph(
         fits = (shape, kind) == (declared.shape, declared.kind)
         require(fits, f"an output {name!r} of the shape {declared.shape}", f"{shape}, which is computed")
     return GraphCost(operations=operations, memory_bytes=memory)
-
-
-class Folding(msgspec.Struct):
-    """Number of values that may still be computed here."""
-
-    left: int = _MOST_FOLDING
-
-
-class Call:
-    """One node with its inputs; `operations` counts those beyond one for each value of the outputs."""
-
-    def __init__(self, node: Node, tensors: Mapping[str, Tensor], folding: Folding) -> None:
-        self.operator = node.operator
-        self.attributes = node.attributes
-        self.outputs = len(node.outputs)
-        self.folding = folding
-        self.operations = 0
-        for name in node.inputs:
-            known = not name or name in tensors
-            require(known, f"an input {name!r} of {node.operator!r} that nothing gives", "a tensor")
-        self.inputs = [tensors[name] if name else None for name in node.inputs]
-
-    def require(self, condition: bool, fault: str) -> None:
-        """Raise ValueError with the shapes of this call unless the condition holds."""
-        if not condition:
-            shapes = ", ".join("-" if tensor is None else str(tensor.shape) for tensor in self.inputs)
-            raise ValueError(f"the graph's operator {self.operator!r} with inputs of the shapes {shapes} {fault}")
-
-    def has(self, place: int) -> bool:
-        """Whether an input is given."""
-        return place < len(self.inputs) and self.inputs[place] is not None
-
-    def tensor(self, place: int) -> Tensor:
-        """A required input."""
-        tensor = self.inputs[place] if place < len(self.inputs) else None
-        if tensor is None:
-            raise ValueError(f"the graph's operator {self.operator!r} lacks input {place}")
-        return tensor
-
-    def tensors(self, count: int = 0) -> list[Tensor]:
-        """All inputs, each required; exactly `count` of them unless it is 0."""
-        self.require(count in (0, len(self.inputs)), f"has {len(self.inputs)} inputs")
-        return [self.tensor(place) for place in range(len(self.inputs))]
-
-    @property
-    def first(self) -> Tensor:
-        """The first input."""
-        return self.tensor(0)
-
-    def result(self, shape: Sequence[int], *, kind: int = 0, operations: int = 0) -> list[Tensor]:
-        """One output, of the first input's type unless `kind` is given, at this cost."""
-        self.operations += operations
-        return [Tensor(shape=tuple(shape), kind=kind or self.first.kind)]
-
-    def number(self, name: str, default: int) -> int:
-        """A whole number among the attributes."""
-        number = self.attributes.get(name, default)
-        self.require(isinstance(number, int), f"has the attribute {name!r} of another type")
-        return number  # type: ignore[return-value]  # the line above
-
-    def numbers(self, name: str, default: Sequence[int]) -> list[int]:
-        """Whole numbers among the attributes."""
-        numbers = self.attributes.get(name, tuple(default))
-        self.require(isinstance(numbers, tuple), f"has the attribute {name!r} of another type")
-        return list(numbers)  # type: ignore[arg-type]  # the line above
-
-    def text(self, name: str, default: str) -> str:
-        """A word among the attributes."""
-        return str(self.attributes.get(name, default))
-
-    def values(self, place: int) -> tuple[NDArray[Any], ...]:
-        """The constant whole numbers of an input, once or for each number of a step."""
-        tensor = self.tensor(place)
-        values = tensor.values if tensor.kind in (6, _INT64) else None
-        fault = f"has an input {place} that is computed from a window; only a constant is in range for sure"
-        self.require(values is not None, fault)
-        return values or ()
-
-    def constants(self, place: int, name: str = "", default: Sequence[int] = ()) -> list[int]:
-        """The constant whole numbers of an input; if it is omitted, of an attribute, or the default."""
-        if not self.has(place):
-            return self.numbers(name, default)
-        values = self.values(place)
-        self.require(len(values) == 1 and values[0].ndim <= 1, f"has an input {place} that is no list of constants")
-        return [int(value) for value in values[0].ravel()]
-
-    def axis(self, axis: int, rank: int) -> int:
-        """An axis counted from the front."""
-        self.require(-rank <= axis < rank, f"has the axis {axis} of {rank}")
-        return axis % rank
-
-    def axes(self, axes: Sequence[int], rank: int) -> list[int]:
-        """Axes counted from the front, each once."""
-        counted = [self.axis(axis, rank) for axis in axes]
-        self.require(len(set(counted)) == len(counted), f"has the axes {list(axes)}")
-        return counted
-
-    def broadcast(self, *shapes: Shape) -> Shape:
-        """The common shape of several."""
-        sizes = [set(column) - {1} for column in zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)]
-        self.require(all(len(others) <= 1 for others in sizes), "has shapes that do not fit together")
-        return tuple(next(iter(others), 1) for others in reversed(sizes))
-
-    def require_within(self, shape: Shape, whole: Shape) -> None:
-        """Refuse a parameter that would enlarge the tensor that it is applied to."""
-        self.require(self.broadcast(shape, whole) == whole, "has a parameter that does not fit")
 
 
 Rule = Callable[[Call], Sequence[Tensor]]
@@ -304,13 +162,13 @@ def _constant(call: Call) -> Sequence[Tensor]:
         return [value]
     call.require(name.startswith("value_") and not isinstance(value, str), "has no number as its value")
     values = np.asarray(value, np.float32 if isinstance(value, np.ndarray) else np.int64)
-    return [Tensor(shape=values.shape, kind=_FLOAT if values.dtype == np.float32 else _INT64, values=(values,))]
+    return [Tensor(shape=values.shape, kind=FLOAT if values.dtype == np.float32 else INT64, values=(values,))]
 
 
 def _shape(call: Call) -> Sequence[Tensor]:
     sizes = call.first.shape
     values = np.array(sizes[call.number("start", 0) : call.number("end", len(sizes))], np.int64)
-    return [Tensor(shape=values.shape, kind=_INT64, values=(values,))]
+    return [Tensor(shape=values.shape, kind=INT64, values=(values,))]
 
 
 def _reduce(call: Call) -> Sequence[Tensor]:
@@ -322,7 +180,7 @@ def _reduce(call: Call) -> Sequence[Tensor]:
 
 
 def _arg_reduce(call: Call) -> Sequence[Tensor]:
-    return _reduced(call, [call.axis(call.number("axis", 0), len(call.first.shape))], kind=_INT64)
+    return _reduced(call, [call.axis(call.number("axis", 0), len(call.first.shape))], kind=INT64)
 
 
 def _reduced(call: Call, axes: Sequence[int], *, kind: int = 0) -> Sequence[Tensor]:
@@ -547,7 +405,7 @@ def _quantise(call: Call) -> Sequence[Tensor]:
     return call.result(shape, kind=kind)
 
 
-_COMPARED = _broadcast(kind=_BOOL)
+_COMPARED = _broadcast(kind=BOOL)
 _CHEAP, _COSTLY = _elementwise(0), _elementwise(10)
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("And", "Equal", "Greater", "GreaterOrEqual", "LessOrEqual", "Or"), _COMPARED),
@@ -574,7 +432,7 @@ _RULES: Mapping[str, Rule] = {
     "Gemm": _gemm,
     "Identity": _identity,
     "LayerNormalization": _layer_norm,
-    "Less": _broadcast(np.less, kind=_BOOL),
+    "Less": _broadcast(np.less, kind=BOOL),
     "MatMul": _mat_mul,
     "Mul": _broadcast(np.multiply),
     "Pad": _pad,

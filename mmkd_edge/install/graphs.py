@@ -15,18 +15,8 @@ import numpy as np
 
 from mmkd_edge.backends.onnx_wire import Value, fields, numbers
 from mmkd_edge.bundle.manifest import MAX_WINDOW_VALUES
-from mmkd_edge.install.graph_shapes import (
-    DTYPES,
-    ITEM_BYTES,
-    MOST_RANK,
-    OPERATORS,
-    Attribute,
-    GraphCost,
-    Node,
-    Tensor,
-    measure_graph,
-    require,
-)
+from mmkd_edge.install.graph_calls import Attribute, Node, Tensor, require
+from mmkd_edge.install.graph_shapes import DTYPES, ITEM_BYTES, MOST_RANK, OPERATORS, GraphCost, measure_graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +54,7 @@ def check_graph(model: bytes, *, slots: int = 0) -> GraphCost:
         ValueError: it may not; the message says why.
     """
     reading = _Reading()
-    reading.model(memoryview(model))
+    reading.read(memoryview(model))
     return measure_graph(reading.nodes, reading.tensors, reading.outputs, slots=slots)
 
 
@@ -78,17 +68,18 @@ class _Reading:
         self.tensor_count = 0
         self.field_count = 0
 
-    def model(self, message: memoryview) -> None:
+    def read(self, message: memoryview) -> None:
+        """Read a whole model."""
         values = self._fields("model", message, _MODEL)
         graphs, opsets = ([value for number, value in values if number == wanted] for wanted in (7, 8))
         counts = len(graphs), len(opsets)
         require(counts == (1, 1), f"{counts[0]} graphs and {counts[1]} opsets", "one of each")
         for number, version in values:
             require(number != 1 or version in IR_VERSIONS, f"IR version {version!r}", _span(IR_VERSIONS))
-        self.opset(_bytes(opsets[0], "opset"))
-        self.graph(_bytes(graphs[0], "graph"))
+        self._opset(_bytes(opsets[0], "opset"))
+        self._graph(_bytes(graphs[0], "graph"))
 
-    def opset(self, message: memoryview) -> None:
+    def _opset(self, message: memoryview) -> None:
         version: Value = 0
         for number, value in self._fields("opset", message, frozenset((1, 2))):
             if number == 1:
@@ -97,20 +88,20 @@ class _Reading:
                 version = value
         require(version in OPSETS, f"opset {version!r}", _span(OPSETS))
 
-    def graph(self, message: memoryview) -> None:
+    def _graph(self, message: memoryview) -> None:
         for number, value in self._fields("graph", message, _GRAPH):
             if number == 1:
-                self.node(_bytes(value, "node"))
+                self._node(_bytes(value, "node"))
             elif number == 5:
-                self.add(self.tensors, *self.tensor(_bytes(value, "tensor")))
+                self._add(self.tensors, *self._tensor(_bytes(value, "tensor")))
             elif number in (11, 12):
-                self.add(self.tensors if number == 11 else self.outputs, *self.signature(_bytes(value, "signature")))
+                self._add(self.tensors if number == 11 else self.outputs, *self._signature(_bytes(value, "signature")))
 
-    def add(self, tensors: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+    def _add(self, tensors: dict[str, Tensor], name: str, tensor: Tensor) -> None:
         require(name not in tensors, f"two tensors with the name {name!r}", "one")
         tensors[name] = tensor
 
-    def node(self, message: memoryview) -> None:
+    def _node(self, message: memoryview) -> None:
         require(len(self.nodes) < MOST_NODES, "more nodes", f"at most {MOST_NODES}")
         values = self._fields("node", message, _NODE)
         operator = "".join(_text(value) for number, value in values if number == 4)
@@ -121,7 +112,7 @@ class _Reading:
         attributes: dict[str, Attribute] = {}
         for number, value in values:
             if number == 5:
-                name, attribute = self.attribute(_bytes(value, "attribute"), operator)
+                name, attribute = self._attribute(_bytes(value, "attribute"), operator)
                 require(name not in attributes, f"two attributes {name!r} of {operator!r}", "one")
                 attributes[name] = attribute
             elif number == 7:
@@ -129,7 +120,7 @@ class _Reading:
                 require(domain in _OWN_DOMAINS, f"an operator of the domain {_text(value)!r}", "ONNX's own")
         self.nodes.append(Node(operator=operator, inputs=inputs, outputs=outputs, attributes=attributes))
 
-    def attribute(self, message: memoryview, operator: str) -> tuple[str, Attribute]:
+    def _attribute(self, message: memoryview, operator: str) -> tuple[str, Attribute]:
         name, kind, given = "", 0, dict[int, list[Any]]()
         for number, value in self._fields("attribute", message, _ATTRIBUTE):
             parts: Iterable[Any] = ()
@@ -140,7 +131,7 @@ class _Reading:
             elif number in (3, 8):
                 parts = numbers(_number(value, "number") if number == 3 else value)
             elif number == 5:
-                parts = [self.tensor(_bytes(value, "tensor"))[1]]
+                parts = [self._tensor(_bytes(value, "tensor"))[1]]
             elif number in (2, 7):
                 parts = np.frombuffer(_bytes(value, "number"), "<f4")
             elif number == 4:
@@ -157,7 +148,7 @@ class _Reading:
             return name, np.array(values if is_list else values[0], np.float32)
         return name, tuple(values) if is_list else values[0]
 
-    def tensor(self, message: memoryview) -> tuple[str, Tensor]:
+    def _tensor(self, message: memoryview) -> tuple[str, Tensor]:
         self.tensor_count += 1
         require(self.tensor_count <= MOST_TENSORS, "more tensors", f"at most {MOST_TENSORS}")
         name, kind, sizes = "", 0, list[int]()
@@ -180,7 +171,7 @@ class _Reading:
         require(kind in ITEM_BYTES, f"a tensor of the type {kind}", "numbers")
         return name, Tensor(shape=shape, kind=kind, values=_values(data, kind, shape))
 
-    def signature(self, message: memoryview) -> tuple[str, Tensor]:
+    def _signature(self, message: memoryview) -> tuple[str, Tensor]:
         """An input or output: a tensor that a window could be; one window, if its first axis has a name."""
         name = "".join(_name(value) for number, value in fields(message) if number == 1)
         tensors = [tensor for kind in _parts(message, 2, "type") for tensor in _parts(kind, 1, "tensor type")]

@@ -12,7 +12,8 @@ import math
 import struct
 from collections.abc import Sequence
 
-from mmkd_edge.install.graph_shapes import GraphCost, require
+from mmkd_edge.install.graph_calls import require
+from mmkd_edge.install.graph_shapes import GraphCost
 from mmkd_edge.install.graphs import MOST_NODES, MOST_TENSORS
 
 _TAKEN = """
@@ -159,6 +160,7 @@ class _Reading:
         self.items = 0
 
     def number(self, code: str, place: int) -> int:
+        """The number at a place."""
         if not 0 <= place <= len(self.data) - struct.calcsize(code):
             raise ValueError("the graph points to something outside of the file")
         found: int = struct.unpack_from(code, self.data, place)[0]

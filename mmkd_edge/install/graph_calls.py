@@ -1,0 +1,157 @@
+"""A node of a graph with its inputs, as the rules of `graph_shapes` read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import msgspec
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+Attribute = int | str | tuple[int, ...] | NDArray[Any]
+
+FLOAT, INT32, INT64, BOOL = 1, 6, 7, 9
+"""Types of onnx.proto by their numbers."""
+MOST_FOLDING = 1 << 22
+"""Values of constants that are computed here, all together: a second or two."""
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor of a graph.
+
+    Attributes:
+        values: for each number of a step, or once for all of them; None if they depend on the input.
+    """
+
+    shape: Shape
+    kind: int
+    values: tuple[NDArray[Any], ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """One operation; an omitted input has an empty name."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Attribute]
+
+
+def require(condition: bool, got: str, expected: str) -> None:
+    """Raise ValueError unless the condition holds."""
+    if not condition:
+        raise ValueError(f"the graph has {got}; expected {expected}")
+
+
+class Folding(msgspec.Struct):
+    """Number of values that may still be computed here."""
+
+    left: int = MOST_FOLDING
+
+
+class Call:
+    """One node with its inputs; `operations` counts those beyond one for each value of the outputs."""
+
+    def __init__(self, node: Node, tensors: Mapping[str, Tensor], folding: Folding) -> None:
+        self.operator = node.operator
+        self.attributes = node.attributes
+        self.outputs = len(node.outputs)
+        self.folding = folding
+        self.operations = 0
+        for name in node.inputs:
+            known = not name or name in tensors
+            require(known, f"an input {name!r} of {node.operator!r} that nothing gives", "a tensor")
+        self.inputs = [tensors[name] if name else None for name in node.inputs]
+
+    def require(self, condition: bool, fault: str) -> None:
+        """Raise ValueError with the shapes of this call unless the condition holds."""
+        if not condition:
+            shapes = ", ".join("-" if tensor is None else str(tensor.shape) for tensor in self.inputs)
+            raise ValueError(f"the graph's operator {self.operator!r} with inputs of the shapes {shapes} {fault}")
+
+    def has(self, place: int) -> bool:
+        """Whether an input is given."""
+        return place < len(self.inputs) and self.inputs[place] is not None
+
+    def tensor(self, place: int) -> Tensor:
+        """A required input."""
+        tensor = self.inputs[place] if place < len(self.inputs) else None
+        if tensor is None:
+            raise ValueError(f"the graph's operator {self.operator!r} lacks input {place}")
+        return tensor
+
+    def tensors(self, count: int = 0) -> list[Tensor]:
+        """All inputs, each required; exactly `count` of them unless it is 0."""
+        self.require(count in (0, len(self.inputs)), f"has {len(self.inputs)} inputs")
+        return [self.tensor(place) for place in range(len(self.inputs))]
+
+    @property
+    def first(self) -> Tensor:
+        """The first input."""
+        return self.tensor(0)
+
+    def result(self, shape: Sequence[int], *, kind: int = 0, operations: int = 0) -> list[Tensor]:
+        """One output, of the first input's type unless `kind` is given, at this cost."""
+        self.operations += operations
+        return [Tensor(shape=tuple(shape), kind=kind or self.first.kind)]
+
+    def number(self, name: str, default: int) -> int:
+        """A whole number among the attributes."""
+        number = self.attributes.get(name, default)
+        self.require(isinstance(number, int), f"has the attribute {name!r} of another type")
+        return number  # type: ignore[return-value]  # the line above
+
+    def numbers(self, name: str, default: Sequence[int]) -> list[int]:
+        """Whole numbers among the attributes."""
+        numbers = self.attributes.get(name, tuple(default))
+        self.require(isinstance(numbers, tuple), f"has the attribute {name!r} of another type")
+        return list(numbers)  # type: ignore[arg-type]  # the line above
+
+    def text(self, name: str, default: str) -> str:
+        """A word among the attributes."""
+        return str(self.attributes.get(name, default))
+
+    def values(self, place: int) -> tuple[NDArray[Any], ...]:
+        """The constant whole numbers of an input, once or for each number of a step."""
+        tensor = self.tensor(place)
+        values = tensor.values if tensor.kind in (INT32, INT64) else None
+        fault = f"has an input {place} that is computed from a window; only a constant is in range for sure"
+        self.require(values is not None, fault)
+        return values or ()
+
+    def constants(self, place: int, name: str = "", default: Sequence[int] = ()) -> list[int]:
+        """The constant whole numbers of an input; if it is omitted, of an attribute, or the default."""
+        if not self.has(place):
+            return self.numbers(name, default)
+        values = self.values(place)
+        self.require(len(values) == 1 and values[0].ndim <= 1, f"has an input {place} that is no list of constants")
+        return [int(value) for value in values[0].ravel()]
+
+    def axis(self, axis: int, rank: int) -> int:
+        """An axis counted from the front."""
+        self.require(-rank <= axis < rank, f"has the axis {axis} of {rank}")
+        return axis % rank
+
+    def axes(self, axes: Sequence[int], rank: int) -> list[int]:
+        """Axes counted from the front, each once."""
+        counted = [self.axis(axis, rank) for axis in axes]
+        self.require(len(set(counted)) == len(counted), f"has the axes {list(axes)}")
+        return counted
+
+    def broadcast(self, *shapes: Shape) -> Shape:
+        """The common shape of several."""
+        sizes = [set(column) - {1} for column in zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)]
+        self.require(all(len(others) <= 1 for others in sizes), "has shapes that do not fit together")
+        return tuple(next(iter(others), 1) for others in reversed(sizes))
+
+    def require_within(self, shape: Shape, whole: Shape) -> None:
+        """Refuse a parameter that would enlarge the tensor that it is applied to."""
+        self.require(self.broadcast(shape, whole) == whole, "has a parameter that does not fit")
