@@ -57,11 +57,14 @@ BUNDLES ?=
 test-arm64: $(READY)  ## the runtime on ARM64 made of software, beside this machine; downloads, and takes minutes
 	$(BIN)/python benchmarks/checks/arm64.py --root build/arm64 $(BUNDLES:%=--bundle %)
 
-check: $(READY)  ## lint and types, the images too
+check: $(READY)  ## lint, types, images and prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile Dockerfile.jetson
+	@# Misspelt words, and those that docs/site/vocabulary.txt has a plainer word for.
+	$(BIN)/codespell -D - -D docs/site/vocabulary.txt --ignore-words-list abd,ende $$(git ls-files '*.md' '*.py' '*.toml' '*.html')
+	$(BIN)/proselint check --config docs/site/proselint.json $$(git ls-files '*.md')
 
 coverage: $(READY)  ## lines and branches of what a device trusts (bundle/, install/) that their tests reach: all, or it fails
 	@$(BIN)/python -m coverage --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check coverage
