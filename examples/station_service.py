@@ -3,7 +3,7 @@
     python examples/station_service.py
 
 `READY=1` goes out after the bundle has passed its self-test, `WATCHDOG=1` after a good answer or while the sensor is
-known to be silent. An engine that hangs or fails for ever sends nothing, and systemd restarts the program: see
+known to be silent. An engine that hangs or fails forever sends nothing, and systemd restarts the program: see
 `systemd/mmkd-station.service`. Started by hand it only prints. Needs `mmkd-edge[ort]`.
 """
 

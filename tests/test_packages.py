@@ -272,7 +272,7 @@ def code_of(error: MmkdError) -> int:
 
 
 def wrong(predictor: EdgePredictor) -> Mapping[str, int]:
-    EdgePredictor.open("student.edge", bakend="ort")
+    EdgePredictor.open("student.edge", backen="ort")
     return predictor.predict(np.zeros((200, 3)))
 """
 
@@ -297,7 +297,7 @@ def test_a_users_type_checker_reads_our_types(users_environment: Path, tmp_path:
     done = run([*mypy, *python, "--no-pretty", tmp_path / "user.py"])
     errors = re.findall(r"user\.py:(\d+): error: (.*)  \[(.*)\]", done.stdout)
     assert [(line, code) for line, _, code in errors] == [("19", "call-arg"), ("20", "return-value")], done.stdout
-    assert errors[0][1].startswith('Unexpected keyword argument "bakend" for "open" of "EdgePredictor"')
+    assert errors[0][1].startswith('Unexpected keyword argument "backen" for "open" of "EdgePredictor"')
     assert 'got "Prediction", expected "Mapping[str, int]"' in errors[1][1]
 
 

@@ -50,7 +50,7 @@ class AlarmRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def check_rules(rules: Sequence[AlarmRule], task: TaskSpec) -> None:
-    """Raise UsageError for rules that no result of a student could fulfil."""
+    """Raise UsageError for rules that no result of a student can meet."""
     for rule in rules:
         for text in rule_problems(rule):
             raise UsageError(f"--alarm {rule.label}: {text}")

@@ -1,6 +1,6 @@
 """What outlives the process: records that wait for their sinks, and the last alarm of each label, in one SQLite file.
 
-A record may be offered twice, never changed: its station, boot and number name it for ever. While the disk takes
+A record may be offered twice, never changed: its station, boot and number name it forever. While the disk takes
 nothing, records stay in memory, and the store tries again every second.
 """
 

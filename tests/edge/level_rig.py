@@ -1,4 +1,4 @@
-"""A camera's student that sees nothing but how bright frames are, as a bundle, and films for it."""
+"""A camera's student that sees nothing but how bright frames are, as a bundle, and videos for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Microphones, cameras and films as sources: real files, real recorders, real processes."""
+"""Microphones, cameras and videos as sources: real files, real recorders, real processes."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def feed(child: subprocess.Popen[bytes], samples: Iterator[bytes], stop: threadi
 
 
 def first_of_each(records: list[Record]) -> dict[tuple[str, str, int], Record]:
-    """Records by what names them for ever, in the order in which each came first; the same name is the same record."""
+    """Records by what names them forever, in the order in which each came first; the same name is the same record."""
     found: dict[tuple[str, str, int], Record] = {}
     for record in records:
         assert found.setdefault((record.station, record.boot, record.number), record) == record

@@ -339,8 +339,8 @@ def test_what_names_no_node_to_write_says_why() -> None:
         "--sink opcua-write://plc?label=Label: label: expected a node such as ns=2;s=Press1.AccX, got 'Label'; "
         "correct it"
     )
-    assert said("opcua-write://plc?lable=i=1") == (
-        f"opcua-write://plc?lable=i=1: expected options among {things}, station, credentials, policy, mode, cert, key, "
+    assert said("opcua-write://plc?labl=i=1") == (
+        f"opcua-write://plc?labl=i=1: expected options among {things}, station, credentials, policy, mode, cert, key, "
         "got 'lable'; correct it"
     )
 

@@ -141,7 +141,7 @@ def _table(sensors: SensorsDocument) -> Section:
         Row([Cell(row.sensors[0], link=sensors.pages.get(row.sensors[0], "")), *cells(row, sensors)])
         for row in sensors.rows
     ]
-    worth = " Worth is the net present value of equipping every station with the student." if sensors.currency else ""
+    worth = " Worth is the net present value of the student on every station." if sensors.currency else ""
     lead = (
         f"{sensors.measure.heading} on {sensors.judged_on}; the sensor whose student validates best comes first. The "
         "teacher sees all sensors, every other model one. Gain is distilled minus labels only. Error under faults is "

@@ -102,7 +102,6 @@ class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         student_ms: p50, p90 and p99 of one window.
-        teacher_ms: likewise.
         ratio: how many times faster the student is, the median of `ratios`.
     """
 

@@ -46,7 +46,7 @@ def said(kind: type[Exception], call: Callable[[], object]) -> str:
 
 
 def failing(after: int = 0) -> FakeBackend:
-    """A backend that answers so many times and then fails for ever."""
+    """A backend that answers so many times and then fails forever."""
     turns = iter(range(10**9))
 
     def answer(feeds: object) -> list[float]:

@@ -48,8 +48,8 @@ def test_operators_and_names_select(model: onnx.ModelProto):
 
 def test_an_exclusion_that_matches_nothing_lists_the_layers(model: onnx.ModelProto):
     with pytest.raises(UsageError) as error:
-        select_layers(learnt_layers(model)[-2:], exclude="atention", ops=ALL)
-    assert str(error.value) == "--exclude 'atention': matches no layer; the layers are pool.mix, head"
+        select_layers(learnt_layers(model)[-2:], exclude="attenton", ops=ALL)
+    assert str(error.value) == "--exclude 'attenton': matches no layer; the layers are pool.mix, head"
 
 
 def test_an_exclusion_that_is_no_expression_is_refused(model: onnx.ModelProto):

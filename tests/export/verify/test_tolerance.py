@@ -57,8 +57,8 @@ def real() -> RealWindows:
 def test_sizes_grow_until_answers_suffer() -> None:
     found = with_tolerance(REFERENCE, real(), task=TaskSpec(labels=("low", "high")), answer=answer)
     assert found is not None
-    # The border is 0.6 from both means: an offset of 0.5 is borne, of 1 is not. A gain of 1.5 makes 1.6 / 1.5 and
-    # 0.4 * 1.5, which is borne; 1.6 / 2 is not. The second channel, of standard deviation 3, bears everything.
+    # The border is 0.6 from both means: an offset of 0.5 is accepted, 1 is not. A gain of 1.5 makes 1.6 / 1.5 and
+    # 0.4 * 1.5, which is accepted; 1.6 / 2 is not. The second channel, of standard deviation 3, accepts everything.
     assert found.tolerance == Tolerance(
         loss=0.03,
         windows=40,

@@ -1,4 +1,4 @@
-"""Sound, films and their recipes that are wrong, each with the whole message: where, what was expected, what came."""
+"""Sound, videos and their recipes that are wrong, each with the whole message: where, what was expected, what came."""
 
 from __future__ import annotations
 

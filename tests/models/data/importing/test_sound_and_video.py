@@ -332,7 +332,7 @@ def test_a_recording_that_the_table_leaves_out(clips, change):
     )
 
 
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="taking sound out of films needs ffmpeg")
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="taking sound out of videos needs ffmpeg")
 
 
 @needs_ffmpeg

@@ -1,4 +1,4 @@
-"""The reckoning of an investment: by hand to the cent, one assumption at a time, the file, and what it refuses."""
+"""The evaluation of an investment: by hand to the cent, one assumption at a time, the file, and what it refuses."""
 
 from __future__ import annotations
 
