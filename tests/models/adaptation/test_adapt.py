@@ -823,7 +823,7 @@ def test_how_far_a_student_went_is_said_with_its_way(tmp_path, capsys, passes):
         written=None,
     )
     adaptation = SimpleNamespace(document=document, checkpoint=object() if passes else None)
-    finish = partial(adapt._finish, adaptation, tmp_path / "a.ckpt", adapt.GateOptions(dry_run=True), page=None)
+    finish = partial(adapt._finish, adaptation, tmp_path / "a.ckpt", dry_run=True, page=None)
     if passes:
         finish(json=False)
         assert capsys.readouterr().out.endswith("nothing was written; without --dry-run: labels, 50% of the way\n")
