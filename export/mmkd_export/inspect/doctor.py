@@ -20,6 +20,7 @@ from mmkd_edge.backends.trt.cuda import device_facts, load_runtime
 from mmkd_edge.backends.trt.needs import installed_library, load_library
 from mmkd_edge.errors import UnavailableError, first_line
 from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
+from mmkd_edge.native import library
 from mmkd_export.preflight import FOR_CHECKPOINT
 from mmkd_export.targets.table import TARGETS
 
@@ -68,7 +69,7 @@ class _Ability(NamedTuple):
 _BACKENDS = tuple(
     _Ability(f"run bundles: {name}", (row.library()[0],), f"pip install 'mmkd-edge[{name}]'")
     for name, row in BACKENDS.items()
-    if not row.on_gpu
+    if not row.on_gpu and not row.is_own
 )
 _ABILITIES = (
     _Ability("mmkd-bench", ("onnxruntime", "typer", "rich", "psutil"), "pip install 'mmkd-edge[ort,bench]'"),
@@ -81,7 +82,7 @@ _ABILITIES = (
     *(  # litert's brings jax, takes seconds and writes to the terminal
         _Ability("mmkd-export --target " + one.name, one.libraries, f"pip install '{one.extra}'", is_imported=False)
         for one in TARGETS
-        if one.convert is not None
+        if one.libraries and one.convert is not None
     ),
     _Ability(
         "engines: TensorRT",
@@ -95,7 +96,7 @@ _ABILITIES = (
 
 def examine(root: Path = ROOT, *, power_mode: Callable[[], str | None] = lambda: None) -> Diagnosis:
     """Check everything; the file system begins at `root`, and `power_mode` returns that of a board, if any."""
-    backends = [*map(_check_ability, _BACKENDS), _check_trt()]
+    backends = [*map(_check_ability, _BACKENDS), _check_trt(), _check_native()]
     without_onnx = {f"run bundles: {name}" for name, row in BACKENDS.items() if "onnx" not in row.formats}
     return Diagnosis(
         machine=tuple(_check_machine(root, power_mode)),
@@ -150,6 +151,18 @@ def _check_ability(ability: _Ability) -> Check:
     if missing:
         return Check(what=ability.what, status="missing", found=f"no {', '.join(missing)}", advice=ability.advice)
     return Check(what=ability.what, status="ok", found=", ".join(versions))
+
+
+def _check_native() -> Check:
+    """Check whether the native engine was built for this machine."""
+    what, absence = "run bundles: native", why_absent("native")
+    if absence:
+        return Check(what=what, status="missing", found=absence, advice="install a C compiler, then mmkd-edge again")
+    try:
+        library()
+    except UnavailableError as error:
+        return Check(what=what, status="problem", found=str(error))
+    return Check(what=what, status="ok", found="the C engine of mmkd-edge is built")
 
 
 def _check_trt() -> Check:

@@ -248,7 +248,7 @@ def test_an_engine_that_runs_no_steps_is_refused(exported: ExportResult) -> None
     assert str(closed.value) == "backend 'ort' is closed; open it again"
     with pytest.raises(UsageError) as caught:
         open_steps("trt", model, threads=1)
-    assert str(caught.value) == "steps: expected one of the backends ort, openvino, litert, got 'trt'"
+    assert str(caught.value) == "steps: expected one of the backends native, ort, openvino, litert, got 'trt'"
 
 
 def test_a_block_of_another_shape_never_reaches_the_engine(exported: ExportResult) -> None:
