@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import mmkd_edge
 from mmkd_models.data import shipped_dataset
 
 SCRIPTS = {one.name: one.value for one in entry_points(group="console_scripts") if one.name.startswith("mmkd-")}
+MOST_HELP = 90  # characters
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "sklearn", "optuna", "lightning_fabric", "jinja2", "psutil")
 CALL_ALL = """
 import contextlib, importlib, io, json, sys
@@ -123,3 +125,25 @@ def test_a_bundle_is_judged_without_torch() -> None:
     ((code, text),) = answers([f"mmkd-evaluate student.ckpt {data}"], blocked=blocked).values()
     lacking = "mmkd-evaluate of a checkpoint needs torch and lightning_fabric, which this Python lacks"
     assert (code, text) == (3, f"mmkd-evaluate: {lacking}; run: pip install 'mmkd-edge[train]'\n")
+
+
+def test_the_page_of_commands_names_every_command_and_option(pages: dict[str, tuple[int, str]]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "commands.md").read_text(encoding="utf-8")
+    parts = dict(re.findall(r"^### (mmkd-[a-z -]+)\n\n```text\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
+    option = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+    shown = {line.removesuffix(" --help"): set(option.findall(help_text)) for line, (_, help_text) in pages.items()}
+    listed = {line: set(option.findall(part)) for line, part in parts.items()}
+    assert listed == shown, "run: python docs/site/commands.py"
+
+
+def test_the_help_of_an_option_is_short() -> None:
+    long = []
+    for path in sorted(Path(__file__).parents[1].glob("*/**/*.py")):
+        if "/commands/" not in path.as_posix() or "/.venv/" in path.as_posix():
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Option":
+                text = node.args[0]
+                if isinstance(text, ast.Constant) and len(text.value) > MOST_HELP:
+                    long.append(f"{path.name}:{node.lineno}: {text.value}")
+    assert long == []

@@ -111,7 +111,7 @@ class ComparisonOptions:
     choose: Annotated[
         bool,
         Option(
-            "Train each student in several ways and ship what validation prefers, labels only among them.",
+            "Train each student by several methods and ship the one that validation prefers.",
             ("--choose/--no-choose",),
         ),
     ] = True

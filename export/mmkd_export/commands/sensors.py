@@ -51,7 +51,7 @@ def sensors(
     cost: Annotated[
         list[str] | None,
         Option(
-            "Assumptions, as --print-cost prints them: of every sensor, or NAME=FILE.toml of one (repeat).",
+            "Assumptions from --print-cost for every sensor, or NAME=FILE.toml for one (repeat).",
             metavar="FILE.toml",
         ),
     ] = None,

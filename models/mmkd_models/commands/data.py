@@ -105,8 +105,7 @@ def import_(
     targets: Annotated[
         str,
         Option(
-            "Make a multi-label dataset with one label per condition on the file's targets, separated by commas: "
-            "NAME (on where it is not 0), 'NAME<VALUE' or 'NAME>VALUE'.",
+            "Make a label of each condition on the file's targets, such as 'cooler<20,leak>0'.",
             metavar="CONDITIONS",
         ),
     ] = "",

@@ -32,8 +32,7 @@ Modality = Annotated[str, Option("The one modality that the student sees.", meta
 Metric = Annotated[
     str | None,
     Option(
-        "What validation maximises. Classes: accuracy, balanced_accuracy, macro_f1; several labels: macro_f1, "
-        "mean_average_precision, subset_accuracy; a number: r2, pearson.",
+        "Metric that validation maximises; docs/training.md lists those of each kind of task.",
         metavar="NAME",
         shown=", ".join(default_metric(kind) for kind in get_args(TaskKind)),
     ),
@@ -47,10 +46,7 @@ LabelledGroups = Annotated[
 ]
 Kind = Annotated[
     str,
-    Option(
-        "Kind of student: transformer, rocket (convolutional features and a ridge regression, in seconds), or hybrid "
-        "(both in one graph, or the one that validates better alone)."
-    ),
+    Option("Kind of student: transformer, rocket (fast convolutional features) or hybrid (both)."),
 ]
 Embed = Annotated[bool, Option("Carry up to 256 validation windows.", ("--embed-windows/--no-embed-windows",))]
 Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))]

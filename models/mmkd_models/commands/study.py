@@ -63,10 +63,7 @@ class SpaceOptions:
 
     teacher: Annotated[
         list[str] | None,
-        Option(
-            "Teacher (repeat): SIZE, or MODALITY+MODALITY:SIZE for some modalities only; then ,committee for one of "
-            "transformer, convolutional features and trees."
-        ),
+        Option("Teacher (repeat): SIZE or MODALITY+MODALITY:SIZE; append ,committee for three members."),
     ] = None
     student: Annotated[
         list[str] | None, Option("Student size (repeat): tiny, small, medium or base; default tiny, small.")
@@ -85,10 +82,7 @@ class SpaceOptions:
     ] = None
     rival: Annotated[
         list[str] | None,
-        Option(
-            "Compare with it (repeat): extra_trees, mini_rocket, rocket_and_trees (averaged), multi_rocket_hydra, or "
-            "taught_rocket (by the first teacher); default all."
-        ),
+        Option("Rival to compare with (repeat), such as mini_rocket or extra_trees; default all."),
     ] = None
 
 
@@ -118,7 +112,7 @@ class StudyTraining:
     choose: Annotated[
         bool,
         Option(
-            "Make every student the winner of a race on validation: transformers, convolutional features, both in one.",
+            "Choose every student by a race of all kinds on validation.",
             ("--choose",),
         ),
     ] = False

@@ -23,15 +23,14 @@ class SourceOptions:
     source: Annotated[
         list[str] | None,
         Option(
-            "Where samples come from; see below. For a bundle with several students repeat it with the modality: the "
-            "first in the bundle's order whose sensor works answers.",
+            "Where samples come from; see below. Repeat it for each sensor of the bundle.",
             metavar="[MODALITY=]SOURCE",
         ),
     ] = None
     map: Annotated[
         list[str] | None,
         Option(
-            "Column of the source for a channel of the student, if its name or unit differs. Repeatable.",
+            "Column of the source for a channel, if its name or unit differs. Repeatable.",
             ("--map",),
             "CHANNEL=COLUMN[*FACTOR][+OFFSET]",
         ),
