@@ -123,7 +123,7 @@ class EdgePredictor:
         Args:
             path: the bundle, or the state folder of `mmkd-edge install`.
             backend: what executes the students; `auto` takes what `mmkd-bench tune` measured as fastest here, else
-                TensorRT, OpenVINO, onnxruntime or LiteRT, the first that opens it. `info()` says which, and why.
+                TensorRT, native, OpenVINO, onnxruntime or LiteRT, the first that opens it: see `info()`.
             precision: of the arithmetic; `auto` takes the profile's, else fp32.
             threads: per prediction; None takes the profile's, else one.
             reference: for modalities normalised per group: what `mmkd-data reference` wrote, its path, or several.

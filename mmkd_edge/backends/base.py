@@ -141,7 +141,7 @@ def _native_steps(model: bytes, threads: int, bf16: bool, options: SessionOption
 
 def _why_not_built() -> str:
     is_built = Path(__file__).parents[1].joinpath("native", "libmmkd.so.1").is_file()
-    return "" if is_built else "the native engine was not built, for want of a C compiler"
+    return "" if is_built else "the native engine was not built: no C compiler was found"
 
 
 def _ort(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:

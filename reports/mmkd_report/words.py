@@ -262,20 +262,6 @@ def score_and_chance(name: str, mean: float | None, chance: Guessing, measure: M
     return f"{name} {score_with_unit(mean, measure)} (95 % interval {ends}), chance {chance_text}"
 
 
-def chance_line(chance: Guessing | None, measure: Measure) -> str:
-    """Compare a model with chance, for a terminal; empty if it was not compared.
-
-    >>> from mmkd_report.schema.figures import OF_CLASSES
-    >>> chance_line(Guessing(figure=0.5, low=0.35, high=0.75, is_better=False), OF_CLASSES[0])
-    'no better than chance, so no conclusion is drawn: accuracy 35.0 to 75.0 %, chance 50.0 %'
-    """
-    if chance is None:
-        return ""
-    verdict = "better than chance" if chance.is_better else "no better than chance, so no conclusion is drawn"
-    ends = f"{score_text(chance.low, measure)} to {score_with_unit(chance.high, measure)}"
-    return for_terminal(f"{verdict}: {measure.words} {ends}, chance {score_with_unit(chance.figure, measure)}")
-
-
 def labelled_groups_text(labelled: LabelledGroups) -> str:
     """Return `2 of 6 groups`, or `2 of 5 to 6 groups` if folds differ."""
     of = " to ".join(map(str, sorted({min(labelled.of), max(labelled.of)})))

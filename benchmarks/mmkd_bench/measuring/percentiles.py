@@ -24,15 +24,6 @@ CONFIDENCE = 0.99
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 
-def quantile_name(quantile: float) -> str:
-    """The usual name of a quantile.
-
-    >>> quantile_name(0.5), quantile_name(0.999)
-    ('p50', 'p99.9')
-    """
-    return f"p{100 * quantile:.10g}"
-
-
 @cache
 def sample_floor(quantile: float) -> int:
     """The smallest n with P(binomial(n, 1 - quantile) <= 1) <= 1 - CONFIDENCE.

@@ -157,7 +157,7 @@ def _check_native() -> Check:
     """Check whether the native engine was built for this machine."""
     what, absence = "run bundles: native", why_absent("native")
     if absence:
-        return Check(what=what, status="missing", found=absence, advice="install a C compiler, then mmkd-edge again")
+        return Check(what=what, status="missing", found=absence, advice="install a C compiler and reinstall it")
     try:
         library()
     except UnavailableError as error:

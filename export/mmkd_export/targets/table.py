@@ -68,7 +68,7 @@ class Target:
             )
             return
         if self.convert is not None and not self.libraries and (reason := why_absent(backend_for(self.format))):
-            yield UnavailableError(f"--target {self.name}: {reason}; install one, then mmkd-edge again")
+            yield UnavailableError(f"--target {self.name}: {reason}; install one and reinstall mmkd-edge")
         missing = [name.replace("_", "-") for name in self.libraries if importlib.util.find_spec(name) is None]
         if missing:
             yield UnavailableError(

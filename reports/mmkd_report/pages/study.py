@@ -42,7 +42,6 @@ from mmkd_report.schema.study import (
 
 SHAPES = {"baseline": "circle", "student": "square", "teacher": "diamond"}
 ROLE_NAMES = {"baseline": "Labels only", "student": "Distilled", "teacher": "Chosen by validation"}
-USUAL = (None, "none", "fresh")  # values of a recipe that are not shown
 MOST_TRIALS = 300
 
 

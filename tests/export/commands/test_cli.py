@@ -220,14 +220,14 @@ def test_the_table_of_platforms_can_be_shown(run: Callable[..., Done]):
         "jp6.2",
         "jp7",
         "trt-rtx",
-        *["--target"] * 4,
+        *["--target"] * 5,
     ]
     document = json.loads(run("--list-targets", "--json").stdout)
     assert (document["platforms"][2]["engine_library"], document["platforms"][2]["targets"]) == (
         "tensorrt",
         ["onnx", "trt"],
     )
-    assert [row["name"] for row in document["targets"]] == ["onnx", "openvino", "litert", "trt"]
+    assert [row["name"] for row in document["targets"]] == ["onnx", "openvino", "native", "litert", "trt"]
 
 
 def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Callable[..., Done], student_file: Path, tmp_path: Path):

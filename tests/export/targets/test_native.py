@@ -94,5 +94,5 @@ def test_without_the_engine_the_target_is_refused_before_anything_is_converted(
     with pytest.raises(UnavailableError) as error:
         check_plan(ExportPlan(source=tmp_path / "acc.ckpt", output=tmp_path / "acc.edge", targets=("native",)))
     assert str(error.value) == (
-        "--target native: the native engine was not built, for want of a C compiler; install one, then mmkd-edge again"
+        "--target native: the native engine was not built: no C compiler was found; install one and reinstall mmkd-edge"
     )
