@@ -35,7 +35,11 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "mmkd_models.commands.adapt:main", "Adapt a student to a new machine, person or campaign."
         ),
         "mmkd-export": Command("mmkd_export.commands.export:main", "Export a student to one verified bundle."),
-        "mmkd-run": Command("mmkd_station.commands.run:main", "Answer for sensors day and night."),
+        "mmkd-run": Command(
+            "mmkd_station.commands.run:main",
+            "Run a student continuously on live sensors and send its results to files, MQTT, OPC UA, Modbus or "
+            "webhooks.",
+        ),
         "mmkd-edge": Command(
             "mmkd_edge.commands.edge:main", "Keys for signatures, and the bundles installed on this device."
         ),

@@ -53,7 +53,7 @@ class ArtifactOptions:
     targets: Annotated[
         list[str] | None,
         Option(
-            "Also make or test this (repeatable); --list-targets describes each.",
+            "Also build or test for this runtime (repeatable); see --list-targets.",
             ("--target",),
             "|".join(row.name for row in TARGETS),
         ),
@@ -61,7 +61,7 @@ class ArtifactOptions:
     precisions: Annotated[
         list[str] | None,
         Option(
-            "Add this precision to fp32 (repeatable); auto keeps those that prove faster.",
+            "Also add this precision (repeatable); auto keeps those that measure faster.",
             ("--precision",),
             "fp32|fp16|int8|auto",
         ),
@@ -79,20 +79,26 @@ class JudgingOptions:
     calibration: Annotated[
         Path | None,
         Option(
-            "Recorded windows to use instead of those in the checkpoint (.npz: x_MODALITY, y).",
+            "Windows for calibration, instead of those in the checkpoint (.npz: x_MODALITY, y).",
             ("--calib",),
             "DATA|FILE.npz",
         ),
     ] = None
     evaluation: Annotated[
-        Path | None, Option("Windows that judge, instead of half of the others.", ("--eval",), "DATA|FILE.npz")
+        Path | None,
+        Option(
+            "Windows to measure accuracy with; default: half of those for calibration.", ("--eval",), "DATA|FILE.npz"
+        ),
     ] = None
     golden: Annotated[
-        GoldenChoice, Option("Golden windows in the bundle: recordings, or synthetic ones.", ("--golden",))
+        GoldenChoice,
+        Option(
+            "Self-test windows in the bundle: 'real' copies recordings into it, 'synthetic' does not.", ("--golden",)
+        ),
     ] = ExportPlan.golden
     drift_reference: Annotated[
         Path | None,
-        Option("Dataset that shows how groups differ, for drift; by default the training's.", metavar="DATA"),
+        Option("Dataset to set the drift limits from; default: the training data.", metavar="DATA"),
     ] = None
     value_range: Annotated[
         str | None,
@@ -108,7 +114,8 @@ class JudgingOptions:
     accept_unjudged: Annotated[
         bool,
         Option(
-            f"Accept lower precision judged by fewer than {LEAST_JUDGING} windows, and mark it.", ("--accept-unjudged",)
+            f"Accept lower precision tested on fewer than {LEAST_JUDGING} windows; the bundle records this.",
+            ("--accept-unjudged",),
         ),
     ] = False
 
@@ -129,7 +136,10 @@ def export_(
     *,
     sources: Annotated[
         list[Path] | None,
-        Argument("FILE...", "Checkpoint (.ckpt), or bundle (.edge) to sign or build engines of; several are joined."),
+        Argument(
+            "FILE...",
+            "Checkpoint (.ckpt) to export, or bundle (.edge) to sign or to build engines for. Several are joined.",
+        ),
     ] = None,
     output: Annotated[
         Path | None, Option("Bundle to write; by default beside the checkpoint, or in place.", ("-o", "--out"), "FILE")
@@ -143,7 +153,7 @@ def export_(
     list_targets: Annotated[
         bool, Option("Show the platforms, their targets, and what has been run there.", ("--list-targets",))
     ] = False,
-    dry_run: Annotated[bool, Option("Check everything that is cheap, and stop.", ("--dry-run",))] = False,
+    dry_run: Annotated[bool, Option("Check paths, libraries and options, then exit.", ("--dry-run",))] = False,
     as_json: Annotated[bool, Option("Print one JSON document.", ("--json",))] = False,
 ) -> None:
     """Export a student to one verified bundle, ready for a device."""

@@ -30,20 +30,20 @@ class SourceOptions:
     map: Annotated[
         list[str] | None,
         Option(
-            "Column of the source for a channel, if its name or unit differs. Repeatable.",
+            "Column and scale of a channel (repeatable). Example: --map ax=accel_x*0.001.",
             ("--map",),
             "CHANNEL=COLUMN[*FACTOR][+OFFSET]",
         ),
     ] = None
     modality: Annotated[str | None, Option("Student of the bundle.", metavar="NAME", shown="the first")] = None
-    time: Annotated[
-        str, Option("Take the times of the source, or the moments of arrival.", metavar="source|arrival")
-    ] = "source"
+    time: Annotated[str, Option("Use the source's timestamps, or the time of arrival.", metavar="source|arrival")] = (
+        "source"
+    )
     time_column: Annotated[str, Option("Column with the time of a sample.", metavar="NAME")] = "time"
     time_unit: Annotated[
         str, Option("Unit of numeric timestamps; text timestamps are ISO 8601.", metavar="s|ms|us|ns")
     ] = "s"
-    follow: Annotated[bool, Option("Wait for what is written to a file later.", ("--follow",))] = False
+    follow: Annotated[bool, Option("Keep reading the file as it grows.", ("--follow",))] = False
     replay_speed: Annotated[
         float | None,
         Option("Replay files at this multiple of real time.", metavar="TIMES", shown="as fast as possible"),
@@ -54,16 +54,19 @@ class SourceOptions:
 class StreamOptions:
     """How samples become results."""
 
-    hop: Annotated[
-        int | None, Option("Samples from one result to the next.", shown="a second, or a shorter window", min=1)
-    ] = None
+    hop: Annotated[int | None, Option("Samples between two results.", shown="a second, or a shorter window", min=1)] = (
+        None
+    )
     gap_s: Annotated[
         float | None,
-        Option("A longer time between two samples is a gap.", ("--gap",), "SECONDS", shown="2.5 sampling periods"),
+        Option(
+            "Treat a longer time between two samples as a gap.", ("--gap",), "SECONDS", shown="2.5 sampling periods"
+        ),
     ] = None
     reorder: Annotated[int, Option("Samples held back to put late ones in order.", min=0)] = 0
     stale_s: Annotated[
-        float | None, Option("Call a result stale if its newest sample is older than this.", ("--stale",), "SECONDS")
+        float | None,
+        Option("Call a result stale if its newest sample is older than this.", ("--stale",), "SECONDS", shown="never"),
     ] = None
     silence_s: Annotated[
         float | None,
@@ -74,11 +77,13 @@ class StreamOptions:
             shown="3 of its longest intervals, at least 1 s",
         ),
     ] = None
-    queue: Annotated[int, Option("Deliveries that may wait for an answer.", min=1)] = 1024
+    queue: Annotated[int, Option("Maximum number of received messages that wait for processing.", min=1)] = 1024
     on_full: Annotated[
         str | None,
         Option(
-            "What a full queue does.", metavar="drop-oldest|block", shown="drop-oldest; block for files and recordings"
+            "If the queue is full, drop the oldest message or make the source wait.",
+            metavar="drop-oldest|block",
+            shown="drop-oldest; block for files and recordings",
         ),
     ] = None
 
@@ -96,13 +101,17 @@ class AlarmOptions:
     min_probability: Annotated[float, Option("Ignore results below this probability.", min=0.0, max=1.0)] = 0.8
     tune_alarm: Annotated[
         Path | None,
-        Option("Choose these four on the recordings of a dataset, report their cost, and stop.", metavar="DATASET"),
+        Option(
+            "Choose --confirm, --release and --min-probability on a dataset, print their cost, and stop.",
+            metavar="DATASET",
+        ),
     ] = None
     false_alarms_per_hour: Annotated[
         float, Option("Highest rate of false alarms on validation recordings.", metavar="NUMBER", min=0.0)
     ] = 0.1
     normal: Annotated[
-        list[str] | None, Option("Label of normal operation. Repeatable.", metavar="LABEL", shown="every other one")
+        list[str] | None,
+        Option("Label of normal operation. Repeatable.", metavar="LABEL", shown="all labels without --alarm"),
     ] = None
 
 
@@ -139,13 +148,13 @@ class EngineOptions:
     unknown_level: Annotated[
         float | None,
         Option(
-            "Call windows unlike the training data unknown, at this rate of mistakes.",
+            "Report 'unknown' for windows unlike the training data, at this rate of false 'unknown'.",
             metavar="FRACTION",
             shown="never",
         ),
     ] = None
     watch_bundle: Annotated[
-        bool, Option("Let a bundle that changes take over; SIGHUP does so too.", ("--watch-bundle",))
+        bool, Option("Reload the bundle file when it changes; SIGHUP does so too.", ("--watch-bundle",))
     ] = False
 
 
@@ -158,14 +167,18 @@ class SinkOptions:
     )
     store: Annotated[
         Path | None,
-        Option("Keep waiting records and open alarms here over a restart.", metavar="FOLDER", shown="in memory"),
+        Option(
+            "Save unsent records and open alarms here, so that a restart does not lose them.",
+            metavar="FOLDER",
+            shown="in memory",
+        ),
     ] = None
     store_size: Annotated[str, Option("Maximum disk space per sink.", metavar="SIZE")] = "64MB"
     keep_uncertain: Annotated[
-        str | None, Option("Keep this much of the windows with an uncertain answer, to be labelled.", metavar="SIZE")
+        str | None, Option("Save uncertain windows for labelling, up to this size.", metavar="SIZE")
     ] = None
     keep_in: Annotated[Path, Option("Folder for uncertain windows.", metavar="FOLDER")] = Path("uncertain")
-    uncertain_below: Annotated[float, Option("Call lower probabilities uncertain.", min=0.0, max=1.0)] = 0.6
+    uncertain_below: Annotated[float, Option("Call a result uncertain below this probability.", min=0.0, max=1.0)] = 0.6
 
 
 # What an option is for: without it the option would do nothing.

@@ -1,4 +1,4 @@
-"""`mmkd-run`: sensors in, decisions out, day and night."""
+"""`mmkd-run`: run a student continuously on live sensors and send its results on."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from mmkd_station.service import RunFacts, Service
     from mmkd_station.spec import RunSpec
 
-_ABOUT = "Answer for sensors day and night: samples in, decisions out, on what a plant speaks."
+_ABOUT = "Run a student continuously on live sensors and send its results to files, MQTT, OPC UA, Modbus or webhooks."
 _EXAMPLE = "mmkd-run student.edge --source csv:log.csv --sink jsonl:results.jsonl"
+_FORM_WIDTH = 20  # of the column with the forms of sources and sinks
 
 
 def main() -> NoReturn:
@@ -47,10 +48,24 @@ def run_mmkd(arguments: Sequence[str]) -> None:
     """Run `mmkd-run` with these arguments."""
     from mmkd_station.protocols.table import SINKS, SOURCES
 
-    sources = "; ".join(f"{kind.form}: {kind.about}" for kind in SOURCES.values())
-    sinks = "; ".join(f"{kind.form}: {kind.about}" for kind in SINKS.values())
-    epilog = f"Sources: {sources}. Sinks: {sinks}. Example: {_EXAMPLE}"
+    lists = {
+        "Sources": [(kind.form, kind.about) for kind in SOURCES.values()],
+        "Sinks": [(kind.form, kind.about) for kind in SINKS.values()],
+        "Example": [(_EXAMPLE, "")],
+    }
+    epilog = "\n\n".join("\n".join(["\b", f"{title}:", *_rows(rows)]) for title, rows in lists.items())
     run_line("mmkd-run", arguments, [Command(function=run, epilog=epilog)])
+
+
+def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield two columns as lines that fit a terminal; a long first cell has a line of its own."""
+    for form, about in rows:
+        if about and len(form) <= _FORM_WIDTH:
+            yield f"  {form:<{_FORM_WIDTH}}  {about}"
+        else:
+            yield f"  {form}"
+            if about:
+                yield " " * (_FORM_WIDTH + 4) + about
 
 
 def run(
@@ -65,9 +80,9 @@ def run(
     engine: EngineOptions,
     as_json: Annotated[bool, Option("Print the summary as one JSON document.", ("--json",))] = False,
 ) -> None:
-    """Answer for sensors day and night: samples in, decisions out, on what a plant speaks.
+    """Run a student continuously on live sensors and send its results to files, MQTT, OPC UA, Modbus or webhooks.
 
-    It ends when its sources do, or on SIGTERM and Ctrl-C, after what came is answered.
+    Stops when all sources end, or on SIGTERM or Ctrl-C; samples already received are processed first.
     """
     import msgspec
 

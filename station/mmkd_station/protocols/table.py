@@ -50,32 +50,30 @@ class SinkKind(msgspec.Struct, frozen=True):
 SOURCES: dict[str, SourceKind] = {
     "csv:": SourceKind("csv:FILE", "lines of a file, CSV or JSON; --follow waits for more", FileSource, grows=True),
     "stdin": SourceKind("stdin", "lines of the standard input, CSV or JSON", StdinSource),
-    "mqtt://": SourceKind("mqtt://HOST/TOPIC", "messages of JSON", MqttSource),
-    "mqtts://": SourceKind("mqtts://HOST/TOPIC", "the same by TLS", MqttSource),
-    "opcua://": SourceKind("opcua://HOST", "nodes, read in turn", OpcUaSource),
-    "modbus://": SourceKind("modbus://HOST", "registers, read in turn", ModbusSource),
+    "mqtt://": SourceKind("mqtt://HOST/TOPIC", "JSON messages", MqttSource),
+    "mqtts://": SourceKind("mqtts://HOST/TOPIC", "JSON messages over TLS", MqttSource),
+    "opcua://": SourceKind("opcua://HOST", "OPC UA nodes, polled", OpcUaSource),
+    "modbus://": SourceKind("modbus://HOST", "Modbus registers, polled", ModbusSource),
     "wav:": SourceKind("wav:FILE", "an audio file", WavSource),
     "mic": SourceKind("mic", "the default microphone, by arecord", MicrophoneSource),
-    "mic:": SourceKind("mic:DEVICE", "one that arecord -L names", MicrophoneSource),
-    "cam:": SourceKind(
-        "cam:N", "a camera's number, device file, address or GStreamer pipeline", CameraSource, frames=True
-    ),
+    "mic:": SourceKind("mic:DEVICE", "an ALSA device from `arecord -L`", MicrophoneSource),
+    "cam:": SourceKind("cam:N", "a camera: number, device, URL or GStreamer pipeline", CameraSource, frames=True),
     "video:": SourceKind("video:FILE", "a video file", VideoFileSource, frames=True),
     "recordings:": SourceKind("recordings:DATASET", "the recordings of a dataset, in their order", RecordingsSource),
 }
 SINKS: dict[str, SinkKind] = {
-    "-": SinkKind("-", "lines of JSON on the standard output", StdoutSink),
-    "jsonl:": SinkKind("jsonl:FILE", "lines of JSON at the end of a file", partial(AppendSink, form=json_lines)),
-    "csv:": SinkKind("csv:FILE", "results as CSV at the end of a file", partial(AppendSink, form=csv_lines)),
-    "webhook:": SinkKind("webhook:URL", "an array of JSON, posted", WebhookSink),
+    "-": SinkKind("-", "JSON lines on the standard output", StdoutSink),
+    "jsonl:": SinkKind("jsonl:FILE", "append JSON lines to a file", partial(AppendSink, form=json_lines)),
+    "csv:": SinkKind("csv:FILE", "append results to a file, as CSV", partial(AppendSink, form=csv_lines)),
+    "webhook:": SinkKind("webhook:URL", "post a JSON array", WebhookSink),
     "modbus-write://": SinkKind(
-        "modbus-write://HOST?at=N", "the last result in five registers from N on", ModbusWriteSink
+        "modbus-write://HOST?at=N", "write the latest result to five registers from N on", ModbusWriteSink
     ),
     "opcua-write://": SinkKind(
-        "opcua-write://HOST?label=NODE", "the last result in nodes that are named", OpcUaWriteSink
+        "opcua-write://HOST?label=NODE", "write the latest result to the given OPC UA nodes", OpcUaWriteSink
     ),
-    "mqtt://": SinkKind("mqtt://HOST/TOPIC", "messages below a topic", MqttSink),
-    "mqtts://": SinkKind("mqtts://HOST/TOPIC", "the same by TLS", MqttSink),
+    "mqtt://": SinkKind("mqtt://HOST/TOPIC", "JSON messages below a topic", MqttSink),
+    "mqtts://": SinkKind("mqtts://HOST/TOPIC", "JSON messages below a topic, over TLS", MqttSink),
 }
 
 _Kind = TypeVar("_Kind", SourceKind, SinkKind)
