@@ -188,7 +188,8 @@ def test_dockerfiles_of_documents_are_clean(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_every_block_is_of_a_language_that_is_run_or_read(path: Path) -> None:
     languages = {line.language for line in lines_of(path.read_text(encoding="utf-8"))}
-    assert languages <= {None, "", "sh", "python", "json", "toml", "dockerfile"}  # without one: what a command printed
+    # Without a language: what a command printed.
+    assert languages <= {None, "", "text", "sh", "python", "json", "toml", "dockerfile"}
 
 
 # ---------------------------------------------------------------------------------------------------------------- links
