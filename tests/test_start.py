@@ -49,7 +49,7 @@ def follow(page: str, after: str, folder: Path) -> set[str]:
 
 
 def test_the_page_leads_from_data_to_a_benchmark_of_a_bundle() -> None:
-    programs = [step[0] for step in steps("start.md", "Ask ")]
+    programs = [step[0] for step in steps("start.md", "Run the shipped ")]
     assert programs[0] == sys.executable
     assert set(programs[1:]) == {
         *("mmkd-data", "mmkd-train", "mmkd-distill", "mmkd-evaluate", "mmkd-export", "mmkd-inspect", "mmkd-run"),
@@ -59,7 +59,7 @@ def test_the_page_leads_from_data_to_a_benchmark_of_a_bundle() -> None:
 
 @pytest.mark.slow
 def test_the_first_page_can_be_followed_to_its_end(tmp_path: Path) -> None:
-    made = follow("start.md", "Ask ", tmp_path)
+    made = follow("start.md", "Run the shipped ", tmp_path)
     assert {"teacher.ckpt", "labels.ckpt", "student.ckpt", "student.edge", "results.jsonl"} <= made
 
 
