@@ -28,7 +28,18 @@ from mmkd_report.page import (
     render,
     table,
 )
-from mmkd_report.pages.demo_answer import answer, best_student, key_figures, leak, mean_of, question, teacher_network
+from mmkd_report.pages.demo_answer import (
+    answer,
+    best_student,
+    is_chosen_by_validation,
+    is_judged,
+    key_figures,
+    leak,
+    mean_of,
+    question,
+    recommendation,
+    teacher_network,
+)
 from mmkd_report.pages.head import facts, lede
 from mmkd_report.schema.demo import (
     AttentionMaps,
@@ -139,8 +150,9 @@ def _results(demo: DemoDocument) -> Section:
     groups += [(name, list(_rows(contest, demo))) for name, contest in demo.students.items()]
     spread = f"Mean ± standard deviation over {seeds} seeds, each on another fold." if seeds else ""
     caption = (
-        f"{'One seed, no spread.' if seeds == 1 else spread} Every model of a sensor sees the same labels. The gain is "
-        f"that of the distilled student over labels only in {measure.words}, with its 95 % interval."
+        f"{'One seed, so no standard deviation.' if seeds == 1 else spread} Every model of a sensor sees the same "
+        f"labels. The gain is that of the distilled student over labels only in {measure.words}, with its 95 % "
+        "interval."
     )
     blocks: list[Block] = [table(heads, groups=groups, caption=caption.strip(), style="results")]
     if demo.mean_gain_points and demo.mean_gain_points.method:
@@ -151,6 +163,8 @@ def _results(demo: DemoDocument) -> Section:
     if chance is not None:
         level = words.score_with_unit(chance.figure, measure)
         blocks.append(Note(f"Chance, the better of a constant and a uniform answer, has {measure.words} {level}."))
+    if is_judged(demo) and recommendation(demo) and is_chosen_by_validation(demo):
+        blocks.append(Note("The recommendation uses validation only; test scores are for checking."))
     return Section("results", "All results", blocks)
 
 
@@ -487,9 +501,11 @@ def _benchmark(demo: DemoDocument) -> Iterator[Section]:
         ("memory (RSS)", words.quantity(bench.rss_mb, "MB")),
     ]
     shown = [(name, value) for name, value in facts if value not in ("", words.NOTHING)]
-    caption = "A whole prediction runs in the device runtime; teacher and students are the bare networks."
+    caption = "'Whole prediction' includes input checks and post-processing; the other rows time only the network."
     percentiles = table(["Latency of one window, ms", "p50", "p90", "p99"], rows, caption=caption, style="compact")
-    unstable = "" if bench.stable is not False else "The timings did not settle: repeat them on an idle machine."
+    unstable = (
+        "" if bench.stable is not False else "The timings were unstable: repeat the benchmark on an idle machine."
+    )
     yield Section("benchmark", "On this machine", [columns([percentiles, Facts(shown)])], unstable)
 
 
@@ -518,12 +534,21 @@ def _reproduce(demo: DemoDocument) -> Section:
     if best is not None and (bundle := demo.students[best].bundle):
         reference = demo.students[best].reference
         more = f", reference={reference!r}" if reference else ""
-        code = f"from mmkd_edge import EdgePredictor\npredictor = EdgePredictor.open({bundle!r}{more})\n"
-        blocks += [Heading("Use the student"), Code(f"{code}print(predictor.predict(window))")]
+        code = (
+            "import numpy as np\n"
+            "from mmkd_edge import EdgePredictor\n"
+            f"predictor = EdgePredictor.open({bundle!r}{more})\n"
+            "shape, dtype = predictor.modality.shape, predictor.modality.dtype\n"
+            "window = np.zeros(shape, dtype)  # replace it with raw values of the sensor\n"
+            "print(predictor.predict(window))"
+        )
+        blocks += [Heading("Use the student"), Code(code)]
     return Section("reproduce", "How to reproduce", blocks)
 
 
 _WORDS = {
+    "Window": "The piece of a recording that one result is computed from.",
+    "Group": "One person, machine or session. A group is never in two splits.",
     "Teacher": "The large model that sees all sensors. It is needed for training only.",
     "Distilled student": "The small model that sees one sensor and runs on the device. It learns from the labels and "
     "from the teacher's answers and attention (Agarwal, Agrawal, Ferrari, Bremond, AVSS 2021, arXiv 2110.08270).",
@@ -531,6 +556,12 @@ _WORDS = {
     "teacher.",
     "Extra-trees": "Randomised decision trees on statistics of each window (Geurts, Ernst, Wehenkel, 2006).",
     "MiniRocket": "A linear model on ten thousand fixed convolutions (Dempster, Schmidt, Webb, 2021).",
+    "MiniRocket, taught": "MiniRocket trained on the teacher's answers. It is not a rival, because it needs the "
+    "teacher too.",
+    "Hybrid": "A student that combines a transformer and MiniRocket.",
+    "Balanced accuracy": "The mean accuracy over classes; rare classes count as much as common ones.",
+    "Macro-F1": "The mean over classes of F1, the harmonic mean of precision and recall.",
+    "Latency p50": "Half of all predictions are faster than this.",
     "Gap recovered": "The gain as a fraction of the teacher's lead over labels only; not measurable if the interval of "
     "that lead includes 0.",
     "Chance": "The score of an answer that looks at no sensor. A model is better than chance if the whole interval of "
@@ -542,4 +573,14 @@ def _glossary(demo: DemoDocument) -> Facts:
     own_split = demo.split is not None and demo.split.by == "own split"
     fold = "other visible labels; the dataset's own split stays" if own_split else "another split of the groups"
     seed = f"One repetition with other random numbers and {fold}."
-    return Facts((_WORDS | {"Seed": seed}).items(), style="glossary")
+    measures = {measure.name for measure in demo.measures}
+    contests = demo.students.values()
+    is_used = {
+        "Group": demo.split is None or demo.split.by == "groups",
+        "Hybrid": any("hybrid" in training for contest in contests for training in contest.student.shipped),
+        "MiniRocket, taught": any(contest.taught_rocket is not None for contest in contests),
+        "Balanced accuracy": "balanced_accuracy" in measures,
+        "Macro-F1": "macro_f1" in measures,
+    }
+    terms = {name: text for name, text in _WORDS.items() if is_used.get(name, True)}
+    return Facts((terms | {"Seed": seed}).items(), style="glossary")

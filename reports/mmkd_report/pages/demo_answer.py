@@ -60,13 +60,15 @@ def recommendation(demo: DemoDocument) -> str:
     first = max(rivals, key=lambda name: rivals[name])
     if rivals[first] >= student:
         score = words.score_with_unit(rivals[first], measure)
-        return f"Not recommended: on validation of {best} {first} reaches {score}, the student {own}."
-    scores = words.join_words([f"{name} {words.score_with_unit(score, measure)}" for name, score in rivals.items()])
+        tie = ", which is not higher" if score == own else ""
+        return f"Not recommended: on validation {first} scores {score}, the {best} student {own}{tie}."
+    scores = words.join_words([f"{words.score_with_unit(score, measure)} ({name})" for name, score in rivals.items()])
+    others = "the rivals score" if len(rivals) > 1 else "the rival scores"
     unknown = [
         name for key, name in RIVALS if name not in rivals and (key in _ALWAYS or getattr(contest, key) is not None)
     ]
     tail = f"; not validated: {words.join_words(unknown)}" if unknown else ""
-    return f"Recommended: the student of {best}. On validation it reaches {own}, {scores}{tail}."
+    return f"Recommended: the {best} student. On validation it scores {own}; {others} {scores}{tail}."
 
 
 def shipped(demo: DemoDocument) -> str:
@@ -89,6 +91,11 @@ def is_judged(demo: DemoDocument) -> bool:
     """Return whether validation chose a student, and it is better than chance."""
     best = best_student(demo)
     return best is not None and not words.is_chance_level(demo.students[best].student.guessing)
+
+
+def is_chosen_by_validation(demo: DemoDocument) -> bool:
+    """Return whether every student that has a test score was validated, so that test scores choose nothing."""
+    return all(words.is_number(mean_of(demo.students[name].student.valid_score)) for name in _test_scores(demo))
 
 
 def best_student(demo: DemoDocument) -> str | None:
@@ -200,7 +207,7 @@ def _rival_sentence(demo: DemoDocument) -> str:
     if not leads:
         return ""
     students = f"{len(leads)} of {len(demo.students)} students" if len(demo.students) > 1 else "the student"
-    return f"A rival is ahead of {students} on test, most of all {max(leads)[1]}."
+    return f"On test a rival is better than {students}; the largest lead: {max(leads)[1]}."
 
 
 def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:

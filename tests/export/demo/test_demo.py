@@ -325,8 +325,8 @@ def check_words(stdout: str, document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("rocket", "expected"),
     [
-        (0.5, "Recommended: the student of acc. On validation it reaches 80.0 %, extra-trees 60.0 %"),
-        (0.9, "Not recommended: on validation of acc MiniRocket reaches 90.0 %, the student 80.0 %."),
+        (0.5, "Recommended: the acc student. On validation it scores 80.0 %; the rivals score 60.0 % (extra-trees)"),
+        (0.9, "Not recommended: on validation MiniRocket scores 90.0 %, the acc student 80.0 %."),
     ],
 )
 def test_the_last_words_say_what_the_rivals_say(

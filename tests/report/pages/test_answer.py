@@ -164,21 +164,24 @@ def test_a_student_that_is_better_than_guessing_is_judged() -> None:
 
 
 RAN = {"valid": 0.8, "valid_baseline": 0.75, "valid_extra_trees": 0.7, "valid_mini_rocket": 0.79}
-REACHES = f"Recommended: the student of acc. On validation it reaches 80.0{S}%"
-NOT = "Not recommended: on validation of acc"
+REACHES = f"Recommended: the acc student. On validation it scores 80.0{S}%"
+NOT = "Not recommended: on validation"
 
 
 @pytest.mark.parametrize(
     ("validated", "expected"),
     [
-        (RAN, f"{REACHES}, labels only 75.0{S}%, extra-trees 70.0{S}% and MiniRocket 79.0{S}%."),
+        (RAN, f"{REACHES}; the rivals score 75.0{S}% (labels only), 70.0{S}% (extra-trees) and 79.0{S}% (MiniRocket)."),
         (
             {"valid": 0.8, "valid_baseline": 0.75},
-            f"{REACHES}, labels only 75.0{S}%; not validated: extra-trees and MiniRocket.",
+            f"{REACHES}; the rival scores 75.0{S}% (labels only); not validated: extra-trees and MiniRocket.",
         ),
-        (RAN | {"valid_mini_rocket": 0.81}, f"{NOT} MiniRocket reaches 81.0{S}%, the student 80.0{S}%."),
-        (RAN | {"valid_extra_trees": 0.8}, f"{NOT} extra-trees reaches 80.0{S}%, the student 80.0{S}%."),
-        (RAN | {"valid_baseline": 0.9}, f"{NOT} labels only reaches 90.0{S}%, the student 80.0{S}%."),
+        (RAN | {"valid_mini_rocket": 0.81}, f"{NOT} MiniRocket scores 81.0{S}%, the acc student 80.0{S}%."),
+        (
+            RAN | {"valid_extra_trees": 0.8},
+            f"{NOT} extra-trees scores 80.0{S}%, the acc student 80.0{S}%, which is not higher.",
+        ),
+        (RAN | {"valid_baseline": 0.9}, f"{NOT} labels only scores 90.0{S}%, the acc student 80.0{S}%."),
         ({"valid": 0.8}, ""),  # nothing was validated beside it
         ({"valid_baseline": 0.8}, ""),
     ],
@@ -229,20 +232,20 @@ def test_no_gain_is_no_sentence() -> None:
     [
         (
             {"acc": (0.71, None, {"extra_trees": 0.705}), "gyro": (0.74, None, {"extra_trees": 0.78})},
-            f"1 of 2 students on test, most of all extra-trees on gyro (78.0{S}%, the student 74.0{S}%).",
+            f"1 of 2 students; the largest lead: extra-trees on gyro (78.0{S}%, the student 74.0{S}%).",
         ),
         (
             {"acc": (0.71, None, {"extra_trees": 0.72}), "gyro": (0.74, None, {"mini_rocket": 0.9})},
-            f"2 of 2 students on test, most of all MiniRocket on gyro (90.0{S}%, the student 74.0{S}%).",
+            f"2 of 2 students; the largest lead: MiniRocket on gyro (90.0{S}%, the student 74.0{S}%).",
         ),
         (
             {"acc": (0.71, None, {"extra_trees": 0.72, "mini_rocket": 0.73})},
-            f"the student on test, most of all MiniRocket on acc (73.0{S}%, the student 71.0{S}%).",
+            f"the student; the largest lead: MiniRocket on acc (73.0{S}%, the student 71.0{S}%).",
         ),
     ],
 )
 def test_rivals_that_win_are_counted_and_the_largest_lead_is_told(students, expected) -> None:
-    assert answer(build(students))[-1] == f"A rival is ahead of {expected}"
+    assert answer(build(students))[-1] == f"On test a rival is better than {expected}"
 
 
 def test_without_a_rival_that_wins_nothing_is_said_about_them() -> None:
@@ -265,5 +268,5 @@ def test_what_validation_shipped_is_said_and_labels_only_are_no_rival_of_their_o
         f"Shipped, as validation chose: acc hybrid and {LABELS_ONLY} (distillation did not validate better)."
     )
     assert shipped(demo) in answer(demo)
-    assert recommendation(demo) == f"{REACHES}, extra-trees 70.0{S}% and MiniRocket 79.0{S}%."
+    assert recommendation(demo) == f"{REACHES}; the rivals score 70.0{S}% (extra-trees) and 79.0{S}% (MiniRocket)."
     assert shipped(build(TWO)) == ""

@@ -100,8 +100,10 @@ def test_every_rival_that_nobody_taught_speaks_against_a_student_and_the_taught_
     demo = read_demo(two_sensors)
     for name, words in (("rocket_and_trees", "MiniRocket and extra-trees averaged"),):
         said = recommendation(changed(demo, name, lambda own: own + 0.01))
-        assert said.startswith("Not recommended: on validation of ")
-        assert said.endswith(f" {words} reaches 81.0{S}%, the student 80.0{S}%.")
+        assert said.startswith(f"Not recommended: on validation {words} scores 81.0{S}%, the ")
+        assert said.endswith(f" student 80.0{S}%.")
     said = recommendation(changed(demo, "taught_rocket", lambda own: own + 0.01))
-    assert said.startswith("Recommended: the student of ")
-    assert said.endswith(f" On validation it reaches 80.0{S}%, extra-trees 50.0{S}% and MiniRocket 50.0{S}%.")
+    assert said.startswith("Recommended: the ")
+    assert said.endswith(
+        f" On validation it scores 80.0{S}%; the rivals score 50.0{S}% (extra-trees) and 50.0{S}% (MiniRocket)."
+    )

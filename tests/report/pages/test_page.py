@@ -86,7 +86,7 @@ def test_one_seed_shows_no_spread_and_reasons_stand_in_for_figures(one_seed, par
     ]
     assert rows["drive", "Labels only"] == ["61.2", "–", "–", "–", "–", "–", "–"]
     assert rows["drive", "Distilled student"] == ["60.0", "–", "–", "\u22121.2 \u22124.0 to 1.5", "–", "–", "–"]
-    assert "One seed, no spread." in page.all("caption")[0].text
+    assert "One seed, so no standard deviation." in page.all("caption")[0].text
     assert "±" not in page.all("main")[0].text.replace("± One standard deviation", "")
 
 
@@ -186,7 +186,7 @@ def test_the_benchmark_is_that_of_the_document(two_sensors, parse) -> None:
 
 
 def test_timings_that_did_not_settle_are_owned_up_to(two_sensors, parse) -> None:
-    warning = "The timings did not settle: repeat them on an idle machine."
+    warning = "The timings were unstable: repeat the benchmark on an idle machine."
     assert warning not in section(parse(render_demo(two_sensors)), "benchmark").text
     two_sensors["benchmark"]["stable"] = False
     assert warning in section(parse(render_demo(two_sensors)), "benchmark").text
@@ -217,8 +217,28 @@ def test_the_way_to_reproduce_is_complete(two_sensors, parse) -> None:
         "torch 2.9.0",
         "memory total_gb 8, swap_gb 0",
         "predictor = EdgePredictor.open('students/acc.edge')",
+        "window = np.zeros(shape, dtype)",
     ):
         assert part in text
+
+
+def test_the_words_explain_what_the_page_shows(two_sensors, one_seed, parse) -> None:
+    two_sensors["students"]["acc"]["student"]["shipped"] = ["hybrid"] * 5
+    names = [term.text for term in section(parse(render_demo(two_sensors)), "glossary").all("dt")]
+    assert {"Window", "Group", "Hybrid", "Latency p50", "Seed"} <= set(names)
+    names = [term.text for term in section(parse(render_demo(one_seed)), "glossary").all("dt")]
+    assert "Window" in names
+    assert not {"Hybrid", "MiniRocket, taught"} & set(names)
+
+
+def test_the_page_says_that_only_validation_recommends(two_sensors, parse) -> None:
+    note = "The recommendation uses validation only; test scores are for checking."
+    for number, contest in enumerate(two_sensors["students"].values()):
+        contest["student"] |= {"valid_score": {"mean": 0.8 - number / 10}, "guessing": None}
+        contest["baseline"]["valid_score"] = {"mean": 0.5}
+    assert note in section(parse(render_demo(two_sensors)), "results").text
+    del two_sensors["students"]["acc"]["student"]["valid_score"]
+    assert note not in section(parse(render_demo(two_sensors)), "results").text
 
 
 def test_key_figures_sum_up_the_best_student(two_sensors, parse) -> None:
