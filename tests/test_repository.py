@@ -38,7 +38,7 @@ def test_the_hooks_before_a_commit_are_the_tools_of_make_check() -> None:
 
 def test_hadolint_reads_every_image() -> None:
     images = sorted(path.name for path in ROOT.glob("Dockerfile*"))
-    assert recipe("check")[-1] == f"$(BIN)/hadolint {' '.join(images)}"
+    assert f"$(BIN)/hadolint {' '.join(images)}" in recipe("check")
 
 
 def test_a_citation_names_the_version_and_the_licences() -> None:

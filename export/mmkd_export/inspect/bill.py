@@ -72,7 +72,7 @@ def make_bill(path: Path) -> BillOfMaterials:
 
 def _libraries() -> Iterator[Component]:
     """Yield the runtime's libraries, and every installed engine."""
-    engines = dict.fromkeys(row.library()[1] for row in BACKENDS.values())
+    engines = dict.fromkeys(row.library()[1] for row in BACKENDS.values() if not row.is_own)
     for name in (*_REQUIRED, *engines):
         try:
             facts = metadata(name)

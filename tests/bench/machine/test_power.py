@@ -213,7 +213,7 @@ def test_tegrastats_is_read_line_by_line(tmp_path: Path, monkeypatch: pytest.Mon
     ("lines", "message"),
     [
         (
-            ["echo 'RAM 1/2MB CPU [1%@2]'", "sleep 60"],
+            ["echo 'RAM 1/2MB CPU [1%@2]'", "exec sleep 60"],
             "tegrastats: its line has no rail for the whole board; run it as root",
         ),
         (["exit 0"], "tegrastats ended without a line"),
