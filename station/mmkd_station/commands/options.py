@@ -102,7 +102,7 @@ class AlarmOptions:
     tune_alarm: Annotated[
         Path | None,
         Option(
-            "Choose --confirm, --release and --min-probability on a dataset, print their cost, and stop.",
+            "Choose --confirm, --release and --min-probability on a dataset, print the cost and stop.",
             metavar="DATASET",
         ),
     ] = None
