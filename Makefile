@@ -9,8 +9,9 @@ READY := $(VENV)/.ready
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# pip and the build tools come first and once, so that a later change of the commands asks nothing of the network.
 NATIVE := mmkd_edge/native/build.py $(wildcard mmkd_edge/native/include/* mmkd_edge/native/src/*)
+
+# pip and the build tools come first and once, so that a later change of the commands asks nothing of the network.
 $(READY): pyproject.toml hatch_build.py mmkd_edge/cli/catalogue.py $(NATIVE)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -140,8 +139,9 @@ def _native_steps(model: bytes, threads: int, bf16: bool, options: SessionOption
 
 
 def _why_not_built() -> str:
-    is_built = Path(__file__).parents[1].joinpath("native", "libmmkd.so.1").is_file()
-    return "" if is_built else "the native engine was not built: no C compiler was found"
+    from mmkd_edge.native import why_absent
+
+    return why_absent()
 
 
 def _ort(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:

@@ -31,6 +31,11 @@ class _Facts(ctypes.Structure):
     )
 
 
+def why_absent() -> str:
+    """Why the engine cannot run here; empty if it was built."""
+    return "" if LIBRARY.is_file() else "the native engine was not built: no C compiler was found"
+
+
 @cache
 def library() -> Any:
     """Return the loaded library.
@@ -38,10 +43,8 @@ def library() -> Any:
     Raises:
         UnavailableError: it was not built here, or from other sources.
     """
-    if not LIBRARY.is_file():
-        raise UnavailableError(
-            "the native engine was not built: no C compiler was found; install one and run pip install mmkd-edge again"
-        )
+    if reason := why_absent():
+        raise UnavailableError(f"{reason}; install one and run pip install mmkd-edge again")
     try:
         found = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
@@ -164,27 +167,19 @@ class NativeModel:
         """
         if not self.states or len(inputs) != 3 + self.states or len(outputs) != 2 + self.has_novelty + self.states:
             raise BackendError("backend 'native': these are not the tensors of a step of this model")
-        values, present, slot = inputs[:3]
+        arrays = (*inputs, *outputs)  # kept for as long as the function: the engine reads and writes their memory
         answers, news = outputs[: -self.states], outputs[-self.states :]
         addresses = [
             (ctypes.c_void_p * self.states)(*(array.ctypes.data for array in part)) for part in (inputs[3:], news)
         ]
+        block = [array.ctypes.data for array in inputs[:2]]
         pointers = [array.ctypes.data for array in answers] + [None] * (3 - len(answers))
-        kept = inputs, outputs
 
         def take() -> None:
             handle = self._handle
-            if handle is None or not kept:
+            if handle is None:
                 raise BackendError("backend 'native' is closed; open it again")
-            handle.library.mmkd_step(
-                handle.model,
-                self._scratch(),
-                values.ctypes.data,
-                present.ctypes.data,
-                int(slot[0, 0]),
-                *addresses,
-                *pointers,
-            )
+            handle.library.mmkd_step(handle.model, self._scratch(), *block, int(arrays[2][0, 0]), *addresses, *pointers)
 
         return take
 

@@ -19,6 +19,7 @@ enum { FLOAT = 0, WHOLE = 1, TEXT = 2 };
 enum { HEADER = 16, ENTRY = 56, NAME = 24, MOST_TENSORS = 512, MOST_SIZE = 1 << 20 };
 enum { CAUSAL_KERNEL = 5 };
 #define MOST_BYTES ((size_t)1 << 30)
+#define MOST_SCRATCH ((size_t)1 << 31)
 
 typedef struct {
     const unsigned char *data; /* aligned to 64 */
@@ -130,6 +131,10 @@ static void read_transformer(reader *r, mmkd_model *model)
         !in_range(r, "stages", t->stages, 1, MMKD_MAX_STAGES) || !in_range(r, "bands", t->bands, 1, 4096) ||
         !in_range(r, "bins", t->bins, 1, samples))
         return;
+    if (t->is_causal && model->has_convolutions) {
+        fail(r, "t.sizes", "expected whole windows beside convolutions");
+        return;
+    }
     if (t->width % t->heads) { fail(r, "heads", "expected a divisor of the width"); return; }
     t->views = (3 + t->has_movement) * channels;
     t->statistics = (13 + t->has_movement) * channels + channels * channels;
@@ -302,9 +307,13 @@ int mmkd_model_open(const void *data, size_t size, int isa, mmkd_model **result,
     if (status == MMKD_UNKNOWN_ISA) fail(&r, "isa", "this processor or this build lacks these instructions");
     if (status == MMKD_OK) {
         model->scratch_floats = mmkd_scratch_floats(model);
-        *result = model;
-    } else
-        mmkd_model_close(model);
+        if (model->scratch_floats > MOST_SCRATCH / sizeof(float)) {
+            fail(&r, "file", "needs more than 2 GiB to compute in");
+            status = MMKD_DAMAGED;
+        }
+    }
+    if (status == MMKD_OK) *result = model;
+    else mmkd_model_close(model);
     return status;
 }
 
