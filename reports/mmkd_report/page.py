@@ -1,7 +1,7 @@
 """A page is a head and a list of sections; one template draws it.
 
-A page is one file that works offline: nothing is fetched, and the only script that may run is named in the content
-security policy by its hash. Every text is escaped.
+It is one file that works offline: the content security policy allows only the page's own script, by its hash. Every
+text is escaped.
 """
 
 from __future__ import annotations
@@ -220,25 +220,18 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A whole page.
-
-    Attributes:
-        lede: sentences below the headline, the first one bold.
-        key_figures: (number, caption).
-        document: The file with the unrounded figures.
-        script: the only script that may run.
-    """
+    """A whole page."""
 
     title: str
     kind: str
     headline: str
-    lede: Iterable[str]
+    lede: Iterable[str]  # sentences below the headline, the first one bold
     answer: Iterable[str]
     sections: Sequence[Section]
-    document: str
+    document: str  # the file with the unrounded figures
     cautions: Iterable[str] = ()
-    key_figures: Iterable[tuple[str, str]] = ()
-    script: str = ""
+    key_figures: Iterable[tuple[str, str]] = ()  # number, caption
+    script: str = ""  # the only script that may run
 
 
 def render(page: Page) -> str:
@@ -249,7 +242,7 @@ def render(page: Page) -> str:
 
 
 def write_page(path: str | os.PathLike[str], html: str) -> None:
-    """Write a page, all or nothing: a temporary sibling is flushed to disk, then renamed over an older file.
+    """Write a page atomically.
 
     Raises:
         PageError: The folder is missing or the file cannot be written; an older page is left as it was.

@@ -1,7 +1,7 @@
-"""How numbers, scores and gains are written, on pages and in terminal tables.
+"""Numbers, scores and gains as text, on pages and in terminal tables.
 
-A missing or non-finite number is written as `NOTHING`. Thousands and units are set off by a narrow no-break space (SI
-brochure, 9th edition, sections 5.4.3 and 5.4.4); negative numbers have the minus sign U+2212.
+A missing or non-finite number is `NOTHING`. A narrow no-break space separates thousands and units (SI brochure, 9th
+edition, sections 5.4.3 and 5.4.4).
 """
 
 from __future__ import annotations

@@ -18,22 +18,16 @@ STAGES = ("check_window", "prepare", "run", "interpret")
 """The four steps of one `predict`, in order."""
 
 GATHER = "gather"
-"""Stage of a stream: samples become windows, resampled if they have times."""
+"""Stage of a stream: samples become windows."""
 
 
 class Percentile(msgspec.Struct, frozen=True, kw_only=True):
-    """One percentile of a set of samples.
-
-    Attributes:
-        value_us: Interpolated linearly; None with fewer samples than `floor`.
-        upper_us: Upper end of the one-sided 99 % confidence interval.
-        floor: Fewest samples from which the percentile is quoted.
-    """
+    """One percentile of a set of samples."""
 
     quantile: float
-    value_us: float | None
-    upper_us: float | None
-    floor: int
+    value_us: float | None  # interpolated linearly; None with fewer samples than `floor`
+    upper_us: float | None  # upper end of the one-sided 99 % confidence interval
+    floor: int  # fewest samples for which the percentile is given
 
     @property
     def name(self) -> str:
@@ -42,7 +36,7 @@ class Percentile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A set of latency samples; none is left out."""
+    """All samples of a latency."""
 
     count: int
     mean_us: float
@@ -68,34 +62,25 @@ class Clocks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine when a measurement began, without anything that identifies it.
-
-    Attributes:
-        board: From the device tree (Jetson, Raspberry Pi); None on a PC.
-        cpu_quota: Cores' worth of time that the control group allows; None without a limit.
-        memory_limit_mb: Limit of the control group; None without a limit.
-        governors: Frequency governors in use.
-        power_mode: `nvpmodel` of a Jetson.
-        gpus: Name, driver and memory of each.
-    """
+    """A machine when a measurement began, without anything that identifies it."""
 
     cpu: str
-    board: str | None
+    board: str | None  # from the device tree (Jetson, Raspberry Pi); None on a PC
     architecture: str
     cores: int
     usable_cores: int
-    cpu_quota: float | None = None
+    cpu_quota: float | None = None  # cores' worth of time of the control group; None without a limit
     memory_mb: float
-    memory_limit_mb: float | None = None
-    governors: tuple[str, ...]
+    memory_limit_mb: float | None = None  # of the control group; None without a limit
+    governors: tuple[str, ...]  # frequency governors in use
     virtual: bool
     container: bool
-    power_mode: str | None
+    power_mode: str | None  # `nvpmodel` of a Jetson
     os: str
     python: str
     versions: dict[str, str]
     clocks: Clocks | None = None
-    gpus: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()  # name, driver and memory of each
 
     @property
     def name(self) -> str:
@@ -104,23 +89,14 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Interference(msgspec.Struct, frozen=True, kw_only=True):
-    """Disturbances of a measurement.
+    """Disturbances of a measurement."""
 
-    Attributes:
-        others_share: Core time of other processes, as a fraction of one core.
-        steal_share: Core time taken by the hypervisor, as a fraction of one core.
-        throttled_share: Fraction of the time in which the control group was throttled.
-        thermal_events: Times a core slowed down because of heat.
-        frequency_drop: Fall of the core frequency as a fraction of the frequency before.
-        celsius_before: Hottest thermal zone before the measurement.
-    """
-
-    others_share: float | None
-    steal_share: float | None
-    throttled_share: float | None
-    thermal_events: int | None
-    frequency_drop: float | None
-    celsius_before: float | None = None
+    others_share: float | None  # core time of other processes, as a fraction of one core
+    steal_share: float | None  # core time taken by the hypervisor, as a fraction of one core
+    throttled_share: float | None  # fraction of the time in which the control group was throttled
+    thermal_events: int | None  # times a core slowed down because of heat
+    frequency_drop: float | None  # fall of the core frequency, as a fraction of the one before
+    celsius_before: float | None = None  # hottest thermal zone
     celsius_after: float | None = None
 
 
@@ -140,25 +116,16 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How calls are made and for how long.
+    """How calls are made and for how long."""
 
-    Attributes:
-        clients: Threads that call at the same time; in a stream each has a sensor of its own.
-        rate_hz: Calls per second of each client; None calls back to back.
-        deadline_ms: Longest acceptable time from a call's scheduled moment to its answer.
-        launches: Processes, one after another.
-        duration_s: Measured time over all launches.
-        hop: Samples per call of a stream; None predicts windows.
-    """
-
-    clients: int = 1
-    rate_hz: float | None = None
-    deadline_ms: float | None = None
-    launches: int = 5
-    duration_s: float = 10.0
+    clients: int = 1  # threads that call at the same time; each has a sensor of its own in a stream
+    rate_hz: float | None = None  # calls per second of each client; None calls back to back
+    deadline_ms: float | None = None  # longest time from a call's scheduled moment to its answer
+    launches: int = 5  # processes, one after another
+    duration_s: float = 10.0  # measured time over all launches
     warm_up_limit_s: float = 5.0
     batch: int = 1
-    hop: int | None = None
+    hop: int | None = None  # samples per call of a stream; None predicts windows
 
 
 class Configuration(Settings, frozen=True, kw_only=True):
@@ -179,19 +146,12 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How well a schedule was kept.
+    """How well a schedule was kept."""
 
-    Attributes:
-        lateness: From a call's scheduled time to its start (wake-up jitter and backlog).
-        response: From a call's scheduled time to its answer.
-        missed: Answers after the deadline.
-        overloaded: Whether the backlog grew until the loop gave up.
-    """
-
-    lateness: LatencySummary
-    response: LatencySummary
-    missed: int
-    overloaded: bool
+    lateness: LatencySummary  # from a call's scheduled time to its start
+    response: LatencySummary  # from a call's scheduled time to its answer
+    missed: int  # answers after the deadline
+    overloaded: bool  # whether the backlog grew until the loop gave up
 
 
 class WarmUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,54 +171,33 @@ class TimeWindow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
-    """One process, from its start to its end.
+    """One process, from its start to its end."""
 
-    Attributes:
-        complete: False if it was interrupted.
-        import_ms: Importing the runtime, without a backend.
-        load_ms: From the path to a predictor that can answer: verification, backend's library, session.
-        latency: Calls, end to end.
-        windows: The same samples in parts of equal time.
-        thirds_p50_us: Medians of its first, middle and last third.
-        stages: Measured after the end-to-end calls.
-        throughput_hz: Predictions per second.
-        cpu_share: Core time of this process as a fraction of one core.
-        rss_mb: Resident memory when warm.
-        rss_peak_mb: Largest resident memory, samples of the benchmark included.
-        above_idle_mj: Energy of one prediction above idle.
-    """
-
-    complete: bool
-    import_ms: float
-    load_ms: float
+    complete: bool  # False if it was interrupted
+    import_ms: float  # of the runtime, without a backend
+    load_ms: float  # from the path to a predictor that can answer
     first_call_ms: float
     warm_up: WarmUp
-    latency: LatencySummary
-    windows: tuple[TimeWindow, ...]
-    thirds_p50_us: tuple[float, ...]
-    stages: tuple[Stage, ...]
+    latency: LatencySummary  # end to end
+    windows: tuple[TimeWindow, ...]  # the same samples in parts of equal time
+    thirds_p50_us: tuple[float, ...]  # medians of the first, middle and last third
+    stages: tuple[Stage, ...]  # measured after the end-to-end calls
     pace: Pace | None
-    throughput_hz: float
-    cpu_share: float
-    rss_mb: float
-    rss_peak_mb: float
+    throughput_hz: float  # predictions per second
+    cpu_share: float  # core time of this process as a fraction of one core
+    rss_mb: float  # resident memory when warm
+    rss_peak_mb: float  # samples of the benchmark included
     interference: Interference
     gpu_memory_mb: float | None = None
-    above_idle_mj: float | None = None
+    above_idle_mj: float | None = None  # energy of one prediction above idle
 
 
 class Stability(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the figures are steady.
+    """Whether the figures are steady."""
 
-    Attributes:
-        stable: The thirds of every launch, and the launches, agree within 10 %.
-        findings: What does not agree.
-        disturbances: Likely causes by the machine's counters.
-    """
-
-    stable: bool
-    findings: tuple[str, ...]
-    disturbances: tuple[str, ...]
+    stable: bool  # the thirds of every launch, and the launches, agree within 10 %
+    findings: tuple[str, ...]  # what does not agree
+    disturbances: tuple[str, ...]  # likely causes by the machine's counters
 
 
 class Energy(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,10 +218,9 @@ class LatencyHistogram(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of a run.
+    """The figures of a run: latency, pace and histogram over all samples, peak memory the largest, others medians.
 
-    Latency, pace and histogram are of all samples together, peak and GPU memory are the largest over launches, all else
-    are medians over launches. `gpu_note` is the reason if GPU memory was not measured.
+    `gpu_note` is the reason if GPU memory was not measured.
     """
 
     latency: LatencySummary
@@ -317,40 +255,27 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QuantityChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One quantity in two runs.
-
-    Attributes:
-        change: after / before - 1; None if `before` is not clearly above 0.
-        low: Lower end of the 95 % interval of the change; None for a quantity with one value per run.
-        judged: False if processes competed for cores in one of the runs and this quantity shows them, not the build.
-    """
+    """One quantity in two runs."""
 
     quantity: str
     unit: str
     before: float | None
     after: float | None
-    change: float | None
-    low: float | None
+    change: float | None  # after / before - 1; None if `before` is not clearly above 0
+    low: float | None  # lower end of the 95 % interval; None with one value per run
     high: float | None
-    judged: bool = True
+    judged: bool = True  # False if processes competed for cores in a run and this quantity shows them
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Two runs side by side, of `mmkd-bench compare`.
-
-    Attributes:
-        verdict: `slower` or `faster` if the whole interval of p50 or p90 lies beyond 5 %.
-        failed: Conditions of `--fail-if` that hold, in words.
-        differences: What else differs between the runs.
-        remarks: What weakens the verdict.
-    """
+    """Two runs side by side, of `mmkd-bench compare`."""
 
     format_version: int = FORMAT_VERSION
-    verdict: Literal["equal", "slower", "faster"]
+    verdict: Literal["equal", "slower", "faster"]  # of p50 and p90, beyond 5 %
     changes: tuple[QuantityChange, ...]
-    failed: tuple[str, ...]
-    differences: tuple[str, ...]
-    remarks: tuple[str, ...]
+    failed: tuple[str, ...]  # conditions of `--fail-if` that hold, in words
+    differences: tuple[str, ...]  # what else differs between the runs
+    remarks: tuple[str, ...]  # what weakens the verdict
 
 
 class RepeatSpread(msgspec.Struct, frozen=True, kw_only=True):
@@ -387,120 +312,76 @@ class PairReport(Measurement, frozen=True, kw_only=True):
 
 
 class OverheadReport(Measurement, frozen=True, kw_only=True):
-    """`EdgePredictor.predict` and the bare engine on the same feeds, called in turn, `count` times each.
-
-    Attributes:
-        bare: The bare call in words.
-        checks: Whether every sensor check was on.
-        overhead_us: Median difference of neighbouring calls.
-    """
+    """`EdgePredictor.predict` and the bare engine on the same feeds, called in turn, `count` times each."""
 
     bundle: str
     count: int
-    bare: str
-    checks: bool
+    bare: str  # the bare call in words
+    checks: bool  # whether every sensor check was on
     predict_p50_us: RepeatSpread
     bare_p50_us: RepeatSpread
-    overhead_us: RepeatSpread
+    overhead_us: RepeatSpread  # median difference of neighbouring calls
 
 
 class RivalEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine over all processes.
-
-    Attributes:
-        reason: Why it was not timed.
-        load_ms: From the model's bytes to the first answer in the first process; None for the runtime itself.
-        max_abs_error: Largest difference of an answer from plain ONNX Runtime's.
-        ratio: Its latency over that of `predict`: below 1 it is faster.
-    """
+    """One engine over all processes."""
 
     name: str
     version: str = ""
-    reason: str = ""
-    load_ms: float | None = None
-    max_abs_error: float | None = None
+    reason: str = ""  # why it was not timed
+    load_ms: float | None = None  # from the model's bytes to the first answer; None for the runtime itself
+    max_abs_error: float | None = None  # largest difference from plain ONNX Runtime
     p50_us: RepeatSpread | None = None
     p99_us: RepeatSpread | None = None
-    ratio: RepeatSpread | None = None
+    ratio: RepeatSpread | None = None  # its latency over that of `predict`: below 1 it is faster
 
 
 class RivalsReport(Measurement, frozen=True, kw_only=True):
-    """The same weights through several engines, called in turn, the runtime itself first.
-
-    Attributes:
-        tolerance: Limit of `max_abs_error`.
-    """
+    """The same weights through several engines, called in turn, the runtime itself first."""
 
     subject: Subject
     threads: int
-    tolerance: float
+    tolerance: float  # limit of `max_abs_error`
     rivals: tuple[RivalEngine, ...]
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
-    """One load of many streams.
-
-    Attributes:
-        due: Windows that came due.
-        answered: Windows that were answered before the load was given up.
-        response: From the moment a window came due to its answer.
-        missed: Windows that were answered after the deadline, or not at all.
-        cpu_share: Core time of the process as a fraction of one core.
-        carried: At most one window in a thousand missed its deadline, and the backlog did not grow.
-    """
+    """One load of many streams."""
 
     streams: int
-    due: int
-    answered: int
-    response: LatencySummary
-    missed: int
-    cpu_share: float
-    carried: bool
+    due: int  # windows that came due
+    answered: int  # windows that were answered before the load was given up
+    response: LatencySummary  # from the moment a window came due to its answer
+    missed: int  # windows that were answered after the deadline, or not at all
+    cpu_share: float  # core time of the process as a fraction of one core
+    carried: bool  # at most one window in 1,000 missed, and the backlog did not grow
 
 
 class CapacityReport(Measurement, frozen=True, kw_only=True):
-    """How many streams a device carries.
+    """How many streams a device carries."""
 
-    Attributes:
-        settled: False if Ctrl-C or the budget ended the search: `streams` is then the most that was judged as carried.
-        budget_s: Longest time for the answer.
-        estimate: Streams that short loads carried, where the search began; None if `--streams` was given.
-        threads: Threads of the backend for one call.
-        servers: Threads that answered.
-        rate_hz: Windows per second of one stream.
-        deadline_ms: Longest acceptable response.
-        streams: 0 if not even one is carried, or not those that were given.
-        at_answer: The load of that many streams (or of those given), all launches together.
-        launches: Each process of that load.
-        p999_us: p99.9 of the response in the median launch, which decides; None with too few samples.
-        refused: The smallest load that most launches did not carry.
-        idle_cores: Cores' worth of time that was left at that load.
-        trials: Every load that was tried, in order.
-        disturbances: Likely causes by the machine's counters.
-    """
-
-    settled: bool
-    budget_s: float
-    estimate: int | None
+    settled: bool  # False if Ctrl-C or the budget ended the search: `streams` is the most carried so far
+    budget_s: float  # longest time for the answer
+    estimate: int | None  # streams that short loads carried; None with `--streams`
     subject: Subject
     backend: str
     precision: str
-    threads: int
-    servers: int
-    rate_hz: float
-    deadline_ms: float
-    streams: int
-    at_answer: Level | None
-    launches: tuple[Level, ...]
-    p999_us: float | None
-    refused: Level | None
-    idle_cores: float | None
-    trials: tuple[Level, ...]
-    disturbances: tuple[str, ...]
+    threads: int  # of the backend, for one call
+    servers: int  # threads that answered
+    rate_hz: float  # windows per second of one stream
+    deadline_ms: float  # longest acceptable response
+    streams: int  # 0 if not even one is carried, or not those that were given
+    at_answer: Level | None  # that many streams, or the given ones, over all launches
+    launches: tuple[Level, ...]  # each process of that load
+    p999_us: float | None  # p99.9 of the response in the median launch, which decides
+    refused: Level | None  # the smallest load that most launches did not carry
+    idle_cores: float | None  # cores' worth of time left at that load
+    trials: tuple[Level, ...]  # every load, in order
+    disturbances: tuple[str, ...]  # likely causes by the machine's counters
 
 
 def read_bench(document: Mapping[str, Any]) -> BenchReport:
-    """Return the typed form of a document of `mmkd-bench run --json`; raise DocumentError as `typed`."""
+    """Read a document of `mmkd-bench run --json`; errors as `typed`."""
     report = typed(document, BenchReport, name="benchmark", version=FORMAT_VERSION)
     histogram = report.result.histogram
     if histogram is not None and len(histogram.edges_us) != len(histogram.counts) + 1:

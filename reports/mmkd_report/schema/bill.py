@@ -1,7 +1,6 @@
-"""A bill of materials in CycloneDX 1.6 (ECMA-424), as far as `mmkd-inspect --sbom` fills it.
+"""The part of a CycloneDX 1.6 bill of materials (ECMA-424) that `mmkd-inspect --sbom` fills.
 
-Owns the schema alone. Names are those of the standard; what is not known is absent. There is no time and no serial
-number in it: the same bundle on the same machine gives the same bytes.
+Without time and serial number: the same bundle on the same machine gives the same bytes.
 """
 
 from __future__ import annotations
@@ -33,39 +32,33 @@ class Licence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Component(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a bundle is made of, or what makes or runs it.
-
-    Attributes:
-        ref: what `dependencies` call it.
-        purl: where a library comes from (package URL).
-        scope: whether a bundle needs it to run here; absent for what it is made of.
-    """
+    """A part of a bundle, or a tool that makes or runs it."""
 
     type: ComponentType
-    ref: str = msgspec.field(name="bom-ref")
+    ref: str = msgspec.field(name="bom-ref")  # its name in `dependencies`
     name: str
     version: str = ""
-    scope: Literal["required", "optional"] | None = None
+    scope: Literal["required", "optional"] | None = None  # whether a bundle needs it to run here; absent for its parts
     hashes: tuple[Hash, ...] = ()
     licenses: tuple[Licence, ...] = ()
-    purl: str = ""
+    purl: str = ""  # origin of a library (package URL)
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
-    """What made the bundle."""
+    """The tools that made the bundle."""
 
     components: tuple[Component, ...]
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
-    """What the bill is of, and what made that."""
+    """The bundle of the bill, and its tools."""
 
     tools: Tools
     component: Component
 
 
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
-    """What something needs."""
+    """The components that a component needs."""
 
     ref: str
     depends_on: tuple[str, ...] = msgspec.field(name="dependsOn")

@@ -1,7 +1,6 @@
-"""Assumptions and results of the suite `cost`.
+"""Assumptions and results of the suite `cost`; defaults without a source are examples.
 
-Money is in `currency`, fractions run from 0 to 1, rates are per year and station. Defaults without a
-source are examples.
+Money is in `currency`, fractions run from 0 to 1, rates are per year and station.
 """
 
 from __future__ import annotations
@@ -16,78 +15,55 @@ Mark = Literal["measured", "entered", "default"]
 SHARES = ("discount_rate", "avoidable_share", "spares_share", "detection", "false_alarms")
 """Numbers that are 1 at most."""
 WHOLE = ("stations", "years")
-"""Whole numbers, which are decided and not assumed: nothing is drawn of them unless a range says so."""
+"""Whole numbers: decisions, without a range unless one is given."""
 EITHER_WAY = 0.3
-"""How far a number without a range of its own may be off, as a share of it."""
+"""Default range of a number: this fraction of it up and down."""
 
 
 class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Assumptions that do not depend on the equipment.
-
-    Attributes:
-        avoidable_share: fraction of the cost of a missed fault that detection saves.
-        missed_cost: of a fault that nobody saw coming.
-        false_alarm_cost: of looking for a fault that does not exist.
-        checks_per_station_year: how often somebody would act on an alarm.
-        hourly_rate: of people.
-    """
+    """Assumptions that do not depend on the equipment."""
 
     stations: float = 20
     years: float = 5
     discount_rate: float = 0.08
     price_per_kwh: float = 0.190
     faults_per_station_year: float = 0.5
-    avoidable_share: float = 0.5
-    missed_cost: float = 20_000.0
-    false_alarm_cost: float = 150.0
-    checks_per_station_year: float = 365.0
-    hourly_rate: float = 60.0
+    avoidable_share: float = 0.5  # fraction of the cost of a missed fault that detection saves
+    missed_cost: float = 20_000.0  # of a fault without an alarm
+    false_alarm_cost: float = 150.0  # of a search for a fault that does not exist
+    checks_per_station_year: float = 365.0  # how often somebody would act on an alarm
+    hourly_rate: float = 60.0  # of people
 
 
 class Priced(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Equipment of every station, without its detection.
+    """Equipment of every station, without its detection."""
 
-    Attributes:
-        sensor_price: of all sensors of a station.
-        spares_share: fraction of the sensors that is kept as spares.
-        node_price: of the computer of a station.
-        idle_w: power of sensors and node at rest.
-        inference_mj: additional energy per prediction.
-        campaign_cost: of the training recordings.
-        maintenance_hours: per year and station.
-    """
-
-    sensor_price: float = 300.0
+    sensor_price: float = 300.0  # of all sensors of a station
     installation: float = 200.0
     sensor_life_years: float = 10.0
-    spares_share: float = 0.05
-    node_price: float = 400.0
+    spares_share: float = 0.05  # fraction of the sensors that is kept as spares
+    node_price: float = 400.0  # of the computer of a station
     node_life_years: float = 5.0
     gateway_price: float = 0.0
     stations_per_gateway: float = 10.0
-    idle_w: float = 10.0
-    inference_mj: float = 0.0
+    idle_w: float = 10.0  # power of sensors and node at rest
+    inference_mj: float = 0.0  # additional energy per prediction
     inferences_per_s: float = 0.0
-    campaign_cost: float = 10_000.0
+    campaign_cost: float = 10_000.0  # of the training recordings
     labelling_hours: float = 80.0
     training_hours: float = 40.0
-    maintenance_hours: float = 1.0
+    maintenance_hours: float = 1.0  # per year and station
 
 
 class Equipment(Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One option: equipment of every station, and its detection.
+    """One option: equipment of every station, and its detection."""
 
-    Attributes:
-        detection: fraction of the faults that are detected.
-        false_alarms: fraction of the checks of a healthy station that raise an alarm.
-    """
-
-    detection: float
-    false_alarms: float
+    detection: float  # fraction of the faults that are detected
+    false_alarms: float  # fraction of the checks of a healthy station that raise an alarm
 
 
 class Assumption(msgspec.Struct, frozen=True, kw_only=True):
-    """A number with its range; if `follows`, the range is `EITHER_WAY` of the number and moves with it."""
+    """A number with its range; if `follows`, the range moves with the number."""
 
     path: str
     value: float
@@ -98,21 +74,14 @@ class Assumption(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CostResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one option, compared with doing nothing.
-
-    Attributes:
-        yearly: savings less costs in a year without replacements.
-        payback_month: first month in which the costs are paid back, not discounted; None if never.
-        break_even_stations: fewest stations with which it pays; None if 10,000 are not enough.
-        cost_per_station_year: of all costs, as an equal sum each year.
-    """
+    """Figures of one option, compared with doing nothing."""
 
     investment: float
-    yearly: float
+    yearly: float  # savings less costs in a year without replacements
     net_present_value: float
-    payback_month: int | None
-    break_even_stations: int | None
-    cost_per_station_year: float
+    payback_month: int | None  # first month with the costs paid back, not discounted; None if never
+    break_even_stations: int | None  # fewest with which it pays; None if 10,000 are not enough
+    cost_per_station_year: float  # of all costs, as an equal sum each year
 
 
 class Swing(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,25 +93,17 @@ class Swing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of the suite `cost`.
-
-    Attributes:
-        unit: detection and false alarms are counted per episode, or per window without episodes.
-        healthy: labels that need no action.
-        equipment: by option; without those that were neither measured nor entered.
-        swings: the widest first.
-        to_enter: paths of values that a verdict needs; while there are any, the table is an example.
-    """
+    """Results of the suite `cost`."""
 
     currency: str
-    unit: Literal["episodes", "windows"]
-    healthy: tuple[str, ...]
+    unit: Literal["episodes", "windows"]  # of detection and false alarms
+    healthy: tuple[str, ...]  # labels that need no action
     plant: Plant
-    equipment: dict[CostOption, Equipment]
+    equipment: dict[CostOption, Equipment]  # only measured or entered options
     assumptions: tuple[Assumption, ...]
     results: dict[CostOption, CostResult]
-    swings: tuple[Swing, ...]
-    to_enter: tuple[str, ...] = ()
+    swings: tuple[Swing, ...]  # the widest first
+    to_enter: tuple[str, ...] = ()  # values that a verdict needs; with any, the table is an example
 
 
 def example_text(to_enter: Sequence[str]) -> str:

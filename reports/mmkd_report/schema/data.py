@@ -34,18 +34,12 @@ FindingKind = Literal[
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is or may be wrong with a dataset.
-
-    Attributes:
-        level: an `error` makes the check fail, a `problem` makes scores or students wrong, a `note` is worth knowing.
-        sentence: the evidence, with its figure.
-        advice: how to fix it.
-    """
+    """One thing that is or may be wrong with a dataset."""
 
     kind: FindingKind
-    level: Literal["error", "problem", "note"]
-    sentence: str
-    advice: str
+    level: Literal["error", "problem", "note"]  # fails the check; makes scores or students wrong; is worth knowing
+    sentence: str  # the evidence, with its figure
+    advice: str  # how to fix it
 
     @property
     def text(self) -> str:
@@ -65,14 +59,7 @@ class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One channel over all windows.
-
-    Attributes:
-        missing: Fraction of the samples, by split.
-        flat: Fraction of the windows with one value throughout.
-        at_limit: Fraction of the samples that are its lowest or highest value three times in a row or more.
-        is_continuous: Whether most windows have many values: only then are `flat` and `at_limit` judged.
-    """
+    """One channel over all windows."""
 
     modality: str
     channel: str
@@ -83,14 +70,14 @@ class ChannelFacts(msgspec.Struct, frozen=True, kw_only=True):
     high: float | None
     mean: float | None
     std: float | None
-    missing: dict[str, float]
-    flat: float
-    at_limit: float
-    is_continuous: bool
+    missing: dict[str, float]  # fraction of the samples, by split
+    flat: float  # fraction of the windows with a single value
+    at_limit: float  # fraction of the samples in runs of 3 or more at the lowest or highest value
+    is_continuous: bool  # most windows have many values; else `flat` and `at_limit` are not judged
 
 
 class ExampleWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """A window to look at: one sample in `step` of each channel, None if missing."""
+    """A window to show: one sample in `step` of each channel, None if missing."""
 
     modality: str
     label: str
@@ -104,41 +91,26 @@ class ExampleWindow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Balanced accuracy of extra-trees on window statistics, on windows that they were not fitted on.
+    """Balanced accuracy of extra-trees on window statistics, on windows that they were not fitted on."""
 
-    Attributes:
-        asked: `class`, `split` or a key of the metadata.
-        modality: The sensor they see; None for all.
-        low: Lower end of the 99 % interval, by resampling whole groups.
-        guessing: Chance: one over the number of answers.
-        windows: Number of windows that judged.
-        is_better: Whether the whole interval is above chance.
-    """
-
-    asked: str
-    modality: str | None
+    asked: str  # `class`, `split` or a key of the metadata
+    modality: str | None  # the sensor they see; None for all
     score: float
-    low: float
+    low: float  # lower end of the 99 % interval, by resampling whole groups
     high: float
-    guessing: float
-    windows: int
-    is_better: bool
+    guessing: float  # chance: one over the number of answers
+    windows: int  # number that judged
+    is_better: bool  # whether the whole interval is above chance
 
 
 class DriftFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel over the campaign, without the part that the classes explain.
-
-    Attributes:
-        levels: Mean of each tenth of the windows in order of time.
-        shift: Last fifth minus first, in standard deviations of a window's level.
-        is_clear: Whether the shift is above 1 and beyond four standard errors.
-    """
+    """A channel over the campaign, without the part that the classes explain."""
 
     modality: str
     channel: str
-    levels: tuple[float, ...]
-    shift: float
-    is_clear: bool
+    levels: tuple[float, ...]  # mean of each tenth of the windows in order of time
+    shift: float  # last fifth minus first, in standard deviations of a window's level
+    is_clear: bool  # whether the shift is above 1 and beyond four standard errors
 
 
 class LabelSuspect(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +126,7 @@ class LabelSuspect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WindowToLabel(msgspec.Struct, frozen=True, kw_only=True):
-    """An unlabelled window that is worth a label; `start` and `end` are ISO 8601, UTC."""
+    """An unlabelled window worth a label; `start` and `end` are ISO 8601, UTC."""
 
     window: int
     group: str
@@ -165,13 +137,7 @@ class WindowToLabel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DataReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document.
-
-    Attributes:
-        looked_at: Windows that probes and comparisons used, evenly spaced.
-        campaign: First and last start of a window; None without times.
-        not_judged: What could not be judged, and why, a sentence each.
-    """
+    """The whole document."""
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -179,11 +145,11 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     labels: tuple[str, ...]
     windows: int
-    looked_at: int
+    looked_at: int  # windows that probes and comparisons used, evenly spaced
     groups: int
-    campaign: str | None
+    campaign: str | None  # first and last start of a window; None without times
     findings: tuple[Finding, ...]
-    not_judged: tuple[str, ...]
+    not_judged: tuple[str, ...]  # what could not be judged, and why, a sentence each
     splits: tuple[SplitFacts, ...]
     channels: tuple[ChannelFacts, ...]
     examples: tuple[ExampleWindow, ...]
@@ -194,6 +160,6 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_data_report(document: Mapping[str, Any]) -> DataReport:
-    """Return the typed form of a document of `mmkd-data report --json`; raise DocumentError as `typed`."""
+    """Read a document of `mmkd-data report --json`; errors as `typed`."""
     advice = "make it again with mmkd-data report"
     return typed(document, DataReport, name="data report", version=FORMAT_VERSION, advice=advice)

@@ -1,7 +1,7 @@
 """The document of `mmkd-demo --json`: a teacher, and for every sensor a student and its rivals.
 
-Keys that a run could not fill are absent or null, and the page leaves their place out. Fractions run from 0 to 1, gains
-are percentage points; for other tasks than classes `measures` describe the figures.
+What a run could not fill is absent or null. Fractions run from 0 to 1, gains are percentage points; for other tasks
+than classes `measures` describe the figures.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 LABELS_ONLY = CONTESTANTS["labels_only"]
-"""The form of a student without a teacher, among those that validation chooses from."""
+"""The form of a student without a teacher."""
 
 _Figure = Spread | None | msgspec.UnsetType
 
@@ -81,16 +81,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
-    """A trained network: teacher, student or baseline.
-
-    Attributes:
-        confusion: (K, K) windows over all seeds, rows true, columns answered.
-        counts: (K, 4): windows in which a label was rightly on, wrongly on, wrongly off, rightly off.
-        curve: of the first seed.
-        learning_rate: peak, by seed.
-        kinds: of each seed's student; empty for a teacher.
-        shipped: which form validation chose for each seed; empty without a race.
-    """
+    """A trained network: teacher, student or baseline."""
 
     valid_score: Spread | None = None
     guessing: Guessing | None = None
@@ -98,12 +89,12 @@ class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
     preset: str | None = None
     modalities: tuple[str, ...] | None = None
     latency_ms: LatencyPercentiles | None = None
-    confusion: tuple[tuple[int, ...], ...] | None = None
-    counts: tuple[tuple[int, int, int, int], ...] | None = None
-    curve: tuple[CurvePoint, ...] | None = None
-    learning_rate: tuple[float | None, ...] | None = None
-    kinds: tuple[str, ...] = ()
-    shipped: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] | None = None  # (K, K) windows over all seeds: rows true, columns answered
+    counts: tuple[tuple[int, int, int, int], ...] | None = None  # (K, 4) right on, wrong on, wrong off, right off
+    curve: tuple[CurvePoint, ...] | None = None  # of the first seed
+    learning_rate: tuple[float | None, ...] | None = None  # peak, by seed
+    kinds: tuple[str, ...] = ()  # by seed; empty for a teacher
+    shipped: tuple[str, ...] = ()  # the form that validation chose, by seed
 
 
 class SubsetScore(Scored, frozen=True, kw_only=True, omit_defaults=True):
@@ -113,13 +104,9 @@ class SubsetScore(Scored, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DemoTeacher(Network, frozen=True, kw_only=True, omit_defaults=True):
-    """The multimodal teacher, and its answers under every subset of modalities.
+    """The multimodal teacher, and its answers under every subset of modalities."""
 
-    Attributes:
-        members: of a committee; parameters and latency are its transformer's.
-    """
-
-    members: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()  # of a committee; parameters and latency are its transformer's
     missing: tuple[SubsetScore, ...] | None = None
 
 
@@ -132,7 +119,7 @@ class DemoRival(Scored, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AttentionMaps(msgspec.Struct, frozen=True, kw_only=True):
-    """Attention of teacher and student on one window: (queries, keys) each, over the same stretch of time."""
+    """Attention of teacher and student on one window: (queries, keys) each, over the same time."""
 
     teacher: tuple[tuple[float, ...], ...]
     student: tuple[tuple[float, ...], ...]
@@ -151,23 +138,17 @@ class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One modality: its student, baseline and rivals, and the gain of distillation.
-
-    Attributes:
-        taught_rocket: learns from the student's teacher; the other rivals from labels only.
-        gap_points: of the teacher over labels only.
-        over_teacher_points: of the student over the teacher.
-    """
+    """One modality: its student, baseline and rivals, and the gain of distillation."""
 
     student: Network
     baseline: Network | None = None
     extra_trees: DemoRival | None = None
     mini_rocket: DemoRival | None = None
     rocket_and_trees: DemoRival | None = None
-    taught_rocket: DemoRival | None = None
+    taught_rocket: DemoRival | None = None  # learns from the student's teacher; other rivals from labels only
     gain_points: Gain | None = None
-    over_teacher_points: Gain | None = None
-    gap_points: Gain | None = None
+    over_teacher_points: Gain | None = None  # of the student over the teacher
+    gap_points: Gain | None = None  # of the teacher over labels only
     gap_recovered: float | None = NULL
     bundle: str | None = None
     reference: str | None = None
@@ -179,7 +160,7 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RecordedModality(msgspec.Struct, frozen=True, kw_only=True):
-    """A recorded modality."""
+    """A modality of the recording."""
 
     name: str
     channels: tuple[str, ...] = ()
@@ -198,7 +179,7 @@ class WindowCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class DemoDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The dataset."""
+    """The dataset of the run."""
 
     name: str
     title: str | None = None
@@ -212,7 +193,7 @@ class DemoDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class DemoBenchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """The device runtime measured on one bundle: milliseconds, stages in microseconds, memory in megabytes."""
+    """The device runtime measured on one bundle."""
 
     bundle: str | None = None
     backend: str | None = None
@@ -229,18 +210,14 @@ class DemoBenchmark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole document; `kind`, `metric` and `measures` are written for other tasks than classes.
-
-    Attributes:
-        label_share: fraction of the training windows; None if whole groups are labelled.
-    """
+    """The whole document; `kind`, `metric` and `measures` are written for other tasks than classes."""
 
     format_version: int
     dataset: DemoDataset
     teacher: DemoTeacher
     students: dict[str, Contest]
     command: str | None = None
-    label_share: float | None = None
+    label_share: float | None = None  # fraction of the training windows; None if whole groups are labelled
     labelled_groups: LabelledGroups | None = None
     labels_spread_in_time: LabelLeak | None = None
     split: Split | None = None
@@ -267,5 +244,5 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 def read_demo(document: Mapping[str, Any]) -> DemoDocument:
-    """Return the typed form of a document of `mmkd-demo --json`; errors as `typed`."""
+    """Read a document of `mmkd-demo --json`; errors as `typed`."""
     return typed(document, DemoDocument, name="demo", version=FORMAT_VERSION)

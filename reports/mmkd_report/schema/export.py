@@ -23,7 +23,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 ArtifactFormat = Literal["onnx", "tflite", "native"]
 Measures = tuple[Measure, ...]
 RangeSource = Literal["minmax", "percentile", "learnt"]
-"""Origin of INT8 ranges: calibration by one of two methods, or the training of a student that practised INT8."""
+"""Origin of INT8 ranges: calibration, or training with INT8 (`learnt`)."""
 
 
 def artifact_name(precision: str, file_format: str) -> str:
@@ -32,7 +32,7 @@ def artifact_name(precision: str, file_format: str) -> str:
 
 
 class TensorParity(msgspec.Struct, frozen=True, kw_only=True):
-    """Comparison of one output with the checkpoint's over all windows; `cosine` is the smallest of one window."""
+    """Comparison of one output with the checkpoint's; `cosine` is the smallest of one window."""
 
     max_abs_error: float | None
     mean_abs_error: float | None
@@ -49,7 +49,7 @@ class NoveltyParity(msgspec.Struct, frozen=True, kw_only=True):
 class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
     """Comparison of an artifact with the checkpoint; for a regression `probabilities` are fractions of the largest one.
 
-    `label_agreement` is the fraction of windows with the same label, for other tasks with the same answer.
+    `label_agreement` is the fraction of windows with the same answer.
     """
 
     windows: int
@@ -71,24 +71,18 @@ class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Losses of an artifact of lower precision on the judging windows, and the limits.
-
-    Attributes:
-        drop_points: percentage points of the metric lost; negative if the artifact is better; None without labels.
-        unjudged: true if too few windows judged, and that was accepted.
-        novelty_agreement: rank correlation of its novelty scores with the reference's.
-    """
+    """Losses of an artifact of lower precision on the judging windows, and the limits."""
 
     windows: int
     labelled: int
     metric: str
-    drop_points: float | None
+    drop_points: float | None  # of the metric; negative if the artifact is better; None without labels
     allowed_drop_points: float
     label_agreement: float
     least_agreement: float
     finite: bool
-    unjudged: bool | msgspec.UnsetType = msgspec.UNSET
-    novelty_agreement: float | msgspec.UnsetType = msgspec.UNSET
+    unjudged: bool | msgspec.UnsetType = msgspec.UNSET  # too few windows judged, and that was accepted
+    novelty_agreement: float | msgspec.UnsetType = msgspec.UNSET  # rank correlation of novelty with the reference
     least_novelty_agreement: float | msgspec.UnsetType = msgspec.UNSET
 
     @property
@@ -124,10 +118,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """Effect of INT8 on the answers if only this layer has it: a product rows x inputs times inputs x outputs.
-
-    `divergence` is the mean Kullback-Leibler divergence of the probabilities from those in float32, in nats.
-    """
+    """Effect of INT8 in this layer alone; `divergence` is the mean Kullback-Leibler divergence, in nats."""
 
     layer: str
     rows: int
@@ -138,16 +129,7 @@ class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One artifact: its file, its answers, and the attempts to make it.
-
-    Attributes:
-        scores: on the judging windows; None without labels, and for other tasks than classification.
-        figures: for other tasks, scores by name; errors of a regression are in its unit.
-        gate: None for fp32, whose gate is the parity.
-        float_layers: layers or nodes that stay float32, with the reason.
-        sensitivity: the most sensitive layer first.
-        confidence: on the judging windows; None without labels.
-    """
+    """One artifact: its file, its answers, and the attempts to make it."""
 
     file: str
     format: ArtifactFormat
@@ -156,14 +138,14 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     parity: ArtifactParity
     parity_with_gaps: ArtifactParity
-    scores: ClassScores | None
-    figures: dict[str, float | None] | msgspec.UnsetType = msgspec.UNSET
-    gate: GateResult | None = None
+    scores: ClassScores | None  # on the judging windows; None without labels or classes
+    figures: dict[str, float | None] | msgspec.UnsetType = msgspec.UNSET  # scores of other tasks, by name
+    gate: GateResult | None = None  # None for fp32, whose gate is the parity
     backends: tuple[BackendRun, ...] = ()
-    float_layers: dict[str, str] = {}
+    float_layers: dict[str, str] = {}  # layers or nodes that stay float32, with the reason
     attempts: tuple[Attempt, ...] = ()
-    sensitivity: tuple[LayerSensitivity, ...] = ()
-    confidence: ConfidenceFacts | None = None
+    sensitivity: tuple[LayerSensitivity, ...] = ()  # the most sensitive layer first
+    confidence: ConfidenceFacts | None = None  # on the judging windows; None without labels
 
     @property
     def name(self) -> str:
@@ -171,7 +153,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
         return artifact_name(self.precision, self.format)
 
     def score(self, name: str) -> float | None:
-        """Return a figure on the labelled judging windows, by its name."""
+        """Return a figure on the labelled judging windows."""
         figures = self.figures or {}
         return getattr(self.scores, name, None) if self.scores is not None else figures.get(name)
 
@@ -191,27 +173,20 @@ class LeftOutArtifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The student and its origin.
-
-    Attributes:
-        mflops: millions of operations for one window, two for each multiplication of a convolution or a product.
-        nodes: operators in the fp32 graph.
-        teacher_sha256: the teacher's checkpoint; None if it was trained on labels only.
-        metric: maximised by the training on the validation split.
-    """
+    """The student and its origin."""
 
     checkpoint_sha256: str
     modality: str
     labels: tuple[str, ...]
     preset: str
     parameters: int
-    mflops: float
-    nodes: int
+    mflops: float  # millions of operations for one window; a multiply-add is two
+    nodes: int  # operators in the fp32 graph
     dataset: str
     dataset_sha256: str
-    teacher_sha256: str | None
+    teacher_sha256: str | None  # None if it was trained on labels only
     further_teachers_sha256: tuple[str, ...] = ()
-    metric: str
+    metric: str  # maximised by training on the validation split
     score: float
     trained_with: dict[str, str]
 
@@ -222,29 +197,21 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The windows that the export was judged by.
-
-    Attributes:
-        judging: how many judge; `labelled` of them have a label.
-        caution: how little they prove; None if there are enough.
-        synthetic: whether these windows were drawn from channel statistics and not recorded.
-        golden: the kind of windows that the bundle carries instead.
-        carried: how many of them the bundle carries, if not all: for audio and video.
-    """
+    """The windows that the export was judged by."""
 
     source: str
     count: int
     judged_by: str
-    judging: int
+    judging: int  # how many judge; `labelled` of them have a label
     labelled: int
-    caution: str | None
-    synthetic: bool = False
-    golden: Literal["synthetic"] | msgspec.UnsetType = msgspec.UNSET
-    carried: int | msgspec.UnsetType = msgspec.UNSET
+    caution: str | None  # how little they prove; None if there are enough
+    synthetic: bool = False  # drawn from channel statistics, not recorded
+    golden: Literal["synthetic"] | msgspec.UnsetType = msgspec.UNSET  # the kind of windows in the bundle, if another
+    carried: int | msgspec.UnsetType = msgspec.UNSET  # how many are in the bundle, if not all: for audio and video
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A causal student's step graph: parity along a recording of `steps`, each of `stride` samples, and of windows."""
+    """A causal student's step graph: parity along `steps` of `stride` samples, and of windows."""
 
     file: str
     size_bytes: int
@@ -256,13 +223,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle's `report.json`. It has latencies only if they decided something: they belong to one machine.
-
-    Attributes:
-        others: reports of the students that follow in a bundle of several.
-        measures: the figures of the artifacts, for other tasks than classification.
-        range_rule: origin of the range of the sensor's values, if the dataset does not declare it.
-    """
+    """A bundle's `report.json`; latencies only if they decided something: they belong to one machine."""
 
     format_version: int = FORMAT_VERSION
     model_id: str
@@ -273,10 +234,10 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[LeftOutArtifact, ...] = ()
     machine: str | None = None
     tools: dict[str, str]
-    others: tuple[ExportReport, ...] = ()
+    others: tuple[ExportReport, ...] = ()  # reports of the students that follow in a bundle of several
     steps: tuple[StepReport, ...] = ()
-    measures: Measures | msgspec.UnsetType = msgspec.UNSET
-    range_rule: str | msgspec.UnsetType = msgspec.UNSET
+    measures: Measures | msgspec.UnsetType = msgspec.UNSET  # for other tasks than classification
+    range_rule: str | msgspec.UnsetType = msgspec.UNSET  # origin of the range, if the dataset does not declare it
 
     @property
     def reported_metrics(self) -> Measures:
@@ -295,15 +256,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
-    """`<engine>.json`: what an engine was built from, with and for. Another key needs another engine.
-
-    Attributes:
-        device: the GPU, as the runtime describes it; None if it was built ahead of time, without one.
-        strongly_typed: whether the graph alone decided every precision.
-        tf32: whether float32 products may be rounded to ten bits.
-        shapes: every input's.
-        layers: the builder's own list of layers.
-    """
+    """`<engine>.json`: what an engine was built from, with and for. Another key needs another engine."""
 
     format_version: int = SIDECAR_FORMAT_VERSION
     model_id: str
@@ -318,13 +271,13 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
     library_version: str
     platform: str
     architecture: str
-    device: dict[str, str | int] | None
+    device: dict[str, str | int] | None  # as the runtime describes the GPU; None if built without one
     workspace_bytes: int
-    strongly_typed: bool
-    tf32: bool
-    shapes: dict[str, tuple[int, ...]]
+    strongly_typed: bool  # whether the graph alone decided every precision
+    tf32: bool  # whether float32 products may be rounded to ten bits
+    shapes: dict[str, tuple[int, ...]]  # by input
     key: str
-    layers: str
+    layers: str  # the builder's own list
 
 
 class BuiltEngine(msgspec.Struct, frozen=True, kw_only=True):
@@ -365,7 +318,7 @@ def encode_document(document: msgspec.Struct) -> bytes:
 
 
 def decode_report(data: bytes) -> ExportReport:
-    """Read a `report.json`; raise DocumentError if it is damaged or of another version."""
+    """Read a `report.json`; errors as `typed`."""
     report = _decoded(data, ExportReport, what="report.json", advice="export the checkpoint again")
     if report.format_version != FORMAT_VERSION:
         raise DocumentError(
@@ -376,7 +329,7 @@ def decode_report(data: bytes) -> ExportReport:
 
 
 def decode_sidecar(data: bytes) -> EngineSidecar:
-    """Read the sidecar of an engine; raise DocumentError if it is damaged or of another version."""
+    """Read the sidecar of an engine; raise DocumentError if it is damaged."""
     return _decoded(data, EngineSidecar, what="expected the sidecar of an engine", advice="build the engine again")
 
 
@@ -388,7 +341,7 @@ def _decoded(data: bytes, kind: type[Document], *, what: str, advice: str) -> Do
 
 
 def read_export(document: Mapping[str, Any]) -> ExportDocument:
-    """Read the output of `mmkd-export --json`; raise DocumentError if it is damaged or of another version."""
+    """Read the output of `mmkd-export --json`; errors as `typed`."""
     export = typed(document, ExportDocument, name="export", version=FORMAT_VERSION, inside="report")
     if not export.report.artifacts:
         raise DocumentError("export document: report.artifacts: expected an artifact, got none; export one")

@@ -1,7 +1,4 @@
-"""Figures of several documents: measures, spreads over seeds, comparisons with chance.
-
-Fractions run from 0 to 1. A document of classes has the measures `OF_CLASSES`.
-"""
+"""Figures of several documents: measures, spreads over seeds, comparisons with chance. Fractions run from 0 to 1."""
 
 from __future__ import annotations
 
@@ -11,37 +8,28 @@ from typing import Any, Literal
 import msgspec
 
 NULL: Any = msgspec.field(default_factory=type(None))
-"""The default of a value that is written as null if it is unknown."""
+"""Default of a value that is written as null if unknown."""
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of a model.
+    """One figure of a model."""
 
-    Attributes:
-        name: in documents, which contain figures without unit and scale.
-        words: in a sentence.
-        short: above a column.
-        unit: `%` for a fraction, the target's unit for an error; may be empty.
-        gain_unit: of a difference.
-        scale: from the figure to `unit`.
-    """
-
-    name: str
-    words: str
-    short: str
-    unit: str = ""
-    gain_unit: str = ""
-    scale: float = 1.0
+    name: str  # in documents, which hold figures without unit and scale
+    words: str  # in a sentence
+    short: str  # above a column
+    unit: str = ""  # % for a fraction, the target's for an error, or empty
+    gain_unit: str = ""  # of a difference
+    scale: float = 1.0  # from the figure to `unit`
     lower_is_better: bool = False
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a fraction, shown in percent, and its differences in points."""
+        """Whether it is a fraction, shown in percent."""
         return self.scale != 1
 
     @property
     def gain_scale(self) -> float:
-        """Factor from a difference of two figures to a gain in `gain_unit`, above 0 if better."""
+        """Factor from a difference to a gain in `gain_unit`, above 0 if better."""
         return -self.scale if self.lower_is_better else self.scale
 
     @property
@@ -107,7 +95,7 @@ class ClassScores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """One measure over seeds: mean, sample standard deviation (None for a single seed) and the figure of each seed."""
+    """One measure over seeds; `std` is the sample standard deviation, None for a single seed."""
 
     mean: float
     std: float | None = None
@@ -134,22 +122,16 @@ CONTESTANTS: dict[str, str] = {
     "distilled": "distilled",
     "teacher": "teacher",
 }
-"""Models of a comparison, by the words of every page and terminal."""
+"""Models of a comparison, in the words of every page and terminal."""
 
 
 class Guessing(msgspec.Struct, frozen=True, kw_only=True):
-    """A model compared with chance in one measure, mean over seeds.
+    """A model compared with chance in one measure, mean over seeds."""
 
-    Attributes:
-        figure: of chance.
-        low: lower end of the 95 % interval of the model's figure.
-        is_better: whether the whole interval is better than `figure`.
-    """
-
-    figure: float
-    low: float
+    figure: float  # of chance
+    low: float  # lower end of the 95 % interval of the model's figure
     high: float
-    is_better: bool
+    is_better: bool  # whether the whole interval is better than `figure`
 
 
 class LabelledGroups(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,30 +142,19 @@ class LabelledGroups(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelLeak(msgspec.Struct, frozen=True, kw_only=True):
-    """Labels spread in time over the unlabelled training windows, without any sensor.
+    """Labels spread in time over the unlabelled training windows, without any sensor."""
 
-    Attributes:
-        figure: their score in the first measure.
-        leaks: whether it is far better than chance, so that a random fraction of labels leaks through time.
-    """
-
-    figure: Spread
+    figure: Spread  # their score in the first measure
     guessing: Guessing
-    leaks: bool
+    leaks: bool  # far better than chance: a random fraction of labels leaks through time
 
 
 SplitBy = Literal["groups", "own folds", "own split"]
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """How test windows are separated from training windows.
+    """How test windows are separated from training windows."""
 
-    Attributes:
-        by: `groups`, never in two parts; without groups `own folds` or `own split`, those of the dataset.
-        judged_on: the words after "judged on".
-        resampled: the words after "resampling".
-    """
-
-    by: SplitBy
-    judged_on: str
-    resampled: str
+    by: SplitBy  # `groups` are never in two parts; the others are the dataset's
+    judged_on: str  # the words after "judged on"
+    resampled: str  # the words after "resampling"

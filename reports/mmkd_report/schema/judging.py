@@ -19,21 +19,15 @@ ModelRole = Literal["teacher", "distilled", "labels only", "rival"]
 
 
 class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model; its name is unique in the document.
-
-    Attributes:
-        role: `labels only` for a student without a teacher; a `rival` has no file.
-        artifact: file in a bundle; empty for a checkpoint.
-        parameters: None for a rival.
-    """
+    """A model; its name is unique in the document."""
 
     name: str
     path: str
     sha256: str
-    role: ModelRole
+    role: ModelRole  # a rival has no file
     modalities: tuple[str, ...]
-    parameters: int | None
-    artifact: str = ""
+    parameters: int | None  # None for a rival
+    artifact: str = ""  # file in a bundle; empty for a checkpoint
 
 
 class RelativeError(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,39 +39,25 @@ class RelativeError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FaultFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault.
-
-    Attributes:
-        what: its effect at severity 1.
-        practised: by model, whether its training practised this kind of fault; None if unknown.
-        errors: by model, at each severity.
-        relative: by model, summed error divided by the baseline's.
-    """
+    """One fault."""
 
     name: str
-    what: str
-    practised: dict[str, bool | None]
-    errors: dict[str, tuple[float, ...]]
-    relative: dict[str, float]
+    what: str  # its effect at severity 1
+    practised: dict[str, bool | None]  # by model, whether training practised it; None if unknown
+    errors: dict[str, tuple[float, ...]]  # by model, at each severity
+    relative: dict[str, float]  # by model, summed error divided by the baseline's
 
 
 class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """All faults, the worst of the first model first.
-
-    Attributes:
-        measure: the error is 1 minus this metric; for regression `rmse` itself.
-        sound: error by model with intact sensors.
-        left_out: faults that these sensors cannot have.
-        relative: by model, mean over faults; empty without a baseline.
-    """
+    """All faults, the worst of the first model first."""
 
     sensors: tuple[str, ...]
     severities: tuple[float, ...]
-    measure: str
-    sound: dict[str, float]
+    measure: str  # the error is 1 minus this metric; for regression `rmse` itself
+    sound: dict[str, float]  # error by model with intact sensors
     faults: tuple[FaultFigures, ...]
-    left_out: tuple[str, ...]
-    relative: dict[str, RelativeError | None]
+    left_out: tuple[str, ...]  # faults that these sensors cannot have
+    relative: dict[str, RelativeError | None]  # by model, mean over faults; empty without a baseline
 
 
 class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,69 +69,46 @@ class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures by contestant on a domain that was left out of training.
-
-    Attributes:
-        shared_groups: groups of the domain with windows in training too, in other domains.
-    """
+    """Figures by contestant on a domain that was left out of training."""
 
     name: str
     windows: int
-    shared_groups: int
+    shared_groups: int  # groups with windows of other domains in training
     figures: dict[str, float]
 
 
 class TimeFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures on the end of the campaign.
-
-    Attributes:
-        windows: number to train on, to choose by and to judge with.
-        gain: of the student over labels only.
-    """
+    """Figures on the end of the campaign."""
 
     measure: Measure
-    windows: tuple[int, int, int]
+    windows: tuple[int, int, int]  # to train on, to choose by and to judge with
     figures: dict[str, float]
-    gain: WindowGain
+    gain: WindowGain  # of the student over labels only
 
 
 STUDENT, TEACHER = "student", "teacher"
-"""Contestants of `ShiftFacts` beside `LABELS_ONLY` and the rivals."""
+"""Models of `ShiftFacts`, with `LABELS_ONLY` and the rivals."""
 
 
 class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of models trained again without one domain at a time.
+    """Figures of models trained again without one domain at a time, by model."""
 
-    Attributes:
-        by: `group` or the metadata column.
-        teacher: its size, as `student` is.
-        labels: the labels that were used, in words.
-        steps: of the teacher and of each student.
-        models: by contestant, over domains; `student` is the distilled one.
-        worst: by contestant, its worst domain.
-        gains: by contestant, of the student over it.
-        teacher_gain: over labels only.
-        absent: by rival that could not run, the reason.
-        unknown: windows without a value of the column.
-        has_groups: whether whole groups choose; otherwise the dataset's own validation windows do.
-    """
-
-    by: str
+    by: str  # `group` or the metadata column
     sensor: str
-    teacher: str
+    teacher: str  # its size, as `student` is
     student: str
-    labels: str
-    steps: tuple[int, int]
+    labels: str  # the labels that were used, in words
+    steps: tuple[int, int]  # of the teacher and of each student
     measure: Measure
     domains: tuple[DomainFigures, ...]
-    models: dict[str, DomainSpread]
-    worst: dict[str, str]
-    gains: dict[str, DomainSpread]
-    teacher_gain: DomainSpread
-    absent: dict[str, str]
+    models: dict[str, DomainSpread]  # over domains; `student` is the distilled one
+    worst: dict[str, str]  # the worst domain
+    gains: dict[str, DomainSpread]  # of the student over it
+    teacher_gain: DomainSpread  # over labels only
+    absent: dict[str, str]  # by rival that could not run, the reason
     time: TimeFigures | None
-    unknown: int = 0
-    has_groups: bool = True
+    unknown: int = 0  # windows without a value of the column
+    has_groups: bool = True  # whole groups choose; else the dataset's own validation windows
 
 
 class SuiteTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,39 +130,28 @@ class SuiteChart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SuiteResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a suite, as figures and for readers.
-
-    Attributes:
-        facts: the suite's own struct.
-        verdict: sentences on the first model, without a full stop.
-        record: recordings that would help most.
-    """
+    """The result of a suite, as figures and for readers."""
 
     title: str
     lead: str
-    facts: Any
-    verdict: tuple[str, ...] = ()
-    record: tuple[str, ...] = ()
+    facts: Any  # the suite's own struct
+    verdict: tuple[str, ...] = ()  # sentences on the first model, without a full stop
+    record: tuple[str, ...] = ()  # recordings that would help most
     tables: tuple[SuiteTable, ...] = ()
     charts: tuple[SuiteChart, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """Models side by side; the first is judged.
-
-    Attributes:
-        baseline: the name of the model trained on labels only.
-        cautions: limits of the scores, a sentence each.
-    """
+    """Models side by side; the first is judged."""
 
     format_version: int = FORMAT_VERSION
     data: DataFacts
     kind: str
     seed: int
     models: tuple[JudgedModel, ...]
-    baseline: str | None
-    cautions: tuple[str, ...]
+    baseline: str | None  # the name of the model trained on labels only
+    cautions: tuple[str, ...]  # limits of the scores, a sentence each
     verdict: tuple[str, ...]
     suites: dict[str, SuiteResult] = {}
 
@@ -220,86 +166,62 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
         return self._facts("cost", CostFacts)
 
     def _facts(self, suite: str, kind: type[_Facts]) -> _Facts | None:
-        """Return facts, which are a mapping in a document that was read."""
         facts = self.suites[suite].facts if suite in self.suites else None
         return facts if facts is None or isinstance(facts, kind) else msgspec.convert(facts, kind)
 
 
 def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
-    """Return the typed form of a document of `mmkd-evaluate --json`; raise DocumentError as `typed`."""
+    """Read a document of `mmkd-evaluate --json`; errors as `typed`."""
     advice = "make it again with mmkd-evaluate"
     return typed(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
 
 
 Competitor = Literal["extra_trees", "mini_rocket", "labels_only", "distilled", "teacher"]
 COMPETITORS: dict[Competitor, str] = {key: CONTESTANTS[key] for key in get_args(Competitor)}
-"""In the order of the table, by the words of its heading."""
+"""In the order of the table, with its heads."""
 
 
 class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One sensor, or a pair that a teacher uses.
-
-    Attributes:
-        scores: `teacher` is of all sensors, and in a row of a pair of these alone.
-        gain: of the distilled student over labels only, with its 95 % interval.
-        valid_score: of the distilled student; chooses sensors.
-        guessing: the student compared with chance.
-        is_taught: whether validation shipped a distilled student, for one seed or more.
-        ahead: competitors of one sensor that validate better than the student.
-        under_faults: the student's error, mean over faults and severities.
-        relative: that error divided by that of labels only.
-        parameters: of the student; in a row of a pair of the teacher.
-        latency_ms: median of the exported student on this machine.
-        worth: net present value by option.
-    """
+    """One sensor, or a pair that a teacher uses."""
 
     sensors: tuple[str, ...]
-    scores: dict[Competitor, Spread]
-    parameters: int
-    gain: float | None = None
+    scores: dict[Competitor, Spread]  # `teacher` uses all sensors, or those of a pair
+    parameters: int  # of the student, or of the pair's teacher
+    gain: float | None = None  # over labels only, with its 95 % interval
     low: float | None = None
     high: float | None = None
-    valid_score: float | None = None
-    guessing: Guessing | None = None
-    is_taught: bool = True
-    ahead: tuple[Competitor, ...] = ()
-    under_faults: float | None = None
-    relative: RelativeError | None = None
+    valid_score: float | None = None  # of the distilled student; chooses sensors
+    guessing: Guessing | None = None  # the student compared with chance
+    is_taught: bool = True  # whether validation shipped a distilled student for any seed
+    ahead: tuple[Competitor, ...] = ()  # models of one sensor that validate better than the student
+    under_faults: float | None = None  # the student's error, mean over faults and severities
+    relative: RelativeError | None = None  # that error divided by that of labels only
     worst_fault: str = ""
-    latency_ms: float | None = None
+    latency_ms: float | None = None  # median of the exported student on this machine
     teacher_latency_ms: float | None = None
-    worth: dict[str, float] = {}
+    worth: dict[str, float] = {}  # net present value by option
 
 
 class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sensor is enough: the document of `mmkd-evaluate --sensors --json`.
-
-    Attributes:
-        judged_on: the windows that judged, in words.
-        faults_measure: as `FaultsFacts.measure`.
-        rows: one per sensor, in the order of validation.
-        pairs: the teacher with two sensors, in the dataset's order.
-        costs_to_enter: as `CostFacts.to_enter`, of all sensors.
-        pages: by sensor the file of its page.
-    """
+    """Which sensor is enough: the document of `mmkd-evaluate --sensors --json`."""
 
     format_version: int = FORMAT_VERSION
     name: str
     sha256: str
-    judged_on: str
+    judged_on: str  # the windows that judged, in words
     labelled: str
     seeds: tuple[int, ...]
     measure: Measure
-    faults_measure: str
-    rows: tuple[SensorRow, ...]
-    pairs: tuple[SensorRow, ...]
+    faults_measure: str  # as `FaultsFacts.measure`
+    rows: tuple[SensorRow, ...]  # one per sensor, in the order of validation
+    pairs: tuple[SensorRow, ...]  # the teacher with two sensors, in the dataset's order
     currency: str = ""
-    costs_to_enter: tuple[str, ...] = ()
-    pages: dict[str, str] = {}
+    costs_to_enter: tuple[str, ...] = ()  # as `CostFacts.to_enter`, of all sensors
+    pages: dict[str, str] = {}  # file of each sensor's page
     command: str = ""
 
 
 def read_sensors(document: Mapping[str, Any]) -> SensorsDocument:
-    """Return the typed form of a document of `mmkd-evaluate --sensors --json`; raise DocumentError as `typed`."""
+    """Read a document of `mmkd-evaluate --sensors --json`; errors as `typed`."""
     advice = "make it again with mmkd-evaluate --sensors"
     return typed(document, SensorsDocument, name="sensors", version=FORMAT_VERSION, advice=advice)

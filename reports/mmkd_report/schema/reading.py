@@ -21,15 +21,7 @@ def typed(
     inside: str | None = None,
     advice: str = "correct the value, or leave it out where it is optional",
 ) -> Document:
-    """Return the typed form of a document.
-
-    Args:
-        document: JSON values.
-        kind: Its struct.
-        name: Its name in errors, such as "demo".
-        version: The format version that this release reads.
-        inside: Key of the part that holds the version; None is the document itself.
-        advice: What to do about a missing or mistyped value.
+    """Return the typed form of JSON values; `inside` is the key of the part that holds the version, if not the whole.
 
     Raises:
         DocumentError: Another format version, or a missing or mistyped value.

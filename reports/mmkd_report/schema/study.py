@@ -24,10 +24,10 @@ from mmkd_report.schema.reading import typed
 
 FORMAT_VERSION = 1
 NONE = "none"
-"""The method that learns from labels only, the baseline of every other one."""
+"""The method that learns from labels only: the baseline."""
 
 ScoreTable = dict[str, Spread]
-"""Scores on the test windows, over seeds, by measure."""
+"""Test scores by measure."""
 
 
 class SeedGain(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,36 +41,24 @@ class SeedGain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a study.
+    """The options of a study; the search sees no test window of the table's seeds."""
 
-    Attributes:
-        mode: `grid` or `search`.
-        modality: the student's.
-        label_share: fraction of the training windows whose labels were seen; None if whole groups were labelled.
-        metric: what validation maximised.
-        told_by: the measure of gains, if it is another one.
-        search_seeds: seeds (and folds) of the search; empty for a grid.
-        seeds: seeds (and folds) of the table; the search saw none of their test windows.
-        max_latency_ms: of a student's median.
-        choose: every student is the winner of a race of several kinds; else unset.
-    """
-
-    mode: str
-    modality: str
-    label_share: float | None
-    metric: str
-    told_by: str | msgspec.UnsetType = msgspec.UNSET
-    search_seeds: tuple[int, ...]
-    seeds: tuple[int, ...]
+    mode: str  # `grid` or `search`
+    modality: str  # the student's
+    label_share: float | None  # fraction of the training windows; None if whole groups are labelled
+    metric: str  # maximised on validation
+    told_by: str | msgspec.UnsetType = msgspec.UNSET  # the measure of gains, if it is another one
+    search_seeds: tuple[int, ...]  # or folds; empty for a grid
+    seeds: tuple[int, ...]  # or folds of the table
     threads: int
     student_steps: int
     teacher_steps: int
     learning_rates: tuple[float, ...]
-    max_latency_ms: float | None = None
+    max_latency_ms: float | None = None  # median of a student
     max_parameters: int | None = None
     labelled_groups: LabelledGroups | None = None
     labels_spread_in_time: LabelLeak | None = None
-    choose: bool | msgspec.UnsetType = msgspec.UNSET
+    choose: bool | msgspec.UnsetType = msgspec.UNSET  # whether validation chooses each student among several kinds
 
 
 class TrialCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +71,7 @@ class TrialCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The dataset."""
+    """The dataset of the study."""
 
     name: str
     sha256: str
@@ -98,130 +86,89 @@ class StudyDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
-    """Latencies of an exported student and its teacher, called in turn in the same processes of one machine.
+    """Latencies of an exported student and its teacher, called in turn in the same processes of one machine."""
 
-    Attributes:
-        student_ms: p50, p90 and p99 of one window.
-        ratio: how many times faster the student is, the median of `ratios`.
-    """
-
-    student_ms: dict[str, float]
+    student_ms: dict[str, float]  # p50, p90 and p99 of one window
     teacher_ms: dict[str, float]
-    ratio: float
+    ratio: float  # teacher over student, the median of `ratios`
     ratios: RatioRange | None = None
     machine: dict[str, Any] = {}
 
 
 class StudentSize(msgspec.Struct, frozen=True, kw_only=True):
-    """One student size.
-
-    Attributes:
-        latency: beside the first teacher.
-        excluded: why it was left out of the study; empty if it was not.
-    """
+    """One student size."""
 
     preset: str
     parameters: int
-    latency: PairLatency | None = None
-    excluded: str = ""
+    latency: PairLatency | None = None  # compared with the first teacher
+    excluded: str = ""  # the reason, if it was left out of the study
 
 
 class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A teacher that taught an entry of the table.
-
-    Attributes:
-        preset: its size.
-        seeds: on which it is finished.
-        sha256: of the checkpoint of each seed.
-        is_reference: whether it is the smallest teacher within half a point of the best on validation.
-    """
+    """A teacher that taught an entry of the table."""
 
     name: str
     modalities: tuple[str, ...]
-    preset: str
+    preset: str  # its size
     parameters: int
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # finished
     valid_score: Spread
     test: ScoreTable
-    sha256: tuple[str, ...]
-    is_reference: bool = False
+    sha256: tuple[str, ...]  # of the checkpoint of each seed
+    is_reference: bool = False  # the smallest within half a point of the best on validation
 
 
 class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A rival on the same sensor and labels: scores, or the reason why there are none.
-
-    Attributes:
-        teacher: None for a rival that learns from labels only.
-    """
+    """A rival on the same sensor and labels: scores, or the reason why there are none."""
 
     name: str
     seeds: tuple[int, ...]
     test: ScoreTable | None
     reason: str = ""
     valid_score: Spread | None = None
-    teacher: str | None = None
+    teacher: str | None = None  # None for a rival that learns from labels only
 
 
 class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the table.
-
-    Attributes:
-        seeds: on which it is finished.
-        learning_rates: the one that validated best, for each seed.
-        search_score: mean validation score on the search's seeds; None in a grid.
-        gain_points: by metric, over labels only in the same size and on the same seeds.
-        gap_recovered: fraction of the gap between labels only and the teacher; None if that gap is not significant.
-        latency_ms: p50 of the student.
-    """
+    """One row of the table."""
 
     student: str
     method: str
     teacher: str | None
-    seeds: tuple[int, ...]
-    learning_rates: tuple[float, ...]
-    search_score: float | None
+    seeds: tuple[int, ...]  # finished
+    learning_rates: tuple[float, ...]  # best on validation, by seed
+    search_score: float | None  # mean validation score on the search's seeds; None in a grid
     valid_score: Spread
     test: ScoreTable
-    gain_points: dict[str, SeedGain] | None
-    gap_recovered: float | None
+    gain_points: dict[str, SeedGain] | None  # by metric, over labels only of the same size and seeds
+    gap_recovered: float | None  # fraction of the gap to the teacher; None if that is not significant
     parameters: int
-    latency_ms: float | None
+    latency_ms: float | None  # p50
     chosen: bool
     guessing: Guessing | None = None
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """The score of choosing by validation inside every fold of a grid: the choice does not flatter it.
+    """The unbiased score of choosing by validation inside every fold of a grid."""
 
-    Attributes:
-        chosen: method and size by seed.
-        gain_points: by metric, over labels only of the same size.
-    """
-
-    chosen: tuple[str, ...]
+    chosen: tuple[str, ...]  # method and size, by seed
     test: ScoreTable
-    gain_points: dict[str, SeedGain]
+    gain_points: dict[str, SeedGain]  # by metric, over labels only of the same size
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """The chosen student.
-
-    Attributes:
-        seed: the one that validates best.
-        latency: of the checkpoint, exported, with its teacher; None where it was not measured.
-        within_limits: whether that keeps the limits of the study.
-    """
+    """The chosen student."""
 
     student: str
     method: str
     teacher: str | None
     learning_rate: float
-    seed: int
+    seed: int  # the best on validation
     checkpoint: str
     sha256: str
     valid_score: float
-    latency: PairLatency | None = None
-    within_limits: bool = True
+    latency: PairLatency | None = None  # exported, compared with its teacher; None if not measured
+    within_limits: bool = True  # whether `latency` keeps the limits of the study
 
 
 class StudyMethod(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,7 +179,7 @@ class StudyMethod(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
-    """A combination that no training can have, and why."""
+    """An impossible combination, and the reason."""
 
     student: str
     method: str
@@ -241,7 +188,7 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One training of a student: what it was, how it ended, its score on validation."""
+    """One training of a student, with its validation score."""
 
     student: str
     method: str
@@ -255,7 +202,7 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document. `figures` are written where the task is not one of classes."""
+    """The whole document; `figures` are written for other tasks than classes."""
 
     format_version: int = FORMAT_VERSION
     facts: StudyFacts
@@ -277,22 +224,22 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """What the figures of the document are."""
+        """The figures of the document."""
         return self.figures or OF_CLASSES
 
     @property
     def chosen_by(self) -> Measure:
-        """What validation maximised."""
+        """The measure that validation maximised."""
         return next(one for one in self.measures if one.name == self.facts.metric)
 
     @property
     def reported_metric(self) -> Measure:
-        """What scores and gains are told in."""
+        """The measure of scores and gains."""
         return next(one for one in self.measures if one.name == (self.facts.told_by or self.facts.metric))
 
     @property
     def has_intervals(self) -> bool:
-        """Whether groups enough were tested for some gain to have one."""
+        """Whether any gain has an interval."""
         gains = [
             entry.gain_points[self.reported_metric.name] for entry in self.entries if entry.gain_points is not None
         ]
@@ -300,20 +247,20 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_study(document: Mapping[str, Any]) -> StudyDocument:
-    """Return the typed form of `study.json`; errors as `typed`."""
+    """Read `study.json`; errors as `typed`."""
     return typed(document, StudyDocument, name="study", version=FORMAT_VERSION)
 
 
 def chosen_entry(study: StudyDocument) -> EntryRow:
-    """The entry that validation chose."""
+    """Return the entry that validation chose."""
     return next(entry for entry in study.entries if entry.chosen)
 
 
 def baseline_of(study: StudyDocument, student: str) -> EntryRow | None:
-    """Labels only in that size."""
+    """Return the entry of labels only in that size."""
     return next((entry for entry in study.entries if entry.method == NONE and entry.student == student), None)
 
 
 def teacher_of(study: StudyDocument, name: str | None) -> TeacherRow | None:
-    """The teacher of that name."""
+    """Return the teacher of that name."""
     return next((teacher for teacher in study.teachers if teacher.name == name), None)
