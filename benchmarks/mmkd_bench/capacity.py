@@ -1,8 +1,7 @@
 """How many streams a device carries at a rate and a deadline: searched in one process, judged in fresh ones.
 
-Machines pause now and then for longer than a short deadline. A pause that outlasts the deadline by d makes the windows
-of d / (1 - load) late, since its backlog has to be worked off too: in a launch of a few seconds one pause decides. So
-most of several launches decide.
+A pause of the machine that outlasts the deadline by d makes the windows of d / (1 - load) late, since its backlog is
+worked off too: one pause may decide a launch of a few seconds, so most of several launches decide.
 """
 
 from __future__ import annotations
@@ -51,12 +50,10 @@ class Question:
     """The load that a device has to carry.
 
     Attributes:
-        rate_hz: Windows per second of one stream.
-        deadline_ms: Longest acceptable response; None is the period of the rate.
-        streams: Number to judge; None searches for the most that are carried.
-        servers: Threads that answer; None is one per usable core.
-        launches: Fresh processes that judge one load, an odd number; most of them decide.
-        budget_s: Longest time for the answer.
+        deadline_ms: longest acceptable response; None is the period of the rate.
+        streams: number to judge; None searches for the most that are carried.
+        servers: threads that answer; None is one per usable core.
+        launches: processes that judge one load, an odd number.
     """
 
     rate_hz: float
@@ -103,7 +100,7 @@ def verdict_of(offered: Sequence[Offered], *, carried: bool) -> LoadVerdict:
 
 
 def measure_capacity(choice: Choice, question: Question, *, progress: Progress = ignore_progress) -> CapacityReport:
-    """Find how many streams this machine carries, or judge those of the question, as far as the budget allows.
+    """Find how many streams this machine carries, or judge those of the question, within the budget.
 
     Raises:
         MmkdError: the question makes no sense, or the bundle cannot be opened or run.
@@ -177,27 +174,19 @@ class _Session:
         self._start_s = 0.0  # what a process takes beside its load
 
     def say(self, line: str) -> None:
-        """Show what begins, and how long all of it may still take."""
         self._progress(f"{line}; at most {max(0.0, self._end_s - time.monotonic()):.0f} s left")
 
     def confirm_s(self, streams: int) -> float:
-        """Length of a launch that judges."""
         longest_s = min(MAX_CONFIRM_S, self._question.budget_s * CONFIRM_FRACTION)
         return confirm_s(streams, rate_hz=self.job.demand.rate_hz, longest_s=longest_s)
 
     def search(self) -> int:
-        """The streams that short loads in one process carry."""
         self.say(f"searching for the largest load that is carried, for up to {self.job.search_s:.0f} s")
         self._launch(self.job, SEARCH_LIMIT_S)
         return self.outcomes[0].streams
 
     def offer(self, streams: int) -> Offered:
-        """Offer one load in a new process.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C ended it.
-            _OutOfTimeError: it would not end within the budget; the first load is always offered.
-        """
+        """Offer one load in a new process; raise _OutOfTimeError if the budget is too short, but for the first."""
         duration_s, begun_s = self.confirm_s(streams), time.monotonic()
         if self.offered and begun_s + self._start_s + duration_s > self._end_s:
             raise _OutOfTimeError
@@ -217,7 +206,7 @@ class _Session:
 
 
 def confirm_s(streams: int, *, rate_hz: float, longest_s: float = MAX_CONFIRM_S) -> float:
-    """Seconds with samples enough for the p99.9 that decides, unless that takes longer than `longest_s`."""
+    """Return seconds with samples enough for the p99.9 that decides, at most `longest_s`."""
     return min(longest_s, max(CONFIRM_S, 1.05 * sample_floor(0.999) / (streams * rate_hz)))
 
 

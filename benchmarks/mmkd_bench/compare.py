@@ -1,9 +1,8 @@
 """Whether one report is slower than another, beyond noise.
 
-Runs of fewer than five launches are refused: the variation between processes is the larger part of the noise.
 The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13)
-in two stages: launches are drawn with replacement first, then the time windows inside each drawn launch. The statistic
-is the median over launches of the median over windows, so one disturbed launch of five does not decide.
+in two stages: launches, then time windows inside each. The statistic is the median over launches of the median over
+windows, so one disturbed launch of five does not decide.
 """
 
 from __future__ import annotations
@@ -47,10 +46,7 @@ class ComparisonLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class _Quantity:
-    """How a quantity is read: from each launch (one value, or one per time window), or from the run.
-
-    A `robust` quantity hardly moves while processes compete for cores.
-    """
+    """A value of each launch (one, or one per time window), or of the run; `robust` if competition hardly moves it."""
 
     unit: str
     in_launch: Callable[[ProcessStart], Sequence[float | None]] | None = None
@@ -84,13 +80,10 @@ _QUANTITIES: dict[str, _Quantity] = {
 
 
 def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
-    """Read conditions such as `p50>+5%,energy>+5%`; none from an empty text.
+    """Parse conditions; raise UsageError if a part is none, or names an unknown quantity.
 
     >>> [str(condition) for condition in parse_conditions("p90>+10%,throughput<-5%")]
     ['p90>+10%', 'throughput<-5%']
-
-    Raises:
-        UsageError: a part is not a condition, or names an unknown quantity.
     """
     conditions = []
     for part in filter(None, map(str.strip, text.split(","))):
@@ -107,10 +100,10 @@ def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
 
 
 def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[ComparisonLimit]) -> Comparison:
-    """Compare two runs; a condition holds if the whole interval of the change, or a single value, is beyond its limit.
+    """Compare two runs; a condition holds if the whole interval, or a single value, is beyond its limit.
 
     Raises:
-        UsageError: a run has fewer than five complete launches, or a condition names a quantity that was not measured.
+        UsageError: a run has fewer than five complete launches, or a condition's quantity was not measured.
     """
     named = (("first", before), ("second", after))
     for name, report in named:
@@ -184,7 +177,7 @@ def _statistic(groups: Sequence[NDArray[np.float64]]) -> float:
 
 
 def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generator) -> NDArray[np.float64]:
-    """The statistic of `RESAMPLES` resampled runs, (R,): launches first, then windows inside each."""
+    """Return the statistic of resampled runs, (R,): launches first, then windows inside each."""
     count = len(groups)
     drawn = random.integers(count, size=(RESAMPLES, count))
     medians = np.empty((count, RESAMPLES, count))
@@ -205,7 +198,6 @@ def _verdict(changes: Sequence[QuantityChange]) -> Literal["equal", "slower", "f
 
 
 def _failure(condition: ComparisonLimit, change: QuantityChange) -> str:
-    """Return the condition in words if it holds, or an empty text."""
     if change.change is None:
         raise UsageError(
             f"condition '{condition}': {condition.quantity} was not measured in both reports, or is 0 in "

@@ -1,7 +1,4 @@
-"""Ratios and differences that hold on a noisy machine: two models, `predict` and the bare engine, or rival engines.
-
-All are called in turn in one process, and several processes give the spread. How calls alternate is in `turns.rounds`.
-"""
+"""Ratios and differences that hold on a noisy machine: calls take turns in one process, several processes repeat it."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ def measure_pair(
     duration_s: float = 6.0,
     progress: Progress = ignore_progress,
 ) -> PairReport:
-    """Compare two models through ONNX Runtime: ONNX of static shape, or the fp32 artifact of a bundle's first student.
+    """Compare two models through ONNX Runtime: ONNX of static shape, or the fp32 artifact of a bundle.
 
     Raises:
         MmkdError: an argument makes no sense, onnxruntime is missing, or a model cannot be opened.
@@ -82,11 +79,7 @@ def measure_overhead(
     reference: Path | None = None,
     progress: Progress = ignore_progress,
 ) -> OverheadReport:
-    """Measure what `predict` adds to `run` of a backend, or to onnxruntime's own `session.run`, with one thread.
-
-    Raises:
-        As `measure_pair`.
-    """
+    """Measure what `predict` adds to `run` of a backend, or to onnxruntime's own; errors as `measure_pair`."""
     _check(threads=1, launches=launches, duration_s=duration_s)
     machine = read_machine()
     job = OverheadJob(
@@ -124,11 +117,7 @@ def measure_rivals(
     duration_s: float = 9.0,
     progress: Progress = ignore_progress,
 ) -> RivalsReport:
-    """Time the student's weights through every engine that is installed (torch needs the checkpoint).
-
-    Raises:
-        As `measure_pair`.
-    """
+    """Time the student's weights through every installed engine; errors as `measure_pair`."""
     _check(threads=threads, launches=launches, duration_s=duration_s)
     if checkpoint is not None and not checkpoint.is_file():
         raise UsageError(f"--checkpoint {checkpoint}: expected a checkpoint, found no such file; check the path")
@@ -202,10 +191,8 @@ def _launch(
 
 
 def _repeats(outcomes: Sequence[InTurnOutcome], name: str, figure: str = "p50_us") -> list[float]:
-    """Return one figure of a call, for all repeats of all processes."""
     return [value for outcome in outcomes for value in attrgetter(figure)(outcome.find(name))]
 
 
 def _ratio(outcomes: Sequence[InTurnOutcome], first: str, second: str) -> RepeatSpread:
-    """Return the ratio of medians, repeat by repeat."""
     return spread_of(list(map(truediv, _repeats(outcomes, first), _repeats(outcomes, second))))

@@ -1,4 +1,4 @@
-"""The report of a run as a file, and what the page of the demo shows of it."""
+"""The report of a run as a file, and its figures on the demo's page."""
 
 from __future__ import annotations
 
@@ -21,16 +21,12 @@ class _Version(msgspec.Struct, frozen=True):
 
 
 def encode_report(report: BenchReport) -> bytes:
-    """The report as indented JSON with a final line break."""
+    """Return the report as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
 def decode_report(data: bytes, *, where: str) -> BenchReport:
-    """The report in a document.
-
-    Raises:
-        UsageError: not a report of this version; the message has the path of the fault.
-    """
+    """Return the report in a document; raise UsageError, with the path of the fault, if it is none."""
     try:
         version = msgspec.json.decode(data, type=_Version).format_version
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -47,7 +43,7 @@ def decode_report(data: bytes, *, where: str) -> BenchReport:
 
 
 def read_report(path: Path) -> BenchReport:
-    """The report in a file; see `decode_report`."""
+    """Read a report; see `decode_report`."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -70,7 +66,7 @@ def write_samples(path: Path, samples: Arrays) -> None:
 
 
 def demo_benchmark(report: BenchReport) -> DemoBenchmark:
-    """The figures that the demo's page shows; percentiles with too few samples are None."""
+    """Return the figures of the demo's page; percentiles with too few samples are None."""
     result, machine = report.result, report.machine
     p50, p90, p99 = (
         None if (value_us := result.latency.value_us(quantile)) is None else value_us / 1e3

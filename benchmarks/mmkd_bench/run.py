@@ -1,7 +1,4 @@
-"""A run: several launches of one configuration, one after another, joined into a report.
-
-The variation between processes is the larger part of the noise; percentiles come from all samples of all launches.
-"""
+"""Several launches of one configuration, joined into a report; percentiles are of all their samples."""
 
 from __future__ import annotations
 
@@ -65,12 +62,10 @@ def measure_bundle(
 ) -> BenchmarkRun:
     """Measure a bundle on this machine; without a deadline a rate has that of its period.
 
-    Args:
-        energy: also read a power sensor, if there is one.
-        idle_s: time for which a sensor watches the idle machine before the first launch.
+    A power sensor watches the idle machine for `idle_s` before the first launch.
 
     Raises:
-        MmkdError: the settings make no sense, or the bundle cannot be opened or run; a damaged one is never timed.
+        MmkdError: the settings make no sense, or the bundle cannot be opened or run.
         KeyboardInterrupt: Ctrl-C; an `Interrupted` with a `BenchmarkRun` where something was measured.
     """
     check_settings(settings)
@@ -173,7 +168,7 @@ def check_settings(settings: Settings) -> None:
 def result_of(
     launches: Sequence[ProcessStart], samples: Sequence[Arrays], deadline_ms: float | None, *, gpu_note: str = ""
 ) -> Result:
-    """The figures of all launches; `samples` are their raw samples, in the same order."""
+    """Return the figures of all launches."""
     together = joined(samples)
 
     def median(name: str) -> float:
@@ -210,7 +205,7 @@ def result_of(
 
 
 def histogram(latency_ns: NDArray[np.int64]) -> LatencyHistogram:
-    """The distribution of samples (N,) in bins that grow by one factor, from the smallest sample to the largest."""
+    """Return the distribution of samples (N,) in bins that grow by one factor."""
     low_ns = max(1.0, float(latency_ns.min()))
     high_ns = max(float(latency_ns.max()), 1.001 * low_ns)
     edges_ns = np.geomspace(low_ns, high_ns, HISTOGRAM_BINS + 1)
@@ -220,7 +215,7 @@ def histogram(latency_ns: NDArray[np.int64]) -> LatencyHistogram:
 
 
 def joined(samples: Sequence[Arrays]) -> Arrays:
-    """The samples of all launches, one after another, with the number of the launch of each under `launch`."""
+    """Join the samples of all launches, with the number of each one's launch under `launch`."""
     numbers = [np.full(len(arrays["latency_ns"]), number, dtype=np.int64) for number, arrays in enumerate(samples)]
     return {
         "launch": np.concatenate(numbers),

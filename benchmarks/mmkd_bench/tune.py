@@ -1,4 +1,4 @@
-"""The configs that are tried for a bundle on this machine; `turns.configs` times them."""
+"""The configs that are tried for a bundle on this machine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The measuring process: `python -m mmkd_bench.worker FOLDER` reads a job from stdin and leaves its outcome in FOLDER.
+"""The measuring process: `python -m mmkd_bench.worker FOLDER` leaves the outcome of the job on stdin in FOLDER.
 
-The job is one line. When stdin closes, the command has ended, and this process ends too. It writes `outcome.json` and
-`samples.npz`, or `failure.json`, or nothing where SIGINT came before anything was measured.
+It ends when stdin closes. It writes `outcome.json` and `samples.npz`, or `failure.json`, or nothing where SIGINT came
+before anything was measured.
 """
 
 from __future__ import annotations

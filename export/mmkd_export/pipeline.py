@@ -1,6 +1,6 @@
-"""One export, from the plan to the verified bundle and, if they can be built here, engines.
+"""One export, from the plan to the verified bundle and its engines.
 
-Everything is in memory until the bundle is written: an export that fails or is killed leaves the earlier bundle alone.
+Everything is in memory until the bundle is written: a failed or killed export leaves the earlier bundle alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mmkd_report.schema.export import BuiltEngine, ExportReport, LeftOutArtifact
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """A finished export; `sha256` is the bundle's, as `sha256sum` prints it."""
+    """A finished export; `sha256` is of the bundle."""
 
     path: Path
     size_bytes: int
@@ -50,15 +50,12 @@ _Begin = Callable[[str], None]
 
 @dataclass(kw_only=True)
 class _Made:
-    """The artifacts so far, the fp32 graph first, and those that were left out."""
-
     student: ProvenStudent
     rule: GateRule
     artifacts: list[ProvenArtifact]
     left_out: list[LeftOutArtifact] = field(default_factory=list)
 
     def leave_out(self, error: MmkdError, precision: Precision, file_format: ArtifactFormat) -> None:
-        """Record an artifact that may be absent, with its measurements."""
         report = error.report if isinstance(error, RejectedError) else None
         if report is not None and (report.gate is None or not report.gate.finite):
             report = None  # its answers are not numbers, which JSON lacks
@@ -90,8 +87,7 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
     Raises:
         UsageError: a path or an option does not fit, or there are no real windows.
         UnavailableError: a library is missing. If only an engine cannot be built here, the bundle is written.
-        CheckpointError: the checkpoint cannot be used.
-        BundleError: the bundle that the plan starts from cannot be used.
+        ArtifactError: the checkpoint or bundle cannot be used.
         GateError: an artifact does not answer as the checkpoint does.
     """
     resolved = check_plan(plan)
@@ -141,7 +137,6 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
 
 
 def _convert_checkpoint(resolved: ResolvedPlan, begin: _Begin) -> _Made:
-    """Convert a checkpoint to the fp32 graph, and to the fp32 files of other formats."""
     # torch takes seconds to import: not before the plan has been checked.
     from mmkd_export.graph.onnx_from_student import onnx_from_student
 
@@ -169,7 +164,7 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: _Begin) -> _Made:
 
 
 def _make_lower_precisions(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None:
-    """Make the lower precisions; a failed gate ends the export unless only `auto` or a default requested them."""
+    """Make the lower precisions; a failed gate ends the export unless the artifact is optional."""
     student, exclude = made.student, resolved.plan.exclude
     formats = {proven.artifact.format for proven in student.others}
     for precision in resolved.precisions:
@@ -193,7 +188,7 @@ def _make_lower_precisions(made: _Made, resolved: ResolvedPlan, begin: _Begin) -
 
 
 def _run_in_backends(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None:
-    """Run the ONNX artifacts in the backends of targets too; a failed gate leaves out what only `auto` requested."""
+    """Run the ONNX artifacts in the backends of targets too; a failed gate leaves out optional ones."""
     for target in resolved.targets:
         if target.backend is None:
             continue
@@ -214,21 +209,7 @@ def _run_in_backends(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None
 
 
 def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnStage | None = None) -> list[ExportResult]:
-    """Export several students into one bundle; write nothing unless all pass their gates.
-
-    Args:
-        plans: the best student first; their outputs are not used.
-        output: the bundle.
-        on_stage: called when a stage of a student begins.
-
-    Returns:
-        The export of each; its `path` is the joined bundle.
-
-    Raises:
-        UsageError: students do not belong together, engines are requested, which are built for one student, or see
-            `export`.
-        MmkdError: see `export`.
-    """
+    """Export students, the best first, into one bundle; errors as `export`. The plans' outputs are not used."""
     for target in requested_targets(plans[0]):
         if target.build is not None:
             raise UsageError(
@@ -247,7 +228,6 @@ def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnSta
 
 
 def _modality_and_labels(path: Path) -> tuple[str, str]:
-    """Read the student's modality and labels from a checkpoint or a bundle, without its tensors."""
     facts = inspect_file(path)
     name = next(key for key in facts if key.endswith(".window")).removesuffix(".window")
     return name, facts.get("labels") or facts[f"{name}.labels"]

@@ -1,4 +1,4 @@
-"""The plan of an export: what to export, for which platform, and where to. Reads no checkpoint and checks nothing."""
+"""What to export, for which platform, and where to. Reads no checkpoint and checks nothing."""
 
 from __future__ import annotations
 
@@ -26,13 +26,7 @@ BUNDLE_SUFFIX = ".edge"
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """One row of `mmkd-export --list-targets`.
-
-    Attributes:
-        int8_ops: operators that INT8 makes faster there.
-        engine_library: builds engines for it, if any.
-        run_here: what the project's tests and measurements have run for it, in words.
-    """
+    """One row of `mmkd-export --list-targets`; `int8_ops` are faster in INT8 there, `run_here` is what was tested."""
 
     name: PlatformName
     title: str
@@ -83,7 +77,7 @@ def platform_named(name: PlatformName) -> Platform:
 
 @dataclass(frozen=True, kw_only=True)
 class Seal:
-    """The private keys that sign a bundle, and its release number; None keeps that of a bundle that is sealed again."""
+    """The keys that sign a bundle, and its release number; None keeps that of a bundle that is sealed again."""
 
     release: int | None = None
     keys: tuple[Path, ...] = ()
@@ -91,22 +85,18 @@ class Seal:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPlan:
-    """What to export, and where to; `targets.table.resolve` makes the choices that are open here.
+    """What to export, and where to; `targets.table.resolve` makes the open choices.
 
     Attributes:
-        source: the student's checkpoint; or a bundle, to sign it again or to build engines.
-        targets: names of `targets/table.py`: further formats, engines and backends.
+        source: a student's checkpoint; or a bundle, to sign it again or to build engines.
         optional: targets that are left out, with the reason, if they cannot be made.
-        precisions: artifacts to make beside fp32; `auto` keeps those that prove faster. Of a bundle, those to build.
-        platform: None chooses by the targets and this machine.
+        precisions: made beside fp32; `auto` keeps those that prove faster. Of a bundle, those to build.
         calibration: windows instead of those in the checkpoint: a dataset directory or an .npz file.
         exclude: regular expression of layers that stay out of INT8.
-        evaluation: windows that judge instead of half of the others: a dataset directory or an .npz file.
-        max_drop_points: percentage points of the task metric that an artifact of lower precision may lose.
-        accept_unjudged: whether lower precision is accepted, and marked, if too few windows judge it.
-        drift_reference: a dataset directory, to measure how its groups differ from each other.
-        value_range: plausible values of the sensor.
-        from_bundle: whether the source is a bundle; its content decides when the plan is made, not its name.
+        evaluation: windows that judge instead of half of the others.
+        max_drop_points: percentage points of the task metric that lower precision may lose.
+        accept_unjudged: whether too few windows may judge lower precision, which is then marked.
+        drift_reference: a dataset directory, to measure how its groups differ.
     """
 
     source: Path
@@ -131,22 +121,17 @@ class ExportPlan:
 
     @property
     def lower_precisions(self) -> tuple[PrecisionChoice, ...]:
-        """The requested precisions except fp32."""
+        """Requested precisions except fp32."""
         return tuple(precision for precision in self.precisions if precision != "fp32")
 
 
 def export_plan(source: Path, *, output: Path | None = None, calibration: Path | None = None) -> ExportPlan:
-    """Plan the fp32 bundle; without `output` it takes the checkpoint's name, or replaces the bundle.
-
-    Example:
-        >>> str(export_plan(Path("runs/student.ckpt")).output)
-        'runs/student.edge'
-    """
+    """Plan the fp32 bundle; without `output` it takes the checkpoint's name, or replaces the bundle."""
     return ExportPlan(source=source, output=output or source.with_suffix(BUNDLE_SUFFIX), calibration=calibration)
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a file begins as every bundle does; it may still be damaged further on."""
+    """Whether a file begins as a bundle."""
     try:
         descriptor = open_file(path, expected="a bundle")
     except UsageError:

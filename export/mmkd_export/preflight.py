@@ -1,4 +1,4 @@
-"""Everything about a plan that can be checked before minutes are spent, reported together."""
+"""Checks of a plan before minutes are spent, reported together."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ FOR_CHECKPOINT = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
 
 
 def check_plan(plan: ExportPlan) -> ResolvedPlan:
-    """Check what can be checked in a moment, and resolve the plan.
-
-    Raises:
-        UnavailableError: a library is missing, and nothing else is wrong.
-        UsageError: a path or an option does not fit; the message lists every problem.
-    """
+    """Resolve a plan; raise UsageError with every problem, or UnavailableError if a library alone is missing."""
     problems = list(_problems(plan))
     if len(problems) == 1:
         raise problems[0]
@@ -71,7 +66,6 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
 
 
 def _checkpoint_options(plan: ExportPlan) -> Iterator[UsageError]:
-    """Yield options that a bundle as source does not take: it can be sealed again, and engines can be built of it."""
     builds = any(target.build for target in requested_targets(plan))
     given = {
         f"--precision {' '.join(plan.precisions)}": plan.precisions and not builds,
@@ -97,7 +91,7 @@ def _checkpoint_options(plan: ExportPlan) -> Iterator[UsageError]:
 
 
 def _ignored_options(plan: ExportPlan) -> Iterator[UsageError]:
-    """Yield options that would change nothing: whoever gave one expected an effect."""
+    """Yield options that would change nothing."""
     if plan.exclude is not None and not {"int8", "auto"} & set(plan.precisions):
         yield UsageError(f"--exclude {plan.exclude!r}: nothing is quantised; add --precision int8, or leave it out")
     given = {

@@ -1,4 +1,4 @@
-"""The student on its way from a checkpoint into a bundle."""
+"""A student between its checkpoint and its bundle."""
 
 from __future__ import annotations
 
@@ -56,11 +56,9 @@ class ProvenStudent:
 
     Attributes:
         entry: the manifest's, without artifacts, golden windows and statistics.
-        licence: for weights and windows.
-        tools: versions of what made the fp32 graph.
         others: fp32 artifacts of other formats.
-        steps: the step graphs of a causal student.
-        golden: replaces the windows of the proof set as golden windows.
+        steps: step graphs of a causal student.
+        golden: golden windows, if not those of the proof set.
         range_rule: origin of the range of values, if not the dataset.
     """
 
@@ -83,13 +81,13 @@ class ProvenStudent:
 
     @property
     def model_id(self) -> str:
-        """The name of the bundle: dataset, modality, size, and the start of the checkpoint's hash."""
+        """Name of the bundle: dataset, modality, size, and the start of the checkpoint's hash."""
         facts = self.facts
         return f"{facts.dataset}-{facts.modality}-{facts.preset}-{facts.checkpoint_sha256[:8]}"
 
 
 def gate_rule(facts: StudentFacts, task: TaskSpec, plan: ExportPlan) -> GateRule:
-    """Return the gate for lower precision that a plan requests."""
+    """Return a plan's gate for lower precision."""
     return GateRule(
         metric=check_metric(facts.metric, task),
         max_drop_points=plan.max_drop_points,
@@ -98,10 +96,7 @@ def gate_rule(facts: StudentFacts, task: TaskSpec, plan: ExportPlan) -> GateRule
 
 
 def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, str | None]:
-    """Read the student and its windows: those that the plan names, those in the checkpoint, or synthetic ones.
-
-    Returns:
-        The student with its range of values, its windows, and the origin of the range if it is not the dataset's.
+    """Read the student, its windows (named, carried or synthetic), and the origin of its range.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -132,9 +127,9 @@ def choose_temperature(checkpoint: StudentCheckpoint, real: RealWindows) -> floa
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Fit the temperature T of least log loss of softmax(logits / T), from 0.05 to 20, to labels (N,), -1 if unknown.
+    """Fit T of softmax(logits / T) by log loss, from 0.05 to 20, to labels (N,), -1 = unknown.
 
-    The loss is convex in 1 / T, so the nearest end is best if the least lies outside.
+    The loss is convex in 1 / T, so the nearest end is best if the minimum lies outside.
     """
     labelled = np.flatnonzero(labels >= 0)
     if len(labelled) < FEWEST_WINDOWS:
@@ -144,10 +139,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 
 
 def helpful_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64], judge: NDArray[np.bool_]) -> float:
-    """Return the temperature fitted where `judge` (N,) is False if it helps the judging windows; otherwise 1.
-
-    It helps if it lowers the log loss and does not raise the calibration error.
-    """
+    """Return T fitted where `judge` (N,) is False if it lowers the others' log loss, not raising ECE; else 1."""
     judging = judge & (labels >= 0)
     temperature = fit_temperature(logits[~judge], labels[~judge])
     if temperature == 1.0 or not judging.any():
@@ -169,7 +161,7 @@ def prove_student(
     temperature: float,
     range_rule: str | None,
 ) -> ProvenStudent:
-    """Compare a checkpoint's fp32 graph, which has this temperature, with torch.
+    """Compare a checkpoint's fp32 graph of this temperature with torch.
 
     Raises:
         UsageError: the windows that judge do not fit.
@@ -273,7 +265,6 @@ def _model_entry(checkpoint: StudentCheckpoint, facts: StudentFacts, reference: 
 
 
 def _named_reference(plan: ExportPlan, modality: ModalitySpec) -> GroupReference | None:
-    """Measure how the groups of the dataset differ that the plan names; None if it names none."""
     if plan.drift_reference is None:
         return None
     from mmkd_models.data.dataset import open_dataset

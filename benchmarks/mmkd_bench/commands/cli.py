@@ -23,7 +23,7 @@ def main() -> NoReturn:
 
 
 def make_app() -> typer.Typer:
-    """The whole command line."""
+    """Return the whole command line."""
     # Only now: they import typer and rich, which a device may lack.
     from mmkd_bench.commands.capacity import capacity
     from mmkd_bench.commands.compare import compare, overhead

@@ -114,7 +114,7 @@ def _is_checkpoint(start: bytes) -> bool:
 
 @contextmanager
 def _model_of(path: Path) -> Iterator[Path]:
-    """The model to compare; the graph of a teacher's checkpoint is exported and then removed."""
+    """Yield the model to compare; a teacher's checkpoint is exported to a temporary graph."""
     if not _is_checkpoint(_start_of(path)):
         yield path
         return

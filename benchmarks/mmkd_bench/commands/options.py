@@ -48,7 +48,7 @@ ReferenceOption = Annotated[
 def choice_of(
     bundle: Path, backend: str, precision: PrecisionOption, threads: int | None, reference: Path | None
 ) -> Choice:
-    """What to open and how."""
+    """Return what to open and how."""
     return Choice(
         bundle=str(bundle),
         backend=backend,
@@ -59,11 +59,7 @@ def choice_of(
 
 
 def parse_numbers(text: str, *, name: str, example: str) -> tuple[int, ...]:
-    """`1,2,4` as numbers.
-
-    Raises:
-        UsageError: names the option and an example.
-    """
+    """Parse `1,2,4`; raise UsageError with the option and an example."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise UsageError(f"{name}: expected whole numbers separated by commas, like {example}; got {text!r}")
@@ -71,11 +67,7 @@ def parse_numbers(text: str, *, name: str, example: str) -> tuple[int, ...]:
 
 
 def print_measured(measure: Callable[[], ReportT], *, json: bool) -> ReportT:
-    """Measure, and print the report.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C; what was measured until then has been printed.
-    """
+    """Measure, and print the report; after Ctrl-C what was measured until then."""
     try:
         report = measure()
     except Interrupted as interrupted:

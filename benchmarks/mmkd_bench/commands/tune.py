@@ -22,7 +22,7 @@ from mmkd_edge.predict.profile import ExecutionProfile, find_profile, write_prof
 
 
 class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """What `--show --json` prints: the path, why no profile applies here, and the profile that does."""
+    """Output of `--show --json`: the path, why no profile applies here, and the profile that does."""
 
     path: str
     reason: str

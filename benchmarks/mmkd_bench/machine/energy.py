@@ -1,4 +1,4 @@
-"""Energy of a prediction, from power readings of the parent during the measured times of its processes."""
+"""Energy of a prediction, from power readings in the parent while its processes measure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Span = tuple[float, float]
 
 
 class PowerLog:
-    """Reads a sensor in a thread, from `__enter__` to `__exit__`; `fault` is why it stopped answering."""
+    """Reads a sensor in a thread while its `with` block runs; `fault` is why it stopped answering."""
 
     def __init__(self, sensor: PowerSensor, *, interval_s: float = INTERVAL_S) -> None:
         self.sensor = sensor
@@ -41,7 +41,7 @@ class PowerLog:
         self._thread.join()
 
     def mean_mw(self, spans: Sequence[Span]) -> tuple[float, int] | None:
-        """Mean power over spans of time and the number of readings in them; None without a reading."""
+        """Return mean power over spans of time and the number of readings; None without a reading."""
         inside = [power for at, power in list(self._readings) if any(begin <= at <= end for begin, end in spans)]
         return (float(np.mean(inside)), len(inside)) if inside else None
 
@@ -57,7 +57,7 @@ class PowerLog:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredEnergy:
-    """Energy of a run, or the reason why it is not known; `launches_mj` is per prediction above idle."""
+    """Energy of a run, or why it is not known; `launches_mj` is per prediction above idle."""
 
     energy: Energy | None
     note: str
@@ -65,7 +65,7 @@ class MeasuredEnergy:
 
 
 def energy_of(log: PowerLog, *, idle: Span, loaded: Sequence[Span], predictions: Sequence[int]) -> MeasuredEnergy:
-    """Compute the energy per prediction above idle; `loaded` and `predictions` have an entry for each launch."""
+    """Compute the energy per prediction above idle; `loaded` and `predictions` are per launch."""
     at_rest, under_load = log.mean_mw([idle]), log.mean_mw(loaded)
     if log.fault or at_rest is None or under_load is None:
         reason = log.fault or f"{log.sensor.name}: no reading in the measured time; measure longer"
@@ -89,5 +89,5 @@ def energy_of(log: PowerLog, *, idle: Span, loaded: Sequence[Span], predictions:
 
 
 def no_energy(note: str, *, launches: int) -> MeasuredEnergy:
-    """Energy that is not known, and why."""
+    """Return unknown energy, and why."""
     return MeasuredEnergy(energy=None, note=note, launches_mj=(None,) * launches)

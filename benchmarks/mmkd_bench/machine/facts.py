@@ -1,9 +1,7 @@
-"""Facts of this machine that decide a latency, from `/proc`, `/sys` and programs of the vendor.
+"""Facts of this machine that decide a latency, from `/proc`, `/sys` and programs of the vendor; None if unknown.
 
-Needs no rights, changes nothing, and reads nothing that identifies the machine. Facts that cannot be read are None.
-
-Sources: NVIDIA Jetson Linux Developer Guide, "Maximizing Jetson Performance" (`jetson_clocks`: minimum raised to the
-maximum, memory held by an override); Linux kernel documentation, admin-guide/pm/cpufreq.
+Sources: NVIDIA Jetson Linux Developer Guide, "Maximizing Jetson Performance"; Linux kernel documentation,
+admin-guide/pm/cpufreq.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ _EMC = re.compile(r"^EMC MinFreq=(\d+) MaxFreq=(\d+).*?\bFreqOverride=(\d)", re.
 
 
 def read_machine(root: Path = ROOT) -> MachineFacts:
-    """Facts of the machine whose file system begins at `root`."""
+    """Return the facts of the machine whose file system begins at `root`."""
     import psutil
 
     cpuinfo = read_text(root / "proc/cpuinfo") or ""
@@ -58,11 +56,7 @@ def read_power_mode() -> str | None:
 
 
 def parse_power_mode(text: str) -> str | None:
-    """The mode in the output of `nvpmodel -q`.
-
-    >>> parse_power_mode("NV Power Mode: MAXN_SUPER")
-    'MAXN_SUPER'
-    """
+    """Return the mode in the output of `nvpmodel -q`."""
     match = _POWER_MODE.search(text)
     return match[1] if match else None
 
@@ -93,7 +87,7 @@ def parse_jetson_clocks(text: str) -> Clocks | None:
 
 
 def _kernel_clocks(root: Path) -> Clocks | None:
-    """Limits in cpufreq (kHz) and, of GPUs, in devfreq (Hz)."""
+    """Return limits in cpufreq (kHz) and, of GPUs, in devfreq (Hz)."""
     cores = [(path.parent.name, path, "scaling_{}_freq", 1e3) for path in _cores(root, "cpufreq")]
     gpus = [("GPU", path, "{}_freq", 1e6) for path in sorted((root / "sys/class/devfreq").glob("*gpu*"))]
     found, moving = False, []
@@ -121,29 +115,26 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def hottest_celsius(root: Path = ROOT) -> float | None:
-    """Temperature of the hottest thermal zone (kernel documentation, `sysfs-class-thermal`: millidegrees Celsius)."""
+    """Return the temperature of the hottest thermal zone (kernel documentation, `sysfs-class-thermal`)."""
     zones = (root / "sys/class/thermal").glob("thermal_zone*/temp")
     return max((value / 1e3 for path in zones if (value := read_number(path)) is not None), default=None)
 
 
 def highest_mhz(root: Path) -> float | None:
-    """The highest current frequency of the cores."""
+    """Return the highest current frequency of the cores."""
     paths = _cores(root, "cpufreq/scaling_cur_freq")
     return max((value / 1e3 for path in paths if (value := read_number(path)) is not None), default=None)
 
 
 def resident_mb(root: Path = ROOT) -> float:
-    """Resident memory of this process."""
+    """Return the resident memory of this process."""
     import psutil
 
     return _status_mb(root, "VmRSS") or psutil.Process().memory_info().rss / 2**20
 
 
 def resident_peak_mb(root: Path = ROOT) -> float:
-    """Largest resident memory of this process so far.
-
-    From `VmHWM` if there is one: `getrusage` starts from the size of the parent process.
-    """
+    """Return the largest resident memory so far, from `VmHWM`: `getrusage` starts at the parent's size."""
     recorded = _status_mb(root, "VmHWM")
     if recorded is not None:
         return recorded
@@ -154,7 +145,7 @@ def resident_peak_mb(root: Path = ROOT) -> float:
 
 
 def _status_mb(root: Path, name: str) -> float | None:
-    """A field of `/proc/self/status` that counts in kB (proc(5)), in MB."""
+    """Return a field of `/proc/self/status` that counts in kB (proc(5)), in MB."""
     lines = (read_text(root / "proc/self/status") or "").splitlines()
     fields = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
     return None if fields is None else int(fields[1]) / 2**10

@@ -1,7 +1,4 @@
-"""What disturbed a measurement: counters of the kernel before and after it, and the sentences that follow from them.
-
-Counters that a machine does not show are None and raise no suspicion.
-"""
+"""What disturbed a measurement: counters of the kernel before and after it; None raises no suspicion."""
 
 from __future__ import annotations
 
@@ -24,13 +21,7 @@ FREQUENCY_DROP = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """Counters of the machine, its control group and this process at one moment; see `Interference`.
-
-    Attributes:
-        time_s: monotonic clock.
-        busy_s: core time of all processes.
-        own_s: core time of this process.
-    """
+    """Counters at one moment; `busy_s` and `own_s` are core time of all processes and of this one."""
 
     time_s: float
     busy_s: float | None
@@ -115,7 +106,7 @@ def suspicions(beside: Interference, machine: MachineFacts) -> tuple[str, ...]:
 
 
 def _core_times(root: Path) -> tuple[float | None, float | None]:
-    """Busy and stolen core seconds (proc(5), `/proc/stat`: user nice system idle iowait irq softirq steal)."""
+    """Return busy and stolen core seconds (proc(5), `/proc/stat`)."""
     first = (read_text(root / "proc/stat") or "").partition("\n")[0].split()
     if len(first) < 9 or first[0] != "cpu":
         return None, None
@@ -125,7 +116,6 @@ def _core_times(root: Path) -> tuple[float | None, float | None]:
 
 
 def _throttled_s(root: Path) -> float | None:
-    """Return the throttled time of the control group (cgroup v2)."""
     lines = (read_text(root / "sys/fs/cgroup/cpu.stat") or "").splitlines()
     fields = dict(line.split() for line in lines if len(line.split()) == 2)
     return int(fields["throttled_usec"]) / 1e6 if "throttled_usec" in fields else None

@@ -1,8 +1,7 @@
-"""Power sensors: INA3221 and INA238 rails in sysfs, tegrastats, RAPL, GPUs.
+"""Power sensors: INA3221 and INA238 rails in sysfs, tegrastats, RAPL, GPUs. An absent one has a reason, never a zero.
 
-A sensor that is absent or may not be read has a reason in words, never a zero. Sources: NVIDIA Jetson Linux Developer
-Guide, "Tegrastats Utility" and "Software-Based Power Consumption Modeling" (rails and what they feed); Linux kernel
-documentation, hwmon/ina3221, hwmon/ina238, hwmon/sysfs-interface (mV, mA, µW) and power/powercap/powercap (µJ).
+Sources: NVIDIA Jetson Linux Developer Guide, "Tegrastats Utility" and "Software-Based Power Consumption Modeling";
+Linux kernel documentation, hwmon/ina3221, hwmon/ina238, hwmon/sysfs-interface (mV, mA, µW), power/powercap (µJ).
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class PowerSensor:
 
 @contextmanager
 def power_sensor(root: Path = ROOT) -> Iterator[PowerSensor]:
-    """Open the best sensor: the board's rails or tegrastats, or the processor's and the GPUs' together.
+    """Open the board's rails or tegrastats, or the processor's and the GPUs' sensors together.
 
     Raises:
         UnavailableError: none answers; the message has the reason of each.
@@ -79,7 +78,7 @@ def power_sensor(root: Path = ROOT) -> Iterator[PowerSensor]:
 
 
 def rail_sensor(root: Path = ROOT) -> PowerSensor:
-    """INA rails in sysfs: what the whole board draws now."""
+    """Return what the whole board draws, by INA rails in sysfs."""
 
     def read() -> tuple[tuple[str, ...], float]:
         rails = read_rails(root)
@@ -93,7 +92,7 @@ def rail_sensor(root: Path = ROOT) -> PowerSensor:
 
 
 def tegrastats_sensor(stack: ExitStack) -> PowerSensor:
-    """Rails in the lines of a tegrastats process, which ends with the stack."""
+    """Return rails in the lines of a tegrastats process, which ends with the stack."""
     lines = stack.enter_context(ProgramLines("tegrastats", "--interval", str(INTERVAL_MS)))
 
     def read() -> tuple[tuple[str, ...], float]:
@@ -106,7 +105,7 @@ def tegrastats_sensor(stack: ExitStack) -> PowerSensor:
 
 
 def gpu_sensor(stack: ExitStack) -> PowerSensor:
-    """Power of all GPUs, without the processor: an `nvidia-smi` that repeats its answer and ends with the stack."""
+    """Return the power of all GPUs, by an `nvidia-smi` that repeats its answer and ends with the stack."""
     arguments = ("--query-gpu=power.draw", GPU_FORM, f"--loop-ms={INTERVAL_MS}")
     lines = stack.enter_context(ProgramLines(GPU_PROGRAM, *arguments, subject="GPU: "))
     names = [name for name, _, _ in read_gpus()]
@@ -128,10 +127,7 @@ def gpu_sensor(stack: ExitStack) -> PowerSensor:
 
 
 def rapl_sensor(root: Path = ROOT) -> PowerSensor:
-    """RAPL energy counters of all processor packages: mean power since the last reading.
-
-    Packages are `intel-rapl:0`, not their parts `intel-rapl:0:1`; AMD processors use the same names.
-    """
+    """Return mean power since the last reading, by RAPL counters of packages (`intel-rapl:0`, not `intel-rapl:0:1`)."""
     zones = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
     packages = [zone for zone in zones if (read_text(zone / "name") or "").startswith("package")]
     if not packages:
@@ -154,21 +150,13 @@ def rapl_sensor(root: Path = ROOT) -> PowerSensor:
 
 
 def tegrastats_rails(line: str) -> dict[str, float]:
-    """Return the power by rail, in milliwatts, in a line of tegrastats of JetPack 4 to 7.
-
-    >>> tegrastats_rails("RAM 2/8MB CPU [1%@729,off] VDD_IN 6030mW/6030mW VDD_SOC 1557mW/1557mW NC 0mW/0mW")
-    {'VDD_IN': 6030.0, 'VDD_SOC': 1557.0}
-    """
+    """Return the power by rail, in mW, in a line of tegrastats of JetPack 4 to 7."""
     rails = _NOT_A_RAIL.sub("", line)
     return {match[1]: float(match[2]) for match in _RAIL.finditer(rails) if match[1] != "NC"}
 
 
 def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], float] | None:
-    """Return the rails whose sum is the power of the whole board, and that power; None if some are missing.
-
-    >>> total_power_mw({"VDD_IN": 6030.0, "VDD_CPU_GPU_CV": 1913.0, "VDD_SOC": 1557.0})
-    (('VDD_IN',), 6030.0)
-    """
+    """Return the rails whose sum is the power of the whole board, and that power; None if some are missing."""
     for names in TOTAL_RAILS:
         if all(name in rails_mw for name in names):
             return names, sum(rails_mw[name] for name in names)
@@ -176,7 +164,7 @@ def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], floa
 
 
 def read_rails(root: Path = ROOT) -> dict[str, float]:
-    """Return the power of every labelled channel of INA chips, in milliwatts."""
+    """Return the power of every labelled channel of INA chips, in mW."""
     rails = {}
     for chip in _ina_chips(root):
         for channel in _channels(chip):
@@ -192,11 +180,7 @@ def read_rails(root: Path = ROOT) -> dict[str, float]:
 
 
 def counter_rise(before: float, after: float, *, wraps_at: float | None) -> float:
-    """Return the rise of a counter that may have wrapped once; raise UnavailableError if it is not known.
-
-    >>> counter_rise(90.0, 10.0, wraps_at=100.0)
-    20.0
-    """
+    """Return the rise of a counter that may have wrapped once; raise UnavailableError if it is not known."""
     if after >= before:
         return after - before
     if wraps_at is None:

@@ -1,7 +1,6 @@
-"""Programs of the vendor that report on the machine: `nvidia-smi`, `tegrastats`, `nvpmodel`, `jetson_clocks`.
+"""Programs that report on the machine: `nvidia-smi`, `tegrastats`, `nvpmodel`, `jetson_clocks`.
 
-Source of the GPU's figures: `nvidia-smi --help-query-gpu` and `--help-query-compute-apps`: memory in MiB, power in W;
-values that a GPU does not report are `[N/A]`. The GPU of a Jetson shares the main memory, which resident memory counts.
+Source: `nvidia-smi --help-query-gpu`, `--help-query-compute-apps`: memory in MiB, power in W, unknown is `[N/A]`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ GPU_FORM = "--format=csv,noheader,nounits"
 
 
 def find_program(name: str) -> str | None:
-    """Path of a program; `/usr/sbin` is often missing in the search path of users."""
+    """Return the path of a program; `/usr/sbin` is often missing in the search path."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin")
 
 
@@ -54,11 +53,7 @@ class ProgramLines:
         self._process.communicate()
 
     def read(self) -> str:
-        """The next line, waited for.
-
-        Raises:
-            UnavailableError: the program has ended.
-        """
+        """Wait for the next line; raise UnavailableError if the program has ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -67,12 +62,12 @@ class ProgramLines:
 
 
 def read_gpus() -> tuple[tuple[str, str, float | None], ...]:
-    """Return name, driver and memory in MB of each GPU; the memory is None if it shares the main memory."""
+    """Return name, driver and memory in MB of each GPU; None if it shares the main memory."""
     return parse_gpus(run_program(GPU_PROGRAM, "--query-gpu=name,driver_version,memory.total", GPU_FORM) or "")
 
 
 def gpu_names() -> tuple[str, ...]:
-    """Name, driver and memory of each GPU in words."""
+    """Return name, driver and memory of each GPU in words."""
     return tuple(
         f"{name}, driver {driver}" + (f", {memory_mb:.0f} MB" if memory_mb is not None else "")
         for name, driver, memory_mb in read_gpus()
@@ -80,17 +75,13 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def parse_gpus(text: str) -> tuple[tuple[str, str, float | None], ...]:
-    """GPUs in the answer to `--query-gpu=name,driver_version,memory.total`.
-
-    >>> parse_gpus("NVIDIA H100 80GB HBM3, 570.86.15, 81559")
-    (('NVIDIA H100 80GB HBM3', '570.86.15', 81559.0),)
-    """
+    """Return the GPUs in the answer to `--query-gpu=name,driver_version,memory.total`."""
     rows = [[cell.strip() for cell in line.rsplit(",", 2)] for line in text.splitlines() if line.count(",") >= 2]
     return tuple((name, driver, number_of(memory)) for name, driver, memory in rows)
 
 
 def process_memory_mb() -> tuple[float | None, str]:
-    """Memory of this process on all GPUs, or None and the reason."""
+    """Return the memory of this process on all GPUs, or None and the reason."""
     if find_program(GPU_PROGRAM) is None:
         return None, f"{GPU_PROGRAM} is not installed"
     text = run_program(GPU_PROGRAM, "--query-compute-apps=pid,used_memory", GPU_FORM)
@@ -101,11 +92,7 @@ def process_memory_mb() -> tuple[float | None, str]:
 
 
 def parse_process_memory(text: str, pid: int) -> float | None:
-    r"""Memory of a process over all GPUs in the answer to `--query-compute-apps=pid,used_memory`.
-
-    >>> parse_process_memory("7, 312\n8, 100\n7, 88", 7)
-    400.0
-    """
+    """Return the memory of a process in the answer to `--query-compute-apps=pid,used_memory`."""
     rows = [line.partition(",") for line in text.splitlines()]
     values = [number_of(memory) for row_pid, _, memory in rows if row_pid.strip() == str(pid)]
     known = [value for value in values if value is not None]

@@ -1,7 +1,4 @@
-"""One launch of `mmkd-bench run`, inside the measuring process: open a bundle, warm up, measure, time its stages.
-
-Stages are the runtime's own steps, timed from outside after the end-to-end calls, so that those run undisturbed.
-"""
+"""One launch of `mmkd-bench run`: open a bundle, warm up, measure, then time its stages from outside."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Loads of many streams on one predictor, inside the measuring process, and a search for the largest that is carried.
-
-Streams have one rate and random phases; threads answer in the order of the due times.
-"""
+"""Loads of many streams, of one rate and random phases, on one predictor, and a search for the largest."""
 
 from __future__ import annotations
 
@@ -143,7 +140,7 @@ def judge_level(
     unanswered: int,
     cpu_share: float,
 ) -> Level:
-    """Decide whether one load was carried; `wait_ns` is from due to the start of the call, in due order, (N,)."""
+    """Decide whether one load was carried; `wait_ns` (N,) is from due to the start of the call, in due order."""
     sustained = backlog_growth_ns(wait_ns) <= GROWTH_FRACTION * 1e9 * duration_s
     missed = int((response_ns > demand.deadline_ms * 1e6).sum()) + unanswered
     return Level(
@@ -158,7 +155,7 @@ def judge_level(
 
 
 def backlog_growth_ns(wait_ns: NDArray[np.int64]) -> float:
-    """Rise of the wait from the first to the last tenth of a load; a load beyond the device grows its backlog."""
+    """Return the rise of the wait from the first to the last tenth of a load."""
     tenth = max(1, len(wait_ns) // 10)
     return float(np.median(wait_ns[-tenth:]) - np.median(wait_ns[:tenth]))
 
@@ -166,7 +163,7 @@ def backlog_growth_ns(wait_ns: NDArray[np.int64]) -> float:
 def find_capacity(
     call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event, end_s: float = math.inf
 ) -> tuple[int, tuple[Level, ...]]:
-    """The largest number of streams that is carried, and all short loads; none but the first begins after `end_s`."""
+    """Return the largest number of streams that is carried, and all short loads; none but the first after `end_s`."""
     alone_ns = float(np.median(call_loop(call, windows, duration_s=PROBE_S, stop=stop).latency_ns))
     first_guess = max(1, int(0.5 * demand.servers * 1e9 / alone_ns / demand.rate_hz))
 
@@ -185,7 +182,7 @@ def probe_s(streams: int, *, rate_hz: float) -> float:
 def search_load(
     probe: Callable[[int], Level], *, first_guess: int, stop: Event, end_s: float = math.inf
 ) -> tuple[int, tuple[Level, ...]]:
-    """Search with short loads: two of up to three decide, since one that fails may have met a pause of the machine."""
+    """Search with short loads; two of up to three decide, since the machine may pause in one."""
     probes: list[Level] = []
 
     def is_carried(streams: int) -> bool:
@@ -203,13 +200,10 @@ def search_load(
 
 
 def largest_carried(is_carried: Callable[[int], bool], *, first_guess: int, step: float, resolution: float) -> int:
-    """The largest number of streams that is carried, within `resolution`; 0 when not even one is.
+    """Return the largest number of streams that is carried, within `resolution`; 0 when not even one is.
 
-    Goes up from the guess in growing steps until a load is not carried, or down until one is, and then halves the gap.
-
-    Args:
-        is_carried: Whether that number of streams is carried; true below and false above one point.
-        step: First step, as a fraction of the load.
+    Goes up from the guess in growing steps (fractions of the load) until a load is not carried, or down until one is,
+    and then halves the gap.
     """
     low, high, guess = 0, MAX_STREAMS + 1, min(max(1, first_guess), MAX_STREAMS)
     while high - low > max(1.0, resolution * low):

@@ -1,7 +1,4 @@
-"""The measured bundle, opened as an application opens it, and its golden windows.
-
-If a bundle has several students, the first is measured.
-"""
+"""The measured bundle, opened as an application opens it; of several students the first is measured."""
 
 from __future__ import annotations
 
@@ -47,13 +44,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_predictor(choice: Choice) -> EdgePredictor:
-    """Open a bundle.
-
-    A modality that is normalised per group and has no reference gets a stand-in: the arithmetic is the same.
-
-    Raises:
-        MmkdError: the bundle cannot be opened with this choice.
-    """
+    """Open a bundle; without a reference a modality normalised per group gets a stand-in."""
     predictor = _open(choice, choice.reference)
     modality = predictor.modality
     if modality.normalise == "none" or predictor.reference is not None:
@@ -86,14 +77,14 @@ def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:
 
 
 def stand_in_reference(modality: ModalitySpec) -> Reference:
-    """Statistics that map z-scores to valid raw values and back."""
+    """Return statistics that map z-scores to valid raw values and back."""
     low, high = modality.range or (-1e3, 1e3)
     count = len(modality.channels)
     return Reference(modality=modality.name, mean=(0.5 * (low + high),) * count, std=((high - low) / 1e3,) * count)
 
 
 def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[Any], ...]:
-    """The golden windows in raw units, each float32 (T, C); of video uint8 (T, H, W, C), masked where missing."""
+    """Return golden windows in raw units, each float32 (T, C); video uint8 (T, H, W, C), masked where missing."""
     assert predictor.bundle is not None
     golden = predictor.bundle.golden(predictor.entry.name).windows
     reference = predictor.reference
@@ -129,12 +120,7 @@ def describe(predictor: EdgePredictor, bundle: str) -> Opened:
 
 
 def open_session(model: bytes, *, threads: int) -> Any:
-    """A plain ONNX Runtime session with the runtime's threading choices.
-
-    Raises:
-        UnavailableError: onnxruntime is not installed.
-        BackendError: ONNX Runtime refuses the model.
-    """
+    """Open a plain ONNX Runtime session with the runtime's threading; raise BackendError for a bad model."""
     from mmkd_edge.backends.ort import import_onnxruntime
 
     try:

@@ -1,10 +1,8 @@
-"""Percentiles of latency samples, the number of samples they need, and a one-sided bound.
+"""Percentiles of latency samples, the number of samples they need, and a one-sided upper bound.
 
-The floor is the fewest samples from which a percentile is quoted; the bound is an upper confidence limit. Both are
-order statistics: the number of samples above the true p-quantile is binomial(n, 1 - p), whatever the distribution.
-Source: MLPerf inference rules, "early stopping" (github.com/mlcommons/inference_policies, appendix "Early stopping
-criterion"); David and Nagaraja, Order Statistics, 3rd ed., section 7.1. The formula takes samples as independent;
-neighbouring latencies are not quite that, so `mmkd_bench.compare` resamples launches.
+Both are order statistics: the number of samples above the true p-quantile is binomial(n, 1 - p). Source: MLPerf
+inference rules, appendix "Early stopping criterion"; David and Nagaraja, Order Statistics, 3rd ed., section 7.1. It
+takes samples as independent; neighbouring latencies are not quite that, so `mmkd_bench.compare` resamples launches.
 """
 
 from __future__ import annotations
@@ -26,9 +24,7 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 @cache
 def sample_floor(quantile: float) -> int:
-    """The smallest n with P(binomial(n, 1 - quantile) <= 1) <= 1 - CONFIDENCE.
-
-    From there on the second-largest sample is still an upper bound of the percentile.
+    """Return the smallest n with P(binomial(n, 1 - quantile) <= 1) <= 1 - CONFIDENCE.
 
     >>> [sample_floor(quantile) for quantile in QUANTILES]
     [11, 64, 130, 662, 6636]
@@ -38,10 +34,9 @@ def sample_floor(quantile: float) -> int:
 
 
 def upper_bound_rank(samples: int, quantile: float) -> int | None:
-    """The largest rank with P(binomial(samples, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
+    """Return the largest rank with P(binomial(samples, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
 
-    Of samples in rising order the one at index `samples - 1 - rank` is the upper bound of the percentile; None if even
-    the largest sample is no bound.
+    The sample at index `samples - 1 - rank`, in rising order, is the bound; None if even the largest is none.
     """
     # Beyond mean + 1 the cumulative probability exceeds one half for every binomial: the search may end there.
     last = min(samples, math.ceil(samples * (1 - quantile)) + 1)
@@ -54,7 +49,7 @@ def upper_bound_rank(samples: int, quantile: float) -> int | None:
 
 
 def percentile(latencies_ns: NDArray[np.int64], quantile: float) -> Percentile:
-    """One percentile with its floor and bound."""
+    """Return one percentile with its floor and bound."""
     floor, rising_ns = sample_floor(quantile), np.sort(latencies_ns)
     if len(rising_ns) < floor:
         return Percentile(quantile=quantile, value_us=None, upper_us=None, floor=floor)

@@ -1,7 +1,6 @@
-"""Start a measuring process, wait, and read its outcome, or turn its end into an error.
+"""Start a measuring process and read its outcome, or turn its end into an error.
 
-Every measured configuration gets a new process: no cache, thread pool or library state of an earlier one is
-left, and a crash of a native library ends a measurement, not the command.
+Every configuration gets a new process: nothing of an earlier one is left, and a crash ends only a measurement.
 """
 
 from __future__ import annotations
@@ -48,19 +47,14 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, kw_only=True)
 class Launched(Generic[OutcomeT]):
-    """Launches that measured something, at least one.
-
-    Attributes:
-        samples: raw samples of each, in the order of `outcomes`.
-        interrupted: Ctrl-C ended the last of them, or came after it.
-    """
+    """Launches that measured something, at least one; `interrupted` by Ctrl-C in or after the last of them."""
 
     outcomes: list[OutcomeT]
     samples: list[Arrays]
     interrupted: bool
 
     def finish(self, report: ReportT) -> ReportT:
-        """Return the report of these launches, or raise it in an `Interrupted` if Ctrl-C ended them."""
+        """Return the report of these launches, or raise it in an `Interrupted`."""
         if self.interrupted:
             raise Interrupted(report)
         return report
@@ -80,9 +74,7 @@ def run_launches(
     doing: str = "",
     progress: Progress = ignore_progress,
 ) -> Launched[OutcomeT]:
-    """Carry out a job in one new process after another.
-
-    Ctrl-C asks the running process for what it has; a second one ends it at once.
+    """Carry out a job in one new process after another; Ctrl-C asks for what it has, a second one ends it.
 
     Raises:
         MmkdError: raised by a process, with the same class and message.

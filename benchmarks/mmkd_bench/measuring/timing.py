@@ -1,6 +1,6 @@
-"""Loops that keep the latency of every call, and judgements on their samples: warm, steady.
+"""Loops that keep the latency of every call, and whether samples are steady.
 
-Knows nothing of bundles, backends or processes. Garbage collection stays as in an application; no sample is dropped.
+Garbage collection stays as in an application; no sample is dropped.
 """
 
 from __future__ import annotations
@@ -36,11 +36,7 @@ ResultT = TypeVar("ResultT")
 class CallTimes:
     """Calls of one or several clients, in the order of their starts; arrays are (N,).
 
-    Attributes:
-        start_ns: from the start of the loop.
-        lateness_ns: delay of each start against its schedule (wake-up jitter, backlog); None without a schedule.
-        client: number of the client, from 0.
-        overloaded: the backlog grew until the loop gave up.
+    `lateness_ns` is the delay of each start against its schedule, if any; an `overloaded` loop gave up.
     """
 
     start_ns: NDArray[np.int64]
@@ -72,10 +68,6 @@ def call_loop(
 
     The schedule is absolute: a late call does not move the later ones, and none is skipped, so a stall shows in every
     call that it delayed ("coordinated omission" cannot hide it). A loop that falls behind by its own length gives up.
-
-    Args:
-        rate_hz: calls per second; None calls back to back.
-        phase_s: delay of the first scheduled call.
     """
     starts, latencies, lateness = array("q"), array("q"), array("q")
     clock = time.perf_counter_ns
@@ -110,11 +102,7 @@ def call_loop(
 def call_together(
     calls: Sequence[Call], windows: Sequence[Any], *, rate_hz: float | None, duration_s: float, stop: Event
 ) -> CallTimes:
-    """Run one loop per client at the same time; each begins with another window, and on a schedule with another phase.
-
-    Raises:
-        Exception: the first that any call raised.
-    """
+    """Run one loop per client at the same time, each with its own first window and phase; raise the first error."""
     count = len(calls)
     phases = phases_s(count, rate_hz=rate_hz) if count > 1 and rate_hz is not None else np.zeros(count)
 
@@ -194,17 +182,13 @@ def phases_s(count: int, *, rate_hz: float) -> NDArray[np.float64]:
 
 
 def is_steady(values: Sequence[float]) -> bool:
-    """Return whether each value lies within `STABLE_WITHIN` of the mean.
-
-    >>> is_steady([100.0, 104.0, 96.0]), is_steady([100.0, 100.0, 130.0])
-    (True, False)
-    """
+    """Return whether each value lies within `STABLE_WITHIN` of the mean."""
     mean = math.fsum(values) / len(values)
     return all(abs(value - mean) <= STABLE_WITHIN * mean for value in values)
 
 
 def time_windows(samples: CallTimes, *, parts: int) -> tuple[TimeWindow, ...]:
-    """Cut a loop into `parts` windows of equal length; windows without a call are left out."""
+    """Cut a loop into `parts` windows of equal length; those without a call are left out."""
     length_ns = samples.elapsed_ns / parts
     part = np.minimum((samples.start_ns / length_ns).astype(np.int64), parts - 1)
     cuts = (samples.latency_ns[part == number] for number in range(parts))

@@ -1,4 +1,4 @@
-"""Measured calls: a window, a batch of windows, or the samples of one hop of a stream."""
+"""Measured calls: a window, a batch of windows, or one hop of a stream."""
 
 from __future__ import annotations
 
@@ -28,13 +28,7 @@ MAX_HOP = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One kind of call; `stages` measures its steps for some seconds.
-
-    Attributes:
-        calls: One per client; they may be called at the same time.
-        arguments: Taken in turn.
-        predictions: Number per call.
-    """
+    """`calls`, one per client, take `arguments` in turn; `stages` measures their steps for some seconds."""
 
     calls: tuple[Call, ...]
     arguments: Sequence[Any]
@@ -45,7 +39,7 @@ class Workload:
 def window_workload(
     predictor: EdgePredictor, windows: Sequence[Window], *, batch: int = 1, clients: int = 1
 ) -> Workload:
-    """`predict`, one window a call, or `predict_batch`, `batch` windows a call."""
+    """Measure `predict`, or `predict_batch` with `batch` windows a call."""
 
     def stages(duration_s: float, stop: Event) -> tuple[Stage, ...]:
         return step_stages(predictor, windows, repeats=batch, duration_s=duration_s, stop=stop)
@@ -61,15 +55,11 @@ def window_workload(
 
 
 def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop: int, clients: int = 1) -> Workload:
-    """`Stream.push`, the samples of one hop a call, from the first full window on; windows follow each other endlessly.
-
-    Each client is a sensor with its stream on the one predictor.
-    """
+    """Measure `Stream.push`, one hop a call, from the first full window on; each client is a sensor."""
     modality = predictor.modality
     hops = _hops(windows, modality, hop=hop)
 
     def feed(stream: Stream) -> Call:
-        """Push one hop a call, as one sensor would; the first window is full, and each call gives a prediction."""
         for _, samples in zip(range(modality.samples // hop + 2), itertools.cycle(hops), strict=False):
             stream.push(samples)
         return stream.push
@@ -97,7 +87,6 @@ def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop:
 
 
 def _hops(windows: Sequence[Window], modality: ModalitySpec, *, hop: int) -> list[Window]:
-    """Return the samples of all windows in hops, (hop, C) each."""
     join = np.ma.concatenate if modality.kind == "video" else np.concatenate
     samples: Window = join([join(windows)] * -(-hop // sum(map(len, windows))))
     return [samples[begin : begin + hop].copy() for begin in range(0, len(samples) - hop + 1, hop)]

@@ -125,7 +125,6 @@ def sheet_of(report: AnyReport) -> Sheet:
 
 
 def _run(report: BenchReport) -> Sheet:
-    """Latency, stages, figures, steadiness, machine."""
     latency, stages = report.result.latency, report.result.stages
     total_us = sum(stage.p50_us for stage in stages) or 1.0
     launches = f"{latency.count:,} calls in {len(report.launches)} of {report.configuration.launches} launches"
@@ -159,7 +158,6 @@ def _bar(fraction: float) -> str:
 
 
 def _comparison(comparison: Comparison) -> Sheet:
-    """The verdict, every quantity, what else differs."""
     return Sheet(
         heading=f"Verdict: {comparison.verdict}",
         style={"equal": "bold", "slower": "bold red", "faster": "bold green"}[comparison.verdict],
@@ -256,7 +254,6 @@ def _level_row(name: str, level: Level) -> Sequence[str]:
 
 
 def _answer_lines(report: CapacityReport) -> Iterator[str]:
-    """Yield the deciding p99.9, the headroom, and the load that was refused."""
     if report.at_answer is not None:
         p999_us, deadline = report.p999_us, f"{report.deadline_ms:g} ms"
         median = "unknown for lack of samples" if p999_us is None else f"{duration_text(p999_us)} in the median launch"
@@ -280,7 +277,7 @@ def _pause_lines(report: CapacityReport) -> Iterator[str]:
 
 
 def profile_sheet(profile: ExecutionProfile) -> Sheet:
-    """Return every config of each student, the one that `open` takes first, and the rejected ones."""
+    """Show every config of each student, the one that `open` takes first, and the rejected ones."""
     parts: list[Table | Sentence] = []
     for model in dict.fromkeys(trial.model for trial in profile.trials):
         trials = [trial for trial in profile.trials if trial.model == model]
@@ -310,7 +307,6 @@ def _trial_row(trial: MeasuredConfig) -> Sequence[str]:
 def _sheet(
     report: Measurement, heading: str, table: Table, notes: Sequence[str], warnings: Sequence[str] = ()
 ) -> Sheet:
-    """Return a sheet of one table."""
     interrupted = () if report.complete else ("interrupted: less was measured than asked for",)
     yellow = (Sentence(line, "yellow") for line in (*warnings, *interrupted))
     return Sheet(heading=heading, parts=[table, *map(Sentence, notes), *yellow])

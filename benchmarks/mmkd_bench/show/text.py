@@ -32,7 +32,7 @@ def duration_text(microseconds: float | None) -> str:
 
 
 def significant(value: float) -> str:
-    """Three significant digits without an exponent.
+    """Write three significant digits without an exponent.
 
     >>> [significant(value) for value in (0.0, 0.01234, 9.996, 123.4, 98765.0)]
     ['0', '0.0123', '10.0', '123', '98765']
@@ -44,23 +44,19 @@ def significant(value: float) -> str:
 
 
 def size_text(size_bytes: float) -> str:
-    """A number of bytes.
-
-    >>> size_text(59_900), size_text(2_500_000)
-    ('59.9 kB', '2.50 MB')
-    """
+    """Write a number of bytes."""
     return f"{significant(size_bytes / 1e3)} kB" if size_bytes < 1e6 else f"{significant(size_bytes / 1e6)} MB"
 
 
 def percentile_text(entry: Percentile, count: int) -> str:
-    """The percentile, or how many samples it lacks."""
+    """Write the percentile, or how many samples it lacks."""
     if entry.value_us is None:
         return f"needs {entry.floor:,} samples, has {count:,}"
     return duration_text(entry.value_us)
 
 
 def subject_text(report: BenchReport) -> str:
-    """What was measured, in one line."""
+    """Write what was measured, in one line."""
     how, subject = report.configuration, report.subject
     parts = [subject.bundle, subject.modality, how.precision, how.backend, plural(how.threads, "thread")]
     if how.clients > 1:
@@ -75,7 +71,7 @@ def subject_text(report: BenchReport) -> str:
 
 
 def machine_text(machine: MachineFacts) -> str:
-    """The machine in one line."""
+    """Write the machine in one line."""
     quota, limit_mb = machine.cpu_quota, machine.memory_limit_mb
     parts = [
         machine.name,
@@ -96,11 +92,7 @@ def machine_text(machine: MachineFacts) -> str:
 
 
 def clocks_text(clocks: Clocks) -> str:
-    """Whether clocks are held.
-
-    >>> clocks_text(Clocks(source="kernel", moving=("cpu0 800 to 3000 MHz", "cpu1 800 to 3000 MHz")))
-    'clocks move (cpu0 800 to 3000 MHz and 1 more)'
-    """
+    """Write whether clocks are held."""
     if not clocks.moving:
         return "clocks held"
     more = f" and {len(clocks.moving) - 1} more" if len(clocks.moving) > 1 else ""
@@ -118,7 +110,7 @@ def duration_lines(report: BenchReport) -> list[str]:
 
 
 def stability_lines(report: BenchReport) -> list[str]:
-    """Whether the figures were steady, and what disturbed them."""
+    """Write whether the figures were steady, and what disturbed them."""
     stability = report.stability
     lines = [f"unstable: {finding}" for finding in stability.findings] or ["stable: all parts agree within 10 %"]
     lines += [f"at the same time: {sentence}" for sentence in stability.disturbances]
@@ -170,7 +162,7 @@ def _median_and_tail(summary: LatencySummary) -> str:
 
 
 def carried_text(report: CapacityReport) -> str:
-    """The answer of capacity."""
+    """Write the answer of capacity."""
     if report.settled:
         return plural(report.streams, "stream") if report.streams else "not carried"
     end = f"the budget of {report.budget_s:g} s was over" if report.complete else "interrupted"
@@ -182,7 +174,7 @@ def carried_text(report: CapacityReport) -> str:
 
 
 def ratio_text(second: str, first: str, ratio: RepeatSpread) -> str:
-    """How many times as fast the second is as the first (`ratio`), if all repeats agree that it differs."""
+    """Write how many times as fast the second is, if all repeats agree that it differs."""
     spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {plural(ratio.repeats, 'repeat')}"
     if ratio.repeats == 1:
         spread = "one repeat, no spread"
@@ -192,7 +184,7 @@ def ratio_text(second: str, first: str, ratio: RepeatSpread) -> str:
 
 
 def value_text(value: float | None, unit: str) -> str:
-    """A value in its unit."""
+    """Write a value in its unit."""
     if value is None:
         return "not measured"
     if unit in ("µs", "ms"):
@@ -201,9 +193,5 @@ def value_text(value: float | None, unit: str) -> str:
 
 
 def plural(count: int, word: str, several: str | None = None) -> str:
-    """Return a count with its word; `several` is an irregular plural.
-
-    >>> plural(1, "core"), plural(2, "core"), plural(2, "launch", "launches")
-    ('1 core', '2 cores', '2 launches')
-    """
+    """Write a count with its word; `several` is an irregular plural."""
     return f"{count} {word}" if count == 1 else f"{count} {several or word + 's'}"

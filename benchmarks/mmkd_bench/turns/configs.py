@@ -1,8 +1,7 @@
-"""Inside the measuring process of `mmkd-bench tune`: every config of a student, checked first, then called in turn.
+"""Inside the process of `mmkd-bench tune`: every config of a student, checked first, then called in turn.
 
-All engines are open at the same time and take turns; a config is judged by its median over that of the first one. Each
-turn is a short burst whose first call does not count: it finds the caches as the other engines left them. A config that
-a gate refuses is never timed.
+A config is judged by its median over that of the first one. Each turn is a short burst whose first call does not
+count: it finds the caches as the other engines left them.
 """
 
 from __future__ import annotations
@@ -35,15 +34,12 @@ TIMED_WINDOWS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class _TimedConfig:
-    """A config that passed, with its times in ns and its ratio to the first config."""
-
     candidate: Candidate
     engine: Engine
     times: NDArray[np.int64]
     ratio: float = 1.0
 
     def trial(self) -> MeasuredConfig:
-        """What a profile stores of it."""
         config = self.candidate.config
         p50_us, p99_us = (float(value) / 1e3 for value in np.quantile(self.times, (0.5, 0.99)))
         return MeasuredConfig(
@@ -112,12 +108,9 @@ def _open_all(
 
 
 def require_score(engine: Engine, golden: Golden, *, max_drop_points: float) -> None:
-    """Check an engine of lower precision on the golden windows that judge and have a label.
+    """Raise GateError if an engine loses more than `max_drop_points` of its metric on the judging golden windows.
 
-    The metric is the one that the student was validated with; one window may always be lost.
-
-    Raises:
-        GateError: it loses more than `max_drop_points`, percentage points of the metric.
+    One window may always be lost.
     """
     if engine.task.kind != "classification":
         return  # the export's gate knows the metrics of other tasks; here the self-test judges
@@ -140,7 +133,7 @@ def require_score(engine: Engine, golden: Golden, *, max_drop_points: float) -> 
 
 
 def score(answers: NDArray[np.int64], labels: NDArray[np.int64], *, balanced: bool) -> float:
-    """Per cent of the labels (N,) that the answers (N,) hit; balanced: the mean over the classes there are."""
+    """Return the % of labels (N,) that the answers (N,) hit; balanced: the mean over classes."""
     hits = answers == labels
     if not balanced:
         return 100 * float(hits.mean())
@@ -150,7 +143,6 @@ def score(answers: NDArray[np.int64], labels: NDArray[np.int64], *, balanced: bo
 def _measure(
     timed: Sequence[_TimedConfig], windows: NDArray[np.float32], *, duration_s: float, stop: Event
 ) -> list[_TimedConfig]:
-    """Time all configs in turn, after a warm-up."""
     if not timed:
         return []
     engine = timed[0].engine

@@ -1,4 +1,4 @@
-"""Two models, or `predict` and the bare engine, called in turn inside the measuring process."""
+"""Two models, or `predict` and the bare engine, called in turn."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _session_call(path: Path, threads: int) -> Callable[[], object]:
 
 
 def _random_values(node: Any, path: Path) -> NDArray[Any]:
-    """Values for one input of a bare model: ones for presence, standard normal otherwise."""
+    """Return values for one input of a bare model: ones for presence, standard normal otherwise."""
     element = node.type.removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(element, element)
     if dtype not in np.sctypeDict:

@@ -1,8 +1,7 @@
-"""The same weights through other engines, inside the measuring process: checked first, then called in turn.
+"""The same weights through other engines: checked first, then called in turn.
 
-All run one window at a time, on the same prepared feeds, with the same number of threads, in float32. A rival that is
-not installed, fails, or answers otherwise than plain ONNX Runtime is named with its reason and not timed. The one place
-of the benchmark that imports torch and the training side.
+All run one window at a time, on the same feeds, with the same number of threads, in float32. A rival that is missing,
+fails, or answers otherwise than plain ONNX Runtime is named with its reason and not timed.
 """
 
 from __future__ import annotations
@@ -143,9 +142,9 @@ def _try(
 
 
 def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], task: TaskSpec) -> float:
-    """The largest difference of any output, of a regression as a fraction of the largest value; inf where one is NaN.
+    """Return the largest difference of any output, relative for a regression; inf if one is NaN.
 
-    Of classes logits alone: probabilities follow from them, in a bundle with a temperature that its checkpoint lacks.
+    Of classes logits alone: probabilities depend on the bundle's temperature.
     """
     scales = [1.0]
     if task.kind != "classification":
@@ -159,7 +158,6 @@ def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], 
 
 
 def _open_backend(predictor: EdgePredictor, names: Sequence[str]) -> Opened:
-    """The backend's call alone, without what `predict` checks and counts."""
     backend = predictor.backend
     return _by_name(backend.run, names), f"{backend.name} {predictor.info().precision}"
 
@@ -202,7 +200,6 @@ def _open_openvino(
 
 
 def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> Opened:
-    """LiteRT's own interpreter, as its documentation uses it: fill the inputs, invoke, take the outputs."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=model, num_threads=threads)

@@ -1,8 +1,6 @@
-"""Things called in turn in one process.
+"""Calls in turn in one process: clock speeds and neighbours are the same for all, so ratios hold.
 
-Two runs after one another meet two different machines: another clock speed, another neighbour. Calls that alternate
-meet the same one, so ratios and differences of neighbours hold where single figures move. The order of a round
-alternates too: the second finds the caches as the first left them.
+The order alternates from round to round: the second finds the caches as the first left them.
 """
 
 from __future__ import annotations
@@ -26,10 +24,7 @@ MIN_ROUNDS = 20
 def time_in_turn(
     calls: Mapping[str, Callable[[], object]], *, repeats: int, duration_s: float, stop: Event, twice: bool = False
 ) -> InTurnOutcome | None:
-    """Call all in turn, in both orders, and take percentiles per repeat; every repeat has at least 20 rounds.
-
-    A repeat that `stop` cuts short does not count; None if there is no other.
-    """
+    """Call all in turn and take percentiles per repeat of at least 20 rounds; None if `stop` cuts the first."""
     in_order = tuple(calls.values())
     take_turns(in_order, duration_s=min(WARM_UP_S, duration_s), stop=stop)
     percentiles: list[NDArray[np.float64]] = []
@@ -63,14 +58,9 @@ def take_turns(
     burst: int = 1,
     min_rounds: int = MIN_ROUNDS,
 ) -> tuple[NDArray[np.int64], ...]:
-    """Call all again and again, each round in the opposite order of the last.
+    """Call all again and again, in both orders; return the lengths of each one's calls in ns, (N,).
 
-    Args:
-        twice: make one more call before those that are timed, so that each finds the caches as it left them itself.
-        burst: timed calls in a row.
-
-    Returns:
-        For each the lengths of its calls in ns, (N,).
+    With `twice` an extra call precedes the timed `burst`, so that each finds the caches as it left them itself.
     """
     clock = time.perf_counter_ns
     lengths = tuple(array("q") for _ in calls)
@@ -91,6 +81,6 @@ def take_turns(
 
 
 def turning(call: Callable[[Any], object], arguments: Sequence[Any]) -> Callable[[], object]:
-    """`call` without an argument: it takes the next of `arguments` each time."""
+    """Return `call` without an argument: it takes the next of `arguments` each time."""
     following = itertools.cycle(arguments)
     return lambda: call(next(following))

@@ -170,12 +170,7 @@ def run_comparison(
     executor: Executor = "local",
     afterwards_s: float = 0.0,
 ) -> list[FoldResult]:
-    """Make what the folds lack, with progress on stderr, and return the folds.
-
-    Args:
-        workers: trainings at a time; None for one a core.
-        afterwards_s: time needed afterwards, for the time that is left.
-    """
+    """Make what the folds lack, with progress on stderr; `afterwards_s` is added to the time that is left."""
     from mmkd_models.experiments.comparison import compare
     from mmkd_models.experiments.progress import Progress, progress_lines
     from mmkd_models.experiments.workers import Workers
@@ -186,7 +181,7 @@ def run_comparison(
 
 
 def default_workers() -> int:
-    """One worker a core, 8 at most: each takes some hundred megabytes of memory."""
+    """Return one worker a core, 8 at most: each takes some hundred megabytes of memory."""
     return min(usable_cores(), 8)
 
 
@@ -202,7 +197,7 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
 
 
 def asked_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonConfig:
-    """Return the comparison of these options. Raise UsageError if no fold can have it."""
+    """Return the comparison of these options; raise UsageError if no fold can have it."""
     windows = data.everything()
     check_seeds(windows, options.seeds)
     refuse_shared_samples(windows)
@@ -253,7 +248,6 @@ def _document(data: Dataset, folds: list[FoldResult], out: Path) -> DemoDocument
 
 
 def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
-    """Write document and page; return the document with its duration."""
     from mmkd_report import render_demo, write_page
 
     document = msgspec.structs.replace(document, duration_s=round(time.monotonic() - began, 1))
@@ -263,7 +257,7 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
 
 
 def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
-    """Print the table of a demo, three lines of Python that use its student, the verdict, and the next command."""
+    """Print the scores, how to run the best student, the verdict, and the next command."""
     from mmkd_export.demo.chain import best_student
     from mmkd_report.pages.demo import gap_text
     from mmkd_report.pages.demo_answer import is_judged, leak, recommendation, shipped

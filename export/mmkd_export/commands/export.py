@@ -324,7 +324,6 @@ def _scores(artifact: ArtifactReport) -> tuple[str, ...]:
 
 
 def _notes(result: ExportResult) -> Iterator[str]:
-    """Yield what a reader of the table would ask next."""
     for artifact in result.report.artifacts:
         if artifact.gate is not None:
             yield f"{_name(artifact)}: {gate_summary(artifact.gate)}"
@@ -355,7 +354,7 @@ def _name(made: ArtifactReport | LeftOutArtifact) -> str:
 
 @contextmanager
 def _progress() -> Iterator[OnStage]:
-    """Return an observer of the export that writes to stderr: one live line on a terminal, otherwise a line a stage."""
+    """Yield an observer that writes to stderr: one live line on a terminal, otherwise a line a stage."""
     from rich.console import Console
     from rich.status import Status
 

@@ -79,7 +79,6 @@ def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
 
 
 def _signature_facts(path: Path, keys: Path) -> dict[str, str]:
-    """Name the key that signed a bundle; raise SignatureError if none in the folder did."""
     from mmkd_edge.bundle.bundle import Bundle
     from mmkd_edge.install.keys import check_signed
 
@@ -88,7 +87,6 @@ def _signature_facts(path: Path, keys: Path) -> dict[str, str]:
 
 
 def _selftest_facts(path: Path) -> dict[str, str]:
-    """Run every artifact on the golden windows on this machine; raise GateError if an answer differs."""
     from mmkd_edge import EdgePredictor, UnavailableError
     from mmkd_edge.bundle.bundle import Bundle
 
@@ -114,7 +112,7 @@ def _selftest_facts(path: Path) -> dict[str, str]:
 
 
 def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
-    """Return the backend that judged an artifact, and those on a GPU here, which compute with other kernels."""
+    """Return the backend that judged an artifact, and those on a GPU here, whose kernels differ."""
     from mmkd_edge.backends.base import BACKENDS, backend_for, why_absent
 
     on_gpu = (name for name, row in BACKENDS.items() if row.on_gpu and artifact.format in row.formats)

@@ -107,7 +107,7 @@ def sensors(
 
 
 def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Path]:
-    """The file of assumptions by sensor; a file without a name is for every sensor without its own."""
+    """Return the file of assumptions by sensor; one without a name is for all sensors without their own."""
     files: dict[str, Path] = {}
     for text in given or ():
         name, equals, file = text.partition("=")
@@ -160,7 +160,6 @@ def _write(out: Path, document: SensorsDocument, judged: Mapping[str, JudgingDoc
 
 
 def _show(document: SensorsDocument) -> None:
-    """Print the verdict, and the table that it follows from."""
     from mmkd_report.pages.sensors import cells, headings, verdict
     from mmkd_report.words import for_terminal, terminal_score
 

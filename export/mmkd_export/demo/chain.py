@@ -1,4 +1,4 @@
-"""The demo's chain after training: bundles, the device runtime's answers, latencies, all put into the document."""
+"""After the demo's training: bundles, the runtime's answers and latencies, added to the document."""
 
 from __future__ import annotations
 
@@ -51,10 +51,7 @@ def measure(
     bundle: MeasureBundle,
     say: Say,
 ) -> DemoDocument:
-    """Export the students of the first fold, run and benchmark them on this machine, and complete the document.
-
-    The best student's bundle, by validation, is `student.edge` too.
-    """
+    """Export, check and benchmark the first fold's students; the one that validates best is `student.edge` too."""
     seed, dataset, out = document.seeds[0], comparison.dataset, comparison.out
     bundles = {}
     for name in document.students:
@@ -107,7 +104,7 @@ def best_student(document: DemoDocument) -> str:
 
 
 def _with_measured(contest: Contest, reference: Path | None, times: PairLatency) -> Contest:
-    """The baseline has the student's latency if both are transformers; else it is not measured."""
+    """Add latencies; the baseline has the student's if both are transformers."""
     assert contest.baseline is not None  # folds have one
     is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1] == ("transformer",)  # the first seed's
     latency, replace_in = msgspec.convert(times.student_ms, LatencyPercentiles), msgspec.structs.replace
@@ -122,10 +119,7 @@ def _with_measured(contest: Contest, reference: Path | None, times: PairLatency)
 
 
 def _check_runtime(dataset: Dataset, student: StudentCheckpoint, bundle: Path, test: Windows, *, say: Say) -> None:
-    """Raise GateError unless the runtime answers the test windows as the trained network does.
-
-    A window without any sample has no answer on a device.
-    """
+    """Raise GateError unless the runtime answers the test windows as the network does; empty windows aside."""
     name, network, spread = student.modality.name, student.network(), float(test.labels.std())
     expected = agreed = 0
     with TemporaryDirectory() as temporary:
@@ -152,11 +146,7 @@ def _check_runtime(dataset: Dataset, student: StudentCheckpoint, bundle: Path, t
 def _agree(
     answers: Sequence[Prediction], logits: NDArray[np.float32], task: TaskSpec, *, spread: float
 ) -> NDArray[np.bool_]:
-    """(N,) whether predictions are what logits (N, K) say.
-
-    Args:
-        spread: of a regression's targets.
-    """
+    """Return (N,) whether predictions agree with logits (N, K); `spread` is the std of a regression's targets."""
     match task.kind:
         case "classification":
             return np.asarray(np.array([answer.index for answer in answers]) == logits.argmax(axis=1))
@@ -172,14 +162,13 @@ def _agree(
 
 
 def _parts(test: Windows, name: str) -> list[Windows]:
-    """One part per reference: all windows, or each group if the modality is normalised per group."""
+    """Return one part per reference: all windows, or each group if the modality is normalised per group."""
     if test.spec.modality(name).normalise == "none":
         return [test]
     return [test.subset(test.groups == group) for group in np.unique(test.groups)]
 
 
 def _group_reference(dataset: Dataset, name: str, group: int | str, out: Path) -> Path | None:
-    """Write the reference of one group into `out`; return None if the modality takes raw values."""
     if dataset.spec.modality(name).normalise == "none":
         return None
     path = out / f"{name}.reference.json"
@@ -188,11 +177,7 @@ def _group_reference(dataset: Dataset, name: str, group: int | str, out: Path) -
 
 
 def _any_reference(dataset: Dataset, name: str, test: Windows, out: Path) -> Path | None:
-    """The reference of the first test group that can have one.
-
-    Raises:
-        UsageError: a channel is missing in all of them.
-    """
+    """Write the reference of the first test group that has every channel; raise UsageError if none has."""
     *groups, last = dict.fromkeys(test.groups.tolist())
     for group in groups:
         with suppress(UsageError):

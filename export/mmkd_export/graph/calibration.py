@@ -1,7 +1,4 @@
-"""How large the values of a graph's tensors get on real windows, in bounded memory, and the INT8 range that follows.
-
-Runs one window at a time and keeps a fixed number of counts for each tensor, however many windows there are.
-"""
+"""Magnitudes of a graph's tensors on real windows, in bounded memory, and the INT8 range that follows."""
 
 from __future__ import annotations
 
@@ -27,12 +24,7 @@ PERCENTILE = 99.99
 
 @dataclass(frozen=True, kw_only=True)
 class Magnitudes:
-    """Histogram of |x| of one tensor.
-
-    Attributes:
-        counts: int64 (BINS,), bins of equal width from 0 to `top`.
-        top: upper edge of the last bin; 0 if every value was 0.
-    """
+    """Histogram of |x| of one tensor: `counts` int64 (BINS,) from 0 to `top`, which is 0 if every value was."""
 
     counts: NDArray[np.int64]
     top: float
@@ -40,7 +32,7 @@ class Magnitudes:
 
 
 def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]) -> dict[str, Magnitudes]:
-    """Run a graph over windows, one at a time, and count the magnitudes of some of its tensors."""
+    """Run a graph one window at a time and count the magnitudes of some of its tensors."""
     import onnx
 
     probed = copy.deepcopy(model)
@@ -74,7 +66,7 @@ def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:
 
 
 def clipping_range(magnitudes: Magnitudes, method: Literal["minmax", "percentile"]) -> float:
-    """Return the largest magnitude that INT8 represents, above 0; larger ones are clipped to it."""
+    """Return the largest magnitude that INT8 represents, above 0."""
     from mmkd_models.networks.int8 import NOTHING
 
     if magnitudes.largest <= NOTHING:

@@ -1,6 +1,6 @@
-"""The convolutions and matrix products with learnt weights in a student's fp32 graph.
+"""Convolutions and matrix products with learnt weights in a student's fp32 graph.
 
-The front-end before the first of them works on raw units and stays float32: 2030 +- 0.8 has no FP16 or INT8 form.
+The front-end before them works on raw units and stays float32: 2030 +- 0.8 has no FP16 or INT8 form.
 """
 
 from __future__ import annotations
@@ -31,12 +31,7 @@ _CONVOLUTIONAL_FEATURES = "rocket."
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One convolution or matrix product with learnt weights: m x k values times k x n weights.
-
-    Attributes:
-        name: the module in the network, such as `encoder.blocks.0.feedforward.up`.
-        axis: the axis of the weights that counts outputs.
-    """
+    """One product of m x k values and k x n learnt weights; `axis` of the weights counts outputs."""
 
     name: str
     node: int
@@ -77,10 +72,9 @@ def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
 
 
 def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
-    """Return the indices of the nodes that compute with learnt weights or with the output of such nodes.
+    """Return the indices of nodes that compute with learnt weights or what follows from them; novelty aside.
 
-    Learnt weights enter by Conv and Gemm; the front-end has MatMul. The novelty score is left out: its distances are
-    differences of large numbers.
+    Learnt weights enter by Conv and Gemm. The novelty score's distances are differences of large numbers.
     """
     learnt: set[str] = set()
     novelty: set[str] = set()
@@ -95,13 +89,9 @@ def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
 
 
 def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence[str]) -> tuple[Layer, ...]:
-    """Return the layers of a graph that are worth quantising, of these operators, and not excluded by name.
+    """Return the layers to quantise; raise UsageError if `exclude` is no expression or matches none.
 
-    The first never is: it reads the sensor itself, whose glitches set its range, and causes most of the error of a
-    quantised student for a few percent of the products. Convolutional features read the sensor too.
-
-    Raises:
-        UsageError: `exclude` is no regular expression, or matches no layer.
+    Never the first, nor convolutional features: they read the sensor itself, whose glitches set the range.
     """
     try:
         pattern = None if exclude is None else re.compile(exclude)
@@ -119,7 +109,7 @@ def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence
 
 
 def layers_by_source(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
-    """Return the names of the layers, grouped by the tensor that they read: they share its Q and DQ, and its range."""
+    """Group layer names by the tensor that they read: they share its Q, DQ and range."""
     groups: dict[str, list[str]] = {}
     for layer in layers:
         groups.setdefault(layer.source, []).append(layer.name)
@@ -127,7 +117,7 @@ def layers_by_source(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
 
 
 def learnt_ranges(model: onnx.ModelProto) -> dict[str, float]:
-    """Return the input range of each layer as quantisation-aware distillation learnt it; empty without."""
+    """Return the input range of each layer that quantisation-aware distillation learnt; empty without it."""
     from mmkd_models.networks.int8 import LearntInt8
 
     text = next((entry.value for entry in model.metadata_props if entry.key == INT8_KEY), None)
@@ -146,7 +136,7 @@ def _layer(name: str, index: int, node: onnx.NodeProto, *, shapes: dict[str, tup
 
 
 def _module_name(nodes: Sequence[onnx.NodeProto], index: int, weights: set[str]) -> str:
-    """Return the module's name, from its weights or, if the exporter transposed these, from the bias added to it."""
+    """Return the module's name, from its weights or, if the exporter transposed these, from its bias."""
     node = nodes[index]
     names = list(node.input[1:])
     for later in nodes[index + 1 :]:

@@ -29,11 +29,7 @@ Named = Iterator[tuple[str, Array]]
 
 
 def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
-    """Return a student as a `.native` file.
-
-    Raises:
-        UsageError: the native engine does not know this kind of student.
-    """
+    """Return a student as a `.native` file; raise UsageError if the engine does not know its kind."""
     from mmkd_models.networks.encoder import Encoder
     from mmkd_models.networks.fronts.series import FrontEnd
 
@@ -121,7 +117,7 @@ def _transformer(encoder: Encoder | CausalEncoder, pool: TokenPooling) -> Named:
 
 
 def _convolutions(rocket: RocketFeatures) -> Named:
-    """Features that share a kernel share its answer; the graph's order of features is kept."""
+    """Write features that share a kernel together; the graph's order of features is kept."""
     from torch import cat
 
     kernels: list[list[int]] = []
@@ -171,7 +167,6 @@ def _row(tensor: Tensor) -> Array:
 
 
 def _columns(tensor: Tensor) -> Array:
-    """Pad columns with zeros to whole vectors."""
     values = _numpy(tensor)
     return np.pad(values, ((0, 0), (0, -values.shape[1] % _LANES)))
 

@@ -1,4 +1,4 @@
-"""torch -> ONNX: the fp32 graph of a student, and of a teacher for comparison."""
+"""torch to ONNX: the fp32 graph of a student, and of a teacher for comparison."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 
 def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
-    """Convert a student to its fp32 graph: the same checkpoint and library versions give the same bytes.
-
-    The probabilities are the softmax of the logits divided by `temperature`.
+    """Convert a student to its fp32 graph, the same bytes each time; softmax is of logits / `temperature`.
 
     Raises:
         MmkdError: the exporter failed.
@@ -48,7 +46,7 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0
 
 
 def describe_steps(checkpoint: StudentCheckpoint) -> Streaming:
-    """Describe a causal student's steps for the manifest, without the artifacts."""
+    """Describe a causal student's steps for the manifest, without artifacts."""
     from mmkd_models.networks.step import StepStudent
 
     step = StepStudent(checkpoint.transformer(asked_by="step graph"))
@@ -64,7 +62,7 @@ def describe_steps(checkpoint: StudentCheckpoint) -> Streaming:
 
 
 def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
-    """Convert a causal student to its step graph; `temperature` and errors as in `onnx_from_student`."""
+    """Convert a causal student to its step graph; see `onnx_from_student`."""
     from mmkd_models.networks.step import StepStudent
 
     streaming = describe_steps(checkpoint)
@@ -78,7 +76,7 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
 
 
 def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:
-    """Return the layers that INT8 computes in, grouped by the tensor that they read; errors as `onnx_from_student`."""
+    """Return the layers that INT8 computes in, grouped by the tensor that they read."""
     import onnx
 
     layers = learnt_layers(onnx.load_from_string(onnx_from_student(checkpoint)))
@@ -86,10 +84,7 @@ def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ..
 
 
 def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> bytes:
-    """Convert a teacher to its fp32 graph, to compare its latency with a student's; errors as `onnx_from_student`.
-
-    Inputs are `<modality>` and `<modality>_present` (1, T, C) of each modality, in the teacher's order.
-    """
+    """Convert a teacher to its fp32 graph; inputs are `<modality>` and `<modality>_present` (1, T, C) of each."""
     import torch
 
     names = tuple(modality.name for modality in modalities)
@@ -97,14 +92,11 @@ def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> b
         raise UsageError(f"teacher: expected the modalities {', '.join(teacher.names)}, got {', '.join(names)}")
 
     class ExportTeacher(torch.nn.Module):
-        """The teacher with its inputs side by side, as a graph takes them."""
-
         def __init__(self) -> None:
             super().__init__()
             self.teacher = teacher
 
         def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-            """Return raw outputs and answers, each (1, K)."""
             pairs = zip(tensors[::2], tensors[1::2], strict=True)
             answer, output = self.teacher.answer, self.teacher(dict(zip(self.teacher.names, pairs, strict=True)))
             raw = self.teacher.head(output.embedding) if answer.kind == "regression" else output.logits
@@ -166,7 +158,7 @@ def _onnx_from_module(
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Drop the exporter's warnings and log lines, which are about its internals; the graph is checked afterwards."""
+    """Drop the exporter's warnings and log lines, which are about its internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""ONNX graphs: cleaned, checked against the manifest, counted. Needs onnx, and no torch."""
+"""ONNX graphs: cleaned, checked against the manifest, counted; without torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorPro
 
 
 def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) -> onnx.ModelProto:
-    """Return a copy without source paths, stack traces and notes of the exporter, and with this metadata."""
+    """Return a copy with this metadata, without source paths, stack traces and notes of the exporter."""
     cleaned = copy.deepcopy(model)
     cleaned.doc_string = ""
     cleaned.producer_name = "mmkd-edge"
@@ -57,11 +57,7 @@ def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) 
 def check_exported(
     model: onnx.ModelProto, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], slots: int = 0
 ) -> None:
-    """Check a graph with onnx's full checker, and that it is what the manifest describes.
-
-    Raises:
-        GateError: the graph breaks the ONNX standard, has another opset, IR or signature, or devices would refuse it.
-    """
+    """Raise GateError unless a graph is valid ONNX, is what the manifest describes, and devices take it."""
     import onnx
 
     try:
@@ -112,7 +108,7 @@ def is_transposed(node: onnx.NodeProto, attribute: str) -> bool:
 
 
 def multiply_adds(model: onnx.ModelProto) -> int:
-    """Count the multiplications of convolutions and matrix products for one window; everything else is left out."""
+    """Count the multiplications of convolutions and matrix products for one window."""
     shapes = tensor_shapes(model)
     total = 0
     for node in model.graph.node:
@@ -125,7 +121,7 @@ def multiply_adds(model: onnx.ModelProto) -> int:
 
 
 def count_mflops(model: onnx.ModelProto) -> float:
-    """Millions of floating point operations for one window: two for each multiplication."""
+    """Count floating point operations for one window, in millions: two for each multiplication."""
     return round(2 * multiply_adds(model) / 1e6, 3)
 
 

@@ -1,4 +1,4 @@
-"""The bill of materials of a bundle: what made it, what is in it, and which installed libraries would run it."""
+"""The bill of materials of a bundle: what made it, its members, and the installed libraries that run it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,7 @@ _MOST_OF_A_NAME = 100  # some distributions put the text of their licence where 
 
 
 def make_bill(path: Path) -> BillOfMaterials:
-    """Return the bill of materials of a bundle, which is verified.
-
-    Raises:
-        UsageError: there is no such file.
-        ArtifactError: it is no bundle, or is damaged.
-    """
+    """Return the bill of materials of a bundle, which is verified."""
     with Bundle.open(path) as bundle:
         manifest, sha256 = bundle.manifest, bundle.sha256
     whole = Component(
@@ -71,7 +66,6 @@ def make_bill(path: Path) -> BillOfMaterials:
 
 
 def _libraries() -> Iterator[Component]:
-    """Yield the runtime's libraries, and every installed engine."""
     engines = dict.fromkeys(row.library()[1] for row in BACKENDS.values() if not row.is_own)
     for name in (*_REQUIRED, *engines):
         try:

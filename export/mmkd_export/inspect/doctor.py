@@ -1,4 +1,4 @@
-"""What this machine can run, what it lacks, and the command that installs it. Needs only the runtime's libraries."""
+"""What this machine can run, what it lacks, and the command that installs it; without extras."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _IMPORTS: dict[str, Callable[[], Any]] = {"onnxruntime": import_onnxruntime, "op
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One answer; `missing` is not installed, `problem` is installed and does not work."""
+    """One check; `missing` is not installed, `problem` is installed and does not work."""
 
     what: str
     status: Literal["ok", "missing", "problem"]
@@ -50,7 +50,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that was checked."""
+    """All checks of a machine."""
 
     machine: tuple[Check, ...]
     checks: tuple[Check, ...]
@@ -58,8 +58,6 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class _Ability(NamedTuple):
-    """Something that needs modules, which are imported or only searched for."""
-
     what: str
     modules: tuple[str, ...]
     advice: str
@@ -95,7 +93,7 @@ _ABILITIES = (
 
 
 def examine(root: Path = ROOT, *, power_mode: Callable[[], str | None] = lambda: None) -> Diagnosis:
-    """Check everything; the file system begins at `root`, and `power_mode` returns that of a board, if any."""
+    """Check a machine whose file system begins at `root`."""
     backends = [*map(_check_ability, _BACKENDS), _check_trt(), _check_native()]
     without_onnx = {f"run bundles: {name}" for name, row in BACKENDS.items() if "onnx" not in row.formats}
     return Diagnosis(
@@ -154,7 +152,6 @@ def _check_ability(ability: _Ability) -> Check:
 
 
 def _check_native() -> Check:
-    """Check whether the native engine was built for this machine."""
     what, absence = "run bundles: native", why_absent("native")
     if absence:
         return Check(what=what, status="missing", found=absence, advice="install a C compiler and reinstall it")
@@ -166,7 +163,6 @@ def _check_native() -> Check:
 
 
 def _check_trt() -> Check:
-    """Check whether bundles run on a GPU: the library, cuda-python, the driver, and a GPU that answers."""
     what = "run bundles: trt"
     library = installed_library()
     absence = why_absent("trt")
@@ -183,7 +179,7 @@ def _check_trt() -> Check:
 
 
 def _import_fault(module: str) -> str | None:
-    """Return None if the module loads, an empty text if it is not installed, or the reason why it does not load."""
+    """Return None if the module loads, "" if it is not installed, else why it does not load."""
     try:
         _IMPORTS.get(module, lambda: importlib.import_module(module))()
     except ModuleNotFoundError as error:

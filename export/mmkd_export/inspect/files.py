@@ -1,7 +1,4 @@
-"""What is inside a checkpoint, a bundle or an engine, as one flat list of verified facts.
-
-Needs only the runtime's libraries: a checkpoint's tensors are bytes here, counted and verified.
-"""
+"""A checkpoint, bundle or engine as a flat list of verified facts; without torch."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ def inspect_file(path: Path) -> Facts:
 
     Raises:
         UsageError: there is no such file, or it is of an unknown kind.
-        ArtifactError: it is damaged; the class is that of its kind.
+        ArtifactError: it is damaged.
     """
     start = _first_bytes(path, 64, expected="a bundle, a checkpoint or an engine")
     if is_bundle(path):
@@ -66,7 +63,7 @@ def _first_bytes(path: Path, count: int, *, expected: str) -> bytes:
 
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """Return the facts that differ, with both values; None if one file has no such fact."""
+    """Return the facts that differ, with both values; None where a file lacks the fact."""
     return {name: (one.get(name), other.get(name)) for name in {**one, **other} if one.get(name) != other.get(name)}
 
 
@@ -211,7 +208,7 @@ def _student_facts(facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], list[TensorContent], str]:
-    """Read a safetensors file without torch: its JSON header, its tensors and its SHA-256; all sizes are checked."""
+    """Read a safetensors file without torch: its header, tensors and SHA-256; all sizes are checked."""
     start_bytes = _first_bytes(path, _LENGTH_BYTES, expected="a checkpoint of mmkd-edge")
     length = int.from_bytes(start_bytes, "little")
     if _MOST_HEADER_BYTES < length < path.stat().st_size:

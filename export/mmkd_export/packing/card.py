@@ -1,4 +1,4 @@
-"""The model card: the bundle's `README.md`, for whoever finds the file years later."""
+"""The model card, `README.md` of a bundle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_RECORDING = (
 
 
 def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
-    """Write the card as Markdown, the same for the same report."""
+    """Write the card as Markdown."""
     parts = (
         _input(report, entry),
         _measurements(report),

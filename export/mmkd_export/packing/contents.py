@@ -1,4 +1,4 @@
-"""From proven artifacts to the members of a bundle and the sealed file; several students in one bundle."""
+"""The members of a bundle, and the sealed file; several students in one bundle."""
 
 from __future__ import annotations
 
@@ -58,15 +58,7 @@ def pack_bundle(
     left_out: Sequence[LeftOutArtifact],
     machine: str | None,
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """Return the manifest, and the bundle's other members.
-
-    Args:
-        student: with the windows and answers that become the golden windows.
-        artifacts: passed their gates; the fp32 graph first.
-        platform: name of the target platform.
-        left_out: precisions that were tried and left out.
-        machine: the processor that latencies were measured on; None without latencies.
-    """
+    """Return the manifest and the other members; `machine` is the processor that latencies were measured on."""
     golden = recorded_golden(student.proof_set)
     if student.golden is not None:
         golden = select_stable(student.golden, artifacts, student.modality)
@@ -137,17 +129,12 @@ def _entry(student: ProvenStudent, artifacts: Sequence[ProvenArtifact], golden: 
 
 
 def file_entry(name: str, data: bytes) -> FileEntry:
-    """Describe a member that is no model for the manifest."""
+    """Describe a member that is no model."""
     return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
 def write_sealed(path: Path, *, manifest: Manifest, members: Mapping[str, bytes], seal: Seal) -> None:
-    """Write a bundle with its release number and its signatures, all or nothing.
-
-    Raises:
-        UsageError: a key cannot sign, or the file cannot be written.
-        UnavailableError: cryptography is missing.
-    """
+    """Write a bundle with its release number and signatures; raise UsageError if a key cannot sign."""
     if seal.release is not None:
         manifest = msgspec.structs.replace(manifest, release=seal.release)
     signatures = None
@@ -157,24 +144,14 @@ def write_sealed(path: Path, *, manifest: Manifest, members: Mapping[str, bytes]
 
 
 def seal_bundle(source: Path, output: Path, *, seal: Seal) -> None:
-    """Write a bundle again with other signatures, and its own release number unless the seal has one.
-
-    Raises:
-        UsageError: a key cannot sign, or the file cannot be written.
-        BundleError: the bundle is damaged.
-    """
+    """Write a bundle again with other signatures, and its own release number unless the seal has one."""
     with Bundle.open(source) as bundle:
         members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
         write_sealed(output, manifest=bundle.manifest, members=members, seal=seal)
 
 
 def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) -> None:  # noqa: B008 - it is frozen
-    """Write one bundle with the students of several, in their order, the best first.
-
-    Raises:
-        UsageError: students do not fit together, or a file cannot be written.
-        BundleError: a bundle is damaged.
-    """
+    """Write one bundle with the students of several, the best first; raise UsageError if they do not fit."""
     manifests, reports, cards = [], [], []
     members: dict[str, bytes] = {}
     for path in paths:
@@ -205,7 +182,7 @@ def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) ->
 
 
 def check_students(students: Sequence[tuple[str, str]]) -> None:
-    """Raise UsageError if two students take the same modality, or their labels, joined by commas, differ."""
+    """Raise UsageError if two students take the same modality, or their labels differ."""
     (name, count), *_ = Counter(name for name, _ in students).most_common(1)
     if count > 1:
         raise UsageError(
@@ -229,7 +206,7 @@ def _card(models: Sequence[ModelEntry], cards: Sequence[str]) -> str:
 
 
 def recorded_golden(proof_set: ProofSet) -> Golden:
-    """Return the recorded windows; of audio and video, which are large, a sample of both halves and every class."""
+    """Return the recorded windows; of audio and video a sample of both halves and every class."""
     golden = golden_from(proof_set.real, proof_set.answers, tolerance=proof_set.tolerance)
     count, modality = len(golden.windows), proof_set.modality
     most = count if modality.kind == "series" else max(LEAST_GOLDEN, MOST_GOLDEN_BYTES // window_bytes(modality))
@@ -246,11 +223,7 @@ def _rows(golden: Golden, rows: NDArray[np.intp]) -> Golden:
 
 
 def select_stable(golden: Golden, artifacts: Sequence[ProvenArtifact], modality: ModalitySpec) -> Golden:
-    """Select the windows that every artifact answers within its tolerance: drawn ones may be odd for INT8.
-
-    Raises:
-        GateError: no window is left.
-    """
+    """Select the windows that every artifact answers within its tolerance: drawn ones may be odd for INT8."""
     stable = np.ones(len(golden.windows), dtype=bool)
     for proven in artifacts:
         artifact = proven.artifact

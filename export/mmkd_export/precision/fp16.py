@@ -1,4 +1,4 @@
-"""FP16 in the graph: explicit casts, so that a strongly typed engine uses the graph's precisions.
+"""FP16 in the graph: explicit casts, as strongly typed engines take them.
 
 LayerNorm, softmax, reductions, divisions, front-end and head stay float32, and nodes whose values leave the range.
 """
@@ -32,7 +32,7 @@ _HALF_OPS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class HalfGraph:
-    """A graph of which `nodes` compute in FP16; `too_large` has the magnitudes of nodes outside its range."""
+    """A graph of which `nodes` compute in FP16, and the magnitudes of nodes outside its range."""
 
     model: onnx.ModelProto
     nodes: int
@@ -40,7 +40,7 @@ class HalfGraph:
 
 
 def half_graph(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> HalfGraph:
-    """Convert a float32 graph, which is not changed; `feeds` are its inputs for real windows, to scan magnitudes."""
+    """Convert a float32 graph; `feeds` are its inputs for real windows."""
     floats = _float_tensors(model)
     head = learnt_layers(model)[-1].node
     # Nothing behind the head either: its results are the graph's float32 outputs.
@@ -74,7 +74,6 @@ def _float_tensors(model: onnx.ModelProto) -> set[str]:
 def _largest_values(
     model: onnx.ModelProto, candidates: Iterable[int], floats: set[str], feeds: Iterable[Feeds]
 ) -> dict[str, float]:
-    """Return the largest magnitude of every float tensor that a candidate reads or writes."""
     import onnx
 
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -89,7 +88,6 @@ def _largest_values(
 
 
 def _with_casts(model: onnx.ModelProto, chosen: set[int], floats: set[str]) -> onnx.ModelProto:
-    """Return a copy whose chosen nodes compute in FP16; a tensor is cast once however many nodes read it."""
     import onnx
 
     result = copy.deepcopy(model)

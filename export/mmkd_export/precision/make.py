@@ -1,7 +1,4 @@
-"""The ONNX artifacts of lower precision of one student: made, and returned only if they pass their gates.
-
-INT8 is a search for a graph that passes, with a remedy for every way it can go wrong.
-"""
+"""The ONNX artifacts of lower precision that pass their gates; INT8 is a search over remedies."""
 
 from __future__ import annotations
 
@@ -34,14 +31,7 @@ if TYPE_CHECKING:
 def make_lower_precision(
     student: ProvenStudent, precision: Precision, rule: GateRule, *, exclude: str | None, ops: Sequence[str]
 ) -> ProvenArtifact:
-    """Make the ONNX artifact of a lower precision.
-
-    Args:
-        student: the student, with its windows.
-        precision: fp16 or int8.
-        rule: what its gate requires.
-        exclude: regular expression of layers that stay out of INT8.
-        ops: operators that the platform runs faster in INT8.
+    """Make the fp16 or int8 ONNX artifact; the platform runs `ops` faster in INT8, `exclude` names layers.
 
     Raises:
         GateError: it does not pass its gate, or too few windows judge.
@@ -124,7 +114,6 @@ def _no_remedy(search: Int8Graph, report: ArtifactReport, *, modality: str) -> R
 def _float_layers(
     layers: Sequence[Layer], candidates: Sequence[Layer], search: Int8Graph, *, ops: Sequence[str]
 ) -> dict[str, str]:
-    """Return every layer that stays float32, with the reason."""
     reasons: dict[str, str] = {}
     for layer in layers:
         if layer.name in search.layers:
@@ -151,7 +140,7 @@ MOST_REVERTED = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Graph:
-    """The graph of the last attempt and its layers in INT8; `sensitivity` has all layers, the most sensitive first."""
+    """The last attempt and its INT8 layers; `sensitivity` has all layers, the most sensitive first."""
 
     model: onnx.ModelProto
     attempts: tuple[Attempt, ...]
@@ -174,20 +163,14 @@ def int8_graph(
     answer: Callable[[onnx.ModelProto], NetworkAnswers],
     gate: Callable[[onnx.ModelProto], GateResult],
 ) -> Int8Graph:
-    """Quantise a float32 graph; try the remedies until one passes the gate.
+    """Quantise layers of a float32 graph; try the remedies until `gate` passes a graph.
 
-    Args:
-        model: the float32 graph; not changed.
-        layers: to quantise, at least one.
-        feeds: the graph's inputs for the calibration windows.
-        answer: runs a graph over the calibration windows.
-        gate: judges a graph, on other windows.
+    `answer` runs a graph over the calibration windows, whose inputs are `feeds`; `gate` judges it on others.
     """
     magnitudes = tensor_magnitudes(model, sorted({layer.source for layer in layers}), feeds)
     learnt, expected = learnt_ranges(model), answer(model)
 
     def quantise(variant: _Variant) -> onnx.ModelProto:
-        """Return the graph of a variant."""
         ranges = {
             layer.source: learnt[layer.name]
             if variant.method == "learnt"
@@ -216,7 +199,7 @@ def int8_graph(
 def _variants(
     layers: tuple[Layer, ...], sensitivity: Sequence[LayerSensitivity], *, practised: bool
 ) -> Iterator[_Variant]:
-    """Yield the remedies in order; each keeps those before it, except that calibration follows learnt ranges."""
+    """Yield the remedies in order; each keeps those before it, but calibration follows learnt ranges."""
     if practised:
         yield _Variant(remedy="quantisation-aware distillation", method="learnt", layers=layers)
     variant = _Variant(remedy="all but the first layer", layers=layers)

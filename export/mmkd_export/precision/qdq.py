@@ -1,8 +1,7 @@
-"""INT8 as explicit Q/DQ in the graph, in the one form that TensorRT, onnxruntime and OpenVINO all take.
+"""INT8 as explicit Q/DQ, in the one form that TensorRT, onnxruntime and OpenVINO all take.
 
-Symmetric, zero point 0; activations with one scale, weights with one scale for each output and stored as INT8; one Q
-and DQ on a tensor however many layers read it; nothing on outputs or biases (TensorRT's parser rejects an INT32 bias
-with DQ). Everything else stays float32.
+Symmetric, zero point 0; one scale for activations, one per output for INT8 weights; nothing on outputs or biases
+(TensorRT's parser rejects an INT32 bias with DQ). Everything else stays float32.
 """
 
 from __future__ import annotations
@@ -22,10 +21,7 @@ if TYPE_CHECKING:
 
 
 def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float]) -> onnx.ModelProto:
-    """Return a copy whose given layers compute in INT8.
-
-    `ranges` has, for every tensor that the layers read, the largest magnitude that is represented.
-    """
+    """Return a copy whose layers compute in INT8; `ranges` has the largest magnitude of each tensor they read."""
     import onnx
     from onnx import helper
 
@@ -85,10 +81,9 @@ def quantised_weights(values: NDArray[np.float32], scales: NDArray[np.float32], 
 
 
 def _reshape_bias(graph: onnx.GraphProto, product: str, weights: Mapping[str, onnx.TensorProto]) -> None:
-    """Give the bias added to a product two leading axes of length 1.
+    """Give the bias of a product rank 3.
 
-    onnxruntime turns a product plus a vector into a Gemm, and a Gemm with a float bias runs in float behind its
-    DequantizeLinear nodes: slower than without INT8. A bias of rank 3 keeps the INT8 kernel.
+    With a vector onnxruntime makes a float Gemm behind its DequantizeLinear nodes: slower than without INT8.
     """
     import onnx
 

@@ -1,4 +1,4 @@
-"""Which artifacts are worth keeping for their speed, timed on this machine."""
+"""Which artifacts are worth keeping for their speed on this machine."""
 
 from __future__ import annotations
 
@@ -32,10 +32,7 @@ Key = TypeVar("Key")
 def without_slow(
     timed: Sequence[ProvenArtifact], optional: Collection[Precision]
 ) -> tuple[list[ProvenArtifact], list[LeftOutArtifact]]:
-    """Leave out the optional artifacts that are not `LEAST_SPEEDUP` times as fast as the fp32 one of their format.
-
-    The fastest backend of each counts.
-    """
+    """Leave out optional artifacts whose fastest backend is below `LEAST_SPEEDUP` times the fp32 one's speed."""
     fast: list[ProvenArtifact] = []
     left_out: list[LeftOutArtifact] = []
     best = {
@@ -55,7 +52,7 @@ def without_slow(
 
 
 def with_latencies(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> list[ProvenArtifact]:
-    """Time artifacts in every backend that they were run in, and add the medians to their reports."""
+    """Add to the artifacts' reports the median latency in each backend that they were run in."""
     opened: dict[tuple[str, Precision], Backend] = {}
     try:
         for proven in artifacts:
@@ -78,9 +75,9 @@ def with_latencies(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> 
 
 
 def paired_latency_us(backends: Mapping[Key, Backend], feeds: Sequence[Feeds]) -> dict[Key, float]:
-    """Return the median time of one `run` of every backend in microseconds, measured in turns.
+    """Return the median time of one `run` of every backend, in µs, measured in turns.
 
-    Each backend runs the same window twice in a round; the first run brings its weights back into the cache.
+    Each runs a window twice in a round; the first run brings its weights back into the cache.
     """
     samples: dict[Key, list[int]] = {key: [] for key in backends}
     for backend in backends.values():

@@ -1,6 +1,6 @@
-"""The target `litert`: a checkpoint's student as `.tflite` files, through litert-torch and ai-edge-quantizer.
+"""The target `litert`: `.tflite` files through litert-torch and ai-edge-quantizer.
 
-The converter runs in a child process: it writes to the terminal from native code, and brings jax and transformers.
+The converter runs in a child process: it writes to the terminal from native code.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ Graph = Literal["window", "step"]
 
 
 def with_tflite(plan: ExportPlan) -> ExportPlan:
-    """Add a `.tflite` to a plan, if one can be made for its platform and the converter is installed."""
+    """Add a `.tflite` to a plan if its platform takes one and the converter is installed."""
     if not _takes_tflite(plan) or missing_libraries():
         return plan
     return replace(plan, targets=(*plan.targets, "litert"), optional=(*plan.optional, "litert"))
 
 
 def tflite_gain(plan: ExportPlan) -> str:
-    """Describe the gain of a `.tflite` that the missing converter cannot make, or return an empty text."""
+    """Describe the gain of a `.tflite` that the missing converter cannot make, or return ""."""
     if not _takes_tflite(plan) or not missing_libraries():
         return ""
     return (
@@ -73,17 +73,12 @@ def _takes_tflite(plan: ExportPlan) -> bool:
 
 
 def missing_libraries() -> list[str]:
-    """Name the libraries that the conversion needs and this Python lacks."""
+    """Name the libraries that the conversion lacks."""
     return [name.replace("_", "-") for name in LIBRARIES if importlib.util.find_spec(name) is None]
 
 
 def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
-    """Add the fp32 `.tflite` of the checkpoint at `source`, and for a causal one that of its steps.
-
-    Raises:
-        MmkdError: it cannot be converted.
-        GateError: it does not answer as the checkpoint does.
-    """
+    """Add the fp32 `.tflite` of the checkpoint at `source`, and that of a causal student's steps."""
     proof_set = student.proof_set
     model = tflite_from_checkpoint(source, temperature=proof_set.temperature)
     student = replace(student, others=(prove_fp32(model, proof_set, file_format="tflite"), *student.others))
@@ -96,9 +91,7 @@ def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Pa
 
 
 def tflite_from_checkpoint(path: Path, *, graph: Graph = "window", temperature: float = 1.0) -> bytes:
-    """Convert the student in a checkpoint file; the same checkpoint and library versions give the same bytes.
-
-    The signature has the tensors of the ONNX graph, or of the step graph of a causal student.
+    """Convert the student in a checkpoint file; its signature has the tensors of the ONNX (step) graph.
 
     Raises:
         GateError: devices would refuse the file.
@@ -121,7 +114,6 @@ def tflite_from_checkpoint(path: Path, *, graph: Graph = "window", temperature: 
 
 
 def _check_model(model: bytes) -> bytes:
-    """Return the model; raise GateError if devices would refuse it."""
     try:
         check_tflite(model)
     except ValueError as error:
@@ -132,7 +124,6 @@ def _check_model(model: bytes) -> bytes:
 
 
 def _convert(graph: str, source: str, output: str, temperature: str) -> None:
-    """Read a checkpoint and write the model: the child process."""
     from mmkd_export.graph.onnx_from_student import describe_steps
     from mmkd_models.networks.step import StepStudent
     from mmkd_models.networks.student import ExportStudent
@@ -159,12 +150,12 @@ def _convert(graph: str, source: str, output: str, temperature: str) -> None:
 def tflite_from_module(
     module: nn.Module, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], metadata: Mapping[str, bytes]
 ) -> bytes:
-    """Convert a module in this process, given its inputs and outputs in order; the converter writes to the terminal."""
+    """Convert a module in this process, given its inputs and outputs in order."""
     import litert_torch
     import torch
 
     class Named(torch.nn.Module):
-        """The module with named outputs: litert-torch numbers those without a name, and its inputs: `args_0`..."""
+        """Names the outputs: litert-torch numbers others, and its inputs: `args_0`..."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -184,7 +175,7 @@ def tflite_from_module(
 
 
 def clean_model(model: bytes, *, names: Mapping[str, str], metadata: Mapping[str, bytes]) -> bytes:
-    """Return a `.tflite` of one subgraph without class paths, with metadata, and tensors renamed from old to new."""
+    """Return a `.tflite` of one subgraph without class paths, with metadata and renamed tensors."""
     import flatbuffers
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
@@ -222,7 +213,7 @@ def _content(model: bytes) -> Any:
 
 
 def make_int8_tflite(student: ProvenStudent, exclude: str | None, rule: GateRule) -> ProvenArtifact:
-    """Make the INT8 `.tflite` from the fp32 one; raise GateError unless it passes its gate."""
+    """Make the INT8 `.tflite` from the fp32 one; raise GateError unless it passes."""
     import onnx
 
     require_windows(len(student.proof_set.judging.labels), what="int8 .tflite", rule=rule)
@@ -234,10 +225,9 @@ def make_int8_tflite(student: ProvenStudent, exclude: str | None, rule: GateRule
 
 
 def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = None) -> bytes:
-    """Quantise the products of an fp32 `.tflite` that the ONNX artifact quantises too, named in its fp32 `graph`.
+    """Quantise the products of an fp32 `.tflite` that the ONNX artifact quantises too, named by its `graph`.
 
-    Weights are INT8 with one scale for each output; the input of a product is quantised when it runs, with its own
-    range for every row of every window, so nothing is calibrated and nothing clips.
+    Inputs are quantised at run time, each row with its own range: nothing is calibrated and nothing clips.
 
     Raises:
         UsageError: `exclude` matches no layer.
@@ -272,10 +262,7 @@ def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = N
 
 
 def _learnt_products(model: bytes) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Yield output and sizes (m x k values times k x n weights) of the products behind the first convolution, in order.
-
-    Before it is the front-end, with constant weights.
-    """
+    """Yield output and sizes (m, k, n) of the products behind the first convolution, in order."""
     from ai_edge_litert import schema_py_generated as schema
 
     content = _content(model)

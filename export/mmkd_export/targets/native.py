@@ -1,4 +1,4 @@
-"""The target `native`: a checkpoint's student for the engine that the runtime has itself."""
+"""The target `native`: a student for the runtime's own engine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ PLATFORMS: tuple[PlatformName, ...] = ("cpu-x86", "cpu-arm")
 
 
 def add_native(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
-    """Add the `.native` file of a checkpoint, and for a causal student that of its steps.
-
-    Raises:
-        UsageError: the native engine does not know this kind of student.
-        GateError: it does not answer as the checkpoint does.
-    """
+    """Add a checkpoint's `.native` file; raise UsageError if the native engine does not know its kind."""
     from mmkd_export.graph.native_from_student import native_file
     from mmkd_models.networks.student import ExportStudent
 

@@ -1,7 +1,6 @@
-"""The one table of export targets: what each makes, where it exists, what it needs, and its part in an export.
+"""The table of export targets. A new target is a file beside this one and a row.
 
-A new target is a file beside this one and a row. The order in an export: `convert`, then `int8` with the lower
-precisions, then `backend`, and `build` after the bundle is written.
+Order in an export: `convert`, `int8` with the lower precisions, `backend`, and `build` after the bundle is written.
 """
 
 from __future__ import annotations
@@ -36,13 +35,11 @@ class Target:
     """One row of the table.
 
     Attributes:
-        name: the value of `--target`.
-        libraries: modules without which a checkpoint cannot be exported for it; `extra` installs them.
-        step: name of its step in an export.
+        libraries: modules that an export for it needs; `extra` installs them.
         convert: adds the fp32 artifacts of its `format`, given the checkpoint's path.
         int8: makes the INT8 artifact of its format, given the expression of excluded layers.
         backend: also runs all ONNX artifacts.
-        build: makes files of the written bundle, for some precisions or all; the only step that also takes a bundle.
+        build: makes files of the written bundle, for some precisions or all; takes a bundle as source.
         platform_here: chooses the platform if none is named; None takes the processor's.
     """
 
@@ -60,7 +57,7 @@ class Target:
     platform_here: Callable[[], PlatformName] | None = None
 
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
-        """Yield what keeps a plan from being exported for it, as far as a moment shows."""
+        """Yield what keeps a plan from being exported for it."""
         if self.build is None and plan.from_bundle:
             yield UsageError(
                 f"{plan.source}: --target {self.name}: expected a checkpoint, because a bundle keeps its artifacts and "
@@ -124,7 +121,7 @@ TARGETS: tuple[Target, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedPlan:
-    """A plan whose open choices are made; of the lower precisions, those that only `auto` requests are optional."""
+    """A plan whose open choices are made; `optional` precisions are requested by `auto` alone."""
 
     plan: ExportPlan
     platform: Platform
@@ -134,24 +131,21 @@ class ResolvedPlan:
 
     @property
     def is_timed(self) -> bool:
-        """Whether the artifacts run on this kind of machine, and there is more than one way to run them."""
+        """Whether artifacts run on this kind of machine, in more than one config."""
         several = bool(self.precisions) or any(target.convert or target.backend for target in self.targets)
         return several and not self.platform.has_gpu
 
     @property
     def built_precisions(self) -> tuple[Precision, ...] | None:
-        """The precisions of engines: those that are named; None, for all in the bundle, if none is or `auto` is."""
+        """Precisions of engines; None for all in the bundle."""
         named = tuple(name for name in self.plan.precisions if name != "auto")
         return named if named == self.plan.precisions and named else None
 
 
 def resolve(plan: ExportPlan) -> ResolvedPlan:
-    """Choose platform, targets and precisions.
+    """Choose platform, targets and precisions; raise UsageError if a target does not exist there.
 
-    On a CPU `auto` tries INT8; a CPU has no FP16 arithmetic. On a GPU it tries both.
-
-    Raises:
-        UsageError: there is no such target, or it does not exist for the platform.
+    `auto` tries INT8, and on a GPU FP16: a CPU has no FP16 arithmetic.
     """
     targets = requested_targets(plan)
     here: PlatformName = "cpu-arm" if host.machine() in ("aarch64", "arm64") else "cpu-x86"
@@ -179,7 +173,7 @@ def resolve(plan: ExportPlan) -> ResolvedPlan:
 
 
 def requested_targets(plan: ExportPlan) -> tuple[Target, ...]:
-    """Return the rows that a plan names, in the order of the table; raise UsageError if there is no such target."""
+    """Return the rows that a plan names, in the table's order; raise UsageError if there is no such target."""
     names = [row.name for row in TARGETS]
     for name in plan.targets:
         if name not in names:

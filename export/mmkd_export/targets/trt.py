@@ -1,6 +1,6 @@
-"""The target `trt`: engines beside a bundle, `<stem>.<precision>.engine`, each with its key in a JSON sidecar.
+"""The target `trt`: engines beside a bundle, `<stem>.<precision>.engine`, with a JSON sidecar each.
 
-A child process builds them, with the code of the runtime: a graph may end or hang TensorRT, or take all memory.
+A child process builds them: a graph may end or hang TensorRT, or take all memory.
 """
 
 from __future__ import annotations
@@ -60,8 +60,6 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The engines, or the name of an error in `mmkd_edge.errors` and its message."""
-
     engines: tuple[BuiltEngine, ...] = ()
     error: str = ""
     message: str = ""
@@ -70,7 +68,7 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
 def build_engines_apart(
     bundle: Path, platform: Platform, precisions: Sequence[Precision] | None = None, *, limits: ProcessLimits = LIMITS
 ) -> tuple[BuiltEngine, ...]:
-    """Do what `build_engines` does, with its errors, in a child process; BackendError also if that fails."""
+    """Run `build_engines` in a child process; BackendError also if that fails."""
     request = _Request(
         bundle=str(bundle),
         platform=platform.name,
@@ -98,7 +96,7 @@ def build_engines_apart(
 
 
 def main() -> None:
-    """Read a request on stdin, build, and answer on stdout: the child process of `build_engines_apart`."""
+    """Build in the child process: a request on stdin, the answer on stdout."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=_Request)
     with answering(request.limits) as answers:
         try:
@@ -197,14 +195,14 @@ def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precisio
 
 
 def engine_key(sidecar: EngineSidecar) -> str:
-    """Return the SHA-256 of all that another engine would be needed for: graph, library, GPU and builder's options."""
+    """Return the SHA-256 of what decides an engine: graph, library, GPU and builder's options."""
     names = ("onnx_sha256", "library", "library_version", "architecture", "strongly_typed", "tf32")
     facts = {name: getattr(sidecar, name) for name in names}
     return EngineFacts(**facts, device=engine_device(sidecar)).key
 
 
 def engine_device(sidecar: EngineSidecar) -> DeviceFacts | None:
-    """Return the GPU that an engine was built on, as the runtime describes it; None if it was built without one."""
+    """Return the GPU that an engine was built on; None if it was built without one."""
     return msgspec.convert(sidecar.device, DeviceFacts | None)
 
 

@@ -1,4 +1,4 @@
-"""What a student answers for windows, in torch and as an artifact in a backend, and how far two such sets differ."""
+"""A student's answers, in torch and as an artifact, and how far two sets of answers differ."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class NetworkAnswers:
-    """A network's answers for N windows: the graph's outputs, float32 (N, K), and novelty (N, 1) or None."""
+    """The graph's outputs for N windows, float32 (N, K), and novelty (N, 1) or None."""
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
@@ -55,7 +55,7 @@ def graph_feeds(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds
 
 
 def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: ModalitySpec) -> NetworkAnswers:
-    """Run an opened artifact over N windows, one at a time as a device does."""
+    """Run an opened artifact over windows (N, T, C), one at a time as a device does."""
     answers = [backend.run(feeds) for feeds in graph_feeds(windows, modality)]
     return answers_from_outputs([np.concatenate(outputs) for outputs in zip(*answers, strict=True)])
 
@@ -63,7 +63,7 @@ def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: Moda
 def answers_from_model(
     model: bytes, windows: NDArray[Any], modality: ModalitySpec, *, file_format: ArtifactFormat = "onnx"
 ) -> NetworkAnswers:
-    """Run a model file over N windows in the backend of its format, with one thread."""
+    """Run a model file over windows (N, T, C) in the backend of its format, with one thread."""
     backend = open_format(model, file_format)
     try:
         return answers_from_backend(backend, windows, modality)
@@ -98,7 +98,7 @@ def answers_from_student(
 def answers_along_recording(
     checkpoint: StudentCheckpoint, recording: NDArray[Any], *, temperature: float = 1.0
 ) -> NetworkAnswers:
-    """Run torch over a recording (T, C), of video (T, H, W, C), in one pass; one answer after each block."""
+    """Run torch over a recording (T, C) or (T, H, W, C) in one pass; one answer after each block."""
     import torch
 
     from mmkd_models.networks.step import embeddings_along
@@ -133,7 +133,7 @@ _REPORT = "Please report it with the versions of torch and onnxruntime"
 
 
 def compare(expected: NetworkAnswers, got: NetworkAnswers, *, task: TaskSpec) -> ArtifactParity:
-    """Compare two sets of answers for the same windows."""
+    """Compare two sets of answers."""
     scale = np.float32(answer_scale(task, expected.probabilities))
     novelty: NoveltyParity | msgspec.UnsetType = msgspec.UNSET
     if expected.novelty is not None and got.novelty is not None:
@@ -161,11 +161,10 @@ def _compare_tensor(expected: NDArray[np.float32], got: NDArray[np.float32]) -> 
 def fp32_tolerance(
     exact: NetworkAnswers, answers: NetworkAnswers, *, task: TaskSpec, what: str, is_transformer: bool
 ) -> float:
-    """Return how far a graph may be from a student's float32 answers, given the same answers in float64.
+    """Return how far a graph may be from float32 answers, given the same answers in float64.
 
     Raises:
-        GateError: float32 is so far from float64 that another machine would answer differently, or an answer is not a
-            number.
+        GateError: the two are so far apart that another machine would answer differently, or an answer is not finite.
     """
     rounding = compare(exact, answers, task=task).max_abs_error
     if not np.isfinite(rounding):
@@ -210,10 +209,7 @@ def manifest_parity(parity: ArtifactParity, *, tolerance: float) -> Parity:
 
 
 def with_missing_samples(windows: NDArray[Any], *, seed: int) -> NDArray[Any]:
-    """Copy windows with gaps: the first is missing, one in four loses a channel, the others a quarter of the window.
-
-    Of video all but the first lose a span of frames.
-    """
+    """Copy windows with gaps: the first is missing, one in four loses a channel, others a quarter of their span."""
     rng = np.random.default_rng(seed)
     samples, channels = windows.shape[1], windows.shape[-1]
     span = max(1, samples // 4)

@@ -1,4 +1,4 @@
-"""The judgement of one model file: run as a device runs it, compared with the checkpoint's answers, described."""
+"""The judgement of one model file: run as a device runs it, compared with the checkpoint, described."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ProvenArtifact:
 
     @property
     def name(self) -> str:
-        """`int8 graph`, `fp32 .tflite`: its name in messages."""
+        """Name in messages: `int8 graph`, `fp32 .tflite`."""
         kind = "graph" if self.artifact.format == "onnx" else f".{self.artifact.format}"
         return f"{self.artifact.precision} {kind}"
 
@@ -75,11 +75,7 @@ class RejectedError(GateError):
 
 
 def prove_fp32(model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat = "onnx") -> ProvenArtifact:
-    """Run an fp32 artifact over all windows in the backend of its format and compare it with the checkpoint.
-
-    Raises:
-        GateError: an answer differs by more than the proof set's tolerance.
-    """
+    """Compare an fp32 artifact with the checkpoint; raise GateError if an answer is out of tolerance."""
     proven = _judge(model, open_format(model, file_format), proof_set, None, precision="fp32", file_format=file_format)
     require_parity(proven.report.parity, tolerance=proof_set.tolerance, what=proven.name)
     gaps = proven.report.parity_with_gaps
@@ -90,7 +86,7 @@ def prove_fp32(model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat
 def prove_lower_precision(
     model: bytes, proof_set: ProofSet, rule: GateRule, *, precision: Precision, file_format: ArtifactFormat = "onnx"
 ) -> ProvenArtifact:
-    """Run an artifact of lower precision in the backend of its format; its report's `gate` has the verdict.
+    """Judge an artifact of lower precision, whose report's `gate` has the verdict.
 
     Raises:
         RejectedError: its answers differ from the checkpoint's by more than a device allows.
@@ -108,11 +104,7 @@ def prove_lower_precision(
 
 
 def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
-    """Return an artifact of lower precision that passed its gate.
-
-    Raises:
-        RejectedError: it did not; the message has the figures.
-    """
+    """Return an artifact that passed its gate; raise RejectedError, with the figures, if it did not."""
     assert proven.report.gate is not None
     try:
         require_gate(proven.report.gate, what=proven.name, advice=advice)
@@ -122,11 +114,7 @@ def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
 
 
 def prove_in(proven: ProvenArtifact, backend: Backend, proof_set: ProofSet, rule: GateRule) -> ProvenArtifact:
-    """Run an artifact in another backend as well, close it, and apply the same gate.
-
-    Raises:
-        GateError: it answers differently there.
-    """
+    """Run an artifact in another backend as well, and close it; raise GateError if it answers differently there."""
     precision, what = proven.report.precision, f"{proven.name} in {backend.version}"
     advice = f"Export without --target {backend.name}, or without --precision {precision}"
     file_format = proven.artifact.format
@@ -148,7 +136,7 @@ def _judge(
     precision: Precision,
     file_format: ArtifactFormat,
 ) -> ProvenArtifact:
-    """Run a backend over all windows, close it, and describe the artifact, lower precision with its gate."""
+    """Run a backend over all windows, close it, and describe the artifact."""
     modality, task, recorded = proof_set.modality, proof_set.task, proof_set.recorded
     try:
         answers, with_gaps, judging = (
@@ -212,7 +200,6 @@ def _judge(
 
 
 def _calibrate(backend: Backend, proof_set: ProofSet) -> Confidence | None:
-    """Calibrate the confidence of an opened classifier; None for other tasks, and without labelled windows."""
     rows = np.flatnonzero(proof_set.calibration_labels >= 0) if proof_set.task.kind == "classification" else ()
     if len(rows) == 0:
         return None
@@ -224,7 +211,6 @@ def _calibrate(backend: Backend, proof_set: ProofSet) -> Confidence | None:
 def _score(
     answers: NetworkAnswers, proof_set: ProofSet
 ) -> tuple[ClassScores | None, dict[str, float | None] | msgspec.UnsetType]:
-    """Score the answers for the judging windows: of classes, or the figures of another task."""
     task, labels = proof_set.task, proof_set.judging.labels
     rows = np.flatnonzero(is_labelled(labels))
     if len(rows) == 0:
@@ -251,7 +237,7 @@ def describe_artifact(
 
 
 def _novelty(parity: ArtifactParity, scores: tuple[float, ...], *, precision: Precision) -> Novelty | msgspec.UnsetType:
-    """Return the rising reference scores of an artifact's novelty: the validation's for fp32, otherwise its own."""
+    """Return an artifact's rising novelty scores: the validation's for fp32, otherwise its own."""
     novelty = parity.novelty
     if novelty is msgspec.UNSET or not scores or not math.isfinite(novelty.max_error):
         return msgspec.UNSET
@@ -263,7 +249,7 @@ def _novelty(parity: ArtifactParity, scores: tuple[float, ...], *, precision: Pr
 
 
 def fit_confidence(probabilities: NDArray[np.float32], labels: NDArray[np.int64], *, temperature: float) -> Confidence:
-    """Return an artifact's probabilities (N, K) of the true labels (N,), all known, as the manifest has them."""
+    """Return an artifact's probabilities (N, K) of the true labels (N,), all known."""
     rows = np.arange(min(len(labels), MOST_CONFIDENCE_WINDOWS))
     true = np.sort(probabilities[rows, labels[rows]].astype(np.float64))
     rounded = (

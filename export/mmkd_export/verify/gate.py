@@ -1,7 +1,7 @@
-"""The gate for lower precision: is the artifact as good at its task as the fp32 graph?
+"""The gate for lower precision.
 
-It passes if, on windows that only judge, its metric drops by no more than allowed and 99 % of its labels are the same;
-one window may always differ. Fewer than 100 windows are too few, unless the user accepts that.
+On windows that only judge, the metric may drop as far as allowed and 99 % of the labels must agree; one window may
+always differ. Fewer than 100 windows are too few, unless the user accepts that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FEW_WINDOWS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingWindows:
-    """Windows (N, T, C) that only judge, N > 0, with the reference's answers; labels as in `RealWindows`."""
+    """Windows (N, T, C) that only judge, with the checkpoint's answers."""
 
     windows: NDArray[Any]
     labels: Labels
@@ -51,7 +51,7 @@ class JudgingWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class GateRule:
-    """What the gate requires; with `accept_unjudged` fewer than `LEAST_JUDGING` windows are enough, and are marked."""
+    """What the gate requires; `accept_unjudged` lets fewer than `LEAST_JUDGING` windows judge, which is marked."""
 
     metric: AnyMetric
     max_drop_points: float
@@ -88,7 +88,7 @@ def gate_summary(result: GateResult) -> str:
 
 
 def gate_result(got: NetworkAnswers, judging: JudgingWindows, rule: GateRule, task: TaskSpec) -> GateResult:
-    """Compare an artifact's answers for the judging windows with the reference's."""
+    """Compare an artifact's answers for the judging windows with the checkpoint's."""
     windows = len(judging.labels)
     labelled = np.flatnonzero(is_labelled(judging.labels))
     drop, one_window = None, 0.0
@@ -125,7 +125,7 @@ def gate_result(got: NetworkAnswers, judging: JudgingWindows, rule: GateRule, ta
 
 
 def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp], task: TaskSpec) -> AnyScores:
-    """Score the answers for these rows against their labels, of a regression in its unit."""
+    """Score the answers for these rows against their labels."""
     from mmkd_models.metrics.scores import scores_from_logits
 
     decisive = answers.probabilities if task.kind == "regression" else answers.logits
@@ -133,7 +133,7 @@ def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp
 
 
 def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
-    """Return how much of the metric one window can be worth; 0 for a regression, whose errors have no such step."""
+    """Return how much of the metric one window can be worth; 0 for a regression."""
     if task.kind == "regression":
         return 0.0
     if metric in ("accuracy", "subset_accuracy"):
@@ -145,7 +145,7 @@ def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
 
 
 def require_windows(windows: int, *, what: str, rule: GateRule) -> None:
-    """Raise GateError if there are too few windows for a gate that can fail, and the rule does not accept that."""
+    """Raise GateError if there are too few windows for a gate that can fail."""
     if windows < LEAST_JUDGING and not rule.accept_unjudged:
         raise GateError(
             f"{what}: expected {LEAST_JUDGING} or more windows to judge by, so that the one that may always differ is "
@@ -161,15 +161,12 @@ def require_gate(result: GateResult, *, what: str, advice: str) -> None:
 
 
 def left_out_reason(error: MmkdError) -> str:
-    """Return the message of a failed gate for an artifact that is only left out of the bundle."""
+    """Return the message of a failed gate for an artifact that is only left out."""
     return str(error).replace(NOTHING_WRITTEN, "")
 
 
 def caution(windows: int) -> str | None:
-    """Describe how little few windows prove; None if there are enough.
-
-    With no error among n, up to 3 / n remain possible at 95 % confidence (Hanley and Lippman-Hand, JAMA 249, 1983).
-    """
+    """Describe how little few windows prove (Hanley and Lippman-Hand, JAMA 249, 1983); None for many."""
     if windows >= FEW_WINDOWS:
         return None
     return (

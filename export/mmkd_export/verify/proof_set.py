@@ -1,4 +1,4 @@
-"""What every artifact of one student is judged by: real windows and the checkpoint's answers for them."""
+"""What every artifact of one student is judged by: windows and the checkpoint's answers."""
 
 from __future__ import annotations
 
@@ -36,13 +36,11 @@ class ProofSet:
     """Windows and answers.
 
     Attributes:
-        real: the windows that become golden windows, and `answers` the checkpoint's for them.
-        gaps: copies of the windows that miss samples, (N, T, C).
-        judging: windows that only judge.
+        real: become golden windows.
+        gaps: copies of `real` that miss samples, (N, T, C).
         calibration: (M, T, C) windows for ranges and confidence; none of them judges.
-        temperature: divides the logits before the softmax.
-        tolerance: largest difference of a logit or a probability of an fp32 artifact: `fp32_tolerance`.
-        novelty_scores: the fp32 network's for the validation windows, rising; empty without novelty.
+        tolerance: largest difference of a logit or a probability of an fp32 artifact.
+        novelty_scores: of the validation windows in torch, rising; empty without novelty.
     """
 
     modality: ModalitySpec
@@ -74,7 +72,7 @@ def build_proof_set(
     temperature: float = 1.0,
     novelty_scores: tuple[float, ...] = (),
 ) -> ProofSet:
-    """Divide windows into those that calibrate and those that judge, and have the checkpoint `answer` them.
+    """Divide windows into calibrating and judging ones, and have the checkpoint `answer` them.
 
     Raises:
         UsageError: all windows of `evaluation`, which judge instead of half of the others, calibrate.
@@ -111,7 +109,7 @@ def build_proof_set(
 
 
 def golden_from(real: RealWindows, answers: NetworkAnswers, *, tolerance: float) -> Golden:
-    """Return windows and the checkpoint's answers for them as a bundle has them."""
+    """Return windows and the checkpoint's answers as a bundle has them."""
     return Golden(
         windows=real.windows,
         labels=real.labels,
@@ -124,7 +122,7 @@ def golden_from(real: RealWindows, answers: NetworkAnswers, *, tolerance: float)
 
 
 def check_calibration(windows: NDArray[Any], model: onnx.ModelProto, modality: ModalitySpec) -> None:
-    """Raise GateError if a channel of calibration windows (N, T, C) is unlike the training statistics in the graph."""
+    """Raise GateError if a channel of windows (N, T, C) is unlike the training statistics in the graph."""
     text = next(entry.value for entry in model.metadata_props if entry.key == STATISTICS_KEY)
     statistics = msgspec.json.decode(text, type=dict[str, list[float]])
     unit = f" {modality.unit}" if modality.unit else ""

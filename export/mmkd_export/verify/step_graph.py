@@ -1,4 +1,4 @@
-"""The step graph of a causal student, compared with one pass of the network over a recording, and with its windows."""
+"""A causal student's step graph, compared with one pass over a recording, and with its windows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def step_from_checkpoint(checkpoint: StudentCheckpoint, proof_set: ProofSet) -> 
 def prove_step(
     model: bytes, checkpoint: StudentCheckpoint, proof_set: ProofSet, *, file_format: ArtifactFormat, mflops: float
 ) -> StepGraph:
-    """Compare a step graph with the network, in the backend of its format; raise GateError if they differ."""
+    """Compare a step graph with the network; raise GateError if they differ."""
     from mmkd_export.graph.onnx_from_student import describe_steps
 
     facts = describe_steps(checkpoint)
@@ -89,7 +89,7 @@ def prove_step(
 
 
 def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
-    """(T, C), of video (T, H, W, C): windows end to end, with and without gaps in turn, as whole blocks."""
+    """Join windows, with and without gaps in turn, to whole blocks: (T, C) or (T, H, W, C)."""
     samples, real = proof_set.modality.samples, proof_set.real.windows
     count = -(-max(_FEWEST_STEPS * stride, _FEWEST_WINDOWS * samples) // samples)
     pieces = [(proof_set.gaps if number % 2 else real)[number // 2 % len(real)] for number in range(count)]
@@ -98,7 +98,7 @@ def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
 
 
 def _blocks_with_samples(recording: NDArray[Any], *, stride: int, samples: int) -> NDArray[np.bool_]:
-    """(N,) whether the window that ends with each block has a sample: logits of an empty window mean nothing."""
+    """Return (N,) whether the window that ends with each block has a sample."""
     whole = np.isfinite(recording).any(1) if recording.ndim == 2 else ~missing_frames(recording)
     blocks = whole.reshape(-1, stride).any(1)
     length = -(-samples // stride)
@@ -107,7 +107,6 @@ def _blocks_with_samples(recording: NDArray[Any], *, stride: int, samples: int) 
 
 
 def _stepped_windows(backend: SteppingBackend, streaming: Streaming, proof_set: ProofSet) -> ArtifactParity:
-    """Step through golden windows, each from the beginning, and compare with the answers for them."""
     windows = proof_set.real.windows[:_MOST_GOLDEN]
     runs = [follow_recording(backend, streaming, window, proof_set.modality) for window in windows]
     got = answers_from_outputs([np.stack([output[-1] for output in outputs]) for outputs in zip(*runs, strict=True)])

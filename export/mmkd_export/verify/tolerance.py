@@ -1,4 +1,4 @@
-"""Which offsets and gains a student tolerates on recorded windows; a device calls a change harmless only up to here."""
+"""The offsets and gains that a student tolerates; a device calls a change harmless only up to them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ _MOST_ALONE = 8  # with more channels only all together are measured
 def with_tolerance(
     reference: GroupReference | None, real: RealWindows, *, task: TaskSpec, answer: Answer
 ) -> GroupReference | None:
-    """Add to a reference the changes that the student tolerates; return it unchanged if that cannot be measured.
+    """Add to a reference the changes that the student tolerates, where that can be measured.
 
-    It cannot for a regression, whose answers are neither right nor wrong, on synthetic windows, on fewer than thirty,
-    and for video, whose drift is that of its brightness.
+    Not for a regression, synthetic windows, fewer than thirty, or video, whose drift is that of its brightness.
     """
     count = len(real.windows)
     if reference is None or real.synthetic or task.kind == "regression" or count < _FEWEST_WINDOWS:
@@ -68,7 +67,6 @@ def _measure_tolerance(windows: NDArray[np.float32], is_tolerated: Callable[[NDA
         std = np.nan_to_num(np.nanstd(windows.astype(np.float64), axis=(0, 1)))
 
     def offset(*patterns: NDArray[np.float64]) -> float:
-        """Return the size before the first that is not tolerated."""
         changes = [sign * std * pattern for sign in (1, -1) for pattern in patterns]
         tolerated = 0.0
         for size in OFFSETS:
@@ -78,7 +76,6 @@ def _measure_tolerance(windows: NDArray[np.float32], is_tolerated: Callable[[NDA
         return tolerated
 
     def gain(pattern: NDArray[np.float64]) -> float:
-        """Return the gain before the first that is not tolerated."""
         tolerated = 1.0
         for size in GAINS:
             factors = [np.power(size, sign * pattern).astype(np.float32) for sign in (1, -1)]

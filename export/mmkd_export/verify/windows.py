@@ -1,7 +1,6 @@
-"""The windows an export is judged by, those a checkpoint carries or the user names, and the range of valid values.
+"""The windows an export is judged by, and the range of valid values.
 
-Without any, fp32 alone is compared on synthetic windows, drawn from the statistics of the training data: they show
-that the graph computes what the network computes. Nothing is ever calibrated on them.
+Without recorded ones, fp32 alone is compared on windows drawn from training statistics; nothing calibrates on them.
 """
 
 from __future__ import annotations
@@ -53,10 +52,9 @@ class RealWindows:
     """Recorded windows with their labels; or, if `synthetic`, drawn ones without.
 
     Attributes:
-        windows: (N, T, C) float32 raw values (z-scores for a per-group modality), N > 0, NaN = missing. Of video uint8
-            (N, T, H, W, C), masked where frames are missing.
-        labels: (N,) int64, -1 if unknown; of other tasks as in a dataset.
-        judge: (N,) bool: True windows only judge, the others may calibrate.
+        windows: float32 (N, T, C), NaN = missing, raw or z-scores per group; video uint8 (N, T, H, W, C), masked.
+        labels: int64 (N,), -1 = unknown; of other tasks as in a dataset.
+        judge: bool (N,): True windows only judge, the others may calibrate.
     """
 
     windows: NDArray[Any]
@@ -79,7 +77,7 @@ def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path)
 def windows_from_statistics(
     modality: ModalitySpec, task: TaskSpec, *, mean: Sequence[float], std: Sequence[float]
 ) -> RealWindows:
-    """Draw windows of independent normal values with `mean` and `std` of every channel, clipped to the range."""
+    """Draw windows of independent normal values per channel, clipped to the range."""
     rng = np.random.default_rng(_SEED)
     values = np.asarray(mean) + np.asarray(std) * rng.standard_normal((SYNTHETIC_WINDOWS, *modality.shape))
     if modality.range is not None and modality.normalise == "none":
@@ -90,7 +88,7 @@ def windows_from_statistics(
 
 
 def as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
-    """Convert numbers to the dtype of a modality's windows; for video they are rounded and clipped to bytes."""
+    """Convert numbers to the dtype of a modality's windows; video is rounded and clipped to bytes."""
     if modality.dtype == "uint8":
         values = np.clip(np.rint(values), 0, 255)
     return np.asarray(values, dtype=modality.dtype)
@@ -99,21 +97,17 @@ def as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
 def windows_from_path(
     path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MOST_WINDOWS
 ) -> RealWindows:
-    """Read at most `most` windows of the validation split of a dataset directory, or those in an .npz file.
+    """Read `most` windows of a dataset's validation split, or of an .npz file.
 
-    An .npz file has `x_<modality>` (N, T, C) in raw units (NaN = missing; video uint8). It may have `y` (N,), the
-    classes by number, -1 for unknown, and `classes` (K,), their names; for other tasks `y` is as in a dataset.
-
-    Raises:
-        UsageError: there is no such file, or it has no windows of this modality.
-        DatasetError: the directory breaks its contract.
+    A file has `x_<modality>` (N, T, C) in raw units (NaN = missing; video uint8), and may have `y` and `classes` (K,),
+    the names; `y` is as in a dataset, -1 = unknown class. Raises UsageError if it does not fit the student.
     """
     read = _from_dataset if path.is_dir() else _from_npz
     return read(path, modality=modality, task=task, most=most)
 
 
 def judging_half(labels: Labels) -> NDArray[np.bool_]:
-    """Draw the half that judges, by a fixed seed, with every class halved evenly; a single window judges."""
+    """Draw the half that judges, every class halved evenly; a single window judges."""
     shuffled = np.random.default_rng(_SEED).permutation(len(labels))
     by_class = shuffled[np.argsort(strata_of(labels)[shuffled], kind="stable")]
     judge = np.zeros(len(labels), dtype=bool)
@@ -122,7 +116,7 @@ def judging_half(labels: Labels) -> NDArray[np.bool_]:
 
 
 def rows_without(windows: NDArray[Any], excluded: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the rows of N windows without the excluded windows."""
+    """Return the rows of N windows without the excluded ones."""
     known = {window.tobytes() for window in excluded}
     return np.flatnonzero([window.tobytes() not in known for window in windows])
 
@@ -249,7 +243,7 @@ NAMED = "given at export with --range"
 
 
 def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: RangeChoice) -> StudentCheckpoint:
-    """Return a student with a range of valid values; `auto` takes the dataset's, or the rule's, around the windows.
+    """Return a student with a range of valid values; `auto` takes the dataset's, or the rule's.
 
     Raises:
         UsageError: a range of video is named, or one of a modality that is normalised per group.
@@ -275,17 +269,13 @@ def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: Ran
 def plausible_range(
     windows: NDArray[Any], *, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[float, float] | None:
-    """Compute the range by the rule: two digits, rounded outwards; None if it would be all of float32."""
+    """Compute the range by the rule; None if it would be all of float32."""
     finite = windows[np.isfinite(windows)]
     return plausible_span(mean, std, seen=(float(finite.min()), float(finite.max())) if finite.size else ())
 
 
 def range_choice(text: str | None) -> RangeChoice:
-    """Parse `--range`: `LOW:HIGH` or `none`; without it the rule decides.
-
-    >>> range_choice("-16:16")
-    (-16.0, 16.0)
-    """
+    """Parse `--range`: `LOW:HIGH` or `none`; without it the rule decides."""
     if text is None or text == "none":
         return "auto" if text is None else "none"
     low, _, high = text.partition(":")
