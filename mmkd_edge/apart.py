@@ -25,7 +25,7 @@ class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         step_s: until its next line, also of processor time.
-        file_bytes: of each file that it writes; 0 for none.
+        file_bytes: of each file that it writes.
     """
 
     step_s: float
@@ -38,11 +38,7 @@ _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from {0} import {1}; {1}()"
 
 
 def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
-    """Start a process that runs the function `package.module:name`, which reads a request on its input.
-
-    Raises:
-        OSError: no process can be started.
-    """
+    """Start a process that runs the function `package.module:name`, which reads a request on its input."""
     import subprocess  # 7 ms that most starts do not need
 
     module, _, name = function.partition(":")
@@ -104,7 +100,7 @@ class ProcessLines:
         self._read = b""
 
     def next(self, *, limit_s: float) -> bytes | None:
-        """The next line; None if the process has ended, or takes longer."""
+        """Return the next line; None if the process has ended, or takes longer."""
         import selectors
 
         until = time.monotonic() + limit_s
@@ -123,7 +119,7 @@ class ProcessLines:
 
 
 def end_of(process: subprocess.Popen[bytes]) -> str:
-    """How a process ended, or that it did not."""
+    """Describe how a process ended, or that it did not."""
     import subprocess
 
     try:

@@ -117,20 +117,20 @@ class SignatureError(BundleError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type if it has none."""
+    """Return the first line of an error's message; its type if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def fault_of(error: OSError) -> str:
-    """What the system says of a path, and the cure: `read-only file system; choose another folder`."""
+    """Return what the system says of a path, and the cure: `read-only file system; choose another folder`."""
     reason = (error.strerror or str(error)).lower()
     cure = CURES.get(error.errno or 0)
     return reason if cure is None else f"{reason}; {cure}"
 
 
 def unprintable_in(names: Iterable[str]) -> str:
-    """The first name that could mislead a terminal or a reader; empty if none could."""
+    """Return the first name that could mislead a terminal or a reader; empty if none could."""
     return next((name for name in names if _UNPRINTABLE.search(name)), "")
 
 
@@ -144,7 +144,7 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def error_named(name: str) -> type[MmkdError]:
-    """The error of this name, which another process sent."""
+    """Return the class of an error that another process sent."""
     kind = globals()[name]
     assert isinstance(kind, type)
     assert issubclass(kind, MmkdError)

@@ -46,7 +46,7 @@ def cut_out(
 
 
 def is_inside(region: Region | None, pixels: NDArray[np.uint8]) -> bool:
-    """Whether a region of at least one pixel lies inside the frame (H, W, C); None is the whole frame."""
+    """Return whether a region of at least one pixel lies inside the frame (H, W, C); None is the whole frame."""
     if region is None:
         return True
     x, y, wide, tall = region
@@ -54,7 +54,7 @@ def is_inside(region: Region | None, pixels: NDArray[np.uint8]) -> bool:
 
 
 def region_in(text: str) -> Region | None:
-    """The region of a text `X,Y,WIDTH,HEIGHT`; None for any other text."""
+    """Return the region of a text `X,Y,WIDTH,HEIGHT`; None for any other text."""
     numbers = text.split(",")
     if len(numbers) != 4 or not all(map(str.isdecimal, numbers)):
         return None
@@ -63,7 +63,7 @@ def region_in(text: str) -> Region | None:
 
 
 def missing_frames(array: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(..., T) whether each frame of (..., T, H, W, C) is missing."""
+    """Return (..., T) whether each frame of (..., T, H, W, C) is missing."""
     if not isinstance(array, np.ma.MaskedArray) or array.mask is np.ma.nomask:
         return np.zeros(array.shape[:-3], dtype=bool)
     mask: NDArray[np.bool_] = np.asarray(array.mask)
@@ -72,12 +72,12 @@ def missing_frames(array: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def bytes_of(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The bytes of frames, masked or not."""
+    """Return the bytes of frames, masked or not."""
     return np.asarray(array.data) if isinstance(array, np.ma.MaskedArray) else array
 
 
 def with_missing(array: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Frames (..., T, H, W, C) with those in `missing` (..., T) masked; `array` itself if there are none."""
+    """Mask frames of (..., T, H, W, C) that `missing` (..., T) names; return `array` itself if it names none."""
     if not missing.any():
         return array
     mask = np.broadcast_to(missing[..., None, None, None], array.shape)
@@ -85,7 +85,7 @@ def with_missing(array: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArra
 
 
 def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Samples or frames end to end; what is masked stays masked."""
+    """Return samples or frames end to end; masked ones stay masked."""
     if any(isinstance(part, np.ma.MaskedArray) for part in parts):
         return np.ma.concatenate(parts)  # type: ignore[no-any-return, no-untyped-call]
     return np.concatenate(parts)

@@ -14,12 +14,7 @@ ROOT = Path("/")
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kind of machine.
-
-    Attributes:
-        board: from the device tree (Jetson, Raspberry Pi); None on a PC.
-        cores: logical cores that this process may run on.
-    """
+    """A kind of machine: `board` from the device tree (Jetson, Raspberry Pi), `cores` that this process may run on."""
 
     cpu: str
     board: str | None
@@ -37,7 +32,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def this_machine(root: Path = ROOT) -> Machine:
-    """The machine whose file system begins at `root`."""
+    """Describe the machine whose file system begins at `root`."""
     return Machine(
         cpu=cpu_name(read_text(root / "proc/cpuinfo") or ""),
         board=board_name(root),
@@ -47,7 +42,7 @@ def this_machine(root: Path = ROOT) -> Machine:
 
 
 def read_text(path: Path) -> str | None:
-    """The file's text without the zero bytes of the device tree; None if it cannot be read."""
+    """Return a file's text without the zero bytes of the device tree; None if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").rstrip("\0\n ")
     except OSError:
@@ -55,18 +50,18 @@ def read_text(path: Path) -> str | None:
 
 
 def cpu_name(cpuinfo: str) -> str:
-    """The processor's model name, from the text of `/proc/cpuinfo`."""
+    """Return the processor's model name, from the text of `/proc/cpuinfo`."""
     fields = [line.partition(":") for line in cpuinfo.splitlines()]
     names = {key.strip(): value.strip() for key, _, value in reversed(fields)}
     return names.get("model name") or names.get("Hardware") or platform.processor() or platform.machine()
 
 
 def board_name(root: Path = ROOT) -> str | None:
-    """The board's name in the device tree."""
+    """Return the board's name in the device tree."""
     return read_text(root / "proc/device-tree/model") or read_text(root / "sys/firmware/devicetree/base/model")
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may run on."""
+    """Return the number of logical cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

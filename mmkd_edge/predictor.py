@@ -49,9 +49,9 @@ from mmkd_edge.stream.stream import OnWindow, Stream
 class EdgePredictor:
     """Answers for windows. Open it with `EdgePredictor.open`; use it in `with`, or call `close()`.
 
-    One predictor may be shared by threads, not by processes. The constructor is for tests and for your own backends; it
-    trusts that the backend fits the entry. The predictor closes backend and bundle. `reopen` opens the backend once
-    more after it failed; the other options are those of `open`.
+    One predictor may be shared by threads, not by processes. The constructor is for tests and your own backends: it
+    trusts that the backend fits the entry, closes backend and bundle, and calls `reopen` once after a failure. Its
+    other options are those of `open`.
     """
 
     def __init__(
@@ -124,12 +124,12 @@ class EdgePredictor:
             path: the bundle, or the state folder of `mmkd-edge install`.
             backend: what executes the students; `auto` takes what `mmkd-bench tune` measured as fastest here, else
                 TensorRT, native, OpenVINO, onnxruntime or LiteRT, the first that opens it: see `info()`.
-            precision: of the arithmetic; `auto` takes the profile's, else fp32.
-            threads: per prediction; None takes the profile's, else one.
+            precision: `auto` takes the profile's, else fp32.
+            threads: threads of one prediction; None takes the profile's, else one.
             reference: for modalities normalised per group: what `mmkd-data reference` wrote, its path, or several.
             policy: for a prediction that is not `ok`: `predict` answers if possible and reports the status, `abstain`
                 keeps the status without an answer, `raise` raises a `SensorError`.
-            checks: faults to look for in every window beyond missing values.
+            checks: faults to look for in every window besides missing values.
             stale_s: a prediction is stale if its input is older, or as far in the future (the clocks disagree).
             error_level: return label sets that miss the true label at most this often.
             unknown_level: report at most this fraction of windows like those of the validation as `unknown`; see
@@ -179,11 +179,11 @@ class EdgePredictor:
 
         Args:
             window: a mapping from the modality's name to an array (T, C), or the bare array; raw values, NaN = missing.
-                For a bundle with several students a mapping: the first student whose sensor is alive answers; a
+                For a bundle with several students a mapping: the first student whose sensor works answers; a
                 modality that is None or not in the mapping is absent.
             input_age_s: age of the newest sample of the window; negative if its clock is ahead of yours.
-            deadline_s: a moment of `time.monotonic()`: after it the engine is not asked any more, and an answer that
-                comes later is `stale`. A running engine is not interrupted.
+            deadline_s: a moment of `time.monotonic()`: after it no engine is started, and an answer that comes later
+                is `stale`. A running engine is not interrupted.
 
         Raises:
             InputError: the window does not fit, or the modality needs a reference and none was given.
@@ -211,11 +211,7 @@ class EdgePredictor:
     def _answer(
         self, number: int, window: object, conditions: Conditions = NO_CONDITIONS, stepped: Answers | None = None
     ) -> Prediction:
-        """Answer for one window with one student, whatever the policy: windows, streams and steps all come here.
-
-        Args:
-            stepped: outputs of the steps of a stream, which replace the engine's.
-        """
+        """Answer for one window with one student; `stepped` are outputs of a stream's step instead of the engine's."""
         active = self._active
         if not active.usable:
             active.check_usable()
@@ -294,7 +290,6 @@ class EdgePredictor:
         return answers
 
     def _deliver(self, predictions: list[Prediction]) -> list[Prediction]:
-        """Count predictions, and return what the policy makes of them."""
         self._monitor.given(predictions)
         return predictions if self._policy == "predict" else apply_policy(self._policy, predictions)
 
@@ -358,7 +353,7 @@ class EdgePredictor:
         )
 
     def health(self) -> Health:
-        """Return what was answered and what failed since `open`, and how inputs and answers compare with training."""
+        """Return counts of answers and failures since `open`, and how inputs and answers compare with training."""
         current = self._active.current
         health = self._monitor.health(current.statistics)
         return msgspec.structs.replace(health, returned=current.students.returned)
@@ -380,21 +375,12 @@ class EdgePredictor:
         return self.info()
 
     def rollback(self) -> PredictorInfo:
-        """Return to the bundle that answered before the last `swap`.
-
-        Raises:
-            UsageError: there was no swap, or it was taken back already.
-        """
+        """Return to the bundle that answered before the last `swap`; UsageError if there is none."""
         self._active.rollback()
         return self.info()
 
     def reopen(self) -> None:
-        """Open the engines once more, for instance after a device came back.
-
-        Raises:
-            UsageError: this predictor was made without a bundle.
-            BackendError: an engine cannot be opened.
-        """
+        """Open the engines once more, for instance after a device came back."""
         self._active.reopen()
 
     def selftest(self) -> SelfTest:
@@ -419,22 +405,22 @@ class EdgePredictor:
                     raise  # else a swap or a reopened engine has closed these students: test the current ones
 
     def info(self) -> PredictorInfo:
-        """Return what answers, and with what, for the first student."""
+        """Return what answers, and with which config, for the first student."""
         return info_of(self._active.current.students)
 
     @property
     def backend(self) -> Backend:
-        """What executes the first student; its `name` says which was chosen."""
+        """The backend of the first student; its `name` says which was chosen."""
         return self._active.current.students.engines[0].backend
 
     @property
     def modality(self) -> ModalitySpec:
-        """What one window of the first student is."""
+        """The modality of the first student."""
         return self.entry.modality
 
     @property
     def task(self) -> TaskSpec:
-        """What is predicted."""
+        """The task that is predicted."""
         return self.entry.task
 
     @property
@@ -444,7 +430,7 @@ class EdgePredictor:
 
     @property
     def entries(self) -> tuple[ModelEntry, ...]:
-        """The manifest's entries of the students, in the order in which they are asked."""
+        """The manifest's entries of the students, in their order."""
         return tuple(engine.entry for engine in self._active.current.students.engines)
 
     @property

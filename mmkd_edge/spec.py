@@ -21,9 +21,8 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         channels: of video `gray`, or `r`, `g` and `b`.
-        unit: of the raw values, for people.
         samples: T, the length of one window.
-        height: H of a frame of video, like width in pixels; else unset.
+        height: pixels of a frame of video, like `width`; else unset.
         range: smallest and largest valid raw value; a value outside counts as missing.
         normalise: `per_group` if raw values are only comparable after a z-score with the statistics of their group
             (person, machine, session); a device then needs a reference file.
@@ -59,7 +58,7 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def duration_s(self) -> float:
-        """Length of one window in seconds."""
+        """Length of one window."""
         return self.samples / self.rate_hz
 
 
@@ -68,7 +67,7 @@ COLOURS = (("gray",), ("r", "g", "b"))
 
 
 def frames_fault(modality: ModalitySpec) -> tuple[str, str] | None:
-    """Key and fault of what a modality says of frames; None without a fault."""
+    """Return key and fault of a modality's frames; None without a fault."""
     for key in ("height", "width"):
         pixels = getattr(modality, key)
         if modality.kind != "video" and pixels is not msgspec.UNSET:
@@ -92,8 +91,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         kind: `classification`: one of the labels; `multi_label`: each label on or off; `regression`: a number.
         labels: in order; of a regression the one target.
-        unit: of a regression's target.
-        range: smallest and largest value of a regression's target, if known.
+        unit: of a regression's target, like `range`, its smallest and largest value if known.
         threshold: probability from which a label of `multi_label` is on; unset is a half.
     """
 
@@ -115,7 +113,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def label_dtype(kind: TaskKind) -> Literal["int64", "uint8", "float32"]:
-    """The dtype of labels: class numbers (N,), labels that are off or on (N, K), numbers (N,)."""
+    """Return the dtype of labels: class numbers (N,), labels that are off or on (N, K), numbers (N,)."""
     match kind:
         case "classification":
             return "int64"
@@ -126,7 +124,7 @@ def label_dtype(kind: TaskKind) -> Literal["int64", "uint8", "float32"]:
 
 
 def task_text(task: TaskSpec) -> str:
-    """The task in a few words: `classes ok, worn`, `labels hot, worn`, `target level in %`."""
+    """Describe the task: `classes ok, worn`, `labels hot, worn`, `target level in %`."""
     names = ", ".join(task.labels)
     match task.kind:
         case "classification":
@@ -138,12 +136,12 @@ def task_text(task: TaskSpec) -> str:
 
 
 def labels_text(task: TaskSpec) -> str:
-    """The classes' names; of other tasks `task_text`."""
+    """Return the classes' names; of other tasks `task_text`."""
     return ", ".join(task.labels) if task.kind == "classification" else task_text(task)
 
 
 def task_fault(task: TaskSpec) -> tuple[str, str] | None:
-    """Key and fault of a task, beyond the number and the names of its labels; None without a fault."""
+    """Return key and fault of a task, the number and names of its labels aside; None without a fault."""
     for key, kind in (("unit", "regression"), ("range", "regression"), ("threshold", "multi_label")):
         if getattr(task, key) is not msgspec.UNSET and task.kind != kind:
             return key, f"expected none for {task.kind}, got {getattr(task, key)!r}; only {kind} has it"
@@ -176,7 +174,7 @@ MAX_FLOAT32 = 3.4028235e38
 def plausible_span(
     mean: Sequence[float], std: Sequence[float], *, seen: Sequence[float] = ()
 ) -> tuple[float, float] | None:
-    """The range of a sensor's widest channel, in two digits, rounded outwards; None if it excludes no float32.
+    """Return the range of a sensor's widest channel, in two digits, rounded outwards; None if it excludes no float32.
 
     Args:
         mean: (C,), like std.
@@ -190,7 +188,7 @@ def plausible_span(
 
 
 def _outwards(value: float) -> float:
-    """The next number upwards that has two digits."""
+    """Return the next number upwards that has two digits."""
     if value == 0 or not math.isfinite(value):
         return value
     step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)

@@ -47,7 +47,7 @@ class FakeBackend:
         novelty: the third output, or a function from the feeds to it.
 
     Attributes:
-        feeds: of every `run`, in order.
+        feeds: the feeds of every `run`, in order.
         closed: whether `close` was called.
     """
 
@@ -82,12 +82,12 @@ class FakeBackend:
         return logits, probabilities, np.array([[novelty]], dtype=np.float32)
 
     def close(self) -> None:
-        """Remember it."""
+        """Set `closed`."""
         self.closed = True
 
 
 def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec, novelty: bool = False) -> ModelEntry:
-    """The manifest entry of a student that was never trained; with `novelty` one score, 1, calibrated it."""
+    """Return the manifest entry of a student that was never trained; `novelty` is calibrated by one score, 1."""
     task = labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels))
     parity = Parity(windows=0, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=0.0)
     file = f"{modality.name}/model.fp32.onnx"
@@ -132,13 +132,13 @@ def fake_predictor(
     least_probability: float | None = None,
     novelty: float | Callable[[Feeds], float] | None = None,
 ) -> EdgePredictor:
-    """A predictor over a `FakeBackend`: windows are checked and prepared as on a device.
+    """Return a predictor over a `FakeBackend`: windows are checked and prepared as on a device.
 
     Args:
         answer: the probabilities in the order of `labels`, or a function from the feeds to them; of a regression the
             value.
         labels: the classes, or a task of another kind.
-        least_probability: of a label in `Prediction.label_set`, as with an error level.
+        least_probability: needed for `Prediction.label_set`, as with an error level.
         novelty: the novelty score, or a function from the feeds to it: above 1 the answer is `unknown`.
     """
     entry = fake_entry(modality=modality, labels=labels, novelty=novelty is not None)

@@ -1,4 +1,4 @@
-"""Backends, which execute artifacts: their protocol and their one table. A backend is its file and its row here."""
+"""Backends, which execute artifacts: their protocol and their table. A backend is its file and its row here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RunPrecision = Literal["fp32", "fp16", "int8", "bf16"]
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of an engine beyond its threads. A backend that lacks an option ignores it.
+    """Options of an engine besides its threads. A backend that lacks an option ignores it.
 
     Attributes:
         graph: how far onnxruntime rewrites the graph: all it can, or only what needs no other kernels.
@@ -101,15 +101,14 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a backend.
 
     Attributes:
-        precisions: that it computes in; bf16 from the fp32 artifact.
-        without_gain: precisions that are no faster than fp32 here.
+        precisions: precisions that it computes in; bf16 from the fp32 artifact.
+        without_gain: precisions that are no faster than fp32.
         library: returns the module that it imports, and the distribution that provides it.
         lacks: returns what else is missing, with the commands to install it; None if it needs nothing else.
-        open: opens an artifact, with threads, bf16 or not, and options.
         open_steps: opens a step graph; None if it runs none.
         on_gpu: threads do not matter, and opening may build an engine.
-        is_own: it is part of this package: it checks its files itself, and needs no sandbox check.
-        has_graph_option: `SessionOptions.graph` matters.
+        is_own: part of this package: it checks its files itself, and needs no sandbox check.
+        has_graph_option: whether `SessionOptions.graph` matters.
         owns_cores_from: threads from which `SessionOptions.owns_cores` matters; None for never.
     """
 
@@ -219,7 +218,7 @@ AUTO_ORDER: tuple[BackendName, ...] = ("trt", "native", "openvino", "ort", "lite
 
 
 def check_backend(name: str) -> BackendName | Literal["auto"]:
-    """Return the name if there is such a backend, else raise UsageError."""
+    """Return the name of a backend, or `auto`; UsageError for any other."""
     if name == "auto":
         return "auto"
     for known in BACKENDS:
@@ -230,13 +229,13 @@ def check_backend(name: str) -> BackendName | Literal["auto"]:
 
 
 def is_installed(name: BackendName) -> bool:
-    """Whether a backend's library is installed; imports nothing."""
+    """Return whether a backend's library is installed; imports nothing."""
     row = BACKENDS[name]
     return not why_absent(name) if row.is_own else importlib.util.find_spec(row.library()[0]) is not None
 
 
 def why_absent(name: BackendName) -> str:
-    """Why a backend cannot run here, with the command to install it; empty if it can. Imports nothing heavy."""
+    """Return why a backend cannot run here, with the command to install it; empty if it can."""
     row = BACKENDS[name]
     if row.lacks is not None:
         return row.lacks()
@@ -244,7 +243,7 @@ def why_absent(name: BackendName) -> str:
 
 
 def backend_for(artifact_format: ArtifactFormat) -> BackendName:
-    """The backend in which artifacts of a format are judged."""
+    """Return the backend in which artifacts of a format are judged."""
     return next(name for name, row in BACKENDS.items() if artifact_format in row.formats)
 
 
@@ -280,11 +279,7 @@ def _check_precision(backend: BackendName, precision: RunPrecision | Literal["au
 def open_backend(
     name: BackendName, model: bytes, *, threads: int, bf16: bool = False, options: SessionOptions = DEFAULT_OPTIONS
 ) -> Backend:
-    """Open an artifact.
-
-    Args:
-        model: the artifact's verified bytes.
-        threads: of the processor, per `run`.
+    """Open the verified bytes of an artifact.
 
     Raises:
         UnavailableError: the backend's library is not installed, no GPU answers, or the processor lacks bf16.
@@ -301,11 +296,7 @@ def open_backend(
 def open_steps(
     name: BackendName, model: bytes, *, threads: int, options: SessionOptions = DEFAULT_OPTIONS
 ) -> SteppingBackend:
-    """Open the step graph of a causal student, in fp32; see `open_backend`.
-
-    Raises:
-        UsageError: the backend runs no step graphs.
-    """
+    """Open the step graph of a causal student, in fp32; UsageError if the backend runs none."""
     opened = BACKENDS[name].open_steps
     if opened is None:
         able = ", ".join(other for other, row in BACKENDS.items() if row.open_steps is not None)

@@ -1,8 +1,4 @@
-"""Exceptions of signal handlers, which may arrive in the middle of any call.
-
-A program that limits its time with SIGALRM, or ends in order on SIGTERM, raises from its handler: that is no failure of
-an engine.
-"""
+"""Exceptions of signal handlers, as of a program that limits its time with SIGALRM: no failure of an engine."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ if sys.version_info >= (3, 11):
 else:
 
     def being_handled() -> BaseException | None:
-        """The exception that the caller handles at this moment, or None."""
+        """Return the exception that the caller handles at this moment, or None."""
         return sys.exc_info()[1]
 
 

@@ -33,7 +33,7 @@ _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
 
 
 class _Instance(msgspec.Struct, kw_only=True):
-    """An interpreter, and which memory's state it has, after which step."""
+    """An interpreter, the memory whose state it has, and after which step."""
 
     interpreter: Any
     memory: StepMemory | None = None
@@ -77,7 +77,7 @@ class LitertBackend:
         self._idle: deque[_Instance] | None = deque([_Instance(interpreter=first)])
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
-        """Answer for one window; see `Backend.run`."""
+        """See `Backend.run`."""
         idle = self._open_pool()
         handled = being_handled()
         try:
@@ -148,7 +148,7 @@ class LitertBackend:
 
 
 def _tensors(details: Mapping[str, Mapping[str, Any]], order: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    """In the order of the graph, which is the manifest's: a signature has none."""
+    """Return tensors in the order of the graph, which is the manifest's: a signature has none."""
     places = {int(detail["index"]): place for place, detail in enumerate(order)}
     names = sorted(details, key=lambda name: places[int(details[name]["index"])])
     return tuple(_tensor(name, details[name]) for name in names)

@@ -1,4 +1,4 @@
-"""Memory that engines read and write: that of one call, and that of the steps of one stream."""
+"""Memory that engines read and write, for one call and for the steps of one stream."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ class StepMemory:
     """The arrays of one stream's steps, for any engine. A step returns one slot of most states.
 
     Attributes:
-        inputs: of the graph, by name: a block of samples, the slot, the states.
-        outputs: of the graph, by name: the answer, and what is new of each state; parts of one piece of memory.
-        states: names of the states.
-        fresh: names of the other inputs.
+        inputs: a block of samples, the slot and the states, by name.
+        outputs: the answer, and what is new of each state, by name; parts of one piece of memory.
+        states: names of the states; `fresh` those of the other inputs.
         step: number of the next step, from 0.
     """
 
@@ -89,6 +88,6 @@ def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) 
 
 
 def erase(answers: Iterable[NDArray[Any]]) -> None:
-    """Overwrite earlier answers with NaN, so that one that a call does not write cannot be taken for its answer."""
+    """Overwrite earlier answers with NaN: one that a call does not write is no answer."""
     for answer in answers:
         answer.fill(_NAN)

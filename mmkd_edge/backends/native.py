@@ -1,4 +1,4 @@
-"""The native engine, on the CPU: for `.native` artifacts. One thread for each call, and no library to install."""
+"""The native engine on the CPU, for `.native` artifacts: one thread for each call, no library to install."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ from mmkd_edge.spec import TensorSpec
 
 
 class NativeBackend:
-    """One model for every thread that asks it.
-
-    Args:
-        model: a `.native` file.
-        threads: must be 1.
-        steps: whether its tensors are those of a step of a causal student.
-    """
+    """One model for all threads; with `steps` its tensors are those of a step of a causal student."""
 
     name = "native"
 
@@ -44,7 +38,7 @@ class NativeBackend:
             self.outputs += _tensors({f"next_{name}": _of_one(*state) for name, state in shapes.items()})
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
-        """Answer for one window; see `Backend.run`."""
+        """See `Backend.run`."""
         if len(self.inputs) > 2:
             return self._run_step(feeds)
         values, present = self._checked(feeds)
@@ -60,7 +54,7 @@ class NativeBackend:
         return tuple(outputs)
 
     def _checked(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
-        """Return the feeds in order. The engine reads memory, so shape, type and layout are checked first."""
+        """Return the feeds in order. The engine reads memory: shape, type and layout are checked first."""
         arrays = []
         for spec in self.inputs:
             array = feeds.get(spec.name)
@@ -83,5 +77,4 @@ def _tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
 
 
 def _of_one(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
-    """One slot of a state, or all of it."""
     return shape if axis is None else (*shape[:axis], 1, *shape[axis + 1 :])

@@ -28,7 +28,7 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 
 
 def has_external_weights(model: bytes) -> bool:
-    """Whether a tensor of a model has its values in another file; ValueError if it is no protobuf message."""
+    """Return whether a tensor of a model has its values in another file; ValueError if it is no message."""
     waiting = [("model", memoryview(model))]
     while waiting:
         kind, message = waiting.pop()
@@ -77,7 +77,6 @@ def numbers(value: Value) -> list[int]:
 
 
 def _to_signed(value: int) -> int:
-    """As int64, which protobuf keeps as two's complement of 64 bits."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
@@ -101,7 +100,7 @@ _KEY = b"location"
 
 
 def refuse_external_weights(model: bytes) -> None:
-    """Raise BackendError for a model with weights in other files: nothing verifies those."""
+    """Raise BackendError for a model with weights in other files: nothing verifies them."""
     if _KEY not in model:
         return
     try:

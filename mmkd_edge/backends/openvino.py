@@ -87,7 +87,7 @@ class OpenVinoBackend:
         self._lock = threading.RLock()
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
-        """Answer for one window; see `Backend.run`."""
+        """See `Backend.run`."""
         with self._lock:
             self._check_open()
             one, self._idle = self._idle, None
@@ -145,7 +145,7 @@ def import_openvino() -> Any:
 
 
 def shared_core() -> Any:
-    """Return OpenVINO's one root object; UnavailableError in the child of a process that had it, where it may hang."""
+    """Return OpenVINO's root object; UnavailableError in the child of a process that had it, where it may hang."""
     started, here = _first_process(), os.getpid()
     if started != here:  # its threads stay behind in a fork, and whoever waits for them hangs
         raise UnavailableError(
@@ -157,13 +157,13 @@ def shared_core() -> Any:
 
 @cache
 def _first_process() -> int:
-    """The process that asked first; a child inherits the answer."""
+    """Return the process that called first; a child inherits the answer."""
     return os.getpid()
 
 
 @cache
 def _core() -> Any:
-    """OpenVINO's root object, one per process until its end.
+    """Return OpenVINO's root object, one per process until its end.
 
     On processors with AMX, every `Core` gives its thread another stack for signals, and restores the earlier one at its
     end (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order in which they
@@ -201,14 +201,14 @@ def _tensor(port: Any) -> TensorSpec:
 
 
 def _name(port: Any) -> str:
-    """The tensor's name in the artifact: an operation that OpenVINO removes leaves its own name there too."""
+    """Return the tensor's name in the artifact: an operation that OpenVINO removes leaves its own name there too."""
     names = port.names
     node = port.node.friendly_name  # of an input the artifact's name, of an output an inner one
     return node if node in names else next((name for name in GRAPH_OUTPUTS if name in names), port.any_name)
 
 
 def _reason(error: Exception) -> str:
-    """The first line about the fault: OpenVINO's messages begin with places in its own source."""
+    """Return the first line about the fault: OpenVINO's messages begin with places in its own source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reasons = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
     return (reasons or lines or [type(error).__name__])[0]

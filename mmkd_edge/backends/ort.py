@@ -30,7 +30,7 @@ _NO_REPORTS = ("ORT_DISABLE_TELEMETRY", "1")
 
 
 def import_onnxruntime() -> Any:
-    """Import ONNX Runtime, set to report nothing; a value that the user has set stays."""
+    """Import ONNX Runtime without its telemetry."""
     silence_reports()
     import onnxruntime
 
@@ -38,7 +38,7 @@ def import_onnxruntime() -> Any:
 
 
 def silence_reports() -> None:
-    """Have ONNX Runtime report nothing from this process, whoever imports it later."""
+    """Turn off ONNX Runtime's telemetry in this process; a value that the user has set stays."""
     os.environ.setdefault(*_NO_REPORTS)
 
 
@@ -47,7 +47,6 @@ class OrtBackend:
 
     Args:
         threads: per `run`; one is fastest below about 5 M parameters.
-        graph: how far ONNX Runtime rewrites the graph; see `SessionOptions`.
         spinning: idle threads spin: faster with several threads, at half a core or more while idle.
     """
 
@@ -83,7 +82,7 @@ class OrtBackend:
         self._answers = [tensor.name for tensor in self.outputs]
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
-        """Answer for one window; see `Backend.run`."""
+        """See `Backend.run`."""
         session = self._session or self._open_session()
         handled = being_handled()
         try:

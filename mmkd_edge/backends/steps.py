@@ -15,7 +15,7 @@ from mmkd_edge.errors import BackendError, first_line
 
 
 def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
-    """The step graph for a backend; None if there is none."""
+    """Return the step graph for a backend; None if there is none."""
     row = BACKENDS[backend]
     if entry.streaming is None or row.open_steps is None:
         return None
@@ -23,11 +23,7 @@ def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
 
 
 class Steps:
-    """The steps of one stream; used by one thread at a time, and not after an error.
-
-    Raises:
-        BackendError: the backend is closed.
-    """
+    """The steps of one stream; used by one thread at a time, and not after an error."""
 
     def __init__(self, backend: SteppingBackend, streaming: Streaming) -> None:
         memory = StepMemory(backend.inputs, backend.outputs, streaming)

@@ -34,13 +34,10 @@ _FEW_WINDOWS = 8
 
 
 def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, check: Check | None = None) -> Students:
-    """Open the students of a bundle, or of what is installed in a state folder.
+    """Open the students of a bundle, or of what is installed in a state folder; see `EdgePredictor.open`.
 
     Args:
         check: raises if they must not answer here; the first start of an installed bundle has then failed.
-
-    Raises:
-        MmkdError: see `EdgePredictor.open`.
     """
     path = Path(path)
     if path.is_dir():
@@ -75,7 +72,6 @@ def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = 
 
 
 def _verify(path: Path, request: OpeningRequest, started: Started | None) -> Bundle:
-    """Open a bundle whose bytes and signatures are right; of a state folder the one that was installed."""
     try:
         bundle = Bundle.open(path)
     except UsageError as error:
@@ -100,12 +96,7 @@ def _load(
     references: Mapping[str, Reference],
     sandbox: SandboxPolicy,
 ) -> Engine:
-    """Open a student with the first config that works here.
-
-    Raises:
-        BackendError: none does, though a backend is installed; the message says why each was rejected.
-        UnavailableError: none does, and none is installed.
-    """
+    """Open a student with the first config that works here; the error says why each was rejected."""
     failures: list[MmkdError] = []
     for config in choice.configs:
         try:

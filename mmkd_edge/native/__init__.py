@@ -32,17 +32,13 @@ class _Facts(ctypes.Structure):
 
 
 def why_absent() -> str:
-    """Why the engine cannot run here; empty if it was built."""
+    """Return why the engine cannot run here; empty if it was built."""
     return "" if LIBRARY.is_file() else "the native engine was not built: no C compiler was found"
 
 
 @cache
 def library() -> Any:
-    """Return the loaded library.
-
-    Raises:
-        UnavailableError: it was not built here, or from other sources.
-    """
+    """Return the loaded library; UnavailableError if it was not built here, or from other sources."""
     if reason := why_absent():
         raise UnavailableError(f"{reason}; install one and run pip install mmkd-edge again")
     try:
@@ -90,15 +86,11 @@ class _Handle:
 class NativeModel:
     """A model of the native engine. May be shared by threads: each has a scratch of its own.
 
-    Args:
-        data: of a `.native` file.
-        isa: instruction set to use, see `ISAS`.
-
     Attributes:
         modality: name of the sensor.
         shape: (T, C) of a window.
         outputs: K.
-        isa: the instruction set in use.
+        isa: the instruction set in use, of `ISAS`.
         step_samples: S, samples of a step of a causal student; else 0.
         states: number of its states.
 
@@ -120,14 +112,11 @@ class NativeModel:
         self._own = threading.local()
 
     def run(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """Compute one window.
+        """Return logits and probabilities (1, K), and novelty (1, 1) if the model has it, as new arrays.
 
         Args:
             values: float32 (1, T, C), contiguous, finite, 0 where missing.
             present: float32 (1, T, C), contiguous, 1 or 0.
-
-        Returns:
-            Logits and probabilities (1, K), and novelty (1, 1) if the model has it. New arrays.
         """
         handle = self._handle
         if handle is None:

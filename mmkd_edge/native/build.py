@@ -24,11 +24,7 @@ def source_hash(folder: Path = FOLDER) -> str:
 
 
 def build(library: Path = LIBRARY, *, warnings_as_errors: bool = False) -> str:
-    """Compile the sources with `$CC` (default cc) into a shared library.
-
-    Returns:
-        Why that did not work, in one line; empty if it did.
-    """
+    """Compile the sources with `$CC` into a shared library; return why that did not work, or an empty text."""
     import shlex
     import subprocess  # what only compiling needs: the runtime reads the constants above
     import tempfile

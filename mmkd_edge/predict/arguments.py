@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping[str, object]:
-    """Return the window if it is a mapping from the students' modalities, else raise InputError."""
+    """Return the window, or raise InputError unless it is a mapping from the students' modalities."""
     names = [modality.name for modality in modalities]
     listed = ", ".join(map(repr, names))
     if not isinstance(window, Mapping):
@@ -37,11 +37,7 @@ def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping
 
 
 def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Sequence[ModalitySpec]) -> list[Any]:
-    """Return the windows of `predict_batch`, each as `predict` takes it.
-
-    Raises:
-        InputError: a window does not fit; the message has its number.
-    """
+    """Return the windows of `predict_batch`, each as `predict` takes it; InputError with the window's number."""
     if len(modalities) > 1:
         if isinstance(windows, Mapping) or not isinstance(windows, Iterable):
             raise InputError("predict_batch: of a bundle with several students expected an iterable of mappings")
@@ -85,7 +81,7 @@ def _check_numbered_mapping(index: int, window: object, modalities: Sequence[Mod
 
 
 def check_choice(name: str, value: T, choices: object) -> T:
-    """Return a value of a `Literal`, else raise UsageError."""
+    """Return a value of a `Literal`, or raise UsageError."""
     known = get_args(choices)
     if value not in known:
         *others, last = map(repr, known)
@@ -94,14 +90,14 @@ def check_choice(name: str, value: T, choices: object) -> T:
 
 
 def check_whole(name: str, value: Any, least: int, most: int) -> int:
-    """Return a whole number of this range, else raise UsageError."""
+    """Return a whole number of this range, or raise UsageError."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise UsageError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
     return value
 
 
 def check_seconds(name: str, value: Any) -> float | None:
-    """Return seconds above 0, or None, else raise UsageError."""
+    """Return seconds above 0 or None, or raise UsageError."""
     if value is None:
         return None
     if not (isinstance(value, Real) and 0 < float(value) < math.inf):
@@ -110,7 +106,7 @@ def check_seconds(name: str, value: Any) -> float | None:
 
 
 def check_moment(name: str, value: Any) -> None:
-    """Raise UsageError for an age or a moment that is no number, which would count as fresh and in time."""
+    """Raise UsageError unless an age or a moment is a number: NaN would count as fresh and in time."""
     if value is None or (type(value) is float and value == value):  # an abstract class takes a microsecond
         return
     if not isinstance(value, Real) or isinstance(value, bool) or value != value:

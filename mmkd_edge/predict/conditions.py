@@ -1,4 +1,4 @@
-"""Around one prediction: its conditions, which of several students answers, and what the policy makes of it."""
+"""Conditions of one prediction, the choice among several students, and the policy."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Policy = Literal["predict", "abstain", "raise"]
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions of a prediction beyond its window.
+    """What is known about a prediction besides its window.
 
     Attributes:
-        fault: of the window, known before.
+        fault: a fault of the window that is known before.
         input_age_s: age of its newest sample.
         deadline_s: a moment of `time.monotonic()`.
     """
@@ -39,7 +39,7 @@ NO_CONDITIONS = Conditions()
 
 
 class SensorError(InputError):
-    """A sensor failed, and the policy is `raise`; `predictions` has all windows of the call, in order."""
+    """A prediction is not `ok`, and the policy is `raise`; `predictions` has all windows of the call, in order."""
 
     def __init__(self, message: str, *, predictions: Sequence[Prediction] = ()) -> None:
         super().__init__(message)
@@ -47,10 +47,7 @@ class SensorError(InputError):
 
 
 def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault | None:
-    """Judge the age of the input: beyond `stale_s`, in the past or the future, a window is stale.
-
-    As far in the future one of the clocks was set, and the age is unknown. Smaller disagreements are normal.
-    """
+    """Return the fault of an input that is older than `stale_s`, or as far in the future (a clock was set)."""
     if input_age_s is None or stale_s is None or abs(input_age_s) <= stale_s:
         return None
     if input_age_s < 0:
@@ -60,14 +57,14 @@ def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault |
 
 
 def lives(prediction: Prediction) -> bool:
-    """Whether its sensor works; `unknown` counts: the window is new, but the sensor works."""
+    """Return whether the sensor works; `unknown` means a new window of a working sensor."""
     return prediction.index >= 0 and prediction.status != "stale"
 
 
 def first_available(predictions: Iterable[Prediction]) -> Prediction:
-    """The prediction of the first student whose sensor works, and why earlier ones do not; or why none does.
+    """Return the prediction of the first student whose sensor works, and why earlier ones do not; or why none does.
 
-    A stale one ends the search: age and deadline are the same for all windows of a call.
+    A stale prediction ends the search: age and deadline are the same for all windows of a call.
     """
     silent: list[Prediction] = []
     for prediction in predictions:
@@ -78,7 +75,7 @@ def first_available(predictions: Iterable[Prediction]) -> Prediction:
 
 
 def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
-    """Mark a prediction as a substitute for the silent ones."""
+    """Mark a prediction as a substitute for silent students."""
     if not silent:
         return prediction
     reason = f"{prediction.modality!r} answers in place of {'; '.join(map(_why, silent))}"
@@ -90,7 +87,7 @@ def _why(prediction: Prediction) -> str:
 
 
 def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
-    """Add a fault to a prediction."""
+    """Return a prediction with one more fault."""
     if prediction.status != "ok":
         fault = worse(fault, WindowFault(status=prediction.status, reason=prediction.reason))
     marked = msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
@@ -100,11 +97,7 @@ def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
 
 
 def apply_policy(policy: Policy, predictions: list[Prediction]) -> list[Prediction]:
-    """Return predictions as the caller gets them; `warming_up` of a stream is never withheld.
-
-    Raises:
-        SensorError: a prediction is not `ok`, and the policy is `raise`.
-    """
+    """Return predictions as the caller gets them, or raise SensorError; `warming_up` is never withheld."""
     refused = [prediction for prediction in predictions if prediction.status not in ("ok", "warming_up")]
     if policy == "predict" or not refused:
         return predictions
@@ -117,7 +110,6 @@ def apply_policy(policy: Policy, predictions: list[Prediction]) -> list[Predicti
 
 
 def _withheld(prediction: Prediction) -> Prediction:
-    """The same without an answer; its novelty stays."""
     return msgspec.structs.replace(
         prediction,
         label="",

@@ -1,10 +1,10 @@
-"""Label sets: which classes remain possible for a window at the application's error level.
+"""Label sets: the classes that remain possible for a window at the application's error level.
 
 Split conformal prediction with the probability of the true label as its score (Sadinle, Lei and Wasserman, "Least
 Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 114, 2019). The threshold is the j-th smallest score
 of n calibration windows, j = floor((n + 1) * error_level); a set has every label that reaches it (Angelopoulos and
-Bates, arXiv:2107.07511, section 1). If a window is exchangeable with the calibration windows, its true label is outside
-the set with a probability of at most `error_level`. Another person, machine or place is not exchangeable with them.
+Bates, arXiv:2107.07511, section 1). The error level holds for windows exchangeable with the calibration windows, so not
+for another person, machine or place.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _ROUNDING = 1e-9
 
 
 def named(entry: ModelEntry, artifact: Artifact | None, *, where: str) -> str:
-    """The subject of an error: the artifact, or without a bundle the student."""
+    """Return the subject of an error: the artifact, or without a bundle the student."""
     what = f"model {entry.name!r}" if artifact is None else repr(artifact.file)
     return f"{where}: {what}" if where else what
 
 
 def check_level(level: Any, *, name: str) -> float | None:
-    """Return a level between 0 and 1, or None, else raise UsageError."""
+    """Return a level above 0 and below 1, or None, or raise UsageError."""
     if level is None:
         return None
     number = isinstance(level, int | float) and not isinstance(level, bool)
@@ -37,17 +37,16 @@ def check_level(level: Any, *, name: str) -> float | None:
 
 
 def smallest_level(windows: int) -> float:
-    """The smallest level that this many calibration windows support, 1 / (n + 1), rounded up to four digits."""
+    """Return the smallest level that this many calibration windows support, rounded up to four digits."""
     return math.ceil(10_000 / (windows + 1)) / 10_000
 
 
 def least_probability(confidence: Confidence, error_level: float) -> float | None:
-    """The probability that a label needs to be in the set; None with too few calibration windows.
+    """Return the probability that a label needs to be in the set; None with too few calibration windows.
 
-    Example:
-        >>> confidence = Confidence(temperature=1.0, true_probabilities=(0.2, 0.5, 0.7, 0.9))
-        >>> least_probability(confidence, 0.4), least_probability(confidence, 0.1)
-        (0.5, None)
+    >>> confidence = Confidence(temperature=1.0, true_probabilities=(0.2, 0.5, 0.7, 0.9))
+    >>> least_probability(confidence, 0.4), least_probability(confidence, 0.1)
+    (0.5, None)
     """
     windows = len(confidence.true_probabilities)
     rank = math.floor((windows + 1) * error_level + _ROUNDING)
@@ -55,7 +54,7 @@ def least_probability(confidence: Confidence, error_level: float) -> float | Non
 
 
 def label_set(shares: Sequence[float], labels: Sequence[str], *, least: float) -> tuple[str, ...]:
-    """The labels whose probability is `least` or more, the most probable first; at least the most probable one."""
+    """Return the labels with a probability of at least `least`, the most probable first, and never none."""
     reached = [index for index, share in enumerate(shares) if share >= least]
     if len(reached) < 2:
         return (labels[shares.index(max(shares))],)
@@ -66,11 +65,7 @@ def label_set(shares: Sequence[float], labels: Sequence[str], *, least: float) -
 def threshold_of(
     entry: ModelEntry, artifact: Artifact | None, error_level: float | None, *, where: str = ""
 ) -> float | None:
-    """The threshold of an artifact's label sets; None without an error level. `where` is the bundle, for the error.
-
-    Raises:
-        UsageError: the task has no label sets; the artifact was not calibrated, or with too few windows for this level.
-    """
+    """Return the threshold of an artifact's label sets; UsageError if it was not calibrated for this level."""
     if error_level is None:
         return None
     if entry.task.kind != "classification":

@@ -47,12 +47,7 @@ class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to run a student.
-
-    Attributes:
-        reason: why this config, for people.
-        profile: path of the profile that measured it; empty without one.
-    """
+    """Backend, precision and threads of a student; `reason` is why, `profile` the path of its measurement or empty."""
 
     backend: BackendName
     precision: RunPrecision
@@ -63,19 +58,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The configs to try, best first, and why others are not among them.
-
-    Attributes:
-        configs: exactly one if the request names a backend; none if every backend was rejected.
-        rejected: one sentence for each backend that cannot run here.
-    """
+    """The configs to try, best first, and one sentence for each backend that cannot run here."""
 
     configs: tuple[Config, ...]
     rejected: tuple[str, ...] = ()
 
 
 def choose_configs(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup | None) -> ConfigChoice:
-    """Choose the configs of a student: the profile's, then those of the table's backends in its order.
+    """Return the configs of a student: the profile's, then the backends of the table in its order.
 
     Args:
         lookup: the profile of the bundle; None if the request leaves no choice.

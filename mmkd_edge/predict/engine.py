@@ -1,4 +1,4 @@
-"""One opened student (`Engine`), and all of one bundle in order (`Students`). Neither changes once it is made."""
+"""One opened student, and all of one bundle in order. Neither changes once it is made."""
 
 from __future__ import annotations
 
@@ -29,16 +29,14 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """One student that can answer.
 
     Attributes:
-        artifact: what the backend executes; None without a bundle, as are `config` and `reopen`.
+        artifact: None without a bundle, as are `config` and `reopen`.
         reopen: opens the backend once more.
-        least_probability: of a label in the label set; None without an error level.
+        least_probability: needed for the label set; None without an error level.
         refusal: why it cannot answer for raw values; empty if it can.
-        names: of its two inputs, values and presence.
-        complete: what `prepare` returns as the presence of a window that misses nothing.
+        names: names of its two inputs, values and presence.
+        complete: the presence of a window that misses nothing, as `prepare` returns it.
         step: executes the step graph of a causal student; None if it cannot.
-        novelty: judges its novelty scores; None without calibration.
-        step_novelty: judges the scores of its steps.
-        selftest: when it passed its first self-test; may be empty, as may `sandbox_check`.
+        novelty: judges its novelty scores; None without calibration. `step_novelty` judges those of its steps.
         rejected: why each better config was not taken.
     """
 
@@ -62,16 +60,16 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def modality(self) -> ModalitySpec:
-        """What it takes."""
+        """The modality of its windows."""
         return self.entry.modality
 
     @property
     def task(self) -> TaskSpec:
-        """What it answers."""
+        """The task that it answers."""
         return self.entry.task
 
     def feeds(self, values: NDArray[Any], present: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The inputs of its backend, from what `prepare` returned."""
+        """Return the inputs of its backend, from what `prepare` returned."""
         first, second = self.names
         return {first: values, second: present}
 
@@ -83,33 +81,28 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Students(msgspec.Struct, frozen=True, kw_only=True):
-    """The opened students of one bundle, the best first.
-
-    Attributes:
-        bundle: closed with them.
-        returned: why they answer instead of the bundle installed last; else empty.
-    """
+    """The opened students of one bundle, the best first; `returned` is why they replace the bundle installed last."""
 
     engines: tuple[Engine, ...]
     bundle: Bundle | None = None
     returned: str = ""
 
     def number_of(self, modality: str) -> int:
-        """The student that takes this modality; UsageError if none does."""
+        """Return the number of the student with this modality; UsageError if there is none."""
         names = [engine.modality.name for engine in self.engines]
         if modality not in names:
             raise UsageError(f"modality {modality!r} is unknown; expected one of {', '.join(map(repr, names))}")
         return names.index(modality)
 
     def with_backend(self, engine: Engine, backend: Backend) -> Students:
-        """The same students with another backend behind one of the engines."""
+        """Return the same students with another backend for one of them."""
         fresh = msgspec.structs.replace(engine, backend=backend)
         return msgspec.structs.replace(
             self, engines=tuple(fresh if other is engine else other for other in self.engines)
         )
 
     def close(self) -> None:
-        """Close everything; more than once is fine."""
+        """Close students and bundle; more than once is fine."""
         for engine in self.engines:
             engine.close()
         if self.bundle is not None:
@@ -172,7 +165,7 @@ def engine_of(
     least_probability: float | None = None,
     novelty: NoveltyRule | None = None,
 ) -> Engine:
-    """An engine over an opened backend; UsageError if the reference was made for another modality."""
+    """Return a student over an opened backend; UsageError if the reference is of another modality."""
     modality, refusal = entry.modality, ""
     if reference is not None:
         check_reference(reference, modality)
@@ -203,17 +196,13 @@ def engine_of(
 
 
 def answers_of(engine: Engine, windows: NDArray[Any]) -> Answers:
-    """Every output (N, ...) for golden windows: raw, or z-scores of a per-group modality."""
+    """Return every output (N, ...) for golden windows: raw, or z-scores of a per-group modality."""
     answers = [answer_of(engine, *prepare(window, engine.modality)) for window in windows]
     return tuple(np.concatenate(outputs) for outputs in zip(*answers, strict=True))
 
 
 def answer_of(engine: Engine, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
-    """Every output for what `prepare` returned.
-
-    Raises:
-        BackendError: the engine returned something else; whatever your own engine raises comes as it is.
-    """
+    """Return every output for what `prepare` returned; BackendError if an output has another shape or type."""
     answer = engine.backend.run(engine.feeds(values, present))
     outputs = engine.entry.outputs
     if not isinstance(answer, tuple | list) or len(answer) != len(outputs):
@@ -250,7 +239,6 @@ def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, config
 
 
 def _open_step(bundle: Bundle, entry: ModelEntry, config: Config) -> SteppingBackend | None:
-    """Open the step graph of a causal student, if the backend runs such graphs; it is fp32 whatever the precision."""
     streaming, artifact = entry.streaming, step_artifact(entry, config.backend)
     if streaming is None or artifact is None:
         return None

@@ -1,4 +1,4 @@
-"""What a predictor reports about itself."""
+"""The facts that a predictor reports about itself."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from mmkd_edge.predict.engine import Students
 
 
 class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What answers, and with what. Fields about a bundle are empty without one.
+    """What answers, and with which config. Fields about a bundle are empty without one.
 
     Attributes:
-        threads: per prediction.
-        precision: of the arithmetic: the artifact's, or bf16.
+        precision: the artifact's, or bf16.
         reason: why this config.
         profile: path of the measurements behind it; may be empty.
         step_artifact: the step graph that streams use; empty if they compute whole windows.
-        selftest: when the first self-test was passed.
-        sandbox_check: when the sandbox check was passed.
+        selftest: when the first self-test passed; `sandbox_check` likewise.
         rejected: why each better config was not taken.
-        least_probability: of a label in the label set; None without an error level.
+        least_probability: needed for the label set; None without an error level.
         versions: of mmkd-edge, numpy and Python.
     """
 

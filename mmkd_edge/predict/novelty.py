@@ -1,12 +1,11 @@
-"""Novelty: how unlike everything in training a window is, and when nobody should believe the answer.
+"""Novelty: how unlike everything in training a window is, and from where on its answer is `unknown`.
 
-A wrong unit or gain changes the magnitude of a window's values, which is compared with limits in the bundle. And a
-graph with the output `novelty` returns a distance of the window's embedding from the training windows. If r of n
-validation windows have a distance as large or larger, the p-value is (1 + r) / (n + 1), the conformal p-value (Vovk,
-Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005, ch. 2; Bates, Candes, Lei, Romano, Sesia, "Testing
-for Outliers with Conformal p-Values", Annals of Statistics 51, 2023, equation 2). If a window is exchangeable with the
-validation windows, its p-value is at most `unknown_level` with a probability of at most that. Another person, machine
-or place is not exchangeable with them.
+A wrong unit or gain changes the magnitude of a window's values, which is compared with limits in the bundle. A graph
+with the output `novelty` returns a distance of the window's embedding from the training windows. If r of n validation
+windows have a distance as large or larger, the conformal p-value is (1 + r) / (n + 1) (Vovk, Gammerman and Shafer,
+"Algorithmic Learning in a Random World", 2005, ch. 2; Bates, Candes, Lei, Romano, Sesia, "Testing for Outliers with
+Conformal p-Values", Annals of Statistics 51, 2023, equation 2). It holds for windows exchangeable with the validation
+windows, so not for another person, machine or place.
 """
 
 from __future__ import annotations
@@ -27,12 +26,7 @@ from mmkd_edge.predict.sensors import WindowFault, worse
 
 
 def channel_magnitudes(values: NDArray[np.float32], present: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The root mean square (N, C) of each channel of windows; NaN without values.
-
-    Args:
-        values: (N, T, C) as `prepare` returns them, 0 where missing.
-        present: (N, T, C), 1 or 0.
-    """
+    """Return the root mean square (N, C) of windows and presence (N, T, C) from `prepare`; NaN without values."""
     exact = values.astype(np.float64)
     sums, counts = np.einsum("ntc,ntc->nc", exact, exact), present.sum(axis=1)
     sizes: NDArray[np.float64] = np.sqrt(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
@@ -40,10 +34,10 @@ def channel_magnitudes(values: NDArray[np.float32], present: NDArray[np.float32]
 
 
 def magnitude(sizes: Iterable[float], usual: Iterable[float]) -> float:
-    """The magnitude of a window: the root mean square over channels of `channel_magnitudes` / `usual`.
+    """Return the magnitude of a window: the root mean square over channels of `channel_magnitudes` / `usual`.
 
-    One number for a sensor: a wrong unit or gain changes all of its channels, and a single axis may well be near 0. NaN
-    without values. Plain numbers, because numpy takes longer for a few channels.
+    One number for a sensor: a wrong unit changes all channels, and a single axis may well be near 0. NaN without
+    values. Plain numbers are faster than numpy for a few channels.
     """
     ratios = [size / expected for size, expected in zip(sizes, usual, strict=True) if size == size]
     return math.sqrt(sum(ratio * ratio for ratio in ratios) / len(ratios)) if ratios else math.nan
@@ -52,7 +46,7 @@ def magnitude(sizes: Iterable[float], usual: Iterable[float]) -> float:
 def magnitude_fault(
     limits: MagnitudeLimits, values: NDArray[np.float32], present: NDArray[np.float32], *, modality: str
 ) -> WindowFault | None:
-    """Judge the magnitude of one window, (1, T, C) as `prepare` returns it; an empty one has none."""
+    """Judge the magnitude of one window, (1, T, C) from `prepare`; an empty one has none."""
     size = magnitude(channel_magnitudes(values, present)[0].tolist(), limits.usual)
     if not (size < limits.lowest or size > limits.highest):
         return None
@@ -64,22 +58,17 @@ def magnitude_fault(
 
 
 class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
-    """How an opened student judges its novelty scores.
-
-    Attributes:
-        unknown_level: an answer with at most this p-value is `unknown`; None for never.
-    """
+    """How a student judges its novelty scores: a p-value of at most `unknown_level` is `unknown`; None for never."""
 
     calibration: Novelty
     unknown_level: float | None = None
 
     def p_value(self, score: float) -> float:
-        """The p-value of a score, above 0 and at most 1; the smallest for NaN.
+        """Return the p-value of a score, above 0 and at most 1; the smallest for NaN.
 
-        Example:
-            >>> rule = NoveltyRule(calibration=Novelty(scores=(0.5, 0.8, 1.0), max_error=0.0, tolerance=1e-4))
-            >>> rule.p_value(0.1), rule.p_value(0.9), rule.p_value(7.0)
-            (1.0, 0.5, 0.25)
+        >>> rule = NoveltyRule(calibration=Novelty(scores=(0.5, 0.8, 1.0), max_error=0.0, tolerance=1e-4))
+        >>> rule.p_value(0.1), rule.p_value(0.9), rule.p_value(7.0)
+        (1.0, 0.5, 0.25)
         """
         scores = self.calibration.scores
         larger = len(scores) - bisect_left(scores, score) if score <= scores[-1] else 0
@@ -89,10 +78,10 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
 def judged_novelty(
     rule: NoveltyRule, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
 ) -> tuple[float | None, WindowFault | None]:
-    """The p-value of a window, and its fault with that; None and the same fault without a score.
+    """Return the p-value of a window, and its fault with that; None and the same fault without a score.
 
     Args:
-        scores: the graph's outputs beyond logits and probabilities: (1, 1), or nothing.
+        scores: the graph's outputs beyond logits and probabilities: (1, 1), or none.
     """
     if not scores:
         return None, fault
@@ -104,12 +93,12 @@ def judged_novelty(
 
 
 def novelty_text(novelty: Novelty) -> str:
-    """The levels that an artifact's novelty supports, in a few words."""
+    """Describe the levels that an artifact's novelty supports."""
     return f"unknown from a level of {smallest_level(len(novelty.scores)):g} on, by {len(novelty.scores)} windows"
 
 
 def magnitude_text(limits: MagnitudeLimits) -> str:
-    """Limits of the magnitude, in a few words, with how often they were wrong."""
+    """Describe limits of the magnitude, and how often they were wrong."""
     return (
         f"unknown below {limits.lowest:.2g} and above {limits.highest:.2g} times the usual size, as "
         f"{limits.outside_rate:.1%} of healthy windows of groups that were left out"
@@ -119,10 +108,9 @@ def magnitude_text(limits: MagnitudeLimits) -> str:
 def novelty_rule(
     entry: ModelEntry, artifact: Artifact | None, unknown_level: float | None, *, where: str = "", is_bf16: bool = False
 ) -> NoveltyRule | None:
-    """The rule of a student; None if nothing calibrated its novelty and no level is requested.
+    """Return the rule of a student; None if nothing calibrated its novelty and no level is requested.
 
     Args:
-        where: the bundle, for the error message.
         is_bf16: it computes in bfloat16, for which no scores are known.
 
     Raises:

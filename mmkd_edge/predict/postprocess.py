@@ -28,22 +28,22 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The answer for one window.
 
     Attributes:
-        label: the most probable class, or label; of a regression the target; empty without an answer.
-        index: of the label; -1 without an answer.
-        probability: of the label, 0 to 1; 0 without an answer, and of a regression.
-        probabilities: float32 (K,), in the order of the task's labels; zeros without an answer; of a regression (0,).
-        status: `ok`; `degraded` if a sensor fails in part; `unknown` if the window is unlike the training windows, at
-            the level of `EdgePredictor.open`; `stale` if the answer is about the past; `warming_up` if a stream has no
-            full window yet; `invalid` if nothing supports an answer. The last two never have one.
+        label: the most probable class or label, for a regression the target; empty without an answer.
+        index: index of the label; -1 without an answer.
+        probability: 0 to 1; 0 without an answer, and for a regression.
+        probabilities: float32 (K,), in the order of the task's labels; zeros without an answer; (0,) for a regression.
+        status: `ok`; `degraded` if a sensor fails in part; `unknown` if the window is unlike the training windows;
+            `stale` if the answer is about the past; `warming_up` if a stream has no full window yet; `invalid` if
+            nothing supports an answer. The last two never have one.
         reason: why `status` is not ok.
         missing_fraction: fraction of the window's values that are missing, 0 to 1.
-        modality: which modality answered.
+        modality: the modality that answered.
         input_age_s: age of the window's newest sample at the answer; None if unknown.
-        labels: of a multi-label task, those that are on, in the task's order.
+        labels: the labels of a multi-label task that are on, in the task's order.
         value: of a regression, in the target's unit and range; None without an answer.
         label_set: labels that remain possible at the error level, the most probable first; empty without a level.
-        novelty: p-value of the window among validation windows, above 0 and at most 1, the smaller the newer, also of
-            an answer that the policy `abstain` withholds; None if the bundle has none.
+        novelty: p-value of the window among validation windows, above 0 and at most 1; small is new. Also for an
+            answer that the policy `abstain` withholds; None if the bundle has none.
     """
 
     label: str
@@ -61,7 +61,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     novelty: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Attributes as numbers, texts, lists and None.
+        """Return the attributes as numbers, texts, lists and None.
 
         >>> from mmkd_edge.testing import fake_predictor
         >>> acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
@@ -73,13 +73,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         return plain
 
     def to_json(self) -> bytes:
-        """`to_dict` as one JSON object in UTF-8; your own document may contain predictions in the same way.
+        """Return `to_dict` as one JSON object in UTF-8.
 
-        >>> from mmkd_edge.testing import fake_predictor
-        >>> acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
-        >>> prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
-        >>> msgspec.json.encode({"press": 1, "said": prediction}, enc_hook=np.ndarray.tolist)[:44]
-        b'{"press":1,"said":{"label":"worn","index":1,'
+        In a document of your own, encode predictions with `msgspec.json.encode(document, enc_hook=np.ndarray.tolist)`.
         """
         return msgspec.json.encode(self, enc_hook=np.ndarray.tolist)
 
@@ -106,9 +102,9 @@ def interpret(
     Args:
         probabilities: float32 (1, K), the graph's second output, of a regression the value; the prediction keeps it.
         present: float32 (1, T, C) from `prepare`, of video (1, T, 1); None if nothing is missing.
-        window: (T, C) raw values, to explain why values count as missing.
-        fault: what else is known against the window.
-        least_probability: of a label in the label set; None without label sets.
+        window: raw values (T, C), to explain why values count as missing.
+        fault: a fault of the window that is known before.
+        least_probability: needed for the label set; None without label sets.
         novelty: the window's p-value.
 
     Raises:
@@ -157,7 +153,7 @@ def interpret(
 
 
 def _unsound(shares: list[float], kind: TaskKind) -> str:
-    """What is wrong with an answer; empty if nothing is. NaN and infinities fail every comparison."""
+    """Return what is wrong with an answer, or an empty text. NaN and infinities fail every comparison."""
     if kind == "classification":
         sound = _LEAST_SUM <= sum(shares) <= _MOST_SUM and min(shares) >= 0
         return "" if sound else "the model's answer is not a distribution"
@@ -181,7 +177,7 @@ def no_answer(
     missing_fraction: float = 0.0,
     input_age_s: float | None = None,
 ) -> Prediction:
-    """A prediction without an answer, and why."""
+    """Return a prediction without an answer, and why."""
     return Prediction(
         label="",
         index=-1,

@@ -1,7 +1,4 @@
-"""From a window to the inputs of the graph: `check_window`, then `prepare`.
-
-Training, calibration and the runtime call the same functions, so a student sees the same numbers everywhere.
-"""
+"""From a window to the inputs of the graph: `check_window`, then `prepare`; training and calibration call the same."""
 
 from __future__ import annotations
 
@@ -28,12 +25,12 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
 
     Args:
         window: a mapping from the modality's name to an array, or the bare array. Numbers of any kind become float32,
-            masked values NaN. Of a data frame (pandas, polars) the columns named like the channels. Of video, frames of
+            masked values NaN; of a data frame (pandas, polars) the columns named like the channels. Of video, frames of
             uint8 as `check_frames` takes them.
 
     Returns:
-        (T, C) float32 in native byte order, NaN = missing; of video uint8 (T, H, W, C), masked where frames are
-        missing. The caller's own array if it already is that.
+        float32 (T, C), NaN = missing; of video uint8 (T, H, W, C), masked where frames are missing. The caller's own
+        array if it already is that.
 
     Raises:
         InputError: the window names another modality, is not numeric or has another shape.
@@ -55,18 +52,17 @@ def prepare(
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Turn a checked window into the graph's two inputs: values and presence.
 
-    A value is missing if it is NaN or infinite, or outside the modality's range. The range is about raw values: for a
+    A value is missing if it is NaN, infinite or outside the modality's range. The range is about raw values: for a
     per-group modality it is applied before the z-score, so only with `reference`.
 
     Args:
-        array: (T, C) float32 from `check_window`: raw values; z-scores for a per-group modality without `reference`.
-            Of video uint8 (T, H, W, C).
+        array: from `check_window`: raw values; z-scores for a per-group modality without `reference`.
         reference: the group's statistics, to z-score raw values with.
 
     Returns:
-        Values and presence, each float32 (1, T, C): a missing value is 0 and its presence 0, else presence is 1.
-        Values may share memory with `array`. If nothing is missing, presence is `nothing_missing(modality)`.
-        Of video the values are uint8 (1, T, H, W, C) and the presence is that of the frames, (1, T, 1).
+        Values and presence, each float32 (1, T, C): both 0 where a value is missing. Values may share memory with
+        `array`. If nothing is missing, presence is `nothing_missing(modality)`. Of video uint8 (1, T, H, W, C) and
+        float32 (1, T, 1).
     """
     if modality.kind == "video":
         return prepare_frames(array)
@@ -81,19 +77,19 @@ def prepare(
 
 @lru_cache(maxsize=64)
 def all_present(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Read-only float32 ones (1, T, C), one array per shape: the presence of a window that misses nothing."""
+    """Return read-only float32 ones (1, T, C), one array per shape: the presence of a complete window."""
     present = np.ones((1, *shape), dtype=np.float32)
     present.flags.writeable = False
     return present
 
 
 def nothing_missing(modality: ModalitySpec) -> NDArray[np.float32]:
-    """The presence of a window that misses nothing, the same read-only array each time."""
+    """Return the presence of a complete window, the same read-only array each time."""
     return all_frames_present(modality.samples) if modality.kind == "video" else all_present(modality.shape)
 
 
 def prepare_batch(array: NDArray[Any], modality: ModalitySpec) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """`prepare` for many windows (B, T, C): new float32 arrays (B, T, C); of video (B, T, H, W, C) and (B, T, 1)."""
+    """Prepare many windows (B, T, C), of video (B, T, H, W, C): new arrays of values and presence."""
     if modality.kind == "video":
         return prepare_frame_batch(array)
     present = _valid(array, modality) if modality.normalise == "none" else np.isfinite(array)
@@ -101,11 +97,7 @@ def prepare_batch(array: NDArray[Any], modality: ModalitySpec) -> tuple[NDArray[
 
 
 def rows_of(values: NDArray[Any], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Values and presence (B, T, C) of prepared windows, for checks and statistics.
-
-    Of video (B, T, H, W, C) the mean brightness of each frame's channels: it shows a lamp that failed, a camera that
-    was covered or turned, and a picture that stands still.
-    """
+    """Return values and presence (B, T, C) of prepared windows; of video the mean brightness of each frame."""
     if values.ndim != 5:
         return values, present
     means = values.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)
@@ -113,7 +105,7 @@ def rows_of(values: NDArray[Any], present: NDArray[np.float32]) -> tuple[NDArray
 
 
 def standardise(array: NDArray[np.float32], modality: ModalitySpec, *, mean: Any, std: Any) -> NDArray[np.float32]:
-    """Z-score raw values (..., C) with their group's statistics (C,); missing or outside the range becomes NaN."""
+    """Z-score raw values (..., C) with their group's statistics (C,); invalid ones become NaN."""
     # float64: a float32 mean would shift large, slowly moving values (a pressure in Pa) by a part of their spread.
     with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 becomes Inf, and Inf counts as missing
         scores = (array - np.asarray(mean, dtype=np.float64)) / np.asarray(std, dtype=np.float64)
@@ -121,19 +113,19 @@ def standardise(array: NDArray[np.float32], modality: ModalitySpec, *, mean: Any
 
 
 def only_valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np.float32]:
-    """Raw values (..., C) with NaN for infinite ones and those outside the range; `array` itself if there are none."""
+    """Return raw values (..., C) with NaN for invalid ones; `array` itself if there are none."""
     valid = _valid(array, modality)
     return array if valid.all() else np.where(valid, array, np.float32(np.nan))
 
 
 def within_float32(low: float, high: float) -> tuple[float, float]:
-    """Clip a range to what float32 can hold: numpy warns of what lies beyond."""
+    """Clip a range to that of float32: numpy warns of what lies beyond."""
     least, most = _FINITE
     return min(max(low, least), most), max(min(high, most), least)
 
 
 def missing_samples(modality: ModalitySpec, count: int) -> NDArray[Any]:
-    """Samples that are all missing: NaN (n, C), of video masked frames (n, H, W, C)."""
+    """Return samples that are all missing: NaN (n, C), of video masked frames (n, H, W, C)."""
     shape = (count, *modality.shape[1:])
     if modality.kind == "video":
         return np.ma.masked_all(shape, dtype=np.uint8)  # type: ignore[no-any-return, no-untyped-call]
@@ -161,7 +153,7 @@ def _check_any(window: object, modality: ModalitySpec) -> NDArray[Any]:
 
 
 def select(window: object, modality: ModalitySpec) -> object:
-    """The modality's entry if `window` is a mapping, else `window` itself; InputError for other modalities."""
+    """Return the modality's entry of a mapping, else `window` itself; InputError for other modalities."""
     if not isinstance(window, Mapping):
         return window
     unknown = [name for name in window if name != modality.name]
@@ -181,7 +173,7 @@ def select(window: object, modality: ModalitySpec) -> object:
 
 
 def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
-    """Numbers of any kind as a native float32 array of any shape, masked values as NaN; InputError if they are none."""
+    """Return numbers of any kind as float32 of any shape, masked values as NaN; InputError if they are none."""
     where = f"modality {modality.name!r}: expected an array of numbers, got"
     if (columns := columns_of(values)) is not None:
         values = _columns_by_name(values, columns, modality)
@@ -202,13 +194,12 @@ def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
 
 
 def columns_of(values: object) -> list[object] | None:
-    """The names of a data frame's columns, of any library; None if this is no data frame."""
+    """Return the names of a data frame's columns, of any library; None if this is no data frame."""
     columns = None if isinstance(values, np.ndarray) else getattr(values, "columns", None)
     return list(columns) if isinstance(columns, Iterable) and hasattr(values, "__getitem__") else None
 
 
 def _columns_by_name(frame: Any, columns: list[object], modality: ModalitySpec) -> NDArray[np.float64]:
-    """The channels of a data frame, (n, C) in their order."""
     lacking = [name for name in modality.channels if columns.count(name) != 1]
     if lacking:
         listed = ", ".join(str(name) for name in columns) or "none"

@@ -1,7 +1,7 @@
-"""The profile: what `mmkd-bench tune` measured of one bundle on one machine, and which config is best.
+"""The profile: the configs that `mmkd-bench tune` measured for one bundle on one machine.
 
-A JSON file in the user's cache folder. A damaged or stale profile, or one of another machine, is ignored with a reason.
-It decides how fast a student answers, never what: every measured config passed the same gates.
+A JSON file in the user's cache folder; a damaged or stale one, or one of another machine, is ignored with a reason. It
+decides how fast a student answers, never what: every measured config passed the same gates.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class MeasuredConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One measured config of a student; times are of the backend's call.
+    """A measured config of a student; times are of the backend's call.
 
     Attributes:
         ratio: its median over that of the student's first config, called in turn with it.
-        calls: how many were measured.
+        calls: number of measured calls.
     """
 
     model: str
@@ -63,12 +63,7 @@ class RejectedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Measurements of one bundle on one kind of machine.
-
-    Attributes:
-        created_utc: in ISO 8601.
-        libraries: the engines' distributions, name to version.
-    """
+    """Measurements of one bundle on one kind of machine; `libraries` maps distributions to versions."""
 
     format_version: int = FORMAT_VERSION
     bundle_sha256: str
@@ -80,11 +75,7 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class ProfileLookup(msgspec.Struct, frozen=True, kw_only=True):
-    """The profile of a bundle for this machine, or the reason why there is none.
-
-    Attributes:
-        path: where it would lie; None without a cache folder.
-    """
+    """The profile of a bundle for this machine, or the reason why there is none."""
 
     profile: ExecutionProfile | None
     path: Path | None
@@ -99,7 +90,7 @@ def best_trial(
     precision: RunPrecision | None = None,
     threads: int | None = None,
 ) -> MeasuredConfig | None:
-    """The best measured config among those that fit the request; None if none does.
+    """Return the best measured config that fits the request; None if none does.
 
     Lower precision and more threads must be at least 1.1 times as fast, other options of an engine 1.03 times.
     """
@@ -122,7 +113,7 @@ def _price(trial: MeasuredConfig) -> float:
 
 
 def profile_path(bundle_sha256: str, machine: Machine) -> Path:
-    """Where the profile of a bundle for a kind of machine lies; UsageError without a cache folder."""
+    """Return where the profile of a bundle for a kind of machine lies; UsageError without a cache folder."""
     return cache_folder("profiles") / f"{bundle_sha256[:16]}-{machine.key}.json"
 
 
@@ -159,7 +150,7 @@ def find_profile(bundle_sha256: str) -> ProfileLookup:
 
 
 def decode_profile(data: bytes) -> ExecutionProfile:
-    """Read a profile; ValueError, with the JSON path, if the bytes are none."""
+    """Read a profile; ValueError with the JSON path if it is damaged."""
     if len(data) > _MAX_PROFILE_BYTES:
         raise ValueError(f"expected at most {_MAX_PROFILE_BYTES} bytes, got more")
     try:
@@ -173,13 +164,13 @@ def decode_profile(data: bytes) -> ExecutionProfile:
 
 
 def library_versions(backends: Sequence[BackendName]) -> dict[str, str]:
-    """The installed versions of the engines' distributions, without absent ones."""
+    """Return the installed versions of the engines' distributions, without absent ones."""
     versions = {name: _installed_version(name) for name in (BACKENDS[backend].library()[1] for backend in backends)}
     return {name: version for name, version in versions.items() if version is not None}
 
 
 def _installed_version(distribution: str) -> str | None:
-    """The version in the name of a distribution's folder; else importlib's, which takes 0.1 s and 3 MB."""
+    """Read a version from the name of the distribution's folder; importlib takes 0.1 s and 3 MB."""
     start, end = distribution.replace("-", "_") + "-", ".dist-info"
     for place in sys.path:
         try:
@@ -208,7 +199,7 @@ def _why_absent(path: Path, bundle_sha256: str) -> str:
 
 
 def _mismatch(profile: ExecutionProfile, bundle_sha256: str, machine: Machine) -> str:
-    """Why a profile does not apply; empty if it does."""
+    """Return why a profile does not apply; empty if it does."""
     if profile.bundle_sha256 != bundle_sha256:
         return f"the profile was measured of another bundle; {_AGAIN}"
     if profile.machine != machine:

@@ -48,7 +48,7 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_selftest(engine: Engine, bundle: Bundle, *, most: int | None = None) -> SelfTest:
-    """Compare an engine with the golden windows of its student.
+    """Compare a student with its golden windows.
 
     Args:
         most: number of windows, spread evenly over all; None for all.
@@ -102,7 +102,6 @@ def _check_novelty(
     where: str,
     windows: NDArray[np.intp],
 ) -> None:
-    """Compare novelty scores (N, 1) with the stored ones."""
     errors = novelty_errors(expected, got)
     worst = int(errors.argmax())
     place = f"{where}: golden window {windows[worst]}"
@@ -110,14 +109,14 @@ def _check_novelty(
 
 
 def _coarseness(engine: Engine) -> float:
-    """The error that an engine's arithmetic may add, relative to the largest logit; 0 for that of the export."""
+    """Return the error that an engine's arithmetic may add, relative to the largest logit."""
     if engine.config is not None and engine.config.precision == "bf16":
         return _BF16_TOLERANCE
     return FP16_TOLERANCE if engine.artifact is not None and engine.artifact.precision == "fp16" else 0.0
 
 
 def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: int | None, where: str) -> float:
-    """Step through some golden windows: the last step answers for the window. Returns the largest difference."""
+    """Return the largest difference of some golden windows, step by step: the last step answers for the window."""
     streaming, scale = engine.entry.streaming, answer_scale(engine.task, golden.probabilities)
     assert streaming is not None
     largest = 0.0
@@ -134,7 +133,7 @@ def _test_steps(engine: Engine, step: SteppingBackend, golden: Golden, *, most: 
 
 
 def run_selftests(engines: Sequence[Engine], bundle: Bundle) -> SelfTest:
-    """Run the self-test of several engines: the windows of all, and the worst of their figures."""
+    """Run the self-test of several students: the sum of their windows, and the worst of their figures."""
     results = [run_selftest(engine, bundle) for engine in engines]
     worst = max(results, key=lambda result: result.max_abs_error / result.tolerance)
     return SelfTest(
@@ -148,7 +147,7 @@ def run_selftests(engines: Sequence[Engine], bundle: Bundle) -> SelfTest:
 def follow_recording(
     backend: SteppingBackend, streaming: Streaming, recording: NDArray[Any], modality: ModalitySpec
 ) -> Answers:
-    """Every output (N, ...) after each block of a recording, from the beginning.
+    """Return every output (N, ...) after each block of a recording, from its beginning.
 
     Args:
         recording: (T, C), of video (T, H, W, C), as `prepare` takes it without a reference; missing samples fill up the

@@ -1,7 +1,4 @@
-"""Sensors that fail: what one window shows of it before a student answers. A window is never repaired here.
-
-Dropouts in time, a wrong rate and steps of the clock are the business of streams.
-"""
+"""Sensor faults that one window shows before a student answers. Gaps and wrong rates are found by streams."""
 
 from __future__ import annotations
 
@@ -25,19 +22,14 @@ _GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "unknown": 2, "stale": 3,
 
 
 class WindowFault(msgspec.Struct, frozen=True, kw_only=True):
-    """A fault of a window.
-
-    Attributes:
-        status: the best that a prediction for it can have.
-        reason: for people.
-    """
+    """A fault of a window: the best status that a prediction for it can have, and why."""
 
     status: Status
     reason: str
 
 
 class SensorChecks(msgspec.Struct, frozen=True, kw_only=True):
-    """Faults to look for in every window beyond missing values.
+    """Faults to look for in every window besides missing values.
 
     Off by default: some sensors rest on one value for good reasons (a switch, a coarse thermometer).
 
@@ -93,8 +85,8 @@ def find_fault(
     """Look for faults in one window; of video in the mean brightness of its frames.
 
     Args:
-        array: (T, C) float32 raw values, NaN = missing; of video uint8 (T, H, W, C).
-        present: float32 (1, T, C) from `prepare`; of video (1, T, 1). None if nothing is missing.
+        array: raw values (T, C), NaN = missing; of video uint8 (T, H, W, C).
+        present: float32 (1, T, C) from `prepare`, of video (1, T, 1); None if nothing is missing.
     """
     if modality.kind == "video":
         means, present = rows_of(bytes_of(array)[None], nothing_missing(modality) if present is None else present)
@@ -113,7 +105,7 @@ def _stuck_samples(stuck_s: float, rate_hz: float) -> int:
 
 
 def missing_causes(array: NDArray[np.float32], modality: ModalitySpec) -> str:
-    """Why values count as missing though the sensor sent them: `: 3 infinite, 40 outside -16 to 16`; else empty."""
+    """Describe values that the sensor sent and that count as missing: `: 3 infinite, 40 outside -16 to 16`."""
     infinite, outside = int(np.isinf(array).sum()), 0
     if modality.range is not None:
         low, high = within_float32(*modality.range)
@@ -156,7 +148,7 @@ def _find_dropout(missing: NDArray[np.bool_], modality: ModalitySpec, dropout_s:
 
 
 def _longest_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(C,) longest run of True in each column of a (T, C) mask."""
+    """Return the longest run (C,) of True in each column of a mask (T, C)."""
     samples, channels = mask.shape
     ends = np.ones((channels, samples + 1), dtype=bool)  # a column for the end of the channel
     np.logical_not(mask.T, out=ends[:, :-1])

@@ -15,17 +15,14 @@ from mmkd_edge.spec import ModalitySpec
 
 
 def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
-    """Check one window of video and return its array.
+    """Check one window of video and return uint8 (T, H, W, C), masked where frames are missing.
 
     Args:
-        values: uint8 (T, H, W, C), or (T, H, W) for gray frames; a masked array, or a list of frames with None for
-            missing ones. A frame with any masked value is missing.
-
-    Returns:
-        uint8 (T, H, W, C), a masked array if frames are missing. The caller's own array if it already is that.
+        values: uint8 (T, H, W, C), gray also (T, H, W); a masked array, or a list of frames with None for missing ones.
+            A frame with any masked value is missing.
 
     Raises:
-        InputError: the values are no bytes, or have another shape.
+        InputError: the values are not bytes, or have another shape.
     """
     array = _stack(values, modality) if isinstance(values, list | tuple) else values
     if not isinstance(array, np.ndarray):
@@ -58,7 +55,7 @@ def check_frame_batch(values: NDArray[Any], modality: ModalitySpec) -> list[NDAr
 
 
 def prepare_frames(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Bytes and presence of a checked window (T, H, W, C): uint8 (1, T, H, W, C) and float32 (1, T, 1).
+    """Return bytes and presence of a checked window (T, H, W, C): uint8 (1, T, H, W, C) and float32 (1, T, 1).
 
     A missing frame is black and its presence 0. Values may share memory with `array`.
     """
@@ -68,7 +65,7 @@ def prepare_frames(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray
 
 
 def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """`prepare_frames` for many windows at once: (B, T, H, W, C) and (B, T, 1)."""
+    """Prepare many windows at once: (B, T, H, W, C) and (B, T, 1)."""
     missing = missing_frames(array)
     present = np.logical_not(missing).astype(np.float32)[..., None]
     values = bytes_of(array)
@@ -79,7 +76,7 @@ def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ND
 
 @lru_cache(maxsize=64)
 def all_frames_present(frames: int) -> NDArray[np.float32]:
-    """Read-only float32 ones (1, T, 1): the presence of a window that misses no frame."""
+    """Return read-only float32 ones (1, T, 1): the presence of a window that misses no frame."""
     present = np.ones((1, frames, 1), dtype=np.float32)
     present.flags.writeable = False
     return present

@@ -91,7 +91,7 @@ class TrtBackend:
             ) from error
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
-        """Answer for one window; see `Backend.run`."""
+        """See `Backend.run`."""
         execution = self._take()
         handled = being_handled()
         try:
@@ -140,7 +140,6 @@ class TrtBackend:
         return engine_from_onnx(model, self._module, workspace_bytes=limit)
 
     def _execution(self, engine: Any) -> Execution:
-        """One more context, with its graph if graphs work."""
         made = Execution(engine, self._runtime, inputs=self.inputs, outputs=self.outputs, logger=self._logger)
         try:
             if not self.plain_reason:
@@ -179,7 +178,7 @@ class TrtBackend:
             ) from error
 
     def _make_do_without(self) -> bool:
-        """After a new one could not be made, probably for want of memory: whether there are others to wait for."""
+        """Return whether there are others to wait for, after memory was short for a new one."""
         with self._pool:
             self._count -= 1
             self._most = max(1, self._count)
@@ -196,7 +195,7 @@ class TrtBackend:
             execution.close()
 
     def _drop(self, execution: Execution) -> str:
-        """Close an execution that failed, since its state is unknown. Returns what else to report."""
+        """Close an execution that failed, since its state is unknown. Return what else to report."""
         lost = self._if_lost()
         with self._pool:
             self._count -= 1
@@ -212,7 +211,7 @@ class TrtBackend:
 
 
 def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs in the order of their names and outputs in that of `GRAPH_OUTPUTS`: the manifest's."""
+    """Return inputs in the order of their names, outputs in that of `GRAPH_OUTPUTS`: the manifest's."""
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     for name in sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):

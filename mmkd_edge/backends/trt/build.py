@@ -22,13 +22,7 @@ _LAYER_LIST = "Engine Layer Information:"
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltPlan:
-    """The result of a builder.
-
-    Attributes:
-        layers: the builder's own list of layers.
-        log: its messages, one a line.
-        timing_cache: for the next build on this device; empty unless requested.
-    """
+    """A built engine, the builder's list of layers and messages, and its timing cache if requested."""
 
     plan: bytes
     layers: str
@@ -83,7 +77,7 @@ def engine_from_onnx(
 
 
 def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: int | None = None) -> int:
-    """Memory for a builder: a quarter of the free memory (of the GPU's, if it builds on one), at most 1 GiB."""
+    """Return a builder's memory: a quarter of the free memory (of the GPU's, if it builds on one), at most 1 GiB."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     free = int(fields["MemAvailable"].split()[0]) * 1024
     if gpu_free_bytes is not None:
@@ -92,7 +86,7 @@ def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: in
 
 
 def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
-    """A logger of messages (the newest, if `most_lines` is given) and the list of layers, instead of the terminal."""
+    """Return a logger that collects messages (the newest, with `most_lines`) and the list of layers."""
     severity = module.ILogger.Severity
 
     class Logger(module.ILogger):  # type: ignore[misc] # the library's class, without types
@@ -112,7 +106,7 @@ def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
                 self.errors.append(message)
 
         def faults(self) -> str:
-            """What went wrong since the last call."""
+            """Return the errors since the last call."""
             reasons = "; ".join(self.errors) or "it gives no reason"
             self.errors.clear()
             return reasons

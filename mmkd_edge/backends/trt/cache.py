@@ -41,7 +41,7 @@ class CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded(Generic[T]):
-    """A loaded engine, and where it comes from, in words."""
+    """A loaded engine, and a description of where it comes from."""
 
     engine: T
     origin: str
@@ -54,10 +54,6 @@ def load_engine(
 
     Args:
         load: makes an engine of its bytes; raises `BackendError` if TensorRT refuses them.
-        folder: None for `mmkd-edge/engines` in the user's cache folder.
-
-    Raises:
-        BackendError: it cannot be built, or TensorRT refuses what it has just built.
     """
     try:
         folder = _own_folder(cache_folder("engines") if folder is None else folder)
@@ -85,7 +81,7 @@ def load_engine(
 
 
 def _own_folder(folder: Path) -> Path:
-    """Return the folder, made if absent; raise UsageError if others could put engines there."""
+    """Return the folder, made if absent; UsageError if others could put engines there."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = folder.stat()
@@ -140,7 +136,7 @@ def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> Non
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One process or thread at a time; in a folder that takes no locks each builds its own."""
+    """Admit one process or thread at a time; in a folder that takes no locks each builds its own."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

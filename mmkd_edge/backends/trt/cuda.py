@@ -1,7 +1,4 @@
-"""CUDA calls on the first GPU, with checked results.
-
-Uses calls of `cuda.bindings.runtime` that cuda-python 12.6 to 13 share. A call returns its error code and its results.
-"""
+"""CUDA calls on the first GPU, with checked results: those of `cuda.bindings.runtime` in cuda-python 12.6 to 13."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ _GIB = 1 << 30
 
 
 def load_runtime() -> Any:
-    """Import CUDA's runtime; raise UnavailableError if cuda-python is not installed."""
+    """Import CUDA's runtime; UnavailableError if cuda-python is not installed."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
@@ -27,7 +24,7 @@ def load_runtime() -> Any:
 
 
 def device_facts(runtime: Any) -> DeviceFacts:
-    """Describe the first GPU, and the versions of CUDA; raise UnavailableError if no GPU answers."""
+    """Describe the first GPU, and the versions of CUDA; UnavailableError if no GPU answers."""
     try:
         properties = checked(runtime, runtime.cudaGetDeviceProperties(0))
         return DeviceFacts(
@@ -43,13 +40,13 @@ def device_facts(runtime: Any) -> DeviceFacts:
 
 
 def free_bytes(runtime: Any) -> int:
-    """Free memory of the GPU."""
+    """Return the free memory of the GPU."""
     error, free, _ = runtime.cudaMemGetInfo()
     return int(checked(runtime, (error, free)))
 
 
 def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
-    """A call's result, or None if it has none; BackendError, beginning with CUDA's name, if it failed."""
+    """Return a call's result, or None if it has none; BackendError, beginning with CUDA's name, if it failed."""
     error = answer[0]
     if int(error) != 0:
         text = runtime.cudaGetErrorString(error)[1].decode()
@@ -58,7 +55,7 @@ def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
 
 
 def is_lost(runtime: Any) -> bool:
-    """Whether every later call of CUDA in this process fails."""
+    """Return whether every later call of CUDA in this process fails."""
     runtime.cudaGetLastError()  # takes away an error that does not stay
     error, stream = runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)
     if int(error) == 0:

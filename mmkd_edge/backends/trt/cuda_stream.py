@@ -33,9 +33,6 @@ class CudaStream:
         handle: CUDA's own.
         values: pinned memory of every tensor, by name.
         addresses: of the same tensors on the GPU.
-
-    Raises:
-        BackendError: CUDA refuses.
     """
 
     def __init__(self, runtime: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -118,7 +115,7 @@ class CudaStream:
         self._release()
 
     def _block(self, tensors: Sequence[TensorSpec]) -> tuple[int, int, int]:
-        """Allocate memory for all of them: the addresses on host and GPU, and the size in bytes."""
+        """Allocate memory for all tensors: the addresses on host and GPU, and the size in bytes."""
         runtime = self._runtime
         starts, size = [], 0
         for tensor in tensors:
@@ -139,7 +136,7 @@ class CudaStream:
 
 
 def _release(held: Held, process: int) -> None:
-    """Free graphs, memory, the stream, in this order; errors have no reader."""
+    """Free graphs, memory and the stream, in this order; errors have no reader."""
     while held:
         give_back, what = held.pop()
         if os.getpid() == process:

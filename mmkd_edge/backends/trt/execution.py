@@ -24,17 +24,7 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """A context with a stream and memory; answers one call at a time.
-
-    Args:
-        runtime: CUDA's; see `load_runtime`.
-        inputs: of the engine, the values first.
-        outputs: in the order of the answers.
-        logger: collects TensorRT's reasons.
-
-    Raises:
-        BackendError: TensorRT or CUDA refuses.
-    """
+    """A context with a stream and memory; answers one call at a time. `inputs` begin with the values."""
 
     def __init__(
         self, engine: Any, runtime: Any, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], logger: Any
@@ -50,20 +40,16 @@ class Execution:
         self._answers = tuple(self._stream.values[tensor.name] for tensor in outputs)
 
     def answer(self, feeds: Mapping[str, NDArray[Any]]) -> Answer:
-        """`take` and `compute` in one."""
+        """Return the outputs for a window: `take`, then `compute`."""
         self.take(feeds)
         return self.compute()
 
     def take(self, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Copy a window to where `compute` reads it; raises ValueError if the feeds do not fit."""
+        """Copy a window to where `compute` reads it; ValueError if the feeds do not fit."""
         fill(self._places, feeds)
 
     def compute(self) -> Answer:
-        """Return the outputs for the window that was taken; the caller owns them.
-
-        Raises:
-            BackendError: TensorRT or CUDA failed.
-        """
+        """Return the outputs for the window that was taken; the caller owns them. BackendError if that fails."""
         stream = self._stream
         if stream.has_graph:
             stream.replay()
@@ -73,11 +59,7 @@ class Execution:
         return tuple(answer.copy() for answer in self._answers)
 
     def record(self) -> str:
-        """Record the call as a CUDA graph; returns why there is none, or an empty text.
-
-        Raises:
-            BackendError: the call fails without a graph too.
-        """
+        """Record the call as a CUDA graph; return why there is none, or an empty text."""
         probes = self._probes()
         plain = [self.answer(feeds) for feeds in probes]
         handled = being_handled()
@@ -128,7 +110,7 @@ class Execution:
         return self.answer(feeds)
 
     def _probes(self) -> tuple[dict[str, NDArray[Any]], ...]:
-        """Two windows with different answers: zeros, and waves."""
+        """Return two windows with different answers: zeros, and waves."""
         (values, *_), shapes = self._places, {name: place.shape for name, place in self._places.items()}
         still = {name: np.ones(shape, dtype=np.float32) for name, shape in shapes.items()}
         dtype = self._places[values].dtype
@@ -139,7 +121,7 @@ class Execution:
 
 
 def _same(answers: Sequence[Answer], others: Sequence[Answer]) -> bool:
-    """To the last bit: an engine computes the same from the same (TensorRT's documentation, "Determinism")."""
+    """Compare to the last bit: an engine is deterministic (TensorRT's documentation, "Determinism")."""
     return all(
         np.array_equal(one, other, equal_nan=True)
         for answer, expected in zip(answers, others, strict=True)

@@ -14,12 +14,11 @@ EngineLibrary = Literal["tensorrt", "tensorrt_rtx"]
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The GPU that an engine was built on.
+    """The GPU that an engine was built on; versions as CUDA counts, 12060 is 12.6.
 
     Attributes:
         compute_capability: such as 8.7.
         memory_bytes: of the GPU, or of the board if shared, in whole GiB, since the kernel's part varies.
-        cuda_runtime: as CUDA counts, like cuda_driver: 12060 is 12.6.
     """
 
     name: str
@@ -50,5 +49,5 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def key(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of all facts."""
         return new_sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
