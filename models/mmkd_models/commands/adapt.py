@@ -129,7 +129,6 @@ def _request(
 
 
 def _finish(adaptation: Adaptation, output: Path, *, dry_run: bool, page: Path | None, json: bool) -> None:
-    """Write what passed and the page, and show the methods."""
     from mmkd_models.training.checkpoint import write_student
     from mmkd_report import render_adaptation, write_page
 

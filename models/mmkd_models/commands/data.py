@@ -1,4 +1,4 @@
-"""`mmkd-data`: recipe, import, check, describe, report, reference, list; its arguments, and how facts look."""
+"""`mmkd-data`: recipe, import, check, describe, report, reference, list."""
 
 from __future__ import annotations
 

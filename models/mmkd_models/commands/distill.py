@@ -70,7 +70,7 @@ def _terms() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOptions:
-    """The student that learns: a new one of some size, or a trained one."""
+    """The student to train."""
 
     preset: Annotated[
         str | None, Option("Size: tiny, small, medium or base.", shown=f"{STUDENT_PRESET}; with --qat the student's")
@@ -89,7 +89,7 @@ class StudentOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """What the student learns from its teachers."""
+    """The losses."""
 
     recipe: Annotated[Path | None, Option("JSON file with the recipe; see --print-recipe.")] = None
     term: Annotated[
@@ -99,7 +99,7 @@ class RecipeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationOptions(TrainingOptions):
-    """Those of every training; a student that practises INT8 needs fewer and smaller steps."""
+    """Options of every training; `--qat` needs fewer and smaller steps."""
 
     steps: Annotated[
         int | None, Option("Optimisation steps.", min=1, shown=f"{STUDENT_TRAIN.steps}; with --qat {INT8_TRAIN.steps}")
@@ -116,7 +116,7 @@ class DistillationOptions(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillResultOptions:
-    """What is written and printed."""
+    """Output."""
 
     embed_windows: Embed = True
     print_recipe: Annotated[
@@ -186,7 +186,6 @@ def distill(
 
 
 def _checked_kind(student: StudentOptions, taught: RecipeOptions) -> StudentKind:
-    """Return the kind of student; raise UsageError for options that it does not have."""
     kind = kind_named(student.kind, option="--kind")
     if student.choose and (kind != "transformer" or student.qat is not None):
         other = "--qat" if student.qat is not None else f"--kind {kind}"
@@ -209,7 +208,6 @@ def _checked_kind(student: StudentOptions, taught: RecipeOptions) -> StudentKind
 def _teachers(
     paths: Sequence[Path], training: TrainingData, start: StartingStudent | None, *, fold: int | None
 ) -> list[TeacherFile]:
-    """Read the teachers; raise UsageError for those that do not fit these windows or know the student's judges."""
     from mmkd_models.training.checkpoint import read_teacher_file
     from mmkd_models.training.compatible import check_compatible, check_same_fold
 
@@ -225,7 +223,7 @@ def _teachers(
 
 @dataclass(frozen=True, kw_only=True)
 class StartingStudent:
-    """The student that practises INT8, and the layers that compute in it."""
+    """The student of `--qat`, and the layers that compute in INT8."""
 
     path: Path
     checkpoint: StudentCheckpoint
@@ -234,13 +232,7 @@ class StartingStudent:
 
 
 def _starting_student(options: StudentOptions, modality: str, output: Path) -> StartingStudent | None:
-    """Read the student of `--qat`, and ask the export which of its layers compute in INT8.
-
-    Raises:
-        UsageError: the options do not fit the student, or there is no such file.
-        CheckpointError: the file is no student's checkpoint.
-        UnavailableError: the export's libraries are missing.
-    """
+    """Read the student of `--qat`, and ask the export which of its layers compute in INT8."""
     from mmkd_models.training.checkpoint import file_sha256, read_student
 
     path, preset = options.qat, options.preset

@@ -92,7 +92,6 @@ def evaluate(
 
 
 def _judge(request: EvaluateRequest) -> JudgingDocument:
-    """Refuse what is impossible before anything is trained, then judge."""
     out = request.shift.out
     with ExitStack() as stack:
         opened = open_models(stack, request)

@@ -107,7 +107,7 @@ class ShiftOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRequest:
-    """A command line; it can be pickled."""
+    """A command line."""
 
     paths: tuple[Path, ...]
     data: Path
@@ -158,7 +158,7 @@ class JudgingWindows:
     options: WindowOptions
 
     def other(self, part: Literal["train", "valid"]) -> Windows:
-        """Return the windows that trained, or the labelled ones that chose, of the same split or fold."""
+        """Return the training windows, or the labelled validation windows, of the same split or fold."""
         if self.options.fold is None:
             windows = self.dataset.split(part)
         else:
@@ -167,7 +167,7 @@ class JudgingWindows:
         return windows if part == "train" else windows.subset(np.flatnonzero(windows.labelled))
 
     def facts(self, models: Sequence[ModelUnderTest]) -> DataFacts:
-        """Return what a document contains on the windows."""
+        """Describe the windows for a document."""
         split = "test" if self.options.fold is not None else self.options.split
         return DataFacts(
             name=self.dataset.spec.name,
@@ -198,19 +198,14 @@ def judging_windows(dataset: Dataset, options: WindowOptions) -> JudgingWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What a request names."""
+    """Models and windows of a request."""
 
     inputs: SuiteInputs
     data: DataFacts
 
 
 def open_models(stack: ExitStack, request: EvaluateRequest) -> Opened:
-    """Open windows and models; `stack` closes them.
-
-    Raises:
-        UsageError: the windows cannot judge a model, or a training is impossible.
-        UnavailableError: a library is not installed.
-    """
+    """Open windows and models; `stack` closes them. Raise UsageError if a model cannot be judged or trained on them."""
     from mmkd_export.plan import is_bundle
 
     options = request.options
@@ -292,12 +287,7 @@ def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
 
 
 def _shift_order(request: EvaluateRequest, inputs: SuiteInputs, dataset: Dataset) -> ShiftOrder:
-    """Return what is trained: for the sensor of the first model, a student of its size.
-
-    Raises:
-        UsageError: there is no folder, the first model is a teacher, or a fold is impossible.
-        UnavailableError: a library that trains is not installed.
-    """
+    """Return what is trained: for the sensor of the first model, a student of its size."""
     options, modalities, checkpoint = request.shift, inputs.first.modalities, inputs.models[0].checkpoint
     out, label_share = options.out, options.label_share
     if out is None:

@@ -1,4 +1,4 @@
-"""Options that `mmkd-train`, `mmkd-distill` and `mmkd-study` share, and what follows from them."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What a network is trained on, how, and over which earlier file."""
+    """How a network is trained."""
 
     label_share: Annotated[
         float | None, Option("Share of the training labels to use; 0.1 is a tenth.", shown="1, all")
@@ -87,7 +87,7 @@ class TrainingOptions:
 def new_run(
     output: Path, training: TrainingData, options: TrainingOptions, usual: TrainConfig, *, embed_windows: bool = True
 ) -> TrainingRun:
-    """Return a run on these windows, with logs and resume state next to the checkpoint; `usual` has the defaults."""
+    """Return a run with logs and resume state next to the checkpoint."""
     from mmkd_models.training.inputs import TrainingRun
 
     nothing_fails = msgspec.structs.replace(AUGMENT, channel_dropout=0.0, span_dropout=0.0)
@@ -110,7 +110,7 @@ def new_run(
 
 
 def chosen_metric(metric: str | None, kind: TaskKind) -> AnyMetric:
-    """Return the metric that validation maximises, by default the usual one for the task."""
+    """Return the metric that validation maximises."""
     if metric is None:
         return default_metric(kind)
     chosen: AnyMetric = choice(metric, metrics_of(kind), option="--metric")
@@ -118,7 +118,7 @@ def chosen_metric(metric: str | None, kind: TaskKind) -> AnyMetric:
 
 
 def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[str] | None) -> TrainingData:
-    """The windows of the dataset's split, or of one grouped fold, with the labels that training may see."""
+    """Return the windows of the dataset's split, or of one grouped fold, with the visible labels."""
     from mmkd_models.training.inputs import TrainingData, visible_labels
 
     labelled = _labelled(options)
@@ -137,9 +137,9 @@ def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[
 
 
 def same_windows(options: TrainingOptions) -> str:
-    """Return the options, without defaults, with which another command sees the same windows and labels.
+    """Return the options with which another command sees the same windows and labels.
 
-    A student that is distilled on another fold than its teacher is judged on windows that its teacher saw.
+    Otherwise a student would be judged on windows that its teacher saw.
     """
     words = [word for word in [options_of(_labelled(options))] if word]
     words += [] if options.fold is None else [f"--fold {options.fold}"]
@@ -152,5 +152,5 @@ def _labelled(options: TrainingOptions) -> Labelled:
 
 
 def run_dir_of(output: Path) -> Path:
-    """The folder of the training's logs and resume state, beside its checkpoint."""
+    """Return the folder of the training's logs and resume state."""
     return output.with_name(output.name + ".run")

@@ -1,4 +1,4 @@
-"""The checkpoint that a command trains: checked before, shown during, written and reported after the training."""
+"""Checkpoints that commands train: locked before, written and reported after."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # --help needs no torch
 
 
 def write_committee_and_report(output: Path, trained: TrainedCommittee, *, following: str, json: bool) -> None:
-    """Write a teacher and print its facts and those of its members, in the first process."""
+    """Write a teacher and print its facts and those of its members."""
     from mmkd_models.training.checkpoint import write_teacher
 
     if not is_first_process():
@@ -56,7 +56,7 @@ def write_committee_and_report(output: Path, trained: TrainedCommittee, *, follo
 
 
 def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
-    """Write a student and print its facts, in the first process."""
+    """Write a student and print its facts."""
     from mmkd_models.training.checkpoint import write_student
 
     if not is_first_process():
@@ -70,7 +70,6 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, jso
 
 
 def _rows(facts: Provenance) -> dict[str, str]:
-    """Return validation of the whole and, if there are any, of its parts and of the candidates of a race."""
     steps = f" at step {facts.best_step} of {facts.training.steps}" if facts.best_step else ""
     rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}"}
     if facts.hybrid:
@@ -94,7 +93,6 @@ def _report(
     following: str,
     json: bool,
 ) -> None:
-    """Delete resume states, and print what was trained and the next command."""
     from mmkd_models.networks.student import values_of
 
     drop_states(output)
@@ -118,11 +116,7 @@ def hold_output(
     teachers: Sequence[Path] = (),
     replace: bool = True,
 ) -> None:
-    """Lock the output for this command until it ends.
-
-    Raises UsageError, before anything is trained, if it cannot be written, is written by another command, would replace
-    a student or a teacher that the command reads, or exists and `replace` is false.
-    """
+    """Lock the output until the command ends. Raise UsageError if it cannot be written or may not be replaced."""
     if output.is_dir():
         raise UsageError(f"--out {output}: expected the name of a checkpoint, got a directory; name a file in it")
     for whose, files in (("student", students), ("teacher", teachers)):
@@ -139,7 +133,7 @@ def hold_output(
 
 @contextmanager
 def training_shown(title: str, output: Path) -> Iterator[OnStep]:
-    """Yield an observer for a progress bar; after Ctrl-C name the option that continues."""
+    """Yield an observer that draws a progress bar; after Ctrl-C name the option that continues."""
     from mmkd_models.train_config import training_bar
 
     try:
@@ -152,14 +146,13 @@ def training_shown(title: str, output: Path) -> Iterator[OnStep]:
 
 
 def _states(output: Path) -> Iterator[Path]:
-    """The resume states of all trainings of this checkpoint."""
     from mmkd_models.training.loop import RESUME_FILE
 
     return run_dir_of(output).rglob(RESUME_FILE)
 
 
 def drop_states(output: Path) -> None:
-    """Delete the resume states of this checkpoint's trainings; TensorBoard logs stay."""
+    """Delete resume states; TensorBoard logs stay."""
     if is_first_process():
         for state in list(_states(output)):
             state.unlink()

@@ -1,4 +1,4 @@
-"""Progress and results of `mmkd-data import recipe.toml`, and the draft of `mmkd-data recipe`."""
+"""Results of `mmkd-data import recipe.toml`, and the draft of `mmkd-data recipe`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MEGABYTE = 1e6
 
 
 def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), max_gb: float | None = None) -> list[str]:
-    """Carry out a recipe, or try it if `out` is None, and return the lines to print."""
+    """Import by a recipe, or try it if `out` is None, and return the lines to print."""
     for folder in outside:
         if not folder.is_dir():
             raise UsageError(f"--allow-outside {folder}: expected a folder, found none there; check the path")
@@ -42,7 +42,7 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
 
 
 def draft(folder: Path, beside: Path) -> str:
-    """Return the text of a recipe for a folder, with patterns relative to the folder of the recipe."""
+    """Return the text of a recipe, with patterns relative to `beside`."""
     require_modules(("polars",), by="mmkd-data recipe", extra="import")
     from mmkd_models.data.importing.draft import draft_recipe
 
@@ -55,7 +55,7 @@ def draft(folder: Path, beside: Path) -> str:
 
 
 def clock_lines(report: RecipeReport) -> list[str]:
-    """Return a line for each sensor: files, rate, jitter, drift and gaps, with the worst recording."""
+    """Describe each sensor: files, rate, jitter, drift and gaps, with the worst recording."""
     lines = []
     for sensor in report.sensors:
         clocks = [clock for clock in report.clocks if clock.sensor == sensor.name]
@@ -77,7 +77,7 @@ def clock_lines(report: RecipeReport) -> list[str]:
 
 
 def offset_lines(report: RecipeReport) -> list[str]:
-    """Return a line for each sensor whose clock was compared with another's: the offset that recordings suggest."""
+    """Describe the clock offsets that recordings suggest."""
     lines = []
     for sensor in report.sensors:
         proposals = [proposal for proposal in report.proposals if proposal.sensor == sensor.name]
@@ -95,7 +95,7 @@ def offset_lines(report: RecipeReport) -> list[str]:
 
 
 def window_lines(report: RecipeReport) -> list[str]:
-    """Return lines for the windows of each class and split, and for those that were left out."""
+    """Describe the windows of each class and split, and those that were left out."""
     built = report.built
     spec, task = built.dataset.spec, built.dataset.spec.task
     counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
@@ -125,7 +125,7 @@ def window_lines(report: RecipeReport) -> list[str]:
 
 @contextmanager
 def reading_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield an observer of the bytes read: a bar with the time left, or plain lines without a terminal."""
+    """Yield an observer of bytes read, of all."""
     if not sys.stderr.isatty():
         yield _plain_lines(title)
         return

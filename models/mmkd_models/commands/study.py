@@ -1,4 +1,4 @@
-"""`mmkd-study`: its options, progress and table."""
+"""`mmkd-study`: options, progress and table."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _methods() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceOptions:
-    """What is combined."""
+    """Combinations to train."""
 
     teacher: Annotated[
         list[str] | None,
@@ -88,7 +88,7 @@ class SpaceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """How much of it is trained."""
+    """Size of the search."""
 
     grid: Annotated[bool, Option("Train everything on every seed, without a search.", ("--grid",))] = False
     trials: Annotated[int, Option("Candidates that the search tries, labels only not counted.", min=1)] = 40
@@ -123,7 +123,7 @@ class StudyTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitOptions:
-    """Limits on the student, and latencies."""
+    """Limits on the student."""
 
     max_latency_ms: Annotated[
         float | None, Option("Longest median latency of the exported student on this machine.", min=0.0)
@@ -137,7 +137,7 @@ class LimitOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkOptions:
-    """Where the work is done, for how long, and what is printed."""
+    """Workers and output."""
 
     budget_hours: Annotated[
         float | None, Option("Begin no training after this time; a search takes half of it.", min=0)
@@ -192,7 +192,6 @@ def study_command(
 
 
 def _refuse_limits(limits: LimitOptions) -> None:
-    """Raise UsageError if a race is limited: limits are checked for the transformer of a size."""
     for name, limit in (("--max-parameters", limits.max_parameters), ("--max-latency-ms", limits.max_latency_ms)):
         if limit is not None:
             raise UsageError(
@@ -255,7 +254,7 @@ def _options(
 
 
 def latency_meter(duration_s: float) -> MeasureLatency:
-    """Return a function that measures an exported student and its teacher. Raise UnavailableError without a library."""
+    """Return a function that exports and measures a student and its teacher."""
     require_modules(
         ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"
     )
@@ -277,7 +276,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
 
 
 def pair_latency(teacher: Path, student: Path, *, duration_s: float) -> PairLatency:
-    """Measure a teacher (ONNX) and a student (bundle), called in turn in the same processes, one thread each."""
+    """Measure a teacher (ONNX) and a student (bundle), called in turn in one process, one thread each."""
     from mmkd_bench.in_turn import measure_pair
     from mmkd_report.schema.figures import RatioRange
     from mmkd_report.schema.study import PairLatency

@@ -1,1 +1,1 @@
-"""What a model is worth: metrics, rivals, missing modalities."""
+"""Judging models: scores, gains, rivals, faults."""

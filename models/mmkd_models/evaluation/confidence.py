@@ -1,4 +1,4 @@
-"""Reliability of probabilities and coverage of label sets, measured on windows that did not calibrate them."""
+"""Reliability of probabilities and coverage of label sets, on windows that did not calibrate them."""
 
 from __future__ import annotations
 
@@ -46,13 +46,7 @@ def confidence_facts(
     groups: NDArray[Any] | None = None,
     error_levels: Sequence[float] = ERROR_LEVELS,
 ) -> ConfidenceFacts | None:
-    """Measure an artifact's probabilities and label sets; None without a labelled window.
-
-    Args:
-        logits: (N, K), as are the probabilities.
-        labels: (N,), -1 if unknown.
-        groups: (N,) owner of each window; None if unknown.
-    """
+    """Measure logits and probabilities (N, K) with labels (N,), -1 = unknown; None without a labelled window."""
     known = np.flatnonzero(labels >= 0)
     if len(known) == 0:
         return None
@@ -79,7 +73,7 @@ def probability_bins(top: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> Reliability:
-    """Measure probabilities (N, K) with labels (N,), N > 0."""
+    """Measure probabilities (N, K) with labels (N,)."""
     rows = np.arange(len(labels))
     top = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
@@ -89,7 +83,7 @@ def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> Relia
 
 
 def label_sets(probabilities: NDArray[Any], least: float) -> NDArray[np.bool_]:
-    """Return (N, K) the labels in the set of each window, as `mmkd_edge.predict.confidence.label_set` does."""
+    """Return (N, K) whether each label is in the set of a window, as `mmkd_edge.predict.confidence.label_set` does."""
     sets = probabilities.astype(np.float64) >= least
     sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True  # never empty
     return sets
@@ -180,7 +174,7 @@ def reliability_text(facts: ConfidenceFacts) -> str:
 
 
 def groups_text(coverages: Sequence[LabelSetCoverage]) -> Iterator[str]:
-    """Yield, for each error level, the group with the lowest coverage."""
+    """Yield the group with the lowest coverage at each error level."""
     for coverage in coverages:
         if len(coverage.by_group) > 1:
             worst = min(coverage.by_group, key=lambda group: coverage.by_group[group])

@@ -1,4 +1,4 @@
-"""Figures over seeds, and gains of one model over another with bootstrap intervals over groups."""
+"""Figures over seeds, and gains with bootstrap intervals over groups."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ def figure_draws(
 ) -> NDArray[np.float64]:
     """Return the mean over seeds of a figure under each draw of groups, (draws,); NaN if a draw has no window.
 
-    A draw takes as many whole groups (people, machines, sessions) as there are, with replacement, the same ones for all
-    seeds: a percentile bootstrap over clusters (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
-    chapters 8 and 13). Without groups it takes recordings, or blocks of consecutive windows (`block_length`).
+    Percentile bootstrap over whole groups, the same ones for all seeds (Efron and Tibshirani, "An Introduction to the
+    Bootstrap", 1993, chapters 8 and 13). Without groups: recordings, or blocks of windows (`block_length`).
     """
     return _mean_over_seeds(_drawn(tests, metric, seed=seed, draws=draws))
 
@@ -54,13 +53,12 @@ def gain_draws(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> NDArray[np.float64]:
-    """Return the gain under each draw of `figure_draws`, the same groups for both, in the metric's `gain_unit`."""
+    """Return the gain under each draw of `figure_draws`, in the metric's `gain_unit`."""
     more = _drawn(models, metric, seed=seed, draws=draws) - _drawn(references, metric, seed=seed, draws=draws)
     return measure_named(metric).gain_scale * _mean_over_seeds(more)
 
 
 def _drawn(tests: Sequence[TestedNetwork], metric: str, *, seed: int, draws: int) -> NDArray[np.float64]:
-    """The figure of every seed under each draw, (seeds, draws)."""
     groups = groups_tested(tests)
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)  # (draws, groups)
@@ -74,7 +72,7 @@ def _mean_over_seeds(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % percentile interval of draws (D,); NaN does not count."""
+    """Return the 95 % percentile interval of draws (D,) without NaN."""
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
@@ -82,10 +80,7 @@ def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
 def gain_of_pairs(
     pairs: Sequence[tuple[Sequence[TestedNetwork], Sequence[TestedNetwork]]], metric: str, *, seed: int = 0
 ) -> Gain:
-    """Return the mean gain over pairs and reference seeds, in the metric's `gain_unit`.
-
-    The interval is of `gain_draws`, the same draws for all pairs; None below `FEWEST_GROUPS` tested groups.
-    """
+    """Return the mean gain over pairs and seeds; no interval below `FEWEST_GROUPS` groups."""
     gains = [gain_per_seed(models, references, metric) for models, references in pairs]
     if len(groups_tested(outcome for models, _ in pairs for outcome in models)) < FEWEST_GROUPS:
         return Gain(mean=float(np.mean(gains)))
@@ -97,17 +92,14 @@ def gain_of_pairs(
 def gain_over_seeds(
     models: Sequence[TestedNetwork], references: Sequence[TestedNetwork], metric: str, *, seed: int = 0
 ) -> SeedGain:
-    """Return the gain on the test windows of the same seeds.
-
-    The interval is of `gain_draws`; None below `FEWEST_GROUPS` tested groups.
-    """
+    """Return the gain on the test windows of the same seeds; no interval below `FEWEST_GROUPS` groups."""
     gained = spread(gain_per_seed(models, references, metric))
     low, high = _interval(models, references, metric, seed=seed)
     return SeedGain(mean=gained.mean, std=gained.std, low=low, high=high, per_seed=gained.per_seed)
 
 
 def gain_on_windows(models: TestedNetwork, references: TestedNetwork, metric: str, *, seed: int) -> WindowGain:
-    """Return the gain on the same windows; the interval is of `gain_draws`."""
+    """Return the gain on the same windows."""
     (points,) = gain_per_seed([models], [references], metric)
     low, high = _interval([models], [references], metric, seed=seed)
     return WindowGain(points=points, low=low, high=high)
@@ -122,7 +114,7 @@ def _interval(
 
 
 def groups_tested(tests: Iterable[TestedNetwork]) -> list[int | str]:
-    """Return the groups of the test windows of all seeds, each once, in order."""
+    """Return the groups of the test windows of all seeds."""
     return sorted({part.group for outcome in tests for part in outcome.by_group})
 
 
@@ -137,10 +129,7 @@ def gap_recovered(
     teachers: Sequence[TestedNetwork],
     metric: str,
 ) -> float | None:
-    """Return the fraction of the gain from baseline to teacher that the student has.
-
-    None unless the teacher's gain over the baseline is significant.
-    """
+    """Return the student's fraction of the gain from baseline to teacher; None if that is not significant."""
     low, _ = _interval(teachers, baselines, metric)
     scale = abs(measure_named(metric).gain_scale * np.mean([outcome.scores.metric(metric) for outcome in baselines]))
     if low is None or low <= ROUNDING * scale:
@@ -150,11 +139,6 @@ def gap_recovered(
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return mean and standard deviation of a figure over seeds.
-
-    Example:
-        >>> spread([0.25, 0.75]).mean
-        0.5
-    """
+    """Return mean and standard deviation over seeds."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Spread(mean=float(np.mean(values)), std=std, per_seed=tuple(values))

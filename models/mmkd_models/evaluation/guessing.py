@@ -1,7 +1,7 @@
 """Whether a model is better than chance.
 
-Chance is the best single answer for all windows of a fold (the most frequent class, the median or mean of the numbers,
-the most frequent set of labels), or for classes each label equally often, whichever is better.
+Chance is the best constant answer of a fold (most frequent class or label set, median or mean), or for classes each
+label equally often, whichever is better.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ _SURE = 9.0  # the logit of a label that a guess turns on
 def guessing(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Guessing:
     """Return the score of chance on the test windows of each seed, and whether the model is better.
 
-    The interval resamples whole groups. Below `FEWEST_GROUPS` groups that is too narrow: the interval then
-    reaches at least as far as one that resamples windows.
+    Below `FEWEST_GROUPS` groups the interval reaches at least as far as one that resamples windows.
     """
     figure = float(np.mean([guessed_figure(outcome, metric) for outcome in tests]))
     ends = [interval_of(figure_draws(tests, metric, seed=seed))]
@@ -65,7 +64,7 @@ def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float6
 
 
 def _guesses(outcome: TestedNetwork) -> Iterator[NDArray[np.float64]]:
-    """Constant answers (K,): median and mean of numbers; all labels on, and the most frequent set."""
+    """Constant answers (K,)."""
     truth, _, _ = outcome.windows
     if outcome.task is not msgspec.UNSET and outcome.task.kind == "regression":
         yield from (np.median(truth, axis=0), truth.mean(axis=0))
@@ -86,7 +85,7 @@ def _with_answer(outcome: TestedNetwork, answer: NDArray[np.float64]) -> TestedN
 
 
 def _drawn_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
-    """The figure (D,) of as many windows, drawn with replacement; blocks of neighbours if there are many."""
+    """The figure (D,) under draws of windows, or of blocks of neighbours if there are many."""
     if outcome.confusions is not msgspec.UNSET:
         counts = np.sum([part.confusion for part in outcome.confusions], axis=0)
         windows = int(counts.sum())

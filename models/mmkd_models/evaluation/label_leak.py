@@ -1,8 +1,4 @@
-"""Labels interpolated in time: a rival without a sensor, which shows how much a random fraction of labels gives away.
-
-In each recording (without recordings: each group, in row order) the visible labels are interpolated to the windows
-between them. If that predicts the hidden labels, scores on unlabelled training windows are too good.
-"""
+"""Labels interpolated in time, a rival without a sensor: if it predicts hidden labels, scores on them are too good."""
 
 from __future__ import annotations
 
@@ -28,13 +24,9 @@ _LEAST_SHARE = 1e-6  # of a label that is never on, so that its logit is finite
 
 
 def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None:
-    """Judge labels that are interpolated in time on the training windows whose labels are hidden.
+    """Judge interpolated labels on the training windows whose labels are hidden; None without any.
 
-    A recording without a label gets the mean of all. None if no label is hidden or none is visible.
-
-    Args:
-        train: with the visible labels.
-        truth: (N,) or (N, K), all labels of the dataset.
+    Interpolates in each recording, else in each group; one without a label gets the mean of all.
     """
     visible, hidden = train.labelled, is_labelled(truth) & ~train.labelled
     if not (visible.any() and hidden.any()):
@@ -52,7 +44,7 @@ def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None
 
 
 def label_leak(judged: Sequence[TestedNetwork], metric: str) -> LabelLeak:
-    """Return the score of interpolated labels on the hidden labels of each seed, and whether that is a leak."""
+    """Return the score of interpolated labels on each seed, and whether that is a leak."""
     beside = guessing(judged, metric)
     figure = spread([outcome.scores.metric(metric) for outcome in judged])
     best = 0.0 if measure_named(metric).lower_is_better else 1.0
@@ -68,10 +60,7 @@ def _columns(train: Windows) -> NDArray[np.float64]:
 
 
 def _places(train: Windows) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Owner of each window (N,) and its position (N,): seconds in its recording, or its row.
-
-    Without groups all stored windows have one owner.
-    """
+    """Owner of each window (N,), and its position (N,): seconds in its recording, or its row."""
     source = train.source
     if isinstance(source, CutWindows):
         return source.recording[train.rows], source.start_s[train.rows]

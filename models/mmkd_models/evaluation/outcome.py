@@ -1,7 +1,6 @@
-"""Answers of a network or a rival on test windows: scores, and what redrawing its groups needs.
+"""Answers on test windows: scores, and what redrawing groups needs.
 
-Classes are stored as counts, from which every score follows; several labels and numbers as answers, since average
-precision needs them.
+Classes are stored as counts, other tasks as answers, since average precision needs them.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ FORMAT_VERSION = 1
 
 
 class GroupConfusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Answers on the test windows of one group: K rows (truth) of K counts (answers)."""
+    """Confusion of one group: K rows (truth) of K counts (answers)."""
 
     group: int | str
     confusion: tuple[tuple[int, ...], ...]
 
 
 class GroupAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Truth and answers of the test windows of one group, a row of K each: labels and logits, or numbers (K = 1)."""
+    """Truth and answers of one group, a row of K per window: labels and logits, or numbers (K = 1)."""
 
     group: int | str
     truth: tuple[tuple[float, ...], ...]
@@ -46,13 +45,7 @@ class TestedNetwork(
     forbid_unknown_fields=True,
     rename={"class_scores": "scores", "confusions": "by_group"},
 ):
-    """A trained network on the test windows of its fold.
-
-    Attributes:
-        class_scores: for classification, as `scores` in files.
-        confusions: for classification, as `by_group` in files.
-        task: for other kinds, as are `answers`.
-    """
+    """A model on test windows: `class_scores` and `confusions` for classification, `task` and `answers` otherwise."""
 
     format_version: int = FORMAT_VERSION
     class_scores: Scores | msgspec.UnsetType = msgspec.UNSET
@@ -62,7 +55,7 @@ class TestedNetwork(
 
     @property
     def scores(self) -> AnyScores:
-        """The scores on all windows."""
+        """Scores on all windows."""
         if self.class_scores is not msgspec.UNSET:
             return self.class_scores
         truth, answers, _ = self.windows
@@ -71,12 +64,12 @@ class TestedNetwork(
 
     @property
     def by_group(self) -> tuple[GroupConfusion, ...] | tuple[GroupAnswers, ...]:
-        """The counts or answers of each group."""
+        """Counts or answers of each group."""
         return self.confusions or self.answers or ()
 
     @property
     def windows(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
-        """Truth (N, K), answers (N, K) and group (N,) of the windows of other kinds, group by group."""
+        """Truth (N, K), answers (N, K) and group (N,) of tasks other than classification."""
         parts = self.answers or ()
         return (
             np.concatenate([np.array(part.truth, dtype=np.float64) for part in parts]),
@@ -91,12 +84,7 @@ class TestedNetwork(
 
 
 def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> TestedNetwork:
-    """Score logits (N, K) of labelled test windows, altogether and by group.
-
-    For classes only their order counts: probabilities do as well.
-
-    Raises MmkdError if an answer is not finite.
-    """
+    """Score logits or probabilities (N, K) of labelled windows. Raise MmkdError if one is not finite."""
     task, names = test.spec.task, np.unique(test.groups)
     if not np.isfinite(logits).all():
         raise MmkdError("test windows: expected finite answers, got others; train again with a smaller learning rate")
@@ -133,12 +121,7 @@ def class_scores(outcome: TestedNetwork) -> ClassScores:
 def drawn_figures(
     outcome: TestedNetwork, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
 ) -> NDArray[np.float64]:
-    """Return a metric (D,) if each group counts as often as drawn; NaN if a draw has none of its windows.
-
-    Args:
-        groups: (G,) names, all of those in `outcome` among them.
-        weights: (D, G).
-    """
+    """Return a metric (D,) with groups (G,) weighted by `weights` (D, G); NaN if a draw has no window."""
     if outcome.confusions is not msgspec.UNSET:
         classes = len(outcome.confusions[0].confusion)
         counts = np.zeros((len(groups), classes, classes))

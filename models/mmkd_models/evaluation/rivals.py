@@ -1,7 +1,7 @@
 """Classical rivals on one sensor: extra-trees on window statistics, MiniRocket, MultiRocket-Hydra, and an average.
 
-They learn from the labelled training windows of one modality; convolutional features are those of aeon (BSD-3-Clause).
-`taught_rocket` also learns from the teacher: it shows what distillation gains for MiniRocket.
+Convolutional features are those of aeon (BSD-3-Clause). `taught_rocket` also learns from the teacher: it shows what
+distillation gains for MiniRocket.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ class Contestants:
     Attributes:
         train: with the visible labels.
         parts: the validation windows first, then those that judge.
-        metric: what validation maximises.
-        teach: from windows to the probabilities (N, K) or numbers (N, 1) of the teacher of `taught_rocket`.
+        teach: from windows to the teacher's probabilities (N, K), or numbers (N, 1).
     """
 
     train: Windows
@@ -70,7 +69,7 @@ class Contestants:
         return tuple(outcome_on(part, answerer(part)) for part in map(_labelled, self.parts))
 
     def answerer(self, rival: RivalName) -> Answerer | str:
-        """Return the function that answers any windows, or why there is none."""
+        """Return the function that answers windows, or why there is none."""
         if rival not in self._fitted:
             self._fitted[rival] = self._fit(rival)
         return self._fitted[rival]
@@ -119,15 +118,7 @@ def _labelled(windows: Windows) -> Windows:
 
 
 def calibration(raw: Answers, *, train: Windows, valid: Windows, metric: AnyMetric) -> Callable[[Answers], Answers]:
-    """Return the function from raw to judged answers: logits at the temperature that fits validation.
-
-    Those of classes are adjusted for unequal labels if validation prefers it, as for networks.
-
-    Args:
-        raw: answers to the validation windows.
-        train: labelled, as is `valid`.
-        metric: what validation maximises.
-    """
+    """Return the function from raw to judged answers: temperature, and the prior if validation prefers it."""
     kind = train.spec.task.kind
     if kind == "regression":
         return lambda answers: answers
@@ -157,11 +148,9 @@ def _extra_trees(known: Windows, *, modality: str, seed: int) -> Answerer:
 
 @contextmanager
 def rocket_threads() -> Iterator[None]:
-    """Let numba use its own kind of threads if it has not started yet, and restore torch's thread count.
+    """Keep numba from OpenMP, and restore torch's thread count. Raise ImportError if aeon is not installed.
 
     Two OpenMP libraries in one process, numba's and torch's, were measured to slow each later training step 50 times.
-
-    Raises ImportError if aeon is not installed (`pip install 'mmkd-edge[rivals]'`).
     """
     import aeon  # noqa: F401
     from numba import config
@@ -181,10 +170,7 @@ def series_of(windows: Windows, modality: str) -> NDArray[np.float64]:
 
 
 def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
-    """Return MiniRocket's features (Dempster et al., KDD 2021), fitted and scaled on these series.
-
-    Raises ValueError if the windows are too short for its kernels.
-    """
+    """Return MiniRocket's features (Dempster et al., KDD 2021). Raise ValueError if windows are too short."""
     from aeon.transformations.collection.convolution_based import MiniRocket
     from sklearn.preprocessing import StandardScaler
 
@@ -196,7 +182,7 @@ def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
 def multi_rocket_hydra(series: NDArray[np.float64], *, seed: int) -> Transform:
     """Return features of MultiRocket (Tan et al., DMKD 2022) and Hydra (Dempster et al., DMKD 2023).
 
-    Hydra's counts are scaled as its authors do: the root, centred and scaled by the standard deviation plus the
+    Hydra's counts are scaled as its authors do: the root, centred and divided by the standard deviation plus the
     fourth power of the fraction of zeros; zeros stay zeros.
     """
     from aeon.transformations.collection.convolution_based import HydraTransformer, MultiRocket
@@ -220,10 +206,7 @@ def _roots(counts: Any) -> NDArray[np.float64]:
 
 
 def ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) -> Callable[[Features], Answers]:
-    """Return a ridge regression for each class against the others, whose values are the logits.
-
-    A class without a label has -1, the target of every other class.
-    """
+    """Return a ridge regression for each class against the others; a class without a label answers -1."""
     from sklearn.linear_model import RidgeClassifierCV
 
     if task.kind != "classification":
@@ -250,12 +233,9 @@ def ridge_on_targets(features: Features, targets: NDArray[np.float64]) -> Callab
 
 
 def taught_targets(train: Windows, taught: Answers) -> NDArray[np.float64]:
-    """Return targets (N, K) of a taught ridge: 2 q - 1 of probabilities q, or numbers.
+    """Return targets (N, K) of a taught ridge, 2 q - 1 of probabilities q, or numbers.
 
-    q is the teacher's answer; on labelled windows the mean of answer and label.
-
-    Args:
-        taught: the teacher's probabilities (N, K) of these windows, or its numbers (N, 1).
+    q is the teacher's answer (N, K); on labelled windows the mean of answer and label.
     """
     task, labelled = train.spec.task, train.labelled
     mixed = taught.astype(np.float64).copy()

@@ -25,13 +25,7 @@ Trained: TypeAlias = "Provenance | ModelEntry"
 
 
 def windows_seen(model: Trained, modality: str, dataset: Dataset, windows: Windows) -> SeenWindows | None:
-    """Count the windows that a model knows; None if it cannot tell.
-
-    It can tell for the dataset that trained it, and if its training hashes recognise a window or a group.
-
-    Args:
-        modality: the student's, or the first one of a teacher.
-    """
+    """Count the windows that a model knows, by its dataset or its training hashes; None if it cannot tell."""
     if any(one.dataset_sha256 == dataset.sha256 for one in model.adapted or ()):
         return _seen(dataset.split("train"), dataset.split("valid"), windows, fold=None)
     is_own = model.dataset_sha256 == dataset.sha256
@@ -59,13 +53,11 @@ def _seen(train: Windows, valid: Windows, windows: Windows, *, fold: int | None)
 def check_seen(
     path: str, model: Trained, modality: str, dataset: Dataset, windows: Windows, *, part: str | None, costs: bool
 ) -> SeenWindows | None:
-    """Count the windows that a model knows, as `windows_seen`.
+    """Count the windows that a model knows. Raise UsageError if windows trained it that must not judge it.
 
     Args:
         part: the name of the windows; None accepts windows that trained it.
         costs: whether a price is put on the model.
-
-    Raises UsageError if windows trained it that must not judge it.
     """
     seen = windows_seen(model, modality, dataset, windows)
     if part is not None:
@@ -76,7 +68,6 @@ def check_seen(
 
 
 def _refuse_seen(path: str, seen: SeenWindows | None, windows: int, *, part: str) -> None:
-    """Raise UsageError, which names the right windows, if some of these trained the model."""
     if seen is None or seen.trained == 0:
         return
     if seen.fold is msgspec.UNSET:
@@ -94,11 +85,6 @@ def _refuse_seen(path: str, seen: SeenWindows | None, windows: int, *, part: str
 
 
 def _refuse_costs(path: str, seen: SeenWindows | None, *, is_own: bool) -> None:
-    """Raise UsageError if windows that trained a model would put a price on it, or this is unknown.
-
-    Args:
-        is_own: whether the windows are of the dataset that trained it.
-    """
     if seen is not None and seen.trained:
         raise UsageError(
             f"--suite cost: expected windows that did not train {path}, got {seen.trained} that did: what a model saw "
@@ -114,7 +100,7 @@ def _refuse_costs(path: str, seen: SeenWindows | None, *, is_own: bool) -> None:
 def cautions_of(
     path: str, dataset_sha256: str, seen: SeenWindows | None, data_sha256: str, windows: int
 ) -> Iterator[str]:
-    """Yield the cautions about a model's scores, a sentence each."""
+    """Yield the cautions about a model's scores."""
     if seen is None and dataset_sha256 != data_sha256:
         yield f"{path} was trained on another dataset (SHA-256 {dataset_sha256[:12]}...): this one is a new domain"
     elif seen is None:
@@ -126,7 +112,7 @@ def cautions_of(
 
 
 def split_judged(dataset: Dataset, seen: Sequence[SeenWindows | None], *, split: str, part: str) -> Split:
-    """Return what a document says of the windows; `seen` is how many each model knows, `part` their name."""
+    """Return what a document contains on the windows named `part`."""
     found = split_facts(dataset.everything(), part=split)
     if any(one is not None and one.trained for one in seen):
         return msgspec.structs.replace(found, judged_on=f"{part}, which trained the model")

@@ -1,8 +1,7 @@
 """A fair comparison of teacher, labels only, student and rivals for every sensor: the plan of the demo.
 
-What is fair: grouped folds; the same visible labels for everyone; labels only run the student's race with the same
-steps and seed (without a race they have the student's architecture and augmentation, and their own choice of learning
-rate by validation); the test windows are read once, by finished models.
+Grouped folds; the same visible labels, steps and seeds for everyone; without a race labels only choose their own
+learning rate by validation; finished models read the test windows once.
 """
 
 from __future__ import annotations
@@ -70,8 +69,8 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     Attributes:
         members: of the teacher, transformers first.
         teacher_train: its seed is the fold's.
-        choose: a race chooses how each student is trained, labels only among the forms.
-        baseline_learning_rates: without a race, those that labels only may choose from.
+        choose: a race chooses how each student is trained.
+        baseline_learning_rates: of labels only, without a race.
         left_out: what each fold leaves out; None deals folds by groups.
     """
 
@@ -100,10 +99,10 @@ class SensorResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldResult:
-    """One fold of a comparison, as it is read from the folder.
+    """One fold of a comparison.
 
     Attributes:
-        windows: how many there are in `train`, `labelled`, `valid` and `test`.
+        windows: numbers of `train`, `labelled`, `valid` and `test`.
         train_groups: groups of the training windows.
         spread_in_time: labels spread in time, on the hidden ones of the training windows.
     """
@@ -139,7 +138,7 @@ class Comparison:
 
     @cached_property
     def folders(self) -> dict[str, Folder]:
-        """By sensor; all of them share the teachers."""
+        """Folders by sensor; all of them share the teachers."""
         config = self.config
         space = Space(
             teachers=(self.teacher,),
@@ -173,29 +172,29 @@ class Comparison:
 
     @property
     def folder(self) -> Folder:
-        """The first sensor's, for what all share."""
+        """The first sensor's folder."""
         return self.folders[self.config.modalities[0]]
 
     def teacher_path(self, seed: int) -> Path:
-        """The checkpoint of a fold's teacher."""
+        """Return the checkpoint of a fold's teacher."""
         return self.folder.teacher_folder(self.teacher, seed) / TEACHER_CHECKPOINT
 
     def baseline_path(self, modality: str, seed: int) -> Path:
-        """The checkpoint of labels only. Raises UsageError if it is not trained."""
+        """Return the checkpoint of labels only. Raise UsageError if it is not trained."""
         return best_baseline(self.folders[modality], self.entry(_TAUGHT), seed)
 
     def student_path(self, modality: str, seed: int) -> Path:
-        """The checkpoint of the student."""
+        """Return the checkpoint of the student."""
         folder = self.folders[modality]
         (trial,) = list_trials(folder, self.entry(_TAUGHT), [seed])
         return folder.trial_folder(trial) / STUDENT_CHECKPOINT
 
     def entry(self, method: str) -> Entry:
-        """Labels only (`none`), or what is taught."""
+        """Return the entry of labels only (`none`), or of the student."""
         return Entry(student=self.config.student, method=method, teacher=None if method == NONE else self.teacher.name)
 
     def phases(self, seeds: Sequence[int]) -> tuple[list[Run], ...]:
-        """Return what the folds lack; the runs of each phase can be made side by side, the longest first."""
+        """Return the runs that the folds lack; those of one phase can be made side by side."""
         teachers = [teacher_run(self.folder, self.teacher, seed) for seed in seeds]
         phases: tuple[list[Run], ...] = (teachers, [], [], [_judge_run(self, seed) for seed in seeds])
         for folder in self.folders.values():
@@ -210,13 +209,7 @@ class Comparison:
 def compare(
     comparison: Comparison, seeds: Sequence[int], workers: Workers, *, progress: Progress | None = None
 ) -> list[FoldResult]:
-    """Make what the folds lack and return them; what is finished in the folder is read.
-
-    Raises:
-        UsageError: a training cannot be done.
-        CheckpointError: a file in the folder is damaged.
-        MmkdError: a worker died.
-    """
+    """Make the runs that the folds lack, and return the folds. Raise UsageError if a training cannot be done."""
     progress, phases = progress or Progress(), comparison.phases(seeds)
     progress.expect(phases)
     for phase in phases:
@@ -258,7 +251,6 @@ def _judge(comparison: Comparison, seed: int, on_step: object) -> None:
 
 
 def _networks(comparison: Comparison, seed: int) -> Iterator[tuple[Path, RunResult]]:
-    """The checkpoints of the teacher, and of labels only and student by sensor, as far as they are finished."""
     path = comparison.teacher_path(seed)
     teacher = read_run(path.parent)
     if teacher is not None:
@@ -271,7 +263,7 @@ def _networks(comparison: Comparison, seed: int) -> Iterator[tuple[Path, RunResu
 
 
 def read_fold(comparison: Comparison, seed: int) -> FoldResult:
-    """Return a fold whose networks are trained; what is not judged yet is judged."""
+    """Return a fold whose networks are trained, and judge those that are not judged yet."""
     windows, fold = comparison.dataset.everything(), comparison.folder.fold(seed)
     train = fold.training.train
     teacher, *students = [

@@ -1,4 +1,4 @@
-"""Comparisons that leave out a domain at a time, or the end of the campaign: trainings and figures over domains."""
+"""Comparisons that leave out a domain at a time, or the end of the campaign."""
 
 from __future__ import annotations
 
@@ -52,12 +52,7 @@ class ShiftOrder:
 
 
 def check_shift(order: ShiftOrder) -> None:
-    """Check every fold, before anything is trained.
-
-    Raises:
-        UsageError: a fold is impossible.
-        DatasetError: windows of different groups share samples, so that groups leak into one another.
-    """
+    """Raise UsageError if a fold is impossible, DatasetError if groups share samples."""
     windows = order.dataset.everything()
     refuse_shared_samples(windows)
     for number in range(len(domains_of(windows, order.by).names)):
@@ -69,14 +64,7 @@ def check_shift(order: ShiftOrder) -> None:
 def judge_shift(
     order: ShiftOrder, *, progress: Progress | None = None, say: Callable[[str], None] = lambda line: None
 ) -> ShiftFacts:
-    """Train teacher, labels only, student and rivals without each domain, and judge them on it.
-
-    Figures are the same for any number of workers. `check_shift` must accept the order.
-
-    Raises:
-        CheckpointError: a file in the folder is damaged.
-        MmkdError: a worker died.
-    """
+    """Train teacher, labels only, student and rivals without each domain, and judge them on it."""
     windows, left_out, in_time = order.dataset.everything(), LeftOutDomains(by=order.by), None
     domains = domains_of(windows, order.by)
     seeds = range(len(domains.names))
@@ -145,7 +133,6 @@ def mean_over_domains(values: Sequence[float]) -> DomainSpread:
 
 
 def _within(spread: DomainSpread, measure: Measure) -> DomainSpread:
-    """Cut the interval at the ends of the measure."""
     if spread.low is None or spread.high is None:
         return spread
     low, high = max(spread.low, measure.floor), min(spread.high, measure.ceiling)
@@ -153,7 +140,6 @@ def _within(spread: DomainSpread, measure: Measure) -> DomainSpread:
 
 
 def _figures(fold: FoldResult, measure: Measure) -> Iterator[tuple[str, float]]:
-    """By model; a rival that could not be run is left out."""
     (sensor,) = fold.students.values()
     models = {TEACHER: fold.teacher, STUDENT: sensor.student, LABELS_ONLY: sensor.baseline, **dict(_rivals(fold))}
     for name, judged in models.items():

@@ -1,7 +1,7 @@
-"""The folder of an experiment: where its runs are, the windows of its folds, and the one form of a run's result.
+"""The folder of an experiment: where its runs are, the windows of its folds, and the result of a run.
 
-A run is finished when its `result.json` exists; the checkpoint is written before it. A run belongs to the process that
-holds the lock in its folder; the kernel frees the lock of a process that ends, however it ends.
+A run is finished when its `result.json` exists; the checkpoint is written before it. The lock in its folder is held by
+the process that makes it, and freed by the kernel.
 """
 
 from __future__ import annotations
@@ -42,11 +42,7 @@ RESULT_FILE, TEST_FILE = "result.json", "test.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FoldData:
-    """The windows of one fold, with the labels that training may see.
-
-    Attributes:
-        truth: all labels of the training windows; no training sees them.
-    """
+    """The windows of one fold; `truth` has all labels of the training windows, which no training sees."""
 
     training: TrainingData
     test: Windows
@@ -54,15 +50,7 @@ class FoldData:
 
 
 def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: LeftOutDomains | None = None) -> FoldData:
-    """Return fold number `seed`, which also chooses the training labels that are seen.
-
-    Args:
-        left_out: what the folds leave out; None deals them by groups.
-
-    Raises:
-        UsageError: the dataset has no such fold (without groups its own split is fold 0, the only one), or not these
-            labels.
-    """
+    """Return fold number `seed`, which also chooses the visible labels. Raise UsageError if there is no such fold."""
     windows = dataset.everything()
     if left_out is None:
         number: int | msgspec.UnsetType = seed
@@ -78,7 +66,7 @@ def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: Left
 
 
 def spread_in_time(data: FoldData) -> TestedNetwork | None:
-    """Judge labels spread in time on the hidden labels of a fold; whole groups leave nothing to spread."""
+    """Judge labels spread in time on the hidden labels of a fold; None if whole groups are labelled."""
     if data.training.labelled.groups is not None:
         return None
     return labels_spread_in_time(data.training.train, data.truth)
@@ -86,11 +74,7 @@ def spread_in_time(data: FoldData) -> TestedNetwork | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """The runs of one sensor. Folders of several sensors may share `out`, and then share their teachers.
-
-    Attributes:
-        embed_windows: keep validation windows in each student's checkpoint, for its export.
-    """
+    """The runs of one sensor. Folders of several sensors may share `out`, and then share their teachers."""
 
     out: Path
     dataset: Dataset
@@ -99,15 +83,15 @@ class Folder:
     embed_windows: bool = False
 
     def trial_folder(self, trial: Trial) -> Path:
-        """The folder of a student."""
+        """Return the folder of a student."""
         return self.out / "trials" / trial_name(self.conditions, self.space, trial)
 
     def teacher_folder(self, teacher: TeacherChoice, seed: int) -> Path:
-        """The folder of a teacher."""
+        """Return the folder of a teacher."""
         return self.out / "teachers" / teacher_name(self.conditions, teacher, seed)
 
     def rival_folder(self, rival: RivalName, seed: int) -> Path:
-        """The folder of a rival; another one once its library is installed."""
+        """Return the folder of a rival; another one once its library is installed."""
         own, teacher = self.conditions, self.space.teachers[0]
         decides = {
             "dataset": own.dataset_sha256,
@@ -120,12 +104,12 @@ class Folder:
         return self.out / "rivals" / f"{own.modality}-{rival}-seed{seed}-{short_hash(decides)}"
 
     def fold(self, seed: int) -> FoldData:
-        """The windows of a seed's fold; errors as `fold_data`."""
+        """Return the windows of a seed's fold; errors as `fold_data`."""
         own = self.conditions
         return fold_data(self.dataset, seed=seed, labelled=own.labelled, left_out=own.left_out)
 
     def training_run(self, train: TrainConfig, path: Path, seed: int, on_step: OnStep) -> TrainingRun:
-        """Return a training that resumes in `path`, with the folder's memory of answers."""
+        """Return a training that resumes in `path`."""
         return TrainingRun(
             train=msgspec.structs.replace(train, seed=seed),
             augment=self.conditions.augment,
@@ -138,14 +122,14 @@ class Folder:
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a teacher, a student (`trial`) or a rival ended; its test is a file of its own.
+    """How a teacher, a student (`trial`) or a rival ended.
 
     Attributes:
-        teacher: the teacher itself, or what taught the student or rival.
-        reason: why there is nothing to judge; empty of a finished run.
+        teacher: the teacher itself, or the teacher of the student or rival.
+        reason: why there is nothing to judge.
         score: on validation.
         parameters: of a committee, those of its transformer.
-        shipped: which form of a student validation chose in a race.
+        shipped: the form that validation chose in a race.
     """
 
     format_version: int = FORMAT_VERSION
@@ -165,12 +149,12 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def read_run(path: Path) -> RunResult | None:
-    """Return how the run of a folder ended, or None if it has not; errors as `read_result`."""
+    """Return how the run of a folder ended, or None if it has not."""
     return read_result(path / RESULT_FILE, RunResult)
 
 
 def write_run(path: Path, result: RunResult) -> None:
-    """Write how a run ended, and remove its resume states; the TensorBoard logs stay."""
+    """Write how a run ended, and remove its resume states."""
     write_result(path / RESULT_FILE, result)
     for state in list((path / "run").rglob(RESUME_FILE)):
         state.unlink()

@@ -1,7 +1,6 @@
 """Combinations of teachers, student sizes, methods, learning rates and seeds, and the names of their folders.
 
-A name follows from everything that decides a result and from nothing else, so that processes, hosts and later runs
-agree on what is finished.
+A name follows from everything that decides a result and from nothing else, so that processes and hosts agree.
 """
 
 from __future__ import annotations
@@ -32,12 +31,7 @@ _COMMITTEE = "committee"
 
 
 class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A teacher.
-
-    Attributes:
-        modalities: in the order of the dataset.
-        committee: the kinds of its members; empty for a single transformer.
-    """
+    """A teacher; `committee` has the kinds of its members, empty for a single transformer."""
 
     modalities: tuple[str, ...]
     preset: Preset
@@ -97,11 +91,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The teachers, sizes, methods and learning rates to combine.
-
-    Attributes:
-        baseline_learning_rates: of labels only; empty for those of everyone.
-    """
+    """Teachers, sizes, methods and learning rates to combine."""
 
     teachers: tuple[TeacherChoice, ...]
     students: tuple[Preset, ...]
@@ -123,7 +113,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, order=True):
-    """One row of a table: a student size, a method, and the teacher's name (None for labels only)."""
+    """One row of a table; no teacher for labels only."""
 
     student: Preset
     method: str
@@ -191,7 +181,7 @@ def check_space(space: Space) -> None:
 
 
 def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
-    """Return the name of a student's folder: words for people, and a hash of all that decides its weights."""
+    """Return the name of a student's folder: words, and a hash of all that decides its weights."""
     entry, rate = trial.candidate.entry, trial.candidate.learning_rate
     own = msgspec.structs.replace(
         conditions,
@@ -214,7 +204,7 @@ def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
 
 
 def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> str:
-    """Return the name of a teacher's folder, as `trial_name`."""
+    """Return the name of a teacher's folder."""
     own = msgspec.structs.replace(
         conditions, student_train=TrainConfig(), modality="", choose=False, labels_compete=False
     )

@@ -1,4 +1,4 @@
-"""What is known of a study before anything is trained: options, limits, sizes with their costs, what is impossible."""
+"""Options of a study, and checks before anything is trained: limits, sizes with their costs, impossible methods."""
 
 from __future__ import annotations
 
@@ -38,18 +38,16 @@ MeasureLatency = Callable[[Path, Path], PairLatency]
 
 
 class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The options of a study.
+    """Options of a study.
 
     Attributes:
-        grid: train everything on every seed, in place of a search.
+        grid: train everything on every seed instead of a search.
         trials: candidates that a search may try, labels only not counted.
         finalists: entries that a search trains on all seeds that count.
         seeds: seeds (and folds), from 0.
-        search_seeds: how many of them the search learns from; they do not count in its table.
-        max_latency_ms: of the exported student's median.
-        budget_hours: after which nothing new is begun; half of it for a search.
-        workers: trainings at a time.
-        required: methods that must be possible; others that no pair of networks can have are left out.
+        search_seeds: seeds of the search; they do not count in its table.
+        budget_hours: no new training begins after them; half for a search.
+        required: methods that must be possible; others may be left out.
     """
 
     conditions: Conditions
@@ -76,7 +74,7 @@ class PreparedStudy:
         folder: with the sizes and methods that are possible.
         search_seeds: empty for a grid.
         seeds: those that count.
-        began_s: in seconds since the epoch.
+        began_s: seconds since the epoch.
     """
 
     options: StudyOptions
@@ -89,13 +87,13 @@ class PreparedStudy:
     began_s: float
 
     def deadline(self, fraction: float = 1.0) -> float | None:
-        """When so much of the time is used up, in seconds since the epoch."""
+        """Return when this fraction of the budget is used up, in seconds since the epoch."""
         hours = self.options.budget_hours
         return None if hours is None else self.began_s + 3600 * hours * fraction
 
     @property
     def table_entries(self) -> tuple[Entry, ...]:
-        """The entries of the table: all of a grid, or a search's finalists with their baselines."""
+        """All entries of a grid, or a search's finalists with their baselines."""
         if self.options.grid:
             return entries(self.folder.space, self.impossible)
         return tuple(candidate.entry for candidate in self.finalists)
@@ -109,7 +107,7 @@ class PreparedStudy:
 def prepare_study(
     dataset: Dataset, options: StudyOptions, *, out: Path, measure_latency: MeasureLatency | None = None
 ) -> PreparedStudy:
-    """Check options and folder, and find which sizes and methods are possible; arguments and errors as `study`."""
+    """Check options and folder, and find which sizes and methods are possible; errors as `study`."""
     began_s = time.time()
     check_study(dataset, options)
     check_folder(out)
@@ -136,12 +134,9 @@ def prepare_study(
 
 
 def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tuple[int, ...]:
-    """Return the seeds whose test windows a search has not seen: it neither ran on their fold nor validated on them.
+    """Return the seeds whose test windows a search has not seen. Raise UsageError if there is none.
 
-    If a dataset has no groups, its own split is the only fold, and a search looks at validation alone.
-
-    Raises:
-        UsageError: there is none.
+    Without groups a dataset's own split is the only fold, and a search looks at validation alone.
     """
     windows = dataset.everything()
     if fold_count(windows) == 1:
@@ -158,7 +153,7 @@ def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tupl
 
 
 def check_study(dataset: Dataset, options: StudyOptions) -> None:
-    """Raise UsageError if the options make no sense, or this dataset cannot have such a study."""
+    """Raise UsageError if the options make no sense for this dataset."""
     check_space(options.space)
     conditions, windows = options.conditions, dataset.everything()
     for train in (conditions.teacher_train, conditions.student_train):
@@ -180,12 +175,9 @@ def check_study(dataset: Dataset, options: StudyOptions) -> None:
 def student_sizes(
     folder: Folder, options: StudyOptions, measure_latency: MeasureLatency | None
 ) -> tuple[StudentSize, ...]:
-    """Return each size with its costs, and why it is out if it breaks a limit.
+    """Return each size with its costs, and the limit that it breaks. Raise PerformanceError if all break one.
 
-    Latencies are measured once, of networks of a single training step, and kept in the study's folder.
-
-    Raises:
-        PerformanceError: no size keeps the limits.
+    Latencies are measured once, of networks of a single training step, and stored in the study's folder.
     """
     sizes = []
     for preset in options.space.students:
@@ -231,11 +223,7 @@ def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLat
 
 
 def _impossible_entries(folder: Folder, required: Sequence[str]) -> dict[Entry, str]:
-    """The combinations that no training can have, with the reason that the training itself would give.
-
-    Raises:
-        UsageError: a method of these names, or every method, has no teacher and student that can have it.
-    """
+    """The combinations that cannot be trained, with the reason that the training itself would give."""
     spec, task = folder.dataset.spec, folder.dataset.spec.task
     reasons = {}
     for entry in entries(folder.space):

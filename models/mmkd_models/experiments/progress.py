@@ -1,4 +1,4 @@
-"""How far an experiment is, and how long it will take: a bar on a terminal, else a plain line now and then."""
+"""Progress of an experiment with the time left: a bar on a terminal, else a plain line now and then."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ Show = Callable[[str, float, float | None, bool], None]
 
 @dataclass
 class Progress:
-    """Follows runs by their costs.
-
-    Attributes:
-        afterwards_s: time that is needed after the last run.
-    """
+    """Follows runs by their costs; `afterwards_s` is needed after the last run."""
 
     show: Show = lambda line, so_far_s, left_s, is_end: None
     afterwards_s: float = 0.0
@@ -35,12 +31,12 @@ class Progress:
     _done: dict[Path, tuple[int, float]] = field(default_factory=dict)
 
     def expect(self, phases: Sequence[Sequence[Run]]) -> None:
-        """Replace what is still to be made."""
+        """Set the runs that are still to be made."""
         self._began_s = self.clock() if self._began_s is None else self._began_s
         self._left = sum(sum(run.costs) for phase in phases for run in phase if not run.is_done())
 
     def on_step(self, run: Run, progress: TrainingProgress) -> None:
-        """Take in where a run stands, and show it. What was there before its first step is no work of this command."""
+        """Show the step of a run. Steps before its first report are not this command's work."""
         trainings, is_end = self._done.get(run.path, (0, 0.0))[0], progress.step == progress.steps
         training = run.costs[min(trainings, len(run.costs) - 1)]
         cost = min(sum(run.costs), sum(run.costs[:trainings]) + training * progress.step / progress.steps)
@@ -48,14 +44,14 @@ class Progress:
         self._show(f"{run.title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}".rstrip(), is_end)
 
     def on_end(self, run: Run) -> None:
-        """Take in that a run is made, and show it if it reported no steps."""
+        """Count a run as made, and show it if it reported no steps."""
         is_silent = run.path not in self._done
         self._advance(run, len(run.costs), sum(run.costs), is_work=True)
         if is_silent:
             self._show(f"{run.title}: done", True)
 
     def left_s(self) -> float | None:
-        """Seconds until everything is over, at the pace so far; None before anything was made."""
+        """Return the seconds left at the pace so far; None before anything was made."""
         if self._began_s is None or not self._worked:
             return None
         return max(0.0, self._left) * (self.clock() - self._began_s) / self._worked + self.afterwards_s
@@ -73,7 +69,7 @@ class Progress:
 
 @contextmanager
 def progress_lines() -> Iterator[Show]:
-    """Yield what shows lines on stderr: a bar on a terminal, else plain lines."""
+    """Yield a function that shows lines on stderr."""
     if not sys.stderr.isatty():
         yield _plain_lines()
         return
@@ -111,7 +107,7 @@ def _left(seconds: float | None) -> str:
 
 
 def duration_in_words(seconds: float) -> str:
-    """A time as people say it.
+    """Return a time as people say it.
 
     Example:
         >>> [duration_in_words(seconds) for seconds in (42, 200, 9000)]

@@ -1,6 +1,6 @@
 """Runs: a teacher, a student, the rivals of a sensor. Each is made once, and resumed where it was interrupted.
 
-The test windows are read by `judge_network` and `judge_rivals` alone, which write what they compute.
+`judge_network` and `judge_rivals` alone read the test windows.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Judged:
     """A finished run and its answers on the test windows.
 
     Attributes:
-        missing: the first measure of the task by what is there: for a teacher `acc+gyro`, the modalities; for a student
-            the fraction of its samples that is missing.
+        missing: the first measure of the task, by the modalities that a teacher has left (`acc+gyro`), or by the
+            fraction of a student's samples that is missing.
     """
 
     result: RunResult
@@ -79,10 +79,9 @@ Stage = Literal["teacher", "baseline", "rivals", "answers", "student", "taught",
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Something that is made once; it can be pickled.
+    """A training or judging that is made once; it can be pickled.
 
     Attributes:
-        title: in a progress line.
         path: the folder that is claimed while it is made.
         costs: of each training that reports steps; a teacher's first generation costs 1.
     """
@@ -103,11 +102,7 @@ def make_runs(
     on_step: Callable[[Run, TrainingProgress], None] = lambda run, progress: None,
     on_end: Callable[[Run], None] = lambda run: None,
 ) -> None:
-    """Make the runs that are not done, and wait for those that other commands make in the same folder.
-
-    Args:
-        deadline: when nothing new is begun, in seconds since the epoch.
-    """
+    """Make the runs that are not done before the deadline, and wait for those of other commands in the same folder."""
     while (waiting := [run for run in runs if not run.is_done()]) and not is_over(deadline):
         workers.run(make_claimed, until(deadline, waiting), on_step=on_step, on_end=on_end)
         if not all(run.is_done() for run in waiting):
@@ -122,7 +117,7 @@ def make_claimed(run: Run, on_step: OnStep) -> None:
 
 
 def is_over(deadline: float | None) -> bool:
-    """Whether the time is used up."""
+    """Return whether the time is used up."""
     return deadline is not None and time.time() >= deadline
 
 
@@ -195,10 +190,7 @@ def trial_result(folder: Folder, trial: Trial) -> RunResult | None:
 
 
 def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
-    """Train a trial, or resume its training.
-
-    A training that cannot be done (a loss that is no longer finite, say) has a result too: its reason.
-    """
+    """Train a trial, or resume its training; if it cannot be done, the reason is its result."""
     path, entry = folder.trial_folder(trial), trial.candidate.entry
     choice = None if entry.teacher is None else folder.space.teacher(entry.teacher)
     rate = trial.candidate.learning_rate
@@ -279,7 +271,7 @@ def chosen_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> dict[in
 
 
 def read_exportable_student(folder: Folder, trial: Trial) -> StudentCheckpoint:
-    """Return a finished student with the validation windows that an export calibrates and compares with."""
+    """Return a finished student with its validation windows."""
     checkpoint = read_student(folder.trial_folder(trial) / STUDENT_CHECKPOINT)
     valid = folder.fold(trial.seed).training.valid
     return replace(checkpoint, carried=carried_windows(valid, folder.conditions.modality, seed=trial.seed))
@@ -305,14 +297,12 @@ def judge_network(folder: Folder, result: RunResult) -> TestedNetwork:
 
 
 def _teacher_logits(path: Path, windows: Windows) -> NDArray[np.float32]:
-    """What a teacher answers to windows, (N, K)."""
     teacher = read_teacher(path)
     own = windows.with_modalities([spec.name for spec in teacher.modalities])
     return logits_of(teacher.network(), own, modality=None)
 
 
 def _answers_run(folder: Folder, seed: int, block: int) -> Run:
-    """The teacher's answers to a block of the batches that its students see."""
     own = folder.conditions
     key = short_hash([own.student_train, own.augment, teacher_name(own, folder.space.teachers[0], seed)])
     path = folder.out / ANSWERS_FOLDER / f"{key}-seed{seed}-{block}"
@@ -354,10 +344,7 @@ def _are_judged(folder: Folder, rivals: Sequence[RivalName], seed: int) -> bool:
 
 
 def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> dict[RivalName, Judged | str]:
-    """Train and judge rivals on the student's sensor and labels, once; a text is why one could not be run.
-
-    The taught one learns from the first teacher, which must be finished.
-    """
+    """Train and judge rivals on the student's sensor and labels, once; a text is why one could not be run."""
     if not _are_judged(folder, rivals, seed):
         _judge_rivals(folder, rivals, seed, lambda progress: None)
     judged: dict[RivalName, Judged | str] = {}
@@ -411,7 +398,7 @@ def grid_phases(
     """Return the phases of a grid: the runs of each can be made side by side, those of later ones after it.
 
     Args:
-        ask_before: let the teacher answer the batches of its students once for all, if a recipe uses outputs alone.
+        ask_before: compute the teacher's answers to its students' batches once, if a recipe uses outputs alone.
     """
     trials = [Trial(candidate=candidate, seed=seed) for candidate in chosen for seed in seeds]
     baselines = [trial for trial in trials if trial.candidate.entry.teacher is None]

@@ -1,7 +1,7 @@
-"""The search of a study: Optuna (TPE) proposes what to train on the search's seeds; the test windows are not read.
+"""The search of a study: Optuna (TPE) proposes what to train on the search's seeds; test windows are not read.
 
-Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011. A candidate scores the mean of its
-validation scores. Optuna's study lives in memory and is made anew from the folder for each proposal.
+Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011. The score is the mean of the
+validation scores. Optuna's study is made anew from the folder for each proposal.
 """
 
 from __future__ import annotations
@@ -53,10 +53,7 @@ def finalists(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int],
 
 
 def proposals(folder: Folder, impossible: tuple[Entry, ...], seeds: tuple[int, ...], *, trials: int) -> Iterator[Run]:
-    """Yield what the search trains next, until so many candidates were tried or none is left.
-
-    Candidates that ended in the folder before, or by another command, count.
-    """
+    """Yield the runs of the search; candidates that ended in the folder before, or by another command, count."""
     distilled, begun = distilled_candidates(folder, impossible), set[Candidate]()
     while True:
         taken = begun | {candidate for candidate in distilled if _has_ended(folder, candidate, seeds)}
@@ -68,7 +65,7 @@ def proposals(folder: Folder, impossible: tuple[Entry, ...], seeds: tuple[int, .
 
 
 def distilled_candidates(folder: Folder, impossible: Sequence[Entry]) -> tuple[Candidate, ...]:
-    """Return what a search chooses among."""
+    """Return the candidates without labels only."""
     return tuple(candidate for candidate in candidates(folder.space, impossible) if candidate.entry.method != NONE)
 
 

@@ -1,7 +1,4 @@
-"""Which sensor is enough: a comparison's first fold, each sensor's faults and costs, and the table that decides.
-
-What was judged under faults is a file beside the student: an interrupted evaluation continues.
-"""
+"""Which sensor is enough: a comparison's first fold, each sensor's faults and costs, and the table that decides."""
 
 from __future__ import annotations
 
@@ -47,18 +44,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SensorsOrder:
-    """A comparison to judge; it can be pickled.
-
-    Attributes:
-        costs: by sensor the file of assumptions.
-    """
+    """A comparison to judge, and by sensor the file of cost assumptions; it can be pickled."""
 
     comparison: Comparison
     costs: Mapping[str, Path]
 
 
 def check_costs(order: SensorsOrder) -> None:
-    """Raise UsageError if costs of the test windows cannot be computed by these files, in one currency."""
+    """Raise UsageError if these files cannot price the test windows, in one currency."""
     if not order.costs:
         return
     test = order.comparison.folder.fold(_FOLD).test
@@ -72,13 +65,7 @@ def check_costs(order: SensorsOrder) -> None:
 def judge_sensors(
     order: SensorsOrder, *, workers: int, executor: Executor = "local", say: Say
 ) -> dict[str, JudgingDocument]:
-    """Judge the student of every sensor under faults, with labels only, teacher and rivals, and compute costs.
-
-    Raises:
-        UsageError: a file of costs breaks a rule.
-        CheckpointError: a checkpoint in the folder is damaged.
-        MmkdError: a worker died.
-    """
+    """Judge the student of every sensor under faults, with labels only, teacher and rivals, and compute costs."""
     names = order.comparison.config.modalities
     count = min(workers, len(names))
     if count > 1 or executor == "ray":  # else progress comes from the judging itself
@@ -105,7 +92,7 @@ class _Judged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge_sensor(order: SensorsOrder, name: str, *, say: Say) -> JudgingDocument:
-    """Judge one sensor, as `judge_sensors`; the same checkpoints are not judged again."""
+    """Judge one sensor; the same checkpoints are not judged again."""
     comparison = order.comparison
     dataset, fold = comparison.dataset, comparison.folders[name].fold(_FOLD)
     train, valid, test = fold.training.train, fold.training.valid, fold.test
@@ -142,7 +129,6 @@ def judge_sensor(order: SensorsOrder, name: str, *, say: Say) -> JudgingDocument
 
 
 def _cached(path: Path, key: str) -> _Judged | None:
-    """What was judged under the same key; a damaged file is written anew."""
     try:
         judged = msgspec.json.decode(path.read_bytes(), type=_Judged)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
@@ -153,7 +139,7 @@ def _cached(path: Path, key: str) -> _Judged | None:
 def sensor_rows(
     compared: DemoDocument, judged: Mapping[str, JudgingDocument], latencies: Mapping[str, PairLatency]
 ) -> tuple[SensorRow, ...]:
-    """Return a row for each sensor, the one whose student validates best first."""
+    """Return a row for each sensor, the best on validation first."""
     rows = [
         _row(compared, name, contest, judged[name], latencies.get(name)) for name, contest in compared.students.items()
     ]
@@ -205,7 +191,7 @@ def _row(
 
 
 def pair_rows(compared: DemoDocument) -> tuple[SensorRow, ...]:
-    """Return the teacher's score with every two sensors alone, in the order of the dataset; of three or more."""
+    """Return the teacher's score with every two sensors alone, of three or more."""
     measure, teacher = compared.reported_metric, compared.teacher
     names = [spec.name for spec in compared.dataset.modalities]
     scores = {frozenset(subset.modalities): subset.score(measure) for subset in teacher.missing or ()}

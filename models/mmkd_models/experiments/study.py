@@ -1,7 +1,7 @@
-"""A study: which student of one sensor is best within limits, and what shows it.
+"""A study: which student of one sensor is best within limits.
 
-A grid trains everything on every seed. A search tries candidates on the search's seeds and trains the finalists on
-the seeds that count. Validation alone chooses; the test windows are read by finished networks of the table.
+A grid trains everything on every seed. A search tries candidates on its seeds and trains the finalists on the others.
+Validation alone chooses; finished networks of the table read the test windows.
 """
 
 from __future__ import annotations
@@ -60,11 +60,7 @@ def study(
     measure_latency: MeasureLatency | None = None,
     progress: Progress | None = None,
 ) -> StudyDocument:
-    """Run a study, or resume it, and write `study.json` and the chosen `student.ckpt` into `out`.
-
-    Args:
-        out: studies of other methods, sizes, seeds or limits in the same folder share its trials.
-        measure_latency: from checkpoints of a student and a teacher to their latencies on this machine.
+    """Run or resume a study, and write `study.json` and the chosen `student.ckpt` into `out`.
 
     Raises:
         UsageError: the options make no sense.
@@ -88,7 +84,7 @@ def write_document(out: Path, document: StudyDocument) -> None:
 
 
 def run_study(prepared: PreparedStudy, *, progress: Progress | None = None) -> None:
-    """Train what is missing, until all is there or the time is used up; arguments and errors as `study`."""
+    """Train the missing runs within the budget; errors as `study`."""
     options, folder, progress = prepared.options, prepared.folder, progress or Progress()
     with Workers(options.workers, executor=options.executor, threads=options.conditions.threads) as workers:
         if options.grid:
@@ -100,7 +96,6 @@ def run_study(prepared: PreparedStudy, *, progress: Progress | None = None) -> N
 
 
 def _grid(prepared: PreparedStudy, chosen: Sequence[Candidate]) -> list[list[Run]]:
-    """One seed after the other, so that what is finished early can be compared."""
     phases = list[list[Run]]()
     for seed in prepared.seeds:
         first, _, later = grid_phases(prepared.folder, chosen, [seed], rivals=prepared.options.rivals)
@@ -131,11 +126,7 @@ def _make_phases(
 
 
 def _document(prepared: PreparedStudy, out: Path, measure_latency: MeasureLatency | None) -> StudyDocument:
-    """Read what is finished, let validation choose, and write the chosen student into the study's folder.
-
-    Raises:
-        UsageError: no trial is finished.
-    """
+    """Let validation choose, and write the chosen student into the study's folder."""
     folder, options = prepared.folder, prepared.options
     tested = tested_entries(folder, prepared.table_entries, prepared.seeds, prepared.search_seeds)
     chosen = choose(tested, prepared.seeds)
@@ -211,7 +202,6 @@ def _coverage(prepared: PreparedStudy, tested: Sequence[TestedEntry], trials: Se
 def _recommendation(
     prepared: PreparedStudy, chosen: TestedEntry, path: Path, measure_latency: MeasureLatency | None
 ) -> Recommendation:
-    """Write the chosen student, and measure it as it will run."""
     folder, limit_ms = prepared.folder, prepared.options.max_latency_ms
     seed = max(sorted(chosen.results), key=lambda seed: chosen.results[seed].score or 0.0)
     result, latency, teacher = chosen.results[seed], None, _any_teacher(folder, chosen)
@@ -233,7 +223,6 @@ def _recommendation(
 
 
 def _any_teacher(folder: Folder, chosen: TestedEntry) -> Path | None:
-    """The checkpoint to measure a student against: its own teacher, or for labels only the first there is."""
     teachers = [teacher for teacher in folder.space.teachers if chosen.entry.teacher in (None, teacher.name)]
     paths = (folder.teacher_folder(teacher, seed) for teacher in teachers for seed in chosen.results)
     return next((file for path in paths if (file := path / TEACHER_CHECKPOINT).exists()), None)

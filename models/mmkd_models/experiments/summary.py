@@ -1,8 +1,4 @@
-"""Folds of a comparison -> the document of `mmkd-demo --json`, as far as it follows from them.
-
-Owns the sums: means and spreads over seeds, gains with their interval, the gap recovered, and what guessing would
-score. Measures nothing itself.
-"""
+"""From the folds of a comparison to the document of `mmkd-demo --json`."""
 
 from __future__ import annotations
 
@@ -42,10 +38,7 @@ _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for 
 
 
 def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDocument:
-    """Return everything that follows from the folds.
-
-    Of classes the document does not say what its figures are; of other kinds it does, by `measures` and `metric`.
-    """
+    """Return the document; for classification it does not name its figures."""
     config, measures = folds[0].config, measures_of(spec.task)
     document = DemoDocument(
         format_version=FORMAT_VERSION,
@@ -66,7 +59,7 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
 
 
 def gain_over_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0) -> Gain:
-    """Return the gain of students over baselines, over modalities and folds, as `gain_of_pairs` does."""
+    """Return the gain of students over baselines, over modalities and folds."""
     pairs = [
         ([fold.students[name].student.test for fold in folds], [fold.students[name].baseline.test for fold in folds])
         for name in modalities
@@ -162,7 +155,6 @@ _Counts = tuple[tuple[int, int, int, int], ...]
 
 
 def _figures(scores: Sequence[AnyScores], measures: Sequence[Measure]) -> dict[str, Any]:
-    """Fields of `Scored`."""
     return {measure.name: spread([score.metric(measure.name) for score in scores]) for measure in measures}
 
 

@@ -1,7 +1,4 @@
-"""The table of a study: finished trials -> entries with scores and gains, and the one that validation chooses.
-
-The only place of a study that asks for test scores, and it asks for the entries of the table and labels only.
-"""
+"""The table of a study: entries with scores and gains, and the one that validation chooses."""
 
 from __future__ import annotations
 
@@ -42,11 +39,7 @@ NEAR_BEST = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class TestedEntry:
-    """An entry on the seeds on which it is finished.
-
-    Attributes:
-        valid_score: mean on the search's seeds, else on these.
-    """
+    """An entry on the seeds on which it is finished."""
 
     entry: Entry
     results: dict[int, RunResult]
@@ -55,14 +48,14 @@ class TestedEntry:
 
     @property
     def valid_scores(self) -> list[float]:
-        """By seed."""
+        """Validation scores by seed."""
         return [result.score or 0.0 for result in self.results.values()]
 
 
 def tested_entries(
     folder: Folder, expected: Sequence[Entry], seeds: Sequence[int], search_seeds: Sequence[int]
 ) -> tuple[TestedEntry, ...]:
-    """Return the entries that are finished on one of the seeds or more, judged on the test windows of those."""
+    """Return the entries that are finished on one of the seeds or more, judged on their test windows."""
     tested = []
     for entry in expected:
         results = chosen_trials(folder, entry, seeds)
@@ -80,10 +73,7 @@ def _search_score(folder: Folder, entry: Entry, seeds: Sequence[int]) -> float |
 
 
 def choose(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> TestedEntry | None:
-    """Return the entry that validates best: on the search's seeds, or in a grid on all; the first of equals.
-
-    An entry that is not finished on every seed is chosen only if none is.
-    """
+    """Return the entry that validates best, on the search's seeds if any; unfinished ones only if all are."""
     whole = [row for row in tested if len(row.results) == len(seeds)] or list(tested)
 
     def score(row: TestedEntry) -> float:
@@ -95,7 +85,7 @@ def choose(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> TestedEntry |
 def entry_rows(
     folder: Folder, tested: Sequence[TestedEntry], sizes: Sequence[StudentSize], chosen: TestedEntry
 ) -> tuple[EntryRow, ...]:
-    """Return the rows of the table, labels only first in every size, then by the metric of the study."""
+    """Return the rows of the table, labels only first in every size, then by the study's metric."""
     measure = _reported(folder)
     by_size = {size.preset: size for size in sizes}
     baselines = {row.entry.student: row for row in tested if row.entry.method == NONE}
@@ -154,12 +144,12 @@ def _gap_recovered(folder: Folder, row: TestedEntry, baseline: TestedEntry, seed
 
 
 def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
-    """Return the spreads of all measures over seeds, of one or more scores of one kind."""
+    """Return the spreads of all measures over seeds."""
     return {name: spread([score.metric(name) for score in scores]) for name in figures_in(scores[0])}
 
 
 def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> Selection | None:
-    """Return what choosing by validation inside each fold of a grid scores on that fold's test windows."""
+    """Return what choosing by validation inside each fold scores on that fold's test windows."""
     chosen, ours, baselines = [], {}, {}
     for seed in seeds:
         there = [row for row in tested if seed in row.results]
@@ -204,7 +194,7 @@ def teacher_rows(folder: Folder, tested: Sequence[TestedEntry]) -> tuple[Teacher
 
 
 def smallest_near_best(rows: Sequence[TeacherRow]) -> str | None:
-    """Return the smallest teacher within half a point of the best on validation; None without any."""
+    """Return the smallest teacher within half a point of the best on validation."""
     best = max((row.valid_score.mean for row in rows), default=0.0)
     near = [(row.parameters, row.name) for row in rows if row.valid_score.mean >= best - NEAR_BEST]
     return min(near)[1] if near else None
@@ -232,7 +222,7 @@ def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]
 
 
 def trial_rows(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int]) -> tuple[TrialRow, ...]:
-    """Return every trial of the study's space that has ended, in a fixed order."""
+    """Return every trial that has ended."""
     every = candidates(folder.space, impossible)
     trials = [Trial(candidate=candidate, seed=seed) for candidate in every for seed in seeds]
     return tuple(
@@ -251,7 +241,7 @@ def trial_rows(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int]
 
 
 def dataset_facts(dataset: Dataset) -> StudyDataset:
-    """Return what a document says of the dataset."""
+    """Describe the dataset for a document."""
     spec, windows = dataset.spec, dataset.everything()
     return StudyDataset(
         name=spec.name,

@@ -1,4 +1,4 @@
-"""Workers: jobs side by side, in processes of this machine or as tasks of a Ray cluster.
+"""Jobs side by side, in processes of this machine or as tasks of a Ray cluster.
 
 Each job has a fixed number of threads, so that results do not depend on the number of workers.
 """
@@ -48,9 +48,8 @@ class Workers:
     """Processes that make jobs; a single worker is this process. Leaving the `with` ends them, at once after an error.
 
     Args:
-        count: jobs at a time.
-        executor: `ray` makes jobs tasks of the cluster of RAY_ADDRESS, else of one on this machine; every node needs
-            the same files under the same paths. Steps are not reported then.
+        executor: `ray` uses the cluster of RAY_ADDRESS, else one on this machine; every node needs the same files under
+            the same paths. Steps are not reported then.
         threads: of each job.
     """
 
@@ -78,15 +77,7 @@ class Workers:
         on_step: Callable[[Job, TrainingProgress], None] = lambda job, progress: None,
         on_end: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """Make all jobs in this order; an idle worker takes the next one.
-
-        Args:
-            on_step: called now and then, and at the end of a training.
-
-        Raises:
-            MmkdError: a job raised it, or a process died.
-            UnavailableError: Ray is not installed.
-        """
+        """Make all jobs in this order. Raise MmkdError if a job did or a process died, UnavailableError without Ray."""
         if self._executor == "ray":
             self._run_on_ray(make, iter(jobs), on_end)
         elif self.count == 1:
@@ -132,7 +123,6 @@ class Workers:
         return ours
 
     def _receive(self, pipe: Connection) -> TrainingProgress | None:
-        """Return a step of the worker's job, or None when it is made."""
         try:
             message = pipe.recv()
         except (EOFError, ConnectionResetError) as error:
@@ -173,7 +163,6 @@ class Workers:
 
 
 def _serve(pipe: Connection, threads: int) -> None:
-    """Make the jobs from the pipe until its other end is closed."""
     with torch_threads(threads), suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             make, job = pipe.recv()
@@ -194,7 +183,6 @@ def _make_alone(make: Make[Job], job: Job, threads: int) -> None:
 
 
 def _get_from_ray(get: Callable[[object], object], result: object) -> None:
-    """Raise the error of the task's job, which Ray wraps."""
     try:
         get(result)
     except Exception as error:
@@ -205,7 +193,6 @@ def _get_from_ray(get: Callable[[object], object], result: object) -> None:
 
 
 def _rarely(report: OnStep) -> OnStep:
-    """Report the first step, the last one of every training, and some between."""
     last = -_REPORT_EVERY_S
 
     def on_step(progress: TrainingProgress) -> None:

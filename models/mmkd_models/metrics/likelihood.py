@@ -22,7 +22,7 @@ _HALVINGS = 60  # of the interval between their inverses, to float64's last bits
 
 
 def probabilities_of(logits: NDArray[Any], *, kind: TaskKind) -> Floats:
-    """(N, K) -> (N, K): of classes they sum to 1, of several labels each is its own; numbers stay as they are."""
+    """Return probabilities (N, K) of logits (N, K); numbers stay as they are."""
     values = np.asarray(logits, dtype=np.float64)
     if kind == "regression":
         return values
@@ -33,16 +33,13 @@ def probabilities_of(logits: NDArray[Any], *, kind: TaskKind) -> Floats:
 
 
 def logits_of_probabilities(probabilities: Floats, *, kind: TaskKind) -> Floats:
-    """Return logits of these probabilities; those of 0 and 1 stay finite."""
+    """Return finite logits of probabilities."""
     known = np.clip(probabilities, _LEAST, 1 - _LEAST)
     return np.asarray(np.log(known / (1 - known)) if kind == "multi_label" else np.log(known))
 
 
 def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> Floats:
-    """Return the log-likelihood of the truth: (N,), for several labels (N K,).
-
-    A regression's error is taken as normal, with its standard deviation over these windows.
-    """
+    """Return the log-likelihood of the truth: (N,), for several labels (N K,); errors of a regression are normal."""
     z = np.asarray(logits, dtype=np.float64)
     if kind == "classification":
         shifted = z - z.max(-1, keepdims=True)
@@ -56,10 +53,9 @@ def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind
 
 
 def surely_likelier(ours: Floats, theirs: Floats, groups: NDArray[Any], *, of_one_group: bool = False) -> bool:
-    """Return whether log-likelihoods (answers,) exceed others by more than a standard error over groups.
+    """Return whether log-likelihoods (answers,) exceed others by more than a standard error over groups (N,).
 
     Args:
-        groups: (N,) owner of each window; answers are N, or as many for each window as there are labels.
         of_one_group: take windows as independent if there is one group; otherwise the result is then False.
     """
     differences = ours - theirs
@@ -78,9 +74,8 @@ def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: Task
     """Return the T for which logits / T have the least log loss; 1 for a regression, and without windows.
 
     Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
-    section 4.2. The loss is convex in 1 / T, so its slope is bisected. One step beyond the paper: the target of the
-    true class is 1 - 1 / (n + 2) instead of 1, the rest shared by the other classes (J. Platt, "Probabilistic Outputs
-    for Support Vector Machines", 1999); otherwise T would be 0 if every answer is right.
+    section 4.2. The loss is convex in 1 / T, so its slope is bisected. The target of the true class is 1 - 1 / (n + 2)
+    (J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999); else T would be 0 if every answer is right.
 
     Args:
         logits: (N, K).
@@ -104,7 +99,6 @@ def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: Task
 
 
 def _never_sure(labels: NDArray[Any], *, classes: int, kind: TaskKind) -> Floats:
-    """(N, K) target probabilities of each window."""
     unsure = 1 / (len(labels) + 2)
     if kind == "multi_label":
         return np.where(labels > 0, 1 - unsure, unsure)
@@ -116,12 +110,8 @@ def _never_sure(labels: NDArray[Any], *, classes: int, kind: TaskKind) -> Floats
 def jackknife_error(figure: Callable[[NDArray[np.bool_]], float], groups: NDArray[Any], *, fewest_groups: int) -> float:
     """Return the standard error of a figure of the rows (N,) that remain; infinite if none can be left out.
 
-    Source: B. Efron, C. Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981; whole groups are
-    left out, since windows of one are alike.
-
-    Args:
-        groups: (N,) owner of each window.
-        fewest_groups: with fewer, blocks of neighbouring windows replace them.
+    Source: B. Efron, C. Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981. Leaves out whole
+    groups; with fewer than `fewest_groups`, blocks of neighbouring windows.
     """
     names, member = np.unique(groups, return_inverse=True)
     count = len(names)

@@ -29,7 +29,7 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scores(_Figures, frozen=True, kw_only=True):
-    """Fractions from 0 to 1.
+    """Scores of classes, fractions from 0 to 1.
 
     Attributes:
         balanced_accuracy: mean recall over the classes that occur in the truth.
@@ -43,11 +43,7 @@ class Scores(_Figures, frozen=True, kw_only=True):
     confusion: tuple[tuple[int, ...], ...]
 
     def standard_error(self, name: str) -> float:
-        """Return the standard error of a figure from the counts, windows taken as independent.
-
-        Accuracy is one binomial fraction, balanced accuracy the mean of one per class; macro-F1 has no such closed form
-        and takes the error of balanced accuracy. Windows that overlap make the true error larger.
-        """
+        """Return the binomial standard error, windows taken as independent; of macro-F1 that of balanced accuracy."""
         counts = np.array(self.confusion, dtype=np.float64)
         right, of_truth = np.diag(counts), counts.sum(1)
         if name == "accuracy":
@@ -74,11 +70,11 @@ def scores_from_answers(truth: NDArray[np.int64], answers: NDArray[np.int64], cl
 
 
 class LabelScores(_Figures, frozen=True, kw_only=True):
-    """Fractions from 0 to 1.
+    """Scores of several labels, fractions from 0 to 1.
 
     Attributes:
         macro_f1: mean F1 over the labels that are on somewhere, in the truth or among the answers.
-        mean_average_precision: mean over the labels that are on somewhere in the truth; independent of the threshold.
+        mean_average_precision: mean over the labels that are on somewhere in the truth.
         subset_accuracy: fraction of windows with every label right.
         counts: for each label, windows that are rightly on, wrongly on, wrongly off, rightly off.
     """
@@ -89,10 +85,7 @@ class LabelScores(_Figures, frozen=True, kw_only=True):
     counts: tuple[tuple[int, int, int, int], ...]
 
     def standard_error(self, name: str) -> float:
-        """Return the standard error of a figure from the counts, windows taken as independent.
-
-        Subset accuracy is one binomial fraction; the others take the error of the mean recall.
-        """
+        """Return the binomial standard error, windows taken as independent; by default of the mean recall."""
         if name == "subset_accuracy":
             share = self.subset_accuracy
             return math.sqrt(share * (1 - share) / sum(self.counts[0]))
@@ -121,8 +114,7 @@ def label_scores(truth: NDArray[np.uint8], logits: NDArray[np.floating[Any]], *,
 def average_precision(on: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> float:
     """Return the sum over thresholds of precision times gained recall; some of `on` (N,) are true.
 
-    Source: M. Zhu, "Recall, Precision and Average Precision", University of Waterloo, 2004: no interpolation, equal
-    scores fall together.
+    Source: M. Zhu, "Recall, Precision and Average Precision", University of Waterloo, 2004: no interpolation.
     """
     order = np.argsort(-scores, kind="stable")
     right = np.cumsum(on[order])
@@ -132,12 +124,7 @@ def average_precision(on: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) 
 
 
 class ValueScores(_Figures, frozen=True, kw_only=True):
-    """Errors in the target's unit, and two figures without one.
-
-    Attributes:
-        r2: fraction of the truth's variance that the answers explain; below 0 for worse than its mean.
-        pearson: correlation; 0 if either never changes.
-    """
+    """Scores of numbers: errors in the target's unit, `r2` and correlation (0 if either never changes)."""
 
     mae: float
     rmse: float
@@ -207,7 +194,7 @@ def check_metric(name: str, kind: TaskKind) -> None:
 
 
 def scores_from_logits(labels: Labels, logits: NDArray[np.floating[Any]], task: TaskSpec) -> AnyScores:
-    """Score logits (N, K) with labels, all known, N > 0; for regression (N, 1) numbers in its unit."""
+    """Score logits (N, K) with labels; for regression (N, 1) numbers in its unit."""
     match task.kind:
         case "classification":
             return scores_from_answers(labels, logits.argmax(1), len(task.labels))
@@ -223,7 +210,7 @@ def figures_in(scores: AnyScores) -> tuple[str, ...]:
 
 
 def scores_from_document(document: dict[str, Any]) -> AnyScores:
-    """Return scores from a document: each kind has a figure that no other has."""
+    """Return the scores of a document."""
     if "confusion" in document:
         return msgspec.convert(document, Scores)
     if "counts" in document:

@@ -1,4 +1,4 @@
-"""Figures of several labels and of numbers if groups of windows count as often as a bootstrap draws them."""
+"""Figures of several labels and of numbers under a bootstrap over groups."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _CONSTANT = 1e-12  # a variance below this share of the whole one is a rounding 
 
 
 def weighted_values(truth: Figures, answers: Figures, owner: NDArray[np.int64], weights: Figures) -> dict[str, Figures]:
-    """Return mae, rmse, r2 and pearson, each (D,), of answers (N,); NaN if a draw has no window.
+    """Return mae, rmse, r2 and pearson, each (D,), of answers and truth (N,); NaN if a draw has no window.
 
     Args:
-        truth: (N,).
         owner: (N,) column of `weights` that a window belongs to.
         weights: (D, G) how often each group counts in each draw.
     """
@@ -39,7 +38,7 @@ def weighted_values(truth: Figures, answers: Figures, owner: NDArray[np.int64], 
 def weighted_f1(
     on: NDArray[np.bool_], answers: NDArray[np.bool_], owner: NDArray[np.int64], weights: Figures
 ) -> Figures:
-    """Return macro-F1 (D,) of answers (N, K); other arguments and NaN as `weighted_values`."""
+    """Return macro-F1 (D,) of labels and answers (N, K)."""
     labels = on.shape[1]
     columns = np.concatenate([on & answers, on ^ answers, np.ones((len(on), 1), dtype=bool)], axis=1).astype(float)
     sums = _drawn_sums(columns, owner, weights)
@@ -50,14 +49,14 @@ def weighted_f1(
 
 
 def weighted_share(right: NDArray[np.bool_], owner: NDArray[np.int64], weights: Figures) -> Figures:
-    """Return the fraction (D,) of windows (N,) that are right; other arguments and NaN as `weighted_values`."""
+    """Return the fraction (D,) of windows (N,) that are right."""
     sums = _drawn_sums(np.stack([right, np.ones_like(right)], axis=1).astype(float), owner, weights)
     with np.errstate(invalid="ignore"):
         return np.asarray(sums[:, 0] / sums[:, 1])
 
 
 def weighted_precision(on: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
-    """Return mean average precision (D,) of scores (N, K); other arguments and NaN as `weighted_values`."""
+    """Return mean average precision (D,) of labels and scores (N, K)."""
     return np.concatenate([_precision(on, scores, owner, part) for part in _parts(weights, len(on))])
 
 
@@ -78,14 +77,12 @@ def _precision(on: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64],
 
 
 def _mean_of_labels(figures: Figures, somewhere: NDArray[np.bool_], windows: Figures) -> Figures:
-    """The mean over the labels (D, K) that are on somewhere; 1 where none is, NaN where there is no window."""
     count = somewhere.sum(1)
     mean = np.where(count > 0, (figures * somewhere).sum(1) / np.maximum(count, 1), 1.0)
     return np.asarray(np.where(windows > 0, mean, np.nan))
 
 
 def _drawn_sums(columns: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
-    """Sums of (N, F) columns over the windows of each draw, (D, F)."""
     by_group = np.zeros((weights.shape[1], columns.shape[1]))
     np.add.at(by_group, owner, columns)
     return np.asarray(weights @ by_group)

@@ -1,8 +1,7 @@
-"""The effects of faults, a function each: on samples (T, c), on audio from -1 to 1, on frames (T, H, W, C) to 255.
+"""Effects of faults on samples (T, c), on audio from -1 to 1, on frames (T, H, W, C) to 255; NaN stays missing.
 
-If SensorFault-Bench (arXiv 2605.10822) has the fault, the maximum is its own, in standard deviations of the training:
-offset 0.75, drift 1, attenuation x0.25, scaling x2, noise 1, spike 7.5, clipping at 3 to 1, a gap of half the window,
-time stretch x5. The others are chosen here. NaN stays missing.
+Maxima are those of SensorFault-Bench (arXiv 2605.10822) if it has the fault: offset 0.75, drift 1, attenuation x0.25,
+scaling x2, noise 1, spike 7.5, clipping at 3 to 1 standard deviations, a gap of half the window, time stretch x5.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Samples = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class FaultedChannels:
-    """Mean and spread (c,) of the channels that a fault hits, in raw units of the training windows; NaN for video."""
+    """Mean and standard deviation (c,) of the channels that a fault hits, in raw units; NaN for video."""
 
     mean: Samples
     std: Samples
@@ -43,33 +42,33 @@ _FULL_SCALE = 3.0  # standard deviations either way of the mean that a converter
 
 
 def noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """White noise of up to one standard deviation."""
+    """Add white noise of up to one standard deviation."""
     return x + severity * sensor.std * rng.standard_normal(x.shape)
 
 
 def offset(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """A constant of up to 0.75 standard deviations, up or down."""
+    """Add up to 0.75 standard deviations, up or down."""
     return x + severity * 0.75 * sensor.std * _signs(x, rng)
 
 
 def drift(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """A ramp that reaches up to one standard deviation at the end of the window."""
+    """Add a ramp of up to one standard deviation."""
     ramp = np.linspace(0, 1, len(x))[:, None]
     return x + severity * sensor.std * _signs(x, rng) * ramp
 
 
 def gain_up(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Everything is up to twice as far from the mean."""
+    """Amplify up to twice, from the mean."""
     return sensor.mean + (x - sensor.mean) * (1 + severity)
 
 
 def gain_down(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Everything is down to a quarter as far from the mean."""
+    """Attenuate down to a quarter, from the mean."""
     return sensor.mean + (x - sensor.mean) * (1 - 0.75 * severity)
 
 
 def spike(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """One sample in fifty jumps by up to 7.5 standard deviations; at least one does."""
+    """Move one sample in fifty, at least one, by up to 7.5 standard deviations."""
     count = max(1, len(x) // 50)
     at = rng.permutation(len(x))[:count]
     found: Samples = x.copy()
@@ -78,7 +77,7 @@ def spike(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.G
 
 
 def stuck(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """The last value before it holds for the rest, up to the whole window."""
+    """Hold the last value for the rest, up to the whole window."""
     start = len(x) - _part(x, severity)
     found: Samples = x.copy()
     found[start:] = x[max(0, start - 1)]
@@ -86,7 +85,7 @@ def stuck(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.G
 
 
 def gap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """One span of up to half the window is missing."""
+    """Lose one span of up to half the window."""
     length = _part(x, 0.5 * severity)
     start = int(rng.uniform() * (len(x) - length + 1))
     found: Samples = x.copy()
@@ -95,23 +94,23 @@ def gap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Gen
 
 
 def clipping(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Values end at 3 standard deviations from the mean, and at 1 at worst."""
+    """Clip at 3 standard deviations from the mean, and at 1 at worst."""
     reach = (3 - 2 * severity) * sensor.std
     return np.asarray(np.clip(x, sensor.mean - reach, sensor.mean + reach))
 
 
 def time_stretch(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Everything takes up to five times as long, around the middle of the window."""
+    """Slow down up to five times, around the middle of the window."""
     return _resampled(x, 1 / (1 + 4 * severity))
 
 
 def sample_rate(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """The sensor's clock is up to ten per cent fast or slow."""
+    """Run the sensor's clock up to 10 % fast or slow."""
     return _resampled(x, 1 + _RATE_ERROR * severity * float(rng.choice((-1.0, 1.0))))
 
 
 def time_shift(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """The channels come late by up to half the window; what was before is missing."""
+    """Delay by up to half the window; nothing is known before."""
     late = _part(x, 0.5 * severity)
     found: Samples = np.full_like(x, np.nan)
     found[late:] = x[: len(x) - late]
@@ -119,7 +118,7 @@ def time_shift(x: Samples, sensor: FaultedChannels, severity: float, rng: np.ran
 
 
 def quantisation(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """A converter of 10 bits over three standard deviations either way, and of 2 bits at worst."""
+    """Convert with 10 bits over three standard deviations either way, and with 2 bits at worst."""
     bits = round(_MOST_BITS - (_MOST_BITS - _LEAST_BITS) * severity)
     step = 2 * _FULL_SCALE * sensor.std / 2**bits
     reach = _FULL_SCALE * sensor.std
@@ -127,7 +126,7 @@ def quantisation(x: Samples, sensor: FaultedChannels, severity: float, rng: np.r
 
 
 def hum(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """The mains' 50 or 60 Hz, of up to one standard deviation, as the sensor samples it: folded if its rate is low."""
+    """Add mains hum of up to one standard deviation, aliased if the sampling rate is low."""
     seconds = np.arange(len(x))[:, None] / sensor.rate_hz
     phase = rng.uniform(0, 2 * np.pi)
     wave: Samples = np.sin(2 * np.pi * float(rng.choice(_MAINS_HZ)) * seconds + phase)
@@ -135,12 +134,12 @@ def hum(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Gen
 
 
 def channel_swap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Two channels are connected the wrong way round, in up to every window."""
+    """Swap two channels, in up to every window."""
     return np.asarray(x[:, ::-1].copy() if rng.uniform() < severity else x)
 
 
 def lost_channel(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """The channels end before the window does, and are missing throughout at worst."""
+    """Lose the end of the window, at worst all of it."""
     found: Samples = x.copy()
     found[len(x) - _part(x, severity) :] = np.nan
     return found
@@ -155,10 +154,7 @@ def _part(x: Samples, share: float) -> int:
 
 
 def _resampled(x: Samples, speed: float) -> Samples:
-    """What a clock of another speed reads, linear between samples; beyond the ends nothing is known.
-
-    A neighbour that is missing makes a value missing.
-    """
+    """Interpolate at another speed; NaN beyond the ends and beside missing neighbours."""
     middle = (len(x) - 1) / 2
     at = middle + (np.arange(len(x)) - middle) * speed
     low = np.clip(np.floor(at).astype(np.int64), 0, len(x) - 1)
@@ -173,7 +169,7 @@ def _resampled(x: Samples, speed: float) -> Samples:
 
 
 def added_noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """White noise with a signal to noise of 24 dB to 0 dB, by the power of the window's own channels."""
+    """Add white noise of 24 dB to 0 dB below the power of the window's own channels."""
     power = np.square(np.nan_to_num(x)).sum(axis=0) / np.maximum((~np.isnan(x)).sum(axis=0), 1)
     signal_to_noise_db = _QUIETEST_DB * (1 - severity)
     level = np.sqrt(power / 10 ** (signal_to_noise_db / 10))
@@ -181,17 +177,16 @@ def added_noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.ra
 
 
 def treble_lost(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Nothing above a limit that comes down to a quarter of half the sampling rate."""
+    """Cut above a limit that falls to a quarter of the band."""
     return _within(x, 0.0, 1 - (1 - _LEAST_BAND) * severity)
 
 
 def bass_lost(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Nothing below a limit that comes up to a quarter of half the sampling rate."""
+    """Cut below a limit that rises to a quarter of the band."""
     return _within(x, _LEAST_BAND * severity, 1.0)
 
 
 def _within(x: Samples, low: float, high: float) -> Samples:
-    """The part of the spectrum from `low` to `high`, shares of half the sampling rate; what is missing stays so."""
     spectrum = np.fft.rfft(np.nan_to_num(x), axis=0)
     place = np.linspace(0, 1, len(spectrum))[:, None]
     kept = np.fft.irfft(np.where((place >= low) & (place <= high), spectrum, 0), n=len(x), axis=0)
@@ -203,12 +198,12 @@ def _within(x: Samples, low: float, high: float) -> Samples:
 
 
 def dark(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Down to a tenth of the light."""
+    """Dim to a tenth of the light."""
     return np.asarray(x * (1 - (1 - _LEAST_LIGHT) * severity))
 
 
 def blur(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Out of focus: a Gaussian of up to a tenth of the shorter side; beyond an edge the picture goes on as there."""
+    """Blur by a Gaussian of up to a tenth of the shorter side; edges are repeated."""
     spread = severity * _WIDEST_BLUR * min(x.shape[1:3])
     reach = max(1, int(np.ceil(3 * spread)))
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / spread) ** 2)
@@ -218,7 +213,7 @@ def blur(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Ge
 
 
 def dropped_frames(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Up to half of the frames are missing, here and there; one at least."""
+    """Lose up to half of the frames, at least one."""
     count = max(1, round(_MOST_DROPPED * severity * len(x)))
     found: Samples = x.copy()
     found[rng.permutation(len(x))[:count]] = np.nan
@@ -226,7 +221,7 @@ def dropped_frames(x: Samples, sensor: FaultedChannels, severity: float, rng: np
 
 
 def shifted_camera(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """The camera was knocked: the picture is off by up to a quarter of its sides, any way; edges go on."""
+    """Move the picture by up to a quarter of its sides, in any direction; edges are repeated."""
     angle = rng.uniform(0, 2 * np.pi)
     for axis, direction in ((1, np.sin(angle)), (2, np.cos(angle))):
         pixels = x.shape[axis]

@@ -1,7 +1,4 @@
-"""The table of faults: effects, kinds of sensors, and augmentations of the same kind.
-
-Every function is pure: the same generator gives the same fault, and severity scales it.
-"""
+"""The table of faults. The same generator gives the same fault, and severity scales it."""
 
 from __future__ import annotations
 
@@ -34,9 +31,9 @@ class Fault:
     """One row of the table.
 
     Attributes:
-        what: the effect at severity 1, in words.
-        practice: the augmentation of the same kind; None without one.
-        channels: number that it needs; 1 hits half of a sensor's channels, 2 a pair.
+        what: the effect at severity 1.
+        practice: the augmentation of the same kind.
+        channels: minimum number; 1 hits half of a sensor's channels, 2 a pair.
     """
 
     apply: Apply
@@ -46,7 +43,7 @@ class Fault:
     channels: Literal[1, 2] = 1
 
     def can_hit(self, modality: ModalitySpec) -> bool:
-        """Whether a sensor can have it."""
+        """Return whether a sensor can have it."""
         return modality.kind in self.kinds and len(modality.channels) >= self.channels
 
 
@@ -96,6 +93,6 @@ def faults_for(modalities: Iterable[ModalitySpec]) -> tuple[FaultName, ...]:
 
 
 def hit_channels(fault: Fault, channels: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the channels that a window's fault hits: half of them, at least one, or a pair."""
+    """Return the channels that a fault hits: half of them, at least one, or a pair."""
     count = 2 if fault.channels == 2 else max(1, channels // 2)
     return np.sort(rng.permutation(channels)[:count])

@@ -1,1 +1,1 @@
-"""Suites of `mmkd-evaluate`: faults, groups, confidence, cost, and the verdict in words."""
+"""Suites of `mmkd-evaluate`."""

@@ -1,7 +1,6 @@
 """Estimates of accuracy without labels, and label sets, with intact sensors and under faults.
 
-The estimate is the mean probability of the answers, which is right if probabilities are calibrated: confidence-based
-performance estimation (NannyML's CBPE; also C. Guo et al., ICML 2017).
+The estimate is the mean probability of the answers (NannyML's CBPE; also C. Guo et al., ICML 2017).
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ class ConditionFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         estimated: accuracy as estimated without labels.
-        covered: fraction of the windows whose label set contains the true label; None if validation windows are too
-            few.
+        covered: fraction of windows whose label set has the true label; None if validation windows are too few.
     """
 
     condition: str

@@ -1,4 +1,4 @@
-"""Return on investment: from detected faults and a file of assumptions to the net present value of each option."""
+"""Return on investment: from detected faults and assumptions to the net present value of each option."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Detection:
     healthy: Floats
 
     def rates(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Return detection and false alarms (D,) if groups count as often as drawn (D, G); NaN without any."""
+        """Return detection and false alarms (D,) with groups weighted by (D, G); NaN without any."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return (
                 np.asarray((weights @ self.seen) / (weights @ self.faults)),
@@ -95,10 +95,7 @@ def describe(facts: CostFacts) -> SuiteResult:
 
 
 def evaluate_cost(inputs: SuiteInputs) -> CostFacts:
-    """Compute results, ranges and odds.
-
-    Raises UsageError as `check`.
-    """
+    """Compute results, ranges and swings."""
     assert inputs.cost is not None
     entered, paths = read_cost(inputs.cost)
     windows, plant = inputs.windows, entered.plant
@@ -151,12 +148,9 @@ def faults_of(windows: Windows, healthy: Sequence[str]) -> npt.NDArray[np.bool_]
 
 
 def detection_of(windows: Windows, answers: Answers, healthy: Sequence[str]) -> Detection:
-    """Count faults, detected faults and alarms by group; by episode if episodes are known.
+    """Count faults, detected faults and alarms by group, and by episode if episodes are known.
 
-    An episode is a stretch of windows of one class, one after the other in one run of a recording; it raises an alarm
-    if most of its windows do.
-
-    Raises UsageError if no fault or nothing healthy is among the windows.
+    An episode is a stretch of windows of one class in one run of a recording; it raises an alarm if most windows do.
     """
     fault = faults_of(windows, healthy)
     alarm = ~np.isin(answers.argmax(axis=1), [windows.spec.task.labels.index(name) for name in healthy])
@@ -177,7 +171,6 @@ def detection_of(windows: Windows, answers: Answers, healthy: Sequence[str]) -> 
 
 
 def _models_of(inputs: SuiteInputs) -> dict[CostOption, ModelUnderTest]:
-    """The first model of each option; the baseline or a rival stands for `rival`."""
     models: dict[CostOption, ModelUnderTest] = {}
     for model in inputs.models:
         option: CostOption = "student"
@@ -190,7 +183,6 @@ def _models_of(inputs: SuiteInputs) -> dict[CostOption, ModelUnderTest]:
 
 
 def _equipment(entered: CostFile, option: CostOption, detection: Detection | None) -> Equipment | None:
-    """Return an option's numbers; None without a section in the file, or if its rates are unknown."""
     section = getattr(entered, option)
     if section is None:
         return None
@@ -203,7 +195,6 @@ def _equipment(entered: CostFile, option: CostOption, detection: Detection | Non
 
 
 def _measured_ranges(detections: Mapping[CostOption, Detection], seed: int) -> dict[str, tuple[float, float]]:
-    """By path the 95 % interval of a measured rate under draws of groups; empty with few groups."""
     ranges: dict[str, tuple[float, float]] = {}
     for option, detection in detections.items():
         groups = len(detection.faults)

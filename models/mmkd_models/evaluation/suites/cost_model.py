@@ -1,7 +1,6 @@
-"""The file of assumptions, `cost.toml`, and the formulas from assumptions to money.
+"""The file of assumptions, `cost.toml`, and the formulas from assumptions to money, compared with doing nothing.
 
-`templates/cost.js` has the same formulas for the page, and a test holds them equal. Everything is compared with doing
-nothing, which costs and saves nothing.
+`templates/cost.js` has the same formulas, and a test holds them equal.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ _EXAMPLE_PRICES = {"sensor_price": 4000.0, "node_price": 1500.0}
 
 
 class EnteredEquipment(Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As `Equipment`; the rates are measured if they are not entered."""
+    """Equipment whose rates are measured unless they are entered."""
 
     detection: float | None = None
     false_alarms: float | None = None
@@ -111,10 +110,7 @@ class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def read_cost(file: Path) -> tuple[CostFile, frozenset[str]]:
-    """Return the assumptions of a file and the paths that it contains; other prices are those of the template.
-
-    Raises UsageError, which lists every problem, if there is no such file or it breaks a rule.
-    """
+    """Return the assumptions of a file and the paths that it contains. Raise UsageError with every problem."""
     if not file.is_file():
         raise UsageError(f"--cost {file}: no such file; mmkd-evaluate --print-cost prints one to fill in")
     content = file.read_bytes()
@@ -197,7 +193,7 @@ def evaluate_option(plant: Plant, option: Equipment) -> CostResult:
 
 
 def investment(plant: Plant, option: Equipment) -> float:
-    """Return the cost before the first year: equipment of all stations, gateways, and making the model."""
+    """Return the cost before the first year: equipment, gateways and making the model."""
     station = option.sensor_price * (1 + option.spares_share) + option.installation + option.node_price
     gateways = math.ceil(plant.stations / option.stations_per_gateway) * option.gateway_price
     people = (option.labelling_hours + option.training_hours) * plant.hourly_rate
@@ -205,7 +201,7 @@ def investment(plant: Plant, option: Equipment) -> float:
 
 
 def kwh_per_station_year(option: Equipment) -> float:
-    """Return the energy of a station in a year: at rest, and of its predictions."""
+    """Return the energy of a station in a year, at rest and of its predictions."""
     watts = option.idle_w + option.inference_mj * option.inferences_per_s / 1000
     return watts * HOURS_PER_YEAR / 1000
 
@@ -217,19 +213,19 @@ def savings(plant: Plant, option: Equipment) -> float:
 
 
 def running(plant: Plant, option: Equipment) -> float:
-    """Return the cost of a year without replacements: false alarms, energy and maintenance."""
+    """Return the yearly cost of false alarms, energy and maintenance."""
     alarms = plant.checks_per_station_year * option.false_alarms * plant.false_alarm_cost
     energy = kwh_per_station_year(option) * plant.price_per_kwh
     return plant.stations * (alarms + energy + option.maintenance_hours * plant.hourly_rate)
 
 
 def yearly(plant: Plant, option: Equipment) -> float:
-    """Return savings less costs of a year without replacements."""
+    """Return savings less running costs."""
     return savings(plant, option) - running(plant, option)
 
 
 def replacement(plant: Plant, option: Equipment, year: int) -> float:
-    """Return what is replaced at the end of a year, from 1; nothing at the end of the last one."""
+    """Return the cost of replacements at the end of a year, from 1; nothing at the end of the last one."""
     if year >= plant.years:
         return 0.0
 
@@ -241,7 +237,7 @@ def replacement(plant: Plant, option: Equipment, year: int) -> float:
 
 
 def net_present_value(plant: Plant, option: Equipment) -> float:
-    """Return the value of all years today: each year's sum at its end, discounted, less the investment."""
+    """Return the discounted sum of all years less the investment."""
     years = _discounted(plant, lambda year: yearly(plant, option) - replacement(plant, option, year))
     return years - investment(plant, option)
 
@@ -267,7 +263,7 @@ def break_even_stations(plant: Plant, option: Equipment) -> int | None:
 
 
 def cost_per_station_year(plant: Plant, option: Equipment) -> float:
-    """Return all costs as an equal sum for each year and station, discounted alike."""
+    """Return all costs as an equal sum for each year and station."""
     costs = _discounted(plant, lambda year: running(plant, option) + replacement(plant, option, year))
     return (investment(plant, option) + costs) / (plant.stations * _discounted(plant, lambda year: 1.0))
 

@@ -1,7 +1,7 @@
 """Every fault at every severity, on the same windows for all models.
 
-A fault comes before the modality's range and before normalisation by group, as on a device. A window has the same fault
-for every model: its random generator depends on the window, the fault and the seed alone.
+A fault comes before the modality's range and before normalisation by group, as on a device. Its random generator
+depends on the window, the fault and the seed alone.
 """
 
 from __future__ import annotations
@@ -67,7 +67,6 @@ class FaultySource:
 def _broken_frames(
     values: Values, fault: Fault, sensor: FaultedChannels, severity: float, rngs: Sequence[np.random.Generator]
 ) -> Values:
-    """(B, T, H, W, C): a generator for each window."""
     result, missing = bytes_of(values).copy(), missing_frames(values)
     for number, rng in enumerate(rngs):
         frames = np.where(missing[number, :, None, None, None], np.nan, result[number]).astype(np.float32)
@@ -86,7 +85,7 @@ def with_fault(
 
 
 def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, FaultedChannels]:
-    """Measure mean and spread of these modalities on raw training windows; NaN for video."""
+    """Measure mean and standard deviation of modalities on raw training windows; NaN for video."""
     sensors = {}
     for name in names:
         modality = train.spec.modality(name)
@@ -197,10 +196,7 @@ def _relative(
     kind: TaskKind,
     seed: int,
 ) -> RelativeError | None:
-    """Mean over faults of summed error over the baseline's (D. Hendrycks and T. Dietterich, ICLR 2019, section 4.2).
-
-    The interval resamples whole groups, the same ones for both. None if the baseline makes no error.
-    """
+    """Mean over faults of summed error over the baseline's (D. Hendrycks and T. Dietterich, ICLR 2019, section 4.2)."""
     sums = [
         [sum(_error(one, kind) for one in judged[name]) for name in (model, baseline)] for judged in outcomes.values()
     ]
@@ -223,7 +219,6 @@ def _relative(
 def _drawn_errors(
     judged: Sequence[TestedNetwork], groups: list[int | str], weights: npt.NDArray[np.int64], kind: TaskKind
 ) -> npt.NDArray[np.float64]:
-    """(D,) the summed error over severities."""
     figures = sum(drawn_figures(one, groups, weights, ERROR_OF[kind]) for one in judged)
     return np.asarray(figures if kind == "regression" else len(judged) - figures)
 

@@ -1,4 +1,4 @@
-"""Gaps between groups, machines or the values of metadata, and the effect of distillation on them.
+"""Gaps between groups or the values of metadata, and the effect of distillation on them.
 
 A gap is the best value's figure minus the worst's (fairlearn's `difference`). Intervals resample blocks of neighbouring
 windows inside each value, the same ones for all models.
@@ -62,7 +62,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GapChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The 95 % interval of the first model's gap minus that of the baseline, and its verdict."""
+    """The 95 % interval of the first model's gap minus that of the baseline."""
 
     measure: GroupMeasure
     change: BiasChange
@@ -74,7 +74,6 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Figures by group or metadata.
 
     Attributes:
-        by: `group` or the name of metadata.
         gaps: by measure and model; empty if fewer than two values are judged.
         changes: empty unless the first model is distilled and a baseline was judged too.
         unknown: windows without a value.
@@ -103,7 +102,7 @@ class _Counts:
     surplus: Floats
 
     def figures(self, weights: Floats) -> dict[GroupMeasure, Floats]:
-        """Return each measure (D,) if blocks count as often as drawn, (D, B)."""
+        """Return each measure (D,) with blocks weighted by (D, B)."""
         right, windows = weights @ self.right, weights @ self.windows  # (D, K)
         total, occurs = np.maximum(windows.sum(axis=1), 1), windows > 0
         recalls = np.where(occurs, right / np.maximum(windows, 1), 0.0)
@@ -253,8 +252,7 @@ def classify_change(student: Floats, baseline: Floats, teacher: Floats | None) -
     """Return the effect of distillation on a gap, from draws (D,) of the gaps.
 
     It is significant if the interval of student minus baseline excludes 0. A larger gap is `inherited` if the teacher's
-    is significantly larger than the baseline's too, and the student's not significantly larger than the teacher's;
-    otherwise it is `amplified`.
+    is significantly larger than the baseline's too, and the student's not than the teacher's; otherwise `amplified`.
     """
     low, high = interval_of(student - baseline)
     if high < 0:

@@ -1,4 +1,4 @@
-"""Everything that suites share: models under test, inputs, and formats of figures."""
+"""Models under test, inputs, and formats of figures, for all suites."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ Answers = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelUnderTest:
-    """A checkpoint, an artifact of a bundle, or a rival: the same code scores all of them.
+    """A checkpoint, an artifact of a bundle, or a rival.
 
     Attributes:
         practised: the augmentations of its training; None if unknown.
-        cautions: what limits its scores, a sentence each.
         predict: logits (N, K) of windows that have its modalities, in its order; for regression numbers (N, 1).
         seen: the judging windows that it knows; None if unknown, or it is of another dataset.
         calibration: temperature and label sets of an artifact; its answers are logits of calibrated probabilities.
@@ -52,7 +51,7 @@ class ModelUnderTest:
         return self.facts.name
 
     def answers(self, windows: Windows) -> Answers:
-        """Return logits (N, K), or numbers (N, 1), for windows of the dataset."""
+        """Return logits (N, K), or numbers (N, 1)."""
         return self.predict(windows.with_modalities(list(self.facts.modalities)))
 
     def probabilities(self, windows: Windows) -> Floats:
@@ -62,16 +61,14 @@ class ModelUnderTest:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteInputs:
-    """The inputs of all suites.
+    """Inputs of all suites.
 
     Attributes:
         models: the first is judged, the others are compared with it.
         windows: labelled windows to judge with.
-        train: the training windows: what a sensor usually measures.
         calibration: labelled validation windows, for label sets.
-        by: name of the metadata that groups are judged by; None for the groups themselves.
-        cost: file of assumptions.
-        shift: trains and judges without each domain, and reports each part to the function that it is given.
+        by: name of metadata; None for the groups.
+        shift: trains and judges without each domain, and reports each part to its argument.
     """
 
     models: tuple[ModelUnderTest, ...]
@@ -96,7 +93,7 @@ class SuiteInputs:
 
     @property
     def baseline(self) -> str | None:
-        """The first other model that was trained on labels only, on the same sensor; None without one."""
+        """The first other model on the same sensor that was trained on labels only."""
         for model in self.models[1:]:
             if model.facts.role == "labels only" and model.facts.modalities == self.first.modalities:
                 return model.name
@@ -104,20 +101,14 @@ class SuiteInputs:
 
     @property
     def measure(self) -> Measure:
-        """The figure of gains: that by which the first model was validated, of a number the error."""
+        """The figure of gains: the first model's validation metric, or for regression the error."""
         task, checkpoint = self.windows.spec.task, self.models[0].checkpoint
         return told_by(task, default_metric(task.kind) if checkpoint is None else checkpoint.facts.metric)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """One suite.
-
-    Attributes:
-        run: judges, and writes what follows.
-        check: raises UsageError if the suite cannot judge these inputs.
-        needs: the field of the inputs without which `--suite all` leaves it out.
-    """
+    """One suite; without the field `needs` of the inputs, `--suite all` leaves it out."""
 
     run: Callable[[SuiteInputs], SuiteResult]
     check: Callable[[SuiteInputs], None] = lambda inputs: None
@@ -144,7 +135,7 @@ def heading_text(measure: Measure) -> str:
 
 
 def cell_text(value: float, measure: Measure) -> str:
-    """Return a figure without its unit, for a table with the unit in its head."""
+    """Return a figure without its unit."""
     return f"{measure.scale * value:.1f}" if measure.is_share else f"{value:.3g}"
 
 

@@ -1,6 +1,6 @@
 """Scores with sensors missing: subsets of modalities, single samples, and bursts of samples.
 
-A window loses the same samples for every model: its random generator depends on the window and the seed alone.
+The missing samples depend on the window and the seed alone, not on the model.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class MissingFigures(msgspec.Struct, frozen=True, kw_only=True):
         fraction: of the samples that are missing, single ones or in one burst.
         scores: by model; without those that have no sensor left.
         gain: of the first model over the one that it is compared with.
-        is_chance: whether the first model is no better than chance.
     """
 
     left: tuple[str, ...]
@@ -52,7 +51,7 @@ class MissingFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MissingFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures under every condition; `compared_with` is the baseline, or else the second model."""
+    """Figures under every condition."""
 
     measure: Measure
     compared_with: str | None
@@ -88,7 +87,6 @@ class MissingSource:
         return np.where(gone[..., None], np.float32(np.nan), values)
 
     def _missing(self, samples: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-        """(T,) whether each sample is missing."""
         if not self.burst:
             return np.asarray(rng.uniform(size=samples) < self.fraction)
         length = round(self.fraction * samples)
@@ -97,7 +95,7 @@ class MissingSource:
 
 
 def with_missing_samples(windows: Windows, fraction: float, *, seed: int, burst: bool = False) -> Windows:
-    """Return windows with a fraction of the samples missing (all channels), single ones or in one burst."""
+    """Return windows with a fraction of the samples missing, single ones or in one burst."""
     return replace(windows, source=MissingSource(source=windows.source, fraction=fraction, burst=burst, seed=seed))
 
 
@@ -112,7 +110,6 @@ def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _conditions(inputs: SuiteInputs) -> Iterator[tuple[tuple[str, ...], float, bool, Windows]]:
-    """Yield each condition as `MissingFigures` has it, with its windows; the intact one first."""
     windows, names = inputs.windows, inputs.first.modalities
     for subset in subsets_of(names):
         absent = [name for name in names if name not in subset]

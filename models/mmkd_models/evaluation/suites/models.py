@@ -42,7 +42,7 @@ CheckSeen = Callable[[str, Trained, str], SeenWindows | None]
 def model_from_checkpoint(
     path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen = lambda path, model, modality: None
 ) -> ModelUnderTest:
-    """Read a checkpoint as a model under test. Raise UsageError if these windows cannot judge it."""
+    """Read a checkpoint. Raise UsageError if these windows cannot judge it."""
     from mmkd_models.tensors import kind_of
     from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher
     from mmkd_models.training.predict import logits_of
@@ -74,14 +74,7 @@ def model_from_checkpoint(
 def models_from_bundle(
     stack: ExitStack, path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen
 ) -> Iterator[ModelUnderTest]:
-    """Yield every artifact of a bundle, in the backend of its format with one thread; `stack` closes the engines.
-
-    Raises:
-        UsageError: these windows cannot judge a student.
-        UnavailableError: the library of a backend is not installed.
-        BundleError: the bundle is damaged.
-        SignatureError: keys are named and none of them has signed the bundle.
-    """
+    """Yield every artifact of a bundle, in the backend of its format with one thread; `stack` closes the engines."""
     bundle = stack.enter_context(Bundle.open(path))
     check_signed(bundle)
     known = {entry.name: check_seen(path, entry, entry.modality.name) for entry in bundle.manifest.models}
@@ -112,7 +105,6 @@ def models_from_bundle(
 
 
 def _answers_of_engine(engine: Engine, windows: Windows) -> Answers:
-    """(N, K): for classes and labels the logits of the graph's calibrated probabilities."""
     kind, parts = engine.entry.task.kind, []
     for start in range(0, len(windows), _BATCH):
         index = np.arange(start, min(start + _BATCH, len(windows)))
@@ -124,7 +116,7 @@ def _answers_of_engine(engine: Engine, windows: Windows) -> Answers:
 
 
 def with_unique_names(models: Sequence[ModelUnderTest]) -> list[ModelUnderTest]:
-    """Return the models, with their folders in their names if two files have the same name."""
+    """Return the models, with folders in their names if two files have the same name."""
     if len({model.name for model in models}) == len(models):
         return list(models)
     return [
@@ -164,12 +156,7 @@ def fit_rivals(
     metric: AnyMetric,
     seed: int,
 ) -> Iterator[ModelUnderTest]:
-    """Yield rivals that were fitted on the first model's sensor. Raise UsageError if one refuses these windows.
-
-    Args:
-        train: with the labels that the first model's training saw.
-        valid: labelled; chooses temperature and prior of each rival.
-    """
+    """Yield rivals fitted on the first model's sensor. Raise UsageError if one refuses these windows."""
     from mmkd_models.evaluation.rivals import Contestants
 
     contestants = Contestants(train=train, parts=(valid,), modality=first.modalities[0], seed=seed, metric=metric)
@@ -184,7 +171,6 @@ def fit_rivals(
 
 
 def _practised(checkpoint: StudentCheckpoint | TeacherCheckpoint) -> frozenset[Practice]:
-    """The augmentations of its training; convolutional features are fitted on windows as they are."""
     if getattr(checkpoint.config, "kind", "transformer") == "rocket":
         return frozenset()
     names: tuple[Practice, ...] = ("noise", "gain", "span_dropout", "channel_dropout", "shift")

@@ -41,10 +41,8 @@ class ModelScores(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one model.
 
     Attributes:
-        scores: by the name of the measure.
-        guessing: the model compared with chance, in the measure of the gains.
+        guessing: the model compared with chance.
         gain: of the first model over this one.
-        calibration_error: of classes.
         confidence: of an artifact that was calibrated.
     """
 

@@ -1,7 +1,4 @@
-"""Models trained again without one domain at a time, and judged on it: does distillation help on unseen domains?
-
-The training itself belongs to the experiments; this suite writes what follows from its figures.
-"""
+"""Models trained again without one domain at a time, and judged on it: does distillation help on unseen domains?"""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ def run(inputs: SuiteInputs) -> SuiteResult:
 
 
 def describe(facts: ShiftFacts) -> SuiteResult:
-    """Return the verdict, the table and the notes that follow from the figures."""
+    """Return verdict, table and notes."""
     choice = "The groups that choose are not trained on either."
     if not facts.has_groups:
         choice = "The dataset has no groups: its own validation windows choose, and may come from any domain."

@@ -1,4 +1,4 @@
-"""The one table of suites, and the document that they fill."""
+"""The table of suites, and the document that they fill."""
 
 from __future__ import annotations
 
@@ -31,16 +31,13 @@ def _chosen(inputs: SuiteInputs, names: Collection[str]) -> dict[str, Suite]:
 
 
 def check_suites(inputs: SuiteInputs, names: Collection[str]) -> None:
-    """Raise UsageError if one of the suites cannot run, so that no other's figures are lost."""
+    """Raise UsageError if a suite cannot run."""
     for suite in _chosen(inputs, names).values():
         suite.check(inputs)
 
 
 def judge(inputs: SuiteInputs, names: Collection[str], *, data: DataFacts) -> JudgingDocument:
-    """Judge models side by side; the verdict is about the first.
-
-    Raises UsageError before anything is judged if one of the suites cannot run.
-    """
+    """Judge models side by side; the verdict is about the first. Raise UsageError as `check_suites`."""
     check_suites(inputs, names)
     cautions = () if set(names) == {"shift"} else (text for model in inputs.models for text in model.cautions)
     document = JudgingDocument(
