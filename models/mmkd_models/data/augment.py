@@ -1,4 +1,4 @@
-"""Augmentation of training windows: the numbers, as checkpoints have them, and the function for each kind."""
+"""Augmentation of training windows: the numbers, as checkpoints have them, and the function of each kind."""
 
 from __future__ import annotations
 
@@ -21,25 +21,21 @@ _PICTURE = 1 / 16  # largest shift and change of size, as a fraction of a side
 
 
 class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How training windows are varied. Every number without a unit is a probability or a fraction.
+    """Augmentation of training windows; numbers are probabilities or fractions.
 
-    Audio: the noise has the level of the window times `noise`, four times louder to four times softer (at 0.05 signal
-    to noise is 14 to 38 dB); the level changes by up to 60 dB times `gain`; as many windows as lose a span lose a band
-    of up to a quarter of the spectrum. Video: the noise is at most that fraction of 255; contrast and brightness change
-    by up to twice `gain`; with `shift` the picture moves, grows or shrinks by up to a sixteenth of its sides; a frame
-    is dropped instead of a channel.
+    Audio: noise of the window's level times `noise` (a quarter to four times that: 14 to 38 dB at 0.05); levels change
+    by up to 60 dB times `gain`; windows lose a band of up to a quarter of the spectrum as often as a span. Video: noise
+    of 255 times `noise` at most; contrast and brightness change by up to twice `gain`; with `shift` the picture moves
+    and changes size by up to a sixteenth; frames are dropped instead of channels.
 
     Attributes:
         shift: move windows by up to half a hop if they are cut from recordings.
-        mixup: fraction of batches whose windows are mixed in pairs, with one lambda ~ U(0, 1) per pair over all
-            modalities (Zhang et al., "mixup", ICLR 2018; uniform lambda as in function matching, Beyer et al., CVPR
-            2022).
-        unit: of noise and gain: the median std of a window around its own mean (`window`), or the std of all windows
-            around their mean (`set`), which drowns small movements if levels differ.
+        mixup: fraction of batches whose windows are mixed in pairs, lambda ~ U(0, 1) (Zhang et al., "mixup", ICLR 2018;
+            uniform as in Beyer et al., CVPR 2022).
+        unit: of noise and gain: the median std of a window around its mean, or the std of all windows (`set`).
         noise: standard deviation of added noise, in that unit.
-        gain: largest relative change of a window's scale around that mean.
-        channel_dropout: probability that a channel of a window is hidden.
-        span_dropout: probability that a span of a window, up to half of it, is hidden.
+        gain: largest relative change of scale around that mean.
+        span_dropout: probability that a span of up to half a window is hidden.
     """
 
     shift: bool = True
@@ -63,7 +59,7 @@ def disturbed(
     """Vary a batch of windows of one modality, (B, T, C) or for video (B, T, H, W, C).
 
     Args:
-        scale: mean and standard deviation (C,) of a series, in the unit of the config; None for other kinds.
+        scale: mean and std (C,) of a series, in the unit of the config; None for other kinds.
     """
     match kind:
         case "series":
@@ -106,7 +102,7 @@ def _disturbed_sound(
 
 
 def _without_band(values: Floats, low: NDArray[np.float64], width: NDArray[np.float64]) -> Floats:
-    """Remove a band from sound (B, T, C), from `low` to `low + width` (B,), as fractions of half the sampling rate."""
+    """Remove a band from audio (B, T, C), from `low` to `low + width` (B,), as fractions of half the sampling rate."""
     spectrum = np.fft.rfft(values, axis=1)
     place = np.linspace(0, 1, spectrum.shape[1])[None, :, None]
     inside = (place >= low[:, None, None]) & (place < (low + width)[:, None, None])
@@ -148,7 +144,6 @@ def _move_side(pixels: int, size: float, shift: float) -> NDArray[np.int64]:
 
 
 def _draw_mask(shape: tuple[int, ...], config: AugmentConfig, rng: np.random.Generator) -> Floats:
-    """Draw (B, T, C) 1, or 0 for the hidden channels and spans."""
     batch, samples, channels = shape
     keep = np.ones(shape, dtype=np.float32)
     if channels > 1:

@@ -1,4 +1,4 @@
-"""Training batches: windows drawn, moved, mixed and disturbed, the same for teacher and student."""
+"""Training batches: windows drawn, moved, mixed and varied, the same for teacher and student."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One training batch.
 
     Attributes:
-        inputs: per modality values (B, T, C), 0 if missing, and present (B, T, C), 1 or 0; of video float32
-            (B, T, H, W, C) from 0 to 255, and (B, T, 1).
-        targets: (B, K) label distribution; of several labels each from 0 to 1, of a regression (B, 1) in its unit; a
-            row of zeros if any part of the window is unlabelled.
-        labelled: (B,) 1 if the row of `targets` is known, else 0.
-        index: (B,) int64 row of the (first) window, for losses that remember windows.
+        inputs: by modality values and presence (B, T, C), values 0 if missing; of video (B, T, H, W, C) from 0 to 255
+            and (B, T, 1).
+        targets: (B, K) distribution; of several labels 0 to 1 each, of a regression (B, 1); zeros if unlabelled.
+        labelled: (B,) 1 if `targets` is known, else 0.
+        index: int64 (B,), number of each window, for losses that remember windows.
         step: None if this is not the whole batch of a step.
-        partner: (B,) int64 row of the window that each is mixed with; None if nothing is mixed.
+        partner: int64 (B,), number of the window that each is mixed with.
         share: (B,) fraction of the first window in the mixture.
     """
 
@@ -60,11 +59,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class BatchSource:
-    """Draws the batch of any step.
-
-    Args:
-        labelled_share: fraction of each batch drawn from the labelled windows; the rest is drawn from all windows.
-    """
+    """Draws the batch of any step; `labelled_share` of each batch is drawn from the labelled windows."""
 
     def __init__(
         self, windows: Windows, config: AugmentConfig, *, batch: int, labelled_share: float, seed: int
@@ -163,7 +158,7 @@ def _mix(
     second: tuple[NDArray[Any], NDArray[np.float32]],
     lam: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mix two batches window by window; samples are present if both are, and bytes become numbers from 0 to 255."""
+    """Mix two batches window by window; samples are present if both are."""
     present = first[1] * second[1]
     weight = lam.reshape(-1, *[1] * (first[0].ndim - 1))
     there = present.reshape(*present.shape[:2], *[1] * (first[0].ndim - present.ndim), present.shape[2])
@@ -180,10 +175,9 @@ def _as_targets(labels: Labels, *, classes: int) -> Tensor:
 
 
 def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and standard deviation per channel over at most 2,048 evenly spaced windows, (C,) each.
+    """Return mean and std (C,) of at most 2,048 evenly spaced windows, without the lowest and highest 0.1 % of values.
 
-    Only values between the 0.1 % and 99.9 % quantiles count, so that one glitch cannot move them; std is at least 1e-6
-    of the largest value and never 0. Of video all bytes of the frames that are present count.
+    The std is at least 1e-6 of the largest value.
     """
     values, present = _some_windows(windows, name)
     if values.dtype == np.uint8:
@@ -202,10 +196,7 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
 
 
 def channel_movement(windows: Windows, name: str) -> NDArray[np.float32]:
-    """Return the median (C,) of the standard deviations of at most 2,048 evenly spaced windows.
-
-    The mean if half of the windows stand still, and at least 1e-4 of the channel's standard deviation over all windows.
-    """
+    """Return the median (C,) of the windows' standard deviations, at least 1e-4 of the channel's."""
     values, present = _some_windows(windows, name)
     _, std = channel_statistics(windows, name)
     count = np.maximum(present.sum(1), 1)  # (N, C)
@@ -221,13 +212,12 @@ def channel_movement(windows: Windows, name: str) -> NDArray[np.float32]:
 
 
 def _about_the_window(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return zeros, since the mean is each window's own, and the movement."""
     movement = channel_movement(windows, name)
     return np.zeros_like(movement), movement
 
 
 def spread_rows(windows: Windows, name: str) -> NDArray[np.int64]:
-    """Return at most 2,048 evenly spaced numbers of windows; fewer if windows of sound and video are large."""
+    """Return at most 2,048 evenly spaced numbers of windows, fewer of large audio and video windows."""
     modality, most = windows.spec.modality(name), _MOST_WINDOWS
     if modality.kind != "series":
         most = min(most, max(_LEAST_WINDOWS, _MOST_VALUES // math.prod(modality.shape)))
@@ -242,7 +232,6 @@ def _some_windows(windows: Windows, name: str) -> tuple[NDArray[Any], NDArray[np
 def _byte_statistics(
     values: NDArray[np.uint8], present: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Compute mean and standard deviation (C,) of frames (B, T, H, W, C) from the counts of the 256 values."""
     there, bytes_ = present[..., 0] > 0, np.arange(256.0)
     means, stds = [], []
     for channel in range(values.shape[-1]):

@@ -41,12 +41,12 @@ class Dataset:
         return f"Dataset({str(self.path)!r}, {self.spec.name!r}, {counts}: {self.spec.shapes_text})"
 
     def __reduce__(self) -> tuple[object, tuple[Path, str]]:
-        """Pickle the path and the hash: another process opens the directory once and compares the content."""
+        """Pickle path and hash: another process opens the directory once and compares the content."""
         return _open_same, (self.path.resolve(), self.sha256)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the content of `dataset.json` and of every array file, independent of the directory's place."""
+        """Hash of `dataset.json` and every array file, independent of the directory's path."""
         digest = hashlib.sha256()
         for name in sorted({SPEC_FILE, *map(file_of, self.arrays)}):
             digest.update(f"{name}\n{(self.path / name).stat().st_size}\n".encode())
@@ -62,7 +62,7 @@ class Dataset:
         return self._everything.subset(np.flatnonzero(self._everything.splits == SPLIT_NAMES.index(name)))
 
     def everything(self) -> Windows:
-        """Return the windows of train, valid and test, in this order: for cross-validation."""
+        """Return the windows of train, valid and test, in this order."""
         return self._everything
 
     @cached_property
@@ -72,11 +72,9 @@ class Dataset:
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Open a dataset directory: check `dataset.json`, dtypes, shapes, labels and groups, and map the arrays.
+    """Open a dataset directory, without reading the values of windows (`check_dataset` does).
 
-    The values of the windows are not read; `check_dataset` does that.
-
-    Raise DatasetError if the directory breaks its contract; the message lists every problem found.
+    Raise DatasetError with every problem of `dataset.json`, dtypes, shapes, labels and groups.
     """
     path = locate_dataset(path)
     spec, arrays = load_directory(path)
@@ -111,16 +109,13 @@ def load_directory(path: Path) -> tuple[DatasetSpec, Arrays]:
 
 
 def locate_dataset(path: str | Path) -> Path:
-    """Return a dataset directory: the path itself or, if it does not exist, the shipped dataset of that name."""
+    """Return the path of a dataset, or of the shipped dataset of this name if the path does not exist."""
     is_name = not Path(path).exists() and str(path) in shipped_names()
     return shipped_dataset(str(path)) if is_name else Path(path)
 
 
 def shipped_dataset(name: str = "watch_exercises") -> Path:
-    """Return the directory of a dataset that is part of this package.
-
-    Raise UsageError if the name is unknown; the message lists the names.
-    """
+    """Return the directory of a dataset that is part of this package. Raise UsageError if the name is unknown."""
     names = shipped_names()
     if name not in names:
         raise UsageError(f"shipped dataset {name!r}: the name is unknown; choose one of {', '.join(names)}")
@@ -128,12 +123,12 @@ def shipped_dataset(name: str = "watch_exercises") -> Path:
 
 
 def shipped_names() -> list[str]:
-    """Return the names of the datasets that are part of this package."""
+    """Return the names of the shipped datasets."""
     return sorted(file.parent.name for file in Path(__file__).parent.glob(f"*/{SPEC_FILE}"))
 
 
 def windows_of(spec: DatasetSpec, arrays: Arrays) -> Windows:
-    """Return all windows of checked arrays, train, valid and test in this order, without group statistics."""
+    """Return all windows of checked arrays in the order train, valid, test, without group statistics."""
     columns = join_splits(arrays)
     source: WindowSource
     if is_cut(arrays):
@@ -200,7 +195,7 @@ def _starts(counts: Rows) -> Rows:
 
 
 def window_counts(spec: DatasetSpec, arrays: Arrays) -> dict[str, int]:
-    """Return how many windows of each split can be cut from checked recordings."""
+    """Return the number of windows in each split that are cut from checked recordings."""
     source = _cut_windows(spec, arrays)
     numbers = arrays[f"{RECORDINGS}/splits.npy"][source.recording]
     return {name: int((numbers == number).sum()) for number, name in enumerate(SPLIT_NAMES)}

@@ -1,4 +1,4 @@
-"""The array files of a dataset directory: their names, dtypes, shapes and the rules for their content."""
+"""The array files of a dataset directory: names, dtypes, shapes and rules for their content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PER_WINDOW = {"groups": ("int64", "text"), "folds": ("int64",), "times": ("float
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayRule:
-    """What an array file must look like; `letters` name the axes of `shape`."""
+    """Dtypes and shape of an array file; `letters` name the axes."""
 
     name: str
     dtypes: tuple[str, ...]
@@ -37,7 +37,7 @@ class ArrayRule:
     required: bool = True
 
     def problems(self, array: AnyArray) -> Iterator[str]:
-        """Yield a message for a dtype and for a shape that the rule does not allow."""
+        """Yield a message for a wrong dtype and for a wrong shape."""
         is_text = array.dtype.kind == "U" and "text" in self.dtypes
         if not is_text and not any(array.dtype == dtype for dtype in self.dtypes if dtype != "text"):
             wanted = " or ".join(self.dtypes)
@@ -49,28 +49,28 @@ class ArrayRule:
 
 
 def presence_file(folder: str, modality: str) -> str:
-    """Return the file that says which frames of a video are there: `train/lips.frames.npy`."""
+    """Return the file of present frames of a video: `train/lips.frames.npy`."""
     return f"{folder}/{modality}.frames.npy"
 
 
 def metadata_key(split: str, name: str) -> str:
-    """Return the key of an array of metadata among the arrays of a dataset: `train/metadata.npz:machine`."""
+    """Return the key of metadata among the arrays of a dataset: `train/metadata.npz:machine`."""
     return f"{split}/{METADATA}:{name}"
 
 
 def metadata_names(arrays: Arrays, split: str = "train") -> list[str]:
-    """Return the names of the metadata of one split, in the order of the file."""
+    """Return the names of the metadata of one split."""
     prefix = metadata_key(split, "")
     return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
 
 
 def file_of(name: str) -> str:
-    """Return the file that contains an array of this name."""
+    """Return the file of an array."""
     return name.partition(":")[0]
 
 
 def is_cut(arrays: Arrays) -> bool:
-    """Return whether windows are cut from recordings; `arrays` are complete."""
+    """Return whether windows are cut from recordings."""
     return f"{RECORDINGS}/splits.npy" in arrays
 
 
@@ -136,11 +136,7 @@ def _recording_rules(spec: DatasetSpec, arrays: Arrays) -> Iterator[ArrayRule]:
 
 
 def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], list[str]]:
-    """Map every array file of the dataset.
-
-    Returns:
-        The arrays, memory-mapped read-only, and a message for every file that is missing, damaged or breaks its rule.
-    """
+    """Map every array file read-only. Return the arrays and a message for every fault."""
     cut = spec.recordings is not None and not any((path / name).is_dir() for name in SPLIT_NAMES)
     if spec.recordings is None and (path / RECORDINGS).is_dir() and not (path / SPLIT_NAMES[0]).is_dir():
         return {}, [f"{SPEC_FILE}: 'recordings': expected how windows are cut, since {RECORDINGS}/ is there; add it"]
@@ -169,7 +165,7 @@ def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], lis
 
 
 def structure_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> list[str]:
-    """Return a message for every array that does not fit `dataset.json`; missing arrays are passed over."""
+    """Return a message for every array that does not fit `dataset.json`; missing arrays are ignored."""
     found = {
         rule.name: list(rule.problems(arrays[rule.name]))
         for rule in array_rules(spec, arrays, cut=cut)
@@ -244,7 +240,7 @@ def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
 
 
 def _wrong_labels(labels: AnyArray, task: TaskSpec) -> tuple[npt.NDArray[np.bool_], str, str]:
-    """Return which labels break the rule of the task (N,), the rule, and what to do."""
+    """Return which labels are wrong (N,), the rule, and the fix."""
     match task.kind:
         case "classification":
             highest = len(task.labels) - 1
@@ -299,9 +295,9 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
 
 
 def join_splits(arrays: Arrays) -> dict[str, AnyArray]:
-    """Return labels, splits (0 train, 1 valid, 2 test), groups, folds, times and episodes, as far as they are there.
+    """Return labels, splits (0 train, 1 valid, 2 test) and the optional arrays, in the order train, valid, test.
 
-    One value per window in the order train, valid, test, or per recording if windows are cut from recordings.
+    (N,) by window, or by recording if windows are cut from recordings.
     """
     names = ("labels", *PER_WINDOW)
     if is_cut(arrays):
@@ -326,7 +322,7 @@ def join_metadata(arrays: Arrays) -> dict[str, AnyArray]:
 
 
 def _groups_with_several(groups: AnyArray, numbers: npt.NDArray[np.int64]) -> list[tuple[int | str, list[int]]]:
-    """Return groups with more than one of the numbers (N,), and those numbers."""
+    """Return the groups with more than one of the numbers (N,), and these numbers."""
     names, group = np.unique(groups, return_inverse=True)
     pairs = np.unique(np.stack([group, numbers], axis=1), axis=0)
     several, counts = np.unique(pairs[:, 0], return_counts=True)

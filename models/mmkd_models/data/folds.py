@@ -27,14 +27,14 @@ class Fold:
 
 
 def fold_count(windows: Windows, *, folds: int = FOLDS) -> int:
-    """Return the number of folds of `fold_indices`; 1 if the dataset has only its own split."""
+    """Return the number of folds; 1 if the dataset has only its own split."""
     if windows.folds is not None:
         return len(np.unique(windows.folds))
     return min(folds, windows.group_count) if windows.has_groups else 1
 
 
 def check_seeds(windows: Windows, seeds: int) -> None:
-    """Raise UsageError if a comparison is to have more seeds than there are folds to judge on."""
+    """Raise UsageError if there are more seeds than folds: each seed judges on another fold."""
     count = fold_count(windows)
     if seeds > count:
         raise UsageError(
@@ -46,16 +46,11 @@ def check_seeds(windows: Windows, seeds: int) -> None:
 def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) -> Fold:
     """Split the windows: test is one fold, valid the next one, train all others.
 
-    A dataset's own folds are used, whatever `seed` and `folds` are. Otherwise whole groups are dealt into folds by
-    `seed`, classes balanced as far as the groups allow. Without groups nothing is dealt, since windows that were
-    recorded together would be torn apart: the dataset's own split is fold 0, the only one. Unlabelled windows are only
-    trained on.
+    A dataset's own folds are used if it has some. Otherwise whole groups are dealt into `folds` by `seed`, classes
+    balanced. Without groups the dataset's own split is the only fold, since windows of one recording would be torn
+    apart. Unlabelled windows are only trained on.
 
-    Args:
-        folds: k, if the dataset has no folds; fewer if it has fewer groups.
-
-    Raise UsageError if there is no such fold, there are fewer than three folds or groups, or no labelled window to
-    choose by or to judge with.
+    Raise UsageError if there is no such fold, or too few folds, groups or labelled windows.
     """
     name, count = windows.spec.name, fold_count(windows, folds=folds)
     is_own_split = windows.folds is None and not windows.has_groups
@@ -96,10 +91,7 @@ def _describe_folds(windows: Windows, count: int) -> str:
 
 
 def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
-    """Deal whole groups into parts, classes balanced as far as the groups allow: for cross-fitting.
-
-    Returns:
-        int64 (N,): the part of each window, from 0.
+    """Deal whole groups into parts, classes balanced, for cross-fitting. Return int64 (N,), the part of each window.
 
     Raise UsageError if there are fewer groups than parts, or windows without groups that share samples.
     """
@@ -122,12 +114,7 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
 
 
 def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose the windows whose labels may be used, a fraction of each stratum (`strata_of`), at least one.
-
-    For one seed, the windows of a smaller share are part of those of a larger one.
-
-    Returns:
-        bool (N,).
+    """Choose (N,) a fraction of the windows of each stratum, at least one; a smaller share is part of a larger one.
 
     Raise UsageError if the share is not above 0 and up to 1.
     """
@@ -144,8 +131,8 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
 def _deal(windows: Windows, *, seed: int, folds: int) -> Rows:
     """Return int64 (N,): the fold of each window's group.
 
-    Groups are dealt one by one, larger ones mostly first, each to the fold that has least of its classes. This keeps
-    the sum over folds and classes of the squared shares low, the aim of scikit-learn's StratifiedGroupKFold.
+    Groups are dealt one by one, larger ones mostly first, each to the fold that has least of its classes: this keeps
+    the sum of squared fractions low, the aim of scikit-learn's StratifiedGroupKFold.
     """
     _, group = np.unique(windows.groups, return_inverse=True)
     classes = np.unique(strata_of(windows.labels), return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""What a device takes from a dataset: the reference of a group, and recordings as they were recorded."""
+"""What a device takes from a dataset: the reference of a group, and whole recordings."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class MeasuredReference:
 def measure_reference(
     dataset: Dataset, *, modality: str, group: int | str | None = None, seconds: float | None = None
 ) -> MeasuredReference:
-    """Measure mean and standard deviation over the first windows of a group, in the order of the dataset.
+    """Measure mean and std over the first windows of a group.
 
     Args:
-        group: a number also as text; None if the dataset has one group only.
-        seconds: time that the windows cover; stored windows count as if they did not overlap. None takes all.
+        group: None if the dataset has one group only.
+        seconds: time that the windows cover; None for all.
 
-    Raise UsageError if the modality takes raw values, the group is unknown or not named, or has no valid value.
+    Raise UsageError if the modality takes raw values, or the group is unknown, ambiguous or without values.
     """
     spec = dataset.spec.modality(modality)
     if spec.normalise != "per_group":
@@ -83,12 +83,7 @@ def _find_group(windows: Windows, group: int | str | None) -> int | str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Replayed:
-    """One recording of one modality.
-
-    Attributes:
-        rows: float32 (n, C), NaN = missing.
-        name: `recording 3`, or `windows 3 to 9`, counted from 0.
-    """
+    """One recording of one modality, float32 (n, C); its name is `recording 3` or `windows 3 to 9`."""
 
     rows: Floats
     name: str
@@ -98,11 +93,9 @@ class Replayed:
 
 
 def replayed(path: str | Path, modality: ModalitySpec) -> list[Replayed]:
-    """Return the recordings of a dataset for the modality of a student, channels in the student's order.
+    """Return the recordings of a dataset for a student's modality, channels in the student's order.
 
-    Raises:
-        DatasetError: the path is no dataset.
-        UsageError: the modality is missing, of video, at another rate, or lacks a channel.
+    Raise DatasetError or UsageError if the path is no dataset, or the modality does not fit.
     """
     dataset = open_dataset(path)
     stored = dataset.spec.modality(modality.name)

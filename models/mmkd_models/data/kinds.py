@@ -1,4 +1,4 @@
-"""The kinds of modalities: what `dataset.json` may say of each, how its files look, and what they become when read."""
+"""The kinds of modalities: the rules of each, its files, and its windows in memory."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def sample_letters(kind: ModalityKind) -> str:
 
 
 def decoded(stored: Values, *, kind: ModalityKind, scale: Values | None = None) -> Values:
-    """Return windows in memory from what their file holds; float32 and uint8 as they are.
+    """Return windows in memory from the content of their file: int16 becomes float32 with NaN for missing.
 
     Args:
-        stored: (B, T, ...) of a dtype that the kind allows, or int16 counts of a series with its `scale`.
-        scale: float32 (C,), what one count of each channel is worth; None divides counts of sound by full scale.
+        stored: (B, T, ...).
+        scale: float32 (C,), the value of one count of each channel of a series; None for full scale of audio.
     """
     if kind == "video" or stored.dtype == np.float32:
         return stored
@@ -115,24 +115,18 @@ def decoded(stored: Values, *, kind: ModalityKind, scale: Values | None = None) 
 
 
 def with_present(frames: Values, present: Values) -> Values:
-    """Return frames (..., T, H, W, C), those masked that are not present (..., T); the array itself where all are."""
+    """Return frames (..., T, H, W, C), masked where `present` (..., T) is 0; the array itself if all are there."""
     return with_missing(frames, np.asarray(present) == 0)
 
 
 def present_of(frames: Values) -> npt.NDArray[np.uint8] | None:
-    """Return which frames (..., T, H, W, C) are there, uint8 (..., T); None if nothing is masked.
-
-    A frame counts as missing where any of it is masked.
-    """
+    """Return whether frames (..., T, H, W, C) are there, uint8 (..., T); None if nothing is masked."""
     missing = missing_frames(frames)
     return (~missing).astype(np.uint8) if missing.any() else None
 
 
 def storable(values: Values, kind: ModalityKind) -> Values | None:
-    """Return samples as a file holds them: float32, int16 of sound, uint8 of video; None if they are neither.
-
-    Floating-point numbers of other widths become float32; of a series every number does.
-    """
+    """Return samples as stored: float32, int16 of audio, uint8 of video; None if that would lose more than digits."""
     if kind == "video":
         return values.view(np.ndarray) if values.dtype == np.uint8 else None
     if kind == "audio" and values.dtype == np.int16:
@@ -144,7 +138,7 @@ def storable(values: Values, kind: ModalityKind) -> Values | None:
 
 
 def storable_text(kind: ModalityKind) -> str:
-    """Return what `storable` takes, in words."""
+    """Return what `storable` takes, for messages."""
     match kind:
         case "series":
             return "numbers that fit float32"
@@ -155,10 +149,10 @@ def storable_text(kind: ModalityKind) -> str:
 
 
 def window_bytes(modality: ModalitySpec) -> int:
-    """Return what a window takes in memory."""
+    """Return the memory of one window."""
     return math.prod(modality.shape) * np.dtype(modality.dtype).itemsize
 
 
 def windows_at_once(modality: ModalitySpec) -> int:
-    """Return how many windows are read in one go: 256, fewer of large ones."""
+    """Return how many windows to read at a time: 256, fewer of large ones."""
     return int(np.clip(_BLOCK_BYTES // max(1, window_bytes(modality)), 1, _BLOCK_WINDOWS))

@@ -18,12 +18,7 @@ _FEWEST_USUAL = 6  # groups to train on, from which a third is two or more and l
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The labels that training may use.
-
-    Attributes:
-        share: fraction of the windows of each class, above 0 and up to 1; 1 if `groups` is given.
-        groups: number of groups that show all their labels while the others show none; None for a fraction.
-    """
+    """The labels that training may use: a fraction of the windows of each class, or all labels of this many groups."""
 
     share: float = 1.0
     groups: int | None = None
@@ -50,7 +45,7 @@ def labelled_from_options(share: float | None, groups: int | None, *, otherwise:
 
 
 def options_of(labelled: Labelled) -> str:
-    """Return the option of a command line for these labels; empty if all are used."""
+    """Return the command line option for these labels; empty for all."""
     if labelled.groups is not None:
         return f"--labelled-groups {labelled.groups}"
     return "" if labelled.is_all else f"--label-share {labelled.share:g}"
@@ -59,10 +54,8 @@ def options_of(labelled: Labelled) -> str:
 def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray[np.bool_]:
     """Choose (N,) the training windows whose labels may be used; the same for one seed.
 
-    Whole groups are drawn at random until a draw has every class (of several labels each of them) that the training
-    windows have between them. If a thousand draws have not, groups with rare classes are drawn first.
-
-    Raise UsageError as `label_subset`, or if there are no groups, too few, or no choice that has every class.
+    Whole groups are drawn at random until a draw has every class that the training windows have. If a thousand draws
+    have not, groups with rare classes are drawn first. Raise UsageError if there are too few groups.
     """
     if labelled.groups is None:
         return label_subset(train.labels, share=labelled.share, seed=seed)
@@ -96,10 +89,7 @@ def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray
 
 
 def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
-    """Return the default labels: about a third of the groups, two or more, else a tenth of the windows.
-
-    A tenth if there are no groups, fewer than six to train on, or no choice of a third that has every class.
-    """
+    """Return the default labels: a third of the groups if that is two or more and has every class, else a tenth."""
     folds = [_classes_of_groups(train)[1] for train in trainings if train.has_groups]
     fewest = min((len(has) for has in folds), default=0)
     if fewest < _FEWEST_USUAL or len(folds) < len(trainings):
@@ -109,7 +99,7 @@ def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
 
 
 def _classes_of_groups(train: Windows) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-    """Return names (G,) of the groups with a labelled window, and which classes (G, K) each has; of numbers K is 0."""
+    """Return names (G,) of the groups with a labelled window, and the classes (G, K) of each; no K for a regression."""
     known = train.subset(train.labelled)
     names, group = np.unique(known.groups, return_inverse=True)
     kind, labels = train.spec.task.kind, known.labels
@@ -122,7 +112,7 @@ def _classes_of_groups(train: Windows) -> tuple[npt.NDArray[np.generic], npt.NDA
 
 
 def _cover(has: npt.NDArray[np.bool_]) -> list[int]:
-    """Choose groups that have every class (G, K) between them: each time the one with most classes still missing."""
+    """Choose groups that have every class (G, K) between them, greedily."""
     cover: list[int] = []
     missing = np.ones(has.shape[1], dtype=bool)
     while missing.any():

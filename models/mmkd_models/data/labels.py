@@ -1,7 +1,4 @@
-"""Labels of windows: int64 (N,) class numbers, uint8 (N, K) labels that are off (0) or on (1), or float32 (N,) numbers.
-
-Owns how a window without a label is marked, and strata of windows with like labels.
-"""
+"""Labels: int64 (N,) classes (-1 unlabelled), uint8 (N, K) labels (a row of 255), or float32 (N,) numbers (NaN)."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ _STRATA = 10
 
 
 def unlabelled_mark(kind: TaskKind) -> str:
-    """Return the mark of a window without a label, for messages."""
+    """Return the mark of an unlabelled window, for messages."""
     match kind:
         case "classification":
             return "-1"
@@ -51,7 +48,7 @@ def absent_labels(task: TaskSpec, labels: Labels) -> list[str]:
 
 
 def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
-    """Return the same labels, unlabelled if `keep` (N,) is false."""
+    """Return the labels, unlabelled where `keep` (N,) is false."""
     if labels.dtype.kind == "f":
         return np.where(keep, labels, np.float32(np.nan))
     if labels.ndim == 2:
@@ -60,10 +57,9 @@ def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
 
 
 def strata_of(labels: Labels) -> npt.NDArray[np.int64]:
-    """Return (N,) the stratum of each window, from 0, so that folds and fractions have some of each; -1 unlabelled.
+    """Return the stratum (N,) of each window, from 0; -1 unlabelled.
 
-    The class itself; of several labels the rarest one that is on (K if all are off); of numbers their decile among the
-    labelled ones, fewer if many are equal.
+    The class; of several labels the rarest one that is on (K if none is); of numbers their decile.
     """
     known = is_labelled(labels)
     if labels.dtype.kind == "f":
@@ -80,7 +76,7 @@ def strata_of(labels: Labels) -> npt.NDArray[np.int64]:
 
 
 def name_strata(labels: Labels, task: TaskSpec) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Return (N,) the stratum of each window, see `strata_of`, and the name of each stratum."""
+    """Return the stratum (N,) of each window and the name of each stratum."""
     strata = strata_of(labels)
     match task.kind:
         case "classification":
@@ -98,10 +94,8 @@ _CORRELATION = 0.8  # of the answers to neighbouring windows, close to that of w
 def block_length(count: int) -> int:
     """Return the number of consecutive windows in a block, for a bootstrap over blocks.
 
-    Neighbouring windows are alike, so that resampling single ones makes an interval too narrow. The length is that of
-    E. Carlstein, "The Use of Subseries Values for Estimating the Variance of a General Statistic from a
-    Stationary Sequence", Annals of Statistics 14, 1986: (2 r / (1 - r^2))^(2/3) n^(1/3) for a first-order
-    autoregressive series of correlation r.
+    (2 r / (1 - r^2))^(2/3) n^(1/3) for a first-order autoregressive series of correlation r (E. Carlstein, "The Use of
+    Subseries Values for Estimating the Variance of a General Statistic", Annals of Statistics 14, 1986).
 
     Example:
         >>> block_length(1000), block_length(1)
@@ -112,11 +106,7 @@ def block_length(count: int) -> int:
 
 
 def blocks_of(splits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return int64 (N,): the number of each window's block, from 0; no block is in two splits.
-
-    Args:
-        splits: (N,) the number of each window's split, ascending.
-    """
+    """Return the number (N,) of each window's block, from 0; no block is in two splits. `splits` (N,) ascend."""
     blocks: list[npt.NDArray[np.int64]] = []
     first = 0
     for count in np.bincount(splits).tolist():

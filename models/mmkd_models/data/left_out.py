@@ -1,4 +1,4 @@
-"""Folds that leave out what a model will meet: a domain (machine, person, campaign), or the end of the campaign."""
+"""Folds that leave out a domain (machine, person, campaign), or the end of the campaign."""
 
 from __future__ import annotations
 
@@ -23,29 +23,21 @@ _VALID_FROM, _TEST_FROM = 0.6, 0.8  # fractions of the labelled windows, in time
 
 
 class LeftOutDomains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What each fold leaves out.
-
-    Attributes:
-        by: `group` or the name of metadata, whose values are the domains; None leaves out the end of the campaign.
-    """
+    """What each fold leaves out: a value of `group` or of metadata; None for the end of the campaign."""
 
     by: str | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Domains:
-    """The domain of each window.
-
-    Attributes:
-        of_window: int64 (N,), from 0; -1 if the domain of a window is unknown.
-    """
+    """The domain of each window, int64 (N,) from 0; -1 if unknown."""
 
     names: tuple[str, ...]
     of_window: Rows
 
 
 def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[Any]:
-    """Return (N,) the group of each window, or its metadata of that name. Raise UsageError if there are none."""
+    """Return the group (N,) of each window, or its metadata. Raise UsageError if there are none."""
     name = windows.spec.name
     if by is None or by == "group":
         if not windows.has_groups:
@@ -60,24 +52,17 @@ def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[An
 
 
 def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return (N,) whether a value is missing: an empty text, or NaN.
-
-    Example:
-        >>> is_unknown(np.array([1.5, np.nan])), is_unknown(np.array(["", "east"]))
-        (array([False,  True]), array([ True, False]))
-    """
+    """Return (N,) whether a value is missing: an empty text, or NaN."""
     if values.dtype.kind == "f":
         return np.asarray(np.isnan(values))
     return np.asarray(values == "") if values.dtype.kind == "U" else np.zeros(len(values), dtype=bool)
 
 
 def domains_of(windows: Windows, by: str) -> Domains:
-    """Return the domains: the values of metadata, or the groups; if there are more than ten, ten pools of them.
+    """Return the values of metadata or the groups as domains; of more than ten, ten pools.
 
-    Numbers with a point are pooled by their order, other values so that classes are alike in every pool. A missing
-    value is no domain.
-
-    Raise UsageError if there is no such metadata, one domain alone, or one with few labelled windows.
+    Floats are pooled by their order, other values so that classes are alike in every pool. Raise UsageError if there is
+    no such metadata, one domain alone, or one with few labelled windows.
     """
     values = values_by(windows, by, suite="shift")
     known = np.flatnonzero(~is_unknown(values))
@@ -103,7 +88,7 @@ def domains_of(windows: Windows, by: str) -> Domains:
 
 
 def _pool(windows: Windows, names: npt.NDArray[Any], number: Rows) -> tuple[tuple[str, ...], Rows]:
-    """Return names of ten pools, and the pool of each window; `number` (N,) is its value among the names."""
+    """Return the names of ten pools and the pool of each window; `number` (N,) is its value among the names."""
     is_float = names.dtype.kind == "f"
     if is_float:
         first = np.cumsum(np.bincount(number)) - np.bincount(number)  # windows before each value
@@ -121,17 +106,12 @@ def _pool(windows: Windows, names: npt.NDArray[Any], number: Rows) -> tuple[tupl
 
 
 def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fold:
-    """Return the fold whose test is this domain, or the end of the campaign.
+    """Return the fold whose test is this domain, or the end of the campaign (the last fifth of the labelled windows).
 
-    Of all other domains a fifth of the groups validates and the rest trains; without groups the dataset's own
-    validation windows do. Left out are windows of no known domain and, if a domain is not made of whole groups, windows
-    that share samples with the test. In time the last fifth of the labelled windows tests and the fifth before it
-    validates; windows that reach over a border are left out.
+    Of the other domains a fifth of the groups validates; without groups the dataset's own validation windows do.
+    Windows of no domain, those that share samples with the test, and those across a border in time are left out.
 
-    Args:
-        fold: number of the domain; 0 in time.
-
-    Raise UsageError if a class is missing in train, or there are few windows to train, to choose by or to judge with.
+    Raise UsageError if a class is missing in train, or a part has few windows.
     """
     if left_out.by is None:
         return _checked(windows, _fold_in_time(windows), "--time: without the end of the campaign")
@@ -157,7 +137,7 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
 
 
 def shared_groups(windows: Windows, fold: Fold) -> int:
-    """Return how many groups of the test have windows in train or valid; 0 without groups."""
+    """Return how many groups of the test have windows in train or valid."""
     if not windows.has_groups:
         return 0
     known = np.concatenate([windows.groups[fold.train], windows.groups[fold.valid]])

@@ -1,4 +1,4 @@
-"""Sources of the values of windows: arrays of stored windows, or whole recordings that windows are cut from."""
+"""Sources of the values of windows: arrays of stored windows, or recordings that windows are cut from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class WindowSource(Protocol):
 
     @property
     def max_shift_s(self) -> float:
-        """Seconds by which a window may be moved either way; 0 if windows cannot be moved."""
+        """Seconds by which a window may be moved either way."""
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Return new float32 (B, T, C) in raw units, NaN and Inf as stored; of video uint8 (B, T, H, W, C)."""
@@ -38,8 +38,8 @@ class StoredWindows:
     """Windows stored in arrays, one part after the other.
 
     Attributes:
-        parts: for each modality (N_i, T, C) arrays, of video (N_i, T, H, W, C), usually memory-mapped.
-        offsets: int64, number of the first window of each part.
+        parts: by modality (N_i, T, C), of video (N_i, T, H, W, C).
+        offsets: number of the first window of each part.
         present: for video, by part, 1 if a frame is there (N_i, T); None if all are.
     """
 
@@ -53,7 +53,7 @@ class StoredWindows:
         return 0.0
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Return new windows as the protocol says; `shift_s` is ignored."""
+        """Return new windows; `shift_s` is ignored."""
         parts = self.parts[modality.name]
         _check_whole(parts)
         part_of = np.searchsorted(self.offsets, rows, side="right") - 1
@@ -83,15 +83,13 @@ class CutWindows:
     """Windows cut from recordings when they are read, at any offset.
 
     Attributes:
-        samples: for each modality float32 or int16 (sum of lengths, C), of video uint8 (sum of lengths, H, W, C), all
-            recordings end to end.
-        scale: float32 (C,) for each int16 modality: the value of one count.
-        offsets: for each modality int64 (R,): start of a recording in `samples`.
-        lengths: for each modality int64 (R,): its number of samples.
-        recording: int64 (N,): recording of each window.
-        start_s: float64 (N,): start of each window in its recording.
-        latest_start_s: float64 (R,): the latest start at which a whole window of every modality fits.
-        present: for video uint8 (sum of lengths,), 1 if the frame is there; without it all are.
+        samples: by modality, all recordings end to end: float32 or int16 (L, C), of video uint8 (L, H, W, C).
+        scale: (C,) by int16 modality: the value of one count.
+        offsets: by modality (R,): start of each recording in `samples`; its `lengths` likewise.
+        recording: (N,) recording of each window.
+        start_s: (N,) start of each window in its recording.
+        latest_start_s: (R,) the latest start at which a whole window of every modality fits.
+        present: for video uint8 (L,), 1 if the frame is there; without it all are.
     """
 
     samples: Mapping[str, AnyArray]
@@ -127,7 +125,7 @@ class CutWindows:
 
 
 def _windows_at(flat: AnyArray, first: Rows, samples: int) -> AnyArray:
-    """Return a new (B, T, ...): so many samples of the flat array (L, ...) from each first one on."""
+    """Return a new (B, T, ...): windows of an array (L, ...) from these first samples on."""
     width = int(np.prod(flat.shape[1:]))
     # (L - T + 1, T * width): row i is the window that starts at sample i, without a copy
     views = np.lib.stride_tricks.sliding_window_view(np.asarray(flat).reshape(-1), samples * width)[::width]
@@ -144,7 +142,7 @@ def _check_whole(arrays: Sequence[AnyArray]) -> None:
 
 
 def first_sample(start_s: npt.NDArray[np.float64], rate_hz: float) -> Rows:
-    """Return the number of the sample nearest to each start; halves go to the even number, as in Python's `round`."""
+    """Return the number of the sample nearest to each start; halves go to the even number."""
     return np.rint(start_s * rate_hz).astype(np.int64)
 
 
@@ -161,7 +159,7 @@ def window_starts_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec], 
 
 
 def latest_start_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec]) -> float:
-    """Return the latest start at which a whole window of every modality fits; negative where none does."""
+    """Return the latest start at which a whole window of every modality fits; negative if none does."""
     return min(
         (length - modality.samples) / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True)
     )

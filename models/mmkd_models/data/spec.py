@@ -1,4 +1,4 @@
-"""`dataset.json`: what a dataset holds, and the gate it passes when it is read."""
+"""`dataset.json`: its content and its rules."""
 
 from __future__ import annotations
 
@@ -24,22 +24,14 @@ _RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits", "times", "e
 
 
 class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How windows are cut from `recordings/`.
-
-    Attributes:
-        scale: for every modality stored as int16, what one count of each channel is worth in `unit`.
-    """
+    """How windows are cut from `recordings/`; `scale` is the value of one int16 count of each channel, by modality."""
 
     hop_s: float
     scale: dict[str, tuple[float, ...]] = {}
 
 
 class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of `dataset.json`.
-
-    Attributes:
-        left_out: number of windows that an import did not take, by reason.
-    """
+    """The content of `dataset.json`; `left_out` counts windows that an import left out, by reason."""
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -53,11 +45,11 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def shapes_text(self) -> str:
-        """What a window is, in a line: each modality with its (T, C), of video (T, H, W, C)."""
+        """Each modality with its shape (T, C), of video (T, H, W, C), in a line."""
         return ", ".join(f"{modality.name} {modality.shape}" for modality in self.modalities)
 
     def modality(self, name: str) -> ModalitySpec:
-        """Return the modality of that name. Raise UsageError if it is unknown; the message lists the names."""
+        """Return the modality of this name. Raise UsageError if it is unknown."""
         for modality in self.modalities:
             if modality.name == name:
                 return modality
@@ -66,10 +58,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def read_dataset_spec(path: Path) -> DatasetSpec:
-    """Read and checks `dataset.json` in the directory `path`.
-
-    Raise DatasetError if there is no such file, it is no JSON, or it breaks the contract.
-    """
+    """Read `dataset.json` of a directory. Raise DatasetError if it is missing or breaks its rules."""
     file = path / SPEC_FILE
     if not path.is_dir():
         raise DatasetError(f"{path}: expected a dataset directory, found none there; check the path")
@@ -86,7 +75,7 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
 
 
 def require_classification(spec: DatasetSpec, *, what: str) -> None:
-    """Raise UsageError if the dataset is of another task than `what`, a command, takes."""
+    """Raise UsageError if the task is not a classification; `what` names the command."""
     if spec.task.kind != "classification":
         raise UsageError(
             f"{what}: expected a dataset of classes, got {spec.name!r} of the kind {spec.task.kind}, whose figures"
@@ -95,7 +84,7 @@ def require_classification(spec: DatasetSpec, *, what: str) -> None:
 
 
 def problem_message(path: Path, problems: list[str]) -> str:
-    """Join the problems of one dataset into one message: a line for one, a list for more."""
+    """Return one message for the problems of a dataset."""
     if len(problems) == 1:
         return f"dataset {path}: {problems[0]}"
     return "\n  - ".join([f"dataset {path}: {len(problems)} problems", *problems])
@@ -145,7 +134,6 @@ def _task_problems(task: TaskSpec) -> Iterator[str]:
 
 
 def _text_problems(spec: DatasetSpec) -> Iterator[str]:
-    """Names that would mislead whoever reads them on a terminal."""
     texts: dict[str, Sequence[str]] = {
         "name": [spec.name],
         "task.labels": spec.task.labels,
@@ -161,10 +149,9 @@ def _text_problems(spec: DatasetSpec) -> Iterator[str]:
 
 
 def name_problem(name: str) -> str | None:
-    """Return the problem of a modality's name, with its fix, or None.
+    """Return the problem of a modality's name, which is a file's stem and part of a tensor's name; None if it is valid.
 
-    It is a file's stem and, with `_present` behind it, a tensor's name in engines. Any script will do. The same letters
-    written in two ways (NFC, NFD) would be two names to all but the reader.
+    Names are in NFC: the same letters in NFD would be another name that looks alike.
     """
     is_word = name.isidentifier() and name[0] != "_" and unicodedata.is_normalized("NFC", name)
     if is_word and name not in _RESERVED_NAMES:
@@ -190,10 +177,7 @@ def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
 
 
 def size_problems(spec: DatasetSpec) -> Iterator[str]:
-    """Yield a message for every modality that is too large to train on.
-
-    They are not among `spec_problems`: a dataset that is there opens all the same.
-    """
+    """Yield a message for every modality whose windows are too large to train on; such a dataset still opens."""
     for number, modality in enumerate(spec.modalities):
         if text := size_problem(modality):
             yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"

@@ -1,4 +1,4 @@
-"""Windows: what training, calibration and judging see of a dataset, addressed by index."""
+"""Windows of a dataset, read by index."""
 
 from __future__ import annotations
 
@@ -37,17 +37,16 @@ class GroupStatistics:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Windows:
-    """Windows with their labels and groups, without values: `take` reads them.
+    """Windows with labels and groups, without values: `take` reads them.
 
     Attributes:
-        labels: int64 (N,), class number or -1 for unlabelled; of other tasks see `labels.py`.
-        groups: int64 or text (N,); if the dataset has no groups, the number of the window's recording, or of its block
-            of consecutive windows, which intervals resample.
-        splits: int64 (N,), 0 train, 1 valid, 2 test: the dataset's own split.
-        metadata: text, int64 or float64 (N,) each, such as machine or campaign.
+        labels: (N, ...), see `labels.py`.
+        groups: (N,); without groups the number of the recording, or of a block of consecutive windows.
+        splits: (N,) 0 train, 1 valid, 2 test.
+        metadata: (N,) each.
         times: float64 (N,), UTC seconds at the window's start.
-        episodes: int64 (N,), equal for windows of one run of a recording.
-        rows: int64 (N,), numbers of the windows in the source.
+        episodes: (N,), equal for windows of one run of a recording.
+        rows: (N,), numbers of the windows in the source.
     """
 
     spec: DatasetSpec
@@ -76,7 +75,7 @@ class Windows:
 
     @property
     def group_count(self) -> int:
-        """Number of groups; 0 if the dataset has none."""
+        """Number of groups; 0 without groups."""
         return len(np.unique(self.groups)) if self.has_groups else 0
 
     @property
@@ -85,18 +84,13 @@ class Windows:
         return self.source.max_shift_s
 
     def take(self, index: npt.ArrayLike, *, shift_s: npt.ArrayLike | None = None) -> dict[str, Values]:
-        """Return the windows of these numbers.
+        """Return windows by modality: new float32 (B, T, C), NaN = missing; of video uint8 (B, T, H, W, C) or masked.
 
         Values outside a modality's `range` and infinite values become NaN. A modality with `normalise: per_group` is
         z-scored with the statistics of the window's group over the whole dataset (no label is used).
 
         Args:
-            shift_s: (B,), seconds by which each window is moved inside its recording, clipped to the recording's ends;
-                ignored if windows are not cut from recordings.
-
-        Returns:
-            For each modality a new float32 (B, T, C); NaN means missing. Of video a new uint8 (B, T, H, W, C), a
-            `numpy.ma.MaskedArray` if frames are missing.
+            shift_s: (B,), moves each window inside its recording; ignored for stored windows.
         """
         shift = None if shift_s is None else np.asarray(shift_s, dtype=np.float64)
         numbers = np.asarray(index)
@@ -117,14 +111,14 @@ class Windows:
         return standardise(values, modality, mean=mean, std=std)
 
     def subset(self, index: npt.NDArray[Any]) -> Windows:
-        """Return the windows of these numbers, or those of a bool mask (N,)."""
+        """Return the windows of these numbers, or of a bool mask (N,)."""
         names = ("labels", "groups", "splits", "folds", "times", "episodes", "rows")
         arrays = {name: array[index] for name in names if (array := getattr(self, name)) is not None}
         metadata = {name: values[index] for name, values in self.metadata.items()}
         return replace(self, metadata=metadata, **arrays)
 
     def with_labels(self, labels: npt.NDArray[Any]) -> Windows:
-        """Return the same windows with other labels. Raise UsageError if their shape differs."""
+        """Return the same windows with other labels. Raise UsageError if the shape differs."""
         if labels.shape != self.labels.shape:
             letters = "(N, K)" if self.labels.ndim == 2 else "(N,)"
             raise UsageError(
@@ -143,7 +137,7 @@ class Windows:
 
 
 def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
-    """Return the values with NaN for everything infinite or outside the modality's range."""
+    """Return the values, NaN where they are infinite or outside the modality's range."""
     if modality.range is None:
         invalid = np.isinf(values)
     else:
@@ -153,7 +147,7 @@ def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
 
 
 def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and population standard deviation of the known values (n, C), float64 (C,) each.
+    """Return mean and population standard deviation (C,) of the known values (n, C).
 
     A channel without values has mean 0; one that never changes has std 1.
     """
@@ -168,7 +162,7 @@ def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt
 
 
 def group_statistics(windows: Windows) -> GroupStatistics | None:
-    """Compute the statistics of every group over all its windows; None if no modality is normalised per group."""
+    """Compute the statistics of every group; None if no modality is normalised per group."""
     modalities = [modality for modality in windows.spec.modalities if modality.normalise == "per_group"]
     if not modalities:
         return None
@@ -187,17 +181,13 @@ def group_statistics(windows: Windows) -> GroupStatistics | None:
 
 
 def raw_values(windows: Windows, *, modality: ModalitySpec, rows: Rows) -> Floats:
-    """Return all valid raw values of these rows of the source, float32 (n, C); nothing is normalised."""
+    """Return the valid raw values of these rows, float32 (n, C)."""
     values = valid_values(windows.source.gather(modality, rows, shift_s=None), modality=modality)
     return values.reshape(-1, len(modality.channels))
 
 
 def split_facts(windows: Windows, *, part: str = "test") -> Split:
-    """Return how the windows that judge differ from those that train, and what an interval resamples.
-
-    Args:
-        part: the split that judges.
-    """
+    """Return how judging windows differ from training windows, and what an interval resamples."""
     if windows.has_groups:
         return OF_GROUPS
     has_folds = windows.folds is not None

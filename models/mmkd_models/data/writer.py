@@ -1,4 +1,4 @@
-"""Datasets from arrays: checked first, written to a temporary sibling, then renamed. All or nothing."""
+"""Datasets from arrays: checked, written to a temporary sibling, then renamed."""
 
 from __future__ import annotations
 
@@ -59,11 +59,10 @@ class Recording:
     """One whole recording, longer than a window.
 
     Attributes:
-        samples: for each modality (L, C), float32 in its unit with NaN for missing, or int16 counts to be scaled; for
-            audio float32 from -1 to 1, or int16; for video uint8 (L, H, W, C), masked if a frame is missing.
-        label: class number, or -1 for unlabelled; of other tasks a row of labels or a number, see docs/datasets.md.
-        group: the person, machine or session, a number or a name.
-        fold: for cross-validation; the same for the whole group. Give it for all recordings or none.
+        samples: by modality (L, C): float32, NaN = missing, or int16; of video uint8 (L, H, W, C), perhaps masked.
+        label: class number, -1 unlabelled; of other tasks a row of labels or a number.
+        group: the person, machine or session.
+        fold: for all recordings or none; the same for the whole group.
     """
 
     samples: Mapping[str, npt.NDArray[Any]]
@@ -85,18 +84,13 @@ def write_dataset(
     left_out: Mapping[str, int] = {},
     episode_names: Sequence[str] = (),
 ) -> Dataset:
-    """Write a dataset directory from arrays of windows and open it.
-
-    Windows that overlap without groups, and recordings of another unit or gain, are logged as warnings.
+    """Write a dataset directory from arrays of windows and open it; suspicious recordings are logged as warnings.
 
     Args:
-        labels: class names in the order of the label numbers; a `TaskSpec` for other tasks than classification.
-        splits: for train, valid and test one array (N, T, C) per modality, NaN for missing; for audio floats from -1
-            to 1, or int16; for video uint8 (N, T, H, W, C), a masked array if frames are missing. Also `labels` (N,)
-            with class numbers (of other tasks as in docs/datasets.md); optional are `groups` (N,), numbers or names of
-            the person, machine or session, `folds` (N,), `times` (N,), UTC seconds at the window's start, `episodes`
-            (N,), the number of the window's run, and `metadata`, a mapping of facts such as machine or campaign, (N,)
-            text or numbers each. Numbers are converted to the dtypes of the contract.
+        labels: class names in the order of the label numbers; a `TaskSpec` for other tasks.
+        splits: for train, valid and test an array (N, T, C) per modality (video: uint8 (N, T, H, W, C)), NaN or masked
+            if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the window's start),
+            `episodes`, (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
         left_out: number of windows that are not in the dataset, by reason.
         episode_names: for messages, by episode number.
 
@@ -136,10 +130,10 @@ def write_recordings(
     source: str = "",
     licence: str = "",
 ) -> Dataset:
-    """Write a dataset directory from whole recordings, from which windows are cut at every multiple of `hop_s`.
+    """Write a dataset directory from whole recordings; windows are cut at every multiple of `hop_s`.
 
     Args:
-        scale: for modalities given as int16, the value of one count of each channel in its unit.
+        scale: for int16 series, the value of one count of each channel in its unit.
 
     Raises:
         DatasetError: the recordings break the contract of docs/datasets.md; nothing is written.
@@ -179,7 +173,7 @@ def _check_spec(path: Path, spec: DatasetSpec) -> None:
 
 
 def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: list[str]) -> dict[str, AnyArray]:
-    """Return the arrays of one split as they are stored; values that cannot be stored are added to the problems."""
+    """Return the arrays of one split as stored; add those that cannot be to the problems."""
     modalities = {modality.name: modality for modality in spec.modalities}
     allowed = ("labels", *PER_WINDOW, "metadata")
     arrays: dict[str, AnyArray] = {}

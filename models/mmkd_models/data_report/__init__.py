@@ -1,1 +1,1 @@
-"""What a data engineer looks at before training: facts, probes and findings of a dataset."""
+"""The report of a dataset before training: facts, probes and findings."""

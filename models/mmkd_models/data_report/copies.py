@@ -47,10 +47,7 @@ def near_copies(everything: Windows, probed: ProbeWindows) -> Iterator[Finding]:
 
 
 def pair_differences(probed: ProbeWindows, pairs: Rows) -> npt.NDArray[np.float64]:
-    """Return (P,) how much two windows differ, as a fraction of the movement, in the modality that differs most.
-
-    1 for windows at rest, which are all alike.
-    """
+    """Return (P,) how much pairs differ, as a fraction of the movement, in the worst modality; 1 at rest."""
     worst, moved = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=bool)
     block = min(map(windows_at_once, probed.windows.spec.modalities))
     for start in range(0, len(pairs), block):

@@ -35,8 +35,7 @@ def label_agreement(answers: ProbeAnswers) -> float:
 def label_suspects(probed: ProbeWindows, answers: ProbeAnswers) -> list[LabelSuspect]:
     """Return windows whose label the probe contradicts, most certain first; none if the probe itself is poor.
 
-    After C. Northcutt, L. Jiang and I. Chuang, "Confident Learning", JAIR 70, 2021: out-of-sample probabilities that
-    contradict the label confidently. The thresholds are stricter, since people differ.
+    After C. Northcutt, L. Jiang and I. Chuang, "Confident Learning", JAIR 70, 2021, with stricter thresholds.
     """
     is_class = probed.windows.spec.task.kind == "classification"
     if not is_class or not answers.facts.is_better or label_agreement(answers) < LEAST_AGREEMENT:
@@ -60,7 +59,7 @@ def label_suspects(probed: ProbeWindows, answers: ProbeAnswers) -> list[LabelSus
 
 
 def label_findings(suspects: Sequence[LabelSuspect], labels: int, agreement: float) -> Iterator[Finding]:
-    """Yield a note if several of so many labels are contradicted."""
+    """Yield a note if several labels are contradicted."""
     if len(suspects) >= _LEAST_SUSPECTS:
         first = suspects[0]
         yield Finding(
@@ -78,10 +77,9 @@ def label_findings(suspects: Sequence[LabelSuspect], labels: int, agreement: flo
 def windows_to_label(probed: ProbeWindows) -> list[WindowToLabel]:
     """Return at most 50 unlabelled training windows that are most worth a label; none before two classes have labels.
 
-    Only training labels are used: valid and test must not choose what is trained on. Windows next to a labelled one of
-    their group are left out, since two states may share them. The most uncertain windows by the margin of the two
-    likeliest classes are candidates; among them those that are far from each other are chosen (farthest first; O. Sener
-    and S. Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018).
+    Only training labels are used. Windows next to a labelled one of their group are left out, since two states may
+    share them. Among the most uncertain windows those far from each other are chosen (farthest first; O. Sener and
+    S. Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018).
     """
     windows = probed.windows
     train = np.flatnonzero(windows.splits == 0)

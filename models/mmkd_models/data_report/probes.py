@@ -1,4 +1,4 @@
-"""Probes: what extra-trees recognise in windows that they were not fitted on (class, split, metadata)."""
+"""Probes: extra-trees that guess class, split or metadata of windows that they were not fitted on."""
 
 from __future__ import annotations
 
@@ -33,12 +33,7 @@ _INTERVAL = (0.005, 0.995)  # a report asks ten questions: with 95 % intervals o
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeWindows:
-    """The windows that probes see, at most `MOST_WINDOWS`, evenly chosen.
-
-    Attributes:
-        rows: int64 (N,), their numbers in `Dataset.everything()`.
-        features: (N, F) statistics by modality.
-    """
+    """At most `MOST_WINDOWS` windows, their numbers in `Dataset.everything()`, and features (N, F) by modality."""
 
     windows: Windows
     rows: Rows
@@ -59,13 +54,7 @@ class ProbeWindows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeAnswers:
-    """The answers of a probe.
-
-    Attributes:
-        index: int64 (n,), numbers in the probe's windows.
-        truth: int64 (n,), the right answer.
-        probabilities: (n, answers).
-    """
+    """The answers of a probe to the windows of `index` (n,): `truth` (n,), `probabilities` (n, answers)."""
 
     facts: ProbeFacts
     index: Rows
@@ -90,7 +79,6 @@ def choose_windows(everything: Windows) -> ProbeWindows:
 
 
 def _features(values: Floats, modality: ModalitySpec) -> Features:
-    """Return (B, F): statistics of the channels and, for audio, of its bands."""
     features = window_statistics(values)
     if modality.kind != "audio":
         return features
@@ -98,7 +86,7 @@ def _features(values: Floats, modality: ModalitySpec) -> Features:
 
 
 def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
-    """Yield the answers of every probe, that of the class from all sensors first; the reason if one cannot be asked."""
+    """Yield the answers of every probe, the class from all sensors first, or the reason why one cannot be asked."""
     windows = probed.windows
     together = class_probe(probed, None)
     yield together
@@ -114,20 +102,20 @@ def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
 
 
 def class_probe(probed: ProbeWindows, modality: str | None) -> ProbeAnswers | str:
-    """Ask for the class of windows of groups that were not fitted on, from one modality or from all."""
+    """Guess the class of windows of groups that were not fitted on, from one modality or from all."""
     codes, names = name_strata(probed.windows.labels, probed.windows.spec.task)
     return _across_groups(probed, codes, names, question="class", modality=modality)
 
 
 def split_probe(probed: ProbeWindows) -> ProbeAnswers | str:
-    """Ask for the split of windows of groups that were not fitted on: it shows if the splits differ as wholes."""
+    """Guess the split of windows of groups that were not fitted on: it shows if the splits differ as wholes."""
     return _shared_by_groups(probed, probed.windows.splits, ("train", "valid", "test"), question="split")
 
 
 def _shared_by_groups(
     probed: ProbeWindows, codes: Rows, names: tuple[str, ...], *, question: str
 ) -> ProbeAnswers | str:
-    """Ask for what whole groups share; with few groups of an answer, one that is like another decides."""
+    """Guess what whole groups share; with few groups of an answer, one that is like another decides."""
     fewest = min(len(np.unique(probed.windows.groups[codes == code])) for code in np.unique(codes).tolist())
     if fewest < FEWEST_GROUPS:
         return f"{question}: it takes {FEWEST_GROUPS} groups of each answer, and one has {fewest}"
@@ -137,7 +125,7 @@ def _shared_by_groups(
 def _across_groups(
     probed: ProbeWindows, codes: Rows, names: tuple[str, ...], *, question: str, modality: str | None
 ) -> ProbeAnswers | str:
-    """Ask in folds of whole groups, or of blocks if there are no groups."""
+    """Guess in folds of whole groups, or of blocks without groups."""
     windows = probed.windows
     groups = len(np.unique(windows.groups[codes >= 0]))
     if groups < 3:
@@ -172,7 +160,7 @@ def _ask(
 
 
 def fit_trees(x: Features, y: Rows, unseen: Features) -> tuple[Rows, Features]:
-    """Fit extra-trees to (n, F) and codes (n,); return the codes that they know and (m, codes) probabilities."""
+    """Fit extra-trees to (n, F) and codes (n,). Return the codes they know and (m, codes) probabilities."""
     from sklearn.ensemble import ExtraTreesClassifier
 
     forest = ExtraTreesClassifier(n_estimators=_TREES, class_weight="balanced", random_state=0)
@@ -225,7 +213,7 @@ _LEAST_POWER = 1e-10  # of full scale, -100 dB: below what a microphone hears
 
 
 def band_levels(sound: Floats, rate_hz: float) -> Floats:
-    """Return the log power of bands (B, N, bands x C) of sound (B, T, C), by frame; missing samples count as 0."""
+    """Return the log power of bands (B, N, bands x C) of audio (B, T, C), by frame; missing samples count as 0."""
     length = min(sound.shape[1], max(2, round(_FRAME_S * rate_hz)))
     count = sound.shape[1] // length
     frames = np.nan_to_num(sound[:, : count * length]).reshape(len(sound), count, length, sound.shape[2])

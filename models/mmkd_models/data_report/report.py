@@ -31,10 +31,7 @@ from mmkd_report.schema.data import DataReport, DriftFacts, ExampleWindow, Findi
 
 
 def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport:
-    """Read a dataset and ask probes about at most `probes.MOST_WINDOWS` of its windows.
-
-    Raise UnavailableError if scikit-learn is not installed.
-    """
+    """Read a dataset and probe its windows. Raise UnavailableError if scikit-learn is not installed."""
     on_part("reading every value")
     scan = scan_windows(dataset.everything())
     windows = scan.windows
@@ -177,7 +174,7 @@ def example_windows(probed: ProbeWindows) -> Iterator[ExampleWindow]:
 
 
 def _missing(windows: Windows, modality: ModalitySpec, index: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return (n,) fraction of the samples of each window that are missing."""
+    """Return the missing fraction (n,) of each window."""
     block = windows_at_once(modality)
     parts = [index[start : start + block] for start in range(0, len(index), block)]
     return np.concatenate([np.isnan(windows.take(part)[modality.name]).mean(axis=(1, 2)) for part in parts])

@@ -20,17 +20,14 @@ from mmkd_report.schema.data import Finding
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """A dataset that keeps every rule, and what may still be wrong with it: problems first, then notes."""
+    """A valid dataset and its findings, problems first."""
 
     windows: Windows
     findings: tuple[Finding, ...]
 
 
 def check_dataset(path: str | Path) -> CheckReport:
-    """Check every rule of the dataset directory; reads every value once.
-
-    Raise DatasetError if the directory breaks its contract; the message lists every problem found.
-    """
+    """Check a dataset directory and read every value once. Raise DatasetError with every problem."""
     path = locate_dataset(path)
     spec, arrays = load_directory(path)
     windows = windows_of(spec, arrays)
@@ -51,7 +48,7 @@ def sort_findings(findings: list[Finding]) -> list[Finding]:
 
 
 def refuse_errors(path: Path, findings: list[Finding]) -> None:
-    """Raise DatasetError that lists the errors among the findings, if there are any."""
+    """Raise DatasetError with the errors among the findings, if there are any."""
     errors = [finding.text for finding in findings if finding.level == "error"]
     if errors:
         raise DatasetError(problem_message(path, errors))

@@ -1,4 +1,4 @@
-"""What a dataset contains, as facts: for `mmkd-data describe` and the report."""
+"""Facts about a dataset, for `mmkd-data describe` and the report."""
 
 from __future__ import annotations
 
@@ -31,13 +31,7 @@ class RecordingFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A dataset in numbers.
-
-    Attributes:
-        folds: number of windows by fold.
-        metadata: number of values by name.
-        times: first and last start of a window; empty if the dataset has no times.
-    """
+    """A dataset in numbers: windows by fold, number of values by metadata, first and last start of a window as text."""
 
     name: str
     path: str
@@ -56,7 +50,7 @@ class Description:
 
 
 def describe_dataset(dataset: Dataset) -> Description:
-    """Count what the dataset contains; reads every value once."""
+    """Count the content of a dataset; reads every value once."""
     windows, spec = dataset.everything(), dataset.spec
     folds, counts = np.unique([] if windows.folds is None else windows.folds, return_counts=True)
     recordings = None
@@ -84,7 +78,7 @@ def describe_dataset(dataset: Dataset) -> Description:
 
 
 def headline(windows: Windows) -> str:
-    """Return how many windows, classes, groups and folds a dataset has, in a line."""
+    """Return the number of windows, classes, groups and folds, in a line."""
     task = windows.spec.task
     noun = {"classification": "classes", "multi_label": "labels"}
     parts = [f"{windows.spec.name}: {len(windows)} windows"]
@@ -100,7 +94,7 @@ def times_text(windows: Windows) -> str:
 
 
 def count_splits(windows: Windows) -> Iterator[SplitFacts]:
-    """Yield windows and groups of each split, and the windows of each class, with each label or in each decile."""
+    """Yield windows and groups of each split, and its windows by class, label or decile."""
     task = windows.spec.task
     strata, names = name_strata(windows.labels, task)
     for number, split in enumerate(SPLIT_NAMES):

@@ -108,7 +108,7 @@ def _copies(scan: Scan) -> Iterator[Finding]:
 
 
 def value_findings(scan: Scan) -> Iterator[Finding]:
-    """Yield what values, labels, groups and gaps warn of."""
+    """Yield findings about values, labels, groups and gaps."""
     windows = scan.windows
     if not windows.has_groups:
         judged_on = split_facts(windows).judged_on.partition(";")[0]

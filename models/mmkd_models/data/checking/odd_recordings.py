@@ -1,4 +1,4 @@
-"""Recordings whose values are many times larger or smaller than those of the others: another unit, another gain."""
+"""Recordings of another unit or gain: values many times larger or smaller than those of the others."""
 
 from __future__ import annotations
 
@@ -26,11 +26,8 @@ Floats = npt.NDArray[np.float64]
 def unit_findings(scan: Scan, *, names: Sequence[str] = ()) -> Iterator[Finding]:
     """Yield recordings whose level or standard deviation is 8 times that of the others, or an eighth.
 
-    Recordings are compared class by class, so that a machine that was off is compared with others that were off. A
-    recording whose windows look like some windows of the others passes. Without episodes, groups count as recordings.
-
-    Args:
-        names: of the recordings by episode number.
+    Recordings are compared class by class; one whose windows look like some windows of the others passes. Without
+    episodes, groups count as recordings. `names` are those of the recordings, by episode number.
     """
     windows = scan.windows
     owners = windows.episodes if windows.episodes is not None else windows.groups if windows.has_groups else None

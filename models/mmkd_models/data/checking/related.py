@@ -1,4 +1,4 @@
-"""Windows that share samples: the end of one is the beginning of another, as if a recording was cut with overlap."""
+"""Windows that share samples, as if a recording was cut with overlap."""
 
 from __future__ import annotations
 
@@ -31,13 +31,7 @@ Hashes = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overlaps:
-    """Pairs of windows of one modality that share samples, each int64 (P,).
-
-    Attributes:
-        first: number of the window whose end is shared.
-        second: number of the window whose beginning it is.
-        shift: samples from the start of the first to the start of the second.
-    """
+    """Pairs (P,) of windows whose end (`first`) is the beginning of another (`second`), `shift` samples later."""
 
     modality: ModalitySpec
     first: Rows
@@ -59,9 +53,8 @@ _CACHE: WeakKeyDictionary[Windows, Overlaps] = WeakKeyDictionary()
 
 
 def find_overlaps(windows: Windows) -> Overlaps:
-    """Find windows that share samples, in the modality with most samples.
+    """Find windows that share samples, in the modality with most samples, by a search for the first samples of each.
 
-    The first samples of each window are searched in all others, which takes about as long as reading the windows twice.
     This finds every overlap of a quarter of a window or 16 samples, unless the shared part hardly moves.
     """
     if windows not in _CACHE:
@@ -74,7 +67,7 @@ def find_overlaps(windows: Windows) -> Overlaps:
 
 
 def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
-    """Yield what windows that share samples mean for splits, folds and groups."""
+    """Yield findings about windows that share samples across splits, folds or groups."""
     parts = {"splits": windows.splits}
     if windows.folds is not None and not windows.has_groups:
         parts["folds"] = windows.folds
@@ -125,7 +118,7 @@ def describe_place(windows: Windows, row: int) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """Return UTC seconds since 1970 as text: `2026-11-02T06:00:00Z`."""
+    """Return UTC seconds as text: `2026-11-02T06:00:00Z`."""
     return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -153,7 +146,7 @@ def _blocks(windows: Windows, modality: ModalitySpec, samples: int | None) -> It
 
 
 def _sample_hashes(values: Values) -> Hashes:
-    """(B, T) a hash of each sample (B, T, C) or frame (B, T, H, W, C)."""
+    """Return a hash (B, T) of each sample (B, T, C) or frame (B, T, H, W, C)."""
     flat = np.ascontiguousarray(np.ma.filled(values, 0)).reshape(*values.shape[:2], -1)
     spare = -flat.shape[-1] * flat.itemsize % 4 // flat.itemsize
     bits = np.pad(flat, [(0, 0), (0, 0), (0, spare)]).view(np.uint32)  # (B, T, words)
@@ -165,7 +158,7 @@ def _sample_hashes(values: Values) -> Hashes:
 
 
 def _prints(values: Values, compared: int) -> Hashes:
-    """(B, T - compared + 1) a hash of so many samples from each on; 0 where they do not move."""
+    """Return a hash (B, T - compared + 1) of `compared` samples from each on; 0 if they do not move."""
     hashes = _sample_hashes(values)
     count = values.shape[1] - compared + 1
     prints = np.zeros((len(hashes), count), dtype=np.uint64)
@@ -178,7 +171,7 @@ def _prints(values: Values, compared: int) -> Hashes:
 
 
 def _is_shared(windows: Windows, modality: ModalitySpec, values: Values, second: int, shift: int) -> bool:
-    """Whether the end of these values (T, C) is the beginning of the second window, and varied enough to tell."""
+    """Return whether values (T, C) end as the second window begins, with enough variation to tell."""
     other = np.ma.filled(windows.source.gather(modality, windows.rows[second : second + 1], shift_s=None)[0], 0)
     shared = np.ma.filled(values[shift:], 0)
     if not np.array_equal(shared, other[: len(shared)], equal_nan=modality.kind != "video"):

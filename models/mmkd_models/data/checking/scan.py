@@ -1,4 +1,4 @@
-"""One pass over every value of a dataset: the figures of each channel in each window, and which windows are equal."""
+"""One pass over every value of a dataset: figures of each channel in each window, and equal windows."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _CELLS = 3  # per side of a frame
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModalityScan:
-    """Figures of one modality by window and channel, (N, C) each. Only valid values count.
+    """Figures of one modality by window and channel, (N, C) each, of valid values.
 
     Attributes:
         missing: fraction of the samples that are NaN, infinite or out of range.
         infinite: number of infinite samples.
-        low: smallest value; NaN if the window has no value, as in `high`, `level` (the mean) and `power` (mean square).
+        level: mean; NaN, as `low`, `high` and `power` (mean square), if the window has no value.
         at_low: fraction of the samples in runs of three and more at the window's smallest value.
     """
 
@@ -46,12 +46,12 @@ class ModalityScan:
 
     @property
     def lowest(self) -> Figures:
-        """(C,) smallest value of all windows; NaN if there is no value."""
+        """(C,) smallest value of all windows; NaN if there is none."""
         return np.asarray(np.fmin.reduce(self.low))
 
     @property
     def highest(self) -> Figures:
-        """(C,) largest value of all windows; NaN if there is no value."""
+        """(C,) largest value of all windows; NaN if there is none."""
         return np.asarray(np.fmax.reduce(self.high))
 
     @property
@@ -73,13 +73,10 @@ class ModalityScan:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """The figures of all modalities.
+    """The figures of all modalities; cameras are series of brightness.
 
     Attributes:
-        windows: the windows with every camera as a series, see `with_brightness`.
-        cameras: names of those modalities.
-        digests: bytes (N,), equal if two windows have equal values in every modality; empty if nothing moves in the
-            window, since two windows of silence are no copies.
+        digests: (N,) equal for windows of equal values; empty if nothing moves, since silence is no copy.
     """
 
     windows: Windows
@@ -133,7 +130,7 @@ def _scan_block(raw: Floats, modality: ModalitySpec) -> ModalityScan:
 
 
 def _run_fraction(hits: NDArray[np.bool_]) -> Figures:
-    """(B, C) fraction of the samples (B, T, C) in runs of `_RUN` hits and more."""
+    """Return the fraction (B, C) of the samples (B, T, C) in runs of `_RUN` hits and more."""
     in_run = np.zeros_like(hits)
     places = hits.shape[1] - _RUN + 1
     if places > 0:
@@ -160,7 +157,7 @@ def _digests(block: list[Floats]) -> Iterator[bytes]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BrightnessSource:
-    """Windows of another source whose cameras are read as series of brightness."""
+    """Windows of another source, with cameras as series of brightness."""
 
     source: WindowSource
     cameras: Mapping[str, ModalitySpec]
@@ -218,13 +215,10 @@ _SPECTRUM_BINS = 32
 
 
 def window_statistics(values: NDArray[np.float32]) -> Figures:
-    """Return per channel mean, standard deviation, quantiles, mean absolute step and log power of the lowest bins.
+    """Return mean, std, quantiles, mean absolute step and log power of the lowest bins of each channel: (N, features).
 
     Args:
-        values: (N, T, C); NaN = missing, ignored by the statistics and 0 in the spectrum.
-
-    Returns:
-        (N, features), finite.
+        values: (N, T, C); NaN = missing, 0 in the spectrum.
     """
     x = values.astype(np.float64)
     known = np.isfinite(x)

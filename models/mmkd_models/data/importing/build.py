@@ -1,4 +1,4 @@
-"""Recordings become a dataset directory: onto grids, cut into windows, split, written. All or nothing."""
+"""A dataset directory from recordings: onto grids, cut into windows, split, written."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ _Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltReport:
-    """A dataset that was made of recordings.
+    """The dataset that was made of recordings.
 
     Attributes:
         absent: sensors that were not there, as `recording: sensor`.
-        classes: by split, how many windows each class has; of several labels how many have it.
+        classes: by split, the windows of each class or label.
         targets: by split, the lowest, mean and highest number of a regression; empty without labels.
     """
 
@@ -74,7 +74,7 @@ class BuiltReport:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Plan:
-    """What is known of every window, (N,) each, in order of recordings and time."""
+    """The plan of every window, (N,) each, in order of recordings and time."""
 
     recording: Rows
     starts_s: npt.NDArray[np.float64]
@@ -110,9 +110,7 @@ def import_recordings(
         labels: None takes the intervals of each recording.
         split: None splits each recording by time.
 
-    Raises:
-        DatasetError: recordings break a rule; nothing is written.
-        UsageError: `path` exists, or an argument is wrong.
+    Raise DatasetError if recordings break a rule, UsageError if `path` exists; nothing is written then.
     """
     path = Path(path)
     check_absent(path)
@@ -141,12 +139,7 @@ def build_dataset(
     split: SplitRule,
     facts: DatasetFacts | None,
 ) -> BuiltReport:
-    """Make a dataset directory of recordings on their grids; arguments and errors as of `import_recordings`.
-
-    Args:
-        recordings: taken one after the other; each puts its samples on the grids before it comes.
-        scratch: folder for the windows until they are written.
-    """
+    """Make a dataset directory of recordings, which are put on the grids one by one; errors as `import_recordings`."""
     facts = facts or DatasetFacts()
     modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors if sensor.name != TARGET]
     refuse("windows", [text for modality in modalities for text in _modality_problems(modality)])
@@ -237,7 +230,7 @@ def _drop_leaks(
     split: SplitRule,
     left_out: Counter[str],
 ) -> _Plan:
-    """The plan without windows that must not be in their split; they are counted in `left_out`."""
+    """Return the plan without windows that must not be in their split; count them in `left_out`."""
 
     def drop(plan: _Plan, reason: str, is_wrong: _Mask) -> _Plan:
         left_out.update({reason: int(is_wrong.sum())} if is_wrong.any() else {})
@@ -255,7 +248,7 @@ def _drop_leaks(
 
 
 def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
-    """What no dataset may have, found before hours of recordings are read."""
+    """Yield what no dataset may have, before hours of recordings are read."""
     size = size_problem(modality)
     yield from (f"{modality.name!r}: {text}" for text in (*kind_problems(modality), *([size] if size else ())))
 
@@ -299,7 +292,7 @@ def _source(
 
 
 def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec]) -> _Mask:
-    """Which windows equal one in a higher split: test before valid before train."""
+    """Return which windows equal one in a higher split: test before valid before train."""
     windows = Windows(
         spec=DatasetSpec(
             name="", task=TaskSpec(labels=()), modalities=tuple(modalities), splits=dict.fromkeys(SPLIT_NAMES, 0)
@@ -322,7 +315,7 @@ def _copies(plan: _Plan, source: CutWindows, modalities: Sequence[ModalitySpec])
 
 
 def _store(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) -> AnyArray:
-    """The windows of these rows as the dataset stores them, in a scratch file that is mapped."""
+    """Write windows as the dataset stores them to a scratch file, and map it."""
     dtype = np.dtype({"series": "<f4", "audio": "<i2", "video": "u1"}[modality.kind])
     present = np.ones((len(rows), modality.samples), dtype=np.uint8)
     header = {"descr": dtype.str, "fortran_order": False, "shape": (len(rows), *modality.shape)}
@@ -341,7 +334,6 @@ def _store(file: Path, source: CutWindows, modality: ModalitySpec, rows: Rows) -
 
 
 def _counts(sound: Values) -> Values:
-    """Sound as int16."""
     counts = np.rint(np.nan_to_num(sound) * FULL_SCALE).clip(-FULL_SCALE + 1, FULL_SCALE - 1).astype(np.int16)
     return np.where(np.isnan(sound), MISSING_COUNT, counts)
 

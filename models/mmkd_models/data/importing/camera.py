@@ -1,4 +1,4 @@
-"""One source of a recipe that is a camera: its files become frames with times."""
+"""A source of a recipe that is a camera: its files become frames with times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DIGITS = 7  # of a container's rate: 24000 / 1001 with fewer is a frame off aft
 
 @dataclass(frozen=True, kw_only=True)
 class CameraReader:
-    """A camera whose first file was looked into."""
+    """A camera whose first file was opened."""
 
     source: SensorSource
     sensor: ImportedSensor
@@ -46,7 +46,7 @@ class CameraReader:
         most_bytes: int,
         tell: Callable[[int], None],
     ) -> SourceSamples:
-        """Read the files of one recording one behind the other; arguments and errors as of `SourceReader.read`."""
+        """Read the files of one recording; arguments and errors as of `SourceReader.read`."""
         source, shape = self.source, self.sensor.modality(1.0).shape[1:]
         spool = Spool(folder, shape, np.uint8)
         stack.callback(spool.close)
@@ -61,7 +61,7 @@ class CameraReader:
         return SourceSamples(series=[spool.series()], runs={}, is_utc=bool(source.start), repeated=repeated)
 
     def _read_file(self, file: Path, spool: Spool, origin_ns: int, most_bytes: int) -> tuple[int, int]:
-        """Collect the frames of a file; return when the next file begins, and how many equal the one before."""
+        """Collect the frames of a file. Return when the next file begins, and how many frames equal the one before."""
         source, (height, width, channels) = self.source, self.sensor.modality(1.0).shape[1:]
         count, repeated, first_s, last_s = 0, 0, 0.0, 0.0
         before = None
@@ -93,7 +93,7 @@ class CameraReader:
 
 
 def open_camera(source: SensorSource, first: FoundFile) -> CameraReader:
-    """Look into the first file of a camera. Raise DatasetError if it is no video, or smaller than the region."""
+    """Open the first file of a camera. Raise DatasetError if it is no video, or smaller than the region."""
     container_hz, height, width = video_facts(first.path)
     _refuse_outside(first.path, source.region, height, width)
     if source.rate_hz is None and not 0 < container_hz < float("inf"):

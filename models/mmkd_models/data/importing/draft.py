@@ -1,4 +1,4 @@
-"""A first recipe for a folder of logs; in comments what the files do not show."""
+"""A first recipe for a folder of logs, with comments on what the files do not show."""
 
 from __future__ import annotations
 
@@ -42,10 +42,9 @@ _Keys = dict[str, tuple[Any, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLook:
-    """What the beginning of the first of several files shows.
+    """The beginning of the first of several files with the same columns.
 
     Attributes:
-        files: files with the same columns, and names that differ in some parts.
         texts: columns of text with few values.
         frame: height and width of video.
         region: the box of video where things move.
@@ -72,10 +71,7 @@ class FirstLook:
 
 
 def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
-    """Return the text of a recipe for a folder of logs.
-
-    Args:
-        prefix: path of the folder, relative to the recipe.
+    """Return the text of a recipe for a folder of logs; `prefix` is the folder's path, relative to the recipe.
 
     Raise UsageError if there is no such folder, or no file in it that can be read.
     """
@@ -151,7 +147,7 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def _columns(split: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """The pieces of all names, one place after the other; adjacent places that differ are one."""
+    """Return the pieces of all names by place; adjacent places that differ are one."""
     columns: list[tuple[str, ...]] = []
     for values in zip(*split, strict=True):
         if not any(values):
@@ -182,7 +178,7 @@ def _look_into(look: FirstLook) -> FirstLook:
 
 
 def _moving_region(file: Path) -> Region | None:
-    """The box where things move in the first frames of a video; None if nothing does."""
+    """Return the box where things move in the first frames of a video; None if nothing does."""
     moves: Any = 0
     frames = (pixels.mean(axis=2, dtype=np.float32) for _, pixels in itertools.islice(video_frames(file), _HEAD_FRAMES))
     for before, after in itertools.pairwise(frames):
@@ -195,7 +191,6 @@ def _moving_region(file: Path) -> Region | None:
 
 
 def _text_table(file: Path) -> TextTable:
-    """Separator, decimal sign and encoding by the first lines."""
     with file.open("rb") as stream:
         raw = stream.read(_HEAD_BYTES)
     marked = encoding_of(file)
@@ -216,7 +211,6 @@ def _text_table(file: Path) -> TextTable:
 
 
 def _with_columns(look: FirstLook, head: RowBlock) -> FirstLook:
-    """The look with the column of times, and the columns of numbers and of few texts."""
     import polars as pl
 
     look = _with_time(look, head)
@@ -237,7 +231,7 @@ def _with_columns(look: FirstLook, head: RowBlock) -> FirstLook:
 
 
 def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
-    """The look with the column of times, the rate, a zone if times are local, and doubts."""
+    """Return the look with the column of times, the rate, a zone if times are local, and doubts."""
     for name in sorted(look.names, key=lambda name: _TIME_NAMES.search(name) is None):
         for zone in ("", "UTC"):
             table = TextTable(encoding=look.table.encoding, decimal=look.table.decimal, timezone=zone)

@@ -34,11 +34,7 @@ _Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeReport:
-    """What came of a recipe.
-
-    Attributes:
-        proposals: with the whole `offset_s` to write into the recipe.
-    """
+    """The result of a recipe; proposals have the whole `offset_s` to write into it."""
 
     built: BuiltReport
     sensors: tuple[ImportedSensor, ...]
@@ -61,9 +57,9 @@ def import_recipe(
 
     Args:
         folder: where patterns start; nothing outside it and `outside` is read.
-        path: the dataset directory; None tries the recipe in the system's temporary folder and keeps nothing.
+        path: the dataset directory; None tries the recipe in a temporary folder and keeps nothing.
         most_bytes: maximum to write; None follows from the size of the recordings.
-        tell: called with the bytes that are read, and all that will be.
+        tell: called with the bytes read and their total.
         note: called with messages on recordings that are kept.
 
     Raise DatasetError with every file's first fault; `path` is not written, and finished recordings are kept.
@@ -114,12 +110,7 @@ def import_recipe(
 
 @dataclass(frozen=True, kw_only=True)
 class _RecordingFiles:
-    """The files of a recipe.
-
-    Attributes:
-        recordings: by the values of their parts, the files of each source.
-        facts: values of each recording in the table of labels, by column.
-    """
+    """The files of a recipe by recording (the values of its parts) and source, and its facts in the table of labels."""
 
     parts: tuple[str, ...]
     recordings: _Recordings
@@ -128,12 +119,11 @@ class _RecordingFiles:
     total_bytes: int
 
     def first(self, source: str) -> FoundFile:
-        """Return the first file of a source."""
         return next(files[source][0] for files in self.recordings.values() if source in files)
 
 
 def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFiles:
-    """Look for the files. Raise DatasetError if a pattern has none, or the table does not fit them."""
+    """Find the files. Raise DatasetError if a pattern has none, or the table does not fit them."""
     by_source: dict[str, list[FoundFile]] = {}
     problems: list[str] = []
     for number, source in enumerate(recipe.source):
@@ -164,7 +154,7 @@ def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFi
 def _table_facts(
     recipe: ImportRecipe, folder: RecipeFolder, parts: Sequence[str], recordings: _Recordings
 ) -> dict[tuple[str, ...], Mapping[str, str]]:
-    """The values of each recording in the table of labels. Raise DatasetError if it has no line, or two."""
+    """Return the values of each recording in the table of labels. Raise DatasetError if it has no line, or two."""
     lines: dict[tuple[str, ...], TableLine] = {}
     by_file = {
         file.path.relative_to(folder.path).as_posix(): key
@@ -196,7 +186,7 @@ def _table_facts(
 
 
 def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
-    """Return columns that the recipe needs, and that are no part of the path and not in the table of labels."""
+    """Return columns that the recipe needs and that are neither in the path nor in the table of labels."""
     labels = recipe.labels
     label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]
     names = [*label_columns, recipe.split.group, recipe.split.column, *recipe.windows.metadata]
@@ -205,7 +195,7 @@ def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
 
 
 def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[Reader]:
-    """A reader for each source, and one more, of the same files, for the column of a regression's number."""
+    """Return a reader for each source, and one more of the same files for the number of a regression."""
     columns, readers = _extra_columns(recipe, files), list[Reader]()
     for source in recipe.source:
         first = files.first(source.modality)
@@ -265,10 +255,7 @@ class _Work:
         self.proposals: list[Proposal] = []
 
     def recordings(self, grids: Grids, progress: ImportProgress) -> Iterator[GridRecording]:
-        """Yield each recording on the grids, finished earlier or read now.
-
-        Raise DatasetError at the end if files have faults.
-        """
+        """Yield each recording on the grids. Raise DatasetError at the end if files have faults."""
         progress.secure = grids.secure
         missing = [marks for name, marks in self._marks.items() if progress.piece(name) is None]
         self._total_bytes = sum(size for sources in missing for files in sources.values() for _, size, _ in files)
@@ -290,7 +277,6 @@ class _Work:
         refuse("recordings", problems)
 
     def _describe(self, key: tuple[str, ...]) -> ImportedRecording:
-        """A recording without its samples."""
         parts = {**self._files.facts.get(key, {}), **dict(zip(self._files.parts, key, strict=True))}
         name = ", ".join(f"{part} {parts[part]}" for part in self._files.parts) or "the recording"
         labels = [labelled.interval for labelled in self._intervals if labelled.is_of(parts)]
@@ -340,7 +326,7 @@ class _Work:
 
 
 def _check_clocks(reader: Reader, samples: SourceSamples, name: str, file: Path) -> list[FileClock]:
-    """The clock of a recording. Raise DatasetError if it does not run at the rate of the recipe."""
+    """Return the clocks of a recording. Raise DatasetError if one does not run at the rate of the recipe."""
     clocks, declared_hz = [], reader.sensor.own_hz
     for series in samples.series if reader.has_clock else ():
         facts = replace(clock_facts(series, max_gap_s=reader.sensor.gap_s), repeated=samples.repeated)

@@ -1,12 +1,4 @@
-"""The interchange form, one `.npz` of arrays, read into a dataset directory.
-
-Its arrays: `x_<modality>` (N, T, C), `rate_<modality>` in Hz, `channels_<modality>` names, `y` (N,) with -1 for
-unlabelled, `classes` names, `split` (N,) 0 train, 1 valid, 2 test; optional `group` (N,), `fold` (N,), `time` (N,) in
-UTC seconds, `episode` (N,), `column_<name>` (N,), `unit_<modality>` and `range_<modality>` (2,); instead of `y` and
-`classes` numbers `targets` (N, M), NaN for unknown, and `target_names` (M,). For sound `kind_<modality>` is `audio`.
-Video is an `x_<modality>` (N, T, H, W, C), with optional `frames_<modality>` (N, T), 1 if a frame is there.
-Other arrays are left out and named.
-"""
+"""The interchange form, one `.npz` of arrays (docs/datasets.md), read into a dataset directory."""
 
 from __future__ import annotations
 
@@ -36,11 +28,7 @@ _PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_", "kind_", "frames_")
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """An imported dataset and the arrays that were changed or left out.
-
-    Attributes:
-        infinite: for each modality that had infinite values: how many became NaN.
-    """
+    """An imported dataset, the infinite values that became NaN by modality, and the arrays that were left out."""
 
     dataset: Dataset
     infinite: dict[str, int]
@@ -60,21 +48,17 @@ def import_interchange(
     targets: Sequence[str] = (),
     metadata: Sequence[str] = (),
 ) -> ImportReport:
-    """Read an interchange file and write a dataset directory.
-
-    Values of series are stored as float32, sound and video as they are. Infinite values become NaN and are counted: a
-    sensor cannot measure infinity, it is left by overflows.
+    """Read an interchange file and write a dataset directory. Infinite values, which overflows leave, become NaN.
 
     Args:
-        per_group: modalities that are only comparable after a z-score with their own group's statistics.
+        per_group: modalities to z-score with their own group's statistics.
         target: make a regression of the file's target of this name; None makes classes of `y`.
-        targets: make a multi-label dataset with one label for each of these conditions on the file's targets: `NAME`,
-            on where it is not 0, `NAME<VALUE` or `NAME>VALUE`. The condition is the label's name.
-        metadata: names of further arrays (N,) to keep as metadata, in addition to those called `column_<name>`.
+        targets: make a label of each condition on the targets: `NAME` (not 0), `NAME<VALUE` or `NAME>VALUE`.
+        metadata: names of arrays (N,) to keep as metadata, in addition to those called `column_<name>`.
 
     Raises:
         DatasetError: the file is no interchange file, or breaks the contract of docs/datasets.md.
-        UsageError: the file is missing, `per_group` names an unknown modality, a target is not there, or `path` exists.
+        UsageError: the file is missing, an option names what is not in it, or `path` exists.
     """
     if (target is not None and targets) or (unit and target is None):
         raise UsageError("import: expected --target with its --unit, or --targets, got a mixture; choose one of them")
@@ -124,7 +108,7 @@ def import_interchange(
 
 
 def unpacked_bytes(file: Path) -> int:
-    """Return the size of an interchange file's arrays, about that of the dataset; 0 if it cannot be read."""
+    """Return the size of an interchange file's arrays; 0 if it cannot be read."""
     try:
         with zipfile.ZipFile(file) as archive:
             return sum(member.file_size for member in archive.infolist())
@@ -135,7 +119,6 @@ def unpacked_bytes(file: Path) -> int:
 def _task(
     file: Path, arrays: Mapping[str, AnyArray], *, target: str | None, unit: str, conditions: Sequence[str]
 ) -> tuple[TaskSpec, AnyArray]:
-    """The task and the label of every window."""
     if target is not None:
         values = _target(file, arrays, target)
         return TaskSpec(kind="regression", labels=(target,), unit=unit or msgspec.UNSET), values
@@ -148,7 +131,7 @@ def _task(
 
 
 def _condition(file: Path, arrays: Mapping[str, AnyArray], text: str) -> tuple[AnyArray, AnyArray]:
-    """Where the condition holds (N,), and the values of its target."""
+    """Return where the condition holds (N,), and the values of its target."""
     name, sign, limit = text, "", "0"
     for mark in "<>":
         if mark in text and text not in arrays["target_names"].tolist():

@@ -19,10 +19,10 @@ _NO_TEXT_CODECS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unico
 
 @dataclass(frozen=True)
 class Key:
-    """Which values a key takes, as metadata of its type.
+    """The values that a key takes, as metadata of its type.
 
     Attributes:
-        low: smallest value; `above` if this one is not allowed.
+        above: exclusive smallest value; `low` is inclusive.
         check: returns the problem of a value that is not the default, or None.
         only: kind of modality that has the key; `-video` for all others.
     """
@@ -43,7 +43,7 @@ class Key:
 
     @property
     def range_text(self) -> str:
-        """The range with its unit: `0.5 to 1 s`; empty without one."""
+        """The range with its unit, such as `0.5 to 1 s`."""
         unit = f" {self.unit}" if self.unit else ""
         if self.above is not None:
             return f"above {self.above:g}" + ("" if self.high is None else f" and at most {self.high:g}") + unit

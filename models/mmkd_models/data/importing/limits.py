@@ -1,4 +1,4 @@
-"""What an import takes at most: sizes are checked against these before anything is read or allocated."""
+"""Largest sizes of an import, checked before anything is read or allocated."""
 
 from __future__ import annotations
 

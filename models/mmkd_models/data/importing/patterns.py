@@ -56,10 +56,7 @@ class RecipeFolder:
         return path
 
     def files(self, pattern: str, *, key: str) -> list[FoundFile]:
-        """Return the files of a pattern, ascending by name with numbers in their order.
-
-        Raise DatasetError if one lies outside.
-        """
+        """Return the files of a pattern, sorted with numbers in their order. Raise DatasetError if one lies outside."""
         matches = self._matches(pattern.split("/"), "", {}, key=key, seen=set())
         files = [FoundFile(path=self.path / name, parts=parts) for name, parts in matches]
         return sorted((file for file in files if file.path.is_file()), key=lambda file: natural_key(str(file.path)))
@@ -67,7 +64,7 @@ class RecipeFolder:
     def _matches(
         self, segments: Sequence[str], name: str, parts: Mapping[str, str], *, key: str, seen: set[tuple[int, str]]
     ) -> Iterator[tuple[str, Mapping[str, str]]]:
-        """The paths below a folder whose segments match, each once, with their parts."""
+        """Yield the paths below a folder whose segments match, each once, with their parts."""
         here = self.file(name, key=key)
         if (len(segments), name) in seen:
             return
@@ -92,7 +89,7 @@ class RecipeFolder:
             yield from self._matches(rest, path, its_parts, key=key, seen=seen)
 
     def _folders(self, name: str) -> Iterator[str]:
-        """A folder and all below it; links to folders are not followed."""
+        """Yield a folder and all below it; links to folders are not followed."""
         yield name
         for entry in _entries(self.path / name):
             if entry.is_dir() and not entry.is_symlink():
@@ -161,11 +158,8 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
 def match_segment(segment: str, text: str, known: Mapping[str, str]) -> Mapping[str, str] | None:
     """Return the parts of a folder's or file's name; None if it does not match.
 
-    A named part is as short as possible and has a character or more, `*` is as long as possible. The time grows with
-    the length of the segment times that of the text.
-
-    Args:
-        known: parts of the folders before it; a name that is among them stands for its value.
+    A named part is as short as possible and not empty, `*` is as long as possible. The time grows with the length of
+    the segment times that of the text. A name in `known`, the parts of the folders before it, stands for its value.
 
     Example:
         >>> match_segment("{person}_*_{run}.csv", "ann_x_y_7.csv", {})

@@ -1,7 +1,4 @@
-"""The recipe: which files hold which sensor, how timestamps are read, and how windows are cut, labelled and split.
-
-docs/your-own-data.md explains every key.
-"""
+"""The recipe; docs/your-own-data.md explains every key."""
 
 from __future__ import annotations
 
@@ -136,10 +133,9 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which class, labels or number a window has.
+    """Which class, labels or number a window has, from one of `path`, `column`, `files`, `table` and `flags`.
 
-    One of `path`, `column`, `files`, `table` and `flags`; none if nothing is labelled yet and unlabelled windows are
-    kept.
+    None of them if nothing is labelled yet and unlabelled windows are kept.
     """
 
     task: TaskKind = "classification"
@@ -261,10 +257,7 @@ class ImportRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def read_recipe(file: Path) -> ImportRecipe:
-    """Read and check a recipe.
-
-    Raise UsageError if there is no such file, DatasetError if it is no recipe; the message lists every problem.
-    """
+    """Read and check a recipe. Raise UsageError if it is missing, DatasetError with every problem."""
     if not file.is_file():
         raise UsageError(f"{file}: no such recipe (.toml); draft one with mmkd-data recipe")
     size = file.stat().st_size
@@ -285,7 +278,7 @@ def read_recipe(file: Path) -> ImportRecipe:
 
 
 def _plain_text(error: msgspec.ValidationError) -> str:
-    """What a value of the wrong type is and where, without the words of a programmer."""
+    """Return an error about a wrong type without the words of a programmer."""
     text, _, path = str(error).partition(" - at `$.")
     text = re.sub(r"`([\w |]+)`", lambda match: _plain_types(match[1]), text)
     text = text.replace("Object contains unknown field", "unknown key").replace("Invalid enum value", "unknown value")
@@ -298,7 +291,7 @@ def _plain_types(names: str) -> str:
 
 
 def refuse(file: Path | str, problems: list[str]) -> None:
-    """Raise DatasetError with all problems, in a list if there are several; do nothing without any."""
+    """Raise DatasetError with all problems; do nothing without any."""
     if len(problems) == 1:
         raise DatasetError(f"{file}: {problems[0]}")
     if problems:

@@ -1,4 +1,4 @@
-"""A recording: its sensors, their samples or frames with the time of each, and values of stretches of time."""
+"""A recording: samples or frames of each sensor with their times, and values of stretches of time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ class Spool:
     """Collects samples of one shape in two temporary files, so that memory holds one block."""
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: type[np.float32 | np.uint8]) -> None:
-        """Create the files in a folder."""
         self._shape, self._dtype, self.count = shape, np.dtype(dtype), 0
         self._times, self._values = (tempfile.TemporaryFile(dir=folder) for _ in range(2))  # noqa: SIM115
 
@@ -73,11 +72,7 @@ class Spool:
 
 
 def in_order(series: SampleSeries, *, duplicates: Duplicates, sort: bool) -> SampleSeries:
-    """Return the series ascending, each time once.
-
-    Args:
-        duplicates: which of several samples of one time stays; `mean` averages those that are not missing.
-    """
+    """Return the series ascending, each time once; `mean` averages the samples that are not missing."""
     times, values = series.times, series.values
     if sort and (np.diff(times) < 0).any():
         order = np.argsort(times, kind="stable")
@@ -114,11 +109,7 @@ class ClockFacts:
 
 
 def clock_facts(series: SampleSeries, *, max_gap_s: float | None) -> ClockFacts:
-    """Measure the clock of a series.
-
-    Args:
-        max_gap_s: a longer step is a gap; None is three usual steps.
-    """
+    """Measure the clock of a series; a step longer than `max_gap_s`, or three usual steps, is a gap."""
     count = len(series)
     if count < 2:
         return ClockFacts(samples=count, rate_hz=float("nan"), jitter_p99_ms=0.0, gaps=0, longest_gap_s=0.0)
@@ -160,7 +151,7 @@ class ImportedSensor:
     """A sensor as the dataset has it, and how its samples get there.
 
     Attributes:
-        kind: a camera has `height` and `width`, the size of its frames in the dataset.
+        height: of a camera's frames in the dataset, as `width`.
         max_gap_s: nothing is interpolated across a longer gap; None is one and a half periods of the samples.
     """
 
@@ -185,7 +176,7 @@ class ImportedSensor:
 
     @property
     def gap_s(self) -> float:
-        """Longest gap that is interpolated, in seconds."""
+        """Longest gap that is interpolated."""
         return _GAP_PERIODS / self.own_hz if self.max_gap_s is None else self.max_gap_s
 
     def modality(self, length_s: float) -> ModalitySpec:
@@ -209,9 +200,8 @@ class ImportedRecording:
     """One recording.
 
     Attributes:
-        parts: facts of the whole of it by name, such as person or machine.
-        series: by sensor; several series of one sensor hold its channels in order. A sensor that was absent is left
-            out.
+        series: by sensor; several series of one sensor hold its channels in order. An absent sensor is left out.
+        parts: facts of the whole recording by name, such as person or machine.
         runs: by column, stretches of time with one value.
     """
 
@@ -224,10 +214,7 @@ class ImportedRecording:
 
 
 def series_of(times_s: npt.ArrayLike, values: npt.ArrayLike) -> SampleSeries:
-    """Return samples (L, C), or (L,) of one channel, with their times (L,) in seconds, ascending.
-
-    Raise UsageError if shapes do not fit or times do not increase.
-    """
+    """Return samples (L, C) or (L,) with their times (L,) in seconds. Raise UsageError if they do not fit."""
     times, samples = np.asarray(times_s, dtype=np.float64), np.asarray(values, dtype=np.float32)
     samples = samples[:, None] if samples.ndim == 1 else samples
     if times.ndim != 1 or samples.ndim != 2 or len(times) != len(samples):

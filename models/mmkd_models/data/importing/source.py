@@ -1,4 +1,4 @@
-"""One source of a recipe: which columns its files have, and how they become series, with the line of every fault."""
+"""A source of a recipe: the columns of its files, and how they become series, with the line of every fault."""
 
 from __future__ import annotations
 
@@ -38,11 +38,7 @@ _SET_DUPLICATES = "set duplicates = 'first', 'last' or 'mean', or correct the ti
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceSamples:
-    """What the files of one sensor have for one recording.
-
-    Attributes:
-        repeated: frames of a camera that equal the one before.
-    """
+    """The samples of one sensor in one recording; `repeated` frames equal the one before."""
 
     series: Sequence[SampleSeries]
     runs: Mapping[str, list[Interval]]
@@ -52,7 +48,7 @@ class SourceSamples:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceReader:
-    """A source whose first file was read.
+    """A source whose first file was opened.
 
     Attributes:
         files_of: modality of the source whose files are read.
@@ -102,13 +98,11 @@ class SourceReader:
         most_bytes: int,
         tell: Callable[[int], None],
     ) -> SourceSamples:
-        """Read the files of one recording one behind the other.
+        """Read the files of one recording. Raise DatasetError with the line of the first fault.
 
         Args:
             folder: for scratch files, which `stack` closes.
             tell: called with the size of each file when it is read.
-
-        Raise DatasetError with the line of the first fault.
         """
         reading = _Reading(self, folder, stack, most_bytes)
         for file in files:
@@ -120,13 +114,11 @@ class SourceReader:
 def open_source(
     source: SensorSource, first: FoundFile, *, facts: Sequence[str], label: str = "", files_of: str = ""
 ) -> SourceReader:
-    """Look into the first file of a source.
+    """Open the first file of a source. Raise DatasetError if a column is missing.
 
     Args:
         facts: columns that labels, groups and metadata need, if this source has them.
         label: a column that is no channel, unless 'channels' names it.
-
-    Raise DatasetError if a column is missing.
     """
     reader, place = _file_reader(source, first.path)
     names = reader.names(first.path)
@@ -184,8 +176,6 @@ def sensor_of(source: SensorSource, channels: tuple[str, ...], native_hz: float,
 
 
 class _Reading:
-    """The reading of one recording."""
-
     def __init__(self, reader: SourceReader, folder: Path, stack: ExitStack, most_bytes: int) -> None:
         self._reader, self._source, self._most_bytes = reader, reader.source, most_bytes
         # Tags of a tall table have a series each, with its times.
@@ -230,7 +220,7 @@ class _Reading:
             raise DatasetError(f"{file.path}: has no rows; remove the file, or write it again")
 
     def _count_times(self, rows: int, file: FoundFile) -> tuple[Times, npt.NDArray[np.bool_]]:
-        """Times of samples that have none, one behind the other, also from file to file of a recording."""
+        """Return times of samples that have none, one behind the other, also from file to file of a recording."""
         if self._origin_ns is None and self._source.start:
             text = with_parts(self._source.start, file.parts)
             self._origin_ns = start_ns(text, self._source, place=str(file.path))
@@ -241,7 +231,7 @@ class _Reading:
         return times, np.ones(rows, dtype=bool)
 
     def _correct(self, times: Times) -> Times:
-        """Times by a clock that is neither early nor fast."""
+        """Return times by a clock that is neither early nor fast."""
         if self._origin_ns is None and len(times):
             self._origin_ns = int(times[0])
         if self._source.clock_ppm and self._origin_ns is not None:
@@ -319,7 +309,6 @@ class _RunCollector:
                 self._open = (int(times[row]), values[row], block.place(row))
 
     def close(self, end_ns: int) -> list[Interval]:
-        """End the interval that is open, and return all."""
         if self._open is not None and end_ns > self._open[0]:
             start_ns, value, place = self._open
             self._intervals.append(Interval(start_ns=start_ns, end_ns=end_ns, value=value, place=place))
@@ -328,19 +317,14 @@ class _RunCollector:
 
 
 def changed_rows(values: Sequence[str]) -> list[int]:
-    """Return the rows whose value differs from the row before, the first one included.
-
-    Example:
-        >>> changed_rows(["a", "a", "b", "a"])
-        [0, 2, 3]
-    """
+    """Return the rows whose value differs from the row before, the first one included."""
     array = np.asarray(values, dtype=object)
     rows: list[int] = np.flatnonzero(np.append(True, array[1:] != array[:-1])[: len(array)]).tolist()
     return rows
 
 
 def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
-    """The reader of a file, and how messages name its head."""
+    """Return the reader of a file, and its name in messages on its head."""
     form = format_of(file) if source.format == "auto" else source.format
     if form is None:
         raise DatasetError(f"{file}: expected a suffix of {', '.join(suffixes())}; set 'format'")
@@ -348,7 +332,7 @@ def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
 
 
 def _rate(source: SensorSource, reader: Reader, file: Path, channels: Sequence[str]) -> tuple[float, str]:
-    """The rate of the samples and what declares it; measured if the recipe does not."""
+    """Return the rate of the samples and what declares it; measured if the recipe does not."""
     if reader.rate_hz is not None and not source.time:
         rate_hz = reader.rate_hz(file)
         if source.rate_hz is not None and rate_hz != source.rate_hz:

@@ -1,4 +1,4 @@
-"""The work folder of an import, beside its output: recordings that were finished when it ended are not read again.
+"""The work folder of an import, beside its output: recordings that were finished are not read again.
 
 A recording is reused while the recipe's sources and its files (size and time of change) stay as they are.
 """
@@ -30,7 +30,7 @@ Marks = Mapping[str, Sequence[tuple[str, int, int]]]
 
 @dataclass(frozen=True, kw_only=True)
 class FileClock:
-    """The clock of one recording of one sensor, for the report."""
+    """The clock of one recording of one sensor."""
 
     recording: str
     sensor: str
@@ -48,19 +48,13 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Content(msgspec.Struct, kw_only=True):
-    """The progress file: `key` identifies the sources."""
-
     key: str
     pieces: dict[str, Piece] = {}
 
 
 @dataclass(kw_only=True, eq=False)
 class ImportProgress:
-    """What an import has finished.
-
-    Attributes:
-        secure: puts the grids on the disk before their recordings count as finished.
-    """
+    """The finished part of an import; `secure` puts the grids on the disk before recordings count as finished."""
 
     folder: Path
     note: Callable[[str], None]
@@ -69,11 +63,7 @@ class ImportProgress:
     _next_s: float = 0.0
 
     def use(self, parts: Sequence[object], marks: Mapping[str, Marks]) -> None:
-        """Drop the progress of other sources, and recordings whose files have changed or are gone; say so.
-
-        Args:
-            parts: the grids depend on these, the files and the version of this package.
-        """
+        """Drop the progress of other sources (`parts`), and recordings whose files have changed; note it."""
         content, key = self._content, hashlib.sha256(repr((__version__, *parts)).encode()).hexdigest()
         if content.key != key:
             if content.key:
@@ -90,7 +80,7 @@ class ImportProgress:
 
     @property
     def filled(self) -> dict[str, int]:
-        """Samples of each sensor's grid that are finished."""
+        """Finished samples of each sensor's grid."""
         filled: dict[str, int] = {}
         for piece in self._content.pieces.values():
             for name, first in piece.recording.first.items():

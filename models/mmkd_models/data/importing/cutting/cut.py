@@ -24,11 +24,11 @@ _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cut:
-    """The windows of one recording, in order of time.
+    """The windows (W,) of one recording, in order of time.
 
     Attributes:
-        starts_s: (W,) seconds from the origin of the recording's grids.
-        facts: (W,) each, by part of the path or column: metadata, group and split; empty if the value changes.
+        starts_s: seconds from the origin of the recording's grids.
+        facts: by part of the path or column: metadata, group and split; empty if the value changes.
     """
 
     starts_s: npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ class Cut:
 
 
 def most_windows(recording: GridRecording, modalities: Sequence[ModalitySpec], windows: WindowRule) -> int:
-    """Return how many windows a recording may have at most, before any is planned."""
+    """Return the largest number of windows that a recording may have, before any is planned."""
     if windows.at == "intervals":
         return len(recording.labels) + sum(map(len, recording.runs.values()))
     latest_s = latest_start_s([recording.lengths[modality.name] for modality in modalities], modalities)
@@ -54,10 +54,7 @@ def cut(
     windows: WindowRule,
     split: SplitRule,
 ) -> Cut:
-    """Plan the windows of a recording.
-
-    Raise DatasetError if labels overlap or are unknown, or a window has no group.
-    """
+    """Plan the windows of a recording. Raise DatasetError if labels overlap or are unknown, or a group is missing."""
     origin_ns = recording.origin_ns
     lengths = [recording.lengths[modality.name] for modality in modalities]
     left_out: Counter[str] = Counter()
@@ -102,12 +99,10 @@ def _centre_windows(
     origin_ns: int,
     length_ns: int,
 ) -> tuple[npt.NDArray[np.float64], Answers]:
-    """A window in the middle of each interval: starts (W,) in seconds, labels (W,).
+    """Return the starts (W,) in seconds and labels (W,) of a window in the middle of each interval.
 
     A window starts on a sample of the slowest sensor, so that all sensors begin at one moment, and is moved into the
     recording if it would reach beyond an end. One that then misses the middle of its interval is left out.
-
-    Raise DatasetError if an interval lies outside the recording.
     """
     end_s = min(length / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True))
     slowest_hz = min(modality.rate_hz for modality in modalities)
@@ -131,7 +126,7 @@ def _centre_windows(
 
 
 def _fact(recording: GridRecording, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
-    """The value of a part of the path, or of a column if it stays the same all through the window, or an empty text."""
+    """Return a part of the path, or the value of a column; an empty text if it changes in the window."""
     if name in recording.parts:
         return np.full(len(starts_ns), recording.parts[name], dtype=object)
     runs = [run for run in recording.runs.get(name, ()) if run.value]
@@ -152,7 +147,7 @@ def _refuse_no_group(recording: GridRecording, group: str, at_start: npt.NDArray
 def _find_filled(
     recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpec], starts_s: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.bool_]:
-    """(W, M) whether each sensor has a value in the window."""
+    """Return (W, M) whether each sensor has a value in the window."""
     has_value = np.zeros((len(starts_s), len(modalities)), dtype=bool)
     samples, present = grids.mapped()
     for number, modality in enumerate(modalities):

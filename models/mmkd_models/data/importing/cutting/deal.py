@@ -1,4 +1,4 @@
-"""Which windows are in train, valid and test: whole groups, or each recording by time; overlaps are left out."""
+"""The split of each window: whole groups, or each recording by time; overlaps are left out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,9 @@ _TRAIN, _VALID, _TEST = range(3)
 
 
 def deal_groups(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> tuple[Rows, Rows | None]:
-    """Deal whole groups, classes balanced as far as the groups allow, or as the rule names them.
+    """Deal whole groups, balanced by strata (N,) or as the rule names them. Return split and fold (N,) of each window.
 
-    Args:
-        strata: (N,) which windows are alike by their labels, -1 for unlabelled.
-
-    Returns:
-        The split of each window (N,), 0 train, 1 valid, 2 test, and its fold (N,), or None.
-
-    Raise DatasetError if there are too few groups, or one that is named is not there.
+    Raise DatasetError if there are too few groups, or a named one is missing.
     """
     names, group = np.unique(groups, return_inverse=True)
     least = rule.folds or len(SPLIT_NAMES)
@@ -42,7 +36,6 @@ def deal_groups(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> 
 
 
 def _split_groups(names: npt.NDArray[np.str_], counts: npt.NDArray[np.float64], rule: SplitRule) -> Rows:
-    """The split of each group."""
     split_of = np.full(len(names), -1, dtype=np.int64)
     fractions: dict[int, float] = {}
     for number, part in ((_VALID, rule.valid), (_TEST, rule.test)):
@@ -118,12 +111,9 @@ def split_by_time(recordings: Rows, strata: Rows, rule: SplitRule) -> Rows:
 def far_apart(
     splits: Rows, recordings: Rows, starts_s: npt.NDArray[np.float64], *, least_s: float
 ) -> npt.NDArray[np.bool_]:
-    """Return which windows stay, so that those of one recording in different splits start at least so far apart.
+    """Return which windows stay, so that those of one recording in different splits start at least this far apart.
 
-    Windows of train make way for those of valid, and both for those of test.
-
-    Args:
-        starts_s: (N,) of the windows; ascending within a recording.
+    Windows of train make way for those of valid, and both for those of test. `starts_s` ascend within a recording.
     """
     keep = np.ones(len(splits), dtype=bool)
     for recording in np.unique(recordings).tolist():

@@ -40,7 +40,7 @@ _ON, _OFF = ("1", "1.0", "true", "on", "yes"), ("0", "0.0", "false", "off", "no"
 def window_answers(
     recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int
 ) -> Answers:
-    """Return the answer of each window of a recording that starts at these times, ascending.
+    """Return the answer of each window of a recording that starts at these ascending times.
 
     Raise DatasetError if labels overlap, are unknown, or should be numbers and are not.
     """
@@ -59,10 +59,7 @@ def as_numbers(answers: Answers) -> Answers:
 
 
 def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interval]:
-    """Return the intervals that have a label, in order of time; of several labels at once those of each label.
-
-    Raise DatasetError if two overlap, of several labels two of one label.
-    """
+    """Return the intervals that have a label, in order of time. Raise DatasetError if two (of one label) overlap."""
     intervals = [
         interval
         for interval in _source_intervals(recording, rule, rule.column)
@@ -86,7 +83,7 @@ def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interv
 
 
 def encode_answers(answers: Sequence[Any], task: TaskSpec) -> AnyArray:
-    """Return labels as a dataset has them: int64 (N,), of several labels uint8 (N, K), of numbers float32 (N,)."""
+    """Return labels as a dataset stores them: int64 (N,), of several labels uint8 (N, K), of numbers float32 (N,)."""
     numbers = {name: number for number, name in enumerate(task.labels)}
     match task.kind:
         case "classification":
@@ -101,7 +98,7 @@ def encode_answers(answers: Sequence[Any], task: TaskSpec) -> AnyArray:
 
 
 def answers_task(answers: Sequence[Any], rule: LabelRule) -> TaskSpec:
-    """Return the task that these answers are of: the labels of the rule, or those that are there, sorted."""
+    """Return the task of these answers, with the labels of the rule, or those that are there, sorted."""
     if rule.task == "regression":
         return TaskSpec(kind="regression", labels=(rule.target_name,), unit=rule.unit)
     answered = [answer for answer in answers if answer is not None]
@@ -116,7 +113,7 @@ def _objects(values: Sequence[Any]) -> Answers:
 
 
 def _source_intervals(recording: GridRecording, rule: LabelRule, column: str) -> Sequence[Interval]:
-    """Stretches of time and their texts: of a column, of the whole recording, or of interval files."""
+    """Return stretches of time and their texts: of a column, of the whole recording, or of interval files."""
     if column in recording.runs:
         return recording.runs[column]
     part = column if rule.flags else rule.path or (rule.label if rule.table else "")
@@ -153,7 +150,7 @@ def _is_number(text: str) -> bool:
 
 
 def _sets(recording: GridRecording, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
-    """The labels that are on: each covers its fraction of the window, or hardly any of it, or the window has none."""
+    """Return the labels that are on; None if one covers neither its fraction of the window nor hardly any of it."""
     if rule.flags:
         flags = list(_flags(recording, rule))
         given = [interval for interval, _ in flags]
@@ -183,7 +180,7 @@ def _sets(recording: GridRecording, rule: LabelRule, starts_ns: Times, length_ns
 
 
 def _flags(recording: GridRecording, rule: LabelRule) -> Iterator[tuple[Interval, bool | None]]:
-    """Stretches of time of each label, and whether it is on; None where its column is empty."""
+    """Yield stretches of time of each label, and whether it is on; None if its column is empty."""
     for label, column in rule.flags.items():
         for interval in _source_intervals(recording, rule, column):
             yield replace(interval, value=label), _flag(interval.value, column, interval.place)
@@ -201,7 +198,7 @@ def _flag(text: str, column: str, place: str) -> bool | None:
 
 
 def _means(recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
-    """The mean of the target's samples in each window, where enough of them are there."""
+    """Return the mean of the target's samples in each window with enough of them."""
     rate_hz = next(sensor.rate_hz for sensor in grids.sensors if sensor.name == TARGET)
     begin, length = recording.first[TARGET], recording.lengths[TARGET]
     grid = grids.mapped()[0][TARGET][begin : begin + length]
@@ -268,7 +265,7 @@ def _interval_blocks(file: Path, rule: LabelRule) -> Iterator[RowBlock]:
 
 
 def _export_block(file: Path, rule: LabelRule) -> RowBlock:
-    """The intervals of a tool's JSON export (formats: the tools' own documentation of their exports)."""
+    """Return the intervals of a tool's JSON export (formats: the tools' documentation of their exports)."""
     import polars as pl
 
     try:
@@ -314,7 +311,7 @@ def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[_ExportRo
 
 
 def _edge_impulse(file: Path, content: Any, rule: LabelRule) -> Iterator[_ExportRow]:
-    """`structured_labels.labels` counts samples, `info.labels` labels whole files."""
+    """Yield the intervals of `structured_labels.labels`, which counts samples, or of `info.labels`, of whole files."""
     for name, intervals in content.get("structuredLabels", {}).items():
         for number, interval in enumerate(intervals):
             start, end = interval["startIndex"] / _rate(file, rule), (interval["endIndex"] + 1) / _rate(file, rule)
@@ -339,11 +336,7 @@ def _rate(file: Path, rule: LabelRule) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class TableLine:
-    """A line of a table of recordings.
-
-    Attributes:
-        parts: parts of the path of its recording; empty if `file` names it.
-    """
+    """A line of a table of recordings; `parts` of the path name its recording, or `file` does."""
 
     parts: Mapping[str, str]
     file: str
@@ -371,7 +364,7 @@ def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[TableLine]:
 
 
 def _covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:
-    """(W,) how much of each window these intervals cover."""
+    """Return how much of each window (W,) the intervals cover."""
     covered = np.zeros(len(starts_ns), dtype=np.int64)
     for interval in intervals:
         low = int(np.searchsorted(starts_ns, interval.start_ns - length_ns, side="right"))
@@ -383,11 +376,7 @@ def _covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int)
 
 
 def majority(intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *, purity: float) -> Answers:
-    """Return for each window the value that covers at least this fraction of it, above one half, or an empty text.
-
-    Args:
-        starts_ns: (W,) ascending.
-    """
+    """Return for each window the value that covers at least this fraction of it, above one half, or an empty text."""
     by_value: dict[str, list[Interval]] = {}
     for interval in intervals:
         by_value.setdefault(interval.value, []).append(interval)

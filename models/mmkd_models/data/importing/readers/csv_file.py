@@ -23,10 +23,7 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 
 
 def csv_names(file: Path, table: TextTable) -> tuple[str, ...]:
-    """Return the names of the columns.
-
-    Raise DatasetError if the file is empty, has another encoding, or no header.
-    """
+    """Return the names of the columns. Raise DatasetError if the file is empty, has another encoding, or no header."""
     head, delimiter = _head(file, table)
     if not head:
         raise DatasetError(f"{file}: expected a table, got an empty file; remove it, or write it again")
@@ -50,10 +47,7 @@ def csv_names(file: Path, table: TextTable) -> tuple[str, ...]:
 
 
 def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield these columns in blocks of whole lines.
-
-    Raise DatasetError, with the line, if a line has another number of fields than the first one.
-    """
+    """Yield these columns in blocks of lines. Raise DatasetError with the line if its number of fields differs."""
     import polars as pl
 
     names, (_, delimiter) = csv_names(file, table), _head(file, table)
@@ -111,7 +105,7 @@ def _encoding(file: Path, table: TextTable) -> str:
 
 
 def _head(file: Path, table: TextTable) -> tuple[str, str]:
-    """The first line without its end, and the separator."""
+    """Return the first line without its end, and the separator."""
     encoding = _encoding(file, table)
     with _decoding(file, encoding), file.open(encoding=encoding) as stream:
         line = stream.readline(MOST_LINE_BYTES + 1)
@@ -121,7 +115,7 @@ def _head(file: Path, table: TextTable) -> tuple[str, str]:
 
 
 def _text_blocks(file: Path, table: TextTable) -> Iterator[tuple[str, int]]:
-    """Whole lines, about a block of them, and the number of the first."""
+    """Yield whole lines, about a block of them, and the number of the first."""
     encoding, rest, line = _encoding(file, table), "", 1
     with _decoding(file, encoding), file.open(encoding=encoding) as stream:
         while text := stream.read(_BLOCK_CHARACTERS):
@@ -176,7 +170,7 @@ def _refuse_long(file: Path, line: int, text: str) -> None:
 
 
 def _is_plain(data: bytes, delimiter: str, width: int) -> bool:
-    """Whether every line has this number of fields, and none has quotes: polars reads such lines much faster."""
+    """Return whether every line has this number of fields and no quotes: polars reads such lines much faster."""
     if b'"' in data or width == 1:
         return False
     signs = np.frombuffer(data if data.endswith(b"\n") else data + b"\n", dtype=np.uint8)
@@ -186,7 +180,7 @@ def _is_plain(data: bytes, delimiter: str, width: int) -> bool:
 
 
 def _rows(file: Path, text: str, first_line: int, delimiter: str) -> list[tuple[int, list[str]]]:
-    """The line and the fields of each row; blank lines are left out."""
+    """Return line and fields of each row that is not blank."""
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     rows, line = [], first_line
     try:

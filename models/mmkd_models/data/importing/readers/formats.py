@@ -33,11 +33,7 @@ Format = Literal["csv", "parquet", "npz", "wav", "video", "tdms", "mdf4", "hdf5"
 
 @dataclass(frozen=True)
 class Reader:
-    """How one format is read. Each function raises DatasetError if a file is not of it.
-
-    Attributes:
-        rate_hz: the rate that a file declares itself; None if only its timestamps show it.
-    """
+    """How one format is read; `rate_hz` reads the declared rate. Functions raise DatasetError for other files."""
 
     suffixes: tuple[str, ...]
     names: Callable[[Path], tuple[str, ...]]
@@ -86,7 +82,7 @@ def format_of(file: Path) -> Format | None:
 
 
 def reader_of(form: Format, table: TextTable) -> Reader:
-    """Return the reader of a format; of text files one that knows the keys of the recipe."""
+    """Return the reader of a format; of text files with the keys of the recipe."""
     if form == "csv":
         return _csv_reader(table)
     reader = READERS[form]

@@ -52,7 +52,7 @@ def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
 
 @contextmanager
 def _columns(file: Path) -> Iterator[dict[str, _Column]]:
-    """The columns of arrays of numbers: of HDF5 as they lie in the file, of older MATLAB files in memory."""
+    """Yield the columns of arrays of numbers: of HDF5 as they lie in the file, of older MATLAB files in memory."""
     with reading(file, "an HDF5 or MATLAB file"):
         with file.open("rb") as raw:
             head = raw.read(1024)

@@ -37,7 +37,6 @@ def mcap_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
 
 
 def _topics(file: Path) -> dict[str, str]:
-    """The topic of each column."""
     topics: dict[str, str] = {}
     with reading(file, _WHAT), file.open("rb") as raw:
         reader = _reader(raw)
@@ -53,7 +52,7 @@ def _topics(file: Path) -> dict[str, str]:
 
 
 def _fields(file: Path, schema: Any, channel: Any, message: Any) -> dict[str, Any]:
-    """Numbers and texts of a message by topic and path: `/topic.a.x`, `/topic.b[0]`."""
+    """Return numbers and texts of a message by topic and path: `/topic.a.x`, `/topic.b[0]`."""
     match channel.message_encoding:
         case "json":
             content = json.loads(message.data)

@@ -57,7 +57,7 @@ def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
 
 
 def _channels(mdf: Any) -> dict[str, tuple[int, int]]:
-    """Group and index of each channel but the groups' own clocks."""
+    """Return group and index of each channel but the groups' own clocks."""
     channels = [
         (group, index, channel.name)
         for group, part in enumerate(mdf.groups)
@@ -69,7 +69,6 @@ def _channels(mdf: Any) -> dict[str, tuple[int, int]]:
 
 
 def _plain(samples: Any) -> Any:
-    """Texts that are stored as bytes, as text."""
     return [text.decode("utf-8", errors="replace") for text in samples] if samples.dtype.kind == "S" else samples
 
 

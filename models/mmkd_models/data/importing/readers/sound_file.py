@@ -34,13 +34,7 @@ def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
 
 
 def sound_blocks(file: Path, columns: Sequence[str], *, original: Path | None = None) -> Iterator[RowBlock]:
-    """Yield these channels in blocks.
-
-    Args:
-        original: the file to name in messages, if `file` is a copy of its sound.
-
-    Raise DatasetError if the file has fewer samples than in its header.
-    """
+    """Yield these channels in blocks; messages name `original`, if `file` is a copy of its sound."""
     soundfile = _soundfile()
     named = original or file
     expected, first = soundfile.info(str(file)).frames, 0
@@ -78,9 +72,7 @@ def video_sound_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]
 def _extract_sound(file: Path, *options: str) -> Iterator[Path]:
     """Yield a temporary WAV file with the first sound track of a video file, 16 bits, all channels, its own rate.
 
-    Raises:
-        UnavailableError: there is no ffmpeg; the message has a command to extract the sound elsewhere.
-        DatasetError: ffmpeg finds no sound in the file.
+    Raise UnavailableError if there is no ffmpeg, DatasetError if there is no sound in the file.
     """
     program = shutil.which("ffmpeg")
     if program is None:

@@ -24,12 +24,7 @@ BLOCK_ROWS = 1 << 18
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowBlock:
-    """Rows that follow each other in a file.
-
-    Attributes:
-        frame: their columns; of text files all are text.
-        place: returns the place of a row for messages: `log.csv:17`.
-    """
+    """Rows that follow each other in a file (of text files all are text), and the place of each: `log.csv:17`."""
 
     frame: pl.DataFrame
     place: Callable[[int], str]

@@ -1,8 +1,7 @@
 """TDMS files of LabVIEW in blocks: channels are `group/channel`, `time` is the clock of those that are read with it.
 
-A waveform's times follow from its properties: wf_start_time in UTC (without one from 0 s), wf_start_offset and
-wf_increment in seconds (NI, "NI-TDMS file format internal structure", waveform channels). nptdms is LGPL and read
-channel by channel.
+Times follow from wf_start_time (UTC, else from 0 s), wf_start_offset and wf_increment in seconds (NI, "NI-TDMS file
+format internal structure", waveform channels). nptdms is LGPL and read channel by channel.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
 
 
 def _clock(file: Path, channels: Mapping[str, Any]) -> tuple[np.datetime64 | None, float, float]:
-    """When the waveforms start, or None, their offset and their step in seconds."""
+    """Return when the waveforms start, or None, their offset and their step in seconds."""
     clocks = []
     for name, channel in channels.items():
         if not _is_waveform(channel):
@@ -71,7 +70,7 @@ def _clock(file: Path, channels: Mapping[str, Any]) -> tuple[np.datetime64 | Non
 
 
 def _times(start: np.datetime64 | None, offset_s: float, step_s: float, samples: Any) -> Any:
-    """UTC, or seconds from the start if the file does not contain its time."""
+    """Return times in UTC, or seconds from the start if the file does not contain its time."""
     seconds = offset_s + samples * step_s
     if start is None:
         return seconds

@@ -1,7 +1,6 @@
-"""Proposes by how much the clock of one sensor is off, from what two sensors saw; applies nothing.
+"""Proposes by how much the clock of one sensor is off, by the movement of two sensors; applies nothing.
 
-Both are reduced to how much they move at each moment, and compared by normalised cross-correlation. The proposal is as
-certain as its correlation is above that of the next best shift.
+Their movement is compared by normalised cross-correlation, and that of the best shift with the next best.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Proposal:
 def propose_offset(
     recording: str, sensor: str, samples: SampleSeries, reference: str, reference_samples: SampleSeries
 ) -> Proposal | None:
-    """Return what a recording suggests for `sensor`; None if one of the two never moves or is too short.
+    """Return the proposal of a recording for `sensor`; None if one of the two never moves or is too short.
 
     Raise DatasetError if a recording is too long to compare.
     """
@@ -75,7 +74,7 @@ def propose_offset(
 
 
 def _course(samples: SampleSeries) -> npt.NDArray[np.float64] | None:
-    """(G,) how much a sensor moves in each step of the grid, in standard deviations; None if it never does."""
+    """Return (G,) how much a sensor moves in each step of the grid, in standard deviations; None if it never does."""
     if len(samples) < 2:
         return None
     moves = _moves(samples.values)
@@ -93,7 +92,7 @@ def _course(samples: SampleSeries) -> npt.NDArray[np.float64] | None:
 
 
 def _moves(values: npt.NDArray[np.float32 | np.uint8]) -> npt.NDArray[np.float64]:
-    """(L - 1,) the mean step over channels, each in units of its usual step; for frames the mean step of a pixel."""
+    """Return (L - 1,) the mean step over channels in units of their usual step; for frames that of a pixel."""
     is_video, parts = values.ndim == 4, []
     rows = _BLOCK_FRAMES if is_video else len(values)
     for first in range(0, len(values) - 1, rows):

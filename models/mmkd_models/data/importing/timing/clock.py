@@ -31,7 +31,7 @@ _Mask = npt.NDArray[np.bool_]
 
 
 class TimeColumn:
-    """Reads the column of times of one file, block by block; what the blocks before showed is remembered."""
+    """Reads the column of times of one file, block by block; remembers what the blocks before showed."""
 
     def __init__(self, table: TextTable, column: str) -> None:
         self._table, self._column = table, column
@@ -134,7 +134,7 @@ class TimeColumn:
         )
 
     def _parse(self, column: pl.Series) -> tuple[pl.Series, str]:
-        """Datetimes of a column of text, null if it cannot be read, and the expected form."""
+        """Return datetimes of a column of text, null if it cannot be read, and the expected form."""
         formats: tuple[str, ...] = (self._table.time_format,)
         shape = f" as {self._table.time_format!r}"
         if not self._table.time_format:
@@ -171,10 +171,7 @@ class TimeColumn:
         return np.where(take_late, late_ns, early_ns), ~skipped.to_numpy()
 
     def _is_late(self, block: RowBlock, stamps: pl.Series, twice: _Mask) -> _Mask:
-        """Whether each row is in the second of two equal hours, which begins where local times jump back.
-
-        Raise DatasetError if a file begins in an hour that came twice and never jumps back.
-        """
+        """Return whether each row is in the second of two equal hours, which begins where local times jump back."""
         if self._table.ambiguous != "infer":
             return np.full(len(twice), self._table.ambiguous == "latest")
         local_ns = _nanoseconds(stamps)
@@ -198,7 +195,7 @@ class TimeColumn:
 
 
 def _nanoseconds(stamps: pl.Series) -> Times:
-    """Datetimes in microseconds as nanoseconds, 0 for null: those of far times would not fit."""
+    """Return datetimes in microseconds as nanoseconds, 0 for null: those of far times would not fit."""
     import polars as pl
 
     return np.asarray(stamps.cast(pl.Int64).fill_null(0).to_numpy() * _UNIT_NS["us"])
@@ -224,6 +221,6 @@ def start_ns(text: str, table: TextTable, *, place: str) -> int:
 
 
 def time_text(time_ns: int) -> str:
-    """Return a time as people write it, `2026-11-03T06:40:00.250Z`."""
+    """Return a time as text, `2026-11-03T06:40:00.250Z`."""
     moment = datetime.fromtimestamp(time_ns // SECOND_NS, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{moment}.{time_ns % SECOND_NS // 1_000_000:03d}Z"

@@ -26,11 +26,7 @@ _BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GridRecording:
-    """A recording whose samples lie in the grids.
-
-    Attributes:
-        first: for each sensor, its first sample in that sensor's file.
-    """
+    """A recording whose samples lie in the grids; `first` is its first sample in each sensor's file."""
 
     name: str
     parts: Mapping[str, str]
@@ -55,12 +51,7 @@ class Grids:
         filled: Mapping[str, int] = {},
         most_bytes: int | None = None,
     ) -> None:
-        """Open the files for adding.
-
-        Args:
-            filled: how many samples of each sensor they hold already; anything behind is cut off.
-            most_bytes: size of each file; None is without a limit.
-        """
+        """Open the files for adding, behind the `filled` samples of each sensor."""
         self.sensors, self.most_bytes = sensors, most_bytes
         self._cover, self._folder = cover, folder
         self.filled = {sensor.name: filled.get(sensor.name, 0) for sensor in sensors}
@@ -78,12 +69,7 @@ class Grids:
         self._files[name] = file
 
     def add(self, recording: ImportedRecording) -> GridRecording:
-        """Put a recording on the grids, at the end of the files.
-
-        Raises:
-            DatasetError: it has no samples.
-            UsageError: it has a sensor that nobody described, or samples of another shape.
-        """
+        """Put a recording at the end of the grids. Raise DatasetError or UsageError if its samples do not fit them."""
         for name in recording.series:
             if name not in self._files:
                 raise UsageError(
@@ -132,7 +118,7 @@ class Grids:
                 self._files[f"{sensor.name}.present"].write(here.data)
 
     def _span_ns(self, recording: ImportedRecording) -> tuple[int, int]:
-        """The first and the last moment of the grids: while all sensors record, or while any does."""
+        """Return the first and the last moment of the grids: while all sensors record, or while any does."""
         # Channels that report on change begin when they like: a sensor is there while any of its channels is.
         times = [[series.times for series in parts if len(series)] for parts in recording.series.values()]
         firsts = [min(int(channel[0]) for channel in channels) for channels in times if channels]
@@ -182,11 +168,7 @@ def _sample_bytes(sensor: ImportedSensor) -> int:
 
 
 def sums_before(grid: AnyArray, rows: Rows, measure: Callable[[AnyArray], npt.ArrayLike]) -> npt.NDArray[np.float64]:
-    """Return the sum of a measure over all rows of a grid before each of these; the grid is read in blocks.
-
-    Args:
-        measure: gives a number (B,) for each row of a block.
-    """
+    """Return the sum of `measure` (B,) of blocks of a grid over all rows before each of these."""
     rows = np.minimum(rows, len(grid))
     sums, total = np.zeros(rows.shape), 0.0
     for start in range(0, len(grid), _BLOCK_ROWS):

@@ -24,11 +24,7 @@ _REACH = 10  # periods of the lower rate, as `resample_poly` designs its filter
 def sensor_blocks(
     series: Sequence[SampleSeries], sensor: ImportedSensor, *, origin_ns: int, count: int
 ) -> Iterator[Values]:
-    """Yield the grid of a sensor in blocks (B, C), of a camera (B, H, W, C); an absent sensor is missing throughout.
-
-    Args:
-        series: the channels of the sensor in order, or its frames.
-    """
+    """Yield the grid of a sensor in blocks (B, C), of a camera (B, H, W, C), missing throughout if it is absent."""
     if sensor.kind == "video":
         yield from _frame_blocks(series, sensor, origin_ns=origin_ns, count=count)
         return
@@ -41,7 +37,6 @@ def sensor_blocks(
 
 
 def _block_rows(count: int, width: int) -> Iterator[tuple[int, int]]:
-    """First and last (exclusive) of the rows of each block."""
     rows = max(1, _BLOCK_VALUES // max(1, width))
     return ((first, min(first + rows, count)) for first in range(0, count, rows))
 
@@ -61,13 +56,12 @@ def _frame_blocks(
 
 
 def _grid_times(origin_ns: int, rate_hz: float, first: int, last: int) -> Times:
-    """int64 (last - first,): the times of samples of a grid, to the nanosecond."""
     times: Times = np.rint(np.arange(first, last) * (SECOND_NS / rate_hz)).astype(np.int64)
     return origin_ns + times
 
 
 def grid_blocks(series: SampleSeries, sensor: ImportedSensor, *, origin_ns: int, count: int) -> Iterator[Floats]:
-    """Yield float32 blocks (B, C), one behind the other: the series at `origin_ns + k / rate_hz`, k from 0 to `count`.
+    """Yield the series at `origin_ns + k / rate_hz`, k from 0 to `count`, in blocks float32 (B, C).
 
     Between samples farther apart than the longest gap everything is NaN; `nearest` reaches half as far.
     """
@@ -102,7 +96,7 @@ def grid_blocks(series: SampleSeries, sensor: ImportedSensor, *, origin_ns: int,
 
 
 def _around(series: SampleSeries, times: Times) -> tuple[Rows, Rows]:
-    """The sample at or before each time and the one after it, both inside the series."""
+    """Return the sample at or before each time and the one after it, both inside the series."""
     last = len(series) - 1
     # Searching the whole series would read it from end to end, for a block of it.
     low, high = np.searchsorted(series.times, times[[0, -1]], side="right").tolist()
@@ -111,7 +105,7 @@ def _around(series: SampleSeries, times: Times) -> tuple[Rows, Rows]:
 
 
 def _nearest_rows(series: SampleSeries, times: Times, *, reach_ns: float) -> tuple[Rows, npt.NDArray[np.bool_]]:
-    """The sample nearest to each time, and whether it is within reach."""
+    """Return the sample nearest to each time, and whether it is within reach."""
     before, after = _around(series, times)
     to_before, to_after = np.abs(times - series.times[before]), np.abs(series.times[after] - times)
     return np.where(to_after < to_before, after, before), np.minimum(to_before, to_after) <= reach_ns
@@ -140,10 +134,9 @@ def _linear(series: SampleSeries, times: Times, block: Floats, *, gap_ns: float,
 def _polyphase(
     native: Callable[[int, int], Floats], first: int, last: int, count: int, sensor: ImportedSensor
 ) -> Floats:
-    """Samples `first` to `last` (exclusive) of `count` at the dataset's rate (B, C), filtered.
+    """Return samples `first` to `last` (exclusive) of `count` at the dataset's rate (B, C), filtered.
 
-    Args:
-        native: gives the samples of these numbers (B, C) at the sensor's own rate, NaN for missing.
+    `native` returns these samples at the sensor's own rate, NaN for missing.
     """
     from scipy.signal import resample_poly
 
@@ -164,7 +157,7 @@ def _polyphase(
 
 
 def _fill_missing(samples: Floats) -> npt.NDArray[np.float64]:
-    """Samples (B, C) with missing values replaced by the nearest value of the channel."""
+    """Return samples (B, C) with missing values replaced by the nearest value of the channel."""
     filled = np.zeros(samples.shape)
     for channel, values in enumerate(samples.T):
         known = np.flatnonzero(~np.isnan(values))
