@@ -15,7 +15,7 @@ from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.preflight import check_plan
-from mmkd_export.targets.litert import tflite_gain, with_tflite
+from mmkd_export.targets.table import with_defaults
 
 
 def _refusal(plan: ExportPlan) -> str:
@@ -111,22 +111,27 @@ def broken_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("broken_converter")
-def test_a_tflite_is_added_where_it_can_be(student_file: Path, tmp_path: Path):
+def test_a_native_file_and_a_tflite_are_added_unless_the_onnx_artifacts_are_named(
+    student_file: Path, exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     plan = export_plan(student_file, output=tmp_path / "s.edge")
-    assert with_tflite(plan) == replace(plan, targets=("litert",), optional=("litert",))
-    assert tflite_gain(plan) == ""
+    assert with_defaults(plan) == replace(plan, targets=("native", "litert"), optional=("native", "litert"))
     with_openvino = replace(plan, targets=("openvino",), platform="cpu-arm")
-    assert with_tflite(with_openvino).targets == ("openvino", "litert")
-    named = [replace(plan, targets=(name,)) for name in ("onnx", "litert", "trt")]
-    for as_it_is in named:
-        assert with_tflite(as_it_is) == as_it_is
-    on_a_gpu = replace(plan, platform="jp6.2")
-    assert with_tflite(on_a_gpu) == on_a_gpu
+    assert with_defaults(with_openvino).targets == ("openvino", "native", "litert")
+    named = replace(plan, targets=("native", "litert"))
+    assert with_defaults(named) == named
+    assert with_defaults(replace(plan, platform="jp6.2")).targets == ("native",)
+    assert with_defaults(replace(plan, targets=("trt",))).targets == ("trt", "native")
+    for as_it_is in (replace(plan, targets=("onnx",)), export_plan(exported.path)):
+        assert with_defaults(as_it_is) == as_it_is
+    monkeypatch.setattr("mmkd_edge.native.LIBRARY", tmp_path / "nothing")
+    assert with_defaults(plan).targets == ("litert",)
 
 
 @pytest.mark.usefixtures("broken_converter")
 def test_a_tflite_that_nobody_asked_for_does_not_end_the_export(student_file: Path, tmp_path: Path):
-    plan = with_tflite(export_plan(student_file, output=tmp_path / "s.edge"))
+    plan = export_plan(student_file, output=tmp_path / "s.edge")
+    plan = replace(plan, targets=("litert",), optional=("litert",))
     (left_out,) = export(plan).report.left_out
     assert (left_out.precision, left_out.format) == ("fp32", "tflite")
     assert left_out.reason == (
@@ -145,12 +150,6 @@ def test_a_missing_litert_is_named_with_its_extra(student_file: Path, tmp_path: 
         "run: pip install 'mmkd-edge[litert-export]'"
     )
     assert error.value.exit_code == 3
-
-
-def test_naming_the_onnx_artifacts_leaves_the_tflite_out(student_file: Path, tmp_path: Path):
-    plan = replace(export_plan(student_file, output=tmp_path / "s.edge"), targets=("onnx",))
-    assert with_tflite(plan) == plan
-    assert tflite_gain(plan) == ""
 
 
 def test_a_plan_looks_at_its_source_once(exported, tmp_path: Path):

@@ -23,8 +23,7 @@ with loading("mmkd-export"):
     from mmkd_export.pipeline import ExportResult, OnStage, export, export_several, export_stages
     from mmkd_export.plan import PLATFORMS, ExportPlan, GoldenChoice, PlatformName, PrecisionChoice, Seal, export_plan
     from mmkd_export.preflight import check_plan
-    from mmkd_export.targets.litert import tflite_gain, with_tflite
-    from mmkd_export.targets.table import TARGETS, requested_targets, targets_on
+    from mmkd_export.targets.table import TARGETS, requested_targets, targets_on, with_defaults
     from mmkd_export.verify.gate import LEAST_JUDGING, gate_summary
     from mmkd_export.verify.windows import range_choice
     from mmkd_models.evaluation.confidence import SAME_GROUPS, coverage_table, reliability_text
@@ -166,7 +165,7 @@ def export_(
     if len(sources) > 1:
         if output is None or page is not None:
             raise UsageError("several students need -o FILE, and take no --page; see --help")
-        plans = [with_tflite(replace(plan, source=source)) for source in sources]
+        plans = [with_defaults(replace(plan, source=source)) for source in sources]
         if dry_run:
             for each in plans:
                 _show_plan(each, as_json=as_json)
@@ -175,7 +174,7 @@ def export_(
         return
     if page is not None:
         check_page(page, extra="export")
-    gain, plan = tflite_gain(plan), with_tflite(plan)
+    plan = with_defaults(plan)
     if dry_run:
         _show_plan(plan, as_json=as_json)
         return
@@ -189,8 +188,6 @@ def export_(
         print(json_text(_document(result)))
         return
     _show(result)
-    if gain:
-        print(gain)
     files = [engine.path for engine in result.engines] + ([] if page is None else [str(page)])
     is_kept = plan.from_bundle and plan.output == plan.source and plan.seal == Seal()
     written = ", ".join(files if is_kept and files else [str(result.path), *files])

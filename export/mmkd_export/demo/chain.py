@@ -22,6 +22,7 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_teacher
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
+from mmkd_export.targets.table import with_defaults
 from mmkd_export.verify.answers import MOST_FP32_TOLERANCE
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices import measure_reference
@@ -57,7 +58,7 @@ def measure(
     for name in document.students:
         say(f"export: {name} student")
         bundles[name] = out / f"{name}.edge"
-        export(export_plan(comparison.student_path(name, seed), output=bundles[name]))
+        export(with_defaults(export_plan(comparison.student_path(name, seed), output=bundles[name])))
     test = comparison.folder.fold(seed).test
     references = {name: _any_reference(dataset, name, test, out) for name in bundles}
     teacher = read_teacher(comparison.teacher_path(seed)).transformer()

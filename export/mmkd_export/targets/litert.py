@@ -26,7 +26,7 @@ from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs, step_inputs, 
 from mmkd_edge.errors import GateError, MmkdError, UnavailableError
 from mmkd_edge.install.tflite_graphs import check_tflite
 from mmkd_export.graph.layers import SMALLEST_PRODUCT, is_worth_quantising, learnt_layers, select_layers
-from mmkd_export.plan import ExportPlan, PlatformName
+from mmkd_export.plan import PlatformName
 from mmkd_export.student import ProvenStudent
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_lower_precision, require_passed
 from mmkd_export.verify.gate import GateRule, require_windows
@@ -47,29 +47,6 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
 _PRODUCTS = ("Gemm", "MatMul")
 
 Graph = Literal["window", "step"]
-
-
-def with_tflite(plan: ExportPlan) -> ExportPlan:
-    """Add a `.tflite` to a plan if its platform takes one and the converter is installed."""
-    if not _takes_tflite(plan) or missing_libraries():
-        return plan
-    return replace(plan, targets=(*plan.targets, "litert"), optional=(*plan.optional, "litert"))
-
-
-def tflite_gain(plan: ExportPlan) -> str:
-    """Describe the gain of a `.tflite` that the missing converter cannot make, or return ""."""
-    if not _takes_tflite(plan) or not missing_libraries():
-        return ""
-    return (
-        f"no .tflite: pip install '{EXTRA}' adds it, with which a tiny student took 116 us a window where "
-        "OpenVINO took 288 us and onnxruntime 292 us (docs/results/runtime.md)"
-    )
-
-
-def _takes_tflite(plan: ExportPlan) -> bool:
-    if plan.from_bundle or {"onnx", "litert", "trt"} & set(plan.targets):
-        return False
-    return plan.platform is None or plan.platform in PLATFORMS
 
 
 def missing_libraries() -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkd_export.plan import PlatformName
+from mmkd_export.plan import PLATFORMS as ALL_PLATFORMS
 from mmkd_export.student import ProvenStudent
 from mmkd_export.verify.artifacts import prove_fp32
 from mmkd_export.verify.step_graph import prove_step
@@ -14,7 +14,7 @@ from mmkd_export.verify.step_graph import prove_step
 if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
-PLATFORMS: tuple[PlatformName, ...] = ("cpu-x86", "cpu-arm")
+PLATFORMS = tuple(platform.name for platform in ALL_PLATFORMS)  # each has a processor
 
 
 def add_native(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:

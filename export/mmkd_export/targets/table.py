@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import platform as host
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,7 @@ class Target:
 TARGETS: tuple[Target, ...] = (
     Target(
         name="onnx",
-        makes="the ONNX artifacts alone, without the .tflite that is otherwise added if its converter is installed",
+        makes="the ONNX artifacts alone, without the .native and .tflite that are otherwise added",
         platforms=tuple(row.name for row in PLATFORMS),
     ),
     Target(
@@ -179,6 +179,17 @@ def requested_targets(plan: ExportPlan) -> tuple[Target, ...]:
         if name not in names:
             raise UsageError(f"--target {name!r}: expected one of {', '.join(names)}; see --list-targets")
     return tuple(row for row in TARGETS if row.name in plan.targets)
+
+
+def with_defaults(plan: ExportPlan) -> ExportPlan:
+    """Add the targets `native` and `litert` where they exist and their software is installed, as optional ones."""
+    if plan.from_bundle or "onnx" in plan.targets:
+        return plan
+    names = ["native"] if not why_absent("native") else []
+    if "trt" not in plan.targets and plan.platform in (None, *litert.PLATFORMS) and not litert.missing_libraries():
+        names.append("litert")
+    added = tuple(name for name in names if name not in plan.targets)
+    return replace(plan, targets=(*plan.targets, *added), optional=(*plan.optional, *added))
 
 
 def targets_on(platform: Platform) -> tuple[str, ...]:

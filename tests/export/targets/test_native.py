@@ -13,8 +13,9 @@ from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.native.build import LIBRARY, build
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.pipeline import export
-from mmkd_export.plan import ExportPlan
+from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.preflight import check_plan
+from mmkd_export.targets.table import with_defaults
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
@@ -84,6 +85,9 @@ def test_sound_is_refused_with_what_the_engine_takes(build_student: Build, tmp_p
         export(ExportPlan(source=tmp_path / "mic.ckpt", output=tmp_path / "mic.edge", targets=("native",)))
     assert str(error.value) == "modality 'mic': the native engine takes series, got audio"
     assert not (tmp_path / "mic.edge").exists()
+    plan = with_defaults(export_plan(tmp_path / "mic.ckpt"))
+    (left_out,) = export(plan).report.left_out
+    assert (left_out.format, left_out.reason) == ("native", "modality 'mic': the native engine takes series, got audio")
 
 
 def test_without_the_engine_the_target_is_refused_before_anything_is_converted(

@@ -56,9 +56,9 @@ def test_every_row_of_the_table_says_what_it_makes_and_names_platforms_that_exis
     assert [" ".join(targets_on(row)) for row in PLATFORMS] == [
         "onnx openvino native litert",
         "onnx native litert",
-        "onnx trt",
-        "onnx trt",
-        "onnx trt",
+        "onnx native trt",
+        "onnx native trt",
+        "onnx native trt",
     ]
 
 
