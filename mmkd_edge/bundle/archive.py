@@ -1,6 +1,6 @@
 """The canonical ZIP: one list of members has exactly one archive, byte for byte.
 
-Members are stored, not compressed, with fixed dates and attributes: a reader computes every header and compares.
+Members are stored, not compressed, with fixed dates and attributes: a reader computes and compares every header.
 Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (end record).
 """
 
@@ -17,15 +17,15 @@ _LOCAL = struct.Struct("<4sHHHHHLLLHH")
 _CENTRAL = struct.Struct("<4sHHHHHHLLLHHHHHLL")
 _END = struct.Struct("<4sHHHHLLH")
 LOCAL_HEADER_BYTES = _LOCAL.size
-_NEEDED = 20  # ZIP 2.0: the version that readers expect for stored files in folders
+_NEEDED = 20  # ZIP 2.0: stored files in folders
 _MADE_BY = (3 << 8) | _NEEDED  # Unix
-_DATE = (1 << 5) | 1  # 1980-01-01, the first day that a ZIP can name
+_DATE = (1 << 5) | 1  # 1980-01-01, the first day of ZIP
 _MODE = 0o100644 << 16
 _UTF8 = 1 << 11
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts in the headers of one member."""
+    """The header fields of one member."""
 
     name: str
     size_bytes: int
@@ -33,12 +33,12 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of the member with its local header."""
+        """Size with the local header."""
         return LOCAL_HEADER_BYTES + len(self.name.encode()) + self.size_bytes
 
 
 def local_header(member: Member) -> bytes:
-    """The header before a member's bytes."""
+    """Return the header before a member's bytes."""
     name = member.name.encode()
     size = member.size_bytes
     fields = (LOCAL_SIGNATURE, _NEEDED, _flags(name), 0, 0, _DATE, member.crc32, size, size, len(name), 0)
@@ -46,7 +46,7 @@ def local_header(member: Member) -> bytes:
 
 
 def central_directory(members: Sequence[Member]) -> bytes:
-    """The bytes after the last member."""
+    """Return the bytes after the last member."""
     parts: list[bytes] = []
     offset = 0
     for member in members:
@@ -63,7 +63,7 @@ def _flags(name: bytes) -> int:
 
 
 def end_record(members: Sequence[Member], *, comment: bytes) -> bytes:
-    """The last bytes of the archive."""
+    """Return the last bytes of the archive."""
     count = len(members)
     size = len(central_directory(members))
     offset = sum(member.stored_bytes for member in members)
@@ -71,12 +71,12 @@ def end_record(members: Sequence[Member], *, comment: bytes) -> bytes:
 
 
 def end_record_bytes(*, comment_bytes: int) -> int:
-    """Size of the end record."""
+    """Return the size of the end record."""
     return _END.size + comment_bytes
 
 
 def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]:
-    """Everything before the end record, and the members for it; files are stored in the given order."""
+    """Return everything before the end record, and the members for it, in the given order."""
     members = tuple(Member(name=name, size_bytes=len(data), crc32=zlib.crc32(data)) for name, data in files.items())
     parts: list[bytes] = []
     for member in members:
@@ -85,15 +85,7 @@ def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]
 
 
 def stored_sizes(tail: bytes, directory: bytes) -> dict[str, int] | None:
-    """Names and sizes from an archive's central directory, to describe how it differs from the expected one.
-
-    Args:
-        tail: the end record.
-        directory: the bytes before it, as many as `directory_bytes` returns.
-
-    Returns:
-        None if the directory cannot be read or names a member twice.
-    """
+    """Read names and sizes from a central directory; None if it is unreadable or repeats a name."""
     count = _END.unpack_from(tail)[4]
     found: dict[str, int] = {}
     position = 0
@@ -111,12 +103,12 @@ def stored_sizes(tail: bytes, directory: bytes) -> dict[str, int] | None:
 
 
 def directory_bytes(tail: bytes) -> int:
-    """Size of the central directory, from the end record."""
+    """Return the size of the central directory, from the end record."""
     size: int = _END.unpack_from(tail)[5]
     return size
 
 
 def member_size(header: bytes) -> int:
-    """Size of a member, from its local header; 0 if the header is cut off."""
+    """Return the size of a member, from its local header; 0 if that is cut off."""
     size: int = _LOCAL.unpack_from(header)[7] if len(header) >= LOCAL_HEADER_BYTES else 0
     return size

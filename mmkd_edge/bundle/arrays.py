@@ -1,4 +1,4 @@
-"""Arrays in files of NumPy's formats: a damaged or hostile file is one error. Pickles are never read."""
+"""Arrays in NumPy's file formats: a damaged or hostile file is one error. Pickles are never read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_UNPACKED_BYTES = 1 << 30
-"""What a compressed archive may always unpack to; a larger one to `MOST_UNPACKED_RATIO` times its size."""
 MOST_UNPACKED_RATIO = 20
-"""Recorded float32 packs to a half, int16 to a fifth; a channel that rests to far less, but not all of a gigabyte."""
+"""A larger archive may unpack to this multiple of its size: recorded float32 packs to a half, int16 to a fifth."""
 
 
 class ArraysError(ValueError):
@@ -24,7 +23,7 @@ class ArraysError(ValueError):
 
 
 def map_array(file: Path) -> NDArray[Any]:
-    """Map the array of a `.npy` file read-only; raises ArraysError if it is none."""
+    """Map a `.npy` file read-only; ArraysError if it is not readable."""
     try:
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -39,7 +38,7 @@ def map_array(file: Path) -> NDArray[Any]:
 
 
 def read_npy(data: bytes) -> NDArray[Any]:
-    """Read the bytes of a `.npy` file into an array that shares them; ArraysError for a false header."""
+    """Read the bytes of a `.npy` file into an array that shares them; ArraysError for a wrong header."""
     file, numpy_format = io.BytesIO(data), cast(Any, np.lib.format)  # its functions have no types
     readers = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
     try:
@@ -54,7 +53,7 @@ def read_npy(data: bytes) -> NDArray[Any]:
 
 
 def check_whole(array: NDArray[Any]) -> None:
-    """Raise ArraysError if the file behind a mapped array was cut short: reading beyond its end is a SIGBUS."""
+    """Raise ArraysError if the file of a mapped array was cut short: reading beyond its end is a SIGBUS."""
     owner = _owner_of(array)
     name, base = str(getattr(owner, "filename", "") or ""), owner.base
     if isinstance(base, mmap.mmap) and base.size() < len(base):
@@ -62,11 +61,7 @@ def check_whole(array: NDArray[Any]) -> None:
 
 
 def let_go(array: NDArray[Any], *, least_bytes: int = 0) -> None:
-    """Return the pages of a read-only mapped file to the kernel, which counts them as the process's memory.
-
-    Args:
-        least_bytes: the size from which a file is worth the call.
-    """
+    """Return the pages of a mapped file of `least_bytes` to the kernel, which counts them as the process's memory."""
     owner = _owner_of(array)
     base = owner.base
     is_read_only = isinstance(owner, np.memmap) and owner.mode == "r"
@@ -81,7 +76,7 @@ def _owner_of(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def read_npz(file: Path) -> Mapping[str, NDArray[Any]]:
-    """All arrays of an `.npz` file, by name; ArraysError if it is damaged, or unpacks to far more than its size."""
+    """Return the arrays of an `.npz` by name; ArraysError if it is damaged, or unpacks to far more than its size."""
     try:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())

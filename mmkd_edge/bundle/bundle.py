@@ -1,8 +1,7 @@
 """The bundle: the one verified file that is shipped to devices.
 
-`Bundle.open` checks every byte before it returns anything: the archive's own SHA-256, the exact set of members, their
-sizes and hashes, and that the archive is the canonical one for them. `write_bundle` writes all or nothing. Integrity is
-not authenticity: whoever can write the file can also write its hashes.
+`Bundle.open` checks every byte: the archive's SHA-256, the exact set of members, their sizes and hashes, and that the
+archive is the canonical one. Integrity is not authenticity: whoever can write the file can also write its hashes.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _AGAIN = "copy or export it again"
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of verifying a file."""
+    """What verifying a file returns."""
 
     manifest: Manifest
     sha256: str
@@ -53,13 +52,11 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 class Bundle:
     """An open, verified bundle. Use it in `with`, or call `close()`.
 
-    It has one file descriptor and no content: `read` verifies again, so that a file that is overwritten in place under
-    an open bundle raises an error.
+    Holds no content: `read` verifies again, so that a file overwritten in place raises an error.
 
     Attributes:
-        sha256: of the whole file, as `sha256sum` prints it.
-        manifest_sha256: of the manifest, which is what keys sign.
-        signatures: not verified yet; None for an unsigned bundle.
+        sha256: of the file, as `sha256sum` prints it.
+        signatures: over `manifest_sha256`, not verified; None for an unsigned bundle.
     """
 
     def __init__(self, *, path: Path, descriptor: int, verified: Verified) -> None:
@@ -69,7 +66,7 @@ class Bundle:
         self.manifest_sha256 = verified.manifest_sha256
         self.signatures = verified.signatures
         self._descriptor = descriptor
-        # Also gives the file back where a bundle is dropped without close().
+        # Also for a bundle that is dropped without close().
         self._closing = weakref.finalize(self, os.close, descriptor)
         self._offsets = verified.offsets
         self._entries = {entry.file: entry for entry in member_files(manifest)}
@@ -80,8 +77,8 @@ class Bundle:
 
         Raises:
             UsageError: there is no such file, or it cannot be read.
-            BundleError: it is not a bundle, is truncated, or any byte of it was changed.
-            ManifestError: its manifest breaks its contract or was written for a newer version.
+            BundleError: it is no bundle, is truncated, or a byte was changed.
+            ManifestError: its manifest is invalid, or of a newer version.
         """
         path = Path(path)
         descriptor = open_file(path, expected="a bundle written by mmkd-export")
@@ -93,7 +90,7 @@ class Bundle:
         return cls(path=path, descriptor=descriptor, verified=verified)
 
     def model(self, name: str) -> ModelEntry:
-        """The manifest's entry of one student; UsageError if the bundle has no student of that name."""
+        """Return the manifest's entry of a student; UsageError for an unknown name."""
         for entry in self.manifest.models:
             if entry.name == name:
                 return entry
@@ -101,12 +98,7 @@ class Bundle:
         raise UsageError(f"{self.path}: model {name!r} is unknown; expected one of {names}")
 
     def read(self, member: str) -> bytes:
-        """Return the verified bytes of one member.
-
-        Raises:
-            UsageError: the bundle is closed, or has no such member.
-            BundleError: the file was changed after it was opened.
-        """
+        """Return the bytes of a member, verified again; BundleError if the file was changed after it was opened."""
         if not self._closing.alive:
             raise UsageError(f"{self.path}: the bundle is closed; open it again")
         entry = self._entries.get(member)
@@ -119,7 +111,7 @@ class Bundle:
         return data
 
     def whole(self) -> bytes:
-        """Return every byte of the file, verified; errors as for `read`."""
+        """Return every byte of the file, verified again."""
         if not self._closing.alive:
             raise UsageError(f"{self.path}: the bundle is closed; open it again")
         data = read_exactly(self._descriptor, MAX_BUNDLE_BYTES + 1, offset=0)
@@ -128,7 +120,7 @@ class Bundle:
         return data
 
     def golden(self, model: str) -> Golden:
-        """The golden windows of one student; errors as for `read`."""
+        """Return the golden windows of a student."""
         entry = self.model(model)
         try:
             return golden_from_bytes(self.read(entry.golden.file), entry)
@@ -136,7 +128,7 @@ class Bundle:
             raise BundleError(f"{self.path}: {error}") from error
 
     def close(self) -> None:
-        """Close the file; more than once is fine."""
+        """Close the file; repeated calls are allowed."""
         self._closing()
 
     def __enter__(self) -> Bundle:
@@ -155,15 +147,14 @@ def write_bundle(
     members: Mapping[str, bytes],
     signatures: SignatureDocument | None = None,
 ) -> None:
-    """Write a bundle, all or nothing; the same inputs give the same bytes.
+    """Write a bundle atomically; the same inputs give the same bytes.
 
     Args:
-        members: name to content for everything but the manifest.
+        members: name to content, without the manifest.
 
     Raises:
-        ManifestError: the manifest breaks its contract.
-        BundleError: a member is missing, is not in the manifest, or is not what the manifest says.
-        UsageError: the file cannot be written; an earlier one is left as it was.
+        ManifestError: the manifest is invalid.
+        BundleError: a member is missing, not in the manifest, or differs from it.
     """
     path = Path(path)
     files = {MANIFEST_FILE: encode_manifest(manifest)}
@@ -183,7 +174,7 @@ def write_bundle(
 
 
 def example_bundle(name: str = "watch_acc") -> Path:
-    """The path of a trained bundle that is shipped with mmkd-edge; UsageError for an unknown name."""
+    """Return the path of a trained bundle that is shipped with mmkd-edge; UsageError for an unknown name."""
     folder = Path(__file__).parents[1] / "bundles"
     names = sorted(file.stem for file in folder.glob("*.edge"))
     if name not in names:
@@ -263,7 +254,7 @@ def _manifest_bytes(path: Path, descriptor: int) -> bytes:
 def _check_directory(
     path: Path, descriptor: int, *, size: int, tail: bytes, entries: Sequence[FileEntry]
 ) -> int | None:
-    """Compare names and sizes with the manifest; returns the size of the signatures, which it cannot list."""
+    """Compare names and sizes with the manifest; return the size of the signatures, which it cannot list."""
     length = min(archive.directory_bytes(tail), size)
     directory = read_exactly(descriptor, length, offset=max(0, size - _END_BYTES - length))
     sizes = archive.stored_sizes(tail, directory)
@@ -287,7 +278,7 @@ def _signature_bytes(path: Path, descriptor: int, size: int, entries: Sequence[F
 
 
 def _check_members(path: Path, descriptor: int, *, tail: bytes, entries: Sequence[FileEntry]) -> dict[str, int]:
-    """Compare content and headers with the canonical archive; returns where each member's bytes begin."""
+    """Compare content and headers with the canonical archive; return each member's offset."""
     offsets: dict[str, int] = {}
     members: list[Member] = []
     position = 0

@@ -1,4 +1,4 @@
-"""Files on a device: opened with care, written all or nothing; and where a user's cache is."""
+"""Files on a device: opened with care, written atomically; and the user's cache folder."""
 
 from __future__ import annotations
 
@@ -19,19 +19,12 @@ _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_of_a_path(error: OSError) -> bool:
-    """Whether the path is wrong or cannot be written; without a file name only errors of writing, as of a full disk."""
+    """Return whether the path is wrong or cannot be written; without a file name, only whether writing failed."""
     return error.errno in CURES and (error.filename is not None or error.errno in _OF_WRITING)
 
 
 def open_file(path: Path, *, expected: str) -> int:
-    """Open a regular file for reading; the caller closes the descriptor. Links are followed: deployments use them.
-
-    Args:
-        expected: what the file should be, for the error messages.
-
-    Raises:
-        UsageError: there is no such file, it may not be read, or it is a directory, a pipe or a device.
-    """
+    """Open a regular file (also through links) for reading; UsageError, which names `expected`, for anything else."""
     try:
         # O_NONBLOCK: a pipe must give an error here, not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -61,16 +54,12 @@ def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
 
 
 def is_written_by_others(facts: os.stat_result) -> bool:
-    """Whether anybody but this user and root can write a file or folder."""
+    """Return whether anybody but this user and root can write a file or folder."""
     return facts.st_uid not in (0, os.geteuid()) or bool(facts.st_mode & _WRITTEN_BY_OTHERS)
 
 
 def read_own_file(path: Path, *, most_bytes: int) -> bytes:
-    """Read a regular file that only this user and root can write; of a larger file one byte more than `most_bytes`.
-
-    Raises:
-        OSError: there is no such file, it cannot be read, or others can write it.
-    """
+    """Read at most `most_bytes` + 1 of a regular file that only this user and root can write; OSError otherwise."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         facts = os.fstat(descriptor)
@@ -84,11 +73,7 @@ def read_own_file(path: Path, *, most_bytes: int) -> bytes:
 
 
 def cache_folder(kind: str) -> Path:
-    """Where a user's `profiles`, `engines` or `verdicts` lie: `mmkd-edge/<kind>` in `XDG_CACHE_HOME` or `~/.cache`.
-
-    Raises:
-        UsageError: this user has no home directory, and `XDG_CACHE_HOME` is not set (XDG base directories).
-    """
+    """Return a folder for `profiles`, `engines` or `verdicts` in `XDG_CACHE_HOME` or `~/.cache`."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         # The specification has relative paths ignored.
@@ -101,17 +86,13 @@ def cache_folder(kind: str) -> Path:
 
 
 def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
-    """Write a file so that any interruption leaves either the earlier file or the whole new one.
+    """Write a file so that any interruption leaves either the earlier or the whole new one.
 
-    Writes a temporary sibling, flushes it, renames it over `path` and flushes the directory. A link stays a link: its
-    target is written anew. The permissions of an earlier file stay.
-
-    Args:
-        own: let only this user and root write it afterwards, so that `read_own_file` accepts it.
+    A temporary sibling is flushed and renamed over `path`; the target of a link is replaced, and permissions stay.
+    `own` lets only this user and root write it, as `read_own_file` requires.
 
     Raises:
-        UsageError: the file cannot be written, and the earlier one is intact; or the new one is in its place, and only
-            the flush of the directory failed.
+        UsageError: the earlier file is intact; or only flushing the folder failed, and the message says so.
     """
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
@@ -138,17 +119,12 @@ def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
 def _mode_of(path: Path) -> int | None:
     try:
         return stat.S_IMODE(path.stat().st_mode) & 0o777
-    except OSError:  # what else is wrong shows where the file is written
+    except OSError:  # writing the file then reports it
         return None
 
 
 def _write_new(path: Path, data: bytes, *, mode: int | None, masked: int) -> None:
-    """Write a file that gets its name when it is whole, if the system can: a kill then leaves no half of it.
-
-    Args:
-        mode: its permissions; None for those of a new file.
-        masked: permissions to remove.
-    """
+    """Write a file that gets its name when it is whole, if the system can: a kill then leaves no half of it."""
     mode = None if mode is None else mode & ~masked
     nameless = _open_nameless(path.parent, 0o666 & ~masked)
     if nameless is not None and _write_and_name(nameless, path, data, mode=mode):
@@ -171,7 +147,7 @@ def _write_and_name(descriptor: int, path: Path, data: bytes, *, mode: int | Non
     with os.fdopen(descriptor, "wb") as file:
         _write_all(file, data, mode=mode)
         try:
-            # With a directory given, though an absolute path needs none, Python calls the linkat that follows the link.
+            # Only with a directory does Python call the linkat that follows the link.
             os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
         except OSError:  # some security modules forbid it
             return False
@@ -183,7 +159,7 @@ def _open_nameless(folder: Path, mode: int) -> int | None:
         return None
     try:
         return os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode)
-    except OSError:  # not every file system has it; what else is wrong shows where the file gets its name
+    except OSError:  # not every file system has it; naming the file reports other faults
         return None
 
 
@@ -203,7 +179,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def new_sha256(data: bytes | memoryview = b"") -> _Hash:
-    """Return a running SHA-256 that has seen `data`."""
+    """Return a running SHA-256 of `data`."""
     import hashlib  # brings OpenSSL: 5 MB
 
     return hashlib.sha256(data)

@@ -1,6 +1,6 @@
-"""Golden windows: recorded windows with the checkpoint's answers, in the bundle's `<model>/golden.npz`.
+"""Golden windows, `<model>/golden.npz`: recorded windows with the checkpoint's outputs.
 
-A device tests itself with them; half of them (`judge`) judge artifacts of lower precision, the others calibrate them.
+A device tests itself with them; half of them judge artifacts of lower precision, the others calibrate those.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.spec import TaskSpec, label_dtype
 
 _SAME_NUMBER = 0.1  # standard deviations
-_FRAMES = "frames"  # of video: which of them are there
-_NOVELTY = "novelty"  # of students that know what training saw
+_FRAMES = "frames"  # video: presence
+_NOVELTY = "novelty"  # students with the output
 _DTYPES: dict[str, Any] = {
     _FRAMES: np.bool_,
     "windows": np.float32,
@@ -37,15 +37,15 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     """Windows with the outputs of the checkpoint.
 
     Attributes:
-        windows: (N, T, C) float32 as `prepare` takes them without a reference: raw values, or z-scores for a modality
-            that is normalised per group; NaN = missing. Of video uint8 (N, T, H, W, C), masked where frames lack.
-        labels: (N,) int64, -1 = unknown; of several labels (N, K) uint8, 255 = unknown; of a regression (N,) float32,
-            NaN = unknown.
+        windows: (N, T, C) float32 as `prepare` takes them without a reference (a per-group modality as z-scores), NaN
+            = missing; video uint8 (N, T, H, W, C), masked where missing.
+        labels: int64 (N,), -1 = unknown; multi-label uint8 (N, K), 255 = unknown; regression float32 (N,), NaN =
+            unknown.
         logits: (N, K) float32.
-        probabilities: (N, K) float32, of a regression the value.
-        judge: (N,) bool: False windows may calibrate, True windows only judge.
-        tolerance: largest difference of a logit or a probability that counts as the same answer.
-        novelty: (N, 1) float32; None if there is none.
+        probabilities: (N, K) float32; the value for a regression.
+        judge: (N,) bool: True windows only judge.
+        tolerance: largest difference of a logit or probability.
+        novelty: (N, 1) float32, or None.
     """
 
     windows: NDArray[Any]
@@ -58,18 +58,18 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def answer_scale(task: TaskSpec, answers: NDArray[np.float32]) -> float:
-    """The unit of differences of second outputs: of a regression the largest value of (N, 1), else 1."""
+    """Return the unit of differences of the second output: the largest value (N, 1) of a regression, else 1."""
     largest = float(np.abs(answers).max()) if task.kind == "regression" else 1.0
     return largest or 1.0
 
 
 def novelty_errors(expected: NDArray[np.float32], got: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N,) differences of novelty scores (N, 1), relative to one more than the expected score."""
+    """Return (N,) differences of novelty scores (N, 1), relative to 1 + the expected score."""
     return np.asarray(np.abs(expected.astype(np.float64) - got)[:, 0] / (1.0 + expected[:, 0]))
 
 
 def same_answers(task: TaskSpec, answers: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(N,) whether logits (N, K) agree: class, labels that are on, or numbers within a tenth of the targets' std."""
+    """Return (N,) whether logits (N, K) agree: class, active labels, or numbers within 0.1 of the targets' std."""
     match task.kind:
         case "classification":
             return np.asarray(answers.argmax(axis=1) == reference.argmax(axis=1))
@@ -97,7 +97,7 @@ def golden_bytes(golden: Golden) -> bytes:
         arrays |= {"windows": bytes_of(golden.windows), _FRAMES: ~missing_frames(golden.windows)}
     for name, array in arrays.items():
         buffer = io.BytesIO()
-        # C order: numpy would else record how the array happened to lie in memory.
+        # C order, because numpy records the memory order.
         dtype = array.dtype if name in ("labels", "windows") else _DTYPES[name]
         np.save(buffer, np.asarray(array, dtype=dtype, order="C"), allow_pickle=False)
         files[f"{name}.npy"] = buffer.getvalue()
@@ -106,7 +106,7 @@ def golden_bytes(golden: Golden) -> bytes:
 
 
 def golden_from_bytes(data: bytes, entry: ModelEntry) -> Golden:
-    """Read golden windows and check them against their student; BundleError if they do not fit."""
+    """Read the golden windows of a student; BundleError if they do not fit it."""
     arrays = _arrays(data, entry.golden.file)
     fault = _fault(arrays, entry)
     if fault:
@@ -124,7 +124,7 @@ def golden_from_bytes(data: bytes, entry: ModelEntry) -> Golden:
 
 
 def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
-    import zipfile  # 10 ms that opening a bundle does not need
+    import zipfile  # 10 ms
 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

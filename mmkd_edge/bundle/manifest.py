@@ -1,4 +1,4 @@
-"""The manifest of a bundle: its files, and what the students in it take, answer and achieved."""
+"""The manifest of a bundle: its files, and the inputs, outputs and scores of its students."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MANIFEST_FILE = "manifest.json"
 REPORT_FILE = "report.json"
 README_FILE = "README.md"
 
-# Far above what a device can carry, and low enough that no number in a manifest can exhaust its memory.
+# Far above what a device can carry, but too low to exhaust its memory.
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 30
 MAX_WINDOW_VALUES = 1 << 24
@@ -30,14 +30,13 @@ TRAINING_HASH_BYTES = 8
 MOST_TRAINING_HASHES = 8192
 
 TrainingHashes = Annotated[bytes, msgspec.Meta(max_length=TRAINING_HASH_BYTES * MOST_TRAINING_HASHES)]
-"""Keyed hashes of the groups and windows that trained a student, sorted, little-endian: evaluation knows them again."""
+"""Keyed hashes of the groups and windows that trained a student, sorted, little-endian."""
 
 ArtifactFormat = Literal["onnx", "tflite", "native"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 MOST_TOLERANCE: Mapping[Precision, float] = {"fp32": 0.01, "fp16": 1.0, "int8": 8.0}
-"""The largest difference of a logit that may count as the same answer: what an export allows in float32, and far more
-than the 11 bits of fp16 and the 8 of INT8 cost a student whose answers mean anything."""
+"""The largest tolerance of a logit that a manifest may claim."""
 
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
@@ -51,8 +50,8 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Calibration of a classifier's probabilities; see `mmkd_edge.predict.confidence`.
 
     Attributes:
-        temperature: what its graph divides the logits by before the softmax.
-        true_probabilities: of the true label of each calibration window, rising, rounded down.
+        temperature: divides the logits before the graph's softmax.
+        true_probabilities: of the true labels of calibration windows, rising, rounded down.
     """
 
     temperature: Annotated[float, msgspec.Meta(gt=0)]
@@ -63,9 +62,8 @@ class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Calibration of an artifact's novelty scores; see `mmkd_edge.predict.novelty`.
 
     Attributes:
-        scores: of validation windows, in lower precision of recorded ones, rising.
-        max_error: largest difference from the checkpoint's score, relative to one more than that.
-        tolerance: for the same difference on a device.
+        scores: rising; of validation windows (fp32) or recorded windows (fp16, int8).
+        max_error: largest difference from the checkpoint's score, relative to 1 + that score; `tolerance` limits it.
     """
 
     scores: Annotated[tuple[_Error, ...], msgspec.Meta(min_length=1, max_length=MOST_NOVELTY_WINDOWS)]
@@ -74,16 +72,13 @@ class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An adaptation that a student went through.
+    """An adaptation of a student to a new domain.
 
     Attributes:
-        from_sha256: of the checkpoint before.
-        dataset: of the new domain.
         way: the method.
         labels: number of labels of the new domain.
-        gain_points: of the estimate that chose it.
-        forgotten_points: of the old domain.
-        share: fraction of the way from the checkpoint before to what was learnt; None for all of it.
+        gain_points: the estimate that chose it; `forgotten_points` is the loss on the old domain.
+        share: fraction of the step from the old checkpoint that was applied; None for all.
     """
 
     from_sha256: Sha256
@@ -98,7 +93,7 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One member of the archive that no engine reads."""
+    """A member of the archive that no engine reads."""
 
     file: str
     sha256: Sha256
@@ -106,12 +101,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an artifact compared with its checkpoint, over the logits of `windows` windows.
-
-    Attributes:
-        label_agreement: fraction of windows with the same label, 0 to 1.
-        tolerance: limit of `max_abs_error`.
-    """
+    """Comparison of an artifact's logits with its checkpoint's."""
 
     windows: _Count
     max_abs_error: _Error
@@ -121,13 +111,11 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model file in the archive: `<model>/model.<precision>.<format>`.
+    """A model file in the archive: `<model>/model.<precision>.<format>`.
 
     Attributes:
-        opset: of ONNX; of a `.tflite` the version of its schema.
-        confidence: None if no labelled windows calibrated it.
-        unjudged: true if too few windows judged its lower precision, and that was accepted; else absent.
-        novelty: absent without the output, or without calibration.
+        opset: ONNX opset, or the schema version of a `.tflite`.
+        unjudged: true if too few windows judged a lower precision, which the user accepted.
     """
 
     file: str
@@ -143,11 +131,11 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """State between steps of a step graph: input `name`, output `next_<name>`, float32.
+    """A state of a step graph: input `name`, output `next_<name>`, float32.
 
     Attributes:
-        axis: of its slots, of which a step returns one; None if a step returns all of it.
-        initial: value of every element before the first step.
+        axis: the slot axis, if a step returns one slot; None if it returns the whole state.
+        initial: every element before the first step.
     """
 
     name: str
@@ -157,14 +145,12 @@ class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Streaming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a causal student follows a stream.
+    """Step graphs of a causal student.
 
     Attributes:
-        stride: samples of one step.
-        memory: samples that an answer can depend on, the newest included.
+        stride: samples per step.
+        memory: number of samples that an answer depends on.
         slots: of the states; step n, from 0, fills slot n modulo `slots`.
-        states: in the order of the graph's inputs and outputs.
-        artifacts: step graphs, one for each format and precision.
     """
 
     stride: Annotated[int, msgspec.Meta(ge=1)]
@@ -178,21 +164,13 @@ _Lineage = Annotated[tuple[Adapted, ...], msgspec.Meta(min_length=1, max_length=
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One student.
+    """One student; what is unknown or does not apply is None or absent.
 
     Attributes:
-        name: its folder in the archive.
-        inputs: of every artifact: see `graph_inputs`.
-        outputs: of every artifact: see `graph_outputs`.
-        mflops: millions of floating point operations per window.
-        validation_metric: name of the metric of `validation_score`.
-        teacher_sha256: of the teacher's checkpoint; None for a student that learned from labels only.
-        statistics: of the golden windows; None if these are noise.
-        group_reference: how the groups of the training differ from each other; None if not measured.
-        streaming: None for a student that is not causal.
-        adapted: domains that it was adapted to after its training, in order; absent if none.
-        fold: whose windows trained; None for the dataset's own split, absent if unknown.
-        training_hashes: of the groups and windows that trained.
+        mflops: millions of floating-point operations per window.
+        teacher_sha256: the teacher's checkpoint; None if trained on labels only.
+        statistics: of the golden windows; None if they are noise.
+        fold: training fold; None for the dataset's own split, absent if unknown.
     """
 
     name: str
@@ -224,14 +202,11 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole bundle.
+    """The manifest; the first of `models` answers while its sensor works.
 
     Attributes:
-        models: the students; the first answers while its sensor works.
-        tools: that made the bundle, name to version.
         licence: of the weights, and of the data in the golden windows.
-        files: report.json and README.md.
-        release: grows with every release, so that a device refuses an earlier one; may be absent.
+        release: grows with every release, so that a device refuses an earlier one.
     """
 
     format_version: int = FORMAT_VERSION
@@ -244,14 +219,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def release_of(manifest: Manifest) -> int:
-    """Its release number; 0 if none was given."""
+    """Return the release number; 0 if there is none."""
     return 0 if manifest.release is msgspec.UNSET else manifest.release
 
 
 def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
-    """The inputs of every artifact: `<name>` in raw units and `<name>_present`, both float32 (1, T, C).
+    """Return the inputs of an artifact: `<name>` in raw units and `<name>_present`, float32 (1, T, C).
 
-    Of video they are uint8 (1, T, H, W, C) and float32 (1, T, 1).
+    For video uint8 (1, T, H, W, C) and float32 (1, T, 1).
     """
     return (
         TensorSpec(name=modality.name, dtype=modality.dtype, shape=(1, *modality.shape)),
@@ -260,14 +235,13 @@ def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
 
 
 GRAPH_OUTPUTS = ("logits", "probabilities", "value", "novelty")
-"""Every name that `graph_outputs` gives, in its order."""
+"""Every output name, in the order of `graph_outputs`."""
 
 
 def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
-    """The outputs of every artifact, float32: `logits` and `probabilities` (1, K), and perhaps `novelty` (1, 1).
+    """Return the outputs of an artifact, float32: `logits`, `probabilities` (1, K), optionally `novelty` (1, 1).
 
-    Of a regression they are `logits`, in standard deviations of the training targets from their mean, and `value`, in
-    the target's unit.
+    For a regression `logits`, in standard deviations from the mean of the training targets, and `value`, in their unit.
     """
     shape = (1, len(task.labels))
     outputs = (
@@ -278,14 +252,14 @@ def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec,
 
 
 def step_inputs(modality: ModalitySpec, streaming: Streaming) -> tuple[TensorSpec, ...]:
-    """The inputs of a step graph: those of every artifact for S samples, `slot` (1, 1), and the states."""
+    """Return the inputs of a step graph: S samples and their presence, `slot` (1, 1), and the states."""
     samples = graph_inputs(msgspec.structs.replace(modality, samples=streaming.stride))
     slot = TensorSpec(name="slot", dtype="float32", shape=(1, 1))
     return (*samples, slot, *(TensorSpec(name=s.name, dtype="float32", shape=s.shape) for s in streaming.states))
 
 
 def step_outputs(task: TaskSpec, streaming: Streaming, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
-    """The outputs of a step graph: those of every artifact, and of each state all, or the new slot."""
+    """Return the outputs of a step graph: those of `graph_outputs`, and the new slot, or all, of each state."""
     states = (TensorSpec(name=f"next_{s.name}", dtype="float32", shape=_new_shape(s)) for s in streaming.states)
     return (*graph_outputs(task, novelty=novelty), *states)
 
@@ -295,7 +269,7 @@ def _new_shape(state: StateTensor) -> tuple[int, ...]:
 
 
 def member_files(manifest: Manifest) -> tuple[FileEntry, ...]:
-    """Every member of the archive but the manifest, in the order of the archive."""
+    """Return every member of the archive but the manifest, in archive order."""
     entries = list(manifest.files)
     for model in manifest.models:
         artifacts = model.artifacts + (() if model.streaming is None else model.streaming.artifacts)
@@ -305,7 +279,7 @@ def member_files(manifest: Manifest) -> tuple[FileEntry, ...]:
 
 
 def describe_tensors(tensors: Sequence[TensorSpec]) -> str:
-    """Tensors in one line: `acc float32 (1, 200, 3), acc_present float32 (1, 200, 3)`."""
+    """Describe tensors in one line: `acc float32 (1, 200, 3), acc_present float32 (1, 200, 3)`."""
     return ", ".join(f"{tensor.name} {tensor.dtype} {tensor.shape}" for tensor in tensors) or "nothing"
 
 

@@ -1,4 +1,4 @@
-"""`manifest.json`, read and written: everything that can be checked of a manifest without the other files."""
+"""`manifest.json`, read, written and checked as far as possible without the other files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Read and check a manifest; ManifestError, with the JSON path, if it is invalid or for a newer version."""
+    """Read and check a manifest; ManifestError, with the JSON path, if it is invalid or of a newer version."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{MANIFEST_FILE}: expected at most {MAX_MANIFEST_BYTES} bytes, got {len(data)}")
     try:
@@ -220,9 +220,9 @@ def _check_tensors(tensors: tuple[TensorSpec, ...], expected: tuple[TensorSpec, 
 
 
 def _check_name(name: str, path: str) -> None:
-    """Of a folder in the archive and of a tensor: any script, no separators, nothing a shell or a file system minds."""
+    """Check the name of a folder or tensor: any script, but no separators or shell characters."""
     expected = "1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
-    # What may go on an identifier: letters, the marks that belong to them in many scripts, digits and _.
+    # Identifier characters: letters with their marks in any script, digits and _.
     sound = all(f"_{letter}".isidentifier() or letter in "-." for letter in name)
     _require(
         sound and 0 < len(name) <= _MOST_IN_NAME and name[0] not in "-.", path, f"expected {expected}, got {name!r}"

@@ -1,6 +1,6 @@
 """The reference of a per-group modality: mean and standard deviation of one person, machine or session.
 
-`mmkd-data reference` measures them; `EdgePredictor.open(..., reference=FILE)` applies them as a z-score. The JSON file:
+`mmkd-data reference` measures it; `EdgePredictor.open(..., reference=FILE)` applies it as a z-score. The JSON file:
 `{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`, one number per channel.
 """
 
@@ -22,11 +22,7 @@ MAX_BYTES = 1 << 20
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Statistics of one group's raw values without missing and invalid ones; per channel, in the modality's unit.
-
-    Attributes:
-        std: above 0: a channel that does not move is written as 1.
-    """
+    """Mean and standard deviation (above 0) of one group's valid raw values per channel."""
 
     format_version: int = FORMAT_VERSION
     modality: str
@@ -35,7 +31,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def read_reference(path: str | os.PathLike[str]) -> Reference:
-    """Read and check a reference file; UsageError if it is absent or not usable."""
+    """Read a reference file; UsageError if it is missing or invalid."""
     path = Path(path)
     descriptor = open_file(path, expected="a reference written by mmkd-data reference")
     try:
@@ -55,7 +51,7 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
 
 
 def write_reference(path: str | os.PathLike[str], reference: Reference) -> None:
-    """Write a reference file, all or nothing; UsageError if it is not usable, or cannot be written."""
+    """Write a reference file atomically; UsageError if it is invalid, or cannot be written."""
     fault = _fault(reference)
     if fault:
         raise UsageError(f"reference of modality {reference.modality!r}: {fault}")
@@ -63,7 +59,7 @@ def write_reference(path: str | os.PathLike[str], reference: Reference) -> None:
 
 
 def check_reference(reference: Reference, modality: ModalitySpec) -> None:
-    """Raise UsageError for a reference that was not made for this modality."""
+    """Raise UsageError for a reference of another modality."""
     if modality.normalise != "per_group":
         raise UsageError(f"modality {modality.name!r} takes raw values and no reference; open the bundle without one")
     if reference.modality != modality.name:

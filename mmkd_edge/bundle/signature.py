@@ -1,6 +1,6 @@
 """`signature.json`, the last member of a signed bundle: key ids and signatures over the manifest's hash.
 
-The manifest has the hashes of all other members, so that covers the whole bundle. Trust is `mmkd_edge.install.keys`'.
+The manifest has the hashes of all other members. Which keys are trusted: `mmkd_edge.install.keys`.
 """
 
 from __future__ import annotations
@@ -15,42 +15,37 @@ from mmkd_edge.errors import BundleError
 SIGNATURE_FILE = "signature.json"
 MAX_SIGNATURE_BYTES = 1 << 16
 FORMAT_VERSION = 1
-_CONTEXT = b"mmkd-edge manifest 1\0"  # nothing else that a key signs begins so
+_CONTEXT = b"mmkd-edge manifest 1\0"  # of no other signed message
 
 KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The signature of one key.
-
-    Attributes:
-        key_id: the first 16 hexadecimal digits of the SHA-256 of its 32 public bytes.
-        ed25519: the 64 bytes of RFC 8032, in hexadecimal.
-    """
+    """The signature of one key, 64 bytes in hexadecimal (RFC 8032)."""
 
     key_id: KeyId
     ed25519: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}$")]
 
 
 class SignatureDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole file."""
+    """`signature.json`."""
 
     format_version: int = FORMAT_VERSION
     signatures: Annotated[tuple[Signature, ...], msgspec.Meta(min_length=1, max_length=16)]
 
 
 def signed_message(manifest_sha256: str) -> bytes:
-    """What a key signs: a context, and the 32 bytes of the manifest's hash."""
+    """Return what a key signs: a context, and the 32 bytes of the manifest's hash."""
     return _CONTEXT + bytes.fromhex(manifest_sha256)
 
 
 def encode_signatures(document: SignatureDocument) -> bytes:
-    """The file."""
+    """Return the bytes of the file."""
     return json_bytes(document)
 
 
 def decode_signatures(data: bytes) -> SignatureDocument:
-    """Read the file; BundleError if it is none."""
+    """Read the file; BundleError if it is invalid."""
     try:
         document = convert_object(parse_object(data), SignatureDocument)
     except JsonError as error:

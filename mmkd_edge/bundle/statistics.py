@@ -1,4 +1,4 @@
-"""What a manifest says of the windows of the training and of the spread between its groups."""
+"""Statistics of the training windows, and of the differences between their groups, in a manifest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 MOST_CORRELATED = 16
-"""Up to this many channels correlations are features: they grow with the square."""
+"""Up to this many channels, correlations are features."""
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -16,11 +16,11 @@ _Factor = Annotated[float, msgspec.Meta(ge=1)]
 
 
 class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the present values of one channel are distributed, as the student takes them.
+    """Distribution of a channel's present values, as the student takes them.
 
     Attributes:
-        edges: float32 borders between the bins, rising: the deciles, if they differ.
-        shares: fraction of the values in each bin: bin i has edges[i - 1] <= value < edges[i].
+        edges: float32 bin borders, rising: the distinct deciles; bin i has edges[i - 1] <= value < edges[i].
+        shares: fraction of values per bin.
     """
 
     mean: float
@@ -34,8 +34,8 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What a device compares its inputs and answers with.
 
     Attributes:
-        label_shares: fraction of each label among the checkpoint's answers; of several labels the fraction of windows
-            in which it is on; empty for a regression.
+        label_shares: fraction of each label among the checkpoint's answers; multi-label: of windows in which it is on;
+            empty for a regression.
     """
 
     windows: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
@@ -44,15 +44,12 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Changes of the input up to which the student lost at most `loss`, in either direction.
+    """Changes of the input, in either direction, that cost the student at most `loss`, a fraction of right answers.
 
     Attributes:
-        loss: fraction of right answers (of equal answers without labels).
-        windows: that were measured.
         offsets: of each channel alone, in its unit.
-        offsets_together: of each channel when all are shifted at once.
-        gains: factor of each channel alone, or its inverse.
-        gain_together: factor of all channels at once.
+        offsets_together: of each channel when all are shifted.
+        gains: factor of each channel alone, or its inverse; `gain_together` of all.
     """
 
     loss: _NotNegative
@@ -64,11 +61,11 @@ class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class MagnitudeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits of the magnitude of a window (`mmkd_edge.predict.novelty`); beyond them no answer is to be believed.
+    """Limits of a window's magnitude (`mmkd_edge.predict.novelty`); beyond them answers are `unknown`.
 
     Attributes:
-        usual: of each channel, the root mean square that nine in ten training windows stay below, in its unit.
-        outside_rate: fraction of healthy windows outside of limits that were made without their group.
+        usual: 90th percentile of each channel's root mean square in training windows, in its unit.
+        outside_rate: fraction of healthy windows outside of limits made without their group.
     """
 
     usual: tuple[_Positive, ...]
@@ -78,21 +75,16 @@ class MagnitudeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Kinds of windows in the training, and how its groups differ from each other.
+    """Kinds of training windows, and the differences between groups (blocks of windows if there are none).
 
     Attributes:
-        between: what was compared; blocks of windows if the dataset has no groups.
-        windows: that were measured.
-        fewest_windows: fewer observed windows get no verdict.
-        false_alarm_rate: fraction of new groups expected outside of the limits.
+        fewest_windows: fewer observed windows give no verdict.
+        false_alarm_rate: expected fraction of new groups outside of the limits.
         scales: usual standard deviation of each channel inside a window.
-        centres: mean of each feature (`mmkd_edge.health.features`) of each kind of windows.
-        spreads: standard deviation of each feature of each kind.
-        largest_misfit: limit of how badly windows may fit the kinds, in nats per window.
-        largest_axes: limit of how much better they may fit with other orders and signs of the channels.
-        largest_levels: limit of how much better they may fit without an offset or a gain.
-        tolerance: None if not measured.
-        magnitude: unset for video.
+        centres: mean of each feature (`mmkd_edge.health.features`) per kind; `spreads` its standard deviation.
+        largest_misfit: limit, in nats per window.
+        largest_axes: limit of the improvement by other orders and signs of the channels.
+        largest_levels: limit of the improvement without an offset or a gain.
     """
 
     between: Literal["groups", "recordings", "blocks"]
@@ -111,7 +103,7 @@ class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def reference_fault(reference: GroupReference, channels: int) -> tuple[str, str] | None:
-    """Field and message of a list of the wrong length; None if all fit this many channels."""
+    """Return field and message of a list of the wrong length; None if all fit the channels."""
     pairs = channels * (channels - 1) // 2 if channels <= MOST_CORRELATED else 0
     lists = {"scales": (reference.scales, channels), "spreads": (reference.spreads, len(reference.centres))}
     for name in ("centres", "spreads"):

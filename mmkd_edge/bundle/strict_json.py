@@ -1,6 +1,6 @@
-"""JSON of files, stricter than the standard library, with the path of the fault.
+"""JSON files, read more strictly than by the standard library, with the path of the fault.
 
-Refuses a repeated key, NaN, infinities, numbers beyond float64, half a surrogate pair, and nesting beyond the stack.
+Refuses repeated keys, NaN, infinities, numbers beyond float64, lone surrogates, and nesting beyond the stack.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class JsonError(ValueError):
-    """A fault of a document, and its path, empty for the whole; callers turn it into their own error."""
+    """A fault of a document, and its path (empty for the whole); callers raise their own error."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(f"{path}: {message}" if path else message)
@@ -23,11 +23,11 @@ class JsonError(ValueError):
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object's members, in the order of the file."""
+    """Members of an object, in file order."""
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Parse a document whose outermost value is an object; JsonError if it is none."""
+    """Parse a document whose outermost value is an object; JsonError for anything else."""
     import json  # not needed by every program that imports the runtime
 
     try:
@@ -45,7 +45,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def convert_object(document: dict[str, Any], struct: type[T]) -> T:
-    """Convert a document to a Struct, strictly; JsonError if it breaks the contract."""
+    """Convert a document to a Struct, strictly; JsonError if it does not fit."""
     try:
         return msgspec.convert(document, type=struct, strict=True)
     except msgspec.ValidationError as error:
@@ -54,7 +54,7 @@ def convert_object(document: dict[str, Any], struct: type[T]) -> T:
 
 
 def json_bytes(document: Any) -> bytes:
-    """A document as the indented text of a file."""
+    """Return a document as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 

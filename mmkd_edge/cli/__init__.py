@@ -1,1 +1,1 @@
-"""What commands of every package share: how one is run, its help, its tables, where it writes."""
+"""Shared parts of all commands: running one, its options, tables and outputs."""

@@ -1,4 +1,4 @@
-"""Every command of the distribution. `hatch_build.py` makes the scripts of an installation from this table."""
+"""Every command of the distribution; `hatch_build.py` makes the scripts of an installation from this table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ONE_MAIN = "mmkd_edge.commands.mmkd:main"
 
 
 class Command(NamedTuple):
-    """A command: its function as `module:function`, and what it is for."""
+    """A command: its function as `module:function`, and its purpose."""
 
     main: str
     about: str
@@ -54,11 +54,10 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         ),
     }
 )
-"""In the order of the work: from recordings to a device."""
 
 
 def installed_commands() -> dict[str, Callable[[], Callable[[], object]]]:
-    """Loaders of the installed commands, in the order of the table; none if the distribution is not installed."""
+    """Return loaders of the installed commands, in the order of the table."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:

@@ -1,4 +1,4 @@
-"""CSV that people may open in a spreadsheet."""
+"""CSV that is safe to open in a spreadsheet."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Ctrl-C while a command loads its libraries: one line and exit 130.
-
-Imports nothing that Python has not loaded already, because that could be interrupted too.
-"""
+"""Ctrl-C while a command loads its libraries: one line and exit 130."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
 
 
 class loading:  # noqa: N801 - reads as what it does: `with loading("mmkd-train"):`
-    """Within this block Ctrl-C ends the process at once: a library that is being imported may swallow the interrupt.
+    """Ends the process at once on Ctrl-C within this block, unless it has another handler.
 
-    Does nothing if Ctrl-C has another handler already, or outside the main thread.
+    A library that is being imported may swallow an interrupt; so this imports only what Python has loaded already.
     """
 
     def __init__(self, command: str) -> None:

@@ -1,7 +1,6 @@
-"""Options of commands, declared without the library that reads them, alone or in groups that several commands share.
+"""Options of commands, declared without typer, which only extras install, alone or in groups.
 
-A group is a dataclass whose fields are options; a command takes it as one parameter. typer is imported when a command
-line is read, because only the extras of the commands install it.
+A group is a dataclass whose fields are options; a command takes it as one parameter.
 """
 
 from __future__ import annotations
@@ -31,8 +30,6 @@ class Option:
     """An option, in `Annotated[int, Option("Optimisation steps.", min=1)]`.
 
     Attributes:
-        names: as they are typed; empty for the parameter's name.
-        metavar: what stands for the value; None for its type.
         shown: the default in words; False hides it.
         says: returns a text to print instead of running the command.
     """
@@ -69,12 +66,7 @@ def make_app(about: str = "") -> typer.Typer:
 
 
 def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command], *, about: str = "") -> None:
-    """Read a command line and call the function of its command.
-
-    Args:
-        commands: one, whose docstring is its help, or several, of which the first word chooses.
-        about: the help of several.
-    """
+    """Read a command line and call the function of its command; of several the first word chooses."""
     app = make_app(about if len(commands) > 1 else "")
     for command in commands:
         app.command(command.name, epilog=command.epilog)(_without_groups(command.function))
@@ -82,7 +74,7 @@ def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command], *
 
 
 def _without_groups(function: Callable[..., None]) -> Callable[..., None]:
-    """The function as typer reads it: with an option for each field of a group."""
+    """Return the function as typer reads it, with an option for each field of a group."""
     import typer
 
     hints = get_type_hints(function, localns={"typer": typer}, include_extras=True)
@@ -111,7 +103,7 @@ def _without_groups(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _typer_parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    """Keyword-only, so that a parameter without a default may come last."""
+    """Return a keyword-only parameter, so that one without a default may come last."""
     if get_origin(kind) is Annotated:
         kind = Annotated[get_args(kind)[0], _typer_info(get_args(kind)[1])]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)

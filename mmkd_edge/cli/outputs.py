@@ -17,17 +17,12 @@ from mmkd_edge.errors import UsageError, fault_of
 
 logger = logging.getLogger(__name__)
 
-_LEAST_FREE_BYTES = 16_000_000
-"""What a run leaves beside its result, generously: logs, resume states, pages."""
+_LEAST_FREE_BYTES = 16_000_000  # logs, resume states, pages
 _OWNER_BYTES = 512
 
 
 def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
-    """Raise UsageError for a folder that cannot be made or written, or has too little space; makes no folder.
-
-    Args:
-        needs_bytes: size of the result, if known.
-    """
+    """Raise UsageError for a folder that cannot be made or written, or has no room for `needs_bytes`."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -63,16 +58,9 @@ def check_name(output: Path, suffix: str) -> None:
 
 @contextlib.contextmanager
 def held(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iterator[None]:
-    """Lock an output for this command until the block ends; its folder is made if absent.
+    """Lock an output (flock) for this command until the block ends; make its folder if it is absent.
 
-    The kernel holds the lock (flock), so that a killed process leaves nothing that blocks.
-
-    Args:
-        is_folder: the output is a folder, which may exist; the lock is in it, else beside it.
-        needs_bytes: as of `check_folder`.
-
-    Raises:
-        UsageError: another command is writing it; or see `check_folder`.
+    A killed process leaves nothing that blocks. The lock is in an output that is a folder, else beside it.
     """
     absolute = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
     folder = absolute if is_folder else absolute.parent
@@ -129,7 +117,7 @@ def _is_still(descriptor: int, lock: Path) -> bool:
 
 
 def _owner() -> str:
-    """`mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
+    """Return `mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
     import pwd
 
     try:

@@ -1,4 +1,4 @@
-"""What every command does around its work: errors as messages and exit codes, `--debug`, `--version`, Ctrl-C.
+"""Errors as messages and exit codes, `--debug`, `--version` and Ctrl-C of every command.
 
 Imports the standard library alone, so that any command of any package may use it.
 """
@@ -37,18 +37,14 @@ def run_command(
     extra: str = "",
     about: str = "",
 ) -> NoReturn:
-    """Run a command and end the process with the exit code that fits.
-
-    An `MmkdError` becomes one message on stderr and its own exit code; any other exception one line and exit 1.
-    `--debug`, anywhere before a `--`, shows the traceback too; `--version` shows the version instead.
+    """Run a command and end the process: an `MmkdError` is one message and its exit code, any other error exit 1.
 
     Args:
         name: starts every message.
-        command: takes the remaining arguments; what it returns is ignored.
-        arguments: without the program; None reads `sys.argv`.
+        command: takes the arguments without `--debug` (adds the traceback) and `--version`.
         needs: modules that `command` imports, other than for its help; a missing one ends in exit 3.
         extra: the extra that installs them.
-        about: what the command does, for its help without typer.
+        about: help without typer.
     """
     given, options = _without_own(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in options
@@ -85,12 +81,12 @@ def run_command(
 
 
 def shell_line(*words: object) -> str:
-    """A command line for a shell; words with spaces are quoted."""
+    """Return a command line for a shell, quoted."""
     return shlex.join(str(word) for word in words)
 
 
 def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
-    """Raise UnavailableError if a module cannot be imported; the message names the extra that installs it."""
+    """Raise UnavailableError if a module cannot be imported; the message names the extra."""
     missing = [module for module in needs if not _can_import(module)]
     if missing:
         raise UnavailableError(
@@ -99,12 +95,7 @@ def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
 
 
 def check_page(page: Path, *, extra: str) -> None:
-    """Check before the work that `--page FILE.html` can be written.
-
-    Raises:
-        UnavailableError: jinja2 is missing.
-        UsageError: it is no name of an HTML file in a folder that can be written.
-    """
+    """Raise an MmkdError before the work if `--page FILE.html` cannot be written."""
     require_modules(("jinja2",), by="--page", extra=extra)
     if page.is_dir():
         raise UsageError(f"--page {page}: expected the name of an HTML file, got a directory; name a file in it")
@@ -127,14 +118,14 @@ def _can_import(module: str) -> bool:
 
 
 def _without_own(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
-    """The command's own arguments, and everything before a `--`."""
+    """Return the arguments without `--debug` and `--version`, and everything before a `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own = [argument for argument in arguments[:end] if argument not in ("--debug", "--version")]
     return own + list(arguments[end:]), set(arguments[:end])
 
 
 def _print_any_script() -> None:
-    """Let stdout and stderr take any script: what a terminal cannot show is escaped as in JSON."""
+    """Escape, as in JSON, what a terminal cannot show."""
     codecs.register_error("mmkd.escape", _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -162,7 +153,7 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
 
 
 def _flush_stdout() -> None:
-    """Write what is left; drop what cannot be written, or Python would complain again at its end."""
+    """Flush, and drop what cannot be written, or Python would complain at its end."""
     try:
         sys.stdout.flush()
     except OSError:

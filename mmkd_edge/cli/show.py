@@ -1,4 +1,4 @@
-"""Tables, JSON and lines of progress, as every command prints them. rich is imported where a table is shown."""
+"""Tables, JSON and lines of progress, as every command prints them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def show_table(table: Table, *, width: int = _WIDTH_WITHOUT_TERMINAL) -> None:
 
 
 def plain_table(headings: Sequence[str], *, left: Collection[str] = (), title: str | None = None) -> Table:
-    """A table without lines unless it has a title; the first column and those in `left` are left-aligned."""
+    """Return a table, without lines unless it has a title; the first column and `left` are left-aligned."""
     from rich.box import HEAVY_HEAD
     from rich.table import Table
 
@@ -35,7 +35,7 @@ def plain_table(headings: Sequence[str], *, left: Collection[str] = (), title: s
 
 
 def json_text(document: Any, *, indent: int = 2) -> str:
-    """A document as indented JSON."""
+    """Return a document as indented JSON."""
     import msgspec
 
     return msgspec.json.format(msgspec.json.encode(document), indent=indent).decode()

@@ -1,4 +1,4 @@
-"""`mmkd-edge`: keys for signatures, and what is installed on this device. Needs nothing but the runtime."""
+"""`mmkd-edge`: keys for signatures, and the bundles installed on this device. Needs only the runtime."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How a predictor does: drift, counters, timing, and which bundle answers."""
+"""Health of a predictor: drift, counters, timing, and hot swap."""

@@ -1,9 +1,9 @@
-"""The verdict on a student's last windows (as trained, shifted or drifting, and by what), and whether to adapt it.
+"""The drift verdict on a student's last windows, its cause, and whether to adapt the student.
 
-The limits come from the bundle: `mmkd_edge.bundle.statistics`. The loss of accuracy is estimated without labels by a
-difference of confidences (Guillory et al., "Predicting with Confidence on Unseen Distributions", ICCV 2021): the
-expected probability of the true label, of calibrated probabilities p the mean of sum(p^2), less that of the labelled
-calibration windows. It is blind to some faults that make a student confident; the drift of the inputs shows those.
+Limits come from the bundle (`mmkd_edge.bundle.statistics`). The change of accuracy is estimated without labels by a
+difference of confidences (Guillory et al., "Predicting with Confidence on Unseen Distributions", ICCV 2021): the mean
+of sum(p^2) over calibrated probabilities p, less the mean p of the true label in calibration windows. It misses faults
+that make a student confident; input drift shows those.
 """
 
 from __future__ import annotations
@@ -34,25 +34,22 @@ Verdict = Literal["no_reference", "too_few_windows", "as_trained", "shifted", "d
 Cause = Literal["dead", "axes", "offset", "gain", "pattern"]
 
 DUE_CHANGE = -0.10
-"""Estimated change of accuracy from which adapting is due: just beyond what new healthy people differ by."""
-# Rearrangements whose fit differs by less, in nats per window, are equally likely explanations.
+"""Adapting is due below this change of accuracy, just beyond the difference between healthy people."""
+# Fits that differ by less, in nats per window, are equally likely.
 _ALIKE = 0.25
-# As for the label shares: fewer say more of the moment.
 _FEWEST_ANSWERS = 200
-# Then the sums are halved: what is long past fades.
+# Then the sums are halved, so that old answers fade.
 _MOST_ANSWERS = 2048
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """What the inputs of one student look like, lately.
+    """How one student's recent inputs compare with its training.
 
     Attributes:
-        verdict: `as_trained` inside the spread between the training's groups; `shifted` outside of it, by a size that
-            the student was measured to tolerate; `drifting` outside, and not tolerated or not measured; or why there
-            is no verdict yet.
-        windows: number of last windows behind the verdict.
-        distance: from 1 on it is outside; None without a verdict.
-        false_alarm_rate: fraction of new healthy people or machines outside; None without a reference.
+        verdict: `as_trained`, within the differences between training groups; `shifted`, outside but tolerable;
+            `drifting`, outside and not known to be tolerable; or why there is no verdict yet.
+        distance: above 1 is outside.
+        false_alarm_rate: expected fraction of healthy new groups outside.
     """
 
     verdict: Verdict
@@ -65,13 +62,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftWatch:
-    """Compares the last windows of one student with its training; stores features of each, and no window.
-
-    Args:
-        reference: None gives no verdict.
-        names: of the channels.
-        unit: of the channels; may be empty.
-    """
+    """Compares the last windows of a student with its training; stores their features only."""
 
     def __init__(self, reference: GroupReference | None, *, names: Sequence[str], unit: str) -> None:
         self._reference = reference
@@ -89,7 +80,7 @@ class DriftWatch:
             self._added += 1
 
     def due(self) -> NDArray[np.float64] | None:
-        """The last features if enough is new for another verdict, which takes some milliseconds; else None."""
+        """Return the last features if enough are new for a verdict, which takes milliseconds; else None."""
         fewest = self._reference.fewest_windows if self._reference else 0
         soon = self._judged_at + (fewest // 10 if self._added > fewest else 1)
         if self._verdict is not None and self._added < soon:
@@ -98,13 +89,13 @@ class DriftWatch:
         return self.last()
 
     def verdict(self, due: NDArray[np.float64] | None) -> Drift:
-        """Judge what `due` returned, which may happen beside `add`; None returns the last verdict again."""
+        """Judge what `due` returned, which may happen during `add`; None returns the last verdict."""
         if due is not None or self._verdict is None:
             self._verdict = self.judge(self.last() if due is None else due)
         return self._verdict
 
     def last(self) -> NDArray[np.float64]:
-        """(N, F) copies of the features of the last windows, in no order."""
+        """Return (N, F) copies of the features of the last windows, in no order."""
         features: NDArray[np.float64] = self._features[: self._added].copy()
         return features
 
@@ -149,7 +140,7 @@ class DriftWatch:
         best, (offsets, gains) = int(fit.levels.argmax()), level_changes(len(self._names))
         offset, gain = offsets[best] * kinds.deviations, gains[best]
         remainder = kinds.remainder(without(features, offset, gain))
-        # The steps that are tried are coarse: what remains belongs to them.
+        # The tried steps are coarse.
         moved = np.where(offset == 0, 0.0, offset + remainder[: len(offset)])
         grown = np.where(gain == 0, 0.0, gain + remainder[len(gain) : 2 * len(gain)])
         rest = min(misfit - levels, kinds.misfit(without(features, moved, grown)))
@@ -165,7 +156,7 @@ class DriftWatch:
     def _explain_levels(
         self, moved: NDArray[np.float64], grown: NDArray[np.float64], tolerance: Tolerance | None
     ) -> Drift:
-        """An offset or a gain: harmless if the student was measured to tolerate it."""
+        """Return the verdict on an offset or a gain: `shifted` within the measured tolerance."""
         concerned = np.flatnonzero((moved != 0) | (grown != 1))
         cause: Cause = "offset" if moved.any() else "gain"
         text = ", ".join(
@@ -183,7 +174,7 @@ class DriftWatch:
         return msgspec.structs.replace(self._drifting(cause, concerned, reason), verdict="shifted")
 
     def _explain_axes(self, fit: KindFit) -> Drift:
-        """The rearrangement that changes least among those that fit about as well as the best."""
+        """Return the smallest rearrangement among those that fit about as well as the best."""
         channels = len(self._names)
         orders, signs = rearrangements(channels)
         changes = ((orders != np.arange(channels)) | (signs < 0)).sum(axis=1)
@@ -199,20 +190,15 @@ class DriftWatch:
 
 
 def distance_of(fit: KindFit, reference: GroupReference) -> float:
-    """The largest score relative to its limit: from 1 on it is beyond."""
+    """Return the largest score relative to its limit: above 1 is beyond."""
     misfit, axes, levels = fit.scores
-    # A misfit has no zero: nats beyond the limit count.
+    # A misfit has no zero.
     beyond = 1.0 + (misfit - reference.largest_misfit)
     return float(max(beyond, axes / reference.largest_axes, levels / reference.largest_levels, 0.0))
 
 
 class AdaptationAdvice(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a student should be adapted.
-
-    Attributes:
-        reason: why, or what to mend first; may be empty.
-        accuracy_change: estimate, as a fraction; None with too few answers or without calibration.
-    """
+    """Whether a student should be adapted, and the estimated change of its accuracy (a fraction)."""
 
     due: bool
     reason: str
@@ -220,28 +206,28 @@ class AdaptationAdvice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerConfidence:
-    """The expected probability of the true label, lately; `expected` is that of the calibration windows."""
+    """The recent expected probability of the true label, compared with `expected`, of calibration windows."""
 
     def __init__(self, expected: float | None) -> None:
         self._expected = expected
         self._sum = self._count = 0.0
 
     def add(self, probabilities: NDArray[np.float32]) -> None:
-        """Count one answer, (K,)."""
+        """Count an answer, (K,)."""
         self._sum += float(probabilities @ probabilities)
         self._count += 1
         if self._count >= _MOST_ANSWERS:
             self._sum, self._count = self._sum / 2, self._count / 2
 
     def change(self) -> float | None:
-        """The estimated change of accuracy; None with too few answers or without calibration."""
+        """Return the estimated change of accuracy; None with too few answers or without calibration."""
         if self._expected is None or self._count < _FEWEST_ANSWERS:
             return None
         return self._sum / self._count - self._expected
 
 
 def advise_adaptation(drift: Drift, change: float | None) -> AdaptationAdvice:
-    """Advise to adapt if inputs drift for another reason than a faulty sensor, or if accuracy has fallen."""
+    """Advise to adapt if inputs drift for another reason than a faulty sensor, or if accuracy fell."""
     due, reason = False, ""
     if drift.verdict == "drifting" and set(drift.causes) & {"dead", "axes"}:
         reason = f"mend the sensor first: {drift.reason}"

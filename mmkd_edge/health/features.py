@@ -1,8 +1,7 @@
 """Features of windows, and how well they fit the kinds of windows of the training.
 
-A new person differs from the training; what counts is whether by more than the people of the training differ from each
-other. A device also sees other fractions of states and activities: so each window is compared with the kind of windows
-that it is most like. Training and runtime measure by the same code.
+A device sees other fractions of states and activities than the training, so each window is compared with the kind that
+it fits best. Training and runtime share this code.
 """
 
 from __future__ import annotations
@@ -20,28 +19,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_REARRANGED = 6
-"""Up to this many channels other orders and signs are tried, and offsets and gains of each; beyond, those of all."""
+"""Up to this many channels, orders, signs and levels of each are tried; beyond, levels of all."""
 
 ROWS = 64
-"""About this many rows of a window are looked at: neighbours are nearly the same, and the cost stays bounded."""
+"""Rows of a window that are measured, about: neighbours are nearly the same."""
 
 QUIETEST = 0.02
-"""Fraction of a channel's scale below which it is silent, and below which no logarithm goes."""
+"""Fraction of a channel's scale below which it is silent."""
 
-# A feature counts at most this many spreads, so that one extreme channel does not make any exchange look good.
+# Bound of a feature, so that one extreme channel does not make any exchange look good.
 _MOST_SPREADS = 5.0
-# Offsets in standard deviations, and factors, that are tried as explanations, in both directions.
+# Offsets, in standard deviations, and factors to try in both directions.
 _OFFSETS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _GAINS = (1.25, 1.5, 2.0, 3.0, 10.0)
 _SMALLEST_STD = 1e-30
 
 
 def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Mean and log standard deviation of each channel, and Fisher's z of each correlation: (F,); NaN without values.
+    """Return (F,) means, log standard deviations and Fisher's z of the correlations; NaN without values.
 
     Args:
-        rows: (R, C), some rows of a window.
-        there: (R, C), which of their values are present.
+        rows: (R, C), some rows of a window; `there` (R, C): which values are present.
     """
     counts = there.sum(axis=0)
     divisors = np.maximum(counts, 1)
@@ -55,12 +53,12 @@ def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDAr
     first, second = channel_pairs(len(counts))
     if not len(first):
         return np.concatenate([means, logs])
-    # Not a matrix product: that may wake the threads of a BLAS.
+    # A matrix product may wake the threads of a BLAS.
     products = np.einsum("rc,rd->cd", centred, centred)[first, second]
     complete = counts.min() == len(rows)
     both = divisors[first] if complete else (there[:, first] & there[:, second]).sum(axis=0)
     scale = np.maximum(std[first] * std[second], _SMALLEST_STD**2)
-    # 0.95: identical channels shall not be infinitely far from all others.
+    # 0.95 keeps identical channels finite.
     correlations = np.arctanh(0.95 * np.clip(products / np.maximum(both, 1) / scale, -1, 1))
     if not complete:
         correlations[both == 0] = np.nan
@@ -69,14 +67,14 @@ def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDAr
 
 @lru_cache(maxsize=16)
 def channel_pairs(channels: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """First and second channel of each pair whose correlation is a feature."""
+    """Return first and second channel of each pair whose correlation is a feature."""
     first, second = np.triu_indices(channels if channels <= MOST_CORRELATED else 0, 1)
     return first, second
 
 
 @lru_cache(maxsize=16)
 def rearrangements(channels: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Other orders and signs of the channels: (P, C) where each comes from, and (P, C) its sign; not the identity.
+    """Return other orders (P, C) and signs (P, C) of the channels, without the identity.
 
     All of up to three channels; of more every exchange of two, every sign, and all orders and signs of each three.
     """
@@ -106,7 +104,7 @@ def rearrangements(channels: int) -> tuple[NDArray[np.intp], NDArray[np.float64]
 def rearranged(
     features: NDArray[np.float64], order: NDArray[np.intp], sign: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(N, F): features of windows whose channels come from others, with signs, each (C,)."""
+    """Return features (N, F) of windows with another order and other signs of the channels, (C,) each."""
     channels = len(order)
     first, second = channel_pairs(channels)
     places = np.zeros((channels, channels), dtype=np.intp)
@@ -119,7 +117,7 @@ def rearranged(
 
 @lru_cache(maxsize=16)
 def level_changes(channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The offsets (L, C) in standard deviations and log gains (L, C) that are tried: of each channel, and of all."""
+    """Return the offsets (L, C), in standard deviations, and log gains (L, C) to try: of each channel, and of all."""
     alone = [*np.eye(channels)] if 1 < channels <= MOST_REARRANGED else []
     patterns = np.array([*alone, np.ones(channels)])
     sizes = [size for offset in _OFFSETS for size in (offset, -offset)]
@@ -132,7 +130,7 @@ def level_changes(channels: int) -> tuple[NDArray[np.float64], NDArray[np.float6
 def without(
     features: NDArray[np.float64], offset: NDArray[np.float64], gain: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(N, F): features of windows without an offset, and then without the gain exp(gain), each (C,)."""
+    """Return features (N, F) without an offset, and then without the gain exp(gain), (C,) each."""
     changed: NDArray[np.float64] = features.copy()
     channels = len(offset)
     changed[:, :channels] = (features[:, :channels] - offset) / np.exp(gain)
@@ -144,9 +142,8 @@ class KindFit(msgspec.Struct, frozen=True, kw_only=True):
     """How windows fit the kinds, in nats per window.
 
     Attributes:
-        misfit: how badly; it may be negative.
-        axes: (P,) how much better with each of `rearrangements`.
-        levels: (L,) how much better without each of `level_changes`.
+        axes: (P,) improvement by each of `rearrangements`.
+        levels: (L,) improvement without each of `level_changes`.
     """
 
     misfit: float
@@ -183,7 +180,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         return KindFit(misfit=plain, axes=np.array(axes), levels=np.array(levels))
 
     def remainder(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(F,) mean difference of features from the centres of their kinds."""
+        """Return (F,) mean differences of features from the centres of their kinds."""
         features = self._bounded(features)
         differences = features - self.centres[self._fits(features).argmax(axis=1)]
         finite = np.isfinite(differences)
@@ -191,7 +188,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         return means
 
     def misfit(self, features: NDArray[np.float64]) -> float:
-        """How badly features (N, F) fit, in nats per window."""
+        """Return how badly features (N, F) fit, in nats per window."""
         return -float(self._fits(self._bounded(features)).max(axis=1).mean())
 
     def _bounded(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -201,7 +198,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         return bounded
 
     def _fits(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(N, K) log likelihoods, each feature's bounded."""
+        """Return (N, K) log likelihoods, bounded per feature."""
         distances = np.nan_to_num((features[:, None] - self.centres) / self.spreads)
         squares = np.minimum(np.square(distances), _MOST_SPREADS**2).sum(axis=2)
         fits: NDArray[np.float64] = -squares / 2 - np.log(self.spreads).sum(axis=1)
@@ -209,7 +206,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def kinds_of(reference: GroupReference) -> Kinds:
-    """The kinds of windows of a reference, as arrays."""
+    """Return the kinds of windows of a reference."""
     return Kinds(
         centres=np.array(reference.centres), spreads=np.array(reference.spreads), scales=np.array(reference.scales)
     )

@@ -1,4 +1,4 @@
-"""The counters behind `EdgePredictor.health`: answers, failures, and how inputs compare with the training data."""
+"""The counters behind `EdgePredictor.health`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LatestAnswers:
             self._answers += 1
 
     def warning(self, modalities: Iterable[str]) -> str:
-        """What to check if more than half were unknown; empty otherwise."""
+        """Return what to check if more than half were unknown; else empty."""
         unknown, count = sum(self._unknown), len(self._unknown)
         if 2 * unknown <= count:
             return ""
@@ -48,15 +48,11 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What `EdgePredictor.health` returns.
 
     Attributes:
-        predictions: how many predictions were returned, by status.
-        backend_failures: calls in which the engine failed.
-        reopens: how often an engine was opened again after a failure.
-        swaps: how often another bundle took over.
-        rollbacks: how often the earlier bundle took over again.
-        latency: of the calls of a `Watched` predictor; else None.
-        input_age: from the newest sample of a window to its answer; None if no ages were passed.
-        returned: why the bundle before answers instead of the one installed last; empty if it does not.
-        unlike_training: what to check if most of the last hundred windows were `unknown`; else empty.
+        predictions: number of returned predictions by status.
+        latency: calls of a `Watched` predictor.
+        input_age: from a window's newest sample to its answer.
+        returned: why the bundle before answers and not the one installed last; may be empty.
+        unlike_training: what to check if most of the last hundred windows were `unknown`; may be empty.
     """
 
     predictions: dict[str, int]
@@ -72,13 +68,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def drifting(self) -> tuple[str, ...]:
-        """The channels, as `model/channel`, behind verdicts of `drifting`."""
+        """Channels, as `model/channel`, of `drifting` verdicts."""
         drifting = [model for model in self.models if model.drift.verdict == "drifting"]
         return tuple(f"{model.model}/{channel}" for model in drifting for channel in model.drift.channels)
 
     @property
     def adaptation_due(self) -> tuple[str, ...]:
-        """`model: reason` of the students that should be adapted."""
+        """`model: reason` of the students to adapt."""
         return tuple(f"{model.model}: {model.adaptation.reason}" for model in self.models if model.adaptation.due)
 
 
@@ -91,12 +87,9 @@ class HasHealth(Protocol):
 
 
 class Monitor:
-    """Counts predictions. May be shared by threads.
+    """Counts predictions, thread-safe; measures one of `every` windows (0: none).
 
-    A prediction costs two appends; every few of them are settled together, under the lock.
-
-    Args:
-        every: windows per window whose statistics are measured; 0 measures none.
+    A prediction costs two appends, settled in batches under the lock.
     """
 
     def __init__(self, *, every: int) -> None:
@@ -104,8 +97,8 @@ class Monitor:
         self._given: deque[Prediction] = deque()
         self._every = every
         self._most = every or _SETTLED_TOGETHER
-        self._unmeasured = 0  # answers since the last measured window, without those in `_answers`
-        self._lock = threading.RLock()  # a signal handler may call in the middle of a call of its thread
+        self._unmeasured = 0  # settled answers since the last measured window
+        self._lock = threading.RLock()  # a signal handler may interrupt a call of its thread
         self._ages = SecondsHistogram()
         self._predictions: dict[str, int] = dict.fromkeys(get_args(Status), 0)
         self._latest = LatestAnswers()
@@ -120,7 +113,6 @@ class Monitor:
             with self._lock:
                 self._settle()
                 if self._every and self._unmeasured >= self._every:  # else another thread was first
-                    # Threads that waited for the lock have answered more than that; the rest counts for the next.
                     self._unmeasured -= self._every
                     statistics.observe(values, present)
 
@@ -141,7 +133,6 @@ class Monitor:
             self._unmeasured += counted
             if prediction.index >= 0:
                 statistics.answer(prediction.label, prediction.labels)
-                # A window that misses values is less sure for another reason; a new one for this very reason.
                 if prediction.status in ("ok", "unknown"):
                     statistics.confidence.add(prediction.probabilities)
         for _ in range(len(self._given)):
@@ -164,7 +155,7 @@ class Monitor:
         with self._lock:
             self._settle()
             due = [student.watch.due() for student in students]
-        # Some milliseconds: no prediction waits for them.
+        # Milliseconds, outside of the lock.
         drifts = [student.watch.verdict(features) for student, features in zip(students, due, strict=True)]
         with self._lock:
             return Health(

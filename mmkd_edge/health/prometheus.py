@@ -22,23 +22,14 @@ from mmkd_edge.health.timing import Timing
 
 
 class HealthCollector:
-    """Collects the health of predictors; register it, or use `metrics_text`.
-
-    Each collection reads `EdgePredictor.health`. The number of series depends on the bundle alone.
-
-    Args:
-        predictors: name, which becomes the label `predictor`, to predictor.
-
-    Raises:
-        UnavailableError: prometheus-client is not installed.
-    """
+    """Collects the health of predictors; their names become the label `predictor`."""
 
     def __init__(self, predictors: Mapping[str, HasHealth]) -> None:
         self._predictors = dict(predictors)
         self._library = metrics_library()
 
     def collect(self) -> Iterator[Any]:
-        """The metric families, as prometheus-client takes them."""
+        """Yield the metric families, as prometheus-client takes them."""
         healths = {name: predictor.health() for name, predictor in self._predictors.items()}
         yield from _counters(self._library, healths)
         yield from _histograms(self._library, healths)
@@ -46,11 +37,7 @@ class HealthCollector:
 
 
 def metrics_text(predictor: HasHealth, *, name: str = "mmkd") -> str:
-    """The health of one predictor in the text format of Prometheus, with `name` as the label `predictor`.
-
-    Raises:
-        UnavailableError: prometheus-client is not installed.
-    """
+    """Return the health of a predictor in Prometheus text format, with `name` as the label `predictor`."""
     library = metrics_library()
     registry = library.CollectorRegistry()
     registry.register(HealthCollector({name: predictor}))

@@ -1,4 +1,4 @@
-"""Inputs and answers of one student, counted as it runs and compared with the training, in constant memory."""
+"""Running statistics of one student's inputs and answers, compared with the training, in constant memory."""
 
 from __future__ import annotations
 
@@ -18,23 +18,21 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 
 BINS = 10
 
-# An empty bin would make the index infinite.
+# Keeps the index of an empty bin finite.
 _SMALLEST_SHARE = 1e-4
-# Fewer observed windows, or answers, say more of the moment than of a drift.
+# Fewer windows or answers give no index.
 _FEWEST_WINDOWS = 50
 _FEWEST_ANSWERS = 200
-# Then all counts are halved: what is long past fades, and the counters stay small.
+# Then all counts are halved, so that old windows fade.
 _MOST_WINDOWS = 4096
 _MOST_ANSWERS = 65536
 
 
 class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One channel, lately; NaN without values.
+    """Recent values of one channel, in the unit that the student takes; NaN without values.
 
     Attributes:
-        mean: in the unit that the student takes.
-        psi: population stability index against the golden windows; None without them or with too few windows. A figure,
-            not a verdict: it is often large for new people, and even for those of the training.
+        psi: population stability index against the golden windows, often large for healthy new people.
     """
 
     channel: str
@@ -45,12 +43,12 @@ class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One student's inputs and answers, lately.
+    """One student's recent inputs and answers.
 
     Attributes:
-        windows_observed: number of windows behind the statistics of the channels; older ones weigh less.
-        label_shares: fraction of each label among the answers; of several labels the fraction of answers in which it
-            is on; empty for a regression.
+        windows_observed: weighted number of measured windows; older ones weigh less.
+        label_shares: fraction of each label among the answers; multi-label: of answers in which it is on; empty for a
+            regression.
         label_psi: population stability index of the answers; None with too few.
     """
 
@@ -66,12 +64,12 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
 def measure_statistics(
     values: NDArray[Any], present: NDArray[np.float32], probabilities: NDArray[np.float32], *, task: TaskSpec
 ) -> InputStatistics:
-    """The statistics that later windows are compared with.
+    """Measure the statistics that later windows are compared with.
 
     Args:
-        values: float32 (N, T, C), what `prepare_batch` returns without a reference; of video uint8 (N, T, H, W, C).
-        present: float32 (N, T, C), 1 or 0; of video (N, T, 1).
-        probabilities: float32 (N, K), the answers for them.
+        values: float32 (N, T, C), from `prepare_batch` without a reference; video uint8 (N, T, H, W, C).
+        present: float32 (N, T, C), 1 or 0; video (N, T, 1).
+        probabilities: float32 (N, K).
     """
     values, present = rows_of(values, present)
     channels = [
@@ -91,7 +89,7 @@ def _measure_channel(values: NDArray[np.float32], *, missing_share: float) -> Ch
     if values.size == 0:
         return ChannelStatistics(mean=0.0, std=0.0, missing_share=missing_share, edges=(), shares=(1.0,))
     exact = values.astype(np.float64)
-    # Deciles; fewer if many values are the same. An edge is float32, like what will be compared with it.
+    # Deciles; fewer if values repeat. float32, like the values that are compared.
     edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS).astype(np.float32))
     shares = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) / values.size
     return ChannelStatistics(
@@ -104,9 +102,9 @@ def _measure_channel(values: NDArray[np.float32], *, missing_share: float) -> Ch
 
 
 def stability_index(measured: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
-    """Population stability index of two distributions (B,): the sum of (p - q) ln(p / q).
+    """Return the population stability index of two distributions (B,): sum of (p - q) ln(p / q).
 
-    Source: N. Siddiqi, Credit Risk Scorecards (2006), ch. 9; it is the symmetric Kullback-Leibler divergence.
+    Source: N. Siddiqi, Credit Risk Scorecards (2006), ch. 9.
     """
     p = np.maximum(measured, _SMALLEST_SHARE)
     q = np.maximum(expected, _SMALLEST_SHARE)
@@ -114,13 +112,7 @@ def stability_index(measured: NDArray[np.float64], expected: NDArray[np.float64]
 
 
 class RunningStatistics:
-    """What one student took and answered lately. Not for several threads at once: whoever shares it holds a lock.
-
-    Args:
-        expected: what the stability indices compare with; None computes none.
-        group_reference: what the verdict compares with; None gives none.
-        true_probability: mean probability of the calibration windows' labels; None without calibration.
-    """
+    """Recent inputs and answers of one student, compared with what is expected. Not thread-safe."""
 
     def __init__(
         self,
@@ -168,7 +160,7 @@ class RunningStatistics:
         )
 
     def answer(self, label: str, labels_on: Iterable[str]) -> None:
-        """Count an answer: the class, or the labels that are on; a regression has neither."""
+        """Count an answer: the class, or the labels that are on."""
         for name in (label,) if self._task.kind == "classification" else labels_on:
             self._labels[name] += 1
         self._answers += 1
@@ -195,7 +187,7 @@ class RunningStatistics:
             self._moments /= 2
 
     def health(self, drift: Drift) -> ModelHealth:
-        """Summarise the counts beside the verdict on the last windows."""
+        """Summarise the counts with the verdict on the last windows."""
         shares = np.array(list(self._labels.values())) / max(self._answers, 1.0)
         return ModelHealth(
             model=self._model,
@@ -229,6 +221,6 @@ class RunningStatistics:
         expected = np.array(self._expected.label_shares)
         if self._task.kind == "classification":
             return stability_index(shares, expected)
-        # Every label is a distribution of its own, over on and off; the one that moved most counts.
+        # Each label has its own distribution over on and off; the largest change counts.
         pairs = zip(shares, expected, strict=True)
         return max(stability_index(np.array([p, 1 - p]), np.array([q, 1 - q])) for p, q in pairs)

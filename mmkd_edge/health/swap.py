@@ -1,6 +1,6 @@
 """Which bundle answers: after an engine failed, after a swap, and until the end.
 
-A prediction reads `current` once and keeps to it; whoever changes it puts another in its place, under a lock.
+A prediction reads `current` once and keeps to it; changes replace it under a lock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmkd_edge.predict.engine import Engine, Students
 from mmkd_edge.predict.selftest import run_selftest
 from mmkd_edge.spec import labels_text
 
-# Golden windows that a swap compares: another result shows in any of them, and all would keep threads waiting.
+# Golden windows per swap; all would keep threads waiting.
 _MOST_GOLDEN = 32
 
 
@@ -46,12 +46,11 @@ class ActiveStudents:
 
     Args:
         request: how bundles are opened; None if the students were made without one.
-        raises: whether an engine that failed for good is an error, and not an answer that says so.
+        raises: whether a permanent engine failure raises an error.
 
     Attributes:
-        current: who answers now.
         usable: False after `close`, and in the child of a fork.
-        proven: whether they have answered since their last failure: then the next failure gets an attempt of its own.
+        proven: whether they answered since their last failure; the next failure then gets another attempt.
     """
 
     def __init__(self, students: Students, *, request: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
@@ -80,12 +79,7 @@ class ActiveStudents:
         )
 
     def recover(self, generation: Generation, engine: Engine, error: Exception) -> bool:
-        """Replace an engine that failed: reopened, or by the earlier bundle. Returns whether anything can answer.
-
-        Raises:
-            BackendError: nothing can, and failures are to be raised.
-            UsageError: it was closed meanwhile.
-        """
+        """Reopen a failed engine, or return to the earlier bundle; return whether anything can answer."""
         self.check_usable()
         with self._changing:
             if self.current is not generation:  # another call recovered already, or a swap closed this engine
@@ -95,7 +89,7 @@ class ActiveStudents:
                 self.proven = False
                 try:
                     self._replace(engine, engine.reopen())
-                except Exception as failure:  # of your own engine it may be any; the call's failure is reported
+                except Exception as failure:  # any, of a user's engine; the call's failure is reported
                     reraise_signal_exceptions(failure, handled=error)
                 else:
                     return True
@@ -112,7 +106,7 @@ class ActiveStudents:
         if self._request is None:
             raise UsageError("swap: this predictor was made without a bundle; open one with EdgePredictor.open")
         with self._swapping:
-            # A state folder has judged the release by all that were ever installed there.
+            # A state folder has already checked the release.
             any_release = Path(path).is_dir()
             students = open_students(
                 path, self._request, check=lambda new: self._check_successor(new, any_release=any_release)
@@ -139,7 +133,7 @@ class ActiveStudents:
         failed.students.close()
 
     def reopen(self) -> None:
-        """Open the engines once more; see `EdgePredictor.reopen`."""
+        """Open the engines again; see `EdgePredictor.reopen`."""
         self.check_usable()
         with self._changing:
             for engine in self.current.students.engines:
@@ -150,7 +144,7 @@ class ActiveStudents:
                 self._replace(engine, engine.reopen())
 
     def close(self) -> None:
-        """Close engines and bundles, unless they belong to another process; more than once is fine."""
+        """Close engines and bundles, unless they belong to another process; repeated calls are allowed."""
         foreign = not self.usable and not self.closed
         with self._changing:
             self.closed, self.usable = True, False
@@ -162,7 +156,7 @@ class ActiveStudents:
             earlier.students.close()
 
     def leave(self) -> None:
-        """Give up in the child of a fork: the threads of the engines, and holders of locks, are not there."""
+        """Give up in the child of a fork, which lacks the engines' threads and the holders of locks."""
         self.usable = False
         self._changing = threading.RLock()
         self._swapping = threading.Lock()
@@ -174,14 +168,14 @@ class ActiveStudents:
         engine.backend.close()
 
     def _return_to(self, earlier: Generation) -> Generation:
-        """Switch back; returns who answered until now."""
+        """Switch back; return the students that answered until now."""
         failed, self.current, self._earlier = self.current, earlier, None
         self.proven = True
         self._monitor.event("rollbacks")
         return failed
 
     def _check_successor(self, students: Students, *, any_release: bool) -> None:
-        """Refuse a bundle that takes or answers something else, is too old, or computes otherwise than at export."""
+        """Refuse a bundle with another contract, an earlier release, or wrong golden answers."""
         now = self.current.students
         expected = [_contract(engine.entry) for engine in now.engines]
         got = [_contract(engine.entry) for engine in students.engines]
@@ -205,7 +199,7 @@ class ActiveStudents:
 
 @cache
 def _registered() -> weakref.WeakSet[ActiveStudents]:
-    """All that hear of a fork: a getpid() at every prediction would cost a microsecond or two."""
+    """Return the set that hears of a fork: a getpid() per prediction would cost a microsecond or two."""
     registered: weakref.WeakSet[ActiveStudents] = weakref.WeakSet()
 
     def leave_all() -> None:
@@ -218,7 +212,7 @@ def _registered() -> weakref.WeakSet[ActiveStudents]:
 
 
 def _contract(entry: ModelEntry) -> str:
-    """What an application relies on, in words."""
+    """Return what an application relies on, in words."""
     modality = entry.modality
     channels, labels = ", ".join(modality.channels), labels_text(entry.task)
     scale = "" if modality.normalise == "none" else ", normalised per group"

@@ -1,4 +1,4 @@
-"""How long things take: a histogram of seconds whose size never grows."""
+"""A histogram of seconds, of constant size."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from bisect import bisect_left
 
 import msgspec
 
-# Edges in seconds: 12 in each decade, so that a figure is within a tenth of the truth.
+# Edges in seconds, 12 per decade: percentiles are within a tenth of the truth.
 _PER_DECADE = 12
 _FROM, _TO = -5, 4
-_EDGES_APART = 4  # of the buckets that are shown: all would be a hundred
+_EDGES_APART = 4  # of the buckets in reports
 EDGES = tuple(10 ** (_FROM + step / _PER_DECADE) for step in range((_TO - _FROM) * _PER_DECADE + 1))
-# Then the recent counts are halved: what is long past fades.
+# Then the recent counts are halved, so that old calls fade.
 _MOST_RECENT = 65536
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds, measured many times.
+    """Many measurements, in seconds; percentiles, of recent ones, are within a tenth of the truth.
 
     Attributes:
-        p50_s: median of the recent ones; percentiles are within a tenth of the truth.
-        sum_s: of all since the beginning, as are count, max_s and counts.
-        counts: how many took at most as long as each of `EDGES`.
+        counts: cumulative, per edge of `EDGES`.
     """
 
     count: int
@@ -35,12 +33,12 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def buckets(self) -> list[tuple[float, int]]:
-        """Upper edges, three in each decade and infinity, each with how many took at most as long."""
+        """Upper edges, three per decade and infinity, with cumulative counts."""
         return [*list(zip(EDGES, self.counts, strict=True))[::_EDGES_APART], (math.inf, self.count)]
 
 
 class SecondsHistogram:
-    """Counts seconds. Not for several threads at once: whoever shares it holds a lock."""
+    """Counts seconds. Not thread-safe."""
 
     def __init__(self) -> None:
         self._all = [0] * (len(EDGES) + 1)
@@ -50,7 +48,7 @@ class SecondsHistogram:
         self._max_s = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one measurement; one below 0, of clocks that disagree, counts as 0."""
+        """Count one measurement; a negative one, of clocks that disagree, counts as 0."""
         seconds = max(seconds, 0.0)
         place = bisect_left(EDGES, seconds)
         self._all[place] += 1
@@ -82,9 +80,9 @@ class SecondsHistogram:
         )
 
     def _quantile(self, fraction: float) -> float:
-        """The middle, on a logarithmic scale, of the bin that contains it; never above the longest."""
+        """Return the middle, on a logarithmic scale, of the bin with this quantile; at most the maximum."""
         rank, below, place = fraction * self._weight, 0.0, 0
-        for place, count in enumerate(self._recent):  # noqa: B007 # the last one where rounding leaves none
+        for place, count in enumerate(self._recent):  # noqa: B007 # used below
             below += count
             if count and below >= rank:
                 break

@@ -1,4 +1,4 @@
-"""A predictor whose calls are timed from outside, because a prediction itself contains no timers."""
+"""A predictor whose calls are timed from outside: a prediction itself contains no timers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SETTLED_TOGETHER = 64
 
 
 class Predicts(HasHealth, Protocol):
-    """An `EdgePredictor`, or whatever answers like one."""
+    """An `EdgePredictor`, or a stand-in."""
 
     def predict(self, window: object, *, input_age_s: float | None, deadline_s: float | None) -> Prediction:
         """Answer for one window."""
@@ -26,7 +26,7 @@ class Predicts(HasHealth, Protocol):
 
 
 class Watched:
-    """Times the calls of a predictor, which stays yours to close. May be shared by threads.
+    """Times the calls of a predictor, thread-safe; does not close it.
 
     >>> from mmkd_edge import ModalitySpec
     >>> from mmkd_edge.testing import fake_predictor
@@ -41,13 +41,13 @@ class Watched:
     def __init__(self, predictor: Predicts) -> None:
         self._predictor = predictor
         self._latency = SecondsHistogram()
-        self._seconds: deque[float] = deque()  # of calls that were not counted yet
-        self._lock = threading.RLock()  # a signal handler may call in the middle of a call of its thread
+        self._seconds: deque[float] = deque()  # not counted yet
+        self._lock = threading.RLock()  # a signal handler may interrupt a call of its thread
 
     def predict(
         self, window: object, *, input_age_s: float | None = None, deadline_s: float | None = None
     ) -> Prediction:
-        """`EdgePredictor.predict`, timed."""
+        """Call `EdgePredictor.predict`, timed."""
         began_s = time.perf_counter()
         prediction = self._predictor.predict(window, input_age_s=input_age_s, deadline_s=deadline_s)
         self._note(time.perf_counter() - began_s)
@@ -56,7 +56,7 @@ class Watched:
     def push(
         self, stream: Stream, samples: object, time_s: object = None, *, now_s: float | None = None
     ) -> list[Prediction]:
-        """`Stream.push`, timed if it returns predictions: all of one call together."""
+        """Call `Stream.push`, timed if it returns predictions: all of one call together."""
         began_s = time.perf_counter()
         predictions = stream.push(samples, time_s, now_s=now_s)
         if predictions:
@@ -64,7 +64,7 @@ class Watched:
         return predictions
 
     def health(self) -> Health:
-        """`EdgePredictor.health`, with the latency of these calls."""
+        """Return `EdgePredictor.health` with the latency of these calls."""
         with self._lock:
             self._settle()
             latency = self._latency.timing()

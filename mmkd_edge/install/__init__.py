@@ -1,1 +1,1 @@
-"""What is trusted on this machine, and why: verdicts over bundles, kept by their hash."""
+"""Keys, installed bundles, and the checks that a new bundle passes on this machine."""

@@ -14,17 +14,13 @@ Shape = tuple[int, ...]
 Attribute = int | str | tuple[int, ...] | NDArray[Any]
 
 FLOAT, INT32, INT64, BOOL = 1, 6, 7, 9
-"""Types of onnx.proto by their numbers."""
+"""Type numbers of onnx.proto."""
 MOST_FOLDING = 1 << 22
-"""Values of constants that are computed here, all together: a second or two."""
+"""Constant values computed per graph: one or two seconds."""
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor of a graph.
-
-    Attributes:
-        values: for each number of a step, or once for all of them; None if they depend on the input.
-    """
+    """A tensor of a graph; `values` per step number, or once, or None if they depend on the input."""
 
     shape: Shape
     kind: int
@@ -52,13 +48,13 @@ def require(condition: bool, got: str, expected: str) -> None:
 
 
 class Folding(msgspec.Struct):
-    """Number of values that may still be computed here."""
+    """The remaining budget of values to compute."""
 
     left: int = MOST_FOLDING
 
 
 class Call:
-    """One node with its inputs; `operations` counts those beyond one for each value of the outputs."""
+    """A node with its inputs; `operations` excludes one for each output value."""
 
     def __init__(self, node: Node, tensors: Mapping[str, Tensor], folding: Folding) -> None:
         self.operator = node.operator
@@ -72,24 +68,24 @@ class Call:
         self.inputs = [tensors[name] if name else None for name in node.inputs]
 
     def require(self, condition: bool, fault: str) -> None:
-        """Raise ValueError with the shapes of this call unless the condition holds."""
+        """Raise ValueError, with the input shapes, unless the condition holds."""
         if not condition:
             shapes = ", ".join("-" if tensor is None else str(tensor.shape) for tensor in self.inputs)
             raise ValueError(f"the graph's operator {self.operator!r} with inputs of the shapes {shapes} {fault}")
 
     def has(self, place: int) -> bool:
-        """Whether an input is given."""
+        """Return whether an input is present."""
         return place < len(self.inputs) and self.inputs[place] is not None
 
     def tensor(self, place: int) -> Tensor:
-        """A required input."""
+        """Return a required input."""
         tensor = self.inputs[place] if place < len(self.inputs) else None
         if tensor is None:
             raise ValueError(f"the graph's operator {self.operator!r} lacks input {place}")
         return tensor
 
     def tensors(self, count: int = 0) -> list[Tensor]:
-        """All inputs, each required; exactly `count` of them unless it is 0."""
+        """Return all inputs, each required; exactly `count` unless it is 0."""
         self.require(count in (0, len(self.inputs)), f"has {len(self.inputs)} inputs")
         return [self.tensor(place) for place in range(len(self.inputs))]
 
@@ -99,28 +95,28 @@ class Call:
         return self.tensor(0)
 
     def result(self, shape: Sequence[int], *, kind: int = 0, operations: int = 0) -> list[Tensor]:
-        """One output, of the first input's type unless `kind` is given, at this cost."""
+        """Return one output, of the first input's type unless `kind` is set."""
         self.operations += operations
         return [Tensor(shape=tuple(shape), kind=kind or self.first.kind)]
 
     def number(self, name: str, default: int) -> int:
-        """A whole number among the attributes."""
+        """Return an integer attribute."""
         number = self.attributes.get(name, default)
         self.require(isinstance(number, int), f"has the attribute {name!r} of another type")
         return number  # type: ignore[return-value]  # the line above
 
     def numbers(self, name: str, default: Sequence[int]) -> list[int]:
-        """Whole numbers among the attributes."""
+        """Return an attribute that is a list of integers."""
         numbers = self.attributes.get(name, tuple(default))
         self.require(isinstance(numbers, tuple), f"has the attribute {name!r} of another type")
         return list(numbers)  # type: ignore[arg-type]  # the line above
 
     def text(self, name: str, default: str) -> str:
-        """A word among the attributes."""
+        """Return a text attribute."""
         return str(self.attributes.get(name, default))
 
     def values(self, place: int) -> tuple[NDArray[Any], ...]:
-        """The constant whole numbers of an input, once or for each number of a step."""
+        """Return the constant integers of an input, one array or one per step number."""
         tensor = self.tensor(place)
         values = tensor.values if tensor.kind in (INT32, INT64) else None
         fault = f"has an input {place} that is computed from a window; only a constant is in range for sure"
@@ -128,7 +124,7 @@ class Call:
         return values or ()
 
     def constants(self, place: int, name: str = "", default: Sequence[int] = ()) -> list[int]:
-        """The constant whole numbers of an input; if it is omitted, of an attribute, or the default."""
+        """Return the constant integers of an input; of an attribute, or the default, if it is omitted."""
         if not self.has(place):
             return self.numbers(name, default)
         values = self.values(place)
@@ -136,22 +132,22 @@ class Call:
         return [int(value) for value in values[0].ravel()]
 
     def axis(self, axis: int, rank: int) -> int:
-        """An axis counted from the front."""
+        """Return an axis counted from the front."""
         self.require(-rank <= axis < rank, f"has the axis {axis} of {rank}")
         return axis % rank
 
     def axes(self, axes: Sequence[int], rank: int) -> list[int]:
-        """Axes counted from the front, each once."""
+        """Return axes counted from the front, each once."""
         counted = [self.axis(axis, rank) for axis in axes]
         self.require(len(set(counted)) == len(counted), f"has the axes {list(axes)}")
         return counted
 
     def broadcast(self, *shapes: Shape) -> Shape:
-        """The common shape of several."""
+        """Return the common shape of several."""
         sizes = [set(column) - {1} for column in zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)]
         self.require(all(len(others) <= 1 for others in sizes), "has shapes that do not fit together")
         return tuple(next(iter(others), 1) for others in reversed(sizes))
 
     def require_within(self, shape: Shape, whole: Shape) -> None:
-        """Refuse a parameter that would enlarge the tensor that it is applied to."""
+        """Refuse a parameter that would enlarge its tensor."""
         self.require(self.broadcast(shape, whole) == whole, "has a parameter that does not fit")

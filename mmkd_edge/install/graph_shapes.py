@@ -1,8 +1,8 @@
-"""The shape of every tensor of a graph, and the cost of one run, computed before an engine sees it.
+"""Shapes of every tensor of an ONNX graph, and the cost of one run, before an engine sees it.
 
-All shapes are static; indices, axes, sizes and paddings are constants in range, or computed from constants and from the
-number of a step. So a run costs the same for every input, and a caller gets what the sandbox check has seen. The rules
-are those of github.com/onnx/onnx/blob/main/docs/Operators.md, opsets 17 to 21.
+Shapes are static; indices, axes, sizes and paddings are constants, or follow from constants and the step number. So a
+run costs the same for every input, and the sandbox check covers later calls. Rules:
+github.com/onnx/onnx/blob/main/docs/Operators.md, opsets 17 to 21.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mmkd_edge.install.graph_calls import BOOL, FLOAT, INT64, Call, Folding, Nod
 
 MOST_RANK = 16
 _MOST_SLOTS = 512
-_MOST_FOLDED = 4096  # values of a tensor that is computed here
-_FOLDING_COST = 16  # of computing a few values, in values
+_MOST_FOLDED = 4096  # values per tensor
+_FOLDING_COST = 16  # per computation, in values
 ITEM_BYTES: Mapping[int, int] = {
     1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2, 21: 1, 22: 1,
 }  # fmt: skip
-"""Bytes of one value, by onnx.proto's number of a type: numbers and bool."""
+"""Bytes per value, by type number."""
 DTYPES: Mapping[int, str] = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
-"""The types whose values are read here."""
+"""Types whose values are read here."""
 _FLOATS = frozenset((1, 10, 11, 16))
 
 
@@ -34,8 +34,8 @@ class GraphCost(msgspec.Struct, frozen=True, kw_only=True):
     """The largest cost of one run.
 
     Attributes:
-        operations: multiplications and additions, or values written; ten per value for functions like Exp.
-        memory_bytes: of all computed tensors, as if none were freed.
+        operations: multiply-adds, or values written; 10 per value for functions such as Exp.
+        memory_bytes: all computed tensors, as if none were freed.
     """
 
     operations: int
@@ -45,16 +45,14 @@ class GraphCost(msgspec.Struct, frozen=True, kw_only=True):
 def measure_graph(
     nodes: Sequence[Node], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, slots: int = 0
 ) -> GraphCost:
-    """Compute every shape of a graph, and its cost.
+    """Compute every shape and the cost of a graph whose nodes are in the order of execution.
 
     Args:
-        nodes: in the order in which they run.
-        inputs: of the graph, and its constants.
-        outputs: as the graph declares them.
-        slots: of a step graph: its input `slot` is a whole number from 0 to one less.
+        inputs: with the constants.
+        slots: range of a step graph's input `slot`.
 
     Raises:
-        ValueError: a shape depends on the input, an index may leave its range, or shapes do not fit.
+        ValueError: a shape depends on the input, an index may be out of range, or shapes do not fit.
     """
     tensors, folding = dict(inputs), Folding()
     if "slot" in tensors and 0 < slots <= _MOST_SLOTS:
@@ -86,7 +84,7 @@ Rule = Callable[[Call], Sequence[Tensor]]
 
 
 def _folded(call: Call, shape: Shape, compute: Callable[..., Any], *, kind: int = 0) -> Sequence[Tensor]:
-    """A tensor, with its values if all inputs are known and small."""
+    """Return the output, with values if all inputs are known and small."""
     result = call.result(shape, kind=kind)
     size, given, kind = math.prod(shape), [tensor for tensor in call.inputs if tensor is not None], result[0].kind
     known = [tensor.values for tensor in given if tensor.values is not None and tensor.size <= _MOST_FOLDED]
@@ -113,7 +111,7 @@ def _broadcast(compute: Callable[..., Any] | None = None, *, kind: int = 0, coun
 
 
 def _elementwise(weight: int) -> Rule:
-    """One value for each of the first input; other inputs are parameters that fit into it."""
+    """Return the rule of an operator whose other inputs fit into its first."""
 
     def rule(call: Call) -> Sequence[Tensor]:
         for other in call.inputs[1:]:
@@ -150,7 +148,6 @@ def _identity(call: Call) -> Sequence[Tensor]:
 
 
 def _along_axis(call: Call) -> Sequence[Tensor]:
-    """Softmax and its like."""
     call.axis(call.number("axis", -1), len(call.first.shape))
     return call.result(call.first.shape, operations=10 * call.first.size)
 
@@ -217,7 +214,6 @@ def _reshape(call: Call) -> Sequence[Tensor]:
 
 
 def _viewed(call: Call, shape: Shape) -> Sequence[Tensor]:
-    """The same values in another shape."""
     first = call.first
     call.require(math.prod(shape) == first.size, f"gives the shape {shape}")
     values = None if first.values is None else tuple(value.reshape(shape) for value in first.values)
@@ -351,7 +347,6 @@ def _pool(call: Call) -> Sequence[Tensor]:
 
 
 def _kernel_places(call: Call, sizes: Shape, kernel: Sequence[int]) -> list[int]:
-    """Number of places of a kernel along each axis."""
     rank = len(kernel)
     strides, dilations = call.numbers("strides", [1] * rank), call.numbers("dilations", [1] * rank)
     pads = call.numbers("pads", [0] * 2 * rank)
@@ -382,7 +377,7 @@ def _layer_norm(call: Call) -> Sequence[Tensor]:
 
 
 def _channel_norm(call: Call) -> Sequence[Tensor]:
-    """Batch, instance and group normalisation: parameters of each channel, or of each group."""
+    """Batch, instance and group normalisation: a parameter per channel or group."""
     shape, groups = call.first.shape, call.number("num_groups", 0)
     call.require(len(shape) > 1 and not call.number("training_mode", 0), "has nothing to normalise")
     call.require(groups >= 0 and (not groups or shape[1] % groups == 0), f"has {groups} groups")
@@ -448,4 +443,4 @@ _RULES: Mapping[str, Rule] = {
     "Where": _where,
 }
 OPERATORS = frozenset(_RULES)
-"""Every operator that a student may use: its output's size depends on shapes and constants alone, and it runs once."""
+"""The operators that a student may use: each runs once, and its output size depends on shapes and constants."""

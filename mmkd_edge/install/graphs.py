@@ -1,8 +1,7 @@
-"""ONNX graphs, checked from their bytes before any engine sees them.
+"""ONNX graphs, checked from their bytes before an engine sees them.
 
-Refuses what could turn an engine against the device: loops and branches, functions, operators that are not listed in
-`graph_shapes`, tensors that claim more values than the file has, and fields that mmkd-export does not write. Field
-numbers are those of onnx.proto (ONNX 1.17).
+Refuses loops and branches, functions, operators that `graph_shapes` does not list, tensors with more values than the
+file has, and fields that mmkd-export does not write. Field numbers: onnx.proto (ONNX 1.17).
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ OPSETS = range(17, 22)
 IR_VERSIONS = range(8, 11)
 MOST_NODES = 5_000
 MOST_TENSORS = 10_000
-MOST_FIELDS = 1_000_000  # of all messages together: some seconds of our own reading
-_MOST_NUMBER = (1 << 31) - 1  # of an attribute: an axis, a size, a step, a padding
+MOST_FIELDS = 1_000_000  # per model: a few seconds of reading
+_MOST_NUMBER = (1 << 31) - 1  # in an attribute
 _MOST_NAME_BYTES = 1 << 10
 _MOST_PACKED_BYTES = 1 << 20
-_VALUES_PER_BYTE = 2  # int4 is the smallest type there is
+_VALUES_PER_BYTE = 2  # int4, the smallest type
 _OWN_DOMAINS = (b"", b"ai.onnx")
 
 _MODEL = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))
@@ -37,21 +36,18 @@ _GRAPH = frozenset((1, 2, 5, 10, 11, 12, 13, 14, 16))
 _NODE = frozenset((1, 2, 3, 4, 5, 6, 7, 9))
 _ATTRIBUTE = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))
 _ATTRIBUTE_KINDS = {1: (2, False), 2: (3, False), 3: (4, False), 4: (5, False), 6: (7, True), 7: (8, True)}
-"""By the number of a type: the field with its value, and whether it is a list."""
+"""Type number to the field of its value, and whether that is a list."""
 _VALUE_FIELDS = frozenset((2, 3, 4, 5, 7, 8))
 _RAW_DATA = 9
-_DATA_FIELDS = frozenset((4, 5, 7, _RAW_DATA, 10, 11))  # of a tensor
+_DATA_FIELDS = frozenset((4, 5, 7, _RAW_DATA, 10, 11))
 _TENSOR = frozenset((1, 2, 4, 5, 7, 8, 9, 10, 11, 12, 14, 16))
 
 
 def check_graph(model: bytes, *, slots: int = 0) -> GraphCost:
-    """Check that an engine may be given an ONNX model, and return the cost of one run.
+    """Return the cost of one run of an ONNX model; ValueError if no engine may open it.
 
     Args:
-        slots: of the states of a step graph.
-
-    Raises:
-        ValueError: it may not; the message says why.
+        slots: number of state slots of a step graph.
     """
     reading = _Reading()
     reading.read(memoryview(model))
@@ -59,7 +55,7 @@ def check_graph(model: bytes, *, slots: int = 0) -> GraphCost:
 
 
 class _Reading:
-    """One pass over a model, and its nodes and tensors so far."""
+    """One pass over a model."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -69,7 +65,6 @@ class _Reading:
         self.field_count = 0
 
     def read(self, message: memoryview) -> None:
-        """Read a whole model."""
         values = self._fields("model", message, _MODEL)
         graphs, opsets = ([value for number, value in values if number == wanted] for wanted in (7, 8))
         counts = len(graphs), len(opsets)
@@ -107,7 +102,7 @@ class _Reading:
         operator = "".join(_text(value) for number, value in values if number == 4)
         require(operator in OPERATORS, f"the operator {operator!r}", "one that students are made of")
         inputs, outputs = (tuple(_name(value) for number, value in values if number == wanted) for wanted in (1, 2))
-        # One that is omitted is omitted at the end; ONNX Runtime 1.32 crashes over a LayerNormalization with "".
+        # ONNX Runtime 1.32 crashes on a LayerNormalization whose last input is "".
         require(not inputs or inputs[-1] != "", f"an empty last input of {operator!r}", "none")
         attributes: dict[str, Attribute] = {}
         for number, value in values:
@@ -172,7 +167,7 @@ class _Reading:
         return name, Tensor(shape=shape, kind=kind, values=_values(data, kind, shape))
 
     def _signature(self, message: memoryview) -> tuple[str, Tensor]:
-        """An input or output: a tensor that a window could be; one window, if its first axis has a name."""
+        """Return an input or output: a tensor no larger than a window; a first axis with a name is 1."""
         name = "".join(_name(value) for number, value in fields(message) if number == 1)
         tensors = [tensor for kind in _parts(message, 2, "type") for tensor in _parts(kind, 1, "tensor type")]
         sizes = [
@@ -198,7 +193,7 @@ class _Reading:
 
 
 def _values(data: dict[int, list[memoryview]], kind: int, shape: tuple[int, ...]) -> tuple[NDArray[Any]] | None:
-    """The values of a constant, if they can be read here: raw bytes, or packed whole numbers."""
+    """Return a constant's values from raw bytes or packed integers; None for other fields."""
     require(len(data) <= 1, "a tensor with its values in two places", "one")
     if kind not in DTYPES or not set(data) & {5, 7, _RAW_DATA}:
         return None

@@ -1,8 +1,7 @@
-"""Keys that sign bundles for devices.
+"""Ed25519 keys (RFC 8032, by `cryptography`) that sign bundles for devices.
 
-A private key signs at export and never reaches a device. A folder on the device has the public keys; if it is named, a
-bundle that none of them has signed is refused. A key counts if nobody else can write the folder, and if it is not
-revoked or expired. Ed25519 (RFC 8032) is `cryptography`'s.
+A private key signs at export and never reaches a device. A device has a folder of public keys; if it is named, a bundle
+without a valid signature by one of them is refused.
 """
 
 from __future__ import annotations
@@ -38,13 +37,7 @@ _KEY_ID = re.compile(r"[0-9a-f]{16}\Z")
 
 
 class PublicKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `.pub` file.
-
-    Attributes:
-        key_id: the first 16 hexadecimal digits of the SHA-256 of the key's bytes.
-        ed25519: its 32 bytes (RFC 8032), in hexadecimal.
-        expires_utc: in ISO 8601; None for never.
-    """
+    """A `.pub` file; the id is the first 16 hexadecimal digits of the SHA-256 of the key's 32 bytes."""
 
     format_version: int = FORMAT_VERSION
     key_id: KeyId
@@ -53,18 +46,7 @@ class PublicKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, Path]:
-    """Write a private key, which only this user may read, and its public key, `path` with `.pub` behind it.
-
-    Args:
-        valid_days: until the public key expires; None for never.
-
-    Returns:
-        The public key, and its file.
-
-    Raises:
-        UsageError: a file of that name exists, or cannot be written.
-        UnavailableError: cryptography is not installed.
-    """
+    """Write a private key (mode 600) and its public key, `path` + `.pub`; return the latter and its path."""
     ed25519, serialization = _cryptography()
     public_path = path.with_name(path.name + PUBLIC_SUFFIX)
     for file in (path, public_path):
@@ -84,12 +66,7 @@ def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, 
 
 
 def sign(manifest_sha256: str, keys: Sequence[Path]) -> SignatureDocument:
-    """Sign the hash of a manifest with private keys.
-
-    Raises:
-        UsageError: a file is no private key, is given twice, or can be read by others.
-        UnavailableError: cryptography is not installed.
-    """
+    """Sign the hash of a manifest with private keys, which nobody else may read."""
     signatures: list[Signature] = []
     for path in keys:
         private = _read_private(path)
@@ -107,7 +84,7 @@ def check_keys(keys: Sequence[Path]) -> None:
 
 
 def keys_folder(keys: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder of public keys: the argument, else `MMKD_KEYS`, else None; UsageError for an empty text."""
+    """Return the folder of public keys: the argument, `MMKD_KEYS`, or None; UsageError for an empty text."""
     if keys is not None and not os.fspath(keys):
         raise UsageError(
             f"keys: expected a folder of public keys, got an empty text; name it, or leave keys out for {KEYS_VARIABLE}"
@@ -117,18 +94,10 @@ def keys_folder(keys: str | os.PathLike[str] | None = None) -> Path | None:
 
 
 def check_signed(bundle: Bundle, keys: str | os.PathLike[str] | None = None) -> str:
-    """Refuse a bundle that no trusted key has signed, if a folder of keys is named.
-
-    Args:
-        keys: the folder; None takes `MMKD_KEYS` from the environment, and checks nothing if that is empty.
-
-    Returns:
-        The id of the key that has signed it; empty if nothing was checked.
+    """Return the id of the trusted key that signed a bundle; empty if no folder of keys is named.
 
     Raises:
-        SignatureError: no valid key has signed it; the message says why each does not count.
-        UsageError: the folder cannot be read, is empty, or can be written by others.
-        UnavailableError: cryptography is not installed.
+        SignatureError: no valid key signed it; the message says why each does not count.
     """
     folder = keys_folder(keys)
     if folder is None:
@@ -150,11 +119,7 @@ def check_signed(bundle: Bundle, keys: str | os.PathLike[str] | None = None) -> 
 
 
 def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
-    """The public keys of a folder by their ids, and the ids of revoked keys.
-
-    Raises:
-        UsageError: the folder or a file in it cannot be read, or can be written by others.
-    """
+    """Return the public keys of a folder by id, and the ids of revoked keys; UsageError if others can write them."""
     try:
         if is_written_by_others(folder.stat()):
             raise UsageError(f"{folder}: others can write this folder of keys; give it to this user alone: chmod 755")
@@ -171,7 +136,7 @@ def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
 
 
 def _read_revoked(path: Path) -> frozenset[str]:
-    """The ids of revoked keys; none without such a file. A link that leads nowhere is a file."""
+    """Return the ids of revoked keys; none without the file. A broken link is a file."""
     if not os.path.lexists(path):
         return frozenset()
     refusal = f"{path}: the list of revoked keys cannot be read, so no bundle is opened"
@@ -187,7 +152,7 @@ def _read_revoked(path: Path) -> frozenset[str]:
 def _invalidity(
     signature: Signature, public: dict[str, PublicKey], revoked: frozenset[str], manifest_sha256: str
 ) -> str:
-    """Why a signature does not count; empty if it does."""
+    """Return why a signature does not count; empty if it does."""
     key = public.get(signature.key_id)
     if key is None:
         return "is not among them"

@@ -1,7 +1,7 @@
 """The sandbox check: a bundle that is new on this machine is opened in a child process first.
 
-Its graphs are read by us, then a child process opens every config that may be used and asks it the golden windows. What
-crashes, hangs or takes all memory does so there. A config that has passed is remembered by the hash of the bundle.
+Its graphs are read here, then the child opens each config and runs the golden windows. A crash, a hang or a lack of
+memory ends the child alone. Configs that pass are remembered by the hash of the bundle.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from mmkd_edge.install.graph_shapes import GraphCost
     from mmkd_edge.install.sandbox_process import SandboxRequest, SandboxResult
 
-# For one prediction of every student of a bundle: some seconds on a PC, where a student takes milliseconds and some MB.
+# One prediction of every student of a bundle: a few seconds on a PC.
 MOST_OPERATIONS, MOST_MEMORY_BYTES = 20_000_000_000, 2 << 30
-# Time for the child process to start, for one config, and for all of a bundle; a student takes tenths of a second.
+# For the start of the child process, one config, and the whole bundle; a student takes tenths of a second.
 STARTING_S, CONFIG_S, BUNDLE_S = 20.0, 10.0, 60.0
-# The same if engines are built: a student takes a minute or two on a small board.
+# If engines are built: a minute or two for a student on a small board.
 BUILD_S, BUNDLE_BUILD_S = 600.0, 3600.0
-# Memory of the child process, and if it builds an engine: kernels, and up to 1 GiB to try them in.
+# Memory of the child process, also if it builds an engine (kernels, and up to 1 GiB to try them).
 MEMORY_BYTES, BUILD_MEMORY_BYTES = 2 << 30, 8 << 30
-# Size of an engine that it may write, for the start that waits for it.
+# Largest engine that it may write.
 ENGINE_BYTES = 1 << 30
 
 _SLOW_BUNDLE = "all students of the bundle together take too long"
@@ -49,7 +49,7 @@ class SandboxPolicy:
     """Decides which configs of a bundle's students may be opened in this process.
 
     Args:
-        returned: why this bundle answers instead of the one installed last; else empty.
+        returned: why this bundle answers and not the one installed last; may be empty.
     """
 
     def __init__(self, bundle: Bundle, request: OpeningRequest, *, returned: str = "") -> None:
@@ -62,25 +62,16 @@ class SandboxPolicy:
         self._passed_now: set[str] = set()
         self._refused: dict[str, tuple[str, str]] = {}  # name of the error, and its message
         self._unsaved = ""
-        self._spent_s = {False: 0.0, True: 0.0}  # by checks that build engines, and by others
+        self._spent_s = {False: 0.0, True: 0.0}  # by whether engines are built
 
     def check(self, entry: ModelEntry, config: Config) -> None:
-        """Run the sandbox check of a config that is new here, and raise its error.
-
-        Raises:
-            MmkdError: of the check; a `BackendError` says how its process ended.
-        """
+        """Run the sandbox check of a config that is new here, and raise its error."""
         self.check_all([(entry, config)])
         if refusal := self._refused.get(self._key(entry, config)):
             raise error_named(refusal[0])(refusal[1])
 
     def check_all(self, candidates: Sequence[Candidate]) -> None:
-        """Run the sandbox check of all configs that are new here, together; `check` raises their errors.
-
-        Raises:
-            BundleError: a graph is refused.
-            UnavailableError: no process can be started.
-        """
+        """Run the sandbox checks of all new configs together; `check` raises their errors."""
         if self._request.trust == "installed":
             return
         others = [pair for pair in candidates if not BACKENDS[pair[1].backend].is_own]
@@ -99,19 +90,19 @@ class SandboxPolicy:
                 self._run_check(waiting, builds=builds)
 
     def needs_selftest(self, engine: Engine) -> bool:
-        """Whether an opened student has still to answer its golden windows."""
+        """Return whether an opened student must still answer its golden windows."""
         return self._request.selftest and not self._is_known(self._key_of(engine))
 
     def remember(self, engines: Sequence[Engine]) -> None:
-        """Remember that students have passed their self-test."""
+        """Remember that students passed their self-test."""
         self._remember([self._key_of(engine) for engine in engines])
 
     def describe_selftest(self, engine: Engine) -> str:
-        """When a student has passed its self-test, for people; empty without one."""
+        """Return when a student passed its self-test; empty without one."""
         return self._when_passed(engine) if self._request.selftest else ""
 
     def describe_check(self, engine: Engine) -> str:
-        """When a student has passed its sandbox check, for people."""
+        """Return when a student passed its sandbox check."""
         if self._request.trust == "installed":
             return "; ".join(part for part in ("passed when the bundle was installed", self._returned) if part)
         return self._when_passed(engine)
@@ -121,7 +112,7 @@ class SandboxPolicy:
         return self._key(engine.entry, engine.config)
 
     def _key(self, entry: ModelEntry, config: Config) -> str:
-        """A config in one line: all that a result depends on."""
+        """Return a config in one line: everything that a result depends on."""
         if key := self._keys.get((entry.name, config)):
             return key
         versions = library_versions((config.backend,)).items()
@@ -134,7 +125,7 @@ class SandboxPolicy:
         return key
 
     def _is_known(self, key: str) -> bool:
-        """Whether a config has passed; one that has passed its self-test has opened too."""
+        """Return whether a config passed; a passed self-test covers opening."""
         return self._passed_earlier(key) or key in self._passed_now
 
     def _passed_earlier(self, key: str) -> bool:
@@ -147,8 +138,8 @@ class SandboxPolicy:
         return f"passed now{each}"
 
     def _run_check(self, waiting: dict[str, Candidate], *, builds: bool) -> None:
-        """Check configs in one process, and remove those with a result from `waiting`."""
-        # Imported here: most starts run no sandbox check.
+        """Check configs in one process; remove those with a result from `waiting`."""
+        # Most starts run no sandbox check.
         from mmkd_edge.apart import ProcessLimits
         from mmkd_edge.install.sandbox_process import SandboxRequest
 
@@ -189,11 +180,7 @@ class SandboxPolicy:
 
 
 def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResult | str]:
-    """Run the child process: the result of each config in turn; at last perhaps a text how the process ended.
-
-    Raises:
-        UnavailableError: no process can be started here.
-    """
+    """Run the child process; yield the result of each config, or a text that says how the process ended."""
     from mmkd_edge.apart import ProcessLines, end, end_of, start_apart
     from mmkd_edge.install.sandbox_process import SandboxResult
 
@@ -225,11 +212,7 @@ def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResu
 
 
 def check_graphs(bundle: Bundle) -> None:
-    """Check that an engine may be given every graph of a bundle, and that all students together fit the budget.
-
-    Raises:
-        BundleError: a graph is refused, or one prediction of all students costs too much.
-    """
+    """Raise BundleError if a graph is refused, or one prediction of all students costs too much."""
     operations = memory = 0
     for entry in bundle.manifest.models:
         steps, slots = ((), 0) if entry.streaming is None else (entry.streaming.artifacts, entry.streaming.slots)

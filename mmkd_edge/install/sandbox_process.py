@@ -1,7 +1,7 @@
 """The child process of a sandbox check: opens a bundle with each config, and runs its self-test.
 
-Limits itself before it reads the bundle: memory, processor time, files written, no core dump. Answers with one line of
-JSON for each config.
+Limits its memory, processor time, written files and core dumps before it reads the bundle. Answers with one line of
+JSON per config.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mmkd_edge.predict.engine import Engine, open_engine
 from mmkd_edge.predict.selftest import run_selftest
 
 SELFTEST_S = 3.0
-"""Time for the golden windows of one config."""
+"""Time for the golden windows of a config."""
 
 
 class SandboxRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Configs to open, each with the name of a student; one step of the limits is one config."""
+    """Pairs of a student's name and a config; the limits of a step apply to one config."""
 
     bundle: str
     bundle_sha256: str
@@ -35,14 +35,14 @@ class SandboxRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SandboxResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a config: name and message of an `mmkd_edge.errors` error, or empty; a first one for the start."""
+    """Name and message of an `mmkd_edge.errors` error, or empty; the first result marks the start."""
 
     error: str = ""
     message: str = ""
 
 
 def main() -> None:
-    """Read a request on stdin, carry it out, and answer on stdout."""
+    """Read a request on stdin, and answer on stdout."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=SandboxRequest)
     checked: set[str] = set()
     with answering(request.limits) as answers:
@@ -80,7 +80,7 @@ def _check_unchanged(bundle: Bundle, sha256: str) -> None:
 
 
 def _run_selftest(bundle: Bundle, engine: Engine) -> None:
-    """Ask all golden windows, fewer if they would take too long; each round asks four times as many as the last."""
+    """Run the golden windows, as many as fit in `SELFTEST_S`; each round takes four times as many."""
     end_s, most, spent_s = time.monotonic() + SELFTEST_S, 1, 0.0
     while time.monotonic() + 4 * spent_s < end_s:
         begun_s = time.monotonic()
@@ -91,7 +91,7 @@ def _run_selftest(bundle: Bundle, engine: Engine) -> None:
 
 
 def _check_with_onnx(bundle: Bundle, entry: ModelEntry) -> None:
-    """Run onnx's own checker where it is installed: it refuses what makes some engines crash."""
+    """Run onnx's checker, if installed: it refuses what crashes some engines."""
     try:
         import onnx
     except ImportError:

@@ -1,10 +1,9 @@
-"""Slots: the bundles that are installed on a device, one of which answers, with a way back.
+"""The bundles that are installed on a device: one answers, and one is the way back.
 
-A state folder that nobody else can write: `slots.json`, written all or nothing, and `slots/` with the bundles by their
-hash. A bundle is copied, tried and tested before `slots.json` names it, so that a power failure at any moment leaves
-the earlier one in its place, whole. The bundle before answers again if the first start after an installation fails or
-does not end, if two later starts in a row ended their process, or if a bundle was damaged. A disk that is full or
-read-only stops no start: what cannot be recorded then holds for that start.
+A state folder that only its user can write: `slots.json`, replaced atomically, and `slots/` with bundles by hash. A
+bundle is copied and proved before `slots.json` names it, so that a power failure leaves the earlier one whole. The
+bundle before answers again if the first start after an installation fails or does not end, if two later starts in a
+row ended their process, or if a bundle is damaged. A full or read-only disk stops no start.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ STARTS_FILE = "starts"
 MOST_CRASHES = 2
 _CHANGE, _INSTALLATION, _START = "change.lock", "installation.lock", "start.lock"
 _MOST_BYTES = 1 << 16
-# Space for the next record on a full disk: removed when it is needed, set aside again when there is room.
+# Space for the next record on a full disk.
 _RESERVE = "reserve"
 _RESERVE_BYTES = 8192
 
@@ -51,14 +50,7 @@ _Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One installed bundle.
-
-    Attributes:
-        release: its number; 0 for none.
-        installed_utc: in ISO 8601.
-        condition: `new` until its first start has succeeded.
-        reason: why it failed; else empty.
-    """
+    """One installed bundle: `new` until its first start succeeds; release 0 for none."""
 
     sha256: _Digest
     model_id: str
@@ -69,12 +61,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`slots.json`.
-
-    Attributes:
-        highest_release: lower ones need `--allow-downgrade`.
-        starting: whether the first start of the current one has begun and not ended.
-    """
+    """`slots.json`; `starting` while the first start of `current` has begun and not ended."""
 
     format_version: int = FORMAT_VERSION
     highest_release: Annotated[int, msgspec.Meta(ge=0, le=MAX_RELEASE)]
@@ -87,7 +74,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     """The bundle that a start should open.
 
     Attributes:
-        returned: why the bundle before answers; empty if the one installed last does.
+        returned: why the bundle before answers; empty if the last one does.
         on_probation: whether `confirm`, `fail` or `forget` must follow.
     """
 
@@ -98,12 +85,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_slots(state: Path) -> Slots:
-    """Read what is installed.
-
-    Raises:
-        UsageError: nothing is, the folder cannot be read, or others can write it.
-        BundleError: `slots.json` is damaged.
-    """
+    """Read `slots.json`; BundleError if it is damaged, UsageError if nothing is installed or others can write it."""
     path = state / SLOTS_FILE
     check_state(state)
     try:
@@ -126,7 +108,7 @@ def read_slots(state: Path) -> Slots:
 
 
 def check_state(state: Path) -> None:
-    """Raise UsageError for what is no state folder, or can be written by others."""
+    """Raise UsageError if a folder is no state folder, or others can write it."""
     for folder in (state, state / SLOTS_FOLDER):
         try:
             facts = folder.stat()
@@ -145,22 +127,15 @@ def check_state(state: Path) -> None:
 
 
 def path_of(state: Path, slot: Slot) -> Path:
-    """The path of an installed bundle."""
+    """Return the path of an installed bundle."""
     return state / SLOTS_FOLDER / f"{slot.sha256}.edge"
 
 
 def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow_downgrade: bool = False) -> Slots:
-    """Copy a bundle, prove it, and let the next start open it.
+    """Copy a bundle, prove it, and let the next start open it; make the state folder if it is absent.
 
     Args:
-        state: the folder; it is made if absent.
-        prove: raises if the bundle of a path must not answer here.
-        allow_downgrade: accept a lower release than was installed here.
-
-    Raises:
-        UsageError: the state folder cannot be used.
-        BundleError: the bundle is damaged, or of an earlier release.
-        MmkdError: whatever `prove` raises; the earlier bundle stays.
+        prove: raises if the bundle must not answer here; the earlier one then stays.
     """
     _make(state)
     with _locked(state, _INSTALLATION):
@@ -187,12 +162,7 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
 
 
 def rollback(state: Path) -> Slots:
-    """Exchange the current bundle and the one before; the next start opens it.
-
-    Raises:
-        UsageError: there is none, or the state folder cannot be used.
-        BundleError: it is damaged.
-    """
+    """Exchange the current bundle and the one before, for the next start."""
     check_state(state)
     with _locked(state, _INSTALLATION), _locked(state, _CHANGE):
         slots = read_slots(state)
@@ -208,7 +178,7 @@ def rollback(state: Path) -> Slots:
 
 
 def check_slot(state: Path, slot: Slot) -> None:
-    """Raise MmkdError if an installed bundle is damaged, or another than was installed."""
+    """Raise MmkdError if an installed bundle is damaged or exchanged."""
     with Bundle.open(path_of(state, slot)) as bundle:
         check_installed(bundle, slot.sha256)
 
@@ -221,12 +191,7 @@ def check_installed(bundle: Bundle, sha256: str) -> None:
 
 @contextmanager
 def start(state: Path) -> Iterator[Started]:
-    """Begin a start: what it should open. Meanwhile other starts open the same and judge nothing.
-
-    Raises:
-        UsageError: nothing is installed, or others can write the folder.
-        BundleError: `slots.json` is damaged.
-    """
+    """Yield what a start should open. Meanwhile other starts open the same and record nothing."""
     slots = read_slots(state)
     with contextlib.ExitStack() as held:
         alone = _alone(state, held)
@@ -241,7 +206,7 @@ def start(state: Path) -> Iterator[Started]:
 
 
 def confirm(state: Path, started: Started) -> None:
-    """Record that the first start of a bundle has succeeded."""
+    """Record that the first start of a bundle succeeded."""
 
     def change(slots: Slots) -> Slots:
         good = msgspec.structs.replace(slots.current, condition="good", reason="")
@@ -251,7 +216,7 @@ def confirm(state: Path, started: Started) -> None:
 
 
 def fail(state: Path, started: Started, reason: str) -> Started | None:
-    """Record that an installed bundle cannot answer; returns what to open instead, or None."""
+    """Record that an installed bundle cannot answer; return what to open instead, or None."""
     slots = _change(state, started.sha256, lambda slots: _after_failure(slots, reason))
     if slots is None or slots.current.sha256 == started.sha256:
         return None
@@ -259,15 +224,14 @@ def fail(state: Path, started: Started, reason: str) -> Started | None:
 
 
 def forget(state: Path, started: Started) -> None:
-    """Record that the first start of a bundle ended for another reason: the next one is its first."""
+    """Record that a first start ended for another reason: the next one counts as the first."""
     _change(state, started.sha256, lambda slots: msgspec.structs.replace(slots, starting=False))
 
 
 def condemns(error: MmkdError, started: Started) -> bool:
-    """Whether the bundle before should answer after this error of opening an installed one.
+    """Return whether the bundle before should answer after this error of opening an installed one.
 
-    On probation any error of the bundle counts; later only damage. What the caller requested, and what this machine
-    lacks, concern both bundles.
+    On probation any error of the bundle counts, later only damage; arguments and missing libraries never do.
     """
     if started.on_probation:
         return not isinstance(error, UsageError | UnavailableError)
@@ -277,7 +241,7 @@ def condemns(error: MmkdError, started: Started) -> bool:
 def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots | None:
     """Change the record; None if another bundle was installed meanwhile.
 
-    If the folder cannot be written, the result holds for this start alone, and a log line says so.
+    If the folder cannot be written, the result holds for this start alone, with a warning in the log.
     """
     try:
         with _locked(state, _CHANGE):
@@ -299,7 +263,7 @@ def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots
 
 
 def _begin(state: Path, slots: Slots) -> Slots:
-    """The record of a start that begins; the bundle before takes over if earlier starts did not end."""
+    """Return the record of a start; the bundle before takes over if earlier starts did not end."""
     if slots.starting:
         return _after_failure(slots, "its first start did not end")
     if slots.current.condition == "good" and _count_crashes(state, slots.current) >= MOST_CRASHES:
@@ -308,7 +272,7 @@ def _begin(state: Path, slots: Slots) -> Slots:
 
 
 def _after_failure(slots: Slots, reason: str) -> Slots:
-    """The record in which the bundle before takes over, if there is one that has not failed."""
+    """Return the record with the bundle before in place, if it has not failed."""
     failed = msgspec.structs.replace(slots.current, condition="failed", reason=reason)
     if slots.previous is None or slots.previous.condition == "failed":
         return msgspec.structs.replace(slots, current=failed, starting=False)
@@ -316,7 +280,6 @@ def _after_failure(slots: Slots, reason: str) -> Slots:
 
 
 def _return_reason(slots: Slots) -> str:
-    """Why the bundle before answers, in a record that `_after_failure` made."""
     failed = slots.previous
     assert failed is not None
     return f"returned to {_named(slots.current)}, since {_named(failed)} failed: {failed.reason}"
@@ -327,7 +290,7 @@ def _named(slot: Slot) -> str:
 
 
 def _count_crashes(state: Path, slot: Slot) -> int:
-    """Number of starts of a slot in a row that ended their process before they were done."""
+    """Return how many starts of a slot in a row ended their process."""
     try:
         digest, _, count = read_own_file(state / STARTS_FILE, most_bytes=_MOST_BYTES).decode("ascii").partition(" ")
         return int(count) if digest == slot.sha256 else 0
@@ -337,7 +300,7 @@ def _count_crashes(state: Path, slot: Slot) -> int:
 
 @contextmanager
 def _counted_start(state: Path, slot: Slot) -> Iterator[None]:
-    """Count a start for as long as it lasts. Only the end of the process leaves the count: no flush is needed."""
+    """Count a start while it lasts. Only the end of the process leaves the count: no flush is needed."""
     path = state / STARTS_FILE
     with contextlib.suppress(OSError):  # a full disk
         count = 1 + _count_crashes(state, slot)
@@ -356,7 +319,6 @@ def _started(state: Path, slots: Slots, *, returned: str = "", on_probation: boo
 
 
 def _read(path: Path) -> tuple[Slot, bytes]:
-    """A verified bundle as a slot, with the bytes that were verified."""
     with Bundle.open(path) as bundle:
         data = bundle.whole()
         slot = Slot(
@@ -372,7 +334,7 @@ def _after_install(known: Slots | None, slot: Slot) -> Slots:
     if known is None:
         return Slots(highest_release=slot.release, current=slot)
     to_return_to = [one for one in (known.current, known.previous) if one is not None and one.sha256 != slot.sha256]
-    to_return_to.sort(key=lambda one: one.condition != "good")  # what has started well comes before what has not
+    to_return_to.sort(key=lambda one: one.condition != "good")
     previous = to_return_to[0] if to_return_to else None
     return Slots(highest_release=slot.release, current=slot, previous=previous)
 
@@ -401,7 +363,7 @@ def _write(state: Path, slots: Slots) -> None:
 
 
 def _sweep(state: Path, slots: Slots) -> None:
-    """Remove bundles that nothing names, and what an interrupted installation left."""
+    """Remove bundles that are not named, and leftovers of interrupted installations."""
     named = {f"{digest}.edge" for digest in _hashes(slots)}
     with contextlib.suppress(OSError):  # the next installation looks again
         for path in (*(state / SLOTS_FOLDER).iterdir(), *state.glob(".*.tmp")):
@@ -428,7 +390,7 @@ def _make(state: Path) -> None:
 
 @contextmanager
 def _locked(state: Path, name: str) -> Iterator[None]:
-    """One change of a state folder at a time; another waits."""
+    """Wait for, and hold, a lock of a state folder."""
     try:
         descriptor = _open_lock(state, name)
     except OSError as error:
@@ -445,7 +407,7 @@ def _open_lock(state: Path, name: str) -> int:
 
 
 def _alone(state: Path, held: contextlib.ExitStack) -> bool | None:
-    """Whether this start alone decides about a new bundle, until `held` is closed; None if no lock can be had here."""
+    """Return whether this start holds the start lock, until `held` is closed; None if there can be no lock."""
     try:
         descriptor = _open_lock(state, _START)
     except OSError:

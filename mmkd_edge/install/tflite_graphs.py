@@ -1,9 +1,9 @@
 """`.tflite` files, checked from their bytes before LiteRT sees them.
 
-Refuses operators that are not listed, control flow, variables, data outside of the file, tensors of other sizes than
-their values, and shapes that are computed from a window: LiteRT plans all memory when it opens a file, and checks
-indices at every run. Fields are those of tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3), the layout is
-that of flatbuffers (google.github.io/flatbuffers/md__internals.html).
+Refuses operators that are not listed, control flow, variables, data outside of the file, tensors whose size differs
+from their values, and shapes computed from a window: LiteRT plans all memory when it opens a file, and checks indices
+at every run. Fields: tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3); layout: flatbuffers
+(google.github.io/flatbuffers/md__internals.html).
 """
 
 from __future__ import annotations
@@ -27,38 +27,34 @@ SPLIT_V=102 GATHER_ND=107 COS=108 ELU=111 QUANTIZE=114 ROUND=116 HARD_SWISH=117 
 BROADCAST_TO=130 CONV_3D=132 GELU=150 RELU_0_TO_1=152 SIGN=158
 """
 OPERATORS = {int(number): name for name, _, number in (one.partition("=") for one in _TAKEN.split())}
-"""Each runs once, and the size of its output depends on shapes and the file's constants alone."""
+"""The operators that a student may use."""
 
 MOST_WORKING_BYTES = 1 << 30
-"""Of all computed tensors together: half of the memory of a sandbox check."""
+"""All computed tensors: half of the sandbox's memory."""
 
 _CONSTANT_INPUTS = {
     "ARG_MAX": (1,), "BROADCAST_TO": (1,), "EXPAND_DIMS": (1,), "MEAN": (1,), "PAD": (1,), "PADV2": (1,),
     "REDUCE_MAX": (1,), "REDUCE_MIN": (1,), "RESHAPE": (1,), "SLICE": (1, 2), "SPLIT": (0,), "SPLIT_V": (1, 2),
     "STRIDED_SLICE": (1, 2, 3), "SUM": (1,), "TRANSPOSE": (1,),
 }  # fmt: skip
-"""The inputs that decide the shape of the output."""
+"""Inputs that decide the output shape."""
 
 _DEPTH_AXES = {
     "BATCH_MATMUL": (-2,), "CONV_2D": (-3, -2, -1), "CONV_3D": (-5, -4, -3, -2), "DEPTHWISE_CONV_2D": (-3, -2),
     "FULLY_CONNECTED": (-1,),
 }  # fmt: skip
-"""The axes of the weights that one value of the output sums over."""
+"""Axes of the weights that an output value sums over."""
 
-_MOST_ITEMS = 1_000_000  # of all lists together, which may overlap
-_MOST_BUFFERS = 2 * MOST_TENSORS  # one of each tensor, and metadata
+_MOST_ITEMS = 1_000_000  # in all lists, which may overlap
+_MOST_BUFFERS = 2 * MOST_TENSORS  # one per tensor, and metadata
 _MOST_RANK = 16
 _VERSION = 3
-# float32, float16, int32, uint8, int64, bool, int16, int8 and int4: how many bits a value takes.
+# Bits per value of float32, float16, int32, uint8, int64, bool, int16, int8 and int4.
 _BITS = {0: 32, 1: 16, 2: 32, 3: 8, 4: 64, 6: 8, 7: 16, 9: 8, 17: 4}
 
 
 def check_tflite(model: bytes) -> GraphCost:
-    """Check that an engine may be given a `.tflite`, and return the cost of one run by its declared shapes.
-
-    Raises:
-        ValueError: it may not; the message says why.
-    """
+    """Return the cost of one run of a `.tflite` by its declared shapes; ValueError if LiteRT may not open it."""
     require(model[4:8] == b"TFL3", f"the mark {model[4:8]!r}", "b'TFL3'")
     reading = _Reading(model)
     root = reading.table(reading.number("<I", 0))
@@ -74,17 +70,17 @@ def check_tflite(model: bytes) -> GraphCost:
 
 def _operator(code: _Table) -> int:
     require(not code.has(1), "an operator of somebody else", "LiteRT's own")
-    number = max(code.number("<b", 0), code.number("<i", 3))  # the first field is of earlier versions
+    number = max(code.number("<b", 0), code.number("<i", 3))  # earlier versions use the first field
     require(number in OPERATORS, f"the operator {number}", "one that students are made of")
     return number
 
 
 def _data_bytes(buffer: _Table, file_bytes: int) -> int:
-    """Size of a buffer: in itself, or further back in the same file, as ai-edge-quantizer writes it."""
+    """Return the size of a buffer, which is in place or further back in the file (ai-edge-quantizer)."""
     held, start, count = buffer.length(0), buffer.number("<Q", 1), buffer.number("<Q", 2)
     if start == 0 == count:
         return held
-    # Of places 0 and 1 the schema says that they are none.
+    # The schema reserves the offsets 0 and 1.
     is_inside = held == 0 and start > 1 and start + count <= file_bytes
     require(is_inside, f"{count} bytes of data at byte {start}", f"all within its {file_bytes} bytes, in one place")
     return count
@@ -122,7 +118,7 @@ def _check_subgraph(graph: _Table, codes: Sequence[int], sizes: Sequence[int]) -
 
 
 def _operations(name: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> int:
-    """One for each value that is read or written, and the products of layers."""
+    """Return one for each value read or written, and the products of layers."""
     moved = sum(map(math.prod, (*inputs, *outputs)))
     if name not in _DEPTH_AXES or len(inputs) < 2 or not outputs:
         return moved
@@ -132,7 +128,7 @@ def _operations(name: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Se
 
 
 def _working_bytes(tensor: _Table, sizes: Sequence[int]) -> int:
-    """Memory of a computed tensor; 0 for one in the file."""
+    """Return the memory of a computed tensor; 0 for a constant."""
     shape, kind = tensor.list("<i", 0), tensor.number("<b", 1)
     require(kind in _BITS, f"a tensor of the type {kind}", "numbers")
     require(not (tensor.has(6) or tensor.number("<B", 5) or tensor.has(9)), "a sparse or variable tensor", "none")
@@ -153,14 +149,13 @@ def _check_places(places: Sequence[int], known: range, what: str) -> None:
 
 
 class _Reading:
-    """The bytes of a flatbuffer, read inside their bounds only."""
+    """The bytes of a flatbuffer, read only inside their bounds."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.items = 0
 
     def number(self, code: str, place: int) -> int:
-        """The number at a place."""
         if not 0 <= place <= len(self.data) - struct.calcsize(code):
             raise ValueError("the graph points to something outside of the file")
         found: int = struct.unpack_from(code, self.data, place)[0]
@@ -172,7 +167,7 @@ class _Reading:
 
 
 class _Table:
-    """One table; its vtable, at another place, has the offsets of its fields."""
+    """One table; its vtable has the offsets of its fields."""
 
     def __init__(self, reading: _Reading, place: int, vtable: int, vtable_bytes: int) -> None:
         self._reading = reading
@@ -181,16 +176,15 @@ class _Table:
         self._vtable_bytes = vtable_bytes
 
     def has(self, field: int) -> bool:
-        """Whether a field is present."""
         return self._field(field) != 0
 
     def number(self, code: str, field: int) -> int:
-        """A number; 0 if it is absent, as flatbuffers writes it."""
+        """Return a number; 0 if it is absent, as flatbuffers writes it."""
         place = self._field(field)
         return self._reading.number(code, place) if place else 0
 
     def list(self, code: str, field: int) -> Sequence[int]:
-        """A list of numbers; empty if it is absent."""
+        """Return a list of numbers; empty if it is absent."""
         place = self._behind(field)
         if not place:
             return ()
@@ -201,14 +195,13 @@ class _Table:
         return struct.unpack_from(f"<{count}{code[1]}", data, place + 4)
 
     def length(self, field: int) -> int:
-        """Number of bytes of a list, without reading them: those of several lists may be the same."""
+        """Return the bytes of a list, unread: several lists may share them."""
         place = self._behind(field)
         count = self._reading.number("<I", place) if place else 0
         self._require_inside(place, count, 1)
         return count
 
     def tables(self, field: int) -> Sequence[_Table]:
-        """A list of tables."""
         place = self._behind(field)
         offsets = self.list("<I", field)
         first = place + 4
@@ -219,7 +212,7 @@ class _Table:
         require(end <= len(self._reading.data), f"a list of {count} items", "one inside of the file")
 
     def _field(self, field: int) -> int:
-        """Place of a field; 0 if it is absent."""
+        """Return the offset of a field; 0 if it is absent."""
         entry = 4 + 2 * field
         if entry + 2 > self._vtable_bytes:
             return 0
@@ -227,6 +220,6 @@ class _Table:
         return self._place + offset if offset else 0
 
     def _behind(self, field: int) -> int:
-        """Place that a field points to; 0 if it is absent."""
+        """Return the offset that a field points to; 0 if it is absent."""
         place = self._field(field)
         return place + self._reading.number("<I", place) if place else 0

@@ -1,7 +1,6 @@
-"""Configs that passed on this machine, by the hash of the bundle, so that a later start pays nothing.
+"""Configs that passed on this machine, in the user's cache folder by the hash of the bundle.
 
-A JSON file per bundle in the user's cache folder. Only what this user and root alone can write counts. Reading never
-fails, and what cannot be written is tested again.
+Files that others can write are ignored; what cannot be written is checked again.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from mmkd_edge.bundle.files import cache_folder, is_written_by_others, read_own_
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
 from mmkd_edge.errors import UsageError
 
-FORMAT_VERSION = 2  # of 1 graphs were tried whose cost and indices nobody had looked at
+FORMAT_VERSION = 2
 _MOST_BYTES = 1 << 16
-_MOST_PASSED = 64  # configs of one bundle: after as many the oldest are tested again
+_MOST_PASSED = 64  # per bundle; older ones are checked again
 
 
 class Verdicts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,7 +27,7 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def passed_before(bundle_sha256: str) -> tuple[str, ...]:
-    """The keys of a bundle's configs that passed here."""
+    """Return the keys of a bundle's configs that passed here."""
     try:
         path = _path(bundle_sha256)
         _check_folder(path.parent)
@@ -41,7 +40,7 @@ def passed_before(bundle_sha256: str) -> tuple[str, ...]:
 
 
 def remember_passed(bundle_sha256: str, keys: tuple[str, ...]) -> str:
-    """Remember configs that passed; returns why that is not possible, else an empty text."""
+    """Remember configs that passed; return why that failed, or an empty text."""
     try:
         path = _path(bundle_sha256)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

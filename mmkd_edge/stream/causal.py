@@ -1,6 +1,6 @@
-"""A causal student behind one stream: samples become blocks, blocks become steps, and the newest step has the answer.
+"""A causal student that follows one stream: samples become blocks, and blocks become steps.
 
-A state that is lost, because an engine failed or another bundle took over, is made again from the last window.
+A state that is lost, because an engine failed or another bundle took over, is rebuilt from the last window.
 """
 
 from __future__ import annotations
@@ -28,14 +28,11 @@ def check_hop(hop: object, streaming: Streaming) -> None:
 
 
 class Stepping:
-    """The steps of one stream.
+    """The steps of one stream; `fresh` if a block was completed since the last answer.
 
     Args:
-        engine: returns the engine that answers now.
+        engine: returns the current engine.
         failed: called when an engine failed.
-
-    Attributes:
-        fresh: whether a block was completed since the last answer.
     """
 
     def __init__(self, engine: Callable[[], Engine], *, failed: Callable[[], None]) -> None:
@@ -45,7 +42,7 @@ class Stepping:
         self.begin()
 
     def begin(self) -> None:
-        """Forget all samples. The first block is filled up with missing ones, so that the last ends with a window."""
+        """Forget all samples. Missing samples fill up the first block, so that the last ends with a window."""
         self._open(self._engine())
 
     def _open(self, engine: Engine) -> None:
@@ -66,7 +63,7 @@ class Stepping:
             self._failed()
 
     def put(self, rows: NDArray[Any]) -> None:
-        """Take rows (n, C) of raw values, NaN = missing; of video frames (n, H, W, C), masked where missing."""
+        """Take rows (n, C), NaN = missing; video frames (n, H, W, C), masked where missing."""
         start = 0
         while self._steps is not None and start < len(rows):
             part = rows[start : start + len(self._block) - self._filled]
@@ -83,17 +80,13 @@ class Stepping:
         try:
             self._answer = steps.push(values, present)
             self.fresh = True
-        except Exception as error:  # the state is lost; the next answer makes it again
+        except Exception as error:  # the state is lost; the next answer rebuilds it
             self._steps = self._answer = None
             reraise_signal_exceptions(error, handled=handled)
             self._failed()
 
     def answer(self, window: NDArray[Any]) -> Answers | None:
-        """The outputs (1, ...) after the newest block; None where the window must be answered as a whole.
-
-        Args:
-            window: (T, C), of video (T, H, W, C), what ends with that block.
-        """
+        """Return the outputs (1, ...) after the newest block of `window`; None to answer the window as a whole."""
         engine = self._engine()
         if engine.step is not self._of.step or self._steps is None:
             self._open(engine)

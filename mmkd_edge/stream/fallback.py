@@ -1,4 +1,4 @@
-"""Several sensors, each with a stream of its own: which of them answers."""
+"""Fallback between several sensors, each with its own stream."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 
 
 class SensorFallback:
-    """Choose among the predictions of several streams: the first sensor that works answers.
-
-    Args:
-        modalities: of the sensors, the best first.
-        task: that they all answer.
-    """
+    """Chooses among the predictions of several streams, best sensor first: the first that works answers."""
 
     def __init__(self, modalities: Sequence[ModalitySpec], task: TaskSpec) -> None:
         nothing = WindowFault(status="invalid", reason="no sample came yet")
@@ -27,13 +22,13 @@ class SensorFallback:
         self._ended = [False] * len(modalities)
 
     def end(self, sensor: int) -> None:
-        """Note that a sensor will give nothing more."""
+        """Note that a sensor has ended."""
         self._ended[sensor] = True
 
     def choose(self, sensor: int, prediction: Prediction) -> Prediction | None:
-        """The answer after a sensor's prediction; None while a better sensor works, or if this one fails.
+        """Return the answer after a sensor's prediction; None if a better sensor works, or this one fails.
 
-        If no sensor works, the first that began and has not ended says so.
+        If no sensor works, the first that began and has not ended reports it.
         """
         self._last[sensor], self._began[sensor] = prediction, True
         working = [lives(last) and not ended for last, ended in zip(self._last, self._ended, strict=True)]
@@ -46,6 +41,6 @@ class SensorFallback:
 
     def _failed(self, sensor: int) -> Prediction:
         last = self._last[sensor]
-        if self._ended[sensor] and lives(last):  # a good prediction says nothing of the end
+        if self._ended[sensor] and lives(last):  # its reason is empty
             return msgspec.structs.replace(last, reason="its source has ended")
         return last

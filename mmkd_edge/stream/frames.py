@@ -1,4 +1,4 @@
-"""Frames of a stream under numbers: clocks and grids order the numbers, and only a window fetches the frames."""
+"""Video frames of a stream, numbered: clocks and grids order the numbers, and a window fetches the frames."""
 
 from __future__ import annotations
 
@@ -9,20 +9,13 @@ from mmkd_edge.errors import InputError
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.spec import ModalitySpec
 
-_PENDING = 8  # frames that a clock and a grid may hold beside the reordered ones
-_NUMBERS = 1 << 23  # that float32 tells apart; by then the first ones are long forgotten
-_MOST_WINDOWS = 64  # of frames that are kept, however much faster than the student a camera is
+_PENDING = 8  # frames that a clock and a grid hold, without reordered ones
+_NUMBERS = 1 << 23  # exact in float32
+_MOST_WINDOWS = 64  # bound, for a camera that is faster than the student
 
 
 class FrameNumbers:
-    """The last frames of a stream, each under its number, in constant memory.
-
-    Args:
-        reorder: frames that the clock holds back.
-
-    Attributes:
-        most: frames that may be put at a time.
-    """
+    """The last frames of a stream by number, in constant memory; the clock holds `reorder` back."""
 
     def __init__(self, modality: ModalitySpec, *, reorder: int) -> None:
         self.most = modality.samples
@@ -33,7 +26,7 @@ class FrameNumbers:
         self._next = 0
 
     def put(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Keep a copy of at most `most` frames (n, H, W, C); gives their numbers, float32 (n, 1), NaN where missing."""
+        """Copy at most `most` frames (n, H, W, C); return their numbers, float32 (n, 1), NaN = missing."""
         numbers = np.full(len(frames), np.nan, dtype=np.float32)
         for row, (frame, is_missing) in enumerate(zip(bytes_of(frames), missing_frames(frames), strict=True)):
             if not is_missing:
@@ -44,13 +37,13 @@ class FrameNumbers:
         return numbers[:, None]
 
     def forget_before(self, numbers: NDArray[np.float32]) -> None:
-        """Drop the frames that came before all of these (T, 1), but for those that may still wait for their place."""
+        """Drop frames older than all of these numbers (T, 1), except those that may still wait."""
         needed = {int(number) for number in numbers[:, 0] if not np.isnan(number)}
         first = next((place for place, number in enumerate(self._kept) if number in needed), 0)
         self._drop(first - self._pending)
 
     def window(self, numbers: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The frames of these numbers (T, 1): a new array (T, H, W, C), masked where one is missing."""
+        """Return a new array (T, H, W, C) of the frames with these numbers (T, 1), masked where missing."""
         frames = np.zeros((len(numbers), *self._shape), dtype=np.uint8)
         missing = np.ones(len(numbers), dtype=bool)
         for row, number in enumerate(numbers[:, 0].tolist()):
@@ -65,11 +58,9 @@ class FrameNumbers:
 
 
 def frames_pushed(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
-    """Frames as a stream takes them: uint8 (n, H, W, C), masked where missing; InputError for anything else.
+    """Return frames as uint8 (n, H, W, C), masked where missing; InputError for anything else.
 
-    Args:
-        values: uint8 (n, H, W, C), a single frame (H, W, C), gray ones without C, a masked array, or a list of frames
-            with None for missing ones.
+    Accepts one frame (H, W, C), gray frames without C, and a list with None for missing ones.
     """
     if isinstance(values, list | tuple):
         return _one_by_one(list(values), modality)

@@ -1,6 +1,6 @@
-"""From samples with their own times to rows at the declared rate: jitter, duplicates, gaps and steps of the clock.
+"""Timed samples become rows at the declared rate, despite jitter, duplicates, gaps and clock changes.
 
-The result depends on the samples and their times alone, not on how they were divided into pushes.
+The result does not depend on how samples are divided into pushes.
 """
 
 from __future__ import annotations
@@ -15,22 +15,15 @@ from numpy.typing import NDArray
 
 Sample = tuple[float, NDArray[np.float32]]
 
-# A grid point that lies this share of a period after a sample is taken from that sample: a clock that counts in the
-# very steps of the grid must not wait for the next sample because of rounding.
+# Fraction of a period by which a grid point may follow its sample, so that rounding does not wait for the next.
 _SNAP = 0.01
-# Intervals whose median is the measured rate; fewer than the second number say nothing.
+# The measured rate is the median of so many intervals, of at least the second number.
 _INTERVALS = 64
 _FEWEST_INTERVALS = 8
 
 
 class RisingSamples(msgspec.Struct, frozen=True, kw_only=True):
-    """Samples whose times rise by at most `limit_s` from one to the next.
-
-    Attributes:
-        restart: whether they begin a new time line.
-        times: (n,) float64 seconds.
-        rows: (n, C) float32.
-    """
+    """Times (n,) float64 s that rise by at most `limit_s`, and rows (n, C) float32; perhaps of a new time line."""
 
     restart: bool
     times: NDArray[np.float64]
@@ -38,15 +31,10 @@ class RisingSamples(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimeLine:
-    """Puts samples into one rising time line.
+    """Puts samples into one rising time line; drops duplicates and late samples.
 
-    Duplicates and samples that come too late are left out. A time that leaves the line by more than `limit_s` is
-    believed when the next sample follows it (the clock was set, or the sensor was away: a new line begins), and left
-    out when the next follows the old line. The counts are those of `StreamFacts`.
-
-    Args:
-        limit_s: longest time between two samples of one line.
-        reorder: samples that are held back to put late ones in order.
+    A time that jumps by more than `limit_s` begins a new line if the next sample follows it, and is dropped if the next
+    follows the old line. `reorder` samples are held back to put late ones in order.
     """
 
     def __init__(self, *, limit_s: float, reorder: int) -> None:
@@ -64,7 +52,7 @@ class TimeLine:
         return self._last
 
     def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[RisingSamples]:
-        """Take samples; yields those whose place is certain, in order."""
+        """Take samples; yield those whose place is certain, in order."""
         if self._reorder:
             yield from self._runs(self._sorted(times, rows))
         elif self._is_plain(times):
@@ -111,7 +99,7 @@ class TimeLine:
             yield RisingSamples(restart=restart, times=np.array(times), rows=np.stack(rows))
 
     def _place(self, time: float, row: NDArray[np.float32]) -> list[tuple[bool, float, NDArray[np.float32]]]:
-        """The samples that one adds to the line: none, itself, or the suspect before it and itself."""
+        """Return the samples that one adds to the line: none, itself, or the suspect before it and itself."""
         if not math.isfinite(time):
             self.strays += 1
             return []
@@ -140,13 +128,8 @@ class TimeLine:
 class Grid:
     """Rows at the declared rate between the samples of one time line.
 
-    Row k is at `origin_s + k / rate_hz`. Between two present samples at most `gap_s` apart it is interpolated linearly,
-    channel by channel; else it is the sample within half a period; else NaN.
-
-    Args:
-        origin_s: time of the first sample.
-        row: (C,) its values.
-        interpolates: False for frames: a row is the frame within half a period.
+    Row k is at `origin_s + k / rate_hz`. Between two present samples at most `gap_s` apart a channel is interpolated
+    linearly (frames are not); otherwise it is the sample within half a period, or NaN.
     """
 
     def __init__(
@@ -156,19 +139,19 @@ class Grid:
         self._rate_hz = rate_hz
         self._gap_s = gap_s
         self._origin_s = origin_s
-        self._times = np.array([origin_s])  # of the sample before, then of those that were put
+        self._times = np.array([origin_s])  # of the sample before and of those that were put
         self._rows = np.array(row, dtype=np.float32)[None]
         self._recent = np.empty(0)  # times before, for the measured rate
         self._next = 1  # row 0 is the first sample itself
 
     def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
-        """Take the next samples; their rows must be taken before the next are put."""
+        """Take the next samples, after all rows of those before."""
         self._recent = np.concatenate([self._recent, self._times[:-1]])[-_INTERVALS:]
         self._times = np.concatenate([self._times[-1:], times])
         self._rows = np.concatenate([self._rows[-1:], rows])
 
     def take(self, most: int) -> NDArray[np.float32]:
-        """The next rows that the samples allow, at most `most`: (m, C)."""
+        """Return the next rows that the samples allow, at most `most`: (m, C)."""
         stop = min(self._next + most, self._ready())
         points = self._point(np.arange(self._next, max(stop, self._next)))  # (m,)
         self._next = max(stop, self._next)
@@ -179,16 +162,16 @@ class Grid:
         near = np.where(weight < 0.5, low, high)
         close = np.minimum(points - before, np.abs(after - points))[:, None] <= 0.5 / self._rate_hz * (1 + _SNAP)
         joined = (after - before <= self._gap_s)[:, None] & np.isfinite(low) & np.isfinite(high)
-        with np.errstate(invalid="ignore", over="ignore"):  # where one of the two is not there the other is taken
+        with np.errstate(invalid="ignore", over="ignore"):  # one of the two may be missing
             between = (low * (1.0 - weight) + high * weight).astype(np.float32)
         return np.where(joined & self._interpolates, between, np.where(close, near, np.float32(np.nan)))
 
     def point_s(self, number: int) -> float:
-        """The time of a row."""
+        """Return the time of a row."""
         return self._origin_s + number / self._rate_hz
 
     def rate_hz(self) -> float | None:
-        """The rate of the samples before the last row that was taken; None with too few."""
+        """Return the rate of the samples before the last row; None with too few."""
         end = int(self._right(np.array([self.point_s(self._next - 1)]))[0]) + 1
         times = np.concatenate([self._recent, self._times[:end]])[-_INTERVALS - 1 :]
         if len(times) <= _FEWEST_INTERVALS:
@@ -200,12 +183,12 @@ class Grid:
         return self._origin_s + numbers / self._rate_hz
 
     def _right(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The sample at or after each point, never the one before all."""
+        """Return the sample at or after each point, at least the second."""
         found = np.searchsorted(self._times, points - _SNAP / self._rate_hz, side="left")
         return np.clip(found, 1, max(1, len(self._times) - 1))
 
     def _ready(self) -> int:
-        """One more than the last row that the samples allow."""
+        """Return one more than the last row that the samples allow."""
         newest = float(self._times[-1]) + _SNAP / self._rate_hz
         number = max(self._next, int((newest - self._origin_s) * self._rate_hz))
         while self.point_s(number) <= newest:

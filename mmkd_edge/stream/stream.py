@@ -1,7 +1,6 @@
 """`Stream`: samples in, predictions out.
 
-The predictions depend on the samples and their times alone, not on how they were divided into pushes. Memory is
-constant, and the only clock is the caller's.
+Predictions do not depend on how samples are divided into pushes. Memory is constant; the only clock is the caller's.
 """
 
 from __future__ import annotations
@@ -31,20 +30,17 @@ Deliver = Callable[[list[Prediction]], list[Prediction]]
 
 MAX_HOP = 1 << 30
 MAX_REORDER = 1024
-# Times a sensor may be faster or slower than declared: jitter and lost samples stay within, another setting does not.
+# A rate off by this factor is a wrong setting, not jitter or lost samples.
 _RATE_FACTOR = 1.5
-# Sampling periods between two samples from which on the space is a gap: one lost sample is interpolated, two are not.
+# In sampling periods: one lost sample is interpolated, two are not.
 _GAP_PERIODS = 2.5
 
 
 class StreamFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened to the samples of a stream.
+    """Counts of a stream's samples.
 
     Attributes:
-        samples: how many were pushed.
-        duplicates: left out because a sample with the same time came before.
-        late: left out because later ones came before.
-        strays: left out because their time is no number, or fits nothing before or after.
+        strays: dropped, with a time that is no number or fits nothing.
         restarts: new time lines: the clock was set, or nothing came for longer than a window.
     """
 
@@ -56,22 +52,19 @@ class StreamFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stream:
-    """Windows and hops over the samples of one sensor. Get one from `EdgePredictor.stream`.
+    """Windows and hops over the samples of one sensor, in one thread. Get one from `EdgePredictor.stream`.
 
-    A prediction is due after the first full window and then after every `hop` samples at the modality's rate; before
-    the first full window it is `warming_up`. A stream has one sensor and is used by one thread at a time; many streams
-    may share a predictor.
+    A prediction is due after the first full window and after every `hop` samples; before, it is `warming_up`.
 
     Args:
-        ask: returns the prediction for a window (T, C), of video (T, H, W, C), its conditions, and outputs of steps.
+        ask: returns the prediction for a window, its conditions, and outputs of steps.
         deliver: counts predictions and applies the policy.
-        hop: rows from one prediction to the next.
-        gap_s: a longer time between two samples is a gap; None for two and a half sampling periods.
-        reorder: number of samples to hold back to put late ones in order.
-        stale_s: a prediction with an older input is stale; None for never.
-        stepping: the steps of a causal student; None answers each window as a whole.
-        on_window: receives each full window (T, C) and its prediction; the window is its own.
-        answering: returns the current modality: after a swap its range may be another one.
+        gap_s: longest interpolated time between two samples; None for 2.5 sampling periods.
+        reorder: samples to hold back to put late ones in order.
+        stale_s: age from which an input is stale; None for never.
+        stepping: the steps of a causal student.
+        on_window: receives each full window and its prediction, and may keep them.
+        answering: returns the current modality, whose range a swap may change.
     """
 
     def __init__(
@@ -111,7 +104,7 @@ class Stream:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all samples, as if the stream had just begun; the counts of `facts` begin anew."""
+        """Forget all samples and counts, as at the beginning."""
         self._clock = TimeLine(limit_s=max(self._modality.duration_s, self._gap_s), reorder=self._reorder)
         self._timed: bool | None = None
         self._samples = 0
@@ -121,7 +114,7 @@ class Stream:
         self._begin(None)
 
     def _begin(self, grid: Grid | None) -> None:
-        """A new time line."""
+        """Begin a new time line."""
         self._grid = grid
         self._count = 0  # rows in this time line
         self._end = 0  # of the newest row in the buffer
@@ -132,31 +125,26 @@ class Stream:
         self._due = first if first else min(self._hop, self._modality.samples)
 
     def push(self, samples: object, time_s: object = None, *, now_s: float | None = None) -> list[Prediction]:
-        """Take samples in the order of the sensor; returns the predictions that became due.
+        """Take samples in the order of the sensor; return the predictions that became due.
 
         Args:
-            samples: an array (n, C) of raw values, a single sample (C,), a data frame (pandas, polars) with the
-                channels as columns, or a mapping from the modality's name to one; NaN = missing. A modality of one
-                channel also takes (n,). Of video uint8 (n, H, W, C), a single frame, or a list with None for missing
-                ones.
-            time_s: times of the samples, (n,) seconds on a clock of your choice, or of the first of them if the rest
-                follows at the modality's rate. None if samples come at exactly that rate.
-            now_s: this moment on the same clock; then every prediction has its `input_age_s`.
+            samples: raw values (n, C), (C,) or, of one channel, (n,), NaN = missing; a data frame with the channels as
+                columns; a mapping from the modality's name to one. Video: uint8 (n, H, W, C), one frame, or a list with
+                None for missing ones.
+            time_s: times (n,) in seconds on any clock, or the first one if the rest follows at the modality's rate;
+                None if samples come at exactly that rate.
+            now_s: this moment on that clock; predictions then have an `input_age_s`.
 
         Raises:
-            InputError: the samples do not fit the modality, or their times do not fit them.
-            UsageError: some pushes have times and some do not, or the predictor is closed.
+            InputError: samples do not fit the modality, or times do not fit samples.
+            UsageError: only some pushes have times, or the predictor is closed.
             SensorError: a prediction is not `ok`, and the policy is `raise`; the samples were taken.
         """
         values, times = self._checked(samples, time_s, now_s)
         return self._give(list(self._answers(values, times, now_s)))
 
     def each(self, samples: object, time_s: object = None, *, now_s: float | None = None) -> Iterator[Prediction]:
-        """`push` as an iterator, which yields each prediction at once: read it to its end before the next push.
-
-        Raises:
-            SensorError: a prediction is not `ok`, and the policy is `raise`; the samples behind it were not taken.
-        """
+        """Yield each prediction of `push` at once; read to the end before the next push."""
         values, times = self._checked(samples, time_s, now_s)
         for prediction in self._answers(values, times, now_s):
             yield from self._give([prediction])
@@ -164,14 +152,7 @@ class Stream:
     def flush(self, *, now_s: float | None = None) -> list[Prediction]:
         """Return the predictions of samples that are held back, and of the window that ends with the newest sample.
 
-        The stream goes on afterwards, but late samples are not put in order any more. A causal student answers for its
-        newest whole block.
-
-        Args:
-            now_s: this moment on the clock of the samples.
-
-        Raises:
-            SensorError: a prediction is not `ok`, and the policy is `raise`.
+        The stream may go on, but late samples are no longer put in order. A causal student answers for whole blocks.
         """
         check_moment("now_s", now_s)
         found: list[Prediction] = []
@@ -182,14 +163,7 @@ class Stream:
         return self._give(found)
 
     def latest(self, now_s: float) -> Prediction | None:
-        """The last prediction at this moment on the clock of the samples: `stale` if its input has become too old.
-
-        Returns:
-            None before the first prediction.
-
-        Raises:
-            UsageError: the samples of this stream have no times.
-        """
+        """Return the last prediction at this moment, `stale` if its input is too old; None before the first."""
         if self._timed is False:
             raise UsageError("latest: expected a stream whose samples have times, got one without; push with time_s")
         check_moment("now_s", now_s)
@@ -203,10 +177,7 @@ class Stream:
         return msgspec.structs.replace(self._latest, input_age_s=age_s, status=fault.status, reason=reason)
 
     async def over(self, source: AsyncIterable[Any]) -> AsyncIterator[Prediction]:
-        """Yield the predictions for an asynchronous source of samples, or of pairs of samples and `time_s`.
-
-        Each prediction is computed in the thread of the event loop.
-        """
+        """Yield predictions for an asynchronous source of samples, or of pairs of samples and `time_s`."""
         async for item in source:
             samples, time_s = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
             for prediction in self.push(samples, time_s):
@@ -216,7 +187,7 @@ class Stream:
 
     @property
     def facts(self) -> StreamFacts:
-        """What happened to the samples since the beginning or the last `reset`."""
+        """Counts since the beginning or the last `reset`."""
         clock = self._clock
         return StreamFacts(
             samples=self._samples,
@@ -226,12 +197,9 @@ class Stream:
             restarts=clock.restarts,
         )
 
-    # ---- what comes
-
     def _checked(
         self, samples: object, time_s: object, now_s: float | None
     ) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
-        """The values and the times of a push."""
         check_moment("now_s", now_s)
         values = self._values_of(samples)
         times = self._times_of(time_s, len(values))
@@ -257,7 +225,7 @@ class Stream:
     def _in_parts(
         self, values: NDArray[Any], times: NDArray[np.float64] | None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64] | None]]:
-        """Rows and times of what was pushed: of video numbers of frames, at most a window of them at a time."""
+        """Yield rows and times; for video the numbers of frames, at most a window of them."""
         if self._frames is None:
             yield values, times
             return
@@ -266,7 +234,7 @@ class Stream:
             yield self._frames.put(values[part]), None if times is None else times[part]
 
     def _values_of(self, samples: object) -> NDArray[Any]:
-        """The samples as float32 (n, C), of video as uint8 (n, H, W, C)."""
+        """Return samples as float32 (n, C) or uint8 (n, H, W, C)."""
         modality = self._modality
         if self._frames is not None:
             return frames_pushed(select(samples, modality), modality)
@@ -304,7 +272,7 @@ class Stream:
         self._timed = timed
 
     def _follow(self, run: RisingSamples, now_s: float | None) -> Iterator[Prediction]:
-        """Rows at the declared rate for one run of samples, and the predictions that they make due."""
+        """Yield the predictions that a run of samples makes due."""
         times, rows = run.times, run.rows
         if run.restart:
             self._restarted = "the time line began anew" if self._grid is not None else ""
@@ -328,7 +296,7 @@ class Stream:
             yield from self._advance(taken, now_s)
 
     def _advance(self, rows: NDArray[np.float32], now_s: float | None = None) -> Iterator[Prediction]:
-        """Put rows into the buffer, and answer where a prediction is due."""
+        """Put rows into the buffer; yield the predictions that are due."""
         start = 0
         while start < len(rows):
             part = rows[start : start + min(self._due - self._count, self._modality.samples)]
@@ -340,7 +308,7 @@ class Stream:
                 yield self._predict(now_s)
 
     def _append(self, rows: NDArray[np.float32]) -> None:
-        """Rows behind those in the buffer, at most a window of them."""
+        """Add at most a window of rows to the buffer."""
         keep = self._modality.samples
         if self._end + len(rows) > len(self._buffer):
             self._buffer[:keep] = self._buffer[self._end - keep : self._end]
@@ -352,10 +320,8 @@ class Stream:
         if self._stepping is not None:
             self._stepping.put(rows if self._frames is None else self._frames.window(rows))
 
-    # ---- what is answered
-
     def _predict(self, now_s: float | None) -> Prediction:
-        """The prediction for the window that ends with the newest row."""
+        """Answer for the window that ends with the newest row."""
         self._answered = self._count
         newest_s = None if self._grid is None else self._grid.point_s(self._count - 1)
         age_s = None if now_s is None or newest_s is None else now_s - newest_s
@@ -375,7 +341,7 @@ class Stream:
         )
 
     def _full(self, age_s: float | None) -> Prediction:
-        # A copy: the buffer goes on, and a backend may keep what it was given.
+        # A copy, because a backend may keep its input.
         rows = self._buffer[self._end - self._modality.samples : self._end]
         window: NDArray[Any] = rows.copy() if self._frames is None else self._frames.window(rows)
         fault = worse(age_fault(age_s, self._stale_s), self._wrong_rate())
