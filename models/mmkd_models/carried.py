@@ -21,8 +21,7 @@ from mmkd_models.data.windows import Windows
 
 MOST_WINDOWS = 256
 MOST_CARRIED_BYTES = 1 << 25
-"""Of carried sound or video: 227 windows of 16 frames of 96 x 96 gray pixels. Half of them judge lower precision, which
-needs a hundred."""
+"""Of carried sound or video: 227 windows of 16 frames of 96 x 96 gray pixels."""
 
 LEAST_WINDOWS = 16
 
@@ -32,8 +31,8 @@ class CarriedWindows:
     """Validation windows for calibration and golden tests at export.
 
     Attributes:
-        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. Video: uint8
-            (N, T, H, W, C), masked where frames are missing.
+        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. Video: uint8 (N, T, H,
+            W, C), masked where frames are missing.
         labels: as `Windows.labels`, all known.
     """
 
@@ -97,7 +96,6 @@ def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: Ta
 
 
 def _with_frames(windows: Tensor, tensors: Mapping[str, Tensor], modality: ModalitySpec, path: Path) -> NDArray[Any]:
-    """Carried windows, with missing frames masked."""
     if modality.kind != "video":
         return windows.numpy()
     frames, shape = tensors.get("frames", torch.empty(0)), (len(windows), modality.samples)

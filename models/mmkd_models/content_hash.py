@@ -15,12 +15,7 @@ CONTENT_KEY = "content_sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class TensorContent:
-    """One tensor of a checkpoint.
-
-    Attributes:
-        dtype: as torch writes it, `torch.float32`.
-        data: little-endian bytes, the last axis fastest.
-    """
+    """One tensor: `dtype` as torch writes it, `torch.float32`, and little-endian bytes, the last axis fastest."""
 
     name: str
     dtype: str
@@ -29,10 +24,7 @@ class TensorContent:
 
 
 def content_digest(parts: Iterable[TensorContent], document: bytes) -> str:
-    """Return the SHA-256 of a checkpoint's content, in hexadecimal digits.
-
-    Every tensor counts by its name, dtype, shape and bytes, in the order of the names, then the document.
-    """
+    """Return the SHA-256 of name, dtype, shape and bytes of every tensor, by name, then the document; hexadecimal."""
     digest = hashlib.sha256()
     for part in sorted(parts, key=lambda part: part.name):
         digest.update(f"{part.name}\0{part.dtype}\0{part.shape}\0".encode())

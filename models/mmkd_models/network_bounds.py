@@ -82,7 +82,7 @@ def _sizes_of_encoders(
 
 
 def _constant_values(modality: ModalitySpec, encoder: EncoderConfig, *, causal: bool) -> int:
-    """Return the size of the largest matrix that an encoder computes."""
+    """The size of the largest matrix that an encoder computes."""
     positions = max(1, modality.samples // max(1, hop_of(modality)) if modality.kind == "audio" else modality.samples)
     stride = math.prod(strides_of(modality, positions, encoder.most_tokens))
     if causal:

@@ -20,13 +20,13 @@ MOST_CENTRES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEmbeddings:
-    """Centres and scale of the training embeddings.
+    """Centres and scale of the training embeddings, float32.
 
     Attributes:
-        scale: (D,) float32 factors of the features; the score of training windows is then about 1.
-        shift: (D,) float32, added after that.
-        centres: (C, D) float32, of the scaled embeddings.
-        scores: (N,) float32 of validation windows, rising.
+        scale: (D,) factors of the features; the score of training windows is then about 1.
+        shift: (D,) added after that.
+        centres: (C, D) of the scaled embeddings.
+        scores: (N,) of validation windows, rising.
     """
 
     scale: Tensor
@@ -54,7 +54,7 @@ class NoveltyScore(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         """(B, D) -> (B, 1): s^2 z^2 - 2 s z c + |c|^2 of the nearest c; z is the embedding minus the middle.
 
-        Two products, whatever the number of centres: in a small student the number of operators costs, not their size.
+        Two products, whatever the number of centres: the number of operators costs, not their size.
         """
         apart = embedding - self.middle
         nearest = torch.addmm(self.bias, apart, self.weight).amin(dim=-1, keepdim=True)

@@ -35,7 +35,7 @@ def _with_metadata(data: bytes, key: str, value: str) -> bytes:
     """Add an entry to the metadata of a safetensors file; safetensors itself writes several in a random order.
 
     Format (github.com/huggingface/safetensors): the length of the header in 8 bytes, the header as JSON, padded with
-    spaces to a multiple of 8, and the tensors, whose offsets count from there.
+    spaces to a multiple of 8, and the tensors.
     """
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     header = json.loads(data[_LENGTH_BYTES:start])

@@ -24,15 +24,14 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         batch: windows per step, over all devices.
-        learning_rate: peak of the schedule: linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017).
+        learning_rate: peak of a linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017).
         weight_decay: of AdamW, on matrices only.
         warmup_share: fraction of the steps that warm up.
         ema_decay: decay of the averaged weights that are validated and written; 0 uses the raw weights.
         eval_every: steps between validations.
         patience: validations without a new best score before training stops; 0 never stops.
-        near_best: take the latest weights that validate within this many standard errors of the best; 0 takes the best.
-            The best of many noisy scores on few windows is often an early, lucky one (the one-standard-error rule:
-            Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
+        near_best: take the latest weights that validate within this many standard errors of the best; 0 takes the best
+            (the one-standard-error rule: Breiman et al., 1984, section 3.4.3).
         precision: Lightning Fabric's name of the arithmetic.
         devices: per machine, that share each batch.
     """
@@ -76,7 +75,7 @@ OnStep = Callable[[TrainingProgress], None]
 
 
 def is_first_process() -> bool:
-    """Whether this process writes the results: of several that share each batch, the first (Fabric numbers them)."""
+    """Return whether this process writes the results: of several that share each batch, the first."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 

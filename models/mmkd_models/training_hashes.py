@@ -22,11 +22,9 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def training_hashes(train: Windows, modality: str, *, key: str) -> bytes:
-    """Hash the groups of these windows, and up to 1,024 of the windows themselves.
+    """Hash the groups of these windows, and up to 1,024 of the windows themselves, by the values of one modality.
 
-    Args:
-        modality: whose values are hashed.
-        key: SHA-256 of the dataset that trained the model: the same name has another hash in every dataset.
+    `key` is the SHA-256 of the dataset that trained the model: the same name has another hash in every dataset.
     """
     rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), _MOST_WINDOWS)).round().astype(np.int64))
     windows = _window_hashes(train.subset(rows), modality, key=key)

@@ -1,7 +1,6 @@
 """The windows of the new and the old domain, and the student's classes.
 
-A student's carried windows replace an old dataset. A class that is new is never answered before it is learnt; one that
-is gone is never answered again.
+A class that is new is never answered before it is learnt; one that is gone is never answered again.
 """
 
 from __future__ import annotations
@@ -31,11 +30,7 @@ _NEVER = 10.0  # logits by which a new class begins below every other, until its
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """One domain: windows to train with, and windows to judge with.
-
-    Attributes:
-        sha256: of the dataset; None for carried windows.
-    """
+    """Windows to train with, and windows to judge with; `sha256` of the dataset, None for carried windows."""
 
     learn: Windows
     judge: Windows
@@ -197,6 +192,5 @@ def _numbers(before: TaskSpec, after: TaskSpec) -> NDArray[np.int64]:
 
 
 def _renumbered(carried: CarriedWindows, before: TaskSpec, after: TaskSpec) -> CarriedWindows:
-    """The windows of the classes that stay, with their new numbers."""
     labels = _numbers(before, after)[carried.labels]
     return CarriedWindows(windows=carried.windows[labels >= 0], labels=labels[labels >= 0])

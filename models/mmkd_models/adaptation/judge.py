@@ -1,11 +1,10 @@
 """Whether an adapted student is better: an estimate on the new domain, the loss on the old one, and the gate.
 
-Without labels nobody knows accuracy. With a teacher the estimate is how close the student's probabilities are to the
-teacher's on windows that were not trained on; without one how close they are to the labels of old windows, weighted by
-how much each looks like a new one (importance-weighted validation: M. Sugiyama, M. Krauledat, K. Mueller, "Covariate
-Shift Adaptation by Importance Weighted Cross Validation", JMLR 8, 2007). Closeness is a proper score (G. Brier,
-"Verification of forecasts expressed in terms of probability", 1950): being surer without being more often right gains
-nothing. Confidence is no estimate: a student that learns from its own answers grows surer whether it is right or not.
+With a teacher the estimate is how close the student's probabilities are to the teacher's on windows that were not
+trained on; without one how close they are to the labels of old windows, weighted by how much each looks like a new one
+(importance-weighted validation: M. Sugiyama, M. Krauledat, K. Mueller, JMLR 8, 2007). Closeness is a proper score (G.
+Brier, 1950). Confidence is no estimate: a student that learns from its own answers grows surer whether it is right or
+not.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ _COUNTS_FROM = 0.05  # of the answers: a class with a larger fraction must not v
 _VANISHED = 0.1  # of that fraction, below which a class has
 _FEWEST_CLASSES = 2  # with such a fraction, in the reference answers
 _CERTAIN = 0.4
-"""A window is certain below this fraction of the largest entropy (SAR: S. Niu et al., "Towards Stable Test-Time
-Adaptation in Dynamic Wild World", ICLR 2023, section 4.1: 0.4 ln K)."""
+"""A window is certain below this fraction of the largest entropy (SAR: S. Niu et al., ICLR 2023, section 4.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +90,7 @@ class StudentScores:
 def score_student(
     judge: AdaptationJudge, student: StudentCheckpoint, *, new_logits: NDArray[np.float32] | None = None
 ) -> StudentScores:
-    """Score a student.
-
-    Args:
-        new_logits: replace its answers to the new windows, with those of students that each saw only some labels.
-    """
+    """Score a student; `new_logits` replace its answers, with those of students that each saw only some labels."""
     name, network = student.modality.name, student.network()
     old = logits_of(network, judge.old, modality=name)
     new = logits_of(network, judge.new, modality=name) if new_logits is None else new_logits
@@ -120,7 +114,7 @@ def closeness_of(logits: NDArray[np.float32], reference: Floats) -> Floats:
 
 
 def certain_answers(probabilities: Floats) -> NDArray[np.bool_]:
-    """Return which rows (N,) of probabilities (N, K) have a low entropy (`_CERTAIN`)."""
+    """Return which rows (N,) of probabilities (N, K) have a low entropy."""
     entropy = -(probabilities * np.log(probabilities + 1e-12)).sum(axis=1)
     return np.asarray(entropy < _CERTAIN * np.log(probabilities.shape[1]))
 

@@ -1,8 +1,8 @@
 """The methods of adaptation, each from a student to one that is judged before it is written.
 
-Half of each training batch is old. Old windows are trained on half their label and half the unadapted student's answer
-(Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016), drawn at random and equally often from each class ("random
-replay"; A. Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019).
+Half of each training batch is old. Its targets are half label and half the unadapted student's answer (Z. Li, D. Hoiem,
+"Learning without Forgetting", ECCV 2016), drawn equally often from each class ("random replay"; A. Chaudhry et al., "On
+Tiny Episodic Memories in Continual Learning", 2019).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ADAPT_TRAIN = TrainConfig(steps=200, learning_rate=5e-4, eval_every=50)
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationTask:
-    """What is adapted, and how.
+    """The student and domains of an adaptation.
 
     Attributes:
         new: the new domain, with the student's modality.
@@ -67,11 +67,7 @@ class AdaptationTask:
 def adapt_student(
     task: AdaptationTask, method: AdaptationMethod, *, labelled: NDArray[np.int64] | None = None
 ) -> StudentCheckpoint:
-    """Return the adapted student.
-
-    Args:
-        labelled: rows of the new windows whose labels are used; for the method `labels`.
-    """
+    """Return the adapted student; `labelled` are the rows of the new windows that the method `labels` uses."""
     if method == "statistics":
         return _with_statistics(task)
     if method == "labels":
@@ -126,7 +122,7 @@ def interpolate(before: StudentCheckpoint, after: StudentCheckpoint, fraction: f
 def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats]]) -> StudentCheckpoint:
     """Return the student with a changed head: a ridge regression on the residuals of the present one.
 
-    Few windows change little. The penalty is the one under which left-out blocks of windows are predicted best.
+    The penalty is the one under which left-out blocks of windows are predicted best.
 
     Args:
         parts: windows and their targets (N, K), of the new domain and of the old one; the parts have equal weight.
@@ -180,7 +176,7 @@ class PairedSource:
         self.offset = len(new)
 
     def at(self, step: int) -> Batch:
-        """Return the batch of that step: the index of old windows begins at the number of new ones."""
+        """Return the batch of that step; the index of old windows begins at the number of new ones."""
         new, old = self.new.at(step), self.old.at(step)
         inputs = {
             name: tuple(torch.cat(pair) for pair in zip(new.inputs[name], old.inputs[name], strict=True))

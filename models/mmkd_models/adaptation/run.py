@@ -1,7 +1,6 @@
 """An adaptation: every method is tried and judged, and the best of those that pass the gate is the result.
 
-How far to go with labels is chosen and judged by the same old windows, up to four times: what it shows of forgetting is
-optimistic.
+How far to go with labels is chosen and judged by the same old windows: what it shows of forgetting is optimistic.
 """
 
 from __future__ import annotations
@@ -48,12 +47,7 @@ FOLDS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """The result of an adaptation.
-
-    Attributes:
-        checkpoint: the adapted student; None if no method passes.
-        tried: the student of every method.
-    """
+    """The result of an adaptation: the student, None if no method passes, and `tried`, that of every method."""
 
     checkpoint: StudentCheckpoint | None
     document: AdaptationDocument
@@ -101,11 +95,7 @@ class AdaptationRequest:
 def run_adaptation(
     request: AdaptationRequest, task: AdaptationTask, *, on_method: Callable[[str], None] = lambda method: None
 ) -> Adaptation:
-    """Try every method, and return the best of those that pass the gate.
-
-    Args:
-        task: as `task_of` returns it, with the run's folder and observer.
-    """
+    """Try every method, and return the best of those that pass the gate; `task` is from `task_of`."""
     labelled = few_labels(task.new.learn, request.labels, seed=request.train.seed) if request.labels else None
     judge = judge_of(request, task, labelled)
     before = score_student(judge, request.student)
@@ -181,7 +171,7 @@ def _limit_forgetting(
     whole: StudentCheckpoint,
     labelled: NDArray[np.int64],
 ) -> tuple[StudentCheckpoint, MethodResult]:
-    """Return the student that goes as far as it does not forget too much or lose a class; else the whole one.
+    """The student that goes as far as it does not forget too much or lose a class; else the whole one.
 
     Labels that trained it are judged by students that did not see them.
     """
@@ -263,10 +253,7 @@ def _finish(
 def _carried(
     request: AdaptationRequest, task: AdaptationTask, labelled: NDArray[np.int64] | None
 ) -> CarriedWindows | None:
-    """Return windows that were not trained on, by which an export can be judged.
-
-    These are the old ones that judged and, if labels were used, the labelled ones of the new validation split.
-    """
+    """Windows that were not trained on: the old ones that judged, and the labelled ones of the new validation split."""
     before, name = request.student.carried, request.student.modality.name
     if before is None:
         return None

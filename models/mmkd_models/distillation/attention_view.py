@@ -22,11 +22,11 @@ from mmkd_models.networks.teacher import Teacher
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionView:
-    """Attention between time tokens, heads averaged; rows (queries) sum to 1.
+    """Attention (L, L) between time tokens, heads averaged; rows (queries) sum to 1.
 
     Attributes:
-        teacher: (L, L) last cross-attention whose query is the student's modality.
-        student: (L, L) last self-attention.
+        teacher: last cross-attention whose query is the student's modality.
+        student: last self-attention.
         label: the window's true label, for people.
     """
 

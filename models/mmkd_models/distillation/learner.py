@@ -1,7 +1,6 @@
 """Learners: what a batch teaches, from labels, from an earlier teacher, or from teachers by a recipe.
 
-Function matching (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022): teacher
-and student see the same augmented window, so that the teacher has something to say on windows it has memorised.
+Teacher and student see the same augmented window (function matching: Beyer et al., CVPR 2022).
 """
 
 from __future__ import annotations
@@ -32,13 +31,7 @@ _SELF_TRAINING_TASK = 0.5
 
 
 class SupervisedLearner(nn.Module):
-    """Trains a baseline student, or a teacher with modality dropout, on labels.
-
-    Args:
-        network: one that answers as `Student` or `Teacher`.
-        modality: the student's; None for a teacher.
-        modality_dropout: probability that a window loses a modality, for a teacher.
-    """
+    """Trains a baseline student of `modality`, or (None) a teacher with modality dropout, on labels."""
 
     def __init__(
         self, network: nn.Module, *, modality: str | None, modality_dropout: float = 0.0, goal: Goal = CLASSES
@@ -59,8 +52,7 @@ class SupervisedLearner(nn.Module):
 class SelfTrainingLearner(nn.Module):
     """A second generation of a teacher: learns the first one's answers on all windows, and the labels.
 
-    "Noisy Student" (Xie et al., CVPR 2020): the first generation answers undisturbed, the second one under dropout and
-    modality dropout; both see the same mixed window.
+    "Noisy Student" (Xie et al., CVPR 2020): only the second generation answers under dropout and modality dropout.
     """
 
     def __init__(self, network: Teacher, first: Teacher, *, modality_dropout: float, goal: Goal = CLASSES) -> None:
@@ -86,9 +78,8 @@ def _inputs_with_gaps(network: nn.Module, batch: Batch, probability: float) -> I
 class DistillLearner(nn.Module):
     """Teachers and student see the same batch; the recipe says what the student learns from it.
 
-    Teachers are frozen and no submodules, so no checkpoint of this learner contains them. If a teacher does not see the
-    student's modality, its outputs and its embedding teach. The outputs of several teachers are mixed, and terms that
-    look inside name one of them.
+    Teachers are frozen and no submodules, so no checkpoint of this learner contains them. The outputs of several are
+    mixed, and terms that look inside name one of them.
 
     Networks of your own take part if `student(values, present, taps=...)` returns a `StudentOutput` and
     `teacher(inputs, taps=...)` a `TeacherOutput`, with what the recipe's terms read.
@@ -128,10 +119,7 @@ class DistillLearner(nn.Module):
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Return the terms by name, unweighted, `loss` their weighted sum, and `edam_kl` for the log.
-
-        A term whose weight is 0 at this time is left out.
-        """
+        """Return the active terms by name, unweighted, `loss` their weighted sum, and `edam_kl` for the log."""
         active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(share)) > 0]
         taps = any(term.compares_layers() for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
@@ -156,7 +144,6 @@ class DistillLearner(nn.Module):
         return terms
 
     def _answers(self, batch: Batch, *, taps: bool) -> tuple[TeacherOutput, ...]:
-        """The teachers' answers, from the memory if it has them and nothing inside is read."""
         if taps or self._memory is None:
             return answers_of(self._teachers, batch, taps=taps)
         known = self._memory.recall(batch.step, batch.targets.device)
@@ -168,7 +155,6 @@ class DistillLearner(nn.Module):
 
 
 def _check_pair(recipe: Recipe, number: int, pair: Pair, *, causal: bool) -> None:
-    """Raise UsageError for what the terms cannot compare: first layers that do not exist, then shapes."""
     terms = [term for term in recipe.terms if term.reads_teacher in (None, number)]
     fusion, blocks = pair.teacher.cross_attention.get(pair.modality, ()), teacher_depth(pair.teacher, pair.modality)
     for term in terms:
@@ -204,7 +190,6 @@ def _outputs(
 
 
 def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -> Inputs:
-    """A window for all networks, whose modalities only `Student` and `Teacher` know."""
     specs: dict[str, ModalitySpec] = {}
     for teacher in teachers:
         if not (isinstance(student, Student) and isinstance(teacher, Teacher)):

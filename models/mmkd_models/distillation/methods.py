@@ -68,19 +68,14 @@ def taught_by(name: str) -> Recipe:
 def default_recipe(task: TaskSpec) -> Recipe:
     """Return the recipe of `mmkd-distill` for a task.
 
-    DIST correlates probabilities over the classes: of two classes that says nothing but which is larger, and several
-    labels and numbers have no such probabilities.
+    DIST correlates probabilities over the classes, which says little of two, and nothing of several labels and numbers.
     """
     several = task.kind == "classification" and len(task.labels) > 2
     return taught_by(METHOD if several else METHOD_OF_OTHERS)
 
 
 def chosen_methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple[Method, ...]:
-    """Return labels only and the methods of a study: those that are named, else all, and the user's own recipes.
-
-    Args:
-        names: of methods; None for all.
-        recipes: `NAME=FILE.json` each.
+    """Return labels only and the methods of a study: those of `names`, else all, and `recipes`, `NAME=FILE.json` each.
 
     Raises UsageError if there is no such method, or no recipe in a file.
     """

@@ -128,7 +128,7 @@ def terms_text() -> str:
 
 
 def _value(name: str, value: str, text: str) -> Any:
-    """Return the value as JSON would have it; plain numbers and words are left to the conversion."""
+    """The value as JSON would have it; plain numbers and words are left to the conversion."""
     try:
         match name:
             case "weight":
@@ -147,7 +147,7 @@ def _value(name: str, value: str, text: str) -> Any:
 
 
 def _text(value: Any, kind: Any) -> str:
-    """Return the value in the short form, and after it the other words that are allowed."""
+    """The value in the short form, and after it the other words that are allowed."""
     if isinstance(value, Weight):
         end = "" if value.end == value.start else f"..{value.end:g}"
         return f"{value.start:g}{end}" + ("" if value.until == 1 else f"@{value.until:g}")

@@ -19,10 +19,10 @@ from mmkd_models.networks.teacher import Teacher, TeacherOutput
 
 
 def mixed_logits(goal: Goal, logits: Sequence[Tensor], *, temperature: float) -> Tensor:
-    """Return (B, K) logits z of all teachers together; those of a single teacher as they are.
+    """Return logits z (B, K) of all teachers together; those of a single teacher as they are.
 
     softmax(z / T), or the sigmoid of several labels, is the mean of the teachers' probabilities at T, and numbers are
-    averaged: the arithmetic mean of Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    averaged (Hinton, Vinyals, Dean, 2015).
 
     Args:
         logits: (B, K) of each teacher; no gradient flows into them.

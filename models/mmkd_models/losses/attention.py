@@ -1,9 +1,7 @@
-"""EDAM: entropy distillation in attention maps.
+"""EDAM, entropy distillation in attention maps: the student's self-attention learns the teacher's cross-attention.
 
-The student's self-attention learns where the teacher looks: the teacher's cross-attention whose query is the student's
-modality is the target of a cross-entropy, row by row. Idea: Agarwal et al., "From Multimodal to Unimodal Attention in
-Transformers using Knowledge Distillation", AVSS 2021 (arXiv 2110.08270). Form: TextBrewer's `att_ce_mean` (Yang et al.,
-ACL 2020), on maps whose rows already sum to 1.
+Idea: Agarwal et al., AVSS 2021 (arXiv 2110.08270). Form: TextBrewer's `att_ce_mean` (Yang et al., ACL 2020), on maps
+whose rows already sum to 1.
 """
 
 from __future__ import annotations
@@ -28,11 +26,11 @@ def edam_loss(
 ) -> Tensor:
     """Return the cross-entropy -sum_j A_T[i, j] log A_S[i, j], mean over valid rows i, then over the batch.
 
-    Its least value is the entropy of the teacher's rows, not 0; `edam_divergence` shows the progress.
+    Its minimum is the entropy of the teacher's rows, not 0.
 
     Args:
-        student_map: (B, H, L, L) self-attention, whose mean over heads learns.
-        teacher_map: (B, L, L) aligned target (see `aligned_map`); no gradient flows into it.
+        student_map: (B, H, L, L), averaged over heads.
+        teacher_map: (B, L, L) of `aligned_map`; no gradient flows into it.
         valid_rows: (B, L) 1 for query rows that count.
     """
     rows = -(teacher_map.detach().float() * student_map.float().mean(1).clamp(min=EPSILON).log()).sum(-1)  # (B, L)
@@ -42,7 +40,7 @@ def edam_loss(
 def edam_divergence(
     student_map: Tensor, teacher_map: Tensor, *, valid_rows: Tensor | None = None, weight: Tensor | None = None
 ) -> Tensor:
-    """Return KL = cross-entropy - H(teacher), which is 0 when the maps agree; arguments as `edam_loss`."""
+    """Return the cross-entropy minus the entropy of the teacher's rows: 0 when the maps agree."""
     target = teacher_map.detach().float()
     entropy = mean_over_tokens(-(target * target.clamp(min=EPSILON).log()).sum(-1), valid_rows, weight)
     return edam_loss(student_map, teacher_map, valid_rows=valid_rows, weight=weight) - entropy
@@ -53,21 +51,17 @@ def aligned_map(
 ) -> Tensor:
     """Map a teacher's cross-attention, averaged over heads, onto the student's own keys.
 
-    The teacher's keys are, per source modality, its time tokens and then `extra` summary tokens. The attention of each
-    time key is divided among the student's time keys by the time they have in common, and the sources are added up.
-    Keys that the student cannot see are removed, and rows scaled back to a sum of 1; a row that loses all stays 0.
+    The teacher's keys are, per source modality, its time tokens and `extra` summary tokens. The attention of each time
+    key is divided among the student's time keys by common time, and the sources are added up. Rows are scaled to a sum
+    of 1 over the keys that the student can see; a row that loses all stays 0.
 
     Args:
         teacher_map: (B, H, Lq, sum of (L_source + extra)).
         source_lengths: time tokens of each source, in key order.
         length: time tokens of the student.
-        extra: summary tokens after the time tokens, of every source and of the student.
         valid_keys: (B, length + extra) 1 for keys that the student can see.
 
-    Returns:
-        (B, Lq, length + extra) float32.
-
-    Raises ValueError if the map's keys are not those of the sources.
+    Returns (B, Lq, length + extra) float32. Raises ValueError if the map's keys are not those of the sources.
     """
     mean = teacher_map.float().mean(1)
     total = mean.new_zeros(*mean.shape[:-1], length + extra)
@@ -100,7 +94,7 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
         self.check_layers(student=student, teacher=fusion, of_teacher="cross-attention")
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raise UsageError for a causal student, and keys of unknown origin."""
+        """Raise UsageError for a causal student, or keys of unknown origin."""
         if causal:
             raise UsageError(
                 "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came "
@@ -134,14 +128,13 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
         return {"edam": torch.stack(losses).mean(), "edam_kl": torch.stack(divergences).mean()}
 
     def _pairs(self, pair: Pair) -> list[tuple[int, int]]:
-        """(self-attention layer of the student, cross-attention layer of the teacher)."""
         maps = pair.teacher.cross_attention.get(pair.modality, ())
         own, other = ("attention maps", pair.student.attention), ("cross-attention maps", maps)
         return self.tied(pair, own, other, depth=len(maps))
 
 
 def _on_students_map(cross: Tensor, pair: Pair, *, length: int, valid: Tensor) -> Tensor:
-    """(B, H, Lq, Lk) -> (B, length + 2, length + 2): rows and keys at the student's times."""
+    """(B, H, Lq, Lk) -> (B, length + 2, length + 2), rows and keys at the student's times."""
     sources = _source_lengths(pair.teacher, pair.modality)
     target = aligned_map(cross, source_lengths=sources, length=length, extra=EXTRA_TOKENS, valid_keys=valid)
     if target.shape[-2] == length + EXTRA_TOKENS:

@@ -1,11 +1,9 @@
-"""CRD: contrastive representation distillation.
+"""CRD, contrastive representation distillation: Tian, Krishnan, Isola, ICLR 2020, equations 17 and 18.
 
-Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, equations 17 and 18: with
-h(t, s) = exp(g_s . g_t / tau) / (exp(g_s . g_t / tau) + N / M) the loss is
--E_positive[log h] - N E_negative[log(1 - h)], both anchors. We follow the authors' code (RepDistiller), which divides
-the scores by their mean: with e = exp(g_s . g_t / tau) / (mean score), h = e / (e + N). Two differences: negatives come
-from the batch and a queue (MoCo, He et al., CVPR 2020), and the mean is that of the anchor's own negatives in every
-step, constant for the gradient.
+With h(t, s) = exp(g_s . g_t / tau) / (exp(g_s . g_t / tau) + N / M) the loss is -E_positive[log h] - N E_negative[log(1
+- h)], for both anchors. As in the authors' code (RepDistiller), scores are divided by their mean: with e = exp(g_s .
+g_t / tau) / (mean score), h = e / (e + N). Two differences: negatives come from the batch and a queue (MoCo, He et al.,
+CVPR 2020), and the mean is that of the anchor's own negatives, constant for the gradient.
 """
 
 from __future__ import annotations
@@ -35,10 +33,10 @@ def crd_loss(
     Args:
         student: (B, E) unit vectors.
         teacher: (B, E) unit vectors.
-        index: (B,) which window each row is.
+        index: (B,) window number of each row.
         memory_student: (Q, E) earlier student vectors, negatives of the teacher's anchors.
-        memory_teacher: (Q, E) earlier teacher vectors, negatives of the student's anchors.
-        memory_index: (Q,) which windows the memory holds.
+        memory_teacher: (Q, E) the same of the teacher.
+        memory_index: (Q,) their window numbers.
     """
     student, teacher = student.float(), teacher.float()
     with torch.autocast(student.device.type, enabled=False):  # the products of unit vectors need their digits
@@ -66,7 +64,7 @@ def _anchor_loss(
 
 
 class ContrastHead(nn.Module):
-    """The projectors g_s, g_t to one width and the queue of negatives; trained with the student, never exported."""
+    """Projectors g_s, g_t to one width and the queue of negatives; never exported."""
 
     queue_student: Tensor
     queue_teacher: Tensor

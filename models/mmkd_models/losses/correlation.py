@@ -1,8 +1,8 @@
 """DIST: the student's probabilities correlate with the teacher's, over classes and over windows.
 
-Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, section 4: beta times 1 - rho over the
-classes of each window (rows) plus gamma times 1 - rho over the windows of each class (columns), rho Pearson's
-correlation of the probabilities at temperature tau, multiplied by tau^2 as in the authors' code.
+Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, section 4: beta (1 - rho) of each window
+(rows) plus gamma (1 - rho) of each class (columns), rho Pearson's correlation of probabilities at temperature tau,
+times tau^2 as in the authors' code.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class DistTerm(OutputTerm, frozen=True, kw_only=True, tag="dist"):
     gamma: float = 1.0
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for impossible numbers, or a task that has no classes to correlate."""
+        """Raise UsageError for impossible numbers, or a task without exclusive classes."""
         self.check_temperature(self.temperature)
         self.check_two_weights(beta=self.beta, gamma=self.gamma)
         self.check_exclusive_classes(kind)
@@ -62,7 +62,7 @@ class DistTerm(OutputTerm, frozen=True, kw_only=True, tag="dist"):
             )
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """Return how far the student's probabilities are from rising and falling with those of all teachers."""
+        """Return 1 - correlation with the probabilities of all teachers."""
         student, teacher = step.pair.student.logits, step.together(self.temperature)
         loss = dist_loss(student, teacher, temperature=self.temperature, beta=self.beta, gamma=self.gamma)
         return {"dist": loss}

@@ -1,8 +1,7 @@
-"""DKD: the target class and the other classes taught apart.
+"""DKD, decoupled knowledge distillation: Zhao et al., CVPR 2022, section 3.
 
-Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, section 3: KL = TCKD + (1 - p_target) NCKD, and
-DKD = alpha TCKD + beta NCKD, both times T^2 as in the authors' code. That code hides the target by subtracting 1000
-from its logit; here it is left out, which is the same in exact arithmetic and safe for logits of any size.
+KL = TCKD + (1 - p_target) NCKD, and DKD = alpha TCKD + beta NCKD, both times T^2 as in the authors' code. That code
+hides the target by subtracting 1000 from its logit; here it is left out, which is the same in exact arithmetic.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ def dkd_loss(
 
     Args:
         target: (B,) int64 class that is taught apart.
-        alpha: weight of the target class against all others together.
-        beta: weight of the others among themselves.
     """
     student = _parts(student_logits.float() / temperature, target)
     teacher = _parts(teacher_logits.detach().float() / temperature, target)
@@ -32,7 +29,7 @@ def dkd_loss(
 
 
 def _parts(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of (target, all others together), (B, 2), and of the others among themselves, (B, K - 1)."""
+    """Log-probabilities of (target, others together), (B, 2), and of the others among themselves, (B, K - 1)."""
     batch, classes = logits.shape
     chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, target[:, None], True)
     others = logits[~chosen].view(batch, classes - 1)
@@ -48,7 +45,7 @@ class DkdTerm(OutputTerm, frozen=True, kw_only=True, tag="dkd"):
     beta: float = 2.0
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for impossible numbers, or a task that has no classes to separate."""
+        """Raise UsageError for impossible numbers, or a task without exclusive classes."""
         self.check_temperature(self.temperature)
         self.check_two_weights(alpha=self.alpha, beta=self.beta)
         self.check_exclusive_classes(kind)
@@ -59,7 +56,7 @@ class DkdTerm(OutputTerm, frozen=True, kw_only=True, tag="dkd"):
             )
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """Return the loss; a mixed window's target is the larger label, an unlabelled one's the teachers' answer."""
+        """Return the loss, of a mixed window for the larger label, of an unlabelled one for the teachers' answer."""
         batch, teacher = step.batch, step.together(self.temperature)
         target = torch.where(batch.labelled > 0, batch.targets.argmax(-1), teacher.argmax(-1))
         student = step.pair.student.logits

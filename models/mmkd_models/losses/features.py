@@ -1,8 +1,4 @@
-"""Features: the student's vectors, through a projector, learn the teacher's.
-
-Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015 (a projector and squares); here the teacher's vectors are
-normalised, so that scales are the same everywhere.
-"""
+"""Projected features learn the teacher's normalised ones, after Romero et al., "FitNets", ICLR 2015."""
 
 from __future__ import annotations
 
@@ -20,11 +16,9 @@ from mmkd_models.losses.term import Pair, TrainingStep, weighted_mean
 def feature_loss(student: Tensor, teacher: Tensor, *, valid: Tensor | None = None) -> Tensor:
     """Return the mean square of projected student minus normalised teacher, over tokens and channels, in float32.
 
-    The teacher's vectors are scaled to mean 0 and variance 1 over their channels: a student of zeros costs 1.
-
     Args:
         student: (B, L, D) projected tokens.
-        teacher: (B, L, D) tokens; no gradient flows into it.
+        teacher: (B, L, D) tokens, scaled to mean 0 and variance 1 over channels; no gradient flows into it.
     """
     with torch.autocast(student.device.type, enabled=False):
         target = F.layer_norm(teacher.detach().float(), teacher.shape[-1:])
@@ -37,7 +31,7 @@ def feature_loss(student: Tensor, teacher: Tensor, *, valid: Tensor | None = Non
 
 
 class Projector(nn.Module):
-    """The student's vectors in the teacher's width; trained with the student, never exported."""
+    """Linear map to the teacher's width; trained with the student, never exported."""
 
     def __init__(self, student_width: int, teacher_width: int) -> None:
         super().__init__()
@@ -55,7 +49,7 @@ class FeatureTerm(LayerTerm, frozen=True, kw_only=True, tag="feature"):
     level: Literal["hidden", "embedding"] = "hidden"
 
     def compares_layers(self) -> bool:
-        """Layers with hidden states; an embedding is none."""
+        """Return whether hidden states are compared; an embedding is no layer."""
         return self.level == "hidden"
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:

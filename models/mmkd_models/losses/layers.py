@@ -1,7 +1,6 @@
 """Pairs of layers of two networks, and their tokens at the same times.
 
-Two networks cut the same window into different numbers of time tokens. Every token stands for an equal stretch of the
-window, so which tokens share which time follows from the two lengths alone.
+Every token stands for an equal stretch of the window, so common time follows from the two numbers of tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
 
 Layers = Literal["uniform"] | int | tuple[tuple[int, int], ...]
-"""Which layers learn from which: `uniform`, each student layer from teacher layers spread evenly; a number, the last so
-many, in order; or pairs (student, teacher). Layers count from 0, negative ones from the end."""
+"""`uniform`, each student layer with one of the teacher's, spread evenly; a number, the last so many in order; or
+pairs (student, teacher), counted from 0, negative ones from the end.
+"""
 
 Shown = tuple[str, Sequence[Any]]
-"""What a network returns of its layers: its name in messages, and one value for each layer."""
+"""What a network returns of its layers: its name in messages, and one value per layer."""
 
 
 class LayerTerm(InnerTerm, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
     layers: Layers = 1
 
     def compares_layers(self) -> bool:
-        """Every kind of layer is inside."""
+        """Return True."""
         return True
 
     def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
@@ -44,9 +44,8 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
         """Raise UsageError if `layers` names a layer that does not exist.
 
         Args:
-            student: self-attention layers of the student.
-            teacher: layers of the teacher's attention that teaches.
-            of_teacher: the kind of that attention.
+            student: number of self-attention layers.
+            teacher: number of layers of the attention `of_teacher`.
         """
         sides = (("student", student, "self-attention"), ("teacher", teacher, of_teacher))
         for who, count, what in sides:
@@ -74,10 +73,7 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
                     )
 
     def tied(self, pair: Pair, student: Shown, teacher: Shown, *, depth: int | None = None) -> list[tuple[int, int]]:
-        """Return the pairs (layer of the student, layer of the teacher).
-
-        Args:
-            depth: layers of the teacher; None for those of its tokens of the modality.
+        """Return the pairs (student layer, teacher layer), with `depth` layers of the teacher.
 
         Raises UsageError if a network does not return a layer: a silent zero would look like a loss that is learnt.
         """
@@ -97,7 +93,7 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
 def layer_pairs(layers: Layers, *, student: int, teacher: int) -> list[tuple[int, int]]:
     """Return the pairs (student layer, teacher layer), counted from 0, for networks of that many layers.
 
-    Uniform spreads the teacher's layers evenly, its last one to the last one: round((l + 1) * teacher / student) - 1.
+    Uniform: round((l + 1) * teacher / student) - 1.
 
     Example:
         >>> layer_pairs("uniform", student=2, teacher=4), layer_pairs(2, student=3, teacher=2)
@@ -156,7 +152,7 @@ def mean_over_tokens(tokens: Tensor, valid: Tensor | None, weight: Tensor | None
 
 
 def common_time(source: int, target: int, *, device: torch.device | None = None) -> Tensor:
-    """Return the (source, target) stretches that two cuts of one window have in common, float32.
+    """Return (source, target) the common time of the tokens of two cuts of a window, float32.
 
     The unit is 1 / (source * target) of the window, so a row sums to `target` and a column to `source`.
 
@@ -171,13 +167,11 @@ def common_time(source: int, target: int, *, device: torch.device | None = None)
 
 
 def resampled(tokens: Tensor, valid: Tensor, *, length: int, extra: int) -> tuple[Tensor, Tensor]:
-    """Average time tokens onto another number of them; a new one is the mean, by common time, of the valid ones.
+    """Average valid time tokens, by common time, onto `length` of them; the last `extra` summary tokens stay.
 
     Args:
         tokens: (B, L + extra, D).
         valid: (B, L + extra).
-        length: time tokens of the result.
-        extra: summary tokens after the time tokens, which stay as they are.
 
     Returns:
         (B, length + extra, D) float32, and their validity (B, length + extra).

@@ -1,7 +1,6 @@
-"""Distillation of outputs: Kullback-Leibler divergence at a temperature.
+"""Distillation of outputs: Kullback-Leibler divergence at a temperature (Hinton, Vinyals, Dean, 2015, section 2).
 
-Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2. Several labels are K binary
-problems: Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023, section 3.2.
+Several labels are K binary problems: Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023, section 3.2.
 """
 
 from __future__ import annotations

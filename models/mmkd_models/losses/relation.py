@@ -1,9 +1,7 @@
-"""Relations: how alike the tokens of a window are, in queries, keys or values.
+"""Relations between the tokens of a window: Wang et al., "MiniLMv2", Findings of ACL 2021, section 3.
 
-Wang et al., "MiniLMv2: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained Transformers",
-Findings of ACL 2021, section 3: the vectors of all heads side by side are split anew into relation heads,
-R = softmax(X X^T / sqrt(D / heads)), and the loss is KL(R_teacher || R_student), mean over relation heads and tokens.
-Neither widths nor attention heads have to agree. Rows and columns of tokens without samples are left out.
+Vectors of all heads side by side are split anew into relation heads, R = softmax(X X^T / sqrt(D / heads)), and the loss
+is KL(R_teacher || R_student). Neither widths nor attention heads have to agree.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ def relation_loss(student: Tensor, teacher: Tensor, *, heads: int, valid: Tensor
 
     Args:
         student: (B, L, D_S) queries, keys or values, heads side by side.
-        teacher: (B, L, D_T) the same of the teacher; no gradient flows into it.
+        teacher: (B, L, D_T); no gradient flows into it.
         heads: relation heads; divides D_S and D_T.
 
     Raises ValueError if the token counts differ, or a width is no multiple of `heads`.
@@ -67,7 +65,7 @@ class RelationTerm(LayerTerm, frozen=True, kw_only=True, tag="relation"):
             raise self.refusal(expected, f"{self.heads} and {list(self.vectors)}; correct them")
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raise UsageError for tokens that have no time in common, and widths that cannot be split into the heads."""
+        """Raise UsageError for tokens without common time, or widths that cannot be split into the heads."""
         for own, other in self._pairs(pair):
             sides = pair.student.projections[own], pair.teacher.projections[pair.modality][other]
             for kind in self.vectors:
@@ -95,6 +93,5 @@ class RelationTerm(LayerTerm, frozen=True, kw_only=True, tag="relation"):
         return {"relation": torch.stack(losses).mean()}
 
     def _pairs(self, pair: Pair) -> list[tuple[int, int]]:
-        """(self-attention layer of the student, that of the teacher)."""
         others = pair.teacher.projections.get(pair.modality, ())
         return self.tied(pair, ("projections", pair.student.projections), ("projections", others))

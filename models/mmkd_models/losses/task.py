@@ -12,25 +12,17 @@ from torch import Tensor, nn
 from mmkd_models.losses.term import Goal, OutputTerm, TrainingStep, weighted_mean
 
 DELTA = 1.0
-"""Where the square of Huber's loss ends, in standard deviations of the target."""
+"""Distance from which Huber's loss is linear, in standard deviations of the target."""
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Return -sum_k targets_k log softmax(logits)_k, mean over the rows that count.
-
-    Args:
-        targets: (B, K), rows sum to 1 where `weight` is not 0.
-    """
+    """Return -sum_k targets_k log softmax(logits)_k, (B, K) each, mean over the rows that count."""
     rows = -(targets * torch.log_softmax(logits.float(), dim=-1)).sum(-1)  # (B,)
     return weighted_mean(rows, weight)
 
 
 def label_loss(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Return the binary cross-entropy of each label, mean over the labels and the rows that count.
-
-    Args:
-        targets: (B, K) from 0 to 1.
-    """
+    """Return the binary cross-entropy of targets (B, K) from 0 to 1, mean over labels and the rows that count."""
     rows = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
     return weighted_mean(rows.mean(-1), weight)
 

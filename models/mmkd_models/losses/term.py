@@ -49,11 +49,7 @@ def constant(value: float) -> Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """The meaning of logits.
-
-    Attributes:
-        spread: standard deviation of a regression's training targets, the unit of losses; 1 for other kinds.
-    """
+    """The meaning of logits; `spread` is the std of a regression's training targets, the unit of losses."""
 
     kind: TaskKind = "classification"
     spread: float = 1.0
@@ -93,11 +89,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
-    """One training step as a term sees it.
-
-    Attributes:
-        together: temperature -> (B, K) logits of all teachers, to be read at that temperature.
-    """
+    """One training step; `together` maps a temperature to the (B, K) logits of all teachers, to be read at it."""
 
     pair: Pair
     batch: Batch
@@ -121,7 +113,7 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return None
 
     def compares_layers(self) -> bool:
-        """Whether the networks must return their layers."""
+        """Return whether the networks must return their layers."""
         return False
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
@@ -131,9 +123,9 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Raise UsageError if a layer is named that does not exist.
 
         Args:
-            student: self-attention layers of the student.
-            fusion: cross-attention layers of the teacher.
-            blocks: layers of the teacher with hidden states and self-attention of the student's modality.
+            student: number of self-attention layers of the student.
+            fusion: number of cross-attention layers of the teacher.
+            blocks: number of self-attention layers of the teacher for the student's modality.
         """
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
@@ -185,11 +177,7 @@ class OutputTerm(LossTerm, frozen=True, kw_only=True):
 
 
 class InnerTerm(LossTerm, frozen=True, kw_only=True):
-    """A term that reads the inside of one teacher.
-
-    Attributes:
-        member: which of several teachers, from 0 in the order they are named; unset if there is one.
-    """
+    """A term that reads the inside of one teacher: `member`, from 0; unset if there is only one."""
 
     member: int | msgspec.UnsetType = msgspec.UNSET
 

@@ -1,4 +1,1 @@
-"""Networks: teacher, student, and what both are made of.
-
-Everywhere here: `values` (B, T, C) are raw, 0 where missing, and `present` (B, T, C) is 1 or 0.
-"""
+"""Networks: `values` (B, T, C) are raw, 0 where missing, and `present` (B, T, C) is 1 or 0; of video (B, T, 1)."""

@@ -1,8 +1,8 @@
 """The encoder of a causal student: no token sees later samples.
 
-A causal strided stem makes time tokens; each attends to as many of them as a window has, with a relative position
-code. A spectrum token and a statistics token attend to the time tokens, and nothing attends to them, so a stream
-computes three tokens per step.
+A causal strided stem makes time tokens; each attends to as many of them as a window has, with a relative position code.
+A spectrum token and a statistics token attend to the time tokens, and nothing attends to them, so a stream computes
+three tokens per step.
 """
 
 from __future__ import annotations
@@ -34,28 +34,22 @@ from mmkd_models.networks.fronts.log_mel import LogMels
 from mmkd_models.networks.layers import MASKED, AttentionTap, Dropout, Projections, Tokens, TransformerBlock
 
 FORBIDDEN = 3 * MASKED
-"""Additive attention score of a key that a query must not see: far below a missing one, and still finite in FP16."""
+"""Additive attention score of a key that a query must not see: far below a missing one, and finite in FP16."""
 
 _KERNEL = 5
 _BANDS_OF_MANY = 4
 """Filters of every log-mel, and of every value of an embedding."""
 
 _SHARE_OF_FRAMES = 2
-"""The width divided by the values of a frame's embedding, which are channels of the series."""
+"""The width divided by the values of a frame's embedding."""
 
 _HISTORY = 0.5
-"""Fraction of the training batches whose windows follow another window, as all but the first do in a stream."""
+"""Fraction of the training batches whose windows follow another window, as in a stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Along:
-    """A recording before the first block.
-
-    Attributes:
-        time: (B, N, D) time tokens, before the first block.
-        there: (B, N) 1 for tokens with samples behind them, else 0.
-        running: statistics up to each token.
-    """
+    """A recording before the first block: time tokens (B, N, D), presence (B, N), and statistics up to each token."""
 
     time: Tensor
     there: Tensor
@@ -111,11 +105,7 @@ class CausalEncoder(nn.Module):
         return self.front if isinstance(self.front, CausalFront) else self.front.inner
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
-        """Encode windows, each from its beginning.
-
-        In training half of the batches follow other windows of the batch, so that a student also learns to answer with
-        the state of another window.
-        """
+        """Encode windows from their beginning; half of the training batches follow other windows, as in a stream."""
         values, present = self.padded(values), self.padded(present)
         if self.training and float(torch.rand(())) < _HISTORY:
             values, present = (torch.cat([x.roll(1, 0), x], dim=1) for x in (values, present))
@@ -205,7 +195,7 @@ class CausalEncoder(nn.Module):
 def _sensed(
     modality: ModalitySpec, config: EncoderConfig
 ) -> tuple[ModalitySpec, int, Callable[[CausalFront], CausalFront | CausalSound | CausalFrames]]:
-    """Return the series of a modality, the samples that make one of it, and what makes it, given its front-end."""
+    """The series of a modality, the samples that make one of it, and the builder of its front-end."""
     match modality.kind:
         case "audio":
             mels = LogMels(modality)
@@ -228,7 +218,6 @@ def band_of(asked: Tensor, count: int, length: int) -> Tensor:
 
 
 def _earlier(samples: Tensor) -> Tensor:
-    """(B, T, C) one sample earlier, 0 before the first."""
     return F.pad(samples, (0, 0, 1, 0))[:, :-1]
 
 
@@ -239,22 +228,18 @@ def _tap_of(tap: AttentionTap | None, kept: slice) -> AttentionTap:
 
 
 def _slopes(depth: int, heads: int, length: int) -> Tensor:
-    """(depth, H, W) initial position codes: the older a key the lower, with a slope for each head; the newest last.
-
-    Source: ALiBi (Press, Smith, Lewis, ICLR 2022); here they are trained.
-    """
+    """(depth, H, W) initial position codes, the newest last (ALiBi: Press, Smith, Lewis, ICLR 2022); here trained."""
     slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
     age = torch.arange(length - 1, -1, -1.0)
     return -(slopes[:, None] * age).expand(depth, heads, length).clone()
 
 
 def _field(strides: tuple[int, ...]) -> int:
-    """Return the samples that one output of a stem of these strides sees."""
+    """Samples that one output of a stem of these strides sees."""
     return 1 + (_KERNEL - 1) * sum(math.prod(strides[:stage]) for stage in range(len(strides)))
 
 
 def _stem(channels: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:
-    """The windowed stem without padding."""
     layers: list[nn.Module] = []
     for stage, stride in enumerate(strides):
         out = width if stage == len(strides) - 1 else width // 2

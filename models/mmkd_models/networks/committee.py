@@ -1,4 +1,4 @@
-"""The committee: several members that answer as one teacher, in training and in a distillation. Training side only."""
+"""The committee: several members that answer as one teacher, in training and in a distillation."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         temperature: calibrates its logits; 1 for a regression.
         weight: in the mean of probabilities; 0 if its answers are no better than a constant.
-        score: its own on validation, by the metric of the checkpoint.
+        score: on validation, by the metric of the checkpoint.
         log_likelihood: mean of its calibrated answers on validation, in nats.
         features: a rocket's, by modality.
-        bias: (K,) added to its logits before the temperature, to correct unequal class frequencies; a transformer has
-            it in its head.
-        modality: the only one that it reads; unset if it reads all.
+        bias: (K,) added to its logits before the temperature, for unequal class frequencies; not of a transformer.
+        modality: the only one that it reads; unset for all.
     """
 
     kind: MemberKind
@@ -77,8 +76,8 @@ def committee_fault(facts: CommitteeFacts) -> str | None:
 class Committee(nn.Module):
     """Members that answer as one teacher.
 
-    If a window lacks a whole modality, only members that can do without it answer: transformers mask it, and some
-    members read another modality alone. If none of those has a weight, all answer.
+    If a window lacks a whole modality, only members that can do without it answer: transformers, and members of another
+    modality alone. If none of them has a weight, all answer.
 
     Args:
         members: in the order of the facts. Transformers return a `TeacherOutput`, others (B, K) logits.
@@ -106,7 +105,7 @@ class Committee(nn.Module):
         """Return the committee's logits; everything else is the first transformer's.
 
         Args:
-            given: calibrated logits (B, K) of members by number, which are not computed then.
+            given: calibrated logits (B, K) by member number, which are not computed then.
         """
         output: TeacherOutput = self.first(inputs, taps=taps)
         given = given or {}
@@ -166,14 +165,12 @@ class Committee(nn.Module):
 class FixedViews(nn.Module):
     """A committee in a distillation: members that are no network answer each training window once, as recorded.
 
-    A mixed window gets the same mixture of the answers to its two windows, as mixup mixes labels (Zhang et al.,
-    "mixup", ICLR 2018). Kernels and statistics take many times longer than a transformer and were never shown mixtures,
-    noise or gaps; transformers see what the student sees.
+    A mixed window gets the same mixture of the answers to its two windows (mixup: Zhang et al., ICLR 2018). Kernels and
+    statistics take many times longer than a transformer and were never shown mixtures, noise or gaps.
 
     Args:
         ask: returns (N, K) logits of a member for the training windows; called once per member.
-        whole: let transformers, too, answer windows as recorded: without mixed windows, noise and gaps tell a teacher
-            that knows the windows nothing new. Batches with taps are answered as they are.
+        whole: let transformers, too, answer windows as recorded, except in batches with taps.
     """
 
     def __init__(self, committee: Committee, ask: Callable[[nn.Module], Tensor], *, whole: bool = False) -> None:
@@ -194,8 +191,8 @@ class FixedViews(nn.Module):
         """Answer a batch of windows.
 
         Args:
-            index: (B,) which training window each row is, or is mixed from.
-            partner: (B,) which one it is mixed with; None if nothing is mixed.
+            index: (B,) the training window of each row.
+            partner: (B,) the one it is mixed with; None if nothing is mixed.
             share: (B,) fraction of the first of the two.
         """
         if self._whole and not taps:

@@ -16,7 +16,7 @@ Preset = Literal["tiny", "small", "medium", "base"]
 StudentKind = Literal["transformer", "rocket", "hybrid"]
 
 MOST_POSITIONS = 1024
-"""Positions of a window that a kernel reads: enough for a proportion within 1.6 points, and FP16 can count them."""
+"""Positions of a window that a kernel reads: a proportion is within 1.6 points, and FP16 can count them."""
 
 _STUDENTS = {"tiny": (48, 4, 2), "small": (88, 4, 2), "medium": (152, 8, 3), "base": (256, 8, 4)}
 """Width, heads and depth: about 60 k, 200 k, 800 k and 2.7 M parameters."""
@@ -25,27 +25,22 @@ _TEACHERS = {"tiny": (64, 4, 2, 1), "small": (96, 4, 2, 2), "medium": (128, 8, 3
 """Width, heads, depth, and layers of the fusion."""
 
 _ROCKET_FEATURES = {"tiny": 336, "small": 504, "medium": 1008, "base": 2016}
-"""Most convolutional features of a student, of 2,016 that are drawn: a tenth or two do (Detach-ROCKET, G. Uribarri,
-F. Barone, A. Ansuini, E. Fransen, 2024, arXiv 2309.14518)."""
+"""Most convolutional features of a student, of the 2,016 that are drawn (Detach-ROCKET, arXiv 2309.14518)."""
 
 _ROCKET_POSITIONS = {"tiny": 100}
-"""Sizes that read fewer. Every third of 200 and 240 positions costs 0.4 ± 0.6 points of balanced accuracy, and saves a
-`tiny` student 6 to 27 % of its time, by engine."""
+"""Every third of 200 and 240 positions costs 0.4 ± 0.6 points of balanced accuracy, and saves 6 to 27 % of the time."""
 
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Size of one modality's encoder.
 
     Attributes:
-        width: D, the model width; a multiple of `heads`.
-        heads: H, attention heads.
+        width: D, a multiple of `heads`.
         feedforward_ratio: hidden width of the feed-forward layer divided by D.
         most_tokens: the stem halves the time axis until at most this many tokens are left.
-        dropout: probability, in training only.
-        frame: samples of the longest frame of the spectrum. A window of more than four is long: its spectrum is a mean
-            over frames and its stem begins with a wide stride, so that both grow linearly with the window.
-        movement: whether a short window is also seen about its own mean, in units of how much windows usually move: if
-            levels differ between runs by a hundred times that, nothing else shows small movements.
+        frame: samples of the longest frame of the spectrum; a window of more than four is long (`LongFrontEnd`).
+        movement: whether a short window is also seen about its own mean, in units of how much windows usually move:
+            levels that differ between runs by a hundred times that would hide small movements.
 
     Raises ValueError if the sizes describe no network.
     """
@@ -61,7 +56,6 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     movement: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse sizes that describe no network, also in a file."""
         sizes = (self.width, self.heads, self.depth, self.feedforward_ratio, self.spectrum_bands, self.most_tokens)
         if min(*sizes, self.frame) < 1 or self.width % self.heads or not 0 <= self.dropout < 1:
             raise ValueError("expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)")
@@ -83,23 +77,17 @@ class RocketGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     features: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that describe no features, also in a file."""
         if min(self.dilation, self.features) < 1:
             raise ValueError("expected a dilation and a number of features >= 1")
 
 
 class RocketConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The convolutional features of a window.
-
-    Attributes:
-        stride: samples between two positions of a kernel; above 1 if windows have more samples than it reads.
-    """
+    """The convolutional features of a window; a kernel reads every `stride`-th position."""
 
     groups: tuple[RocketGroup, ...]
     stride: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what describes no features, also in a file."""
         if not self.groups or self.stride < 1:
             raise ValueError("expected groups of features and a stride >= 1")
 
@@ -115,7 +103,7 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         encoder: not used by the kind rocket.
         causal: whether no token sees later ones, so that a stream computes only new tokens.
-        rocket: the convolutional features; None in a transformer, and before a training has drawn them.
+        rocket: None in a transformer, and before a training has drawn the features.
 
     Raises ValueError if the parts are not those of the kind.
     """
@@ -127,7 +115,6 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     rocket: RocketConfig | None = None
 
     def __post_init__(self) -> None:
-        """Refuse parts that the kind does not have, also in a file."""
         if self.kind == "transformer" and self.rocket is not None:
             raise ValueError("expected no convolutional features in a transformer")
         if self.kind != "transformer" and self.causal:

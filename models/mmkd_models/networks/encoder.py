@@ -1,7 +1,7 @@
 """One modality -> tokens: masked front-end of its kind, convolutional stem, two summary tokens, self-attention.
 
-Uses only operators that every engine takes: masks are additive and finite, shapes are static. Token layout,
-everywhere: L time tokens, a spectrum token (of video the mean of the frames' embeddings), a statistics token.
+Uses only operators that every engine takes: additive finite masks, static shapes. Token layout everywhere: L time
+tokens, a spectrum token (of video the mean of the frames' embeddings), a statistics token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _WIDE = 4  # halvings that the first convolution of a long window's stem makes a
 
 Front = FrontEnd | LongFrontEnd | LogMelFront | FrameFront
 """Front-end of a windowed encoder. Each returns a series (B, `width`, `positions`) for the stem, and (B, `spectrum`)
-and (B, `statistics`) values for the two summary tokens; that of a short series has its axes swapped."""
+and (B, `statistics`) values for the two summary tokens; that of a short series has its axes swapped.
+"""
 
 
 def front_of(modality: ModalitySpec, config: EncoderConfig) -> Front:
@@ -100,10 +101,7 @@ class Encoder(nn.Module):
 
 
 def strides_of(modality: ModalitySpec, positions: int, most_tokens: int) -> tuple[int, ...]:
-    """Return the strides of the stem's convolutions: halvings until at most `most_tokens` are left.
-
-    A series is halved at least once, frames of sound and video only if there are too many.
-    """
+    """Return the strides of the stem: halvings until at most `most_tokens` are left, at least one for a series."""
     if modality.kind != "series" and positions <= most_tokens:
         return (1,)
     return (2,) * max(1, math.ceil(math.log2(positions / most_tokens)))

@@ -1,12 +1,9 @@
 """The arithmetic of a student in INT8, and a student that practises it in float32, with gradients.
 
-A number becomes an INT8 level symmetrically, zero point 0, weights with one scale for each output. The export writes
-graphs by the same functions, so they take NumPy arrays and torch tensors alike; it also says which layers take part.
-
-Values are rounded to the levels of INT8 and stay float32 ("fake quantisation": B. Jacob et al., "Quantization and
-Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3). Rounding passes
-gradients straight through (Y. Bengio et al., 2013), and the ranges of activations are learnt (S. Esser et al., "Learned
-Step Size Quantization", ICLR 2020, equations 1 to 3, with their gradient scale).
+INT8 levels are symmetric, zero point 0, with one scale per output of a weight; the export writes graphs by the same
+functions, so they take NumPy arrays and torch tensors. Fake quantisation: B. Jacob et al., CVPR 2018, section 3.
+Rounding passes gradients straight through (Y. Bengio et al., 2013); the ranges of activations are learnt (S. Esser et
+al., "Learned Step Size Quantization", ICLR 2020, equations 1 to 3, with their gradient scale).
 """
 
 from __future__ import annotations
@@ -25,21 +22,20 @@ TOP = 127
 """Largest level; of weights also the largest magnitude, as TensorRT's weights never use -128."""
 
 BOTTOM = -128
-"""Lowest level of an activation: what QuantizeLinear gives for everything below."""
+"""Lowest level of an activation: what QuantizeLinear returns for everything below."""
 
 NOTHING = 1e-30
 """Magnitudes up to this count as 0: a scale made from them would be 0 in float32."""
 
 _CANDIDATES = tuple(0.5 ** (step / 4) for step in range(25))  # fractions of the largest magnitude, down to 1 / 64
 _SPEED = 20.0
-"""How much faster a range moves than a weight: Adam moves both by about the learning rate a step, a range on a
-logarithmic scale, where a factor of 2 shall be within reach of a few hundred steps at 2e-4."""
+"""Factor on the learning rate of a range: a factor of 2 must be within reach of a few hundred steps at 2e-4."""
 
 _Array = TypeVar("_Array", bound=Any)  # a NumPy array or a torch tensor
 
 
 def scales_of(largest: _Array) -> _Array:
-    """Return the scale for each largest magnitude: a 127th of it; 1 / 127 if it counts as 0."""
+    """Return a 127th of each largest magnitude; 1 / 127 if it counts as 0."""
     scales: _Array = (largest + 1.0 * (largest <= NOTHING)) / TOP
     return scales
 
@@ -51,11 +47,7 @@ def levels_of(values: _Array, scales: _Array, *, lowest: int) -> _Array:
 
 
 class QuantisedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tensor that layers read in INT8.
-
-    Attributes:
-        layers: modules of the student that read it.
-        largest: the largest magnitude that is represented.
+    """A tensor that `layers` read in INT8, and the `largest` magnitude that is represented.
 
     Raises ValueError without layers, or if the magnitude is no number above 0.
     """
@@ -64,7 +56,6 @@ class QuantisedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     largest: float
 
     def __post_init__(self) -> None:
-        """Refuse what describes no range, also in a file."""
         if not self.layers or not (math.isfinite(self.largest) and self.largest > NOTHING):
             raise ValueError("expected layers and a finite largest magnitude above 0")
 
@@ -74,8 +65,7 @@ class LearntInt8(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         student_sha256: of the checkpoint that it started from.
-        score: the INT8 arithmetic's on validation, in the metric of the checkpoint's facts.
-        inputs: the tensors that are quantised, and their ranges.
+        score: of the INT8 arithmetic on validation, in the metric of the checkpoint's facts.
     """
 
     student_sha256: str
@@ -137,10 +127,9 @@ class FakeInt8Student(nn.Module):
 
 
 def learnt_student(network: FakeInt8Student) -> tuple[dict[str, Tensor], tuple[QuantisedInput, ...]]:
-    """Return a student's weights, and the ranges of its activations.
+    """Return a student's weights, as INT8 computes with them, and the ranges of its activations.
 
-    The weights are those that INT8 computes with, so that the float32 graph differs from the INT8 one by the rounding
-    of activations alone. Rounding them again changes nothing.
+    So the float32 graph differs from the INT8 one by the rounding of activations alone.
     """
     state = {name: value.detach().clone() for name, value in network.student.state_dict().items()}
     for name in {name for group in network.groups for name in group}:
@@ -161,8 +150,8 @@ def fake_weights(weight: Tensor) -> Tensor:
 def fake_activations(values: Tensor, largest: Tensor) -> Tensor:
     """Round and clip activations to the levels of a range.
 
-    With s = largest / 127 and v = x / s: the gradient for x is 1 where -128 <= v <= 127 and 0 where x was clipped;
-    for s it is round(v) - v, or the level at which x was clipped, summed and divided by sqrt(127 N) for N values.
+    With s = largest / 127 and v = x / s: the gradient for x is 1 where -128 <= v <= 127, else 0; for s it is round(v) -
+    v, or the level at which x was clipped, summed and divided by sqrt(127 N) for N values.
     """
     with torch.autocast(values.device.type, enabled=False):
         x = values.float()

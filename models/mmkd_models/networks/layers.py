@@ -46,8 +46,7 @@ class Tokens:
     Attributes:
         values: (B, L + 2, D).
         bias: (B, L + 2) additive attention score of each token as a key: 0, or `MASKED` if its samples are missing.
-        hidden: (B, L + 2, D) after each block; empty without taps.
-        attention: self-attention of each block; empty without taps.
+        hidden: (B, L + 2, D) after each block; empty without taps, as `attention`.
     """
 
     values: Tensor
@@ -62,12 +61,7 @@ class Tokens:
 
 
 class AnswerHead(nn.Module):
-    """The end of a network, without weights; for a regression it carries the scale of the target.
-
-    Attributes:
-        mean: (1,) of a regression's training targets, in their unit; missing for other kinds.
-        std: (1,) of the same targets.
-    """
+    """The end of a network, without weights; for a regression it carries mean and std (1,) of the training targets."""
 
     mean: Tensor
     std: Tensor
@@ -93,11 +87,11 @@ class AnswerHead(nn.Module):
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout` whose masks cost little on a CPU, with the probability rounded to a 256th there.
+    """`nn.Dropout` (Srivastava et al., JMLR 2014) whose masks cost little on a CPU.
 
-    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 2014. torch draws a
-    number of its Mersenne Twister for every value, an eighth of a teacher's training step on one core; here a byte of
-    NumPy's SFC64 decides, seeded from torch's generator in each call, so that seeds and resumed trainings repeat.
+    torch draws a number of its Mersenne Twister for every value, an eighth of a teacher's training step on one core;
+    here a byte of NumPy's SFC64 decides, so the probability is a multiple of 1 / 256. The seed comes from torch's
+    generator.
     """
 
     def __init__(self, probability: float) -> None:
@@ -122,10 +116,7 @@ def _random_bytes(shape: torch.Size) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al., 2017, section 3.2.2) with fused projections.
-
-    The fast path is `scaled_dot_product_attention`; with `want_map` the same result is computed with its map.
-    """
+    """Multi-head attention (Vaswani et al., 2017, section 3.2.2) with fused projections."""
 
     def __init__(self, width: int, heads: int, *, cross: bool) -> None:
         super().__init__()
@@ -135,16 +126,12 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
-        """Attend from x to source.
+        """Attend from x to source, and return (B, Lq, D) with the tap if `want_map`.
 
         Args:
             x: (B, Lq, D) queries.
             source: (B, Lk, D) keys and values; ignored by self-attention.
             bias: additive scores: of the keys (B, Lk), or of every pair (B, H, Lq, Lk).
-            want_map: also return the attention map and the projections.
-
-        Returns:
-            (B, Lq, D), and the tap or None.
         """
         batch, length, width = x.shape
         if self.query is None:
@@ -194,7 +181,7 @@ class TransformerBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
-        """(B, L, D), (B, L) or (B, H, L, L) -> (B, L, D) and its attention (map (B, H, L, L)) or None."""
+        """(B, L, D), (B, L) or (B, H, L, L) -> (B, L, D) and the tap of its attention."""
         normed = self.norm_attention(x)
         attended, tap = self.attention(normed, normed, bias, want_map=want_map)
         x = x + self.dropout(attended)

@@ -1,7 +1,4 @@
-"""Members of a committee that are no transformer: extra-trees on window statistics, and a ridge on rocket features.
-
-Owns their arrays, their answers, and the checks of what a file claims to be one.
-"""
+"""Members of a committee that are no transformer: extra-trees on window statistics, and a ridge on rocket features."""
 
 from __future__ import annotations
 
@@ -35,12 +32,7 @@ _DTYPES = {
 
 
 class Rocket(nn.Module):
-    """A linear map from the convolutional features of all modalities.
-
-    Args:
-        configs: each modality's features, by name.
-        outputs: K, the classes or labels, or 1.
-    """
+    """A linear map from the convolutional features of all modalities to K outputs."""
 
     weight: Tensor
     bias: Tensor
@@ -54,7 +46,7 @@ class Rocket(nn.Module):
 
     @property
     def configs(self) -> dict[str, RocketConfig]:
-        """Which features each modality has."""
+        """The features of each modality."""
         return {name: cast("RocketFeatures", self.features[name]).config for name in self.names}
 
     def forward(self, inputs: Inputs) -> Tensor:
@@ -74,8 +66,8 @@ class Trees(nn.Module):
         threshold: float32 (nodes,).
         left: int32 (nodes,), the next node; at a leaf its row in `shares`.
         right: int32 (nodes,); 0 at a leaf.
-        shares: float32 (leaves, K), the fraction of each class or label among the windows of the leaf; of a regression
-            the mean number, (leaves, 1).
+        shares: float32 (leaves, K), the fraction of each class or label in the leaf; of a regression the mean (leaves,
+            1).
     """
 
     roots: Tensor
@@ -276,7 +268,7 @@ def trees_fault(arrays: Mapping[str, Tensor], modalities: Sequence[ModalitySpec]
 
 
 def _are_linked(arrays: Mapping[str, Tensor], *, features: int) -> bool:
-    """Whether every way from a root ends at a leaf: nodes lead to later ones of their tree alone."""
+    """Whether every path from a root ends at a leaf: nodes lead to later ones of their tree alone."""
     roots, feature, left, right = (arrays[name].long() for name in ("roots", "feature", "left", "right"))
     nodes = torch.arange(len(feature))
     if len(feature) == 0 or int(roots[0]) != 0 or bool((roots.diff() <= 0).any()) or int(roots[-1]) >= len(feature):

@@ -1,13 +1,12 @@
 """MiniRocket features of one modality, as a part of a graph that every engine takes.
 
-A. Dempster, D. F. Schmidt, G. I. Webb, "MiniRocket: A Very Fast (Almost) Deterministic Transform for Time Series
-Classification", KDD 2021 (arXiv 2012.08791), written from the paper: 84 kernels of nine weights -1 and 2, dilations
-that grow exponentially, biases that are quantiles of a kernel's output on one training window, and the proportion of
-positive values (PPV). A kernel of several channels adds up a random few of them.
+A. Dempster, D. F. Schmidt, G. I. Webb, "MiniRocket", KDD 2021 (arXiv 2012.08791), written from the paper: 84 kernels of
+nine weights -1 and 2, dilations that grow exponentially, biases that are quantiles of a kernel's output on one training
+window, and the proportion of positive values (PPV). A kernel of several channels adds up a random few of them.
 
 Three differences: the step at the bias is a ramp as wide as a tenth of the output's standard deviation, so that no
-rounding flips a position and a Clip does the work of a comparison; in long windows a kernel reads every n-th position,
-which bounds memory and time; and a kernel reaches over the ends of a window if it had fewer than three positions.
+rounding flips a position; in long windows a kernel reads every n-th position; and a kernel reaches over the ends of a
+window if it had fewer than three positions.
 """
 
 from __future__ import annotations
@@ -83,7 +82,6 @@ class _Kernels(nn.Module):
         self.join(groups)
 
     def join(self, groups: nn.ModuleList) -> None:
-        """Copy the weights and biases of the groups."""
         for name in ("weight", "bias"):
             joined = torch.cat([groups[number].get_buffer(name) for number in self.numbers])
             self.register_buffer(name, joined, persistent=False)
@@ -98,13 +96,13 @@ class _Kernels(nn.Module):
 class RocketFeatures(nn.Module):
     """Raw values and presence of a window -> standardised features.
 
-    A position counts as far as the samples at a kernel's centre are there, so that a gap adds nothing; a window without
-    any sample has every feature 0, the training's mean. Kernels that are not padded do not count near the ends.
+    A position counts as far as the samples at a kernel's centre are there; a window without any sample has every
+    feature 0, the training's mean. Kernels that are not padded do not count near the ends.
 
     Attributes:
         of_dilation: (F, D) 1 if a feature has a dilation.
         counted: (2 D, 1, P) 1 if a position counts: of each dilation padded, and not.
-        reads: (F, 2 C) which channels a kernel reads at the positions of padded ones, and at those of others.
+        reads: (F, 2 C) channels that a kernel reads at the positions of padded ones, and at those of others.
     """
 
     of_dilation: Tensor
@@ -193,7 +191,7 @@ def _inside(samples: int, edge: int, stride: int) -> Tensor:
 
 
 def fits_kernels(modality: ModalitySpec) -> bool:
-    """Whether its windows, as series, are at least as long as a kernel."""
+    """Return whether its windows, as series, are at least as long as a kernel."""
     return series_spec(modality).samples >= LENGTH
 
 
@@ -330,9 +328,7 @@ def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] 
 
 
 def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, int]]:
-    """Return each dilation with the number of features of one kernel that have it (paper, section 3.1).
-
-    Exponents of 2 are spread evenly from 0 until the kernel spans the window.
+    """Return each dilation with its number of features per kernel (paper, section 3.1).
 
     Example:
         >>> dilations_of(200, 24, most=8)
@@ -348,7 +344,7 @@ def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, i
 
 
 def stride_of(samples: int, positions: int) -> int:
-    """Return the samples between two of at most `positions` positions, always odd: else even dilations would skip some.
+    """Return the samples between two of at most `positions` positions, odd: else even dilations would skip some.
 
     Example:
         >>> stride_of(200, 200), stride_of(200, 199), stride_of(200, 50)
@@ -396,7 +392,7 @@ def _drawn(
     levels: Sequence[Sequence[float]],
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """Return the state of a group: per kernel its channels, and biases at `levels` of its output on one window.
+    """State of a group: per kernel its channels, and biases at `levels` of its output on one window.
 
     The series is (N, C, T), presence (N, C, P).
     """

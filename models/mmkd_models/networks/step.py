@@ -1,7 +1,4 @@
-"""A causal student one block of samples at a time: the same weights and answers, with the past in explicit state.
-
-Every state is float32 and begins as zeros.
-"""
+"""A causal student one block of samples at a time, with the past in explicit float32 state that begins as zeros."""
 
 from __future__ import annotations
 
@@ -126,7 +123,7 @@ class StepStudent(nn.Module):
     def _sensed(
         self, values: Tensor, present: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Return new samples of the series, their presence, and the next state of sound and video."""
+        """New samples of the series, their presence, and the next state of sound and video."""
         front = self.encoder.front
         if isinstance(front, CausalFront):
             return values, present, ()
@@ -136,7 +133,7 @@ class StepStudent(nn.Module):
     def _front(
         self, values: Tensor, present: Tensor, live: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Return new tokens (1, 3, D), presence of the slots and the new block (1, W + 1), and news of the state."""
+        """New tokens (1, 3, D), presence of the slots and the new block (1, W + 1), and news of the state."""
         encoder, front = self.encoder, self.encoder.inner
         history, moments, sums, peaks, series = state
         scaled = front.scaled(values, present)
@@ -170,7 +167,7 @@ class StepStudent(nn.Module):
 def _block_step(
     block: TransformerBlock, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """`TransformerBlock.forward` for the newest tokens (1, 3, D); keys are the kept time tokens and the newest one."""
+    """`TransformerBlock.forward` for the newest tokens (1, 3, D); keys are the past time tokens and the newest one."""
     attention = block.attention
     batch, count, width = x.shape
     split = (batch, count, 3, attention.heads, width // attention.heads)
@@ -205,9 +202,6 @@ def embeddings_along(student: Student, values: Tensor, present: Tensor) -> Tenso
     """Return the embeddings (B, N, D) after each block of S samples of a whole recording in one pass, as of a stream.
 
     Memory grows with the square of the recording. The embedding of a window without any sample is meaningless.
-
-    Args:
-        student: a causal one, in evaluation mode.
 
     Raises ValueError if the student is not causal.
     """

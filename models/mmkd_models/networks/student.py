@@ -1,7 +1,4 @@
-"""The student: one modality, one head; the only network that leaves the training side.
-
-Every kind ends in one linear `head`, so that a correction of its bias holds in every engine.
-"""
+"""The student: one modality, one linear `head`; the only network that leaves the training side."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ class StudentOutput:
 
 
 class Student(nn.Module):
-    """A single-modality transformer with a head for K classes or labels, or for a number."""
+    """A single-modality transformer."""
 
     def __init__(
         self, modality: ModalitySpec, classes: int, config: StudentConfig, *, kind: TaskKind = "classification"
@@ -80,10 +77,7 @@ class RocketStudent(nn.Module):
 
 
 class HybridStudent(nn.Module):
-    """A transformer and convolutional features, with one linear head over both embeddings.
-
-    A weighted sum of two heads' logits is one head over both embeddings, so no engine computes more for it.
-    """
+    """A transformer and convolutional features with one head: the weighted sum of two heads costs no engine more."""
 
     def __init__(
         self, modality: ModalitySpec, classes: int, config: StudentConfig, *, kind: TaskKind = "classification"

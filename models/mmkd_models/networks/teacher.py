@@ -1,8 +1,7 @@
-"""The teacher: any number of modalities, fused by cross-attention. Training side only.
+"""The teacher: any number of modalities, fused by cross-attention.
 
-The fusion is the pairwise cross-modal attention of multimodal transformers (Tsai et al., "Multimodal Transformer for
-Unaligned Multimodal Language Sequences", ACL 2019), with the other modalities' tokens side by side as keys, so that
-cost grows with the number of modalities and not with its pairs.
+Pairwise cross-modal attention as in Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences",
+ACL 2019, with the other modalities' tokens side by side as keys: cost grows with the modalities, not their pairs.
 """
 
 from __future__ import annotations
@@ -102,10 +101,7 @@ class FusionLayer(nn.Module):
 
 
 class Teacher(nn.Module):
-    """A multimodal transformer with a head for K classes or labels, or for a number.
-
-    A modality whose window is all missing is masked out of every attention; nothing is filled in for it.
-    """
+    """A multimodal transformer; a modality whose window is all missing is masked out of every attention."""
 
     def __init__(
         self,
@@ -162,11 +158,9 @@ class Teacher(nn.Module):
 
 
 def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
-    """Modality dropout: with `probability` a window loses one modality, chosen evenly; never the last one it has.
+    """Hide, with `probability`, one modality of each window, chosen evenly; never the last one it has.
 
-    Args:
-        inputs: as for `Teacher.forward`; not changed.
-        generator: source of chance, on the CPU.
+    The generator is on the CPU.
     """
     names = list(inputs)
     if len(names) < 2 or probability <= 0:
@@ -189,10 +183,9 @@ def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generat
 
 
 def take_teacher(teacher: Teacher, old: Teacher) -> tuple[str, ...]:
-    """Copy an old teacher's weights into one of the same size and labels, and return the names of what stays fresh.
+    """Copy the weights that an old teacher of the same size and labels shares, and return the names of the others.
 
-    Encoder, fusion blocks and pool of a modality that only one of them has are left alone. An old teacher of several
-    modalities keeps its answers while the new sensors are missing.
+    An old teacher of several modalities keeps its answers while the new sensors are missing.
     """
     target, source = teacher.state_dict(), old.state_dict()
     taken = {name: value.detach().clone() for name, value in source.items() if name in target}

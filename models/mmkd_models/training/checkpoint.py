@@ -50,11 +50,7 @@ class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A candidate of a race.
-
-    Attributes:
-        log_likelihood: mean over validation, in nats, of calibrated answers.
-    """
+    """A candidate of a race; `log_likelihood` is the mean over validation, in nats, of calibrated answers."""
 
     name: str
     valid_score: float
@@ -66,13 +62,11 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         fold: None for the dataset's own split, unset if unknown.
-        labelled: what showed its labels; unset for all.
+        labelled: the rule that showed its labels; unset for all.
         score: on validation.
-        teacher_sha256: of the (first) teacher's file; None for teachers and baselines.
         recipe: None for labels only.
-        prior_tau: how far the head's bias corrects unequal class frequencies, from 0 to 1; unset for 0, and for a
-            hybrid whose parts differ.
-        shipped: which of `race` this is.
+        prior_tau: how far the head's bias corrects unequal class frequencies, 0 to 1; unset for 0 and unequal parts.
+        shipped: the winner of `race`.
         race: the candidates that validation chose among.
         beaten_teachers_sha256: of the teachers' files whose student lost the race to labels only.
         started_from: SHA-256 of the teacher whose weights it started with.
@@ -339,7 +333,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> list[dict[str, Tensor]]:
-    """Return the tensors of each prefix, without it; raise CheckpointError if a tensor has none of them."""
+    """The tensors of each prefix, without it; raise CheckpointError if a tensor has none of them."""
     unknown = sorted(name for name in tensors if not name.startswith(prefixes))
     if unknown:
         raise CheckpointError(
@@ -352,7 +346,6 @@ def _parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path)
 
 
 def _check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path) -> None:
-    """Raise CheckpointError if the metadata describe no network."""
     fit = all(
         m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf and frames_fault(m) is None for m in modalities
     )
@@ -377,7 +370,6 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
 def _decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
-    """Decode the metadata of a checkpoint; raise CheckpointError if they are damaged or of another version."""
     try:
         found_version = parse_object(raw).get("format_version")
     except JsonError as error:

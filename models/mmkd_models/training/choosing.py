@@ -71,7 +71,7 @@ def preferred(scores: Sequence[ValidationScore]) -> int:
 
 
 def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArray[Any]) -> bool:
-    """Whether the baseline is preferred to a taught student, and significantly likelier over the groups (N,)."""
+    """Return whether the baseline is preferred, and significantly likelier over the groups (N,)."""
     return preferred([taught, baseline]) == 1 and surely_likelier(baseline.likelihoods, taught.likelihoods, groups)
 
 
@@ -105,11 +105,7 @@ def adjusted(
 def evening_bias(
     logits: NDArray[np.floating], labels: Labels, known: Windows, *, metric: AnyMetric
 ) -> NDArray[np.float64] | None:
-    """Return the (K,) correction of uncalibrated answers (N, K) to labelled validation windows; None if none helps.
-
-    Args:
-        labels: of the training.
-    """
+    """Return the correction (K,) of uncalibrated answers (N, K) to labelled validation windows; None if none helps."""
     task = known.spec.task
     if task.kind != "classification":
         return None

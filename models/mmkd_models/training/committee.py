@@ -1,7 +1,4 @@
-"""A committee from windows to a checkpoint: its members trained, calibrated and weighted.
-
-Transformers train and resume as teachers do; the other members are computed at once.
-"""
+"""A committee from windows to a checkpoint: its members trained, calibrated and weighted."""
 
 from __future__ import annotations
 
@@ -115,8 +112,7 @@ def train_committee(
 ) -> TrainedCommittee:
     """Train the members on the labelled windows, and weight them by the validation windows.
 
-    A single transformer is the teacher of `train_teacher`. With `run.resume` a finished transformer is not trained
-    again, and an interrupted one continues. The other members are computed for single modalities too, and those of the
+    With `run.resume` transformers continue. The other members are computed for single modalities too, and those of the
     best one join if validation prefers it.
 
     Args:
@@ -199,7 +195,7 @@ def _member(
 def _members_of_the_best_sensor(
     data: TrainingData, members: Sequence[_Member], grown: Sequence[tuple[MemberKind, int]], run: TrainingRun
 ) -> Sequence[_Member]:
-    """Return the members of the sensor with the likeliest answers, if all are significantly likelier together."""
+    """The members of the sensor with the likeliest answers, if all are significantly likelier together."""
     names = [modality.name for modality in data.train.spec.modalities]
     if len(names) == 1 or not grown:
         return ()

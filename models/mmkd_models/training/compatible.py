@@ -35,12 +35,9 @@ def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Window
 
 
 def check_same_fold(who: str, facts: Provenance, *, dataset_sha256: str, fold: int | None) -> None:
-    """Raise UsageError if what a student learns from was trained on another fold of the same dataset.
+    """Raise UsageError if what a student learns from was trained on another fold (None: own split) of its dataset.
 
     It would know windows that judge the student. An unknown fold is accepted.
-
-    Args:
-        fold: of the student; None for the dataset's own split.
     """
     if facts.dataset_sha256 != dataset_sha256 or facts.fold is msgspec.UNSET or facts.fold == fold:
         return
@@ -55,8 +52,7 @@ def check_same_fold(who: str, facts: Provenance, *, dataset_sha256: str, fold: i
 def check_compatible(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
     """Raise UsageError if a network of this task and these modalities cannot judge windows.
 
-    Args:
-        who: the network, for the message; its last word is what to train instead.
+    The last word of `who`, which names the network, is what to train instead.
     """
     spec = windows.spec
     advice = f"train a {who.rpartition(' ')[2]} on this dataset"

@@ -174,7 +174,7 @@ def with_novelty(
 
 
 def set_target_scale(network: Student | HybridStudent | RocketStudent | Teacher, windows: Windows) -> None:
-    """Copy mean and standard deviation of a regression's target over the labelled windows to a network's end.
+    """Copy mean and std of a regression's target over the labelled windows to a network's end.
 
     Raises UsageError if the target has fewer than two different values in them.
     """
@@ -210,7 +210,6 @@ def set_normalisation(network: Student | HybridStudent | Teacher, windows: Windo
 
 @torch.no_grad()
 def _set_mel_statistics(front: LogMelFront | CausalSound, windows: Windows, name: str) -> None:
-    """Copy mean and standard deviation of each log-mel over the training's frames into a front-end."""
     spec = windows.spec.modality(name)
     narrow, rows = windows.with_modalities((name,)), spread_rows(windows, name)
     total = torch.zeros(3, *front.mel_mean.shape, dtype=torch.float64)

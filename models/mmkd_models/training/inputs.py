@@ -23,7 +23,7 @@ class TrainingData:
     Attributes:
         sha256: of the dataset.
         fold: whose windows they are; None for the dataset's own split, unset if unknown.
-        labelled: what of `train` shows its labels.
+        labelled: the rule by which `train` shows its labels.
     """
 
     train: Windows
@@ -33,10 +33,7 @@ class TrainingData:
     labelled: Labelled = ALL
 
     def with_modalities(self, names: Sequence[str]) -> TrainingData:
-        """Return the same windows with these modalities only, in this order.
-
-        Raises UsageError if a name is unknown or repeated, or there is none.
-        """
+        """Return the same windows with these modalities, in order. Raises UsageError for unknown or repeated names."""
         train, valid = (windows.with_modalities(names) for windows in (self.train, self.valid))
         return replace(self, train=train, valid=valid)
 

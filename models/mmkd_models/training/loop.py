@@ -43,7 +43,6 @@ class _ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         config: what decides the result, by name.
         param_groups: of the optimiser, as PyTorch returns them.
-        scaler: state of the gradient scaler, if the precision has one.
         top: the best score of any weights, and its standard error.
     """
 
@@ -88,12 +87,11 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     on_step: OnStep | None = None,
 ) -> Fit:
-    """Train `learner.network` and return the weights that validated best.
+    """Train `learner.network` in place and return the weights that validated best.
 
     The same seed, machine and thread count give bit-equal weights, also of a resumed run.
 
     Args:
-        learner: see the module; its `network` is returned. Changed in place.
         run_dir: for the resume state (every `eval_every` steps) and TensorBoard logs; None writes nothing.
         resume: continue from the state in `run_dir`, if there is one.
         settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name.
@@ -147,7 +145,6 @@ class _Loop:
         self.since = 0
 
     def run(self, *, resume: bool, on_step: OnStep | None) -> Fit:
-        """Step until the end or until patience runs out."""
         config = self.config
         if resume and self.run_dir is not None:
             self._load(self.run_dir)
@@ -276,7 +273,6 @@ class _Loop:
 
 
 def _read_resume(path: Path, *, config: dict[str, Any]) -> tuple[_ResumeFacts, dict[str, Tensor]]:
-    """Read a state; raise CheckpointError if it is damaged, UsageError if it is of a training with other settings."""
     tensors, raw = read_tensors(path, kind="resume")
     try:
         facts = msgspec.json.decode(raw, type=_ResumeFacts)
@@ -350,7 +346,6 @@ def _shard(batch: Batch, rank: int, world_size: int) -> Batch:
 
 @contextmanager
 def _scalar_log(run_dir: Path | None) -> Iterator[Any]:
-    """Yield a TensorBoard writer that is closed in any case, or None without a folder."""
     if run_dir is None:
         yield None
         return

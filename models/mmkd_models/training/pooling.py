@@ -1,9 +1,8 @@
 """Temperatures and weights of a committee's members, from their answers on validation windows.
 
-The opinion pool is linear: the weighted mean of the members' probabilities (Stone, "The opinion pool", Annals of
-Mathematical Statistics 32, 1961); of a regression the weighted mean of their numbers. The mean of calibrated answers is
-underconfident (Ranjan and Gneiting, "Combining probability forecasts", JRSS B 72, 2010) and stays so: a temperature of
-its own, from two people's validation windows, made test answers less likely.
+A linear opinion pool: the weighted mean of the members' probabilities (Stone, "The opinion pool", Annals of
+Mathematical Statistics 32, 1961); of a regression of their numbers. It stays underconfident (Ranjan and Gneiting, JRSS
+B 72, 2010): a temperature of its own made test answers less likely.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ class MemberPooling:
 
     Attributes:
         temperatures: of the logits; 1 for a regression.
-        weights: with the sum 1.
         likelihoods: mean log-likelihood of each member's calibrated answers on validation, in nats.
         together: (answers,) log-likelihood of the pooled answers, in nats, as if all members answered every window.
     """
@@ -46,9 +44,9 @@ def pool_of(
 ) -> MemberPooling:
     """Calibrate and weight members by their answers on the validation windows.
 
-    Weights are those of the mixture that maximises the likelihood of the labels, where the windows of a group count as
-    one and each member has one more group: with few groups the weights stay close. A member that is not likelier than
-    the best constant answer, by a standard error over the groups, gets 0; if that holds for all, they count alike.
+    Weights maximise the likelihood of the labels, where the windows of a group count as one and each member has one
+    more group: with few groups the weights stay close. A member that is not likelier than the best constant answer, by
+    a standard error over the groups, gets 0; if that holds for all, they count alike.
 
     Args:
         logits: (N, K) of each member; of a regression (N, 1) numbers.
@@ -84,16 +82,11 @@ def joining_sensor(
     *,
     kind: TaskKind,
 ) -> str | None:
-    """Return the sensor whose own members should join, or None.
-
-    It is the one with the likeliest member, if the committee with its members is likelier by more than a standard error
-    over the groups.
+    """Return the sensor with the likeliest member of its own, if all are likelier together by a standard error.
 
     Args:
-        members: logits (N, K) of the members of all sensors; of a regression (N, 1) numbers.
+        members: logits (N, K) of the members of all sensors, as for `pool_of`.
         alone: those of the members of each sensor.
-        labels: as `Windows.labels`, all known.
-        groups: (N,) of each window.
     """
     best = max(alone, key=lambda name: max(pool_of(alone[name], labels, groups, kind=kind).likelihoods))
     before, after = (pool_of(logits, labels, groups, kind=kind) for logits in (members, [*members, *alone[best]]))
@@ -103,8 +96,8 @@ def joining_sensor(
 def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
     """Return (M,) weights with the sum 1 from log-likelihoods (answers, M) over `groups` groups.
 
-    Source: Dempster, Laird, Rubin, "Maximum likelihood from incomplete data via the EM algorithm", JRSS B 39, 1977,
-    section 4.3; the one more group of each member is a Dirichlet prior.
+    Source: Dempster, Laird, Rubin, JRSS B 39, 1977, section 4.3; the one more group of each member is a Dirichlet
+    prior.
     """
     members = likelihoods.shape[1]
     shares = np.exp(likelihoods - likelihoods.max(1, keepdims=True))
@@ -117,7 +110,7 @@ def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
 
 
 def _constant_likelihood(labels: NDArray[Any], *, kind: TaskKind) -> Floats:
-    """Return the log-likelihood of the best constant answer."""
+    """The log-likelihood of the best constant answer."""
     if kind == "regression":
         return log_likelihood(np.full((len(labels), 1), labels.mean()), labels, kind=kind)
     if kind == "classification":

@@ -23,11 +23,7 @@ _BATCH = 64
 
 @torch.no_grad()
 def logits_of(network: nn.Module, windows: Windows, *, modality: str | None) -> NDArray[np.float32]:
-    """Return logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, which is restored.
-
-    Args:
-        network: one that answers as `Student` or `Teacher`.
-    """
+    """Return logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, which is restored."""
     training = network.training
     network.eval()
     device = next(network.parameters()).device
@@ -73,10 +69,7 @@ def inputs_of(taken: Mapping[str, NDArray[Any]], windows: Windows) -> dict[str, 
 
 @torch.no_grad()
 def series_values(windows: Windows, modality: str) -> NDArray[np.float32]:
-    """Return a modality's windows as series, float32 (N, T, C), NaN where missing.
-
-    Of sound the log-mels, of video the brightness of a grid: `mmkd_models.networks.fronts.as_series`.
-    """
+    """Return a modality's windows as series (`fronts.as_series`), float32 (N, T, C), NaN where missing."""
     view = series_view(windows.spec.modality(modality))
     one = windows.with_modalities((modality,))
     if view is None:

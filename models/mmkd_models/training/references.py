@@ -1,9 +1,8 @@
 """References for a device: how training groups differ, and where the training's embeddings lie.
 
-A new group exceeds the limits with a stated probability, without assuming a distribution: each group is compared with
-clusters of the others' windows, and one more group exceeds the largest of G such scores with probability 1 / (G + 1)
-(Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; approximately, since clusters and scales are fitted
-to the other groups). A group counts by its worst block of neighbouring windows.
+Each group is compared with clusters of the others' windows; one more group exceeds the largest of G such scores with
+probability 1 / (G + 1), without assuming a distribution (Vovk et al., Algorithmic Learning in a Random World, 2005, ch.
+2; approximately, since clusters are fitted). A group counts by its worst block of neighbouring windows.
 """
 
 from __future__ import annotations
@@ -53,7 +52,8 @@ _SEED = 20211116
 _WINDOWS_BEYOND, _GROUPS_BEYOND = 0.01, 0.05
 _MARGIN = 2.0
 """How much a new group may differ from all of the training. Less calls healthy people unknown (1.5: up to 2 % on five
-sets), more misses a factor of 8 (3: up to a third of the windows); docs/confidence.md has the figures."""
+sets), more misses a factor of 8 (3: up to a third of the windows); docs/confidence.md has the figures.
+"""
 _BOUNDLESS = 1e30  # spread of a feature that no window has
 _LEAST = 0.5  # nats a window below which nothing is called different, however alike the groups are
 
@@ -61,10 +61,9 @@ Features = NDArray[np.float64]
 
 
 def group_reference(train: Windows, valid: Windows, modality: str) -> GroupReference | None:
-    """Measure how the groups of the training and of the validation differ.
+    """Measure how the groups of the training and of the validation differ; None if there are too few windows.
 
-    Without enough groups, ten blocks of neighbouring windows take their place, which show how moments differ, not
-    people. None if there are too few windows for ten blocks.
+    Without enough groups, ten blocks of neighbouring windows show how moments differ, not people.
     """
     groups = [part.subset(rows) for part in (train, valid) for rows in _rows_of_groups(part)]
     between: Literal["groups", "recordings", "blocks"] = "recordings" if _are_recordings(train) else "groups"
@@ -104,7 +103,7 @@ def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
 
 
 def _left_out(groups: Sequence[Features]) -> Iterator[tuple[list[Features], list[int]]]:
-    """Yield all groups but those of a part, and the numbers of the part's."""
+    """All groups but those of a part, and the numbers of the part's."""
     parts = min(_PARTS, len(groups))
     for part in range(parts):
         yield (
@@ -119,7 +118,7 @@ def _magnitudes(group: Features, usual: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _magnitude_limits(groups: Sequence[Features]) -> tuple[NDArray[np.float64], float, float]:
-    """Return the usual root mean square of channels (C,), and the lowest and highest usual magnitude."""
+    """The usual root mean square of channels (C,), and the lowest and highest usual magnitude."""
     everything = np.concatenate(groups)
     empty = np.isnan(everything).all(axis=0)
     usual = np.nanquantile(np.where(empty, 0.0, everything), 0.9, axis=0)
@@ -157,7 +156,7 @@ def fit_reference(
 
 
 def _of_strangers(groups: Sequence[Features], channels: int) -> NDArray[np.float64]:
-    """Return (G, 3): the worst scores of each group's blocks by kinds that do not know it."""
+    """(G, 3): the worst scores of each group's blocks by kinds that do not know it."""
     scores = np.zeros((len(groups), 3))
     for others, part in _left_out(groups):
         kinds = _kinds(np.concatenate(others), channels)
@@ -184,7 +183,6 @@ def _spaced(count: int, most: int) -> list[int]:
 
 
 def _features(windows: Windows, modality: str) -> Features:
-    """Return (N, F) features of the windows of one group."""
     step, found = max(1, windows.spec.modality(modality).samples // ROWS), []
     for values, present in _prepared(windows, modality):
         pairs = zip(values[:, ::step], present[:, ::step] > 0, strict=True)
@@ -197,14 +195,13 @@ def _channel_magnitudes(windows: Windows, modality: str) -> Features:
 
 
 def _prepared(windows: Windows, modality: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield values and presence (B, T, C) of all windows, a few at a time: a window may be long."""
+    """Values and presence (B, T, C) of all windows, a few at a time: a window may be long."""
     for start in range(0, len(windows), 32):
         taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
         yield rows_of(*prepare_batch(taken, windows.spec.modality(modality)))
 
 
 def _kinds(features: Features, channels: int) -> Kinds:
-    """Return kinds of windows: k-means of the standardised features."""
     logs = features[:, channels : 2 * channels]
     known = [one[np.isfinite(one)] for one in logs.T]
     scales = np.array([np.exp(np.median(one)) if len(one) else 1.0 for one in known])
@@ -228,7 +225,7 @@ def _kinds(features: Features, channels: int) -> Kinds:
 
 
 def clustered(points: Features, *, most: int) -> NDArray[np.intp]:
-    """Return (N,) the number of the cluster of each point (N, F): k-means that starts at points that are far apart."""
+    """Return (N,) the cluster of each point (N, F): k-means that starts at points that are far apart."""
     centres = [points[np.square(points).sum(axis=1).argmin()]]
     nearest = np.square(points - centres[0]).sum(axis=1)
     rng = np.random.default_rng(_SEED)
@@ -248,7 +245,7 @@ def clustered(points: Features, *, most: int) -> NDArray[np.intp]:
 
 
 def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (3,) limits from the scores (G, 3) of strangers; all are widened by one factor."""
+    """(3,) limits from the scores (G, 3) of strangers; all are widened by one factor."""
     usual = np.median(scores, axis=0) * [1, 0, 0]  # improvements begin at nothing, misfits anywhere
     above = np.sort(scores - usual, axis=0)
     second = np.maximum(above[-2], _LEAST)
@@ -261,13 +258,7 @@ def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def training_embeddings(
     network: nn.Module, train: Sequence[Windows], valid: Sequence[Windows], *, modality: str
 ) -> TrainingEmbeddings:
-    """Summarise the embeddings of a student's training windows.
-
-    Args:
-        network: the student, in evaluation mode.
-        train: windows that it learnt from, labelled or not.
-        valid: other windows, whose scores are usual.
-    """
+    """Summarise the embeddings of a student's training windows; `valid` are others, whose scores are usual."""
     return embeddings_summary(
         _embedded(network, train, modality=modality, most=MOST_EMBEDDED_WINDOWS),
         _embedded(network, valid, modality=modality, most=MOST_NOVELTY_WINDOWS),
@@ -293,7 +284,6 @@ def embeddings_summary(trained: NDArray[np.float32], unseen: NDArray[np.float32]
 
 
 def _embedded(network: nn.Module, parts: Sequence[Windows], *, modality: str, most: int) -> NDArray[np.float32]:
-    """Return (N, D) embeddings of at most `most` windows of all parts."""
     count = sum(map(len, parts))
     chosen = np.sort(np.random.default_rng(_SEED).permutation(count)[:most])
     found, first = [], 0

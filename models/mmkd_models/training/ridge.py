@@ -1,8 +1,7 @@
 """Ridge regression on features: its targets, its penalty by leave-one-out, and fewer features.
 
-The leave-one-out errors follow from one decomposition: (y - y^) / (1 - h) with h the diagonal of the hat matrix
-(Allen's PRESS; Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning", 2nd edition, equation 7.64), here
-with weights and an intercept without a penalty.
+Leave-one-out errors follow from one decomposition: (y - y^) / (1 - h), h the diagonal of the hat matrix (Hastie,
+Tibshirani, Friedman, 2nd edition, equation 7.64), with weights and an intercept without a penalty.
 """
 
 from __future__ import annotations
@@ -33,12 +32,9 @@ _DROPPED = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge:
-    """A linear map from features to scores.
+    """A linear map from features to scores: weight (F, K), bias (K,).
 
-    Attributes:
-        weight: (F, K).
-        bias: (K,).
-        loss: weighted mean square error of the windows left out; NaN if it was not computed.
+    `loss` is the weighted mean square error of the windows left out; NaN if it was not computed.
     """
 
     weight: Floats
@@ -77,8 +73,7 @@ def ridge_of_each(
 ) -> dict[float, Ridge]:
     """Fit (N, F) features to (N, K) targets with each penalty, from one decomposition.
 
-    Args:
-        weights: (N,) above 0, of each window's square error.
+    The weights (N,), above 0, are of each window's square error.
     """
     problem = _problem(features, targets, weights)
     inputs = problem.inputs
@@ -113,9 +108,8 @@ def eliminations(
 ) -> Iterator[tuple[NDArray[np.int64], Ridge]]:
     """Yield ever fewer features (rows ascending) with the regression on them, from `most` down to `fewest`.
 
-    Sequential feature detachment: Uribarri et al., "Detach-ROCKET: Sequential feature selection for time series
-    classification with random convolutional kernels", 2024 (arXiv 2309.14518), section 3: fit, drop the features with
-    the smallest coefficients (here: of all outputs together), fit again.
+    Sequential feature detachment (Uribarri et al., "Detach-ROCKET", 2024, arXiv 2309.14518, section 3): fit, drop the
+    features with the smallest coefficients (here: of all outputs together), fit again.
     """
     problem = _problem(features, targets, weights)
     rows = np.arange(features.shape[1])
@@ -144,7 +138,7 @@ def _problem(features: NDArray[np.floating], targets: NDArray[np.floating], weig
 
 
 def _solved(problem: _Problem, product: Floats, rows: NDArray[np.int64], *, penalty: float) -> Floats:
-    """Return weights (F of `rows`, K), solved in the space of windows or of features, whichever is smaller."""
+    """Weights (F of `rows`, K), solved in the space of windows or of features, whichever is smaller."""
     inputs = problem.inputs[:, rows]
     if len(rows) > len(inputs):
         dual = np.linalg.solve(inputs @ inputs.T + penalty * np.eye(len(inputs)), problem.targets)
@@ -185,10 +179,7 @@ def label_answers(task: TaskSpec, labels: Labels) -> NDArray[np.float64]:
 def targets_of(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Return the targets (N, K) of these windows: from -1 to 1; of a regression in standard deviations.
 
-    With a label the target is the mean of label and teachers' probability, else that probability.
-
-    Args:
-        answers: (N, K) of the teachers; None if labels only teach, and all rows have one.
+    With a label the target is the mean of label and teachers' `answers`, else their probability; None: labels only.
     """
     task, known = windows.spec.task, windows.labelled[rows]
     wanted = np.zeros((len(rows), len(task.labels))) if answers is None else answers.copy()

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 FEWEST_FEATURES = 84
 
 STRONGER_PENALTIES = (1e2, 1e3)
-"""Tried with the penalty that leaving windows out finds for all features, which is too weak for a few selected ones."""
+"""Tried with the penalty that leaving windows out finds for all features, too weak for a few selected ones."""
 
 _DRAWN_FROM = 512  # windows that biases and the features' spread come from
 _CHUNK = 1024
@@ -52,10 +52,7 @@ def fit_rocket_student(
 ) -> StudentCheckpoint:
     """Compute a student of convolutional features, taught by teachers on all windows, or by labels only.
 
-    Args:
-        data: windows of the student's modality and the teachers'.
-        config: of the kind rocket; its preset bounds the number of features.
-        run: its seed draws the features, its metric chooses.
+    The preset bounds the number of features; the run's seed draws them, its metric chooses.
 
     Raises UsageError if windows are too short, a class has no label, or a teacher does not fit the windows.
     """

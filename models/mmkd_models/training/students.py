@@ -1,9 +1,9 @@
 """A student of any kind, from labels or from teachers; hybrids; and the race that validation decides.
 
-A hybrid is the logarithmic opinion pool z = w z1 / T1 + (1 - w) z2 / T2 (Genest, Zidek, "Combining Probability
-Distributions: A Critique and an Annotated Bibliography", Statistical Science 1986, section 3), whose two heads are one
-head over both embeddings. The race trains a student with and without mixed windows, as transformer, features and
-hybrid, from teachers and from labels only, so that teaching never makes it worse than validation can tell.
+A hybrid is the logarithmic opinion pool z = w z1 / T1 + (1 - w) z2 / T2 (Genest, Zidek, Statistical Science 1986,
+section 3), whose two heads are one head over both embeddings. The race trains a student with and without mixed windows,
+as transformer, features and hybrid, from teachers and from labels only, so that teaching never makes it worse than
+validation can tell.
 """
 
 from __future__ import annotations
@@ -60,11 +60,7 @@ def taught_student(
     teachers: Sequence[TeacherFile],
     recipe: Recipe,
 ) -> StudentCheckpoint:
-    """Distil teachers into a student of any kind; errors as of the trainings.
-
-    Args:
-        recipe: of a transformer; convolutional features learn the teachers' answers.
-    """
+    """Distil teachers into a student of any kind; convolutional features learn answers, not the recipe."""
 
     def transformer(config: StudentConfig) -> StudentCheckpoint:
         return distil(data, modality, config, run, teachers=teachers, recipe=recipe)
@@ -133,8 +129,6 @@ def fit_hybrid(
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
-    """A trained student and its result on validation."""
-
     name: str
     checkpoint: StudentCheckpoint
     validation: ValidationScore
@@ -149,9 +143,7 @@ def mixings(augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
 def labelled_race(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
     """Return the student of labels only that validates best.
 
-    Args:
-        config: of the kind transformer; causal students, and windows too short for features, race as transformers.
-        run: for each training, in its own folder below its `run_dir`.
+    Causal students, and windows too short for features, race as transformers; each training has its own folder.
     """
     candidates = _candidates(data, modality, config, run, lambda own, run: labelled_student(data, modality, own, run))
     return _shipped(candidates, candidates)
@@ -169,8 +161,7 @@ def taught_race(
 ) -> StudentCheckpoint:
     """Return the taught student that validates best, or the baseline if that is better and significantly likelier.
 
-    Args:
-        labelled: the baseline of the same windows; None if it takes no part.
+    `labelled` is the baseline of the same windows; None if it takes no part.
     """
 
     def train(own: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
@@ -224,7 +215,7 @@ def _best(candidates: Sequence[_Candidate]) -> _Candidate:
 
 
 def _shipped(finalists: Sequence[_Candidate], candidates: Sequence[_Candidate]) -> StudentCheckpoint:
-    """Return the best finalist, with all candidates in its facts."""
+    """The best finalist, with all candidates in its facts."""
     winner = _best(finalists)
     results = ((candidate.name, candidate.validation) for candidate in candidates)
     race = tuple(

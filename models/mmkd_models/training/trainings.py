@@ -45,10 +45,7 @@ from mmkd_models.training.predict import answers_to, scores_of
 def train_teacher(
     data: TrainingData, config: TeacherConfig, run: TrainingRun, *, start: TeacherFile | None = None
 ) -> TeacherCheckpoint:
-    """Train a teacher on the labelled windows of all modalities of `data`.
-
-    Args:
-        start: teacher whose weights it starts with, for the modalities that both have.
+    """Train a teacher on the labelled windows of all modalities of `data`, from the weights of `start` if given.
 
     Raises UsageError if the two differ in labels, size or a common modality, or have none in common.
     """
@@ -129,11 +126,7 @@ def distil(
     teachers: Sequence[TeacherFile],
     recipe: Recipe,
 ) -> StudentCheckpoint:
-    """Train a student of one modality with its teachers, on all windows, labelled or not.
-
-    Args:
-        data: windows of the student's modality and the teachers'.
-        teachers: in the order that the recipe's members count.
+    """Train a student of one modality with its teachers (in the recipe's order), on all windows, labelled or not.
 
     Raises UsageError if a teacher was trained for other modalities or labels than `data` has, or is repeated.
     """
@@ -232,7 +225,6 @@ def _learn_from(
     recipe: Recipe,
     origin: Mapping[str, Any],
 ) -> Fit:
-    """Train a student with its teachers; `origin` is what decides where it starts."""
     recorded = _answers_once(run, recipe, teachers)
     memory = _memory(data, run, teachers, recipe)
     learner = DistillLearner(

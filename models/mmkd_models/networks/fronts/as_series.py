@@ -1,6 +1,6 @@
 """Sound and video as series, for networks that read series alone: trees, convolutional features.
 
-Sound becomes its log-mels, frame by frame; video the brightness of a grid of cells, frame by frame.
+Sound becomes its log-mels, video the brightness of a grid of cells, frame by frame.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a causal student sees: running statistics and filters of a series, block by block; sound and video as a series.
 
-A block is the samples of one time token. Each block leaves a few sums; the statistics of any stretch of time are sums,
-means and extremes over its blocks. So a pass over a whole recording and a stream that adds one block at a time compute
-the same, nothing drifts, and every sum of nothing is zero, as a stream begins.
+A block is the samples of one time token and leaves a few sums; statistics of any stretch of time are sums, means and
+extremes over its blocks. So a whole recording and a stream that adds one block at a time compute the same, nothing
+drifts, and every sum of nothing is zero, as a stream begins.
 """
 
 from __future__ import annotations
@@ -42,13 +42,7 @@ class Blocks:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """The statistics of the stretch of time that ends with each of I blocks, (B, I, C).
-
-    Attributes:
-        count: values that are there, at least 1.
-        mean: mean of the normalised values.
-        spread: their standard deviation, never 0.
-    """
+    """Statistics (B, I, C) of the stretches that end with each of I blocks: count at least 1, mean, and std above 0."""
 
     count: Tensor
     mean: Tensor
@@ -118,10 +112,7 @@ class CausalFront(nn.Module):
         return torch.cat([scaled, local, present], dim=-1).flatten(1, 2)
 
     def tones(self, history: Tensor) -> Tensor:
-        """(B, T, C) -> the filters' answers (B, N, C, 2 F), real parts first, after every block but those in the taps.
-
-        A convolution with one step per block; the last block's taps alone give the same.
-        """
+        """(B, T, C) -> the filters' answers (B, N, C, 2 F) after each block but those in the taps, real parts first."""
         batch, samples, channels = history.shape
         rows = history.transpose(1, 2).reshape(batch * channels, 1, samples)
         answers = F.conv1d(rows, self.filters.T[:, None], stride=self.stride)  # (B C, 2 F, N)
@@ -140,8 +131,7 @@ class CausalFront(nn.Module):
         """Return the sums of N blocks.
 
         Args:
-            scaled: (B, N, S, C).
-            present: (B, N, S, C).
+            scaled: (B, N, S, C), as `present`.
             moments: as `moments` returns them.
             tones: the filters' answers to values and to presence.
             before: values and presence (B, N, S, C) one sample earlier.
@@ -163,12 +153,7 @@ class CausalFront(nn.Module):
         return Blocks(moments=moments, sums=torch.cat(sums, dim=-1), peaks=reach.amax(2))
 
     def summary(self, blocks: Blocks, running: Running, band: Tensor) -> tuple[Tensor, Tensor]:
-        """Summarise stretches of time.
-
-        Args:
-            blocks: M blocks.
-            running: their statistics.
-            band: (I, M) as for `running`.
+        """Summarise stretches `band` (I, M) of M blocks.
 
         Returns:
             spectrum (B, I, C F): log power of each filter over the power of the signal;
@@ -202,7 +187,7 @@ class CausalFront(nn.Module):
 
 
 def _filters(taps: int, bands: int) -> Tensor:
-    """A bank of complex tones under Hann windows that end with the newest sample: (taps, 2 F), real parts first.
+    """Complex tones under Hann windows that end with the newest sample: (taps, 2 F), real parts first.
 
     Centres rise geometrically to half the sampling rate; each window is as long as keeps neighbours apart, at most all
     taps (constant Q: Brown, "Calculation of a constant Q spectral transform", JASA 1991). No filter answers to a
@@ -227,13 +212,8 @@ class CausalSound(nn.Module):
     """Waveform and presence -> normalised log-mels as the channels of a series, one frame for each hop.
 
     A frame of a spectrogram is two hops long: a stream keeps one hop, which is missing before the first sample.
-    Buffers as of `LogMelFront`.
 
-    Args:
-        channels: C, of the sound.
-        inner: front-end of the series of log-mels.
-
-    Attributes:
+    Attributes (buffers as of `LogMelFront`):
         before: samples that a frame needs before its hop.
         state: name and shape of what a stream keeps: samples and presence of the last hop.
     """
@@ -256,14 +236,9 @@ class CausalSound(nn.Module):
         self.register_buffer("every_mel", torch.ones(1, mels.count), persistent=False)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the frames that end with each hop but the first.
+        """(B, (N + 1) hop, C) raw values and presence -> log-mels (B, N, C M), 0 where missing, and presence.
 
-        Args:
-            values: (B, (N + 1) hop, C) raw; the first hop is the one before.
-            present: the same.
-
-        Returns:
-            log-mels (B, N, C M), 0 where missing, and presence of the same shape.
+        The first hop is the one before.
         """
         mels, there = self._frames(values, present)
         scaled = (mels - self.mel_mean[:, None]) / self.mel_std[:, None] * there[..., None]  # (B, C, N, M)
@@ -271,13 +246,13 @@ class CausalSound(nn.Module):
         return scaled.transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
 
     def along(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """A recording (B, N hop, C) from its beginning."""
+        """(B, N hop, C), a recording from its beginning -> as `forward`."""
         before = (0, 0, self.before, 0)
         mels, there = self(F.pad(values, before), F.pad(present, before))
         return mels, there
 
     def step(self, values: Tensor, present: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same after the state, and the next state."""
+        """Return `forward` after the state, and the next state."""
         both = torch.cat([state, torch.cat([values, present], dim=-1)], dim=1)
         mels, there = self(both[..., : self.channels], both[..., self.channels :])
         return mels, there, both[:, -self.before :]
@@ -306,10 +281,6 @@ class CausalFrames(nn.Module):
 
     A stream keeps the view of the last frame (its normalised pixels or small maps), which is missing before the first.
 
-    Args:
-        frames: front-end of a windowed student.
-        inner: front-end of the series of embeddings.
-
     Attributes:
         before: frames that a frame needs before it.
         state: name and shape of what a stream keeps: the view of the last frame, and its presence.
@@ -335,18 +306,17 @@ class CausalFrames(nn.Module):
         return self.frames.std
 
     def along(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """A recording from its beginning: (B, N, H, W, C), (B, N, 1) -> series and presence, each (B, N, D + 1)."""
+        """(B, N, H, W, C), (B, N, 1), a recording from its beginning -> series and presence, each (B, N, D + 1)."""
         seen, level = self.frames.look(values, present)
         return self._series(seen, F.pad(seen, (0, 0, 1, 0)), F.pad(present, (0, 0, 1, 0)), level)
 
     def step(self, values: Tensor, present: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same after the state, and the next state."""
+        """Return `along` after the state, and the next state."""
         seen, level = self.frames.look(values, present)
         both = torch.cat([state, torch.cat([seen, present], dim=-1)], dim=1)  # (1, N + 1, V + 1)
         return *self._series(seen, both[..., :-1], both[..., -1:], level), both[:, -1:]
 
     def _series(self, seen: Tensor, pictures: Tensor, there: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """From frames, and from frames and presence that begin with the one before."""
         present = there[:, 1:]
         changed = (seen - pictures[:, :-1]) * (present * there[:, :-1])
         embedded = self.frames.embedded(seen, changed, present)

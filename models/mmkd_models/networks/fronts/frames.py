@@ -26,12 +26,11 @@ _FLAT = 1e-2  # variance below which a frame counts as flat, of the training's
 class FrameFront(nn.Module):
     """Bytes and presence of the frames of a window -> an embedding of each frame, and summaries, all masked.
 
-    Each frame is normalised by the training's mean and standard deviation (buffers, so that they travel in the graph)
-    and then about its own mean and spread, so that a lamp or a camera's gain changes little. Convolutions that all
-    frames share and one linear layer make an embedding of it and of what changed since the frame before. Large frames
-    first go through convolutions of patches, and what changed is that of their small maps: passes over the pixels are
-    most of the time on a device. (Differences of features for motion: Li et al., "TEA: Temporal Excitation and
-    Aggregation for Action Recognition", CVPR 2020.)
+    Each frame is normalised by the training's mean and std (buffers), then about its own, so that a lamp or a camera's
+    gain changes little. Convolutions that all frames share and one linear layer embed it with what changed since the
+    frame before. Large frames first go through convolutions of patches, and changes are those of their small maps:
+    passes over the pixels are most of the time on a device. (Differences of features for motion: Li et al., "TEA", CVPR
+    2020.)
 
     Args:
         width: the network's; fractions of it are the channels of the convolutions.
@@ -98,7 +97,7 @@ class FrameFront(nn.Module):
         return maps.reshape(-1, values.shape[1], self.seen), level
 
     def embedded(self, seen: Tensor, changed: Tensor, present: Tensor) -> Tensor:
-        """The embeddings of frames (B, T, D), from themselves and what changed in them; 0 of missing ones."""
+        """Return the embeddings of frames (B, T, D), from themselves and what changed in them; 0 of missing ones."""
         channels, height, across = self.map
         views = torch.stack([seen, changed], dim=2).reshape(-1, 2 * channels, height, across)
         embedded: Tensor = self.embed(self.stem(views).flatten(1))
@@ -146,7 +145,7 @@ def _before(rows: Tensor) -> Tensor:
 
 
 def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[nn.Sequential, int]:
-    """Return convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and the number of their values.
+    """Convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and the number of their values.
 
     With ReLU, which engines compute inside a convolution; a GELU would be another pass over all values.
     """
@@ -163,7 +162,7 @@ def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[
 
 
 def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tuple[int, int, int]]:
-    """Convolutions of patches that do not overlap, 4 x 4 and then 2 x 2, up to the last map but one, and its shape."""
+    """Convolutions of patches, 4 x 4 and then 2 x 2, up to the last map but one, and its shape."""
     layers: list[nn.Module] = []
     channels, height, across = shape
     while max(height, across) > 2 * _LAST:
@@ -178,7 +177,7 @@ def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tu
 def _begin_at_full_size(*parts: nn.Sequential) -> None:
     """Draw weights that keep the size of what goes through them: He et al., "Delving Deep into Rectifiers", ICCV 2015.
 
-    Without it layer after layer of few channels shrinks a picture, and the first hundreds of steps go by unused.
+    Without it the first hundreds of steps go by unused.
     """
     for layer in (layer for part in parts for layer in part if isinstance(layer, nn.Conv2d)):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

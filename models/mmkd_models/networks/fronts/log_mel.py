@@ -1,9 +1,8 @@
 """What networks see of sound: a log-mel spectrogram as constant matmuls, its statistics, and which frames are there.
 
-Definitions are those of librosa's `melspectrogram` (librosa 0.11, `feature/spectral.py` and `filters.py`) without
-padding: a periodic Hann window (Harris, "On the use of windows for harmonic analysis", Proc. IEEE 66, 1978), the power
-of the discrete Fourier transform, and triangles on Slaney's mel scale, each with an area of 1 (M. Slaney, "Auditory
-Toolbox", Interval Research TR 1998-010). torchaudio has the same with `mel_scale="slaney", norm="slaney"`.
+As librosa's `melspectrogram` (0.11, `feature/spectral.py` and `filters.py`) without padding: a periodic Hann window
+(Harris, Proc. IEEE 66, 1978), power of the discrete Fourier transform, and triangles on Slaney's mel scale, each with
+an area of 1 (M. Slaney, "Auditory Toolbox", Interval Research TR 1998-010).
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ _STILL = 1e-2  # variance over a window, of the training's variance, that none g
 class LogMels(nn.Module):
     """Samples and presence of a window -> log-mels, frame by frame, without any normalisation.
 
-    A frame is present if at least half of its samples are; its power is that of those samples over their fraction. The
-    last samples of a window, fewer than a hop, are in no frame.
+    A frame is present if at least half of its samples are; its power is that of those samples over their fraction.
+    Samples after the last whole hop are in no frame.
 
     Attributes:
         hop: samples from one frame to the next.
@@ -104,10 +103,8 @@ def hop_of(modality: ModalitySpec) -> int:
 class LogMelFront(nn.Module):
     """Waveform and presence of a window -> normalised log-mels and summaries, all masked.
 
-    Buffers hold the training data's statistics, so normalisation travels inside the graph: `mean` and `std` of the
-    samples of each channel, `mel_mean` and `mel_std` (C, M) of the log-mels.
-
-    Attributes as of `Front`. Raises UsageError as `LogMels`.
+    Buffers hold the training data's statistics: `mean` and `std` of the samples of each channel, `mel_mean` and
+    `mel_std` (C, M) of the log-mels. Attributes as of `Front`. Raises UsageError as `LogMels`.
     """
 
     mean: Tensor
@@ -181,8 +178,8 @@ def mel_matrices(frame: int, rate_hz: float, mels: int = MELS) -> tuple[Tensor, 
     """Return a windowed discrete Fourier transform as two matmuls, and the triangles that pool its power.
 
     Even bins are a transform of the sum of a frame's halves and odd ones of their difference, so each matrix has half
-    of the rows (Cooley, Tukey, "An algorithm for the machine calculation of complex Fourier series", Math. Comp. 19,
-    1965, decimation in frequency). Bins 1 to frame / 2 - 1: no triangle has anything at 0 Hz and at half the rate.
+    of the rows (Cooley, Tukey, Math. Comp. 19, 1965, decimation in frequency). Bins 1 to frame / 2 - 1: no triangle has
+    anything at 0 Hz and at half the rate.
 
     Returns:
         window (2, frame / 2), the basis of the even bins (frame / 2, 2 E) and of the odd ones (frame / 2, 2 O), real

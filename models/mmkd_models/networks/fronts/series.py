@@ -1,8 +1,4 @@
-"""What windowed networks see of a series: normalised views, a spectrum as constant matmuls, and statistics.
-
-A window of more than four frames is long: its spectrum is a mean over frames instead of one transform, whose matrix
-grows with the square of the window.
-"""
+"""What windowed networks see of a series: normalised views, a spectrum as constant matmuls, and statistics."""
 
 from __future__ import annotations
 
@@ -36,10 +32,8 @@ _SLOW = 3  # the spectrum's levels below the first have a third of its bands
 class FrontEnd(nn.Module):
     """Raw values and presence of a short window -> normalised views and summaries, all masked.
 
-    Buffers hold the training data's statistics, so normalisation travels inside the graph.
-
-    Args:
-        movement: see `EncoderConfig`; extremes and steps are then in that unit, and there is a slope.
+    Buffers hold the training data's statistics, so normalisation travels inside the graph. With `movement` (see
+    `EncoderConfig`) extremes and steps are in that unit, and there is a slope.
     """
 
     mean: Tensor
@@ -122,7 +116,8 @@ class FrontEnd(nn.Module):
 class LongFrontEnd(nn.Module):
     """The views of `FrontEnd` without movement, for long windows; cost grows linearly with the window.
 
-    Channels come before samples throughout: engines are several times faster along a long last axis.
+    The spectrum is a mean over frames instead of one transform, whose matrix grows with the square of the window.
+    Channels come before samples: engines are several times faster along a long last axis.
 
     Args:
         bands: the first level's of the spectrum; each further one has a third of them.
@@ -212,14 +207,11 @@ def blocks_of(samples: Tensor, count: int, length: int) -> Tensor:
 
 
 def spectrum_matrices(samples: int, bands: int) -> tuple[Tensor, Tensor]:
-    """Return a Hann-windowed discrete Fourier transform as a matmul, and the bands that pool its bins.
+    """Return a Hann-windowed Fourier transform as a matmul (T, 2 F), and the bands (F, bands) that pool its bins.
 
-    Bins 1 .. T/2 (the mean is in the statistics; a window of one sample keeps one bin, so that no tensor is empty).
-    Band edges are geometric, so low frequencies keep their resolution. Power is divided by the window's energy, so that
-    white noise of variance 1 has power 1 in every bin (Harris, "On the use of windows for harmonic analysis", 1978).
-
-    Returns:
-        basis (T, 2 F) and pooling matrix (F, bands); fewer bands if there are fewer bins.
+    Bins 1 .. T/2 (a window of one sample keeps one bin, so that no tensor is empty). Band edges are geometric. Power is
+    divided by the window's energy, so that white noise of variance 1 has power 1 in every bin (Harris, "On the use of
+    windows for harmonic analysis", 1978). There are fewer bands if there are fewer bins.
     """
     bins = np.arange(1, max(1, samples // 2) + 1)
     window = np.hanning(samples + 2)[1:-1]
@@ -234,16 +226,15 @@ def spectrum_matrices(samples: int, bands: int) -> tuple[Tensor, Tensor]:
 
 
 def is_long(samples: int, frame: int) -> bool:
-    """Whether a window has more than four frames."""
+    """Return whether a window has more than four frames."""
     return samples > 4 * frame
 
 
 def spectrum_cuts(samples: int, frame: int) -> tuple[tuple[int, int], ...]:
     """Return the number of frames and their samples, for each level of the spectrum of a long signal.
 
-    Frames resolve what is faster than they are long (Welch, "The use of fast Fourier transform for the estimation of
-    power spectra", IEEE Trans. Audio Electroacoust. 15, 1967). The means of half frames hold what is slower, and are
-    cut alike until at most two frames of them are left, which are taken whole.
+    Frames resolve what is faster than they are long (Welch, IEEE Trans. Audio Electroacoust. 15, 1967). The means of
+    half frames hold what is slower, and are cut alike until at most two frames of them are left, which are taken whole.
 
     Example:
         >>> spectrum_cuts(10_000, 256), spectrum_cuts(100_000, 256)
