@@ -1,4 +1,1 @@
-"""The program around a predictor: samples from a plant's protocols, decisions to where people read them.
-
-It starts threads, reads clocks, and talks to a network where the user says so.
-"""
+"""Runs a predictor on live sensors: `mmkd-run` reads a plant's protocols and sends results where people read them."""

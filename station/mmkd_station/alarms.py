@@ -1,8 +1,7 @@
-"""Episodes: what an operator sees of a stream of results.
+"""Turn results into alarm episodes.
 
-One result is no alarm. An episode begins when enough of the last results have its label, and ends when none has had it
-for a while. A result without an answer (`invalid`, `stale`, `warming_up`) counts neither for nor against, nor does an
-`unknown` one.
+An episode begins when enough of the last results have its label, and ends after some results in a row without it.
+Results without an answer (`invalid`, `stale`, `warming_up`) and `unknown` ones are ignored.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ class AlarmRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """When an episode of one label begins and ends.
 
     Attributes:
-        confirm: `3/5` begins one when three of the last five results have the label.
-        release: number of results in a row without the label that end one.
+        confirm: `3/5` raises an alarm when three of the last five results have the label.
+        release: results in a row without the label that end the episode.
         cooldown_s: minimum time from an end to the next episode of the label, on the clock of the samples.
-        min_probability: a result of lower probability does not have the label.
+        min_probability: results of a lower probability do not count.
     """
 
     label: str
@@ -44,7 +43,7 @@ class AlarmRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def votes(self) -> tuple[int, int]:
-        """How many of how many; (0, 0) if the text is not of that form."""
+        """Both numbers of `confirm`; (0, 0) if it is malformed."""
         match = _CONFIRM.fullmatch(self.confirm)
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
@@ -67,7 +66,7 @@ def check_rules(rules: Sequence[AlarmRule], task: TaskSpec) -> None:
 
 
 def rule_problems(rule: AlarmRule) -> Iterator[str]:
-    """Yield one text for everything that is wrong with a rule."""
+    """Yield one message for each invalid value of a rule."""
     most, of = rule.votes
     if not 1 <= most <= of <= MOST_CONFIRM:
         yield f"confirm: expected N/M with 1 <= N <= M <= {MOST_CONFIRM}, got {rule.confirm!r}; for instance 3/5"
@@ -80,13 +79,7 @@ def rule_problems(rule: AlarmRule) -> Iterator[str]:
 
 
 class EpisodeState:
-    """One rule, and where its episode stands.
-
-    Attributes:
-        since_s: when the open episode began.
-        windows: its number of results with the label.
-        probability: its highest probability of the label.
-    """
+    """The state of one rule: when its open episode began, its windows with the label, and their highest probability."""
 
     def __init__(self, rule: AlarmRule) -> None:
         self.rule = rule
@@ -101,7 +94,7 @@ class EpisodeState:
         self.probability = 0.0
 
     def resume(self, alarm: AlarmRecord) -> None:
-        """Take up the last alarm of an earlier run."""
+        """Continue from the last alarm of an earlier run."""
         self.episode = alarm.episode
         self._last_s = alarm.decided_s if alarm.time_s is None else alarm.time_s
         if alarm.event == "cleared":
@@ -111,7 +104,7 @@ class EpisodeState:
         self.windows, self.probability = alarm.windows, alarm.probability
 
     def vote(self, has_label: bool, probability: float, moment_s: float) -> Literal["raised", "cleared"] | None:
-        """Count a result; return what it decides."""
+        """Count a result; return the event that it causes."""
         if moment_s < self._last_s:  # the clock of the samples was set: it says nothing of a cooldown any more
             self._quiet_until_s = -math.inf
         self._last_s = moment_s
@@ -138,12 +131,7 @@ class EpisodeState:
 
 
 class Episodes:
-    """Makes episodes of the results of one station. Used by one thread.
-
-    Args:
-        rules: one for each label.
-        last: the last alarm of each label in earlier runs.
-    """
+    """Turns the results of one station into alarms. `last` is the last alarm of each label in earlier runs."""
 
     def __init__(self, rules: Sequence[AlarmRule], task: TaskSpec, *, last: Sequence[AlarmRecord] = ()) -> None:
         check_rules(rules, task)
@@ -153,7 +141,7 @@ class Episodes:
         self._count = max((alarm.episode for alarm in last), default=0)
 
     def resume(self) -> list[AlarmRecord]:
-        """Take up what earlier runs left: each open episode is `continued`, or `cleared` if its label has no rule."""
+        """Continue the open episodes of earlier runs; clear those whose label has no rule."""
         resumed = []
         for alarm in self._last:
             if alarm.label in self._states:
@@ -194,7 +182,7 @@ class Episodes:
 
 
 def resumed_alarm(alarm: AlarmRecord, *, is_followed: bool) -> AlarmRecord:
-    """Return what is reported at a start of an episode that an earlier run left open; the station numbers it."""
+    """Return the alarm that reports an episode from an earlier run; the station numbers it."""
     return msgspec.structs.replace(
         alarm,
         event="continued" if is_followed else "cleared",

@@ -1,7 +1,7 @@
-"""What a page shows of a station: the last minutes, in bounded memory.
+"""Keep the last minutes of a station for its page, in bounded memory.
 
-Samples become at most a few hundred bins with their lowest and highest value, so that a page costs the same at 10 Hz
-and at 100 kHz. Written by the station's threads, read by the server's.
+Samples are reduced to bins with their lowest and highest value, so that a page costs the same at any rate. Written by
+the station's threads, read by the server's.
 """
 
 from __future__ import annotations
@@ -21,17 +21,14 @@ SPAN_S = 60.0
 """Of the signal and the timeline."""
 _RESULTS, _EPISODES, _STATES, _BINS = 600, 50, 20, 600
 _BIN_S = SPAN_S / _BINS
-# So many deliveries in a row that end before the newest bin are another time line; fewer are late.
+# After so many deliveries in a row that end before the newest bin, time has jumped back; fewer are late.
 _STEPS_BACK = 5
 
 
 class Bin(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A tenth of a second of the signal.
+    """A tenth of a second of the signal: its lowest and highest value per channel, NaN if all samples are missing.
 
-    Attributes:
-        number: counts the bins; a later value of the same number replaces the earlier one.
-        time_s: its start, on the clock of the samples.
-        lowest: of each channel; NaN if all its samples are missing.
+    A later bin with the same number replaces the earlier one.
     """
 
     number: int
@@ -67,7 +64,7 @@ class Signal:
         time_s = round(number * _BIN_S, 3)
         if self._bins and number <= self._bins[-1].number:
             place = next((place for place, known in enumerate(self._bins) if known.number == number), None)
-            if place is not None:  # else it is late, and of a gap
+            if place is not None:  # else it is late, in a gap
                 known = self._bins[place]
                 low, high = np.fmin(known.lowest, low), np.fmax(known.highest, high)
                 self._bins[place] = Bin(number, known.time_s, tuple(low.tolist()), tuple(high.tolist()))
@@ -77,20 +74,13 @@ class Signal:
         self._bins.append(Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist())))
 
     def after(self, number: int) -> tuple[Bin, ...]:
-        """Return bins from a number on, for that one grows; all of them if the time line is another."""
+        """Return bins from a number on, since the last one grows; all of them after a jump in time."""
         restarted = bool(self._bins) and self._bins[-1].number < number
         return tuple(one for one in self._bins if restarted or one.number >= number)
 
 
 class TimelineResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A result on the timeline.
-
-    Attributes:
-        time_s: on the clock of the samples; the moment of the decision if they have no times.
-        index: of its label; -1 without an answer.
-        probabilities: of all labels; for a regression the value alone.
-        novelty: p-value of its window; None if the bundle gives none.
-    """
+    """A result on the timeline; without times of samples, `time_s` is that of the decision."""
 
     number: int
     time_s: float
@@ -103,16 +93,7 @@ class TimelineResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
-    """An episode as the operator sees it.
-
-    Attributes:
-        since_s: start, on the clock of the samples.
-        raised_s: UTC, when it was decided.
-        cleared_s: UTC; None while it is open.
-        windows: number of windows with the label.
-        probability: highest probability of its label.
-        contradicted: whether somebody called it a false alarm.
-    """
+    """An alarm episode as the operator sees it: `since_s` on the clock of the samples, the other times in UTC."""
 
     episode: int
     label: str
@@ -126,7 +107,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BoardNews(msgspec.Struct, frozen=True, kw_only=True):
-    """What is new on a board; of episodes and states all that are kept, the newest first."""
+    """New bins and results; all recent episodes and states, newest first."""
 
     bins: tuple[Bin, ...]
     results: tuple[TimelineResult, ...]
@@ -135,11 +116,7 @@ class BoardNews(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Board:
-    """The last minutes of one station.
-
-    Args:
-        modalities: of its sensors, in their order.
-    """
+    """The last minutes of one station."""
 
     def __init__(self, modalities: Sequence[ModalitySpec], task: TaskSpec) -> None:
         self.modalities = tuple(modalities)
@@ -153,12 +130,12 @@ class Board:
         self._lock = threading.Lock()
 
     def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32], *, sensor: int) -> None:
-        """Add samples of a sensor: (n,) seconds and float32 (n, C), for video the brightness of channels."""
+        """Add samples of a sensor: (n,) seconds and float32 (n, C); for video the mean brightness of channels."""
         with self._lock:
             self._signals[sensor].samples(times, rows)
 
     def record(self, record: Record) -> None:
-        """Add what comes out of the station."""
+        """Add a record of the station."""
         with self._lock:
             match record:
                 case ResultRecord():
@@ -197,13 +174,13 @@ class Board:
                 )
 
     def alarm(self, episode: int) -> AlarmRecord | None:
-        """Return the last alarm of an episode that is not acknowledged yet; None if there is none."""
+        """Return the last alarm of an episode that is not acknowledged yet, if any."""
         with self._lock:
             is_waiting = any(known.episode == episode and not known.acknowledged for known in self._episodes)
             return self._alarms.get(episode) if is_waiting else None
 
     def latest(self) -> TimelineResult | None:
-        """Return the last result; None before the first."""
+        """Return the last result, if any."""
         with self._lock:
             return self._results[-1] if self._results else None
 
@@ -213,12 +190,12 @@ class Board:
             return sum(not episode.acknowledged for episode in self._episodes)
 
     def answering(self) -> int:
-        """Return which sensor the last result is of; the first before any."""
+        """Return the sensor of the last result; 0 before the first."""
         with self._lock:
             return self._answering
 
     def news(self, *, sensor: int, after_bin: int, after_result: int) -> BoardNews:
-        """Return what is newer than a bin of a sensor and a result, by their numbers; the last bin is given again."""
+        """Return bins of a sensor and results after these numbers; the last bin is returned again."""
         with self._lock:
             return BoardNews(
                 bins=self._signals[sensor].after(after_bin),

@@ -1,7 +1,4 @@
-"""From the stations of a `RunSpec` to a service that can be started.
-
-Owns the order in which things are opened, and that all of it is closed again if one of them fails.
-"""
+"""Open everything that a `RunSpec` names and build a service from it."""
 
 from __future__ import annotations
 
@@ -36,15 +33,12 @@ _OPENING = ("bundle", "backend", "precision", "threads", "reference", "error_lev
 
 @contextlib.contextmanager
 def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False) -> Iterator[Service]:
-    """Open bundles, sources and sinks, and yield the service; close all of it at the end.
+    """Open bundles, sources and sinks, and yield the service; close everything at the end. Raises MmkdError.
 
     Args:
-        spec: checked.
+        spec: checked by `check_run`.
         load_recordings: returns the recordings of a dataset, for a modality.
-        has_page: whether stations keep what a page shows.
-
-    Raises:
-        MmkdError: a bundle, a source or a sink cannot be opened.
+        has_page: keep the recent samples and results that a page shows.
     """
     with contextlib.ExitStack() as stack:
         predictors: dict[tuple[object, ...], tuple[Path, EdgePredictor]] = {}
@@ -84,29 +78,23 @@ def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False
 
 
 def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
-    """Stations with the same bundle and options share a predictor."""
     return tuple(getattr(spec, name) for name in _OPENING)
 
 
 def usual_hop(entry: ModelEntry) -> int:
-    """Return the samples of a second, or of a window if that is shorter; for causal students whole steps."""
+    """Return the samples of a second, or of a window if that is shorter; whole steps for causal students."""
     stride = 1 if entry.streaming is None else entry.streaming.stride
     return max(1, min(round(entry.modality.rate_hz), entry.modality.samples) // stride) * stride
 
 
 def open_outlet(text: str, store: Store | None, *, name: str) -> Outlet:
-    """Open a sink, whose records in the store are found again by a hash of its text, which may hold a secret.
-
-    Raises:
-        UsageError: it cannot be opened.
-        UnavailableError: a library is missing.
-    """
+    """Open a sink. The store identifies it by a hash of its text, which may contain a secret."""
     key = f"{shown_names([text])[text]} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return Outlet(name, open_sink(text), store=store, key=key)
 
 
 def _clear_orphans(store: Store, outlets: Sequence[Outlet], *, names: Sequence[str]) -> None:
-    """Clear the episodes that an earlier run left open in stations that are not of this run."""
+    """Clear the episodes that an earlier run left open in stations that this run does not have."""
     boot = secrets.token_hex(8)
     for number, alarm in enumerate(store.last_alarms(), start=1):
         if alarm.event != "cleared" and alarm.station not in names:
@@ -117,8 +105,6 @@ def _clear_orphans(store: Store, outlets: Sequence[Outlet], *, names: Sequence[s
 
 
 class _Builder:
-    """Builds the stations of a run; what it opens is closed by `opened`."""
-
     def __init__(
         self, run: RunSpec, load: Load, store: Store | None, *, has_page: bool, opened: contextlib.ExitStack
     ) -> None:
@@ -134,7 +120,7 @@ class _Builder:
         last = [alarm for alarm in alarms if alarm.station == spec.name]
         sensors = [self._sensor(spec, predictor, entry, text, count=len(sources)) for entry, text in sources]
         entries = [entry for entry, _ in sources]
-        # A file keeps what waits: nothing is lost by reading it later.
+        # Files can be read later, so nothing is dropped.
         may_drop = all(sensor.source.live for sensor in sensors) and not spec.follow
         return Station(
             spec.name,
@@ -188,7 +174,6 @@ class _Builder:
 
 
 def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[ModelEntry, str]]:
-    """Return the students that answer, in the bundle's order, each with the source of its sensor."""
     entries = predictor.entries
     if isinstance(spec.source, str):
         named = (entry for entry in entries if entry.modality.name == spec.modality)
@@ -206,7 +191,6 @@ def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[ModelEnt
 
 
 def _mapping(spec: StationSpec, modality: str, *, count: int) -> dict[str, str]:
-    """Return the columns of a modality; with several sources their channels are named `MODALITY.CHANNEL`."""
     if count == 1:
         return dict(spec.map)
     for channel, column in spec.map.items():

@@ -1,4 +1,4 @@
-"""When a sample was taken, how long a source has been silent, and whether its times are plausible."""
+"""Time samples, detect silent sources, and check whether times are plausible."""
 
 from __future__ import annotations
 
@@ -23,41 +23,39 @@ TIME_FAULTS: dict[TimeFault, str] = {
 }
 """How the log and `/healthz` describe a fault."""
 
-# How far the count of samples may run away from their arrival before the arrival is believed.
+# Largest difference between counted times and arrivals.
 _MOST_APART_S = 0.5
-# The fraction of a difference that each delivery corrects: jitter of deliveries stays out of the times of samples.
+# Fraction of that difference that each delivery corrects, so that jitter does not reach the times of samples.
 _CORRECTED = 0.02
-# Silence is this many times the longest of the recent intervals between deliveries, and at least a second.
+# A source is silent after so many times the longest of its recent intervals, at least a second.
 _SILENT_TIMES, _SILENT_FROM_S, _INTERVALS = 3.0, 1.0, 16
-# After a machine has slept its sensors need not be made up for every second of it.
+# After a machine has slept, not every sample is filled in.
 _MOST_MISSING = 1_000_000
-# A clock of the source further than this from UTC is one of its own, such as seconds since it was switched on.
+# A source whose clock is further from UTC has one of its own, such as seconds since it was switched on.
 _OWN_CLOCK_S = 86_400.0
-# How far the times of samples may run ahead of their arrival without `--stale`, and at least with it.
+# How far times may run ahead of their arrival: without `--stale`, and at least.
 _AHEAD_S, _LEAST_AHEAD_S = 10.0, 1.0
-# Less is no step forward but rounding of doubles of seconds since 1970.
+# Smaller steps are rounding of float64 seconds since 1970.
 _LEAST_STEP_S = 1e-6
-# The most by which a clock of the source may gain or lose against this machine's, per second: a crystal stays far
-# below. A source that catches up with a delay gains at once, and may.
+# Largest drift of a source's clock, per second; a source that catches up with a delay gains more than a crystal.
 _GAINS, _LOSES = 0.05, 0.001
-# Of a sampling period, which doubles of seconds since 1970 round by at 1 MHz.
+# Fraction of a sampling period by which float64 seconds since 1970 round at 1 MHz.
 _ROUNDING = 0.25
 
 
 class TimeWatch:
-    """Compares the times of a live source's samples with their arrival, one delivery after the other.
+    """Compares the times of a live source's samples with their arrival.
 
     A delivery is refused if its times run ahead of their arrival, go back, or stand still. A clock that was set is
-    believed when its times have kept pace with their arrival for `limit_s`.
+    trusted again once its times have kept pace with their arrival for `limit_s`.
 
     Args:
-        limit_s: how far times may run ahead of UTC, or of the pace so far if the source has a clock of its own.
-        back_s: how far times may go back; samples that go back by less are late.
+        limit_s: how far times may run ahead of UTC, or of their pace so far if the source has a clock of its own.
+        back_s: how far times may go back; samples that go back less are late.
 
     Attributes:
-        newest: the newest time that was accepted, and when it arrived; None before the first.
+        newest: newest accepted time and when it arrived (`time.monotonic()`).
         reason: why the last delivery was refused; empty if it was accepted.
-        refused: number of samples refused.
     """
 
     def __init__(self, *, limit_s: float, back_s: float) -> None:
@@ -73,14 +71,13 @@ class TimeWatch:
     def accept(
         self, times: NDArray[np.float64], *, arrived_s: float, utc_s: float, still_s: float, waited: bool
     ) -> bool:
-        """Return whether the times of a delivery can be trusted.
+        """Return whether the times (n,) of a delivery can be trusted.
 
         Args:
-            times: (n,) seconds.
             arrived_s: moment of `time.monotonic()`.
-            utc_s: the same moment in UTC; NaN if the times are not of UTC.
+            utc_s: the same moment in UTC; NaN if the times are not UTC.
             still_s: how long times may stand still.
-            waited: see `Delivery`: only times in UTC are compared with the arrival then.
+            waited: as in `Delivery`; then only UTC times are compared with the arrival.
         """
         time_s = float(times.max())
         is_utc = abs(time_s - utc_s) <= _OWN_CLOCK_S
@@ -112,7 +109,7 @@ class TimeWatch:
         return True
 
     def _keeps_pace(self, time_s: float, arrived_s: float) -> bool:
-        """Whether refused times have kept pace with their arrival for long enough to be another time line."""
+        """Return whether refused times have kept pace with their arrival long enough to be a new time line."""
         if self._other_line is not None:
             elapsed_s = arrived_s - self._other_line[1]
             if abs(time_s - self._other_line[0] - elapsed_s) <= 0.5 * self._limit_s:
@@ -121,7 +118,7 @@ class TimeWatch:
         return False
 
     def note(self, fault: TimeFault) -> None:
-        """Remember a fault for `fault`."""
+        """Set the current fault."""
         self._fault = fault, time.monotonic()
 
     @property
@@ -133,18 +130,13 @@ class TimeWatch:
 
 
 class SampleClock:
-    """Gives every sample of a station a time in seconds.
+    """Assigns every sample of a sensor a time in seconds; recorded samples without times count from 0.
 
     Args:
-        time_from: whether the source's times are taken, or the moments of arrival.
-        live: whether samples are of now; else those without times are counted from 0.
         silence_s: a source is silent after this time; None is three times the longest of the recent intervals between
             its deliveries, at least a second.
-        stale_s: see `SensorRules`.
-        back_s: see `TimeWatch`.
-
-    Attributes:
-        watch: compares times with arrivals; not used if the source is not live.
+        stale_s: as in `SensorRules`.
+        back_s: as in `TimeWatch`.
     """
 
     def __init__(
@@ -164,20 +156,20 @@ class SampleClock:
         self._stale_s = math.inf if stale_s is None else stale_s
         limit_s = _AHEAD_S if stale_s is None else max(stale_s, _LEAST_AHEAD_S)
         self.watch = TimeWatch(limit_s=limit_s, back_s=back_s)
-        # UTC at the start, and monotonic from then on: whoever sets the clock does not move the samples.
+        # UTC at the start, then monotonic: setting the clock does not move the samples.
         self._utc_s = time.time() - time.monotonic()
         self._last_s: float | None = None
         self._intervals: deque[float] = deque(maxlen=_INTERVALS)
         self._is_source_time = False
 
     def times_of(self, delivery: Delivery) -> NDArray[np.float64] | None:
-        """Return the time of each sample (n,); None if the samples must be left out because of their times."""
+        """Return the time of each sample (n,); None if the times cannot be trusted."""
         self._is_source_time = self._time_from == "source" and delivery.times is not None
         times = delivery.times if self._is_source_time and delivery.times is not None else self._counted(delivery)
         if self._live:
             if self._is_source_time:
                 utc_s = time.time() - time.monotonic()
-            else:  # lines that waited are counted on from the first, at no pace
+            else:  # waiting lines are counted from the first
                 utc_s = math.nan if delivery.waited else self._utc_s
             before, was_refused, arrived_s = self.watch.newest, bool(self.watch.reason), delivery.arrived_s
             is_trusted = self.watch.accept(
@@ -189,7 +181,7 @@ class SampleClock:
             )
             if not is_trusted:
                 return None
-            if self.watch.newest is before:  # nothing new: no sign of life
+            if self.watch.newest is before:  # no newer sample
                 return times
             if before is not None and not was_refused:
                 self._intervals.append(arrived_s - before[1])
@@ -208,37 +200,35 @@ class SampleClock:
         late_s = arrived_s - first_s
         if late_s > _MOST_APART_S:
             first_s = arrived_s
-        else:  # a backlog is counted on, and the time lines meet again by and by
+        else:  # counted times approach the arrivals slowly
             first_s += min(max(_CORRECTED * late_s, -0.5 * period_s), 0.5 * period_s)
         return steps + first_s
 
     def now_s(self) -> float | None:
-        """Return this moment on the clock of the samples; None before the first, and if samples are not of now."""
+        """Return the current time on the clock of the samples; None before the first, and if the source is not live."""
         if not self._live or self.watch.newest is None:
             return None
         if not self._is_source_time:
             return self._utc_s + time.monotonic()
         time_s, arrived_s = self.watch.newest
-        # The clock of the machine that gave the times is this one's or set by the same server, or it is no UTC at all.
+        # The source's clock is synchronised with this one, or is not UTC at all.
         own_s, utc_s = time_s + time.monotonic() - arrived_s, time.time()
         return own_s if abs(own_s - utc_s) > _OWN_CLOCK_S else utc_s
 
     @property
     def _usual_silence_s(self) -> float:
-        """After how many seconds the source is silent."""
         if self._silence_s is not None:
             return self._silence_s
         return max([_SILENT_FROM_S, *(_SILENT_TIMES * interval_s for interval_s in self._intervals)])
 
     def missing_times(self, monotonic_s: float) -> NDArray[np.float64]:
-        """Return the times (n,) at which a live source should have given samples and did not; each once.
+        """Return, once each, the times (n,) at which a silent live source should have given samples.
 
-        They stay as far behind this moment as silence takes to be one: samples that are under way find their place.
+        They stop as far before now as a source may be silent, so that delayed samples still find their place.
         """
         if not self._live or self._last_s is None or self.watch.newest is None:
             return np.empty(0)
         time_s, arrived_s = self.watch.newest
-        # What is refused finds no place any more.
         behind_s = min(self._usual_silence_s, self._stale_s) if self.watch.reason else self._usual_silence_s
         until_s = time_s + (monotonic_s - arrived_s) - behind_s
         count = int((until_s - self._last_s) * self._rate_hz + _ROUNDING)
@@ -250,6 +240,6 @@ class SampleClock:
         return times
 
     def silent_s(self) -> float:
-        """Return the age of the newest sample that came, on the clock of the samples."""
+        """Return the age of the newest sample on the clock of the samples."""
         now_s = self.now_s()
         return 0.0 if now_s is None or self.watch.newest is None else now_s - self.watch.newest[0]

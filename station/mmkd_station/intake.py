@@ -1,7 +1,4 @@
-"""The bounded queue between the threads that read sources and the thread that answers.
-
-Owns what is counted of samples before they reach a stream: what came, what was dropped, what was no sample at all.
-"""
+"""Queue samples between the threads that read sources and the thread that answers."""
 
 from __future__ import annotations
 
@@ -20,14 +17,14 @@ _WAKE_S = 0.1
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
-    """Samples as a source gave them together.
+    """Samples that a source gave together.
 
     Attributes:
-        rows: float32 (n, C) in the channels' order and the modality's unit, NaN = missing; of video uint8 (n, H, W, C).
-        times: float64 (n,) seconds on the source's clock, or None if it gives none.
-        arrived_s: a moment of `time.monotonic()`.
-        sensor: number of the station's sensor that they are of.
-        waited: whether they waited for their reader, as lines of a file do: their arrival says little of their time.
+        rows: float32 (n, C) in the channels' order and the modality's unit, NaN = missing; video is uint8 (n, H, W, C).
+        times: float64 (n,) seconds on the source's clock, or None.
+        arrived_s: moment of `time.monotonic()`.
+        sensor: number of the station's sensor.
+        waited: the samples waited for their reader, as lines of a file do, so their arrival says little of their time.
     """
 
     rows: NDArray[Any]
@@ -38,14 +35,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
 
 class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One recording to be replayed.
-
-    Attributes:
-        rows: float32 (n, C) in the modality's unit, the channels in its order.
-        label: empty where nobody knows.
-        group: the machine, person or session it is from.
-        split: of the dataset: train, valid or test.
-    """
+    """One recording to replay: rows float32 (n, C) in the modality's unit; the other fields are empty if unknown."""
 
     rows: NDArray[np.float32]
     name: str
@@ -55,14 +45,7 @@ class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened before the stream.
-
-    Attributes:
-        dropped: samples given up because the queue was full.
-        garbage: messages and lines that were no samples.
-        connects: how often the source connected, the first time included.
-        queued: deliveries that wait now.
-    """
+    """Counters of an intake; `garbage` are messages and lines that were not samples."""
 
     deliveries: int
     samples: int
@@ -73,16 +56,7 @@ class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intake:
-    """A bounded queue of deliveries for threads that put and one that takes.
-
-    Args:
-        most: deliveries that may wait.
-        on_full: whether the oldest is given up for the newest, or the source waits.
-
-    Attributes:
-        stop: set when sources are to end.
-        last_garbage: why the last thing that was no sample was none.
-    """
+    """A bounded queue of deliveries, for several threads that put and one that takes; `stop` ends the sources."""
 
     def __init__(self, *, most: int, on_full: OnFull) -> None:
         self.stop = threading.Event()
@@ -97,7 +71,7 @@ class Intake:
         self._notes: deque[tuple[bool, str]] = deque(maxlen=64)
 
     def put(self, delivery: Delivery) -> None:
-        """Take a delivery into the queue; wait for room if nothing may be dropped."""
+        """Add a delivery; wait for room if nothing may be dropped."""
         with self._changed:
             self._counts["deliveries"] += 1
             self._counts["samples"] += len(delivery.rows)
@@ -115,7 +89,7 @@ class Intake:
             self._changed.notify_all()
 
     def take(self, *, timeout_s: float) -> Delivery | None:
-        """Return the oldest delivery; None if none came in time."""
+        """Return the oldest delivery; None after `timeout_s` without one."""
         until_s = time.monotonic() + timeout_s
         with self._changed:
             while not self._waiting:
@@ -133,12 +107,12 @@ class Intake:
         return delivery
 
     def awaits(self, sensor: int) -> bool:
-        """Whether a delivery of a sensor has come and was not taken."""
+        """Return whether a delivery of this sensor was not taken yet."""
         with self._changed:
             return self._coming[sensor] > 0
 
     def end(self) -> None:
-        """Answer what waits, and nothing that is put from now on."""
+        """Accept nothing from now on; what waits can still be taken."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -150,13 +124,13 @@ class Intake:
             return self._ended and not self._waiting
 
     def garbage(self, reason: str) -> None:
-        """Count something that is no sample."""
+        """Count a message or line that is no sample."""
         with self._changed:
             self._counts["garbage"] += 1
             self.last_garbage = reason
 
     def connection(self, connected: bool, reason: str) -> None:
-        """Note that a source is connected, or lost."""
+        """Note that a source connected, or was lost."""
         with self._changed:
             self._counts["connects"] += connected
             self._notes.append((connected, reason))
@@ -169,7 +143,7 @@ class Intake:
             return notes
 
     def facts(self) -> IntakeFacts:
-        """Return what was counted so far."""
+        """Return the current counters."""
         with self._changed:
             names = [name for name in IntakeFacts.__struct_fields__ if name != "queued"]
             return IntakeFacts(**{name: self._counts[name] for name in names}, queued=len(self._waiting))

@@ -1,7 +1,7 @@
-"""A thread and a bounded queue between the stations and a sink, so that a sink that hangs holds up nobody.
+"""Pass records to a sink in a thread of its own, so that a sink that hangs delays nothing else.
 
-While a sink fails its records wait, in memory and with a store on the disk, and are offered again in their order, after
-one second, then two, at most thirty. With a store no record stays in memory alone for long.
+While a sink fails its records wait in memory, and on disk with a store, and are offered again in order after 1, 2, ...
+at most 30 seconds.
 """
 
 from __future__ import annotations
@@ -23,19 +23,11 @@ logger = logging.getLogger(__name__)
 
 MOST_WAITING = 10_000
 _TOGETHER = 256
-# After the end records have so long to get out.
 DRAIN_S = 5.0
 
 
 class OutletFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sink is doing.
-
-    Attributes:
-        sink: its name.
-        dropped: records given up because too many waited, or because the sink refused them.
-        waiting: records that wait now, in memory and on the disk.
-        fault: its last error; empty while it works.
-    """
+    """Counters of a sink: `waiting` includes records on disk; `fault` is the last error, empty while it works."""
 
     sink: str
     written: int
@@ -46,18 +38,15 @@ class OutletFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outlet:
-    """Writes records to one sink in a thread of its own. May be shared by threads.
+    """Writes records to one sink in a thread of its own, and closes it. Thread-safe.
 
     Args:
-        sink: closed by `close`.
-        store: keeps records on the disk that the sink does not take at once; stays yours to close. None keeps them in
-            memory alone.
+        store: keeps records on disk that the sink does not take at once; not closed here.
         key: name of the sink in the store.
-        most: records that wait in memory; then they go to the store, or the oldest is given up.
-        backoff: makes the waits between two tries.
+        most: records in memory; more go to the store, or the oldest is dropped.
 
     Attributes:
-        is_gone: whether nobody will ever read there again: the standard output was closed.
+        is_gone: whether nobody will ever read again: the standard output was closed.
     """
 
     def __init__(
@@ -81,7 +70,7 @@ class Outlet:
         self._closing = threading.Event()
         self._abandon = threading.Event()
         self._written = self._dropped = self._failures = 0
-        # What the sink is trying, and whether it waits elsewhere too: in the store, or counted as dropped.
+        # Records being tried, and whether they are also in the store, or counted as dropped.
         self._batch: Sequence[Record] = ()
         self._is_kept = False
         self._oldest: Record | None = None  # in memory alone, at the last tick of the store
@@ -92,7 +81,7 @@ class Outlet:
         self._thread.start()
 
     def put(self, record: Record) -> None:
-        """Take a record; return at once, but for one record in `most`, which waits for the disk of a store."""
+        """Add a record and return at once, except that one in `most` waits for the disk of a store."""
         self._waiting.append(record)
         self._has_news.set()
         if len(self._waiting) > self._most:
@@ -107,7 +96,7 @@ class Outlet:
                 self._dropped += 1
 
     def facts(self) -> OutletFacts:
-        """Return how the sink is doing."""
+        """Return the current counters."""
         with self._lock:
             stored, lost = (0, 0) if self._backlog is None else (self._backlog.count, self._backlog.dropped)
             return OutletFacts(
@@ -120,10 +109,7 @@ class Outlet:
             )
 
     def close(self, *, drain_s: float = DRAIN_S) -> None:
-        """Write what waits, for so many seconds at most, and close the sink.
-
-        What is left then stays in the store, or is counted as dropped.
-        """
+        """Write records for at most `drain_s` seconds and close; the rest stays in the store, or counts as dropped."""
         self._closing.set()
         self._has_news.set()
         self._thread.join(drain_s)
@@ -140,7 +126,7 @@ class Outlet:
     # ---- for the store, with its lock
 
     def unsaved(self, *, everything: bool) -> tuple[Sequence[Record], Sequence[Record]]:
-        """Return what the sink is trying and what waits, in memory alone; nothing if it came since the last tick."""
+        """Return records in memory, being tried and waiting; none if they came since the last tick."""
         tried = () if self._is_kept else self._batch
         waiting = tuple(self._waiting)
         oldest = next(iter(tried or waiting), None)
@@ -151,7 +137,7 @@ class Outlet:
         return tried, waiting
 
     def saved(self) -> None:
-        """Forget what `unsaved` returned: it is on the disk."""
+        """Forget the records that `unsaved` returned: they are on disk."""
         self._is_kept = True
         for _ in range(self._saving):
             self._waiting.popleft()
@@ -165,7 +151,7 @@ class Outlet:
                 break
             if batch and not self._accepted(batch):
                 self._put_back()
-                # At the end a sink that is away is asked a few more times, quickly.
+                # At the end there are a few more quick tries.
                 closing = self._closing.is_set()
                 (self._abandon if closing else self._closing).wait(0.2 if closing else self._backoff.next_s())
         with contextlib.suppress(Exception):  # a sink that is gone has nothing to close
@@ -184,13 +170,11 @@ class Outlet:
             return self._batch
 
     def _settle(self) -> None:
-        """Forget the batch: the sink has it, or refuses it."""
         if self._is_kept and self._backlog is not None:
             self._backlog.sent()
         self._batch, self._is_kept = (), False
 
     def _accepted(self, batch: Sequence[Record]) -> bool:
-        """Whether the sink took them."""
         try:
             self._sink.write(batch)
         except GoneError as error:
@@ -217,7 +201,6 @@ class Outlet:
         return True
 
     def _put_back(self) -> None:
-        """Have what was not taken wait again where it came from."""
         with self._lock:
             if not self._is_kept:
                 self._waiting.extendleft(reversed(self._batch))

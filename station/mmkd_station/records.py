@@ -1,7 +1,7 @@
-"""What a running station reports: results, alarms and states, each one JSON object.
+"""Records that a station writes: results, alarms and states, each one JSON object.
 
-`kind` tells the records apart; a reader ignores kinds that it does not know. Times are seconds: `time_s` on the clock
-of the samples, `decided_s` in UTC on the clock of this machine. `station`, `boot` and `number` identify a record.
+`kind` is the type of a record; readers ignore unknown kinds. Times are seconds: `time_s` on the clock of the samples,
+`decided_s` in UTC on the clock of this machine. `station`, `boot` and `number` identify a record.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _PREDICTED = (
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
-    """One prediction of one station; from `status` to `input_age_s`, and `novelty`, as in `Prediction`.
+    """One prediction of one station; fields that are not listed are those of `Prediction`.
 
     Attributes:
         number: counts the records of a station from 1 at each start; a gap means that one was lost.
-        time_s: of the newest sample of the window; None if samples have no times.
-        dropped: samples dropped from the full queue since the result before.
+        time_s: newest sample of the window; None if samples have no times.
+        dropped: samples dropped from the full queue since the previous result.
         late: samples left out since then because of their times.
-        boot: random name of the start of the station.
+        boot: random id of the start of the station.
     """
 
     station: str
@@ -59,17 +59,15 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
 
 
 class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):
-    """A change of an episode, or what somebody said of it: noted, or a false alarm.
+    """A change of an episode, or an operator's answer to it.
 
     Attributes:
-        number: all records of a station share the count.
-        time_s: of the newest sample of the window that decided it.
-        event: `continued` is an episode that an earlier run left open.
+        event: `continued` is an episode that an earlier run left open; `contradicted` is a false alarm.
         episode: counts the episodes of a station from 1.
         since_s: `time_s` of the first window with the label.
         windows: number of windows with the label so far.
         probability: highest probability of the label so far.
-        reason: why an episode continues, or was cleared without results that decided it; else empty.
+        reason: why an episode continues, or was cleared without a result; else empty.
     """
 
     station: str
@@ -87,9 +85,7 @@ class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
 
 
 class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="state"):
-    """A change of a station: it runs, its source connects or is lost, another bundle takes over or is refused, its
-    student should be adapted, it fails, it stops.
-    """  # noqa: D205
+    """A change of a station's state."""
 
     station: str
     number: int
@@ -129,29 +125,25 @@ def result_record(
 
 
 def line_of(record: Record) -> bytes:
-    """Return a record as one line of JSON, with its line break."""
+    """Return a record as a line of JSON, with its line break."""
     return msgspec.json.encode(record) + b"\n"
 
 
 def record_from_line(line: bytes) -> Record:
-    """Return what `line_of` wrote. Raises msgspec.MsgspecError if it is something else."""
+    """Return the record of a line. Raises msgspec.MsgspecError."""
     record: Record = msgspec.json.decode(line, type=Record)
     return record
 
 
 class LastResult:
-    """Follows records for a machine that is told the last result and the number of open episodes.
-
-    Args:
-        station: whose records count; None takes all.
-    """
+    """Follows records for a PLC, which gets the last result and the number of open episodes. `station` None is all."""
 
     def __init__(self, station: str | None) -> None:
         self._station = station
         self._open: set[tuple[str, int]] = set()
 
     def after(self, records: Sequence[Record]) -> ResultRecord | None:
-        """Return the last result of these records; None if there is none among them."""
+        """Return the last result among these records, if any."""
         last = None
         for record in records:
             if self._station not in (None, record.station):

@@ -1,7 +1,4 @@
-"""One sensor of a station, from its source to the predictions of its student.
-
-Owns the clock and the stream of a source. Starts no thread: a station reads and asks.
-"""
+"""One sensor of a station: its source, clock, stream and uncertain windows. Starts no thread."""
 
 from __future__ import annotations
 
@@ -21,13 +18,11 @@ from mmkd_station.uncertain import UncertainRing
 
 
 class SensorRules(msgspec.Struct, frozen=True, kw_only=True):
-    """How the samples of a sensor are treated; `gap_s` and `reorder` as in `EdgePredictor.stream`.
+    """How samples of a sensor become results; `hop`, `gap_s`, `reorder` and `modality` as in `EdgePredictor.stream`.
 
     Attributes:
-        hop: samples from one prediction to the next.
-        stale_s: a result is stale from this age of the newest sample on.
-        silence_s: a live source is silent after this time without samples; None learns it from its intervals.
-        modality: which student of the bundle; None is the first.
+        stale_s: results are stale if the newest sample is older.
+        silence_s: a live source is silent after this time without samples; None derives it from recent intervals.
     """
 
     hop: int
@@ -39,17 +34,17 @@ class SensorRules(msgspec.Struct, frozen=True, kw_only=True):
     modality: str | None = None
 
 
-# Samples that go into a stream together: sorting and gridding so many takes a few milliseconds.
+# Samples per turn; sorting and gridding them takes a few milliseconds.
 _TOGETHER = 1024
 
 
 class StreamTurn(NamedTuple):
-    """What goes into a stream, and what comes out.
+    """Samples that go into a stream, and the predictions that come out.
 
     Attributes:
         times: (n,) seconds.
-        levels: float32 (n, C) to draw: the samples themselves, of frames the brightness of channels.
-        predictions: made when they are asked for; all of them before the next turn.
+        levels: float32 (n, C) to draw: the samples, or the mean brightness of video channels.
+        predictions: computed lazily; consume them before the next turn.
     """
 
     times: NDArray[np.float64]
@@ -61,13 +56,12 @@ class Sensor:
     """A source, and its samples on the way to predictions. Used by the thread that answers.
 
     Args:
-        source: closed by `close`.
         text: how the source was named.
-        ring: keeps uncertain windows, closed by `close`; None keeps none.
+        ring: keeps uncertain windows; closed by `close`, like the source.
 
     Attributes:
-        now_s: this moment on the clock of the samples.
-        has_ended: whether all that the source gave was answered, and nothing will come.
+        now_s: current time on the clock of the samples.
+        has_ended: whether everything from the source is answered and nothing will come.
     """
 
     def __init__(
@@ -84,7 +78,7 @@ class Sensor:
         self.text = text
         self.now_s = 0.0
         self.has_ended = False
-        self._stale_s = rules.stale_s if source.live else None  # what was recorded has no age
+        self._stale_s = rules.stale_s if source.live else None  # recordings have no age
         entry = next(entry for entry in predictor.entries if rules.modality in (None, entry.modality.name))
         self.modality = entry.modality
         self._clock = SampleClock(
@@ -97,7 +91,7 @@ class Sensor:
         )
         self._came = 0
         self._answered = False  # since the last delivery
-        self._before = 0, 0  # samples that had come and were left out before those that the next result is of
+        self._before = 0, 0  # counts of samples, and of those left out, before the next result
         self.stream = predictor.stream(
             hop=rules.hop,
             modality=rules.modality,
@@ -108,7 +102,7 @@ class Sensor:
         )
 
     def take(self, delivery: Delivery) -> Iterator[StreamTurn]:
-        """Put samples that came into the stream, a part at a time; leave them out if their times are not plausible."""
+        """Put a delivery into the stream, a part at a time; leave it out if its times are not plausible."""
         if self._answered:
             self._before, self._answered = (self._came, self.left_out), False
         self._came += len(delivery.rows)
@@ -124,7 +118,7 @@ class Sensor:
             yield StreamTurn(times[part], levels, map(self._judge, predictions))
 
     def fill_silence(self) -> Iterator[StreamTurn]:
-        """Put what a silent source should have given into the stream, as missing."""
+        """Put missing samples into the stream for the time that the source was silent."""
         times = self._clock.missing_times(time.monotonic())
         now_s = self._clock.now_s()
         if now_s is None or self.has_ended:
@@ -133,30 +127,30 @@ class Sensor:
         is_video = self.modality.kind == "video"
         for part in _parts(len(times)):
             levels = np.full((len(times[part]), len(self.modality.channels)), np.nan, dtype=np.float32)
-            # Of a long silence without frames the last window says as much.
+            # For a long silence without frames, the last window is enough.
             last = times[part][-self.modality.samples if is_video else 0 :]
             missing = [None] * len(last) if is_video else levels
             predictions = self.stream.each(missing, last, now_s=now_s)
             yield StreamTurn(times[part], levels, (self._judge(each, silent_s=silent_s) for each in predictions))
 
     def flush(self) -> list[Prediction]:
-        """Return what is due at the end."""
+        """Return the predictions that are due at the end."""
         self.now_s = self._clock.now_s() or self.now_s
         return [self._judge(prediction) for prediction in self.stream.flush(now_s=self.now_s)]
 
     @property
     def watch(self) -> TimeWatch:
-        """What is known against the times of the samples."""
+        """Checks the times of the samples."""
         return self._clock.watch
 
     @property
     def left_out(self) -> int:
-        """Number of samples that were left out because of their times."""
+        """Number of samples left out because of their times."""
         facts = self.stream.facts
         return facts.late + facts.strays + self.watch.refused
 
     def close(self) -> None:
-        """Close the source, and write what waits in the ring."""
+        """Close the source and the ring."""
         self.source.close()
         if self.ring is not None:
             self.ring.close()
@@ -167,10 +161,7 @@ class Sensor:
         self.ring.see(window, prediction, time_s=time_s)
 
     def _judge(self, prediction: Prediction, *, silent_s: float = 0.0) -> Prediction:
-        """Add what is known against the times of its samples.
-
-        While no plausible sample comes its input is as old as the last one, and stale.
-        """
+        """Add what is wrong with the times: while no plausible sample comes, a result is stale."""
         self._answered = True
         reason = self.watch.reason
         if not reason and self._stale_s is not None and silent_s > self._stale_s:

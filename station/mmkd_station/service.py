@@ -1,7 +1,4 @@
-"""Several stations in one process: started, watched, given another bundle, and stopped in order.
-
-Owns the loop of the main thread. Prints nothing and takes no signals: who calls it says when to stop and to reload.
-"""
+"""Start, watch and stop several stations in one process, and reload their bundles. The caller handles signals."""
 
 from __future__ import annotations
 
@@ -26,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _BUNDLE_CHECK_S = 1.0
-_STATION_CHECK_S = 60.0  # whether students should be adapted changes within hours
-_HANGS_S = 30.0  # a call that takes longer hangs, where systemd sets no limit
+_STATION_CHECK_S = 60.0
+_HANGS_S = 30.0  # without a limit of systemd
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did, from its start to now."""
+    """Counters of a run so far."""
 
     seconds: float
     stations: tuple[StationFacts, ...]
@@ -39,13 +36,11 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service:
-    """Runs stations until their sources end or it is told to stop.
+    """Runs stations until their sources end or it is stopped; closes stations and outlets at the end.
 
     Args:
-        stations: not started yet; closed at the end.
-        outlets: shared by the stations; closed at the end.
-        predictors: each with the path of its bundle; they stay yours to close.
-        watch_bundle: whether a bundle that changes takes over.
+        predictors: each with the path of its bundle; not closed.
+        watch_bundle: reload a bundle when its file changes.
     """
 
     def __init__(
@@ -66,10 +61,9 @@ class Service:
         self._used = dict(self._stamps)
 
     def run(self, *, stop: threading.Event, reload: threading.Event) -> RunFacts:
-        """Start, and go on until every source has ended or `stop` is set; then answer what waits, and close.
+        """Run until every source has ended or `stop` is set; then answer samples that wait, and close.
 
-        Args:
-            reload: has every bundle opened again, under load.
+        `reload` opens every bundle again while the stations run.
         """
         for station in self.stations:
             station.start()
@@ -78,7 +72,7 @@ class Service:
         tick_s = _TICK_S if limit_s is None else min(_TICK_S, limit_s / 4)
         bundles_s = stations_s = time.monotonic()
         while not self._is_over() and not stop.wait(tick_s):
-            if reload.is_set() and not self._is_swapping:  # else it waits for the end of that swap
+            if reload.is_set() and not self._is_swapping:
                 reload.clear()
                 self._start_swap([path for path, _ in self._predictors])
             if self._watch_bundle and time.monotonic() - bundles_s >= _BUNDLE_CHECK_S:
@@ -94,7 +88,7 @@ class Service:
         return self._close()
 
     def facts(self) -> RunFacts:
-        """Return what was done so far."""
+        """Return the current counters."""
         return RunFacts(
             seconds=time.monotonic() - self._began_s,
             stations=tuple(station.facts() for station in self.stations),
@@ -113,7 +107,7 @@ class Service:
         return self._swapping is not None and self._swapping.is_alive()
 
     def _start_swap(self, paths: Sequence[Path]) -> None:
-        """Let these bundles take over, in a thread of its own; one that is refused changes nothing."""
+        """Swap bundles in another thread; a bundle that is refused changes nothing."""
         if paths and not self._is_swapping:
             self._swapping = threading.Thread(target=self._swap, args=(list(paths),), name="swap", daemon=True)
             self._swapping.start()
@@ -134,7 +128,7 @@ class Service:
                     station.report(state, reason)
 
     def _changed(self) -> list[Path]:
-        """Return bundles that are other files than those in use, and have not changed since the last look."""
+        """Return bundles whose file differs from the one in use, and has not changed since the last look."""
         now = {path: _stamp(path) for path in self._stamps}
         for path, predictor in self._predictors:
             if isinstance(now[path], str) and now[path] == predictor.info().bundle_sha256:
@@ -163,10 +157,7 @@ class Service:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | str | None:
-    """Return what changes when a file is replaced, or another bundle is installed in a state folder; None without one.
-
-    For a state folder it is the hash of the bundle: a start changes its files, and it stays the same bundle.
-    """
+    """Return a value that changes with the bundle; of a state folder its hash, since a start changes the files."""
     try:
         if path.is_dir():
             return read_slots(path).current.sha256
@@ -177,14 +168,14 @@ def _stamp(path: Path) -> tuple[int, int, int] | str | None:
 
 
 def notify(state: str) -> None:
-    """Send `READY=1` or another state to systemd, if it started the program: sd_notify(3), without its library."""
+    """Send `READY=1` or another state to systemd (sd_notify(3)) if it started the program."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    # systemd may be restarting, or its buffer full: the next message says the same.
+    # systemd may be restarting, or its buffer full: the next message repeats it.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, flags) as channel:
-        # An address that begins with @ is in the abstract name space.
+        # @ marks the abstract name space.
         channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 

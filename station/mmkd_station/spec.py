@@ -1,4 +1,4 @@
-"""The stations that `mmkd-run` runs, from a command line or a TOML file, and their checks."""
+"""Describe and check the stations of a run, from a command line or a TOML file."""
 
 from __future__ import annotations
 
@@ -20,17 +20,13 @@ MOST_QUEUED = 1_000_000
 
 
 class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One station: a source, a bundle, and where results go. `docs/running-live.md` describes every key.
+    """One station: a source, a bundle and sinks. `docs/running-live.md` describes every key.
 
     Attributes:
-        source: see `--source`; or one for each of several modalities, of which the first in the bundle's order whose
-            sensor works answers.
-        name: empty takes the stem of the bundle, with a number if that is taken.
-        sinks: in addition to those of the file.
-        map: column of each channel that is not called like it.
-        hop: samples from one result to the next; None is a second, or a window if that is shorter.
-        on_full: None drops the oldest of a live source, and lets files and recordings wait.
-        backend: this and the next five are options of `EdgePredictor.open`.
+        source: as in `--source`; for several modalities, a source for each.
+        name: empty uses the stem of the bundle, numbered if that name is taken.
+        hop: samples between results; None is a second, or a window if that is shorter.
+        on_full: None drops the oldest delivery of a live source, and makes files and recordings wait.
     """
 
     bundle: str
@@ -62,13 +58,7 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All stations of one process.
-
-    Attributes:
-        store: folder in which records wait while a sink is away; None keeps them in memory alone.
-        store_bytes: limit for the waiting records of one sink.
-        keep_uncertain_bytes: limit for the uncertain windows of each station; None keeps none.
-    """
+    """All stations of one process. Sizes are limits per sink and per station; None turns a function off."""
 
     stations: tuple[StationSpec, ...]
     sinks: tuple[str, ...] = ()
@@ -80,11 +70,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def read_run_spec(file: Path) -> RunSpec:
-    """Read and check a TOML file of stations.
-
-    Raises:
-        UsageError: there is no such file, it is no TOML, or its values are invalid; the message lists every problem.
-    """
+    """Read and check a TOML file of stations. Raises UsageError that lists every problem."""
     if not file.is_file():
         raise UsageError(f"{file}: expected a bundle or a file of stations (.toml), found no such file; check the path")
     try:
@@ -99,7 +85,7 @@ def read_run_spec(file: Path) -> RunSpec:
 
 
 def check_run(spec: RunSpec, *, where: str = "") -> RunSpec:
-    """Return the same with a name for every station. Raises UsageError with all that is invalid."""
+    """Return the spec with a name for every station. Raises UsageError that lists every problem."""
     problems = list(_problems(spec))
     if problems:
         raise UsageError(
@@ -153,7 +139,7 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
 
 
 def size_bytes(text: str, *, option: str) -> int:
-    """Return `200MB` in bytes; units are B, kB, MB and GB, of a thousand each. Raises UsageError for other text."""
+    """Return the bytes of a text such as `200MB`; units (B, kB, MB, GB) are decimal. Raises UsageError."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("B", 1)):
         number = text.strip().upper().removesuffix(unit)
         if number != text.strip().upper() and number.strip().replace(".", "", 1).isdigit():

@@ -1,7 +1,4 @@
-"""One station: samples of a sensor, or of several, become records, in threads that read and a thread that answers.
-
-Owns the order of things: source -> intake -> clock and stream -> alarms -> outlets.
-"""
+"""One station: source -> intake -> clock and stream -> alarms -> outlets, in threads that read and one that answers."""
 
 from __future__ import annotations
 
@@ -44,32 +41,28 @@ from mmkd_station.uncertain import RingFacts, UncertainRing
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 5.0
-"""At the end waiting samples may take so long to be answered."""
+"""Time to answer waiting samples at the end."""
 _WAIT_S = 0.1
-# How `EdgePredictor` says that an engine gave no answer.
+# `EdgePredictor` reports a failed engine so.
 _ENGINE_FAILED = "the engine failed"
-# A message of one kind, garbage for one, is logged this seldom, and the same words again after an hour.
+# A kind of message is logged this seldom, and the same words again after an hour.
 _LOG_EVERY_S = 60.0
 _SAME_WORDS_EVERY_S = 3600.0
 
 
 class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """How a station is doing.
+    """Counters and state of a station.
 
     Attributes:
-        results: number of results, by status.
-        alarms: number of episodes that were raised, by label.
-        missed: samples that were filled in as missing while the source was silent.
+        results: count by status.
+        alarms: count of raised episodes by label.
+        missed: samples filled in as missing while the source was silent.
         untrusted: samples left out because their times ran ahead of their arrival, went back or stood still.
-        faults: deliveries that could not be answered; the log says why.
-        longest_hold_s: longest time that one turn held up the next: an answer, or a few samples that make none due.
-        intake: what happened before the stream.
-        stream: what happened in it.
-        latency: from the arrival of samples to the records that they made due.
-        uncertain: windows that were kept; None if none are.
-        state: of the last `StateRecord`.
-        adaptation: why a student should be adapted, as of the last check; else empty.
-        unlike_training: what to check if most of the last hundred windows were `unknown`; else empty.
+        faults: deliveries that could not be answered.
+        longest_hold_s: longest time that one turn (an answer, or samples without one) delayed the next.
+        latency: from the arrival of samples to their records.
+        adaptation: why a student should be adapted, or empty.
+        unlike_training: what to check if most of the last 100 windows were `unknown`, or empty.
     """
 
     station: str
@@ -90,17 +83,12 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Station:
-    """Runs sources through one predictor into outlets. Start it, and close it.
+    """Runs sources through one predictor into outlets. The caller closes the predictor and the outlets.
 
     Args:
-        name: in every record.
-        predictor: stays yours to close.
         sensors: one, or several in the bundle's order; closed by `close`.
-        intake: the queue between the threads.
-        outlets: stay yours to close.
-        alarms: makes episodes; None makes none.
-        board: keeps what a page shows; None keeps nothing.
-        store: of the outlets; has each alarm on the disk before a sink sees it.
+        board: recent data for a page; None keeps none.
+        store: of the outlets; saves each alarm before a sink gets it.
     """
 
     def __init__(
@@ -151,7 +139,7 @@ class Station:
         self._answerer = threading.Thread(target=self._answer, name=f"station {name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to read and to answer."""
+        """Start the threads."""
         for alarm in [] if self._alarms is None else self._alarms.resume():
             self._give(partial(self._numbered, alarm))
         sensors = ", then ".join(f"{sensor.modality.name} from {sensor.text}" for sensor in self._sensors)
@@ -165,30 +153,26 @@ class Station:
         return not self._answerer.is_alive()
 
     def is_well(self, *, within_s: float) -> bool:
-        """Whether no call has hung for so long, and the engine answers or has nothing to answer."""
+        """Whether no call has run for `within_s` seconds, and the engine answers or has nothing to answer."""
         since_s = self._busy_since_s
         return self._answers and (since_s is None or time.monotonic() - since_s < within_s)
 
     @property
     def time_faults(self) -> dict[str, str]:
-        """What is wrong with the times of samples now, by modality."""
+        """Current faults of the sample times, by modality."""
         faults = {sensor.modality.name: sensor.watch.fault for sensor in self._sensors}
         return {name: TIME_FAULTS[fault] for name, fault in faults.items() if fault is not None}
 
     def stop(self) -> None:
-        """Stop reading; what waits is answered."""
+        """Stop reading; samples that wait are still answered."""
         self._intake.stop.set()
         self._intake.end()
 
     def close(self, *, until_s: float | None = None) -> None:
-        """Stop reading, answer what waits, and report the end.
-
-        Args:
-            until_s: a moment of `time.monotonic()`: what is not answered then is left; None gives it five seconds.
-        """
+        """Stop reading, answer samples that wait until `until_s` (monotonic; None is in five seconds), and close."""
         self.stop()
         until_s = time.monotonic() + DRAIN_S if until_s is None else until_s
-        # A reader inside of a library, as of a camera's next frame, must be out of it when the process ends.
+        # A reader must have left its library (a camera's, say) when the process ends.
         for thread in (self._answerer, *self._readers):
             if thread.ident is not None:
                 thread.join(max(0.0, until_s - time.monotonic()))
@@ -197,7 +181,7 @@ class Station:
         self.report("stopped", "answered what waited" if self.is_over else "left samples unanswered: no end in 5 s")
 
     def report(self, state: StationState, reason: str) -> None:
-        """Give a record of what happened to the station."""
+        """Record a change of the station's state."""
         logger.info("%s: %s: %s", self.name, state, reason)
         self._give(
             lambda number: StateRecord(
@@ -206,12 +190,7 @@ class Station:
         )
 
     def acknowledge(self, alarm: AlarmRecord, *, is_false: bool = False) -> None:
-        """Record that somebody noted an episode.
-
-        Args:
-            alarm: the last one of the episode.
-            is_false: whether they called it a false alarm; then its windows are kept with the uncertain ones.
-        """
+        """Record that an operator noted an episode; windows of a false alarm are kept for labelling."""
         event: AlarmEvent = "contradicted" if is_false else "acknowledged"
         noted = msgspec.structs.replace(alarm, event=event, decided_s=time.time(), reason="")
         self._give(partial(self._numbered, noted))
@@ -221,7 +200,7 @@ class Station:
                 ring.contradict(alarm.label, since_s=alarm.since_s, until_s=until_s)
 
     def facts(self) -> StationFacts:
-        """Return how it is doing."""
+        """Return the current counters and state."""
         rings = [ring.facts() for ring in self._rings()]
         with self._lock:
             return StationFacts(
@@ -246,7 +225,7 @@ class Station:
         return [sensor.ring for sensor in self._sensors if sensor.ring is not None]
 
     def check(self) -> None:
-        """Log if windows are unlike the training; report once that a student should be adapted. Takes milliseconds."""
+        """Log if windows are unlike the training data; report once that a student should be adapted."""
         unlike_training = self.facts().unlike_training
         if unlike_training:
             self._log_seldom(unlike_training, kind="unlike training")
@@ -288,8 +267,8 @@ class Station:
     # ---- the thread that answers
 
     def _answer(self) -> None:
-        """Work in turns of one answer, or of a few samples that make none due, so that nothing waits for many."""
-        # The last one first: what silent sensors owe goes before the rest of a delivery.
+        """Work in turns of one answer, or of a few samples without one, so that no sensor waits long for another."""
+        # A stack: missing samples of silent sensors go before the rest of a delivery.
         work: list[Iterator[None]] = []
         while work or not self._intake.is_over:
             if not work:
@@ -332,17 +311,13 @@ class Station:
             return
         for is_result in self._follow(number, sensor.take(delivery)):
             if is_result:
-                # A recording waits in the queue for as long as it takes: that says nothing of the machine.
+                # How long a recording waits in the queue is no latency.
                 began_s = delivery.arrived_s if sensor.source.live else self._busy_since_s
                 with self._lock:
                     self._latency.add(time.monotonic() - (began_s or delivery.arrived_s))
             yield
 
     def _fill_silence(self) -> Iterator[None]:
-        """Give the streams what silent sources should have given, as missing.
-
-        A sensor whose samples wait is not silent, unless the last ones were refused.
-        """
         self._filled_s = time.monotonic()
         for number, sensor in enumerate(self._sensors):
             if number != self._current and (sensor.watch.reason or not self._intake.awaits(number)):
@@ -350,7 +325,7 @@ class Station:
                     yield
 
     def _follow(self, number: int, turns: Iterator[StreamTurn], *, is_missing: bool = False) -> Iterator[bool]:
-        """Show turns and record their results, one at a time; yield whether it was a result."""
+        """Show turns and record their results one at a time; yield whether it was a result."""
         for turn in turns:
             self._missed += len(turn.times) if is_missing else 0
             if self.board is not None and len(turn.times):
@@ -413,7 +388,7 @@ class Station:
         return msgspec.structs.replace(alarm, number=number, boot=self._boot)
 
     def _give(self, record_of: Callable[[int], Record]) -> Record:
-        """Number a record, count it, and hand it to the outlets and the board."""
+        """Number a record, count it, and pass it to the outlets and the board."""
         with self._lock:
             self._number += 1
             record = record_of(self._number)

@@ -1,7 +1,7 @@
-"""What outlives the process: records that wait for their sinks, and the last alarm of each label, in one SQLite file.
+"""Keep unsent records, and the last alarm of each label, in one SQLite file.
 
-A record may be offered twice, never changed: its station, boot and number name it forever. While the disk takes
-nothing, records stay in memory, and the store tries again every second.
+A record may be offered twice but never changes: its station, boot and number identify it. While the disk is not
+writable, records stay in memory, and the store tries again every second.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "records.sqlite"
 _TICK_S = 0.1
 _TRIES_AGAIN_S = 1.0
-# A disk that is full or failed; anything else is a folder that was named wrongly.
+# A full or failed disk; other errors mean a wrong folder.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (sink TEXT, id INTEGER, line BLOB, PRIMARY KEY (sink, id)) WITHOUT ROWID;
@@ -36,29 +36,29 @@ CREATE TABLE IF NOT EXISTS alarms (station TEXT, label TEXT, line BLOB, PRIMARY 
 
 
 class MemoryQueue(Protocol):
-    """Records of one sink in memory, newer than those on the disk. Called with the lock of the store."""
+    """Records of one sink in memory, newer than those on disk. Called with the lock of the store."""
 
     def unsaved(self, *, everything: bool) -> tuple[Sequence[Record], Sequence[Record]]:
-        """Return those that the sink is trying and those that wait: all, or none if they came since the last tick."""
+        """Return records being tried and records that wait; if not `everything`, none that came since the last tick."""
         ...
 
     def saved(self) -> None:
-        """Forget what `unsaved` returned: it is on the disk."""
+        """Forget the records that `unsaved` returned."""
         ...
 
 
 class Store:
-    """Records and alarms on the disk. May be shared by threads.
+    """Records and alarms on disk. Thread-safe.
 
     Args:
-        folder: of the file; created if it does not exist, and locked until `close`.
-        most_bytes: of the records of one sink; beyond it the oldest are given up.
+        folder: created if it does not exist; locked until `close`.
+        most_bytes: limit per sink; beyond it the oldest records are dropped.
 
     Attributes:
         lock: held while records move between memory and disk.
 
     Raises:
-        UsageError: the folder cannot be used, or another process has it.
+        UsageError: the folder cannot be used, or another process uses it.
     """
 
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
@@ -86,20 +86,20 @@ class Store:
         self._thread.start()
 
     def backlog(self, sink: str, queue: MemoryQueue) -> Backlog:
-        """Return the records of a sink on the disk; what stays in its queue for a tick is added to them."""
+        """Return the records of a sink on disk; records that stay in `queue` for a tick are added."""
         with self.lock:
             backlog = Backlog(self, sink, queue)
             self._backlogs.append(backlog)
             return backlog
 
     def last_alarms(self) -> list[AlarmRecord]:
-        """Return the last alarm that raised, continued or cleared an episode, of each label of each station."""
+        """Return the last alarm that raised, continued or cleared an episode, per label and station."""
         records = _readable([line for (line,) in self.rows("SELECT line FROM alarms ORDER BY station, label")])
         return [record for record in records if isinstance(record, AlarmRecord)]
 
     @contextlib.contextmanager
     def together(self, alarm: AlarmRecord) -> Iterator[None]:
-        """Put an alarm into queues meanwhile: no sink is offered it before it is on the disk for all of them."""
+        """Put an alarm into queues in this block: no sink gets it before it is on disk for all of them."""
         with self.lock:
             yield
             if alarm.event in ("raised", "continued", "cleared"):
@@ -107,11 +107,7 @@ class Store:
             self.save(everything=True)
 
     def save(self, *, everything: bool) -> None:
-        """Write what waits in memory and delete what was sent, in one transaction.
-
-        Args:
-            everything: whether to write also what came since the last tick.
-        """
+        """Write waiting records (if not `everything`, those older than a tick) and delete sent ones."""
         with self.lock:
             if self._fault and time.monotonic() - self._tried_s < _TRIES_AGAIN_S:
                 return
@@ -129,7 +125,7 @@ class Store:
             self._fault = ""
 
     def rows(self, query: str, *values: object) -> list[Any]:
-        """Return what a query finds; nothing if the file cannot be read."""
+        """Return the rows of a query; none if the file cannot be read."""
         with self.lock:
             try:
                 return [] if self._connection is None else self._connection.execute(query, values).fetchall()
@@ -138,7 +134,7 @@ class Store:
                 return []
 
     def close(self) -> None:
-        """Save what waits, and let another process have the folder; more than once is fine."""
+        """Save what waits and unlock the folder; may be called again."""
         self._closing.set()
         self._thread.join()
         with self.lock:
@@ -162,11 +158,11 @@ class Store:
             aside = self._path.with_name(f"{FILE_NAME}.damaged")
             logger.warning("%s: damaged: %s; kept as %s, and a new file is begun", self._path, error, aside.name)
             self._path.replace(aside)
-            with contextlib.suppress(FileNotFoundError):  # its changes, which are of no other file
+            with contextlib.suppress(FileNotFoundError):
                 self._path.with_name(f"{FILE_NAME}-wal").replace(aside.with_name(f"{aside.name}-wal"))
             connection = _connected(self._path)
         self._last_id = connection.execute("SELECT COALESCE(MAX(id), 0) FROM records").fetchone()[0]
-        for backlog in self._backlogs:  # what an earlier run left waits for the next start
+        for backlog in self._backlogs:  # records of an earlier run wait for the next start
             backlog.sent_until = backlog.deleted_until = self._last_id
         self._connection = connection
 
@@ -191,7 +187,7 @@ class Store:
             self._give_up(connection, backlog)
 
     def _give_up(self, connection: sqlite3.Connection, backlog: Backlog) -> None:
-        """Delete the oldest records of a sink that are more than fit, but for those that it is trying."""
+        """Delete the oldest records of a sink beyond its limit, except those being tried."""
         excess_bytes = backlog.size_bytes - self._most_bytes
         if excess_bytes <= 0:
             return
@@ -218,16 +214,12 @@ class Store:
 
 
 class Backlog:
-    """The records of one sink on the disk: all of them older than those in memory.
+    """The records of one sink on disk, all older than those in memory.
 
     Attributes:
         count: records that wait.
-        size_bytes: of them.
-        dropped: records that were given up, or could not be read.
-        lines: what the next transaction adds.
-        offered_until: id of the last record that the sink is trying, or tried last.
-        sent_until: id of the last record that needs not be offered again.
-        deleted_until: id of the last one that was deleted for it.
+        lines: added by the next transaction.
+        offered_until: id of the last record that the sink was offered; the next two likewise.
     """
 
     def __init__(self, store: Store, sink: str, queue: MemoryQueue) -> None:
@@ -249,13 +241,13 @@ class Backlog:
         return bool(self.lines) or self.sent_until > self.deleted_until
 
     def collect(self, *, everything: bool) -> None:
-        """Take from memory what the next transaction adds."""
+        """Take from memory the records that the next transaction adds."""
         tried, waiting = self._queue.unsaved(everything=everything)
         self._tried = len(tried)
         self.lines = [line_of(record) for record in (*tried, *waiting)]
 
     def written(self, *, after: int) -> int:
-        """Note that the transaction is on the disk, with ids after this one; return the last one."""
+        """Note that the transaction is on disk with ids from `after` + 1; return the last id."""
         self.deleted_until = self.sent_until
         if not self.lines:
             return after
@@ -268,7 +260,7 @@ class Backlog:
         return last_id
 
     def oldest(self, most: int) -> list[Record]:
-        """Return the oldest records, at most so many; those that cannot be read are dropped."""
+        """Return the oldest records, at most so many; drop unreadable ones."""
         query = "SELECT id, line FROM records WHERE sink = ? AND id > ? ORDER BY id LIMIT ?"
         with self.store.lock:
             while self.count:
@@ -291,7 +283,7 @@ class Backlog:
         return records
 
     def sent(self) -> None:
-        """Forget what was offered last: the sink has it."""
+        """Forget the records that were offered last."""
         with self.store.lock:
             self.sent_until = self.offered_until
             self.count -= self._offered_count
@@ -301,7 +293,7 @@ class Backlog:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """Connect so that no other process can. Raises sqlite3.DatabaseError if the file is damaged."""
+    """Connect exclusively. Raises sqlite3.DatabaseError if the file is damaged."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=0.0, check_same_thread=False)

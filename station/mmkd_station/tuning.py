@@ -1,7 +1,7 @@
-"""The rule of an alarm, chosen on recordings: at most so many false alarms an hour, then the most detections.
+"""Choose an alarm rule on recordings: at most so many false alarms per hour, then the most detections.
 
-Validation recordings choose the rule; it is then counted on those of the test split. Intervals are exact, at 95 %:
-Poisson for counts in hours (Garwood, Biometrika 28, 1936), Clopper and Pearson (Biometrika 26, 1934) for fractions.
+Validation recordings choose the rule, test recordings measure it. Intervals are exact at 95 %: Poisson for rates
+(Garwood, Biometrika 28, 1936), Clopper and Pearson (Biometrika 26, 1934) for fractions.
 """
 
 from __future__ import annotations
@@ -22,22 +22,17 @@ _CONFIRM = ("1/1", "2/2", "2/3", "3/3", "3/5", "4/5", "5/5", "5/8", "8/10", "10/
 _MIN_PROBABILITY = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _RELEASE = (1, 3, 5, 10)
 _LEVEL = 0.95
-# A figure per day needs a day of normal operation.
 _DAY_H = 24.0
 
 
 class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rule did on some recordings; intervals are at 95 %.
+    """Performance of a rule on some recordings; intervals are at 95 %.
 
     Attributes:
         normal_hours: length of the recordings without the label.
-        false_alarms: number of episodes in them.
-        false_alarms_per_hour: None without any hours, and so is its interval.
-        recordings: number of recordings with the label.
-        detected: how many of these began an episode.
-        detected_interval: of the fraction; None without any recordings.
-        delay_s: median from the start of such a recording to the alarm; None without any.
-        groups: number of machines, persons or sessions that the recordings are of.
+        false_alarms: episodes in them.
+        detected: recordings with the label that raised an alarm.
+        delay_s: median time from the start of such a recording to the alarm.
     """
 
     normal_hours: float
@@ -53,23 +48,14 @@ class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def false_alarms_per_day(self) -> float | None:
-        """None if less than a day of normal operation was recorded."""
+        """None with less than a day of normal operation."""
         if self.false_alarms_per_hour is None or self.normal_hours < _DAY_H:
             return None
         return 24 * self.false_alarms_per_hour
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """A chosen rule and what it costs.
-
-    Attributes:
-        most_per_hour: false alarms that were allowed.
-        tried: number of rules.
-        normal: labels of normal operation.
-        on_valid: on the recordings that chose it.
-        on_test: on the test recordings.
-        before: on the test recordings, if every result that names the label were an alarm.
-    """
+    """A chosen rule and its cost; `before` is the cost on the test recordings of an alarm for every result."""
 
     rule: AlarmRule
     most_per_hour: float
@@ -81,11 +67,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """The results of one recording that count for or against a label.
-
-    Attributes:
-        votes: moment in seconds, whether the result has the label, and the label's probability.
-    """
+    """Results of one recording; a vote is a moment in seconds, whether it has the label, and its probability."""
 
     votes: tuple[tuple[float, bool, float], ...]
     label: str
@@ -117,15 +99,14 @@ def tune_alarm(
 
     Args:
         recordings: with labels and splits.
-        normal: labels of normal operation; empty takes all others.
-        most_per_hour: false alarms that are allowed on the validation recordings.
-        hop: samples from one result to the next.
+        normal: labels of normal operation; empty uses all others.
+        most_per_hour: permitted false alarms on the validation recordings.
 
     Raises:
-        UsageError: a label is unknown, the recordings cannot tell, or no rule keeps the limit.
+        UsageError: a label is unknown, recordings are lacking, or no rule keeps the limit.
         UnavailableError: scipy is not installed.
     """
-    _scipy_stats()  # before the recordings, which take their time
+    _scipy_stats()  # fails early
     task = predictor.task
     check_rules([AlarmRule(label=label)], task)
     names = tuple(normal) or tuple(one for one in task.labels if one != label)
@@ -170,7 +151,7 @@ def rules_tried(label: str, *, cooldown_s: float) -> Iterator[AlarmRule]:
 
 
 def _worth(tried: tuple[AlarmRule, RuleScore]) -> tuple[float, ...]:
-    """More detections, then fewer false alarms, then sooner, then the rule that asks for more."""
+    """Sort by detections, false alarms, delay, and then the stricter rule."""
     rule, found = tried
     return (
         found.detected,
@@ -189,7 +170,7 @@ def _run_of(predictor: EdgePredictor, recording: ReplayedRecording, label: str, 
     predictions = stream.push(recording.rows, times, now_s=0.0) if len(times) else []
     place = predictor.task.labels.index(label)
     return Run(
-        # The age is that of time 0: its negative is when the newest sample was taken.
+        # `now_s` is 0, so the negative age is the time of the newest sample.
         votes=tuple(
             (-(one.input_age_s or 0.0), label in (one.label, *one.labels), float(one.probabilities[place]))
             for one in predictions
@@ -203,7 +184,7 @@ def _run_of(predictor: EdgePredictor, recording: ReplayedRecording, label: str, 
 
 
 def score_rule(runs: Sequence[Run], rule: AlarmRule) -> RuleScore:
-    """Return what a rule does on some recordings, each of which begins without a history."""
+    """Return the performance of a rule on recordings, each without a history."""
     hours, false_alarms, delays, positive = 0.0, 0, [], 0
     for run in runs:
         raised = run.raised(rule)

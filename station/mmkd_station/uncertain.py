@@ -1,7 +1,7 @@
-"""Windows that a student was not sure of, never saw the like of or got wrong, kept until somebody labels them.
+"""Save windows whose answer was uncertain, unknown or a false alarm, for labelling.
 
-A ring of files in the interchange form that `mmkd-data import` reads, a few windows each, the oldest given up first.
-Owns the choice of windows and the files. Writing has a thread of its own: no answer waits for the disk.
+A ring of files in the interchange form that `mmkd-data import` reads. A thread writes them, so that no answer waits
+for the disk.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ logger = logging.getLogger(__name__)
 LEAST_BYTES = 1_000_000
 _TOGETHER, _WITHIN_S = 32, 60.0
 _MOST_WAITING = 256
-# In memory: of windows that name an alarm, until somebody calls it false; of one file; of what waits.
+# Limits in memory: of held windows and of one file; of windows that wait.
 _MOST_HELD_BYTES = 16_000_000
 _MOST_WAITING_BYTES = 64_000_000
 _LEAST_WINDOWS = 4
 _FILE = re.compile(r"-\d{8,}\Z")
-# Names of files have 255 bytes, and a character up to four.
+# File names have at most 255 bytes, and characters up to four.
 _MOST_NAME = 40
 
 
 class KeptWindow(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A window and its answer; an empty reason holds it in memory alone."""
+    """A window and its answer; without a reason it is held in memory only."""
 
     window: NDArray[Any]
     time_s: float
@@ -53,13 +53,7 @@ class KeptWindow(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """How a ring is doing.
-
-    Attributes:
-        kept: windows that were written.
-        dropped: windows that were given up because the disk was too slow, or did not take them.
-        removed: files that made room.
-    """
+    """Counters: windows written, windows lost because the disk was slow or full, files deleted to make room."""
 
     kept: int
     dropped: int
@@ -67,18 +61,16 @@ class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UncertainRing:
-    """Keeps uncertain windows of one station, at most one in each window's length of time.
+    """Saves uncertain windows of one sensor, at most one per window length.
 
     Args:
-        folder: of the files; created if it does not exist.
-        most_bytes: limit for all files of one station.
-        below: a window is uncertain if its answer's probability is lower, or its label set has several labels.
-        station: the files begin with its name.
-        sensors: of the station; if it has several, each has files of its own, and its part of the bytes.
-        alarms: labels of episodes; windows that name one are held in memory, the last 16 MB of them, for `contradict`.
+        most_bytes: limit for all files of the station.
+        below: a window is uncertain if its probability is lower, or its label set has several labels.
+        sensors: of the station; several have files of their own and share the bytes.
+        alarms: labels of alarms; windows that name one are held in memory (the last 16 MB) for `contradict`.
 
     Raises:
-        UsageError: the folder cannot be made, or a few windows are larger than all that is kept.
+        UsageError: the folder cannot be made, or the limit is below a few windows.
     """
 
     def __init__(
@@ -111,7 +103,7 @@ class UncertainRing:
         self._together = max(1, min(_TOGETHER, file_bytes // window_bytes))
         waiting = max(1, min(_MOST_WAITING, _MOST_WAITING_BYTES // window_bytes))
         self._waiting: queue.Queue[KeptWindow | None] = queue.Queue(maxsize=waiting)
-        self._last_s = {True: -math.inf, False: -math.inf}  # of uncertain windows, and of those that are held
+        self._last_s = {True: -math.inf, False: -math.inf}  # by whether the window is uncertain or held
         self._alarms = frozenset(alarms)
         self._held: deque[KeptWindow] = deque(maxlen=max(1, _MOST_HELD_BYTES // window_bytes))
         self._lock = threading.Lock()  # of what is held
@@ -126,11 +118,11 @@ class UncertainRing:
         self._thread.start()
 
     def see(self, window: NDArray[Any], prediction: Prediction, *, time_s: float) -> None:
-        """Keep a window whose answer is uncertain, hold one whose answer names an alarm; return at once.
+        """Save an uncertain window, hold one that names an alarm; return at once.
 
         Args:
-            window: raw values (T, C), NaN = missing; of video (T, H, W, C), missing frames masked.
-            time_s: of its newest sample.
+            window: raw values (T, C), NaN = missing; video (T, H, W, C) with missing frames masked.
+            time_s: newest sample.
         """
         reason, labels = self._reason(prediction), (prediction.label, *prediction.labels)
         if not (reason or self._alarms.intersection(labels)):
@@ -153,12 +145,7 @@ class UncertainRing:
                 self._held.append(kept)
 
     def contradict(self, label: str, *, since_s: float, until_s: float) -> None:
-        """Keep what was held of an episode that somebody called a false alarm.
-
-        Args:
-            since_s: newest sample of its first window.
-            until_s: newest sample of its last window.
-        """
+        """Save the held windows of a false alarm, from `since_s` to `until_s` (newest sample of a window)."""
         with self._lock:
             held = list(self._held)
             wrong = [kept for kept in held if label in kept.labels and since_s <= kept.time_s <= until_s]
@@ -174,11 +161,11 @@ class UncertainRing:
             self._dropped += 1
 
     def facts(self) -> RingFacts:
-        """Return how it is doing."""
+        """Return the current counters."""
         return RingFacts(kept=self._kept, dropped=self._dropped, removed=self._removed)
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write windows that wait."""
         try:
             self._waiting.put(None, timeout=1.0)
         except queue.Full:
@@ -186,7 +173,6 @@ class UncertainRing:
         self._thread.join(5.0)
 
     def _reason(self, prediction: Prediction) -> str:
-        """Return why an answer is uncertain; empty if it is not."""
         if prediction.index >= 0 and prediction.status == "unknown":
             return "unknown"
         if prediction.index < 0 or prediction.status not in ("ok", "degraded") or self._task.kind == "regression":
@@ -267,6 +253,6 @@ class UncertainRing:
 
 
 def _file_name(text: str) -> str:
-    """Return a text as a readable name of a file; with a hash if it had to be changed."""
+    """Return a readable file name for a text, with a hash if it had to change."""
     readable = "".join(char if char.isalnum() else "_" for char in text)[:_MOST_NAME]
     return readable if readable == text else f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""The options of `mmkd-run`, in groups, which of them need another, and the stations that they describe."""
+"""The options of `mmkd-run`, in groups, and the run that they describe."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class StreamOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AlarmOptions:
-    """What raises and ends an alarm, and on which recordings that is chosen."""
+    """When alarms begin and end, and how to choose that on recordings."""
 
     alarm: Annotated[
         list[str] | None, Option("Raise alarms for results with this label. Repeatable.", metavar="LABEL")
@@ -117,7 +117,7 @@ class AlarmOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PageOptions:
-    """A page to look at."""
+    """The page of the run."""
 
     monitor: Annotated[
         str | None, Option("Serve a page at this address, for instance 127.0.0.1:8090.", metavar="HOST:PORT")
@@ -136,7 +136,7 @@ class PageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What runs the student, and how."""
+    """How the student runs."""
 
     backend: Annotated[str, Option("Backend that runs the student.", metavar="NAME")] = "auto"
     precision: Annotated[str, Option("Precision of the model to run.", metavar="NAME")] = "auto"
@@ -181,7 +181,7 @@ class SinkOptions:
     uncertain_below: Annotated[float, Option("Call a result uncertain below this probability.", min=0.0, max=1.0)] = 0.6
 
 
-# What an option is for: without it the option would do nothing.
+# Options that have no effect without another.
 _NEEDS = {
     "--store-size": "--store",
     "--keep-in": "--keep-uncertain",
@@ -196,7 +196,7 @@ _NEEDS = {
     "--false-alarms-per-hour": "--tune-alarm",
     "--normal": "--tune-alarm",
 }
-# What `--tune-alarm` chooses, or has no use for.
+# Options that `--tune-alarm` chooses, or ignores.
 NOT_TUNING = ("--confirm", "--release", "--min-probability", "--error-level", "--unknown-level", "--watch-bundle")
 
 
@@ -214,7 +214,7 @@ def _given(group: Any) -> Iterator[str]:
 
 
 def check_needs(*groups: Any) -> None:
-    """Raise UsageError for an option that does nothing without another that is not there."""
+    """Raise UsageError for an option that has no effect without another that is missing."""
     names = given(*groups)
     for name, needed in _NEEDS.items():
         if name in names and needed not in names:
@@ -224,7 +224,7 @@ def check_needs(*groups: Any) -> None:
 
 
 def refuse(names: list[str], *, beside: str, because: str) -> None:
-    """Raise UsageError for options that mean nothing beside another."""
+    """Raise UsageError for options that cannot be combined with another."""
     if names:
         raise UsageError(f"{names[0]}: expected none beside {beside}, {because}; leave it out")
 
@@ -239,7 +239,7 @@ def run_spec(
     alarms: AlarmOptions,
     engine: EngineOptions,
 ) -> RunSpec:
-    """Return the one station of a command line with a bundle. Raises UsageError if an option is wrong."""
+    """Return the run of a command line with a bundle. Raises UsageError."""
     if not source.source:
         raise UsageError("--source: expected where samples come from, got none; for instance --source csv:log.csv")
     same = {**vars(source), **vars(stream), **vars(engine)}

@@ -58,7 +58,7 @@ def run_mmkd(arguments: Sequence[str]) -> None:
 
 
 def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield two columns as lines that fit a terminal; a long first cell has a line of its own."""
+    """Yield two columns as lines that fit a terminal; a long first cell gets a line of its own."""
     for form, about in rows:
         if about and len(form) <= _FORM_WIDTH:
             yield f"  {form:<{_FORM_WIDTH}}  {about}"
@@ -115,7 +115,6 @@ def run(
 def _tune(
     bundle: Path, data: Path, alarms: AlarmOptions, engine: EngineOptions, *, hop: int | None, as_json: bool
 ) -> None:
-    """Choose a rule for the one label of the options and print what it costs."""
     from mmkd_edge import EdgePredictor
     from mmkd_edge.cli.show import json_text
     from mmkd_station.build import usual_hop
@@ -156,7 +155,7 @@ def load_recordings(place: str, modality: ModalitySpec) -> list[ReplayedRecordin
 
 
 def _serve(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException | None]:
-    """Run until the end; return what was done, and what ended it before its time."""
+    """Run until the end; return the counters, and the error that ended it early."""
     import signal
     import threading
 
@@ -193,7 +192,6 @@ def _serve(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException | 
 
 @contextlib.contextmanager
 def _handle(handlers: Mapping[int, Callable[..., None]]) -> Iterator[None]:
-    """Answer signals with these handlers while the block runs."""
     import signal
 
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -206,7 +204,6 @@ def _handle(handlers: Mapping[int, Callable[..., None]]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _serve_page(service: Service, options: PageOptions) -> Iterator[None]:
-    """Serve the page, if there is to be one, and print where it is."""
     if options.monitor is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What `mmkd-run` prints: the summary of a run, and an alarm rule with its cost."""
+"""Print the summary of a run, and a chosen alarm rule with its cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmkd_station.tuning import RuleScore, Tuned
 
 
 def summary_lines(facts: RunFacts) -> Iterator[str]:
-    """Yield some lines for each station, one for each sink; at the end what makes the answers worthless."""
+    """Yield lines for each station and sink; at the end what makes the answers worthless."""
     for station in facts.stations:
         yield from _station_lines(station)
     for sink in facts.sinks:
@@ -59,7 +59,7 @@ def _station_lines(facts: StationFacts) -> Iterator[str]:
 
 
 def lost_records(sinks: Sequence[OutletFacts]) -> UnavailableError | None:
-    """Return the error with which a run ends whose sinks did not take every record; None if they did."""
+    """Return the error of a run whose sinks lost records, else None."""
     lost = [
         f"{sink.sink}: {sink.dropped:,} of {sink.written + sink.dropped + sink.waiting:,} records were lost"
         + (f": {sink.fault}" if sink.fault else "")
@@ -85,7 +85,7 @@ def tuned_lines(tuned: Tuned, bundle: Path, *, hop: int | None, reference: Path 
 
 
 def next_line(rule: AlarmRule, bundle: Path, *, hop: int | None, reference: Path | None) -> str:
-    """Return the command that runs a bundle with a rule; a rule counts results, so it names the hop as well."""
+    """Return the command that runs a bundle with a rule; a rule counts results, so it includes the hop."""
     options: list[object] = ["--alarm", rule.label, "--confirm", rule.confirm, "--release", rule.release]
     options += ["--cooldown", f"{rule.cooldown_s:g}s", "--min-probability", f"{rule.min_probability:g}"]
     options += [] if hop is None else ["--hop", hop]

@@ -1,1 +1,1 @@
-"""The page of a running station: what it sees, how it looks, and who may look and touch."""
+"""The page of a running station."""

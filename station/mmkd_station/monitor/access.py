@@ -1,8 +1,8 @@
-"""Who may look at the page, and who may change something.
+"""Decide who may see the page and who may change something.
 
-On the loopback interface anybody on this machine may look, unless a token or an origin is set. Everywhere else, and for
-requests that a proxy forwards, the token is required. A program on this machine may ask without it whether all is well,
-yes or no. Changes always require it. Pages of other origins, and names that were made to point here, are refused.
+On the loopback interface anybody may look, unless a token or an origin is set. Elsewhere, and for requests that a
+proxy forwards, the token is required, except that programs on this machine may ask whether all is well. Changes always
+require it. Requests from pages of other origins, and with other host names, are refused.
 """
 
 from __future__ import annotations
@@ -24,25 +24,20 @@ COOKIE = "mmkd_session"
 _LEAST_TOKEN = 16
 _MOST_ADDRESSES = 1024
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
-# What proxies add: RFC 7239, and the older custom.
+# Headers of proxies: RFC 7239, and the older custom.
 _FORWARDED = ("forwarded", "x-forwarded-for")
 _USUAL_PORTS = {"http": 80, "https": 443}
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the page is.
-
-    Attributes:
-        host: an address of this machine.
-        port: 0 takes any that is free.
-    """
+    """Where the page is served; port 0 is any free one."""
 
     host: str
     port: int
 
     @property
     def is_loopback(self) -> bool:
-        """Whether nobody but this machine reaches it."""
+        """Whether only this machine reaches it."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -50,7 +45,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def address_of(text: str) -> Address:
-    """Read `HOST:PORT`, `:PORT` or `PORT`. Raises UsageError for other text."""
+    """Read `HOST:PORT`, `:PORT` or `PORT`. Raises UsageError."""
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise UsageError(f"--monitor {text}: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so")
@@ -58,7 +53,7 @@ def address_of(text: str) -> Address:
 
 
 def origin_of(text: str) -> str:
-    """Return `SCHEME://HOST[:PORT]` as a browser writes it in `Origin`. Raises UsageError for other text."""
+    """Return `SCHEME://HOST[:PORT]` as browsers send it in `Origin`. Raises UsageError."""
     try:
         parts = urlsplit(text)
         port, host = parts.port, parts.hostname
@@ -78,11 +73,7 @@ def in_url(host: str) -> str:
 
 
 def token_from(file: Path | None) -> str:
-    """Return the token in a file, or a new one without a file.
-
-    Raises:
-        UsageError: the file cannot be read, or the token is short.
-    """
+    """Return the token in a file, or a new one without a file. Raises UsageError."""
     if file is None:
         return secrets.token_urlsafe(18)
     try:
@@ -98,12 +89,7 @@ def token_from(file: Path | None) -> str:
 
 
 class Access:
-    """Decides about one request after the other.
-
-    Args:
-        is_open: whether anybody may look on the loopback interface.
-        origin: what browsers see if a proxy serves the page; None without a proxy.
-    """
+    """Decides about requests: `is_open` lets anybody on the loopback interface look; `origin` is that of a proxy."""
 
     def __init__(self, token: str, address: Address, *, is_open: bool, origin: str | None = None) -> None:
         self._token = token
@@ -114,15 +100,15 @@ class Access:
 
     @property
     def session(self) -> str:
-        """The cookie of a browser that sent the token."""
+        """Cookie of a browser that sent the token."""
         return hashlib.sha256(b"mmkd-session\0" + self._token.encode()).hexdigest()
 
     def is_token(self, given: str) -> bool:
-        """Whether this is the token; every wrong one takes the same time."""
+        """Compare in constant time."""
         return hmac.compare_digest(given.encode(), self._token.encode())
 
     def knows_token(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
-        """Whether a request has the token, as `Authorization: Bearer TOKEN` or as the cookie of a session."""
+        """Whether a request has the token (`Authorization: Bearer TOKEN`) or the cookie of a session."""
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self.is_token(given.strip()):
             return True
@@ -138,7 +124,7 @@ class Access:
         origin = headers.get("origin")
         if origin is not None and origin != self._origin and origin.partition("://")[2] != host:
             return False
-        # A link to the page may stand anywhere; what the page itself asks for comes from it alone.
+        # Any site may link to the page, but only the page may send its requests.
         return headers.get("sec-fetch-mode") == "navigate" or headers.get("sec-fetch-site", "none") in (
             "none",
             "same-origin",
@@ -149,7 +135,7 @@ class Access:
         return (self._is_open and not _is_forwarded(headers)) or self.knows_token(headers, cookies)
 
     def may_probe(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request without the token may ask if all is well: a program on this machine."""
+        """Whether a request without the token may ask if all is well."""
         return self._is_alone and not _is_forwarded(headers)
 
 
@@ -158,7 +144,7 @@ def _is_forwarded(headers: Mapping[str, str]) -> bool:
 
 
 class Guesses:
-    """Limits wrong tokens for each of the addresses that guessed last."""
+    """Limits wrong tokens per address."""
 
     def __init__(self) -> None:
         self._buckets: dict[str, Bucket] = {}
@@ -173,11 +159,7 @@ class Guesses:
 
 
 class Bucket:
-    """Limits requests to a rate.
-
-    Args:
-        burst: requests at once.
-    """
+    """Limits requests to a rate, with bursts."""
 
     def __init__(self, *, rate_hz: float, burst: int) -> None:
         self._rate_hz = rate_hz

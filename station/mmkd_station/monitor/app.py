@@ -1,4 +1,4 @@
-"""The routes of the page: what may be asked for, and what each answer is."""
+"""Answer the requests of the page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STATIC = Path(__file__).parent / "static"
 _TICK_S = 0.5
 _MOST_PAGES = 32
 _MOST_SMALL_BODY = 4096
-# Beside the window itself: brackets, commas and digits of JSON for each value, and a header.
+# JSON text per value, and the rest of a request.
 _VALUE_BYTES, _HEADER_BYTES = 32, 4096
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
@@ -48,7 +48,7 @@ _TYPES = {"page.css": "text/css"} | dict.fromkeys(("page.js", "drawing.js", "log
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
-    """An answer other than what was asked for."""
+    """An error status and its reason."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -61,25 +61,19 @@ def _needs_token() -> Refusal:
 
 
 class MonitorApp:
-    """Answers the requests of pages.
-
-    Args:
-        access: who may look and touch.
-        stopping: set when open answers must end.
-        serve_predict: whether `/predict` answers.
-    """
+    """The routes of the page. `stopping` is set when open answers must end."""
 
     def __init__(self, service: Service, *, access: Access, stopping: threading.Event, serve_predict: bool) -> None:
         self._service = service
         self._access = access
         self._stopping = stopping
         self._serve_predict = serve_predict
-        self._pages: weakref.WeakSet[PageFollower] = weakref.WeakSet()  # a page that never began leaves it too
+        self._pages: weakref.WeakSet[PageFollower] = weakref.WeakSet()  # also drops pages that never began
         self._guesses = Guesses()
         self._predictions = Bucket(rate_hz=50.0, burst=100)
 
     def app(self) -> Starlette:
-        """The application. Needs starlette."""
+        """Return the Starlette application."""
         from starlette.applications import Starlette
 
         routes = [
@@ -156,7 +150,7 @@ class MonitorApp:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MOST_PAGES} pages are open already; close one")
         follower = PageFollower(self._service, station)
         self._pages.add(follower)
-        # nginx would hold events back until some kilobytes are there.
+        # nginx buffers events otherwise.
         unheld = {"X-Accel-Buffering": "no"}
         return StreamingResponse(self._updates(request, follower), media_type="text/event-stream", headers=unheld)
 
@@ -246,7 +240,7 @@ async def _json_object(request: Request) -> dict[str, Any]:
 
 
 async def _body(request: Request, *, most_bytes: int) -> bytes:
-    """Return the body; read no further than it may be long."""
+    """Return the body; stop reading beyond `most_bytes`."""
     from starlette.requests import ClientDisconnect
 
     parts: list[bytes] = []
@@ -267,17 +261,13 @@ def _address(request: Request) -> str:
 
 
 def _most_window_bytes(predictor: EdgePredictor) -> int:
-    """Return the size of the largest window that a predictor takes, written generously."""
+    """Return the most bytes that a request for the largest window may have."""
     values = sum(math.prod(entry.modality.shape) for entry in predictor.entries)
     return values * _VALUE_BYTES + _HEADER_BYTES
 
 
 def _window(body: bytes, content_type: str) -> object:
-    """Return a window: npy of (T, C), JSON of rows, or a JSON object from the modality's name to rows; null is missing.
-
-    Raises:
-        InputError: it is none of them.
-    """
+    """Return a window from npy (T, C), or JSON rows (null is missing), also by modality. Raises InputError."""
     if content_type.partition(";")[0].strip() == "application/x-npy":
         try:
             return read_npy(body)

@@ -1,4 +1,4 @@
-"""The stations for Prometheus: the health of their predictors, and what only a running station counts."""
+"""Export stations, sinks and the health of predictors to Prometheus."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COUNTED_BY_STATIONS = ("mmkd_predictions", "mmkd_latency_seconds")
 
 
 def service_metrics(service: Service) -> str:
-    """Return everything in the text format of Prometheus. Raises UnavailableError without prometheus-client."""
+    """Return all metrics in the text format of Prometheus. Raises UnavailableError without prometheus-client."""
     health = _HealthOfAll(service.stations)
     from prometheus_client import CollectorRegistry, generate_latest
 
@@ -41,8 +41,6 @@ def service_metrics(service: Service) -> str:
 
 
 class _StationHealth:
-    """What one of the stations that share a predictor counts for itself."""
-
     def __init__(self, station: Station) -> None:
         self._station = station
 
@@ -60,7 +58,7 @@ class _StationHealth:
 
 
 class _HealthOfAll:
-    """Predictions and latency of each station; inputs, answers and failures of each bundle."""
+    """Predictions and latency per station; inputs, answers and failures per bundle."""
 
     def __init__(self, stations: Sequence[Station]) -> None:
         self._stations = HealthCollector({station.name: _StationHealth(station) for station in stations})
@@ -72,7 +70,7 @@ class _HealthOfAll:
 
 
 def _predictors_by_bundle(stations: Sequence[Station]) -> dict[str, EdgePredictor]:
-    """Return each predictor once, by the path of its bundle; one that is opened with several options has a number."""
+    """Return each predictor once, by the path of its bundle, numbered if several have the same."""
     predictors: dict[str, EdgePredictor] = {}
     for station in stations:
         if any(known is station.predictor for known in predictors.values()):
@@ -84,8 +82,6 @@ def _predictors_by_bundle(stations: Sequence[Station]) -> dict[str, EdgePredicto
 
 
 class _ServiceCollector:
-    """The counters of all stations and sinks."""
-
     def __init__(self, service: Service) -> None:
         self._service = service
 

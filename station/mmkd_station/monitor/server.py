@@ -1,7 +1,7 @@
-"""The server of the page, in a thread of its own; connections that wait for a client are closed in time.
+"""Serve the page in a thread, and close connections that wait for a client for too long.
 
 A connection waits for its client while no whole request has arrived, or while nobody reads its answer. uvicorn limits
-neither: it ends a connection that rests between two requests, and counts all of them against `limit_concurrency`.
+neither: it closes only connections that rest between requests, and counts all of them for `limit_concurrency`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,7 @@ _SPARE_CONNECTIONS = 64  # above the limit that closes waiting ones: if so many 
 
 @contextlib.contextmanager
 def serve_page(service: Service, *, address: Address, access: Access, serve_predict: bool) -> Iterator[str]:
-    """Serve the page of a service while the block runs; yield its URL.
-
-    Raises:
-        UsageError: the address cannot be used.
-        UnavailableError: starlette or uvicorn is not installed.
-    """
+    """Serve the page while the block runs; yield its URL. Raises UsageError, UnavailableError without starlette."""
     uvicorn, protocol = _uvicorn()
     connections = Connections(protocol)
     listening = _listening(address)
@@ -108,7 +103,7 @@ def _listening(address: Address) -> socket.socket:
 
 
 def _uvicorn() -> tuple[Any, Any]:
-    """uvicorn, and its class of a connection."""
+    """Return uvicorn and its class of a connection."""
     try:
         import starlette  # noqa: F401 - the page needs both
         import uvicorn
@@ -121,18 +116,14 @@ def _uvicorn() -> tuple[Any, Any]:
 
 
 class Connections:
-    """Makes the connections of a server and closes those that wait too long, or for whose place another one asks.
-
-    Args:
-        protocol: uvicorn's class of a connection with h11.
-    """
+    """Makes the connections of a server (of uvicorn's h11 class), closes those that wait too long, or to make room."""
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
         self._waiting: dict[Any, tuple[object, float]] = {}  # the last request of each, and since when it may wait
 
     def connect(self, **arguments: Any) -> Any:
-        """Make a new connection; uvicorn calls this for each."""
+        """Make a connection, called by uvicorn."""
         self._forget_closed()
         if len(self._waiting) >= _MOST_CONNECTIONS:
             self._make_room()
@@ -141,7 +132,7 @@ class Connections:
         return connection
 
     async def close_late(self) -> None:
-        """Close connections that have waited too long; uvicorn calls this once a second."""
+        """Close connections that have waited too long; called by uvicorn once a second."""
         self._forget_closed()
         now_s = time.monotonic()
         for connection, (request, since_s) in self._waiting.items():
@@ -151,7 +142,7 @@ class Connections:
                 connection.transport.abort()
 
     def _make_room(self) -> None:
-        """Close a connection that waits: the one that has waited longest, of the address that holds most."""
+        """Close the connection that has waited longest, of the address that holds most."""
         waiting = [connection for connection in self._waiting if _is_waiting(connection)]
         if not waiting:
             return

@@ -1,4 +1,4 @@
-"""The documents that a page reads: what it shows of all stations, and of one in detail."""
+"""Make the documents that a page reads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mmkd_station.station import Station, StationFacts
 
 
 class HistogramBar(msgspec.Struct, frozen=True, array_like=True):
-    """How many took at most so long, and longer than the bar before."""
+    """Number of results with at most this latency, and more than the bar before."""
 
     up_to_s: float
     count: int
 
 
 class ArrivalLatency(msgspec.Struct, frozen=True, kw_only=True):
-    """From arrival to result; three bars in a decade, without the empty ones at both ends."""
+    """Latency from arrival to result; three bars per decade."""
 
     p50_s: float
     p99_s: float
@@ -30,13 +30,7 @@ class ArrivalLatency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StationRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A station in the list.
-
-    Attributes:
-        state: of its last `StateRecord`.
-        status: of its last result, as the label; empty before the first.
-        open: number of episodes that nobody acknowledged.
-    """
+    """A station in the list: its state, its last answer (empty before the first), and its unacknowledged episodes."""
 
     name: str
     state: str
@@ -46,17 +40,12 @@ class StationRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
-    """The station that is shown.
+    """The station that is shown, with the sensor that answers.
 
     Attributes:
-        modality: of the sensor that answers, as channels, unit and rate.
-        sensors: number of sensors.
-        labels: of its answers.
-        value_unit: for a regression; else None.
-        drift: verdict on the inputs, in a word.
-        sharing: number of stations with the same bundle and modality, which these inputs are of.
-        seen: what is new.
-        latency: None before the first result.
+        value_unit: for a regression, else None.
+        drift: verdict on the inputs, in one word.
+        sharing: number of stations with the same bundle and modality, which these inputs are from.
     """
 
     name: str
@@ -76,12 +65,7 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of the stream that a page follows.
-
-    Attributes:
-        first: whether the page must forget what it has.
-        station: the one that is shown.
-    """
+    """One event for a page; after `first` the page must forget what it has."""
 
     first: bool
     uptime_s: float
@@ -91,11 +75,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PageFollower:
-    """What one open page has seen, so that it gets only what is new.
-
-    Args:
-        station: shown in detail. All stations of the service have boards.
-    """
+    """Remembers what one open page has, so that it gets only news. All stations must have boards."""
 
     def __init__(self, service: Service, station: Station) -> None:
         self._service = service
@@ -103,7 +83,6 @@ class PageFollower:
         self._restart(_board(station).answering())
 
     def _restart(self, sensor: int) -> None:
-        """Begin anew, with the signal of this sensor."""
         self._sensor = sensor
         self._bin = self._result = -1
         self._drift, self._drift_age = "", math.inf
@@ -165,7 +144,7 @@ class PageFollower:
 
 
 def latency_of(timing: Timing) -> ArrivalLatency:
-    """Return a histogram as it is drawn."""
+    """Return the bars of a histogram, without empty ones at both ends."""
     bars, below, highest_s = [], 0, timing.buckets[-2][0]
     for edge_s, count in timing.buckets:
         bars.append(HistogramBar(min(edge_s, highest_s), count - below))

@@ -1,4 +1,4 @@
-"""`wav:FILE`: audio, or any signal that was stored as audio, read by soundfile; `mic`: a microphone, by arecord."""
+"""`wav:FILE`: audio, or any signal stored as audio, read by soundfile; `mic`: a microphone, read by arecord."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import SourceRequest, paced, reconnect
 
 _TOGETHER_S = 0.1
-# A recorder that gives nothing for so long has lost its device.
+# After so long without samples the device is lost.
 _SILENT_S = 5.0
 _LOOKS_S = 0.2
 
 
 class WavSource:
-    """A file for soundfile (WAV, FLAC, OGG); channels are called `0`, `1` ... or like the student's, in order."""
+    """A sound file (WAV, FLAC, OGG); channels are called `0`, `1` ... or like the student's, in order."""
 
     live = False
 
@@ -46,7 +46,7 @@ class WavSource:
             )
 
     def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield the samples, from -1 to 1 before --map, with times that begin at 0."""
+        """Yield the samples, from -1 to 1 before --map, with times from 0."""
         yield from paced(self._pieces(), self._request, intake.stop)
 
     def _pieces(self) -> Iterator[Delivery]:
@@ -63,12 +63,7 @@ class WavSource:
 
 
 class MicrophoneSource:
-    """What ALSA's arecord records, at the student's rate, as it comes.
-
-    Args:
-        text: the whole name of the source.
-        device: as `arecord -L` names it; empty is the default.
-    """
+    """Live audio from ALSA's arecord, at the student's rate, from a device of `arecord -L` or the default."""
 
     live = True
 
@@ -96,7 +91,7 @@ class MicrophoneSource:
             recorder.close()
 
     def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield a tenth of a second at a time, from -1 to 1 before --map; without times."""
+        """Yield 0.1 s at a time, from -1 to 1 before --map, without times."""
         name = self._device or "the default microphone"
         yield from reconnect(self._record, lambda recorder: self._pieces(recorder, intake), name=name, intake=intake)
 
@@ -122,7 +117,7 @@ class MicrophoneSource:
 
 
 class _Recorder:
-    """A process of arecord, and what it reports of samples that it lost."""
+    """A process of arecord, and its complaints about lost samples."""
 
     def __init__(self, device: str, *, rate_hz: int, channels: int) -> None:
         options = ["-t", "raw", "-f", "S16_LE", "-r", str(rate_hz), "-c", str(channels)]
@@ -164,7 +159,7 @@ class _Recorder:
         return np.empty((0, self._channels), dtype=np.int16)
 
     def complaints(self) -> list[str]:
-        """Return whole lines of what it complained about since the last call."""
+        """Return the complaints since the last call."""
         *lines, self._text = self._text.split(b"\n")
         return [text for line in lines if (text := line.decode(errors="replace").strip()) and "Recording" not in text]
 
@@ -182,7 +177,7 @@ def _last_line(text: bytes, *, of: bytes = b"") -> str:
 
 
 def _places_of(request: SourceRequest) -> list[int]:
-    """Return which channel of the recording is each of the student's: the number that --map names, else in order."""
+    """Return the recording's channel of each student's channel: the number in --map, else its position."""
     return [int(name) if name.isdecimal() else place for place, name in enumerate(request.columns.names)]
 
 

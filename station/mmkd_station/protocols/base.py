@@ -1,4 +1,4 @@
-"""What a source and a sink are, how another machine is named, and how a lost one is reached again."""
+"""Define sources and sinks, read addresses, and connect again after failures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmkd_station.protocols.channels import Columns
 from mmkd_station.records import Record
 
 SourceTimeUnit = Literal["s", "ms", "us", "ns"]
-# The random part of each wait: a hundred stations that lost one broker come back one by one.
+# Random fraction of each wait, so that many stations do not reconnect at once.
 _JITTER = 0.2
 
 
@@ -28,13 +28,11 @@ class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         rate_hz: expected rate of the samples.
-        time_column: where the time of a sample is; a source without it gives no times.
-        time_unit: unit of numeric times; text is ISO 8601.
-        follow: whether to wait for more at the end of a file.
+        time_unit: of numeric times; text is ISO 8601.
+        follow: wait for more at the end of a file.
         window_s: length of a window of the student.
         replay_speed: multiple of real time for files and recordings; None is as fast as possible.
-        frame: (H, W, C) of a video frame; None for anything else.
-        load_recordings: returns the recordings of a dataset.
+        frame: (H, W, C) of a video frame, else None.
     """
 
     columns: Columns
@@ -49,53 +47,48 @@ class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(Protocol):
-    """Gives samples until it ends, or until it is stopped.
+    """Gives samples until it ends or is stopped.
 
-    The constructor takes the whole name, the part behind the prefix, and a request; that of a sink the first two. They
-    raise UsageError for a wrong name, UnavailableError if a library or a device is missing.
+    The constructor takes the whole text, the part after the prefix, and a request (a sink takes the first two). Raises
+    UsageError for invalid text, UnavailableError if a library or a device is missing.
     """
 
     @property
     def live(self) -> bool:
-        """Whether its samples are of now, so that silence means something."""
+        """Whether its samples are current, so that silence means something."""
         ...
 
     def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield samples as they come; report failures to the intake, and try again."""
+        """Yield samples as they come; report failures to the intake and connect again."""
         ...
 
     def close(self) -> None:
-        """Release what it holds; more than once is fine."""
+        """Release resources; may be called again."""
         ...
 
 
 class RefusedError(Exception):
-    """The other side will never take these records; they are dropped and counted."""
+    """The sink will never take these records; they are dropped and counted."""
 
 
 class GoneError(Exception):
-    """Nobody will ever read there again, and the run is pointless without it."""
+    """Nobody will ever read this output again, so the run ends."""
 
 
 class Sink(Protocol):
-    """Takes records in the order in which they were made. Used by one thread."""
+    """Takes records in order. Used by one thread."""
 
     def write(self, records: Sequence[Record]) -> None:
-        """Take all of them, or raise: then they are offered again, and some may come twice."""
+        """Write all records, or raise: they are offered again, so some may come twice."""
         ...
 
     def close(self) -> None:
-        """Disconnect; more than once is fine."""
+        """Disconnect; may be called again."""
         ...
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Another machine: `mqtts://HOST:PORT/PATH?option=value`.
-
-    Attributes:
-        text: as it was written, for messages.
-        path: after the host, without its first slash.
-    """
+    """Another machine: `mqtts://HOST:PORT/PATH?option=value`. `text` is as written, `path` without its first slash."""
 
     text: str
     host: str
@@ -109,7 +102,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.host}:{self.port}"
 
     def number(self, name: str, default: float, *, least: float, most: float) -> float:
-        """Return an option that is a number. Raises UsageError if it is none, or out of range."""
+        """Return a numeric option. Raises UsageError."""
         text = self.options.get(name, str(default))
         try:
             value = float(text)
@@ -122,7 +115,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return value
 
     def one_of(self, name: str, known: Collection[str], default: str) -> str:
-        """Return an option that is one of some words. Raises UsageError if it is none of them."""
+        """Return an option that must be one of some words. Raises UsageError."""
         value = self.options.get(name, default)
         if value not in known:
             raise UsageError(
@@ -131,7 +124,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return value
 
     def file(self, name: str) -> Path | None:
-        """Return the file that an option names. Raises UsageError if it cannot be read."""
+        """Return the file of an option. Raises UsageError if it cannot be read."""
         if name not in self.options:
             return None
         path = Path(self.options[name])
@@ -142,11 +135,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return path
 
     def credentials(self) -> tuple[str, str] | None:
-        """Return user and password from the file that `credentials` names: one line, `USER:PASSWORD`.
-
-        Raises:
-            UsageError: the file cannot be read, or has no such line.
-        """
+        """Return user and password from the file of `credentials`: one line, `USER:PASSWORD`. Raises UsageError."""
         path = self.file("credentials")
         if path is None:
             return None
@@ -157,17 +146,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def place_of(text: str, *, scheme: str, options: Collection[str], port: int) -> Place:
-    """Read the name of another machine. An unknown option is refused: a misspelt one would be silent.
-
-    Args:
-        text: the whole name.
-        scheme: what it begins with, `mqtt://`.
-        options: known to the protocol.
-        port: used if the text names none.
-
-    Raises:
-        UsageError: there is no host, the port is invalid, or an option is unknown.
-    """
+    """Read the address of another machine, which begins with `scheme`. Raises UsageError."""
     rest, _, query = text.removeprefix(scheme).partition("?")
     where, _, path = rest.partition("/")
     check_no_password(where, form=scheme)
@@ -184,26 +163,13 @@ def place_of(text: str, *, scheme: str, options: Collection[str], port: int) -> 
 
 
 def check_no_password(where: str, *, form: str) -> None:
-    """Raise UsageError for a user or password in a text that records, logs and errors repeat.
-
-    Args:
-        where: the part of the text that may hold one.
-        form: what the text begins with, for the message, which never repeats the rest.
-    """
+    """Raise UsageError for a user or password in `where`, since records, logs and errors repeat it."""
     if "@" in where:
         raise UsageError(f"{form}...: expected no password in the text, where others see it; use ?credentials=FILE")
 
 
 def url_with_credentials(text: str, url: str) -> tuple[str, str]:
-    """Return a URL for people, and one for a library, with user and password from the file that `credentials` names.
-
-    Args:
-        text: the whole name of the source, for messages.
-        url: with its scheme; its other options are left to the other side.
-
-    Raises:
-        UsageError: see `Place.credentials`.
-    """
+    """Return a URL for people, and one for a library with user and password from the file of `credentials`."""
     base, _, query = url.partition("?")
     parts = query.split("&")
     options = dict(part.partition("=")[::2] for part in parts if part.startswith("credentials="))
@@ -218,11 +184,7 @@ def url_with_credentials(text: str, url: str) -> tuple[str, str]:
 
 
 class Backoff:
-    """Waits that double from one failure to the next, with jitter.
-
-    Args:
-        most_s: the longest wait, jitter included.
-    """
+    """Waits that double from one failure to the next, with jitter."""
 
     def __init__(self, *, first_s: float = 1.0, most_s: float = 30.0) -> None:
         self._first_s = first_s
@@ -236,21 +198,21 @@ class Backoff:
         return min(max(wait_s, self._first_s), self._most_s)
 
     def succeeded(self) -> None:
-        """Begin with the first wait again."""
+        """Start with the first wait again."""
         self._next_s = self._first_s
 
 
 class Connection(Protocol):
-    """What is open, and may break."""
+    """An open connection, which may break."""
 
     def close(self) -> None: ...  # noqa: D102 - as of `Source`
 
 
 class PolledConnection(Connection, Protocol):
-    """A connection that is asked for one sample after the other."""
+    """A connection that is polled for samples."""
 
     def sample(self) -> list[float]:
-        """Return a value for each column; NaN is missing. Raises OSError if the connection breaks."""
+        """Return a value per column; NaN is missing. Raises OSError if the connection breaks."""
         ...
 
     def wait(self, seconds: float) -> None:
@@ -264,12 +226,9 @@ _Open = TypeVar("_Open", bound=Connection)
 def reconnect(
     connect: Callable[[], _Open], read: Callable[[_Open], Iterator[Delivery]], *, name: str, intake: Intake
 ) -> Iterator[Delivery]:
-    """Yield what a connection delivers; connect again, after 1 to 30 seconds, when it breaks.
+    """Yield the deliveries of a connection; connect again after 1 to 30 seconds when it breaks.
 
-    Args:
-        connect: opens a connection; raises OSError if it cannot.
-        read: reads it until the intake stops; raises OSError when it breaks.
-        name: of the other side, for people.
+    Both `connect` and `read` raise OSError for a failure. `name` is the other side, for people.
     """
     backoff = Backoff()
     while not intake.stop.is_set():

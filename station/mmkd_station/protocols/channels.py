@@ -1,7 +1,7 @@
-"""Which column of a source is which channel of the student, and in which unit.
+"""Map columns of a source to channels of the student, and convert their unit.
 
-`--map ax=accel.x*9.81+0.2`: channel `ax` is the column `accel.x`, times 9.81, plus 0.2. A channel that is not mapped is
-the column of its own name.
+`--map ax=accel.x*9.81+0.2`: channel `ax` is the column `accel.x`, times 9.81, plus 0.2. The default is the column with
+the channel's name.
 """
 
 from __future__ import annotations
@@ -25,20 +25,14 @@ _COLUMN = re.compile(
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
-    """The columns that a source must give, one for each channel, in the channels' order.
-
-    Attributes:
-        names: as the source calls them.
-        factors: by which a raw value is multiplied to be in the modality's unit.
-        offsets: added after that.
-    """
+    """The column of each channel; factor, then offset convert its values to the modality's unit."""
 
     names: tuple[str, ...]
     factors: tuple[float, ...]
     offsets: tuple[float, ...]
 
     def scaled(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return raw values (n, C) in the modality's unit: new float32 (n, C), or the same if they are in it."""
+        """Return raw values (n, C) in the modality's unit, float32 (n, C); the same array if nothing changes."""
         if set(self.factors) == {1.0} and set(self.offsets) == {0.0}:
             return rows
         scaled: NDArray[np.float32] = (rows * np.array(self.factors) + np.array(self.offsets)).astype(np.float32)
@@ -46,14 +40,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def columns_of(modality: ModalitySpec, mapping: Mapping[str, str]) -> Columns:
-    """Return the columns of a modality's channels.
-
-    Args:
-        mapping: `COLUMN[*FACTOR][+OFFSET]` by channel.
-
-    Raises:
-        UsageError: a text is not of that form, or there is no such channel.
-    """
+    """Return the columns of a modality; `mapping` has `COLUMN[*FACTOR][+OFFSET]` by channel. Raises UsageError."""
     columns = {channel: (channel, 1.0, 0.0) for channel in modality.channels}
     for channel, text in mapping.items():
         if channel not in columns:

@@ -1,4 +1,4 @@
-"""`csv:FILE`, also one that grows, and `stdin`; `-`, `jsonl:FILE` and `csv:FILE` as sinks."""
+"""`csv:FILE`, also a growing one, and `stdin` as sources; `-`, `jsonl:FILE` and `csv:FILE` as sinks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not 
 
 
 class FileSource:
-    """Lines of a file, CSV or JSON; with `follow` also those that are written later, and those of its successor."""
+    """Lines of a file, CSV or JSON; with `follow` also lines that are appended, and those of a replaced file."""
 
     def __init__(self, text: str, place: str, request: SourceRequest) -> None:
         path = Path(place)
@@ -42,7 +42,7 @@ class FileSource:
 
     def _chunks(self, reader: LineReader, intake: Intake) -> Iterator[list[str]]:
         rest = b""
-        # One sample after the other where the pace matters, else as many as make it fast.
+        # Few samples at once for a real pace, else many for speed.
         most = _MOST_LINES if self._request.replay_speed is None else max(1, round(self._request.rate_hz / 20))
         while not intake.stop.is_set():
             block = self._file.read(_BLOCK_BYTES)
@@ -61,7 +61,7 @@ class FileSource:
                 intake.stop.wait(_LOOK_S)
 
     def _was_replaced(self) -> bool:
-        """Whether another file has the name now, or this one was cut short; then it is read from its beginning."""
+        """Return whether the file was replaced or truncated; then it is open from its start again."""
         try:
             named, held = self._path.stat(), os.fstat(self._file.fileno())
             if os.path.samestat(named, held) and named.st_size >= self._file.tell():
@@ -79,7 +79,7 @@ class FileSource:
 
 
 class StdinSource:
-    """Lines of the standard input, CSV or JSON, as they come."""
+    """Lines of the standard input, CSV or JSON."""
 
     live = True
 
@@ -89,7 +89,7 @@ class StdinSource:
         self._request = request
 
     def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield the samples of the lines, each with the moment at which it came."""
+        """Yield the samples of the lines."""
         yield from LineReader("stdin", self._request).deliveries(self._chunks(intake), intake)
 
     def _chunks(self, intake: Intake) -> Iterator[list[str]]:
@@ -107,7 +107,7 @@ class StdinSource:
             yield [rest.decode(errors="replace")]
 
     def close(self) -> None:
-        """Do nothing: it is the process's."""
+        """Do nothing."""
 
 
 def _open_file(path: Path) -> BinaryIO:
@@ -126,7 +126,7 @@ def _open_file(path: Path) -> BinaryIO:
 
 
 def _split(data: bytes, intake: Intake) -> tuple[list[str], bytes]:
-    """Return whole lines, and what is left of the last."""
+    """Return whole lines, and the rest of the last."""
     *lines, rest = data.split(b"\n")
     if len(rest) > MOST_LINE_BYTES:
         intake.garbage(f"expected lines of at most {MOST_LINE_BYTES:,} bytes, got a longer one")
@@ -135,13 +135,13 @@ def _split(data: bytes, intake: Intake) -> tuple[list[str], bytes]:
 
 
 class StdoutSink:
-    """Every record as a line of JSON on the standard output."""
+    """Writes JSON lines to the standard output."""
 
     def __init__(self, text: str, place: str) -> None:
         """Hold nothing."""
 
     def write(self, records: Sequence[Record]) -> None:
-        """Write and flush. Raises GoneError if nobody reads any more, OSError if it cannot be written."""
+        """Write and flush. Raises GoneError if nobody reads any more, OSError."""
         try:
             sys.stdout.write(b"".join(map(line_of, records)).decode())
             sys.stdout.flush()
@@ -149,15 +149,13 @@ class StdoutSink:
             raise GoneError(str(error)) from error
 
     def close(self) -> None:
-        """Do nothing: it is the process's."""
+        """Do nothing."""
 
 
 class AppendSink:
-    """Records as text at the end of a file; a file that was moved away is begun anew under its name.
+    """Appends text to a file; a file that was moved away is created again.
 
-    Args:
-        place: path of the file; its folder must exist.
-        form: makes the text of some records, also from whether the file is empty.
+    `form` makes the text of records; its second argument is whether the file is empty.
     """
 
     def __init__(self, text: str, place: str, form: Callable[[Sequence[Record], bool], bytes]) -> None:
@@ -172,7 +170,7 @@ class AppendSink:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def write(self, records: Sequence[Record]) -> None:
-        """Append all of them, or nothing that stays. Raises OSError if it cannot be written."""
+        """Append all records, or none. Raises OSError."""
         if not self._is_in_place():
             self.close()
             self._descriptor = self._open()
@@ -201,12 +199,12 @@ class AppendSink:
 
 
 def json_lines(records: Sequence[Record], is_first: bool) -> bytes:
-    """Return every record as a line of JSON."""
+    """Return records as lines of JSON."""
     return b"".join(map(line_of, records))
 
 
 def csv_lines(records: Sequence[Record], is_first: bool) -> bytes:
-    """Return results as lines of CSV, after a header; alarms and states are left out: they have other columns."""
+    """Return results as lines of CSV, with a header at first; alarms and states have other columns and are left out."""
     rows: list[Sequence[object]] = [_CSV_FIELDS] if is_first else []
     for record in records:
         if isinstance(record, ResultRecord):

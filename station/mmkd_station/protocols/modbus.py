@@ -1,8 +1,8 @@
-"""`modbus://HOST` reads registers of a PLC at the pace of the modality; `modbus-write://HOST?at=N` writes to five.
+"""`modbus://HOST` polls registers of a PLC at the modality's rate; `modbus-write://HOST?at=N` writes five registers.
 
 By pymodbus. A column of a source is a register: `h100:int16` is holding register 100, `i7:float32` input registers 7
-and 8; without a type it is `uint16`. Numbers are those of the protocol, from 0: what a manual calls 40001 is `h0`.
-A source writes nothing to the PLC.
+and 8; the default type is `uint16`. Numbers are those of the protocol, from 0: a manual's 40001 is `h0`. A source
+writes nothing to the PLC.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ Block = tuple[str, int, int]
 
 
 def _pymodbus() -> tuple[Any, Any]:
-    """Return pymodbus's clients and the error that they raise."""
     try:
         import pymodbus.client
         from pymodbus.exceptions import ModbusException
@@ -49,13 +48,7 @@ def _client(place: Place) -> Any:
 
 
 class Register(msgspec.Struct, frozen=True, kw_only=True):
-    """One value in a PLC.
-
-    Attributes:
-        kind: `h` for a holding register, `i` for an input register.
-        number: of the first register, from 0.
-        type: of the value.
-    """
+    """One value in a PLC, in holding (`h`) or input registers (`i`) from `number` on."""
 
     kind: str
     number: int
@@ -68,7 +61,7 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModbusSource:
-    """Registers, one sample after the other."""
+    """Polls registers."""
 
     live = True
 
@@ -151,14 +144,14 @@ def _spans(registers: list[Register], kind: str) -> list[tuple[int, int]]:
 
 
 def _parts_of(block: Block, registers: list[Register]) -> list[Block]:
-    """Return the values inside a block, each as a block of its own."""
+    """Return the values inside a block as blocks of their own."""
     kind, first, count = block
     spans = _spans(registers, kind)
     return [(kind, start, end - start) for start, end in spans if first <= start and end <= first + count]
 
 
 def blocks_of(registers: list[Register]) -> Iterator[Block]:
-    """Yield the fewest blocks that hold all registers; small gaps are read along."""
+    """Yield the fewest blocks that contain all registers, small gaps included."""
     for kind in ("h", "i"):
         spans = _spans(registers, kind)
         while spans:
@@ -179,11 +172,11 @@ def _register(name: str) -> Register:
 
 
 class ModbusWriteSink:
-    """Writes the last result to five holding registers; results that wait together are one writing.
+    """Writes the last result to five holding registers; results that wait together are one write.
 
-    From register `at` on: a count that moves with every result, so that a PLC sees that it is alive; the status, 0
+    From register `at` on: a count that changes with every result, so that a PLC sees that it is alive; the status, 0
     `ok`, 1 `degraded`, 2 `stale`, 3 `warming_up`, 4 `invalid`, 5 `unknown`; the label, 1 for the first, 0 without an
-    answer; its probability in thousandths; the number of open episodes. Of several stations `station` names one.
+    answer; its probability in thousandths; the number of open episodes. `station` selects one of several stations.
     """
 
     def __init__(self, text: str, place: str) -> None:
@@ -197,7 +190,7 @@ class ModbusWriteSink:
         self._client: Any = None
 
     def write(self, records: Sequence[Record]) -> None:
-        """Write the last result. Raises OSError if the PLC does not take it."""
+        """Write the last result. Raises OSError."""
         result = self._last.after(records)
         if result is None:
             return
@@ -220,7 +213,7 @@ class ModbusWriteSink:
             raise ConnectionError(f"{self._place.address}: {first_line(error)}") from error
 
     def close(self) -> None:
-        """End the connection; the registers keep their values."""
+        """Disconnect; the registers keep their values."""
         if self._client is not None:
             self._client.close()
             self._client = None

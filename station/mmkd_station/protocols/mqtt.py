@@ -1,9 +1,9 @@
 """`mqtt://HOST/TOPIC` and `mqtts://`, by paho-mqtt: MQTT 5 or 3.1.1, TLS, credentials from a file.
 
-A source reads samples in messages, each JSON as in `samples`. A sink publishes records below a topic:
-`TOPIC/STATION/result` has each result; `TOPIC/STATION/alarm/LABEL` and `TOPIC/STATION/state` keep the last one for
-whoever comes later (retained); `TOPIC/online` is `true`, and the broker makes it `false` when this program is gone
-(last will). When a station starts, the broker forgets its alarms of earlier runs that are open and not continued.
+A source reads samples from messages, as JSON of `samples`. A sink publishes records below a topic:
+`TOPIC/STATION/result` has each result; `TOPIC/STATION/alarm/LABEL` and `TOPIC/STATION/state` are retained;
+`TOPIC/online` is `true`, and becomes `false` by the last will when this program is gone. At a start the sink clears
+retained alarms of earlier runs that are open and not continued.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
 
 def _broker(text: str) -> Place:
-    """Read the name of a broker. Raises UsageError if it is none, UnavailableError without paho-mqtt."""
+    """Read the address of a broker. Raises UsageError, UnavailableError without paho-mqtt."""
     _paho()
     scheme, port = ("mqtts://", 8883) if text.startswith("mqtts://") else ("mqtt://", 1883)
     place = place_of(text, scheme=scheme, options=_OPTIONS, port=port)
@@ -62,15 +62,12 @@ def _paho() -> Any:
 
 
 class _Connection:
-    """One connection to a broker; a lost one is replaced by a new one.
+    """One connection to a broker; a lost one is replaced by a new one. Raises OSError.
 
     Args:
         topic: to subscribe to.
         on_message: called with each payload, in the thread of the connection.
         will: topic and payload that the broker publishes, retained, when this connection breaks.
-
-    Raises:
-        OSError: the broker cannot be reached, refused, or did not answer in time.
     """
 
     def __init__(
@@ -125,15 +122,13 @@ class _Connection:
             raise self.broken()
 
     def broken(self, otherwise: str = "no answer") -> ConnectionError:
-        """Return the error of a connection that broke, or did not answer."""
         return ConnectionError(f"{self._place.address}: {self.reason or otherwise}")
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Any:
-        """Hand over a message; what is returned tells whether the broker has it."""
         return self._client.publish(topic, payload, qos=self.qos, retain=retain)
 
     def retained(self, topic: str) -> list[tuple[str, bytes]]:
-        """Return the messages that the broker keeps for topics. Raises ConnectionError if it does not answer."""
+        """Return the retained messages of topics. Raises ConnectionError without an answer."""
         messages: list[tuple[str, bytes]] = []
         self._client.on_message = lambda client, data, message: messages.append((message.topic, message.payload))
         answered = threading.Event()
@@ -146,7 +141,6 @@ class _Connection:
         return messages
 
     def close(self) -> None:
-        """Disconnect, and end the thread."""
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -217,7 +211,7 @@ class MqttSource:
 
 
 class MqttSink:
-    """Publishes records; with `qos=1`, the default, the broker confirms each before the next are offered."""
+    """Publishes records; with `qos=1`, the default, the broker confirms each."""
 
     def __init__(self, text: str, place: str) -> None:
         self._place = _broker(text)
@@ -228,7 +222,7 @@ class MqttSink:
         self._tries_to_forget: Counter[str] = Counter()  # by boot
 
     def write(self, records: Sequence[Record]) -> None:
-        """Publish all of them. Raises OSError if the broker is away, refuses, or does not confirm."""
+        """Publish all records. Raises OSError if the broker is away, refuses, or does not confirm."""
         connection = self._connected()
         try:
             sent = []
@@ -250,7 +244,7 @@ class MqttSink:
                 raise connection.broken("it did not confirm")
 
     def _forget_earlier(self, connection: _Connection, started: StateRecord) -> None:
-        """Have the broker forget alarms that a run before left open; continued ones were published before `started`."""
+        """Clear retained alarms that an earlier run left open; continued ones were published before `started`."""
         self._tries_to_forget[started.boot] += 1
         if self._tries_to_forget[started.boot] > _MOST_TRIES_TO_FORGET:
             return
@@ -276,7 +270,7 @@ class MqttSink:
                 return f"{station}/result"
 
     def _drop(self) -> None:
-        """Close the connection: what it had not confirmed is offered again, and must not come from it too."""
+        """Close the connection, so that unconfirmed records that are offered again do not come from it too."""
         if self._connection is not None:
             with contextlib.suppress(Exception):
                 self._connection.close()
@@ -291,7 +285,7 @@ class MqttSink:
 
 
 def _level(text: str) -> str:
-    """Return a text as one level of a topic; two texts never give the same."""
+    """Return a text as one topic level, injectively."""
     return _NOT_IN_LEVELS.sub(lambda match: quote(match[0], safe=""), text)
 
 

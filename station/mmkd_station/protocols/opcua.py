@@ -1,7 +1,7 @@
-"""`opcua://HOST:PORT` reads nodes at the pace of the modality; `opcua-write://HOST?label=NODE` writes the last result.
+"""`opcua://HOST:PORT` polls nodes at the modality's rate; `opcua-write://HOST?label=NODE` writes the last result.
 
-By asyncua. A column of a source is a node, `ns=2;s=Press1.AccX`; a value whose status is bad is missing. A sink writes
-to the nodes that are named and to no other; a source writes nothing.
+Read by asyncua. A column of a source is a node, `ns=2;s=Press1.AccX`; a value with a bad status is missing. A source
+writes nothing; a sink writes only the nodes in its options.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TIMEOUT_S = 4.0
 _FIELDS = ("count", "status", "label", "probability", "value", "episodes")
 _WHOLE_BITS = {"SByte": 7, "Byte": 8, "Int16": 15, "UInt16": 16, "Int32": 31, "UInt32": 32, "Int64": 63, "UInt64": 64}
 _REAL = ("Float", "Double")
-# Types of nodes that each field may go to; thousandths of a probability need ten bits.
+# Node types for each field; thousandths of a probability need ten bits.
 _TYPES = dict.fromkeys(_FIELDS, (*_WHOLE_BITS, *_REAL, "String")) | {
     "probability": (*(name for name, bits in _WHOLE_BITS.items() if bits > 10), *_REAL, "String"),
     "value": (*_REAL, "String"),
@@ -42,7 +42,7 @@ def _asyncua() -> tuple[Any, Any]:
 
 
 def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
-    """Read the name of a server. Raises UsageError if it is none, UnavailableError without asyncua."""
+    """Read the address of a server. Raises UsageError, UnavailableError without asyncua."""
     _asyncua()
     place = place_of(text, scheme=scheme, options=(*options, *_OPTIONS), port=4840)
     policy = place.one_of("policy", _POLICIES, "None")
@@ -54,7 +54,7 @@ def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
 
 
 def _node(name: str, *, where: str) -> Any:
-    """Return a node by its name. Raises UsageError, which begins with `where`, if it is none."""
+    """Return a node by its name. Raises UsageError that begins with `where`."""
     try:
         return _asyncua()[1].NodeId.from_string(name)
     except Exception as error:  # errors of its own, and ValueError
@@ -62,11 +62,7 @@ def _node(name: str, *, where: str) -> Any:
 
 
 class _Session:
-    """A session in an event loop of this thread; it runs while somebody asks or waits.
-
-    Raises:
-        OSError: the server is not there, or does not let this program in.
-    """
+    """A session in an event loop that runs while a method runs. Raises OSError if it cannot connect."""
 
     def __init__(self, place: Place) -> None:
         self._loop = asyncio.new_event_loop()
@@ -89,14 +85,13 @@ class _Session:
         return client
 
     def run(self, work: Any) -> Any:
-        """Return the result; whatever breaks, of the network or of the protocol, is an OSError."""
+        """Return the result of a coroutine; every failure is an OSError."""
         try:
             return self._loop.run_until_complete(work)
         except Exception as error:  # asyncua raises errors of its own, of asyncio and of the system
             raise ConnectionError(first_line(error)) from error
 
     def close(self) -> None:
-        """End the session."""
         try:
             with contextlib.suppress(OSError):  # it is gone already
                 self.run(asyncio.wait_for(self.client.disconnect(), 2.0))
@@ -106,7 +101,7 @@ class _Session:
 
 
 async def _cancel_tasks() -> None:
-    """End what the library left running in this loop."""
+    """End tasks that the library left in this loop."""
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
@@ -114,7 +109,7 @@ async def _cancel_tasks() -> None:
 
 
 class OpcUaSource:
-    """Nodes, one sample after the other. The time is that of the reading: a value that rests keeps its old one."""
+    """Polls nodes. Samples get the time of the reading: a value that does not change keeps its old time."""
 
     live = True
 
@@ -164,11 +159,11 @@ def _number(value: Any) -> float:
 
 
 class OpcUaWriteSink:
-    """Writes the last result; results that wait together are one writing.
+    """Writes the last result; results that wait together are one write.
 
     A numeric node takes numbers as `modbus-write://` writes them: a count, which restarts at the end of the node's
-    range; the status's code; the label, 1 for the first; the probability, in thousandths for whole numbers; the value
-    of a regression, NaN without one; open episodes. A String takes the status, the label, and the others as text.
+    range; the status's code; the label, 1 for the first; the probability, in thousandths for integers; the value of a
+    regression, else NaN; open episodes. A String node takes the status, the label, and the others as text.
     """
 
     def __init__(self, text: str, place: str) -> None:
@@ -187,7 +182,7 @@ class OpcUaWriteSink:
         self._types: dict[str, Any] = {}
 
     def write(self, records: Sequence[Record]) -> None:
-        """Write the last result. Raises OSError if the server does not take it."""
+        """Write the last result. Raises OSError."""
         result = self._last.after(records)
         if result is None:
             return
@@ -214,7 +209,7 @@ class OpcUaWriteSink:
     def _send(self, result: ResultRecord, session: _Session) -> None:
         _, ua = _asyncua()
         nodes = [session.client.get_node(node) for node in self._nodes.values()]
-        # Without a time of the source: many a server refuses one.
+        # Many servers refuse a source timestamp.
         values = [
             ua.DataValue(ua.Variant(value_of(field, result, self._last.episodes, self._types[field].name), kind))
             for field, kind in self._types.items()
@@ -233,7 +228,7 @@ class OpcUaWriteSink:
 
 
 def value_of(field: str, result: ResultRecord, episodes: int, type_name: str) -> int | float | str:
-    """Return a field of a result as a value of a type of OPC UA (part 6, table 1)."""
+    """Return a field of a result as a value of an OPC UA type (part 6, table 1)."""
     number, text = {
         "count": (result.number, str(result.number)),
         "status": (STATUS_CODES[result.status], result.status),

@@ -24,7 +24,7 @@ class RecordingsSource:
         self._request = request
 
     def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield the samples, with times that begin at 0."""
+        """Yield the samples, with times from 0."""
         yield from paced(self._pieces(), self._request, intake.stop)
 
     def _pieces(self) -> Iterator[Delivery]:
@@ -39,4 +39,4 @@ class RecordingsSource:
             start_s += len(times) / rate_hz + 2 * self._request.window_s
 
     def close(self) -> None:
-        """Do nothing: it holds nothing."""
+        """Do nothing."""

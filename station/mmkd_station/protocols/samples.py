@@ -1,7 +1,7 @@
-"""Samples in text: JSON in messages and lines, CSV with or without a header, and times as numbers or ISO 8601.
+"""Read samples from JSON and CSV text, with times as numbers or ISO 8601.
 
-A sample in JSON is an object with a value for every column, `{"time": 12.5, "ax": 0.1, "ay": 0.2}`, or an array of the
-values in the columns' order. Several are an array of samples, an object whose columns are arrays, or
+A JSON sample is an object with a value per column, `{"time": 12.5, "ax": 0.1, "ay": 0.2}`, or an array of values in
+the columns' order. Several samples are an array of samples, an object of arrays, or
 `{"time": ..., "samples": [[...], ...]}`. `null` is missing. `time` is that of the first sample, or an array.
 """
 
@@ -25,17 +25,17 @@ from mmkd_station.protocols.base import SourceRequest
 Rows = tuple[NDArray[np.float64] | None, NDArray[np.float32]]
 
 MOST_LINE_BYTES = 1 << 20
-"""A line that never ends is no line."""
-# Of one message: 100 s at 1 kHz. More is a mistake, or an attack.
+"""Longer lines are garbage."""
+# Per message: 100 s at 1 kHz.
 _MOST_ROWS = 100_000
-# Reading a larger one would stop every thread of the process for more than a tenth of a second.
+# Reading more would stop every thread for over 0.1 s.
 _MOST_BYTES = 4 << 20
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _MISSING = ("", "nan", "na", "null", "none", "-")
 
 
 def seconds_of(value: object, *, unit: str) -> float:
-    """Return a time in seconds; text without a zone is UTC. Raises ValueError if it is no time."""
+    """Return a time in seconds; text without a zone is UTC. Raises ValueError."""
     if isinstance(value, bool) or value is None:
         raise ValueError(f"expected a time, got {value!r}")
     try:
@@ -54,11 +54,7 @@ def seconds_of(value: object, *, unit: str) -> float:
 
 
 def rows_from_json(data: bytes, request: SourceRequest) -> Rows:
-    """Return the samples of one JSON text: their times (n,) or None, and float32 (n, C) in the modality's unit.
-
-    Raises:
-        ValueError: it is no JSON, holds no samples, or too many.
-    """
+    """Return the times (n,) or None, and float32 (n, C) in the modality's unit, of a JSON text. Raises ValueError."""
     if len(data) > _MOST_BYTES:
         raise ValueError(f"expected a message of at most {_MOST_BYTES:,} bytes, got {len(data):,}")
     try:
@@ -135,11 +131,7 @@ def _numbers(values: Sequence[Any], what: str) -> NDArray[np.float32]:
 
 
 class LineReader:
-    """Reads lines as samples. The first line says whether they are JSON or CSV, and names the columns of CSV.
-
-    Args:
-        where: the file or stream, for messages.
-    """
+    """Reads lines as samples. The first line decides between JSON and CSV, and names the columns of CSV."""
 
     def __init__(self, where: str, request: SourceRequest) -> None:
         self._where = where
@@ -152,18 +144,14 @@ class LineReader:
         self._width = 0
 
     def deliveries(self, chunks: Iterator[list[str]], intake: Intake) -> Iterator[Delivery]:
-        """Yield what chunks of lines hold, each with the moment at which it came."""
+        """Yield the samples of chunks of lines, with the moment at which they came."""
         for lines in chunks:
             delivery = self.read(lines, intake, arrived_s=time.monotonic())
             if delivery is not None:
                 yield delivery
 
     def read(self, lines: Iterable[str], intake: Intake, *, arrived_s: float) -> Delivery | None:
-        """Return the samples of some lines together, None if there are none; report the rest to the intake.
-
-        Raises:
-            UsageError: the first line lacks a column.
-        """
+        """Return the samples of some lines, if any; count other lines as garbage. Raises UsageError."""
         parts: list[Rows] = []
         samples: list[tuple[float | None, list[float]]] = []  # of CSV
         for line in lines:
@@ -193,15 +181,15 @@ class LineReader:
         return Delivery(rows=rows, times=np.concatenate(times) if times else None, arrived_s=arrived_s, waited=True)
 
     def restart(self) -> None:
-        """Take the next line as a first line: the file was replaced."""
+        """Read the next line as a first line: the file was replaced."""
         self._is_json = self._is_timed = None
 
     def _is_header(self, first: str) -> bool:
-        """Learn from the first line; return whether it was a header."""
+        """Return whether the first line is a header, and set up the format from it."""
         self._is_json = first[0] in "{["
         if self._is_json:
             return False
-        # Next to one of these a comma is that of a number.
+        # Beside these separators, a comma is a decimal comma.
         separator = max("\t;", key=first.count)
         self._separator = separator if separator in first else ","
         names = [name.strip().strip('"').lstrip("\ufeff") for name in self._fields(first)]
@@ -250,7 +238,7 @@ class LineReader:
             return math.nan if text.lower() in _MISSING else float(self._with_point(text))
 
     def _with_point(self, field: str) -> str:
-        """Return a number with a decimal comma as one with a point, where commas separate nothing."""
+        """Replace a decimal comma, unless commas separate fields."""
         return field.replace(",", ".") if self._separator != "," and field.count(",") == 1 else field
 
 

@@ -1,4 +1,4 @@
-"""The one table of sources and the one table of sinks: what each is called, and how it is opened."""
+"""List all sources and sinks, and open one by its text."""
 
 from __future__ import annotations
 
@@ -22,14 +22,7 @@ from mmkd_station.protocols.webhook import WebhookSink, host_of
 
 
 class SourceKind(msgspec.Struct, frozen=True):
-    """One row of the table.
-
-    Attributes:
-        form: how it is written.
-        about: for the help.
-        grows: whether `--follow` means something to it.
-        frames: whether it gives frames of video.
-    """
+    """A row of the table; `grows` if `--follow` applies, `frames` if it gives video."""
 
     form: str
     about: str
@@ -39,7 +32,7 @@ class SourceKind(msgspec.Struct, frozen=True):
 
 
 class SinkKind(msgspec.Struct, frozen=True):
-    """One row of the table, as `SourceKind`."""
+    """A row of the table."""
 
     form: str
     about: str
@@ -80,7 +73,7 @@ _Kind = TypeVar("_Kind", SourceKind, SinkKind)
 
 
 def _kind_and_place(text: str, table: Mapping[str, _Kind], *, option: str) -> tuple[_Kind, str]:
-    """Return the row that a text names, and the text behind its prefix. Raises UsageError, begun with the option."""
+    """Return the row of a text, and the text after its prefix. Raises UsageError."""
     for prefix, kind in table.items():
         has_place = prefix[-1] in ":/"
         if text == prefix or (text.startswith(prefix) and has_place):
@@ -93,20 +86,15 @@ def _kind_and_place(text: str, table: Mapping[str, _Kind], *, option: str) -> tu
 
 
 def grows(text: str) -> bool:
-    """Whether `--follow` means something to the source that a text names. Raises UsageError if there is none."""
+    """Whether `--follow` applies to the source of this text. Raises UsageError."""
     return _kind_and_place(text, SOURCES, option="--source")[0].grows
 
 
 def open_source(text: str, request: SourceRequest) -> Source:
-    """Open the source that a text names.
-
-    Raises:
-        UsageError: there is no such source, its place does not exist, or it does not give what is requested.
-        UnavailableError: a library or a device is missing.
-    """
+    """Open the source of a text. Raises UsageError or UnavailableError."""
     kind, place = _kind_and_place(text, SOURCES, option="--source")
     if kind.frames and "://" in place:
-        # The name of the file of credentials may have an @.
+        # A credentials file name may contain @.
         check_no_password(re.split("[?&]credentials=", place)[0], form=f"{text.partition('://')[0]}://")
     if kind.frames != (request.frame is not None):
         forms = ", ".join(other.form for other in SOURCES.values() if other.frames != kind.frames)
@@ -119,18 +107,13 @@ def open_source(text: str, request: SourceRequest) -> Source:
 
 
 def open_sink(text: str) -> Sink:
-    """Open the sink that a text names.
-
-    Raises:
-        UsageError: there is no such sink, or it cannot be written.
-        UnavailableError: a library is missing.
-    """
+    """Open the sink of a text. Raises UsageError or UnavailableError."""
     kind, place = _kind_and_place(text, SINKS, option="--sink")
     return kind.open(text, place)
 
 
 def shown_names(texts: Sequence[str]) -> dict[str, str]:
-    """Return the names of sinks for people, by their texts: without the secret of a URL, and no two alike."""
+    """Return unique display names of sinks by their texts, without the secret of a URL."""
     shown: dict[str, str] = {}
     for text in texts:
         prefix, _, url = text.partition(":")

@@ -1,6 +1,6 @@
-"""`cam:N` and `video:FILE`: frames of a camera, as they come, and of a file; read by OpenCV.
+"""`cam:N` and `video:FILE`: frames of a camera or a file, read by OpenCV.
 
-Frames are cut to `#region=X,Y,WIDTH,HEIGHT` and scaled as they were for the training (`mmkd_edge.frames.cut_out`).
+Frames are cropped to `#region=X,Y,WIDTH,HEIGHT` and scaled as for the training (`mmkd_edge.frames.cut_out`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,15 @@ from mmkd_edge.frames import Region, cut_out, is_inside, opencv, region_in
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import SourceRequest, paced, reconnect, url_with_credentials
 
-# Of a camera in the network: less than an end may take. OpenCV waits half a minute where nobody says otherwise.
+# For network cameras, below `DRAIN_S`; OpenCV's default is half a minute.
 _TIMEOUT_MS = 4000
 
 
 class CameraSource:
-    """Frames of a camera, with the moments at which they came.
+    """Frames of a camera, with their time of arrival.
 
-    Args:
-        text: the whole name of the source.
-        place: the number of a camera, its device file, an address such as `rtsp://HOST/PATH?credentials=FILE`, or a
-            GStreamer pipeline that ends in `appsink`, as cameras of a Jetson need.
-        request: the size of frames, and the rate that the camera is asked for.
+    `place` is its number, device file, or address, such as `rtsp://HOST/PATH?credentials=FILE`, or a GStreamer pipeline
+    that ends in `appsink`, as cameras of a Jetson need.
     """
 
     live = True
@@ -46,7 +43,7 @@ class CameraSource:
             )
         self._shown, self._url = (self._place, "") if self._is_local else url_with_credentials(text, self._place)
         self._request = request
-        # UTC at the start, and monotonic from then on: whoever sets the clock does not move the frames.
+        # UTC at the start, then monotonic: setting the clock does not move the frames.
         self._utc_s = time.time() - time.monotonic()
         try:
             camera = self._open()
@@ -74,7 +71,7 @@ class CameraSource:
 
     def _open(self) -> _Camera:
         cv2 = self._cv2
-        if self._is_pipeline:  # its caps say the rate
+        if self._is_pipeline:  # its caps set the rate
             capture = cv2.VideoCapture(self._place, cv2.CAP_GSTREAMER)
         elif self._is_local:
             capture = cv2.VideoCapture(int(self._place) if self._place.isdecimal() else self._place)
@@ -93,7 +90,7 @@ class CameraSource:
             arrived_s = time.monotonic()
             if not came:
                 raise ConnectionError("the camera gives no frames")
-            if not is_inside(self._region, pixels):  # opened again, it may have come back in another mode
+            if not is_inside(self._region, pixels):  # it may have reconnected in another mode
                 height, width = pixels.shape[:2]
                 raise ConnectionError(f"the camera gives frames of {width}x{height}, which the region is not inside of")
             rows = _cut(pixels, self._region, self._request)
@@ -112,12 +109,7 @@ class _Camera:
 
 
 class VideoFileSource:
-    """The frames of a file, with the times of its container.
-
-    Args:
-        text: the whole name of the source.
-        place: the path, and the region behind a `#`.
-    """
+    """Frames of a file, with the times of its container."""
 
     live = False
 
@@ -135,7 +127,7 @@ class VideoFileSource:
         _check_inside(text, self._region, self._first)
 
     def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield one frame at a time, with times that begin at 0."""
+        """Yield one frame at a time, with times from 0."""
         yield from paced(self._frames(), self._request, intake.stop)
 
     def _frames(self) -> Iterator[Delivery]:
@@ -147,7 +139,7 @@ class VideoFileSource:
             if not came:
                 return
             read_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1000 - self._first_s
-            # A container without times says 0 of every frame.
+            # A container without times returns 0 for every frame.
             time_s = read_s if read_s > time_s else time_s + 1 / self._request.rate_hz
 
     def close(self) -> None:
@@ -156,21 +148,21 @@ class VideoFileSource:
 
 
 def _quiet_opencv(text: str) -> Any:
-    """Return OpenCV, which no longer says on stderr what a record or an error says."""
+    """Return OpenCV with its log on stderr switched off."""
     cv2 = opencv(f"--source {text} needs")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 
 def _cut(pixels: NDArray[np.uint8], region: Region | None, request: SourceRequest) -> NDArray[np.uint8]:
-    """Return a frame (H, W, 3) as the student takes it: (1, H, W, C)."""
+    """Return a frame (H, W, 3) as the student's input: (1, H, W, C)."""
     assert request.frame is not None  # the table opens these sources for video alone
     height, width, channels = request.frame
     return cut_out(pixels, region, height=height, width=width, is_gray=channels == 1)[None]
 
 
 def _split_region(text: str, place: str) -> tuple[str, Region | None]:
-    """Return what stands before `#region=`, and the region."""
+    """Return the text before `#region=`, and the region."""
     place, mark, rest = place.partition("#")
     if not mark:
         return place, None

@@ -1,7 +1,7 @@
-"""`webhook:URL`: records posted as a JSON array.
+"""`webhook:URL`: post records as a JSON array.
 
-Behind a `#`, which is never sent: `kinds=alarm,state` posts these alone, `headers=FILE` adds a `Name: value` for each
-line of a file, for instance `Authorization`.
+Options follow a `#`, which is never sent: `kinds=alarm,state` posts only these, `headers=FILE` adds the `Name: value`
+lines of a file, for instance `Authorization`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TRANSIENT = (408, 425, 429)
 
 
 class _Unmoved(urllib.request.HTTPRedirectHandler):
-    """Follows nothing: the records would not go along, and the headers would go to another host."""
+    """Follows no redirection: records would not be sent again, and headers would go to another host."""
 
     def redirect_request(self, *_: object) -> None:
         return None
@@ -35,17 +35,13 @@ _OPENER = urllib.request.build_opener(_Unmoved)
 
 
 def host_of(url: str) -> str:
-    """Return the URL up to its host: the rest is a secret with many services, and others read pages and logs."""
+    """Return a URL up to its host: with many services the rest is a secret, and others read pages and logs."""
     scheme, mark, rest = url.partition("://")
     return scheme + mark + re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
 
 
 class WebhookSink:
-    """Posts records; what the server refuses for good is dropped and counted.
-
-    Raises:
-        UsageError: it is no URL, or an option is wrong.
-    """
+    """Posts records; drops and counts those that the server refuses for good."""
 
     def __init__(self, text: str, place: str) -> None:
         self._url, _, options = place.partition("#")
@@ -63,12 +59,7 @@ class WebhookSink:
         self._headers = {"Content-Type": "application/json"} | _headers(given.get("headers"))
 
     def write(self, records: Sequence[Record]) -> None:
-        """Post them; raise if the server does not take them.
-
-        Raises:
-            OSError: nobody answers, or the server failed.
-            RefusedError: it refuses them, and would again.
-        """
+        """Post records. Raises RefusedError if the server refuses them for good, OSError for other failures."""
         posted = [record for record in records if isinstance(record, self._kinds)]
         if not posted:
             return
@@ -88,7 +79,7 @@ class WebhookSink:
             raise ConnectionError(f"{host_of(self._url)}: {error.code} {error.reason}") from error
 
     def close(self) -> None:
-        """Do nothing: it holds nothing."""
+        """Do nothing."""
 
 
 def _headers(file: str | None) -> dict[str, str]:
