@@ -33,7 +33,7 @@ PACKAGES = (
 _CODES: Mapping[int, tuple[str, str]] = {
     0: ("done", "nothing"),
     INTERNAL_EXIT_CODE: ("an internal error", "run it again with `--debug`, and report what it prints"),
-    2: ("usage, or an input file or output that you can correct", "follow the message: it says what was expected"),
+    2: ("usage, or an input file or output that you can correct", "follow the message"),
     3: (
         "a library, device or backend is missing or fails; a sink lost records",
         "install the extra that the message names; `mmkd-doctor` shows the rest",
@@ -42,10 +42,10 @@ _CODES: Mapping[int, tuple[str, str]] = {
         "an accuracy or parity gate did not pass",
         "nothing was written; more or other windows with `--eval` and `--calib`, or another precision",
     ),
-    5: ("a performance gate did not pass", "see the report; `mmkd-bench compare` says what is beyond noise"),
+    5: ("a performance gate did not pass", "see the report; `mmkd-bench compare` shows significant changes"),
     6: (
         "a file made by mmkd-edge is damaged, incompatible or not signed",
-        "copy or export it again; `mmkd-inspect` says what is wrong with it",
+        "copy or export it again; `mmkd-inspect` shows the damage",
     ),
     INTERRUPTED_EXIT_CODE: ("interrupted (Ctrl-C)", "the same command again; long ones resume"),
     BROKEN_PIPE_EXIT_CODE: ("the reader of the output has gone (`head`, `less`)", "nothing"),
@@ -57,7 +57,7 @@ _TOP = """\
 mmkd-inspect student.edge --debug; echo $?   # 0, or one of the codes below; --debug adds the traceback
 ```
 
-A message says where, what was expected, what was found, and how to correct it. It is on stderr, in one line or a few,
+A message has the place, the expected and actual values, and a fix. It is on stderr, in one line or a few,
 after the command's name; the exit code is the class of the problem, the same in every command. In Python every error is
 an `MmkdError` ([how to catch them](embedding.md#errors-and-exit-codes)).
 
@@ -94,7 +94,7 @@ def page() -> str:
 
 
 def raised_in() -> dict[str, list[str]]:
-    """Of each error's name the packages whose code has `raise NAME(...)`."""
+    """Map each error's name to the packages whose code has `raise NAME(...)`."""
     found: dict[str, set[str]] = {}
     for path in _sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -2,7 +2,7 @@
 
     python docs/site/stage.py build/docs
 
-README.md becomes the start page. What a page links to outside of `docs/` becomes a page of its own: documents as they
+README.md becomes the start page. What a page links to outside of `docs/` becomes a separate page: documents as they
 are, other files as code. `<!-- figures: results/demo.md#heading -->` becomes the first table below that heading, so
 that a figure stands in one place. Needs the standard library alone; refuses a link to what does not exist.
 """
@@ -67,7 +67,7 @@ def heading_anchor(heading: str) -> str:
 
 
 def first_table(text: str, anchor: str) -> str:
-    """The first table below the heading with this anchor; empty where there is none."""
+    """The first table below the heading with this anchor; empty without one."""
     lines = iter(text.splitlines())
     for line in lines:
         if line.startswith("#") and heading_anchor(line.lstrip("# ")) == anchor:
@@ -82,7 +82,7 @@ def first_table(text: str, anchor: str) -> str:
 
 
 def with_figures(page: Path, text: str) -> str:
-    """The text with every table that it asks for in the place where it asks.
+    """Return the text with every table that it names, in its place.
 
     Raises:
         SystemExit: the page that is named has no such table.
@@ -125,7 +125,7 @@ def reference(module: str) -> str:
 
 
 def stage(folder: Path) -> list[Path]:
-    """Write the pages below `folder`/pages with the settings beside them; gives the files that became pages."""
+    """Write the pages below `folder`/pages and the settings; return the files that became pages."""
     pages = folder / "pages"
     shutil.rmtree(folder, ignore_errors=True)
     (pages / "reference").mkdir(parents=True)
