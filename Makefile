@@ -66,13 +66,12 @@ check: $(READY)  ## lint, types, images and prose
 	$(BIN)/codespell -D - -D docs/site/vocabulary.dic README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples mmkd_edge export benchmarks models reports station tests
 	$(BIN)/proselint check --config docs/site/proselint.json README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
 
-coverage: $(READY)  ## lines and branches of what a device trusts (bundle/, install/) that their tests reach: all, or it fails
+coverage: $(READY)  ## lines and branches of what a device trusts (bundle/, install/, the sandbox check) that their tests reach: all, or it fails
 	@$(BIN)/python -m coverage --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check coverage
 	@mkdir -p build
 	# What runs in the child process of a sandbox check is out of coverage's sight; test_sandbox.py asserts how each ends.
-	COVERAGE_FILE=build/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --branch --source=mmkd_edge.bundle,mmkd_edge.install \
-	  --omit='*/install/sandbox_process.py' \
-	  -m pytest -q tests/edge/bundle tests/edge/install
+	COVERAGE_FILE=build/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --branch --source=mmkd_edge.bundle,mmkd_edge.install,mmkd_edge.opening.sandbox,mmkd_edge.opening.verdicts \
+	  -m pytest -q tests/edge/bundle tests/edge/install tests/edge/opening
 	COVERAGE_FILE=build/.coverage $(BIN)/python -m coverage report --show-missing --fail-under=100
 
 RELEASE := build/release

@@ -19,8 +19,12 @@ from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, MmkdError, UsageError
 from mmkd_edge.health.monitor import Health, Monitor
-from mmkd_edge.health.swap import ActiveStudents, Generation
-from mmkd_edge.install.opening import open_students
+from mmkd_edge.opening.active import ActiveStudents
+from mmkd_edge.opening.choice import OpeningRequest, Trust
+from mmkd_edge.opening.info import PredictorInfo, describe_students
+from mmkd_edge.opening.profile import MAX_THREADS
+from mmkd_edge.opening.selftest import SelfTest, run_selftests
+from mmkd_edge.opening.students import Students, open_students
 from mmkd_edge.predict.arguments import (
     AnyReference,
     check_batch,
@@ -31,16 +35,12 @@ from mmkd_edge.predict.arguments import (
     check_whole,
 )
 from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, Policy, age_fault, apply_policy, first_available
-from mmkd_edge.predict.confidence import check_level, threshold_of
-from mmkd_edge.predict.config import OpeningRequest, Trust
-from mmkd_edge.predict.engine import Engine, Students, answer_of, engine_of
-from mmkd_edge.predict.info import PredictorInfo, info_of
-from mmkd_edge.predict.novelty import judged_novelty, magnitude_fault, novelty_rule
+from mmkd_edge.predict.confidence import check_level
+from mmkd_edge.predict.novelty import judged_novelty, magnitude_fault
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
-from mmkd_edge.predict.profile import MAX_THREADS
-from mmkd_edge.predict.selftest import SelfTest, run_selftests
 from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
+from mmkd_edge.predict.student import OpenStudent, make_student, run_student
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping, check_hop
 from mmkd_edge.stream.stream import OnWindow, Stream
@@ -70,16 +70,16 @@ class EdgePredictor:
         unknown_level: float | None = None,
         observe_every: int = 16,
     ) -> None:
-        engine = engine_of(
+        student = make_student(
             entry=entry,
             backend=backend,
-            reference=reference,
             artifact=artifact,
+            reference=reference,
             reopen=reopen,
-            least_probability=threshold_of(entry, artifact, check_level(error_level, name="error_level")),
-            novelty=novelty_rule(entry, artifact, check_level(unknown_level, name="unknown_level")),
+            error_level=check_level(error_level, name="error_level"),
+            unknown_level=check_level(unknown_level, name="unknown_level"),
         )
-        self._begin(Students(engines=(engine,), bundle=bundle), None, policy, checks, stale_s, observe_every)
+        self._begin(Students.begin([student], bundle), None, policy, checks, stale_s, observe_every)
 
     def _begin(
         self,
@@ -91,8 +91,8 @@ class EdgePredictor:
         observe_every: int,
     ) -> None:
         if checks is not None:
-            for engine in students.engines:
-                check_checks(checks, engine.modality)
+            for student in students.opened:
+                check_checks(checks, student.modality)
         self._checks = checks if checks is not None and checks.any else None
         self._stale_s = check_seconds("stale_s", stale_s)
         self._monitor = Monitor(every=check_whole("observe_every", observe_every, 0, 1 << 30))
@@ -197,7 +197,7 @@ class EdgePredictor:
             check_moment("deadline_s", deadline_s)
             fault = age_fault(input_age_s, self._stale_s)
             conditions = Conditions(fault=fault, input_age_s=input_age_s, deadline_s=deadline_s)
-        if len(self._active.current.students.engines) == 1:
+        if len(self._active.current.opened) == 1:
             prediction = self._answer(0, window, conditions)
         else:
             modalities = [entry.modality for entry in self.entries]
@@ -212,55 +212,61 @@ class EdgePredictor:
         self, number: int, window: object, conditions: Conditions = NO_CONDITIONS, stepped: Answers | None = None
     ) -> Prediction:
         """Answer for one window with one student; `stepped` are outputs of a stream's step instead of the engine's."""
-        active = self._active
-        if not active.usable:
-            active.check_usable()
-        current = active.current
-        engine = current.students.engines[number]
-        modality = engine.entry.modality
-        if engine.refusal:
-            raise InputError(engine.refusal)
-        refuse = partial(no_answer, modality=modality, task=engine.task, input_age_s=conditions.input_age_s)
+        while True:
+            prediction = self._answer_once(number, window, conditions, stepped)
+            if prediction is not None:  # else the engine failed, and another has taken its place
+                return prediction
+
+    def _answer_once(
+        self, number: int, window: object, conditions: Conditions, stepped: Answers | None
+    ) -> Prediction | None:
+        self._active.check_usable()
+        students = self._active.current
+        student = students.opened[number]
+        modality = student.modality
+        if student.refusal:
+            raise InputError(student.refusal)
+        refuse = partial(no_answer, modality=modality, task=student.task, input_age_s=conditions.input_age_s)
         if type(window) is dict and window.get(modality.name, window) is None:
             absent = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
             return refuse(absent, missing_fraction=1.0)
         array = check_window(window, modality)
-        values, present = prepare(array, modality, engine.reference)
-        gaps = None if present is engine.complete else present
-        fault = self._window_fault(engine, array, values, present, gaps, conditions)
+        values, present = prepare(array, modality, student.reference)
+        gaps = None if present is student.complete else present
+        fault = self._window_fault(student, array, values, present, gaps, conditions)
         outputs: Answers | WindowFault | None = stepped
         if outputs is None:
             if conditions.is_late:
                 late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
                 return refuse(worse(late, fault))
-            outputs = self._run(current, engine, values, present)
+            outputs = self._run(students, student, values, present)
             if outputs is None:
-                return self._answer(number, array, conditions)
+                return None
             if isinstance(outputs, WindowFault):
                 return refuse(worse(outputs, fault))
             if conditions.is_late:
                 fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
         assert not isinstance(outputs, WindowFault)
-        novelty, rule = None, engine.novelty if stepped is None else engine.step_novelty
+        novelty, rule = None, student.novelty if stepped is None else student.step_novelty
         if rule is not None:
             novelty, fault = judged_novelty(rule, outputs[2:], fault)
         prediction = interpret(
             outputs[1],
             gaps,
             modality=modality,
-            task=engine.entry.task,
+            task=student.task,
             window=array,
             fault=fault,
             input_age_s=conditions.input_age_s,
-            least_probability=engine.least_probability,
+            least_probability=student.least_probability,
             novelty=novelty,
         )
-        self._monitor.answered(current.statistics[number], prediction, values, present)
+        self._monitor.answered(students.statistics[number], prediction, values, present)
         return prediction
 
     def _window_fault(
         self,
-        engine: Engine,
+        student: OpenStudent,
         array: NDArray[Any],
         values: NDArray[Any],
         present: NDArray[np.float32],
@@ -269,21 +275,21 @@ class EdgePredictor:
     ) -> WindowFault | None:
         fault = conditions.fault
         if self._checks is not None:
-            fault = worse(find_fault(array, gaps, engine.modality, self._checks), fault)
-        if engine.magnitude is not None:
-            fault = worse(magnitude_fault(engine.magnitude, values, present, modality=engine.modality.name), fault)
+            fault = worse(find_fault(array, gaps, student.modality, self._checks), fault)
+        if student.magnitude is not None:
+            fault = worse(magnitude_fault(student.magnitude, values, present, modality=student.modality.name), fault)
         return fault
 
     def _run(
-        self, generation: Generation, engine: Engine, values: NDArray[Any], present: NDArray[np.float32]
+        self, students: Students, student: OpenStudent, values: NDArray[Any], present: NDArray[np.float32]
     ) -> Answers | WindowFault | None:
         """Run the engine; None if it failed and another has taken its place, a fault if none could."""
         handled = being_handled()
         try:
-            answers = answer_of(engine, values, present)
+            answers = run_student(student, values, present)
         except Exception as error:  # your own backend may raise anything, and the caller's loop must go on
             reraise_signal_exceptions(error, handled=handled)
-            if self._active.recover(generation, engine, error):
+            if self._active.recover(students, student, error):
                 return None
             return WindowFault(status="invalid", reason=f"the engine failed: {error}")
         self._active.proven = True
@@ -301,7 +307,7 @@ class EdgePredictor:
                 takes. All are checked before the first is answered.
         """
         self._active.check_usable()
-        modalities = [engine.modality for engine in self._active.current.students.engines]
+        modalities = [student.modality for student in self._active.current.opened]
         return [self.predict(array) for array in check_batch(windows, modalities)]
 
     def stream(
@@ -327,15 +333,15 @@ class EdgePredictor:
         Raises:
             UsageError: an argument is out of its range, or there is no such student.
         """
-        students = self._active.current.students
+        students = self._active.current
         number = 0 if modality is None else students.number_of(modality)
-        engine, entry = students.engines[number], students.engines[number].entry
+        student, entry = students.opened[number], students.opened[number].entry
         if entry.streaming is not None:
             check_hop(hop, entry.streaming)
         stepping = None
-        if engine.step is not None and not engine.refusal:
+        if student.step is not None and not student.refusal:
             stepping = Stepping(
-                lambda: self._active.current.students.engines[number],
+                lambda: self._active.current.opened[number],
                 failed=lambda: self._monitor.event("backend_failures"),
             )
         return Stream(
@@ -349,14 +355,14 @@ class EdgePredictor:
             stale_s=self._stale_s if stale_s is None else stale_s,
             stepping=stepping,
             on_window=on_window,
-            answering=lambda: self._active.current.students.engines[number].modality,
+            answering=lambda: self._active.current.opened[number].modality,
         )
 
     def health(self) -> Health:
         """Return counts of answers and failures since `open`, and how inputs and answers compare with training."""
         current = self._active.current
         health = self._monitor.health(current.statistics)
-        return msgspec.structs.replace(health, returned=current.students.returned)
+        return msgspec.structs.replace(health, returned=current.returned)
 
     def swap(self, path: str | os.PathLike[str]) -> PredictorInfo:
         """Let another bundle take over, under load: no call fails or waits for it.
@@ -395,23 +401,23 @@ class EdgePredictor:
         """
         while True:
             self._active.check_usable()
-            students = self._active.current.students
+            students = self._active.current
             if students.bundle is None:
                 raise UsageError("self-test: this predictor was made without a bundle and has no golden windows")
             try:
-                return run_selftests(students.engines, students.bundle)
+                return run_selftests(students.opened, students.bundle)
             except MmkdError:
-                if self._active.current.students is students:
+                if self._active.current is students:
                     raise  # else a swap or a reopened engine has closed these students: test the current ones
 
     def info(self) -> PredictorInfo:
         """Return what answers, and with which config, for the first student."""
-        return info_of(self._active.current.students)
+        return describe_students(self._active.current)
 
     @property
     def backend(self) -> Backend:
         """The backend of the first student; its `name` says which was chosen."""
-        return self._active.current.students.engines[0].backend
+        return self._active.current.opened[0].backend
 
     @property
     def modality(self) -> ModalitySpec:
@@ -426,22 +432,22 @@ class EdgePredictor:
     @property
     def entry(self) -> ModelEntry:
         """The manifest's entry of the first student."""
-        return self._active.current.students.engines[0].entry
+        return self._active.current.opened[0].entry
 
     @property
     def entries(self) -> tuple[ModelEntry, ...]:
         """The manifest's entries of the students, in their order."""
-        return tuple(engine.entry for engine in self._active.current.students.engines)
+        return tuple(student.entry for student in self._active.current.opened)
 
     @property
     def reference(self) -> Reference | None:
         """The statistics that raw values of the first student are normalised with."""
-        return self._active.current.students.engines[0].reference
+        return self._active.current.opened[0].reference
 
     @property
     def bundle(self) -> Bundle | None:
         """The open bundle."""
-        return self._active.current.students.bundle
+        return self._active.current.bundle
 
     def close(self) -> None:
         """Close engines and bundles; more than once is fine."""

@@ -171,7 +171,7 @@ def test_the_walk_sees_what_it_should(tmp_path: Path) -> None:
 
 
 def module_of(path: Path) -> str:
-    """`mmkd_edge.predict.engine`; of an `__init__.py` its folder."""
+    """`mmkd_edge.predict.student`; of an `__init__.py` its folder."""
     return ".".join(Path(label(path)).with_suffix("").parts).removesuffix(".__init__")
 
 

@@ -14,8 +14,8 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.machine import this_machine, usable_cores
-from mmkd_edge.predict.config import Config
-from mmkd_edge.predict.profile import MAX_THREADS, ExecutionProfile, RejectedConfig, library_versions
+from mmkd_edge.opening.profile import MAX_THREADS, ExecutionProfile, RejectedConfig, library_versions
+from mmkd_edge.predict.student import Config
 
 THREAD_COUNTS = (1, 2, 4, 8)
 OPEN_LIMIT_S = 10.0

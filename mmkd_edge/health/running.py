@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.statistics import ChannelStatistics, GroupReference, InputStatistics
 from mmkd_edge.health.drift import AdaptationAdvice, AnswerConfidence, Drift, DriftWatch, advise_adaptation
 from mmkd_edge.health.features import ROWS
-from mmkd_edge.predict.engine import Engine
 from mmkd_edge.predict.preprocess import rows_of
+from mmkd_edge.predict.student import OpenStudent
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
 BINS = 10
@@ -147,9 +147,9 @@ class RunningStatistics:
         self._answers = 0.0
 
     @classmethod
-    def of_engine(cls, engine: Engine) -> RunningStatistics:
+    def of_student(cls, student: OpenStudent) -> RunningStatistics:
         """Begin to count for an opened student."""
-        entry, confidence = engine.entry, engine.artifact.confidence if engine.artifact else None
+        entry, confidence = student.entry, student.artifact.confidence if student.artifact else None
         return cls(
             model=entry.name,
             modality=entry.modality,

@@ -15,8 +15,8 @@ from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.steps import Steps
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.engine import Engine
 from mmkd_edge.predict.preprocess import missing_samples, prepare
+from mmkd_edge.predict.student import OpenStudent
 
 
 def check_hop(hop: object, streaming: Streaming) -> None:
@@ -31,33 +31,33 @@ class Stepping:
     """The steps of one stream; `fresh` if a block was completed since the last answer.
 
     Args:
-        engine: returns the current engine.
+        student: returns the current student.
         failed: called when an engine failed.
     """
 
-    def __init__(self, engine: Callable[[], Engine], *, failed: Callable[[], None]) -> None:
-        self._engine = engine
+    def __init__(self, student: Callable[[], OpenStudent], *, failed: Callable[[], None]) -> None:
+        self._student = student
         self._failed = failed
         self._steps: Steps | None = None
         self.begin()
 
     def begin(self) -> None:
         """Forget all samples. Missing samples fill up the first block, so that the last ends with a window."""
-        self._open(self._engine())
+        self._open(self._student())
 
-    def _open(self, engine: Engine) -> None:
-        self._of = engine
+    def _open(self, student: OpenStudent) -> None:
+        self._of = student
         self._answer: Answers | None = None
         self.fresh = False
         self._steps = None
-        if engine.step is None or engine.entry.streaming is None:
+        if student.step is None or student.entry.streaming is None:
             return
-        streaming: Streaming = engine.entry.streaming
-        self._block = missing_samples(engine.modality, streaming.stride)
-        self._filled = -engine.modality.samples % streaming.stride
+        streaming: Streaming = student.entry.streaming
+        self._block = missing_samples(student.modality, streaming.stride)
+        self._filled = -student.modality.samples % streaming.stride
         handled = being_handled()
         try:
-            self._steps = Steps(engine.step, streaming)
+            self._steps = Steps(student.step, streaming)
         except Exception as error:  # an engine that cannot begin is one that fails
             reraise_signal_exceptions(error, handled=handled)
             self._failed()
@@ -87,9 +87,9 @@ class Stepping:
 
     def answer(self, window: NDArray[Any]) -> Answers | None:
         """Return the outputs (1, ...) after the newest block of `window`; None to answer the window as a whole."""
-        engine = self._engine()
-        if engine.step is not self._of.step or self._steps is None:
-            self._open(engine)
+        student = self._student()
+        if student.step is not self._of.step or self._steps is None:
+            self._open(student)
             self.put(window)
         self.fresh = False
         return self._answer

@@ -27,9 +27,8 @@ from mmkd_edge.backends.base import SessionOptions
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import Artifact
 from mmkd_edge.errors import BackendError
-from mmkd_edge.predict.config import Config
-from mmkd_edge.predict.engine import engine_of
-from mmkd_edge.predict.profile import decode_profile, find_profile
+from mmkd_edge.opening.profile import decode_profile, find_profile
+from mmkd_edge.predict.student import Config, make_student
 from mmkd_edge.testing import FakeBackend
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
@@ -181,7 +180,7 @@ def engine_that_answers(shares: Sequence[Sequence[float]], *, metric: str) -> An
     modality = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
     entry = msgspec.structs.replace(fake_entry(modality=modality, labels=("a", "b")), validation_metric=metric)
     answers = iter(shares)
-    return engine_of(entry=entry, backend=FakeBackend(lambda _: next(answers)))
+    return make_student(entry=entry, backend=FakeBackend(lambda _: next(answers)))
 
 
 def test_score_is_the_share_of_hits_or_its_mean_over_classes() -> None:

@@ -220,7 +220,7 @@ def test_scores_in_another_order_fail_the_gate(
 
 def test_another_score_than_the_stored_one_fails_the_self_test(made: ExportResult, tmp_path: Path) -> None:
     with EdgePredictor.open(made.path, backend="ort", selftest=False) as predictor:
-        engine = predictor._active.current.students.engines[0]
+        engine = predictor._active.current.opened[0]
         run = engine.backend.run
         engine.backend.run = lambda feeds: (*run(feeds)[:2], 1.1 * run(feeds)[2])  # type: ignore[method-assign]
         with pytest.raises(GateError, match=r"self-test: golden window \d+: expected the stored novelty within 0.1%"):

@@ -21,7 +21,7 @@ import numpy as np
 
 from mmkd_edge import Bundle, EdgePredictor, MmkdError, SelfTest, UnavailableError
 from mmkd_edge.backends.base import BACKENDS, BackendName, RunPrecision, is_installed
-from mmkd_edge.install import sandbox
+from mmkd_edge.opening import sandbox
 
 WINDOWS = 64
 """Golden windows that are compared between machines, and laid end to end for the stream."""

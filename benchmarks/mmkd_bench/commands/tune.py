@@ -18,7 +18,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import cache_folder
 from mmkd_edge.cli.run import shell_line
 from mmkd_edge.cli.show import json_text, say
-from mmkd_edge.predict.profile import ExecutionProfile, find_profile, write_profile
+from mmkd_edge.opening.profile import ExecutionProfile, find_profile, write_profile
 
 
 class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):

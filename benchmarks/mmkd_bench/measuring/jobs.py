@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_bench.measuring.opening import Choice, Opened
-from mmkd_edge.predict.config import Config
-from mmkd_edge.predict.profile import MeasuredConfig, RejectedConfig
+from mmkd_edge.opening.profile import MeasuredConfig, RejectedConfig
+from mmkd_edge.predict.student import Config
 from mmkd_report.schema.bench import Interference, Level, ProcessStart, RivalEngine, Settings, Subject
 
 

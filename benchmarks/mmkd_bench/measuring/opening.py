@@ -13,7 +13,7 @@ from mmkd_edge.backends.base import check_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
-from mmkd_edge.predict.profile import find_profile
+from mmkd_edge.opening.profile import find_profile
 from mmkd_edge.predict.sensors import SensorChecks
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec

@@ -25,7 +25,7 @@ from mmkd_bench.show.text import (
     subject_text,
     value_text,
 )
-from mmkd_edge.predict.profile import ExecutionProfile, MeasuredConfig, best_trial
+from mmkd_edge.opening.profile import ExecutionProfile, MeasuredConfig, best_trial
 from mmkd_report.schema.bench import (
     BenchReport,
     CapacityReport,

@@ -19,10 +19,11 @@ from mmkd_edge.bundle.bundle import Bundle, Golden
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.install.keys import check_signed
-from mmkd_edge.predict.engine import Engine, answers_of, open_engine
+from mmkd_edge.opening.load import open_student
+from mmkd_edge.opening.profile import MeasuredConfig, RejectedConfig
+from mmkd_edge.opening.selftest import run_selftest
 from mmkd_edge.predict.preprocess import prepare
-from mmkd_edge.predict.profile import MeasuredConfig, RejectedConfig
-from mmkd_edge.predict.selftest import run_selftest
+from mmkd_edge.predict.student import OpenStudent, answer_windows
 
 WARM_UP_S = 0.5
 BURST = 8
@@ -35,7 +36,7 @@ TIMED_WINDOWS = 64
 @dataclass(frozen=True, kw_only=True)
 class _TimedConfig:
     candidate: Candidate
-    engine: Engine
+    student: OpenStudent
     times: NDArray[np.int64]
     ratio: float = 1.0
 
@@ -73,7 +74,7 @@ def time_configs(job: TuneJob, *, stop: Event) -> TuneOutcome | None:
                 measured = _measure(timed, windows, duration_s=job.duration_s / len(entries), stop=stop)
             finally:
                 for config in timed:
-                    config.engine.backend.close()
+                    config.student.backend.close()
             trials += [config.trial() for config in measured]
     return TuneOutcome(trials=tuple(trials), left_out=tuple(left_out)) if trials or not stop.is_set() else None
 
@@ -89,13 +90,13 @@ def _open_all(
         if (config.backend, config.precision) in refused:
             continue
         try:
-            engine = open_engine(bundle, entry, config)
+            student = open_student(bundle, entry, config)
             try:
-                run_selftest(engine, bundle)
+                run_selftest(student, bundle)
                 if config.precision != "fp32":
-                    require_score(engine, golden, max_drop_points=max_drop_points)
+                    require_score(student, golden, max_drop_points=max_drop_points)
             except BaseException:
-                engine.backend.close()
+                student.backend.close()
                 raise
         except MmkdError as error:
             # What one number of threads cannot do, others cannot either.
@@ -103,23 +104,23 @@ def _open_all(
                 model=entry.name, backend=config.backend, precision=config.precision, reason=str(error)
             )
             continue
-        passed.append(_TimedConfig(candidate=candidate, engine=engine, times=np.empty(0, dtype=np.int64)))
+        passed.append(_TimedConfig(candidate=candidate, student=student, times=np.empty(0, dtype=np.int64)))
     return passed, list(refused.values())
 
 
-def require_score(engine: Engine, golden: Golden, *, max_drop_points: float) -> None:
-    """Raise GateError if an engine loses more than `max_drop_points` of its metric on the judging golden windows.
+def require_score(student: OpenStudent, golden: Golden, *, max_drop_points: float) -> None:
+    """Raise GateError if a student loses more than `max_drop_points` of its metric on the judging golden windows.
 
     One window may always be lost.
     """
-    if engine.task.kind != "classification":
+    if student.task.kind != "classification":
         return  # the export's gate knows the metrics of other tasks; here the self-test judges
     known = np.flatnonzero(golden.judge & (golden.labels >= 0))
     if len(known) == 0:
         return  # the self-test judged it; the export's own gate had no more than that either
     labels = golden.labels[known]
-    logits, *_ = answers_of(engine, golden.windows[known])
-    balanced = engine.entry.validation_metric == "balanced_accuracy"
+    logits, *_ = answer_windows(student, golden.windows[known])
+    balanced = student.entry.validation_metric == "balanced_accuracy"
     before = score(golden.logits[known].argmax(axis=1), labels, balanced=balanced)
     after = score(logits.argmax(axis=1), labels, balanced=balanced)
     counts = np.unique(labels, return_counts=True)[1]
@@ -127,7 +128,7 @@ def require_score(engine: Engine, golden: Golden, *, max_drop_points: float) -> 
     drop, allowed = before - after, max(max_drop_points, one_window)
     if drop > allowed + 1e-9:  # float64 sums of percentages
         raise GateError(
-            f"loses {drop:.2f} points of {engine.entry.validation_metric} on {len(known)} golden windows, "
+            f"loses {drop:.2f} points of {student.entry.validation_metric} on {len(known)} golden windows, "
             f"more than the {allowed:.2f} that it may"
         )
 
@@ -145,9 +146,9 @@ def _measure(
 ) -> list[_TimedConfig]:
     if not timed:
         return []
-    engine = timed[0].engine
-    feeds = [engine.feeds(*prepare(window, engine.modality)) for window in windows]
-    calls = [turning(config.engine.backend.run, feeds) for config in timed]
+    student = timed[0].student
+    feeds = [student.feeds(*prepare(window, student.modality)) for window in windows]
+    calls = [turning(config.student.backend.run, feeds) for config in timed]
     for seconds in (min(WARM_UP_S, duration_s / 10), duration_s):
         times = take_turns(calls, duration_s=seconds, stop=stop, twice=True, burst=BURST, min_rounds=MIN_ROUNDS)
     first = float(np.median(times[0]))

@@ -33,7 +33,7 @@ from mmkd_edge.errors import (
     error_named,
     first_line,
 )
-from mmkd_edge.install.sandbox import check_graphs
+from mmkd_edge.opening.sandbox import check_graphs
 from mmkd_export.plan import Platform, PlatformName, only_student, platform_named
 from mmkd_report.errors import DocumentError
 from mmkd_report.schema.export import BuiltEngine, EngineSidecar, decode_sidecar, encode_document

@@ -10,7 +10,7 @@ import numpy as np
 from mmkd_edge.backends.base import SteppingBackend, backend_for, open_steps
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
 from mmkd_edge.frames import joined, missing_frames
-from mmkd_edge.predict.selftest import follow_recording
+from mmkd_edge.opening.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.verify.answers import (
     answers_along_recording,

@@ -1,4 +1,4 @@
-"""The documents of `mmkd-bench`; that of `tune` is the profile (`mmkd_edge.predict.profile`).
+"""The documents of `mmkd-bench`; that of `tune` is the profile (`mmkd_edge.opening.profile`).
 
 Units are in the names, fractions run from 0 to 1, and what was not measured is null, never zero.
 """

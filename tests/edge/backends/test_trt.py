@@ -20,7 +20,7 @@ from mmkd_edge import BackendError, Bundle, EdgePredictor, GateError, Unavailabl
 from mmkd_edge.backends.base import BACKENDS, open_backend, why_absent
 from mmkd_edge.backends.trt.backend import TrtBackend
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
-from mmkd_edge.install import sandbox
+from mmkd_edge.opening import sandbox
 from mmkd_edge.spec import TaskSpec
 
 OTHERWISE = """

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mmkd_edge import Bundle, example_bundle
 from mmkd_edge.install.graph_shapes import OPERATORS, Folding, GraphCost
 from mmkd_edge.install.graphs import check_graph
-from mmkd_edge.install.sandbox import check_graphs
+from mmkd_edge.opening.sandbox import check_graphs
 
 FILES = Path(__file__).parents[2] / "files"
 X = np.arange(1, 49, dtype=np.float32).reshape(1, 6, 8) / 10

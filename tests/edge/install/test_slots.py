@@ -212,7 +212,7 @@ def test_an_interrupted_first_start_says_nothing_of_the_bundle(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mmkd_edge.install.opening.check_signed", interrupted)
+        patch.setattr("mmkd_edge.opening.students.check_signed", interrupted)
         with pytest.raises(KeyboardInterrupt):
             answer(state)
     assert not read_slots(state).starting

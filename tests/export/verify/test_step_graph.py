@@ -32,8 +32,8 @@ from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.manifest import member_files, step_inputs, step_outputs
 from mmkd_edge.bundle.manifest_json import decode_manifest
 from mmkd_edge.errors import BackendError, GateError, ManifestError, UsageError
+from mmkd_edge.opening.selftest import follow_recording
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_edge.predict.selftest import follow_recording
 from mmkd_export.graph.onnx_from_student import onnx_step_from_student
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import export_plan

@@ -74,7 +74,7 @@ def test_streams_in_litert_keep_states_of_their_own(in_litert: EdgePredictor) ->
 
 
 def test_a_stream_that_stays_gives_litert_its_state_once(in_litert: EdgePredictor) -> None:
-    step = in_litert._active.current.students.engines[0].step
+    step = in_litert._active.current.opened[0].step
     assert isinstance(step, LitertBackend)
     given: list[str] = []
 

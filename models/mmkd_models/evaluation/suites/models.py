@@ -16,8 +16,8 @@ from mmkd_edge.backends.base import backend_for
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.install.keys import check_signed
-from mmkd_edge.predict.config import Config
-from mmkd_edge.predict.engine import Engine, answers_of, open_engine
+from mmkd_edge.opening.load import open_student
+from mmkd_edge.predict.student import Config, OpenStudent, answer_windows
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.faults.table import Practice
 from mmkd_models.evaluation.seen import Trained, cautions_of
@@ -83,8 +83,8 @@ def models_from_bundle(
     for entry in bundle.manifest.models:
         for artifact in entry.artifacts:
             config = Config(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
-            engine = open_engine(bundle, entry, config)
-            stack.callback(engine.backend.close)
+            student = open_student(bundle, entry, config)
+            stack.callback(student.close)
             seen = known[entry.name]
             yield ModelUnderTest(
                 facts=JudgedModel(
@@ -98,17 +98,17 @@ def models_from_bundle(
                 ),
                 practised=None,
                 cautions=tuple(cautions_of(path, entry.dataset_sha256, seen, dataset_sha256, len(windows))),
-                predict=partial(_answers_of_engine, engine),
+                predict=partial(_answer_dataset, student),
                 seen=seen,
                 calibration=artifact.confidence,
             )
 
 
-def _answers_of_engine(engine: Engine, windows: Windows) -> Answers:
-    kind, parts = engine.entry.task.kind, []
+def _answer_dataset(student: OpenStudent, windows: Windows) -> Answers:
+    kind, parts = student.entry.task.kind, []
     for start in range(0, len(windows), _BATCH):
         index = np.arange(start, min(start + _BATCH, len(windows)))
-        logits, probabilities, *_ = answers_of(engine, windows.take(index)[engine.modality.name])
+        logits, probabilities, *_ = answer_windows(student, windows.take(index)[student.modality.name])
         parts.append(
             logits if kind == "regression" else logits_of_probabilities(probabilities.astype(np.float64), kind=kind)
         )

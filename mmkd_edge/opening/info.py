@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.backends.steps import step_artifact
-from mmkd_edge.predict.engine import Students
+from mmkd_edge.opening.students import Students
 
 
 class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,12 +48,12 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
 
 
-def info_of(students: Students) -> PredictorInfo:
+def describe_students(students: Students) -> PredictorInfo:
     """Describe the first student."""
     from importlib.metadata import version
 
-    engine, bundle = students.engines[0], students.bundle
-    entry, artifact, config = engine.entry, engine.artifact, engine.config
+    student, bundle = students.opened[0], students.bundle
+    entry, artifact, config = student.entry, student.artifact, student.config
     step = step_artifact(entry, config.backend) if config else None
     return PredictorInfo(
         model_id=bundle.manifest.model_id if bundle else "",
@@ -61,9 +61,9 @@ def info_of(students: Students) -> PredictorInfo:
         modality=entry.modality.name,
         labels=entry.task.labels,
         parameters=entry.parameters,
-        backend=engine.backend.name,
-        backend_version=engine.backend.version,
-        threads=engine.backend.threads,
+        backend=student.backend.name,
+        backend_version=student.backend.version,
+        threads=student.backend.threads,
         precision=config.precision if config else artifact.precision if artifact else "",
         reason=config.reason if config else "",
         profile=config.profile if config else "",
@@ -72,9 +72,9 @@ def info_of(students: Students) -> PredictorInfo:
         step_artifact=step.file if step else "",
         bundle=str(bundle.path) if bundle else "",
         bundle_sha256=bundle.sha256 if bundle else "",
-        selftest=engine.selftest,
-        sandbox_check=engine.sandbox_check,
-        rejected=engine.rejected,
-        least_probability=engine.least_probability,
+        selftest=student.selftest,
+        sandbox_check=student.sandbox_check,
+        rejected=student.rejected,
+        least_probability=student.least_probability,
         versions={"mmkd-edge": version("mmkd-edge"), "numpy": np.__version__, "python": platform.python_version()},
     )

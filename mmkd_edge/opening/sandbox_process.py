@@ -16,9 +16,9 @@ from mmkd_edge.apart import ProcessLimits, answering, limit_processor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, BundleError, MmkdError, first_line
-from mmkd_edge.predict.config import Config
-from mmkd_edge.predict.engine import Engine, open_engine
-from mmkd_edge.predict.selftest import run_selftest
+from mmkd_edge.opening.load import open_student
+from mmkd_edge.opening.selftest import run_selftest
+from mmkd_edge.predict.student import Config, OpenStudent
 
 SELFTEST_S = 3.0
 """Time for the golden windows of a config."""
@@ -63,9 +63,9 @@ def _open(request: SandboxRequest, model: str, config: Config, checked: set[str]
             if model not in checked:
                 _check_with_onnx(bundle, entry)
                 checked.add(model)
-            with closing(open_engine(bundle, entry, config)) as engine:
+            with closing(open_student(bundle, entry, config)) as student:
                 if request.selftest:
-                    _run_selftest(bundle, engine)
+                    _run_selftest(bundle, student)
     except MmkdError as error:
         return SandboxResult(error=type(error).__name__, message=str(error))
     except Exception as error:
@@ -79,12 +79,12 @@ def _check_unchanged(bundle: Bundle, sha256: str) -> None:
         raise BundleError(f"{bundle.path}: the file was exchanged while it was opened; open it again")
 
 
-def _run_selftest(bundle: Bundle, engine: Engine) -> None:
+def _run_selftest(bundle: Bundle, student: OpenStudent) -> None:
     """Run the golden windows, as many as fit in `SELFTEST_S`; each round takes four times as many."""
     end_s, most, spent_s = time.monotonic() + SELFTEST_S, 1, 0.0
     while time.monotonic() + 4 * spent_s < end_s:
         begun_s = time.monotonic()
-        if run_selftest(engine, bundle, most=most).windows < most:
+        if run_selftest(student, bundle, most=most).windows < most:
             return
         spent_s = time.monotonic() - begun_s
         most *= 4

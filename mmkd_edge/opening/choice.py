@@ -1,4 +1,4 @@
-"""Configs: backend, precision and threads of a student, and the order in which they are tried on this machine."""
+"""Choose the configs of a student: the profile's, then those of the table's backends in its order."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import msgspec
 from mmkd_edge.backends.base import (
     AUTO_ORDER,
     BACKENDS,
-    DEFAULT_OPTIONS,
     BackendName,
     RunPrecision,
-    SessionOptions,
     backend_for,
     choose_artifact,
     is_installed,
     why_absent,
 )
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.profile import ProfileLookup, best_trial
+from mmkd_edge.opening.profile import ProfileLookup, best_trial, find_profile
+from mmkd_edge.predict.student import Config
 
 Trust = Literal["sandbox", "installed"]
 
@@ -46,42 +46,30 @@ class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
         return "auto" in (self.backend, self.precision) or self.threads is None
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Backend, precision and threads of a student; `reason` is why, `profile` the path of its measurement or empty."""
-
-    backend: BackendName
-    precision: RunPrecision
-    threads: int
-    options: SessionOptions = DEFAULT_OPTIONS
-    reason: str
-    profile: str = ""
-
-
 class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The configs to try, best first, and one sentence for each backend that cannot run here."""
+    """The configs of a student to try, best first, and one sentence for each backend that cannot run here."""
 
+    entry: ModelEntry
     configs: tuple[Config, ...]
     rejected: tuple[str, ...] = ()
 
 
-def choose_configs(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup | None) -> ConfigChoice:
-    """Return the configs of a student: the profile's, then the backends of the table in its order.
+def choose_configs(bundle: Bundle, request: OpeningRequest) -> list[ConfigChoice]:
+    """Choose the configs of each student; UsageError if no artifact of a student fits the request."""
+    lookup = find_profile(bundle.sha256) if request.leaves_a_choice else None
+    return [_choose(entry, request, lookup) for entry in bundle.manifest.models]
 
-    Args:
-        lookup: the profile of the bundle; None if the request leaves no choice.
 
-    Raises:
-        UsageError: no artifact of the student fits the request.
-    """
+def _choose(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup | None) -> ConfigChoice:
     if lookup is None:
         return _default_configs(entry, request, why="as requested")
     measured, why = _measured_config(entry, request, lookup), lookup.reason
+    if measured is not None and request.backend != "auto":
+        return ConfigChoice(entry=entry, configs=(measured,))
     if lookup.profile is not None and measured is None:
         why = "the profile has no measurement of what was requested; run mmkd-bench tune again"
-    if measured is not None and request.backend != "auto":
-        return ConfigChoice(configs=(measured,))
-    defaults = _default_configs(entry, request, why=why)
-    return ConfigChoice(configs=(*([measured] if measured else []), *defaults.configs), rejected=defaults.rejected)
+    choice = _default_configs(entry, request, why=why)
+    return choice if measured is None else msgspec.structs.replace(choice, configs=(measured, *choice.configs))
 
 
 def _measured_config(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup) -> Config | None:
@@ -118,9 +106,8 @@ def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) ->
     if request.backend != "auto":
         choose_artifact(entry, precision, request.backend)  # for its error
         reason = why if why == "as requested" else f"backend {request.backend!r} as requested; {why}"
-        return ConfigChoice(
-            configs=(Config(backend=request.backend, precision=precision, threads=threads, reason=reason),)
-        )
+        config = Config(backend=request.backend, precision=precision, threads=threads, reason=reason)
+        return ConfigChoice(entry=entry, configs=(config,))
     fitting = [backend for backend in AUTO_ORDER if _fits(entry, precision, backend)]
     if not fitting:  # for its error
         able = [backend for backend in AUTO_ORDER if precision in BACKENDS[backend].precisions]
@@ -138,7 +125,7 @@ def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) ->
         presence = f"{distribution} and a GPU's driver are installed" if row.on_gpu else f"{distribution} is installed"
         reason = "; ".join(part for part in (why, presence) if part)
         configs.append(Config(backend=backend, precision=precision, threads=threads, reason=reason))
-    return ConfigChoice(configs=tuple(configs), rejected=tuple(rejected))
+    return ConfigChoice(entry=entry, configs=tuple(configs), rejected=tuple(rejected))
 
 
 def _fits(entry: ModelEntry, precision: RunPrecision, backend: BackendName) -> bool:

@@ -18,15 +18,15 @@ from mmkd_edge.backends.base import BACKENDS, why_absent
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.errors import BackendError, BundleError, UnavailableError, error_named
-from mmkd_edge.install.verdicts import passed_before, remember_passed
 from mmkd_edge.machine import this_machine
-from mmkd_edge.predict.config import Config, OpeningRequest
-from mmkd_edge.predict.engine import Engine
-from mmkd_edge.predict.profile import library_versions
+from mmkd_edge.opening.choice import OpeningRequest
+from mmkd_edge.opening.profile import library_versions
+from mmkd_edge.opening.verdicts import passed_before, remember_passed
+from mmkd_edge.predict.student import Config, OpenStudent
 
 if TYPE_CHECKING:
     from mmkd_edge.install.graph_shapes import GraphCost
-    from mmkd_edge.install.sandbox_process import SandboxRequest, SandboxResult
+    from mmkd_edge.opening.sandbox_process import SandboxRequest, SandboxResult
 
 # One prediction of every student of a bundle: a few seconds on a PC.
 MOST_OPERATIONS, MOST_MEMORY_BYTES = 20_000_000_000, 2 << 30
@@ -89,27 +89,30 @@ class SandboxPolicy:
             while waiting:
                 self._run_check(waiting, builds=builds)
 
-    def needs_selftest(self, engine: Engine) -> bool:
+    def needs_selftest(self, student: OpenStudent) -> bool:
         """Return whether an opened student must still answer its golden windows."""
-        return self._request.selftest and not self._is_known(self._key_of(engine))
+        return self._request.selftest and not self._is_known(self._key_of(student))
 
-    def remember(self, engines: Sequence[Engine]) -> None:
-        """Remember that students passed their self-test."""
-        self._remember([self._key_of(engine) for engine in engines])
+    def remember_selftests(self, students: Sequence[OpenStudent]) -> list[OpenStudent]:
+        """Remember that students passed their self-test, and return them with when they passed which check."""
+        self._remember([self._key_of(student) for student in students if self.needs_selftest(student)])
+        return [
+            msgspec.structs.replace(
+                student,
+                selftest=self._when_passed(student) if self._request.selftest else "",
+                sandbox_check=self._describe_check(student),
+            )
+            for student in students
+        ]
 
-    def describe_selftest(self, engine: Engine) -> str:
-        """Return when a student passed its self-test; empty without one."""
-        return self._when_passed(engine) if self._request.selftest else ""
-
-    def describe_check(self, engine: Engine) -> str:
-        """Return when a student passed its sandbox check."""
+    def _describe_check(self, student: OpenStudent) -> str:
         if self._request.trust == "installed":
             return "; ".join(part for part in ("passed when the bundle was installed", self._returned) if part)
-        return self._when_passed(engine)
+        return self._when_passed(student)
 
-    def _key_of(self, engine: Engine) -> str:
-        assert engine.config is not None
-        return self._key(engine.entry, engine.config)
+    def _key_of(self, student: OpenStudent) -> str:
+        assert student.config is not None
+        return self._key(student.entry, student.config)
 
     def _key(self, entry: ModelEntry, config: Config) -> str:
         """Return a config in one line: everything that a result depends on."""
@@ -131,8 +134,8 @@ class SandboxPolicy:
     def _passed_earlier(self, key: str) -> bool:
         return key in self._passed_before or key.removesuffix(_UNTESTED) in self._passed_before
 
-    def _when_passed(self, engine: Engine) -> str:
-        if self._passed_earlier(self._key_of(engine)):
+    def _when_passed(self, student: OpenStudent) -> str:
+        if self._passed_earlier(self._key_of(student)):
             return "passed at an earlier start"
         each = f" and at each start, since it cannot be remembered: {self._unsaved}" if self._unsaved else ""
         return f"passed now{each}"
@@ -141,7 +144,7 @@ class SandboxPolicy:
         """Check configs in one process; remove those with a result from `waiting`."""
         # Most starts run no sandbox check.
         from mmkd_edge.apart import ProcessLimits
-        from mmkd_edge.install.sandbox_process import SandboxRequest
+        from mmkd_edge.opening.sandbox_process import SandboxRequest
 
         request = SandboxRequest(
             bundle=os.path.abspath(self._bundle.path),  # noqa: PTH100 - links stay links
@@ -182,7 +185,7 @@ class SandboxPolicy:
 def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResult | str]:
     """Run the child process; yield the result of each config, or a text that says how the process ended."""
     from mmkd_edge.apart import ProcessLines, end, end_of, start_apart
-    from mmkd_edge.install.sandbox_process import SandboxResult
+    from mmkd_edge.opening.sandbox_process import SandboxResult
 
     if getattr(sys, "frozen", False) or not sys.executable:
         raise UnavailableError(
@@ -193,7 +196,7 @@ def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResu
         yield from [_SLOW_BUNDLE] * len(request.configs)
         return
     try:
-        process = start_apart("mmkd_edge.install.sandbox_process:main", msgspec.json.encode(request))
+        process = start_apart("mmkd_edge.opening.sandbox_process:main", msgspec.json.encode(request))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UnavailableError(f"a sandbox check cannot start a process: {reason}") from error

@@ -11,34 +11,19 @@ import weakref
 from functools import cache
 from pathlib import Path
 
-import msgspec
-
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.backends.handlers import reraise_signal_exceptions
 from mmkd_edge.bundle.manifest import ModelEntry, release_of
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.health.monitor import Monitor
-from mmkd_edge.health.running import RunningStatistics
-from mmkd_edge.install.opening import open_students
-from mmkd_edge.predict.config import OpeningRequest
-from mmkd_edge.predict.engine import Engine, Students
-from mmkd_edge.predict.selftest import run_selftest
+from mmkd_edge.opening.choice import OpeningRequest
+from mmkd_edge.opening.selftest import run_selftest
+from mmkd_edge.opening.students import Students, open_students
+from mmkd_edge.predict.student import OpenStudent
 from mmkd_edge.spec import labels_text
 
 # Golden windows per swap; all would keep threads waiting.
 _MOST_GOLDEN = 32
-
-
-class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """Students that answer together, and the statistics of each."""
-
-    students: Students
-    statistics: tuple[RunningStatistics, ...]
-
-    @classmethod
-    def begin(cls, students: Students) -> Generation:
-        """Begin to count for opened students."""
-        return cls(students=students, statistics=tuple(map(RunningStatistics.of_engine, students.engines)))
 
 
 class ActiveStudents:
@@ -54,11 +39,11 @@ class ActiveStudents:
     """
 
     def __init__(self, students: Students, *, request: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
-        self.current = Generation.begin(students)
+        self.current = students
         self.closed = False
         self.usable = True
         self.proven = True
-        self._earlier: Generation | None = None
+        self._earlier: Students | None = None
         self._request = request
         self._monitor = monitor
         self._raises = raises
@@ -78,23 +63,23 @@ class ActiveStudents:
             "open the bundle in the process that asks"
         )
 
-    def recover(self, generation: Generation, engine: Engine, error: Exception) -> bool:
+    def recover(self, students: Students, student: OpenStudent, error: Exception) -> bool:
         """Reopen a failed engine, or return to the earlier bundle; return whether anything can answer."""
         self.check_usable()
         with self._changing:
-            if self.current is not generation:  # another call recovered already, or a swap closed this engine
+            if self.current is not students:  # another call recovered already, or a swap closed this engine
                 return True
             self._monitor.event("backend_failures")
-            if self.proven and engine.reopen is not None:
+            if self.proven and student.reopen is not None:
                 self.proven = False
                 try:
-                    self._replace(engine, engine.reopen())
+                    self._replace(student, student.reopen())
                 except Exception as failure:  # any, of a user's engine; the call's failure is reported
                     reraise_signal_exceptions(failure, handled=error)
                 else:
                     return True
             if self._earlier is not None:
-                self._return_to(self._earlier).students.close()
+                self._return_to(self._earlier).close()
                 return True
         if self._raises:
             raise error if isinstance(error, BackendError) else BackendError(f"the engine failed: {error}") from error
@@ -115,13 +100,13 @@ class ActiveStudents:
                 with self._changing:
                     self.check_usable()
                     dropped, self._earlier = self._earlier, self.current
-                    self.current, self.proven = Generation.begin(students), True
+                    self.current, self.proven = students, True
             except BaseException:
                 students.close()
                 raise
             self._monitor.event("swaps")
             if dropped is not None:
-                dropped.students.close()
+                dropped.close()
 
     def rollback(self) -> None:
         """Return to the students before the last swap; see `EdgePredictor.rollback`."""
@@ -130,18 +115,18 @@ class ActiveStudents:
             if self._earlier is None:
                 raise UsageError("rollback: there is no earlier bundle to return to; swap keeps the last one")
             failed = self._return_to(self._earlier)
-        failed.students.close()
+        failed.close()
 
     def reopen(self) -> None:
         """Open the engines again; see `EdgePredictor.reopen`."""
         self.check_usable()
         with self._changing:
-            for engine in self.current.students.engines:
-                if engine.reopen is None:
+            for student in self.current.opened:
+                if student.reopen is None:
                     raise UsageError(
                         "reopen: this predictor was made without a bundle; open one with EdgePredictor.open"
                     )
-                self._replace(engine, engine.reopen())
+                self._replace(student, student.reopen())
 
     def close(self) -> None:
         """Close engines and bundles, unless they belong to another process; repeated calls are allowed."""
@@ -151,9 +136,9 @@ class ActiveStudents:
             earlier, self._earlier = self._earlier, None
         if foreign:
             return
-        self.current.students.close()
+        self.current.close()
         if earlier is not None:
-            earlier.students.close()
+            earlier.close()
 
     def leave(self) -> None:
         """Give up in the child of a fork, which lacks the engines' threads and the holders of locks."""
@@ -161,13 +146,12 @@ class ActiveStudents:
         self._changing = threading.RLock()
         self._swapping = threading.Lock()
 
-    def _replace(self, engine: Engine, backend: Backend) -> None:
-        students = self.current.students.with_backend(engine, backend)
-        self.current = msgspec.structs.replace(self.current, students=students)
+    def _replace(self, student: OpenStudent, backend: Backend) -> None:
+        self.current = self.current.with_backend(student, backend)
         self._monitor.event("reopens")
-        engine.backend.close()
+        student.backend.close()
 
-    def _return_to(self, earlier: Generation) -> Generation:
+    def _return_to(self, earlier: Students) -> Students:
         """Switch back; return the students that answered until now."""
         failed, self.current, self._earlier = self.current, earlier, None
         self.proven = True
@@ -176,9 +160,9 @@ class ActiveStudents:
 
     def _check_successor(self, students: Students, *, any_release: bool) -> None:
         """Refuse a bundle with another contract, an earlier release, or wrong golden answers."""
-        now = self.current.students
-        expected = [_contract(engine.entry) for engine in now.engines]
-        got = [_contract(engine.entry) for engine in students.engines]
+        now = self.current
+        expected = [_contract(student.entry) for student in now.opened]
+        got = [_contract(student.entry) for student in students.opened]
         assert students.bundle is not None
         if got != expected:
             raise UsageError(
@@ -193,8 +177,8 @@ class ActiveStudents:
                 f"{students.bundle.path}: swap: expected release {least} or later, got {release}; rollback() returns "
                 "to the bundle before, and mmkd-edge install --allow-downgrade takes any"
             )
-        for engine in students.engines:
-            run_selftest(engine, students.bundle, most=_MOST_GOLDEN)
+        for student in students.opened:
+            run_selftest(student, students.bundle, most=_MOST_GOLDEN)
 
 
 @cache

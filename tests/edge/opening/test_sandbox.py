@@ -20,10 +20,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from mmkd_edge import BackendError, Bundle, BundleError, EdgePredictor, UnavailableError, apart, write_bundle
-from mmkd_edge.install import sandbox
 from mmkd_edge.install.graphs import check_graph
-from mmkd_edge.install.sandbox import check_graphs
 from mmkd_edge.install.slots import install
+from mmkd_edge.opening import sandbox
+from mmkd_edge.opening.sandbox import check_graphs
 
 FAILED = "the sandbox check of backend 'ort' failed: "
 KILLED = "the system ended it, as a rule for want of memory"

@@ -233,10 +233,10 @@ def test_a_new_engine_that_fails_gives_the_place_back(predictor: EdgePredictor, 
     before = predictor.predict(window()).probabilities
     predictor.swap(other_path)
     current = predictor._active.current
-    (engine,) = current.students.engines
-    broken = current.students.with_backend(engine, failing())
-    msgspec.structs.force_setattr(broken.engines[0], "reopen", None)
-    predictor._active.current = msgspec.structs.replace(current, students=broken)
+    (student,) = current.opened
+    broken = current.with_backend(student, failing())
+    msgspec.structs.force_setattr(broken.opened[0], "reopen", None)
+    predictor._active.current = broken
     np.testing.assert_array_equal(predictor.predict(window()).probabilities, before)
     health = predictor.health()
     assert (health.backend_failures, health.rollbacks, health.predictions["invalid"]) == (1, 1, 0)

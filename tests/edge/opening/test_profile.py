@@ -16,7 +16,7 @@ from mmkd_edge import BackendError, EdgePredictor, UnavailableError, UsageError
 from mmkd_edge.backends.base import SessionOptions
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.machine import Machine, this_machine
-from mmkd_edge.predict.profile import (
+from mmkd_edge.opening.profile import (
     ExecutionProfile,
     MeasuredConfig,
     best_trial,

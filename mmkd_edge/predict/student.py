@@ -1,0 +1,169 @@
+"""One opened student: what is run for a window, and what its answers are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.backends.base import (
+    DEFAULT_OPTIONS,
+    Answers,
+    Backend,
+    BackendName,
+    RunPrecision,
+    SessionOptions,
+    SteppingBackend,
+)
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry, describe_tensors
+from mmkd_edge.bundle.reference import Reference, check_reference
+from mmkd_edge.bundle.statistics import MagnitudeLimits
+from mmkd_edge.errors import BackendError
+from mmkd_edge.predict.confidence import threshold_of
+from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
+from mmkd_edge.predict.preprocess import nothing_missing, prepare
+from mmkd_edge.spec import ModalitySpec, TaskSpec, plausible_span
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Backend, precision and threads of a student; `reason` is why, `profile` the path of its measurement or empty."""
+
+    backend: BackendName
+    precision: RunPrecision
+    threads: int
+    options: SessionOptions = DEFAULT_OPTIONS
+    reason: str
+    profile: str = ""
+
+
+class OpenStudent(msgspec.Struct, frozen=True, kw_only=True):
+    """One student that can answer.
+
+    Attributes:
+        artifact: None without a bundle, as are `config` and `reopen`.
+        reopen: opens the backend once more.
+        least_probability: needed for the label set; None without an error level.
+        refusal: why it cannot answer for raw values; empty if it can.
+        complete: the presence of a window that misses nothing, as `prepare` returns it.
+        step: executes the step graph of a causal student; None if it cannot.
+        novelty: judges its novelty scores; None without calibration. `step_novelty` judges those of its steps.
+        rejected: why each better config was not taken.
+    """
+
+    entry: ModelEntry
+    backend: Backend
+    reference: Reference | None
+    artifact: Artifact | None
+    config: Config | None
+    reopen: Callable[[], Backend] | None
+    least_probability: float | None
+    refusal: str
+    complete: NDArray[np.float32]
+    step: SteppingBackend | None = None
+    selftest: str = ""
+    sandbox_check: str = ""
+    rejected: tuple[str, ...] = ()
+    novelty: NoveltyRule | None = None
+    step_novelty: NoveltyRule | None = None
+    magnitude: MagnitudeLimits | None = None
+
+    @property
+    def modality(self) -> ModalitySpec:
+        """The modality of its windows."""
+        return self.entry.modality
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task that it answers."""
+        return self.entry.task
+
+    def feeds(self, values: NDArray[Any], present: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return the inputs of its backend, from what `prepare` returned."""
+        first, second = self.entry.inputs
+        return {first.name: values, second.name: present}
+
+    def close(self) -> None:
+        """Close the backends; more than once is fine."""
+        self.backend.close()
+        if self.step is not None:
+            self.step.close()
+
+
+def make_student(
+    *,
+    entry: ModelEntry,
+    backend: Backend,
+    artifact: Artifact | None = None,
+    config: Config | None = None,
+    reference: Reference | None = None,
+    reopen: Callable[[], Backend] | None = None,
+    step: SteppingBackend | None = None,
+    error_level: float | None = None,
+    unknown_level: float | None = None,
+    where: str = "",
+) -> OpenStudent:
+    """Return a student over opened backends; `where` is the bundle, for errors.
+
+    Raises:
+        UsageError: the reference is of another modality, or the artifact was not calibrated for one of these levels.
+    """
+    modality, refusal = entry.modality, ""
+    if reference is not None:
+        check_reference(reference, modality)
+        if modality.range is None:  # the dataset declared none
+            modality = msgspec.structs.replace(modality, range=plausible_span(reference.mean, reference.std))
+            entry = msgspec.structs.replace(entry, modality=modality)
+    elif modality.normalise != "none":
+        refusal = (
+            f"modality {modality.name!r} is normalised per group and raw values need the group's statistics; "
+            f"run mmkd-data reference DATA --modality {modality.name} -o FILE on its first windows "
+            "and open the bundle with EdgePredictor.open(..., reference=FILE)"
+        )
+    is_bf16 = config is not None and config.precision == "bf16"
+    step_novelty = None
+    if entry.streaming is not None:  # steps are fp32 whatever the precision of windows
+        fp32 = next((other for other in entry.artifacts if other.precision == "fp32"), artifact)
+        step_novelty = novelty_rule(entry, fp32, unknown_level, where=where)
+    magnitude = entry.group_reference.magnitude if entry.group_reference and modality.kind != "video" else None
+    return OpenStudent(
+        entry=entry,
+        backend=backend,
+        reference=reference,
+        artifact=artifact,
+        config=config,
+        reopen=reopen,
+        step=step,
+        least_probability=threshold_of(entry, artifact, error_level, where=where),
+        novelty=novelty_rule(entry, artifact, unknown_level, where=where, is_bf16=is_bf16),
+        step_novelty=step_novelty,
+        magnitude=magnitude or None,
+        refusal=refusal,
+        complete=nothing_missing(modality),
+    )
+
+
+def answer_windows(student: OpenStudent, windows: NDArray[Any]) -> Answers:
+    """Return every output (N, ...) for golden windows: raw, or z-scores of a per-group modality."""
+    answers = [run_student(student, *prepare(window, student.modality)) for window in windows]
+    return tuple(np.concatenate(outputs) for outputs in zip(*answers, strict=True))
+
+
+def run_student(student: OpenStudent, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
+    """Return every output for what `prepare` returned; BackendError if an output has another shape or type."""
+    answer = student.backend.run(student.feeds(values, present))
+    outputs = student.entry.outputs
+    if not isinstance(answer, tuple | list) or len(answer) != len(outputs):
+        raise BackendError(f"expected {describe_tensors(outputs)}, got {_describe_answer(answer)}")
+    for spec, array in zip(outputs, answer, strict=True):
+        if not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype.kind != "f":
+            raise BackendError(f"expected {describe_tensors((spec,))}, got {_describe_answer(array)}")
+    return tuple(answer)
+
+
+def _describe_answer(answer: object) -> str:
+    if isinstance(answer, np.ndarray):
+        return f"{answer.dtype} {answer.shape}"
+    return f"{type(answer).__name__} of {len(answer)}" if isinstance(answer, tuple | list) else type(answer).__name__
