@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-NATIVE := mmkd_edge/native/build.py $(wildcard mmkd_edge/native/include/* mmkd_edge/native/src/*)
+NATIVE := mmkd_edge/native/build.py $(wildcard $(addprefix mmkd_edge/native/,include/* src/* third_party/*))
 
 # pip and the build tools come first and once, so that a later change of the commands asks nothing of the network.
 $(READY): pyproject.toml hatch_build.py mmkd_edge/cli/catalogue.py $(NATIVE)

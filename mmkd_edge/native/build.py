@@ -8,7 +8,11 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 LIBRARY = FOLDER / "libmmkd.so.1"
-SOURCES = ("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c")
+SOURCES = (
+    *("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c"),
+    *("src/bundle.h", "src/bundle.c", "src/predict.c", "third_party/jsmn.h"),
+)
+"""Every file that the library is made of."""
 
 # -ffast-math is for compute.c alone, and never for the linker: older GCC would then set flush-to-zero in the process.
 _FLAGS = ["-std=c99", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas"]
@@ -44,8 +48,9 @@ def build(library: Path = LIBRARY, *, warnings_as_errors: bool = False) -> str:
                 suffix = [f"-DMMKD_NAME=mmkd_compute_{name}", f"-DMMKD_W={width}", *extra.split()]
                 source = str(FOLDER / "src" / "compute.c")
                 run([*compiler, *flags, "-ffast-math", *suffix, "-c", source, "-o", objects[-1]])
-            objects.append(f"{place}/model.o")
-            run([*compiler, *flags, "-c", str(FOLDER / "src" / "model.c"), "-o", objects[-1]])
+            for name in ("model", "bundle", "predict"):
+                objects.append(f"{place}/{name}.o")
+                run([*compiler, *flags, "-c", str(FOLDER / "src" / f"{name}.c"), "-o", objects[-1]])
             run([*compiler, "-shared", "-o", f"{place}/library", *objects, "-lm"])
             temporary = library.with_suffix(f".{os.getpid()}")
             temporary.write_bytes(Path(place, "library").read_bytes())

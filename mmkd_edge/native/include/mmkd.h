@@ -19,7 +19,7 @@ extern "C" {
 #define MMKD_API __attribute__((visibility("default")))
 #endif
 
-#define MMKD_ABI 1
+#define MMKD_ABI 2
 
 typedef struct mmkd_model mmkd_model;
 
@@ -27,7 +27,9 @@ enum mmkd_status {
     MMKD_OK = 0,
     MMKD_DAMAGED = 1,     /* the tensors are not those of a model */
     MMKD_NO_MEMORY = 2,
-    MMKD_UNKNOWN_ISA = 3  /* this build or this processor lacks the instructions */
+    MMKD_UNKNOWN_ISA = 3, /* this build or this processor lacks the instructions */
+    MMKD_NO_FILE = 4,     /* the file cannot be read */
+    MMKD_MISUSE = 5       /* an argument does not fit */
 };
 
 /* Instruction sets that a model can run on; MMKD_ISA_BEST is the fastest that this processor has. */
@@ -52,6 +54,93 @@ typedef struct mmkd_facts {
 } mmkd_facts;
 
 MMKD_API int mmkd_abi_version(void);
+
+/* ---- Bundles: what most programs need. `error` takes one line of text; it may be NULL. */
+
+typedef struct mmkd_bundle mmkd_bundle;       /* an opened .edge file; immutable, shared by threads */
+typedef struct mmkd_predictor mmkd_predictor; /* one student and one stream; for one thread at a time */
+
+/* What a prediction is worth; the numbers grow with the fault. */
+enum mmkd_condition {
+    MMKD_FINE = 0,
+    MMKD_DEGRADED = 1,   /* values are missing, or samples come at a wrong rate */
+    MMKD_UNKNOWN = 2,    /* the window is unlike everything in training */
+    MMKD_STALE = 3,      /* the samples are old, or from the future */
+    MMKD_WARMING_UP = 4, /* a stream has no full window yet: no answer */
+    MMKD_INVALID = 5     /* nothing supports an answer */
+};
+
+typedef struct mmkd_student {
+    const char *modality;  /* the texts live as long as the bundle */
+    const char *unit;
+    int32_t samples;       /* T of a window (T, C) */
+    int32_t channels;      /* C */
+    double rate_hz;
+    int32_t labels;        /* K */
+    int32_t task;          /* 0 classification, 1 several labels, 2 a number */
+    int32_t step;          /* samples of a step of a causal student, else 0 */
+    int32_t has_native;    /* whether it can be opened here */
+} mmkd_student;
+
+/* Zero stands for the default. */
+typedef struct mmkd_options {
+    int32_t student;         /* number in the bundle, from 0: the best first */
+    int32_t isa;             /* enum mmkd_isa */
+    double unknown_level;    /* fraction of usual windows that may be reported as unknown; 0 reports none */
+    double error_level;      /* label sets miss the true label at most this often; 0 makes none */
+    double stale_s;          /* largest age of a window; 0 is no limit */
+    int32_t hop;             /* streams: samples between two predictions; 0 takes a window's */
+    double gap_s;            /* streams: a longer time between samples is a gap; 0 takes 2.5 periods */
+    const double *reference_mean, *reference_std; /* (C,): of the machine, for a modality normalised per group */
+} mmkd_options;
+
+typedef struct mmkd_prediction {
+    int32_t condition;          /* enum mmkd_condition */
+    int32_t index;              /* of the label; -1 without an answer */
+    const char *label;          /* "" without an answer */
+    double probability;         /* of the label */
+    const float *probabilities; /* (K,); NULL without an answer, and of a number */
+    double value;               /* of a number, in its unit; else NaN */
+    double novelty;             /* p-value among validation windows; NaN without */
+    double missing_fraction;
+    double input_age_s;         /* NaN if unknown */
+    const int32_t *set;         /* labels of the label set, the most probable first; labels that are on */
+    int32_t set_size;
+    const char *reason;         /* why the condition is not MMKD_FINE */
+} mmkd_prediction;            /* its pointers hold until the predictor's next call */
+
+typedef void (*mmkd_receiver)(const mmkd_prediction *prediction, void *user);
+
+/* Verify an archive's digest and read it; `data` is copied. mmkd_open_file reads the file first. */
+MMKD_API int mmkd_open(const void *data, size_t size, mmkd_bundle **bundle, char *error, size_t error_size);
+MMKD_API int mmkd_open_file(const char *path, mmkd_bundle **bundle, char *error, size_t error_size);
+/* After the last of its predictors. */
+MMKD_API void mmkd_close(mmkd_bundle *bundle);
+MMKD_API int32_t mmkd_students(const mmkd_bundle *bundle);
+MMKD_API mmkd_student mmkd_describe(const mmkd_bundle *bundle, int32_t student);
+MMKD_API const char *mmkd_label(const mmkd_bundle *bundle, int32_t student, int32_t index);
+MMKD_API const char *mmkd_channel(const mmkd_bundle *bundle, int32_t student, int32_t index);
+
+/* options: NULL for the defaults. */
+MMKD_API int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, mmkd_predictor **predictor,
+                                 char *error, size_t error_size);
+MMKD_API void mmkd_predictor_close(mmkd_predictor *predictor);
+/* Answer for one window (samples, channels) of raw values, NaN where missing. age_s: of its newest sample, or NaN.
+ * Returns MMKD_MISUSE if the sizes are not the student's. Does not allocate. */
+MMKD_API int mmkd_predict(mmkd_predictor *predictor, const float *window, int32_t samples, int32_t channels,
+                          double age_s, mmkd_prediction *prediction);
+/* Take the next samples of a stream, (count, channels); `receive` gets every prediction that becomes due.
+ * times_s: one for each sample on a clock of your choice, or NULL if they come at exactly the student's rate.
+ * now_s: this moment on the same clock, or NaN. Does not allocate. */
+MMKD_API int mmkd_push(mmkd_predictor *predictor, const float *samples, int32_t count, const double *times_s,
+                       double now_s, mmkd_receiver receive, void *user);
+/* Forget all samples. */
+MMKD_API void mmkd_reset(mmkd_predictor *predictor);
+/* "ok", "degraded", "unknown", "stale", "warming_up" or "invalid". */
+MMKD_API const char *mmkd_condition_name(int32_t condition);
+
+/* ---- One model: what the functions above, and mmkd-edge in Python, are made of. */
+
 /* Hash of the sources that this library was built from. */
 MMKD_API const char *mmkd_sources(void);
 

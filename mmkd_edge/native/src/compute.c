@@ -743,7 +743,6 @@ static void encode_causal(const mmkd_model *model, buffers *b, const float *valu
 {
     const mmkd_transformer *t = &model->transformer;
     int64_t channels = model->channels, lead = t->slots * t->step - model->samples, states = mmkd_states(model);
-    int64_t head = t->width / t->heads;
     for (int64_t n = 0; n < states; n++) memset(b->state[n], 0, (size_t)mmkd_state_floats(model, n) * sizeof(float));
     for (int64_t number = 0; number < t->slots; number++) {
         const float *x = b->values, *there = b->present;
@@ -757,16 +756,7 @@ static void encode_causal(const mmkd_model *model, buffers *b, const float *valu
             there = present + (number * t->step - lead) * channels;
         }
         step_encode(model, b, x, there, number, number, (const float *const *)b->state, b->news, embedding);
-        for (int64_t n = 0; n < states; n++) {
-            int64_t size = mmkd_news_floats(model, n);
-            int is_key = n >= MMKD_FRONT_STATES && n < states - 1;
-            if (n == 0 || n == 4) memcpy(b->state[n], b->news[n], (size_t)size * sizeof(float));
-            else if (!is_key) memcpy(b->state[n] + number * size, b->news[n], (size_t)size * sizeof(float));
-            else
-                for (int64_t h = 0; h < t->heads; h++) /* (heads, slots, head) */
-                    memcpy(b->state[n] + (h * t->slots + number) * head, b->news[n] + h * head,
-                           (size_t)head * sizeof(float));
-        }
+        mmkd_keep(model, b->state, b->news, number);
     }
 }
 
@@ -933,5 +923,20 @@ int64_t mmkd_state_floats(const mmkd_model *model, int64_t number)
 {
     int is_whole = number == 0 || number == 4;
     return mmkd_news_floats(model, number) * (is_whole ? 1 : model->transformer.slots);
+}
+
+void mmkd_keep(const mmkd_model *model, float *const *states, float *const *news, int64_t slot)
+{
+    const mmkd_transformer *t = &model->transformer;
+    int64_t count = mmkd_states(model), head = t->width / t->heads;
+    for (int64_t n = 0; n < count; n++) {
+        int64_t size = mmkd_news_floats(model, n);
+        if (n == 0 || n == 4) memcpy(states[n], news[n], (size_t)size * sizeof(float));
+        else if (n < MMKD_FRONT_STATES || n == count - 1)
+            memcpy(states[n] + slot * size, news[n], (size_t)size * sizeof(float));
+        else
+            for (int64_t h = 0; h < t->heads; h++) /* (heads, slots, head) */
+                memcpy(states[n] + (h * t->slots + slot) * head, news[n] + h * head, (size_t)head * sizeof(float));
+    }
 }
 #endif

@@ -92,6 +92,8 @@ extern const mmkd_computing mmkd_compute_base, mmkd_compute_avx2, mmkd_compute_a
  * series, then keys and values of each block, then tokens. */
 int64_t mmkd_state_floats(const mmkd_model *model, int64_t number);
 int64_t mmkd_news_floats(const mmkd_model *model, int64_t number);
+/* Put what is new of a causal student's states into their slot. */
+void mmkd_keep(const mmkd_model *model, float *const *states, float *const *news, int64_t slot);
 static inline int64_t mmkd_states(const mmkd_model *model)
 {
     return model->transformer.is_causal ? MMKD_FRONT_STATES + 2 * model->transformer.depth + 1 : 0;

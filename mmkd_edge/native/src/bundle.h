@@ -1,0 +1,36 @@
+/* What bundle.c reads of a bundle, and predict.c answers by. */
+#ifndef MMKD_BUNDLE_H
+#define MMKD_BUNDLE_H
+
+#include "model.h"
+
+enum { MMKD_MAX_STUDENTS = 16 };
+
+/* Rising numbers. */
+typedef struct {
+    const double *number;
+    int32_t count;
+} mmkd_numbers;
+
+typedef struct {
+    mmkd_student facts;
+    const char *const *label, *const *channel;
+    int has_range, is_per_group, has_target_range;
+    double low, high, on_from, target_low, target_high;
+    mmkd_numbers novelty, step_novelty, true_probabilities;
+    mmkd_numbers usual; /* (C,): magnitudes in training; count is 0 without limits */
+    double lowest, highest;
+    mmkd_model *model, *step; /* step: the same tensors in the member of its own */
+} mmkd_entry;
+
+struct mmkd_bundle {
+    struct mmkd_block_of_memory *memory;
+    int32_t count;
+    mmkd_entry entry[MMKD_MAX_STUDENTS];
+};
+
+/* Copy text of printf's kinds into `error`. */
+void mmkd_error(char *error, size_t error_size, const char *format, ...);
+void mmkd_sha256(const unsigned char *data, size_t size, unsigned char digest[32]);
+
+#endif

@@ -1,0 +1,608 @@
+/* A window, or the samples of a stream, becomes a prediction: the steps and the words of mmkd_edge/predict and stream. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bundle.h"
+
+enum { REASON = 512, NAMES = 160, INTERVALS = 64, FEWEST_INTERVALS = 8, MAX_HOP = 1 << 24 };
+static const double degraded_fraction = 0.02, sum_tolerance = 0.01, gap_periods = 2.5, rate_factor = 1.5, snap = 0.01;
+
+/* Rows at the student's rate between samples with their own times; see mmkd_edge/stream/resample.py. */
+typedef struct {
+    double origin, before, after; /* times of row 0 and of the last two samples */
+    int64_t next;                 /* row */
+    int32_t recents, has_after;
+    double recent[INTERVALS];     /* times before `before`, the oldest first */
+} grid;
+
+struct mmkd_predictor {
+    const mmkd_entry *entry;
+    const mmkd_model *model;
+    mmkd_options options;
+    int32_t samples, channels, labels, hop;
+    int has_range, has_reference;
+    float low, high;
+    double least_probability; /* of a label in the set; below 0 without label sets */
+    double limit_s;           /* longest time between two samples of one line */
+    float *window, *values, *present, *logits, *probabilities;
+    double *mean, *std;
+    int32_t *set;
+    void *memory, *scratch; /* scratch: the memory, aligned to 64 */
+    char reason[REASON];
+    int32_t condition;
+    /* stream */
+    float *rows, *fresh, *row_before, *row_after, *row_suspect, *row_now; /* rows: the last window, a ring */
+    int64_t count, due;
+    int32_t timed; /* -1 before the first push */
+    int has_line, has_suspect, restarted;
+    double last, suspect;
+    grid grid;
+    /* steps of a causal student */
+    float *block, **states, **news, *step_probabilities, step_novelty;
+    int32_t filled, has_step;
+    int64_t step;
+};
+
+/* ---- words */
+
+/* %g with so many digits and a point in every locale. */
+static const char *digits(char *to, size_t size, double value, int count)
+{
+    snprintf(to, size, "%.*g", count, value);
+    for (char *at = to; *at; at++)
+        if (!strchr("0123456789+-einfa", *at)) *at = '.';
+    return to;
+}
+
+/* Join a fault to those before: the graver condition, its reason first. */
+static void join(mmkd_predictor *p, int32_t condition, const char *reason)
+{
+    char before[REASON];
+    memcpy(before, p->reason, sizeof before);
+    int is_graver = p->condition > condition;
+    const char *first = is_graver ? before : reason, *second = is_graver ? reason : before;
+    size_t used = (size_t)snprintf(p->reason, sizeof p->reason, "%.*s", REASON - 1, first);
+    if (used < REASON - 3 && *second) snprintf(p->reason + used, sizeof p->reason - used, "; %.*s", REASON / 2, second);
+    if (!is_graver) p->condition = condition;
+}
+
+static const char *names(const mmkd_predictor *p, char *to, const char *is_named)
+{
+    size_t used = 0;
+    to[0] = 0;
+    for (int32_t c = 0; c < p->channels && used < NAMES - 1; c++) {
+        if (!is_named[c]) continue;
+        const char *name = p->entry->channel[c], quote = strchr(name, '\'') && !strchr(name, '"') ? '"' : '\'';
+        int more = snprintf(to + used, NAMES - used, "%s%c%s%c", used ? ", " : "", quote, name, quote);
+        used += more > 0 ? (size_t)more : 0;
+    }
+    return to;
+}
+
+const char *mmkd_condition_name(int32_t condition)
+{
+    static const char *const name[] = {"ok", "degraded", "unknown", "stale", "warming_up", "invalid"};
+    return condition < 0 || condition > MMKD_INVALID ? "" : name[condition];
+}
+
+/* ---- one window */
+
+static int is_valid(const mmkd_predictor *p, float x)
+{
+    return isfinite(x) && (!p->has_range || (x >= p->low && x <= p->high));
+}
+
+/* Fill values and presence from rows of raw values. */
+static void prepare(const mmkd_predictor *p, const float *rows, int64_t count, float *values, float *present)
+{
+    for (int64_t i = 0; i < count * p->channels; i++) {
+        float x = rows[i];
+        int there = is_valid(p, x);
+        if (there && p->has_reference) {
+            int64_t c = i % p->channels;
+            x = (float)(((double)x - p->mean[c]) / p->std[c]);
+            there = isfinite(x);
+        }
+        present[i] = there ? 1.0f : 0.0f;
+        values[i] = there ? x : 0.0f;
+    }
+}
+
+static void judge_age(mmkd_predictor *p, double age_s)
+{
+    char text[REASON], number[32];
+    if (isnan(age_s) || !(p->options.stale_s > 0) || fabs(age_s) <= p->options.stale_s) return;
+    digits(number, sizeof number, fabs(age_s), 3);
+    if (age_s < 0) snprintf(text, sizeof text, "the newest sample is %s s in the future: the clocks disagree", number);
+    else snprintf(text, sizeof text, "the newest sample is %s s old", number);
+    join(p, MMKD_STALE, text);
+}
+
+/* The root mean square of a window over its usual one; see mmkd_edge/predict/novelty.py. */
+static void judge_magnitude(mmkd_predictor *p)
+{
+    const mmkd_entry *e = p->entry;
+    double total = 0;
+    int32_t channels = 0;
+    for (int32_t c = 0; c < e->usual.count; c++) {
+        double sum = 0, count = 0;
+        for (int32_t i = 0; i < p->samples; i++) {
+            double x = p->values[(int64_t)i * p->channels + c];
+            sum += x * x;
+            count += p->present[(int64_t)i * p->channels + c];
+        }
+        if (count < 1) continue;
+        double ratio = sqrt(sum / count) / e->usual.number[c];
+        total += ratio * ratio;
+        channels++;
+    }
+    double size = channels ? sqrt(total / channels) : NAN;
+    if (!(size < e->lowest || size > e->highest)) return;
+    char text[REASON], a[32], b[32], d[32];
+    snprintf(text, sizeof text,
+             "%.64s has %s times its usual size in training, expected %s to %s times; check its unit and scale",
+             e->facts.modality, digits(a, sizeof a, size, 3), digits(b, sizeof b, e->lowest, 2),
+             digits(d, sizeof d, e->highest, 2));
+    join(p, MMKD_UNKNOWN, text);
+}
+
+static double judge_novelty(mmkd_predictor *p, mmkd_numbers scores, double score)
+{
+    if (!scores.count) return NAN;
+    int32_t larger = 0;
+    for (int32_t i = scores.count - 1; i >= 0 && scores.number[i] >= score; i--) larger++;
+    double value = (1.0 + larger) / (1.0 + scores.count);
+    if (p->options.unknown_level > 0 && value <= p->options.unknown_level) {
+        char text[REASON], a[32], b[32];
+        snprintf(text, sizeof text, "unlike what training saw: p-value %s, at most %s is unknown",
+                 digits(a, sizeof a, value, 2), digits(b, sizeof b, p->options.unknown_level, 6));
+        join(p, MMKD_UNKNOWN, text);
+    }
+    return value;
+}
+
+static void judge_missing(mmkd_predictor *p, const float *rows, double *fraction)
+{
+    int64_t count = (int64_t)p->samples * p->channels, missing = 0, infinite = 0, outside = 0;
+    char dead[1024] = {0}; /* a model has at most 1,024 channels */
+    int any_dead = 0;
+    for (int32_t c = 0; c < p->channels; c++) {
+        int64_t there = 0;
+        for (int32_t i = 0; i < p->samples; i++) there += p->present[(int64_t)i * p->channels + c] > 0;
+        missing += p->samples - there;
+        any_dead |= dead[c] = !there;
+    }
+    *fraction = (double)missing / (double)count;
+    char text[REASON], what[NAMES], a[32], b[32];
+    if (missing == count) snprintf(text, sizeof text, "all values are missing");
+    else if (any_dead) snprintf(text, sizeof text, "channel %s is missing", names(p, what, dead));
+    else if ((double)missing >= degraded_fraction * (double)count) {
+        snprintf(a, sizeof a, "%.1f", 100 * *fraction);
+        for (char *at = a; *at; at++)
+            if (*at < '0' || *at > '9') *at = '.';
+        snprintf(text, sizeof text, "%s%% of the values are missing", a);
+    } else return;
+    for (int64_t i = 0; i < count; i++) {
+        infinite += isinf(rows[i]) != 0;
+        outside += isfinite(rows[i]) && !is_valid(p, rows[i]);
+    }
+    size_t used = strlen(text);
+    if (infinite) used += (size_t)snprintf(text + used, sizeof text - used, ": %lld infinite", (long long)infinite);
+    if (outside)
+        snprintf(text + used, sizeof text - used, "%s %lld outside %s to %s", infinite ? "," : ":", (long long)outside,
+                 digits(a, sizeof a, p->entry->has_range ? p->entry->low : p->low, 6),
+                 digits(b, sizeof b, p->entry->has_range ? p->entry->high : p->high, 6));
+    join(p, missing == count ? MMKD_INVALID : MMKD_DEGRADED, text);
+}
+
+static void judge_answer(mmkd_predictor *p, const float *probabilities)
+{
+    double sum = 0;
+    int is_between = 1, is_number = isfinite(probabilities[0]) != 0;
+    for (int32_t k = 0; k < p->labels; k++) {
+        sum += probabilities[k];
+        is_between &= probabilities[k] >= 0 && probabilities[k] <= (p->entry->facts.task ? 1.0f : INFINITY);
+    }
+    const char *fault = NULL;
+    if (p->entry->facts.task == MMKD_CLASSIFICATION && !(is_between && fabs(sum - 1) <= sum_tolerance))
+        fault = "the model's answer is not a distribution";
+    else if (p->entry->facts.task == MMKD_REGRESSION && !is_number)
+        fault = "the model's answer is not a number";
+    else if (p->entry->facts.task == MMKD_MULTI_LABEL && !is_between)
+        fault = "the model's answer has others than probabilities";
+    if (!fault) return;
+    p->condition = MMKD_INVALID;
+    snprintf(p->reason, sizeof p->reason, "%s", fault);
+}
+
+static void choose_set(mmkd_predictor *p, mmkd_prediction *to)
+{
+    int is_set = p->least_probability >= 0, is_labels = p->entry->facts.task == MMKD_MULTI_LABEL;
+    double least = is_labels ? p->entry->on_from : p->least_probability;
+    for (int32_t k = 0; (is_set || is_labels) && k < p->labels; k++) {
+        if (to->probabilities[k] < least) continue;
+        int32_t at = to->set_size++;
+        for (; is_set && at && to->probabilities[p->set[at - 1]] < to->probabilities[k]; at--) p->set[at] = p->set[at - 1];
+        p->set[at] = k;
+    }
+    if (is_set && !to->set_size) p->set[to->set_size++] = to->index;
+}
+
+static void no_answer(const mmkd_predictor *p, double fraction, double age_s, mmkd_prediction *to)
+{
+    mmkd_prediction empty = {p->condition, -1, "", 0, NULL, NAN, NAN, fraction, age_s, p->set, 0, p->reason};
+    *to = empty;
+}
+
+/* Answer for prepared rows. The faults so far are in the predictor. */
+static void answer(mmkd_predictor *p, const float *rows, double age_s, int is_stepped, mmkd_prediction *to)
+{
+    const mmkd_entry *e = p->entry;
+    float novelty = 0, *probabilities = is_stepped ? p->step_probabilities : p->probabilities;
+    prepare(p, rows, p->samples, p->values, p->present);
+    judge_magnitude(p);
+    if (is_stepped) novelty = p->step_novelty;
+    else mmkd_run(p->model, p->scratch, p->values, p->present, p->logits, probabilities, &novelty);
+    double fraction = 0, value = judge_novelty(p, is_stepped ? e->step_novelty : e->novelty, novelty);
+    judge_missing(p, rows, &fraction);
+    if (p->condition != MMKD_INVALID) judge_answer(p, probabilities);
+    no_answer(p, fraction, age_s, to);
+    if (p->condition == MMKD_INVALID) return;
+    to->novelty = value;
+    to->index = 0;
+    to->label = e->label[0];
+    if (e->facts.task == MMKD_REGRESSION) {
+        double number = probabilities[0];
+        if (e->has_target_range) number = number < e->target_low ? e->target_low : number > e->target_high ? e->target_high : number;
+        to->value = number;
+        return;
+    }
+    for (int32_t k = 1; k < p->labels; k++)
+        if (probabilities[k] > probabilities[to->index]) to->index = k;
+    to->label = e->label[to->index];
+    to->probability = probabilities[to->index];
+    to->probabilities = probabilities;
+    choose_set(p, to);
+}
+
+static void begin_prediction(mmkd_predictor *p)
+{
+    p->condition = MMKD_FINE;
+    memset(p->reason, 0, sizeof p->reason);
+}
+
+int mmkd_predict(mmkd_predictor *p, const float *window, int32_t samples, int32_t channels, double age_s,
+                 mmkd_prediction *prediction)
+{
+    begin_prediction(p);
+    if (samples != p->samples || channels != p->channels) {
+        char text[REASON];
+        snprintf(text, sizeof text, "modality '%.64s': expected shape (T, C)=(%d, %d), got (%d, %d)",
+                 p->entry->facts.modality, (int)p->samples, (int)p->channels, (int)samples, (int)channels);
+        join(p, MMKD_INVALID, text);
+        no_answer(p, 0, age_s, prediction);
+        return MMKD_MISUSE;
+    }
+    judge_age(p, age_s);
+    answer(p, window, age_s, 0, prediction);
+    return MMKD_OK;
+}
+
+/* ---- steps of a causal student */
+
+static void begin_steps(mmkd_predictor *p)
+{
+    int32_t stride = p->entry->facts.step;
+    if (!stride) return;
+    p->has_step = 0, p->step = 0;
+    p->filled = (stride - p->samples % stride) % stride; /* the first block begins with missing samples */
+    for (int64_t i = 0; i < (int64_t)stride * p->channels; i++) p->block[i] = NAN;
+    for (int64_t n = 0; n < mmkd_states(p->entry->step); n++)
+        memset(p->states[n], 0, (size_t)mmkd_state_floats(p->entry->step, n) * sizeof(float));
+}
+
+static void put_step(mmkd_predictor *p, const float *row)
+{
+    const mmkd_model *model = p->entry->step;
+    int32_t stride = p->entry->facts.step;
+    memcpy(p->block + (int64_t)p->filled * p->channels, row, (size_t)p->channels * sizeof(float));
+    if (++p->filled < stride) return;
+    p->filled = 0;
+    prepare(p, p->block, stride, p->values, p->present);
+    int64_t slot = p->step++ % model->transformer.slots;
+    mmkd_step(model, p->scratch, p->values, p->present, (int32_t)slot, (const float *const *)p->states, p->news,
+              p->logits, p->step_probabilities, &p->step_novelty);
+    mmkd_keep(model, p->states, p->news, slot);
+    p->has_step = 1;
+}
+
+/* ---- streams */
+
+static void begin_line(mmkd_predictor *p)
+{
+    p->count = 0;
+    p->due = p->samples % p->hop ? p->samples % p->hop : p->hop < p->samples ? p->hop : p->samples;
+    begin_steps(p);
+}
+
+void mmkd_reset(mmkd_predictor *p)
+{
+    p->timed = -1;
+    p->has_line = p->has_suspect = p->restarted = 0;
+    p->grid.next = 0;
+    begin_line(p);
+}
+
+static double row_time(const mmkd_predictor *p, int64_t number)
+{
+    return p->grid.origin + (double)number / p->entry->facts.rate_hz;
+}
+
+static int rising(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void judge_rate(mmkd_predictor *p)
+{
+    const grid *g = &p->grid;
+    double time[INTERVALS + 2], interval[INTERVALS], declared = p->entry->facts.rate_hz;
+    int32_t count = 0;
+    for (int32_t i = 0; i < g->recents; i++) time[count++] = g->recent[i];
+    time[count++] = g->before;
+    if (g->has_after) time[count++] = g->after;
+    int32_t first = count > INTERVALS + 1 ? count - INTERVALS - 1 : 0;
+    if (count - first <= FEWEST_INTERVALS) return;
+    for (int32_t i = first + 1; i < count; i++) interval[i - first - 1] = time[i] - time[i - 1];
+    qsort(interval, (size_t)(count - first - 1), sizeof *interval, rising);
+    double rate = 1 / interval[(count - first - 1) / 2];
+    if (rate >= declared / rate_factor && rate <= declared * rate_factor) return;
+    char text[REASON], a[32], b[32];
+    snprintf(text, sizeof text, "samples come at %s Hz, expected %s Hz", digits(a, sizeof a, rate, 3),
+             digits(b, sizeof b, declared, 6));
+    join(p, MMKD_DEGRADED, text);
+}
+
+static void advance(mmkd_predictor *p, const float *row, double now_s, mmkd_receiver receive, void *user)
+{
+    size_t bytes = (size_t)p->channels * sizeof(float);
+    memcpy(p->rows + p->count % p->samples * p->channels, row, bytes);
+    p->count++;
+    if (p->entry->facts.step) put_step(p, row);
+    if (p->count != p->due) return;
+    p->due += p->hop;
+    mmkd_prediction prediction;
+    double age_s = p->timed > 0 ? now_s - row_time(p, p->count - 1) : NAN;
+    begin_prediction(p);
+    if (p->count < p->samples) {
+        char text[REASON];
+        snprintf(text, sizeof text, "%s%lld of %d samples are there", p->restarted ? "the time line began anew: " : "",
+                 (long long)p->count, (int)p->samples);
+        join(p, MMKD_WARMING_UP, text);
+        no_answer(p, 1 - (double)p->count / p->samples, age_s, &prediction);
+    } else {
+        if (p->timed > 0) judge_rate(p);
+        judge_age(p, age_s);
+        int64_t oldest = p->count % p->samples; /* of the ring */
+        memcpy(p->window, p->rows + oldest * p->channels, (size_t)(p->samples - oldest) * bytes);
+        memcpy(p->window + (p->samples - oldest) * p->channels, p->rows, (size_t)oldest * bytes);
+        answer(p, p->window, age_s, p->has_step, &prediction);
+    }
+    if (receive) receive(&prediction, user);
+}
+
+static void begin_grid(mmkd_predictor *p, double time, const float *row, double now_s, mmkd_receiver receive, void *user)
+{
+    p->restarted = p->grid.next > 0;
+    begin_line(p);
+    memset(&p->grid, 0, sizeof p->grid);
+    p->grid.origin = p->grid.before = time;
+    p->grid.next = 1;
+    memcpy(p->row_before, row, (size_t)p->channels * sizeof(float));
+    memcpy(p->fresh, row, (size_t)p->channels * sizeof(float));
+    advance(p, p->fresh, now_s, receive, user);
+}
+
+/* Take the next sample of a line, and the rows that it completes. */
+static void put(mmkd_predictor *p, double time, const float *row, double now_s, mmkd_receiver receive, void *user)
+{
+    grid *g = &p->grid;
+    size_t bytes = (size_t)p->channels * sizeof(float);
+    double rate = p->entry->facts.rate_hz, gap_s = p->options.gap_s;
+    if (g->has_after) {
+        if (g->recents == INTERVALS) memmove(g->recent, g->recent + 1, (INTERVALS - 1) * sizeof *g->recent);
+        else g->recents++;
+        g->recent[g->recents - 1] = g->before;
+        g->before = g->after;
+        memcpy(p->row_before, p->row_after, bytes);
+    }
+    g->after = time, g->has_after = 1;
+    memcpy(p->row_after, row, bytes);
+    for (; row_time(p, g->next) <= g->after + snap / rate; ) {
+        double point = row_time(p, g->next), from_before = point - g->before, to_after = fabs(g->after - point);
+        double weight = from_before / (g->after - g->before);
+        weight = weight < 1 ? weight : 1;
+        int is_close = (from_before < to_after ? from_before : to_after) <= 0.5 / rate * (1 + snap);
+        for (int32_t c = 0; c < p->channels; c++) {
+            float low = p->row_before[c], high = p->row_after[c];
+            int is_joined = g->after - g->before <= gap_s && isfinite(low) && isfinite(high);
+            p->fresh[c] = is_joined ? (float)(low * (1 - weight) + high * weight)
+                          : is_close ? (weight < 0.5 ? low : high) : NAN;
+        }
+        g->next++;
+        advance(p, p->fresh, now_s, receive, user);
+    }
+}
+
+/* Place a sample into the line of time: duplicates, late samples and single strays are left out; see TimeLine. */
+static void place(mmkd_predictor *p, double time, const float *row, double now_s, mmkd_receiver receive, void *user)
+{
+    double ahead = time - p->last, limit = p->limit_s;
+    if (!isfinite(time)) return;
+    if (!p->has_line) {
+        p->has_line = 1, p->last = time;
+        begin_grid(p, time, row, now_s, receive, user);
+    } else if (ahead > 0 && ahead <= limit) {
+        p->last = time, p->has_suspect = 0;
+        put(p, time, row, now_s, receive, user);
+    } else if (p->has_suspect && time - p->suspect > 0 && time - p->suspect <= limit) {
+        p->last = time, p->has_suspect = 0;
+        begin_grid(p, p->suspect, p->row_suspect, now_s, receive, user);
+        put(p, time, row, now_s, receive, user);
+    } else if (ahead > 0 || ahead < -limit) {
+        p->suspect = time, p->has_suspect = 1;
+        memcpy(p->row_suspect, row, (size_t)p->channels * sizeof(float));
+    }
+}
+
+int mmkd_push(mmkd_predictor *p, const float *samples, int32_t count, const double *times_s, double now_s,
+              mmkd_receiver receive, void *user)
+{
+    if (count > 0 && p->timed >= 0 && p->timed != (times_s != NULL)) return MMKD_MISUSE;
+    if (count > 0) p->timed = times_s != NULL;
+    for (int32_t i = 0; i < count; i++) {
+        const float *row = samples + (int64_t)i * p->channels;
+        if (!times_s) {
+            advance(p, row, NAN, receive, user);
+            continue;
+        }
+        for (int32_t c = 0; c < p->channels; c++) p->row_now[c] = is_valid(p, row[c]) ? row[c] : NAN;
+        place(p, times_s[i], p->row_now, now_s, receive, user);
+    }
+    return MMKD_OK;
+}
+
+/* ---- opening */
+
+/* The range of the widest channel: a thousand standard deviations either way, in two digits, rounded outwards. */
+static double outwards(double value)
+{
+    if (value == 0 || !isfinite(value)) return value;
+    double step = pow(10, floor(log10(fabs(value))) - 1);
+    return ceil(value / step - 1e-9) * step;
+}
+
+static int check_options(mmkd_predictor *p, char *error, size_t error_size)
+{
+    const mmkd_entry *e = p->entry;
+    mmkd_options *o = &p->options;
+    const char *modality = e->facts.modality;
+    int32_t windows = e->true_probabilities.count, scores = e->novelty.count;
+    char a[32];
+    if (!e->model)
+        mmkd_error(error, error_size, "student '%.64s': the bundle has no native model; export it again with --target native", modality);
+    else if (e->is_per_group && !(o->reference_mean && o->reference_std))
+        mmkd_error(error, error_size, "modality '%.64s' is normalised per group: expected reference_mean and reference_std", modality);
+    else if (o->hop < 0 || o->hop > MAX_HOP)
+        mmkd_error(error, error_size, "hop: expected 1 to %d samples, got %d", (int)MAX_HOP, (int)o->hop);
+    else if (e->facts.step && o->hop % e->facts.step)
+        mmkd_error(error, error_size, "hop: expected a multiple of %d, the samples of one step of this causal student, got %d",
+                   (int)e->facts.step, (int)o->hop);
+    else if (o->unknown_level != 0 && !(o->unknown_level * (1 + scores) >= 1 && o->unknown_level < 1 && scores))
+        mmkd_error(error, error_size, "unknown_level: expected at least %s, because %d windows calibrated it",
+                   digits(a, sizeof a, 1.0 / (1 + scores), 2), (int)scores);
+    else if (o->error_level != 0 && !(floor((windows + 1) * o->error_level + 1e-9) >= 1 && o->error_level < 1 && windows))
+        mmkd_error(error, error_size, "error_level: expected at least %s, because %d windows calibrated it",
+                   digits(a, sizeof a, 1.0 / (1 + windows), 2), (int)windows);
+    else
+        return 1;
+    return 0;
+}
+
+static float *floats(int64_t count) { return calloc((size_t)(count > 0 ? count : 1), sizeof(float)); }
+
+int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, mmkd_predictor **predictor, char *error,
+                        size_t error_size)
+{
+    static const mmkd_options defaults;
+    *predictor = NULL;
+    int32_t student = options ? options->student : 0;
+    if (student < 0 || student >= bundle->count) {
+        mmkd_error(error, error_size, "student: expected 0 to %d, got %d", (int)bundle->count - 1, (int)student);
+        return MMKD_MISUSE;
+    }
+    mmkd_predictor *p = calloc(1, sizeof *p);
+    if (!p) return MMKD_NO_MEMORY;
+    const mmkd_entry *e = p->entry = &bundle->entry[student];
+    p->options = options ? *options : defaults;
+    p->samples = e->facts.samples, p->channels = e->facts.channels, p->labels = e->facts.labels;
+    if (!p->options.hop) p->options.hop = e->facts.step ? p->samples / e->facts.step * e->facts.step : p->samples;
+    if (!check_options(p, error, error_size)) {
+        free(p);
+        return MMKD_MISUSE;
+    }
+    p->model = e->model;
+    p->hop = p->options.hop;
+    if (!(p->options.gap_s > 0)) p->options.gap_s = gap_periods / e->facts.rate_hz;
+    p->limit_s = p->samples / e->facts.rate_hz > p->options.gap_s ? p->samples / e->facts.rate_hz : p->options.gap_s;
+    p->least_probability = -1;
+    if (p->options.error_level > 0)
+        p->least_probability = e->true_probabilities.number[(int)floor((e->true_probabilities.count + 1) * p->options.error_level + 1e-9) - 1];
+    int64_t cells = (int64_t)p->samples * p->channels, stride = e->facts.step, states = e->step ? mmkd_states(e->step) : 0;
+    size_t scratch = mmkd_model_facts(p->model).scratch_bytes, step_scratch = e->step ? mmkd_model_facts(e->step).scratch_bytes : 0;
+    p->memory = malloc((scratch > step_scratch ? scratch : step_scratch) + 64);
+    p->scratch = (void *)(((uintptr_t)p->memory + 63) & ~(uintptr_t)63);
+    float **const arrays[] = {&p->window, &p->values, &p->present, &p->rows};
+    int is_complete = p->memory != NULL;
+    for (int i = 0; i < 4; i++) is_complete &= (*arrays[i] = floats(cells + (stride + 1) * p->channels)) != NULL;
+    float **const rows[] = {&p->fresh, &p->row_before, &p->row_after, &p->row_suspect, &p->row_now};
+    for (int i = 0; i < 5; i++) is_complete &= (*rows[i] = floats(p->channels)) != NULL;
+    float **const outputs[] = {&p->logits, &p->probabilities, &p->step_probabilities};
+    for (int i = 0; i < 3; i++) is_complete &= (*outputs[i] = floats(p->labels)) != NULL;
+    is_complete &= (p->set = calloc((size_t)p->labels, sizeof *p->set)) != NULL;
+    is_complete &= (p->mean = calloc((size_t)p->channels, 2 * sizeof *p->mean)) != NULL;
+    if (stride) {
+        is_complete &= (p->block = floats(stride * p->channels)) != NULL;
+        is_complete &= (p->states = calloc((size_t)states, sizeof *p->states)) != NULL;
+        is_complete &= (p->news = calloc((size_t)states, sizeof *p->news)) != NULL;
+        for (int64_t n = 0; is_complete && n < states; n++) {
+            is_complete &= (p->states[n] = floats(mmkd_state_floats(e->step, n))) != NULL;
+            is_complete = is_complete && (p->news[n] = floats(mmkd_news_floats(e->step, n))) != NULL;
+        }
+    }
+    if (!is_complete) {
+        mmkd_predictor_close(p);
+        mmkd_error(error, error_size, "not enough memory");
+        return MMKD_NO_MEMORY;
+    }
+    double low = e->low, high = e->high;
+    p->has_range = e->has_range;
+    p->has_reference = e->is_per_group;
+    p->std = p->mean + p->channels;
+    if (p->has_reference) {
+        memcpy(p->mean, p->options.reference_mean, (size_t)p->channels * sizeof *p->mean);
+        memcpy(p->std, p->options.reference_std, (size_t)p->channels * sizeof *p->std);
+        if (!p->has_range) {
+            low = INFINITY, high = -INFINITY;
+            for (int32_t c = 0; c < p->channels; c++) {
+                low = p->mean[c] - 1000 * p->std[c] < low ? p->mean[c] - 1000 * p->std[c] : low;
+                high = p->mean[c] + 1000 * p->std[c] > high ? p->mean[c] + 1000 * p->std[c] : high;
+            }
+            low = -outwards(-low), high = outwards(high), p->has_range = 1;
+        }
+    }
+    p->low = low < -3.4028234e38 ? -3.4028234e38f : (float)low;
+    p->high = high > 3.4028234e38 ? 3.4028234e38f : (float)high;
+    p->options.reference_mean = p->options.reference_std = NULL;
+    mmkd_reset(p);
+    *predictor = p;
+    return MMKD_OK;
+}
+
+void mmkd_predictor_close(mmkd_predictor *p)
+{
+    if (!p) return;
+    int64_t states = p->entry->step ? mmkd_states(p->entry->step) : 0;
+    for (int64_t n = 0; p->states && p->news && n < states; n++) {
+        free(p->states[n]);
+        free(p->news[n]);
+    }
+    void *const all[] = {p->window, p->values, p->present, p->rows, p->fresh, p->row_before, p->row_after, p->row_suspect, p->row_now,
+                         p->logits, p->probabilities, p->step_probabilities, p->set, p->mean, p->block, p->states, p->news,
+                         p->memory};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    free(p);
+}

@@ -1,0 +1,327 @@
+"""A program in C gets from a bundle what Python gets: answers, conditions, reasons, streams; and clear errors."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge import EdgePredictor, Prediction
+from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.native.build import LIBRARY, build
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.pipeline import export
+from mmkd_export.plan import ExportPlan
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.export.test_novelty import with_seen
+
+ACC = ModalitySpec(name="acc", channels=("x", "y'", "z\u00e4"), rate_hz=50.0, samples=61, range=(-6.5, 6.5), unit="g")
+WHOLE = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0, movement=True)
+CAUSAL = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
+CONDITIONS = ("ok", "degraded", "unknown", "stale", "warming_up", "invalid")
+OK, DAMAGED, NO_FILE, MISUSE = 0, 1, 4, 5
+Build = Callable[..., StudentCheckpoint]
+
+
+class Options(ctypes.Structure):
+    _fields_ = (
+        ("student", ctypes.c_int32),
+        ("isa", ctypes.c_int32),
+        ("unknown_level", ctypes.c_double),
+        ("error_level", ctypes.c_double),
+        ("stale_s", ctypes.c_double),
+        ("hop", ctypes.c_int32),
+        ("gap_s", ctypes.c_double),
+        ("reference_mean", ctypes.POINTER(ctypes.c_double)),
+        ("reference_std", ctypes.POINTER(ctypes.c_double)),
+    )
+
+
+class Answer(ctypes.Structure):
+    _fields_ = (
+        ("condition", ctypes.c_int32),
+        ("index", ctypes.c_int32),
+        ("label", ctypes.c_char_p),
+        ("probability", ctypes.c_double),
+        ("probabilities", ctypes.POINTER(ctypes.c_float)),
+        ("value", ctypes.c_double),
+        ("novelty", ctypes.c_double),
+        ("missing_fraction", ctypes.c_double),
+        ("input_age_s", ctypes.c_double),
+        ("set", ctypes.POINTER(ctypes.c_int32)),
+        ("set_size", ctypes.c_int32),
+        ("reason", ctypes.c_char_p),
+    )
+
+
+class Program:
+    """What a C program would do with one student of a bundle."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.library = ctypes.CDLL(str(LIBRARY))
+        self.bundle, self.predictor, error = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.create_string_buffer(400)
+        status = self.library.mmkd_open_file(str(path).encode(), ctypes.byref(self.bundle), error, 400)
+        self.error = error.value.decode()
+        self.labels: list[str] = []
+        if status == OK:
+            self.library.mmkd_label.restype = ctypes.c_char_p
+            self.labels = [self.library.mmkd_label(self.bundle, 0, index).decode() for index in range(4)]
+            given = Options(**options)
+            place = ctypes.byref(self.predictor)
+            status = self.library.mmkd_predictor_open(self.bundle, ctypes.byref(given), place, error, 400)
+            self.error = error.value.decode()
+        self.status = status
+
+    def predict(self, window: np.ndarray, age_s: float = math.nan) -> dict[str, Any]:
+        answer = Answer()
+        array = np.ascontiguousarray(window, dtype=np.float32)
+        self.status = self.library.mmkd_predict(
+            self.predictor,
+            array.ctypes.data_as(ctypes.c_void_p),
+            *array.shape,
+            ctypes.c_double(age_s),
+            ctypes.byref(answer),
+        )
+        return self._plain(answer)
+
+    def push(self, rows: np.ndarray, times: np.ndarray | None = None, now_s: float = math.nan) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        receive = ctypes.CFUNCTYPE(None, ctypes.POINTER(Answer), ctypes.c_void_p)(
+            lambda answer, _: answers.append(self._plain(answer.contents))
+        )
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        moments = None if times is None else np.ascontiguousarray(times, dtype=np.float64)
+        self.status = self.library.mmkd_push(
+            self.predictor,
+            rows.ctypes.data_as(ctypes.c_void_p),
+            len(rows),
+            None if moments is None else moments.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_double(now_s),
+            receive,
+            None,
+        )
+        return answers
+
+    def _plain(self, answer: Answer) -> dict[str, Any]:
+        count = len([label for label in self.labels if label])
+        return {
+            "status": CONDITIONS[answer.condition],
+            "index": answer.index,
+            "label": answer.label.decode(),
+            "probability": answer.probability,
+            "probabilities": answer.probabilities[:count] if answer.probabilities else [],
+            "value": answer.value,
+            "novelty": answer.novelty,
+            "missing": answer.missing_fraction,
+            "age": answer.input_age_s,
+            "set": [self.labels[answer.set[number]] for number in range(answer.set_size)],
+            "reason": answer.reason.decode(),
+        }
+
+    def close(self) -> None:
+        self.library.mmkd_predictor_close(self.predictor)
+        self.library.mmkd_close(self.bundle)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine():
+    if not LIBRARY.is_file() and (problem := build()):
+        pytest.skip(f"no C compiler: {problem}")
+
+
+@pytest.fixture
+def program() -> Iterator[Callable[..., Program]]:
+    programs: list[Program] = []
+
+    def open_program(path: Path, **options: Any) -> Program:
+        programs.append(Program(path, **options))
+        return programs[-1]
+
+    yield open_program
+    for opened in programs:
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def bundles(build_student: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("c")
+    kinds: dict[str, dict[str, Any]] = {
+        "windows": {"config": StudentConfig(preset="toy", encoder=WHOLE)},
+        "causal": {"config": StudentConfig(preset="toy", encoder=CAUSAL, causal=True)},
+    }
+    paths = {}
+    for name, options in kinds.items():
+        write_student(folder / f"{name}.ckpt", with_seen(build_student(modality=ACC, windows=24, **options)))
+        plan = ExportPlan(source=folder / f"{name}.ckpt", output=folder / f"{name}.edge", targets=("native",))
+        paths[name] = export(plan).path
+    return paths
+
+
+def assert_same(got: dict[str, Any], expected: Prediction) -> None:
+    assert (got["status"], got["label"], got["index"], got["reason"]) == (
+        expected.status,
+        expected.label,
+        expected.index,
+        expected.reason,
+    )
+    assert got["missing"] == pytest.approx(expected.missing_fraction, abs=1e-12)
+    assert got["probability"] == pytest.approx(expected.probability, abs=1e-5)
+    if expected.index >= 0:
+        np.testing.assert_allclose(got["probabilities"], expected.probabilities, atol=1e-5)
+    assert math.isnan(got["novelty"]) if expected.novelty is None else got["novelty"] == expected.novelty
+    age = expected.input_age_s
+    assert math.isnan(got["age"]) if age is None else got["age"] == pytest.approx(age, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["windows", "causal"])
+def test_every_window_is_answered_as_in_python(bundles: dict[str, Path], program: Callable[..., Program], name: str):
+    rng = np.random.default_rng(3)
+    windows = rng.normal(size=(12, 61, 3)).astype(np.float32)
+    windows[1, :20] = np.nan
+    windows[2, :, 1] = np.nan
+    windows[3] = np.nan
+    windows[4, 5:9, 2] = 9.0
+    windows[4, 10, 0] = -np.inf
+    windows[5, :, :2] = np.nan
+    windows[6] *= 1e-3
+    windows[7, 3, 0] = np.nan
+    native = program(bundles[name], unknown_level=0.2, error_level=0.3, stale_s=2.0)
+    statuses = set()
+    with EdgePredictor.open(
+        bundles[name], backend="native", unknown_level=0.2, error_level=0.3, stale_s=2.0
+    ) as predictor:
+        for number, window in enumerate(windows):
+            age = (None, 1.0, 3.25, -4.0)[number % 4]
+            expected = predictor.predict(window, input_age_s=age)
+            got = native.predict(window, math.nan if age is None else age)
+            assert_same(got, expected)
+            assert got["set"] == list(expected.label_set)
+            statuses.add(got["status"])
+    assert statuses >= {"ok", "stale", "invalid"}
+
+
+@pytest.mark.parametrize("name", ["windows", "causal"])
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_stream_is_answered_as_in_python(
+    bundles: dict[str, Path], program: Callable[..., Program], name: str, timed: bool
+):
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(700, 3)).astype(np.float32)
+    rows[100:104] = np.nan
+    rows[120, 1] = 40.0
+    times = np.arange(700) / 50.0 + rng.normal(scale=0.002, size=700)
+    times[200:] += 0.3  # a gap
+    times[260] = times[259]  # a duplicate, a late one, a stray
+    times[270], times[280] = times[265], 9e5
+    times[400:] += 100.0  # the clock was set
+    times[560:] = times[560] + np.arange(140) / 20.0  # too slow
+    native = program(bundles[name], hop=16, stale_s=3.0)
+    with EdgePredictor.open(bundles[name], backend="native", stale_s=3.0) as predictor:
+        stream, expected, got = predictor.stream(hop=16), [], []
+        for start in range(0, 700, 35):
+            part = slice(start, start + 35)
+            now = times[part][-1] + (5.0 if start == 315 else 0.1)
+            moments = (times[part], now) if timed else (None, math.nan)
+            expected += stream.push(rows[part], moments[0], now_s=now if timed else None)
+            got += native.push(rows[part], *moments)
+    assert len(got) == len(expected) > 20
+    for mine, theirs in zip(got, expected, strict=True):
+        assert_same(mine, theirs)
+    found = {answer["status"] for answer in got}
+    assert found >= ({"warming_up", "degraded", "stale"} if timed else {"warming_up", "degraded"})
+    if timed:
+        assert any(answer["reason"].startswith("the time line began anew: ") for answer in got)
+        assert any("samples come at 20 Hz, expected 50 Hz" in answer["reason"] for answer in got)
+    assert native.push(rows[:1], None if timed else times[:1]) == []
+    assert native.status == MISUSE
+    native.library.mmkd_reset(native.predictor)
+    assert_same(native.push(rows[:77])[0], EdgePredictorStream(bundles[name], rows[:77]))
+
+
+def EdgePredictorStream(path: Path, rows: np.ndarray) -> Prediction:  # noqa: N802
+    with EdgePredictor.open(path, backend="native") as predictor:
+        return predictor.stream(hop=16).push(rows)[0]
+
+
+def test_a_machine_of_its_own_is_standardised_by_its_reference(
+    build_student: Build, program: Callable[..., Program], tmp_path: Path
+):
+    modality = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=50.0, samples=40, normalise="per_group")
+    write_student(tmp_path / "s.ckpt", build_student(modality=modality, windows=24))
+    path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
+    mean, std = (20.0, -3.0), (2.0, 0.25)
+    window = (np.random.default_rng(2).normal(size=(40, 2)) * std + mean).astype(np.float32)
+    window[3, 0], window[9, 1] = np.nan, 9e9
+    pointers = [(ctypes.c_double * 2)(*values) for values in (mean, std)]
+    native = program(path, reference_mean=pointers[0], reference_std=pointers[1])
+    reference = Reference(modality=modality.name, mean=mean, std=std)
+    with EdgePredictor.open(path, backend="native", reference=reference) as predictor:
+        assert_same(native.predict(window), predictor.predict(window))
+    refused = program(path)
+    assert (refused.status, refused.error) == (
+        MISUSE,
+        "modality 'acc' is normalised per group: expected reference_mean and reference_std",
+    )
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        TaskSpec(kind="regression", labels=("wear",), unit="mm", range=(0.0, 2.0)),
+        TaskSpec(kind="multi_label", labels=("hot", "worn", "loud"), threshold=0.4),
+    ],
+    ids=lambda task: task.kind,
+)
+def test_numbers_and_several_labels(
+    build_student: Build, program: Callable[..., Program], tmp_path: Path, task: TaskSpec
+):
+    write_student(tmp_path / "s.ckpt", build_student(modality=ACC, task=task, windows=24))
+    path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
+    windows = np.random.default_rng(4).normal(size=(6, 61, 3), scale=2).astype(np.float32)
+    native = program(path)
+    with EdgePredictor.open(path, backend="native") as predictor:
+        for window in windows:
+            got, expected = native.predict(window), predictor.predict(window)
+            assert (got["label"], got["status"], got["set"]) == (expected.label, expected.status, list(expected.labels))
+            assert math.isnan(got["value"]) if expected.value is None else got["value"] == pytest.approx(expected.value)
+
+
+def test_wrong_files_and_arguments_say_what_is_wrong(
+    bundles: dict[str, Path], program: Callable[..., Program], tmp_path: Path
+):
+    data = bundles["windows"].read_bytes()
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 1
+    nothing, text, half, bad = (tmp_path / name for name in ("nothing.edge", "text.edge", "half.edge", "bad.edge"))
+    text.write_bytes(b"no bundle at all" * 20)
+    half.write_bytes(data[: len(data) // 2])
+    bad.write_bytes(flipped)
+    cases = {
+        nothing: (NO_FILE, f"{nothing}: expected a bundle (.edge) that can be read"),
+        text: (DAMAGED, "expected a bundle (.edge), or it was cut off; copy it again"),
+        half: (DAMAGED, "expected a bundle (.edge), or it was cut off; copy it again"),
+        bad: (DAMAGED, "the bundle is damaged: its SHA-256 does not match its content; copy it again"),
+    }
+    for path, expected in cases.items():
+        opened = program(path)
+        assert (opened.status, opened.error) == expected
+    options = {
+        "student: expected 0 to 0, got 3": {"student": 3},
+        "hop: expected 1 to 16777216 samples, got -1": {"hop": -1},
+        "unknown_level: expected at least 0.04, because 24 windows calibrated it": {"unknown_level": 0.01},
+        "error_level: expected at least 0.077, because 12 windows calibrated it": {"error_level": 0.01},
+    }
+    for message, option in options.items():
+        opened = program(bundles["windows"], **option)
+        assert (opened.status, opened.error) == (MISUSE, message)
+    step = program(bundles["causal"], hop=3)
+    assert step.error == "hop: expected a multiple of 8, the samples of one step of this causal student, got 3"
+    native = program(bundles["windows"])
+    assert native.predict(np.zeros((3, 61)))["reason"] == "modality 'acc': expected shape (T, C)=(61, 3), got (3, 61)"
+    assert native.status == MISUSE
