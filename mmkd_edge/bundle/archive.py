@@ -17,6 +17,7 @@ _LOCAL = struct.Struct("<4sHHHHHLLLHH")
 _CENTRAL = struct.Struct("<4sHHHHHHLLLHHHHHLL")
 _END = struct.Struct("<4sHHHHLLH")
 LOCAL_HEADER_BYTES = _LOCAL.size
+END_RECORD_BYTES = _END.size
 _NEEDED = 20  # ZIP 2.0: stored files in folders
 _MADE_BY = (3 << 8) | _NEEDED  # Unix
 _DATE = (1 << 5) | 1  # 1980-01-01, the first day of ZIP
@@ -70,11 +71,6 @@ def end_record(members: Sequence[Member], *, comment: bytes) -> bytes:
     return _END.pack(b"PK\x05\x06", 0, 0, count, count, size, offset, len(comment)) + comment
 
 
-def end_record_bytes(*, comment_bytes: int) -> int:
-    """Return the size of the end record."""
-    return _END.size + comment_bytes
-
-
 def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]:
     """Return everything before the end record, and the members for it, in the given order."""
     members = tuple(Member(name=name, size_bytes=len(data), crc32=zlib.crc32(data)) for name, data in files.items())
@@ -82,30 +78,6 @@ def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]
     for member in members:
         parts += (local_header(member), files[member.name])
     return b"".join(parts) + central_directory(members), members
-
-
-def stored_sizes(tail: bytes, directory: bytes) -> dict[str, int] | None:
-    """Read names and sizes from a central directory; None if it is unreadable or repeats a name."""
-    count = _END.unpack_from(tail)[4]
-    found: dict[str, int] = {}
-    position = 0
-    for _ in range(count):
-        if position + _CENTRAL.size > len(directory):
-            return None
-        fields = _CENTRAL.unpack_from(directory, position)
-        start = position + _CENTRAL.size
-        position = start + fields[10] + fields[11] + fields[12]
-        name = directory[start : start + fields[10]].decode("utf-8", "replace")
-        if fields[0] != b"PK\x01\x02" or name in found:
-            return None
-        found[name] = fields[9]
-    return found
-
-
-def directory_bytes(tail: bytes) -> int:
-    """Return the size of the central directory, from the end record."""
-    size: int = _END.unpack_from(tail)[5]
-    return size
 
 
 def member_size(header: bytes) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -35,13 +35,12 @@ __all__ = ["Bundle", "Golden", "example_bundle", "golden_bytes", "write_bundle"]
 MAX_BUNDLE_BYTES = 1 << 30
 _CHUNK_BYTES = 1 << 20
 _COMMENT = b"mmkd-edge sha256 "
-_END_BYTES = archive.end_record_bytes(comment_bytes=len(_COMMENT) + 64)
+_COMMENT_BYTES = len(_COMMENT) + 64
+_END_BYTES = archive.END_RECORD_BYTES + _COMMENT_BYTES
 _AGAIN = "copy or export it again"
 
 
-class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """What verifying a file returns."""
-
+class _Verified(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
     sha256: str
     manifest_sha256: str
@@ -59,7 +58,7 @@ class Bundle:
         signatures: over `manifest_sha256`, not verified; None for an unsigned bundle.
     """
 
-    def __init__(self, *, path: Path, descriptor: int, verified: Verified) -> None:
+    def __init__(self, *, path: Path, descriptor: int, verified: _Verified) -> None:
         self.path = path
         self.manifest = manifest = verified.manifest
         self.sha256 = verified.sha256
@@ -159,7 +158,9 @@ def write_bundle(
     path = Path(path)
     files = {MANIFEST_FILE: encode_manifest(manifest)}
     entries = member_files(manifest)
-    _check_names({entry.file for entry in entries}, set(members), where=str(path))
+    for name in sorted({entry.file for entry in entries} ^ set(members)):
+        got = "is not in the manifest" if name in members else "is in the manifest and missing"
+        raise BundleError(f"{path}: {name!r} {got}; a bundle holds exactly what its manifest lists")
     for entry in entries:
         _check_content(entry, members[entry.file], where=str(path))
         files[entry.file] = members[entry.file]
@@ -183,53 +184,80 @@ def example_bundle(name: str = "watch_acc") -> Path:
     return folder / f"{name}.edge"
 
 
-def _verify(path: Path, descriptor: int) -> Verified:
+def _verify(path: Path, descriptor: int) -> _Verified:
+    """Check the digest, the manifest, and that the file is the canonical archive of what the manifest lists."""
     size = os.fstat(descriptor).st_size
     if size > MAX_BUNDLE_BYTES:
         raise BundleError(f"{path}: expected at most {MAX_BUNDLE_BYTES} bytes, got {size}; this is not a bundle")
-    tail = _end_record(path, descriptor, size)
+    tail = _read_end_record(path, descriptor, size)
     sha256 = _check_digest(path, descriptor, size, tail)
-    content = _manifest_bytes(path, descriptor)
+    length = _member_size(descriptor, MANIFEST_FILE, offset=0)
+    if length is None or length > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{path}: expected {MANIFEST_FILE} of at most {MAX_MANIFEST_BYTES} bytes as the first member; "
+            "the file was not written by mmkd-export"
+        )
+    content = read_exactly(descriptor, length, offset=archive.LOCAL_HEADER_BYTES + len(MANIFEST_FILE))
     try:
         manifest = decode_manifest(content)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from error
     digest = new_sha256(content).hexdigest()
-    entries = (FileEntry(file=MANIFEST_FILE, sha256=digest, size_bytes=len(content)), *member_files(manifest))
-    signed_bytes = _check_directory(path, descriptor, size=size, tail=tail, entries=entries)
-    signatures = b""
-    if signed_bytes is not None:
-        signatures = _signature_bytes(path, descriptor, signed_bytes, entries)
-        signed = FileEntry(file=SIGNATURE_FILE, sha256=new_sha256(signatures).hexdigest(), size_bytes=signed_bytes)
-        entries = (*entries, signed)
-    offsets = _check_members(path, descriptor, tail=tail, entries=entries)
+    offsets: dict[str, int] = {}
+    headers: list[Member] = []
+    position, canonical = 0, True
+
+    def read_member(name: str, size_bytes: int) -> bytes:
+        nonlocal position, canonical
+        offsets[name] = position + archive.LOCAL_HEADER_BYTES + len(name.encode())
+        data = read_exactly(descriptor, size_bytes, offset=offsets[name])
+        headers.append(Member(name=name, size_bytes=size_bytes, crc32=zlib.crc32(data)))
+        header = archive.local_header(headers[-1])
+        canonical &= read_exactly(descriptor, len(header), offset=position) == header
+        position += headers[-1].stored_bytes
+        return data
+
+    for entry in (FileEntry(file=MANIFEST_FILE, sha256=digest, size_bytes=length), *member_files(manifest)):
+        _check_content(entry, read_member(entry.file, entry.size_bytes), where=str(path))
+    length, signatures = _member_size(descriptor, SIGNATURE_FILE, offset=position), b""
+    if length is not None:
+        if length > MAX_SIGNATURE_BYTES:
+            raise BundleError(f"{path}: {SIGNATURE_FILE}: expected at most {MAX_SIGNATURE_BYTES} bytes, got {length}")
+        signatures = read_member(SIGNATURE_FILE, length)
+    end = archive.central_directory(headers) + archive.end_record(headers, comment=tail[-_COMMENT_BYTES:])
+    # One byte more than expected: nothing may follow.
+    if not canonical or read_exactly(descriptor, len(end) + 1, offset=position) != end:
+        raise BundleError(
+            f"{path}: expected exactly the members that the manifest lists, as mmkd-export writes them, got another "
+            f"archive; {_AGAIN}"
+        )
     try:
-        document = None if signed_bytes is None else decode_signatures(signatures)
+        document = None if length is None else decode_signatures(signatures)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
-    return Verified(manifest=manifest, sha256=sha256, manifest_sha256=digest, signatures=document, offsets=offsets)
+    return _Verified(manifest=manifest, sha256=sha256, manifest_sha256=digest, signatures=document, offsets=offsets)
 
 
-def _end_record(path: Path, descriptor: int, size: int) -> bytes:
+def _read_end_record(path: Path, descriptor: int, size: int) -> bytes:
     start = read_exactly(descriptor, len(archive.LOCAL_SIGNATURE), offset=0)
     if start != archive.LOCAL_SIGNATURE:
         got = "an empty file" if size == 0 else "something else"
         raise BundleError(f"{path}: expected a bundle written by mmkd-export, got {got}")
     tail = read_exactly(descriptor, _END_BYTES, offset=max(0, size - _END_BYTES))
-    if len(tail) < _END_BYTES or tail[-64 - len(_COMMENT) : -64] != _COMMENT:
+    if len(tail) < _END_BYTES or not tail[-_COMMENT_BYTES:].startswith(_COMMENT):
         raise BundleError(f"{path}: the bundle is truncated or changed: its end record is missing; {_AGAIN}")
     return tail
 
 
 def _check_digest(path: Path, descriptor: int, size: int, tail: bytes) -> str:
+    """Compare the digest in the end record, and return that of the whole file."""
     digest = new_sha256()
-    offset = 0
-    while offset < size - _END_BYTES:
-        chunk = read_exactly(descriptor, min(_CHUNK_BYTES, size - _END_BYTES - offset), offset=offset)
-        if not chunk:
+    for offset in range(0, size - _END_BYTES, _CHUNK_BYTES):
+        expected_bytes = min(_CHUNK_BYTES, size - _END_BYTES - offset)
+        chunk = read_exactly(descriptor, expected_bytes, offset=offset)
+        if len(chunk) < expected_bytes:
             raise BundleError(f"{path}: the bundle became shorter while it was read; {_AGAIN}")
         digest.update(chunk)
-        offset += len(chunk)
     expected = tail[-64:].decode("ascii", "replace")
     if digest.hexdigest() != expected:
         raise BundleError(
@@ -239,74 +267,10 @@ def _check_digest(path: Path, descriptor: int, size: int, tail: bytes) -> str:
     return digest.hexdigest()
 
 
-def _manifest_bytes(path: Path, descriptor: int) -> bytes:
-    header = archive.local_header(Member(name=MANIFEST_FILE, size_bytes=0, crc32=0))
-    found = read_exactly(descriptor, len(header), offset=0)
-    size = archive.member_size(found)
-    if found[archive.LOCAL_HEADER_BYTES :] != MANIFEST_FILE.encode("ascii") or size > MAX_MANIFEST_BYTES:
-        raise BundleError(
-            f"{path}: expected {MANIFEST_FILE} of at most {MAX_MANIFEST_BYTES} bytes as the first member; "
-            "the file was not written by mmkd-export"
-        )
-    return read_exactly(descriptor, size, offset=len(header))
-
-
-def _check_directory(
-    path: Path, descriptor: int, *, size: int, tail: bytes, entries: Sequence[FileEntry]
-) -> int | None:
-    """Compare names and sizes with the manifest; return the size of the signatures, which it cannot list."""
-    length = min(archive.directory_bytes(tail), size)
-    directory = read_exactly(descriptor, length, offset=max(0, size - _END_BYTES - length))
-    sizes = archive.stored_sizes(tail, directory)
-    if sizes is None:
-        raise BundleError(f"{path}: the archive's directory is not readable; the file was not written by mmkd-export")
-    _check_names({entry.file for entry in entries}, set(sizes) - {SIGNATURE_FILE}, where=str(path))
-    for entry in entries:
-        if sizes[entry.file] != entry.size_bytes:
-            raise BundleError(
-                f"{path}: {entry.file!r}: expected {entry.size_bytes} bytes, got {sizes[entry.file]}; {_AGAIN}"
-            )
-    return sizes.get(SIGNATURE_FILE)
-
-
-def _signature_bytes(path: Path, descriptor: int, size: int, entries: Sequence[FileEntry]) -> bytes:
-    if size > MAX_SIGNATURE_BYTES:
-        raise BundleError(f"{path}: {SIGNATURE_FILE}: expected at most {MAX_SIGNATURE_BYTES} bytes, got {size}")
-    before = sum(archive.LOCAL_HEADER_BYTES + len(entry.file.encode()) + entry.size_bytes for entry in entries)
-    start = before + archive.LOCAL_HEADER_BYTES + len(SIGNATURE_FILE)
-    return read_exactly(descriptor, size, offset=start)
-
-
-def _check_members(path: Path, descriptor: int, *, tail: bytes, entries: Sequence[FileEntry]) -> dict[str, int]:
-    """Compare content and headers with the canonical archive; return each member's offset."""
-    offsets: dict[str, int] = {}
-    members: list[Member] = []
-    position = 0
-    canonical = True
-    for entry in entries:
-        start = position + archive.LOCAL_HEADER_BYTES + len(entry.file.encode())
-        data = read_exactly(descriptor, entry.size_bytes, offset=start)
-        _check_content(entry, data, where=str(path))
-        member = Member(name=entry.file, size_bytes=entry.size_bytes, crc32=zlib.crc32(data))
-        canonical &= read_exactly(descriptor, start - position, offset=position) == archive.local_header(member)
-        members.append(member)
-        offsets[entry.file] = start
-        position += member.stored_bytes
-    directory = archive.central_directory(members)
-    end = directory + archive.end_record(members, comment=tail[-64 - len(_COMMENT) :])
-    # One byte more than expected: nothing may follow.
-    if not canonical or read_exactly(descriptor, len(end) + 1, offset=position) != end:
-        raise BundleError(f"{path}: the archive was repacked: its headers are not those of mmkd-export; {_AGAIN}")
-    return offsets
-
-
-def _check_names(expected: set[str], found: set[str], *, where: str) -> None:
-    for name in sorted(found - expected):
-        raise BundleError(f"{where}: {name!r} is not in the manifest; a bundle holds exactly what its manifest lists")
-    for name in sorted(expected - found):
-        raise BundleError(
-            f"{where}: {name!r} is in the manifest and missing; a bundle holds all that its manifest lists"
-        )
+def _member_size(descriptor: int, name: str, *, offset: int) -> int | None:
+    """Return the size of a member by its local header; None if another member begins there."""
+    header = read_exactly(descriptor, archive.LOCAL_HEADER_BYTES + len(name), offset=offset)
+    return archive.member_size(header) if header[archive.LOCAL_HEADER_BYTES :] == name.encode() else None
 
 
 def _check_content(entry: FileEntry, data: bytes, *, where: str) -> None:

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from mmkd_edge.errors import CURES, UsageError, fault_of
 
@@ -30,8 +30,10 @@ def open_file(path: Path, *, expected: str) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: expected {expected}, found no such file; check the path") from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: expected {expected}, cannot open it: {_reason(error)}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: expected {expected}, cannot open it: {fault_of(error)}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: expected {expected}, cannot open it: the path holds a NUL character") from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
@@ -97,16 +99,14 @@ def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
     try:
-        _write_new(temporary, data, mode=_mode_of(place), masked=_WRITTEN_BY_OTHERS if own else 0)
+        _write_new(temporary, data, earlier=place, masked=_WRITTEN_BY_OTHERS if own else 0)
         temporary.replace(place)
-    except OSError as error:
+    except BaseException as error:  # also Ctrl-C
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise UsageError(f"{path}: cannot write it: {fault_of(error)}; an earlier file is left as it was") from error
-    except BaseException:  # Ctrl-C: leave nothing half-written behind
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
     try:
         flush_folder(place.parent)
     except OSError as error:
@@ -116,51 +116,29 @@ def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
         ) from error
 
 
-def _mode_of(path: Path) -> int | None:
-    try:
-        return stat.S_IMODE(path.stat().st_mode) & 0o777
-    except OSError:  # writing the file then reports it
-        return None
+def _write_new(path: Path, data: bytes, *, earlier: Path, masked: int) -> None:
+    """Write a file that gets its name when it is whole, if the system can: a kill then leaves no half of it.
 
+    Its permissions are those of the earlier file, without the masked ones.
+    """
 
-def _write_new(path: Path, data: bytes, *, mode: int | None, masked: int) -> None:
-    """Write a file that gets its name when it is whole, if the system can: a kill then leaves no half of it."""
-    mode = None if mode is None else mode & ~masked
-    nameless = _open_nameless(path.parent, 0o666 & ~masked)
-    if nameless is not None and _write_and_name(nameless, path, data, mode=mode):
-        return
+    def write(descriptor: int, name: bool) -> None:
+        with os.fdopen(descriptor, "wb") as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(descriptor, earlier.stat().st_mode & 0o777 & ~masked)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+            if name:
+                # Only with a directory does Python call the linkat that follows the link.
+                os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+
+    if hasattr(os, "O_TMPFILE"):
+        with contextlib.suppress(OSError):  # the file system or a security module forbids it
+            write(os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666 & ~masked), name=True)
+            return
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, 0o666 & ~masked)
-    with os.fdopen(descriptor, "wb") as file:
-        _write_all(file, data, mode=mode)
-
-
-def _write_all(file: BinaryIO, data: bytes, *, mode: int | None) -> None:
-    if mode is not None:  # before there is anything to read
-        os.fchmod(file.fileno(), mode)
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _write_and_name(descriptor: int, path: Path, data: bytes, *, mode: int | None) -> bool:
-    with os.fdopen(descriptor, "wb") as file:
-        _write_all(file, data, mode=mode)
-        try:
-            # Only with a directory does Python call the linkat that follows the link.
-            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
-        except OSError:  # some security modules forbid it
-            return False
-    return True
-
-
-def _open_nameless(folder: Path, mode: int) -> int | None:
-    if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
-        return None
-    try:
-        return os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode)
-    except OSError:  # not every file system has it; naming the file reports other faults
-        return None
+    write(os.open(path, flags, 0o666 & ~masked), name=False)
 
 
 def flush_folder(path: Path) -> None:
@@ -170,12 +148,6 @@ def flush_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
-    return "the path holds a NUL character"  # the only ValueError that opening gives
 
 
 def new_sha256(data: bytes | memoryview = b"") -> _Hash:

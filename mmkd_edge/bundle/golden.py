@@ -83,16 +83,7 @@ def same_answers(task: TaskSpec, answers: NDArray[np.float32], reference: NDArra
 def golden_bytes(golden: Golden) -> bytes:
     """Return the golden windows as an uncompressed .npz; the same windows give the same bytes."""
     files: dict[str, bytes] = {}
-    arrays: dict[str, NDArray[Any]] = {
-        "windows": golden.windows,
-        "labels": golden.labels,
-        "logits": golden.logits,
-        "probabilities": golden.probabilities,
-        "judge": golden.judge,
-        "tolerance": np.array(golden.tolerance),
-    }
-    if golden.novelty is not None:
-        arrays[_NOVELTY] = golden.novelty
+    arrays = {name: array for name, array in msgspec.structs.asdict(golden).items() if array is not None}
     if golden.windows.dtype == np.uint8:
         arrays |= {"windows": bytes_of(golden.windows), _FRAMES: ~missing_frames(golden.windows)}
     for name, array in arrays.items():
@@ -108,19 +99,12 @@ def golden_bytes(golden: Golden) -> bytes:
 def golden_from_bytes(data: bytes, entry: ModelEntry) -> Golden:
     """Read the golden windows of a student; BundleError if they do not fit it."""
     arrays = _arrays(data, entry.golden.file)
-    fault = _fault(arrays, entry)
-    if fault:
+    if fault := _fault(arrays, entry):
         raise BundleError(f"{entry.golden.file}: {fault}; export the bundle again")
-    windows = arrays["windows"]
-    return Golden(
-        windows=with_missing(windows, ~arrays[_FRAMES]) if _FRAMES in arrays else windows,
-        labels=arrays["labels"],
-        logits=arrays["logits"],
-        probabilities=arrays["probabilities"],
-        judge=arrays["judge"],
-        tolerance=float(arrays["tolerance"]),
-        novelty=arrays.get(_NOVELTY),
-    )
+    fields: dict[str, Any] = arrays | {"tolerance": float(arrays["tolerance"])}
+    if _FRAMES in fields:
+        fields["windows"] = with_missing(arrays["windows"], ~fields.pop(_FRAMES))
+    return Golden(**fields)
 
 
 def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:

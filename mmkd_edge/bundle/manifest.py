@@ -260,12 +260,11 @@ def step_inputs(modality: ModalitySpec, streaming: Streaming) -> tuple[TensorSpe
 
 def step_outputs(task: TaskSpec, streaming: Streaming, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
     """Return the outputs of a step graph: those of `graph_outputs`, and the new slot, or all, of each state."""
-    states = (TensorSpec(name=f"next_{s.name}", dtype="float32", shape=_new_shape(s)) for s in streaming.states)
-    return (*graph_outputs(task, novelty=novelty), *states)
-
-
-def _new_shape(state: StateTensor) -> tuple[int, ...]:
-    return tuple(1 if axis == state.axis else size for axis, size in enumerate(state.shape))
+    outputs = list(graph_outputs(task, novelty=novelty))
+    for state in streaming.states:
+        shape = tuple(1 if axis == state.axis else size for axis, size in enumerate(state.shape))
+        outputs.append(TensorSpec(name=f"next_{state.name}", dtype="float32", shape=shape))
+    return tuple(outputs)
 
 
 def member_files(manifest: Manifest) -> tuple[FileEntry, ...]:

@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from mmkd_edge.bundle.files import open_file, read_exactly, write_file
-from mmkd_edge.bundle.strict_json import JsonError, json_bytes, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 
@@ -22,12 +22,12 @@ MAX_BYTES = 1 << 20
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Mean and standard deviation (above 0) of one group's valid raw values per channel."""
+    """Mean and standard deviation of one group's valid raw values per channel."""
 
     format_version: int = FORMAT_VERSION
     modality: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Annotated[tuple[float, ...], msgspec.Meta(min_length=1)]
+    std: tuple[Annotated[float, msgspec.Meta(gt=0)], ...]
 
 
 def read_reference(path: str | os.PathLike[str]) -> Reference:
@@ -41,21 +41,27 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
     if len(data) > MAX_BYTES:
         raise UsageError(f"{path}: expected a reference of at most {MAX_BYTES} bytes, got more")
     try:
-        reference = msgspec.convert(parse_object(data), type=Reference, strict=True)
-    except (JsonError, msgspec.ValidationError) as error:
+        return _decode(data)
+    except JsonError as error:
         raise UsageError(f"{path}: not a reference: {error}; make it again with mmkd-data reference") from error
-    fault = _fault(reference)
-    if fault:
-        raise UsageError(f"{path}: {fault}; make it again with mmkd-data reference")
-    return reference
 
 
 def write_reference(path: str | os.PathLike[str], reference: Reference) -> None:
     """Write a reference file atomically; UsageError if it is invalid, or cannot be written."""
-    fault = _fault(reference)
-    if fault:
-        raise UsageError(f"reference of modality {reference.modality!r}: {fault}")
-    write_file(Path(path), json_bytes(reference))
+    data = json_bytes(reference)
+    try:
+        _decode(data)
+    except JsonError as error:
+        raise UsageError(f"reference of modality {reference.modality!r}: {error}") from error
+    write_file(Path(path), data)
+
+
+def _decode(data: bytes) -> Reference:
+    reference = decode_document(data, Reference, version=FORMAT_VERSION)
+    expected, got = len(reference.mean), len(reference.std)
+    if got != expected:
+        raise JsonError("std", f"expected one number per channel, {expected} as in mean, got {got}")
+    return reference
 
 
 def check_reference(reference: Reference, modality: ModalitySpec) -> None:
@@ -69,16 +75,3 @@ def check_reference(reference: Reference, modality: ModalitySpec) -> None:
             f"reference of modality {modality.name!r}: expected {len(modality.channels)} channels "
             f"({', '.join(modality.channels)}), got {len(reference.mean)}"
         )
-
-
-def _fault(reference: Reference) -> str:
-    if reference.format_version != FORMAT_VERSION:
-        return f"format_version: expected {FORMAT_VERSION}, got {reference.format_version}"
-    if not reference.mean or len(reference.mean) != len(reference.std):
-        return f"mean and std: expected one number each per channel, got {len(reference.mean)} and {len(reference.std)}"
-    for index, (mean, std) in enumerate(zip(reference.mean, reference.std, strict=True)):
-        if not math.isfinite(mean):
-            return f"mean[{index}]: expected a finite number, got {mean}"
-        if not (math.isfinite(std) and std > 0):
-            return f"std[{index}]: expected a finite number above 0, got {std}"
-    return ""

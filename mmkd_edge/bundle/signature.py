@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import BundleError
 
 SIGNATURE_FILE = "signature.json"
@@ -47,12 +47,6 @@ def encode_signatures(document: SignatureDocument) -> bytes:
 def decode_signatures(data: bytes) -> SignatureDocument:
     """Read the file; BundleError if it is invalid."""
     try:
-        document = convert_object(parse_object(data), SignatureDocument)
+        return decode_document(data, SignatureDocument, version=FORMAT_VERSION)
     except JsonError as error:
-        raise BundleError(f"{SIGNATURE_FILE}: {error}; sign the bundle again") from error
-    if document.format_version != FORMAT_VERSION:
-        raise BundleError(
-            f"{SIGNATURE_FILE}: format_version: this mmkd-edge reads {FORMAT_VERSION}, got {document.format_version}; "
-            "upgrade it, or sign the bundle again"
-        )
-    return document
+        raise BundleError(f"{SIGNATURE_FILE}: {error}; upgrade mmkd-edge, or sign the bundle again") from error

@@ -53,6 +53,15 @@ def convert_object(document: dict[str, Any], struct: type[T]) -> T:
         raise JsonError(path.lstrip("."), message[0].lower() + message[1:]) from error
 
 
+def decode_document(data: bytes, struct: type[T], *, version: int) -> T:
+    """Read a file of one `format_version` into a Struct; JsonError if it does not fit."""
+    document = parse_object(data)
+    got = document.get("format_version", version)
+    if got != version:
+        raise JsonError("format_version", f"expected {version}, got {got!r}")
+    return convert_object(document, struct)
+
+
 def json_bytes(document: Any) -> bytes:
     """Return a document as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
@@ -60,7 +69,14 @@ def json_bytes(document: Any) -> bytes:
 
 def _plain(node: Any, path: str) -> Any:
     if isinstance(node, _Pairs):
-        return _plain_object(node, path)
+        plain: dict[str, Any] = {}
+        for key, value in node:
+            _check_text(key, path)
+            inner = f"{path}.{key}" if path else key
+            if key in plain:
+                raise JsonError(inner, "expected once, got it twice")
+            plain[key] = _plain(value, inner)
+        return plain
     if isinstance(node, list):
         return [_plain(item, f"{path}[{index}]") for index, item in enumerate(node)]
     if isinstance(node, float) and not math.isfinite(node):
@@ -68,17 +84,6 @@ def _plain(node: Any, path: str) -> Any:
     if isinstance(node, str):
         _check_text(node, path)
     return node
-
-
-def _plain_object(pairs: _Pairs, path: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        _check_text(key, path)
-        inner = f"{path}.{key}" if path else key
-        if key in found:
-            raise JsonError(inner, "expected once, got it twice")
-        found[key] = _plain(value, inner)
-    return found
 
 
 def _check_text(text: str, path: str) -> None:

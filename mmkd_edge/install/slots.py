@@ -23,7 +23,7 @@ import msgspec
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import flush_folder, is_written_by_others, read_own_file, write_file
 from mmkd_edge.bundle.manifest import MAX_RELEASE, release_of
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import (
     ArtifactError,
     BundleError,
@@ -99,12 +99,9 @@ def read_slots(state: Path) -> Slots:
         "are then forgotten"
     )
     try:
-        slots = convert_object(parse_object(data), Slots)
+        return decode_document(data, Slots, version=FORMAT_VERSION)
     except JsonError as error:
         raise BundleError(f"{path}: {error}; {again}") from error
-    if slots.format_version != FORMAT_VERSION:
-        raise BundleError(f"{path}: format_version: expected {FORMAT_VERSION}, got {slots.format_version}; {again}")
-    return slots
 
 
 def check_state(state: Path) -> None:

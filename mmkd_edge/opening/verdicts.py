@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.bundle.files import cache_folder, is_written_by_others, read_own_file, write_file
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
-from mmkd_edge.errors import UsageError
+from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
+from mmkd_edge.errors import UsageError, fault_of
 
 FORMAT_VERSION = 2
 _MOST_BYTES = 1 << 16
@@ -31,12 +31,10 @@ def passed_before(bundle_sha256: str) -> tuple[str, ...]:
     try:
         path = _path(bundle_sha256)
         _check_folder(path.parent)
-        data = read_own_file(path, most_bytes=_MOST_BYTES)
-        verdicts = convert_object(parse_object(data), Verdicts)
+        verdicts = decode_document(read_own_file(path, most_bytes=_MOST_BYTES), Verdicts, version=FORMAT_VERSION)
     except (OSError, UsageError, JsonError):
         return ()
-    valid = verdicts.format_version == FORMAT_VERSION and verdicts.bundle_sha256 == bundle_sha256
-    return verdicts.passed if valid else ()
+    return verdicts.passed if verdicts.bundle_sha256 == bundle_sha256 else ()
 
 
 def remember_passed(bundle_sha256: str, keys: tuple[str, ...]) -> str:
@@ -48,10 +46,8 @@ def remember_passed(bundle_sha256: str, keys: tuple[str, ...]) -> str:
         earlier = tuple(key for key in passed_before(bundle_sha256) if key not in keys)
         verdicts = Verdicts(bundle_sha256=bundle_sha256, passed=(*earlier, *keys)[-_MOST_PASSED:])
         write_file(path, json_bytes(verdicts), own=True)
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    except UsageError as error:
-        return str(error)
+    except (OSError, UsageError) as error:
+        return fault_of(error) if isinstance(error, OSError) else str(error)
     return ""
 
 

@@ -204,16 +204,8 @@ def test_another_format_version_is_refused(document: dict[str, Any], version: ob
             "acc/golden.npz\0",
             "models[0].golden.file: expected 'acc/golden.npz', got 'acc/golden.npz\\x00'",
         ),
-        (
-            "models.0.golden.sha256",
-            "A" * 64,
-            f"models[0].golden.sha256: {NO_HASH}",
-        ),
-        (
-            "models.0.dataset_sha256",
-            "a" * 64 + "\n",
-            "models[0].dataset_sha256: expected str of length <= 64",
-        ),
+        ("models.0.golden.sha256", "A" * 64, f"models[0].golden.sha256: {NO_HASH}"),
+        ("models.0.dataset_sha256", "a" * 64 + "\n", "models[0].dataset_sha256: expected str of length <= 64"),
         ("models.0.teacher_sha256", "", f"models[0].teacher_sha256: {NO_HASH}"),
         (
             "models.0.inputs.0.shape",

@@ -40,31 +40,22 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "not a reference: not a JSON document: Expecting value: line 1 column 1 (char 0)"),
-        ("{}", "not a reference: Object missing required field `modality`"),
-        (
-            '{"modality": "t", "mean": [1], "std": [1], "unit": "K"}',
-            "not a reference: Object contains unknown field `unit`",
-        ),
-        (
-            '{"modality": "t", "mean": ["1"], "std": [1]}',
-            "not a reference: Expected `float`, got `str` - at `$.mean[0]`",
-        ),
-        ('{"modality": "t", "mean": [NaN], "std": [1]}', "not a reference: mean[0]: expected a finite number, got nan"),
+        ("", "not a JSON document: Expecting value: line 1 column 1 (char 0)"),
+        ("{}", "object missing required field modality"),
+        ('{"modality": "t", "mean": [1], "std": [1], "unit": "K"}', "object contains unknown field unit"),
+        ('{"modality": "t", "mean": ["1"], "std": [1]}', "mean[0]: expected float, got str"),
+        ('{"modality": "t", "mean": [NaN], "std": [1]}', "mean[0]: expected a finite number, got nan"),
         ('{"format_version": 2, "modality": "t", "mean": [1], "std": [1]}', "format_version: expected 1, got 2"),
-        (
-            '{"modality": "t", "mean": [1, 2], "std": [1]}',
-            "mean and std: expected one number each per channel, got 2 and 1",
-        ),
-        ('{"modality": "t", "mean": [], "std": []}', "mean and std: expected one number each per channel, got 0 and 0"),
-        ('{"modality": "t", "mean": [1], "std": [0]}', "std[0]: expected a finite number above 0, got 0.0"),
-        ('{"modality": "t", "mean": [1], "std": [-1]}', "std[0]: expected a finite number above 0, got -1.0"),
+        ('{"modality": "t", "mean": [1, 2], "std": [1]}', "std: expected one number per channel, 2 as in mean, got 1"),
+        ('{"modality": "t", "mean": [], "std": []}', "mean: expected array of length >= 1"),
+        ('{"modality": "t", "mean": [1], "std": [0]}', "std[0]: expected float > 0.0"),
+        ('{"modality": "t", "mean": [1], "std": [-1]}', "std[0]: expected float > 0.0"),
     ],
 )
 def test_what_cannot_normalise_is_refused(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "temp.json"
     path.write_text(text)
-    assert refusal(path) == f"{path}: {says}{AGAIN}"
+    assert refusal(path) == f"{path}: not a reference: {says}{AGAIN}"
 
 
 def test_a_huge_file_is_refused(tmp_path: Path) -> None:
@@ -73,11 +64,20 @@ def test_a_huge_file_is_refused(tmp_path: Path) -> None:
     assert refusal(path) == f"{path}: expected a reference of at most 1048576 bytes, got more"
 
 
-@pytest.mark.parametrize("std", [0.0, float("nan"), float("inf")])
-def test_an_unusable_reference_is_not_written(tmp_path: Path, std: float) -> None:
+@pytest.mark.parametrize(
+    ("mean", "std", "fault"),
+    [
+        ((float("inf"), 21.0), (0.5, 1.0), "mean[0]: expected float, got null"),
+        ((36.25, 21.0), (0.5, 0.0), "std[1]: expected float > 0.0"),
+        ((36.25,), (float("nan"),), "std[0]: expected float, got null"),
+    ],
+)
+def test_a_reference_that_normalises_nothing_is_not_written(
+    tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...], fault: str
+) -> None:
     with pytest.raises(UsageError) as caught:
-        write_reference(tmp_path / "temp.json", Reference(modality="temp", mean=(1.0,), std=(std,)))
-    assert str(caught.value) == f"reference of modality 'temp': std[0]: expected a finite number above 0, got {std}"
+        write_reference(tmp_path / "temp.json", Reference(modality="temp", mean=mean, std=std))
+    assert str(caught.value) == f"reference of modality 'temp': {fault}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -95,15 +95,3 @@ def test_a_reference_must_be_of_the_modality_and_its_channels() -> None:
         with pytest.raises(UsageError) as caught:
             check_reference(reference, modality)
         assert str(caught.value) == says
-
-
-def test_a_reference_that_normalises_nothing_is_not_written(tmp_path: Path) -> None:
-    path = tmp_path / "temp.json"
-    for mean, std, fault in (
-        ((float("inf"), 21.0), (0.5, 1.0), "mean[0]: expected a finite number, got inf"),
-        ((36.25, 21.0), (0.5, 0.0), "std[1]: expected a finite number above 0, got 0.0"),
-    ):
-        with pytest.raises(UsageError) as caught:
-            write_reference(path, Reference(modality="temp", mean=mean, std=std))
-        assert str(caught.value) == f"reference of modality 'temp': {fault}"
-    assert not path.exists()

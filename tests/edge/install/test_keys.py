@@ -269,7 +269,7 @@ def test_a_signature_file_of_a_later_version_asks_for_an_upgrade(
     with pytest.raises(BundleError) as caught:
         Bundle.open(path)
     assert str(caught.value) == (
-        f"{path}: signature.json: format_version: this mmkd-edge reads 1, got 2; upgrade it, or sign the bundle again"
+        f"{path}: signature.json: format_version: expected 1, got 2; upgrade mmkd-edge, or sign the bundle again"
     )
 
 
