@@ -17,9 +17,10 @@ from mmkd_station.spec import RunSpec, StationSpec, check_run, size_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """Where samples come from, and how they are read."""
+class RunOptions:
+    """The options of `mmkd-run`; most are keys of a `StationSpec`."""
 
+    name: Annotated[str, Option("Name of the station, in every record.", metavar="NAME", shown="of the bundle")] = ""
     source: Annotated[
         list[str] | None,
         Option(
@@ -48,12 +49,23 @@ class SourceOptions:
         float | None,
         Option("Replay files at this multiple of real time.", metavar="TIMES", shown="as fast as possible"),
     ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamOptions:
-    """How samples become results."""
-
+    sink: Annotated[list[str] | None, Option("Where records go; see below. Repeatable.", metavar="SINK", shown="-")] = (
+        None
+    )
+    store: Annotated[
+        Path | None,
+        Option(
+            "Save unsent records and open alarms here, so that a restart does not lose them.",
+            metavar="FOLDER",
+            shown="in memory",
+        ),
+    ] = None
+    store_size: Annotated[str, Option("Maximum disk space per sink.", metavar="SIZE")] = "64MB"
+    keep_uncertain: Annotated[
+        str | None, Option("Save uncertain windows for labelling, up to this size.", metavar="SIZE")
+    ] = None
+    keep_in: Annotated[Path, Option("Folder for uncertain windows.", metavar="FOLDER")] = Path("uncertain")
+    uncertain_below: Annotated[float, Option("Call a result uncertain below this probability.", min=0.0, max=1.0)] = 0.6
     hop: Annotated[int | None, Option("Samples between two results.", shown="a second, or a shorter window", min=1)] = (
         None
     )
@@ -86,12 +98,6 @@ class StreamOptions:
             shown="drop-oldest; block for files and recordings",
         ),
     ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlarmOptions:
-    """When alarms begin and end, and how to choose that on recordings."""
-
     alarm: Annotated[
         list[str] | None, Option("Raise alarms for results with this label. Repeatable.", metavar="LABEL")
     ] = None
@@ -113,12 +119,6 @@ class AlarmOptions:
         list[str] | None,
         Option("Label of normal operation. Repeatable.", metavar="LABEL", shown="all labels without --alarm"),
     ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageOptions:
-    """The page of the run."""
-
     monitor: Annotated[
         str | None, Option("Serve a page at this address, for instance 127.0.0.1:8090.", metavar="HOST:PORT")
     ] = None
@@ -132,12 +132,6 @@ class PageOptions:
     serve_predict: Annotated[
         bool, Option("Also answer windows that are posted to /predict of the page.", ("--serve-predict",))
     ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """How the student runs."""
-
     backend: Annotated[str, Option("Backend that runs the student.", metavar="NAME")] = "auto"
     precision: Annotated[str, Option("Precision of the model to run.", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Option("Threads per prediction.", shown="tuned, else 1", min=1)] = None
@@ -158,29 +152,6 @@ class EngineOptions:
     ] = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class SinkOptions:
-    """Where records go."""
-
-    sink: Annotated[list[str] | None, Option("Where records go; see below. Repeatable.", metavar="SINK", shown="-")] = (
-        None
-    )
-    store: Annotated[
-        Path | None,
-        Option(
-            "Save unsent records and open alarms here, so that a restart does not lose them.",
-            metavar="FOLDER",
-            shown="in memory",
-        ),
-    ] = None
-    store_size: Annotated[str, Option("Maximum disk space per sink.", metavar="SIZE")] = "64MB"
-    keep_uncertain: Annotated[
-        str | None, Option("Save uncertain windows for labelling, up to this size.", metavar="SIZE")
-    ] = None
-    keep_in: Annotated[Path, Option("Folder for uncertain windows.", metavar="FOLDER")] = Path("uncertain")
-    uncertain_below: Annotated[float, Option("Call a result uncertain below this probability.", min=0.0, max=1.0)] = 0.6
-
-
 # Options that have no effect without another.
 _NEEDS = {
     "--store-size": "--store",
@@ -196,80 +167,73 @@ _NEEDS = {
     "--false-alarms-per-hour": "--tune-alarm",
     "--normal": "--tune-alarm",
 }
-# Options that `--tune-alarm` chooses, or ignores.
-NOT_TUNING = ("--confirm", "--release", "--min-probability", "--error-level", "--unknown-level", "--watch-bundle")
+_WITH_TUNING = ("--tune-alarm", "--alarm", "--cooldown", "--false-alarms-per-hour", "--normal", "--hop")
+_WITH_TUNING += ("--backend", "--precision", "--threads", "--reference")
+_WITH_FILE = ("--monitor", "--monitor-token", "--monitor-origin", "--serve-predict")
 
 
-def given(*groups: Any) -> list[str]:
-    """Return the names of the options that are not at their defaults."""
-    return [name for group in groups for name in _given(group)]
-
-
-def _given(group: Any) -> Iterator[str]:
-    hints = get_type_hints(type(group), include_extras=True)
-    for field in fields(group):
-        if getattr(group, field.name) != field.default:
-            option = next(part for part in get_args(hints[field.name]) if isinstance(part, Option))
-            yield option.names[0] if option.names else "--" + field.name.replace("_", "-")
-
-
-def check_needs(*groups: Any) -> None:
-    """Raise UsageError for an option that has no effect without another that is missing."""
-    names = given(*groups)
+def check_combination(options: RunOptions, subject: Path) -> None:
+    """Raise UsageError for options that have no effect, or that cannot be combined."""
+    names = list(_given(options))
     for name, needed in _NEEDS.items():
         if name in names and needed not in names:
             raise UsageError(
                 f"{name}: expected {needed} beside it, without which it does nothing; add it, or leave it out"
             )
+    if options.tune_alarm is not None:
+        others = [name for name in names if name not in _WITH_TUNING]
+        beside, because = "--tune-alarm", "which chooses a rule on recordings and stops"
+    elif subject.suffix == ".toml":
+        others = [name for name in names if name not in _WITH_FILE]
+        beside, because = str(subject), "which says it for each station"
+    else:
+        return
+    if others:
+        raise UsageError(f"{others[0]}: expected none beside {beside}, {because}; leave it out")
 
 
-def refuse(names: list[str], *, beside: str, because: str) -> None:
-    """Raise UsageError for options that cannot be combined with another."""
-    if names:
-        raise UsageError(f"{names[0]}: expected none beside {beside}, {because}; leave it out")
+def _given(options: RunOptions) -> Iterator[str]:
+    """Yield the names of the options that are not at their defaults."""
+    hints = get_type_hints(RunOptions, include_extras=True)
+    for field in fields(options):
+        if getattr(options, field.name) != field.default:
+            option = next(part for part in get_args(hints[field.name]) if isinstance(part, Option))
+            yield option.names[0] if option.names else "--" + field.name.replace("_", "-")
 
 
-def run_spec(
-    bundle: Path,
-    *,
-    name: str,
-    source: SourceOptions,
-    sinks: SinkOptions,
-    stream: StreamOptions,
-    alarms: AlarmOptions,
-    engine: EngineOptions,
-) -> RunSpec:
+def run_spec(bundle: Path, options: RunOptions) -> RunSpec:
     """Return the run of a command line with a bundle. Raises UsageError."""
-    if not source.source:
+    if not options.source:
         raise UsageError("--source: expected where samples come from, got none; for instance --source csv:log.csv")
-    same = {**vars(source), **vars(stream), **vars(engine)}
-    del same["watch_bundle"]
-    same |= {
-        "time": _choice(source.time, get_args(TimeFrom), option="--time"),
-        "time_unit": _choice(source.time_unit, get_args(SourceTimeUnit), option="--time-unit"),
-        "on_full": stream.on_full and _choice(stream.on_full, get_args(OnFull), option="--on-full"),
-        "reference": engine.reference and str(engine.reference),
-        "source": _sources(source.source),
-        "map": _mapping(source.map or []),
-    }
-    station = StationSpec(
-        bundle=str(bundle), name=name, alarms=alarm_rules(alarms), uncertain_below=sinks.uncertain_below, **same
-    )
-    keep = sinks.keep_uncertain
+    _check_choice(options.time, TimeFrom, option="--time")
+    _check_choice(options.time_unit, SourceTimeUnit, option="--time-unit")
+    if options.on_full is not None:
+        _check_choice(options.on_full, OnFull, option="--on-full")
+    same = {name: value for name, value in vars(options).items() if name in StationSpec.__struct_fields__}
+    same["source"] = _sources(options.source)
+    same["map"] = _mapping(options.map or [])
+    same["reference"] = options.reference and str(options.reference)
+    keep = options.keep_uncertain
     return check_run(
         RunSpec(
-            stations=(station,),
-            sinks=tuple(sinks.sink or ()),
-            store=None if sinks.store is None else str(sinks.store),
-            store_bytes=size_bytes(sinks.store_size, option="--store-size"),
-            watch_bundle=engine.watch_bundle,
-            keep_uncertain_bytes=None if keep is None else size_bytes(keep, option="--keep-uncertain"),
-            keep_in=str(sinks.keep_in),
+            stations=(StationSpec(bundle=str(bundle), alarms=alarm_rules(options), **same),),
+            sinks=tuple(options.sink or ()),
+            store=options.store and str(options.store),
+            store_bytes=size_bytes(options.store_size, option="--store-size"),
+            watch_bundle=options.watch_bundle,
+            keep_uncertain_bytes=keep and size_bytes(keep, option="--keep-uncertain"),
+            keep_in=str(options.keep_in),
         )
     )
 
 
-def alarm_rules(options: AlarmOptions) -> tuple[AlarmRule, ...]:
+def _check_choice(value: str, choices: Any, *, option: str) -> None:
+    if value not in get_args(choices):
+        known = ", ".join(get_args(choices))
+        raise UsageError(f"{option} {value}: expected one of {known}; choose one of them")
+
+
+def alarm_rules(options: RunOptions) -> tuple[AlarmRule, ...]:
     """Return the same rule for each label."""
     try:
         cooldown_s = float(options.cooldown.strip().removesuffix("s"))
@@ -305,9 +269,3 @@ def _mapping(texts: Sequence[str]) -> dict[str, str]:
         if "=" not in text:
             raise UsageError(f"--map {text}: expected CHANNEL=COLUMN, got no '='; write it like ax=accel.x")
     return dict(text.partition("=")[::2] for text in texts)
-
-
-def _choice(value: str, known: Sequence[str], *, option: str) -> str:
-    if value not in known:
-        raise UsageError(f"{option} {value}: expected one of {', '.join(known)}; choose one of them")
-    return value

@@ -13,20 +13,7 @@ with loading("mmkd-run"):
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.run import run_command
     from mmkd_edge.errors import UsageError
-    from mmkd_station.commands.options import (
-        NOT_TUNING,
-        AlarmOptions,
-        EngineOptions,
-        PageOptions,
-        SinkOptions,
-        SourceOptions,
-        StreamOptions,
-        alarm_rules,
-        check_needs,
-        given,
-        refuse,
-        run_spec,
-    )
+    from mmkd_station.commands.options import RunOptions, alarm_rules, check_combination, run_spec
 
 if TYPE_CHECKING:
     from mmkd_edge import ModalitySpec
@@ -71,13 +58,7 @@ def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
 def run(
     *,
     subject: Annotated[Path, Argument("BUNDLE|STATIONS.toml", "A bundle, or a file of several stations.")],
-    name: Annotated[str, Option("Name of the station, in every record.", metavar="NAME", shown="of the bundle")] = "",
-    source: SourceOptions,
-    sinks: SinkOptions,
-    stream: StreamOptions,
-    alarms: AlarmOptions,
-    page: PageOptions,
-    engine: EngineOptions,
+    options: RunOptions,
     as_json: Annotated[bool, Option("Print the summary as one JSON document.", ("--json",))] = False,
 ) -> None:
     """Run a student continuously on live sensors and send its results to files, MQTT, OPC UA, Modbus or webhooks.
@@ -88,59 +69,49 @@ def run(
 
     from mmkd_station.spec import read_run_spec
 
-    check_needs(source, sinks, stream, alarms, page, engine)
-    if alarms.tune_alarm is not None:
-        names = [name for name in given(alarms, engine) if name in NOT_TUNING]
-        names += [name for name in given(source, sinks, stream, page) if name != "--hop"]
-        refuse(names, beside="--tune-alarm", because="which chooses a rule on recordings and stops")
-        _tune(subject, alarms.tune_alarm, alarms, engine, hop=stream.hop, as_json=as_json)
+    check_combination(options, subject)
+    if options.tune_alarm is not None:
+        _tune(subject, options.tune_alarm, options, as_json=as_json)
         return
-    if subject.suffix == ".toml":
-        names = given(source, sinks, stream, alarms, engine) + (["--name"] if name else [])
-        refuse(names, beside=str(subject), because="which says it for each station")
-        spec = read_run_spec(subject)
-    else:
-        spec = run_spec(subject, name=name, source=source, sinks=sinks, stream=stream, alarms=alarms, engine=engine)
-    if page.monitor is None and not (spec.sinks or any(station.sinks for station in spec.stations)):
+    spec = read_run_spec(subject) if subject.suffix == ".toml" else run_spec(subject, options)
+    if options.monitor is None and not (spec.sinks or any(station.sinks for station in spec.stations)):
         spec = msgspec.structs.replace(spec, sinks=("-",))
     to_stdout = any("-" in (*spec.sinks, *station.sinks) for station in spec.stations)
     if as_json and to_stdout:
         raise UsageError("--json: expected the standard output for the summary, got --sink - there too; leave one out")
-    facts, error = _serve(spec, page)
+    facts, error = _serve(spec, options)
     _show(facts, as_json=as_json, to_stdout=to_stdout)
     if error is not None:
         raise error
 
 
-def _tune(
-    bundle: Path, data: Path, alarms: AlarmOptions, engine: EngineOptions, *, hop: int | None, as_json: bool
-) -> None:
+def _tune(bundle: Path, data: Path, options: RunOptions, *, as_json: bool) -> None:
     from mmkd_edge import EdgePredictor
     from mmkd_edge.cli.show import json_text
     from mmkd_station.build import usual_hop
     from mmkd_station.commands.show import tuned_lines
     from mmkd_station.tuning import tune_alarm
 
-    rules = alarm_rules(alarms)
+    rules = alarm_rules(options)
     if len(rules) != 1:
         raise UsageError(f"--tune-alarm: expected one --alarm LABEL to choose a rule for, got {len(rules)}; name one")
     with EdgePredictor.open(
         bundle,
-        backend=engine.backend,  # type: ignore[arg-type] # `open` refuses an unknown one
-        precision=engine.precision,  # type: ignore[arg-type]
-        threads=engine.threads,
-        reference=engine.reference,
+        backend=options.backend,  # type: ignore[arg-type] # `open` refuses an unknown one
+        precision=options.precision,  # type: ignore[arg-type]
+        threads=options.threads,
+        reference=options.reference,
     ) as predictor:
         tuned = tune_alarm(
             predictor,
             load_recordings(str(data), predictor.modality),
             label=rules[0].label,
-            normal=alarms.normal or (),
-            most_per_hour=alarms.false_alarms_per_hour,
-            hop=usual_hop(predictor.entry) if hop is None else hop,
+            normal=options.normal or (),
+            most_per_hour=options.false_alarms_per_hour,
+            hop=options.hop or usual_hop(predictor.entry),
             cooldown_s=rules[0].cooldown_s,
         )
-    lines = [json_text(tuned)] if as_json else tuned_lines(tuned, bundle, hop=hop, reference=engine.reference)
+    lines = [json_text(tuned)] if as_json else tuned_lines(tuned, bundle, hop=options.hop, reference=options.reference)
     print(*lines, sep="\n")
 
 
@@ -154,7 +125,7 @@ def load_recordings(place: str, modality: ModalitySpec) -> list[ReplayedRecordin
     return [ReplayedRecording(**{name: getattr(recording, name) for name in names}) for recording in recordings]
 
 
-def _serve(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException | None]:
+def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException | None]:
     """Run until the end; return the counters, and the error that ended it early."""
     import signal
     import threading
@@ -176,8 +147,8 @@ def _serve(spec: RunSpec, page: PageOptions) -> tuple[RunFacts, BaseException | 
     }
     with (
         _handle(handlers),
-        open_service(spec, load_recordings=load_recordings, has_page=page.monitor is not None) as service,
-        _serve_page(service, page),
+        open_service(spec, load_recordings=load_recordings, has_page=options.monitor is not None) as service,
+        _serve_page(service, options),
     ):
         facts = service.run(stop=stop, reload=reload)
     error: BaseException | None = next((one.error for one in service.stations if one.error is not None), None)
@@ -203,7 +174,7 @@ def _handle(handlers: Mapping[int, Callable[..., None]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _serve_page(service: Service, options: PageOptions) -> Iterator[None]:
+def _serve_page(service: Service, options: RunOptions) -> Iterator[None]:
     if options.monitor is None:
         yield
         return
