@@ -37,7 +37,7 @@ class Bin(msgspec.Struct, frozen=True, array_like=True, gc=False):
     highest: tuple[float, ...]
 
 
-class Signal:
+class _Signal:
     """The last minute of one sensor."""
 
     def __init__(self) -> None:
@@ -45,7 +45,6 @@ class Signal:
         self._behind = 0
 
     def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
-        """Add samples: (n,) seconds and float32 (n, C)."""
         numbers = np.floor(times / _BIN_S).astype(np.int64)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1])
         present = np.isfinite(rows)
@@ -63,11 +62,10 @@ class Signal:
     def _put(self, number: int, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
         time_s = round(number * _BIN_S, 3)
         if self._bins and number <= self._bins[-1].number:
-            place = next((place for place, known in enumerate(self._bins) if known.number == number), None)
-            if place is not None:  # else it is late, in a gap
-                known = self._bins[place]
-                low, high = np.fmin(known.lowest, low), np.fmax(known.highest, high)
-                self._bins[place] = Bin(number, known.time_s, tuple(low.tolist()), tuple(high.tolist()))
+            for place, known in enumerate(self._bins):
+                if known.number == number:  # else it is late, in a gap
+                    low, high = np.fmin(known.lowest, low), np.fmax(known.highest, high)
+                    self._bins[place] = Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist()))
             return
         if self._bins and time_s - self._bins[-1].time_s > SPAN_S:
             self._bins.clear()  # another time line
@@ -76,32 +74,15 @@ class Signal:
     def after(self, number: int) -> tuple[Bin, ...]:
         """Return bins from a number on, since the last one grows; all of them after a jump in time."""
         restarted = bool(self._bins) and self._bins[-1].number < number
-        return tuple(one for one in self._bins if restarted or one.number >= number)
-
-
-class TimelineResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A result on the timeline; without times of samples, `time_s` is that of the decision."""
-
-    number: int
-    time_s: float
-    status: str
-    index: int
-    probabilities: tuple[float, ...]
-    missing_fraction: float
-    reason: str
-    novelty: float | None
+        return tuple(known for known in self._bins if restarted or known.number >= number)
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
-    """An alarm episode as the operator sees it: `since_s` on the clock of the samples, the other times in UTC."""
+    """An episode as the operator sees it: its last alarm, when it began and ended (UTC), and what people said."""
 
-    episode: int
-    label: str
-    since_s: float | None
+    alarm: AlarmRecord
     raised_s: float
     cleared_s: float | None = None
-    windows: int
-    probability: float
     acknowledged: bool = False
     contradicted: bool = False
 
@@ -110,7 +91,7 @@ class BoardNews(msgspec.Struct, frozen=True, kw_only=True):
     """New bins and results; all recent episodes and states, newest first."""
 
     bins: tuple[Bin, ...]
-    results: tuple[TimelineResult, ...]
+    results: tuple[ResultRecord, ...]
     episodes: tuple[Episode, ...]
     states: tuple[StateRecord, ...]
 
@@ -121,12 +102,10 @@ class Board:
     def __init__(self, modalities: Sequence[ModalitySpec], task: TaskSpec) -> None:
         self.modalities = tuple(modalities)
         self.task = task
-        self._signals = [Signal() for _ in self.modalities]
-        self._answering = 0
-        self._results: deque[TimelineResult] = deque(maxlen=_RESULTS)
+        self._signals = [_Signal() for _ in self.modalities]
+        self._results: deque[ResultRecord] = deque(maxlen=_RESULTS)
         self._episodes: deque[Episode] = deque(maxlen=_EPISODES)
         self._states: deque[StateRecord] = deque(maxlen=_STATES)
-        self._alarms: dict[int, AlarmRecord] = {}
         self._lock = threading.Lock()
 
     def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32], *, sensor: int) -> None:
@@ -139,9 +118,7 @@ class Board:
         with self._lock:
             match record:
                 case ResultRecord():
-                    names = [modality.name for modality in self.modalities]
-                    self._answering = names.index(record.modality) if record.modality in names else 0
-                    self._results.append(_timeline_result(record))
+                    self._results.append(record)
                 case AlarmRecord():
                     self._follow(record)
                 case StateRecord():
@@ -149,37 +126,24 @@ class Board:
 
     def _follow(self, alarm: AlarmRecord) -> None:
         if alarm.event in ("raised", "continued"):
-            self._episodes.append(
-                Episode(
-                    episode=alarm.episode,
-                    label=alarm.label,
-                    since_s=alarm.since_s,
-                    raised_s=alarm.decided_s,
-                    windows=alarm.windows,
-                    probability=alarm.probability,
-                )
-            )
-        numbers = {episode.episode for episode in self._episodes}
-        self._alarms = {number: known for number, known in self._alarms.items() if number in numbers}
+            self._episodes.append(Episode(alarm=alarm, raised_s=alarm.decided_s))
         for place, episode in enumerate(self._episodes):
-            if episode.episode == alarm.episode:
-                self._alarms[alarm.episode] = alarm
+            if episode.alarm.episode == alarm.episode:
                 self._episodes[place] = msgspec.structs.replace(
                     episode,
-                    windows=alarm.windows,
-                    probability=alarm.probability,
+                    alarm=alarm,
                     cleared_s=alarm.decided_s if alarm.event == "cleared" else episode.cleared_s,
                     acknowledged=episode.acknowledged or alarm.event in ("acknowledged", "contradicted"),
                     contradicted=episode.contradicted or alarm.event == "contradicted",
                 )
 
-    def alarm(self, episode: int) -> AlarmRecord | None:
+    def alarm(self, number: int) -> AlarmRecord | None:
         """Return the last alarm of an episode that is not acknowledged yet, if any."""
         with self._lock:
-            is_waiting = any(known.episode == episode and not known.acknowledged for known in self._episodes)
-            return self._alarms.get(episode) if is_waiting else None
+            waiting = [episode.alarm for episode in self._episodes if not episode.acknowledged]
+        return next((alarm for alarm in waiting if alarm.episode == number), None)
 
-    def latest(self) -> TimelineResult | None:
+    def latest(self) -> ResultRecord | None:
         """Return the last result, if any."""
         with self._lock:
             return self._results[-1] if self._results else None
@@ -188,11 +152,6 @@ class Board:
         """Return the number of episodes that nobody acknowledged."""
         with self._lock:
             return sum(not episode.acknowledged for episode in self._episodes)
-
-    def answering(self) -> int:
-        """Return the sensor of the last result; 0 before the first."""
-        with self._lock:
-            return self._answering
 
     def news(self, *, sensor: int, after_bin: int, after_result: int) -> BoardNews:
         """Return bins of a sensor and results after these numbers; the last bin is returned again."""
@@ -203,17 +162,3 @@ class Board:
                 episodes=tuple(reversed(self._episodes)),
                 states=tuple(reversed(self._states)),
             )
-
-
-def _timeline_result(record: ResultRecord) -> TimelineResult:
-    numbers = record.probabilities if record.value is None else (record.value,)
-    return TimelineResult(
-        record.number,
-        record.decided_s if record.time_s is None else record.time_s,
-        record.status,
-        record.index,
-        tuple(round(number, 4) for number in numbers),
-        round(record.missing_fraction, 4),
-        record.reason,
-        None if record.novelty is None else round(record.novelty, 4),
-    )

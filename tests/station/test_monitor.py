@@ -28,7 +28,7 @@ from mmkd_station.board import Board
 from mmkd_station.intake import Intake
 from mmkd_station.monitor.access import Access, Bucket, address_of, origin_of, token_from
 from mmkd_station.monitor.metrics import service_metrics
-from mmkd_station.monitor.view import PageFollower, latency_of
+from mmkd_station.monitor.view import PageFollower, latency_bars
 from mmkd_station.protocols.base import SourceRequest
 from mmkd_station.protocols.channels import columns_of
 from mmkd_station.protocols.files import StdinSource
@@ -321,11 +321,11 @@ def test_a_page_shows_the_inputs_of_the_student_of_its_station_and_of_how_many_t
     service = Service(stations=stations, outlets=[], predictors=[])
     for station in stations:
         station.board = Board([ACC], TaskSpec(labels=("ok", "worn")))
-    assert [PageFollower(service, station).update().station.sharing for station in stations] == [2, 2, 1]
+    assert [PageFollower(service, station).update()["station"]["sharing"] for station in stations] == [2, 2, 1]
     stations[1].board = Board([GYRO], TaskSpec(labels=("ok", "worn")))
-    details = [PageFollower(service, station).update().station for station in stations]
-    assert [one.sharing for one in details] == [1, 1, 1]
-    assert [bool(one.drift) for one in details] == [True, False, True]  # no student of it takes gyro
+    details = [PageFollower(service, station).update()["station"] for station in stations]
+    assert [one["sharing"] for one in details] == [1, 1, 1]
+    assert [bool(one["drift"]) for one in details] == [True, False, True]  # no student of it takes gyro
 
 
 @pytest.fixture
@@ -357,9 +357,10 @@ def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does(
 
     def shown() -> tuple[bool, str, tuple[str, ...], list[int], list[int]]:
         update = follower.update()
-        seen, detail = update.station.seen, update.station
+        detail = update["station"]
+        seen = detail["seen"]
         bins, results = [one.number for one in seen.bins], [one.number for one in seen.results]
-        return update.first, detail.modality, detail.channels, bins, results
+        return update["first"], detail["modality"], detail["channels"], bins, results
 
     board.samples(np.array([10.01]), np.zeros((1, 2), dtype=np.float32), sensor=0)
     board.samples(np.array([50.01]), np.zeros((1, 1), dtype=np.float32), sensor=1)
@@ -411,7 +412,7 @@ def test_an_episode_waits_until_somebody_takes_note_of_it(board: Board) -> None:
     board.record(alarm("acknowledged", 4))
     board.record(alarm("cleared", 5))
     (episode,) = board.news(sensor=0, after_bin=-1, after_result=-1).episodes
-    assert (episode.acknowledged, episode.cleared_s, episode.windows) == (True, 14.0, 5)
+    assert (episode.acknowledged, episode.cleared_s, episode.alarm.windows) == (True, 14.0, 5)
     assert (board.unacknowledged(), board.alarm(1)) == (0, None)
 
 
@@ -421,8 +422,8 @@ def test_a_histogram_is_drawn_without_its_empty_ends() -> None:
         histogram.add(seconds)
     timing = histogram.timing()
     assert timing is not None
-    bars = latency_of(timing).bars
+    bars = latency_bars(timing)["bars"]
     # Three bars in a decade, of which 0.001 is an edge.
-    assert [(f"{bar.up_to_s:.3g}", bar.count) for bar in bars] == [
+    assert [(f"{edge_s:.3g}", count) for edge_s, count in bars] == [
         ("0.001", 1), ("0.00215", 1), ("0.00464", 0), ("0.01", 0), ("0.0215", 1),
     ]  # fmt: skip

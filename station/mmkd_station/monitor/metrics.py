@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args
 
 from mmkd_edge import EdgePredictor, Health, HealthCollector, Status
-from mmkd_station.outlet import OutletFacts
 from mmkd_station.service import Service
 from mmkd_station.station import Station, StationFacts
 
@@ -20,23 +19,22 @@ _STATION_COUNTERS: tuple[tuple[str, str, Callable[[StationFacts], int]], ...] = 
     ("faults", "Deliveries that could not be answered.", lambda facts: facts.faults),
     ("connects", "How often the source connected.", lambda facts: facts.intake.connects),
 )
-_SINK_COUNTERS: tuple[tuple[str, str, Callable[[OutletFacts], int]], ...] = (
-    ("written", "Records that a sink took.", lambda facts: facts.written),
-    ("dropped", "Records given up because too many waited.", lambda facts: facts.dropped),
-    ("failures", "How often a sink failed.", lambda facts: facts.failures),
+_SINK_COUNTERS = (
+    ("written", "Records that a sink took."),
+    ("dropped", "Records given up because too many waited."),
+    ("failures", "How often a sink failed."),
 )
-# What each station counts for itself; the rest of a health is of a bundle, which several stations may share.
+# Counted per station; other metrics are per bundle, which several stations may share.
 _COUNTED_BY_STATIONS = ("mmkd_predictions", "mmkd_latency_seconds")
 
 
 def service_metrics(service: Service) -> str:
     """Return all metrics in the text format of Prometheus. Raises UnavailableError without prometheus-client."""
-    health = _HealthOfAll(service.stations)
+    collector = _ServiceCollector(service)
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry()
-    registry.register(health)
-    registry.register(_ServiceCollector(service))
+    registry.register(collector)
     return generate_latest(registry).decode()
 
 
@@ -57,37 +55,19 @@ class _StationHealth:
         )
 
 
-class _HealthOfAll:
-    """Predictions and latency per station; inputs, answers and failures per bundle."""
-
-    def __init__(self, stations: Sequence[Station]) -> None:
-        self._stations = HealthCollector({station.name: _StationHealth(station) for station in stations})
-        self._bundles = HealthCollector(_predictors_by_bundle(stations))
-
-    def collect(self) -> Iterator[Any]:
-        for own, shared in zip(self._stations.collect(), self._bundles.collect(), strict=True):
-            yield own if own.name in _COUNTED_BY_STATIONS else shared
-
-
-def _predictors_by_bundle(stations: Sequence[Station]) -> dict[str, EdgePredictor]:
-    """Return each predictor once, by the path of its bundle, numbered if several have the same."""
-    predictors: dict[str, EdgePredictor] = {}
-    for station in stations:
-        if any(known is station.predictor for known in predictors.values()):
-            continue
-        path = station.predictor.info().bundle
-        opened = sum(known.info().bundle == path for known in predictors.values())
-        predictors[f"{path} {opened + 1}" if opened else path] = station.predictor
-    return predictors
-
-
 class _ServiceCollector:
+    """Counters of stations and sinks, and the health of each bundle."""
+
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._stations = HealthCollector({station.name: _StationHealth(station) for station in service.stations})
+        self._bundles = HealthCollector(_predictors_by_bundle(service.stations))
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+        for own, shared in zip(self._stations.collect(), self._bundles.collect(), strict=True):
+            yield own if own.name in _COUNTED_BY_STATIONS else shared
         facts = self._service.facts()
         for name, text, count_of in _STATION_COUNTERS:
             counter = CounterMetricFamily(f"mmkd_live_{name}", text, labels=["station"])
@@ -101,8 +81,20 @@ class _ServiceCollector:
             for label, count in station.alarms.items():
                 alarms.add_metric([station.station, label], count)
         yield from (alarms, queue)
-        for name, text, sink_count_of in _SINK_COUNTERS:
+        for name, text in _SINK_COUNTERS:
             counter = CounterMetricFamily(f"mmkd_sink_{name}", text, labels=["sink"])
             for sink in facts.sinks:
-                counter.add_metric([sink.sink], sink_count_of(sink))
+                counter.add_metric([sink.sink], getattr(sink, name))
             yield counter
+
+
+def _predictors_by_bundle(stations: Sequence[Station]) -> dict[str, EdgePredictor]:
+    """Return each predictor once, by the path of its bundle, numbered if several have the same."""
+    predictors: dict[str, EdgePredictor] = {}
+    for station in stations:
+        if any(known is station.predictor for known in predictors.values()):
+            continue
+        path = station.predictor.info().bundle
+        opened = sum(known.info().bundle == path for known in predictors.values())
+        predictors[f"{path} {opened + 1}" if opened else path] = station.predictor
+    return predictors

@@ -69,37 +69,40 @@ export function drawSignal(canvas, bins, channel, { span_s, rate_hz }) {
   return [...limits, missing];
 }
 
-// results: [number, time_s, status, index, ...]; episodes as they are listed.
+const moment = (result) => result.time_s ?? result.decided_s;
+
 export function drawTimeline(canvas, results, episodes, labels) {
   const { pen, width, height } = sheet(canvas);
   if (!results.length) return;
-  const end = results[results.length - 1][1];
-  const span_s = Math.min(600, Math.max(60, end - results[0][1]));
+  const end = moment(results[results.length - 1]);
+  const span_s = Math.min(600, Math.max(60, end - moment(results[0])));
   const start = end - span_s;
   const x = (time) => Math.max(0, ((time - start) / span_s) * width);
   const strip = (top, tall, fill) => {
-    results.forEach(([, time], place) => {
+    results.forEach((result, place) => {
+      const time = moment(result);
       if (time < start) return;
-      const next = place + 1 < results.length ? results[place + 1][1] : end + span_s / 300;
-      const before = place ? results[place - 1][1] : time;
+      const next = place + 1 < results.length ? moment(results[place + 1]) : end + span_s / 300;
+      const before = place ? moment(results[place - 1]) : time;
       const wide = Math.max(1, x(Math.min(next, time + Math.max(2 * (time - before), span_s / 120))) - x(time));
-      pen.fillStyle = fill(results[place]);
+      pen.fillStyle = fill(result);
       pen.fillRect(x(time), top, wide + 0.5, tall);
     });
   };
   pen.font = "12px system-ui, sans-serif";
   pen.textBaseline = "middle";
-  strip(26, 26, (result) => colour(result[3]));
-  strip(58, 8, (result) => named(result[2] === "warming_up" ? "--stale" : `--${result[2]}`));
+  strip(26, 26, (result) => colour(result.index));
+  strip(58, 8, (result) => named(result.status === "warming_up" ? "--stale" : `--${result.status}`));
   for (const episode of episodes) {
-    if (episode.since_s === null) continue;
-    const length_s = episode.cleared_s === null ? end - episode.since_s : episode.cleared_s - episode.raised_s;
-    const [from, to] = [x(episode.since_s), x(Math.min(end, episode.since_s + Math.max(length_s, span_s / 100)))];
+    const { since_s, label, episode: number } = episode.alarm;
+    if (since_s === null) continue;
+    const length_s = episode.cleared_s === null ? end - since_s : episode.cleared_s - episode.raised_s;
+    const [from, to] = [x(since_s), x(Math.min(end, since_s + Math.max(length_s, span_s / 100)))];
     if (to <= 0) continue;
-    pen.fillStyle = colour(labels.indexOf(episode.label));
+    pen.fillStyle = colour(labels.indexOf(label));
     pen.fillRect(from, 18, Math.max(3, to - from), 4);
     pen.fillStyle = named("--ink");
-    pen.fillText(`${episode.label} ${episode.episode}`, Math.min(from, width - 60), 8);
+    pen.fillText(`${label} ${number}`, Math.min(from, width - 60), 8);
   }
   pen.fillStyle = named("--soft");
   const ticks = width < 500 ? 3 : 6;

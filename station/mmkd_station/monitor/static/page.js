@@ -98,18 +98,18 @@ function showStations(stations, shown) {
 
 function showNow(station, last) {
   $("now-name").textContent = station.name;
-  const said = !last ? "no answer yet" : last[3] < 0 ? "no answer" : station.labels[last[3]];
-  const value = last && station.value_unit !== null && last[4].length;
-  $("label").textContent = value ? `${last[4][0]} ${station.value_unit}` : said;
-  $("label").style.color = last && last[3] >= 0 && station.value_unit === null ? colour(last[3]) : "";
-  $("probability").textContent = last && last[3] >= 0 && !value ? percent(last[4][last[3]]) : "";
-  $("status").textContent = last ? last[2].replace("_", " ") : "waiting";
-  $("status").dataset.status = last ? last[2] : "";
-  $("reason").textContent = last ? last[6] : "";
-  const novelty = last ? last[7] : null;
+  const said = !last ? "no answer yet" : last.index < 0 ? "no answer" : station.labels[last.index];
+  const value = last && last.value !== null;
+  $("label").textContent = value ? `${Number(last.value.toFixed(4))} ${station.value_unit}` : said;
+  $("label").style.color = last && last.index >= 0 && station.value_unit === null ? colour(last.index) : "";
+  $("probability").textContent = last && last.index >= 0 && !value ? percent(last.probabilities[last.index]) : "";
+  $("status").textContent = last ? last.status.replace("_", " ") : "waiting";
+  $("status").dataset.status = last ? last.status : "";
+  $("reason").textContent = last ? last.reason : "";
+  const novelty = last ? last.novelty : null;
   $("novelty").hidden = novelty === null;
   $("novelty").textContent = novelty === null ? "" : `novelty: p-value ${novelty.toPrecision(2)}`;
-  const spoken = `${station.name}: ${said}, ${last ? last[2] : "waiting"}`;
+  const spoken = `${station.name}: ${said}, ${last ? last.status : "waiting"}`;
   if (spoken !== kept.spoken) $("spoken").textContent = kept.spoken = spoken;
 }
 
@@ -136,7 +136,7 @@ function showSignal(station) {
 }
 
 function showShares(station, last) {
-  const shares = last && station.value_unit === null ? last[4] : [];
+  const shares = last && station.value_unit === null ? last.probabilities : [];
   $("shares").closest("section").hidden = station.value_unit !== null;
   if ($("shares").dataset.of !== JSON.stringify(station.labels)) {
     $("shares").dataset.of = JSON.stringify(station.labels);
@@ -160,7 +160,7 @@ function showTimeline(station) {
   drawTimeline($("timeline"), kept.results, station.seen.episodes, station.labels);
   const counts = {};
   for (const result of kept.results) {
-    const name = result[3] < 0 ? "no answer" : station.labels[result[3]];
+    const name = result.index < 0 ? "no answer" : station.labels[result.index];
     counts[name] = (counts[name] || 0) + 1;
   }
   const parts = Object.entries(counts).map(([name, count]) => `${name} ${count} times`);
@@ -197,12 +197,12 @@ function showEpisodes(station) {
       : element("span", duration(one.cleared_s - one.raised_s)));
     if (one.acknowledged) noted.textContent = one.contradicted ? "false alarm" : "noted";
     else for (const [text, isFalse] of [["Acknowledge", false], ["False alarm", true]]) {
-      const button = element("button", text, { type: "button", "data-episode": one.episode, "data-false": isFalse, "aria-label": `${text} ${one.label} ${one.episode}` });
-      button.addEventListener("click", () => acknowledge({ station: station.name, episode: one.episode, false: isFalse }));
+      const button = element("button", text, { type: "button", "data-episode": one.alarm.episode, "data-false": isFalse, "aria-label": `${text} ${one.alarm.label} ${one.alarm.episode}` });
+      button.addEventListener("click", () => acknowledge({ station: station.name, episode: one.alarm.episode, false: isFalse }));
       noted.append(button, " ");
     }
-    const name = element("th", `${one.label} ${one.episode}`, { scope: "row", role: "rowheader" });
-    row.append(name, cell(clock(one.raised_s)), lasted, cell(percent(one.probability)), noted);
+    const name = element("th", `${one.alarm.label} ${one.alarm.episode}`, { scope: "row", role: "rowheader" });
+    row.append(name, cell(clock(one.raised_s)), lasted, cell(percent(one.alarm.probability)), noted);
     return row;
   }));
   if (had) $("episodes").querySelector(`[data-episode="${had}"][data-false="${hadFalse}"]`)?.focus();
@@ -211,7 +211,7 @@ function showEpisodes(station) {
 function showHealth(station, last) {
   const { intake, stream, results, missed, faults } = station.facts;
   const recent = kept.results.slice(-60);
-  const missing = recent.length ? recent.reduce((sum, one) => sum + one[5], 0) / recent.length : 0;
+  const missing = recent.length ? recent.reduce((sum, one) => sum + one.missing_fraction, 0) / recent.length : 0;
   const facts = [
     ["results", Object.values(results).reduce((sum, one) => sum + one, 0), false],
     ["samples", intake.samples, false],
