@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -133,30 +132,3 @@ def record_from_line(line: bytes) -> Record:
     """Return the record of a line. Raises msgspec.MsgspecError."""
     record: Record = msgspec.json.decode(line, type=Record)
     return record
-
-
-class LastResult:
-    """Follows records for a PLC, which gets the last result and the number of open episodes. `station` None is all."""
-
-    def __init__(self, station: str | None) -> None:
-        self._station = station
-        self._open: set[tuple[str, int]] = set()
-
-    def after(self, records: Sequence[Record]) -> ResultRecord | None:
-        """Return the last result among these records, if any."""
-        last = None
-        for record in records:
-            if self._station not in (None, record.station):
-                continue
-            if isinstance(record, AlarmRecord) and record.event in ("raised", "continued"):
-                self._open.add((record.station, record.episode))
-            elif isinstance(record, AlarmRecord) and record.event == "cleared":
-                self._open.discard((record.station, record.episode))
-            elif isinstance(record, ResultRecord):
-                last = record
-        return last
-
-    @property
-    def episodes(self) -> int:
-        """Number of open episodes."""
-        return len(self._open)

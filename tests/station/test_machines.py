@@ -22,8 +22,8 @@ from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.audio import WavSource
 from mmkd_station.protocols.base import RefusedError, Source, SourceRequest
 from mmkd_station.protocols.channels import Columns
-from mmkd_station.protocols.modbus import ModbusSource, Register, blocks_of
-from mmkd_station.protocols.opcua import OpcUaSource, value_of
+from mmkd_station.protocols.modbus import Register, blocks_of, modbus_source
+from mmkd_station.protocols.opcua import opcua_source, value_of
 from mmkd_station.protocols.table import open_sink
 from mmkd_station.records import AlarmRecord, ResultRecord, StateRecord
 
@@ -128,7 +128,7 @@ def plc(port: int, *, far: int | None = None) -> InLoop:
 def test_registers_of_a_plc_are_read_with_their_types_and_what_it_lacks_is_missing() -> None:
     server = plc(port := free_port())
     columns = ("h0", "h2:float32", "h5:int16", "i5", "h900")
-    reading = Reading(ModbusSource(f"modbus://127.0.0.1:{port}?every=0.02", "", wanted(*columns)))
+    reading = Reading(modbus_source(f"modbus://127.0.0.1:{port}?every=0.02", "", wanted(*columns)))
     until(lambda: reading.intake.facts().samples >= 5)
     reading.close()
     assert reading.intake.notes() == [(True, f"127.0.0.1:{port}")]
@@ -139,7 +139,7 @@ def test_registers_of_a_plc_are_read_with_their_types_and_what_it_lacks_is_missi
 def test_a_plc_that_refuses_what_lies_between_is_read_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
     server = plc(port := free_port(), far=50)
     columns = ("h0", "h2:float32", "h50", "h60")
-    reading = Reading(ModbusSource(f"modbus://127.0.0.1:{port}?every=0.02", "", wanted(*columns)))
+    reading = Reading(modbus_source(f"modbus://127.0.0.1:{port}?every=0.02", "", wanted(*columns)))
     until(lambda: reading.intake.facts().samples >= 3)
     reading.close()
     np.testing.assert_array_equal(reading.rows()[:3], [[1000, 1.5, 42, NAN]] * 3)
@@ -150,7 +150,7 @@ def test_a_plc_that_refuses_what_lies_between_is_read_one_by_one(caplog: pytest.
 
 def test_a_plc_that_goes_away_is_asked_again() -> None:
     server = plc(port := free_port())
-    reading = Reading(ModbusSource(f"modbus://127.0.0.1:{port}", "", wanted("h0", factor=0.001)))
+    reading = Reading(modbus_source(f"modbus://127.0.0.1:{port}", "", wanted("h0", factor=0.001)))
     until(lambda: reading.intake.facts().samples >= 3)
     server.close()
     until(lambda: any(not connected for connected, _ in reading.intake.notes()))
@@ -188,7 +188,7 @@ def test_the_last_result_is_written_to_five_registers_that_are_named() -> None:
     ):
         outlet.put(record)
     until(lambda: outlet.facts().written == 3)
-    reading = Reading(ModbusSource(f"modbus://127.0.0.1:{port}", "", wanted(*(f"h{number}" for number in range(7)))))
+    reading = Reading(modbus_source(f"modbus://127.0.0.1:{port}", "", wanted(*(f"h{number}" for number in range(7)))))
     until(lambda: reading.intake.facts().samples)
     assert reading.rows()[0] == [1000, 2, 1, 2, 876, 1, 0]
     reading.close()
@@ -218,7 +218,7 @@ def test_registers_are_read_in_few_readings() -> None:
 def test_what_is_no_register_says_why(text: str, column: str, said: str) -> None:
     pytest.importorskip("pymodbus")
     with pytest.raises(UsageError) as refused:
-        ModbusSource(text, "", wanted(column))
+        modbus_source(text, "", wanted(column))
     assert said in str(refused.value)
 
 
@@ -261,7 +261,7 @@ def test_nodes_of_a_server_are_read_and_bad_values_are_missing(
 
     port, server, variables = opcua
     columns = ("ns=2;s=AccX", "ns=2;s=AccY", "ns=2;s=Name")
-    reading = Reading(OpcUaSource(f"opcua://127.0.0.1:{port}?every=0.05", "", wanted(*columns)))
+    reading = Reading(opcua_source(f"opcua://127.0.0.1:{port}?every=0.05", "", wanted(*columns)))
     until(lambda: reading.intake.facts().samples >= 3)
     first = reading.intake.take(timeout_s=1)
     assert first is not None
@@ -348,14 +348,14 @@ def test_what_names_no_node_to_write_says_why() -> None:
 def test_what_is_no_node_says_why() -> None:
     pytest.importorskip("asyncua")
     with pytest.raises(UsageError, match=r"expected a node such as ns=2;s=Press1.AccX, got 'x'"):
-        OpcUaSource("opcua://plc", "", wanted("x"))
+        opcua_source("opcua://plc", "", wanted("x"))
     with pytest.raises(UsageError, match=r"policy Basic256Sha256: expected cert=FILE and key=FILE beside it"):
-        OpcUaSource("opcua://plc?policy=Basic256Sha256", "", wanted("i=1"))
+        opcua_source("opcua://plc?policy=Basic256Sha256", "", wanted("i=1"))
 
 
 def test_a_server_that_is_not_there_is_asked_again_and_ends_when_told() -> None:
     pytest.importorskip("asyncua")
-    reading = Reading(OpcUaSource(f"opcua://127.0.0.1:{free_port()}", "", wanted("i=1")))
+    reading = Reading(opcua_source(f"opcua://127.0.0.1:{free_port()}", "", wanted("i=1")))
     until(lambda: reading.intake.notes())
     reading.close()
     assert reading.intake.facts().connects == 0

@@ -24,8 +24,7 @@ class RunOptions:
     source: Annotated[
         list[str] | None,
         Option(
-            "Where samples come from; see below. Repeat it for each sensor of the bundle.",
-            metavar="[MODALITY=]SOURCE",
+            "Where samples come from; see below. Repeat it for each sensor of the bundle.", metavar="[MODALITY=]SOURCE"
         ),
     ] = None
     map: Annotated[
@@ -167,8 +166,10 @@ _NEEDS = {
     "--false-alarms-per-hour": "--tune-alarm",
     "--normal": "--tune-alarm",
 }
-_WITH_TUNING = ("--tune-alarm", "--alarm", "--cooldown", "--false-alarms-per-hour", "--normal", "--hop")
-_WITH_TUNING += ("--backend", "--precision", "--threads", "--reference")
+_WITH_TUNING = [
+    *("--tune-alarm", "--alarm", "--cooldown", "--false-alarms-per-hour", "--normal", "--hop"),
+    *("--backend", "--precision", "--threads", "--reference"),
+]
 _WITH_FILE = ("--monitor", "--monitor-token", "--monitor-origin", "--serve-predict")
 
 
@@ -218,10 +219,10 @@ def run_spec(bundle: Path, options: RunOptions) -> RunSpec:
         RunSpec(
             stations=(StationSpec(bundle=str(bundle), alarms=alarm_rules(options), **same),),
             sinks=tuple(options.sink or ()),
-            store=options.store and str(options.store),
+            store=None if options.store is None else str(options.store),
             store_bytes=size_bytes(options.store_size, option="--store-size"),
             watch_bundle=options.watch_bundle,
-            keep_uncertain_bytes=keep and size_bytes(keep, option="--keep-uncertain"),
+            keep_uncertain_bytes=None if keep is None else size_bytes(keep, option="--keep-uncertain"),
             keep_in=str(options.keep_in),
         )
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UnavailableError, UsageError, fault_of, first_line
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import SourceRequest, paced, reconnect
+from mmkd_station.protocols.base import Source, SourceRequest, paced, reconnect
 
 _TOGETHER_S = 0.1
 # After so long without samples the device is lost.
@@ -23,7 +23,7 @@ _SILENT_S = 5.0
 _LOOKS_S = 0.2
 
 
-class WavSource:
+class WavSource(Source):
     """A sound file (WAV, FLAC, OGG); channels are called `0`, `1` ... or like the student's, in order."""
 
     live = False
@@ -62,7 +62,7 @@ class WavSource:
         self._file.close()
 
 
-class MicrophoneSource:
+class MicrophoneSource(Source):
     """Live audio from ALSA's arecord, at the student's rate, from a device of `arecord -L` or the default."""
 
     live = True
@@ -111,9 +111,6 @@ class MicrophoneSource:
                 yield Delivery(rows=self._request.columns.scaled(sound), times=None, arrived_s=arrived_s)
             elif arrived_s - came_s > _SILENT_S:
                 raise ConnectionError(f"the recorder gives nothing for {_SILENT_S:g} s")
-
-    def close(self) -> None:
-        """Do nothing: `deliveries` ends the recorder."""
 
 
 class _Recorder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -16,7 +17,7 @@ import numpy as np
 from mmkd_edge.errors import UsageError, fault_of, first_line
 from mmkd_station.intake import Delivery, Intake, ReplayedRecording
 from mmkd_station.protocols.channels import Columns
-from mmkd_station.records import Record
+from mmkd_station.records import AlarmRecord, Record, ResultRecord
 
 SourceTimeUnit = Literal["s", "ms", "us", "ns"]
 # Random fraction of each wait, so that many stations do not reconnect at once.
@@ -47,16 +48,13 @@ class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(Protocol):
-    """Gives samples until it ends or is stopped.
+    """Gives samples until it ends or is stopped; `live` if they are current, so that silence means something.
 
     The constructor takes the whole text, the part after the prefix, and a request (a sink takes the first two). Raises
     UsageError for invalid text, UnavailableError if a library or a device is missing.
     """
 
-    @property
-    def live(self) -> bool:
-        """Whether its samples are current, so that silence means something."""
-        ...
+    live: bool
 
     def deliveries(self, intake: Intake) -> Iterator[Delivery]:
         """Yield samples as they come; report failures to the intake and connect again."""
@@ -64,7 +62,7 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release resources; may be called again."""
-        ...
+        return
 
 
 class RefusedError(Exception):
@@ -84,7 +82,7 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Disconnect; may be called again."""
-        ...
+        return
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,18 +206,6 @@ class Connection(Protocol):
     def close(self) -> None: ...  # noqa: D102 - as of `Source`
 
 
-class PolledConnection(Connection, Protocol):
-    """A connection that is polled for samples."""
-
-    def sample(self) -> list[float]:
-        """Return a value per column; NaN is missing. Raises OSError if the connection breaks."""
-        ...
-
-    def wait(self, seconds: float) -> None:
-        """Let time pass; the connection may use it."""
-        ...
-
-
 _Open = TypeVar("_Open", bound=Connection)
 
 
@@ -250,23 +236,91 @@ def reconnect(
             connection.close()
 
 
-def poll(
-    connect: Callable[[], PolledConnection], *, name: str, columns: Columns, every_s: float, intake: Intake
-) -> Iterator[Delivery]:
-    """Yield one sample every `every_s` seconds, over a connection as in `reconnect`."""
+class PolledConnection(Connection, Protocol):
+    """A connection to a machine whose values are polled."""
 
-    def read(connection: PolledConnection) -> Iterator[Delivery]:
-        due_s = time.monotonic()
-        while not intake.stop.is_set():
-            values = connection.sample()
-            arrived_s = time.monotonic()
-            rows = columns.scaled(np.array([values], dtype=np.float64).astype(np.float32))
-            yield Delivery(rows=rows, times=None, arrived_s=arrived_s)
-            due_s = max(due_s + every_s, arrived_s)
-            while (left_s := due_s - time.monotonic()) > 0 and not intake.stop.is_set():
-                connection.wait(min(left_s, 0.2))
+    def sample(self) -> list[float]:
+        """Return a value per column; NaN is missing. Raises OSError if the connection breaks."""
+        ...
 
-    yield from reconnect(connect, read, name=name, intake=intake)
+    def wait(self, seconds: float) -> None:
+        """Let time pass; the connection may use it."""
+        ...
+
+
+class PolledSource(Source):
+    """Reads one sample every `every_s` seconds, over a connection as in `reconnect`. It writes nothing."""
+
+    live = True
+
+    def __init__(self, connect: Callable[[], PolledConnection], *, name: str, columns: Columns, every_s: float) -> None:
+        self._connect = connect
+        self._name = name
+        self._columns = columns
+        self._every_s = every_s
+
+    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
+        """Yield a sample for each reading, without times."""
+
+        def read(connection: PolledConnection) -> Iterator[Delivery]:
+            due_s = time.monotonic()
+            while not intake.stop.is_set():
+                values = connection.sample()
+                arrived_s = time.monotonic()
+                rows = self._columns.scaled(np.array([values], dtype=np.float64).astype(np.float32))
+                yield Delivery(rows=rows, times=None, arrived_s=arrived_s)
+                due_s = max(due_s + self._every_s, arrived_s)
+                while (left_s := due_s - time.monotonic()) > 0 and not intake.stop.is_set():
+                    connection.wait(min(left_s, 0.2))
+
+        yield from reconnect(self._connect, read, name=self._name, intake=intake)
+
+
+class ResultConnection(Connection, Protocol):
+    """A connection to a machine that gets results."""
+
+    def write(self, result: ResultRecord, episodes: int) -> None:
+        """Write a result and the number of open episodes. Raises OSError."""
+        ...
+
+
+class LastResultSink(Sink):
+    """Writes the last result; results that wait together are one write. `station` None is all stations."""
+
+    def __init__(self, connect: Callable[[], ResultConnection], *, name: str, station: str | None) -> None:
+        self._connect = connect
+        self._name = name
+        self._station = station
+        self._connection: ResultConnection | None = None
+        self._open: set[tuple[str, int]] = set()
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Write the last result, if any. Raises OSError."""
+        last = None
+        for record in records:
+            if self._station not in (None, record.station):
+                continue
+            if isinstance(record, ResultRecord):
+                last = record
+            elif isinstance(record, AlarmRecord) and record.event in ("raised", "continued"):
+                self._open.add((record.station, record.episode))
+            elif isinstance(record, AlarmRecord) and record.event == "cleared":
+                self._open.discard((record.station, record.episode))
+        if last is None:
+            return
+        try:
+            self._connection = self._connection or self._connect()
+            self._connection.write(last, len(self._open))
+        except OSError as error:
+            self.close()
+            raise ConnectionError(f"{self._name}: {first_line(error)}") from error
+
+    def close(self) -> None:
+        """Disconnect; the machine keeps its values."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.close()
+            self._connection = None
 
 
 def paced(deliveries: Iterator[Delivery], request: SourceRequest, stop: threading.Event) -> Iterator[Delivery]:

@@ -14,7 +14,7 @@ import msgspec
 from mmkd_edge.cli.csv_text import csv_text
 from mmkd_edge.errors import UsageError, fault_of
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import GoneError, SourceRequest, paced
+from mmkd_station.protocols.base import GoneError, Sink, Source, SourceRequest, paced
 from mmkd_station.protocols.samples import MOST_LINE_BYTES, LineReader
 from mmkd_station.records import Record, ResultRecord, line_of
 
@@ -24,7 +24,7 @@ _MOST_LINES = 256
 _CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not in ("labels", "label_set"))
 
 
-class FileSource:
+class FileSource(Source):
     """Lines of a file, CSV or JSON; with `follow` also lines that are appended, and those of a replaced file."""
 
     def __init__(self, text: str, place: str, request: SourceRequest) -> None:
@@ -78,7 +78,7 @@ class FileSource:
         self._file.close()
 
 
-class StdinSource:
+class StdinSource(Source):
     """Lines of the standard input, CSV or JSON."""
 
     live = True
@@ -106,9 +106,6 @@ class StdinSource:
         if rest:
             yield [rest.decode(errors="replace")]
 
-    def close(self) -> None:
-        """Do nothing."""
-
 
 def _open_file(path: Path) -> BinaryIO:
     expected = f"{path}: expected a file of samples, CSV or JSON lines"
@@ -134,11 +131,11 @@ def _split(data: bytes, intake: Intake) -> tuple[list[str], bytes]:
     return [line.decode(errors="replace") for line in lines], rest
 
 
-class StdoutSink:
+class StdoutSink(Sink):
     """Writes JSON lines to the standard output."""
 
     def __init__(self, text: str, place: str) -> None:
-        """Hold nothing."""
+        pass
 
     def write(self, records: Sequence[Record]) -> None:
         """Write and flush. Raises GoneError if nobody reads any more, OSError."""
@@ -148,11 +145,8 @@ class StdoutSink:
         except BrokenPipeError as error:
             raise GoneError(str(error)) from error
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class AppendSink:
+class AppendSink(Sink):
     """Appends text to a file; a file that was moved away is created again.
 
     `form` makes the text of records; its second argument is whether the file is empty.

@@ -11,15 +11,14 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from mmkd_edge.errors import UnavailableError, UsageError, first_line
-from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import Place, SourceRequest, place_of, poll
-from mmkd_station.records import STATUS_CODES, LastResult, Record
+from mmkd_station.protocols.base import LastResultSink, Place, PolledSource, SourceRequest, place_of
+from mmkd_station.records import STATUS_CODES, ResultRecord
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +42,14 @@ def _pymodbus() -> tuple[Any, Any]:
     return pymodbus.client, ModbusException
 
 
-def _client(place: Place) -> Any:
-    return _pymodbus()[0].ModbusTcpClient(place.host, port=place.port, timeout=_TIMEOUT_S, retries=0, reconnect_delay=0)
+def _connected(plc: Place) -> Any:
+    """Return a connected client. Raises ConnectionError."""
+    clients = _pymodbus()[0]
+    client = clients.ModbusTcpClient(plc.host, port=plc.port, timeout=_TIMEOUT_S, retries=0, reconnect_delay=0)
+    if not client.connect():
+        client.close()
+        raise ConnectionError("no answer")
+    return client
 
 
 class Register(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,43 +65,26 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
         return self.number + _WORDS[self.type]
 
 
-class ModbusSource:
-    """Polls registers."""
-
-    live = True
-
-    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
-        _pymodbus()
-        self._place = place_of(text, scheme="modbus://", options=("unit", "every", "words"), port=_PORT)
-        self._every_s = self._place.number("every", 1 / request.rate_hz, least=1e-4, most=86400)
-        self._unit = int(self._place.number("unit", 1, least=0, most=255))
-        self._place.one_of("words", ("big", "little"), "big")
-        self._registers = [_register(name) for name in request.columns.names]
-        self._columns = request.columns
-
-    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield a sample for each reading."""
-        yield from poll(
-            lambda: _Reader(self._place, self._unit, self._registers),
-            name=self._place.address,
-            columns=self._columns,
-            every_s=self._every_s,
-            intake=intake,
-        )
-
-    def close(self) -> None:
-        """Do nothing: `deliveries` closes the connection."""
+def modbus_source(text: str, place: str, request: SourceRequest) -> PolledSource:
+    """Open a source of registers."""
+    _pymodbus()
+    plc = place_of(text, scheme="modbus://", options=("unit", "every", "words"), port=_PORT)
+    every_s = plc.number("every", 1 / request.rate_hz, least=1e-4, most=86400)
+    unit = int(plc.number("unit", 1, least=0, most=255))
+    plc.one_of("words", ("big", "little"), "big")
+    registers = [_register(name) for name in request.columns.names]
+    return PolledSource(
+        lambda: _Reader(plc, unit, registers), name=plc.address, columns=request.columns, every_s=every_s
+    )
 
 
 class _Reader:
-    def __init__(self, place: Place, unit: int, registers: list[Register]) -> None:
+    def __init__(self, plc: Place, unit: int, registers: list[Register]) -> None:
+        self._client = _connected(plc)
         self._unit = unit
-        self._words = place.options.get("words", "big")
+        self._words = plc.options.get("words", "big")
         self._registers = registers
         self._blocks = list(blocks_of(registers))
-        self._client = _client(place)
-        if not self._client.connect():
-            raise ConnectionError(f"{place.address}: no answer")
 
     def sample(self) -> list[float]:
         values: dict[tuple[str, int], int] = {}
@@ -171,49 +159,37 @@ def _register(name: str) -> Register:
     return Register(kind=match["kind"], number=int(match["number"]), type=kind)
 
 
-class ModbusWriteSink:
-    """Writes the last result to five holding registers; results that wait together are one write.
+def modbus_write_sink(text: str, place: str) -> LastResultSink:
+    """Open a sink of five holding registers, from register `at` on.
 
-    From register `at` on: a count that changes with every result, so that a PLC sees that it is alive; the status, 0
-    `ok`, 1 `degraded`, 2 `stale`, 3 `warming_up`, 4 `invalid`, 5 `unknown`; the label, 1 for the first, 0 without an
-    answer; its probability in thousandths; the number of open episodes. `station` selects one of several stations.
+    A count that changes with every result, so that a PLC sees that it is alive; the status, 0 `ok`, 1 `degraded`, 2
+    `stale`, 3 `warming_up`, 4 `invalid`, 5 `unknown`; the label, 1 for the first, 0 without an answer; its probability
+    in thousandths; the number of open episodes.
     """
+    _pymodbus()
+    plc = place_of(text, scheme="modbus-write://", options=("at", "unit", "station"), port=_PORT)
+    if "at" not in plc.options:
+        raise UsageError(f"--sink {text}: expected the first of five registers that it may write, ?at=100; name it")
+    at = int(plc.number("at", 0, least=0, most=65531))
+    unit = int(plc.number("unit", 1, least=0, most=255))
+    return LastResultSink(lambda: _Writer(plc, unit, at), name=plc.address, station=plc.options.get("station"))
 
-    def __init__(self, text: str, place: str) -> None:
-        _pymodbus()
-        self._place = place_of(text, scheme="modbus-write://", options=("at", "unit", "station"), port=_PORT)
-        if "at" not in self._place.options:
-            raise UsageError(f"--sink {text}: expected the first of five registers that it may write, ?at=100; name it")
-        self._at = int(self._place.number("at", 0, least=0, most=65531))
-        self._unit = int(self._place.number("unit", 1, least=0, most=255))
-        self._last = LastResult(self._place.options.get("station"))
-        self._client: Any = None
 
-    def write(self, records: Sequence[Record]) -> None:
-        """Write the last result. Raises OSError."""
-        result = self._last.after(records)
-        if result is None:
-            return
-        words = [
-            result.number & 0xFFFF,
-            STATUS_CODES[result.status],
-            result.index + 1,
-            round(1000 * result.probability),
-            self._last.episodes,
-        ]
-        self._client = self._client or _client(self._place)
+class _Writer:
+    def __init__(self, plc: Place, unit: int, at: int) -> None:
+        self._client = _connected(plc)
+        self._unit = unit
+        self._at = at
+
+    def write(self, result: ResultRecord, episodes: int) -> None:
+        code, thousandths = STATUS_CODES[result.status], round(1000 * result.probability)
+        words = [result.number & 0xFFFF, code, result.index + 1, thousandths, episodes]
         try:
-            if not self._client.connected and not self._client.connect():
-                raise ConnectionError("no answer")
             answer = self._client.write_registers(self._at, words, device_id=self._unit)
-            if answer.isError():
-                raise ConnectionError(f"the PLC refuses registers {self._at} to {self._at + 4}: {answer}")
-        except (OSError, _pymodbus()[1]) as error:
-            self.close()
-            raise ConnectionError(f"{self._place.address}: {first_line(error)}") from error
+        except _pymodbus()[1] as error:
+            raise ConnectionError(first_line(error)) from error
+        if answer.isError():
+            raise ConnectionError(f"the PLC refuses registers {self._at} to {self._at + 4}: {answer}")
 
     def close(self) -> None:
-        """Disconnect; the registers keep their values."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._client.close()

@@ -22,7 +22,7 @@ import msgspec
 
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import Place, SourceRequest, place_of, reconnect
+from mmkd_station.protocols.base import Place, Sink, Source, SourceRequest, place_of, reconnect
 from mmkd_station.protocols.samples import rows_from_json
 from mmkd_station.records import AlarmRecord, Record, StateRecord, line_of, record_from_line
 
@@ -163,7 +163,7 @@ class _Connection:
         self._ready.set()
 
 
-class MqttSource:
+class MqttSource(Source):
     """Messages of a topic, which may have wildcards."""
 
     live = True
@@ -206,11 +206,8 @@ class MqttSource:
             intake=intake,
         )
 
-    def close(self) -> None:
-        """Do nothing: `deliveries` closes the connection."""
 
-
-class MqttSink:
+class MqttSink(Sink):
     """Publishes records; with `qos=1`, the default, the broker confirms each."""
 
     def __init__(self, text: str, place: str) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mmkd_edge.errors import UnavailableError, UsageError, first_line
-from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import Place, SourceRequest, place_of, poll
-from mmkd_station.records import STATUS_CODES, LastResult, Record, ResultRecord
+from mmkd_station.protocols.base import LastResultSink, Place, PolledSource, SourceRequest, place_of
+from mmkd_station.records import STATUS_CODES, ResultRecord
 
 _OPTIONS = ("credentials", "policy", "mode", "cert", "key")
 _POLICIES = ("None", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss")
@@ -108,29 +107,12 @@ async def _cancel_tasks() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class OpcUaSource:
-    """Polls nodes. Samples get the time of the reading: a value that does not change keeps its old time."""
-
-    live = True
-
-    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
-        self._place = _server(text, scheme="opcua://", options=("every",))
-        self._every_s = self._place.number("every", 1 / request.rate_hz, least=1e-3, most=86400)
-        self._nodes = [_node(name, where=f"--map ...={name}") for name in request.columns.names]
-        self._columns = request.columns
-
-    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield a sample for each reading."""
-        yield from poll(
-            lambda: _Reader(self._place, self._nodes),
-            name=self._place.address,
-            columns=self._columns,
-            every_s=self._every_s,
-            intake=intake,
-        )
-
-    def close(self) -> None:
-        """Do nothing: `deliveries` closes the connection."""
+def opcua_source(text: str, place: str, request: SourceRequest) -> PolledSource:
+    """Open a source of nodes. Samples get the time of the reading: a value that does not change keeps its old time."""
+    server = _server(text, scheme="opcua://", options=("every",))
+    every_s = server.number("every", 1 / request.rate_hz, least=1e-3, most=86400)
+    nodes = [_node(name, where=f"--map ...={name}") for name in request.columns.names]
+    return PolledSource(lambda: _Reader(server, nodes), name=server.address, columns=request.columns, every_s=every_s)
 
 
 class _Reader:
@@ -158,73 +140,59 @@ def _number(value: Any) -> float:
     return float(content)
 
 
-class OpcUaWriteSink:
-    """Writes the last result; results that wait together are one write.
+def opcua_write_sink(text: str, place: str) -> LastResultSink:
+    """Open a sink of nodes.
 
     A numeric node takes numbers as `modbus-write://` writes them: a count, which restarts at the end of the node's
     range; the status's code; the label, 1 for the first; the probability, in thousandths for integers; the value of a
     regression, else NaN; open episodes. A String node takes the status, the label, and the others as text.
     """
+    server = _server(text, scheme="opcua-write://", options=(*_FIELDS, "station"))
+    options = server.options
+    nodes = {field: _node(options[field], where=f"--sink {text}: {field}") for field in _FIELDS if field in options}
+    if not nodes:
+        raise UsageError(
+            f"--sink {text}: expected a node that it may write for one of {', '.join(_FIELDS)}, "
+            "?label=ns=2;s=Press1.Label; name it"
+        )
+    return LastResultSink(lambda: _Writer(server, nodes), name=server.address, station=options.get("station"))
 
-    def __init__(self, text: str, place: str) -> None:
-        self._place = _server(text, scheme="opcua-write://", options=(*_FIELDS, "station"))
-        options = self._place.options
-        self._nodes = {
-            field: _node(options[field], where=f"--sink {text}: {field}") for field in _FIELDS if field in options
-        }
-        if not self._nodes:
-            raise UsageError(
-                f"--sink {text}: expected a node that it may write for one of {', '.join(_FIELDS)}, "
-                "?label=ns=2;s=Press1.Label; name it"
-            )
-        self._last = LastResult(options.get("station"))
-        self._session: _Session | None = None
-        self._types: dict[str, Any] = {}
 
-    def write(self, records: Sequence[Record]) -> None:
-        """Write the last result. Raises OSError."""
-        result = self._last.after(records)
-        if result is None:
-            return
+class _Writer:
+    def __init__(self, server: Place, nodes: dict[str, Any]) -> None:
+        self._names = {field: f"node {server.options[field]}" for field in nodes}
+        self._session = _Session(server)
+        self._nodes = {field: self._session.client.get_node(node) for field, node in nodes.items()}
         try:
-            if self._session is None:
-                self._session = _Session(self._place)
-                self._types = {field: self._type_of(field, self._session) for field in self._nodes}
-            self._send(result, self._session)
-        except OSError as error:
+            self._types = {field: self._type_of(field) for field in nodes}
+        except OSError:
             self.close()
-            raise ConnectionError(f"{self._place.address}: {error}") from error
+            raise
 
-    def _type_of(self, field: str, session: _Session) -> Any:
-        node = f"node {self._place.options[field]}"
+    def _type_of(self, field: str) -> Any:
         try:
-            kind = session.run(session.client.get_node(self._nodes[field]).read_data_type_as_variant_type())
+            kind = self._session.run(self._nodes[field].read_data_type_as_variant_type())
         except OSError as error:
-            raise ConnectionError(f"{node}: {error}") from error
+            raise ConnectionError(f"{self._names[field]}: {error}") from error
         if kind.name not in _TYPES[field]:
             expected = f"expected one of {', '.join(_TYPES[field])} for {field}"
-            raise ConnectionError(f"{node}: {expected}, got {kind.name}; name another node")
+            raise ConnectionError(f"{self._names[field]}: {expected}, got {kind.name}; name another node")
         return kind
 
-    def _send(self, result: ResultRecord, session: _Session) -> None:
+    def write(self, result: ResultRecord, episodes: int) -> None:
         _, ua = _asyncua()
-        nodes = [session.client.get_node(node) for node in self._nodes.values()]
         # Many servers refuse a source timestamp.
         values = [
-            ua.DataValue(ua.Variant(value_of(field, result, self._last.episodes, self._types[field].name), kind))
+            ua.DataValue(ua.Variant(value_of(field, result, episodes, kind.name), kind))
             for field, kind in self._types.items()
         ]
-        statuses = session.run(session.client.write_values(nodes, values, raise_on_partial_error=False))
-        for field, status in zip(self._nodes, statuses, strict=True):
+        writing = self._session.client.write_values(list(self._nodes.values()), values, raise_on_partial_error=False)
+        for field, status in zip(self._nodes, self._session.run(writing), strict=True):
             if not status.is_good():
-                raise ConnectionError(f"node {self._place.options[field]}: {status.name}: {status.doc}")
+                raise ConnectionError(f"{self._names[field]}: {status.name}: {status.doc}")
 
     def close(self) -> None:
-        """End the session; the nodes keep their values."""
-        if self._session is not None:
-            with contextlib.suppress(OSError):
-                self._session.close()
-            self._session = None
+        self._session.close()
 
 
 def value_of(field: str, result: ResultRecord, episodes: int, type_name: str) -> int | float | str:

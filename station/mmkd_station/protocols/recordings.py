@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import SourceRequest, paced
+from mmkd_station.protocols.base import Source, SourceRequest, paced
 
 # Samples given together: where the pace matters a tenth of a second in their own time.
 _TOGETHER_S, _MOST_TOGETHER = 0.1, 4096
 
 
-class RecordingsSource:
+class RecordingsSource(Source):
     """Recordings one after the other, with a pause between two that no window spans."""
 
     live = False
@@ -37,6 +37,3 @@ class RecordingsSource:
                 piece = slice(start, start + together)
                 yield Delivery(rows=recording.rows[piece], times=times[piece], arrived_s=time.monotonic())
             start_s += len(times) / rate_hz + 2 * self._request.window_s
-
-    def close(self) -> None:
-        """Do nothing."""

@@ -13,9 +13,9 @@ from mmkd_edge.errors import UsageError
 from mmkd_station.protocols.audio import MicrophoneSource, WavSource
 from mmkd_station.protocols.base import Sink, Source, SourceRequest, check_no_password
 from mmkd_station.protocols.files import AppendSink, FileSource, StdinSource, StdoutSink, csv_lines, json_lines
-from mmkd_station.protocols.modbus import ModbusSource, ModbusWriteSink
+from mmkd_station.protocols.modbus import modbus_source, modbus_write_sink
 from mmkd_station.protocols.mqtt import MqttSink, MqttSource
-from mmkd_station.protocols.opcua import OpcUaSource, OpcUaWriteSink
+from mmkd_station.protocols.opcua import opcua_source, opcua_write_sink
 from mmkd_station.protocols.recordings import RecordingsSource
 from mmkd_station.protocols.video import CameraSource, VideoFileSource
 from mmkd_station.protocols.webhook import WebhookSink, host_of
@@ -45,8 +45,8 @@ SOURCES: dict[str, SourceKind] = {
     "stdin": SourceKind("stdin", "lines of the standard input, CSV or JSON", StdinSource),
     "mqtt://": SourceKind("mqtt://HOST/TOPIC", "JSON messages", MqttSource),
     "mqtts://": SourceKind("mqtts://HOST/TOPIC", "JSON messages over TLS", MqttSource),
-    "opcua://": SourceKind("opcua://HOST", "OPC UA nodes, polled", OpcUaSource),
-    "modbus://": SourceKind("modbus://HOST", "Modbus registers, polled", ModbusSource),
+    "opcua://": SourceKind("opcua://HOST", "OPC UA nodes, polled", opcua_source),
+    "modbus://": SourceKind("modbus://HOST", "Modbus registers, polled", modbus_source),
     "wav:": SourceKind("wav:FILE", "an audio file", WavSource),
     "mic": SourceKind("mic", "the default microphone, by arecord", MicrophoneSource),
     "mic:": SourceKind("mic:DEVICE", "an ALSA device from `arecord -L`", MicrophoneSource),
@@ -60,10 +60,10 @@ SINKS: dict[str, SinkKind] = {
     "csv:": SinkKind("csv:FILE", "append results to a file, as CSV", partial(AppendSink, form=csv_lines)),
     "webhook:": SinkKind("webhook:URL", "post a JSON array", WebhookSink),
     "modbus-write://": SinkKind(
-        "modbus-write://HOST?at=N", "write the latest result to five registers from N on", ModbusWriteSink
+        "modbus-write://HOST?at=N", "write the latest result to five registers from N on", modbus_write_sink
     ),
     "opcua-write://": SinkKind(
-        "opcua-write://HOST?label=NODE", "write the latest result to the given OPC UA nodes", OpcUaWriteSink
+        "opcua-write://HOST?label=NODE", "write the latest result to the given OPC UA nodes", opcua_write_sink
     ),
     "mqtt://": SinkKind("mqtt://HOST/TOPIC", "JSON messages below a topic", MqttSink),
     "mqtts://": SinkKind("mqtts://HOST/TOPIC", "JSON messages below a topic, over TLS", MqttSink),

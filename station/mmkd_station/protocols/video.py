@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.frames import Region, cut_out, is_inside, opencv, region_in
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import SourceRequest, paced, reconnect, url_with_credentials
+from mmkd_station.protocols.base import Source, SourceRequest, paced, reconnect, url_with_credentials
 
 # For network cameras, below `DRAIN_S`; OpenCV's default is half a minute.
 _TIMEOUT_MS = 4000
 
 
-class CameraSource:
+class CameraSource(Source):
     """Frames of a camera, with their time of arrival.
 
     `place` is its number, device file, or address, such as `rtsp://HOST/PATH?credentials=FILE`, or a GStreamer pipeline
@@ -96,9 +96,6 @@ class CameraSource:
             rows = _cut(pixels, self._region, self._request)
             yield Delivery(rows=rows, times=np.array([self._utc_s + arrived_s]), arrived_s=arrived_s)
 
-    def close(self) -> None:
-        """Do nothing: `deliveries` releases the camera."""
-
 
 class _Camera:
     def __init__(self, capture: Any) -> None:
@@ -108,7 +105,7 @@ class _Camera:
         self.capture.release()
 
 
-class VideoFileSource:
+class VideoFileSource(Source):
     """Frames of a file, with the times of its container."""
 
     live = False

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.errors import UsageError, fault_of
-from mmkd_station.protocols.base import RefusedError
+from mmkd_station.protocols.base import RefusedError, Sink
 from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
 
 _KINDS: dict[str, type] = {"result": ResultRecord, "alarm": AlarmRecord, "state": StateRecord}
@@ -40,7 +40,7 @@ def host_of(url: str) -> str:
     return scheme + mark + re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
 
 
-class WebhookSink:
+class WebhookSink(Sink):
     """Posts records; drops and counts those that the server refuses for good."""
 
     def __init__(self, text: str, place: str) -> None:
@@ -77,9 +77,6 @@ class WebhookSink:
             if 400 <= error.code < 500 and error.code not in _TRANSIENT:
                 raise RefusedError(f"{host_of(self._url)}: {error.code} {error.reason}") from error
             raise ConnectionError(f"{host_of(self._url)}: {error.code} {error.reason}") from error
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def _headers(file: str | None) -> dict[str, str]:
