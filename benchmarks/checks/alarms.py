@@ -22,8 +22,8 @@ from mmkd_models.data import fold_indices, open_dataset
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_count
 from mmkd_models.data.for_devices import replayed
-from mmkd_station.build import usual_hop
 from mmkd_station.intake import ReplayedRecording
+from mmkd_station.sensor import usual_hop
 from mmkd_station.tuning import RuleScore, Tuned, fraction_interval, rate_interval, tune_alarm
 
 COOLDOWN_S = 60.0

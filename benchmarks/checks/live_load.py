@@ -97,7 +97,7 @@ def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes
     seen: list[RunFacts] = []  # at half of the time and at its end: what an end leaves unanswered is no part of a load
     outlet = Outlet("jsonl", open_sink(f"jsonl:{os.devnull}"))
     with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
-        rules = SensorRules(hop=round(HOP_S * options.rate_hz), time_from="arrival")
+        rules = SensorRules(hop=round(HOP_S * options.rate_hz), time="arrival")
         stations = [
             Station(
                 f"station {number}",

@@ -20,7 +20,7 @@ from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import SourceRequest
 from mmkd_station.protocols.channels import columns_of
 from mmkd_station.protocols.table import grows, open_sink, open_source, shown_names
-from mmkd_station.sensor import Sensor, SensorRules
+from mmkd_station.sensor import Sensor
 from mmkd_station.service import Service
 from mmkd_station.spec import RunSpec, StationSpec
 from mmkd_station.station import Station
@@ -79,12 +79,6 @@ def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False
 
 def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
     return tuple(getattr(spec, name) for name in _OPENING)
-
-
-def usual_hop(entry: ModelEntry) -> int:
-    """Return the samples of a second, or of a window if that is shorter; whole steps for causal students."""
-    stride = 1 if entry.streaming is None else entry.streaming.stride
-    return max(1, min(round(entry.modality.rate_hz), entry.modality.samples) // stride) * stride
 
 
 def open_outlet(text: str, store: Store | None, *, name: str) -> Outlet:
@@ -170,7 +164,11 @@ class _Builder:
                 alarms=[rule.label for rule in spec.alarms],
             )
             self._opened.callback(ring.close)
-        return Sensor(source, text, predictor=predictor, rules=_rules(spec, entry, predictor.entry), ring=ring)
+        rules = msgspec.structs.replace(spec, modality=modality.name)
+        if spec.hop is not None and count > 1:  # counts samples of the first student
+            hop = max(1, round(spec.hop * modality.rate_hz / predictor.entry.modality.rate_hz))
+            rules = msgspec.structs.replace(rules, hop=hop)
+        return Sensor(source, text, predictor=predictor, rules=rules, ring=ring)
 
 
 def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[ModelEntry, str]]:
@@ -212,19 +210,3 @@ def _check_modality(spec: StationSpec, modality: ModalitySpec, *, is_mapped: boo
             f"{spec.bundle}: modality {modality.name!r} needs the statistics of its machine; make them with "
             "mmkd-data reference, and name them with --reference"
         )
-
-
-def _rules(spec: StationSpec, entry: ModelEntry, first: ModelEntry) -> SensorRules:
-    hop = usual_hop(entry)
-    if spec.hop is not None:  # counts samples of the first student: the others' are as far apart in time
-        same_rate = entry is first or isinstance(spec.source, str)
-        hop = spec.hop if same_rate else max(1, round(spec.hop * entry.modality.rate_hz / first.modality.rate_hz))
-    return SensorRules(
-        hop=hop,
-        time_from=spec.time,
-        gap_s=spec.gap_s,
-        reorder=spec.reorder,
-        stale_s=spec.stale_s,
-        silence_s=spec.silence_s,
-        modality=entry.modality.name,
-    )

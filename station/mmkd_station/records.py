@@ -32,11 +32,11 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
         time_s: newest sample of the window; None if samples have no times.
         dropped: samples dropped from the full queue since the previous result.
         late: samples left out since then because of their times.
-        boot: random id of the start of the station.
+        boot: random id of the start of the station, which sets it and `number`.
     """
 
     station: str
-    number: int
+    number: int = 0
     time_s: float | None
     decided_s: float
     status: Status
@@ -70,7 +70,7 @@ class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     """
 
     station: str
-    number: int
+    number: int = 0
     time_s: float | None
     decided_s: float
     event: AlarmEvent
@@ -87,7 +87,7 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     """A change of a station's state."""
 
     station: str
-    number: int
+    number: int = 0
     decided_s: float
     state: StationState
     reason: str
@@ -101,12 +101,11 @@ def result_record(
     prediction: Prediction,
     *,
     station: str,
-    number: int,
     time_s: float | None,
     decided_s: float,
+    number: int = 0,
     dropped: int = 0,
     late: int = 0,
-    boot: str = "",
 ) -> ResultRecord:
     """Return a prediction as a record."""
     predicted: dict[str, Any] = {name: getattr(prediction, name) for name in _PREDICTED}
@@ -119,7 +118,6 @@ def result_record(
         decided_s=decided_s,
         dropped=dropped,
         late=late,
-        boot=boot,
     )
 
 

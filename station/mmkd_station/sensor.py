@@ -10,28 +10,29 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge import EdgePredictor, Prediction, Status, WindowFault, with_fault
+from mmkd_edge import EdgePredictor, ModelEntry, Prediction, Status, WindowFault, with_fault
 from mmkd_station.clock import SampleClock, TimeFrom, TimeWatch
 from mmkd_station.intake import Delivery
 from mmkd_station.protocols.base import Source
 from mmkd_station.uncertain import UncertainRing
 
 
-class SensorRules(msgspec.Struct, frozen=True, kw_only=True):
+class SensorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How samples of a sensor become results; `hop`, `gap_s`, `reorder` and `modality` as in `EdgePredictor.stream`.
 
     Attributes:
+        hop: None is a second, or a window if that is shorter.
         stale_s: results are stale if the newest sample is older.
         silence_s: a live source is silent after this time without samples; None derives it from recent intervals.
     """
 
-    hop: int
-    time_from: TimeFrom = "source"
+    modality: str | None = None
+    hop: int | None = None
+    time: TimeFrom = "source"
     gap_s: float | None = None
     reorder: int = 0
     stale_s: float | None = None
     silence_s: float | None = None
-    modality: str | None = None
 
 
 # Samples per turn; sorting and gridding them takes a few milliseconds.
@@ -83,7 +84,7 @@ class Sensor:
         self.modality = entry.modality
         self._clock = SampleClock(
             rate_hz=self.modality.rate_hz,
-            time_from=rules.time_from,
+            time_from=rules.time,
             live=source.live,
             silence_s=rules.silence_s,
             stale_s=self._stale_s,
@@ -93,7 +94,7 @@ class Sensor:
         self._answered = False  # since the last delivery
         self._before = 0, 0  # counts of samples, and of those left out, before the next result
         self.stream = predictor.stream(
-            hop=rules.hop,
+            hop=usual_hop(entry) if rules.hop is None else rules.hop,
             modality=rules.modality,
             gap_s=rules.gap_s,
             reorder=rules.reorder,
@@ -184,3 +185,9 @@ class Sensor:
 
 def _parts(count: int) -> list[slice]:
     return [slice(start, start + _TOGETHER) for start in range(0, count, _TOGETHER)]
+
+
+def usual_hop(entry: ModelEntry) -> int:
+    """Return the samples of a second, or of a window if that is shorter; whole steps for causal students."""
+    stride = 1 if entry.streaming is None else entry.streaming.stride
+    return max(1, min(round(entry.modality.rate_hz), entry.modality.samples) // stride) * stride

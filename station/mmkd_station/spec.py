@@ -11,21 +11,20 @@ import msgspec
 
 from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.alarms import AlarmRule, rule_problems
-from mmkd_station.clock import TimeFrom
 from mmkd_station.intake import OnFull
 from mmkd_station.protocols.base import SourceTimeUnit
+from mmkd_station.sensor import SensorRules
 from mmkd_station.uncertain import LEAST_BYTES
 
 MOST_QUEUED = 1_000_000
 
 
-class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One station: a source, a bundle and sinks. `docs/running-live.md` describes every key.
 
     Attributes:
         source: as in `--source`; for several modalities, a source for each.
         name: empty uses the stem of the bundle, numbered if that name is taken.
-        hop: samples between results; None is a second, or a window if that is shorter.
         on_full: None drops the oldest delivery of a live source, and makes files and recordings wait.
     """
 
@@ -33,18 +32,11 @@ class StationSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     source: str | dict[str, str]
     name: str = ""
     sinks: tuple[str, ...] = ()
-    map: dict[str, str] = {}
-    modality: str | None = None
-    hop: int | None = None
-    time: TimeFrom = "source"
+    map: dict[str, str] = msgspec.field(default_factory=dict)
     time_column: str = "time"
     time_unit: SourceTimeUnit = "s"
     follow: bool = False
     replay_speed: float | None = None
-    gap_s: float | None = None
-    reorder: int = 0
-    stale_s: float | None = None
-    silence_s: float | None = None
     queue: int = 1024
     on_full: OnFull | None = None
     backend: str = "auto"

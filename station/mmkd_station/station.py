@@ -9,8 +9,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -141,7 +140,7 @@ class Station:
     def start(self) -> None:
         """Start the threads."""
         for alarm in [] if self._alarms is None else self._alarms.resume():
-            self._give(partial(self._numbered, alarm))
+            self._give(alarm)
         sensors = ", then ".join(f"{sensor.modality.name} from {sensor.text}" for sensor in self._sensors)
         self.report("started", f"{self.predictor.info().model_id}: {sensors}")
         for thread in (*self._readers, self._answerer):
@@ -183,17 +182,12 @@ class Station:
     def report(self, state: StationState, reason: str) -> None:
         """Record a change of the station's state."""
         logger.info("%s: %s: %s", self.name, state, reason)
-        self._give(
-            lambda number: StateRecord(
-                station=self.name, number=number, decided_s=time.time(), state=state, reason=reason, boot=self._boot
-            )
-        )
+        self._give(StateRecord(station=self.name, decided_s=time.time(), state=state, reason=reason))
 
     def acknowledge(self, alarm: AlarmRecord, *, is_false: bool = False) -> None:
         """Record that an operator noted an episode; windows of a false alarm are kept for labelling."""
         event: AlarmEvent = "contradicted" if is_false else "acknowledged"
-        noted = msgspec.structs.replace(alarm, event=event, decided_s=time.time(), reason="")
-        self._give(partial(self._numbered, noted))
+        self._give(msgspec.structs.replace(alarm, event=event, decided_s=time.time(), reason=""))
         if is_false and alarm.since_s is not None:
             until_s = alarm.time_s if alarm.event == "cleared" and alarm.time_s is not None else math.inf
             for ring in self._rings():
@@ -368,30 +362,18 @@ class Station:
         time_s = None if age_s is None else round(sensor.now_s - age_s, 6)
         if not sensor.source.live:  # a recording has no age
             prediction = msgspec.structs.replace(prediction, input_age_s=None)
-        result = self._give(
-            lambda number: result_record(
-                prediction,
-                station=self.name,
-                number=number,
-                time_s=time_s,
-                decided_s=time.time(),
-                dropped=dropped,
-                late=late,
-                boot=self._boot,
-            )
+        result = result_record(
+            prediction, station=self.name, time_s=time_s, decided_s=time.time(), dropped=dropped, late=late
         )
-        assert isinstance(result, ResultRecord)
+        self._give(result)
         for alarm in [] if self._alarms is None else self._alarms.see(result):
-            self._give(partial(self._numbered, alarm))
+            self._give(alarm)
 
-    def _numbered(self, alarm: AlarmRecord, number: int) -> AlarmRecord:
-        return msgspec.structs.replace(alarm, number=number, boot=self._boot)
-
-    def _give(self, record_of: Callable[[int], Record]) -> Record:
+    def _give(self, record: Record) -> None:
         """Number a record, count it, and pass it to the outlets and the board."""
         with self._lock:
             self._number += 1
-            record = record_of(self._number)
+            record = msgspec.structs.replace(record, number=self._number, boot=self._boot)
             match record:
                 case ResultRecord():
                     self._results[record.status] += 1
@@ -407,7 +389,6 @@ class Station:
                     outlet.put(record)
         if self.board is not None:
             self.board.record(record)
-        return record
 
     def _report_notes(self) -> None:
         for connected, reason in self._intake.notes():

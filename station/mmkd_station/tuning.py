@@ -6,15 +6,15 @@ Validation recordings choose the rule, test recordings measure it. Intervals are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.cli.run import require_modules
+from mmkd_edge.errors import UsageError
 from mmkd_station.alarms import ABSTAINING, AlarmRule, EpisodeState, check_rules
 from mmkd_station.intake import ReplayedRecording
 
@@ -22,7 +22,6 @@ _CONFIRM = ("1/1", "2/2", "2/3", "3/3", "3/5", "4/5", "5/5", "5/8", "8/10", "10/
 _MIN_PROBABILITY = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _RELEASE = (1, 3, 5, 10)
 _LEVEL = 0.95
-_DAY_H = 24.0
 
 
 class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,21 +36,14 @@ class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
 
     normal_hours: float
     false_alarms: int
-    false_alarms_per_hour: float | None
-    false_alarms_interval: tuple[float, float] | None
+    false_alarms_per_hour: float
+    false_alarms_interval: tuple[float, float]
     recordings: int
     detected: int
-    detected_interval: tuple[float, float] | None
+    detected_interval: tuple[float, float]
     delay_s: float | None
     longest_delay_s: float | None
     groups: int
-
-    @property
-    def false_alarms_per_day(self) -> float | None:
-        """None with less than a day of normal operation."""
-        if self.false_alarms_per_hour is None or self.normal_hours < _DAY_H:
-            return None
-        return 24 * self.false_alarms_per_hour
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +58,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     before: RuleScore
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class _Run(msgspec.Struct, frozen=True, kw_only=True):
     """Results of one recording; a vote is a moment in seconds, whether it has the label, and its probability."""
 
     votes: tuple[tuple[float, bool, float], ...]
@@ -76,7 +68,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
     def raised(self, rule: AlarmRule) -> list[float]:
-        """Return when episodes begin, on the clock of the samples."""
         state = EpisodeState(rule)
         return [
             moment_s
@@ -106,14 +97,14 @@ def tune_alarm(
         UsageError: a label is unknown, recordings are lacking, or no rule keeps the limit.
         UnavailableError: scipy is not installed.
     """
-    _scipy_stats()  # fails early
+    require_modules(("scipy",), by="--tune-alarm", extra="import")
     task = predictor.task
     check_rules([AlarmRule(label=label)], task)
-    names = tuple(normal) or tuple(one for one in task.labels if one != label)
-    unknown = [one for one in names if one not in task.labels or one == label]
+    names = tuple(normal) or tuple(other for other in task.labels if other != label)
+    unknown = [name for name in names if name not in task.labels or name == label]
     if unknown:
         raise UsageError(f"--normal {unknown[0]}: expected another label than {label!r}: {', '.join(task.labels)}")
-    runs = [run for one in recordings if one.label in (label, *names) for run in [_run_of(predictor, one, label, hop)]]
+    runs = [_replay(predictor, each, label, hop) for each in recordings if each.label in (label, *names)]
     parts = {name: [run for run in runs if run.split == name] for name in ("valid", "test")}
     for name, part in parts.items():
         kinds = {run.label == label for run in part}
@@ -123,15 +114,19 @@ def tune_alarm(
                 f"{sum(run.label == label for run in part)} and {sum(run.label != label for run in part)}; "
                 "name normal operation with --normal, or deal the dataset anew"
             )
-    tried = [(rule, score_rule(parts["valid"], rule)) for rule in rules_tried(label, cooldown_s=cooldown_s)]
-    kept = [(rule, found) for rule, found in tried if (found.false_alarms_per_hour or 0.0) <= most_per_hour]
-    if not kept:
-        least = min(found.false_alarms_per_hour or 0.0 for _, found in tried)
+    rules = [
+        AlarmRule(label=label, confirm=confirm, release=release, cooldown_s=cooldown_s, min_probability=probability)
+        for confirm, release, probability in product(_CONFIRM, _RELEASE, _MIN_PROBABILITY)
+    ]
+    tried = [(rule, _score(parts["valid"], rule)) for rule in rules]
+    permitted = [(rule, score) for rule, score in tried if score.false_alarms_per_hour <= most_per_hour]
+    if not permitted:
+        least = min(score.false_alarms_per_hour for _, score in tried)
         raise UsageError(
             f"--false-alarms-per-hour {most_per_hour:g}: no rule of {len(tried)} keeps it on the validation "
             f"recordings; the least is {least:.3g}; allow more, or train a better student"
         )
-    rule, on_valid = max(kept, key=_worth)
+    rule, on_valid = max(permitted, key=_worth)
     single = AlarmRule(label=label, confirm="1/1", release=1, cooldown_s=0.0, min_probability=0.0)
     return Tuned(
         rule=rule,
@@ -139,42 +134,30 @@ def tune_alarm(
         tried=len(tried),
         normal=names,
         on_valid=on_valid,
-        on_test=score_rule(parts["test"], rule),
-        before=score_rule(parts["test"], single),
+        on_test=_score(parts["test"], rule),
+        before=_score(parts["test"], single),
     )
-
-
-def rules_tried(label: str, *, cooldown_s: float) -> Iterator[AlarmRule]:
-    """Yield the rules to choose from."""
-    for confirm, release, least in product(_CONFIRM, _RELEASE, _MIN_PROBABILITY):
-        yield AlarmRule(label=label, confirm=confirm, release=release, cooldown_s=cooldown_s, min_probability=least)
 
 
 def _worth(tried: tuple[AlarmRule, RuleScore]) -> tuple[float, ...]:
     """Sort by detections, false alarms, delay, and then the stricter rule."""
-    rule, found = tried
-    return (
-        found.detected,
-        -found.false_alarms,
-        -(found.delay_s or 0.0),
-        rule.min_probability,
-        rule.votes[0] / rule.votes[1],
-        rule.release,
-    )
+    rule, score = tried
+    strictness = rule.min_probability, rule.votes[0] / rule.votes[1], rule.release
+    return score.detected, -score.false_alarms, -(score.delay_s or 0.0), *strictness
 
 
-def _run_of(predictor: EdgePredictor, recording: ReplayedRecording, label: str, hop: int) -> Run:
+def _replay(predictor: EdgePredictor, recording: ReplayedRecording, label: str, hop: int) -> _Run:
     stream = predictor.stream(hop=hop)
     rate_hz = predictor.modality.rate_hz
     times = np.arange(len(recording.rows)) / rate_hz
     predictions = stream.push(recording.rows, times, now_s=0.0) if len(times) else []
     place = predictor.task.labels.index(label)
-    return Run(
+    return _Run(
         # `now_s` is 0, so the negative age is the time of the newest sample.
         votes=tuple(
-            (-(one.input_age_s or 0.0), label in (one.label, *one.labels), float(one.probabilities[place]))
-            for one in predictions
-            if one.index >= 0 and one.status not in ABSTAINING
+            (-(each.input_age_s or 0.0), label in (each.label, *each.labels), float(each.probabilities[place]))
+            for each in predictions
+            if each.index >= 0 and each.status not in ABSTAINING
         ),
         label=recording.label,
         group=recording.group,
@@ -183,8 +166,7 @@ def _run_of(predictor: EdgePredictor, recording: ReplayedRecording, label: str, 
     )
 
 
-def score_rule(runs: Sequence[Run], rule: AlarmRule) -> RuleScore:
-    """Return the performance of a rule on recordings, each without a history."""
+def _score(runs: Sequence[_Run], rule: AlarmRule) -> RuleScore:
     hours, false_alarms, delays, positive = 0.0, 0, [], 0
     for run in runs:
         raised = run.raised(rule)
@@ -197,37 +179,29 @@ def score_rule(runs: Sequence[Run], rule: AlarmRule) -> RuleScore:
     return RuleScore(
         normal_hours=hours,
         false_alarms=false_alarms,
-        false_alarms_per_hour=false_alarms / hours if hours else None,
-        false_alarms_interval=rate_interval(false_alarms, hours) if hours else None,
+        false_alarms_per_hour=false_alarms / hours,
+        false_alarms_interval=rate_interval(false_alarms, hours),
         recordings=positive,
         detected=len(delays),
-        detected_interval=fraction_interval(len(delays), positive) if positive else None,
+        detected_interval=fraction_interval(len(delays), positive),
         delay_s=float(np.median(delays)) if delays else None,
-        longest_delay_s=max(delays) if delays else None,
+        longest_delay_s=max(delays, default=None),
         groups=len({run.group for run in runs}),
     )
 
 
 def rate_interval(count: int, hours: float) -> tuple[float, float]:
     """Return the exact 95 % interval of the rate per hour."""
-    chi2, tail = _scipy_stats().chi2, (1 - _LEVEL) / 2
+    from scipy.stats import chi2
+
+    tail = (1 - _LEVEL) / 2
     low = chi2.ppf(tail, 2 * count) / 2 if count else 0.0
     return float(low) / hours, float(chi2.ppf(1 - tail, 2 * count + 2) / 2) / hours
 
 
 def fraction_interval(count: int, of: int) -> tuple[float, float]:
     """Return the exact 95 % interval of the fraction `count` / `of`."""
-    beta, tail = _scipy_stats().beta, (1 - _LEVEL) / 2
-    low = beta.ppf(tail, count, of - count + 1) if count else 0.0
-    high = beta.ppf(1 - tail, count + 1, of - count) if count < of else 1.0
+    from scipy.stats import binomtest
+
+    low, high = binomtest(count, of).proportion_ci(_LEVEL, method="exact")
     return float(low), float(high)
-
-
-def _scipy_stats() -> Any:
-    try:
-        from scipy import stats
-    except ImportError as error:
-        raise UnavailableError(
-            "--tune-alarm needs scipy, which this Python lacks; run: pip install 'mmkd-edge[import]'"
-        ) from error
-    return stats

@@ -18,7 +18,7 @@ from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_re
 from mmkd_models.data.for_devices import replayed
 from mmkd_station.alarms import AlarmRule, Episodes
 from mmkd_station.commands.run import run_mmkd
-from mmkd_station.commands.show import next_line, tuned_lines
+from mmkd_station.commands.show import tuned_lines
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import AlarmRecord, ResultRecord
 from mmkd_station.tuning import tune_alarm
@@ -197,8 +197,7 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
     # One of one: at least 0.025.
     assert tuned.on_test.detected_interval == (pytest.approx(0.025), 1.0)
     assert tuned.on_test.delay_s == 11.0  # the second worn sample is taken at second 11
-    assert tuned.on_test.false_alarms_per_day is None
-    assert list(tuned_lines(tuned, Path("a.edge"), hop=None, reference=None))[:-1] == [
+    assert list(tuned_lines(tuned, Path("a.edge"), hop=50, reference=Path("my press.json"))) == [
         "alarm for worn, normal operation ok",
         "best of 320 rules with at most 1 false alarms per hour on validation recordings (intervals at 95 %)",
         (
@@ -214,17 +213,13 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
             "1 of 1 recordings detected (2.5 to 100.0 %); median delay 11.0 s, longest 11.0 s; 1 groups"
         ),
         "the delay counts from the start of a recording, and includes its first full window",
+        (
+            "next: mmkd-run a.edge --source SOURCE --alarm worn --confirm 2/2 --release 10 --cooldown 0s "
+            "--min-probability 0.8 --hop 50 --reference 'my press.json'"
+        ),
     ]
     with pytest.raises(UsageError, match="expected valid recordings of 'worn' and of normal operation, got 0 and 1"):
         tune_alarm(predictor, recordings[:1], label="worn", normal=(), most_per_hour=1.0, hop=1, cooldown_s=0.0)
-
-
-def test_the_next_line_runs_what_was_tuned() -> None:
-    rule = AlarmRule(label="worn", confirm="2/3", release=4, cooldown_s=30.0, min_probability=0.7)
-    line = "mmkd-run a.edge --source SOURCE --alarm worn --confirm 2/3 --release 4 --cooldown 30s --min-probability 0.7"
-    assert next_line(rule, Path("a.edge"), hop=None, reference=None) == line
-    found = next_line(rule, Path("a.edge"), hop=50, reference=Path("my press.json"))
-    assert found == f"{line} --hop 50 --reference 'my press.json'"
 
 
 @pytest.mark.slow

@@ -199,7 +199,7 @@ def test_a_sensor_that_falls_silent_is_answered_for_as_missing(
     record_property: Callable[[str, object], None],
 ) -> None:
     chunks = [good(0, 40), *[[""]] * 12]
-    rules = SensorRules(hop=10, time_from="arrival", silence_s=0.1, stale_s=0.3)
+    rules = SensorRules(hop=10, time="arrival", silence_s=0.1, stale_s=0.3)
 
     def run() -> tuple[list[ResultRecord], Any, Station]:
         return answered(Texts(chunks, live=True, pause_s=0.05), rules=rules)
@@ -265,7 +265,7 @@ def test_what_a_long_silence_owes_holds_up_the_loop_for_one_of_its_answers(
             for delivery in super().deliveries(listener):
                 yield msgspec.structs.replace(delivery, arrived_s=delivery.arrived_s - 4.0)
 
-    predictor, rules = slow_predictor(0.001), SensorRules(hop=1, time_from="arrival", silence_s=0.5)
+    predictor, rules = slow_predictor(0.001), SensorRules(hop=1, time="arrival", silence_s=0.5)
 
     def run() -> tuple[list[ResultRecord], Any, Station]:
         return answered(Slept([good(0, 40), [""]], live=True, pause_s=0.3), predictor=predictor, rules=rules)
@@ -384,7 +384,7 @@ def test_a_clock_of_this_machine_that_is_set_back_an_hour_moves_no_sample_and_ho
     def run() -> tuple[list[ResultRecord], Any, Station]:
         monkeypatch.setattr(time, "time", real)
         chunks = [[json.dumps([1, 2, 3])] * 10] * 12
-        rules = SensorRules(hop=10, time_from="arrival", stale_s=5.0)
+        rules = SensorRules(hop=10, time="arrival", stale_s=5.0)
         return answered(SetBack(chunks, live=True, pause_s=0.1), rules=rules)
 
     results, facts, _ = run()

@@ -88,8 +88,8 @@ def run(
 def _tune(bundle: Path, data: Path, options: RunOptions, *, as_json: bool) -> None:
     from mmkd_edge import EdgePredictor
     from mmkd_edge.cli.show import json_text
-    from mmkd_station.build import usual_hop
     from mmkd_station.commands.show import tuned_lines
+    from mmkd_station.sensor import usual_hop
     from mmkd_station.tuning import tune_alarm
 
     rules = alarm_rules(options)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mmkd_edge.cli.run import shell_line
 from mmkd_edge.errors import UnavailableError
-from mmkd_station.alarms import AlarmRule
 from mmkd_station.outlet import OutletFacts
 from mmkd_station.service import RunFacts
 from mmkd_station.station import StationFacts
@@ -81,33 +80,22 @@ def tuned_lines(tuned: Tuned, bundle: Path, *, hop: int | None, reference: Path 
     yield f"  test recordings, alarms by the rule: {_score_text(tuned.on_test)}"
     yield f"  validation recordings, which chose the rule: {_score_text(tuned.on_valid)}"
     yield "the delay counts from the start of a recording, and includes its first full window"
-    yield f"next: {next_line(tuned.rule, bundle, hop=hop, reference=reference)}"
-
-
-def next_line(rule: AlarmRule, bundle: Path, *, hop: int | None, reference: Path | None) -> str:
-    """Return the command that runs a bundle with a rule; a rule counts results, so it includes the hop."""
-    options: list[object] = ["--alarm", rule.label, "--confirm", rule.confirm, "--release", rule.release]
-    options += ["--cooldown", f"{rule.cooldown_s:g}s", "--min-probability", f"{rule.min_probability:g}"]
-    options += [] if hop is None else ["--hop", hop]
+    options: list[object] = ["--alarm", tuned.rule.label, "--confirm", tuned.rule.confirm]
+    options += ["--release", tuned.rule.release, "--cooldown", f"{tuned.rule.cooldown_s:g}s"]
+    options += ["--min-probability", f"{tuned.rule.min_probability:g}"]
+    options += [] if hop is None else ["--hop", hop]  # a rule counts results
     options += [] if reference is None else ["--reference", reference]
-    return shell_line("mmkd-run", bundle, "--source", "SOURCE", *options)
+    yield "next: " + shell_line("mmkd-run", bundle, "--source", "SOURCE", *options)
 
 
 def _score_text(score: RuleScore) -> str:
-    parts = []
-    if score.false_alarms_per_hour is not None and score.false_alarms_interval is not None:
-        low, high = score.false_alarms_interval
-        parts.append(
-            f"{score.false_alarms} false alarm{'s' * (score.false_alarms != 1)} in {score.normal_hours:.2f} h, "
-            f"{score.false_alarms_per_hour:.2f} per hour ({low:.2f} to {high:.2f})"
-        )
-        if score.false_alarms_per_day is not None:
-            parts.append(f"{score.false_alarms_per_day:.1f} per day")
-    if score.detected_interval is not None:
-        low, high = score.detected_interval
-        parts.append(
-            f"{score.detected} of {score.recordings} recordings detected ({100 * low:.1f} to {100 * high:.1f} %)"
-        )
-    if score.delay_s is not None and score.longest_delay_s is not None:
-        parts.append(f"median delay {score.delay_s:.1f} s, longest {score.longest_delay_s:.1f} s")
-    return "; ".join([*parts, f"{score.groups} groups"])
+    low, high = score.false_alarms_interval
+    least, most = score.detected_interval
+    text = (
+        f"{score.false_alarms} false alarm{'s' * (score.false_alarms != 1)} in {score.normal_hours:.2f} h, "
+        f"{score.false_alarms_per_hour:.2f} per hour ({low:.2f} to {high:.2f}); "
+        f"{score.detected} of {score.recordings} recordings detected ({100 * least:.1f} to {100 * most:.1f} %)"
+    )
+    if score.delay_s is not None:
+        text += f"; median delay {score.delay_s:.1f} s, longest {score.longest_delay_s:.1f} s"
+    return f"{text}; {score.groups} groups"

@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mmkd_edge.errors import UnavailableError, UsageError, fault_of
+from mmkd_edge.cli.run import require_modules
+from mmkd_edge.errors import UsageError, fault_of
 from mmkd_station.monitor.access import Access, Address, in_url
 from mmkd_station.monitor.app import MonitorApp
 from mmkd_station.monitor.app import logger as app_logger
@@ -32,8 +33,11 @@ _SPARE_CONNECTIONS = 64  # above the limit that closes waiting ones: if so many 
 @contextlib.contextmanager
 def serve_page(service: Service, *, address: Address, access: Access, serve_predict: bool) -> Iterator[str]:
     """Serve the page while the block runs; yield its URL. Raises UsageError, UnavailableError without starlette."""
-    uvicorn, protocol = _uvicorn()
-    connections = Connections(protocol)
+    require_modules(("starlette", "uvicorn"), by="--monitor", extra="monitor")
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    connections = _Connections(H11Protocol)
     listening = _listening(address)
     host, port = listening.getsockname()[:2]
     stopping = threading.Event()
@@ -45,7 +49,7 @@ def serve_page(service: Service, *, address: Address, access: Access, serve_pred
         lifespan="off",
         ws="none",
         loop="asyncio",
-        http=connections.connect,
+        http=connections.connect,  # type: ignore[arg-type] # uvicorn calls it
         callback_notify=connections.close_late,
         timeout_notify=-(1 << 60),  # at each tick of a second, also after the clock was set back
         backlog=64,  # of which so many are accepted at once: each is read before 256 later ones take its place
@@ -102,20 +106,7 @@ def _listening(address: Address) -> socket.socket:
     return listening
 
 
-def _uvicorn() -> tuple[Any, Any]:
-    """Return uvicorn and its class of a connection."""
-    try:
-        import starlette  # noqa: F401 - the page needs both
-        import uvicorn
-        from uvicorn.protocols.http.h11_impl import H11Protocol
-    except ImportError as error:
-        raise UnavailableError(
-            "--monitor needs starlette and uvicorn, which this Python lacks; run: pip install 'mmkd-edge[monitor]'"
-        ) from error
-    return uvicorn, H11Protocol
-
-
-class Connections:
+class _Connections:
     """Makes the connections of a server (of uvicorn's h11 class), closes those that wait too long, or to make room."""
 
     def __init__(self, protocol: Any) -> None:
@@ -123,7 +114,7 @@ class Connections:
         self._waiting: dict[Any, tuple[object, float]] = {}  # the last request of each, and since when it may wait
 
     def connect(self, **arguments: Any) -> Any:
-        """Make a connection, called by uvicorn."""
+        """Make a connection; uvicorn calls this."""
         self._forget_closed()
         if len(self._waiting) >= _MOST_CONNECTIONS:
             self._make_room()

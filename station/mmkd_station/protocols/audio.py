@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UnavailableError, UsageError, fault_of, first_line
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Source, SourceRequest, paced, reconnect
@@ -179,12 +180,9 @@ def _places_of(request: SourceRequest) -> list[int]:
 
 
 def _opened(path: Path) -> Any:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise UnavailableError(
-            "wav:FILE needs soundfile, which this Python lacks; run: pip install 'mmkd-edge[import]'"
-        ) from error
+    require_modules(("soundfile",), by="wav:FILE", extra="import")
+    import soundfile
+
     try:
         path.open("rb").close()
         return soundfile.SoundFile(str(path))

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from mmkd_edge.errors import UnavailableError, UsageError, first_line
+from mmkd_edge.cli.run import require_modules
+from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.protocols.base import LastResultSink, Place, PolledSource, SourceRequest, place_of
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
@@ -32,13 +33,10 @@ Block = tuple[str, int, int]
 
 
 def _pymodbus() -> tuple[Any, Any]:
-    try:
-        import pymodbus.client
-        from pymodbus.exceptions import ModbusException
-    except ImportError as error:
-        raise UnavailableError(
-            "Modbus needs pymodbus, which this Python lacks; run: pip install 'mmkd-edge[live]'"
-        ) from error
+    require_modules(("pymodbus",), by="Modbus", extra="live")
+    import pymodbus.client
+    from pymodbus.exceptions import ModbusException
+
     return pymodbus.client, ModbusException
 
 

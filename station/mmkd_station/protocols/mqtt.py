@@ -20,7 +20,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.cli.run import require_modules
+from mmkd_edge.errors import UsageError
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Place, Sink, Source, SourceRequest, place_of, reconnect
 from mmkd_station.protocols.samples import rows_from_json
@@ -52,12 +53,9 @@ def _broker(text: str) -> Place:
 
 
 def _paho() -> Any:
-    try:
-        import paho.mqtt.client as mqtt
-    except ImportError as error:
-        raise UnavailableError(
-            "MQTT needs paho-mqtt, which this Python lacks; run: pip install 'mmkd-edge[live]'"
-        ) from error
+    require_modules(("paho.mqtt.client",), by="MQTT", extra="live")
+    import paho.mqtt.client as mqtt
+
     return mqtt
 
 

@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mmkd_edge.errors import UnavailableError, UsageError, first_line
+from mmkd_edge.cli.run import require_modules
+from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.protocols.base import LastResultSink, Place, PolledSource, SourceRequest, place_of
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
@@ -30,13 +31,10 @@ _TYPES = dict.fromkeys(_FIELDS, (*_WHOLE_BITS, *_REAL, "String")) | {
 
 
 def _asyncua() -> tuple[Any, Any]:
-    try:
-        import asyncua
-        from asyncua import ua
-    except ImportError as error:
-        raise UnavailableError(
-            "OPC UA needs asyncua, which this Python lacks; run: pip install 'mmkd-edge[opcua]'"
-        ) from error
+    require_modules(("asyncua",), by="OPC UA", extra="opcua")
+    import asyncua
+    from asyncua import ua
+
     return asyncua, ua
 
 
