@@ -13,8 +13,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_UNPACKED_BYTES = 1 << 30
-MOST_UNPACKED_RATIO = 20
+MAX_UNPACKED_BYTES = 1 << 30
+MAX_UNPACKED_RATIO = 20
 """A larger archive may unpack to this multiple of its size: recorded float32 packs to a half, int16 to a fifth."""
 
 
@@ -81,14 +81,14 @@ def read_npz(file: Path) -> Mapping[str, NDArray[Any]]:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
         size = file.stat().st_size
-        fits = unpacked <= max(MOST_UNPACKED_BYTES, MOST_UNPACKED_RATIO * size)
+        fits = unpacked <= max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * size)
         if fits:
             with np.load(file, allow_pickle=False) as loaded:
                 return {name: np.asarray(loaded[name]) for name in loaded.files}
     except Exception as error:
         raise ArraysError(_reason(error)) from error
     raise ArraysError(
-        f"{size} bytes unpack to {unpacked}, more than {MOST_UNPACKED_RATIO} times as many; "
+        f"{size} bytes unpack to {unpacked}, more than {MAX_UNPACKED_RATIO} times as many; "
         "save it with numpy.savez, which does not compress"
     )
 

@@ -60,8 +60,8 @@ def is_written_by_others(facts: os.stat_result) -> bool:
     return facts.st_uid not in (0, os.geteuid()) or bool(facts.st_mode & _WRITTEN_BY_OTHERS)
 
 
-def read_own_file(path: Path, *, most_bytes: int) -> bytes:
-    """Read at most `most_bytes` + 1 of a regular file that only this user and root can write; OSError otherwise."""
+def read_own_file(path: Path, *, max_bytes: int) -> bytes:
+    """Read at most `max_bytes` + 1 of a regular file that only this user and root can write; OSError otherwise."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         facts = os.fstat(descriptor)
@@ -69,7 +69,7 @@ def read_own_file(path: Path, *, most_bytes: int) -> bytes:
             raise OSError(errno.EINVAL, "it is no regular file")
         if is_written_by_others(facts):
             raise OSError(errno.EPERM, "others can write it")
-        return read_exactly(descriptor, most_bytes + 1, offset=0)
+        return read_exactly(descriptor, max_bytes + 1, offset=0)
     finally:
         os.close(descriptor)
 

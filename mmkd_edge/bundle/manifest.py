@@ -22,20 +22,20 @@ MAX_WINDOW_VALUES = 1 << 24
 MAX_LABELS = 10_000
 MAX_RELEASE = 10**12
 
-MOST_CONFIDENCE_WINDOWS = 1024
-MOST_NOVELTY_WINDOWS = 1024
+MAX_CONFIDENCE_WINDOWS = 1024
+MAX_NOVELTY_WINDOWS = 1024
 
-MOST_ADAPTED = 1000
+MAX_ADAPTED = 1000
 TRAINING_HASH_BYTES = 8
-MOST_TRAINING_HASHES = 8192
+MAX_TRAINING_HASHES = 8192
 
-TrainingHashes = Annotated[bytes, msgspec.Meta(max_length=TRAINING_HASH_BYTES * MOST_TRAINING_HASHES)]
+TrainingHashes = Annotated[bytes, msgspec.Meta(max_length=TRAINING_HASH_BYTES * MAX_TRAINING_HASHES)]
 """Keyed hashes of the groups and windows that trained a student, sorted, little-endian."""
 
 ArtifactFormat = Literal["onnx", "tflite", "native"]
 Precision = Literal["fp32", "fp16", "int8"]
 
-MOST_TOLERANCE: Mapping[Precision, float] = {"fp32": 0.01, "fp16": 1.0, "int8": 8.0}
+MAX_TOLERANCE: Mapping[Precision, float] = {"fp32": 0.01, "fp16": 1.0, "int8": 8.0}
 """The largest tolerance of a logit that a manifest may claim."""
 
 
@@ -55,7 +55,7 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     temperature: Annotated[float, msgspec.Meta(gt=0)]
-    true_probabilities: Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1, max_length=MOST_CONFIDENCE_WINDOWS)]
+    true_probabilities: Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1, max_length=MAX_CONFIDENCE_WINDOWS)]
 
 
 class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +66,7 @@ class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         max_error: largest difference from the checkpoint's score, relative to 1 + that score; `tolerance` limits it.
     """
 
-    scores: Annotated[tuple[_Error, ...], msgspec.Meta(min_length=1, max_length=MOST_NOVELTY_WINDOWS)]
+    scores: Annotated[tuple[_Error, ...], msgspec.Meta(min_length=1, max_length=MAX_NOVELTY_WINDOWS)]
     max_error: _Error
     tolerance: _Error
 
@@ -160,7 +160,7 @@ class Streaming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     artifacts: Annotated[tuple[Artifact, ...], msgspec.Meta(min_length=1, max_length=6)]
 
 
-_Lineage = Annotated[tuple[Adapted, ...], msgspec.Meta(min_length=1, max_length=MOST_ADAPTED)]
+_Lineage = Annotated[tuple[Adapted, ...], msgspec.Meta(min_length=1, max_length=MAX_ADAPTED)]
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,8 +15,8 @@ from mmkd_edge.bundle.manifest import (
     MANIFEST_FILE,
     MAX_LABELS,
     MAX_MANIFEST_BYTES,
+    MAX_TOLERANCE,
     MAX_WINDOW_VALUES,
-    MOST_TOLERANCE,
     README_FILE,
     REPORT_FILE,
     TRAINING_HASH_BYTES,
@@ -35,7 +35,7 @@ from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
 from mmkd_edge.errors import ManifestError, unprintable_in
 from mmkd_edge.spec import MAX_FLOAT32, ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
 
-_MOST_IN_NAME = 64
+_MAX_IN_NAME = 64
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -139,13 +139,13 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
     for index, artifact in enumerate(streaming.artifacts):
         where = f"{path}.artifacts[{index}]"
         _check_file(artifact.file, f"{model.name}/step.{artifact.precision}.{artifact.format}", f"{where}.file")
-        _check_tolerance(artifact.parity.tolerance, MOST_TOLERANCE["fp32"], f"{where}.parity.tolerance")
+        _check_tolerance(artifact.parity.tolerance, MAX_TOLERANCE["fp32"], f"{where}.parity.tolerance")
         _require(artifact.novelty is msgspec.UNSET, f"{where}.novelty", "expected none in a step graph, got one")
 
 
 def _check_artifact(artifact: Artifact, model: ModelEntry, path: str) -> None:
     _check_file(artifact.file, f"{model.name}/model.{artifact.precision}.{artifact.format}", f"{path}.file")
-    most = MOST_TOLERANCE[artifact.precision]
+    most = MAX_TOLERANCE[artifact.precision]
     _check_tolerance(artifact.parity.tolerance, most, f"{path}.parity.tolerance")
     if artifact.novelty is not msgspec.UNSET:
         _require(model.has_novelty, f"{path}.novelty", "expected none beside graphs without the output, got one")
@@ -225,7 +225,7 @@ def _check_name(name: str, path: str) -> None:
     # Identifier characters: letters with their marks in any script, digits and _.
     sound = all(f"_{letter}".isidentifier() or letter in "-." for letter in name)
     _require(
-        sound and 0 < len(name) <= _MOST_IN_NAME and name[0] not in "-.", path, f"expected {expected}, got {name!r}"
+        sound and 0 < len(name) <= _MAX_IN_NAME and name[0] not in "-.", path, f"expected {expected}, got {name!r}"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-MOST_CORRELATED = 16
+MAX_CORRELATED = 16
 """Up to this many channels, correlations are features."""
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -104,7 +104,7 @@ class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 def reference_fault(reference: GroupReference, channels: int) -> tuple[str, str] | None:
     """Return field and message of a list of the wrong length; None if all fit the channels."""
-    pairs = channels * (channels - 1) // 2 if channels <= MOST_CORRELATED else 0
+    pairs = channels * (channels - 1) // 2 if channels <= MAX_CORRELATED else 0
     lists = {"scales": (reference.scales, channels), "spreads": (reference.spreads, len(reference.centres))}
     for name in ("centres", "spreads"):
         rows = getattr(reference, name)

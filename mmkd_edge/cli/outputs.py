@@ -17,7 +17,7 @@ from mmkd_edge.errors import UsageError, fault_of
 
 logger = logging.getLogger(__name__)
 
-_LEAST_FREE_BYTES = 16_000_000  # logs, resume states, pages
+_MIN_FREE_BYTES = 16_000_000  # logs, resume states, pages
 _OWNER_BYTES = 512
 
 
@@ -33,7 +33,7 @@ def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
             free_bytes = shutil.disk_usage(there).free
     except OSError as error:
         raise UsageError(f"{folder}: cannot write there: {fault_of(error)}") from error
-    needs_bytes = max(needs_bytes, _LEAST_FREE_BYTES)
+    needs_bytes = max(needs_bytes, _MIN_FREE_BYTES)
     if free_bytes < needs_bytes:
         raise UsageError(
             f"{folder}: expected {needs_bytes / 1e6:,.0f} MB free, got {free_bytes / 1e6:,.0f} MB; "

@@ -37,9 +37,9 @@ DUE_CHANGE = -0.10
 """Adapting is due below this change of accuracy, just beyond the difference between healthy people."""
 # Fits that differ by less, in nats per window, are equally likely.
 _ALIKE = 0.25
-_FEWEST_ANSWERS = 200
+_MIN_ANSWERS = 200
 # Then the sums are halved, so that old answers fade.
-_MOST_ANSWERS = 2048
+_MAX_ANSWERS = 2048
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,12 +216,12 @@ class AnswerConfidence:
         """Count an answer, (K,)."""
         self._sum += float(probabilities @ probabilities)
         self._count += 1
-        if self._count >= _MOST_ANSWERS:
+        if self._count >= _MAX_ANSWERS:
             self._sum, self._count = self._sum / 2, self._count / 2
 
     def change(self) -> float | None:
         """Return the estimated change of accuracy; None with too few answers or without calibration."""
-        if self._expected is None or self._count < _FEWEST_ANSWERS:
+        if self._expected is None or self._count < _MIN_ANSWERS:
             return None
         return self._sum / self._count - self._expected
 

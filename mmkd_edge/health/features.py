@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mmkd_edge.bundle.statistics import MOST_CORRELATED, GroupReference
+from mmkd_edge.bundle.statistics import MAX_CORRELATED, GroupReference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_REARRANGED = 6
+MAX_REARRANGED = 6
 """Up to this many channels, orders, signs and levels of each are tried; beyond, levels of all."""
 
 ROWS = 64
@@ -28,11 +28,11 @@ QUIETEST = 0.02
 """Fraction of a channel's scale below which it is silent."""
 
 # Bound of a feature, so that one extreme channel does not make any exchange look good.
-_MOST_SPREADS = 5.0
+_MAX_SPREADS = 5.0
 # Offsets, in standard deviations, and factors to try in both directions.
 _OFFSETS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _GAINS = (1.25, 1.5, 2.0, 3.0, 10.0)
-_SMALLEST_STD = 1e-30
+_MIN_STD = 1e-30
 
 
 def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -47,7 +47,7 @@ def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDAr
     means = values.sum(axis=0) / divisors
     centred = np.where(there, values - means, 0.0)
     std = np.sqrt(np.square(centred).sum(axis=0) / divisors)
-    logs = np.log(np.maximum(std, _SMALLEST_STD))
+    logs = np.log(np.maximum(std, _MIN_STD))
     if counts.min() == 0:
         means[counts == 0] = logs[counts == 0] = np.nan
     first, second = channel_pairs(len(counts))
@@ -57,7 +57,7 @@ def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDAr
     products = np.einsum("rc,rd->cd", centred, centred)[first, second]
     complete = counts.min() == len(rows)
     both = divisors[first] if complete else (there[:, first] & there[:, second]).sum(axis=0)
-    scale = np.maximum(std[first] * std[second], _SMALLEST_STD**2)
+    scale = np.maximum(std[first] * std[second], _MIN_STD**2)
     # 0.95 keeps identical channels finite.
     correlations = np.arctanh(0.95 * np.clip(products / np.maximum(both, 1) / scale, -1, 1))
     if not complete:
@@ -68,7 +68,7 @@ def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDAr
 @lru_cache(maxsize=16)
 def channel_pairs(channels: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return first and second channel of each pair whose correlation is a feature."""
-    first, second = np.triu_indices(channels if channels <= MOST_CORRELATED else 0, 1)
+    first, second = np.triu_indices(channels if channels <= MAX_CORRELATED else 0, 1)
     return first, second
 
 
@@ -80,9 +80,9 @@ def rearrangements(channels: int) -> tuple[NDArray[np.intp], NDArray[np.float64]
     """
     whole, results = tuple(range(channels)), set[tuple[tuple[int, ...], tuple[int, ...]]]()
     blocks = [whole] if channels <= 3 else []
-    if 3 < channels <= MOST_REARRANGED:
+    if 3 < channels <= MAX_REARRANGED:
         blocks = [*itertools.combinations(whole, 2), *((channel,) for channel in whole)]
-    if channels % 3 == 0 and channels <= MOST_REARRANGED:
+    if channels % 3 == 0 and channels <= MAX_REARRANGED:
         blocks += [whole[start : start + 3] for start in range(0, channels, 3)]
     for block in blocks:
         for order, signs in itertools.product(
@@ -118,7 +118,7 @@ def rearranged(
 @lru_cache(maxsize=16)
 def level_changes(channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the offsets (L, C), in standard deviations, and log gains (L, C) to try: of each channel, and of all."""
-    alone = [*np.eye(channels)] if 1 < channels <= MOST_REARRANGED else []
+    alone = [*np.eye(channels)] if 1 < channels <= MAX_REARRANGED else []
     patterns = np.array([*alone, np.ones(channels)])
     sizes = [size for offset in _OFFSETS for size in (offset, -offset)]
     factors = [factor for gain in np.log(_GAINS) for factor in (gain, -gain)]
@@ -200,7 +200,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
     def _fits(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return (N, K) log likelihoods, bounded per feature."""
         distances = np.nan_to_num((features[:, None] - self.centres) / self.spreads)
-        squares = np.minimum(np.square(distances), _MOST_SPREADS**2).sum(axis=2)
+        squares = np.minimum(np.square(distances), _MAX_SPREADS**2).sum(axis=2)
         fits: NDArray[np.float64] = -squares / 2 - np.log(self.spreads).sum(axis=1)
         return fits
 

@@ -19,13 +19,13 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 BINS = 10
 
 # Keeps the index of an empty bin finite.
-_SMALLEST_SHARE = 1e-4
+_MIN_SHARE = 1e-4
 # Fewer windows or answers give no index.
-_FEWEST_WINDOWS = 50
-_FEWEST_ANSWERS = 200
+_MIN_WINDOWS = 50
+_MIN_ANSWERS = 200
 # Then all counts are halved, so that old windows fade.
-_MOST_WINDOWS = 4096
-_MOST_ANSWERS = 65536
+_MAX_WINDOWS = 4096
+_MAX_ANSWERS = 65536
 
 
 class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,8 +106,8 @@ def stability_index(measured: NDArray[np.float64], expected: NDArray[np.float64]
 
     Source: N. Siddiqi, Credit Risk Scorecards (2006), ch. 9.
     """
-    p = np.maximum(measured, _SMALLEST_SHARE)
-    q = np.maximum(expected, _SMALLEST_SHARE)
+    p = np.maximum(measured, _MIN_SHARE)
+    q = np.maximum(expected, _MIN_SHARE)
     return float(((p - q) * np.log(p / q)).sum())
 
 
@@ -164,7 +164,7 @@ class RunningStatistics:
         for name in (label,) if self._task.kind == "classification" else labels_on:
             self._labels[name] += 1
         self._answers += 1
-        if self._answers >= _MOST_ANSWERS:
+        if self._answers >= _MAX_ANSWERS:
             self._labels = {label: count / 2 for label, count in self._labels.items()}
             self._answers /= 2
 
@@ -181,7 +181,7 @@ class RunningStatistics:
         self._moments[3] += np.square(shifted).sum(axis=0)
         self.watch.add(rows, there)
         self._windows += 1
-        if self._windows >= _MOST_WINDOWS:
+        if self._windows >= _MAX_WINDOWS:
             self._windows /= 2
             self._bins /= 2
             self._moments /= 2
@@ -204,7 +204,7 @@ class RunningStatistics:
         mean = total / present if present else np.nan
         variance = squares / present - mean * mean if present else np.nan
         psi, counts = None, self._bins[c]
-        if self._expected is not None and self._windows >= _FEWEST_WINDOWS and counts.any():
+        if self._expected is not None and self._windows >= _MIN_WINDOWS and counts.any():
             expected = np.array(self._expected.channels[c].shares)
             psi = stability_index(counts[: len(expected)] / counts.sum(), expected)
         return ChannelHealth(
@@ -216,7 +216,7 @@ class RunningStatistics:
         )
 
     def _label_psi(self, shares: NDArray[np.float64]) -> float | None:
-        if self._expected is None or self._answers < _FEWEST_ANSWERS or self._task.kind == "regression":
+        if self._expected is None or self._answers < _MIN_ANSWERS or self._task.kind == "regression":
             return None
         expected = np.array(self._expected.label_shares)
         if self._task.kind == "classification":

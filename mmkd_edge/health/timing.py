@@ -13,7 +13,7 @@ _FROM, _TO = -5, 4
 _EDGES_APART = 4  # of the buckets in reports
 EDGES = tuple(10 ** (_FROM + step / _PER_DECADE) for step in range((_TO - _FROM) * _PER_DECADE + 1))
 # Then the recent counts are halved, so that old calls fade.
-_MOST_RECENT = 65536
+_MAX_RECENT = 65536
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ class SecondsHistogram:
         self._weight += 1
         self._sum_s += seconds
         self._max_s = max(self._max_s, seconds)
-        if self._weight >= _MOST_RECENT:
+        if self._weight >= _MAX_RECENT:
             self._recent = [count / 2 for count in self._recent]
             self._weight /= 2
 

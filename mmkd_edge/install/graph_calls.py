@@ -15,7 +15,7 @@ Attribute = int | str | tuple[int, ...] | NDArray[Any]
 
 FLOAT, INT32, INT64, BOOL = 1, 6, 7, 9
 """Type numbers of onnx.proto."""
-MOST_FOLDING = 1 << 22
+MAX_FOLDING = 1 << 22
 """Constant values computed per graph: one or two seconds."""
 
 
@@ -50,7 +50,7 @@ def require(condition: bool, got: str, expected: str) -> None:
 class Folding(msgspec.Struct):
     """The remaining budget of values to compute."""
 
-    left: int = MOST_FOLDING
+    left: int = MAX_FOLDING
 
 
 class Call:

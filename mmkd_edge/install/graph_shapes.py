@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from mmkd_edge.install.graph_calls import BOOL, FLOAT, INT64, Call, Folding, Node, Shape, Tensor, require
 
-MOST_RANK = 16
-_MOST_SLOTS = 512
-_MOST_FOLDED = 4096  # values per tensor
+MAX_RANK = 16
+_MAX_SLOTS = 512
+_MAX_FOLDED = 4096  # values per tensor
 _FOLDING_COST = 16  # per computation, in values
 ITEM_BYTES: Mapping[int, int] = {
     1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2, 21: 1, 22: 1,
@@ -55,7 +55,7 @@ def measure_graph(
         ValueError: a shape depends on the input, an index may be out of range, or shapes do not fit.
     """
     tensors, folding = dict(inputs), Folding()
-    if "slot" in tensors and 0 < slots <= _MOST_SLOTS:
+    if "slot" in tensors and 0 < slots <= _MAX_SLOTS:
         shape = tensors["slot"].shape
         numbers = tuple(np.full(shape, slot, np.float32) for slot in range(slots))
         tensors["slot"] = Tensor(shape=shape, kind=FLOAT, values=numbers)
@@ -66,7 +66,7 @@ def measure_graph(
         require(len(results) == call.outputs, f"{call.outputs} outputs of {node.operator!r}", f"{len(results)}")
         for name, tensor in zip(node.outputs, results, strict=True):
             require(name not in tensors, f"two tensors with the name {name!r}", "one")
-            call.require(0 not in tensor.shape and len(tensor.shape) <= MOST_RANK, f"gives the shape {tensor.shape}")
+            call.require(0 not in tensor.shape and len(tensor.shape) <= MAX_RANK, f"gives the shape {tensor.shape}")
             tensors[name] = tensor
             if node.operator != "Constant":
                 memory += tensor.size * ITEM_BYTES[tensor.kind]
@@ -87,8 +87,8 @@ def _folded(call: Call, shape: Shape, compute: Callable[..., Any], *, kind: int 
     """Return the output, with values if all inputs are known and small."""
     result = call.result(shape, kind=kind)
     size, given, kind = math.prod(shape), [tensor for tensor in call.inputs if tensor is not None], result[0].kind
-    known = [tensor.values for tensor in given if tensor.values is not None and tensor.size <= _MOST_FOLDED]
-    if size > _MOST_FOLDED or len(known) < len(given) or kind not in DTYPES:
+    known = [tensor.values for tensor in given if tensor.values is not None and tensor.size <= _MAX_FOLDED]
+    if size > _MAX_FOLDED or len(known) < len(given) or kind not in DTYPES:
         return result
     count = max(len(values) for values in known)
     call.folding.left -= count * (size + _FOLDING_COST)

@@ -15,19 +15,19 @@ import numpy as np
 from mmkd_edge.backends.onnx_wire import Value, fields, numbers
 from mmkd_edge.bundle.manifest import MAX_WINDOW_VALUES
 from mmkd_edge.install.graph_calls import Attribute, Node, Tensor, require
-from mmkd_edge.install.graph_shapes import DTYPES, ITEM_BYTES, MOST_RANK, OPERATORS, GraphCost, measure_graph
+from mmkd_edge.install.graph_shapes import DTYPES, ITEM_BYTES, MAX_RANK, OPERATORS, GraphCost, measure_graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OPSETS = range(17, 22)
 IR_VERSIONS = range(8, 11)
-MOST_NODES = 5_000
-MOST_TENSORS = 10_000
-MOST_FIELDS = 1_000_000  # per model: a few seconds of reading
-_MOST_NUMBER = (1 << 31) - 1  # in an attribute
-_MOST_NAME_BYTES = 1 << 10
-_MOST_PACKED_BYTES = 1 << 20
+MAX_NODES = 5_000
+MAX_TENSORS = 10_000
+MAX_FIELDS = 1_000_000  # per model: a few seconds of reading
+_MAX_NUMBER = (1 << 31) - 1  # in an attribute
+_MAX_NAME_BYTES = 1 << 10
+_MAX_PACKED_BYTES = 1 << 20
 _VALUES_PER_BYTE = 2  # int4, the smallest type
 _OWN_DOMAINS = (b"", b"ai.onnx")
 
@@ -97,7 +97,7 @@ class _Reading:
         tensors[name] = tensor
 
     def _node(self, message: memoryview) -> None:
-        require(len(self.nodes) < MOST_NODES, "more nodes", f"at most {MOST_NODES}")
+        require(len(self.nodes) < MAX_NODES, "more nodes", f"at most {MAX_NODES}")
         values = self._fields("node", message, _NODE)
         operator = "".join(_text(value) for number, value in values if number == 4)
         require(operator in OPERATORS, f"the operator {operator!r}", "one that students are made of")
@@ -138,14 +138,14 @@ class _Reading:
         fits = set(given) <= {field} and (is_list or len(values) == 1)
         require(fits, f"an attribute {name!r} of {operator!r} of several values or kinds", "one")
         largest = max(map(abs, values), default=0) if field in (3, 8) else 0
-        require(largest <= _MOST_NUMBER, f"an attribute of {operator!r} of {largest}", f"up to {_MOST_NUMBER}")
+        require(largest <= _MAX_NUMBER, f"an attribute of {operator!r} of {largest}", f"up to {_MAX_NUMBER}")
         if field in (2, 7):
             return name, np.array(values if is_list else values[0], np.float32)
         return name, tuple(values) if is_list else values[0]
 
     def _tensor(self, message: memoryview) -> tuple[str, Tensor]:
         self.tensor_count += 1
-        require(self.tensor_count <= MOST_TENSORS, "more tensors", f"at most {MOST_TENSORS}")
+        require(self.tensor_count <= MAX_TENSORS, "more tensors", f"at most {MAX_TENSORS}")
         name, kind, sizes = "", 0, list[int]()
         data: dict[int, list[memoryview]] = {}
         for number, value in self._fields("tensor", message, _TENSOR):
@@ -160,7 +160,7 @@ class _Reading:
             elif number in _DATA_FIELDS:
                 data.setdefault(number, []).append(_bytes(value, "list of values"))
         shape, most = tuple(sizes), _VALUES_PER_BYTE * len(message)
-        require(len(shape) <= MOST_RANK, f"a tensor of {len(shape)} axes", f"up to {MOST_RANK}")
+        require(len(shape) <= MAX_RANK, f"a tensor of {len(shape)} axes", f"up to {MAX_RANK}")
         fits = all(size >= 0 for size in shape) and math.prod(shape) <= most
         require(fits, f"a tensor of the shape {shape} in {len(message)} bytes", "no more values than it has")
         require(kind in ITEM_BYTES, f"a tensor of the type {kind}", "numbers")
@@ -175,7 +175,7 @@ class _Reading:
         ]
         values = [dict(fields(size)).get(1, 0 if axis else 1) for axis, size in enumerate(sizes)]
         whole = [value for value in values if isinstance(value, int) and 0 < value <= MAX_WINDOW_VALUES]
-        fits = bool(sizes) and len(whole) == len(values) <= MOST_RANK and math.prod(whole) <= MAX_WINDOW_VALUES
+        fits = bool(sizes) and len(whole) == len(values) <= MAX_RANK and math.prod(whole) <= MAX_WINDOW_VALUES
         require(fits, f"an input or output of the shape {values}", f"a tensor of 1 to {MAX_WINDOW_VALUES} values")
         kinds = [value for tensor in tensors for number, value in fields(tensor) if number == 1]
         kind = _number(kinds[0], "type") if len(kinds) == 1 else 0
@@ -186,7 +186,7 @@ class _Reading:
         values = []
         for number, value in fields(message):
             self.field_count += 1
-            require(self.field_count <= MOST_FIELDS, "more fields", f"at most {MOST_FIELDS}")
+            require(self.field_count <= MAX_FIELDS, "more fields", f"at most {MAX_FIELDS}")
             require(number in known, f"field {number} of a {kind}", "only what mmkd-export writes")
             values.append((number, value))
         return values
@@ -201,9 +201,7 @@ def _values(data: dict[int, list[memoryview]], kind: int, shape: tuple[int, ...]
     if number == _RAW_DATA:
         values = np.frombuffer(parts[-1], DTYPES[kind])
     else:
-        require(
-            sum(map(len, parts)) <= _MOST_PACKED_BYTES, "many packed numbers", f"at most {_MOST_PACKED_BYTES} bytes"
-        )
+        require(sum(map(len, parts)) <= _MAX_PACKED_BYTES, "many packed numbers", f"at most {_MAX_PACKED_BYTES} bytes")
         values = np.array([one for part in parts for one in numbers(part)], np.int64).astype(DTYPES[kind])
     require(values.size == math.prod(shape), f"a tensor of the shape {shape} with {values.size} values", "as many")
     return (values.reshape(shape),)
@@ -227,7 +225,7 @@ def _number(value: Value, what: str) -> int:
 
 def _name(value: Value) -> str:
     name = bytes(_bytes(value, "name"))
-    require(len(name) <= _MOST_NAME_BYTES, f"a name of {len(name)} bytes", f"at most {_MOST_NAME_BYTES}")
+    require(len(name) <= _MAX_NAME_BYTES, f"a name of {len(name)} bytes", f"at most {_MAX_NAME_BYTES}")
     return name.decode("utf-8", "surrogateescape")
 
 

@@ -29,9 +29,9 @@ FORMAT_VERSION = 1
 PUBLIC_SUFFIX = ".pub"
 REVOKED_FILE = "revoked.txt"
 KEYS_VARIABLE = "MMKD_KEYS"
-_MOST_KEY_BYTES = 1 << 16
-_MOST_REVOKED_BYTES = 1 << 20
-_MOST_KEYS = 64
+_MAX_KEY_BYTES = 1 << 16
+_MAX_REVOKED_BYTES = 1 << 20
+_MAX_KEYS = 64
 _PRIVATE_MODE = 0o600
 _KEY_ID = re.compile(r"[0-9a-f]{16}\Z")
 
@@ -124,13 +124,13 @@ def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
         if is_written_by_others(folder.stat()):
             raise UsageError(f"{folder}: others can write this folder of keys; give it to this user alone: chmod 755")
         paths = sorted(folder.glob(f"*{PUBLIC_SUFFIX}"))
-        files = [(path, read_own_file(path, most_bytes=_MOST_KEY_BYTES)) for path in paths[:_MOST_KEYS]]
+        files = [(path, read_own_file(path, max_bytes=_MAX_KEY_BYTES)) for path in paths[:_MAX_KEYS]]
     except OSError as error:
         raise UsageError(f"{folder}: this folder of keys cannot be read: {fault_of(error)}") from error
     if not files:
         raise UsageError(f"{folder}: expected public keys (*{PUBLIC_SUFFIX}), found none; mmkd-edge keygen makes one")
-    if len(paths) > _MOST_KEYS:
-        raise UsageError(f"{folder}: expected at most {_MOST_KEYS} keys, got {len(paths)}")
+    if len(paths) > _MAX_KEYS:
+        raise UsageError(f"{folder}: expected at most {_MAX_KEYS} keys, got {len(paths)}")
     public = {key.key_id: key for key in (_decode_public(path, data) for path, data in files)}
     return public, _read_revoked(folder / REVOKED_FILE)
 
@@ -141,11 +141,11 @@ def _read_revoked(path: Path) -> frozenset[str]:
         return frozenset()
     refusal = f"{path}: the list of revoked keys cannot be read, so no bundle is opened"
     try:
-        data = read_own_file(path, most_bytes=_MOST_REVOKED_BYTES)
+        data = read_own_file(path, max_bytes=_MAX_REVOKED_BYTES)
     except OSError as error:
         raise UsageError(f"{refusal}: {fault_of(error)}") from error
-    if len(data) > _MOST_REVOKED_BYTES:
-        raise UsageError(f"{refusal}: expected at most {_MOST_REVOKED_BYTES} bytes, got more; remove comments")
+    if len(data) > _MAX_REVOKED_BYTES:
+        raise UsageError(f"{refusal}: expected at most {_MAX_REVOKED_BYTES} bytes, got more; remove comments")
     return frozenset(_revoked_id(path, line) for line in data.split(b"\n") if line.split(b"#")[0].strip())
 
 
@@ -197,7 +197,7 @@ def _read_private(path: Path) -> Ed25519PrivateKey:
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise UsageError(f"{path}: others can read or write this private key; chmod 600, or make another")
-        data = read_own_file(path, most_bytes=_MOST_KEY_BYTES)
+        data = read_own_file(path, max_bytes=_MAX_KEY_BYTES)
     except OSError as error:
         raise UsageError(f"{path}: expected a private key of mmkd-edge keygen: {fault_of(error)}") from error
     try:

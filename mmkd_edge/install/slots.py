@@ -38,9 +38,9 @@ FORMAT_VERSION = 1
 SLOTS_FILE = "slots.json"
 SLOTS_FOLDER = "slots"
 STARTS_FILE = "starts"
-MOST_CRASHES = 2
+MAX_CRASHES = 2
 _CHANGE, _INSTALLATION, _START = "change.lock", "installation.lock", "start.lock"
-_MOST_BYTES = 1 << 16
+_MAX_BYTES = 1 << 16
 # Space for the next record on a full disk.
 _RESERVE = "reserve"
 _RESERVE_BYTES = 8192
@@ -89,7 +89,7 @@ def read_slots(state: Path) -> Slots:
     path = state / SLOTS_FILE
     check_state(state)
     try:
-        data = read_own_file(path, most_bytes=_MOST_BYTES)
+        data = read_own_file(path, max_bytes=_MAX_BYTES)
     except FileNotFoundError as error:
         raise UsageError(f"{state}: nothing is installed in this state folder; mmkd-edge install does that") from error
     except OSError as error:
@@ -263,8 +263,8 @@ def _begin(state: Path, slots: Slots) -> Slots:
     """Return the record of a start; the bundle before takes over if earlier starts did not end."""
     if slots.starting:
         return _after_failure(slots, "its first start did not end")
-    if slots.current.condition == "good" and _count_crashes(state, slots.current) >= MOST_CRASHES:
-        return _after_failure(slots, f"its last {MOST_CRASHES} starts ended their process")
+    if slots.current.condition == "good" and _count_crashes(state, slots.current) >= MAX_CRASHES:
+        return _after_failure(slots, f"its last {MAX_CRASHES} starts ended their process")
     return msgspec.structs.replace(slots, starting=slots.current.condition == "new")
 
 
@@ -289,7 +289,7 @@ def _named(slot: Slot) -> str:
 def _count_crashes(state: Path, slot: Slot) -> int:
     """Return how many starts of a slot in a row ended their process."""
     try:
-        digest, _, count = read_own_file(state / STARTS_FILE, most_bytes=_MOST_BYTES).decode("ascii").partition(" ")
+        digest, _, count = read_own_file(state / STARTS_FILE, max_bytes=_MAX_BYTES).decode("ascii").partition(" ")
         return int(count) if digest == slot.sha256 else 0
     except (OSError, UsageError, ValueError):
         return 0

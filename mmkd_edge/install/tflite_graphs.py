@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from mmkd_edge.install.graph_calls import require
 from mmkd_edge.install.graph_shapes import GraphCost
-from mmkd_edge.install.graphs import MOST_NODES, MOST_TENSORS
+from mmkd_edge.install.graphs import MAX_NODES, MAX_TENSORS
 
 _TAKEN = """
 ADD=0 AVERAGE_POOL_2D=1 CONCATENATION=2 CONV_2D=3 DEPTHWISE_CONV_2D=4 DEQUANTIZE=6 FLOOR=8 FULLY_CONNECTED=9
@@ -29,7 +29,7 @@ BROADCAST_TO=130 CONV_3D=132 GELU=150 RELU_0_TO_1=152 SIGN=158
 OPERATORS = {int(number): name for name, _, number in (one.partition("=") for one in _TAKEN.split())}
 """The operators that a student may use."""
 
-MOST_WORKING_BYTES = 1 << 30
+MAX_WORKING_BYTES = 1 << 30
 """All computed tensors: half of the sandbox's memory."""
 
 _CONSTANT_INPUTS = {
@@ -45,9 +45,9 @@ _DEPTH_AXES = {
 }  # fmt: skip
 """Axes of the weights that an output value sums over."""
 
-_MOST_ITEMS = 1_000_000  # in all lists, which may overlap
-_MOST_BUFFERS = 2 * MOST_TENSORS  # one per tensor, and metadata
-_MOST_RANK = 16
+_MAX_ITEMS = 1_000_000  # in all lists, which may overlap
+_MAX_BUFFERS = 2 * MAX_TENSORS  # one per tensor, and metadata
+_MAX_RANK = 16
 _VERSION = 3
 # Bits per value of float32, float16, int32, uint8, int64, bool, int16, int8 and int4.
 _BITS = {0: 32, 1: 16, 2: 32, 3: 8, 4: 64, 6: 8, 7: 16, 9: 8, 17: 4}
@@ -63,7 +63,7 @@ def check_tflite(model: bytes) -> GraphCost:
     graphs = root.tables(2)
     require(len(graphs) == 1, f"{len(graphs)} subgraphs", "one, without control flow")
     buffers = len(root.list("<I", 4))
-    require(buffers <= _MOST_BUFFERS, f"{buffers} buffers", f"at most {_MOST_BUFFERS}")
+    require(buffers <= _MAX_BUFFERS, f"{buffers} buffers", f"at most {_MAX_BUFFERS}")
     sizes = [_data_bytes(buffer, len(model)) for buffer in root.tables(4)]
     return _check_subgraph(graphs[0], codes, sizes)
 
@@ -88,10 +88,10 @@ def _data_bytes(buffer: _Table, file_bytes: int) -> int:
 
 def _check_subgraph(graph: _Table, codes: Sequence[int], sizes: Sequence[int]) -> GraphCost:
     tensors, nodes = graph.tables(0), graph.tables(3)
-    require(len(tensors) <= MOST_TENSORS, "more tensors", f"at most {MOST_TENSORS}")
-    require(0 < len(nodes) <= MOST_NODES, f"{len(nodes)} operators", f"1 to {MOST_NODES}")
+    require(len(tensors) <= MAX_TENSORS, "more tensors", f"at most {MAX_TENSORS}")
+    require(0 < len(nodes) <= MAX_NODES, f"{len(nodes)} operators", f"1 to {MAX_NODES}")
     working = sum(_working_bytes(tensor, sizes) for tensor in tensors)
-    require(working <= MOST_WORKING_BYTES, f"{working} bytes to compute in", f"at most {MOST_WORKING_BYTES}")
+    require(working <= MAX_WORKING_BYTES, f"{working} bytes to compute in", f"at most {MAX_WORKING_BYTES}")
     _check_places((*graph.list("<i", 1), *graph.list("<i", 2)), range(len(tensors)), "an input or output")
     shapes = [tensor.list("<i", 0) for tensor in tensors]
     is_constant = [sizes[tensor.number("<I", 2)] > 0 for tensor in tensors]
@@ -132,7 +132,7 @@ def _working_bytes(tensor: _Table, sizes: Sequence[int]) -> int:
     shape, kind = tensor.list("<i", 0), tensor.number("<b", 1)
     require(kind in _BITS, f"a tensor of the type {kind}", "numbers")
     require(not (tensor.has(6) or tensor.number("<B", 5) or tensor.has(9)), "a sparse or variable tensor", "none")
-    require(len(shape) <= _MOST_RANK, f"a tensor of {len(shape)} axes", f"up to {_MOST_RANK}")
+    require(len(shape) <= _MAX_RANK, f"a tensor of {len(shape)} axes", f"up to {_MAX_RANK}")
     require(all(size >= 0 for size in shape), f"a tensor of the shape {shape}", "sizes from 0 on")
     needed = math.prod(shape) * _BITS[kind] + 7 >> 3
     buffer = tensor.number("<I", 2)
@@ -191,7 +191,7 @@ class _Table:
         count, data = self._reading.number("<I", place), self._reading.data
         self._require_inside(place, count, struct.calcsize(code))
         self._reading.items += count
-        require(self._reading.items <= _MOST_ITEMS, "more items in lists", f"at most {_MOST_ITEMS}")
+        require(self._reading.items <= _MAX_ITEMS, "more items in lists", f"at most {_MAX_ITEMS}")
         return struct.unpack_from(f"<{count}{code[1]}", data, place + 4)
 
     def length(self, field: int) -> int:

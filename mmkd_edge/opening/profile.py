@@ -138,7 +138,7 @@ def find_profile(bundle_sha256: str) -> ProfileLookup:
         return ProfileLookup(profile=None, path=None, reason=str(error))
     profile = None
     try:
-        profile = decode_profile(read_own_file(path, most_bytes=_MAX_PROFILE_BYTES))
+        profile = decode_profile(read_own_file(path, max_bytes=_MAX_PROFILE_BYTES))
         reason = _mismatch(profile, bundle_sha256, machine)
     except FileNotFoundError:
         reason = _why_absent(path, bundle_sha256)
@@ -191,7 +191,7 @@ def _installed_version(distribution: str) -> str | None:
 def _why_absent(path: Path, bundle_sha256: str) -> str:
     for other in sorted(path.parent.glob(f"{bundle_sha256[:16]}-*.json")):
         try:
-            machine = decode_profile(read_own_file(other, most_bytes=_MAX_PROFILE_BYTES)).machine
+            machine = decode_profile(read_own_file(other, max_bytes=_MAX_PROFILE_BYTES)).machine
         except (OSError, ValueError):
             continue
         return f"the profile of this bundle was measured on another machine, {machine}; {_AGAIN} here"

@@ -31,7 +31,7 @@ def passed_before(bundle_sha256: str) -> tuple[str, ...]:
     try:
         path = _path(bundle_sha256)
         _check_folder(path.parent)
-        verdicts = decode_document(read_own_file(path, most_bytes=_MOST_BYTES), Verdicts, version=FORMAT_VERSION)
+        verdicts = decode_document(read_own_file(path, max_bytes=_MOST_BYTES), Verdicts, version=FORMAT_VERSION)
     except (OSError, UsageError, JsonError):
         return ()
     return verdicts.passed if verdicts.bundle_sha256 == bundle_sha256 else ()

@@ -11,7 +11,7 @@ from mmkd_edge.spec import ModalitySpec
 
 _PENDING = 8  # frames that a clock and a grid hold, without reordered ones
 _NUMBERS = 1 << 23  # exact in float32
-_MOST_WINDOWS = 64  # bound, for a camera that is faster than the student
+_MAX_WINDOWS = 64  # bound, for a camera that is faster than the student
 
 
 class FrameNumbers:
@@ -21,7 +21,7 @@ class FrameNumbers:
         self.most = modality.samples
         self._shape = modality.shape[1:]
         self._pending = reorder + _PENDING
-        self._bound = _MOST_WINDOWS * modality.samples + self._pending
+        self._bound = _MAX_WINDOWS * modality.samples + self._pending
         self._kept: dict[int, NDArray[np.uint8]] = {}  # in the order in which they came
         self._next = 0
 

@@ -19,7 +19,7 @@ Sample = tuple[float, NDArray[np.float32]]
 _SNAP = 0.01
 # The measured rate is the median of so many intervals, of at least the second number.
 _INTERVALS = 64
-_FEWEST_INTERVALS = 8
+_MIN_INTERVALS = 8
 
 
 class RisingSamples(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +174,7 @@ class Grid:
         """Return the rate of the samples before the last row; None with too few."""
         end = int(self._right(np.array([self.point_s(self._next - 1)]))[0]) + 1
         times = np.concatenate([self._recent, self._times[:end]])[-_INTERVALS - 1 :]
-        if len(times) <= _FEWEST_INTERVALS:
+        if len(times) <= _MIN_INTERVALS:
             return None
         intervals = sorted(np.diff(times).tolist())
         return 1.0 / float(intervals[len(intervals) // 2])

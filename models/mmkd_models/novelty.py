@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmkd_edge.bundle.manifest import MOST_NOVELTY_WINDOWS
+from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS
 from mmkd_edge.errors import CheckpointError
 
 MOST_CENTRES = 64
@@ -75,7 +75,7 @@ def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> Train
     sound = (
         set(tensors) == set(names)
         and 1 <= centres <= MOST_CENTRES
-        and 1 <= scores <= MOST_NOVELTY_WINDOWS
+        and 1 <= scores <= MAX_NOVELTY_WINDOWS
         and all(tensor.dtype == torch.float32 and tensor.shape == shapes[name] for name, tensor in values.items())
         and all(bool(torch.isfinite(tensor).all()) for tensor in values.values())
         and bool((values["scores"] >= 0).all() and (values["scores"].diff() >= 0).all())

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.bundle.manifest import MOST_TRAINING_HASHES, TRAINING_HASH_BYTES
+from mmkd_edge.bundle.manifest import MAX_TRAINING_HASHES, TRAINING_HASH_BYTES
 from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.windows import Windows
 
@@ -77,5 +77,5 @@ def _hash(data: bytes, key: str) -> int:
 
 def _packed(hashes: Hashes) -> bytes:
     unique = np.unique(hashes)
-    step = -(-len(unique) // MOST_TRAINING_HASHES) or 1
+    step = -(-len(unique) // MAX_TRAINING_HASHES) or 1
     return unique[::step].astype("<u8").tobytes()

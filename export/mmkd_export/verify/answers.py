@@ -11,7 +11,7 @@ import numpy as np
 
 from mmkd_edge.backends.base import Backend, backend_for, open_backend
 from mmkd_edge.bundle.golden import answer_scale, novelty_errors, same_answers
-from mmkd_edge.bundle.manifest import MOST_TOLERANCE, ArtifactFormat, Parity
+from mmkd_edge.bundle.manifest import MAX_TOLERANCE, ArtifactFormat, Parity
 from mmkd_edge.errors import GateError
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
@@ -120,7 +120,7 @@ FP32_TOLERANCE = 1e-4
 """Largest difference of a logit or a probability between torch and the fp32 graph: float32 sums in another order give
 a relative 1e-6 or so on logits of about 10; ten times that for a margin."""
 
-MOST_FP32_TOLERANCE = MOST_TOLERANCE["fp32"]
+MOST_FP32_TOLERANCE = MAX_TOLERANCE["fp32"]
 """The same for a student whose float32 sums are less exact, as of kernels on levels that hardly move in a window."""
 
 ROUNDING_ROOM = 4.0

@@ -12,9 +12,9 @@ import numpy as np
 
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.bundle.manifest import (
-    MOST_CONFIDENCE_WINDOWS,
-    MOST_NOVELTY_WINDOWS,
-    MOST_TOLERANCE,
+    MAX_CONFIDENCE_WINDOWS,
+    MAX_NOVELTY_WINDOWS,
+    MAX_TOLERANCE,
     Artifact,
     ArtifactFormat,
     Confidence,
@@ -93,7 +93,7 @@ def prove_lower_precision(
     """
     backend = open_format(model, file_format)
     proven = _judge(model, backend, proof_set, rule, precision=precision, file_format=file_format)
-    most, error = MOST_TOLERANCE[precision], proven.report.parity.max_abs_error
+    most, error = MAX_TOLERANCE[precision], proven.report.parity.max_abs_error
     if proven.report.gate and proven.report.gate.passed and proven.artifact.parity.tolerance > most:
         raise RejectedError(
             f"{proven.name}: expected logits within {most / _SELF_TEST_FACTOR:g} of the checkpoint's, got a difference "
@@ -157,7 +157,7 @@ def _judge(
     scores = proof_set.novelty_scores
     if not is_fp32:
         own: NDArray[np.float32] = np.zeros((0, 1), np.float32) if novelty is None or not len(recorded) else novelty
-        scores = tuple(np.sort(own[:MOST_NOVELTY_WINDOWS, 0].astype(np.float64)).tolist())
+        scores = tuple(np.sort(own[:MAX_NOVELTY_WINDOWS, 0].astype(np.float64)).tolist())
     artifact = describe_artifact(
         model,
         f"{modality.name}/model",
@@ -243,14 +243,14 @@ def _novelty(parity: ArtifactParity, scores: tuple[float, ...], *, precision: Pr
         return msgspec.UNSET
     error = 0.0 if precision == "fp32" else novelty.max_error
     tolerance = _SELF_TEST_FACTOR * error + NOVELTY_TOLERANCE
-    if tolerance > MOST_TOLERANCE[precision]:
+    if tolerance > MAX_TOLERANCE[precision]:
         return msgspec.UNSET
     return Novelty(scores=scores, max_error=novelty.max_error, tolerance=tolerance)
 
 
 def fit_confidence(probabilities: NDArray[np.float32], labels: NDArray[np.int64], *, temperature: float) -> Confidence:
     """Return an artifact's probabilities (N, K) of the true labels (N,), all known."""
-    rows = np.arange(min(len(labels), MOST_CONFIDENCE_WINDOWS))
+    rows = np.arange(min(len(labels), MAX_CONFIDENCE_WINDOWS))
     true = np.sort(probabilities[rows, labels[rows]].astype(np.float64))
     rounded = (
         np.floor(np.clip(true, 0.0, 1.0) * _CONFIDENCE_DIGITS) / _CONFIDENCE_DIGITS

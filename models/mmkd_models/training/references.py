@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mmkd_edge.bundle.manifest import MOST_NOVELTY_WINDOWS
+from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS
 from mmkd_edge.bundle.statistics import GroupReference, MagnitudeLimits
 from mmkd_edge.health.features import QUIETEST, ROWS, Kinds, window_features
 from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
@@ -261,7 +261,7 @@ def training_embeddings(
     """Summarise the embeddings of a student's training windows; `valid` are others, whose scores are usual."""
     return embeddings_summary(
         _embedded(network, train, modality=modality, most=MOST_EMBEDDED_WINDOWS),
-        _embedded(network, valid, modality=modality, most=MOST_NOVELTY_WINDOWS),
+        _embedded(network, valid, modality=modality, most=MAX_NOVELTY_WINDOWS),
     )
 
 

@@ -126,7 +126,7 @@ def test_a_file_of_ones_own_is_written_by_nobody_else_and_read_again(
     finally:
         os.umask(umask)
     assert path.stat().st_mode & 0o777 == (0o640 if earlier == 0o640 else 0o644)
-    assert read_own_file(path, most_bytes=3) == b"new"
+    assert read_own_file(path, max_bytes=3) == b"new"
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602])
@@ -135,7 +135,7 @@ def test_a_file_that_a_group_or_others_can_write_is_not_ones_own(tmp_path: Path,
     path.write_bytes(b"new")
     path.chmod(mode)
     with pytest.raises(OSError, match="others can write it") as error:
-        read_own_file(path, most_bytes=3)
+        read_own_file(path, max_bytes=3)
     assert error.value.errno == errno.EPERM
 
 
@@ -194,7 +194,7 @@ def test_a_user_can_correct_a_path_and_a_full_disk_and_nothing_else() -> None:
 def test_a_file_of_ones_own_is_a_regular_one(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="it is no regular file"):
-        read_own_file(tmp_path / "pipe", most_bytes=10)
+        read_own_file(tmp_path / "pipe", max_bytes=10)
 
 
 def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,7 +176,7 @@ def test_the_estimate_counts_windows_that_are_new_to_the_student(status: Status,
 
 
 def test_old_windows_fade_from_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmkd_edge.health.running._MOST_WINDOWS", 200)
+    monkeypatch.setattr("mmkd_edge.health.running._MAX_WINDOWS", 200)
     model = predictor(reference=recorded(200), observe_every=1)
     ask(model, recorded(1000, seed=1))
     ask(model, recorded(200, seed=2) + np.float32(2))

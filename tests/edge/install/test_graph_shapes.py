@@ -242,10 +242,10 @@ def test_constants_are_folded_as_far_as_is_cheap(monkeypatch: pytest.MonkeyPatch
         return check_graph(model.SerializeToString())
 
     assert folded() == GraphCost(operations=3 + 192, memory_bytes=24 + 4 * 192)
-    monkeypatch.setattr("mmkd_edge.install.graph_shapes._MOST_FOLDED", 2)
+    monkeypatch.setattr("mmkd_edge.install.graph_shapes._MAX_FOLDED", 2)
     with pytest.raises(ValueError, match="has an input 1 that is computed from a window"):
         folded()
-    monkeypatch.setattr("mmkd_edge.install.graph_shapes._MOST_FOLDED", 4096)
+    monkeypatch.setattr("mmkd_edge.install.graph_shapes._MAX_FOLDED", 4096)
     monkeypatch.setattr("mmkd_edge.install.graph_shapes.Folding", lambda: Folding(left=1))
     with pytest.raises(ValueError, match="has an input 1 that is computed from a window"):
         folded()

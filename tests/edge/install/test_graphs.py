@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from mmkd_edge.install.graphs import MOST_NODES, check_graph
+from mmkd_edge.install.graphs import MAX_NODES, check_graph
 
 Change = Callable[[ModelProto], object]
 
@@ -70,7 +70,7 @@ def with_sparse(model: ModelProto) -> None:
 
 
 def with_many_nodes(model: ModelProto) -> None:
-    model.graph.node.extend(helper.make_node("Identity", ["acc"], [f"n{n}"]) for n in range(MOST_NODES))
+    model.graph.node.extend(helper.make_node("Identity", ["acc"], [f"n{n}"]) for n in range(MAX_NODES))
 
 
 def with_large_input(model: ModelProto) -> None:
@@ -151,7 +151,7 @@ def test_bytes_that_are_no_graph_are_refused() -> None:
 
 
 def test_fields_are_counted_so_that_reading_ends(student: ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmkd_edge.install.graphs.MOST_FIELDS", 40)
+    monkeypatch.setattr("mmkd_edge.install.graphs.MAX_FIELDS", 40)
     assert refusal(student) == "the graph has more fields; expected at most 40"
 
 

@@ -13,7 +13,7 @@ import pytest
 from checks.fuzzing.targets import ADDITION
 from checks.mutations import mutated_bytes
 from mmkd_edge.install.graph_shapes import GraphCost
-from mmkd_edge.install.tflite_graphs import MOST_WORKING_BYTES, OPERATORS, _data_bytes, _Reading, check_tflite
+from mmkd_edge.install.tflite_graphs import MAX_WORKING_BYTES, OPERATORS, _data_bytes, _Reading, check_tflite
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs pip install 'mmkd-edge[litert]'")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="needs pip install 'mmkd-edge[litert]'")
@@ -142,7 +142,7 @@ REFUSED = [
     (with_data_at_the_mark, "8 bytes of data at byte 1; expected all within its BYTES bytes, in one place"),
     (with_data_twice, "8 bytes of data at byte 8; expected all within its BYTES bytes, in one place"),
     (with_a_claim, "a tensor of the shape (1, 3) in 8 bytes; expected 12"),
-    (with_a_large_tensor, f"{(1 << 32) + 8} bytes to compute in; expected at most {MOST_WORKING_BYTES}"),
+    (with_a_large_tensor, f"{(1 << 32) + 8} bytes to compute in; expected at most {MAX_WORKING_BYTES}"),
     (with_a_negative_size, "a tensor of the shape (1, -1); expected sizes from 0 on"),
     (with_text, "a tensor of the type 5; expected numbers"),
     (with_a_variable, "a sparse or variable tensor; expected none"),
@@ -248,7 +248,7 @@ def test_a_buffer_that_ends_outside_of_the_file_is_refused() -> None:
 
 
 def test_lists_that_overlap_are_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmkd_edge.install.tflite_graphs._MOST_ITEMS", 30_000)
+    monkeypatch.setattr("mmkd_edge.install.tflite_graphs._MAX_ITEMS", 30_000)
     made = model()
     made.subgraphs[0].operators = [made.subgraphs[0].operators[0]] * 40
     made.subgraphs[0].operators[0].inputs = [0] * 1000

@@ -24,7 +24,7 @@ MOST_ALIGNED_S = 4e5
 """Length of a recording whose clocks are compared: it takes about a gigabyte of memory."""
 MOST_THINNING = 1000
 """Samples of a sensor for one in the dataset, if they are filtered."""
-MOST_UNPACKED_BYTES, MOST_UNPACKED_RATIO = 256 << 20, 20
+MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO = 256 << 20, 20
 """Memory for the arrays of a file, whatever its size, and as a multiple of its size."""
 MOST_WRITTEN_BYTES, MOST_WRITTEN_RATIO = 1 << 30, 100
 """Bytes written by an import, whatever the size of its recordings, and as a multiple of their size."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.limits import MOST_COLUMNS, MOST_UNPACKED_BYTES, MOST_UNPACKED_RATIO
+from mmkd_models.data.importing.limits import MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO, MOST_COLUMNS
 from mmkd_models.data.importing.readers.table import (
     BLOCK_ROWS,
     RowBlock,
@@ -109,7 +109,7 @@ def _datasets(file: Path, h5py: Any, content: Any) -> dict[str, Any]:
 
 def _refuse_unpacked(file: Path, what: str, unpacked_bytes: int) -> None:
     size = file.stat().st_size
-    most = max(MOST_UNPACKED_BYTES, MOST_UNPACKED_RATIO * size)
+    most = max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * size)
     if unpacked_bytes > most:
         raise DatasetError(
             f"{file}: {what}: expected arrays of at most {most:,} bytes in a file of {size:,}, got {unpacked_bytes:,};"
