@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers, Backend, BackendName, RunPrecision, check_backend
-from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
+from mmkd_edge.backends.calls import being_handled, reraise_signal_exceptions
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 from mmkd_edge.bundle.reference import Reference

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mmkd_edge.backends.trt.key import EngineLibrary
+from mmkd_edge.backends.trt.needs import EngineLibrary
 from mmkd_edge.bundle.archive import LOCAL_SIGNATURE
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import open_file, read_exactly

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from mmkd_edge.backends.memory import StepMemory
 from mmkd_edge.backends.trt.needs import installed_distribution, why_no_engines
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, ModelEntry
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.spec import TensorSpec
 
 BackendName = Literal["native", "ort", "openvino", "litert", "trt"]
@@ -290,7 +291,8 @@ def open_backend(
         raise UsageError(f"backend {name!r} is unknown; expected one of {', '.join(map(repr, BACKENDS))}")
     if bf16:
         _check_precision(name, "bf16")
-    return BACKENDS[name].open(model, threads, bf16, options)
+    with _library(name):
+        return BACKENDS[name].open(model, threads, bf16, options)
 
 
 def open_steps(
@@ -301,4 +303,17 @@ def open_steps(
     if opened is None:
         able = ", ".join(other for other, row in BACKENDS.items() if row.open_steps is not None)
         raise UsageError(f"steps: expected one of the backends {able}, got {name!r}")
-    return opened(model, threads, False, options)
+    with _library(name):
+        return opened(model, threads, False, options)
+
+
+@contextmanager
+def _library(name: BackendName) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        distribution = BACKENDS[name].library()[1]
+        raise UnavailableError(
+            f"backend {name!r} needs {distribution}, which is not installed; "
+            f"install it with pip install 'mmkd-edge[{name}]'"
+        ) from error

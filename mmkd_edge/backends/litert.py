@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
+from mmkd_edge.backends.calls import EngineCall, describe_tensor
 from mmkd_edge.backends.memory import erase
-from mmkd_edge.errors import BackendError, UnavailableError, first_line
+from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmkd_edge.backends.memory import StepMemory
-
-_DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
-    "uint8": "uint8",
-    "float32": "float32",
-    "float16": "float16",
-    "int8": "int8",
-}
 
 
 class _Instance(msgspec.Struct, kw_only=True):
@@ -46,32 +39,22 @@ class LitertBackend:
     name = "litert"
 
     def __init__(self, model: bytes, *, threads: int = 1) -> None:
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise UnavailableError(
-                "backend 'litert' needs ai-edge-litert, which is not installed; "
-                "install it with pip install 'mmkd-edge[litert]'"
-            ) from error
         from importlib.metadata import version
+
+        from ai_edge_litert.interpreter import Interpreter
 
         self.threads = threads
         self.version = f"ai-edge-litert {version('ai-edge-litert')}"
+        self._title = f"backend 'litert' ({self.version})"
         self._interpreter_class: Any = Interpreter
         self._model = model
-        handled = being_handled()
-        try:
+        with EngineCall(self._title, "cannot open the artifact"):
             first = self._interpreter()
             runner = first.get_signature_runner()  # fails unless there is exactly one signature
             inputs, outputs = runner.get_input_details(), runner.get_output_details()
             del runner  # an interpreter refuses to run while something else holds it
             self.inputs = _tensors(inputs, first.get_input_details())
             self.outputs = _tensors(outputs, first.get_output_details())
-        except Exception as error:
-            reraise_signal_exceptions(error, handled=handled)
-            raise BackendError(
-                f"backend 'litert' ({self.version}) cannot open the artifact: {first_line(error)}"
-            ) from error
         self._places = {name: int(detail["index"]) for name, detail in inputs.items()}
         self._results = {tensor.name: int(outputs[tensor.name]["index"]) for tensor in self.outputs}
         self._idle: deque[_Instance] | None = deque([_Instance(interpreter=first)])
@@ -79,20 +62,16 @@ class LitertBackend:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """See `Backend.run`."""
         idle = self._open_pool()
-        handled = being_handled()
-        try:
+        with EngineCall(self._title, "failed to run"):
             instance = self._take(idle)
             instance.memory = None  # its states are overwritten
-            self._fill(instance, feeds)
             interpreter = instance.interpreter
+            for name, place in self._places.items():
+                interpreter.set_tensor(place, feeds[name])
             erase(interpreter.tensor(place)() for place in self._results.values())
             interpreter.invoke()
             answers = tuple([interpreter.get_tensor(place) for place in self._results.values()])
-        except Exception as error:
-            reraise_signal_exceptions(error, handled=handled)
-            # The interpreter is not put back: what a failed call leaves in it is not known.
-            raise BackendError(f"backend 'litert' ({self.version}) failed to run: {first_line(error)}") from error
-        idle.append(instance)
+        idle.append(instance)  # not after an error: what a failed call leaves in it is unknown
         return answers
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
@@ -128,13 +107,6 @@ class LitertBackend:
     def __repr__(self) -> str:
         return f"LitertBackend({self.version}, threads={self.threads})"
 
-    def _fill(self, instance: _Instance, feeds: Mapping[str, NDArray[Any]]) -> None:
-        if feeds.keys() != self._places.keys():
-            expected, found = ", ".join(self._places), ", ".join(feeds)
-            raise BackendError(f"expected the inputs {expected}, got {found or 'nothing'}")
-        for name, place in self._places.items():
-            instance.interpreter.set_tensor(place, feeds[name])
-
     def _take(self, idle: deque[_Instance]) -> _Instance:
         try:
             return idle.pop()  # atomic
@@ -151,12 +123,7 @@ def _tensors(details: Mapping[str, Mapping[str, Any]], order: Sequence[Mapping[s
     """Return tensors in the order of the graph, which is the manifest's: a signature has none."""
     places = {int(detail["index"]): place for place, detail in enumerate(order)}
     names = sorted(details, key=lambda name: places[int(details[name]["index"])])
-    return tuple(_tensor(name, details[name]) for name in names)
-
-
-def _tensor(name: str, detail: Mapping[str, Any]) -> TensorSpec:
-    found = detail["dtype"].__name__
-    dtype = _DTYPES.get(found)
-    if dtype is None:
-        raise BackendError(f"tensor {name!r} has the type {found}, expected float32")
-    return TensorSpec(name=name, dtype=dtype, shape=tuple(int(size) for size in detail["shape_signature"]))
+    return tuple(
+        describe_tensor(name, details[name]["dtype"].__name__, tuple(map(int, details[name]["shape_signature"])))
+        for name in names
+    )

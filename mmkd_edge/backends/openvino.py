@@ -12,11 +12,11 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
+from mmkd_edge.backends.calls import EngineCall, describe_tensor
 from mmkd_edge.backends.memory import erase, fill
 from mmkd_edge.backends.onnx_wire import refuse_external_weights
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmkd_edge.backends.memory import StepMemory
-
-_DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
-    "f32": "float32",
-    "f16": "float16",
-    "i8": "int8",
-    "u8": "uint8",
-}
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -56,53 +49,35 @@ class OpenVinoBackend:
     name = "openvino"
 
     def __init__(self, model: bytes, *, threads: int = 1, bf16: bool = False, pinning: bool = False) -> None:
-        try:
-            openvino = import_openvino()
-        except ImportError as error:
-            raise UnavailableError(
-                "backend 'openvino' needs openvino, which is not installed; "
-                "install it with pip install 'mmkd-edge[openvino]'"
-            ) from error
+        openvino = import_openvino()
         self.threads = threads
         self.version = f"openvino {openvino.__version__.split('-')[0]}"
+        self._title = f"backend 'openvino' ({self.version})"
         core = shared_core()
         if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise UnavailableError(
-                f"backend 'openvino' ({self.version}): this processor does not compute in bf16; "
-                "ask for precision 'fp32'"
-            )
-        handled = being_handled()
-        # OpenVINO raises RuntimeError, and more types than its own for a bad model.
-        try:
+            raise UnavailableError(f"{self._title}: this processor does not compute in bf16; ask for precision 'fp32'")
+        with EngineCall(self._title, "cannot open the artifact", reason=_reason):
             compiled = _compile(core, model, _settings(threads, bf16=bf16, pinning=pinning))
-            self.inputs = tuple(_tensor(port) for port in compiled.inputs)
-            self.outputs = tuple(_tensor(port) for port in compiled.outputs)
+            self.inputs = tuple(map(_tensor, compiled.inputs))
+            self.outputs = tuple(map(_tensor, compiled.outputs))
             self._compiled: Any = compiled
             self._idle: _Request | None = self._request()
-        except Exception as error:
-            reraise_signal_exceptions(error, handled=handled)
-            raise BackendError(
-                f"backend 'openvino' ({self.version}) cannot open the artifact: {_reason(error)}"
-            ) from error
         self._lock = threading.RLock()
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """See `Backend.run`."""
         with self._lock:
             self._check_open()
-            one, self._idle = self._idle, None
-            handled = being_handled()
+            call, self._idle = self._idle, None
             try:
-                one = one or self._request()
-                fill(one.values, feeds)
-                erase(one.answers)
-                one.request.infer(share_outputs=True, decode_strings=False)
-                return tuple([answer.copy() for answer in one.answers])
-            except Exception as error:
-                reraise_signal_exceptions(error, handled=handled)
-                raise BackendError(f"backend 'openvino' ({self.version}) failed to run: {_reason(error)}") from error
+                with EngineCall(self._title, "failed to run", reason=_reason):
+                    call = call or self._request()
+                    fill(call.values, feeds)
+                    erase(call.answers)
+                    call.request.infer(share_outputs=True, decode_strings=False)
+                    return tuple([answer.copy() for answer in call.answers])
             finally:
-                self._idle = one
+                self._idle = call
 
     def _request(self) -> _Request:
         request = self._compiled.create_infer_request()
@@ -193,11 +168,7 @@ def _settings(threads: int, *, bf16: bool, pinning: bool) -> dict[str, Any]:
 
 
 def _tensor(port: Any) -> TensorSpec:
-    name, found = _name(port), port.element_type.get_type_name()
-    dtype = _DTYPES.get(found)
-    if dtype is None:
-        raise BackendError(f"tensor {name!r} has the type {found}, expected f32")
-    return TensorSpec(name=name, dtype=dtype, shape=tuple(int(size) for size in port.shape))
+    return describe_tensor(_name(port), port.element_type.get_type_name(), tuple(map(int, port.shape)))
 
 
 def _name(port: Any) -> str:
@@ -207,7 +178,7 @@ def _name(port: Any) -> str:
     return node if node in names else next((name for name in GRAPH_OUTPUTS if name in names), port.any_name)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Return the first line about the fault: OpenVINO's messages begin with places in its own source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reasons = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
-from mmkd_edge.errors import BackendError, UnavailableError, first_line
+from mmkd_edge.backends.calls import EngineCall, describe_tensor
+from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
 
     from mmkd_edge.backends.memory import StepMemory
 
-_DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
-    "tensor(uint8)": "uint8",
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int8)": "int8",
-}
 # A path below which no file can be: ONNX Runtime else reads a model's external weights from the working directory.
 _NO_FOLDER = "/dev/null"
 # Releases from 1.32 on else report to their maker: the first connection after 9 s, and an identifier of the device in
@@ -55,41 +49,27 @@ class OrtBackend:
     def __init__(
         self, model: bytes, *, threads: int = 1, graph: Literal["all", "basic"] = "all", spinning: bool = False
     ) -> None:
-        try:
-            onnxruntime = import_onnxruntime()
-        except ImportError as error:
-            raise UnavailableError(
-                "backend 'ort' needs onnxruntime, which is not installed; install it with pip install 'mmkd-edge[ort]'"
-            ) from error
+        onnxruntime = import_onnxruntime()
         self.threads = threads
         self.version = f"onnxruntime {onnxruntime.__version__}"
-        handled = being_handled()
+        self._title = f"backend 'ort' ({self.version})"
         # ONNX Runtime raises more types than its own for a bad model, UnicodeDecodeError among them.
-        try:
+        with EngineCall(self._title, "cannot open the artifact"):
             options = _options(onnxruntime, threads, graph=graph, spinning=spinning)
             # Its fallback would print "EP Error" on stdout, and try the same provider once more.
             session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-            self.inputs = tuple(_tensor(node) for node in session.get_inputs())
-            self.outputs = tuple(_tensor(node) for node in session.get_outputs())
-        except Exception as error:
-            reraise_signal_exceptions(error, handled=handled)
-            raise BackendError(
-                f"backend 'ort' ({self.version}) cannot open the artifact: {first_line(error)}"
-            ) from error
+            self.inputs = tuple(map(_tensor, session.get_inputs()))
+            self.outputs = tuple(map(_tensor, session.get_outputs()))
         self._session: Any = session
         self._answers = [tensor.name for tensor in self.outputs]
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """See `Backend.run`."""
         session = self._session or self._open_session()
-        handled = being_handled()
-        try:
+        with EngineCall(self._title, "failed to run"):
             return tuple(session.run(self._answers, feeds))
-        except Exception as error:
-            reraise_signal_exceptions(error, handled=handled)
-            raise BackendError(f"backend 'ort' ({self.version}) failed to run: {first_line(error)}") from error
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
         """See `SteppingBackend.bind`."""
@@ -143,8 +123,4 @@ def _options(onnxruntime: Any, threads: int, *, graph: Literal["all", "basic"], 
 
 
 def _tensor(node: Any) -> TensorSpec:
-    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
-    dtype = _DTYPES.get(node.type)
-    if dtype is None:
-        raise BackendError(f"tensor {node.name!r} has the type {node.type}, expected tensor(float)")
-    return TensorSpec(name=node.name, dtype=dtype, shape=shape)
+    return describe_tensor(node.name, node.type, tuple(size if isinstance(size, int) else -1 for size in node.shape))

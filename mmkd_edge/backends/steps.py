@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import BACKENDS, Answers, BackendName, SteppingBackend
-from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
+from mmkd_edge.backends.calls import EngineCall
 from mmkd_edge.backends.memory import StepMemory
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Streaming
-from mmkd_edge.errors import BackendError, first_line
 
 
 def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
@@ -32,7 +31,7 @@ class Steps:
         self._answers = [array for name, array in memory.outputs.items() if name not in news]
         self._memory = memory
         self._run = backend.bind(memory)
-        self._backend = backend
+        self._title = f"backend {backend.name!r} ({backend.version})"
 
     def push(self, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
         """Take the next block of samples, and return the outputs of the student's other graphs; the caller owns them.
@@ -48,17 +47,9 @@ class Steps:
         self._values[...] = values
         self._present[...] = present
         self._slot[...] = memory.slot
-        handled = being_handled()
-        try:
+        with EngineCall(self._title, "failed to step"):
             memory.erase()
             self._run()
             memory.check_written()
             memory.keep()
             return tuple([array.copy() for array in self._answers])
-        except BackendError:  # it is closed
-            raise
-        except Exception as error:
-            reraise_signal_exceptions(error, handled=handled)
-            backend = self._backend
-            reason = first_line(error)
-            raise BackendError(f"backend {backend.name!r} ({backend.version}) failed to step: {reason}") from error

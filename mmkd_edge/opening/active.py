@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from mmkd_edge.backends.base import Backend
-from mmkd_edge.backends.handlers import reraise_signal_exceptions
+from mmkd_edge.backends.calls import reraise_signal_exceptions
 from mmkd_edge.bundle.manifest import ModelEntry, release_of
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.health.monitor import Monitor

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers
-from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
+from mmkd_edge.backends.calls import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.steps import Steps
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import UsageError

@@ -17,8 +17,8 @@ import msgspec
 
 from mmkd_edge.apart import ProcessLimits, ProcessLines, answering, end, end_of, start_apart
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
+from mmkd_edge.backends.trt.cache import DeviceFacts, EngineFacts
 from mmkd_edge.backends.trt.cuda import device_facts, free_bytes, load_runtime
-from mmkd_edge.backends.trt.key import DeviceFacts, EngineFacts
 from mmkd_edge.backends.trt.needs import load_library
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import write_file

@@ -10,15 +10,14 @@ import platform
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
+from mmkd_edge.backends.calls import EngineCall, describe_tensor
 from mmkd_edge.backends.onnx_wire import refuse_external_weights
 from mmkd_edge.backends.trt.build import BuiltPlan, engine_from_onnx, engine_logger, workspace_bytes
-from mmkd_edge.backends.trt.cache import load_engine
+from mmkd_edge.backends.trt.cache import EngineFacts, load_engine
 from mmkd_edge.backends.trt.cuda import device_facts, first_gpu, free_bytes, is_lost, load_runtime
 from mmkd_edge.backends.trt.execution import Execution
-from mmkd_edge.backends.trt.key import EngineFacts
 from mmkd_edge.backends.trt.needs import installed_library, load_library, why_no_engines
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
@@ -29,10 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_EXECUTIONS = 8
+MAX_EXECUTIONS = 8
 """Calls of one backend that run side by side; others wait."""
 _LOG_LINES = 100
-_DTYPES: Mapping[str, Literal["float32", "uint8"]] = {"FLOAT": "float32", "UINT8": "uint8"}
 
 
 class TrtBackend:
@@ -60,12 +58,13 @@ class TrtBackend:
         except UnavailableError as error:
             raise UnavailableError(f"backend 'trt' cannot run here: {error}") from error
         self.version = f"{library} {module.__version__} on {device.name}"
+        self._title = f"backend 'trt' ({self.version})"
         self.plain_reason = ""
         self._module, self._runtime = module, runtime
         self._logger = engine_logger(module, most_lines=_LOG_LINES)
         self._pool = threading.Condition()  # whoever reads or changes one of these holds it
         self._idle: list[Execution] = []
-        self._count, self._most = 1, MOST_EXECUTIONS
+        self._count, self._most = 1, MAX_EXECUTIONS
         self._ended = ""
         facts = EngineFacts(
             onnx_sha256=new_sha256(model).hexdigest(),
@@ -74,44 +73,32 @@ class TrtBackend:
             architecture=platform.machine(),
             device=device,
         )
-        handled = being_handled()
-        try:
+        with EngineCall(self._title, "cannot open the artifact", reason=self._reason):
             refuse_external_weights(model)
             self._on_gpu = first_gpu(runtime)
             with self._on_gpu():
-                loaded = load_engine(facts, load=self._load, build=lambda: self._build(model), folder=cache)
-                self._engine: Any = loaded.engine
-                self.engine_origin = loaded.origin
-                self.inputs, self.outputs = _tensors(module, loaded.engine)
-                self._idle.append(self._execution(loaded.engine))
-        except Exception as error:  # TensorRT raises more types than its own
-            reraise_signal_exceptions(error, handled=handled)
-            raise BackendError(
-                f"backend 'trt' ({self.version}) cannot open the artifact: {_reason(error)}{self._if_lost()}"
-            ) from error
+                engine, self.engine_origin = load_engine(
+                    facts, load=self._load, build=lambda: self._build(model), folder=cache
+                )
+                self._engine: Any = engine
+                self.inputs, self.outputs = _tensors(module, engine)
+                self._idle.append(self._execution(engine))
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """See `Backend.run`."""
         execution = self._take()
-        handled = being_handled()
-        try:
-            execution.take(feeds)
-        except BaseException as error:  # the GPU was asked nothing
-            self._give_back(execution)
-            if isinstance(error, Exception):
-                reraise_signal_exceptions(error, handled=handled)
-                raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}") from error
-            raise
-        handled = being_handled()
-        try:
-            with self._on_gpu():
-                answer = execution.compute()
-        except BaseException as error:
-            lost = self._drop(execution)
-            if isinstance(error, Exception):
-                reraise_signal_exceptions(error, handled=handled)
-                raise BackendError(f"backend 'trt' ({self.version}) failed to run: {_reason(error)}{lost}") from error
-            raise
+        with EngineCall(self._title, "failed to run", reason=self._reason):
+            try:
+                execution.take(feeds)
+            except BaseException:  # the GPU was asked nothing
+                self._give_back(execution)
+                raise
+            try:
+                with self._on_gpu():
+                    answer = execution.compute()
+            except BaseException:
+                self._drop(execution)
+                raise
         self._give_back(execution)
         return answer
 
@@ -151,39 +138,26 @@ class TrtBackend:
 
     def _take(self) -> Execution:
         """Take an idle execution, else a new one, else the next that another call returns."""
-        with self._pool:
-            while not self._ended:
+        while True:
+            with self._pool:
+                self._pool.wait_for(lambda: self._ended or self._idle or self._count < self._most)
+                if self._ended:
+                    raise BackendError(f"backend 'trt' {self._ended}")
                 if self._idle:
                     return self._idle.pop()
-                if self._count < self._most:
-                    self._count += 1
-                    engine = self._engine
-                    break
-                self._pool.wait()
-            else:
-                raise BackendError(f"backend 'trt' {self._ended}")
-        handled = being_handled()
-        try:
-            with self._on_gpu():
-                return self._execution(engine)
-        except BaseException as error:
-            others = self._make_do_without()
-            reraise_signal_exceptions(error, handled=handled)
-            if not isinstance(error, Exception):
-                raise
-            if others:
-                return self._take()
-            raise BackendError(
-                f"backend 'trt' ({self.version}) failed to run: {_reason(error)}{self._if_lost()}"
-            ) from error
-
-    def _make_do_without(self) -> bool:
-        """Return whether there are others to wait for, after memory was short for a new one."""
-        with self._pool:
-            self._count -= 1
-            self._most = max(1, self._count)
-            self._pool.notify()
-            return self._count > 0
+                self._count += 1
+                engine = self._engine
+            try:
+                with EngineCall(self._title, "failed to run", reason=self._reason), self._on_gpu():
+                    return self._execution(engine)
+            except BaseException as error:
+                with self._pool:  # probably memory is short: make do with the others
+                    self._count -= 1
+                    self._most = max(1, self._count)
+                    self._pool.notify()
+                    others = self._count > 0
+                if not (others and isinstance(error, BackendError)):
+                    raise
 
     def _give_back(self, execution: Execution) -> None:
         with self._pool:
@@ -194,9 +168,9 @@ class TrtBackend:
         if ended:
             execution.close()
 
-    def _drop(self, execution: Execution) -> str:
-        """Close an execution that failed, since its state is unknown. Return what else to report."""
-        lost = self._if_lost()
+    def _drop(self, execution: Execution) -> None:
+        """Close an execution that failed, since its state is unknown."""
+        lost = self._describe_loss()
         with self._pool:
             self._count -= 1
             if lost:
@@ -204,9 +178,11 @@ class TrtBackend:
                 self._pool.notify_all()
             self._pool.notify()
         execution.close()
-        return lost
 
-    def _if_lost(self) -> str:
+    def _reason(self, error: BaseException) -> str:
+        return f"{str(error) or type(error).__name__}{self._describe_loss()}"
+
+    def _describe_loss(self) -> str:
         return "; CUDA is lost to this process: start it again" if is_lost(self._runtime) else ""
 
 
@@ -215,19 +191,12 @@ def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[Te
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     for name in sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
-        found = engine.get_tensor_dtype(name).name
-        dtype = _DTYPES.get(found)
-        if dtype is None:
-            raise BackendError(f"tensor {name!r} has the type {found}, expected FLOAT")
         shape = tuple(int(size) for size in engine.get_tensor_shape(name))
         shape = (1, *shape[1:]) if shape[:1] == (-1,) else shape  # one window at a time, as the runtime asks
+        tensor = describe_tensor(name, engine.get_tensor_dtype(name).name, shape)
         is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
-        (inputs if is_input else outputs).append(TensorSpec(name=name, dtype=dtype, shape=shape))
+        (inputs if is_input else outputs).append(tensor)
     names = [tensor.name for tensor in outputs]
     if not set(names) <= set(GRAPH_OUTPUTS):
         raise BackendError(f"expected outputs among {', '.join(GRAPH_OUTPUTS)}, got {', '.join(names)}")
     return tuple(inputs), tuple(sorted(outputs, key=lambda tensor: GRAPH_OUTPUTS.index(tensor.name)))
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -11,24 +11,64 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from mmkd_edge.backends.trt.build import BuiltPlan
-from mmkd_edge.backends.trt.key import EngineFacts
+from mmkd_edge.backends.trt.needs import EngineLibrary
 from mmkd_edge.bundle.files import cache_folder, new_sha256, open_file, read_exactly, write_file
 from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.errors import BackendError, UsageError
 
-MOST_ENGINES = 32
+FORMAT_VERSION = 2
+MAX_ENGINES = 32
 """Those used last: a station that gets a bundle a month has two years of them."""
 _MAX_SIDECAR_BYTES = 1 << 20
 _MAX_ENGINE_BYTES = 1 << 30
 
 T = TypeVar("T")
+
+
+class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The GPU that an engine was built on; versions as CUDA counts, 12060 is 12.6.
+
+    Attributes:
+        compute_capability: such as 8.7.
+        memory_bytes: of the GPU, or of the board if shared, in whole GiB, since the kernel's part varies.
+    """
+
+    name: str
+    compute_capability: str
+    multiprocessors: int
+    memory_bytes: int
+    cuda_runtime: int
+    cuda_driver: int
+
+
+class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The inputs of a build. The graph decides every precision, so there is none.
+
+    Attributes:
+        format_version: of these facts, and of how engines are built.
+        device: None if it is built ahead of time, without a GPU.
+        tf32: float32 products may be rounded to ten bits.
+    """
+
+    format_version: int = FORMAT_VERSION
+    onnx_sha256: str
+    library: EngineLibrary
+    library_version: str
+    architecture: str
+    device: DeviceFacts | None
+    strongly_typed: bool = True
+    tf32: bool = False
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of all facts."""
+        return new_sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
 class CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,18 +79,12 @@ class CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     size_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Loaded(Generic[T]):
-    """A loaded engine, and a description of where it comes from."""
-
-    engine: T
-    origin: str
-
-
 def load_engine(
     facts: EngineFacts, *, load: Callable[[bytes], T], build: Callable[[], BuiltPlan], folder: Path | None = None
-) -> Loaded[T]:
-    """Load the cached engine for these facts, else build one and cache it. Other processes wait for the first.
+) -> tuple[T, str]:
+    """Load the cached engine for these facts, else build and cache it; return it, and a description of its origin.
+
+    Other processes wait for the first.
 
     Args:
         load: makes an engine of its bytes; raises `BackendError` if TensorRT refuses them.
@@ -58,7 +92,7 @@ def load_engine(
     try:
         folder = _own_folder(cache_folder("engines") if folder is None else folder)
     except UsageError as error:
-        return Loaded(engine=load(build().plan), origin=f"built at this start and not kept: {error}")
+        return load(build().plan), f"built at this start and not kept: {error}"
     name = f"{facts.onnx_sha256[:16]}-{facts.key[:32]}"
     with _alone(folder / f"{name}.lock"):
         plan, why = _read(folder, name, facts)
@@ -70,14 +104,14 @@ def load_engine(
             else:
                 with contextlib.suppress(OSError):  # a read-only folder keeps its order
                     os.utime(folder / f"{name}.engine")
-                return Loaded(engine=engine, origin=f"from the cache: {folder / name}.engine")
+                return engine, f"from the cache: {folder / name}.engine"
         built = build()
         engine = load(built.plan)
         try:
             _write(folder, name, facts, built)
         except UsageError as error:
-            return Loaded(engine=engine, origin=f"built at this start and not kept: {error}")
-    return Loaded(engine=engine, origin=f"built at this start: {why}")
+            return engine, f"built at this start and not kept: {error}"
+    return engine, f"built at this start: {why}"
 
 
 def _own_folder(folder: Path) -> Path:
@@ -128,7 +162,7 @@ def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> Non
     write_file(folder / f"{name}.json", json_bytes(sidecar))
     with contextlib.suppress(OSError):  # another process may remove them too
         by_age = sorted(folder.glob("*.engine"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for engine in by_age[MOST_ENGINES:]:
+        for engine in by_age[MAX_ENGINES:]:
             if engine.stem != name:
                 for suffix in (".json", ".engine", ".log", ".lock"):
                     engine.with_suffix(suffix).unlink(missing_ok=True)

@@ -1,15 +1,30 @@
-"""CUDA calls on the first GPU, with checked results: those of `cuda.bindings.runtime` in cuda-python 12.6 to 13."""
+"""CUDA calls on the first GPU, with checked results: those of `cuda.bindings.runtime` in cuda-python 12.6 to 13.
+
+A stream has the memory of the tensors of one call, and the graph of that call. All inputs are in one block and all
+outputs in another, in pinned memory of the host and on the GPU, so that one copy is enough each way.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import ctypes
+import os
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mmkd_edge.backends.trt.key import DeviceFacts
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.backends.trt.cache import DeviceFacts
 from mmkd_edge.errors import BackendError, UnavailableError
+from mmkd_edge.spec import TensorSpec
 
 _GIB = 1 << 30
+_NAN_BYTE = 0xFF  # four of them are a NaN
+_ALIGNMENT_BYTES = 256  # what TensorRT wants of a tensor's address
+
+_Held = list[tuple[Callable[[Any], object], Any]]
 
 
 def load_runtime() -> Any:
@@ -82,3 +97,120 @@ def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[No
             checked(runtime, runtime.cudaSetDevice(before))
 
     return _on_first_gpu
+
+
+class CudaStream:
+    """A stream with its memory, for one call at a time; use `close()`, or leave it to the garbage collector.
+
+    Attributes:
+        handle: CUDA's own.
+        values: pinned memory of every tensor, by name.
+        addresses: of the same tensors on the GPU.
+    """
+
+    def __init__(self, runtime: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        self._runtime = runtime
+        self._held: _Held = []
+        # At the end of the process too, where nobody closed it; not in a child, whose CUDA is gone with the fork.
+        self._release = weakref.finalize(self, _release, self._held, os.getpid())
+        self.values: dict[str, NDArray[Any]] = {}
+        self.addresses: dict[str, int] = {}
+        self._graph: Any = None
+        self._stream: Any = None
+        try:
+            self._stream = checked(runtime, runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
+            self._held.append((runtime.cudaStreamDestroy, self._stream))
+            self._up = self._block(inputs)
+            self._down = self._block(outputs)
+        except BaseException:
+            self.close()
+            raise
+        self.handle = int(self._stream)
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether there is a graph to replay."""
+        return self._graph is not None
+
+    def copy_in(self) -> None:
+        """Enqueue the copy of all inputs to the GPU, and NaN over the answers of the call before."""
+        host, device, size = self._up
+        runtime = self._runtime
+        _, answers, answers_size = self._down
+        checked(runtime, runtime.cudaMemsetAsync(answers, _NAN_BYTE, answers_size, self._stream))
+        kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        checked(runtime, runtime.cudaMemcpyAsync(device, host, size, kind, self._stream))
+
+    def copy_out(self) -> None:
+        """Enqueue the copy of all outputs to the host."""
+        host, device, size = self._down
+        runtime = self._runtime
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        checked(runtime, runtime.cudaMemcpyAsync(host, device, size, kind, self._stream))
+
+    def wait(self) -> None:
+        """Wait until everything that was enqueued is done."""
+        checked(self._runtime, self._runtime.cudaStreamSynchronize(self._stream))
+
+    def record(self, work: Callable[[], None]) -> None:
+        """Make a graph of what `work` enqueues on this stream; nothing of it runs."""
+        runtime = self._runtime
+        # Of this thread alone: others may go on with what a capture does not allow.
+        mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        checked(runtime, runtime.cudaStreamBeginCapture(self._stream, mode))
+        try:
+            work()
+        except BaseException:
+            error, broken = runtime.cudaStreamEndCapture(self._stream)
+            if int(error) == 0:
+                runtime.cudaGraphDestroy(broken)
+            raise
+        graph = checked(runtime, runtime.cudaStreamEndCapture(self._stream))
+        try:
+            self._graph = checked(runtime, runtime.cudaGraphInstantiate(graph, 0))
+        finally:
+            checked(runtime, runtime.cudaGraphDestroy(graph))
+        self._held.append((runtime.cudaGraphExecDestroy, self._graph))
+
+    def replay(self) -> None:
+        """Enqueue the graph."""
+        checked(self._runtime, self._runtime.cudaGraphLaunch(self._graph, self._stream))
+
+    def drop_graph(self) -> None:
+        """Forget the graph."""
+        self._graph = None
+
+    def close(self) -> None:
+        """Wait for what still runs, and free everything; more than once is fine."""
+        self.values, self.addresses = {}, {}
+        if self._release.alive and self._stream is not None:
+            self._runtime.cudaStreamSynchronize(self._stream)
+        self._release()
+
+    def _block(self, tensors: Sequence[TensorSpec]) -> tuple[int, int, int]:
+        """Allocate memory for all tensors: the addresses on host and GPU, and the size in bytes."""
+        runtime = self._runtime
+        starts, size = [], 0
+        for tensor in tensors:
+            starts.append(size)
+            taken = np.dtype(tensor.dtype).itemsize * int(np.prod(tensor.shape))
+            size += -(-taken // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        host = checked(runtime, runtime.cudaMallocHost(size))
+        self._held.append((runtime.cudaFreeHost, host))
+        device = checked(runtime, runtime.cudaMalloc(size))
+        self._held.append((runtime.cudaFree, device))
+        memory = np.ctypeslib.as_array((ctypes.c_ubyte * size).from_address(host))
+        for tensor, start in zip(tensors, starts, strict=True):
+            dtype = np.dtype(tensor.dtype)
+            taken = dtype.itemsize * int(np.prod(tensor.shape))
+            self.values[tensor.name] = memory[start : start + taken].view(dtype).reshape(tensor.shape)
+            self.addresses[tensor.name] = device + start
+        return host, device, size
+
+
+def _release(held: _Held, process: int) -> None:
+    """Free graphs, memory and the stream, in this order; errors have no reader."""
+    while held:
+        give_back, what = held.pop()
+        if os.getpid() == process:
+            give_back(what)

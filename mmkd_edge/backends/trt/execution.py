@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd_edge.backends.handlers import being_handled, reraise_signal_exceptions
+from mmkd_edge.backends.calls import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.memory import fill
-from mmkd_edge.backends.trt.cuda_stream import CudaStream
+from mmkd_edge.backends.trt.cuda import CudaStream
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-from typing import Any
+from typing import Any, Literal
 
-from mmkd_edge.backends.trt.key import EngineLibrary
 from mmkd_edge.errors import UnavailableError
 
+EngineLibrary = Literal["tensorrt", "tensorrt_rtx"]
 LIBRARIES: tuple[EngineLibrary, ...] = ("tensorrt", "tensorrt_rtx")
 _DRIVER = "libcuda.so.1"
 _INSTALL_LIBRARY = (

@@ -6,19 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
-from mmkd_edge import BackendError, Bundle, EdgePredictor, UnavailableError, UsageError, example_bundle
-from mmkd_edge.backends.base import open_backend
+from mmkd_edge import Bundle, EdgePredictor, UnavailableError, UsageError, example_bundle
 from mmkd_edge.backends.ort import OrtBackend
-from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
-from mmkd_edge.spec import TaskSpec
 
 pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
 
@@ -28,13 +23,6 @@ from mmkd_edge.backends.openvino import OpenVinoBackend
 @pytest.fixture(autouse=True)
 def openvino_absent() -> None:
     """It is present here."""
-
-
-@pytest.fixture(scope="module")
-def backend(kit: Any) -> Any:
-    opened = OpenVinoBackend(kit.model(kit.modality))
-    yield opened
-    opened.close()
 
 
 def in_a_process(script: str, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
@@ -47,106 +35,12 @@ def in_a_process(script: str, *arguments: object, timeout_s: float = 60) -> subp
     )
 
 
-def test_answers_are_those_of_the_graph_and_belong_to_the_caller(kit: Any, backend: OpenVinoBackend) -> None:
-    kit.check_answers(backend)
-
-
-def test_the_graph_is_described_as_for_other_backends(kit: Any, backend: OpenVinoBackend) -> None:
-    assert backend.inputs == graph_inputs(kit.modality)
-    assert backend.outputs == graph_outputs(TaskSpec(labels=("a", "b", "c")))
-    assert (backend.name, backend.threads) == ("openvino", 1)
-    assert repr(backend) == f"OpenVinoBackend({backend.version}, threads=1)"
-
-
-def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit: Any, backend: OpenVinoBackend) -> None:
-    good = kit.feeds()
-    before = backend.run(good)[1]
-    wrong_shape = "input 'acc': expected float32 (1, 20, 3), got float32 "
-    for bad, reason in (
-        ({}, "expected the inputs acc, acc_present, got nothing"),
-        ({"acc": good["acc"]}, "expected the inputs acc, acc_present, got acc"),
-        ({**good, "acc": good["acc"][:, :5]}, f"{wrong_shape}(1, 5, 3)"),
-        ({**good, "acc": good["acc"][:, :1]}, f"{wrong_shape}(1, 1, 3)"),  # NumPy alone would repeat it
-        (
-            {**good, "acc": good["acc"].astype(np.float64)},
-            "input 'acc': expected float32 (1, 20, 3), got float64 (1, 20, 3)",
-        ),
-    ):
-        with pytest.raises(BackendError) as caught:
-            backend.run(bad)
-        assert str(caught.value) == f"backend 'openvino' ({backend.version}) failed to run: {reason}"
-        np.testing.assert_array_equal(backend.run(good)[1], before)
-
-
-def test_threads_that_share_it_get_their_own_answers(kit: Any, backend: OpenVinoBackend) -> None:
-    # OpenVINO's own shared call gives most threads the answer of another one.
-    given = [kit.feeds(seed=seed) for seed in range(8)]
-    expected = [backend.run(one)[0] for one in given]
-    wrong: list[int] = []
-
-    def ask(number: int) -> None:
-        for _ in range(300):
-            if not np.array_equal(backend.run(given[number])[0], expected[number]):
-                wrong.append(number)
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-
-
-def test_a_closed_backend_says_so(kit: Any) -> None:
-    opened = OpenVinoBackend(kit.model(kit.modality))
-    opened.close()
-    opened.close()
-    with pytest.raises(BackendError) as caught:
-        opened.run(kit.feeds())
-    assert str(caught.value) == "backend 'openvino' is closed; open it again"
-
-
-@pytest.mark.parametrize("model", [b"", b"not a model", bytes(range(256)) * 4])
-def test_what_is_not_a_model_is_one_backend_error(backend: OpenVinoBackend, model: bytes) -> None:
-    with pytest.raises(BackendError) as caught:
-        OpenVinoBackend(model)
-    assert str(caught.value) == (
-        f"backend 'openvino' ({backend.version}) cannot open the artifact: "
-        "Unable to read the model. Please check if the model format is supported and model is correct."
-    )
-
-
-def test_weights_outside_the_verified_bytes_are_never_read(
-    kit: Any, backend: OpenVinoBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = onnx.load_from_string(kit.model(kit.modality))
-    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "weights")
-    onnx.external_data_helper.set_external_data(weights, "weights.bin")
-    onnx.save(model, tmp_path / "model.onnx")
-    monkeypatch.chdir(tmp_path)  # from where OpenVINO would read them
-    with pytest.raises(BackendError) as caught:
-        OpenVinoBackend((tmp_path / "model.onnx").read_bytes())
-    assert str(caught.value) == (
-        f"backend 'openvino' ({backend.version}) cannot open the artifact: "
-        "its weights are in another file, which nothing verifies"
-    )
-
-
-def test_a_call_leaves_the_threads_cores_alone(kit: Any, backend: OpenVinoBackend) -> None:
+def test_a_call_leaves_the_threads_cores_alone(kit: Any) -> None:
     # By default OpenVINO ties the calling thread to a core for the time of a call, however busy that core is.
-    compiled = backend._compiled
+    compiled = OpenVinoBackend(kit.model(kit.modality))._compiled
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
-
-
-def test_without_openvino_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(UnavailableError) as caught:
-        open_backend("openvino", b"", threads=1)
-    assert str(caught.value) == (
-        "backend 'openvino' needs openvino, which is not installed; install it with pip install 'mmkd-edge[openvino]'"
-    )
 
 
 def test_bf16_is_near_the_stored_answers_and_not_one_of_them() -> None:

@@ -17,8 +17,7 @@ import pytest
 
 from mmkd_edge import BackendError, Bundle, example_bundle
 from mmkd_edge.backends.trt.build import BuiltPlan, engine_from_onnx
-from mmkd_edge.backends.trt.cache import MOST_ENGINES, load_engine
-from mmkd_edge.backends.trt.key import DeviceFacts, EngineFacts
+from mmkd_edge.backends.trt.cache import MAX_ENGINES, DeviceFacts, EngineFacts, load_engine
 
 MIB = 1 << 20
 ORIN = DeviceFacts(
@@ -59,7 +58,7 @@ class Shop:
 
     def origin(self, facts: EngineFacts) -> str:
         """Load an engine and say where it comes from."""
-        return load_engine(facts, load=self._load, build=self._build, folder=self.folder).origin
+        return load_engine(facts, load=self._load, build=self._build, folder=self.folder)[1]
 
     def _build(self) -> BuiltPlan:
         self.built += 1
@@ -204,7 +203,7 @@ def test_without_a_place_for_it_the_engine_is_built_at_every_start(
 
 def test_the_engines_that_were_used_last_are_kept(shop: Shop) -> None:
     shop.origin(FACTS)
-    for number in range(MOST_ENGINES - 1):
+    for number in range(MAX_ENGINES - 1):
         shop.origin(facts_of(b"%d" % number))
     first, second = (facts.onnx_sha256[:16] for facts in (FACTS, facts_of(b"0")))
     for age, prefix in enumerate((second, first)):  # the oldest two
@@ -213,7 +212,7 @@ def test_the_engines_that_were_used_last_are_kept(shop: Shop) -> None:
     shop.origin(FACTS)  # used again
     shop.origin(facts_of(b"one more"))
     left = {path.name[:16] for path in shop.folder.glob("*.engine")}
-    assert len(left) == MOST_ENGINES
+    assert len(left) == MAX_ENGINES
     assert first in left
     assert second not in left
     assert list(shop.folder.glob(f"{second}*")) == []
@@ -269,7 +268,7 @@ def test_engines_of_the_shipped_student_are_built_kept_and_verified(tmp_path: Pa
                 built.append(1)
                 return engine_from_onnx(model, module, workspace_bytes=64 * MIB)
 
-            return load_engine(facts, load=load, build=build, folder=tmp_path).origin
+            return load_engine(facts, load=load, build=build, folder=tmp_path)[1]
 
         assert origin(facts) == NEW
         (engine,) = tmp_path.glob(f"{facts.onnx_sha256[:16]}*.engine")

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import BackendError, EdgePredictor, ModalitySpec
-from mmkd_edge.backends.handlers import reraise_signal_exceptions
+from mmkd_edge.backends.calls import reraise_signal_exceptions
 from mmkd_edge.testing import FakeBackend, fake_entry
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=20)

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
+from mmkd_edge.backends.trt.cache import DeviceFacts
 from mmkd_edge.backends.trt.cuda import load_runtime
-from mmkd_edge.backends.trt.key import DeviceFacts
 from mmkd_edge.bundle.bundle import Bundle, example_bundle
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError, UsageError
 from mmkd_edge.spec import TaskSpec

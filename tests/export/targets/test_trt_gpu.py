@@ -13,7 +13,7 @@ import pytest
 
 from mmkd_edge import BackendError, Bundle, EdgePredictor, example_bundle
 from mmkd_edge.backends.base import why_absent
-from mmkd_edge.backends.trt.backend import MOST_EXECUTIONS, TrtBackend
+from mmkd_edge.backends.trt.backend import MAX_EXECUTIONS, TrtBackend
 from mmkd_edge.backends.trt.cuda import free_bytes, load_runtime
 from mmkd_edge.backends.trt.execution import Execution
 from mmkd_edge.bundle.manifest import Precision
@@ -108,7 +108,7 @@ def test_threads_get_the_answers_of_one_thread(predictor: EdgePredictor, bundle:
         thread.join()
     assert sum(wrong) == 0
     assert min(calls) > 0
-    assert backend._count <= MOST_EXECUTIONS
+    assert backend._count <= MAX_EXECUTIONS
 
 
 def test_after_a_call_that_does_not_fit_the_next_one_is_right(predictor: EdgePredictor, bundle: Path) -> None:

@@ -1,0 +1,239 @@
+"""What every backend does alike: answers, descriptions, and errors in one form."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from mmkd_edge import BackendError, ModalitySpec, UnavailableError, UsageError
+from mmkd_edge.backends.base import (
+    AUTO_ORDER,
+    BACKENDS,
+    BackendName,
+    backend_for,
+    check_backend,
+    choose_artifact,
+    open_backend,
+)
+from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
+from mmkd_edge.spec import TaskSpec
+from mmkd_edge.testing import fake_entry
+
+
+class Opener(NamedTuple):
+    """One backend of ONNX models: its name, how its errors begin, and its `repr`."""
+
+    open: Callable[[bytes], Any]
+    name: str
+    title: str
+    repr: str
+
+
+@pytest.fixture(autouse=True)
+def openvino_absent() -> None:
+    """It is present here."""
+
+
+@pytest.fixture(params=["ort", "openvino", "trt"])
+def opener(request: pytest.FixtureRequest, monkeypatch: Any, tmp_path: Path) -> Opener:
+    if request.param == "trt":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        request.getfixturevalue("gpu_double").install(monkeypatch, tmp_path)
+        from mmkd_edge.backends.trt.backend import TrtBackend
+
+        version = "tensorrt 10.3.0 on Double"
+        return Opener(TrtBackend, "trt", f"backend 'trt' ({version})", f"TrtBackend({version}, CUDA graph)")
+    if request.param == "ort":
+        from mmkd_edge.backends.ort import OrtBackend
+
+        version = f"onnxruntime {onnxruntime.__version__}"
+        return Opener(OrtBackend, "ort", f"backend 'ort' ({version})", f"OrtBackend({version}, threads=1)")
+    pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
+    from mmkd_edge.backends.openvino import OpenVinoBackend, import_openvino
+
+    version = f"openvino {import_openvino().__version__.split('-')[0]}"
+    return Opener(
+        OpenVinoBackend, "openvino", f"backend 'openvino' ({version})", f"OpenVinoBackend({version}, threads=1)"
+    )
+
+
+@pytest.fixture
+def backend(opener: Opener, kit: Any) -> Any:
+    opened = opener.open(kit.model(kit.modality))
+    yield opened
+    opened.close()
+
+
+def test_answers_are_those_of_the_graph_and_belong_to_the_caller(kit: Any, backend: Any) -> None:
+    kit.check_answers(backend)
+
+
+def test_the_graph_is_described_as_the_engine_reports_it(kit: Any, opener: Opener, backend: Any) -> None:
+    assert backend.inputs == graph_inputs(kit.modality)
+    assert backend.outputs == graph_outputs(TaskSpec(labels=("a", "b", "c")))
+    assert (backend.name, backend.threads, repr(backend)) == (opener.name, 1, opener.repr)
+
+
+def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit: Any, opener: Opener, backend: Any) -> None:
+    good = kit.feeds()
+    before = backend.run(good)[1]
+    wrong = "input 'acc': expected float32 (1, 20, 3), got "
+    for bad, reason in (
+        ({}, "expected the inputs acc, acc_present, got nothing"),
+        ({"acc": good["acc"]}, "expected the inputs acc, acc_present, got acc"),
+        ({**good, "acc": good["acc"][:, :5]}, f"{wrong}float32 (1, 5, 3)"),
+        ({**good, "acc": good["acc"][:, :1]}, f"{wrong}float32 (1, 1, 3)"),  # NumPy alone would repeat it
+        ({**good, "acc": good["acc"].astype(np.float64)}, f"{wrong}float64 (1, 20, 3)"),
+    ):
+        with pytest.raises(BackendError) as caught:
+            backend.run(bad)
+        told = str(caught.value)
+        # onnxruntime says it in its own words.
+        assert told.startswith(f"{opener.title} failed to run: {'' if opener.name == 'ort' else reason}")
+        assert "\n" not in told
+        np.testing.assert_array_equal(backend.run(good)[1], before)
+
+
+def test_a_closed_backend_says_so(kit: Any, opener: Opener, backend: Any) -> None:
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError) as caught:
+        backend.run(kit.feeds())
+    assert str(caught.value) == f"backend {opener.name!r} is closed; open it again"
+
+
+def test_threads_that_share_it_get_their_own_answers(kit: Any, backend: Any) -> None:
+    # OpenVINO's own shared call gives most threads the answer of another one.
+    given = [kit.feeds(seed=seed) for seed in range(8)]
+    expected = [backend.run(feeds)[0] for feeds in given]
+    wrong: list[int] = []
+    together = threading.Barrier(len(given))
+
+    def ask(number: int) -> None:
+        together.wait()
+        for _ in range(50):
+            if not np.array_equal(backend.run(given[number])[0], expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("model", [b"", b"not a model", b"ORTM" + b"\0" * 100, bytes(range(256)) * 4])
+def test_what_is_not_a_model_is_one_backend_error(opener: Opener, model: bytes) -> None:
+    with pytest.raises(BackendError) as caught:
+        opener.open(model)
+    reason = ""  # onnxruntime's own words, behind the double of TensorRT too
+    if opener.name == "openvino":
+        reason = "Unable to read the model. Please check if the model format is supported and model is correct."
+    elif opener.name == "trt" and model == b"not a model":
+        reason = "tensorrt 10.3.0 cannot read the graph: not ONNX"
+    assert str(caught.value).startswith(f"{opener.title} cannot open the artifact: {reason}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_of_another_type_is_named(opener: Opener) -> None:
+    if opener.name == "trt":
+        pytest.skip("the double has no types; see test_trt.py")
+    value, out = (helper.make_tensor_value_info(name, TensorProto.DOUBLE, [1, 2]) for name in ("acc", "logits"))
+    graph = helper.make_graph([helper.make_node("Identity", ["acc"], ["logits"])], "g", [value], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(BackendError) as caught:
+        opener.open(model.SerializeToString())
+    kind = "tensor(double)" if opener.name == "ort" else "f64"
+    assert str(caught.value) == (
+        f"{opener.title} cannot open the artifact: tensor 'acc' has the type {kind}, expected float32"
+    )
+
+
+def test_weights_outside_the_verified_bytes_are_never_read(
+    kit: Any, opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load_from_string(kit.model(kit.modality))
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "weights")
+    onnx.external_data_helper.set_external_data(weights, "weights.bin")
+    onnx.save(model, tmp_path / "model.onnx")
+    data = (tmp_path / "model.onnx").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    onnxruntime.InferenceSession(data)  # what happens without care: it reads the file from the working directory
+    with pytest.raises(BackendError) as caught:
+        opener.open(data)
+    assert ("/dev/null/weights.bin" in str(caught.value)) is (opener.name == "ort")
+    if opener.name != "ort":
+        assert str(caught.value) == (
+            f"{opener.title} cannot open the artifact: its weights are in another file, which nothing verifies"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "distribution"),
+    [
+        ("ort", "onnxruntime", "onnxruntime"),
+        ("openvino", "openvino", "openvino"),
+        ("litert", "ai_edge_litert", "ai-edge-litert"),
+    ],
+)
+def test_without_its_library_the_extra_is_named(
+    name: Any, module: str, distribution: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for absent in (module, f"{module}.interpreter"):
+        monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(UnavailableError) as caught:
+        open_backend(name, b"", threads=1)
+    assert caught.value.exit_code == 3
+    assert str(caught.value) == (
+        f"backend {name!r} needs {distribution}, which is not installed; "
+        f"install it with pip install 'mmkd-edge[{name}]'"
+    )
+
+
+# The table.
+
+
+def test_every_backend_has_a_row_and_a_place_in_the_order() -> None:
+    assert tuple(BACKENDS) == get_args(BackendName)
+    assert sorted(AUTO_ORDER) == sorted(BACKENDS)
+
+
+def test_artifacts_are_judged_by_the_first_backend_of_their_format() -> None:
+    assert (backend_for("onnx"), backend_for("tflite")) == ("ort", "litert")
+
+
+def test_an_unknown_backend_names_those_there_are() -> None:
+    assert (check_backend("ort"), check_backend("litert")) == ("ort", "litert")
+    with pytest.raises(UsageError) as caught:
+        check_backend("onnx")
+    assert str(caught.value) == (
+        "backend 'onnx' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'"
+    )
+    with pytest.raises(UsageError) as opened:
+        open_backend("onnx", b"", threads=1)  # type: ignore[arg-type]
+    assert str(opened.value) == (
+        "backend 'onnx' is unknown; expected one of 'native', 'ort', 'openvino', 'litert', 'trt'"
+    )
+
+
+def test_bf16_runs_the_fp32_artifact_where_a_backend_computes_in_it() -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=20)
+    entry = fake_entry(modality=acc, labels=("ok", "worn"))
+    assert choose_artifact(entry, "bf16", "openvino") is entry.artifacts[0]
+    for refuse in (
+        lambda: choose_artifact(entry, "bf16", "trt"),
+        lambda: open_backend("trt", b"", threads=1, bf16=True),
+    ):
+        with pytest.raises(UsageError) as caught:
+            refuse()
+        assert str(caught.value) == "backend 'trt' does not compute in 'bf16'; only 'openvino' does"
