@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from mmkd_edge.bundle.files import is_of_a_path
 from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, loading
-from mmkd_edge.cli.outputs import check_folder
+from mmkd_edge.cli.outputs import check_file
 from mmkd_edge.errors import UnavailableError, UsageError, check_system, fault_of, printable
 
 INTERNAL_EXIT_CODE = 1
@@ -97,11 +97,10 @@ def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
 def check_page(page: Path, *, extra: str) -> None:
     """Raise an MmkdError before the work if `--page FILE.html` cannot be written."""
     require_modules(("jinja2",), by="--page", extra=extra)
-    if page.is_dir():
-        raise UsageError(f"--page {page}: expected the name of an HTML file, got a directory; name a file in it")
-    if not page.parent.is_dir():
-        raise UsageError(f"--page {page}: cannot be written: there is no directory {page.parent}; make it first")
-    check_folder(page.parent)
+    try:
+        check_file(page)
+    except UsageError as error:
+        raise UsageError(f"--page {error}") from error
     if page.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--page {page}: expected a name that ends in .html; only such a file is overwritten")
 

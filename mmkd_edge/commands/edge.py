@@ -13,7 +13,7 @@ from mmkd_edge.errors import UsageError, printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mmkd_edge.install.slots import Slot, Slots
+    from mmkd_edge.install.slots import Slots
 
 _NAME = "mmkd-edge"
 _KEYS = "Folder of public keys, one of which must have signed the bundle."
@@ -65,7 +65,8 @@ def _keygen(options: Namespace) -> None:
     if options.valid_days is not None and options.valid_days < 1:
         raise UsageError(f"--valid-days {options.valid_days}: expected at least 1")
     public, path = make_keys(options.file, valid_days=options.valid_days)
-    print(f"key {public.key_id}, {f'until {public.expires_utc}' if public.expires_utc else 'without an end'}")
+    end = f"until {public.expires_utc.isoformat()}" if public.expires_utc else "without an end"
+    print(f"key {public.key_id}, {end}")
     print(f"{options.file} signs and stays where bundles are exported; {path} goes into a folder on each device")
     line = shell_line("mmkd-export", "student.ckpt", "--sign", options.file)
     print(f"wrote {options.file}, {path}; next: {line}")
@@ -107,25 +108,20 @@ def _rollback(options: Namespace) -> None:
 def _verify(options: Namespace) -> None:
     from mmkd_edge import Bundle
     from mmkd_edge.install.keys import check_signed
-    from mmkd_edge.install.slots import check_slot, path_of, read_slots
+    from mmkd_edge.install.slots import check_slot, read_slots
 
-    slots = read_slots(options.state)
-    for slot in filter(None, (slots.current, slots.previous)):
+    for slot in read_slots(options.state).installed:
         check_slot(options.state, slot)
-        with Bundle.open(path_of(options.state, slot)) as bundle:
+        with Bundle.open(slot.path(options.state)) as bundle:
             key = check_signed(bundle, options.keys)
         print(f"{slot.sha256}  every byte verified{f', signed by key {key}' if key else ''}")
     print(f"next: {shell_line(_NAME, 'list', options.state)}")
 
 
 def _describe(slots: Slots) -> str:
-    lines = [_line("current", slots.current)]
-    if slots.previous is not None:
-        lines.append(_line("previous", slots.previous))
+    lines = []
+    for place, slot in zip(("current", "previous"), slots.installed, strict=False):
+        condition = f"{slot.condition}: {slot.reason}" if slot.reason else slot.condition
+        text = f"{place:<9} release {slot.release}  {slot.model_id}  {slot.sha256[:12]}  {slot.installed_utc}  "
+        lines.append(printable(text + condition))
     return "\n".join(lines)
-
-
-def _line(place: str, slot: Slot) -> str:
-    reason = f": {slot.reason}" if slot.reason else ""
-    text = f"{place:<9} release {slot.release}  {slot.model_id}  {slot.sha256[:12]}  {slot.installed_utc}  "
-    return printable(f"{text}{slot.condition}{reason}")

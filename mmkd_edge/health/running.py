@@ -9,12 +9,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.statistics import ChannelStatistics, GroupReference, InputStatistics
+from mmkd_edge.bundle.manifest import Confidence, ModelEntry
+from mmkd_edge.bundle.statistics import ChannelStatistics, InputStatistics
 from mmkd_edge.health.drift import AdaptationAdvice, AnswerConfidence, Drift, DriftWatch, advise_adaptation
 from mmkd_edge.health.features import ROWS
 from mmkd_edge.predict.preprocess import rows_of
-from mmkd_edge.predict.student import OpenStudent
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import TaskSpec
 
 BINS = 10
 
@@ -114,54 +114,29 @@ def stability_index(measured: NDArray[np.float64], expected: NDArray[np.float64]
 class RunningStatistics:
     """Recent inputs and answers of one student, compared with what is expected. Not thread-safe."""
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        modality: ModalitySpec,
-        task: TaskSpec,
-        expected: InputStatistics | None,
-        group_reference: GroupReference | None = None,
-        true_probability: float | None = None,
-    ) -> None:
+    def __init__(self, entry: ModelEntry, confidence: Confidence | None = None) -> None:
+        modality, self._entry, self._expected = entry.modality, entry, entry.statistics
         channels = len(modality.channels)
-        self._model = model
         self.modality = modality.name
-        self._modality = modality
-        self._task = task
-        self._expected = expected
         self._edges = np.full((channels, BINS - 1), np.inf, dtype=np.float32)
         self._shift = np.zeros(channels)
-        for c, channel in enumerate(expected.channels if expected else ()):
+        for c, channel in enumerate(entry.statistics.channels if entry.statistics else ()):
             self._edges[c, : len(channel.edges)] = channel.edges
             self._shift[c] = channel.mean
         self._offsets = np.arange(channels) * BINS
         self._step = max(1, modality.samples // ROWS)
         unit = modality.unit if modality.normalise == "none" else ""
-        self.watch = DriftWatch(group_reference, names=modality.channels, unit=unit)
-        self.confidence = AnswerConfidence(true_probability)
+        self.watch = DriftWatch(entry.group_reference, names=modality.channels, unit=unit)
+        self.confidence = AnswerConfidence(float(np.mean(confidence.true_probabilities)) if confidence else None)
         self._windows = 0.0
         self._bins = np.zeros((channels, BINS))
         self._moments = np.zeros((4, channels))  # rows, present, sum and sum of squares of values less the shift
-        self._labels = dict.fromkeys(() if task.kind == "regression" else task.labels, 0.0)
+        self._labels = dict.fromkeys(() if entry.task.kind == "regression" else entry.task.labels, 0.0)
         self._answers = 0.0
-
-    @classmethod
-    def of_student(cls, student: OpenStudent) -> RunningStatistics:
-        """Begin to count for an opened student."""
-        entry, confidence = student.entry, student.artifact.confidence if student.artifact else None
-        return cls(
-            model=entry.name,
-            modality=entry.modality,
-            task=entry.task,
-            expected=entry.statistics,
-            group_reference=entry.group_reference,
-            true_probability=float(np.mean(confidence.true_probabilities)) if confidence else None,
-        )
 
     def answer(self, label: str, labels_on: Iterable[str]) -> None:
         """Count an answer: the class, or the labels that are on."""
-        for name in (label,) if self._task.kind == "classification" else labels_on:
+        for name in (label,) if self._entry.task.kind == "classification" else labels_on:
             self._labels[name] += 1
         self._answers += 1
         if self._answers >= _MAX_ANSWERS:
@@ -190,9 +165,9 @@ class RunningStatistics:
         """Summarise the counts with the verdict on the last windows."""
         shares = np.array(list(self._labels.values())) / max(self._answers, 1.0)
         return ModelHealth(
-            model=self._model,
+            model=self._entry.name,
             windows_observed=self._windows,
-            channels=tuple(self._channel(c, name) for c, name in enumerate(self._modality.channels)),
+            channels=tuple(self._channel(c, name) for c, name in enumerate(self._entry.modality.channels)),
             drift=drift,
             label_shares=dict(zip(self._labels, shares.tolist(), strict=True)),
             label_psi=self._label_psi(shares),
@@ -216,10 +191,10 @@ class RunningStatistics:
         )
 
     def _label_psi(self, shares: NDArray[np.float64]) -> float | None:
-        if self._expected is None or self._answers < _MIN_ANSWERS or self._task.kind == "regression":
+        if self._expected is None or self._answers < _MIN_ANSWERS or self._entry.task.kind == "regression":
             return None
         expected = np.array(self._expected.label_shares)
-        if self._task.kind == "classification":
+        if self._entry.task.kind == "classification":
             return stability_index(shares, expected)
         # Each label has its own distribution over on and off; the largest change counts.
         pairs = zip(shares, expected, strict=True)

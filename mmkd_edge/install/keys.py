@@ -19,7 +19,7 @@ import msgspec
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import is_written_by_others, new_sha256, read_own_file, write_file
 from mmkd_edge.bundle.signature import KeyId, Signature, SignatureDocument, signed_message
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import SignatureError, UnavailableError, UsageError, fault_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ KEYS_VARIABLE = "MMKD_KEYS"
 _MAX_KEY_BYTES = 1 << 16
 _MAX_REVOKED_BYTES = 1 << 20
 _MAX_KEYS = 64
-_PRIVATE_MODE = 0o600
 _KEY_ID = re.compile(r"[0-9a-f]{16}\Z")
 
 
@@ -42,7 +41,7 @@ class PublicKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     format_version: int = FORMAT_VERSION
     key_id: KeyId
     ed25519: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    expires_utc: str | None = None
+    expires_utc: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
 def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, Path]:
@@ -56,10 +55,10 @@ def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, 
     pem: bytes = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    public = _public_of(private)
+    public = _make_public(private)
     if valid_days is not None:
-        expires = datetime.now(timezone.utc) + timedelta(days=valid_days)
-        public = msgspec.structs.replace(public, expires_utc=expires.isoformat(timespec="seconds"))
+        expires = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days=valid_days)
+        public = msgspec.structs.replace(public, expires_utc=expires)
     _write_private(path, pem)
     write_file(public_path, json_bytes(public), own=True)
     return public, public_path
@@ -70,7 +69,7 @@ def sign(manifest_sha256: str, keys: Sequence[Path]) -> SignatureDocument:
     signatures: list[Signature] = []
     for path in keys:
         private = _read_private(path)
-        public = _public_of(private)
+        public = _make_public(private)
         if public.key_id in {signature.key_id for signature in signatures}:
             raise UsageError(f"{path}: this key was given twice; name each key once")
         signatures.append(Signature(key_id=public.key_id, ed25519=private.sign(signed_message(manifest_sha256)).hex()))
@@ -146,7 +145,11 @@ def _read_revoked(path: Path) -> frozenset[str]:
         raise UsageError(f"{refusal}: {fault_of(error)}") from error
     if len(data) > _MAX_REVOKED_BYTES:
         raise UsageError(f"{refusal}: expected at most {_MAX_REVOKED_BYTES} bytes, got more; remove comments")
-    return frozenset(_revoked_id(path, line) for line in data.split(b"\n") if line.split(b"#")[0].strip())
+    ids = [line.split(b"#")[0].strip().decode("ascii", "replace") for line in data.split(b"\n")]
+    wrong = [key_id for key_id in ids if key_id and _KEY_ID.match(key_id) is None]
+    if wrong:
+        raise UsageError(f"{path}: expected the id of a key on each line, 16 hexadecimal digits, got {wrong[0]!a}")
+    return frozenset(ids)
 
 
 def _invalidity(
@@ -158,8 +161,8 @@ def _invalidity(
         return "is not among them"
     if key.key_id in revoked:
         return "is revoked"
-    if key.expires_utc is not None and datetime.now(timezone.utc) >= datetime.fromisoformat(key.expires_utc):
-        return f"has expired ({key.expires_utc})"
+    if key.expires_utc is not None and datetime.now(timezone.utc) >= key.expires_utc:
+        return f"has expired ({key.expires_utc.isoformat()})"
     ed25519, _ = _cryptography()
     from cryptography.exceptions import InvalidSignature
 
@@ -175,21 +178,12 @@ def _invalidity(
 def _decode_public(path: Path, data: bytes) -> PublicKey:
     again = "copy it again from where it was made"
     try:
-        key = convert_object(parse_object(data), PublicKey)
-        if key.expires_utc is not None and datetime.fromisoformat(key.expires_utc).tzinfo is None:
-            raise UsageError(f"{path}: expires_utc: expected a time with its zone, got {key.expires_utc!r}; {again}")
-    except (JsonError, ValueError) as error:
+        key = decode_document(data, PublicKey, version=FORMAT_VERSION)
+    except JsonError as error:
         raise UsageError(f"{path}: expected a public key of mmkd-edge keygen: {error}; {again}") from error
-    if key.format_version != FORMAT_VERSION or key.key_id != _key_id(bytes.fromhex(key.ed25519)):
+    if key.key_id != _key_id(bytes.fromhex(key.ed25519)):
         raise UsageError(f"{path}: expected a public key with its own id, got the id {key.key_id}; {again}")
     return key
-
-
-def _revoked_id(path: Path, line: bytes) -> str:
-    key_id = line.split(b"#")[0].strip().decode("ascii", "replace")
-    if _KEY_ID.match(key_id) is None:
-        raise UsageError(f"{path}: expected the id of a key on each line, 16 hexadecimal digits, got {key_id!a}")
-    return key_id
 
 
 def _read_private(path: Path) -> Ed25519PrivateKey:
@@ -212,7 +206,7 @@ def _read_private(path: Path) -> Ed25519PrivateKey:
 
 def _write_private(path: Path, pem: bytes) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE_MODE)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(pem)
             file.flush()
@@ -221,7 +215,7 @@ def _write_private(path: Path, pem: bytes) -> None:
         raise UsageError(f"{path}: cannot write it: {fault_of(error)}") from error
 
 
-def _public_of(private: Ed25519PrivateKey) -> PublicKey:
+def _make_public(private: Ed25519PrivateKey) -> PublicKey:
     raw = private.public_key().public_bytes_raw()
     return PublicKey(key_id=_key_id(raw), ed25519=raw.hex())
 

@@ -59,6 +59,13 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     condition: Condition = "new"
     reason: str = ""
 
+    def path(self, state: Path) -> Path:
+        """Return the path of the bundle."""
+        return state / SLOTS_FOLDER / f"{self.sha256}.edge"
+
+    def __str__(self) -> str:
+        return f"release {self.release} ({self.model_id}, {self.sha256[:8]})"
+
 
 class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`slots.json`; `starting` while the first start of `current` has begun and not ended."""
@@ -68,6 +75,11 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     current: Slot
     previous: Slot | None = None
     starting: bool = False
+
+    @property
+    def installed(self) -> tuple[Slot, ...]:
+        """The current bundle, and the one before."""
+        return (self.current,) if self.previous is None else (self.current, self.previous)
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,11 +135,6 @@ def check_state(state: Path) -> None:
             raise UsageError(f"{folder}: others can write this state folder; give it to one user alone: chmod 755")
 
 
-def path_of(state: Path, slot: Slot) -> Path:
-    """Return the path of an installed bundle."""
-    return state / SLOTS_FOLDER / f"{slot.sha256}.edge"
-
-
 def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow_downgrade: bool = False) -> Slots:
     """Copy a bundle, prove it, and let the next start open it; make the state folder if it is absent.
 
@@ -136,23 +143,33 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
     """
     _make(state)
     with _locked(state, _INSTALLATION):
-        slot, data = _read(bundle)
+        with Bundle.open(bundle) as opened:
+            data, manifest = opened.whole(), opened.manifest
+        slot = Slot(
+            sha256=opened.sha256,
+            model_id=manifest.model_id,
+            release=release_of(manifest),
+            installed_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
         known = _known(state)
         if known is not None and slot.release < known.highest_release and not allow_downgrade:
             raise BundleError(
                 f"{bundle}: release {slot.release} is earlier than {known.highest_release}, which was installed here; "
                 "install a later one, or say --allow-downgrade"
             )
-        path = path_of(state, slot)
+        path = slot.path(state)
         write_file(path, data, own=True)
         try:
             prove(path)
         except BaseException:
-            if known is None or slot.sha256 not in _hashes(known):
+            if known is None or path not in [earlier.path(state) for earlier in known.installed]:
                 _remove(path)
             raise
         with _locked(state, _CHANGE):
-            slots = _after_install(_known(state), slot)
+            known = _known(state)
+            earlier = [] if known is None else [old for old in known.installed if old.sha256 != slot.sha256]
+            earlier.sort(key=lambda old: old.condition != "good")
+            slots = Slots(highest_release=slot.release, current=slot, previous=earlier[0] if earlier else None)
             _write(state, slots)
             _sweep(state, slots)
     return slots
@@ -176,7 +193,7 @@ def rollback(state: Path) -> Slots:
 
 def check_slot(state: Path, slot: Slot) -> None:
     """Raise MmkdError if an installed bundle is damaged or exchanged."""
-    with Bundle.open(path_of(state, slot)) as bundle:
+    with Bundle.open(slot.path(state)) as bundle:
         check_installed(bundle, slot.sha256)
 
 
@@ -279,11 +296,7 @@ def _after_failure(slots: Slots, reason: str) -> Slots:
 def _return_reason(slots: Slots) -> str:
     failed = slots.previous
     assert failed is not None
-    return f"returned to {_named(slots.current)}, since {_named(failed)} failed: {failed.reason}"
-
-
-def _named(slot: Slot) -> str:
-    return f"release {slot.release} ({slot.model_id}, {slot.sha256[:8]})"
+    return f"returned to {slots.current}, since {failed} failed: {failed.reason}"
 
 
 def _count_crashes(state: Path, slot: Slot) -> int:
@@ -311,37 +324,12 @@ def _counted_start(state: Path, slot: Slot) -> Iterator[None]:
 
 def _started(state: Path, slots: Slots, *, returned: str = "", on_probation: bool = False) -> Started:
     return Started(
-        path=path_of(state, slots.current), sha256=slots.current.sha256, returned=returned, on_probation=on_probation
+        path=slots.current.path(state), sha256=slots.current.sha256, returned=returned, on_probation=on_probation
     )
-
-
-def _read(path: Path) -> tuple[Slot, bytes]:
-    with Bundle.open(path) as bundle:
-        data = bundle.whole()
-        slot = Slot(
-            sha256=bundle.sha256,
-            model_id=bundle.manifest.model_id,
-            release=release_of(bundle.manifest),
-            installed_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        )
-    return slot, data
-
-
-def _after_install(known: Slots | None, slot: Slot) -> Slots:
-    if known is None:
-        return Slots(highest_release=slot.release, current=slot)
-    to_return_to = [one for one in (known.current, known.previous) if one is not None and one.sha256 != slot.sha256]
-    to_return_to.sort(key=lambda one: one.condition != "good")
-    previous = to_return_to[0] if to_return_to else None
-    return Slots(highest_release=slot.release, current=slot, previous=previous)
 
 
 def _known(state: Path) -> Slots | None:
     return read_slots(state) if (state / SLOTS_FILE).exists() else None
-
-
-def _hashes(slots: Slots) -> set[str]:
-    return {slot.sha256 for slot in (slots.current, slots.previous) if slot is not None}
 
 
 def _write(state: Path, slots: Slots) -> None:
@@ -361,10 +349,10 @@ def _write(state: Path, slots: Slots) -> None:
 
 def _sweep(state: Path, slots: Slots) -> None:
     """Remove bundles that are not named, and leftovers of interrupted installations."""
-    named = {f"{digest}.edge" for digest in _hashes(slots)}
+    named = [slot.path(state) for slot in slots.installed]
     with contextlib.suppress(OSError):  # the next installation looks again
         for path in (*(state / SLOTS_FOLDER).iterdir(), *state.glob(".*.tmp")):
-            if path.name not in named:
+            if path not in named:
                 _remove(path)
 
 

@@ -153,7 +153,7 @@ class Grid:
     def take(self, most: int) -> NDArray[np.float32]:
         """Return the next rows that the samples allow, at most `most`: (m, C)."""
         stop = min(self._next + most, self._ready())
-        points = self._point(np.arange(self._next, max(stop, self._next)))  # (m,)
+        points = self._origin_s + np.arange(self._next, max(stop, self._next)) / self._rate_hz  # (m,)
         self._next = max(stop, self._next)
         right = self._right(points)
         before, after = self._times[right - 1], self._times[right]
@@ -178,9 +178,6 @@ class Grid:
             return None
         intervals = sorted(np.diff(times).tolist())
         return 1.0 / float(intervals[len(intervals) // 2])
-
-    def _point(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
-        return self._origin_s + numbers / self._rate_hz
 
     def _right(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the sample at or after each point, at least the second."""

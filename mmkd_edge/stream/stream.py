@@ -206,7 +206,10 @@ class Stream:
         if now_s is not None and times is None:
             raise UsageError("now_s: expected time_s too, got none; an age needs the times of the samples")
         if len(values):
-            self._check_kind(times)
+            if self._timed is (times is None):
+                before = "with time_s" if self._timed else "without time_s"
+                raise UsageError(f"time_s: this stream began {before}; go on alike, or call reset()")
+            self._timed = times is not None
             self._samples += len(values)
         return values, times
 
@@ -264,13 +267,6 @@ class Stream:
             raise InputError(f"time_s: expected one time per sample, {count}, got shape {times.shape}")
         return times
 
-    def _check_kind(self, times: NDArray[np.float64] | None) -> None:
-        timed = times is not None
-        if self._timed is not None and self._timed is not timed:
-            before = "with time_s" if self._timed else "without time_s"
-            raise UsageError(f"time_s: this stream began {before}; go on alike, or call reset()")
-        self._timed = timed
-
     def _follow(self, run: RisingSamples, now_s: float | None) -> Iterator[Prediction]:
         """Yield the predictions that a run of samples makes due."""
         times, rows = run.times, run.rows
@@ -325,22 +321,22 @@ class Stream:
         self._answered = self._count
         newest_s = None if self._grid is None else self._grid.point_s(self._count - 1)
         age_s = None if now_s is None or newest_s is None else now_s - newest_s
-        prediction = self._warming_up(age_s) if self._count < self._modality.samples else self._full(age_s)
+        samples = self._modality.samples
+        if self._count < samples:
+            reason = f"{self._count} of {samples} samples are there"
+            prediction = no_answer(
+                WindowFault(status="warming_up", reason=f"{self._restarted}: {reason}" if self._restarted else reason),
+                modality=self._modality,
+                task=self._task,
+                missing_fraction=1.0 - self._count / samples,
+                input_age_s=age_s,
+            )
+        else:
+            prediction = self._ask_window(age_s)
         self._latest, self._latest_s = prediction, newest_s
         return prediction
 
-    def _warming_up(self, age_s: float | None) -> Prediction:
-        samples = self._modality.samples
-        reason = f"{self._count} of {samples} samples are there"
-        return no_answer(
-            WindowFault(status="warming_up", reason=f"{self._restarted}: {reason}" if self._restarted else reason),
-            modality=self._modality,
-            task=self._task,
-            missing_fraction=1.0 - self._count / samples,
-            input_age_s=age_s,
-        )
-
-    def _full(self, age_s: float | None) -> Prediction:
+    def _ask_window(self, age_s: float | None) -> Prediction:
         # A copy, because a backend may keep its input.
         rows = self._buffer[self._end - self._modality.samples : self._end]
         window: NDArray[Any] = rows.copy() if self._frames is None else self._frames.window(rows)

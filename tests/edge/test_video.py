@@ -163,7 +163,8 @@ def test_statistics_look_at_the_brightness_of_frames() -> None:
     task = TaskSpec(labels=("still", "moving"))
     statistics = measure_statistics(values, present, np.array([SHARES, SHARES], np.float32), task=task)
     assert statistics.channels[0].mean == 11.5
-    running = RunningStatistics(model="lips", modality=GRAY, task=task, expected=statistics)
+    entry = fake_entry(modality=GRAY, labels=task.labels)
+    running = RunningStatistics(msgspec.structs.replace(entry, statistics=statistics))
     running.observe(*prepare(FRAMES, GRAY))
     assert running.health(running.watch.verdict(due=True)).channels[0].mean == 11.5
 

@@ -25,6 +25,7 @@ from mmkd_edge import (
     decode_manifest,
     encode_manifest,
 )
+from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.bundle.statistics import InputStatistics
 from mmkd_edge.health.monitor import Monitor
 from mmkd_edge.health.prometheus import HealthCollector, metrics_text
@@ -166,7 +167,8 @@ def test_a_stability_index_is_a_figure_and_no_alarm() -> None:
 @pytest.mark.parametrize(("status", "change"), [("ok", -0.4), ("unknown", -0.4), ("degraded", None)])
 def test_the_estimate_counts_windows_that_are_new_to_the_student(status: Status, change: float | None) -> None:
     monitor = Monitor(every=0)
-    statistics = RunningStatistics(model="acc", modality=ACC, task=TASK, expected=None, true_probability=0.9)
+    confidence = Confidence(temperature=1.0, true_probabilities=(0.9,))
+    statistics = RunningStatistics(fake_entry(modality=ACC, labels=LABELS), confidence)
     half = np.array([0.5, 0.5], np.float32)
     said = Prediction(label="low", index=0, probability=0.5, probabilities=half, status=status, modality="acc")
     for _ in range(200):

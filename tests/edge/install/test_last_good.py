@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import Bundle, BundleError, EdgePredictor, UsageError
-from mmkd_edge.install.slots import Slots, install, path_of, read_slots
+from mmkd_edge.install.slots import Slots, install, read_slots
 
 HELD = "passed when the bundle was installed"
 
@@ -25,7 +25,7 @@ import json, subprocess, sys
 from pathlib import Path
 import numpy as np
 from mmkd_edge import Bundle, EdgePredictor, MmkdError
-from mmkd_edge.install.slots import install, path_of, read_slots, rollback, start
+from mmkd_edge.install.slots import install, read_slots, rollback, start
 
 disk, old, new = map(Path, sys.argv[1:4])
 state = disk / "state"
@@ -122,7 +122,7 @@ code = "\\n".join((*lines, "with start(pathlib.Path(sys.argv[1])): os._exit(9)")
 subprocess.run([sys.executable, "-c", code, state])
 started()
 rollback(state)
-path_of(state, read_slots(state).current).write_bytes(b"")
+read_slots(state).current.path(state).write_bytes(b"")
 started()
 """
     seen, log = on_a_small_disk(script, releases, tmp_path)
@@ -145,7 +145,7 @@ def test_where_nothing_can_be_recorded_each_start_finds_out_by_itself(
     assert seen == [[1, ""], [2, ""]]
     assert "; this start goes on without a record of it\n" in log
 
-    damage = "path_of(state, read_slots(state).current).write_bytes(b'')"
+    damage = "read_slots(state).current.path(state).write_bytes(b'')"
     seen, log = on_a_small_disk(f"{damage}; {closed}; started(); started(); conditions()", releases, tmp_path)
     assert [release for release, _ in seen[:3]] == [1, 1, 1]
     assert seen[1] == seen[2]
@@ -162,7 +162,7 @@ def test_where_a_good_bundle_was_damaged_the_one_before_answers_with_one_log_lin
         EdgePredictor.open(state, backend="ort").close()
     slots = read_slots(state)
     assert conditions(slots) == [(2, "good"), (1, "good")]
-    path = path_of(state, slots.current)
+    path = slots.current.path(state)
     flip(path, place)
     with pytest.raises(BundleError) as damage:
         Bundle.open(path)
@@ -189,7 +189,7 @@ def test_a_good_bundle_that_is_gone_is_replaced_by_the_one_before(state: Path, r
         install(state, releases[number], prove=whole)
         EdgePredictor.open(state, backend="ort").close()
     slots = read_slots(state)
-    path = path_of(state, slots.current)
+    path = slots.current.path(state)
     path.unlink()
     with EdgePredictor.open(state, backend="ort") as predictor:
         reason = f"{path}: expected a bundle written by mmkd-export, found no such file; check the path"
@@ -202,7 +202,7 @@ def test_where_both_are_damaged_the_error_names_both(state: Path, releases: dict
         EdgePredictor.open(state, backend="ort").close()
     slots = read_slots(state)
     assert slots.previous is not None
-    one, two = path_of(state, slots.previous), path_of(state, slots.current)
+    one, two = slots.previous.path(state), slots.current.path(state)
     for path in (one, two):
         path.write_bytes(b"")
     with pytest.raises(BundleError) as caught:

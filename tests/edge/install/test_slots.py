@@ -25,7 +25,6 @@ from mmkd_edge.install.slots import (
     fail,
     forget,
     install,
-    path_of,
     read_slots,
     rollback,
     start,
@@ -85,7 +84,7 @@ def test_what_is_installed_answers_and_the_one_before_stays(state: Path, release
         assert answer(state) == ("ok", "passed when the bundle was installed")
     slots = read_slots(state)
     assert conditions(slots) == [(2, "good"), (1, "good")]
-    assert path_of(state, slots.current).read_bytes() == releases[2].read_bytes()
+    assert slots.current.path(state).read_bytes() == releases[2].read_bytes()
     install(state, releases[3], prove=whole)
     assert conditions(read_slots(state)) == [(3, "new"), (2, "good")]
     assert len(list((state / "slots").iterdir())) == 2
@@ -138,14 +137,14 @@ def test_where_the_first_start_fails_the_one_before_answers(state: Path, release
     answer(state)
     install(state, releases[2], prove=whole)
     slots = read_slots(state)
-    path_of(state, slots.current).write_bytes(b"not a bundle")
+    slots.current.path(state).write_bytes(b"not a bundle")
     status, told = answer(state)
     assert (status, conditions(read_slots(state))) == ("ok", [(1, "good"), (2, "failed")])
     one, two = slots.previous, slots.current
     assert one is not None
     assert told == (
         f"passed when the bundle was installed; returned to release 1 (made-up-acc, {one.sha256[:8]}), since "
-        f"release 2 (made-up-acc, {two.sha256[:8]}) failed: {path_of(state, two)}: expected a bundle written by "
+        f"release 2 (made-up-acc, {two.sha256[:8]}) failed: {two.path(state)}: expected a bundle written by "
         "mmkd-export, got something else"
     )
     assert answer(state) == ("ok", "passed when the bundle was installed")
@@ -249,7 +248,7 @@ def test_a_damaged_record_of_the_slots_says_the_way_out_and_it_works(state: Path
 
 def test_with_nothing_to_return_to_the_failure_is_told(state: Path, releases: dict[int, Path]) -> None:
     install(state, releases[1], prove=whole)
-    path_of(state, read_slots(state).current).write_bytes(b"")
+    read_slots(state).current.path(state).write_bytes(b"")
     for _ in range(2):
         with pytest.raises(BundleError, match="got an empty file"):
             answer(state)
@@ -262,7 +261,7 @@ def test_with_nothing_to_return_to_the_failure_is_told(state: Path, releases: di
 def test_another_bundle_under_the_name_of_an_installed_one_is_refused(state: Path, releases: dict[int, Path]) -> None:
     install(state, releases[1], prove=whole)
     answer(state)
-    path = path_of(state, read_slots(state).current)
+    path = read_slots(state).current.path(state)
     path.write_bytes(releases[2].read_bytes())
     with pytest.raises(BundleError) as caught:
         answer(state)
@@ -277,7 +276,7 @@ def test_a_running_predictor_takes_what_was_installed_and_returns_by_itself(
     install(state, releases[1], prove=whole)
     with EdgePredictor.open(state, backend="ort") as predictor:
         install(state, releases[2], prove=whole)
-        assert predictor.swap(state).bundle == str(path_of(state, read_slots(state).current))
+        assert predictor.swap(state).bundle == str(read_slots(state).current.path(state))
         assert conditions(read_slots(state)) == [(2, "good"), (1, "good")]
 
 
