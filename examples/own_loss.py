@@ -48,7 +48,7 @@ class _Humble(nn.Module):
 torch.manual_seed(0)
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 60
 dataset = open_dataset(shipped_dataset("watch_exercises"))
-batches = BatchSource(dataset.split("train"), AUGMENT, batch=32, labelled_share=1.0, seed=0)
+batches = BatchSource(dataset.split("train"), AUGMENT, batch=32, labelled_fraction=1.0, seed=0)
 judge = partial(scores_of, windows=dataset.split("valid"), modality="acc")
 config = TrainConfig(steps=steps, eval_every=steps // 2)
 result = fit(_Humble(_Student(3, 7), penalty=0.1), batches, evaluate=judge, config=config)

@@ -47,7 +47,7 @@ class _Teacher(nn.Module):
 
 torch.manual_seed(0)
 dataset = open_dataset(shipped_dataset("watch_exercises"))
-batches = BatchSource(dataset.split("train"), AUGMENT, batch=32, labelled_share=0.0, seed=0)
+batches = BatchSource(dataset.split("train"), AUGMENT, batch=32, labelled_fraction=0.0, seed=0)
 config, judge = TrainConfig(steps=60, eval_every=30), partial(scores_of, windows=dataset.split("valid"))
 
 teacher = _Teacher()

@@ -40,7 +40,7 @@ class ShippedSensor:
     shipped: float
     rival: float
     rival_name: str
-    taught_rocket: float
+    distilled_rocket: float
     gain: tuple[float, float, float]
     ways: str
     times_smaller: float
@@ -62,7 +62,7 @@ def sensors(document: dict[str, Any]) -> list[ShippedSensor]:
     if groups := document.get("labelled_groups"):
         labelled = f"{groups['labelled']} of {max(groups['of'])} groups"
     else:
-        labelled = f"{document['label_share']:.0%}"
+        labelled = f"{document['label_fraction']:.0%}"
     found = []
     for name, one in document["students"].items():
         rivals = {key: balanced(one[key]) for key in UNTAUGHT if one.get(key) and "balanced_accuracy" in one[key]}
@@ -80,7 +80,7 @@ def sensors(document: dict[str, Any]) -> list[ShippedSensor]:
                 shipped=balanced(one["student"]),
                 rival=rivals[best],
                 rival_name=UNTAUGHT[best],
-                taught_rocket=balanced(one["taught_rocket"]),
+                distilled_rocket=balanced(one["distilled_rocket"]),
                 gain=(gain["mean"], gain.get("low", np.nan), gain.get("high", np.nan)),
                 ways=f"{len(shipped) - alone} of {len(shipped)}",
                 times_smaller=one["parameters_ratio"],
@@ -105,13 +105,13 @@ def table(found: Sequence[ShippedSensor]) -> str:
             one.labelled,
             *(f"{value:.1f}" for value in (one.teacher, one.alone, one.shipped)),
             f"{one.rival:.1f} {one.rival_name}",
-            f"{one.taught_rocket:.1f}",
+            f"{one.distilled_rocket:.1f}",
             gain_of(one.gain),
             one.ways,
         )
         for one in found
     ]
-    figures = ("teacher", "alone", "shipped", "rival", "taught_rocket")
+    figures = ("teacher", "alone", "shipped", "rival", "distilled_rocket")
     means = {key: over_sets(found, [getattr(one, key) for one in found]) for key in figures}
     rows.append(row("mean over datasets", "", *(f"{means[key]:.1f}" for key in figures), gain_of(pooled(found)), ""))
     return "\n".join(rows)

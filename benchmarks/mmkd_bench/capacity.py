@@ -93,7 +93,7 @@ def verdict_of(offered: Sequence[Offered], *, carried: bool) -> LoadVerdict:
         answered=sum(level.answered for level in levels),
         response=summarise(np.concatenate([offer.response_ns for offer in offered])),
         missed=sum(level.missed for level in levels),
-        cpu_share=statistics.median(level.cpu_share for level in levels),
+        cpu_cores=statistics.median(level.cpu_cores for level in levels),
         carried=carried,
     )
     return LoadVerdict(carried=carried, launches=levels, together=together)
@@ -148,7 +148,7 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
         launches=launches,
         p999_us=statistics.median(p999_us) if launches and len(p999_us) == len(launches) else None,
         refused=least.together if least and question.streams is None else None,
-        idle_cores=None if at_answer is None else max(0.0, usable_cores() - at_answer.cpu_share),
+        idle_cores=None if at_answer is None else max(0.0, usable_cores() - at_answer.cpu_cores),
         trials=tuple(level for outcome in session.outcomes for level in outcome.levels),
         disturbances=suspicions(worst([outcome.interference for outcome in session.outcomes]), machine),
         machine=machine,

@@ -243,10 +243,10 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
 def _competition(name: str, report: BenchReport) -> str:
     """Return a remark if the run competed for cores, and which quantities are still judged."""
     beside = [launch.interference for launch in report.launches if launch.complete]
-    others = float(np.median([(one.others_share or 0.0) + (one.steal_share or 0.0) for one in beside]))
+    others = float(np.median([(one.others_cores or 0.0) + (one.steal_cores or 0.0) for one in beside]))
     # Calls back to back keep all their threads busy, paced ones what they used.
     how = report.configuration
-    own = report.result.cpu_share if how.mode == "paced" else float(how.clients * how.threads)
+    own = report.result.cpu_cores if how.mode == "paced" else float(how.clients * how.threads)
     if others + own <= report.machine.cores + COMPETITION_MARGIN:
         return ""
     judged = ", ".join(quantity for quantity, where in _QUANTITIES.items() if where.robust)

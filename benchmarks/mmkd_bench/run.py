@@ -193,7 +193,7 @@ def result_of(
         load_ms=median("load_ms"),
         first_call_ms=median("first_call_ms"),
         throughput_hz=median("throughput_hz"),
-        cpu_share=median("cpu_share"),
+        cpu_cores=median("cpu_cores"),
         rss_mb=median("rss_mb"),
         rss_peak_mb=max(launch.rss_peak_mb for launch in launches),
         gpu_memory_mb=max(

@@ -75,21 +75,21 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """An adaptation of a student to a new domain.
 
     Attributes:
-        way: the method.
+        method: the method.
         labels: number of labels of the new domain.
         gain_points: the estimate that chose it; `forgotten_points` is the loss on the old domain.
-        share: fraction of the step from the old checkpoint that was applied; None for all.
+        fraction: of the step from the old checkpoint that was applied; None for all.
     """
 
     from_sha256: Sha256
     dataset: str
     dataset_sha256: Sha256
-    way: str
+    method: str
     teacher_sha256: Sha256 | None
     labels: _Count
     gain_points: float
     forgotten_points: float
-    share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -285,10 +285,10 @@ def describe_tensors(tensors: Sequence[TensorSpec]) -> str:
 def adapted_text(adapted: Adapted) -> str:
     """Describe one adaptation in one line."""
     teacher = f", teacher {adapted.teacher_sha256}" if adapted.teacher_sha256 else ""
-    part = f", {adapted.share:.0%} of the way" if adapted.share is not None else ""
+    part = f", {adapted.fraction:.0%} of the way" if adapted.fraction is not None else ""
     labels = f", {adapted.labels} labels" if adapted.labels else ""
     return (
         f"checkpoint {adapted.from_sha256} to {adapted.dataset} (SHA-256 {adapted.dataset_sha256}) by"
-        f" {adapted.way!r}{part}{teacher}{labels}: estimate {adapted.gain_points:+.1f} points, old domain"
+        f" {adapted.method!r}{part}{teacher}{labels}: estimate {adapted.gain_points:+.1f} points, old domain"
         f" {0 - adapted.forgotten_points:+.1f}"
     )

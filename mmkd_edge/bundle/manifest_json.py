@@ -119,7 +119,7 @@ def _check_model(model: ModelEntry, path: str) -> None:
     whole = length % TRAINING_HASH_BYTES == 0
     _require(whole, f"{path}.training_hashes", f"expected hashes of {TRAINING_HASH_BYTES} bytes, got {length} bytes")
     for index, adapted in enumerate(model.adapted or ()):
-        _check_printable([adapted.dataset, adapted.way], f"{path}.adapted[{index}]")
+        _check_printable([adapted.dataset, adapted.method], f"{path}.adapted[{index}]")
 
 
 def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
-from mmkd_report.schema.figures import Guessing, LabelLeak, LabelledGroups, Measure, Split, Spread
+from mmkd_report.schema.figures import Chance, LabelLeak, LabelledGroups, Measure, Split, Spread
 
 NOTHING = "\u2013"  # an en dash: not measured
 THIN = "\u202f"
@@ -177,7 +177,7 @@ def task_labels_text(kind: str, labels: Sequence[str]) -> str:
 
 def score_text(value: float | None, measure: Measure, digits: int = 1) -> str:
     """Write a score in its unit, without the unit: percent with `digits`, otherwise three significant digits."""
-    return percent(value, digits) if measure.is_share else significant(value)
+    return percent(value, digits) if measure.is_fraction else significant(value)
 
 
 def score_with_unit(value: float | None, measure: Measure) -> str:
@@ -187,7 +187,7 @@ def score_with_unit(value: float | None, measure: Measure) -> str:
 
 def tick(value: float, measure: Measure) -> str:
     """Write a score at an axis."""
-    return percent(value, 0) if measure.is_share else plain(value)
+    return percent(value, 0) if measure.is_fraction else plain(value)
 
 
 def score_with_std(score: Spread | None, measure: Measure) -> str:
@@ -209,7 +209,7 @@ def points(value: float | None) -> str:
 
 def signed_gain(value: float | None, measure: Measure) -> str:
     """Write a signed difference in the measure's `gain_unit`, without the unit."""
-    return points(value) if measure.is_share else _signed(significant(value))
+    return points(value) if measure.is_fraction else _signed(significant(value))
 
 
 def _signed(written: str) -> str:
@@ -225,7 +225,7 @@ def gain_interval(low: float | None, high: float | None, measure: Measure) -> st
     """Write an interval of differences, without the unit, or `NOTHING` unless both ends are known."""
     if not (is_number(low) and is_number(high)):
         return NOTHING
-    write = fixed if measure.is_share else significant
+    write = fixed if measure.is_fraction else significant
     return f"{write(low)} to {write(high)}"
 
 
@@ -250,12 +250,12 @@ def gain_verdict(mean: float, low: float | None, high: float | None, measure: Me
 # --- chance and labels ------------------------------------------------------------------------------------------------
 
 
-def is_chance_level(chance: Guessing | None) -> bool:
+def is_chance_level(chance: Chance | None) -> bool:
     """Return whether a model was compared with chance and is not better."""
     return chance is not None and not chance.is_better
 
 
-def score_and_chance(name: str, mean: float | None, chance: Guessing, measure: Measure) -> str:
+def score_and_chance(name: str, mean: float | None, chance: Chance, measure: Measure) -> str:
     """Return `acc 55.0 % (95 % interval 35.0 to 75.0), chance 50.0 %`."""
     ends = f"{score_text(chance.low, measure)} to {score_text(chance.high, measure)}"
     chance_text = score_with_unit(chance.figure, measure)
@@ -268,16 +268,18 @@ def labelled_groups_text(labelled: LabelledGroups) -> str:
     return f"{labelled.labelled} of {of} groups"
 
 
-def labelled_title(label_share: float | None, groups: LabelledGroups | None) -> str:
+def labelled_title(label_fraction: float | None, groups: LabelledGroups | None) -> str:
     """Return `10% labelled` or `2 of 6 groups labelled`, for a title; empty if unknown."""
     if groups is not None:
         return f"{labelled_groups_text(groups)} labelled"
-    return "" if label_share is None else f"{label_share:.0%} labelled"
+    return "" if label_fraction is None else f"{label_fraction:.0%} labelled"
 
 
-def leak_sentence(leak: LabelLeak | None, label_share: float | None, measure: Measure, *, split: Split | None) -> str:
+def leak_sentence(
+    leak: LabelLeak | None, label_fraction: float | None, measure: Measure, *, split: Split | None
+) -> str:
     """Return the warning about a fraction of labels that leaks through time; empty if there is no leak."""
-    if leak is None or not leak.leaks or label_share is None:
+    if leak is None or not leak.leaks or label_fraction is None:
         return ""
     score = score_with_unit(leak.figure.mean, measure)
     effect = f"tell {score} of the unlabelled ones"
@@ -285,8 +287,9 @@ def leak_sentence(leak: LabelLeak | None, label_share: float | None, measure: Me
         effect = f"reach {measure.words} {score} on the unlabelled ones"
     cure = "Label whole groups" if split is None or split.by == "groups" else "Write groups.npy, and label whole groups"
     return (
-        f"A random {share(label_share)} of labels leaks through time: labels of neighbouring windows {effect} without "
-        f"any sensor (chance: {score_with_unit(leak.guessing.figure, measure)}). {cure} instead (--labelled-groups)."
+        f"A random {share(label_fraction)} of labels leaks through time: labels of neighbouring windows {effect} "
+        f"without any sensor (chance: {score_with_unit(leak.chance.figure, measure)}). {cure} instead "
+        "(--labelled-groups)."
     )
 
 

@@ -212,7 +212,7 @@ def make_launch(
         stages=tuple(Stage(name=name, p50_us=1.0, p90_us=3.0) for name in STAGES),
         pace=None,
         throughput_hz=1e6 / p50_us,
-        cpu_share=1.0,
+        cpu_cores=1.0,
         rss_mb=70.0,
         rss_peak_mb=72.0,
         interference=Interference(**dict.fromkeys(Interference.__struct_fields__)),

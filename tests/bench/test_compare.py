@@ -175,11 +175,11 @@ def test_what_else_differs_is_listed(report_at: Callable[..., BenchReport]) -> N
     )
 
 
-def _beside(report: BenchReport, others_share: float) -> BenchReport:
+def _beside(report: BenchReport, others_cores: float) -> BenchReport:
     """The report with other processes beside every launch."""
     launches = tuple(
         msgspec.structs.replace(
-            launch, interference=msgspec.structs.replace(launch.interference, others_share=others_share)
+            launch, interference=msgspec.structs.replace(launch.interference, others_cores=others_cores)
         )
         for launch in report.launches
     )

@@ -72,7 +72,7 @@ def test_launches_that_differ_are_unstable(launch_of: LaunchOf, machine: Machine
 
 def test_a_launch_that_drifts_is_unstable_and_the_counters_say_why(launch_of: LaunchOf, machine: MachineFacts) -> None:
     calm = launch_of()
-    hot = msgspec.structs.replace(calm.interference, thermal_events=7, others_share=0.5)
+    hot = msgspec.structs.replace(calm.interference, thermal_events=7, others_cores=0.5)
     drifting = msgspec.structs.replace(calm, thirds_p50_us=(90.0, 100.0, 140.0), interference=hot)
     found = judge_stability([calm, drifting], machine)
     assert found.findings == ("launch 2: medians of its thirds were 90, 100, 140 µs",)

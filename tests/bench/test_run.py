@@ -92,7 +92,7 @@ def test_a_paced_run_reports_its_schedule(bundle: Path) -> None:
     assert report.result.pace is not None
     assert report.result.pace.response.count == 50
     assert report.result.pace.lateness.min_us >= 0
-    assert report.result.cpu_share < 0.9
+    assert report.result.cpu_cores < 0.9
 
 
 def test_every_client_keeps_a_schedule_of_its_own(bundle: Path) -> None:

@@ -59,7 +59,7 @@ class Machine:
             response_ns=response_ns,
             wait_ns=response_ns - service_ns,
             unanswered=0,
-            cpu_share=0.5,
+            cpu_cores=0.5,
         )
         return Offered(level=level, response_ns=response_ns)
 
@@ -95,7 +95,7 @@ def level(streams: int, *, carried: bool) -> Level:
         response_ns=one_ns,
         wait_ns=one_ns,
         unanswered=0,
-        cpu_share=1.0,
+        cpu_cores=1.0,
     )
 
 

@@ -58,7 +58,7 @@ def small_plan(machines: Dataset) -> Plan:
 def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels() -> None:
     plan = Plan(sets=THREE, first_seeds=2)
     portions = first_stage(plan)
-    assert {portion.label_share for portion in portions} == {0.1}
+    assert {portion.label_fraction for portion in portions} == {0.1}
     assert [(one.sensor.path, one.seeds) for one in portions] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
     assert {portion.methods for portion in portions} == {plan.first_methods}
 
@@ -66,8 +66,8 @@ def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels() -> None:
 def test_few_labels_may_be_those_of_a_third_of_the_groups(machines: Dataset) -> None:
     sensor = StudySensor(str(machines.path), "acc")
     plan = Plan(sets=(sensor,), whole_groups=True, seeds=2)
-    assert {(one.label_share, one.whole_groups) for one in (*first_stage(plan), *third_stage(plan))} == {(1.0, True)}
-    assert [(one.label_share, one.whole_groups) for one in second_stage(plan, [])] == 2 * [(1.0, True)] + 2 * [
+    assert {(one.label_fraction, one.whole_groups) for one in (*first_stage(plan), *third_stage(plan))} == {(1.0, True)}
+    assert [(one.label_fraction, one.whole_groups) for one in second_stage(plan, [])] == 2 * [(1.0, True)] + 2 * [
         (1.0, False)
     ]
     conditions = [portion_options(one, plan, machines, None).conditions for one in second_stage(plan, [])[1:3]]
@@ -118,7 +118,7 @@ def test_a_sensor_may_name_the_size_of_its_teacher(machines: Dataset) -> None:
     everything = "+".join(modality.name for modality in machines.spec.modalities)
     for made, name in (("", f"{everything}:tiny"), ("committee", f"{everything}:tiny,committee")):
         sensor = StudySensor(str(machines.path), "acc", "tiny")
-        portion = Portion(sensor=sensor, label_share=0.1, seeds=1, methods=("none", "logit"), made=made)
+        portion = Portion(sensor=sensor, label_fraction=0.1, seeds=1, methods=("none", "logit"), made=made)
         options = portion_options(portion, Plan(sets=(sensor,)), machines, None)
         assert [teacher.name for teacher in options.space.teachers] == [name]
 
@@ -126,8 +126,8 @@ def test_a_sensor_may_name_the_size_of_its_teacher(machines: Dataset) -> None:
 def test_stage_2_takes_the_best_recipes_to_all_sets_folds_and_shares() -> None:
     portions = second_stage(Plan(sets=THREE, seeds=5), ["dist", "logit"])
     assert len(portions) == 3 * 5 * 2
-    assert portions[0] == Portion(sensor=THREE[0], label_share=0.1, seeds=1, methods=("none", "logit", "dist"))
-    assert [portion.label_share for portion in portions] == [0.1] * 15 + [1.0] * 15
+    assert portions[0] == Portion(sensor=THREE[0], label_fraction=0.1, seeds=1, methods=("none", "logit", "dist"))
+    assert [portion.label_fraction for portion in portions] == [0.1] * 15 + [1.0] * 15
 
 
 def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them() -> None:

@@ -282,7 +282,7 @@ ADAPTED = Adapted(
     from_sha256="1" * 64,
     dataset="line two",
     dataset_sha256="2" * 64,
-    way="teacher",
+    method="teacher",
     teacher_sha256="3" * 64,
     labels=0,
     gain_points=10.6,
@@ -294,7 +294,7 @@ def test_whom_an_adapted_student_comes_from_is_in_checkpoint_bundle_card_and_rep
     build_student: Callable[..., StudentCheckpoint], tmp_path: Path
 ):
     labelled = msgspec.structs.replace(
-        ADAPTED, way="labels", share=0.5, teacher_sha256=None, labels=40, forgotten_points=-0.25
+        ADAPTED, method="labels", fraction=0.5, teacher_sha256=None, labels=40, forgotten_points=-0.25
     )
     student = build_student()
     facts = msgspec.structs.replace(student.facts, adapted=(ADAPTED, labelled))

@@ -159,7 +159,7 @@ def trained(dataset: Dataset, short: TrainConfig, distiller: Callable[..., Disti
     """Trains: by default a fresh distiller for six steps, judged on the validation windows."""
 
     def train(config: TrainConfig = short, *, learner: nn.Module | None = None, **options: Any) -> Fit:
-        source = BatchSource(dataset.split("train"), AugmentConfig(), batch=8, labelled_share=0.5, seed=config.seed)
+        source = BatchSource(dataset.split("train"), AugmentConfig(), batch=8, labelled_fraction=0.5, seed=config.seed)
         options.setdefault("evaluate", lambda network: scores_of(network, dataset.split("valid"), modality="acc"))
         return fit(distiller() if learner is None else learner, source, config=config, **options)
 

@@ -76,8 +76,8 @@ KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])
 def test_mixed_targets_are_mixed_rows_of_labels_and_mixed_numbers(rigs):
     for kind, dataset in rigs.items():
         train = dataset.split("train")
-        batch = BatchSource(train, AugmentConfig(mixup=1.0), batch=16, labelled_share=1.0, seed=0).at(0)
-        plain = BatchSource(train, AugmentConfig(mixup=0.0), batch=16, labelled_share=1.0, seed=0).at(0)
+        batch = BatchSource(train, AugmentConfig(mixup=1.0), batch=16, labelled_fraction=1.0, seed=0).at(0)
+        plain = BatchSource(train, AugmentConfig(mixup=0.0), batch=16, labelled_fraction=1.0, seed=0).at(0)
         rows = train.labels[plain.index.numpy()].reshape(16, -1).astype(np.float32)
         np.testing.assert_array_equal(plain.targets.numpy(), rows)
         assert (plain.labelled == 1).all()
@@ -89,7 +89,7 @@ def test_mixed_targets_are_mixed_rows_of_labels_and_mixed_numbers(rigs):
 @KINDS
 def test_windows_without_labels_have_targets_of_zero(rigs, kind):
     data = data_of(rigs[kind], share=0.2)
-    batch = BatchSource(data.train, AugmentConfig(), batch=32, labelled_share=0.25, seed=0).at(0)
+    batch = BatchSource(data.train, AugmentConfig(), batch=32, labelled_fraction=0.25, seed=0).at(0)
     assert batch.labelled[:8].sum() == 8
     assert 8 <= batch.labelled.sum() < 32
     assert (batch.targets[batch.labelled == 0] == 0).all()
@@ -253,7 +253,7 @@ def test_training_learns_what_the_windows_tell(rigs, kind):
     teacher = train_teacher(data, TEACHER, run)
     test = rigs[kind].split("test")
     scores = scores_of(teacher.network(), test, modality=None)
-    # Guessing gives about 0.5 and 0.
+    # Chance gives about 0.5 and 0.
     assert scores.metric("macro_f1" if kind == "multi_label" else "r2") > 0.7
     taught_by = [TeacherFile(checkpoint=teacher, sha256="ab" * 32)]
     student = distil(data, "acc", STUDENT, run, teachers=taught_by, recipe=LOGITS)
@@ -304,7 +304,7 @@ def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(rigs
         train_baseline(replace(data, train=data.train.with_labels(labels)), "acc", STUDENT, run_of("multi_label"))
     assert str(error.value) == (
         "training windows: expected every label to be on in a labelled window, got none for high; label some, raise "
-        "--label-share or --labelled-groups, or take the label out of the dataset"
+        "--label-fraction or --labelled-groups, or take the label out of the dataset"
     )
     data = data_of(rigs["regression"])
     still = data.train.with_labels(np.full(len(data.train), 3.0))
@@ -312,7 +312,7 @@ def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(rigs
         train_baseline(replace(data, train=still), "acc", STUDENT, run_of("regression"))
     assert str(error.value) == (
         "training windows: expected two different values of 'speed' or more in labelled windows, got 1; label some, or "
-        "raise --label-share"
+        "raise --label-fraction"
     )
 
 

@@ -139,7 +139,7 @@ def contest(rng: random.Random, name: str, seeds: int, *, labels: int, baseline:
             "seconds": 4.0,
         },
         "missing": {
-            "shares": shares,
+            "fractions": shares,
             "student": [spread([rng.gauss(student - 0.3 * share, 0.02) for _ in range(seeds)]) for share in shares],
             "baseline": [spread([rng.gauss(baseline - 0.4 * share, 0.02) for _ in range(seeds)]) for share in shares],
         },
@@ -172,7 +172,7 @@ def full(
         "format_version": 1,
         "command": f"mmkd-demo --seeds {seeds} --out demo",
         "dataset": dataset(names, labels),
-        "label_share": 0.1,
+        "label_fraction": 0.1,
         "seeds": list(range(seeds)),
         "teacher": teacher,
         "students": students,
@@ -232,7 +232,7 @@ def sparse() -> Document:
         "format_version": 1,
         "command": "mmkd-demo --out demo",
         "dataset": {"name": "rotor", "title": None, "labels": ["good", "worn"], "modalities": [], "groups": None},
-        "label_share": 1,
+        "label_fraction": 1,
         "seeds": [3],
         "teacher": {"accuracy": two, "balanced_accuracy": None, "macro_f1": None, "parameters": None, "curve": None},
         "students": {

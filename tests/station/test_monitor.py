@@ -309,7 +309,7 @@ def test_inputs_of_stations_with_one_bundle_are_those_of_the_bundle() -> None:
     bundle = str(example_bundle())
     found = re.findall(r'mmkd_reopens_total\{predictor="(.*)"\} ', text)
     assert found == [bundle, f"{bundle} 2"]
-    shares = re.findall(r'mmkd_input_missing_share\{.*predictor="(.*?)"\}', text)
+    shares = re.findall(r'mmkd_input_missing_ratio\{.*predictor="(.*?)"\}', text)
     assert set(shares) <= {bundle, f"{bundle} 2"}
     assert set(re.findall(r'mmkd_predictions_total\{predictor="(.*?)"', text)) == {"press 1", "press 2", "press 3"}
 

@@ -66,7 +66,7 @@ def train(arguments: argparse.Namespace) -> None:
     plan = raced(plan) if arguments.choose else plan
 
     def tell(portion: Portion) -> None:
-        labelled = "a third of the groups" if portion.whole_groups else f"{portion.label_share:.0%}"
+        labelled = "a third of the groups" if portion.whole_groups else f"{portion.label_fraction:.0%}"
         share = f"{labelled} labelled, {portion.seeds} folds"
         sys.stderr.write(f"{portion.sensor.path} {portion.sensor.modality}, {share}: {', '.join(portion.methods)}\n")
 

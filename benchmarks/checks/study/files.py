@@ -45,7 +45,7 @@ def size_file(folder: Path, modality: str) -> Path:
 
 
 def read_seeds(build: Path) -> tuple[SeedResults, ...]:
-    """Gives the results of all seeds, by dataset, modality, label share and seed."""
+    """Gives the results of all seeds, by dataset, modality, label fraction and seed."""
     found = [one for path in sorted(build.glob(f"*/{DATASET_FILE}")) for one in _seeds_of(path)]
     return tuple(
         sorted(

@@ -30,7 +30,7 @@ _POOLED_HEAD = (
 def results_page(results: DistillationResults) -> str:
     """Gives the page below its introduction."""
     lines: list[str] = []
-    for share, whole_groups in dict.fromkeys((row.label_share, bool(row.whole_groups)) for row in results.pooled):
+    for share, whole_groups in dict.fromkeys((row.label_fraction, bool(row.whole_groups)) for row in results.pooled):
         lines += _pooled(results, share, whole_groups)
     for table in results.tables:
         lines += _sensor(table, results)
@@ -41,8 +41,8 @@ def results_page(results: DistillationResults) -> str:
 
 def _pooled(results: DistillationResults, share: float, whole_groups: bool) -> Iterator[str]:
     layout = share, whole_groups
-    rows = [row for row in results.pooled if (row.label_share, bool(row.whole_groups)) == layout]
-    tables = [table for table in results.tables if (table.label_share, bool(table.labelled_groups)) == layout]
+    rows = [row for row in results.pooled if (row.label_fraction, bool(row.whole_groups)) == layout]
+    tables = [table for table in results.tables if (table.label_fraction, bool(table.labelled_groups)) == layout]
     labelled = "some whole groups" if whole_groups else f"{share:.0%}"
     sets = list(dict.fromkeys(table.dataset for table in tables))
     yield from (f"## Over the sets, {labelled} labelled", "")
@@ -78,7 +78,7 @@ def _names(names: Sequence[str]) -> str:
 
 def _sensor(table: SensorTable, results: DistillationResults) -> Iterator[str]:
     groups = table.labelled_groups
-    labelled = f"{groups} groups" if groups else f"{table.label_share:.0%}"
+    labelled = f"{groups} groups" if groups else f"{table.label_fraction:.0%}"
     yield from (f"## {table.dataset}, {table.modality}, {labelled} labelled", "", _SENSOR_HEAD)
     yield "|---" * 9 + "|"
     yield from (_model_row(row) for row in table.teachers)

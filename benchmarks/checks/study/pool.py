@@ -91,7 +91,7 @@ class SensorTable(msgspec.Struct, frozen=True, kw_only=True):
 
     dataset: str
     modality: str
-    label_share: float
+    label_fraction: float
     labelled_groups: int | msgspec.UnsetType = msgspec.UNSET
     seeds: tuple[int, ...]
     trainings: int
@@ -130,7 +130,7 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True):
     student: str
     method: str
     pair: str
-    label_share: float
+    label_fraction: float
     whole_groups: bool | msgspec.UnsetType = msgspec.UNSET
     sets: tuple[str, ...]
     folds: int
@@ -142,7 +142,7 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DistillationResults(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document: a table for each sensor and label share, and what methods gain over the sets."""
+    """The whole document: a table for each sensor and label fraction, and what methods gain over the sets."""
 
     metric: Metric
     student_steps: int
@@ -239,7 +239,7 @@ def _table(
     return SensorTable(
         dataset=first.dataset.name,
         modality=first.conditions.modality,
-        label_share=first.conditions.labelled.share,
+        label_fraction=first.conditions.labelled.share,
         labelled_groups=first.conditions.labelled.groups or msgspec.UNSET,
         seeds=tuple(results.seed for results in group),
         trainings=sum(results.trainings for results in group),
@@ -320,8 +320,8 @@ def _method_row(
     entry = one.entry
     other = one if alone is None else alone
     seeds = tuple(seed for seed in one.tests if seed in other.tests)
-    is_taught = entry.method != NONE and alone is not None and bool(seeds)
-    seeds = seeds if is_taught else tuple(one.tests)
+    is_distilled = entry.method != NONE and alone is not None and bool(seeds)
+    seeds = seeds if is_distilled else tuple(one.tests)
     with_trees = [seed for seed in seeds if seed in trees]
     return MethodRow(
         student=entry.student,
@@ -332,12 +332,12 @@ def _method_row(
         groups=len(groups_tested(one.tests[seed] for seed in seeds)),
         learning_rates=tuple(one.rates[seed] for seed in seeds),
         valid_gain_points=100 * float(np.mean([one.valid[seed] - other.valid[seed] for seed in seeds]))
-        if is_taught
+        if is_distilled
         else None,
         test=score_table([one.tests[seed].scores for seed in seeds]),
-        gain_points=_gains(one.tests, other.tests, seeds) if is_taught else None,
+        gain_points=_gains(one.tests, other.tests, seeds) if is_distilled else None,
         over_extra_trees=_gains(one.tests, trees, with_trees) if with_trees else None,
-        gap_recovered=_gap(one, other, teachers.get(entry.teacher or "", {}), seeds, metric) if is_taught else None,
+        gap_recovered=_gap(one, other, teachers.get(entry.teacher or "", {}), seeds, metric) if is_distilled else None,
         parameters=one.parameters,
     )
 
@@ -373,14 +373,15 @@ def _pooled(
     rows = [_pooled_row(key, tables, tested, metric) for key in keys]
     return tuple(
         sorted(
-            rows, key=lambda row: (bool(row.whole_groups), -row.label_share, -len(row.sets), -row.folds, -row.gain.mean)
+            rows,
+            key=lambda row: (bool(row.whole_groups), -row.label_fraction, -len(row.sets), -row.folds, -row.gain.mean),
         )
     )
 
 
 def _layout(table: SensorTable) -> tuple[float, bool]:
     """The share of labels, and whether whole groups were labelled, however many of a set."""
-    return table.label_share, bool(table.labelled_groups)
+    return table.label_fraction, bool(table.labelled_groups)
 
 
 def _of_any_size(row: MethodRow) -> str:
@@ -403,7 +404,7 @@ def _pooled_row(
     tested: Sequence[Mapping[Entry, _Tested]],
     metric: Metric,
 ) -> PooledRow:
-    student, method, pair, (label_share, whole_groups) = key
+    student, method, pair, (label_fraction, whole_groups) = key
     found: list[tuple[SensorTable, MethodRow]] = []
     over_alone, over_outputs = [], []
     for table, entries in zip(tables, tested, strict=True):
@@ -423,7 +424,7 @@ def _pooled_row(
         student=student,
         method=method,
         pair=pair,
-        label_share=label_share,
+        label_fraction=label_fraction,
         whole_groups=whole_groups or msgspec.UNSET,
         sets=tuple(dict.fromkeys(table.dataset for table, _ in found)),
         folds=gain.folds,

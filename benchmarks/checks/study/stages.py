@@ -114,12 +114,12 @@ class Portion(msgspec.Struct, frozen=True, kw_only=True):
     """One grid: a sensor, which labels, seeds from 0, methods, and how teachers are made.
 
     Attributes:
-        label_share: of the labels; 1 where whole groups show theirs.
+        label_fraction: of the labels; 1 where whole groups show theirs.
         whole_groups: about a third of the groups show their labels.
     """
 
     sensor: StudySensor
-    label_share: float
+    label_fraction: float
     seeds: int
     methods: tuple[str, ...]
     made: str = ""
@@ -148,7 +148,7 @@ def _on_first_sets(plan: Plan, *, methods: tuple[str, ...], made: str = "") -> t
     share, whole_groups = few_labels(plan)
     return tuple(
         Portion(
-            sensor=sensor, label_share=share, whole_groups=whole_groups, seeds=seeds + 1, methods=methods, made=made
+            sensor=sensor, label_fraction=share, whole_groups=whole_groups, seeds=seeds + 1, methods=methods, made=made
         )
         for seeds in range(plan.first_seeds)
         for sensor in plan.sets[:_FIRST_SETS]
@@ -159,7 +159,7 @@ def second_stage(plan: Plan, best: Sequence[str]) -> tuple[Portion, ...]:
     """Gives stage 2 with these recipes: seed by seed over all sets, few labels before all."""
     methods = tuple(dict.fromkeys([NONE, OUTPUTS, *best]))
     return tuple(
-        Portion(sensor=sensor, label_share=share, seeds=seeds + 1, methods=methods, whole_groups=whole_groups)
+        Portion(sensor=sensor, label_fraction=share, seeds=seeds + 1, methods=methods, whole_groups=whole_groups)
         for share, whole_groups in (few_labels(plan), (ALL_LABELS, False))
         for seeds in range(plan.seeds)
         for sensor in plan.sets
@@ -180,7 +180,7 @@ def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
     usual = [
         row
         for row in rows
-        if (row.label_share == FIRST_SHARE or row.whole_groups)
+        if (row.label_fraction == FIRST_SHARE or row.whole_groups)
         and row.pair in (ALL_MODALITIES, f"{ALL_MODALITIES},{COMMITTEE_ADDED}")
         and row.method != OUTPUTS
     ]
@@ -227,7 +227,7 @@ def measure_sizes(plan: Plan, *, build: Path, measure_latency: MeasureLatency) -
     """Writes what the students of every sensor cost, and their latency beside the usual teacher's on this machine."""
     for sensor in plan.sets:
         dataset = open_dataset(sensor.path)
-        portion = Portion(sensor=sensor, label_share=FIRST_SHARE, seeds=1, methods=(NONE, OUTPUTS))
+        portion = Portion(sensor=sensor, label_fraction=FIRST_SHARE, seeds=1, methods=(NONE, OUTPUTS))
         options = portion_options(portion, plan, dataset, None)
         out = build / dataset.spec.name
         prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
@@ -293,7 +293,7 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
             modality=portion.sensor.modality,
             labelled=Labelled(groups=a_third(dataset, plan.seeds))
             if portion.whole_groups
-            else Labelled(share=portion.label_share),
+            else Labelled(share=portion.label_fraction),
             self_training=not plan.choose,
             teacher_train=teacher,
             student_train=student,

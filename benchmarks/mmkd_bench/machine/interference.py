@@ -64,9 +64,9 @@ def interference(before: Counters, after: Counters) -> Interference:
     events = rise("thermal_events")
     fallen_mhz = rise("frequency_mhz")
     return Interference(
-        others_share=share("busy_s", without=after.own_s - before.own_s),
-        steal_share=share("steal_s"),
-        throttled_share=share("throttled_s"),
+        others_cores=share("busy_s", without=after.own_s - before.own_s),
+        steal_cores=share("steal_s"),
+        throttled_fraction=share("throttled_s"),
         thermal_events=None if events is None else round(events),
         frequency_drop=None if not before.frequency_mhz or fallen_mhz is None else -fallen_mhz / before.frequency_mhz,
         celsius_before=before.celsius,
@@ -89,14 +89,14 @@ def suspicions(beside: Interference, machine: MachineFacts) -> tuple[str, ...]:
     sentences = []
     if beside.thermal_events:
         sentences.append(f"cores slowed down because of heat ({beside.thermal_events} events)")
-    if (beside.throttled_share or 0) > THROTTLED_SHARE:
+    if (beside.throttled_fraction or 0) > THROTTLED_SHARE:
         sentences.append(
-            f"the control group's CPU limit held the process back {beside.throttled_share:.0%} of the time"
+            f"the control group's CPU limit held the process back {beside.throttled_fraction:.0%} of the time"
         )
-    if (beside.steal_share or 0) > STEAL_SHARE:
-        sentences.append(f"the hypervisor took {beside.steal_share:.0%} of a core for other guests")
-    if (beside.others_share or 0) > OTHERS_SHARE:
-        sentences.append(f"other processes used {beside.others_share:.0%} of a core")
+    if (beside.steal_cores or 0) > STEAL_SHARE:
+        sentences.append(f"the hypervisor took {beside.steal_cores:.0%} of a core for other guests")
+    if (beside.others_cores or 0) > OTHERS_SHARE:
+        sentences.append(f"other processes used {beside.others_cores:.0%} of a core")
     if (beside.frequency_drop or 0) > FREQUENCY_DROP:
         sentences.append(f"the core frequency fell by {beside.frequency_drop:.0%}")
     moving = [name for name in machine.governors if name != "performance"]

@@ -61,7 +61,7 @@ def measure_launch(job: RunJob, *, import_ms: float, stop: Event) -> tuple[RunOu
             stages=stages,
             pace=pace_of(times.arrays(), deadline_ms=settings.deadline_ms, overloaded=times.overloaded),
             throughput_hz=workload.predictions * len(times) / times.elapsed_ns * 1e9,
-            cpu_share=(after.own_s - before.own_s) / (after.time_s - before.time_s),
+            cpu_cores=(after.own_s - before.own_s) / (after.time_s - before.time_s),
             rss_mb=rss_mb,
             rss_peak_mb=resident_peak_mb(),
             interference=interference(before, after),

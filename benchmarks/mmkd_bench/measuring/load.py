@@ -110,7 +110,7 @@ def offer_load(
 
     cpu_before, begin_s = time.process_time(), time.monotonic()
     answers = run_threads(serve, demand.servers, stop=stop)
-    cpu_share = (time.process_time() - cpu_before) / (time.monotonic() - begin_s)
+    cpu_cores = (time.process_time() - cpu_before) / (time.monotonic() - begin_s)
     order, response_ns, service_ns = (
         np.concatenate([np.array(part, dtype=np.int64) for part in column]) for column in zip(*answers, strict=True)
     )
@@ -124,7 +124,7 @@ def offer_load(
         response_ns=response_ns,
         wait_ns=response_ns - service_ns[order],
         unanswered=0 if stop.is_set() else len(due) - len(response_ns),
-        cpu_share=cpu_share,
+        cpu_cores=cpu_cores,
     )
     return Offered(level=level, response_ns=response_ns)
 
@@ -138,7 +138,7 @@ def judge_level(
     response_ns: NDArray[np.int64],
     wait_ns: NDArray[np.int64],
     unanswered: int,
-    cpu_share: float,
+    cpu_cores: float,
 ) -> Level:
     """Decide whether one load was carried; `wait_ns` (N,) is from due to the start of the call, in due order."""
     sustained = backlog_growth_ns(wait_ns) <= GROWTH_FRACTION * 1e9 * duration_s
@@ -149,7 +149,7 @@ def judge_level(
         answered=len(response_ns),
         response=summarise(response_ns),
         missed=missed,
-        cpu_share=cpu_share,
+        cpu_cores=cpu_cores,
         carried=sustained and missed <= MISSED_FRACTION * due,
     )
 

@@ -250,7 +250,7 @@ def _capacity(report: CapacityReport) -> Sheet:
 def _level_row(name: str, level: Level) -> Sequence[str]:
     counts = (str(level.streams), "yes" if level.carried else "no", str(level.due), str(level.missed))
     times = [*(percentile.value_us for percentile in level.response.percentiles), level.response.max_us]
-    return (name, *counts, *map(duration_text, times), f"{level.cpu_share:.2f}")
+    return (name, *counts, *map(duration_text, times), f"{level.cpu_cores:.2f}")
 
 
 def _answer_lines(report: CapacityReport) -> Iterator[str]:

@@ -126,7 +126,7 @@ def fact_rows(report: BenchReport) -> Iterator[tuple[str, str]]:
     yield "first call", duration_text(1e3 * result.first_call_ms)
     yield "import", duration_text(1e3 * result.import_ms)
     yield "throughput", f"{significant(result.throughput_hz)} predictions per second"
-    yield "CPU", f"{result.cpu_share:.1%} of a core"
+    yield "CPU", f"{result.cpu_cores:.1%} of a core"
     yield "memory", f"{significant(result.rss_mb)} MB resident, peak {significant(result.rss_peak_mb)} MB"
     missing = f"not measured: {result.gpu_note}" if result.gpu_note else "not measured"
     yield "GPU memory", missing if result.gpu_memory_mb is None else f"{significant(result.gpu_memory_mb)} MB"
@@ -142,7 +142,7 @@ def fact_rows(report: BenchReport) -> Iterator[tuple[str, str]]:
         yield "temperature", f"{before:.0f} °C before, {after:.0f} °C after, of the hottest zone"
     if how.hop is not None:
         hops_hz = subject.rate_hz / how.hop
-        share = result.cpu_share / result.throughput_hz * hops_hz
+        share = result.cpu_cores / result.throughput_hz * hops_hz
         yield "real time", f"{significant(hops_hz)} hops per second of one sensor, {share:.2%} of a core"
     pace = result.pace
     if pace is not None and how.deadline_ms is not None:

@@ -55,7 +55,7 @@ _COMPETITORS = {
     "mini_rocket": "MiniRocket",
     "rocket_and_trees": "both",
     "baseline": "baseline",
-    "taught_rocket": "taught rocket",
+    "distilled_rocket": "taught rocket",
     "student": "student",
 }
 """Fields of a sensor's contest, and the heads of their columns."""
@@ -84,15 +84,13 @@ class ComparisonOptions:
         list[str] | None, Option("Train a student for this sensor (repeat); default every one.", metavar="NAME")
     ] = None
     seeds: Annotated[int, Option("Seeds; each judges on another fold of groups.", min=1)] = 1
-    label_share: Annotated[float | None, Option("Fraction of the training labels to use; 1 is all.", shown=False)] = (
-        None
-    )
+    label_fraction: Annotated[float | None, Option("Fraction of training labels to use; 1 is all.", shown=False)] = None
     labelled_groups: Annotated[
         int | None,
         Option(
             "Use the labels of N whole groups of the training windows.",
             metavar="N",
-            shown="a third, where there are 6 or more and some third has every class; else --label-share 0.1",
+            shown="a third, where there are 6 or more and some third has every class; else --label-fraction 0.1",
         ),
     ] = None
     teacher: Annotated[str, Option("Teacher size: tiny, small, medium or base.")] = TEACHER_PRESET
@@ -203,7 +201,8 @@ def asked_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonCon
     refuse_shared_samples(windows)
     preset_named(options.teacher, option="--teacher")
     trainings = trainings_of(windows, options.seeds)
-    labelled = labelled_from_options(options.label_share, options.labelled_groups, otherwise=usual_labelled(trainings))
+    usual = usual_labelled(trainings)
+    labelled = labelled_from_options(options.label_fraction, options.labelled_groups, otherwise=usual)
     for seed, training in enumerate(trainings):
         seen_labels(training, labelled, seed=seed)  # refuses what a fold cannot have
     return comparison_config(data, options, labelled)
@@ -264,9 +263,9 @@ def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     from mmkd_report.words import for_terminal, labelled_title, with_gain_unit
 
     measure = demo.reported_metric
-    counted = f" in {measure.unit}" if measure.unit and not measure.is_share else ""
+    counted = f" in {measure.unit}" if measure.unit and not measure.is_fraction else ""
     judged_on = "" if demo.split is None else f" on {demo.split.judged_on}"
-    labelled = labelled_title(demo.label_share, demo.labelled_groups)
+    labelled = labelled_title(demo.label_fraction, demo.labelled_groups)
     title = f"{demo.dataset.name}: {measure.words}{counted}{judged_on}, {labelled}"
     table = plain_table(("sensor", *_COMPETITORS.values(), "gain", "95 % interval", "gap recovered"), title=title)
     for name, contest in demo.students.items():

@@ -136,7 +136,7 @@ def _document(
         name=compared.dataset.name,
         sha256=first.data.sha256,
         judged_on=f"{first.data.windows} {first.data.part}" if compared.split is None else compared.split.judged_on,
-        labelled=labelled_title(compared.label_share, compared.labelled_groups),
+        labelled=labelled_title(compared.label_fraction, compared.labelled_groups),
         seeds=compared.seeds,
         measure=compared.reported_metric,
         faults_measure="" if first.faults is None else first.faults.measure,
@@ -166,7 +166,7 @@ def _show(document: SensorsDocument) -> None:
     for sentence in verdict(document):
         print(for_terminal(f"{sentence}."))
     measure = document.measure
-    counted = ", %" if measure.is_share else f", {measure.unit}" if measure.unit else ""
+    counted = ", %" if measure.is_fraction else f", {measure.unit}" if measure.unit else ""
     title = f"{document.name}: {measure.words}{counted} on {document.judged_on}, {document.labelled}".rstrip(", ")
     table = plain_table(["sensor", *headings(document)], title=title)
     for row in document.rows:

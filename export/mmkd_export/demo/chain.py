@@ -32,7 +32,7 @@ from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, read_teacher
 from mmkd_models.training.predict import logits_of
-from mmkd_report.schema.demo import AttentionMaps, Contest, DemoBenchmark, DemoDocument, LatencyPercentiles
+from mmkd_report.schema.demo import AttentionMaps, DemoBenchmark, DemoDocument, DemoSensor, LatencyPercentiles
 from mmkd_report.schema.study import PairLatency
 
 Say = Callable[[str], None]
@@ -104,7 +104,7 @@ def best_student(document: DemoDocument) -> str:
     return max(document.students, key=score)
 
 
-def _with_measured(contest: Contest, reference: Path | None, times: PairLatency) -> Contest:
+def _with_measured(contest: DemoSensor, reference: Path | None, times: PairLatency) -> DemoSensor:
     """Add latencies; the baseline has the student's if both are transformers."""
     assert contest.baseline is not None  # folds have one
     is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1] == ("transformer",)  # the first seed's

@@ -145,7 +145,7 @@ def judge_method(
         forgotten_points=100 * (before.old_score - after.old_score) + 0.0,
         forgotten_error_points=standard_error(lost, judge.old, len(judge.old)),
         vanished=vanished_classes(judge, before, after),
-        shares=class_fractions(after.answers, len(judge.new.spec.task.labels)),
+        class_fractions=class_fractions(after.answers, len(judge.new.spec.task.labels)),
         seconds=seconds,
     )
     return msgspec.structs.replace(result, refusals=tuple(_refusals(judge, result)))

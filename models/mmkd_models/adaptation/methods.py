@@ -171,8 +171,8 @@ class PairedSource:
 
     def __init__(self, new: Windows, old: Windows, config: AugmentConfig, *, batch: int, seed: int) -> None:
         half = max(2, batch // 2)
-        self.new = BatchSource(new, config, batch=half, labelled_share=0.0, seed=seed)
-        self.old = BatchSource(old, config, batch=half, labelled_share=0.0, seed=seed + 1)
+        self.new = BatchSource(new, config, batch=half, labelled_fraction=0.0, seed=seed)
+        self.old = BatchSource(old, config, batch=half, labelled_fraction=0.0, seed=seed + 1)
         self.offset = len(new)
 
     def at(self, step: int) -> Batch:

@@ -183,7 +183,8 @@ def _limit_forgetting(
         student = interpolate(task.student, whole, fraction)
         others = [interpolate(task.student, half, fraction) for half in halves]
         after = score_student(judge, student, new_logits=logits_of_others(windows, part, others))
-        result = msgspec.structs.replace(judge_method(judge, "labels", before, after, seconds=0.0), share=fraction)
+        judged = judge_method(judge, "labels", before, after, seconds=0.0)
+        result = msgspec.structs.replace(judged, step_fraction=fraction)
         first = first or (student, after, result)
         if not forgets(result, judge.max_forget) and not vanished_classes(judge, first[1], after):
             return student, result
@@ -230,12 +231,12 @@ def _finish(
         from_sha256=request.student_sha256,
         dataset=request.new.name,
         dataset_sha256=request.new.sha256 or "",
-        way=chosen.method,
+        method=chosen.method,
         teacher_sha256=None if request.teacher is None else request.teacher.sha256,
         labels=0 if labelled is None else len(labelled),
         gain_points=chosen.gain_points,
         forgotten_points=chosen.forgotten_points,
-        share=None if chosen.share == 1.0 else chosen.share,
+        fraction=None if chosen.step_fraction == 1.0 else chosen.step_fraction,
     )
     name, key = student.modality.name, student.facts.dataset_sha256
     hashes = [training_hashes(windows, name, key=key) for windows in (request.old.learn, task.new.learn)]
@@ -301,6 +302,6 @@ def _document(
         written=None,
         labels=0 if labelled is None else len(labelled),
         classes=classes,
-        shares=class_fractions(before.answers, len(classes)),
-        right_shares=() if judge.right is None else class_fractions(judge.right, len(classes)),
+        class_fractions=class_fractions(before.answers, len(classes)),
+        reference_fractions=() if judge.right is None else class_fractions(judge.right, len(classes)),
     )

@@ -342,7 +342,7 @@ def _show_probes(probes: Sequence[ProbeFacts]) -> None:
     for probe in probes:
         interval = f"{probe.low:.1%} to {probe.high:.1%}"
         sensor = probe.modality or "all sensors"
-        table.add_row(probe.asked, sensor, f"{probe.score:.1%}", interval, f"{probe.guessing:.1%}")
+        table.add_row(probe.target, sensor, f"{probe.score:.1%}", interval, f"{probe.chance:.1%}")
     show_table(table)
 
 

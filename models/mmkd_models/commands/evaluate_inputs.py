@@ -97,7 +97,7 @@ class ShiftOptions:
     teacher: Annotated[
         str, Option("Suite shift: size of the teacher: tiny, small, medium or base.", metavar="NAME")
     ] = "tiny"
-    label_share: Annotated[
+    label_fraction: Annotated[
         float, Option("Suite shift: fraction of the training labels to use.", metavar="FRACTION")
     ] = 1.0
     steps: Annotated[
@@ -251,7 +251,7 @@ def chosen_rivals(request: EvaluateRequest, inputs: SuiteInputs) -> list[RivalNa
     require_modules(("torch", "sklearn"), by="mmkd-evaluate --rival", extra="train")
     from mmkd_models.evaluation.rivals import RIVALS
 
-    known = tuple(name for name in RIVALS if name != "taught_rocket")
+    known = tuple(name for name in RIVALS if name != "distilled_rocket")
     chosen = [choice(name, known, option="--rival") for name in dict.fromkeys(names)]
     if set(chosen) != {"extra_trees"}:
         require_modules(("aeon",), by="--rival with convolutional features", extra="rivals")
@@ -289,7 +289,7 @@ def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
 def _shift_order(request: EvaluateRequest, inputs: SuiteInputs, dataset: Dataset) -> ShiftOrder:
     """Return what is trained: for the sensor of the first model, a student of its size."""
     options, modalities, checkpoint = request.shift, inputs.first.modalities, inputs.models[0].checkpoint
-    out, label_share = options.out, options.label_share
+    out, label_fraction = options.out, options.label_fraction
     if out is None:
         raise UsageError("--suite shift needs -o DIR, the folder for its trainings; add it")
     if len(modalities) > 1:
@@ -297,8 +297,10 @@ def _shift_order(request: EvaluateRequest, inputs: SuiteInputs, dataset: Dataset
             f"--suite shift: expected a student or a bundle first, got a teacher of {' and '.join(modalities)}; name "
             "the teacher by --against"
         )
-    if not 0 < label_share <= 1:
-        raise UsageError(f"--label-share {label_share:g}: expected above 0 and up to 1; 0.1 uses a tenth of the labels")
+    if not 0 < label_fraction <= 1:
+        raise UsageError(
+            f"--label-fraction {label_fraction:g}: expected above 0 and up to 1; 0.1 uses a tenth of the labels"
+        )
     require_modules(shared.NEEDS, by="--suite shift", extra="train")
     from mmkd_models.distillation.methods import default_recipe
     from mmkd_models.experiments.comparison import ComparisonConfig
@@ -308,7 +310,7 @@ def _shift_order(request: EvaluateRequest, inputs: SuiteInputs, dataset: Dataset
     name = "" if checkpoint is None else checkpoint.config.preset
     teacher_train, student_train = trains_of(default_metric(dataset.spec.task.kind), options.steps)
     config = ComparisonConfig(
-        labelled=Labelled(share=label_share),
+        labelled=Labelled(share=label_fraction),
         modalities=modalities,
         teacher=preset_named(options.teacher, option="--teacher"),
         student=preset_named(name, option="MODEL") if name in get_args(Preset) else STUDENT_PRESET,

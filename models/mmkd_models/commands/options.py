@@ -56,7 +56,7 @@ Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("-
 class TrainingOptions:
     """How a network is trained."""
 
-    label_share: Annotated[
+    label_fraction: Annotated[
         float | None, Option("Share of the training labels to use; 0.1 is a tenth.", shown="1, all")
     ] = None
     labelled_groups: LabelledGroups = None
@@ -148,7 +148,7 @@ def same_windows(options: TrainingOptions) -> str:
 
 
 def _labelled(options: TrainingOptions) -> Labelled:
-    return labelled_from_options(options.label_share, options.labelled_groups, otherwise=ALL)
+    return labelled_from_options(options.label_fraction, options.labelled_groups, otherwise=ALL)
 
 
 def run_dir_of(output: Path) -> Path:

@@ -104,7 +104,7 @@ class SearchOptions:
 class StudyTraining:
     """How every network is trained."""
 
-    label_share: Annotated[float | None, Option("Fraction of the training labels to use.", shown="1, all")] = None
+    label_fraction: Annotated[float | None, Option("Fraction of the training labels to use.", shown="1, all")] = None
     labelled_groups: LabelledGroups = None
     self_training: Annotated[
         bool, Option("Train teachers on unlabelled windows too.", ("--self-training/--no-self-training",))
@@ -223,7 +223,7 @@ def _options(
         conditions=Conditions(
             dataset_sha256=dataset.sha256,
             modality=modality,
-            labelled=labelled_from_options(training.label_share, training.labelled_groups, otherwise=ALL),
+            labelled=labelled_from_options(training.label_fraction, training.labelled_groups, otherwise=ALL),
             self_training=training.self_training,
             teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=training.teacher_steps, metric=metric),
             student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
@@ -329,7 +329,7 @@ def _show_table(document: StudyDocument) -> None:
 
     facts = document.facts
     told = document.reported_metric
-    counted = f" in {told.unit}" if told.unit and not told.is_share else ""
+    counted = f" in {told.unit}" if told.unit and not told.is_fraction else ""
     title = f"{document.dataset.name}, {facts.modality}: {told.words}{counted} on {judged_on(document)}"
     headings = ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms")
     table = plain_table(headings, left=("method", "teacher"), title=title)

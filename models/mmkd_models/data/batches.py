@@ -59,16 +59,16 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class BatchSource:
-    """Draws the batch of any step; `labelled_share` of each batch is drawn from the labelled windows."""
+    """Draws the batch of any step; `labelled_fraction` of each batch is drawn from the labelled windows."""
 
     def __init__(
-        self, windows: Windows, config: AugmentConfig, *, batch: int, labelled_share: float, seed: int
+        self, windows: Windows, config: AugmentConfig, *, batch: int, labelled_fraction: float, seed: int
     ) -> None:
         self._windows = windows
         self._config = config
         self._batch = min(batch, max(2, len(windows)))
         self._labelled_rows = np.flatnonzero(windows.labelled)
-        self._from_labelled = round(labelled_share * self._batch)
+        self._from_labelled = round(labelled_fraction * self._batch)
         if self._from_labelled and len(self._labelled_rows) == 0:
             mark = unlabelled_mark(windows.spec.task.kind)
             raise UsageError(

@@ -119,7 +119,7 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
     Raise UsageError if the share is not above 0 and up to 1.
     """
     if not 0 < share <= 1:
-        raise UsageError(f"label share: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels")
+        raise UsageError(f"label fraction: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels")
     chosen = np.zeros(len(labels), dtype=bool)
     strata = strata_of(labels)
     for stratum in np.unique(strata[strata >= 0]).tolist():
@@ -141,12 +141,12 @@ def _deal(windows: Windows, *, seed: int, folds: int) -> Rows:
     shares = counts / counts.sum(axis=0)
     # Without the jitter groups of different sizes would be dealt in the same order for every seed.
     jitter = np.random.default_rng(seed).uniform(0.7, 1.3, size=len(counts))
-    fold_shares = np.zeros((folds, counts.shape[1]))
+    fold_fractions = np.zeros((folds, counts.shape[1]))
     fold_of_group = np.zeros(len(counts), dtype=np.int64)
     for number in np.argsort(-counts.sum(axis=1) * jitter):
         # Adding s to a fold that holds f changes the sum of squares by 2 s·f + s·s, and s·s is the same for every fold.
-        crowded = fold_shares @ shares[number]
-        best = int(np.lexsort((fold_shares.sum(axis=1), crowded))[0])
+        crowded = fold_fractions @ shares[number]
+        best = int(np.lexsort((fold_fractions.sum(axis=1), crowded))[0])
         fold_of_group[number] = best
-        fold_shares[best] += shares[number]
+        fold_fractions[best] += shares[number]
     return fold_of_group[group]

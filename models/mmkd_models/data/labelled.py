@@ -34,10 +34,10 @@ A_TENTH = Labelled(share=0.1)
 
 
 def labelled_from_options(share: float | None, groups: int | None, *, otherwise: Labelled) -> Labelled:
-    """Return the labels of `--label-share` and `--labelled-groups`. Raise UsageError if both are given."""
+    """Return the labels of `--label-fraction` and `--labelled-groups`. Raise UsageError if both are given."""
     if share is not None and groups is not None:
         raise UsageError(
-            f"--labelled-groups {groups}: cannot be combined with --label-share {share:g}; leave one of them out"
+            f"--labelled-groups {groups}: cannot be combined with --label-fraction {share:g}; leave one of them out"
         )
     if groups is not None:
         return Labelled(groups=groups)
@@ -48,7 +48,7 @@ def options_of(labelled: Labelled) -> str:
     """Return the command line option for these labels; empty for all."""
     if labelled.groups is not None:
         return f"--labelled-groups {labelled.groups}"
-    return "" if labelled.is_all else f"--label-share {labelled.share:g}"
+    return "" if labelled.is_all else f"--label-fraction {labelled.share:g}"
 
 
 def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray[np.bool_]:
@@ -63,7 +63,7 @@ def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray
     if not train.has_groups:
         raise UsageError(
             f"labelled groups: expected groups in dataset {name!r}, got none; {WRITE_GROUPS}, or label a share of the "
-            "windows (--label-share)"
+            "windows (--label-fraction)"
         )
     names, has = _classes_of_groups(train)
     if not 1 <= count <= len(names):

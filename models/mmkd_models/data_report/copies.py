@@ -12,7 +12,7 @@ from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.sources import Rows
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.probes import Features, ProbeWindows
-from mmkd_models.evaluation.confidence import share_interval
+from mmkd_models.evaluation.confidence import fraction_interval
 from mmkd_models.evaluation.gains import FEWEST_GROUPS
 from mmkd_report.schema.data import Finding
 
@@ -94,7 +94,7 @@ def like_groups(probed: ProbeWindows) -> Iterator[Finding]:
     split = np.zeros(len(names), dtype=np.int64)
     split[code] = probed.windows.splits
     for a, b in np.argwhere(np.triu(mutual > _MOST_SHARED, 1)).tolist():
-        least = min(share_interval(int(counts[x, y]), int(sizes[x]))[0] for x, y in ((a, b), (b, a)))
+        least = min(fraction_interval(int(counts[x, y]), int(sizes[x]))[0] for x, y in ((a, b), (b, a)))
         if split[a] != split[b] and least >= _MOST_SHARED:
             trains, judges = (str(names[group]) for group in sorted((a, b), key=lambda group: split[group]))
             yield Finding(

@@ -176,12 +176,12 @@ def _facts(windows: Windows, probabilities: Features, question: str, modality: s
     low, high = (float(value) for value in np.nanquantile(draws, _INTERVAL))
     chance = 1 / len(np.unique(windows.labels))
     return ProbeFacts(
-        asked=question,
+        target=question,
         modality=modality,
         score=outcome.scores.metric("balanced_accuracy"),
         low=low,
         high=high,
-        guessing=chance,
+        chance=chance,
         windows=len(windows),
         is_better=low > chance,
     )
@@ -189,21 +189,21 @@ def _facts(windows: Windows, probabilities: Features, question: str, modality: s
 
 def probe_findings(probe: ProbeFacts) -> Iterator[Finding]:
     """Yield what it means that a probe recognises something else than the class."""
-    if probe.asked == "class" or not probe.is_better:
+    if probe.target == "class" or not probe.is_better:
         return
     sentence = (
-        f"extra-trees recognise the {probe.asked} from a window with balanced accuracy {probe.score:.0%} (99 % "
-        f"interval from {probe.low:.0%}; chance {probe.guessing:.0%})"
+        f"extra-trees recognise the {probe.target} from a window with balanced accuracy {probe.score:.0%} (99 % "
+        f"interval from {probe.low:.0%}; chance {probe.chance:.0%})"
     )
-    if probe.asked == "split":
+    if probe.target == "split":
         sentence += ", of groups that they were not trained on"
         advice = (
             "the splits differ as wholes, in machine, sensor or campaign, and scores include that difference; deal the "
             "groups into splits again"
         )
     else:
-        advice = f"judge by it: mmkd-evaluate MODEL DATA --suite groups --by {probe.asked}"
-    is_problem = probe.asked == "split"
+        advice = f"judge by it: mmkd-evaluate MODEL DATA --suite groups --by {probe.target}"
+    is_problem = probe.target == "split"
     yield Finding(kind="origin", level="problem" if is_problem else "note", sentence=sentence, advice=advice)
 
 

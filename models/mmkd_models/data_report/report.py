@@ -40,7 +40,7 @@ def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport
     probed = choose_windows(windows)
     results = list(run_probes(probed))
     answers = [result for result in results if not isinstance(result, str)]
-    by_class = answers[0] if answers and answers[0].facts.asked == "class" else None
+    by_class = answers[0] if answers and answers[0].facts.target == "class" else None
     suspects = [] if by_class is None else label_suspects(probed, by_class)
     agreement = 0.0 if by_class is None else label_agreement(by_class)
     drift = tuple(find_drift(scan))

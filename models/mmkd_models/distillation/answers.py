@@ -137,7 +137,7 @@ def memory_of(
     teachers: Sequence[str],
     train: TrainConfig,
     augment: AugmentConfig,
-    labelled_share: float,
+    labelled_fraction: float,
 ) -> AnswerMemory | None:
     """Return the memory of the batches that a training sees, or None without a folder; `teachers` are file hashes."""
     if folder is None:
@@ -147,7 +147,7 @@ def memory_of(
         "windows": [_sha256(array) for array in (windows.labels, windows.groups)],
         "modalities": windows.spec.modalities,
         "teachers": list(teachers),
-        "batch": [train.batch, train.seed, train.precision, labelled_share],
+        "batch": [train.batch, train.seed, train.precision, labelled_fraction],
         "augment": augment,
         "arithmetic": [str(torch.__version__), torch.get_num_threads()],
     }

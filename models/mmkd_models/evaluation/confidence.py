@@ -89,11 +89,11 @@ def label_sets(probabilities: NDArray[Any], least: float) -> NDArray[np.bool_]:
     return sets
 
 
-def share_interval(count: int, of: int) -> tuple[float, float]:
+def fraction_interval(count: int, of: int) -> tuple[float, float]:
     """Return the 95 % interval of a fraction of independent trials (E. B. Wilson, JASA 22, 1927).
 
     Example:
-        >>> low, high = share_interval(95, 100)
+        >>> low, high = fraction_interval(95, 100)
         >>> round(low, 3), round(high, 3)
         (0.888, 0.978)
     """
@@ -113,7 +113,7 @@ def _coverage(
     sets = label_sets(probabilities, least)
     covered, sizes = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
     single = sizes == 1
-    low, high = share_interval(int(covered.sum()), len(labels))
+    low, high = fraction_interval(int(covered.sum()), len(labels))
     return LabelSetCoverage(
         error_level=error_level,
         least_probability=least,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.sources import CutWindows
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluation.chance import compare_with_chance
 from mmkd_models.evaluation.gains import spread
-from mmkd_models.evaluation.guessing import guessing
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.scores import measure_named
 from mmkd_report.schema.figures import LabelLeak
@@ -45,11 +45,11 @@ def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None
 
 def label_leak(judged: Sequence[TestedNetwork], metric: str) -> LabelLeak:
     """Return the score of interpolated labels on each seed, and whether that is a leak."""
-    beside = guessing(judged, metric)
+    beside = compare_with_chance(judged, metric)
     figure = spread([outcome.scores.metric(metric) for outcome in judged])
     best = 0.0 if measure_named(metric).lower_is_better else 1.0
     is_far = abs(best - figure.mean) <= (1 - FAR) * abs(best - beside.figure)
-    return LabelLeak(figure=figure, guessing=beside, leaks=beside.is_better and is_far)
+    return LabelLeak(figure=figure, chance=beside, leaks=beside.is_better and is_far)
 
 
 def _columns(train: Windows) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import AnyScores, Scores, scores_from_answers, scores_from_logits
-from mmkd_models.metrics.weighted import weighted_f1, weighted_precision, weighted_share, weighted_values
+from mmkd_models.metrics.weighted import weighted_f1, weighted_fraction, weighted_precision, weighted_values
 from mmkd_report.schema.figures import ClassScores
 
 FORMAT_VERSION = 1
@@ -141,7 +141,7 @@ def drawn_figures(
         case "macro_f1":
             return weighted_f1(on, is_on, owner, drawn)
         case "subset_accuracy":
-            return weighted_share((on == is_on).all(1), owner, drawn)
+            return weighted_fraction((on == is_on).all(1), owner, drawn)
         case _:
             return weighted_precision(on, answers, owner, drawn)
 

@@ -1,6 +1,6 @@
 """Classical rivals on one sensor: extra-trees on window statistics, MiniRocket, MultiRocket-Hydra, and an average.
 
-Convolutional features are those of aeon (BSD-3-Clause). `taught_rocket` also learns from the teacher: it shows what
+Convolutional features are those of aeon (BSD-3-Clause). `distilled_rocket` also learns from the teacher: it shows what
 distillation gains for MiniRocket.
 """
 
@@ -24,11 +24,11 @@ from mmkd_models.training.choosing import chosen_tau, log_prior
 from mmkd_models.training.committee import grown_network
 from mmkd_models.training.predict import answers_to, series_values
 from mmkd_models.training.ridge import label_answers
-from mmkd_report.schema.figures import CONTESTANTS
+from mmkd_report.schema.figures import MODEL_NAMES
 
-RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra", "taught_rocket"]
+RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra", "distilled_rocket"]
 RIVALS: tuple[RivalName, ...] = get_args(RivalName)
-QUICK_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket", "rocket_and_trees", "taught_rocket")
+QUICK_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket", "rocket_and_trees", "distilled_rocket")
 """Those that take a few seconds; MultiRocket-Hydra takes half a minute of a core for a fold, and compiles as long."""
 
 Answers = NDArray[np.float64]
@@ -80,7 +80,7 @@ class Contestants:
         except ImportError:
             return "aeon is not installed; run: pip install 'mmkd-edge[rivals]'"
         except ValueError as error:  # aeon refuses windows that are too short for its kernels
-            return f"{CONTESTANTS[rival]} refused these windows: {error}"
+            return f"{MODEL_NAMES[rival]} refused these windows: {error}"
         if isinstance(raw, str):
             return raw
         valid = _labelled(self.parts[0])
@@ -96,12 +96,12 @@ class Contestants:
             if isinstance(rocket, str) or isinstance(trees, str):
                 return rocket if isinstance(rocket, str) else str(trees)
             return lambda windows: averaged(rocket(windows), trees(windows), kind=kind)
-        if rival == "taught_rocket" and self.teach is None:
+        if rival == "distilled_rocket" and self.teach is None:
             return "there is no teacher here that could teach it"
         with rocket_threads():
-            series = series_of(self.train if rival == "taught_rocket" else known, self.modality)
+            series = series_of(self.train if rival == "distilled_rocket" else known, self.modality)
             transform = (multi_rocket_hydra if rival == "multi_rocket_hydra" else mini_rocket)(series, seed=self.seed)
-            if rival == "taught_rocket" and self.teach is not None:
+            if rival == "distilled_rocket" and self.teach is not None:
                 answers = ridge_on_targets(transform(series), taught_targets(self.train, self.teach(self.train)))
             else:
                 answers = ridge_on_labels(transform(series), known.labels, task)

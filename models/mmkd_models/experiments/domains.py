@@ -19,9 +19,9 @@ from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, Fol
 from mmkd_models.experiments.progress import Progress
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.metrics.scores import measures_of, told_by
+from mmkd_models.metrics.scores import gain_metric, measures_of
 from mmkd_report.schema.demo import LABELS_ONLY
-from mmkd_report.schema.figures import CONTESTANTS, Measure
+from mmkd_report.schema.figures import MODEL_NAMES, Measure
 from mmkd_report.schema.judging import STUDENT, TEACHER, DomainFigures, DomainSpread, ShiftFacts, TimeFigures
 
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -78,7 +78,7 @@ def judge_shift(
             config = msgspec.structs.replace(order.config, left_out=LeftOutDomains(by=None))
             (in_time,) = compare(replace(comparison, config=config), [0], workers, progress=progress)
     config, spec = order.config, order.dataset.spec
-    measure = told_by(spec.task, config.student_train.metric)
+    measure = gain_metric(spec.task, config.student_train.metric)
     by_fold = [dict(_figures(fold, measure)) for fold in folds]
     everywhere = [name for name in by_fold[0] if all(name in fold for fold in by_fold)]
     figures = {name: [fold[name] for fold in by_fold] for name in everywhere}
@@ -150,7 +150,7 @@ def _figures(fold: FoldResult, measure: Measure) -> Iterator[tuple[str, float]]:
 def _rivals(fold: FoldResult) -> Iterator[tuple[str, Judged | str]]:
     (sensor,) = fold.students.values()
     for rival in _RIVALS:
-        yield CONTESTANTS[rival], sensor.rivals[rival]
+        yield MODEL_NAMES[rival], sensor.rivals[rival]
 
 
 def _in_time(measure: Measure, fold: FoldResult) -> TimeFigures:

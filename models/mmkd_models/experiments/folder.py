@@ -98,7 +98,7 @@ class Folder:
             "labelled": own.labelled,
             "left_out": own.left_out,
             "metric": own.student_train.metric,
-            "teacher": teacher_name(own, teacher, seed) if rival == "taught_rocket" else None,
+            "teacher": teacher_name(own, teacher, seed) if rival == "distilled_rocket" else None,
             "has_aeon": find_spec("aeon") is not None,
         }
         return self.out / "rivals" / f"{own.modality}-{rival}-seed{seed}-{short_hash(decides)}"

@@ -328,7 +328,7 @@ def _keep_answers(folder: Folder, seed: int, block: int, path: Path, on_step: On
 
 
 def _rivals_run(folder: Folder, rivals: tuple[RivalName, ...], seed: int) -> Run:
-    stage: Stage = "taught" if "taught_rocket" in rivals else "rivals"
+    stage: Stage = "taught" if "distilled_rocket" in rivals else "rivals"
     return Run(
         stage=stage,
         title=f"seed {seed} {folder.conditions.modality} {stage}",
@@ -376,7 +376,7 @@ def _judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int, on_ste
         path = folder.rival_folder(rival, seed)
         if read_run(path) is not None:
             continue
-        taught_by = teacher if rival == "taught_rocket" else None
+        taught_by = teacher if rival == "distilled_rocket" else None
         result = RunResult(conditions=conditions, seed=seed, rival=rival, teacher=taught_by)
         judged = contestants.judged(rival)
         if isinstance(judged, str):
@@ -406,12 +406,12 @@ def grid_phases(
     waiting = [trial for trial in taught if trial_result(folder, trial) is None]
     names = {trial.candidate.entry.teacher for trial in waiting}
     teachers = [teacher for teacher in folder.space.teachers if teacher.name in names]
-    untaught = tuple(rival for rival in rivals if rival != "taught_rocket")
+    untaught = tuple(rival for rival in rivals if rival != "distilled_rocket")
     first = [teacher_run(folder, teacher, seed) for seed in seeds for teacher in teachers]
     first += [student_run(folder, trial) for trial in baselines]
     first += [_rivals_run(folder, untaught, seed) for seed in seeds if untaught]
     later = [student_run(folder, trial) for trial in taught]
-    later += [_rivals_run(folder, ("taught_rocket",), seed) for seed in seeds if "taught_rocket" in rivals]
+    later += [_rivals_run(folder, ("distilled_rocket",), seed) for seed in seeds if "distilled_rocket" in rivals]
     answers = []
     terms = [term for method in folder.space.methods if method.recipe is not None for term in method.recipe.terms]
     if ask_before and not any(term.compares_layers() for term in terms):

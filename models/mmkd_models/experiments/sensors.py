@@ -30,9 +30,9 @@ from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.experiments.workers import Executor, Workers
 from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.train_config import OnStep
-from mmkd_report.schema.demo import LABELS_ONLY, Contest, DemoDocument, DemoRival, Network
+from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoRival, DemoSensor, Network
 from mmkd_report.schema.evaluation import DataFacts
-from mmkd_report.schema.judging import Competitor, JudgingDocument, SensorRow
+from mmkd_report.schema.judging import JudgingDocument, SensorModel, SensorRow
 from mmkd_report.schema.study import PairLatency
 
 JUDGED_FILE = "judged.json"
@@ -147,10 +147,10 @@ def sensor_rows(
 
 
 def _row(
-    compared: DemoDocument, name: str, contest: Contest, judged: JudgingDocument, latency: PairLatency | None
+    compared: DemoDocument, name: str, contest: DemoSensor, judged: JudgingDocument, latency: PairLatency | None
 ) -> SensorRow:
     measure = compared.reported_metric
-    who: dict[Competitor, Network | DemoRival | None] = {
+    who: dict[SensorModel, Network | DemoRival | None] = {
         "extra_trees": contest.extra_trees,
         "mini_rocket": contest.mini_rocket,
         "labels_only": contest.baseline,
@@ -163,7 +163,7 @@ def _row(
     scores = {
         key: score for key, model in who.items() if model is not None and (score := model.score(measure)) is not None
     }
-    untaught: tuple[Competitor, ...] = ("extra_trees", "mini_rocket")
+    untaught: tuple[SensorModel, ...] = ("extra_trees", "mini_rocket")
     gain, faults, first = contest.gain_points, judged.faults, judged.models[0].name
     assert gain is not None
     assert faults is not None  # every sensor was judged under faults
@@ -175,8 +175,8 @@ def _row(
         low=gain.low,
         high=gain.high,
         valid_score=valid["distilled"],
-        guessing=contest.student.guessing,
-        is_taught=not contest.student.shipped or any(form != LABELS_ONLY for form in contest.student.shipped),
+        chance=contest.student.chance,
+        is_distilled=not contest.student.shipped or any(form != LABELS_ONLY for form in contest.student.shipped),
         ahead=tuple(key for key in untaught if valid.get(key, -math.inf) > valid["distilled"]),
         under_faults=sum(sum(fault.errors[first]) / len(fault.errors[first]) for fault in faults.faults)
         / len(faults.faults),

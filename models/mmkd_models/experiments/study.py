@@ -42,7 +42,7 @@ from mmkd_models.experiments.table import (
     trial_rows,
 )
 from mmkd_models.experiments.workers import Workers, torch_threads
-from mmkd_models.metrics.scores import measures_of, told_by, written_measures
+from mmkd_models.metrics.scores import gain_metric, measures_of, written_measures
 from mmkd_models.training.checkpoint import file_sha256, library_versions, write_student
 from mmkd_report.schema.figures import LabelledGroups
 from mmkd_report.schema.study import Recommendation, StudyDocument, StudyFacts, StudyMethod, TrialCounts, TrialRow
@@ -163,13 +163,13 @@ def _facts(prepared: PreparedStudy) -> StudyFacts:
     conditions, space = options.conditions, options.space
     folds = [prepared.folder.fold(seed) for seed in prepared.seeds]
     groups, metric = conditions.labelled.groups, conditions.student_train.metric
-    reported = told_by(task, metric).name
+    reported = gain_metric(task, metric).name
     return StudyFacts(
         mode="grid" if options.grid else "search",
         modality=conditions.modality,
-        label_share=conditions.labelled.share if groups is None else None,
+        label_fraction=conditions.labelled.share if groups is None else None,
         metric=metric,
-        told_by=msgspec.UNSET if reported == metric else reported,
+        gain_metric=msgspec.UNSET if reported == metric else reported,
         search_seeds=prepared.search_seeds,
         seeds=prepared.seeds,
         threads=conditions.threads,

@@ -10,19 +10,19 @@ import numpy as np
 
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import OF_GROUPS
+from mmkd_models.evaluation.chance import compare_with_chance
 from mmkd_models.evaluation.gains import gain_of_pairs, gap_recovered, interval_needs, spread
-from mmkd_models.evaluation.guessing import guessing
 from mmkd_models.evaluation.label_leak import leak_of
 from mmkd_models.experiments.comparison import FoldResult, SensorResult
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.scores import AnyScores, LabelScores, Scores, measures_of
 from mmkd_report.schema.demo import (
     FORMAT_VERSION,
-    Contest,
     CurvePoint,
     DemoDataset,
     DemoDocument,
     DemoRival,
+    DemoSensor,
     DemoTeacher,
     Gain,
     MissingSamples,
@@ -44,7 +44,7 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
         format_version=FORMAT_VERSION,
         dataset=_dataset(spec, sha256, folds),
         split=folds[0].split,
-        label_share=None if config.labelled.groups else config.labelled.share,
+        label_fraction=None if config.labelled.groups else config.labelled.share,
         labelled_groups=_labelled_groups(folds),
         labels_spread_in_time=leak_of([fold.spread_in_time for fold in folds], measures[0].name),
         seeds=tuple(fold.seed for fold in folds),
@@ -109,19 +109,19 @@ def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[
     )
 
 
-def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> Contest:
+def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> DemoSensor:
     results, first = [fold.students[name] for fold in folds], measures[0]
     student = [result.student.test for result in results]
     baseline = [result.baseline.test for result in results]
     teacher = [fold.teacher.test for fold in folds]
     rivals = {rival: _rival([result.rivals[rival] for result in results], measures) for rival in results[0].rivals}
-    return Contest(
+    return DemoSensor(
         baseline=_network([result.baseline for result in results], measures),
         student=_network([result.student for result in results], measures, preset=folds[0].config.student),
         extra_trees=rivals["extra_trees"],
         mini_rocket=rivals["mini_rocket"],
         rocket_and_trees=rivals.get("rocket_and_trees"),
-        taught_rocket=rivals.get("taught_rocket"),
+        distilled_rocket=rivals.get("distilled_rocket"),
         gain_points=gain_over_folds(folds, (name,), first),
         over_teacher_points=gain_of_pairs([(student, teacher)], first.name),
         gap_points=gain_of_pairs([(teacher, baseline)], first.name),
@@ -143,7 +143,7 @@ def _network(judged: Sequence[Judged], measures: Sequence[Measure], preset: str 
         learning_rate=tuple(result.learning_rate for result in results),
         kinds=tuple(result.kind for result in results if result.kind),
         shipped=tuple(result.shipped for result in results if result.shipped),
-        guessing=guessing([network.test for network in judged], measures[0].name),
+        chance=compare_with_chance([network.test for network in judged], measures[0].name),
         confusion=msgspec.convert(np.sum(confusions, axis=0).tolist(), _Confusion) if confusions else None,
         counts=msgspec.convert(np.sum(counts, axis=0).tolist(), _Counts) if counts else None,
         curve=tuple(msgspec.convert(point, CurvePoint, from_attributes=True) for point in results[0].curve),
@@ -166,7 +166,7 @@ def _rival(results: Sequence[Judged | str], measures: Sequence[Measure]) -> Demo
     return DemoRival(
         **_figures([rival.test.scores for rival in judged], measures),
         valid_score=spread([rival.result.score or 0.0 for rival in judged]),
-        guessing=guessing([rival.test for rival in judged], measures[0].name),
+        chance=compare_with_chance([rival.test for rival in judged], measures[0].name),
     )
 
 
@@ -175,7 +175,7 @@ def _missing(results: Sequence[SensorResult]) -> MissingSamples:
         return tuple(spread([curve[share] for curve in curves]) for share in curves[0])
 
     return MissingSamples(
-        shares=tuple(map(float, results[0].student.missing)),
+        fractions=tuple(map(float, results[0].student.missing)),
         student=spreads([result.student.missing for result in results]),
         baseline=spreads([result.baseline.missing for result in results]),
     )

@@ -10,15 +10,15 @@ import numpy as np
 
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import split_facts
+from mmkd_models.evaluation.chance import compare_with_chance
 from mmkd_models.evaluation.gains import gain_over_seeds, gap_recovered, spread
-from mmkd_models.evaluation.guessing import guessing
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.folder import Folder, RunResult, read_run
 from mmkd_models.experiments.plan import Candidate, Entry, Trial, candidates
 from mmkd_models.experiments.runs import chosen_trials, judge_network, judge_rivals, trial_result
 from mmkd_models.experiments.search import search_scores
-from mmkd_models.metrics.scores import AnyScores, figures_in, told_by
+from mmkd_models.metrics.scores import AnyScores, figures_in, gain_metric
 from mmkd_report.schema.figures import Measure
 from mmkd_report.schema.study import (
     NONE,
@@ -111,7 +111,7 @@ def entry_rows(
                 parameters=size.parameters,
                 latency_ms=None if size.latency is None else size.latency.student_ms["p50"],
                 chosen=row is chosen,
-                guessing=guessing(tuple(row.tests.values()), measure.name),
+                chance=compare_with_chance(tuple(row.tests.values()), measure.name),
             )
         )
 
@@ -122,7 +122,7 @@ def entry_rows(
 
 
 def _reported(folder: Folder) -> Measure:
-    return told_by(folder.dataset.spec.task, folder.conditions.student_train.metric)
+    return gain_metric(folder.dataset.spec.task, folder.conditions.student_train.metric)
 
 
 def _gains(
@@ -211,7 +211,7 @@ def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]
         rows.append(
             RivalRow(
                 name=rival,
-                teacher=folder.space.teachers[0].name if rival == "taught_rocket" else None,
+                teacher=folder.space.teachers[0].name if rival == "distilled_rocket" else None,
                 seeds=tuple(judged),
                 test=score_table([result.test.scores for result in judged.values()]) if judged else None,
                 reason=reasons[0] if reasons else "",

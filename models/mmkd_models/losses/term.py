@@ -73,7 +73,7 @@ def target_scale(windows: Windows) -> tuple[float, float]:
     if len(np.unique(known)) < 2:
         raise UsageError(
             f"training windows: expected two different values of {windows.spec.task.labels[0]!r} or more in labelled "
-            f"windows, got {len(np.unique(known))}; label some, or raise --label-share"
+            f"windows, got {len(np.unique(known))}; label some, or raise --label-fraction"
         )
     return float(known.mean()), float(known.std())
 

@@ -247,7 +247,7 @@ def measure_named(name: str) -> Measure:
     return next(measure for measure in MEASURES if measure.name == name)
 
 
-def told_by(task: TaskSpec, metric: str) -> Measure:
+def gain_metric(task: TaskSpec, metric: str) -> Measure:
     """Return the measure of gains: the metric that validation maximised, or for regression the error."""
     first = measures_of(task)[0]
     return first if first.lower_is_better else next(one for one in measures_of(task) if one.name == metric)

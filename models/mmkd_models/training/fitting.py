@@ -39,7 +39,7 @@ from mmkd_models.training_hashes import training_hashes
 _MEL_CHUNK = 64
 _LEAST_MEL_SPREAD = 1e-3  # of a log-mel, in nats
 
-LABELLED_SHARE = 0.25
+LABELLED_FRACTION = 0.25
 """Fraction of a batch that is drawn from labelled windows when labels and a teacher teach together."""
 
 
@@ -52,9 +52,10 @@ def new_student(data: TrainingData, modality: str, config: StudentConfig, run: T
     return student
 
 
-def batch_source(windows: Windows, run: TrainingRun, *, labelled_share: float) -> BatchSource:
+def batch_source(windows: Windows, run: TrainingRun, *, labelled_fraction: float) -> BatchSource:
     """Return the batches of a run."""
-    return BatchSource(windows, run.augment, batch=run.train.batch, labelled_share=labelled_share, seed=run.train.seed)
+    train = run.train
+    return BatchSource(windows, run.augment, batch=train.batch, labelled_fraction=labelled_fraction, seed=train.seed)
 
 
 def fit_learner(
@@ -63,7 +64,7 @@ def fit_learner(
     run: TrainingRun,
     *,
     modality: str | None,
-    labelled_share: float,
+    labelled_fraction: float,
     origin: Mapping[str, Any],
 ) -> Fit:
     """Train; `origin` is what else decides the result, so that only the same training is resumed."""
@@ -85,7 +86,7 @@ def fit_learner(
     }
     return fit(
         learner,
-        batch_source(train, run, labelled_share=labelled_share),
+        batch_source(train, run, labelled_fraction=labelled_fraction),
         evaluate=lambda network: scores_of(network, valid, modality=modality),
         config=run.train,
         settings=settings,

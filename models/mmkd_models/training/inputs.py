@@ -69,7 +69,7 @@ def check_labels(data: TrainingData) -> None:
         expected, what = ("every label to be on in", "label") if several else ("every class to have", "class")
         raise UsageError(
             f"training windows: expected {expected} a labelled window, got none for {', '.join(absent)}; "
-            f"label some, raise --label-share or --labelled-groups, or take the {what} out of the dataset"
+            f"label some, raise --label-fraction or --labelled-groups, or take the {what} out of the dataset"
         )
 
 

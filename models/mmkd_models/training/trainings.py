@@ -28,7 +28,7 @@ from mmkd_models.networks.teacher import Teacher, take_teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
 from mmkd_models.training.compatible import check_compatible, check_start
 from mmkd_models.training.fitting import (
-    LABELLED_SHARE,
+    LABELLED_FRACTION,
     adjusted_fit,
     batch_source,
     facts_of,
@@ -60,7 +60,7 @@ def train_teacher(
     )
     started_from = None if start is None else start.sha256
     origin = {"network": msgspec.to_builtins(config), **({"start": started_from} if started_from else {})}
-    result = fit_learner(learner, data, run, modality=None, labelled_share=1.0, origin=origin)
+    result = fit_learner(learner, data, run, modality=None, labelled_fraction=1.0, origin=origin)
     return _teacher_checkpoint(data, config, run, teacher, result, started_from=started_from)
 
 
@@ -76,7 +76,7 @@ def self_train(data: TrainingData, first: TeacherCheckpoint, run: TrainingRun) -
         teacher, first.transformer(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
     )
     origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
-    result = fit_learner(learner, data, run, modality=None, labelled_share=LABELLED_SHARE, origin=origin)
+    result = fit_learner(learner, data, run, modality=None, labelled_fraction=LABELLED_FRACTION, origin=origin)
     started_from = first.facts.started_from or None
     second = _teacher_checkpoint(data, first.config, run, teacher, result, started_from=started_from)
     return second if second.facts.score > first.facts.score else first
@@ -111,7 +111,7 @@ def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run
     student = new_student(data, modality, config, run)
     learner = SupervisedLearner(student, modality=modality, goal=goal_of(data.train))
     origin = {"network": msgspec.to_builtins(config)}
-    result = fit_learner(learner, data, run, modality=modality, labelled_share=1.0, origin=origin)
+    result = fit_learner(learner, data, run, modality=modality, labelled_fraction=1.0, origin=origin)
     result, tau = adjusted_fit(student, result, data, run, modality=modality)
     facts = facts_of(data, run, modality=modality, tau=tau, result=result)
     return student_checkpoint(data, modality, config, run, state=result.state, facts=facts)
@@ -198,7 +198,7 @@ def keep_answers(
     if memory is None or any(term.compares_layers() for term in recipe.terms):
         return
     networks = [_network(teacher.checkpoint, data, recorded=False).eval() for teacher in teachers]
-    source = batch_source(data.train, run, labelled_share=_labelled_share(recipe))
+    source = batch_source(data.train, run, labelled_fraction=_labelled_fraction(recipe))
     memory.write_block(block, networks, source, run.on_step)
 
 
@@ -237,8 +237,8 @@ def _learn_from(
         goal=goal_of(data.train),
     )
     taught = {"recipe": msgspec.to_builtins(recipe), "teachers": [teacher.sha256 for teacher in teachers]}
-    share = _labelled_share(recipe)
-    result = fit_learner(learner, data, run, modality=modality, labelled_share=share, origin={**origin, **taught})
+    share = _labelled_fraction(recipe)
+    result = fit_learner(learner, data, run, modality=modality, labelled_fraction=share, origin={**origin, **taught})
     if memory is not None:
         memory.write()
     return result
@@ -254,7 +254,7 @@ def _memory(
         teachers=[teacher.sha256 for teacher in teachers],
         train=run.train,
         augment=run.augment,
-        labelled_share=_labelled_share(recipe),
+        labelled_fraction=_labelled_fraction(recipe),
     )
 
 
@@ -271,6 +271,6 @@ def _network(checkpoint: TeacherCheckpoint, data: TrainingData, *, recorded: boo
     return FixedViews(network, lambda member: answers_to(member, data.train.with_modalities(names)), whole=recorded)
 
 
-def _labelled_share(recipe: Recipe) -> float:
+def _labelled_fraction(recipe: Recipe) -> float:
     """A recipe that learns from labels draws part of each batch from the labelled windows."""
-    return LABELLED_SHARE if any(isinstance(term, TaskTerm) for term in recipe.terms) else 0.0
+    return LABELLED_FRACTION if any(isinstance(term, TaskTerm) for term in recipe.terms) else 0.0

@@ -139,8 +139,8 @@ def _methods(adaptation: AdaptationDocument) -> Section:
 def _classes(adaptation: AdaptationDocument) -> Iterator[Section]:
     """The fraction of each class among the answers before and after."""
     if adaptation.classes:
-        fractions = {"Reference": adaptation.right_shares, UNCHANGED.capitalize(): adaptation.shares}
-        fractions |= {method.name.capitalize(): method.shares for method in adaptation.methods}
+        fractions = {"Reference": adaptation.reference_fractions, UNCHANGED.capitalize(): adaptation.class_fractions}
+        fractions |= {method.name.capitalize(): method.class_fractions for method in adaptation.methods}
         shown = {name: values for name, values in fractions.items() if values}
         rows = [
             [name, *(percent(values[number], 0) if number < len(values) else "" for values in shown.values())]

@@ -367,7 +367,7 @@ def _figures(run: BenchReport) -> list[tuple[str, str]]:
         ("first call", time_text(1e3 * result.first_call_ms)),
         ("import", time_text(1e3 * result.import_ms)),
         ("throughput", f"{words.significant(result.throughput_hz)} predictions per second"),
-        ("CPU", f"{words.share(result.cpu_share)} of a core"),
+        ("CPU", f"{words.share(result.cpu_cores)} of a core"),
         ("memory", f"{quantity(result.rss_mb, 'MB')}, peak {quantity(result.rss_peak_mb, 'MB')}"),
         ("GPU memory", gpu if result.gpu_memory_mb is None else quantity(result.gpu_memory_mb, "MB")),
     ]

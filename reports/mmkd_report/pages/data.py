@@ -41,11 +41,11 @@ def render_data_report(document: Mapping[str, Any]) -> str:
         DocumentError: The document breaks its contract; the message names the place.
     """
     data = read_data_report(document)
-    probes = [probe for probe in data.probes if probe.asked == "class"]
+    probes = [probe for probe in data.probes if probe.target == "class"]
     parts = (
         [_findings(data)],
         _sensors(probes),
-        _other_probes([probe for probe in data.probes if probe.asked != "class"]),
+        _other_probes([probe for probe in data.probes if probe.target != "class"]),
         [_signals(data), _balance(data), _channels(data)],
         _drift(data),
         _suspects(data),
@@ -88,7 +88,7 @@ def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
         yield (
             f"The best single sensor is {best.modality}: extra-trees reach {with_unit(percent(best.score), '%')} "
             f"balanced accuracy{verdict}, with all sensors {with_unit(percent(together.score), '%')} (chance "
-            f"{with_unit(percent(best.guessing), '%')})."
+            f"{with_unit(percent(best.chance), '%')})."
         )
 
 
@@ -131,7 +131,7 @@ def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
         ]
         caption = (
             "Extra-trees on window statistics, for groups they never saw; chance is "
-            f"{with_unit(percent(probes[0].guessing), '%')}. The interval resamples whole groups."
+            f"{with_unit(percent(probes[0].chance), '%')}. The interval resamples whole groups."
         )
         heads = ["Sensor", "Balanced accuracy, %", BAR, "99 % interval"]
         yield Section("sensors", "Which sensor separates the classes?", [table(heads, rows, caption=caption)])
@@ -141,10 +141,10 @@ def _other_probes(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
     if probes:
         rows = [
             [
-                probe.asked,
+                probe.target,
                 percent(probe.score),
                 _interval(probe),
-                percent(probe.guessing),
+                percent(probe.chance),
                 "yes" if probe.is_better else "no",
             ]
             for probe in probes

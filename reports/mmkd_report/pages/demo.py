@@ -43,10 +43,10 @@ from mmkd_report.pages.demo_answer import (
 from mmkd_report.pages.head import facts, lede
 from mmkd_report.schema.demo import (
     AttentionMaps,
-    Contest,
     DemoBenchmark,
     DemoDocument,
     DemoRival,
+    DemoSensor,
     Gain,
     Network,
     SubsetScore,
@@ -60,10 +60,10 @@ ROLE_NAMES = {
     "mini_rocket": "MiniRocket",
     "rocket_and_trees": "MiniRocket + trees",
     "baseline": "Labels only",
-    "taught_rocket": "MiniRocket, taught",
+    "distilled_rocket": "MiniRocket, taught",
     "student": "Distilled student",
 }
-ROWS = ("extra_trees", "mini_rocket", "rocket_and_trees", "baseline", "taught_rocket", "student")
+ROWS = ("extra_trees", "mini_rocket", "rocket_and_trees", "baseline", "distilled_rocket", "student")
 ALWAYS_SHOWN = ("extra_trees", "mini_rocket")  # with a reason if they were not run
 PAIR = [("baseline", "Labels only"), ("student", "Distilled student")]
 MOST_MATRIX_LABELS = 20  # above it the largest confusions say more than a matrix
@@ -117,7 +117,7 @@ def _lede(demo: DemoDocument, name: str) -> Iterator[str]:
         labels=data.labels,
         groups=data.groups,
         split=demo.split,
-        label_share=demo.label_share,
+        label_fraction=demo.label_fraction,
         labelled_groups=demo.labelled_groups,
     )
     if data.modalities:
@@ -158,7 +158,7 @@ def _results(demo: DemoDocument) -> Section:
     if demo.mean_gain_points and demo.mean_gain_points.method:
         blocks.append(Note(f"Gain: {demo.mean_gain_points.method}."))
     chance = next(
-        (contest.student.guessing for contest in demo.students.values() if contest.student.guessing is not None), None
+        (contest.student.chance for contest in demo.students.values() if contest.student.chance is not None), None
     )
     if chance is not None:
         level = words.score_with_unit(chance.figure, measure)
@@ -168,7 +168,7 @@ def _results(demo: DemoDocument) -> Section:
     return Section("results", "All results", blocks)
 
 
-def _rows(contest: Contest, demo: DemoDocument) -> Iterator[Row]:
+def _rows(contest: DemoSensor, demo: DemoDocument) -> Iterator[Row]:
     for role in ROWS:
         model = getattr(contest, role)
         reason = getattr(model, "reason", None)
@@ -199,10 +199,10 @@ def _row(
     return Row([Cell(ROLE_NAMES[role], role=role), *scores, gained, gap.removesuffix(f"{words.THIN}%"), *size], role)
 
 
-def gap_text(contest: Contest) -> str:
+def gap_text(contest: DemoSensor) -> str:
     """Return the gap recovered with its unit; not measurable unless its interval shows that there is a gap."""
     gap = contest.gap_points
-    if gap is None or not words.is_number(gap.low) or words.is_chance_level(contest.student.guessing):
+    if gap is None or not words.is_number(gap.low) or words.is_chance_level(contest.student.chance):
         return words.NOTHING
     if contest.gap_recovered is None or gap.low <= 0:
         return "not measurable"
@@ -414,7 +414,7 @@ def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore], list[Sub
 def _subset_table(subsets: Sequence[SubsetScore], names: Sequence[str], demo: DemoDocument, caption: str) -> Table:
     measure = demo.reported_metric
     means = [mean_of(subset.score(measure)) or 0.0 for subset in demo.teacher.missing or ()]
-    widest = 1.0 if measure.is_share else max(means, default=1.0) or 1.0
+    widest = 1.0 if measure.is_fraction else max(means, default=1.0) or 1.0
     heads = [*(label(name, "upright") for name in names), BAR, Column(measure.heading)]
     rows: list[list[Cell | str]] = []
     for subset in subsets:
@@ -434,9 +434,8 @@ def _presence(is_present: bool) -> Cell:
 
 def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
     measure = demo.reported_metric
-    tested = {
-        name: contest.missing for name, contest in demo.students.items() if contest.missing and contest.missing.shares
-    }
+    measured = {name: contest.missing for name, contest in demo.students.items()}
+    tested = {name: missing for name, missing in measured.items() if missing and missing.fractions}
     bands = {
         name: {
             role: [_band(score, measure) for score in scores]
@@ -453,15 +452,15 @@ def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
         for role, band in bands[name].items():
             low, mean, high = zip(*band, strict=True)
             edges = {} if low == high else {"low": low, "high": high}
-            lines.append(charts.Line(role=role, name=ROLE_NAMES[role], x=missing.shares, y=mean, **edges))
+            lines.append(charts.Line(role=role, name=ROLE_NAMES[role], x=missing.fractions, y=mean, **edges))
             spoken.append(f"{ROLE_NAMES[role]} {' '.join(words.score_text(value, measure) for value in mean)}")
-        shares = " ".join(words.percent(fraction, 0) for fraction in missing.shares)
+        fractions = " ".join(words.percent(fraction, 0) for fraction in missing.fractions)
         chart = charts.line_chart(
             lines,
             title=name,
-            description=f"{measure.heading} at {shares} percent of the samples missing: {'; '.join(spoken)}.",
+            description=f"{measure.heading} at {fractions} percent of the samples missing: {'; '.join(spoken)}.",
             x_label="samples missing, %",
-            x_axis=charts.tight_axis(missing.shares),
+            x_axis=charts.tight_axis(missing.fractions),
             y_axis=over,
             x_text=charts.percent_text(),
             y_text=lambda value: words.tick(value, measure),
@@ -578,7 +577,7 @@ def _glossary(demo: DemoDocument) -> Facts:
     is_used = {
         "Group": demo.split is None or demo.split.by == "groups",
         "Hybrid": any("hybrid" in training for contest in contests for training in contest.student.shipped),
-        "MiniRocket, taught": any(contest.taught_rocket is not None for contest in contests),
+        "MiniRocket, taught": any(contest.distilled_rocket is not None for contest in contests),
         "Balanced accuracy": "balanced_accuracy" in measures,
         "Macro-F1": "macro_f1" in measures,
     }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmkd_report import words
-from mmkd_report.schema.demo import LABELS_ONLY, Contest, DemoDocument, Gain, LatencyPercentiles
-from mmkd_report.schema.figures import CONTESTANTS, Measure, Spread
+from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoSensor, Gain, LatencyPercentiles
+from mmkd_report.schema.figures import MODEL_NAMES, Measure, Spread
 
-RIVALS = tuple((key, CONTESTANTS[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees"))
+RIVALS = tuple((key, MODEL_NAMES[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees"))
 """Field and name of the rivals that learn from labels only."""
 
 _ALWAYS = ("extra_trees", "mini_rocket")  # rivals that are named even if they were not run
@@ -21,8 +21,8 @@ def question(demo: DemoDocument) -> str:
     if demo.labelled_groups is not None:
         was = "was" if demo.labelled_groups.labelled == 1 else "were"
         setting = f"Everything was recorded, {words.labelled_groups_text(demo.labelled_groups)} {was} labelled."
-    elif demo.label_share is not None:
-        labelled = f"{words.share(demo.label_share)} was" if demo.label_share < 1 else "and everything was"
+    elif demo.label_fraction is not None:
+        labelled = f"{words.share(demo.label_fraction)} was" if demo.label_fraction < 1 else "and everything was"
         setting = f"Everything was recorded, {labelled} labelled."
     which = "Which one sensor is enough" if len(demo.students) > 1 else "Is one sensor enough"
     return f"{setting} {which}, and what does distillation gain?"
@@ -84,13 +84,13 @@ def shipped(demo: DemoDocument) -> str:
 
 def leak(demo: DemoDocument) -> str:
     """Return the warning about labels that leak through time; empty if they do not."""
-    return words.leak_sentence(demo.labels_spread_in_time, demo.label_share, demo.reported_metric, split=demo.split)
+    return words.leak_sentence(demo.labels_spread_in_time, demo.label_fraction, demo.reported_metric, split=demo.split)
 
 
 def is_judged(demo: DemoDocument) -> bool:
     """Return whether validation chose a student, and it is better than chance."""
     best = best_student(demo)
-    return best is not None and not words.is_chance_level(demo.students[best].student.guessing)
+    return best is not None and not words.is_chance_level(demo.students[best].student.chance)
 
 
 def is_chosen_by_validation(demo: DemoDocument) -> bool:
@@ -126,7 +126,7 @@ def _test_scores(demo: DemoDocument) -> dict[str, float]:
     return {name: score for name, score in scores.items() if words.is_number(score)}
 
 
-def _validated_rivals(contest: Contest) -> dict[str, float]:
+def _validated_rivals(contest: DemoSensor) -> dict[str, float]:
     """Return validation scores by rival; labels only is one unless validation chose among trainings with it."""
     baseline = [] if contest.student.shipped else [("labels only", contest.baseline)]
     models = [*baseline, *((name, getattr(contest, field)) for field, name in RIVALS)]
@@ -136,13 +136,13 @@ def _validated_rivals(contest: Contest) -> dict[str, float]:
 
 def _chance_sentence(demo: DemoDocument, best: str) -> str:
     measure = demo.reported_metric
-    students = [name for name, contest in demo.students.items() if not words.is_chance_level(contest.student.guessing)]
+    students = [name for name, contest in demo.students.items() if not words.is_chance_level(contest.student.chance)]
     models = [("the teacher", demo.teacher)]
     for sensor, contest in demo.students.items():
         fields = [("baseline", "labels only"), *RIVALS]
         models += [(f"{name} on {sensor}", model) for key, name in fields if (model := getattr(contest, key))]
     better = [f"the student of {name}" for name in students]
-    better += [name for name, model in models if model.guessing is not None and model.guessing.is_better]
+    better += [name for name, model in models if model.chance is not None and model.chance.is_better]
     head = "No sensor can be judged: no student is better than chance"
     if students:
         head = f"The student of {best}, which validation chooses, is no better than chance, so no conclusion is drawn"
@@ -151,7 +151,7 @@ def _chance_sentence(demo: DemoDocument, best: str) -> str:
     scores = [
         words.score_and_chance(name, mean_of(demo.students[name].student.score(measure)), chance, measure)
         for name in ([best] if students else list(demo.students)[:MOST_NAMED])
-        if (chance := demo.students[name].student.guessing) is not None
+        if (chance := demo.students[name].student.chance) is not None
     ]
     tail = f" Better than chance: {words.join_words(better)}." if better else ""
     return f"{head} ({measure.words}: {'; '.join(scores)}).{tail}"
@@ -216,7 +216,7 @@ def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
     if best is None:
         return
     student, measure = demo.students[best].student, demo.reported_metric
-    teacher, chance = mean_of(demo.teacher.score(measure)), student.guessing
+    teacher, chance = mean_of(demo.teacher.score(measure)), student.chance
     caption = f"{measure.words} with {best} alone"
     caption += f" · all sensors {words.score_with_unit(teacher, measure)}" if words.is_number(teacher) else ""
     caption += "" if chance is None else f" · chance {words.score_with_unit(chance.figure, measure)}"

@@ -299,7 +299,7 @@ def _pareto(export: ExportDocument) -> Iterator[Section]:
         x_axis=charts.axis([0.0, *(point.x for point in points)], floor=0.0),
         y_axis=over,
         x_text=words.plain,
-        y_text=(lambda value: percent(value, digits)) if metric.is_share else words.plain,
+        y_text=(lambda value: percent(value, digits)) if metric.is_fraction else words.plain,
         floor=floor,
     )
     entries = [
@@ -314,7 +314,7 @@ def _pareto(export: ExportDocument) -> Iterator[Section]:
 
 
 def _height_text(value: float | None, metric: Measure) -> str:
-    if metric.is_share:
+    if metric.is_fraction:
         return words.with_unit(percent(value, 2), "%")
     return f"{metric.words} {words.score_text(value, metric)}"
 

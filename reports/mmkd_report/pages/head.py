@@ -15,7 +15,7 @@ def lede(
     labels: Sequence[str],
     groups: int | None,
     split: Split | None,
-    label_share: float | None,
+    label_fraction: float | None,
     labelled_groups: LabelledGroups | None,
 ) -> Iterator[str]:
     """Yield sentences: the dataset, its task, what judges, and which labels are used."""
@@ -28,8 +28,8 @@ def lede(
     if labelled_groups is not None:
         labelled = words.labelled_groups_text(labelled_groups)
         yield f"Training uses the labels of {labelled}, chosen by the seed; all validation windows are labelled."
-    elif label_share is not None and label_share < 1:
-        yield f"Training uses {words.share(label_share)} of the labels, the same for every model."
+    elif label_fraction is not None and label_fraction < 1:
+        yield f"Training uses {words.share(label_fraction)} of the labels, the same for every model."
 
 
 def facts(mapping: Mapping[str, object] | None) -> list[tuple[str, str]]:

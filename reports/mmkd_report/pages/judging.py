@@ -24,7 +24,7 @@ from mmkd_report.page import (
     render,
     table,
 )
-from mmkd_report.schema.cost import EITHER_WAY, SHARES, WHOLE, Assumption, CostFacts, Swing
+from mmkd_report.schema.cost import EITHER_WAY, FRACTIONS, WHOLE, Assumption, CostFacts, Swing
 from mmkd_report.schema.judging import (
     JudgedModel,
     JudgingDocument,
@@ -179,7 +179,7 @@ def _cost(cost: CostFacts, result: SuiteResult) -> Section:
             {"path": assumption.path, "low": assumption.low, "high": assumption.high, "follows": assumption.follows}
             for assumption in cost.assumptions
         ],
-        "shares": SHARES,
+        "fractions": FRACTIONS,
         "whole": WHOLE,
         "either_way": EITHER_WAY,
         "most_swings": MOST_SWINGS,
@@ -202,7 +202,7 @@ def _json_script(state: Mapping[str, object]) -> Any:
 
 def _slider(one: Assumption) -> Any:
     key = one.path.partition(".")[2]
-    most = 1.0 if key in SHARES else max(2 * one.high, 2 * one.value, 1.0)
+    most = 1.0 if key in FRACTIONS else max(2 * one.high, 2 * one.value, 1.0)
     is_whole = key in WHOLE
     slider = charts.element(
         "input",

@@ -8,7 +8,7 @@ from typing import Any
 from mmkd_report import words
 from mmkd_report.page import Cell, Facts, Page, Row, Section, render, table
 from mmkd_report.schema.cost import example_text
-from mmkd_report.schema.judging import COMPETITORS, SensorRow, SensorsDocument, read_sensors
+from mmkd_report.schema.judging import SENSOR_MODELS, SensorRow, SensorsDocument, read_sensors
 from mmkd_report.words import count, is_chance_level, is_number, percent, score_text, score_with_unit, significant
 
 
@@ -45,7 +45,7 @@ def verdict(sensors: SensorsDocument) -> Iterator[str]:
     conclusion is drawn.
     """
     best, *others = sensors.rows
-    if is_chance_level(best.guessing):
+    if is_chance_level(best.chance):
         yield _chance_sentence(sensors)
         return
     name, measure = best.sensors[0], sensors.measure
@@ -56,15 +56,15 @@ def verdict(sensors: SensorsDocument) -> Iterator[str]:
         f"{name} is the sensor whose student validates best: {measure.words} {distilled} on {sensors.judged_on}, "
         f"{baseline} with labels only, {teacher} with all sensors"
     )
-    if not best.is_taught:
+    if not best.is_distilled:
         yield f"Distillation does not improve {name}: labels only validated better and is shipped"
     elif is_number(best.gain):
         yield words.gain_verdict(best.gain, best.low, best.high, measure, f" on {name}")
     if best.ahead:
-        rivals = words.join_words([COMPETITORS[key] for key in best.ahead])
+        rivals = words.join_words([SENSOR_MODELS[key] for key in best.ahead])
         yield f"Ahead of the student on validation of {name}, without a teacher: {rivals}"
     if others:
-        level = ", no better than chance" if is_chance_level(others[0].guessing) else ""
+        level = ", no better than chance" if is_chance_level(others[0].chance) else ""
         score = score_with_unit(others[0].scores["distilled"].mean, measure)
         yield f"The next is {others[0].sensors[0]}, with {score}{level}"
         yield f"The worst fault of {name} is {best.worst_fault}"
@@ -73,7 +73,7 @@ def verdict(sensors: SensorsDocument) -> Iterator[str]:
 
 def _chance_sentence(sensors: SensorsDocument) -> str:
     best = sensors.rows[0]
-    better = [row.sensors[0] for row in sensors.rows if not is_chance_level(row.guessing)]
+    better = [row.sensors[0] for row in sensors.rows if not is_chance_level(row.chance)]
     head, tail = "No sensor can be judged: no student is better than chance", ""
     if better:
         head = (
@@ -81,9 +81,9 @@ def _chance_sentence(sensors: SensorsDocument) -> str:
         )
         tail = f"; better than chance are the students of {words.join_words(better)}"
     figures = [
-        words.score_and_chance(row.sensors[0], row.scores["distilled"].mean, row.guessing, sensors.measure)
+        words.score_and_chance(row.sensors[0], row.scores["distilled"].mean, row.chance, sensors.measure)
         for row in ([best] if better else sensors.rows)
-        if row.guessing is not None
+        if row.chance is not None
     ]
     return f"{head} ({sensors.measure.words}: {'; '.join(figures)}){tail}"
 
@@ -106,7 +106,7 @@ def cells(row: SensorRow, sensors: SensorsDocument) -> list[str]:
         ends = f"{words.signed_gain(row.low, measure)} to {words.signed_gain(row.high, measure)}"
     write = significant if sensors.faults_measure == "rmse" else percent
     return [
-        *(score_text(row.scores[key].mean if key in row.scores else None, measure) for key in COMPETITORS),
+        *(score_text(row.scores[key].mean if key in row.scores else None, measure) for key in SENSOR_MODELS),
         words.signed_gain(row.gain, measure),
         ends,
         write(row.under_faults),
@@ -123,7 +123,7 @@ def headings(sensors: SensorsDocument) -> list[str]:
     unit = "" if sensors.faults_measure == "rmse" else ", %"
     example = "example " if sensors.costs_to_enter else ""
     return [
-        *COMPETITORS.values(),
+        *SENSOR_MODELS.values(),
         sensors.measure.gain_heading.lower(),
         "95 % interval",
         f"error under faults{unit}",

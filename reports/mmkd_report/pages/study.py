@@ -28,7 +28,7 @@ from mmkd_report.page import (
 )
 from mmkd_report.pages.head import facts, lede
 from mmkd_report.pages.study_answer import RACE, answer, caution, entry_name, key_figures, question, section_notes
-from mmkd_report.schema.figures import CONTESTANTS, Measure
+from mmkd_report.schema.figures import MODEL_NAMES, Measure
 from mmkd_report.schema.study import (
     NONE,
     EntryRow,
@@ -80,7 +80,7 @@ def _lede(study: StudyDocument) -> Iterator[str]:
         labels=data.labels,
         groups=data.groups,
         split=data.split,
-        label_share=setup.label_share,
+        label_fraction=setup.label_fraction,
         labelled_groups=setup.labelled_groups,
     )
     yield f"{words.count(data.windows)} windows; teachers see {words.join_words(data.modalities)}."
@@ -128,7 +128,7 @@ def results_table(study: StudyDocument) -> Table:
         )
         groups.setdefault(f"{entry.student} student", []).append(made)
     rivals = [
-        row("extra_trees", CONTESTANTS.get(rival.name, rival.name), "", rival.test)
+        row("extra_trees", MODEL_NAMES.get(rival.name, rival.name), "", rival.test)
         for rival in study.rivals
         if rival.test
     ]
@@ -175,7 +175,8 @@ def _table(study: StudyDocument) -> Section:
 def study_section(study: StudyDocument) -> str:
     """Return the study as a section of Markdown: heading, command, table, coverage and choice."""
     facts = study.facts
-    title = f"{study.dataset.name}, {facts.modality}, {words.labelled_title(facts.label_share, facts.labelled_groups)}"
+    labelled = words.labelled_title(facts.label_fraction, facts.labelled_groups)
+    title = f"{study.dataset.name}, {facts.modality}, {labelled}"
     notes = "\n".join(section_notes(study))
     text = f"## {title}\n\n```sh\n{study.command}\n```\n\n{markdown(results_table(study))}\n{notes}\n"
     return words.for_terminal(text)

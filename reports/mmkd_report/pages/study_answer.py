@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from mmkd_report import words
-from mmkd_report.schema.figures import CONTESTANTS, Measure
+from mmkd_report.schema.figures import MODEL_NAMES, Measure
 from mmkd_report.schema.study import NONE, EntryRow, SeedGain, StudyDocument, baseline_of, chosen_entry, teacher_of
 
 RACE = (
@@ -26,7 +26,7 @@ def question(study: StudyDocument) -> str:
 
 def answer(study: StudyDocument) -> tuple[str, ...]:
     """Return the answer; no conclusion is drawn if the student that validation chose is no better than chance."""
-    if words.is_chance_level(chosen_entry(study).guessing):
+    if words.is_chance_level(chosen_entry(study).chance):
         return (verdict(study),)
     sentences = (verdict(study), _gain_sentence(study), _nested_sentence(study), _rival_sentence(study))
     return tuple(sentence for sentence in sentences if sentence)
@@ -50,7 +50,7 @@ def study_leak(study: StudyDocument) -> str:
     """Return the warning about labels that leak through time; empty if they do not."""
     facts = study.facts
     return words.leak_sentence(
-        facts.labels_spread_in_time, facts.label_share, study.measures[0], split=study.dataset.split
+        facts.labels_spread_in_time, facts.label_fraction, study.measures[0], split=study.dataset.split
     )
 
 
@@ -61,8 +61,8 @@ def verdict(study: StudyDocument) -> str:
     if entry.method != NONE and entry.teacher is not None:
         method = f"distilled with {entry.method} from the teacher {entry.teacher}"
     name = f"the {entry.student} student {method}"
-    if entry.guessing is not None and not entry.guessing.is_better:
-        figures = words.score_and_chance(measure.words, entry.test[measure.name].mean, entry.guessing, measure)
+    if entry.chance is not None and not entry.chance.is_better:
+        figures = words.score_and_chance(measure.words, entry.test[measure.name].mean, entry.chance, measure)
         return f"No student can be judged: {name}, which validation chose, is no better than chance ({figures})."
     rival = max(_validated_rivals(study, entry), default=None)
     if rival is not None and rival[0] >= rival[1]:
@@ -86,7 +86,7 @@ def _validated_rivals(study: StudyDocument, entry: EntryRow) -> Iterator[tuple[f
 
 
 def _rival_name(name: str) -> str:
-    return CONTESTANTS.get(name, name)
+    return MODEL_NAMES.get(name, name)
 
 
 def _gain_sentence(study: StudyDocument) -> str:
@@ -138,7 +138,7 @@ def key_figures(study: StudyDocument) -> Iterator[tuple[str, str]]:
         words.score_with_unit(entry.test[measure.name].mean, measure),
         f"{measure.words} of the chosen student on test",
     )
-    if entry.gain_points is not None and not words.is_chance_level(entry.guessing):
+    if entry.gain_points is not None and not words.is_chance_level(entry.chance):
         gain = entry.gain_points[measure.name]
         unit = f"{measure.gain_unit} " if measure.gain_unit else ""
         ends = (
@@ -168,7 +168,7 @@ def judged_on(study: StudyDocument) -> str:
     split, facts = study.dataset.split, study.facts
     folds = "" if split is not None and split.by == "own split" else f" ({words.counted(len(facts.seeds), 'fold')})"
     windows = "people and machines never seen" if split is None else split.judged_on
-    return f"{windows}{folds}, {words.labelled_title(facts.label_share, facts.labelled_groups)}"
+    return f"{windows}{folds}, {words.labelled_title(facts.label_fraction, facts.labelled_groups)}"
 
 
 def section_notes(study: StudyDocument) -> Iterator[str]:

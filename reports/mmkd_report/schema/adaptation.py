@@ -40,14 +40,14 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     forgotten_error_points: float
     vanished: tuple[str, ...] = ()  # classes that are hardly answered any more
     refusals: tuple[str, ...] = ()  # reasons against writing it
-    shares: tuple[float, ...] = ()  # fraction of each class among its answers to new windows
-    share: float = 1.0  # of the step to what was learnt, if all of it forgets too much
+    class_fractions: tuple[float, ...] = ()  # fraction of each class among its answers to new windows
+    step_fraction: float = 1.0  # of the step to what was learnt, if all of it forgets too much
     seconds: float
 
     @property
     def name(self) -> str:
         """The method, and the fraction of its step."""
-        return self.method if self.share == 1.0 else f"{self.method}, {self.share:.0%} of the way"
+        return self.method if self.step_fraction == 1.0 else f"{self.method}, {self.step_fraction:.0%} of the way"
 
 
 class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,8 +69,8 @@ class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
     written: str | None
     labels: int = 0  # the number that was used
     classes: tuple[str, ...] = ()
-    shares: tuple[float, ...] = ()  # fraction of each class among the unchanged student's answers to new windows
-    right_shares: tuple[float, ...] = ()  # of the reference answers; empty without any
+    class_fractions: tuple[float, ...] = ()  # of each class among the unchanged student's answers
+    reference_fractions: tuple[float, ...] = ()  # of the reference answers; empty without any
 
     @property
     def chosen_method(self) -> MethodResult | None:

@@ -91,9 +91,9 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
 class Interference(msgspec.Struct, frozen=True, kw_only=True):
     """Disturbances of a measurement."""
 
-    others_share: float | None  # core time of other processes, as a fraction of one core
-    steal_share: float | None  # core time taken by the hypervisor, as a fraction of one core
-    throttled_share: float | None  # fraction of the time in which the control group was throttled
+    others_cores: float | None  # core time of other processes, as a fraction of one core
+    steal_cores: float | None  # core time taken by the hypervisor, as a fraction of one core
+    throttled_fraction: float | None  # fraction of the time in which the control group was throttled
     thermal_events: int | None  # times a core slowed down because of heat
     frequency_drop: float | None  # fall of the core frequency, as a fraction of the one before
     celsius_before: float | None = None  # hottest thermal zone
@@ -184,7 +184,7 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[Stage, ...]  # measured after the end-to-end calls
     pace: Pace | None
     throughput_hz: float  # predictions per second
-    cpu_share: float  # core time of this process as a fraction of one core
+    cpu_cores: float  # core time of this process as a fraction of one core
     rss_mb: float  # resident memory when warm
     rss_peak_mb: float  # samples of the benchmark included
     interference: Interference
@@ -230,7 +230,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: float
     first_call_ms: float
     throughput_hz: float
-    cpu_share: float
+    cpu_cores: float
     rss_mb: float
     rss_peak_mb: float
     gpu_memory_mb: float | None = None
@@ -353,7 +353,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     answered: int  # windows that were answered before the load was given up
     response: LatencySummary  # from the moment a window came due to its answer
     missed: int  # windows that were answered after the deadline, or not at all
-    cpu_share: float  # core time of the process as a fraction of one core
+    cpu_cores: float  # core time of the process as a fraction of one core
     carried: bool  # at most one window in 1,000 missed, and the backlog did not grow
 
 

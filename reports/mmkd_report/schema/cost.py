@@ -12,7 +12,7 @@ import msgspec
 
 CostOption = Literal["teacher", "student", "rival"]
 Mark = Literal["measured", "entered", "default"]
-SHARES = ("discount_rate", "avoidable_share", "spares_share", "detection", "false_alarms")
+FRACTIONS = ("discount_rate", "avoidable_fraction", "spares_fraction", "detection", "false_alarms")
 """Numbers that are 1 at most."""
 WHOLE = ("stations", "years")
 """Whole numbers: decisions, without a range unless one is given."""
@@ -28,20 +28,20 @@ class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     discount_rate: float = 0.08
     price_per_kwh: float = 0.190
     faults_per_station_year: float = 0.5
-    avoidable_share: float = 0.5  # fraction of the cost of a missed fault that detection saves
+    avoidable_fraction: float = 0.5  # fraction of the cost of a missed fault that detection saves
     missed_cost: float = 20_000.0  # of a fault without an alarm
     false_alarm_cost: float = 150.0  # of a search for a fault that does not exist
     checks_per_station_year: float = 365.0  # how often somebody would act on an alarm
     hourly_rate: float = 60.0  # of people
 
 
-class Priced(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EquipmentCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Equipment of every station, without its detection."""
 
     sensor_price: float = 300.0  # of all sensors of a station
     installation: float = 200.0
     sensor_life_years: float = 10.0
-    spares_share: float = 0.05  # fraction of the sensors that is kept as spares
+    spares_fraction: float = 0.05  # fraction of the sensors that is kept as spares
     node_price: float = 400.0  # of the computer of a station
     node_life_years: float = 5.0
     gateway_price: float = 0.0
@@ -55,7 +55,7 @@ class Priced(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     maintenance_hours: float = 1.0  # per year and station
 
 
-class Equipment(Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Equipment(EquipmentCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One option: equipment of every station, and its detection."""
 
     detection: float  # fraction of the faults that are detected

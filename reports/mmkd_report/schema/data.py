@@ -93,12 +93,12 @@ class ExampleWindow(msgspec.Struct, frozen=True, kw_only=True):
 class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Balanced accuracy of extra-trees on window statistics, on windows that they were not fitted on."""
 
-    asked: str  # `class`, `split` or a key of the metadata
+    target: str  # `class`, `split` or a key of the metadata
     modality: str | None  # the sensor they see; None for all
     score: float
     low: float  # lower end of the 99 % interval, by resampling whole groups
     high: float
-    guessing: float  # chance: one over the number of answers
+    chance: float  # chance: one over the number of answers
     windows: int  # number that judged
     is_better: bool  # whether the whole interval is above chance
 

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from mmkd_report.schema.figures import (
-    CONTESTANTS,
+    MODEL_NAMES,
     NULL,
     OF_CLASSES,
-    Guessing,
+    Chance,
     LabelLeak,
     LabelledGroups,
     Measure,
@@ -55,7 +55,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     terms: dict[str, float] | None = None
 
 
-LABELS_ONLY = CONTESTANTS["labels_only"]
+LABELS_ONLY = MODEL_NAMES["labels_only"]
 """The form of a student without a teacher."""
 
 _Figure = Spread | None | msgspec.UnsetType
@@ -84,7 +84,7 @@ class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
     """A trained network: teacher, student or baseline."""
 
     valid_score: Spread | None = None
-    guessing: Guessing | None = None
+    chance: Chance | None = None
     parameters: int | None = None
     preset: str | None = None
     modalities: tuple[str, ...] | None = None
@@ -115,7 +115,7 @@ class DemoRival(Scored, frozen=True, kw_only=True, omit_defaults=True):
 
     reason: str | None = None
     valid_score: Spread | None = None
-    guessing: Guessing | None = None
+    chance: Chance | None = None
 
 
 class AttentionMaps(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,12 +132,12 @@ class AttentionMaps(msgspec.Struct, frozen=True, kw_only=True):
 class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
     """The first measure by fraction of missing samples."""
 
-    shares: tuple[float, ...]
+    fractions: tuple[float, ...]
     student: tuple[Spread | None, ...]
     baseline: tuple[Spread | None, ...] = ()
 
 
-class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DemoSensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One modality: its student, baseline and rivals, and the gain of distillation."""
 
     student: Network
@@ -145,7 +145,7 @@ class Contest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra_trees: DemoRival | None = None
     mini_rocket: DemoRival | None = None
     rocket_and_trees: DemoRival | None = None
-    taught_rocket: DemoRival | None = None  # learns from the student's teacher; other rivals from labels only
+    distilled_rocket: DemoRival | None = None  # learns from the student's teacher; other rivals from labels only
     gain_points: Gain | None = None
     over_teacher_points: Gain | None = None  # of the student over the teacher
     gap_points: Gain | None = None  # of the teacher over labels only
@@ -215,9 +215,9 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     format_version: int
     dataset: DemoDataset
     teacher: DemoTeacher
-    students: dict[str, Contest]
+    students: dict[str, DemoSensor]
     command: str | None = None
-    label_share: float | None = None  # fraction of the training windows; None if whole groups are labelled
+    label_fraction: float | None = None  # fraction of the training windows; None if whole groups are labelled
     labelled_groups: LabelledGroups | None = None
     labels_spread_in_time: LabelLeak | None = None
     split: Split | None = None

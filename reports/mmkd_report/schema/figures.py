@@ -23,7 +23,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     lower_is_better: bool = False
 
     @property
-    def is_share(self) -> bool:
+    def is_fraction(self) -> bool:
         """Whether it is a fraction, shown in percent."""
         return self.scale != 1
 
@@ -50,7 +50,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def floor(self) -> float:
         """Lower end of an axis."""
-        return 0.0 if self.is_share or self.lower_is_better else -math.inf
+        return 0.0 if self.is_fraction or self.lower_is_better else -math.inf
 
     @property
     def ceiling(self) -> float:
@@ -112,12 +112,12 @@ class RatioRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     repeats: int | None = None
 
 
-CONTESTANTS: dict[str, str] = {
+MODEL_NAMES: dict[str, str] = {
     "extra_trees": "extra-trees",
     "mini_rocket": "MiniRocket",
     "rocket_and_trees": "MiniRocket and extra-trees averaged",
     "multi_rocket_hydra": "MultiRocket-Hydra",
-    "taught_rocket": "MiniRocket, taught by the same teacher",
+    "distilled_rocket": "MiniRocket, taught by the same teacher",
     "labels_only": "labels only",
     "distilled": "distilled",
     "teacher": "teacher",
@@ -125,7 +125,7 @@ CONTESTANTS: dict[str, str] = {
 """Models of a comparison, in the words of every page and terminal."""
 
 
-class Guessing(msgspec.Struct, frozen=True, kw_only=True):
+class Chance(msgspec.Struct, frozen=True, kw_only=True):
     """A model compared with chance in one measure, mean over seeds."""
 
     figure: float  # of chance
@@ -145,7 +145,7 @@ class LabelLeak(msgspec.Struct, frozen=True, kw_only=True):
     """Labels spread in time over the unlabelled training windows, without any sensor."""
 
     figure: Spread  # their score in the first measure
-    guessing: Guessing
+    chance: Chance
     leaks: bool  # far better than chance: a random fraction of labels leaks through time
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from mmkd_report.schema.cost import CostFacts
 from mmkd_report.schema.evaluation import DataFacts, WindowGain
-from mmkd_report.schema.figures import CONTESTANTS, Guessing, Measure, Spread
+from mmkd_report.schema.figures import MODEL_NAMES, Chance, Measure, Spread
 from mmkd_report.schema.reading import typed
 
 FORMAT_VERSION = 1
@@ -42,7 +42,7 @@ class FaultFigures(msgspec.Struct, frozen=True, kw_only=True):
     """One fault."""
 
     name: str
-    what: str  # its effect at severity 1
+    effect: str  # its effect at severity 1
     practised: dict[str, bool | None]  # by model, whether training practised it; None if unknown
     errors: dict[str, tuple[float, ...]]  # by model, at each severity
     relative: dict[str, float]  # by model, summed error divided by the baseline's
@@ -54,7 +54,7 @@ class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
     sensors: tuple[str, ...]
     severities: tuple[float, ...]
     measure: str  # the error is 1 minus this metric; for regression `rmse` itself
-    sound: dict[str, float]  # error by model with intact sensors
+    intact: dict[str, float]  # error by model with intact sensors
     faults: tuple[FaultFigures, ...]
     left_out: tuple[str, ...]  # faults that these sensors cannot have
     relative: dict[str, RelativeError | None]  # by model, mean over faults; empty without a baseline
@@ -176,8 +176,8 @@ def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
     return typed(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
 
 
-Competitor = Literal["extra_trees", "mini_rocket", "labels_only", "distilled", "teacher"]
-COMPETITORS: dict[Competitor, str] = {key: CONTESTANTS[key] for key in get_args(Competitor)}
+SensorModel = Literal["extra_trees", "mini_rocket", "labels_only", "distilled", "teacher"]
+SENSOR_MODELS: dict[SensorModel, str] = {key: MODEL_NAMES[key] for key in get_args(SensorModel)}
 """In the order of the table, with its heads."""
 
 
@@ -185,15 +185,15 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
     """One sensor, or a pair that a teacher uses."""
 
     sensors: tuple[str, ...]
-    scores: dict[Competitor, Spread]  # `teacher` uses all sensors, or those of a pair
+    scores: dict[SensorModel, Spread]  # `teacher` uses all sensors, or those of a pair
     parameters: int  # of the student, or of the pair's teacher
     gain: float | None = None  # over labels only, with its 95 % interval
     low: float | None = None
     high: float | None = None
     valid_score: float | None = None  # of the distilled student; chooses sensors
-    guessing: Guessing | None = None  # the student compared with chance
-    is_taught: bool = True  # whether validation shipped a distilled student for any seed
-    ahead: tuple[Competitor, ...] = ()  # models of one sensor that validate better than the student
+    chance: Chance | None = None  # the student compared with chance
+    is_distilled: bool = True  # whether validation shipped a distilled student for any seed
+    ahead: tuple[SensorModel, ...] = ()  # models of one sensor that validate better than the student
     under_faults: float | None = None  # the student's error, mean over faults and severities
     relative: RelativeError | None = None  # that error divided by that of labels only
     worst_fault: str = ""

@@ -12,7 +12,7 @@ import msgspec
 
 from mmkd_report.schema.figures import (
     OF_CLASSES,
-    Guessing,
+    Chance,
     LabelLeak,
     LabelledGroups,
     Measure,
@@ -45,9 +45,9 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     mode: str  # `grid` or `search`
     modality: str  # the student's
-    label_share: float | None  # fraction of the training windows; None if whole groups are labelled
+    label_fraction: float | None  # fraction of the training windows; None if whole groups are labelled
     metric: str  # maximised on validation
-    told_by: str | msgspec.UnsetType = msgspec.UNSET  # the measure of gains, if it is another one
+    gain_metric: str | msgspec.UnsetType = msgspec.UNSET  # the measure of gains, if it is another one
     search_seeds: tuple[int, ...]  # or folds; empty for a grid
     seeds: tuple[int, ...]  # or folds of the table
     threads: int
@@ -145,7 +145,7 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     latency_ms: float | None  # p50
     chosen: bool
-    guessing: Guessing | None = None
+    chance: Chance | None = None
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,7 +235,7 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def reported_metric(self) -> Measure:
         """The measure of scores and gains."""
-        return next(one for one in self.measures if one.name == (self.facts.told_by or self.facts.metric))
+        return next(one for one in self.measures if one.name == (self.facts.gain_metric or self.facts.metric))
 
     @property
     def has_intervals(self) -> bool:

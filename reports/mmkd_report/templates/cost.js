@@ -4,13 +4,13 @@ const HOURS = 8760, SECONDS = 3600 * HOURS, MJ_PER_KWH = 3.6e9, MOST = 10000;
 const state = JSON.parse(document.getElementById("cost-data").textContent);
 
 const investment = (p, w) => {
-  const station = w.sensor_price * (1 + w.spares_share) + w.installation + w.node_price;
+  const station = w.sensor_price * (1 + w.spares_fraction) + w.installation + w.node_price;
   const gateways = Math.ceil(p.stations / w.stations_per_gateway) * w.gateway_price;
   const people = (w.labelling_hours + w.training_hours) * p.hourly_rate;
   return p.stations * station + gateways + w.campaign_cost + people;
 };
 const kwh = (w) => w.idle_w * HOURS / 1000 + w.inference_mj * w.inferences_per_s * SECONDS / MJ_PER_KWH;
-const savings = (p, w) => p.stations * p.faults_per_station_year * w.detection * p.avoidable_share * p.missed_cost;
+const savings = (p, w) => p.stations * p.faults_per_station_year * w.detection * p.avoidable_fraction * p.missed_cost;
 const running = (p, w) => {
   const alarms = p.checks_per_station_year * w.false_alarms * p.false_alarm_cost;
   return p.stations * (alarms + kwh(w) * p.price_per_kwh + w.maintenance_hours * p.hourly_rate);
@@ -70,7 +70,7 @@ const follow = (path, value) => {
     if (one.path !== path || !one.follows) continue;
     one.low = value * (1 - reach);
     one.high = value * (1 + reach);
-    if (state.shares.includes(key)) one.high = Math.min(1, one.high);
+    if (state.fractions.includes(key)) one.high = Math.min(1, one.high);
   }
 };
 

@@ -151,7 +151,7 @@ def test_a_short_load_that_is_cut_short_does_not_count() -> None:
         response_ns=zeros,
         wait_ns=zeros,
         unanswered=0,
-        cpu_share=0.0,
+        cpu_cores=0.0,
     )
     assert level.carried
 

@@ -20,9 +20,9 @@ QUIET = Counters(
     celsius=50.0,
 )
 NOTHING = Interference(
-    others_share=0.0,
-    steal_share=0.0,
-    throttled_share=0.0,
+    others_cores=0.0,
+    steal_cores=0.0,
+    throttled_fraction=0.0,
     thermal_events=0,
     frequency_drop=0.0,
     celsius_before=None,
@@ -42,9 +42,9 @@ def test_shares_are_of_one_core_over_the_time_between() -> None:
         celsius=71.0,
     )
     found = interference(QUIET, after)
-    assert found.others_share == pytest.approx(0.6)  # 15 s of core time were used, 9 s of them by this process
-    assert found.steal_share == pytest.approx(0.05)
-    assert found.throttled_share == pytest.approx(0.2)
+    assert found.others_cores == pytest.approx(0.6)  # 15 s of core time were used, 9 s of them by this process
+    assert found.steal_cores == pytest.approx(0.05)
+    assert found.throttled_fraction == pytest.approx(0.2)
     assert found.thermal_events == 3
     assert found.frequency_drop == pytest.approx(0.1)
     assert (found.celsius_before, found.celsius_after) == (50.0, 71.0)
@@ -81,9 +81,9 @@ def test_a_quiet_machine_raises_no_suspicion(tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         ({"thermal_events": 4}, "cores slowed down because of heat (4 events)"),
-        ({"throttled_share": 0.25}, "the control group's CPU limit held the process back 25% of the time"),
-        ({"steal_share": 0.03}, "the hypervisor took 3% of a core for other guests"),
-        ({"others_share": 0.8}, "other processes used 80% of a core"),
+        ({"throttled_fraction": 0.25}, "the control group's CPU limit held the process back 25% of the time"),
+        ({"steal_cores": 0.03}, "the hypervisor took 3% of a core for other guests"),
+        ({"others_cores": 0.8}, "other processes used 80% of a core"),
         ({"frequency_drop": 0.12}, "the core frequency fell by 12%"),
     ],
 )

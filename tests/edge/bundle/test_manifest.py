@@ -403,7 +403,7 @@ LINEAGE = {
     "from_sha256": "1" * 64,
     "dataset": "line two",
     "dataset_sha256": "2" * 64,
-    "way": "labels",
+    "method": "labels",
     "teacher_sha256": None,
     "labels": 40,
     "gain_points": 10.5,
@@ -415,23 +415,23 @@ def test_a_lineage_survives_its_file(document: dict[str, Any]) -> None:
     assert decode_manifest(json.dumps(document).encode()).models[0].adapted is msgspec.UNSET
     manifest = decode_manifest(json.dumps(changed(document, "models.0.adapted", [LINEAGE])).encode())
     (step,) = manifest.models[0].adapted or ()
-    assert (step.way, step.labels, step.teacher_sha256) == ("labels", 40, None)
-    assert step.share is None
+    assert (step.method, step.labels, step.teacher_sha256) == ("labels", 40, None)
+    assert step.fraction is None
     assert decode_manifest(encode_manifest(manifest)) == manifest
-    part = decode_manifest(json.dumps(changed(document, "models.0.adapted", [LINEAGE | {"share": 0.25}])).encode())
-    assert (part.models[0].adapted or ())[0].share == 0.25
+    part = decode_manifest(json.dumps(changed(document, "models.0.adapted", [LINEAGE | {"fraction": 0.25}])).encode())
+    assert (part.models[0].adapted or ())[0].fraction == 0.25
     assert decode_manifest(encode_manifest(part)) == part
 
 
 @pytest.mark.parametrize(
     ("changes", "where", "why"),
     [
-        ({"share": 0.0}, "[0].share", "expected float > 0.0"),
-        ({"share": 1.5}, "[0].share", "expected float < 1.0"),
+        ({"fraction": 0.0}, "[0].fraction", "expected float > 0.0"),
+        ({"fraction": 1.5}, "[0].fraction", "expected float < 1.0"),
         ({"from_sha256": "a"}, "[0].from_sha256", NO_HASH),
         ({"teacher_sha256": ""}, "[0].teacher_sha256", NO_HASH),
         ({"labels": -1}, "[0].labels", "expected int >= 0"),
-        ({"way": "a\nb"}, "[0]", r"expected text without control characters and line breaks, got 'a\nb'"),
+        ({"method": "a\nb"}, "[0]", r"expected text without control characters and line breaks, got 'a\nb'"),
     ],
 )
 def test_a_lineage_of_nobody_is_refused(document: dict[str, Any], changes: Any, where: str, why: str) -> None:

@@ -265,7 +265,7 @@ def test_the_text_for_prometheus_has_every_figure() -> None:
     (found,) = health.models
     assert float(lines['mmkd_input_psi{channel="y",model="acc",predictor="press 1"}']) == found.channels[1].psi
     assert float(lines['mmkd_answer_psi{model="acc",predictor="press 1"}']) == found.label_psi
-    share = lines['mmkd_answer_share{label="high",model="acc",predictor="press 1"}']
+    share = lines['mmkd_answer_ratio{label="high",model="acc",predictor="press 1"}']
     assert float(share) == found.label_shares["high"]
 
 

@@ -25,7 +25,7 @@ Ran = tuple[object, str, str]
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
 GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20)
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=5.0, samples=10)
-QUICK = ("--steps", "4", "--label-share", "1", "--no-choose", "--members", "transformer", "--no-latency")
+QUICK = ("--steps", "4", "--label-fraction", "1", "--no-choose", "--members", "transformer", "--no-latency")
 
 
 def written(path: Path, *modalities: ModalitySpec) -> Dataset:
@@ -72,7 +72,7 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
     assert list(best["scores"]) == ["extra_trees", "mini_rocket", "labels_only", "distilled", "teacher"]
     assert best["scores"]["extra_trees"]["mean"] == 1.0
     assert (best["low"], best["high"]) == (None, None)  # two machines judge
-    assert best["guessing"]["is_better"] in (True, False)
+    assert best["chance"]["is_better"] in (True, False)
     assert best["relative"]["mean"] > 0
     assert (sorted(best["worth"]), sorted(other["worth"])) == (["student"], ["student", "teacher"])
     assert best["worth"]["student"] != other["worth"]["student"]

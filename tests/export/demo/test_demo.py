@@ -103,7 +103,7 @@ def start(dataset: Dataset, *options: str, cwd: Path) -> subprocess.Popen[str]:
         "4",
         "--duration-s",
         "0.4",
-        *(() if "--labelled-groups" in options else ("--label-share", "0.1")),
+        *(() if "--labelled-groups" in options else ("--label-fraction", "0.1")),
         *options,
     ]
     pipe = subprocess.PIPE
@@ -208,7 +208,7 @@ def test_the_document_has_every_figure(first: First) -> None:
     scores = ("accuracy", "balanced_accuracy", "macro_f1")
     assert document["dataset"]["name"] == "line 3"
     assert document["seeds"] == [0, 1]
-    assert document["label_share"] == 0.1
+    assert document["label_fraction"] == 0.1
     teacher = document["teacher"]
     assert all(is_spread(teacher[key], 2) for key in scores)
     assert isinstance(teacher["parameters"], int)
@@ -334,8 +334,8 @@ def test_the_last_words_say_what_the_rivals_say(
 ) -> None:
     document = json.loads(json.dumps(first[2]))
     entry = document["students"]["acc"]
-    entry["student"]["guessing"]["is_better"] = True
-    rivals = {"extra_trees": 0.6, "mini_rocket": rocket, "rocket_and_trees": 0.5, "taught_rocket": 0.95}
+    entry["student"]["chance"]["is_better"] = True
+    rivals = {"extra_trees": 0.6, "mini_rocket": rocket, "rocket_and_trees": 0.5, "distilled_rocket": 0.95}
     for name, score in {"student": 0.8, "baseline": 0.7, **rivals}.items():
         entry[name]["valid_score"] = {"mean": score, "std": 0.0, "per_seed": [score, score]}
     show_demo(read_demo(document), out=Path("demo"), dataset=tiny)
@@ -388,8 +388,8 @@ def message_of(*arguments: object) -> str:
             "modalities: expected each name once, got acc, acc; name each once",
         ),
         (
-            ["--labelled-groups", "2", "--label-share", "0.1"],
-            "--labelled-groups 2: cannot be combined with --label-share 0.1; leave one of them out",
+            ["--labelled-groups", "2", "--label-fraction", "0.1"],
+            "--labelled-groups 2: cannot be combined with --label-fraction 0.1; leave one of them out",
         ),
         (
             ["--labelled-groups", "7"],
@@ -398,7 +398,10 @@ def message_of(*arguments: object) -> str:
                 "choose another number"
             ),
         ),
-        (["--label-share", "0"], "label share: expected above 0 and up to 1, got 0.0; 0.1 keeps a tenth of the labels"),
+        (
+            ["--label-fraction", "0"],
+            "label fraction: expected above 0 and up to 1, got 0.0; 0.1 keeps a tenth of the labels",
+        ),
     ],
 )
 def test_a_bad_option_is_refused_before_anything_is_trained(

@@ -176,8 +176,8 @@ def test_a_page_is_written_whatever_the_gate_says(site, tmp_path, capsys, data):
     assert page.read_text(encoding="utf-8") == render_adaptation(document)
     assert (document["chosen"] is None) == (data == "same")
     assert document["classes"] == ["idle", "busy"]
-    assert sum(document["shares"]) == pytest.approx(1.0)
-    assert sum(document["right_shares"]) == pytest.approx(1.0)
+    assert sum(document["class_fractions"]) == pytest.approx(1.0)
+    assert sum(document["reference_fractions"]) == pytest.approx(1.0)
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(site, tmp_path, capsys):
@@ -585,7 +585,7 @@ def test_going_less_far_must_not_lose_a_class_that_all_of_the_way_answers(monkey
     monkeypatch.setattr(run, "score_student", score_student)
     before = say([0] * 8, [0] * 8)  # which never answered b, so that the gate alone misses nothing
     student, found = run._limit_forgetting(judge(estimated_by="labels"), Went(), before, Went(), np.arange(8))
-    assert (student.share, found.share) == (expected, expected)
+    assert (student.share, found.step_fraction) == (expected, expected)
     assert bool(found.refusals) == (expected == 1.0)
 
 
@@ -778,16 +778,16 @@ def by_labels(site: Path, max_forget: float):
 
 def test_what_learns_from_labels_goes_as_far_as_it_does_not_forget_too_much(site):
     student, found, whole = by_labels(site, max_forget=100.0)
-    assert (found.share, found.name) == (1.0, "labels")
+    assert (found.step_fraction, found.name) == (1.0, "labels")
     allowed = found.forgotten_points - found.forgotten_error_points - 0.1
     _, less, part = by_labels(site, max_forget=allowed)
-    assert less.share in (0.75, 0.5, 0.25)
-    assert less.name == f"labels, {less.share:.0%} of the way"
+    assert less.step_fraction in (0.75, 0.5, 0.25)
+    assert less.name == f"labels, {less.step_fraction:.0%} of the way"
     assert less.forgotten_points - less.forgotten_error_points <= allowed
-    for name, value in interpolate(student, whole, less.share).state.items():
+    for name, value in interpolate(student, whole, less.step_fraction).state.items():
         assert torch.equal(value, part.state[name]), name
     _, never, tried = by_labels(site, max_forget=-100.0)
-    assert never.share == 1.0
+    assert never.step_fraction == 1.0
     assert any(why.startswith("the old domain loses") for why in never.refusals)
     assert all(torch.equal(value, whole.state[name]) for name, value in tried.state.items())
 
@@ -796,16 +796,18 @@ def test_how_far_a_student_went_is_in_its_lineage(site):
     asked = replace(asked_of(site), student=read_student(site / "rocket.ckpt"))
     adaptation = run_adaptation(asked, task_of(asked))
     judgement = next(one for one in adaptation.document.methods if one.method == adaptation.document.chosen)
-    part = msgspec.structs.replace(judgement, share=0.25)
+    part = msgspec.structs.replace(judgement, step_fraction=0.25)
     finished = run._finish(asked, adaptation.checkpoint, part, task_of(asked), None)
-    assert finished.facts.adapted[-1].share == 0.25
-    assert adaptation.checkpoint.facts.adapted[-1].share is None
+    assert finished.facts.adapted[-1].fraction == 0.25
+    assert adaptation.checkpoint.facts.adapted[-1].fraction is None
 
 
 @pytest.mark.parametrize("passes", [True, False])
 def test_how_far_a_student_went_is_said_with_its_way(tmp_path, capsys, passes):
     judgement = judge_method(judge(), "labels", say([0] * 8, [0, 1] * 4), say([1] * 8, [0, 1] * 4), seconds=1.0)
-    part = msgspec.structs.replace(judgement, share=0.5, refusals=() if passes else ("it hardly answers b any more",))
+    part = msgspec.structs.replace(
+        judgement, step_fraction=0.5, refusals=() if passes else ("it hardly answers b any more",)
+    )
     domain = DomainFacts(name="newsite", sha256=None, learn=8, judge=8)
     document = AdaptationDocument(
         student_sha256="1" * 64,
@@ -954,7 +956,7 @@ def test_the_seed_says_which_labels_are_seen(site, tmp_path, capsys):
         (tmp_path / name).mkdir()
         output = command(site, tmp_path / name, "--labels", "20", "--seed", seed, kind="rocket", data="labelled")
         student = read_student(output)
-        assert student.facts.adapted[0].way == "labels"
+        assert student.facts.adapted[0].method == "labels"
         weights.append(torch.cat([value.flatten().double() for value in student.state.values()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])

@@ -175,7 +175,7 @@ def test_a_recipe_of_ones_own_is_a_method(
             ["--rival", "forest"],
             (
                 "--rival: expected one of extra_trees, mini_rocket, rocket_and_trees, multi_rocket_hydra, "
-                "taught_rocket, got 'forest'; choose one of them"
+                "distilled_rocket, got 'forest'; choose one of them"
             ),
         ),
         (["--baseline-learning-rate", "0"], "--baseline-learning-rate: expected above 0, got 0; correct it"),

@@ -161,7 +161,7 @@ def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(
     gain = models["theirs.ckpt"]["gain"]
     figures = [100 * models[name]["scores"]["balanced_accuracy"] for name in ("ours.ckpt", "theirs.ckpt")]
     assert gain == {"points": pytest.approx(figures[0] - figures[1]), "low": None, "high": None}
-    low, high = (100 * models["ours.ckpt"]["guessing"][end] for end in ("low", "high"))
+    low, high = (100 * models["ours.ckpt"]["chance"][end] for end in ("low", "high"))
     chance = f"(95 % CI {low:.1f} to {high:.1f}): no better than chance, so no conclusion is drawn (33.3%)"
     assert lines[:3] == [
         "ours.ckpt, theirs.ckpt on 12 valid windows of machines (2 groups)",

@@ -117,13 +117,19 @@ def test_what_the_suite_cannot_take_is_refused_whole(
         2,
         f"{NAME}--teacher: expected one of tiny, small, medium, base, got 'huge'; choose one of them\n",
     )
-    code, _, err = run(*asked, *folder, "--by", "site", "--label-share", "0")
+    code, _, err = run(*asked, *folder, "--by", "site", "--label-fraction", "0")
     assert (code, err) == (
         2,
-        f"{NAME}--label-share 0: expected above 0 and up to 1; 0.1 uses a tenth of the labels\n",
+        f"{NAME}--label-fraction 0: expected above 0 and up to 1; 0.1 uses a tenth of the labels\n",
     )
     assert run(student, sites.path, "--time")[2] == f"{NAME}--time needs --suite shift; add it, or leave --time out\n"
-    needs_shift = {"--steps": ["4"], "--teacher": ["small"], "--label-share": ["0.5"], "--time": [], "--workers": ["2"]}
+    needs_shift = {
+        "--steps": ["4"],
+        "--teacher": ["small"],
+        "--label-fraction": ["0.5"],
+        "--time": [],
+        "--workers": ["2"],
+    }
     for option, value in needs_shift.items():
         shift = f"needs --suite shift; add it, or leave {option} out"
         for suite in ((), ("--suite", "faults"), ("--suite", "all")):

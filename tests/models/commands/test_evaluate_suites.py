@@ -355,11 +355,11 @@ def test_a_rival_that_cannot_be_is_refused_whole(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
 ) -> None:
     student, name = models["student"], "mmkd-evaluate: "
-    code, out, err = run(student, machines.path, "--suite", "faults", "--rival", "taught_rocket")
+    code, out, err = run(student, machines.path, "--suite", "faults", "--rival", "distilled_rocket")
     assert (code, out, err) == (
         2,
         "",
-        f"{name}--rival: expected one of {', '.join(RIVALS[:-1])}, got 'taught_rocket'; choose one of them\n",
+        f"{name}--rival: expected one of {', '.join(RIVALS[:-1])}, got 'distilled_rocket'; choose one of them\n",
     )
     code, out, err = run(models["teacher"], machines.path, "--suite", "faults", "--rival", "extra_trees")
     several = (

@@ -211,7 +211,7 @@ def test_resuming_with_another_share_of_labels_is_refused(
     some = visible_labels(machines.split("train"), share=0.5, seed=0)
     wanted, found = (hashlib.sha256(labels.tobytes()).hexdigest() for labels in (some[some >= 0], train))
     with pytest.raises(UsageError) as caught:
-        run_train([*map(str, endless(machines)), "--resume", "--label-share", "0.5"])
+        run_train([*map(str, endless(machines)), "--resume", "--label-fraction", "0.5"])
     assert str(caught.value) == (
         f"baseline.ckpt.run/resume.ckpt: expected a training with labels={wanted!r}, got labels={found!r}; "
         "use the same options as before, or start without --resume"

@@ -117,7 +117,7 @@ def test_windows_stay_at_home_when_they_are_told_to(call: Call, machines: Datase
     assert read_student(tmp_path / "baseline.ckpt").carried is None
 
 
-@pytest.mark.parametrize("option", [("--label-share", 0.5), ("--labelled-groups", 2), ("--fold", 1), ("--seed", 1)])
+@pytest.mark.parametrize("option", [("--label-fraction", 0.5), ("--labelled-groups", 2), ("--fold", 1), ("--seed", 1)])
 def test_a_share_of_labels_a_fold_and_a_seed_make_another_student(
     call: Call, machines: Dataset, tmp_path: Path, option: tuple[str, object]
 ) -> None:
@@ -170,7 +170,7 @@ def test_the_next_command_sees_the_same_windows_and_labels(call: Call, machines:
         "tiny",
         "--steps",
         2,
-        "--label-share",
+        "--label-fraction",
         0.5,
         "--fold",
         1,
@@ -179,14 +179,14 @@ def test_the_next_command_sees_the_same_windows_and_labels(call: Call, machines:
     )
     assert ended.last_line == (
         f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality acc -o student.ckpt "
-        "--label-share 0.5 --fold 1 --seed 2"
+        "--label-fraction 0.5 --fold 1 --seed 2"
     )
     lines = ended.stderr.splitlines()
     assert [line.split(": step")[0] for line in lines] == ["teacher", "teacher, second generation"]
 
 
 def test_a_teacher_without_self_training_is_of_the_first_generation(call: Call, machines: Dataset) -> None:
-    options = ["--preset", "tiny", "--steps", 2, "--label-share", 0.5, "--no-self-training"]
+    options = ["--preset", "tiny", "--steps", 2, "--label-fraction", 0.5, "--no-self-training"]
     ended = call("mmkd-train", "teacher", machines.path, *options)
     assert [line.split(": step")[0] for line in ended.stderr.splitlines()] == ["teacher"]
 
@@ -410,8 +410,8 @@ def test_an_output_that_is_a_directory_is_refused_before_training(
 
 @pytest.mark.parametrize("share", ["0", "1.5", "nan"])
 def test_a_share_of_labels_that_is_none_is_refused(machines: Dataset, share: str) -> None:
-    found = message_of("mmkd-train", "student", machines.path, "--modality", "acc", "--label-share", share)
-    assert found == f"label share: expected above 0 and up to 1, got {float(share)}; 0.1 keeps a tenth of the labels"
+    found = message_of("mmkd-train", "student", machines.path, "--modality", "acc", "--label-fraction", share)
+    assert found == f"label fraction: expected above 0 and up to 1, got {float(share)}; 0.1 keeps a tenth of the labels"
 
 
 def test_the_members_that_are_named_make_the_teacher(call: Call, machines: Dataset, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_one_lambda_mixes_sound_and_video_and_missing_stays_missing(tmp_path: Pa
         splits={"train": split, "valid": others[0], "test": others[1]},
     ).split("train")
     config = msgspec.structs.replace(PLAIN, mixup=1.0)
-    batch = BatchSource(windows, config, batch=count, labelled_share=0.0, seed=0).at(0)
+    batch = BatchSource(windows, config, batch=count, labelled_fraction=0.0, seed=0).at(0)
     assert batch.partner is not None
     assert batch.share is not None
     (mic_values, mic_there), (cam_values, cam_there) = batch.inputs["mic"], batch.inputs["cam"]

@@ -50,7 +50,7 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Windows:
 def source(
     windows: Windows, config: AugmentConfig, *, batch: int = 6, share: float = 0.0, seed: int = 3
 ) -> BatchSource:
-    return BatchSource(windows, config, batch=batch, labelled_share=share, seed=seed)
+    return BatchSource(windows, config, batch=batch, labelled_fraction=share, seed=seed)
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:

@@ -138,5 +138,5 @@ def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(UsageError) as error:
         label_subset(np.zeros(3, dtype=np.int64), share=share, seed=0)
     assert _message(error) == (
-        f"label share: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels"
+        f"label fraction: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels"
     )

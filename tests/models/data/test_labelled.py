@@ -104,7 +104,7 @@ def test_what_cannot_be_chosen_is_told(train: Make) -> None:
     bare = train({0: (0, 1, 2)}, groups=False)
     assert message_of(lambda: seen_labels(bare, Labelled(groups=1), seed=0)) == (
         "labelled groups: expected groups in dataset 'rig', got none; write groups.npy (the person, machine or session "
-        "of each window), or label a share of the windows (--label-share)"
+        "of each window), or label a share of the windows (--label-fraction)"
     )
 
 
@@ -116,14 +116,14 @@ def test_a_share_is_drawn_as_it_always_was(train: Make) -> None:
 
 def test_a_share_and_groups_exclude_each_other() -> None:
     assert message_of(lambda: labelled_from_options(0.1, 2, otherwise=ALL)) == (
-        "--labelled-groups 2: cannot be combined with --label-share 0.1; leave one of them out"
+        "--labelled-groups 2: cannot be combined with --label-fraction 0.1; leave one of them out"
     )
     assert labelled_from_options(None, 2, otherwise=ALL) == Labelled(groups=2)
     assert labelled_from_options(0.5, None, otherwise=ALL) == Labelled(share=0.5)
     assert labelled_from_options(None, None, otherwise=A_TENTH) == A_TENTH
     assert [options_of(one) for one in (ALL, A_TENTH, Labelled(groups=2))] == [
         "",
-        "--label-share 0.1",
+        "--label-fraction 0.1",
         "--labelled-groups 2",
     ]
 

@@ -119,13 +119,13 @@ def test_clean_windows_raise_nothing_and_the_sensor_that_separates_is_named(
 ) -> None:
     found = report(rig)
     assert sentences(found) == []
-    assert [(one.asked, one.modality, one.is_better) for one in found.probes] == [
+    assert [(one.target, one.modality, one.is_better) for one in found.probes] == [
         ("class", None, True),
         ("class", "acc", True),
         ("class", "temp", False),
         ("split", None, False),
     ]
-    by_name = {one.modality: one.score for one in found.probes if one.asked == "class"}
+    by_name = {one.modality: one.score for one in found.probes if one.target == "class"}
     assert by_name["acc"] > 0.95
     assert abs(by_name["temp"] - 1 / 3) < 0.1
     assert [(one.split, one.windows, one.groups, one.classes["ok"]) for one in found.splits] == [
@@ -139,7 +139,7 @@ def test_noise_without_any_class_raises_nothing(report: Callable[[Rig], DataRepo
     rng = np.random.default_rng(8)
     found = report(replace(rig, acc=rng.normal(size=rig.acc.shape), labels=rng.permutation(rig.labels)))
     assert sentences(found) == []
-    assert [one.asked for one in found.probes if one.is_better] == []
+    assert [one.target for one in found.probes if one.is_better] == []
     assert found.label_suspects == ()
 
 
@@ -333,7 +333,7 @@ def test_sound_and_video_are_reported_on(tmp_path: Path) -> None:
     from mmkd_report import render_data_report
 
     found = report_on(kinds_dataset(tmp_path / "kinds"), on_part=lambda part: None)
-    told = {one.modality: one.score for one in found.probes if one.asked == "class"}
+    told = {one.modality: one.score for one in found.probes if one.target == "class"}
     assert list(told) == [None, "acc", "mic", "cam"]
     assert told["mic"] == 1.0  # a tone for each class
     assert told["cam"] > 0.9  # a blob that moves to the left, to the right, or not
@@ -372,7 +372,7 @@ def test_other_tasks_are_reported_on_and_say_what_is_not_judged(kind: str, rigs:
 
     found = report_on(rigs[kind], on_part=lambda part: None)
     assert f"wrong labels: only classes are checked, and the task is of the kind {kind}" in found.not_judged
-    assert [one.modality for one in found.probes if one.asked == "class"] == [None, "acc", "gyro"]
+    assert [one.modality for one in found.probes if one.target == "class"] == [None, "acc", "gyro"]
     assert found.label_suspects == ()
     assert render_data_report(msgspec.to_builtins(found)).startswith("<!doctype html>")
 

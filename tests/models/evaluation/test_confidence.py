@@ -13,10 +13,10 @@ from mmkd_edge.predict.confidence import label_set, least_probability
 from mmkd_models.evaluation.confidence import (
     confidence_facts,
     coverage_cells,
+    fraction_interval,
     groups_text,
     reliability,
     reliability_text,
-    share_interval,
 )
 from mmkd_models.metrics.likelihood import probabilities_of
 
@@ -44,10 +44,10 @@ def test_calibrated_probabilities_have_an_error_of_nearly_nothing() -> None:
 
 def test_the_interval_of_a_share_is_wilsons() -> None:
     # 8 of 10: centre (0.8 + z2/20) / (1 + z2/10) with z2 = 3.8415.
-    low, high = share_interval(8, 10)
+    low, high = fraction_interval(8, 10)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert share_interval(10, 10) == (pytest.approx(0.7225, abs=1e-4), pytest.approx(1.0))
-    assert share_interval(0, 10)[0] == 0.0
+    assert fraction_interval(10, 10) == (pytest.approx(0.7225, abs=1e-4), pytest.approx(1.0))
+    assert fraction_interval(0, 10)[0] == 0.0
 
 
 def test_coverage_is_what_label_sets_do_window_by_window() -> None:

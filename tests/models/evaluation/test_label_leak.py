@@ -12,7 +12,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
 from mmkd_models.evaluation.label_leak import label_leak, labels_spread_in_time
 from mmkd_models.metrics.scores import Scores
-from mmkd_report.schema.figures import OF_CLASSES, Guessing, LabelLeak, Split, Spread
+from mmkd_report.schema.figures import OF_CLASSES, Chance, LabelLeak, Split, Spread
 from mmkd_report.words import for_terminal, leak_sentence
 
 
@@ -69,7 +69,7 @@ def test_long_runs_of_one_label_leak_and_shuffled_labels_do_not(tmp_path: Path, 
 
 def test_a_leak_is_said_with_what_to_do() -> None:
     leak = LabelLeak(
-        figure=Spread(mean=0.727), guessing=Guessing(figure=0.52, low=0.7, high=0.75, is_better=True), leaks=True
+        figure=Spread(mean=0.727), chance=Chance(figure=0.52, low=0.7, high=0.75, is_better=True), leaks=True
     )
     groups = Split(by="groups", judged_on="people", resampled="whole groups")
     assert for_terminal(leak_sentence(leak, 0.1, OF_CLASSES[0], split=groups)) == (

@@ -15,7 +15,7 @@ from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset
 from mmkd_models.evaluation.gains import gain_draws, gain_over_seeds
 from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome_on
-from mmkd_models.metrics.scores import Scores, measures_of, metrics_of, scores_from_logits, told_by
+from mmkd_models.metrics.scores import Scores, gain_metric, measures_of, metrics_of, scores_from_logits
 from mmkd_report.schema.figures import OF_CLASSES, Measure
 
 KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])
@@ -121,10 +121,14 @@ def test_everything_that_validation_can_maximise_has_a_measure(kind: TaskKind) -
 
 
 def test_a_study_tells_gains_in_the_metric_and_those_of_numbers_in_the_unit() -> None:
-    assert told_by(TaskSpec(labels=("a", "b")), "balanced_accuracy").name == "balanced_accuracy"
-    assert told_by(TaskSpec(kind="multi_label", labels=("a",)), "subset_accuracy").name == "subset_accuracy"
-    found = told_by(TaskSpec(kind="regression", labels=("a",), unit="%"), "r2")
-    assert (found.name, found.unit, found.is_share) == ("mae", "%", False)  # a fill level is no share of right answers
+    assert gain_metric(TaskSpec(labels=("a", "b")), "balanced_accuracy").name == "balanced_accuracy"
+    assert gain_metric(TaskSpec(kind="multi_label", labels=("a",)), "subset_accuracy").name == "subset_accuracy"
+    found = gain_metric(TaskSpec(kind="regression", labels=("a",), unit="%"), "r2")
+    assert (found.name, found.unit, found.is_fraction) == (
+        "mae",
+        "%",
+        False,
+    )  # a fill level is no share of right answers
 
 
 def test_pages_of_classes_call_figures_as_the_training_side_does() -> None:

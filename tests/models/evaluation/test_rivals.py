@@ -177,10 +177,10 @@ def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings: MakeWi
         seed=0,
         teach=lambda windows: np.eye(2)[1 - train.labels],  # a teacher that always errs
     )
-    judged = swapped.judged("taught_rocket")
+    judged = swapped.judged("distilled_rocket")
     assert not isinstance(judged, str)
     assert judged[1].scores.metric("accuracy") == 0.0
-    assert Contestants(train=few, parts=(test, test), modality="acc", seed=0).judged("taught_rocket") == (
+    assert Contestants(train=few, parts=(test, test), modality="acc", seed=0).judged("distilled_rocket") == (
         "there is no teacher here that could teach it"
     )
 

@@ -94,7 +94,7 @@ def test_the_document_says_what_its_figures_are(
     numbers = kind == "regression"
     assert document["dataset"]["kind"] == kind
     assert document["facts"]["metric"] == ("r2" if numbers else "macro_f1")
-    assert document["facts"].get("told_by") == ("mae" if numbers else None)
+    assert document["facts"].get("gain_metric") == ("mae" if numbers else None)
     assert [one["name"] for one in document["measures"]] == list(document["entries"][0]["test"])
     assert document["measures"][0]["unit"] == ("rpm" if numbers else "%")
     fold = fold_data(rigs[kind], seed=0, labelled=ALL)
@@ -107,7 +107,7 @@ def test_the_document_says_what_its_figures_are(
     assert rival["test"][first]["mean"] == pytest.approx(test.scores.metric(first))
     assert rival["valid_score"]["mean"] == pytest.approx(valid.scores.metric(document["facts"]["metric"]))
     for entry in document["entries"]:
-        assert set(entry["guessing"]) == {"figure", "low", "high", "is_better"}
+        assert set(entry["chance"]) == {"figure", "low", "high", "is_better"}
 
 
 def test_words_tables_and_page_tell_errors_in_the_targets_unit(studied: dict[str, Studied]) -> None:

@@ -35,7 +35,7 @@ def trainers(out: Path) -> set[int]:
 @pytest.mark.parametrize(
     ("options", "labelled", "generations"),
     [
-        (["--label-share", "0.5", "--no-self-training"], Labelled(share=0.5), 1),
+        (["--label-fraction", "0.5", "--no-self-training"], Labelled(share=0.5), 1),
         (["--labelled-groups", "2", "--self-training"], Labelled(groups=2), 2),
     ],
     ids=["a share of the windows", "whole groups"],
@@ -50,7 +50,7 @@ def test_labels_that_are_hidden_teach_nobody_and_self_training_uses_the_windows(
 ) -> None:
     facts = studied(machines, tmp_path / "study", *options).facts
     shown = facts.labelled_groups
-    assert (facts.label_share, shown and shown.labelled) == (None if labelled.groups else 0.5, labelled.groups)
+    assert (facts.label_fraction, shown and shown.labelled) == (None if labelled.groups else 0.5, labelled.groups)
     students = [read_student(path) for path in tmp_path.glob("study/trials/*/student.ckpt")]
     assert [one.facts.labelled for one in students] == [labelled] * 2
     (teacher,) = tmp_path.glob("study/teachers/*/run")

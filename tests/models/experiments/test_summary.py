@@ -103,9 +103,9 @@ def test_every_network_and_rival_is_held_against_guessing(fold_result: MakeFold,
     document = document_of(two_folds(fold_result), machines)
     entry = document["students"]["acc"]
     for network in (document["teacher"], entry["student"], entry["baseline"]):
-        assert (network["guessing"]["figure"], network["guessing"]["is_better"]) == (1.0, False)
-    assert entry["student"]["guessing"]["low"] <= 0.8 <= entry["student"]["guessing"]["high"]
-    assert entry["extra_trees"]["guessing"]["figure"] == 1.0
+        assert (network["chance"]["figure"], network["chance"]["is_better"]) == (1.0, False)
+    assert entry["student"]["chance"]["low"] <= 0.8 <= entry["student"]["chance"]["high"]
+    assert entry["extra_trees"]["chance"]["figure"] == 1.0
     assert entry["extra_trees"]["valid_score"]["mean"] == 0.5
 
 
@@ -158,7 +158,7 @@ def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result: MakeFol
 def test_missing_sensors_and_samples_have_a_spread_each(fold_result: MakeFold, machines: Dataset) -> None:
     document = document_of(two_folds(fold_result), machines)
     assert document["students"]["acc"]["missing"]["student"][1]["per_seed"] == [0.0, 0.25]
-    assert document["students"]["acc"]["missing"]["shares"] == [0.0, 0.5]
+    assert document["students"]["acc"]["missing"]["fractions"] == [0.0, 0.5]
     assert document["teacher"]["missing"][1]["modalities"] == ["acc"]
     assert document["teacher"]["missing"][1]["accuracy"]["mean"] == 0.25
 

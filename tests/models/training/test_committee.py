@@ -89,7 +89,7 @@ def committee_of(checkpoint: TeacherCheckpoint) -> Committee:
 def test_its_logits_are_the_calibrated_weighted_mean_of_its_members(
     checkpoint: TeacherCheckpoint, data: TrainingData
 ) -> None:
-    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_share=0.5, seed=0).at(1)
+    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_fraction=0.5, seed=0).at(1)
     network, facts = committee_of(checkpoint), checkpoint.committee
     assert facts is not None
     answers = [network.members[0](batch.inputs).logits, network.members[1](batch.inputs)]
@@ -108,7 +108,7 @@ def test_its_logits_are_the_calibrated_weighted_mean_of_its_members(
 def test_a_window_without_a_modality_is_answered_by_the_transformer(
     checkpoint: TeacherCheckpoint, data: TrainingData
 ) -> None:
-    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_share=0.5, seed=0).at(0)
+    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_fraction=0.5, seed=0).at(0)
     inputs = {name: (values.clone(), present.clone()) for name, (values, present) in batch.inputs.items()}
     inputs["gyro"][1][:4] = 0
     facts = checkpoint.committee
@@ -318,7 +318,7 @@ def test_tensors_of_a_member_that_is_not_there_are_refused(checkpoint: TeacherCh
 def test_every_kind_of_term_learns_from_a_committee_as_from_its_transformer(
     checkpoint: TeacherCheckpoint, data: TrainingData
 ) -> None:
-    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_share=0.5, seed=0).at(0)
+    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_fraction=0.5, seed=0).at(0)
     inner = Recipe(terms=(EdamTerm(weight=constant(1.0)), CrdTerm(weight=constant(1.0), queue=20, width=4)))
     outer = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
 
@@ -438,7 +438,7 @@ def test_windows_shorter_than_kernels_have_a_committee_without_a_rocket() -> Non
 def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(
     whole: TeacherCheckpoint, data: TrainingData
 ) -> None:
-    source = BatchSource(data.train, AugmentConfig(mixup=1.0), batch=8, labelled_share=0.5, seed=0)
+    source = BatchSource(data.train, AugmentConfig(mixup=1.0), batch=8, labelled_fraction=0.5, seed=0)
     batch, network, facts = source.at(2), committee_of(whole), whole.committee
     assert batch.partner is not None
     assert batch.share is not None
@@ -461,7 +461,9 @@ def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(
 def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(
     whole: TeacherCheckpoint, data: TrainingData
 ) -> None:
-    source = BatchSource(data.train, AugmentConfig(mixup=0.0, noise=0.0, gain=0.0), batch=8, labelled_share=0.5, seed=0)
+    source = BatchSource(
+        data.train, AugmentConfig(mixup=0.0, noise=0.0, gain=0.0), batch=8, labelled_fraction=0.5, seed=0
+    )
     batch = source.at(0)
     assert batch.partner is None
     asked: list[torch.nn.Module] = []
@@ -563,7 +565,7 @@ def test_members_of_a_single_sensor_are_read_as_they_were_written(
 def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(
     single: TeacherCheckpoint, data: TrainingData
 ) -> None:
-    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_share=0.5, seed=0).at(0)
+    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_fraction=0.5, seed=0).at(0)
     inputs = {name: (values.clone(), present.clone()) for name, (values, present) in batch.inputs.items()}
     inputs["gyro"][1][:4] = 0
     inputs["acc"][1][4:] = 0

@@ -210,7 +210,7 @@ def test_a_class_without_a_labelled_window_is_named(machines: Dataset, name: str
         TRAININGS[name](lacking)
     assert str(caught.value) == (
         "training windows: expected every class to have a labelled window, got none for worn; "
-        "label some, raise --label-share or --labelled-groups, or take the class out of the dataset"
+        "label some, raise --label-fraction or --labelled-groups, or take the class out of the dataset"
     )
 
 

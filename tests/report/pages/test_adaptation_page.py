@@ -20,7 +20,7 @@ TEACHER = MethodResult(
     old_score=0.656,
     forgotten_points=0.5,
     forgotten_error_points=0.7,
-    shares=(0.45, 0.55),
+    class_fractions=(0.45, 0.55),
     seconds=2.0,
 )
 STATISTICS = MethodResult(
@@ -32,7 +32,7 @@ STATISTICS = MethodResult(
     forgotten_points=2.8,
     forgotten_error_points=0.4,
     refusals=("the old domain loses 2.8 points, standard error 0.4, more than 1",),
-    shares=(0.2, 0.8),
+    class_fractions=(0.2, 0.8),
     seconds=1.0,
 )
 DOCUMENT = AdaptationDocument(
@@ -50,8 +50,8 @@ DOCUMENT = AdaptationDocument(
     chosen="teacher",
     written="adapted.ckpt",
     classes=("idle", "busy"),
-    shares=(0.1, 0.9),
-    right_shares=(0.5, 0.5),
+    class_fractions=(0.1, 0.9),
+    reference_fractions=(0.5, 0.5),
 )
 
 
@@ -99,12 +99,12 @@ def test_every_way_has_its_figures_and_its_verdict() -> None:
 def test_the_shares_of_the_classes_stand_beside_what_is_taken_for_right() -> None:
     page = render_adaptation(msgspec.to_builtins(DOCUMENT))
     assert cells_of(page, "idle") == ["50", "10", "20", "45"]
-    weighted = msgspec.structs.replace(DOCUMENT, estimated_by="weighted", right_shares=())
+    weighted = msgspec.structs.replace(DOCUMENT, estimated_by="weighted", reference_fractions=())
     assert cells_of(render_adaptation(msgspec.to_builtins(weighted)), "idle") == ["10", "20", "45"]
 
 
 def test_a_way_that_goes_part_of_it_says_how_far() -> None:
-    half = msgspec.structs.replace(TEACHER, method="labels", share=0.5)
+    half = msgspec.structs.replace(TEACHER, method="labels", step_fraction=0.5)
     found = msgspec.structs.replace(DOCUMENT, methods=(STATISTICS, half), chosen="labels")
     assert for_terminal(next(iter(answer(found)))).startswith("The method 'labels, 50% of the way' was written to")
     assert render_adaptation(msgspec.to_builtins(found)).count("labels, 50% of the way") >= 3

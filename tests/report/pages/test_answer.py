@@ -26,14 +26,14 @@ def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, share=0.1, 
     def gain(values):
         return None if values is None else dict(zip(("mean", "low", "high"), values, strict=True))
 
-    def guessing(mean, figure, *, is_better):
+    def compare_with_chance(mean, figure, *, is_better):
         low = figure + 0.05 if is_better else figure - 0.05
         return {"figure": figure, "low": low, "high": mean + 0.1, "is_better": is_better}
 
     def rival(name, scores):
-        guess = guessing(0.5, 0.5, is_better=name in better)
+        guess = compare_with_chance(0.5, 0.5, is_better=name in better)
         valid = scores.get(f"valid_{name}")
-        extra = {"guessing": guess} if "guess" in scores else {}
+        extra = {"chance": guess} if "guess" in scores else {}
         test = {"mean": scores[name]} if name in scores else None
         return {"accuracy": test, "valid_score": None if valid is None else spread(valid), **extra}
 
@@ -41,18 +41,18 @@ def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, share=0.1, 
         {
             "format_version": 1,
             "dataset": {"name": "set"},
-            "label_share": share,
+            "label_fraction": share,
             "seeds": list(seeds),
             "teacher": {
                 "accuracy": None if teacher is None else spread(teacher),
-                "guessing": guessing(teacher or 0.0, 0.5, is_better="teacher" in better),
+                "chance": compare_with_chance(teacher or 0.0, 0.5, is_better="teacher" in better),
             },
             "students": {
                 name: {
                     "student": {
                         "accuracy": None if score is None else spread(score),
                         "valid_score": spread(rivals["valid"]) if "valid" in rivals else None,
-                        "guessing": guessing(score, rivals["guess"], is_better=name in better)
+                        "chance": compare_with_chance(score, rivals["guess"], is_better=name in better)
                         if "guess" in rivals
                         else None,
                     },

@@ -67,7 +67,7 @@ CONFIGURATION: Document = {
 
 
 QUIET: Document = dict.fromkeys(
-    ("others_share", "steal_share", "throttled_share", "switches_hz", "thermal_events", "frequency_drop")
+    ("others_cores", "steal_cores", "throttled_fraction", "switches_hz", "thermal_events", "frequency_drop")
 )
 
 
@@ -85,7 +85,7 @@ def launch(p50_us: float) -> Document:
         "stages": [],
         "pace": None,
         "throughput_hz": 4800.0,
-        "cpu_share": 0.99,
+        "cpu_cores": 0.99,
         "rss_mb": 71.5,
         "rss_peak_mb": 74.0,
         "clock_cost_ns": 40.0,
@@ -134,7 +134,7 @@ def run_of(p50_us: float = 200.0, *, board: str | None = "Orin Nano", count: int
             "load_ms": 30.0,
             "first_call_ms": 0.5,
             "throughput_hz": 4800.0,
-            "cpu_share": 0.99,
+            "cpu_cores": 0.99,
             "rss_mb": 71.5,
             "rss_peak_mb": 74.0,
             "gpu_memory_mb": None,

@@ -14,7 +14,7 @@ HOSTILE = "</style><script>alert(1)</script>"
 
 def probe(asked: str, modality: str | None, score: float) -> Document:
     ends = {"low": score - 0.05, "high": score + 0.05}
-    return {"asked": asked, "modality": modality, "score": score, "guessing": 0.5, "windows": 60, **ends} | {
+    return {"target": asked, "modality": modality, "score": score, "chance": 0.5, "windows": 60, **ends} | {
         "is_better": score > 0.55
     }
 

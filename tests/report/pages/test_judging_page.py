@@ -70,11 +70,11 @@ def document() -> Document:
         "sensors": ["acc"],
         "severities": [0.2, 0.4, 0.6, 0.8, 1.0],
         "measure": "balanced_accuracy",
-        "sound": {"student.ckpt": 0.1, "labels.ckpt": 0.2},
+        "intact": {"student.ckpt": 0.1, "labels.ckpt": 0.2},
         "faults": [
             {
                 "name": "hum",
-                "what": "50 Hz",
+                "effect": "50 Hz",
                 "practised": {"student.ckpt": False, "labels.ckpt": None},
                 "errors": errors,
                 "relative": {"student.ckpt": 0.5},

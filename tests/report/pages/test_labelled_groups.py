@@ -21,7 +21,7 @@ Document = dict[str, Any]
 GROUPS = {"labelled": 2, "of": [6, 6]}
 LEAK = {
     "figure": {"mean": 0.754, "std": 0.03, "per_seed": [0.754]},
-    "guessing": {"figure": 0.519, "low": 0.72, "high": 0.78, "is_better": True},
+    "chance": {"figure": 0.519, "low": 0.72, "high": 0.78, "is_better": True},
     "leaks": True,
 }
 LEAKS = (
@@ -37,7 +37,7 @@ def test_titles_say_how_many_groups_of_how_many_were_labelled() -> None:
 
 
 def test_the_demo_tells_its_story_of_labelled_groups(two_sensors: Document) -> None:
-    del two_sensors["label_share"]
+    del two_sensors["label_fraction"]
     two_sensors["labelled_groups"] = GROUPS
     assert question(read_demo(two_sensors)) == (
         "Everything was recorded, 2 of 6 groups were labelled. Which one sensor is enough, and what does distillation "
@@ -63,14 +63,14 @@ def roles_of_first_sensor(page: str) -> list[str]:
 def test_rivals_that_were_not_run_have_no_row(two_sensors: Document) -> None:
     assert roles_of_first_sensor(render_demo(two_sensors)) == ["extra_trees", "mini_rocket", "baseline", "student"]
     for contest in two_sensors["students"].values():
-        contest["taught_rocket"] = contest["rocket_and_trees"] = contest["mini_rocket"]
+        contest["distilled_rocket"] = contest["rocket_and_trees"] = contest["mini_rocket"]
     page = render_demo(two_sensors)
     assert roles_of_first_sensor(page) == [
         "extra_trees",
         "mini_rocket",
         "rocket_and_trees",
         "baseline",
-        "taught_rocket",
+        "distilled_rocket",
         "student",
     ]
     assert "MiniRocket + trees</span>" in page
@@ -83,7 +83,7 @@ def changed(demo: DemoDocument, name: str, valid: Callable[[float], float]) -> D
     students = {
         sensor: msgspec.structs.replace(
             contest,
-            student=msgspec.structs.replace(contest.student, valid_score=Spread(mean=0.8), guessing=None),
+            student=msgspec.structs.replace(contest.student, valid_score=Spread(mean=0.8), chance=None),
             baseline=None,
             extra_trees=half,
             mini_rocket=half,
@@ -102,7 +102,7 @@ def test_every_rival_that_nobody_taught_speaks_against_a_student_and_the_taught_
         said = recommendation(changed(demo, name, lambda own: own + 0.01))
         assert said.startswith(f"Not recommended: on validation {words} scores 81.0{S}%, the ")
         assert said.endswith(f" student 80.0{S}%.")
-    said = recommendation(changed(demo, "taught_rocket", lambda own: own + 0.01))
+    said = recommendation(changed(demo, "distilled_rocket", lambda own: own + 0.01))
     assert said.startswith("Recommended: the ")
     assert said.endswith(
         f" On validation it scores 80.0{S}%; the rivals score 50.0{S}% (extra-trees) and 50.0{S}% (MiniRocket)."

@@ -234,7 +234,7 @@ def test_the_words_explain_what_the_page_shows(two_sensors, one_seed, parse) -> 
 def test_the_page_says_that_only_validation_recommends(two_sensors, parse) -> None:
     note = "The recommendation uses validation only; test scores are for checking."
     for number, contest in enumerate(two_sensors["students"].values()):
-        contest["student"] |= {"valid_score": {"mean": 0.8 - number / 10}, "guessing": None}
+        contest["student"] |= {"valid_score": {"mean": 0.8 - number / 10}, "chance": None}
         contest["baseline"]["valid_score"] = {"mean": 0.5}
     assert note in section(parse(render_demo(two_sensors)), "results").text
     del two_sensors["students"]["acc"]["student"]["valid_score"]
@@ -272,7 +272,7 @@ def test_a_latency_whose_repeats_do_not_agree_is_no_difference(two_sensors, pars
 
 def test_a_student_that_is_not_better_than_guessing_has_no_gain_and_no_gap_on_the_page(two_sensors, parse) -> None:
     for contest in two_sensors["students"].values():
-        contest["student"]["guessing"] = {"figure": 0.8, "low": 0.5, "high": 0.9, "is_better": False}
+        contest["student"]["chance"] = {"figure": 0.8, "low": 0.5, "high": 0.9, "is_better": False}
     page = parse(render_demo(two_sensors))
     assert len(section(page, "answer").all("p")) == 1
     figures = [item.text for item in page.all("ul", "key-figures")[0].all("li")]

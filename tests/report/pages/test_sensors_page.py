@@ -9,13 +9,13 @@ import pytest
 
 from mmkd_report import DocumentError, render_sensors
 from mmkd_report.pages.sensors import cells, headings, verdict
-from mmkd_report.schema.figures import OF_CLASSES, Guessing, Spread
-from mmkd_report.schema.judging import Competitor, RelativeError, SensorRow, SensorsDocument
+from mmkd_report.schema.figures import OF_CLASSES, Chance, Spread
+from mmkd_report.schema.judging import RelativeError, SensorModel, SensorRow, SensorsDocument
 from mmkd_report.words import for_terminal
 
 
-def scores(*values: float) -> dict[Competitor, Spread]:
-    names: tuple[Competitor, ...] = ("extra_trees", "mini_rocket", "labels_only", "distilled", "teacher")
+def scores(*values: float) -> dict[SensorModel, Spread]:
+    names: tuple[SensorModel, ...] = ("extra_trees", "mini_rocket", "labels_only", "distilled", "teacher")
     return {name: Spread(mean=value) for name, value in zip(names, values, strict=True)}
 
 
@@ -81,7 +81,7 @@ def test_a_claim_on_teaching_needs_its_whole_interval_on_one_side() -> None:
     assert with_gain(-2.0, -3.0, -1.0) == (
         "Distillation worsens accuracy on gyro by 2.0 points (95 % interval -3.0 to -1.0)"
     )
-    assert told(rows=(msgspec.structs.replace(GYRO, gain=0.0, low=0.0, high=0.0, is_taught=False),))[1] == (
+    assert told(rows=(msgspec.structs.replace(GYRO, gain=0.0, low=0.0, high=0.0, is_distilled=False),))[1] == (
         "Distillation does not improve gyro: labels only validated better and is shipped"
     )
     assert with_gain(1.0, None, None) == (
@@ -100,14 +100,14 @@ def test_rivals_that_validate_better_are_named_and_no_pair_is_the_best() -> None
 
 
 def test_nothing_is_concluded_of_a_student_that_is_not_better_than_guessing() -> None:
-    guess = Guessing(figure=0.9, low=0.8, high=0.95, is_better=False)
-    poor = msgspec.structs.replace(GYRO, guessing=guess)
+    guess = Chance(figure=0.9, low=0.8, high=0.95, is_better=False)
+    poor = msgspec.structs.replace(GYRO, chance=guess)
     (said,) = told(rows=(poor, ACC))
     assert said == (
         "The student of gyro, which validates best, is no better than chance: no conclusion is drawn (accuracy: "
         "gyro 90.0 % (95 % interval 80.0 to 95.0), chance 90.0 %); better than chance are the students of acc"
     )
-    both = (poor, msgspec.structs.replace(ACC, guessing=msgspec.structs.replace(guess, low=0.6)))
+    both = (poor, msgspec.structs.replace(ACC, chance=msgspec.structs.replace(guess, low=0.6)))
     (said,) = told(rows=both)
     assert said == (
         "No sensor can be judged: no student is better than chance (accuracy: gyro 90.0 % (95 % interval 80.0 to "

@@ -90,7 +90,7 @@ def told() -> Document:
     return {
         "mode": "search",
         "modality": "gyro",
-        "label_share": 0.1,
+        "label_fraction": 0.1,
         "metric": "balanced_accuracy",
         "search_seeds": [0],
         "seeds": list(SEEDS),
@@ -213,7 +213,13 @@ def grid(searched: Document) -> Document:
     for row in rows:
         row |= {"seeds": [0], "search_score": None, "latency_ms": None, "learning_rates": [0.001]}
     document["entries"] = rows
-    document["facts"] |= {"mode": "grid", "search_seeds": [], "seeds": [0], "label_share": 1.0, "max_latency_ms": None}
+    document["facts"] |= {
+        "mode": "grid",
+        "search_seeds": [],
+        "seeds": [0],
+        "label_fraction": 1.0,
+        "max_latency_ms": None,
+    }
     document["coverage"] |= {"complete": False, "expected": 100}
     document["students"] = [document["students"][0] | {"latency": None}]
     document["selection"] = {
@@ -314,7 +320,7 @@ def test_the_page_says_where_students_are_winners_of_a_race(searched: Document) 
 
 
 def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched: Document) -> None:
-    taught = {"name": "taught_rocket", "teacher": "acc+gyro:small", "valid_score": spread([0.99] * 3)}
+    taught = {"name": "distilled_rocket", "teacher": "acc+gyro:small", "valid_score": spread([0.99] * 3)}
     searched["rivals"].append(searched["rivals"][0] | taught | {"test": table([0.99, 0.98, 0.97])})
     assert first_sentence(searched).startswith(f"Use {CHOSEN}")
     page = render_study(searched)
@@ -323,7 +329,7 @@ def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched: Do
 
 
 def test_a_study_of_labelled_groups_says_so(searched: Document) -> None:
-    searched["facts"] |= {"label_share": None, "labelled_groups": {"labelled": 4, "of": [12, 12, 13]}}
+    searched["facts"] |= {"label_fraction": None, "labelled_groups": {"labelled": 4, "of": [12, 12, 13]}}
     assert "Training uses the labels of 4 of 12 to 13 groups" in render_study(searched)
     section = study_section(read_study(searched))
     assert section.startswith("## exercises, gyro, 4 of 12 to 13 groups labelled\n")
@@ -332,13 +338,13 @@ def test_a_study_of_labelled_groups_says_so(searched: Document) -> None:
 
 def test_a_share_that_leaks_is_said_on_the_page_of_a_study(searched: Document) -> None:
     guess = {"figure": 0.2, "low": 0.8, "high": 0.9, "is_better": True}
-    searched["facts"]["labels_spread_in_time"] = {"figure": spread([0.84]), "guessing": guess, "leaks": True}
+    searched["facts"]["labels_spread_in_time"] = {"figure": spread([0.84]), "chance": guess, "leaks": True}
     assert "labels of neighbouring windows tell 84.0\u202f% of the unlabelled ones" in render_study(searched)
 
 
 def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched: Document, parse: Any) -> None:
     entry = searched["entries"][2]
-    entry["guessing"] = {"figure": 0.7, "low": 0.65, "high": 0.8, "is_better": False}
+    entry["chance"] = {"figure": 0.7, "low": 0.65, "high": 0.8, "is_better": False}
     mean = percent(entry["test"]["balanced_accuracy"]["mean"])
     page = parse(render_study(searched))
     assert [node.text for node in section(page, "answer").all("p")] == [
@@ -348,7 +354,7 @@ def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched: 
         )
     ]
     assert "labels only" not in section(page, "answer").all("ul", "key-figures")[0].text
-    entry["guessing"] |= {"figure": 0.6, "is_better": True}
+    entry["chance"] |= {"figure": 0.6, "is_better": True}
     assert first_sentence(searched).startswith("Use the small student")
 
 

@@ -25,7 +25,7 @@ from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, Suite,
 from mmkd_models.metrics.likelihood import Floats
 from mmkd_report.schema.cost import (
     EITHER_WAY,
-    SHARES,
+    FRACTIONS,
     WHOLE,
     Assumption,
     CostFacts,
@@ -235,7 +235,7 @@ def assume(path: str, value: float, mark: Mark) -> Assumption:
         value=value,
         mark=mark,
         low=value * (1 - reach),
-        high=min(1.0, high) if key in SHARES else high,
+        high=min(1.0, high) if key in FRACTIONS else high,
         follows=True,
     )
 

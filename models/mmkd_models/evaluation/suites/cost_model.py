@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_report.schema.cost import SHARES, WHOLE, CostOption, CostResult, Equipment, Plant, Priced
+from mmkd_report.schema.cost import FRACTIONS, WHOLE, CostOption, CostResult, Equipment, EquipmentCosts, Plant
 
 HOURS_PER_YEAR = 8760.0
 _MOST_STATIONS = 10_000
@@ -35,7 +35,7 @@ years = 5
 discount_rate = 0.08
 price_per_kwh = 0.190             # (1)
 faults_per_station_year = 0.5
-avoidable_share = 0.5             # fraction of the cost of a missed fault that detection saves
+avoidable_fraction = 0.5             # fraction of the cost of a missed fault that detection saves
 # missed_cost = 20000             # enter: cost of a fault that nobody saw coming
 false_alarm_cost = 150
 checks_per_station_year = 365     # how often somebody would act on an alarm
@@ -45,7 +45,7 @@ hourly_rate = 60
 # sensor_price = 4000             # enter: (2) two piezo points
 installation = 800
 sensor_life_years = 10
-spares_share = 0.05
+spares_fraction = 0.05
 # node_price = 1500               # enter
 node_life_years = 5
 gateway_price = 0                 # (2) for wireless sensors
@@ -86,10 +86,10 @@ maintenance_hours = 1
 """
 
 _EXAMPLE_PRICES = {"sensor_price": 4000.0, "node_price": 1500.0}
-"""Prices of the teacher in the template, which are not the defaults of `Priced`."""
+"""Prices of the teacher in the template, which are not the defaults of `EquipmentCosts`."""
 
 
-class EnteredEquipment(Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EnteredEquipment(EquipmentCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Equipment whose rates are measured unless they are entered."""
 
     detection: float | None = None
@@ -171,7 +171,7 @@ def _number_problem(path: str, value: float) -> str:
     key = path.partition(".")[2]
     if not 0 <= value < float("inf"):
         return f"expected 0 or more, got {value:g}; correct it"
-    if key in SHARES and value > 1:
+    if key in FRACTIONS and value > 1:
         return f"expected a fraction of at most 1, got {value:g}; 0.05 is 5 %"
     if key in _ABOVE_ZERO and value == 0:
         return "expected above 0, got 0; correct it"
@@ -194,7 +194,7 @@ def evaluate_option(plant: Plant, option: Equipment) -> CostResult:
 
 def investment(plant: Plant, option: Equipment) -> float:
     """Return the cost before the first year: equipment, gateways and making the model."""
-    station = option.sensor_price * (1 + option.spares_share) + option.installation + option.node_price
+    station = option.sensor_price * (1 + option.spares_fraction) + option.installation + option.node_price
     gateways = math.ceil(plant.stations / option.stations_per_gateway) * option.gateway_price
     people = (option.labelling_hours + option.training_hours) * plant.hourly_rate
     return plant.stations * station + gateways + option.campaign_cost + people
@@ -209,7 +209,7 @@ def kwh_per_station_year(option: Equipment) -> float:
 def savings(plant: Plant, option: Equipment) -> float:
     """Return what detected faults save in a year."""
     faults = plant.stations * plant.faults_per_station_year * option.detection
-    return faults * plant.avoidable_share * plant.missed_cost
+    return faults * plant.avoidable_fraction * plant.missed_cost
 
 
 def running(plant: Plant, option: Equipment) -> float:

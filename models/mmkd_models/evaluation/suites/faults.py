@@ -133,9 +133,9 @@ def describe(inputs: SuiteInputs, facts: FaultsFacts) -> SuiteResult:
         charts=tuple(
             SuiteChart(
                 title=fault.name,
-                x_label=f"severity; 1 is {fault.what}",
+                x_label=f"severity; 1 is {fault.effect}",
                 x=(0.0, *facts.severities),
-                lines={name: (facts.sound[name], *errors) for name, errors in fault.errors.items()},
+                lines={name: (facts.intact[name], *errors) for name, errors in fault.errors.items()},
                 is_fraction=is_fraction,
             )
             for fault in facts.faults
@@ -166,7 +166,7 @@ def judge_faults(inputs: SuiteInputs) -> FaultsFacts:
             relative = {model: sum(row) / sum(errors[baseline]) for model, row in errors.items() if model != baseline}
         practised = {model.name: None if model.practised is None else practice in model.practised for model in models}
         faults.append(
-            FaultFigures(name=name, what=FAULTS[name].what, practised=practised, errors=errors, relative=relative)
+            FaultFigures(name=name, effect=FAULTS[name].what, practised=practised, errors=errors, relative=relative)
         )
     unfit = [
         name for name in NAMES if name not in outcomes and any(one.kind in FAULTS[name].kinds for one in modalities)
@@ -175,7 +175,7 @@ def judge_faults(inputs: SuiteInputs) -> FaultsFacts:
         sensors=tuple(inputs.first.modalities),
         severities=SEVERITIES,
         measure=ERROR_OF[kind],
-        sound=intact,
+        intact=intact,
         faults=tuple(sorted(faults, key=lambda fault: -sum(fault.errors[inputs.first.name]))),
         left_out=tuple(unfit),
         relative={}
@@ -226,7 +226,7 @@ def _drawn_errors(
 def _table(inputs: SuiteInputs, facts: FaultsFacts, caption: str) -> SuiteTable:
     names, first, baseline = inputs.names, inputs.first.name, inputs.baseline
     scale = 1 if facts.measure == "rmse" else 100
-    rows = [["none", *(f"{scale * facts.sound[name]:.3g}" for name in names), *([""] if baseline else []), ""]]
+    rows = [["none", *(f"{scale * facts.intact[name]:.3g}" for name in names), *([""] if baseline else []), ""]]
     for fault in facts.faults:
         errors = [f"{scale * sum(fault.errors[name]) / len(fault.errors[name]):.3g}" for name in names]
         relative = [f"{fault.relative[first]:.0%}" if first in fault.relative else "-"] if baseline else []
@@ -242,13 +242,13 @@ def _verdict(inputs: SuiteInputs, facts: FaultsFacts) -> Iterator[str]:
     name, worst = inputs.first.name, facts.faults[0]
     if facts.measure == "rmse":
         yield (
-            f"The worst fault for {name} is {worst.name}: its error rises from {facts.sound[name]:.3g} to "
-            f"{worst.errors[name][-1]:.3g} with {worst.what}"
+            f"The worst fault for {name} is {worst.name}: its error rises from {facts.intact[name]:.3g} to "
+            f"{worst.errors[name][-1]:.3g} with {worst.effect}"
         )
     else:
         yield (
             f"The worst fault for {name} is {worst.name}: {facts.measure.replace('_', ' ')} falls from "
-            f"{1 - facts.sound[name]:.1%} to {1 - worst.errors[name][-1]:.1%} with {worst.what}"
+            f"{1 - facts.intact[name]:.1%} to {1 - worst.errors[name][-1]:.1%} with {worst.effect}"
         )
         lost = [fault.name for fault in facts.faults if _lost(fault, facts, name) > _HALF]
         if lost:
@@ -275,7 +275,7 @@ def _baseline_sentence(name: str, baseline: str | None, relative: RelativeError)
 
 def _rival_sentence(name: str, rival: str, facts: FaultsFacts) -> Iterator[str]:
     totals = {one: sum(sum(fault.errors[one]) for fault in facts.faults) for one in (name, rival)}
-    better = ["with intact sensors"] if facts.sound[rival] < facts.sound[name] else []
+    better = ["with intact sensors"] if facts.intact[rival] < facts.intact[name] else []
     better += ["over all faults"] if totals[rival] < totals[name] else []
     if better:
         yield f"{rival} needs no teacher and has a lower error than {name} {listed(better, 'and')}: consider it first"
@@ -283,8 +283,8 @@ def _rival_sentence(name: str, rival: str, facts: FaultsFacts) -> Iterator[str]:
 
 def _lost(fault: FaultFigures, facts: FaultsFacts, name: str) -> float:
     """Return the fraction of the intact score that is lost at full severity."""
-    right = 1 - facts.sound[name]
-    return (fault.errors[name][-1] - facts.sound[name]) / right if right > 0 else 0.0
+    right = 1 - facts.intact[name]
+    return (fault.errors[name][-1] - facts.intact[name]) / right if right > 0 else 0.0
 
 
 def _record(inputs: SuiteInputs, facts: FaultsFacts) -> Iterator[str]:

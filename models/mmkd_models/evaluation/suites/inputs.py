@@ -15,7 +15,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.faults.table import Practice
 from mmkd_models.metrics.likelihood import Floats, probabilities_of
-from mmkd_models.metrics.scores import default_metric, told_by
+from mmkd_models.metrics.scores import default_metric, gain_metric
 from mmkd_report.schema.evaluation import SeenWindows, WindowGain
 from mmkd_report.schema.figures import Measure
 from mmkd_report.schema.judging import DomainSpread, JudgedModel, ShiftFacts, SuiteResult
@@ -103,7 +103,7 @@ class SuiteInputs:
     def measure(self) -> Measure:
         """The figure of gains: the first model's validation metric, or for regression the error."""
         task, checkpoint = self.windows.spec.task, self.models[0].checkpoint
-        return told_by(task, default_metric(task.kind) if checkpoint is None else checkpoint.facts.metric)
+        return gain_metric(task, default_metric(task.kind) if checkpoint is None else checkpoint.facts.metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,31 +136,31 @@ def heading_text(measure: Measure) -> str:
 
 def cell_text(value: float, measure: Measure) -> str:
     """Return a figure without its unit."""
-    return f"{measure.scale * value:.1f}" if measure.is_share else f"{value:.3g}"
+    return f"{measure.scale * value:.1f}" if measure.is_fraction else f"{value:.3g}"
 
 
 def figure_text(value: float, measure: Measure) -> str:
     """Return a figure with its unit."""
-    return f"{value:.1%}" if measure.is_share else f"{value:.3g} {measure.unit}".rstrip()
+    return f"{value:.1%}" if measure.is_fraction else f"{value:.3g} {measure.unit}".rstrip()
 
 
 def points_text(value: float, measure: Measure) -> str:
     """Return a gain with its sign and unit."""
-    return f"{value:+.1f} points" if measure.is_share else f"{value:+.3g} {measure.gain_unit}".rstrip()
+    return f"{value:+.1f} points" if measure.is_fraction else f"{value:+.3g} {measure.gain_unit}".rstrip()
 
 
 def interval_text(gain: DomainSpread | WindowGain, measure: Measure) -> str:
     """Return the 95 % interval of a gain, or that there is none."""
     if gain.low is None or gain.high is None:
         return "too few for an interval"
-    ends = f"{gain.low:+.1f} to {gain.high:+.1f}" if measure.is_share else f"{gain.low:+.3g} to {gain.high:+.3g}"
+    ends = f"{gain.low:+.1f} to {gain.high:+.1f}" if measure.is_fraction else f"{gain.low:+.3g} to {gain.high:+.3g}"
     return f"95 % CI {ends}"
 
 
 def gain_cell(gain: DomainSpread | WindowGain, measure: Measure) -> str:
     """Return a gain and its interval, without unit."""
     points = gain.points if isinstance(gain, WindowGain) else gain.mean
-    text = f"{points:+.1f}" if measure.is_share else f"{points:+.3g}"
+    text = f"{points:+.1f}" if measure.is_fraction else f"{points:+.3g}"
     if gain.low is None or gain.high is None:
         return text
     return f"{text} ({interval_text(gain, measure).removeprefix('95 % CI ')})"

@@ -19,8 +19,8 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.kinds import Values
 from mmkd_models.data.sources import Rows, WindowSource
 from mmkd_models.data.windows import Windows
+from mmkd_models.evaluation.chance import compare_with_chance
 from mmkd_models.evaluation.gains import gain_on_windows
-from mmkd_models.evaluation.guessing import guessing
 from mmkd_models.evaluation.outcome import outcome_on
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, cell_text, figure_text, gain_cell, heading_text
 from mmkd_report.schema.evaluation import WindowGain
@@ -141,7 +141,7 @@ def judge_missing(inputs: SuiteInputs) -> MissingFacts:
                 burst=burst,
                 scores={name: each.scores.metric(measure.name) for name, each in judged.items()},
                 gain=None if reference is None else gain_on_windows(outcome, reference, measure.name, seed=inputs.seed),
-                is_chance=not guessing([outcome], measure.name, seed=inputs.seed).is_better,
+                is_chance=not compare_with_chance([outcome], measure.name, seed=inputs.seed).is_better,
             )
         )
     return MissingFacts(measure=measure, compared_with=compared_with, rows=tuple(rows))
@@ -166,7 +166,7 @@ def run(inputs: SuiteInputs) -> SuiteResult:
                 x_label="fraction of the window missing" if burst else "fraction of the samples missing",
                 x=FRACTIONS,
                 lines={name: tuple(row.scores[name] for row in _curve(facts, burst)) for name in inputs.names},
-                is_fraction=measure.is_share,
+                is_fraction=measure.is_fraction,
             )
             for burst in (False, True)
         ),

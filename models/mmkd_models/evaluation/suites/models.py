@@ -26,7 +26,7 @@ from mmkd_models.metrics.likelihood import logits_of_probabilities
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.compatible import check_compatible
 from mmkd_report.schema.evaluation import SeenWindows
-from mmkd_report.schema.figures import CONTESTANTS
+from mmkd_report.schema.figures import MODEL_NAMES
 from mmkd_report.schema.judging import JudgedModel
 
 if TYPE_CHECKING:  # a bundle is judged without torch
@@ -165,7 +165,7 @@ def fit_rivals(
         if isinstance(predict, str):
             raise UsageError(f"--rival {name}: {predict}; leave it out")
         facts = JudgedModel(
-            name=CONTESTANTS[name], path="", sha256="", role="rival", modalities=first.modalities, parameters=None
+            name=MODEL_NAMES[name], path="", sha256="", role="rival", modalities=first.modalities, parameters=None
         )
         yield ModelUnderTest(facts=facts, practised=frozenset(), cautions=(), predict=predict)
 

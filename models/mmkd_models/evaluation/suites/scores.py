@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from mmkd_models.evaluation.chance import compare_with_chance
 from mmkd_models.evaluation.confidence import (
     HEADINGS,
     confidence_facts,
@@ -15,7 +16,6 @@ from mmkd_models.evaluation.confidence import (
     reliability_text,
 )
 from mmkd_models.evaluation.gains import FEWEST_GROUPS, gain_on_windows
-from mmkd_models.evaluation.guessing import guessing
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.suites.inputs import (
     Answers,
@@ -33,7 +33,7 @@ from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.metrics.scores import measures_of
 from mmkd_report.schema.confidence import ConfidenceFacts
 from mmkd_report.schema.evaluation import WindowGain
-from mmkd_report.schema.figures import Guessing, Measure
+from mmkd_report.schema.figures import Chance, Measure
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 
@@ -41,13 +41,13 @@ class ModelScores(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one model.
 
     Attributes:
-        guessing: the model compared with chance.
+        chance: the model compared with chance.
         gain: of the first model over this one.
         confidence: of an artifact that was calibrated.
     """
 
     scores: dict[str, float]
-    guessing: Guessing
+    chance: Chance
     gain: WindowGain | None = None
     calibration_error: float | None = None
     confidence: ConfidenceFacts | None = None
@@ -71,7 +71,7 @@ def judge_scores(inputs: SuiteInputs) -> ScoresFacts:
         error, confidence = _calibration(inputs, model, answers)
         models[model.name] = ModelScores(
             scores={one.name: outcome.scores.metric(one.name) for one in measures_of(windows.spec.task)},
-            guessing=guessing([outcome], measure.name, seed=inputs.seed),
+            chance=compare_with_chance([outcome], measure.name, seed=inputs.seed),
             gain=None if first is None else gain_on_windows(first, outcome, measure.name, seed=inputs.seed),
             calibration_error=error,
             confidence=confidence,
@@ -129,13 +129,13 @@ def _table(inputs: SuiteInputs, facts: ScoresFacts) -> SuiteTable:
         rows.append((name, *cells))
     heads = ["model", *map(heading_text, measures), *(["Calibration error, %"] if has_classes else [])]
     if is_compared:
-        unit = f", {measure.gain_unit} of {measure.words}" if measure.is_share else f" in {measure.words}"
+        unit = f", {measure.gain_unit} of {measure.words}" if measure.is_fraction else f" in {measure.words}"
         heads.append(f"Gain over it{unit} (95 % CI)")
     return SuiteTable(caption="Scores", heads=tuple(heads), rows=tuple(rows))
 
 
 def _verdict(name: str, facts: ScoresFacts) -> Iterator[str]:
-    measure, chance = facts.measure, facts.models[name].guessing
+    measure, chance = facts.measure, facts.models[name].chance
     score = facts.models[name].scores[measure.name]
     ends = f"95 % CI {cell_text(chance.low, measure)} to {cell_text(chance.high, measure)}"
     better = "better than chance" if chance.is_better else "no better than chance, so no conclusion is drawn"

@@ -16,10 +16,10 @@ from mmkd_models.evaluation.suites.inputs import (
 )
 from mmkd_report.schema.demo import LABELS_ONLY
 from mmkd_report.schema.evaluation import WindowGain
-from mmkd_report.schema.figures import CONTESTANTS
+from mmkd_report.schema.figures import MODEL_NAMES
 from mmkd_report.schema.judging import STUDENT, DomainSpread, ShiftFacts, SuiteResult, SuiteTable
 
-_RIVALS = (CONTESTANTS["extra_trees"], CONTESTANTS["mini_rocket"])
+_RIVALS = (MODEL_NAMES["extra_trees"], MODEL_NAMES["mini_rocket"])
 
 
 def run(inputs: SuiteInputs) -> SuiteResult:

@@ -26,7 +26,7 @@ PLANT = Plant(
     discount_rate=0.1,
     price_per_kwh=0.2,
     faults_per_station_year=0.5,
-    avoidable_share=0.4,
+    avoidable_fraction=0.4,
     missed_cost=10_000.0,
     false_alarm_cost=100.0,
     checks_per_station_year=100.0,
@@ -36,7 +36,7 @@ OPTION = Equipment(
     sensor_price=200.0,
     installation=100.0,
     sensor_life_years=2.0,
-    spares_share=0.1,
+    spares_fraction=0.1,
     node_price=300.0,
     node_life_years=5.0,
     gateway_price=1000.0,
@@ -111,7 +111,7 @@ def test_the_cost_of_a_station_and_year_is_what_is_spent_as_equal_sums() -> None
 def test_changing_an_assumption_of_an_option_changes_what_it_should(key: str) -> None:
     more = msgspec.structs.replace(OPTION, **{key: getattr(OPTION, key) * 1.5 if key != "node_life_years" else 1.0})
     invests = key in (
-        "sensor_price", "installation", "spares_share", "node_price", "gateway_price", "stations_per_gateway",
+        "sensor_price", "installation", "spares_fraction", "node_price", "gateway_price", "stations_per_gateway",
         "campaign_cost", "labelling_hours", "training_hours",
     )  # fmt: skip
     runs = key in ("inference_mj", "inferences_per_s", "maintenance_hours", "false_alarms")

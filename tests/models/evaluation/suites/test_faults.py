@@ -141,7 +141,7 @@ def inputs(dataset: Dataset, *models: ModelUnderTest) -> SuiteInputs:
 def test_error_is_relative_to_that_of_the_baseline(machines: Dataset) -> None:
     ours, theirs = model("ours", range(12), practised=frozenset({"noise"})), model("labels", [], practised=None)
     found = judge_faults(inputs(machines, ours, theirs))
-    assert found.sound == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
+    assert found.intact == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
     (noise,) = [one for one in found.faults if one.name == "noise"]
     assert noise.errors == {"ours": (0.0,) * 5, "labels": (pytest.approx(2 / 3),) * 5}
     assert noise.relative == {"ours": 0.0}
@@ -176,5 +176,5 @@ def test_numbers_and_several_labels_have_errors_of_their_own(kind: str, measure:
     ours = ModelUnderTest(facts=facts, practised=None, cautions=(), predict=ask)
     found = judge_faults(inputs(rig, ours))
     assert found.measure == measure
-    assert found.sound["ours"] == pytest.approx(30.0 if kind == "regression" else 0.0)
+    assert found.intact["ours"] == pytest.approx(30.0 if kind == "regression" else 0.0)
     assert found.relative == {}

@@ -43,7 +43,7 @@ INPUTS = SuiteInputs(
 def fault(name: str, last: float, *, practised: bool) -> FaultFigures:
     return FaultFigures(
         name=name,
-        what=f"all of {name}",
+        effect=f"all of {name}",
         practised={"s": practised, "b": None, "MiniRocket": False},
         errors={"s": (0.1, 0.1, 0.1, 0.1, last), "b": (0.2,) * 5, "MiniRocket": (0.5,) * 5},
         relative={"s": 0.5},
@@ -55,7 +55,7 @@ def faults_facts(relative: RelativeError) -> FaultsFacts:
         sensors=("acc",),
         severities=(0.2, 0.4, 0.6, 0.8, 1.0),
         measure="balanced_accuracy",
-        sound={"s": 0.1, "b": 0.2, "MiniRocket": 0.5},
+        intact={"s": 0.1, "b": 0.2, "MiniRocket": 0.5},
         faults=(
             fault("hum", 0.7, practised=False),
             fault("noise", 0.6, practised=True),
@@ -92,7 +92,7 @@ def test_a_rival_is_named_where_it_errs_less() -> None:
         every = tuple(
             msgspec.structs.replace(one, errors=one.errors | {"MiniRocket": (errors,) * 5}) for one in facts.faults
         )
-        facts = msgspec.structs.replace(facts, faults=every, sound=facts.sound | {"MiniRocket": intact})
+        facts = msgspec.structs.replace(facts, faults=every, intact=facts.intact | {"MiniRocket": intact})
         return [one for one in under_faults(facts) if one.startswith("MiniRocket")]
 
     # s errs 0.1 with intact sensors and (1.1 + 1.0 + 0.6) / 15 = 0.18 over all faults

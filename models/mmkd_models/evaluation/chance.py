@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from mmkd_models.evaluation.gains import DRAWS, FEWEST_GROUPS, ROUNDING, figure_draws, groups_tested, interval_of
 from mmkd_models.evaluation.outcome import GroupAnswers, TestedNetwork, metric_of_confusions
 from mmkd_models.metrics.scores import measure_named
-from mmkd_report.schema.figures import Guessing
+from mmkd_report.schema.figures import Chance
 
 _MOST_PARTS = 200  # blocks of windows that are resampled if groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
 
 
-def guessing(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Guessing:
+def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Chance:
     """Return the score of chance on the test windows of each seed, and whether the model is better.
 
     Below `FEWEST_GROUPS` groups the interval reaches at least as far as one that resamples windows.
@@ -34,7 +34,7 @@ def guessing(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> G
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     more = figure - high if measure_named(metric).lower_is_better else low - figure
     is_better = more > ROUNDING * abs(figure)
-    return Guessing(figure=figure, low=low, high=high, is_better=is_better)
+    return Chance(figure=figure, low=low, high=high, is_better=is_better)
 
 
 def guessed_figure(outcome: TestedNetwork, metric: str) -> float:

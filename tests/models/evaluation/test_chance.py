@@ -1,4 +1,4 @@
-"""What guessing scores, by hand; and when a model is better than that."""
+"""The score of chance, by hand; and when a model is better than that."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mmkd_edge.spec import TaskSpec
+from mmkd_models.evaluation.chance import compare_with_chance, guessed_figure
 from mmkd_models.evaluation.gains import gap_recovered
-from mmkd_models.evaluation.guessing import guessed_figure, guessing
 from mmkd_models.evaluation.outcome import GroupAnswers, GroupConfusion, TestedNetwork
 from mmkd_models.metrics.scores import scores_from_answers
 
@@ -101,7 +101,7 @@ def test_a_model_is_better_than_guessing_where_its_whole_interval_is(
     groups: list[int], wrong: list[int], low: float, high: float, is_better: bool
 ) -> None:
     answers = [1 - label if number in wrong else label for number, label in enumerate(ALTERNATE)]
-    found = guessing([classes(ALTERNATE, answers, groups)], "accuracy")
+    found = compare_with_chance([classes(ALTERNATE, answers, groups)], "accuracy")
     assert found.figure == 0.5
     assert low <= found.low <= found.high <= high
     assert found.is_better == is_better
@@ -109,17 +109,17 @@ def test_a_model_is_better_than_guessing_where_its_whole_interval_is(
 
 def test_an_error_is_better_than_guessing_where_its_whole_interval_is_below() -> None:
     near = numbers({group: [(0.0, 1.0), (10.0, 9.0)] for group in range(6)})
-    found = guessing([near], "mae")
+    found = compare_with_chance([near], "mae")
     assert (found.figure, found.low, found.high, found.is_better) == (5.0, 1.0, 1.0, True)
     far = numbers({group: [(0.0, 5.0 + group), (10.0, 5.0)] for group in range(6)})
-    assert not guessing([far], "mae").is_better
+    assert not compare_with_chance([far], "mae").is_better
 
 
 def test_few_windows_of_random_numbers_are_not_better_than_guessing() -> None:
     """Of 200 models that toss a coin for 20 windows, about one in forty may look better."""
     rng = np.random.default_rng(0)
     better = sum(
-        guessing([classes(ALTERNATE, rng.integers(0, 2, 20).tolist(), range(20))], "accuracy").is_better
+        compare_with_chance([classes(ALTERNATE, rng.integers(0, 2, 20).tolist(), range(20))], "accuracy").is_better
         for _ in range(200)
     )
     assert better <= 10
@@ -128,12 +128,12 @@ def test_few_windows_of_random_numbers_are_not_better_than_guessing() -> None:
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
 def test_a_model_that_always_gives_one_answer_is_never_better_than_guessing(metric: str) -> None:
     judged = classes([0, 1, 2] * 7, [1] * 21, [n // 3 for n in range(21)], count=3)
-    assert not guessing([judged] * 3, metric).is_better
+    assert not compare_with_chance([judged] * 3, metric).is_better
 
 
 def test_seeds_count_alike() -> None:
     right, half = classes([0, 1], [0, 1], [0, 1]), classes([0, 1, 0, 1], [0, 1, 1, 0], [2, 2, 3, 3])
-    found = guessing([right, half], "accuracy")
+    found = compare_with_chance([right, half], "accuracy")
     assert found.figure == 0.5
     assert found.low <= 0.75 <= found.high
 
