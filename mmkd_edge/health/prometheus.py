@@ -28,9 +28,9 @@ _COUNTERS = {
 }
 _GAUGES = {  # with the label beside the predictor and the model
     "input_psi": ("Population stability index of a channel against the training.", "channel"),
-    "input_missing_share": ("Share of a channel's values that are missing.", "channel"),
+    "input_missing_ratio": ("Fraction of a channel's values that are missing.", "channel"),
     "input_mean": ("Mean of a channel, as the student takes it.", "channel"),
-    "answer_share": ("Share of a label among the answers.", "label"),
+    "answer_ratio": ("Fraction of a label among the answers.", "label"),
     "answer_psi": ("Population stability index of the answers.", ""),
     "input_drift": ("1 for the verdict on the last inputs, else 0.", "verdict"),
     "input_drift_distance": ("From 1 on inputs are not as in the training.", ""),
@@ -105,10 +105,10 @@ def _import_library() -> Any:
 def _gauge_values(model: ModelHealth) -> Iterator[tuple[str, str, float | None]]:
     for channel in model.channels:
         yield "input_psi", channel.channel, channel.psi
-        yield "input_missing_share", channel.channel, channel.missing_share
+        yield "input_missing_ratio", channel.channel, channel.missing_fraction
         yield "input_mean", channel.channel, channel.mean
-    for label, fraction in model.label_shares.items():
-        yield "answer_share", label, fraction
+    for label, fraction in model.label_fractions.items():
+        yield "answer_ratio", label, fraction
     for verdict in get_args(Verdict):
         yield "input_drift", verdict, float(verdict == model.drift.verdict)
     yield "answer_psi", "", model.label_psi

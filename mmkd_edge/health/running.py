@@ -38,7 +38,7 @@ class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     mean: float
     std: float
-    missing_share: float
+    missing_fraction: float
     psi: float | None
 
 
@@ -47,7 +47,7 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         windows_observed: weighted number of measured windows; older ones weigh less.
-        label_shares: fraction of each label among the answers; multi-label: of answers in which it is on; empty for a
+        label_fractions: of each label among the answers; multi-label: of answers in which it is on; empty for a
             regression.
         label_psi: population stability index of the answers; None with too few.
     """
@@ -56,7 +56,7 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     windows_observed: float
     channels: tuple[ChannelHealth, ...]
     drift: Drift
-    label_shares: dict[str, float]
+    label_fractions: dict[str, float]
     label_psi: float | None
     adaptation: AdaptationAdvice
 
@@ -169,7 +169,7 @@ class RunningStatistics:
             windows_observed=self._windows,
             channels=tuple(self._channel(c, name) for c, name in enumerate(self._entry.modality.channels)),
             drift=drift,
-            label_shares=dict(zip(self._labels, shares.tolist(), strict=True)),
+            label_fractions=dict(zip(self._labels, shares.tolist(), strict=True)),
             label_psi=self._label_psi(shares),
             adaptation=advise_adaptation(drift, self.confidence.change()),
         )
@@ -186,7 +186,7 @@ class RunningStatistics:
             channel=name,
             mean=float(mean + self._shift[c]),
             std=float(np.sqrt(np.maximum(variance, 0.0))),
-            missing_share=1.0 - present / rows if rows else float("nan"),
+            missing_fraction=1.0 - present / rows if rows else float("nan"),
             psi=psi,
         )
 

@@ -93,11 +93,11 @@ def test_health_counts_the_labels_that_are_on_and_of_a_number_none():
     predictor = fake_predictor(lambda feeds: next(answers), modality=ACC, labels=STATES)
     predictor.predict(WINDOW)
     predictor.predict(WINDOW)
-    assert predictor.health().models[0].label_shares == {"hot": 0.0, "worn": 1.0, "loose": 0.5}
+    assert predictor.health().models[0].label_fractions == {"hot": 0.0, "worn": 1.0, "loose": 0.5}
     numbers = fake_predictor([1500.0], modality=ACC, labels=SPEED)
     numbers.predict(WINDOW)
     found = numbers.health()
-    assert (found.models[0].label_shares, found.models[0].label_psi, found.predictions["ok"]) == ({}, None, 1)
+    assert (found.models[0].label_fractions, found.models[0].label_psi, found.predictions["ok"]) == ({}, None, 1)
 
 
 def test_statistics_of_answers_by_kind():

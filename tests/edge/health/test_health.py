@@ -149,7 +149,7 @@ def test_inputs_like_the_reference_do_not_drift() -> None:
     assert all(channel.psi is not None and channel.psi < 0.02 for channel in found.channels)
     assert found.channels[0].mean == pytest.approx(1.0, abs=0.05)
     assert found.channels[1].std == pytest.approx(0.5, abs=0.05)
-    assert sum(found.label_shares.values()) == pytest.approx(1.0)
+    assert sum(found.label_fractions.values()) == pytest.approx(1.0)
     assert found.label_psi is not None
     assert found.label_psi < 0.1
 
@@ -203,7 +203,7 @@ def test_missing_values_are_counted_and_not_compared() -> None:
     model = predictor(reference=recorded(200), observe_every=1)
     ask(model, windows)
     channel = model.health().models[0].channels[0]
-    assert channel.missing_share == pytest.approx(0.5)
+    assert channel.missing_fraction == pytest.approx(0.5)
     assert channel.psi is not None
     assert channel.psi < 0.05
 
@@ -266,7 +266,7 @@ def test_the_text_for_prometheus_has_every_figure() -> None:
     assert float(lines['mmkd_input_psi{channel="y",model="acc",predictor="press 1"}']) == found.channels[1].psi
     assert float(lines['mmkd_answer_psi{model="acc",predictor="press 1"}']) == found.label_psi
     share = lines['mmkd_answer_ratio{label="high",model="acc",predictor="press 1"}']
-    assert float(share) == found.label_shares["high"]
+    assert float(share) == found.label_fractions["high"]
 
 
 def test_a_collector_serves_several_predictors() -> None:

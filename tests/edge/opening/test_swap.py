@@ -320,7 +320,7 @@ def test_the_good_answers_of_a_stream_of_the_second_student_are_counted(both_pat
         health = predictor.health()
     assert [prediction.status for prediction in found] == ["ok"] * 5
     assert health.predictions["ok"] == 5
-    assert [sum(model.label_shares.values()) for model in health.models] == [0.0, pytest.approx(1.0)]
+    assert [sum(model.label_fractions.values()) for model in health.models] == [0.0, pytest.approx(1.0)]
 
 
 def test_the_first_student_whose_sensor_lives_answers(both_path: Path) -> None:
