@@ -191,19 +191,18 @@ def test_every_window_is_answered_as_in_python(bundles: dict[str, Path], program
     windows[5, :, :2] = np.nan
     windows[6] *= 1e-3
     windows[7, 3, 0] = np.nan
-    native = program(bundles[name], unknown_level=0.2, error_level=0.3, stale_s=2.0)
     statuses = set()
-    with EdgePredictor.open(
-        bundles[name], backend="native", unknown_level=0.2, error_level=0.3, stale_s=2.0
-    ) as predictor:
-        for number, window in enumerate(windows):
-            age = (None, 1.0, 3.25, -4.0)[number % 4]
-            expected = predictor.predict(window, input_age_s=age)
-            got = native.predict(window, math.nan if age is None else age)
-            assert_same(got, expected)
-            assert got["set"] == list(expected.label_set)
-            statuses.add(got["status"])
-    assert statuses >= {"ok", "stale", "invalid"}
+    for levels in ({"unknown_level": 0.2, "error_level": 0.3, "stale_s": 2.0}, {}):
+        native = program(bundles[name], **levels)
+        with EdgePredictor.open(bundles[name], backend="native", **levels) as predictor:
+            for number, window in enumerate(windows):
+                age = (None, 1.0, 3.25, -4.0)[number % 4]
+                expected = predictor.predict(window, input_age_s=age)
+                got = native.predict(window, math.nan if age is None else age)
+                assert_same(got, expected)
+                assert got["set"] == list(expected.label_set)
+                statuses.add(got["status"])
+    assert statuses == {"ok", "degraded", "unknown", "stale", "invalid"}
 
 
 @pytest.mark.parametrize("name", ["windows", "causal"])
