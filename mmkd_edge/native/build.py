@@ -51,7 +51,7 @@ def build(library: Path = LIBRARY, *, warnings_as_errors: bool = False) -> str:
             for name in ("model", "bundle", "predict"):
                 objects.append(f"{place}/{name}.o")
                 run([*compiler, *flags, "-c", str(FOLDER / "src" / f"{name}.c"), "-o", objects[-1]])
-            run([*compiler, "-shared", "-o", f"{place}/library", *objects, "-lm"])
+            run([*compiler, "-shared", "-Wl,-soname,libmmkd.so.1", "-o", f"{place}/library", *objects, "-lm"])
             temporary = library.with_suffix(f".{os.getpid()}")
             temporary.write_bytes(Path(place, "library").read_bytes())
             temporary.chmod(0o755)

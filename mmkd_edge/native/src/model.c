@@ -258,7 +258,7 @@ static void read_model(reader *r, mmkd_model *model)
 static int set_isa(mmkd_model *model, int isa)
 {
     int best = MMKD_ISA_BASE;
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__x86_64__) && !defined(MMKD_ONE_ISA)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = MMKD_ISA_AVX2;
     if (best == MMKD_ISA_AVX2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -268,7 +268,7 @@ static int set_isa(mmkd_model *model, int isa)
     model->isa = isa == MMKD_ISA_BEST ? best : isa;
     if (model->isa < MMKD_ISA_BASE || model->isa > best) return MMKD_UNKNOWN_ISA;
     model->computing = &mmkd_compute_base;
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(MMKD_ONE_ISA)
     if (model->isa == MMKD_ISA_AVX2) model->computing = &mmkd_compute_avx2;
     if (model->isa == MMKD_ISA_AVX512) model->computing = &mmkd_compute_avx512;
 #endif

@@ -86,7 +86,7 @@ typedef struct mmkd_computing {
                  float *const *, float *, float *, float *);
 } mmkd_computing;
 
-/* Each instruction set compiles compute.c once. */
+/* Each instruction set compiles compute.c once; with MMKD_ONE_ISA there is the first alone. */
 extern const mmkd_computing mmkd_compute_base, mmkd_compute_avx2, mmkd_compute_avx512;
 /* Floats of a state of a causal student, and of what a step adds to it. In order: history, moments, sums, peaks,
  * series, then keys and values of each block, then tokens. */

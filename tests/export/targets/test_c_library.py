@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
+import random
+import shutil
+import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ import pytest
 
 from mmkd_edge import EdgePredictor, Prediction
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.native.build import LIBRARY, build
+from mmkd_edge.native.build import FOLDER, LIBRARY, build
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
@@ -25,6 +30,8 @@ ACC = ModalitySpec(name="acc", channels=("x", "y'", "z\u00e4"), rate_hz=50.0, sa
 WHOLE = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0, movement=True)
 CAUSAL = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONDITIONS = ("ok", "degraded", "unknown", "stale", "warming_up", "invalid")
+ROOT = Path(__file__).parents[3]
+EXAMPLES, FUZZED = ROOT / "examples" / "c", ROOT / "benchmarks" / "checks" / "fuzzing" / "native.c"
 OK, DAMAGED, NO_FILE, MISUSE = 0, 1, 4, 5
 Build = Callable[..., StudentCheckpoint]
 
@@ -324,3 +331,104 @@ def test_wrong_files_and_arguments_say_what_is_wrong(
     native = program(bundles["windows"])
     assert native.predict(np.zeros((3, 61)))["reason"] == "modality 'acc': expected shape (T, C)=(61, 3), got (3, 61)"
     assert native.status == MISUSE
+
+
+def compiled(source: Path, program: Path, *flags: str, compiler: str = "cc") -> Path:
+    if shutil.which(compiler) is None or shutil.which("pkg-config") is None:
+        pytest.skip(f"needs {compiler} and pkg-config")
+    found = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "mmkd"],
+        env={**os.environ, "PKG_CONFIG_PATH": str(FOLDER)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    subprocess.run([compiler, str(source), *flags, *found.stdout.split(), "-o", str(program)], check=True)
+    return program
+
+
+def test_the_example_in_c_follows_samples_from_a_file(bundles: dict[str, Path], tmp_path: Path):
+    program = compiled(EXAMPLES / "follow.c", tmp_path / "follow", "-Wall", "-Wextra", "-Werror")
+    rows = np.random.default_rng(6).normal(size=(130, 3)).round(3).astype(np.float32)
+    text = "\n".join(",".join(f"{value:g}" for value in row) for row in rows).replace("\n", "\n,,\n", 1)
+    done = subprocess.run([program, bundles["windows"]], input=text, capture_output=True, text=True, check=True)
+    with_gap = np.insert(rows, 1, np.nan, axis=0)
+    with EdgePredictor.open(bundles["windows"], backend="native") as predictor:
+        expected = predictor.stream(hop=61).push(with_gap)
+    assert done.stdout.splitlines() == [
+        f"{answer.status} {answer.label} {answer.probability:.3f} {answer.reason}" for answer in expected
+    ]
+    refused = subprocess.run([program, tmp_path / "none.edge"], input="", capture_output=True, text=True, check=False)
+    assert refused.returncode == 6
+    assert refused.stderr == f"{tmp_path}/none.edge: expected a bundle (.edge) that can be read\n"
+
+
+@pytest.mark.parametrize(("name", "compiler"), [("windows.cpp", "c++"), ("window.rs", "rustc")])
+def test_the_examples_in_other_languages_answer_as_python_does(
+    bundles: dict[str, Path], tmp_path: Path, name: str, compiler: str
+):
+    zeros = np.zeros((61, 3), dtype=np.float32)
+    if compiler == "rustc":
+        if shutil.which(compiler) is None:
+            pytest.skip("needs rustc")
+        links = ["-L", str(FOLDER), "-C", "link-arg=-l:libmmkd.so.1", "-C", f"link-arg=-Wl,-rpath,{FOLDER}"]
+        command = [compiler, str(EXAMPLES / name), "-o", str(tmp_path / "program"), *links]
+        subprocess.run(command, check=True, capture_output=True)
+    else:
+        compiled(EXAMPLES / name, tmp_path / "program", "-std=c++11", "-Wall", "-Wextra", "-Werror", compiler=compiler)
+    command = [str(tmp_path / "program"), str(bundles["windows"])]
+    done = subprocess.run(command, input=zeros.tobytes(), capture_output=True, check=True)
+    with EdgePredictor.open(bundles["windows"], backend="native") as predictor:
+        answer = predictor.predict(zeros)
+    status = "" if compiler == "rustc" else f"{answer.status} "
+    assert done.stdout.decode() == f"{status}{answer.label} {answer.probability:.6f}\n"
+
+
+def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles: dict[str, Path], tmp_path: Path):
+    objects: list[str] = []
+    flags = [
+        "-g",
+        "-O1",
+        "-DMMKD_ONE_ISA",
+        "-DMMKD_SIZES",
+        "-DMMKD_FILES",
+        "-fsanitize=address,undefined",
+        "-Wno-psabi",
+    ]
+    for file in (*(FOLDER / "src" / f"{name}.c" for name in ("model", "bundle", "predict", "compute")), FUZZED):
+        objects.append(str(tmp_path / f"{file.stem}_{file.parent.name}.o"))
+        command = ["cc", "-std=c99", *flags, "-fno-sanitize-recover=all", "-c", str(file), "-o", objects[-1]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if "sanitize" in done.stderr:
+            pytest.skip(f"this compiler has no sanitizers: {done.stderr}")
+        assert done.returncode == 0, done.stderr
+    subprocess.run(["cc", "-fsanitize=address,undefined", *objects, "-lm", "-o", tmp_path / "files"], check=True)
+    dice, seeds = random.Random(5), []
+    for path in bundles.values():
+        with zipfile.ZipFile(path) as archive:
+            seeds += [path.read_bytes(), *(archive.read(name) for name in archive.namelist() if "native" in name)]
+    files = []
+    for number in range(150):
+        data = bytearray(dice.choice(seeds))
+        for _ in range(dice.randint(0, 3)):
+            at = dice.randrange(len(data))
+            data[at : at + 4] = dice.choice([b"\xff\xff\xff\x7f", b"\0\0\0\0", dice.randbytes(4), b"9999", b""])
+        files.append(tmp_path / f"{number}.bin")
+        files[-1].write_bytes(data)
+    environment = {**os.environ, "ASAN_OPTIONS": "allocator_may_return_null=1"}
+    done = subprocess.run([tmp_path / "files", *files], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_cmake_finds_the_library(tmp_path: Path):
+    if shutil.which("cmake") is None:
+        pytest.skip("needs cmake")
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.16)\nproject(follow C)\nfind_package(mmkd REQUIRED)\n"
+        f"add_executable(follow {EXAMPLES / 'follow.c'})\ntarget_link_libraries(follow mmkd::mmkd m)\n"
+    )
+    subprocess.run(["cmake", "-S", tmp_path, "-B", tmp_path / "b", f"-Dmmkd_DIR={FOLDER}"], check=True)
+    subprocess.run(["cmake", "--build", tmp_path / "b"], check=True)
+    done = subprocess.run([tmp_path / "b" / "follow"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "usage: follow BUNDLE < SAMPLES.csv\n")
