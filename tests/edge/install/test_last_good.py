@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from mmkd_edge import Bundle, BundleError, EdgePredictor, UsageError
-from mmkd_edge.install.slots import Slots, install, read_slots
+from mmkd_edge.install.slots import Slots, read_slots
 
+Put = Callable[..., Slots]
 HELD = "passed when the bundle was installed"
 
 # Runs in a mount namespace of its own, on a small disk. Prints one JSON line for each thing that it saw.
@@ -59,25 +59,6 @@ install(state, new, prove=whole)
 """
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def releases(kit: Any, tmp_path: Path) -> dict[int, Path]:
-    found = {}
-    for number in (1, 2):
-        parts = kit.parts(kit.modality)
-        manifest = msgspec.structs.replace(parts.manifest, release=number)
-        found[number] = type(parts)(manifest=manifest, members=parts.members).write(tmp_path / f"{number}.edge")
-    return found
-
-
-def whole(path: Path) -> None:
-    Bundle.open(path).close()
-
-
 def on_a_small_disk(script: str, releases: dict[int, Path], tmp_path: Path) -> tuple[list[Any], str]:
     """What a script printed in a namespace where a folder is a disk of half a megabyte, and its log."""
     disk = tmp_path / "disk"
@@ -94,6 +75,13 @@ def on_a_small_disk(script: str, releases: dict[int, Path], tmp_path: Path) -> t
 
 def conditions(slots: Slots) -> list[tuple[int, str]]:
     return [(slot.release, slot.condition) for slot in (slots.current, slots.previous) if slot is not None]
+
+
+def install_and_start_both(put: Put, state: Path) -> Slots:
+    for number in (1, 2):
+        put(number)
+        EdgePredictor.open(state, backend="ort").close()
+    return read_slots(state)
 
 
 def return_reason(slots: Slots, reason: str) -> str:
@@ -155,12 +143,9 @@ def test_where_nothing_can_be_recorded_each_start_finds_out_by_itself(
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_where_a_good_bundle_was_damaged_the_one_before_answers_with_one_log_line_and_a_note(
-    place: float, state: Path, releases: dict[int, Path], caplog: pytest.LogCaptureFixture
+    place: float, state: Path, put: Put, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for number in (1, 2):
-        install(state, releases[number], prove=whole)
-        EdgePredictor.open(state, backend="ort").close()
-    slots = read_slots(state)
+    slots = install_and_start_both(put, state)
     assert conditions(slots) == [(2, "good"), (1, "good")]
     path = slots.current.path(state)
     flip(path, place)
@@ -184,11 +169,8 @@ def flip(path: Path, place: float) -> None:
     path.write_bytes(data)
 
 
-def test_a_good_bundle_that_is_gone_is_replaced_by_the_one_before(state: Path, releases: dict[int, Path]) -> None:
-    for number in (1, 2):
-        install(state, releases[number], prove=whole)
-        EdgePredictor.open(state, backend="ort").close()
-    slots = read_slots(state)
+def test_a_good_bundle_that_is_gone_is_replaced_by_the_one_before(state: Path, put: Put) -> None:
+    slots = install_and_start_both(put, state)
     path = slots.current.path(state)
     path.unlink()
     with EdgePredictor.open(state, backend="ort") as predictor:
@@ -196,11 +178,8 @@ def test_a_good_bundle_that_is_gone_is_replaced_by_the_one_before(state: Path, r
         assert predictor.health().returned == return_reason(slots, reason)
 
 
-def test_where_both_are_damaged_the_error_names_both(state: Path, releases: dict[int, Path]) -> None:
-    for number in (1, 2):
-        install(state, releases[number], prove=whole)
-        EdgePredictor.open(state, backend="ort").close()
-    slots = read_slots(state)
+def test_where_both_are_damaged_the_error_names_both(state: Path, put: Put) -> None:
+    slots = install_and_start_both(put, state)
     assert slots.previous is not None
     one, two = slots.previous.path(state), slots.current.path(state)
     for path in (one, two):
@@ -230,7 +209,7 @@ NOT_READ: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", NOT_READ)
 def test_where_the_list_of_revoked_keys_cannot_be_read_nothing_opens_and_no_bundle_is_blamed(
-    name: str, state: Path, releases: dict[int, Path], tmp_path: Path
+    name: str, state: Path, releases: dict[int, Path], put: Put, tmp_path: Path
 ) -> None:
     pytest.importorskip("cryptography")
     from mmkd_edge.install.keys import make_keys
@@ -240,8 +219,7 @@ def test_where_the_list_of_revoked_keys_cannot_be_read_nothing_opens_and_no_bund
     make_keys(keys / "key")
     make, reason = NOT_READ[name]
     make(keys / "revoked.txt")
-    for number in (1, 2):
-        install(state, releases[number], prove=whole)
+    put(1, 2)
     before = (state / "slots.json").read_bytes()
     for path in (releases[1], state):
         with pytest.raises(UsageError) as caught:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from mmkd_edge import Bundle, MmkdError, UsageError
@@ -105,16 +104,6 @@ def current(state: Path) -> int | None:
         return None
     check_slot(state, slots.current)
     return slots.current.release
-
-
-@pytest.fixture
-def releases(kit: Any, tmp_path: Path) -> dict[int, Path]:
-    parts = kit.parts(kit.modality)
-    found = {}
-    for number in (1, 2):
-        manifest = msgspec.structs.replace(parts.manifest, release=number)
-        found[number] = type(parts)(manifest=manifest, members=parts.members).write(tmp_path / f"{number}.edge")
-    return found
 
 
 def whole(path: Path) -> None:

@@ -31,22 +31,7 @@ from mmkd_edge.install.slots import (
 )
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def releases(kit: Any, tmp_path: Path) -> dict[int, Path]:
-    """The same student in releases 1 to 3."""
-    found = {}
-    for number in (1, 2, 3):
-        parts = kit.parts(kit.modality)
-        manifest = msgspec.structs.replace(parts.manifest, release=number)
-        found[number] = with_manifest(parts, manifest).write(tmp_path / f"{number}.edge")
-    return found
+Put = Callable[..., Slots]
 
 
 def with_manifest(parts: Any, manifest: Any) -> Any:
@@ -78,30 +63,30 @@ def answer(state: Path) -> tuple[str, str]:
         return predictor.predict(np.zeros((20, 3))).status, predictor.info().sandbox_check
 
 
-def test_what_is_installed_answers_and_the_one_before_stays(state: Path, releases: dict[int, Path]) -> None:
+def test_what_is_installed_answers_and_the_one_before_stays(state: Path, releases: dict[int, Path], put: Put) -> None:
     for number in (1, 2):
-        install(state, releases[number], prove=whole)
+        put(number)
         assert answer(state) == ("ok", "passed when the bundle was installed")
     slots = read_slots(state)
     assert conditions(slots) == [(2, "good"), (1, "good")]
     assert slots.current.path(state).read_bytes() == releases[2].read_bytes()
-    install(state, releases[3], prove=whole)
+    put(3)
     assert conditions(read_slots(state)) == [(3, "new"), (2, "good")]
     assert len(list((state / "slots").iterdir())) == 2
 
 
-def test_what_has_started_well_is_kept_to_return_to(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_what_has_started_well_is_kept_to_return_to(state: Path, put: Put) -> None:
+    put(1)
     answer(state)
     for number in (2, 3):
-        install(state, releases[number], prove=whole)
+        put(number)
     assert conditions(read_slots(state)) == [(3, "new"), (1, "good")]
-    install(state, releases[1], prove=whole, allow_downgrade=True)
+    put(1, allow_downgrade=True)
     assert conditions(read_slots(state)) == [(1, "new"), (3, "new")]
 
 
-def test_what_does_not_pass_is_not_installed(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_what_does_not_pass_is_not_installed(state: Path, releases: dict[int, Path], put: Put) -> None:
+    put(1)
     before = (state / "slots.json").read_bytes()
     with pytest.raises(GateError):
         install(state, releases[2], prove=broken)
@@ -109,33 +94,32 @@ def test_what_does_not_pass_is_not_installed(state: Path, releases: dict[int, Pa
     assert len(list((state / "slots").iterdir())) == 1
 
 
-def test_an_earlier_release_is_refused_unless_it_is_asked_for(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[2], prove=whole)
+def test_an_earlier_release_is_refused_unless_it_is_asked_for(state: Path, releases: dict[int, Path], put: Put) -> None:
+    put(2)
     with pytest.raises(BundleError) as caught:
-        install(state, releases[1], prove=whole)
+        put(1)
     assert str(caught.value) == (
         f"{releases[1]}: release 1 is earlier than 2, which was installed here; install a later one, or say "
         "--allow-downgrade"
     )
     assert caught.value.exit_code == 6
-    install(state, releases[1], prove=whole, allow_downgrade=True)
+    put(1, allow_downgrade=True)
     assert conditions(read_slots(state)) == [(1, "new"), (2, "new")]
 
 
-def test_a_rollback_does_not_open_the_way_for_earlier_releases(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[2], prove=whole)
-    install(state, releases[3], prove=whole)
+def test_a_rollback_does_not_open_the_way_for_earlier_releases(state: Path, put: Put) -> None:
+    put(2, 3)
     assert conditions(rollback(state)) == [(2, "new"), (3, "new")]
     with pytest.raises(BundleError, match="release 1 is earlier than 3"):
-        install(state, releases[1], prove=whole)
+        put(1)
     with pytest.raises(BundleError, match="release 2 is earlier than 3"):
-        install(state, releases[2], prove=whole)
+        put(2)
 
 
-def test_where_the_first_start_fails_the_one_before_answers(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_where_the_first_start_fails_the_one_before_answers(state: Path, put: Put) -> None:
+    put(1)
     answer(state)
-    install(state, releases[2], prove=whole)
+    put(2)
     slots = read_slots(state)
     slots.current.path(state).write_bytes(b"not a bundle")
     status, told = answer(state)
@@ -150,10 +134,10 @@ def test_where_the_first_start_fails_the_one_before_answers(state: Path, release
     assert answer(state) == ("ok", "passed when the bundle was installed")
 
 
-def test_where_the_first_start_did_not_end_the_one_before_answers(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_where_the_first_start_did_not_end_the_one_before_answers(state: Path, put: Put) -> None:
+    put(1)
     answer(state)
-    install(state, releases[2], prove=whole)
+    put(2)
     crash_at_start(state)
     assert read_slots(state).starting
     status, told = answer(state)
@@ -162,11 +146,9 @@ def test_where_the_first_start_did_not_end_the_one_before_answers(state: Path, r
     assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
 
 
-def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(
-    state: Path, releases: dict[int, Path]
-) -> None:
+def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(state: Path, put: Put) -> None:
     for number in (1, 2):
-        install(state, releases[number], prove=whole)
+        put(number)
         answer(state)
     crash_at_start(state)
     assert answer(state) == ("ok", "passed when the bundle was installed")  # a good start ends the count
@@ -183,8 +165,8 @@ def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(
     assert answer(state) == ("ok", "passed when the bundle was installed")
 
 
-def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state: Path, put: Put) -> None:
+    put(1)
     answer(state)
     for _ in range(2):
         crash_at_start(state)
@@ -192,10 +174,10 @@ def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state: Path
     assert read_slots(state).current.reason == "its last 2 starts ended their process"
 
 
-def test_two_starts_at_once_are_not_taken_for_a_failed_one(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_two_starts_at_once_are_not_taken_for_a_failed_one(state: Path, put: Put) -> None:
+    put(1)
     answer(state)
-    install(state, releases[2], prove=whole)
+    put(2)
     with start(state) as first:
         assert answer(state) == ("ok", "passed when the bundle was installed")
         assert first.on_probation
@@ -203,9 +185,9 @@ def test_two_starts_at_once_are_not_taken_for_a_failed_one(state: Path, releases
 
 
 def test_an_interrupted_first_start_says_nothing_of_the_bundle(
-    state: Path, releases: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+    state: Path, put: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(state, releases[1], prove=whole)
+    put(1)
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -219,12 +201,12 @@ def test_an_interrupted_first_start_says_nothing_of_the_bundle(
 
 
 def test_what_may_not_follow_a_running_bundle_has_not_started_well(
-    state: Path, releases: dict[int, Path], kit: Any, tmp_path: Path
+    state: Path, put: Put, kit: Any, tmp_path: Path
 ) -> None:
     longer = msgspec.structs.replace(kit.modality, samples=21)
     parts = kit.parts(longer, model=kit.model(longer), golden=kit.golden(longer))
     foreign = with_manifest(parts, msgspec.structs.replace(parts.manifest, release=2)).write(tmp_path / "foreign.edge")
-    install(state, releases[1], prove=whole)
+    put(1)
     with EdgePredictor.open(state, backend="ort") as predictor:
         install(state, foreign, prove=whole)
         with pytest.raises(UsageError, match="swap: expected a bundle that takes and answers"):
@@ -232,22 +214,24 @@ def test_what_may_not_follow_a_running_bundle_has_not_started_well(
     assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
 
 
-def test_a_damaged_record_of_the_slots_says_the_way_out_and_it_works(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_a_damaged_record_of_the_slots_says_the_way_out_and_it_works(
+    state: Path, releases: dict[int, Path], put: Put
+) -> None:
+    put(1)
     (state / "slots.json").write_text("{")
     with pytest.raises(BundleError) as caught:
-        install(state, releases[2], prove=whole)
+        put(2)
     assert str(caught.value).startswith(f"{state / 'slots.json'}: ")
     assert str(caught.value).endswith(
         "; remove this file and install a bundle again; the earlier bundle, and which releases are too early, are then "
         "forgotten"
     )
     (state / "slots.json").unlink()
-    assert conditions(install(state, releases[2], prove=whole)) == [(2, "new")]
+    assert conditions(put(2)) == [(2, "new")]
 
 
-def test_with_nothing_to_return_to_the_failure_is_told(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_with_nothing_to_return_to_the_failure_is_told(state: Path, put: Put) -> None:
+    put(1)
     read_slots(state).current.path(state).write_bytes(b"")
     for _ in range(2):
         with pytest.raises(BundleError, match="got an empty file"):
@@ -258,8 +242,10 @@ def test_with_nothing_to_return_to_the_failure_is_told(state: Path, releases: di
     assert str(caught.value) == f"{state}: there is no earlier bundle to return to"
 
 
-def test_another_bundle_under_the_name_of_an_installed_one_is_refused(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_another_bundle_under_the_name_of_an_installed_one_is_refused(
+    state: Path, releases: dict[int, Path], put: Put
+) -> None:
+    put(1)
     answer(state)
     path = read_slots(state).current.path(state)
     path.write_bytes(releases[2].read_bytes())
@@ -270,19 +256,17 @@ def test_another_bundle_under_the_name_of_an_installed_one_is_refused(state: Pat
         check_slot(state, read_slots(state).current)
 
 
-def test_a_running_predictor_takes_what_was_installed_and_returns_by_itself(
-    state: Path, releases: dict[int, Path]
-) -> None:
-    install(state, releases[1], prove=whole)
+def test_a_running_predictor_takes_what_was_installed_and_returns_by_itself(state: Path, put: Put) -> None:
+    put(1)
     with EdgePredictor.open(state, backend="ort") as predictor:
-        install(state, releases[2], prove=whole)
+        put(2)
         assert predictor.swap(state).bundle == str(read_slots(state).current.path(state))
         assert conditions(read_slots(state)) == [(2, "good"), (1, "good")]
 
 
 @pytest.mark.parametrize("damage", ["others", "slots", "file", "text", "absent", "empty"])
-def test_a_state_folder_that_cannot_be_trusted_is_refused(damage: str, state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_a_state_folder_that_cannot_be_trusted_is_refused(damage: str, state: Path, put: Put) -> None:
+    put(1)
     if damage == "others":
         state.chmod(0o777)
     elif damage == "slots":
@@ -308,8 +292,8 @@ def test_a_bundle_that_was_not_installed_is_refused_where_only_such_are_asked_fo
     )
 
 
-def test_a_state_folder_that_cannot_be_written_still_starts(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_a_state_folder_that_cannot_be_written_still_starts(state: Path, put: Put) -> None:
+    put(1)
     if os.geteuid() == 0:  # root may write anywhere: a lock that is no file does as well
         (state / "start.lock").mkdir()
     else:
@@ -320,10 +304,10 @@ def test_a_state_folder_that_cannot_be_written_still_starts(state: Path, release
         state.chmod(0o755)
 
 
-def test_installers_at_the_same_time_leave_one_whole_state(state: Path, releases: dict[int, Path]) -> None:
+def test_installers_at_the_same_time_leave_one_whole_state(state: Path, releases: dict[int, Path], put: Put) -> None:
     def installed(number: int) -> None:
         for _ in range(5):
-            install(state, releases[number], prove=whole, allow_downgrade=True)
+            put(number, allow_downgrade=True)
 
     threads = [threading.Thread(target=installed, args=(number,)) for number in releases]
     for thread in threads:
@@ -346,8 +330,8 @@ def test_power_may_fail_at_every_step(releases: dict[int, Path]) -> None:
     assert int(done.stdout.splitlines()[-1].split()[0]) > 100
 
 
-def test_a_record_of_a_later_version_is_refused(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_a_record_of_a_later_version_is_refused(state: Path, put: Put) -> None:
+    put(1)
     record = state / "slots.json"
     record.write_bytes(record.read_bytes().replace(b'"format_version": 1', b'"format_version": 2'))
     with pytest.raises(BundleError, match="format_version: expected 1, got 2; remove this file and install a bundle"):
@@ -367,8 +351,10 @@ def test_what_is_no_folder_is_no_state_folder(tmp_path: Path, releases: dict[int
     assert str(caught.value).startswith(f"{below}: cannot make this state folder: not a directory")
 
 
-def test_what_is_installed_stays_where_it_does_not_pass_once_more(state: Path, releases: dict[int, Path]) -> None:
-    install(state, releases[1], prove=whole)
+def test_what_is_installed_stays_where_it_does_not_pass_once_more(
+    state: Path, releases: dict[int, Path], put: Put
+) -> None:
+    put(1)
     before = (state / "slots.json").read_bytes()
     with pytest.raises(GateError):
         install(state, releases[1], prove=broken)
@@ -376,9 +362,8 @@ def test_what_is_installed_stays_where_it_does_not_pass_once_more(state: Path, r
     assert answer(state)[0] == "ok"
 
 
-def test_a_bundle_that_failed_is_new_again_where_someone_returns_to_it(state: Path, releases: dict[int, Path]) -> None:
-    for number in (1, 2):
-        install(state, releases[number], prove=whole)
+def test_a_bundle_that_failed_is_new_again_where_someone_returns_to_it(state: Path, put: Put) -> None:
+    put(1, 2)
     with start(state) as started:
         assert fail(state, started, "it does not fit") is not None
     assert conditions(read_slots(state)) == [(1, "new"), (2, "failed")]
@@ -388,11 +373,11 @@ def test_a_bundle_that_failed_is_new_again_where_someone_returns_to_it(state: Pa
 
 @pytest.mark.parametrize("end", [confirm, forget, lambda state, started: fail(state, started, "it does not fit")])
 def test_the_end_of_a_first_start_says_nothing_of_what_was_installed_meanwhile(
-    end: Callable[[Path, Started], object], state: Path, releases: dict[int, Path]
+    end: Callable[[Path, Started], object], state: Path, put: Put
 ) -> None:
-    install(state, releases[1], prove=whole)
+    put(1)
     with start(state) as started:
-        install(state, releases[2], prove=whole)
+        put(2)
         before = (state / "slots.json").read_bytes()
         assert end(state, started) is None
     assert (state / "slots.json").read_bytes() == before
@@ -404,10 +389,8 @@ def test_a_folder_that_is_not_there_is_named(state: Path) -> None:
     assert str(caught.value) == (f"{state}: expected a state folder, found nothing there; mmkd-edge install makes one")
 
 
-def test_a_start_that_cannot_be_recorded_goes_on(
-    state: Path, releases: dict[int, Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    install(state, releases[1], prove=whole)
+def test_a_start_that_cannot_be_recorded_goes_on(state: Path, put: Put, caplog: pytest.LogCaptureFixture) -> None:
+    put(1)
     (state / "change.lock").unlink()
     (state / "change.lock").mkdir()  # no lock can be had
     with start(state) as started:
@@ -422,9 +405,9 @@ def test_a_start_that_cannot_be_recorded_goes_on(
 
 
 def test_on_a_full_disk_the_reserve_has_room_for_the_record(
-    state: Path, releases: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+    state: Path, put: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(state, releases[1], prove=whole)
+    put(1)
 
     def write(path: Path, data: bytes, *, own: bool = False) -> None:
         if (state / "reserve").exists() or path.name == "reserve":
@@ -438,4 +421,4 @@ def test_on_a_full_disk_the_reserve_has_room_for_the_record(
     assert not (state / "reserve").exists()
     monkeypatch.setattr("mmkd_edge.install.slots.write_file", lambda path, *_, **__: write(state / "reserve", b""))
     with pytest.raises(UsageError, match="no space left on device"):
-        install(state, releases[1], prove=whole)
+        put(1)
