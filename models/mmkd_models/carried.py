@@ -15,8 +15,8 @@ from torch import Tensor
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
-from mmkd_models.data.kinds import window_bytes
 from mmkd_models.data.labels import Labels, is_labelled
+from mmkd_models.data.spec import window_bytes
 from mmkd_models.data.windows import Windows
 
 MOST_WINDOWS = 256

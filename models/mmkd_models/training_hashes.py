@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.manifest import MAX_TRAINING_HASHES, TRAINING_HASH_BYTES
-from mmkd_models.data.kinds import windows_at_once
+from mmkd_models.data.spec import windows_at_once
 from mmkd_models.data.windows import Windows
 
 _MOST_WINDOWS = 1024  # of a training, evenly spread; 8 kB

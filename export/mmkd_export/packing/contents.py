@@ -29,8 +29,8 @@ from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_export.verify.gate import caution
 from mmkd_export.verify.proof_set import ProofSet, golden_from
 from mmkd_export.verify.windows import judging_half
-from mmkd_models.data.kinds import window_bytes
 from mmkd_models.data.labels import is_labelled, strata_of
+from mmkd_models.data.spec import window_bytes
 from mmkd_models.metrics.scores import measures_of
 from mmkd_report.schema.export import ExportReport, LeftOutArtifact, Measures, WindowFacts, encode_document
 

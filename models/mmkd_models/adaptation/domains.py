@@ -16,9 +16,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.sources import StoredWindows
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import StoredWindows, Windows
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.compatible import check_compatible
 

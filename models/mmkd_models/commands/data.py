@@ -18,8 +18,8 @@ with loading("mmkd-data"):
     from mmkd_edge.cli.run import check_page, require_modules, run_command, shell_line
     from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import DatasetError, UsageError
-    from mmkd_models.data.checking.check import check_dataset
     from mmkd_models.data.checking.describe import Description, describe_dataset, headline
+    from mmkd_models.data.checking.findings import check_dataset
     from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
     from mmkd_models.data.for_devices import measure_reference
     from mmkd_models.data.importing.interchange import ImportReport, import_interchange, unpacked_bytes
@@ -306,8 +306,8 @@ def report(
 ) -> None:
     """Look for leaks, gaps, dead channels and wrong labels, and for the sensor that is enough."""
     require_modules(("sklearn",), by="mmkd-data report", extra="train")
-    from mmkd_models.data_report.labelling import label_csv
     from mmkd_models.data_report.report import report_on
+    from mmkd_models.data_report.suspects import label_csv
 
     if out is not None:
         check_page(out, extra="train")

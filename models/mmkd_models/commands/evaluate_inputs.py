@@ -18,9 +18,8 @@ from mmkd_edge.cli.show import say
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands import options as shared
 from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.folds import LeftOutDomains, fold_indices
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.left_out import LeftOutDomains
 from mmkd_models.data.spec import SplitName
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, trains_of

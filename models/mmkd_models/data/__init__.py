@@ -1,6 +1,6 @@
 """Datasets: a directory of windows with labels and splits, opened, checked, written and split into folds."""
 
-from mmkd_models.data.checking.check import CheckReport, check_dataset
+from mmkd_models.data.checking.findings import CheckReport, check_dataset
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset, shipped_names
 from mmkd_models.data.folds import Fold, fold_indices, label_subset
 from mmkd_models.data.spec import DatasetSpec, RecordingsSpec

@@ -15,11 +15,11 @@ from torch import Tensor
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.augment import AugmentConfig, disturbed
-from mmkd_models.data.labels import Labels, is_labelled, unlabelled_mark
+from mmkd_models.data.labels import UNLABELLED_MARKS, Labels, is_labelled
 from mmkd_models.data.windows import Windows
 
-_MOST_VALUES = 1 << 24  # of sound or video that statistics use: 64 MB of samples, 16 MB of pixels
-_MOST_WINDOWS, _LEAST_WINDOWS = 2048, 16
+_MAX_VALUES = 1 << 24  # of sound or video that statistics use: 64 MB of samples, 16 MB of pixels
+_MAX_WINDOWS, _MIN_WINDOWS = 2048, 16
 
 
 # No dataclass: Lightning Fabric takes dataclasses apart to cast their fields, which fails if they are frozen.
@@ -70,7 +70,7 @@ class BatchSource:
         self._labelled_rows = np.flatnonzero(windows.labelled)
         self._from_labelled = round(labelled_fraction * self._batch)
         if self._from_labelled and len(self._labelled_rows) == 0:
-            mark = unlabelled_mark(windows.spec.task.kind)
+            mark = UNLABELLED_MARKS[windows.spec.task.kind]
             raise UsageError(
                 f"training windows: expected some labelled ones, got labels that are all {mark}; label some"
             )
@@ -85,7 +85,8 @@ class BatchSource:
         rows = self._rows(rng, step)
         pairs, lam = self._mixing(rng)
         inputs: dict[str, tuple[Tensor, Tensor]] = {}
-        shift = self._shift(rng)
+        reach_s = self._windows.max_shift_s if self._config.shift else 0.0
+        shift = rng.uniform(-reach_s, reach_s, self._batch)
         window = self._windows.take(rows, shift_s=shift)
         partner = None if pairs is None else self._windows.take(rows[pairs], shift_s=shift[pairs])
         for modality in self._windows.spec.modalities:
@@ -126,10 +127,6 @@ class BatchSource:
             inside = epochs == epoch
             taken[inside] = order[positions[inside] % length]
         return taken
-
-    def _shift(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        reach_s = self._windows.max_shift_s if self._config.shift else 0.0
-        return rng.uniform(-reach_s, reach_s, self._batch)
 
     def _mixing(self, rng: np.random.Generator) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
         """Draw partners inside the labelled and the other part of the batch, so that labelled windows keep labels."""
@@ -218,9 +215,9 @@ def _about_the_window(windows: Windows, name: str) -> tuple[NDArray[np.float32],
 
 def spread_rows(windows: Windows, name: str) -> NDArray[np.int64]:
     """Return at most 2,048 evenly spaced numbers of windows, fewer of large audio and video windows."""
-    modality, most = windows.spec.modality(name), _MOST_WINDOWS
+    modality, most = windows.spec.modality(name), _MAX_WINDOWS
     if modality.kind != "series":
-        most = min(most, max(_LEAST_WINDOWS, _MOST_VALUES // math.prod(modality.shape)))
+        most = min(most, max(_MIN_WINDOWS, _MAX_VALUES // math.prod(modality.shape)))
     return np.unique(np.linspace(0, len(windows) - 1, min(len(windows), most)).astype(np.int64))
 
 

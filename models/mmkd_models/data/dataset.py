@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_models.data.files import (
     RECORDINGS,
     Arrays,
@@ -21,9 +21,17 @@ from mmkd_models.data.files import (
     presence_file,
 )
 from mmkd_models.data.labels import blocks_of
-from mmkd_models.data.sources import CutWindows, Rows, StoredWindows, WindowSource, latest_start_s, window_starts_s
-from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName, problem_message, read_dataset_spec
-from mmkd_models.data.windows import Windows, group_statistics
+from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName, read_dataset_spec, refuse
+from mmkd_models.data.windows import (
+    CutWindows,
+    Rows,
+    StoredWindows,
+    Windows,
+    WindowSource,
+    group_statistics,
+    latest_start_s,
+    window_starts_s,
+)
 
 _HASHED_BLOCK_BYTES = 1 << 20
 
@@ -103,8 +111,7 @@ def load_directory(path: Path) -> tuple[DatasetSpec, Arrays]:
             for name in SPLIT_NAMES
             if counts[name] != spec.splits[name]
         ]
-    if problems:  # the windows can only be read if dtypes and shapes are right
-        raise DatasetError(problem_message(path, problems))
+    refuse(f"dataset {path}", problems)  # the windows can only be read if dtypes and shapes are right
     return spec, arrays
 
 

@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import ArraysError, map_array, read_npz
 from mmkd_edge.spec import TaskSpec, label_dtype
-from mmkd_models.data.kinds import sample_letters, stored_dtypes
-from mmkd_models.data.labels import UNKNOWN, is_labelled, unlabelled_mark
-from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec
+from mmkd_models.data.labels import UNKNOWN, UNLABELLED_MARKS, is_labelled
+from mmkd_models.data.spec import SAMPLE_LETTERS, SPEC_FILE, SPLIT_NAMES, STORED_DTYPES, DatasetSpec
 
 AnyArray = npt.NDArray[Any]
 Arrays = Mapping[str, AnyArray]
@@ -74,9 +73,9 @@ def is_cut(arrays: Arrays) -> bool:
     return f"{RECORDINGS}/splits.npy" in arrays
 
 
-def array_rules(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[ArrayRule]:
+def _rules(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[ArrayRule]:
     """Yield the rule of every array that a dataset may have; the number of recordings follows from the arrays."""
-    yield from _recording_rules(spec, arrays) if cut else _split_rules(spec, arrays)
+    return _recording_rules(spec, arrays) if cut else _split_rules(spec, arrays)
 
 
 def _label_rule(spec: DatasetSpec, folder: str, letter: str, count: int) -> ArrayRule:
@@ -92,8 +91,8 @@ def _split_rules(spec: DatasetSpec, arrays: Arrays) -> Iterator[ArrayRule]:
         for modality in spec.modalities:
             yield ArrayRule(
                 name=f"{split}/{modality.name}.npy",
-                dtypes=stored_dtypes(modality.kind),
-                letters=f"(N, T, {sample_letters(modality.kind)})",
+                dtypes=STORED_DTYPES[modality.kind],
+                letters=f"(N, T, {SAMPLE_LETTERS[modality.kind]})",
                 shape=(count, *modality.shape),
             )
             if modality.kind == "video":
@@ -126,8 +125,8 @@ def _recording_rules(spec: DatasetSpec, arrays: Arrays) -> Iterator[ArrayRule]:
             rows = len(arrays[name]) if name in arrays and arrays[name].ndim else 0
         yield ArrayRule(
             name=name,
-            dtypes=("float32", "int16") if modality.kind == "series" else stored_dtypes(modality.kind),
-            letters=f"(sum of lengths, {sample_letters(modality.kind)})",
+            dtypes=("float32", "int16") if modality.kind == "series" else STORED_DTYPES[modality.kind],
+            letters=f"(sum of lengths, {SAMPLE_LETTERS[modality.kind]})",
             shape=(rows, *modality.shape[1:]),
         )
         if modality.kind == "video":
@@ -140,7 +139,7 @@ def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], lis
     cut = spec.recordings is not None and not any((path / name).is_dir() for name in SPLIT_NAMES)
     if spec.recordings is None and (path / RECORDINGS).is_dir() and not (path / SPLIT_NAMES[0]).is_dir():
         return {}, [f"{SPEC_FILE}: 'recordings': expected how windows are cut, since {RECORDINGS}/ is there; add it"]
-    required = {rule.name: rule.required for rule in array_rules(spec, {}, cut=cut)}
+    required = {rule.name: rule.required for rule in _rules(spec, {}, cut=cut)}
     required |= {} if cut else {f"{split}/{METADATA}": False for split in SPLIT_NAMES}
     arrays: dict[str, AnyArray] = {}
     problems: list[str] = []
@@ -159,8 +158,6 @@ def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], lis
             problems.append(
                 f"{name}: expected a {file.suffix} array, got something numpy cannot read ({error}); write it again"
             )
-    if (path / SPLIT_NAMES[0] / "columns.npz").exists():
-        problems.append(f"columns.npz: the file is called {METADATA} now; rename it in every split")
     return arrays, [*problems, *structure_problems(spec, arrays, cut=cut)]
 
 
@@ -168,7 +165,7 @@ def structure_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> list[
     """Return a message for every array that does not fit `dataset.json`; missing arrays are ignored."""
     found = {
         rule.name: list(rule.problems(arrays[rule.name]))
-        for rule in array_rules(spec, arrays, cut=cut)
+        for rule in _rules(spec, arrays, cut=cut)
         if rule.name in arrays
     }
     problems = [text for texts in found.values() for text in texts]
@@ -265,7 +262,7 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
         if known.any() and unlabelled:  # a split without any label is of a new machine, not labelled yet
             where = f"{RECORDINGS if is_cut(arrays) else split}/labels.npy"
             yield (
-                f"{where}: rows of {split} are unlabelled ({unlabelled_mark(spec.task.kind)}), {unlabelled} of"
+                f"{where}: rows of {split} are unlabelled ({UNLABELLED_MARKS[spec.task.kind]}), {unlabelled} of"
                 f" {len(known)}; only train may have some; label them, move their groups to train, or take all labels"
                 f" of {split} out"
             )

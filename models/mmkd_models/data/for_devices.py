@@ -18,10 +18,8 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.checking.related import find_overlaps
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS, is_cut
-from mmkd_models.data.kinds import decoded
-from mmkd_models.data.sources import Floats, first_sample
-from mmkd_models.data.spec import SPLIT_NAMES, SplitName
-from mmkd_models.data.windows import Windows, mean_and_std, raw_values
+from mmkd_models.data.spec import SPLIT_NAMES, SplitName, decoded
+from mmkd_models.data.windows import Floats, Windows, first_sample, mean_and_std, raw_values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
 
 _DRAWS = 1000  # of groups at random, before groups are chosen that have every class
-_FEWEST_USUAL = 6  # groups to train on, from which a third is two or more and leaves as many without labels
+_MIN_GROUPS = 6  # groups to train on, from which a third is two or more and leaves as many without labels
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +92,7 @@ def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
     """Return the default labels: a third of the groups if that is two or more and has every class, else a tenth."""
     folds = [_classes_of_groups(train)[1] for train in trainings if train.has_groups]
     fewest = min((len(has) for has in folds), default=0)
-    if fewest < _FEWEST_USUAL or len(folds) < len(trainings):
+    if fewest < _MIN_GROUPS or len(folds) < len(trainings):
         return A_TENTH
     count = round(fewest / 3)
     return Labelled(groups=count) if all(len(_cover(has)) <= count for has in folds) else A_TENTH

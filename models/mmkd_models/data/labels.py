@@ -12,21 +12,10 @@ from mmkd_edge.spec import TaskKind, TaskSpec
 
 Labels = npt.NDArray[Any]
 
-UNKNOWN = 255
-"""Fills the row of a window without labels."""
+UNKNOWN = 255  # fills the row of a window without labels
+UNLABELLED_MARKS: dict[TaskKind, str] = {"classification": "-1", "multi_label": str(UNKNOWN), "regression": "NaN"}
 
 _STRATA = 10
-
-
-def unlabelled_mark(kind: TaskKind) -> str:
-    """Return the mark of an unlabelled window, for messages."""
-    match kind:
-        case "classification":
-            return "-1"
-        case "multi_label":
-            return str(UNKNOWN)
-        case "regression":
-            return "NaN"
 
 
 def is_labelled(labels: Labels) -> npt.NDArray[np.bool_]:

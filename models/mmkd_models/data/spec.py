@@ -2,17 +2,146 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.errors import DatasetError, UsageError, unprintable_in
-from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec, task_fault
-from mmkd_models.data.kinds import kind_problems, size_problem
+from mmkd_edge.frames import missing_frames, with_missing
+from mmkd_edge.spec import COLOURS, ModalityKind, ModalitySpec, TaskKind, TaskSpec, task_fault
+
+Values = npt.NDArray[Any]
+"""Windows in memory: float32 (B, T, C), NaN = missing; of video uint8 (B, T, H, W, C), masked if frames are missing."""
+
+# int16 has no NaN; its lowest value, which no symmetric scale needs, stands for a missing sample.
+MISSING_COUNT = np.int16(-32768)
+FULL_SCALE = 32768  # PCM of 16 bits runs from -1 to just below 1 (AES17)
+
+MAX_WINDOW_VALUES = 1 << 20  # training on 32 windows takes a few GB; one of sound at 16 kHz lasts a minute
+MAX_WINDOW_BYTES = 1 << 24  # of video: 32 windows are half a GB, and 2 GB as float32
+MAX_SIDE_PIXELS = 1024
+MAX_SOUND_HZ = 192_000.0
+STORED_DTYPES: dict[ModalityKind, tuple[Literal["float32", "int16", "uint8"], ...]] = {
+    "series": ("float32",),
+    "audio": ("int16", "float32"),
+    "video": ("uint8",),
+}
+"""Dtypes of a file of windows, the usual one first."""
+STORABLE: dict[ModalityKind, str] = {
+    "series": "numbers that fit float32",
+    "audio": "floats from -1 to 1 or int16",
+    "video": "uint8",
+}
+SAMPLE_LETTERS: dict[ModalityKind, str] = {"series": "C", "audio": "C", "video": "H, W, C"}
+_BLOCK_BYTES = 1 << 26
+_BLOCK_WINDOWS = 256
+
+
+def kind_problems(modality: ModalitySpec) -> Iterator[str]:
+    """Yield a message for every rule of its kind that a modality breaks."""
+    sides = {"height": modality.height, "width": modality.width}
+    if modality.kind != "video":
+        for key, side in sides.items():
+            if isinstance(side, int):
+                yield f'expected no {key} of kind {modality.kind!r}, got {side}; remove it, or say "kind": "video"'
+    if modality.kind == "series":
+        return
+    for key, side in sides.items() if modality.kind == "video" else ():
+        if not isinstance(side, int) or not 1 <= side <= MAX_SIDE_PIXELS:
+            got = side if isinstance(side, int) else "none"
+            yield f"expected a {key} from 1 to {MAX_SIDE_PIXELS} pixels, got {got}; give that of the stored frames"
+    if modality.kind == "video" and modality.channels not in COLOURS:
+        yield f"expected the channels gray, or r, g and b, got {list(modality.channels)}; frames have no others"
+    if modality.kind == "audio" and modality.rate_hz > MAX_SOUND_HZ:
+        yield f"expected a rate_hz of sound up to {MAX_SOUND_HZ:g}, got {modality.rate_hz:g}; resample it"
+    if modality.range is not None:
+        bounds = "-1 to 1" if modality.kind == "audio" else "0 to 255"
+        yield f"expected no range of kind {modality.kind!r}, got {list(modality.range)}; it is {bounds}: remove it"
+    if modality.normalise != "none":
+        yield f"expected no normalise of kind {modality.kind!r}, got {modality.normalise!r}; only series have it"
+
+
+def size_problem(modality: ModalitySpec) -> str | None:
+    """Return the problem of a window that is too large to train on, with its fix, or None."""
+    if modality.kind == "video":
+        return _video_size_problem(modality)
+    samples, channels = modality.shape
+    if samples * channels <= MAX_WINDOW_VALUES:
+        return None
+    longest = MAX_WINDOW_VALUES // channels
+    times = -(-samples // max(1, longest))
+    return (
+        f"expected windows of at most {MAX_WINDOW_VALUES:,} values, got {samples:,} samples x {channels:,} channels;"
+        f" cut windows of at most {longest:,} samples, or filter and keep one sample in {times},"
+        f" {modality.rate_hz / times:g} Hz"
+    )
+
+
+def _video_size_problem(modality: ModalitySpec) -> str | None:
+    frame_bytes = int(np.prod(modality.shape[1:], dtype=object))
+    if modality.samples * frame_bytes <= MAX_WINDOW_BYTES:
+        return None
+    shape = " x ".join(f"{side:,}" for side in modality.shape)
+    return (
+        f"expected windows of at most {MAX_WINDOW_BYTES:,} bytes, got {shape} = {modality.samples * frame_bytes:,};"
+        f" cut windows of at most {MAX_WINDOW_BYTES // frame_bytes:,} frames, or make the frames smaller"
+    )
+
+
+def decoded(stored: Values, *, kind: ModalityKind, scale: Values | None = None) -> Values:
+    """Return windows in memory from the content of their file: int16 becomes float32 with NaN for missing.
+
+    Args:
+        stored: (B, T, ...).
+        scale: float32 (C,), the value of one count of each channel of a series; None for full scale of audio.
+    """
+    if kind == "video" or stored.dtype == np.float32:
+        return stored
+    factor = np.float32(1 / FULL_SCALE) if scale is None else scale
+    values: npt.NDArray[np.float32] = np.multiply(stored, factor, dtype=np.float32)
+    values[stored == MISSING_COUNT] = np.nan
+    return values
+
+
+def with_present(frames: Values, present: Values) -> Values:
+    """Return frames (..., T, H, W, C), masked where `present` (..., T) is 0; the array itself if all are there."""
+    return with_missing(frames, np.asarray(present) == 0)
+
+
+def present_of(frames: Values) -> npt.NDArray[np.uint8] | None:
+    """Return whether frames (..., T, H, W, C) are there, uint8 (..., T); None if nothing is masked."""
+    missing = missing_frames(frames)
+    return (~missing).astype(np.uint8) if missing.any() else None
+
+
+def storable(values: Values, kind: ModalityKind) -> Values | None:
+    """Return samples as stored: float32, int16 of audio, uint8 of video; None if that would lose more than digits."""
+    if kind == "video":
+        return values.view(np.ndarray) if values.dtype == np.uint8 else None
+    if kind == "audio" and values.dtype == np.int16:
+        return np.ascontiguousarray(values)
+    if values.dtype.kind not in ("f" if kind == "audio" else "biuf"):
+        return None
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the check refuses
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def window_bytes(modality: ModalitySpec) -> int:
+    """Return the memory of one window."""
+    return math.prod(modality.shape) * np.dtype(modality.dtype).itemsize
+
+
+def windows_at_once(modality: ModalitySpec) -> int:
+    """Return how many windows to read at a time: 256, fewer of large ones."""
+    return int(np.clip(_BLOCK_BYTES // max(1, window_bytes(modality)), 1, _BLOCK_WINDOWS))
+
 
 SplitName = Literal["train", "valid", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
@@ -68,9 +197,7 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
             " make one with mmkd-data import or write_dataset"
         )
     spec = _decode(file)
-    problems = list(spec_problems(spec))
-    if problems:
-        raise DatasetError(problem_message(path, problems))
+    refuse(f"dataset {path}", list(spec_problems(spec)))
     return spec
 
 
@@ -83,11 +210,11 @@ def require_classification(spec: DatasetSpec, *, what: str) -> None:
         )
 
 
-def problem_message(path: Path, problems: list[str]) -> str:
-    """Return one message for the problems of a dataset."""
-    if len(problems) == 1:
-        return f"dataset {path}: {problems[0]}"
-    return "\n  - ".join([f"dataset {path}: {len(problems)} problems", *problems])
+def refuse(where: Path | str, problems: Sequence[str]) -> None:
+    """Raise DatasetError with all problems: a line for one, a list for more; do nothing without any."""
+    if problems:
+        lines = problems if len(problems) == 1 else [f"{len(problems)} problems", *problems]
+        raise DatasetError("\n  - ".join([f"{where}: {lines[0]}", *lines[1:]]))
 
 
 def _decode(file: Path) -> DatasetSpec:

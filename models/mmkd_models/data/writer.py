@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import let_go
-from mmkd_edge.errors import DatasetError, UsageError, fault_of
+from mmkd_edge.errors import UsageError, fault_of
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
-from mmkd_models.data.checking.check import refuse_errors
-from mmkd_models.data.checking.findings import rule_findings
+from mmkd_models.data.checking.findings import refuse_errors, rule_findings
 from mmkd_models.data.checking.odd_recordings import unit_findings
 from mmkd_models.data.checking.related import find_overlaps, leak_findings
 from mmkd_models.data.checking.scan import scan_windows
@@ -35,17 +34,19 @@ from mmkd_models.data.files import (
     presence_file,
     structure_problems,
 )
-from mmkd_models.data.kinds import present_of, storable, storable_text
 from mmkd_models.data.labels import UNKNOWN
 from mmkd_models.data.spec import (
     SPEC_FILE,
     SPLIT_NAMES,
+    STORABLE,
     DatasetSpec,
     RecordingsSpec,
     SplitName,
-    problem_message,
+    present_of,
+    refuse,
     size_problems,
     spec_problems,
+    storable,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -113,8 +114,7 @@ def write_dataset(
     arrays: dict[str, AnyArray] = {}
     for split in SPLIT_NAMES:
         arrays.update(_arrays_of_split(spec, split, splits[split], problems))
-    if problems:
-        raise DatasetError(problem_message(path, problems))
+    refuse(f"dataset {path}", problems)
     return _write_checked(path, spec, arrays, cut=False, episode_names=episode_names)
 
 
@@ -151,9 +151,7 @@ def write_recordings(
     )
     _check_spec(path, spec)
     arrays = _arrays_of_recordings(path, spec, recordings)
-    problems = structure_problems(spec, arrays, cut=True)
-    if problems:
-        raise DatasetError(problem_message(path, problems))
+    refuse(f"dataset {path}", structure_problems(spec, arrays, cut=True))
     spec = msgspec.structs.replace(spec, splits=window_counts(spec, arrays))
     _check_spec(path, spec)
     return _write_checked(path, spec, arrays, cut=True)
@@ -167,9 +165,7 @@ def check_absent(path: Path) -> None:
 
 def _check_spec(path: Path, spec: DatasetSpec) -> None:
     check_absent(path)
-    problems = [*spec_problems(spec), *size_problems(spec)]
-    if problems:
-        raise DatasetError(problem_message(path, problems))
+    refuse(f"dataset {path}", [*spec_problems(spec), *size_problems(spec)])
 
 
 def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: list[str]) -> dict[str, AnyArray]:
@@ -248,7 +244,7 @@ def _sample_arrays(
         is_counts = folder == RECORDINGS and modality.kind == "series" and array.dtype == np.int16
         part = array if is_counts else storable(array, modality.kind)
         if part is None:
-            wanted = storable_text(modality.kind)
+            wanted = STORABLE[modality.kind]
             problems.append(f"{where.format(number)}: expected {wanted}, got {array.dtype}; convert it")
         else:
             stored.append(part)
@@ -295,8 +291,8 @@ def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Re
         samples = [recording.samples[modality.name] for recording in recordings]
         where = f"recordings[{{}}]: samples of {modality.name!r}"
         arrays.update(_sample_arrays(where, RECORDINGS, modality, samples, problems))
-    if problems or labels is None:
-        raise DatasetError(problem_message(path, problems))
+    refuse(f"dataset {path}", problems)
+    assert labels is not None  # else a problem, as no recordings are
     groups = [recording.group for recording in recordings]
     columns = {
         "lengths": np.array([[len(recording.samples[name]) for name in names] for recording in recordings], np.int64),
@@ -311,9 +307,7 @@ def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Re
 def _write_checked(
     path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool, episode_names: Sequence[str] = ()
 ) -> Dataset:
-    problems = structure_problems(spec, arrays, cut=cut)
-    if problems:
-        raise DatasetError(problem_message(path, problems))
+    refuse(f"dataset {path}", structure_problems(spec, arrays, cut=cut))
     windows = windows_of(spec, arrays)
     scan = scan_windows(windows)
     findings = [*rule_findings(scan), *leak_findings(windows, find_overlaps(windows))]

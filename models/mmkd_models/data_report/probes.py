@@ -10,30 +10,30 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.checking.related import note, problem
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.data.folds import part_of_windows
-from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.labels import block_length, name_strata
-from mmkd_models.data.sources import Floats, Rows
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
+from mmkd_models.data.windows import Floats, Rows, Windows
 from mmkd_models.evaluation.gains import FEWEST_GROUPS, figure_draws
 from mmkd_models.evaluation.outcome import outcome_on
 from mmkd_report.schema.data import Finding, ProbeFacts
 
 Features = npt.NDArray[np.float64]
 
-MOST_WINDOWS = 3000
+MAX_WINDOWS = 3000
 _TREES = 100
 _PARTS = 5
-_MOST_METADATA = 5
+_MAX_METADATA = 5
 _VALUES = range(2, 21)  # of metadata that is probed
 _INTERVAL = (0.005, 0.995)  # a report asks ten questions: with 95 % intervals one in four reports would be wrong
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeWindows:
-    """At most `MOST_WINDOWS` windows, their numbers in `Dataset.everything()`, and features (N, F) by modality."""
+    """At most `MAX_WINDOWS` windows, their numbers in `Dataset.everything()`, and features (N, F) by modality."""
 
     windows: Windows
     rows: Rows
@@ -65,7 +65,7 @@ class ProbeAnswers:
 
 def choose_windows(everything: Windows) -> ProbeWindows:
     """Choose windows evenly and compute their statistics."""
-    count = min(MOST_WINDOWS, len(everything))
+    count = min(MAX_WINDOWS, len(everything))
     rows = np.unique(np.linspace(0, len(everything) - 1, count).round().astype(np.int64))
     windows = everything.subset(rows)
     parts: dict[str, list[Features]] = {modality.name: [] for modality in windows.spec.modalities}
@@ -73,16 +73,12 @@ def choose_windows(everything: Windows) -> ProbeWindows:
     for start in range(0, len(windows), block):
         values = windows.take(np.arange(start, min(start + block, len(windows))))
         for modality in windows.spec.modalities:
-            parts[modality.name].append(_features(values[modality.name], modality))
+            series = [values[modality.name]]
+            if modality.kind == "audio":  # its bands as well
+                series.append(band_levels(series[0], modality.rate_hz))
+            parts[modality.name].append(np.concatenate([window_statistics(part) for part in series], axis=1))
     features = {name: np.concatenate(blocks) for name, blocks in parts.items()}
     return ProbeWindows(windows=windows, rows=rows, features=features)
-
-
-def _features(values: Floats, modality: ModalitySpec) -> Features:
-    features = window_statistics(values)
-    if modality.kind != "audio":
-        return features
-    return np.concatenate([features, window_statistics(band_levels(values, modality.rate_hz))], axis=1)
 
 
 def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
@@ -93,10 +89,10 @@ def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
     if not isinstance(together, str):
         yield from (class_probe(probed, modality.name) for modality in windows.spec.modalities)
     yield split_probe(probed)
-    for name in list(windows.metadata)[:_MOST_METADATA]:
+    for name in list(windows.metadata)[:_MAX_METADATA]:
         values, codes = np.unique(windows.metadata[name].astype(str), return_inverse=True)
         if len(values) in _VALUES:
-            yield _shared_by_groups(probed, codes.astype(np.int64), tuple(values.tolist()), question=name)
+            yield _ask(probed, codes.astype(np.int64), tuple(values.tolist()), question=name)
         else:
             yield f"metadata {name}: it has {len(values)} values; probes ask for {_VALUES.start} to {_VALUES.stop - 1}"
 
@@ -104,59 +100,47 @@ def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
 def class_probe(probed: ProbeWindows, modality: str | None) -> ProbeAnswers | str:
     """Guess the class of windows of groups that were not fitted on, from one modality or from all."""
     codes, names = name_strata(probed.windows.labels, probed.windows.spec.task)
-    return _across_groups(probed, codes, names, question="class", modality=modality)
+    return _ask(probed, codes, names, question="class", modality=modality)
 
 
 def split_probe(probed: ProbeWindows) -> ProbeAnswers | str:
     """Guess the split of windows of groups that were not fitted on: it shows if the splits differ as wholes."""
-    return _shared_by_groups(probed, probed.windows.splits, ("train", "valid", "test"), question="split")
+    return _ask(probed, probed.windows.splits, SPLIT_NAMES, question="split")
 
 
-def _shared_by_groups(
-    probed: ProbeWindows, codes: Rows, names: tuple[str, ...], *, question: str
-) -> ProbeAnswers | str:
-    """Guess what whole groups share; with few groups of an answer, one that is like another decides."""
-    fewest = min(len(np.unique(probed.windows.groups[codes == code])) for code in np.unique(codes).tolist())
-    if fewest < FEWEST_GROUPS:
-        return f"{question}: it takes {FEWEST_GROUPS} groups of each answer, and one has {fewest}"
-    return _across_groups(probed, codes, names, question=question, modality=None)
-
-
-def _across_groups(
-    probed: ProbeWindows, codes: Rows, names: tuple[str, ...], *, question: str, modality: str | None
+def _ask(
+    probed: ProbeWindows, codes: Rows, names: tuple[str, ...], *, question: str, modality: str | None = None
 ) -> ProbeAnswers | str:
     """Guess in folds of whole groups, or of blocks without groups."""
-    windows = probed.windows
-    groups = len(np.unique(windows.groups[codes >= 0]))
+    windows, index = probed.windows, np.flatnonzero(codes >= 0)
+    if question != "class":  # shared by whole groups: with few groups of an answer, one that is like another decides
+        fewest = min(len(np.unique(windows.groups[codes == code])) for code in np.unique(codes).tolist())
+        if fewest < FEWEST_GROUPS:
+            return f"{question}: it takes {FEWEST_GROUPS} groups of each answer, and one has {fewest}"
+    groups = len(np.unique(windows.groups[index]))
     if groups < 3:
         return f"{question}: it takes three groups or more, and {groups} have it"
-    parts = windows.groups % _PARTS if not windows.has_groups else None
-    if parts is None:
+    if len(np.unique(codes[index])) < 2:
+        return f"{question}: there is only one"
+    if windows.has_groups:
         parts = part_of_windows(_as_classes(windows, codes, names), parts=min(_PARTS, windows.group_count), seed=0)
-    return _ask(probed, codes, names, parts, question=question, modality=modality)
+    else:
+        parts = windows.groups % _PARTS
+    features = probed.all_features if modality is None else probed.features[modality]
+    x, y, fold = features[index], codes[index], parts[index]
+    probabilities = np.zeros((len(index), len(names)))
+    for part in np.unique(fold).tolist():
+        here = fold == part
+        if len(np.unique(y[~here])) > 1:
+            answers, votes = fit_trees(x[~here], y[~here], x[here])
+            probabilities[np.ix_(here, answers)] = votes
+    facts = _facts(_as_classes(windows.subset(index), y, names), probabilities, question, modality)
+    return ProbeAnswers(facts=facts, index=index, truth=y, probabilities=probabilities, names=names)
 
 
 def _as_classes(windows: Windows, codes: Rows, names: tuple[str, ...]) -> Windows:
     spec = msgspec.structs.replace(windows.spec, task=TaskSpec(labels=names))
     return replace(windows, spec=spec, labels=codes)
-
-
-def _ask(
-    probed: ProbeWindows, codes: Rows, names: tuple[str, ...], parts: Rows, *, question: str, modality: str | None
-) -> ProbeAnswers | str:
-    features = probed.all_features if modality is None else probed.features[modality]
-    index = np.flatnonzero(codes >= 0)
-    x, y, fold = features[index], codes[index], parts[index]
-    if len(np.unique(y)) < 2:
-        return f"{question}: there is only one"
-    probabilities = np.zeros((len(index), len(names)))
-    for part in np.unique(fold).tolist():
-        here = fold == part
-        if len(np.unique(y[~here])) > 1:
-            answers, found = fit_trees(x[~here], y[~here], x[here])
-            probabilities[np.ix_(here, answers)] = found
-    facts = _facts(_as_classes(probed.windows.subset(index), y, names), probabilities, question, modality)
-    return ProbeAnswers(facts=facts, index=index, truth=y, probabilities=probabilities, names=names)
 
 
 def fit_trees(x: Features, y: Rows, unseen: Features) -> tuple[Rows, Features]:
@@ -196,20 +180,19 @@ def probe_findings(probe: ProbeFacts) -> Iterator[Finding]:
         f"interval from {probe.low:.0%}; chance {probe.chance:.0%})"
     )
     if probe.target == "split":
-        sentence += ", of groups that they were not trained on"
-        advice = (
+        yield problem(
+            "origin",
+            f"{sentence}, of groups that they were not trained on",
             "the splits differ as wholes, in machine, sensor or campaign, and scores include that difference; deal the "
-            "groups into splits again"
+            "groups into splits again",
         )
     else:
-        advice = f"judge by it: mmkd-evaluate MODEL DATA --suite groups --by {probe.target}"
-    is_problem = probe.target == "split"
-    yield Finding(kind="origin", level="problem" if is_problem else "note", sentence=sentence, advice=advice)
+        yield note("origin", sentence, f"judge by it: mmkd-evaluate MODEL DATA --suite groups --by {probe.target}")
 
 
 _FRAME_S = 0.025
 _BANDS = 16
-_LEAST_POWER = 1e-10  # of full scale, -100 dB: below what a microphone hears
+_MIN_POWER = 1e-10  # of full scale, -100 dB: below what a microphone hears
 
 
 def band_levels(sound: Floats, rate_hz: float) -> Floats:
@@ -220,4 +203,4 @@ def band_levels(sound: Floats, rate_hz: float) -> Floats:
     power = np.abs(np.fft.rfft(frames * np.hanning(length)[:, None], axis=2)) ** 2 / length**2
     edges = np.unique(np.geomspace(1, power.shape[2], _BANDS + 1).round().astype(int))
     bands = [power[:, :, low:high].sum(axis=2) for low, high in pairwise(edges.tolist())]
-    return np.asarray(np.log10(np.concatenate(bands, axis=2) + _LEAST_POWER))
+    return np.asarray(np.log10(np.concatenate(bands, axis=2) + _MIN_POWER))

@@ -8,25 +8,25 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.checking.check import find_everything, sort_findings
 from mmkd_models.data.checking.describe import count_splits, describe_channels, times_text
+from mmkd_models.data.checking.findings import find_everything, sort_findings
+from mmkd_models.data.checking.related import note
 from mmkd_models.data.checking.scan import Scan, scan_windows
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.kinds import windows_at_once
 from mmkd_models.data.labels import name_strata, strata_of
-from mmkd_models.data.sources import Floats
-from mmkd_models.data.spec import SPLIT_NAMES
-from mmkd_models.data.windows import Windows
-from mmkd_models.data_report.copies import like_groups, near_copies
-from mmkd_models.data_report.labelling import (
-    LEAST_AGREEMENT,
+from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
+from mmkd_models.data.windows import Floats, Windows
+from mmkd_models.data_report.probes import ProbeWindows, choose_windows, probe_findings, run_probes
+from mmkd_models.data_report.suspects import (
+    MIN_AGREEMENT,
     label_agreement,
     label_findings,
     label_suspects,
+    like_groups,
+    near_copies,
     number_in_split,
     windows_to_label,
 )
-from mmkd_models.data_report.probes import ProbeWindows, choose_windows, probe_findings, run_probes
 from mmkd_report.schema.data import DataReport, DriftFacts, ExampleWindow, Finding
 
 
@@ -79,7 +79,7 @@ def _not_judged(windows: Windows, agreement: float) -> Iterator[str]:
         yield "drift over the campaign: the dataset has no times"
     if windows.spec.task.kind != "classification":
         yield f"wrong labels: only classes are checked, and the task is of the kind {windows.spec.task.kind}"
-    elif agreement < LEAST_AGREEMENT:
+    elif agreement < MIN_AGREEMENT:
         yield (
             f"wrong labels: where extra-trees are certain, they agree with {agreement:.0%} of the labels, too few to"
             " judge any"
@@ -88,7 +88,7 @@ def _not_judged(windows: Windows, agreement: float) -> Iterator[str]:
 
 _PARTS = 10
 _BLOCKS = 10  # of a fifth, for its standard error: neighbouring windows are alike
-_LEAST_WINDOWS = 2 * _PARTS * _BLOCKS
+_MIN_WINDOWS = 2 * _PARTS * _BLOCKS
 _CLEAR_SHIFT = 1.0
 _CLEAR_ERRORS = 4.0
 
@@ -96,7 +96,7 @@ _CLEAR_ERRORS = 4.0
 def find_drift(scan: Scan) -> Iterator[DriftFacts]:
     """Yield the drift of each channel; nothing if there are no times or few windows."""
     windows = scan.windows
-    if windows.times is None or len(windows) < _LEAST_WINDOWS:
+    if windows.times is None or len(windows) < _MIN_WINDOWS:
         return
     order = np.argsort(windows.times, kind="stable")
     strata = strata_of(windows.labels)
@@ -104,7 +104,7 @@ def find_drift(scan: Scan) -> Iterator[DriftFacts]:
         for channel, level in zip(figures.modality.channels, figures.level.T, strict=True):
             rest = _without_classes(level, strata)[order]
             rest = rest[~np.isnan(rest)]
-            if len(rest) < _LEAST_WINDOWS or rest.std() == 0:
+            if len(rest) < _MIN_WINDOWS or rest.std() == 0:
                 continue
             first, last = rest[: len(rest) // 5], rest[-(len(rest) // 5) :]
             shift = float((last.mean() - first.mean()) / rest.std())
@@ -137,19 +137,18 @@ def drift_findings(drift: DriftFacts) -> Iterator[Finding]:
     """Yield a note if the drift is clear."""
     if drift.is_clear:
         direction = "higher" if drift.shift > 0 else "lower"
-        yield Finding(
-            kind="drift",
-            level="note",
-            sentence=f"channel {drift.modality} {drift.channel} is {abs(drift.shift):.1f} standard deviations "
+        yield note(
+            "drift",
+            f"channel {drift.modality} {drift.channel} is {abs(drift.shift):.1f} standard deviations "
             f"{direction} in the last fifth of the campaign than in the first",
-            advice="ask what changed (sensor, season, wear), and judge on the last part of the campaign",
+            "ask what changed (sensor, season, wear), and judge on the last part of the campaign",
         )
 
 
-_MOST_SAMPLES = 160
-_MOST_CHANNELS = 4
-_MOST_CLASSES = 12
-_MOST_SEARCHED = 512  # windows of a class that are searched for gaps
+_MAX_SAMPLES = 160
+_MAX_CHANNELS = 4
+_MAX_CLASSES = 12
+_MAX_SEARCHED = 512  # windows of a class that are searched for gaps
 
 
 def example_windows(probed: ProbeWindows) -> Iterator[ExampleWindow]:
@@ -157,14 +156,14 @@ def example_windows(probed: ProbeWindows) -> Iterator[ExampleWindow]:
     strata, names = name_strata(probed.windows.labels, probed.windows.spec.task)
     for modality in probed.windows.spec.modalities:
         windows, features = probed.windows.with_modalities([modality.name]), probed.features[modality.name]
-        for code, name in enumerate(names[:_MOST_CLASSES]):
+        for code, name in enumerate(names[:_MAX_CLASSES]):
             here = np.flatnonzero(strata == code)
             if not len(here):
                 continue
             std = np.maximum(features[here].std(axis=0), 1e-12)
             distance = np.abs((features[here] - np.median(features[here], axis=0)) / std).mean(axis=1)
             chosen = [int(here[distance.argmin()])]
-            searched = here[:_MOST_SEARCHED]
+            searched = here[:_MAX_SEARCHED]
             missing = _missing(windows, modality, searched)
             gaps = np.flatnonzero((missing > 0) & (missing < 1) & (searched != chosen[0]))
             if len(gaps):
@@ -181,8 +180,8 @@ def _missing(windows: Windows, modality: ModalitySpec, index: npt.NDArray[np.int
 
 
 def _example(probed: ProbeWindows, modality: ModalitySpec, values: Floats, index: int, name: str) -> ExampleWindow:
-    step = -(-len(values) // _MOST_SAMPLES)
-    channels = modality.channels[:_MOST_CHANNELS]
+    step = -(-len(values) // _MAX_SAMPLES)
+    channels = modality.channels[:_MAX_CHANNELS]
     return ExampleWindow(
         modality=modality.name,
         label=name,

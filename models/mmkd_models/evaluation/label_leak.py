@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_models.data.labels import Labels, is_labelled
-from mmkd_models.data.sources import CutWindows
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import CutWindows, Windows
 from mmkd_models.evaluation.chance import compare_with_chance
 from mmkd_models.evaluation.gains import spread
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on

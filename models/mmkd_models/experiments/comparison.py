@@ -17,8 +17,8 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.folds import LeftOutDomains
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.left_out import LeftOutDomains
 from mmkd_models.data.windows import split_facts
 from mmkd_models.distillation.methods import Method
 from mmkd_models.distillation.recipe import Recipe

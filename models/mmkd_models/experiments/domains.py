@@ -11,8 +11,8 @@ import numpy as np
 
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.folds import LeftOutDomains, domains_of, fold_without, shared_groups
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.left_out import LeftOutDomains, domains_of, fold_without, shared_groups
 from mmkd_models.evaluation.gains import gain_on_windows
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare

@@ -20,10 +20,9 @@ import msgspec
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import fold_indices
+from mmkd_models.data.folds import LeftOutDomains, fold_indices, fold_without
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.labels import Labels
-from mmkd_models.data.left_out import LeftOutDomains, fold_without
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.label_leak import labels_spread_in_time
 from mmkd_models.evaluation.outcome import TestedNetwork

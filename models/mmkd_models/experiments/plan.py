@@ -16,8 +16,8 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.folds import LeftOutDomains
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.left_out import LeftOutDomains
 from mmkd_models.distillation.methods import Method
 from mmkd_models.networks.config import MemberKind, Preset, preset_named, student_config, teacher_config
 from mmkd_models.train_config import TrainConfig

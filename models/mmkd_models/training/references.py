@@ -22,8 +22,7 @@ from mmkd_edge.bundle.statistics import GroupReference, MagnitudeLimits
 from mmkd_edge.health.features import QUIETEST, ROWS, Kinds, window_features
 from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
 from mmkd_edge.predict.preprocess import prepare_batch, rows_of
-from mmkd_models.data.sources import CutWindows
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import CutWindows, Windows
 from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, TrainingEmbeddings
 from mmkd_models.training.predict import embeddings_of
 

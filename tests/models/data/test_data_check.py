@@ -6,8 +6,8 @@ import pytest
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import open_dataset, shipped_dataset
-from mmkd_models.data.checking.check import check_dataset
 from mmkd_models.data.checking.describe import describe_dataset, headline
+from mmkd_models.data.checking.findings import check_dataset
 
 
 def _refusal(path) -> str:
@@ -89,9 +89,8 @@ def test_a_window_copied_into_another_split(rig, splits):
         array[4] = splits["train"][name][17]
         np.save(rig.path / "test" / f"{name}.npy", array)
     assert _refusal(rig.path) == (
-        f"dataset {rig.path}: train window 17 and test window 4 are the same window (1 in all);"
-        " splits must not share windows; remove the copies (split.drop_copies = true in a recipe), or give both one"
-        " group"
+        f"dataset {rig.path}: train window 17 and test window 4 are the same window (1 in all); splits must not share"
+        " windows; remove the copies (split.drop_copies = true in a recipe), or give both one group"
     )
 
 

@@ -251,10 +251,9 @@ def test_without_typer_or_rich_the_command_says_what_to_install():
 
 def test_reading_data_needs_neither_torch_nor_typer(tmp_path):
     blocked = (
-        "import sys\n"
-        "for name in ('torch', 'typer', 'rich', 'sklearn', 'onnx'): sys.modules[name] = None\n"
-        "from mmkd_models.data import open_dataset, shipped_dataset\n"
-        "print(len(open_dataset(shipped_dataset()).everything()))"
+        "import sys\nfor name in ('torch', 'typer', 'rich', 'sklearn', 'onnx'): sys.modules[name] = None\nfrom"
+        " mmkd_models.data import open_dataset,"
+        " shipped_dataset\nprint(len(open_dataset(shipped_dataset()).everything()))"
     )
     done = process(code=blocked)
     assert (done.stdout, done.stderr) == ("2229\n", "")

@@ -92,14 +92,6 @@ def test_metadata_of_objects_is_refused(facts, write):
     )
 
 
-def test_the_old_name_of_the_file_is_refused(facts, write):
-    dataset = write(facts)
-    (dataset.path / "train" / "metadata.npz").rename(dataset.path / "train" / "columns.npz")
-    with pytest.raises(DatasetError) as error:
-        open_dataset(dataset.path)
-    assert "  - columns.npz: the file is called metadata.npz now; rename it in every split" in str(error.value)
-
-
 def test_a_damaged_archive_of_metadata_is_named(facts, write):
     dataset = write(facts)
     (dataset.path / "valid" / "metadata.npz").write_bytes(b"PK")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Recording, open_dataset, write_recordings
-from mmkd_models.data.sources import first_sample, latest_start_s, window_starts_s
+from mmkd_models.data.windows import first_sample, latest_start_s, window_starts_s
 
 VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=25.0, samples=5)
@@ -215,10 +215,7 @@ def test_a_group_in_two_splits_and_two_folds_is_reported_with_both(recordings, w
     assert _message(error) == "\n  - ".join(
         [
             f"dataset {tmp_path / 'line'}: 2 problems",
-            (
-                "group 0 is in train and test (1 in all); splits never share a group: move all its windows into one"
-                " split"
-            ),
+            "group 0 is in train and test (1 in all); splits never share a group: move all its windows into one split",
             "group 0 is in folds 0 and 2 (1 in all); folds hold whole groups: give all its windows one fold",
         ]
     )

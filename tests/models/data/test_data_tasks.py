@@ -73,27 +73,27 @@ def test_dataset_json_has_the_words_of_the_task_and_of_a_classification_no_new_o
     [
         (
             TaskSpec(kind="regression", labels=("a", "b")),
-            ("'task.labels': expected the name of one target, got 2; make one dataset for each target"),
+            "'task.labels': expected the name of one target, got 2; make one dataset for each target",
         ),
         (
             TaskSpec(kind="multi_label", labels=("a", "a")),
-            ("'task.labels': expected different labels, got ['a', 'a']; name each label"),
+            "'task.labels': expected different labels, got ['a', 'a']; name each label",
         ),
         (
             TaskSpec(kind="multi_label", labels=("a",), unit="%"),
-            ("'task.unit': expected none for multi_label, got '%'; only regression has it"),
+            "'task.unit': expected none for multi_label, got '%'; only regression has it",
         ),
         (
             TaskSpec(labels=("a", "b"), threshold=0.3),
-            ("'task.threshold': expected none for classification, got 0.3; only multi_label has it"),
+            "'task.threshold': expected none for classification, got 0.3; only multi_label has it",
         ),
         (
             TaskSpec(kind="multi_label", labels=("a",), threshold=1.0),
-            ("'task.threshold': expected a probability above 0 and below 1, got 1.0; correct it"),
+            "'task.threshold': expected a probability above 0 and below 1, got 1.0; correct it",
         ),
         (
             TaskSpec(kind="regression", labels=("a",), range=(5.0, 5.0)),
-            ("'task.range': expected [low, high] with low below high, got [5.0, 5.0]; swap or correct it"),
+            "'task.range': expected [low, high] with low below high, got [5.0, 5.0]; swap or correct it",
         ),
     ],
 )
@@ -290,7 +290,7 @@ def test_conditions_on_targets_are_imported_as_labels(archive, tmp_path, capsys)
         ({"targets": ["cooler<warm"]}, "condition 'cooler<warm': expected a number behind <, got 'warm'"),
         (
             {"target": "flag", "targets": ["flag"]},
-            ("expected --target with its --unit, or --targets, got a mixture; choose one of them"),
+            "expected --target with its --unit, or --targets, got a mixture; choose one of them",
         ),
     ],
 )

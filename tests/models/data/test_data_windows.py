@@ -259,7 +259,7 @@ def test_pages_of_a_large_file_that_were_read_are_let_go(tmp_path: Path, monkeyp
 
     kept = windows.take(np.arange(300))["imu"]
     assert resident_kb() > 4000  # of 4915: a small file stays
-    monkeypatch.setattr("mmkd_models.data.sources.LARGE_BYTES", 1 << 20)
+    monkeypatch.setattr("mmkd_models.data.windows.LARGE_BYTES", 1 << 20)
     again = windows.take(np.arange(300))["imu"]
     assert resident_kb() < 200
     assert again.tobytes() == kept.tobytes() == splits["train"]["imu"].tobytes()

@@ -11,7 +11,7 @@ import pytest
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.data.left_out import LeftOutDomains, domains_of, fold_without, shared_groups
+from mmkd_models.data.folds import LeftOutDomains, domains_of, fold_without, shared_groups
 
 SITE = LeftOutDomains(by="site")
 

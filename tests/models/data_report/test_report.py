@@ -17,8 +17,6 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.checking.findings import value_findings
 from mmkd_models.data.checking.scan import brightness, scan_windows
-from mmkd_models.data_report.copies import like_groups, near_copies
-from mmkd_models.data_report.labelling import label_csv, label_suspects, windows_to_label
 from mmkd_models.data_report.probes import (
     ProbeAnswers,
     ProbeWindows,
@@ -29,6 +27,7 @@ from mmkd_models.data_report.probes import (
     split_probe,
 )
 from mmkd_models.data_report.report import drift_findings, example_windows, find_drift, report_on
+from mmkd_models.data_report.suspects import label_csv, label_suspects, like_groups, near_copies, windows_to_label
 from mmkd_models.evaluation.suites.faults import sensors_of
 from mmkd_report.schema.data import DataReport, SplitFacts, WindowToLabel
 from tests.models.kinds_rig import kinds_dataset
@@ -414,7 +413,7 @@ def probed_with(windows: Windows) -> tuple[ProbeWindows, ProbeAnswers]:
 
 def test_windows_are_read_in_blocks_that_fit_memory(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = written(rig, tmp_path / "rig").everything()
-    monkeypatch.setattr("mmkd_models.data.kinds._BLOCK_BYTES", 5 * 40 * 2 * 4)  # five windows of acc
+    monkeypatch.setattr("mmkd_models.data.spec._BLOCK_BYTES", 5 * 40 * 2 * 4)  # five windows of acc
     most = [0]
     gather = type(windows.source).gather
 

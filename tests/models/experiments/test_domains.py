@@ -13,8 +13,8 @@ import pytest
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data.folds import LeftOutDomains, fold_without
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.data.left_out import LeftOutDomains, fold_without
 from mmkd_models.distillation.methods import default_recipe
 from mmkd_models.evaluation.suites.shift import describe
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, compare

@@ -152,7 +152,7 @@ def test_a_student_carries_no_more_sound_and_video_than_a_bundle_can_bear(
 def test_statistics_rest_on_no_more_sound_and_video_than_memory_has_room_for(
     kinds: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmkd_models.data.batches._MOST_VALUES", 1)
+    monkeypatch.setattr("mmkd_models.data.batches._MAX_VALUES", 1)
     assert {name: len(spread_rows(kinds.split("train"), name)) for name in ("acc", "mic", "cam")} == {
         "acc": 24,
         "mic": 16,

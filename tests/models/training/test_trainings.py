@@ -18,7 +18,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.sources import Floats, Rows, WindowSource
+from mmkd_models.data.windows import Floats, Rows, WindowSource
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.task import TaskTerm

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.data.checking.related import describe_place
-from mmkd_models.data.checking.scan import ModalityScan, Scan
-from mmkd_models.data.files import RECORDINGS
+from mmkd_models.data.checking.odd_recordings import unit_findings
+from mmkd_models.data.checking.related import describe_place, find_overlaps, leak_findings, note, problem
+from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
+from mmkd_models.data.dataset import load_directory, locate_dataset, windows_of
+from mmkd_models.data.files import RECORDINGS, Arrays, file_of
 from mmkd_models.data.labels import WRITE_GROUPS, Labels, absent_labels, is_labelled, name_strata
-from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.spec import SPLIT_NAMES, refuse
 from mmkd_models.data.windows import Windows, split_facts, valid_values
-from mmkd_report.schema.data import Finding, FindingKind
+from mmkd_report.schema.data import Finding
 
-_LEAST_FOLDS = 3  # train, valid and test in one fold of cross-validation
+_MIN_FOLDS = 3  # train, valid and test in one fold of cross-validation
 # A channel with a glitch: its farthest value is this many times beyond the range of 99.9 % of its values.
 _GLITCH_RATIO = 10.0
 _GLITCH_QUANTILE = 0.999
-_MOST_GLITCH_VALUES = 2_000_000
+_MAX_GLITCH_VALUES = 2_000_000
 # Fractions of windows in which a channel is stuck: in a group and in all others, or while other channels move.
 _STUCK_IN_GROUP, _STUCK_ELSEWHERE = 0.9, 0.1
 _STUCK_ALONE = 0.01
-_LEAST_STUCK = 5  # windows
+_MIN_STUCK = 5  # windows
 _CLIPPED = 0.002  # fraction of the samples
-_LEAST_CLIPPED = 5  # windows
+_MIN_CLIPPED = 5  # windows
 _GAPS_APART = 0.3  # difference between two classes in the fraction of windows with gaps
-_LEAST_WINDOWS = 20  # for the gaps of a class
+_MIN_WINDOWS = 20  # for the gaps of a class
 _RARE = 0.1  # times the windows of the most frequent class
-_MOST_OF_ONE_GROUP = 0.5
-_MOST_NAMED = 3
+_MAX_GROUP_FRACTION = 0.5
+_MAX_NAMED = 3
 _DISTINCT = 8  # values in a window, from which on a channel is continuous: only then a flat one may be stuck
-_MOST_SORTED = 256  # windows that `is_continuous` looks at
+_MAX_SORTED = 256  # windows that `is_continuous` looks at
 
 
 def rule_findings(scan: Scan) -> Iterator[Finding]:
@@ -44,8 +48,8 @@ def rule_findings(scan: Scan) -> Iterator[Finding]:
     for name, figures in scan.modalities.items():
         yield from _value_rules(windows, name, figures)
     yield from _copies(scan)
-    if windows.folds is not None and (count := len(np.unique(windows.folds))) < _LEAST_FOLDS:
-        yield _error(f"folds: expected {_LEAST_FOLDS} or more, got {count}", "deal the groups into more")
+    if windows.folds is not None and (count := len(np.unique(windows.folds))) < _MIN_FOLDS:
+        yield _error(f"folds: expected {_MIN_FOLDS} or more, got {count}", "deal the groups into more")
 
 
 def _label_rules(labels: Labels, task: TaskSpec) -> Iterator[Finding]:
@@ -98,12 +102,11 @@ def _copies(scan: Scan) -> Iterator[Finding]:
         )
     if inside:
         first, row = (describe_place(windows, place) for place in inside[0])
-        yield Finding(
-            kind="copies",
-            level="note",
-            sentence=f"{_count(len(inside), 'window')} of {len(windows)} equal an earlier one of their split, for "
-            f"example {row} and {first}",
-            advice="they count twice; remove them unless the process repeats itself exactly",
+        yield note(
+            "copies",
+            f"{_count(len(inside), 'window')} of {len(windows)} equal an earlier one of their split, for example {row} "
+            f"and {first}",
+            "they count twice; remove them unless the process repeats itself exactly",
         )
 
 
@@ -113,7 +116,7 @@ def value_findings(scan: Scan) -> Iterator[Finding]:
     if not windows.has_groups:
         judged_on = split_facts(windows).judged_on.partition(";")[0]
         sentence = f"no groups: scores are of {judged_on}, which may share people and machines with training"
-        yield _note("leak", sentence, WRITE_GROUPS)
+        yield note("leak", sentence, WRITE_GROUPS)
     yield from _balance(windows)
     for name, figures in scan.modalities.items():
         yield from _channels(windows, figures)
@@ -122,7 +125,7 @@ def value_findings(scan: Scan) -> Iterator[Finding]:
             yield from _glitches(windows, figures)
     if windows.spec.left_out:
         counts = ", ".join(f"{_count(count, 'window')} {reason}" for reason, count in windows.spec.left_out.items())
-        yield _note("left out", f"the import left out {counts}", "check that these windows may be missing")
+        yield note("left out", f"the import left out {counts}", "check that these windows may be missing")
 
 
 def _channels(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
@@ -131,10 +134,10 @@ def _channels(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
     for number, channel in enumerate(figures.modality.channels):
         name = f"channel {figures.modality.name} {channel}"
         if not present[:, number].any():
-            yield _problem("dead channel", f"{name} has no sample at all", "leave the channel out")
+            yield problem("dead channel", f"{name} has no sample at all", "leave the channel out")
         elif figures.lowest[number] == figures.highest[number]:
             sentence = f"{name} is {figures.lowest[number]:g} in every window"
-            yield _problem("dead channel", sentence, "leave the channel out, or check its cable")
+            yield problem("dead channel", sentence, "leave the channel out, or check its cable")
         elif continuous[number]:
             yield from _stuck(windows, figures, number, name)
             yield from _clipped(figures, number, name)
@@ -143,7 +146,7 @@ def _channels(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
 def is_continuous(windows: Windows, figures: ModalityScan) -> npt.NDArray[np.bool_]:
     """Return (C,) whether half of the windows in which a channel moves have many distinct values."""
     modality = figures.modality
-    chosen = np.unique(np.linspace(0, len(windows) - 1, _MOST_SORTED).round().astype(np.int64))
+    chosen = np.unique(np.linspace(0, len(windows) - 1, _MAX_SORTED).round().astype(np.int64))
     values = valid_values(windows.source.gather(modality, windows.rows[chosen], shift_s=None), modality=modality)
     distinct = (np.diff(np.sort(values, axis=1), axis=1) > 0).sum(axis=1) + 1  # NaN is last and compares false
     least = min(_DISTINCT, modality.samples // 2)
@@ -161,7 +164,7 @@ def _stuck(windows: Windows, figures: ModalityScan, number: int, name: str) -> I
     for key, values in facts.items():
         stuck = [value for value in np.unique(values).tolist() if _is_stuck_at(values == value, flat, present)]
         if stuck:
-            yield _problem(
+            yield problem(
                 "stuck channel",
                 f"{name} does not move in {fraction:.1%} of all windows, and in nearly every window of {key} "
                 f"{_list(stuck)}",
@@ -170,9 +173,9 @@ def _stuck(windows: Windows, figures: ModalityScan, number: int, name: str) -> I
             return
     others = np.delete(figures.flat, number, axis=1)
     alone = flat & ~others.all(axis=1) if others.size else flat
-    if alone.sum() >= max(_LEAST_STUCK, _STUCK_ALONE * present.sum()) and fraction < 0.5:
+    if alone.sum() >= max(_MIN_STUCK, _STUCK_ALONE * present.sum()) and fraction < 0.5:
         others_move = ", while other channels of the sensor do" if others.size else ", and moves in all others"
-        yield _problem(
+        yield problem(
             "stuck channel",
             f"{name} does not move in {_count(alone.sum(), 'window')} of {present.sum()}{others_move}",
             f"set it to missing (NaN) there; the first is {describe_place(windows, int(np.flatnonzero(alone)[0]))}",
@@ -181,7 +184,7 @@ def _stuck(windows: Windows, figures: ModalityScan, number: int, name: str) -> I
 
 def _is_stuck_at(here: npt.NDArray[np.bool_], flat: npt.NDArray[np.bool_], present: npt.NDArray[np.bool_]) -> bool:
     inside, outside = flat[here & present], flat[~here & present]
-    if min(len(inside), len(outside)) < _LEAST_STUCK:
+    if min(len(inside), len(outside)) < _MIN_STUCK:
         return False
     return bool(inside.mean() >= _STUCK_IN_GROUP and outside.mean() <= _STUCK_ELSEWHERE)
 
@@ -189,8 +192,8 @@ def _is_stuck_at(here: npt.NDArray[np.bool_], flat: npt.NDArray[np.bool_], prese
 def _clipped(figures: ModalityScan, number: int, name: str) -> Iterator[Finding]:
     limited = np.where(figures.flat[:, number], 0.0, figures.at_limit[:, number])
     fraction, count = float(limited.mean()), int((limited > 0).sum())
-    if fraction >= _CLIPPED and count >= _LEAST_CLIPPED:
-        yield _note(
+    if fraction >= _CLIPPED and count >= _MIN_CLIPPED:
+        yield note(
             "clipped channel",
             f"{name} stays at its lowest or highest value in {fraction:.1%} of the samples, in {count} windows",
             "choose a larger measuring range or less gain, or ignore it if the quantity ends there",
@@ -201,17 +204,17 @@ def _gaps(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
     name, missing = figures.modality.name, figures.missing.mean(axis=1)
     for number, split in enumerate(SPLIT_NAMES):
         if figures.absent[windows.splits == number].all():
-            yield _problem("gaps", f"sensor {name} is absent in all of {split}", f"leave {name} out, or move groups")
+            yield problem("gaps", f"sensor {name} is absent in all of {split}", f"leave {name} out, or move groups")
             return
     codes, names = name_strata(windows.labels, windows.spec.task)
     fractions = {
         names[code]: float((missing[codes == code] > 0).mean())
         for code in range(len(names))
-        if (codes == code).sum() >= _LEAST_WINDOWS
+        if (codes == code).sum() >= _MIN_WINDOWS
     }
     by_fraction = sorted(fractions, key=fractions.__getitem__)
     if fractions and fractions[most := by_fraction[-1]] - fractions[least := by_fraction[0]] >= _GAPS_APART:
-        yield _problem(
+        yield problem(
             "gaps",
             f"sensor {name} has gaps in {fractions[most]:.0%} of the windows of {most}, and in {fractions[least]:.0%} "
             f"of {least}: the gaps reveal the class",
@@ -224,7 +227,7 @@ def _gaps(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
             groups, counts = np.unique(windows.groups[figures.absent], return_counts=True)
             most_first = [repr(groups[place].item()) for place in np.argsort(-counts, kind="stable")]
             where = f", in {'group' if len(groups) == 1 else 'groups'} {_list(most_first)}"
-        yield _note(
+        yield note(
             "gaps",
             f"{name}: no value in {_count(count, 'window')} of {len(windows)} ({count / len(windows):.1%}){where}",
             "a student of this sensor can only guess there; leave them out (cover = 'all' in a recipe)",
@@ -233,7 +236,7 @@ def _gaps(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
 
 def _glitches(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
     modality = figures.modality
-    step = max(1, len(windows) * modality.samples * len(modality.channels) // _MOST_GLITCH_VALUES)
+    step = max(1, len(windows) * modality.samples * len(modality.channels) // _MAX_GLITCH_VALUES)
     values = windows.source.gather(modality, windows.rows[::step], shift_s=None)
     for name, column in zip(modality.channels, values.reshape(-1, len(modality.channels)).T, strict=True):
         column = column[np.isfinite(column)].astype(np.float64)
@@ -242,7 +245,7 @@ def _glitches(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
         distance = np.abs(column - np.median(column))
         usual = float(np.quantile(distance, _GLITCH_QUANTILE))
         if distance.max() > _GLITCH_RATIO * usual > 0:
-            yield _note(
+            yield note(
                 "glitch",
                 f"channel {modality.name} {name} reaches {column[int(distance.argmax())]:g}, but 99.9 % of its values "
                 f"are within {usual:g} of {np.median(column):g}",
@@ -255,12 +258,12 @@ def _balance(windows: Windows) -> Iterator[Finding]:
     for number, split in enumerate(SPLIT_NAMES):
         absent = absent_labels(task, windows.labels[(windows.splits == number) & windows.labelled])
         if absent:
-            yield _problem("balance", f"{split} has no window of {', '.join(absent)}", "move groups, or label more")
+            yield problem("balance", f"{split} has no window of {', '.join(absent)}", "move groups, or label more")
     if task.kind == "classification":
         counts = np.bincount(windows.labels[(windows.splits == 0) & windows.labelled], minlength=len(task.labels))
         for name, count in zip(task.labels, counts.tolist(), strict=True):
             if 0 < count < _RARE * counts.max():
-                yield _note(
+                yield note(
                     "balance",
                     f"class {name} has {count} training windows, {task.labels[int(counts.argmax())]} {counts.max()}",
                     f"record more of {name}, and look at balanced accuracy, not at accuracy",
@@ -268,8 +271,8 @@ def _balance(windows: Windows) -> Iterator[Finding]:
     for number, split in enumerate(SPLIT_NAMES if windows.has_groups else ()):
         groups, sizes = np.unique(windows.groups[windows.splits == number], return_counts=True)
         fraction = sizes.max() / sizes.sum()
-        if fraction > max(_MOST_OF_ONE_GROUP, 2 / len(groups)):
-            yield _note(
+        if fraction > max(_MAX_GROUP_FRACTION, 2 / len(groups)):
+            yield note(
                 "balance",
                 f"group {groups[sizes.argmax()].item()!r} has {fraction:.0%} of the windows of {split}",
                 "its scores are mostly those of one person or machine; move or thin it",
@@ -280,18 +283,53 @@ def _error(sentence: str, advice: str) -> Finding:
     return Finding(kind="rule", level="error", sentence=sentence, advice=advice)
 
 
-def _problem(kind: FindingKind, sentence: str, advice: str) -> Finding:
-    return Finding(kind=kind, level="problem", sentence=sentence, advice=advice)
-
-
-def _note(kind: FindingKind, sentence: str, advice: str) -> Finding:
-    return Finding(kind=kind, level="note", sentence=sentence, advice=advice)
-
-
 def _count(count: int | np.int64, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _list(values: list[Any]) -> str:
-    more = f" and {len(values) - _MOST_NAMED} more" if len(values) > _MOST_NAMED else ""
-    return ", ".join(map(str, values[:_MOST_NAMED])) + more
+    more = f" and {len(values) - _MAX_NAMED} more" if len(values) > _MAX_NAMED else ""
+    return ", ".join(map(str, values[:_MAX_NAMED])) + more
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """A valid dataset and its findings, problems first."""
+
+    windows: Windows
+    findings: tuple[Finding, ...]
+
+
+def check_dataset(path: str | Path) -> CheckReport:
+    """Check a dataset directory and read every value once. Raise DatasetError with every problem."""
+    path = locate_dataset(path)
+    spec, arrays = load_directory(path)
+    windows = windows_of(spec, arrays)
+    findings = sort_findings([*_unused_files(path, arrays), *find_everything(windows, scan_windows(windows))])
+    refuse_errors(path, findings)
+    return CheckReport(windows=windows, findings=tuple(findings))
+
+
+def find_everything(windows: Windows, scan: Scan) -> list[Finding]:
+    """Return all findings of `Dataset.everything()` and its scan."""
+    leaks = leak_findings(windows, find_overlaps(windows))
+    return [*rule_findings(scan), *leaks, *unit_findings(scan), *value_findings(scan)]
+
+
+def sort_findings(findings: list[Finding]) -> list[Finding]:
+    """Return errors first, then problems, then notes."""
+    return sorted(findings, key=lambda finding: ("error", "problem", "note").index(finding.level))
+
+
+def refuse_errors(path: Path, findings: list[Finding]) -> None:
+    """Raise DatasetError with the errors among the findings, if there are any."""
+    refuse(f"dataset {path}", [finding.text for finding in findings if finding.level == "error"])
+
+
+def _unused_files(path: Path, arrays: Arrays) -> Iterator[Finding]:
+    used = set(map(file_of, arrays))
+    for file in sorted([*path.rglob("*.npy"), *path.rglob("*.npz")]):
+        name = file.relative_to(path).as_posix()
+        if name not in used:
+            advice = "describe it in dataset.json or remove it"
+            yield Finding(kind="unused file", level="note", sentence=f"{name}: this file is not used", advice=advice)

@@ -8,16 +8,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_models.data.checking.related import problem
 from mmkd_models.data.checking.scan import ModalityScan, Scan
 from mmkd_models.data.windows import Windows
 from mmkd_report.schema.data import Finding
 
 _FACTOR = 8.0  # from which on two recordings do not differ by what they recorded
-_LEAST_RECORDINGS = 4  # of a class, for a median that one of them does not move
+_MIN_RECORDINGS = 4  # of a class, for a median that one of them does not move
 _ORDINARY = (0.05, 0.95)  # quantiles of the windows of all other recordings
 _DEVIATIONS = 5.0  # robust standard deviations between the recordings: people's skin conducts unlike by nature
 _MAD_OF_NORMAL = 1.4826
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 _ROUNDING = 1e-6  # a smaller standard deviation, as a fraction of the level, counts as 0
 
 Floats = npt.NDArray[np.float64]
@@ -51,12 +52,13 @@ def unit_findings(scan: Scan, *, names: Sequence[str] = ()) -> Iterator[Finding]
                 f"{_name(windows, recordings[number].item(), int(first[number]), names)} and {usual:,.4g} in the other "
                 f"recordings, {factor}{f' ({count} of {channels} channels differ so)' if channels > 1 else ''}"
             )
-        if len(sentences) > _MOST_NAMED:
-            more = f"{modality.name}: {len(sentences)} recordings in all differ so, the first {_MOST_NAMED} are named"
-            sentences[_MOST_NAMED:] = [more]
+        if len(sentences) > _MAX_NAMED:
+            more = f"{modality.name}: {len(sentences)} recordings in all differ so, the first {_MAX_NAMED} are named"
+            sentences[_MAX_NAMED:] = [more]
         for sentence in sentences:
-            advice = "check the unit and the gain; convert the values, or leave the recording out"
-            yield Finding(kind="unit", level="problem", sentence=sentence, advice=advice)
+            yield problem(
+                "unit", sentence, "check the unit and the gain; convert the values, or leave the recording out"
+            )
 
 
 def _name(windows: Windows, recording: int | str, row: int, names: Sequence[str]) -> str:
@@ -107,7 +109,7 @@ def _outliers(
     for part in np.split(order, np.flatnonzero((np.diff(pairs) != 0).any(axis=0)) + 1):
         if len(part):
             medians[owner[part[0]], classes[part[0]]] = np.median(values[part])
-    enough = (~np.isnan(medians)).sum(axis=0) >= _LEAST_RECORDINGS
+    enough = (~np.isnan(medians)).sum(axis=0) >= _MIN_RECORDINGS
     if not enough.any():
         return
     ratios = np.full(medians.shape, np.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -12,18 +12,16 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.kinds import Values, windows_at_once
 from mmkd_models.data.labels import WRITE_GROUPS
-from mmkd_models.data.sources import Rows
-from mmkd_models.data.spec import SPLIT_NAMES
-from mmkd_models.data.windows import Windows
-from mmkd_report.schema.data import Finding
+from mmkd_models.data.spec import SPLIT_NAMES, Values, windows_at_once
+from mmkd_models.data.windows import Rows, Windows
+from mmkd_report.schema.data import Finding, FindingKind
 
-_MOST_COMPARED = 16  # samples at the beginning of a window that are searched in the others
+_MAX_COMPARED = 16  # samples at the beginning of a window that are searched in the others
 # Distinct steps from sample to sample in the shared part: two slopes of a sensor that rounds are soon equal.
-_LEAST_DISTINCT = 8
-_MOST_STEPS = 256  # that are compared first
-_MOST_CANDIDATES = 4  # places in one window that are compared value by value
+_MIN_DISTINCT = 8
+_MAX_STEPS = 256  # that are compared first
+_MAX_CANDIDATES = 4  # places in one window that are compared value by value
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, bits well mixed: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 
 Hashes = npt.NDArray[np.uint64]
@@ -49,6 +47,16 @@ class Overlaps:
         )
 
 
+def problem(kind: FindingKind, sentence: str, advice: str) -> Finding:
+    """Return a finding that makes scores or students wrong."""
+    return Finding(kind=kind, level="problem", sentence=sentence, advice=advice)
+
+
+def note(kind: FindingKind, sentence: str, advice: str) -> Finding:
+    """Return a finding that is worth knowing."""
+    return Finding(kind=kind, level="note", sentence=sentence, advice=advice)
+
+
 _CACHE: WeakKeyDictionary[Windows, Overlaps] = WeakKeyDictionary()
 
 
@@ -59,7 +67,7 @@ def find_overlaps(windows: Windows) -> Overlaps:
     """
     if windows not in _CACHE:
         modality = max(windows.spec.modalities, key=lambda one: one.samples * len(one.channels))
-        compared = min(_MOST_COMPARED, max(2, modality.samples // 4))
+        compared = min(_MAX_COMPARED, max(2, modality.samples // 4))
         pairs = list(_pairs(windows, modality, compared)) if modality.samples > compared else []
         first, second, shift = np.array(pairs, dtype=np.int64).reshape(-1, 3).T
         _CACHE[windows] = Overlaps(modality=modality, first=first, second=second, shift=shift)
@@ -86,20 +94,15 @@ def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
     if windows.has_groups and apart.any():
         pair = int(np.flatnonzero(apart)[0])
         names = " and ".join(repr(windows.groups[rows[pair]].item()) for rows in (overlaps.first, overlaps.second))
-        yield Finding(
-            kind="leak",
-            level="problem",
-            sentence=f"groups {names} share samples: {overlaps.describe(windows, apart)}",
-            advice="give such windows one group",
-        )
+        sentence = f"groups {names} share samples: {overlaps.describe(windows, apart)}"
+        yield problem("leak", sentence, "give such windows one group")
     elif not windows.has_groups and windows.max_shift_s == 0 and len(overlaps.first):
         fraction = len(np.unique(np.concatenate([overlaps.first, overlaps.second]))) / len(windows)
-        yield Finding(
-            kind="leak",
-            level="problem",
-            sentence=f"no groups, but {fraction:.0%} of the windows share samples with others, so that scores may be "
-            "of people and machines that trained",
-            advice=WRITE_GROUPS,
+        yield problem(
+            "leak",
+            f"no groups, but {fraction:.0%} of the windows share samples with others, so that scores may be of people "
+            "and machines that trained",
+            WRITE_GROUPS,
         )
 
 
@@ -117,9 +120,10 @@ def describe_place(windows: Windows, row: int) -> str:
     return f"{split} window {number}" + ("" if windows.times is None else f" ({time_text(float(windows.times[row]))})")
 
 
-def time_text(seconds: float) -> str:
+def time_text(seconds: float, timespec: str = "seconds") -> str:
     """Return UTC seconds as text: `2026-11-02T06:00:00Z`."""
-    return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = datetime.fromtimestamp(0, tz=timezone.utc) + timedelta(microseconds=round(seconds * 1e6))
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def _pairs(windows: Windows, modality: ModalitySpec, compared: int) -> Iterator[tuple[int, int, int]]:
@@ -132,7 +136,7 @@ def _pairs(windows: Windows, modality: ModalitySpec, compared: int) -> Iterator[
         candidates = np.zeros(len(values), dtype=np.int64)
         for row, before in zip(rows.tolist(), places.tolist(), strict=True):
             first, second = start + row, int(owner[at[row, before]])
-            if first != second and candidates[row] < _MOST_CANDIDATES:
+            if first != second and candidates[row] < _MAX_CANDIDATES:
                 candidates[row] += 1
                 if _is_shared(windows, modality, values[row], second, before + 1):
                     yield first, second, before + 1
@@ -178,8 +182,8 @@ def _is_shared(windows: Windows, modality: ModalitySpec, values: Values, second:
         return False
     if modality.kind == "video":  # frames of a camera are noisy: two that are equal, pixel by pixel, are one
         return bool((shared != shared[:1]).any())
-    few = shared[:_MOST_STEPS]  # of sound that is shared, tens of thousands
+    few = shared[:_MAX_STEPS]  # of sound that is shared, tens of thousands
     steps = np.unique(np.nan_to_num(np.diff(few, axis=0)), axis=0)
-    if steps.size < _LEAST_DISTINCT and len(few) < len(shared):
+    if steps.size < _MIN_DISTINCT and len(few) < len(shared):
         steps = np.unique(np.nan_to_num(np.diff(shared, axis=0)), axis=0)
-    return steps.size >= _LEAST_DISTINCT
+    return steps.size >= _MIN_DISTINCT

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from mmkd_edge.frames import bytes_of, missing_frames
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.kinds import Values, windows_at_once
-from mmkd_models.data.sources import Floats, Rows, WindowSource
-from mmkd_models.data.windows import Windows, valid_values
+from mmkd_models.data.spec import Values, windows_at_once
+from mmkd_models.data.windows import Floats, Rows, Windows, WindowSource, valid_values
 
 Figures = NDArray[np.float64]
 
 _RUN = 3  # samples in a row at one value: a single sample at the limit is usual
 _CELLS = 3  # per side of a frame
+_FIGURES = ("missing", "infinite", "low", "high", "level", "power", "at_low", "at_high")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,7 +102,10 @@ def scan_windows(windows: Windows) -> Scan:
     return Scan(
         windows=windows,
         cameras=cameras,
-        modalities={name: _concatenate(scans) for name, scans in parts.items()},
+        modalities={
+            name: replace(scans[0], **{key: np.concatenate([getattr(scan, key) for scan in scans]) for key in _FIGURES})
+            for name, scans in parts.items()
+        },
         digests=digests,
     )
 
@@ -138,11 +141,6 @@ def _run_fraction(hits: NDArray[np.bool_]) -> Figures:
         for offset in range(_RUN):
             in_run[:, offset : offset + places] |= whole
     return np.asarray(in_run.mean(axis=1))
-
-
-def _concatenate(scans: list[ModalityScan]) -> ModalityScan:
-    names = ("missing", "infinite", "low", "high", "level", "power", "at_low", "at_high")
-    return replace(scans[0], **{name: np.concatenate([getattr(scan, name) for scan in scans]) for name in names})
 
 
 def _digests(block: list[Floats]) -> Iterator[bytes]:

@@ -32,7 +32,7 @@ _START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _CLOCK_ERROR = 1e-3
 _OTHER_SUFFIXES = (".npz", ".json")  # as often results, labels or settings as recordings
-_HEAD_FRAMES, _LEAST_MOTION = 250, 0.3  # fraction of the largest motion: less is a shadow or noise
+_HEAD_FRAMES, _MIN_MOTION = 250, 0.3  # fraction of the largest motion: less is a shadow or noise
 _USUAL_SIDE = 96  # pixels of a frame's longer side that networks for devices look at
 _FEW = 20  # largest number of different texts in a column of labels or groups
 
@@ -185,7 +185,7 @@ def _moving_region(file: Path) -> Region | None:
         moves = moves + np.abs(after - before)
     if not np.max(moves) > 0:
         return None
-    rows, columns = np.nonzero(moves >= _LEAST_MOTION * np.max(moves))
+    rows, columns = np.nonzero(moves >= _MIN_MOTION * np.max(moves))
     x, y = int(columns.min()), int(rows.min())
     return x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1
 

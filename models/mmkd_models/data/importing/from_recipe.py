@@ -8,27 +8,26 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.build import BuiltReport, build_dataset
-from mmkd_models.data.importing.camera import CameraReader, open_camera
 from mmkd_models.data.importing.cutting.labels import LabelledInterval, TableLine, read_intervals, read_table
-from mmkd_models.data.importing.limits import MOST_WRITTEN_BYTES, MOST_WRITTEN_RATIO
+from mmkd_models.data.importing.keys import MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO
 from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural_key, parts_of
-from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, refuse
+from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
 from mmkd_models.data.importing.recording import ImportedRecording, ImportedSensor, Interval, SampleSeries, clock_facts
 from mmkd_models.data.importing.source import SourceReader, SourceSamples, open_source
 from mmkd_models.data.importing.timing.align import Proposal, propose_offset
 from mmkd_models.data.importing.timing.grids import GridRecording, Grids
 from mmkd_models.data.importing.work_folder import FileClock, ImportProgress, Marks, Piece, work_folder
+from mmkd_models.data.spec import refuse
 
-Reader = SourceReader | CameraReader
 _RATE_TOLERANCE = 0.01  # a declared rate that is off by more is another rate
-_LEAST_STEPS = 10  # to measure a rate
+_MIN_STEPS = 10  # to measure a rate
 _Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
 
 
@@ -71,7 +70,7 @@ def import_recipe(
     place = RecipeFolder(folder, outside)
     files = _find_recordings(recipe, place)
     if most_bytes is None:
-        most_bytes = max(MOST_WRITTEN_BYTES, MOST_WRITTEN_RATIO * files.total_bytes)
+        most_bytes = max(MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO * files.total_bytes)
     with work_folder(path, note) as progress:
         readers = _open_readers(recipe, files)
         intervals = read_intervals(place, recipe.labels) if recipe.labels.files else []
@@ -84,21 +83,13 @@ def import_recipe(
         parts = [(reader.source, reader.sensor, reader.facts) for reader in readers]
         progress.use((files.parts, recipe.windows.cover, parts), marks)
         sensors, cover = [reader.sensor for reader in readers], recipe.windows.cover
-        work = _Work(files, readers, intervals, marks, most_bytes=most_bytes, tell=tell)
+        work = _Work(files=files, readers=readers, intervals=intervals, marks=marks, most_bytes=most_bytes, tell=tell)
         with (
             Grids(progress.folder, sensors, cover=cover, filled=progress.filled, most_bytes=most_bytes) as grids,
             tempfile.TemporaryDirectory(prefix="windows.", dir=progress.folder) as scratch,
         ):
-            built = build_dataset(
-                path,
-                work.recordings(grids, progress),
-                grids,
-                scratch=Path(scratch),
-                windows=recipe.windows,
-                labels=recipe.labels,
-                split=recipe.split,
-                facts=recipe.dataset,
-            )
+            recordings = work.recordings(grids, progress)
+            built = build_dataset(path, recordings, grids, recipe, scratch=Path(scratch))
     return RecipeReport(
         built=built,
         sensors=tuple(sensor for sensor in sensors if sensor.name != TARGET),
@@ -194,20 +185,17 @@ def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
     return list(dict.fromkeys(name for name in names if name and name not in known))
 
 
-def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[Reader]:
+def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[SourceReader]:
     """Return a reader for each source, and one more of the same files for the number of a regression."""
-    columns, readers = _extra_columns(recipe, files), list[Reader]()
+    columns, readers = _extra_columns(recipe, files), list[SourceReader]()
     for source in recipe.source:
         first = files.first(source.modality)
-        if source.modality_kind == "video":
-            readers.append(open_camera(source, first))
-        else:
-            readers.append(open_source(source, first, facts=columns, label=recipe.labels.column))
+        readers.append(open_source(source, first, facts=columns, label=recipe.labels.column))
     column = recipe.labels.column if recipe.labels.task == "regression" else ""
     if not column:
         return readers
     for reader in readers:
-        if isinstance(reader, SourceReader) and (target := reader.with_target(files.first(reader.files_of), column)):
+        if target := reader.with_target(files.first(reader.files_of), column):
             return [*readers, target]
     raise DatasetError(
         f"'labels.column': no source has a column {column!r}; correct it (a tag of a tall table cannot be a label)"
@@ -215,7 +203,7 @@ def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[Reader]:
 
 
 def _check_names(
-    recipe: ImportRecipe, files: _RecordingFiles, readers: Sequence[Reader], intervals: Sequence[LabelledInterval]
+    recipe: ImportRecipe, files: _RecordingFiles, readers: Sequence[SourceReader], intervals: Sequence[LabelledInterval]
 ) -> None:
     """Refuse parts and columns that do not exist, and labels of recordings that do not."""
     problems = []
@@ -235,32 +223,28 @@ def _check_names(
     refuse("recipe", problems)
 
 
+@dataclass(kw_only=True)
 class _Work:
     """The reading of all recordings, one after the other."""
 
-    def __init__(
-        self,
-        files: _RecordingFiles,
-        readers: Sequence[Reader],
-        intervals: Sequence[LabelledInterval],
-        marks: Mapping[str, Marks],
-        *,
-        most_bytes: int,
-        tell: Callable[[int, int], None],
-    ) -> None:
-        self._files, self._readers, self._intervals, self._marks = files, readers, intervals, marks
-        self._most_bytes, self._tell = most_bytes, tell
-        self._done_bytes = self._total_bytes = 0
-        self.clocks: list[FileClock] = []
-        self.proposals: list[Proposal] = []
+    files: _RecordingFiles
+    readers: Sequence[SourceReader]
+    intervals: Sequence[LabelledInterval]
+    marks: Mapping[str, Marks]
+    most_bytes: int
+    tell: Callable[[int, int], None]
+    clocks: list[FileClock] = field(default_factory=list)
+    proposals: list[Proposal] = field(default_factory=list)
+    done_bytes: int = 0
+    total_bytes: int = 0
 
     def recordings(self, grids: Grids, progress: ImportProgress) -> Iterator[GridRecording]:
         """Yield each recording on the grids. Raise DatasetError at the end if files have faults."""
         progress.secure = grids.secure
-        missing = [marks for name, marks in self._marks.items() if progress.piece(name) is None]
-        self._total_bytes = sum(size for sources in missing for files in sources.values() for _, size, _ in files)
+        missing = [marks for name, marks in self.marks.items() if progress.piece(name) is None]
+        self.total_bytes = sum(size for sources in missing for files in sources.values() for _, size, _ in files)
         problems: list[str] = []
-        for key in self._files.recordings:
+        for key in self.files.recordings:
             name = "/".join(key)
             piece = progress.piece(name)
             if piece is None:
@@ -273,13 +257,13 @@ class _Work:
                 described = self._describe(key)
                 yield replace(piece.recording, name=described.name, parts=described.parts, labels=described.labels)
         if len(problems) == 1:
-            raise DatasetError(problems[0])
+            raise DatasetError(problems[0])  # which names the file
         refuse("recordings", problems)
 
     def _describe(self, key: tuple[str, ...]) -> ImportedRecording:
-        parts = {**self._files.facts.get(key, {}), **dict(zip(self._files.parts, key, strict=True))}
-        name = ", ".join(f"{part} {parts[part]}" for part in self._files.parts) or "the recording"
-        labels = [labelled.interval for labelled in self._intervals if labelled.is_of(parts)]
+        parts = {**self.files.facts.get(key, {}), **dict(zip(self.files.parts, key, strict=True))}
+        name = ", ".join(f"{part} {parts[part]}" for part in self.files.parts) or "the recording"
+        labels = [labelled.interval for labelled in self.intervals if labelled.is_of(parts)]
         return ImportedRecording(name=name, parts=parts, series={}, labels=labels)
 
     def _read(self, key: tuple[str, ...], grids: Grids, folder: Path, problems: list[str]) -> Piece | None:
@@ -288,14 +272,14 @@ class _Work:
         runs: dict[str, Sequence[Interval]] = {}
         described, is_utc, clocks = self._describe(key), True, list[FileClock]()
         with ExitStack() as stack:
-            for reader in self._readers:
-                files = self._files.recordings[key].get(reader.files_of)
+            for reader in self.readers:
+                files = self.files.recordings[key].get(reader.files_of)
                 if not files:
                     continue
                 is_target = reader.sensor.name == TARGET  # its files are counted already
                 tell = (lambda _: None) if is_target else self._count_bytes
                 try:
-                    samples = reader.read(files, folder, stack, most_bytes=self._most_bytes, tell=tell)
+                    samples = reader.read(files, folder, stack, most_bytes=self.most_bytes, tell=tell)
                     clocks += _check_clocks(reader, samples, described.name, files[0].path)
                 except DatasetError as error:
                     if str(error) not in problems:  # the same line twice, if a file is read for a target too
@@ -308,11 +292,11 @@ class _Work:
                 return None
             proposals = self._propose_offsets(described.name, series)
             recording = grids.add(replace(described, series=series, runs=runs, is_utc=is_utc))
-        return Piece(recording=recording, marks=self._marks["/".join(key)], clocks=clocks, proposals=proposals)
+        return Piece(recording=recording, marks=self.marks["/".join(key)], clocks=clocks, proposals=proposals)
 
     def _propose_offsets(self, recording: str, series: Mapping[str, Sequence[SampleSeries]]) -> list[Proposal]:
-        proposals, reference = [], self._readers[0].sensor.name
-        for reader in self._readers[1:]:
+        proposals, reference = [], self.readers[0].sensor.name
+        for reader in self.readers[1:]:
             sensor = reader.sensor.name
             if reader.source.align and sensor in series and reference in series:
                 proposal = propose_offset(recording, sensor, series[sensor][0], reference, series[reference][0])
@@ -321,17 +305,17 @@ class _Work:
         return proposals
 
     def _count_bytes(self, count: int) -> None:
-        self._done_bytes += count
-        self._tell(self._done_bytes, self._total_bytes)
+        self.done_bytes += count
+        self.tell(self.done_bytes, self.total_bytes)
 
 
-def _check_clocks(reader: Reader, samples: SourceSamples, name: str, file: Path) -> list[FileClock]:
+def _check_clocks(reader: SourceReader, samples: SourceSamples, name: str, file: Path) -> list[FileClock]:
     """Return the clocks of a recording. Raise DatasetError if one does not run at the rate of the recipe."""
     clocks, declared_hz = [], reader.sensor.own_hz
     for series in samples.series if reader.has_clock else ():
         facts = replace(clock_facts(series, max_gap_s=reader.sensor.gap_s), repeated=samples.repeated)
         deviation = facts.rate_hz / declared_hz - 1
-        if facts.samples > _LEAST_STEPS and abs(deviation) > _RATE_TOLERANCE:
+        if facts.samples > _MIN_STEPS and abs(deviation) > _RATE_TOLERANCE:
             raise DatasetError(
                 f"{file}: expected {declared_hz:g} Hz, {reader.rate_origin}, got {facts.rate_hz:.4g} Hz by the times;"
                 " correct 'rate_hz', or 'time_unit'"

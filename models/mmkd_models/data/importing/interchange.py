@@ -15,10 +15,9 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalityKind, ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.readers.npz_file import read_arrays
-from mmkd_models.data.kinds import with_present
+from mmkd_models.data.importing.readers.array_files import read_arrays
 from mmkd_models.data.labels import hide_labels
-from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.spec import SPLIT_NAMES, with_present
 from mmkd_models.data.writer import write_dataset
 
 _COLUMNS = {"group": "groups", "fold": "folds", "time": "times", "episode": "episodes"}

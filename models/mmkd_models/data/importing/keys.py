@@ -1,4 +1,4 @@
-"""Keys of a recipe as declarations, and the keys of every table of text."""
+"""Keys of a recipe as declarations, the keys of every table of text, and the largest sizes of an import."""
 
 from __future__ import annotations
 
@@ -6,12 +6,29 @@ import codecs
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from mmkd_models.data.importing.limits import MOST_OFFSET_S
+from mmkd_edge.errors import DatasetError
+
+# Checked before anything is read or allocated.
+MAX_RECIPE_BYTES = 1 << 20
+MAX_PATTERN_BYTES, MAX_NAME_BYTES = 1024, 255  # of a pattern of files, and of one of its folders
+MAX_COLUMNS = 4096
+MAX_LINE_BYTES = 1 << 20
+RATES_HZ = (1e-6, 1e8)
+MAX_SECONDS = 1e9  # of a window, a stride and a gap
+MAX_OFFSET_S = 4e9  # correction of a clock: from 1970 to now, and as long again
+MAX_TIME_NS = 1 << 62  # distance from 1970: 146 years
+MAX_SCALE = 1e30
+MAX_ALIGNED_S = 4e5  # of a recording whose clocks are compared, in about a gigabyte of memory
+MAX_THINNING = 1000  # samples of a sensor for one in the dataset, if they are filtered
+MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO = 256 << 20, 20  # of the arrays of a file: whatever its size, or times its size
+MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO = 1 << 30, 100  # by an import: whatever its recordings, or times their size
+WINDOW_FACTS_BYTES = 256  # memory for time, label, group and split of one window
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
 _NO_TEXT_CODECS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")
@@ -112,7 +129,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     timezone: Annotated[str, Key(check=_timezone_problem)] = ""
     ambiguous: Literal["error", "earliest", "latest", "infer"] = "error"
     nonexistent: Literal["error", "drop"] = "error"
-    offset_s: Annotated[float, Key(low=-MOST_OFFSET_S, high=MOST_OFFSET_S, unit="s")] = 0.0
+    offset_s: Annotated[float, Key(low=-MAX_OFFSET_S, high=MAX_OFFSET_S, unit="s")] = 0.0
     delimiter: Annotated[str, Key(check=_delimiter_problem)] = "auto"
     decimal: Literal[".", ","] = "."
     thousands: str = ""
@@ -126,3 +143,21 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         for name in ("delimiter", "thousands"):
             if self.decimal == getattr(self, name):
                 yield "decimal", f"is the same sign as {name!r}, {self.decimal!r}; correct one of them"
+
+
+def refuse_late(file: Path, count: int, rate_hz: float) -> None:
+    """Raise DatasetError if the last of these samples is later than times can be."""
+    if count / rate_hz * 1e9 > MAX_TIME_NS:
+        raise DatasetError(
+            f"{file}: expected samples of at most {MAX_TIME_NS / 1e9:.3g} s, got {count:,} at {rate_hz:g} Hz; correct"
+            " 'rate_hz'"
+        )
+
+
+def refuse_more(planned_bytes: int, most_bytes: int | None, *, where: str, what: str, cure: str) -> None:
+    """Raise DatasetError if an import would write more than `most_bytes`; None is no limit."""
+    if most_bytes is not None and planned_bytes > most_bytes:
+        raise DatasetError(
+            f"{where}: expected at most {most_bytes / 1e9:.3g} GB to write, got {planned_bytes / 1e9:.3g} GB for"
+            f" {what}; {cure}, or allow more with --max-gb"
+        )

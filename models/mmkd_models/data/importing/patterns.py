@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mmkd_edge.errors import DatasetError, first_line, unprintable_in
-from mmkd_models.data.importing.limits import MOST_NAME_BYTES, MOST_PATTERN_BYTES
+from mmkd_models.data.importing.keys import MAX_NAME_BYTES, MAX_PATTERN_BYTES
 
 _PART = re.compile(r"\{([^{}]*)\}|\*+|\?")
 _ADJACENT = ("}{", "}*", "*{")
@@ -114,8 +114,8 @@ def pattern_problem(pattern: str) -> str | None:
     if PurePosixPath(pattern).is_absolute() or PureWindowsPath(pattern).drive or "\\" in pattern:
         return f"expected a path from the folder of the recipe, with '/' between folders, got {pattern!r}; correct it"
     longest = max(len(name.encode()) for name in pattern.split("/"))
-    if longest > MOST_NAME_BYTES or len(pattern.encode()) > MOST_PATTERN_BYTES:
-        most = f"{MOST_PATTERN_BYTES:,} bytes, and {MOST_NAME_BYTES} between two '/'"
+    if longest > MAX_NAME_BYTES or len(pattern.encode()) > MAX_PATTERN_BYTES:
+        most = f"{MAX_PATTERN_BYTES:,} bytes, and {MAX_NAME_BYTES} between two '/'"
         return f"expected at most {most}, got {len(pattern.encode()):,} and {longest:,}; shorten it"
     for segment in pattern.split("/"):
         names = [part[1] for part in _PART.finditer(segment) if part[1] is not None]

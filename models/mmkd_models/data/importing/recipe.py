@@ -12,12 +12,19 @@ import msgspec
 from mmkd_edge.errors import DatasetError, UsageError, first_line
 from mmkd_edge.frames import Region
 from mmkd_edge.spec import ModalityKind, Normalise, TaskKind
-from mmkd_models.data.importing.keys import Key, TextTable, key_problems
-from mmkd_models.data.importing.limits import MOST_RECIPE_BYTES, MOST_SCALE, MOST_SECONDS, RATES_HZ
+from mmkd_models.data.importing.keys import (
+    MAX_RECIPE_BYTES,
+    MAX_SCALE,
+    MAX_SECONDS,
+    RATES_HZ,
+    Key,
+    TextTable,
+    key_problems,
+)
 from mmkd_models.data.importing.patterns import parts_of, pattern_problem
 from mmkd_models.data.importing.readers.formats import READERS, Format, format_of, suffixes
 from mmkd_models.data.importing.recording import Duplicates, Resample
-from mmkd_models.data.spec import name_problem
+from mmkd_models.data.spec import name_problem, refuse
 
 RECIPE_VERSION = 1
 TARGET = ".target"
@@ -38,9 +45,9 @@ def _region_problem(region: Region) -> str | None:
 
 
 def _scale_problem(scale: float) -> str | None:
-    if 1 / MOST_SCALE <= abs(scale) <= MOST_SCALE:
+    if 1 / MAX_SCALE <= abs(scale) <= MAX_SCALE:
         return None
-    return f"expected {1 / MOST_SCALE:g} to {MOST_SCALE:g}, got {scale}; correct it"
+    return f"expected {1 / MAX_SCALE:g} to {MAX_SCALE:g}, got {scale}; correct it"
 
 
 def _classes_problem(classes: tuple[str, ...]) -> str | None:
@@ -50,7 +57,7 @@ def _classes_problem(classes: tuple[str, ...]) -> str | None:
 
 
 _RATE = Key(low=RATES_HZ[0], high=RATES_HZ[1], unit="Hz")
-_WINDOW = Key(low=1 / RATES_HZ[1], high=MOST_SECONDS, unit="s")
+_WINDOW = Key(low=1 / RATES_HZ[1], high=MAX_SECONDS, unit="s")
 _FRACTION = Key(above=0, high=1)
 _NO_VIDEO, _VIDEO = Key(only="-video"), Key(only="video")
 
@@ -76,14 +83,14 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
     normalise: Annotated[Normalise, _NO_VIDEO] = "none"
     duplicates: Annotated[Duplicates, _NO_VIDEO] = "error"
     unsorted: Annotated[Literal["error", "sort"], _NO_VIDEO] = "error"
-    max_gap_s: Annotated[float | None, Key(above=0, high=MOST_SECONDS, unit="s")] = None
+    max_gap_s: Annotated[float | None, Key(above=0, high=MAX_SECONDS, unit="s")] = None
     resample: Annotated[Resample, _NO_VIDEO] = "linear"
     resample_hz: Annotated[float | None, _RATE] = None
     tag: Annotated[str, _NO_VIDEO] = ""
     value: str = ""
     quality: Annotated[str, _NO_VIDEO] = ""
     quality_ok: tuple[str, ...] = ()
-    hold_s: Annotated[float | None, Key(above=0, high=MOST_SECONDS, unit="s", only="-video")] = None
+    hold_s: Annotated[float | None, Key(above=0, high=MAX_SECONDS, unit="s", only="-video")] = None
     height: Annotated[int | None, _VIDEO] = None
     width: Annotated[int | None, _VIDEO] = None
     region: Annotated[Region | None, Key(check=_region_problem, only="video")] = None
@@ -218,7 +225,7 @@ class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     valid: Annotated[float | tuple[str, ...], _FRACTION] = 0.2
     test: Annotated[float | tuple[str, ...], _FRACTION] = 0.2
     folds: Annotated[int | None, Key(low=3)] = None
-    gap_s: Annotated[float, Key(low=0, high=MOST_SECONDS, unit="s")] = 0.0
+    gap_s: Annotated[float, Key(low=0, high=MAX_SECONDS, unit="s")] = 0.0
     drop_copies: bool = False
     seed: Annotated[int, Key(low=0)] = 0
 
@@ -261,9 +268,9 @@ def read_recipe(file: Path) -> ImportRecipe:
     if not file.is_file():
         raise UsageError(f"{file}: no such recipe (.toml); draft one with mmkd-data recipe")
     size = file.stat().st_size
-    if size > MOST_RECIPE_BYTES:
+    if size > MAX_RECIPE_BYTES:
         raise DatasetError(
-            f"{file}: expected a recipe of at most {MOST_RECIPE_BYTES:,} bytes, got {size:,}; name the right file"
+            f"{file}: expected a recipe of at most {MAX_RECIPE_BYTES:,} bytes, got {size:,}; name the right file"
         )
     try:
         recipe = msgspec.toml.decode(file.read_bytes(), type=ImportRecipe)
@@ -280,22 +287,12 @@ def read_recipe(file: Path) -> ImportRecipe:
 def _plain_text(error: msgspec.ValidationError) -> str:
     """Return an error about a wrong type without the words of a programmer."""
     text, _, path = str(error).partition(" - at `$.")
-    text = re.sub(r"`([\w |]+)`", lambda match: _plain_types(match[1]), text)
+    for names in re.findall(r"`([\w |]+)`", text):
+        types = [_PLAIN_TYPES.get(name, repr(name)) for name in names.split(" | ") if name != "null"]
+        text = text.replace(f"`{names}`", " or ".join(types) or "nothing")
     text = text.replace("Object contains unknown field", "unknown key").replace("Invalid enum value", "unknown value")
     text = text.replace("Object missing required field", "missing key")
     return f"'{path[:-1]}': {text[0].lower()}{text[1:]}" if path else text
-
-
-def _plain_types(names: str) -> str:
-    return " or ".join(_PLAIN_TYPES.get(name, repr(name)) for name in names.split(" | ") if name != "null") or "nothing"
-
-
-def refuse(file: Path | str, problems: list[str]) -> None:
-    """Raise DatasetError with all problems; do nothing without any."""
-    if len(problems) == 1:
-        raise DatasetError(f"{file}: {problems[0]}")
-    if problems:
-        raise DatasetError("\n  - ".join([f"{file}: {len(problems)} problems", *problems]))
 
 
 def _recipe_problems(recipe: ImportRecipe) -> Iterator[str]:

@@ -24,7 +24,7 @@ Resample = Literal["linear", "nearest", "polyphase", "hold"]
 Duplicates = Literal["error", "first", "last", "mean"]
 _GAP_PERIODS = 1.5
 _STEP_PERIODS = 3.0  # a step of more usual ones is no step of the clock, whatever the declared rate
-_MOST_STEPS = 2_000_000  # that are sorted for a percentile
+_MAX_STEPS = 2_000_000  # that are sorted for a percentile
 _BLOCK_STEPS = 1 << 20
 
 
@@ -114,7 +114,7 @@ def clock_facts(series: SampleSeries, *, max_gap_s: float | None) -> ClockFacts:
     if count < 2:
         return ClockFacts(samples=count, rate_hz=float("nan"), jitter_p99_ms=0.0, gaps=0, longest_gap_s=0.0)
     # Of more steps than can be sorted in bounded memory each n-th is measured.
-    first = np.arange(0, count - 1, -(-(count - 1) // _MOST_STEPS))
+    first = np.arange(0, count - 1, -(-(count - 1) // _MAX_STEPS))
     thinned = (series.times[first + 1] - series.times[first]).astype(np.float64) / SECOND_NS
     usual = float(np.median(thinned))
     regular, gaps, longest, total = 0, 0, 0.0, 0.0

@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.limits import MOST_THINNING, refuse_late, refuse_more
+from mmkd_edge.frames import Region, cut_out
+from mmkd_models.data.checking.related import time_text
+from mmkd_models.data.importing.keys import MAX_THINNING, refuse_late, refuse_more
 from mmkd_models.data.importing.patterns import FoundFile, with_parts
 from mmkd_models.data.importing.readers.formats import Reader, format_of, reader_of, suffixes
 from mmkd_models.data.importing.readers.table import RowBlock, numbers, require_columns, texts
+from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
 from mmkd_models.data.importing.recipe import TARGET, SensorSource, rate_problem
 from mmkd_models.data.importing.recording import (
     SECOND_NS,
@@ -28,10 +31,11 @@ from mmkd_models.data.importing.recording import (
     clock_facts,
     in_order,
 )
-from mmkd_models.data.importing.timing.clock import TimeColumn, start_ns, time_text
-from mmkd_models.data.sources import Floats
+from mmkd_models.data.importing.timing.clock import TimeColumn, start_ns
+from mmkd_models.data.windows import Floats
 
 _RATE_DIGITS = 4
+_CONTAINER_DIGITS = 7  # of a container's rate: 24000 / 1001 with fewer is a frame off after two minutes
 _RATE_ROWS = 1 << 20  # to measure a rate
 _SET_DUPLICATES = "set duplicates = 'first', 'last' or 'mean', or correct the times"
 
@@ -68,12 +72,14 @@ class SourceReader:
     @property
     def has_clock(self) -> bool:
         """Whether samples come with times of a clock that may run wrong."""
-        return bool(self.source.time) and self.source.resample != "hold"
+        return self.source.modality_kind == "video" or (bool(self.source.time) and self.source.resample != "hold")
 
     def with_target(self, first: FoundFile, column: str) -> SourceReader | None:
         """Return a reader of one column of the same files, a number to be predicted; None if they do not have it."""
         source = self.source
-        if source.tag or column not in _file_reader(source, first.path)[0].names(first.path):
+        if source.modality_kind == "video" or source.tag:
+            return None
+        if column not in _file_reader(source, first.path)[0].names(first.path):
             return None
         target = msgspec.structs.replace(
             source,
@@ -104,7 +110,8 @@ class SourceReader:
             folder: for scratch files, which `stack` closes.
             tell: called with the size of each file when it is read.
         """
-        reading = _Reading(self, folder, stack, most_bytes)
+        kind = _FrameReading if self.source.modality_kind == "video" else _Reading
+        reading = kind(self, folder, stack, most_bytes)
         for file in files:
             reading.add_file(file)
             tell(file.path.stat().st_size)
@@ -114,12 +121,14 @@ class SourceReader:
 def open_source(
     source: SensorSource, first: FoundFile, *, facts: Sequence[str], label: str = "", files_of: str = ""
 ) -> SourceReader:
-    """Open the first file of a source. Raise DatasetError if a column is missing.
+    """Open the first file of a source. Raise DatasetError if a column is missing, or video is smaller than the region.
 
     Args:
         facts: columns that labels, groups and metadata need, if this source has them.
         label: a column that is no channel, unless 'channels' names it.
     """
+    if source.modality_kind == "video":
+        return _open_camera(source, first.path)
     reader, place = _file_reader(source, first.path)
     names = reader.names(first.path)
     facts = tuple(name for name in facts if name in names)
@@ -140,14 +149,14 @@ def open_source(
     # Without a filter, sound above half the new rate would be folded into it.
     is_resampled_sound = source.modality_kind == "audio" and source.resample_hz not in (None, rate_hz)
     resample = "polyphase" if is_resampled_sound else source.resample
-    if resample == "polyphase" and rate_hz > MOST_THINNING * (source.resample_hz or rate_hz):
+    if resample == "polyphase" and rate_hz > MAX_THINNING * (source.resample_hz or rate_hz):
         raise DatasetError(
-            f"{first.path}: expected 'resample_hz' of {rate_hz / MOST_THINNING:g} or more for {rate_hz:g} Hz, got"
+            f"{first.path}: expected 'resample_hz' of {rate_hz / MAX_THINNING:g} or more for {rate_hz:g} Hz, got"
             f" {source.resample_hz:g}; raise it, or set resample = 'linear'"
         )
     return SourceReader(
         source=source,
-        sensor=sensor_of(source, tuple(channels), rate_hz, resample),
+        sensor=_sensor(source, tuple(channels), rate_hz, resample),
         files_of=files_of or source.modality,
         columns=tuple(channels.values()),
         facts=facts,
@@ -156,7 +165,7 @@ def open_source(
     )
 
 
-def sensor_of(source: SensorSource, channels: tuple[str, ...], native_hz: float, resample: Resample) -> ImportedSensor:
+def _sensor(source: SensorSource, channels: tuple[str, ...], native_hz: float, resample: Resample) -> ImportedSensor:
     """Return the sensor of a source."""
     return ImportedSensor(
         name=source.modality,
@@ -277,7 +286,7 @@ class _Reading:
         self._spools[number].append(times, values)
 
     def _time_text(self, time_ns: int) -> str:
-        return time_text(time_ns) if self._is_utc else f"{time_ns / SECOND_NS:g} s"
+        return time_text(time_ns / SECOND_NS, "milliseconds") if self._is_utc else f"{time_ns / SECOND_NS:g} s"
 
     def samples(self, file: Path) -> SourceSamples:
         source, is_sorted = self._source, self._source.unsorted == "sort"
@@ -303,7 +312,8 @@ class _RunCollector:
         self._intervals: list[Interval] = []
 
     def add(self, times: Times, values: Sequence[str], block: RowBlock) -> None:
-        for row in changed_rows(values):
+        array = np.asarray(values, dtype=object)
+        for row in np.flatnonzero(np.append(True, array[1:] != array[:-1])[: len(array)]).tolist():
             if self._open is None or self._open[1] != values[row]:
                 self.close(int(times[row]))
                 self._open = (int(times[row]), values[row], block.place(row))
@@ -314,13 +324,6 @@ class _RunCollector:
             self._intervals.append(Interval(start_ns=start_ns, end_ns=end_ns, value=value, place=place))
         self._open = None
         return self._intervals
-
-
-def changed_rows(values: Sequence[str]) -> list[int]:
-    """Return the rows whose value differs from the row before, the first one included."""
-    array = np.asarray(values, dtype=object)
-    rows: list[int] = np.flatnonzero(np.append(True, array[1:] != array[:-1])[: len(array)]).tolist()
-    return rows
 
 
 def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
@@ -352,3 +355,77 @@ def _rate(source: SensorSource, reader: Reader, file: Path, channels: Sequence[s
     if not np.isfinite(facts.rate_hz):
         raise DatasetError(f"{file}: has {facts.samples} rows, too few to measure a rate; set 'rate_hz'")
     return float(f"{facts.rate_hz:.{_RATE_DIGITS}g}"), f"as measured in {file}"
+
+
+def _open_camera(source: SensorSource, file: Path) -> SourceReader:
+    container_hz, height, width = video_facts(file)
+    _refuse_outside(file, source.region, height, width)
+    if source.rate_hz is None and not 0 < container_hz < float("inf"):
+        raise DatasetError(f"{file}: expected a container that knows its rate, got none; set 'rate_hz'")
+    rate_hz = source.rate_hz or float(f"{container_hz:.{_CONTAINER_DIGITS}g}")
+    if text := rate_problem(rate_hz):
+        raise DatasetError(f"{file}: frames a second: {text}")
+    return SourceReader(
+        source=source,
+        sensor=_sensor(source, tuple(source.channels) or ("gray",), rate_hz, "nearest"),
+        files_of=source.modality,
+        columns=(),
+        facts=(),
+        first_file=file,
+        rate_origin="as 'rate_hz' says" if source.rate_hz else f"as {file} says",
+    )
+
+
+class _FrameReading:
+    """The reading of one recording of a camera."""
+
+    def __init__(self, reader: SourceReader, folder: Path, stack: ExitStack, max_bytes: int) -> None:
+        self._source, self._rate_hz, self._max_bytes = reader.source, reader.sensor.own_hz, max_bytes
+        self._shape = reader.sensor.modality(1.0).shape[1:]
+        self._spool = Spool(folder, self._shape, np.uint8)
+        stack.callback(self._spool.close)
+        self._next_ns: int | None = None
+        self._repeated = 0
+
+    def add_file(self, file: FoundFile) -> None:
+        """Collect the frames of a file, behind those of the file before."""
+        source, (height, width, channels), path = self._source, self._shape, file.path
+        if self._next_ns is None:
+            text = with_parts(source.start, file.parts)
+            self._next_ns = round(source.offset_s * SECOND_NS) + (
+                start_ns(text, source, place=str(path)) if text else 0
+            )
+        count, first_s, last_s, before = 0, 0.0, 0.0, None
+        for container_s, pixels in video_frames(path):
+            _refuse_outside(path, source.region, *pixels.shape[:2])
+            first_s = first_s if count else container_s
+            refuse_late(path, count, self._rate_hz)
+            # Some containers have no times: all are 0.
+            time_s = container_s - first_s if container_s else count / self._rate_hz
+            if count and time_s <= last_s:
+                raise DatasetError(
+                    f"{path}: frame {count}: expected times that increase, got {time_s:g} s after {last_s:g} s; encode"
+                    f" it anew (ffmpeg -i {path.name} -r {self._rate_hz:g} {path.stem}-new.mp4)"
+                )
+            self._repeated += before is not None and np.array_equal(before, pixels)
+            frame = cut_out(pixels, source.region, height=height, width=width, is_gray=channels == 1)
+            self._spool.append(np.array([self._next_ns + round(time_s * SECOND_NS)]), frame[None])
+            before, last_s, count = pixels, time_s, count + 1
+            what, cure = f"its first {count:,} frames", "lower 'height' and 'width'"
+            refuse_more(self._spool.size_bytes, self._max_bytes, where=str(path), what=what, cure=cure)
+        if not count:
+            raise DatasetError(f"{path}: expected frames, got none; remove the file, or copy it again")
+        self._next_ns += round((last_s + 1 / self._rate_hz) * SECOND_NS)
+
+    def samples(self, file: Path) -> SourceSamples:
+        """Return the collected frames."""
+        is_utc = bool(self._source.start)
+        return SourceSamples(series=[self._spool.series()], runs={}, is_utc=is_utc, repeated=self._repeated)
+
+
+def _refuse_outside(file: Path, region: Region | None, height: int, width: int) -> None:
+    if region is not None and (region[0] + region[2] > width or region[1] + region[3] > height):
+        raise DatasetError(
+            f"{file}: expected frames that hold the region {list(region)}, got frames of {width}x{height};"
+            " correct 'region'"
+        )

@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.spec import ModalitySpec, TaskKind
-from mmkd_models.data.kinds import Values, windows_at_once
-from mmkd_models.data.sources import Rows, WindowSource
-from mmkd_models.data.windows import Windows, mean_and_std, raw_values
+from mmkd_models.data.spec import Values, windows_at_once
+from mmkd_models.data.windows import Rows, Windows, WindowSource, mean_and_std, raw_values
 from mmkd_models.evaluation.faults.effects import FaultedChannels
 from mmkd_models.evaluation.faults.table import FAULTS, NAMES, SEVERITIES, Fault, FaultName, faults_for, hit_channels
 from mmkd_models.evaluation.gains import FEWEST_GROUPS, interval_of

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.data.folds import is_unknown, values_by
 from mmkd_models.data.labels import block_length
-from mmkd_models.data.left_out import is_unknown, values_by
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.confidence import BINS, probability_bins
 from mmkd_models.evaluation.gains import interval_of

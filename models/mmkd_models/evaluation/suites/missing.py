@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from mmkd_edge.frames import bytes_of, missing_frames, with_missing
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.kinds import Values
-from mmkd_models.data.sources import Rows, WindowSource
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.spec import Values
+from mmkd_models.data.windows import Rows, Windows, WindowSource
 from mmkd_models.evaluation.chance import compare_with_chance
 from mmkd_models.evaluation.gains import gain_on_windows
 from mmkd_models.evaluation.outcome import outcome_on

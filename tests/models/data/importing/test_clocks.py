@@ -13,9 +13,9 @@ from scipy.signal import resample_poly
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.readers.table import RowBlock, TextTable
 from mmkd_models.data.importing.recording import ImportedSensor, SampleSeries, clock_facts, in_order
-from mmkd_models.data.importing.timing import resample
+from mmkd_models.data.importing.timing import grids
 from mmkd_models.data.importing.timing.clock import TimeColumn
-from mmkd_models.data.importing.timing.resample import grid_blocks
+from mmkd_models.data.importing.timing.grids import grid_blocks
 
 
 def read(values, **table):
@@ -151,7 +151,7 @@ def test_polyphase_takes_away_what_the_lower_rate_cannot_hold():
 
 @pytest.mark.parametrize(("native_hz", "rate_hz"), [(48.0, 16.0), (44.1, 16.0), (10.0, 25.0), (50.0, 48.3)])
 def test_polyphase_in_blocks_is_that_of_the_whole(native_hz, rate_hz, monkeypatch):
-    monkeypatch.setattr(resample, "_BLOCK_VALUES", 128)
+    monkeypatch.setattr(grids, "_BLOCK_VALUES", 128)
     rng = np.random.default_rng(0)
     values = 3 + rng.normal(size=3000).cumsum() / 100
     values[:70], values[900:1500], values[2990:] = np.nan, np.nan, np.nan

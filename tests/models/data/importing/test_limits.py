@@ -14,8 +14,7 @@ from mmkd_edge.errors import DatasetError, MmkdError
 from mmkd_models.commands.data import run_data
 from mmkd_models.data.importing.build import import_recordings
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
-from mmkd_models.data.importing.keys import TextTable
-from mmkd_models.data.importing.limits import MOST_COLUMNS
+from mmkd_models.data.importing.keys import MAX_COLUMNS, TextTable
 from mmkd_models.data.importing.patterns import RecipeFolder, match_segment
 from mmkd_models.data.importing.readers.formats import reader_of
 from mmkd_models.data.importing.recipe import WindowRule, read_recipe
@@ -50,8 +49,7 @@ def refusal(plant: Path, **options: Any) -> str:
             FILES,
             'files = "/etc/*.csv"',
             (
-                "'source[0].files' (acc): expected a path from the folder of the recipe, with '/' between"
-                " folders, got"
+                "'source[0].files' (acc): expected a path from the folder of the recipe, with '/' between folders, got"
                 " '/etc/*.csv'; correct it"
             ),
         ),
@@ -59,8 +57,7 @@ def refusal(plant: Path, **options: Any) -> str:
             FILES,
             'files = "{1}/acc.csv"',
             (
-                "'source[0].files' (acc): expected names of letters, digits and _ in braces, each once in a"
-                " folder's or"
+                "'source[0].files' (acc): expected names of letters, digits and _ in braces, each once in a folder's or"
                 " file's name, got {1} in '{1}'; rename it, or write *"
             ),
         ),
@@ -113,7 +110,7 @@ def refusal(plant: Path, **options: Any) -> str:
         (
             TIME,
             f"{TIME}\nclock_ppm = nan",
-            ("'source[0].clock_ppm' (acc): expected -100000 to 100000 ppm, got nan; set 'rate_hz' for a wrong rate"),
+            "'source[0].clock_ppm' (acc): expected -100000 to 100000 ppm, got nan; set 'rate_hz' for a wrong rate",
         ),
         (
             TIME,
@@ -172,18 +169,16 @@ def rows(times: Sequence[float]) -> str:
             ],
             {"M0/acc.csv": rows([1e7 / 9 * number for number in range(10)])},
             (
-                "machine M0: sensor 'acc': expected at most 1.07 GB to write, got 8 GB for 1e+07 s at 100 Hz;"
-                " correct the"
-                " times or 'resample_hz', or allow more with --max-gb"
+                "machine M0: sensor 'acc': expected at most 1.07 GB to write, got 8 GB for 1e+07 s at 100 Hz; correct"
+                " the times or 'resample_hz', or allow more with --max-gb"
             ),
         ),
         (
             [(TIME, f"{TIME}\nresample_hz = 1e7"), ("length_s = 1.0", "length_s = 0.01")],
             {"M0/acc.csv": rows([1762151400 + 10 * number for number in range(11)])},
             (
-                "machine M0: sensor 'acc': expected at most 1.07 GB to write, got 8 GB for 100 s at 1e+07 Hz;"
-                " correct the"
-                " times or 'resample_hz', or allow more with --max-gb"
+                "machine M0: sensor 'acc': expected at most 1.07 GB to write, got 8 GB for 100 s at 1e+07 Hz; correct"
+                " the times or 'resample_hz', or allow more with --max-gb"
             ),
         ),
         (
@@ -199,8 +194,7 @@ def rows(times: Sequence[float]) -> str:
             {},
             (
                 "DIR/M0/acc.csv: expected 'resample_hz' of 0.01 or more for 10 Hz, got 0.0001; raise it, or set"
-                " resample ="
-                " 'linear'"
+                " resample = 'linear'"
             ),
         ),
     ],
@@ -320,9 +314,9 @@ def test_arrays_of_another_file_are_not_read(tmp_path: Path) -> None:
 
 def test_arrays_have_columns_up_to_the_limit(tmp_path: Path) -> None:
     file = tmp_path / "a.npz"
-    np.savez(file, x=np.zeros((2, MOST_COLUMNS)))
-    assert len(reader_of("npz", TextTable()).names(file)) == MOST_COLUMNS
-    np.savez(file, x=np.zeros((2, MOST_COLUMNS + 1)))
+    np.savez(file, x=np.zeros((2, MAX_COLUMNS)))
+    assert len(reader_of("npz", TextTable()).names(file)) == MAX_COLUMNS
+    np.savez(file, x=np.zeros((2, MAX_COLUMNS + 1)))
     with pytest.raises(DatasetError) as error:
         reader_of("npz", TextTable()).names(file)
     assert str(error.value) == f"{file}: array 'x': expected at most 4,096 columns, got 4,097; split the file"

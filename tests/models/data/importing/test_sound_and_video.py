@@ -18,11 +18,11 @@ from mmkd_edge.errors import DatasetError, UnavailableError
 from mmkd_edge.frames import cut_out
 from mmkd_models.commands.recipes import clock_lines
 from mmkd_models.data import check_dataset
-from mmkd_models.data.importing.camera import open_camera
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
 from mmkd_models.data.importing.patterns import FoundFile
 from mmkd_models.data.importing.recipe import SensorSource, read_recipe
+from mmkd_models.data.importing.source import open_source
 
 pytest.importorskip("cv2")
 soundfile = pytest.importorskip("soundfile")
@@ -235,7 +235,7 @@ def test_a_rate_of_film_stays_exact_over_minutes(tmp_path):
     write_film(tmp_path / "long.mp4", frames, 24000 / 1001)
     source = SensorSource(modality="lips", files="long.mp4", height=4, width=4)
     file = FoundFile(path=tmp_path / "long.mp4", parts={})
-    reader = open_camera(source, file)
+    reader = open_source(source, file, facts=())
     assert reader.sensor.rate_hz == pytest.approx(24000 / 1001, rel=1e-5)
     with ExitStack() as stack:
         (found,) = reader.read([file], tmp_path, stack, most_bytes=1 << 30, tell=lambda count: None).series

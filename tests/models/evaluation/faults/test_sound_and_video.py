@@ -7,7 +7,7 @@ import pytest
 
 from mmkd_edge.frames import missing_frames, with_missing
 from mmkd_models.data import Windows, open_dataset, shipped_dataset
-from mmkd_models.data.sources import StoredWindows
+from mmkd_models.data.windows import StoredWindows
 from mmkd_models.evaluation.faults.effects import FaultedChannels
 from mmkd_models.evaluation.faults.table import FAULTS, NAMES, FaultName, faults_for
 from mmkd_models.evaluation.suites.faults import sensors_of, with_fault

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.data.sources import Floats, Rows, WindowSource
+from mmkd_models.data.windows import Floats, Rows, WindowSource
 from mmkd_models.evaluation.rivals import Contestants
 from mmkd_models.evaluation.suites.missing import MOST_SUBSETS, subsets_of, with_missing_samples, without_modalities
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig

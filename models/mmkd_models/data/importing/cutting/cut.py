@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.checking.related import time_text
+from mmkd_models.data.folds import deal_groups
 from mmkd_models.data.importing.cutting.labels import Answers, as_numbers, labelled_intervals, majority, window_answers
-from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule
+from mmkd_models.data.importing.recipe import ImportRecipe, SplitRule, WindowRule
 from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
-from mmkd_models.data.importing.timing.clock import time_text
 from mmkd_models.data.importing.timing.grids import GridRecording, Grids, sums_before
-from mmkd_models.data.sources import first_sample, latest_start_s, window_starts_s
+from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.windows import Rows, first_sample, latest_start_s, window_starts_s
 
 _HARDLY = 1e-6  # of a sample
 _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings aside
@@ -45,17 +47,9 @@ def most_windows(recording: GridRecording, modalities: Sequence[ModalitySpec], w
     return int(max(0.0, latest_s) / windows.hop_s) + 2
 
 
-def cut(
-    recording: GridRecording,
-    grids: Grids,
-    modalities: Sequence[ModalitySpec],
-    *,
-    labels: LabelRule,
-    windows: WindowRule,
-    split: SplitRule,
-) -> Cut:
+def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpec], recipe: ImportRecipe) -> Cut:
     """Plan the windows of a recording. Raise DatasetError if labels overlap or are unknown, or a group is missing."""
-    origin_ns = recording.origin_ns
+    labels, windows, split, origin_ns = recipe.labels, recipe.windows, recipe.split, recording.origin_ns
     lengths = [recording.lengths[modality.name] for modality in modalities]
     left_out: Counter[str] = Counter()
     length_ns = round(windows.length_s * SECOND_NS)
@@ -137,7 +131,7 @@ def _refuse_no_group(recording: GridRecording, group: str, at_start: npt.NDArray
     missing = np.flatnonzero(at_start == "")
     if len(missing):
         start_ns = int(starts_ns[missing[0]])
-        when = time_text(start_ns) if recording.is_utc else f"{start_ns / SECOND_NS:g} s"
+        when = time_text(start_ns / SECOND_NS, "milliseconds") if recording.is_utc else f"{start_ns / SECOND_NS:g} s"
         raise DatasetError(
             f"{recording.name}: expected a value of {group!r}, the group, for every window, got none at {when}"
             f" ({len(missing)} such); fill it in, or choose another 'split.group'"
@@ -161,3 +155,99 @@ def _find_filled(
         )
         has_value[:, number] = counts[1] > counts[0]
     return has_value
+
+
+_TRAIN, _VALID, _TEST = range(3)
+
+
+def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> tuple[Rows, Rows | None]:
+    """Deal whole groups, balanced by strata (N,) or as the rule names them. Return split and fold (N,) of each window.
+
+    Raise DatasetError if there are too few groups, or a named one is missing.
+    """
+    names, group = np.unique(groups, return_inverse=True)
+    least = rule.folds or len(SPLIT_NAMES)
+    if len(names) < least:
+        raise DatasetError(
+            f"'split.group': expected {least} values of {rule.group!r} or more, got {len(names)}"
+            f" ({', '.join(names.tolist())}); record more, choose another group, or leave it out to split by time"
+        )
+    counts = np.zeros((len(names), int(strata.max(initial=-1)) + 2))
+    np.add.at(counts, (group, strata + 1), 1)
+    if rule.folds is not None:
+        fold_of = deal_groups(counts, np.full(rule.folds, 1 / rule.folds), seed=rule.seed)
+        return np.array([_TEST, _VALID, *[_TRAIN] * (rule.folds - 2)])[fold_of][group], fold_of[group]
+    return _split_groups(names, counts, rule)[group], None
+
+
+def _split_groups(names: npt.NDArray[np.str_], counts: npt.NDArray[np.float64], rule: SplitRule) -> Rows:
+    split_of = np.full(len(names), -1, dtype=np.int64)
+    fractions: dict[int, float] = {}
+    for number, part in ((_VALID, rule.valid), (_TEST, rule.test)):
+        if isinstance(part, float | int):
+            fractions[number] = float(part)
+            continue
+        for name in part:
+            place = np.flatnonzero(names == name)
+            if not len(place) or split_of[place[0]] >= 0:
+                raise DatasetError(
+                    f"'split.{SPLIT_NAMES[number]}': expected values of {rule.group!r}, each in one split, got"
+                    f" {name!r}; choose among {', '.join(names.tolist())}"
+                )
+            split_of[place[0]] = number
+    left = np.flatnonzero(split_of < 0)
+    fractions[_TRAIN] = 1 - sum(fractions.values())
+    order = sorted(fractions)
+    if len(left) < len(order):
+        raise DatasetError(f"'split': expected a group that is left for train, got none; name fewer of {rule.group!r}")
+    parts = deal_groups(counts[left], np.array([fractions[number] for number in order]), seed=rule.seed)
+    split_of[left] = np.array(order)[parts]
+    return split_of
+
+
+def named_splits(names: Sequence[str], recordings: Sequence[str], *, column: str) -> Rows:
+    """Return the split (N,) of each window by its name. Raise DatasetError if it is not train, valid or test."""
+    for name, recording in zip(names, recordings, strict=True):
+        if name not in SPLIT_NAMES:
+            got = repr(name) if name else "none, or several in one window"
+            raise DatasetError(
+                f"{recording}: expected 'train', 'valid' or 'test' in {column!r}, got {got}; correct it, or leave"
+                " 'split.column' out"
+            )
+    numbers = {str(name): number for number, name in enumerate(SPLIT_NAMES)}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
+
+
+def split_by_time(recordings: Rows, strata: Rows, rule: SplitRule) -> Rows:
+    """Split (N,) the windows of each recording and class by time: first train, then valid, then test."""
+    assert isinstance(rule.valid, float | int)  # the recipe's check: names need a group
+    assert isinstance(rule.test, float | int)
+    splits = np.zeros(len(recordings), dtype=np.int64)
+    _, stratum = np.unique(np.stack([recordings, strata], axis=1), axis=0, return_inverse=True)
+    for number in range(int(stratum.max(initial=-1)) + 1):
+        rows = np.flatnonzero(stratum.reshape(-1) == number)
+        test, valid = round(len(rows) * rule.test), round(len(rows) * rule.valid)
+        splits[rows[len(rows) - test - valid :]] = _VALID
+        splits[rows[len(rows) - test :]] = _TEST
+    return splits
+
+
+def far_apart(
+    splits: Rows, recordings: Rows, starts_s: npt.NDArray[np.float64], *, least_s: float
+) -> npt.NDArray[np.bool_]:
+    """Return which windows stay, so that those of one recording in different splits start at least this far apart.
+
+    Windows of train make way for those of valid, and both for those of test. `starts_s` ascend within a recording.
+    """
+    keep = np.ones(len(splits), dtype=bool)
+    for recording in np.unique(recordings).tolist():
+        rows = np.flatnonzero(recordings == recording)
+        for number in (_TEST, _VALID):
+            fixed = starts_s[rows[(splits[rows] == number) & keep[rows]]]
+            lower = rows[splits[rows] < number]
+            if len(fixed) and len(lower):
+                place = np.searchsorted(fixed, starts_s[lower])
+                before = np.abs(starts_s[lower] - fixed[np.maximum(place - 1, 0)])
+                after = np.abs(starts_s[lower] - fixed[np.minimum(place, len(fixed) - 1)])
+                keep[lower[np.minimum(before, after) < least_s - 1e-9]] = False
+    return keep

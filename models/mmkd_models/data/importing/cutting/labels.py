@@ -24,7 +24,7 @@ from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
 from mmkd_models.data.importing.timing.clock import TimeColumn
 from mmkd_models.data.importing.timing.grids import GridRecording, Grids, sums_before
 from mmkd_models.data.labels import UNKNOWN
-from mmkd_models.data.sources import first_sample
+from mmkd_models.data.windows import first_sample
 
 Answers = npt.NDArray[np.object_]
 """(W,) a class, a set of the labels that are on, or a number; None if nothing decides."""
@@ -66,7 +66,12 @@ def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interv
         if interval.value and interval.value not in rule.ignore
     ]
     if rule.task == "multi_label":
-        intervals = [replace(interval, value=label) for interval in intervals for label in _split(interval.value, rule)]
+        intervals = [
+            replace(interval, value=label.strip())
+            for interval in intervals
+            for label in interval.value.split(rule.separator)
+            if label.strip()
+        ]
     _check_values(intervals, rule)
     may_overlap = rule.task == "multi_label"  # intervals of different labels
     ordered = sorted(
@@ -123,10 +128,6 @@ def _source_intervals(recording: GridRecording, rule: LabelRule, column: str) ->
     return () if column else recording.labels
 
 
-def _split(text: str, rule: LabelRule) -> list[str]:
-    return [label.strip() for label in text.split(rule.separator) if label.strip()]
-
-
 def _check_values(intervals: Sequence[Interval], rule: LabelRule) -> None:
     """Raise DatasetError if a label is not in the classes, or no number."""
     for interval in intervals:
@@ -152,7 +153,11 @@ def _is_number(text: str) -> bool:
 def _sets(recording: GridRecording, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
     """Return the labels that are on; None if one covers neither its fraction of the window nor hardly any of it."""
     if rule.flags:
-        flags = list(_flags(recording, rule))
+        flags = [
+            (replace(interval, value=label), _flag(interval.value, column, interval.place))
+            for label, column in rule.flags.items()
+            for interval in _source_intervals(recording, rule, column)
+        ]
         given = [interval for interval, _ in flags]
         intervals = [interval for interval, is_on in flags if is_on]
         unknown = [interval for interval, is_on in flags if is_on is None]
@@ -177,13 +182,6 @@ def _sets(recording: GridRecording, rule: LabelRule, starts_ns: Times, length_ns
             for row, is_decided in enumerate(decided.tolist())
         ]
     )
-
-
-def _flags(recording: GridRecording, rule: LabelRule) -> Iterator[tuple[Interval, bool | None]]:
-    """Yield stretches of time of each label, and whether it is on; None if its column is empty."""
-    for label, column in rule.flags.items():
-        for interval in _source_intervals(recording, rule, column):
-            yield replace(interval, value=label), _flag(interval.value, column, interval.place)
 
 
 def _flag(text: str, column: str, place: str) -> bool | None:

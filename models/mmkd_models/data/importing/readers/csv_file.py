@@ -13,8 +13,7 @@ import numpy as np
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.errors import first_line as error_line
-from mmkd_models.data.importing.keys import TextTable
-from mmkd_models.data.importing.limits import MOST_LINE_BYTES
+from mmkd_models.data.importing.keys import MAX_LINE_BYTES, TextTable
 from mmkd_models.data.importing.readers.table import RowBlock, refuse_columns
 
 _BLOCK_CHARACTERS = 1 << 23
@@ -108,7 +107,7 @@ def _head(file: Path, table: TextTable) -> tuple[str, str]:
     """Return the first line without its end, and the separator."""
     encoding = _encoding(file, table)
     with _decoding(file, encoding), file.open(encoding=encoding) as stream:
-        line = stream.readline(MOST_LINE_BYTES + 1)
+        line = stream.readline(MAX_LINE_BYTES + 1)
     _refuse_long(file, 1, line)
     line = line.lstrip("\ufeff").rstrip("\n")
     return line, guess_delimiter(line) if table.delimiter == "auto" else table.delimiter
@@ -162,9 +161,9 @@ def _cause(error: UnicodeDecodeError, encoding: str) -> str:
 
 
 def _refuse_long(file: Path, line: int, text: str) -> None:
-    if len(text) > MOST_LINE_BYTES:
+    if len(text) > MAX_LINE_BYTES:
         raise DatasetError(
-            f"{file}:{line}: expected lines of at most {MOST_LINE_BYTES:,} bytes, got a longer one; write line ends"
+            f"{file}:{line}: expected lines of at most {MAX_LINE_BYTES:,} bytes, got a longer one; write line ends"
             " into the file"
         )
 

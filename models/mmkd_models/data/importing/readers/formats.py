@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Literal
 
 from mmkd_models.data.importing.keys import TextTable
+from mmkd_models.data.importing.readers.array_files import (
+    hdf5_blocks,
+    hdf5_names,
+    npz_blocks,
+    npz_names,
+    parquet_blocks,
+    parquet_names,
+)
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.edge_impulse_file import (
     edge_impulse_blocks,
     edge_impulse_names,
     edge_impulse_rate_hz,
 )
-from mmkd_models.data.importing.readers.hdf5_file import hdf5_blocks, hdf5_names
 from mmkd_models.data.importing.readers.mcap_file import mcap_blocks, mcap_names
 from mmkd_models.data.importing.readers.mdf_file import mdf_blocks, mdf_names
-from mmkd_models.data.importing.readers.npz_file import npz_blocks, npz_names
-from mmkd_models.data.importing.readers.parquet_file import parquet_blocks, parquet_names
 from mmkd_models.data.importing.readers.sound_file import (
     sound_blocks,
     sound_facts,

@@ -47,9 +47,9 @@ def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
                 name: mdf.get(group=group, index=index, record_offset=first, record_count=BLOCK_ROWS)
                 for name, (_, index) in chosen.items()
             }
-            values: dict[str, Any] = {
-                name: _plain(signal.samples) for name, signal in signals.items() if name in columns
-            }
+            values = {name: signal.samples for name, signal in signals.items() if name in columns}
+            texts = {name: samples for name, samples in values.items() if samples.dtype.kind == "S"}
+            values |= {name: [text.decode(errors="replace") for text in samples] for name, samples in texts.items()}
             if _TIME in columns:
                 seconds = next(iter(signals.values())).timestamps
                 values[_TIME] = utc(start_ns + np.rint(seconds * SECOND_NS).astype(np.int64))
@@ -66,10 +66,6 @@ def _channels(mdf: Any) -> dict[str, tuple[int, int]]:
     ]
     counts = Counter(name for _, _, name in channels)
     return {name if counts[name] == 1 else f"{group}/{name}": (group, index) for group, index, name in channels}
-
-
-def _plain(samples: Any) -> Any:
-    return [text.decode("utf-8", errors="replace") for text in samples] if samples.dtype.kind == "S" else samples
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, MmkdError, UnavailableError, first_line
-from mmkd_models.data.importing.keys import TextTable
-from mmkd_models.data.importing.limits import MOST_COLUMNS
-from mmkd_models.data.sources import Floats
+from mmkd_models.data.importing.keys import MAX_COLUMNS, TextTable
+from mmkd_models.data.windows import Floats
 
 if TYPE_CHECKING:
     import polars as pl
@@ -111,8 +110,8 @@ def require_columns(place: str, names: Sequence[str], required: Sequence[str], *
 
 def refuse_columns(place: str, count: int) -> None:
     """Raise DatasetError if a file has more columns than an import takes."""
-    if count > MOST_COLUMNS:
-        raise DatasetError(f"{place}: expected at most {MOST_COLUMNS:,} columns, got {count:,}; split the file")
+    if count > MAX_COLUMNS:
+        raise DatasetError(f"{place}: expected at most {MAX_COLUMNS:,} columns, got {count:,}; split the file")
 
 
 @contextmanager

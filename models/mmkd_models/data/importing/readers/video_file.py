@@ -14,7 +14,7 @@ from mmkd_edge.errors import DatasetError
 from mmkd_edge.frames import opencv
 
 # Containers without an index estimate the number of frames from their length.
-_LEAST_FRACTION, _SPARE_FRAMES = 0.98, 2
+_MIN_FRACTION, _SPARE_FRAMES = 0.98, 2
 
 
 def video_facts(file: Path) -> tuple[float, int, int]:
@@ -45,7 +45,7 @@ def video_frames(file: Path) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
                 raise DatasetError(f"{file}: frame {count}: expected frames of one size, got {sizes}; split the file")
             count += 1
             yield time_s, pixels
-    if count < expected * _LEAST_FRACTION - _SPARE_FRAMES:
+    if count < expected * _MIN_FRACTION - _SPARE_FRAMES:
         raise DatasetError(f"{file}: expected {expected} frames as its container says, got {count}; copy it again")
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.limits import MOST_ALIGNED_S
+from mmkd_models.data.importing.keys import MAX_ALIGNED_S
 from mmkd_models.data.importing.recording import SECOND_NS, SampleSeries
 
 _GRID_HZ = 50.0  # grid of the comparison: a shift is exact to 20 ms
 _LARGEST_SHIFT_S = 60.0
 _APART_S = 0.5  # from here on another shift is another answer, not the shoulder of the same
-_LEAST_SHARED = 0.5  # fraction of the shorter course that a shift must leave in common
+_MIN_SHARED = 0.5  # fraction of the shorter course that a shift must leave in common
 _BLOCK_FRAMES = 64
 
 
@@ -44,9 +44,9 @@ def propose_offset(
 
     for name, series in ((sensor, samples), (reference, reference_samples)):
         length_s = (int(series.times[-1]) - int(series.times[0])) / SECOND_NS if len(series) else 0.0
-        if length_s > MOST_ALIGNED_S:
+        if length_s > MAX_ALIGNED_S:
             raise DatasetError(
-                f"{recording}: sensor {name!r}: expected at most {MOST_ALIGNED_S:g} s to align, got {length_s:g} s;"
+                f"{recording}: sensor {name!r}: expected at most {MAX_ALIGNED_S:g} s to align, got {length_s:g} s;"
                 " remove 'align', or correct the times"
             )
     course, other = _course(samples), _course(reference_samples)
@@ -58,7 +58,7 @@ def propose_offset(
     shared = np.minimum(len(other), len(course) + lags) - np.maximum(0, lags)
     agreement = correlate(other, course) / np.maximum(shared, 1)
     usable = np.abs(lags / _GRID_HZ - start_s) <= _LARGEST_SHIFT_S
-    usable &= shared >= _LEAST_SHARED * min(len(course), len(other))
+    usable &= shared >= _MIN_SHARED * min(len(course), len(other))
     if not usable.any():
         return None
     best = int(np.where(usable, agreement, -np.inf).argmax())

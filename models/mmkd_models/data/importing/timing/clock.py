@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError, first_line
-from mmkd_models.data.importing.keys import TextTable, TimeUnit
-from mmkd_models.data.importing.limits import MOST_TIME_NS
+from mmkd_models.data.checking.related import time_text
+from mmkd_models.data.importing.keys import MAX_TIME_NS, TextTable, TimeUnit
 from mmkd_models.data.importing.readers.table import RowBlock, stripped
 from mmkd_models.data.importing.recording import SECOND_NS, Times
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _UNIT_NS: dict[TimeUnit, int] = {"s": SECOND_NS, "ms": 1_000_000, "us": 1_000, "ns": 1}
 # Seconds since 1970 of 1973 to 5138 have 9 to 11 digits; each finer unit has three more, so that sizes never meet.
-_LEAST_EPOCH_S = 1e8
+_MIN_EPOCH_S = 1e8
 _OFFSET = r":\d\d(?:[.,]\d+)?\s*(?:Z|[+-]\d\d:?\d\d)$"
 _WITH_OFFSET = ("%Y-%m-%dT%H:%M:%S%.f%:z", "%Y-%m-%dT%H:%M%:z")
 _LOCAL = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
@@ -61,9 +61,10 @@ class TimeColumn:
         future = usable & (times > int(datetime.now(tz=timezone.utc).timestamp()) * SECOND_NS + _DAY_NS)
         if self.is_utc and future.any():
             row = int(np.flatnonzero(future)[0])
+            got = time_text(times[row] / SECOND_NS, "milliseconds")
             raise DatasetError(
-                f"{block.place(row)}: column {self._column!r}: expected a time until now, got"
-                f" {time_text(int(times[row]))}; correct 'time_unit' or 'time_format', or the clock"
+                f"{block.place(row)}: column {self._column!r}: expected a time until now, got {got}; correct"
+                " 'time_unit' or 'time_format', or the clock"
             )
         return times, usable
 
@@ -84,7 +85,7 @@ class TimeColumn:
         self._unit = "iso"
         expected = f"expected a time{shape}, got {{}}; correct it, or set 'time_format'"
         self._refuse(block, stamps.is_null(), column, expected)
-        self._refuse(block, stamps.dt.timestamp("us").abs() > MOST_TIME_NS // _UNIT_NS["us"], column, _FAR)
+        self._refuse(block, stamps.dt.timestamp("us").abs() > MAX_TIME_NS // _UNIT_NS["us"], column, _FAR)
         if isinstance(stamps.dtype, pl.Datetime) and stamps.dtype.time_zone is not None:
             return _nanoseconds(stamps), np.ones(len(stamps), dtype=bool)
         if not self._table.timezone:
@@ -116,7 +117,7 @@ class TimeColumn:
             self._unit = self._guess_unit(block, float(values[0]))
         factor = _UNIT_NS[self._unit]
         with np.errstate(over="ignore"):
-            far = pl.Series(~(np.abs(values.to_numpy() * factor) <= MOST_TIME_NS))
+            far = pl.Series(~(np.abs(values.to_numpy() * factor) <= MAX_TIME_NS))
         self._refuse(block, far, column, f"{_FAR}, or 'time_unit'")
         whole = None if plain.dtype.is_float() else plain.cast(pl.Int64, strict=False)
         if whole is not None and not whole.null_count():  # nanoseconds of today are beyond the digits of a float
@@ -126,7 +127,7 @@ class TimeColumn:
     def _guess_unit(self, block: RowBlock, value: float) -> TimeUnit:
         units: tuple[TimeUnit, ...] = ("s", "ms", "us", "ns")
         for power, unit in enumerate(units):
-            if _LEAST_EPOCH_S * 1e3**power <= value < _LEAST_EPOCH_S * 1e3 ** (power + 1):
+            if _MIN_EPOCH_S * 1e3**power <= value < _MIN_EPOCH_S * 1e3 ** (power + 1):
                 return unit
         raise DatasetError(
             f"{block.place(0)}: column {self._column!r}: expected a time since 1970, got {value:g};"
@@ -215,12 +216,6 @@ def start_ns(text: str, table: TextTable, *, place: str) -> int:
             raise DatasetError(f"{place}: 'start': expected an offset or 'timezone', got local time {text!r}; set it")
         moment = moment.replace(tzinfo=ZoneInfo(table.timezone))
     started_ns = int(moment.timestamp()) * SECOND_NS + moment.microsecond * 1000
-    if abs(started_ns) > MOST_TIME_NS:
+    if abs(started_ns) > MAX_TIME_NS:
         raise DatasetError(f"{place}: 'start': expected a time within 146 years of 1970, got {text!r}; correct it")
     return started_ns
-
-
-def time_text(time_ns: int) -> str:
-    """Return a time as text, `2026-11-03T06:40:00.250Z`."""
-    moment = datetime.fromtimestamp(time_ns // SECOND_NS, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{moment}.{time_ns % SECOND_NS // 1_000_000:03d}Z"

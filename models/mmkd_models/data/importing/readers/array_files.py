@@ -1,4 +1,4 @@
-"""HDF5 and MATLAB files in blocks: vectors are columns, arrays (L, C) are `name[0]`, `name[1]`..., groups `group/name`.
+"""NumPy, HDF5 and MATLAB files in blocks: vectors are columns, arrays (L, C) `name[0]`..., groups `group/name`.
 
 MATLAB writes the axes of its HDF5 files (v7.3) in reverse order, and vectors as matrices of one row or column.
 """
@@ -6,6 +6,7 @@ MATLAB writes the axes of its HDF5 files (v7.3) in reverse order, and vectors as
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.limits import MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO, MOST_COLUMNS
+from mmkd_models.data.files import AnyArray
+from mmkd_models.data.importing.keys import MAX_COLUMNS, MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO
 from mmkd_models.data.importing.readers.table import (
     BLOCK_ROWS,
     RowBlock,
     library,
     reading,
+    refuse_columns,
     require_one_length,
     row_block,
 )
@@ -28,7 +32,7 @@ _MAGIC = b"\x89HDF\r\n\x1a\n"
 _LARGEST_NUMBER = 8  # bytes
 
 _Column = tuple[int, Callable[[slice], Any]]
-"""How many rows a column has, and what reads some of them."""
+"""Number of rows, and a reader of some of them."""
 
 
 def hdf5_names(file: Path) -> tuple[str, ...]:
@@ -42,12 +46,45 @@ def hdf5_names(file: Path) -> tuple[str, ...]:
 def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Yield these columns in blocks; they have one length."""
     with _columns(file) as available:
-        chosen = {name: available[name] for name in columns}
-        require_one_length(file, {name: length for name, (length, _) in chosen.items()})
-        for first in range(0, chosen[columns[0]][0], BLOCK_ROWS):
-            rows = slice(first, first + BLOCK_ROWS)
-            values = {name: np.ascontiguousarray(read(rows)) for name, (_, read) in chosen.items()}
-            yield row_block(file, values, first, base=1)
+        yield from _blocks(file, available, columns)
+
+
+def npz_names(file: Path) -> tuple[str, ...]:
+    """Return the names of the columns. Raise DatasetError if the file is no archive of plain arrays."""
+    return tuple(_npz_columns(file))
+
+
+def npz_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
+    """Yield these columns in blocks; they have one length."""
+    return _blocks(file, _npz_columns(file), columns)
+
+
+def _npz_columns(file: Path) -> dict[str, _Column]:
+    arrays = read_arrays(file, "a NumPy archive")
+    for name, array in arrays.items():
+        refuse_columns(f"{file}: array {name!r}", array.shape[1] if array.ndim == 2 else 0)
+    return _split(arrays)
+
+
+def read_arrays(file: Path, what: str) -> Mapping[str, AnyArray]:
+    """Return the arrays of an archive. Raise DatasetError, `expected` this, if it is unreadable or has objects."""
+    if not zipfile.is_zipfile(file):
+        raise DatasetError(f"{file}: expected {what} (.npz), got another format; write it with numpy.savez")
+    try:
+        return read_npz(file)
+    except ArraysError as error:
+        raise DatasetError(
+            f"{file}: expected plain arrays, numpy cannot read them ({error}); write it again"
+        ) from error
+
+
+def _blocks(file: Path, available: Mapping[str, _Column], columns: Sequence[str]) -> Iterator[RowBlock]:
+    chosen = {name: available[name] for name in columns}
+    require_one_length(file, {name: length for name, (length, _) in chosen.items()})
+    for first in range(0, chosen[columns[0]][0], BLOCK_ROWS):
+        rows = slice(first, first + BLOCK_ROWS)
+        values = {name: np.ascontiguousarray(read(rows)) for name, (_, read) in chosen.items()}
+        yield row_block(file, values, first, base=1)
 
 
 @contextmanager
@@ -66,13 +103,14 @@ def _columns(file: Path) -> Iterator[dict[str, _Column]]:
 
             unpacked = sum(_LARGEST_NUMBER * math.prod(shape) for _, shape, _ in whosmat(file))
             _refuse_unpacked(file, "the arrays", unpacked)
-            yield _split(dict(_arrays(loadmat(file, simplify_cells=True), "")), is_reversed=False)
+            yield _split(dict(_arrays(loadmat(file, simplify_cells=True), "")))
 
 
-def _split(arrays: Mapping[str, Any], *, is_reversed: bool) -> dict[str, _Column]:
+def _split(arrays: Mapping[str, Any], *, is_reversed: bool = False) -> dict[str, _Column]:
     columns: dict[str, _Column] = {}
     for name, array in arrays.items():
-        if array.ndim not in (1, 2) or array.dtype.kind not in "biuf" or not array.size:
+        is_text = array.ndim == 1 and array.dtype.kind == "U"
+        if array.ndim not in (1, 2) or not (is_text or array.dtype.kind in "biuf") or not array.size:
             continue
         if array.ndim == 1:
             columns[name] = len(array), array.__getitem__
@@ -81,7 +119,7 @@ def _split(arrays: Mapping[str, Any], *, is_reversed: bool) -> dict[str, _Column
             columns[name] = max(array.shape), _reader(array, 0, is_row=is_row)
         else:
             length, count = array.shape[::-1] if is_reversed else array.shape
-            for number in range(count if count <= MOST_COLUMNS else 0):
+            for number in range(count if count <= MAX_COLUMNS else 0):
                 columns[f"{name}[{number}]"] = length, _reader(array, number, is_row=is_reversed)
     return columns
 
@@ -123,3 +161,25 @@ def _arrays(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield from _arrays(value, f"{path}{name}/")
         elif isinstance(value, np.ndarray):
             yield f"{path}{name}", value
+
+
+_WHAT = "a Parquet file"
+
+
+def parquet_names(file: Path) -> tuple[str, ...]:
+    """Return the names of the columns. Raise DatasetError if the file is no Parquet."""
+    import polars as pl
+
+    with reading(file, _WHAT):
+        return tuple(pl.read_parquet_schema(file))
+
+
+def parquet_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
+    """Yield these columns in blocks. Raise DatasetError if the file is damaged."""
+    import polars as pl
+
+    first = 0
+    with reading(file, _WHAT):
+        while len(frame := pl.scan_parquet(file, glob=False).slice(first, BLOCK_ROWS).select(columns).collect()):
+            yield row_block(file, frame.to_dict(), first, base=1)
+            first += len(frame)

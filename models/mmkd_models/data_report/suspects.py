@@ -1,28 +1,129 @@
-"""Labels that may be wrong, and windows worth a label, both by a probe."""
+"""Suspicious copies, groups and labels, and windows worth a label, all by the features of probes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.cli.csv_text import csv_text
 from mmkd_edge.errors import UsageError
+from mmkd_models.data.checking.related import describe_place, note, problem, time_text
 from mmkd_models.data.labels import name_strata
-from mmkd_models.data.spec import SPLIT_NAMES
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
+from mmkd_models.data.windows import Rows, Windows
 from mmkd_models.data_report.probes import Features, ProbeAnswers, ProbeWindows, fit_trees
+from mmkd_models.evaluation.confidence import fraction_interval
+from mmkd_models.evaluation.gains import FEWEST_GROUPS
 from mmkd_report.schema.data import Finding, LabelSuspect, SplitFacts, WindowToLabel
 
-LEAST_AGREEMENT = 0.8
+_NEAR = 0.01  # power of the difference as a fraction of the movement: 20 dB, a sensor's noise on the same movement
+_MIN_MOVEMENT = 0.1  # of the channel's usual standard deviation: below it a window is at rest
+_MIN_KNOWN = 0.5
+_MUTUAL = 0.5
+
+Flags = npt.NDArray[np.bool_]
+
+
+def near_copies(everything: Windows, probed: ProbeWindows) -> Iterator[Finding]:
+    """Compare each window of valid and test with the training window of nearest statistics, sample by sample."""
+    from sklearn.neighbors import NearestNeighbors
+
+    train, others = np.flatnonzero(probed.windows.splits == 0), np.flatnonzero(probed.windows.splits != 0)
+    scaled = probed.scaled_features
+    nearest = NearestNeighbors(n_neighbors=1).fit(scaled[train]).kneighbors(scaled[others], return_distance=False)
+    pairs = np.stack([others, train[nearest[:, 0]]], axis=1)
+    differences = pair_differences(probed, pairs)
+    near = (differences > 0) & (differences < _NEAR)
+    if near.any():
+        count, best = int(near.sum()), int(np.where(near, differences, np.inf).argmin())
+        first, second = (describe_place(everything, int(probed.rows[row])) for row in pairs[best])
+        yield problem(
+            "copies",
+            f"{count} {'window' if count == 1 else 'windows'} outside train nearly equal to a training "
+            f"window: {first} differs from {second} by {100 * differences[best]:.2g} % of the movement",
+            "give them one group if they were cut from one recording or made from each other",
+        )
+
+
+def pair_differences(probed: ProbeWindows, pairs: Rows) -> npt.NDArray[np.float64]:
+    """Return (P,) how much pairs differ, as a fraction of the movement, in the worst modality; 1 at rest."""
+    worst, moved = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=bool)
+    block = min(map(windows_at_once, probed.windows.spec.modalities))
+    for start in range(0, len(pairs), block):
+        part = slice(start, start + block)
+        first, second = (probed.windows.take(pairs[part, side]) for side in (0, 1))
+        for name, features in probed.features.items():
+            channels = first[name].shape[2]
+            usual_std = np.maximum(np.median(features[:, channels : 2 * channels], axis=0), 1e-12)
+            fraction, moves = _difference(first[name], second[name], usual_std)
+            worst[part] = np.maximum(worst[part], np.where(moves, fraction, 0.0))
+            moved[part] |= moves
+    return np.where(moved, worst, 1.0)
+
+
+def _difference(
+    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32], usual_std: Features
+) -> tuple[npt.NDArray[np.float64], Flags]:
+    known = ~(np.isnan(first) | np.isnan(second))
+    gap = np.where(known, first - second, 0.0).astype(np.float64)
+    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    x = np.where(known, first, 0.0).astype(np.float64)
+    centred = np.where(known, x - x.sum(axis=1, keepdims=True) / count, 0.0)
+    movement = ((centred / usual_std) ** 2).mean(axis=(1, 2))
+    fraction = ((gap / usual_std) ** 2).mean(axis=(1, 2)) / np.maximum(movement, 1e-12)
+    return fraction, (movement > _MIN_MOVEMENT**2) & (known.mean(axis=(1, 2)) >= _MIN_KNOWN)
+
+
+def like_groups(probed: ProbeWindows) -> Iterator[Finding]:
+    """Yield groups of two splits each of which has most of its nearest neighbours, of other groups, in the other.
+
+    Two people are alike in some movements; one person under two names is alike in all.
+    """
+    names, code = np.unique(probed.windows.groups, return_inverse=True)
+    if not probed.windows.has_groups or len(names) < FEWEST_GROUPS:
+        return
+    scaled = probed.scaled_features
+    nearest = _nearest_of_other_groups(scaled - scaled.mean(axis=0), code)
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(counts, (code, code[nearest]), 1)
+    sizes = counts.sum(axis=1)
+    fractions = counts / sizes[:, None]
+    mutual = np.minimum(fractions, fractions.T)
+    usual = float(np.median(mutual.max(axis=1)))
+    split = np.zeros(len(names), dtype=np.int64)
+    split[code] = probed.windows.splits
+    for a, b in np.argwhere(np.triu(mutual > _MUTUAL, 1)).tolist():
+        least = min(fraction_interval(int(counts[x, y]), int(sizes[x]))[0] for x, y in ((a, b), (b, a)))
+        if split[a] != split[b] and least >= _MUTUAL:
+            trains, judges = (str(names[group]) for group in sorted((a, b), key=lambda group: split[group]))
+            yield problem(
+                "leak",
+                f"group {judges!r} (judging) and group {trains!r} (training): {mutual[a, b]:.0%} of the "
+                f"windows of each have their nearest neighbour in the other (typical pair of groups: {usual:.0%})",
+                "ask whether they are one person, machine or session; if so give them one group",
+            )
+
+
+def _nearest_of_other_groups(points: Features, code: Rows) -> Rows:
+    """Return (N,) the nearest point of another group."""
+    square = np.square(points).sum(axis=1)
+    nearest = np.zeros(len(points), dtype=np.int64)
+    for start in range(0, len(points), 256):
+        part = slice(start, start + 256)
+        distance = square[None] - 2 * points[part] @ points.T  # (b, N), without the point's own square
+        nearest[part] = np.where(code[part, None] == code[None], np.inf, distance).argmin(axis=1)
+    return nearest
+
+
+MIN_AGREEMENT = 0.8
 """Fraction of the labels that the probe agrees with when it is certain, from which on it may contradict the others."""
-_MOST_TO_LABEL = 50
+_MAX_TO_LABEL = 50
 _CANDIDATES = 10  # times as many uncertain windows as are chosen, among which the choice is spread
 _CERTAIN = 0.4  # of the trees' votes for one class
 _CONTRADICTED = 0.1  # of the votes for the label, at most
-_LEAST_SUSPECTS = 3
+_MIN_SUSPECTS = 3
 
 
 def label_agreement(answers: ProbeAnswers) -> float:
@@ -38,7 +139,7 @@ def label_suspects(probed: ProbeWindows, answers: ProbeAnswers) -> list[LabelSus
     After C. Northcutt, L. Jiang and I. Chuang, "Confident Learning", JAIR 70, 2021, with stricter thresholds.
     """
     is_class = probed.windows.spec.task.kind == "classification"
-    if not is_class or not answers.facts.is_better or label_agreement(answers) < LEAST_AGREEMENT:
+    if not is_class or not answers.facts.is_better or label_agreement(answers) < MIN_AGREEMENT:
         return []
     votes = answers.probabilities
     best, own = votes.max(axis=1), votes[np.arange(len(votes)), answers.truth]
@@ -60,17 +161,16 @@ def label_suspects(probed: ProbeWindows, answers: ProbeAnswers) -> list[LabelSus
 
 def label_findings(suspects: Sequence[LabelSuspect], labels: int, agreement: float) -> Iterator[Finding]:
     """Yield a note if several labels are contradicted."""
-    if len(suspects) >= _LEAST_SUSPECTS:
+    if len(suspects) >= _MIN_SUSPECTS:
         first = suspects[0]
-        yield Finding(
-            kind="labels",
-            level="note",
-            sentence=f"{len(suspects)} labels of {labels} ({len(suspects) / labels:.1%}) contradict extra-trees that "
+        yield note(
+            "labels",
+            f"{len(suspects)} labels of {labels} ({len(suspects) / labels:.1%}) contradict extra-trees that "
             f"were not trained on the window's group; the clearest is {first.split} window {first.window}, labelled "
             f"{first.label}, probably {first.likely} ({first.likely_probability:.0%} of the votes, "
             f"{first.label_probability:.0%} for the label); when the trees are as certain, they agree with "
             f"{agreement:.0%} of the labels",
-            advice="look at those in the list, the first ones first, and correct or drop the wrong ones",
+            "look at those in the list, the first ones first, and correct or drop the wrong ones",
         )
 
 
@@ -91,7 +191,7 @@ def windows_to_label(probed: ProbeWindows) -> list[WindowToLabel]:
     features = probed.all_features
     classes, votes = fit_trees(features[known], strata, features[unlabelled])
     ordered = np.sort(votes, axis=1)
-    uncertain = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[: _CANDIDATES * _MOST_TO_LABEL]
+    uncertain = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[: _CANDIDATES * _MAX_TO_LABEL]
     chosen = uncertain[_farthest_first(probed.scaled_features[unlabelled[uncertain]])]
     return [
         _to_label(probed, int(unlabelled[row]), names[classes[votes[row].argmax()]], float(votes[row].max()))
@@ -117,7 +217,7 @@ def _farthest_first(points: Features) -> list[int]:
     """Choose points (n, F): the first, then each time the one that is farthest from all before."""
     chosen = [0]
     distance = np.square(points - points[0]).sum(axis=1)
-    while len(chosen) < min(_MOST_TO_LABEL, len(points)):
+    while len(chosen) < min(_MAX_TO_LABEL, len(points)):
         chosen.append(int(distance.argmax()))
         distance = np.minimum(distance, np.square(points - points[chosen[-1]]).sum(axis=1))
         distance[chosen] = -1.0
@@ -166,8 +266,8 @@ def _to_label(probed: ProbeWindows, index: int, likely: str, probability: float)
     return WindowToLabel(
         window=number_in_split(probed, index),
         group=_group(windows, index),
-        start=None if start_s is None else _iso(start_s),
-        end=None if start_s is None else _iso(start_s + duration_s),
+        start=None if start_s is None else time_text(start_s, "microseconds"),
+        end=None if start_s is None else time_text(start_s + duration_s, "microseconds"),
         likely=likely,
         probability=probability,
     )
@@ -175,8 +275,3 @@ def _to_label(probed: ProbeWindows, index: int, likely: str, probability: float)
 
 def _group(windows: Windows, index: int) -> str:
     return str(windows.groups[index]) if windows.has_groups else ""
-
-
-def _iso(seconds: float) -> str:
-    moment = datetime.fromtimestamp(0, tz=timezone.utc) + timedelta(microseconds=round(seconds * 1e6))
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
