@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import Answers, Backend, BackendName, RunPrecision, check_backend
+from mmkd_edge.backends.base import Answers, Backend, BackendName, check_backend
 from mmkd_edge.backends.calls import being_handled, reraise_signal_exceptions
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import Artifact, ModelEntry
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, MmkdError, UsageError
 from mmkd_edge.health.monitor import Health, Monitor
@@ -105,7 +105,7 @@ class EdgePredictor:
         path: str | os.PathLike[str],
         *,
         backend: BackendName | Literal["auto"] = "auto",
-        precision: RunPrecision | Literal["auto"] = "auto",
+        precision: Precision | Literal["auto"] = "auto",
         threads: int | None = None,
         reference: AnyReference | Sequence[AnyReference] | None = None,
         policy: Policy = "predict",
@@ -154,7 +154,7 @@ class EdgePredictor:
             references = (reference,) if isinstance(reference, Reference | str | os.PathLike) else tuple(reference)
         request = OpeningRequest(
             backend=check_backend(backend),
-            precision=check_choice("precision", precision, Literal["auto", "fp32", "fp16", "int8", "bf16"]),
+            precision=check_choice("precision", precision, Literal["auto", "fp32", "fp16", "int8"]),
             threads=None if threads is None else check_whole("threads", threads, 1, MAX_THREADS),
             references=references,
             error_level=check_level(error_level, name="error_level"),

@@ -29,7 +29,7 @@ def answers(probability: float, *, refused: int = 32) -> MachineAnswers:
         probabilities=[[probability, 1 - probability]],
         streamed=[[0.5, 0.5], [probability, 1 - probability]],
     )
-    absent = EmulatedWay(bundle="a.edge", backend="openvino", precision="bf16", refusal="no bf16 here")
+    absent = EmulatedWay(bundle="a.edge", backend="openvino", precision="int8", refusal="no int8 here")
     return MachineAnswers(machine="aarch64", python="3.13.5", ways=[way, absent], damaged={"a.edge": (32, refused)})
 
 
@@ -39,8 +39,8 @@ def test_answers_within_the_bundles_tolerance_are_the_same() -> None:
     assert faults_of(there, here) == []
     lines = table(there, here).splitlines()
     assert lines[4] == "| a.edge | onnxruntime 1.32.0 | fp32 | 256 | 2.0e-06 | 0.0001 | 5.0e-05 | 5.0e-05 |"
-    assert lines[5] == "| a.edge | openvino | bf16 | - | - | - | - | - |"
-    assert lines[-2] == "a.edge, bf16: no bf16 here"
+    assert lines[5] == "| a.edge | openvino | int8 | - | - | - | - | - |"
+    assert lines[-2] == "a.edge, int8: no int8 here"
     assert lines[-1] == "damaged copies refused with exit code 6: a.edge 32 of 32"
 
 

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from mmkd_edge.backends.memory import StepMemory
 from mmkd_edge.backends.trt.needs import installed_distribution, why_no_engines
-from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, ModelEntry
+from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, ModelEntry, Precision
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.spec import TensorSpec
 
 BackendName = Literal["native", "ort", "openvino", "litert", "trt"]
-# Of the arithmetic: that of an artifact, or bf16, in which the fp32 artifact is run.
-RunPrecision = Literal["fp32", "fp16", "int8", "bf16"]
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,7 +100,6 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a backend.
 
     Attributes:
-        precisions: precisions that it computes in; bf16 from the fp32 artifact.
         without_gain: precisions that are no faster than fp32.
         library: returns the module that it imports, and the distribution that provides it.
         lacks: returns what else is missing, with the commands to install it; None if it needs nothing else.
@@ -114,25 +111,25 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     formats: tuple[ArtifactFormat, ...]
-    precisions: tuple[RunPrecision, ...]
-    without_gain: tuple[RunPrecision, ...] = ()
+    precisions: tuple[Precision, ...]
+    without_gain: tuple[Precision, ...] = ()
     library: Callable[[], tuple[str, str]]
     lacks: Callable[[], str] | None = None
-    open: Callable[[bytes, int, bool, SessionOptions], Backend]
-    open_steps: Callable[[bytes, int, bool, SessionOptions], SteppingBackend] | None = None
+    open: Callable[[bytes, int, SessionOptions], Backend]
+    open_steps: Callable[[bytes, int, SessionOptions], SteppingBackend] | None = None
     on_gpu: bool = False
     is_own: bool = False
     has_graph_option: bool = False
     owns_cores_from: int | None = None
 
 
-def _native(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> Backend:
+def _native(model: bytes, threads: int, options: SessionOptions) -> Backend:
     from mmkd_edge.backends.native import NativeBackend
 
     return NativeBackend(model, threads=threads)
 
 
-def _native_steps(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:
+def _native_steps(model: bytes, threads: int, options: SessionOptions) -> SteppingBackend:
     from mmkd_edge.backends.native import NativeBackend
 
     return NativeBackend(model, threads=threads, steps=True)
@@ -144,25 +141,25 @@ def _why_not_built() -> str:
     return why_absent()
 
 
-def _ort(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:
+def _ort(model: bytes, threads: int, options: SessionOptions) -> SteppingBackend:
     from mmkd_edge.backends.ort import OrtBackend
 
     return OrtBackend(model, threads=threads, graph=options.graph, spinning=options.owns_cores)
 
 
-def _openvino(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:
+def _openvino(model: bytes, threads: int, options: SessionOptions) -> SteppingBackend:
     from mmkd_edge.backends.openvino import OpenVinoBackend
 
-    return OpenVinoBackend(model, threads=threads, bf16=bf16, pinning=options.owns_cores)
+    return OpenVinoBackend(model, threads=threads, pinning=options.owns_cores)
 
 
-def _litert(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> SteppingBackend:
+def _litert(model: bytes, threads: int, options: SessionOptions) -> SteppingBackend:
     from mmkd_edge.backends.litert import LitertBackend
 
     return LitertBackend(model, threads=threads)
 
 
-def _trt(model: bytes, threads: int, bf16: bool, options: SessionOptions) -> Backend:
+def _trt(model: bytes, threads: int, options: SessionOptions) -> Backend:
     from mmkd_edge.backends.trt.backend import TrtBackend
 
     return TrtBackend(model)
@@ -189,7 +186,7 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
     ),
     "openvino": BackendRow(
         formats=("onnx",),
-        precisions=("fp32", "fp16", "int8", "bf16"),
+        precisions=("fp32", "fp16", "int8"),
         without_gain=("fp16",),  # computed in float32, with rounded weights
         library=lambda: ("openvino", "openvino"),
         open=_openvino,
@@ -248,14 +245,13 @@ def backend_for(artifact_format: ArtifactFormat) -> BackendName:
     return next(name for name, row in BACKENDS.items() if artifact_format in row.formats)
 
 
-def choose_artifact(entry: ModelEntry, precision: RunPrecision | Literal["auto"], backend: BackendName) -> Artifact:
-    """Return the artifact for a backend; precision `auto` is fp32, and bf16 runs the fp32 artifact.
+def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], backend: BackendName) -> Artifact:
+    """Return the artifact for a backend; precision `auto` is fp32.
 
     Raises:
         UsageError: no artifact fits; the message says why each does not.
     """
-    _check_precision(backend, precision)
-    expected = "fp32" if precision in ("auto", "bf16") else precision
+    expected = "fp32" if precision == "auto" else precision
     formats = BACKENDS[backend].formats
     reasons: list[str] = []
     for artifact in entry.artifacts:
@@ -271,28 +267,20 @@ def choose_artifact(entry: ModelEntry, precision: RunPrecision | Literal["auto"]
     )
 
 
-def _check_precision(backend: BackendName, precision: RunPrecision | Literal["auto"]) -> None:
-    if precision != "auto" and precision not in BACKENDS[backend].precisions:
-        able = " and ".join(repr(name) for name, row in BACKENDS.items() if precision in row.precisions)
-        raise UsageError(f"backend {backend!r} does not compute in {precision!r}; only {able} does")
-
-
 def open_backend(
-    name: BackendName, model: bytes, *, threads: int, bf16: bool = False, options: SessionOptions = DEFAULT_OPTIONS
+    name: BackendName, model: bytes, *, threads: int, options: SessionOptions = DEFAULT_OPTIONS
 ) -> Backend:
     """Open the verified bytes of an artifact.
 
     Raises:
-        UnavailableError: the backend's library is not installed, no GPU answers, or the processor lacks bf16.
+        UnavailableError: the backend's library is not installed, or no GPU answers.
         BackendError: the engine refuses the artifact.
-        UsageError: there is no such backend, or it does not compute in bf16.
+        UsageError: there is no such backend.
     """
     if name not in BACKENDS:
         raise UsageError(f"backend {name!r} is unknown; expected one of {', '.join(map(repr, BACKENDS))}")
-    if bf16:
-        _check_precision(name, "bf16")
     with _library(name):
-        return BACKENDS[name].open(model, threads, bf16, options)
+        return BACKENDS[name].open(model, threads, options)
 
 
 def open_steps(
@@ -304,7 +292,7 @@ def open_steps(
         able = ", ".join(other for other, row in BACKENDS.items() if row.open_steps is not None)
         raise UsageError(f"steps: expected one of the backends {able}, got {name!r}")
     with _library(name):
-        return opened(model, threads, False, options)
+        return opened(model, threads, options)
 
 
 @contextmanager

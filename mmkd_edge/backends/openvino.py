@@ -42,22 +42,19 @@ class OpenVinoBackend:
     """One compiled graph with one request, behind a lock.
 
     Args:
-        bf16: compute in bfloat16, if the processor can; INT8 layers stay INT8.
         pinning: tie the threads to cores while they compute; for cores that run nothing else.
     """
 
     name = "openvino"
 
-    def __init__(self, model: bytes, *, threads: int = 1, bf16: bool = False, pinning: bool = False) -> None:
+    def __init__(self, model: bytes, *, threads: int = 1, pinning: bool = False) -> None:
         openvino = import_openvino()
         self.threads = threads
         self.version = f"openvino {openvino.__version__.split('-')[0]}"
         self._title = f"backend 'openvino' ({self.version})"
         core = shared_core()
-        if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise UnavailableError(f"{self._title}: this processor does not compute in bf16; ask for precision 'fp32'")
         with EngineCall(self._title, "cannot open the artifact", reason=_reason):
-            compiled = _compile(core, model, _settings(threads, bf16=bf16, pinning=pinning))
+            compiled = _compile(core, model, _settings(threads, pinning=pinning))
             self.inputs = tuple(map(_tensor, compiled.inputs))
             self.outputs = tuple(map(_tensor, compiled.outputs))
             self._compiled: Any = compiled
@@ -155,11 +152,11 @@ def _compile(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:
     return core.compile_model(graph, "CPU", settings)
 
 
-def _settings(threads: int, *, bf16: bool, pinning: bool) -> dict[str, Any]:
+def _settings(threads: int, *, pinning: bool) -> dict[str, Any]:
     return {
         "PERFORMANCE_HINT": "LATENCY",
         # Without the hint, processors that have BF16 compute in it: three digits instead of seven.
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         # By default it ties the caller's thread to the first cores for the time of a call, busy or not.

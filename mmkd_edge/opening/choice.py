@@ -11,14 +11,13 @@ from mmkd_edge.backends.base import (
     AUTO_ORDER,
     BACKENDS,
     BackendName,
-    RunPrecision,
     backend_for,
     choose_artifact,
     is_installed,
     why_absent,
 )
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import ModelEntry
+from mmkd_edge.bundle.manifest import ModelEntry, Precision
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
 from mmkd_edge.opening.profile import ProfileLookup, best_trial, find_profile
@@ -31,7 +30,7 @@ class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
     """How to open a bundle: the arguments of `EdgePredictor.open`."""
 
     backend: BackendName | Literal["auto"] = "auto"
-    precision: RunPrecision | Literal["auto"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
     threads: int | None = None
     references: tuple[Reference | str | os.PathLike[str], ...] = ()
     error_level: float | None = None
@@ -110,9 +109,7 @@ def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) ->
         return ConfigChoice(entry=entry, configs=(config,))
     fitting = [backend for backend in AUTO_ORDER if _fits(entry, precision, backend)]
     if not fitting:  # for its error
-        able = [backend for backend in AUTO_ORDER if precision in BACKENDS[backend].precisions]
-        usual = backend_for(entry.artifacts[0].format)
-        choose_artifact(entry, precision, usual if usual in able else able[0])
+        choose_artifact(entry, precision, backend_for(entry.artifacts[0].format))
     configs, rejected = [], []
     for backend in fitting:
         row, distribution = BACKENDS[backend], BACKENDS[backend].library()[1]
@@ -128,7 +125,7 @@ def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) ->
     return ConfigChoice(entry=entry, configs=tuple(configs), rejected=tuple(rejected))
 
 
-def _fits(entry: ModelEntry, precision: RunPrecision, backend: BackendName) -> bool:
+def _fits(entry: ModelEntry, precision: Precision, backend: BackendName) -> bool:
     try:
         choose_artifact(entry, precision, backend)
     except UsageError:

@@ -15,7 +15,6 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What answers, and with which config. Fields about a bundle are empty without one.
 
     Attributes:
-        precision: the artifact's, or bf16.
         reason: why this config.
         profile: path of the measurements behind it; may be empty.
         step_artifact: the step graph that streams use; empty if they compute whole windows.

@@ -70,7 +70,6 @@ def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, config
         config.backend,
         bundle.read(artifact.file),
         threads=config.threads,
-        bf16=config.precision == "bf16",
         options=config.options,
     )
     try:

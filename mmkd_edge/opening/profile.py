@@ -14,8 +14,9 @@ from typing import Annotated
 
 import msgspec
 
-from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, BackendName, RunPrecision, SessionOptions
+from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, BackendName, SessionOptions
 from mmkd_edge.bundle.files import cache_folder, read_own_file, write_file
+from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import Machine, this_machine
@@ -44,7 +45,7 @@ class MeasuredConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     model: str
     backend: BackendName
-    precision: RunPrecision
+    precision: Precision
     threads: Annotated[int, msgspec.Meta(ge=1, le=MAX_THREADS)]
     options: SessionOptions = DEFAULT_OPTIONS
     p50_us: _Positive
@@ -58,7 +59,7 @@ class RejectedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     model: str
     backend: BackendName
-    precision: RunPrecision
+    precision: Precision
     reason: str
 
 
@@ -87,7 +88,7 @@ def best_trial(
     *,
     model: str,
     backend: BackendName | None = None,
-    precision: RunPrecision | None = None,
+    precision: Precision | None = None,
     threads: int | None = None,
 ) -> MeasuredConfig | None:
     """Return the best measured config that fits the request; None if none does.

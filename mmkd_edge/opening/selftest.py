@@ -21,15 +21,11 @@ from mmkd_edge.predict.student import OpenStudent, answer_windows
 from mmkd_edge.spec import ModalitySpec
 
 _STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
-# Relative to the largest logit. bfloat16 has 8 bits, a relative error of 2**-9 per operation, and a student adds
-# hundreds: 1 % to 5 % of the largest logit are usual. Far more comes from a sensor whose values vary little around a
-# large mean, which 8 bits cannot tell apart: such a student must not run in it.
-_BF16_TOLERANCE = 0.1
-# Half precision has 11 bits, eight times as fine: what a sum of some 600 products strays by if each is rounded,
-# sqrt(n) * 2**-11 (Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41,
-# 2019). An export judges an fp16 artifact on x86-64, where onnxruntime computes it in float32; on ARM64 and on a GPU
-# students add in half precision itself: docs/results/devices.md.
-FP16_TOLERANCE = _BF16_TOLERANCE / 8
+# Relative to the largest logit: half precision has 11 bits, and a sum of some 600 products strays by about
+# sqrt(n) * 2**-11 if each is rounded (Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM
+# J. Sci. Comput. 41, 2019). An export judges an fp16 artifact on x86-64, where onnxruntime computes it in float32; on
+# ARM64 and on a GPU engines add in half precision itself: docs/results/devices.md.
+_FP16_TOLERANCE = 0.0125
 
 
 class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,61 +54,51 @@ def run_selftest(student: OpenStudent, bundle: Bundle, *, most: int | None = Non
         BackendError: the backend failed.
         BundleError: the golden windows cannot be read.
     """
-    golden = bundle.golden(student.entry.name)
-    where, tolerance, coarseness = f"{bundle.path}: self-test", golden.tolerance, _coarseness(student)
-    if student.artifact is not None and student.artifact.precision != "fp32":
+    golden, artifact = bundle.golden(student.entry.name), student.artifact
+    where, tolerance, coarseness = f"{bundle.path}: self-test", golden.tolerance, 0.0
+    if artifact is not None and artifact.precision != "fp32":
         # Lower precision differs from the checkpoint by design; the manifest says by how much it may.
-        tolerance = max(tolerance, student.artifact.parity.tolerance)
-    if coarseness > 0.0:
-        tolerance = max(tolerance, coarseness * max(1.0, float(np.abs(golden.logits).max())))
+        tolerance = max(tolerance, artifact.parity.tolerance)
+        if artifact.precision == "fp16":
+            coarseness = _FP16_TOLERANCE
+            tolerance = max(tolerance, coarseness * max(1.0, float(np.abs(golden.logits).max())))
     count = len(golden.windows)
     chosen = np.unique(np.linspace(0, count - 1, min(count, most or count)).astype(int))
     logits, probabilities, *scores = answer_windows(student, golden.windows[chosen])
     logit_errors = np.abs(logits - golden.logits[chosen]).max(axis=1)  # (N,)
     scale = answer_scale(student.task, golden.probabilities)
     errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities[chosen]).max(axis=1) / scale)  # (N,)
-    worst = int(errors.argmax())  # NaN counts as the largest
-    error = float(errors[worst])
-    _require_same(error, tolerance, student, where=f"{where}: golden window {chosen[worst]}")
+    names = [f"{where}: golden window {number}" for number in chosen]
+    error = _require_same(errors, tolerance, student, names)
     if golden.novelty is not None and student.novelty is not None:
+        errors = novelty_errors(golden.novelty[chosen], scores[0])
         limit = max(student.novelty.calibration.tolerance, coarseness)
-        _check_novelty(golden.novelty[chosen], scores[0], limit, student, where=where, windows=chosen)
+        _require_same(errors, limit, student, names, what="novelty", form=".1%")
     agreement = float(same_answers(student.task, golden.logits[chosen], logits).mean())
     if student.step is not None:
         error = max(error, _test_steps(student, student.step, golden, most=most, where=where))
-    return SelfTest(windows=len(errors), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
+    return SelfTest(windows=len(chosen), max_abs_error=error, tolerance=tolerance, label_agreement=agreement)
 
 
 def _require_same(
-    error: float, tolerance: float, student: OpenStudent, *, where: str, what: str = "answer", form: str = "g"
-) -> None:
-    if not error <= tolerance:
-        raise GateError(
-            f"{where}: expected the stored {what} within {tolerance:{form}}, got a difference of {error:{form}}; "
-            f"{student.backend.version} computes another result here than at export: do not use it on this device"
-        )
-
-
-def _check_novelty(
-    expected: NDArray[np.float32],
-    got: NDArray[np.float32],
+    errors: NDArray[Any],
     tolerance: float,
     student: OpenStudent,
+    names: Sequence[str],
     *,
-    where: str,
-    windows: NDArray[np.intp],
-) -> None:
-    errors = novelty_errors(expected, got)
-    worst = int(errors.argmax())
-    place = f"{where}: golden window {windows[worst]}"
-    _require_same(float(errors[worst]), tolerance, student, where=place, what="novelty", form=".1%")
-
-
-def _coarseness(student: OpenStudent) -> float:
-    """Return the error that an student's arithmetic may add, relative to the largest logit."""
-    if student.config is not None and student.config.precision == "bf16":
-        return _BF16_TOLERANCE
-    return FP16_TOLERANCE if student.artifact is not None and student.artifact.precision == "fp16" else 0.0
+    what: str = "answer",
+    form: str = "g",
+) -> float:
+    """Return the largest of errors (N,), or raise GateError."""
+    worst = int(errors.argmax())  # NaN counts as the largest
+    error = float(errors[worst])
+    if not error <= tolerance:
+        raise GateError(
+            f"{names[worst]}: expected the stored {what} within {tolerance:{form}}, "
+            f"got a difference of {error:{form}}; {student.backend.version} computes another result here "
+            "than at export: do not use it on this device"
+        )
+    return error
 
 
 def _test_steps(student: OpenStudent, step: SteppingBackend, golden: Golden, *, most: int | None, where: str) -> float:
@@ -122,13 +108,14 @@ def _test_steps(student: OpenStudent, step: SteppingBackend, golden: Golden, *, 
     largest = 0.0
     for number, window in enumerate(golden.windows[: min(most or _STEPPED_WINDOWS, _STEPPED_WINDOWS)]):
         logits, probabilities, *scores = follow_recording(step, streaming, window, student.modality)
-        second = (probabilities[-1] - golden.probabilities[number]) / scale
-        error = float(np.abs(np.concatenate([logits[-1] - golden.logits[number], second])).max())
-        _require_same(error, golden.tolerance, student, where=f"{where}: golden window {number}, step by step")
-        largest = max(largest, error)
+        differences = [logits[-1] - golden.logits[number], (probabilities[-1] - golden.probabilities[number]) / scale]
+        names = [f"{where}: golden window {number}, step by step"]
+        errors = np.abs(np.concatenate(differences)).max(keepdims=True)
+        largest = max(largest, _require_same(errors, golden.tolerance, student, names))
         if golden.novelty is not None and student.step_novelty is not None:
-            tolerance, chosen = student.step_novelty.calibration.tolerance, np.array([number])
-            _check_novelty(golden.novelty[chosen], scores[0][-1:], tolerance, student, where=where, windows=chosen)
+            errors = novelty_errors(golden.novelty[number : number + 1], scores[0][-1:])
+            limit = student.step_novelty.calibration.tolerance
+            _require_same(errors, limit, student, names, what="novelty", form=".1%")
     return largest
 
 

@@ -106,28 +106,21 @@ def magnitude_text(limits: MagnitudeLimits) -> str:
 
 
 def novelty_rule(
-    entry: ModelEntry, artifact: Artifact | None, unknown_level: float | None, *, where: str = "", is_bf16: bool = False
+    entry: ModelEntry, artifact: Artifact | None, unknown_level: float | None, *, where: str = ""
 ) -> NoveltyRule | None:
     """Return the rule of a student; None if nothing calibrated its novelty and no level is requested.
-
-    Args:
-        is_bf16: it computes in bfloat16, for which no scores are known.
 
     Raises:
         UsageError: a level is requested, and the student has no novelty, or too few windows calibrated it.
     """
     calibration = None if artifact is None or not artifact.novelty else artifact.novelty
     if unknown_level is None:
-        return None if calibration is None or is_bf16 else NoveltyRule(calibration=calibration)
+        return None if calibration is None else NoveltyRule(calibration=calibration)
     what = f"{named(entry, artifact, where=where)}: unknown_level={unknown_level:g}"
-    why = ""
-    if calibration is not None and is_bf16:
-        why = "expected the precision that calibrated it, got bf16; open with precision='fp32'"
-    elif calibration is None and entry.has_novelty:
-        why = "expected calibrated novelty, got an artifact without; export it with recorded windows (--calib DATA)"
-    elif calibration is None:
+    if calibration is None:
         why = "expected a student with novelty, got one without; train and export it again"
-    if calibration is None or why:
+        if entry.has_novelty:
+            why = "expected calibrated novelty, got an artifact without; export it with recorded windows (--calib DATA)"
         raise UsageError(f"{what}: {why}, or open without unknown_level")
     least = smallest_level(len(calibration.scores))
     if unknown_level < least:

@@ -14,11 +14,10 @@ from mmkd_edge.backends.base import (
     Answers,
     Backend,
     BackendName,
-    RunPrecision,
     SessionOptions,
     SteppingBackend,
 )
-from mmkd_edge.bundle.manifest import Artifact, ModelEntry, describe_tensors
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision, describe_tensors
 from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import BackendError
@@ -32,7 +31,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Backend, precision and threads of a student; `reason` is why, `profile` the path of its measurement or empty."""
 
     backend: BackendName
-    precision: RunPrecision
+    precision: Precision
     threads: int
     options: SessionOptions = DEFAULT_OPTIONS
     reason: str
@@ -122,7 +121,6 @@ def make_student(
             f"run mmkd-data reference DATA --modality {modality.name} -o FILE on its first windows "
             "and open the bundle with EdgePredictor.open(..., reference=FILE)"
         )
-    is_bf16 = config is not None and config.precision == "bf16"
     step_novelty = None
     if entry.streaming is not None:  # steps are fp32 whatever the precision of windows
         fp32 = next((other for other in entry.artifacts if other.precision == "fp32"), artifact)
@@ -137,7 +135,7 @@ def make_student(
         reopen=reopen,
         step=step,
         least_probability=threshold_of(entry, artifact, error_level, where=where),
-        novelty=novelty_rule(entry, artifact, unknown_level, where=where, is_bf16=is_bf16),
+        novelty=novelty_rule(entry, artifact, unknown_level, where=where),
         step_novelty=step_novelty,
         magnitude=magnitude or None,
         refusal=refusal,

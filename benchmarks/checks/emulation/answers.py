@@ -20,7 +20,8 @@ import msgspec
 import numpy as np
 
 from mmkd_edge import Bundle, EdgePredictor, MmkdError, SelfTest, UnavailableError
-from mmkd_edge.backends.base import BACKENDS, BackendName, RunPrecision, is_installed
+from mmkd_edge.backends.base import BACKENDS, BackendName, is_installed
+from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.opening import sandbox
 
 WINDOWS = 64
@@ -44,7 +45,7 @@ class EmulatedWay(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: str
     backend: BackendName
-    precision: RunPrecision
+    precision: Precision
     refusal: str = ""
     failed: bool = False
     version: str = ""
@@ -95,14 +96,13 @@ def ways_of(path: Path, backends: Sequence[BackendName]) -> list[EmulatedWay]:
     for backend in (one for one in backends if is_installed(one)):
         row = BACKENDS[backend]
         for precision in row.precisions:
-            stored = "fp32" if precision == "bf16" else precision
-            if any((format_, stored) in have for format_ in row.formats):
+            if any((format_, precision) in have for format_ in row.formats):
                 sys.stderr.write(f"{path.name} in {backend}, {precision}\n")
                 found.append(way_of(path, golden, backend, precision))
     return found
 
 
-def way_of(path: Path, golden: np.ndarray, backend: BackendName, precision: RunPrecision) -> EmulatedWay:
+def way_of(path: Path, golden: np.ndarray, backend: BackendName, precision: Precision) -> EmulatedWay:
     """The bundle in one backend and precision."""
     try:
         predictor = EdgePredictor.open(path, backend=backend, precision=precision, threads=1)

@@ -20,21 +20,18 @@ ReportT = TypeVar("ReportT", bound=AnyReport)
 
 
 class PrecisionOption(str, Enum):
-    """Precision of the model; OpenVINO can run the fp32 one in bf16."""
+    """Precision of the model."""
 
     auto = "auto"
     fp32 = "fp32"
     fp16 = "fp16"
     int8 = "int8"
-    bf16 = "bf16"
 
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="STUDENT.edge", help="The bundle to measure.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 BackendOption = Annotated[str, typer.Option(help="Backend to run; auto uses the profile of mmkd-bench tune.")]
-ArtifactOption = Annotated[
-    PrecisionOption, typer.Option("--precision", help="Precision of the model to run; bf16 in OpenVINO.")
-]
+ArtifactOption = Annotated[PrecisionOption, typer.Option("--precision", help="Precision of the model to run.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Threads per prediction.", show_default="the profile's, or one")
 ]

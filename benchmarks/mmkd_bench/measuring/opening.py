@@ -28,7 +28,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: str
     backend: str = "auto"
-    precision: Literal["auto", "fp32", "fp16", "int8", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     threads: int | None = None
     reference: str | None = None
     checked: bool = False

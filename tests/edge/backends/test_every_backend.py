@@ -14,19 +14,17 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from mmkd_edge import BackendError, ModalitySpec, UnavailableError, UsageError
+from mmkd_edge import BackendError, UnavailableError, UsageError
 from mmkd_edge.backends.base import (
     AUTO_ORDER,
     BACKENDS,
     BackendName,
     backend_for,
     check_backend,
-    choose_artifact,
     open_backend,
 )
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.spec import TaskSpec
-from mmkd_edge.testing import fake_entry
 
 
 class Opener(NamedTuple):
@@ -224,16 +222,3 @@ def test_an_unknown_backend_names_those_there_are() -> None:
     assert str(opened.value) == (
         "backend 'onnx' is unknown; expected one of 'native', 'ort', 'openvino', 'litert', 'trt'"
     )
-
-
-def test_bf16_runs_the_fp32_artifact_where_a_backend_computes_in_it() -> None:
-    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=20)
-    entry = fake_entry(modality=acc, labels=("ok", "worn"))
-    assert choose_artifact(entry, "bf16", "openvino") is entry.artifacts[0]
-    for refuse in (
-        lambda: choose_artifact(entry, "bf16", "trt"),
-        lambda: open_backend("trt", b"", threads=1, bf16=True),
-    ):
-        with pytest.raises(UsageError) as caught:
-            refuse()
-        assert str(caught.value) == "backend 'trt' does not compute in 'bf16'; only 'openvino' does"

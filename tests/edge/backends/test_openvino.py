@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmkd_edge import Bundle, EdgePredictor, UnavailableError, UsageError, example_bundle
+from mmkd_edge import Bundle, example_bundle
 from mmkd_edge.backends.ort import OrtBackend
 
 pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
@@ -41,40 +41,6 @@ def test_a_call_leaves_the_threads_cores_alone(kit: Any) -> None:
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
-
-
-def test_bf16_is_near_the_stored_answers_and_not_one_of_them() -> None:
-    path = example_bundle()
-    if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("needs a processor with BF16")
-    with (
-        EdgePredictor.open(path, precision="bf16") as opened,
-        EdgePredictor.open(path, backend="openvino", precision="fp32") as exact,
-    ):
-        assert (opened.info().backend, opened.info().precision) == ("openvino", "bf16")
-        assert opened.info().artifact == exact.info().artifact == "acc/model.fp32.onnx"
-        close, far = exact.selftest(), opened.selftest()
-        assert close.max_abs_error < 1e-4 < far.max_abs_error < far.tolerance
-
-
-def test_a_processor_without_bf16_is_named(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mmkd_edge.backends.openvino as module
-
-    class Plain:
-        def get_property(self, *_: str) -> list[str]:
-            return ["FP32"]
-
-    monkeypatch.setattr(module, "_core", Plain)
-    with pytest.raises(UnavailableError) as caught:
-        OpenVinoBackend(kit.model(kit.modality), bf16=True)
-    assert str(caught.value).startswith("backend 'openvino' (openvino ")
-    assert str(caught.value).endswith("): this processor does not compute in bf16; ask for precision 'fp32'")
-
-
-def test_other_backends_refuse_bf16() -> None:
-    with pytest.raises(UsageError) as caught:
-        EdgePredictor.open(example_bundle(), backend="ort", precision="bf16")
-    assert str(caught.value) == "backend 'ort' does not compute in 'bf16'; only 'openvino' does"
 
 
 INTERRUPTED = """

@@ -84,7 +84,7 @@ def test_lower_precision_and_threads_must_be_worth_it() -> None:
 
 
 def test_what_was_asked_for_is_kept() -> None:
-    trials = [trial(1.0), trial(0.5, backend="openvino"), trial(0.3, backend="openvino", precision="bf16")]
+    trials = [trial(1.0), trial(0.5, backend="openvino"), trial(0.3, backend="openvino", precision="int8")]
     assert best_trial(trials, model="acc") == trials[2]
     assert best_trial(trials, model="acc", precision="fp32") == trials[1]
     assert best_trial(trials, model="acc", backend="ort") == trials[0]
@@ -300,7 +300,7 @@ def test_without_any_backend_the_error_says_what_to_install(bundle_path: Path, m
 def test_an_unknown_precision_is_named(bundle_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         EdgePredictor.open(bundle_path, precision="fp8")  # type: ignore[arg-type]
-    assert str(caught.value) == ("precision: expected 'auto', 'fp32', 'fp16', 'int8' or 'bf16', got 'fp8'")
+    assert str(caught.value) == ("precision: expected 'auto', 'fp32', 'fp16' or 'int8', got 'fp8'")
 
 
 def test_without_a_profile_openvino_comes_before_onnxruntime(bundle_path: Path) -> None:

@@ -137,17 +137,6 @@ def test_an_artifact_that_nothing_calibrated_has_no_level() -> None:
         novelty_rule(entry, entry.artifacts[0], 0.2)
 
 
-def test_bf16_has_no_p_values_and_refuses_a_level_by_name() -> None:
-    entry = entry_with(FOUR)
-    assert novelty_rule(entry, entry.artifacts[0], None, is_bf16=True) is None
-    with pytest.raises(UsageError) as caught:
-        novelty_rule(entry, entry.artifacts[0], 0.2, where="press.edge", is_bf16=True)
-    assert str(caught.value) == (
-        "press.edge: 'acc/model.fp32.onnx': unknown_level=0.2: expected the precision that calibrated it, got bf16; "
-        "open with precision='fp32', or open without unknown_level"
-    )
-
-
 def manifest_of(entry: ModelEntry) -> Manifest:
     files = tuple(type(entry.golden)(file=name, sha256="0" * 64, size_bytes=1) for name in ("report.json", "README.md"))
     return Manifest(model_id="fake", models=(entry,), tools={}, licence="none", files=files)
