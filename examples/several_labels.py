@@ -15,7 +15,7 @@ import numpy as np
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data import open_dataset, shipped_dataset, write_dataset
 from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN
-from mmkd_models.distillation.methods import default_recipe
+from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.training.checkpoint import file_sha256, write_student, write_teacher
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels

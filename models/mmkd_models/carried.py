@@ -19,35 +19,31 @@ from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.spec import window_bytes
 from mmkd_models.data.windows import Windows
 
-MOST_WINDOWS = 256
-MOST_CARRIED_BYTES = 1 << 25
+MAX_WINDOWS = 256
+MAX_CARRIED_BYTES = 1 << 25
 """Of carried sound or video: 227 windows of 16 frames of 96 x 96 gray pixels."""
 
-LEAST_WINDOWS = 16
+MIN_WINDOWS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class CarriedWindows:
-    """Validation windows for calibration and golden tests at export.
+    """Validation windows for calibration and golden tests at export."""
 
-    Attributes:
-        windows: (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. Video: uint8 (N, T, H,
-            W, C), masked where frames are missing.
-        labels: as `Windows.labels`, all known.
-    """
-
+    # (N, T, C) float32 raw values (z-scores for a per-group modality); NaN = missing. Video: uint8 (N, T, H, W,
+    # C), masked where frames are missing
     windows: NDArray[Any]
-    labels: Labels
+    labels: Labels  # as `Windows.labels`, all known
 
 
 def most_carried(modality: ModalitySpec) -> int:
     """Return how many windows travel at most: fewer for audio and video, if all would be too large."""
     if modality.kind == "series":
-        return MOST_WINDOWS
-    return min(MOST_WINDOWS, max(LEAST_WINDOWS, MOST_CARRIED_BYTES // window_bytes(modality)))
+        return MAX_WINDOWS
+    return min(MAX_WINDOWS, max(MIN_WINDOWS, MAX_CARRIED_BYTES // window_bytes(modality)))
 
 
-def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MOST_WINDOWS) -> CarriedWindows:
+def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX_WINDOWS) -> CarriedWindows:
     """Draw up to `most` labelled windows of the validation split, in a fixed order, as `most_carried` allows."""
     spec = valid.spec.modality(modality)
     most = min(most, most_carried(spec))

@@ -38,8 +38,7 @@ def check_content(path: Path, found: str, *, written: str | None) -> None:
     if written is None:
         raise CheckpointError(
             f"{path}: expected a checkpoint with the SHA-256 of its content ({CONTENT_KEY} in its metadata), got one "
-            "without: another program wrote it again, or an early version of mmkd-edge made it; copy it again from "
-            "where it was made, or train again"
+            "without: another program wrote it again; copy it again from where it was made, or train again"
         )
     if found != written:
         raise CheckpointError(

@@ -14,7 +14,7 @@ STUDENT_PRESET: Preset = "tiny"
 
 COMMITTEE: tuple[MemberKind, ...] = ("transformer", "rocket", "trees")
 
-AUGMENT = AugmentConfig(unit="window")
+AUGMENT = AugmentConfig()
 TEACHER_TRAIN = TrainConfig(steps=300, learning_rate=2e-3)
 STUDENT_TRAIN = TrainConfig(steps=400, learning_rate=2e-3)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)

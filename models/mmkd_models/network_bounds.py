@@ -20,11 +20,11 @@ from mmkd_models.networks.fronts.log_mel import hop_of
 from mmkd_models.networks.fronts.series import is_long
 from mmkd_models.networks.rocket import claims_of
 
-_MOST_MODALITIES = 64
-_MOST_PIXELS = 1 << 14
-_MOST_CONSTANT_VALUES = 1 << 24
+_MAX_MODALITIES = 64
+_MAX_PIXELS = 1 << 14
+_MAX_CONSTANT_VALUES = 1 << 24
 """Limit of one matrix that a network computes."""
-_LARGEST = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 11, "feedforward_ratio": 64}
+_MAX_SIZES = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 11, "feedforward_ratio": 64}
 
 
 def check_bounds(
@@ -41,10 +41,10 @@ def check_bounds(
     """Raise CheckpointError for sizes that the tensors of the file cannot have, or that no machine can build."""
     values = sum(tensor.numel() for tensor in state.values())
     claims = {
-        "modalities": (len(modalities), _MOST_MODALITIES),
+        "modalities": (len(modalities), _MAX_MODALITIES),
         "labels": (len(task.labels), MAX_LABELS),
         **{f"{m.name}: values of a window": (math.prod(m.shape), MAX_WINDOW_VALUES) for m in modalities},
-        **{f"{m.name}: pixels of a side": (max(m.shape[1:3]), _MOST_PIXELS) for m in modalities if m.kind == "video"},
+        **{f"{m.name}: pixels of a side": (max(m.shape[1:3]), _MAX_PIXELS) for m in modalities if m.kind == "video"},
         **({} if rocket is None else {"features": (rocket.features, values)}),
         **({} if rocket is None else claims_of(rocket, modalities[0])),
     }
@@ -54,7 +54,7 @@ def check_bounds(
         for modality in modalities:
             constants = _constant_values(modality, encoder, causal=causal)
             name = f"{modality.name}: values of a constant matrix"
-            _refuse_larger({name: (constants, _MOST_CONSTANT_VALUES)}, path)
+            _refuse_larger({name: (constants, _MAX_CONSTANT_VALUES)}, path)
 
 
 def _refuse_larger(claims: Mapping[str, tuple[int, int]], path: Path) -> None:
@@ -77,7 +77,7 @@ def _sizes_of_encoders(
     return {
         "layers": (layers, len(state)),
         "values in attention": (4 * layers * encoder.width**2, values),
-        **{name: (getattr(encoder, name) or 0, most) for name, most in _LARGEST.items()},
+        **{name: (getattr(encoder, name) or 0, most) for name, most in _MAX_SIZES.items()},
     }
 
 

@@ -15,24 +15,17 @@ from torch import Tensor, nn
 from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS
 from mmkd_edge.errors import CheckpointError
 
-MOST_CENTRES = 64
+MAX_CENTRES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEmbeddings:
-    """Centres and scale of the training embeddings, float32.
+    """Centres and scale of the training embeddings, float32."""
 
-    Attributes:
-        scale: (D,) factors of the features; the score of training windows is then about 1.
-        shift: (D,) added after that.
-        centres: (C, D) of the scaled embeddings.
-        scores: (N,) of validation windows, rising.
-    """
-
-    scale: Tensor
-    shift: Tensor
-    centres: Tensor
-    scores: Tensor
+    scale: Tensor  # (D,) factors of the features; the score of training windows is then about 1
+    shift: Tensor  # (D,) added after that
+    centres: Tensor  # (C, D) of the scaled embeddings
+    scores: Tensor  # (N,) of validation windows, rising
 
 
 class NoveltyScore(nn.Module):
@@ -52,10 +45,7 @@ class NoveltyScore(nn.Module):
         self.register_buffer("bias", centres.square().sum(1).float())
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """(B, D) -> (B, 1): s^2 z^2 - 2 s z c + |c|^2 of the nearest c; z is the embedding minus the middle.
-
-        Two products, whatever the number of centres: the number of operators costs, not their size.
-        """
+        """(B, D) -> (B, 1): s^2 z^2 - 2 s z c + |c|^2 of the nearest c; z is the embedding minus the middle."""
         apart = embedding - self.middle
         nearest = torch.addmm(self.bias, apart, self.weight).amin(dim=-1, keepdim=True)
         return torch.relu(torch.addmm(nearest, apart * apart, self.squares))
@@ -74,7 +64,7 @@ def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> Train
     shapes = {"scale": (width,), "shift": (width,), "centres": (centres, width), "scores": (scores,)}
     sound = (
         set(tensors) == set(names)
-        and 1 <= centres <= MOST_CENTRES
+        and 1 <= centres <= MAX_CENTRES
         and 1 <= scores <= MAX_NOVELTY_WINDOWS
         and all(tensor.dtype == torch.float32 and tensor.shape == shapes[name] for name, tensor in values.items())
         and all(bool(torch.isfinite(tensor).all()) for tensor in values.values())
@@ -83,7 +73,7 @@ def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> Train
     if not sound:
         got = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(tensors.items()))
         raise CheckpointError(
-            f"{path}: novelty: expected finite float32 scale and shift ({width},), centres (1 to {MOST_CENTRES}, "
+            f"{path}: novelty: expected finite float32 scale and shift ({width},), centres (1 to {MAX_CENTRES}, "
             f"{width}) and rising scores, got {got}; the file was altered"
         )
     return TrainingEmbeddings(**values)

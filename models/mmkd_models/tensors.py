@@ -18,7 +18,7 @@ _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the
 _KINDS = ("student", "teacher", "resume", "answers")
 _LENGTH_BYTES = 8
 # A tensor takes about 100 bytes of it; a million empty ones would take a gigabyte of memory to list.
-_MOST_HEADER_BYTES = 16 << 20
+_MAX_HEADER_BYTES = 16 << 20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, document: bytes) -> None:
@@ -34,8 +34,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, docum
 def _with_metadata(data: bytes, key: str, value: str) -> bytes:
     """Add an entry to the metadata of a safetensors file; safetensors itself writes several in a random order.
 
-    Format (github.com/huggingface/safetensors): the length of the header in 8 bytes, the header as JSON, padded with
-    spaces to a multiple of 8, and the tensors.
+    Format: the length of the header in 8 bytes, the header as JSON, padded with spaces to a multiple of 8, the tensors.
     """
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     header = json.loads(data[_LENGTH_BYTES:start])
@@ -58,9 +57,8 @@ def _part(name: str, tensor: Tensor) -> TensorContent:
 def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
     """Return the tensors and the JSON document of a file of that kind; nothing in it is ever executed.
 
-    Raises:
-        UsageError: there is no such file.
-        CheckpointError: it is a pickle, damaged, altered, without its hash, or of another kind.
+    Raises UsageError if there is no such file, and CheckpointError if it is damaged, altered, a pickle or of another
+    kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -70,9 +68,9 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
     finally:
         os.close(descriptor)
     header_bytes = int.from_bytes(start, "little")
-    if _MOST_HEADER_BYTES < header_bytes < size:
+    if _MAX_HEADER_BYTES < header_bytes < size:
         raise CheckpointError(
-            f"{path}: expected a header of at most {_MOST_HEADER_BYTES} bytes, got {header_bytes}; "
+            f"{path}: expected a header of at most {_MAX_HEADER_BYTES} bytes, got {header_bytes}; "
             "it is no checkpoint of mmkd-edge, or was altered"
         )
     try:

@@ -20,36 +20,24 @@ TrainingPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of a training.
-
-    Attributes:
-        batch: windows per step, over all devices.
-        learning_rate: peak of a linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017).
-        weight_decay: of AdamW, on matrices only.
-        warmup_share: fraction of the steps that warm up.
-        ema_decay: decay of the averaged weights that are validated and written; 0 uses the raw weights.
-        eval_every: steps between validations.
-        patience: validations without a new best score before training stops; 0 never stops.
-        near_best: take the latest weights that validate within this many standard errors of the best; 0 takes the best
-            (the one-standard-error rule: Breiman et al., 1984, section 3.4.3).
-        precision: Lightning Fabric's name of the arithmetic.
-        devices: per machine, that share each batch.
-    """
+    """Settings of a training."""
 
     steps: int = 400
-    batch: int = 64
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    warmup_share: float = 0.1
+    batch: int = 64  # windows per step, over all devices
+    learning_rate: float = 2e-3  # peak of a linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017)
+    weight_decay: float = 0.05  # of AdamW, on matrices only
+    warmup_share: float = 0.1  # fraction of the steps that warm up
     clip_norm: float = 1.0
-    ema_decay: float = 0.99
-    eval_every: int = 50
-    patience: int = 0
+    ema_decay: float = 0.99  # decay of the averaged weights that are validated and written; 0 uses the raw weights
+    eval_every: int = 50  # steps between validations
+    patience: int = 0  # validations without a new best score before training stops; 0 never stops
     metric: AnyMetric = "balanced_accuracy"
+    # take the latest weights that validate within this many standard errors of the best; 0 takes the best (the
+    # one-standard-error rule: Breiman et al., 1984, section 3.4.3)
     near_best: float = 1.0
     seed: int = 0
-    precision: TrainingPrecision = "32-true"
-    devices: int = 1
+    precision: TrainingPrecision = "32-true"  # Lightning Fabric's name of the arithmetic
+    devices: int = 1  # per machine, that share each batch
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,29 +68,17 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def training_bar(title: str) -> Iterator[Callable[[TrainingProgress], None]]:
+def training_bar(title: str) -> Iterator[OnStep]:
     """Yield an observer that writes to stderr: a live bar on a terminal, else a line every few seconds."""
-    if sys.stderr.isatty():
-        with _live_bar(title) as show:
-            yield show
-    else:
+    if not sys.stderr.isatty():
         yield _plain_lines(title)
-
-
-@contextmanager
-def _live_bar(title: str) -> Iterator[Callable[[TrainingProgress], None]]:
+        return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[terms]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    texts = TextColumn("{task.description}"), TextColumn("{task.fields[terms]}")
+    columns = (texts[0], BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), texts[1])
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, terms="")
 
         def show(progress: TrainingProgress) -> None:
@@ -111,7 +87,7 @@ def _live_bar(title: str) -> Iterator[Callable[[TrainingProgress], None]]:
         yield show
 
 
-def _plain_lines(title: str) -> Callable[[TrainingProgress], None]:
+def _plain_lines(title: str) -> OnStep:
     last = time.monotonic()
 
     def show(progress: TrainingProgress) -> None:

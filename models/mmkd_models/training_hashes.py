@@ -15,8 +15,8 @@ from mmkd_edge.bundle.manifest import MAX_TRAINING_HASHES, TRAINING_HASH_BYTES
 from mmkd_models.data.spec import windows_at_once
 from mmkd_models.data.windows import Windows
 
-_MOST_WINDOWS = 1024  # of a training, evenly spread; 8 kB
-_LEAST_DIFFERENT = 8  # values in a window: two that hardly move are soon equal
+_MAX_WINDOWS = 1024  # of a training, evenly spread; 8 kB
+_MIN_DIFFERENT = 8  # values in a window: two that hardly move are soon equal
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -24,9 +24,9 @@ Hashes = npt.NDArray[np.uint64]
 def training_hashes(train: Windows, modality: str, *, key: str) -> bytes:
     """Hash the groups of these windows, and up to 1,024 of the windows themselves, by the values of one modality.
 
-    `key` is the SHA-256 of the dataset that trained the model: the same name has another hash in every dataset.
+    With `key`, the SHA-256 of the dataset that trained the model, the same name has another hash in every dataset.
     """
-    rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), _MOST_WINDOWS)).round().astype(np.int64))
+    rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), _MAX_WINDOWS)).round().astype(np.int64))
     windows = _window_hashes(train.subset(rows), modality, key=key)
     groups = _group_hashes(train, key=key)[1] if train.has_groups else np.zeros(0, dtype=np.uint64)
     return _packed(np.concatenate([windows[windows > 0], groups]))
@@ -65,7 +65,7 @@ def _window_hashes(windows: Windows, modality: str, *, key: str) -> Hashes:
         block = narrowed.take(np.arange(start, min(start + step, len(windows))))[modality]
         for offset, values in enumerate(block):
             plain = np.ascontiguousarray(np.ma.filled(values, 0))
-            if len(np.unique(plain[~np.isnan(plain)] if plain.dtype.kind == "f" else plain)) >= _LEAST_DIFFERENT:
+            if len(np.unique(plain[~np.isnan(plain)] if plain.dtype.kind == "f" else plain)) >= _MIN_DIFFERENT:
                 hashes[start + offset] = _hash(plain.tobytes(), key)
     return hashes
 

@@ -35,7 +35,7 @@ from checks.study.stages import (
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.distillation.methods import shipped_methods
+from mmkd_models.distillation.recipe import shipped_methods
 from mmkd_models.experiments.runs import Judged
 
 THREE = (StudySensor("one", "a"), StudySensor("two", "b", "tiny"), StudySensor("three", "c"))

@@ -10,7 +10,7 @@ import torch
 
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.networks.rocket import fit_rocket, pruned
-from mmkd_models.networks.student import student_network
+from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 
@@ -24,6 +24,6 @@ def of_features(start: StudentCheckpoint, kind: str) -> StudentCheckpoint:
     config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        state = student_network(start.modality, len(start.task.labels), config).state_dict()
+        state = Student(start.modality, len(start.task.labels), config).state_dict()
     state |= {f"rocket.{name}": value for name, value in features.state_dict().items()}
     return replace(start, config=config, state=state)

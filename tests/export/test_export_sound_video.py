@@ -30,7 +30,7 @@ from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import answers_from_student, with_missing_samples
 from mmkd_export.verify.windows import windows_from_path
 from mmkd_models.networks.rocket import fit_rocket
-from mmkd_models.networks.student import student_network
+from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=4000.0, samples=1000)
@@ -82,7 +82,7 @@ def _with_features(start: StudentCheckpoint, *, kind: str) -> StudentCheckpoint:
     config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = student_network(start.modality, len(start.task.labels), config)
+        network = Student(start.modality, len(start.task.labels), config)
     state = network.state_dict() | {f"rocket.{name}": value for name, value in features.state_dict().items()}
     fronts = {key: tensor for key, tensor in start.state.items() if "front" in key and key in state}
     return replace(start, config=config, state=state | fronts)

@@ -10,7 +10,7 @@ import msgspec
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distillation.methods import Method, shipped_methods
+from mmkd_models.distillation.recipe import Method, shipped_methods
 from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice
 from mmkd_models.experiments.prepare import StudyOptions
 from mmkd_models.train_config import TrainConfig

@@ -24,7 +24,7 @@ from mmkd_models.losses.correlation import DistTerm
 from mmkd_models.losses.decoupled import DkdTerm
 from mmkd_models.losses.logits import LogitTerm, logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
-from mmkd_models.losses.term import Goal, constant, goal_of
+from mmkd_models.losses.term import Goal, constant, training_goal
 from mmkd_models.metrics.scores import (
     average_precision,
     label_scores,
@@ -223,7 +223,7 @@ def test_a_regression_carries_the_scale_of_the_labels_it_saw(rigs):
     assert len(known) < len(data.train)
     assert float(student.state["answer.mean"]) == pytest.approx(known.mean(), rel=1e-6)
     assert float(student.state["answer.std"]) == pytest.approx(known.std(), rel=1e-6)
-    assert goal_of(data.train) == Goal(kind="regression", spread=pytest.approx(known.std()))
+    assert training_goal(data.train) == Goal(kind="regression", spread=pytest.approx(known.std()))
     assert not any(name.startswith("answer") for name in _of_classes().state_dict())
 
 

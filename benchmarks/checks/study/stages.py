@@ -27,7 +27,7 @@ from mmkd_models.data.folds import trainings_of
 from mmkd_models.data.labelled import Labelled, usual_labelled
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.distillation.methods import Method, shipped_methods
+from mmkd_models.distillation.recipe import Method, shipped_methods
 from mmkd_models.evaluation.rivals import RIVALS
 from mmkd_models.experiments.folder import write_result
 from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text

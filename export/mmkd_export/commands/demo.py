@@ -210,7 +210,7 @@ def asked_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonCon
 
 def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Labelled) -> ComparisonConfig:
     """Return everything that decides the comparison of these options."""
-    from mmkd_models.distillation.methods import default_recipe, taught_by
+    from mmkd_models.distillation.recipe import default_recipe, taught_by
     from mmkd_models.experiments.comparison import ComparisonConfig
     from mmkd_models.training.committee import default_members, members_named
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mmkd_models.networks.encoder import Encoder
     from mmkd_models.networks.layers import TokenPooling
     from mmkd_models.networks.rocket import RocketFeatures
-    from mmkd_models.networks.student import AnyStudent, ExportStudent
+    from mmkd_models.networks.student import ExportStudent, Student
 
 _MAGIC, _LANES, _ALIGNED, _NAME_BYTES = b"MMKDNAT1", 16, 64, 256
 _KINDS = {"float32": 0, "int32": 1, "uint8": 2}
@@ -34,7 +34,7 @@ def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
     from mmkd_models.networks.fronts.series import FrontEnd
 
     student = network.student
-    encoder = getattr(student, "encoder", None)
+    encoder = student.encoder
     if modality.kind != "series":
         raise UsageError(f"modality {modality.name!r}: the native engine takes series, got {modality.kind}")
     if isinstance(encoder, Encoder) and not isinstance(encoder.front, FrontEnd):
@@ -45,11 +45,8 @@ def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
     return _packed(dict(_tensors(network, student, modality)))
 
 
-def _tensors(network: ExportStudent, student: AnyStudent, modality: ModalitySpec) -> Named:
-    from mmkd_models.networks.student import RocketStudent, Student
-
-    encoder = None if isinstance(student, RocketStudent) else student.encoder
-    rocket = None if isinstance(student, Student) else student.rocket
+def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -> Named:
+    encoder, rocket = student.encoder, student.rocket
     centres = 0 if network.novelty is None else network.novelty.weight.shape[1]
     outputs, answer = student.head.out_features, student.answer
     sizes = [*modality.shape, outputs, _TASKS.index(answer.kind), encoder is not None, rocket is not None, centres, 0]
@@ -58,7 +55,6 @@ def _tensors(network: ExportStudent, student: AnyStudent, modality: ModalitySpec
     yield "modality", np.frombuffer(modality.name.encode().ljust(_NAME_BYTES, b"\0"), dtype=np.uint8)[None]
     yield "scales", np.array([[network.sharpness, *target]], dtype=np.float32)
     if encoder is not None:
-        assert not isinstance(student, RocketStudent)
         yield from _transformer(encoder, student.pool)
     if rocket is not None:
         yield from _convolutions(rocket)

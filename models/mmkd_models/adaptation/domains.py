@@ -19,9 +19,9 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
 from mmkd_models.data.windows import StoredWindows, Windows
 from mmkd_models.training.checkpoint import StudentCheckpoint
-from mmkd_models.training.compatible import check_compatible
+from mmkd_models.training.inputs import check_compatible
 
-FEWEST = 20
+_MIN_COUNT = 20
 """Windows that each part needs: below it scores are noise."""
 
 _NEVER = 10.0  # logits by which a new class begins below every other, until its head is fitted
@@ -38,48 +38,42 @@ class Domain:
 
 
 def new_domain(student: StudentCheckpoint, dataset: Dataset, names: tuple[str, ...]) -> Domain:
-    """Return the training and validation split of the new dataset, with these modalities.
-
-    Raises UsageError if the student does not accept them, or they have too few windows.
-    """
+    """Return the new dataset's training and validation split. Raises UsageError if they are unfit or too few."""
     learn, judge = (dataset.split(split) for split in SPLIT_NAMES[:2])
     check_compatible("student", student.task, (student.modality,), learn)
     for split, windows in zip(SPLIT_NAMES, (learn, judge), strict=False):
-        if len(windows) < FEWEST:
+        if len(windows) < _MIN_COUNT:
             raise UsageError(
-                f"{dataset.path}: expected at least {FEWEST} windows in {split}, got {len(windows)}; record longer"
+                f"{dataset.path}: expected at least {_MIN_COUNT} windows in {split}, got {len(windows)}; record longer"
             )
     one_each = [windows.with_modalities(names) for windows in (learn, judge)]
     return Domain(learn=one_each[0], judge=one_each[1], name=dataset.spec.name, sha256=dataset.sha256)
 
 
 def old_domain(student: StudentCheckpoint, dataset: Dataset | None) -> Domain:
-    """Return a dataset's training and validation split; without a dataset the two halves of the carried windows.
+    """Return a dataset's labelled training and validation split, or without one the halves of the carried windows.
 
-    Labels are matched by name; windows of classes that the student no longer has are left out.
-
-    Raises UsageError if the dataset does not fit the student or has too few labels, or the student carries too few
-    windows.
+    Labels are matched by name; gone classes are left out. Raises UsageError if windows are unfit or too few.
     """
     name = student.modality.name
     if dataset is not None:
         where = f"--old {dataset.path}"
-        parts = [in_classes(dataset.split(split), student.task, where=where) for split in SPLIT_NAMES[:2]]
+        parts = [_in_classes(dataset.split(split), student.task, where=where) for split in SPLIT_NAMES[:2]]
         check_compatible("student", student.task, (student.modality,), parts[0])
         parts = [windows.with_modalities((name,)) for windows in parts]
-        learn, judge = (windows.subset(np.flatnonzero(windows.labelled)) for windows in parts)
-        if min(len(learn), len(judge)) < FEWEST:
+        learn, judge = (windows.only_labelled() for windows in parts)
+        if min(len(learn), len(judge)) < _MIN_COUNT:
             raise UsageError(
-                f"{where}: expected at least {FEWEST} labelled windows in train and in valid, got {len(learn)} and "
+                f"{where}: expected at least {_MIN_COUNT} labelled windows in train and in valid, got {len(learn)} and "
                 f"{len(judge)}; label some, or leave --old out"
             )
         return Domain(learn=learn, judge=judge, name=dataset.spec.name, sha256=dataset.sha256)
     carried = student.carried
-    if carried is None or len(carried.windows) < 2 * FEWEST:
+    if carried is None or len(carried.windows) < 2 * _MIN_COUNT:
         count = 0 if carried is None else len(carried.windows)
         raise UsageError(
-            f"student: expected at least {2 * FEWEST} carried windows, to measure forgetting, got {count}; pass the "
-            "dataset that it was trained on as --old"
+            f"student: expected at least {2 * _MIN_COUNT} carried windows, to measure forgetting, got {count}; pass "
+            "the dataset that it was trained on as --old"
         )
     windows = _carried_windows(student)
     # They lie in the order of the validation split, so that neighbours are of one group.
@@ -110,10 +104,7 @@ def _carried_windows(student: StudentCheckpoint) -> Windows:
 
 
 def few_labels(windows: Windows, count: int, *, seed: int) -> NDArray[np.int64]:
-    """Return the rows of at most `count` labelled windows of each class, drawn by the seed, ascending.
-
-    Raises UsageError if a class has fewer than two: one is judged by the student that learns from the other.
-    """
+    """Draw at most `count` labelled rows of each class, ascending. Raises UsageError for a class with under two."""
     if count < 2:
         raise UsageError(f"--labels {count}: expected at least 2 of each class, since half of them judge; label more")
     rng = np.random.default_rng([seed, count])
@@ -140,10 +131,7 @@ def unlearnt(student: StudentCheckpoint) -> NDArray[np.bool_]:
 
 
 def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoint:
-    """Return the student with the classes of a task, in their order.
-
-    Raises UsageError if no class is left, or one of the two tasks is not classification.
-    """
+    """Return the student with a task's classes, in order. Raises UsageError if none is left, or for other tasks."""
     if task == student.task:
         return student
     known = [name for name in task.labels if name in student.task.labels]
@@ -169,11 +157,8 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
     )
 
 
-def in_classes(windows: Windows, task: TaskSpec, *, where: str) -> Windows:
-    """Return windows with the label numbers of a task, matched by name; windows of other classes have no label.
-
-    Raises UsageError, which names `where`, if no class is left or one of the tasks is not classification.
-    """
+def _in_classes(windows: Windows, task: TaskSpec, *, where: str) -> Windows:
+    """Windows with the label numbers of a task, matched by name; windows of other classes have no label."""
     known = windows.spec.task
     if known.kind != task.kind or not set(known.labels) & set(task.labels):
         raise UsageError(

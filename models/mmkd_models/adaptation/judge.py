@@ -25,37 +25,30 @@ from mmkd_models.training.predict import embeddings_of, logits_of
 from mmkd_models.training.ridge import label_answers
 from mmkd_report.schema.adaptation import EstimateKind, MethodResult
 
-_FEWEST_GROUPS = 5
+_MIN_GROUPS = 5
 _CHANCE = 0.05  # that any of the methods passes if none gains anything
-_MOST_WEIGHT = 10.0  # of one old window, so that no single one decides
+_MAX_WEIGHT = 10.0  # of one old window, so that no single one decides
 _COUNTS_FROM = 0.05  # of the answers: a class with a larger fraction must not vanish
 _VANISHED = 0.1  # of that fraction, below which a class has
-_FEWEST_CLASSES = 2  # with such a fraction, in the reference answers
+_MIN_CLASSES = 2  # with such a fraction, in the reference answers
 _CERTAIN = 0.4
 """A window is certain below this fraction of the largest entropy (SAR: S. Niu et al., ICLR 2023, section 4.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationJudge:
-    """Windows and limits that judge adapted students.
+    """Windows and limits that judge adapted students."""
 
-    Attributes:
-        new: windows of the new domain that were not trained on.
-        reference: (N, K) probabilities that count as right there: labels, or a teacher's; None without both.
-        weights: (M,) of the old windows, mean 1: how much more likely each is among new ones; without a reference.
-        old: labelled windows of the old domain that were not trained on.
-        max_forget: points that the old domain may lose.
-        methods: the number that is tried, of which the best wins.
-    """
-
-    new: Windows
+    new: Windows  # windows of the new domain that were not trained on
+    # (N, K) probabilities that count as right there: labels, or a teacher's; None without both
     reference: Floats | None
+    # (M,) of the old windows, mean 1: how much more likely each is among new ones; without a reference
     weights: Floats | None
     estimated_by: EstimateKind
-    old: Windows
+    old: Windows  # labelled windows of the old domain that were not trained on
     metric: AnyMetric
-    max_forget: float
-    methods: int
+    max_forget: float  # points that the old domain may lose
+    methods: int  # the number that is tried, of which the best wins
 
     @property
     def bonferroni_z(self) -> float:
@@ -70,20 +63,14 @@ class AdaptationJudge:
 
 @dataclass(frozen=True, kw_only=True)
 class StudentScores:
-    """A student's answers on the judge's windows.
+    """A student's answers on the judge's windows."""
 
-    Attributes:
-        closeness: (N,) of each new window to the reference, 1 at most; without one (M,) of each old window to its
-            label, times its weight.
-        answers: (N,) class of each new window.
-        is_certain: (N,) whether the answer's entropy is low.
-        old_logits: (M, K).
-    """
-
+    # (N,) of each new window to the reference, 1 at most; without one (M,) of each old window to its label, times
+    # its weight
     closeness: Floats
-    answers: NDArray[np.int64]
-    is_certain: NDArray[np.bool_]
-    old_logits: NDArray[np.float32]
+    answers: NDArray[np.int64]  # (N,) class of each new window
+    is_certain: NDArray[np.bool_]  # (N,) whether the answer's entropy is low
+    old_logits: NDArray[np.float32]  # (M, K)
     old_score: float
 
 
@@ -199,26 +186,25 @@ def importance(student: StudentCheckpoint, new: Windows, old: Windows) -> Floats
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
     classifier.fit(np.concatenate(embeddings), domain)
     chance = classifier.predict_proba(embeddings[1])[:, 1]
-    weights = np.minimum(chance / np.maximum(1 - chance, 1e-6), _MOST_WEIGHT)
+    weights = np.minimum(chance / np.maximum(1 - chance, 1e-6), _MAX_WEIGHT)
     return np.asarray(weights / weights.mean())
 
 
 def standard_error(figure: Callable[[NDArray[np.bool_]], float], judges: Windows, count: int) -> float:
     """Return the jackknife error of a figure of `count` windows, over groups; over blocks if groups are few."""
     groups = judges.groups if judges.has_groups else np.zeros(count)
-    return jackknife_error(figure, groups, fewest_groups=_FEWEST_GROUPS)
+    return jackknife_error(figure, groups, fewest_groups=_MIN_GROUPS)
 
 
 def vanished_classes(judge: AdaptationJudge, before: StudentScores, after: StudentScores) -> tuple[str, ...]:
     """Return the classes that are frequent in the reference, were answered before and hardly are any more.
 
-    A reference with one frequent class may be right, and all of another class false alarms; or it fails, and would hide
-    what its student forgets. Then the student's certain answers before are the reference.
+    A reference with one frequent class may be right, or fail; then the student's certain answers before are used.
     """
     labels = judge.new.spec.task.labels
     was, now = (np.array(class_fractions(scores.answers, len(labels))) for scores in (before, after))
     right = was if judge.right is None else np.array(class_fractions(judge.right, len(labels)))
-    if judge.right is not None and (right > _COUNTS_FROM).sum() < _FEWEST_CLASSES:
+    if judge.right is not None and (right > _COUNTS_FROM).sum() < _MIN_CLASSES:
         right = np.bincount(before.answers[before.is_certain], minlength=len(labels)) / len(before.answers)
     gone = (right > _COUNTS_FROM) & (now < _VANISHED * right) & (now < was)
     return tuple(name for name, is_gone in zip(labels, gone, strict=True) if is_gone)

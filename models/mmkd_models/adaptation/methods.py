@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -20,19 +21,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmkd_models.adaptation.domains import Domain, unlearnt
+from mmkd_models.adaptation.domains import Domain, few_labels, unlearnt
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.batches import Batch, BatchSource, channel_statistics
+from mmkd_models.data.batches import Batch, BatchSource
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import Floats, probabilities_of
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
-from mmkd_models.networks.student import RocketStudent, Student
 from mmkd_models.train_config import OnStep, TrainConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
 from mmkd_models.training.fitting import set_normalisation
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import embeddings_of, logits_of
-from mmkd_models.training.ridge import class_weights, label_answers, ridge_of_each
+from mmkd_models.training.ridge import class_weights, fit_ridges, label_answers, teachers_answers
 
 AdaptationMethod = Literal["statistics", "teacher", "labels"]
 """Mean and spread of the new windows; a teacher's answers; labels of some windows."""
@@ -46,37 +46,64 @@ ADAPT_TRAIN = TrainConfig(steps=200, learning_rate=5e-4, eval_every=50)
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationTask:
-    """The student and domains of an adaptation.
-
-    Attributes:
-        new: the new domain, with the student's modality.
-        answers: (N, K) probabilities of a teacher for the new training windows; None without a teacher.
-        run_dir: folder of resume states; None stores none.
-    """
+    """A student, two domains and limits."""
 
     student: StudentCheckpoint
-    new: Domain
+    student_sha256: str
+    new: Domain  # with the student's modality and the teacher's
     old: Domain
-    answers: Floats | None
+    teacher: TeacherFile | None
+    labels: int  # labels of each class to use; 0 uses none
     train: TrainConfig
-    run_dir: Path | None = None
+    max_forget: float
+    run_dir: Path | None = None  # folder of resume states; None stores none
     resume: bool = False
     on_step: OnStep | None = None
+
+    @property
+    def methods(self) -> tuple[AdaptationMethod, ...]:
+        """The methods that apply."""
+        student = self.student
+        # Values that are normalised by group are statistics already, as are convolutional features of audio.
+        is_fixed = student.modality.normalise == "per_group" or (
+            student.config.kind != "transformer" and student.modality.kind != "series"
+        )
+        methods: list[AdaptationMethod] = [] if is_fixed else ["statistics"]
+        methods += ["teacher"] if self.teacher is not None else []
+        methods += ["labels"] if self.labels else []
+        return tuple(methods)
+
+    @cached_property
+    def learn(self) -> Windows:
+        """The new training windows, with the student's modality alone."""
+        return self.new.learn.with_modalities((self.student.modality.name,))
+
+    @cached_property
+    def labelled(self) -> NDArray[np.int64] | None:
+        """The rows of the new training windows whose labels are used; None for none."""
+        return few_labels(self.new.learn, self.labels, seed=self.train.seed) if self.labels else None
+
+    def teacher_answers(self, windows: Windows) -> Floats | None:
+        """Return a teacher's probabilities (N, K) of new windows; None without a teacher."""
+        return None if self.teacher is None else teachers_answers([self.teacher], windows, np.arange(len(windows)))
 
 
 def adapt_student(
     task: AdaptationTask, method: AdaptationMethod, *, labelled: NDArray[np.int64] | None = None
 ) -> StudentCheckpoint:
-    """Return the adapted student; `labelled` are the rows of the new windows that the method `labels` uses."""
+    """Return the adapted student; the method `labels` uses the rows `labelled` of the new windows."""
     if method == "statistics":
-        return _with_statistics(task)
+        network = task.student.network()
+        set_normalisation(network, task.learn)
+        return _with_weights(task.student, network)
     if method == "labels":
         assert labelled is not None
-        rows, targets = labelled, label_answers(task.student.task, task.new.learn.labels[labelled])
+        rows, targets = labelled, label_answers(task.student.task, task.learn.labels[labelled])
     else:
-        assert task.answers is not None
-        rows, targets = np.arange(len(task.new.learn)), task.answers
-    parts = [(task.new.learn.subset(rows), targets), (task.old.learn, old_answers(task))]
+        answers = task.teacher_answers(task.new.learn)
+        assert answers is not None
+        rows, targets = np.arange(len(task.learn)), answers
+    parts = [(task.learn.subset(rows), targets), (task.old.learn, old_answers(task))]
     if task.student.config.kind == "rocket":
         return refit_head(task.student, parts)
     start = task.student
@@ -92,23 +119,8 @@ def old_answers(task: AdaptationTask) -> Floats:
     return np.asarray((known + probabilities_of(logits, kind=task.student.task.kind)) / 2)
 
 
-def _with_statistics(task: AdaptationTask) -> StudentCheckpoint:
-    network = task.student.network()
-    if not isinstance(network, RocketStudent):
-        set_normalisation(network, task.new.learn)
-    if not isinstance(network, Student):
-        mean, std = channel_statistics(task.new.learn, task.student.modality.name)
-        network.rocket.mean.copy_(torch.from_numpy(mean))
-        network.rocket.std.copy_(torch.from_numpy(std))
-    return _with_weights(task.student, network)
-
-
 def interpolate(before: StudentCheckpoint, after: StudentCheckpoint, fraction: float) -> StudentCheckpoint:
-    """Return the student whose weights lie this fraction of the distance from the first to the second.
-
-    M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1. The row of a class that is new
-    to the first is that of the second.
-    """
+    """Return weights this fraction of the way (Wortsman et al., CVPR 2022, equation 1); of new classes those after."""
     state = {
         name: torch.lerp(value, after.state[name], fraction) if value.is_floating_point() else after.state[name]
         for name, value in before.state.items()
@@ -120,13 +132,7 @@ def interpolate(before: StudentCheckpoint, after: StudentCheckpoint, fraction: f
 
 
 def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats]]) -> StudentCheckpoint:
-    """Return the student with a changed head: a ridge regression on the residuals of the present one.
-
-    The penalty is the one under which left-out blocks of windows are predicted best.
-
-    Args:
-        parts: windows and their targets (N, K), of the new domain and of the old one; the parts have equal weight.
-    """
+    """Change the head by a ridge regression on its residuals; `parts`, windows with targets (N, K), weigh alike."""
     network, name = student.network(), student.modality.name
     embeddings = [embeddings_of(network, windows, modality=name) for windows, _ in parts]
     inputs = np.concatenate(embeddings).astype(np.float64)
@@ -142,7 +148,7 @@ def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats
     heat = float((weights[:, None] * logits * scores).sum() / (weights[:, None] * logits * logits).sum())
     residuals, blocks = targets - heat * before, np.concatenate([_blocks(windows) for windows, _ in parts])
     penalty = _best_penalty(inputs, residuals, weights, blocks)
-    ridge = ridge_of_each(inputs, residuals, weights, penalties=(penalty,))[penalty]
+    ridge = fit_ridges(inputs, residuals, weights, penalties=(penalty,))[penalty]
     with torch.no_grad():
         network.head.weight.add_(torch.from_numpy(ridge.weight.T / heat).float())
         network.head.bias.add_(torch.from_numpy(ridge.bias / heat).float())
@@ -160,7 +166,7 @@ def _best_penalty(inputs: Floats, targets: Floats, weights: Floats, block: NDArr
     errors = dict.fromkeys(_PENALTIES, 0.0)
     for number in range(_PARTS):
         out = block == number
-        for penalty, ridge in ridge_of_each(inputs[~out], targets[~out], weights[~out], penalties=_PENALTIES).items():
+        for penalty, ridge in fit_ridges(inputs[~out], targets[~out], weights[~out], penalties=_PENALTIES).items():
             residuals = targets[out] - ridge.scores(inputs[out])
             errors[penalty] += float((weights[out, None] * residuals**2).sum())
     return min(errors, key=lambda penalty: errors[penalty])
@@ -238,7 +244,7 @@ def _train(
 ) -> StudentCheckpoint:
     network, name = start.network().train(), start.modality.name
     replayed = balanced_rows(task.old.learn.labels)
-    new, old = task.new.learn.subset(rows), task.old.learn.subset(replayed)
+    new, old = task.learn.subset(rows), task.old.learn.subset(replayed)
     targets = np.concatenate([answers, old_answers(task)[replayed]])
     learner = AdaptLearner(network, modality=name, targets=torch.from_numpy(targets), offset=len(new))
 

@@ -22,7 +22,8 @@ with loading("mmkd-adapt"):
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_models.adaptation.run import Adaptation, AdaptationRequest
+    from mmkd_models.adaptation.methods import AdaptationTask
+    from mmkd_models.adaptation.run import Adaptation
     from mmkd_report.schema.adaptation import AdaptationDocument
 
 _ABOUT = "Adapt a student to a new machine, person or campaign."
@@ -70,23 +71,20 @@ def adapt(
     The training split of DATA trains, its validation split judges; neither needs labels. If no method is better
     without forgetting too much, nothing is written and the exit code is 4.
     """
-    from mmkd_models.adaptation.run import run_adaptation, task_of
+    from mmkd_models.adaptation.run import run_adaptation
 
     if page is not None:
         check_page(page, extra="train")
     if not dry_run:
         hold_output(context, output, students=[student], teachers=[teacher] if teacher else [])
-    request = _request(
-        student, data, teacher=teacher, old=old, labels=labels, max_forget=max_forget, steps=steps, seed=seed
-    )
-    with training_shown(f"{request.student.modality.name} student", output) as show:
-        folder = None if dry_run else run_dir_of(output)
-        task = replace(task_of(request), run_dir=folder, resume=resume, on_step=show)
-        adaptation = run_adaptation(request, task, on_method=lambda method: say(f"trying: {method}"))
+    task = _task(student, data, teacher=teacher, old=old, labels=labels, max_forget=max_forget, steps=steps, seed=seed)
+    with training_shown(f"{task.student.modality.name} student", output) as show:
+        task = replace(task, run_dir=None if dry_run else run_dir_of(output), resume=resume, on_step=show)
+        adaptation = run_adaptation(task, on_method=lambda method: say(f"trying: {method}"))
     _finish(adaptation, output, dry_run=dry_run, page=page, json=json)
 
 
-def _request(
+def _task(
     path: Path,
     data: Path,
     *,
@@ -96,13 +94,12 @@ def _request(
     max_forget: float,
     steps: int,
     seed: int,
-) -> AdaptationRequest:
+) -> AdaptationTask:
     from mmkd_models.adaptation.domains import new_classes, new_domain, old_domain, with_classes
-    from mmkd_models.adaptation.methods import ADAPT_TRAIN
-    from mmkd_models.adaptation.run import AdaptationRequest
+    from mmkd_models.adaptation.methods import ADAPT_TRAIN, AdaptationTask
     from mmkd_models.data.dataset import open_dataset
     from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher_file
-    from mmkd_models.training.compatible import check_compatible
+    from mmkd_models.training.inputs import check_compatible
 
     before, dataset = read_student(path), open_dataset(data)
     student = with_classes(before, dataset.spec.task)
@@ -116,7 +113,7 @@ def _request(
         check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, dataset.everything())
         names = [*(spec.name for spec in file.checkpoint.modalities), *names]
     metric = student.facts.training.metric
-    return AdaptationRequest(
+    return AdaptationTask(
         student=student,
         student_sha256=file_sha256(path),
         new=new_domain(student, dataset, tuple(dict.fromkeys(names))),

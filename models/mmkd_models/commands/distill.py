@@ -57,7 +57,7 @@ def run_distill(arguments: Sequence[str]) -> None:
 
 
 def _recipe_json() -> str:
-    from mmkd_models.distillation.methods import taught_by
+    from mmkd_models.distillation.recipe import taught_by
 
     return json_text(taught_by(METHOD))
 
@@ -145,9 +145,8 @@ def distill(
     result: DistillResultOptions,
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
-    from mmkd_models.distillation.methods import default_recipe
-    from mmkd_models.distillation.recipe import chosen_recipe
-    from mmkd_models.training.students import labelled_race, taught_race, taught_student
+    from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
+    from mmkd_models.training.students import choose_student, train_student
     from mmkd_models.training.trainings import distil_int8
 
     kind = _checked_kind(student, taught)
@@ -176,12 +175,12 @@ def distill(
             )
         elif student.choose:
             alone, learnt = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
-            labelled = labelled_race(training.with_modalities((modality,)), modality, config, alone)
-            checkpoint = taught_race(
-                training, modality, config, learnt, teachers=teachers, recipe=recipe, labelled=labelled
+            baseline = choose_student(training.with_modalities((modality,)), modality, config, alone)
+            checkpoint = choose_student(
+                training, modality, config, learnt, teachers=teachers, recipe=recipe, baseline=baseline
             )
         else:
-            checkpoint = taught_student(training, modality, config, run, teachers=teachers, recipe=recipe)
+            checkpoint = train_student(training, modality, config, run, teachers=teachers, recipe=recipe)
     write_student_and_report(output, checkpoint, json=result.json)
 
 
@@ -209,7 +208,7 @@ def _teachers(
     paths: Sequence[Path], training: TrainingData, start: StartingStudent | None, *, fold: int | None
 ) -> list[TeacherFile]:
     from mmkd_models.training.checkpoint import read_teacher_file
-    from mmkd_models.training.compatible import check_compatible, check_same_fold
+    from mmkd_models.training.inputs import check_compatible, check_same_fold
 
     teachers = [read_teacher_file(path) for path in paths]
     for one in teachers:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import msgspec
-import numpy as np
 
 from mmkd_edge.cli.options import Option
 from mmkd_edge.cli.run import require_modules
@@ -163,7 +162,7 @@ class JudgingWindows:
         else:
             everything = self.dataset.everything()
             windows = everything.subset(getattr(fold_indices(everything, fold=self.options.fold, seed=0), part))
-        return windows if part == "train" else windows.subset(np.flatnonzero(windows.labelled))
+        return windows if part == "train" else windows.only_labelled()
 
     def facts(self, models: Sequence[ModelUnderTest]) -> DataFacts:
         """Describe the windows for a document."""
@@ -189,7 +188,7 @@ def judging_windows(dataset: Dataset, options: WindowOptions) -> JudgingWindows:
         )
     name: SplitName = choice(options.split, get_args(SplitName), option="--split")
     split = dataset.split(name)
-    windows = split.subset(np.flatnonzero(split.labelled))
+    windows = split.only_labelled()
     if len(windows) == 0:
         raise UsageError(f"{dataset.path}: split {name}: expected labelled windows, got none; name another --split")
     return JudgingWindows(dataset=dataset, windows=windows, part=f"{name} windows", options=options)
@@ -301,7 +300,7 @@ def _shift_order(request: EvaluateRequest, inputs: SuiteInputs, dataset: Dataset
             f"--label-fraction {label_fraction:g}: expected above 0 and up to 1; 0.1 uses a tenth of the labels"
         )
     require_modules(shared.NEEDS, by="--suite shift", extra="train")
-    from mmkd_models.distillation.methods import default_recipe
+    from mmkd_models.distillation.recipe import default_recipe
     from mmkd_models.experiments.comparison import ComparisonConfig
     from mmkd_models.experiments.domains import ShiftOrder, check_shift
     from mmkd_models.training.committee import default_members

@@ -78,8 +78,8 @@ def _rows(facts: Provenance) -> dict[str, str]:
         together = max(scores[0.25], scores[0.5], scores[0.75])
         rows["hybrid"] = f"{chosen}: transformer {scores[1.0]:.3f}, rocket {scores[0.0]:.3f}, together {together:.3f}"
     if facts.shipped:
-        candidates = ", ".join(f"{candidate.name} {candidate.valid_score:.3f}" for candidate in facts.race or ())
-        rows["shipped"] = f"{facts.shipped} (of {candidates})"
+        tried = ", ".join(f"{trial.name} {trial.valid_score:.3f}" for trial in facts.tried or ())
+        rows["shipped"] = f"{facts.shipped} (of {tried})"
     return rows
 
 
@@ -93,11 +93,11 @@ def _report(
     following: str,
     json: bool,
 ) -> None:
-    from mmkd_models.networks.student import values_of
+    from mmkd_models.networks.student import count_values
 
     drop_states(output)
     names = [modality.name for modality in modalities]
-    parameters = values_of(network)
+    parameters = count_values(network)
     if json:
         print(json_text({"checkpoint": str(output), "modalities": names, "parameters": parameters, **facts}))
         return

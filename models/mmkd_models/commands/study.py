@@ -52,7 +52,7 @@ def run_study(arguments: Sequence[str]) -> None:
 
 
 def _methods() -> str:
-    from mmkd_models.distillation.methods import shipped_methods
+    from mmkd_models.distillation.recipe import shipped_methods
 
     return json_text({method.name: method.recipe for method in shipped_methods()}, indent=1)
 
@@ -209,7 +209,7 @@ def _options(
     limits: LimitOptions,
     work: WorkOptions,
 ) -> StudyOptions:
-    from mmkd_models.distillation.methods import chosen_methods
+    from mmkd_models.distillation.recipe import chosen_methods
     from mmkd_models.evaluation.rivals import RIVALS
     from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
     from mmkd_models.experiments.prepare import StudyOptions

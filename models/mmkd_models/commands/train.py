@@ -94,7 +94,7 @@ def teacher(
     """Train a teacher on all modalities of a dataset, or on the named ones: a committee of several members."""
     from mmkd_models.training.checkpoint import read_teacher_file
     from mmkd_models.training.committee import default_members, members_named, train_committee
-    from mmkd_models.training.compatible import check_start
+    from mmkd_models.training.inputs import check_start
 
     size = teacher_config(preset_named(preset, option="--preset"))
     if not options.practise_missing:
@@ -136,7 +136,7 @@ def student(
     json: Json = False,
 ) -> None:
     """Train a student of one modality on labels only: the baseline that distillation has to beat."""
-    from mmkd_models.training.students import labelled_student
+    from mmkd_models.training.students import train_student
 
     chosen = kind_named(kind, option="--kind")
     size = student_config(preset_named(preset, option="--preset"), causal=causal, kind=chosen)
@@ -146,5 +146,5 @@ def student(
     if not options.resume:
         drop_states(output)
     with training_shown(f"{modality} baseline", output) as show:
-        checkpoint = labelled_student(training, modality, size, replace(run, on_step=show))
+        checkpoint = train_student(training, modality, size, replace(run, on_step=show))
     write_student_and_report(output, checkpoint, json=json)

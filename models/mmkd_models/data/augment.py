@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,15 +32,13 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         shift: move windows by up to half a hop if they are cut from recordings.
         mixup: fraction of batches whose windows are mixed in pairs, lambda ~ U(0, 1) (Zhang et al., "mixup", ICLR 2018;
             uniform as in Beyer et al., CVPR 2022).
-        unit: of noise and gain: the median std of a window around its mean, or the std of all windows (`set`).
-        noise: standard deviation of added noise, in that unit.
-        gain: largest relative change of scale around that mean.
+        noise: standard deviation of added noise, in medians of the windows' std about their mean.
+        gain: largest relative change of scale about a window's mean.
         span_dropout: probability that a span of up to half a window is hidden.
     """
 
     shift: bool = True
     mixup: float = 0.8
-    unit: Literal["set", "window"] = "set"
     noise: float = 0.05
     gain: float = 0.1
     channel_dropout: float = 0.05
@@ -52,19 +50,19 @@ def disturbed(
     present: Floats,
     *,
     kind: ModalityKind,
-    scale: tuple[Floats, Floats] | None,
+    movement: Floats | None,
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
     """Vary a batch of windows of one modality, (B, T, C) or for video (B, T, H, W, C).
 
     Args:
-        scale: mean and std (C,) of a series, in the unit of the config; None for other kinds.
+        movement: (C,) median std of a series' windows about their mean; None for other kinds.
     """
     match kind:
         case "series":
-            assert scale is not None
-            return _disturbed_series(values, present, scale, config, rng)
+            assert movement is not None
+            return _disturbed_series(values, present, movement, config, rng)
         case "audio":
             return _disturbed_sound(values, present, config, rng)
         case "video":
@@ -72,13 +70,11 @@ def disturbed(
 
 
 def _disturbed_series(
-    values: Floats, present: Floats, scale: tuple[Floats, Floats], config: AugmentConfig, rng: np.random.Generator
+    values: Floats, present: Floats, movement: Floats, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    mean, std = scale
-    if config.unit == "window":
-        mean = values.sum(1, keepdims=True) / np.maximum(present.sum(1, keepdims=True), 1)
+    mean = values.sum(1, keepdims=True) / np.maximum(present.sum(1, keepdims=True), 1)
     gain = rng.uniform(1 - config.gain, 1 + config.gain, (len(values), 1, 1)).astype(np.float32)
-    noise = rng.standard_normal(values.shape, dtype=np.float32) * (std * config.noise)
+    noise = rng.standard_normal(values.shape, dtype=np.float32) * (movement * config.noise)
     present = present * _draw_mask(present.shape, config, rng)
     return (mean + (values - mean) * gain + noise) * present, present
 

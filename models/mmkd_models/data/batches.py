@@ -75,9 +75,8 @@ class BatchSource:
                 f"training windows: expected some labelled ones, got labels that are all {mark}; label some"
             )
         self._seed = seed
-        scale = channel_statistics if config.unit == "set" else _about_the_window
         series = [modality.name for modality in windows.spec.modalities if modality.kind == "series"]
-        self._scales = {name: scale(windows, name) for name in series}
+        self._movement = {name: channel_movement(windows, name) for name in series}
 
     def at(self, step: int) -> Batch:
         """Return the batch of that step; the same step gives the same batch."""
@@ -95,7 +94,12 @@ class BatchSource:
                 other_values, other_present = prepare_batch(partner[modality.name], modality)
                 values, present = _mix((values, present), (other_values, other_present), lam)
             varied, there = disturbed(
-                values, present, kind=modality.kind, scale=self._scales.get(modality.name), config=self._config, rng=rng
+                values,
+                present,
+                kind=modality.kind,
+                movement=self._movement.get(modality.name),
+                config=self._config,
+                rng=rng,
             )
             inputs[modality.name] = torch.from_numpy(varied), torch.from_numpy(there)
         targets, labelled = self._targets(rows, pairs, lam)
@@ -206,11 +210,6 @@ def channel_movement(windows: Windows, name: str) -> NDArray[np.float32]:
             movement[channel] = np.median(stds) or stds.mean()
     floored: NDArray[np.float32] = np.maximum(movement, 1e-4 * std).astype(np.float32)
     return floored
-
-
-def _about_the_window(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    movement = channel_movement(windows, name)
-    return np.zeros_like(movement), movement
 
 
 def spread_rows(windows: Windows, name: str) -> NDArray[np.int64]:

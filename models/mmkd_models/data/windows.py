@@ -267,6 +267,10 @@ class Windows:
         metadata = {name: values[index] for name, values in self.metadata.items()}
         return replace(self, metadata=metadata, **arrays)
 
+    def only_labelled(self) -> Windows:
+        """Return the windows that have a label."""
+        return self.subset(np.flatnonzero(self.labelled))
+
     def with_labels(self, labels: npt.NDArray[Any]) -> Windows:
         """Return the same windows with other labels. Raise UsageError if the shape differs."""
         if labels.shape != self.labels.shape:

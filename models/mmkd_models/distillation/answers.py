@@ -13,19 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.batches import BatchSource
-from mmkd_models.data.windows import Windows
-from mmkd_models.distillation.teachers import answers_of
+from mmkd_models.data.batches import Batch, BatchSource
+from mmkd_models.networks.committee import FixedViews
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
-from mmkd_models.train_config import OnStep, TrainConfig, TrainingProgress
+from mmkd_models.train_config import OnStep, TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -36,21 +32,24 @@ BLOCKS = 4
 """Number of files, of consecutive steps, that different processes can write at the same time."""
 
 
-def steps_of_block(block: int, steps: int) -> range:
-    """Return the steps of a block, by its number from 0.
+@torch.no_grad()
+def ask_teachers(teachers: Sequence[nn.Module], batch: Batch, *, taps: bool) -> tuple[TeacherOutput, ...]:
+    """Return what each teacher answers to a batch; committees use the numbers of the windows."""
+    answers = []
+    for teacher in teachers:
+        network = teacher.to(batch.targets.device)
+        rows = {"index": batch.index, "partner": batch.partner, "share": batch.share}
+        more = rows if isinstance(network, FixedViews) else {}
+        answers.append(network(batch.inputs, **more, taps=taps))
+    return tuple(answers)
 
-    Example:
-        >>> [steps_of_block(block, 10) for block in range(BLOCKS)]
-        [range(0, 2), range(2, 5), range(5, 7), range(7, 10)]
-    """
+
+def _steps_of_block(block: int, steps: int) -> range:
     return range(steps * block // BLOCKS, steps * (block + 1) // BLOCKS)
 
 
 class AnswerMemory:
-    """The answers to every step of one training, in one file or one of each block; used only if complete.
-
-    `decides` is all that decides the answers, as JSON values.
-    """
+    """Answers to every step of one training, in one file or one per block; `decides` is all that decides them."""
 
     def __init__(self, folder: Path, decides: Mapping[str, Any], *, steps: int) -> None:
         decided = msgspec.json.encode({**decides, "steps": steps}, order="sorted")
@@ -94,9 +93,9 @@ class AnswerMemory:
         path = self._block_path(block)
         if self.path.exists() or path.exists():
             return
-        steps = steps_of_block(block, self._steps)
+        steps = _steps_of_block(block, self._steps)
         for step in steps:
-            self.keep(step, answers_of(teachers, source.at(step), taps=False))
+            self.keep(step, ask_teachers(teachers, source.at(step), taps=False))
             if on_step is not None:
                 on_step(TrainingProgress(step=step - steps.start + 1, steps=len(steps), terms={}, best_score=None))
         self._write(path, steps)
@@ -127,32 +126,3 @@ class AnswerMemory:
         tensors = {name: torch.cat([part[name] for part, _ in read]) for name in read[0][0]}
         teachers = range(len(tensors) // 2)
         return tuple((tensors[f"{teacher}/logits"], tensors[f"{teacher}/embedding"]) for teacher in teachers)
-
-
-def memory_of(
-    folder: Path | None,
-    windows: Windows,
-    *,
-    dataset_sha256: str,
-    teachers: Sequence[str],
-    train: TrainConfig,
-    augment: AugmentConfig,
-    labelled_fraction: float,
-) -> AnswerMemory | None:
-    """Return the memory of the batches that a training sees, or None without a folder; `teachers` are file hashes."""
-    if folder is None:
-        return None
-    decides = {
-        "dataset": dataset_sha256,
-        "windows": [_sha256(array) for array in (windows.labels, windows.groups)],
-        "modalities": windows.spec.modalities,
-        "teachers": list(teachers),
-        "batch": [train.batch, train.seed, train.precision, labelled_fraction],
-        "augment": augment,
-        "arithmetic": [str(torch.__version__), torch.get_num_threads()],
-    }
-    return AnswerMemory(folder, decides, steps=train.steps)
-
-
-def _sha256(array: NDArray[np.generic]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -5,23 +5,26 @@ Teacher and student see the same augmented window (function matching: Beyer et a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
+from msgspec import UNSET
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
-from mmkd_models.distillation.answers import AnswerMemory
+from mmkd_models.distillation.answers import AnswerMemory, ask_teachers
 from mmkd_models.distillation.recipe import Recipe, check_terms
-from mmkd_models.distillation.teachers import answers_of, check_teachers, known_teacher, mixed_logits
-from mmkd_models.losses.layers import student_depth, teacher_depth
+from mmkd_models.losses.layers import LayerTerm, student_depth, teacher_depth
 from mmkd_models.losses.logits import logit_loss
 from mmkd_models.losses.task import task_loss
-from mmkd_models.losses.term import CLASSES, Goal, Pair, TrainingStep
+from mmkd_models.losses.term import CLASSES, Goal, InnerTerm, OutputTerm, Pair, TrainingStep
 from mmkd_models.networks.causal import CausalEncoder
+from mmkd_models.networks.committee import Committee, FixedViews
 from mmkd_models.networks.encoder import Encoder, blank_inputs
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput, hide_modalities
@@ -78,16 +81,12 @@ def _inputs_with_gaps(network: nn.Module, batch: Batch, probability: float) -> I
 class DistillLearner(nn.Module):
     """Teachers and student see the same batch; the recipe says what the student learns from it.
 
-    Teachers are frozen and no submodules, so no checkpoint of this learner contains them. The outputs of several are
-    mixed, and terms that look inside name one of them.
-
-    Networks of your own take part if `student(values, present, taps=...)` returns a `StudentOutput` and
-    `teacher(inputs, taps=...)` a `TeacherOutput`, with what the recipe's terms read.
+    Teachers are frozen and no submodules, so no checkpoint contains them. Networks of your own take part if
+    `student(values, present, taps=...)` returns a `StudentOutput` and `teacher(inputs, taps=...)` a `TeacherOutput`.
 
     Args:
         teacher: one, or several in the order that the recipe's members count.
         example: inputs of any batch, to see what networks of your own return.
-        memory: stored answers of the teachers to the batches of every step.
 
     Raises UsageError if the recipe does not fit the networks.
     """
@@ -105,7 +104,7 @@ class DistillLearner(nn.Module):
     ) -> None:
         super().__init__()
         teachers = (teacher,) if isinstance(teacher, nn.Module) else tuple(teacher)
-        check_teachers(recipe, teachers, modality)
+        _check_teachers(recipe, teachers, modality)
         self.network, self.recipe, self.modality, self.goal = student, recipe, modality, goal
         self._memory = memory
         self._teachers = tuple(each.eval().requires_grad_(False) for each in teachers)
@@ -119,7 +118,7 @@ class DistillLearner(nn.Module):
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
 
     def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Return the active terms by name, unweighted, `loss` their weighted sum, and `edam_kl` for the log."""
+        """Return the active terms by name, unweighted, and `loss`, their weighted sum."""
         active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(share)) > 0]
         taps = any(term.compares_layers() for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
@@ -145,11 +144,11 @@ class DistillLearner(nn.Module):
 
     def _answers(self, batch: Batch, *, taps: bool) -> tuple[TeacherOutput, ...]:
         if taps or self._memory is None:
-            return answers_of(self._teachers, batch, taps=taps)
+            return ask_teachers(self._teachers, batch, taps=taps)
         known = self._memory.recall(batch.step, batch.targets.device)
         if known is not None:
             return known
-        answers = answers_of(self._teachers, batch, taps=False)
+        answers = ask_teachers(self._teachers, batch, taps=False)
         self._memory.keep(batch.step, answers)
         return answers
 
@@ -158,16 +157,18 @@ def _check_pair(recipe: Recipe, number: int, pair: Pair, *, causal: bool) -> Non
     terms = [term for term in recipe.terms if term.reads_teacher in (None, number)]
     fusion, blocks = pair.teacher.cross_attention.get(pair.modality, ()), teacher_depth(pair.teacher, pair.modality)
     for term in terms:
-        term.check_depth(student=student_depth(pair.student), fusion=len(fusion), blocks=blocks)
+        if isinstance(term, LayerTerm):
+            term.check_depth(student=student_depth(pair.student), fusion=len(fusion), blocks=blocks)
     for term in terms:
-        term.check_pair(pair, causal=causal)
+        if isinstance(term, LayerTerm | OutputTerm):  # embeddings of any width can be compared
+            term.check_pair(pair, causal=causal)
 
 
 def _outputs(
     student: nn.Module, teachers: Sequence[nn.Module], modality: str, example: Inputs | None
 ) -> tuple[StudentOutput, tuple[TeacherOutput, ...]]:
     """The outputs of all networks for a window, with taps: which layers there are, and their shapes."""
-    networks = [known_teacher(teacher) or teacher for teacher in teachers]
+    networks = [_known_teacher(teacher) or teacher for teacher in teachers]
     if example is None:
         example = _example(student, networks, modality)
     if modality not in example:
@@ -196,11 +197,55 @@ def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -
             raise UsageError(
                 "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
             )
-        specs[modality] = student.encoder.modality
+        specs[modality] = student.modality
         specs |= {name: cast("Encoder", teacher.encoders[name]).modality for name in teacher.names}
     return {name: blank_inputs(spec) for name, spec in specs.items()}
 
 
-def tokens_per_window(teacher: Teacher, modality: str) -> int:
-    """Return L, the time tokens into which the teacher's encoder of that modality turns a window."""
-    return cast("Encoder", teacher.encoders[modality]).length
+def mixed_logits(goal: Goal, logits: Sequence[Tensor], *, temperature: float) -> Tensor:
+    """Return logits z (B, K) of all teachers together; those of a single teacher as they are.
+
+    softmax(z / T), or the sigmoid of several labels, is the mean of their probabilities at T, and numbers are averaged
+    (Hinton, Vinyals, Dean, 2015). No gradient flows into the teachers' logits.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    stacked = torch.stack([each.detach().float() for each in logits])  # (M, B, K)
+    if goal.kind == "regression":
+        return stacked.mean(0)
+    if goal.kind == "multi_label":
+        on, off = (torch.logsumexp(F.logsigmoid(sign * stacked / temperature), dim=0) for sign in (1, -1))
+        return temperature * (on - off)
+    log_probabilities = torch.log_softmax(stacked / temperature, dim=-1)
+    return temperature * (torch.logsumexp(log_probabilities, dim=0) - math.log(len(logits)))
+
+
+def _known_teacher(teacher: nn.Module) -> Teacher | None:
+    if isinstance(teacher, Committee | FixedViews):
+        return teacher.first
+    return teacher if isinstance(teacher, Teacher) else None
+
+
+def _check_teachers(recipe: Recipe, teachers: Sequence[nn.Module], modality: str) -> None:
+    if not teachers:
+        raise UsageError("distillation: expected one or more teachers, got none; name some")
+    count = len(teachers)
+    for term in recipe.terms:
+        if not isinstance(term, InnerTerm):
+            continue
+        if term.member is UNSET and count > 1:
+            raise UsageError(
+                f"recipe: term {term.name!r} looks into one teacher, and there are {count}; name it with member, "
+                f"from 0 to {count - 1} in the order of the teachers"
+            )
+        if not 0 <= term.reads_teacher < count:
+            raise UsageError(
+                f"recipe: term {term.name!r}: expected a member from 0 to {count - 1} of {count} "
+                f"{'teacher' if count == 1 else 'teachers'}, got {term.member}; correct it"
+            )
+        known = _known_teacher(teachers[term.reads_teacher])
+        if known is not None and modality not in known.names and term.compares_layers():
+            raise UsageError(
+                f"recipe: term {term.name!r} needs a teacher that sees {modality!r}, and this one sees "
+                f"{', '.join(known.names)}; train a teacher with it, or learn from outputs and embedding alone"
+            )

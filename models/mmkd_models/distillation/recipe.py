@@ -1,4 +1,4 @@
-"""Recipes: which losses teach a student, in a JSON file or in the short form of the command line."""
+"""Recipes: which losses teach a student, in a JSON file, in the short form of the command line, or by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import TaskKind
+from mmkd_edge.spec import TaskKind, TaskSpec
+from mmkd_models.defaults import METHOD, METHOD_OF_OTHERS
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.correlation import DistTerm
@@ -19,7 +20,9 @@ from mmkd_models.losses.features import FeatureTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.relation import RelationTerm
 from mmkd_models.losses.task import TaskTerm
-from mmkd_models.losses.term import Weight
+from mmkd_models.losses.term import Weight, constant
+from mmkd_models.networks.config import choice
+from mmkd_report.schema.study import NONE
 
 Term = TaskTerm | LogitTerm | DkdTerm | DistTerm | EdamTerm | RelationTerm | FeatureTerm | CrdTerm
 
@@ -60,7 +63,8 @@ def check_terms(recipe: Recipe, *, classes: int | None = None, kind: TaskKind = 
                 "a weight of start >= 0 and end >= 0, reached at 0 < until <= 1",
                 f"{weight.start}, {weight.end} and {weight.until}; correct it",
             )
-        term.check(kind=kind, classes=classes)
+        if not isinstance(term, TaskTerm | EdamTerm):  # they have no options of their own
+            term.check(kind=kind, classes=classes)
     if not any(term.weight.lasts for term in recipe.terms):
         raise UsageError(
             "recipe: expected a term whose weight stays above 0 during the whole training, got none; "
@@ -69,10 +73,7 @@ def check_terms(recipe: Recipe, *, classes: int | None = None, kind: TaskKind = 
 
 
 def chosen_recipe(default: Recipe, *, file: Path | None, terms: Sequence[str]) -> Recipe:
-    """Return the recipe of a file, or of terms in the short form, or the default.
-
-    Raises UsageError if both a file and terms are given, or one of them is invalid.
-    """
+    """Return the recipe of a file or of terms, else the default. Raises UsageError for both, and for invalid ones."""
     if file is not None and terms:
         raise UsageError(f"--recipe {file}: expected a recipe or --term, got both; write the terms into the file")
     if file is not None:
@@ -160,3 +161,75 @@ def _text(value: Any, kind: Any) -> str:
 
 def _refusal(text: str, problem: str) -> UsageError:
     return UsageError(f"--term {text!r}: {problem}; --list-terms shows them all")
+
+
+# Methods by name: `kind` or `kind@level`.
+
+_TASK, _LOGIT, _CRD = TaskTerm(), LogitTerm(), CrdTerm()
+_EDAM, _RELATION, _HIDDEN = EdamTerm(), RelationTerm(), FeatureTerm()
+_TERMS: dict[str, tuple[Term, ...]] = {
+    "logit": (_LOGIT,),
+    "logit+task": (_TASK, _LOGIT),
+    "dkd": (_TASK, DkdTerm()),
+    # Weight 2 as in the authors' code (Huang et al., "Knowledge Distillation from A Stronger Teacher", 2022).
+    "dist": (_TASK, DistTerm(weight=constant(2.0))),
+    "edam@first": (_TASK, EdamTerm(layers=((0, 0),))),
+    "edam@last": (_TASK, _EDAM),
+    "edam@uniform": (_TASK, EdamTerm(layers="uniform")),
+    "relation@last": (_TASK, _RELATION),
+    "relation@uniform": (_TASK, RelationTerm(layers="uniform")),
+    "feature@hidden": (_TASK, _HIDDEN),
+    "feature@embedding": (_TASK, FeatureTerm(level="embedding")),
+    "crd": (_TASK, _CRD),
+    "logit+edam@last": (_TASK, _LOGIT, _EDAM),
+    "logit+relation@last": (_TASK, _LOGIT, _RELATION),
+    "logit+feature@hidden": (_TASK, _LOGIT, _HIDDEN),
+    "logit+crd": (_TASK, _LOGIT, _CRD),
+    "logit+edam+crd@last": (_TASK, _LOGIT, _EDAM, _CRD),
+}
+
+
+class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named way to train a student; no recipe means labels only."""
+
+    name: str
+    recipe: Recipe | None
+
+
+def shipped_methods() -> tuple[Method, ...]:
+    """Return labels only, each kind of distillation at its levels, and the combinations with the teacher's outputs."""
+    taught = (Method(name=name, recipe=Recipe(terms=terms)) for name, terms in _TERMS.items())
+    return (Method(name=NONE, recipe=None), *taught)
+
+
+def taught_by(name: str) -> Recipe:
+    """Return the recipe of a shipped method. Raises UsageError if there is none of that name."""
+    return Recipe(terms=_TERMS[choice(name, tuple(_TERMS), option="--method")])
+
+
+def default_recipe(task: TaskSpec) -> Recipe:
+    """Return the recipe of `mmkd-distill`: DIST says little of two classes, nothing of several labels and numbers."""
+    several = task.kind == "classification" and len(task.labels) > 2
+    return taught_by(METHOD if several else METHOD_OF_OTHERS)
+
+
+def chosen_methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple[Method, ...]:
+    """Return labels only and the methods of a study: `names`, else all, and `recipes`, `NAME=FILE.json` each.
+
+    Raises UsageError if there is no such method, or no recipe in a file.
+    """
+    own = [_own_method(text) for text in recipes]
+    known = {method.name: method for method in (*shipped_methods(), *own)}
+    if names is None:
+        return tuple(known.values())
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--method: expected one of {', '.join(known)}, got {name!r}; choose one of them")
+    return tuple(known[name] for name in dict.fromkeys([NONE, *names, *(method.name for method in own)]))
+
+
+def _own_method(text: str) -> Method:
+    name, mark, file = text.partition("=")
+    if not (name and mark and file):
+        raise UsageError(f"--recipe: expected NAME=FILE.json, got {text!r}; name the method and the file")
+    return Method(name=name, recipe=recipe_from_file(Path(file)))

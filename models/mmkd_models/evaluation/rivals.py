@@ -23,7 +23,7 @@ from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.choosing import chosen_tau, log_prior
 from mmkd_models.training.committee import grown_network
 from mmkd_models.training.predict import answers_to, series_values
-from mmkd_models.training.ridge import label_answers
+from mmkd_models.training.ridge import mixed_answers
 from mmkd_report.schema.figures import MODEL_NAMES
 
 RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra", "distilled_rocket"]
@@ -66,7 +66,7 @@ class Contestants:
         answerer = self.answerer(rival)
         if isinstance(answerer, str):
             return answerer
-        return tuple(outcome_on(part, answerer(part)) for part in map(_labelled, self.parts))
+        return tuple(outcome_on(part, answerer(part)) for part in (part.only_labelled() for part in self.parts))
 
     def answerer(self, rival: RivalName) -> Answerer | str:
         """Return the function that answers windows, or why there is none."""
@@ -83,12 +83,12 @@ class Contestants:
             return f"{MODEL_NAMES[rival]} refused these windows: {error}"
         if isinstance(raw, str):
             return raw
-        valid = _labelled(self.parts[0])
-        calibrate = calibration(raw(valid), train=_labelled(self.train), valid=valid, metric=self.metric)
+        valid = self.parts[0].only_labelled()
+        calibrate = calibration(raw(valid), train=self.train.only_labelled(), valid=valid, metric=self.metric)
         return lambda windows: calibrate(raw(windows))
 
     def _raw(self, rival: RivalName) -> Answerer | str:
-        known, task, kind = _labelled(self.train), self.train.spec.task, self.train.spec.task.kind
+        known, task, kind = self.train.only_labelled(), self.train.spec.task, self.train.spec.task.kind
         if rival == "extra_trees":
             return _extra_trees(known, modality=self.modality, seed=self.seed)
         if rival == "rocket_and_trees":
@@ -102,7 +102,8 @@ class Contestants:
             series = series_of(self.train if rival == "distilled_rocket" else known, self.modality)
             transform = (multi_rocket_hydra if rival == "multi_rocket_hydra" else mini_rocket)(series, seed=self.seed)
             if rival == "distilled_rocket" and self.teach is not None:
-                answers = ridge_on_targets(transform(series), taught_targets(self.train, self.teach(self.train)))
+                mixed = mixed_answers(self.train, np.arange(len(self.train)), self.teach(self.train))
+                answers = ridge_on_targets(transform(series), mixed if kind == "regression" else 2 * mixed - 1)
             else:
                 answers = ridge_on_labels(transform(series), known.labels, task)
 
@@ -111,10 +112,6 @@ class Contestants:
                 return answers(transform(series_of(windows, self.modality)))
 
         return ask
-
-
-def _labelled(windows: Windows) -> Windows:
-    return windows.subset(np.flatnonzero(windows.labelled))
 
 
 def calibration(raw: Answers, *, train: Windows, valid: Windows, metric: AnyMetric) -> Callable[[Answers], Answers]:
@@ -230,14 +227,3 @@ def ridge_on_targets(features: Features, targets: NDArray[np.float64]) -> Callab
 
     ridge = RidgeCV(alphas=_PENALTIES).fit(features, targets)
     return lambda others: np.asarray(ridge.predict(others), dtype=np.float64).reshape(len(others), -1)
-
-
-def taught_targets(train: Windows, taught: Answers) -> NDArray[np.float64]:
-    """Return targets (N, K) of a taught ridge, 2 q - 1 of probabilities q, or numbers.
-
-    q is the teacher's answer (N, K); on labelled windows the mean of answer and label.
-    """
-    task, labelled = train.spec.task, train.labelled
-    mixed = taught.astype(np.float64).copy()
-    mixed[labelled] = (mixed[labelled] + label_answers(task, train.labels[labelled])) / 2
-    return mixed if task.kind == "regression" else np.asarray(2 * mixed - 1)

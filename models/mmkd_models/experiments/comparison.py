@@ -20,8 +20,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import LeftOutDomains
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.windows import split_facts
-from mmkd_models.distillation.methods import Method
-from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.distillation.recipe import Method, Recipe
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import QUICK_RIVALS, RivalName
 from mmkd_models.evaluation.suites.missing import FRACTIONS, subsets_of, with_missing_samples, without_modalities

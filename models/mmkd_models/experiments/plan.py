@@ -18,7 +18,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import LeftOutDomains
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distillation.methods import Method
+from mmkd_models.distillation.recipe import Method
 from mmkd_models.networks.config import MemberKind, Preset, preset_named, student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.committee import default_members

@@ -39,7 +39,7 @@ from mmkd_models.experiments.plan import Candidate, Entry, TeacherChoice, Trial,
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.networks.config import student_config, teacher_config
-from mmkd_models.networks.student import values_of
+from mmkd_models.networks.student import count_values
 from mmkd_models.train_config import OnStep, TrainingProgress
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
@@ -53,7 +53,7 @@ from mmkd_models.training.checkpoint import (
 )
 from mmkd_models.training.committee import train_committee
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.students import labelled_race, labelled_student, mixings, taught_race, taught_student
+from mmkd_models.training.students import choose_student, mixings, train_student
 from mmkd_models.training.trainings import keep_answers
 from mmkd_report.schema.study import NONE
 
@@ -162,7 +162,7 @@ def _train_teacher(folder: Folder, teacher: TeacherChoice, seed: int, on_step: O
         seed=seed,
         score=trained.facts.score,
         learning_rate=trained.facts.training.learning_rate,
-        parameters=values_of(trained.transformer()),
+        parameters=count_values(trained.transformer()),
         curve=trained.facts.curve,
         sha256=file_sha256(file),
     )
@@ -207,7 +207,7 @@ def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
         result,
         score=facts.score,
         learning_rate=facts.training.learning_rate,
-        parameters=values_of(checkpoint.network()),
+        parameters=count_values(checkpoint.network()),
         curve=facts.curve,
         kind=checkpoint.config.kind,
         shipped=facts.shipped or "",
@@ -223,13 +223,12 @@ def _train_student(folder: Folder, trial: Trial, teacher: TeacherFile | None, on
     run = folder.training_run(train, folder.trial_folder(trial), trial.seed, on_step)
     data = folder.fold(trial.seed).training
     if teacher is None or recipe is None:
-        return (labelled_race if conditions.choose else labelled_student)(data, modality, config, run)
+        return (choose_student if conditions.choose else train_student)(data, modality, config, run)
     data = data.for_pair([spec.name for spec in teacher.checkpoint.modalities], modality)
-    train_taught = taught_student
-    if conditions.choose:
-        baseline = read_student(best_baseline(folder, entry, trial.seed)) if conditions.labels_compete else None
-        train_taught = partial(taught_race, labelled=baseline)
-    return train_taught(data, modality, config, run, teachers=[teacher], recipe=recipe)
+    if not conditions.choose:
+        return train_student(data, modality, config, run, teachers=[teacher], recipe=recipe)
+    baseline = read_student(best_baseline(folder, entry, trial.seed)) if conditions.labels_compete else None
+    return choose_student(data, modality, config, run, teachers=[teacher], recipe=recipe, baseline=baseline)
 
 
 def _teacher_file(folder: Folder, teacher: TeacherChoice, seed: int) -> TeacherFile:

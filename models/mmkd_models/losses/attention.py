@@ -7,6 +7,7 @@ whose rows already sum to 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,56 +25,43 @@ EPSILON = 1e-6
 def edam_loss(
     student_map: Tensor, teacher_map: Tensor, *, valid_rows: Tensor | None = None, weight: Tensor | None = None
 ) -> Tensor:
-    """Return the cross-entropy -sum_j A_T[i, j] log A_S[i, j], mean over valid rows i, then over the batch.
-
-    Its minimum is the entropy of the teacher's rows, not 0.
+    """Return KL(A_T || A_S) of maps, mean over valid rows and then over the batch.
 
     Args:
         student_map: (B, H, L, L), averaged over heads.
         teacher_map: (B, L, L) of `aligned_map`; no gradient flows into it.
         valid_rows: (B, L) 1 for query rows that count.
     """
-    rows = -(teacher_map.detach().float() * student_map.float().mean(1).clamp(min=EPSILON).log()).sum(-1)  # (B, L)
+    target, own = teacher_map.detach().float(), student_map.float().mean(1)
+    rows = (target * (target.clamp(min=EPSILON).log() - own.clamp(min=EPSILON).log())).sum(-1)  # (B, L)
     return mean_over_tokens(rows, valid_rows, weight)
 
 
-def edam_divergence(
-    student_map: Tensor, teacher_map: Tensor, *, valid_rows: Tensor | None = None, weight: Tensor | None = None
-) -> Tensor:
-    """Return the cross-entropy minus the entropy of the teacher's rows: 0 when the maps agree."""
-    target = teacher_map.detach().float()
-    entropy = mean_over_tokens(-(target * target.clamp(min=EPSILON).log()).sum(-1), valid_rows, weight)
-    return edam_loss(student_map, teacher_map, valid_rows=valid_rows, weight=weight) - entropy
-
-
 def aligned_map(
-    teacher_map: Tensor, *, source_lengths: Sequence[int], length: int, extra: int, valid_keys: Tensor | None = None
+    teacher_map: Tensor, *, source_lengths: Sequence[int], length: int, valid_keys: Tensor | None = None
 ) -> Tensor:
-    """Map a teacher's cross-attention, averaged over heads, onto the student's own keys.
+    """Map a teacher's cross-attention, averaged over heads, onto the student's own keys, (B, Lq, length + 2) float32.
 
-    The teacher's keys are, per source modality, its time tokens and `extra` summary tokens. The attention of each time
-    key is divided among the student's time keys by common time, and the sources are added up. Rows are scaled to a sum
-    of 1 over the keys that the student can see; a row that loses all stays 0.
+    The attention of each time key is divided among the student's by common time, and sources are added up. Rows are
+    scaled to a sum of 1 over `valid_keys` (B, length + 2); a row that loses all stays 0.
 
     Args:
-        teacher_map: (B, H, Lq, sum of (L_source + extra)).
-        source_lengths: time tokens of each source, in key order.
-        length: time tokens of the student.
-        valid_keys: (B, length + extra) 1 for keys that the student can see.
+        teacher_map: (B, H, Lq, sum of (L_source + 2)).
+        source_lengths: time tokens of each source modality, in key order.
 
-    Returns (B, Lq, length + extra) float32. Raises ValueError if the map's keys are not those of the sources.
+    Raises ValueError if the map's keys are not those of the sources.
     """
     mean = teacher_map.float().mean(1)
-    total = mean.new_zeros(*mean.shape[:-1], length + extra)
+    total = mean.new_zeros(*mean.shape[:-1], length + EXTRA_TOKENS)
     start = 0
     for source_length in source_lengths:
         time = mean[..., start : start + source_length]  # (B, Lq, L_source)
-        summary = mean[..., start + source_length : start + source_length + extra]
+        summary = mean[..., start + source_length : start + source_length + EXTRA_TOKENS]
         if source_length != length:
             with torch.autocast(time.device.type, enabled=False):  # a matmul would run in half precision
                 time = time @ (common_time(source_length, length, device=time.device) / length)
         total = total + torch.cat([time, summary], dim=-1)
-        start += source_length + extra
+        start += source_length + EXTRA_TOKENS
     if start != mean.shape[-1]:
         raise ValueError(
             f"teacher map: expected {start} keys from sources {list(source_lengths)}, got {mean.shape[-1]}"
@@ -88,10 +76,7 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
 
     # A map shows where to look at first; the outputs decide the end.
     weight: Weight = Weight(start=0.5, end=0.0, until=0.6)
-
-    def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
-        """Raise UsageError if a layer is named that does not exist."""
-        self.check_layers(student=student, teacher=fusion, of_teacher="cross-attention")
+    attention: ClassVar[str] = "cross-attention"
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
         """Raise UsageError for a causal student, or keys of unknown origin."""
@@ -113,19 +98,18 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
                 )
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """Return the mean over the pairs of layers, and its divergence, for windows with another modality."""
+        """Return the mean over the pairs of layers, for windows with another modality."""
         pair = step.pair
         others = [name for name in pair.teacher.valid if name != pair.modality]
         # Elsewhere the teacher's cross-attention says nothing.
         there = torch.stack([step.batch.inputs[name][1].amax((1, 2)) for name in others]).amax(0)  # (B,)
-        losses, divergences = [], []
+        losses = []
         for own, other in self._pairs(pair):
             student, teacher = pair.student.attention[own], pair.teacher.cross_attention[pair.modality][other]
             valid = valid_tokens(pair.student, student.shape[-1], student)
             target = _on_students_map(teacher, pair, length=student.shape[-1] - EXTRA_TOKENS, valid=valid)
             losses.append(edam_loss(student, target, valid_rows=valid, weight=there))
-            divergences.append(edam_divergence(student, target, valid_rows=valid, weight=there).detach())
-        return {"edam": torch.stack(losses).mean(), "edam_kl": torch.stack(divergences).mean()}
+        return {"edam": torch.stack(losses).mean()}
 
     def _pairs(self, pair: Pair) -> list[tuple[int, int]]:
         maps = pair.teacher.cross_attention.get(pair.modality, ())
@@ -136,10 +120,10 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
 def _on_students_map(cross: Tensor, pair: Pair, *, length: int, valid: Tensor) -> Tensor:
     """(B, H, Lq, Lk) -> (B, length + 2, length + 2), rows and keys at the student's times."""
     sources = _source_lengths(pair.teacher, pair.modality)
-    target = aligned_map(cross, source_lengths=sources, length=length, extra=EXTRA_TOKENS, valid_keys=valid)
+    target = aligned_map(cross, source_lengths=sources, length=length, valid_keys=valid)
     if target.shape[-2] == length + EXTRA_TOKENS:
         return target
-    return resampled(target, pair.teacher.valid[pair.modality], length=length, extra=EXTRA_TOKENS)[0]
+    return resampled(target, pair.teacher.valid[pair.modality], length=length)[0]
 
 
 def _source_lengths(teacher: TeacherOutput, modality: str) -> list[int]:

@@ -28,15 +28,9 @@ def crd_loss(
 ) -> Tensor:
     """Return the CRD loss with both anchors, in float32; rows with the same index are no negatives of one another.
 
-    A row without negatives gives only the positive term, as if against one negative of score 1.
-
-    Args:
-        student: (B, E) unit vectors.
-        teacher: (B, E) unit vectors.
-        index: (B,) window number of each row.
-        memory_student: (Q, E) earlier student vectors, negatives of the teacher's anchors.
-        memory_teacher: (Q, E) the same of the teacher.
-        memory_index: (Q,) their window numbers.
+    Vectors (B, E) and those of the memory (Q, E), the further negatives, are unit vectors; `index` (B,) and
+    `memory_index` (Q,) are window numbers. A row without negatives gives the positive term against one negative of
+    score 1.
     """
     student, teacher = student.float(), teacher.float()
     with torch.autocast(student.device.type, enabled=False):  # the products of unit vectors need their digits

@@ -20,10 +20,7 @@ _TINY = 1e-8  # added to sums of squares: a class that nobody ever names has no 
 def dist_loss(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, beta: float, gamma: float
 ) -> Tensor:
-    """Return tau^2 (beta * rows + gamma * columns), in float32.
-
-    Two classes have no rows: their correlation is 1 or -1. A batch of one has no columns.
-    """
+    """Return tau^2 (beta * rows + gamma * columns), in float32; no rows of two classes, no columns of one window."""
     student = torch.softmax(student_logits.float() / temperature, dim=-1)
     teacher = torch.softmax(teacher_logits.detach().float() / temperature, dim=-1)
     total = student.sum() * 0.0  # so that a batch without anything to correlate still has a gradient, of zeros

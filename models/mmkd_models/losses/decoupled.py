@@ -17,11 +17,7 @@ from mmkd_models.losses.term import OutputTerm, TrainingStep
 def dkd_loss(
     student_logits: Tensor, teacher_logits: Tensor, target: Tensor, *, temperature: float, alpha: float, beta: float
 ) -> Tensor:
-    """Return T^2 (alpha * TCKD + beta * NCKD), mean over the batch, in float32; NCKD of two classes is 0.
-
-    Args:
-        target: (B,) int64 class that is taught apart.
-    """
+    """Return T^2 (alpha * TCKD + beta * NCKD), mean over the batch, in float32; `target` is int64 (B,)."""
     student = _parts(student_logits.float() / temperature, target)
     teacher = _parts(teacher_logits.detach().float() / temperature, target)
     tckd, nckd = ((t.exp() * (t - s)).sum(-1) for t, s in zip(teacher, student, strict=True))  # (B,) each

@@ -13,34 +13,19 @@ from mmkd_models.losses.layers import LayerTerm, check_token_counts, on_students
 from mmkd_models.losses.term import Pair, TrainingStep, weighted_mean
 
 
-def feature_loss(student: Tensor, teacher: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """Return the mean square of projected student minus normalised teacher, over tokens and channels, in float32.
+def feature_loss(project: nn.Module, student: Tensor, teacher: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    """Return the mean square of projected student (B, L, D_S) minus normalised teacher (B, L, D_T), in float32.
 
-    Args:
-        student: (B, L, D) projected tokens.
-        teacher: (B, L, D) tokens, scaled to mean 0 and variance 1 over channels; no gradient flows into it.
+    The teacher's tokens have mean 0 and variance 1 over channels; no gradient flows into them.
     """
     with torch.autocast(student.device.type, enabled=False):
         target = F.layer_norm(teacher.detach().float(), teacher.shape[-1:])
-        difference = student.float() - target
+        difference = project(student.float()) - target
         if valid is not None:
             difference = difference * valid.float()[..., None]
         total: Tensor = difference.square().mean(-1).sum(-1)  # (B,)
     tokens = torch.full_like(total, student.shape[1]) if valid is None else valid.float().sum(-1)
     return weighted_mean(total / tokens.clamp(min=1.0), (tokens > 0).float())
-
-
-class Projector(nn.Module):
-    """Linear map to the teacher's width; trained with the student, never exported."""
-
-    def __init__(self, student_width: int, teacher_width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(student_width, teacher_width)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """(B, L, D_S) -> (B, L, D_T), in float32 under autocast too."""
-        with torch.autocast(vectors.device.type, enabled=False):
-            return cast("Tensor", self.linear(vectors.float()))
 
 
 class FeatureTerm(LayerTerm, frozen=True, kw_only=True, tag="feature"):
@@ -57,11 +42,6 @@ class FeatureTerm(LayerTerm, frozen=True, kw_only=True, tag="feature"):
         if self.level == "embedding" and self.layers != 1:
             raise self.refusal("no layers with level 'embedding', which has none", f"{self.layers!r}; leave them out")
 
-    def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
-        """Raise UsageError if a layer is named that does not exist."""
-        if self.compares_layers():
-            self.check_layers(student=student, teacher=blocks, of_teacher="self-attention")
-
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
         """Raise UsageError for tokens that have no time in common."""
         if self.level == "embedding":
@@ -71,22 +51,21 @@ class FeatureTerm(LayerTerm, frozen=True, kw_only=True, tag="feature"):
             check_token_counts(f"recipe: term 'feature': {tied} {other}", student.shape[1], teacher.shape[1])
 
     def head(self, pair: Pair) -> nn.ModuleList:
-        """Return the projectors, one per pair of layers."""
-        return nn.ModuleList(
-            Projector(student.shape[-1], teacher.shape[-1]) for student, teacher in self._vectors(pair)
-        )
+        """Return the linear projectors to the teacher's width, one per pair of layers; never exported."""
+        widths = [(student.shape[-1], teacher.shape[-1]) for student, teacher in self._vectors(pair)]
+        return nn.ModuleList(nn.Linear(*pair) for pair in widths)
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
         """Return the mean over the pairs of layers."""
         losses = []
         for (student, teacher), project in zip(self._vectors(step.pair), cast("nn.ModuleList", head), strict=True):
             if self.level == "embedding":
-                losses.append(feature_loss(project(student)[:, None], teacher[:, None]))
+                losses.append(feature_loss(project, student[:, None], teacher[:, None]))
                 continue
             length = student.shape[1]
             target = on_students_tokens(teacher, step.pair, length)
             valid = valid_tokens(step.pair.student, length, student)
-            losses.append(feature_loss(project(student), target, valid=valid))
+            losses.append(feature_loss(project, student, target, valid=valid))
         return {"feature": torch.stack(losses).mean()}
 
     def _pairs(self, pair: Pair) -> list[tuple[int, int]]:

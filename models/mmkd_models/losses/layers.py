@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,22 +31,22 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
     """A term that compares layers."""
 
     layers: Layers = 1
+    attention: ClassVar[str] = "self-attention"
+    """The teacher's attention that teaches."""
 
     def compares_layers(self) -> bool:
         """Return True."""
         return True
 
     def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
-        """Raise UsageError if a layer is named that does not exist."""
-        self.check_layers(student=student, teacher=blocks, of_teacher="self-attention")
-
-    def check_layers(self, *, student: int, teacher: int, of_teacher: str) -> None:
         """Raise UsageError if `layers` names a layer that does not exist.
 
-        Args:
-            student: number of self-attention layers.
-            teacher: number of layers of the attention `of_teacher`.
+        The numbers of layers are the student's, and the teacher's of cross-attention and self-attention (`blocks`).
         """
+        if not self.compares_layers():
+            return
+        of_teacher = self.attention
+        teacher = blocks if of_teacher == "self-attention" else fusion
         sides = (("student", student, "self-attention"), ("teacher", teacher, of_teacher))
         for who, count, what in sides:
             if count == 0:
@@ -91,9 +91,7 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
 
 
 def layer_pairs(layers: Layers, *, student: int, teacher: int) -> list[tuple[int, int]]:
-    """Return the pairs (student layer, teacher layer), counted from 0, for networks of that many layers.
-
-    Uniform: round((l + 1) * teacher / student) - 1.
+    """Return the pairs (student layer, teacher layer), counted from 0; uniform: round((l + 1) * teacher / student) - 1.
 
     Example:
         >>> layer_pairs("uniform", student=2, teacher=4), layer_pairs(2, student=3, teacher=2)
@@ -131,7 +129,7 @@ def on_students_tokens(tokens: Tensor, pair: Pair, length: int) -> Tensor:
     if tokens.shape[1] == length:
         return tokens
     valid = pair.teacher.valid.get(pair.modality, tokens.new_ones(tokens.shape[:2]))
-    return resampled(tokens, valid, length=length - EXTRA_TOKENS, extra=EXTRA_TOKENS)[0]
+    return resampled(tokens, valid, length=length - EXTRA_TOKENS)[0]
 
 
 def valid_tokens(student: StudentOutput, length: int, like: Tensor) -> Tensor:
@@ -152,9 +150,7 @@ def mean_over_tokens(tokens: Tensor, valid: Tensor | None, weight: Tensor | None
 
 
 def common_time(source: int, target: int, *, device: torch.device | None = None) -> Tensor:
-    """Return (source, target) the common time of the tokens of two cuts of a window, float32.
-
-    The unit is 1 / (source * target) of the window, so a row sums to `target` and a column to `source`.
+    """Return (source, target) the common time of two cuts of a window, float32, in 1 / (source * target) of it.
 
     Example:
         >>> common_time(2, 3).tolist()
@@ -166,18 +162,10 @@ def common_time(source: int, target: int, *, device: torch.device | None = None)
     return common.clamp(min=0).float()
 
 
-def resampled(tokens: Tensor, valid: Tensor, *, length: int, extra: int) -> tuple[Tensor, Tensor]:
-    """Average valid time tokens, by common time, onto `length` of them; the last `extra` summary tokens stay.
-
-    Args:
-        tokens: (B, L + extra, D).
-        valid: (B, L + extra).
-
-    Returns:
-        (B, length + extra, D) float32, and their validity (B, length + extra).
-    """
+def resampled(tokens: Tensor, valid: Tensor, *, length: int) -> tuple[Tensor, Tensor]:
+    """Average valid time tokens (B, L + 2, D), by common time, onto `length` of them; also return the new validity."""
     tokens, valid = tokens.float(), valid.float()
-    own = tokens.shape[1] - extra
+    own = tokens.shape[1] - EXTRA_TOKENS
     if own == length:
         return tokens, valid
     share = common_time(own, length, device=tokens.device).T / own  # (length, L), rows sum to 1

@@ -24,12 +24,8 @@ Vectors = Literal["query", "key", "value"]
 def relation_loss(student: Tensor, teacher: Tensor, *, heads: int, valid: Tensor | None = None) -> Tensor:
     """Return KL(R_teacher || R_student), mean over relation heads and valid tokens, then over windows; float32.
 
-    Args:
-        student: (B, L, D_S) queries, keys or values, heads side by side.
-        teacher: (B, L, D_T); no gradient flows into it.
-        heads: relation heads; divides D_S and D_T.
-
-    Raises ValueError if the token counts differ, or a width is no multiple of `heads`.
+    Student (B, L, D_S) and teacher (B, L, D_T) are queries, keys or values, heads side by side. Raises ValueError if
+    their token counts differ, or a width is no multiple of the relation `heads`.
     """
     if student.shape[1] != teacher.shape[1] or student.shape[-1] % heads or teacher.shape[-1] % heads:
         raise ValueError(

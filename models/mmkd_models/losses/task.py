@@ -30,9 +30,7 @@ def label_loss(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None)
 def huber_loss(values: Tensor, targets: Tensor, *, delta: float, weight: Tensor | None = None) -> Tensor:
     """Return d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), d = values - targets, mean over the rows.
 
-    Args:
-        targets: (B,); no gradient flows into them. Rows of weight 0 may be NaN.
-        delta: above 0, in the unit of the targets.
+    Values and targets are (B,); rows of weight 0 may be NaN, and no gradient flows into the targets.
     """
     counted = torch.ones_like(values, dtype=torch.bool) if weight is None else weight > 0
     distance = torch.where(counted, values.float() - targets.detach().float(), 0.0).abs()

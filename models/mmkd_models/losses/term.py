@@ -26,13 +26,7 @@ class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     until: float = 1.0
 
     def at(self, share: float) -> float:
-        """Return the weight after this fraction of the training.
-
-        Example:
-            >>> decay = Weight(start=0.5, end=0.0, until=0.6)
-            >>> decay.at(0.0), round(decay.at(0.3), 3), decay.at(0.9)
-            (0.5, 0.25, 0.0)
-        """
+        """Return the weight after this fraction of the training."""
         done = min(1.0, share / self.until)
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * done))
 
@@ -58,17 +52,14 @@ class Goal:
 CLASSES = Goal()
 
 
-def goal_of(windows: Windows) -> Goal:
+def training_goal(windows: Windows) -> Goal:
     """Return the goal of a training on these windows."""
     kind = windows.spec.task.kind
     return Goal(kind=kind, spread=target_scale(windows)[1] if kind == "regression" else 1.0)
 
 
 def target_scale(windows: Windows) -> tuple[float, float]:
-    """Return mean and standard deviation of a regression's target over the labelled windows.
-
-    Raises UsageError if they have fewer than two different values.
-    """
+    """Return mean and std of a regression's target over labelled windows. Raises UsageError for under two values."""
     known = windows.labels[windows.labelled].astype(np.float64)
     if len(np.unique(known)) < 2:
         raise UsageError(
@@ -98,7 +89,10 @@ class TrainingStep:
 
 
 class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A term of a recipe; a new one is a subclass with a `tag`, and joins the union in `distillation/recipe.py`."""
+    """A term of a recipe: a subclass with a `tag`, in the union of `distillation/recipe.py`.
+
+    It has `loss(step, head)`, the loss by name; and `check(kind, classes)`, which raises UsageError for its options.
+    """
 
     weight: Weight = constant(1.0)
 
@@ -116,28 +110,9 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Return whether the networks must return their layers."""
         return False
 
-    def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for options that are wrong for every network; `classes` is K if it is known."""
-
-    def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
-        """Raise UsageError if a layer is named that does not exist.
-
-        Args:
-            student: number of self-attention layers of the student.
-            fusion: number of cross-attention layers of the teacher.
-            blocks: number of self-attention layers of the teacher for the student's modality.
-        """
-
-    def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raise UsageError if the outputs of the two networks cannot be compared."""
-
     def head(self, pair: Pair) -> nn.Module | None:
         """Return modules that are trained with the student and never exported."""
         return None
-
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """Return the loss under the term's name, and further values for the log."""
-        raise NotImplementedError
 
     def refusal(self, expected: str, got: str) -> UsageError:
         """Return the error for an option with an impossible value."""

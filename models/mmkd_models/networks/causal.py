@@ -58,10 +58,7 @@ class Along:
 
 
 class CausalEncoder(nn.Module):
-    """One modality's samples -> tokens, each made of earlier samples alone.
-
-    Raises UsageError if a window is too short for two tokens.
-    """
+    """One modality -> tokens, each made of earlier samples alone. Raises UsageError for windows below two tokens."""
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
@@ -160,14 +157,9 @@ class CausalEncoder(nn.Module):
         return Along(time=time, there=there.amax((2, 3)), blocks=blocks, running=running)
 
     def tokens(self, along: Along, asked: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the tokens before the first block, and each block's attention bias.
+        """Return the tokens before the first block (B, N + 2 I, D), and each block's bias (B, H, N + 2 I, N + 2 I).
 
-        Args:
-            along: a recording of N blocks.
-            asked: (I,) the blocks after which a spectrum and a statistics token look back.
-
-        Returns:
-            (B, N + 2 I, D): time tokens, then pairs of the others; and depth times (B, H, N + 2 I, N + 2 I).
+        After the blocks `asked` (I,) of a recording of N, a spectrum and a statistics token look back.
         """
         count = along.time.shape[1]
         band = band_of(asked, count, self.length).to(along.time)

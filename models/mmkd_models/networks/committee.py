@@ -16,32 +16,23 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.networks.config import MemberKind, RocketConfig
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput
 
-_LEAST_SHARE = 1e-12
+_MIN_SHARE = 1e-12
 """A probability whose logarithm is finite in float64 and whose weight in a mean is nothing."""
 
 
 class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A member of a committee and its weight.
-
-    Attributes:
-        temperature: calibrates its logits; 1 for a regression.
-        weight: in the mean of probabilities; 0 if its answers are no better than a constant.
-        score: on validation, by the metric of the checkpoint.
-        log_likelihood: mean of its calibrated answers on validation, in nats.
-        features: a rocket's, by modality.
-        bias: (K,) added to its logits before the temperature, for unequal class frequencies; not of a transformer.
-        modality: the only one that it reads; unset for all.
-    """
+    """A member of a committee and its weight."""
 
     kind: MemberKind
     seed: int
-    temperature: float
-    weight: float
-    score: float
-    log_likelihood: float
-    features: dict[str, RocketConfig] | msgspec.UnsetType = msgspec.UNSET
+    temperature: float  # calibrates its logits; 1 for a regression
+    weight: float  # in the mean of probabilities; 0 if its answers are no better than a constant
+    score: float  # on validation, by the metric of the checkpoint
+    log_likelihood: float  # mean of its calibrated answers on validation, in nats
+    features: dict[str, RocketConfig] | msgspec.UnsetType = msgspec.UNSET  # a rocket's, by modality
+    # (K,) added to its logits before the temperature, for unequal class frequencies; not of a transformer
     bias: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
-    modality: str | msgspec.UnsetType = msgspec.UNSET
+    modality: str | msgspec.UnsetType = msgspec.UNSET  # the only one that it reads; unset for all
 
     @property
     def named(self) -> str:
@@ -74,13 +65,10 @@ def committee_fault(facts: CommitteeFacts) -> str | None:
 
 
 class Committee(nn.Module):
-    """Members that answer as one teacher.
+    """Members, in the order of the facts, that answer as one teacher.
 
     If a window lacks a whole modality, only members that can do without it answer: transformers, and members of another
     modality alone. If none of them has a weight, all answer.
-
-    Args:
-        members: in the order of the facts. Transformers return a `TeacherOutput`, others (B, K) logits.
     """
 
     def __init__(self, members: Sequence[nn.Module], facts: CommitteeFacts, *, kind: TaskKind) -> None:
@@ -102,11 +90,7 @@ class Committee(nn.Module):
     def forward(
         self, inputs: Inputs, *, taps: bool = False, given: Mapping[int, Tensor] | None = None
     ) -> TeacherOutput:
-        """Return the committee's logits; everything else is the first transformer's.
-
-        Args:
-            given: calibrated logits (B, K) by member number, which are not computed then.
-        """
+        """Return the committee's logits, and else the first transformer's; `given` members' (B, K) are not computed."""
         output: TeacherOutput = self.first(inputs, taps=taps)
         given = given or {}
         numbers = [number for number, member in enumerate(self.facts.members) if member.weight > 0]
@@ -130,8 +114,8 @@ class Committee(nn.Module):
         """(B, K) probabilities -> logits; numbers of a regression stay."""
         if self.kind == "regression":
             return probabilities
-        least = probabilities.clamp(min=_LEAST_SHARE)
-        return least.log() if self.kind == "classification" else torch.logit(least.clamp(max=1 - _LEAST_SHARE))
+        least = probabilities.clamp(min=_MIN_SHARE)
+        return least.log() if self.kind == "classification" else torch.logit(least.clamp(max=1 - _MIN_SHARE))
 
     def _logits(self, number: int, inputs: Inputs, first: TeacherOutput) -> Tensor:
         output = first if number == 0 else self.members[number](inputs)
@@ -144,7 +128,7 @@ class Committee(nn.Module):
         weights = there.new_tensor([member.weight for member in members], dtype=torch.float64)[:, None]
         able = weights * torch.stack([self._can_answer(member, there) for member in members])
         total = able.sum(0)
-        return torch.where(total > 0, able / total.clamp(min=_LEAST_SHARE), weights)
+        return torch.where(total > 0, able / total.clamp(min=_MIN_SHARE), weights)
 
     def _can_answer(self, member: MemberFacts, there: Tensor) -> Tensor:
         if member.kind == "transformer":
@@ -188,13 +172,7 @@ class FixedViews(nn.Module):
     def forward(
         self, inputs: Inputs, *, index: Tensor, partner: Tensor | None, share: Tensor | None, taps: bool = False
     ) -> TeacherOutput:
-        """Answer a batch of windows.
-
-        Args:
-            index: (B,) the training window of each row.
-            partner: (B,) the one it is mixed with; None if nothing is mixed.
-            share: (B,) fraction of the first of the two.
-        """
+        """Answer training windows `index` (B,), in fractions `share` (B,), and `partner` (B,) in the rest if mixed."""
         if self._whole and not taps:
             if -1 not in self._cached:
                 self._cached[-1] = self._ask(self.committee)

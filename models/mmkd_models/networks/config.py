@@ -15,7 +15,7 @@ MEMBERS: tuple[MemberKind, ...] = get_args(MemberKind)
 Preset = Literal["tiny", "small", "medium", "base"]
 StudentKind = Literal["transformer", "rocket", "hybrid"]
 
-MOST_POSITIONS = 1024
+MAX_POSITIONS = 1024
 """Positions of a window that a kernel reads: a proportion is within 1.6 points, and FP16 can count them."""
 
 _STUDENTS = {"tiny": (48, 4, 2), "small": (88, 4, 2), "medium": (152, 8, 3), "base": (256, 8, 4)}
@@ -32,27 +32,19 @@ _ROCKET_POSITIONS = {"tiny": 100}
 
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Size of one modality's encoder.
+    """Size of one modality's encoder. Raises ValueError if the sizes describe no network."""
 
-    Attributes:
-        width: D, a multiple of `heads`.
-        feedforward_ratio: hidden width of the feed-forward layer divided by D.
-        most_tokens: the stem halves the time axis until at most this many tokens are left.
-        frame: samples of the longest frame of the spectrum; a window of more than four is long (`LongFrontEnd`).
-        movement: whether a short window is also seen about its own mean, in units of how much windows usually move:
-            levels that differ between runs by a hundred times that would hide small movements.
-
-    Raises ValueError if the sizes describe no network.
-    """
-
-    width: int
+    width: int  # D, a multiple of `heads`
     heads: int
     depth: int
-    feedforward_ratio: int = 2
+    feedforward_ratio: int = 2  # hidden width of the feed-forward layer divided by D
     spectrum_bands: int = 24
-    most_tokens: int = 32
+    most_tokens: int = 32  # the stem halves the time axis until at most this many tokens are left
     dropout: float = 0.1
+    # samples of the longest frame of the spectrum; a window of more than four is long (`LongFrontEnd`)
     frame: int = 256
+    # whether a short window is also seen about its own mean, in units of how much windows usually move: levels
+    # that differ between runs by a hundred times that would hide small movements
     movement: bool = False
 
     def __post_init__(self) -> None:
@@ -62,19 +54,11 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class RocketGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Convolutional features that share a dilation.
+    """Convolutional features that share a dilation. Raises ValueError if the numbers describe no features."""
 
-    Attributes:
-        dilation: samples between two weights of a kernel.
-        padded: whether the kernels reach over the ends of the window, where they read the mean of the training.
-        features: their number.
-
-    Raises ValueError if the numbers describe no features.
-    """
-
-    dilation: int
-    padded: bool
-    features: int
+    dilation: int  # samples between two weights of a kernel
+    padded: bool  # whether the kernels reach over the ends of the window, where they read the mean of the training
+    features: int  # their number
 
     def __post_init__(self) -> None:
         if min(self.dilation, self.features) < 1:
@@ -98,21 +82,13 @@ class RocketConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A student: an encoder, convolutional features or both, and a head.
-
-    Attributes:
-        encoder: not used by the kind rocket.
-        causal: whether no token sees later ones, so that a stream computes only new tokens.
-        rocket: None in a transformer, and before a training has drawn the features.
-
-    Raises ValueError if the parts are not those of the kind.
-    """
+    """A student: an encoder, convolutional features or both, and a head. Raises ValueError for parts of other kinds."""
 
     preset: str
-    encoder: EncoderConfig
-    causal: bool = False
+    encoder: EncoderConfig  # not used by the kind rocket
+    causal: bool = False  # whether no token sees later ones, so that a stream computes only new tokens
     kind: StudentKind = "transformer"
-    rocket: RocketConfig | None = None
+    rocket: RocketConfig | None = None  # None in a transformer, and before a training has drawn the features
 
     def __post_init__(self) -> None:
         if self.kind == "transformer" and self.rocket is not None:
@@ -122,16 +98,12 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A teacher: one encoder per modality, cross-attention layers, a head.
-
-    Attributes:
-        fusion_depth: layers of cross-attention from each modality to the others.
-        modality_dropout: probability in training that one modality of a window is hidden (never the last one).
-    """
+    """A teacher: one encoder per modality, cross-attention layers, a head."""
 
     preset: str
     encoder: EncoderConfig
-    fusion_depth: int
+    fusion_depth: int  # layers of cross-attention from each modality to the others
+    # probability in training that one modality of a window is hidden (never the last one)
     modality_dropout: float = 0.2
 
 
@@ -173,11 +145,11 @@ def teacher_config(preset: Preset) -> TeacherConfig:
     return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)
 
 
-def rocket_features_of(preset: str) -> int:
+def max_rocket_features(preset: str) -> int:
     """Return the most convolutional features of a student of that size."""
     return _ROCKET_FEATURES.get(preset, _ROCKET_FEATURES["small"])
 
 
-def rocket_positions_of(preset: str) -> int:
+def max_rocket_positions(preset: str) -> int:
     """Return the most positions of a window that a kernel of a student of that size reads."""
-    return _ROCKET_POSITIONS.get(preset, MOST_POSITIONS)
+    return _ROCKET_POSITIONS.get(preset, MAX_POSITIONS)

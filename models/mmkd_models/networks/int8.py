@@ -21,7 +21,7 @@ from mmkd_models.networks.student import Student, StudentOutput
 TOP = 127
 """Largest level; of weights also the largest magnitude, as TensorRT's weights never use -128."""
 
-BOTTOM = -128
+_BOTTOM = -128
 """Lowest level of an activation: what QuantizeLinear returns for everything below."""
 
 NOTHING = 1e-30
@@ -47,10 +47,7 @@ def levels_of(values: _Array, scales: _Array, *, lowest: int) -> _Array:
 
 
 class QuantisedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tensor that `layers` read in INT8, and the `largest` magnitude that is represented.
-
-    Raises ValueError without layers, or if the magnitude is no number above 0.
-    """
+    """A tensor that `layers` read in INT8, and the `largest` magnitude. Raises ValueError if they describe no range."""
 
     layers: tuple[str, ...]
     largest: float
@@ -61,15 +58,10 @@ class QuantisedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class LearntInt8(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The result of quantisation-aware distillation.
+    """The result of quantisation-aware distillation."""
 
-    Attributes:
-        student_sha256: of the checkpoint that it started from.
-        score: of the INT8 arithmetic on validation, in the metric of the checkpoint's facts.
-    """
-
-    student_sha256: str
-    score: float
+    student_sha256: str  # of the checkpoint that it started from
+    score: float  # of the INT8 arithmetic on validation, in the metric of the checkpoint's facts
     inputs: tuple[QuantisedInput, ...]
 
     @property
@@ -79,12 +71,9 @@ class LearntInt8(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class FakeInt8Student(nn.Module):
-    """A student whose chosen layers read rounded activations and have rounded weights.
+    """A student whose layers `groups`, those that read one tensor together, have rounded weights and activations.
 
-    Args:
-        student: the trained student, whose weights are trained further.
-        groups: names of the layers that compute in INT8, those that read one tensor together.
-        values: (N, T, C) raw windows, 0 where missing, that the ranges start from.
+    Ranges start from raw windows `values` (N, T, C), 0 where missing.
     """
 
     start: Tensor
@@ -127,10 +116,7 @@ class FakeInt8Student(nn.Module):
 
 
 def learnt_student(network: FakeInt8Student) -> tuple[dict[str, Tensor], tuple[QuantisedInput, ...]]:
-    """Return a student's weights, as INT8 computes with them, and the ranges of its activations.
-
-    So the float32 graph differs from the INT8 one by the rounding of activations alone.
-    """
+    """Return a student's weights, as INT8 computes with them, and the ranges of its activations."""
     state = {name: value.detach().clone() for name, value in network.student.state_dict().items()}
     for name in {name for group in network.groups for name in group}:
         state[f"{name}.weight"] = fake_weights(state[f"{name}.weight"])
@@ -157,8 +143,8 @@ def fake_activations(values: Tensor, largest: Tensor) -> Tensor:
         x = values.float()
         scale = scales_of(largest)
         scale = scale.detach() + (scale - scale.detach()) * (1.0 / math.sqrt(TOP * x.numel()))
-        steps = (x / scale).clamp(BOTTOM, TOP)
-        levels = levels_of(x.detach(), scale.detach(), lowest=BOTTOM)
+        steps = (x / scale).clamp(_BOTTOM, TOP)
+        levels = levels_of(x.detach(), scale.detach(), lowest=_BOTTOM)
         return (steps + (levels - steps).detach()) * scale
 
 
@@ -201,6 +187,6 @@ def _least_error(values: Tensor) -> Tensor:
     errors: list[Tensor] = []
     for share in _CANDIDATES:
         scale = scales_of(share * top)
-        errors.append((levels_of(values, scale, lowest=BOTTOM) * scale - values).square().mean())
+        errors.append((levels_of(values, scale, lowest=_BOTTOM) * scale - values).square().mean())
     best: Tensor = top * _CANDIDATES[int(torch.stack(errors).argmin())]
     return best

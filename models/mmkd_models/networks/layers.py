@@ -41,17 +41,12 @@ class AttentionTap:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """The output of an encoder.
+    """The output of an encoder."""
 
-    Attributes:
-        values: (B, L + 2, D).
-        bias: (B, L + 2) additive attention score of each token as a key: 0, or `MASKED` if its samples are missing.
-        hidden: (B, L + 2, D) after each block; empty without taps, as `attention`.
-    """
-
-    values: Tensor
+    values: Tensor  # (B, L + 2, D)
+    # (B, L + 2) additive attention score of each token as a key: 0, or `MASKED` if its samples are missing
     bias: Tensor
-    hidden: tuple[Tensor, ...] = ()
+    hidden: tuple[Tensor, ...] = ()  # (B, L + 2, D) after each block; empty without taps, as `attention`
     attention: tuple[AttentionTap, ...] = ()
 
     @property
@@ -89,9 +84,8 @@ class AnswerHead(nn.Module):
 class Dropout(nn.Module):
     """`nn.Dropout` (Srivastava et al., JMLR 2014) whose masks cost little on a CPU.
 
-    torch draws a number of its Mersenne Twister for every value, an eighth of a teacher's training step on one core;
-    here a byte of NumPy's SFC64 decides, so the probability is a multiple of 1 / 256. The seed comes from torch's
-    generator.
+    A byte of NumPy's SFC64, seeded from torch's generator, decides, so the probability is a multiple of 1 / 256: a
+    number of torch's generator for every value took an eighth of a training step.
     """
 
     def __init__(self, probability: float) -> None:
@@ -126,12 +120,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
-        """Attend from x to source, and return (B, Lq, D) with the tap if `want_map`.
+        """Attend from x (B, Lq, D) to source (B, Lk, D), and return (B, Lq, D) with the tap if `want_map`.
 
-        Args:
-            x: (B, Lq, D) queries.
-            source: (B, Lk, D) keys and values; ignored by self-attention.
-            bias: additive scores: of the keys (B, Lk), or of every pair (B, H, Lq, Lk).
+        Self-attention ignores the source. The bias is additive: (B, Lk) of keys, or (B, H, Lq, Lk) of every pair.
         """
         batch, length, width = x.shape
         if self.query is None:
@@ -155,16 +146,13 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width)), tap
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with a GELU."""
-
+class _FeedForward(nn.Module):
     def __init__(self, width: int, ratio: int) -> None:
         super().__init__()
         self.up = nn.Linear(width, ratio * width)
         self.down = nn.Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
         out: Tensor = self.down(F.gelu(self.up(x)))
         return out
 
@@ -177,7 +165,7 @@ class TransformerBlock(nn.Module):
         self.norm_attention = nn.LayerNorm(config.width)
         self.attention = Attention(config.width, config.heads, cross=False)
         self.norm_feedforward = nn.LayerNorm(config.width)
-        self.feedforward = FeedForward(config.width, config.feedforward_ratio)
+        self.feedforward = _FeedForward(config.width, config.feedforward_ratio)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:

@@ -15,12 +15,12 @@ from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.networks.committee import MemberFacts
 from mmkd_models.networks.config import RocketConfig, TeacherConfig
-from mmkd_models.networks.fronts.as_series import SeriesView, as_series, series_spec, series_views
+from mmkd_models.networks.fronts.as_series import series_view
 from mmkd_models.networks.rocket import RocketFeatures, claims_of
 from mmkd_models.networks.teacher import Inputs, Teacher
 
 TREES = 300
-_MOST_TREES = 10_000
+_MAX_TREES = 10_000
 _DTYPES = {
     "roots": torch.int32,
     "feature": torch.int32,
@@ -56,45 +56,26 @@ class Rocket(nn.Module):
 
 
 class Trees(nn.Module):
-    """Trees of one forest, one after another in the same arrays, as scikit-learn grew them.
+    """Trees of one forest, one after another in the same arrays: left if a statistic is at most the threshold."""
 
-    A window goes from a root to a leaf: left if its statistic is at most the threshold, else right.
-
-    Attributes:
-        roots: int32 (trees,), the first node of each tree, ascending.
-        feature: int32 (nodes,), the statistic that a node reads; -1 at a leaf.
-        threshold: float32 (nodes,).
-        left: int32 (nodes,), the next node; at a leaf its row in `shares`.
-        right: int32 (nodes,); 0 at a leaf.
-        shares: float32 (leaves, K), the fraction of each class or label in the leaf; of a regression the mean (leaves,
-            1).
-    """
-
-    roots: Tensor
-    feature: Tensor
-    threshold: Tensor
-    left: Tensor
-    right: Tensor
+    roots: Tensor  # int32 (trees,), the first node of each tree, ascending
+    feature: Tensor  # int32 (nodes,), the statistic that a node reads; -1 at a leaf
+    threshold: Tensor  # float32 (nodes,)
+    left: Tensor  # int32 (nodes,), the next node; at a leaf its row in `shares`
+    right: Tensor  # int32 (nodes,); 0 at a leaf
+    # float32 (leaves, K), the fraction of each class or label in the leaf; of a regression the mean (leaves, 1)
     shares: Tensor
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        arrays: Mapping[str, Tensor],
-        *,
-        kind: TaskKind,
-        views: Mapping[str, SeriesView] | None = None,
-    ) -> None:
+    def __init__(self, modalities: Sequence[ModalitySpec], arrays: Mapping[str, Tensor], *, kind: TaskKind) -> None:
         super().__init__()
-        self.names = tuple(names)
-        self.views = nn.ModuleDict(views or {})
+        self.views = nn.ModuleDict({modality.name: series_view(modality) for modality in modalities})
         self.kind = kind
         for name in _DTYPES:
             self.register_buffer(name, arrays[name])
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return (B, K) logits of the smoothed votes; of a regression (B, 1) numbers in the target's unit."""
-        votes = self.votes(statistics_of(inputs, self.names, dict(self.views.items())))
+        votes = self.votes(window_figures(inputs, self.views))
         if self.kind == "regression":
             return votes.float()
         # One more vote, spread evenly (Laplace's rule of succession): a fraction of 0 has no logarithm.
@@ -115,11 +96,11 @@ class Trees(nn.Module):
             node = torch.where(feature < 0, node, following.long())
 
 
-def statistics_of(inputs: Inputs, names: Sequence[str], views: Mapping[str, nn.Module]) -> Tensor:
-    """Return float32 (B, F), the statistics of these modalities side by side; of sound and video, of their series."""
+def window_figures(inputs: Inputs, views: nn.ModuleDict) -> Tensor:
+    """Return float32 (B, F), the statistics of the modalities, as series, side by side."""
     parts = []
-    for name in names:
-        values, present = as_series(inputs, views, name)
+    for name, view in views.items():
+        values, present = view(*inputs[name])
         statistics = window_statistics(torch.where(present > 0, values.float(), torch.nan).cpu().numpy())
         parts.append(torch.from_numpy(statistics.astype(np.float32)).to(values.device))
     return torch.cat(parts, dim=1)
@@ -128,21 +109,13 @@ def statistics_of(inputs: Inputs, names: Sequence[str], views: Mapping[str, nn.M
 def grown_trees(
     statistics: NDArray[np.float32],
     labels: NDArray[Any],
-    names: Sequence[str],
+    modalities: Sequence[ModalitySpec],
     *,
     classes: int,
     kind: TaskKind,
     seed: int,
-    views: Mapping[str, SeriesView] | None = None,
 ) -> Trees:
-    """Grow extra-trees (Geurts, Ernst, Wehenkel, "Extremely randomized trees", Machine Learning 63, 2006).
-
-    Args:
-        statistics: (N, F), of labelled windows.
-        labels: (N,) or (N, K).
-        names: the modalities that the statistics are of, in order.
-        views: turn modalities that are no series into one.
-    """
+    """Grow extra-trees (Geurts, Ernst, Wehenkel, Machine Learning 63, 2006) on statistics (N, F) with labels."""
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
     # The mean of labels that are 0 or 1 is the fraction that is on, and least squares split as Gini's impurity does.
@@ -170,7 +143,7 @@ def grown_trees(
         "right": sides["right"].astype(np.int32),
         "shares": shares.astype(np.float32),
     }
-    return Trees(names, {name: torch.from_numpy(array) for name, array in arrays.items()}, kind=kind, views=views)
+    return Trees(modalities, {name: torch.from_numpy(array) for name, array in arrays.items()}, kind=kind)
 
 
 def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -190,8 +163,7 @@ def member_from_state(
     modalities = _modalities_of(facts, modalities)
     match facts.kind:
         case "trees":
-            names = [modality.name for modality in modalities]
-            return Trees(names, state, kind=task.kind, views=series_views(modalities))
+            return Trees(modalities, state, kind=task.kind)
         case "rocket":
             network: nn.Module = Rocket(modalities, facts.features or {}, len(task.labels))
         case "transformer":
@@ -256,12 +228,12 @@ def trees_fault(arrays: Mapping[str, Tensor], modalities: Sequence[ModalitySpec]
     flat = all(
         array.ndim == 1 and len(array) == nodes for name, array in arrays.items() if name not in ("roots", "shares")
     )
-    if not flat or roots.ndim != 1 or not 1 <= len(roots) <= _MOST_TREES or shares.shape != (leaves, classes):
+    if not flat or roots.ndim != 1 or not 1 <= len(roots) <= _MAX_TREES or shares.shape != (leaves, classes):
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-        return f"expected 1 to {_MOST_TREES} trees with arrays (nodes,) and shares (leaves, {classes}), got {shapes}"
+        return f"expected 1 to {_MAX_TREES} trees with arrays (nodes,) and shares (leaves, {classes}), got {shapes}"
     if not bool(torch.isfinite(shares).all() and torch.isfinite(arrays["threshold"]).all()):
         return "expected finite thresholds and shares, got NaN or infinity"
-    blank = [np.zeros((1, *series_spec(spec).shape), dtype=np.float32) for spec in modalities]
+    blank = [np.zeros((1, *series_view(spec).spec.shape), dtype=np.float32) for spec in modalities]
     if not _are_linked(arrays, features=sum(window_statistics(window).shape[1] for window in blank)):
         return "expected every node to lead onwards inside its tree and every leaf to its shares, got other links"
     return None

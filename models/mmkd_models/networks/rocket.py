@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.config import MOST_POSITIONS, RocketConfig, RocketGroup
-from mmkd_models.networks.fronts.as_series import series_spec, series_view
+from mmkd_models.networks.config import MAX_POSITIONS, RocketConfig, RocketGroup
+from mmkd_models.networks.fronts.as_series import series_view
 
 KERNELS = 84
 """The ways to choose three of nine weights (paper, section 3.1)."""
@@ -32,7 +32,7 @@ KERNELS = 84
 FEATURES = 2016
 """24 of each kernel. The paper takes 9,996; on our sets the difference is not significant."""
 
-MOST_DILATIONS = 8
+_MAX_DILATIONS = 8
 """Dilations of a kernel. The paper takes up to 32; each is one more convolution for an engine."""
 
 LENGTH = 9
@@ -41,27 +41,21 @@ LENGTH = 9
 _REACH = LENGTH // 2
 _CLIP = 8.0  # standard deviations, as in the transformer's front-end
 _RAMP = 0.1  # width of the ramp, in standard deviations of the kernel's output on the window that gave the bias
-_NARROWEST = 1e-3  # ramp, in standard deviations of the training: FP16 holds the weights divided by it
-_FEWEST_POSITIONS = 3
+_MIN_RAMP = 1e-3  # ramp, in standard deviations of the training: FP16 holds the weights divided by it
+_MIN_POSITIONS = 3
 _CONSTANT = 1e-6  # standard deviation up to which a feature counts as constant
 _GOLDEN = (5**0.5 + 1) / 2
 _VIEWED = 32  # windows of sound or video that are made series at a time
-_MOST_POSITIONS_READ = 1 << 16  # of a window, in a file
+_MAX_POSITIONS_READ = 1 << 16  # of a window, in a file
 _CHUNK_VALUES = 2**19  # numbers of one intermediate tensor while many windows are transformed: what a cache holds
 
 
 class _Group(nn.Module):
-    """Kernels of one dilation, all padded or all not, as files hold them.
+    """Kernels of one dilation, all padded or all not, as files hold them."""
 
-    Attributes:
-        weight: (F, C, 9), divided by the width of the ramp; 0 for channels that a kernel does not read.
-        bias: (F,) so that the ramp rises from 0 to 1 around the drawn bias.
-        reads: (F, C) channels that a kernel reads; rows sum to 1.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    reads: Tensor
+    weight: Tensor  # (F, C, 9), divided by the width of the ramp; 0 for channels that a kernel does not read
+    bias: Tensor  # (F,) so that the ramp rises from 0 to 1 around the drawn bias
+    reads: Tensor  # (F, C) channels that a kernel reads; rows sum to 1
 
     def __init__(self, config: RocketGroup, channels: int) -> None:
         super().__init__()
@@ -98,16 +92,11 @@ class RocketFeatures(nn.Module):
 
     A position counts as far as the samples at a kernel's centre are there; a window without any sample has every
     feature 0, the training's mean. Kernels that are not padded do not count near the ends.
-
-    Attributes:
-        of_dilation: (F, D) 1 if a feature has a dilation.
-        counted: (2 D, 1, P) 1 if a position counts: of each dilation padded, and not.
-        reads: (F, 2 C) channels that a kernel reads at the positions of padded ones, and at those of others.
     """
 
-    of_dilation: Tensor
-    counted: Tensor
-    reads: Tensor
+    of_dilation: Tensor  # (F, D) 1 if a feature has a dilation
+    counted: Tensor  # (2 D, 1, P) 1 if a position counts: of each dilation padded, and not
+    reads: Tensor  # (F, 2 C) channels that a kernel reads at the positions of padded ones, and at those of others
     mean: Tensor
     std: Tensor
     raw_mean: Tensor
@@ -117,12 +106,11 @@ class RocketFeatures(nn.Module):
 
     def __init__(self, modality: ModalitySpec, config: RocketConfig) -> None:
         super().__init__()
-        self.view = series_view(modality)
-        if self.view is not None:
+        self.view, self.is_series = series_view(modality), modality.kind == "series"
+        if not self.is_series:
             self.register_buffer("raw_mean", torch.zeros(len(modality.channels)))
             self.register_buffer("raw_std", torch.ones(len(modality.channels)))
-        spec = modality if self.view is None else self.view.spec
-        channels = len(spec.channels)
+        samples, channels = self.view.spec.shape
         self.config = config
         self.groups = nn.ModuleList(_Group(group, channels) for group in config.groups)
         neighbours = itertools.groupby(range(len(config.groups)), key=lambda number: config.groups[number].dilation)
@@ -130,7 +118,7 @@ class RocketFeatures(nn.Module):
         self.kernels = nn.ModuleList(_Kernels(*one, self.groups) for one in dilations)
         sizes = [sum(config.groups[number].features for number in numbers) for _, numbers in dilations]
         edges = [edge for dilation, _ in dilations for edge in (0, _REACH * dilation)]
-        counted = torch.stack([_inside(spec.samples, edge, config.stride) for edge in edges])
+        counted = torch.stack([_inside(samples, edge, config.stride) for edge in edges])
         of_dilation = torch.cat([row.expand(size, -1) for row, size in zip(torch.eye(len(sizes)), sizes, strict=True)])
         self.register_buffer("of_dilation", of_dilation, persistent=False)
         self.register_buffer("counted", counted[:, None].float(), persistent=False)
@@ -148,7 +136,8 @@ class RocketFeatures(nn.Module):
 
     def shares(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, C), (B, T, C) -> (B, F) PPV, and 1 if a position counted, else 0."""
-        values, present = self.as_series(values, present)
+        if not self.is_series:
+            values, present = self.view((values.to(present.dtype) - self.raw_mean) / self.raw_std, present)
         series = (((values - self.mean) / self.std).clamp(-_CLIP, _CLIP) * present).transpose(1, 2)
         there = present[:, :: self.config.stride].transpose(1, 2)[:, None]
         centres = (there * self.counted).flatten(1, 2)  # (B, 2 D C, P)
@@ -161,13 +150,6 @@ class RocketFeatures(nn.Module):
         total = (torch.cat(sums, dim=-1) * self.reads.T).sum(1)
         counts = (counts * self.reads).sum(-1)
         return total / counts.clamp(min=1.0), counts.clamp(max=1.0)
-
-    def as_series(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Return windows as series; sound and video first in standard deviations of the training's raw values."""
-        if self.view is None:
-            return values, present
-        values, present = self.view((values.to(present.dtype) - self.raw_mean) / self.raw_std, present)
-        return values, present
 
 
 def _join(network: RocketFeatures, _: object) -> None:
@@ -192,7 +174,7 @@ def _inside(samples: int, edge: int, stride: int) -> Tensor:
 
 def fits_kernels(modality: ModalitySpec) -> bool:
     """Return whether its windows, as series, are at least as long as a kernel."""
-    return series_spec(modality).samples >= LENGTH
+    return series_view(modality).spec.samples >= LENGTH
 
 
 def fit_rocket(
@@ -203,21 +185,19 @@ def fit_rocket(
     scale: tuple[NDArray[np.float32], NDArray[np.float32]],
     seed: int,
     features: int = FEATURES,
-    positions: int = MOST_POSITIONS,
+    positions: int = MAX_POSITIONS,
 ) -> RocketFeatures:
     """Draw the features of a modality from training windows; no labels are needed.
 
     Args:
-        values: (N, T, C) raw values, 0 where missing; of sound and video the windows.
-        present: (N, T, C) 1 or 0.
+        values: (N, T, C) raw values, 0 where missing; of sound and video the windows. As presence.
         scale: mean and standard deviation (C,) of each channel over the training windows.
-        seed: draws the channels, and the windows that the biases come from.
         features: rounded down to a multiple of 84.
         positions: most positions that a kernel reads.
 
     Raises UsageError if windows are shorter than a kernel, or there are no windows or fewer than 84 features.
     """
-    samples = series_spec(modality).samples
+    samples = series_view(modality).spec.samples
     if not fits_kernels(modality) or len(values) == 0 or features < KERNELS:
         raise UsageError(
             f"modality {modality.name!r}: rocket: expected windows of at least {LENGTH} samples, one window or more "
@@ -231,12 +211,12 @@ def fit_rocket(
     there = there[:, ::stride].transpose(1, 2)
     levels = itertools.count(1)
     drawn: list[tuple[RocketGroup, dict[str, Tensor]]] = []
-    for number, (dilation, quantiles) in enumerate(dilations_of(samples, features // KERNELS, most=MOST_DILATIONS)):
+    for number, (dilation, quantiles) in enumerate(dilations_of(samples, features // KERNELS, most=_MAX_DILATIONS)):
         inner = int(_inside(samples, _REACH * dilation, stride).sum())
         for first in (number % 2, 1 - number % 2):
             kernels = np.arange(first, KERNELS, 2)
             share = [[next(levels) * _GOLDEN % 1.0 for _ in range(quantiles)] for _ in kernels]
-            padded = first == number % 2 or inner < _FEWEST_POSITIONS
+            padded = first == number % 2 or inner < _MIN_POSITIONS
             group = RocketGroup(dilation=dilation, padded=padded, features=quantiles * len(kernels))
             state = _drawn(series.transpose(1, 2), there, kernels, group, stride=stride, levels=share, rng=rng)
             drawn.append((group, state))
@@ -270,10 +250,9 @@ def _as_series(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Values and presence (N, T, C) of a series, and mean and standard deviation (C,) of its channels."""
     mean, std = (torch.from_numpy(part) for part in scale)
-    view = series_view(modality)
-    if view is None:
+    if modality.kind == "series":
         return torch.from_numpy(values), torch.from_numpy(present), mean, std
-    parts = []
+    view, parts = series_view(modality), []
     for start in range(0, len(values), _VIEWED):
         window, there = (torch.from_numpy(part[start : start + _VIEWED]) for part in (values, present))
         parts.append(view((window.float() - mean) / std, there))
@@ -285,7 +264,7 @@ def _as_series(
 
 
 def _keep_raw_scale(network: RocketFeatures, scale: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
-    if network.view is not None:
+    if not network.is_series:
         network.raw_mean.copy_(torch.from_numpy(scale[0]))
         network.raw_std.copy_(torch.from_numpy(scale[1]))
 
@@ -320,7 +299,7 @@ def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] 
     _load_groups(smaller, states)
     smaller.mean.copy_(network.mean)
     smaller.std.copy_(network.std)
-    if network.view is not None:
+    if not network.is_series:
         _keep_raw_scale(smaller, (network.raw_mean.numpy(), network.raw_std.numpy()))
     smaller.feature_mean.copy_(network.feature_mean[rows])
     smaller.feature_std.copy_(network.feature_std[rows])
@@ -356,12 +335,12 @@ def stride_of(samples: int, positions: int) -> int:
 
 def claims_of(config: RocketConfig, modality: ModalitySpec) -> dict[str, tuple[int, int]]:
     """Return what features of a file claim of such windows, each with its limit."""
-    samples = series_spec(modality).samples
+    samples = series_view(modality).spec.samples
     return {
-        "groups": (len(config.groups), 2 * MOST_DILATIONS),
+        "groups": (len(config.groups), 2 * _MAX_DILATIONS),
         "dilation": (max(group.dilation for group in config.groups), (samples - 1) // (LENGTH - 1)),
         "stride": (config.stride, samples),
-        "positions": (-(-samples // config.stride), _MOST_POSITIONS_READ),
+        "positions": (-(-samples // config.stride), _MAX_POSITIONS_READ),
     }
 
 
@@ -392,10 +371,7 @@ def _drawn(
     levels: Sequence[Sequence[float]],
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """State of a group: per kernel its channels, and biases at `levels` of its output on one window.
-
-    The series is (N, C, T), presence (N, C, P).
-    """
+    """State of a group: per kernel its channels, and biases at `levels` of its output on one window (1, C, T)."""
     count, channels = len(kernels), series.shape[1]
     reads = _drawn_channels(count, channels, rng)
     weight = _kernel_weights(kernels)[:, None, :] * reads[:, :, None]  # (n, C, 9)
@@ -410,7 +386,7 @@ def _drawn(
             answer = output[0, 0][(reads[kernel] @ present[row] > 0) & inside]
             if len(answer):
                 break
-        width = max(_RAMP * float(answer.std(correction=0)), _NARROWEST) if len(answer) else 1.0
+        width = max(_RAMP * float(answer.std(correction=0)), _MIN_RAMP) if len(answer) else 1.0
         quantiles = torch.quantile(answer, torch.tensor(wanted)) if len(answer) else torch.zeros(len(wanted))
         biases.append(0.5 - quantiles / width)
         weights.append((weight[kernel] / width).expand(len(wanted), -1, -1))

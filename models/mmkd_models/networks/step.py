@@ -24,13 +24,8 @@ class StepStudent(nn.Module):
     """One step of a causal student.
 
     State of past blocks is in slots, one for each block of a window. A step returns the slot of the newest block, which
-    replaces the oldest: sums do not depend on the order of slots, and attention receives the age of each key.
-
-    Args:
-        temperature: divides the logits for the probabilities; the logits themselves stay.
-        seen: the training's embeddings, for the novelty; None for none.
-
-    Raises ValueError if the student is not causal.
+    replaces the oldest: sums do not depend on the order of slots, and attention receives the age of each key. Arguments
+    as of `ExportStudent`; raises ValueError if the student is not causal.
     """
 
     places: Tensor
@@ -91,14 +86,12 @@ class StepStudent(nn.Module):
         """Answer after one more block of samples.
 
         Args:
-            values: (1, S, C) raw values, 0 where missing; of video uint8 (1, S, H, W, C).
-            present: (1, S, C) 1 or 0; of video (1, S, 1).
+            values: (1, S, C) raw values, 0 where missing, and presence; of video (1, S, H, W, C) and (1, S, 1).
             slot: (1, 1) this block's slot: the number of the step, from 0, modulo the slots.
             state: in the order of `state_shapes`.
 
-        Returns:
-            Logits (1, K), probabilities (1, K), perhaps novelty (1, 1), and the news of every state: all of it, or one
-            slot.
+        Returns logits and probabilities (1, K), perhaps novelty (1, 1), and news of every state: all of it, or one
+        slot.
         """
         *cache, tokens = state
         values, present, newest = self._sensed(values, present, cache[_OF_SERIES:])
@@ -201,9 +194,7 @@ def causal_encoder(student: Student) -> CausalEncoder:
 def embeddings_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
     """Return the embeddings (B, N, D) after each block of S samples of a whole recording in one pass, as of a stream.
 
-    Memory grows with the square of the recording. The embedding of a window without any sample is meaningless.
-
-    Raises ValueError if the student is not causal.
+    Memory grows with the square of the recording. Raises ValueError if the student is not causal.
     """
     encoder, pool = causal_encoder(student), student.pool
     along = encoder.along(encoder.padded(values), encoder.padded(present))

@@ -33,30 +33,24 @@ Inputs = Mapping[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOutput:
-    """The output of a teacher, ours or one of your own, which may leave out all but the first two.
+    """The output of a teacher, ours or one of your own, which may leave out all but the first two."""
 
-    Attributes:
-        logits: (B, K); of a regression (B, 1), the number in the target's unit.
-        embedding: (B, D) the fused representation.
-        pooled: per modality (B, D), before fusion over modalities.
-        hidden: per modality, (B, L + 2, D) after each encoder block and each fusion layer; empty without taps.
-        cross_attention: per modality and fusion layer, (B, H, Lq, sum of the other modalities' Lk); empty without taps.
-        self_attention: per modality and encoder block, (B, H, L + 2, L + 2); empty without taps.
-        projections: per modality, queries, keys and values (B, L + 2, D) of the self-attention, as `hidden`.
-        valid: per modality, (B, L + 2) 1 for tokens with samples behind them, else 0; empty without taps.
-    """
-
-    logits: Tensor
-    embedding: Tensor
-    pooled: dict[str, Tensor] = field(default_factory=dict)
+    logits: Tensor  # (B, K); of a regression (B, 1), the number in the target's unit
+    embedding: Tensor  # (B, D) the fused representation
+    pooled: dict[str, Tensor] = field(default_factory=dict)  # per modality (B, D), before fusion over modalities
+    # per modality, (B, L + 2, D) after each encoder block and each fusion layer; empty without taps
     hidden: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    # per modality and fusion layer, (B, H, Lq, sum of the other modalities' Lk); empty without taps
     cross_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    # per modality and encoder block, (B, H, L + 2, L + 2); empty without taps
     self_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    # per modality, queries, keys and values (B, L + 2, D) of the self-attention, as `hidden`
     projections: dict[str, tuple[Projections, ...]] = field(default_factory=dict)
+    # per modality, (B, L + 2) 1 for tokens with samples behind them, else 0; empty without taps
     valid: dict[str, Tensor] = field(default_factory=dict)
 
 
-class CrossBlock(nn.Module):
+class _CrossBlock(nn.Module):
     """One modality attends to the others, then to itself."""
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -77,18 +71,17 @@ class CrossBlock(nn.Module):
         return x, cross, inner
 
 
-class FusionLayer(nn.Module):
+class _FusionLayer(nn.Module):
     """One cross-attention block per modality, all reading the previous layer's tokens."""
 
     def __init__(self, names: tuple[str, ...], config: EncoderConfig) -> None:
         super().__init__()
         self.names = names
-        self.blocks = nn.ModuleDict({name: CrossBlock(config) for name in names})
+        self.blocks = nn.ModuleDict({name: _CrossBlock(config) for name in names})
 
     def forward(
         self, tokens: Mapping[str, Tokens], *, want_maps: bool
     ) -> dict[str, tuple[Tokens, AttentionTap | None, AttentionTap | None]]:
-        """Return the new tokens of every modality, and the taps of its cross-attention and self-attention."""
         fused = {}
         for name in self.names:
             own = tokens[name]
@@ -117,7 +110,7 @@ class Teacher(nn.Module):
         self.names = tuple(modality.name for modality in modalities)
         self.encoders = nn.ModuleDict({m.name: Encoder(m, config.encoder) for m in modalities})
         fusing = config.fusion_depth if len(self.names) > 1 else 0
-        self.fusion = nn.ModuleList(FusionLayer(self.names, config.encoder) for _ in range(fusing))
+        self.fusion = nn.ModuleList(_FusionLayer(self.names, config.encoder) for _ in range(fusing))
         self.pools = nn.ModuleDict({name: TokenPooling(config.encoder.width) for name in self.names})
         self.gate = nn.Linear(config.encoder.width, 1)
         self.dropout = Dropout(config.encoder.dropout)
@@ -158,10 +151,7 @@ class Teacher(nn.Module):
 
 
 def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
-    """Hide, with `probability`, one modality of each window, chosen evenly; never the last one it has.
-
-    The generator is on the CPU.
-    """
+    """Hide, with `probability`, one modality of each window, chosen evenly; never the last one it has."""
     names = list(inputs)
     if len(names) < 2 or probability <= 0:
         return dict(inputs)
@@ -183,10 +173,7 @@ def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generat
 
 
 def take_teacher(teacher: Teacher, old: Teacher) -> tuple[str, ...]:
-    """Copy the weights that an old teacher of the same size and labels shares, and return the names of the others.
-
-    An old teacher of several modalities keeps its answers while the new sensors are missing.
-    """
+    """Copy the weights that an old teacher of the same size and labels shares, and return the names of the others."""
     target, source = teacher.state_dict(), old.state_dict()
     taken = {name: value.detach().clone() for name, value in source.items() if name in target}
     teacher.load_state_dict({**target, **taken})

@@ -32,7 +32,7 @@ from mmkd_models.networks.committee import Committee, CommitteeFacts, committee_
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.members import member_fault, member_from_state
-from mmkd_models.networks.student import AnyStudent, Student, student_network
+from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.novelty import TrainingEmbeddings, seen_from, seen_tensors
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
@@ -49,8 +49,8 @@ class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     scores: tuple[tuple[float, float], ...]
 
 
-class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A candidate of a race; `log_likelihood` is the mean over validation, in nats, of calibrated answers."""
+class TriedStudent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A student that validation compared; `log_likelihood` is the mean of calibrated answers, in nats."""
 
     name: str
     valid_score: float
@@ -58,42 +58,32 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The origin of a network.
-
-    Attributes:
-        fold: None for the dataset's own split, unset if unknown.
-        labelled: the rule that showed its labels; unset for all.
-        score: on validation.
-        recipe: None for labels only.
-        prior_tau: how far the head's bias corrects unequal class frequencies, 0 to 1; unset for 0 and unequal parts.
-        shipped: the winner of `race`.
-        race: the candidates that validation chose among.
-        beaten_teachers_sha256: of the teachers' files whose student lost the race to labels only.
-        started_from: SHA-256 of the teacher whose weights it started with.
-        adapted: to which domains, in order; the score is then that of the last one's windows of the old domain.
-    """
+    """The origin of a network."""
 
     dataset: str
     dataset_sha256: str
-    fold: int | msgspec.UnsetType | None = msgspec.UNSET
-    labelled: Labelled | msgspec.UnsetType = msgspec.UNSET
+    fold: int | msgspec.UnsetType | None = msgspec.UNSET  # None for the dataset's own split, unset if unknown
+    labelled: Labelled | msgspec.UnsetType = msgspec.UNSET  # the rule that showed its labels; unset for all
     licence: str
     metric: str
-    score: float
+    score: float  # on validation
     best_step: int
     teacher_sha256: str | None = None
     further_teachers_sha256: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     training: TrainConfig
     augment: AugmentConfig
-    recipe: Recipe | None = None
+    recipe: Recipe | None = None  # None for labels only
     curve: tuple[Validation, ...] = ()
+    # how far the head's bias corrects unequal class frequencies, 0 to 1; unset for 0 and unequal parts
     prior_tau: float | msgspec.UnsetType = msgspec.UNSET
     group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
     hybrid: HybridFacts | msgspec.UnsetType = msgspec.UNSET
-    shipped: str | msgspec.UnsetType = msgspec.UNSET
-    race: tuple[Contender, ...] | msgspec.UnsetType = msgspec.UNSET
+    shipped: str | msgspec.UnsetType = msgspec.UNSET  # the best of `tried`, the students that validation compared
+    tried: tuple[TriedStudent, ...] | msgspec.UnsetType = msgspec.UNSET
+    # of the teachers whose student lost to labels only
     beaten_teachers_sha256: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    started_from: str | msgspec.UnsetType = msgspec.UNSET
+    started_from: str | msgspec.UnsetType = msgspec.UNSET  # SHA-256 of the teacher whose weights it started with
+    # to which domains, in order; the score is then that of the last one's windows of the old domain
     adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET
     training_hashes: TrainingHashes | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
@@ -125,12 +115,7 @@ class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 @dataclass(frozen=True, kw_only=True)
 class StudentCheckpoint:
-    """A trained student with what its export needs.
-
-    Attributes:
-        int8: the result of quantisation-aware distillation.
-        seen: the embeddings of its training, for the novelty of windows.
-    """
+    """A trained student with what its export needs."""
 
     modality: ModalitySpec
     task: TaskSpec
@@ -138,24 +123,23 @@ class StudentCheckpoint:
     facts: Provenance
     state: Mapping[str, Tensor]
     carried: CarriedWindows | None
-    int8: LearntInt8 | None = None
-    seen: TrainingEmbeddings | None = None
+    int8: LearntInt8 | None = None  # the result of quantisation-aware distillation
+    seen: TrainingEmbeddings | None = None  # the embeddings of its training, for the novelty of windows
 
-    def network(self) -> AnyStudent:
+    def network(self) -> Student:
         """Return the student with its weights, in evaluation mode."""
-        student = student_network(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
+        student = Student(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
         student.load_state_dict(self.state)
         return student.eval()
 
     def transformer(self, *, asked_by: str) -> Student:
         """Return the student in evaluation mode; raise UsageError, which names `asked_by`, if it is no transformer."""
-        network = self.network()
-        if not isinstance(network, Student):
+        if self.config.kind != "transformer":
             raise UsageError(
                 f"{asked_by}: expected a student of the kind transformer, got a {self.config.kind}; "
                 "train one with --kind transformer"
             )
-        return network
+        return self.network()
 
     @property
     def normalisation(self) -> dict[str, list[float]]:
@@ -170,20 +154,15 @@ class StudentCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCheckpoint:
-    """A trained teacher: a transformer, or a committee whose first member is one.
-
-    Attributes:
-        facts: the first transformer's; the score is the committee's.
-        further: the states of a committee's other members.
-    """
+    """A trained teacher: a transformer, or a committee whose first member is one."""
 
     modalities: tuple[ModalitySpec, ...]
     task: TaskSpec
     config: TeacherConfig
-    facts: Provenance
+    facts: Provenance  # the first transformer's; the score is the committee's
     state: Mapping[str, Tensor]
     committee: CommitteeFacts | None = None
-    further: tuple[Mapping[str, Tensor], ...] = ()
+    further: tuple[Mapping[str, Tensor], ...] = ()  # the states of a committee's other members
 
     def network(self) -> Teacher | Committee:
         """Return the teacher, with all members of a committee, in evaluation mode."""
@@ -217,48 +196,36 @@ def read_teacher_file(path: Path) -> TeacherFile:
 
 def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
     """Replace the file, all or nothing."""
-    document = _StudentDocument(
-        format_version=FORMAT_VERSION,
-        modality=checkpoint.modality,
-        task=checkpoint.task,
-        config=checkpoint.config,
-        facts=checkpoint.facts,
-        int8=checkpoint.int8 or msgspec.UNSET,
-    )
     parts = {"student/": checkpoint.state}
     if checkpoint.carried is not None:
         parts["carried/"] = tensors_of(checkpoint.carried)
     if checkpoint.seen is not None:
         parts["novelty/"] = seen_tensors(checkpoint.seen)
-    _write(path, parts, document, kind="student")
+    _write(path, parts, checkpoint, _StudentDocument, kind="student")
 
 
 def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
     """Replace the file, all or nothing."""
-    document = _TeacherDocument(
-        format_version=FORMAT_VERSION,
-        modalities=checkpoint.modalities,
-        task=checkpoint.task,
-        config=checkpoint.config,
-        facts=checkpoint.facts,
-        committee=checkpoint.committee or msgspec.UNSET,
-    )
     members = {f"member{number}/": state for number, state in enumerate(checkpoint.further, start=1)}
-    _write(path, {"teacher/": checkpoint.state, **members}, document, kind="teacher")
+    _write(path, {"teacher/": checkpoint.state, **members}, checkpoint, _TeacherDocument, kind="teacher")
 
 
-def _write(path: Path, parts: Mapping[str, Mapping[str, Tensor]], document: msgspec.Struct, *, kind: str) -> None:
+def _write(
+    path: Path,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    checkpoint: StudentCheckpoint | TeacherCheckpoint,
+    document: type[_StudentDocument | _TeacherDocument],
+    *,
+    kind: str,
+) -> None:
+    values = {name: getattr(checkpoint, name, FORMAT_VERSION) for name in document.__struct_fields__}
+    present = {name: value for name, value in values.items() if value is not None}
     tensors = {f"{part}{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
-    write_tensors(path, tensors, kind=kind, document=msgspec.json.encode(document))
+    write_tensors(path, tensors, kind=kind, document=msgspec.json.encode(present))
 
 
 def read_student(path: Path) -> StudentCheckpoint:
-    """Read a student.
-
-    Raises:
-        UsageError: there is no such file.
-        CheckpointError: the file is no student checkpoint, damaged, or of another version.
-    """
+    """Read a student. Raises UsageError if there is no such file, CheckpointError if it is damaged or another kind."""
     tensors, raw = read_tensors(path, kind="student")
     document = _decoded(raw, _StudentDocument, path)
     state, carried, novelty = _parts(tensors, ("student/", "carried/", "novelty/"), path)
@@ -271,7 +238,7 @@ def read_student(path: Path) -> StudentCheckpoint:
     encoder = None if config.kind == "rocket" else config.encoder
     check_bounds((modality,), task, encoder, state, path=path, rocket=config.rocket, causal=config.causal)
     with torch.device("meta"):  # shapes alone: no number in the metadata allocates memory
-        network = student_network(modality, len(task.labels), config, kind=task.kind)
+        network = Student(modality, len(task.labels), config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     int8, modules = document.int8 or None, dict(network.named_modules())
     if int8 is not None and (unknown := [name for name in int8.ranges if name not in modules]):

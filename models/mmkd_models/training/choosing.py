@@ -7,41 +7,31 @@ section 4.1, post-hoc). It is a bias, so every engine computes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Groups, Windows
 from mmkd_models.metrics.likelihood import fitted_temperature, jackknife_error, log_likelihood, surely_likelier
 from mmkd_models.metrics.scores import AnyMetric, scores_from_answers, scores_from_logits
-from mmkd_models.networks.student import AnyStudent
-from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.predict import logits_of
 
-TAUS = (0.5, 1.0)
+_TAUS = (0.5, 1.0)
 
-_FEWEST_GROUPS = 3
+_MIN_GROUPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationScore:
-    """The result of one candidate on the labelled windows of validation.
-
-    Attributes:
-        standard_error: of the score, if windows are independent.
-        likelihoods: (answers,) logarithms, of calibrated answers, in nats.
-    """
+    """The result of one candidate on the labelled windows of validation."""
 
     score: float
-    standard_error: float
-    likelihoods: NDArray[np.float64]
+    standard_error: float  # of the score, if windows are independent
+    likelihoods: NDArray[np.float64]  # (answers,) logarithms, of calibrated answers, in nats
 
     @property
     def log_likelihood(self) -> float:
@@ -75,33 +65,6 @@ def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArr
     return preferred([taught, baseline]) == 1 and surely_likelier(baseline.likelihoods, taught.likelihoods, groups)
 
 
-def adjusted(
-    network: AnyStudent | Teacher,
-    state: Mapping[str, Tensor],
-    labels: Labels,
-    valid: Windows,
-    *,
-    metric: AnyMetric,
-    modality: str | None,
-) -> tuple[dict[str, Tensor], float]:
-    """Add the correction that validation chose to the bias of the head, and return its tau, which may be 0.
-
-    Args:
-        network: gets the weights.
-        labels: of the training; only classes have a prior.
-        modality: the student's; None for a teacher.
-    """
-    task = valid.spec.task
-    if task.kind != "classification":
-        return dict(state), 0.0
-    network.cpu().load_state_dict(state)
-    known = valid.subset(np.flatnonzero(valid.labelled))
-    logits = logits_of(network, known, modality=modality)
-    prior = log_prior(labels, len(task.labels))
-    tau = chosen_tau(logits, known.labels, known.groups, prior=prior, metric=metric)
-    return {**state, "head.bias": state["head.bias"] - tau * torch.from_numpy(prior).float()}, tau
-
-
 def evening_bias(
     logits: NDArray[np.floating], labels: Labels, known: Windows, *, metric: AnyMetric
 ) -> NDArray[np.float64] | None:
@@ -133,18 +96,14 @@ def chosen_tau(
     """Return the tau that validates best, or 0 if none improves by more than a standard error.
 
     The error is that of the difference, by the jackknife over groups (Efron and Stein, Annals of Statistics 9, 1981).
-
-    Args:
-        logits: (N, K) of validation windows, all labelled.
-        prior: log pi (K,) of the training's labels.
-        metric: accuracy needs no correction.
+    Logits (N, K) are of labelled validation windows, the prior log pi (K,) of the training's labels.
     """
     if metric == "accuracy":
         return 0.0
     classes = logits.shape[1]
     plain = logits.argmax(1)
     best, best_gain = 0.0, 0.0
-    for tau in TAUS:
+    for tau in _TAUS:
         adjusted_answers = (logits - tau * prior).argmax(1)
 
         def gain(rows: NDArray[np.bool_], answers: NDArray[np.int64] = adjusted_answers) -> float:
@@ -153,6 +112,6 @@ def chosen_tau(
             return after - before
 
         total = gain(np.ones(len(labels), dtype=np.bool_))
-        if total > best_gain and total > jackknife_error(gain, groups, fewest_groups=_FEWEST_GROUPS):
+        if total > best_gain and total > jackknife_error(gain, groups, fewest_groups=_MIN_GROUPS):
             best, best_gain = tau, total
     return best

@@ -1,9 +1,14 @@
-"""A committee from windows to a checkpoint: its members trained, calibrated and weighted."""
+"""A committee from windows to a checkpoint: its members trained, calibrated and weighted.
+
+A linear opinion pool: the weighted mean of the members' probabilities (Stone, "The opinion pool", Annals of
+Mathematical Statistics 32, 1961); of a regression of their numbers. It stays underconfident (Ranjan and Gneiting, JRSS
+B 72, 2010): a temperature of its own made test answers less likely.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,30 +20,33 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
+from mmkd_models.metrics.likelihood import Floats, fitted_temperature, log_likelihood, surely_likelier
 from mmkd_models.metrics.scores import scores_from_logits
 from mmkd_models.networks.committee import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
-from mmkd_models.networks.fronts.as_series import series_spec, series_views
-from mmkd_models.networks.members import Rocket, Trees, grown_trees, statistics_of
+from mmkd_models.networks.fronts.as_series import series_view
+from mmkd_models.networks.members import Rocket, Trees, grown_trees, window_figures
 from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH, fits_kernels
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile
 from mmkd_models.training.choosing import evening_bias
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.pooling import joining_sensor, pool_of
 from mmkd_models.training.predict import answers_to, batches_of
 from mmkd_models.training.ridge import fit_ridge, label_answers
-from mmkd_models.training.rocket import drawn_features, features_of_rows
+from mmkd_models.training.rocket import drawn_features, rocket_features
 from mmkd_models.training.trainings import self_train, train_teacher
 
-LEAST_FEATURES = 6 * KERNELS
+_MIN_FEATURES = 6 * KERNELS
 """Least features of a modality; few modalities divide the features of one."""
 
-SEEDS_APART = 1000
+_SEEDS_APART = 1000
 """Between transformers of one committee, so that none has the seed of a fold."""
+
+_ROUNDS = 60
+"""Iterations of the weights, which converge to the sixth digit long before."""
 
 Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 """From the name of a training to a function that is called after each of its steps."""
@@ -66,11 +74,7 @@ class _Member:
 
 
 def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
-    """Return the members of these names, transformers first.
-
-    Raises UsageError if a name is unknown, there is no transformer, another kind is repeated, or windows are shorter
-    than a rocket's kernels.
-    """
+    """Return the members of these names, transformers first. Raises UsageError if they are no committee."""
     unknown = [name for name in names if name not in MEMBERS]
     if unknown:
         raise UsageError(f"--members: expected some of {', '.join(MEMBERS)}, got {unknown[0]!r}; choose among them")
@@ -83,9 +87,10 @@ def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> t
         raise UsageError(f"--members: expected {twice[0]} once, got it twice; only transformers differ by their seed")
     short = _too_short_for_a_rocket(modalities)
     if "rocket" in names and short is not None:
+        samples = series_view(short).spec.samples
         raise UsageError(
-            f"--members: rocket: expected windows of at least {LENGTH} samples, got {series_spec(short).samples} of "
-            f"{short.name!r}; leave rocket out, or take longer windows"
+            f"--members: rocket: expected windows of at least {LENGTH} samples, got {samples} of {short.name!r}; "
+            "leave rocket out, or take longer windows"
         )
     return tuple(kind for kind in MEMBERS for name in names if name == kind)
 
@@ -112,14 +117,9 @@ def train_committee(
 ) -> TrainedCommittee:
     """Train the members on the labelled windows, and weight them by the validation windows.
 
-    With `run.resume` transformers continue. The other members are computed for single modalities too, and those of the
-    best one join if validation prefers it.
-
-    Args:
-        run: how transformers are trained; its `on_step` is called if there is no `watch`.
-        members: as `members_named` returns them.
-        self_training: let a second generation of each transformer learn from unlabelled windows.
-        start: teacher whose first transformer all transformers start with.
+    With `run.resume` transformers continue. Other members are computed for single modalities too, and those of the best
+    one join if validation prefers it. All transformers begin with those of `start`, and a second generation of each
+    learns from unlabelled windows with `self_training`. Without `watch` the run's `on_step` is called.
     """
     watched = watch or (lambda name: nullcontext(run.on_step))
     transformers, made = [], []
@@ -150,7 +150,7 @@ def _transformer(
     watched: Watch,
 ) -> TeacherCheckpoint:
     """Train one transformer: number 0 is the teacher that would be trained alone; the others differ by their seed."""
-    train = msgspec.structs.replace(run.train, seed=run.train.seed + SEEDS_APART * number)
+    train = msgspec.structs.replace(run.train, seed=run.train.seed + _SEEDS_APART * number)
     folder = None if run.run_dir is None else run.run_dir if number == 0 else run.run_dir / f"transformer-{number}"
     own, name = replace(run, train=train, run_dir=folder), "teacher" if number == 0 else f"transformer {number + 1}"
     with watched(name) as on_step:
@@ -181,7 +181,7 @@ def _member(
     modality: str | None = None,
 ) -> _Member:
     """Add the corrected validation logits; a transformer's head already has the correction."""
-    seconds, known = time.monotonic() - began, _labelled(data.valid)
+    seconds, known = time.monotonic() - began, data.valid.only_labelled()
     logits: NDArray[Any] = answers_to(
         network, known if modality is None else known.with_modalities((modality,))
     ).numpy()
@@ -200,7 +200,7 @@ def _members_of_the_best_sensor(
     if len(names) == 1 or not grown:
         return ()
     alone = {name: [_grown(data, kind, seed, run, modality=name) for kind, seed in grown] for name in names}
-    known = _labelled(data.valid)
+    known = data.valid.only_labelled()
     best = joining_sensor(
         [member.logits for member in members],
         {name: [member.logits for member in own] for name, own in alone.items()},
@@ -213,23 +213,21 @@ def _members_of_the_best_sensor(
 
 def grown_network(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
     """Return a member that is no transformer, from the labelled windows; kernels are drawn on all of them."""
-    known = _labelled(train)
+    known = train.only_labelled()
     if kind == "rocket":
         return _rocket(train, known, seed=seed)
-    names, views = [modality.name for modality in known.spec.modalities], series_views(known.spec.modalities)
-    statistics = np.concatenate([statistics_of(inputs, names, views).numpy() for inputs in batches_of(known)])
-    task = known.spec.task
-    return grown_trees(
-        statistics, known.labels, names, classes=len(task.labels), kind=task.kind, seed=seed, views=views
-    )
+    task, modalities = known.spec.task, known.spec.modalities
+    views = nn.ModuleDict({modality.name: series_view(modality) for modality in modalities})
+    statistics = np.concatenate([window_figures(inputs, views).numpy() for inputs in batches_of(known)])
+    return grown_trees(statistics, known.labels, modalities, classes=len(task.labels), kind=task.kind, seed=seed)
 
 
 def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
     """Draw kernels on all training windows, and fit a ridge on the labelled ones: to 1 and -1, or to numbers."""
     task, specs = train.spec.task, train.spec.modalities
-    features = max(LEAST_FEATURES, FEATURES // len(specs))
+    features = max(_MIN_FEATURES, FEATURES // len(specs))
     drawn = {spec.name: drawn_features(train, spec.name, seed=seed, features=features) for spec in specs}
-    inputs = [features_of_rows(part, known, name, np.arange(len(known))) for name, part in drawn.items()]
+    inputs = [rocket_features(part, known, name, np.arange(len(known))) for name, part in drawn.items()]
     truth = label_answers(task, known.labels)
     targets = truth if task.kind == "regression" else 2.0 * truth - 1
     ridge = fit_ridge(np.concatenate(inputs, axis=1), targets, np.ones(len(known)))
@@ -244,8 +242,8 @@ def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
 def _pooled(
     first: TeacherCheckpoint, members: Sequence[_Member], data: TrainingData, run: TrainingRun
 ) -> TeacherCheckpoint:
-    known, task = _labelled(data.valid), first.task
-    pool = pool_of([member.logits for member in members], known.labels, known.groups, kind=task.kind)
+    known, task = data.valid.only_labelled(), first.task
+    pool = fit_pool([member.logits for member in members], known.labels, known.groups, kind=task.kind)
 
     def score(logits: NDArray[Any]) -> float:
         return scores_from_logits(known.labels, logits, task).metric(run.train.metric)
@@ -275,5 +273,85 @@ def _pooled(
     )
 
 
-def _labelled(windows: Windows) -> Windows:
-    return windows.subset(np.flatnonzero(windows.labelled))
+@dataclass(frozen=True, kw_only=True)
+class _MemberPooling:
+    """Temperatures (of logits; 1 for a regression) and weights of members, in their order."""
+
+    temperatures: tuple[float, ...]
+    weights: tuple[float, ...]
+    likelihoods: tuple[float, ...]  # mean log-likelihood of each member's calibrated answers on validation, in nats
+    together: Floats  # (answers,) that of the pooled answers, as if all members answered every window
+
+
+def fit_pool(
+    logits: Sequence[NDArray[Any]], labels: NDArray[Any], groups: NDArray[Any], *, kind: TaskKind
+) -> _MemberPooling:
+    """Calibrate and weight members by their logits (N, K) for the labelled validation windows.
+
+    Weights maximise the likelihood of the labels, where the windows of a group count as one and each member has one
+    more group: with few groups the weights stay close. A member that is not likelier than the best constant answer, by
+    a standard error over the groups, gets 0; if that holds for all, they count alike.
+    """
+    temperatures = [fitted_temperature(answers, labels, kind=kind) for answers in logits]
+    calibrated = [answers / temperature for answers, temperature in zip(logits, temperatures, strict=True)]
+    each = np.stack([log_likelihood(answers, labels, kind=kind) for answers in calibrated], axis=1)  # (answers, M)
+    constant = _constant_likelihood(labels, kind=kind)
+    useful = np.array([surely_likelier(member, constant, groups, of_one_group=True) for member in each.T])
+    weights = np.full(len(useful), 0.0 if useful.any() else 1 / len(useful))
+    if useful.any():
+        weights[useful] = mixture_weights(each[:, useful], groups=len(np.unique(groups)))
+    if kind == "regression":
+        together = log_likelihood(np.average(calibrated, axis=0, weights=weights), labels, kind=kind)
+    else:
+        most = each.max(1)
+        together = most + np.log(np.exp(each - most[:, None]) @ weights)
+    return _MemberPooling(
+        temperatures=tuple(temperatures),
+        weights=tuple(float(weight) for weight in weights),
+        likelihoods=tuple(float(mean) for mean in each.mean(0)),
+        together=together,
+    )
+
+
+def joining_sensor(
+    members: Sequence[NDArray[Any]],
+    alone: Mapping[str, Sequence[NDArray[Any]]],
+    labels: NDArray[Any],
+    groups: NDArray[Any],
+    *,
+    kind: TaskKind,
+) -> str | None:
+    """Return the sensor with the likeliest member of its own, if all are likelier together by a standard error.
+
+    Logits (N, K) are those of the members of all sensors, and of the members of each sensor alone.
+    """
+    best = max(alone, key=lambda name: max(fit_pool(alone[name], labels, groups, kind=kind).likelihoods))
+    before, after = (fit_pool(logits, labels, groups, kind=kind) for logits in (members, [*members, *alone[best]]))
+    return best if surely_likelier(after.together, before.together, groups) else None
+
+
+def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
+    """Return (M,) weights with the sum 1 from log-likelihoods (answers, M) over `groups` groups.
+
+    Source: Dempster, Laird, Rubin, JRSS B 39, 1977, section 4.3; the one more group of each member is a Dirichlet
+    prior.
+    """
+    members = likelihoods.shape[1]
+    shares = np.exp(likelihoods - likelihoods.max(1, keepdims=True))
+    weights = np.full(members, 1 / members)
+    for _ in range(_ROUNDS):
+        of_each = weights * shares
+        of_each /= of_each.sum(1, keepdims=True)
+        weights = (groups * of_each.mean(0) + 1) / (groups + members)
+    return weights
+
+
+def _constant_likelihood(labels: NDArray[Any], *, kind: TaskKind) -> Floats:
+    """The log-likelihood of the best constant answer."""
+    if kind == "regression":
+        return log_likelihood(np.full((len(labels), 1), labels.mean()), labels, kind=kind)
+    if kind == "classification":
+        shares = np.bincount(labels) / len(labels)
+        return np.asarray(np.log(shares[labels]))
+    share = np.clip(labels.mean(0), 1e-6, 1 - 1e-6)
+    return np.asarray(np.where(labels > 0, np.log(share), np.log1p(-share))).ravel()

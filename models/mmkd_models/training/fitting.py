@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.carried import carried_windows
@@ -20,24 +19,23 @@ from mmkd_models.distillation.learner import SupervisedLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.term import target_scale
 from mmkd_models.metrics.scores import check_metric
-from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.fronts.causal import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.fronts.series import FrontEnd
-from mmkd_models.networks.student import HybridStudent, RocketStudent, Student
+from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherFile, library_versions
-from mmkd_models.training.choosing import adjusted
+from mmkd_models.training.choosing import chosen_tau, log_prior
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.loop import Fit, fit
-from mmkd_models.training.predict import scores_of
+from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.references import group_reference, training_embeddings
 from mmkd_models.training_hashes import training_hashes
 
 _MEL_CHUNK = 64
-_LEAST_MEL_SPREAD = 1e-3  # of a log-mel, in nats
+_MIN_MEL_SPREAD = 1e-3  # of a log-mel, in nats
 
 LABELLED_FRACTION = 0.25
 """Fraction of a batch that is drawn from labelled windows when labels and a teacher teach together."""
@@ -71,7 +69,7 @@ def fit_learner(
     train = data.train
     check_metric(run.train.metric, train.spec.task.kind)
     if isinstance(learner, SupervisedLearner):
-        train = train.subset(np.flatnonzero(train.labelled))
+        train = train.only_labelled()
         if modality is not None:
             train = train.with_modalities((modality,))
     valid = data.valid if modality is None else data.valid.with_modalities((modality,))
@@ -99,16 +97,23 @@ def fit_learner(
 def adjusted_fit(
     network: Student | Teacher, result: Fit, data: TrainingData, run: TrainingRun, *, modality: str | None
 ) -> tuple[Fit, float]:
-    """Return the result with the class prior corrected as far as validation chose, and its tau."""
-    metric = run.train.metric
-    state, tau = adjusted(network, result.state, data.train.labels, data.valid, metric=metric, modality=modality)
+    """Add the class prior's correction that validation chose to the bias of the head, and return its tau or 0."""
+    task = data.train.spec.task
+    if task.kind != "classification":  # only classes have a prior
+        return result, 0.0
+    network.cpu().load_state_dict(result.state)
+    known, prior = data.valid.only_labelled(), log_prior(data.train.labels, len(task.labels))
+    logits = logits_of(network, known, modality=modality)
+    tau = chosen_tau(logits, known.labels, known.groups, prior=prior, metric=run.train.metric)
     if not tau:
         return result, tau
+    bias = result.state["head.bias"] - tau * torch.from_numpy(prior).float()
+    state = {**result.state, "head.bias": bias}
     network.load_state_dict(state)
     return replace(result, state=state, scores=scores_of(network, data.valid, modality=modality)), tau
 
 
-def facts_of(
+def training_facts(
     data: TrainingData,
     run: TrainingRun,
     *,
@@ -144,23 +149,29 @@ def facts_of(
     )
 
 
-def student_checkpoint(
+def finish_student(
     data: TrainingData,
     modality: str,
     config: StudentConfig,
     run: TrainingRun,
     *,
-    state: Mapping[str, Tensor],
-    facts: Provenance,
+    network: Student | None,
+    result: Fit,
+    recipe: Recipe | None = None,
+    teachers: Sequence[TeacherFile] = (),
 ) -> StudentCheckpoint:
-    """Return the trained student with windows, references and the embeddings of its training."""
+    """Return the trained student with facts, windows and references; answers of `network` correct the prior."""
+    tau = 0.0
+    if network is not None:
+        result, tau = adjusted_fit(network, result, data, run, modality=modality)
+    facts = training_facts(data, run, modality=modality, tau=tau, result=result, recipe=recipe, teachers=teachers)
     reference = group_reference(data.train, data.valid, modality)
     checkpoint = StudentCheckpoint(
         modality=data.train.spec.modality(modality),
         task=data.train.spec.task,
         config=config,
         facts=msgspec.structs.replace(facts, group_reference=reference or msgspec.UNSET),
-        state=state,
+        state=result.state,
         carried=carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None,
     )
     return with_novelty(checkpoint, [data.train], [data.valid])
@@ -174,32 +185,29 @@ def with_novelty(
     return replace(checkpoint, seen=training_embeddings(checkpoint.network(), train, valid, modality=modality))
 
 
-def set_target_scale(network: Student | HybridStudent | RocketStudent | Teacher, windows: Windows) -> None:
-    """Copy mean and std of a regression's target over the labelled windows to a network's end.
-
-    Raises UsageError if the target has fewer than two different values in them.
-    """
+def set_target_scale(network: Student | Teacher, windows: Windows) -> None:
+    """Copy mean and std of a regression's target to a network's end. Raises UsageError for fewer than two values."""
     if network.answer.kind == "regression":
         for buffer, value in zip((network.answer.mean, network.answer.std), target_scale(windows), strict=True):
             buffer.fill_(value)
 
 
-def set_normalisation(network: Student | HybridStudent | Teacher, windows: Windows) -> None:
+def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
     """Copy the statistics of the training data into front-ends and answer, so that they travel in the graph.
 
-    Raises:
-        ValueError: the network is a student and the windows have more than its one modality.
-        UsageError: as `set_target_scale`.
+    Raises ValueError if the network is a student and the windows have further modalities; else as `set_target_scale`.
     """
     set_target_scale(network, windows)
     names = [modality.name for modality in windows.spec.modalities]
+    fronts: list[tuple[str, Any]] = []
     if isinstance(network, Teacher):
-        encoders = {name: cast("Encoder | CausalEncoder", network.encoders[name]) for name in network.names}
+        fronts = [(name, cast("Encoder", network.encoders[name]).front) for name in network.names]
     elif len(names) == 1:
-        encoders = {names[0]: network.encoder}
+        fronts += [] if network.encoder is None else [(names[0], network.encoder.front)]
+        fronts += [] if network.rocket is None else [(names[0], network.rocket)]
     else:
         raise ValueError(f"student: expected windows of one modality, got {names}; choose with with_modalities")
-    for name, front in ((name, encoder.front) for name, encoder in encoders.items()):
+    for name, front in fronts:
         mean, std = channel_statistics(windows, name)
         front.mean.copy_(torch.from_numpy(mean))
         front.std.copy_(torch.from_numpy(std))
@@ -222,6 +230,6 @@ def _set_mel_statistics(front: LogMelFront | CausalSound, windows: Windows, name
             total[place] += power.sum((0, 2))
     count = total[0].clamp(min=1.0)
     mean = total[1] / count
-    spread = (total[2] / count - mean * mean).clamp(min=_LEAST_MEL_SPREAD**2).sqrt()
+    spread = (total[2] / count - mean * mean).clamp(min=_MIN_MEL_SPREAD**2).sqrt()
     front.mel_mean.copy_(mean)
     front.mel_std.copy_(torch.where(total[0] > 0, spread, 1.0))

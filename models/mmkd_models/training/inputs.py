@@ -1,36 +1,37 @@
-"""The inputs of every training: windows with their labels, and how it is run."""
+"""The inputs of every training: windows with their labels, how it is run, and whether networks fit the windows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import ALL, Labelled, seen_labels
 from mmkd_models.data.labels import Labels, absent_labels, hide_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import OnStep, TrainConfig
 
+if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.networks.config import TeacherConfig
+    from mmkd_models.training.checkpoint import Provenance, TeacherCheckpoint
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Windows to learn from and to validate on.
-
-    Attributes:
-        sha256: of the dataset.
-        fold: whose windows they are; None for the dataset's own split, unset if unknown.
-        labelled: the rule by which `train` shows its labels.
-    """
+    """Windows to learn from and to validate on."""
 
     train: Windows
     valid: Windows
-    sha256: str
+    sha256: str  # of the dataset
+    # whose windows they are; None for the dataset's own split, unset if unknown
     fold: int | msgspec.UnsetType | None = msgspec.UNSET
-    labelled: Labelled = ALL
+    labelled: Labelled = ALL  # the rule by which `train` shows its labels
 
     def with_modalities(self, names: Sequence[str]) -> TrainingData:
         """Return the same windows with these modalities, in order. Raises UsageError for unknown or repeated names."""
@@ -44,19 +45,14 @@ class TrainingData:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """How a training is run.
-
-    Attributes:
-        run_dir: for the resume state and TensorBoard logs; None stores nothing.
-        embed_windows: whether a student carries validation windows.
-        answers: folder of teachers' answers that distillations with the same batches share; None asks every time.
-    """
+    """How a training is run."""
 
     train: TrainConfig
     augment: AugmentConfig
-    run_dir: Path | None = None
+    run_dir: Path | None = None  # for the resume state and TensorBoard logs; None stores nothing
     resume: bool = False
-    embed_windows: bool = True
+    embed_windows: bool = True  # whether a student carries validation windows
+    # folder of teachers' answers that distillations with the same batches share; None asks every time
     answers: Path | None = None
     on_step: OnStep | None = None
 
@@ -76,3 +72,62 @@ def check_labels(data: TrainingData) -> None:
 def visible_labels(train: Windows, *, share: float = 1.0, groups: int | None = None, seed: int) -> Labels:
     """Return the labels with all but a fraction of each class, or all but those of whole groups, hidden."""
     return hide_labels(train.labels, seen_labels(train, Labelled(share=share, groups=groups), seed=seed))
+
+
+def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Windows) -> None:
+    """Raise UsageError if a teacher of this size, of these windows, cannot start with the weights of another."""
+    names = [modality.name for modality in windows.spec.modalities]
+    shared = [modality for modality in start.modalities if modality.name in names]
+    if not shared:
+        raise UsageError(
+            f"--start: expected a teacher of one of the modalities {', '.join(names)}, got one of "
+            f"{', '.join(modality.name for modality in start.modalities)}; leave --start out"
+        )
+    check_compatible("starting teacher", start.task, shared, windows)
+    if (start.config.encoder, start.config.fusion_depth) != (config.encoder, config.fusion_depth):
+        same = start.config.preset == config.preset
+        raise UsageError(
+            f"--start: expected a teacher of the size {config.preset}, got {start.config.preset}"
+            + (", built otherwise; leave --start out" if same else f"; give --preset {start.config.preset}")
+        )
+
+
+def check_same_fold(who: str, facts: Provenance, *, dataset_sha256: str, fold: int | None) -> None:
+    """Raise UsageError if a teacher or start saw another fold (None: own split) of the dataset, whose windows judge."""
+    if facts.dataset_sha256 != dataset_sha256 or facts.fold is msgspec.UNSET or facts.fold == fold:
+        return
+    ours, theirs = ("the dataset's own split" if one is None else f"fold {one}" for one in (fold, facts.fold))
+    fix = "leave --fold out" if facts.fold is None else f"give --fold {facts.fold}"
+    raise UsageError(
+        f"{who}: expected one that was trained on {ours}, as the student is, got one of {theirs}, which may know "
+        f"windows that judge the student; {fix}, or train it anew"
+    )
+
+
+def check_compatible(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
+    """Raise UsageError if a network of this task and modalities cannot judge windows; `who` ends with its kind."""
+    spec = windows.spec
+    advice = f"train a {who.rpartition(' ')[2]} on this dataset"
+    if task != spec.task:
+        raise UsageError(f"{who}: expected the {task_text(spec.task)} of the dataset, got {task_text(task)}; {advice}")
+    names = [modality.name for modality in spec.modalities]
+    for modality in modalities:
+        if modality.name not in names:
+            raise UsageError(
+                f"{who}: expected a dataset with modality {modality.name!r}, which it was trained with, got "
+                f"{', '.join(names)}; {advice}"
+            )
+        found = spec.modality(modality.name)
+        if found.shape != modality.shape or found.rate_hz != modality.rate_hz:
+            raise UsageError(
+                f"{who}: modality {modality.name!r}: expected windows (T, C)={modality.shape} at "
+                f"{modality.rate_hz} Hz, got {found.shape} at {found.rate_hz} Hz; {advice}"
+            )
+        for key in ("channels", "range", "normalise"):
+            required, got = getattr(modality, key), getattr(found, key)
+            if key == "range" and got is None:
+                continue  # the export gave the student a plausible one
+            if got != required:
+                raise UsageError(
+                    f"{who}: modality {modality.name!r}: expected {key} {required!r}, got {got!r}; {advice}"
+                )

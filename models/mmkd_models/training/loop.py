@@ -38,22 +38,16 @@ _RESUME_VERSION = 1
 
 
 class _ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON of a resume state; the best weights are those that would be written if training ended now.
-
-    Attributes:
-        config: what decides the result, by name.
-        param_groups: of the optimiser, as PyTorch returns them.
-        top: the best score of any weights, and its standard error.
-    """
+    """The JSON of a resume state; the best weights are those that would be written if training ended now."""
 
     format_version: int = _RESUME_VERSION
-    config: dict[str, Any]
+    config: dict[str, Any]  # what decides the result, by name
     step: int
-    param_groups: list[dict[str, Any]]
+    param_groups: list[dict[str, Any]]  # of the optimiser, as PyTorch returns them
     scaler: dict[str, Any]
     best_step: int
     best_scores: dict[str, Any]
-    top: tuple[float, float]
+    top: tuple[float, float]  # the best score of any weights, and its standard error
     curve: list[Validation]
 
 
@@ -93,14 +87,11 @@ def fit(
 
     Args:
         run_dir: for the resume state (every `eval_every` steps) and TensorBoard logs; None writes nothing.
-        resume: continue from the state in `run_dir`, if there is one.
         settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name.
         on_step: called after every step, by the first process only.
 
-    Raises:
-        UsageError: the numbers make no sense, the loss is no longer finite, or the state in `run_dir` is of a training
-            with other settings.
-        CheckpointError: the state in `run_dir` is damaged.
+    Raises UsageError for impossible numbers, a loss that is not finite, and a state of other settings; CheckpointError
+    for a damaged one.
     """
     if config.steps < 1 or config.batch < 2 or config.eval_every < 1:
         raise UsageError(
@@ -292,12 +283,7 @@ def _read_resume(path: Path, *, config: dict[str, Any]) -> tuple[_ResumeFacts, d
 
 
 def schedule(share: float, warmup_share: float) -> float:
-    """Return the factor on the peak learning rate after this fraction of the training.
-
-    Example:
-        >>> [round(schedule(share, 0.1), 3) for share in (0.0, 0.1, 1.0)]
-        [0.01, 1.0, 0.01]
-    """
+    """Return the factor on the peak learning rate after this fraction of the training."""
     if share < warmup_share:
         return max(0.01, share / warmup_share)
     done = (share - warmup_share) / max(1e-9, 1 - warmup_share)

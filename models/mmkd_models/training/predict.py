@@ -70,9 +70,8 @@ def inputs_of(taken: Mapping[str, NDArray[Any]], windows: Windows) -> dict[str, 
 @torch.no_grad()
 def series_values(windows: Windows, modality: str) -> NDArray[np.float32]:
     """Return a modality's windows as series (`fronts.as_series`), float32 (N, T, C), NaN where missing."""
-    view = series_view(windows.spec.modality(modality))
-    one = windows.with_modalities((modality,))
-    if view is None:
+    view, one = series_view(windows.spec.modality(modality)), windows.with_modalities((modality,))
+    if view.spec.kind == windows.spec.modality(modality).kind:
         return one.take(np.arange(len(one)))[modality]
     parts = [np.zeros((0, *view.spec.shape), dtype=np.float32)]
     for inputs in batches_of(one):
@@ -83,7 +82,7 @@ def series_values(windows: Windows, modality: str) -> NDArray[np.float32]:
 
 def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> AnyScores:
     """Score a network on the labelled windows. Raises UsageError if there are none."""
-    known = windows.subset(np.flatnonzero(windows.labelled))
+    known = windows.only_labelled()
     if len(known) == 0:
         raise UsageError("windows to score on: expected some labelled ones, got none; label some")
     logits = logits_of(network, known, modality=modality)

@@ -23,23 +23,23 @@ from mmkd_edge.health.features import QUIETEST, ROWS, Kinds, window_features
 from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
 from mmkd_edge.predict.preprocess import prepare_batch, rows_of
 from mmkd_models.data.windows import CutWindows, Windows
-from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, TrainingEmbeddings
+from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, TrainingEmbeddings
 from mmkd_models.training.predict import embeddings_of
 
-FALSE_ALARM_RATE = 0.05
+_FALSE_ALARM_RATE = 0.05
 """For one new group; fewer than 19 groups cannot show it, and the rate is then 1 / (G + 1)."""
 
-FEWEST_GROUPS = 5
-MOST_GROUPS = 256
-MOST_WINDOWS = 2048
-FEWEST_WINDOWS_OF_GROUP = 5
-FEWEST_WINDOWS = 100
+MIN_GROUPS = 5
+_MAX_GROUPS = 256
+MAX_WINDOWS = 2048
+_MIN_WINDOWS_OF_GROUP = 5
+MIN_WINDOWS = 100
 """Least number of windows of a device's verdict, so that it is about the person and not the moment."""
 
-MOST_EMBEDDED_WINDOWS = 4096
+_MAX_EMBEDDED_WINDOWS = 4096
 """Training windows at most, drawn at random."""
 
-_LEAST_SPREAD = 1e-6  # of the largest standard deviation: what varies less counts as constant
+_MIN_SPREAD = 1e-6  # of the largest standard deviation: what varies less counts as constant
 _BLOCK = 50  # half of a verdict: groups of the training have few windows, and a limit from fewer is on the safe side
 _BLOCKS = 10
 _KINDS = 8
@@ -54,21 +54,18 @@ _MARGIN = 2.0
 sets), more misses a factor of 8 (3: up to a third of the windows); docs/confidence.md has the figures.
 """
 _BOUNDLESS = 1e30  # spread of a feature that no window has
-_LEAST = 0.5  # nats a window below which nothing is called different, however alike the groups are
+_MIN_GAIN = 0.5  # nats a window below which nothing is called different, however alike the groups are
 
 Features = NDArray[np.float64]
 
 
 def group_reference(train: Windows, valid: Windows, modality: str) -> GroupReference | None:
-    """Measure how the groups of the training and of the validation differ; None if there are too few windows.
-
-    Without enough groups, ten blocks of neighbouring windows show how moments differ, not people.
-    """
+    """Measure how the groups of training and validation differ, else ten blocks of windows; None for too few."""
     groups = [part.subset(rows) for part in (train, valid) for rows in _rows_of_groups(part)]
     between: Literal["groups", "recordings", "blocks"] = "recordings" if _are_recordings(train) else "groups"
-    if len(groups) < FEWEST_GROUPS:
+    if len(groups) < MIN_GROUPS:
         between, both = "blocks", (train, valid)
-        if len(train) + len(valid) < _BLOCKS * FEWEST_WINDOWS_OF_GROUP:
+        if len(train) + len(valid) < _BLOCKS * _MIN_WINDOWS_OF_GROUP:
             return None
         parts = [max(1, round(_BLOCKS * len(part) / (len(train) + len(valid)))) for part in both]
         groups = [
@@ -77,7 +74,7 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
             for rows in np.array_split(np.arange(len(part)), count)
             if len(rows)
         ]
-    kept = [groups[number] for number in _spaced(len(groups), MOST_GROUPS)]
+    kept = [groups[number] for number in _spaced(len(groups), _MAX_GROUPS)]
     measured = [_features(group, modality) for group in kept]
     spec = train.spec.modality(modality)
     reference = fit_reference(measured, channels=len(spec.channels), between=between)
@@ -135,7 +132,7 @@ def fit_reference(
     groups: Sequence[Features], *, channels: int, between: Literal["groups", "recordings", "blocks"]
 ) -> GroupReference:
     """Return kinds of windows, usual values and limits from the features (N, F) of the windows of each group."""
-    most = max(FEWEST_WINDOWS_OF_GROUP, MOST_WINDOWS // len(groups))
+    most = max(_MIN_WINDOWS_OF_GROUP, MAX_WINDOWS // len(groups))
     groups = [one[_spaced(len(one), max(most, _BLOCK))] for one in groups]
     kinds = _kinds(np.concatenate(groups), channels)
     misfit, axes, levels = _limits(_of_strangers(groups, channels)).tolist()
@@ -143,8 +140,8 @@ def fit_reference(
         between=between,
         groups=len(groups),
         windows=sum(len(one) for one in groups),
-        fewest_windows=FEWEST_WINDOWS,
-        false_alarm_rate=max(FALSE_ALARM_RATE, 1 / (len(groups) + 1)),
+        fewest_windows=MIN_WINDOWS,
+        false_alarm_rate=max(_FALSE_ALARM_RATE, 1 / (len(groups) + 1)),
         scales=tuple(kinds.scales.tolist()),
         centres=tuple(tuple(row) for row in kinds.centres.tolist()),
         spreads=tuple(tuple(row) for row in kinds.spreads.tolist()),
@@ -168,7 +165,7 @@ def _of_strangers(groups: Sequence[Features], channels: int) -> NDArray[np.float
 def _rows_of_groups(windows: Windows) -> Iterator[NDArray[np.intp]]:
     for group in np.unique(windows.groups):
         rows = np.flatnonzero(windows.groups == group)
-        if len(rows) >= FEWEST_WINDOWS_OF_GROUP:
+        if len(rows) >= _MIN_WINDOWS_OF_GROUP:
             yield rows
 
 
@@ -212,7 +209,7 @@ def _kinds(features: Features, channels: int) -> Kinds:
     filled = np.where(there, features, means)
     least = 1e-3 * np.concatenate([scales, np.ones(len(means) - channels)])
     std = np.maximum(filled.std(axis=0), least)
-    kind_of = clustered(np.clip((filled - means) / std, -5, 5), most=_KINDS)
+    kind_of = _clustered(np.clip((filled - means) / std, -5, 5), most=_KINDS)
     of_kind = [filled[kind_of == kind] for kind in np.unique(kind_of)]
     centres = np.array([rows.mean(axis=0) for rows in of_kind])
     squares = np.array([np.square(rows - centre).sum(axis=0) for rows, centre in zip(of_kind, centres, strict=True)])
@@ -223,8 +220,8 @@ def _kinds(features: Features, channels: int) -> Kinds:
     return Kinds(centres=centres, spreads=spreads, scales=scales)
 
 
-def clustered(points: Features, *, most: int) -> NDArray[np.intp]:
-    """Return (N,) the cluster of each point (N, F): k-means that starts at points that are far apart."""
+def _clustered(points: Features, *, most: int) -> NDArray[np.intp]:
+    """(N,) the cluster of each point (N, F): k-means that starts at points that are far apart."""
     centres = [points[np.square(points).sum(axis=1).argmin()]]
     nearest = np.square(points - centres[0]).sum(axis=1)
     rng = np.random.default_rng(_SEED)
@@ -247,9 +244,9 @@ def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """(3,) limits from the scores (G, 3) of strangers; all are widened by one factor."""
     usual = np.median(scores, axis=0) * [1, 0, 0]  # improvements begin at nothing, misfits anywhere
     above = np.sort(scores - usual, axis=0)
-    second = np.maximum(above[-2], _LEAST)
+    second = np.maximum(above[-2], _MIN_GAIN)
     ratios = np.sort(((scores - usual) / second).max(axis=1))
-    place = min(len(ratios), int(np.ceil((len(ratios) + 1) * (1 - FALSE_ALARM_RATE))))
+    place = min(len(ratios), int(np.ceil((len(ratios) + 1) * (1 - _FALSE_ALARM_RATE))))
     limits: NDArray[np.float64] = usual + max(1.0, float(ratios[place - 1])) * second
     return limits
 
@@ -259,7 +256,7 @@ def training_embeddings(
 ) -> TrainingEmbeddings:
     """Summarise the embeddings of a student's training windows; `valid` are others, whose scores are usual."""
     return embeddings_summary(
-        _embedded(network, train, modality=modality, most=MOST_EMBEDDED_WINDOWS),
+        _embedded(network, train, modality=modality, most=_MAX_EMBEDDED_WINDOWS),
         _embedded(network, valid, modality=modality, most=MAX_NOVELTY_WINDOWS),
     )
 
@@ -268,9 +265,9 @@ def embeddings_summary(trained: NDArray[np.float32], unseen: NDArray[np.float32]
     """Measure where embeddings (N, D) of training windows lie, and the usual scores of others."""
     embeddings = trained.astype(np.float64)
     middle, spread = embeddings.mean(axis=0), embeddings.std(axis=0)
-    spread = np.maximum(spread, max(_LEAST_SPREAD * float(spread.max()), 1e-12))
+    spread = np.maximum(spread, max(_MIN_SPREAD * float(spread.max()), 1e-12))
     points = (embeddings - middle) / spread
-    kind_of = np.unique(clustered(points, most=MOST_CENTRES), return_inverse=True)[1]
+    kind_of = np.unique(_clustered(points, most=MAX_CENTRES), return_inverse=True)[1]
     centres = np.stack([points[kind_of == kind].mean(axis=0) for kind in range(kind_of.max() + 1)])
     usual = float(np.median(np.square(points - centres[kind_of]).sum(axis=1)))
     unit = 1.0 / max(np.sqrt(usual), 1e-6)

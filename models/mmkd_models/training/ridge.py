@@ -32,10 +32,7 @@ _DROPPED = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge:
-    """A linear map from features to scores: weight (F, K), bias (K,).
-
-    `loss` is the weighted mean square error of the windows left out; NaN if it was not computed.
-    """
+    """A linear map from features to scores: weight (F, K), bias (K,); `loss` of windows left out, or NaN."""
 
     weight: Floats
     bias: Floats
@@ -60,21 +57,18 @@ class _Problem:
 
 def fit_ridge(features: NDArray[np.floating], targets: NDArray[np.floating], weights: NDArray[np.floating]) -> Ridge:
     """Fit (N, F) features to (N, K) targets with the penalty that predicts left-out windows best."""
-    ridges = ridge_of_each(features, targets, weights, penalties=PENALTIES)
+    ridges = fit_ridges(features, targets, weights, penalties=PENALTIES)
     return min(ridges.values(), key=lambda ridge: ridge.loss)
 
 
-def ridge_of_each(
+def fit_ridges(
     features: NDArray[np.floating],
     targets: NDArray[np.floating],
     weights: NDArray[np.floating],
     *,
     penalties: tuple[float, ...],
 ) -> dict[float, Ridge]:
-    """Fit (N, F) features to (N, K) targets with each penalty, from one decomposition.
-
-    The weights (N,), above 0, are of each window's square error.
-    """
+    """Fit (N, F) features to (N, K) targets with each penalty; weights (N,), above 0, are of the square errors."""
     problem = _problem(features, targets, weights)
     inputs = problem.inputs
     wide = inputs.shape[1] > len(inputs)
@@ -147,16 +141,16 @@ def _solved(problem: _Problem, product: Floats, rows: NDArray[np.int64], *, pena
     return np.linalg.solve(primal + penalty * np.eye(len(rows)), inputs.T @ problem.targets)
 
 
-MOST_ROWS = 16_384
+_MAX_ROWS = 16_384
 """Windows of one regression: their features take 130 MB in float32."""
 
 
 def rows_to_learn_from(windows: Windows, *, taught: bool, seed: int) -> NDArray[np.int64]:
-    """Return the rows of at most `MOST_ROWS` windows, ascending: the labelled ones first, and others if taught."""
+    """Return the rows of at most `_MAX_ROWS` windows, ascending: the labelled ones first, and others if taught."""
     order = np.random.default_rng(seed).permutation(len(windows))
     known = windows.labelled[order]
     rows = np.concatenate([order[known], order[~known]]) if taught else order[known]
-    return np.sort(rows[:MOST_ROWS]).astype(np.int64)
+    return np.sort(rows[:_MAX_ROWS]).astype(np.int64)
 
 
 def teachers_answers(teachers: Sequence[TeacherFile], windows: Windows, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -176,19 +170,23 @@ def label_answers(task: TaskSpec, labels: Labels) -> NDArray[np.float64]:
     return labels.reshape(len(labels), -1).astype(np.float64)
 
 
-def targets_of(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Return the targets (N, K) of these windows: from -1 to 1; of a regression in standard deviations.
+def mixed_answers(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return teachers' answers (N, K) for these windows; with a label the mean of label and answer."""
+    known, mixed = windows.labelled[rows], answers.astype(np.float64)
+    mixed[known] = (mixed[known] + label_answers(windows.spec.task, windows.labels[rows][known])) / 2
+    return mixed
 
-    With a label the target is the mean of label and teachers' `answers`, else their probability; None: labels only.
-    """
-    task, known = windows.spec.task, windows.labelled[rows]
-    wanted = np.zeros((len(rows), len(task.labels))) if answers is None else answers.copy()
-    truth = label_answers(task, windows.labels[rows][known])
-    wanted[known] = truth if answers is None else (answers[known] + truth) / 2
+
+def training_targets(
+    windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return targets (N, K) from -1 to 1, of a regression in standard deviations: `mixed_answers`, or the labels."""
+    task = windows.spec.task
+    targets = label_answers(task, windows.labels[rows]) if answers is None else mixed_answers(windows, rows, answers)
     if task.kind == "regression":
         mean, std = target_scale(windows)
-        return (wanted - mean) / std
-    return 2.0 * wanted - 1.0
+        return (targets - mean) / std
+    return 2.0 * targets - 1.0
 
 
 def class_weights(kind: TaskKind, targets: NDArray[np.float64]) -> NDArray[np.float64]:

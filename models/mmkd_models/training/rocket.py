@@ -16,12 +16,11 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.losses.term import target_scale
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.metrics.scores import check_metric, scores_from_logits
-from mmkd_models.networks.config import MOST_POSITIONS, StudentConfig, rocket_features_of, rocket_positions_of
+from mmkd_models.networks.config import MAX_POSITIONS, StudentConfig, max_rocket_features, max_rocket_positions
 from mmkd_models.networks.rocket import FEATURES, RocketFeatures, features_of, fit_rocket, pruned
-from mmkd_models.networks.student import RocketStudent
+from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
-from mmkd_models.training.choosing import adjusted
-from mmkd_models.training.fitting import facts_of, set_target_scale, student_checkpoint
+from mmkd_models.training.fitting import finish_student, set_target_scale
 from mmkd_models.training.inputs import TrainingData, TrainingRun, check_labels
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import scores_of
@@ -31,16 +30,16 @@ from mmkd_models.training.ridge import (
     eliminations,
     fit_ridge,
     rows_to_learn_from,
-    targets_of,
     teachers_answers,
+    training_targets,
 )
 from mmkd_models.training.trainings import check_teachers
 
 logger = logging.getLogger(__name__)
 
-FEWEST_FEATURES = 84
+_MIN_FEATURES = 84
 
-STRONGER_PENALTIES = (1e2, 1e3)
+_STRONGER_PENALTIES = (1e2, 1e3)
 """Tried with the penalty that leaving windows out finds for all features, too weak for a few selected ones."""
 
 _DRAWN_FROM = 512  # windows that biases and the features' spread come from
@@ -52,8 +51,6 @@ def fit_rocket_student(
 ) -> StudentCheckpoint:
     """Compute a student of convolutional features, taught by teachers on all windows, or by labels only.
 
-    The preset bounds the number of features; the run's seed draws them, its metric chooses.
-
     Raises UsageError if windows are too short, a class has no label, or a teacher does not fit the windows.
     """
     spec, train, metric = data.train.spec, data.train, run.train.metric
@@ -64,12 +61,12 @@ def fit_rocket_student(
     else:
         check_labels(data)
     rows = rows_to_learn_from(train, taught=bool(teachers), seed=run.train.seed)
-    targets = targets_of(train, rows, teachers_answers(teachers, train, rows) if teachers else None)
-    features = drawn_features(train, modality, seed=run.train.seed, positions=rocket_positions_of(config.preset))
-    inputs = features_of_rows(features, train, modality, rows)
+    targets = training_targets(train, rows, teachers_answers(teachers, train, rows) if teachers else None)
+    features = drawn_features(train, modality, seed=run.train.seed, positions=max_rocket_positions(config.preset))
+    inputs = rocket_features(features, train, modality, rows)
     valid = data.valid.with_modalities([modality])
-    known = valid.subset(np.flatnonzero(valid.labelled))
-    valid_inputs = features_of_rows(features, known, modality, np.arange(len(known)))
+    known = valid.only_labelled()
+    valid_inputs = rocket_features(features, known, modality, np.arange(len(known)))
 
     def validate(rows: NDArray[np.int64], ridge: Ridge) -> float:
         scores = ridge.scores(valid_inputs[:, rows])
@@ -80,35 +77,25 @@ def fit_rocket_student(
 
     weights = np.ones(len(targets)) if metric == "accuracy" else class_weights(task.kind, targets)
     kept, ridge = chosen_features(
-        inputs, targets, weights=weights, most=rocket_features_of(config.preset), validate=validate
+        inputs, targets, weights=weights, most=max_rocket_features(config.preset), validate=validate
     )
     temperature = fitted_temperature(ridge.scores(valid_inputs[:, kept]), known.labels, kind=task.kind)
-    logger.info(
-        "rocket: %d of %d features, penalty %g, temperature %.3g",
-        len(kept),
-        inputs.shape[1],
-        ridge.penalty,
-        temperature,
-    )
+    logger.info("rocket: %d of %d features, penalty %g", len(kept), inputs.shape[1], ridge.penalty)
     features = pruned(features, spec.modality(modality), kept)
     config = msgspec.structs.replace(config, kind="rocket", rocket=features.config)
-    network = RocketStudent(spec.modality(modality), len(task.labels), config, kind=task.kind)
-    network.rocket.load_state_dict(features.state_dict())
+    network = Student(spec.modality(modality), len(task.labels), config, kind=task.kind)
+    network.rocket = features
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(ridge.weight.T / temperature))
         network.head.bias.copy_(torch.from_numpy(ridge.bias / temperature))
     set_target_scale(network, train)
-    state, tau = adjusted(network.eval(), network.state_dict(), train.labels, valid, metric=metric, modality=modality)
-    network.load_state_dict(state)
-    state = {name: value.detach().clone() for name, value in state.items()}
-    scores = scores_of(network, valid, modality=modality)
-    result = Fit(state=state, scores=scores, best_step=0, curve=(), stopped_at=0)
-    facts = facts_of(data, run, modality=modality, tau=tau, result=result, teachers=teachers)
-    return student_checkpoint(data, modality, config, run, state=state, facts=facts)
+    state = {name: value.detach().clone() for name, value in network.eval().state_dict().items()}
+    result = Fit(state=state, scores=scores_of(network, valid, modality=modality), best_step=0)
+    return finish_student(data, modality, config, run, network=network, result=result, teachers=teachers)
 
 
 def drawn_features(
-    windows: Windows, modality: str, *, seed: int, features: int = FEATURES, positions: int = MOST_POSITIONS
+    windows: Windows, modality: str, *, seed: int, features: int = FEATURES, positions: int = MAX_POSITIONS
 ) -> RocketFeatures:
     """Draw the features of a modality from at most 512 training windows; arguments and errors as `fit_rocket`."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(windows))[:_DRAWN_FROM])
@@ -118,7 +105,7 @@ def drawn_features(
     return fit_rocket(spec, values, present, scale=scale, seed=seed, features=features, positions=positions)
 
 
-def features_of_rows(
+def rocket_features(
     network: RocketFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Return the features (N, F) of these windows, computed in chunks."""
@@ -137,18 +124,13 @@ def chosen_features(
     most: int,
     validate: Callable[[NDArray[np.int64], Ridge], float],
 ) -> tuple[NDArray[np.int64], Ridge]:
-    """Return the features that validate best, of equals the fewest, and the regression on them.
+    """Return the features, at most `most`, that validate best, of equals the fewest, and the regression on them.
 
-    Args:
-        inputs: (N, F) features of windows.
-        targets: (N, K).
-        weights: (N,) of the windows.
-        most: number of features.
-        validate: returns the score of some of the features and the regression on them.
+    From inputs (N, F), targets (N, K) and weights (N,) of windows; `validate` scores some features and a regression.
     """
     candidates = []
-    for penalty in sorted({fit_ridge(inputs, targets, weights).penalty, *STRONGER_PENALTIES}):
-        steps = eliminations(inputs, targets, weights, penalty=penalty, most=most, fewest=FEWEST_FEATURES)
+    for penalty in sorted({fit_ridge(inputs, targets, weights).penalty, *_STRONGER_PENALTIES}):
+        steps = eliminations(inputs, targets, weights, penalty=penalty, most=most, fewest=_MIN_FEATURES)
         candidates += [(validate(rows, ridge), -len(rows), rows, ridge) for rows, ridge in steps]
     *_, rows, ridge = max(candidates, key=lambda candidate: candidate[:2])
     return rows, ridge

@@ -1,4 +1,4 @@
-"""A student of any kind, from labels or from teachers; hybrids; and the race that validation decides.
+"""A student of any kind, from labels or from teachers; hybrids; and the best of several by validation.
 
 A hybrid is the logarithmic opinion pool z = w z1 / T1 + (1 - w) z2 / T2 (Genest, Zidek, Statistical Science 1986,
 section 3), whose two heads are one head over both embeddings. The race trains a student with and without mixed windows,
@@ -9,7 +9,7 @@ validation can tell.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -22,7 +22,7 @@ from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.rocket import fits_kernels
-from mmkd_models.training.checkpoint import Contender, HybridFacts, StudentCheckpoint, TeacherFile
+from mmkd_models.training.checkpoint import HybridFacts, StudentCheckpoint, TeacherFile, TriedStudent
 from mmkd_models.training.choosing import ValidationScore, labels_win, preferred, validation_score
 from mmkd_models.training.fitting import with_novelty
 from mmkd_models.training.inputs import TrainingData, TrainingRun
@@ -36,56 +36,31 @@ logger = logging.getLogger(__name__)
 WEIGHTS = (0.5, 0.25, 0.75, 0.0, 1.0)
 """Weights of a hybrid's transformer, in the order of preference between equals."""
 
-MIXED, UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
-ROCKET, HYBRID = "convolutional features", "hybrid"
-
-Train = Callable[[StudentConfig, TrainingRun], StudentCheckpoint]
+_MIXED, _UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
+ROCKET, _HYBRID = "convolutional features", "hybrid"
 
 
-def labelled_student(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
-    """Train a student of any kind on the labels of one modality alone; errors as of the trainings."""
-
-    def transformer(config: StudentConfig) -> StudentCheckpoint:
-        return train_baseline(data, modality, config, run)
-
-    return _of_kind(data, config, run, transformer, lambda: fit_rocket_student(data, modality, config, run))
-
-
-def taught_student(
+def train_student(
     data: TrainingData,
     modality: str,
     config: StudentConfig,
     run: TrainingRun,
     *,
-    teachers: Sequence[TeacherFile],
-    recipe: Recipe,
+    teachers: Sequence[TeacherFile] = (),
+    recipe: Recipe | None = None,
 ) -> StudentCheckpoint:
-    """Distil teachers into a student of any kind; convolutional features learn answers, not the recipe."""
-
-    def transformer(config: StudentConfig) -> StudentCheckpoint:
-        return distil(data, modality, config, run, teachers=teachers, recipe=recipe)
-
-    def rocket() -> StudentCheckpoint:
-        return fit_rocket_student(data, modality, config, run, teachers=teachers)
-
-    return _of_kind(data, config, run, transformer, rocket)
-
-
-def _of_kind(
-    data: TrainingData,
-    config: StudentConfig,
-    run: TrainingRun,
-    transformer: Callable[[StudentConfig], StudentCheckpoint],
-    rocket: Callable[[], StudentCheckpoint],
-) -> StudentCheckpoint:
-    match config.kind:
-        case "transformer":
-            return transformer(config)
-        case "rocket":
-            return rocket()
-        case "hybrid":
-            features = rocket()
-            return fit_hybrid(data, transformer(msgspec.structs.replace(config, kind="transformer")), features, run)
+    """Train a student of any kind; without teachers on labels only. Features learn answers, not the recipe."""
+    rocket = (
+        None if config.kind == "transformer" else fit_rocket_student(data, modality, config, run, teachers=teachers)
+    )
+    if rocket is not None and config.kind == "rocket":
+        return rocket
+    own = msgspec.structs.replace(config, kind="transformer")
+    if teachers and recipe is not None:
+        transformer = distil(data, modality, own, run, teachers=teachers, recipe=recipe)
+    else:
+        transformer = train_baseline(data, modality, own, run)
+    return transformer if rocket is None else fit_hybrid(data, transformer, rocket, run)
 
 
 def fit_hybrid(
@@ -93,14 +68,14 @@ def fit_hybrid(
 ) -> StudentCheckpoint:
     """Join two students of one modality, trained on the same windows, or return the one that validates better alone."""
     modality, task = transformer.modality.name, data.train.spec.task
-    valid = _labelled(data.valid, modality)
+    valid = data.valid.with_modalities((modality,)).only_labelled()
     answers = [logits_of(part.network(), valid, modality=modality) for part in (transformer, rocket)]
     temperatures = [fitted_temperature(logits, valid.labels, kind=task.kind) for logits in answers]
     first, second = (logits / temperature for logits, temperature in zip(answers, temperatures, strict=True))
     pools = [np.asarray(weight * first + (1 - weight) * second) for weight in WEIGHTS]
-    candidates = [validation_score(pool, valid.labels, task, metric=run.train.metric) for pool in pools]
-    weight = WEIGHTS[preferred(candidates)]
-    scores = {tried: candidate.score for tried, candidate in zip(WEIGHTS, candidates, strict=True)}
+    results = [validation_score(pool, valid.labels, task, metric=run.train.metric) for pool in pools]
+    weight = WEIGHTS[preferred(results)]
+    scores = {tried: result.score for tried, result in zip(WEIGHTS, results, strict=True)}
     facts = HybridFacts(
         weight=weight,
         temperatures=(temperatures[0], temperatures[1]),
@@ -128,99 +103,74 @@ def fit_hybrid(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Candidate:
+class _Trial:
     name: str
     checkpoint: StudentCheckpoint
     validation: ValidationScore
 
 
 def mixings(augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
-    """Return the augmentations of a race: as it is, and without mixed windows if there are some."""
+    """Return the augmentations that are tried: as it is, and without mixed windows if there are some."""
     unmixed = msgspec.structs.replace(augment, mixup=0.0)
     return (augment,) if augment == unmixed else (augment, unmixed)
 
 
-def labelled_race(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
-    """Return the student of labels only that validates best.
-
-    Causal students, and windows too short for features, race as transformers; each training has its own folder.
-    """
-    candidates = _candidates(data, modality, config, run, lambda own, run: labelled_student(data, modality, own, run))
-    return _shipped(candidates, candidates)
-
-
-def taught_race(
+def choose_student(
     data: TrainingData,
     modality: str,
     config: StudentConfig,
     run: TrainingRun,
     *,
-    teachers: Sequence[TeacherFile],
-    recipe: Recipe,
-    labelled: StudentCheckpoint | None,
+    teachers: Sequence[TeacherFile] = (),
+    recipe: Recipe | None = None,
+    baseline: StudentCheckpoint | None = None,
 ) -> StudentCheckpoint:
-    """Return the taught student that validates best, or the baseline if that is better and significantly likelier.
+    """Train students of all kinds as `train_student` does, and return the one that validates best.
 
-    `labelled` is the baseline of the same windows; None if it takes no part.
+    A `baseline` of the same windows, on labels only, is returned if it is better and significantly likelier. Causal
+    students, and windows too short for features, are tried as transformers; each training has its own folder.
     """
-
-    def train(own: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
-        return taught_student(data, modality, own, run, teachers=teachers, recipe=recipe)
-
-    candidates = _candidates(data, modality, config, run, train)
-    if labelled is None:
-        return _shipped(candidates, candidates)
-    taught, baseline = _best(candidates), _candidate(LABELS_ONLY, labelled, data.valid)
-    if not labels_win(taught.validation, baseline.validation, data.valid.groups[data.valid.labelled]):
-        return _shipped((taught,), (*candidates, baseline))
-    shipped = _shipped((baseline,), (*candidates, baseline))
-    beaten = tuple(teacher.sha256 for teacher in teachers)
-    return replace(shipped, facts=msgspec.structs.replace(shipped.facts, beaten_teachers_sha256=beaten))
-
-
-def _candidates(
-    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, train: Train
-) -> tuple[_Candidate, ...]:
-    candidates = []
-    for name, augment in zip((MIXED, UNMIXED), mixings(run.augment), strict=False):
+    trials = []
+    for name, augment in zip((_MIXED, _UNMIXED), mixings(run.augment), strict=False):
         folder = None if run.run_dir is None else run.run_dir / name.split()[2]
-        checkpoint = train(config, replace(run, augment=augment, run_dir=folder))
-        candidates.append(_candidate(name, checkpoint, data.valid))
-    if config.causal or not fits_kernels(data.train.spec.modality(modality)):
-        return tuple(candidates)
-    transformer = _best(candidates).checkpoint
-    rocket = train(msgspec.structs.replace(config, kind="rocket"), run)
-    candidates.append(_candidate(ROCKET, rocket, data.valid))
-    joined = fit_hybrid(data, transformer, rocket, run)
-    if joined.config.kind == "hybrid":
-        candidates.append(_candidate(HYBRID, joined, data.valid))
-    return tuple(candidates)
+        own = replace(run, augment=augment, run_dir=folder)
+        trained = train_student(data, modality, config, own, teachers=teachers, recipe=recipe)
+        trials.append(_trial(name, trained, data.valid))
+    if not config.causal and fits_kernels(data.train.spec.modality(modality)):
+        transformer = _best(trials).checkpoint
+        rocket = train_student(data, modality, msgspec.structs.replace(config, kind="rocket"), run, teachers=teachers)
+        trials.append(_trial(ROCKET, rocket, data.valid))
+        joined = fit_hybrid(data, transformer, rocket, run)
+        if joined.config.kind == "hybrid":
+            trials.append(_trial(_HYBRID, joined, data.valid))
+    best, beaten = _best(trials), False
+    if baseline is not None:
+        trials.append(_trial(LABELS_ONLY, baseline, data.valid))
+        beaten = labels_win(best.validation, trials[-1].validation, data.valid.groups[data.valid.labelled])
+        best = trials[-1] if beaten else best
+    logger.info("shipped %s", best.name)
+    facts = msgspec.structs.replace(
+        best.checkpoint.facts,
+        shipped=best.name,
+        tried=tuple(
+            TriedStudent(
+                name=trial.name, valid_score=trial.validation.score, log_likelihood=trial.validation.log_likelihood
+            )
+            for trial in trials
+        ),
+        beaten_teachers_sha256=tuple(teacher.sha256 for teacher in teachers) if beaten else msgspec.UNSET,
+    )
+    return replace(best.checkpoint, facts=facts)
 
 
-def _candidate(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Candidate:
+def _trial(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Trial:
     modality = checkpoint.modality.name
-    known = _labelled(valid, modality)
+    known = valid.with_modalities((modality,)).only_labelled()
     logits = logits_of(checkpoint.network(), known, modality=modality)
     score = validation_score(logits, known.labels, checkpoint.task, metric=checkpoint.facts.metric)
-    logger.info("race: %s: validation %.4f, log-likelihood %.4f", name, score.score, score.log_likelihood)
-    return _Candidate(name=name, checkpoint=checkpoint, validation=score)
+    logger.info("%s: validation %.4f, log-likelihood %.4f", name, score.score, score.log_likelihood)
+    return _Trial(name=name, checkpoint=checkpoint, validation=score)
 
 
-def _labelled(windows: Windows, modality: str) -> Windows:
-    return windows.with_modalities((modality,)).subset(np.flatnonzero(windows.labelled))
-
-
-def _best(candidates: Sequence[_Candidate]) -> _Candidate:
-    return candidates[preferred([candidate.validation for candidate in candidates])]
-
-
-def _shipped(finalists: Sequence[_Candidate], candidates: Sequence[_Candidate]) -> StudentCheckpoint:
-    """The best finalist, with all candidates in its facts."""
-    winner = _best(finalists)
-    results = ((candidate.name, candidate.validation) for candidate in candidates)
-    race = tuple(
-        Contender(name=name, valid_score=result.score, log_likelihood=result.log_likelihood) for name, result in results
-    )
-    logger.info("race: shipped %s", winner.name)
-    facts = msgspec.structs.replace(winner.checkpoint.facts, shipped=winner.name, race=race)
-    return replace(winner.checkpoint, facts=facts)
+def _best(trials: Sequence[_Trial]) -> _Trial:
+    return trials[preferred([trial.validation for trial in trials])]

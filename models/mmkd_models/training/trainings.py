@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,31 +14,30 @@ from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_models.carried import MOST_WINDOWS
+from mmkd_models.carried import MAX_WINDOWS
 from mmkd_models.data.windows import Windows
-from mmkd_models.distillation.answers import AnswerMemory, memory_of
+from mmkd_models.distillation.answers import AnswerMemory
 from mmkd_models.distillation.learner import DistillLearner, SelfTrainingLearner, SupervisedLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.task import TaskTerm
-from mmkd_models.losses.term import OutputTerm, goal_of
+from mmkd_models.losses.term import OutputTerm, training_goal
 from mmkd_models.networks.committee import Committee, FixedViews
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.encoder import blank_inputs
 from mmkd_models.networks.int8 import FakeInt8Student, LearntInt8, learnt_student
 from mmkd_models.networks.teacher import Teacher, take_teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
-from mmkd_models.training.compatible import check_compatible, check_start
 from mmkd_models.training.fitting import (
     LABELLED_FRACTION,
     adjusted_fit,
     batch_source,
-    facts_of,
+    finish_student,
     fit_learner,
     new_student,
     set_normalisation,
-    student_checkpoint,
+    training_facts,
 )
-from mmkd_models.training.inputs import TrainingData, TrainingRun, check_labels
+from mmkd_models.training.inputs import TrainingData, TrainingRun, check_compatible, check_labels, check_start
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import answers_to, scores_of
 
@@ -56,7 +56,7 @@ def train_teacher(
     if start is not None:
         take_teacher(teacher, start.checkpoint.transformer())
     learner = SupervisedLearner(
-        teacher, modality=None, modality_dropout=config.modality_dropout, goal=goal_of(data.train)
+        teacher, modality=None, modality_dropout=config.modality_dropout, goal=training_goal(data.train)
     )
     started_from = None if start is None else start.sha256
     origin = {"network": msgspec.to_builtins(config), **({"start": started_from} if started_from else {})}
@@ -65,15 +65,12 @@ def train_teacher(
 
 
 def self_train(data: TrainingData, first: TeacherCheckpoint, run: TrainingRun) -> TeacherCheckpoint:
-    """Train a second generation of the teacher on all windows and return the generation that validates better.
-
-    Without unlabelled windows that is the first one, and nothing is trained.
-    """
+    """Train a second generation of the teacher on all windows, if some have no label, and return the better one."""
     if bool(data.train.labelled.all()):
         return first
     teacher = _new_teacher(data, first.config, seed=run.train.seed + 1)
     learner = SelfTrainingLearner(
-        teacher, first.transformer(), modality_dropout=first.config.modality_dropout, goal=goal_of(data.train)
+        teacher, first.transformer(), modality_dropout=first.config.modality_dropout, goal=training_goal(data.train)
     )
     origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
     result = fit_learner(learner, data, run, modality=None, labelled_fraction=LABELLED_FRACTION, origin=origin)
@@ -101,7 +98,9 @@ def _teacher_checkpoint(
 ) -> TeacherCheckpoint:
     spec = data.train.spec
     result, tau = adjusted_fit(teacher, result, data, run, modality=None)
-    facts = facts_of(data, run, modality=spec.modalities[0].name, tau=tau, result=result, started_from=started_from)
+    facts = training_facts(
+        data, run, modality=spec.modalities[0].name, tau=tau, result=result, started_from=started_from
+    )
     return TeacherCheckpoint(modalities=spec.modalities, task=spec.task, config=config, facts=facts, state=result.state)
 
 
@@ -109,12 +108,10 @@ def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run
     """Train a student on the labels of one modality alone: what distillation is measured against."""
     check_labels(data)
     student = new_student(data, modality, config, run)
-    learner = SupervisedLearner(student, modality=modality, goal=goal_of(data.train))
+    learner = SupervisedLearner(student, modality=modality, goal=training_goal(data.train))
     origin = {"network": msgspec.to_builtins(config)}
     result = fit_learner(learner, data, run, modality=modality, labelled_fraction=1.0, origin=origin)
-    result, tau = adjusted_fit(student, result, data, run, modality=modality)
-    facts = facts_of(data, run, modality=modality, tau=tau, result=result)
-    return student_checkpoint(data, modality, config, run, state=result.state, facts=facts)
+    return finish_student(data, modality, config, run, network=student, result=result)
 
 
 def distil(
@@ -134,9 +131,7 @@ def distil(
     student = new_student(data, modality, config, run)
     origin = {"network": msgspec.to_builtins(config)}
     result = _learn_from(student, data, run, modality=modality, teachers=teachers, recipe=recipe, origin=origin)
-    result, tau = adjusted_fit(student, result, data, run, modality=modality)
-    facts = facts_of(data, run, modality=modality, tau=tau, result=result, recipe=recipe, teachers=teachers)
-    return student_checkpoint(data, modality, config, run, state=result.state, facts=facts)
+    return finish_student(data, modality, config, run, network=student, result=result, recipe=recipe, teachers=teachers)
 
 
 def distil_int8(
@@ -152,10 +147,7 @@ def distil_int8(
     """Continue with a trained student that computes as its INT8 graph will, taught by the recipe.
 
     The result has the weights that INT8 computes with and the ranges of what its layers read; validation chooses by the
-    INT8 arithmetic. The facts' score is that of the float32 network with these weights.
-
-    Args:
-        groups: names of the layers that INT8 computes in, those that read one tensor together; from the export.
+    INT8 arithmetic, and the facts' score is that of float32. `groups` names the layers that read one tensor together.
 
     Raises UsageError as `distil`, or if the student does not fit `data`, or no layer computes in INT8.
     """
@@ -169,7 +161,7 @@ def distil_int8(
         )
     torch.manual_seed(run.train.seed)
     windows = data.train.with_modalities((modality,))
-    rows = np.sort(np.random.default_rng(run.train.seed).permutation(len(windows))[:MOST_WINDOWS])
+    rows = np.sort(np.random.default_rng(run.train.seed).permutation(len(windows))[:MAX_WINDOWS])
     values, present = map(torch.from_numpy, prepare_batch(windows.take(rows)[modality], start.modality))
     student = FakeInt8Student(start.transformer(asked_by="practising INT8"), groups, values, present)
     origin = {
@@ -183,17 +175,16 @@ def distil_int8(
     int8 = LearntInt8(student_sha256=start_sha256, score=result.scores.metric(run.train.metric), inputs=inputs)
     scores = scores_of(replace(start, state=state).network(), data.valid, modality=modality)
     result = replace(result, state=state, scores=scores)
-    facts = facts_of(data, run, modality=modality, tau=0.0, result=result, recipe=recipe, teachers=teachers)
-    return replace(student_checkpoint(data, modality, start.config, run, state=state, facts=facts), int8=int8)
+    checkpoint = finish_student(
+        data, modality, start.config, run, network=None, result=result, recipe=recipe, teachers=teachers
+    )
+    return replace(checkpoint, int8=int8)
 
 
 def keep_answers(
     data: TrainingData, run: TrainingRun, block: int, *, teachers: Sequence[TeacherFile], recipe: Recipe
 ) -> None:
-    """Store the teachers' answers to a block of the steps of a distillation, for `distil`.
-
-    Nothing is done if the run stores no answers, or the recipe reads what is inside the teachers.
-    """
+    """Store the teachers' answers to a block of the steps of a distillation, unless its recipe reads their inside."""
     memory = _memory(data, run, teachers, recipe)
     if memory is None or any(term.compares_layers() for term in recipe.terms):
         return
@@ -234,7 +225,7 @@ def _learn_from(
         modality=modality,
         example={spec.name: blank_inputs(spec) for spec in data.train.spec.modalities},
         memory=memory,
-        goal=goal_of(data.train),
+        goal=training_goal(data.train),
     )
     taught = {"recipe": msgspec.to_builtins(recipe), "teachers": [teacher.sha256 for teacher in teachers]}
     share = _labelled_fraction(recipe)
@@ -247,15 +238,19 @@ def _learn_from(
 def _memory(
     data: TrainingData, run: TrainingRun, teachers: Sequence[TeacherFile], recipe: Recipe
 ) -> AnswerMemory | None:
-    return memory_of(
-        None if _answers_once(run, recipe, teachers) else run.answers,
-        data.train,
-        dataset_sha256=data.sha256,
-        teachers=[teacher.sha256 for teacher in teachers],
-        train=run.train,
-        augment=run.augment,
-        labelled_fraction=_labelled_fraction(recipe),
-    )
+    if run.answers is None or _answers_once(run, recipe, teachers):
+        return None
+    windows, train = data.train, run.train
+    decides = {
+        "dataset": data.sha256,
+        "windows": [hashlib.sha256(array.tobytes()).hexdigest() for array in (windows.labels, windows.groups)],
+        "modalities": windows.spec.modalities,
+        "teachers": [teacher.sha256 for teacher in teachers],
+        "batch": [train.batch, train.seed, train.precision, _labelled_fraction(recipe)],
+        "augment": run.augment,
+        "arithmetic": [str(torch.__version__), torch.get_num_threads()],
+    }
+    return AnswerMemory(run.answers, decides, steps=train.steps)
 
 
 def _answers_once(run: TrainingRun, recipe: Recipe, teachers: Sequence[TeacherFile]) -> bool:

@@ -20,7 +20,7 @@ from mmkd_export.graph.native_from_student import native_file
 from mmkd_models.networks.config import StudentKind, student_config
 from mmkd_models.networks.rocket import fit_rocket
 from mmkd_models.networks.step import StepStudent
-from mmkd_models.networks.student import ExportStudent, Student, student_network
+from mmkd_models.networks.student import ExportStudent, Student
 from mmkd_models.novelty import TrainingEmbeddings
 
 WINDOWS = 24
@@ -58,7 +58,7 @@ def case(
     if kind in ("rocket", "hybrid"):
         rocket = fit_rocket(modality, values, present, scale=scale, seed=1, features=252, positions=100)
         config = msgspec.structs.replace(config, rocket=rocket.config)
-    network = student_network(modality, outputs, config, kind=task).eval()
+    network = Student(modality, outputs, config, kind=task).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

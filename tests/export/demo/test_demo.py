@@ -29,7 +29,7 @@ from mmkd_export.demo.chain import measure
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distillation.methods import default_recipe, taught_by
+from mmkd_models.distillation.recipe import default_recipe, taught_by
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
 from mmkd_models.experiments.folder import fold_data
 from mmkd_models.experiments.summary import demo_document
@@ -358,7 +358,7 @@ def test_the_teacher_and_the_students_are_made_as_they_are_asked_for(
     assert [one.kind for one in teachers[0].members] == ["transformer", "rocket", "trees"]
     assert teachers[1] is None
     paths = [next(out.glob("trials/taught-acc-*-seed0-*/student.ckpt")) for out in (usual, own)]
-    assert [bool(read_student(path).facts.race) for path in paths] == [True, False]
+    assert [bool(read_student(path).facts.tried) for path in paths] == [True, False]
 
 
 def message_of(*arguments: object) -> str:

@@ -23,7 +23,7 @@ from mmkd_export.demo.chain import measure
 from mmkd_models.data import write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distillation.methods import default_recipe
+from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers

@@ -28,7 +28,7 @@ from mmkd_export.verify.answers import answers_from_backend
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distillation.methods import default_recipe
+from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.int8 import FakeInt8Student
 from mmkd_models.networks.student import Student

@@ -33,6 +33,7 @@ from mmkd_models.adaptation.judge import (
 )
 from mmkd_models.adaptation.methods import (
     ADAPT_TRAIN,
+    AdaptationTask,
     AdaptLearner,
     PairedSource,
     adapt_student,
@@ -41,7 +42,7 @@ from mmkd_models.adaptation.methods import (
     old_answers,
     refit_head,
 )
-from mmkd_models.adaptation.run import FRACTIONS, AdaptationRequest, run_adaptation, task_of
+from mmkd_models.adaptation.run import FRACTIONS, run_adaptation
 from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import Dataset, open_dataset, write_dataset
@@ -53,7 +54,7 @@ from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_stude
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.loop import RESUME_FILE
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.students import labelled_student
+from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher
 from mmkd_report import render_adaptation
 from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts
@@ -64,7 +65,7 @@ MODALITIES = (
     ModalitySpec(name="gyro", channels=("x",), rate_hz=10.0, samples=16),
 )
 TRAIN = TrainConfig(steps=60, batch=32, eval_every=20, learning_rate=5e-3)
-AUGMENT = AugmentConfig(unit="window", mixup=0.0, channel_dropout=0.0, span_dropout=0.0)
+AUGMENT = AugmentConfig(mixup=0.0, channel_dropout=0.0, span_dropout=0.0)
 
 
 def split(count: int, seed: int, *, moved: float, groups: int) -> dict[str, np.ndarray]:
@@ -110,7 +111,7 @@ def site(tmp_path_factory):
     write_teacher(folder / "teacher.ckpt", teacher)
     for kind in ("transformer", "rocket"):
         config = StudentConfig(preset="tiny", encoder=ENCODER, kind=kind)
-        student = labelled_student(data.with_modalities(("acc",)), "acc", config, run)
+        student = train_student(data.with_modalities(("acc",)), "acc", config, run)
         write_student(folder / f"{kind}.ckpt", student)
     return folder
 
@@ -188,8 +189,8 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(site, tmp_path, caps
 
 
 def test_forgetting_more_than_is_allowed_is_refused(site, tmp_path):
-    asked = asked_of(site, max_forget=-100.0)
-    adaptation = run_adaptation(asked, task_of(asked))
+    task = task_of(site, max_forget=-100.0)
+    adaptation = run_adaptation(task)
     assert adaptation.checkpoint is None
     for one in adaptation.document.methods:
         unsure = one.forgotten_error_points
@@ -197,12 +198,12 @@ def test_forgetting_more_than_is_allowed_is_refused(site, tmp_path):
         assert f"{told} -100" in one.refusals
 
 
-def asked_of(site: Path, **changes) -> AdaptationRequest:
+def task_of(site: Path, **changes) -> AdaptationTask:
     student, dataset = read_student(site / "transformer.ckpt"), open_dataset(site / "moved")
     from mmkd_models.training.checkpoint import read_teacher
 
     teacher = TeacherFile(checkpoint=read_teacher(site / "teacher.ckpt"), sha256="t")
-    asked = AdaptationRequest(
+    task = AdaptationTask(
         student=student,
         student_sha256="s",
         new=new_domain(student, dataset, ("acc", "gyro")),
@@ -212,12 +213,12 @@ def asked_of(site: Path, **changes) -> AdaptationRequest:
         train=msgspec.structs.replace(ADAPT_TRAIN, steps=20, eval_every=10),
         max_forget=1.0,
     )
-    return replace(asked, **changes)
+    return replace(task, **changes)
 
 
 def test_the_same_seed_gives_the_same_weights_killed_or_not(site, tmp_path):
-    asked = asked_of(site, max_forget=100.0)
-    whole = run_adaptation(asked, task_of(asked))
+    task = task_of(site, max_forget=100.0)
+    whole = run_adaptation(task)
 
     class KilledError(Exception):
         pass
@@ -226,18 +227,18 @@ def test_the_same_seed_gives_the_same_weights_killed_or_not(site, tmp_path):
         if progress.step == 15:
             raise KilledError
 
-    task = replace(task_of(asked), run_dir=tmp_path / "run")
+    task = replace(task, run_dir=tmp_path / "run")
     with pytest.raises(KilledError):
-        run_adaptation(asked, replace(task, on_step=die))
-    resumed = run_adaptation(asked, replace(task, resume=True))
+        run_adaptation(replace(task, on_step=die))
+    resumed = run_adaptation(replace(task, resume=True))
     assert resumed.document.chosen == whole.document.chosen
     for name, value in whole.checkpoint.state.items():
         assert torch.equal(value, resumed.checkpoint.state[name]), name
 
 
 def test_features_adapt_to_the_same_weights_again(site):
-    asked = replace(asked_of(site, max_forget=100.0), student=read_student(site / "rocket.ckpt"))
-    first, again = (run_adaptation(asked, task_of(asked)) for _ in range(2))
+    task = replace(task_of(site, max_forget=100.0), student=read_student(site / "rocket.ckpt"))
+    first, again = (run_adaptation(task) for _ in range(2))
     assert first.tried.keys() == again.tried.keys() == {"statistics", "teacher"}
     for way, student in first.tried.items():
         for name, value in student.state.items():
@@ -373,17 +374,17 @@ def test_bad_input_is_named(site, tmp_path, case):
     ids=["several labels", "video"],
 )
 def test_a_student_that_cannot_adapt_is_refused(site, change, message):
-    asked = asked_of(site)
+    task = task_of(site)
     with pytest.raises(UsageError) as raised:
-        task_of(replace(asked, student=replace(asked.student, **change)))
+        run_adaptation(replace(task, student=replace(task.student, **change)))
     assert str(raised.value) == message
 
 
 def test_values_that_are_normalised_by_group_have_no_statistics_to_adapt(site):
-    asked = asked_of(site, teacher=None)
-    modality = msgspec.structs.replace(asked.student.modality, normalise="per_group")
+    task = task_of(site, teacher=None)
+    modality = msgspec.structs.replace(task.student.modality, normalise="per_group")
     with pytest.raises(UsageError) as raised:
-        task_of(replace(asked, student=replace(asked.student, modality=modality)))
+        run_adaptation(replace(task, student=replace(task.student, modality=modality)))
     assert str(raised.value) == "mmkd-adapt: 'acc' has no statistics to adapt; pass --teacher or --labels"
 
 
@@ -444,10 +445,10 @@ def test_old_windows_are_replayed_balanced_rows():
 @pytest.fixture
 def taught(site, monkeypatch):
     """Gives what a way of training is given to learn, its student untrained, and its old windows three of one class."""
-    asked = asked_of(site)
-    old = asked.old.learn
+    task = task_of(site)
+    old = task.old.learn
     rows = np.concatenate([np.flatnonzero(old.labels == 0)[:3], np.flatnonzero(old.labels == 1)[:9]])
-    asked = replace(asked, old=replace(asked.old, learn=old.subset(np.sort(rows))))
+    task = replace(task, old=replace(task.old, learn=old.subset(np.sort(rows))))
     seen = []
 
     def fit(learner, source, **_):
@@ -457,7 +458,6 @@ def taught(site, monkeypatch):
     monkeypatch.setattr(methods, "fit", fit)
 
     def teach(way):
-        task = task_of(asked)
         adapt_student(task, way)
         return (task, *seen[-1])
 
@@ -485,6 +485,9 @@ class Judging:
 
     def __len__(self) -> int:
         return 8
+
+    def subset(self, rows):
+        return self
 
 
 def judge(**changes) -> AdaptationJudge:
@@ -564,11 +567,8 @@ class Went(Judging):
     """A student that went a share of the way; it stands for its windows too."""
 
     def __init__(self, share: float = 0.0) -> None:
-        self.share, self.student, self.new, self.learn = share, self, self, self
+        self.share, self.student = share, self
         self.task, self.modality, self.network = self.spec.task, MODALITIES[0], lambda: None
-
-    def subset(self, rows):
-        return self
 
 
 @pytest.mark.parametrize(("answers_both", "expected"), [((), 1.0), ((0.5, 0.25), 0.5), ((0.75,), 0.75)])
@@ -584,7 +584,7 @@ def test_going_less_far_must_not_lose_a_class_that_all_of_the_way_answers(monkey
     monkeypatch.setattr(run, "logits_of", lambda *_, **__: np.zeros((4, 2), dtype=np.float32))
     monkeypatch.setattr(run, "score_student", score_student)
     before = say([0] * 8, [0] * 8)  # which never answered b, so that the gate alone misses nothing
-    student, found = run._limit_forgetting(judge(estimated_by="labels"), Went(), before, Went(), np.arange(8))
+    student, found = run._limit_forgetting(judge(estimated_by="labels"), Went(), before, Went())
     assert (student.share, found.step_fraction) == (expected, expected)
     assert bool(found.refusals) == (expected == 1.0)
 
@@ -619,8 +619,7 @@ def test_closeness_falls_with_the_distance_of_the_probabilities():
 
 
 def test_a_share_of_a_regression_lies_between(site):
-    asked = replace(asked_of(site), student=read_student(site / "rocket.ckpt"))
-    task = task_of(asked)
+    task = replace(task_of(site), student=read_student(site / "rocket.ckpt"))
     before, whole = task.student, adapt_student(task, "teacher")
     assert all(torch.equal(value, whole.state[name]) for name, value in interpolate(before, whole, 1.0).state.items())
     for name, value in interpolate(before, whole, 0.5).state.items():
@@ -634,15 +633,14 @@ def hybrid(site):
     data = TrainingData(train=old.split("train"), valid=old.split("valid"), sha256=old.sha256)
     run = TrainingRun(train=msgspec.structs.replace(TRAIN, steps=20), augment=AUGMENT)
     config = StudentConfig(preset="tiny", encoder=ENCODER, kind="hybrid")
-    return labelled_student(data.with_modalities(("acc",)), "acc", config, run)
+    return train_student(data.with_modalities(("acc",)), "acc", config, run)
 
 
 @pytest.mark.parametrize("kind", ["transformer", "hybrid"])
 def test_a_student_that_trains_goes_part_of_the_way(site, hybrid, kind):
     student = hybrid if kind == "hybrid" else read_student(site / "transformer.ckpt")
     new = new_domain(student, open_dataset(site / "labelled"), ("acc",))
-    asked = asked_of(site, student=student, new=new, teacher=None, labels=10, max_forget=100.0)
-    task = task_of(asked)
+    task = task_of(site, student=student, new=new, teacher=None, labels=10, max_forget=100.0)
     labelled = few_labels(task.new.learn, 10, seed=0)
     whole = adapt_student(task, "labels", labelled=labelled)
     part = interpolate(student, whole, 0.25)
@@ -739,8 +737,7 @@ def test_a_new_class_is_answered_part_of_the_way_too(site, tmp_path, kind):
     assert unlearnt(student).tolist() == [False, True, False]
     old = old_domain(student, None)
     new = new_domain(student, three, ("acc",))
-    asked = asked_of(site, student=student, new=new, old=old, teacher=None, labels=20, max_forget=100.0)
-    task = task_of(asked)
+    task = task_of(site, student=student, new=new, old=old, teacher=None, labels=20, max_forget=100.0)
     whole = adapt_student(task, "labels", labelled=few_labels(task.new.learn, 20, seed=0))
     windows = three.split("test").with_modalities(("acc",))
     for share in FRACTIONS:
@@ -770,8 +767,8 @@ def by_labels(site: Path, max_forget: float):
     student, dataset = read_student(site / "rocket.ckpt"), open_dataset(site / "labelled")
     new = new_domain(student, dataset, ("acc",))
     new = replace(new, learn=replace(new.learn, labels=1 - new.learn.labels))
-    asked = asked_of(site, max_forget=max_forget, student=student, new=new, teacher=None, labels=20)
-    adaptation = run_adaptation(asked, task_of(asked))
+    task = task_of(site, max_forget=max_forget, student=student, new=new, teacher=None, labels=20)
+    adaptation = run_adaptation(task)
     (found,) = (one for one in adaptation.document.methods if one.method == "labels")
     return student, found, adaptation.tried["labels"]
 
@@ -793,11 +790,11 @@ def test_what_learns_from_labels_goes_as_far_as_it_does_not_forget_too_much(site
 
 
 def test_how_far_a_student_went_is_in_its_lineage(site):
-    asked = replace(asked_of(site), student=read_student(site / "rocket.ckpt"))
-    adaptation = run_adaptation(asked, task_of(asked))
+    task = replace(task_of(site), student=read_student(site / "rocket.ckpt"))
+    adaptation = run_adaptation(task)
     judgement = next(one for one in adaptation.document.methods if one.method == adaptation.document.chosen)
     part = msgspec.structs.replace(judgement, step_fraction=0.25)
-    finished = run._finish(asked, adaptation.checkpoint, part, task_of(asked), None)
+    finished = run._finish(task, adaptation.checkpoint, part)
     assert finished.facts.adapted[-1].fraction == 0.25
     assert adaptation.checkpoint.facts.adapted[-1].fraction is None
 
@@ -934,9 +931,9 @@ def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, cap
 
 
 def test_windows_that_taught_are_not_carried_on(site):
-    asked = replace(asked_of(site, max_forget=100.0), old=old_domain(read_student(site / "rocket.ckpt"), None))
-    adaptation = run_adaptation(asked, task_of(asked))
-    before, after = asked.student.carried.windows, adaptation.checkpoint.carried.windows
+    task = replace(task_of(site, max_forget=100.0), old=old_domain(read_student(site / "rocket.ckpt"), None))
+    adaptation = run_adaptation(task)
+    before, after = task.student.carried.windows, adaptation.checkpoint.carried.windows
     assert len(after) == len(before) // 2
     np.testing.assert_array_equal(after, before[len(before) // 2 :])
     assert adaptation.checkpoint.seen is not None  # measured anew: its embeddings are others

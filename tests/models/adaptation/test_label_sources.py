@@ -20,7 +20,7 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.students import labelled_student
+from mmkd_models.training.students import train_student
 from mmkd_station.uncertain import UncertainRing
 
 ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=16)
@@ -55,8 +55,8 @@ def old(tmp_path_factory) -> Path:
     dataset = written(folder / "data", moved=0.0)
     data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256=dataset.sha256)
     config = student_config("tiny", kind="rocket")
-    run = TrainingRun(train=TrainConfig(), augment=AugmentConfig(unit="window"))
-    write_student(folder / "student.ckpt", labelled_student(data, "acc", config, run))
+    run = TrainingRun(train=TrainConfig(), augment=AugmentConfig())
+    write_student(folder / "student.ckpt", train_student(data, "acc", config, run))
     return folder
 
 

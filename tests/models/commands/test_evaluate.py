@@ -76,7 +76,7 @@ def make_teacher(machines: Dataset, teacher_checkpoint: TeacherCheckpoint, tmp_p
     return make
 
 
-def facts_of(out: str, suite: str = "scores") -> Any:
+def training_facts(out: str, suite: str = "scores") -> Any:
     return json.loads(out)["suites"][suite]["facts"]
 
 
@@ -88,7 +88,7 @@ def test_scores_are_those_of_the_network_and_the_document_names_the_windows(
     assert (code, err) == (0, "scores\n")
     document = json.loads(out)
     expected = scores_of(read_student(path).network(), machines.split("test"), modality="acc")
-    scores = facts_of(out)["models"]["s.ckpt"]["scores"]
+    scores = training_facts(out)["models"]["s.ckpt"]["scores"]
     assert scores == {name: expected.metric(name) for name in ("accuracy", "balanced_accuracy", "macro_f1")}
     assert document["models"][0]["sha256"] == file_sha256(path)
     assert document["data"] == {
@@ -108,7 +108,7 @@ def test_a_student_is_judged_with_samples_missing(
     path, test = make_student("s.ckpt", seed=0), machines.split("test")
     code, out, err = run(path, machines.path, "--suite", "missing", "--seed", "4", "--json")
     assert (code, err.splitlines()) == (0, ["missing sensors", "missing samples", "bursts"])
-    network, rows = read_student(path).network(), facts_of(out, "missing")["rows"]
+    network, rows = read_student(path).network(), training_facts(out, "missing")["rows"]
     expected = [(0.0, False, test)]
     for burst in (False, True):
         parts = ((share, with_missing_samples(test, share, seed=4, burst=burst)) for share in FRACTIONS[1:])
@@ -130,8 +130,8 @@ def test_a_teacher_is_compared_under_every_subset_too(
     )
     page = tmp_path / "page.html"
     line = (path, machines.path, "--suite", "missing", "--against", other, "--against", student)
-    rows = facts_of(run(*line, "--json")[1], "missing")["rows"]
-    alone = facts_of(run(other, machines.path, "--suite", "missing", "--json")[1], "missing")["rows"]
+    rows = training_facts(run(*line, "--json")[1], "missing")["rows"]
+    alone = training_facts(run(other, machines.path, "--suite", "missing", "--json")[1], "missing")["rows"]
     assert [row["left"] for row in rows[:3]] == [["acc", "gyro"], ["acc"], ["gyro"]]
     assert ["s.ckpt" in row["scores"] for row in rows[:3]] == [True, True, False]
     for row, other_row in zip(rows, alone, strict=True):
@@ -157,7 +157,7 @@ def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(
     code, out, _ = run(ours, machines.path, "--split", "valid", "--against", theirs)
     assert code == 0
     lines = out.splitlines()
-    models = facts_of(run(ours, machines.path, "--split", "valid", "--against", theirs, "--json")[1])["models"]
+    models = training_facts(run(ours, machines.path, "--split", "valid", "--against", theirs, "--json")[1])["models"]
     gain = models["theirs.ckpt"]["gain"]
     figures = [100 * models[name]["scores"]["balanced_accuracy"] for name in ("ours.ckpt", "theirs.ckpt")]
     assert gain == {"points": pytest.approx(figures[0] - figures[1]), "low": None, "high": None}

@@ -43,7 +43,7 @@ def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
     return partial(ran, evaluate_main, "mmkd-evaluate")
 
 
-def facts_of(document: dict[str, Any], suite: str) -> Any:
+def training_facts(document: dict[str, Any], suite: str) -> Any:
     return document["suites"][suite]["facts"]
 
 
@@ -89,7 +89,7 @@ def test_faults_are_told_for_student_labels_only_and_teacher(
         ("teacher.ckpt", "teacher"),
     ]
     assert document["baseline"] == "labels.ckpt"
-    faults = facts_of(document, "faults")
+    faults = training_facts(document, "faults")
     assert faults["sensors"] == ["acc"]
     summed = [sum(one["errors"]["student.ckpt"]) for one in faults["faults"]]
     assert summed == sorted(summed, reverse=True)
@@ -137,16 +137,16 @@ def test_every_suite_takes_what_hears_and_what_sees(
     assert code == 0, err
     document = json.loads(out)
     assert list(document["suites"]) == ["scores", "missing", "faults", "groups", "confidence", "cost"]
-    practised = {one["name"]: one["practised"]["student.ckpt"] for one in facts_of(document, "faults")["faults"]}
+    practised = {one["name"]: one["practised"]["student.ckpt"] for one in training_facts(document, "faults")["faults"]}
     if name == "cam":  # what training varies: light, frames and the picture's place
         assert practised == {"dark": True, "blur": False, "dropped frames": True, "shifted camera": True}
-        assert facts_of(document, "faults")["left_out"] == []
+        assert training_facts(document, "faults")["left_out"] == []
     else:
         assert {fault for fault, is_practised in practised.items() if is_practised} == {
             "added noise", "treble lost", "bass lost", "gain up", "gain down", "gap",
         }  # fmt: skip
-        assert facts_of(document, "faults")["left_out"] == ["channel swap"]
-    assert [one["condition"] for one in facts_of(document, "confidence")["models"]["student.ckpt"]] == [
+        assert training_facts(document, "faults")["left_out"] == ["channel swap"]
+    assert [one["condition"] for one in training_facts(document, "confidence")["models"]["student.ckpt"]] == [
         "intact", *(fault for fault in NAMES if fault in practised),
     ]  # fmt: skip
 
@@ -256,7 +256,7 @@ def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., 
     document = json.loads(out)
     assert [one["artifact"] for one in document["models"]] == ["acc/model.fp32.onnx"]
     assert {one["role"] for one in document["models"]} <= {"distilled", "labels only"}
-    (noise,) = [one for one in facts_of(document, "faults")["faults"] if one["name"] == "noise"]
+    (noise,) = [one for one in training_facts(document, "faults")["faults"] if one["name"] == "noise"]
     assert set(noise["practised"].values()) == {None}
 
 
@@ -313,7 +313,7 @@ def test_costs_are_reckoned_from_the_printed_template(
     assert "best option" not in out
     assert "\nhealthy: idle; detection and false alarms are fractions of windows\n" in out
     code, out, _ = run(*given, "--cost", file, "--json")
-    document = facts_of(json.loads(out), "cost")
+    document = training_facts(json.loads(out), "cost")
     assert sorted(document["results"]) == ["rival", "student", "teacher"]
     assert document["unit"] == "windows"
     marks = {one["path"]: one["mark"] for one in document["assumptions"]}
@@ -343,11 +343,11 @@ def test_rivals_stand_beside_the_models_in_every_suite(
         ("MiniRocket", "rival", True),
     ]
     assert document["baseline"] is None
-    assert all(list(one["errors"]) == names for one in facts_of(document, "faults")["faults"])
-    assert not any(one["practised"]["MiniRocket"] for one in facts_of(document, "faults")["faults"])
-    assert all(list(one["figures"]) == names for one in facts_of(document, "groups")["values"])
-    assert list(facts_of(document, "confidence")["models"]) == names
-    assert sorted(facts_of(document, "cost")["results"]) == ["rival", "student"]  # extra-trees, the first rival
+    assert all(list(one["errors"]) == names for one in training_facts(document, "faults")["faults"])
+    assert not any(one["practised"]["MiniRocket"] for one in training_facts(document, "faults")["faults"])
+    assert all(list(one["figures"]) == names for one in training_facts(document, "groups")["values"])
+    assert list(training_facts(document, "confidence")["models"]) == names
+    assert sorted(training_facts(document, "cost")["results"]) == ["rival", "student"]  # extra-trees, the first rival
     assert "extra-trees</dt><dd>a rival trained on the same labels, acc</dd>" in render_judging(document)
 
 

@@ -205,27 +205,6 @@ def test_span_dropout_hides_one_span_of_up_to_half(numbered: Windows) -> None:
     assert max(lengths) <= 10
 
 
-def test_noise_is_measured_in_standard_deviations_of_the_channel(dataset: Dataset) -> None:
-    windows = dataset.split("train")
-    _, std = channel_statistics(windows, "acc")
-    noisy, plain = (source(windows, plain_but(noise=sigma), batch=32).at(0) for sigma in (0.5, 0.0))
-    there = plain.inputs["acc"][1] > 0
-    added = (noisy.inputs["acc"][0] - plain.inputs["acc"][0])[there].std().item()
-    assert added == pytest.approx(0.5 * float(std.mean()), rel=0.1)  # some 2,300 values: 1.5 % at one deviation
-
-
-def test_gain_scales_around_the_mean_within_its_limits(numbered: Windows) -> None:
-    mean, _ = channel_statistics(numbered, "b")
-    batches = source(numbered, plain_but(gain=0.2), batch=12)
-    factors: list[float] = []
-    for step in range(10):
-        batch = batches.at(step)
-        distance = batch.index.numpy() - mean[0]
-        factors += (((batch.inputs["b"][0][:, 0, 0].numpy() - mean[0]) / distance)[np.abs(distance) > 0.4]).tolist()
-    assert 0.8 - 1e-5 <= min(factors) < 0.85
-    assert 1.15 < max(factors) <= 1.2 + 1e-5
-
-
 def ramps(path: Path) -> Windows:
     """Recordings whose values are their own time in seconds: 20 Hz and 10 Hz, windows of 2 s, a hop of 1 s."""
     specs = [
@@ -351,16 +330,14 @@ def test_movement_is_the_median_spread_about_each_windows_own_mean(tmp_path: Pat
 
 def test_noise_of_a_window_is_measured_in_its_movement_and_not_in_its_level(tmp_path: Path) -> None:
     windows = slow_windows(tmp_path)
-    plain, noisy = (source(windows, plain_but(unit="window", noise=n), batch=4).at(0) for n in (0.0, 0.1))
+    plain, noisy = (source(windows, plain_but(noise=n), batch=4).at(0) for n in (0.0, 0.1))
     added = (noisy.inputs["a"][0] - plain.inputs["a"][0])[..., 0]
     assert float(added.std()) == pytest.approx(0.05, rel=0.3)  # 0.1 of 0.5, from 40 draws
-    drowned = source(windows, plain_but(noise=0.1), batch=4).at(0).inputs["a"][0] - plain.inputs["a"][0]
-    assert float(drowned[..., 0].std()) > 100
 
 
 def test_gain_of_a_window_leaves_its_level(tmp_path: Path) -> None:
     windows = slow_windows(tmp_path)
-    plain, scaled = (source(windows, plain_but(unit="window", gain=g), batch=4).at(0) for g in (0.0, 0.5))
+    plain, scaled = (source(windows, plain_but(gain=g), batch=4).at(0) for g in (0.0, 0.5))
     before, after = plain.inputs["a"][0], scaled.inputs["a"][0]
     np.testing.assert_allclose(after.mean(1), before.mean(1), rtol=1e-5)
     ratio = after.std(1)[:, 0] / before.std(1)[:, 0]

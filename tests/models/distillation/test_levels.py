@@ -73,12 +73,7 @@ def batch(*, size: int = 4, classes: int = 3, missing: float = 0.1) -> Batch:
 
 def learner(*terms: Term, own: Student | None = None, other: Teacher | None = None) -> DistillLearner:
     network = student() if own is None else own
-    return DistillLearner(
-        network,
-        teacher() if other is None else other,
-        Recipe(terms=terms),
-        modality="acc",
-    ).eval()
+    return DistillLearner(network, teacher() if other is None else other, Recipe(terms=terms), modality="acc").eval()
 
 
 def refusal(*terms: Term, own: Student | None = None, other: Teacher | None = None) -> str:
@@ -124,8 +119,7 @@ def test_hidden_states_are_compared_through_projectors() -> None:
     ours, theirs = outputs(data)
     term = FeatureTerm(weight=ONE, layers=((1, 4),))
     module = learner(term)
-    projected = module.heads["feature"][0](ours.hidden[1])
-    expected = feature_loss(projected, theirs.hidden["acc"][4], valid=ours.valid)
+    expected = feature_loss(module.heads["feature"][0], ours.hidden[1], theirs.hidden["acc"][4], valid=ours.valid)
     torch.testing.assert_close(module(data, 0.0)["feature"], expected)
 
 

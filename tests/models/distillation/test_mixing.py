@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_models.distillation.teachers import mixed_logits
+from mmkd_models.distillation.learner import mixed_logits
 from mmkd_models.losses.logits import kl_loss
 from mmkd_models.losses.term import CLASSES, Goal
 

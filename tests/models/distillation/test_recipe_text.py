@@ -38,10 +38,7 @@ DEFAULT = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
             "relation,weight=2,layers=0:1+-1:-1,vectors=query+value,heads=4",
             RelationTerm(weight=constant(2.0), layers=((0, 1), (-1, -1)), vectors=("query", "value"), heads=4),
         ),
-        (
-            "feature,level=embedding",
-            FeatureTerm(weight=constant(1.0), level="embedding"),
-        ),
+        ("feature,level=embedding", FeatureTerm(weight=constant(1.0), level="embedding")),
         ("edam,member=1", EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6), member=1)),
         ("feature,layers=3", FeatureTerm(weight=constant(1.0), layers=3)),
         ("crd,queue=64", CrdTerm(weight=constant(0.1), queue=64)),

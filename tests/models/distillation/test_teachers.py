@@ -93,12 +93,7 @@ def test_output_terms_learn_from_the_mean_of_probabilities_at_their_own_temperat
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)  # float32 logarithms there and back
 
 
-INSIDE = (
-    (EdamTerm, {}),
-    (RelationTerm, {"heads": 2}),
-    (FeatureTerm, {}),
-    (CrdTerm, {"queue": 0, "width": 4}),
-)
+INSIDE = ((EdamTerm, {}), (RelationTerm, {"heads": 2}), (FeatureTerm, {}), (CrdTerm, {"queue": 0, "width": 4}))
 
 
 @pytest.mark.parametrize(("kind", "options"), INSIDE, ids=lambda value: getattr(value, "__name__", ""))

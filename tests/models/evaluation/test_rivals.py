@@ -20,7 +20,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.evaluation.rivals import Contestants, RivalName, averaged, calibration, taught_targets
+from mmkd_models.evaluation.rivals import Contestants, RivalName, averaged, calibration
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.metrics.scores import Scores
 from mmkd_models.training.choosing import log_prior
@@ -198,14 +198,6 @@ def test_a_rival_that_has_learnt_answers_other_windows_as_it_answered_those_that
     answers = np.concatenate([ask(test.subset(test.labels == label)) for label in (0, 1)])
     right = answers.argmax(1) == np.repeat([0, 1], 8)
     assert right.mean() == judged[1].scores.metric("accuracy")
-
-
-def test_a_taught_rocket_learns_half_the_label_and_half_the_answer_where_there_is_a_label(swings: MakeWindows) -> None:
-    train, _ = swings()
-    two = train.subset(np.arange(2)).with_labels(np.array([1, -1]))
-    taught = np.array([[0.8, 0.2], [0.8, 0.2]])
-    # q = (0.4, 0.6) and (0.8, 0.2); the target is 2 q - 1
-    np.testing.assert_allclose(taught_targets(two, taught), [[-0.2, 0.2], [0.6, -0.6]])
 
 
 def test_rockets_and_trees_are_averaged_as_probabilities() -> None:

@@ -35,7 +35,7 @@ def test_students_are_winners_of_a_race_and_the_committee_teaches_them(
     students = {path.parent.name.partition("-")[0]: read_student(path) for path in out.glob("trials/*/student.ckpt")}
     assert set(students) == {"none", "logit"}
     for student in students.values():
-        names = [contender.name for contender in student.facts.race or ()]
+        names = [contender.name for contender in student.facts.tried or ()]
         assert "convolutional features" in names
         assert "labels only" not in names  # it is an entry of the table
         assert student.facts.shipped in names

@@ -321,7 +321,7 @@ def test_an_interrupted_race_goes_on_where_it_was_and_labels_only_take_part(
     for path in ("student_path", "baseline_path"):
         assert getattr(parts, path)("acc", 1).read_bytes() == getattr(whole, path)("acc", 1).read_bytes()
     raced = read_student(parts.student_path("acc", 1)).facts
-    names = [contender.name for contender in raced.race or ()]
+    names = [contender.name for contender in raced.tried or ()]
     assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutional features"]
     assert names[-1] == "labels only"
     assert result.students["acc"].student.result.score == raced.score

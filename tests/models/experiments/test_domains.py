@@ -15,7 +15,7 @@ from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.folds import LeftOutDomains, fold_without
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distillation.methods import default_recipe
+from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.evaluation.suites.shift import describe
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, compare
 from mmkd_models.experiments.domains import ShiftOrder, check_shift, judge_shift, mean_over_domains

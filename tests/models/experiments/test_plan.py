@@ -16,8 +16,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.data.folds import LeftOutDomains
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distillation.methods import Method, shipped_methods
-from mmkd_models.distillation.recipe import Recipe
+from mmkd_models.distillation.recipe import Method, Recipe, shipped_methods
 from mmkd_models.experiments.plan import (
     Candidate,
     Entry,

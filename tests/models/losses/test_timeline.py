@@ -30,14 +30,14 @@ def test_common_time_equals_exact_fractions(source: int, target: int) -> None:
 
 def test_the_same_length_changes_nothing() -> None:
     values, valid = tokens(2, 7, 3), torch.ones(2, 7)
-    found, kept = resampled(values, valid, length=5, extra=2)
+    found, kept = resampled(values, valid, length=5)
     assert torch.equal(found, values)
     assert torch.equal(kept, valid)
 
 
 def test_half_as_many_tokens_are_means_of_pairs_and_summaries_stay() -> None:
     values = tokens(2, 6, 3)
-    found, kept = resampled(values, torch.ones(2, 6), length=2, extra=2)
+    found, kept = resampled(values, torch.ones(2, 6), length=2)
     expected = torch.stack([(values[:, 0] + values[:, 1]) / 2, (values[:, 2] + values[:, 3]) / 2], dim=1)
     torch.testing.assert_close(found, torch.cat([expected, values[:, 4:]], dim=1))
     assert kept.tolist() == [[1.0] * 4] * 2
@@ -45,23 +45,23 @@ def test_half_as_many_tokens_are_means_of_pairs_and_summaries_stay() -> None:
 
 @pytest.mark.parametrize("length", [1, 3, 8])
 def test_missing_tokens_are_no_part_of_a_mean(length: int) -> None:
-    values, valid = torch.full((1, 5, 2), 4.0), torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.0]])
+    values, valid = torch.full((1, 6, 2), 4.0), torch.tensor([[1.0, 0.0, 1.0, 1.0, 1.0, 0.0]])
     values[:, 1] = 1e6
-    found, kept = resampled(values, valid, length=length, extra=1)
+    found, kept = resampled(values, valid, length=length)
     assert bool(((found[:, :-1] - 4.0).abs() * kept[:, :-1, None] < 1e-5).all())
     assert kept[0, -1] == 0.0
 
 
 def test_tokens_of_missing_time_alone_are_missing_and_finite() -> None:
-    valid = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
-    found, kept = resampled(tokens(1, 4, 2), valid, length=2, extra=0)
-    assert kept.tolist() == [[1.0, 0.0]]
+    valid = torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0, 1.0]])
+    found, kept = resampled(tokens(1, 6, 2), valid, length=2)
+    assert kept.tolist() == [[1.0, 0.0, 1.0, 1.0]]
     assert bool(found.isfinite().all())
 
 
 def test_means_are_float32_under_autocast() -> None:
-    values, valid = tokens(1, 7, 3), torch.ones(1, 7)
-    expected, _ = resampled(values, valid, length=4, extra=0)
+    values, valid = tokens(1, 9, 3), torch.ones(1, 9)
+    expected, _ = resampled(values, valid, length=4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, _ = resampled(values, valid, length=4, extra=0)
+        found, _ = resampled(values, valid, length=4)
     assert torch.equal(found, expected)

@@ -34,12 +34,7 @@ from mmkd_models.networks.fronts.causal import CausalFront
 from mmkd_models.networks.step import StepStudent, causal_encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import (
-    StudentCheckpoint,
-    file_sha256,
-    read_student,
-    write_student,
-)
+from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student
 from mmkd_models.training.fitting import set_normalisation
 from tests.models.networks.stepping import answers_along, stepped
 
@@ -413,7 +408,7 @@ def test_the_command_distils_a_causal_student(
                 "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came "
                 "before them alone, and the teacher's maps look at the whole window; leave the term out"
             ),
-        ),
+        )
     ],
 )
 def test_what_a_causal_student_cannot_learn_is_refused_before_the_first_step(

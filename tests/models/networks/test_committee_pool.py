@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmkd_models.metrics.likelihood import log_likelihood, probabilities_of, surely_likelier
-from mmkd_models.training.pooling import joining_sensor, mixture_weights, pool_of
+from mmkd_models.training.committee import fit_pool, joining_sensor, mixture_weights
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 240)
@@ -36,13 +36,13 @@ def test_the_weights_of_two_members_by_hand() -> None:
 
 
 def test_a_member_that_validation_never_saw_err_is_not_certain_of_the_next_window() -> None:
-    pool = pool_of([member(1.0, seed=1), member(0.9, seed=2)], LABELS, GROUPS, kind="classification")
+    pool = fit_pool([member(1.0, seed=1), member(0.9, seed=2)], LABELS, GROUPS, kind="classification")
     # At the least loss the mean probability of the truth is 1 - 1 / (n + 2).
     assert math.exp(pool.likelihoods[0]) == pytest.approx(1 - 1 / 242)
 
 
 def test_a_member_at_chance_gets_nothing_and_equals_share_evenly() -> None:
-    pool = pool_of(
+    pool = fit_pool(
         [member(0.9, seed=1), member(0.0, seed=2), member(0.9, seed=1)], LABELS, GROUPS, kind="classification"
     )
     assert pool.weights[1] == 0.0
@@ -52,32 +52,32 @@ def test_a_member_at_chance_gets_nothing_and_equals_share_evenly() -> None:
 
 def test_a_member_that_is_sure_and_wrong_costs_the_pool_nothing() -> None:
     wrong = 5.0 * np.eye(3)[(LABELS + 1) % 3]
-    pool = pool_of([member(0.7, seed=1), wrong], LABELS, GROUPS, kind="classification")
+    pool = fit_pool([member(0.7, seed=1), wrong], LABELS, GROUPS, kind="classification")
     assert pool.weights == pytest.approx((1.0, 0.0))
 
 
 def test_where_nobody_tells_anything_all_count_alike() -> None:
-    pool = pool_of([member(0.0, seed=1), member(0.0, seed=2)], LABELS, GROUPS, kind="classification")
+    pool = fit_pool([member(0.0, seed=1), member(0.0, seed=2)], LABELS, GROUPS, kind="classification")
     assert pool.weights == (0.5, 0.5)
 
 
 def test_a_weaker_member_gets_less_than_a_stronger_one() -> None:
-    pool = pool_of([member(0.9, seed=1), member(0.4, seed=2)], LABELS, GROUPS, kind="classification")
+    pool = fit_pool([member(0.9, seed=1), member(0.4, seed=2)], LABELS, GROUPS, kind="classification")
     assert pool.weights[0] > 0.7
 
 
 def test_labels_and_numbers_are_weighed_too() -> None:
     several = np.stack([LABELS > 0, LABELS > 1], axis=1).astype(np.uint8)
     telling, noise = 4.0 * several - 2 + RNG.normal(0, 1, several.shape), RNG.normal(0, 1, several.shape)
-    assert pool_of([telling, noise], several, GROUPS, kind="multi_label").weights == (1.0, 0.0)
+    assert fit_pool([telling, noise], several, GROUPS, kind="multi_label").weights == (1.0, 0.0)
     numbers = LABELS * 100.0
     near, far = numbers[:, None] + RNG.normal(0, 10, (240, 1)), RNG.normal(100, 80, (240, 1))
-    found = pool_of([near, far], numbers, GROUPS, kind="regression")
+    found = fit_pool([near, far], numbers, GROUPS, kind="regression")
     assert (found.weights, found.temperatures) == ((1.0, 0.0), (1.0, 1.0))
 
 
 def test_what_members_say_together_is_the_likelihood_of_their_mean() -> None:
-    pool = pool_of(ones := [member(0.9, seed=1), member(0.4, seed=2)], LABELS, GROUPS, kind="classification")
+    pool = fit_pool(ones := [member(0.9, seed=1), member(0.4, seed=2)], LABELS, GROUPS, kind="classification")
     shares = [
         weight * probabilities_of(one / heat, kind="classification")
         for one, heat, weight in zip(ones, pool.temperatures, pool.weights, strict=True)
@@ -86,7 +86,7 @@ def test_what_members_say_together_is_the_likelihood_of_their_mean() -> None:
 
     numbers = LABELS * 100.0
     near, far = numbers[:, None] + RNG.normal(0, 10, (240, 1)), numbers[:, None] + RNG.normal(0, 20, (240, 1))
-    found = pool_of([near, far], numbers, GROUPS, kind="regression")
+    found = fit_pool([near, far], numbers, GROUPS, kind="regression")
     mean = found.weights[0] * near + found.weights[1] * far
     assert found.together == pytest.approx(log_likelihood(mean, numbers, kind="regression"))
 

@@ -31,7 +31,7 @@ def windows(missing: float) -> tuple[torch.Tensor, torch.Tensor]:
 def test_trees_answer_as_scikit_learn_does(depth: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     forest = ExtraTreesClassifier(n_estimators=20, max_depth=depth, random_state=4).fit(FEATURES, CLASSES)
     monkeypatch.setattr("sklearn.ensemble.ExtraTreesClassifier", lambda **_: forest)
-    grown = grown_trees(FEATURES, CLASSES, ["acc"], classes=3, kind="classification", seed=4)
+    grown = grown_trees(FEATURES, CLASSES, [ACC], classes=3, kind="classification", seed=4)
     votes = grown.votes(torch.from_numpy(ASKED))
     # The same leaf each time; the shares in it are float32.
     np.testing.assert_allclose(votes.numpy(), forest.predict_proba(ASKED), rtol=0, atol=1e-7)
@@ -46,14 +46,14 @@ def test_trees_answer_as_scikit_learn_does(depth: int | None, monkeypatch: pytes
 )
 def test_shares_of_labels_and_numbers_are_means_of_leaves(kind: str, labels: np.ndarray, classes: int) -> None:
     forest = ExtraTreesRegressor(n_estimators=module.TREES, random_state=4).fit(FEATURES, labels)
-    grown = grown_trees(FEATURES, labels, ["acc"], classes=classes, kind=kind, seed=4)
+    grown = grown_trees(FEATURES, labels, [ACC], classes=classes, kind=kind, seed=4)
     votes = grown.votes(torch.from_numpy(ASKED)).numpy()
     np.testing.assert_allclose(votes, forest.predict(ASKED).reshape(-1, classes), rtol=1e-6, atol=1e-7)
 
 
 def test_a_statistic_at_a_threshold_goes_left_and_the_next_float_right() -> None:
     asked = torch.tensor([[0.5], [np.nextafter(np.float32(0.5), np.float32(1))]])
-    tree = Trees(["acc"], stump(), kind="classification")
+    tree = Trees([ACC], stump(), kind="classification")
     assert tree.votes(asked).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
@@ -71,9 +71,9 @@ def stump() -> dict[str, torch.Tensor]:
 
 def test_the_votes_are_smoothed_by_one_that_is_spread_evenly() -> None:
     inputs = {"acc": (torch.ones(1, 40, 2), torch.ones(1, 40, 2))}  # its mean, the first statistic, is above a half
-    classes = Trees(["acc"], stump(), kind="classification")(inputs).exp()
-    labels = Trees(["acc"], stump(), kind="multi_label")(inputs).sigmoid()
-    numbers = Trees(["acc"], {**stump(), "shares": torch.tensor([[3.0], [7.0]])}, kind="regression")(inputs)
+    classes = Trees([ACC], stump(), kind="classification")(inputs).exp()
+    labels = Trees([ACC], stump(), kind="multi_label")(inputs).sigmoid()
+    numbers = Trees([ACC], {**stump(), "shares": torch.tensor([[3.0], [7.0]])}, kind="regression")(inputs)
     assert classes[0].tolist() == pytest.approx([0.25, 0.75])  # (0 + 1/2) / 2, (1 + 1/2) / 2
     assert labels[0].tolist() == pytest.approx([0.25, 0.75])
     assert numbers.tolist() == [[7.0]]
@@ -81,7 +81,7 @@ def test_the_votes_are_smoothed_by_one_that_is_spread_evenly() -> None:
 
 def test_the_same_seed_grows_the_same_trees() -> None:
     one, same, other = (
-        grown_trees(FEATURES, CLASSES, ["acc"], classes=3, kind="classification", seed=seed).state_dict()
+        grown_trees(FEATURES, CLASSES, [ACC], classes=3, kind="classification", seed=seed).state_dict()
         for seed in (4, 4, 5)
     )
     assert all(torch.equal(one[name], same[name]) for name in one)
@@ -89,15 +89,17 @@ def test_the_same_seed_grows_the_same_trees() -> None:
 
 
 def test_grown_trees_are_sound() -> None:
-    statistics = module.statistics_of({"acc": windows(0.2)}, ["acc"], {}).numpy()
+    statistics = module.window_figures(
+        {"acc": windows(0.2)}, Trees([ACC], stump(), kind="classification").views
+    ).numpy()
     assert statistics.shape == (7, 2 * (3 + 7 + 20))
     assert np.isfinite(statistics).all()
-    grown = grown_trees(statistics, np.arange(7) % 2, ["acc"], classes=2, kind="classification", seed=0)
+    grown = grown_trees(statistics, np.arange(7) % 2, [ACC], classes=2, kind="classification", seed=0)
     assert trees_fault(grown.state_dict(), [ACC], classes=2) is None
 
 
 def test_a_class_without_a_window_gets_the_spread_vote_alone() -> None:
-    grown = grown_trees(FEATURES, CLASSES * 2, ["acc"], classes=5, kind="classification", seed=4)
+    grown = grown_trees(FEATURES, CLASSES * 2, [ACC], classes=5, kind="classification", seed=4)
     assert grown.shares.shape[1] == 5
     assert not grown.shares[:, [1, 3]].any()
 

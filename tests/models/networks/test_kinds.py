@@ -13,7 +13,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
 from mmkd_models.networks.encoder import Encoder, blank_inputs
 from mmkd_models.networks.layers import MASKED
-from mmkd_models.networks.student import Student, student_network
+from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher, hide_modalities
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
@@ -135,4 +135,4 @@ def test_blank_inputs_are_what_a_network_takes() -> None:
 def test_a_causal_student_of_a_single_frame_is_refused() -> None:
     says = "modality 'lips': expected windows of at least 2 frames for a causal student, got 1; train a windowed one"
     with pytest.raises(UsageError, match=f"^{re.escape(says)}$"):
-        student_network(msgspec.structs.replace(LIPS, samples=1), 3, student_config("tiny", causal=True))
+        Student(msgspec.structs.replace(LIPS, samples=1), 3, student_config("tiny", causal=True))

@@ -269,7 +269,6 @@ def test_cross_attention_on_the_students_keys_sums_to_one(student_of: str) -> No
         output.cross_attention[student_of][-1],
         source_lengths=[network.encoders[name].length for name in network.names if name != student_of],  # type: ignore[misc]
         length=length,
-        extra=EXTRA_TOKENS,
     )
     assert aligned.shape == (3, length + EXTRA_TOKENS, length + EXTRA_TOKENS)
     torch.testing.assert_close(aligned.sum(-1), torch.ones(aligned.shape[:-1]), atol=1e-5, rtol=0)
@@ -363,11 +362,7 @@ def test_key_scores_follow_the_samples_behind_each_token() -> None:
     present = torch.zeros(3, 6, 2)
     present[0, 1, 0] = 1  # one channel of one sample is enough for its token
     present[1, 4:] = 1
-    assert encoder.key_bias(present).tolist() == [
-        [0, MASKED, MASKED, 0, 0],
-        [MASKED, MASKED, 0, 0, 0],
-        [MASKED] * 5,
-    ]
+    assert encoder.key_bias(present).tolist() == [[0, MASKED, MASKED, 0, 0], [MASKED, MASKED, 0, 0, 0], [MASKED] * 5]
 
 
 @pytest.mark.parametrize("samples", LENGTHS)

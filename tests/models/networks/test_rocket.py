@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.config import RocketConfig, RocketGroup, rocket_positions_of
+from mmkd_models.networks.config import RocketConfig, RocketGroup, max_rocket_positions
 from mmkd_models.networks.rocket import RocketFeatures, dilations_of, features_of, fit_rocket, pruned, stride_of
 
 HEAVY = list(combinations(range(9), 3))
@@ -238,7 +238,7 @@ def test_every_feature_of_a_whole_window_has_positions_with_a_spread(samples: in
 
 
 def test_a_tiny_student_looks_at_a_hundred_positions_at_most() -> None:
-    assert [rocket_positions_of(preset) for preset in ("tiny", "small", "teacher")] == [100, 1024, 1024]
+    assert [max_rocket_positions(preset) for preset in ("tiny", "small", "teacher")] == [100, 1024, 1024]
 
 
 def test_what_is_computed_with_follows_a_state_that_is_loaded_anew() -> None:

@@ -17,7 +17,7 @@ from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.distillation.methods import taught_by
+from mmkd_models.distillation.recipe import taught_by
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import (
     EncoderConfig,
@@ -31,9 +31,9 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read_student, write_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.ridge import PENALTIES, class_weights, eliminations, fit_ridge, ridge_of_each, targets_of
+from mmkd_models.training.ridge import PENALTIES, class_weights, eliminations, fit_ridge, fit_ridges, training_targets
 from mmkd_models.training.rocket import fit_rocket_student
-from mmkd_models.training.students import fit_hybrid, labelled_student, taught_student
+from mmkd_models.training.students import fit_hybrid, train_student
 from mmkd_models.training.trainings import train_teacher
 
 Floats = NDArray[np.float64]
@@ -72,7 +72,7 @@ def test_ridges_solve_the_normal_equations_and_the_penalty_is_that_of_leaving_ea
     count: int, features: int
 ) -> None:
     inputs, targets, weights = problem(count, features)
-    ridges = ridge_of_each(inputs, targets, weights, penalties=PENALTIES)
+    ridges = fit_ridges(inputs, targets, weights, penalties=PENALTIES)
     for penalty, ridge in ridges.items():
         weight, bias = solved(inputs, targets, weights, penalty)
         assert ridge.weight == pytest.approx(weight, abs=1e-9)
@@ -105,9 +105,9 @@ def test_targets_are_half_the_teacher_and_half_the_label_where_there_is_one(mach
     labels[1] = -1
     answers = np.array([[0.2, 0.5, 0.3], [0.6, 0.2, 0.2]])
     rows = np.array([0, 1])  # of the classes 0 and, hidden, 1
-    found = targets_of(train.with_labels(labels), rows, answers)
+    found = training_targets(train.with_labels(labels), rows, answers)
     assert found == pytest.approx(np.array([[0.2, -0.5, -0.7], [0.2, -0.6, -0.6]]))
-    alone = targets_of(train, np.array([0, 2]), None)
+    alone = training_targets(train, np.array([0, 2]), None)
     assert alone.tolist() == [[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]]
 
 
@@ -251,7 +251,7 @@ def test_a_teacher_teaches_windows_without_labels(machines: Dataset, teacher: Te
     data = data_of(machines)
     labels = np.full_like(data.train.labels, -1)
     data = replace(data, train=data.train.with_labels(labels))
-    student = taught_student(
+    student = train_student(
         data,
         "acc",
         student_config("tiny", kind="rocket"),
@@ -268,7 +268,7 @@ def test_a_teacher_teaches_windows_without_labels(machines: Dataset, teacher: Te
 
 @pytest.fixture(scope="module")
 def transformer(machines: Dataset) -> StudentCheckpoint:
-    return labelled_student(data_of(machines), "acc", SMALL, run_of(machines, steps=30))
+    return train_student(data_of(machines), "acc", SMALL, run_of(machines, steps=30))
 
 
 def test_a_hybrid_is_the_weighted_sum_of_both_in_one_head(
@@ -326,7 +326,7 @@ def test_a_hybrid_has_the_prior_adjustment_of_what_is_in_it(
 
 
 def test_a_hybrid_trains_from_labels_and_survives_its_file(machines: Dataset, tmp_path: Path) -> None:
-    student = labelled_student(data_of(machines), "acc", of_kind("hybrid"), run_of(machines))
+    student = train_student(data_of(machines), "acc", of_kind("hybrid"), run_of(machines))
     write_student(tmp_path / "student.ckpt", student)
     read, test = read_student(tmp_path / "student.ckpt"), machines.split("test")
     answers = [logits_of(one.network(), test, modality="acc") for one in (read, student)]

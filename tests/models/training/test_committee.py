@@ -23,9 +23,9 @@ from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labels import hide_labels
+from mmkd_models.distillation.answers import ask_teachers
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe
-from mmkd_models.distillation.teachers import answers_of
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
@@ -41,9 +41,14 @@ from mmkd_models.tensors import write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile, file_sha256, read_teacher, write_teacher
 from mmkd_models.training.choosing import log_prior
-from mmkd_models.training.committee import default_members, grown_network, members_named, train_committee
+from mmkd_models.training.committee import (
+    default_members,
+    grown_network,
+    joining_sensor,
+    members_named,
+    train_committee,
+)
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.pooling import joining_sensor
 from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
 from mmkd_models.training.trainings import distil, train_teacher
 from tests.models.conftest import STUDENT, TEACHER
@@ -103,21 +108,6 @@ def test_its_logits_are_the_calibrated_weighted_mean_of_its_members(
     inside = checkpoint.transformer()(batch.inputs, taps=True)
     for name in ("embedding", "pooled", "hidden", "cross_attention", "self_attention", "valid"):
         torch.testing.assert_close(getattr(output, name), getattr(inside, name))
-
-
-def test_a_window_without_a_modality_is_answered_by_the_transformer(
-    checkpoint: TeacherCheckpoint, data: TrainingData
-) -> None:
-    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_fraction=0.5, seed=0).at(0)
-    inputs = {name: (values.clone(), present.clone()) for name, (values, present) in batch.inputs.items()}
-    inputs["gyro"][1][:4] = 0
-    facts = checkpoint.committee
-    assert facts is not None
-    found = committee_of(checkpoint)(inputs).logits
-    alone = checkpoint.transformer()(inputs).logits.double() / facts.members[0].temperature
-    expected = torch.log_softmax(alone, -1)
-    torch.testing.assert_close(found[:4], expected[:4].float())
-    assert not torch.allclose(found[4:], expected[4:].float())
 
 
 def test_the_first_transformer_is_the_teacher_that_is_trained_alone(
@@ -254,67 +244,6 @@ def members_in(document: dict[str, Any]) -> list[dict[str, Any]]:
     return members
 
 
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        (
-            lambda found: members_in(found).reverse(),
-            "committee: expected two members or more and a transformer first, got trees, transformer",
-        ),
-        (
-            lambda found: [one.update(weight=0.75) for one in members_in(found)],
-            "committee: expected weights from 0 with the sum 1, got 0.75, 0.75",
-        ),
-        (
-            lambda found: members_in(found)[0].update(temperature=0.0),
-            "committee: expected temperatures above 0, got 0, {heat1:g}",
-        ),
-        (
-            lambda found: members_in(found)[0].update(bias=[0.0, 0.0, 1.0]),
-            "committee: expected no bias of a transformer, whose head has it, got one",
-        ),
-        (
-            lambda found: members_in(found)[1].update(bias=[0.0, 1.0]),
-            "member 1 (trees): expected a finite bias of 3 logits, got 0, 1",
-        ),
-    ],
-)
-def test_altered_facts_of_a_committee_are_refused(
-    document: Callable[[dict[str, Any]], object], message: str, checkpoint: TeacherCheckpoint, tmp_path: Path
-) -> None:
-    path = tmp_path / "teacher.ckpt"
-    write_teacher(path, checkpoint)
-    rewrite(path, document=document)
-    with pytest.raises(CheckpointError) as caught:
-        read_teacher(path)
-    assert checkpoint.committee is not None
-    heats = {f"heat{number}": one.temperature for number, one in enumerate(checkpoint.committee.members)}
-    assert str(caught.value) == f"{path}: {message.format(**heats)}; the file was altered"
-
-
-def test_altered_trees_are_refused(checkpoint: TeacherCheckpoint, tmp_path: Path) -> None:
-    path = tmp_path / "teacher.ckpt"
-    write_teacher(path, checkpoint)
-    rewrite(path, tensors=lambda parts: parts["member1/left"].zero_())
-    with pytest.raises(CheckpointError) as caught:
-        read_teacher(path)
-    assert str(caught.value) == (
-        f"{path}: member 1 (trees): expected every node to lead onwards inside its tree and every leaf to its shares, "
-        "got other links; the file was altered"
-    )
-
-
-def test_tensors_of_a_member_that_is_not_there_are_refused(checkpoint: TeacherCheckpoint, tmp_path: Path) -> None:
-    path = tmp_path / "teacher.ckpt"
-    write_teacher(path, checkpoint)
-    rewrite(path, tensors=lambda parts: parts.update({"member2/roots": torch.zeros(1)}))
-    with pytest.raises(CheckpointError) as caught:
-        read_teacher(path)
-    assert str(caught.value) == (
-        f"{path}: expected only tensors named teacher/ or member1/..., got ['member2/roots']; the file was altered"
-    )
-
-
 def test_every_kind_of_term_learns_from_a_committee_as_from_its_transformer(
     checkpoint: TeacherCheckpoint, data: TrainingData
 ) -> None:
@@ -354,16 +283,6 @@ def whole(data: TrainingData) -> TeacherCheckpoint:
     return trained(data, members=members_named(["trees", "rocket", "transformer"], LONG))
 
 
-def test_a_rocket_is_read_as_it_was_written(whole: TeacherCheckpoint, data: TrainingData, tmp_path: Path) -> None:
-    write_teacher(tmp_path / "teacher.ckpt", whole)
-    back = read_teacher(tmp_path / "teacher.ckpt")
-    assert back.committee is not None
-    assert [member.kind for member in back.committee.members] == ["transformer", "rocket", "trees"]
-    np.testing.assert_array_equal(
-        logits_of(back.network(), data.valid, modality=None), logits_of(whole.network(), data.valid, modality=None)
-    )
-
-
 def test_a_rocket_answers_by_the_ridge_on_all_its_features(whole: TeacherCheckpoint, data: TrainingData) -> None:
     rocket = committee_of(whole).members[1]
     assert isinstance(rocket, Rocket)
@@ -372,61 +291,8 @@ def test_a_rocket_answers_by_the_ridge_on_all_its_features(whole: TeacherCheckpo
     expected = features @ rocket.weight.numpy() + rocket.bias.numpy()
     np.testing.assert_allclose(answers_to(rocket, data.valid).numpy(), expected, rtol=1e-5, atol=1e-5)
     # Labels of the few windows that it was fitted to are told apart.
-    known = data.train.subset(np.flatnonzero(data.train.labelled))
+    known = data.train.only_labelled()
     assert (answers_to(rocket, known).argmax(1).numpy() == known.labels).mean() > 0.9
-
-
-@pytest.mark.parametrize(
-    ("document", "tensors", "message"),
-    [
-        (
-            lambda found: members_in(found)[1].pop("features"),
-            lambda parts: None,
-            "expected features of acc, gyro, got of none",
-        ),
-        (
-            lambda found: members_in(found)[1]["features"]["acc"]["groups"][0].update(features=10**12),
-            lambda parts: None,
-            "expected weights ({more}, 3), got ({now}, 3)",
-        ),
-        (
-            lambda found: members_in(found)[1]["features"]["acc"]["groups"][0].update(dilation=5),
-            lambda parts: None,
-            "acc: dilation: expected at most 4, got 5",
-        ),
-        (
-            lambda found: members_in(found)[1]["features"]["gyro"].update(stride=81),
-            lambda parts: None,
-            "gyro: stride: expected at most 20, got 81",
-        ),
-        (
-            lambda found: None,
-            lambda parts: parts.pop("member1/features.acc.mean"),
-            "expected the tensors of its features, got others: features.acc.mean",
-        ),
-        (
-            lambda found: None,
-            lambda parts: parts["member1/bias"].fill_(torch.nan),
-            "expected finite tensors, got NaN or infinity",
-        ),
-    ],
-)
-def test_an_altered_rocket_is_refused(
-    document: Callable[[dict[str, Any]], object],
-    tensors: Callable[[dict[str, Tensor]], object],
-    message: str,
-    whole: TeacherCheckpoint,
-    tmp_path: Path,
-) -> None:
-    path, rocket = tmp_path / "teacher.ckpt", committee_of(whole).members[1]
-    assert isinstance(rocket, Rocket)
-    write_teacher(path, whole)
-    rewrite(path, document=document, tensors=tensors)
-    now, first = len(rocket.weight), rocket.configs["acc"].groups[0].features
-    with pytest.raises(CheckpointError) as caught:
-        read_teacher(path)
-    told = message.format(now=now, more=now - first + 10**12)
-    assert str(caught.value) == f"{path}: member 1 (rocket): {told}; the file was altered"
 
 
 def test_windows_shorter_than_kernels_have_a_committee_without_a_rocket() -> None:
@@ -444,7 +310,7 @@ def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(
     assert batch.share is not None
     assert facts is not None
     views = FixedViews(network, lambda member: answers_to(member, data.train))
-    (found,) = answers_of([views], batch, taps=False)
+    (found,) = ask_teachers([views], batch, taps=False)
     mean = 0.0
     for member, one in zip(network.members, facts.members, strict=True):
         if one.kind == "transformer":
@@ -474,7 +340,7 @@ def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(
 
     views = FixedViews(committee_of(whole), ask)
     for _ in range(2):
-        answers_of([views], batch, taps=True)
+        ask_teachers([views], batch, taps=True)
     assert [type(member).__name__ for member in asked] == ["Rocket", "Trees"]
 
 
@@ -551,15 +417,16 @@ def test_of_one_modality_or_of_transformers_alone_nothing_is_grown_twice(
     assert [member.named for member in several.members] == ["transformer", "transformer"]
 
 
-def test_members_of_a_single_sensor_are_read_as_they_were_written(
-    single: TeacherCheckpoint, data: TrainingData, tmp_path: Path
+@pytest.mark.parametrize("name", ["whole", "single"])
+def test_a_committee_is_read_as_it_was_written(
+    name: str, data: TrainingData, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    write_teacher(tmp_path / "teacher.ckpt", single)
+    made: TeacherCheckpoint = request.getfixturevalue(name)
+    write_teacher(tmp_path / "teacher.ckpt", made)
     back = read_teacher(tmp_path / "teacher.ckpt")
-    assert back.committee == single.committee
-    np.testing.assert_array_equal(
-        logits_of(back.network(), data.valid, modality=None), logits_of(single.network(), data.valid, modality=None)
-    )
+    assert back.committee == made.committee
+    answers = [logits_of(one.network(), data.valid, modality=None) for one in (back, made)]
+    np.testing.assert_array_equal(*answers)
 
 
 def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(
@@ -584,20 +451,104 @@ def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(
     torch.testing.assert_close(found[4:], torch.log_softmax(alone, -1).float())
 
 
+def alter_member(number: int, **changes: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda found: members_in(found)[number].update(changes)
+
+
+def alter_features(sensor: str, **changes: Any) -> Callable[[dict[str, Any]], object]:
+    """Alter the first group of a rocket's features, or their stride."""
+
+    def alter(found: dict[str, Any]) -> None:
+        features = members_in(found)[1]["features"][sensor]
+        (features if "stride" in changes else features["groups"][0]).update(changes)
+
+    return alter
+
+
+ALTERED_FACTS = [
+    (
+        "checkpoint",
+        lambda found: members_in(found).reverse(),
+        "committee: expected two members or more and a transformer first, got trees, transformer",
+    ),
+    (
+        "checkpoint",
+        lambda found: [one.update(weight=0.75) for one in members_in(found)],
+        "committee: expected weights from 0 with the sum 1, got 0.75, 0.75",
+    ),
+    ("checkpoint", alter_member(0, temperature=0.0), "committee: expected temperatures above 0, got 0, {heat:g}"),
+    (
+        "checkpoint",
+        alter_member(0, bias=[0.0, 0.0, 1.0]),
+        "committee: expected no bias of a transformer, whose head has it, got one",
+    ),
+    (
+        "checkpoint",
+        alter_member(1, bias=[0.0, 1.0]),
+        "member 1 (trees): expected a finite bias of 3 logits, got 0, 1",
+    ),
+    ("single", alter_member(4, modality="heat"), "member 4 (trees): expected a modality of the teacher, got heat"),
+    ("single", alter_member(3, modality="gyro"), "member 3 (rocket): expected features of gyro, got of acc"),
+    (
+        "single",
+        alter_member(0, modality="acc"),
+        "committee: expected transformers of all modalities, got one of a single modality",
+    ),
+    (
+        "whole",
+        lambda found: members_in(found)[1].pop("features"),
+        "member 1 (rocket): expected features of acc, gyro, got of none",
+    ),
+    (
+        "whole",
+        alter_features("acc", features=10**12),
+        "member 1 (rocket): expected weights ({more}, 3), got ({now}, 3)",
+    ),
+    ("whole", alter_features("acc", dilation=5), "member 1 (rocket): acc: dilation: expected at most 4, got 5"),
+    ("whole", alter_features("gyro", stride=81), "member 1 (rocket): gyro: stride: expected at most 20, got 81"),
+]
+ALTERED_TENSORS = [
+    (
+        "checkpoint",
+        lambda parts: parts["member1/left"].zero_(),
+        (
+            "member 1 (trees): expected every node to lead onwards inside its tree and every leaf to its shares, got "
+            "other links"
+        ),
+    ),
+    (
+        "checkpoint",
+        lambda parts: parts.update({"member2/roots": torch.zeros(1)}),
+        "expected only tensors named teacher/ or member1/..., got ['member2/roots']",
+    ),
+    (
+        "whole",
+        lambda parts: parts.pop("member1/features.acc.mean"),
+        "member 1 (rocket): expected the tensors of its features, got others: features.acc.mean",
+    ),
+    (
+        "whole",
+        lambda parts: parts["member1/bias"].fill_(torch.nan),
+        "member 1 (rocket): expected finite tensors, got NaN or infinity",
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    ("member", "altered", "message"),
-    [
-        (4, "heat", "member 4 (trees): expected a modality of the teacher, got heat"),
-        (3, "gyro", "member 3 (rocket): expected features of gyro, got of acc"),
-        (0, "acc", "committee: expected transformers of all modalities, got one of a single modality"),
-    ],
+    ("name", "change", "message", "what"),
+    [(*case, what) for what, cases in (("document", ALTERED_FACTS), ("tensors", ALTERED_TENSORS)) for case in cases],
 )
-def test_altered_sensors_of_members_are_refused(
-    single: TeacherCheckpoint, member: int, altered: str, message: str, tmp_path: Path
+def test_an_altered_committee_is_refused(
+    name: str, change: Any, message: str, what: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    path = tmp_path / "teacher.ckpt"
-    write_teacher(path, single)
-    rewrite(path, document=lambda found: members_in(found)[member].update(modality=altered))
+    made, path = request.getfixturevalue(name), tmp_path / "teacher.ckpt"
+    write_teacher(path, made)
+    rewrite(path, **{what: change})
     with pytest.raises(CheckpointError) as caught:
         read_teacher(path)
-    assert str(caught.value) == f"{path}: {message}; the file was altered"
+    facts, figures = made.committee.members, {}
+    figures["heat"] = facts[1].temperature
+    if facts[1].kind == "rocket":
+        now = sum(config.features for config in facts[1].features.values())
+        figures |= {"now": now, "more": now - facts[1].features["acc"].groups[0].features + 10**12}
+    assert str(caught.value) == f"{path}: {message.format(**figures)}; the file was altered"

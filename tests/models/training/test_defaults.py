@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.distillation.methods import default_recipe
-from mmkd_models.distillation.recipe import check_terms
+from mmkd_models.distillation.recipe import check_terms, default_recipe
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from mmkd_edge.errors import CheckpointError
 from mmkd_edge.frames import bytes_of, missing_frames
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.carried import LEAST_WINDOWS, carried_windows
+from mmkd_models.carried import MIN_WINDOWS, carried_windows
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_statistics, spread_rows
@@ -41,7 +41,7 @@ from mmkd_models.training.fitting import set_normalisation
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.references import group_reference
-from mmkd_models.training.students import labelled_student, taught_student
+from mmkd_models.training.students import train_student
 from tests.models.kinds_rig import CAM, MIC, kinds_dataset
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
@@ -100,7 +100,7 @@ def test_a_student_of_every_kind_is_taught_by_it(
 ) -> None:
     recipe = Recipe(terms=(TaskTerm(weight=constant(1.0)), LogitTerm(weight=constant(1.0))))
     config = StudentConfig(preset="tiny", encoder=ENCODER, kind=kind, causal=causal)
-    made = taught_student(data, modality, config, RUN, teachers=[teacher], recipe=recipe)
+    made = train_student(data, modality, config, RUN, teachers=[teacher], recipe=recipe)
     path = tmp_path / "student.ckpt"
     write_student(path, made)
     found = read_student(path)
@@ -113,7 +113,7 @@ def test_a_student_of_every_kind_is_taught_by_it(
 
 
 def test_labels_only_teach_a_camera(data: TrainingData) -> None:
-    student = labelled_student(data, "cam", StudentConfig(preset="toy", encoder=ENCODER), RUN)
+    student = train_student(data, "cam", StudentConfig(preset="toy", encoder=ENCODER), RUN)
     assert student.modality == CAM
     assert student.facts.score >= 0.6
 
@@ -141,11 +141,11 @@ def test_a_student_carries_no_more_sound_and_video_than_a_bundle_can_bear(
 ) -> None:
     valid, train = kinds.split("valid"), kinds.split("train")
     assert len(carried_windows(valid, "cam", seed=0).windows) == 12
-    monkeypatch.setattr("mmkd_models.carried.MOST_CARRIED_BYTES", 20 * 10 * 12 * 16 + 1)
+    monkeypatch.setattr("mmkd_models.carried.MAX_CARRIED_BYTES", 20 * 10 * 12 * 16 + 1)
     carried = carried_windows(train, "cam", seed=0)
     assert (carried.windows.dtype, carried.windows.shape) == (np.dtype(np.uint8), (20, *CAM.shape))
-    monkeypatch.setattr("mmkd_models.carried.MOST_CARRIED_BYTES", 1)
-    assert len(carried_windows(train, "mic", seed=0).windows) == LEAST_WINDOWS
+    monkeypatch.setattr("mmkd_models.carried.MAX_CARRIED_BYTES", 1)
+    assert len(carried_windows(train, "mic", seed=0).windows) == MIN_WINDOWS
     assert len(carried_windows(train, "acc", seed=0).windows) == 24
 
 
@@ -206,14 +206,14 @@ def test_groups_of_a_camera_are_compared_by_brightness(kinds: Dataset) -> None:
 
 
 def test_a_causal_student_of_video_trains_with_the_statistics_of_its_frames(data: TrainingData) -> None:
-    trained = labelled_student(data, "cam", StudentConfig(preset="toy", encoder=ENCODER, causal=True), RUN)
+    trained = train_student(data, "cam", StudentConfig(preset="toy", encoder=ENCODER, causal=True), RUN)
     mean, std = channel_statistics(data.train, "cam")
     assert trained.normalisation == {"mean": mean.tolist(), "std": std.tolist()}
 
 
 def test_a_causal_student_of_sound_trains_with_the_log_mels_of_its_data(data: TrainingData) -> None:
     config = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
-    trained = labelled_student(data, "mic", config, RUN)
+    trained = train_student(data, "mic", config, RUN)
     mean, std = channel_statistics(data.train, "mic")
     assert trained.normalisation == {"mean": mean.tolist(), "std": std.tolist()}
     network = trained.network()

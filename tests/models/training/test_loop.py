@@ -167,17 +167,14 @@ def test_the_curve_holds_mean_losses_since_the_last_validation(trained: Trained,
     assert {progress.steps for progress in seen} == {5}
     for point, rows in zip(result.curve, ([0, 1], [2, 3], [4]), strict=True):
         assert point.train_loss == pytest.approx(np.mean([seen[row].terms["loss"] for row in rows]))
-        assert set(point.terms) == {"task", "logit", "edam", "edam_kl", "crd"}
+        assert set(point.terms) == {"task", "logit", "edam", "crd"}
         for name, value in point.terms.items():
             assert value == pytest.approx(np.mean([seen[row].terms[name] for row in rows]))
 
 
 def test_progress_tells_the_best_score_so_far(trained: Trained) -> None:
     seen: list[float | None] = []
-    trained(
-        evaluate=scripted([0.4, 0.3, 0.6]),
-        on_step=lambda progress: seen.append(progress.best_score),
-    )
+    trained(evaluate=scripted([0.4, 0.3, 0.6]), on_step=lambda progress: seen.append(progress.best_score))
     assert seen == [None, 0.4, 0.4, 0.4, 0.4, 0.6]
 
 
@@ -349,7 +346,7 @@ def test_tensorboard_shows_scores_and_terms(trained: Trained, tmp_path: Path) ->
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     events = EventAccumulator(str(tmp_path)).Reload()
     assert set(events.Tags()["scalars"]) == {
-        *("valid/score", "train/loss", "train/task", "train/logit", "train/edam", "train/edam_kl", "train/crd")
+        *("valid/score", "train/loss", "train/task", "train/logit", "train/edam", "train/crd")
     }
     logged = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert logged == [(point.step, pytest.approx(point.train_loss)) for point in result.curve]

@@ -14,12 +14,12 @@ from mmkd_edge.errors import CheckpointError
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, StudentKind
-from mmkd_models.novelty import MOST_CENTRES, NoveltyScore, TrainingEmbeddings, seen_from, seen_tensors
+from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, TrainingEmbeddings, seen_from, seen_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.references import embeddings_summary
-from mmkd_models.training.students import labelled_student
+from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_baseline
 
 WIDTH = 6
@@ -64,7 +64,7 @@ def test_between_two_clouds_nothing_was_seen() -> None:
 
 def test_scores_of_the_validation_rise_and_centres_are_few() -> None:
     seen = embeddings_summary(embeddings(3000), embeddings(99, seed=1))
-    assert len(seen.centres) <= MOST_CENTRES
+    assert len(seen.centres) <= MAX_CENTRES
     assert len(seen.scores) == 99
     assert bool((seen.scores.diff() >= 0).all())
 
@@ -99,7 +99,7 @@ def altered(seen: TrainingEmbeddings, what: str) -> dict[str, torch.Tensor]:
         case "falling":
             tensors["scores"] = tensors["scores"].flip(0)
         case "many":
-            tensors["centres"] = tensors["centres"][:1].repeat(MOST_CENTRES + 1, 1)
+            tensors["centres"] = tensors["centres"][:1].repeat(MAX_CENTRES + 1, 1)
         case "double":
             tensors["scale"] = tensors["scale"].double()
     return tensors
@@ -114,7 +114,7 @@ def test_an_altered_file_is_refused(what: str) -> None:
 
 @pytest.mark.parametrize("kind", ["transformer", "rocket", "hybrid"])
 def test_every_training_of_a_windowed_student_measures_it(machines: Dataset, tmp_path: Path, kind: StudentKind) -> None:
-    student = labelled_student(data_of(machines), "acc", config_of(kind), RUN)
+    student = train_student(data_of(machines), "acc", config_of(kind), RUN)
     assert student.seen is not None
     width = student.network().head.in_features
     assert student.seen.centres.shape[1] == width

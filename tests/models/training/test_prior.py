@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,11 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.choosing import adjusted, chosen_tau, evening_bias, log_prior
+from mmkd_models.training.choosing import chosen_tau, evening_bias, log_prior
+from mmkd_models.training.fitting import adjusted_fit
 from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.loop import Fit
+from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import train_baseline
 
 
@@ -80,13 +84,13 @@ def test_the_adjustment_is_the_bias_of_the_head(dataset: Dataset) -> None:
     data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="ab" * 32)
     run = TrainingRun(train=TrainConfig(steps=40, batch=16, eval_every=20), augment=AUGMENT)
     trained = train_baseline(data, "acc", student_config("tiny"), run)
-    labels = np.array([0] * 50 + [1])
+    labels = np.where(np.arange(len(data.train)) == 0, 1, 0)
     favour = torch.from_numpy(log_prior(labels, 2)).float()
     state = {**trained.state, "head.bias": trained.state["head.bias"] + favour}
-    student, valid = trained.network(), data.valid.with_modalities(("acc",))
-    same, tau = adjusted(student, state, labels, valid, metric="accuracy", modality="acc")
-    assert tau == 0.0
-    assert torch.equal(same["head.bias"], state["head.bias"])
-    corrected, tau = adjusted(student, state, labels, valid, metric="balanced_accuracy", modality="acc")
+    student, data = trained.network(), replace(data, train=data.train.with_labels(labels))
+    result = Fit(state=state, scores=scores_of(student, data.valid, modality="acc"), best_step=0)
+    accurate = replace(run, train=msgspec.structs.replace(run.train, metric="accuracy"))
+    assert adjusted_fit(student, result, data, accurate, modality="acc") == (result, 0.0)
+    corrected, tau = adjusted_fit(student, result, data, run, modality="acc")
     assert tau > 0
-    assert torch.allclose(corrected["head.bias"], state["head.bias"] - tau * favour)
+    assert torch.allclose(corrected.state["head.bias"], state["head.bias"] - tau * favour)

@@ -13,15 +13,15 @@ import pytest
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.defaults import AUGMENT
-from mmkd_models.distillation.methods import default_recipe
+from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import student_config, teacher_config
-from mmkd_models.networks.fronts.as_series import series_spec
+from mmkd_models.networks.fronts.as_series import series_view
 from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read_student, write_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.students import labelled_race, mixings, taught_race
+from mmkd_models.training.students import choose_student, mixings
 from mmkd_models.training.trainings import train_teacher
 from mmkd_report.schema.demo import LABELS_ONLY
 
@@ -35,7 +35,7 @@ def data(dataset: Dataset) -> TrainingData:
 
 @pytest.fixture(scope="module")
 def labelled(data: TrainingData) -> StudentCheckpoint:
-    return labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny"), RUN)
+    return choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny"), RUN)
 
 
 def test_augmentation_takes_part_with_and_without_mixed_windows() -> None:
@@ -47,7 +47,7 @@ def test_augmentation_takes_part_with_and_without_mixed_windows() -> None:
 def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(
     labelled: StudentCheckpoint, tmp_path: Path
 ) -> None:
-    names = [one.name for one in labelled.facts.race or ()]
+    names = [one.name for one in labelled.facts.tried or ()]
     assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutional features"]
     assert labelled.facts.shipped in names
     write_student(tmp_path / "student.ckpt", labelled)
@@ -64,23 +64,23 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
         fooled, teacher_config("tiny"), replace(RUN, train=msgspec.structs.replace(RUN.train, steps=30))
     )
     strong = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=30))
-    alone = labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny"), strong)
+    alone = choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny"), strong)
     unlabelled = replace(data, train=data.train.with_labels(np.where(np.arange(len(wrong)) < 4, data.train.labels, -1)))
     race = partial(
-        taught_race,
+        choose_student,
         unlabelled,
         "acc",
         student_config("tiny"),
         strong,
         teachers=(TeacherFile(checkpoint=teacher, sha256="cd" * 32),),
         recipe=default_recipe(data.train.spec.task),
-        labelled=alone,
+        baseline=alone,
     )
     student = race()
     assert student.facts.shipped == LABELS_ONLY
     assert student.facts.teacher_sha256 is None
     assert student.facts.beaten_teachers_sha256 == ("cd" * 32,)
-    assert [one.name for one in student.facts.race or ()][-1] == LABELS_ONLY
+    assert [one.name for one in student.facts.tried or ()][-1] == LABELS_ONLY
     assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
     asked: list[np.ndarray] = []
     monkeypatch.setattr("mmkd_models.training.choosing.surely_likelier", lambda *given: bool(asked.extend(given)))
@@ -88,7 +88,7 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     assert unsure.facts.shipped != LABELS_ONLY
     assert unsure.facts.teacher_sha256 == "cd" * 32
     assert not unsure.facts.beaten_teachers_sha256
-    assert unsure.facts.race == student.facts.race
+    assert unsure.facts.tried == student.facts.tried
     ours, theirs, groups = asked
     assert ours.mean() > theirs.mean()
     np.testing.assert_array_equal(groups, data.valid.groups)
@@ -97,7 +97,7 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
 def test_the_same_race_ends_with_the_same_bytes(
     data: TrainingData, labelled: StudentCheckpoint, tmp_path: Path
 ) -> None:
-    again = labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny"), RUN)
+    again = choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny"), RUN)
     paths = [tmp_path / name for name in ("a.ckpt", "b.ckpt")]
     for path, checkpoint in zip(paths, (labelled, again), strict=True):
         write_student(path, checkpoint)
@@ -106,8 +106,8 @@ def test_the_same_race_ends_with_the_same_bytes(
 
 def test_a_causal_student_races_as_a_transformer_alone(data: TrainingData) -> None:
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=2))
-    student = labelled_race(data.with_modalities(("acc",)), "acc", student_config("tiny", causal=True), run)
-    assert [one.name for one in student.facts.race or ()] == [
+    student = choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny", causal=True), run)
+    assert [one.name for one in student.facts.tried or ()] == [
         "transformer of mixed windows",
         "transformer of unmixed windows",
     ]
@@ -117,7 +117,7 @@ def test_a_causal_student_races_as_a_transformer_alone(data: TrainingData) -> No
 def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sound = ModalitySpec(name="mic", kind="audio", channels=("m",), rate_hz=16000.0, samples=1600)
-    assert series_spec(sound).samples < LENGTH < sound.samples
+    assert series_view(sound).spec.samples < LENGTH < sound.samples
     splits = {
         name: {"mic": rng.normal(0, 0.1, (8, 1600, 1)).astype(np.float32), "labels": np.arange(8) % 2}
         for name in ("train", "valid", "test")
@@ -125,8 +125,8 @@ def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_pa
     brief = write_dataset(tmp_path / "brief", name="brief", labels=("a", "b"), modalities=(sound,), splits=splits)
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=1, batch=4))
     seen = TrainingData(train=brief.split("train"), valid=brief.split("valid"), sha256=brief.sha256)
-    student = labelled_race(seen, "mic", student_config("tiny"), run)
-    assert [one.name for one in student.facts.race or ()] == [
+    student = choose_student(seen, "mic", student_config("tiny"), run)
+    assert [one.name for one in student.facts.tried or ()] == [
         "transformer of mixed windows",
         "transformer of unmixed windows",
     ]
@@ -137,8 +137,8 @@ def test_students_of_labels_and_numbers_race_too(rigs: dict[str, Dataset], kind:
     rig = rigs[kind]
     train = msgspec.structs.replace(RUN.train, steps=2, metric=default_metric(rig.spec.task.kind))
     seen = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)
-    student = labelled_race(seen.with_modalities(("acc",)), "acc", student_config("tiny"), replace(RUN, train=train))
-    race = student.facts.race or ()
+    student = choose_student(seen.with_modalities(("acc",)), "acc", student_config("tiny"), replace(RUN, train=train))
+    race = student.facts.tried or ()
     assert [one.name for one in race][:3] == [
         "transformer of mixed windows",
         "transformer of unmixed windows",

@@ -29,7 +29,7 @@ ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8, dropout=0.0)
 CONFIG = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)
 RUN = TrainingRun(
     train=TrainConfig(steps=4, batch=8, eval_every=2),
-    augment=AugmentConfig(unit="window", mixup=0.0, channel_dropout=0.0, span_dropout=0.0),
+    augment=AugmentConfig(mixup=0.0, channel_dropout=0.0, span_dropout=0.0),
 )
 LABELS = ("idle", "busy")
 

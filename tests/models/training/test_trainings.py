@@ -26,8 +26,7 @@ from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
-from mmkd_models.training.compatible import check_compatible
-from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
+from mmkd_models.training.inputs import TrainingData, TrainingRun, check_compatible, visible_labels
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
 

@@ -24,7 +24,7 @@ from mmkd_models.evaluation.seen import Trained, cautions_of
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest
 from mmkd_models.metrics.likelihood import logits_of_probabilities
 from mmkd_models.metrics.scores import AnyMetric
-from mmkd_models.training.compatible import check_compatible
+from mmkd_models.training.inputs import check_compatible
 from mmkd_report.schema.evaluation import SeenWindows
 from mmkd_report.schema.figures import MODEL_NAMES
 from mmkd_report.schema.judging import JudgedModel

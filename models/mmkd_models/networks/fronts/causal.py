@@ -21,23 +21,17 @@ from mmkd_models.networks.fronts.frames import FrameFront
 from mmkd_models.networks.fronts.log_mel import LogMels
 from mmkd_models.networks.fronts.series import CLIP, LEVELS
 
-_LONGEST_FILTER = 256  # samples; slower tones are left to the time tokens
+_MAX_FILTER = 256  # samples; slower tones are left to the time tokens
 _PERIODS = 2.0  # of a Hann window's half width: neighbouring filters meet at half their power
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """Sums of N blocks of samples, each (B, N, ...).
+    """Sums of N blocks of samples, each (B, N, ...)."""
 
-    Attributes:
-        moments: 3 C: how many values are there, their mean, and their squared distance from it.
-        sums: summed over a stretch of time.
-        peaks: 2 C: how far values reach down and up, 0 if none is there.
-    """
-
-    moments: Tensor
-    sums: Tensor
-    peaks: Tensor
+    moments: Tensor  # 3 C: how many values are there, their mean, and their squared distance from it
+    sums: Tensor  # summed over a stretch of time
+    peaks: Tensor  # 2 C: how far values reach down and up, 0 if none is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +45,6 @@ class Running:
 
 class CausalFront(nn.Module):
     """Raw samples -> normalised samples, sums of blocks, and summaries of stretches of time; all masked.
-
-    Buffers hold the training data's statistics, so normalisation travels inside the graph. Nothing here is learnt.
 
     Args:
         stride: S, samples of a block.
@@ -69,7 +61,7 @@ class CausalFront(nn.Module):
     def __init__(self, modality: ModalitySpec, *, stride: int, tokens: int, bands: int, products: bool = True) -> None:
         super().__init__()
         channels = len(modality.channels)
-        filters = _filters(max(stride, min(stride * tokens, _LONGEST_FILTER)), bands)
+        filters = _filters(max(stride, min(stride * tokens, _MAX_FILTER)), bands)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("filters", filters, persistent=False)
@@ -93,12 +85,7 @@ class CausalFront(nn.Module):
         return torch.cat([count, mean, (rest * rest).sum(2)], dim=-1)
 
     def running(self, moments: Tensor, band: Tensor) -> Running:
-        """Return the statistics of stretches of time.
-
-        Args:
-            moments: (B, M, 3 C) of blocks.
-            band: (I, M) 1 if a block belongs to the stretch, else 0.
-        """
+        """Return the statistics of stretches of time, `band` (I, M) of M blocks with moments (B, M, 3 C)."""
         count, mean, squares = moments.chunk(3, dim=-1)
         total = (band @ count).clamp(min=1.0)  # (B, I, C)
         centre = (band @ (count * mean)) / total
@@ -128,14 +115,7 @@ class CausalFront(nn.Module):
         tones: tuple[Tensor, Tensor],
         before: tuple[Tensor, Tensor],
     ) -> Blocks:
-        """Return the sums of N blocks.
-
-        Args:
-            scaled: (B, N, S, C), as `present`.
-            moments: as `moments` returns them.
-            tones: the filters' answers to values and to presence.
-            before: values and presence (B, N, S, C) one sample earlier.
-        """
+        """Return the sums of N blocks (B, N, S, C); `before` are values and presence one sample earlier."""
         value, there = before
         pairs = present * there
         step = ((scaled - value).abs() * pairs).sum(2)
@@ -155,9 +135,8 @@ class CausalFront(nn.Module):
     def summary(self, blocks: Blocks, running: Running, band: Tensor) -> tuple[Tensor, Tensor]:
         """Summarise stretches `band` (I, M) of M blocks.
 
-        Returns:
-            spectrum (B, I, C F): log power of each filter over the power of the signal;
-            statistics (B, I, S): moments, extremes, mean absolute step, soft distribution function, channel products.
+        Returns log power of each filter over the power of the signal (B, I, C F), and (B, I, S) moments, extremes, mean
+        absolute step, soft distribution function, channel products.
         """
         channels = self.channels
         sizes = [channels, channels, channels * len(LEVELS), channels * self.bands]
@@ -189,9 +168,8 @@ class CausalFront(nn.Module):
 def _filters(taps: int, bands: int) -> Tensor:
     """Complex tones under Hann windows that end with the newest sample: (taps, 2 F), real parts first.
 
-    Centres rise geometrically to half the sampling rate; each window is as long as keeps neighbours apart, at most all
-    taps (constant Q: Brown, "Calculation of a constant Q spectral transform", JASA 1991). No filter answers to a
-    constant; white noise of variance 1 gives each a power of 1.
+    Centres rise geometrically to half the sampling rate; each window is as long as keeps neighbours apart (constant Q:
+    Brown, JASA 1991). No filter answers to a constant; white noise of variance 1 gives each a power of 1.
     """
     filters = max(1, min(bands, taps // 2))
     edges = np.geomspace(1 / max(taps, 3), 0.5, filters + 1)
@@ -211,11 +189,8 @@ def _filters(taps: int, bands: int) -> Tensor:
 class CausalSound(nn.Module):
     """Waveform and presence -> normalised log-mels as the channels of a series, one frame for each hop.
 
-    A frame of a spectrogram is two hops long: a stream keeps one hop, which is missing before the first sample.
-
-    Attributes (buffers as of `LogMelFront`):
-        before: samples that a frame needs before its hop.
-        state: name and shape of what a stream keeps: samples and presence of the last hop.
+    A frame is two hops long: a stream keeps the last hop (`state`), missing before the first sample. Buffers as of
+    `LogMelFront`.
     """
 
     mean: Tensor
@@ -236,10 +211,7 @@ class CausalSound(nn.Module):
         self.register_buffer("every_mel", torch.ones(1, mels.count), persistent=False)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, (N + 1) hop, C) raw values and presence -> log-mels (B, N, C M), 0 where missing, and presence.
-
-        The first hop is the one before.
-        """
+        """(B, (N + 1) hop, C) values and presence, one hop more -> log-mels (B, N, C M), 0 if missing, and presence."""
         mels, there = self._frames(values, present)
         scaled = (mels - self.mel_mean[:, None]) / self.mel_std[:, None] * there[..., None]  # (B, C, N, M)
         there = there[..., None] @ self.every_mel  # no expansion, which devices refuse
@@ -279,11 +251,7 @@ def mel_series(modality: ModalitySpec, mels: LogMels) -> ModalitySpec:
 class CausalFrames(nn.Module):
     """Bytes and presence of frames -> embeddings and brightness as the channels of a series, one sample a frame.
 
-    A stream keeps the view of the last frame (its normalised pixels or small maps), which is missing before the first.
-
-    Attributes:
-        before: frames that a frame needs before it.
-        state: name and shape of what a stream keeps: the view of the last frame, and its presence.
+    A stream keeps the view of the last frame (`state`: its pixels or small maps), which is missing before the first.
     """
 
     every_channel: Tensor

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 
-LEAST_PIXELS = 8
+_MIN_PIXELS = 8
 """Least of the shorter side of a frame."""
 
-MOST_PIXELS = 1024
+_MAX_PIXELS = 1024
 """Most of the longer side of a frame: more cost a device time, and a stem that ends with a few values ignores them."""
 
 _WIDE_FROM = 48  # pixels from which the first convolution has a stride of 4
@@ -27,17 +27,13 @@ class FrameFront(nn.Module):
     """Bytes and presence of the frames of a window -> an embedding of each frame, and summaries, all masked.
 
     Each frame is normalised by the training's mean and std (buffers), then about its own, so that a lamp or a camera's
-    gain changes little. Convolutions that all frames share and one linear layer embed it with what changed since the
-    frame before. Large frames first go through convolutions of patches, and changes are those of their small maps:
-    passes over the pixels are most of the time on a device. (Differences of features for motion: Li et al., "TEA", CVPR
-    2020.)
+    gain changes little. Convolutions and one linear layer embed it with what changed since the frame before (Li et al.,
+    "TEA", CVPR 2020). Large frames first go through convolutions of patches, and changes are those of their small maps:
+    passes over the pixels are most of the time on a device.
 
     Args:
         width: the network's; fractions of it are the channels of the convolutions.
         values: D, of an embedding; None for `width`.
-
-    Attributes (the others as of `Front`):
-        seen: values of a frame in which changes are seen: its pixels, or those of its small maps.
 
     Raises UsageError if frames are too small or too large.
     """
@@ -48,9 +44,9 @@ class FrameFront(nn.Module):
     def __init__(self, modality: ModalitySpec, width: int, *, values: int | None = None) -> None:
         super().__init__()
         _, height, across, channels = modality.shape
-        if min(height, across) < LEAST_PIXELS or max(height, across) > MOST_PIXELS:
+        if min(height, across) < _MIN_PIXELS or max(height, across) > _MAX_PIXELS:
             raise UsageError(
-                f"modality {modality.name!r}: expected frames of {LEAST_PIXELS} to {MOST_PIXELS} rows and columns, got "
+                f"modality {modality.name!r}: expected frames of {_MIN_PIXELS} to {_MAX_PIXELS} rows and columns, got "
                 f"{height} rows of {across} pixels; import them at another size"
             )
         self.register_buffer("mean", torch.zeros(channels))
@@ -69,15 +65,9 @@ class FrameFront(nn.Module):
         self.statistics = self.width + 3
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the views of a window.
+        """(B, T, H, W, C), values up to 255, (B, T, 1) -> series (B, D, T), spectrum (B, D), statistics (B, D + 3).
 
-        Args:
-            values: (B, T, H, W, C) uint8, or numbers from 0 to 255 where frames are mixed in training.
-            present: (B, T, 1).
-
-        Returns:
-            series (B, D, T): each frame's embedding; spectrum (B, D): its mean; statistics (B, D + 3): its mean
-            absolute step, and the step, mean and spread of the brightness.
+        They are each frame's embedding; its mean; its mean absolute step, and step, mean and spread of the brightness.
         """
         seen, level = self.look(values, present)
         changed = (seen - _before(seen)) * (present * _before(present))
@@ -104,10 +94,7 @@ class FrameFront(nn.Module):
         return embedded.reshape(-1, seen.shape[1], self.width) * present
 
     def _normalised(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames about their own mean and spread, (B, T, C H W), and their brightness (B, T, 1).
-
-        Every pass over the pixels counts: means and spreads are put together from those of the channels.
-        """
+        """Frames about their own mean and spread, (B, T, C H W), and their brightness (B, T, 1)."""
         channels, height, across = self.shape
         frames, pixels = values.shape[1], values.to(present.dtype)
         if channels == 1:
@@ -147,7 +134,7 @@ def _before(rows: Tensor) -> Tensor:
 def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[nn.Sequential, int]:
     """Convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and the number of their values.
 
-    With ReLU, which engines compute inside a convolution; a GELU would be another pass over all values.
+    With ReLU, which engines compute inside a convolution.
     """
     layers: list[nn.Module] = []
     channels, height, across = shape
@@ -175,10 +162,7 @@ def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tu
 
 
 def _begin_at_full_size(*parts: nn.Sequential) -> None:
-    """Draw weights that keep the size of what goes through them: He et al., "Delving Deep into Rectifiers", ICCV 2015.
-
-    Without it the first hundreds of steps go by unused.
-    """
+    """Draw weights that keep the size of what goes through (He et al., "Delving Deep into Rectifiers", ICCV 2015)."""
     for layer in (layer for part in parts for layer in part if isinstance(layer, nn.Conv2d)):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(cast("Tensor", layer.bias))

@@ -20,34 +20,27 @@ from mmkd_edge.spec import ModalitySpec
 HOP_S = 0.016
 """Seconds from one frame to the next; a frame is twice as long. The usual 10 and 25 ms cost twice as much."""
 
-LARGEST_HOP = 512
+_MAX_HOP = 512
 """Samples, so that the matrix of a frame stays below 5 MB at any rate."""
 
-MELS = 40
+_MELS = 40
 """Fewer where frames are so short that a triangle would have no bin of the spectrum."""
 
 FLOOR = 1e-8
 """Least power that a logarithm is taken of: 80 dB below a mel of power 1 (as `amin` of librosa's `power_to_db`)."""
 
-LEAST_SAMPLES = 64  # of a window of sound
+_MIN_SAMPLES = 64  # of a window of sound
 
 _CLIP = 8.0  # standard deviations, as in the front-end of a series
-_LEAST_SHARE = 0.5  # of the samples of a frame that is there
+_MIN_SHARE = 0.5  # of the samples of a frame that is there
 _STILL = 1e-2  # variance over a window, of the training's variance, that none goes below
 
 
 class LogMels(nn.Module):
-    """Samples and presence of a window -> log-mels, frame by frame, without any normalisation.
+    """Samples and presence of a window -> log-mels of N `positions` and M mels (`count`), without any normalisation.
 
     A frame is present if at least half of its samples are; its power is that of those samples over their fraction.
-    Samples after the last whole hop are in no frame.
-
-    Attributes:
-        hop: samples from one frame to the next.
-        positions: N, frames of a window.
-        count: M, mels.
-
-    Raises UsageError if windows are too short to have a spectrum.
+    Samples after the last whole hop are in no frame. Raises UsageError if windows are too short to have a spectrum.
     """
 
     window: Tensor
@@ -58,9 +51,9 @@ class LogMels(nn.Module):
     def __init__(self, modality: ModalitySpec) -> None:
         super().__init__()
         samples = modality.samples
-        if samples < LEAST_SAMPLES:
+        if samples < _MIN_SAMPLES:
             raise UsageError(
-                f"modality {modality.name!r}: expected windows of at least {LEAST_SAMPLES} samples of sound, got "
+                f"modality {modality.name!r}: expected windows of at least {_MIN_SAMPLES} samples of sound, got "
                 f"{samples}; take longer windows, or the kind series"
             )
         self.hop = hop_of(modality)
@@ -81,7 +74,7 @@ class LogMels(nn.Module):
         power = torch.cat([_power((first + second) @ self.even), _power((first - second) @ self.odd)], dim=-1)
         power = power @ self.filters  # (B, C, N, M)
         share = _share(present)
-        power = power / share.clamp(min=_LEAST_SHARE)[..., None]
+        power = power / share.clamp(min=_MIN_SHARE)[..., None]
         # No sum: the exporter takes the addition of something so small for one of nothing, and drops it.
         return power.clamp(min=FLOOR).log(), _is_there(share)
 
@@ -97,14 +90,13 @@ class LogMels(nn.Module):
 
 def hop_of(modality: ModalitySpec) -> int:
     """Return the samples from one frame to the next."""
-    return min(max(LEAST_SAMPLES // 4, round(HOP_S * modality.rate_hz)), LARGEST_HOP, modality.samples // 4)
+    return min(max(_MIN_SAMPLES // 4, round(HOP_S * modality.rate_hz)), _MAX_HOP, modality.samples // 4)
 
 
 class LogMelFront(nn.Module):
-    """Waveform and presence of a window -> normalised log-mels and summaries, all masked.
+    """Waveform and presence of a window -> normalised log-mels and summaries, all masked; as `Front`.
 
-    Buffers hold the training data's statistics: `mean` and `std` of the samples of each channel, `mel_mean` and
-    `mel_std` (C, M) of the log-mels. Attributes as of `Front`. Raises UsageError as `LogMels`.
+    Buffers hold the training's statistics of samples and log-mels (C, M). Raises UsageError as `LogMels`.
     """
 
     mean: Tensor
@@ -126,12 +118,10 @@ class LogMelFront(nn.Module):
         self.statistics = 3 * self.spectrum
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the views of a window.
+        """(B, T, C) -> series (B, C (2 M + 1), N), spectrum (B, C M), statistics (B, 3 C M).
 
-        Returns:
-            series (B, C (2 M + 1), N): globally normalised log-mels, the same about their mean over the window, and
-            presence; spectrum (B, C M): that mean; statistics (B, 3 C M): spread over time, maximum and mean absolute
-            step of each mel.
+        They are log-mels, normalised globally and about their mean over the window, and presence; that mean; spread
+        over time, maximum and mean absolute step of each mel.
         """
         mels, there = self.log_mels(values, present)
         there = there[..., None]  # (B, C, N, 1)
@@ -160,7 +150,7 @@ class LogMelFront(nn.Module):
 
 
 def _is_there(share: Tensor) -> Tensor:
-    return (share >= _LEAST_SHARE).to(share.dtype)
+    return (share >= _MIN_SHARE).to(share.dtype)
 
 
 def _share(present: Tensor) -> Tensor:
@@ -174,16 +164,15 @@ def _power(parts: Tensor) -> Tensor:
     return real * real + imaginary * imaginary
 
 
-def mel_matrices(frame: int, rate_hz: float, mels: int = MELS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def mel_matrices(frame: int, rate_hz: float, mels: int = _MELS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return a windowed discrete Fourier transform as two matmuls, and the triangles that pool its power.
 
     Even bins are a transform of the sum of a frame's halves and odd ones of their difference, so each matrix has half
-    of the rows (Cooley, Tukey, Math. Comp. 19, 1965, decimation in frequency). Bins 1 to frame / 2 - 1: no triangle has
-    anything at 0 Hz and at half the rate.
+    of the rows (Cooley, Tukey, Math. Comp. 19, 1965). No triangle has anything at 0 Hz and at half the rate.
 
     Returns:
-        window (2, frame / 2), the basis of the even bins (frame / 2, 2 E) and of the odd ones (frame / 2, 2 O), real
-        parts first, and filters (E + O, M).
+        window (2, frame / 2), bases of the even and the odd bins (frame / 2, 2 F), real parts first, and filters (F,
+        M).
     """
     bins = np.concatenate([np.arange(2, frame // 2, 2), np.arange(1, frame // 2, 2)])
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(frame) / frame)).reshape(2, -1)

@@ -24,7 +24,7 @@ _FLAT_MOVEMENT = 1e-3
 _STILL = 1e-2  # of the usual movement: smaller mean steps count as none
 
 _DISTRIBUTION = 1024  # samples, or a few more, of a long window that make its distribution function
-_SHORTEST_STRETCH = 16
+_MIN_STRETCH = 16
 _SAMPLES = (2, 3)  # the axes of (B, C, N, T / N) that count samples
 _SLOW = 3  # the spectrum's levels below the first have a third of its bands
 
@@ -32,8 +32,8 @@ _SLOW = 3  # the spectrum's levels below the first have a third of its bands
 class FrontEnd(nn.Module):
     """Raw values and presence of a short window -> normalised views and summaries, all masked.
 
-    Buffers hold the training data's statistics, so normalisation travels inside the graph. With `movement` (see
-    `EncoderConfig`) extremes and steps are in that unit, and there is a slope.
+    Buffers hold the training data's statistics. With `movement` (see `EncoderConfig`) extremes and steps are in that
+    unit, and there is a slope.
     """
 
     mean: Tensor
@@ -47,7 +47,7 @@ class FrontEnd(nn.Module):
     def __init__(self, modality: ModalitySpec, bands: int, *, movement: bool = False) -> None:
         super().__init__()
         samples, channels = modality.shape
-        basis, pooling = spectrum_matrices(samples, bands)
+        basis, pooling = _spectrum_matrices(samples, bands)
         self.has_movement = movement
         if movement:
             self.register_buffer("movement", torch.ones(channels))
@@ -62,13 +62,11 @@ class FrontEnd(nn.Module):
         self.positions, self.width, self.spectrum = samples, (3 + movement) * channels, channels * self.bands
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the three views of a window.
+        """(B, T, C) -> series (B, T, 3 C or 4 C), spectrum (B, C * bands), statistics (B, S).
 
-        Returns:
-            series (B, T, 3 C or 4 C): normalised by the training data, by the window, movement if it is seen, presence;
-            spectrum (B, C * bands): log power in bands of the per-window normalised signal;
-            statistics (B, S): moments, extremes, mean absolute step, slope, soft distribution function, products of
-            channels.
+        The series is normalised by the training data and by the window, then movement and presence; the spectrum is log
+        power of the normalised window; statistics are moments, extremes, mean absolute step, slope, soft distribution
+        function, products of channels.
         """
         scaled = ((values - self.mean) / self.std).clamp(-CLIP, CLIP) * present
         count = present.sum(1, keepdim=True).clamp(min=1.0)  # (B, 1, C)
@@ -116,12 +114,8 @@ class FrontEnd(nn.Module):
 class LongFrontEnd(nn.Module):
     """The views of `FrontEnd` without movement, for long windows; cost grows linearly with the window.
 
-    The spectrum is a mean over frames instead of one transform, whose matrix grows with the square of the window.
-    Channels come before samples: engines are several times faster along a long last axis.
-
-    Args:
-        bands: the first level's of the spectrum; each further one has a third of them.
-        frame: samples of the longest frame.
+    The spectrum is a mean over frames, in levels of which further ones have a third of the bands. Channels come before
+    samples: engines are several times faster along a long last axis.
     """
 
     mean: Tensor
@@ -134,12 +128,12 @@ class LongFrontEnd(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("levels", torch.tensor(LEVELS), persistent=False)
-        self.cuts = spectrum_cuts(self.samples, frame)
+        self.cuts = _spectrum_cuts(self.samples, frame)
         frames, length = self.cuts[0]
-        self.stretch = min(length, max(_SHORTEST_STRETCH, -(-_DISTRIBUTION // frames)))
+        self.stretch = min(length, max(_MIN_STRETCH, -(-_DISTRIBUTION // frames)))
         self.bands = 0
         for level, (_, length) in enumerate(self.cuts):
-            basis, pooling = spectrum_matrices(length, bands if level == 0 else max(1, bands // _SLOW))
+            basis, pooling = _spectrum_matrices(length, bands if level == 0 else max(1, bands // _SLOW))
             self.register_buffer(f"spectrum_basis_{level}", basis, persistent=False)
             self.register_buffer(f"spectrum_bands_{level}", pooling, persistent=False)
             self.bands += pooling.shape[1]
@@ -206,12 +200,11 @@ def blocks_of(samples: Tensor, count: int, length: int) -> Tensor:
     return padded.reshape(*samples.shape[:-1], count, length)
 
 
-def spectrum_matrices(samples: int, bands: int) -> tuple[Tensor, Tensor]:
-    """Return a Hann-windowed Fourier transform as a matmul (T, 2 F), and the bands (F, bands) that pool its bins.
+def _spectrum_matrices(samples: int, bands: int) -> tuple[Tensor, Tensor]:
+    """Hann-windowed Fourier transform as a matmul (T, 2 F), and the bands (F, bands) that pool its bins.
 
-    Bins 1 .. T/2 (a window of one sample keeps one bin, so that no tensor is empty). Band edges are geometric. Power is
-    divided by the window's energy, so that white noise of variance 1 has power 1 in every bin (Harris, "On the use of
-    windows for harmonic analysis", 1978). There are fewer bands if there are fewer bins.
+    Bins 1 .. T/2, at least one; band edges are geometric. White noise of variance 1 has power 1 in every bin (Harris,
+    "On the use of windows for harmonic analysis", 1978).
     """
     bins = np.arange(1, max(1, samples // 2) + 1)
     window = np.hanning(samples + 2)[1:-1]
@@ -230,14 +223,14 @@ def is_long(samples: int, frame: int) -> bool:
     return samples > 4 * frame
 
 
-def spectrum_cuts(samples: int, frame: int) -> tuple[tuple[int, int], ...]:
-    """Return the number of frames and their samples, for each level of the spectrum of a long signal.
+def _spectrum_cuts(samples: int, frame: int) -> tuple[tuple[int, int], ...]:
+    """The number of frames and their samples, for each level of the spectrum of a long signal.
 
-    Frames resolve what is faster than they are long (Welch, IEEE Trans. Audio Electroacoust. 15, 1967). The means of
-    half frames hold what is slower, and are cut alike until at most two frames of them are left, which are taken whole.
+    Frames resolve what is faster than they are long (Welch, IEEE Trans. Audio Electroacoust. 15, 1967); the means of
+    half frames, cut alike until two are left, hold what is slower.
 
     Example:
-        >>> spectrum_cuts(10_000, 256), spectrum_cuts(100_000, 256)
+        >>> _spectrum_cuts(10_000, 256), _spectrum_cuts(100_000, 256)
         (((40, 250), (1, 80)), ((391, 256), (4, 196), (1, 8)))
     """
     cuts: list[tuple[int, int]] = []
