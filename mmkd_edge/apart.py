@@ -118,7 +118,7 @@ class ProcessLines:
         return line
 
 
-def end_of(process: subprocess.Popen[bytes]) -> str:
+def describe_end(process: subprocess.Popen[bytes]) -> str:
     """Describe how a process ended, or that it did not."""
     import subprocess
 
@@ -133,7 +133,7 @@ def end_of(process: subprocess.Popen[bytes]) -> str:
     return f"it crashed: {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end_process(process: subprocess.Popen[bytes]) -> None:
     """End a process and its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

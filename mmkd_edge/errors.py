@@ -122,7 +122,7 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def fault_of(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     """Return what the system says of a path, and the cure: `read-only file system; choose another folder`."""
     reason = (error.strerror or str(error)).lower()
     cure = CURES.get(error.errno or 0)
@@ -143,7 +143,7 @@ def printable(text: str, *, lines: bool = False) -> str:
     return _UNPRINTABLE.sub(lambda match: match[0] if lines and match[0] in "\n\t" else ascii(match[0])[1:-1], text)
 
 
-def error_named(name: str) -> type[MmkdError]:
+def find_error_class(name: str) -> type[MmkdError]:
     """Return the class of an error that another process sent."""
     kind = globals()[name]
     assert isinstance(kind, type)

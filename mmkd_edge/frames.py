@@ -53,7 +53,7 @@ def is_inside(region: Region | None, pixels: NDArray[np.uint8]) -> bool:
     return min(x, y) >= 0 and min(wide, tall) > 0 and x + wide <= pixels.shape[1] and y + tall <= pixels.shape[0]
 
 
-def region_in(text: str) -> Region | None:
+def parse_region(text: str) -> Region | None:
     """Return the region of a text `X,Y,WIDTH,HEIGHT`; None for any other text."""
     numbers = text.split(",")
     if len(numbers) != 4 or not all(map(str.isdecimal, numbers)):
@@ -71,12 +71,12 @@ def missing_frames(array: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return missing
 
 
-def bytes_of(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def frame_bytes(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the bytes of frames, masked or not."""
     return np.asarray(array.data) if isinstance(array, np.ma.MaskedArray) else array
 
 
-def with_missing(array: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def mask_missing(array: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Mask frames of (..., T, H, W, C) that `missing` (..., T) names; return `array` itself if it names none."""
     if not missing.any():
         return array
@@ -84,7 +84,7 @@ def with_missing(array: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArra
     return np.ma.array(array, mask=mask)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def join_samples(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Return samples or frames end to end; masked ones stay masked."""
     if any(isinstance(part, np.ma.MaskedArray) for part in parts):
         return np.ma.concatenate(parts)  # type: ignore[no-any-return, no-untyped-call]

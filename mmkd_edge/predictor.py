@@ -34,9 +34,9 @@ from mmkd_edge.predict.arguments import (
     check_seconds,
     check_whole,
 )
-from mmkd_edge.predict.conditions import NO_CONDITIONS, Conditions, Policy, age_fault, apply_policy, first_available
+from mmkd_edge.predict.conditions import NO_CONDITIONS, CallConditions, Policy, age_fault, apply_policy, first_available
 from mmkd_edge.predict.confidence import check_level
-from mmkd_edge.predict.novelty import judged_novelty, magnitude_fault
+from mmkd_edge.predict.novelty import judge_novelty, magnitude_fault
 from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
@@ -196,7 +196,7 @@ class EdgePredictor:
             check_moment("input_age_s", input_age_s)
             check_moment("deadline_s", deadline_s)
             fault = age_fault(input_age_s, self._stale_s)
-            conditions = Conditions(fault=fault, input_age_s=input_age_s, deadline_s=deadline_s)
+            conditions = CallConditions(fault=fault, input_age_s=input_age_s, deadline_s=deadline_s)
         if len(self._active.current.opened) == 1:
             prediction = self._answer(0, window, conditions)
         else:
@@ -209,7 +209,7 @@ class EdgePredictor:
         return self._deliver([prediction])[0]
 
     def _answer(
-        self, number: int, window: object, conditions: Conditions = NO_CONDITIONS, stepped: Answers | None = None
+        self, number: int, window: object, conditions: CallConditions = NO_CONDITIONS, stepped: Answers | None = None
     ) -> Prediction:
         """Answer for one window with one student; `stepped` are outputs of a stream's step instead of the engine's."""
         while True:
@@ -218,7 +218,7 @@ class EdgePredictor:
                 return prediction
 
     def _answer_once(
-        self, number: int, window: object, conditions: Conditions, stepped: Answers | None
+        self, number: int, window: object, conditions: CallConditions, stepped: Answers | None
     ) -> Prediction | None:
         self._active.check_usable()
         students = self._active.current
@@ -249,7 +249,7 @@ class EdgePredictor:
         assert not isinstance(outputs, WindowFault)
         novelty, rule = None, student.novelty if stepped is None else student.step_novelty
         if rule is not None:
-            novelty, fault = judged_novelty(rule, outputs[2:], fault)
+            novelty, fault = judge_novelty(rule, outputs[2:], fault)
         prediction = interpret(
             outputs[1],
             gaps,
@@ -271,7 +271,7 @@ class EdgePredictor:
         values: NDArray[Any],
         present: NDArray[np.float32],
         gaps: NDArray[np.float32] | None,
-        conditions: Conditions,
+        conditions: CallConditions,
     ) -> WindowFault | None:
         fault = conditions.fault
         if self._checks is not None:

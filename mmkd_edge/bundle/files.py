@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkd_edge.errors import CURES, UsageError, fault_of
+from mmkd_edge.errors import CURES, UsageError, os_reason
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -31,7 +31,7 @@ def open_file(path: Path, *, expected: str) -> int:
     except FileNotFoundError as error:
         raise UsageError(f"{path}: expected {expected}, found no such file; check the path") from error
     except OSError as error:
-        raise UsageError(f"{path}: expected {expected}, cannot open it: {fault_of(error)}") from error
+        raise UsageError(f"{path}: expected {expected}, cannot open it: {os_reason(error)}") from error
     except ValueError as error:
         raise UsageError(f"{path}: expected {expected}, cannot open it: the path holds a NUL character") from error
     mode = os.fstat(descriptor).st_mode
@@ -106,13 +106,13 @@ def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise UsageError(f"{path}: cannot write it: {fault_of(error)}; an earlier file is left as it was") from error
+        raise UsageError(f"{path}: cannot write it: {os_reason(error)}; an earlier file is left as it was") from error
     try:
         flush_folder(place.parent)
     except OSError as error:
         raise UsageError(
             f"{path}: the new file is in its place, but a power cut may still bring the earlier one back: the folder "
-            f"cannot be flushed: {fault_of(error)}"
+            f"cannot be flushed: {os_reason(error)}"
         ) from error
 
 

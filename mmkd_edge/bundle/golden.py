@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.archive import archive_body, end_record
 from mmkd_edge.bundle.manifest import MAX_TOLERANCE, ModelEntry
 from mmkd_edge.errors import BundleError
-from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import TaskSpec, label_dtype
 
 _SAME_NUMBER = 0.1  # standard deviations
@@ -85,7 +85,7 @@ def golden_bytes(golden: Golden) -> bytes:
     files: dict[str, bytes] = {}
     arrays = {name: array for name, array in msgspec.structs.asdict(golden).items() if array is not None}
     if golden.windows.dtype == np.uint8:
-        arrays |= {"windows": bytes_of(golden.windows), _FRAMES: ~missing_frames(golden.windows)}
+        arrays |= {"windows": frame_bytes(golden.windows), _FRAMES: ~missing_frames(golden.windows)}
     for name, array in arrays.items():
         buffer = io.BytesIO()
         # C order, because numpy records the memory order.
@@ -103,7 +103,7 @@ def golden_from_bytes(data: bytes, entry: ModelEntry) -> Golden:
         raise BundleError(f"{entry.golden.file}: {fault}; export the bundle again")
     fields: dict[str, Any] = arrays | {"tolerance": float(arrays["tolerance"])}
     if _FRAMES in fields:
-        fields["windows"] = with_missing(arrays["windows"], ~fields.pop(_FRAMES))
+        fields["windows"] = mask_missing(arrays["windows"], ~fields.pop(_FRAMES))
     return Golden(**fields)
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmkd_edge.errors import UsageError, fault_of
+from mmkd_edge.errors import UsageError, os_reason
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
         with tempfile.TemporaryFile(dir=there):
             free_bytes = shutil.disk_usage(there).free
     except OSError as error:
-        raise UsageError(f"{folder}: cannot write there: {fault_of(error)}") from error
+        raise UsageError(f"{folder}: cannot write there: {os_reason(error)}") from error
     needs_bytes = max(needs_bytes, _MIN_FREE_BYTES)
     if free_bytes < needs_bytes:
         raise UsageError(
@@ -92,7 +92,7 @@ def _locked(lock: Path, output: Path) -> int:
             os.close(descriptor)
             raise UsageError(f"{output}: {owner} is writing it; wait until it ends, or choose another name") from None
         except OSError as error:
-            logger.warning("%s: nothing keeps another command from writing it too: %s", output, fault_of(error))
+            logger.warning("%s: nothing keeps another command from writing it too: %s", output, os_reason(error))
             return descriptor
         if _is_still(descriptor, lock):
             with contextlib.suppress(OSError):  # of another user, who may only be read

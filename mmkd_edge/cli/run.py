@@ -19,7 +19,7 @@ from typing import NoReturn
 from mmkd_edge.bundle.files import is_of_a_path
 from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, loading
 from mmkd_edge.cli.outputs import check_file
-from mmkd_edge.errors import UnavailableError, UsageError, check_system, fault_of, printable
+from mmkd_edge.errors import UnavailableError, UsageError, check_system, os_reason, printable
 
 INTERNAL_EXIT_CODE = 1
 BAD_INPUT_EXIT_CODE = 2
@@ -144,7 +144,7 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
         return str(error), exit_code
     if isinstance(error, OSError) and is_of_a_path(error):
         where = "cannot write" if error.filename is None else error.filename
-        return f"{where}: {fault_of(error)}", BAD_INPUT_EXIT_CODE
+        return f"{where}: {os_reason(error)}", BAD_INPUT_EXIT_CODE
     if isinstance(error, OSError):
         return str(error), INTERNAL_EXIT_CODE
     text = f"internal error: {type(error).__name__}: {error}; add --debug to see where, and please report it"

@@ -13,7 +13,7 @@ from mmkd_edge.bundle.manifest import Confidence, ModelEntry
 from mmkd_edge.bundle.statistics import ChannelStatistics, InputStatistics
 from mmkd_edge.health.drift import AdaptationAdvice, AnswerConfidence, Drift, DriftWatch, advise_adaptation
 from mmkd_edge.health.features import ROWS
-from mmkd_edge.predict.preprocess import rows_of
+from mmkd_edge.predict.preprocess import channel_rows
 from mmkd_edge.spec import TaskSpec
 
 BINS = 10
@@ -71,7 +71,7 @@ def measure_statistics(
         present: float32 (N, T, C), 1 or 0; video (N, T, 1).
         probabilities: float32 (N, K).
     """
-    values, present = rows_of(values, present)
+    values, present = channel_rows(values, present)
     channels = [
         _measure_channel(values[:, :, c][present[:, :, c] > 0], missing_share=1.0 - float(present[:, :, c].mean()))
         for c in range(values.shape[2])
@@ -145,7 +145,7 @@ class RunningStatistics:
 
     def observe(self, values: NDArray[Any], present: NDArray[np.float32]) -> None:
         """Measure a window: values and presence as `prepare` returns them."""
-        values, present = rows_of(values[:, :: self._step], present[:, :: self._step])
+        values, present = channel_rows(values[:, :: self._step], present[:, :: self._step])
         rows, there = values[0], present[0] > 0  # (R, C)
         bins = np.add.reduce(rows[:, :, None] >= self._edges, axis=2, dtype=np.intp) + self._offsets  # (R, C)
         self._bins += np.bincount(bins[there], minlength=self._bins.size).reshape(self._bins.shape)

@@ -20,7 +20,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import is_written_by_others, new_sha256, read_own_file, write_file
 from mmkd_edge.bundle.signature import KeyId, Signature, SignatureDocument, signed_message
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
-from mmkd_edge.errors import SignatureError, UnavailableError, UsageError, fault_of
+from mmkd_edge.errors import SignatureError, UnavailableError, UsageError, os_reason
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -125,7 +125,7 @@ def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
         paths = sorted(folder.glob(f"*{PUBLIC_SUFFIX}"))
         files = [(path, read_own_file(path, max_bytes=_MAX_KEY_BYTES)) for path in paths[:_MAX_KEYS]]
     except OSError as error:
-        raise UsageError(f"{folder}: this folder of keys cannot be read: {fault_of(error)}") from error
+        raise UsageError(f"{folder}: this folder of keys cannot be read: {os_reason(error)}") from error
     if not files:
         raise UsageError(f"{folder}: expected public keys (*{PUBLIC_SUFFIX}), found none; mmkd-edge keygen makes one")
     if len(paths) > _MAX_KEYS:
@@ -142,7 +142,7 @@ def _read_revoked(path: Path) -> frozenset[str]:
     try:
         data = read_own_file(path, max_bytes=_MAX_REVOKED_BYTES)
     except OSError as error:
-        raise UsageError(f"{refusal}: {fault_of(error)}") from error
+        raise UsageError(f"{refusal}: {os_reason(error)}") from error
     if len(data) > _MAX_REVOKED_BYTES:
         raise UsageError(f"{refusal}: expected at most {_MAX_REVOKED_BYTES} bytes, got more; remove comments")
     ids = [line.split(b"#")[0].strip().decode("ascii", "replace") for line in data.split(b"\n")]
@@ -193,7 +193,7 @@ def _read_private(path: Path) -> Ed25519PrivateKey:
             raise UsageError(f"{path}: others can read or write this private key; chmod 600, or make another")
         data = read_own_file(path, max_bytes=_MAX_KEY_BYTES)
     except OSError as error:
-        raise UsageError(f"{path}: expected a private key of mmkd-edge keygen: {fault_of(error)}") from error
+        raise UsageError(f"{path}: expected a private key of mmkd-edge keygen: {os_reason(error)}") from error
     try:
         private = serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError) as error:
@@ -212,7 +212,7 @@ def _write_private(path: Path, pem: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise UsageError(f"{path}: cannot write it: {fault_of(error)}") from error
+        raise UsageError(f"{path}: cannot write it: {os_reason(error)}") from error
 
 
 def _make_public(private: Ed25519PrivateKey) -> PublicKey:

@@ -31,7 +31,7 @@ from mmkd_edge.errors import (
     SignatureError,
     UnavailableError,
     UsageError,
-    fault_of,
+    os_reason,
 )
 
 FORMAT_VERSION = 1
@@ -105,7 +105,7 @@ def read_slots(state: Path) -> Slots:
     except FileNotFoundError as error:
         raise UsageError(f"{state}: nothing is installed in this state folder; mmkd-edge install does that") from error
     except OSError as error:
-        raise UsageError(f"{path}: cannot read it: {fault_of(error)}") from error
+        raise UsageError(f"{path}: cannot read it: {os_reason(error)}") from error
     again = (
         "remove this file and install a bundle again; the earlier bundle, and which releases are too early, "
         "are then forgotten"
@@ -128,7 +128,7 @@ def check_state(state: Path) -> None:
                 ) from None
             continue
         except OSError as error:
-            raise UsageError(f"{folder}: cannot look at this state folder: {fault_of(error)}") from error
+            raise UsageError(f"{folder}: cannot look at this state folder: {os_reason(error)}") from error
         if not stat.S_ISDIR(facts.st_mode):
             raise UsageError(f"{folder}: expected a state folder, got something else")
         if is_written_by_others(facts):
@@ -369,7 +369,7 @@ def _make(state: Path) -> None:
         for folder in new:
             flush_folder(folder.parent)
     except OSError as error:
-        raise UsageError(f"{state}: cannot make this state folder: {fault_of(error)}") from error
+        raise UsageError(f"{state}: cannot make this state folder: {os_reason(error)}") from error
     check_state(state)
 
 
@@ -379,7 +379,7 @@ def _locked(state: Path, name: str) -> Iterator[None]:
     try:
         descriptor = _open_lock(state, name)
     except OSError as error:
-        raise UsageError(f"{state}: cannot change this state folder: {fault_of(error)}") from error
+        raise UsageError(f"{state}: cannot change this state folder: {os_reason(error)}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -17,7 +17,7 @@ import msgspec
 from mmkd_edge.backends.base import BACKENDS, why_absent
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry
-from mmkd_edge.errors import BackendError, BundleError, UnavailableError, error_named
+from mmkd_edge.errors import BackendError, BundleError, UnavailableError, find_error_class
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.choice import OpeningRequest
 from mmkd_edge.opening.profile import library_versions
@@ -68,7 +68,7 @@ class SandboxPolicy:
         """Run the sandbox check of a config that is new here, and raise its error."""
         self.check_all([(entry, config)])
         if refusal := self._refused.get(self._key(entry, config)):
-            raise error_named(refusal[0])(refusal[1])
+            raise find_error_class(refusal[0])(refusal[1])
 
     def check_all(self, candidates: Sequence[Candidate]) -> None:
         """Run the sandbox checks of all new configs together; `check` raises their errors."""
@@ -184,7 +184,7 @@ class SandboxPolicy:
 
 def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResult | str]:
     """Run the child process; yield the result of each config, or a text that says how the process ended."""
-    from mmkd_edge.apart import ProcessLines, end, end_of, start_apart
+    from mmkd_edge.apart import ProcessLines, describe_end, end_process, start_apart
     from mmkd_edge.opening.sandbox_process import SandboxResult
 
     if getattr(sys, "frozen", False) or not sys.executable:
@@ -203,15 +203,15 @@ def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResu
     try:
         lines = ProcessLines(process)
         if lines.next(limit_s=STARTING_S) is None:
-            raise UnavailableError(f"the process of a sandbox check does not start: {end_of(process)}; {_ADVICE}")
+            raise UnavailableError(f"the process of a sandbox check does not start: {describe_end(process)}; {_ADVICE}")
         for _ in request.configs:
             line = lines.next(limit_s=min(end_s - time.monotonic(), request.limits.step_s))
             if line is None:
-                yield _SLOW_BUNDLE if time.monotonic() >= end_s else end_of(process)
+                yield _SLOW_BUNDLE if time.monotonic() >= end_s else describe_end(process)
                 return
             yield msgspec.json.decode(line, type=SandboxResult)
     finally:
-        end(process)
+        end_process(process)
 
 
 def check_graphs(bundle: Bundle) -> None:

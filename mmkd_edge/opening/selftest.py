@@ -15,7 +15,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden, answer_scale, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import GateError
-from mmkd_edge.frames import joined
+from mmkd_edge.frames import join_samples
 from mmkd_edge.predict.preprocess import missing_samples, prepare
 from mmkd_edge.predict.student import OpenStudent, answer_windows
 from mmkd_edge.spec import ModalitySpec
@@ -141,7 +141,7 @@ def follow_recording(
             first block.
     """
     lead = missing_samples(modality, -len(recording) % streaming.stride)
-    blocks = joined([lead, recording]).reshape(-1, streaming.stride, *recording.shape[1:])
+    blocks = join_samples([lead, recording]).reshape(-1, streaming.stride, *recording.shape[1:])
     steps = Steps(backend, streaming)
     answers = [steps.push(*prepare(block, modality)) for block in blocks]
     return tuple(np.concatenate(outputs) for outputs in zip(*answers, strict=True))

@@ -11,7 +11,7 @@ import msgspec
 
 from mmkd_edge.bundle.files import cache_folder, is_written_by_others, read_own_file, write_file
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
-from mmkd_edge.errors import UsageError, fault_of
+from mmkd_edge.errors import UsageError, os_reason
 
 FORMAT_VERSION = 2
 _MOST_BYTES = 1 << 16
@@ -47,7 +47,7 @@ def remember_passed(bundle_sha256: str, keys: tuple[str, ...]) -> str:
         verdicts = Verdicts(bundle_sha256=bundle_sha256, passed=(*earlier, *keys)[-_MOST_PASSED:])
         write_file(path, json_bytes(verdicts), own=True)
     except (OSError, UsageError) as error:
-        return fault_of(error) if isinstance(error, OSError) else str(error)
+        return os_reason(error) if isinstance(error, OSError) else str(error)
     return ""
 
 

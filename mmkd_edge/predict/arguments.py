@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
-from mmkd_edge.predict.preprocess import as_float32, check_window, columns_of, select
+from mmkd_edge.predict.preprocess import as_float32, check_window, column_names, select
 from mmkd_edge.predict.video import check_frame_batch
 from mmkd_edge.spec import ModalitySpec
 
@@ -55,7 +55,7 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
                 f"got {array.shape}; predict takes a single window"
             )
         return list(array)
-    if columns_of(values) is not None:
+    if column_names(values) is not None:
         raise InputError(
             f"predict_batch: expected windows, got one {type(values).__name__}, whose rows are no windows; pass a list "
             "with a frame for each window, or push the rows to a stream"

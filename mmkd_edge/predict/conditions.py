@@ -16,7 +16,7 @@ from mmkd_edge.predict.sensors import WindowFault, worse
 Policy = Literal["predict", "abstain", "raise"]
 
 
-class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+class CallConditions(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about a prediction besides its window.
 
     Attributes:
@@ -35,7 +35,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         return self.deadline_s is not None and time.monotonic() >= self.deadline_s
 
 
-NO_CONDITIONS = Conditions()
+NO_CONDITIONS = CallConditions()
 
 
 class SensorError(InputError):
@@ -56,7 +56,7 @@ def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault |
     return WindowFault(status="stale", reason=f"the newest sample is {input_age_s:.3g} s old")
 
 
-def lives(prediction: Prediction) -> bool:
+def is_available(prediction: Prediction) -> bool:
     """Return whether the sensor works; `unknown` means a new window of a working sensor."""
     return prediction.index >= 0 and prediction.status != "stale"
 
@@ -68,13 +68,13 @@ def first_available(predictions: Iterable[Prediction]) -> Prediction:
     """
     silent: list[Prediction] = []
     for prediction in predictions:
-        if lives(prediction) or prediction.status == "stale":
-            return standing_in(silent, prediction)
+        if is_available(prediction) or prediction.status == "stale":
+            return mark_substitute(silent, prediction)
         silent.append(prediction)
     return msgspec.structs.replace(silent[0], reason="; ".join(map(_why, silent)))
 
 
-def standing_in(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
+def mark_substitute(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
     """Mark a prediction as a substitute for silent students."""
     if not silent:
         return prediction

@@ -20,7 +20,7 @@ from mmkd_edge.errors import UsageError
 _ROUNDING = 1e-9
 
 
-def named(entry: ModelEntry, artifact: Artifact | None, *, where: str) -> str:
+def describe_subject(entry: ModelEntry, artifact: Artifact | None, *, where: str) -> str:
     """Return the subject of an error: the artifact, or without a bundle the student."""
     what = f"model {entry.name!r}" if artifact is None else repr(artifact.file)
     return f"{where}: {what}" if where else what
@@ -62,7 +62,7 @@ def label_set(shares: Sequence[float], labels: Sequence[str], *, least: float) -
     return tuple(labels[index] for index in reached)
 
 
-def threshold_of(
+def find_threshold(
     entry: ModelEntry, artifact: Artifact | None, error_level: float | None, *, where: str = ""
 ) -> float | None:
     """Return the threshold of an artifact's label sets; UsageError if it was not calibrated for this level."""
@@ -70,7 +70,7 @@ def threshold_of(
         return None
     if entry.task.kind != "classification":
         raise UsageError(f"error_level={error_level:g}: expected a classifier, got {entry.task.kind}; open without it")
-    what = named(entry, artifact, where=where)
+    what = describe_subject(entry, artifact, where=where)
     confidence = None if artifact is None else artifact.confidence
     if confidence is None:
         raise UsageError(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Novelty
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.confidence import named, smallest_level
+from mmkd_edge.predict.confidence import describe_subject, smallest_level
 from mmkd_edge.predict.sensors import WindowFault, worse
 
 
@@ -75,7 +75,7 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
         return (1 + larger) / (1 + len(scores))
 
 
-def judged_novelty(
+def judge_novelty(
     rule: NoveltyRule, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
 ) -> tuple[float | None, WindowFault | None]:
     """Return the p-value of a window, and its fault with that; None and the same fault without a score.
@@ -116,7 +116,7 @@ def novelty_rule(
     calibration = None if artifact is None or not artifact.novelty else artifact.novelty
     if unknown_level is None:
         return None if calibration is None else NoveltyRule(calibration=calibration)
-    what = f"{named(entry, artifact, where=where)}: unknown_level={unknown_level:g}"
+    what = f"{describe_subject(entry, artifact, where=where)}: unknown_level={unknown_level:g}"
     if calibration is None:
         why = "expected a student with novelty, got one without; train and export it again"
         if entry.has_novelty:

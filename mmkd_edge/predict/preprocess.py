@@ -96,7 +96,7 @@ def prepare_batch(array: NDArray[Any], modality: ModalitySpec) -> tuple[NDArray[
     return np.where(present, array, np.float32(0)), present.astype(np.float32)
 
 
-def rows_of(values: NDArray[Any], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def channel_rows(values: NDArray[Any], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return values and presence (B, T, C) of prepared windows; of video the mean brightness of each frame."""
     if values.ndim != 5:
         return values, present
@@ -175,7 +175,7 @@ def select(window: object, modality: ModalitySpec) -> object:
 def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
     """Return numbers of any kind as float32 of any shape, masked values as NaN; InputError if they are none."""
     where = f"modality {modality.name!r}: expected an array of numbers, got"
-    if (columns := columns_of(values)) is not None:
+    if (columns := column_names(values)) is not None:
         values = _columns_by_name(values, columns, modality)
     try:
         array = np.asanyarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
@@ -193,7 +193,7 @@ def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
     return converted
 
 
-def columns_of(values: object) -> list[object] | None:
+def column_names(values: object) -> list[object] | None:
     """Return the names of a data frame's columns, of any library; None if this is no data frame."""
     columns = None if isinstance(values, np.ndarray) else getattr(values, "columns", None)
     return list(columns) if isinstance(columns, Iterable) and hasattr(values, "__getitem__") else None

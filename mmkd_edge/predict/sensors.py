@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.frames import bytes_of, missing_frames
-from mmkd_edge.predict.preprocess import nothing_missing, rows_of, within_float32
+from mmkd_edge.frames import frame_bytes, missing_frames
+from mmkd_edge.predict.preprocess import channel_rows, nothing_missing, within_float32
 from mmkd_edge.spec import ModalitySpec
 
 Status = Literal["ok", "warming_up", "degraded", "unknown", "stale", "invalid"]
@@ -89,7 +89,9 @@ def find_fault(
         present: float32 (1, T, C) from `prepare`, of video (1, T, 1); None if nothing is missing.
     """
     if modality.kind == "video":
-        means, present = rows_of(bytes_of(array)[None], nothing_missing(modality) if present is None else present)
+        means, present = channel_rows(
+            frame_bytes(array)[None], nothing_missing(modality) if present is None else present
+        )
         array = np.where(missing_frames(array)[:, None], np.float32(np.nan), means[0])
     fault = _find_flat(array, modality) if checks.flat else None
     if fault is None and checks.stuck_s is not None:

@@ -21,7 +21,7 @@ from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision, describe_
 from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import BackendError
-from mmkd_edge.predict.confidence import threshold_of
+from mmkd_edge.predict.confidence import find_threshold
 from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
 from mmkd_edge.predict.preprocess import nothing_missing, prepare
 from mmkd_edge.spec import ModalitySpec, TaskSpec, plausible_span
@@ -134,7 +134,7 @@ def make_student(
         config=config,
         reopen=reopen,
         step=step,
-        least_probability=threshold_of(entry, artifact, error_level, where=where),
+        least_probability=find_threshold(entry, artifact, error_level, where=where),
         novelty=novelty_rule(entry, artifact, unknown_level, where=where),
         step_novelty=step_novelty,
         magnitude=magnitude or None,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import InputError
-from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec
 
 
@@ -68,7 +68,7 @@ def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ND
     """Prepare many windows at once: (B, T, H, W, C) and (B, T, 1)."""
     missing = missing_frames(array)
     present = np.logical_not(missing).astype(np.float32)[..., None]
-    values = bytes_of(array)
+    values = frame_bytes(array)
     if missing.any():
         values = np.where(missing[..., None, None, None], np.uint8(0), values)
     return values, present
@@ -101,7 +101,7 @@ def _stack(frames: Sequence[object], modality: ModalitySpec) -> NDArray[np.uint8
                 f"{array.shape}; resize it and pass the bytes as they are"
             )
         out[number] = array.reshape(shape)
-    return with_missing(out, missing)
+    return mask_missing(out, missing)
 
 
 def _advice(array: NDArray[Any], modality: ModalitySpec) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mmkd_edge.predict.conditions import lives, standing_in
+from mmkd_edge.predict.conditions import is_available, mark_substitute
 from mmkd_edge.predict.postprocess import Prediction, no_answer
 from mmkd_edge.predict.sensors import WindowFault
 from mmkd_edge.spec import ModalitySpec, TaskSpec
@@ -31,16 +31,16 @@ class SensorFallback:
         If no sensor works, the first that began and has not ended reports it.
         """
         self._last[sensor], self._began[sensor] = prediction, True
-        working = [lives(last) and not ended for last, ended in zip(self._last, self._ended, strict=True)]
+        working = [is_available(last) and not ended for last, ended in zip(self._last, self._ended, strict=True)]
         if any(working[:sensor]):
             return None
         if working[sensor]:
-            return standing_in([self._failed(better) for better in range(sensor)], prediction)
+            return mark_substitute([self._failed(better) for better in range(sensor)], prediction)
         expected = [began and not ended for began, ended in zip(self._began, self._ended, strict=True)]
         return None if any(working) or any(expected[:sensor]) else prediction
 
     def _failed(self, sensor: int) -> Prediction:
         last = self._last[sensor]
-        if self._ended[sensor] and lives(last):  # its reason is empty
+        if self._ended[sensor] and is_available(last):  # its reason is empty
             return msgspec.structs.replace(last, reason="its source has ended")
         return last

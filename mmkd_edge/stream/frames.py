@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import InputError
-from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec
 
 _PENDING = 8  # frames that a clock and a grid hold, without reordered ones
@@ -28,7 +28,7 @@ class FrameNumbers:
     def put(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Copy at most `most` frames (n, H, W, C); return their numbers, float32 (n, 1), NaN = missing."""
         numbers = np.full(len(frames), np.nan, dtype=np.float32)
-        for row, (frame, is_missing) in enumerate(zip(bytes_of(frames), missing_frames(frames), strict=True)):
+        for row, (frame, is_missing) in enumerate(zip(frame_bytes(frames), missing_frames(frames), strict=True)):
             if not is_missing:
                 numbers[row] = self._next
                 self._kept[self._next] = frame.copy()
@@ -50,7 +50,7 @@ class FrameNumbers:
             frame = None if np.isnan(number) else self._kept.get(int(number))
             if frame is not None:
                 frames[row], missing[row] = frame, False
-        return with_missing(frames, missing)
+        return mask_missing(frames, missing)
 
     def _drop(self, count: int) -> None:
         for _ in range(count):
@@ -83,5 +83,5 @@ def _one_by_one(frames: list[object], modality: ModalitySpec) -> NDArray[np.uint
     out = np.zeros((len(frames), *modality.shape[1:]), dtype=np.uint8)
     for number, frame in enumerate(frames):
         if frame is not None:
-            out[number] = bytes_of(frames_pushed(frame, modality)[0])
-    return with_missing(out, np.array([frame is None for frame in frames]))
+            out[number] = frame_bytes(frames_pushed(frame, modality)[0])
+    return mask_missing(out, np.array([frame is None for frame in frames]))

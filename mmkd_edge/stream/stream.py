@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mmkd_edge.backends.base import Answers
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.predict.arguments import check_moment, check_seconds, check_whole
-from mmkd_edge.predict.conditions import Conditions, age_fault
+from mmkd_edge.predict.conditions import CallConditions, age_fault
 from mmkd_edge.predict.postprocess import Prediction, no_answer
 from mmkd_edge.predict.preprocess import as_float32, only_valid, select
 from mmkd_edge.predict.sensors import WindowFault, worse
@@ -24,7 +24,7 @@ from mmkd_edge.stream.causal import Stepping
 from mmkd_edge.stream.frames import FrameNumbers, frames_pushed
 from mmkd_edge.stream.resample import Grid, RisingSamples, TimeLine
 
-Ask = Callable[[NDArray[Any], Conditions, Answers | None], Prediction]
+Ask = Callable[[NDArray[Any], CallConditions, Answers | None], Prediction]
 OnWindow = Callable[[NDArray[Any], Prediction], None]
 Deliver = Callable[[list[Prediction]], list[Prediction]]
 
@@ -342,7 +342,7 @@ class Stream:
         window: NDArray[Any] = rows.copy() if self._frames is None else self._frames.window(rows)
         fault = worse(age_fault(age_s, self._stale_s), self._wrong_rate())
         stepped = None if self._stepping is None else self._stepping.answer(window)
-        prediction = self._ask(window, Conditions(fault=fault, input_age_s=age_s), stepped)
+        prediction = self._ask(window, CallConditions(fault=fault, input_age_s=age_s), stepped)
         if self._on_window is not None:
             self._on_window(window, prediction)
         return prediction

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.spec import window_bytes
@@ -58,7 +58,7 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX
 
 def tensors_of(carried: CarriedWindows) -> dict[str, Tensor]:
     """Return the tensors that a file stores: windows, labels, and for video which frames are there."""
-    tensors = {"windows": torch.from_numpy(bytes_of(carried.windows)), "labels": torch.from_numpy(carried.labels)}
+    tensors = {"windows": torch.from_numpy(frame_bytes(carried.windows)), "labels": torch.from_numpy(carried.labels)}
     if carried.windows.dtype == np.uint8:
         tensors["frames"] = torch.from_numpy(~missing_frames(carried.windows))
     return tensors
@@ -100,4 +100,4 @@ def _with_frames(windows: Tensor, tensors: Mapping[str, Tensor], modality: Modal
             f"{path}: carried windows: expected which frames are there, bool (N, T)={shape}, got {frames.dtype} "
             f"{tuple(frames.shape)}; the file was altered"
         )
-    return with_missing(windows.numpy(), ~frames.numpy())
+    return mask_missing(windows.numpy(), ~frames.numpy())

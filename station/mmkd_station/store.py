@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mmkd_edge.errors import UsageError, fault_of
+from mmkd_edge.errors import UsageError, os_reason
 from mmkd_station.records import AlarmRecord, Record, line_of, record_from_line
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Store:
             self._open()
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, OSError) and error.errno not in _DISK_ERRORS:
-                raise UsageError(f"{folder}: expected a folder for records that wait: {fault_of(error)}") from error
+                raise UsageError(f"{folder}: expected a folder for records that wait: {os_reason(error)}") from error
             if "locked" in str(error):
                 raise UsageError(
                     f"{folder}: expected a folder for the records of one mmkd-run, got one that another mmkd-run has; "
@@ -207,7 +207,7 @@ class Store:
         backlog.dropped += count
 
     def _fail(self, error: Exception) -> None:
-        text = fault_of(error) if isinstance(error, OSError) else str(error)
+        text = os_reason(error) if isinstance(error, OSError) else str(error)
         if not self._fault:
             logger.warning("%s: cannot be used: %s; records wait in memory", self._path, text)
         self._fault, self._tried_s = text, time.monotonic()

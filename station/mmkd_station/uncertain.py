@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge import ModalitySpec, Prediction, TaskSpec
-from mmkd_edge.errors import UsageError, fault_of
-from mmkd_edge.frames import bytes_of, missing_frames
+from mmkd_edge.errors import UsageError, os_reason
+from mmkd_edge.frames import frame_bytes, missing_frames
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class UncertainRing:
             folder.mkdir(parents=True, exist_ok=True)
             numbers = [int(path.stem.rpartition("-")[2]) for path in self._files()]
         except OSError as error:
-            raise UsageError(f"{folder}: expected a folder for uncertain windows: {fault_of(error)}") from error
+            raise UsageError(f"{folder}: expected a folder for uncertain windows: {os_reason(error)}") from error
         self._number = max(numbers, default=0)
         self._thread = threading.Thread(target=self._write, name=f"uncertain {station}", daemon=True)
         self._thread.start()
@@ -210,7 +210,7 @@ class UncertainRing:
             partial.write_bytes(data.getvalue())
             partial.replace(path)
         except OSError as error:
-            logger.warning("uncertain windows of %s: %s: %s", self._station, path, fault_of(error))
+            logger.warning("uncertain windows of %s: %s: %s", self._station, path, os_reason(error))
             self._dropped += len(batch)
             return
         self._kept += len(batch)
@@ -224,7 +224,7 @@ class UncertainRing:
             of_kind[f"frames_{name}"] = np.stack([~missing_frames(window) for window in windows]).astype(np.uint8)
         return {
             **of_kind,
-            f"x_{name}": np.stack([bytes_of(window) for window in windows]),
+            f"x_{name}": np.stack([frame_bytes(window) for window in windows]),
             f"rate_{name}": np.float64(self._modality.rate_hz),
             f"channels_{name}": np.array(self._modality.channels),
             f"unit_{name}": np.array(self._modality.unit),

@@ -1,4 +1,4 @@
-"""A process of its own: what it sees, what it may take, and what its end means."""
+"""A process of its own: what it sees, what it may take, and what its end_process means."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mmkd_edge.apart import ProcessLimits, ProcessLines, end, end_of, start_apart
+from mmkd_edge.apart import ProcessLimits, ProcessLines, describe_end, end_process, start_apart
 
 LIMITS = ProcessLimits(step_s=20.0, memory_bytes=1 << 29, file_bytes=1000)
 MAIN = """
@@ -36,9 +36,9 @@ def run(code: str, *, limits: ProcessLimits = LIMITS) -> bytes | str:
     process = start_apart("elsewhere:main", msgspec.json.encode((limits, code)))
     try:
         line = ProcessLines(process).next(limit_s=limits.step_s)
-        return end_of(process) if line is None else line
+        return describe_end(process) if line is None else line
     finally:
-        end(process)
+        end_process(process)
         assert process.poll() is not None
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from mmkd_edge import Golden, InputError, ModalitySpec, SensorChecks, check_window, golden_bytes, prepare, prepare_batch
 from mmkd_edge.bundle.golden import golden_from_bytes
-from mmkd_edge.frames import missing_frames, with_missing
+from mmkd_edge.frames import mask_missing, missing_frames
 from mmkd_edge.health.running import RunningStatistics, measure_statistics
-from mmkd_edge.predict.preprocess import rows_of
+from mmkd_edge.predict.preprocess import channel_rows
 from mmkd_edge.spec import TaskSpec, frames_fault
 from mmkd_edge.testing import fake_entry, fake_predictor
 
@@ -54,7 +54,7 @@ def test_none_in_a_list_and_a_mask_are_a_missing_frame() -> None:
 
 
 def test_a_batch_is_prepared_as_its_windows_are() -> None:
-    batch = with_missing(np.stack([FRAMES, FRAMES + 1]), np.array([[False] * 4, [True, False, False, True]]))
+    batch = mask_missing(np.stack([FRAMES, FRAMES + 1]), np.array([[False] * 4, [True, False, False, True]]))
     values, present = prepare_batch(batch, GRAY)
     assert values.dtype == np.uint8
     assert present[:, :, 0].tolist() == [[1, 1, 1, 1], [0, 1, 1, 0]]
@@ -157,7 +157,7 @@ def test_a_camera_that_repeats_its_picture_is_seen() -> None:
 
 def test_statistics_look_at_the_brightness_of_frames() -> None:
     values, present = prepare_batch(np.stack([FRAMES, FRAMES]), GRAY)
-    rows, there = rows_of(values, present)
+    rows, there = channel_rows(values, present)
     assert rows[0, :, 0].tolist() == [2.5, 8.5, 14.5, 20.5]
     assert there.shape == (2, 4, 1)
     task = TaskSpec(labels=("still", "moving"))
@@ -170,7 +170,7 @@ def test_statistics_look_at_the_brightness_of_frames() -> None:
 
 
 def test_golden_windows_of_video_keep_which_frames_are_there() -> None:
-    windows = with_missing(np.stack([FRAMES, FRAMES]), np.array([[False] * 4, [False, True, False, False]]))
+    windows = mask_missing(np.stack([FRAMES, FRAMES]), np.array([[False] * 4, [False, True, False, False]]))
     shares = np.array([SHARES, SHARES], dtype=np.float32)
     golden = Golden(
         windows=windows,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mmkd_edge.frames import with_missing
+from mmkd_edge.frames import mask_missing
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.pipeline import ExportResult, export
@@ -92,7 +92,7 @@ def _make_frames(modality: ModalitySpec, task: TaskSpec, *, count: int, rng: np.
     values = rng.integers(0, 60, (count, *modality.shape)) + 40 * labels[:, None, None, None, None]
     missing = np.zeros((count, modality.samples), dtype=bool)
     missing[1::3, 2:4] = True
-    return CarriedWindows(windows=with_missing(values.astype(np.uint8), missing), labels=as_labels(labels, task))
+    return CarriedWindows(windows=mask_missing(values.astype(np.uint8), missing), labels=as_labels(labels, task))
 
 
 def as_labels(labels: NDArray[np.int64], task: TaskSpec) -> NDArray[np.generic]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, Prediction
 from mmkd_edge.backends.base import is_installed
-from mmkd_edge.frames import with_missing
+from mmkd_edge.frames import mask_missing
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.pipeline import ExportResult, export
@@ -122,7 +122,7 @@ def _recording(modality: ModalitySpec, seed: int) -> tuple[NDArray[Any], list[in
     frames = rng.integers(0, 256, size=(100, 12, 16, 1), dtype=np.uint8)
     missing = np.zeros(100, dtype=bool)
     missing[[30, 31, 32, 47]] = True
-    return with_missing(frames, missing), [
+    return mask_missing(frames, missing), [
         0,
         *sorted(rng.choice(np.arange(1, 100), size=20, replace=False).tolist()),
         100,

@@ -19,7 +19,7 @@ from mmkd_edge import EdgePredictor, SensorChecks
 from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
-from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.layers import learnt_layers, select_layers
@@ -64,7 +64,7 @@ def students(build_student: Callable[..., StudentCheckpoint]) -> dict[str, Stude
     for name, modality in (("mic", MIC), ("cam", CAM), ("colour", COLOUR)):
         start = build_student(modality=modality, windows=204)
         assert start.carried is not None
-        values = bytes_of(start.carried.windows).astype(np.float64)
+        values = frame_bytes(start.carried.windows).astype(np.float64)
         axes = tuple(range(values.ndim - 1))
         scale = [torch.from_numpy(part(values, axis=axes)) for part in (np.nanmean, np.nanstd)]
         state = dict(start.state) | dict(zip(("encoder.front.mean", "encoder.front.std"), scale, strict=True))
@@ -191,7 +191,7 @@ def test_golden_windows_of_a_camera_keep_their_bytes_and_missing_frames(
         golden = bundle.golden("cam").windows
         statistics = bundle.manifest.models[0].statistics
     assert golden.dtype == np.uint8
-    assert np.array_equal(bytes_of(golden), bytes_of(carried.windows))
+    assert np.array_equal(frame_bytes(golden), frame_bytes(carried.windows))
     assert np.array_equal(missing_frames(golden), missing_frames(carried.windows))
     assert statistics is not None
     assert statistics.channels[0].missing_share == pytest.approx(missing_frames(golden).mean())
@@ -233,10 +233,10 @@ def test_windows_of_a_file_are_bytes(students: dict[str, StudentCheckpoint], tmp
     carried, task = students["cam"].carried, students["cam"].task
     assert carried is not None
     path = tmp_path / "windows.npz"
-    np.savez(path, x_cam=bytes_of(carried.windows), y=carried.labels)
+    np.savez(path, x_cam=frame_bytes(carried.windows), y=carried.labels)
     found = windows_from_path(path, modality=CAM, task=task)
     assert found.windows.dtype == np.uint8
-    np.savez(path, x_cam=bytes_of(carried.windows).astype(np.float32))
+    np.savez(path, x_cam=frame_bytes(carried.windows).astype(np.float32))
     with pytest.raises(UsageError) as caught:
         windows_from_path(path, modality=CAM, task=task)
     assert str(caught.value) == (
@@ -266,7 +266,7 @@ def test_gaps_of_a_camera_are_missing_frames(students: dict[str, StudentCheckpoi
     assert bool(after[0].all())
     assert bool((after.sum(1)[1:] >= 2).all())
     assert bool((after >= before).all())
-    assert not bool(missing_frames(with_missing(bytes_of(gaps), before))[0].any())
+    assert not bool(missing_frames(mask_missing(frame_bytes(gaps), before))[0].any())
 
 
 def test_a_stream_of_frames_answers_as_their_windows_do(
@@ -274,7 +274,7 @@ def test_a_stream_of_frames_answers_as_their_windows_do(
 ) -> None:
     carried = students["cam"].carried
     assert carried is not None
-    frames = bytes_of(carried.windows[::3][:3]).reshape(-1, *CAM.shape[1:])
+    frames = frame_bytes(carried.windows[::3][:3]).reshape(-1, *CAM.shape[1:])
     checks = SensorChecks(stuck_s=0.2)
     with EdgePredictor.open(bundles["cam"].path, backend="ort", checks=checks) as predictor:
         stream = predictor.stream(hop=10)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmkd_edge.frames import with_missing
+from mmkd_edge.frames import mask_missing
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 
@@ -35,7 +35,7 @@ def windows_of(split: str) -> dict[str, Any]:
     return {
         "acc": rng.normal(size=(count, *ACC.shape)).astype(np.float32),
         "mic": mic,
-        "cam": with_missing(cam, missing),
+        "cam": mask_missing(cam, missing),
         "labels": labels,
         "groups": list(SIZES).index(split) * 100 + np.arange(count) // 4,
     }

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import ModalitySpec, Prediction, TaskSpec, UsageError, example_bundle
-from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import Dataset, shipped_dataset
 from mmkd_models.data.importing.interchange import import_interchange
@@ -128,13 +128,13 @@ def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path: Path)
         frames = np.full((5, 4, 6, 1), number + 1, dtype=np.uint8)
         lost = np.zeros(5, dtype=bool)
         lost[number] = True
-        kept.see(with_missing(frames, lost), prediction(0.5), time_s=10.0 * number)
+        kept.see(mask_missing(frames, lost), prediction(0.5), time_s=10.0 * number)
     kept.close()
     dataset, _ = labelled_and_imported(tmp_path, "data")
     assert (dataset.spec.modalities[0].kind, dataset.spec.modalities[0].shape) == ("video", (5, 4, 6, 1))
     windows = dataset.everything().take(np.arange(4))["cam"]
     assert missing_frames(windows).tolist() == np.eye(5, dtype=bool)[:4].tolist()
-    assert [int(bytes_of(one)[-1, 0, 0, 0]) for one in windows] == [1, 2, 3, 4]
+    assert [int(frame_bytes(one)[-1, 0, 0, 0]) for one in windows] == [1, 2, 3, 4]
 
 
 def test_sound_comes_back_as_sound(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from mmkd_bench.measuring.jobs import FAILURE_FILE, OUTCOME_FILE, SAMPLES_FILE, Failure, Job
 from mmkd_bench.measuring.timing import Arrays
-from mmkd_edge.errors import BackendError, error_named
+from mmkd_edge.errors import BackendError, find_error_class
 
 START_LIMIT_S = 120.0
 """Time for a process beyond its measured times: libraries, session, a slow card."""
@@ -143,7 +143,7 @@ def _run(job: Job, folder: Path, limit_s: float) -> bool:
 def _error(data: bytes) -> Exception:
     failure = msgspec.json.decode(data, type=Failure)
     if failure.error:
-        return error_named(failure.error)(failure.message)
+        return find_error_class(failure.error)(failure.message)
     return RuntimeError(f"the measuring process failed: {failure.message}\n{failure.trace}".rstrip())
 
 

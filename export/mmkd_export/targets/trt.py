@@ -1,6 +1,6 @@
 """The target `trt`: engines beside a bundle, `<stem>.<precision>.engine`, with a JSON sidecar each.
 
-A child process builds them: a graph may end or hang TensorRT, or take all memory.
+A child process builds them: a graph may end_process or hang TensorRT, or take all memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.apart import ProcessLimits, ProcessLines, answering, end, end_of, start_apart
+from mmkd_edge.apart import ProcessLimits, ProcessLines, answering, describe_end, end_process, start_apart
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
 from mmkd_edge.backends.trt.cache import DeviceFacts, EngineFacts
 from mmkd_edge.backends.trt.cuda import device_facts, free_bytes, load_runtime
@@ -30,7 +30,7 @@ from mmkd_edge.errors import (
     MmkdError,
     UnavailableError,
     UsageError,
-    error_named,
+    find_error_class,
     first_line,
 )
 from mmkd_edge.opening.sandbox import check_graphs
@@ -81,9 +81,9 @@ def build_engines_apart(
         raise UnavailableError(f"{bundle}: no engine was built: cannot start a process: {error.strerror}") from error
     try:
         line = ProcessLines(process).next(limit_s=limits.step_s)
-        reason = "" if line is not None else end_of(process)
+        reason = "" if line is not None else describe_end(process)
     finally:
-        end(process)
+        end_process(process)
     if line is None:
         raise BackendError(
             f"{bundle}: no engine was built: the process that built it failed: {reason}; do not use this bundle with "
@@ -91,7 +91,7 @@ def build_engines_apart(
         )
     answer = msgspec.json.decode(line, type=_Answer)
     if answer.error:
-        raise error_named(answer.error)(answer.message)
+        raise find_error_class(answer.error)(answer.message)
     return answer.engines
 
 

@@ -13,7 +13,7 @@ from mmkd_edge.backends.base import Backend, backend_for, open_backend
 from mmkd_edge.bundle.golden import answer_scale, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import MAX_TOLERANCE, ArtifactFormat, Parity
 from mmkd_edge.errors import GateError
-from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.calibration import Feeds
@@ -218,7 +218,7 @@ def with_missing_samples(windows: NDArray[Any], *, seed: int) -> NDArray[Any]:
         for number, frames in enumerate(missing):
             start = rng.integers(samples - span + 1)
             frames[slice(None) if number == 0 else slice(start, start + span)] = True
-        return with_missing(bytes_of(windows), missing)
+        return mask_missing(frame_bytes(windows), missing)
     gaps: NDArray[np.float32] = windows.copy()
     for number, window in enumerate(gaps):
         if number == 0:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmkd_edge.backends.base import SteppingBackend, backend_for, open_steps
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
-from mmkd_edge.frames import joined, missing_frames
+from mmkd_edge.frames import join_samples, missing_frames
 from mmkd_edge.opening.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.verify.answers import (
@@ -93,7 +93,7 @@ def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
     samples, real = proof_set.modality.samples, proof_set.real.windows
     count = -(-max(_FEWEST_STEPS * stride, _FEWEST_WINDOWS * samples) // samples)
     pieces = [(proof_set.gaps if number % 2 else real)[number // 2 % len(real)] for number in range(count)]
-    recording = joined(pieces)
+    recording = join_samples(pieces)
     return recording[: len(recording) // stride * stride]
 
 

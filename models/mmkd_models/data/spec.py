@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.errors import DatasetError, UsageError, unprintable_in
-from mmkd_edge.frames import missing_frames, with_missing
+from mmkd_edge.frames import mask_missing, missing_frames
 from mmkd_edge.spec import COLOURS, ModalityKind, ModalitySpec, TaskKind, TaskSpec, task_fault
 
 Values = npt.NDArray[Any]
@@ -112,7 +112,7 @@ def decoded(stored: Values, *, kind: ModalityKind, scale: Values | None = None) 
 
 def with_present(frames: Values, present: Values) -> Values:
     """Return frames (..., T, H, W, C), masked where `present` (..., T) is 0; the array itself if all are there."""
-    return with_missing(frames, np.asarray(present) == 0)
+    return mask_missing(frames, np.asarray(present) == 0)
 
 
 def present_of(frames: Values) -> npt.NDArray[np.uint8] | None:

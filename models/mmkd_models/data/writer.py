@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import let_go
-from mmkd_edge.errors import UsageError, fault_of
+from mmkd_edge.errors import UsageError, os_reason
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
 from mmkd_models.data.checking.findings import refuse_errors, rule_findings
 from mmkd_models.data.checking.odd_recordings import unit_findings
@@ -318,7 +318,7 @@ def _write_checked(
     try:
         _write(path, spec, arrays)
     except OSError as error:
-        raise UsageError(f"{path}: cannot write it: {fault_of(error)}; nothing is left of it") from error
+        raise UsageError(f"{path}: cannot write it: {os_reason(error)}; nothing is left of it") from error
     return open_dataset(path)
 
 

@@ -21,7 +21,7 @@ from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS
 from mmkd_edge.bundle.statistics import GroupReference, MagnitudeLimits
 from mmkd_edge.health.features import QUIETEST, ROWS, Kinds, window_features
 from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
-from mmkd_edge.predict.preprocess import prepare_batch, rows_of
+from mmkd_edge.predict.preprocess import channel_rows, prepare_batch
 from mmkd_models.data.windows import CutWindows, Windows
 from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, TrainingEmbeddings
 from mmkd_models.training.predict import embeddings_of
@@ -194,7 +194,7 @@ def _prepared(windows: Windows, modality: str) -> Iterator[tuple[NDArray[np.floa
     """Values and presence (B, T, C) of all windows, a few at a time: a window may be long."""
     for start in range(0, len(windows), 32):
         taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
-        yield rows_of(*prepare_batch(taken, windows.spec.modality(modality)))
+        yield channel_rows(*prepare_batch(taken, windows.spec.modality(modality)))
 
 
 def _kinds(features: Features, channels: int) -> Kinds:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mmkd_edge.errors import UsageError, fault_of
+from mmkd_edge.errors import UsageError, os_reason
 
 COOKIE = "mmkd_session"
 _LEAST_TOKEN = 16
@@ -79,7 +79,7 @@ def token_from(file: Path | None) -> str:
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = fault_of(error) if isinstance(error, OSError) else "it is no text"
+        reason = os_reason(error) if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"{file}: expected a file with the token of the page: {reason}") from error
     if len(token) < _LEAST_TOKEN:
         raise UsageError(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmkd_edge.cli.run import require_modules
-from mmkd_edge.errors import UsageError, fault_of
+from mmkd_edge.errors import UsageError, os_reason
 from mmkd_station.monitor.access import Access, Address, in_url
 from mmkd_station.monitor.app import MonitorApp
 from mmkd_station.monitor.app import logger as app_logger
@@ -99,7 +99,7 @@ def _listening(address: Address) -> socket.socket:
         listening.bind(where)
         listening.listen(128)  # whoever asks before the server runs waits for it
     except OSError as error:
-        reason = fault_of(error)
+        reason = os_reason(error)
         raise UsageError(
             f"--monitor {address.host}:{address.port}: cannot listen there: {reason}; choose another address or port"
         ) from error

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.cli.run import require_modules
-from mmkd_edge.errors import UnavailableError, UsageError, fault_of, first_line
+from mmkd_edge.errors import UnavailableError, UsageError, first_line, os_reason
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Source, SourceRequest, paced, reconnect
 
@@ -187,6 +187,6 @@ def _opened(path: Path) -> Any:
         path.open("rb").close()
         return soundfile.SoundFile(str(path))
     except OSError as error:
-        raise UsageError(f"{path}: expected a sound file: {fault_of(error)}") from error
+        raise UsageError(f"{path}: expected a sound file: {os_reason(error)}") from error
     except soundfile.LibsndfileError as error:
         raise UsageError(f"{path}: expected a sound file, got {first_line(error)}; convert it to WAV") from error

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
-from mmkd_edge.errors import UsageError, fault_of, first_line
+from mmkd_edge.errors import UsageError, first_line, os_reason
 from mmkd_station.intake import Delivery, Intake, ReplayedRecording
 from mmkd_station.protocols.channels import Columns
 from mmkd_station.records import AlarmRecord, Record, ResultRecord
@@ -129,7 +129,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         try:
             path.open("rb").close()
         except OSError as error:
-            raise UsageError(f"{self.text}: {name}: {path}: {fault_of(error)}") from error
+            raise UsageError(f"{self.text}: {name}: {path}: {os_reason(error)}") from error
         return path
 
     def credentials(self) -> tuple[str, str] | None:

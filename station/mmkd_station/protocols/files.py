@@ -12,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from mmkd_edge.cli.csv_text import csv_text
-from mmkd_edge.errors import UsageError, fault_of
+from mmkd_edge.errors import UsageError, os_reason
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import GoneError, Sink, Source, SourceRequest, paced
 from mmkd_station.protocols.samples import MOST_LINE_BYTES, LineReader
@@ -114,7 +114,7 @@ def _open_file(path: Path) -> BinaryIO:
     except FileNotFoundError as error:
         raise UsageError(f"{expected}, found no such file; check the path") from error
     except OSError as error:
-        raise UsageError(f"{expected}, cannot open it: {fault_of(error)}") from error
+        raise UsageError(f"{expected}, cannot open it: {os_reason(error)}") from error
     if not path.is_file():
         os.close(descriptor)
         kind = "a directory" if path.is_dir() else "something that is not a regular file"
@@ -158,7 +158,7 @@ class AppendSink(Sink):
         try:
             self._descriptor = self._open()
         except OSError as error:
-            raise UsageError(f"{place}: cannot write it: {fault_of(error)}") from error
+            raise UsageError(f"{place}: cannot write it: {os_reason(error)}") from error
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_edge.frames import Region, cut_out, is_inside, opencv, region_in
+from mmkd_edge.frames import Region, cut_out, is_inside, opencv, parse_region
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Source, SourceRequest, paced, reconnect, url_with_credentials
 
@@ -163,7 +163,7 @@ def _split_region(text: str, place: str) -> tuple[str, Region | None]:
     place, mark, rest = place.partition("#")
     if not mark:
         return place, None
-    region = region_in(rest.removeprefix("region="))
+    region = parse_region(rest.removeprefix("region="))
     if not rest.startswith("region=") or region is None:
         raise UsageError(f"--source {text}: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #{rest}; write it so")
     return place, region

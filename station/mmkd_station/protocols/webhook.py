@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.errors import UsageError, fault_of
+from mmkd_edge.errors import UsageError, os_reason
 from mmkd_station.protocols.base import RefusedError, Sink
 from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
 
@@ -85,7 +85,7 @@ def _headers(file: str | None) -> dict[str, str]:
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UsageError(f"{file}: expected a file of headers: {fault_of(error)}") from error
+        raise UsageError(f"{file}: expected a file of headers: {os_reason(error)}") from error
     pairs = [line.partition(":") for line in lines if line.strip()]
     if not all(mark and name.strip().replace("-", "").isalnum() for name, mark, _ in pairs):
         raise UsageError(f"{file}: expected lines of 'Name: value', got another; correct it")

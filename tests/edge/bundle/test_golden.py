@@ -14,7 +14,7 @@ import pytest
 from mmkd_edge import Bundle, BundleError, ModalitySpec, TaskSpec, golden_bytes
 from mmkd_edge.bundle.golden import answer_scale, golden_from_bytes, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import graph_outputs
-from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 
 WHERE = "acc/golden.npz"
 
@@ -189,7 +189,7 @@ def test_golden_windows_of_video_and_scores_of_novelty_survive(kit: Any) -> None
     missing = np.array([[False, True, False], [False, False, False]])
     golden = msgspec.structs.replace(
         kit.golden(kit.modality),
-        windows=with_missing(frames, missing),
+        windows=mask_missing(frames, missing),
         **{
             name: getattr(kit.golden(kit.modality), name)[:2] for name in ("labels", "logits", "probabilities", "judge")
         },
@@ -202,4 +202,4 @@ def test_golden_windows_of_video_and_scores_of_novelty_survive(kit: Any) -> None
     assert read.novelty is not None
     assert read.novelty.tolist() == [[0.25], [4.0]]
     np.testing.assert_array_equal(missing_frames(read.windows), missing)
-    np.testing.assert_array_equal(bytes_of(read.windows)[~missing], frames[~missing])
+    np.testing.assert_array_equal(frame_bytes(read.windows)[~missing], frames[~missing])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmkd_edge import InputError, ModalitySpec
-from mmkd_edge.frames import bytes_of, missing_frames
+from mmkd_edge.frames import frame_bytes, missing_frames
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.spec import TaskSpec
 from mmkd_edge.stream.stream import Stream
@@ -33,7 +33,7 @@ def watched(modality: ModalitySpec = CAM, *, hop: int = 2, **options: Any) -> tu
 
     def ask(window: NDArray[Any], _conditions: object, _stepped: object) -> Prediction:
         missing = missing_frames(window)
-        values = bytes_of(window)[:, 0, 0, 0].tolist()
+        values = frame_bytes(window)[:, 0, 0, 0].tolist()
         seen.append([None if gone else value for gone, value in zip(missing, values, strict=True)])
         return Prediction(label="", index=-1, probability=0.0, probabilities=np.zeros(2, np.float32), modality="cam")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mmkd_edge.frames import with_missing
+from mmkd_edge.frames import mask_missing
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import write_dataset
 from mmkd_models.data.augment import AugmentConfig, disturbed
@@ -115,7 +115,7 @@ def test_one_lambda_mixes_sound_and_video_and_missing_stays_missing(tmp_path: Pa
     cam = np.broadcast_to((level[:, None, None, None, None] * 10).astype(np.uint8), (count, 4, 8, 8, 1)).copy()
     missing = np.zeros((count, 4), dtype=bool)
     missing[3, 2] = True
-    split = {"mic": mic, "cam": with_missing(cam, missing), "labels": np.arange(count) % 2}
+    split = {"mic": mic, "cam": mask_missing(cam, missing), "labels": np.arange(count) % 2}
     others = [
         {"mic": mic * 0 + 0.9 + 0.01 * n, "cam": cam + np.uint8(100 + n), "labels": np.arange(count) % 2}
         for n in (1, 2)

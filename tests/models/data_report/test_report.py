@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.frames import with_missing
+from mmkd_edge.frames import mask_missing
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.checking.findings import value_findings
@@ -351,7 +351,7 @@ def test_the_brightness_of_a_cell_is_the_mean_of_its_pixels() -> None:
     frames[0, 1, 0, 0] = 6
     hidden = np.array([[False, True]])
     assert brightness(frames)[0].tolist() == [[0, 0, 0, 0, 0, 60, 0, 0, 0], [1, 0, 0, 0, 0, 60, 0, 0, 0]]
-    assert np.isnan(brightness(with_missing(frames, hidden))[0]).all(axis=1).tolist() == [False, True]
+    assert np.isnan(brightness(mask_missing(frames, hidden))[0]).all(axis=1).tolist() == [False, True]
 
 
 def test_a_tone_is_loudest_in_its_band_and_what_is_missing_is_silent() -> None:

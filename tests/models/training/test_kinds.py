@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_edge.frames import bytes_of, missing_frames
+from mmkd_edge.frames import frame_bytes, missing_frames
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.carried import MIN_WINDOWS, carried_windows
@@ -124,7 +124,7 @@ def test_normalisation_is_that_of_the_training(data: TrainingData) -> None:
     for network, name in ((mic, "mic"), (cam, "cam")):
         set_normalisation(network, data.train.with_modalities((name,)))
     frames = data.train.take(np.arange(len(data.train)))["cam"]
-    pixels = bytes_of(frames)[~missing_frames(frames)].astype(np.float64)
+    pixels = frame_bytes(frames)[~missing_frames(frames)].astype(np.float64)
     assert cam.encoder.front.mean.item() == pytest.approx(pixels.mean(), abs=1e-4)
     assert cam.encoder.front.std.item() == pytest.approx(pixels.std(), abs=1e-4)
     front = mic.encoder.front

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.frames import bytes_of, missing_frames
+from mmkd_edge.frames import frame_bytes, missing_frames
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.spec import Values, windows_at_once
 from mmkd_models.data.windows import Floats, Rows, Windows, WindowSource, valid_values
@@ -194,7 +194,7 @@ def with_brightness(windows: Windows) -> Windows:
 
 def brightness(frames: Values) -> Floats:
     """Return the mean of each part (B, T, parts x C) of frames (B, T, H, W, C), NaN if a frame is missing."""
-    values = bytes_of(frames)
+    values = frame_bytes(frames)
     down, across = (np.array_split(np.arange(side), min(_CELLS, side)) for side in values.shape[2:4])
     parts = [values[:, :, rows][:, :, :, columns].mean(axis=(2, 3)) for rows, columns in product(down, across)]
     means = np.concatenate(parts, axis=2, dtype=np.float32)  # each (B, T, C)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data.spec import Values, windows_at_once
 from mmkd_models.data.windows import Rows, Windows, WindowSource, mean_and_std, raw_values
@@ -66,13 +66,13 @@ class FaultySource:
 def _broken_frames(
     values: Values, fault: Fault, sensor: FaultedChannels, severity: float, rngs: Sequence[np.random.Generator]
 ) -> Values:
-    result, missing = bytes_of(values).copy(), missing_frames(values)
+    result, missing = frame_bytes(values).copy(), missing_frames(values)
     for number, rng in enumerate(rngs):
         frames = np.where(missing[number, :, None, None, None], np.nan, result[number]).astype(np.float32)
         broken = fault.apply(frames, sensor, severity, rng)
         missing[number] = np.isnan(broken).any(axis=(1, 2, 3))
         result[number] = np.rint(np.nan_to_num(broken))
-    return with_missing(result, missing)
+    return mask_missing(result, missing)
 
 
 def with_fault(

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.frames import bytes_of, missing_frames, with_missing
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.spec import Values
 from mmkd_models.data.windows import Rows, Windows, WindowSource
@@ -82,7 +82,7 @@ class MissingSource:
             seeds = ([self.seed, round(self.fraction * 1000), self.burst, name, row] for row in rows.tolist())
             gone = np.stack([self._missing(values.shape[1], np.random.default_rng(seed)) for seed in seeds])
         if values.dtype == np.uint8:
-            return with_missing(bytes_of(values), gone | missing_frames(values))
+            return mask_missing(frame_bytes(values), gone | missing_frames(values))
         return np.where(gone[..., None], np.float32(np.nan), values)
 
     def _missing(self, samples: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmkd_edge.frames import missing_frames, with_missing
+from mmkd_edge.frames import mask_missing, missing_frames
 from mmkd_models.data import Windows, open_dataset, shipped_dataset
 from mmkd_models.data.windows import StoredWindows
 from mmkd_models.evaluation.faults.effects import FaultedChannels
@@ -106,7 +106,7 @@ def test_a_word_has_the_same_fault_in_every_subset(
 def test_frames_that_were_missing_stay_missing(words: Windows, sensors: dict[str, FaultedChannels]) -> None:
     missing = np.zeros((len(words), 10), dtype=bool)
     missing[:, 2] = True
-    frames = with_missing(words.take(np.arange(len(words)))["lips"], missing)
+    frames = mask_missing(words.take(np.arange(len(words)))["lips"], missing)
     parts = {"lips": [np.asarray(frames.data)]}
     offsets = np.array([0, len(words)])
     source = StoredWindows(parts=parts, offsets=offsets, present={"lips": [(~missing).astype(np.uint8)]})
