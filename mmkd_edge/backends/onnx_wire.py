@@ -12,7 +12,7 @@ from mmkd_edge.errors import BackendError
 Value = int | memoryview
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MOST_VARINT_BYTES = 10
+_MAX_VARINT_BYTES = 10
 
 # The fields of onnx.proto with messages, as far as a tensor, a node or a graph can be in them.
 _INNER: Mapping[str, Mapping[int, str]] = {
@@ -84,7 +84,7 @@ def _to_signed(value: int) -> int:
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
     """Return a number, and where the next field begins."""
     value = 0
-    for count in range(_MOST_VARINT_BYTES):
+    for count in range(_MAX_VARINT_BYTES):
         if place + count >= len(message):
             raise ValueError("a number is cut off")
         byte = message[place + count]

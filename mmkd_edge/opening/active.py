@@ -23,7 +23,7 @@ from mmkd_edge.predict.student import OpenStudent
 from mmkd_edge.spec import labels_text
 
 # Golden windows per swap; all would keep threads waiting.
-_MOST_GOLDEN = 32
+_MAX_GOLDEN = 32
 
 
 class ActiveStudents:
@@ -178,7 +178,7 @@ class ActiveStudents:
                 "to the bundle before, and mmkd-edge install --allow-downgrade takes any"
             )
         for student in students.opened:
-            run_selftest(student, students.bundle, most=_MOST_GOLDEN)
+            run_selftest(student, students.bundle, most=_MAX_GOLDEN)
 
 
 @cache

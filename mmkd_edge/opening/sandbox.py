@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mmkd_edge.opening.sandbox_process import SandboxRequest, SandboxResult
 
 # One prediction of every student of a bundle: a few seconds on a PC.
-MOST_OPERATIONS, MOST_MEMORY_BYTES = 20_000_000_000, 2 << 30
+MAX_OPERATIONS, MAX_STUDENT_MEMORY_BYTES = 20_000_000_000, 2 << 30
 # For the start of the child process, one config, and the whole bundle; a student takes tenths of a second.
 STARTING_S, CONFIG_S, BUNDLE_S = 20.0, 10.0, 60.0
 # If engines are built: a minute or two for a student on a small board.
@@ -42,7 +42,7 @@ ENGINE_BYTES = 1 << 30
 _SLOW_BUNDLE = "all students of the bundle together take too long"
 _ADVICE = "install the bundle with mmkd-edge install and open it with trust='installed'"
 _UNTESTED = " without self-test"
-Candidate = tuple[ModelEntry, Config]
+StudentConfig = tuple[ModelEntry, Config]
 
 
 class SandboxPolicy:
@@ -70,12 +70,12 @@ class SandboxPolicy:
         if refusal := self._refused.get(self._key(entry, config)):
             raise find_error_class(refusal[0])(refusal[1])
 
-    def check_all(self, candidates: Sequence[Candidate]) -> None:
+    def check_all(self, pairs: Sequence[StudentConfig]) -> None:
         """Run the sandbox checks of all new configs together; `check` raises their errors."""
         if self._request.trust == "installed":
             return
-        others = [pair for pair in candidates if not BACKENDS[pair[1].backend].is_own]
-        keys = {self._key(*candidate): candidate for candidate in others}
+        others = [pair for pair in pairs if not BACKENDS[pair[1].backend].is_own]
+        keys = {self._key(*pair): pair for pair in others}
         new = {key: pair for key, pair in keys.items() if not self._is_known(key) and key not in self._refused}
         if not new:
             return
@@ -140,7 +140,7 @@ class SandboxPolicy:
         each = f" and at each start, since it cannot be remembered: {self._unsaved}" if self._unsaved else ""
         return f"passed now{each}"
 
-    def _run_check(self, waiting: dict[str, Candidate], *, builds: bool) -> None:
+    def _run_check(self, waiting: dict[str, StudentConfig], *, builds: bool) -> None:
         """Check configs in one process; remove those with a result from `waiting`."""
         # Most starts run no sandbox check.
         from mmkd_edge.apart import ProcessLimits
@@ -226,7 +226,7 @@ def check_graphs(bundle: Bundle) -> None:
         ):
             operations += max((cost.operations for cost in costs), default=0)
             memory += max((cost.memory_bytes for cost in costs), default=0)
-    for cost, most, unit in ((operations, MOST_OPERATIONS, "operations"), (memory, MOST_MEMORY_BYTES, "bytes")):
+    for cost, most, unit in ((operations, MAX_OPERATIONS, "operations"), (memory, MAX_STUDENT_MEMORY_BYTES, "bytes")):
         if cost > most:
             raise BundleError(
                 f"{bundle.path}: one prediction of every student: expected at most {most:.3g} {unit}, got {cost:.3g}; "

@@ -14,8 +14,8 @@ from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import UsageError, os_reason
 
 FORMAT_VERSION = 2
-_MOST_BYTES = 1 << 16
-_MOST_PASSED = 64  # per bundle; older ones are checked again
+_MAX_BYTES = 1 << 16
+_MAX_PASSED = 64  # per bundle; older ones are checked again
 
 
 class Verdicts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,7 +31,7 @@ def passed_before(bundle_sha256: str) -> tuple[str, ...]:
     try:
         path = _path(bundle_sha256)
         _check_folder(path.parent)
-        verdicts = decode_document(read_own_file(path, max_bytes=_MOST_BYTES), Verdicts, version=FORMAT_VERSION)
+        verdicts = decode_document(read_own_file(path, max_bytes=_MAX_BYTES), Verdicts, version=FORMAT_VERSION)
     except (OSError, UsageError, JsonError):
         return ()
     return verdicts.passed if verdicts.bundle_sha256 == bundle_sha256 else ()
@@ -44,7 +44,7 @@ def remember_passed(bundle_sha256: str, keys: tuple[str, ...]) -> str:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_folder(path.parent)
         earlier = tuple(key for key in passed_before(bundle_sha256) if key not in keys)
-        verdicts = Verdicts(bundle_sha256=bundle_sha256, passed=(*earlier, *keys)[-_MOST_PASSED:])
+        verdicts = Verdicts(bundle_sha256=bundle_sha256, passed=(*earlier, *keys)[-_MAX_PASSED:])
         write_file(path, json_bytes(verdicts), own=True)
     except (OSError, UsageError) as error:
         return os_reason(error) if isinstance(error, OSError) else str(error)

@@ -8,13 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeVar, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
-from mmkd_edge.predict.preprocess import as_float32, check_window, column_names, select
-from mmkd_edge.predict.video import check_frame_batch
+from mmkd_edge.predict.preprocess import check_window, column_names, select
 from mmkd_edge.spec import ModalitySpec
 
 AnyReference = Reference | str | os.PathLike[str]
@@ -38,46 +34,27 @@ def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping
 
 def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Sequence[ModalitySpec]) -> list[Any]:
     """Return the windows of `predict_batch`, each as `predict` takes it; InputError with the window's number."""
-    if len(modalities) > 1:
-        if isinstance(windows, Mapping) or not isinstance(windows, Iterable):
-            raise InputError("predict_batch: of a bundle with several students expected an iterable of mappings")
-        return [_check_numbered_mapping(index, window, modalities) for index, window in enumerate(windows)]
-    modality = modalities[0]
-    values = select(windows, modality)
-    if isinstance(values, np.ndarray) and modality.kind == "video":
-        return list(check_frame_batch(values, modality))
-    if isinstance(values, np.ndarray):
-        array = as_float32(values, modality)
-        shape = modality.shape
-        if array.ndim != 3 or array.shape[1:] != shape:
-            raise InputError(
-                f"modality {modality.name!r}: expected shape (N, T, C)=(N, {shape[0]}, {shape[1]}), "
-                f"got {array.shape}; predict takes a single window"
-            )
-        return list(array)
-    if column_names(values) is not None:
+    several = len(modalities) > 1
+    batch = windows if several else select(windows, modalities[0])
+    one_window = column_names(batch) is not None or getattr(batch, "shape", None) in ((), modalities[0].shape)
+    if one_window or isinstance(batch, Mapping) or not isinstance(batch, Iterable):
+        expected = "an iterable of mappings" if several else "an array (N, T, C) or a list of windows"
         raise InputError(
-            f"predict_batch: expected windows, got one {type(values).__name__}, whose rows are no windows; pass a list "
-            "with a frame for each window, or push the rows to a stream"
+            f"predict_batch: expected {expected}, got {type(batch).__name__}; predict takes a single window"
         )
-    if not isinstance(values, Iterable):
-        raise InputError(f"expected windows, got {type(values).__name__}; pass an array (N, T, C) or a list of windows")
-    return [_check_numbered(index, window, modality) for index, window in enumerate(values)]
+    checked: list[Any] = []
+    for number, window in enumerate(batch):
+        try:
+            checked.append(_check_mapped(window, modalities) if several else check_window(window, modalities[0]))
+        except InputError as error:
+            raise InputError(f"window {number}: {error}") from error
+    return checked
 
 
-def _check_numbered(index: int, window: object, modality: ModalitySpec) -> NDArray[Any]:
-    try:
-        return check_window(window, modality)
-    except InputError as error:
-        raise InputError(f"window {index}: {error}") from error
-
-
-def _check_numbered_mapping(index: int, window: object, modalities: Sequence[ModalitySpec]) -> dict[str, object]:
+def _check_mapped(window: object, modalities: Sequence[ModalitySpec]) -> dict[str, object]:
     windows = check_mapping(window, modalities)
     by_name = {modality.name: modality for modality in modalities}
-    return {
-        name: None if value is None else _check_numbered(index, value, by_name[name]) for name, value in windows.items()
-    }
+    return {name: None if value is None else check_window(value, by_name[name]) for name, value in windows.items()}
 
 
 def check_choice(name: str, value: T, choices: object) -> T:

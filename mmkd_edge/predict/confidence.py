@@ -32,7 +32,7 @@ def check_level(level: Any, *, name: str) -> float | None:
         return None
     number = isinstance(level, int | float) and not isinstance(level, bool)
     if not (number and 0 < level < 1):
-        raise UsageError(f"{name}: expected a share above 0 and below 1, or None; got {level!r}")
+        raise UsageError(f"{name}: expected a fraction above 0 and below 1, or None; got {level!r}")
     return float(level)
 
 
@@ -53,12 +53,12 @@ def least_probability(confidence: Confidence, error_level: float) -> float | Non
     return confidence.true_probabilities[rank - 1] if rank >= 1 else None
 
 
-def label_set(shares: Sequence[float], labels: Sequence[str], *, least: float) -> tuple[str, ...]:
+def label_set(probabilities: Sequence[float], labels: Sequence[str], *, least: float) -> tuple[str, ...]:
     """Return the labels with a probability of at least `least`, the most probable first, and never none."""
-    reached = [index for index, share in enumerate(shares) if share >= least]
+    reached = [index for index, probability in enumerate(probabilities) if probability >= least]
     if len(reached) < 2:
-        return (labels[shares.index(max(shares))],)
-    reached.sort(key=lambda index: -shares[index])
+        return (labels[probabilities.index(max(probabilities))],)
+    reached.sort(key=lambda index: -probabilities[index])
     return tuple(labels[index] for index in reached)
 
 

@@ -16,11 +16,11 @@ from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 
 # From this fraction of missing values on, or with one channel wholly missing, a prediction is degraded:
 # docs/embedding.md has the accuracy that missing values cost. Of frames it is a convention.
-DEGRADED_SHARE = 0.02
-DEGRADED_SHARE_OF_FRAMES = 0.1
+_DEGRADED_FRACTION = 0.02
+_DEGRADED_FRACTION_OF_FRAMES = 0.1
 # Rounding of a softmax in float16 over many classes stays well within.
-SUM_TOLERANCE = 0.01
-_LEAST_SUM, _MOST_SUM = 1 - SUM_TOLERANCE, 1 + SUM_TOLERANCE
+_SUM_TOLERANCE = 0.01
+_MIN_SUM, _MAX_SUM = 1 - _SUM_TOLERANCE, 1 + _SUM_TOLERANCE
 
 
 # A Struct, though it is never read from a file: it is built five times faster than a frozen dataclass.
@@ -111,10 +111,10 @@ def interpret(
         BackendError: the answer has another number of classes than the task.
     """
     row = probabilities[0]
-    shares: list[float] = row.tolist()
-    if len(shares) != len(task.labels):
+    values: list[float] = row.tolist()
+    if len(values) != len(task.labels):
         raise BackendError(
-            f"modality {modality.name!r}: expected {len(task.labels)} probabilities, got {len(shares)}; "
+            f"modality {modality.name!r}: expected {len(task.labels)} probabilities, got {len(values)}; "
             "the backend runs another model than the manifest describes"
         )
     missing_fraction = 0.0
@@ -122,7 +122,7 @@ def interpret(
         missing = present.size - int(np.count_nonzero(present))
         missing_fraction = missing / present.size
         fault = worse(_missing_fault(missing, present, modality, window), fault)
-    unsound = _unsound(shares, task.kind)
+    unsound = _unsound(values, task.kind)
     if unsound and (fault is None or fault.status != "invalid"):
         fault = WindowFault(status="invalid", reason=unsound)
     if fault is not None and fault.status == "invalid":
@@ -130,11 +130,11 @@ def interpret(
             fault, modality=modality, task=task, missing_fraction=missing_fraction, input_age_s=input_age_s
         )
     numeric = task.kind == "regression"
-    probability = 0.0 if numeric else max(shares)
-    index = 0 if numeric else shares.index(probability)
+    probability = 0.0 if numeric else max(values)
+    index = 0 if numeric else values.index(probability)
     labels: tuple[str, ...] = ()
     if task.kind == "multi_label":
-        labels = tuple(name for name, share in zip(task.labels, shares, strict=True) if share >= task.on_from)
+        labels = tuple(name for name, value in zip(task.labels, values, strict=True) if value >= task.on_from)
     return Prediction(
         label=task.labels[index],
         index=index,
@@ -146,20 +146,20 @@ def interpret(
         modality=modality.name,
         input_age_s=input_age_s,
         labels=labels,
-        value=_clip(shares[0], task) if numeric else None,
-        label_set=() if least_probability is None else label_set(shares, task.labels, least=least_probability),
+        value=_clip(values[0], task) if numeric else None,
+        label_set=() if least_probability is None else label_set(values, task.labels, least=least_probability),
         novelty=novelty,
     )
 
 
-def _unsound(shares: list[float], kind: TaskKind) -> str:
+def _unsound(values: list[float], kind: TaskKind) -> str:
     """Return what is wrong with an answer, or an empty text. NaN and infinities fail every comparison."""
     if kind == "classification":
-        sound = _LEAST_SUM <= sum(shares) <= _MOST_SUM and min(shares) >= 0
+        sound = _MIN_SUM <= sum(values) <= _MAX_SUM and min(values) >= 0
         return "" if sound else "the model's answer is not a distribution"
     if kind == "regression":
-        return "" if math.isfinite(shares[0]) else "the model's answer is not a number"
-    return "" if all(0 <= share <= 1 for share in shares) else "the model's answer has others than probabilities"
+        return "" if math.isfinite(values[0]) else "the model's answer is not a number"
+    return "" if all(0 <= value <= 1 for value in values) else "the model's answer has others than probabilities"
 
 
 def _clip(value: float, task: TaskSpec) -> float:
@@ -195,7 +195,7 @@ def _missing_fault(
     missing: int, present: NDArray[np.float32], modality: ModalitySpec, window: NDArray[Any] | None
 ) -> WindowFault | None:
     is_video, count = modality.kind == "video", present.size
-    what, least = ("frames", DEGRADED_SHARE_OF_FRAMES) if is_video else ("values", DEGRADED_SHARE)
+    what, least = ("frames", _DEGRADED_FRACTION_OF_FRAMES) if is_video else ("values", _DEGRADED_FRACTION)
     if missing == count:
         reason = f"all {what} are missing"
     elif not is_video and (dead := _missing_channels(missing, present, modality)):

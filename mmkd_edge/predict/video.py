@@ -42,18 +42,6 @@ def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
     return array
 
 
-def check_frame_batch(values: NDArray[Any], modality: ModalitySpec) -> list[NDArray[np.uint8]]:
-    """Check an array of windows, (N, T, H, W, C) or gray (N, T, H, W), and return each."""
-    gray = len(modality.channels) == 1 and values.shape[1:] == modality.shape[:3]
-    if not gray and (values.ndim != 5 or values.shape[1:] != modality.shape):
-        expected = ", ".join(map(str, modality.shape))
-        raise InputError(
-            f"modality {modality.name!r}: expected shape (N, T, H, W, C)=(N, {expected}), got {values.shape}; "
-            "predict takes a single window"
-        )
-    return [check_frames(window, modality) for window in values]
-
-
 def prepare_frames(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return bytes and presence of a checked window (T, H, W, C): uint8 (1, T, H, W, C) and float32 (1, T, 1).
 

@@ -158,12 +158,12 @@ def test_a_bad_window_in_a_batch_is_numbered_before_any_is_answered(kit: Any) ->
 
 
 def test_a_single_window_is_not_a_batch(predictor: EdgePredictor) -> None:
-    assert said(InputError, lambda: predictor.predict_batch(windows(1)[0])) == (
-        "modality 'acc': expected shape (N, T, C)=(N, 20, 3), got (20, 3); predict takes a single window"
-    )
-    assert said(InputError, lambda: predictor.predict_batch(3)) == (  # type: ignore[arg-type]
-        "expected windows, got int; pass an array (N, T, C) or a list of windows"
-    )
+    refused: list[Any] = [windows(1)[0], 3, np.float32(3.0), np.zeros(())]
+    for given, kind in zip(refused, ("ndarray", "int", "float32", "ndarray"), strict=True):
+        assert said(InputError, lambda given=given: predictor.predict_batch(given)) == (
+            f"predict_batch: expected an array (N, T, C) or a list of windows, got {kind}; "
+            "predict takes a single window"
+        )
 
 
 # Opening.

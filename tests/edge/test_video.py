@@ -139,8 +139,7 @@ def test_a_batch_is_an_array_or_a_list_of_windows() -> None:
     with pytest.raises(InputError) as caught:
         predictor.predict_batch(FRAMES)
     assert str(caught.value) == (
-        "modality 'lips': expected shape (N, T, H, W, C)=(N, 4, 2, 3, 1), got (4, 2, 3, 1); "
-        "predict takes a single window"
+        "predict_batch: expected an array (N, T, C) or a list of windows, got ndarray; predict takes a single window"
     )
 
 

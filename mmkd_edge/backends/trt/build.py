@@ -14,9 +14,9 @@ from typing import Any
 
 from mmkd_edge.errors import BackendError
 
-_LARGEST_WORKSPACE_BYTES = 1 << 30
-_WORKSPACE_SHARE = 4  # of the free memory: a Jetson's GPU and CPU share theirs
-_TOLD_ERRORS = 4
+_MAX_WORKSPACE_BYTES = 1 << 30
+_WORKSPACE_DIVISOR = 4  # of the free memory: a Jetson's GPU and CPU share theirs
+_MAX_ERRORS = 4
 _LAYER_LIST = "Engine Layer Information:"
 
 
@@ -82,7 +82,7 @@ def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: in
     free = int(fields["MemAvailable"].split()[0]) * 1024
     if gpu_free_bytes is not None:
         free = min(free, gpu_free_bytes)
-    return min(_LARGEST_WORKSPACE_BYTES, free // _WORKSPACE_SHARE)
+    return min(_MAX_WORKSPACE_BYTES, free // _WORKSPACE_DIVISOR)
 
 
 def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
@@ -93,7 +93,7 @@ def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.lines: deque[str] = deque(maxlen=most_lines)
-            self.errors: deque[str] = deque(maxlen=_TOLD_ERRORS)
+            self.errors: deque[str] = deque(maxlen=_MAX_ERRORS)
             self.layers = ""
 
         def log(self, level: Any, message: str) -> None:

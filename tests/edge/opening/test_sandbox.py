@@ -271,9 +271,9 @@ def test_all_students_of_a_bundle_share_one_budget(
     path = many_students(kit, 3).write(tmp_path / "three.edge")
     with Bundle.open(path) as bundle:
         cost = check_graph(bundle.read("acc0/model.fp32.onnx"))
-        monkeypatch.setattr(sandbox, "MOST_OPERATIONS", 3 * cost.operations)
+        monkeypatch.setattr(sandbox, "MAX_OPERATIONS", 3 * cost.operations)
         check_graphs(bundle)
-    monkeypatch.setattr(sandbox, "MOST_OPERATIONS", 3 * cost.operations - 1)
+    monkeypatch.setattr(sandbox, "MAX_OPERATIONS", 3 * cost.operations - 1)
     with pytest.raises(BundleError) as caught:
         check_of(path)
     assert str(caught.value) == (

@@ -147,7 +147,7 @@ def test_batches_and_streams_have_label_sets_too() -> None:
 def test_an_error_level_is_a_share(level: Any, bundle_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         EdgePredictor.open(bundle_path, error_level=level)
-    assert str(caught.value) == f"error_level: expected a share above 0 and below 1, or None; got {level!r}"
+    assert str(caught.value) == f"error_level: expected a fraction above 0 and below 1, or None; got {level!r}"
 
 
 # ---- bundles

@@ -120,6 +120,5 @@ def test_a_batch_is_a_list_of_frames_and_not_one_frame() -> None:
     with pytest.raises(InputError) as caught:
         predictor.predict_batch(window)  # type: ignore[arg-type]
     assert str(caught.value) == (
-        "predict_batch: expected windows, got one PolarsLike, whose rows are no windows; pass a list with a frame for "
-        "each window, or push the rows to a stream"
+        "predict_batch: expected an array (N, T, C) or a list of windows, got PolarsLike; predict takes a single window"
     )

@@ -109,7 +109,7 @@ def test_an_earlier_bundle_cannot_be_asked_for_unknown_windows() -> None:
 def test_a_level_is_a_share(level: Any) -> None:
     with pytest.raises(UsageError) as caught:
         EdgePredictor.open(example_bundle(), unknown_level=level)
-    assert str(caught.value) == f"unknown_level: expected a share above 0 and below 1, or None; got {level!r}"
+    assert str(caught.value) == f"unknown_level: expected a fraction above 0 and below 1, or None; got {level!r}"
 
 
 def entry_with(novelty: Novelty | msgspec.UnsetType) -> ModelEntry:
