@@ -14,7 +14,7 @@ from pathlib import Path
 from mmkd_edge.backends.base import open_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ArtifactFormat, Manifest, Precision
-from mmkd_edge.cli.outputs import held
+from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import GateError, MmkdError, UsageError
 from mmkd_edge.machine import this_machine
 from mmkd_export.inspect.files import inspect_file
@@ -97,7 +97,7 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
         if on_stage is not None:
             on_stage(f"{names.index(name) + 1}/{len(names)} {name}")
 
-    with held(plan.output):
+    with lock_output(plan.output):
         if plan.from_bundle:
             begin("verify the bundle")
             if plan.output != plan.source or plan.seal != Seal():
@@ -218,7 +218,7 @@ def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnSta
     for plan in plans:
         check_plan(replace(plan, output=output))
     check_students([_modality_and_labels(plan.source) for plan in plans])
-    with held(output), tempfile.TemporaryDirectory(prefix="mmkd-export-") as folder:
+    with lock_output(output), tempfile.TemporaryDirectory(prefix="mmkd-export-") as folder:
         parts = [
             replace(plan, seal=Seal(), output=Path(folder) / f"{number}.edge") for number, plan in enumerate(plans)
         ]

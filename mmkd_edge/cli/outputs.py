@@ -57,7 +57,7 @@ def check_name(output: Path, suffix: str) -> None:
 
 
 @contextlib.contextmanager
-def held(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iterator[None]:
+def lock_output(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iterator[None]:
     """Lock an output (flock) for this command until the block ends; make its folder if it is absent.
 
     A killed process leaves nothing that blocks. The lock is in an output that is a folder, else beside it.
@@ -68,7 +68,7 @@ def held(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iter
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / (".lock" if is_folder else f".{absolute.name}.lock")
-    descriptor = _locked(lock, output)
+    descriptor = _lock(lock, output)
     try:
         yield
     finally:
@@ -80,11 +80,11 @@ def held(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iter
                 folder.rmdir()
 
 
-def _locked(lock: Path, output: Path) -> int:
+def _lock(lock: Path, output: Path) -> int:
     import fcntl  # on a system without it a command must still say so
 
     while True:
-        descriptor = _opened(lock)
+        descriptor = _open_lock(lock)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -97,12 +97,12 @@ def _locked(lock: Path, output: Path) -> int:
         if _is_still(descriptor, lock):
             with contextlib.suppress(OSError):  # of another user, who may only be read
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, _owner().encode(), 0)
+                os.pwrite(descriptor, _describe_owner().encode(), 0)
             return descriptor
         os.close(descriptor)  # its owner has ended and removed it meanwhile
 
 
-def _opened(lock: Path) -> int:
+def _open_lock(lock: Path) -> int:
     try:
         return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except PermissionError:
@@ -116,7 +116,7 @@ def _is_still(descriptor: int, lock: Path) -> bool:
         return False
 
 
-def _owner() -> str:
+def _describe_owner() -> str:
     """Return `mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
     import pwd
 

@@ -46,7 +46,7 @@ def run_command(
         extra: the extra that installs them.
         about: help without typer.
     """
-    given, options = _without_own(sys.argv[1:] if arguments is None else arguments)
+    given, options = _split_own_options(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in options
     only_help = bool(_HELP & options) or f"_{name.replace('-', '_').upper()}_COMPLETE" in os.environ  # typer's
     _print_any_script()
@@ -97,12 +97,9 @@ def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
 def check_page(page: Path, *, extra: str) -> None:
     """Raise an MmkdError before the work if `--page FILE.html` cannot be written."""
     require_modules(("jinja2",), by="--page", extra=extra)
-    try:
-        check_file(page)
-    except UsageError as error:
-        raise UsageError(f"--page {error}") from error
+    check_file(page)
     if page.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--page {page}: expected a name that ends in .html; only such a file is overwritten")
+        raise UsageError(f"{page}: expected a name that ends in .html; only such a file is overwritten")
 
 
 def _can_import(module: str) -> bool:
@@ -116,7 +113,7 @@ def _can_import(module: str) -> bool:
     return True
 
 
-def _without_own(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
+def _split_own_options(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
     """Return the arguments without `--debug` and `--version`, and everything before a `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own = [argument for argument in arguments[:end] if argument not in ("--debug", "--version")]
@@ -125,13 +122,13 @@ def _without_own(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
 
 def _print_any_script() -> None:
     """Escape, as in JSON, what a terminal cannot show."""
-    codecs.register_error("mmkd.escape", _escaped)
+    codecs.register_error("mmkd.escape", _escape)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="mmkd.escape")
 
 
-def _escaped(error: UnicodeError) -> tuple[str, int]:
+def _escape(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()

@@ -48,7 +48,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def saying_how_to_go_on() -> Iterator[None]:
+def hint_at_resuming() -> Iterator[None]:
     """Print on Ctrl-C that the same command continues."""
     try:
         yield

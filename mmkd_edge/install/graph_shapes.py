@@ -83,7 +83,7 @@ def measure_graph(
 Rule = Callable[[Call], Sequence[Tensor]]
 
 
-def _folded(call: Call, shape: Shape, compute: Callable[..., Any], *, kind: int = 0) -> Sequence[Tensor]:
+def _fold(call: Call, shape: Shape, compute: Callable[..., Any], *, kind: int = 0) -> Sequence[Tensor]:
     """Return the output, with values if all inputs are known and small."""
     result = call.result(shape, kind=kind)
     size, given, kind = math.prod(shape), [tensor for tensor in call.inputs if tensor is not None], result[0].kind
@@ -105,7 +105,7 @@ def _folded(call: Call, shape: Shape, compute: Callable[..., Any], *, kind: int 
 def _broadcast(compute: Callable[..., Any] | None = None, *, kind: int = 0, count: int = 2) -> Rule:
     def rule(call: Call) -> Sequence[Tensor]:
         shape = call.broadcast(*(tensor.shape for tensor in call.tensors(count)))
-        return call.result(shape, kind=kind) if compute is None else _folded(call, shape, compute, kind=kind)
+        return call.result(shape, kind=kind) if compute is None else _fold(call, shape, compute, kind=kind)
 
     return rule
 
@@ -140,7 +140,7 @@ def _cast(call: Call) -> Sequence[Tensor]:
     kind = call.number("to", 0)
     call.require(kind in ITEM_BYTES, f"gives the type {kind}")
     (first,) = call.tensors(1)
-    return _folded(call, first.shape, lambda values: values.astype(DTYPES[kind]), kind=kind)
+    return _fold(call, first.shape, lambda values: values.astype(DTYPES[kind]), kind=kind)
 
 
 def _identity(call: Call) -> Sequence[Tensor]:
@@ -173,14 +173,14 @@ def _reduce(call: Call) -> Sequence[Tensor]:
     axes = call.axes(call.constants(1, "axes"), rank)
     if not axes and not call.number("noop_with_empty_axes", 0):
         axes = list(range(rank))
-    return _reduced(call, axes)
+    return _reduce_axes(call, axes)
 
 
 def _arg_reduce(call: Call) -> Sequence[Tensor]:
-    return _reduced(call, [call.axis(call.number("axis", 0), len(call.first.shape))], kind=INT64)
+    return _reduce_axes(call, [call.axis(call.number("axis", 0), len(call.first.shape))], kind=INT64)
 
 
-def _reduced(call: Call, axes: Sequence[int], *, kind: int = 0) -> Sequence[Tensor]:
+def _reduce_axes(call: Call, axes: Sequence[int], *, kind: int = 0) -> Sequence[Tensor]:
     keeps = call.number("keepdims", 1)
     shape = [1 if axis in axes else size for axis, size in enumerate(call.first.shape) if keeps or axis not in axes]
     return call.result(shape, kind=kind, operations=call.first.size)
@@ -192,7 +192,7 @@ def _concat(call: Call) -> Sequence[Tensor]:
     others = {(len(part.shape), part.shape[:axis], part.shape[axis + 1 :], part.kind) for part in parts}
     call.require(len(others) == 1, "joins what does not fit together")
     shape = (*first.shape[:axis], sum(part.shape[axis] for part in parts), *first.shape[axis + 1 :])
-    return _folded(call, shape, lambda *values: np.concatenate(values, axis))
+    return _fold(call, shape, lambda *values: np.concatenate(values, axis))
 
 
 def _transpose(call: Call) -> Sequence[Tensor]:
@@ -210,10 +210,10 @@ def _reshape(call: Call) -> Sequence[Tensor]:
     rest = math.prod(size for size in sizes if size != -1)
     fits = sizes.count(-1) <= 1 and min(sizes, default=1) >= -1 and rest > 0 and first.size % rest == 0
     call.require(fits, f"asks for the shape {sizes}")
-    return _viewed(call, tuple(first.size // rest if size == -1 else size for size in sizes))
+    return _view(call, tuple(first.size // rest if size == -1 else size for size in sizes))
 
 
-def _viewed(call: Call, shape: Shape) -> Sequence[Tensor]:
+def _view(call: Call, shape: Shape) -> Sequence[Tensor]:
     first = call.first
     call.require(math.prod(shape) == first.size, f"gives the shape {shape}")
     values = None if first.values is None else tuple(value.reshape(shape) for value in first.values)
@@ -225,21 +225,21 @@ def _flatten(call: Call) -> Sequence[Tensor]:
     axis = call.number("axis", 1)
     call.require(-len(shape) <= axis <= len(shape), f"has the axis {axis}")
     axis = axis + len(shape) if axis < 0 else axis
-    return _viewed(call, (math.prod(shape[:axis]), math.prod(shape[axis:])))
+    return _view(call, (math.prod(shape[:axis]), math.prod(shape[axis:])))
 
 
 def _squeeze(call: Call) -> Sequence[Tensor]:
     shape = call.first.shape
     ones = [axis for axis, size in enumerate(shape) if size == 1]
     axes = call.axes(call.constants(1, "axes", ones), len(shape))
-    return _viewed(call, tuple(size for axis, size in enumerate(shape) if axis not in axes))
+    return _view(call, tuple(size for axis, size in enumerate(shape) if axis not in axes))
 
 
 def _unsqueeze(call: Call) -> Sequence[Tensor]:
     axes, sizes = call.constants(1), iter(call.first.shape)
     rank = len(call.first.shape) + len(axes)
     axes = call.axes(axes, rank)
-    return _viewed(call, tuple(1 if axis in axes else next(sizes) for axis in range(rank)))
+    return _view(call, tuple(1 if axis in axes else next(sizes) for axis in range(rank)))
 
 
 def _slice(call: Call) -> Sequence[Tensor]:
@@ -252,7 +252,7 @@ def _slice(call: Call) -> Sequence[Tensor]:
         low, high, by = slice(start, end, step).indices(shape[axis])
         cuts[axis] = slice(low, None if high < 0 else high, by)
     shape = tuple(len(range(*cut.indices(size))) for cut, size in zip(cuts, shape, strict=True))
-    return _folded(call, shape, lambda values, *_: values[tuple(cuts)])
+    return _fold(call, shape, lambda values, *_: values[tuple(cuts)])
 
 
 def _split(call: Call) -> Sequence[Tensor]:
@@ -271,7 +271,7 @@ def _gather(call: Call) -> Sequence[Tensor]:
     axis = call.axis(call.number("axis", 0), len(first.shape))
     _check_indices(call, call.values(1), first.shape[axis])
     shape = (*first.shape[:axis], *indices.shape, *first.shape[axis + 1 :])
-    return _folded(call, shape, lambda values, places: np.take(values, places, axis))
+    return _fold(call, shape, lambda values, places: np.take(values, places, axis))
 
 
 def _gather_nd(call: Call) -> Sequence[Tensor]:

@@ -142,7 +142,7 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
         prove: raises if the bundle must not answer here; the earlier one then stays.
     """
     _make(state)
-    with _locked(state, _INSTALLATION):
+    with _lock(state, _INSTALLATION):
         with Bundle.open(bundle) as opened:
             data, manifest = opened.whole(), opened.manifest
         slot = Slot(
@@ -151,7 +151,7 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
             release=release_of(manifest),
             installed_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        known = _known(state)
+        known = _read_existing(state)
         if known is not None and slot.release < known.highest_release and not allow_downgrade:
             raise BundleError(
                 f"{bundle}: release {slot.release} is earlier than {known.highest_release}, which was installed here; "
@@ -165,8 +165,8 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
             if known is None or path not in [earlier.path(state) for earlier in known.installed]:
                 _remove(path)
             raise
-        with _locked(state, _CHANGE):
-            known = _known(state)
+        with _lock(state, _CHANGE):
+            known = _read_existing(state)
             earlier = [] if known is None else [old for old in known.installed if old.sha256 != slot.sha256]
             earlier.sort(key=lambda old: old.condition != "good")
             slots = Slots(highest_release=slot.release, current=slot, previous=earlier[0] if earlier else None)
@@ -178,7 +178,7 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
 def rollback(state: Path) -> Slots:
     """Exchange the current bundle and the one before, for the next start."""
     check_state(state)
-    with _locked(state, _INSTALLATION), _locked(state, _CHANGE):
+    with _lock(state, _INSTALLATION), _lock(state, _CHANGE):
         slots = read_slots(state)
         if slots.previous is None:
             raise UsageError(f"{state}: there is no earlier bundle to return to")
@@ -208,15 +208,15 @@ def start(state: Path) -> Iterator[Started]:
     """Yield what a start should open. Meanwhile other starts open the same and record nothing."""
     slots = read_slots(state)
     with contextlib.ExitStack() as held:
-        alone = _alone(state, held)
-        begun = _change(state, slots.current.sha256, lambda slots: _begin(state, slots)) if alone else None
+        alone = _lock_start(state, held)
+        begun = _change(state, slots.current.sha256, lambda slots: _begin_start(state, slots)) if alone else None
         if begun is None:  # another start is on its way, or no start can leave a mark here
             slots = read_slots(state)
-            yield _started(state, slots, on_probation=alone is None and slots.current.condition == "new")
+            yield _make_started(state, slots, on_probation=alone is None and slots.current.condition == "new")
             return
         returned = "" if begun.current.sha256 == slots.current.sha256 else _return_reason(begun)
-        with _counted_start(state, begun.current):
-            yield _started(state, begun, returned=returned, on_probation=begun.starting)
+        with _count_start(state, begun.current):
+            yield _make_started(state, begun, returned=returned, on_probation=begun.starting)
 
 
 def confirm(state: Path, started: Started) -> None:
@@ -234,7 +234,7 @@ def fail(state: Path, started: Started, reason: str) -> Started | None:
     slots = _change(state, started.sha256, lambda slots: _after_failure(slots, reason))
     if slots is None or slots.current.sha256 == started.sha256:
         return None
-    return _started(state, slots, returned=_return_reason(slots))
+    return _make_started(state, slots, returned=_return_reason(slots))
 
 
 def forget(state: Path, started: Started) -> None:
@@ -258,7 +258,7 @@ def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots
     If the folder cannot be written, the result holds for this start alone, with a warning in the log.
     """
     try:
-        with _locked(state, _CHANGE):
+        with _lock(state, _CHANGE):
             slots = read_slots(state)
             if slots.current.sha256 != sha256:
                 return None
@@ -276,7 +276,7 @@ def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots
     return changed
 
 
-def _begin(state: Path, slots: Slots) -> Slots:
+def _begin_start(state: Path, slots: Slots) -> Slots:
     """Return the record of a start; the bundle before takes over if earlier starts did not end."""
     if slots.starting:
         return _after_failure(slots, "its first start did not end")
@@ -309,7 +309,7 @@ def _count_crashes(state: Path, slot: Slot) -> int:
 
 
 @contextmanager
-def _counted_start(state: Path, slot: Slot) -> Iterator[None]:
+def _count_start(state: Path, slot: Slot) -> Iterator[None]:
     """Count a start while it lasts. Only the end of the process leaves the count: no flush is needed."""
     path = state / STARTS_FILE
     with contextlib.suppress(OSError):  # a full disk
@@ -322,13 +322,13 @@ def _counted_start(state: Path, slot: Slot) -> Iterator[None]:
         _remove(path)
 
 
-def _started(state: Path, slots: Slots, *, returned: str = "", on_probation: bool = False) -> Started:
+def _make_started(state: Path, slots: Slots, *, returned: str = "", on_probation: bool = False) -> Started:
     return Started(
         path=slots.current.path(state), sha256=slots.current.sha256, returned=returned, on_probation=on_probation
     )
 
 
-def _known(state: Path) -> Slots | None:
+def _read_existing(state: Path) -> Slots | None:
     return read_slots(state) if (state / SLOTS_FILE).exists() else None
 
 
@@ -374,7 +374,7 @@ def _make(state: Path) -> None:
 
 
 @contextmanager
-def _locked(state: Path, name: str) -> Iterator[None]:
+def _lock(state: Path, name: str) -> Iterator[None]:
     """Wait for, and hold, a lock of a state folder."""
     try:
         descriptor = _open_lock(state, name)
@@ -391,7 +391,7 @@ def _open_lock(state: Path, name: str) -> int:
     return os.open(state / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
 
-def _alone(state: Path, held: contextlib.ExitStack) -> bool | None:
+def _lock_start(state: Path, held: contextlib.ExitStack) -> bool | None:
     """Return whether this start holds the start lock, until `held` is closed; None if there can be no lock."""
     try:
         descriptor = _open_lock(state, _START)

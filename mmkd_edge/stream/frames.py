@@ -22,7 +22,7 @@ class FrameNumbers:
         self._shape = modality.shape[1:]
         self._pending = reorder + _PENDING
         self._bound = _MAX_WINDOWS * modality.samples + self._pending
-        self._kept: dict[int, NDArray[np.uint8]] = {}  # in the order in which they came
+        self._frames: dict[int, NDArray[np.uint8]] = {}  # in the order in which they came
         self._next = 0
 
     def put(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -31,15 +31,15 @@ class FrameNumbers:
         for row, (frame, is_missing) in enumerate(zip(frame_bytes(frames), missing_frames(frames), strict=True)):
             if not is_missing:
                 numbers[row] = self._next
-                self._kept[self._next] = frame.copy()
+                self._frames[self._next] = frame.copy()
                 self._next = (self._next + 1) % _NUMBERS
-        self._drop(len(self._kept) - self._bound)
+        self._drop(len(self._frames) - self._bound)
         return numbers[:, None]
 
     def forget_before(self, numbers: NDArray[np.float32]) -> None:
         """Drop frames older than all of these numbers (T, 1), except those that may still wait."""
         needed = {int(number) for number in numbers[:, 0] if not np.isnan(number)}
-        first = next((place for place, number in enumerate(self._kept) if number in needed), 0)
+        first = next((place for place, number in enumerate(self._frames) if number in needed), 0)
         self._drop(first - self._pending)
 
     def window(self, numbers: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -47,14 +47,14 @@ class FrameNumbers:
         frames = np.zeros((len(numbers), *self._shape), dtype=np.uint8)
         missing = np.ones(len(numbers), dtype=bool)
         for row, number in enumerate(numbers[:, 0].tolist()):
-            frame = None if np.isnan(number) else self._kept.get(int(number))
+            frame = None if np.isnan(number) else self._frames.get(int(number))
             if frame is not None:
                 frames[row], missing[row] = frame, False
         return mask_missing(frames, missing)
 
     def _drop(self, count: int) -> None:
         for _ in range(count):
-            del self._kept[next(iter(self._kept))]
+            del self._frames[next(iter(self._frames))]
 
 
 def frames_pushed(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
@@ -63,7 +63,7 @@ def frames_pushed(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
     Accepts one frame (H, W, C), gray frames without C, and a list with None for missing ones.
     """
     if isinstance(values, list | tuple):
-        return _one_by_one(list(values), modality)
+        return _stack_frames(list(values), modality)
     array = values if isinstance(values, np.ndarray) else np.asarray(values)
     shape = modality.shape[1:]
     if array.dtype == np.uint8:
@@ -79,7 +79,7 @@ def frames_pushed(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
     return array
 
 
-def _one_by_one(frames: list[object], modality: ModalitySpec) -> NDArray[np.uint8]:
+def _stack_frames(frames: list[object], modality: ModalitySpec) -> NDArray[np.uint8]:
     out = np.zeros((len(frames), *modality.shape[1:]), dtype=np.uint8)
     for number, frame in enumerate(frames):
         if frame is not None:

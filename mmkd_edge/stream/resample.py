@@ -40,7 +40,7 @@ class TimeLine:
     def __init__(self, *, limit_s: float, reorder: int) -> None:
         self._limit_s = limit_s
         self._reorder = reorder
-        self._held: list[tuple[float, int, NDArray[np.float32]]] = []
+        self._waiting: list[tuple[float, int, NDArray[np.float32]]] = []
         self._number = 0
         self._last: float | None = None
         self._suspect: tuple[float, NDArray[np.float32]] | None = None
@@ -54,7 +54,7 @@ class TimeLine:
     def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[RisingSamples]:
         """Take samples; yield those whose place is certain, in order."""
         if self._reorder:
-            yield from self._runs(self._sorted(times, rows))
+            yield from self._runs(self._sort(times, rows))
         elif self._is_plain(times):
             self._last = float(times[-1])
             yield RisingSamples(restart=False, times=times, rows=rows)
@@ -63,7 +63,7 @@ class TimeLine:
 
     def release(self) -> Iterator[RisingSamples]:
         """Yield the samples that are held back."""
-        held = [heapq.heappop(self._held) for _ in range(len(self._held))]
+        held = [heapq.heappop(self._waiting) for _ in range(len(self._waiting))]
         yield from self._runs((time, row) for time, _, row in held)
 
     def _is_plain(self, times: NDArray[np.float64]) -> bool:
@@ -72,15 +72,15 @@ class TimeLine:
         steps = np.diff(times, prepend=self._last)  # NaN fails the comparisons
         return bool((steps > 0).all() and (steps <= self._limit_s).all())
 
-    def _sorted(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[Sample]:
+    def _sort(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[Sample]:
         for time, row in zip(times.tolist(), rows, strict=True):
             if not math.isfinite(time):
                 self.strays += 1
                 continue
             self._number += 1  # equal times keep the order in which they came
-            heapq.heappush(self._held, (time, self._number, row.copy()))
-            if len(self._held) > self._reorder:
-                earliest, _, held = heapq.heappop(self._held)
+            heapq.heappush(self._waiting, (time, self._number, row.copy()))
+            if len(self._waiting) > self._reorder:
+                earliest, _, held = heapq.heappop(self._waiting)
                 yield earliest, held
 
     def _runs(self, samples: Iterator[Sample]) -> Iterator[RisingSamples]:
@@ -88,13 +88,13 @@ class TimeLine:
         rows: list[NDArray[np.float32]] = []
         restart = False
         for time, row in samples:
-            for begins, found_time, found_row in self._place(time, row):
+            for begins, placed_time, placed_row in self._place(time, row):
                 if begins:
                     if times:
                         yield RisingSamples(restart=restart, times=np.array(times), rows=np.stack(rows))
                     times, rows, restart = [], [], True
-                times.append(found_time)
-                rows.append(found_row)
+                times.append(placed_time)
+                rows.append(placed_row)
         if times:
             yield RisingSamples(restart=restart, times=np.array(times), rows=np.stack(rows))
 

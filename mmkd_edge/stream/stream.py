@@ -140,14 +140,14 @@ class Stream:
             UsageError: only some pushes have times, or the predictor is closed.
             SensorError: a prediction is not `ok`, and the policy is `raise`; the samples were taken.
         """
-        values, times = self._checked(samples, time_s, now_s)
-        return self._give(list(self._answers(values, times, now_s)))
+        values, times = self._check(samples, time_s, now_s)
+        return self._hand_over(list(self._predict_due(values, times, now_s)))
 
     def each(self, samples: object, time_s: object = None, *, now_s: float | None = None) -> Iterator[Prediction]:
         """Yield each prediction of `push` at once; read to the end before the next push."""
-        values, times = self._checked(samples, time_s, now_s)
-        for prediction in self._answers(values, times, now_s):
-            yield from self._give([prediction])
+        values, times = self._check(samples, time_s, now_s)
+        for prediction in self._predict_due(values, times, now_s):
+            yield from self._hand_over([prediction])
 
     def flush(self, *, now_s: float | None = None) -> list[Prediction]:
         """Return the predictions of samples that are held back, and of the window that ends with the newest sample.
@@ -155,12 +155,12 @@ class Stream:
         The stream may go on, but late samples are no longer put in order. A causal student answers for whole blocks.
         """
         check_moment("now_s", now_s)
-        found: list[Prediction] = []
+        predictions: list[Prediction] = []
         for run in self._clock.release():
-            found += self._follow(run, now_s)
+            predictions += self._follow(run, now_s)
         if self._count > self._answered and (self._stepping is None or self._stepping.fresh):
-            found.append(self._predict(now_s))
-        return self._give(found)
+            predictions.append(self._predict(now_s))
+        return self._hand_over(predictions)
 
     def latest(self, now_s: float) -> Prediction | None:
         """Return the last prediction at this moment, `stale` if its input is too old; None before the first."""
@@ -197,12 +197,12 @@ class Stream:
             restarts=clock.restarts,
         )
 
-    def _checked(
+    def _check(
         self, samples: object, time_s: object, now_s: float | None
     ) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
         check_moment("now_s", now_s)
-        values = self._values_of(samples)
-        times = self._times_of(time_s, len(values))
+        values = self._as_values(samples)
+        times = self._as_times(time_s, len(values))
         if now_s is not None and times is None:
             raise UsageError("now_s: expected time_s too, got none; an age needs the times of the samples")
         if len(values):
@@ -213,7 +213,7 @@ class Stream:
             self._samples += len(values)
         return values, times
 
-    def _answers(
+    def _predict_due(
         self, values: NDArray[Any], times: NDArray[np.float64] | None, now_s: float | None
     ) -> Iterator[Prediction]:
         if len(values) == 0:
@@ -236,7 +236,7 @@ class Stream:
             part = slice(start, start + self._frames.most)
             yield self._frames.put(values[part]), None if times is None else times[part]
 
-    def _values_of(self, samples: object) -> NDArray[Any]:
+    def _as_values(self, samples: object) -> NDArray[Any]:
         """Return samples as float32 (n, C) or uint8 (n, H, W, C)."""
         modality = self._modality
         if self._frames is not None:
@@ -254,7 +254,7 @@ class Stream:
             )
         return array
 
-    def _times_of(self, time_s: object, count: int) -> NDArray[np.float64] | None:
+    def _as_times(self, time_s: object, count: int) -> NDArray[np.float64] | None:
         if time_s is None:
             return None
         try:
@@ -354,5 +354,5 @@ class Stream:
             return None
         return WindowFault(status="degraded", reason=f"samples come at {rate_hz:.3g} Hz, expected {declared:g} Hz")
 
-    def _give(self, found: list[Prediction]) -> list[Prediction]:
-        return self._deliver(found) if found else found
+    def _hand_over(self, predictions: list[Prediction]) -> list[Prediction]:
+        return self._deliver(predictions) if predictions else predictions

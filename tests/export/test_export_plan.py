@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.cli.outputs import held
+from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, export_plan
@@ -72,7 +72,7 @@ def test_a_name_of_another_kind_of_file_is_refused(student_file: Path, tmp_path:
 
 def test_a_second_export_is_refused_while_the_first_runs(student_file: Path, tmp_path: Path):
     output = tmp_path / "a.edge"
-    with held(output), pytest.raises(UsageError) as error:
+    with lock_output(output), pytest.raises(UsageError) as error:
         export(export_plan(student_file, output=output))
     assert re.fullmatch(
         rf"{output}: .+ \(process {os.getpid()} of .+\) is writing it; wait until it ends, or choose another name",

@@ -17,9 +17,9 @@ with loading("mmkd-demo"):
 
     from mmkd_edge.bundle.files import write_file
     from mmkd_edge.cli.options import Command, Option, run_line
-    from mmkd_edge.cli.outputs import held
+    from mmkd_edge.cli.outputs import lock_output
     from mmkd_edge.cli.run import run_command, shell_line
-    from mmkd_edge.cli.show import json_text, plain_table, say, saying_how_to_go_on, show_table
+    from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
     from mmkd_edge.machine import usable_cores
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
@@ -138,7 +138,7 @@ def demo(
     from mmkd_models.experiments.comparison import Comparison
 
     began = time.monotonic()
-    context.with_resource(held(out, is_folder=True))
+    context.with_resource(lock_output(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
     seeds, config = compared.seeds, asked_comparison(data, compared)
     afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
@@ -174,7 +174,7 @@ def run_comparison(
     from mmkd_models.experiments.workers import Workers
 
     count = workers or default_workers()
-    with saying_how_to_go_on(), progress_lines() as show, Workers(count, executor=executor) as pool:
+    with hint_at_resuming(), progress_lines() as show, Workers(count, executor=executor) as pool:
         return compare(comparison, seeds, pool, progress=Progress(show=show, afterwards_s=afterwards_s))
 
 

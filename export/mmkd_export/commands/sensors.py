@@ -11,7 +11,7 @@ import msgspec
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.cli.options import Argument, Command, Option, run_line
-from mmkd_edge.cli.outputs import held
+from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.cli.run import require_modules, shell_line
 from mmkd_edge.cli.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
@@ -87,7 +87,7 @@ def sensors(
     comparison = Comparison(dataset=dataset, config=asked_comparison(dataset, compared), out=out)
     order = SensorsOrder(comparison=comparison, costs=_costs(cost, comparison.config.modalities))
     check_costs(order)
-    context.with_resource(held(out, is_folder=True))
+    context.with_resource(lock_output(out, is_folder=True))
     folds = run_comparison(comparison, seeds=range(compared.seeds), workers=count, executor=where)
     times = {}
     with torch_threads():

@@ -14,7 +14,7 @@ with loading("mmkd-data"):
     from mmkd_edge.bundle.files import write_file
     from mmkd_edge.bundle.reference import write_reference
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
-    from mmkd_edge.cli.outputs import check_file, held
+    from mmkd_edge.cli.outputs import check_file, lock_output
     from mmkd_edge.cli.run import check_page, require_modules, run_command, shell_line
     from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import DatasetError, UsageError
@@ -126,7 +126,7 @@ def import_(
         raise UsageError(f"--check: expected a recipe (.toml), got {file}; leave the option out")
     out = _needed(out)
     check_absent(out)
-    context.with_resource(held(out, needs_bytes=unpacked_bytes(file)))
+    context.with_resource(lock_output(out, needs_bytes=unpacked_bytes(file)))
     say(f"reading {file}")
     report = import_interchange(
         file,
@@ -158,7 +158,7 @@ def _import_recipe(
 
     if out is not None:
         check_absent(out)
-        context.with_resource(held(out))
+        context.with_resource(lock_output(out))
     for line in run_recipe(file, out, outside=outside, max_gb=max_gb):
         print(line)
     if out is None:

@@ -13,9 +13,9 @@ with loading("mmkd-evaluate"):
     import msgspec
 
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
-    from mmkd_edge.cli.outputs import held
+    from mmkd_edge.cli.outputs import lock_output
     from mmkd_edge.cli.run import check_page, run_command, shell_line
-    from mmkd_edge.cli.show import json_text, plain_table, saying_how_to_go_on, show_table
+    from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, show_table
     from mmkd_models.commands.evaluate_inputs import (
         EvaluateRequest,
         ShiftOptions,
@@ -98,8 +98,8 @@ def _judge(request: EvaluateRequest) -> JudgingDocument:
         check_suites(opened.inputs, request.names)
         rivals = chosen_rivals(request, opened.inputs)
         if out is not None:
-            stack.enter_context(held(out, is_folder=True))
-            stack.enter_context(saying_how_to_go_on())
+            stack.enter_context(lock_output(out, is_folder=True))
+            stack.enter_context(hint_at_resuming())
         return judge(with_rivals(opened, rivals).inputs, request.names, data=opened.data)
 
 

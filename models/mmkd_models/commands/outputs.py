@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mmkd_edge.cli.outputs import check_name, held
+from mmkd_edge.cli.outputs import check_name, lock_output
 from mmkd_edge.cli.run import shell_line
 from mmkd_edge.cli.show import json_text
 from mmkd_edge.errors import UsageError
@@ -128,7 +128,7 @@ def hold_output(
     if output.exists() and not replace:
         raise UsageError(f"{output}: already exists; choose another name, or add --force to replace it")
     if is_first_process():
-        context.with_resource(held(output))
+        context.with_resource(lock_output(output))
 
 
 @contextmanager

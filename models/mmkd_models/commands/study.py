@@ -18,7 +18,7 @@ with loading("mmkd-study"):
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.outputs import check_file, check_folder
     from mmkd_edge.cli.run import require_modules, run_command, shell_line
-    from mmkd_edge.cli.show import json_text, plain_table, saying_how_to_go_on, show_table
+    from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, show_table
     from mmkd_edge.errors import PerformanceError, UsageError
     from mmkd_models.commands.options import NEEDS, LabelledGroups, Metric, Modality, chosen_metric
     from mmkd_models.data.dataset import Dataset, open_dataset
@@ -179,7 +179,7 @@ def study_command(
         _refuse_limits(limits)
     options = _options(dataset, modality, space, search, training, limits, work)
     meter = latency_meter(limits.duration_s) if limits.latency else None
-    with saying_how_to_go_on(), progress_lines() as show:
+    with hint_at_resuming(), progress_lines() as show:
         document = study(dataset, options, out=output, measure_latency=meter, progress=Progress(show=show))
     document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
     write_document(output, document)

@@ -71,7 +71,7 @@ def test_a_page_of_another_name_is_refused_before_anything_is_measured(bundle: P
     done = CliRunner().invoke(make_app(), ["run", str(bundle), "--page", str(tmp_path / "run.txt")])
     assert isinstance(done.exception, UsageError)
     assert str(done.exception) == (
-        f"--page {tmp_path / 'run.txt'}: expected a name that ends in .html; only such a file is overwritten"
+        f"{tmp_path / 'run.txt'}: expected a name that ends in .html; only such a file is overwritten"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.cli.show import saying_how_to_go_on
+from mmkd_edge.cli.show import hint_at_resuming
 
 # Python tells every import when it is done; so a signal comes at a known moment, however busy the machine is.
 ENVIRONMENT = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1", "OMP_NUM_THREADS": "1"}
@@ -60,6 +60,6 @@ def test_ctrl_c_is_answered_from_the_start(after_s: float) -> None:
 
 
 def test_an_interrupted_command_says_once_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), saying_how_to_go_on():
+    with pytest.raises(KeyboardInterrupt), hint_at_resuming():
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "the same command continues\n"

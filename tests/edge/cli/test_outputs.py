@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.cli.outputs import check_file, check_folder, check_name, held
+from mmkd_edge.cli.outputs import check_file, check_folder, check_name, lock_output
 from mmkd_edge.errors import UsageError
 
 # Holds an output until it is killed.
 HOLDER = """
 import sys
 from pathlib import Path
-from mmkd_edge.cli.outputs import held
+from mmkd_edge.cli.outputs import lock_output
 sys.argv[0] = "/usr/bin/mmkd-train"
-with held(Path(sys.argv[1])):
+with lock_output(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -32,7 +32,7 @@ def refusal(*arguments: object, call: object = check_folder, **options: object) 
 
 
 def hold(output: Path) -> None:
-    with held(output):
+    with lock_output(output):
         pass
 
 
@@ -73,9 +73,9 @@ def test_of_many_that_begin_at_once_one_has_the_output_at_a_time(tmp_path: Path)
     # Each that has it makes a file of its own that must not be there yet, and removes it.
     code = (
         "import sys\nfrom pathlib import Path\nfrom mmkd_edge.errors import UsageError\n"
-        "from mmkd_edge.cli.outputs import held\nmark = Path(sys.argv[1] + '.mark')\n"
+        "from mmkd_edge.cli.outputs import lock_output\nmark = Path(sys.argv[1] + '.mark')\n"
         "for _ in range(300):\n"
-        "    try:\n        with held(Path(sys.argv[1])):\n"
+        "    try:\n        with lock_output(Path(sys.argv[1])):\n"
         "            mark.touch(exist_ok=False)\n            mark.unlink()\n"
         "    except UsageError:\n        pass\n"
     )
@@ -85,9 +85,12 @@ def test_of_many_that_begin_at_once_one_has_the_output_at_a_time(tmp_path: Path)
 
 
 def test_a_folder_is_locked_from_within(tmp_path: Path) -> None:
-    with held(tmp_path, is_folder=True):
+    with lock_output(tmp_path, is_folder=True):
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-        with pytest.raises(UsageError, match=r"is writing it; wait until it ends"), held(tmp_path, is_folder=True):
+        with (
+            pytest.raises(UsageError, match=r"is writing it; wait until it ends"),
+            lock_output(tmp_path, is_folder=True),
+        ):
             pass
     assert list(tmp_path.iterdir()) == []
 
@@ -95,7 +98,7 @@ def test_a_folder_is_locked_from_within(tmp_path: Path) -> None:
 def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path: Path) -> None:
     hold(tmp_path / "runs" / "a.ckpt")
     assert not (tmp_path / "runs").exists()
-    with held(tmp_path / "runs" / "a.ckpt"):
+    with lock_output(tmp_path / "runs" / "a.ckpt"):
         (tmp_path / "runs" / "a.ckpt").touch()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a.ckpt"]
 

@@ -210,4 +210,4 @@ def test_frames_of_a_faster_camera_do_not_pile_up() -> None:
     picture = np.zeros((10, 2, 3, 1), dtype=np.uint8)
     for start in range(300):
         stream.push(picture, time_s=(start * 10 + np.arange(10)) / 90.0)
-    assert len(stream._frames._kept) < 100
+    assert len(stream._frames._frames) < 100

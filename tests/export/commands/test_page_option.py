@@ -58,11 +58,11 @@ def test_a_page_that_cannot_be_written_ends_the_command_before_the_export(
     bundle = tmp_path / "s.edge"
     (tmp_path / "folder.html").mkdir()
     for page, problem in {
-        tmp_path / "no" / "p.html": f"cannot be written: there is no directory {tmp_path / 'no'}; make it first",
-        tmp_path / "folder.html": "expected the name of a file, got a directory; name a file in it",
-        bundle: "expected a name that ends in .html; only such a file is overwritten",
+        tmp_path / "no" / "p.html": f": cannot be written: there is no directory {tmp_path / 'no'}; make it first",
+        tmp_path / "folder.html": ": expected the name of a file, got a directory; name a file in it",
+        bundle: ": expected a name that ends in .html; only such a file is overwritten",
     }.items():
-        assert run(student_file, "-o", bundle, "--page", page) == (2, "", f"mmkd-export: --page {page}: {problem}\n")
+        assert run(student_file, "-o", bundle, "--page", page) == (2, "", f"mmkd-export: {page}{problem}\n")
     assert not bundle.exists()
 
 

@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.cli.outputs import held
+from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import run_demo, show_demo
@@ -424,7 +424,7 @@ def test_an_out_that_is_a_file_and_a_dataset_that_is_none_are_refused(tiny: Data
 
 
 def test_a_second_demo_is_refused_while_the_first_runs(tiny: Dataset, tmp_path: Path) -> None:
-    with held(tmp_path, is_folder=True):
+    with lock_output(tmp_path, is_folder=True):
         said = message_of("--dataset", tiny.path, "--out", tmp_path)
     assert re.fullmatch(
         rf"{tmp_path}: .+ \(process {os.getpid()} of .+\) is writing it; wait until it ends, or choose another name",

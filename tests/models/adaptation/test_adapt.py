@@ -302,7 +302,7 @@ BAD = {
     "a page of another kind": (
         ["--page", "report.txt"],
         "moved",
-        "--page report.txt: expected a name that ends in .html; only such a file is overwritten",
+        "report.txt: expected a name that ends in .html; only such a file is overwritten",
     ),
     "a teacher of a sensor that is not there": (
         ["--teacher", "{site}/teacher.ckpt"],

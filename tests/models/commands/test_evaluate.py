@@ -319,11 +319,11 @@ def test_a_page_that_cannot_be_written_ends_the_command_first(
     student = make_student("s.ckpt", seed=0)
     (tmp_path / "folder.html").mkdir()
     for page, problem in {
-        tmp_path / "no" / "p.html": f"cannot be written: there is no directory {tmp_path / 'no'}; make it first",
-        tmp_path / "folder.html": "expected the name of a file, got a directory; name a file in it",
-        student: "expected a name that ends in .html; only such a file is overwritten",
+        tmp_path / "no" / "p.html": f": cannot be written: there is no directory {tmp_path / 'no'}; make it first",
+        tmp_path / "folder.html": ": expected the name of a file, got a directory; name a file in it",
+        student: ": expected a name that ends in .html; only such a file is overwritten",
     }.items():
-        assert run(student, machines.path, "--page", page) == (2, "", f"mmkd-evaluate: --page {page}: {problem}\n")
+        assert run(student, machines.path, "--page", page) == (2, "", f"mmkd-evaluate: {page}{problem}\n")
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(run: Callable[..., Ran], machines: Dataset, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import example_bundle
-from mmkd_edge.cli.outputs import held
+from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import MmkdError
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
@@ -133,7 +133,7 @@ def test_an_output_that_a_file_is_in_the_way_of_is_one_line(press: Path, tmp_pat
 
 
 def test_a_second_import_is_refused_while_the_first_runs(press: Path, tmp_path: Path) -> None:
-    with held(tmp_path / "press"):
+    with lock_output(tmp_path / "press"):
         ended = data_command("import", press, "-o", tmp_path / "press")
     assert ended.returncode == 2
     assert re.fullmatch(
@@ -159,7 +159,7 @@ def trained(dataset: Dataset, output: Path, *options: object) -> None:
 
 def test_a_second_training_is_refused_while_the_first_runs(machines: Dataset, tmp_path: Path) -> None:
     output = tmp_path / "a.ckpt"
-    with held(output):
+    with lock_output(output):
         said = message_of(lambda: trained(machines, output))
     assert re.fullmatch(
         rf"{output}: \S+ \(process {os.getpid()} of .+\) is writing it; wait until it ends, or choose another name",

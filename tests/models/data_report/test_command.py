@@ -115,4 +115,4 @@ def test_a_page_under_another_name_is_refused_before_the_work(run: Callable[...,
     code, out, err = run("report", tmp_path, "-o", tmp_path / "page.txt")
     assert (code, out) == (2, "")
     wanted = "expected a name that ends in .html; only such a file is overwritten"
-    assert err == f"mmkd-data: --page {tmp_path / 'page.txt'}: {wanted}\n"
+    assert err == f"mmkd-data: {tmp_path / 'page.txt'}: {wanted}\n"
