@@ -60,33 +60,6 @@ def test_a_prediction_is_the_students_answer(kit: Any, predictor: EdgePredictor)
     assert (prediction.status, prediction.modality) == ("ok", "acc")
 
 
-def test_a_mapping_and_a_bare_array_are_the_same_window(predictor: EdgePredictor) -> None:
-    window = windows(1)[0]
-    np.testing.assert_array_equal(
-        predictor.predict({"acc": window}).probabilities, predictor.predict(window).probabilities
-    )
-
-
-def test_however_a_window_lies_in_memory_the_answer_is_the_same(predictor: EdgePredictor) -> None:
-    window = windows(1)[0]
-    expected = predictor.predict(window).probabilities
-    read_only = window.copy()
-    read_only.flags.writeable = False
-    unaligned = np.frombuffer(b"\0" + window.tobytes(), dtype=np.float32, offset=1).reshape(20, 3)
-    wide = np.zeros((40, 6), dtype=np.float32)
-    wide[::2, ::2] = window
-    for same in (
-        read_only,
-        unaligned,
-        wide[::2, ::2],
-        np.asfortranarray(window),
-        window[::-1].copy()[::-1],
-        window.astype(">f4"),
-        window.astype(np.float64),
-    ):
-        np.testing.assert_array_equal(predictor.predict(same).probabilities, expected)
-
-
 def test_missing_values_count_as_nothing_and_are_reported(kit: Any, predictor: EdgePredictor) -> None:
     window = windows(1)[0]
     window[:15, :] = np.nan
@@ -190,51 +163,41 @@ def test_what_was_opened_can_be_read(kit: Any, bundle_path: Path, predictor: Edg
     assert repr(predictor) == "EdgePredictor('acc', backend='ort', open)"
 
 
-def test_threads_reach_the_backend(bundle_path: Path) -> None:
-    with EdgePredictor.open(bundle_path, threads=2) as predictor:
-        assert predictor.info().threads == 2
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        *(({"threads": count}, f"threads: expected a whole number from 1 to 256, got {count!r}") for count in (0, 257)),
+        *(
+            ({"threads": count}, f"threads: expected a whole number from 1 to 256, got {count!r}")
+            for count in (1.0, True)
+        ),
+        (
+            {"backend": "cuda"},
+            "backend 'cuda' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'",
+        ),
+        ({"precision": "fp8"}, "precision: expected 'auto', 'fp32', 'fp16' or 'int8', got 'fp8'"),
+        (
+            {"precision": "int8"},
+            (
+                "model 'acc' has no artifact of precision 'int8' for backend 'ort': 'acc/model.fp32.onnx' has the "
+                "precision fp32; ask for a precision that is there, or export the student with this one"
+            ),
+        ),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused(bundle_path: Path, options: Any, fault: str) -> None:
+    assert said(UsageError, lambda: EdgePredictor.open(bundle_path, **options)) == fault
 
 
-@pytest.mark.parametrize("threads", [0, -1, 257, 1.0, True, "2"])
-def test_an_impossible_number_of_threads_is_refused(bundle_path: Path, threads: Any) -> None:
-    assert said(UsageError, lambda: EdgePredictor.open(bundle_path, threads=threads)) == (
-        f"threads: expected a whole number from 1 to 256, got {threads!r}"
-    )
-
-
-def test_an_unknown_backend_is_refused(bundle_path: Path) -> None:
-    assert said(UsageError, lambda: EdgePredictor.open(bundle_path, backend="cuda")) == (  # type: ignore[arg-type]
-        "backend 'cuda' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'"
-    )
-
-
-def test_a_precision_that_is_not_there_is_refused(bundle_path: Path) -> None:
-    assert said(UsageError, lambda: EdgePredictor.open(bundle_path, precision="int8")) == (
-        "model 'acc' has no artifact of precision 'int8' for backend 'ort': "
-        "'acc/model.fp32.onnx' has the precision fp32; "
-        "ask for a precision that is there, or export the student with this one"
-    )
-
-
-def test_a_truncated_bundle_is_refused(bundle_path: Path) -> None:
-    bundle_path.write_bytes(bundle_path.read_bytes()[:-10])
-    assert said(BundleError, lambda: EdgePredictor.open(bundle_path)) == (
-        f"{bundle_path}: the bundle is truncated or changed: its end record is missing; copy or export it again"
-    )
-
-
-def test_a_graph_that_is_not_the_manifests_is_refused(kit: Any, tmp_path: Path) -> None:
+def test_a_graph_that_is_not_the_manifests_or_answers_nan_is_refused(kit: Any, tmp_path: Path) -> None:
     longer = msgspec.structs.replace(kit.modality, samples=21)
     path = kit.parts(kit.modality, model=kit.model(longer)).write(tmp_path / "student.edge")
     assert said(BundleError, lambda: EdgePredictor.open(path)) == (
         f"{path}: 'acc/model.fp32.onnx': expected the inputs acc float32 (1, 20, 3), acc_present float32 (1, 20, 3), "
         "got acc float32 (1, 21, 3), acc_present float32 (1, 21, 3); export the bundle again"
     )
-
-
-def test_a_graph_that_answers_nan_is_refused(kit: Any, tmp_path: Path) -> None:
     model = kit.model(kit.modality, weights=np.full((3, 3), np.nan, dtype=np.float32))
-    path = kit.parts(kit.modality, model=model).write(tmp_path / "student.edge")
+    path = kit.parts(kit.modality, model=model).write(tmp_path / "nan.edge")
     assert said(BackendError, lambda: EdgePredictor.open(path, backend="ort")) == (
         "backend 'ort': expected finite logits float32 (1, 3) for a window of zeros, "
         "got float32 (1, 3): [nan, nan, nan]; export the bundle again"
@@ -326,15 +289,11 @@ def test_half_precision_may_be_added_up_in_half_precision(kit: Any, tmp_path: Pa
             assert "within 1e-05" in said(GateError, predictor.selftest)
 
 
-def test_an_answer_of_nan_fails_the_self_test(kit: Any, bundle_path: Path) -> None:
+def test_nan_fails_the_self_test_and_without_a_bundle_there_is_none(kit: Any, bundle_path: Path) -> None:
     with EdgePredictor.open(bundle_path) as opened:
         predictor = EdgePredictor(entry=opened.entry, backend=FakeBackend([np.nan, 0.5, 0.5]), bundle=opened.bundle)
         assert "got a difference of nan" in said(GateError, predictor.selftest)
-
-
-def test_a_predictor_without_a_bundle_has_no_self_test(kit: Any) -> None:
-    predictor = fake_predictor([1.0, 0.0], modality=kit.modality, labels=("a", "b"))
-    assert said(UsageError, predictor.selftest) == (
+    assert said(UsageError, fake_predictor([1.0, 0.0], modality=kit.modality, labels=("a", "b")).selftest) == (
         "self-test: this predictor was made without a bundle and has no golden windows"
     )
 
@@ -484,18 +443,35 @@ def test_a_predictor_that_is_not_closed_ends_quietly(bundle_path: Path) -> None:
 
 
 def test_whatever_the_window_the_answer_is_that_of_the_four_steps(predictor: EdgePredictor) -> None:
-    one = windows(1)[0]
-    missing, infinite, huge = one.copy(), one.copy(), one * np.float32(1e30)
+    plain = windows(1)[0]
+    missing, infinite, huge, read_only = plain.copy(), plain.copy(), plain * np.float32(1e30), plain.copy()
     missing[3:9, 1] = np.nan
     infinite[2, 0] = -np.inf
-    turned = np.ascontiguousarray(one.T).T  # not contiguous
+    read_only.flags.writeable = False
+    wide = np.zeros((40, 6), dtype=np.float32)
+    wide[::2, ::2] = plain
+    same = (
+        plain,
+        {"acc": plain},
+        read_only,
+        np.frombuffer(b"\0" + plain.tobytes(), dtype=np.float32, offset=1).reshape(20, 3),  # unaligned
+        wide[::2, ::2],
+        np.asfortranarray(plain),
+        plain[::-1].copy()[::-1],
+        plain.astype(">f4"),
+        plain.astype(np.float64),
+        plain.tolist(),
+    )
+    expected = predictor.predict(plain).probabilities
     backend, modality = predictor.backend, predictor.modality
-    for given in (one, {"acc": one}, missing, infinite, huge, turned, one.astype(np.float64), one.tolist()):
+    for number, given in enumerate((*same, missing, infinite, huge)):
         found = predictor.predict(given)
         values, present = prepare(check_window(given, modality), modality)
         _, probabilities = backend.run({"acc": values, "acc_present": present})
         wanted = interpret(probabilities, present, modality=modality, task=predictor.task)
         np.testing.assert_array_equal(found.probabilities, wanted.probabilities)
+        if number < len(same):
+            np.testing.assert_array_equal(found.probabilities, expected)
         for field in ("label", "index", "probability", "status", "missing_fraction", "modality"):
             assert getattr(found, field) == getattr(wanted, field)
 

@@ -107,7 +107,9 @@ def test_threads_get_their_own_answers_from_a_bounded_number_of_contexts(kit: An
     assert tensorrt.cuda.live == {}
 
 
-def test_threads_that_come_and_go_leave_nothing_behind(kit: Any, tensorrt: Any) -> None:
+def test_threads_that_come_and_go_and_a_backend_that_nobody_closes_leave_nothing_behind(
+    kit: Any, tensorrt: Any
+) -> None:
     backend = TrtBackend(kit.model(kit.modality))
     before = len(tensorrt.cuda.live)
     for seed in range(20):
@@ -115,6 +117,9 @@ def test_threads_that_come_and_go_leave_nothing_behind(kit: Any, tensorrt: Any) 
         thread.start()
         thread.join()
     assert (tensorrt.contexts, len(tensorrt.cuda.live)) == (1, before)
+    del backend, thread
+    gc.collect()
+    assert tensorrt.cuda.live == {}
 
 
 def test_calls_share_what_there_is_where_no_further_context_can_be_made(kit: Any, tensorrt: Any) -> None:
@@ -143,12 +148,6 @@ def test_a_closed_backend_says_so_and_gives_everything_back(kit: Any, tensorrt: 
     assert str(caught.value) == "backend 'trt' is closed; open it again"
     np.testing.assert_allclose(running.answer(kit.feeds())[1][0], kit.answer(kit.feeds()["acc"][0])[1], atol=2e-6)
     backend._give_back(running)
-    assert tensorrt.cuda.live == {}
-
-
-def test_a_backend_that_nobody_closes_gives_its_memory_back(kit: Any, tensorrt: Any) -> None:
-    TrtBackend(kit.model(kit.modality)).run(kit.feeds())
-    gc.collect()
     assert tensorrt.cuda.live == {}
 
 
@@ -206,12 +205,8 @@ def test_an_engine_is_built_once_and_taken_from_the_cache_then(kit: Any, tensorr
     assert with_cache[0].engine_origin == "built at this start: none was in the cache"
     assert with_cache[1].engine_origin == f"from the cache: {engine}"
     np.testing.assert_array_equal(*(opened.run(kit.feeds())[0] for opened in with_cache))
-
-
-def test_a_board_whose_kernel_keeps_more_memory_after_a_restart_needs_no_other_engine(kit: Any, tensorrt: Any) -> None:
-    TrtBackend(kit.model(kit.modality)).close()
-    tensorrt.cuda.memory_bytes += 16 << 20
-    assert TrtBackend(kit.model(kit.modality)).engine_origin.startswith("from the cache: ")
+    tensorrt.cuda.memory_bytes += 16 << 20  # a kernel keeps more memory after a restart
+    assert TrtBackend(model).engine_origin == f"from the cache: {engine}"
 
 
 def test_an_engine_that_tensorrt_refuses_is_built_again_and_an_error_where_that_does_not_help(
@@ -365,47 +360,34 @@ def test_everything_that_is_missing_is_named_with_its_command(bundle_path: Path,
     assert (str(caught.value), caught.value.exit_code) == (f"backend 'trt' cannot run here: {lacks}", 3)
 
 
-def test_a_driver_without_a_gpu_is_told(kit: Any, tensorrt: Any) -> None:
+def test_auto_takes_tensorrt_where_a_gpu_answers_and_says_why_not_elsewhere(
+    kit: Any, bundle_path: Path, tensorrt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def info() -> Any:
+        with EdgePredictor.open(bundle_path) as predictor:
+            return predictor.info()
+
+    reason = "no profile of this bundle on this machine; tensorrt and a GPU's driver are installed"
+    assert (info().backend, info().reason) == ("trt", reason)
     tensorrt.cuda.driver = 0
-    with pytest.raises(UnavailableError) as caught:
-        TrtBackend(kit.model(kit.modality))
-    assert str(caught.value) == (
+    no_gpu = (
         "backend 'trt' cannot run here: no GPU answers: cudaErrorInsufficientDriver: text of 35; "
         "check the driver with nvidia-smi or tegrastats"
     )
+    with pytest.raises(UnavailableError) as caught:
+        TrtBackend(kit.model(kit.modality))
+    assert str(caught.value) == no_gpu
+    assert (info().backend, info().rejected[0]) == ("ort", no_gpu)
+    monkeypatch.setattr("mmkd_edge.backends.trt.needs._DRIVER", "libnone.so.1")
+    assert info().rejected[0] == (
+        "backend 'trt': this machine lacks an NVIDIA GPU with its driver (libnone.so.1 does not load)"
+    )
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert info().rejected[0] == "backend 'trt': tensorrt is not installed"
 
 
 # What `auto` takes.
-
-
-def test_auto_takes_tensorrt_where_a_gpu_answers(bundle_path: Path, tensorrt: Any) -> None:
-    with EdgePredictor.open(bundle_path) as predictor:
-        info = predictor.info()
-    assert info.backend == "trt"
-    assert info.reason == "no profile of this bundle on this machine; tensorrt and a GPU's driver are installed"
-
-
-def test_auto_goes_on_where_no_gpu_answers_and_says_why(bundle_path: Path, tensorrt: Any) -> None:
-    tensorrt.cuda.driver = 0
-    with EdgePredictor.open(bundle_path) as predictor:
-        info = predictor.info()
-    assert info.backend != "trt"
-    assert info.rejected[0] == (
-        "backend 'trt' cannot run here: no GPU answers: cudaErrorInsufficientDriver: text of 35; "
-        "check the driver with nvidia-smi or tegrastats"
-    )
-
-
-def test_auto_says_why_not_tensorrt(bundle_path: Path, tensorrt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmkd_edge.backends.trt.needs._DRIVER", "libnone.so.1")
-    with EdgePredictor.open(bundle_path) as predictor:
-        assert predictor.info().rejected[0] == (
-            "backend 'trt': this machine lacks an NVIDIA GPU with its driver (libnone.so.1 does not load)"
-        )
-    for name in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with EdgePredictor.open(bundle_path) as predictor:
-        assert predictor.info().rejected[0] == "backend 'trt': tensorrt is not installed"
 
 
 def test_auto_loads_nothing_of_nvidia_where_no_tensorrt_is_installed(bundle_path: Path) -> None:

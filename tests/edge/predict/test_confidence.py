@@ -75,18 +75,20 @@ def test_exchangeable_windows_are_covered_as_often_as_promised(windows: int, lev
     assert covered >= reached
 
 
-def test_a_set_holds_all_that_reach_the_threshold_the_most_probable_first() -> None:
-    assert label_set([0.25, 0.125, 0.625], LABELS, least=0.25) == ("turn", "rest")
-    assert label_set([0.25, 0.125, 0.625], LABELS, least=0.125) == ("turn", "rest", "raise")
-    assert label_set([0.25, 0.125, 0.625], LABELS, least=0.26) == ("turn",)
-
-
-def test_a_set_is_never_empty() -> None:
-    assert label_set([0.25, 0.125, 0.625], LABELS, least=0.9) == ("turn",)
-
-
-def test_equal_probabilities_keep_the_order_of_the_labels() -> None:
-    assert label_set([0.2, 0.4, 0.4], LABELS, least=0.3) == ("raise", "turn")
+@pytest.mark.parametrize(
+    ("probabilities", "least", "expected"),
+    [
+        ([0.25, 0.125, 0.625], 0.25, ("turn", "rest")),
+        ([0.25, 0.125, 0.625], 0.125, ("turn", "rest", "raise")),
+        ([0.25, 0.125, 0.625], 0.26, ("turn",)),
+        ([0.25, 0.125, 0.625], 0.9, ("turn",)),  # never empty
+        ([0.2, 0.4, 0.4], 0.3, ("raise", "turn")),  # equal ones keep the order of the labels
+    ],
+)
+def test_a_set_holds_all_that_reach_the_threshold_the_most_probable_first(
+    probabilities: list[float], least: float, expected: tuple[str, ...]
+) -> None:
+    assert label_set(probabilities, LABELS, least=least) == expected
 
 
 # ---- a predictor
@@ -99,26 +101,23 @@ def asked(*answer: float, least: float | None = 0.25, **more: Any) -> EdgePredic
 WINDOW = np.ones((20, 3), dtype=np.float32)
 
 
-def test_one_possible_label_is_no_abstention() -> None:
-    prediction = asked(0.125, 0.75, 0.125).predict(WINDOW)
-    assert (prediction.label, prediction.label_set, prediction.abstained) == ("raise", ("raise",), False)
-
-
-def test_several_possible_labels_are_an_abstention_that_still_says_which_is_likeliest() -> None:
-    prediction = asked(0.25, 0.125, 0.625).predict(WINDOW)
-    assert (prediction.label, prediction.label_set, prediction.abstained) == ("turn", ("turn", "rest"), True)
+@pytest.mark.parametrize(
+    ("answer", "least", "expected"),
+    [
+        ((0.125, 0.75, 0.125), 0.25, ("raise", ("raise",), False)),
+        ((0.25, 0.125, 0.625), 0.25, ("turn", ("turn", "rest"), True)),
+        ((0.25, 0.125, 0.625), None, ("turn", (), False)),
+    ],
+)
+def test_only_several_possible_labels_are_an_abstention(
+    answer: tuple[float, ...], least: float | None, expected: tuple[str, tuple[str, ...], bool]
+) -> None:
+    predictor = asked(*answer, least=least)
+    prediction = predictor.predict(WINDOW)
+    assert (prediction.label, prediction.label_set, prediction.abstained) == expected
     assert prediction.status == "ok"
-
-
-def test_without_an_error_level_there_are_no_label_sets() -> None:
-    prediction = asked(0.25, 0.125, 0.625, least=None).predict(WINDOW)
-    assert (prediction.label_set, prediction.abstained) == ((), False)
-
-
-def test_where_nothing_is_answered_nothing_is_settled() -> None:
-    for least in (0.25, None):
-        prediction = asked(0.25, 0.125, 0.625, least=least).predict(np.full((20, 3), np.nan))
-        assert (prediction.status, prediction.label_set, prediction.abstained) == ("invalid", (), True)
+    empty = predictor.predict(np.full((20, 3), np.nan))
+    assert (empty.status, empty.label_set, empty.abstained) == ("invalid", (), True)
 
 
 def test_a_degraded_answer_has_its_label_set_and_a_withheld_one_has_none() -> None:
@@ -178,30 +177,30 @@ def test_an_opened_bundle_gives_the_sets_of_its_own_calibration(calibrated_path:
         assert prediction.label_set == tuple(expected)
 
 
-def test_a_bundle_without_calibration_opens_but_not_for_an_error_level(bundle_path: Path) -> None:
+def test_what_was_not_calibrated_for_a_level_is_refused(calibrated_path: Path, bundle_path: Path) -> None:
     EdgePredictor.open(bundle_path).close()
-    with pytest.raises(UsageError) as caught:
-        EdgePredictor.open(bundle_path, error_level=0.05)
-    assert str(caught.value) == (
-        f"{bundle_path}: 'acc/model.fp32.onnx': error_level=0.05: expected an artifact that was calibrated, got one "
-        "that was exported without labelled windows; export the checkpoint again (with "
-        "--calib DATA if it carries no windows), or open without error_level"
-    )
-
-
-def test_too_few_calibration_windows_name_the_level_that_they_support(calibrated_path: Path) -> None:
-    with pytest.raises(UsageError) as caught:
-        EdgePredictor.open(calibrated_path, error_level=0.05)
-    assert str(caught.value) == (
-        f"{calibrated_path}: 'acc/model.fp32.onnx': error_level=0.05: expected 0.1 or more, because 9 windows "
-        "calibrated it; choose a higher level, or export with more windows (--calib DATA)"
-    )
-
-
-def test_a_predictor_without_a_bundle_says_so(kit: Any) -> None:
-    backend = fake_predictor([1, 0, 0], modality=ACC, labels=LABELS)
+    for path, fault in (
+        (
+            bundle_path,
+            (
+                "expected an artifact that was calibrated, got one that was exported without labelled windows; "
+                "export the checkpoint again (with --calib DATA if it carries no windows), or open without error_level"
+            ),
+        ),
+        (
+            calibrated_path,
+            (
+                "expected 0.1 or more, because 9 windows calibrated it; choose a higher level, or export with more "
+                "windows (--calib DATA)"
+            ),
+        ),
+    ):
+        with pytest.raises(UsageError) as caught:
+            EdgePredictor.open(path, error_level=0.05)
+        assert str(caught.value) == f"{path}: 'acc/model.fp32.onnx': error_level=0.05: {fault}"
+    fake = fake_predictor([1, 0, 0], modality=ACC, labels=LABELS)
     with pytest.raises(UsageError, match=r"^model 'acc': error_level=0\.1: expected an artifact that was calibrated"):
-        EdgePredictor(entry=backend.entry, backend=backend.backend, error_level=0.1)
+        EdgePredictor(entry=fake.entry, backend=fake.backend, error_level=0.1)
 
 
 def test_a_swap_keeps_the_error_level_and_refuses_a_bundle_that_cannot(

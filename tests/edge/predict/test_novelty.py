@@ -43,15 +43,21 @@ def test_of_windows_like_those_of_the_validation_at_most_the_level_is_unknown() 
     assert np.mean(unknown) == pytest.approx(level, abs=0.01)
 
 
-def test_a_window_that_training_never_saw_the_like_of_is_unknown() -> None:
-    prediction = fake_predictor([0.1, 0.9], modality=ACC, labels=LABELS, novelty=2.0).predict(WINDOW)
-    assert (prediction.status, prediction.novelty, prediction.label) == ("unknown", 0.5, "worn")
-    assert prediction.reason == "unlike what training saw: p-value 0.5, at most 0.5 is unknown"
+UNLIKE = "unlike what training saw: p-value 0.5, at most 0.5 is unknown"
 
 
-def test_a_usual_window_has_its_p_value_and_nothing_against_it() -> None:
-    prediction = fake_predictor([0.1, 0.9], modality=ACC, labels=LABELS, novelty=0.5).predict(WINDOW)
-    assert (prediction.status, prediction.novelty, prediction.reason) == ("ok", 1.0, "")
+@pytest.mark.parametrize(
+    ("score", "window", "expected"),
+    [
+        (2.0, WINDOW, ("unknown", 0.5, "worn", UNLIKE)),
+        (0.5, WINDOW, ("ok", 1.0, "worn", "")),
+        (2.0, np.array([[0.0, np.nan]] * 4), ("unknown", 0.5, "worn", f"{UNLIKE}; channel 'y' is missing")),
+        (2.0, np.full((4, 2), np.nan), ("invalid", None, "", f"all values are missing; {UNLIKE}")),
+    ],
+)
+def test_a_window_unlike_training_is_unknown(score: float, window: Any, expected: tuple[Any, ...]) -> None:
+    found = fake_predictor([0.1, 0.9], modality=ACC, labels=LABELS, novelty=score).predict(window)
+    assert (found.status, found.novelty, found.label, found.reason) == expected
 
 
 def test_novelty_may_be_a_function_of_what_the_engine_is_fed() -> None:
@@ -67,20 +73,6 @@ def test_novelty_may_be_a_function_of_what_the_engine_is_fed() -> None:
     }
 
 
-def test_unknown_outweighs_a_missing_channel_and_names_both() -> None:
-    window = np.array([[0.0, np.nan]] * 4)
-    prediction = fake_predictor([1, 0], modality=ACC, labels=LABELS, novelty=2.0).predict(window)
-    assert prediction.status == "unknown"
-    assert prediction.reason == (
-        "unlike what training saw: p-value 0.5, at most 0.5 is unknown; channel 'y' is missing"
-    )
-
-
-def test_nothing_stands_behind_an_empty_window_however_novel() -> None:
-    prediction = fake_predictor([1, 0], modality=ACC, labels=LABELS, novelty=2.0).predict(np.full((4, 2), np.nan))
-    assert (prediction.status, prediction.novelty) == ("invalid", None)
-
-
 def test_an_unknown_answer_is_withheld_or_raised_as_the_policy_says() -> None:
     held = fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="abstain").predict(WINDOW)
     assert (held.status, held.label, held.index, held.novelty) == ("unknown", "", -1, 0.5)
@@ -88,15 +80,10 @@ def test_an_unknown_answer_is_withheld_or_raised_as_the_policy_says() -> None:
         fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="raise").predict(WINDOW)
 
 
-def test_the_shipped_bundle_of_an_earlier_version_opens_and_has_none() -> None:
+def test_a_bundle_without_novelty_opens_but_not_for_a_level() -> None:
     with EdgePredictor.open(example_bundle(), backend="ort") as predictor:
         assert not predictor.entry.has_novelty
-        modality = predictor.modality
-        prediction = predictor.predict(np.zeros(modality.shape, dtype=np.float32))
-    assert prediction.novelty is None
-
-
-def test_an_earlier_bundle_cannot_be_asked_for_unknown_windows() -> None:
+        assert predictor.predict(np.zeros(predictor.modality.shape, dtype=np.float32)).novelty is None
     with pytest.raises(UsageError) as caught:
         EdgePredictor.open(example_bundle(), backend="ort", unknown_level=0.01)
     assert str(caught.value) == (
@@ -142,22 +129,18 @@ def manifest_of(entry: ModelEntry) -> Manifest:
     return Manifest(model_id="fake", models=(entry,), tools={}, licence="none", files=files)
 
 
-def test_a_manifest_keeps_it() -> None:
-    manifest = manifest_of(entry_with(FOUR))
-    assert decode_manifest(encode_manifest(manifest)) == manifest
-
-
-def test_a_manifest_without_the_output_has_no_calibration() -> None:
+def test_a_manifest_keeps_calibrated_scores_that_rise() -> None:
     entry = entry_with(FOUR)
-    entry = msgspec.structs.replace(entry, outputs=entry.outputs[:2])
-    with pytest.raises(ManifestError, match=r"artifacts\[0\].novelty: expected none beside graphs without the output"):
-        encode_manifest(manifest_of(entry))
-
-
-def test_a_manifest_refuses_scores_that_fall() -> None:
-    falling = msgspec.structs.replace(FOUR, scores=(1.0, 0.5))
-    with pytest.raises(ManifestError, match=r"novelty.scores: expected rising numbers, got 1.0 before 0.5"):
-        encode_manifest(manifest_of(entry_with(falling)))
+    manifest = manifest_of(entry)
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+    without = msgspec.structs.replace(entry, outputs=entry.outputs[:2])
+    falling = entry_with(msgspec.structs.replace(FOUR, scores=(1.0, 0.5)))
+    for wrong, fault in (
+        (without, r"artifacts\[0\].novelty: expected none beside graphs without the output"),
+        (falling, r"novelty.scores: expected rising numbers, got 1.0 before 0.5"),
+    ):
+        with pytest.raises(ManifestError, match=fault):
+            encode_manifest(manifest_of(wrong))
 
 
 LIMITS = MagnitudeLimits(usual=(1.0, 2.0), lowest=0.25, highest=4.0, outside_rate=0.0)

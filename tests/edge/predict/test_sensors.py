@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,26 +110,22 @@ def test_several_findings_are_all_said() -> None:
     assert prediction.reason == "channel 'y' is flat at 0; channel 'x' was silent for 0.2 s"
 
 
-def test_durations_that_no_window_shows_are_refused() -> None:
-    assert refused(lambda: judged(window(), checks=SensorChecks(stuck_s=5.0))) == (
-        "stuck_s: expected more than one sample and at most one window of 'acc', 0.1 to 4 s; got 5.0"
-    )
+DURATION = "expected more than one sample and at most one window of 'acc', 0.1 to 4 s; got"
 
 
-@pytest.mark.parametrize("checks", ["flat", ("flat",), True])
-def test_checks_that_are_none_are_refused(checks: Any) -> None:
-    said = f"checks: expected a SensorChecks, got {checks!r}; write checks=SensorChecks(flat=True)"
-    assert refused(lambda: judged(window(), checks=checks)) == said
-
-
-def test_a_check_that_is_no_number_or_no_switch_is_refused() -> None:
-    odd: Any = "yes"
-    assert refused(lambda: judged(window(), checks=SensorChecks(flat=odd))) == (
-        "flat: expected True or False, got 'yes'; write flat=True to look for it"
-    )
-    assert refused(lambda: judged(window(), checks=SensorChecks(dropout_s=odd))) == (
-        "dropout_s: expected more than one sample and at most one window of 'acc', 0.1 to 4 s; got 'yes'"
-    )
+@pytest.mark.parametrize(
+    ("checks", "fault"),
+    [
+        ("flat", "checks: expected a SensorChecks, got 'flat'; write checks=SensorChecks(flat=True)"),
+        (True, "checks: expected a SensorChecks, got True; write checks=SensorChecks(flat=True)"),
+        ({"flat": "yes"}, "flat: expected True or False, got 'yes'; write flat=True to look for it"),
+        ({"stuck_s": 5.0}, f"stuck_s: {DURATION} 5.0"),
+        ({"dropout_s": "yes"}, f"dropout_s: {DURATION} 'yes'"),
+    ],
+)
+def test_checks_that_no_window_can_have_are_refused(checks: Any, fault: str) -> None:
+    checks = SensorChecks(**checks) if isinstance(checks, dict) else checks
+    assert refused(lambda: judged(window(), checks=checks)) == fault
 
 
 @settings(max_examples=60, deadline=None)
@@ -188,22 +185,20 @@ def test_an_unknown_policy_is_refused() -> None:
 # Age and deadline.
 
 
-def test_an_old_input_is_stale() -> None:
-    entry = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
-    model = EdgePredictor(entry=entry.entry, backend=entry.backend, stale_s=1.0)
-    assert model.predict(window(), input_age_s=0.5).status == "ok"
-    old = model.predict(window(), input_age_s=2.0)
-    assert (old.status, old.reason, old.input_age_s) == ("stale", "the newest sample is 2 s old", 2.0)
-    assert old.label == "b"
-
-
-def test_an_input_as_far_in_the_future_is_stale_too() -> None:
-    entry = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
-    model = EdgePredictor(entry=entry.entry, backend=entry.backend, stale_s=1.0)
-    assert model.predict(window(), input_age_s=-0.5).status == "ok"  # clocks never agree wholly
-    future = model.predict(window(), input_age_s=-3600.0)
-    assert (future.status, future.input_age_s) == ("stale", -3600.0)
-    assert future.reason == "the newest sample is 3.6e+03 s in the future: the clocks disagree"
+@pytest.mark.parametrize(
+    ("age_s", "status", "reason"),
+    [
+        (0.5, "ok", ""),
+        (-0.5, "ok", ""),  # clocks never agree wholly
+        (2.0, "stale", "the newest sample is 2 s old"),
+        (-3600.0, "stale", "the newest sample is 3.6e+03 s in the future: the clocks disagree"),
+    ],
+)
+def test_an_input_that_is_old_or_as_far_in_the_future_is_stale(age_s: float, status: str, reason: str) -> None:
+    fake = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
+    model = EdgePredictor(entry=fake.entry, backend=fake.backend, stale_s=1.0)
+    found = model.predict(window(), input_age_s=age_s)
+    assert (found.status, found.reason, found.input_age_s, found.label) == (status, reason, age_s, "b")
 
 
 @pytest.mark.parametrize("value", [float("nan"), "soon", True, np.float32("nan")])
@@ -224,32 +219,22 @@ def test_ages_and_moments_that_nothing_compares_with_are_refused(value: Any) -> 
         assert refused(call) == f"now_s: expected seconds, or None; got {value!r}"
 
 
-def test_a_deadline_that_has_passed_spares_the_engine() -> None:
+def test_an_answer_after_the_deadline_is_stale_and_a_passed_one_spares_the_engine() -> None:
     asked: list[object] = []
 
     def answer(feeds: object) -> list[float]:
         asked.append(feeds)
-        return [1.0, 0.0]
-
-    model = fake_predictor(answer, modality=ACC, labels=LABELS)
-    prediction = model.predict(window(), deadline_s=0.0)
-    assert (prediction.status, prediction.label) == ("stale", "")
-    assert prediction.reason == "the deadline passed before the engine was asked"
-    assert asked == []
-    assert model.predict(window(), deadline_s=float("inf")).status == "ok"
-
-
-def test_an_answer_after_the_deadline_is_stale() -> None:
-    import time
-
-    def answer(feeds: object) -> list[float]:
         time.sleep(0.03)
         return [1.0, 0.0]
 
     model = fake_predictor(answer, modality=ACC, labels=LABELS)
-    prediction = model.predict(window(), deadline_s=time.monotonic() + 0.01)
-    assert (prediction.status, prediction.label) == ("stale", "a")
-    assert prediction.reason == "the answer came after the deadline"
+    passed = model.predict(window(), deadline_s=0.0)
+    assert (passed.status, passed.label) == ("stale", "")
+    assert passed.reason == "the deadline passed before the engine was asked"
+    assert asked == []
+    assert model.predict(window(), deadline_s=float("inf")).status == "ok"
+    late = model.predict(window(), deadline_s=time.monotonic() + 0.01)
+    assert (late.status, late.label, late.reason) == ("stale", "a", "the answer came after the deadline")
 
 
 # A real student.
