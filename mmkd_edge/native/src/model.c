@@ -5,9 +5,10 @@
  * then the tensors, each at a multiple of 64. Little-endian.
  */
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#ifndef MMKD_NO_HEAP
+#include <stdlib.h>
+#endif
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -16,10 +17,10 @@
 #include "model.h"
 
 enum { FLOAT = 0, WHOLE = 1, TEXT = 2 };
-enum { HEADER = 16, ENTRY = 56, NAME = 24, MOST_TENSORS = 512, MOST_SIZE = 1 << 20 };
+enum { HEADER = 16, ENTRY = 56, NAME = 24, MAX_TENSORS = 512, MAX_SIZE = 1 << 20 };
 enum { CAUSAL_KERNEL = 5 };
-#define MOST_BYTES ((size_t)1 << 30)
-#define MOST_SCRATCH ((size_t)1 << 31)
+#define MAX_BYTES ((size_t)1 << 30)
+#define MAX_SCRATCH ((size_t)1 << 31)
 
 typedef struct {
     const unsigned char *data; /* aligned to 64 */
@@ -37,9 +38,25 @@ static uint32_t u32(const unsigned char *at)
 
 static uint64_t u64(const unsigned char *at) { return (uint64_t)u32(at) | (uint64_t)u32(at + 4) << 32; }
 
+/* Join texts, and a number below 1,000 between them unless it is negative: without printf, which some boards lack. */
+static const char *joined(char *to, size_t size, const char *prefix, int number, const char *suffix)
+{
+    char digits[4] = {0}, *end = to + size - 1, *at = to;
+    int length = number < 0 ? 0 : number < 10 ? 1 : number < 100 ? 2 : 3;
+    for (int i = length - 1; i >= 0; i--, number /= 10) digits[i] = (char)('0' + number % 10);
+    const char *const parts[] = {prefix, digits, suffix};
+    for (int i = 0; i < 3; i++)
+        for (const char *from = parts[i]; *from && at < end; from++) *at++ = *from;
+    *at = 0;
+    return to;
+}
+
 static const void *fail(reader *r, const char *name, const char *what)
 {
-    if (!r->failed && r->error && r->error_size) snprintf(r->error, r->error_size, "%s: %s", name, what);
+    if (!r->failed && r->error && r->error_size) {
+        size_t used = strlen(joined(r->error, r->error_size, name, -1, ": "));
+        joined(r->error + used, r->error_size - used, what, -1, "");
+    }
     r->failed = 1;
     return NULL;
 }
@@ -72,18 +89,15 @@ static const float *floats(reader *r, const char *name, int64_t rows, int64_t co
 
 static const char *numbered(char *text, const char *prefix, int64_t number, const char *suffix)
 {
-    snprintf(text, NAME, "%s%d%s", prefix, (int)number, suffix);
-    return text;
+    return joined(text, NAME, prefix, (int)number, suffix);
 }
 
 static mmkd_linear linear(reader *r, const char *name, int64_t in, int64_t out)
 {
     char text[NAME];
     mmkd_linear layer = {0, 0, in, out};
-    snprintf(text, sizeof text, "%.20s.w", name);
-    layer.weight = floats(r, text, in, mmkd_padded(out));
-    snprintf(text, sizeof text, "%.20s.b", name);
-    layer.bias = floats(r, text, 1, mmkd_padded(out));
+    layer.weight = floats(r, joined(text, sizeof text, name, -1, ".w"), in, mmkd_padded(out));
+    layer.bias = floats(r, joined(text, sizeof text, name, -1, ".b"), 1, mmkd_padded(out));
     return layer;
 }
 
@@ -106,7 +120,7 @@ static int64_t read_causal(reader *r, mmkd_model *model, const int32_t *stem)
         if (!in_range(r, "step", step, 1, model->samples)) return 0;
     }
     t->step = step, t->reach = field - step, t->slots = (model->samples + step - 1) / step;
-    if (!in_range(r, "slots", t->slots, 2, MMKD_MAX_SLOTS) || !in_range(r, "reach", t->reach, 1, MOST_SIZE) ||
+    if (!in_range(r, "slots", t->slots, 2, MMKD_MAX_SLOTS) || !in_range(r, "reach", t->reach, 1, MAX_SIZE) ||
         !in_range(r, "taps", t->taps, 1, t->step * t->slots))
         return 0;
     t->history = t->taps > t->step ? t->taps - t->step : 1;
@@ -187,8 +201,8 @@ static void read_convolutions(reader *r, mmkd_model *model)
     if (!sizes) return;
     c->kernels = sizes[0], c->features = sizes[1], c->stride = sizes[2];
     int64_t listed = sizes[3];
-    if (!in_range(r, "kernels", c->kernels, 1, MOST_SIZE) || !in_range(r, "features", c->features, 1, MOST_SIZE) ||
-        !in_range(r, "stride", c->stride, 1, model->samples) || !in_range(r, "listed", listed, 1, MOST_SIZE))
+    if (!in_range(r, "kernels", c->kernels, 1, MAX_SIZE) || !in_range(r, "features", c->features, 1, MAX_SIZE) ||
+        !in_range(r, "stride", c->stride, 1, model->samples) || !in_range(r, "listed", listed, 1, MAX_SIZE))
         return;
     c->positions = (model->samples + c->stride - 1) / c->stride;
     c->mean = floats(r, "c.mean", 1, model->channels);
@@ -223,7 +237,7 @@ static void read_model(reader *r, mmkd_model *model)
 {
     if (r->size < HEADER || memcmp(r->data, "MMKDNAT1", 8)) { fail(r, "file", "expected a native model"); return; }
     r->tensors = u32(r->data + 8);
-    if (r->tensors > MOST_TENSORS || r->size < HEADER + (size_t)r->tensors * ENTRY) {
+    if (r->tensors > MAX_TENSORS || r->size < HEADER + (size_t)r->tensors * ENTRY) {
         fail(r, "file", "ends before its tensors");
         return;
     }
@@ -237,8 +251,8 @@ static void read_model(reader *r, mmkd_model *model)
     int64_t centres = sizes[6];
     model->has_novelty = centres > 0;
     model->sharpness = scales[0], model->target_mean = scales[1], model->target_std = scales[2];
-    if (!in_range(r, "samples", model->samples, 1, MOST_SIZE) || !in_range(r, "channels", model->channels, 1, 1024) ||
-        !in_range(r, "samples", model->samples * model->channels, 1, MOST_SIZE) ||
+    if (!in_range(r, "samples", model->samples, 1, MAX_SIZE) || !in_range(r, "channels", model->channels, 1, 1024) ||
+        !in_range(r, "samples", model->samples * model->channels, 1, MAX_SIZE) ||
         !in_range(r, "outputs", model->outputs, 1, 4096) || !in_range(r, "task", model->task, 0, 2) ||
         !in_range(r, "centres", centres, 0, 4096))
         return;
@@ -275,8 +289,6 @@ static int set_isa(mmkd_model *model, int isa)
     return MMKD_OK;
 }
 
-static void *aligned(void *memory) { return (void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63); }
-
 #ifndef MMKD_SOURCES
 #define MMKD_SOURCES ""
 #endif
@@ -285,33 +297,38 @@ int mmkd_abi_version(void) { return MMKD_ABI; }
 
 const char *mmkd_sources(void) { return MMKD_SOURCES; }
 
-int mmkd_model_open(const void *data, size_t size, int isa, mmkd_model **result, char *error, size_t error_size)
+int mmkd_model_place(const void *data, size_t size, int isa, mmkd_model *model, char *error, size_t error_size)
 {
-    *result = NULL;
-    reader r = {NULL, size, 0, error, error_size, 0};
-    if (size > MOST_BYTES) {
-        fail(&r, "file", "is larger than 1 GiB");
-        return MMKD_DAMAGED;
-    }
-    mmkd_model *model = calloc(1, sizeof *model);
-    void *memory = model ? malloc(size + 64) : NULL;
-    if (!memory) {
-        free(model);
-        return MMKD_NO_MEMORY;
-    }
-    model->memory = memory;
-    memcpy(aligned(memory), data, size);
-    r.data = aligned(memory);
-    read_model(&r, model);
+    reader r = {data, size, 0, error, error_size, 0};
+    memset(model, 0, sizeof *model);
+    if (size > MAX_BYTES || (uintptr_t)data % 64) fail(&r, "file", "is larger than 1 GiB, or not at a multiple of 64");
+    else read_model(&r, model);
     int status = r.failed ? MMKD_DAMAGED : set_isa(model, isa);
     if (status == MMKD_UNKNOWN_ISA) fail(&r, "isa", "this processor or this build lacks these instructions");
     if (status == MMKD_OK) {
         model->scratch_floats = mmkd_scratch_floats(model);
-        if (model->scratch_floats > MOST_SCRATCH / sizeof(float)) {
+        if (model->scratch_floats > MAX_SCRATCH / sizeof(float)) {
             fail(&r, "file", "needs more than 2 GiB to compute in");
             status = MMKD_DAMAGED;
         }
     }
+    return status;
+}
+
+#ifndef MMKD_NO_HEAP
+int mmkd_model_open(const void *data, size_t size, int isa, mmkd_model **result, char *error, size_t error_size)
+{
+    *result = NULL;
+    mmkd_model *model = calloc(1, sizeof *model);
+    unsigned char *memory = model && size <= MAX_BYTES ? malloc(size + 64) : NULL;
+    if (!memory && size <= MAX_BYTES) {
+        free(model);
+        return MMKD_NO_MEMORY;
+    }
+    unsigned char *place = memory ? memory + (64 - (uintptr_t)memory % 64) % 64 : NULL;
+    if (memory) memcpy(place, data, size);
+    int status = mmkd_model_place(place, size, isa, model, error, error_size);
+    model->memory = memory;
     if (status == MMKD_OK) *result = model;
     else mmkd_model_close(model);
     return status;
@@ -322,6 +339,7 @@ void mmkd_model_close(mmkd_model *model)
     if (model) free(model->memory);
     free(model);
 }
+#endif
 
 mmkd_facts mmkd_model_facts(const mmkd_model *model)
 {
@@ -343,12 +361,12 @@ int mmkd_state(const mmkd_model *model, int32_t number, char name[16], int32_t s
     shape[0] = 1;
     if (number >= MMKD_FRONT_STATES && number < last) {
         int32_t pair = number - MMKD_FRONT_STATES;
-        snprintf(name, 16, "%s_%d", pair % 2 ? "values" : "keys", (int)(pair / 2) % 100);
+        joined(name, 16, pair % 2 ? "values_" : "keys_", (int)(pair / 2) % 100, "");
         shape[1] = (int32_t)t->heads, shape[2] = slots, shape[3] = (int32_t)(t->width / t->heads);
         *axis = 2;
         return 4;
     }
-    snprintf(name, 16, "%s", number == last ? "tokens" : front[number]);
+    joined(name, 16, number == last ? "tokens" : front[number], -1, "");
     int32_t columns = number == 0 ? 2 * (int32_t)model->channels : number == 4 ? (int32_t)t->views : new_values;
     *axis = number == 0 || number == 4 ? -1 : 1;
     shape[1] = *axis < 0 ? new_values / columns : slots;

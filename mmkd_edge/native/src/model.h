@@ -79,6 +79,10 @@ struct mmkd_model {
     const struct mmkd_computing *computing;
 };
 
+/* Check tensors that stay where they are, at a multiple of 64 bytes, and make `model` refer to them: nothing is copied or
+ * allocated. For microcontrollers, whose tensors are constants of the program. */
+int mmkd_model_place(const void *data, size_t size, int isa, mmkd_model *model, char *error, size_t error_size);
+
 /* What each instruction set computes: a window; a step of a causal student. */
 typedef struct mmkd_computing {
     void (*run)(const mmkd_model *, float *, const float *, const float *, float *, float *, float *);
