@@ -40,6 +40,7 @@ class ExportResult:
     manifest: Manifest
     report: ExportReport
     engines: tuple[BuiltEngine, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 OnStage = Callable[[str], None]
@@ -67,7 +68,7 @@ class _Made:
 def export_stages(resolved: ResolvedPlan) -> tuple[str, ...]:
     """Return the names of the stages of a plan, in order."""
     targets = resolved.targets
-    building = tuple(target.step for target in targets if target.build)
+    building = tuple(target.step for target in targets if target.build or target.write)
     if resolved.plan.from_bundle:
         return ("verify the bundle", *building)
     return (
@@ -121,10 +122,14 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
             )
             write_sealed(plan.output, manifest=manifest, members=members, seal=plan.seal)
         engines: list[BuiltEngine] = []
+        folders: list[str] = []
         for target in resolved.targets:
             if target.build is not None:
                 begin(target.step)
                 engines += target.build(plan.output, resolved.platform, resolved.built_precisions)
+            if target.write is not None:
+                begin(target.step)
+                folders.append(str(target.write(plan.output)))
         with Bundle.open(plan.output) as bundle:  # what a device will read, verified once more from the disk
             return ExportResult(
                 path=plan.output,
@@ -133,6 +138,7 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
                 manifest=bundle.manifest,
                 report=read_report(bundle),
                 engines=tuple(engines),
+                folders=tuple(folders),
             )
 
 
@@ -211,10 +217,8 @@ def _run_in_backends(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None
 def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnStage | None = None) -> list[ExportResult]:
     """Export students, the best first, into one bundle; errors as `export`. The plans' outputs are not used."""
     for target in requested_targets(plans[0]):
-        if target.build is not None:
-            raise UsageError(
-                f"--target {target.name}: expected one student, got several; export each for its own engines"
-            )
+        if target.build or target.write:
+            raise UsageError(f"--target {target.name}: expected one student, got several; export each on its own")
     for plan in plans:
         check_plan(replace(plan, output=output))
     check_students([_modality_and_labels(plan.source) for plan in plans])

@@ -19,7 +19,7 @@ from mmkd_report.schema.export import ExportReport, decode_report
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
 GoldenChoice = Literal["real", "synthetic"]
-PlatformName = Literal["cpu-x86", "cpu-arm", "jp6.2", "jp7", "trt-rtx"]
+PlatformName = Literal["cpu-x86", "cpu-arm", "mcu", "jp6.2", "jp7", "trt-rtx"]
 
 BUNDLE_SUFFIX = ".edge"
 
@@ -54,6 +54,7 @@ PLATFORMS: tuple[Platform, ...] = (
         int8_ops=("Gemm", "MatMul"),  # onnxruntime runs a convolution with Q/DQ on its inputs alone in float
         run_here="not on the hardware; the same files on x86",
     ),
+    Platform(name="mcu", title="microcontrollers, by C sources", run_here="not on the hardware; an emulated Cortex-M7"),
     Platform(name="jp6.2", title="JetPack 6.2: Orin, TensorRT 10.3", engine_library="tensorrt", run_here=_SAME_GRAPHS),
     Platform(
         name="jp7",

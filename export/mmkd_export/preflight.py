@@ -66,7 +66,8 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
 
 
 def _checkpoint_options(plan: ExportPlan) -> Iterator[UsageError]:
-    builds = any(target.build for target in requested_targets(plan))
+    targets = requested_targets(plan)
+    builds = any(target.build for target in targets)
     given = {
         f"--precision {' '.join(plan.precisions)}": plan.precisions and not builds,
         "--calib": plan.calibration,
@@ -78,9 +79,13 @@ def _checkpoint_options(plan: ExportPlan) -> Iterator[UsageError]:
         "--max-drop-points": plan.max_drop_points != ExportPlan.max_drop_points,
         "--accept-unjudged": plan.accept_unjudged,
     }
-    if plan.output == plan.source and plan.seal == Seal() and not builds and not any(given.values()):
+    if (
+        plan.output == plan.source
+        and plan.seal == Seal()
+        and not (any(given.values()) or any(row.build or row.write for row in targets))
+    ):
         yield UsageError(
-            f"{plan.source}: nothing to do with this bundle; name another -o, --sign, --release or --target trt"
+            f"{plan.source}: nothing to do with this bundle; name another -o, --sign, --release, --target trt or c"
         )
     for option, is_given in given.items():
         if is_given:

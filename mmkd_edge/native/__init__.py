@@ -108,7 +108,7 @@ class NativeModel:
         self.isa = ISAS[facts.isa]
         self.is_regression = facts.task == _REGRESSION
         self.step_samples, self.states = int(facts.step), int(facts.states)
-        self._scratch_bytes = int(facts.scratch_bytes)
+        self.scratch_bytes = int(facts.scratch_bytes)
         self._own = threading.local()
 
     def run(self, values: NDArray[np.float32], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
@@ -175,7 +175,7 @@ class NativeModel:
     def _scratch(self) -> int:
         own = self._own
         if not hasattr(own, "address"):
-            own.memory = np.empty(self._scratch_bytes + _ALIGNMENT, dtype=np.uint8)
+            own.memory = np.empty(self.scratch_bytes + _ALIGNMENT, dtype=np.uint8)
             own.address = -(-own.memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
         address: int = own.address
         return address

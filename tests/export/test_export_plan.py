@@ -205,5 +205,5 @@ def test_what_is_made_from_a_checkpoint_is_refused_for_a_bundle(exported, tmp_pa
 
 def test_a_bundle_that_would_stay_as_it_is_is_refused(exported):
     assert _refusal(export_plan(exported.path)) == (
-        f"{exported.path}: nothing to do with this bundle; name another -o, --sign, --release or --target trt"
+        f"{exported.path}: nothing to do with this bundle; name another -o, --sign, --release, --target trt or c"
     )

@@ -188,7 +188,7 @@ def export_(
         print(json_text(_document(result)))
         return
     _show(result)
-    files = [engine.path for engine in result.engines] + ([] if page is None else [str(page)])
+    files = [*(engine.path for engine in result.engines), *result.folders] + ([] if page is None else [str(page)])
     is_kept = plan.from_bundle and plan.output == plan.source and plan.seal == Seal()
     written = ", ".join(files if is_kept and files else [str(result.path), *files])
     print(f"wrote {written}; next: {shell_line('mmkd-bench', 'run', result.path)}")
@@ -268,6 +268,7 @@ def _document(result: ExportResult) -> ExportDocument:
         sha256=result.sha256,
         report=result.report,
         engines=result.engines,
+        folders=result.folders,
     )
 
 

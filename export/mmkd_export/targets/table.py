@@ -18,6 +18,7 @@ from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, platform_named
 from mmkd_export.student import ProvenStudent
 from mmkd_export.targets import litert, native, trt
+from mmkd_export.targets.c_sources import write_c_sources
 from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_export.verify.gate import GateRule
 from mmkd_report.schema.export import ArtifactFormat, BuiltEngine
@@ -39,7 +40,8 @@ class Target:
         convert: adds the fp32 artifacts of its `format`, given the checkpoint's path.
         int8: makes the INT8 artifact of its format, given the expression of excluded layers.
         backend: also runs all ONNX artifacts.
-        build: makes files of the written bundle, for some precisions or all; takes a bundle as source.
+        build: builds engines of the written bundle, for some precisions or all; takes a bundle as source, like `write`.
+        write: writes a folder of sources beside the written bundle.
         platform_here: chooses the platform if none is named; None takes the processor's.
     """
 
@@ -54,11 +56,12 @@ class Target:
     int8: MakeInt8 | None = None
     backend: BackendName | None = None
     build: Build | None = None
+    write: Callable[[Path], Path] | None = None
     platform_here: Callable[[], PlatformName] | None = None
 
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
         """Yield what keeps a plan from being exported for it."""
-        if self.build is None and plan.from_bundle:
+        if plan.from_bundle and not (self.build or self.write):
             yield UsageError(
                 f"{plan.source}: --target {self.name}: expected a checkpoint, because a bundle keeps its artifacts and "
                 "windows, got a bundle; export the checkpoint"
@@ -107,6 +110,13 @@ TARGETS: tuple[Target, ...] = (
         format="tflite",
         convert=litert.add_tflite,
         int8=litert.make_int8_tflite,
+    ),
+    Target(
+        name="c",
+        makes="a folder of C sources with the student's tensors as constants, for microcontrollers and any compiler",
+        platforms=("cpu-x86", "cpu-arm", "mcu"),
+        step="write C sources",
+        write=write_c_sources,
     ),
     Target(
         name="trt",

@@ -295,6 +295,7 @@ class ExportDocument(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     report: ExportReport
     engines: tuple[BuiltEngine, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 class SeveralExports(msgspec.Struct, frozen=True, kw_only=True):

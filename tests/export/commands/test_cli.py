@@ -200,17 +200,18 @@ def test_the_table_of_platforms_can_be_shown(run: Callable[..., Done]):
         "platform",
         "cpu-x86",
         "cpu-arm",
+        "mcu",
         "jp6.2",
         "jp7",
         "trt-rtx",
-        *["--target"] * 5,
+        *["--target"] * 6,
     ]
     document = json.loads(run("--list-targets", "--json").stdout)
-    assert (document["platforms"][2]["engine_library"], document["platforms"][2]["targets"]) == (
+    assert (document["platforms"][3]["engine_library"], document["platforms"][3]["targets"]) == (
         "tensorrt",
         ["onnx", "native", "trt"],
     )
-    assert [row["name"] for row in document["targets"]] == ["onnx", "openvino", "native", "litert", "trt"]
+    assert [row["name"] for row in document["targets"]] == ["onnx", "openvino", "native", "litert", "c", "trt"]
 
 
 def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Callable[..., Done], student_file: Path, tmp_path: Path):
@@ -236,7 +237,7 @@ def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Callable[..., Done], 
     [
         (
             ["s.ckpt", "--target", "tflite"],
-            "--target 'tflite': expected one of onnx, openvino, native, litert, trt; see --list-targets",
+            "--target 'tflite': expected one of onnx, openvino, native, litert, c, trt; see --list-targets",
         ),
         (["s.ckpt", "--precision", "int4"], "--precision 'int4': expected one of fp32, fp16, int8, auto"),
         (["--json"], "expected a checkpoint or a bundle to export, got none; name it, or see --help"),

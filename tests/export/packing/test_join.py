@@ -114,7 +114,7 @@ def test_several_students_need_a_place_to_go_and_no_engines(student_file: Path) 
     assert str(caught.value) == "several students need -o FILE, and take no --page; see --help"
     with pytest.raises(UsageError) as caught:
         run_export([str(student_file), str(student_file), "-o", "both.edge", "--target", "trt"])
-    assert str(caught.value) == "--target trt: expected one student, got several; export each for its own engines"
+    assert str(caught.value) == "--target trt: expected one student, got several; export each on its own"
 
 
 def test_bundles_are_joined_as_checkpoints_are(exported: ExportResult, gyro_file: Path, tmp_path: Path) -> None:

@@ -47,15 +47,16 @@ def test_a_target_that_a_platform_lacks_names_those_that_have_it():
 
 
 def test_every_row_of_the_table_says_what_it_makes_and_names_platforms_that_exist():
-    assert [row.name for row in TARGETS] == ["onnx", "openvino", "native", "litert", "trt"]
+    assert [row.name for row in TARGETS] == ["onnx", "openvino", "native", "litert", "c", "trt"]
     known = {row.name for row in PLATFORMS}
     for row in TARGETS:
         assert row.makes
         assert set(row.platforms) <= known
-        assert bool(row.step) == bool(row.convert or row.backend or row.build)
+        assert bool(row.step) == bool(row.convert or row.backend or row.build or row.write)
     assert [" ".join(targets_on(row)) for row in PLATFORMS] == [
-        "onnx openvino native litert",
-        "onnx native litert",
+        "onnx openvino native litert c",
+        "onnx native litert c",
+        "onnx native c",
         "onnx native trt",
         "onnx native trt",
         "onnx native trt",
@@ -66,7 +67,7 @@ def test_a_target_that_does_not_exist_is_refused_with_those_that_do():
     with pytest.raises(UsageError) as error:
         requested_targets(_plan("ncnn"))
     assert str(error.value) == (
-        "--target 'ncnn': expected one of onnx, openvino, native, litert, trt; see --list-targets"
+        "--target 'ncnn': expected one of onnx, openvino, native, litert, c, trt; see --list-targets"
     )
 
 
