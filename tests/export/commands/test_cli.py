@@ -93,6 +93,7 @@ def test_json_is_one_document_and_another_process_gives_the_same_bundle(
         "sha256": exported.sha256,
         "report": report,
         "engines": [],
+        "folders": [],
     }
 
 
