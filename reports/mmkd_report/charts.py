@@ -1,4 +1,4 @@
-"""Charts as inline SVG: dot panels, lines, scatter, histograms and attention maps.
+"""Charts as inline SVG: dot panels, lines, histograms and attention maps.
 
 Numbers go in, finished markup comes out. Colours come from the style sheet by role; every mark carries its value as a
 title, which browsers show on hover. Positions in dot panels are percentages of the width, so that text keeps its size
@@ -347,77 +347,6 @@ def _path(points: Iterable[tuple[float, float] | None]) -> str:
         written.append(f"{pen}{point[0]:g} {point[1]:g}")
         pen = "L"
     return "".join(written)
-
-
-# --- scatter ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One measured configuration: small `x` and large `y` are good. Only a `kept` one may be on the front."""
-
-    role: str
-    shape: str
-    title: str
-    x: float
-    y: float
-    kept: bool = True
-
-
-def pareto_front(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Return the kept points that no other kept point beats, from left to right."""
-    front: list[Point] = []
-    for point in sorted((point for point in points if point.kept), key=lambda point: (point.x, -point.y)):
-        if not front or point.y > front[-1].y:
-            front.append(point)
-    return tuple(front)
-
-
-def scatter(
-    points: Sequence[Point],
-    *,
-    title: str,
-    description: str,
-    x_label: str,
-    x_axis: Axis,
-    y_axis: Axis,
-    x_text: Callable[[float], str],
-    y_text: Callable[[float], str],
-    floor: float | None = None,
-) -> Chart:
-    """Draw points and the staircase of those that no other beats; `floor` is a value of y with a dashed line."""
-    parts = _axes(x_axis, y_axis, SCATTER_BOTTOM, x_label, x_text, y_text)
-    if floor is not None:
-        y = _y(y_axis, floor, SCATTER_BOTTOM)
-        parts.append(element("line", class_="floor", x1=42, x2=332, y1=y, y2=y))
-        parts.append(element("text", "least that passes the gate", class_="tick", x=46, y=y - 4))
-    corners = [(_x(x_axis, one.x), _y(y_axis, one.y, SCATTER_BOTTOM)) for one in pareto_front(points)]
-    if corners:
-        path = f"M{corners[0][0]:g} {corners[0][1]:g}" + "".join(f"H{x:g}V{y:g}" for x, y in corners[1:])
-        parts.append(element("path", class_="front", d=f"{path}H{RIGHT:g}"))
-    for point in points:
-        mark = _mark(point.shape, _x(x_axis, point.x), _y(y_axis, point.y, SCATTER_BOTTOM), point.title)
-        parts.append(element("g", mark, class_=f"role-{point.role} mark{'' if point.kept else ' hollow'}"))
-    return Chart(svg=svg(title, description, *parts, class_="chart scatter", viewBox="0 0 340 224"))
-
-
-def scatter_key(entries: Iterable[tuple[str, str, str, bool]]) -> Markup:
-    """Return the legend of a scatter chart from (role, shape, name, is hollow)."""
-    rows = []
-    for role, shape, name, hollow in entries:
-        mark = element("g", _mark(shape, 7, 7, ""), class_="mark hollow" if hollow else "mark")
-        image = element("svg", mark, class_=f"role-{role}", aria_hidden="true", width=14, height=14)
-        rows.append(element("li", image, name + (", left out" if hollow else "")))
-    return element("ul", *rows, class_="mark-key")
-
-
-def _mark(shape: str, x: float, y: float, title: str) -> Markup:
-    inner = [element("title", title)] if title else []
-    if shape == "circle":
-        return element("circle", *inner, cx=x, cy=y, r=5)
-    if shape == "square":
-        return element("rect", *inner, x=round(x - 4.5, 1), y=round(y - 4.5, 1), width=9, height=9)
-    return element("path", *inner, d=f"M{x:g} {y - 6:g}l6 6-6 6-6-6Z")
 
 
 # --- histograms -------------------------------------------------------------------------------------------------------

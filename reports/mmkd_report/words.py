@@ -16,6 +16,7 @@ NOTHING = "\u2013"  # an en dash: not measured
 THIN = "\u202f"
 MINUS = "\u2212"
 TIMES = "\u00d7"
+MAX_NAMED = 3
 
 
 def is_number(value: float | None) -> TypeGuard[float]:
@@ -24,20 +25,12 @@ def is_number(value: float | None) -> TypeGuard[float]:
 
 
 def for_terminal(sentence: str) -> str:
-    r"""Replace the signs that not every terminal has.
-
-    >>> for_terminal("\u22122.0 to 71.2\u202f%")
-    '-2.0 to 71.2 %'
-    """
+    """Replace the signs that not every terminal has."""
     return sentence.replace(THIN, " ").replace(MINUS, "-").replace(NOTHING, "-")
 
 
 def fixed(value: float | None, digits: int = 1) -> str:
-    r"""Write that many digits after the point; never "-0.0".
-
-    >>> fixed(1234.56), fixed(-0.04), fixed(-2.5), fixed(None)
-    ('1\u202f234.6', '0.0', '\u22122.5', '–')
-    """
+    """Write that many digits after the point; never "-0.0"."""
     if not is_number(value):
         return NOTHING
     written = f"{abs(value):,.{digits}f}".replace(",", THIN)
@@ -59,22 +52,14 @@ def with_unit(written: str, unit: str) -> str:
     return written if written == NOTHING or not unit else f"{written}{THIN}{unit}"
 
 
-def share(fraction: float | None) -> str:
-    r"""Write a fraction in percent with two digits at most, and the unit.
-
-    >>> share(0.1), share(0.125)
-    ('10\u202f%', '12.5\u202f%')
-    """
+def short_percent(fraction: float | None) -> str:
+    """Write a fraction in percent with at most two digits, and the unit."""
     written = percent(fraction, 2)
     return with_unit(written.rstrip("0").rstrip(".") if "." in written else written, "%")
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    r"""Write that many significant digits, with an exponent only below 1e-6.
-
-    >>> significant(0.11234), significant(9.999), significant(1234.5), significant(0.0)
-    ('0.112', '10.0', '1\u202f234', '0')
-    """
+    """Write that many significant digits, with an exponent only below 1e-6."""
     if not is_number(value):
         return NOTHING
     if value == 0:
@@ -90,20 +75,12 @@ def quantity(value: float | None, unit: str) -> str:
 
 
 def plain(value: float | None) -> str:
-    r"""Write a setting such as a learning rate.
-
-    >>> plain(0.001), plain(50.0), plain(3e-05)
-    ('0.001', '50', '3e\u221205')
-    """
+    """Write a setting such as a learning rate."""
     return f"{value:g}".replace("-", MINUS) if is_number(value) else NOTHING
 
 
 def magnitude(value: float | None) -> str:
-    r"""Write a number of parameters in thousands or millions.
-
-    >>> magnitude(61432), magnitude(1253000), magnitude(812)
-    ('61.4\u202fk', '1.25\u202fM', '812')
-    """
+    """Write a number of parameters in thousands or millions."""
     if is_number(value):
         for size, unit in ((1e6, "M"), (1e3, "k")):
             if float(f"{value:.2e}") >= size:
@@ -112,11 +89,7 @@ def magnitude(value: float | None) -> str:
 
 
 def time_text(microseconds: float | None) -> str:
-    r"""Write a latency in the unit that fits it.
-
-    >>> time_text(339.4), time_text(12_345.0), time_text(None)
-    ('339\u202fµs', '12.3\u202fms', '–')
-    """
+    """Write a latency in µs, ms or s."""
     if not is_number(microseconds):
         return NOTHING
     for unit, size in (("µs", 1.0), ("ms", 1e3)):
@@ -126,11 +99,7 @@ def time_text(microseconds: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    r"""Write the length of a run.
-
-    >>> duration(412.4), duration(9.2), duration(7260)
-    ('6 min 52 s', '9.2\u202fs', '2 h 1 min')
-    """
+    """Write the length of a run."""
     if not is_number(seconds) or seconds < 60:
         return with_unit(significant(seconds, 2), "s")
     minutes, rest_s = divmod(round(seconds), 60)
@@ -139,20 +108,12 @@ def duration(seconds: float | None) -> str:
 
 
 def join_words(words: Sequence[str]) -> str:
-    """List words in a sentence.
-
-    >>> join_words(["acc", "gyro", "audio"])
-    'acc, gyro and audio'
-    """
+    """List words in a sentence."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Write a number with its noun.
-
-    >>> counted(1, "seed"), counted(5, "seed"), counted(7, "class", "classes")
-    ('1 seed', '5 seeds', '7 classes')
-    """
+    """Write a number with its noun."""
     return f"{count(number)} {noun if number == 1 else plural or noun + 's'}"
 
 
@@ -199,11 +160,7 @@ def score_with_std(score: Spread | None, measure: Measure) -> str:
 
 
 def points(value: float | None) -> str:
-    r"""Write signed percentage points.
-
-    >>> points(12.34), points(-0.4), points(0.01)
-    ('+12.3', '\u22120.4', '0.0')
-    """
+    """Write signed percentage points."""
     return _signed(fixed(value))
 
 
@@ -230,12 +187,7 @@ def gain_interval(low: float | None, high: float | None, measure: Measure) -> st
 
 
 def gain_verdict(mean: float, low: float | None, high: float | None, measure: Measure, where: str = "") -> str:
-    """Return the effect of distillation as the interval of its gain allows, a sentence without a full stop.
-
-    >>> from mmkd_report.schema.figures import OF_CLASSES
-    >>> gain_verdict(6.66, 3.2, 9.9, OF_CLASSES[0], " on acc")
-    'Distillation improves accuracy on acc by 6.7 points (95 % interval 3.2 to 9.9)'
-    """
+    """Return the effect of distillation as the interval of its gain allows, a sentence without a full stop."""
     size = with_gain_unit(signed_gain(abs(mean), measure).lstrip("+"), measure)
     effect = f"Distillation {'worsens' if mean < 0 else 'improves'} {measure.words}{where} by {size}"
     if not (is_number(low) and is_number(high)):
@@ -245,6 +197,13 @@ def gain_verdict(mean: float, low: float | None, high: float | None, measure: Me
         mean_text = with_gain_unit(signed_gain(mean, measure), measure)
         return f"The gain of distillation{where} is not significant: {mean_text} ({ends})"
     return f"{effect} ({ends})"
+
+
+def gain_figure(mean: float, low: float | None, high: float | None, measure: Measure, caption: str) -> tuple[str, str]:
+    """Return a gain as key figure: number and caption, with its unit and interval."""
+    ends = gain_interval(low, high, measure)
+    unit = f"{measure.gain_unit} " if measure.gain_unit else ""
+    return signed_gain(mean, measure), unit + caption + ("" if ends == NOTHING else f" · 95 % interval {ends}")
 
 
 # --- chance and labels ------------------------------------------------------------------------------------------------
@@ -260,6 +219,21 @@ def score_and_chance(name: str, mean: float | None, chance: Chance, measure: Mea
     ends = f"{score_text(chance.low, measure)} to {score_text(chance.high, measure)}"
     chance_text = score_with_unit(chance.figure, measure)
     return f"{name} {score_with_unit(mean, measure)} (95 % interval {ends}), chance {chance_text}"
+
+
+def no_conclusion(students: Sequence[tuple[str, float | None, Chance | None]], measure: Measure) -> str:
+    """Return why nothing is concluded if the first student (name, score, chance) is at chance, without a full stop."""
+    better = [name for name, _, chance in students if not is_chance_level(chance)]
+    head = "No sensor can be judged: no student is better than chance"
+    if better:
+        head = f"No conclusion: the student of {students[0][0]}, which validates best, is no better than chance"
+    figures = [
+        score_and_chance(name, score, chance, measure)
+        for name, score, chance in students[: 1 if better else MAX_NAMED]
+        if chance is not None
+    ]
+    tail = f"; students better than chance: {join_words(better)}" if better else ""
+    return f"{head} ({measure.words}: {'; '.join(figures)}){tail}"
 
 
 def labelled_groups_text(labelled: LabelledGroups) -> str:
@@ -282,14 +256,11 @@ def leak_sentence(
     if leak is None or not leak.leaks or label_fraction is None:
         return ""
     score = score_with_unit(leak.figure.mean, measure)
-    effect = f"tell {score} of the unlabelled ones"
-    if measure.name != "accuracy":
-        effect = f"reach {measure.words} {score} on the unlabelled ones"
     cure = "Label whole groups" if split is None or split.by == "groups" else "Write groups.npy, and label whole groups"
     return (
-        f"A random {share(label_fraction)} of labels leaks through time: labels of neighbouring windows {effect} "
-        f"without any sensor (chance: {score_with_unit(leak.chance.figure, measure)}). {cure} instead "
-        "(--labelled-groups)."
+        f"A random {short_percent(label_fraction)} of labels leaks through time: labels of neighbouring windows reach "
+        f"{measure.words} {score} on the unlabelled ones without any sensor (chance: "
+        f"{score_with_unit(leak.chance.figure, measure)}). {cure} instead (--labelled-groups)."
     )
 
 
@@ -314,11 +285,6 @@ def terminal_interval(low: float | None, high: float | None, measure: Measure) -
 
 
 def terminal_spread(mean: float | None, std: float | None, measure: Measure) -> str:
-    """Write mean ± standard deviation for a terminal: fractions with three digits, otherwise significant digits.
-
-    >>> from mmkd_report.schema.figures import OF_CLASSES
-    >>> terminal_spread(0.8125, 0.025, OF_CLASSES[0])
-    '0.812 ± 0.025'
-    """
+    """Write mean ± standard deviation for a terminal: fractions with three digits, otherwise significant digits."""
     values = [value for value in (mean, std) if is_number(value)]
     return " ± ".join(for_terminal(significant(v)) if measure.lower_is_better else f"{v:.3f}" for v in values)

@@ -238,7 +238,11 @@ def sparse() -> Document:
         "students": {
             "drive": {
                 "baseline": {"accuracy": one, "latency_ms": None, "confusion": [[9, 3], [5, 7]]},
-                "student": {"accuracy": {"mean": 0.5998, "std": 0.0, "per_seed": [0.5998]}, "curve": []},
+                "student": {
+                    "accuracy": {"mean": 0.5998, "std": 0.0, "per_seed": [0.5998]},
+                    "valid_score": one,
+                    "curve": [],
+                },
                 "extra_trees": {"accuracy": {"mean": 0.6456}, "balanced_accuracy": {"mean": 0.6312}, "macro_f1": None},
                 "mini_rocket": {"reason": "the library aeon is not installed: pip install 'mmkd-edge[rivals]'"},
                 "gain_points": {"mean": -1.25, "low": -4.0, "high": 1.5},

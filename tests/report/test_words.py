@@ -20,7 +20,7 @@ WRITERS = [
     formats.significant,
     formats.plain,
     formats.magnitude,
-    formats.share,
+    formats.short_percent,
     formats.duration,
 ]
 
@@ -88,7 +88,7 @@ def test_three_significant_digits_stay_three_when_rounding_up(value: float, writ
     ("fraction", "written"), [(1, "100"), (0.1, "10"), (0.05, "5"), (0.125, "12.5"), (0.3333, "33.33"), (0.0, "0")]
 )
 def test_a_share_has_no_digits_that_say_nothing(fraction: float, written: str) -> None:
-    assert formats.share(fraction) == f"{written}\u202f%"
+    assert formats.short_percent(fraction) == f"{written}\u202f%"
 
 
 @pytest.mark.parametrize(

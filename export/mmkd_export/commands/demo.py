@@ -259,7 +259,7 @@ def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     """Print the scores, how to run the best student, the verdict, and the next command."""
     from mmkd_export.demo.chain import best_student
     from mmkd_report.pages.demo import gap_text
-    from mmkd_report.pages.demo_answer import is_judged, leak, recommendation, shipped
+    from mmkd_report.pages.demo_answer import is_judged, leak_text, recommendation, shipped_text
     from mmkd_report.words import for_terminal, labelled_title, with_gain_unit
 
     measure = demo.reported_metric
@@ -277,7 +277,7 @@ def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     gain, ends = _gain(demo.mean_gain_points, measure)
     ends = "no confidence interval: too few groups" if ends == "-" else ends
     print(f"mean gain {with_gain_unit(gain, measure)} ({ends})")
-    for sentence in (shipped(demo), leak(demo)):
+    for sentence in (shipped_text(demo), leak_text(demo)):
         if sentence:
             print(for_terminal(sentence))
     bundle, best = str(out / "student.edge"), best_student(demo)

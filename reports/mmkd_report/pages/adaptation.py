@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmkd_report import charts
 from mmkd_report.page import Facts, Page, Row, Section, label, render, table
 from mmkd_report.schema.adaptation import AdaptationDocument, EstimateKind, read_adaptation
 from mmkd_report.schema.figures import MEASURES, OF_CLASSES, Measure
-from mmkd_report.words import count, fixed, percent, points, score_with_unit, tick
+from mmkd_report.words import count, fixed, percent, points, score_with_unit
 
 ESTIMATES: dict[EstimateKind, str] = {
     "labels": "agreement with the labels of new windows",
@@ -22,14 +21,7 @@ FRACTION = OF_CLASSES[0]
 
 
 def render_adaptation(document: Mapping[str, Any]) -> str:
-    """Return the page of an adaptation as HTML.
-
-    Args:
-        document: What `mmkd-adapt --json` writes.
-
-    Raises:
-        DocumentError: The document breaks its contract; the message names the place.
-    """
+    """Return the page of an adaptation as HTML; raise DocumentError for a broken document."""
     adaptation = read_adaptation(document)
     new, old = adaptation.new, adaptation.old
     labels = f"{count(adaptation.labels)} labels" if adaptation.labels else "no labels"
@@ -44,7 +36,7 @@ def render_adaptation(document: Mapping[str, Any]) -> str:
             headline=f"Does adapting the student help on {new.name}?",
             lede=[f"{adaptation.modality}.", windows],
             answer=[f"{sentence}." for sentence in answer(adaptation)],
-            sections=[_domains(adaptation), _methods(adaptation), *_classes(adaptation), _origin(adaptation)],
+            sections=[_methods(adaptation), *_classes(adaptation), _origin(adaptation)],
             document="the document of mmkd-adapt --json",
         )
     )
@@ -77,41 +69,6 @@ def _measure(adaptation: AdaptationDocument) -> Measure:
     return next((measure for measure in MEASURES if measure.name == adaptation.metric), FRACTION)
 
 
-def _domains(adaptation: AdaptationDocument) -> Section:
-    methods, old_measure = adaptation.methods, _measure(adaptation)
-    values = [adaptation.estimate, adaptation.old_score]
-    values += [value for method in methods for value in (method.estimate, method.old_score)]
-    over = charts.axis(values, floor=0.0, ceiling=1.0)
-    roles = ["baseline", *("student" if method.method == adaptation.chosen else "other" for method in methods)]
-    names = [UNCHANGED, *(method.name for method in methods)]
-
-    def panel(title: str, about: str, scores: Sequence[float], measure: Measure) -> charts.DotPanel:
-        rows = [
-            charts.seed_row(role, name, score, measure) for role, name, score in zip(roles, names, scores, strict=True)
-        ]
-        return charts.DotPanel(
-            title=title,
-            about=about,
-            rows=rows,
-            over=over,
-            tick_text=lambda value: tick(value, measure),
-            reference=scores[0],
-        )
-
-    estimates = [adaptation.estimate, *(method.estimate for method in methods)]
-    scores = [adaptation.old_score, *(method.old_score for method in methods)]
-    panels = [
-        panel(f"New: {adaptation.new.name}", "estimate in percent", estimates, FRACTION),
-        panel(f"Old: {adaptation.old.name}", old_measure.words, scores, old_measure),
-    ]
-    lead = (
-        f"New: {ESTIMATES[adaptation.estimated_by]}, in percent. Old: {old_measure.words} on windows that were not "
-        "trained on. The dashed line is the unchanged student."
-    )
-    chart = charts.draw_panels(panels, note="", named=True)
-    return Section("domains", "New and old, before and after", [chart], lead)
-
-
 def _methods(adaptation: AdaptationDocument) -> Section:
     rows = [Row([UNCHANGED, percent(adaptation.estimate), "", percent(adaptation.old_score), "", ""], "baseline")]
     for method in adaptation.methods:
@@ -126,6 +83,7 @@ def _methods(adaptation: AdaptationDocument) -> Section:
         ]
         rows.append(Row(cells, "student" if is_chosen else ""))
     lead = (
+        f"New: {ESTIMATES[adaptation.estimated_by]}. Old: {_measure(adaptation).words} on unused windows. "
         "A method passes if its gain is significantly above 0, it forgets at most "
         f"{fixed(adaptation.max_forget_points)} points of the old domain, and no class vanishes; of those that pass "
         "the best estimate wins."

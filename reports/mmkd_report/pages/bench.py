@@ -44,16 +44,7 @@ class Lead:
 
 
 def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = None) -> str:
-    """Return the page of benchmark runs as HTML.
-
-    Args:
-        documents: What `mmkd-bench run --json` printed, one per run.
-        lead: How much faster the run of the smallest median is than the next, see `fastest_two`; None if that could
-            not be judged.
-
-    Raises:
-        DocumentError: A document breaks its contract, there are none, or more than a page can hold.
-    """
+    """Return the page of benchmark runs as HTML; raise DocumentError for a broken document."""
     if not 1 <= len(documents) <= MOST_RUNS:
         raise DocumentError(
             f"benchmark page: expected 1 to {MOST_RUNS} documents, got {len(documents)}; choose some, or make the "
@@ -259,7 +250,7 @@ def _distribution(named: Named) -> Section:
         "All calls of a run. The time axis is logarithmic; heights grow with the root of the number of calls. “At "
         "most” is the upper end of a 99 % confidence interval of the percentile."
     )
-    return Section("distribution", "Distribution", [Columns(items, "pareto")], lead)
+    return Section("distribution", "Distribution", [Columns(items, "wide")], lead)
 
 
 def latency_chart(run: BenchReport, *, name: str) -> charts.Chart | None:
@@ -367,7 +358,7 @@ def _figures(run: BenchReport) -> list[tuple[str, str]]:
         ("first call", time_text(1e3 * result.first_call_ms)),
         ("import", time_text(1e3 * result.import_ms)),
         ("throughput", f"{words.significant(result.throughput_hz)} predictions per second"),
-        ("CPU", f"{words.share(result.cpu_cores)} of a core"),
+        ("CPU", f"{words.short_percent(result.cpu_cores)} of a core"),
         ("memory", f"{quantity(result.rss_mb, 'MB')}, peak {quantity(result.rss_peak_mb, 'MB')}"),
         ("GPU memory", gpu if result.gpu_memory_mb is None else quantity(result.gpu_memory_mb, "MB")),
     ]

@@ -32,14 +32,7 @@ MOST_DRIFTS = 6
 
 
 def render_data_report(document: Mapping[str, Any]) -> str:
-    """Return the page of one dataset as HTML.
-
-    Args:
-        document: What `mmkd-data report --json` writes.
-
-    Raises:
-        DocumentError: The document breaks its contract; the message names the place.
-    """
+    """Return the page of one dataset as HTML; raise DocumentError for a broken document."""
     data = read_data_report(document)
     probes = [probe for probe in data.probes if probe.target == "class"]
     parts = (

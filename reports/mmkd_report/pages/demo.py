@@ -31,11 +31,10 @@ from mmkd_report.page import (
 from mmkd_report.pages.demo_answer import (
     answer,
     best_student,
-    is_chosen_by_validation,
     is_judged,
     key_figures,
-    leak,
-    mean_of,
+    leak_text,
+    mean_score,
     question,
     recommendation,
     teacher_network,
@@ -60,7 +59,7 @@ ROLE_NAMES = {
     "mini_rocket": "MiniRocket",
     "rocket_and_trees": "MiniRocket + trees",
     "baseline": "Labels only",
-    "distilled_rocket": "MiniRocket, taught",
+    "distilled_rocket": "Distilled MiniRocket",
     "student": "Distilled student",
 }
 ROWS = ("extra_trees", "mini_rocket", "rocket_and_trees", "baseline", "distilled_rocket", "student")
@@ -74,17 +73,10 @@ MAP_COLOURS = {"teacher": (191, 110, 24), "student": (45, 125, 200)}
 
 
 def render_demo(document: Mapping[str, Any]) -> str:
-    """Return the page of one demo run as HTML.
-
-    Args:
-        document: What `mmkd-demo --json` writes. Keys that may be absent or null are left out of the page.
-
-    Raises:
-        DocumentError: The document breaks its contract; the message names the place.
-    """
+    """Return the page of one demo run as HTML; raise DocumentError for a broken document."""
     demo = read_demo(document)
     name = demo.dataset.title or demo.dataset.name
-    leaked = leak(demo)
+    leaked = leak_text(demo)
     parts = (
         [_results(demo), _seeds(demo)],
         _confusion(demo),
@@ -147,7 +139,7 @@ def _results(demo: DemoDocument) -> Section:
             [_row("teacher", demo.teacher, demo)],
         )
     ]
-    groups += [(name, list(_rows(contest, demo))) for name, contest in demo.students.items()]
+    groups += [(name, list(_rows(sensor, demo))) for name, sensor in demo.students.items()]
     spread = f"Mean ± standard deviation over {seeds} seeds, each on another fold." if seeds else ""
     caption = (
         f"{'One seed, so no standard deviation.' if seeds == 1 else spread} Every model of a sensor sees the same "
@@ -158,22 +150,22 @@ def _results(demo: DemoDocument) -> Section:
     if demo.mean_gain_points and demo.mean_gain_points.method:
         blocks.append(Note(f"Gain: {demo.mean_gain_points.method}."))
     chance = next(
-        (contest.student.chance for contest in demo.students.values() if contest.student.chance is not None), None
+        (sensor.student.chance for sensor in demo.students.values() if sensor.student.chance is not None), None
     )
     if chance is not None:
         level = words.score_with_unit(chance.figure, measure)
         blocks.append(Note(f"Chance, the better of a constant and a uniform answer, has {measure.words} {level}."))
-    if is_judged(demo) and recommendation(demo) and is_chosen_by_validation(demo):
+    if is_judged(demo) and recommendation(demo):
         blocks.append(Note("The recommendation uses validation only; test scores are for checking."))
     return Section("results", "All results", blocks)
 
 
-def _rows(contest: DemoSensor, demo: DemoDocument) -> Iterator[Row]:
+def _rows(sensor: DemoSensor, demo: DemoDocument) -> Iterator[Row]:
     for role in ROWS:
-        model = getattr(contest, role)
+        model = getattr(sensor, role)
         reason = getattr(model, "reason", None)
         if role == "student":
-            yield _row(role, contest.student, demo, gain=contest.gain_points, gap=gap_text(contest))
+            yield _row(role, sensor.student, demo, gain=sensor.gain_points, gap=gap_text(sensor))
         elif reason or (model is None and role in ALWAYS_SHOWN):
             wide = Cell(f"not run: {reason or 'no reason was given'}", style="reason", span=len(demo.measures) + 4)
             yield Row([Cell(ROLE_NAMES[role], role=role), wide], role)
@@ -199,20 +191,20 @@ def _row(
     return Row([Cell(ROLE_NAMES[role], role=role), *scores, gained, gap.removesuffix(f"{words.THIN}%"), *size], role)
 
 
-def gap_text(contest: DemoSensor) -> str:
+def gap_text(sensor: DemoSensor) -> str:
     """Return the gap recovered with its unit; not measurable unless its interval shows that there is a gap."""
-    gap = contest.gap_points
-    if gap is None or not words.is_number(gap.low) or words.is_chance_level(contest.student.chance):
+    gap = sensor.gap_points
+    if gap is None or not words.is_number(gap.low) or words.is_chance_level(sensor.student.chance):
         return words.NOTHING
-    if contest.gap_recovered is None or gap.low <= 0:
+    if sensor.gap_recovered is None or gap.low <= 0:
         return "not measurable"
-    return words.with_unit(words.percent(contest.gap_recovered, 0), "%")
+    return words.with_unit(words.percent(sensor.gap_recovered, 0), "%")
 
 
 def _seeds(demo: DemoDocument) -> Section:
     measure = demo.reported_metric
     groups: dict[str, list[tuple[str, Network | DemoRival | None]]] = {"All sensors": [("teacher", demo.teacher)]}
-    groups |= {name: [(role, getattr(contest, role)) for role in ROWS] for name, contest in demo.students.items()}
+    groups |= {name: [(role, getattr(sensor, role)) for role in ROWS] for name, sensor in demo.students.items()}
     scores = {
         title: [(role, score) for role, model in models if model is not None and (score := model.score(measure))]
         for title, models in groups.items()
@@ -237,7 +229,7 @@ def _seeds(demo: DemoDocument) -> Section:
             ],
             over=over,
             tick_text=lambda value: words.tick(value, measure),
-            reference=mean_of(demo.teacher.score(measure)),
+            reference=mean_score(demo.teacher.score(measure)),
             paired=True,
         )
         for title, rows in scores.items()
@@ -260,10 +252,10 @@ def _confusion(demo: DemoDocument) -> Iterator[Section]:
     teacher = _confusion_table("Teacher", "teacher", demo.teacher, labels)
     pairs = {
         name: [
-            *_confusion_table("Labels only", "baseline", contest.baseline, labels),
-            *_confusion_table("Distilled student", "student", contest.student, labels),
+            *_confusion_table("Labels only", "baseline", sensor.baseline, labels),
+            *_confusion_table("Distilled student", "student", sensor.student, labels),
         ]
-        for name, contest in demo.students.items()
+        for name, sensor in demo.students.items()
     }
     if not teacher and not any(pairs.values()):
         return
@@ -316,7 +308,7 @@ def _confusion_table(title: str, role: str, network: Network | None, labels: Seq
 def _labels(demo: DemoDocument) -> Iterator[Section]:
     """Multi-label tasks: the answers of the teacher and of every student for each label."""
     networks: dict[str, Network] = {"All sensors, teacher": demo.teacher}
-    networks |= {f"{name}, distilled student": contest.student for name, contest in demo.students.items()}
+    networks |= {f"{name}, distilled student": sensor.student for name, sensor in demo.students.items()}
     items: list[list[Block]] = []
     for title, network in networks.items():
         if network.counts is not None:
@@ -337,7 +329,7 @@ def _labels(demo: DemoDocument) -> Iterator[Section]:
 
 def _attention(demo: DemoDocument) -> Iterator[Section]:
     """Teacher and student attention of the best student, or else of the first that has some."""
-    maps = {name: contest.attention for name, contest in demo.students.items() if contest.attention is not None}
+    maps = {name: sensor.attention for name, sensor in demo.students.items() if sensor.attention is not None}
     if not maps:
         return
     best = best_student(demo)
@@ -400,7 +392,7 @@ def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore], list[Sub
     names = list(dict.fromkeys(names))
 
     def rank(score: SubsetScore) -> tuple[int, float]:
-        mean = mean_of(score.score(demo.reported_metric))
+        mean = mean_score(score.score(demo.reported_metric))
         return -len(score.modalities), -demo.reported_metric.rank(mean) if words.is_number(mean) else 0.0
 
     rows = sorted(scores, key=rank)
@@ -413,7 +405,7 @@ def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore], list[Sub
 
 def _subset_table(subsets: Sequence[SubsetScore], names: Sequence[str], demo: DemoDocument, caption: str) -> Table:
     measure = demo.reported_metric
-    means = [mean_of(subset.score(measure)) or 0.0 for subset in demo.teacher.missing or ()]
+    means = [mean_score(subset.score(measure)) or 0.0 for subset in demo.teacher.missing or ()]
     widest = 1.0 if measure.is_fraction else max(means, default=1.0) or 1.0
     heads = [*(label(name, "upright") for name in names), BAR, Column(measure.heading)]
     rows: list[list[Cell | str]] = []
@@ -421,7 +413,7 @@ def _subset_table(subsets: Sequence[SubsetScore], names: Sequence[str], demo: De
         score = subset.score(measure)
         dots = [_presence(name in subset.modalities) for name in names]
         rows.append(
-            [*dots, bar_cell((mean_of(score) or 0.0) / widest, "teacher"), words.score_with_std(score, measure)]
+            [*dots, bar_cell((mean_score(score) or 0.0) / widest, "teacher"), words.score_with_std(score, measure)]
         )
     return table(heads, rows, caption=caption, style="subsets", hide_caption=True)
 
@@ -434,7 +426,7 @@ def _presence(is_present: bool) -> Cell:
 
 def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
     measure = demo.reported_metric
-    measured = {name: contest.missing for name, contest in demo.students.items()}
+    measured = {name: sensor.missing for name, sensor in demo.students.items()}
     tested = {name: missing for name, missing in measured.items() if missing and missing.fractions}
     bands = {
         name: {
@@ -483,7 +475,7 @@ def _band(score: Spread | None, measure: Measure) -> tuple[float | None, float |
 def _benchmark(demo: DemoDocument) -> Iterator[Section]:
     bench = demo.benchmark or DemoBenchmark()
     measured = {"whole prediction": bench.latency_ms, teacher_network(demo): demo.teacher.latency_ms}
-    measured |= {f"student of {name}": contest.student.latency_ms for name, contest in demo.students.items()}
+    measured |= {f"student of {name}": sensor.student.latency_ms for name, sensor in demo.students.items()}
     rows = [
         [name, *map(words.significant, (latency.p50, latency.p90, latency.p99))]
         for name, latency in measured.items()
@@ -524,7 +516,7 @@ def _reproduce(demo: DemoDocument) -> Section:
         "Run": run,
         "Versions": facts(demo.versions),
         "Machine": facts(demo.machine or (demo.benchmark.machine if demo.benchmark else None)),
-        "Bundles": [(name, contest.bundle or "") for name, contest in demo.students.items()],
+        "Bundles": [(name, sensor.bundle or "") for name, sensor in demo.students.items()],
     }
     known = {title: [row for row in group if row[1] not in ("", words.NOTHING)] for title, group in groups.items()}
     blocks: list[Block] = [Code(demo.command)] if demo.command else []
@@ -555,7 +547,7 @@ _WORDS = {
     "teacher.",
     "Extra-trees": "Randomised decision trees on statistics of each window (Geurts, Ernst, Wehenkel, 2006).",
     "MiniRocket": "A linear model on ten thousand fixed convolutions (Dempster, Schmidt, Webb, 2021).",
-    "MiniRocket, taught": "MiniRocket trained on the teacher's answers. It is not a rival, because it needs the "
+    "Distilled MiniRocket": "MiniRocket trained on the teacher's answers. It is not a rival, because it needs the "
     "teacher too.",
     "Hybrid": "A student that combines a transformer and MiniRocket.",
     "Balanced accuracy": "The mean accuracy over classes; rare classes count as much as common ones.",
@@ -573,11 +565,11 @@ def _glossary(demo: DemoDocument) -> Facts:
     fold = "other visible labels; the dataset's own split stays" if own_split else "another split of the groups"
     seed = f"One repetition with other random numbers and {fold}."
     measures = {measure.name for measure in demo.measures}
-    contests = demo.students.values()
+    sensors = demo.students.values()
     is_used = {
         "Group": demo.split is None or demo.split.by == "groups",
-        "Hybrid": any("hybrid" in training for contest in contests for training in contest.student.shipped),
-        "MiniRocket, taught": any(contest.distilled_rocket is not None for contest in contests),
+        "Hybrid": any("hybrid" in training for sensor in sensors for training in sensor.student.shipped),
+        "Distilled MiniRocket": any(sensor.distilled_rocket is not None for sensor in sensors),
         "Balanced accuracy": "balanced_accuracy" in measures,
         "Macro-F1": "macro_f1" in measures,
     }

@@ -6,13 +6,10 @@ from collections.abc import Iterator
 
 from mmkd_report import words
 from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoSensor, Gain, LatencyPercentiles
-from mmkd_report.schema.figures import MODEL_NAMES, Measure, Spread
+from mmkd_report.schema.figures import MODEL_NAMES, Spread
 
 RIVALS = tuple((key, MODEL_NAMES[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees"))
 """Field and name of the rivals that learn from labels only."""
-
-_ALWAYS = ("extra_trees", "mini_rocket")  # rivals that are named even if they were not run
-MOST_NAMED = 3
 
 
 def question(demo: DemoDocument) -> str:
@@ -22,7 +19,9 @@ def question(demo: DemoDocument) -> str:
         was = "was" if demo.labelled_groups.labelled == 1 else "were"
         setting = f"Everything was recorded, {words.labelled_groups_text(demo.labelled_groups)} {was} labelled."
     elif demo.label_fraction is not None:
-        labelled = f"{words.share(demo.label_fraction)} was" if demo.label_fraction < 1 else "and everything was"
+        labelled = (
+            f"{words.short_percent(demo.label_fraction)} was" if demo.label_fraction < 1 else "and everything was"
+        )
         setting = f"Everything was recorded, {labelled} labelled."
     which = "Which one sensor is enough" if len(demo.students) > 1 else "Is one sensor enough"
     return f"{setting} {which}, and what does distillation gain?"
@@ -38,7 +37,7 @@ def answer(demo: DemoDocument) -> tuple[str, ...]:
     sentences = (
         _teacher_sentence(demo, best),
         _gain_sentence(demo),
-        shipped(demo),
+        shipped_text(demo),
         _rival_sentence(demo),
         recommendation(demo),
     )
@@ -46,34 +45,32 @@ def answer(demo: DemoDocument) -> tuple[str, ...]:
 
 
 def recommendation(demo: DemoDocument) -> str:
-    """Return what validation says for or against the student; empty if it has no scores to compare."""
+    """Return what validation recommends; empty without scores to compare."""
     best = best_student(demo)
     if best is None:
         return ""
     if not is_judged(demo):
-        return _chance_sentence(demo, best)
-    contest, measure = demo.students[best], demo.chosen_by
-    student, rivals = mean_of(contest.student.valid_score), _validated_rivals(contest)
+        measure, students = demo.reported_metric, {best: demo.students[best]} | demo.students
+        scores = {name: mean_score(sensor.student.score(measure)) for name, sensor in students.items()}
+        judged = [(name, scores[name], sensor.student.chance) for name, sensor in students.items()]
+        return f"{words.no_conclusion(judged, measure)}."
+    sensor, measure = demo.students[best], demo.chosen_by
+    student, rivals = mean_score(sensor.student.valid_score), _validated_rivals(sensor)
     if not words.is_number(student) or not rivals:
         return ""
-    own = words.score_with_unit(student, measure)
-    first = max(rivals, key=lambda name: rivals[name])
+    own, first = words.score_with_unit(student, measure), max(rivals, key=lambda name: rivals[name])
     if rivals[first] >= student:
         score = words.score_with_unit(rivals[first], measure)
-        tie = ", which is not higher" if score == own else ""
-        return f"Not recommended: on validation {first} scores {score}, the {best} student {own}{tie}."
-    scores = words.join_words([f"{words.score_with_unit(score, measure)} ({name})" for name, score in rivals.items()])
-    others = "the rivals score" if len(rivals) > 1 else "the rival scores"
-    unknown = [
-        name for key, name in RIVALS if name not in rivals and (key in _ALWAYS or getattr(contest, key) is not None)
-    ]
-    tail = f"; not validated: {words.join_words(unknown)}" if unknown else ""
-    return f"Recommended: the {best} student. On validation it scores {own}; {others} {scores}{tail}."
+        return f"Not recommended: on validation {first} reaches {score}, the {best} student {own}."
+    scores_text = words.join_words(
+        [f"{name} {words.score_with_unit(score, measure)}" for name, score in rivals.items()]
+    )
+    return f"Recommended: the {best} student. On validation it reaches {own}, {scores_text}."
 
 
-def shipped(demo: DemoDocument) -> str:
+def shipped_text(demo: DemoDocument) -> str:
     """Return which training validation chose for each sensor; empty if it had no choice."""
-    chosen = {name: contest.student.shipped for name, contest in demo.students.items() if contest.student.shipped}
+    chosen = {name: sensor.student.shipped for name, sensor in demo.students.items() if sensor.student.shipped}
     if not chosen:
         return ""
     written = [f"{name} {words.join_words(list(dict.fromkeys(trainings)))}" for name, trainings in chosen.items()]
@@ -82,7 +79,7 @@ def shipped(demo: DemoDocument) -> str:
     return f"Shipped, as validation chose: {'; '.join(written)}{reason}."
 
 
-def leak(demo: DemoDocument) -> str:
+def leak_text(demo: DemoDocument) -> str:
     """Return the warning about labels that leak through time; empty if they do not."""
     return words.leak_sentence(demo.labels_spread_in_time, demo.label_fraction, demo.reported_metric, split=demo.split)
 
@@ -93,25 +90,14 @@ def is_judged(demo: DemoDocument) -> bool:
     return best is not None and not words.is_chance_level(demo.students[best].student.chance)
 
 
-def is_chosen_by_validation(demo: DemoDocument) -> bool:
-    """Return whether every student that has a test score was validated, so that test scores choose nothing."""
-    return all(words.is_number(mean_of(demo.students[name].student.valid_score)) for name in _test_scores(demo))
-
-
 def best_student(demo: DemoDocument) -> str | None:
-    """Return the sensor with the best validation score, or the best test score unless every student was validated.
-
-    None if no student has a test score.
-    """
-    test = _test_scores(demo)
-    valid = {name: mean_of(demo.students[name].student.valid_score) for name in test}
+    """Return the sensor whose student validates best; None without validation scores."""
+    valid = {name: mean_score(sensor.student.valid_score) for name, sensor in demo.students.items()}
     scores = {name: score for name, score in valid.items() if words.is_number(score)}
-    if len(scores) < len(test):
-        scores = {name: demo.reported_metric.rank(score) for name, score in test.items()}
     return max(scores, key=lambda name: scores[name], default=None)
 
 
-def mean_of(spread: Spread | None) -> float | None:
+def mean_score(spread: Spread | None) -> float | None:
     """Return the mean of a score; None if it is missing."""
     return None if spread is None else spread.mean
 
@@ -121,52 +107,19 @@ def teacher_network(demo: DemoDocument) -> str:
     return "the teacher's transformer" if demo.teacher.members else "the teacher"
 
 
-def _test_scores(demo: DemoDocument) -> dict[str, float]:
-    scores = {name: mean_of(contest.student.score(demo.reported_metric)) for name, contest in demo.students.items()}
-    return {name: score for name, score in scores.items() if words.is_number(score)}
-
-
-def _validated_rivals(contest: DemoSensor) -> dict[str, float]:
+def _validated_rivals(sensor: DemoSensor) -> dict[str, float]:
     """Return validation scores by rival; labels only is one unless validation chose among trainings with it."""
-    baseline = [] if contest.student.shipped else [("labels only", contest.baseline)]
-    models = [*baseline, *((name, getattr(contest, field)) for field, name in RIVALS)]
-    scores = {name: mean_of(model.valid_score) for name, model in models if model is not None}
+    baseline = [] if sensor.student.shipped else [("labels only", sensor.baseline)]
+    models = [*baseline, *((name, getattr(sensor, field)) for field, name in RIVALS)]
+    scores = {name: mean_score(model.valid_score) for name, model in models if model is not None}
     return {name: score for name, score in scores.items() if words.is_number(score)}
-
-
-def _chance_sentence(demo: DemoDocument, best: str) -> str:
-    measure = demo.reported_metric
-    students = [name for name, contest in demo.students.items() if not words.is_chance_level(contest.student.chance)]
-    models = [("the teacher", demo.teacher)]
-    for sensor, contest in demo.students.items():
-        fields = [("baseline", "labels only"), *RIVALS]
-        models += [(f"{name} on {sensor}", model) for key, name in fields if (model := getattr(contest, key))]
-    better = [f"the student of {name}" for name in students]
-    better += [name for name, model in models if model.chance is not None and model.chance.is_better]
-    head = "No sensor can be judged: no student is better than chance"
-    if students:
-        head = f"The student of {best}, which validation chooses, is no better than chance, so no conclusion is drawn"
-    elif not better:
-        head = "No sensor can be judged: nothing here is better than chance"
-    scores = [
-        words.score_and_chance(name, mean_of(demo.students[name].student.score(measure)), chance, measure)
-        for name in ([best] if students else list(demo.students)[:MOST_NAMED])
-        if (chance := demo.students[name].student.chance) is not None
-    ]
-    tail = f" Better than chance: {words.join_words(better)}." if better else ""
-    return f"{head} ({measure.words}: {'; '.join(scores)}).{tail}"
 
 
 def _teacher_sentence(demo: DemoDocument, best: str) -> str:
-    """Compare the best student with the teacher, and say if another student is ahead on test."""
-    measure, scores = demo.reported_metric, _test_scores(demo)
-    first = max(scores, key=lambda name: measure.rank(scores[name]))
-    text = f"The student of {best} alone reaches {measure.words} {words.score_with_unit(scores[best], measure)} on test"
-    if measure.rank(scores[first]) > measure.rank(scores[best]):
-        text += (
-            f" (validation chooses it; {first} is ahead on test with {words.score_with_unit(scores[first], measure)})"
-        )
-    teacher, over = mean_of(demo.teacher.score(measure)), demo.students[best].over_teacher_points
+    """Compare the best student with the teacher."""
+    measure, over = demo.reported_metric, demo.students[best].over_teacher_points
+    student, teacher = (mean_score(model.score(measure)) for model in (demo.students[best].student, demo.teacher))
+    text = f"The student of {best} alone reaches {measure.words} {words.score_with_unit(student, measure)} on test"
     if not words.is_number(teacher):
         return f"{text}."
     text += f", the teacher with all sensors {words.score_with_unit(teacher, measure)}"
@@ -179,11 +132,11 @@ def _teacher_sentence(demo: DemoDocument, best: str) -> str:
 
 
 def _reported_gain(demo: DemoDocument) -> tuple[Gain | None, str]:
-    """Return the gain over several sensors or of the only one, and where it was measured."""
+    """Return the gain over several sensors or the only one, and its sensors in words."""
     if len(demo.students) > 1:
         return demo.mean_gain_points, f" on average over {len(demo.students)} sensors"
-    (name, contest), *_ = demo.students.items()
-    return contest.gain_points, f" on {name}"
+    (name, sensor), *_ = demo.students.items()
+    return sensor.gain_points, f" on {name}"
 
 
 def _gain_sentence(demo: DemoDocument) -> str:
@@ -194,20 +147,17 @@ def _gain_sentence(demo: DemoDocument) -> str:
 
 
 def _rival_sentence(demo: DemoDocument) -> str:
-    """Return how many students a rival beats on test, and the largest lead."""
-    measure, leads = demo.reported_metric, []
-    for sensor, student in _test_scores(demo).items():
-        models = ((name, getattr(demo.students[sensor], field)) for field, name in RIVALS)
-        scores = [(mean_of(model.score(measure)), name) for name, model in models if model is not None]
-        known = [(measure.rank(score), score, name) for score, name in scores if words.is_number(score)]
-        rank, score, name = max(known, default=(measure.rank(student), student, ""))
-        if rank > measure.rank(student):
-            ends = f"{words.score_with_unit(score, measure)}, the student {words.score_with_unit(student, measure)}"
-            leads.append((abs(score - student), f"{name} on {sensor} ({ends})"))
-    if not leads:
-        return ""
-    students = f"{len(leads)} of {len(demo.students)} students" if len(demo.students) > 1 else "the student"
-    return f"On test a rival is better than {students}; the largest lead: {max(leads)[1]}."
+    """Return the rivals that are ahead of a student on test; empty without any."""
+    measure, ahead = demo.reported_metric, []
+    for sensor, models in demo.students.items():
+        student = mean_score(models.student.score(measure))
+        for field, name in RIVALS:
+            rival = getattr(models, field)
+            score = None if rival is None else mean_score(rival.score(measure))
+            if words.is_number(student) and words.is_number(score) and measure.rank(score) > measure.rank(student):
+                scores = [words.score_with_unit(value, measure) for value in (score, student)]
+                ahead.append(f"{name} on {sensor} ({scores[0]}, student {scores[1]})")
+    return f"Ahead of the student on test: {words.join_words(ahead)}." if ahead else ""
 
 
 def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
@@ -216,14 +166,14 @@ def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
     if best is None:
         return
     student, measure = demo.students[best].student, demo.reported_metric
-    teacher, chance = mean_of(demo.teacher.score(measure)), student.chance
+    teacher, chance = mean_score(demo.teacher.score(measure)), student.chance
     caption = f"{measure.words} with {best} alone"
     caption += f" · all sensors {words.score_with_unit(teacher, measure)}" if words.is_number(teacher) else ""
     caption += "" if chance is None else f" · chance {words.score_with_unit(chance.figure, measure)}"
-    yield words.score_with_unit(mean_of(student.score(measure)), measure), caption
+    yield words.score_with_unit(mean_score(student.score(measure)), measure), caption
     gain, where = _reported_gain(demo)
     if gain is not None and words.is_number(gain.mean) and not words.is_chance_level(chance):
-        yield words.signed_gain(gain.mean, measure), _gain_caption(gain, where, measure)
+        yield words.gain_figure(gain.mean, gain.low, gain.high, measure, f"gained by distillation{where}")
     if student.parameters:
         caption = f"parameters · {teacher_network(demo)} {words.magnitude(demo.teacher.parameters)}"
         yield words.magnitude(student.parameters), caption
@@ -231,21 +181,15 @@ def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
         yield words.quantity(student.latency_ms.p50, "ms"), f"median latency of one window{_ratio_text(demo, best)}"
 
 
-def _gain_caption(gain: Gain, where: str, measure: Measure) -> str:
-    ends = words.gain_interval(gain.low, gain.high, measure)
-    unit = f"{measure.gain_unit} " if measure.gain_unit else ""
-    return f"{unit}gained by distillation{where}" + (f" · 95 % interval {ends}" if ends != words.NOTHING else "")
-
-
 def _ratio_text(demo: DemoDocument, best: str) -> str:
     """Return the teacher's latency, its ratio to the student's, and the range of the ratio over repeats."""
-    contest, teacher = demo.students[best], demo.teacher.latency_ms or LatencyPercentiles()
-    if not words.is_number(contest.latency_ratio):
+    sensor, teacher = demo.students[best], demo.teacher.latency_ms or LatencyPercentiles()
+    if not words.is_number(sensor.latency_ratio):
         return ""
-    ratio = words.significant(contest.latency_ratio, 2) + words.TIMES
+    ratio = words.significant(sensor.latency_ratio, 2) + words.TIMES
     text = f" · {teacher_network(demo)} {words.quantity(teacher.p50, 'ms')}, {ratio}"
-    ratios = contest.latency_ratios
+    ratios = sensor.latency_ratios
     if ratios is None or not (words.is_number(ratios.min) and words.is_number(ratios.max)):
         return text
-    ends = f"{words.significant(ratios.min, 2)} to {words.significant(ratios.max, 2)} in {ratios.repeats} repeats"
+    ends = f"{words.significant(ratios.min, 2)} to {words.significant(ratios.max, 2)}"
     return f"{text} ({ends}{', not significant' if ratios.min <= 1 <= ratios.max else ''})"

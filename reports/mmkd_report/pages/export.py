@@ -1,9 +1,8 @@
-"""The page of `mmkd-export`: which artifact to run, and what was measured and tried to make it."""
+"""The page of `mmkd-export`: the artifact to run, and the measurements behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mmkd_report import charts, words
@@ -23,12 +22,10 @@ from mmkd_report.page import (
     render,
     table,
 )
-from mmkd_report.schema.export import ArtifactReport, BackendRun, ExportDocument, ExportReport, GateResult, read_export
-from mmkd_report.schema.figures import Measure
+from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportReport, GateResult, read_export
 from mmkd_report.words import NOTHING, TIMES, count, fixed, is_number, percent, time_text
 
 METHOD_NAMES = {"minmax": "largest value", "percentile": "99.99th percentile", "learnt": "learnt in training"}
-SHAPES = {"ort": "circle", "openvino": "square"}
 BACKEND_NAMES = {
     "native": "native engine",
     "ort": "ONNX Runtime",
@@ -39,21 +36,6 @@ BACKEND_NAMES = {
 
 NOTICEABLE = 1.1
 """From this ratio of two medians one is called faster: from it `mmkd-export --precision auto` keeps an artifact."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimedArtifact:
-    """An artifact in a backend, with its latency in microseconds; `kept`: whether the bundle holds it."""
-
-    artifact: ArtifactReport
-    run: BackendRun
-    latency_us: float
-    kept: bool
-
-    @property
-    def name(self) -> str:
-        """Precision and backend."""
-        return f"{self.artifact.name} in {_backend_name(self.run.backend)}"
 
 
 def _backend_name(backend: str) -> str:
@@ -80,26 +62,19 @@ def error_text(value: float | None) -> str:
     return words.plain(float(f"{value:.2g}")) if is_number(value) else NOTHING
 
 
-def timed(export: ExportDocument) -> list[TimedArtifact]:
-    """Return everything that was timed, the fastest first."""
-    artifacts = [
-        TimedArtifact(artifact=artifact, run=run, latency_us=run.latency_us, kept=artifact in export.report.artifacts)
-        for artifact in _measured(export)
+def latencies(report: ExportReport) -> list[tuple[float, str, ArtifactReport]]:
+    """Return (microseconds, artifact and backend in words, artifact) of the bundle, the fastest first."""
+    timed = [
+        (run.latency_us, f"{artifact.name} in {_backend_name(run.backend)}", artifact)
+        for artifact in report.artifacts
         for run in artifact.backends
         if is_number(run.latency_us)
     ]
-    return sorted(artifacts, key=lambda config: config.latency_us)
+    return sorted(timed, key=lambda config: config[0])
 
 
 def render_export(document: Mapping[str, Any]) -> str:
-    """Return the page of one export as HTML.
-
-    Args:
-        document: What `mmkd-export --json` writes.
-
-    Raises:
-        DocumentError: The document breaks its contract; the message names the place.
-    """
+    """Return the page of one export as HTML; raise DocumentError for a broken document."""
     export = read_export(document)
     report, windows = export.report, export.report.windows
     measured = _measured(export)
@@ -111,7 +86,6 @@ def render_export(document: Mapping[str, Any]) -> str:
         headline = f"Which artifact of {report.model_id} should run?"
     parts = (
         [_artifacts(export)],
-        _pareto(export),
         _confidence(report),
         [_tried(quantised, measured), _sensitivity(quantised)] if quantised else [],
         [_parity(export, measured), _origin(export)],
@@ -136,14 +110,14 @@ def render_export(document: Mapping[str, Any]) -> str:
 
 
 def answer(export: ExportDocument) -> Iterator[str]:
-    """Yield the fastest artifact, what lower precision gains, and how the answers compare with the checkpoint's."""
-    report, kept = export.report, [config for config in timed(export) if config.kept]
-    if kept:
-        best = kept[0]
-        equal = [config.name for config in kept if config.latency_us < NOTICEABLE * best.latency_us]
+    """Yield the fastest artifact, the verdicts, and the parity of fp32."""
+    report, configs = export.report, latencies(export.report)
+    if configs:
+        best_us = configs[0][0]
+        equal = [name for latency_us, name, _ in configs if latency_us < NOTICEABLE * best_us]
         verb = "is the fastest" if len(equal) == 1 else "are equally fast within 10\u202f%"
-        window = f"{time_text(best.latency_us)} for one window, one thread"
-        yield f"{words.join_words(equal)} {verb}: {window}{_gain_over_fp32(kept)}."
+        window = f"{time_text(best_us)} for one window, one thread"
+        yield f"{words.join_words(equal)} {verb}: {window}{_gain_over_fp32(configs)}."
     for artifact in report.artifacts:
         if artifact.gate is not None:
             verdict = "is unjudged: too few windows" if artifact.gate.unjudged is True else "passed its gate"
@@ -159,20 +133,21 @@ def answer(export: ExportDocument) -> Iterator[str]:
         )
 
 
-def _gain_over_fp32(kept: Sequence[TimedArtifact]) -> str:
-    """Return what lower precision gains if both were timed, as the end of a sentence."""
-    full = next((config for config in kept if config.artifact.precision == "fp32"), None)
-    lower = next((config for config in kept if config.artifact.precision != "fp32"), None)
-    if full is None or lower is None:
+def _gain_over_fp32(configs: Sequence[tuple[float, str, ArtifactReport]]) -> str:
+    full = next((config for config in configs if config[2].precision == "fp32"), None)
+    lower_us = next((latency_us for latency_us, _, artifact in configs if artifact.precision != "fp32"), None)
+    if full is None or lower_us is None:
         return ""
-    if full.latency_us < NOTICEABLE * lower.latency_us:
+    if full[0] < NOTICEABLE * lower_us:
         return "; lower precision is not faster"
-    return f"; {words.significant(full.latency_us / lower.latency_us)} times as fast as {full.name}"
+    return f"; {words.significant(full[0] / lower_us)} times as fast as {full[1]}"
 
 
 def _gate_text(gate: GateResult, report: ExportReport) -> str:
-    """Return the loss of the metric and the agreement of an artifact."""
-    same = f"the checkpoint's {report.answered} on {words.share(gate.label_agreement)} of {gate.windows} windows"
+    """Return the loss and agreement of an artifact."""
+    same = (
+        f"the checkpoint's {report.answered} on {words.short_percent(gate.label_agreement)} of {gate.windows} windows"
+    )
     if gate.drop_points is None:
         return same
     names = {metric.name: metric.words for metric in report.reported_metrics}
@@ -183,8 +158,8 @@ def _gate_text(gate: GateResult, report: ExportReport) -> str:
 def key_figures(export: ExportDocument) -> Iterator[tuple[str, str]]:
     """Yield number and caption: latency, score, size and parameters, as far as measured."""
     student, artifacts, metric = export.report.student, export.report.artifacts, export.report.chosen_by
-    for best in [config for config in timed(export) if config.kept][:1]:
-        yield time_text(best.latency_us), f"{best.name}, median, one thread"
+    for latency_us, name, _ in latencies(export.report)[:1]:
+        yield time_text(latency_us), f"{name}, median, one thread"
     score = artifacts[0].score(metric.name)
     if is_number(score):
         windows = f"{export.report.windows.labelled} judging windows"
@@ -201,7 +176,7 @@ def _role(artifact: ArtifactReport) -> str:
 
 
 def _measured(export: ExportDocument) -> list[ArtifactReport]:
-    """Return every artifact that was measured, those left out of the bundle last."""
+    """Return all measured artifacts, those outside the bundle last."""
     left_out = [left_out.artifact for left_out in export.report.left_out if left_out.artifact is not None]
     return [*export.report.artifacts, *left_out]
 
@@ -212,7 +187,8 @@ def _head(artifact: ArtifactReport) -> Cell:
 
 def _artifacts(export: ExportDocument) -> Section:
     report, measured = export.report, _measured(export)
-    backends = list(dict.fromkeys(_backend_name(config.run.backend) for config in timed(export)))
+    runs = (run for artifact in measured for run in artifact.backends if is_number(run.latency_us))
+    backends = list(dict.fromkeys(_backend_name(run.backend) for run in runs))
     largest = max(artifact.size_bytes for artifact in measured)
     rows = []
     for artifact in measured:
@@ -264,75 +240,13 @@ def _verdict(gate: GateResult | None, *, is_left_out: bool) -> str:
     return "in the bundle, unjudged" if gate is not None and gate.unjudged is True else "in the bundle"
 
 
-def _pareto(export: ExportDocument) -> Iterator[Section]:
-    """Draw accuracy (agreement, if not every artifact has a score) against latency of at least two configs."""
-    configs = timed(export)
-    if len(configs) < 2:
-        return
-    metric, height = export.report.chosen_by, export.report.chosen_by.words
-    heights = [config.artifact.score(metric.name) for config in configs]
-    floor = _floor(export, metric)
-    if not all(map(is_number, heights)):
-        metric = Measure(name="agreement", words="agreement", short="Agreement", unit="%", scale=100.0)
-        heights, floor = [config.artifact.parity.label_agreement for config in configs], None
-        height = f"fraction of windows with the checkpoint's {export.report.answered}"
-    unit, scale = ("ms", 1000.0) if configs[-1].latency_us >= 1000 else ("µs", 1.0)
-    points = [
-        charts.Point(
-            role=_role(config.artifact),
-            shape=SHAPES.get(config.run.backend, "diamond"),
-            title=f"{config.name}: {time_text(config.latency_us)}, {_height_text(value, metric)}"
-            f"{'' if config.kept else ', left out'}",
-            x=config.latency_us / scale,
-            y=value or 0.0,
-            kept=config.kept,
-        )
-        for config, value in zip(configs, heights, strict=True)
-    ]
-    over = charts.axis([*heights, floor], floor=metric.floor, ceiling=1.0)
-    digits = 0 if over.high - over.low >= 0.04 else 1 if over.high - over.low >= 0.004 else 2
-    chart = charts.scatter(
-        points,
-        title="Accuracy against latency",
-        description="; ".join(point.title for point in points) + ".",
-        x_label=f"median latency of one window, {unit}",
-        x_axis=charts.axis([0.0, *(point.x for point in points)], floor=0.0),
-        y_axis=over,
-        x_text=words.plain,
-        y_text=(lambda value: percent(value, digits)) if metric.is_fraction else words.plain,
-        floor=floor,
-    )
-    entries = [
-        (point.role, point.shape, config.name, not config.kept) for point, config in zip(points, configs, strict=True)
-    ]
-    lead = (
-        "Up and to the left is better. The line is the best accuracy that the bundle has for a latency. Height is "
-        f"{height} on the judging windows."
-    )
-    drawn = columns([chart, charts.scatter_key(entries)], "pareto")
-    yield Section("pareto", "Accuracy against latency", [drawn], lead)
-
-
-def _height_text(value: float | None, metric: Measure) -> str:
-    if metric.is_fraction:
-        return words.with_unit(percent(value, 2), "%")
-    return f"{metric.words} {words.score_text(value, metric)}"
-
-
-def _floor(export: ExportDocument, metric: Measure) -> float | None:
-    """Return the fp32 score minus the largest drop allowed; None without a gate."""
-    allowed = [artifact.gate.allowed_drop_points for artifact in _measured(export) if artifact.gate]
-    score = export.report.artifacts[0].score(metric.name)
-    return score - max(allowed) / 100 if allowed and is_number(score) else None
-
-
 def _passed(gate: GateResult) -> Cell:
     style, word = ("good", "passed") if gate.passed else ("bad", "not passed")
     return Cell(content=charts.element("span", word, class_=style))
 
 
 def _drop(gate: GateResult) -> str:
-    """Return the points that an artifact lost, or why they are not known."""
+    """Return the points that an artifact lost, or the reason why they are unknown."""
     if not gate.finite:
         return "not numbers"
     return fixed(gate.drop_points, 2) if is_number(gate.drop_points) else "no labels"

@@ -127,16 +127,7 @@ def _problems(run: BenchReport, budget_ms: float | None) -> Iterator[tuple[str, 
 def render_fleet(
     documents: Sequence[Mapping[str, Any]], *, names: Sequence[str], budget_ms: float | None = None
 ) -> str:
-    """Return the page of the runs of a fleet as HTML.
-
-    Args:
-        documents: What `mmkd-bench run --json` printed, one per run.
-        names: File or station of each run.
-        budget_ms: Limit for 99 of 100 calls; None for no limit.
-
-    Raises:
-        DocumentError: A document breaks its contract, or there is none, or more than a page can hold.
-    """
+    """Return the page of the runs of a fleet as HTML; raise DocumentError for a broken document."""
     if not 1 <= len(documents) <= MOST_RUNS:
         raise DocumentError(
             f"fleet page: expected 1 to {count(MOST_RUNS)} documents, got {len(documents)}; choose some"

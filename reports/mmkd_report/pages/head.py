@@ -29,7 +29,7 @@ def lede(
         labelled = words.labelled_groups_text(labelled_groups)
         yield f"Training uses the labels of {labelled}, chosen by the seed; all validation windows are labelled."
     elif label_fraction is not None and label_fraction < 1:
-        yield f"Training uses {words.share(label_fraction)} of the labels, the same for every model."
+        yield f"Training uses {words.short_percent(label_fraction)} of the labels, the same for every model."
 
 
 def facts(mapping: Mapping[str, object] | None) -> list[tuple[str, str]]:

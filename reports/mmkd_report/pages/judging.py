@@ -25,13 +25,7 @@ from mmkd_report.page import (
     table,
 )
 from mmkd_report.schema.cost import EITHER_WAY, FRACTIONS, WHOLE, Assumption, CostFacts, Swing
-from mmkd_report.schema.judging import (
-    JudgedModel,
-    JudgingDocument,
-    SuiteChart,
-    SuiteResult,
-    read_judging,
-)
+from mmkd_report.schema.judging import JudgedModel, JudgingDocument, SuiteChart, SuiteResult, read_judging
 from mmkd_report.words import count, percent
 
 MOST_SWINGS = 12
@@ -46,14 +40,7 @@ COST_FIGURES = {
 
 
 def render_judging(document: Mapping[str, Any]) -> str:
-    """Return the page of models judged side by side as HTML.
-
-    Args:
-        document: What `mmkd-evaluate --suite ... --json` writes.
-
-    Raises:
-        DocumentError: The document breaks its contract; the message names the place.
-    """
+    """Return the page of models judged side by side as HTML; raise DocumentError for a broken document."""
     judging = read_judging(document)
     first, *others = judging.models
     data = judging.data

@@ -13,14 +13,7 @@ from mmkd_report.words import count, is_chance_level, is_number, percent, score_
 
 
 def render_sensors(document: Mapping[str, Any]) -> str:
-    """Return the page of sensors side by side as HTML.
-
-    Args:
-        document: What `mmkd-evaluate --sensors --json` writes.
-
-    Raises:
-        DocumentError: The document breaks its contract; the message names the place.
-    """
+    """Return the page of sensors side by side as HTML; raise DocumentError for a broken document."""
     sensors = read_sensors(document)
     labelled = f", {sensors.labelled}" if sensors.labelled else ""
     origin = [(sensors.name, f"SHA-256 {sensors.sha256}; {words.numbered('seed', sensors.seeds)}")]
@@ -46,7 +39,8 @@ def verdict(sensors: SensorsDocument) -> Iterator[str]:
     """
     best, *others = sensors.rows
     if is_chance_level(best.chance):
-        yield _chance_sentence(sensors)
+        students = [(row.sensors[0], row.scores["distilled"].mean, row.chance) for row in sensors.rows]
+        yield words.no_conclusion(students, sensors.measure)
         return
     name, measure = best.sensors[0], sensors.measure
     distilled, baseline, teacher = (
@@ -69,23 +63,6 @@ def verdict(sensors: SensorsDocument) -> Iterator[str]:
         yield f"The next is {others[0].sensors[0]}, with {score}{level}"
         yield f"The worst fault of {name} is {best.worst_fault}"
     yield from _worth_sentence(sensors)
-
-
-def _chance_sentence(sensors: SensorsDocument) -> str:
-    best = sensors.rows[0]
-    better = [row.sensors[0] for row in sensors.rows if not is_chance_level(row.chance)]
-    head, tail = "No sensor can be judged: no student is better than chance", ""
-    if better:
-        head = (
-            f"The student of {best.sensors[0]}, which validates best, is no better than chance: no conclusion is drawn"
-        )
-        tail = f"; better than chance are the students of {words.join_words(better)}"
-    figures = [
-        words.score_and_chance(row.sensors[0], row.scores["distilled"].mean, row.chance, sensors.measure)
-        for row in ([best] if better else sensors.rows)
-        if row.chance is not None
-    ]
-    return f"{head} ({sensors.measure.words}: {'; '.join(figures)}){tail}"
 
 
 def _worth_sentence(sensors: SensorsDocument) -> Iterator[str]:

@@ -27,7 +27,7 @@ from mmkd_report.page import (
     table,
 )
 from mmkd_report.pages.head import facts, lede
-from mmkd_report.pages.study_answer import RACE, answer, caution, entry_name, key_figures, question, section_notes
+from mmkd_report.pages.study_answer import CHOICE, answer, caution, entry_name, judged_on, key_figures, question
 from mmkd_report.schema.figures import MODEL_NAMES, Measure
 from mmkd_report.schema.study import (
     NONE,
@@ -40,23 +40,14 @@ from mmkd_report.schema.study import (
     read_study,
 )
 
-SHAPES = {"baseline": "circle", "student": "square", "teacher": "diamond"}
-ROLE_NAMES = {"baseline": "Labels only", "student": "Distilled", "teacher": "Chosen by validation"}
 MOST_TRIALS = 300
 
 
 def render_study(document: Mapping[str, Any]) -> str:
-    """Return the page of one study as HTML.
-
-    Args:
-        document: The content of `study.json`.
-
-    Raises:
-        DocumentError: The document breaks its contract; the message names the place.
-    """
+    """Return the page of one study as HTML; raise DocumentError for a broken document."""
     study = read_study(document)
     warning = caution(study)
-    sections = [_table(study), *_gains(study), *_pareto(study), _tried(study)]
+    sections = [_table(study), *_gains(study), _tried(study)]
     return render(
         Page(
             title=f"{study.dataset.name}, {study.facts.modality}: which student is best?",
@@ -173,12 +164,15 @@ def _table(study: StudyDocument) -> Section:
 
 
 def study_section(study: StudyDocument) -> str:
-    """Return the study as a section of Markdown: heading, command, table, coverage and choice."""
+    """Return the study as a section of Markdown: heading, command, table and answer."""
     facts = study.facts
     labelled = words.labelled_title(facts.label_fraction, facts.labelled_groups)
     title = f"{study.dataset.name}, {facts.modality}, {labelled}"
-    notes = "\n".join(section_notes(study))
-    text = f"## {title}\n\n```sh\n{study.command}\n```\n\n{markdown(results_table(study))}\n{notes}\n"
+    table = results_table(study)
+    chosen = CHOICE if facts.choose else ""
+    notes = [f"Judged on {judged_on(study)}. {table.caption}", chosen, *answer(study), caution(study)]
+    lines = "\n".join(filter(None, notes))
+    text = f"## {title}\n\n```sh\n{study.command}\n```\n\n{markdown(table)}\n{lines}\n"
     return words.for_terminal(text)
 
 
@@ -240,45 +234,6 @@ def _panel(
     return charts.DotPanel(title=title, about=about, rows=rows, over=over, tick_text=text, reference=line)
 
 
-def _pareto(study: StudyDocument) -> Iterator[Section]:
-    """The score of every entry against the latency of its student. Better is up: an error's axis is upside down."""
-    measure, points = study.reported_metric, []
-    for entry in sorted(study.entries, key=lambda entry: entry.chosen):
-        if words.is_number(entry.latency_ms):
-            score = entry.test[measure.name].mean
-            # The chosen one has the page's second accent; no teacher is drawn here.
-            role = "teacher" if entry.chosen else "baseline" if entry.method == NONE else "student"
-            written = f"{words.score_with_unit(score, measure)} in {words.quantity(entry.latency_ms, 'ms')}"
-            title = f"{entry.student}, {entry_name(entry, study)}: {written}"
-            points.append(
-                charts.Point(role=role, shape=SHAPES[role], title=title, x=entry.latency_ms, y=measure.rank(score))
-            )
-    if not points:
-        return
-    ends = measure.rank(measure.floor), measure.rank(measure.ceiling)
-    chart = charts.scatter(
-        points,
-        title=f"{measure.title} against latency",
-        description=f"{len(points)} entries; the best on test is {max(points, key=lambda point: point.y).title}.",
-        x_label="median latency of one window, ms",
-        x_axis=charts.axis([0.0, *(point.x for point in points)]),
-        y_axis=charts.axis((point.y for point in points), floor=min(ends), ceiling=max(ends)),
-        x_text=words.significant,
-        y_text=lambda value: words.tick(measure.rank(value), measure),
-    )
-    roles = {point.role for point in points}
-    legend = charts.scatter_key(
-        (role, shape, ROLE_NAMES[role], False) for role, shape in SHAPES.items() if role in roles
-    )
-    limit_ms = study.facts.max_latency_ms
-    limit = "" if limit_ms is None else f" The limit was {words.quantity(limit_ms, 'ms')}."
-    lead = (
-        "Up and to the left is better; the line is the best score for a latency. Latencies are of the exported student "
-        f"of each size, one thread, on this machine.{limit}"
-    )
-    yield Section("pareto", f"{measure.title} against latency", [columns([chart, legend], "pareto")], lead)
-
-
 # --- what was tried, reproduction -------------------------------------------------------------------------------------
 
 
@@ -288,7 +243,7 @@ def _tried(study: StudyDocument) -> Section:
     ended += [f"{words.count(coverage.failed)} failed"] if coverage.failed else []
     lead = (
         f"{', '.join(ended)}. Every student had {words.count(setup.student_steps)} steps, every teacher "
-        f"{words.count(setup.teacher_steps)}.{f' {RACE}' if setup.choose else ''}"
+        f"{words.count(setup.teacher_steps)}.{f' {CHOICE}' if setup.choose else ''}"
     )
     rows = []
     for size in study.students:

@@ -1,4 +1,4 @@
-"""The recommendation of a study in sentences, its table of results, and both as Markdown."""
+"""The recommendation of a study in sentences, and its key figures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from mmkd_report import words
-from mmkd_report.schema.figures import MODEL_NAMES, Measure
-from mmkd_report.schema.study import NONE, EntryRow, SeedGain, StudyDocument, baseline_of, chosen_entry, teacher_of
+from mmkd_report.schema.figures import MODEL_NAMES
+from mmkd_report.schema.study import NONE, EntryRow, StudyDocument, baseline_of, chosen_entry, teacher_of
 
-RACE = (
-    "Every student is the winner of a race on validation: transformers of mixed and of unmixed windows, convolutional "
-    "features, and both in one."
+CHOICE = (
+    "Validation chose every student among transformers of mixed and of unmixed windows, convolutional features, and "
+    "both in one."
 )
 
 
@@ -82,11 +82,8 @@ def _validated_rivals(study: StudyDocument, entry: EntryRow) -> Iterator[tuple[f
             scores = dict(zip(rival.seeds, rival.valid_score.per_seed, strict=False))
             folds = own.keys() & scores.keys()
             if folds:
-                yield fmean(scores[seed] for seed in folds), fmean(own[seed] for seed in folds), _rival_name(rival.name)
-
-
-def _rival_name(name: str) -> str:
-    return MODEL_NAMES.get(name, name)
+                name = MODEL_NAMES.get(rival.name, rival.name)
+                yield fmean(scores[seed] for seed in folds), fmean(own[seed] for seed in folds), name
 
 
 def _gain_sentence(study: StudyDocument) -> str:
@@ -101,13 +98,8 @@ def _gain_sentence(study: StudyDocument) -> str:
     sentence = (
         f"{measure.title} on the test windows of {words.counted(len(entry.seeds), 'fold')}: {', '.join(written)}."
     )
-    return (
-        sentence if entry.gain_points is None else f"{_verdict(entry.gain_points[measure.name], measure)}. {sentence}"
-    )
-
-
-def _verdict(gain: SeedGain, measure: Measure) -> str:
-    return words.gain_verdict(gain.mean, gain.low, gain.high, measure)
+    gain = None if entry.gain_points is None else entry.gain_points[measure.name]
+    return sentence if gain is None else f"{words.gain_verdict(gain.mean, gain.low, gain.high, measure)}. {sentence}"
 
 
 def _nested_sentence(study: StudyDocument) -> str:
@@ -116,7 +108,7 @@ def _nested_sentence(study: StudyDocument) -> str:
     gain = study.selection.gain_points[study.reported_metric.name]
     return (
         "One fold validates on what another one tests on, so this choice may be optimistic. With a choice inside every "
-        f"fold: {_verdict(gain, study.reported_metric)}."
+        f"fold: {words.gain_verdict(gain.mean, gain.low, gain.high, study.reported_metric)}."
     )
 
 
@@ -124,7 +116,7 @@ def _rival_sentence(study: StudyDocument) -> str:
     measure = study.reported_metric
     own = chosen_entry(study).test[measure.name].mean
     ahead = [
-        f"{_rival_name(rival.name)} {words.score_with_unit(rival.test[measure.name].mean, measure)}"
+        f"{MODEL_NAMES.get(rival.name, rival.name)} {words.score_with_unit(rival.test[measure.name].mean, measure)}"
         for rival in study.rivals
         if rival.teacher is None and rival.test and measure.rank(rival.test[measure.name].mean) > measure.rank(own)
     ]
@@ -140,11 +132,7 @@ def key_figures(study: StudyDocument) -> Iterator[tuple[str, str]]:
     )
     if entry.gain_points is not None and not words.is_chance_level(entry.chance):
         gain = entry.gain_points[measure.name]
-        unit = f"{measure.gain_unit} " if measure.gain_unit else ""
-        ends = (
-            f" · 95 % interval {words.gain_interval(gain.low, gain.high, measure)}" if words.is_number(gain.low) else ""
-        )
-        yield words.signed_gain(gain.mean, measure), f"{unit}gained over labels only{ends}"
+        yield words.gain_figure(gain.mean, gain.low, gain.high, measure, "gained over labels only")
     teacher = teacher_of(study, entry.teacher)
     yield (
         words.magnitude(entry.parameters),
@@ -169,28 +157,3 @@ def judged_on(study: StudyDocument) -> str:
     folds = "" if split is not None and split.by == "own split" else f" ({words.counted(len(facts.seeds), 'fold')})"
     windows = "people and machines never seen" if split is None else split.judged_on
     return f"{windows}{folds}, {words.labelled_title(facts.label_fraction, facts.labelled_groups)}"
-
-
-def section_notes(study: StudyDocument) -> Iterator[str]:
-    """Yield what a section of Markdown says below its table."""
-    facts, coverage, chosen, measure = study.facts, study.coverage, study.recommendation, study.reported_metric
-    resampled = "whole groups" if study.dataset.split is None else study.dataset.split.resampled
-    needed = f"no intervals, which resample {resampled} and need five"
-    yield f"Judged on {judged_on(study)}; {f'intervals by resampling {resampled}' if study.has_intervals else needed}."
-    expected = f" of {coverage.expected}" if coverage.expected is not None else ""
-    mode = "a grid" if facts.mode == "grid" else f"a search on {words.numbered('seed', facts.search_seeds)}"
-    yield (
-        f"Coverage: {mode}; {words.numbered('seed', facts.seeds)}; {coverage.finished}{expected} trainings finished, "
-        f"{coverage.failed} failed{'.' if coverage.complete else '; not complete.'}"
-    )
-    yield (
-        f"Students had {facts.student_steps} steps, teachers {facts.teacher_steps}; every method chose its learning "
-        f"rate by validation among {words.join_words([words.plain(rate) for rate in facts.learning_rates])}."
-    )
-    yield from filter(None, [RACE if facts.choose else "", study_leak(study)])
-    yield f"Chosen by validation: {chosen.method}, {chosen.student}."
-    if study.selection is not None and len(facts.seeds) > 1:
-        gain = study.selection.gain_points[measure.name]
-        ends = f" ({words.gain_interval(gain.low, gain.high, measure)})" if words.is_number(gain.low) else ""
-        written = words.with_gain_unit(words.signed_gain(gain.mean, measure), measure)
-        yield f"With a choice inside every fold, the gain is {written}{ends}."

@@ -117,7 +117,7 @@ MODEL_NAMES: dict[str, str] = {
     "mini_rocket": "MiniRocket",
     "rocket_and_trees": "MiniRocket and extra-trees averaged",
     "multi_rocket_hydra": "MultiRocket-Hydra",
-    "distilled_rocket": "MiniRocket, taught by the same teacher",
+    "distilled_rocket": "distilled MiniRocket",
     "labels_only": "labels only",
     "distilled": "distilled",
     "teacher": "teacher",

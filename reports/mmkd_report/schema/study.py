@@ -10,16 +10,7 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.schema.figures import (
-    OF_CLASSES,
-    Chance,
-    LabelLeak,
-    LabelledGroups,
-    Measure,
-    RatioRange,
-    Split,
-    Spread,
-)
+from mmkd_report.schema.figures import OF_CLASSES, Chance, LabelLeak, LabelledGroups, Measure, RatioRange, Split, Spread
 from mmkd_report.schema.reading import typed
 
 FORMAT_VERSION = 1

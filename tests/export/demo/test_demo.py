@@ -38,7 +38,7 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
-from mmkd_report.pages.demo_answer import is_judged, recommendation, shipped
+from mmkd_report.pages.demo_answer import is_judged, recommendation, shipped_text
 from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles, read_demo
 from mmkd_report.schema.study import PairLatency
 from mmkd_report.words import for_terminal
@@ -314,7 +314,7 @@ def check_words(stdout: str, document: dict[str, Any]) -> None:
     assert f"{gain:+.1f}" in acc
     assert f"{document['students']['acc']['student']['accuracy']['mean']:.3f} ± " in acc
     demo = read_demo(document)
-    assert for_terminal(shipped(demo)) in lines
+    assert for_terminal(shipped_text(demo)) in lines
     assert verdict == for_terminal(recommendation(demo))
     assert verdict.isascii()
     following = "mmkd-bench run demo/student.edge" if is_judged(demo) else "mmkd-data check "
@@ -325,8 +325,8 @@ def check_words(stdout: str, document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("rocket", "expected"),
     [
-        (0.5, "Recommended: the acc student. On validation it scores 80.0 %; the rivals score 60.0 % (extra-trees)"),
-        (0.9, "Not recommended: on validation MiniRocket scores 90.0 %, the acc student 80.0 %."),
+        (0.5, "Recommended: the acc student. On validation it reaches 80.0 %, extra-trees 60.0 %"),
+        (0.9, "Not recommended: on validation MiniRocket reaches 90.0 %, the acc student 80.0 %."),
     ],
 )
 def test_the_last_words_say_what_the_rivals_say(

@@ -73,8 +73,8 @@ def test_a_leak_is_said_with_what_to_do() -> None:
     )
     groups = Split(by="groups", judged_on="people", resampled="whole groups")
     assert for_terminal(leak_sentence(leak, 0.1, OF_CLASSES[0], split=groups)) == (
-        "A random 10 % of labels leaks through time: labels of neighbouring windows tell 72.7 % of the unlabelled ones "
-        "without any sensor (chance: 52.0 %). Label whole groups instead (--labelled-groups)."
+        "A random 10 % of labels leaks through time: labels of neighbouring windows reach accuracy 72.7 % on the "
+        "unlabelled ones without any sensor (chance: 52.0 %). Label whole groups instead (--labelled-groups)."
     )
     own = Split(by="own split", judged_on="its own", resampled="blocks")
     assert for_terminal(leak_sentence(leak, 0.1, OF_CLASSES[0], split=own)).endswith(

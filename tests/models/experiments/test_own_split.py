@@ -111,9 +111,9 @@ def test_a_study_without_groups_searches_and_judges_on_the_own_split(
     assert "A search used the validation windows; the table shows its results on the test windows." in page
     assert "it has no interval, which resamples blocks of 6 consecutive windows and needs five." in page
     assert "never seen" not in page
-    judged = f"Judged on {JUDGED_ON}, 100% labelled"
-    resampled = "no intervals, which resample blocks of 6 consecutive windows and need five."
-    assert f"{judged}; {resampled}" in table.read_text(encoding="utf-8")
+    resampled = "it has no interval, which resamples blocks of 6 consecutive windows and needs five."
+    assert f"Judged on {JUDGED_ON}, 100% labelled. Test windows" in table.read_text(encoding="utf-8")
+    assert resampled in table.read_text(encoding="utf-8")
 
 
 def test_more_seeds_than_folds_are_refused(machines: Dataset, dataset: Dataset, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_random_numbers_end_in_no_verdict(fold_result: MakeFold, machines: Datas
     demo = read_demo(document_of([fold], machines))
     assert demo.students["acc"].gap_recovered is None
     (sentence,) = answer(demo)
-    assert sentence.startswith("No sensor can be judged: nothing here is better than chance (accuracy: acc 65.0")
+    assert sentence.startswith("No sensor can be judged: no student is better than chance (accuracy: acc 65.0")
     assert sentence.endswith("chance 50.0\u202f%).")
 
 

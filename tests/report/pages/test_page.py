@@ -228,7 +228,7 @@ def test_the_words_explain_what_the_page_shows(two_sensors, one_seed, parse) -> 
     assert {"Window", "Group", "Hybrid", "Latency p50", "Seed"} <= set(names)
     names = [term.text for term in section(parse(render_demo(one_seed)), "glossary").all("dt")]
     assert "Window" in names
-    assert not {"Hybrid", "MiniRocket, taught"} & set(names)
+    assert not {"Hybrid", "Distilled MiniRocket"} & set(names)
 
 
 def test_the_page_says_that_only_validation_recommends(two_sensors, parse) -> None:
@@ -237,8 +237,6 @@ def test_the_page_says_that_only_validation_recommends(two_sensors, parse) -> No
         contest["student"] |= {"valid_score": {"mean": 0.8 - number / 10}, "chance": None}
         contest["baseline"]["valid_score"] = {"mean": 0.5}
     assert note in section(parse(render_demo(two_sensors)), "results").text
-    del two_sensors["students"]["acc"]["student"]["valid_score"]
-    assert note not in section(parse(render_demo(two_sensors)), "results").text
 
 
 def test_key_figures_sum_up_the_best_student(two_sensors, parse) -> None:
@@ -251,7 +249,7 @@ def test_key_figures_sum_up_the_best_student(two_sensors, parse) -> None:
         f"{one(accuracies[best])}\u202f% accuracy with {best} alone · all sensors {teacher}\u202f%",
         f"{signed(gain['mean'])} points gained by distillation on average over 2 sensors · {span}",
         "61.4\u202fk parameters · the teacher 1.25\u202fM",
-        "0.113\u202fms median latency of one window · the teacher 0.487\u202fms, 4.3× (4.1 to 4.5 in 10 repeats)",
+        "0.113\u202fms median latency of one window · the teacher 0.487\u202fms, 4.3× (4.1 to 4.5)",
     ]
 
 
@@ -267,7 +265,7 @@ def test_a_latency_whose_repeats_do_not_agree_is_no_difference(two_sensors, pars
     for contest in two_sensors["students"].values():
         contest["latency_ratios"].update(min=0.95, max=1.2)
     text = parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")[-1].text
-    assert text.endswith("4.3× (0.95 to 1.2 in 10 repeats, not significant)")
+    assert text.endswith("4.3× (0.95 to 1.2, not significant)")
 
 
 def test_a_student_that_is_not_better_than_guessing_has_no_gain_and_no_gap_on_the_page(two_sensors, parse) -> None:

@@ -104,8 +104,8 @@ def test_nothing_is_concluded_of_a_student_that_is_not_better_than_guessing() ->
     poor = msgspec.structs.replace(GYRO, chance=guess)
     (said,) = told(rows=(poor, ACC))
     assert said == (
-        "The student of gyro, which validates best, is no better than chance: no conclusion is drawn (accuracy: "
-        "gyro 90.0 % (95 % interval 80.0 to 95.0), chance 90.0 %); better than chance are the students of acc"
+        "No conclusion: the student of gyro, which validates best, is no better than chance (accuracy: "
+        "gyro 90.0 % (95 % interval 80.0 to 95.0), chance 90.0 %); students better than chance: acc"
     )
     both = (poor, msgspec.structs.replace(ACC, chance=msgspec.structs.replace(guess, low=0.6)))
     (said,) = told(rows=both)

@@ -312,8 +312,8 @@ def test_a_student_is_recommended_where_no_rival_is_as_good_on_validation(
     assert first_sentence(searched) == expected
 
 
-def test_the_page_says_where_students_are_winners_of_a_race(searched: Document) -> None:
-    words = "Every student is the winner of a race on validation"
+def test_the_page_says_that_validation_chose_students(searched: Document) -> None:
+    words = "Validation chose every student among"
     assert words not in render_study(searched)
     searched["facts"]["choose"] = True
     assert words in render_study(searched)
@@ -324,7 +324,7 @@ def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched: Do
     searched["rivals"].append(searched["rivals"][0] | taught | {"test": table([0.99, 0.98, 0.97])})
     assert first_sentence(searched).startswith(f"Use {CHOSEN}")
     page = render_study(searched)
-    assert "MiniRocket, taught by the same teacher" in page
+    assert "distilled MiniRocket" in page
     assert "Ahead of the student" not in page
 
 
@@ -333,13 +333,13 @@ def test_a_study_of_labelled_groups_says_so(searched: Document) -> None:
     assert "Training uses the labels of 4 of 12 to 13 groups" in render_study(searched)
     section = study_section(read_study(searched))
     assert section.startswith("## exercises, gyro, 4 of 12 to 13 groups labelled\n")
-    assert "people and machines never seen (3 folds), 4 of 12 to 13 groups labelled; intervals" in section
+    assert "people and machines never seen (3 folds), 4 of 12 to 13 groups labelled. Test windows" in section
 
 
 def test_a_share_that_leaks_is_said_on_the_page_of_a_study(searched: Document) -> None:
     guess = {"figure": 0.2, "low": 0.8, "high": 0.9, "is_better": True}
     searched["facts"]["labels_spread_in_time"] = {"figure": spread([0.84]), "chance": guess, "leaks": True}
-    assert "labels of neighbouring windows tell 84.0\u202f% of the unlabelled ones" in render_study(searched)
+    assert "labels of neighbouring windows reach accuracy 84.0\u202f% on the unlabelled ones" in render_study(searched)
 
 
 def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched: Document, parse: Any) -> None:
@@ -458,16 +458,6 @@ def test_every_seed_is_a_point_of_gains(searched, parse) -> None:
     assert f"logit+edam@last, seed 3: +{value:.1f} points" in titles
 
 
-def test_accuracy_against_latency_has_every_entry_and_the_front(searched, grid, parse) -> None:
-    chart = section(parse(render_study(searched)), "pareto")
-    marks = [node.text for node in chart.all("title")[1:]]
-    assert len(marks) == 5
-    assert marks[-1].startswith("small, logit+edam@last: ")  # the chosen one is drawn over the others
-    assert marks[-1].endswith("\u202f% in 0.431\u202fms")
-    assert len(chart.all("path", "front")) == 1
-    assert not [node for node in parse(render_study(grid)).all("section") if node.attrs["aria-labelledby"] == "pareto"]
-
-
 def test_what_was_tried_is_told_with_its_end(searched, parse) -> None:
     tried = section(parse(render_study(searched)), "tried")
     assert tried.all("p", "about")[0].text == (
@@ -561,9 +551,12 @@ def test_the_section_of_markdown_has_the_rows_of_the_page_in_plain_signs(grid: D
         "| logit | 65.0 | 64.0 | 63.0 | -5.0 (-7.5 to -2.7) | 44 | 60.9 k |  |\n"
         "| *without a network* |  |  |  |  |  |  |  |\n"
         "| extra-trees | 75.0 | 74.0 | 73.0 |  |  |  |  |\n\n"
-        "Judged on people and machines never seen (1 fold), 100% labelled; intervals by resampling whole groups.\n"
-        "Coverage: a grid; seed 0; 44 of 100 trainings finished, 1 failed; not complete.\n"
-        "Students had 600 steps, teachers 300; every method chose its learning rate by validation among 0.001 and "
-        "0.003.\n"
-        "Chosen by validation: none, tiny.\n"
+        "Judged on people and machines never seen (1 fold), 100% labelled. Test windows, one seed, no spread. The gain "
+        "in balanced accuracy is over labels only of the same size, seed, labels, augmentation and steps; its 95 % "
+        "interval resamples whole groups.\n"
+        "Use the tiny student trained on labels only: the best of 8 trainings on the validation windows of all folds.\n"
+        "Balanced accuracy on the test windows of 1 fold: the student 69.0 %.\n"
+        "Ahead of the student on test: extra-trees 74.0 %.\n"
+        "The study is not complete: 44 of 100 trainings are finished; the same command continues it. One seed has no "
+        "spread: another fold may give another result.\n"
     )
