@@ -341,8 +341,7 @@ class EdgePredictor:
         stepping = None
         if student.step is not None and not student.refusal:
             stepping = Stepping(
-                lambda: self._active.current.opened[number],
-                failed=lambda: self._monitor.event("backend_failures"),
+                lambda: self._active.current.opened[number], failed=lambda: self._monitor.event("backend_failures")
             )
         return Stream(
             modality=entry.modality,

@@ -66,12 +66,7 @@ def open_student(
 
 
 def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, config: Config) -> Backend:
-    backend = open_backend(
-        config.backend,
-        bundle.read(artifact.file),
-        threads=config.threads,
-        options=config.options,
-    )
+    backend = open_backend(config.backend, bundle.read(artifact.file), threads=config.threads, options=config.options)
     try:
         _check_tensors(f"{bundle.path}: {artifact.file!r}", backend, entry.inputs, entry.outputs)
         values, present = _empty_window(entry.inputs)

@@ -9,14 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import (
-    DEFAULT_OPTIONS,
-    Answers,
-    Backend,
-    BackendName,
-    SessionOptions,
-    SteppingBackend,
-)
+from mmkd_edge.backends.base import DEFAULT_OPTIONS, Answers, Backend, BackendName, SessionOptions, SteppingBackend
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision, describe_tensors
 from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.bundle.statistics import MagnitudeLimits

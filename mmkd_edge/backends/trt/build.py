@@ -31,11 +31,7 @@ class BuiltPlan:
 
 
 def engine_from_onnx(
-    model: bytes,
-    module: Any,
-    *,
-    workspace_bytes: int,
-    timing_cache: bytes | None = None,
+    model: bytes, module: Any, *, workspace_bytes: int, timing_cache: bytes | None = None
 ) -> BuiltPlan:
     """Build a strongly typed engine from an ONNX graph.
 

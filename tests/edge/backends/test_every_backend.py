@@ -15,14 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mmkd_edge import BackendError, UnavailableError, UsageError
-from mmkd_edge.backends.base import (
-    AUTO_ORDER,
-    BACKENDS,
-    BackendName,
-    backend_for,
-    check_backend,
-    open_backend,
-)
+from mmkd_edge.backends.base import AUTO_ORDER, BACKENDS, BackendName, backend_for, check_backend, open_backend
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.spec import TaskSpec
 

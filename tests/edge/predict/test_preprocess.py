@@ -94,10 +94,7 @@ UNKNOWN = "unknown modality {}: this model takes 'acc'; pass {{'acc': array}} or
         (np.zeros((5, 200, 3)), OTHER_SHAPE.format("(5, 200, 3)", "pass one window, or all of them to predict_batch")),
         (np.zeros(600), OTHER_SHAPE.format("(600,)", "reshape it to (200, 3)")),
         (np.zeros((199, 3)), OTHER_SHAPE.format("(199, 3)", "a window is 200 samples, 4 s at 50 Hz")),
-        (
-            np.zeros((200, 6)),
-            OTHER_SHAPE.format("(200, 6)", "one row per sample, one column per channel (x, y, z)"),
-        ),
+        (np.zeros((200, 6)), OTHER_SHAPE.format("(200, 6)", "one row per sample, one column per channel (x, y, z)")),
         ({"vib": np.zeros((200, 3))}, UNKNOWN.format("'vib'")),
         ({"gyro": np.zeros(3), "acc": np.zeros((200, 3)), "mic": np.zeros(3)}, UNKNOWN.format("'gyro', 'mic'")),
         (
