@@ -21,7 +21,7 @@ from mmkd_edge import EdgePredictor
 from mmkd_models.data import fold_indices, open_dataset
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_count
-from mmkd_models.data.for_devices import replayed
+from mmkd_models.data.for_devices import read_recordings
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.sensor import usual_hop
 from mmkd_station.tuning import RuleScore, Tuned, fraction_interval, rate_interval, tune_alarm
@@ -70,7 +70,7 @@ def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> 
     found = fold_indices(windows, fold=fold, seed=0)
     parts = {"train": found.train, "valid": found.valid, "test": found.test}
     split_of = {str(group): name for name, rows in parts.items() for group in set(windows.groups[rows].tolist())}
-    for one in replayed(path, predictor.modality):
+    for one in read_recordings(path, predictor.modality):
         yield ReplayedRecording(
             rows=one.rows, name=one.name, label=one.label, group=one.group, split=split_of[one.group]
         )

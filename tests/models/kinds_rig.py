@@ -17,7 +17,7 @@ CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, s
 SIZES = {"train": 24, "valid": 12, "test": 12}
 
 
-def windows_of(split: str) -> dict[str, Any]:
+def make_windows(split: str) -> dict[str, Any]:
     """Windows in turn of the classes still, left and right; one has a gap of sound, another misses frames."""
     count = SIZES[split]
     rng = np.random.default_rng(count + len(split))
@@ -48,5 +48,5 @@ def kinds_dataset(path: Path) -> Dataset:
         name="kinds",
         labels=["still", "left", "right"],
         modalities=[ACC, MIC, CAM],
-        splits={split: windows_of(split) for split in SIZES},
+        splits={split: make_windows(split) for split in SIZES},
     )

@@ -15,7 +15,7 @@ import pytest
 from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
-from mmkd_models.data.for_devices import replayed
+from mmkd_models.data.for_devices import read_recordings
 from mmkd_station.alarms import AlarmRule, Episodes
 from mmkd_station.commands.run import run_mmkd
 from mmkd_station.commands.show import tuned_lines
@@ -259,7 +259,7 @@ def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path: Path) -> None:
         },
     )
     turned = ModalitySpec(name="acc", channels=("y", "x"), rate_hz=2.0, samples=4)
-    found = replayed(tmp_path / "data", turned)
+    found = read_recordings(tmp_path / "data", turned)
     assert [(one.name, one.label, one.split, len(one.rows)) for one in found[:3]] == [
         ("windows 0 to 1", "ok", "train", 8),
         ("windows 2 to 2", "worn", "train", 4),
@@ -267,7 +267,7 @@ def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path: Path) -> None:
     ]
     assert found[0].rows[:2].tolist() == [[1.0, 0.0], [3.0, 2.0]]
     with pytest.raises(UsageError, match="expected x, z at 2 Hz, got x, y at 2 Hz"):
-        replayed(tmp_path / "data", ModalitySpec(name="acc", channels=("x", "z"), rate_hz=2.0, samples=4))
+        read_recordings(tmp_path / "data", ModalitySpec(name="acc", channels=("x", "z"), rate_hz=2.0, samples=4))
 
 
 def _write_windows(path: Path, acc: ModalitySpec, times: Sequence[float]) -> None:
@@ -296,7 +296,7 @@ def test_what_windows_with_times_share_is_replayed_once(tmp_path: Path) -> None:
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=2.0, samples=4)
     # by 1 and 2 samples on, then by more than a window
     _write_windows(tmp_path / "data", acc, [0.0, 0.5, 1.5, 4.5, 9.0])
-    found = replayed(tmp_path / "data", acc)
+    found = read_recordings(tmp_path / "data", acc)
     assert [one.name for one in found[:3]] == ["windows 0 to 3", "windows 4 to 4", "windows 5 to 8"]
     assert found[0].rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12]
 
@@ -304,7 +304,7 @@ def test_what_windows_with_times_share_is_replayed_once(tmp_path: Path) -> None:
 def test_windows_that_begin_between_samples_are_replayed_without_a_gap(tmp_path: Path) -> None:
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=12.5, samples=25)
     _write_windows(tmp_path / "data", acc, [0.5 * number for number in range(51)])  # 6.25 samples on, each
-    found = replayed(tmp_path / "data", acc)
+    found = read_recordings(tmp_path / "data", acc)
     assert found[0].name == "windows 0 to 49"
     assert found[0].rows[:, 0].tolist() == list(range(306 + 25))
 
@@ -327,7 +327,7 @@ def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path: Pa
             for name, signal in zip(("train", "valid", "test"), signals, strict=True)
         },
     )
-    found = replayed(tmp_path / "data", acc)
+    found = read_recordings(tmp_path / "data", acc)
     assert [(one.name, len(one.rows)) for one in found[:2]] == [("windows 0 to 2", 100), ("windows 3 to 3", 40)]
     np.testing.assert_array_equal(found[0].rows, signals[0])
 
@@ -346,7 +346,7 @@ def test_sound_of_16_bits_is_replayed_from_minus_one_to_one(tmp_path: Path) -> N
         ],
         hop_s=0.5,
     )
-    rows = replayed(tmp_path / "data", mic)[0].rows
+    rows = read_recordings(tmp_path / "data", mic)[0].rows
     assert rows.dtype == np.float32
     assert rows[:2, 0].tolist() == [-32767 / 32768, -0.5]
     assert np.isnan(rows[2, 0])
@@ -367,7 +367,7 @@ def test_video_is_not_replayed(tmp_path: Path) -> None:
         },
     )
     with pytest.raises(UsageError) as refused:
-        replayed(tmp_path / "data", lips)
+        read_recordings(tmp_path / "data", lips)
     assert str(refused.value) == (
         f"{tmp_path / 'data'}: modality 'lips': expected a series or sound, got video; replay a dataset without it"
     )

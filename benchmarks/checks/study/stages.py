@@ -23,7 +23,7 @@ from checks.study.files import DATASET_FILE, SeedResults, SizeResults, read_seed
 from checks.study.pool import ALL_MODALITIES, OUTPUTS, pooled_results
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.folds import trainings_of
+from mmkd_models.data.folds import fold_trainings
 from mmkd_models.data.labelled import Labelled, usual_labelled
 from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
@@ -272,7 +272,7 @@ def a_third(dataset: Dataset, seeds: int) -> int:
     Raises:
         UsageError: there are too few groups, or no third of them has every class.
     """
-    groups = usual_labelled(trainings_of(dataset.everything(), seeds)).groups
+    groups = usual_labelled(fold_trainings(dataset.everything(), seeds)).groups
     if groups is None:
         raise UsageError(
             f"--whole-groups: expected six groups to train on or more in dataset {dataset.spec.name!r}, a third of "

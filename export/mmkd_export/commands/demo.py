@@ -23,7 +23,7 @@ with loading("mmkd-demo"):
     from mmkd_edge.machine import usable_cores
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
-    from mmkd_models.data.folds import check_seeds, trainings_of
+    from mmkd_models.data.folds import check_seeds, fold_trainings
     from mmkd_models.data.labelled import Labelled, labelled_from_options, seen_labels, usual_labelled
     from mmkd_models.defaults import (
         AUGMENT,
@@ -200,7 +200,7 @@ def asked_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonCon
     check_seeds(windows, options.seeds)
     refuse_shared_samples(windows)
     preset_named(options.teacher, option="--teacher")
-    trainings = trainings_of(windows, options.seeds)
+    trainings = fold_trainings(windows, options.seeds)
     usual = usual_labelled(trainings)
     labelled = labelled_from_options(options.label_fraction, options.labelled_groups, otherwise=usual)
     for seed, training in enumerate(trainings):

@@ -29,7 +29,7 @@ from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_export.verify.gate import caution
 from mmkd_export.verify.proof_set import ProofSet, golden_from
 from mmkd_export.verify.windows import judging_half
-from mmkd_models.data.labels import is_labelled, strata_of
+from mmkd_models.data.labels import find_strata, is_labelled
 from mmkd_models.data.spec import window_bytes
 from mmkd_models.metrics.scores import measures_of
 from mmkd_report.schema.export import ExportReport, LeftOutArtifact, Measures, WindowFacts, encode_document
@@ -212,7 +212,7 @@ def recorded_golden(proof_set: ProofSet) -> Golden:
     most = count if modality.kind == "series" else max(LEAST_GOLDEN, MOST_GOLDEN_BYTES // window_bytes(modality))
     if count <= most:
         return golden
-    order = np.lexsort((strata_of(golden.labels), golden.judge))
+    order = np.lexsort((find_strata(golden.labels), golden.judge))
     return _rows(golden, np.sort(order[np.linspace(0, count - 1, most).round().astype(np.intp)]))
 
 

@@ -28,7 +28,7 @@ from mmkd_edge.spec import (
     plausible_span,
     task_text,
 )
-from mmkd_models.data.labels import UNKNOWN, Labels, hide_labels, strata_of
+from mmkd_models.data.labels import UNKNOWN, Labels, find_strata, hide_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +109,7 @@ def windows_from_path(
 def judging_half(labels: Labels) -> NDArray[np.bool_]:
     """Draw the half that judges, every class halved evenly; a single window judges."""
     shuffled = np.random.default_rng(_SEED).permutation(len(labels))
-    by_class = shuffled[np.argsort(strata_of(labels)[shuffled], kind="stable")]
+    by_class = shuffled[np.argsort(find_strata(labels)[shuffled], kind="stable")]
     judge = np.zeros(len(labels), dtype=bool)
     judge[by_class[::2]] = True
     return judge

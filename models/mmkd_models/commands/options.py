@@ -14,7 +14,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.labelled import ALL, Labelled, labelled_from_options, options_of
+from mmkd_models.data.labelled import ALL, Labelled, label_option, labelled_from_options
 from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN
 from mmkd_models.metrics.scores import AnyMetric, default_metric, metrics_of
 from mmkd_models.networks.config import choice
@@ -141,7 +141,7 @@ def same_windows(options: TrainingOptions) -> str:
 
     Otherwise a student would be judged on windows that its teacher saw.
     """
-    words = [word for word in [options_of(_labelled(options))] if word]
+    words = [word for word in [label_option(_labelled(options))] if word]
     words += [] if options.fold is None else [f"--fold {options.fold}"]
     words += [] if options.seed == 0 else [f"--seed {options.seed}"]
     return "".join(f" {word}" for word in words)

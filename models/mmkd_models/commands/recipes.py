@@ -61,16 +61,16 @@ def clock_lines(report: RecipeReport) -> list[str]:
         clocks = [clock for clock in report.clocks if clock.sensor == sensor.name]
         text = f"{sensor.name}: {report.files[sensor.name]} files, {' '.join(sensor.channels)}, {sensor.rate_hz:g} Hz"
         if clocks:
-            jitter = max(clocks, key=lambda clock: clock.facts.jitter_p99_ms)
+            jitter = max(clocks, key=lambda clock: clock.jitter_p99_ms)
             drift = max(clocks, key=lambda clock: abs(clock.drift_ppm))
-            gap = max(clocks, key=lambda clock: clock.facts.longest_gap_s)
+            gap = max(clocks, key=lambda clock: clock.longest_gap_s)
             text += (
-                f"; jitter p99 up to {jitter.facts.jitter_p99_ms:.2f} ms ({jitter.recording}), drift up to"
-                f" {drift.drift_ppm:.0f} ppm ({drift.recording}), gaps {sum(clock.facts.gaps for clock in clocks)}"
+                f"; jitter p99 up to {jitter.jitter_p99_ms:.2f} ms ({jitter.recording}), drift up to"
+                f" {drift.drift_ppm:.0f} ppm ({drift.recording}), gaps {sum(clock.gaps for clock in clocks)}"
             )
-            text += f", the longest {gap.facts.longest_gap_s:.3g} s ({gap.recording})" if gap.facts.gaps else ""
-            repeated = max(clocks, key=lambda clock: clock.facts.repeated)
-            count = sum(clock.facts.repeated for clock in clocks)
+            text += f", the longest {gap.longest_gap_s:.3g} s ({gap.recording})" if gap.gaps else ""
+            repeated = max(clocks, key=lambda clock: clock.repeated)
+            count = sum(clock.repeated for clock in clocks)
             text += f", repeated frames {count} (most in {repeated.recording})" if count else ""
         lines.append(text)
     return lines

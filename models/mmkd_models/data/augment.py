@@ -45,7 +45,7 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     span_dropout: float = 0.2
 
 
-def disturbed(
+def augment_batch(
     values: NDArray[Any],
     present: Floats,
     *,
@@ -62,14 +62,14 @@ def disturbed(
     match kind:
         case "series":
             assert movement is not None
-            return _disturbed_series(values, present, movement, config, rng)
+            return _augment_series(values, present, movement, config, rng)
         case "audio":
-            return _disturbed_sound(values, present, config, rng)
+            return _augment_audio(values, present, config, rng)
         case "video":
-            return _disturbed_video(values, present, config, rng)
+            return _augment_video(values, present, config, rng)
 
 
-def _disturbed_series(
+def _augment_series(
     values: Floats, present: Floats, movement: Floats, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     mean = values.sum(1, keepdims=True) / np.maximum(present.sum(1, keepdims=True), 1)
@@ -79,7 +79,7 @@ def _disturbed_series(
     return (mean + (values - mean) * gain + noise) * present, present
 
 
-def _disturbed_sound(
+def _augment_audio(
     values: Floats, present: Floats, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     batch = len(values)
@@ -106,7 +106,7 @@ def _without_band(values: Floats, low: NDArray[np.float64], width: NDArray[np.fl
     return found
 
 
-def _disturbed_video(
+def _augment_video(
     values: NDArray[Any], present: Floats, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     batch, frames, height, across, _ = values.shape

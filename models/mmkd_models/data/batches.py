@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_models.data.augment import AugmentConfig, disturbed
+from mmkd_models.data.augment import AugmentConfig, augment_batch
 from mmkd_models.data.labels import UNLABELLED_MARKS, Labels, is_labelled
 from mmkd_models.data.windows import Windows
 
@@ -93,7 +93,7 @@ class BatchSource:
             if partner is not None:
                 other_values, other_present = prepare_batch(partner[modality.name], modality)
                 values, present = _mix((values, present), (other_values, other_present), lam)
-            varied, there = disturbed(
+            varied, there = augment_batch(
                 values,
                 present,
                 kind=modality.kind,

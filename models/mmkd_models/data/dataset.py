@@ -13,14 +13,14 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.files import (
     RECORDINGS,
     Arrays,
-    file_of,
+    array_file,
     is_cut,
     join_metadata,
     join_splits,
     load_arrays,
     presence_file,
 )
-from mmkd_models.data.labels import blocks_of
+from mmkd_models.data.labels import find_blocks
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName, read_dataset_spec, refuse
 from mmkd_models.data.windows import (
     CutWindows,
@@ -56,7 +56,7 @@ class Dataset:
     def sha256(self) -> str:
         """Hash of `dataset.json` and every array file, independent of the directory's path."""
         digest = hashlib.sha256()
-        for name in sorted({SPEC_FILE, *map(file_of, self.arrays)}):
+        for name in sorted({SPEC_FILE, *map(array_file, self.arrays)}):
             digest.update(f"{name}\n{(self.path / name).stat().st_size}\n".encode())
             with (self.path / name).open("rb") as file:
                 while block := file.read(_HASHED_BLOCK_BYTES):
@@ -75,7 +75,7 @@ class Dataset:
 
     @cached_property
     def _everything(self) -> Windows:
-        windows = windows_of(self.spec, self.arrays)
+        windows = make_windows(self.spec, self.arrays)
         return replace(windows, statistics=group_statistics(windows))
 
 
@@ -134,7 +134,7 @@ def shipped_names() -> list[str]:
     return sorted(file.parent.name for file in Path(__file__).parent.glob(f"*/{SPEC_FILE}"))
 
 
-def windows_of(spec: DatasetSpec, arrays: Arrays) -> Windows:
+def make_windows(spec: DatasetSpec, arrays: Arrays) -> Windows:
     """Return all windows of checked arrays in the order train, valid, test, without group statistics."""
     columns = join_splits(arrays)
     source: WindowSource
@@ -146,7 +146,7 @@ def windows_of(spec: DatasetSpec, arrays: Arrays) -> Windows:
     else:
         source = _stored_windows(spec, arrays)
         rows = np.arange(len(columns["labels"]))
-        owners = blocks_of(columns["splits"])
+        owners = find_blocks(columns["splits"])
     return Windows(
         spec=spec,
         labels=columns["labels"],

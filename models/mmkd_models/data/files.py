@@ -63,7 +63,7 @@ def metadata_names(arrays: Arrays, split: str = "train") -> list[str]:
     return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
 
 
-def file_of(name: str) -> str:
+def array_file(name: str) -> str:
     """Return the file of an array."""
     return name.partition(":")[0]
 

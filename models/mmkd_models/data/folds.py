@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.checking.related import find_overlaps
-from mmkd_models.data.labels import WRITE_GROUPS, Labels, absent_labels, strata_of
+from mmkd_models.data.labels import WRITE_GROUPS, Labels, absent_labels, find_strata
 from mmkd_models.data.windows import Rows, Windows
 
 FOLDS = 5
@@ -80,7 +80,7 @@ def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) 
     return Fold(train=np.flatnonzero(~is_test & ~is_valid), valid=valid, test=test)
 
 
-def trainings_of(windows: Windows, folds: int) -> list[Windows]:
+def fold_trainings(windows: Windows, folds: int) -> list[Windows]:
     """Return the training windows of the first folds; errors as `fold_indices`."""
     return [windows.subset(fold_indices(windows, fold=fold, seed=0).train) for fold in range(folds)]
 
@@ -122,7 +122,7 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
     if not 0 < share <= 1:
         raise UsageError(f"label fraction: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels")
     chosen = np.zeros(len(labels), dtype=bool)
-    strata = strata_of(labels)
+    strata = find_strata(labels)
     for stratum in np.unique(strata[strata >= 0]).tolist():
         members = np.random.default_rng([seed, stratum]).permutation(np.flatnonzero(strata == stratum))
         chosen[members[: max(1, round(share * len(members)))]] = True
@@ -132,7 +132,7 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
 def _deal(windows: Windows, *, seed: int, folds: int) -> Rows:
     """Return int64 (N,): the fold of each window's group."""
     _, group = np.unique(windows.groups, return_inverse=True)
-    classes = np.unique(strata_of(windows.labels), return_inverse=True)[1]
+    classes = np.unique(find_strata(windows.labels), return_inverse=True)[1]
     counts = np.zeros((group.max() + 1, classes.max() + 1))
     np.add.at(counts, (group, classes), 1)
     return deal_groups(counts, np.full(folds, 1 / folds), seed=seed)[group]
@@ -148,21 +148,21 @@ def deal_groups(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float
         counts: (groups, classes) windows.
         fractions: (parts,) of the windows.
     """
-    of_class, size = counts / np.maximum(counts.sum(axis=0), 1), fractions / fractions.max()
+    own_fractions, size = counts / np.maximum(counts.sum(axis=0), 1), fractions / fractions.max()
     # Without the jitter groups of different sizes would be dealt in the same order for every seed.
     order = np.argsort(-counts.sum(axis=1) * np.random.default_rng(seed).uniform(0.7, 1.3, size=len(counts)))
     held = np.zeros((len(fractions), counts.shape[1]))
-    part_of = np.full(len(counts), -1, dtype=np.int64)
+    parts = np.full(len(counts), -1, dtype=np.int64)
     for position, number in enumerate(order.tolist()):
-        own = of_class[number]
+        own = own_fractions[number]
         crowded = held @ own / size + own @ own * (1 / size - 1)
         best_first = np.lexsort((-size, held.sum(axis=1) / size, crowded)).tolist()
-        empty = set(range(len(fractions))) - set(part_of.tolist())
+        empty = set(range(len(fractions))) - set(parts.tolist())
         if len(order) - position <= len(empty):  # the last groups fill parts that are still empty
             best_first = [part for part in best_first if part in empty]
-        part_of[number] = best_first[0]
-        held[best_first[0]] += of_class[number]
-    return part_of
+        parts[number] = best_first[0]
+        held[best_first[0]] += own_fractions[number]
+    return parts
 
 
 _MAX_DOMAINS = 10
@@ -182,7 +182,7 @@ class Domains:
     """The domain of each window, int64 (N,) from 0; -1 if unknown."""
 
     names: tuple[str, ...]
-    of_window: Rows
+    numbers: Rows
 
 
 def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[Any]:
@@ -207,7 +207,7 @@ def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(values == "") if values.dtype.kind == "U" else np.zeros(len(values), dtype=bool)
 
 
-def domains_of(windows: Windows, by: str) -> Domains:
+def find_domains(windows: Windows, by: str) -> Domains:
     """Return the values of metadata or the groups as domains; of more than ten, ten pools.
 
     Floats are pooled by their order, other values so that classes are alike in every pool. Raise UsageError if there is
@@ -224,10 +224,10 @@ def domains_of(windows: Windows, by: str) -> Domains:
     texts = tuple(map(str, names.tolist()))
     if len(names) > _MAX_DOMAINS:
         texts, number = _pool(windows.subset(known), names, number)
-    domains = Domains(names=texts, of_window=np.full(len(windows), -1, dtype=np.int64))
-    domains.of_window[known] = number
+    domains = Domains(names=texts, numbers=np.full(len(windows), -1, dtype=np.int64))
+    domains.numbers[known] = number
     for domain, text in enumerate(texts):
-        size = int((windows.labelled & (domains.of_window == domain)).sum())
+        size = int((windows.labelled & (domains.numbers == domain)).sum())
         if size < _MIN_WINDOWS:
             raise UsageError(
                 f"--by {by}: expected {_MIN_WINDOWS} labelled windows or more of every domain, got {size} of {by} "
@@ -263,10 +263,10 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
     Raise UsageError if a class is missing in train, or a part has few windows.
     """
     if left_out.by is None:
-        return _checked(windows, _fold_in_time(windows), "--time: without the end of the campaign")
-    domains = domains_of(windows, left_out.by)
-    is_test = domains.of_window == fold
-    rest = np.flatnonzero(~is_test & (domains.of_window >= 0) & ~_sharing(windows, is_test))
+        return _check_fold(windows, _fold_in_time(windows), "--time: without the end of the campaign")
+    domains = find_domains(windows, left_out.by)
+    is_test = domains.numbers == fold
+    rest = np.flatnonzero(~is_test & (domains.numbers >= 0) & ~_shares_samples(windows, is_test))
     remaining = windows.subset(rest)
     is_valid = remaining.splits == 1
     if windows.has_groups:
@@ -282,7 +282,7 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
         valid=rest[is_valid & remaining.labelled],
         test=np.flatnonzero(is_test & windows.labelled),
     )
-    return _checked(windows, chosen, f"--by {left_out.by}: without {domains.names[fold]}")
+    return _check_fold(windows, chosen, f"--by {left_out.by}: without {domains.names[fold]}")
 
 
 def shared_groups(windows: Windows, fold: Fold) -> int:
@@ -293,7 +293,7 @@ def shared_groups(windows: Windows, fold: Fold) -> int:
     return int(np.isin(np.unique(windows.groups[fold.test]), known).sum())
 
 
-def _sharing(windows: Windows, is_test: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _shares_samples(windows: Windows, is_test: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return (N,) whether a window shares samples with one of the test; windows of different groups do not."""
     sharing = np.zeros(len(windows), dtype=bool)
     if windows.has_groups and not np.isin(windows.groups[is_test], windows.groups[~is_test]).any():
@@ -320,7 +320,7 @@ def _fold_in_time(windows: Windows) -> Fold:
     )
 
 
-def _checked(windows: Windows, fold: Fold, where: str) -> Fold:
+def _check_fold(windows: Windows, fold: Fold, where: str) -> Fold:
     parts = {"to train on": fold.train, "to choose by": fold.valid, "to judge with": fold.test}
     counts = {purpose: int(windows.labelled[rows].sum()) for purpose, rows in parts.items()}
     few = [f"{count} {purpose}" for purpose, count in counts.items() if count < _MIN_WINDOWS]

@@ -18,7 +18,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.checking.related import find_overlaps
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS, is_cut
-from mmkd_models.data.spec import SPLIT_NAMES, SplitName, decoded
+from mmkd_models.data.spec import SPLIT_NAMES, SplitName, decode_samples
 from mmkd_models.data.windows import Floats, Windows, first_sample, mean_and_std, raw_values
 
 
@@ -80,7 +80,7 @@ def _find_group(windows: Windows, group: int | str | None) -> int | str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Replayed:
+class WholeRecording:
     """One recording of one modality, float32 (n, C); its name is `recording 3` or `windows 3 to 9`."""
 
     rows: Floats
@@ -90,7 +90,7 @@ class Replayed:
     split: SplitName
 
 
-def replayed(path: str | Path, modality: ModalitySpec) -> list[Replayed]:
+def read_recordings(path: str | Path, modality: ModalitySpec) -> list[WholeRecording]:
     """Return the recordings of a dataset for a student's modality, channels in the student's order.
 
     Raise DatasetError or UsageError if the path is no dataset, or the modality does not fit.
@@ -111,7 +111,7 @@ def replayed(path: str | Path, modality: ModalitySpec) -> list[Replayed]:
     return list(read(dataset, stored, order))
 
 
-def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
+def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[WholeRecording]:
     assert dataset.spec.recordings is not None
     arrays = {name.removeprefix(f"{RECORDINGS}/").removesuffix(".npy"): array for name, array in dataset.arrays.items()}
     column = [spec.name for spec in dataset.spec.modalities].index(modality.name)
@@ -121,8 +121,8 @@ def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int])
     groups = arrays.get("groups")
     for number, (end, length) in enumerate(zip(np.cumsum(lengths).tolist(), lengths.tolist(), strict=True)):
         stored = np.asarray(arrays[modality.name][end - length : end])
-        yield Replayed(
-            rows=decoded(stored, kind=modality.kind, scale=factors)[:, order],
+        yield WholeRecording(
+            rows=decode_samples(stored, kind=modality.kind, scale=factors)[:, order],
             name=f"recording {number}",
             label=_label(dataset, arrays["labels"][number]),
             group="" if groups is None else str(groups[number]),
@@ -130,22 +130,22 @@ def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int])
         )
 
 
-def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[Replayed]:
+def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[WholeRecording]:
     """Join stored windows that follow each other in one split, group, label and episode; shared samples come once."""
     windows = dataset.everything()
     starts_s = np.cumsum(_shared_steps_s(windows)) if windows.times is None else windows.times
 
-    def run_of(number: int) -> tuple[str, ...]:
+    def run_key(number: int) -> tuple[str, ...]:
         episode = "" if windows.episodes is None else str(windows.episodes[number])
         return tuple(map(str, (windows.splits[number], windows.groups[number], windows.labels[number], episode)))
 
-    for _, numbers in itertools.groupby(range(len(windows)), key=run_of):
+    for _, numbers in itertools.groupby(range(len(windows)), key=run_key):
         run = list(numbers)
         values = windows.source.gather(modality, windows.rows[run], shift_s=None)  # (B, T, C)
         steps = np.diff(first_sample(starts_s[run] - starts_s[run[0]], modality.rate_hz))
         new = np.where((steps > 0) & (steps < modality.samples), steps, modality.samples)
         parts = [window[modality.samples - count :] for window, count in zip(values[1:], new.tolist(), strict=True)]
-        yield Replayed(
+        yield WholeRecording(
             rows=np.concatenate([values[0], *parts])[:, order],
             name=f"windows {run[0]} to {run[-1]}",
             label=_label(dataset, windows.labels[run[0]]),

@@ -44,7 +44,7 @@ def labelled_from_options(share: float | None, groups: int | None, *, otherwise:
     return otherwise if share is None else Labelled(share=share)
 
 
-def options_of(labelled: Labelled) -> str:
+def label_option(labelled: Labelled) -> str:
     """Return the command line option for these labels; empty for all."""
     if labelled.groups is not None:
         return f"--labelled-groups {labelled.groups}"

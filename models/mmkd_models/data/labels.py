@@ -45,7 +45,7 @@ def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
     return np.where(keep, labels, -1)
 
 
-def strata_of(labels: Labels) -> npt.NDArray[np.int64]:
+def find_strata(labels: Labels) -> npt.NDArray[np.int64]:
     """Return the stratum (N,) of each window, from 0; -1 unlabelled.
 
     The class; of several labels the rarest one that is on (K if none is); of numbers their decile.
@@ -66,7 +66,7 @@ def strata_of(labels: Labels) -> npt.NDArray[np.int64]:
 
 def name_strata(labels: Labels, task: TaskSpec) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     """Return the stratum (N,) of each window and the name of each stratum."""
-    strata = strata_of(labels)
+    strata = find_strata(labels)
     match task.kind:
         case "classification":
             return strata, task.labels
@@ -94,7 +94,7 @@ def block_length(count: int) -> int:
     return min(count, math.ceil(length))
 
 
-def blocks_of(splits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def find_blocks(splits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the number (N,) of each window's block, from 0; no block is in two splits. `splits` (N,) ascend."""
     blocks: list[npt.NDArray[np.int64]] = []
     first = 0

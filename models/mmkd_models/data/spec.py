@@ -70,32 +70,27 @@ def kind_problems(modality: ModalitySpec) -> Iterator[str]:
 
 def size_problem(modality: ModalitySpec) -> str | None:
     """Return the problem of a window that is too large to train on, with its fix, or None."""
+    samples, width = modality.samples, int(np.prod(modality.shape[1:], dtype=object))
     if modality.kind == "video":
-        return _video_size_problem(modality)
-    samples, channels = modality.shape
-    if samples * channels <= MAX_WINDOW_VALUES:
+        if samples * width <= MAX_WINDOW_BYTES:
+            return None
+        shape = " x ".join(f"{side:,}" for side in modality.shape)
+        return (
+            f"expected windows of at most {MAX_WINDOW_BYTES:,} bytes, got {shape} = {samples * width:,};"
+            f" cut windows of at most {MAX_WINDOW_BYTES // width:,} frames, or make the frames smaller"
+        )
+    if samples * width <= MAX_WINDOW_VALUES:
         return None
-    longest = MAX_WINDOW_VALUES // channels
+    longest = MAX_WINDOW_VALUES // width
     times = -(-samples // max(1, longest))
     return (
-        f"expected windows of at most {MAX_WINDOW_VALUES:,} values, got {samples:,} samples x {channels:,} channels;"
+        f"expected windows of at most {MAX_WINDOW_VALUES:,} values, got {samples:,} samples x {width:,} channels;"
         f" cut windows of at most {longest:,} samples, or filter and keep one sample in {times},"
         f" {modality.rate_hz / times:g} Hz"
     )
 
 
-def _video_size_problem(modality: ModalitySpec) -> str | None:
-    frame_bytes = int(np.prod(modality.shape[1:], dtype=object))
-    if modality.samples * frame_bytes <= MAX_WINDOW_BYTES:
-        return None
-    shape = " x ".join(f"{side:,}" for side in modality.shape)
-    return (
-        f"expected windows of at most {MAX_WINDOW_BYTES:,} bytes, got {shape} = {modality.samples * frame_bytes:,};"
-        f" cut windows of at most {MAX_WINDOW_BYTES // frame_bytes:,} frames, or make the frames smaller"
-    )
-
-
-def decoded(stored: Values, *, kind: ModalityKind, scale: Values | None = None) -> Values:
+def decode_samples(stored: Values, *, kind: ModalityKind, scale: Values | None = None) -> Values:
     """Return windows in memory from the content of their file: int16 becomes float32 with NaN for missing.
 
     Args:
@@ -115,7 +110,7 @@ def with_present(frames: Values, present: Values) -> Values:
     return mask_missing(frames, np.asarray(present) == 0)
 
 
-def present_of(frames: Values) -> npt.NDArray[np.uint8] | None:
+def frame_presence(frames: Values) -> npt.NDArray[np.uint8] | None:
     """Return whether frames (..., T, H, W, C) are there, uint8 (..., T); None if nothing is masked."""
     missing = missing_frames(frames)
     return (~missing).astype(np.uint8) if missing.any() else None

@@ -16,7 +16,7 @@ from mmkd_edge.predict.preprocess import standardise, within_float32
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.labels import Labels, block_length, is_labelled
-from mmkd_models.data.spec import DatasetSpec, Values, decoded, with_present
+from mmkd_models.data.spec import DatasetSpec, Values, decode_samples, with_present
 from mmkd_report.schema.figures import Split
 
 Floats = npt.NDArray[np.float32]
@@ -60,23 +60,23 @@ class StoredWindows:
         """Return new windows; `shift_s` is ignored."""
         parts = self.parts[modality.name]
         _check_whole(parts)
-        part_of = np.searchsorted(self.offsets, rows, side="right") - 1
-        used = np.unique(part_of).tolist()
+        part_numbers = np.searchsorted(self.offsets, rows, side="right") - 1
+        used = np.unique(part_numbers).tolist()
         if len(used) == 1:
-            values = decoded(np.asarray(parts[used[0]][rows - self.offsets[used[0]]]), kind=modality.kind)
+            values = decode_samples(np.asarray(parts[used[0]][rows - self.offsets[used[0]]]), kind=modality.kind)
         else:
             values = np.empty((len(rows), *modality.shape), dtype=modality.dtype)
             for part in used:
-                here = part_of == part
-                values[here] = decoded(parts[part][rows[here] - self.offsets[part]], kind=modality.kind)
+                here = part_numbers == part
+                values[here] = decode_samples(parts[part][rows[here] - self.offsets[part]], kind=modality.kind)
         for part in used:
             let_go(parts[part], least_bytes=LARGE_BYTES)
-        return with_present(values, self._present(modality, rows, part_of)) if modality.kind == "video" else values
+        return with_present(values, self._present(modality, rows, part_numbers)) if modality.kind == "video" else values
 
-    def _present(self, modality: ModalitySpec, rows: Rows, part_of: Rows) -> AnyArray:
+    def _present(self, modality: ModalitySpec, rows: Rows, part_numbers: Rows) -> AnyArray:
         present = np.ones((len(rows), modality.samples), dtype=np.uint8)
         for part, stored in enumerate(self.present.get(modality.name, ())):
-            here = part_of == part
+            here = part_numbers == part
             if stored is not None:
                 present[here] = stored[rows[here] - self.offsets[part]]
         return present
@@ -124,7 +124,7 @@ class CutWindows:
         present = self.present.get(modality.name)
         stored = _windows_at(self.samples[modality.name], first, modality.samples)
         let_go(self.samples[modality.name], least_bytes=LARGE_BYTES)
-        values = decoded(stored, kind=modality.kind, scale=self.scale.get(modality.name))
+        values = decode_samples(stored, kind=modality.kind, scale=self.scale.get(modality.name))
         return values if present is None else with_present(values, _windows_at(present, first, modality.samples))
 
 

@@ -22,13 +22,13 @@ from mmkd_models.data.checking.findings import refuse_errors, rule_findings
 from mmkd_models.data.checking.odd_recordings import unit_findings
 from mmkd_models.data.checking.related import find_overlaps, leak_findings
 from mmkd_models.data.checking.scan import scan_windows
-from mmkd_models.data.dataset import Dataset, open_dataset, window_counts, windows_of
+from mmkd_models.data.dataset import Dataset, make_windows, open_dataset, window_counts
 from mmkd_models.data.files import (
     METADATA,
     PER_WINDOW,
     RECORDINGS,
     AnyArray,
-    file_of,
+    array_file,
     metadata_key,
     metadata_names,
     presence_file,
@@ -42,7 +42,7 @@ from mmkd_models.data.spec import (
     DatasetSpec,
     RecordingsSpec,
     SplitName,
-    present_of,
+    frame_presence,
     refuse,
     size_problems,
     spec_problems,
@@ -253,7 +253,7 @@ def _sample_arrays(
     arrays = {f"{folder}/{modality.name}.npy": stored[0] if len(stored) == 1 else np.concatenate(stored)}
     if is_video:
         axes = 4 if folder == RECORDINGS else 5  # of frames without other faults
-        present = [present_of(array) if array.ndim == axes else None for array in given]
+        present = [frame_presence(array) if array.ndim == axes else None for array in given]
         if any(part is not None for part in present):
             rows = [
                 np.ones(array.shape[: axes - 3], np.uint8) if part is None else part
@@ -308,7 +308,7 @@ def _write_checked(
     path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool, episode_names: Sequence[str] = ()
 ) -> Dataset:
     refuse(f"dataset {path}", structure_problems(spec, arrays, cut=cut))
-    windows = windows_of(spec, arrays)
+    windows = make_windows(spec, arrays)
     scan = scan_windows(windows)
     findings = [*rule_findings(scan), *leak_findings(windows, find_overlaps(windows))]
     refuse_errors(path, findings)
@@ -334,7 +334,7 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
                     temporary / split / METADATA, {name: arrays[metadata_key(split, name)] for name in names}
                 )
         for name, array in arrays.items():
-            if file_of(name) == name:
+            if array_file(name) == name:
                 _save(temporary / name, array)
         text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
         (temporary / SPEC_FILE).write_bytes(text + b"\n")

@@ -13,7 +13,7 @@ from mmkd_models.data.checking.findings import find_everything, sort_findings
 from mmkd_models.data.checking.related import note
 from mmkd_models.data.checking.scan import Scan, scan_windows
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.labels import name_strata, strata_of
+from mmkd_models.data.labels import find_strata, name_strata
 from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
 from mmkd_models.data.windows import Floats, Windows
 from mmkd_models.data_report.probes import ProbeWindows, choose_windows, probe_findings, run_probes
@@ -99,7 +99,7 @@ def find_drift(scan: Scan) -> Iterator[DriftFacts]:
     if windows.times is None or len(windows) < _MIN_WINDOWS:
         return
     order = np.argsort(windows.times, kind="stable")
-    strata = strata_of(windows.labels)
+    strata = find_strata(windows.labels)
     for name, figures in scan.modalities.items():
         for channel, level in zip(figures.modality.channels, figures.level.T, strict=True):
             rest = _without_classes(level, strata)[order]

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import LeftOutDomains, domains_of, fold_without, shared_groups
+from mmkd_models.data.folds import LeftOutDomains, find_domains, fold_without, shared_groups
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.gains import gain_on_windows
 from mmkd_models.evaluation.rivals import RivalName
@@ -55,7 +55,7 @@ def check_shift(order: ShiftOrder) -> None:
     """Raise UsageError if a fold is impossible, DatasetError if groups share samples."""
     windows = order.dataset.everything()
     refuse_shared_samples(windows)
-    for number in range(len(domains_of(windows, order.by).names)):
+    for number in range(len(find_domains(windows, order.by).names)):
         fold_without(windows, LeftOutDomains(by=order.by), fold=number)
     if order.in_time:
         fold_without(windows, LeftOutDomains(by=None), fold=0)
@@ -66,7 +66,7 @@ def judge_shift(
 ) -> ShiftFacts:
     """Train teacher, labels only, student and rivals without each domain, and judge them on it."""
     windows, left_out, in_time = order.dataset.everything(), LeftOutDomains(by=order.by), None
-    domains = domains_of(windows, order.by)
+    domains = find_domains(windows, order.by)
     seeds = range(len(domains.names))
     comparison = Comparison(dataset=order.dataset, config=order.config, out=order.out)
     if not all(run.is_done() for run in comparison.phases(seeds)[-1]):
@@ -113,7 +113,7 @@ def judge_shift(
         teacher_gain=gain(TEACHER, LABELS_ONLY),
         absent={name: reason for fold in folds for name, reason in _rivals(fold) if isinstance(reason, str)},
         time=None if in_time is None else _in_time(measures_of(spec.task)[0], in_time),
-        unknown=int((domains.of_window < 0).sum()),
+        unknown=int((domains.numbers < 0).sum()),
         has_groups=windows.has_groups,
     )
 

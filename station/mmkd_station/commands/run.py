@@ -117,11 +117,11 @@ def _tune(bundle: Path, data: Path, options: RunOptions, *, as_json: bool) -> No
 
 def load_recordings(place: str, modality: ModalitySpec) -> list[ReplayedRecording]:
     """Return the recordings of a dataset, for a student's modality."""
-    from mmkd_models.data.for_devices import replayed
+    from mmkd_models.data.for_devices import read_recordings
     from mmkd_station.intake import ReplayedRecording
 
     names = ReplayedRecording.__struct_fields__
-    recordings = replayed(place, modality)
+    recordings = read_recordings(place, modality)
     return [ReplayedRecording(**{name: getattr(recording, name) for name in names}) for recording in recordings]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mmkd_edge.frames import mask_missing
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import write_dataset
-from mmkd_models.data.augment import AugmentConfig, disturbed
+from mmkd_models.data.augment import AugmentConfig, augment_batch
 from mmkd_models.data.batches import BatchSource
 
 PLAIN = AugmentConfig(shift=False, mixup=0.0, noise=0.0, gain=0.0, channel_dropout=0.0, span_dropout=0.0)
@@ -26,7 +26,7 @@ FRAMES = np.ones((6, 8, 1), dtype=np.float32)
 def varied(kind: str, **changes: float | bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     values, present = (SOUND, THERE) if kind == "audio" else (VIDEO, FRAMES)
     config, rng = msgspec.structs.replace(PLAIN, **changes), np.random.default_rng(1)
-    return disturbed(values, present, kind=kind, movement=None, config=config, rng=rng)  # type: ignore[arg-type]
+    return augment_batch(values, present, kind=kind, movement=None, config=config, rng=rng)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["audio", "video"])
@@ -44,7 +44,7 @@ def test_noise_of_sound_follows_its_level_at_a_drawn_ratio() -> None:
     assert ratios_db.min() > 13.5
     assert ratios_db.max() < 38.5
     assert len(np.unique(ratios_db.round(1))) == 4
-    quiet, _ = disturbed(
+    quiet, _ = augment_batch(
         SOUND / 100,
         THERE,
         kind="audio",
@@ -65,7 +65,9 @@ def test_the_level_of_sound_changes_by_decibels() -> None:
 def test_a_band_of_sound_is_silenced_and_the_rest_stays() -> None:
     noise = np.random.default_rng(0).normal(size=(4, 1000, 1)).astype(np.float32)
     config = msgspec.structs.replace(PLAIN, span_dropout=1.0)
-    values, present = disturbed(noise, THERE, kind="audio", movement=None, config=config, rng=np.random.default_rng(1))
+    values, present = augment_batch(
+        noise, THERE, kind="audio", movement=None, config=config, rng=np.random.default_rng(1)
+    )
     for row in range(4):
         # What is hidden in time is taken out of both, so that only the band differs.
         whole = np.abs(np.fft.rfft(noise[row, :, 0]))
@@ -87,7 +89,7 @@ def test_contrast_brightness_and_grain_of_video_stay_within_bytes() -> None:
 def test_all_frames_of_a_window_move_alike() -> None:
     still = np.repeat(VIDEO[:, :1], 8, axis=1)
     config = msgspec.structs.replace(PLAIN, shift=True)
-    values, _ = disturbed(still, FRAMES, kind="video", movement=None, config=config, rng=np.random.default_rng(1))
+    values, _ = augment_batch(still, FRAMES, kind="video", movement=None, config=config, rng=np.random.default_rng(1))
     assert np.array_equal(values, np.repeat(values[:, :1], 8, axis=1))
     assert not np.array_equal(values, still)
     # Every pixel comes from one of the same frame, at most a sixteenth of a side away and as much for the size.

@@ -13,7 +13,7 @@ import pytest
 from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.importing import recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
-from mmkd_models.data.importing.keys import Key, TextTable, keys_of
+from mmkd_models.data.importing.keys import Key, TextTable, list_keys
 from mmkd_models.data.importing.readers.formats import READERS
 
 _PAGE = Path(__file__).parents[3] / "docs" / "datasets.md"
@@ -70,7 +70,7 @@ _TABLES = {
 @pytest.mark.parametrize("heading", _TABLES)
 def test_the_guide_lists_every_key_with_its_values(heading):
     rule = _TABLES[heading]
-    own = [field for field in keys_of(rule) if rule is TextTable or field[0] not in TextTable.__struct_fields__]
+    own = [field for field in list_keys(rule) if rule is TextTable or field[0] not in TextTable.__struct_fields__]
     rows = _rows(heading)
     assert [row[0] for row in rows] == [f"`{name}`" for name, _, _ in own]
     types = {field.name: str(field.type) for field in msgspec.structs.fields(rule)}
@@ -93,7 +93,7 @@ def test_the_guide_lists_every_format_with_its_suffixes():
 def test_the_example_of_every_key_is_a_value_that_it_takes(heading):
     rule = _TABLES[heading]
     required = {"SensorSource": {"modality": "a", "files": "{start}.csv"}, "WindowRule": {"length_s": 1.0}}
-    keys: dict[str, Key] = {name: key for name, _, key in keys_of(rule)}
+    keys: dict[str, Key] = {name: key for name, _, key in list_keys(rule)}
     for name, *_, example in _rows(heading):
         given = {**required.get(rule.__name__, {}), **msgspec.toml.decode(f"{name[1:-1]} = {example[1:-1]}")}
         kind = "video" if keys[name[1:-1]].only == "video" else ""

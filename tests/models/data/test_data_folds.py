@@ -73,26 +73,20 @@ def test_unlabelled_windows_are_trained_on_and_never_judged(rig):
     assert (labels[fold.train] == -1).any()
 
 
-def test_too_few_groups_or_folds_say_how_many_there_are(rig):
+def test_too_few_groups_or_folds_say_how_many_there_are(refusal, rig):
     windows = rig.everything()
     few = windows.subset(np.flatnonzero(windows.groups < 2))
     expected = (
         "dataset 'rig': expected 3 folds or more (train, valid, test), got 2; record more groups or choose more folds"
     )
-    with pytest.raises(UsageError) as error:
-        fold_indices(few, fold=0, seed=0)
-    assert _message(error) == expected
-    with pytest.raises(UsageError) as error:
-        fold_indices(windows, fold=0, seed=0, folds=2)
-    assert _message(error) == expected
+    assert refusal(UsageError, fold_indices, few, fold=0, seed=0) == expected
+    assert refusal(UsageError, fold_indices, windows, fold=0, seed=0, folds=2) == expected
 
 
-def test_a_fold_without_a_labelled_window_to_judge_with_is_refused(rig):
+def test_a_fold_without_a_labelled_window_to_judge_with_is_refused(refusal, rig):
     labels = np.where(rig.everything().groups < 2, -1, rig.everything().labels)
     windows = replace(rig.everything().with_labels(labels), folds=rig.everything().groups // 2)
-    with pytest.raises(UsageError) as error:
-        fold_indices(windows, fold=0, seed=0)
-    assert _message(error) == (
+    assert refusal(UsageError, fold_indices, windows, fold=0, seed=0) == (
         "dataset 'rig': fold 0: expected labelled windows to choose by and to judge with, got 12 and 0;"
         " label some in every group, or deal the folds otherwise"
     )
@@ -134,9 +128,7 @@ def test_another_seed_chooses_other_windows():
 
 
 @pytest.mark.parametrize("share", [0, 1.5, float("nan")])
-def test_a_share_that_is_none_is_refused(share):
-    with pytest.raises(UsageError) as error:
-        label_subset(np.zeros(3, dtype=np.int64), share=share, seed=0)
-    assert _message(error) == (
+def test_a_share_that_is_none_is_refused(refusal, share):
+    assert refusal(UsageError, label_subset, np.zeros(3, dtype=np.int64), share=share, seed=0) == (
         f"label fraction: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels"
     )

@@ -135,24 +135,20 @@ def test_pickled_arrays_are_refused(tmp_path, arrays):
     )
 
 
-def test_a_file_that_is_missing_or_no_archive(tmp_path):
+def test_a_file_that_is_missing_or_no_archive(refusal, tmp_path):
     file = tmp_path / "press.npz"
     with pytest.raises(UsageError) as error:
         import_interchange(file, tmp_path / "press")
     assert str(error.value) == f"{file}: expected an interchange file (.npz), found no such file; check the path"
     file.write_text("acc,label\n")
-    with pytest.raises(DatasetError) as error:
-        import_interchange(file, tmp_path / "press")
-    assert str(error.value) == (
+    assert refusal(DatasetError, import_interchange, file, tmp_path / "press") == (
         f"{file}: expected an interchange file (.npz), got another format; write it with numpy.savez"
     )
 
 
-def test_what_breaks_the_dataset_contract_is_told_in_its_words(tmp_path, arrays):
+def test_what_breaks_the_dataset_contract_is_told_in_its_words(refusal, tmp_path, arrays):
     arrays["group"][:] = 7
-    with pytest.raises(DatasetError) as error:
-        _import(tmp_path, arrays)
-    assert str(error.value) == "\n  - ".join(
+    assert refusal(DatasetError, _import, tmp_path, arrays) == "\n  - ".join(
         [
             f"dataset {tmp_path / 'press'}: 2 problems",
             (

@@ -21,7 +21,7 @@ LIPS = ModalitySpec(name="lips", kind="video", channels=("r", "g", "b"), rate_hz
 COUNTS = {"train": 6, "valid": 4, "test": 4}
 
 
-def windows_of(split: str) -> dict[str, Any]:
+def make_windows(split: str) -> dict[str, Any]:
     """Noise, so that a wrong row, frame or sample shows; two classes in turn, a group for each window."""
     rng, count = np.random.default_rng(len(split)), COUNTS[split]
     first = sum(list(COUNTS.values())[: list(COUNTS).index(split)])
@@ -35,7 +35,7 @@ def windows_of(split: str) -> dict[str, Any]:
 
 @pytest.fixture
 def talk() -> dict[str, dict[str, Any]]:
-    return {split: windows_of(split) for split in COUNTS}
+    return {split: make_windows(split) for split in COUNTS}
 
 
 def written(path, talk, **changed):

@@ -154,13 +154,11 @@ def test_folders_of_splits_win_over_recordings(line, rig):
     assert (len(windows), windows.max_shift_s) == (24, 0.0)
 
 
-def test_wrong_counts_say_what_the_recordings_give(line):
+def test_wrong_counts_say_what_the_recordings_give(refusal, line):
     document = json.loads((line.path / "dataset.json").read_text())
     document["splits"]["valid"] = 59
     (line.path / "dataset.json").write_text(json.dumps(document))
-    with pytest.raises(DatasetError) as error:
-        open_dataset(line.path)
-    assert _message(error) == (
+    assert refusal(DatasetError, open_dataset, line.path) == (
         f"dataset {line.path}: dataset.json: split 'valid': expected 59 windows, got 60 cut from recordings/;"
         " correct 'splits' or 'recordings.hop_s'"
     )
@@ -196,23 +194,19 @@ def test_a_wrong_array_says_which_and_why(line, name, array, problem):
     assert f"recordings/{name}.npy: {problem}" in _message(error)
 
 
-def test_a_scale_without_counts_and_a_recording_in_two_splits_of_its_group(line):
+def test_a_scale_without_counts_and_a_recording_in_two_splits_of_its_group(refusal, line):
     document = json.loads((line.path / "dataset.json").read_text())
     document["recordings"]["scale"] = {"vib": [1.0, 1.0, 1.0]}
     (line.path / "dataset.json").write_text(json.dumps(document))
-    with pytest.raises(DatasetError) as error:
-        open_dataset(line.path)
-    assert _message(error) == (
+    assert refusal(DatasetError, open_dataset, line.path) == (
         f"dataset {line.path}: recordings/vib.npy: float32 samples have no scale;"
         " remove 'recordings.scale.vib' from dataset.json"
     )
 
 
-def test_a_group_in_two_splits_and_two_folds_is_reported_with_both(recordings, write_line, tmp_path):
+def test_a_group_in_two_splits_and_two_folds_is_reported_with_both(refusal, recordings, write_line, tmp_path):
     recordings[0] = replace(recordings[0], split="test", fold=2)
-    with pytest.raises(DatasetError) as error:
-        write_line(recordings)
-    assert _message(error) == "\n  - ".join(
+    assert refusal(DatasetError, write_line, recordings) == "\n  - ".join(
         [
             f"dataset {tmp_path / 'line'}: 2 problems",
             "group 0 is in train and test (1 in all); splits never share a group: move all its windows into one split",
@@ -222,11 +216,9 @@ def test_a_group_in_two_splits_and_two_folds_is_reported_with_both(recordings, w
     assert list(tmp_path.iterdir()) == []
 
 
-def test_recordings_that_lack_a_modality_or_some_folds_are_refused(recordings, write_line, tmp_path):
+def test_recordings_that_lack_a_modality_or_some_folds_are_refused(refusal, recordings, write_line, tmp_path):
     recordings[1] = replace(recordings[1], samples={"vib": recordings[1].samples["vib"]}, fold=None)
-    with pytest.raises(DatasetError) as error:
-        write_line(recordings)
-    assert _message(error) == "\n  - ".join(
+    assert refusal(DatasetError, write_line, recordings) == "\n  - ".join(
         [
             f"dataset {tmp_path / 'line'}: 2 problems",
             "recordings[1]: expected samples of vib, temp, got vib; give every modality and no other",
@@ -235,16 +227,14 @@ def test_recordings_that_lack_a_modality_or_some_folds_are_refused(recordings, w
     )
 
 
-def test_a_split_whose_recordings_are_too_short_is_empty(recordings, write_line, tmp_path):
+def test_a_split_whose_recordings_are_too_short_is_empty(refusal, recordings, write_line, tmp_path):
     short = [
         replace(item, samples={name: array[:4] for name, array in item.samples.items()})
         if item.split == "test"
         else item
         for item in recordings
     ]
-    with pytest.raises(DatasetError) as error:
-        write_line(short)
-    assert _message(error) == (
+    assert refusal(DatasetError, write_line, short) == (
         f"dataset {tmp_path / 'line'}: dataset.json: split 'test' is empty; expected one window or more;"
         " move whole groups into it"
     )

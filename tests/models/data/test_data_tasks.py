@@ -14,7 +14,7 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_models.commands.data import run_data
 from mmkd_models.data import Recording, fold_indices, label_subset, open_dataset, shipped_dataset, write_recordings
 from mmkd_models.data.importing.interchange import import_interchange
-from mmkd_models.data.labels import hide_labels, is_labelled, strata_of
+from mmkd_models.data.labels import find_strata, hide_labels, is_labelled
 from mmkd_models.data.spec import require_classification
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn"))
@@ -197,10 +197,10 @@ def test_windows_of_recordings_have_the_recordings_label(tmp_path, rig):
 
 def test_strata_are_the_rarest_label_that_is_on_and_tenths_of_a_number():
     labels = np.array([[1, 0], [1, 1], [1, 0], [0, 0], [255, 255]], dtype=np.uint8)
-    np.testing.assert_array_equal(strata_of(labels), [0, 1, 0, 2, -1])
+    np.testing.assert_array_equal(find_strata(labels), [0, 1, 0, 2, -1])
     numbers = np.append(np.arange(20.0), np.nan).astype(np.float32)
-    np.testing.assert_array_equal(strata_of(numbers), [*np.repeat(np.arange(10), 2), -1])
-    np.testing.assert_array_equal(strata_of(np.float32([1, 1, 3, np.nan])), [0, 0, 1, -1])
+    np.testing.assert_array_equal(find_strata(numbers), [*np.repeat(np.arange(10), 2), -1])
+    np.testing.assert_array_equal(find_strata(np.float32([1, 1, 3, np.nan])), [0, 0, 1, -1])
 
 
 def test_hidden_labels_are_unlabelled_in_every_form():

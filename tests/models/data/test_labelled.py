@@ -15,8 +15,8 @@ from mmkd_models.data.labelled import (
     A_TENTH,
     ALL,
     Labelled,
+    label_option,
     labelled_from_options,
-    options_of,
     seen_labels,
     usual_labelled,
 )
@@ -121,7 +121,7 @@ def test_a_share_and_groups_exclude_each_other() -> None:
     assert labelled_from_options(None, 2, otherwise=ALL) == Labelled(groups=2)
     assert labelled_from_options(0.5, None, otherwise=ALL) == Labelled(share=0.5)
     assert labelled_from_options(None, None, otherwise=A_TENTH) == A_TENTH
-    assert [options_of(one) for one in (ALL, A_TENTH, Labelled(groups=2))] == [
+    assert [label_option(one) for one in (ALL, A_TENTH, Labelled(groups=2))] == [
         "",
         "--label-fraction 0.1",
         "--labelled-groups 2",

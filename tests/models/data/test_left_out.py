@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.data.folds import LeftOutDomains, domains_of, fold_without, shared_groups
+from mmkd_models.data.folds import LeftOutDomains, find_domains, fold_without, shared_groups
 
 SITE = LeftOutDomains(by="site")
 
@@ -51,28 +52,28 @@ def test_unlabelled_windows_train_and_neither_choose_nor_judge(windows: Windows)
 
 
 def test_groups_are_domains_of_their_own(windows: Windows) -> None:
-    found = domains_of(replace(windows, groups=windows.metadata["site"]), "group")
+    found = find_domains(replace(windows, groups=windows.metadata["site"]), "group")
     assert found.names == ("east", "north", "south")
-    assert np.bincount(found.of_window).tolist() == [50, 50, 50]
+    assert np.bincount(found.numbers).tolist() == [50, 50, 50]
 
 
 def test_more_than_ten_domains_are_pooled_into_ten(windows: Windows) -> None:
     double = twice(windows)  # 15 machines of 20 windows
-    found = domains_of(double, "group")
+    found = find_domains(double, "group")
     assert len(found.names) == 10
     for machine in range(15):
-        assert len(set(found.of_window[double.groups == machine])) == 1
-    assert np.bincount(found.of_window).min() == 20
+        assert len(set(found.numbers[double.groups == machine])) == 1
+    assert np.bincount(found.numbers).min() == 20
     assert sum("," in name for name in found.names) == 5  # two machines each
 
 
 def test_numbers_with_a_point_are_pooled_by_their_order(windows: Windows) -> None:
     load = np.repeat(np.arange(30) / 4, 10)  # 30 loads of 10 windows
     double = twice(windows)
-    found = domains_of(replace(double, metadata={"load": load}), "load")
+    found = find_domains(replace(double, metadata={"load": load}), "load")
     assert found.names[:2] == ("0 to 0.5", "0.75 to 1.25")
-    assert np.bincount(found.of_window).tolist() == [30] * 10
-    assert (np.diff(found.of_window) >= 0).all()
+    assert np.bincount(found.numbers).tolist() == [30] * 10
+    assert (np.diff(found.numbers) >= 0).all()
 
 
 def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows: Windows) -> None:
@@ -83,16 +84,16 @@ def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows: 
     metadata = {"site": site, "load": load}
     for by, names in (("site", ("east", "north", "south")), ("load", ("0.5", "1.0"))):
         lacking = replace(thrice, metadata=metadata)
-        found = domains_of(lacking, by)
+        found = find_domains(lacking, by)
         assert found.names == names
-        assert ((found.of_window == -1) == lost).all()
+        assert ((found.numbers == -1) == lost).all()
         fold = fold_without(lacking, LeftOutDomains(by=by), fold=1)
         assert not lost[np.concatenate([fold.train, fold.valid, fold.test])].any()
 
 
 def test_pools_of_numbers_that_look_alike_have_names_of_their_own(windows: Windows) -> None:
     serial = 5_000_000.0 + np.repeat(np.arange(20), 15) / 2
-    found = domains_of(replace(twice(windows), metadata={"serial": serial}), "serial")
+    found = find_domains(replace(twice(windows), metadata={"serial": serial}), "serial")
     assert found.names[:2] == ("5000000 to 5000000.5", "5000001 to 5000001.5")
     assert len(set(found.names)) == 10
 
@@ -201,11 +202,9 @@ def test_windows_that_reach_over_a_border_in_time_are_left_out(windows: Windows)
     ],
 )
 def test_domains_that_cannot_be_left_out_are_refused(
-    windows: Windows, change: dict[str, bool], by: str, message: str
+    refusal: Callable[..., str], windows: Windows, change: dict[str, bool], by: str, message: str
 ) -> None:
-    with pytest.raises(UsageError) as caught:
-        domains_of(replace(windows, **change), by)  # type: ignore[arg-type]
-    assert str(caught.value) == message
+    assert refusal(UsageError, find_domains, replace(windows, **change), by) == message
 
 
 def test_what_leaves_too_little_is_refused(windows: Windows) -> None:

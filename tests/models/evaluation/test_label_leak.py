@@ -16,7 +16,7 @@ from mmkd_report.schema.figures import OF_CLASSES, Chance, LabelLeak, Split, Spr
 from mmkd_report.words import for_terminal, leak_sentence
 
 
-def windows_of(path: Path, labels: Sequence[int], groups: Sequence[int]) -> Windows:
+def make_windows(path: Path, labels: Sequence[int], groups: Sequence[int]) -> Windows:
     rng = np.random.default_rng(0)
 
     def split(labels: Sequence[int], groups: Sequence[int]) -> dict[str, np.ndarray]:
@@ -36,7 +36,7 @@ def windows_of(path: Path, labels: Sequence[int], groups: Sequence[int]) -> Wind
 def test_a_hidden_label_is_that_of_the_nearer_seen_one_of_its_group(tmp_path: Path) -> None:
     #        group 1: seen 0 and 4    group 2: none seen, so the commoner seen label, 0
     labels = [0, 0, 0, 1, 1, 1, 1, 0]
-    train = windows_of(tmp_path / "rig", labels, [1] * 6 + [2] * 2)
+    train = make_windows(tmp_path / "rig", labels, [1] * 6 + [2] * 2)
     seen = train.with_labels(np.array([0, -1, -1, -1, 1, -1, -1, -1]))
     judged = labels_spread_in_time(seen, train.labels)
     assert judged is not None
@@ -48,7 +48,7 @@ def test_a_hidden_label_is_that_of_the_nearer_seen_one_of_its_group(tmp_path: Pa
 
 
 def test_there_is_nothing_to_judge_where_all_labels_are_seen_or_none(tmp_path: Path) -> None:
-    train = windows_of(tmp_path / "rig", [0, 0, 1, 1], [1, 1, 2, 2])
+    train = make_windows(tmp_path / "rig", [0, 0, 1, 1], [1, 1, 2, 2])
     assert labels_spread_in_time(train, train.labels) is None
     assert labels_spread_in_time(train.with_labels(np.full(4, -1)), train.labels) is None
 
@@ -58,7 +58,7 @@ def test_long_runs_of_one_label_leak_and_shuffled_labels_do_not(tmp_path: Path, 
     groups = np.repeat(np.arange(8), 80)
     ordered = np.arange(640) // run % 2
     labels = ordered if run > 1 else np.random.default_rng(3).integers(0, 2, 640)
-    train = windows_of(tmp_path / "rig", labels.tolist(), groups.tolist())
+    train = make_windows(tmp_path / "rig", labels.tolist(), groups.tolist())
     seen = np.random.default_rng(0).random(640) < 0.1
     judged = labels_spread_in_time(train.with_labels(np.where(seen, labels, -1)), train.labels)
     assert judged is not None

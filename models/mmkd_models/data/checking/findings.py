@@ -14,8 +14,8 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.checking.odd_recordings import unit_findings
 from mmkd_models.data.checking.related import describe_place, find_overlaps, leak_findings, note, problem
 from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
-from mmkd_models.data.dataset import load_directory, locate_dataset, windows_of
-from mmkd_models.data.files import RECORDINGS, Arrays, file_of
+from mmkd_models.data.dataset import load_directory, locate_dataset, make_windows
+from mmkd_models.data.files import RECORDINGS, Arrays, array_file
 from mmkd_models.data.labels import WRITE_GROUPS, Labels, absent_labels, is_labelled, name_strata
 from mmkd_models.data.spec import SPLIT_NAMES, refuse
 from mmkd_models.data.windows import Windows, split_facts, valid_values
@@ -139,8 +139,8 @@ def _channels(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
             sentence = f"{name} is {figures.lowest[number]:g} in every window"
             yield problem("dead channel", sentence, "leave the channel out, or check its cable")
         elif continuous[number]:
-            yield from _stuck(windows, figures, number, name)
-            yield from _clipped(figures, number, name)
+            yield from _find_stuck(windows, figures, number, name)
+            yield from _find_clipped(figures, number, name)
 
 
 def is_continuous(windows: Windows, figures: ModalityScan) -> npt.NDArray[np.bool_]:
@@ -155,7 +155,7 @@ def is_continuous(windows: Windows, figures: ModalityScan) -> npt.NDArray[np.boo
     return np.array([bool(here.any() and np.median(counts[here]) >= least) for counts, here in pairs])
 
 
-def _stuck(windows: Windows, figures: ModalityScan, number: int, name: str) -> Iterator[Finding]:
+def _find_stuck(windows: Windows, figures: ModalityScan, number: int, name: str) -> Iterator[Finding]:
     present = ~np.isnan(figures.level[:, number])
     flat = figures.flat[:, number]
     fraction = float(flat[present].mean())
@@ -189,7 +189,7 @@ def _is_stuck_at(here: npt.NDArray[np.bool_], flat: npt.NDArray[np.bool_], prese
     return bool(inside.mean() >= _STUCK_IN_GROUP and outside.mean() <= _STUCK_ELSEWHERE)
 
 
-def _clipped(figures: ModalityScan, number: int, name: str) -> Iterator[Finding]:
+def _find_clipped(figures: ModalityScan, number: int, name: str) -> Iterator[Finding]:
     limited = np.where(figures.flat[:, number], 0.0, figures.at_limit[:, number])
     fraction, count = float(limited.mean()), int((limited > 0).sum())
     if fraction >= _CLIPPED and count >= _MIN_CLIPPED:
@@ -304,7 +304,7 @@ def check_dataset(path: str | Path) -> CheckReport:
     """Check a dataset directory and read every value once. Raise DatasetError with every problem."""
     path = locate_dataset(path)
     spec, arrays = load_directory(path)
-    windows = windows_of(spec, arrays)
+    windows = make_windows(spec, arrays)
     findings = sort_findings([*_unused_files(path, arrays), *find_everything(windows, scan_windows(windows))])
     refuse_errors(path, findings)
     return CheckReport(windows=windows, findings=tuple(findings))
@@ -327,7 +327,7 @@ def refuse_errors(path: Path, findings: list[Finding]) -> None:
 
 
 def _unused_files(path: Path, arrays: Arrays) -> Iterator[Finding]:
-    used = set(map(file_of, arrays))
+    used = set(map(array_file, arrays))
     for file in sorted([*path.rglob("*.npy"), *path.rglob("*.npz")]):
         name = file.relative_to(path).as_posix()
         if name not in used:

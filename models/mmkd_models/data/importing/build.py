@@ -40,15 +40,15 @@ from mmkd_models.data.importing.recipe import (
 )
 from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, ImportedSensor
 from mmkd_models.data.importing.timing.grids import GridRecording, Grids
-from mmkd_models.data.labels import Labels, is_labelled, strata_of
+from mmkd_models.data.labels import Labels, find_strata, is_labelled
 from mmkd_models.data.spec import (
     FULL_SCALE,
     MISSING_COUNT,
     SPLIT_NAMES,
     DatasetSpec,
+    frame_presence,
     kind_problems,
     name_problem,
-    present_of,
     refuse,
     size_problem,
     window_bytes,
@@ -206,7 +206,7 @@ def _source(
     hop_s: float,
 ) -> CutWindows:
     names = [modality.name for modality in modalities]
-    samples, present = grids.mapped()
+    samples, present = grids.map_arrays()
     return CutWindows(
         samples=samples,
         present=present,
@@ -239,9 +239,9 @@ def _plan_windows(
         names = [done[number].name for number in source.recording.tolist()]
         splits = named_splits(facts[split.column].tolist(), names, column=split.column)
     elif split.group:
-        splits, folds = split_by_group(facts[split.group], strata_of(labels), split)
+        splits, folds = split_by_group(facts[split.group], find_strata(labels), split)
     else:
-        splits = split_by_time(source.recording, strata_of(labels), split)
+        splits = split_by_time(source.recording, find_strata(labels), split)
     return Windows(
         spec=spec,
         labels=labels,
@@ -286,7 +286,7 @@ def _store(file: Path, windows: Windows, modality: ModalitySpec) -> AnyArray:
         np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[no-untyped-call]
         for first in range(0, len(rows), block):
             values = windows.source.gather(modality, rows[first : first + block], shift_s=None)
-            if modality.kind == "video" and (frames := present_of(values)) is not None:
+            if modality.kind == "video" and (frames := frame_presence(values)) is not None:
                 present[first : first + block] = frames
             plain = values.view(np.ndarray)
             if modality.kind == "audio":

@@ -15,11 +15,11 @@ import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.frames import Region
-from mmkd_models.data.importing.keys import TextTable, keys_of, toml_lines
+from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
 from mmkd_models.data.importing.patterns import natural_key
-from mmkd_models.data.importing.readers.csv_file import encoding_of, guess_delimiter, is_decodable
-from mmkd_models.data.importing.readers.formats import READERS, Format, reader_of, suffixes
-from mmkd_models.data.importing.readers.table import RowBlock, stripped
+from mmkd_models.data.importing.readers.csv_file import detect_encoding, guess_delimiter, is_decodable
+from mmkd_models.data.importing.readers.formats import READERS, Format, choose_reader, suffixes
+from mmkd_models.data.importing.readers.table import RowBlock, strip_texts
 from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
 from mmkd_models.data.importing.recording import SECOND_NS
 from mmkd_models.data.importing.timing.clock import TimeColumn
@@ -163,7 +163,7 @@ def _look_into(look: FirstLook) -> FirstLook:
     if look.format == "video":
         return replace(look, frame=video_facts(file)[1:], region=_moving_region(file))
     table = _text_table(file) if look.format == "csv" else TextTable()
-    reader = reader_of(look.format, table)
+    reader = choose_reader(look.format, table)
     names = reader.names(file)
     look = replace(look, table=table, names=names)
     if reader.rate_hz is not None:
@@ -193,7 +193,7 @@ def _moving_region(file: Path) -> Region | None:
 def _text_table(file: Path) -> TextTable:
     with file.open("rb") as stream:
         raw = stream.read(_HEAD_BYTES)
-    marked = encoding_of(file)
+    marked = detect_encoding(file)
     encodings = _ENCODINGS if marked == "utf-8" else (marked,)
     encoding = next((name for name in encodings if is_decodable(raw, name)), "latin-1")
     lines = raw.decode(encoding, errors="ignore").splitlines()[:_HEAD_LINES] or [""]
@@ -218,7 +218,7 @@ def _with_columns(look: FirstLook, head: RowBlock) -> FirstLook:
     for name in (name for name in look.names if name != look.time):
         column = head.frame[name]
         if column.dtype == pl.String:
-            column = stripped(column, look.table)
+            column = strip_texts(column, look.table)
             plain = column.str.replace(",", ".") if look.table.decimal == "," else column
             is_number = plain.cast(pl.Float64, strict=False).null_count() < len(plain) // 2 + 1
         else:
@@ -295,7 +295,7 @@ def _source_keys(look: FirstLook, modality: str) -> _Keys:
 
 def _text_keys(table: TextTable) -> _Keys:
     comments = {"timezone": "? such as 'Europe/Berlin'", "encoding": "? it is not UTF-8"}
-    values = {name: (getattr(table, name), default) for name, default, _ in keys_of(TextTable)}
+    values = {name: (getattr(table, name), default) for name, default, _ in list_keys(TextTable)}
     return {
         name: (value, comments.get(name, ""))
         for name, (value, default) in values.items()

@@ -15,19 +15,27 @@ import numpy as np
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.build import BuiltReport, build_dataset
-from mmkd_models.data.importing.cutting.labels import LabelledInterval, TableLine, read_intervals, read_table
+from mmkd_models.data.importing.cutting.labels import read_intervals, read_table
 from mmkd_models.data.importing.keys import MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO
-from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural_key, parts_of
+from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural_key, path_parts
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
-from mmkd_models.data.importing.recording import ImportedRecording, ImportedSensor, Interval, SampleSeries, clock_facts
+from mmkd_models.data.importing.recording import (
+    ClockFacts,
+    ImportedRecording,
+    ImportedSensor,
+    Interval,
+    SampleSeries,
+    clock_facts,
+)
 from mmkd_models.data.importing.source import SourceReader, SourceSamples, open_source
 from mmkd_models.data.importing.timing.align import Proposal, propose_offset
 from mmkd_models.data.importing.timing.grids import GridRecording, Grids
-from mmkd_models.data.importing.work_folder import FileClock, ImportProgress, Marks, Piece, work_folder
+from mmkd_models.data.importing.work_folder import ImportProgress, Marks, Piece, work_folder
 from mmkd_models.data.spec import refuse
 
 _RATE_TOLERANCE = 0.01  # a declared rate that is off by more is another rate
 _MIN_STEPS = 10  # to measure a rate
+_Intervals = Sequence[tuple[Mapping[str, str], Interval]]
 _Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
 
 
@@ -37,7 +45,7 @@ class RecipeReport:
 
     built: BuiltReport
     sensors: tuple[ImportedSensor, ...]
-    clocks: tuple[FileClock, ...]
+    clocks: tuple[ClockFacts, ...]
     proposals: tuple[Proposal, ...]
     files: Mapping[str, int]
 
@@ -76,7 +84,7 @@ def import_recipe(
         intervals = read_intervals(place, recipe.labels) if recipe.labels.files else []
         _check_names(recipe, files, readers, intervals)
         marks = {
-            "/".join(key): {source: [file.mark(folder) for file in chosen] for source, chosen in sources.items()}
+            "/".join(key): {source: [_mark(file.path, folder) for file in chosen] for source, chosen in sources.items()}
             for key, sources in files.recordings.items()
         }
         # Labels, windows and split are computed again.
@@ -125,7 +133,7 @@ def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFi
                 " pattern"
             )
     refuse(folder.path, problems)
-    named = [parts_of(source.files) for source in recipe.source]
+    named = [path_parts(source.files) for source in recipe.source]
     parts = tuple(name for name in named[0] if all(name in names for names in named))
     recordings: dict[tuple[str, ...], dict[str, list[FoundFile]]] = {}
     for modality, files in by_source.items():
@@ -142,38 +150,46 @@ def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFi
     )
 
 
+def _mark(file: Path, folder: Path) -> tuple[str, int, int]:
+    stat = file.stat()
+    return file.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns
+
+
 def _table_facts(
     recipe: ImportRecipe, folder: RecipeFolder, parts: Sequence[str], recordings: _Recordings
 ) -> dict[tuple[str, ...], Mapping[str, str]]:
     """Return the values of each recording in the table of labels. Raise DatasetError if it has no line, or two."""
-    lines: dict[tuple[str, ...], TableLine] = {}
+    rule, table = recipe.labels, dict[tuple[str, ...], Mapping[str, str]]()
+    places: dict[tuple[str, ...], str] = {}
     by_file = {
         file.path.relative_to(folder.path).as_posix(): key
         for key, sources in recordings.items()
         for files in sources.values()
         for file in files
     }
-    for line in read_table(folder, recipe.labels):
-        keys = [by_file[line.file]] if line.file in by_file else []
-        if line.parts:
-            keys = [key for key in recordings if line.parts.items() <= dict(zip(parts, key, strict=True)).items()]
+    for facts, place in read_table(folder, rule):
+        expected = {part: facts[column] for part, column in rule.match.items()}
+        if expected:
+            keys = [key for key in recordings if expected.items() <= dict(zip(parts, key, strict=True)).items()]
+        else:
+            keys = [by_file[facts[rule.file]]] if facts[rule.file] in by_file else []
         if not keys:
-            name = ", ".join(f"{name} {value!r}" for name, value in line.parts.items()) or f"file {line.file!r}"
-            raise DatasetError(f"{line.place}: expected a recording of {name}, found none; correct it, or remove it")
+            name = ", ".join(f"{name} {value!r}" for name, value in expected.items()) or f"file {facts[rule.file]!r}"
+            raise DatasetError(f"{place}: expected a recording of {name}, found none; correct it, or remove it")
         for key in keys:
-            if key in lines:
+            if key in table:
                 raise DatasetError(
-                    f"{line.place}: expected each recording once, got again that of {lines[key].place}; remove a line"
+                    f"{place}: expected each recording once, got again that of {places[key]}; remove a line"
                 )
-            lines[key] = line
+            table[key], places[key] = facts, place
     for key, sources in recordings.items():
-        if key not in lines:
+        if key not in table:
             file = next(iter(sources.values()))[0].path
             raise DatasetError(
-                f"{folder.path / recipe.labels.table}: expected a line for every recording, found none for {file};"
-                " add it, or remove the file"
+                f"{folder.path / rule.table}: expected a line for every recording, found none for {file}; add it, or"
+                " remove the file"
             )
-    return {key: line.facts for key, line in lines.items()}
+    return table
 
 
 def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
@@ -195,7 +211,7 @@ def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[SourceRe
     if not column:
         return readers
     for reader in readers:
-        if target := reader.with_target(files.first(reader.files_of), column):
+        if target := reader.with_target(files.first(reader.source_modality), column):
             return [*readers, target]
     raise DatasetError(
         f"'labels.column': no source has a column {column!r}; correct it (a tag of a tall table cannot be a label)"
@@ -203,7 +219,7 @@ def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[SourceRe
 
 
 def _check_names(
-    recipe: ImportRecipe, files: _RecordingFiles, readers: Sequence[SourceReader], intervals: Sequence[LabelledInterval]
+    recipe: ImportRecipe, files: _RecordingFiles, readers: Sequence[SourceReader], intervals: _Intervals
 ) -> None:
     """Refuse parts and columns that do not exist, and labels of recordings that do not."""
     problems = []
@@ -215,10 +231,10 @@ def _check_names(
         if name not in columns:
             problems.append(f"{name!r} is neither a part of the path nor a column of a source; {known}")
     recordings = [dict(zip(files.parts, key, strict=True)) for key in files.recordings]
-    for labelled in intervals:
-        if not any(labelled.is_of(parts) for parts in recordings):
-            name = ", ".join(f"{part} {value!r}" for part, value in labelled.parts.items())
-            problems.append(f"{labelled.interval.place}: there is no recording of {name}; correct or remove the line")
+    for parts, interval in intervals:
+        if not any(parts.items() <= recording.items() for recording in recordings):
+            name = ", ".join(f"{part} {value!r}" for part, value in parts.items())
+            problems.append(f"{interval.place}: there is no recording of {name}; correct or remove the line")
             break
     refuse("recipe", problems)
 
@@ -229,11 +245,11 @@ class _Work:
 
     files: _RecordingFiles
     readers: Sequence[SourceReader]
-    intervals: Sequence[LabelledInterval]
+    intervals: _Intervals
     marks: Mapping[str, Marks]
     most_bytes: int
     tell: Callable[[int, int], None]
-    clocks: list[FileClock] = field(default_factory=list)
+    clocks: list[ClockFacts] = field(default_factory=list)
     proposals: list[Proposal] = field(default_factory=list)
     done_bytes: int = 0
     total_bytes: int = 0
@@ -263,17 +279,17 @@ class _Work:
     def _describe(self, key: tuple[str, ...]) -> ImportedRecording:
         parts = {**self.files.facts.get(key, {}), **dict(zip(self.files.parts, key, strict=True))}
         name = ", ".join(f"{part} {parts[part]}" for part in self.files.parts) or "the recording"
-        labels = [labelled.interval for labelled in self.intervals if labelled.is_of(parts)]
+        labels = [interval for its_parts, interval in self.intervals if its_parts.items() <= parts.items()]
         return ImportedRecording(name=name, parts=parts, series={}, labels=labels)
 
     def _read(self, key: tuple[str, ...], grids: Grids, folder: Path, problems: list[str]) -> Piece | None:
         """Read a recording and put it on the grids; None if there are problems."""
         series: dict[str, Sequence[SampleSeries]] = {}
         runs: dict[str, Sequence[Interval]] = {}
-        described, is_utc, clocks = self._describe(key), True, list[FileClock]()
+        described, is_utc, clocks = self._describe(key), True, list[ClockFacts]()
         with ExitStack() as stack:
             for reader in self.readers:
-                files = self.files.recordings[key].get(reader.files_of)
+                files = self.files.recordings[key].get(reader.source_modality)
                 if not files:
                     continue
                 is_target = reader.sensor.name == TARGET  # its files are counted already
@@ -309,11 +325,11 @@ class _Work:
         self.tell(self.done_bytes, self.total_bytes)
 
 
-def _check_clocks(reader: SourceReader, samples: SourceSamples, name: str, file: Path) -> list[FileClock]:
+def _check_clocks(reader: SourceReader, samples: SourceSamples, name: str, file: Path) -> list[ClockFacts]:
     """Return the clocks of a recording. Raise DatasetError if one does not run at the rate of the recipe."""
     clocks, declared_hz = [], reader.sensor.own_hz
     for series in samples.series if reader.has_clock else ():
-        facts = replace(clock_facts(series, max_gap_s=reader.sensor.gap_s), repeated=samples.repeated)
+        facts = clock_facts(series, max_gap_s=reader.sensor.gap_s)
         deviation = facts.rate_hz / declared_hz - 1
         if facts.samples > _MIN_STEPS and abs(deviation) > _RATE_TOLERANCE:
             raise DatasetError(
@@ -321,5 +337,6 @@ def _check_clocks(reader: SourceReader, samples: SourceSamples, name: str, file:
                 " correct 'rate_hz', or 'time_unit'"
             )
         drift = 1e6 * deviation if np.isfinite(deviation) else 0.0
-        clocks.append(FileClock(recording=name, sensor=reader.sensor.name, facts=facts, drift_ppm=drift))
+        sensor, repeated = reader.sensor.name, samples.repeated
+        clocks.append(replace(facts, recording=name, sensor=sensor, drift_ppm=drift, repeated=repeated))
     return clocks

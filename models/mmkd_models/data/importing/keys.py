@@ -69,7 +69,7 @@ class Key:
         return f"{self.low:g}" + (" or more" if self.high is None else f" to {self.high:g}") + unit
 
 
-def keys_of(rule: type[msgspec.Struct]) -> Iterator[tuple[str, Any, Key]]:
+def list_keys(rule: type[msgspec.Struct]) -> Iterator[tuple[str, Any, Key]]:
     """Yield name, default and declaration of every key of a table."""
     for field in msgspec.structs.fields(rule):
         default = field.default_factory() if callable(field.default_factory) else field.default
@@ -78,7 +78,7 @@ def keys_of(rule: type[msgspec.Struct]) -> Iterator[tuple[str, Any, Key]]:
 
 def key_problems(rule: msgspec.Struct, *, kind: str = "") -> Iterator[tuple[str, str]]:
     """Yield the name of every key whose value is not allowed, and the problem."""
-    for name, default, key in keys_of(type(rule)):
+    for name, default, key in list_keys(type(rule)):
         value = getattr(rule, name)
         if value == default:
             continue

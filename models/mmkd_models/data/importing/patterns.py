@@ -24,11 +24,6 @@ class FoundFile:
     path: Path
     parts: Mapping[str, str]
 
-    def mark(self, folder: Path) -> tuple[str, int, int]:
-        """Return its path in the folder, size and time of change."""
-        stat = self.path.stat()
-        return self.path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns
-
 
 @dataclass(frozen=True)
 class RecipeFolder:
@@ -76,7 +71,7 @@ class RecipeFolder:
         below: list[tuple[str, Mapping[str, str]]] = []
         if plain:
             segment, rest = "/".join(plain), segments[len(plain) :]
-            below = [(_joined(name, segment), parts)] if (here / segment).exists() else []
+            below = [(_join_path(name, segment), parts)] if (here / segment).exists() else []
         elif segments[0] == "**":
             rest = segments[1:]
             below = [(folder, parts) for folder in self._folders(name)]
@@ -84,7 +79,7 @@ class RecipeFolder:
             rest = segments[1:]
             for entry in _entries(here):
                 if (matched := match_segment(segments[0], entry.name, parts)) is not None:
-                    below.append((_joined(name, entry.name), {**parts, **matched}))
+                    below.append((_join_path(name, entry.name), {**parts, **matched}))
         for path, its_parts in below:
             yield from self._matches(rest, path, its_parts, key=key, seen=seen)
 
@@ -93,7 +88,7 @@ class RecipeFolder:
         yield name
         for entry in _entries(self.path / name):
             if entry.is_dir() and not entry.is_symlink():
-                yield from self._folders(_joined(name, entry.name))
+                yield from self._folders(_join_path(name, entry.name))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -103,7 +98,7 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
-def _joined(name: str, segment: str) -> str:
+def _join_path(name: str, segment: str) -> str:
     return f"{name}/{segment}" if name else segment
 
 
@@ -130,11 +125,11 @@ def pattern_problem(pattern: str) -> str | None:
     return None
 
 
-def parts_of(pattern: str) -> tuple[str, ...]:
+def path_parts(pattern: str) -> tuple[str, ...]:
     """Return the names in braces, each once.
 
     Example:
-        >>> parts_of("{person}/{day}/{person}_acc.csv")
+        >>> path_parts("{person}/{day}/{person}_acc.csv")
         ('person', 'day')
     """
     return tuple(dict.fromkeys(match[1] for match in _PART.finditer(pattern) if match[1]))

@@ -21,8 +21,8 @@ from mmkd_models.data.importing.keys import (
     TextTable,
     key_problems,
 )
-from mmkd_models.data.importing.patterns import parts_of, pattern_problem
-from mmkd_models.data.importing.readers.formats import READERS, Format, format_of, suffixes
+from mmkd_models.data.importing.patterns import path_parts, pattern_problem
+from mmkd_models.data.importing.readers.formats import READERS, Format, find_format, suffixes
 from mmkd_models.data.importing.recording import Duplicates, Resample
 from mmkd_models.data.spec import name_problem, refuse
 
@@ -103,7 +103,7 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def file_format(self) -> Format | None:
         """The format of its files; None if it is unknown."""
-        return format_of(Path(self.files)) if self.format == "auto" else self.format
+        return find_format(Path(self.files)) if self.format == "auto" else self.format
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -120,8 +120,8 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
             yield "", "'time' and 'rate_hz' are missing; name the column of timestamps, or give the samples per second"
         if self.time and self.start:
             yield "", "'time' and 'start' exclude each other; remove 'start'"
-        parts = parts_of(self.files)
-        for name in parts_of(self.start):
+        parts = path_parts(self.files)
+        for name in path_parts(self.start):
             if name not in parts:
                 yield "start", f"expected parts of the path, got {{{name}}}; 'files' has {', '.join(parts) or 'none'}"
         if bool(self.tag) != bool(self.value):
@@ -320,9 +320,9 @@ def rule_problems(
     rule: SensorSource | LabelRule | WindowRule | SplitRule, table: str, *, name: str = "", kind: str = ""
 ) -> Iterator[str]:
     """Yield a message for every rule that one table breaks."""
-    of_sensor = f" ({name})" if name else ""
+    sensor = f" ({name})" if name else ""
     for key, text in (*key_problems(rule, kind=kind), *rule.problems):
-        yield f"'{table}{f'.{key}' if key else ''}'{of_sensor}: {text}"
+        yield f"'{table}{f'.{key}' if key else ''}'{sensor}: {text}"
 
 
 def rate_problem(rate_hz: float) -> str | None:

@@ -92,7 +92,7 @@ def in_order(series: SampleSeries, *, duplicates: Duplicates, sort: bool) -> Sam
 
 @dataclass(frozen=True, kw_only=True)
 class ClockFacts:
-    """The clock of one series.
+    """The clock of one series, in a recording of a sensor.
 
     Attributes:
         rate_hz: steps per second without gaps; NaN below two samples.
@@ -105,6 +105,9 @@ class ClockFacts:
     jitter_p99_ms: float
     gaps: int
     longest_gap_s: float
+    recording: str = ""
+    sensor: str = ""
+    drift_ppm: float = 0.0
     repeated: int = 0
 
 
@@ -213,7 +216,7 @@ class ImportedRecording:
     is_utc: bool = True
 
 
-def series_of(times_s: npt.ArrayLike, values: npt.ArrayLike) -> SampleSeries:
+def make_series(times_s: npt.ArrayLike, values: npt.ArrayLike) -> SampleSeries:
     """Return samples (L, C) or (L,) with their times (L,) in seconds. Raise UsageError if they do not fit."""
     times, samples = np.asarray(times_s, dtype=np.float64), np.asarray(values, dtype=np.float32)
     samples = samples[:, None] if samples.ndim == 1 else samples

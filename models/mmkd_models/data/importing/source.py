@@ -16,7 +16,7 @@ from mmkd_edge.frames import Region, cut_out
 from mmkd_models.data.checking.related import time_text
 from mmkd_models.data.importing.keys import MAX_THINNING, refuse_late, refuse_more
 from mmkd_models.data.importing.patterns import FoundFile, with_parts
-from mmkd_models.data.importing.readers.formats import Reader, format_of, reader_of, suffixes
+from mmkd_models.data.importing.readers.formats import Reader, choose_reader, find_format, suffixes
 from mmkd_models.data.importing.readers.table import RowBlock, numbers, require_columns, texts
 from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
 from mmkd_models.data.importing.recipe import TARGET, SensorSource, rate_problem
@@ -55,7 +55,7 @@ class SourceReader:
     """A source whose first file was opened.
 
     Attributes:
-        files_of: modality of the source whose files are read.
+        source_modality: modality of the source whose files are read.
         columns: columns of the samples, in the order of the sensor's channels; of a tall table its tags.
         facts: columns of its files that labels, groups and metadata need.
         rate_origin: what declares its rate, for messages.
@@ -63,7 +63,7 @@ class SourceReader:
 
     source: SensorSource
     sensor: ImportedSensor
-    files_of: str
+    source_modality: str
     columns: tuple[str, ...]
     facts: tuple[str, ...]
     first_file: Path
@@ -93,7 +93,7 @@ class SourceReader:
             align=False,
             resample="linear" if source.resample == "polyphase" else source.resample,
         )
-        return open_source(target, first, facts=(), files_of=source.modality)
+        return open_source(target, first, facts=(), source_modality=source.modality)
 
     def read(
         self,
@@ -119,7 +119,7 @@ class SourceReader:
 
 
 def open_source(
-    source: SensorSource, first: FoundFile, *, facts: Sequence[str], label: str = "", files_of: str = ""
+    source: SensorSource, first: FoundFile, *, facts: Sequence[str], label: str = "", source_modality: str = ""
 ) -> SourceReader:
     """Open the first file of a source. Raise DatasetError if a column is missing, or video is smaller than the region.
 
@@ -157,7 +157,7 @@ def open_source(
     return SourceReader(
         source=source,
         sensor=_sensor(source, tuple(channels), rate_hz, resample),
-        files_of=files_of or source.modality,
+        source_modality=source_modality or source.modality,
         columns=tuple(channels.values()),
         facts=facts,
         first_file=first.path,
@@ -328,10 +328,10 @@ class _RunCollector:
 
 def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
     """Return the reader of a file, and its name in messages on its head."""
-    form = format_of(file) if source.format == "auto" else source.format
+    form = find_format(file) if source.format == "auto" else source.format
     if form is None:
         raise DatasetError(f"{file}: expected a suffix of {', '.join(suffixes())}; set 'format'")
-    return reader_of(form, source), f"{file}:1" if form == "csv" else str(file)
+    return choose_reader(form, source), f"{file}:1" if form == "csv" else str(file)
 
 
 def _rate(source: SensorSource, reader: Reader, file: Path, channels: Sequence[str]) -> tuple[float, str]:
@@ -368,7 +368,7 @@ def _open_camera(source: SensorSource, file: Path) -> SourceReader:
     return SourceReader(
         source=source,
         sensor=_sensor(source, tuple(source.channels) or ("gray",), rate_hz, "nearest"),
-        files_of=source.modality,
+        source_modality=source.modality,
         columns=(),
         facts=(),
         first_file=file,

@@ -28,22 +28,12 @@ Marks = Mapping[str, Sequence[tuple[str, int, int]]]
 """For each source the path, size and time of change of its files."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileClock:
-    """The clock of one recording of one sensor."""
-
-    recording: str
-    sensor: str
-    facts: ClockFacts
-    drift_ppm: float
-
-
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """A recording that lies in the grids, the marks of its files, and the measurements of its clocks."""
 
     recording: GridRecording
     marks: Marks
-    clocks: Sequence[FileClock]
+    clocks: Sequence[ClockFacts]
     proposals: Sequence[Proposal]
 
 

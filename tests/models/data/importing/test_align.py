@@ -72,11 +72,9 @@ def test_an_import_prints_the_proposal_and_moves_nothing(plant, recipe):
     assert again.startswith("gyro: compared with acc, 6 recordings suggest offset_s = -0.6")
 
 
-def test_the_first_source_is_aligned_with_no_other(plant, recipe):
+def test_the_first_source_is_aligned_with_no_other(refusal, plant, recipe):
     recipe(('time = "time"', 'time = "time"\nalign = true'))
-    with pytest.raises(DatasetError) as raised:
-        read_recipe(plant / "recipe.toml")
-    assert str(raised.value) == (
+    assert refusal(DatasetError, read_recipe, plant / "recipe.toml") == (
         f"{plant / 'recipe.toml'}: 'source[0].align': the first source is the one that others are aligned"
         " with; move it to another"
     )

@@ -107,14 +107,8 @@ CASES = [
         says="DIR/M2/acc.csv:101: expected 3 fields separated by ',', got 2; the file seems cut off"
         " there; remove the line, or copy the file again",
     ),
-    Broken(
-        files={LOG: b""},
-        says="DIR/M2/acc.csv: expected a table, got an empty file; remove it, or write it again",
-    ),
-    Broken(
-        files={LOG: b"time,ax,ay\n"},
-        says="DIR/M2/acc.csv: has no rows; remove the file, or write it again",
-    ),
+    Broken(files={LOG: b""}, says="DIR/M2/acc.csv: expected a table, got an empty file; remove it, or write it again"),
+    Broken(files={LOG: b"time,ax,ay\n"}, says="DIR/M2/acc.csv: has no rows; remove the file, or write it again"),
     Broken(
         files={"M0/acc.csv": lambda text: text.partition("\n")[2]},
         says="DIR/M0/acc.csv:1: expected the names of the columns, got numbers, '1762151400.0,0.12573,-0.13210'; write"

@@ -82,10 +82,8 @@ def test_a_draft_sees_separators_encodings_local_times_and_columns_of_labels(tmp
     ]
 
 
-def test_a_folder_without_logs_is_refused(tmp_path):
-    with pytest.raises(UsageError) as error:
-        draft_recipe(tmp_path)
-    assert str(error.value) == (
+def test_a_folder_without_logs_is_refused(refusal, tmp_path):
+    assert refusal(UsageError, draft_recipe, tmp_path) == (
         f"{tmp_path}: expected files that end in .csv, .txt, .tsv, .parquet, .wav, .flac, .ogg, .mp4, .m4v, .mov,"
         " .mkv, .webm, .avi, .mpg, .mpeg, .tdms, .mf4, .mdf, .h5, .hdf5, .mat, .mcap, found none; name their folder"
     )
@@ -116,7 +114,7 @@ def test_the_commands_draft_try_and_import(plant, capsys):
     assert sorted(path.name for path in plant.iterdir() if path.name.startswith(".")) == []
 
 
-def test_what_a_recipe_cannot_take_is_refused(plant):
+def test_what_a_recipe_cannot_take_is_refused(refusal, plant):
     file = str(plant / "recipe.toml")
     for words, says in (
         ([file], "-o: expected the directory to make, got none; name one"),
@@ -126,7 +124,5 @@ def test_what_a_recipe_cannot_take_is_refused(plant):
         ),
         (["some.npz", "--check"], "--check: expected a recipe (.toml), got some.npz; leave the option out"),
     ):
-        with pytest.raises(UsageError) as error:
-            run_data(["import", *words])
-        assert str(error.value) == says
+        assert refusal(UsageError, run_data, ["import", *words]) == says
     assert not (plant / "out").exists()

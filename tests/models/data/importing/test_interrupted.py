@@ -18,14 +18,14 @@ _RUN = "from mmkd_models.commands.data import main; main()"
 WRONG = ('group = "machine"', 'group = "machine"\nvalid = ["M9"]')
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
+def source_modality(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def is_equal(plant: Path) -> bool:
     """Whether the dataset `out`, which went on, is `whole`, which was made at once; but for its name."""
-    whole = {name: content.replace(b'"whole"', b'"out"') for name, content in files_of(plant / "whole").items()}
-    return files_of(plant / "out") == whole
+    whole = {name: content.replace(b'"whole"', b'"out"') for name, content in source_modality(plant / "whole").items()}
+    return source_modality(plant / "out") == whole
 
 
 def names(folder: Path) -> list[str]:
@@ -73,7 +73,7 @@ def test_twenty_kills_leave_nothing_or_all_of_a_dataset_and_the_rest_ends_equal(
     line = [sys.executable, "-c", _RUN, "import", str(plant / "recipe.toml"), "-o"]
     begun = time.monotonic()
     subprocess.run([*line, str(plant / "whole" / "out")], check=True, capture_output=True)
-    whole_s, wanted = time.monotonic() - begun, files_of(plant / "whole" / "out")
+    whole_s, wanted = time.monotonic() - begun, source_modality(plant / "whole" / "out")
     gone_on = 0
     for moment in range(20):
         folder = plant / f"try{moment}"
@@ -89,7 +89,7 @@ def test_twenty_kills_leave_nothing_or_all_of_a_dataset_and_the_rest_ends_equal(
             again = subprocess.run([*line, str(folder / "out")], check=True, capture_output=True, text=True)
             gone_on += "recordings are kept from before" in again.stderr
         assert check_dataset(folder / "out").findings == ()
-        assert files_of(folder / "out") == wanted
+        assert source_modality(folder / "out") == wanted
         assert names(folder) == ["out"]
     assert gone_on > 0
 

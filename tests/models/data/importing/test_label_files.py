@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data import open_dataset
@@ -34,7 +33,7 @@ def drawn(label: str, start: float, end: float, kind: str = "timeserieslabels") 
 def of(tmp_path, content, **rule):
     (tmp_path / "labels.json").write_text(json.dumps(content))
     found = read_intervals(RecipeFolder(tmp_path), LabelRule(files="labels.json", **rule))
-    return [(one.parts, one.interval.start_ns / 1e9, one.interval.end_ns / 1e9, one.interval.value) for one in found]
+    return [(parts, item.start_ns / 1e9, item.end_ns / 1e9, item.value) for parts, item in found]
 
 
 def test_label_studio_labels_a_plant(plant, recipe):
@@ -64,26 +63,22 @@ def test_label_studio_counts_frames_of_video_from_one(tmp_path):
     assert of(tmp_path, [task(0, "bbaf2n", result)], **rule) == [({"clip": "bbaf2n"}, 0.0, 1.0, "bin")]
 
 
-def test_two_labels_on_one_stretch_are_refused(tmp_path):
+def test_two_labels_on_one_stretch_are_refused(refusal, tmp_path):
     result = {"id": "r7", "type": "labels", "value": {"start": 0, "end": 1, "labels": ["a", "b"]}}
-    with pytest.raises(DatasetError) as raised:
-        of(tmp_path, [task(4, "x", result)], format="label_studio", time_unit="s")
-    assert str(raised.value) == (
+    assert refusal(DatasetError, of, tmp_path, [task(4, "x", result)], format="label_studio", time_unit="s") == (
         f"{tmp_path / 'labels.json'}: task 4, result r7: expected one label for an interval, got a, b; keep one"
     )
 
 
-def test_two_people_who_labelled_a_task_are_refused(tmp_path):
+def test_two_people_who_labelled_a_task_are_refused(refusal, tmp_path):
     twice = task(3, "x")
     twice["annotations"] *= 2
-    with pytest.raises(DatasetError) as raised:
-        of(tmp_path, [twice], format="label_studio", time_unit="s")
-    assert str(raised.value) == (
+    assert refusal(DatasetError, of, tmp_path, [twice], format="label_studio", time_unit="s") == (
         f"{tmp_path / 'labels.json'}: task 3: expected one annotation, got 2; keep one in the export"
     )
 
 
-def test_edge_impulse_counts_samples_the_last_one_too(tmp_path):
+def test_edge_impulse_counts_samples_the_last_one_too(refusal, tmp_path):
     content = {
         "version": 1,
         "type": "structured-labels",
@@ -91,9 +86,7 @@ def test_edge_impulse_counts_samples_the_last_one_too(tmp_path):
     }
     rule = {"format": "edge_impulse", "time_unit": "s", "match": {"clip": "file"}}
     assert of(tmp_path, content, rate_hz=100.0, **rule) == [({"clip": "updown.3"}, 0.0, 3.0, "up")]
-    with pytest.raises(DatasetError) as raised:
-        of(tmp_path, content, **rule)
-    assert str(raised.value) == (
+    assert refusal(DatasetError, of, tmp_path, content, **rule) == (
         f"{tmp_path / 'labels.json'}: expected 'labels.rate_hz', got none; this file counts samples, say how many there"
         " are a second"
     )
@@ -116,20 +109,16 @@ def test_edge_impulse_labels_whole_files(tmp_path):
     assert end > 2e9
 
 
-def test_an_export_of_something_else_is_named(tmp_path):
-    with pytest.raises(DatasetError) as raised:
-        of(tmp_path, {"files": [{"name": "x"}]}, format="edge_impulse")
-    assert str(raised.value) == (
+def test_an_export_of_something_else_is_named(refusal, tmp_path):
+    assert refusal(DatasetError, of, tmp_path, {"files": [{"name": "x"}]}, format="edge_impulse") == (
         f"{tmp_path / 'labels.json'}: expected an export of edge_impulse, got one without 'label';"
         " export the labels again, in the tool's JSON"
     )
 
 
-def test_a_json_file_needs_the_name_of_its_tool(plant, recipe):
+def test_a_json_file_needs_the_name_of_its_tool(refusal, plant, recipe):
     recipe(('files = "{machine}/states.csv"', 'files = "export.json"'))
-    with pytest.raises(DatasetError) as raised:
-        read_recipe(plant / "recipe.toml")
-    assert str(raised.value) == (
+    assert refusal(DatasetError, read_recipe, plant / "recipe.toml") == (
         f"{plant / 'recipe.toml'}: 'labels.format': a JSON file needs 'label_studio' or 'edge_impulse';"
         " say which tool wrote it"
     )

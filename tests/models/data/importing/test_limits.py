@@ -16,7 +16,7 @@ from mmkd_models.data.importing.build import import_recordings
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
 from mmkd_models.data.importing.keys import MAX_COLUMNS, TextTable
 from mmkd_models.data.importing.patterns import RecipeFolder, match_segment
-from mmkd_models.data.importing.readers.formats import reader_of
+from mmkd_models.data.importing.readers.formats import choose_reader
 from mmkd_models.data.importing.recipe import WindowRule, read_recipe
 from mmkd_models.data.importing.recording import ImportedSensor
 
@@ -294,7 +294,7 @@ def test_arrays_of_terabytes_in_a_file_of_kilobytes_are_not_read(tmp_path: Path)
         opened.create_dataset("x", shape=(10**12,), dtype="f4", chunks=(1 << 20,), compression="gzip")
     size = file.stat().st_size
     with pytest.raises(DatasetError) as error:
-        reader_of("hdf5", TextTable()).names(file)
+        choose_reader("hdf5", TextTable()).names(file)
     assert str(error.value) == (
         f"{file}: array 'x': expected arrays of at most 268,435,456 bytes in a file of {size:,}, got"
         " 4,000,000,000,000; write the file again, without unused space"
@@ -306,7 +306,7 @@ def test_arrays_of_another_file_are_not_read(tmp_path: Path) -> None:
     with h5py.File(file, "w") as opened:
         opened.create_dataset("x", shape=(4,), dtype="f4", external=[("/etc/passwd", 0, 16)])
     with pytest.raises(DatasetError) as error:
-        reader_of("hdf5", TextTable()).names(file)
+        choose_reader("hdf5", TextTable()).names(file)
     assert str(error.value) == (
         f"{file}: array 'x': expected values in the file itself, got those of another file; copy them into one"
     )
@@ -315,10 +315,10 @@ def test_arrays_of_another_file_are_not_read(tmp_path: Path) -> None:
 def test_arrays_have_columns_up_to_the_limit(tmp_path: Path) -> None:
     file = tmp_path / "a.npz"
     np.savez(file, x=np.zeros((2, MAX_COLUMNS)))
-    assert len(reader_of("npz", TextTable()).names(file)) == MAX_COLUMNS
+    assert len(choose_reader("npz", TextTable()).names(file)) == MAX_COLUMNS
     np.savez(file, x=np.zeros((2, MAX_COLUMNS + 1)))
     with pytest.raises(DatasetError) as error:
-        reader_of("npz", TextTable()).names(file)
+        choose_reader("npz", TextTable()).names(file)
     assert str(error.value) == f"{file}: array 'x': expected at most 4,096 columns, got 4,097; split the file"
 
 

@@ -18,7 +18,7 @@ from mmkd_models.data import check_dataset, open_dataset, write_dataset
 from mmkd_models.data.importing.build import import_recordings
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
-from mmkd_models.data.importing.recording import ImportedRecording, ImportedSensor, Interval, series_of
+from mmkd_models.data.importing.recording import ImportedRecording, ImportedSensor, Interval, make_series
 
 START_S = 1_762_151_400
 
@@ -272,7 +272,7 @@ def test_recordings_of_a_users_own_reader(tmp_path):
             yield ImportedRecording(
                 name=f"run {number}",
                 parts={"line": f"L{number}"},
-                series={"vib": [series_of(times, rng.normal(size=(80, 3)))]},
+                series={"vib": [make_series(times, rng.normal(size=(80, 3)))]},
                 labels=states,
             )
 

@@ -143,7 +143,7 @@ def _find_filled(
 ) -> npt.NDArray[np.bool_]:
     """Return (W, M) whether each sensor has a value in the window."""
     has_value = np.zeros((len(starts_s), len(modalities)), dtype=bool)
-    samples, present = grids.mapped()
+    samples, present = grids.map_arrays()
     for number, modality in enumerate(modalities):
         begin, length = recording.first[modality.name], recording.lengths[modality.name]
         grid = (present if modality.kind == "video" else samples)[modality.name][begin : begin + length]
@@ -175,13 +175,13 @@ def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) 
     counts = np.zeros((len(names), int(strata.max(initial=-1)) + 2))
     np.add.at(counts, (group, strata + 1), 1)
     if rule.folds is not None:
-        fold_of = deal_groups(counts, np.full(rule.folds, 1 / rule.folds), seed=rule.seed)
-        return np.array([_TEST, _VALID, *[_TRAIN] * (rule.folds - 2)])[fold_of][group], fold_of[group]
+        group_folds = deal_groups(counts, np.full(rule.folds, 1 / rule.folds), seed=rule.seed)
+        return np.array([_TEST, _VALID, *[_TRAIN] * (rule.folds - 2)])[group_folds][group], group_folds[group]
     return _split_groups(names, counts, rule)[group], None
 
 
 def _split_groups(names: npt.NDArray[np.str_], counts: npt.NDArray[np.float64], rule: SplitRule) -> Rows:
-    split_of = np.full(len(names), -1, dtype=np.int64)
+    group_splits = np.full(len(names), -1, dtype=np.int64)
     fractions: dict[int, float] = {}
     for number, part in ((_VALID, rule.valid), (_TEST, rule.test)):
         if isinstance(part, float | int):
@@ -189,20 +189,20 @@ def _split_groups(names: npt.NDArray[np.str_], counts: npt.NDArray[np.float64], 
             continue
         for name in part:
             place = np.flatnonzero(names == name)
-            if not len(place) or split_of[place[0]] >= 0:
+            if not len(place) or group_splits[place[0]] >= 0:
                 raise DatasetError(
                     f"'split.{SPLIT_NAMES[number]}': expected values of {rule.group!r}, each in one split, got"
                     f" {name!r}; choose among {', '.join(names.tolist())}"
                 )
-            split_of[place[0]] = number
-    left = np.flatnonzero(split_of < 0)
+            group_splits[place[0]] = number
+    left = np.flatnonzero(group_splits < 0)
     fractions[_TRAIN] = 1 - sum(fractions.values())
     order = sorted(fractions)
     if len(left) < len(order):
         raise DatasetError(f"'split': expected a group that is left for train, got none; name fewer of {rule.group!r}")
     parts = deal_groups(counts[left], np.array([fractions[number] for number in order]), seed=rule.seed)
-    split_of[left] = np.array(order)[parts]
-    return split_of
+    group_splits[left] = np.array(order)[parts]
+    return group_splits
 
 
 def named_splits(names: Sequence[str], recordings: Sequence[str], *, column: str) -> Rows:

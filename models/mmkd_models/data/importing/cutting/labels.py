@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -176,7 +176,7 @@ def _sets(recording: GridRecording, rule: LabelRule, starts_ns: Times, length_ns
     decided &= bool(given)  # nobody has labelled a recording without a line
     return _objects(
         [
-            frozenset(name for name, of_label in zip(names, fractions, strict=True) if of_label[row] > hardly)
+            frozenset(name for name, covered in zip(names, fractions, strict=True) if covered[row] > hardly)
             if is_decided
             else None
             for row, is_decided in enumerate(decided.tolist())
@@ -199,7 +199,7 @@ def _means(recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: T
     """Return the mean of the target's samples in each window with enough of them."""
     rate_hz = next(sensor.rate_hz for sensor in grids.sensors if sensor.name == TARGET)
     begin, length = recording.first[TARGET], recording.lengths[TARGET]
-    grid = grids.mapped()[0][TARGET][begin : begin + length]
+    grid = grids.map_arrays()[0][TARGET][begin : begin + length]
     first = first_sample((starts_ns - recording.origin_ns) / SECOND_NS, rate_hz)
     count = max(1, round(length_ns / SECOND_NS * rate_hz))
     rows = np.stack([first, first + count])
@@ -211,25 +211,16 @@ def _means(recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: T
     return answers
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledInterval:
-    """An interval of the recordings whose path has these parts."""
+def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[tuple[Mapping[str, str], Interval]]:
+    """Read the interval files of a rule, each interval with the parts of the path of its recordings.
 
-    parts: Mapping[str, str]
-    interval: Interval
-
-    def is_of(self, parts: Mapping[str, str]) -> bool:
-        """Whether this is a recording with such parts."""
-        return all(parts.get(name) == value for name, value in self.parts.items())
-
-
-def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[LabelledInterval]:
-    """Read all interval files of a rule. Raise DatasetError with the line of the first fault."""
+    Raise DatasetError with the line of the first fault.
+    """
     files = folder.files(rule.files, key="labels.files")
     if not files:
         path = folder.path / rule.files
         raise DatasetError(f"'labels.files': expected files, found none at {path}; correct the pattern")
-    intervals: list[LabelledInterval] = []
+    intervals: list[tuple[Mapping[str, str], Interval]] = []
     for file in files:
         start, end = TimeColumn(rule, rule.start), TimeColumn(rule, rule.end)
         for block in _interval_blocks(file.path, rule):
@@ -246,7 +237,7 @@ def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[LabelledInterv
                 start_ns, end_ns = int(starts[row]) + offset, int(ends[row]) + offset
                 interval = Interval(start_ns=start_ns, end_ns=end_ns, value=name, place=place)
                 parts = {**file.parts, **{part: values[row] for part, values in matched.items()}}
-                intervals.append(LabelledInterval(parts=parts, interval=interval))
+                intervals.append((parts, interval))
     return intervals
 
 
@@ -332,18 +323,8 @@ def _rate(file: Path, rule: LabelRule) -> float:
     return rule.rate_hz
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableLine:
-    """A line of a table of recordings; `parts` of the path name its recording, or `file` does."""
-
-    parts: Mapping[str, str]
-    file: str
-    facts: Mapping[str, str]
-    place: str
-
-
-def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[TableLine]:
-    """Yield the lines of a rule's table of recordings. Raise DatasetError if it is missing, or lacks a column."""
+def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[tuple[dict[str, str], str]]:
+    """Yield values and place of the lines of a table of recordings. Raise DatasetError if it lacks a column."""
     file = folder.file(rule.table, key="labels.table")
     if not file.is_file():
         raise DatasetError(f"'labels.table': expected a file, found none at {file}; correct the name")
@@ -352,13 +333,7 @@ def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[TableLine]:
     require_columns(f"{file}:1", names, [*labels, *(rule.match.values() or [rule.file])])
     for block in csv_blocks(file, rule, names):
         for row, values in enumerate(zip(*(texts(block, name, rule) for name in names), strict=True)):
-            facts = dict(zip(names, values, strict=True))
-            yield TableLine(
-                parts={part: facts[column] for part, column in rule.match.items()},
-                file="" if rule.match else facts[rule.file],
-                facts=facts,
-                place=block.place(row),
-            )
+            yield dict(zip(names, values, strict=True)), block.place(row)
 
 
 def _covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:

@@ -70,7 +70,7 @@ def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator
             yield RowBlock(frame=frame.select(columns), place=lambda row, rows=rows: f"{file}:{rows[row][0]}")  # type: ignore[misc]
 
 
-def encoding_of(file: Path) -> str:
+def detect_encoding(file: Path) -> str:
     """Return the encoding of a byte order mark, or UTF-8, which is checked when the file is read."""
     with file.open("rb") as stream:
         head = stream.read(4)
@@ -100,7 +100,7 @@ def _is_number(text: str, table: TextTable) -> bool:
 
 
 def _encoding(file: Path, table: TextTable) -> str:
-    return encoding_of(file) if table.encoding == "auto" else table.encoding
+    return detect_encoding(file) if table.encoding == "auto" else table.encoding
 
 
 def _head(file: Path, table: TextTable) -> tuple[str, str]:

@@ -81,12 +81,12 @@ def suffixes() -> dict[str, Format]:
     return {suffix: form for form, reader in READERS.items() for suffix in reader.suffixes}
 
 
-def format_of(file: Path) -> Format | None:
+def find_format(file: Path) -> Format | None:
     """Return the format of a file by its suffix; None if no format has it."""
     return suffixes().get(file.suffix.lower())
 
 
-def reader_of(form: Format, table: TextTable) -> Reader:
+def choose_reader(form: Format, table: TextTable) -> Reader:
     """Return the reader of a format; of text files with the keys of the recipe."""
     if form == "csv":
         return _csv_reader(table)

@@ -49,7 +49,7 @@ def _column(block: RowBlock, name: str, table: TextTable) -> Floats:
 
     column = plain = block.frame[name]
     if column.dtype == pl.String:
-        column = plain = stripped(column, table)
+        column = plain = strip_texts(column, table)
         if table.thousands:
             plain = plain.str.replace_all(table.thousands, "", literal=True)
         if table.decimal == ",":
@@ -79,7 +79,7 @@ def _cure(text: str, table: TextTable) -> str:
     return f"correct it, or add {text!r} to 'null' if it means missing"
 
 
-def stripped(column: pl.Series, table: TextTable) -> pl.Series:
+def strip_texts(column: pl.Series, table: TextTable) -> pl.Series:
     """Return a text column without blanks around, null for missing."""
     import polars as pl
 
@@ -93,7 +93,7 @@ def texts(block: RowBlock, name: str, table: TextTable) -> list[str]:
 
     column = block.frame[name]
     if column.dtype == pl.String:
-        column = stripped(column, table)
+        column = strip_texts(column, table)
     values: list[str] = column.cast(pl.String).fill_null("").to_list()
     return values
 

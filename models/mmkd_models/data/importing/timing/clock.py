@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import DatasetError, first_line
 from mmkd_models.data.checking.related import time_text
 from mmkd_models.data.importing.keys import MAX_TIME_NS, TextTable, TimeUnit
-from mmkd_models.data.importing.readers.table import RowBlock, stripped
+from mmkd_models.data.importing.readers.table import RowBlock, strip_texts
 from mmkd_models.data.importing.recording import SECOND_NS, Times
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class TimeColumn:
 
         column = block.frame[self._column]
         if column.dtype == pl.String:
-            column = stripped(column, self._table)
+            column = strip_texts(column, self._table)
         self._refuse(block, column.is_null(), column, "expected a time, got none; remove the line, or write its time")
         if column.dtype.is_temporal():
             zone = column.dtype.time_zone if isinstance(column.dtype, pl.Datetime) else None

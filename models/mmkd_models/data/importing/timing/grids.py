@@ -25,7 +25,7 @@ from mmkd_models.data.importing.recording import (
     SampleSeries,
     Times,
 )
-from mmkd_models.data.spec import Values, present_of, with_present
+from mmkd_models.data.spec import Values, frame_presence, with_present
 from mmkd_models.data.windows import Floats, Rows
 
 _BLOCK_VALUES = 1 << 19
@@ -273,7 +273,7 @@ class Grids:
                 )
             self._files[sensor.name].write(np.ascontiguousarray(block.view(np.ndarray)).data)
             if sensor.kind == "video":
-                present = present_of(block)
+                present = frame_presence(block)
                 here = np.ones(len(block), dtype=np.uint8) if present is None else present
                 self._files[f"{sensor.name}.present"].write(here.data)
 
@@ -294,7 +294,7 @@ class Grids:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def mapped(self) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
+    def map_arrays(self) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
         """Return the samples of each sensor (L, ...), and for cameras which frames are there (L,), mapped."""
         samples: dict[str, AnyArray] = {}
         present: dict[str, AnyArray] = {}
