@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 LEFT, RIGHT, TOP = 42.0, 332.0, 10.0
 LINE_BOTTOM, SCATTER_BOTTOM = 138.0, 190.0
-MOST_POINTS = 160  # per line: more than a phone shows, and enough for every bend of a training run
+MAX_POINTS = 160  # per line: more than a phone shows, and enough for every bend of a training run
 MAP_SIZE = 240.0
-MOST_MAP_CELLS = 96  # per side: a cell of a larger map would be smaller than a point on a phone
+MAX_MAP_CELLS = 96  # per side: a cell of a larger map would be smaller than a point on a phone
 ROW_HEIGHT = 30.0
 NAME_LINE = 15.0  # height of a line of a name in a dot panel, see page.css
 NAME_CHARACTERS = 13  # that fit a line of 7rem, with room for words that break
@@ -258,7 +258,7 @@ class Line:
     high: Sequence[float | None] = ()
 
 
-def thin_out(length: int, most: int = MOST_POINTS) -> list[int]:
+def thin_out(length: int, most: int = MAX_POINTS) -> list[int]:
     """Return at most `most` evenly spread indexes of `length` points, the first and the last among them."""
     if length <= most:
         return list(range(length))
@@ -457,7 +457,7 @@ def attention_map(
 
 
 def _blocks(length: int) -> list[tuple[int, int]]:
-    parts = min(length, MOST_MAP_CELLS)
+    parts = min(length, MAX_MAP_CELLS)
     return [(index * length // parts, (index + 1) * length // parts) for index in range(parts)]
 
 

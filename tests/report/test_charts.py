@@ -59,7 +59,7 @@ def test_thinning_keeps_the_ends_and_the_limit(length: int) -> None:
     kept = plots.thin_out(length)
     assert kept[0] == 0
     assert kept[-1] == length - 1
-    assert len(kept) == min(length, plots.MOST_POINTS)
+    assert len(kept) == min(length, plots.MAX_POINTS)
     assert kept == sorted(set(kept))
 
 

@@ -26,7 +26,7 @@ from mmkd_report.page import (
 from mmkd_report.schema.bench import BenchReport, read_bench
 from mmkd_report.words import NOTHING, quantity, time_text
 
-MOST_RUNS = 12
+MAX_RUNS = 12
 DOCUMENT = "the documents of mmkd-bench run"
 Named = Sequence[tuple[BenchReport, str]]
 
@@ -45,9 +45,9 @@ class Lead:
 
 def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = None) -> str:
     """Return the page of benchmark runs as HTML; raise DocumentError for a broken document."""
-    if not 1 <= len(documents) <= MOST_RUNS:
+    if not 1 <= len(documents) <= MAX_RUNS:
         raise DocumentError(
-            f"benchmark page: expected 1 to {MOST_RUNS} documents, got {len(documents)}; choose some, or make the "
+            f"benchmark page: expected 1 to {MAX_RUNS} documents, got {len(documents)}; choose some, or make the "
             "page of a fleet (mmkd-bench page --fleet)"
         )
     runs = [read_bench(document) for document in documents]
@@ -185,28 +185,6 @@ def _key_figures(run: BenchReport) -> list[tuple[str, str]]:
 
 
 def _side_by_side(named: Named) -> Section:
-    rows = [
-        charts.DotRow(
-            role="student",
-            name=name,
-            mean=run.result.latency.value_us(0.5),
-            text=_median(run),
-            dots=[
-                (value, f"launch {number}: {time_text(value)}")
-                for number, launch in enumerate(run.launches, start=1)
-                if (value := launch.latency.value_us(0.5)) is not None
-            ],
-        )
-        for run, name in named
-    ]
-    values = [value for row in rows for value in (row.mean, *(dot for dot, _ in row.dots))]
-    panel = charts.DotPanel(
-        title="p50, one dot per launch",
-        about="Median latency",
-        rows=rows,
-        over=charts.axis([0.0, *values], floor=0.0),
-        tick_text=lambda value: time_text(value) if value else "0",
-    )
     cells = [
         [
             name,
@@ -220,12 +198,7 @@ def _side_by_side(named: Named) -> Section:
     ]
     heads = ["Run", "p50", "p90", "p95", "p99", "p99.9", "Per second", "Memory, MB", "Energy", "Stable"]
     caption = "Percentiles over all calls of a run. Energy is that of one prediction above idle."
-    lead = "A dot is the median of one launch (a new process); the bar is the median of all calls."
-    blocks: list[Block] = [
-        charts.draw_panels([panel], note="", named=True),
-        table(heads, cells, caption=caption, style="results"),
-    ]
-    return Section("devices", "Side by side", blocks, lead)
+    return Section("devices", "Side by side", [table(heads, cells, caption=caption, style="results")])
 
 
 def _distribution(named: Named) -> Section:

@@ -27,8 +27,8 @@ from mmkd_report.schema.data import DataReport, DriftFacts, ExampleWindow, Probe
 from mmkd_report.words import NOTHING, THIN, count, counted, fixed, percent, significant, with_unit
 
 LINE_ROLES = ("student", "teacher", "other", "baseline")
-MOST_SUSPECTS = 50
-MOST_DRIFTS = 6
+MAX_SUSPECTS = 50
+MAX_DRIFTS = 6
 
 
 def render_data_report(document: Mapping[str, Any]) -> str:
@@ -221,7 +221,7 @@ def _channels(data: DataReport) -> Section:
 
 
 def _drift(data: DataReport) -> Iterator[Section]:
-    largest = sorted(data.drift, key=lambda drift: -abs(drift.shift))[:MOST_DRIFTS]
+    largest = sorted(data.drift, key=lambda drift: -abs(drift.shift))[:MAX_DRIFTS]
     if largest:
         lead = (
             "Mean level of each tenth of the windows in order of time, without the part that the classes explain; the "
@@ -244,7 +244,7 @@ def _drift_chart(drift: DriftFacts) -> charts.Chart:
 
 
 def _suspects(data: DataReport) -> Iterator[Section]:
-    suspects, total = data.label_suspects[:MOST_SUSPECTS], len(data.label_suspects)
+    suspects, total = data.label_suspects[:MAX_SUSPECTS], len(data.label_suspects)
     if suspects:
         rows = [
             [

@@ -13,7 +13,6 @@ from mmkd_report.page import (
     Code,
     Column,
     Columns,
-    Details,
     Facts,
     Heading,
     Legend,
@@ -65,9 +64,8 @@ ROLE_NAMES = {
 ROWS = ("extra_trees", "mini_rocket", "rocket_and_trees", "baseline", "distilled_rocket", "student")
 ALWAYS_SHOWN = ("extra_trees", "mini_rocket")  # with a reason if they were not run
 PAIR = [("baseline", "Labels only"), ("student", "Distilled student")]
-MOST_MATRIX_LABELS = 20  # above it the largest confusions say more than a matrix
-MOST_SUBSETS = 12  # rows shown at once; the rest folds away
-MOST_FOLDED_SUBSETS = 64
+MAX_MATRIX_LABELS = 20  # above it the largest confusions say more than a matrix
+MAX_SUBSETS = 12
 # Middle tones, legible on paper and on a dark screen: the maps are pictures and cannot follow the style sheet.
 MAP_COLOURS = {"teacher": (191, 110, 24), "student": (45, 125, 200)}
 
@@ -260,7 +258,7 @@ def _confusion(demo: DemoDocument) -> Iterator[Section]:
     if not teacher and not any(pairs.values()):
         return
     first: list[list[Block]] = []
-    if len(labels) <= MOST_MATRIX_LABELS:
+    if len(labels) <= MAX_MATRIX_LABELS:
         first.append([Facts([(str(number), name) for number, name in enumerate(labels, start=1)], "Classes")])
     first += [[Heading("All sensors"), one] for one in teacher]
     blocks: list[Block] = [Columns(first)]
@@ -281,7 +279,7 @@ def _confusion_table(title: str, role: str, network: Network | None, labels: Seq
     """Return the confusion matrix, or for many labels a table of its largest confusions; empty if not counted."""
     if network is None or network.confusion is None:
         return []
-    if len(labels) > MOST_MATRIX_LABELS:
+    if len(labels) > MAX_MATRIX_LABELS:
         wrong = [
             (cell, labels[row], labels[column])
             for row, cells in enumerate(network.confusion)
@@ -365,17 +363,14 @@ def _map(role: str, attention: AttentionMaps) -> charts.Chart:
 
 
 def _missing(demo: DemoDocument) -> Iterator[Section]:
-    measure, (names, shown, folded) = demo.reported_metric, _subsets(demo)
-    failed = any(len(one.modalities) < len(names) for one in (*shown, *folded))
+    measure, (names, shown) = demo.reported_metric, _subsets(demo)
+    failed = any(len(one.modalities) < len(names) for one in shown)
     blocks: list[Block] = []
     if failed:
         caption = f"{measure.title} of the teacher with subsets of its sensors"
         about = "A filled dot is a sensor that is present; a missing one is masked."
         blocks += [Heading("The teacher with some of its sensors"), about]
         blocks.append(_subset_table(shown, names, demo, caption))
-        if folded:
-            more = _subset_table(folded, names, demo, "Further subsets")
-            blocks.append(Details(words.counted(len(folded), "further combination"), [more]))
     if drawn := _missing_charts(demo):
         unit = f", {measure.unit}" if measure.unit else ""
         bands = "; bands are one standard deviation over seeds" if len(demo.seeds) != 1 else ""
@@ -385,8 +380,8 @@ def _missing(demo: DemoDocument) -> Iterator[Section]:
         yield Section("missing", "When a sensor fails" if failed else "When samples are missing", blocks)
 
 
-def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore], list[SubsetScore]]:
-    """Return the teacher's sensors, the subsets to show, and those to fold away, the fullest and best first."""
+def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore]]:
+    """Return the teacher's sensors, and the subsets to show: the fullest and best first; of many, the extremes."""
     scores = demo.teacher.missing or ()
     names = [*(demo.teacher.modalities or ()), *(name for score in scores for name in score.modalities)]
     names = list(dict.fromkeys(names))
@@ -395,12 +390,9 @@ def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore], list[Sub
         mean = mean_score(score.score(demo.reported_metric))
         return -len(score.modalities), -demo.reported_metric.rank(mean) if words.is_number(mean) else 0.0
 
-    rows = sorted(scores, key=rank)
-    if len(rows) <= MOST_SUBSETS:
-        return names, rows, []
     edges = (1, len(names) - 1, len(names))
-    shown = [row for row in rows if len(row.modalities) in edges]
-    return names, shown, [row for row in rows if len(row.modalities) not in edges][:MOST_FOLDED_SUBSETS]
+    shown = [score for score in scores if len(scores) <= MAX_SUBSETS or len(score.modalities) in edges]
+    return names, sorted(shown, key=rank)
 
 
 def _subset_table(subsets: Sequence[SubsetScore], names: Sequence[str], demo: DemoDocument, caption: str) -> Table:

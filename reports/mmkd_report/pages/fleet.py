@@ -13,8 +13,8 @@ from mmkd_report.pages.bench import DOCUMENT, is_steady, manner_text
 from mmkd_report.schema.bench import BenchReport, read_bench
 from mmkd_report.words import NOTHING, count, counted, time_text
 
-MOST_RUNS = 10_000
-MOST_ALERTS = 200
+MAX_RUNS = 10_000
+MAX_ALERTS = 200
 BUDGET_QUANTILE = 0.99
 """A budget is kept if 99 of 100 calls keep it."""
 
@@ -128,10 +128,8 @@ def render_fleet(
     documents: Sequence[Mapping[str, Any]], *, names: Sequence[str], budget_ms: float | None = None
 ) -> str:
     """Return the page of the runs of a fleet as HTML; raise DocumentError for a broken document."""
-    if not 1 <= len(documents) <= MOST_RUNS:
-        raise DocumentError(
-            f"fleet page: expected 1 to {count(MOST_RUNS)} documents, got {len(documents)}; choose some"
-        )
+    if not 1 <= len(documents) <= MAX_RUNS:
+        raise DocumentError(f"fleet page: expected 1 to {count(MAX_RUNS)} documents, got {len(documents)}; choose some")
     fleet = group_fleet([read_bench(document) for document in documents], names, budget_ms=budget_ms)
     kinds = len({(group.first.machine.name, group.first.machine.power_mode) for group in fleet.groups})
     bundles = len({group.first.subject.sha256 for group in fleet.groups})
@@ -190,9 +188,8 @@ def _alerts(fleet: Fleet) -> Iterator[Block]:
         return
     heads = [label(name) for name in ("Report", "Device", "Problem")]
     rows = [
-        Row([one.name, one.device, one.text], "student" if one.over_budget else "")
-        for one in fleet.alerts[:MOST_ALERTS]
+        Row([one.name, one.device, one.text], "student" if one.over_budget else "") for one in fleet.alerts[:MAX_ALERTS]
     ]
     yield table(heads, rows, caption="Problems, those over the budget first", style="compact", hide_caption=True)
-    if len(fleet.alerts) > MOST_ALERTS:
-        yield f"{count(len(fleet.alerts) - MOST_ALERTS)} more are left out."
+    if len(fleet.alerts) > MAX_ALERTS:
+        yield f"{count(len(fleet.alerts) - MAX_ALERTS)} more are left out."

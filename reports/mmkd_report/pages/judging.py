@@ -28,7 +28,7 @@ from mmkd_report.schema.cost import EITHER_WAY, FRACTIONS, WHOLE, Assumption, Co
 from mmkd_report.schema.judging import JudgedModel, JudgingDocument, SuiteChart, SuiteResult, read_judging
 from mmkd_report.words import count, percent
 
-MOST_SWINGS = 12
+MAX_SWINGS = 12
 COST_FIGURES = {
     "investment": "Investment",
     "yearly": "Gain a year",
@@ -158,7 +158,7 @@ def _cost(cost: CostFacts, result: SuiteResult) -> Section:
         sliders = charts.element("div", *(_slider(assumption) for assumption in assumptions), class_="sliders")
         blocks.append(Details(f"Assumptions: {section}", [sliders], is_open=number == 0))
     if cost.swings:
-        blocks += [Heading("What decides"), *_swings(cost.swings[:MOST_SWINGS])]
+        blocks += [Heading("What decides"), *_swings(cost.swings[:MAX_SWINGS])]
     state = {
         "plant": msgspec.to_builtins(cost.plant),
         "equipment": msgspec.to_builtins(cost.equipment),
@@ -169,7 +169,7 @@ def _cost(cost: CostFacts, result: SuiteResult) -> Section:
         "fractions": FRACTIONS,
         "whole": WHOLE,
         "either_way": EITHER_WAY,
-        "most_swings": MOST_SWINGS,
+        "most_swings": MAX_SWINGS,
     }
     blocks.append(_json_script(state))
     lead = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ from mmkd_report.page import (
     Cell,
     Code,
     Column,
-    Details,
     Facts,
     Heading,
     Note,
@@ -35,12 +33,9 @@ from mmkd_report.schema.study import (
     ScoreTable,
     SeedGain,
     StudyDocument,
-    TrialRow,
     chosen_entry,
     read_study,
 )
-
-MOST_TRIALS = 300
 
 
 def render_study(document: Mapping[str, Any]) -> str:
@@ -241,9 +236,10 @@ def _tried(study: StudyDocument) -> Section:
     setup, coverage, best = study.facts, study.coverage, chosen_entry(study)
     ended = [f"{words.counted(coverage.finished, 'training')} finished"]
     ended += [f"{words.count(coverage.failed)} failed"] if coverage.failed else []
+    ended += [f"{words.counted(len(study.skipped), 'combination')} cannot be trained"] if study.skipped else []
     lead = (
-        f"{', '.join(ended)}. Every student had {words.count(setup.student_steps)} steps, every teacher "
-        f"{words.count(setup.teacher_steps)}.{f' {CHOICE}' if setup.choose else ''}"
+        f"{', '.join(ended)}, all in study.json. Every student had {words.count(setup.student_steps)} steps, "
+        f"every teacher {words.count(setup.teacher_steps)}.{f' {CHOICE}' if setup.choose else ''}"
     )
     rows = []
     for size in study.students:
@@ -258,41 +254,7 @@ def _tried(study: StudyDocument) -> Section:
         table(heads, rows, caption="Student sizes with their costs", style="compact", hide_caption=True),
         Facts(methods, "Methods"),
     ]
-    if study.skipped:
-        skipped = [
-            [combination.method, combination.student, combination.teacher or words.NOTHING, combination.reason]
-            for combination in study.skipped
-        ]
-        caption = f"{words.counted(len(study.skipped), 'combination')} that cannot be trained"
-        reasons = table(
-            [label(name) for name in ("Method", "Student", "Teacher", "Reason")],
-            skipped,
-            caption=caption,
-            style="compact",
-            hide_caption=True,
-        )
-        blocks.append(Details(caption, [reasons]))
-    trials = sorted(study.trials, key=lambda trial: math.inf if trial.score is None else -trial.score)
-    made = [_trial(trial, study.chosen_by) for trial in trials[:MOST_TRIALS]]
-    text = [label(name) for name in ("Method", "Student", "Teacher")]
-    heads = [*text, "Rate", "Seed", f"Validation {study.chosen_by.heading}", label("State")]
-    caption = f"{words.counted(len(trials), 'training')}, the best first"
-    listed = table(heads, made, caption=caption, style="compact", hide_caption=True)
-    hidden = len(trials) - MOST_TRIALS
-    more = [f"{words.counted(hidden, 'more training')} in study.json."] if hidden > 0 else []
-    return Section("tried", "What was tried", [*blocks, Details(caption, [listed, *more])], lead)
-
-
-def _trial(trial: TrialRow, measure: Measure) -> list[str]:
-    state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
-    cells = [
-        trial.method,
-        trial.student,
-        trial.teacher or words.NOTHING,
-        words.plain(trial.learning_rate),
-        str(trial.seed),
-    ]
-    return [*cells, words.score_text(trial.score, measure), state]
+    return Section("tried", "What was tried", blocks, lead)
 
 
 def _reproduce(study: StudyDocument) -> Section:

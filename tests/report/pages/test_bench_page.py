@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 import re
 from typing import Any
 
@@ -295,16 +294,6 @@ def test_no_label_of_a_distribution_covers_another(p50_us: float, spread: float)
     assert all(below - above >= 11 for above, below in itertools.pairwise(heights))  # a label's own height
 
 
-@pytest.mark.parametrize("name", ["Orin", "Jetson Orin Nano", "NVIDIA Jetson Orin Nano Developer Kit, 25W, fp16 (2)"])
-def test_names_stand_whole_beside_their_row_on_a_narrow_screen(parse: Any, name: str) -> None:
-    page = parse(render_bench([run_of(board=name), run_of(100.0, board="Thor")]))
-    panel = section(page, "devices").all("div", "dots")[0]
-    row_px = float(panel.attrs["style"].removeprefix("--row:").removesuffix("px"))
-    assert float(panel.all("svg")[0].attrs["height"]) == 2 * row_px + 22  # the scale below them
-    assert row_px >= 15 * math.ceil(len(name) / 13)  # lines of 15 px, each with room for 13 characters in 7rem
-    assert "ellipsis" not in page.all("style")[0].text
-
-
 def test_devices_stand_side_by_side(parse: Any) -> None:
     page = parse(render_bench([run_of(), run_of(100.0, board="Thor"), run_of(150.0, board=None)]))
     side = section(page, "devices")
@@ -313,7 +302,6 @@ def test_devices_stand_side_by_side(parse: Any) -> None:
         "Thor",
         "Cortex-A78AE",
     ]
-    assert len(side.all("circle", "dot")) == 15
 
 
 def test_runs_are_named_by_what_tells_them_apart() -> None:

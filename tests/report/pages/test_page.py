@@ -154,7 +154,7 @@ def test_many_labels_are_told_by_their_largest_confusions(two_sensors, parse) ->
     assert rows == [["1\u202f412", "class 3", "class 7"], ["5", "class 0", "class 29"]]
 
 
-def test_every_subset_of_sensors_is_in_the_table(five_sensors, parse) -> None:
+def test_single_sensors_all_and_all_but_one_are_in_the_table(five_sensors, parse) -> None:
     page = parse(render_demo(five_sensors))
     shown = {}
     for table in page.all("table", "subsets"):
@@ -164,8 +164,7 @@ def test_every_subset_of_sensors_is_in_the_table(five_sensors, parse) -> None:
             used = [name for name, cell in zip(names, cells, strict=True) if cell.text == "there"]
             shown[frozenset(used)] = row.all("td", "number")[0].text
     expected = {frozenset(s["modalities"]): plus_minus(s["accuracy"]) for s in five_sensors["teacher"]["missing"]}
-    assert shown == expected
-    assert page.all("summary")[0].text == "20 further combinations"
+    assert shown == {used: score for used, score in expected.items() if len(used) in (1, 4, 5)}
 
 
 def test_the_benchmark_is_that_of_the_document(two_sensors, parse) -> None:

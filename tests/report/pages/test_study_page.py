@@ -461,14 +461,12 @@ def test_every_seed_is_a_point_of_gains(searched, parse) -> None:
 def test_what_was_tried_is_told_with_its_end(searched, parse) -> None:
     tried = section(parse(render_study(searched)), "tried")
     assert tried.all("p", "about")[0].text == (
-        "44 trainings finished, 1 failed. Every student had 600 steps, every teacher 300."
+        "44 trainings finished, 1 failed, 1 combination cannot be trained, all in study.json. Every student had 600 "
+        "steps, every teacher 300."
     )
-    sizes, skipped, trials = (cells(table) for table in tried.all("table"))
+    (sizes,) = (cells(table) for table in tried.all("table"))
     assert sizes[0] == ["tiny", "60\u202f871", "0.212", "0.297", ""]
     assert sizes[-1] == ["base", "2\u202f700\u202f000", "–", "–", "2,700,000 parameters, more than 1,000,000"]
-    assert skipped == [["edam@last", "tiny", "gyro:tiny", "it has no cross-attention"]]
-    assert trials[0] == ["logit", "tiny", TEACHER, "0.001", "6", "50.6", "finished"]
-    assert trials[-1] == ["logit", "tiny", TEACHER, "0.001", "7", "–", "failed: the loss is not finite"]
     assert [node.text for node in tried.all("dd")] == [
         "labels only",
         "terms type edam, weight start 0.5, end 0, until 0.6, student_layer -1, teacher_layer -1",
@@ -481,15 +479,6 @@ def test_the_way_to_reproduce_has_command_versions_and_hashes(searched, parse) -
     assert part.all("pre")[0].text == searched["command"]
     assert {"ab" * 32, "cd" * 32, "12" * 32} <= {node.text for node in part.all("code", "hash")}
     assert {"3.11", "2.6", "Some CPU"} <= {node.text for node in part.all("dd")}
-
-
-def test_ids_are_unique_and_every_reference_finds_its_id(any_study, parse) -> None:
-    page = parse(render_study(any_study))
-    ids = [node.attrs["id"] for node in page.walk() if "id" in node.attrs]
-    assert len(ids) == len(set(ids))
-    named = [name for node in page.walk() for name in node.attrs.get("aria-labelledby", "").split()]
-    linked = [node.attrs["href"][1:] for node in page.all("a")]
-    assert set(named) | set(linked) <= set(ids)
 
 
 def test_every_figure_is_described_and_every_table_has_a_caption(any_study, parse) -> None:
@@ -515,14 +504,6 @@ def test_hostile_names_stay_text_and_nothing_is_fetched(any_study, parse) -> Non
     assert len(page.all("style")) == 1
     assert not any(name.startswith("on") for node in page.walk() for name in node.attrs)
     assert all(node.attrs.get("href", "#").startswith(("#", "data:")) for node in page.walk())
-
-
-def test_thousands_of_trainings_leave_the_page_far_below_a_megabyte(searched, parse) -> None:
-    searched["trials"] = [trial(number) for number in range(5000)]
-    html = render_study(searched)
-    assert render_study(copy.deepcopy(searched)) == html
-    assert len(html.encode()) < 300_000
-    assert "4\u202f700 more trainings in study.json." in parse(html).text
 
 
 def test_a_broken_document_is_refused_with_the_place(searched) -> None:
