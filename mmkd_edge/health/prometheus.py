@@ -73,7 +73,10 @@ class HealthCollector:
                 counter.add_metric([name], getattr(health, field))
             for histogram, timing in ((latency, health.latency), (age, health.input_age)):
                 if timing is not None:
-                    buckets = [(_edge(edge), float(count)) for edge, count in timing.buckets]
+                    buckets = [
+                        ("+Inf" if edge == math.inf else str(float(f"{edge:.3g}")), float(count))
+                        for edge, count in timing.buckets
+                    ]
                     histogram.add_metric([name], buckets=buckets, sum_value=timing.sum_s)
             for model in health.models:
                 for gauge, label, value in _gauge_values(model):
@@ -114,7 +117,3 @@ def _gauge_values(model: ModelHealth) -> Iterator[tuple[str, str, float | None]]
     yield "answer_psi", "", model.label_psi
     yield "input_drift_distance", "", model.drift.distance
     yield "adaptation_due", "", float(model.adaptation.due)
-
-
-def _edge(seconds: float) -> str:
-    return "+Inf" if seconds == math.inf else str(float(f"{seconds:.3g}"))

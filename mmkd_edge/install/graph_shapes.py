@@ -143,10 +143,6 @@ def _cast(call: Call) -> Sequence[Tensor]:
     return _fold(call, first.shape, lambda values: values.astype(DTYPES[kind]), kind=kind)
 
 
-def _identity(call: Call) -> Sequence[Tensor]:
-    return [call.first]
-
-
 def _along_axis(call: Call) -> Sequence[Tensor]:
     call.axis(call.number("axis", -1), len(call.first.shape))
     return call.result(call.first.shape, operations=10 * call.first.size)
@@ -169,18 +165,13 @@ def _shape(call: Call) -> Sequence[Tensor]:
 
 
 def _reduce(call: Call) -> Sequence[Tensor]:
-    rank = len(call.first.shape)
-    axes = call.axes(call.constants(1, "axes"), rank)
-    if not axes and not call.number("noop_with_empty_axes", 0):
-        axes = list(range(rank))
-    return _reduce_axes(call, axes)
-
-
-def _arg_reduce(call: Call) -> Sequence[Tensor]:
-    return _reduce_axes(call, [call.axis(call.number("axis", 0), len(call.first.shape))], kind=INT64)
-
-
-def _reduce_axes(call: Call, axes: Sequence[int], *, kind: int = 0) -> Sequence[Tensor]:
+    rank, kind = len(call.first.shape), 0
+    if call.operator in ("ArgMax", "ArgMin"):
+        axes, kind = [call.axis(call.number("axis", 0), rank)], INT64
+    else:
+        axes = call.axes(call.constants(1, "axes"), rank)
+        if not axes and not call.number("noop_with_empty_axes", 0):
+            axes = list(range(rank))
     keeps = call.number("keepdims", 1)
     shape = [1 if axis in axes else size for axis, size in enumerate(call.first.shape) if keeps or axis not in axes]
     return call.result(shape, kind=kind, operations=call.first.size)
@@ -408,8 +399,8 @@ _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("Abs", "Clip", "Floor", "HardSigmoid", "HardSwish", "LeakyRelu", "Neg", "PRelu"), _CHEAP),
     **dict.fromkeys(("Not", "Reciprocal", "Relu", "Round", "Sign"), _CHEAP),
     **dict.fromkeys(("Cos", "Erf", "Exp", "Gelu", "Log", "Sigmoid", "Sin", "Softplus", "Sqrt", "Tanh"), _COSTLY),
-    **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"), _reduce),
-    **dict.fromkeys(("ArgMax", "ArgMin"), _arg_reduce),
+    **dict.fromkeys(("ArgMax", "ArgMin", "ReduceMax", "ReduceMean", "ReduceMin"), _reduce),
+    **dict.fromkeys(("ReduceSum", "ReduceSumSquare"), _reduce),
     **dict.fromkeys(("LogSoftmax", "Softmax"), _along_axis),
     **dict.fromkeys(("AveragePool", "MaxPool"), _pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
@@ -425,7 +416,7 @@ _RULES: Mapping[str, Rule] = {
     "Gather": _gather,
     "GatherND": _gather_nd,
     "Gemm": _gemm,
-    "Identity": _identity,
+    "Identity": lambda call: [call.first],
     "LayerNormalization": _layer_norm,
     "Less": _broadcast(np.less, kind=BOOL),
     "MatMul": _mat_mul,

@@ -71,17 +71,14 @@ class _Reading:
         require(counts == (1, 1), f"{counts[0]} graphs and {counts[1]} opsets", "one of each")
         for number, version in values:
             require(number != 1 or version in IR_VERSIONS, f"IR version {version!r}", _span(IR_VERSIONS))
-        self._opset(_bytes(opsets[0], "opset"))
-        self._graph(_bytes(graphs[0], "graph"))
-
-    def _opset(self, message: memoryview) -> None:
-        version: Value = 0
-        for number, value in self._fields("opset", message, frozenset((1, 2))):
+        opset: Value = 0
+        for number, value in self._fields("opset", _bytes(opsets[0], "opset"), frozenset((1, 2))):
             if number == 1:
                 require(bytes(_bytes(value, "domain")) in _OWN_DOMAINS, f"the domain {_text(value)}", "ONNX's own")
             else:
-                version = value
-        require(version in OPSETS, f"opset {version!r}", _span(OPSETS))
+                opset = value
+        require(opset in OPSETS, f"opset {opset!r}", _span(OPSETS))
+        self._graph(_bytes(graphs[0], "graph"))
 
     def _graph(self, message: memoryview) -> None:
         for number, value in self._fields("graph", message, _GRAPH):

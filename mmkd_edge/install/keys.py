@@ -59,7 +59,14 @@ def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, 
     if valid_days is not None:
         expires = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days=valid_days)
         public = msgspec.structs.replace(public, expires_utc=expires)
-    _write_private(path, pem)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as private_file:
+            private_file.write(pem)
+            private_file.flush()
+            os.fsync(private_file.fileno())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write it: {os_reason(error)}") from error
     write_file(public_path, json_bytes(public), own=True)
     return public, public_path
 
@@ -202,17 +209,6 @@ def _read_private(path: Path) -> Ed25519PrivateKey:
         raise UsageError(f"{path}: expected an Ed25519 key, got another kind; mmkd-edge keygen makes one")
     key: Ed25519PrivateKey = private
     return key
-
-
-def _write_private(path: Path, pem: bytes) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UsageError(f"{path}: cannot write it: {os_reason(error)}") from error
 
 
 def _make_public(private: Ed25519PrivateKey) -> PublicKey:

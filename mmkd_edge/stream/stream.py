@@ -216,25 +216,15 @@ class Stream:
     def _predict_due(
         self, values: NDArray[Any], times: NDArray[np.float64] | None, now_s: float | None
     ) -> Iterator[Prediction]:
-        if len(values) == 0:
-            return
-        for rows, moments in self._in_parts(values, times):
-            if moments is None:
+        most = len(values) if self._frames is None else self._frames.most
+        for start in range(0, len(values), most or 1):
+            part = slice(start, start + most)
+            rows = values[part] if self._frames is None else self._frames.put(values[part])
+            if times is None:
                 yield from self._advance(rows)
-            else:
-                for run in self._clock.put(moments, only_valid(rows, self._answering())):
-                    yield from self._follow(run, now_s)
-
-    def _in_parts(
-        self, values: NDArray[Any], times: NDArray[np.float64] | None
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64] | None]]:
-        """Yield rows and times; for video the numbers of frames, at most a window of them."""
-        if self._frames is None:
-            yield values, times
-            return
-        for start in range(0, len(values), self._frames.most):
-            part = slice(start, start + self._frames.most)
-            yield self._frames.put(values[part]), None if times is None else times[part]
+                continue
+            for run in self._clock.put(times[part], only_valid(rows, self._answering())):
+                yield from self._follow(run, now_s)
 
     def _as_values(self, samples: object) -> NDArray[Any]:
         """Return samples as float32 (n, C) or uint8 (n, H, W, C)."""
