@@ -48,6 +48,14 @@ REFERENCE = {
     "largest_misfit": 1.0,
     "largest_axes": 1.0,
     "largest_levels": 1.0,
+    "tolerance": {
+        "loss": 0.03,
+        "windows": 128,
+        "offsets": [2.0, 0.5, 0.0],
+        "offsets_together": [0.5] * 3,
+        "gains": [2.0, 1.5, 1.0],
+        "gain_together": 1.25,
+    },
     "magnitude": {"usual": [1.0, 1.0, 1.0], "lowest": 0.1, "highest": 10.0, "outside_rate": 0.01},
 }
 SCORES = {"scores": [0.0, 0.5], "max_error": 0.0, "tolerance": 1e-4}
@@ -304,6 +312,8 @@ SHAPES = "acc float32 (1, 20, 3), acc_present float32 (1, 20, 3)"
         (".statistics.channels.1.edges", [1.0, 1.0], ": expected rising numbers, got [1.0, 1.0]"),
         (".statistics.channels.2.shares", [1.0], ": expected one more than edges, 3, got 1"),
         (".group_reference.scales", [1.0], ": expected 3, got 1"),
+        (".group_reference.spreads.0", [1.0] * 8, ": expected 9, got 8"),
+        (".group_reference.tolerance.gains", [1.0], ": expected 3, got 1"),
         (".group_reference.magnitude.usual", [1.0, 1.0], ": expected 3, got 2"),
     ],
 )

@@ -15,7 +15,9 @@ from mmkd_edge.cli.run import require_modules, run_command, shell_line
 from mmkd_edge.errors import GateError, UnavailableError, UsageError
 
 
-def _exit_code(exit_info: pytest.ExceptionInfo[SystemExit]) -> object:
+def _run(command, *arguments: str, **options) -> object:
+    with pytest.raises(SystemExit) as exit_info:
+        run_command("mmkd-x", command, arguments=arguments, **options)
     return exit_info.value.code
 
 
@@ -34,24 +36,18 @@ def _script(tmp_path: Path, body: str) -> list[str]:
 
 def test_a_command_that_returns_ends_with_zero_and_its_arguments_arrive():
     seen: list[list[str]] = []
-    with pytest.raises(SystemExit) as exit_info:
-        run_command("mmkd-x", seen.append, arguments=["check", "DIR"])
-    assert _exit_code(exit_info) == 0
+    assert _run(seen.append, "check", "DIR") == 0
     assert seen == [["check", "DIR"]]
 
 
 @pytest.mark.parametrize(("error", "code"), [(UsageError("a: b"), 2), (GateError("a: b"), 4)])
 def test_an_error_of_the_tree_is_one_line_and_its_own_exit_code(error, code, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        run_command("mmkd-x", _raising(error), arguments=[])
-    assert _exit_code(exit_info) == code
+    assert _run(_raising(error)) == code
     assert capsys.readouterr() == ("", "mmkd-x: a: b\n")
 
 
 def test_an_internal_error_is_one_line_without_traceback(capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        run_command("mmkd-x", _raising(ValueError("odd")), arguments=[])
-    assert _exit_code(exit_info) == 1
+    assert _run(_raising(ValueError("odd"))) == 1
     expected = "mmkd-x: internal error: ValueError: odd; add --debug to see where, and please report it\n"
     assert capsys.readouterr().err == expected
 
@@ -63,8 +59,7 @@ def test_debug_shows_the_traceback_and_is_taken_out_of_the_arguments(capsys):
         seen.append(arguments)
         raise UsageError("a: b")
 
-    with pytest.raises(SystemExit):
-        run_command("mmkd-x", command, arguments=["check", "--debug", "DIR"])
+    _run(command, "check", "--debug", "DIR")
     error_text = capsys.readouterr().err
     assert seen == [["check", "DIR"]]
     assert error_text.startswith("Traceback (most recent call last):\n")
@@ -73,16 +68,13 @@ def test_debug_shows_the_traceback_and_is_taken_out_of_the_arguments(capsys):
 
 def test_debug_after_a_double_dash_belongs_to_the_command():
     seen: list[list[str]] = []
-    with pytest.raises(SystemExit):
-        run_command("mmkd-x", seen.append, arguments=["--", "--debug"])
+    _run(seen.append, "--", "--debug")
     assert seen == [["--", "--debug"]]
 
 
 def test_a_path_that_is_not_there_is_bad_input(capsys, tmp_path):
     missing = tmp_path / "no.npz"
-    with pytest.raises(SystemExit) as exit_info:
-        run_command("mmkd-x", lambda arguments: missing.open(), arguments=[])
-    assert _exit_code(exit_info) == 2
+    assert _run(lambda arguments: missing.open()) == 2
     assert capsys.readouterr().err == f"mmkd-x: {missing}: no such file or directory; check the path\n"
 
 
@@ -100,16 +92,12 @@ def test_a_path_that_is_not_there_is_bad_input(capsys, tmp_path):
     ],
 )
 def test_a_path_that_cannot_be_used_says_why_and_what_to_do(code, said, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        run_command("mmkd-x", _raising(OSError(code, os.strerror(code), "a.edge")), arguments=[])
-    assert _exit_code(exit_info) == 2
+    assert _run(_raising(OSError(code, os.strerror(code), "a.edge"))) == 2
     assert capsys.readouterr().err == f"mmkd-x: a.edge: {said}\n"
 
 
 def test_what_the_system_lacks_otherwise_is_not_the_users_mistake(capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        run_command("mmkd-x", _raising(OSError(errno.EMFILE, "Too many open files", "a.edge")), arguments=[])
-    assert _exit_code(exit_info) == 1
+    assert _run(_raising(OSError(errno.EMFILE, "Too many open files", "a.edge"))) == 1
     assert capsys.readouterr().err == "mmkd-x: [Errno 24] Too many open files: 'a.edge'\n"
 
 
@@ -122,9 +110,7 @@ def test_a_result_that_goes_to_a_full_disk_is_one_line(tmp_path):
 
 
 def test_missing_modules_name_the_extra_and_the_command_never_starts(capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        run_command("mmkd-x", _raising(AssertionError()), arguments=[], needs=("no_such_a", "no_such_b"), extra="train")
-    assert _exit_code(exit_info) == 3
+    assert _run(_raising(AssertionError()), needs=("no_such_a", "no_such_b"), extra="train") == 3
     expected = (
         "mmkd-x: mmkd-x needs no_such_a and no_such_b, which this Python lacks; run: pip install 'mmkd-edge[train]'\n"
     )
@@ -157,9 +143,7 @@ def test_no_next_command_holds_a_path_that_is_not_quoted():
 
 
 def test_the_commands_own_exit_code_is_kept():
-    with pytest.raises(SystemExit) as exit_info:
-        run_command("mmkd-x", _raising(SystemExit(5)), arguments=[])
-    assert _exit_code(exit_info) == 5
+    assert _run(_raising(SystemExit(5))) == 5
 
 
 def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path):
@@ -200,6 +184,5 @@ def test_a_reader_that_leaves_early_causes_no_noise(tmp_path):
 
 
 def test_what_an_error_repeats_from_a_file_cannot_repaint_the_terminal(capsys):
-    with pytest.raises(SystemExit):
-        run_command("mmkd-x", _raising(UsageError("two:\n  - \x1b[2Jok\r\u202e")), arguments=[])
+    _run(_raising(UsageError("two:\n  - \x1b[2Jok\r\u202e")))
     assert capsys.readouterr().err == "mmkd-x: two:\n  - \\x1b[2Jok\\r\\u202e\n"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge import EdgePredictor, ManifestError, ModalitySpec, decode_manifest, encode_manifest
-from mmkd_edge.bundle.statistics import GroupReference, Tolerance, reference_fault
+from mmkd_edge import EdgePredictor, ModalitySpec
+from mmkd_edge.bundle.statistics import GroupReference, Tolerance
 from mmkd_edge.health.drift import Drift, DriftWatch
 from mmkd_edge.health.features import level_changes, rearrangements, window_features
 from mmkd_edge.health.prometheus import metrics_text
@@ -197,7 +197,7 @@ def test_a_verdict_is_taken_again_once_a_tenth_of_the_windows_is_new() -> None:
     assert found == [*range(1, 21), 20, 22, 22, 24]
 
 
-# In a predictor, its metrics and the manifest.
+# In a predictor and its metrics.
 
 
 def predictor(reference: GroupReference | None) -> EdgePredictor:
@@ -226,18 +226,3 @@ def test_a_shift_that_is_borne_is_not_named_as_drifting() -> None:
         model.predict(window() + np.array([1, 0, 0], np.float32))
     assert model.health().drifting == ()
     assert model.health().models[0].drift.verdict == "shifted"
-
-
-def test_the_reference_survives_the_manifest_and_contradictions_do_not(kit: Any) -> None:
-    parts = kit.parts(kit.modality).with_model(group_reference=REFERENCE)
-    assert decode_manifest(encode_manifest(parts.manifest)).models[0].group_reference == REFERENCE
-    short = msgspec.structs.replace(REFERENCE, spreads=((0.1,) * 8,))
-    with pytest.raises(ManifestError) as caught:
-        encode_manifest(kit.parts(kit.modality).with_model(group_reference=short).manifest)
-    assert str(caught.value) == (
-        "manifest.json: models[0].group_reference.spreads[0]: expected 9, got 8; export the bundle again"
-    )
-    assert REFERENCE.tolerance is not None
-    tolerance = msgspec.structs.replace(REFERENCE.tolerance, gains=(1.0,))
-    fault = reference_fault(msgspec.structs.replace(REFERENCE, tolerance=tolerance), 3)
-    assert fault == ("tolerance.gains", "expected 3, got 1")

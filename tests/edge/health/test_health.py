@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 
 from mmkd_edge import (
     EdgePredictor,
-    ManifestError,
     ModalitySpec,
     Prediction,
     TaskSpec,
     UsageError,
-    decode_manifest,
-    encode_manifest,
 )
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.bundle.statistics import InputStatistics
@@ -224,31 +221,6 @@ def test_a_bundle_without_statistics_is_compared_with_nothing(bundle_path: Path)
         for _ in range(60):
             model.predict(rng.normal(50, 1, size=(20, 3)))
         assert all(channel.psi is None for channel in model.health().models[0].channels)
-
-
-# In the manifest.
-
-
-def test_statistics_survive_the_manifest_and_contradictions_do_not(kit: Any) -> None:
-    golden = kit.golden(kit.modality)
-    parts = kit.parts(kit.modality)
-    task = parts.manifest.models[0].task
-    statistics = measure_statistics(*prepare_batch(golden.windows, kit.modality), golden.probabilities, task=task)
-    parts = parts.with_model(statistics=statistics)
-    assert decode_manifest(encode_manifest(parts.manifest)).models[0].statistics == statistics
-    channel = statistics.channels[0]
-    for changes, message in (
-        ({"channels": statistics.channels[:2]}, "channels: expected one entry per channel, 3, got 2"),
-        ({"label_shares": (1.0,)}, "label_shares: expected one share per label, 3, got 1"),
-    ):
-        broken = msgspec.structs.replace(statistics, **changes)  # type: ignore[arg-type]
-        with pytest.raises(ManifestError) as caught:
-            encode_manifest(kit.parts(kit.modality).with_model(statistics=broken).manifest)
-        assert str(caught.value) == f"manifest.json: models[0].statistics.{message}; export the bundle again"
-    falling = msgspec.structs.replace(channel, edges=channel.edges[::-1])
-    broken = msgspec.structs.replace(statistics, channels=(falling, *statistics.channels[1:]))
-    with pytest.raises(ManifestError, match=r"statistics\.channels\[0\]\.edges: expected rising numbers"):
-        encode_manifest(kit.parts(kit.modality).with_model(statistics=broken).manifest)
 
 
 # For Prometheus.
