@@ -25,7 +25,7 @@ class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         step_s: until its next line, also of processor time.
-        file_bytes: of each file that it writes.
+        file_bytes: largest file that it may write.
     """
 
     step_s: float
@@ -61,7 +61,7 @@ def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def answering(limits: ProcessLimits) -> Iterator[BinaryIO]:
-    """In the child: limit it, discard other output, and yield where it answers."""
+    """In the child: limit it, discard other output, and yield the stream for its answers."""
     with os.fdopen(os.dup(1), "wb") as answers:
         quiet = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):

@@ -324,7 +324,7 @@ class EdgePredictor:
 
         Args:
             hop: samples at the modality's rate from one prediction to the next.
-            modality: of the student; None for the first.
+            modality: selects the student; None for the first.
             gap_s: a longer time between two samples is a gap, and missing; None for two and a half sampling periods.
             reorder: number of samples to hold back so that late ones can be put in order.
             stale_s: as in `open`; None for the predictor's.

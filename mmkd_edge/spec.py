@@ -20,7 +20,7 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     missing. A window of `video` is uint8 (T, H, W, C): `rate_hz` frames a second, and a frame is missing as a whole.
 
     Attributes:
-        channels: of video `gray`, or `r`, `g` and `b`.
+        channels: `gray`, or `r`, `g` and `b`, for video.
         samples: T, the length of one window.
         height: pixels of a frame of video, like `width`; else unset.
         range: smallest and largest valid raw value; a value outside counts as missing.
@@ -91,7 +91,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         kind: `classification`: one of the labels; `multi_label`: each label on or off; `regression`: a number.
         labels: in order; of a regression the one target.
-        unit: of a regression's target, like `range`, its smallest and largest value if known.
+        unit: a regression's, like `range`, the smallest and largest value of its target if known.
         threshold: probability from which a label of `multi_label` is on; unset is a half.
     """
 
@@ -136,7 +136,7 @@ def task_text(task: TaskSpec) -> str:
 
 
 def labels_text(task: TaskSpec) -> str:
-    """Return the classes' names; of other tasks `task_text`."""
+    """Return the classes' names; `task_text` for other tasks."""
     return ", ".join(task.labels) if task.kind == "classification" else task_text(task)
 
 

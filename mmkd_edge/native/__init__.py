@@ -165,6 +165,7 @@ class NativeModel:
         pointers = [array.ctypes.data for array in answers] + [None] * (3 - len(answers))
 
         def take() -> None:
+            """Take one step."""
             handle = self._handle
             if handle is None:
                 raise BackendError("backend 'native' is closed; open it again")

@@ -18,7 +18,7 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
         reason: why this config.
         profile: path of the measurements behind it; may be empty.
         step_artifact: the step graph that streams use; empty if they compute whole windows.
-        selftest: when the first self-test passed; `sandbox_check` likewise.
+        selftest: when the first self-test passed.
         rejected: why each better config was not taken.
         least_probability: needed for the label set; None without an error level.
         versions: of mmkd-edge, numpy and Python.

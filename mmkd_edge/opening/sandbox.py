@@ -74,8 +74,7 @@ class SandboxPolicy:
         """Run the sandbox checks of all new configs together; `check` raises their errors."""
         if self._request.trust == "installed":
             return
-        others = [pair for pair in pairs if not BACKENDS[pair[1].backend].is_own]
-        keys = {self._key(*pair): pair for pair in others}
+        keys = {self._key(*pair): pair for pair in pairs if not BACKENDS[pair[1].backend].is_own}
         new = {key: pair for key, pair in keys.items() if not self._is_known(key) and key not in self._refused}
         if not new:
             return
@@ -219,7 +218,7 @@ def check_graphs(bundle: Bundle) -> None:
     operations = memory = 0
     for entry in bundle.manifest.models:
         steps, slots = ((), 0) if entry.streaming is None else (entry.streaming.artifacts, entry.streaming.slots)
-        # Of each list one artifact is open at a time.
+        # One artifact of each list is open at a time.
         for costs in (
             [_graph_cost(bundle, artifact) for artifact in entry.artifacts],
             [_graph_cost(bundle, artifact, slots) for artifact in steps],

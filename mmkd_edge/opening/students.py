@@ -1,4 +1,4 @@
-"""Open the students of a bundle, or of what is installed in a state folder."""
+"""Open the students of a bundle, or of the bundle that is installed in a state folder."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ Check = Callable[[Students], None]
 
 
 def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, check: Check | None = None) -> Students:
-    """Open the students of a bundle, or of what is installed in a state folder; see `EdgePredictor.open`.
+    """Open the students of a bundle or of a state folder; see `EdgePredictor.open`.
 
     Args:
         check: raises if they must not answer here; the first start of an installed bundle has then failed.
@@ -103,7 +103,7 @@ def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = 
         opened.callback(bundle.close)
         check_signed(bundle, request.keys)
         references = _match_references(bundle, request)
-        # Choose: what mmkd-bench tune measured, else the table's order. What is new here goes through a child first.
+        # Choose: the measured config, then the table's order. A child process opens configs that are new here first.
         choices = choose_configs(bundle, request)
         sandbox = SandboxPolicy(bundle, request, returned=returned)
         sandbox.check_all([(choice.entry, choice.configs[0]) for choice in choices if choice.configs])
@@ -192,7 +192,7 @@ def _run_check(students: Students, check: Check | None) -> Students:
 
 
 def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -> Students:
-    """Open what is installed; the bundle before it if it is damaged, or fails at its first start."""
+    """Open the installed bundle; the one before it if it is damaged, or fails at its first start."""
     with start(state) as started:
         try:
             students = _open_current_or_earlier(state, request, started)

@@ -1,1 +1,1 @@
-"""A window becomes a prediction: the four calls, and what is decided around them."""
+"""A window becomes a prediction: the four calls and their settings."""

@@ -15,7 +15,7 @@ from mmkd_edge.predict.sensors import Status, WindowFault, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 
 # From this fraction of missing values on, or with one channel wholly missing, a prediction is degraded:
-# docs/embedding.md has the accuracy that missing values cost. Of frames it is a convention.
+# docs/embedding.md has the accuracy that missing values cost. For frames it is a convention.
 _DEGRADED_FRACTION = 0.02
 _DEGRADED_FRACTION_OF_FRAMES = 0.1
 # Rounding of a softmax in float16 over many classes stays well within.

@@ -1,4 +1,4 @@
-"""One opened student: what is run for a window, and what its answers are judged by."""
+"""One opened student: its backend, and the rules for its answers."""
 
 from __future__ import annotations
 

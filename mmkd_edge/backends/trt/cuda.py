@@ -105,7 +105,7 @@ class CudaStream:
     Attributes:
         handle: CUDA's own.
         values: pinned memory of every tensor, by name.
-        addresses: of the same tensors on the GPU.
+        addresses: where the same tensors lie on the GPU.
     """
 
     def __init__(self, runtime: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

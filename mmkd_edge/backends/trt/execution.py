@@ -120,10 +120,10 @@ class Execution:
         return still, {**still, values: pixels.astype(dtype)}
 
 
-def _same(answers: Sequence[Answer], others: Sequence[Answer]) -> bool:
+def _same(answers: Sequence[Answer], references: Sequence[Answer]) -> bool:
     """Compare to the last bit: an engine is deterministic (TensorRT's documentation, "Determinism")."""
     return all(
-        np.array_equal(one, other, equal_nan=True)
-        for answer, expected in zip(answers, others, strict=True)
-        for one, other in zip(answer, expected, strict=True)
+        np.array_equal(output, expected, equal_nan=True)
+        for answer, reference in zip(answers, references, strict=True)
+        for output, expected in zip(answer, reference, strict=True)
     )
