@@ -1,4 +1,4 @@
-"""A process of its own: what it sees, what it may take, and what its end_process means."""
+"""A process of its own: what it sees, what it may take, and what its end means."""
 
 from __future__ import annotations
 

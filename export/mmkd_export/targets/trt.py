@@ -1,6 +1,6 @@
 """The target `trt`: engines beside a bundle, `<stem>.<precision>.engine`, with a JSON sidecar each.
 
-A child process builds them: a graph may end_process or hang TensorRT, or take all memory.
+A child process builds them: a graph may end or hang TensorRT, or take all memory.
 """
 
 from __future__ import annotations
