@@ -3,6 +3,12 @@
 #include <math.h>
 #include <string.h>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
 #include "model.h"
 
 #ifndef MMKD_W
@@ -22,15 +28,40 @@ INLINE vec load(const float *from) { return *(const vec *)from; }
 INLINE void store(float *to, vec value) { *(vec *)to = value; }
 INLINE vec splat(float value) { return value - (vec){0}; }
 INLINE vec select_vec(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
-INLINE vec min_vec(vec a, vec b) { return select_vec(a < b, a, b); }
-INLINE vec max_vec(vec a, vec b) { return select_vec(a > b, a, b); }
+/* Compilers do not see the smaller and the larger of two in a selection: one instruction in place of four. */
+#if defined(__AVX512F__) && MMKD_W == 16
+INLINE vec min_vec(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE vec max_vec(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX__) && MMKD_W == 8
+INLINE vec min_vec(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE vec max_vec(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+#elif defined(__SSE2__) && MMKD_W == 4
+INLINE vec min_vec(vec a, vec b) { return (vec)_mm_min_ps((__m128)a, (__m128)b); }
+INLINE vec max_vec(vec a, vec b) { return (vec)_mm_max_ps((__m128)a, (__m128)b); }
+#elif defined(__ARM_NEON) && MMKD_W == 4
+INLINE vec min_vec(vec a, vec b) { return (vec)vminq_f32((float32x4_t)a, (float32x4_t)b); }
+INLINE vec max_vec(vec a, vec b) { return (vec)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+#else
+INLINE vec min_vec(vec a, vec b)
+{
+    for (int i = 0; i < W; i++) a[i] = a[i] < b[i] ? a[i] : b[i];
+    return a;
+}
+INLINE vec max_vec(vec a, vec b)
+{
+    for (int i = 0; i < W; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
+    return a;
+}
+#endif
 INLINE vec clamp_vec(vec x, float low, float high) { return min_vec(max_vec(x, splat(low)), splat(high)); }
 INLINE vec abs_vec(vec x) { return (vec)((ivec)x & 0x7fffffff); }
 INLINE float sum_vec(vec x)
 {
-    float sum = 0;
-    for (int i = 0; i < W; i++) sum += x[i];
-    return sum;
+    float part[W];
+    memcpy(part, &x, sizeof part);
+    for (int half = W / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
 }
 INLINE float clampf(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
@@ -762,6 +793,25 @@ static void encode_causal(const mmkd_model *model, buffers *b, const float *valu
 
 /* ---- convolutions: the features of networks/rocket.py; a kernel's answer is computed once for all its features */
 
+/* Sums of `features` ramps of one kernel's answer. Between the two places every position counts once. */
+INLINE void ramps(const mmkd_convolutions *c, const float *answer, const float *mass, int64_t row, int64_t whole_from,
+                  int64_t whole_to, int32_t first, float *to, const int features)
+{
+    vec sum[4], slope[4], offset[4];
+    for (int n = 0; n < features; n++) {
+        sum[n] = splat(0);
+        slope[n] = splat(c->slope[first + n]);
+        offset[n] = splat(c->offset[first + n]);
+    }
+    for (int part = 0; part < 2; part++)
+        for (int64_t i = part ? whole_to : 0; i < (part ? row : whole_from); i += W)
+            for (int n = 0; n < features; n++)
+                sum[n] += clamp_vec(load(answer + i) * slope[n] + offset[n], 0.0f, 1.0f) * load(mass + i);
+    for (int64_t i = whole_from; i < whole_to; i += W)
+        for (int n = 0; n < features; n++) sum[n] += clamp_vec(load(answer + i) * slope[n] + offset[n], 0.0f, 1.0f);
+    for (int n = 0; n < features; n++) to[first + n] = sum_vec(sum[n]);
+}
+
 static void convolve(const mmkd_model *model, buffers *b, float *embedding)
 {
     const mmkd_convolutions *c = &model->convolutions;
@@ -784,6 +834,8 @@ static void convolve(const mmkd_model *model, buffers *b, float *embedding)
         for (int64_t i = 0; i < samples; i++) sum += there[i];
         all_there = sum == (float)samples;
     }
+    int64_t counted_to[2] = {-1, -1}, counted_from[2] = {-1, -1}; /* of kernels without and with padding */
+    float totals[2] = {0, 0};
     for (int64_t number = 0; number < c->kernels; number++) {
         const mmkd_kernel *kernel = c->kernel + number;
         const int32_t *reads = c->channel + kernel->first_channel;
@@ -815,25 +867,33 @@ static void convolve(const mmkd_model *model, buffers *b, float *embedding)
             }
             store(b->answer + i, sum);
         }
-        float *mass = b->mass, total = 0;
-        for (int64_t i = 0; i < row; i++) {
-            float there = i >= first && i < last;
-            if (there && !all_there) {
-                there = 0;
-                for (int32_t r = 0; r < kernel->channels; r++)
-                    there += b->present[reads[r] * b->span + b->reach + i * stride];
-                there /= (float)kernel->channels;
+        /* How much each position counts: without gaps all from the first to the last, for many kernels the same ones. */
+        int kind = kernel->padded != 0;
+        float *mass = b->mass + kind * row, total = totals[kind];
+        if (!all_there || first != counted_from[kind] || last != counted_to[kind]) {
+            counted_from[kind] = first, counted_to[kind] = last, total = 0;
+            for (int64_t i = 0; i < row; i++) {
+                float there = i >= first && i < last;
+                if (there && !all_there) {
+                    there = 0;
+                    for (int32_t r = 0; r < kernel->channels; r++)
+                        there += b->present[reads[r] * b->span + b->reach + i * stride];
+                    there /= (float)kernel->channels;
+                }
+                mass[i] = there;
+                total += there;
             }
-            mass[i] = there;
-            total += there;
+            totals[kind] = total;
         }
         float per = 1 / (total < 1 ? 1 : total), seen = total < 1 ? total : 1;
-        for (int32_t f = kernel->first_feature; f < kernel->first_feature + kernel->features; f++) {
-            vec sum = splat(0);
-            for (int64_t i = 0; i < row; i += W)
-                sum += clamp_vec(load(b->answer + i) * c->slope[f] + c->offset[f], 0.0f, 1.0f) * load(mass + i);
-            embedding[f] = (sum_vec(sum) * per - c->feature_mean[f] * seen) * c->feature_scale[f];
-        }
+        int64_t whole_from = all_there ? (first + W - 1) / W * W : row, whole_to = all_there ? last / W * W : row;
+        int32_t f = kernel->first_feature, end = f + kernel->features;
+        whole_to = whole_to < whole_from ? whole_from : whole_to;
+        whole_from = whole_from < row ? whole_from : row, whole_to = whole_to < row ? whole_to : row;
+        for (; f + 4 <= end; f += 4) ramps(c, b->answer, mass, row, whole_from, whole_to, f, embedding, 4);
+        for (; f < end; f++) ramps(c, b->answer, mass, row, whole_from, whole_to, f, embedding, 1);
+        for (f = kernel->first_feature; f < end; f++)
+            embedding[f] = (embedding[f] * per - c->feature_mean[f] * seen) * c->feature_scale[f];
     }
 }
 
