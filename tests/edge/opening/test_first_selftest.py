@@ -101,7 +101,7 @@ def test_another_way_to_run_it_is_asked(bundle_path: Path) -> None:
     assert opened(bundle_path) == opened(bundle_path, threads=2) == "passed at an earlier start"
 
 
-@pytest.mark.parametrize("damage", ["others", "pipe", "text", "another bundle", "folder"])
+@pytest.mark.parametrize("damage", ["others", "pipe", "text", "another bundle"])
 def test_a_verdict_that_is_not_ours_does_not_count(bundle_path: Path, damage: str) -> None:
     opened(bundle_path)
     (verdict,) = verdicts(bundle_path)
@@ -112,23 +112,6 @@ def test_a_verdict_that_is_not_ours_does_not_count(bundle_path: Path, damage: st
         os.mkfifo(verdict)
     elif damage == "text":
         verdict.write_text("{")
-    elif damage == "another bundle":
-        verdict.write_text(json.dumps(json.loads(verdict.read_text()) | {"bundle_sha256": "0" * 64}))
     else:
-        verdict.parent.chmod(0o777)
-        assert opened(bundle_path) == (
-            f"passed now and at each start, since it cannot be remembered: {verdict.parent}: others can write it; "
-            "give it to this user alone: chmod 700"
-        )
-        verdict.parent.chmod(0o700)
-        return
+        verdict.write_text(json.dumps(json.loads(verdict.read_text()) | {"bundle_sha256": "0" * 64}))
     assert opened(bundle_path) == "passed now"
-
-
-def test_without_a_folder_of_ones_own_it_is_asked_at_each_start(
-    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    for _ in range(2):
-        assert opened(bundle_path).startswith("passed now and at each start, since it cannot be remembered: ")
