@@ -54,11 +54,7 @@ def augment_batch(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """Vary a batch of windows of one modality, (B, T, C) or for video (B, T, H, W, C).
-
-    Args:
-        movement: (C,) median std of a series' windows about their mean; None for other kinds.
-    """
+    """Vary windows (B, T, C) or (B, T, H, W, C); `movement` (C,) is the median std of a series' windows."""
     match kind:
         case "series":
             assert movement is not None

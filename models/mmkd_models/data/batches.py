@@ -176,10 +176,7 @@ def _as_targets(labels: Labels, *, classes: int) -> Tensor:
 
 
 def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and std (C,) of at most 2,048 evenly spaced windows, without the lowest and highest 0.1 % of values.
-
-    The std is at least 1e-6 of the largest value.
-    """
+    """Return mean and std (C,) of at most 2,048 evenly spaced windows, without the outermost 0.1 % of values."""
     values, present = _some_windows(windows, name)
     if values.dtype == np.uint8:
         return _byte_statistics(values, present)

@@ -80,10 +80,7 @@ class Dataset:
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Open a dataset directory, without reading the values of windows (`check_dataset` does).
-
-    Raise DatasetError with every problem of `dataset.json`, dtypes, shapes, labels and groups.
-    """
+    """Open a dataset directory without reading values. Raise DatasetError with every problem of its files."""
     path = locate_dataset(path)
     spec, arrays = load_directory(path)
     return Dataset(path=path, spec=spec, arrays=arrays)

@@ -292,10 +292,7 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
 
 
 def join_splits(arrays: Arrays) -> dict[str, AnyArray]:
-    """Return labels, splits (0 train, 1 valid, 2 test) and the optional arrays, in the order train, valid, test.
-
-    (N,) by window, or by recording if windows are cut from recordings.
-    """
+    """Return labels, splits (0 train, 1 valid, 2 test) and the optional arrays, by window (N,) or by recording."""
     names = ("labels", *PER_WINDOW)
     if is_cut(arrays):
         files = {name: f"{RECORDINGS}/{name}.npy" for name in (*names, "splits")}

@@ -45,13 +45,11 @@ def check_seeds(windows: Windows, seeds: int) -> None:
 
 
 def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) -> Fold:
-    """Split the windows: test is one fold, valid the next one, train all others.
+    """Split the windows: test is one fold, valid the next one, train all others and all unlabelled windows.
 
-    A dataset's own folds are used if it has some. Otherwise whole groups are dealt into `folds` by `seed`, classes
-    balanced. Without groups the dataset's own split is the only fold, since windows of one recording would be torn
-    apart. Unlabelled windows are only trained on.
-
-    Raise UsageError if there is no such fold, or too few folds, groups or labelled windows.
+    A dataset's own folds are used if it has some. Otherwise whole groups are dealt by `seed`, classes balanced. Without
+    groups the own split is the only fold, since windows of one recording would be torn apart. Raise UsageError if there
+    is no such fold, or too few folds, groups or labelled windows.
     """
     name, count = windows.spec.name, fold_count(windows, folds=folds)
     is_own_split = windows.folds is None and not windows.has_groups
@@ -92,10 +90,7 @@ def _describe_folds(windows: Windows, count: int) -> str:
 
 
 def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
-    """Deal whole groups into parts, classes balanced, for cross-fitting. Return int64 (N,), the part of each window.
-
-    Raise UsageError if there are fewer groups than parts, or windows without groups that share samples.
-    """
+    """Deal whole groups into parts (N,), classes balanced. Raise UsageError if groups are few or parts tear them."""
     name, groups = windows.spec.name, len(np.unique(windows.groups))
     if not 2 <= parts <= groups:
         raise UsageError(
@@ -115,10 +110,7 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
 
 
 def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose (N,) a fraction of the windows of each stratum, at least one; a smaller share is part of a larger one.
-
-    Raise UsageError if the share is not above 0 and up to 1.
-    """
+    """Choose (N,) a fraction of the windows of each stratum, at least one; a smaller share is part of a larger one."""
     if not 0 < share <= 1:
         raise UsageError(f"label fraction: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels")
     chosen = np.zeros(len(labels), dtype=bool)
@@ -139,14 +131,10 @@ def _deal(windows: Windows, *, seed: int, folds: int) -> Rows:
 
 
 def deal_groups(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float64], *, seed: int) -> Rows:
-    """Return the part of each group, so that parts have about their fraction of every class; no part stays empty.
+    """Return the part of each group of `counts` (groups, classes), with about its fraction (parts,) of every class.
 
     Groups are dealt one by one, larger ones mostly first, each to the part that has least of its classes: this keeps
-    the sum of squared fractions low, the aim of scikit-learn's StratifiedGroupKFold.
-
-    Args:
-        counts: (groups, classes) windows.
-        fractions: (parts,) of the windows.
+    the sum of squared fractions low, the aim of scikit-learn's StratifiedGroupKFold. No part stays empty.
     """
     own_fractions, size = counts / np.maximum(counts.sum(axis=0), 1), fractions / fractions.max()
     # Without the jitter groups of different sizes would be dealt in the same order for every seed.
@@ -210,8 +198,8 @@ def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 def find_domains(windows: Windows, by: str) -> Domains:
     """Return the values of metadata or the groups as domains; of more than ten, ten pools.
 
-    Floats are pooled by their order, other values so that classes are alike in every pool. Raise UsageError if there is
-    no such metadata, one domain alone, or one with few labelled windows.
+    Floats are pooled by their order, other values so that classes are alike in every pool. Raise UsageError if domains
+    or their labelled windows are too few.
     """
     values = values_by(windows, by, suite="shift")
     known = np.flatnonzero(~is_unknown(values))
@@ -258,9 +246,8 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
     """Return the fold whose test is this domain, or the end of the campaign (the last fifth of the labelled windows).
 
     Of the other domains a fifth of the groups validates; without groups the dataset's own validation windows do.
-    Windows of no domain, those that share samples with the test, and those across a border in time are left out.
-
-    Raise UsageError if a class is missing in train, or a part has few windows.
+    Windows of no domain, those that share samples with the test, and those across a border in time are left out. Raise
+    UsageError if a class is missing in train, or a part has few windows.
     """
     if left_out.by is None:
         return _check_fold(windows, _fold_in_time(windows), "--time: without the end of the campaign")

@@ -35,14 +35,7 @@ class MeasuredReference:
 def measure_reference(
     dataset: Dataset, *, modality: str, group: int | str | None = None, seconds: float | None = None
 ) -> MeasuredReference:
-    """Measure mean and std over the first windows of a group.
-
-    Args:
-        group: None if the dataset has one group only.
-        seconds: time that the windows cover; None for all.
-
-    Raise UsageError if the modality takes raw values, or the group is unknown, ambiguous or without values.
-    """
+    """Measure mean and std over all windows of a group or the first `seconds`. Raise UsageError without values."""
     spec = dataset.spec.modality(modality)
     if spec.normalise != "per_group":
         raise UsageError(
@@ -91,10 +84,7 @@ class WholeRecording:
 
 
 def read_recordings(path: str | Path, modality: ModalitySpec) -> list[WholeRecording]:
-    """Return the recordings of a dataset for a student's modality, channels in the student's order.
-
-    Raise DatasetError or UsageError if the path is no dataset, or the modality does not fit.
-    """
+    """Return the recordings of a dataset for a student's modality. Raise UsageError if the modality does not fit."""
     dataset = open_dataset(path)
     stored = dataset.spec.modality(modality.name)
     if stored.kind == "video":

@@ -52,10 +52,9 @@ def label_option(labelled: Labelled) -> str:
 
 
 def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose (N,) the training windows whose labels may be used; the same for one seed.
+    """Choose (N,) the training windows whose labels may be used. Raise UsageError if there are too few groups.
 
-    Whole groups are drawn at random until a draw has every class that the training windows have. If a thousand draws
-    have not, groups with rare classes are drawn first. Raise UsageError if there are too few groups.
+    Whole groups are drawn at random until a draw has every class; after a thousand draws rare classes go first.
     """
     if labelled.groups is None:
         return label_subset(train.labels, share=labelled.share, seed=seed)

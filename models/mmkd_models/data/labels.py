@@ -46,10 +46,7 @@ def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
 
 
 def find_strata(labels: Labels) -> npt.NDArray[np.int64]:
-    """Return the stratum (N,) of each window, from 0; -1 unlabelled.
-
-    The class; of several labels the rarest one that is on (K if none is); of numbers their decile.
-    """
+    """Return the stratum (N,): the class, the rarest label that is on (K if none is), or the decile; -1 unlabelled."""
     known = is_labelled(labels)
     if labels.dtype.kind == "f":
         tenths = np.arange(1, _STRATA) / _STRATA

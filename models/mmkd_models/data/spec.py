@@ -91,12 +91,7 @@ def size_problem(modality: ModalitySpec) -> str | None:
 
 
 def decode_samples(stored: Values, *, kind: ModalityKind, scale: Values | None = None) -> Values:
-    """Return windows in memory from the content of their file: int16 becomes float32 with NaN for missing.
-
-    Args:
-        stored: (B, T, ...).
-        scale: float32 (C,), the value of one count of each channel of a series; None for full scale of audio.
-    """
+    """Return stored windows (B, T, ...) in memory: int16 becomes float32 by `scale` (C,), NaN = missing."""
     if kind == "video" or stored.dtype == np.float32:
         return stored
     factor = np.float32(1 / FULL_SCALE) if scale is None else scale
@@ -271,10 +266,7 @@ def _text_problems(spec: DatasetSpec) -> Iterator[str]:
 
 
 def name_problem(name: str) -> str | None:
-    """Return the problem of a modality's name, which is a file's stem and part of a tensor's name; None if it is valid.
-
-    Names are in NFC: the same letters in NFD would be another name that looks alike.
-    """
+    """Return the problem of a modality's name, or None. NFC only: in NFD the same letters would be another name."""
     is_word = name.isidentifier() and name[0] != "_" and unicodedata.is_normalized("NFC", name)
     if is_word and name not in _RESERVED_NAMES:
         return None

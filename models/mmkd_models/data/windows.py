@@ -39,13 +39,7 @@ class WindowSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredWindows:
-    """Windows stored in arrays, one part after the other.
-
-    Attributes:
-        parts: by modality (N_i, T, C), of video (N_i, T, H, W, C).
-        offsets: number of the first window of each part.
-        present: for video, by part, 1 if a frame is there (N_i, T); None if all are.
-    """
+    """Windows stored in arrays (N_i, T, C), of video (N_i, T, H, W, C), one part after the other, from `offsets` on."""
 
     parts: Mapping[str, Sequence[AnyArray]]
     offsets: Rows
@@ -89,10 +83,8 @@ class CutWindows:
     Attributes:
         samples: by modality, all recordings end to end: float32 or int16 (L, C), of video uint8 (L, H, W, C).
         scale: (C,) by int16 modality: the value of one count.
-        offsets: by modality (R,): start of each recording in `samples`; its `lengths` likewise.
-        recording: (N,) recording of each window.
-        start_s: (N,) start of each window in its recording.
-        latest_start_s: (R,) the latest start at which a whole window of every modality fits.
+        offsets: by modality (R,): start of each recording in `samples`.
+        start_s: (N,) start of each window in its recording, at most `latest_start_s` (R,) if it was moved.
         present: for video uint8 (L,), 1 if the frame is there; without it all are.
     """
 
@@ -301,10 +293,7 @@ def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
 
 
 def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and population standard deviation (C,) of the known values (n, C).
-
-    A channel without values has mean 0; one that never changes has std 1.
-    """
+    """Return mean and population std (C,) of the known values (n, C); 0 without values, std 1 without change."""
     present = ~np.isnan(values)
     count = np.maximum(present.sum(axis=0), 1)
     known = np.where(present, values, 0.0).astype(np.float64)

@@ -93,11 +93,8 @@ def write_dataset(
             if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the window's start),
             `episodes`, (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
         left_out: number of windows that are not in the dataset, by reason.
-        episode_names: for messages, by episode number.
 
-    Raises:
-        DatasetError: the arrays break the contract of docs/datasets.md; nothing is written.
-        UsageError: `path` exists.
+    Raise DatasetError if arrays break the contract of docs/datasets.md, UsageError if `path` exists.
     """
     path = Path(path)
     spec = DatasetSpec(
@@ -135,9 +132,7 @@ def write_recordings(
     Args:
         scale: for int16 series, the value of one count of each channel in its unit.
 
-    Raises:
-        DatasetError: the recordings break the contract of docs/datasets.md; nothing is written.
-        UsageError: `path` exists.
+    Raise DatasetError if recordings break the contract of docs/datasets.md, UsageError if `path` exists.
     """
     path = Path(path)
     spec = DatasetSpec(

@@ -77,7 +77,7 @@ def _difference(
 
 
 def like_groups(probed: ProbeWindows) -> Iterator[Finding]:
-    """Yield groups of two splits each of which has most of its nearest neighbours, of other groups, in the other.
+    """Yield pairs of groups of two splits whose windows are mostly each other's nearest neighbours.
 
     Two people are alike in some movements; one person under two names is alike in all.
     """
@@ -225,10 +225,7 @@ def _farthest_first(points: Features) -> list[int]:
 
 
 def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
-    """Return the windows as an interval file of a recipe, in order of time, with an empty label to fill in.
-
-    Raise UsageError if there are none, or the dataset has no times.
-    """
+    """Return the windows as an interval file with empty labels. Raise UsageError if there are none, or no times."""
     if not rows:
         raise UsageError(f"--label-next: {_nothing_to_label(train)}")
     if any(row.start is None for row in rows):

@@ -25,10 +25,9 @@ Floats = npt.NDArray[np.float64]
 
 
 def unit_findings(scan: Scan, *, names: Sequence[str] = ()) -> Iterator[Finding]:
-    """Yield recordings whose level or standard deviation is 8 times that of the others, or an eighth.
+    """Yield recordings whose level or std is 8 times that of the others of their class, or an eighth.
 
-    Recordings are compared class by class; one whose windows look like some windows of the others passes. Without
-    episodes, groups count as recordings. `names` are those of the recordings, by episode number.
+    One whose windows look like some windows of the others passes. Without episodes, groups count as recordings.
     """
     windows = scan.windows
     owners = windows.episodes if windows.episodes is not None else windows.groups if windows.has_groups else None
@@ -73,10 +72,7 @@ def _name(windows: Windows, recording: int | str, row: int, names: Sequence[str]
 def _outliers_in(
     figures: ModalityScan, owner: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
 ) -> dict[int, tuple[int, str, float, float, int]]:
-    """Return by recording its worst channel, figure, both values and how many channels differ; a level goes first.
-
-    A standard deviation that differs in a minority of the channels is a movement of the machine, not a gain.
-    """
+    """Return by recording its worst channel, figure, both values and how many channels differ; a level goes first."""
     level = np.sqrt(figures.power)
     std = np.sqrt(np.maximum(figures.power - figures.level**2, 0.0))
     std = np.where(std > _ROUNDING * level, std, 0.0)

@@ -61,10 +61,7 @@ _CACHE: WeakKeyDictionary[Windows, Overlaps] = WeakKeyDictionary()
 
 
 def find_overlaps(windows: Windows) -> Overlaps:
-    """Find windows that share samples, in the modality with most samples, by a search for the first samples of each.
-
-    This finds every overlap of a quarter of a window or 16 samples, unless the shared part hardly moves.
-    """
+    """Find windows that share a quarter of a window or 16 samples in the largest modality, unless they hardly move."""
     if windows not in _CACHE:
         modality = max(windows.spec.modalities, key=lambda one: one.samples * len(one.channels))
         compared = min(_MAX_COMPARED, max(2, modality.samples // 4))

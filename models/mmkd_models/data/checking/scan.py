@@ -25,12 +25,11 @@ _FIGURES = ("missing", "infinite", "low", "high", "level", "power", "at_low", "a
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModalityScan:
-    """Figures of one modality by window and channel, (N, C) each, of valid values.
+    """Figures of one modality by window and channel, (N, C) each, of valid values; NaN if a window has none.
 
     Attributes:
         missing: fraction of the samples that are NaN, infinite or out of range.
-        infinite: number of infinite samples.
-        level: mean; NaN, as `low`, `high` and `power` (mean square), if the window has no value.
+        level: mean; `power` is the mean square.
         at_low: fraction of the samples in runs of three and more at the window's smallest value.
     """
 
@@ -73,11 +72,7 @@ class ModalityScan:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """The figures of all modalities; cameras are series of brightness.
-
-    Attributes:
-        digests: (N,) equal for windows of equal values; empty if nothing moves, since silence is no copy.
-    """
+    """The figures of all modalities; `digests` (N,) are equal for windows of equal values, empty if nothing moves."""
 
     windows: Windows
     cameras: tuple[str, ...]
@@ -213,11 +208,7 @@ _SPECTRUM_BINS = 32
 
 
 def window_statistics(values: NDArray[np.float32]) -> Figures:
-    """Return mean, std, quantiles, mean absolute step and log power of the lowest bins of each channel: (N, features).
-
-    Args:
-        values: (N, T, C); NaN = missing, 0 in the spectrum.
-    """
+    """Return mean, std, quantiles, mean step and log power (N, features) of windows (N, T, C), NaN = missing."""
     x = values.astype(np.float64)
     known = np.isfinite(x)
     filled = np.where(known, x, 0.0)

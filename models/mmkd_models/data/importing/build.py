@@ -65,7 +65,6 @@ class BuiltReport:
 
     Attributes:
         absent: sensors that were not there, as `recording: sensor`.
-        classes: by split, the windows of each class or label.
         targets: by split, the lowest, mean and highest number of a regression; empty without labels.
     """
 
@@ -89,11 +88,7 @@ def import_recordings(
     split: SplitRule | None = None,
     facts: DatasetFacts | None = None,
 ) -> BuiltReport:
-    """Make a dataset directory of recordings, whatever they were read from.
-
-    Args:
-        labels: None takes the intervals of each recording.
-        split: None splits each recording by time.
+    """Make a dataset directory of recordings, by default with their own intervals as labels, each split by time.
 
     Raise DatasetError if recordings break a rule, UsageError if `path` exists; nothing is written then.
     """

@@ -42,13 +42,7 @@ _Keys = dict[str, tuple[Any, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLook:
-    """The beginning of the first of several files with the same columns.
-
-    Attributes:
-        texts: columns of text with few values.
-        frame: height and width of video.
-        region: the box of video where things move.
-    """
+    """The beginning of the first of several files with the same columns; in `region` of video things move."""
 
     pattern: str
     parts: tuple[str, ...]
@@ -71,10 +65,7 @@ class FirstLook:
 
 
 def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
-    """Return the text of a recipe for a folder of logs; `prefix` is the folder's path, relative to the recipe.
-
-    Raise UsageError if there is no such folder, or no file in it that can be read.
-    """
+    """Return a recipe for a folder of logs, whose path from the recipe is `prefix`. Raise UsageError without logs."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of logs, found none there; check the path")
     known = [suffix for suffix in suffixes() if suffix not in _OTHER_SUFFIXES]

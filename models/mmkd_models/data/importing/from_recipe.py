@@ -1,7 +1,4 @@
-"""A recipe carried out: find files, read sources, lay them on grids, and make a dataset of them.
-
-A fault in a file does not hide those in others, and finished recordings are kept if the import ends early.
-"""
+"""A recipe carried out: find files, read sources, lay them on grids, and make a dataset of them."""
 
 from __future__ import annotations
 
@@ -60,11 +57,10 @@ def import_recipe(
     tell: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> RecipeReport:
-    """Carry a recipe out, or continue where another run with the same `path` ended.
+    """Carry a recipe out, or continue where another run with the same `path` ended; None tries it and keeps nothing.
 
     Args:
         folder: where patterns start; nothing outside it and `outside` is read.
-        path: the dataset directory; None tries the recipe in a temporary folder and keeps nothing.
         most_bytes: maximum to write; None follows from the size of the recordings.
         tell: called with the bytes read and their total.
         note: called with messages on recordings that are kept.

@@ -55,9 +55,7 @@ def import_interchange(
         targets: make a label of each condition on the targets: `NAME` (not 0), `NAME<VALUE` or `NAME>VALUE`.
         metadata: names of arrays (N,) to keep as metadata, in addition to those called `column_<name>`.
 
-    Raises:
-        DatasetError: the file is no interchange file, or breaks the contract of docs/datasets.md.
-        UsageError: the file is missing, an option names what is not in it, or `path` exists.
+    Raise DatasetError if the file breaks the form, UsageError if what an option names is missing, or `path` exists.
     """
     if (target is not None and targets) or (unit and target is None):
         raise UsageError("import: expected --target with its --unit, or --targets, got a mixture; choose one of them")

@@ -36,13 +36,7 @@ _NO_TEXT_CODECS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unico
 
 @dataclass(frozen=True)
 class Key:
-    """The values that a key takes, as metadata of its type.
-
-    Attributes:
-        above: exclusive smallest value; `low` is inclusive.
-        check: returns the problem of a value that is not the default, or None.
-        only: kind of modality that has the key; `-video` for all others.
-    """
+    """The values that a key takes; `above` is exclusive, and `only` names the kind of modality that has it."""
 
     low: float | None = None
     above: float | None = None

@@ -140,10 +140,7 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which class, labels or number a window has, from one of `path`, `column`, `files`, `table` and `flags`.
-
-    None of them if nothing is labelled yet and unlabelled windows are kept.
-    """
+    """Which class, labels or number a window has; no source is named if nothing is labelled yet."""
 
     task: TaskKind = "classification"
     path: str = ""

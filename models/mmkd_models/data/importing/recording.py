@@ -151,12 +151,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedSensor:
-    """A sensor as the dataset has it, and how its samples get there.
-
-    Attributes:
-        height: of a camera's frames in the dataset, as `width`.
-        max_gap_s: nothing is interpolated across a longer gap; None is one and a half periods of the samples.
-    """
+    """A sensor as the dataset has it, and how its samples get there; `max_gap_s` is one and a half periods if None."""
 
     name: str
     channels: tuple[str, ...]

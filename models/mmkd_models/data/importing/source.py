@@ -104,12 +104,7 @@ class SourceReader:
         most_bytes: int,
         tell: Callable[[int], None],
     ) -> SourceSamples:
-        """Read the files of one recording. Raise DatasetError with the line of the first fault.
-
-        Args:
-            folder: for scratch files, which `stack` closes.
-            tell: called with the size of each file when it is read.
-        """
+        """Read the files of one recording, with scratch files in `folder`. Raise DatasetError with the faulty line."""
         kind = _FrameReading if self.source.modality_kind == "video" else _Reading
         reading = kind(self, folder, stack, most_bytes)
         for file in files:
@@ -121,12 +116,7 @@ class SourceReader:
 def open_source(
     source: SensorSource, first: FoundFile, *, facts: Sequence[str], label: str = "", source_modality: str = ""
 ) -> SourceReader:
-    """Open the first file of a source. Raise DatasetError if a column is missing, or video is smaller than the region.
-
-    Args:
-        facts: columns that labels, groups and metadata need, if this source has them.
-        label: a column that is no channel, unless 'channels' names it.
-    """
+    """Open the first file of a source, for the `facts` that it has. Raise DatasetError if a column is missing."""
     if source.modality_kind == "video":
         return _open_camera(source, first.path)
     reader, place = _file_reader(source, first.path)

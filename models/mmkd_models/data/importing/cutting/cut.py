@@ -26,12 +26,7 @@ _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cut:
-    """The windows (W,) of one recording, in order of time.
-
-    Attributes:
-        starts_s: seconds from the origin of the recording's grids.
-        facts: by part of the path or column: metadata, group and split; empty if the value changes.
-    """
+    """The windows (W,) of one recording, in order of time; `starts_s` counts from the origin of its grids."""
 
     starts_s: npt.NDArray[np.float64]
     answers: Answers
@@ -161,10 +156,7 @@ _TRAIN, _VALID, _TEST = range(3)
 
 
 def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> tuple[Rows, Rows | None]:
-    """Deal whole groups, balanced by strata (N,) or as the rule names them. Return split and fold (N,) of each window.
-
-    Raise DatasetError if there are too few groups, or a named one is missing.
-    """
+    """Return split and fold (N,) of each window, whole groups dealt by strata (N,) or as the rule names them."""
     names, group = np.unique(groups, return_inverse=True)
     least = rule.folds or len(SPLIT_NAMES)
     if len(names) < least:
@@ -237,7 +229,7 @@ def far_apart(
 ) -> npt.NDArray[np.bool_]:
     """Return which windows stay, so that those of one recording in different splits start at least this far apart.
 
-    Windows of train make way for those of valid, and both for those of test. `starts_s` ascend within a recording.
+    Windows of train make way for those of valid, and both for those of test.
     """
     keep = np.ones(len(splits), dtype=bool)
     for recording in np.unique(recordings).tolist():

@@ -40,10 +40,7 @@ _ON, _OFF = ("1", "1.0", "true", "on", "yes"), ("0", "0.0", "false", "off", "no"
 def window_answers(
     recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int
 ) -> Answers:
-    """Return the answer of each window of a recording that starts at these ascending times.
-
-    Raise DatasetError if labels overlap, are unknown, or should be numbers and are not.
-    """
+    """Return the answer of each window that starts at these ascending times. Raise DatasetError for wrong labels."""
     if rule.task == "multi_label":
         return _sets(recording, rule, starts_ns, length_ns)
     if rule.task == "regression" and rule.column:
@@ -212,10 +209,7 @@ def _means(recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: T
 
 
 def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[tuple[Mapping[str, str], Interval]]:
-    """Read the interval files of a rule, each interval with the parts of the path of its recordings.
-
-    Raise DatasetError with the line of the first fault.
-    """
+    """Read all interval files, each interval with the parts of its path. Raise DatasetError with the faulty line."""
     files = folder.files(rule.files, key="labels.files")
     if not files:
         path = folder.path / rule.files

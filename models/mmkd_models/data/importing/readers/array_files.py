@@ -131,7 +131,7 @@ def _reader(array: Any, number: int, *, is_row: bool) -> Callable[[slice], Any]:
 def _datasets(file: Path, h5py: Any, content: Any) -> dict[str, Any]:
     datasets: dict[str, Any] = {}
 
-    def add(name: str, item: Any) -> None:
+    def _add(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             _refuse_unpacked(file, f"array {name!r}", item.nbytes)
             if item.external or item.is_virtual:
@@ -141,7 +141,7 @@ def _datasets(file: Path, h5py: Any, content: Any) -> dict[str, Any]:
                 )
             datasets[name] = item
 
-    content.visititems(add)
+    content.visititems(_add)
     return datasets
 
 

@@ -1,7 +1,4 @@
-"""Recordings in Edge Impulse's data acquisition format: JSON with `payload.sensors`, `interval_ms` and `values`.
-
-Format: Edge Impulse documentation, "Data acquisition format". Their signature is not checked.
-"""
+"""Recordings in JSON as of Edge Impulse's documentation, "Data acquisition format"; their signature is not checked."""
 
 from __future__ import annotations
 

@@ -70,10 +70,7 @@ def video_sound_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]
 
 @contextmanager
 def _extract_sound(file: Path, *options: str) -> Iterator[Path]:
-    """Yield a temporary WAV file with the first sound track of a video file, 16 bits, all channels, its own rate.
-
-    Raise UnavailableError if there is no ffmpeg, DatasetError if there is no sound in the file.
-    """
+    """Yield a temporary 16-bit WAV file of the first sound track. Raise UnavailableError without ffmpeg."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise UnavailableError(

@@ -27,10 +27,7 @@ def video_facts(file: Path) -> tuple[float, int, int]:
 
 
 def video_frames(file: Path) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
-    """Yield the time in seconds and the pixels uint8 (H, W, 3), blue, green, red, of each frame.
-
-    Raise DatasetError if fewer can be decoded than the container declares, or their size changes.
-    """
+    """Yield time in seconds and pixels uint8 (H, W, 3), BGR. Raise DatasetError if frames lack or change size."""
     with _open(file) as (cv2, video):
         expected, shape, count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), None, 0
         while video.grab():

@@ -1,7 +1,4 @@
-"""Proposes by how much the clock of one sensor is off, by the movement of two sensors; applies nothing.
-
-Their movement is compared by normalised cross-correlation, and that of the best shift with the next best.
-"""
+"""Proposes by how much the clock of one sensor is off, by cross-correlation of the movement of two sensors."""
 
 from __future__ import annotations
 
@@ -36,10 +33,7 @@ class Proposal:
 def propose_offset(
     recording: str, sensor: str, samples: SampleSeries, reference: str, reference_samples: SampleSeries
 ) -> Proposal | None:
-    """Return the proposal of a recording for `sensor`; None if one of the two never moves or is too short.
-
-    Raise DatasetError if a recording is too long to compare.
-    """
+    """Return the proposal for `sensor`; None if a sensor hardly moves. Raise DatasetError if one is too long."""
     from scipy.signal import correlate, correlation_lags
 
     for name, series in ((sensor, samples), (reference, reference_samples)):

@@ -45,10 +45,7 @@ class TimeColumn:
         return self._unit == "iso" or self._table.time_unit == "auto"
 
     def read(self, block: RowBlock) -> tuple[Times, _Mask]:
-        """Return the time of every row, and which rows have one; times that clocks skip may be dropped.
-
-        Raise DatasetError, with the line, if a row has no time, one that cannot be read, or one in the future.
-        """
+        """Return the time of every row, and which rows have one. Raise DatasetError with the line of a wrong one."""
         import polars as pl
 
         try:

@@ -148,10 +148,7 @@ def _linear(series: SampleSeries, times: Times, block: Floats, *, gap_ns: float,
 def _polyphase(
     native: Callable[[int, int], Floats], first: int, last: int, count: int, sensor: ImportedSensor
 ) -> Floats:
-    """Return samples `first` to `last` (exclusive) of `count` at the dataset's rate (B, C), filtered.
-
-    `native` returns these samples at the sensor's own rate, NaN for missing.
-    """
+    """Return filtered samples `first` to `last` of `count` (B, C); `native` reads those at the sensor's own rate."""
     from scipy.signal import resample_poly
 
     step = sensor.own_hz / sensor.rate_hz
