@@ -366,14 +366,13 @@ class EdgePredictor:
     def swap(self, path: str | os.PathLike[str]) -> PredictorInfo:
         """Let another bundle take over, under load: no call fails or waits for it.
 
-        The bundle is verified, opened as this predictor was, warmed up and tested on some of its golden windows; then
-        it answers. If any of that fails, the earlier bundle stays. It remains open until the next swap: `rollback`
-        returns to it, and so does an engine that fails.
+        The bundle is verified, opened as this predictor was, and tested on some of its golden windows. If any of that
+        fails, the earlier bundle goes on. It stays open until the next swap: `rollback` returns to it, and so does an
+        engine that fails.
 
         Raises:
-            UsageError: this predictor was made without a bundle, or the new one takes or answers something else, or is
-                of an earlier release than the one that answers.
-            GateError: the new bundle answers its golden windows differently here.
+            UsageError: the new bundle takes or answers something else, or is of an earlier release; or this predictor
+                was made without a bundle.
             MmkdError: the bundle cannot be opened; see `open`.
         """
         self._active.swap(path)
@@ -395,7 +394,6 @@ class EdgePredictor:
 
         Raises:
             GateError: an answer differs by more than the stored tolerance.
-            BackendError: the backend failed.
             UsageError: the predictor is closed, or was made without a bundle.
         """
         while True:

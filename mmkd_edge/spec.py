@@ -176,9 +176,7 @@ def plausible_span(
 ) -> tuple[float, float] | None:
     """Return the range of a sensor's widest channel, in two digits, rounded outwards; None if it excludes no float32.
 
-    Args:
-        mean: (C,), like std.
-        seen: values that must be inside.
+    `mean` and `std` are (C,); the values `seen` must be inside.
     """
     reaches = [STANDARD_DEVIATIONS * deviation for deviation in std]
     low = min([centre - reach for centre, reach in zip(mean, reaches, strict=True)] + list(seen))

@@ -246,11 +246,7 @@ def backend_for(artifact_format: ArtifactFormat) -> BackendName:
 
 
 def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], backend: BackendName) -> Artifact:
-    """Return the artifact for a backend; precision `auto` is fp32.
-
-    Raises:
-        UsageError: no artifact fits; the message says why each does not.
-    """
+    """Return the artifact for a backend; UsageError says why each does not fit. Precision `auto` is fp32."""
     expected = "fp32" if precision == "auto" else precision
     formats = BACKENDS[backend].formats
     reasons: list[str] = []
@@ -270,13 +266,7 @@ def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], b
 def open_backend(
     name: BackendName, model: bytes, *, threads: int, options: SessionOptions = DEFAULT_OPTIONS
 ) -> Backend:
-    """Open the verified bytes of an artifact.
-
-    Raises:
-        UnavailableError: the backend's library is not installed, or no GPU answers.
-        BackendError: the engine refuses the artifact.
-        UsageError: there is no such backend.
-    """
+    """Open the verified bytes of an artifact; UnavailableError without its library, BackendError if it is refused."""
     if name not in BACKENDS:
         raise UsageError(f"backend {name!r} is unknown; expected one of {', '.join(map(repr, BACKENDS))}")
     with _library(name):

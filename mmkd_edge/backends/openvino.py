@@ -39,11 +39,7 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class OpenVinoBackend:
-    """One compiled graph with one request, behind a lock.
-
-    Args:
-        pinning: tie the threads to cores while they compute; for cores that run nothing else.
-    """
+    """One compiled graph with one request, behind a lock. `pinning` ties threads to cores while they compute."""
 
     name = "openvino"
 

@@ -37,12 +37,7 @@ def silence_reports() -> None:
 
 
 class OrtBackend:
-    """One session, which allows concurrent `run`.
-
-    Args:
-        threads: per `run`; one is fastest below about 5 M parameters.
-        spinning: idle threads spin: faster with several threads, at half a core or more while idle.
-    """
+    """One session, which allows concurrent `run`. Spinning threads are faster, and keep half a core busy while idle."""
 
     name = "ort"
 

@@ -39,9 +39,6 @@ class Steps:
         Args:
             values: float32 (1, S, C), 0 where missing; of video uint8 (1, S, H, W, C).
             present: float32 (1, S, C), 1 or 0; of video (1, S, 1).
-
-        Raises:
-            BackendError: the engine failed.
         """
         memory = self._memory
         self._values[...] = values

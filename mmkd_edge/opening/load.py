@@ -30,14 +30,7 @@ def open_student(
     error_level: float | None = None,
     unknown_level: float | None = None,
 ) -> OpenStudent:
-    """Open a student of a bundle with one config, and warm it up.
-
-    Raises:
-        UsageError: it has no artifact for that config, or was not calibrated for one of these levels.
-        UnavailableError: the backend's library is not installed.
-        BackendError: the backend cannot open or run it.
-        BundleError: the artifact is not what the manifest says.
-    """
+    """Open a student of a bundle with one config, and warm it up; errors as of `EdgePredictor.open`."""
     artifact = choose_artifact(entry, config.precision, config.backend)
 
     def reopen() -> Backend:

@@ -36,12 +36,7 @@ _Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class MeasuredConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A measured config of a student; times are of the backend's call.
-
-    Attributes:
-        ratio: its median over that of the student's first config, called in turn with it.
-        calls: number of measured calls.
-    """
+    """A measured config; times are of the backend's call, `ratio` is to the student's first config, timed in turn."""
 
     model: str
     backend: BackendName

@@ -44,15 +44,10 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_selftest(student: OpenStudent, bundle: Bundle, *, most: int | None = None) -> SelfTest:
-    """Compare a student with its golden windows.
+    """Compare a student with its golden windows; GateError if an answer differs by more than the stored tolerance.
 
     Args:
         most: number of windows, spread evenly over all; None for all.
-
-    Raises:
-        GateError: an answer differs by more than the stored tolerance.
-        BackendError: the backend failed.
-        BundleError: the golden windows cannot be read.
     """
     golden, artifact = bundle.golden(student.entry.name), student.artifact
     where, tolerance, coarseness = f"{bundle.path}: self-test", golden.tolerance, 0.0
@@ -134,11 +129,9 @@ def run_selftests(students: Sequence[OpenStudent], bundle: Bundle) -> SelfTest:
 def follow_recording(
     backend: SteppingBackend, streaming: Streaming, recording: NDArray[Any], modality: ModalitySpec
 ) -> Answers:
-    """Return every output (N, ...) after each block of a recording, from its beginning.
+    """Return every output (N, ...) after each block of a recording (T, C), of video (T, H, W, C), from its beginning.
 
-    Args:
-        recording: (T, C), of video (T, H, W, C), as `prepare` takes it without a reference; missing samples fill up the
-            first block.
+    Missing samples fill up the first block.
     """
     lead = missing_samples(modality, -len(recording) % streaming.stride)
     blocks = join_samples([lead, recording]).reshape(-1, streaming.stride, *recording.shape[1:])

@@ -37,9 +37,7 @@ _FEW_WINDOWS = 8
 class Students(msgspec.Struct, frozen=True, kw_only=True):
     """The students of one bundle that answer together, the best first, and the statistics of each.
 
-    Attributes:
-        bundle: closed with them.
-        returned: why they answer instead of the bundle installed last; else empty.
+    `returned` is why they answer instead of the bundle installed last; else empty.
     """
 
     opened: tuple[OpenStudent, ...]
@@ -83,8 +81,7 @@ Check = Callable[[Students], None]
 def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, check: Check | None = None) -> Students:
     """Open the students of a bundle or of a state folder; see `EdgePredictor.open`.
 
-    Args:
-        check: raises if they must not answer here; the first start of an installed bundle has then failed.
+    `check` raises if they must not answer here; the first start of an installed bundle has then failed.
     """
     path = Path(path)
     if path.is_dir():

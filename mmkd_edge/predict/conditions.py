@@ -17,13 +17,7 @@ Policy = Literal["predict", "abstain", "raise"]
 
 
 class CallConditions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known about a prediction besides its window.
-
-    Attributes:
-        fault: a fault of the window that is known before.
-        input_age_s: age of its newest sample.
-        deadline_s: a moment of `time.monotonic()`.
-    """
+    """What is known about a prediction besides its window; `deadline_s` is a moment of `time.monotonic()`."""
 
     fault: WindowFault | None = None
     input_age_s: float | None = None

@@ -78,11 +78,7 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
 def judge_novelty(
     rule: NoveltyRule, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
 ) -> tuple[float | None, WindowFault | None]:
-    """Return the p-value of a window, and its fault with that; None and the same fault without a score.
-
-    Args:
-        scores: the graph's outputs beyond logits and probabilities: (1, 1), or none.
-    """
+    """Return the p-value of a window from the graph's further outputs, (1, 1) or none, and its fault with that."""
     if not scores:
         return None, fault
     p_value, level = rule.p_value(scores[0].item()), rule.unknown_level

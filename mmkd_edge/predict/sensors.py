@@ -82,11 +82,9 @@ def worse(fault: WindowFault | None, other: WindowFault | None) -> WindowFault |
 def find_fault(
     array: NDArray[Any], present: NDArray[np.float32] | None, modality: ModalitySpec, checks: SensorChecks
 ) -> WindowFault | None:
-    """Look for faults in one window; of video in the mean brightness of its frames.
+    """Look for faults in one raw window (T, C), NaN = missing; of video in the mean brightness of its frames.
 
-    Args:
-        array: raw values (T, C), NaN = missing; of video uint8 (T, H, W, C).
-        present: float32 (1, T, C) from `prepare`, of video (1, T, 1); None if nothing is missing.
+    `present` is float32 (1, T, C) from `prepare`, of video (1, T, 1); None if nothing is missing.
     """
     if modality.kind == "video":
         means, present = channel_rows(

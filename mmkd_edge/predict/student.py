@@ -97,11 +97,7 @@ def make_student(
     unknown_level: float | None = None,
     where: str = "",
 ) -> OpenStudent:
-    """Return a student over opened backends; `where` is the bundle, for errors.
-
-    Raises:
-        UsageError: the reference is of another modality, or the artifact was not calibrated for one of these levels.
-    """
+    """Return a student over opened backends; UsageError if a reference or level does not fit. `where` is the bundle."""
     modality, refusal = entry.modality, ""
     if reference is not None:
         check_reference(reference, modality)

@@ -43,10 +43,7 @@ def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
 
 
 def prepare_frames(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return bytes and presence of a checked window (T, H, W, C): uint8 (1, T, H, W, C) and float32 (1, T, 1).
-
-    A missing frame is black and its presence 0. Values may share memory with `array`.
-    """
+    """Return bytes (1, T, H, W, C) and presence (1, T, 1) of a checked window; a missing frame is black."""
     if isinstance(array, np.ma.MaskedArray):
         return prepare_frame_batch(array[None])
     return array[None], all_frames_present(len(array))

@@ -34,14 +34,11 @@ _LOG_LINES = 100
 
 
 class TrtBackend:
-    """One engine, with a pool of execution contexts.
+    """One engine, with a pool of execution contexts. `cache` is the folder of engines, by default in the user's cache.
 
     Attributes:
         engine_origin: the cache, or built at this start and why.
         plain_reason: why calls are not CUDA graphs; empty if they are.
-
-    Args:
-        cache: folder of engines; None for `mmkd-edge/engines` in the user's cache folder.
     """
 
     name = "trt"

@@ -33,15 +33,11 @@ class BuiltPlan:
 def engine_from_onnx(
     model: bytes, module: Any, *, workspace_bytes: int, timing_cache: bytes | None = None
 ) -> BuiltPlan:
-    """Build a strongly typed engine from an ONNX graph.
+    """Build a strongly typed engine from an ONNX graph; BackendError with the library's own words if it refuses.
 
     Args:
         module: `tensorrt` or `tensorrt_rtx`.
-        workspace_bytes: memory that the builder may use.
         timing_cache: of an earlier build on this device, empty for a first one; None for none.
-
-    Raises:
-        BackendError: the parser or the builder refuses the graph; the message has the library's own words.
     """
     logger = engine_logger(module)
     builder = module.Builder(logger)

@@ -84,10 +84,7 @@ def load_engine(
 ) -> tuple[T, str]:
     """Load the cached engine for these facts, else build and cache it; return it, and a description of its origin.
 
-    Other processes wait for the first.
-
-    Args:
-        load: makes an engine of its bytes; raises `BackendError` if TensorRT refuses them.
+    Other processes wait for the first. `load` makes an engine of its bytes; BackendError if TensorRT refuses them.
     """
     try:
         folder = _own_folder(cache_folder("engines") if folder is None else folder)
