@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
+import shlex
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from mmkd_edge.errors import UnavailableError
+from mmkd_edge.native import library
+from mmkd_edge.native.build import build
 
 # A run in the background may inherit an ignored SIGINT, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,6 +28,18 @@ def _no_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def native_engine() -> None:
+    """The native engine, built from the sources as they are; without a C compiler its tests are skipped."""
+    try:
+        library()
+    except UnavailableError:
+        library.cache_clear()
+        if subprocess.run([*shlex.split(os.environ.get("CC", "cc")), "--version"], check=False).returncode != 0:
+            pytest.skip("needs a C compiler")
+        assert build() == ""
 
 
 @pytest.fixture(scope="session")

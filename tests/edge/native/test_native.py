@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -27,9 +28,7 @@ WINDOWS = 24
 networks: dict[tuple[str, int, int], tuple[Student, TrainingEmbeddings]] = {}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine():
-    assert build(warnings_as_errors=True) == ""
+pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 @cache
@@ -174,6 +173,20 @@ def test_denormals_count_again_after_a_prediction():
     data, values, present, _ = case("transformer", 33, 1, "multi_label", 2)
     NativeModel(data).run(values[:1], present[:1])
     assert np.float32(1e-40) * np.float32(0.5) > 0
+
+
+def test_the_sources_compile_without_a_warning(tmp_path: Path):
+    assert build(tmp_path / "libmmkd.so.1", warnings_as_errors=True) == ""
+    assert (tmp_path / "libmmkd.so.1").stat().st_size > 50_000
+
+
+def test_without_a_compiler_the_reason_is_one_line_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CC", "/bin/false")
+    reason = build(tmp_path / "libmmkd.so.1")
+    assert reason == "/bin/false: Command '['/bin/false', '-dumpmachine']' returned non-zero exit status 1."
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_closed_model_says_so():

@@ -18,7 +18,7 @@ import pytest
 
 from mmkd_edge import EdgePredictor, Prediction
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.native.build import FOLDER, LIBRARY, build
+from mmkd_edge.native.build import FOLDER, LIBRARY
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
@@ -136,10 +136,7 @@ class Program:
         self.library.mmkd_close(self.bundle)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine():
-    if not LIBRARY.is_file() and (problem := build()):
-        pytest.skip(f"no C compiler: {problem}")
+pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pytest
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import UsageError
-from mmkd_edge.native.build import LIBRARY, build
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
@@ -28,10 +27,7 @@ M7 = "-O2 -mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16"
 Build = Callable[..., StudentCheckpoint]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine():
-    if not LIBRARY.is_file() and (problem := build()):
-        pytest.skip(f"no C compiler: {problem}")
+pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 @pytest.fixture(scope="module", params=["transformer", "causal", "rocket"])

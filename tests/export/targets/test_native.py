@@ -10,7 +10,7 @@ import pytest
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
-from mmkd_edge.native.build import LIBRARY, build
+from mmkd_edge.native.build import LIBRARY
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, export_plan
@@ -25,10 +25,7 @@ CAUSAL = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 Build = Callable[..., StudentCheckpoint]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine():
-    if not LIBRARY.is_file() and (problem := build()):
-        pytest.skip(f"no C compiler: {problem}")
+pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["windows", "causal"])
