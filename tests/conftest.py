@@ -37,7 +37,9 @@ def native_engine() -> None:
         library()
     except UnavailableError:
         library.cache_clear()
-        if subprocess.run([*shlex.split(os.environ.get("CC", "cc")), "--version"], check=False).returncode != 0:
+        try:
+            subprocess.run([*shlex.split(os.environ.get("CC", "cc")), "--version"], check=True)
+        except (OSError, subprocess.CalledProcessError):
             pytest.skip("needs a C compiler")
         assert build() == ""
 
