@@ -261,7 +261,7 @@ class EdgePredictor:
             least_probability=student.least_probability,
             novelty=novelty,
         )
-        self._monitor.answered(students.statistics[number], prediction, values, present)
+        self._monitor.count_answer(students.statistics[number], prediction, values, present)
         return prediction
 
     def _window_fault(
@@ -296,7 +296,7 @@ class EdgePredictor:
         return answers
 
     def _deliver(self, predictions: list[Prediction]) -> list[Prediction]:
-        self._monitor.given(predictions)
+        self._monitor.count_returned(predictions)
         return predictions if self._policy == "predict" else apply_policy(self._policy, predictions)
 
     def predict_batch(self, windows: Iterable[object] | Mapping[str, object]) -> list[Prediction]:

@@ -54,7 +54,7 @@ def read_npy(data: bytes) -> NDArray[Any]:
 
 def check_whole(array: NDArray[Any]) -> None:
     """Raise ArraysError if the file of a mapped array was cut short: reading beyond its end is a SIGBUS."""
-    owner = _owner_of(array)
+    owner = _find_owner(array)
     name, base = str(getattr(owner, "filename", "") or ""), owner.base
     if isinstance(base, mmap.mmap) and base.size() < len(base):
         raise ArraysError(f"{name}: the file was cut short while it was in use: {len(base)} bytes became {base.size()}")
@@ -62,14 +62,14 @@ def check_whole(array: NDArray[Any]) -> None:
 
 def let_go(array: NDArray[Any], *, least_bytes: int = 0) -> None:
     """Return the pages of a mapped file of `least_bytes` to the kernel, which counts them as the process's memory."""
-    owner = _owner_of(array)
+    owner = _find_owner(array)
     base = owner.base
     is_read_only = isinstance(owner, np.memmap) and owner.mode == "r"
     if is_read_only and isinstance(base, mmap.mmap) and len(base) >= least_bytes and hasattr(base, "madvise"):
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def _owner_of(array: NDArray[Any]) -> NDArray[Any]:
+def _find_owner(array: NDArray[Any]) -> NDArray[Any]:
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array

@@ -218,7 +218,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     release: Annotated[int, msgspec.Meta(ge=0, le=MAX_RELEASE)] | msgspec.UnsetType = msgspec.UNSET
 
 
-def release_of(manifest: Manifest) -> int:
+def release_number(manifest: Manifest) -> int:
     """Return the release number; 0 if there is none."""
     return 0 if manifest.release is msgspec.UNSET else manifest.release
 

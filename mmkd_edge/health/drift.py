@@ -20,8 +20,8 @@ from mmkd_edge.health.features import (
     KindFit,
     Kinds,
     channel_pairs,
-    kinds_of,
     level_changes,
+    make_kinds,
     rearrangements,
     window_features,
     without,
@@ -116,9 +116,9 @@ class DriftWatch:
         return msgspec.structs.replace(drift, windows=len(features), false_alarm_rate=reference.false_alarm_rate)
 
     def _judge_enough(self, features: NDArray[np.float64], reference: GroupReference) -> Drift:
-        kinds = kinds_of(reference)
+        kinds = make_kinds(reference)
         fit = kinds.measure(features)
-        distance = distance_of(fit, reference)
+        distance = measure_distance(fit, reference)
         channels = slice(len(self._names), 2 * len(self._names))
         silent = (features[:, channels] < np.log(QUIETEST * kinds.scales)).mean(axis=0) > 0.5
         if silent.any():
@@ -189,7 +189,7 @@ class DriftWatch:
         return Drift(verdict="drifting", causes=(cause,), channels=names, reason=reason)
 
 
-def distance_of(fit: KindFit, reference: GroupReference) -> float:
+def measure_distance(fit: KindFit, reference: GroupReference) -> float:
     """Return the largest score relative to its limit: above 1 is beyond."""
     misfit, axes, levels = fit.scores
     # A misfit has no zero.

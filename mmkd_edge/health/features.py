@@ -101,9 +101,7 @@ def rearrangements(channels: int) -> tuple[NDArray[np.intp], NDArray[np.float64]
     return orders, np.array([sign for _, sign in ordered], dtype=np.float64).reshape(shape)
 
 
-def rearranged(
-    features: NDArray[np.float64], order: NDArray[np.intp], sign: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def rearrange(features: NDArray[np.float64], order: NDArray[np.intp], sign: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return features (N, F) of windows with another order and other signs of the channels, (C,) each."""
     channels = len(order)
     first, second = channel_pairs(channels)
@@ -174,14 +172,14 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         """Compare the features (N, F) of windows with the kinds."""
         plain, (offsets, gains) = self.misfit(features), level_changes(len(self.scales))
         orders = zip(*rearrangements(len(self.scales)), strict=True)
-        axes = [plain - self.misfit(rearranged(features, order, sign)) for order, sign in orders]
+        axes = [plain - self.misfit(rearrange(features, order, sign)) for order, sign in orders]
         changes = zip(offsets * self.deviations, gains, strict=True)
         levels = [plain - self.misfit(without(features, offset, gain)) for offset, gain in changes]
         return KindFit(misfit=plain, axes=np.array(axes), levels=np.array(levels))
 
     def remainder(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return (F,) mean differences of features from the centres of their kinds."""
-        features = self._bounded(features)
+        features = self._bound(features)
         differences = features - self.centres[self._fits(features).argmax(axis=1)]
         finite = np.isfinite(differences)
         means: NDArray[np.float64] = np.where(finite, differences, 0.0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
@@ -189,9 +187,9 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
 
     def misfit(self, features: NDArray[np.float64]) -> float:
         """Return how badly features (N, F) fit, in nats per window."""
-        return -float(self._fits(self._bounded(features)).max(axis=1).mean())
+        return -float(self._fits(self._bound(features)).max(axis=1).mean())
 
-    def _bounded(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _bound(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         bounded: NDArray[np.float64] = features.copy()
         logs = slice(len(self.scales), 2 * len(self.scales))
         bounded[:, logs] = np.maximum(features[:, logs], np.log(QUIETEST * self.scales))
@@ -205,7 +203,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         return fits
 
 
-def kinds_of(reference: GroupReference) -> Kinds:
+def make_kinds(reference: GroupReference) -> Kinds:
     """Return the kinds of windows of a reference."""
     return Kinds(
         centres=np.array(reference.centres), spreads=np.array(reference.spreads), scales=np.array(reference.scales)

@@ -104,7 +104,7 @@ class Monitor:
         self._latest = LatestAnswers()
         self._events: dict[Event, int] = dict.fromkeys(get_args(Event), 0)
 
-    def answered(
+    def count_answer(
         self, statistics: RunningStatistics, prediction: Prediction, values: NDArray[Any], present: NDArray[np.float32]
     ) -> None:
         """Count a student's answer; now and then measure the window."""
@@ -116,7 +116,7 @@ class Monitor:
                     self._unmeasured -= self._every
                     statistics.observe(values, present)
 
-    def given(self, predictions: Iterable[Prediction]) -> None:
+    def count_returned(self, predictions: Iterable[Prediction]) -> None:
         """Count predictions that the caller gets."""
         self._given.extend(predictions)
         if len(self._given) >= _SETTLED_TOGETHER:

@@ -63,8 +63,8 @@ class Call:
         self.folding = folding
         self.operations = 0
         for name in node.inputs:
-            known = not name or name in tensors
-            require(known, f"an input {name!r} of {node.operator!r} that nothing gives", "a tensor")
+            fault = f"an input {name!r} of {node.operator!r} that nothing gives"
+            require(not name or name in tensors, fault, "a tensor")
         self.inputs = [tensors[name] if name else None for name in node.inputs]
 
     def require(self, condition: bool, fault: str) -> None:
@@ -145,8 +145,8 @@ class Call:
     def broadcast(self, *shapes: Shape) -> Shape:
         """Return the common shape of several."""
         sizes = [set(column) - {1} for column in zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)]
-        self.require(all(len(others) <= 1 for others in sizes), "has shapes that do not fit together")
-        return tuple(next(iter(others), 1) for others in reversed(sizes))
+        self.require(all(len(axis) <= 1 for axis in sizes), "has shapes that do not fit together")
+        return tuple(next(iter(axis), 1) for axis in reversed(sizes))
 
     def require_within(self, shape: Shape, whole: Shape) -> None:
         """Refuse a parameter that would enlarge its tensor."""

@@ -66,7 +66,7 @@ class _Reading:
 
     def read(self, message: memoryview) -> None:
         values = self._fields("model", message, _MODEL)
-        graphs, opsets = ([value for number, value in values if number == wanted] for wanted in (7, 8))
+        graphs, opsets = ([value for number, value in values if number == field] for field in (7, 8))
         counts = len(graphs), len(opsets)
         require(counts == (1, 1), f"{counts[0]} graphs and {counts[1]} opsets", "one of each")
         for number, version in values:
@@ -98,7 +98,7 @@ class _Reading:
         values = self._fields("node", message, _NODE)
         operator = "".join(_text(value) for number, value in values if number == 4)
         require(operator in OPERATORS, f"the operator {operator!r}", "one that students are made of")
-        inputs, outputs = (tuple(_name(value) for number, value in values if number == wanted) for wanted in (1, 2))
+        inputs, outputs = (tuple(_name(value) for number, value in values if number == field) for field in (1, 2))
         # ONNX Runtime 1.32 crashes on a LayerNormalization whose last input is "".
         require(not inputs or inputs[-1] != "", f"an empty last input of {operator!r}", "none")
         attributes: dict[str, Attribute] = {}
@@ -113,7 +113,7 @@ class _Reading:
         self.nodes.append(Node(operator=operator, inputs=inputs, outputs=outputs, attributes=attributes))
 
     def _attribute(self, message: memoryview, operator: str) -> tuple[str, Attribute]:
-        name, kind, given = "", 0, dict[int, list[Any]]()
+        name, kind, fields_by_number = "", 0, dict[int, list[Any]]()
         for number, value in self._fields("attribute", message, _ATTRIBUTE):
             parts: Iterable[Any] = ()
             if number == 1:
@@ -129,10 +129,10 @@ class _Reading:
             elif number == 4:
                 parts = [_text(value)]
             if number in _VALUE_FIELDS:
-                given.setdefault(number, []).extend(parts)
+                fields_by_number.setdefault(number, []).extend(parts)
         field, is_list = _ATTRIBUTE_KINDS.get(kind, (0, False))
-        values = given.get(field, [])
-        fits = set(given) <= {field} and (is_list or len(values) == 1)
+        values = fields_by_number.get(field, [])
+        fits = set(fields_by_number) <= {field} and (is_list or len(values) == 1)
         require(fits, f"an attribute {name!r} of {operator!r} of several values or kinds", "one")
         largest = max(map(abs, values), default=0) if field in (3, 8) else 0
         require(largest <= _MAX_NUMBER, f"an attribute of {operator!r} of {largest}", f"up to {_MAX_NUMBER}")
@@ -199,13 +199,13 @@ def _values(data: dict[int, list[memoryview]], kind: int, shape: tuple[int, ...]
         values = np.frombuffer(parts[-1], DTYPES[kind])
     else:
         require(sum(map(len, parts)) <= _MAX_PACKED_BYTES, "many packed numbers", f"at most {_MAX_PACKED_BYTES} bytes")
-        values = np.array([one for part in parts for one in numbers(part)], np.int64).astype(DTYPES[kind])
+        values = np.array([value for part in parts for value in numbers(part)], np.int64).astype(DTYPES[kind])
     require(values.size == math.prod(shape), f"a tensor of the shape {shape} with {values.size} values", "as many")
     return (values.reshape(shape),)
 
 
-def _parts(message: memoryview, wanted: int, what: str) -> list[memoryview]:
-    return [_bytes(value, what) for number, value in fields(message) if number == wanted]
+def _parts(message: memoryview, field: int, what: str) -> list[memoryview]:
+    return [_bytes(value, what) for number, value in fields(message) if number == field]
 
 
 def _bytes(value: Value, what: str) -> memoryview:

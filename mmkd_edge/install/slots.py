@@ -22,7 +22,7 @@ import msgspec
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import flush_folder, is_written_by_others, read_own_file, write_file
-from mmkd_edge.bundle.manifest import MAX_RELEASE, release_of
+from mmkd_edge.bundle.manifest import MAX_RELEASE, release_number
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import (
     ArtifactError,
@@ -148,13 +148,13 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
         slot = Slot(
             sha256=opened.sha256,
             model_id=manifest.model_id,
-            release=release_of(manifest),
+            release=release_number(manifest),
             installed_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        known = _read_existing(state)
-        if known is not None and slot.release < known.highest_release and not allow_downgrade:
+        record = _read_existing(state)
+        if record is not None and slot.release < record.highest_release and not allow_downgrade:
             raise BundleError(
-                f"{bundle}: release {slot.release} is earlier than {known.highest_release}, which was installed here; "
+                f"{bundle}: release {slot.release} is earlier than {record.highest_release}, which was installed here; "
                 "install a later one, or say --allow-downgrade"
             )
         path = slot.path(state)
@@ -162,12 +162,12 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
         try:
             prove(path)
         except BaseException:
-            if known is None or path not in [earlier.path(state) for earlier in known.installed]:
+            if record is None or path not in [earlier.path(state) for earlier in record.installed]:
                 _remove(path)
             raise
         with _lock(state, _CHANGE):
-            known = _read_existing(state)
-            earlier = [] if known is None else [old for old in known.installed if old.sha256 != slot.sha256]
+            record = _read_existing(state)
+            earlier = [] if record is None else [old for old in record.installed if old.sha256 != slot.sha256]
             earlier.sort(key=lambda old: old.condition != "good")
             slots = Slots(highest_release=slot.release, current=slot, previous=earlier[0] if earlier else None)
             _write(state, slots)
@@ -212,11 +212,11 @@ def start(state: Path) -> Iterator[Started]:
         begun = _change(state, slots.current.sha256, lambda slots: _begin_start(state, slots)) if alone else None
         if begun is None:  # another start is on its way, or no start can leave a mark here
             slots = read_slots(state)
-            yield _make_started(state, slots, on_probation=alone is None and slots.current.condition == "new")
+            yield _as_started(state, slots, on_probation=alone is None and slots.current.condition == "new")
             return
         returned = "" if begun.current.sha256 == slots.current.sha256 else _return_reason(begun)
         with _count_start(state, begun.current):
-            yield _make_started(state, begun, returned=returned, on_probation=begun.starting)
+            yield _as_started(state, begun, returned=returned, on_probation=begun.starting)
 
 
 def confirm(state: Path, started: Started) -> None:
@@ -234,7 +234,7 @@ def fail(state: Path, started: Started, reason: str) -> Started | None:
     slots = _change(state, started.sha256, lambda slots: _after_failure(slots, reason))
     if slots is None or slots.current.sha256 == started.sha256:
         return None
-    return _make_started(state, slots, returned=_return_reason(slots))
+    return _as_started(state, slots, returned=_return_reason(slots))
 
 
 def forget(state: Path, started: Started) -> None:
@@ -322,7 +322,7 @@ def _count_start(state: Path, slot: Slot) -> Iterator[None]:
         _remove(path)
 
 
-def _make_started(state: Path, slots: Slots, *, returned: str = "", on_probation: bool = False) -> Started:
+def _as_started(state: Path, slots: Slots, *, returned: str = "", on_probation: bool = False) -> Started:
     return Started(
         path=slots.current.path(state), sha256=slots.current.sha256, returned=returned, on_probation=on_probation
     )

@@ -26,7 +26,7 @@ LOGICAL_AND=86 LOGICAL_NOT=87 UNPACK=88 REDUCE_MIN=89 SQUARE=92 LEAKY_RELU=98 SQ
 SPLIT_V=102 GATHER_ND=107 COS=108 ELU=111 QUANTIZE=114 ROUND=116 HARD_SWISH=117 SELECT_V2=123 BATCH_MATMUL=126
 BROADCAST_TO=130 CONV_3D=132 GELU=150 RELU_0_TO_1=152 SIGN=158
 """
-OPERATORS = {int(number): name for name, _, number in (one.partition("=") for one in _TAKEN.split())}
+OPERATORS = {int(number): name for name, _, number in (entry.partition("=") for entry in _TAKEN.split())}
 """The operators that a student may use."""
 
 MAX_WORKING_BYTES = 1 << 30
@@ -111,7 +111,9 @@ def _check_subgraph(graph: _Table, codes: Sequence[int], sizes: Sequence[int]) -
             "a constant one",
         )
         computed |= set(outputs)
-        operations += _operations(name, [shapes[one] for one in inputs if one >= 0], [shapes[one] for one in outputs])
+        operations += _operations(
+            name, [shapes[place] for place in inputs if place >= 0], [shapes[place] for place in outputs]
+        )
     written = all(place in computed and not is_constant[place] for place in graph.list("<i", 2))
     require(written, "an output that no operator gives", "an operator's")
     return GraphCost(operations=operations, memory_bytes=working)
@@ -158,8 +160,8 @@ class _Reading:
     def number(self, code: str, place: int) -> int:
         if not 0 <= place <= len(self.data) - struct.calcsize(code):
             raise ValueError("the graph points to something outside of the file")
-        found: int = struct.unpack_from(code, self.data, place)[0]
-        return found
+        number: int = struct.unpack_from(code, self.data, place)[0]
+        return number
 
     def table(self, place: int) -> _Table:
         table = place - self.number("<i", place)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.backends.calls import reraise_signal_exceptions
-from mmkd_edge.bundle.manifest import ModelEntry, release_of
+from mmkd_edge.bundle.manifest import ModelEntry, release_number
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.health.monitor import Monitor
 from mmkd_edge.opening.choice import OpeningRequest
@@ -169,9 +169,9 @@ class ActiveStudents:
                 f"{students.bundle.path}: swap: expected a bundle that takes and answers {'; '.join(expected)}, "
                 f"got {'; '.join(got)}; open it with a predictor of its own"
             )
-        release, least = release_of(students.bundle.manifest), 0
+        release, least = release_number(students.bundle.manifest), 0
         if now.bundle is not None and not any_release:
-            least = release_of(now.bundle.manifest)
+            least = release_number(now.bundle.manifest)
         if release < least:
             raise UsageError(
                 f"{students.bundle.path}: swap: expected release {least} or later, got {release}; rollback() returns "

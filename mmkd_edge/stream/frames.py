@@ -57,7 +57,7 @@ class FrameNumbers:
             del self._frames[next(iter(self._frames))]
 
 
-def frames_pushed(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
+def as_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
     """Return frames as uint8 (n, H, W, C), masked where missing; InputError for anything else.
 
     Accepts one frame (H, W, C), gray frames without C, and a list with None for missing ones.
@@ -83,5 +83,5 @@ def _stack_frames(frames: list[object], modality: ModalitySpec) -> NDArray[np.ui
     out = np.zeros((len(frames), *modality.shape[1:]), dtype=np.uint8)
     for number, frame in enumerate(frames):
         if frame is not None:
-            out[number] = frame_bytes(frames_pushed(frame, modality)[0])
+            out[number] = frame_bytes(as_frames(frame, modality)[0])
     return mask_missing(out, np.array([frame is None for frame in frames]))

@@ -21,7 +21,7 @@ from mmkd_edge.predict.preprocess import as_float32, only_valid, select
 from mmkd_edge.predict.sensors import WindowFault, worse
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping
-from mmkd_edge.stream.frames import FrameNumbers, frames_pushed
+from mmkd_edge.stream.frames import FrameNumbers, as_frames
 from mmkd_edge.stream.resample import Grid, RisingSamples, TimeLine
 
 Ask = Callable[[NDArray[Any], CallConditions, Answers | None], Prediction]
@@ -230,7 +230,7 @@ class Stream:
         """Return samples as float32 (n, C) or uint8 (n, H, W, C)."""
         modality = self._modality
         if self._frames is not None:
-            return frames_pushed(select(samples, modality), modality)
+            return as_frames(select(samples, modality), modality)
         array = as_float32(select(samples, modality), modality)
         channels = len(modality.channels)
         if array.ndim <= 1 and channels == 1:

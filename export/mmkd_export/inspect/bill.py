@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import member_files, release_of
+from mmkd_edge.bundle.manifest import member_files, release_number
 from mmkd_report.schema.bill import (
     BillOfMaterials,
     Component,
@@ -40,7 +40,7 @@ def make_bill(path: Path) -> BillOfMaterials:
         type="machine-learning-model",
         ref=f"bundle:{sha256}",
         name=manifest.model_id,
-        version=str(release_of(manifest)),
+        version=str(release_number(manifest)),
         hashes=(Hash(alg="SHA-256", content=sha256),),
         licenses=_licences(manifest.licence),
     )

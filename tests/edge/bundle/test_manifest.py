@@ -136,6 +136,10 @@ def test_a_manifest_survives_its_file(manifest: Manifest, document: dict[str, An
     whole_way = {name: value for name, value in LINEAGE.items() if name != "fraction"}
     assert (read(changed(document, ".adapted", [whole_way])).models[0].adapted or ())[0].fraction is None
     assert read(changed(document, ".teacher_sha256", None)).models[0].teacher_sha256 is None
+    reference = {name: value for name, value in REFERENCE.items() if name not in ("tolerance", "magnitude")}
+    unmeasured = read(changed(document, ".group_reference", reference)).models[0].group_reference
+    assert unmeasured is not None
+    assert (unmeasured.tolerance, unmeasured.magnitude) == (None, msgspec.UNSET)
 
 
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,10}", fullmatch=True)

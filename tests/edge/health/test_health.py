@@ -169,7 +169,7 @@ def test_the_estimate_counts_windows_that_are_new_to_the_student(status: Status,
     half = np.array([0.5, 0.5], np.float32)
     said = Prediction(label="low", index=0, probability=0.5, probabilities=half, status=status, modality="acc")
     for _ in range(200):
-        monitor.answered(statistics, said, np.zeros((1, *ACC.shape)), np.ones((1, *ACC.shape), np.float32))
+        monitor.count_answer(statistics, said, np.zeros((1, *ACC.shape)), np.ones((1, *ACC.shape), np.float32))
     (found,) = monitor.health([statistics]).models
     assert found.adaptation.accuracy_change == (None if change is None else pytest.approx(change))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge import Bundle, SignatureError, UsageError
-from mmkd_edge.bundle.manifest import release_of
+from mmkd_edge.bundle.manifest import release_number
 from mmkd_edge.install.keys import check_signed, make_keys
 from mmkd_export.commands.inspect import main as inspect
 from mmkd_export.packing.contents import join_bundles
@@ -40,13 +40,13 @@ def sealed(student_file: Path, key: Path, tmp_path_factory: pytest.TempPathFacto
 
 def test_an_export_is_numbered_and_signed(sealed: Path, key: Path) -> None:
     with Bundle.open(sealed) as bundle:
-        assert release_of(bundle.manifest) == 7
+        assert release_number(bundle.manifest) == 7
         assert len(check_signed(bundle, key.parent / "keys")) == 16
 
 
 def test_an_export_without_either_has_the_bytes_of_before(exported: ExportResult) -> None:
     with Bundle.open(exported.path) as bundle:
-        assert (release_of(bundle.manifest), bundle.signatures) == (0, None)
+        assert (release_number(bundle.manifest), bundle.signatures) == (0, None)
     assert b'"release"' not in exported.path.read_bytes()
 
 
@@ -56,15 +56,15 @@ def test_a_bundle_that_is_exported_again_keeps_its_number_and_is_signed_anew(
     plan = export_plan(sealed, output=tmp_path / "again.edge")
     again = export(replace(plan, seal=Seal(keys=(key,)))).path
     with Bundle.open(again) as bundle:
-        assert release_of(bundle.manifest) == 7
+        assert release_number(bundle.manifest) == 7
         assert check_signed(bundle, key.parent / "keys")
     unsigned = export(export_plan(again, output=tmp_path / "unsigned.edge")).path
     export(replace(export_plan(again), seal=Seal(release=8)))
     with Bundle.open(unsigned) as bundle, Bundle.open(sealed) as before, Bundle.open(again) as later:
-        assert (release_of(bundle.manifest), bundle.signatures) == (7, None)
+        assert (release_number(bundle.manifest), bundle.signatures) == (7, None)
         assert bundle.manifest == before.manifest
         assert [bundle.read(file) for file in FILES] == [before.read(file) for file in FILES]
-        assert (release_of(later.manifest), later.signatures) == (8, None)
+        assert (release_number(later.manifest), later.signatures) == (8, None)
 
 
 def test_several_students_are_sealed_together(
@@ -75,7 +75,7 @@ def test_several_students_are_sealed_together(
     gyro = export(export_plan(tmp_path / "gyro.ckpt", output=tmp_path / "gyro.edge")).path
     join_bundles([sealed, gyro], tmp_path / "both.edge", seal=Seal(release=9, keys=(key,)))
     with Bundle.open(tmp_path / "both.edge") as bundle:
-        assert (release_of(bundle.manifest), len(bundle.manifest.models)) == (9, 2)
+        assert (release_number(bundle.manifest), len(bundle.manifest.models)) == (9, 2)
         assert check_signed(bundle, key.parent / "keys")
 
 
