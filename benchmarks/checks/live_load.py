@@ -31,6 +31,7 @@ from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.outlet import Outlet
+from mmkd_station.protocols.base import Source
 from mmkd_station.protocols.table import open_sink
 from mmkd_station.sensor import Sensor, SensorRules
 from mmkd_station.service import RunFacts, Service
@@ -40,24 +41,18 @@ CHANNELS = ("x", "y", "z")
 BLOCK_S, HOP_S, QUEUE = 0.02, 0.5, 64
 
 
-class Noise:
-    """A source that gives blocks of noise at a pace; when it cannot keep it, the blocks come as fast as they can."""
+def noise(rate_hz: float) -> Source:
+    """Return blocks of noise at a pace; when a station cannot keep it, they come as fast as they can."""
+    count = max(1, round(rate_hz * BLOCK_S))
+    rows = np.random.default_rng(0).normal(size=(count, len(CHANNELS))).astype(np.float32)
 
-    live = True
-
-    def __init__(self, rate_hz: float) -> None:
-        self._count = max(1, round(rate_hz * BLOCK_S))
-        self._rows = np.random.default_rng(0).normal(size=(self._count, len(CHANNELS))).astype(np.float32)
-
-    def deliveries(self, listener: Intake) -> Iterator[Delivery]:
-        """The blocks."""
+    def deliveries(intake: Intake) -> Iterator[Delivery]:
         due_s = time.monotonic()
-        while not listener.stop.wait(max(0.0, due_s - time.monotonic())):
-            yield Delivery(rows=self._rows, times=None, arrived_s=time.monotonic())
+        while not intake.stop.wait(max(0.0, due_s - time.monotonic())):
+            yield Delivery(rows=rows, times=None, arrived_s=time.monotonic())
             due_s += BLOCK_S
 
-    def close(self) -> None:
-        """Nothing is held."""
+    return Source(deliveries=deliveries, live=True)
 
 
 def main() -> None:
@@ -102,7 +97,7 @@ def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes
             Station(
                 f"station {number}",
                 predictor=predictor,
-                sensors=[Sensor(Noise(factor * options.rate_hz), "noise", predictor=predictor, rules=rules)],
+                sensors=[Sensor(noise(factor * options.rate_hz), "noise", predictor=predictor, rules=rules)],
                 intake=Intake(most=QUEUE, on_full="drop-oldest"),
                 outlets=[outlet],
             )

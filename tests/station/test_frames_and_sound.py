@@ -25,11 +25,10 @@ from mmkd_edge import Golden, ModalitySpec
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_station.commands.run import run_mmkd
 from mmkd_station.intake import Intake
-from mmkd_station.protocols import audio, video
-from mmkd_station.protocols.base import Backoff, SourceRequest
+from mmkd_station.protocols import audio
+from mmkd_station.protocols.base import Backoff, Source, SourceRequest
 from mmkd_station.protocols.channels import columns_of
 from mmkd_station.protocols.table import open_source
-from mmkd_station.protocols.video import CameraSource
 
 cv2 = pytest.importorskip("cv2")
 
@@ -224,11 +223,9 @@ def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path
         assert [int(frame.mean()) for _, frame in found] == [40, 220]
 
 
-def of_camera(place: str) -> CameraSource:
+def of_camera(place: str) -> Source:
     wanted = SourceRequest(columns=columns_of(LIPS, {}), rate_hz=LIPS.rate_hz, frame=(8, 12, 1))
-    source = open_source(f"cam:{place}", wanted)
-    assert isinstance(source, CameraSource)
-    return source
+    return open_source(f"cam:{place}", wanted)
 
 
 def test_a_camera_takes_its_password_from_a_file_and_repeats_it_nowhere(camera: Camera, tmp_path: Path) -> None:
@@ -267,6 +264,12 @@ class Capture:
         self._frames -= 1
         return (True, np.zeros(self._shape, np.uint8)) if self._frames >= 0 else (False, None)
 
+    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+        return True
+
+    def set(self, *_: object) -> None:
+        pass
+
     def release(self) -> None:
         pass
 
@@ -278,9 +281,6 @@ def test_a_pipeline_is_opened_by_gstreamer(monkeypatch: pytest.MonkeyPatch) -> N
         def __init__(self, *arguments: object) -> None:
             super().__init__(2)
             asked.append(arguments)
-
-        def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
-            return True
 
     monkeypatch.setattr(cv2, "VideoCapture", Pipeline)
     pipeline = "nvarguscamerasrc ! nvvidconv ! videoconvert ! appsink"
@@ -299,7 +299,7 @@ def test_a_pipeline_is_opened_by_gstreamer(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_camera_without_frames_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CameraSource, "_open", lambda self: video._Camera(Capture(0)))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: Capture(0))
     with pytest.raises(UnavailableError) as refused:
         of_camera("0")
     assert str(refused.value) == (
@@ -309,7 +309,7 @@ def test_a_camera_without_frames_is_one_clear_error(monkeypatch: pytest.MonkeyPa
 
 def test_a_camera_that_comes_back_with_smaller_frames_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     captures = iter([Capture(1), Capture(2), Capture(1, height=8)])
-    monkeypatch.setattr(CameraSource, "_open", lambda self: video._Camera(next(captures)))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: next(captures))
     monkeypatch.setattr(Backoff, "next_s", lambda self: 0.0)
     source, intake = of_camera("0#region=6,4,12,8"), Intake(most=10, on_full="block")
     with pytest.raises(RuntimeError):  # the fourth capture is not there
@@ -340,7 +340,7 @@ def test_a_recorder_that_gives_nothing_is_one_clear_error(monkeypatch: pytest.Mo
     monkeypatch.setattr(audio, "_SILENT_S", 0.3)
     wanted = SourceRequest(columns=columns_of(MIC, {}), rate_hz=MIC.rate_hz)
     with pytest.raises(UnavailableError) as refused:
-        audio.MicrophoneSource("mic", "", wanted)
+        audio.microphone_source("mic", "", wanted)
     assert str(refused.value) == (
         "--source mic: expected a microphone, got: nothing within 0.3 s; plug one in, or name one of: arecord -L"
     )

@@ -19,7 +19,7 @@ import pytest
 from mmkd_edge import UsageError
 from mmkd_station.intake import Intake
 from mmkd_station.outlet import Outlet
-from mmkd_station.protocols.audio import WavSource
+from mmkd_station.protocols.audio import wav_source
 from mmkd_station.protocols.base import RefusedError, Source, SourceRequest
 from mmkd_station.protocols.channels import Columns
 from mmkd_station.protocols.modbus import Register, blocks_of, modbus_source
@@ -365,15 +365,15 @@ def test_a_sound_file_is_read_from_its_beginning_to_its_end(tmp_path: Path) -> N
     soundfile = pytest.importorskip("soundfile")
     sound = np.linspace(-0.5, 0.5, 2000, dtype=np.float32).reshape(1000, 2)
     soundfile.write(tmp_path / "log.wav", sound, 4000, subtype="FLOAT")
-    reading = Reading(WavSource("", f"{tmp_path}/log.wav", wanted("1", "0", factor=2.0, rate_hz=4000.0)))
+    reading = Reading(wav_source("", f"{tmp_path}/log.wav", wanted("1", "0", factor=2.0, rate_hz=4000.0)))
     until(lambda: reading.intake.facts().samples == 1000)
     np.testing.assert_array_equal(reading.rows(), 2 * sound[:, ::-1])
     reading.close()
     with pytest.raises(UsageError, match="expected sound at 50 Hz, got 4000 Hz; resample the file"):
-        WavSource("", f"{tmp_path}/log.wav", wanted("0"))
+        wav_source("", f"{tmp_path}/log.wav", wanted("0"))
     (tmp_path / "text.wav").write_text("no sound")
     with pytest.raises(UsageError, match=r"text.wav: expected a sound file, got "):
-        WavSource("", f"{tmp_path}/text.wav", wanted("0"))
+        wav_source("", f"{tmp_path}/text.wav", wanted("0"))
 
 
 def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_dropped(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from mmkd_station.monitor.metrics import service_metrics
 from mmkd_station.monitor.view import PageFollower, latency_bars
 from mmkd_station.protocols.base import SourceRequest
 from mmkd_station.protocols.channels import columns_of
-from mmkd_station.protocols.files import StdinSource
+from mmkd_station.protocols.files import stdin_source
 from mmkd_station.records import AlarmRecord, result_record
 from mmkd_station.sensor import Sensor, SensorRules
 from mmkd_station.service import Service
@@ -288,7 +288,7 @@ GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
 
 
 def station_of(name: str, predictor: EdgePredictor, modality: str | None = None) -> Station:
-    source = StdinSource("stdin", "", SourceRequest(columns=columns_of(ACC, {}), rate_hz=100.0))
+    source = stdin_source("stdin", "", SourceRequest(columns=columns_of(ACC, {}), rate_hz=100.0))
     return Station(
         name,
         predictor=predictor,

@@ -26,9 +26,9 @@ import pytest
 from mmkd_edge import ModalitySpec, UsageError
 from mmkd_station.clock import TIME_FAULTS
 from mmkd_station.intake import Intake
-from mmkd_station.protocols.base import SourceRequest, place_of
+from mmkd_station.protocols.base import Source, SourceRequest, place_of
 from mmkd_station.protocols.channels import columns_of
-from mmkd_station.protocols.mqtt import MqttSink, MqttSource
+from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.records import AlarmEvent, AlarmRecord, ResultRecord, StateRecord, line_of
 
 mqtt = pytest.importorskip("paho.mqtt.client")
@@ -102,7 +102,7 @@ def wanted(acc: ModalitySpec) -> SourceRequest:
     return SourceRequest(columns=columns_of(acc, {}), rate_hz=acc.rate_hz)
 
 
-def reading(source: MqttSource) -> tuple[Intake, threading.Thread]:
+def reading(source: Source) -> tuple[Intake, threading.Thread]:
     """A source that is read into an intake."""
     intake = Intake(most=100, on_full="drop-oldest")
 
@@ -121,7 +121,7 @@ def state(number: int) -> StateRecord:
 
 @needs_mosquitto
 def test_samples_come_from_a_topic_with_wildcards(broker: Broker, wanted: SourceRequest) -> None:
-    intake, thread = reading(MqttSource(f"mqtt://127.0.0.1:{broker.port}/plant/+/acc", "", wanted))
+    intake, thread = reading(mqtt_source(f"mqtt://127.0.0.1:{broker.port}/plant/+/acc", "", wanted))
     until(lambda: intake.facts().connects)
     sensor = Client(broker.port)
     sensor.say("plant/1/acc", {"time": 5.0, "x": 1, "y": 2, "z": None})
@@ -366,7 +366,7 @@ def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
 )
 def test_a_text_that_names_no_broker_says_why(text: str, said: str, wanted: SourceRequest) -> None:
     with pytest.raises(UsageError) as refused:
-        MqttSource(text, "", wanted)
+        mqtt_source(text, "", wanted)
     assert said in str(refused.value)
 
 

@@ -28,7 +28,7 @@ from mmkd_station.monitor.access import Access, address_of
 from mmkd_station.monitor.server import serve_page
 from mmkd_station.protocols.base import SourceRequest
 from mmkd_station.protocols.channels import columns_of
-from mmkd_station.protocols.files import StdinSource
+from mmkd_station.protocols.files import stdin_source
 from mmkd_station.records import result_record
 from mmkd_station.sensor import Sensor, SensorRules
 from mmkd_station.service import Service
@@ -227,7 +227,7 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
     acc = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=100.0, samples=20)
     gyro = ModalitySpec(name="gyro", channels=("z",), unit="deg/s", rate_hz=100.0, samples=20)
     predictor = fake_predictor([0.1, 0.9], modality=acc, labels=labels, novelty=2.0)
-    source = StdinSource("stdin", "", SourceRequest(columns=columns_of(acc, {}), rate_hz=100.0))
+    source = stdin_source("stdin", "", SourceRequest(columns=columns_of(acc, {}), rate_hz=100.0))
     station = Station(
         "press 3",
         predictor=predictor,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UnavailableError, UsageError, first_line, os_reason
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import Source, SourceRequest, paced, reconnect
+from mmkd_station.protocols.base import Source, SourceRequest, live_source, paced_source
 
 _TOGETHER_S = 0.1
 # After so long without samples the device is lost.
@@ -24,82 +24,63 @@ _SILENT_S = 5.0
 _LOOKS_S = 0.2
 
 
-class WavSource(Source):
-    """A sound file (WAV, FLAC, OGG); channels are called `0`, `1` ... or like the student's, in order."""
+def wav_source(text: str, place: str, request: SourceRequest) -> Source:
+    """Open a sound file (WAV, FLAC, OGG): values from -1 to 1 before --map, times from 0.
 
-    live = False
-
-    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
-        path = Path(place)
-        self._file = _opened(path)
-        self._request = request
-        channels = self._file.channels
-        if self._file.samplerate != request.rate_hz:
-            rate_hz = self._file.samplerate
-            self._file.close()
-            raise UsageError(f"{path}: expected sound at {request.rate_hz:g} Hz, got {rate_hz} Hz; resample the file")
-        names = request.columns.names
-        self._places = _places_of(request)
-        if max(self._places) >= channels:
-            self._file.close()
-            raise UsageError(
-                f"{path}: expected {len(names)} channels, got {channels}; name them with --map CHANNEL=NUMBER"
-            )
-
-    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield the samples, from -1 to 1 before --map, with times from 0."""
-        yield from paced(self._pieces(), self._request, intake.stop)
-
-    def _pieces(self) -> Iterator[Delivery]:
-        rate_hz, given = self._request.rate_hz, 0
-        for block in self._file.blocks(blocksize=max(1, round(_TOGETHER_S * rate_hz)), dtype="float32", always_2d=True):
-            times = (given + np.arange(len(block))) / rate_hz
-            given += len(block)
-            rows = self._request.columns.scaled(block[:, self._places])
-            yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    Channels are called `0`, `1` ... or like the student's, in order.
+    """
+    path = Path(place)
+    file = _open_sound(path)
+    problem = ""
+    if file.samplerate != request.rate_hz:
+        problem = f"expected sound at {request.rate_hz:g} Hz, got {file.samplerate} Hz; resample the file"
+    elif max(_channel_places(request)) >= file.channels:
+        count = len(request.columns.names)
+        problem = f"expected {count} channels, got {file.channels}; name them with --map CHANNEL=NUMBER"
+    if problem:
+        file.close()
+        raise UsageError(f"{path}: {problem}")
+    return paced_source(_blocks(file, request), request, close=file.close)
 
 
-class MicrophoneSource(Source):
-    """Live audio from ALSA's arecord, at the student's rate, from a device of `arecord -L` or the default."""
+def _blocks(file: Any, request: SourceRequest) -> Iterator[Delivery]:
+    count = 0
+    block_size = max(1, round(_TOGETHER_S * request.rate_hz))
+    for block in file.blocks(blocksize=block_size, dtype="float32", always_2d=True):
+        times = (count + np.arange(len(block))) / request.rate_hz
+        count += len(block)
+        rows = request.columns.scaled(block[:, _channel_places(request)])
+        yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
 
-    live = True
 
-    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
-        if request.rate_hz != round(request.rate_hz):
-            raise UsageError(f"--source {text}: expected a student of whole Hz, got {request.rate_hz:g} Hz; use stdin")
-        self._request = request
-        self._places = _places_of(request)
-        self._channels = max(self._places) + 1
-        self._device = place
-        try:
-            recorder = self._record()
-        except FileNotFoundError as error:
-            raise UnavailableError(
-                f"--source {text} needs arecord, which this machine lacks; run: apt install alsa-utils"
-            ) from error
-        try:
-            if not len(recorder.block(_SILENT_S)):
-                raise ConnectionError(f"nothing within {_SILENT_S:g} s")
-        except OSError as error:
-            raise UnavailableError(
-                f"--source {text}: expected a microphone, got: {error}; plug one in, or name one of: arecord -L"
-            ) from error
-        finally:
-            recorder.close()
+def microphone_source(text: str, place: str, request: SourceRequest) -> Source:
+    """Open ALSA's arecord at the student's rate, on a device of `arecord -L` or the default.
 
-    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield 0.1 s at a time, from -1 to 1 before --map, without times."""
-        name = self._device or "the default microphone"
-        yield from reconnect(self._record, lambda recorder: self._pieces(recorder, intake), name=name, intake=intake)
+    Values are from -1 to 1 before --map, without times.
+    """
+    if request.rate_hz != round(request.rate_hz):
+        raise UsageError(f"--source {text}: expected a student of whole Hz, got {request.rate_hz:g} Hz; use stdin")
 
-    def _record(self) -> _Recorder:
-        return _Recorder(self._device, rate_hz=round(self._request.rate_hz), channels=self._channels)
+    def record() -> _Recorder:
+        return _Recorder(place, rate_hz=round(request.rate_hz), channels=max(_channel_places(request)) + 1)
 
-    def _pieces(self, recorder: _Recorder, intake: Intake) -> Iterator[Delivery]:
+    try:
+        recorder = record()
+    except FileNotFoundError as error:
+        raise UnavailableError(
+            f"--source {text} needs arecord, which this machine lacks; run: apt install alsa-utils"
+        ) from error
+    try:
+        if not len(recorder.block(_SILENT_S)):
+            raise ConnectionError(f"nothing within {_SILENT_S:g} s")
+    except OSError as error:
+        raise UnavailableError(
+            f"--source {text}: expected a microphone, got: {error}; plug one in, or name one of: arecord -L"
+        ) from error
+    finally:
+        recorder.close()
+
+    def read(recorder: _Recorder, intake: Intake) -> Iterator[Delivery]:
         came_s = time.monotonic()
         while not intake.stop.is_set():
             block = recorder.block(_LOOKS_S)
@@ -108,10 +89,12 @@ class MicrophoneSource(Source):
                 intake.garbage(f"the recorder says: {complaint}")
             if len(block):
                 came_s = arrived_s
-                sound = block[:, self._places] / np.float32(32768)
-                yield Delivery(rows=self._request.columns.scaled(sound), times=None, arrived_s=arrived_s)
+                sound = block[:, _channel_places(request)] / np.float32(32768)
+                yield Delivery(rows=request.columns.scaled(sound), times=None, arrived_s=arrived_s)
             elif arrived_s - came_s > _SILENT_S:
                 raise ConnectionError(f"the recorder gives nothing for {_SILENT_S:g} s")
+
+    return live_source(record, read, name=place or "the default microphone")
 
 
 class _Recorder:
@@ -174,12 +157,12 @@ def _last_line(text: bytes, *, of: bytes = b"") -> str:
     return lines[-1] if lines else ""
 
 
-def _places_of(request: SourceRequest) -> list[int]:
+def _channel_places(request: SourceRequest) -> list[int]:
     """Return the recording's channel of each student's channel: the number in --map, else its position."""
     return [int(name) if name.isdecimal() else place for place, name in enumerate(request.columns.names)]
 
 
-def _opened(path: Path) -> Any:
+def _open_sound(path: Path) -> Any:
     require_modules(("soundfile",), by="wav:FILE", extra="import")
     import soundfile
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -47,22 +46,21 @@ class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
     load_recordings: Callable[[str], Sequence[ReplayedRecording]] = lambda place: ()
 
 
-class Source(Protocol):
-    """Gives samples until it ends or is stopped; `live` if they are current, so that silence means something.
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """An open source.
 
-    The constructor takes the whole text, the part after the prefix, and a request (a sink takes the first two). Raises
-    UsageError for invalid text, UnavailableError if a library or a device is missing.
+    The table opens it with the whole text, the part after the prefix, and a request (a sink with the first two). That
+    raises UsageError for invalid text, UnavailableError if a library or a device is missing.
+
+    Attributes:
+        deliveries: yields samples until the source ends or the intake stops; reports failures to the intake.
+        live: its samples are current, so that silence means something.
+        close: may be called again.
     """
 
+    deliveries: Callable[[Intake], Iterator[Delivery]]
     live: bool
-
-    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield samples as they come; report failures to the intake and connect again."""
-        ...
-
-    def close(self) -> None:
-        """Release resources; may be called again."""
-        return
+    close: Callable[[], object] = lambda: None
 
 
 class RefusedError(Exception):
@@ -209,31 +207,35 @@ class Connection(Protocol):
 _Open = TypeVar("_Open", bound=Connection)
 
 
-def reconnect(
-    connect: Callable[[], _Open], read: Callable[[_Open], Iterator[Delivery]], *, name: str, intake: Intake
-) -> Iterator[Delivery]:
-    """Yield the deliveries of a connection; connect again after 1 to 30 seconds when it breaks.
+def live_source(
+    connect: Callable[[], _Open], read: Callable[[_Open, Intake], Iterator[Delivery]], *, name: str
+) -> Source:
+    """Return a source that reads a connection, and connects again after 1 to 30 seconds when it breaks.
 
     Both `connect` and `read` raise OSError for a failure. `name` is the other side, for people.
     """
-    backoff = Backoff()
-    while not intake.stop.is_set():
-        try:
-            connection = connect()
-        except OSError as error:
-            intake.connection(False, first_line(error))
-            intake.stop.wait(backoff.next_s())
-            continue
-        intake.connection(True, name)
-        try:
-            for delivery in read(connection):
-                backoff.succeeded()
-                yield delivery
-        except OSError as error:
-            intake.connection(False, first_line(error))
-            intake.stop.wait(backoff.next_s())
-        finally:
-            connection.close()
+
+    def deliveries(intake: Intake) -> Iterator[Delivery]:
+        backoff = Backoff()
+        while not intake.stop.is_set():
+            try:
+                connection = connect()
+            except OSError as error:
+                intake.connection(False, first_line(error))
+                intake.stop.wait(backoff.next_s())
+                continue
+            intake.connection(True, name)
+            try:
+                for delivery in read(connection, intake):
+                    backoff.succeeded()
+                    yield delivery
+            except OSError as error:
+                intake.connection(False, first_line(error))
+                intake.stop.wait(backoff.next_s())
+            finally:
+                connection.close()
+
+    return Source(deliveries=deliveries, live=True)
 
 
 class PolledConnection(Connection, Protocol):
@@ -248,32 +250,21 @@ class PolledConnection(Connection, Protocol):
         ...
 
 
-class PolledSource(Source):
-    """Reads one sample every `every_s` seconds, over a connection as in `reconnect`. It writes nothing."""
+def polled_source(connect: Callable[[], PolledConnection], *, name: str, columns: Columns, every_s: float) -> Source:
+    """Return a live source that reads a sample every `every_s` seconds, over a connection as in `live_source`."""
 
-    live = True
+    def read(connection: PolledConnection, intake: Intake) -> Iterator[Delivery]:
+        due_s = time.monotonic()
+        while not intake.stop.is_set():
+            values = connection.sample()
+            arrived_s = time.monotonic()
+            rows = columns.scaled(np.array([values], dtype=np.float64).astype(np.float32))
+            yield Delivery(rows=rows, times=None, arrived_s=arrived_s)
+            due_s = max(due_s + every_s, arrived_s)
+            while (left_s := due_s - time.monotonic()) > 0 and not intake.stop.is_set():
+                connection.wait(min(left_s, 0.2))
 
-    def __init__(self, connect: Callable[[], PolledConnection], *, name: str, columns: Columns, every_s: float) -> None:
-        self._connect = connect
-        self._name = name
-        self._columns = columns
-        self._every_s = every_s
-
-    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield a sample for each reading, without times."""
-
-        def read(connection: PolledConnection) -> Iterator[Delivery]:
-            due_s = time.monotonic()
-            while not intake.stop.is_set():
-                values = connection.sample()
-                arrived_s = time.monotonic()
-                rows = self._columns.scaled(np.array([values], dtype=np.float64).astype(np.float32))
-                yield Delivery(rows=rows, times=None, arrived_s=arrived_s)
-                due_s = max(due_s + self._every_s, arrived_s)
-                while (left_s := due_s - time.monotonic()) > 0 and not intake.stop.is_set():
-                    connection.wait(min(left_s, 0.2))
-
-        yield from reconnect(self._connect, read, name=self._name, intake=intake)
+    return live_source(connect, read, name=name)
 
 
 class ResultConnection(Connection, Protocol):
@@ -323,25 +314,31 @@ class LastResultSink(Sink):
             self._connection = None
 
 
-def paced(deliveries: Iterator[Delivery], request: SourceRequest, stop: threading.Event) -> Iterator[Delivery]:
-    """Yield deliveries at `replay_speed` times the pace of their own times, or of the expected rate without times.
+def paced_source(
+    deliveries: Iterator[Delivery], request: SourceRequest, *, close: Callable[[], object] = lambda: None
+) -> Source:
+    """Return a source of recorded samples, at `replay_speed` times the pace of their times or of the expected rate.
 
     A pause longer than a minute, and a step back, begin a new pace.
     """
-    speed = request.replay_speed
-    if speed is None:
-        yield from deliveries
-        return
-    began_s, origin_s, count = time.monotonic(), None, 0
-    for delivery in deliveries:
-        count += len(delivery.rows)
-        moment_s = count / request.rate_hz if delivery.times is None else float(delivery.times[-1])
-        if origin_s is None:
-            origin_s = moment_s if delivery.times is not None else 0.0
-        due_s = began_s + (moment_s - origin_s) / speed
-        now_s = time.monotonic()
-        if not -1.0 <= due_s - now_s <= 60.0:
-            began_s, origin_s = now_s, moment_s
-        elif due_s > now_s and stop.wait(due_s - now_s):
+
+    def paced(intake: Intake) -> Iterator[Delivery]:
+        speed = request.replay_speed
+        if speed is None:
+            yield from deliveries
             return
-        yield msgspec.structs.replace(delivery, arrived_s=time.monotonic())
+        began_s, origin_s, count = time.monotonic(), None, 0
+        for delivery in deliveries:
+            count += len(delivery.rows)
+            moment_s = count / request.rate_hz if delivery.times is None else float(delivery.times[-1])
+            if origin_s is None:
+                origin_s = moment_s if delivery.times is not None else 0.0
+            due_s = began_s + (moment_s - origin_s) / speed
+            now_s = time.monotonic()
+            if not -1.0 <= due_s - now_s <= 60.0:
+                began_s, origin_s = now_s, moment_s
+            elif due_s > now_s and intake.stop.wait(due_s - now_s):
+                return
+            yield msgspec.structs.replace(delivery, arrived_s=time.monotonic())
+
+    return Source(deliveries=paced, live=False, close=close)

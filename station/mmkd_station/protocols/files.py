@@ -14,43 +14,44 @@ import msgspec
 from mmkd_edge.cli.csv_text import csv_text
 from mmkd_edge.errors import UsageError, os_reason
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import GoneError, Sink, Source, SourceRequest, paced
+from mmkd_station.protocols.base import GoneError, Sink, Source, SourceRequest, paced_source
 from mmkd_station.protocols.samples import MOST_LINE_BYTES, LineReader
 from mmkd_station.records import Record, ResultRecord, line_of
 
 _BLOCK_BYTES = 1 << 16
 _LOOK_S = 0.2
-_MOST_LINES = 256
+_MAX_LINES = 256
 _CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not in ("labels", "label_set"))
 
 
-class FileSource(Source):
-    """Lines of a file, CSV or JSON; with `follow` also lines that are appended, and those of a replaced file."""
+def file_source(text: str, place: str, request: SourceRequest) -> Source:
+    """Open a file of lines, CSV or JSON; with `follow` also lines that are appended, and those of a replaced file."""
+    lines = _FileLines(Path(place), request)
+    return Source(deliveries=lines.deliveries, live=request.follow, close=lines.close)
 
-    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
-        path = Path(place)
-        self.live = request.follow
+
+class _FileLines:
+    def __init__(self, path: Path, request: SourceRequest) -> None:
         self._path = path
         self._request = request
         self._file = _open_file(path)
 
     def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield the samples of the lines, paced if the file does not grow."""
         reader = LineReader(str(self._path), self._request)
         deliveries = reader.deliveries(self._chunks(reader, intake), intake)
-        yield from deliveries if self.live else paced(deliveries, self._request, intake.stop)
+        yield from deliveries if self._request.follow else paced_source(deliveries, self._request).deliveries(intake)
 
     def _chunks(self, reader: LineReader, intake: Intake) -> Iterator[list[str]]:
         rest = b""
         # Few samples at once for a real pace, else many for speed.
-        most = _MOST_LINES if self._request.replay_speed is None else max(1, round(self._request.rate_hz / 20))
+        most = _MAX_LINES if self._request.replay_speed is None else max(1, round(self._request.rate_hz / 20))
         while not intake.stop.is_set():
             block = self._file.read(_BLOCK_BYTES)
             if block:
                 lines, rest = _split(rest + block, intake)
                 for start in range(0, len(lines), most):
                     yield lines[start : start + most]
-            elif not self.live:
+            elif not self._request.follow:
                 if rest:
                     yield [rest.decode(errors="replace")]
                 return
@@ -74,37 +75,33 @@ class FileSource(Source):
         return True
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 
-class StdinSource(Source):
-    """Lines of the standard input, CSV or JSON."""
+def stdin_source(text: str, place: str, request: SourceRequest) -> Source:
+    """Open the standard input: lines, CSV or JSON."""
+    if sys.stdin is None:
+        raise UsageError("--source stdin: expected an open standard input, got a closed one; pipe samples into it")
 
-    live = True
+    def deliveries(intake: Intake) -> Iterator[Delivery]:
+        yield from LineReader("stdin", request).deliveries(_stdin_lines(intake), intake)
 
-    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
-        if sys.stdin is None:
-            raise UsageError("--source stdin: expected an open standard input, got a closed one; pipe samples into it")
-        self._request = request
+    return Source(deliveries=deliveries, live=True)
 
-    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield the samples of the lines."""
-        yield from LineReader("stdin", self._request).deliveries(self._chunks(intake), intake)
 
-    def _chunks(self, intake: Intake) -> Iterator[list[str]]:
-        descriptor, rest = sys.stdin.fileno(), b""
-        while not intake.stop.is_set():
-            if not select.select([descriptor], [], [], _LOOK_S)[0]:
-                continue
-            block = os.read(descriptor, _BLOCK_BYTES)
-            if not block:
-                break
-            lines, rest = _split(rest + block, intake)
-            if lines:
-                yield lines
-        if rest:
-            yield [rest.decode(errors="replace")]
+def _stdin_lines(intake: Intake) -> Iterator[list[str]]:
+    descriptor, rest = sys.stdin.fileno(), b""
+    while not intake.stop.is_set():
+        if not select.select([descriptor], [], [], _LOOK_S)[0]:
+            continue
+        block = os.read(descriptor, _BLOCK_BYTES)
+        if not block:
+            break
+        lines, rest = _split(rest + block, intake)
+        if lines:
+            yield lines
+    if rest:
+        yield [rest.decode(errors="replace")]
 
 
 def _open_file(path: Path) -> BinaryIO:

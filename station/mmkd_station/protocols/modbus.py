@@ -18,7 +18,7 @@ import msgspec
 
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line
-from mmkd_station.protocols.base import LastResultSink, Place, PolledSource, SourceRequest, place_of
+from mmkd_station.protocols.base import LastResultSink, Place, Source, SourceRequest, place_of, polled_source
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
         return self.number + _WORDS[self.type]
 
 
-def modbus_source(text: str, place: str, request: SourceRequest) -> PolledSource:
+def modbus_source(text: str, place: str, request: SourceRequest) -> Source:
     """Open a source of registers."""
     _pymodbus()
     plc = place_of(text, scheme="modbus://", options=("unit", "every", "words"), port=_PORT)
@@ -71,7 +71,7 @@ def modbus_source(text: str, place: str, request: SourceRequest) -> PolledSource
     unit = int(plc.number("unit", 1, least=0, most=255))
     plc.one_of("words", ("big", "little"), "big")
     registers = [_register(name) for name in request.columns.names]
-    return PolledSource(
+    return polled_source(
         lambda: _Reader(plc, unit, registers), name=plc.address, columns=request.columns, every_s=every_s
     )
 

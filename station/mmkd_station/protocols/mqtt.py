@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ import msgspec
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import Place, Sink, Source, SourceRequest, place_of, reconnect
+from mmkd_station.protocols.base import Place, Sink, Source, SourceRequest, live_source, place_of
 from mmkd_station.protocols.samples import rows_from_json
 from mmkd_station.records import AlarmRecord, Record, StateRecord, line_of, record_from_line
 
@@ -31,10 +32,10 @@ _OPTIONS = ("credentials", "ca", "cert", "key", "version", "qos", "client")
 _KEEPALIVE_S = 15
 _CONNECT_TIMEOUT_S = 5.0
 _CONFIRM_TIMEOUT_S = 10.0
-_MOST_WAITING = 256  # messages between paho's thread and ours; then the broker waits
+_MAX_WAITING = 256  # messages between paho's thread and ours; then the broker waits
 _LOOK_S = 0.2
 # Some brokers disconnect whoever may not read a topic: records must come through there too.
-_MOST_TRIES_TO_FORGET = 3
+_MAX_TRIES_TO_FORGET = 3
 # What has a meaning in topics, or may not be in one (MQTT 5.0, sections 1.5.4 and 4.7), and the sign that encodes it.
 _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
@@ -161,48 +162,42 @@ class _Connection:
         self._ready.set()
 
 
-class MqttSource(Source):
-    """Messages of a topic, which may have wildcards."""
+def mqtt_source(text: str, place: str, request: SourceRequest) -> Source:
+    """Open a source of the messages of a topic, which may have wildcards."""
+    broker = _broker(text)
+    if not broker.path:
+        raise UsageError(f"--source {text}: expected mqtt://HOST/TOPIC, got no topic; name it")
+    return Source(deliveries=partial(_messages, broker, request), live=True)
 
-    live = True
 
-    def __init__(self, text: str, place: str, request: SourceRequest) -> None:
-        self._place = _broker(text)
-        if not self._place.path:
-            raise UsageError(f"--source {text}: expected mqtt://HOST/TOPIC, got no topic; name it")
-        self._request = request
+def _messages(broker: Place, request: SourceRequest, intake: Intake) -> Iterator[Delivery]:
+    payloads: queue.Queue[bytes] = queue.Queue(maxsize=_MAX_WAITING)
 
-    def deliveries(self, intake: Intake) -> Iterator[Delivery]:
-        """Yield the samples of each message."""
-        waiting: queue.Queue[bytes] = queue.Queue(maxsize=_MOST_WAITING)
+    def put(payload: bytes) -> None:
+        while not intake.stop.is_set():
+            with contextlib.suppress(queue.Full):
+                payloads.put(payload, timeout=_LOOK_S)
+                return
 
-        def put(payload: bytes) -> None:
-            while not intake.stop.is_set():
-                with contextlib.suppress(queue.Full):
-                    waiting.put(payload, timeout=_LOOK_S)
-                    return
+    def read(connection: _Connection, intake: Intake) -> Iterator[Delivery]:
+        while not intake.stop.is_set():
+            try:
+                payload = payloads.get(timeout=_LOOK_S)
+            except queue.Empty:
+                if connection.lost.is_set():
+                    raise ConnectionError(connection.reason) from None
+                continue
+            try:
+                times, rows = rows_from_json(payload, request)
+            except ValueError as error:
+                intake.garbage(str(error))
+                continue
+            yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
 
-        def read(connection: _Connection) -> Iterator[Delivery]:
-            while not intake.stop.is_set():
-                try:
-                    payload = waiting.get(timeout=_LOOK_S)
-                except queue.Empty:
-                    if connection.lost.is_set():
-                        raise ConnectionError(connection.reason) from None
-                    continue
-                try:
-                    times, rows = rows_from_json(payload, self._request)
-                except ValueError as error:
-                    intake.garbage(str(error))
-                    continue
-                yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
+    def connect() -> _Connection:
+        return _Connection(broker, topic=broker.path, on_message=put)
 
-        yield from reconnect(
-            lambda: _Connection(self._place, topic=self._place.path, on_message=put),
-            read,
-            name=self._place.address,
-            intake=intake,
-        )
+    yield from live_source(connect, read, name=broker.address).deliveries(intake)
 
 
 class MqttSink(Sink):
@@ -241,7 +236,7 @@ class MqttSink(Sink):
     def _forget_earlier(self, connection: _Connection, started: StateRecord) -> None:
         """Clear retained alarms that an earlier run left open; continued ones were published before `started`."""
         self._tries_to_forget[started.boot] += 1
-        if self._tries_to_forget[started.boot] > _MOST_TRIES_TO_FORGET:
+        if self._tries_to_forget[started.boot] > _MAX_TRIES_TO_FORGET:
             return
         kept = connection.retained(f"{self._topic}/{_level(started.station)}/alarm/+")
         earlier = [topic for topic, payload in kept if _is_open_alarm(payload, not_of=started.boot)]

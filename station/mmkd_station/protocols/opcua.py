@@ -14,7 +14,7 @@ from typing import Any
 
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line
-from mmkd_station.protocols.base import LastResultSink, Place, PolledSource, SourceRequest, place_of
+from mmkd_station.protocols.base import LastResultSink, Place, Source, SourceRequest, place_of, polled_source
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
 _OPTIONS = ("credentials", "policy", "mode", "cert", "key")
@@ -105,12 +105,12 @@ async def _cancel_tasks() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def opcua_source(text: str, place: str, request: SourceRequest) -> PolledSource:
+def opcua_source(text: str, place: str, request: SourceRequest) -> Source:
     """Open a source of nodes. Samples get the time of the reading: a value that does not change keeps its old time."""
     server = _server(text, scheme="opcua://", options=("every",))
     every_s = server.number("every", 1 / request.rate_hz, least=1e-3, most=86400)
     nodes = [_node(name, where=f"--map ...={name}") for name in request.columns.names]
-    return PolledSource(lambda: _Reader(server, nodes), name=server.address, columns=request.columns, every_s=every_s)
+    return polled_source(lambda: _Reader(server, nodes), name=server.address, columns=request.columns, every_s=every_s)
 
 
 class _Reader:

@@ -10,14 +10,14 @@ from typing import TypeVar
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_station.protocols.audio import MicrophoneSource, WavSource
+from mmkd_station.protocols.audio import microphone_source, wav_source
 from mmkd_station.protocols.base import Sink, Source, SourceRequest, check_no_password
-from mmkd_station.protocols.files import AppendSink, FileSource, StdinSource, StdoutSink, csv_lines, json_lines
+from mmkd_station.protocols.files import AppendSink, StdoutSink, csv_lines, file_source, json_lines, stdin_source
 from mmkd_station.protocols.modbus import modbus_source, modbus_write_sink
-from mmkd_station.protocols.mqtt import MqttSink, MqttSource
+from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.protocols.opcua import opcua_source, opcua_write_sink
-from mmkd_station.protocols.recordings import RecordingsSource
-from mmkd_station.protocols.video import CameraSource, VideoFileSource
+from mmkd_station.protocols.recordings import recordings_source
+from mmkd_station.protocols.video import camera_source, video_source
 from mmkd_station.protocols.webhook import WebhookSink, host_of
 
 
@@ -41,18 +41,18 @@ class SinkKind(msgspec.Struct, frozen=True):
 
 # By prefix; the text behind it is the place.
 SOURCES: dict[str, SourceKind] = {
-    "csv:": SourceKind("csv:FILE", "lines of a file, CSV or JSON; --follow waits for more", FileSource, grows=True),
-    "stdin": SourceKind("stdin", "lines of the standard input, CSV or JSON", StdinSource),
-    "mqtt://": SourceKind("mqtt://HOST/TOPIC", "JSON messages", MqttSource),
-    "mqtts://": SourceKind("mqtts://HOST/TOPIC", "JSON messages over TLS", MqttSource),
+    "csv:": SourceKind("csv:FILE", "lines of a file, CSV or JSON; --follow waits for more", file_source, grows=True),
+    "stdin": SourceKind("stdin", "lines of the standard input, CSV or JSON", stdin_source),
+    "mqtt://": SourceKind("mqtt://HOST/TOPIC", "JSON messages", mqtt_source),
+    "mqtts://": SourceKind("mqtts://HOST/TOPIC", "JSON messages over TLS", mqtt_source),
     "opcua://": SourceKind("opcua://HOST", "OPC UA nodes, polled", opcua_source),
     "modbus://": SourceKind("modbus://HOST", "Modbus registers, polled", modbus_source),
-    "wav:": SourceKind("wav:FILE", "an audio file", WavSource),
-    "mic": SourceKind("mic", "the default microphone, by arecord", MicrophoneSource),
-    "mic:": SourceKind("mic:DEVICE", "an ALSA device from `arecord -L`", MicrophoneSource),
-    "cam:": SourceKind("cam:N", "a camera: number, device, URL or GStreamer pipeline", CameraSource, frames=True),
-    "video:": SourceKind("video:FILE", "a video file", VideoFileSource, frames=True),
-    "recordings:": SourceKind("recordings:DATASET", "the recordings of a dataset, in their order", RecordingsSource),
+    "wav:": SourceKind("wav:FILE", "an audio file", wav_source),
+    "mic": SourceKind("mic", "the default microphone, by arecord", microphone_source),
+    "mic:": SourceKind("mic:DEVICE", "an ALSA device from `arecord -L`", microphone_source),
+    "cam:": SourceKind("cam:N", "a camera: number, device, URL or GStreamer pipeline", camera_source, frames=True),
+    "video:": SourceKind("video:FILE", "a video file", video_source, frames=True),
+    "recordings:": SourceKind("recordings:DATASET", "the recordings of a dataset, in their order", recordings_source),
 }
 SINKS: dict[str, SinkKind] = {
     "-": SinkKind("-", "JSON lines on the standard output", StdoutSink),
