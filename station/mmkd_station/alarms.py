@@ -1,6 +1,5 @@
-"""Turn results into alarm episodes.
+"""Turn results into alarm episodes: begun by enough of the last results, ended by some in a row without the label.
 
-An episode begins when enough of the last results have its label, and ends after some results in a row without it.
 Results without an answer (`invalid`, `stale`, `warming_up`) and `unknown` ones are ignored.
 """
 
@@ -19,7 +18,7 @@ from mmkd_edge import TaskSpec
 from mmkd_edge.errors import UsageError
 from mmkd_station.records import AlarmRecord, ResultRecord
 
-MOST_CONFIRM = 1000
+_MAX_CONFIRM = 1000
 ABSTAINING = ("stale", "unknown")
 """Statuses of answers that count neither for nor against."""
 _CONFIRM = re.compile(r"([0-9]+)/([0-9]+)")
@@ -31,8 +30,7 @@ class AlarmRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         confirm: `3/5` raises an alarm when three of the last five results have the label.
         release: results in a row without the label that end the episode.
-        cooldown_s: minimum time from an end to the next episode of the label, on the clock of the samples.
-        min_probability: results of a lower probability do not count.
+        cooldown_s: minimum time to the next episode of the label, on the clock of the samples.
     """
 
     label: str
@@ -68,10 +66,10 @@ def check_rules(rules: Sequence[AlarmRule], task: TaskSpec) -> None:
 def rule_problems(rule: AlarmRule) -> Iterator[str]:
     """Yield one message for each invalid value of a rule."""
     most, of = rule.votes
-    if not 1 <= most <= of <= MOST_CONFIRM:
-        yield f"confirm: expected N/M with 1 <= N <= M <= {MOST_CONFIRM}, got {rule.confirm!r}; for instance 3/5"
-    if not 1 <= rule.release <= MOST_CONFIRM:
-        yield f"release: expected 1 to {MOST_CONFIRM} results, got {rule.release}; correct it"
+    if not 1 <= most <= of <= _MAX_CONFIRM:
+        yield f"confirm: expected N/M with 1 <= N <= M <= {_MAX_CONFIRM}, got {rule.confirm!r}; for instance 3/5"
+    if not 1 <= rule.release <= _MAX_CONFIRM:
+        yield f"release: expected 1 to {_MAX_CONFIRM} results, got {rule.release}; correct it"
     if not 0 <= rule.cooldown_s < math.inf:
         yield f"cooldown: expected seconds of 0 or more, got {rule.cooldown_s}; correct it"
     if not 0 <= rule.min_probability <= 1:

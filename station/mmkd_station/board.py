@@ -1,7 +1,6 @@
 """Keep the last minutes of a station for its page, in bounded memory.
 
-Samples are reduced to bins with their lowest and highest value, so that a page costs the same at any rate. Written by
-the station's threads, read by the server's.
+Samples are reduced to bins with their lowest and highest value, so that a page costs the same at any rate.
 """
 
 from __future__ import annotations
@@ -25,11 +24,8 @@ _BIN_S = SPAN_S / _BINS
 _STEPS_BACK = 5
 
 
-class Bin(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A tenth of a second of the signal: its lowest and highest value per channel, NaN if all samples are missing.
-
-    A later bin with the same number replaces the earlier one.
-    """
+class _Bin(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A tenth of a second of a signal: lowest and highest value per channel, NaN if all samples are missing."""
 
     number: int
     time_s: float
@@ -41,7 +37,7 @@ class _Signal:
     """The last minute of one sensor."""
 
     def __init__(self) -> None:
-        self._bins: deque[Bin] = deque(maxlen=_BINS)
+        self._bins: deque[_Bin] = deque(maxlen=_BINS)
         self._behind = 0
 
     def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
@@ -65,19 +61,19 @@ class _Signal:
             for place, known in enumerate(self._bins):
                 if known.number == number:  # else it is late, in a gap
                     low, high = np.fmin(known.lowest, low), np.fmax(known.highest, high)
-                    self._bins[place] = Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist()))
+                    self._bins[place] = _Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist()))
             return
         if self._bins and time_s - self._bins[-1].time_s > SPAN_S:
             self._bins.clear()  # another time line
-        self._bins.append(Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist())))
+        self._bins.append(_Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist())))
 
-    def after(self, number: int) -> tuple[Bin, ...]:
+    def after(self, number: int) -> tuple[_Bin, ...]:
         """Return bins from a number on, since the last one grows; all of them after a jump in time."""
         restarted = bool(self._bins) and self._bins[-1].number < number
         return tuple(known for known in self._bins if restarted or known.number >= number)
 
 
-class Episode(msgspec.Struct, frozen=True, kw_only=True):
+class _Episode(msgspec.Struct, frozen=True, kw_only=True):
     """An episode as the operator sees it: its last alarm, when it began and ended (UTC), and what people said."""
 
     alarm: AlarmRecord
@@ -90,9 +86,9 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
 class BoardNews(msgspec.Struct, frozen=True, kw_only=True):
     """New bins and results; all recent episodes and states, newest first."""
 
-    bins: tuple[Bin, ...]
+    bins: tuple[_Bin, ...]
     results: tuple[ResultRecord, ...]
-    episodes: tuple[Episode, ...]
+    episodes: tuple[_Episode, ...]
     states: tuple[StateRecord, ...]
 
 
@@ -104,7 +100,7 @@ class Board:
         self.task = task
         self._signals = [_Signal() for _ in self.modalities]
         self._results: deque[ResultRecord] = deque(maxlen=_RESULTS)
-        self._episodes: deque[Episode] = deque(maxlen=_EPISODES)
+        self._episodes: deque[_Episode] = deque(maxlen=_EPISODES)
         self._states: deque[StateRecord] = deque(maxlen=_STATES)
         self._lock = threading.Lock()
 
@@ -126,7 +122,7 @@ class Board:
 
     def _follow(self, alarm: AlarmRecord) -> None:
         if alarm.event in ("raised", "continued"):
-            self._episodes.append(Episode(alarm=alarm, raised_s=alarm.decided_s))
+            self._episodes.append(_Episode(alarm=alarm, raised_s=alarm.decided_s))
         for place, episode in enumerate(self._episodes):
             if episode.alarm.episode == alarm.episode:
                 self._episodes[place] = msgspec.structs.replace(

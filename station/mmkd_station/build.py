@@ -18,7 +18,7 @@ from mmkd_station.board import Board
 from mmkd_station.intake import Intake, ReplayedRecording
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import SourceRequest
-from mmkd_station.protocols.channels import columns_of
+from mmkd_station.protocols.channels import map_columns
 from mmkd_station.protocols.table import grows, open_sink, open_source, shown_names
 from mmkd_station.sensor import Sensor
 from mmkd_station.service import Service
@@ -33,52 +33,20 @@ _OPENING = ("bundle", "backend", "precision", "threads", "reference", "error_lev
 
 @contextlib.contextmanager
 def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False) -> Iterator[Service]:
-    """Open bundles, sources and sinks, and yield the service; close everything at the end. Raises MmkdError.
+    """Open what a checked run needs and yield its service; close everything at the end. Raises MmkdError.
 
-    Args:
-        spec: checked by `check_run`.
-        load_recordings: returns the recordings of a dataset, for a modality.
-        has_page: keep the recent samples and results that a page shows.
+    `load_recordings` returns the recordings of a dataset; with `has_page` stations keep what a page shows.
     """
-    with contextlib.ExitStack() as stack:
-        predictors: dict[tuple[object, ...], tuple[Path, EdgePredictor]] = {}
-        for station in spec.stations:
-            key = _predictor_key(station)
-            if key not in predictors:
-                options: dict[str, Any] = dict(zip(_OPENING[1:], key[1:], strict=True))
-                predictor = stack.enter_context(EdgePredictor.open(station.bundle, **options))
-                predictors[key] = Path(station.bundle), predictor
-        store = None
-        if spec.store is not None:
-            store = Store(Path(spec.store), most_bytes=spec.store_bytes)
-            stack.callback(store.close)
-        outlets: dict[str, Outlet] = {}
-        texts = list(dict.fromkeys([*spec.sinks, *(text for station in spec.stations for text in station.sinks)]))
-        for text, name in shown_names(texts).items():
-            outlets[text] = open_outlet(text, store, name=name)
-            stack.callback(outlets[text].close, drain_s=0.0)
-        builder = _Builder(spec, load_recordings, store, has_page=has_page, opened=stack)
-        stations = [
-            builder.station(
-                station,
-                predictors[_predictor_key(station)][1],
-                [outlets[text] for text in dict.fromkeys([*spec.sinks, *station.sinks])],
-            )
-            for station in spec.stations
-        ]
-        if store is not None:
-            names = [station.name for station in spec.stations]
-            _clear_orphans(store, [outlets[text] for text in spec.sinks], names=names)
+    with contextlib.ExitStack() as opened:
+        builder = _Builder(spec, load_recordings, has_page=has_page, opened=opened)
+        stations = [builder.station(station) for station in spec.stations]
+        builder.clear_orphans()
         yield Service(
             stations=stations,
-            outlets=list(outlets.values()),
-            predictors=list(predictors.values()),
+            outlets=list(builder.outlets.values()),
+            predictors=list(builder.predictors.values()),
             watch_bundle=spec.watch_bundle,
         )
-
-
-def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
-    return tuple(getattr(spec, name) for name in _OPENING)
 
 
 def open_outlet(text: str, store: Store | None, *, name: str) -> Outlet:
@@ -87,28 +55,43 @@ def open_outlet(text: str, store: Store | None, *, name: str) -> Outlet:
     return Outlet(name, open_sink(text), store=store, key=key)
 
 
-def _clear_orphans(store: Store, outlets: Sequence[Outlet], *, names: Sequence[str]) -> None:
-    """Clear the episodes that an earlier run left open in stations that this run does not have."""
-    boot = secrets.token_hex(8)
-    for number, alarm in enumerate(store.last_alarms(), start=1):
-        if alarm.event != "cleared" and alarm.station not in names:
-            cleared = msgspec.structs.replace(resumed_alarm(alarm, is_followed=False), number=number, boot=boot)
-            with store.together(cleared):
-                for outlet in outlets:
-                    outlet.put(cleared)
-
-
 class _Builder:
-    def __init__(
-        self, run: RunSpec, load: Load, store: Store | None, *, has_page: bool, opened: contextlib.ExitStack
-    ) -> None:
+    """Opens what a run needs; `opened` closes it."""
+
+    def __init__(self, run: RunSpec, load: Load, *, has_page: bool, opened: contextlib.ExitStack) -> None:
         self._run = run
         self._load = load
-        self._store = store
         self._has_page = has_page
         self._opened = opened
+        self.predictors: dict[tuple[object, ...], tuple[Path, EdgePredictor]] = {}
+        for station in run.stations:  # with the same bundle and options they share a predictor
+            key = _predictor_key(station)
+            if key not in self.predictors:
+                options: dict[str, Any] = dict(zip(_OPENING[1:], key[1:], strict=True))
+                predictor = opened.enter_context(EdgePredictor.open(station.bundle, **options))
+                self.predictors[key] = Path(station.bundle), predictor
+        self._store = None
+        if run.store is not None:
+            self._store = Store(Path(run.store), most_bytes=run.store_bytes)
+            opened.callback(self._store.close)
+        self.outlets: dict[str, Outlet] = {}
+        texts = [*run.sinks, *(text for station in run.stations for text in station.sinks)]
+        for text, name in shown_names(list(dict.fromkeys(texts))).items():
+            self.outlets[text] = open_outlet(text, self._store, name=name)
+            opened.callback(self.outlets[text].close, drain_s=0.0)
 
-    def station(self, spec: StationSpec, predictor: EdgePredictor, outlets: Sequence[Outlet]) -> Station:
+    def clear_orphans(self) -> None:
+        """Clear the episodes that an earlier run left open in stations that this run does not have."""
+        names, boot = [station.name for station in self._run.stations], secrets.token_hex(8)
+        for number, alarm in enumerate([] if self._store is None else self._store.last_alarms(), start=1):
+            if self._store is not None and alarm.event != "cleared" and alarm.station not in names:
+                cleared = msgspec.structs.replace(resumed_alarm(alarm, is_followed=False), number=number, boot=boot)
+                with self._store.together(cleared):
+                    for text in self._run.sinks:
+                        self.outlets[text].put(cleared)
+
+    def station(self, spec: StationSpec) -> Station:
+        predictor = self.predictors[_predictor_key(spec)][1]
         sources = _sources(spec, predictor)
         alarms = [] if self._store is None else self._store.last_alarms()
         last = [alarm for alarm in alarms if alarm.station == spec.name]
@@ -121,7 +104,7 @@ class _Builder:
             predictor=predictor,
             sensors=sensors,
             intake=Intake(most=spec.queue, on_full=spec.on_full or ("drop-oldest" if may_drop else "block")),
-            outlets=outlets,
+            outlets=[self.outlets[text] for text in dict.fromkeys([*self._run.sinks, *spec.sinks])],
             alarms=Episodes(spec.alarms, entries[0].task, last=last) if spec.alarms or last else None,
             board=Board([entry.modality for entry in entries], entries[0].task) if self._has_page else None,
             store=self._store,
@@ -134,7 +117,7 @@ class _Builder:
         mapping = _mapping(spec, modality.name, count=count)
         _check_modality(spec, modality, is_mapped=bool(mapping), count=count)
         request = SourceRequest(
-            columns=columns_of(modality, mapping),
+            columns=map_columns(modality, mapping),
             rate_hz=modality.rate_hz,
             time_column=spec.time_column,
             time_unit=spec.time_unit,
@@ -169,6 +152,10 @@ class _Builder:
             hop = max(1, round(spec.hop * modality.rate_hz / predictor.entry.modality.rate_hz))
             rules = msgspec.structs.replace(rules, hop=hop)
         return Sensor(source, text, predictor=predictor, rules=rules, ring=ring)
+
+
+def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
+    return tuple(getattr(spec, name) for name in _OPENING)
 
 
 def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[ModelEntry, str]]:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from mmkd_station.intake import Delivery
 
 TimeFrom = Literal["source", "arrival"]
-TimeFault = Literal["ahead", "back", "still", "late"]
+_TimeFault = Literal["ahead", "back", "still", "late"]
 
-TIME_FAULTS: dict[TimeFault, str] = {
+TIME_FAULTS: dict[_TimeFault, str] = {
     "ahead": "the times of samples run ahead of their arrival",
     "back": "the times of samples go back",
     "still": "the times of samples stand still",
@@ -24,19 +24,19 @@ TIME_FAULTS: dict[TimeFault, str] = {
 """How the log and `/healthz` describe a fault."""
 
 # Largest difference between counted times and arrivals.
-_MOST_APART_S = 0.5
+_MAX_APART_S = 0.5
 # Fraction of that difference that each delivery corrects, so that jitter does not reach the times of samples.
 _CORRECTED = 0.02
 # A source is silent after so many times the longest of its recent intervals, at least a second.
 _SILENT_TIMES, _SILENT_FROM_S, _INTERVALS = 3.0, 1.0, 16
 # After a machine has slept, not every sample is filled in.
-_MOST_MISSING = 1_000_000
+_MAX_MISSING = 1_000_000
 # A source whose clock is further from UTC has one of its own, such as seconds since it was switched on.
 _OWN_CLOCK_S = 86_400.0
 # How far times may run ahead of their arrival: without `--stale`, and at least.
-_AHEAD_S, _LEAST_AHEAD_S = 10.0, 1.0
+_AHEAD_S, _MIN_AHEAD_S = 10.0, 1.0
 # Smaller steps are rounding of float64 seconds since 1970.
-_LEAST_STEP_S = 1e-6
+_MIN_STEP_S = 1e-6
 # Largest drift of a source's clock, per second; a source that catches up with a delay gains more than a crystal.
 _GAINS, _LOSES = 0.05, 0.001
 # Fraction of a sampling period by which float64 seconds since 1970 round at 1 MHz.
@@ -52,10 +52,6 @@ class TimeWatch:
     Args:
         limit_s: how far times may run ahead of UTC, or of their pace so far if the source has a clock of its own.
         back_s: how far times may go back; samples that go back less are late.
-
-    Attributes:
-        newest: newest accepted time and when it arrived (`time.monotonic()`).
-        reason: why the last delivery was refused; empty if it was accepted.
     """
 
     def __init__(self, *, limit_s: float, back_s: float) -> None:
@@ -63,7 +59,7 @@ class TimeWatch:
         self._back_s = back_s
         self._offset_s = 0.0  # from the moment of arrival to the source's time, without delays
         self._other_line: tuple[float, float] | None = None
-        self._fault: tuple[TimeFault, float] | None = None
+        self._fault: tuple[_TimeFault, float] | None = None
         self.newest: tuple[float, float] | None = None
         self.reason = ""
         self.refused = 0
@@ -74,8 +70,7 @@ class TimeWatch:
         """Return whether the times (n,) of a delivery can be trusted.
 
         Args:
-            arrived_s: moment of `time.monotonic()`.
-            utc_s: the same moment in UTC; NaN if the times are not UTC.
+            utc_s: `arrived_s` (monotonic) in UTC; NaN if the times are not UTC.
             still_s: how long times may stand still.
             waited: as in `Delivery`; then only UTC times are compared with the arrival.
         """
@@ -83,9 +78,9 @@ class TimeWatch:
         is_utc = abs(time_s - utc_s) <= _OWN_CLOCK_S
         last_s, last_arrived_s = (-math.inf, arrived_s) if self.newest is None else self.newest
         own_ahead_s = 0.0 if self.newest is None else time_s - arrived_s - self._offset_s
-        ahead_s, back_s = time_s - utc_s if is_utc else own_ahead_s, last_s + _LEAST_STEP_S - time_s
+        ahead_s, back_s = time_s - utc_s if is_utc else own_ahead_s, last_s + _MIN_STEP_S - time_s
         is_paced = is_utc or not waited
-        fault: tuple[TimeFault, str] | None = None
+        fault: tuple[_TimeFault, str] | None = None
         if is_paced and ahead_s > self._limit_s:
             fault = "ahead", f"the times of samples are {ahead_s:,.1f} s ahead of their arrival"
         elif is_paced and back_s > self._back_s:
@@ -117,12 +112,12 @@ class TimeWatch:
         self._other_line = time_s, arrived_s
         return False
 
-    def note(self, fault: TimeFault) -> None:
+    def note(self, fault: _TimeFault) -> None:
         """Set the current fault."""
         self._fault = fault, time.monotonic()
 
     @property
-    def fault(self) -> TimeFault | None:
+    def fault(self) -> _TimeFault | None:
         """The last fault, until `limit_s` have passed without one."""
         if self._fault is None or (not self.reason and time.monotonic() - self._fault[1] > self._limit_s):
             return None
@@ -132,11 +127,7 @@ class TimeWatch:
 class SampleClock:
     """Assigns every sample of a sensor a time in seconds; recorded samples without times count from 0.
 
-    Args:
-        silence_s: a source is silent after this time; None is three times the longest of the recent intervals between
-            its deliveries, at least a second.
-        stale_s: as in `SensorRules`.
-        back_s: as in `TimeWatch`.
+    `silence_s` None is three times the longest of the recent intervals between deliveries, at least a second.
     """
 
     def __init__(
@@ -154,7 +145,7 @@ class SampleClock:
         self._live = live
         self._silence_s = silence_s
         self._stale_s = math.inf if stale_s is None else stale_s
-        limit_s = _AHEAD_S if stale_s is None else max(stale_s, _LEAST_AHEAD_S)
+        limit_s = _AHEAD_S if stale_s is None else max(stale_s, _MIN_AHEAD_S)
         self.watch = TimeWatch(limit_s=limit_s, back_s=back_s)
         # UTC at the start, then monotonic: setting the clock does not move the samples.
         self._utc_s = time.time() - time.monotonic()
@@ -162,7 +153,7 @@ class SampleClock:
         self._intervals: deque[float] = deque(maxlen=_INTERVALS)
         self._is_source_time = False
 
-    def times_of(self, delivery: Delivery) -> NDArray[np.float64] | None:
+    def sample_times(self, delivery: Delivery) -> NDArray[np.float64] | None:
         """Return the time of each sample (n,); None if the times cannot be trusted."""
         self._is_source_time = self._time_from == "source" and delivery.times is not None
         times = delivery.times if self._is_source_time and delivery.times is not None else self._counted(delivery)
@@ -198,7 +189,7 @@ class SampleClock:
             return steps + arrived_s
         first_s = self._last_s + period_s
         late_s = arrived_s - first_s
-        if late_s > _MOST_APART_S:
+        if late_s > _MAX_APART_S:
             first_s = arrived_s
         else:  # counted times approach the arrivals slowly
             first_s += min(max(_CORRECTED * late_s, -0.5 * period_s), 0.5 * period_s)
@@ -234,7 +225,7 @@ class SampleClock:
         count = int((until_s - self._last_s) * self._rate_hz + _ROUNDING)
         if count <= 0:
             return np.empty(0)
-        steps = np.arange(max(1, count - _MOST_MISSING + 1), count + 1, dtype=np.float64)
+        steps = np.arange(max(1, count - _MAX_MISSING + 1), count + 1, dtype=np.float64)
         times: NDArray[np.float64] = self._last_s + steps / self._rate_hz
         self._last_s = float(times[-1])
         return times

@@ -20,11 +20,11 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """Samples that a source gave together.
 
     Attributes:
-        rows: float32 (n, C) in the channels' order and the modality's unit, NaN = missing; video is uint8 (n, H, W, C).
+        rows: float32 (n, C) in the modality's unit, NaN = missing; video is uint8 (n, H, W, C).
         times: float64 (n,) seconds on the source's clock, or None.
         arrived_s: moment of `time.monotonic()`.
         sensor: number of the station's sensor.
-        waited: the samples waited for their reader, as lines of a file do, so their arrival says little of their time.
+        waited: they waited for their reader, as lines of a file do, so their arrival says little of their time.
     """
 
     rows: NDArray[Any]

@@ -1,7 +1,6 @@
 """Pass records to a sink in a thread of its own, so that a sink that hangs delays nothing else.
 
-While a sink fails its records wait in memory, and on disk with a store, and are offered again in order after 1, 2, ...
-at most 30 seconds.
+While a sink fails, records wait in memory (and on disk with a store), and are offered again in order.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from mmkd_station.store import Store
 
 logger = logging.getLogger(__name__)
 
-MOST_WAITING = 10_000
+_MAX_WAITING = 10_000
 _TOGETHER = 256
 DRAIN_S = 5.0
 
@@ -44,9 +43,6 @@ class Outlet:
         store: keeps records on disk that the sink does not take at once; not closed here.
         key: name of the sink in the store.
         most: records in memory; more go to the store, or the oldest is dropped.
-
-    Attributes:
-        is_gone: whether nobody will ever read again: the standard output was closed.
     """
 
     def __init__(
@@ -56,7 +52,7 @@ class Outlet:
         *,
         store: Store | None = None,
         key: str = "",
-        most: int = MOST_WAITING,
+        most: int = _MAX_WAITING,
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         self.name = name

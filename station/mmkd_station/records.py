@@ -32,7 +32,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
         time_s: newest sample of the window; None if samples have no times.
         dropped: samples dropped from the full queue since the previous result.
         late: samples left out since then because of their times.
-        boot: random id of the start of the station, which sets it and `number`.
+        boot: random id of the start of the station.
     """
 
     station: str
@@ -66,7 +66,6 @@ class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
         since_s: `time_s` of the first window with the label.
         windows: number of windows with the label so far.
         probability: highest probability of the label so far.
-        reason: why an episode continues, or was cleared without a result; else empty.
     """
 
     station: str
@@ -121,7 +120,7 @@ def result_record(
     )
 
 
-def line_of(record: Record) -> bytes:
+def record_line(record: Record) -> bytes:
     """Return a record as a line of JSON, with its line break."""
     return msgspec.json.encode(record) + b"\n"
 

@@ -18,7 +18,7 @@ from mmkd_station.uncertain import UncertainRing
 
 
 class SensorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How samples of a sensor become results; `hop`, `gap_s`, `reorder` and `modality` as in `EdgePredictor.stream`.
+    """How samples of a sensor become results; the other attributes are those of `EdgePredictor.stream`.
 
     Attributes:
         hop: None is a second, or a window if that is shorter.
@@ -40,12 +40,9 @@ _TOGETHER = 1024
 
 
 class StreamTurn(NamedTuple):
-    """Samples that go into a stream, and the predictions that come out.
+    """Samples (n,) that go into a stream, and the predictions that come out; consume them before the next turn.
 
-    Attributes:
-        times: (n,) seconds.
-        levels: float32 (n, C) to draw: the samples, or the mean brightness of video channels.
-        predictions: computed lazily; consume them before the next turn.
+    `levels` float32 (n, C) are to draw: the samples, or the mean brightness of video channels.
     """
 
     times: NDArray[np.float64]
@@ -56,13 +53,7 @@ class StreamTurn(NamedTuple):
 class Sensor:
     """A source, and its samples on the way to predictions. Used by the thread that answers.
 
-    Args:
-        text: how the source was named.
-        ring: keeps uncertain windows; closed by `close`, like the source.
-
-    Attributes:
-        now_s: current time on the clock of the samples.
-        has_ended: whether everything from the source is answered and nothing will come.
+    `now_s` is the current time on the clock of the samples; `has_ended` is set once everything is answered.
     """
 
     def __init__(
@@ -107,7 +98,7 @@ class Sensor:
         if self._answered:
             self._before, self._answered = (self._came, self.left_out), False
         self._came += len(delivery.rows)
-        times = self._clock.times_of(delivery)
+        times = self._clock.sample_times(delivery)
         if times is None:
             return
         for part in _parts(len(times)):

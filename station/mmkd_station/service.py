@@ -38,9 +38,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 class Service:
     """Runs stations until their sources end or it is stopped; closes stations and outlets at the end.
 
-    Args:
-        predictors: each with the path of its bundle; not closed.
-        watch_bundle: reload a bundle when its file changes.
+    `predictors` have the path of their bundle; with `watch_bundle` a bundle is reloaded when its file changes.
     """
 
     def __init__(
@@ -61,14 +59,11 @@ class Service:
         self._used = dict(self._stamps)
 
     def run(self, *, stop: threading.Event, reload: threading.Event) -> RunFacts:
-        """Run until every source has ended or `stop` is set; then answer samples that wait, and close.
-
-        `reload` opens every bundle again while the stations run.
-        """
+        """Run until every source has ended or `stop` is set; `reload` opens every bundle again meanwhile."""
         for station in self.stations:
             station.start()
         notify("READY=1")
-        limit_s = watchdog_s()
+        limit_s = _watchdog_s()
         tick_s = _TICK_S if limit_s is None else min(_TICK_S, limit_s / 4)
         bundles_s = stations_s = time.monotonic()
         while not self._is_over() and not stop.wait(tick_s):
@@ -98,7 +93,7 @@ class Service:
     @property
     def is_well(self) -> bool:
         """Whether no station hangs and every engine answers."""
-        limit_s = watchdog_s()
+        limit_s = _watchdog_s()
         within_s = _HANGS_S if limit_s is None else limit_s / 2
         return all(station.is_well(within_s=within_s) for station in self.stations)
 
@@ -179,7 +174,7 @@ def notify(state: str) -> None:
         channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
-def watchdog_s() -> float | None:
+def _watchdog_s() -> float | None:
     """Return the seconds after which systemd restarts a silent program; None if it does not watch this one."""
     limit_us = os.environ.get("WATCHDOG_USEC", "")
     is_for_this = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())

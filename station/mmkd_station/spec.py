@@ -14,19 +14,13 @@ from mmkd_station.alarms import AlarmRule, rule_problems
 from mmkd_station.intake import OnFull
 from mmkd_station.protocols.base import SourceTimeUnit
 from mmkd_station.sensor import SensorRules
-from mmkd_station.uncertain import LEAST_BYTES
+from mmkd_station.uncertain import MIN_BYTES
 
-MOST_QUEUED = 1_000_000
+_MAX_QUEUED = 1_000_000
 
 
 class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One station: a source, a bundle and sinks. `docs/running-live.md` describes every key.
-
-    Attributes:
-        source: as in `--source`; for several modalities, a source for each.
-        name: empty uses the stem of the bundle, numbered if that name is taken.
-        on_full: None drops the oldest delivery of a live source, and makes files and recordings wait.
-    """
+    """One station: a source, a bundle and sinks. `docs/running-live.md` describes every key."""
 
     bundle: str
     source: str | dict[str, str]
@@ -107,8 +101,8 @@ def _problems(spec: RunSpec) -> Iterator[str]:
         yield f"'stations': the name {name!r} is there {names.count(name)} times; give each its own"
     if spec.store_bytes < 1_000_000:
         yield f"'store_bytes': expected 1,000,000 or more, got {spec.store_bytes}; correct it"
-    if spec.keep_uncertain_bytes is not None and spec.keep_uncertain_bytes < LEAST_BYTES:
-        yield f"'keep_uncertain_bytes': expected {LEAST_BYTES:,} or more, got {spec.keep_uncertain_bytes}; correct it"
+    if spec.keep_uncertain_bytes is not None and spec.keep_uncertain_bytes < MIN_BYTES:
+        yield f"'keep_uncertain_bytes': expected {MIN_BYTES:,} or more, got {spec.keep_uncertain_bytes}; correct it"
     for number, station in enumerate(spec.stations):
         yield from (f"'stations[{number}].{text}" for text in _station_problems(station))
 
@@ -122,8 +116,8 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
         yield "replay_speed': expected none beside 'follow', for a file that grows has a pace of its own; leave one out"
     if isinstance(station.source, dict) and len(station.source) < 2:
         yield f"source': expected sources of two modalities or more, got {len(station.source)}; write one as a text"
-    if not 1 <= station.queue <= MOST_QUEUED:
-        yield f"queue': expected 1 to {MOST_QUEUED:,}, got {station.queue}; correct it"
+    if not 1 <= station.queue <= _MAX_QUEUED:
+        yield f"queue': expected 1 to {_MAX_QUEUED:,}, got {station.queue}; correct it"
     if station.hop is not None and station.hop < 1:
         yield f"hop': expected 1 sample or more, got {station.hop}; correct it"
     for rule in station.alarms:

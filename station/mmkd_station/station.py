@@ -53,8 +53,6 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Counters and state of a station.
 
     Attributes:
-        results: count by status.
-        alarms: count of raised episodes by label.
         missed: samples filled in as missing while the source was silent.
         untrusted: samples left out because their times ran ahead of their arrival, went back or stood still.
         faults: deliveries that could not be answered.
@@ -82,13 +80,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Station:
-    """Runs sources through one predictor into outlets. The caller closes the predictor and the outlets.
-
-    Args:
-        sensors: one, or several in the bundle's order; closed by `close`.
-        board: recent data for a page; None keeps none.
-        store: of the outlets; saves each alarm before a sink gets it.
-    """
+    """Runs sources through one predictor into outlets. The caller closes the predictor and the outlets."""
 
     def __init__(
         self,

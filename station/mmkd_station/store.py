@@ -1,7 +1,7 @@
 """Keep unsent records, and the last alarm of each label, in one SQLite file.
 
 A record may be offered twice but never changes: its station, boot and number identify it. While the disk is not
-writable, records stay in memory, and the store tries again every second.
+writable, records stay in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mmkd_edge.errors import UsageError, os_reason
-from mmkd_station.records import AlarmRecord, Record, line_of, record_from_line
+from mmkd_station.records import AlarmRecord, Record, record_from_line, record_line
 
 logger = logging.getLogger(__name__)
 
@@ -35,37 +35,29 @@ CREATE TABLE IF NOT EXISTS alarms (station TEXT, label TEXT, line BLOB, PRIMARY 
 """
 
 
-class MemoryQueue(Protocol):
+class _MemoryQueue(Protocol):
     """Records of one sink in memory, newer than those on disk. Called with the lock of the store."""
 
     def unsaved(self, *, everything: bool) -> tuple[Sequence[Record], Sequence[Record]]:
         """Return records being tried and records that wait; if not `everything`, none that came since the last tick."""
         ...
 
-    def saved(self) -> None:
-        """Forget the records that `unsaved` returned."""
-        ...
+    def saved(self) -> None: ...
 
 
 class Store:
-    """Records and alarms on disk. Thread-safe.
+    """Records and alarms on disk. Thread-safe. Raises UsageError if the folder cannot be used by this process.
 
     Args:
         folder: created if it does not exist; locked until `close`.
         most_bytes: limit per sink; beyond it the oldest records are dropped.
-
-    Attributes:
-        lock: held while records move between memory and disk.
-
-    Raises:
-        UsageError: the folder cannot be used, or another process uses it.
     """
 
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
         self.lock = threading.RLock()
         self._path = folder / FILE_NAME
         self._most_bytes = most_bytes
-        self._backlogs: list[Backlog] = []
+        self._backlogs: list[_Backlog] = []
         self._alarms: dict[tuple[str, str], AlarmRecord] = {}  # not on the disk yet
         self._fault, self._tried_s = "", 0.0
         self._connection: sqlite3.Connection | None = None
@@ -85,10 +77,10 @@ class Store:
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
-    def backlog(self, sink: str, queue: MemoryQueue) -> Backlog:
+    def backlog(self, sink: str, queue: _MemoryQueue) -> _Backlog:
         """Return the records of a sink on disk; records that stay in `queue` for a tick are added."""
         with self.lock:
-            backlog = Backlog(self, sink, queue)
+            backlog = _Backlog(self, sink, queue)
             self._backlogs.append(backlog)
             return backlog
 
@@ -178,7 +170,7 @@ class Store:
                 connection.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
                 sent = backlog.sink, backlog.deleted_until, backlog.sent_until
                 connection.execute("DELETE FROM records WHERE sink = ? AND id > ? AND id <= ?", sent)
-            alarms = [(alarm.station, alarm.label, line_of(alarm)) for alarm in self._alarms.values()]
+            alarms = [(alarm.station, alarm.label, record_line(alarm)) for alarm in self._alarms.values()]
             connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?, ?)", alarms)
         self._alarms.clear()
         for backlog in self._backlogs:
@@ -186,7 +178,7 @@ class Store:
         for backlog in self._backlogs:
             self._give_up(connection, backlog)
 
-    def _give_up(self, connection: sqlite3.Connection, backlog: Backlog) -> None:
+    def _give_up(self, connection: sqlite3.Connection, backlog: _Backlog) -> None:
         """Delete the oldest records of a sink beyond its limit, except those being tried."""
         excess_bytes = backlog.size_bytes - self._most_bytes
         if excess_bytes <= 0:
@@ -213,16 +205,13 @@ class Store:
         self._fault, self._tried_s = text, time.monotonic()
 
 
-class Backlog:
+class _Backlog:
     """The records of one sink on disk, all older than those in memory.
 
-    Attributes:
-        count: records that wait.
-        lines: added by the next transaction.
-        offered_until: id of the last record that the sink was offered; the next two likewise.
+    `lines` are added by the next transaction; `offered_until`, `sent_until`, `deleted_until` are ids of last records.
     """
 
-    def __init__(self, store: Store, sink: str, queue: MemoryQueue) -> None:
+    def __init__(self, store: Store, sink: str, queue: _MemoryQueue) -> None:
         self.sink = sink
         self.store = store
         self.dropped = 0
@@ -237,14 +226,12 @@ class Backlog:
 
     @property
     def is_changed(self) -> bool:
-        """Whether the next transaction concerns it."""
         return bool(self.lines) or self.sent_until > self.deleted_until
 
     def collect(self, *, everything: bool) -> None:
-        """Take from memory the records that the next transaction adds."""
         tried, waiting = self._queue.unsaved(everything=everything)
         self._tried = len(tried)
-        self.lines = [line_of(record) for record in (*tried, *waiting)]
+        self.lines = [record_line(record) for record in (*tried, *waiting)]
 
     def written(self, *, after: int) -> int:
         """Note that the transaction is on disk with ids from `after` + 1; return the last id."""
@@ -283,7 +270,6 @@ class Backlog:
         return records
 
     def sent(self) -> None:
-        """Forget the records that were offered last."""
         with self.store.lock:
             self.sent_until = self.offered_until
             self.count -= self._offered_count

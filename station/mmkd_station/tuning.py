@@ -1,7 +1,7 @@
 """Choose an alarm rule on recordings: at most so many false alarms per hour, then the most detections.
 
-Validation recordings choose the rule, test recordings measure it. Intervals are exact at 95 %: Poisson for rates
-(Garwood, Biometrika 28, 1936), Clopper and Pearson (Biometrika 26, 1934) for fractions.
+Intervals are exact at 95 %: Poisson for rates (Garwood, Biometrika 28, 1936), Clopper and Pearson (Biometrika 26,
+1934) for fractions.
 """
 
 from __future__ import annotations
@@ -25,13 +25,9 @@ _LEVEL = 0.95
 
 
 class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
-    """Performance of a rule on some recordings; intervals are at 95 %.
+    """Performance of a rule: false alarms in recordings without the label, detections in those with it.
 
-    Attributes:
-        normal_hours: length of the recordings without the label.
-        false_alarms: episodes in them.
-        detected: recordings with the label that raised an alarm.
-        delay_s: median time from the start of such a recording to the alarm.
+    Intervals are at 95 %; `delay_s` is the median from the start of a recording to the alarm.
     """
 
     normal_hours: float
@@ -86,16 +82,9 @@ def tune_alarm(
     hop: int,
     cooldown_s: float,
 ) -> Tuned:
-    """Choose a rule for one label.
+    """Choose a rule for one label on validation recordings, and measure it on test recordings.
 
-    Args:
-        recordings: with labels and splits.
-        normal: labels of normal operation; empty uses all others.
-        most_per_hour: permitted false alarms on the validation recordings.
-
-    Raises:
-        UsageError: a label is unknown, recordings are lacking, or no rule keeps the limit.
-        UnavailableError: scipy is not installed.
+    `normal` are labels of normal operation; empty uses all others. Raises UsageError, UnavailableError without scipy.
     """
     require_modules(("scipy",), by="--tune-alarm", extra="import")
     task = predictor.task

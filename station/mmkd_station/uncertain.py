@@ -1,11 +1,11 @@
 """Save windows whose answer was uncertain, unknown or a false alarm, for labelling.
 
-A ring of files in the interchange form that `mmkd-data import` reads. A thread writes them, so that no answer waits
-for the disk.
+A thread writes a ring of files in the interchange form that `mmkd-data import` reads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -29,19 +29,19 @@ from mmkd_edge.frames import frame_bytes, missing_frames
 
 logger = logging.getLogger(__name__)
 
-LEAST_BYTES = 1_000_000
+MIN_BYTES = 1_000_000
 _TOGETHER, _WITHIN_S = 32, 60.0
-_MOST_WAITING = 256
+_MAX_WAITING = 256
 # Limits in memory: of held windows and of one file; of windows that wait.
-_MOST_HELD_BYTES = 16_000_000
-_MOST_WAITING_BYTES = 64_000_000
-_LEAST_WINDOWS = 4
+_MAX_HELD_BYTES = 16_000_000
+_MAX_WAITING_BYTES = 64_000_000
+_MIN_WINDOWS = 4
 _FILE = re.compile(r"-\d{8,}\Z")
 # File names have at most 255 bytes, and characters up to four.
-_MOST_NAME = 40
+_MAX_NAME = 40
 
 
-class KeptWindow(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class _Window(msgspec.Struct, frozen=True, eq=False):
     """A window and its answer; without a reason it is held in memory only."""
 
     window: NDArray[Any]
@@ -61,16 +61,13 @@ class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UncertainRing:
-    """Saves uncertain windows of one sensor, at most one per window length.
+    """Saves uncertain windows of one sensor, at most one per window length. Raises UsageError.
 
     Args:
         most_bytes: limit for all files of the station.
         below: a window is uncertain if its probability is lower, or its label set has several labels.
         sensors: of the station; several have files of their own and share the bytes.
         alarms: labels of alarms; windows that name one are held in memory (the last 16 MB) for `contradict`.
-
-    Raises:
-        UsageError: the folder cannot be made, or the limit is below a few windows.
     """
 
     def __init__(
@@ -87,10 +84,9 @@ class UncertainRing:
     ) -> None:
         window_bytes = math.prod(modality.shape) * np.dtype(modality.dtype).itemsize
         self._most_bytes = most_bytes // sensors
-        least_bytes = _LEAST_WINDOWS * window_bytes
-        if self._most_bytes < least_bytes:
+        if self._most_bytes < _MIN_WINDOWS * window_bytes:
             raise UsageError(
-                f"--keep-uncertain {most_bytes:,}: expected {sensors * least_bytes:,} bytes or more: "
+                f"--keep-uncertain {most_bytes:,}: expected {sensors * _MIN_WINDOWS * window_bytes:,} bytes or more: "
                 f"a window of {modality.name!r} has {window_bytes:,}; keep more"
             )
         self._folder = folder
@@ -99,13 +95,13 @@ class UncertainRing:
         self._modality = modality
         self._task = task
         self._stem = _file_name(station if sensors == 1 else f"{station}.{modality.name}")
-        file_bytes = min(_MOST_HELD_BYTES, self._most_bytes // _LEAST_WINDOWS)
+        file_bytes = min(_MAX_HELD_BYTES, self._most_bytes // _MIN_WINDOWS)
         self._together = max(1, min(_TOGETHER, file_bytes // window_bytes))
-        waiting = max(1, min(_MOST_WAITING, _MOST_WAITING_BYTES // window_bytes))
-        self._waiting: queue.Queue[KeptWindow | None] = queue.Queue(maxsize=waiting)
+        waiting = max(1, min(_MAX_WAITING, _MAX_WAITING_BYTES // window_bytes))
+        self._waiting: queue.Queue[_Window | None] = queue.Queue(maxsize=waiting)
         self._last_s = {True: -math.inf, False: -math.inf}  # by whether the window is uncertain or held
         self._alarms = frozenset(alarms)
-        self._held: deque[KeptWindow] = deque(maxlen=max(1, _MOST_HELD_BYTES // window_bytes))
+        self._held: deque[_Window] = deque(maxlen=max(1, _MAX_HELD_BYTES // window_bytes))
         self._lock = threading.Lock()  # of what is held
         self._kept = self._dropped = self._removed = 0
         try:
@@ -120,9 +116,7 @@ class UncertainRing:
     def see(self, window: NDArray[Any], prediction: Prediction, *, time_s: float) -> None:
         """Save an uncertain window, hold one that names an alarm; return at once.
 
-        Args:
-            window: raw values (T, C), NaN = missing; video (T, H, W, C) with missing frames masked.
-            time_s: newest sample.
+        `window` has raw values (T, C), NaN = missing; video (T, H, W, C) with missing frames masked.
         """
         reason, labels = self._reason(prediction), (prediction.label, *prediction.labels)
         if not (reason or self._alarms.intersection(labels)):
@@ -130,33 +124,25 @@ class UncertainRing:
         if 0 <= time_s - self._last_s[bool(reason)] < self._modality.duration_s:
             return
         self._last_s[bool(reason)] = time_s
-        kept = KeptWindow(
-            window=window,
-            time_s=time_s,
-            label=prediction.label,
-            probability=prediction.probability,
-            reason=reason,
-            labels=labels,
-        )
+        answered = _Window(window, time_s, prediction.label, prediction.probability, reason, labels)
         if reason:
-            self._put(kept)
+            self._put(answered)
         else:
             with self._lock:
-                self._held.append(kept)
+                self._held.append(answered)
 
     def contradict(self, label: str, *, since_s: float, until_s: float) -> None:
         """Save the held windows of a false alarm, from `since_s` to `until_s` (newest sample of a window)."""
         with self._lock:
-            held = list(self._held)
-            wrong = [kept for kept in held if label in kept.labels and since_s <= kept.time_s <= until_s]
-            self._held.clear()
-            self._held.extend(kept for kept in held if kept not in wrong)
-        for kept in wrong:
-            self._put(msgspec.structs.replace(kept, reason="contradicted"))
+            wrong = [held for held in self._held if label in held.labels and since_s <= held.time_s <= until_s]
+            for held in wrong:
+                self._held.remove(held)
+        for held in wrong:
+            self._put(msgspec.structs.replace(held, reason="contradicted"))
 
-    def _put(self, kept: KeptWindow) -> None:
+    def _put(self, window: _Window) -> None:
         try:
-            self._waiting.put_nowait(kept)
+            self._waiting.put_nowait(window)
         except queue.Full:
             self._dropped += 1
 
@@ -184,22 +170,20 @@ class UncertainRing:
     # ---- the thread that writes
 
     def _write(self) -> None:
-        batch: list[KeptWindow] = []
+        batch: list[_Window] = []
         began_s, is_ending = time.monotonic(), False
         while not is_ending:
-            try:
-                kept = self._waiting.get(timeout=1.0)
-                is_ending = kept is None
-            except queue.Empty:
-                kept = None
             began_s = began_s if batch else time.monotonic()
-            batch += [] if kept is None else [kept]
+            with contextlib.suppress(queue.Empty):
+                window = self._waiting.get(timeout=1.0)
+                is_ending = window is None
+                batch += [] if window is None else [window]
             is_due = is_ending or len(batch) >= self._together or time.monotonic() - began_s >= _WITHIN_S
             if batch and is_due:
                 self._write_file(batch)
                 batch = []
 
-    def _write_file(self, batch: list[KeptWindow]) -> None:
+    def _write_file(self, batch: list[_Window]) -> None:
         data = io.BytesIO()
         np.savez(data, **self._arrays(batch))
         self._number += 1
@@ -215,15 +199,15 @@ class UncertainRing:
             return
         self._kept += len(batch)
 
-    def _arrays(self, batch: list[KeptWindow]) -> dict[str, Any]:
+    def _arrays(self, batch: list[_Window]) -> dict[str, Any]:
         name, kind, count = self._modality.name, self._modality.kind, len(batch)
-        start_s = np.array([kept.time_s for kept in batch]) - (self._modality.samples - 1) / self._modality.rate_hz
-        windows = [kept.window for kept in batch]
-        of_kind: dict[str, Any] = {f"kind_{name}": np.array(kind)} if kind == "audio" else {}
+        start_s = np.array([each.time_s for each in batch]) - (self._modality.samples - 1) / self._modality.rate_hz
+        windows = [each.window for each in batch]
+        extra: dict[str, Any] = {f"kind_{name}": np.array(kind)} if kind == "audio" else {}
         if kind == "video":
-            of_kind[f"frames_{name}"] = np.stack([~missing_frames(window) for window in windows]).astype(np.uint8)
+            extra[f"frames_{name}"] = np.stack([~missing_frames(window) for window in windows]).astype(np.uint8)
         return {
-            **of_kind,
+            **extra,
             f"x_{name}": np.stack([frame_bytes(window) for window in windows]),
             f"rate_{name}": np.float64(self._modality.rate_hz),
             f"channels_{name}": np.array(self._modality.channels),
@@ -233,9 +217,9 @@ class UncertainRing:
             "split": np.zeros(count, dtype=np.int64),
             "group": np.array([self._station] * count),
             "time": start_s,
-            "column_answer": np.array([kept.label for kept in batch]),
-            "column_probability": np.array([kept.probability for kept in batch]),
-            "column_reason": np.array([kept.reason for kept in batch]),
+            "column_answer": np.array([each.label for each in batch]),
+            "column_probability": np.array([each.probability for each in batch]),
+            "column_reason": np.array([each.reason for each in batch]),
         }
 
     def _files(self) -> list[Path]:
@@ -254,5 +238,5 @@ class UncertainRing:
 
 def _file_name(text: str) -> str:
     """Return a readable file name for a text, with a hash if it had to change."""
-    readable = "".join(char if char.isalnum() else "_" for char in text)[:_MOST_NAME]
+    readable = "".join(char if char.isalnum() else "_" for char in text)[:_MAX_NAME]
     return readable if readable == text else f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,11 +15,11 @@ from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
 from mmkd_models.data.for_devices import read_recordings
 from mmkd_station.alarms import AlarmRule, Episodes
-from mmkd_station.commands.run import run_mmkd
 from mmkd_station.commands.show import tuned_lines
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import AlarmRecord, ResultRecord
 from mmkd_station.tuning import tune_alarm
+from tests.station import rig
 
 TASK = TaskSpec(labels=("ok", "worn"))
 
@@ -29,25 +27,15 @@ TASK = TaskSpec(labels=("ok", "worn"))
 def result(number: int, probability: float | None, *, status: str = "ok") -> ResultRecord:
     """One result a second; None has no answer."""
     share = probability or 0.0
-    return ResultRecord(
-        station="press 1",
-        number=number,
+    is_worn = share >= 0.5
+    return rig.result(
+        number,
         time_s=float(number),
-        decided_s=0.0,
-        status=status,  # type: ignore[arg-type]
-        reason="",
-        label="" if probability is None else "worn" if share >= 0.5 else "ok",
-        index=-1 if probability is None else int(share >= 0.5),
+        status=status,
+        label="" if probability is None else TASK.labels[is_worn],
+        index=-1 if probability is None else int(is_worn),
         probability=max(share, 1 - share),
         probabilities=(1 - share, share),
-        labels=(),
-        value=None,
-        label_set=(),
-        missing_fraction=0.0,
-        modality="acc",
-        input_age_s=None,
-        dropped=0,
-        late=0,
     )
 
 
@@ -224,9 +212,7 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
 
 @pytest.mark.slow
 def test_the_command_says_what_a_rule_costs_and_how_to_run_it() -> None:
-    code = "from mmkd_station.commands.run import main; main()"
-    arguments = [str(example_bundle()), "--tune-alarm", str(shipped_dataset()), "--alarm", "FEL", "--json"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = rig.run(example_bundle(), "--tune-alarm", shipped_dataset(), "--alarm", "FEL", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["rule"]["label"] == "FEL"
@@ -235,11 +221,9 @@ def test_the_command_says_what_a_rule_costs_and_how_to_run_it() -> None:
     assert 0.2 < found["on_test"]["normal_hours"] < 0.3
 
 
-def test_normal_operation_is_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    line = [str(example_bundle()), "--tune-alarm", str(shipped_dataset()), "--alarm", "FEL", "--json"]
-    with pytest.raises(SystemExit, match="0"):
-        run_mmkd([*line, "--normal", "ROW", "--normal", "PEN"])
-    found = json.loads(capsys.readouterr().out)
+def test_normal_operation_is_what_is_named(run_here: Callable[..., tuple[str, str]]) -> None:
+    line = ["--tune-alarm", shipped_dataset(), "--alarm", "FEL", "--normal", "ROW", "--normal", "PEN", "--json"]
+    found = json.loads(run_here(example_bundle(), *line)[0])
     assert found["normal"] == ["ROW", "PEN"]
     # Of the seven exercises two are normal and one is looked for: the others are not replayed.
     assert 0.05 < found["on_test"]["normal_hours"] < 0.1

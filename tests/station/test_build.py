@@ -15,6 +15,7 @@ from mmkd_station import build
 from mmkd_station.records import AlarmRecord, record_from_line
 from mmkd_station.spec import RunSpec, StationSpec
 from mmkd_station.store import Store
+from tests.station import rig
 
 
 class Counted:
@@ -76,10 +77,7 @@ def test_sources_are_closed_where_the_service_never_runs(bundle_path: Path, open
 def test_an_open_episode_of_a_station_that_is_no_more_is_cleared_once_and_says_why(
     bundle_path: Path, opened: list[Counted], tmp_path: Path
 ) -> None:
-    alarm = AlarmRecord(
-        station="press 9", number=7, time_s=None, decided_s=1.0, event="raised", label="worn", episode=3, since_s=None,
-        windows=3, probability=0.9, boot="a",
-    )  # fmt: skip
+    alarm = rig.alarm(7, station="press 9", episode=3, boot="a")
     store = Store(tmp_path / "store", most_bytes=10**6)
     with store.together(alarm):
         pass

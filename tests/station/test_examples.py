@@ -7,10 +7,8 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +18,7 @@ from typing import Any
 import pytest
 
 from mmkd_station.spec import read_run_spec
+from tests.station.rig import ENVIRONMENT, MMKD_RUN, free_port, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -51,18 +50,11 @@ def _in_place(text: str, places: Mapping[str, object]) -> str:
     return text
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
-
-
 @contextlib.contextmanager
 def _running(*command: object, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     child = subprocess.Popen(
         [str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=ENVIRONMENT | environment,
     )  # fmt: skip
     try:
         yield child
@@ -71,14 +63,9 @@ def _running(*command: object, **environment: str) -> Iterator[subprocess.Popen[
         child.communicate(timeout=30)
 
 
-def _until(found: Callable[[], Any], *, within_s: float = 60.0) -> Any:
-    end_s = time.monotonic() + within_s
-    while True:
-        with contextlib.suppress(OSError):
-            if value := found():
-                return value
-        assert time.monotonic() < end_s, "nothing came"
-        time.sleep(0.1)
+def answers(ask: Callable[[], Any]) -> Any:
+    with contextlib.suppress(OSError):
+        return ask()
 
 
 @pytest.mark.slow
@@ -91,7 +78,7 @@ def test_the_commands_and_files_of_the_services_work_together(bundle_path: Path,
     if None in (mosquitto, prometheus, promtool):
         pytest.skip("needs Debian's mosquitto and prometheus")
     services = yaml.safe_load((EXAMPLES / "live" / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    broker, page, server = _free_port(), _free_port(), _free_port()
+    broker, page, server = free_port(), free_port(), free_port()
     (tmp_path / "token").write_text("a token of the line\n")
     (tmp_path / "kept").mkdir()
     assert bundle_path == tmp_path / "student.edge"
@@ -105,10 +92,9 @@ def test_the_commands_and_files_of_the_services_work_together(bundle_path: Path,
         (tmp_path / name).write_text(_in_place(text, places))
     subprocess.run([str(promtool), "check", "config", tmp_path / "prometheus.yml"], check=True, capture_output=True)
     environment = re.search(r"ENV XDG_CACHE_HOME=(\S+)", (EXAMPLES / "live" / "Dockerfile").read_text(encoding="utf-8"))
-    assert environment is not None
     program, *arguments = [_in_place(part, places) for part in services["mmkd"]["command"]]
     assert program == "mmkd-run"
-    run = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()", *arguments]
+    run = [*MMKD_RUN, *arguments]
     heard: list[Any] = []
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
     client.on_message = lambda *given: heard.append(json.loads(given[2].payload))
@@ -120,7 +106,7 @@ def test_the_commands_and_files_of_the_services_work_together(bundle_path: Path,
             f"--web.listen-address=127.0.0.1:{server}",
         ),
     ):  # fmt: skip
-        _until(lambda: client.connect("127.0.0.1", broker) == 0)
+        until(lambda: answers(lambda: client.connect("127.0.0.1", broker) == 0))
         client.loop_start()
         client.subscribe("line1/#")
 
@@ -129,14 +115,14 @@ def test_the_commands_and_files_of_the_services_work_together(bundle_path: Path,
             client.publish("plant/press1/acc", json.dumps({"x": [1.0] * 20, "y": [0.0] * 20, "z": [0.0] * 20}))
             return any(one["kind"] == "result" and one["status"] == "ok" for one in heard if isinstance(one, dict))
 
-        _until(answered)
+        until(answered)
         asked = urllib.parse.quote('mmkd_predictions_total{predictor="press 1",status="ok"}')
 
         def scraped() -> Any:
             with urllib.request.urlopen(f"http://127.0.0.1:{server}/api/v1/query?query={asked}", timeout=5) as answer:
                 return json.load(answer)["data"]["result"]
 
-        assert float(_until(scraped)[0]["value"][1]) >= 1
+        assert float(until(lambda: answers(scraped))[0]["value"][1]) >= 1
         client.loop_stop()
         client.disconnect()
     assert (tmp_path / "kept" / "results.jsonl").read_bytes().count(b'"kind":"result"') >= 1
@@ -167,7 +153,7 @@ def test_a_plc_is_read_through_modbus() -> None:
     pytest.importorskip("pymodbus")
     done = subprocess.run(
         [sys.executable, EXAMPLES / "live" / "plc.py"],
-        capture_output=True, text=True, check=False, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     # Of ten seconds; a busy machine starts in seven of them.

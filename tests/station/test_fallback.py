@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import pytest
 
 from mmkd_edge import ModalitySpec
 from mmkd_edge.errors import UsageError
-from mmkd_station.commands.run import run_mmkd
+from tests.station.rig import end, feed, next_record, records_in, refusal, start
 
-MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]
+BOTH = ("--source", "acc=stdin", "--source", "gyro=mqtt://h/t")
 GYRO = ModalitySpec(name="gyro", channels=("a", "b", "c"), unit="deg/s", rate_hz=20.0, samples=40)
 
 
@@ -32,36 +28,14 @@ def both_path(kit: Any, acc: ModalitySpec, tmp_path: Path) -> Path:
     return written
 
 
-def started(*arguments: object) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        [*MMKD_RUN, *map(str, arguments)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    limit = threading.Timer(90, child.kill)
-    limit.daemon = True
-    limit.start()
-    return child
-
-
-def until(stream: IO[str], **wanted: str) -> dict[str, Any]:
-    for line in stream:
-        record: dict[str, Any] = json.loads(line)
-        if all(record.get(key) == value for key, value in wanted.items()):
-            return record
-    raise AssertionError(f"the output ended without {wanted}")
-
-
 def test_the_next_sensor_answers_while_the_first_is_silent_and_says_so(both_path: Path, tmp_path: Path) -> None:
     log = tmp_path / "gyro.csv"
     log.write_text("a,b,c\n")
-    child = started(
+    child = start(
         both_path, "--source", f"gyro=csv:{log}", "--source", "acc=stdin", "--follow", "--sink", "-", "--hop", "5",
-        "--silence", "0.4", "--backend", "ort",
+        "--silence", "0.4",
     )  # fmt: skip
-    assert child.stdin is not None
-    assert child.stdout is not None
-    told = until(child.stdout, kind="state", state="started")["reason"]
+    told = next_record(child.stdout, kind="state", state="started")["reason"]
     assert told == f"made-up-acc: acc from stdin, then gyro from csv:{log}"
     ending, dead = threading.Event(), threading.Event()
 
@@ -72,54 +46,48 @@ def test_the_next_sensor_answers_while_the_first_is_silent_and_says_so(both_path
                 file.flush()
 
     def shake() -> None:
-        assert child.stdin is not None
         while not ending.wait(0.1):
             if not dead.is_set():
-                child.stdin.write("[1, 0, 0]\n")
-                child.stdin.flush()
+                feed(child, "[1, 0, 0]\n")
 
     threads = [threading.Thread(target=one, daemon=True) for one in (turn, shake)]
     for thread in threads:
         thread.start()
-    record = until(child.stdout, kind="result", status="ok")
+    record = next_record(child.stdout, kind="result", status="ok")
     assert (record["modality"], record["label"], record["reason"]) == ("acc", "rest", "")
     dead.set()
-    record = until(child.stdout, kind="result", modality="gyro")
+    record = next_record(child.stdout, kind="result", modality="gyro")
     assert (record["status"], record["label"]) == ("degraded", "raise")
     assert record["reason"].startswith("'gyro' answers in place of acc: ")
-    assert until(child.stdout, kind="result")["modality"] == "gyro"
+    assert next_record(child.stdout, kind="result")["modality"] == "gyro"
     dead.clear()
-    record = until(child.stdout, kind="result", modality="acc", status="ok")
+    record = next_record(child.stdout, kind="result", modality="acc", status="ok")
     assert record["label"] == "rest"
     ending.set()
     for thread in threads:
         thread.join()
-    child.send_signal(signal.SIGTERM)
-    output, errors = child.communicate(timeout=30)
-    assert child.returncode == 0, errors
+    output, _ = end(child)
     numbers = [json.loads(line)["number"] for line in output.splitlines()]
     assert numbers == sorted(set(numbers))
 
 
-def test_a_sensor_that_was_never_there_is_stood_in_for(both_path: Path, tmp_path: Path) -> None:
+def test_a_sensor_that_was_never_there_is_stood_in_for(both_path: Path, tmp_path: Path, run_here: Any) -> None:
     rows = "a,b,c\n" + "0,1,0\n" * 80
     (tmp_path / "gyro.csv").write_text(rows)
     (tmp_path / "acc.csv").write_text("x,y,z\n")
-    child = started(
+    output, _ = run_here(
         both_path, "--source", f"acc=csv:{tmp_path}/acc.csv", "--source", f"gyro=csv:{tmp_path}/gyro.csv",
-        "--sink", "-", "--hop", "20", "--backend", "ort", "--keep-uncertain", "1MB", "--uncertain-below", "1",
+        "--sink", "-", "--hop", "20", "--keep-uncertain", "1MB", "--uncertain-below", "1",
         "--keep-in", tmp_path / "kept",
     )  # fmt: skip
-    output, errors = child.communicate(timeout=60)
-    assert child.returncode == 0, errors
-    results = [record for record in map(json.loads, output.splitlines()) if record["kind"] == "result"]
+    results = records_in(output)
     assert [(one["modality"], one["status"], one["label"]) for one in results] == [("gyro", "degraded", "raise")] * 2
     (kept,) = (tmp_path / "kept").iterdir()  # of the sensor that answered
     assert kept.name.startswith("both_gyro-")
     assert {one["reason"] for one in results} == {"'gyro' answers in place of acc: no sample came yet"}
 
 
-def test_stations_of_several_sensors_are_written_in_the_file(both_path: Path, tmp_path: Path) -> None:
+def test_stations_of_several_sensors_are_written_in_the_file(both_path: Path, tmp_path: Path, run_here: Any) -> None:
     (tmp_path / "gyro.csv").write_text("a,b,c\n" + "0,1,0\n" * 40)
     (tmp_path / "acc.csv").write_text("accel,y,z\n" + "1,0,0\n" * 20)
     (tmp_path / "stations.toml").write_text(
@@ -127,32 +95,29 @@ def test_stations_of_several_sensors_are_written_in_the_file(both_path: Path, tm
         f'map = {{"acc.x" = "accel"}}\nsinks = ["jsonl:{tmp_path}/r.jsonl"]\n'
         f'source = {{gyro = "csv:{tmp_path}/gyro.csv", acc = "csv:{tmp_path}/acc.csv"}}\n'
     )
-    child = started(tmp_path / "stations.toml")
-    _, errors = child.communicate(timeout=60)
-    assert child.returncode == 0, errors
-    results = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-    assert {one["label"] for one in results if one["kind"] == "result" and one["modality"] == "acc"} >= {"rest"}
+    run_here(tmp_path / "stations.toml")
+    results = records_in((tmp_path / "r.jsonl").read_text())
+    assert {one["label"] for one in results if one["modality"] == "acc"} >= {"rest"}
 
 
-def test_sources_that_cannot_be_together_are_refused(both_path: Path) -> None:
-    def refusal(*arguments: str) -> str:
-        with pytest.raises(UsageError) as refused:
-            run_mmkd([str(both_path), *arguments, "--backend", "ort"])
-        return str(refused.value)
-
-    both = ("--source", "acc=stdin", "--source", "gyro=mqtt://h/t")
-    assert refusal("--source", "stdin", "--source", "gyro=stdin") == (
-        "--source stdin: expected MODALITY=SOURCE, since there are several; write it so"
-    )
-    assert refusal("--source", "acc=stdin", "--source", "ecg=stdin") == (
-        "station 'both': --source ecg=...: the bundle has no such modality; expected acc, gyro"
-    )
-    assert refusal(*both, "--map", "x=accel") == (
-        "--map x=accel: expected MODALITY.CHANNEL beside several sources; write it so"
-    )
-    assert (
-        refusal(*both, "--follow") == "--follow: expected a file that grows among the sources, got none; leave it out"
-    )
-    assert refusal(*both, "--modality", "acc") == (
-        "station 'both': --modality: expected none beside several sources; leave it out"
-    )
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--source", "stdin", "--source", "gyro=stdin"),
+            "--source stdin: expected MODALITY=SOURCE, since there are several; write it so",
+        ),
+        (
+            ("--source", "acc=stdin", "--source", "ecg=stdin"),
+            "station 'both': --source ecg=...: the bundle has no such modality; expected acc, gyro",
+        ),
+        ((*BOTH, "--map", "x=accel"), "--map x=accel: expected MODALITY.CHANNEL beside several sources; write it so"),
+        ((*BOTH, "--follow"), "--follow: expected a file that grows among the sources, got none; leave it out"),
+        (
+            (*BOTH, "--modality", "acc"),
+            "station 'both': --modality: expected none beside several sources; leave it out",
+        ),
+    ],
+)
+def test_sources_that_cannot_be_together_are_refused(options: tuple[str, ...], said: str, both_path: Path) -> None:
+    assert refusal(UsageError, both_path, *options) == said

@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 import http.server
 import importlib.util
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,19 +20,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge import Golden, ModalitySpec
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_station.commands.run import run_mmkd
 from mmkd_station.intake import Intake
 from mmkd_station.protocols import audio
-from mmkd_station.protocols.base import Backoff, Source, SourceRequest
-from mmkd_station.protocols.channels import columns_of
+from mmkd_station.protocols.base import Backoff, Source
 from mmkd_station.protocols.table import open_source
 
 cv2 = pytest.importorskip("cv2")
 
 from tests.edge.level_rig import BIAS, LIPS, WEIGHTS, shares_of, write_film, write_lips  # noqa: E402
+from tests.station.rig import end, next_record, records_in, refusal, run, start, wanted  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=8000.0, samples=1600)
 
 
@@ -44,56 +39,18 @@ def lips_path(tmp_path: Path) -> Path:
     return write_lips(tmp_path / "lips.edge")
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*MMKD_RUN, *map(str, arguments), "--backend", "ort"],
-        capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120,
-    )  # fmt: skip
-
-
-def started(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        [*MMKD_RUN, *map(str, arguments), "--backend", "ort"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", **environment},
-    )  # fmt: skip
-    limit = threading.Timer(90, child.kill)
-    limit.daemon = True
-    limit.start()
-    return child
-
-
-def results_of(text: str) -> list[dict[str, Any]]:
-    return [one for one in map(json.loads, text.splitlines()) if one["kind"] == "result"]
-
-
-def until(stream: IO[str], **wanted: str) -> dict[str, Any]:
-    for line in stream:
-        record: dict[str, Any] = json.loads(line)
-        if all(record.get(key) == value for key, value in wanted.items()):
-            return record
-    raise AssertionError(f"the output ended without {wanted}")
-
-
-def refusal(kind: type[Exception], *arguments: object) -> str:
-    with pytest.raises(kind) as refused:
-        run_mmkd([*map(str, arguments), "--backend", "ort"])
-    return str(refused.value)
-
-
-def test_a_film_is_cut_and_answered_at_its_own_times(lips_path: Path, tmp_path: Path) -> None:
+def test_a_film_is_cut_and_answered_at_its_own_times(lips_path: Path, tmp_path: Path, run_here: Any) -> None:
     levels = [40, 60, 80, 100, 160, 180, 200, 220]
     write_film(tmp_path / "film.avi", levels)
     source = f"video:{tmp_path / 'film.avi'}#region=6,4,12,8"
-    done = run(lips_path, "--source", source, "--sink", "-", "--hop", "4")
-    assert done.returncode == 0, done.stderr
-    found = results_of(done.stdout)
+    output, errors = run_here(lips_path, "--source", source, "--sink", "-", "--hop", "4")
+    found = records_in(output)
     assert [one["status"] for one in found] == ["ok", "ok"]
     assert [one["time_s"] for one in found] == pytest.approx([0.3, 0.7], abs=1e-3)
     for one, part in zip(found, (levels[:4], levels[4:]), strict=True):
         # Gray of equal blue, green and red is that level; float32 sums of 96 pixels.
         np.testing.assert_allclose(one["probabilities"], shares_of(float(np.mean(part))), atol=1e-4)
-    assert "8 samples" in done.stderr
+    assert "8 samples" in errors
 
 
 def test_a_film_and_a_region_that_cannot_be_are_refused(lips_path: Path, bundle_path: Path, tmp_path: Path) -> None:
@@ -149,13 +106,10 @@ def test_a_machine_without_a_recorder_says_what_to_install(bundle_path: Path, mo
     )
 
 
-@pytest.mark.parametrize(
-    ("source", "named"),
-    [("stdin", "stdin"), ("wav:a.wav", "wav:a.wav"), ("mqtt://h/t", "mqtt://h/t")],
-)
-def test_only_a_file_that_grows_is_followed(source: str, named: str, bundle_path: Path) -> None:
+@pytest.mark.parametrize("source", ["stdin", "wav:a.wav", "mqtt://h/t"])
+def test_only_a_file_that_grows_is_followed(source: str, bundle_path: Path) -> None:
     assert refusal(UsageError, bundle_path, "--source", source, "--follow") == (
-        f"--follow: expected csv:FILE, a file that grows, got --source {named}; leave it out"
+        f"--follow: expected csv:FILE, a file that grows, got --source {source}; leave it out"
     )
 
 
@@ -211,8 +165,6 @@ def camera() -> Iterator[Camera]:
 def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path: Path) -> None:
     write_film(tmp_path / "film.avi", [40, 220])
     spec = importlib.util.spec_from_file_location("live_camera", EXAMPLES / "live_camera.py")
-    assert spec is not None
-    assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     colours = msgspec.structs.replace(LIPS, channels=("red", "green", "blue"))
@@ -224,8 +176,7 @@ def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path
 
 
 def of_camera(place: str) -> Source:
-    wanted = SourceRequest(columns=columns_of(LIPS, {}), rate_hz=LIPS.rate_hz, frame=(8, 12, 1))
-    return open_source(f"cam:{place}", wanted)
+    return open_source(f"cam:{place}", wanted(LIPS, frame=(8, 12, 1)))
 
 
 def test_a_camera_takes_its_password_from_a_file_and_repeats_it_nowhere(camera: Camera, tmp_path: Path) -> None:
@@ -338,9 +289,8 @@ def test_a_recorder_that_gives_nothing_is_one_clear_error(monkeypatch: pytest.Mo
     (tmp_path / "arecord").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(audio, "_SILENT_S", 0.3)
-    wanted = SourceRequest(columns=columns_of(MIC, {}), rate_hz=MIC.rate_hz)
     with pytest.raises(UnavailableError) as refused:
-        audio.microphone_source("mic", "", wanted)
+        audio.microphone_source("mic", "", wanted(MIC))
     assert str(refused.value) == (
         "--source mic: expected a microphone, got: nothing within 0.3 s; plug one in, or name one of: arecord -L"
     )
@@ -349,24 +299,21 @@ def test_a_recorder_that_gives_nothing_is_one_clear_error(monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_a_camera_that_goes_away_is_missing_and_is_opened_again(lips_path: Path, camera: Camera) -> None:
     port = camera.server_address[1]
-    child = started(
+    child = start(
         lips_path, "--source", f"cam:http://127.0.0.1:{port}/", "--sink", "-", "--hop", "2", "--silence", "0.5"
     )
-    assert child.stdout is not None
-    until(child.stdout, kind="state", state="connected")
-    record = until(child.stdout, kind="result", status="ok")
+    next_record(child.stdout, kind="state", state="connected")
+    record = next_record(child.stdout, kind="result", status="ok")
     np.testing.assert_allclose(record["probabilities"], shares_of(200.0), atol=0.01)  # a JPEG is a level off
     assert 0 <= record["input_age_s"] < 5
     camera.unplug()
-    until(child.stdout, kind="state", state="disconnected")
-    until(child.stdout, kind="result", status="invalid")
+    next_record(child.stdout, kind="state", state="disconnected")
+    next_record(child.stdout, kind="result", status="invalid")
     again = Camera(port)
-    until(child.stdout, kind="state", state="connected")
-    until(child.stdout, kind="result", status="ok")
-    child.send_signal(signal.SIGTERM)
-    _, errors = child.communicate(timeout=30)
+    next_record(child.stdout, kind="state", state="connected")
+    next_record(child.stdout, kind="result", status="ok")
+    end(child)
     again.unplug()
-    assert child.returncode == 0, errors
 
 
 @pytest.fixture
@@ -385,33 +332,27 @@ def recorder(tmp_path: Path) -> dict[str, str]:
 
 def test_a_microphone_is_recorded_by_arecord(kit: Any, tmp_path: Path, recorder: dict[str, str]) -> None:
     bundle = kit.parts(MIC, model=one_channel(), golden=one_channel_golden(), name="mic").write(tmp_path / "mic.edge")
-    child = started(bundle, "--source", "mic:recorded", "--sink", "-", "--hop", "1600", **recorder)
-    assert child.stdout is not None
-    assert until(child.stdout, kind="state", state="connected")["reason"] == "recorded"
-    record = until(child.stdout, kind="result", status="ok")
+    child = start(bundle, "--source", "mic:recorded", "--sink", "-", "--hop", "1600", **recorder)
+    assert next_record(child.stdout, kind="state", state="connected")["reason"] == "recorded"
+    record = next_record(child.stdout, kind="result", status="ok")
     assert (record["modality"], record["missing_fraction"]) == ("mic", 0.0)
     wave = (np.sin(np.arange(1600) * 0.3) * 16384).astype("<i2") / 32768
     logits = wave.mean() * WEIGHTS[0].astype(np.float64) + BIAS
     np.testing.assert_allclose(record["probabilities"], np.exp(logits) / np.exp(logits).sum(), atol=1e-5)
-    child.send_signal(signal.SIGTERM)
-    _, errors = child.communicate(timeout=30)
-    assert child.returncode == 0, errors
+    end(child)
 
 
 @pytest.mark.slow
 def test_a_recorder_that_ends_is_started_again(kit: Any, tmp_path: Path, recorder: dict[str, str]) -> None:
     bundle = kit.parts(MIC, model=one_channel(), golden=one_channel_golden(), name="mic").write(tmp_path / "mic.edge")
-    child = started(bundle, "--source", "mic:recorded", "--sink", "-", "--hop", "1600", **recorder)
-    assert child.stdout is not None
-    until(child.stdout, kind="result", status="ok")
+    child = start(bundle, "--source", "mic:recorded", "--sink", "-", "--hop", "1600", **recorder)
+    next_record(child.stdout, kind="result", status="ok")
     children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
     for pid in [int(pid) for task in children.parents[1].iterdir() for pid in (task / "children").read_text().split()]:
         os.kill(pid, signal.SIGKILL)
-    assert "ended" in until(child.stdout, kind="state", state="disconnected")["reason"]
-    until(child.stdout, kind="state", state="connected")
-    child.send_signal(signal.SIGTERM)
-    _, errors = child.communicate(timeout=30)
-    assert child.returncode == 0, errors
+    assert "ended" in next_record(child.stdout, kind="state", state="disconnected")["reason"]
+    next_record(child.stdout, kind="state", state="connected")
+    end(child)
 
 
 def one_channel() -> bytes:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +19,9 @@ from typing import Any
 import pytest
 
 from mmkd_station.records import AlarmRecord, Record, record_from_line
+from tests.station.rig import ENVIRONMENT, MMKD_RUN, free_port, until
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]
 RULE = ("--alarm", "raise", "--confirm", "2/3", "--release", "2", "--cooldown", "0s", "--min-probability", "0.3")
 REST, RAISE = b"[1, 0, 0]\n", b"[0, 1, 0]\n"
 MODES = ("answers", "refuses", "hangs")
@@ -67,7 +64,6 @@ def hook() -> Iterator[Hook]:
 
 
 def feed(child: subprocess.Popen[bytes], samples: Iterator[bytes], stop: threading.Event) -> None:
-    assert child.stdin is not None
     with contextlib.suppress(OSError, ValueError):
         for sample in samples:
             child.stdin.write(sample)
@@ -105,9 +101,7 @@ class Run:
     def __init__(self, command: Sequence[str | Path], samples: Iterator[bytes], log: Path) -> None:
         self._log = log
         with log.open("wb") as errors:
-            self.child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=os.environ | {"OMP_NUM_THREADS": "1"}
-            )
+            self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=ENVIRONMENT)
         self._stop = threading.Event()
         self._feeding = threading.Thread(target=feed, args=(self.child, samples, self._stop))
         self._feeding.start()
@@ -123,7 +117,6 @@ class Run:
         self.child.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
         self._stop.set()
         self._feeding.join()
-        assert self.child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.child.stdin.close()
         code = self.child.wait(60)
@@ -174,11 +167,8 @@ def test_an_alarm_that_a_broker_keeps_ends_after_a_restart_on_normal_data(
     has_store: bool, kill: bool, events: list[str | None], bundle_path: Path, tmp_path: Path
 ) -> None:
     mqtt = pytest.importorskip("paho.mqtt.client")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
-    assert MOSQUITTO is not None
     heard: dict[tuple[str | None, int | None], None] = {}  # a record may come twice
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
     client.on_connect = lambda client, *_: client.subscribe("plant/press 1/alarm/#", qos=1)
@@ -215,10 +205,3 @@ def connects(client: Any, port: int) -> bool:
         client.connect("127.0.0.1", port)
         return True
     return False
-
-
-def until(condition: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end_s, "it did not come about"
-        time.sleep(0.01)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -22,10 +20,10 @@ from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.audio import wav_source
 from mmkd_station.protocols.base import RefusedError, Source, SourceRequest
 from mmkd_station.protocols.channels import Columns
-from mmkd_station.protocols.modbus import Register, blocks_of, modbus_source
-from mmkd_station.protocols.opcua import opcua_source, value_of
+from mmkd_station.protocols.modbus import Register, modbus_source, register_blocks
+from mmkd_station.protocols.opcua import opcua_source, opcua_value
 from mmkd_station.protocols.table import open_sink
-from mmkd_station.records import AlarmRecord, ResultRecord, StateRecord
+from tests.station.rig import alarm, free_port, result, state, until
 
 NAN = float("nan")
 
@@ -34,13 +32,6 @@ def wanted(*names: str, factor: float = 1.0, rate_hz: float = 50.0, speed: float
     count = len(names)
     columns = Columns(names=names, factors=(factor,) * count, offsets=(0.0,) * count)
     return SourceRequest(columns=columns, rate_hz=rate_hz, replay_speed=speed)
-
-
-def until(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
-    end_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end_s, "it did not come about"
-        time.sleep(0.02)
 
 
 class Reading:
@@ -68,13 +59,6 @@ class Reading:
         self._thread.join(15)
         assert not self._thread.is_alive()
         self._source.close()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 class InLoop:
@@ -163,29 +147,10 @@ def test_a_plc_that_goes_away_is_asked_again() -> None:
     server.close()
 
 
-def alarm(number: int) -> AlarmRecord:
-    return AlarmRecord(
-        station="press 1", number=number, time_s=None, decided_s=1.0, event="raised", label="worn", episode=number,
-        since_s=None, windows=3, probability=0.9,
-    )  # fmt: skip
-
-
-def result(number: int, *, station: str, index: int) -> ResultRecord:
-    return ResultRecord(
-        station=station, number=number, time_s=1.0, decided_s=1.0, status="degraded", reason="", label="worn",
-        index=index, probability=0.876, probabilities=(0.124, 0.876), labels=(), value=None, label_set=(),
-        missing_fraction=0.0, modality="acc", input_age_s=None, dropped=0, late=0,
-    )  # fmt: skip
-
-
 def test_the_last_result_is_written_to_five_registers_that_are_named() -> None:
     server = plc(port := free_port())
     outlet = Outlet("plc", open_sink(f"modbus-write://127.0.0.1:{port}?at=1&station=press 1"))
-    for record in (
-        alarm(1),
-        result(65538, station="press 1", index=1),
-        result(9, station="press 2", index=0),
-    ):
+    for record in (alarm(1), result(65538, status="degraded"), result(9, station="press 2", index=0)):
         outlet.put(record)
     until(lambda: outlet.facts().written == 3)
     reading = Reading(modbus_source(f"modbus://127.0.0.1:{port}", "", wanted(*(f"h{number}" for number in range(7)))))
@@ -200,9 +165,9 @@ def test_registers_are_read_in_few_readings() -> None:
     def register(kind: str, number: int, of: str = "uint16") -> Register:
         return Register(kind=kind, number=number, type=of)
 
-    found = blocks_of([register("h", 300), register("h", 10), register("i", 4), register("h", 133, "float32")])
+    found = register_blocks([register("h", 300), register("h", 10), register("i", 4), register("h", 133, "float32")])
     assert list(found) == [("h", 10, 125), ("h", 300, 1), ("i", 4, 1)]
-    far = blocks_of([register("h", 10), register("h", 134, "float32")])  # 126 registers from 10 on
+    far = register_blocks([register("h", 10), register("h", 134, "float32")])  # 126 registers from 10 on
     assert list(far) == [("h", 10, 1), ("h", 134, 2)]
 
 
@@ -254,9 +219,7 @@ def opcua() -> Iterator[tuple[int, InLoop, list[Any]]]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_nodes_of_a_server_are_read_and_bad_values_are_missing(
-    opcua: tuple[int, InLoop, list[Any]],
-) -> None:
+def test_nodes_of_a_server_are_read_and_bad_values_are_missing(opcua: tuple[int, InLoop, list[Any]]) -> None:
     from asyncua import ua
 
     port, server, variables = opcua
@@ -264,7 +227,6 @@ def test_nodes_of_a_server_are_read_and_bad_values_are_missing(
     reading = Reading(opcua_source(f"opcua://127.0.0.1:{port}?every=0.05", "", wanted(*columns)))
     until(lambda: reading.intake.facts().samples >= 3)
     first = reading.intake.take(timeout_s=1)
-    assert first is not None
     assert first.times is None
     np.testing.assert_array_equal(first.rows, np.array([[1.5, 2, NAN]], dtype=np.float32))
     bad = ua.DataValue(ua.Variant(9.0), ua.StatusCode(ua.UInt32(ua.StatusCodes.BadSensorFailure)))
@@ -280,17 +242,17 @@ def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(
     port, server, variables = opcua
     named = "label=ns=2;s=Label&status=ns=2;s=Code&probability=ns=2;s=Share&episodes=ns=2;s=P&count=ns=2;s=N"
     sink = open_sink(f"opcua-write://127.0.0.1:{port}?{named}&station=press 1")
-    sink.write([alarm(1), result(32768 + 7, station="press 1", index=1), result(9, station="press 2", index=0)])
+    sink.write([alarm(1), result(32768 + 7, status="degraded"), result(9, station="press 2", index=0)])
     found = [server.run(one.read_value()) for one in variables]
     assert found == [1.5, 2, "press 1", "worn", 1, 876, 1.0, 7]
-    sink.write([alarm(2)])  # no result: nothing is written
+    sink.write([alarm(2, episode=2)])  # no result: nothing is written
     assert [server.run(one.read_value()) for one in variables] == found
     sink.close()
 
     def refusal(node: str) -> str:
         refusing = open_sink(f"opcua-write://127.0.0.1:{port}?{node}")
         with pytest.raises(ConnectionError) as refused:
-            refusing.write([result(1, station="press 1", index=1)])
+            refusing.write([result(1)])
         return str(refused.value)
 
     assert refusal("label=ns=2;s=Name") == (
@@ -319,7 +281,7 @@ def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(
     ],
 )
 def test_a_result_becomes_a_value_of_the_type_of_its_node(thing: str, type_name: str, value: object) -> None:
-    assert value_of(thing, result(258, station="press 1", index=1), 300, type_name) == value
+    assert opcua_value(thing, result(258, status="degraded"), 300, type_name) == value
 
 
 def test_what_names_no_node_to_write_says_why() -> None:
@@ -397,7 +359,7 @@ def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_
     outlet = Outlet("hook", open_sink(url))
 
     def say(number: int) -> None:
-        outlet.put(StateRecord(station="press 1", number=number, decided_s=1.0, state="connected", reason=""))
+        outlet.put(state(number))
 
     say(1)
     until(lambda: outlet.facts().written == 1)
@@ -437,7 +399,7 @@ def test_a_webhook_that_moved_gets_nothing_at_its_new_address_and_the_fault_name
         threading.Thread(target=server.serve_forever, daemon=True).start()
         sink = open_sink(f"webhook:http://127.0.0.1:{server.server_port}/old#headers={tmp_path}/headers")
         with pytest.raises(RefusedError) as refused:
-            sink.write([StateRecord(station="press 1", number=1, decided_s=1.0, state="connected", reason="")])
+            sink.write([state(1)])
         server.shutdown()
     assert str(refused.value).endswith(f": {code}, moved to /new; name that address")
     assert asked == ["POST /old"]

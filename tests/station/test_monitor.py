@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,18 +21,17 @@ from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example
 from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.health.timing import SecondsHistogram
 from mmkd_edge.testing import fake_predictor
-from mmkd_station.board import Board
+from mmkd_station.board import Board, BoardNews
 from mmkd_station.intake import Intake
-from mmkd_station.monitor.access import Access, Bucket, address_of, origin_of, token_from
+from mmkd_station.monitor.access import Access, Bucket, read_address, read_origin, token_from
 from mmkd_station.monitor.metrics import service_metrics
 from mmkd_station.monitor.view import PageFollower, latency_bars
-from mmkd_station.protocols.base import SourceRequest
-from mmkd_station.protocols.channels import columns_of
 from mmkd_station.protocols.files import stdin_source
-from mmkd_station.records import AlarmRecord, result_record
+from mmkd_station.records import result_record
 from mmkd_station.sensor import Sensor, SensorRules
 from mmkd_station.service import Service
 from mmkd_station.station import Station
+from tests.station.rig import alarm, feed, page_of, start, wanted
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -47,24 +43,10 @@ Answer = tuple[int, str]
 @contextlib.contextmanager
 def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str], str]]:
     """A station with a page; gives its address, and what is said of its token."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", "from mmkd_station.commands.run import main; main()",
-         example_bundle(), "--source", "stdin",
-         "--name", "press 1", "--backend", "ort", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert child.stderr is not None
+    child = start(example_bundle(), "--source", "stdin", "--name", "press 1", "--monitor", *arguments)
     try:
-        for line in child.stderr:
-            if found := re.match(r"page: (\S+) \((.*)\)", line):
-                yield found[1], child, found[2]
-                break
-        else:
-            raise AssertionError("it ended without a page")
+        url, token = page_of(child)
+        yield url, child, token.removeprefix("its token: ")
     finally:
         child.terminate()
         child.communicate(timeout=30)
@@ -81,14 +63,12 @@ def ask(url: str, body: bytes | None = None, **headers: str) -> Answer:
 
 
 def test_health_metrics_and_predictions_are_answered_on_this_machine() -> None:
-    with running("--monitor", "127.0.0.1:0", "--serve-predict") as (url, child, token):
+    with running("127.0.0.1:0", "--serve-predict") as (url, child, token):
         assert ask(f"{url}healthz") == (200, '{"well":true,"stations":{"press 1":"started"}}')
 
-        assert child.stdin is not None
-        child.stdin.write("\n".join(["[0, 0, 1]"] * 250 + ["no sample"]) + "\n")
-        child.stdin.flush()
-        wanted = ('mmkd_live_samples_total{station="press 1"} 250.0', "mmkd_latency_seconds_bucket")
-        while not all(one in (text := ask(f"{url}metrics")[1]) for one in wanted):
+        feed(child, "\n".join(["[0, 0, 1]"] * 250 + ["no sample"]) + "\n")
+        metrics = ('mmkd_live_samples_total{station="press 1"} 250.0', "mmkd_latency_seconds_bucket")
+        while not all(one in (text := ask(f"{url}metrics")[1]) for one in metrics):
             pass
         assert 'mmkd_live_garbage_total{station="press 1"} 1.0' in text
         assert 'mmkd_predictions_total{predictor="press 1",status="ok"}' in text
@@ -130,7 +110,7 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine() -> None:
         needs = (401, '{"error":"this needs the token that mmkd-run named at its start"}')
         noted = json.dumps({"station": "press 1", "episode": 1}).encode()
         assert ask(f"{url}acknowledge", noted, content_type="application/json") == needs
-        bearer = "Bearer " + token.removeprefix("its token: ")
+        bearer = f"Bearer {token}"
         found = ask(f"{url}acknowledge", noted, content_type="application/json", authorization=bearer)
         assert found == (404, '{"error":"there is no such episode that waits"}')
         assert ask(f"{url}static/../app.py")[0] == 404
@@ -140,12 +120,11 @@ def test_health_metrics_and_predictions_are_answered_on_this_machine() -> None:
 
 def test_the_health_says_when_most_windows_are_far_from_the_training() -> None:
     far = "6 of 6 windows are far from the training data; check unit and scale of acc"
-    wanted = f'{{"well":true,"stations":{{"press 1":"started"}},"unlike_training":{{"press 1":"{far}"}}}}'
-    with running("--monitor", "127.0.0.1:0") as (url, child, _):
-        assert child.stdin is not None
+    expected = f'{{"well":true,"stations":{{"press 1":"started"}},"unlike_training":{{"press 1":"{far}"}}}}'
+    with running("127.0.0.1:0") as (url, child, _):
         child.stdin.write("[0, 0, 100]\n" * 450)  # a first window of 200 samples, and one a second
         child.stdin.flush()
-        while (found := ask(f"{url}healthz")[1]) != wanted:
+        while (found := ask(f"{url}healthz")[1]) != expected:
             assert "6 of 6" not in found
             time.sleep(0.05)
 
@@ -153,13 +132,12 @@ def test_the_health_says_when_most_windows_are_far_from_the_training() -> None:
 def test_an_episode_that_an_operator_calls_false_is_a_record_and_its_windows_are_kept(tmp_path: Path) -> None:
     options = ["--alarm", "ER", "--confirm", "1/1", "--min-probability", "0", "--uncertain-below", "0"]
     kept = ["--keep-uncertain", "10MB", "--keep-in", f"{tmp_path}/kept", "--sink", f"jsonl:{tmp_path}/log"]
-    with running("--monitor", "127.0.0.1:0", *options, *kept) as (url, child, token):
+    with running("127.0.0.1:0", *options, *kept) as (url, child, token):
         said = json.dumps({"station": "press 1", "episode": 1, "false": True}).encode()
         assert ask(f"{url}acknowledge", said, content_type="application/json")[0] == 401
-        assert child.stdin is not None
         child.stdin.write("\n".join(["[0, 0, 1]"] * 450) + "\n")  # at 50 Hz, a result a second: ER each time
         child.stdin.flush()
-        bearer = "Bearer " + token.removeprefix("its token: ")
+        bearer = f"Bearer {token}"
         while (ask(f"{url}acknowledge", said, content_type="application/json", authorization=bearer))[0] != 200:
             time.sleep(0.05)
     records = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -174,7 +152,7 @@ def test_an_episode_that_an_operator_calls_false_is_a_record_and_its_windows_are
 
 def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a token of the plant\n")
-    with running("--monitor", "0.0.0.0:0", "--monitor-token", f"{tmp_path}/token") as (url, *_):
+    with running("0.0.0.0:0", "--monitor-token", f"{tmp_path}/token") as (url, *_):
         here = url.replace("0.0.0.0", "127.0.0.1")
         for path in ("events", "healthz", "metrics"):
             assert ask(here + path)[0] == 401, path
@@ -193,7 +171,7 @@ def test_beyond_this_machine_everything_asks_for_the_token(tmp_path: Path) -> No
 
 def test_a_probe_on_this_machine_learns_without_the_token_that_all_is_well_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a token of the plant\n")
-    with running("--monitor", "127.0.0.1:0", "--monitor-token", f"{tmp_path}/token") as (url, *_):
+    with running("127.0.0.1:0", "--monitor-token", f"{tmp_path}/token") as (url, *_):
         assert ask(f"{url}healthz") == (200, '{"well":true}')
         bearer = "Bearer a token of the plant"
         assert ask(f"{url}healthz", authorization=bearer) == (200, '{"well":true,"stations":{"press 1":"started"}}')
@@ -202,13 +180,13 @@ def test_a_probe_on_this_machine_learns_without_the_token_that_all_is_well_and_n
         assert ask(f"{url}events")[0] == 401
 
 
-ANY = address_of("127.0.0.1:1")
+ANY = read_address("127.0.0.1:1")
 
 
 def test_behind_a_proxy_everything_asks_for_the_token_and_works_with_it(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a token of the plant\n")
     options = ("--monitor-token", f"{tmp_path}/token", "--monitor-origin", "https://plant.example")
-    with running("--monitor", "127.0.0.1:0", *options) as (url, *_):
+    with running("127.0.0.1:0", *options) as (url, *_):
         # nginx as it comes, with the Host of the page; then with `proxy_set_header Host $host`.
         for host in (url.split("/")[2], "plant.example"):
             sent = {"host": host, "origin": "https://plant.example", "sec_fetch_site": "same-origin"}
@@ -226,7 +204,7 @@ def test_behind_a_proxy_everything_asks_for_the_token_and_works_with_it(tmp_path
 
 
 def may_look(address: str, headers: dict[str, str], *, is_open: bool = True) -> bool:
-    access = Access("a token of the plant", address_of(address), is_open=is_open)
+    access = Access("a token of the plant", read_address(address), is_open=is_open)
     return access.is_from_here(headers) and access.may_look(headers, {})
 
 
@@ -247,31 +225,30 @@ def test_every_address_of_the_loopback_interface_is_a_name_of_this_machine() -> 
 
 
 def test_an_origin_is_what_a_browser_writes() -> None:
-    assert origin_of("https://Plant.example:443/") == "https://plant.example"
-    assert origin_of("http://[::1]:80") == "http://[::1]"
-    assert origin_of("http://plant.example:8443") == "http://plant.example:8443"
+    assert read_origin("https://Plant.example:443/") == "https://plant.example"
+    assert read_origin("http://[::1]:80") == "http://[::1]"
+    assert read_origin("http://plant.example:8443") == "http://plant.example:8443"
     for wrong in ("plant.example", "https://plant.example/line", "ftp://plant", "https://a@plant", "http://plant:x"):
         with pytest.raises(UsageError) as refused:
-            origin_of(wrong)
+            read_origin(wrong)
         expected = f"--monitor-origin {wrong}: expected what the browser shows before the path, such as "
         assert str(refused.value) == f"{expected}https://plant.example; write it so"
 
 
 def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    assert (address_of("8090").host, address_of(":8090").port, address_of("[::1]:80").host) == (
+    assert (read_address("8090").host, read_address(":8090").port, read_address("[::1]:80").host) == (
         "127.0.0.1",
         8090,
         "::1",
     )
-    assert [address_of(f"{host}:1").is_loopback for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "press1")] == [
-        True, True, True, False, False,
-    ]  # fmt: skip
+    loopback = {"127.0.0.1": True, "::1": True, "localhost": True, "0.0.0.0": False, "press1": False}
+    assert {host: read_address(f"{host}:1").is_loopback for host in loopback} == loopback
     with pytest.raises(UsageError) as refused:
-        address_of("localhost")
+        read_address("localhost")
     expected = "--monitor localhost: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so"
     assert str(refused.value) == expected
     with pytest.raises(UsageError, match="--monitor :\u00b2: expected HOST:PORT, "):
-        address_of(":\u00b2")
+        read_address(":\u00b2")
     (tmp_path / "token").write_text("short")
     with pytest.raises(UsageError, match="expected a token of 16 characters or more, got 5; make it longer"):
         token_from(tmp_path / "token")
@@ -288,7 +265,7 @@ GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
 
 
 def station_of(name: str, predictor: EdgePredictor, modality: str | None = None) -> Station:
-    source = stdin_source("stdin", "", SourceRequest(columns=columns_of(ACC, {}), rate_hz=100.0))
+    source = stdin_source("stdin", "", wanted(ACC))
     return Station(
         name,
         predictor=predictor,
@@ -328,6 +305,10 @@ def test_a_page_shows_the_inputs_of_the_student_of_its_station_and_of_how_many_t
     assert [bool(one["drift"]) for one in details] == [True, False, True]  # no student of it takes gyro
 
 
+def news(board: Board, after_bin: int = -1) -> BoardNews:
+    return board.news(sensor=0, after_bin=after_bin, after_result=-1)
+
+
 @pytest.fixture
 def board() -> Board:
     return Board([ACC], TaskSpec(labels=("ok", "worn")))
@@ -337,12 +318,12 @@ def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(bo
     rows = np.array([[1, np.nan], [5, np.nan], [3, 7]], dtype=np.float32)
     board.samples(np.array([10.01, 10.05, 10.11]), rows, sensor=0)
     board.samples(np.array([10.15]), np.array([[-2, 8]], dtype=np.float32), sensor=0)
-    found = board.news(sensor=0, after_bin=-1, after_result=-1).bins
+    found = news(board).bins
     assert [(one.number, one.time_s) for one in found] == [(100, 10.0), (101, 10.1)]
     np.testing.assert_array_equal(found[0].lowest, [1, np.nan])
     np.testing.assert_array_equal(found[0].highest, [5, np.nan])
     assert (found[1].lowest, found[1].highest) == ((-2.0, 7.0), (3.0, 8.0))
-    assert [one.number for one in board.news(sensor=0, after_bin=101, after_result=-1).bins] == [101]
+    assert [one.number for one in news(board, 101).bins] == [101]
 
 
 def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does() -> None:
@@ -376,7 +357,7 @@ def test_a_board_and_metrics_show_what_is_unknown(board: Board) -> None:
     predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"), novelty=2.0)
     prediction = predictor.predict(np.zeros(ACC.shape))
     board.record(result_record(prediction, station="press 1", number=1, time_s=1.0, decided_s=1.0))
-    (shown,) = board.news(sensor=0, after_bin=-1, after_result=-1).results
+    (shown,) = news(board).results
     assert (shown.status, shown.novelty) == ("unknown", 0.5)
     assert 'mmkd_predictions_total{predictor="mmkd",status="unknown"} 1.0' in metrics_text(predictor)
 
@@ -384,10 +365,10 @@ def test_a_board_and_metrics_show_what_is_unknown(board: Board) -> None:
 def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> None:
     times = np.arange(0, 300, 0.01)
     board.samples(times, np.zeros((len(times), 2), dtype=np.float32), sensor=0)
-    assert len(board.news(sensor=0, after_bin=-1, after_result=-1).bins) == 600
+    assert len(news(board).bins) == 600
     for _ in range(5):  # the clock was set
         board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32), sensor=0)
-    assert [one.time_s for one in board.news(sensor=0, after_bin=2999, after_result=-1).bins] == [5.0]
+    assert [one.time_s for one in news(board, 2999).bins] == [5.0]
 
 
 def test_late_samples_widen_their_bins_and_clear_nothing(board: Board) -> None:
@@ -395,23 +376,18 @@ def test_late_samples_widen_their_bins_and_clear_nothing(board: Board) -> None:
     for late_s in (10.05, 10.25, 3.0):  # of a bin, of a gap, and of long ago
         board.samples(np.array([late_s]), np.array([[-1, 2]], dtype=np.float32), sensor=0)
     board.samples(np.array([10.41]), np.zeros((1, 2), dtype=np.float32), sensor=0)
-    found = board.news(sensor=0, after_bin=-1, after_result=-1).bins
+    found = news(board).bins
     assert [one.number for one in found] == [100, 101, 103, 104]
     assert (found[0].lowest, found[0].highest) == ((-1.0, 0.0), (0.0, 2.0))
 
 
 def test_an_episode_waits_until_somebody_takes_note_of_it(board: Board) -> None:
-    def alarm(event: Any, windows: int) -> AlarmRecord:
-        return AlarmRecord(
-            station="press 1", number=1, time_s=4.0, decided_s=9.0 + windows, event=event, label="worn", episode=1,
-            since_s=2.0, windows=windows, probability=0.9,
-        )  # fmt: skip
-
-    board.record(alarm("raised", 3))
-    assert (board.unacknowledged(), board.alarm(1), board.alarm(2)) == (1, alarm("raised", 3), None)
-    board.record(alarm("acknowledged", 4))
-    board.record(alarm("cleared", 5))
-    (episode,) = board.news(sensor=0, after_bin=-1, after_result=-1).episodes
+    raised = alarm(1, event="raised", windows=3)
+    board.record(raised)
+    assert (board.unacknowledged(), board.alarm(1), board.alarm(2)) == (1, raised, None)
+    board.record(alarm(2, event="acknowledged", windows=4))
+    board.record(alarm(3, event="cleared", windows=5, decided_s=14.0))
+    (episode,) = news(board).episodes
     assert (episode.acknowledged, episode.cleared_s, episode.alarm.windows) == (True, 14.0, 5)
     assert (board.unacknowledged(), board.alarm(1)) == (0, None)
 
@@ -421,7 +397,6 @@ def test_a_histogram_is_drawn_without_its_empty_ends() -> None:
     for seconds in (0.001, 0.0011, 0.02):
         histogram.add(seconds)
     timing = histogram.timing()
-    assert timing is not None
     bars = latency_bars(timing)["bars"]
     # Three bars in a decade, of which 0.001 is an edge.
     assert [(f"{edge_s:.3g}", count) for edge_s, count in bars] == [

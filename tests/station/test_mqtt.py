@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -26,10 +23,22 @@ import pytest
 from mmkd_edge import ModalitySpec, UsageError
 from mmkd_station.clock import TIME_FAULTS
 from mmkd_station.intake import Intake
-from mmkd_station.protocols.base import Source, SourceRequest, place_of
-from mmkd_station.protocols.channels import columns_of
+from mmkd_station.protocols.base import Source, read_place
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
-from mmkd_station.records import AlarmEvent, AlarmRecord, ResultRecord, StateRecord, line_of
+from mmkd_station.records import AlarmEvent, AlarmRecord, StateRecord, record_line
+from tests.station.rig import (
+    ENVIRONMENT,
+    alarm,
+    command,
+    end,
+    free_port,
+    result,
+    start,
+    state,
+    until,
+    wanted,
+    write_certificate,
+)
 
 mqtt = pytest.importorskip("paho.mqtt.client")
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
@@ -40,15 +49,12 @@ class Broker:
     """A mosquitto on a port of this machine."""
 
     def __init__(self, folder: Path, *lines: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._config = folder / "mosquitto.conf"
         self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", *(lines or ("allow_anonymous true",))]))
         self.start()
 
     def start(self) -> None:
-        assert MOSQUITTO is not None
         self.process = subprocess.Popen([MOSQUITTO, "-c", self._config], stdout=subprocess.DEVNULL, stderr=-1)
         until(self._answers)
 
@@ -59,13 +65,6 @@ class Broker:
     def kill(self) -> None:
         self.process.kill()
         self.process.communicate()
-
-
-def until(condition: Callable[[], object], *, within_s: float = 60.0) -> None:
-    end_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end_s, "it did not come about"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -97,11 +96,6 @@ class Client:
         self._client.loop_stop()
 
 
-@pytest.fixture
-def wanted(acc: ModalitySpec) -> SourceRequest:
-    return SourceRequest(columns=columns_of(acc, {}), rate_hz=acc.rate_hz)
-
-
 def reading(source: Source) -> tuple[Intake, threading.Thread]:
     """A source that is read into an intake."""
     intake = Intake(most=100, on_full="drop-oldest")
@@ -115,13 +109,9 @@ def reading(source: Source) -> tuple[Intake, threading.Thread]:
     return intake, thread
 
 
-def state(number: int) -> StateRecord:
-    return StateRecord(station="press/1", number=number, decided_s=1.0, state="connected", reason="x")
-
-
 @needs_mosquitto
-def test_samples_come_from_a_topic_with_wildcards(broker: Broker, wanted: SourceRequest) -> None:
-    intake, thread = reading(mqtt_source(f"mqtt://127.0.0.1:{broker.port}/plant/+/acc", "", wanted))
+def test_samples_come_from_a_topic_with_wildcards(broker: Broker, acc: ModalitySpec) -> None:
+    intake, thread = reading(mqtt_source(f"mqtt://127.0.0.1:{broker.port}/plant/+/acc", "", wanted(acc)))
     until(lambda: intake.facts().connects)
     sensor = Client(broker.port)
     sensor.say("plant/1/acc", {"time": 5.0, "x": 1, "y": 2, "z": None})
@@ -130,8 +120,6 @@ def test_samples_come_from_a_topic_with_wildcards(broker: Broker, wanted: Source
     until(lambda: intake.facts().samples == 3)
     assert intake.facts().garbage == 1
     first = intake.take(timeout_s=1)
-    assert first is not None
-    assert first.times is not None
     assert first.times.tolist() == [5.0]
     intake.stop.set()
     thread.join(10)
@@ -153,30 +141,19 @@ def is_written(sink: MqttSink, record: StateRecord) -> bool:
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Broker, version: str) -> None:
     sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version={version}", "")
-    alarm = AlarmRecord(
-        station="press/1", number=2, time_s=None, decided_s=1.0, event="raised", label="worn", episode=1, since_s=None,
-        windows=3, probability=0.9,
-    )  # fmt: skip
-    sink.write([state(1), alarm])
+    sink.write([state(1, station="press/1"), alarm_of("worn", number=2)])
     late = Client(broker.port, "plant/#")
     until(lambda: len(late.heard) == 3)
     kept = {topic: (json.loads(payload), retained) for topic, payload, retained in late.heard}
     assert kept["plant/online"] == (True, True)
     assert kept["plant/press%2F1/state"][0]["state"] == "connected"
     assert kept["plant/press%2F1/alarm/worn"][0]["event"] == "raised"
-    result = ResultRecord(
-        station="press/1", number=3, time_s=1.0, decided_s=1.0, status="ok", reason="", label="worn", index=0,
-        probability=1.0, probabilities=(1.0,), labels=(), value=None, label_set=(), missing_fraction=0.0,
-        modality="acc",
-        input_age_s=None, dropped=0, late=0,
-    )  # fmt: skip
-    sink.write([result])
+    sink.write([result(3, station="press/1")])
     until(lambda: len(late.heard) == 4)
     assert late.heard[3][0] == "plant/press%2F1/result"
-    assert sink._connection is not None
     sink._connection._client.socket().shutdown(socket.SHUT_RDWR)  # a cable is cut: nobody says goodbye
     until(lambda: ("plant/online", b"false", False) in late.heard)
-    until(lambda: is_written(sink, state(4)))  # and comes back by itself: what is refused is tried again
+    until(lambda: is_written(sink, state(4, station="press/1")))  # it comes back by itself
     until(lambda: late.heard[-1][0] == "plant/press%2F1/state")
     sink.close()
     until(lambda: late.heard[-1][:2] == ("plant/online", b"false"))
@@ -184,10 +161,7 @@ def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Br
 
 
 def alarm_of(label: str, *, number: int, boot: str = "a", event: AlarmEvent = "raised") -> AlarmRecord:
-    return AlarmRecord(
-        station="press/1", number=number, time_s=None, decided_s=1.0, event=event, label=label, episode=number,
-        since_s=None, windows=3, probability=0.9, boot=boot,
-    )  # fmt: skip
+    return alarm(number, station="press/1", event=event, label=label, episode=number, boot=boot)
 
 
 def kept_at(broker: Broker, topic: str) -> dict[str, Any]:
@@ -217,15 +191,16 @@ def test_the_broker_forgets_what_an_earlier_run_left_open_and_keeps_what_continu
 ) -> None:
     another = Client(broker.port)
     other = msgspec.structs.replace(alarm_of("w", number=1), station="press 2")
-    for topic, payload in (("press%2F1/alarm/other", b"{}"), ("press 2/alarm/w", line_of(other))):
+    for topic, payload in (("press%2F1/alarm/other", b"{}"), ("press 2/alarm/w", record_line(other))):
         another._client.publish(f"plant/{topic}", payload, qos=1, retain=True).wait_for_publish(10)
     another.close()
     place = f"mqtt://127.0.0.1:{broker.port}/plant"
     before = MqttSink(place, "")
-    before.write([state(1), *(alarm_of(label, number=number) for number, label in enumerate("uvwx", start=2))])
+    opened = [alarm_of(label, number=number) for number, label in enumerate("uvwx", start=2)]
+    before.write([state(1, station="press/1"), *opened])
     before.write([alarm_of("x", number=6, event="cleared")])
     before.close()
-    started = StateRecord(station="press/1", number=3, decided_s=1.0, state="started", reason="x", boot="b")
+    started = state(3, station="press/1", state="started", boot="b")
     after = MqttSink(place, "")
     after.write(
         [
@@ -282,10 +257,11 @@ class WriteOnlyBroker:
         self._listening.close()
 
 
-def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads() -> None:
+def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmkd_station.protocols.mqtt._CONFIRM_TIMEOUT_S", 1.0)
     broker = WriteOnlyBroker()
     sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version=3.1.1", "")
-    started = StateRecord(station="press 1", number=1, decided_s=1.0, state="started", reason="x", boot="b")
+    started = state(1, state="started", boot="b")
     for _ in range(3):
         assert not is_written(sink, started)
     assert is_written(sink, started)
@@ -294,49 +270,20 @@ def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads() -> None:
     broker.close()
 
 
-def certificates(folder: Path) -> None:
-    """A certificate for 127.0.0.1 that signs itself."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from ipaddress import ip_address
-
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-
-
 # paho leaves the socket of a handshake that failed to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @needs_mosquitto
 def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
-    certificates(tmp_path)
+    write_certificate(tmp_path)
     passwd = shutil.which("mosquitto_passwd") or "/usr/bin/mosquitto_passwd"
     subprocess.run([passwd, "-c", "-b", tmp_path / "users", "press", "secret"], check=True, capture_output=True)
     (tmp_path / "users").chmod(0o600)
     broker = Broker(
-        tmp_path, f"certfile {tmp_path}/cert.pem", f"keyfile {tmp_path}/key.pem", "allow_anonymous false",
+        tmp_path, f"certfile {tmp_path}/plant.crt", f"keyfile {tmp_path}/plant.key", "allow_anonymous false",
         f"password_file {tmp_path}/users", "user root",
     )  # fmt: skip
     try:
-        place = f"mqtts://127.0.0.1:{broker.port}/plant?ca={tmp_path}/cert.pem"
+        place = f"mqtts://127.0.0.1:{broker.port}/plant?ca={tmp_path}/plant.crt"
         (tmp_path / "right").write_text("press:secret\n")
         (tmp_path / "wrong").write_text("press:guess\n")
         sink = MqttSink(f"{place}&credentials={tmp_path}/right", "")
@@ -364,14 +311,14 @@ def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
         ("mqtt://host/topic?ca=/none", "ca: /none: no such file or directory; check the path"),
     ],
 )
-def test_a_text_that_names_no_broker_says_why(text: str, said: str, wanted: SourceRequest) -> None:
+def test_a_text_that_names_no_broker_says_why(text: str, said: str, acc: ModalitySpec) -> None:
     with pytest.raises(UsageError) as refused:
-        mqtt_source(text, "", wanted)
+        mqtt_source(text, "", wanted(acc))
     assert said in str(refused.value)
 
 
 def test_a_place_may_have_an_address_of_version_6_and_no_port() -> None:
-    place = place_of("mqtt://[::1]/a/b?qos=0", scheme="mqtt://", options=("qos",), port=1883)
+    place = read_place("mqtt://[::1]/a/b?qos=0", scheme="mqtt://", options=("qos",), port=1883)
     assert (place.host, place.port, place.path, place.options) == ("::1", 1883, "a/b", {"qos": "0"})
 
 
@@ -390,11 +337,7 @@ def test_two_rates_in_and_decisions_out_through_one_process(
     )
     (tmp_path / "stations.toml").write_text(f'sinks = ["{at}/out"]\n{stations}')
     listener = Client(broker.port, "out/#")
-    child = subprocess.Popen(
-        [sys.executable, "-c", "from mmkd_station.commands.run import main; main()",
-         tmp_path / "stations.toml", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    child = start(tmp_path / "stations.toml", "--json")
     until(lambda: sum(b'"connected"' in payload for _, payload, _ in listener.heard) == 2)
     sensor = Client(broker.port)
     now_s = time.time()
@@ -402,9 +345,7 @@ def test_two_rates_in_and_decisions_out_through_one_process(
         sensor.say("in/slow", {"time": now_s + second - 5, "samples": [[1, 0, 0]] * 10})
         sensor.say("in/fast", {"time": now_s + second - 5, "samples": [[0, 1, 0]] * 200})
     until(lambda: sum(topic.endswith("/fast/result") for topic, *_ in listener.heard) >= 20)
-    child.send_signal(signal.SIGTERM)
-    output, errors = child.communicate(timeout=30)
-    assert child.returncode == 0, errors
+    output, _ = end(child)
     summary = {one["station"]: one for one in json.loads(output)["stations"]}
     assert (summary["slow"]["intake"]["samples"], summary["fast"]["intake"]["samples"]) == (60, 1200)
     results = [json.loads(payload) for topic, payload, _ in listener.heard if topic.endswith("/result")]
@@ -423,15 +364,10 @@ def test_a_broker_that_is_killed_loses_no_result_and_is_back_within_thirty_secon
 ) -> None:
     at = f"mqtt://127.0.0.1:{broker.port}"
     log = tmp_path / "all.jsonl"
-    child = subprocess.Popen(
-        [sys.executable, "-c", "from mmkd_station.commands.run import main; main()",
-         bundle_path, "--backend", "ort",
-         "--source", f"{at}/in", "--sink", f"{at}/out", "--sink", f"jsonl:{log}", "--hop", "5", "--silence", "60",
-         "--time", "arrival", "--store", tmp_path / "store", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    child = start(
+        bundle_path, "--source", f"{at}/in", "--sink", f"{at}/out", "--sink", f"jsonl:{log}", "--hop", "5",
+        "--silence", "60", "--time", "arrival", "--store", tmp_path / "store", "--json",
     )  # fmt: skip
-    limit = threading.Timer(120, child.kill)  # what is waited for may never come
-    limit.start()
     listener, sensor = Client(broker.port, "out/#"), Client(broker.port)
     until(lambda: any(b'"connected"' in payload for _, payload, _ in listener.heard))
     for _ in range(20):
@@ -451,11 +387,8 @@ def test_a_broker_that_is_killed_loses_no_result_and_is_back_within_thirty_secon
     heard = lambda: {json.loads(payload)["number"] for topic, payload, _ in listener.heard if "online" not in topic}  # noqa: E731
     # What the sink could not say meanwhile comes after all: every record that the file has.
     until(lambda: written <= heard(), within_s=40)
-    child.send_signal(signal.SIGTERM)
-    output, errors = child.communicate(timeout=30)
-    assert child.returncode == 0, errors
+    output, _ = end(child)
     summary = json.loads(output)
-    limit.cancel()
     assert summary["stations"][0]["intake"]["connects"] == 2
     assert summary["stations"][0]["intake"]["samples"] == 200
     assert {one["sink"].split(":")[0]: one["dropped"] for one in summary["sinks"]} == {"mqtt": 0, "jsonl": 0}
@@ -524,13 +457,9 @@ def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they
         for name in SENT
     )
     (tmp_path / "stations.toml").write_text(f'sinks = ["jsonl:{log_file}"]\n{stations}')
-    arguments = [str(tmp_path / "stations.toml"), "--json", "--monitor", "127.0.0.1:0"]
+    arguments = command(tmp_path / "stations.toml", "--json", "--monitor", "127.0.0.1:0")
     with (tmp_path / "log").open("w") as stderr:
-        child = subprocess.Popen(
-            [sys.executable, "-c", "from mmkd_station.commands.run import main; main()",
-         *arguments],
-            stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=stderr, text=True, env=ENVIRONMENT)
     limit = threading.Timer(120, child.kill)  # what is waited for may never come
     limit.start()
 
@@ -540,7 +469,6 @@ def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they
 
     def healthz() -> tuple[int, dict[str, Any]]:
         page = re.search(r"page: (\S+)", (tmp_path / "log").read_text())
-        assert page is not None
         try:
             with urllib.request.urlopen(f"{page[1]}healthz", timeout=20) as answer:
                 return answer.status, json.load(answer)

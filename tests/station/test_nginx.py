@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
-import re
 import shutil
 import socket
-import ssl
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge import example_bundle
+from tests.station.rig import end, feed, free_port, page_of, start, until, write_certificate
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -29,58 +26,6 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx (Debian: nginx-ligh
 
 TOKEN = "a-token-of-the-plant-1"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "live" / "nginx.conf"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def write_certificate(folder: Path) -> ssl.SSLContext:
-    """A certificate for `plant.example`, and who trusts it."""
-    pytest.importorskip("cryptography")
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "plant.example")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    (folder / "plant.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "plant.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return ssl.create_default_context(cafile=str(folder / "plant.crt"))
-
-
-@contextlib.contextmanager
-def page(folder: Path, port: int, origin: str) -> Iterator[subprocess.Popen[str]]:
-    (folder / "token").write_text(TOKEN)
-    (folder / "token").chmod(0o600)
-    child = subprocess.Popen(
-        [sys.executable, "-c", "from mmkd_station.commands.run import main; main()",
-         example_bundle(), "--source", "stdin",
-         "--name", "press 1", "--backend", "ort", "--monitor", f"127.0.0.1:{port}", "--monitor-token",
-         folder / "token", "--monitor-origin", origin, "--alarm", "FEL", "--confirm", "1/1", "--min-probability", "0"],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert child.stderr is not None
-    try:
-        assert any(re.match(r"page: (\S+) ", line) for line in child.stderr)
-        yield child
-    finally:
-        child.terminate()
-        child.communicate(timeout=30)
 
 
 @contextlib.contextmanager
@@ -100,15 +45,9 @@ def proxy(folder: Path, port: int, page_port: int) -> Iterator[None]:
         f"daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
         f"http {{ access_log off; {paths}\n{block}\n}}\n"
     )
-    assert NGINX is not None
     child = subprocess.Popen([NGINX, "-e", folder / "error.log", "-p", folder, "-c", folder / "nginx.conf"])
     try:
-        end_s = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            assert time.monotonic() < end_s, (folder / "error.log").read_text()
-            time.sleep(0.05)
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
         yield
     finally:
         child.terminate()
@@ -130,7 +69,14 @@ def test_the_page_works_behind_nginx_with_the_shipped_configuration(tmp_path: Pa
             return error.code, error.read().decode()
 
     known = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-    with page(tmp_path, page_port, origin) as child, proxy(tmp_path, port, page_port):
+    (tmp_path / "token").write_text(TOKEN)
+    child = start(
+        example_bundle(), "--source", "stdin", "--name", "press 1", "--monitor", f"127.0.0.1:{page_port}",
+        "--monitor-token", tmp_path / "token", "--monitor-origin", origin, "--alarm", "FEL", "--confirm", "1/1",
+        "--min-probability", "0",
+    )  # fmt: skip
+    page_of(child)
+    with proxy(tmp_path, port, page_port):
         # All that nginx forwards comes from this machine, and still asks for the token.
         assert ask("/healthz")[0] == 401
         assert ask("/healthz", **known)[0] == 200
@@ -138,9 +84,7 @@ def test_the_page_works_behind_nginx_with_the_shipped_configuration(tmp_path: Pa
         assert ask("/healthz", Origin="https://evil.example", **known)[0] == 403
         assert ask("/healthz", Origin=origin, **known)[0] == 200
 
-        assert child.stdin is not None
-        child.stdin.write("[0, 0, 1]\n" * 400)
-        child.stdin.flush()
+        feed(child, "[0, 0, 1]\n" * 400)
         request = urllib.request.Request(f"{origin}/events", headers=known)
         with urllib.request.urlopen(request, timeout=20, context=trusting) as events:
             seen_s, updates = [], []
@@ -157,3 +101,4 @@ def test_the_page_works_behind_nginx_with_the_shipped_configuration(tmp_path: Pa
         assert (
             ask("/acknowledge", {"station": "press 1", "episode": 99}, Origin="https://evil.example", **known)[0] == 403
         )
+    end(child)

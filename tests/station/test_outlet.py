@@ -16,8 +16,9 @@ from mmkd_station.build import open_outlet
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import Backoff
 from mmkd_station.protocols.table import open_sink, shown_names
-from mmkd_station.records import AlarmRecord, Record, StateRecord, line_of, record_from_line, result_record
+from mmkd_station.records import AlarmRecord, Record, record_from_line, record_line, result_record
 from mmkd_station.store import FILE_NAME, Store
+from tests.station.rig import alarm, quick, state, until
 
 
 class Flaky:
@@ -36,33 +37,11 @@ class Flaky:
         pass
 
 
-def state(number: int) -> StateRecord:
-    return StateRecord(station="press 1", number=number, decided_s=1.5, state="connected", reason="x" * 100)
-
-
-def alarm(number: int) -> AlarmRecord:
-    return AlarmRecord(
-        station="press 1", number=number, time_s=None, decided_s=1.5, event="raised", label="worn", episode=1,
-        since_s=None, windows=3, probability=0.9,
-    )  # fmt: skip
-
-
-def quick() -> Backoff:
-    return Backoff(first_s=0.01, most_s=0.02)
-
-
-def until(condition: object, *, within_s: float = 10.0) -> None:
-    end_s = time.monotonic() + within_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
-
-
 def test_a_record_is_one_line_that_can_be_read_back() -> None:
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
     prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
     record = result_record(prediction, station="press 1", number=3, time_s=2.0, decided_s=5.0, dropped=4)
-    line = line_of(record)
+    line = record_line(record)
     assert record_from_line(line) == record
     assert json.loads(line) == {
         "kind": "result", "station": "press 1", "number": 3, "time_s": 2.0, "decided_s": 5.0, "status": "ok",
@@ -329,7 +308,7 @@ def test_the_store_keeps_within_its_bytes_of_each_sink_and_counts_what_it_gives_
     open_store: Callable[..., Store],
 ) -> None:
     slow = Backoff(first_s=20.0, most_s=30.0)
-    size_bytes = len(line_of(state(100)))
+    size_bytes = len(record_line(state(100)))
     store = open_store(most_bytes=4 * size_bytes)
     outlet = Outlet("away", Flaky(), store=store, backoff=lambda: slow)
     outlet.put(state(100))
@@ -344,7 +323,7 @@ def test_the_store_keeps_within_its_bytes_of_each_sink_and_counts_what_it_gives_
 
 def test_what_a_sink_is_trying_is_not_given_up(open_store: Callable[..., Store]) -> None:
     hung = Hung()
-    store = open_store(most_bytes=2 * len(line_of(state(10))))
+    store = open_store(most_bytes=2 * len(record_line(state(10))))
     outlet = Outlet("hangs", hung, store=store)
     outlet.put(state(10))
     assert hung.tries.wait(10)
@@ -360,7 +339,7 @@ def test_what_a_sink_is_trying_is_not_given_up(open_store: Callable[..., Store])
 def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store: Callable[..., Store]) -> None:
     store, sink = open_store(), Flaky()
     sink.there.set()
-    rows = [line_of(state(1)), b"{broken}", line_of(state(2))]
+    rows = [record_line(state(1)), b"{broken}", record_line(state(2))]
     store._connection.executemany("INSERT INTO records VALUES ('sink', ?, ?)", enumerate(rows, start=1))  # type: ignore[union-attr]
     store._connection.commit()  # type: ignore[union-attr]
     outlet = Outlet("sink", sink, store=open_store())

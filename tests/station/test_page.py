@@ -9,8 +9,6 @@ import base64
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,15 +22,14 @@ from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import shipped_dataset
 from mmkd_station.board import Board
 from mmkd_station.intake import Intake
-from mmkd_station.monitor.access import Access, address_of
+from mmkd_station.monitor.access import Access, read_address
 from mmkd_station.monitor.server import serve_page
-from mmkd_station.protocols.base import SourceRequest
-from mmkd_station.protocols.channels import columns_of
 from mmkd_station.protocols.files import stdin_source
 from mmkd_station.records import result_record
 from mmkd_station.sensor import Sensor, SensorRules
 from mmkd_station.service import Service
 from mmkd_station.station import Station
+from tests.station.rig import end, page_of, start, wanted
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -78,25 +75,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     (folder / "stations.toml").write_text(
         STATIONS.format(bundle=example_bundle(), data=shipped_dataset(), log=log), encoding="utf-8"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", "from mmkd_station.commands.run import main; main()", folder / "stations.toml",
-         "--monitor", "127.0.0.1:0"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert child.stderr is not None
-    for line in child.stderr:
-        if found := re.match(r"page: (\S+) \(its token: (\S+)\)", line):
-            break
-    else:
-        raise AssertionError("it ended without a page")
-    try:
-        yield found[1], found[2]
-    finally:
-        child.terminate()
-        child.communicate(timeout=30)
-        assert child.returncode == 0
+    child = start(folder / "stations.toml", "--monitor", "127.0.0.1:0")
+    url, token = page_of(child)
+    yield url, token.removeprefix("its token: ")
+    end(child)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +209,7 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
     acc = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=100.0, samples=20)
     gyro = ModalitySpec(name="gyro", channels=("z",), unit="deg/s", rate_hz=100.0, samples=20)
     predictor = fake_predictor([0.1, 0.9], modality=acc, labels=labels, novelty=2.0)
-    source = stdin_source("stdin", "", SourceRequest(columns=columns_of(acc, {}), rate_hz=100.0))
+    source = stdin_source("stdin", "", wanted(acc))
     station = Station(
         "press 3",
         predictor=predictor,
@@ -249,7 +231,7 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
         tell(number, status="ok", novelty=0.64, reason="")
     for number in range(25, 30):
         tell(number)
-    service, address = Service(stations=[station], outlets=[], predictors=[]), address_of("127.0.0.1:0")
+    service, address = Service(stations=[station], outlets=[], predictors=[]), read_address("127.0.0.1:0")
     access = Access("a token of the plant", address, is_open=True)
     with serve_page(service, address=address, access=access, serve_predict=False) as url:
         browser.get(url)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 import select
 import socket
@@ -23,6 +22,7 @@ import pytest
 
 from mmkd_edge import example_bundle
 from mmkd_station.monitor.access import Guesses
+from tests.station.rig import ENVIRONMENT, MMKD_RUN, until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -31,8 +31,7 @@ HALF_A_HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 HALF_A_BODY = b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{"
 EVENTS = b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 WELL = (200, '{"well":true,"stations":{"press 1":"started"}}')
-RUN = "from mmkd_station.commands.run import main; main()"
-WAITS_SHORTLY = f"from mmkd_station.monitor import server; server.WAIT_LIMIT_S = 0.5; {RUN}"
+WAITS_SHORTLY = f"from mmkd_station.monitor import server; server.WAIT_LIMIT_S = 0.5; {MMKD_RUN[2]}"
 
 
 class Page:
@@ -64,15 +63,14 @@ class Page:
 
     def sockets(self) -> int:
         """How many sockets the process has."""
-        links = (path.readlink() for path in Path(f"/proc/{self._process}/fd").iterdir())
-        return sum(str(link).startswith("socket:") for link in links)
+        return sum("socket:" in str(path.resolve()) for path in Path(f"/proc/{self._process}/fd").iterdir())
 
     def log(self) -> str:
         return re.sub(r"(?m)^\d\d:\d\d:\d\d ", "", self._log.read_text())
 
 
 @contextlib.contextmanager
-def running(folder: Path, program: str = RUN) -> Iterator[Page]:
+def running(folder: Path, program: str = MMKD_RUN[2]) -> Iterator[Page]:
     options = ["--source", "stdin", "--name", "press 1", "--backend", "ort", "--monitor", "127.0.0.1:0"]
     log = folder / "log"
     with log.open("w") as stderr:
@@ -81,7 +79,7 @@ def running(folder: Path, program: str = RUN) -> Iterator[Page]:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=ENVIRONMENT,
         )
     try:
         while (found := re.search(r"page: http://127.0.0.1:(\d+)/ \(its token: (.*)\)", log.read_text())) is None:
@@ -132,10 +130,7 @@ def test_a_connection_is_closed_that_sends_no_whole_request_or_does_not_read(tmp
             for _ in range(100_000):  # answers pile up until the server cannot send
                 deaf.send(request)
         assert all(is_closed(client, within_s=60) for client in clients)
-        until_s = time.monotonic() + 60
-        while page.sockets() > before and time.monotonic() < until_s:
-            time.sleep(0.1)
-        assert page.sockets() == before
+        until(lambda: page.sockets() == before)
         for _ in range(3):
             assert reading.recv(1 << 16)  # a page that is looked at stays
         assert page.ask("/healthz") == WELL

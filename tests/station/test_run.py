@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,69 +22,10 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.install.slots import install, read_slots
 from mmkd_models.data import shipped_dataset
 from mmkd_station.commands.run import run_mmkd
+from tests.station.rig import MMKD_RUN, end, feed, next_record, records_in, refusal, run, start
 
-MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]
 LABELS = ("rest", "raise", "turn")
-
-
-class Kit(Protocol):
-    """What of `tests/edge/conftest.py` is used here."""
-
-    def parts(self, modality: ModalitySpec, **changes: Any) -> Any: ...
-
-    def model(self, modality: ModalitySpec, **changes: Any) -> bytes: ...
-
-    def answer(self, window: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
-
-
-def run(*arguments: str | Path, source: str = "", folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*MMKD_RUN, *map(str, arguments), "--backend", "ort"]
-        if str(arguments[0]).endswith(".edge")
-        else [*MMKD_RUN, *map(str, arguments)],
-        input=source,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def started(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        [*MMKD_RUN, *map(str, arguments), "--backend", "ort"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", **environment},
-    )
-    limit = threading.Timer(30, child.kill)  # what a test waits for may never come
-    limit.daemon = True
-    limit.start()
-    return child
-
-
-def records_in(text: str, kind: str = "result") -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    return [one for one in found if one["kind"] == kind]
-
-
-def next_record(stream: IO[str], kind: str) -> dict[str, Any]:
-    for line in stream:
-        if line.startswith("{") and (record := json.loads(line))["kind"] == kind:
-            assert isinstance(record, dict)
-            return record
-    raise AssertionError("the output ended")
-
-
-def send_at_10_hz(stream: IO[str], samples: int) -> None:
-    with contextlib.suppress(OSError, ValueError):  # the reader may have heard enough
-        for _ in range(samples):
-            stream.write("[1, 0, 0]\n")
-            stream.flush()
-            time.sleep(0.1)
+Run = Callable[..., tuple[str, str]]
 
 
 def csv_text(rows: NDArray[np.float32], times: Sequence[float] | None = None) -> str:
@@ -98,19 +36,19 @@ def csv_text(rows: NDArray[np.float32], times: Sequence[float] | None = None) ->
     return "\n".join(lines) + "\n"
 
 
-def test_a_log_in_another_unit_is_no_ok_and_the_last_line_says_what_to_check(tmp_path: Path) -> None:
+def test_a_log_in_another_unit_is_no_ok_and_the_last_line_says_what_to_check(tmp_path: Path, run_here: Run) -> None:
     with Bundle.open(example_bundle()) as bundle:
         recorded = np.concatenate(list(bundle.golden("acc").windows[:12]))
     for name, unit in (("g", 1), ("mg", 1000)):
         np.savetxt(tmp_path / f"{name}.csv", unit * recorded, delimiter=",", header="ax,ay,az", comments="")
     found = {
-        name: run(example_bundle(), "--name", "press 1", "--source", f"csv:{tmp_path / name}.csv", "--hop", "200")
+        name: run_here(example_bundle(), "--name", "press 1", "--source", f"csv:{tmp_path / name}.csv", "--hop", 200)
         for name in ("g", "mg")
     }
-    assert {one["status"] for one in records_in(found["g"].stdout)} == {"ok"}
-    assert "windows are far" not in found["g"].stderr
-    assert {one["status"] for one in records_in(found["mg"].stdout)} == {"unknown"}
-    assert found["mg"].stderr.splitlines()[-1] == (
+    assert {one["status"] for one in records_in(found["g"][0])} == {"ok"}
+    assert "windows are far" not in found["g"][1]
+    assert {one["status"] for one in records_in(found["mg"][0])} == {"unknown"}
+    assert found["mg"][1].splitlines()[-1] == (
         "press 1: 12 of 12 windows are far from the training data; check unit and scale of acc"
     )
 
@@ -122,7 +60,7 @@ def rows() -> NDArray[np.float32]:
 
 
 def test_a_file_of_samples_becomes_the_answers_of_its_windows(
-    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32], kit: Kit
+    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32], kit: Any
 ) -> None:
     (tmp_path / "log.csv").write_text(csv_text(rows, times=[1000 + 0.1 * number for number in range(80)]))
     done = run(
@@ -146,24 +84,24 @@ def test_a_file_of_samples_becomes_the_answers_of_its_windows(
 
 
 def test_times_are_read_from_the_column_and_in_the_unit_that_are_named(
-    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32]
+    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32], run_here: Run
 ) -> None:
     text = csv_text(rows, times=[1_000_000 + 100 * number for number in range(80)]).replace("time,", "when,", 1)
     (tmp_path / "log.csv").write_text(text)
     named = ("--time", "source", "--time-column", "when", "--time-unit", "ms")
-    done = run(bundle_path, "--source", f"csv:{tmp_path / 'log.csv'}", "--hop", "20", *named)
-    assert [one["time_s"] for one in records_in(done.stdout)] == [1001.9, 1003.9, 1005.9, 1007.9], done.stderr
+    output, _ = run_here(bundle_path, "--source", f"csv:{tmp_path / 'log.csv'}", "--hop", "20", *named)
+    assert [one["time_s"] for one in records_in(output)] == [1001.9, 1003.9, 1005.9, 1007.9]
 
 
 def test_samples_that_come_late_are_put_in_order_and_a_space_is_a_gap_where_it_is_said(
-    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32]
+    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32], run_here: Run
 ) -> None:
     times = [1000 + 0.1 * number for number in range(80)]
     order = [1, 0, *range(2, 80)]
     (tmp_path / "swapped.csv").write_text(csv_text(rows[order], times=[times[number] for number in order]))
     (tmp_path / "space.csv").write_text(csv_text(np.delete(rows, range(5, 9), axis=0), times=times[:5] + times[9:]))
     late, ordered, gap, bridged = (
-        records_in(run(bundle_path, "--source", f"csv:{tmp_path / name}", "--hop", "20", *options).stdout)[0]
+        records_in(run_here(bundle_path, "--source", f"csv:{tmp_path / name}", "--hop", "20", *options)[0])[0]
         for name, *options in (
             ("swapped.csv",),
             ("swapped.csv", "--reorder", "2"),
@@ -176,16 +114,12 @@ def test_samples_that_come_late_are_put_in_order_and_a_space_is_a_gap_where_it_i
 
 
 def test_lines_of_json_on_the_standard_input_are_read_as_they_come(bundle_path: Path) -> None:
-    child = started(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "10", "--silence", "9")
-    assert child.stdin is not None
-    assert child.stdout is not None
-    child.stdin.write('{"x": 1, "y": 0, "z": null}\n' + json.dumps([[1, 0, 0]] * 9) + "\nno sample\n")
-    child.stdin.flush()
-    record = next_record(child.stdout, "result")
+    child = start(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "10", "--silence", "9")
+    feed(child, '{"x": 1, "y": 0, "z": null}\n' + json.dumps([[1, 0, 0]] * 9) + "\nno sample\n")
+    record = next_record(child.stdout, kind="result")
     assert (record["status"], record["reason"]) == ("warming_up", "10 of 20 samples are there")
-    child.stdin.write(json.dumps({"samples": [[1, 0, 0]] * 11}) + "\n")
-    child.stdin.flush()
-    record = next_record(child.stdout, "result")
+    feed(child, json.dumps({"samples": [[1, 0, 0]] * 11}) + "\n")
+    record = next_record(child.stdout, kind="result")
     assert (record["status"], record["label"]) == ("ok", "rest")
     assert record["missing_fraction"] == pytest.approx(1 / 60)
     assert record["input_age_s"] < 10
@@ -194,15 +128,9 @@ def test_lines_of_json_on_the_standard_input_are_read_as_they_come(bundle_path: 
     assert "  21 samples, 1 no samples\n" in errors
 
 
-def test_a_recording_is_replayed_and_the_summary_is_one_document(tmp_path: Path) -> None:
-    from mmkd_edge import example_bundle
-
-    done = run(
-        example_bundle(), "--source", f"recordings:{shipped_dataset()}", "--sink", f"csv:{tmp_path / 'r.csv'}",
-        "--json", "--hop", "200",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+def test_a_recording_is_replayed_and_the_summary_is_one_document(tmp_path: Path, run_here: Run) -> None:
+    options = ["--source", f"recordings:{shipped_dataset()}", "--sink", f"csv:{tmp_path / 'r.csv'}"]
+    summary = json.loads(run_here(example_bundle(), *options, "--json", "--hop", "200")[0])
     station = summary["stations"][0]
     assert station["intake"]["samples"] == station["stream"]["samples"] == 244_102
     assert (station["intake"]["dropped"], station["stream"]["late"], station["faults"]) == (0, 0, 0)
@@ -215,40 +143,32 @@ def test_a_recording_is_replayed_and_the_summary_is_one_document(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_silent_sensor_is_missing_and_then_stale_and_comes_back(bundle_path: Path) -> None:
-    child = started(
+    child = start(
         bundle_path, "--source", "stdin", "--sink", "-", "--hop", "5", "--time", "arrival", "--silence", "0.3",
         "--stale", "1.5",
     )  # fmt: skip
-    assert child.stdin is not None
-    assert child.stdout is not None
-    child.stdin.write(json.dumps([[1, 0, 0]] * 20) + "\n")
-    child.stdin.flush()
-    while (record := next_record(child.stdout, "result"))["status"] != "ok":
-        pass
+    feed(child, json.dumps([[1, 0, 0]] * 20) + "\n")
+    next_record(child.stdout, kind="result", status="ok")
     seen = []
-    while (record := next_record(child.stdout, "result"))["status"] != "stale":
+    while (record := next_record(child.stdout, kind="result"))["status"] != "stale":
         seen.append((record["status"], record["missing_fraction"]))
     assert seen[0] == ("degraded", 0.25)
     assert record["reason"].startswith("no sample for 1.")
     assert record["input_age_s"] > 0
-    sensor = threading.Thread(target=send_at_10_hz, args=(child.stdin, 40), daemon=True)
-    sensor.start()
-    while (record := next_record(child.stdout, "result"))["status"] != "ok":
-        pass
-    child.send_signal(signal.SIGTERM)
-    output, errors = child.communicate(timeout=30)
-    assert child.returncode == 0, errors
+    with contextlib.suppress(OSError):
+        for _ in range(40):
+            feed(child, "[1, 0, 0]\n")
+            time.sleep(0.1)
+    next_record(child.stdout, kind="result", status="ok")
+    output, _ = end(child)
     assert records_in(output, "state")[-1]["state"] == "stopped"
 
 
 def test_sigterm_answers_what_waits_and_ctrl_c_says_so(bundle_path: Path, rows: NDArray[np.float32]) -> None:
     for number, code, said in ((signal.SIGTERM, 0, ""), (signal.SIGINT, 130, "mmkd-run: interrupted")):
-        child = started(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "1")
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(csv_text(np.tile(rows, (15, 1))))
-        child.stdin.flush()
-        next_record(child.stdout, "result")
+        child = start(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "1")
+        feed(child, csv_text(np.tile(rows, (15, 1))))
+        next_record(child.stdout, kind="result")
         child.send_signal(number)
         output, errors = child.communicate(timeout=30)
         assert (child.returncode, errors.splitlines()[-1:] == [said] or not said) == (code, True), errors
@@ -256,42 +176,36 @@ def test_sigterm_answers_what_waits_and_ctrl_c_says_so(bundle_path: Path, rows: 
 
 
 def test_sighup_and_a_changed_bundle_take_over_and_a_damaged_one_is_refused(
-    bundle_path: Path, kit: Kit, acc: ModalitySpec, tmp_path: Path
+    bundle_path: Path, kit: Any, acc: ModalitySpec, tmp_path: Path
 ) -> None:
-    child = started(bundle_path, "--source", "stdin", "--sink", "-", "--watch-bundle")
-    assert child.stdout is not None
-    assert next_record(child.stdout, "state")["state"] == "started"
+    child = start(bundle_path, "--source", "stdin", "--sink", "-", "--watch-bundle")
+    assert next_record(child.stdout, kind="state")["state"] == "started"
     child.send_signal(signal.SIGHUP)
-    record = next_record(child.stdout, "state")
+    record = next_record(child.stdout, kind="state")
     assert (record["state"], record["reason"][:13]) == ("swapped", "made-up-acc, ")
     (tmp_path / "damaged").write_bytes(bundle_path.read_bytes()[:-100])
     (tmp_path / "damaged").replace(bundle_path)
-    record = next_record(child.stdout, "state")
+    record = next_record(child.stdout, kind="state")
     assert record["state"] == "refused"
     assert record["reason"].startswith(f"{bundle_path}: ")
-    child.send_signal(signal.SIGTERM)
-    _, errors = child.communicate(timeout=30)
-    assert child.returncode == 0, errors
+    end(child)
 
 
 def test_what_is_installed_in_a_watched_state_folder_takes_over_once(
-    kit: Kit, acc: ModalitySpec, tmp_path: Path
+    kit: Any, acc: ModalitySpec, tmp_path: Path
 ) -> None:
     state, parts = tmp_path / "state", kit.parts(acc)
     for number in (1, 2):
         manifest = msgspec.structs.replace(parts.manifest, release=number)
         type(parts)(manifest=manifest, members=parts.members).write(tmp_path / f"{number}.edge")
     install(state, tmp_path / "1.edge", prove=lambda _: None)
-    child = started(state, "--source", "stdin", "--sink", "-", "--watch-bundle")
-    assert child.stdout is not None
-    assert next_record(child.stdout, "state")["state"] == "started"
+    child = start(state, "--source", "stdin", "--sink", "-", "--watch-bundle")
+    assert next_record(child.stdout, kind="state")["state"] == "started"
     slots = install(state, tmp_path / "2.edge", prove=lambda _: None)
-    record = next_record(child.stdout, "state")
+    record = next_record(child.stdout, kind="state")
     assert (record["state"], record["reason"]) == ("swapped", f"made-up-acc, {slots.current.sha256[:12]}")
     time.sleep(3.5)  # three looks at the folder
-    child.send_signal(signal.SIGTERM)
-    output, errors = child.communicate(timeout=30)
-    assert child.returncode == 0, errors
+    output, _ = end(child)
     assert [one["state"] for one in records_in(output, "state")] == ["stopped"]
     assert read_slots(state).current.condition == "good"
 
@@ -300,9 +214,7 @@ def test_systemd_hears_that_it_is_ready_alive_and_ending(bundle_path: Path, tmp_
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(30)
-        child = started(
-            bundle_path, "--source", "stdin", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="2000000"
-        )
+        child = start(bundle_path, "--source", "stdin", NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="2000000")
         assert listening.recv(4096) == b"READY=1"
         assert listening.recv(4096) == b"WATCHDOG=1\nSTATUS=0 results of 1 stations"
         child.send_signal(signal.SIGTERM)
@@ -312,7 +224,10 @@ def test_systemd_hears_that_it_is_ready_alive_and_ending(bundle_path: Path, tmp_
         assert child.returncode == 0
 
 
-def test_several_stations_run_from_one_file(bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32]) -> None:
+def test_several_stations_run_from_one_file(
+    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32], run_here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "one.csv").write_text(csv_text(rows[:40]))
     (tmp_path / "two.csv").write_text(csv_text(rows).replace("x,y,z", "a,b,c"))
     (tmp_path / "stations.toml").write_text(
@@ -321,9 +236,7 @@ def test_several_stations_run_from_one_file(bundle_path: Path, tmp_path: Path, r
         '[[stations]]\nbundle = "student.edge"\nbackend = "ort"\nsource = "csv:two.csv"\nhop = 20\n'
         'sinks = ["csv:two_results.csv"]\nmap = {x = "a", y = "b", z = "c*1000"}\n'
     )
-    done = run("stations.toml", "--json", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    summary = json.loads(run_here("stations.toml", "--json")[0])
     assert [(one["station"], one["results"]) for one in summary["stations"]] == [
         ("press 1", {"ok": 2}),
         ("student", {"ok": 4}),
@@ -336,12 +249,11 @@ def test_several_stations_run_from_one_file(bundle_path: Path, tmp_path: Path, r
 def test_a_file_that_grows_is_followed_over_its_rotation(bundle_path: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text("x;y;z\n" + "1,5;0;0\n" * 20)
-    child = started(bundle_path, "--source", f"csv:{log}", "--follow", "--sink", "-", "--hop", "20")
-    assert child.stdout is not None
-    assert next_record(child.stdout, "result")["label"] == "rest"
+    child = start(bundle_path, "--source", f"csv:{log}", "--follow", "--sink", "-", "--hop", "20")
+    assert next_record(child.stdout, kind="result")["label"] == "rest"
     log.rename(tmp_path / "log.csv.1")
     log.write_text("z;y;x\n" + "-1,5;0;-9\n" * 20)
-    assert next_record(child.stdout, "result")["label"] in LABELS
+    assert next_record(child.stdout, kind="result")["label"] in LABELS
     child.send_signal(signal.SIGTERM)
     _, errors = child.communicate(timeout=30)
     assert (child.returncode, "40 samples" in errors) == (0, True), errors
@@ -350,12 +262,9 @@ def test_a_file_that_grows_is_followed_over_its_rotation(bundle_path: Path, tmp_
 def test_a_followed_file_loses_none_of_the_lines_that_it_has(bundle_path: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text("x,y,z\n" + "1,0,0\n" * 5120)  # 20 deliveries for a queue of one
-    child = started(bundle_path, "--source", f"csv:{log}", "--follow", "--queue", "1", "--sink", "-", "--hop", "64")
-    assert child.stdout is not None
-    records = [next_record(child.stdout, "result") for _ in range(80)]
-    child.send_signal(signal.SIGTERM)
-    _, errors = child.communicate(timeout=30)
-    assert child.returncode == 0, errors
+    child = start(bundle_path, "--source", f"csv:{log}", "--follow", "--queue", "1", "--sink", "-", "--hop", "64")
+    records = [next_record(child.stdout, kind="result") for _ in range(80)]
+    _, errors = end(child)
     assert sum(one["dropped"] for one in records) == 0
     # On a busy machine a mark of silence may come behind them, and be given up.
     assert "  5,120 samples" in errors, errors
@@ -396,9 +305,7 @@ def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> 
     done = run(bundle_path, "--source", "csv:none.csv")
     assert (done.returncode, done.stderr) == (2, "mmkd-run: " + cases[("--source", "csv:none.csv")])
     for arguments, expected in cases.items():
-        with pytest.raises(UsageError) as refused:
-            run_mmkd([str(bundle_path), *arguments, "--backend", "ort"])
-        assert str(refused.value).startswith(expected.removesuffix("\n"))
+        assert refusal(UsageError, bundle_path, *arguments).startswith(expected.removesuffix("\n"))
 
 
 def test_signals_are_answered_as_before_once_it_has_ended(bundle_path: Path) -> None:
@@ -442,9 +349,7 @@ def test_an_option_that_would_do_nothing_is_refused(bundle_path: Path, tmp_path:
         ): f"--hop: expected none beside {stations}, which says it for each station; leave it out",
     }
     for arguments, said in cases.items():
-        with pytest.raises(UsageError) as refused:
-            run_mmkd([*map(str, arguments)])
-        assert str(refused.value) == said
+        assert refusal(UsageError, *arguments) == said
 
 
 def test_a_file_of_stations_that_cannot_be_lists_every_problem(tmp_path: Path) -> None:
@@ -454,9 +359,7 @@ def test_a_file_of_stations_that_cannot_be_lists_every_problem(tmp_path: Path) -
         '[[stations]]\nbundle = "a.edge"\nsource = "stdin"\nname = "a"\nstale_s = -1.0\n'
         '[[stations.alarms]]\nlabel = "worn"\nconfirm = "6/5"\n'
     )
-    with pytest.raises(UsageError) as refused:
-        run_mmkd([str(stations)])
-    assert str(refused.value).splitlines() == [
+    assert refusal(UsageError, stations).splitlines() == [
         f"{stations}: 5 problems",
         "  - 'stations': the name 'a' is there 2 times; give each its own",
         "  - 'store_bytes': expected 1,000,000 or more, got 5; correct it",
@@ -465,9 +368,8 @@ def test_a_file_of_stations_that_cannot_be_lists_every_problem(tmp_path: Path) -
         "  - 'stations[1].alarms' (worn): confirm: expected N/M with 1 <= N <= M <= 1000, got '6/5'; for instance 3/5",
     ]
     stations.write_text('[[stations]]\nbundle = "a.edge"\nsauce = "stdin"\n')
-    with pytest.raises(UsageError) as refused:
-        run_mmkd([str(stations)])
-    assert "unknown field `sauce`" in str(refused.value) or "missing required field `source`" in str(refused.value)
+    said = refusal(UsageError, stations)
+    assert "unknown field `sauce`" in said or "missing required field `source`" in said
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -488,12 +390,9 @@ def test_a_run_that_lost_records_ends_with_a_code_and_a_last_line_that_say_so(
 
 
 def test_a_reader_that_goes_away_ends_it(bundle_path: Path, rows: NDArray[np.float32]) -> None:
-    child = started(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "1")
-    assert child.stdin is not None
-    assert child.stdout is not None
+    child = start(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "1")
     child.stdout.close()
-    child.stdin.write(csv_text(rows))
-    child.stdin.flush()
+    feed(child, csv_text(rows))
     assert child.wait(timeout=30) == 141
     child.communicate()
 

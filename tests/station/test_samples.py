@@ -13,8 +13,8 @@ from mmkd_edge import ModalitySpec, UsageError
 from mmkd_station.clock import SampleClock
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Backoff, SourceRequest
-from mmkd_station.protocols.channels import Columns, columns_of
-from mmkd_station.protocols.samples import LineReader, rows_from_json, seconds_of
+from mmkd_station.protocols.channels import Columns, map_columns
+from mmkd_station.protocols.samples import LineReader, read_seconds, rows_from_json
 
 NAN = float("nan")
 HUGE = "9" * 400  # beyond float64
@@ -35,25 +35,20 @@ def delivery(count: int, *, arrived_s: float, times: list[float] | None = None) 
     )
 
 
-def times_of(clock: SampleClock, given: Delivery) -> NDArray[np.float64]:
-    times = clock.times_of(given)
-    assert times is not None
-    return times
+def sample_times(clock: SampleClock, given: Delivery) -> NDArray[np.float64]:
+    return clock.sample_times(given)
 
 
 def test_a_channel_is_a_column_times_a_factor_plus_an_offset(acc: ModalitySpec) -> None:
-    columns = columns_of(acc, {"x": "accel.x*9.81+0.5", "y": "40001*-0.001", "z": '"a*2"-1'})
+    columns = map_columns(acc, {"x": "accel.x*9.81+0.5", "y": "40001*-0.001", "z": '"a*2"-1'})
     assert columns.names == ("accel.x", "40001", "a*2")
     assert columns.factors == (9.81, -0.001, 1.0)
     assert columns.offsets == (0.5, 0.0, -1.0)
     scaled = columns.scaled(np.array([[1.0, 1000.0, NAN]], dtype=np.float32))
     np.testing.assert_allclose(scaled, [[10.31, -1.0, NAN]], rtol=1e-6)
-    assert columns_of(acc, {}).names == ("x", "y", "z")
-
-
-def test_a_factor_of_nothing_is_refused(acc: ModalitySpec) -> None:
+    assert map_columns(acc, {}).names == ("x", "y", "z")
     with pytest.raises(UsageError) as refused:
-        columns_of(acc, {"x": "a*0"})
+        map_columns(acc, {"x": "a*0"})
     assert str(refused.value) == "--map x=a*0: expected a factor other than 0, got 0; correct it"
 
 
@@ -105,19 +100,17 @@ def test_what_is_no_sample_says_why(text: str, said: str) -> None:
 
 
 def test_times_come_in_units_and_as_texts() -> None:
-    assert seconds_of(1500, unit="ms") == 1.5
-    assert seconds_of("1970-01-01 01:00:00+01:00", unit="s") == 0.0
+    assert read_seconds(1500, unit="ms") == 1.5
+    assert read_seconds("1970-01-01 01:00:00+01:00", unit="s") == 0.0
     for wrong in (True, None, "inf"):
         with pytest.raises(ValueError):
-            seconds_of(wrong, unit="s")
+            read_seconds(wrong, unit="s")
 
 
 def test_lines_with_a_header_a_decimal_comma_and_gaps_are_read() -> None:
     reader, intake = LineReader("log.csv", wanted("b", "a")), Intake(most=1, on_full="block")
     text = "\ufefftime;a;b;note\n1,5;1,25;2;x\n\n2,5;;NaN;y\n3;1\n4;much;2;z\n"
     found = reader.read(text.splitlines(), intake, arrived_s=7.0)
-    assert found is not None
-    assert found.times is not None
     np.testing.assert_array_equal(found.rows, np.array([[2, 1.25], [NAN, NAN]], dtype=np.float32))
     assert (found.times.tolist(), found.arrived_s) == ([1.5, 2.5], 7.0)
     assert (intake.facts().garbage, intake.last_garbage) == (2, "could not convert string to float: 'much'")
@@ -128,8 +121,6 @@ def test_decimal_commas_beside_another_separator_are_of_numbers(separator: str) 
     intake = Intake(most=1, on_full="block")
     lines = [separator.join(values) for values in (("0,1", "1,25", "2,5"), ("0,2", "3", "4,5"))]
     found = LineReader("log.csv", wanted("a", "b")).read(lines, intake, arrived_s=0.0)
-    assert found is not None
-    assert found.times is not None
     assert (found.times.tolist(), found.rows.tolist()) == ([0.1, 0.2], [[1.25, 2.5], [3.0, 4.5]])
 
 
@@ -137,10 +128,7 @@ def test_lines_without_a_header_are_the_channels_with_a_time_or_without() -> Non
     intake = Intake(most=1, on_full="block")
     timed = LineReader("log.csv", wanted("a", "b")).read(["1,2,3", "2,3,4"], intake, arrived_s=0.0)
     plain = LineReader("log.csv", wanted("a", "b")).read(["1\t2"], intake, arrived_s=0.0)
-    assert timed is not None
-    assert timed.times is not None
     assert (timed.times.tolist(), timed.rows.tolist()) == ([1.0, 2.0], [[2.0, 3.0], [3.0, 4.0]])
-    assert plain is not None
     assert (plain.times, plain.rows.tolist()) == (None, [[1.0, 2.0]])
     with pytest.raises(UsageError, match="or 2 values"):
         LineReader("log.csv", wanted("a", "b")).read(["1"], intake, arrived_s=0.0)
@@ -153,7 +141,6 @@ def test_a_full_queue_drops_the_oldest_and_counts_it() -> None:
     facts = intake.facts()
     assert (facts.samples, facts.dropped, facts.queued) == (12, 3, 2)
     first = intake.take(timeout_s=0)
-    assert first is not None
     assert len(first.rows) == 4
 
 
@@ -177,9 +164,9 @@ def test_a_full_queue_that_blocks_waits_until_there_is_room() -> None:
 
 def test_samples_without_times_are_counted_and_arrival_corrects_the_count() -> None:
     clock = SampleClock(rate_hz=10.0, time_from="arrival", live=True)
-    first = times_of(clock, delivery(5, arrived_s=100.4))
-    second = times_of(clock, delivery(5, arrived_s=100.93))  # 30 ms late: jitter
-    third = times_of(clock, delivery(1, arrived_s=103.0))  # 2 s late: samples were lost
+    first = sample_times(clock, delivery(5, arrived_s=100.4))
+    second = sample_times(clock, delivery(5, arrived_s=100.93))  # 30 ms late: jitter
+    third = sample_times(clock, delivery(1, arrived_s=103.0))  # 2 s late: samples were lost
     np.testing.assert_allclose(np.diff(np.concatenate([first, second])), 0.1, atol=1e-3)
     assert third[0] - second[-1] == pytest.approx(103.0 - 100.9, abs=0.01)
     utc_s = time.time() - time.monotonic()
@@ -188,19 +175,18 @@ def test_samples_without_times_are_counted_and_arrival_corrects_the_count() -> N
 
 def test_a_clock_of_the_machine_that_is_set_does_not_move_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SampleClock(rate_hz=10.0, time_from="arrival", live=True)
-    first = times_of(clock, delivery(1, arrived_s=100.0))
+    first = sample_times(clock, delivery(1, arrived_s=100.0))
     monkeypatch.setattr(time, "time", lambda: 0.0)  # an hour back, or to 1970
-    second = times_of(clock, delivery(1, arrived_s=100.1))
+    second = sample_times(clock, delivery(1, arrived_s=100.1))
     assert second[0] - first[0] == pytest.approx(0.1, abs=1e-3)
     now_s = clock.now_s()
-    assert now_s is not None
     assert now_s > 1e9
 
 
 def test_a_recording_is_counted_from_zero_and_is_never_silent() -> None:
     clock = SampleClock(rate_hz=10.0, time_from="source", live=False)
-    assert times_of(clock, delivery(2, arrived_s=5.0)).tolist() == [0.0, 0.1]
-    assert times_of(clock, delivery(2, arrived_s=50.0)).tolist() == pytest.approx([0.2, 0.3])
+    assert sample_times(clock, delivery(2, arrived_s=5.0)).tolist() == [0.0, 0.1]
+    assert sample_times(clock, delivery(2, arrived_s=50.0)).tolist() == pytest.approx([0.2, 0.3])
     assert len(clock.missing_times(1e6)) == 0
     assert clock.now_s() is None
 
@@ -213,7 +199,7 @@ def test_a_clock_of_the_source_that_is_not_utc_tells_this_moment_by_its_newest_t
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
 
     def now_after(times: list[float], arrived_s: float) -> float | None:
-        clock.times_of(delivery(len(times), arrived_s=arrived_s, times=times))
+        clock.sample_times(delivery(len(times), arrived_s=arrived_s, times=times))
         return clock.now_s()
 
     assert now_after([499.9, 500.0], 18.0) == 502.0  # seconds since it was switched on
@@ -228,17 +214,17 @@ def test_a_clock_of_the_source_that_was_set_is_believed_when_it_has_kept_pace(mo
     monkeypatch.setattr(time, "time", lambda: 1.7e9)
     monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True, back_s=2.0, stale_s=3.0)
-    given = [clock.times_of(delivery(1, arrived_s=97.0, times=[500.0]))]
-    given += [clock.times_of(delivery(1, arrived_s=97.0 + number, times=[1.0 + number])) for number in range(4)]
+    given = [clock.sample_times(delivery(1, arrived_s=97.0, times=[500.0]))]
+    given += [clock.sample_times(delivery(1, arrived_s=97.0 + number, times=[1.0 + number])) for number in range(4)]
     assert [one is None for one in given] == [False, True, True, True, False]
     assert (clock.watch.refused, clock.now_s()) == (3, 4.0)
-    clock.times_of(delivery(1, arrived_s=100.0, times=[1.7e9 - 80_000]))  # UTC, set badly
+    clock.sample_times(delivery(1, arrived_s=100.0, times=[1.7e9 - 80_000]))  # UTC, set badly
     assert clock.now_s() == 1.7e9
 
 
 def test_silence_is_filled_up_to_what_may_still_be_under_way() -> None:
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True, silence_s=0.5)
-    clock.times_of(delivery(1, arrived_s=10.0, times=[500.0]))
+    clock.sample_times(delivery(1, arrived_s=10.0, times=[500.0]))
     assert len(clock.missing_times(10.4)) == 0
     np.testing.assert_allclose(clock.missing_times(10.85), [500.1, 500.2, 500.3])
     assert len(clock.missing_times(10.86)) == 0
@@ -248,7 +234,7 @@ def test_silence_is_filled_up_to_what_may_still_be_under_way() -> None:
 def test_a_source_that_comes_in_batches_is_not_silent_between_them() -> None:
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
     for number in range(3):
-        clock.times_of(delivery(1, arrived_s=4.0 * number, times=[4.0 * number]))
+        clock.sample_times(delivery(1, arrived_s=4.0 * number, times=[4.0 * number]))
     assert len(clock.missing_times(8.0 + 11.9)) == 0
     assert len(clock.missing_times(8.0 + 12.25)) == 2
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from mmkd_station.service import Service
+from tests.station.rig import until
 
 
 class Swapping:
@@ -29,41 +30,22 @@ class Swapping:
         return SimpleNamespace(model_id="acc", bundle_sha256="0" * 64)
 
 
-class Idle:
-    """A station that says what it is told to say, and does nothing besides."""
-
-    def __init__(self, predictor: object) -> None:
-        self.predictor = predictor
-        self.said: list[tuple[str, str]] = []
-        self.is_over = False
-
-    def report(self, state: str, reason: str) -> None:
-        self.said.append((state, reason))
-
-    def is_well(self, *, within_s: float) -> bool:
-        return True
-
-    def check(self) -> None:
-        pass
-
-    def facts(self) -> Any:
-        return SimpleNamespace(results={})
-
-    def close(self, *, until_s: float) -> None:
-        pass
-
-    def start(self) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
-
-
-def until(condition: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
+def idle(predictor: object) -> Any:
+    """A station that does nothing, and keeps what it is told to say."""
+    said: list[tuple[str, str]] = []
+    nothing = lambda **_: None  # noqa: E731
+    return SimpleNamespace(
+        predictor=predictor,
+        said=said,
+        is_over=False,
+        report=lambda state, reason: said.append((state, reason)),
+        is_well=lambda within_s: True,
+        facts=lambda: SimpleNamespace(results={}),
+        check=nothing,
+        close=nothing,
+        start=nothing,
+        stop=nothing,
+    )
 
 
 @contextlib.contextmanager
@@ -87,7 +69,7 @@ def run(service: Service, stop: threading.Event, reload: threading.Event) -> Non
 
 def test_a_reload_during_a_swap_waits_for_its_end(tmp_path: Path) -> None:
     predictor = Swapping(None, None)
-    station = Idle(predictor)
+    station = idle(predictor)
     with running(predictor, station, tmp_path / "a.edge") as reload:
         reload.set()
         until(lambda: len(predictor.began) == 1)
@@ -101,13 +83,10 @@ def test_a_reload_during_a_swap_waits_for_its_end(tmp_path: Path) -> None:
 
 def test_whatever_a_swap_raises_is_said_and_the_next_one_is_tried(tmp_path: Path) -> None:
     predictor = Swapping(ValueError("filedescriptor out of range in select()"), None)
-    station = Idle(predictor)
+    station = idle(predictor)
     predictor.let_go.release(2)
     with running(predictor, station, tmp_path / "a.edge") as reload:
         for count in (1, 2):
             reload.set()
             until(lambda count=count: len(station.said) == count)
-    assert station.said == [
-        ("refused", "filedescriptor out of range in select()"),
-        ("swapped", "acc, 000000000000"),
-    ]
+    assert station.said == [("refused", "filedescriptor out of range in select()"), ("swapped", "acc, 000000000000")]

@@ -41,6 +41,12 @@ def window(number: int) -> np.ndarray:
     return np.full((20, 2), number, dtype=np.float32)
 
 
+def only_file(folder: Path) -> dict[str, np.ndarray]:
+    (file,) = folder.iterdir()
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
 def test_only_what_is_uncertain_is_kept_and_neighbours_are_not_kept_twice(tmp_path: Path) -> None:
     kept = ring(tmp_path)
     kept.see(window(1), prediction(0.9), time_s=100.0)
@@ -65,15 +71,11 @@ def test_windows_that_training_never_saw_are_kept_however_sure_the_answer(tmp_pa
     kept.see(window(1), prediction(0.99, status="unknown"), time_s=100.0)
     kept.see(window(2), prediction(0.99, status="unknown", index=-1), time_s=110.0)  # there is no answer to correct
     kept.close()
-    (file,) = tmp_path.iterdir()
-    with np.load(file) as arrays:
-        assert arrays["column_reason"].tolist() == ["unknown"]
+    assert only_file(tmp_path)["column_reason"].tolist() == ["unknown"]
 
 
 def test_windows_of_an_episode_that_was_called_false_are_kept_and_no_others(tmp_path: Path) -> None:
-    kept = UncertainRing(
-        tmp_path, most_bytes=10**7, below=0.6, station="press1", modality=ACC, task=TASK, alarms=["worn"]
-    )
+    kept = ring(tmp_path, alarms=["worn"])
     for number, probability in enumerate([0.9, 0.9, 0.1, 0.55, 0.9, 0.9]):  # at 100, 102, ... 110 s
         kept.see(window(number), prediction(probability), time_s=100.0 + 2 * number)
         kept.see(window(number), prediction(probability), time_s=101.0 + 2 * number)  # overlaps it by half
@@ -94,13 +96,11 @@ def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
             np.random.default_rng(number).normal(size=(20, 2)).astype(np.float32), prediction(0.5), time_s=5.0 * number
         )
     kept.close()
-    (file,) = (tmp_path / "uncertain").iterdir()
-    with np.load(file) as arrays:
-        labelled = dict(arrays) | {
-            "y": np.array([0, 1] * 3),
-            "split": np.array([0, 0, 1, 1, 2, 2]),
-            "group": np.array(["a", "a", "b", "b", "c", "c"]),
-        }
+    labelled = only_file(tmp_path / "uncertain") | {
+        "y": np.array([0, 1] * 3),
+        "split": np.array([0, 0, 1, 1, 2, 2]),
+        "group": np.array(["a", "a", "b", "b", "c", "c"]),
+    }
     np.savez(tmp_path / "labelled.npz", **labelled)
     dataset = import_interchange(tmp_path / "labelled.npz", tmp_path / "data").dataset
     assert dataset.spec.splits == {"train": 2, "valid": 2, "test": 2}
@@ -110,9 +110,7 @@ def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
 
 def labelled_and_imported(folder: Path, name: str) -> tuple[Dataset, dict[str, np.ndarray]]:
     """What a ring kept of four windows, with a label and a split each, as a dataset; and the arrays of its file."""
-    (file,) = (folder / "uncertain").iterdir()
-    with np.load(file) as arrays:
-        kept = dict(arrays)
+    kept = only_file(folder / "uncertain")
     labels = {"y": np.array([0, 1, 0, 1]), "split": np.array([0, 0, 1, 2]), "group": np.array(["a", "a", "b", "c"])}
     np.savez(folder / "labelled.npz", **(kept | labels))
     dataset = import_interchange(folder / "labelled.npz", folder / name).dataset
@@ -121,9 +119,7 @@ def labelled_and_imported(folder: Path, name: str) -> tuple[Dataset, dict[str, n
 
 def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path: Path) -> None:
     camera = ModalitySpec(name="cam", channels=("gray",), rate_hz=10.0, samples=5, kind="video", height=4, width=6)
-    kept = UncertainRing(
-        tmp_path / "uncertain", most_bytes=10**6, below=0.6, station="press1", modality=camera, task=TASK
-    )
+    kept = ring(tmp_path / "uncertain", most_bytes=10**6, modality=camera)
     for number in range(4):
         frames = np.full((5, 4, 6, 1), number + 1, dtype=np.uint8)
         lost = np.zeros(5, dtype=bool)

@@ -179,11 +179,11 @@ def _serve_page(service: Service, options: RunOptions) -> Iterator[None]:
         yield
         return
     from mmkd_edge.cli.show import say
-    from mmkd_station.monitor.access import Access, address_of, origin_of, token_from
+    from mmkd_station.monitor.access import Access, read_address, read_origin, token_from
     from mmkd_station.monitor.server import serve_page
 
-    address, token = address_of(options.monitor), token_from(options.monitor_token)
-    origin = None if options.monitor_origin is None else origin_of(options.monitor_origin)
+    address, token = read_address(options.monitor), token_from(options.monitor_token)
+    origin = None if options.monitor_origin is None else read_origin(options.monitor_origin)
     access = Access(token, address, is_open=options.monitor_token is None, origin=origin)
     with serve_page(service, address=address, access=access, serve_predict=options.serve_predict) as url:
         where = f"its token: {token}" if options.monitor_token is None else f"its token is in {options.monitor_token}"

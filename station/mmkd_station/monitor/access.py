@@ -1,8 +1,7 @@
 """Decide who may see the page and who may change something.
 
-On the loopback interface anybody may look, unless a token or an origin is set. Elsewhere, and for requests that a
-proxy forwards, the token is required, except that programs on this machine may ask whether all is well. Changes always
-require it. Requests from pages of other origins, and with other host names, are refused.
+On the loopback interface anybody may look, unless a token or an origin is set. Otherwise, and for every change, the
+token is required; a program on this machine may ask without it whether all is well. Other origins are refused.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import msgspec
 from mmkd_edge.errors import UsageError, os_reason
 
 COOKIE = "mmkd_session"
-_LEAST_TOKEN = 16
-_MOST_ADDRESSES = 1024
+_MIN_TOKEN = 16
+_MAX_ADDRESSES = 1024
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 # Headers of proxies: RFC 7239, and the older custom.
 _FORWARDED = ("forwarded", "x-forwarded-for")
@@ -44,7 +43,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             return self.host == "localhost"
 
 
-def address_of(text: str) -> Address:
+def read_address(text: str) -> Address:
     """Read `HOST:PORT`, `:PORT` or `PORT`. Raises UsageError."""
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdecimal()) or int(port) > 65535:
@@ -52,7 +51,7 @@ def address_of(text: str) -> Address:
     return Address(host=host.strip("[]") or "127.0.0.1", port=int(port))
 
 
-def origin_of(text: str) -> str:
+def read_origin(text: str) -> str:
     """Return `SCHEME://HOST[:PORT]` as browsers send it in `Origin`. Raises UsageError."""
     try:
         parts = urlsplit(text)
@@ -81,9 +80,9 @@ def token_from(file: Path | None) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = os_reason(error) if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"{file}: expected a file with the token of the page: {reason}") from error
-    if len(token) < _LEAST_TOKEN:
+    if len(token) < _MIN_TOKEN:
         raise UsageError(
-            f"{file}: expected a token of {_LEAST_TOKEN} characters or more, got {len(token)}; make it longer"
+            f"{file}: expected a token of {_MIN_TOKEN} characters or more, got {len(token)}; make it longer"
         )
     return token
 
@@ -153,7 +152,7 @@ class Guesses:
         """Count a wrong token; return whether this address is within its limit."""
         bucket = self._buckets.pop(address, None) or Bucket(rate_hz=0.2, burst=5)
         self._buckets[address] = bucket
-        if len(self._buckets) > _MOST_ADDRESSES:
+        if len(self._buckets) > _MAX_ADDRESSES:
             del self._buckets[next(iter(self._buckets))]
         return bucket.take()
 

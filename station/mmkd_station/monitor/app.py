@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mmkd_edge import EdgePredictor, read_npy
+from mmkd_edge import read_npy
 from mmkd_edge.errors import InputError, MmkdError, UsageError
 from mmkd_station.monitor.access import COOKIE, Access, Bucket, Guesses
 from mmkd_station.monitor.metrics import service_metrics
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 _STATIC = Path(__file__).parent / "static"
 _TICK_S = 0.5
-_MOST_PAGES = 32
-_MOST_SMALL_BODY = 4096
+_MAX_PAGES = 32
+_MAX_SMALL_BODY = 4096
 # JSON text per value, and the rest of a request.
 _VALUE_BYTES, _HEADER_BYTES = 32, 4096
 _HEADERS = {
@@ -47,17 +47,14 @@ _HEADERS = {
 _TYPES = {"page.css": "text/css"} | dict.fromkeys(("page.js", "drawing.js", "login.js"), "text/javascript")
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
-    """An error status and its reason."""
+_NEEDS_TOKEN = "this needs the token that mmkd-run named at its start"
 
+
+class _Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
-
-
-def _needs_token() -> Refusal:
-    return Refusal(HTTPStatus.UNAUTHORIZED, "this needs the token that mmkd-run named at its start")
 
 
 class MonitorApp:
@@ -103,7 +100,7 @@ class MonitorApp:
             try:
                 self._check(request, look=look, touch=touch)
                 response = await handler(request)
-            except Refusal as refusal:
+            except _Refusal as refusal:
                 reason = ascii(f"{refusal.reason} (from {_address(request)})")[1:-1]
                 # The server logs a message once a minute, whatever its arguments.
                 logger.info(f"page: {path} answers {refusal.status}: %s", reason)
@@ -116,10 +113,10 @@ class MonitorApp:
     def _check(self, request: Request, *, look: bool, touch: bool) -> None:
         headers, cookies = request.headers, request.cookies
         if not self._access.is_from_here(headers):
-            raise Refusal(HTTPStatus.FORBIDDEN, "asked from another origin, or by another name")
+            raise _Refusal(HTTPStatus.FORBIDDEN, "asked from another origin, or by another name")
         may = self._access.knows_token(headers, cookies) if touch else self._access.may_look(headers, cookies)
         if (look or touch) and not may:
-            raise _needs_token()
+            raise _Refusal(HTTPStatus.UNAUTHORIZED, _NEEDS_TOKEN)
 
     async def _page(self, request: Request) -> Response:
         may_look = self._access.may_look(request.headers, request.cookies)
@@ -128,15 +125,15 @@ class MonitorApp:
     async def _static(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in _TYPES:
-            raise Refusal(HTTPStatus.NOT_FOUND, "there is no such file")
+            raise _Refusal(HTTPStatus.NOT_FOUND, "there is no such file")
         return _file(name, _TYPES[name])
 
     async def _login(self, request: Request) -> Response:
         given = await _json_object(request)
         if not self._access.is_token(str(given.get("token", ""))):
             if not self._guesses.take(_address(request)):
-                raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens; wait a few seconds")
-            raise Refusal(HTTPStatus.UNAUTHORIZED, "this is not the token")
+                raise _Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens; wait a few seconds")
+            raise _Refusal(HTTPStatus.UNAUTHORIZED, "this is not the token")
         response = _json({"ok": True})
         response.set_cookie(COOKIE, self._access.session, httponly=True, samesite="strict")
         return response
@@ -144,10 +141,9 @@ class MonitorApp:
     async def _events(self, request: Request) -> Response:
         from starlette.responses import StreamingResponse
 
-        name = request.query_params.get("station", self._service.stations[0].name)
-        station = self._station(name)
-        if len(self._pages) >= _MOST_PAGES:
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MOST_PAGES} pages are open already; close one")
+        station = self._requested_station(request)
+        if len(self._pages) >= _MAX_PAGES:
+            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MAX_PAGES} pages are open already; close one")
         follower = PageFollower(self._service, station)
         self._pages.add(follower)
         # nginx buffers events otherwise.
@@ -164,18 +160,17 @@ class MonitorApp:
 
     async def _acknowledge(self, request: Request) -> Response:
         given = await _json_object(request)
-        name, episode = str(given.get("station", "")), given.get("episode")
-        station = self._station(name)
+        station, episode = self._station(str(given.get("station", ""))), given.get("episode")
         alarm = station.board.alarm(episode) if station.board is not None and isinstance(episode, int) else None
         if alarm is None:
-            raise Refusal(HTTPStatus.NOT_FOUND, "there is no such episode that waits")
+            raise _Refusal(HTTPStatus.NOT_FOUND, "there is no such episode that waits")
         station.acknowledge(alarm, is_false=given.get("false") is True)
         return _json({"ok": True})
 
     async def _healthz(self, request: Request) -> Response:
         may_look = self._access.may_look(request.headers, request.cookies)
         if not (may_look or self._access.may_probe(request.headers)):
-            raise _needs_token()
+            raise _Refusal(HTTPStatus.UNAUTHORIZED, _NEEDS_TOKEN)
         stations = self._service.stations
         faults = {station.name: station.time_faults for station in stations if station.time_faults}
         health: dict[str, object] = {"well": self._service.is_well and not faults}
@@ -196,25 +191,29 @@ class MonitorApp:
         from starlette.responses import Response
 
         if not self._serve_predict:
-            raise Refusal(HTTPStatus.NOT_FOUND, "mmkd-run was started without --serve-predict")
+            raise _Refusal(HTTPStatus.NOT_FOUND, "mmkd-run was started without --serve-predict")
         if not self._predictions.take():
-            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many windows; ask for at most 50 a second")
-        predictor = self._station(request.query_params.get("station", self._service.stations[0].name)).predictor
-        body = await _body(request, most_bytes=_most_window_bytes(predictor))
+            raise _Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many windows; ask for at most 50 a second")
+        predictor = self._requested_station(request).predictor
+        values = sum(math.prod(entry.modality.shape) for entry in predictor.entries)
+        body = await _body(request, most_bytes=values * _VALUE_BYTES + _HEADER_BYTES)
         kind = request.headers.get("content-type", "")
         try:
             prediction = await asyncio.to_thread(lambda: predictor.predict(_window(body, kind)).to_json())
         except (InputError, UsageError) as error:
-            raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
+            raise _Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
         except MmkdError as error:
-            raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
+            raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
         return Response(prediction, media_type="application/json")
+
+    def _requested_station(self, request: Request) -> Station:
+        return self._station(request.query_params.get("station", self._service.stations[0].name))
 
     def _station(self, name: str) -> Station:
         for station in self._service.stations:
             if station.name == name:
                 return station
-        raise Refusal(HTTPStatus.NOT_FOUND, "there is no such station")
+        raise _Refusal(HTTPStatus.NOT_FOUND, "there is no such station")
 
 
 def _json(document: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
@@ -230,13 +229,13 @@ def _file(name: str, media_type: str) -> Response:
 
 
 async def _json_object(request: Request) -> dict[str, Any]:
-    body = await _body(request, most_bytes=_MOST_SMALL_BODY)
+    body = await _body(request, most_bytes=_MAX_SMALL_BODY)
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/json")
+        raise _Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/json")
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "expected a JSON object") from error
+        raise _Refusal(HTTPStatus.BAD_REQUEST, "expected a JSON object") from error
 
 
 async def _body(request: Request, *, most_bytes: int) -> bytes:
@@ -249,21 +248,15 @@ async def _body(request: Request, *, most_bytes: int) -> bytes:
         async for part in request.stream():
             size_bytes += len(part)
             if size_bytes > most_bytes:
-                raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {most_bytes:,} bytes")
+                raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {most_bytes:,} bytes")
             parts.append(part)
     except ClientDisconnect as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "the connection ended before the body did") from error
+        raise _Refusal(HTTPStatus.BAD_REQUEST, "the connection ended before the body did") from error
     return b"".join(parts)
 
 
 def _address(request: Request) -> str:
     return request.client.host if request.client else ""
-
-
-def _most_window_bytes(predictor: EdgePredictor) -> int:
-    """Return the most bytes that a request for the largest window may have."""
-    values = sum(math.prod(entry.modality.shape) for entry in predictor.entries)
-    return values * _VALUE_BYTES + _HEADER_BYTES
 
 
 def _window(body: bytes, content_type: str) -> object:

@@ -69,10 +69,10 @@ class _ServiceCollector:
         for own, shared in zip(self._stations.collect(), self._bundles.collect(), strict=True):
             yield own if own.name in _COUNTED_BY_STATIONS else shared
         facts = self._service.facts()
-        for name, text, count_of in _STATION_COUNTERS:
+        for name, text, counter_value in _STATION_COUNTERS:
             counter = CounterMetricFamily(f"mmkd_live_{name}", text, labels=["station"])
             for station in facts.stations:
-                counter.add_metric([station.station], count_of(station))
+                counter.add_metric([station.station], counter_value(station))
             yield counter
         alarms = CounterMetricFamily("mmkd_live_alarms", "Episodes that began.", labels=["station", "label"])
         queue = GaugeMetricFamily("mmkd_live_queued", "Deliveries that wait for an answer.", labels=["station"])

@@ -1,7 +1,6 @@
 """Serve the page in a thread, and close connections that wait for a client for too long.
 
-A connection waits for its client while no whole request has arrived, or while nobody reads its answer. uvicorn limits
-neither: it closes only connections that rest between requests, and counts all of them for `limit_concurrency`.
+uvicorn closes only connections that rest between requests, and counts all of them for `limit_concurrency`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from mmkd_station.monitor.app import MonitorApp
 from mmkd_station.monitor.app import logger as app_logger
 from mmkd_station.service import Service
 
-_MOST_CONNECTIONS = 256
+_MAX_CONNECTIONS = 256
 WAIT_LIMIT_S = 20.0
 """A large window over a slow network needs seconds."""
 _ENDS_WITHIN_S = 3.0
@@ -55,7 +54,7 @@ def serve_page(service: Service, *, address: Address, access: Access, serve_pred
         backlog=64,  # of which so many are accepted at once: each is read before 256 later ones take its place
         server_header=False,
         timeout_graceful_shutdown=1,
-        limit_concurrency=_MOST_CONNECTIONS + _SPARE_CONNECTIONS,
+        limit_concurrency=_MAX_CONNECTIONS + _SPARE_CONNECTIONS,
     )
     loggers, is_new = (app_logger, logging.getLogger("uvicorn.error")), _repetition_filter()
     for logger in loggers:
@@ -116,7 +115,7 @@ class _Connections:
     def connect(self, **arguments: Any) -> Any:
         """Make a connection; uvicorn calls this."""
         self._forget_closed()
-        if len(self._waiting) >= _MOST_CONNECTIONS:
+        if len(self._waiting) >= _MAX_CONNECTIONS:
             self._make_room()
         connection = self._protocol(**arguments)
         self._waiting[connection] = None, time.monotonic()

@@ -27,10 +27,7 @@ class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a source must give.
 
     Attributes:
-        rate_hz: expected rate of the samples.
-        time_unit: of numeric times; text is ISO 8601.
         follow: wait for more at the end of a file.
-        window_s: length of a window of the student.
         replay_speed: multiple of real time for files and recordings; None is as fast as possible.
         frame: (H, W, C) of a video frame, else None.
     """
@@ -47,10 +44,7 @@ class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """An open source.
-
-    The table opens it with the whole text, the part after the prefix, and a request (a sink with the first two). That
-    raises UsageError for invalid text, UnavailableError if a library or a device is missing.
+    """An open source. Opening raises UsageError for invalid text, UnavailableError if a library or device is missing.
 
     Attributes:
         deliveries: yields samples until the source ends or the intake stops; reports failures to the intake.
@@ -76,11 +70,9 @@ class Sink(Protocol):
 
     def write(self, records: Sequence[Record]) -> None:
         """Write all records, or raise: they are offered again, so some may come twice."""
-        ...
 
     def close(self) -> None:
         """Disconnect; may be called again."""
-        return
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +102,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
             )
         return value
 
-    def one_of(self, name: str, known: Collection[str], default: str) -> str:
+    def choice(self, name: str, known: Collection[str], default: str) -> str:
         """Return an option that must be one of some words. Raises UsageError."""
         value = self.options.get(name, default)
         if value not in known:
@@ -141,7 +133,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return user, password
 
 
-def place_of(text: str, *, scheme: str, options: Collection[str], port: int) -> Place:
+def read_place(text: str, *, scheme: str, options: Collection[str], port: int) -> Place:
     """Read the address of another machine, which begins with `scheme`. Raises UsageError."""
     rest, _, query = text.removeprefix(scheme).partition("?")
     where, _, path = rest.partition("/")
@@ -198,34 +190,25 @@ class Backoff:
         self._next_s = self._first_s
 
 
-class Connection(Protocol):
-    """An open connection, which may break."""
-
-    def close(self) -> None: ...  # noqa: D102 - as of `Source`
+class _Connection(Protocol):
+    def close(self) -> None: ...
 
 
-_Open = TypeVar("_Open", bound=Connection)
+_Open = TypeVar("_Open", bound=_Connection)
 
 
 def live_source(
     connect: Callable[[], _Open], read: Callable[[_Open, Intake], Iterator[Delivery]], *, name: str
 ) -> Source:
-    """Return a source that reads a connection, and connects again after 1 to 30 seconds when it breaks.
-
-    Both `connect` and `read` raise OSError for a failure. `name` is the other side, for people.
-    """
+    """Return a source that reads a connection, and connects again after 1 to 30 seconds when it breaks (OSError)."""
 
     def deliveries(intake: Intake) -> Iterator[Delivery]:
         backoff = Backoff()
         while not intake.stop.is_set():
+            connection = None
             try:
                 connection = connect()
-            except OSError as error:
-                intake.connection(False, first_line(error))
-                intake.stop.wait(backoff.next_s())
-                continue
-            intake.connection(True, name)
-            try:
+                intake.connection(True, name)
                 for delivery in read(connection, intake):
                     backoff.succeeded()
                     yield delivery
@@ -233,27 +216,24 @@ def live_source(
                 intake.connection(False, first_line(error))
                 intake.stop.wait(backoff.next_s())
             finally:
-                connection.close()
+                if connection is not None:
+                    connection.close()
 
     return Source(deliveries=deliveries, live=True)
 
 
-class PolledConnection(Connection, Protocol):
-    """A connection to a machine whose values are polled."""
-
+class _PolledConnection(_Connection, Protocol):
     def sample(self) -> list[float]:
         """Return a value per column; NaN is missing. Raises OSError if the connection breaks."""
         ...
 
-    def wait(self, seconds: float) -> None:
-        """Let time pass; the connection may use it."""
-        ...
+    def wait(self, seconds: float) -> None: ...
 
 
-def polled_source(connect: Callable[[], PolledConnection], *, name: str, columns: Columns, every_s: float) -> Source:
-    """Return a live source that reads a sample every `every_s` seconds, over a connection as in `live_source`."""
+def polled_source(connect: Callable[[], _PolledConnection], *, name: str, columns: Columns, every_s: float) -> Source:
+    """Return a live source that reads a sample every `every_s` seconds."""
 
-    def read(connection: PolledConnection, intake: Intake) -> Iterator[Delivery]:
+    def read(connection: _PolledConnection, intake: Intake) -> Iterator[Delivery]:
         due_s = time.monotonic()
         while not intake.stop.is_set():
             values = connection.sample()
@@ -267,22 +247,19 @@ def polled_source(connect: Callable[[], PolledConnection], *, name: str, columns
     return live_source(connect, read, name=name)
 
 
-class ResultConnection(Connection, Protocol):
-    """A connection to a machine that gets results."""
-
+class _ResultConnection(_Connection, Protocol):
     def write(self, result: ResultRecord, episodes: int) -> None:
         """Write a result and the number of open episodes. Raises OSError."""
-        ...
 
 
 class LastResultSink(Sink):
     """Writes the last result; results that wait together are one write. `station` None is all stations."""
 
-    def __init__(self, connect: Callable[[], ResultConnection], *, name: str, station: str | None) -> None:
+    def __init__(self, connect: Callable[[], _ResultConnection], *, name: str, station: str | None) -> None:
         self._connect = connect
         self._name = name
         self._station = station
-        self._connection: ResultConnection | None = None
+        self._connection: _ResultConnection | None = None
         self._open: set[tuple[str, int]] = set()
 
     def write(self, records: Sequence[Record]) -> None:
@@ -317,10 +294,7 @@ class LastResultSink(Sink):
 def paced_source(
     deliveries: Iterator[Delivery], request: SourceRequest, *, close: Callable[[], object] = lambda: None
 ) -> Source:
-    """Return a source of recorded samples, at `replay_speed` times the pace of their times or of the expected rate.
-
-    A pause longer than a minute, and a step back, begin a new pace.
-    """
+    """Return a source of recorded samples, at `replay_speed` times the pace of their times or of the expected rate."""
 
     def paced(intake: Intake) -> Iterator[Delivery]:
         speed = request.replay_speed

@@ -1,7 +1,6 @@
 """Map columns of a source to channels of the student, and convert their unit.
 
-`--map ax=accel.x*9.81+0.2`: channel `ax` is the column `accel.x`, times 9.81, plus 0.2. The default is the column with
-the channel's name.
+`--map ax=accel.x*9.81+0.2`: channel `ax` is the column `accel.x`, times 9.81, plus 0.2.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
         return scaled
 
 
-def columns_of(modality: ModalitySpec, mapping: Mapping[str, str]) -> Columns:
+def map_columns(modality: ModalitySpec, mapping: Mapping[str, str]) -> Columns:
     """Return the columns of a modality; `mapping` has `COLUMN[*FACTOR][+OFFSET]` by channel. Raises UsageError."""
     columns = {channel: (channel, 1.0, 0.0) for channel in modality.channels}
     for channel, text in mapping.items():

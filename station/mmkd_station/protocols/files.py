@@ -15,8 +15,8 @@ from mmkd_edge.cli.csv_text import csv_text
 from mmkd_edge.errors import UsageError, os_reason
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import GoneError, Sink, Source, SourceRequest, paced_source
-from mmkd_station.protocols.samples import MOST_LINE_BYTES, LineReader
-from mmkd_station.records import Record, ResultRecord, line_of
+from mmkd_station.protocols.samples import MAX_LINE_BYTES, LineReader
+from mmkd_station.records import Record, ResultRecord, record_line
 
 _BLOCK_BYTES = 1 << 16
 _LOOK_S = 0.2
@@ -122,8 +122,8 @@ def _open_file(path: Path) -> BinaryIO:
 def _split(data: bytes, intake: Intake) -> tuple[list[str], bytes]:
     """Return whole lines, and the rest of the last."""
     *lines, rest = data.split(b"\n")
-    if len(rest) > MOST_LINE_BYTES:
-        intake.garbage(f"expected lines of at most {MOST_LINE_BYTES:,} bytes, got a longer one")
+    if len(rest) > MAX_LINE_BYTES:
+        intake.garbage(f"expected lines of at most {MAX_LINE_BYTES:,} bytes, got a longer one")
         rest = b""
     return [line.decode(errors="replace") for line in lines], rest
 
@@ -137,7 +137,7 @@ class StdoutSink(Sink):
     def write(self, records: Sequence[Record]) -> None:
         """Write and flush. Raises GoneError if nobody reads any more, OSError."""
         try:
-            sys.stdout.write(b"".join(map(line_of, records)).decode())
+            sys.stdout.write(b"".join(map(record_line, records)).decode())
             sys.stdout.flush()
         except BrokenPipeError as error:
             raise GoneError(str(error)) from error
@@ -191,7 +191,7 @@ class AppendSink(Sink):
 
 def json_lines(records: Sequence[Record], is_first: bool) -> bytes:
     """Return records as lines of JSON."""
-    return b"".join(map(line_of, records))
+    return b"".join(map(record_line, records))
 
 
 def csv_lines(records: Sequence[Record], is_first: bool) -> bytes:

@@ -1,8 +1,7 @@
 """`modbus://HOST` polls registers of a PLC at the modality's rate; `modbus-write://HOST?at=N` writes five registers.
 
-By pymodbus. A column of a source is a register: `h100:int16` is holding register 100, `i7:float32` input registers 7
-and 8; the default type is `uint16`. Numbers are those of the protocol, from 0: a manual's 40001 is `h0`. A source
-writes nothing to the PLC.
+A column is a register: `h100:int16` is holding register 100, `i7:float32` input registers 7 and 8; the default type is
+`uint16`. Numbers are those of the protocol, from 0: a manual's 40001 is `h0`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import msgspec
 
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line
-from mmkd_station.protocols.base import LastResultSink, Place, Source, SourceRequest, place_of, polled_source
+from mmkd_station.protocols.base import LastResultSink, Place, Source, SourceRequest, polled_source, read_place
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 _PORT, _TIMEOUT_S = 502, 3.0
 _REGISTER = re.compile(r"(?P<kind>[hi])(?P<number>[0-9]{1,5})(?::(?P<type>[a-z0-9]+))?")
 _WORDS = {"int16": 1, "uint16": 1, "int32": 2, "uint32": 2, "int64": 4, "uint64": 4, "float32": 2, "float64": 4}
-_MOST_AT_ONCE = 125  # Modbus application protocol 1.1b3, section 6.3
+_MAX_AT_ONCE = 125  # Modbus application protocol 1.1b3, section 6.3
 _REFUSALS = (2, 3)  # its section 7: illegal data address, illegal data value
 Block = tuple[str, int, int]
 """Kind, first number and count of registers that are read together."""
@@ -66,10 +65,10 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
 def modbus_source(text: str, place: str, request: SourceRequest) -> Source:
     """Open a source of registers."""
     _pymodbus()
-    plc = place_of(text, scheme="modbus://", options=("unit", "every", "words"), port=_PORT)
+    plc = read_place(text, scheme="modbus://", options=("unit", "every", "words"), port=_PORT)
     every_s = plc.number("every", 1 / request.rate_hz, least=1e-4, most=86400)
     unit = int(plc.number("unit", 1, least=0, most=255))
-    plc.one_of("words", ("big", "little"), "big")
+    plc.choice("words", ("big", "little"), "big")
     registers = [_register(name) for name in request.columns.names]
     return polled_source(
         lambda: _Reader(plc, unit, registers), name=plc.address, columns=request.columns, every_s=every_s
@@ -82,13 +81,13 @@ class _Reader:
         self._unit = unit
         self._words = plc.options.get("words", "big")
         self._registers = registers
-        self._blocks = list(blocks_of(registers))
+        self._blocks = list(register_blocks(registers))
 
     def sample(self) -> list[float]:
         values: dict[tuple[str, int], int] = {}
         for block in list(self._blocks):
             words, is_refused = self._read(block)
-            parts = _parts_of(block, self._registers) if is_refused else []
+            parts = _single_values(block, self._registers) if is_refused else []
             if len(parts) > 1:
                 kind, first, count = block
                 logger.warning("the PLC refuses %s%d to %d at once; read one by one", kind, first, first + count - 1)
@@ -129,21 +128,21 @@ def _spans(registers: list[Register], kind: str) -> list[tuple[int, int]]:
     return sorted({(register.number, register.end) for register in registers if register.kind == kind})
 
 
-def _parts_of(block: Block, registers: list[Register]) -> list[Block]:
+def _single_values(block: Block, registers: list[Register]) -> list[Block]:
     """Return the values inside a block as blocks of their own."""
     kind, first, count = block
     spans = _spans(registers, kind)
     return [(kind, start, end - start) for start, end in spans if first <= start and end <= first + count]
 
 
-def blocks_of(registers: list[Register]) -> Iterator[Block]:
+def register_blocks(registers: list[Register]) -> Iterator[Block]:
     """Yield the fewest blocks that contain all registers, small gaps included."""
     for kind in ("h", "i"):
         spans = _spans(registers, kind)
         while spans:
             first = spans[0][0]
-            yield kind, first, max(end for _, end in spans if end - first <= _MOST_AT_ONCE) - first
-            spans = [span for span in spans if span[1] - first > _MOST_AT_ONCE]
+            yield kind, first, max(end for _, end in spans if end - first <= _MAX_AT_ONCE) - first
+            spans = [span for span in spans if span[1] - first > _MAX_AT_ONCE]
 
 
 def _register(name: str) -> Register:
@@ -160,12 +159,11 @@ def _register(name: str) -> Register:
 def modbus_write_sink(text: str, place: str) -> LastResultSink:
     """Open a sink of five holding registers, from register `at` on.
 
-    A count that changes with every result, so that a PLC sees that it is alive; the status, 0 `ok`, 1 `degraded`, 2
-    `stale`, 3 `warming_up`, 4 `invalid`, 5 `unknown`; the label, 1 for the first, 0 without an answer; its probability
-    in thousandths; the number of open episodes.
+    They get a count that changes with every result, so that a PLC sees that it is alive; `STATUS_CODES` of the status;
+    the label, 1 for the first, 0 without an answer; its probability in thousandths; the number of open episodes.
     """
     _pymodbus()
-    plc = place_of(text, scheme="modbus-write://", options=("at", "unit", "station"), port=_PORT)
+    plc = read_place(text, scheme="modbus-write://", options=("at", "unit", "station"), port=_PORT)
     if "at" not in plc.options:
         raise UsageError(f"--sink {text}: expected the first of five registers that it may write, ?at=100; name it")
     at = int(plc.number("at", 0, least=0, most=65531))

@@ -1,9 +1,7 @@
 """`mqtt://HOST/TOPIC` and `mqtts://`, by paho-mqtt: MQTT 5 or 3.1.1, TLS, credentials from a file.
 
-A source reads samples from messages, as JSON of `samples`. A sink publishes records below a topic:
-`TOPIC/STATION/result` has each result; `TOPIC/STATION/alarm/LABEL` and `TOPIC/STATION/state` are retained;
-`TOPIC/online` is `true`, and becomes `false` by the last will when this program is gone. At a start the sink clears
-retained alarms of earlier runs that are open and not continued.
+A sink publishes `TOPIC/STATION/result`, and retained `TOPIC/STATION/alarm/LABEL`, `TOPIC/STATION/state` and
+`TOPIC/online`, which the last will makes `false`. At a start it clears retained alarms of earlier runs.
 """
 
 from __future__ import annotations
@@ -24,9 +22,9 @@ import msgspec
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import Place, Sink, Source, SourceRequest, live_source, place_of
+from mmkd_station.protocols.base import Place, Sink, Source, SourceRequest, live_source, read_place
 from mmkd_station.protocols.samples import rows_from_json
-from mmkd_station.records import AlarmRecord, Record, StateRecord, line_of, record_from_line
+from mmkd_station.records import AlarmRecord, Record, StateRecord, record_from_line, record_line
 
 _OPTIONS = ("credentials", "ca", "cert", "key", "version", "qos", "client")
 _KEEPALIVE_S = 15
@@ -44,9 +42,9 @@ def _broker(text: str) -> Place:
     """Read the address of a broker. Raises UsageError, UnavailableError without paho-mqtt."""
     _paho()
     scheme, port = ("mqtts://", 8883) if text.startswith("mqtts://") else ("mqtt://", 1883)
-    place = place_of(text, scheme=scheme, options=_OPTIONS, port=port)
-    place.one_of("version", ("5", "3.1.1"), "5")
-    place.one_of("qos", ("0", "1"), "1")
+    place = read_place(text, scheme=scheme, options=_OPTIONS, port=port)
+    place.choice("version", ("5", "3.1.1"), "5")
+    place.choice("qos", ("0", "1"), "1")
     place.credentials()
     for name in ("ca", "cert", "key"):
         place.file(name)
@@ -63,10 +61,7 @@ def _paho() -> Any:
 class _Connection:
     """One connection to a broker; a lost one is replaced by a new one. Raises OSError.
 
-    Args:
-        topic: to subscribe to.
-        on_message: called with each payload, in the thread of the connection.
-        will: topic and payload that the broker publishes, retained, when this connection breaks.
+    `on_message` gets each payload in the thread of the connection; the broker publishes `will` when it breaks.
     """
 
     def __init__(
@@ -218,7 +213,7 @@ class MqttSink(Sink):
             sent = []
             for record in records:
                 is_kept = isinstance(record, AlarmRecord | StateRecord)
-                sent.append(connection.publish(self._topic_of(record), line_of(record).rstrip(), retain=is_kept))
+                sent.append(connection.publish(self._topic_for(record), record_line(record).rstrip(), retain=is_kept))
                 if isinstance(record, StateRecord) and record.state == "started":
                     self._confirm(connection, sent)
                     self._forget_earlier(connection, record)
@@ -249,7 +244,7 @@ class MqttSink(Sink):
             self._connection.publish(f"{self._topic}/online", b"true", retain=True)
         return self._connection
 
-    def _topic_of(self, record: Record) -> str:
+    def _topic_for(self, record: Record) -> str:
         station = f"{self._topic}/{_level(record.station)}"
         match record:
             case AlarmRecord():

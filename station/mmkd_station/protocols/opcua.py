@@ -1,7 +1,6 @@
 """`opcua://HOST:PORT` polls nodes at the modality's rate; `opcua-write://HOST?label=NODE` writes the last result.
 
-Read by asyncua. A column of a source is a node, `ns=2;s=Press1.AccX`; a value with a bad status is missing. A source
-writes nothing; a sink writes only the nodes in its options.
+By asyncua. A column of a source is a node, `ns=2;s=Press1.AccX`; a value with a bad status is missing.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line
-from mmkd_station.protocols.base import LastResultSink, Place, Source, SourceRequest, place_of, polled_source
+from mmkd_station.protocols.base import LastResultSink, Place, Source, SourceRequest, polled_source, read_place
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
 _OPTIONS = ("credentials", "policy", "mode", "cert", "key")
@@ -41,9 +40,9 @@ def _asyncua() -> tuple[Any, Any]:
 def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
     """Read the address of a server. Raises UsageError, UnavailableError without asyncua."""
     _asyncua()
-    place = place_of(text, scheme=scheme, options=(*options, *_OPTIONS), port=4840)
-    policy = place.one_of("policy", _POLICIES, "None")
-    place.one_of("mode", ("Sign", "SignAndEncrypt"), "SignAndEncrypt")
+    place = read_place(text, scheme=scheme, options=(*options, *_OPTIONS), port=4840)
+    policy = place.choice("policy", _POLICIES, "None")
+    place.choice("mode", ("Sign", "SignAndEncrypt"), "SignAndEncrypt")
     place.credentials()
     if policy != "None" and (place.file("cert") is None or place.file("key") is None):
         raise UsageError(f"{text}: policy {policy}: expected cert=FILE and key=FILE beside it; name them")
@@ -141,9 +140,8 @@ def _number(value: Any) -> float:
 def opcua_write_sink(text: str, place: str) -> LastResultSink:
     """Open a sink of nodes.
 
-    A numeric node takes numbers as `modbus-write://` writes them: a count, which restarts at the end of the node's
-    range; the status's code; the label, 1 for the first; the probability, in thousandths for integers; the value of a
-    regression, else NaN; open episodes. A String node takes the status, the label, and the others as text.
+    Numeric nodes get numbers as in `modbus-write://`: a count, which restarts at the end of the node's range, the
+    probability in thousandths for integers, a regression's value or NaN. String nodes get the same as text.
     """
     server = _server(text, scheme="opcua-write://", options=(*_FIELDS, "station"))
     options = server.options
@@ -162,12 +160,12 @@ class _Writer:
         self._session = _Session(server)
         self._nodes = {field: self._session.client.get_node(node) for field, node in nodes.items()}
         try:
-            self._types = {field: self._type_of(field) for field in nodes}
+            self._types = {field: self._node_type(field) for field in nodes}
         except OSError:
             self.close()
             raise
 
-    def _type_of(self, field: str) -> Any:
+    def _node_type(self, field: str) -> Any:
         try:
             kind = self._session.run(self._nodes[field].read_data_type_as_variant_type())
         except OSError as error:
@@ -181,7 +179,7 @@ class _Writer:
         _, ua = _asyncua()
         # Many servers refuse a source timestamp.
         values = [
-            ua.DataValue(ua.Variant(value_of(field, result, episodes, kind.name), kind))
+            ua.DataValue(ua.Variant(opcua_value(field, result, episodes, kind.name), kind))
             for field, kind in self._types.items()
         ]
         writing = self._session.client.write_values(list(self._nodes.values()), values, raise_on_partial_error=False)
@@ -193,7 +191,7 @@ class _Writer:
         self._session.close()
 
 
-def value_of(field: str, result: ResultRecord, episodes: int, type_name: str) -> int | float | str:
+def opcua_value(field: str, result: ResultRecord, episodes: int, type_name: str) -> int | float | str:
     """Return a field of a result as a value of an OPC UA type (part 6, table 1)."""
     number, text = {
         "count": (result.number, str(result.number)),

@@ -1,8 +1,7 @@
 """Read samples from JSON and CSV text, with times as numbers or ISO 8601.
 
-A JSON sample is an object with a value per column, `{"time": 12.5, "ax": 0.1, "ay": 0.2}`, or an array of values in
-the columns' order. Several samples are an array of samples, an object of arrays, or
-`{"time": ..., "samples": [[...], ...]}`. `null` is missing. `time` is that of the first sample, or an array.
+A JSON sample is an object with a value per column, or an array in the columns' order. Several samples are an array of
+samples, an object of arrays, or `{"time": ..., "samples": [[...], ...]}`. `null` is missing.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from mmkd_station.protocols.base import SourceRequest
 
 Rows = tuple[NDArray[np.float64] | None, NDArray[np.float32]]
 
-MOST_LINE_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 """Longer lines are garbage."""
 # Per message: 100 s at 1 kHz.
-_MOST_ROWS = 100_000
+_MAX_ROWS = 100_000
 # Reading more would stop every thread for over 0.1 s.
-_MOST_BYTES = 4 << 20
+_MAX_BYTES = 4 << 20
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _MISSING = ("", "nan", "na", "null", "none", "-")
 
 
-def seconds_of(value: object, *, unit: str) -> float:
+def read_seconds(value: object, *, unit: str) -> float:
     """Return a time in seconds; text without a zone is UTC. Raises ValueError."""
     if isinstance(value, bool) or value is None:
         raise ValueError(f"expected a time, got {value!r}")
@@ -55,15 +54,15 @@ def seconds_of(value: object, *, unit: str) -> float:
 
 def rows_from_json(data: bytes, request: SourceRequest) -> Rows:
     """Return the times (n,) or None, and float32 (n, C) in the modality's unit, of a JSON text. Raises ValueError."""
-    if len(data) > _MOST_BYTES:
-        raise ValueError(f"expected a message of at most {_MOST_BYTES:,} bytes, got {len(data):,}")
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"expected a message of at most {_MAX_BYTES:,} bytes, got {len(data):,}")
     try:
         document = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"expected JSON, got {str(error).lower()}") from error
     times, rows = _rows(document, request)
-    if len(rows) > _MOST_ROWS:
-        raise ValueError(f"expected at most {_MOST_ROWS:,} samples at once, got {len(rows):,}")
+    if len(rows) > _MAX_ROWS:
+        raise ValueError(f"expected at most {_MAX_ROWS:,} samples at once, got {len(rows):,}")
     return times, request.columns.scaled(rows)
 
 
@@ -104,10 +103,10 @@ def _object_rows(sample: Mapping[str, Any], request: SourceRequest) -> Rows:
     if given is None:
         return None, rows
     if not isinstance(given, list):
-        return seconds_of(given, unit=unit) + np.arange(len(rows)) / request.rate_hz, rows
+        return read_seconds(given, unit=unit) + np.arange(len(rows)) / request.rate_hz, rows
     if len(given) != len(rows):
         raise ValueError(f"expected a time for each of {len(rows)} samples, got {len(given)}")
-    return np.array([seconds_of(moment, unit=unit) for moment in given]), rows
+    return np.array([read_seconds(moment, unit=unit) for moment in given]), rows
 
 
 def _matrix(values: Any, request: SourceRequest) -> NDArray[np.float32]:
@@ -227,7 +226,7 @@ class LineReader:
             raise ValueError(f"expected {self._width} values in a line, got {len(fields)}")
         moment = None
         if self._time_place is not None:
-            moment = seconds_of(self._with_point(fields[self._time_place]), unit=self._request.time_unit)
+            moment = read_seconds(self._with_point(fields[self._time_place]), unit=self._request.time_unit)
         return moment, [self._number(fields[place]) for place in self._places]
 
     def _number(self, field: str) -> float:

@@ -18,10 +18,10 @@ from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.protocols.opcua import opcua_source, opcua_write_sink
 from mmkd_station.protocols.recordings import recordings_source
 from mmkd_station.protocols.video import camera_source, video_source
-from mmkd_station.protocols.webhook import WebhookSink, host_of
+from mmkd_station.protocols.webhook import WebhookSink, url_host
 
 
-class SourceKind(msgspec.Struct, frozen=True):
+class _SourceKind(msgspec.Struct, frozen=True):
     """A row of the table; `grows` if `--follow` applies, `frames` if it gives video."""
 
     form: str
@@ -31,45 +31,43 @@ class SourceKind(msgspec.Struct, frozen=True):
     frames: bool = False
 
 
-class SinkKind(msgspec.Struct, frozen=True):
-    """A row of the table."""
-
+class _SinkKind(msgspec.Struct, frozen=True):
     form: str
     about: str
     open: Callable[[str, str], Sink]
 
 
 # By prefix; the text behind it is the place.
-SOURCES: dict[str, SourceKind] = {
-    "csv:": SourceKind("csv:FILE", "lines of a file, CSV or JSON; --follow waits for more", file_source, grows=True),
-    "stdin": SourceKind("stdin", "lines of the standard input, CSV or JSON", stdin_source),
-    "mqtt://": SourceKind("mqtt://HOST/TOPIC", "JSON messages", mqtt_source),
-    "mqtts://": SourceKind("mqtts://HOST/TOPIC", "JSON messages over TLS", mqtt_source),
-    "opcua://": SourceKind("opcua://HOST", "OPC UA nodes, polled", opcua_source),
-    "modbus://": SourceKind("modbus://HOST", "Modbus registers, polled", modbus_source),
-    "wav:": SourceKind("wav:FILE", "an audio file", wav_source),
-    "mic": SourceKind("mic", "the default microphone, by arecord", microphone_source),
-    "mic:": SourceKind("mic:DEVICE", "an ALSA device from `arecord -L`", microphone_source),
-    "cam:": SourceKind("cam:N", "a camera: number, device, URL or GStreamer pipeline", camera_source, frames=True),
-    "video:": SourceKind("video:FILE", "a video file", video_source, frames=True),
-    "recordings:": SourceKind("recordings:DATASET", "the recordings of a dataset, in their order", recordings_source),
+SOURCES: dict[str, _SourceKind] = {
+    "csv:": _SourceKind("csv:FILE", "lines of a file, CSV or JSON; --follow waits for more", file_source, grows=True),
+    "stdin": _SourceKind("stdin", "lines of the standard input, CSV or JSON", stdin_source),
+    "mqtt://": _SourceKind("mqtt://HOST/TOPIC", "JSON messages", mqtt_source),
+    "mqtts://": _SourceKind("mqtts://HOST/TOPIC", "JSON messages over TLS", mqtt_source),
+    "opcua://": _SourceKind("opcua://HOST", "OPC UA nodes, polled", opcua_source),
+    "modbus://": _SourceKind("modbus://HOST", "Modbus registers, polled", modbus_source),
+    "wav:": _SourceKind("wav:FILE", "an audio file", wav_source),
+    "mic": _SourceKind("mic", "the default microphone, by arecord", microphone_source),
+    "mic:": _SourceKind("mic:DEVICE", "an ALSA device from `arecord -L`", microphone_source),
+    "cam:": _SourceKind("cam:N", "a camera: number, device, URL or GStreamer pipeline", camera_source, frames=True),
+    "video:": _SourceKind("video:FILE", "a video file", video_source, frames=True),
+    "recordings:": _SourceKind("recordings:DATASET", "the recordings of a dataset, in their order", recordings_source),
 }
-SINKS: dict[str, SinkKind] = {
-    "-": SinkKind("-", "JSON lines on the standard output", StdoutSink),
-    "jsonl:": SinkKind("jsonl:FILE", "append JSON lines to a file", partial(AppendSink, form=json_lines)),
-    "csv:": SinkKind("csv:FILE", "append results to a file, as CSV", partial(AppendSink, form=csv_lines)),
-    "webhook:": SinkKind("webhook:URL", "post a JSON array", WebhookSink),
-    "modbus-write://": SinkKind(
+SINKS: dict[str, _SinkKind] = {
+    "-": _SinkKind("-", "JSON lines on the standard output", StdoutSink),
+    "jsonl:": _SinkKind("jsonl:FILE", "append JSON lines to a file", partial(AppendSink, form=json_lines)),
+    "csv:": _SinkKind("csv:FILE", "append results to a file, as CSV", partial(AppendSink, form=csv_lines)),
+    "webhook:": _SinkKind("webhook:URL", "post a JSON array", WebhookSink),
+    "modbus-write://": _SinkKind(
         "modbus-write://HOST?at=N", "write the latest result to five registers from N on", modbus_write_sink
     ),
-    "opcua-write://": SinkKind(
+    "opcua-write://": _SinkKind(
         "opcua-write://HOST?label=NODE", "write the latest result to the given OPC UA nodes", opcua_write_sink
     ),
-    "mqtt://": SinkKind("mqtt://HOST/TOPIC", "JSON messages below a topic", MqttSink),
-    "mqtts://": SinkKind("mqtts://HOST/TOPIC", "JSON messages below a topic, over TLS", MqttSink),
+    "mqtt://": _SinkKind("mqtt://HOST/TOPIC", "JSON messages below a topic", MqttSink),
+    "mqtts://": _SinkKind("mqtts://HOST/TOPIC", "JSON messages below a topic, over TLS", MqttSink),
 }
 
-_Kind = TypeVar("_Kind", SourceKind, SinkKind)
+_Kind = TypeVar("_Kind", _SourceKind, _SinkKind)
 
 
 def _kind_and_place(text: str, table: Mapping[str, _Kind], *, option: str) -> tuple[_Kind, str]:
@@ -117,7 +115,7 @@ def shown_names(texts: Sequence[str]) -> dict[str, str]:
     shown: dict[str, str] = {}
     for text in texts:
         prefix, _, url = text.partition(":")
-        name = f"webhook:{host_of(url)}" if prefix == "webhook" else text
+        name = f"webhook:{url_host(url)}" if prefix == "webhook" else text
         count = sum(known == name or known.startswith(f"{name} (") for known in shown.values())
         shown[text] = f"{name} ({count + 1})" if count else name
     return shown

@@ -1,7 +1,6 @@
 """`webhook:URL`: post records as a JSON array.
 
-Options follow a `#`, which is never sent: `kinds=alarm,state` posts only these, `headers=FILE` adds the `Name: value`
-lines of a file, for instance `Authorization`.
+Options follow a `#`: `kinds=alarm,state` posts only these, `headers=FILE` adds the `Name: value` lines of a file.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class _Unmoved(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_Unmoved)
 
 
-def host_of(url: str) -> str:
+def url_host(url: str) -> str:
     """Return a URL up to its host: with many services the rest is a secret, and others read pages and logs."""
     scheme, mark, rest = url.partition("://")
     return scheme + mark + re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
@@ -72,11 +71,11 @@ class WebhookSink(Sink):
             if 300 <= error.code < 400:
                 there = error.headers.get("Location", "an address it does not name")
                 raise RefusedError(
-                    f"{host_of(self._url)}: {error.code}, moved to {there}; name that address"
+                    f"{url_host(self._url)}: {error.code}, moved to {there}; name that address"
                 ) from error
             if 400 <= error.code < 500 and error.code not in _TRANSIENT:
-                raise RefusedError(f"{host_of(self._url)}: {error.code} {error.reason}") from error
-            raise ConnectionError(f"{host_of(self._url)}: {error.code} {error.reason}") from error
+                raise RefusedError(f"{url_host(self._url)}: {error.code} {error.reason}") from error
+            raise ConnectionError(f"{url_host(self._url)}: {error.code} {error.reason}") from error
 
 
 def _headers(file: str | None) -> dict[str, str]:

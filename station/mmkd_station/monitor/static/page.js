@@ -1,7 +1,7 @@
 // Follows the stream of one station and shows it. Knows nothing but what the server sends.
 import { colour, drawSignal, drawTimeline } from "./drawing.js";
 
-const MOST_BINS = 600, MOST_RESULTS = 600;
+const MAX_BINS = 600, MAX_RESULTS = 600;
 const $ = (id) => document.getElementById(id);
 const kept = { bins: [], results: [], update: null, spoken: "", shown: "" };
 let source = null, paused = false, waiting = null;
@@ -51,8 +51,8 @@ function take(update) {
     while (kept.bins.length && kept.bins[kept.bins.length - 1][0] >= bin[0]) kept.bins.pop();
     kept.bins.push(bin);
   }
-  kept.bins = kept.bins.slice(-MOST_BINS);
-  kept.results = kept.results.concat(seen.results).slice(-MOST_RESULTS);
+  kept.bins = kept.bins.slice(-MAX_BINS);
+  kept.results = kept.results.concat(seen.results).slice(-MAX_RESULTS);
   kept.update = update;
   if (!paused) show();
 }

@@ -1,0 +1,156 @@
+"""What tests of stations share: processes of `mmkd-run`, records, and waiting."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from mmkd_edge import ModalitySpec
+from mmkd_station.commands.run import run_mmkd
+from mmkd_station.protocols.base import Backoff, SourceRequest
+from mmkd_station.protocols.channels import map_columns
+from mmkd_station.records import AlarmRecord, ResultRecord, StateRecord
+
+MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def command(*arguments: object) -> list[str]:
+    words = [*MMKD_RUN, *map(str, arguments)]
+    return words if words[3].endswith(".toml") else [*words, "--backend", "ort"]
+
+
+def run(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=folder, env=ENVIRONMENT, timeout=120)
+
+
+def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    child = subprocess.Popen(command(*arguments), text=True, env=ENVIRONMENT | environment, **pipes)
+    limit = threading.Timer(120, child.kill)  # what a test waits for may never come
+    limit.daemon = True
+    limit.start()
+    return child
+
+
+def feed(child: subprocess.Popen[str], text: str) -> None:
+    child.stdin.write(text)
+    child.stdin.flush()
+
+
+def end(child: subprocess.Popen[str], number: int = 15) -> tuple[str, str]:
+    """Signals the process and returns its output and errors; it must end well."""
+    child.send_signal(number)
+    output, errors = child.communicate(timeout=60)
+    assert child.returncode == 0, errors
+    return output, errors
+
+
+def page_of(child: subprocess.Popen[str]) -> tuple[str, str]:
+    """Waits for the address of the page, and what is printed about its token."""
+    for line in child.stderr:
+        if match := re.match(r"page: (\S+) \((.*)\)", line):
+            return match[1], match[2]
+    raise AssertionError("it ended without a page")
+
+
+def next_record(stream: IO[str], **wanted: str) -> dict[str, Any]:
+    for line in stream:
+        record: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
+        if all(record.get(key) == value for key, value in wanted.items()):
+            return record
+    raise AssertionError(f"the output ended without {wanted}")
+
+
+def records_in(text: str, kind: str = "result") -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return [record for record in records if record["kind"] == kind]
+
+
+def refusal(kind: type[Exception], *arguments: object) -> str:
+    """The error of `mmkd-run`, in this process."""
+    with pytest.raises(kind) as refused:
+        run_mmkd(command(*arguments)[3:])
+    return str(refused.value)
+
+
+def until(condition: Callable[[], object], *, within_s: float = 60.0) -> Any:
+    end_s = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < end_s, "it did not come about"
+        time.sleep(0.01)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wanted(modality: ModalitySpec, **changes: Any) -> SourceRequest:
+    return SourceRequest(columns=map_columns(modality, {}), **{"rate_hz": modality.rate_hz, **changes})
+
+
+def quick() -> Backoff:
+    return Backoff(first_s=0.01, most_s=0.02)
+
+
+def state(number: int, **changes: Any) -> StateRecord:
+    known = {"station": "press 1", "decided_s": 1.0, "state": "connected", "reason": "x" * 100}
+    return StateRecord(number=number, **(known | changes))
+
+
+def alarm(number: int, **changes: Any) -> AlarmRecord:
+    known = {
+        "station": "press 1", "time_s": None, "decided_s": 1.0, "event": "raised", "label": "worn", "episode": 1,
+        "since_s": None, "windows": 3, "probability": 0.9,
+    }  # fmt: skip
+    return AlarmRecord(number=number, **(known | changes))
+
+
+def result(number: int, **changes: Any) -> ResultRecord:
+    known = {
+        "station": "press 1", "time_s": 1.0, "decided_s": 1.0, "status": "ok", "reason": "", "label": "worn",
+        "index": 1, "probability": 0.876, "probabilities": (0.124, 0.876), "labels": (), "value": None,
+        "label_set": (), "missing_fraction": 0.0, "modality": "acc", "input_age_s": None, "dropped": 0, "late": 0,
+    }  # fmt: skip
+    return ResultRecord(number=number, **(known | changes))
+
+
+def write_certificate(folder: Path) -> ssl.SSLContext:
+    """Writes a certificate of this machine that signs itself, and returns who trusts it."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "127.0.0.1")])
+    now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now - day).not_valid_after(now + day)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    (folder / "plant.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "plant.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return ssl.create_default_context(cafile=str(folder / "plant.crt"))
