@@ -13,9 +13,10 @@ import os
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -29,20 +30,11 @@ _TICK_S = 0.1
 _TRIES_AGAIN_S = 1.0
 # A full or failed disk; other errors mean a wrong folder.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_DELETE = "DELETE FROM records WHERE sink = ? AND id > ? AND id <= ?"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (sink TEXT, id INTEGER, line BLOB, PRIMARY KEY (sink, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS alarms (station TEXT, label TEXT, line BLOB, PRIMARY KEY (station, label)) WITHOUT ROWID;
 """
-
-
-class _MemoryQueue(Protocol):
-    """Records of one sink in memory, newer than those on disk. Called with the lock of the store."""
-
-    def unsaved(self, *, everything: bool) -> tuple[Sequence[Record], Sequence[Record]]:
-        """Return records being tried and records that wait; if not `everything`, none that came since the last tick."""
-        ...
-
-    def saved(self) -> None: ...
 
 
 class Store:
@@ -57,7 +49,7 @@ class Store:
         self.lock = threading.RLock()
         self._path = folder / FILE_NAME
         self._most_bytes = most_bytes
-        self._backlogs: list[_Backlog] = []
+        self.queues: list[RecordQueue] = []
         self._alarms: dict[tuple[str, str], AlarmRecord] = {}  # not on the disk yet
         self._fault, self._tried_s = "", 0.0
         self._connection: sqlite3.Connection | None = None
@@ -76,13 +68,6 @@ class Store:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
-
-    def backlog(self, sink: str, queue: _MemoryQueue) -> _Backlog:
-        """Return the records of a sink on disk; records that stay in `queue` for a tick are added."""
-        with self.lock:
-            backlog = _Backlog(self, sink, queue)
-            self._backlogs.append(backlog)
-            return backlog
 
     def last_alarms(self) -> list[AlarmRecord]:
         """Return the last alarm that raised, continued or cleared an episode, per label and station."""
@@ -103,9 +88,8 @@ class Store:
         with self.lock:
             if self._fault and time.monotonic() - self._tried_s < _TRIES_AGAIN_S:
                 return
-            for backlog in self._backlogs:
-                backlog.collect(everything=everything)
-            if not (self._alarms or any(backlog.is_changed for backlog in self._backlogs)):
+            changes = [queue.collect(everything=everything) for queue in self.queues]
+            if not (self._alarms or any(changes)):
                 return
             try:
                 self._write()
@@ -134,7 +118,7 @@ class Store:
                 self.save(everything=True)
                 self._connection.close()
                 self._connection = None
-                self._backlogs.clear()
+                self.queues.clear()
 
     def _run(self) -> None:
         while not self._closing.wait(_TICK_S):
@@ -154,8 +138,8 @@ class Store:
                 self._path.with_name(f"{FILE_NAME}-wal").replace(aside.with_name(f"{aside.name}-wal"))
             connection = _connected(self._path)
         self._last_id = connection.execute("SELECT COALESCE(MAX(id), 0) FROM records").fetchone()[0]
-        for backlog in self._backlogs:  # records of an earlier run wait for the next start
-            backlog.sent_until = backlog.deleted_until = self._last_id
+        for queue in self.queues:  # records of an earlier run wait for the next start
+            queue.sent_until = queue.deleted_until = self._last_id
         self._connection = connection
 
     def _write(self) -> None:
@@ -164,39 +148,35 @@ class Store:
         assert self._connection is not None
         last_id = self._last_id
         with self._connection as connection:
-            for backlog in self._backlogs:
-                rows = [(backlog.sink, number, line) for number, line in enumerate(backlog.lines, start=last_id + 1)]
+            for queue in self.queues:
+                rows = [(queue.sink, number, line) for number, line in enumerate(queue.lines, start=last_id + 1)]
                 last_id += len(rows)
                 connection.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
-                sent = backlog.sink, backlog.deleted_until, backlog.sent_until
-                connection.execute("DELETE FROM records WHERE sink = ? AND id > ? AND id <= ?", sent)
+                connection.execute(_DELETE, (queue.sink, queue.deleted_until, queue.sent_until))
             alarms = [(alarm.station, alarm.label, record_line(alarm)) for alarm in self._alarms.values()]
             connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?, ?)", alarms)
         self._alarms.clear()
-        for backlog in self._backlogs:
-            self._last_id = backlog.written(after=self._last_id)
-        for backlog in self._backlogs:
-            self._give_up(connection, backlog)
+        for queue in self.queues:
+            self._last_id = queue.written(after=self._last_id)
+        for queue in self.queues:
+            self._drop_oldest(connection, queue)
 
-    def _give_up(self, connection: sqlite3.Connection, backlog: _Backlog) -> None:
+    def _drop_oldest(self, connection: sqlite3.Connection, queue: RecordQueue) -> None:
         """Delete the oldest records of a sink beyond its limit, except those being tried."""
-        excess_bytes = backlog.size_bytes - self._most_bytes
+        excess_bytes = queue.stored.size_bytes - self._most_bytes
         if excess_bytes <= 0:
             return
-        after = until = max(backlog.sent_until, backlog.offered_until)
+        after = until = max(queue.sent_until, 0 if queue.offered is None else queue.offered.until)
         query = "SELECT id, LENGTH(line) FROM records WHERE sink = ? AND id > ? ORDER BY id"
-        count = size_bytes = 0
-        for until, length in connection.execute(query, (backlog.sink, after)):  # noqa: B007 - the last one is used
-            count, size_bytes = count + 1, size_bytes + length
-            if size_bytes >= excess_bytes:
+        dropped = _Rows()
+        for until, length in connection.execute(query, (queue.sink, after)):  # noqa: B007 - the last one is used
+            dropped.count, dropped.size_bytes = dropped.count + 1, dropped.size_bytes + length
+            if dropped.size_bytes >= excess_bytes:
                 break
         with connection:
-            connection.execute(
-                "DELETE FROM records WHERE sink = ? AND id > ? AND id <= ?", (backlog.sink, after, until)
-            )
-        backlog.count -= count
-        backlog.size_bytes -= size_bytes
-        backlog.dropped += count
+            connection.execute(_DELETE, (queue.sink, after, until))
+        queue.forget(dropped)
+        queue.dropped += dropped.count
 
     def _fail(self, error: Exception) -> None:
         text = os_reason(error) if isinstance(error, OSError) else str(error)
@@ -205,77 +185,150 @@ class Store:
         self._fault, self._tried_s = text, time.monotonic()
 
 
-class _Backlog:
-    """The records of one sink on disk, all older than those in memory.
+class _Rows(msgspec.Struct):
+    """Records on disk; `until` is the id of the last one."""
 
-    `lines` are added by the next transaction; `offered_until`, `sent_until`, `deleted_until` are ids of last records.
+    count: int = 0
+    size_bytes: int = 0
+    unreadable: int = 0
+    until: int = 0
+
+
+class RecordQueue:
+    """The records that a sink has not taken yet, oldest first: on disk, then in memory. Thread-safe.
+
+    Args:
+        most: records in memory; more go to the store, or the oldest is dropped.
+
+    Attributes:
+        stored: the records on disk.
+        offered: the offered records, if they are on disk.
+        lines: added by the next transaction of the store.
+        sent_until: id of the last record that was sent; `deleted_until` likewise.
     """
 
-    def __init__(self, store: Store, sink: str, queue: _MemoryQueue) -> None:
+    def __init__(self, sink: str, *, store: Store | None, most: int) -> None:
         self.sink = sink
-        self.store = store
+        self.lock = threading.RLock() if store is None else store.lock
         self.dropped = 0
         self.lines: list[bytes] = []
-        self.offered_until = self.sent_until = self.deleted_until = 0
-        self._queue = queue
-        self._tried = 0
-        self._offered_count = self._offered_bytes = self._unreadable = 0
-        totals = store.rows("SELECT COUNT(*), COALESCE(SUM(LENGTH(line)), 0) FROM records WHERE sink = ?", sink)
-        self.count: int = totals[0][0] if totals else 0
-        self.size_bytes: int = totals[0][1] if totals else 0
+        self.stored = _Rows()
+        self.offered: _Rows | None = None
+        self.sent_until = self.deleted_until = 0
+        self._store = store
+        self._most = most
+        self._memory: deque[Record] = deque()  # `put` appends without the lock: it must not wait for the disk
+        self._batch: list[Record] = []  # being tried by the sink
+        self._oldest: Record | None = None  # in memory alone, at the last tick of the store
+        self._saving = 0, 0
+        if store is not None:
+            with self.lock:
+                query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(line)), 0) FROM records WHERE sink = ?"
+                for count, size_bytes in store.rows(query, sink):
+                    self.stored = _Rows(count, size_bytes)
+                store.queues.append(self)
 
-    @property
-    def is_changed(self) -> bool:
-        return bool(self.lines) or self.sent_until > self.deleted_until
+    def put(self, record: Record) -> None:
+        """Add a record and return at once, except that one in `most` waits for the disk of a store."""
+        self._memory.append(record)
+        if len(self._memory) > self._most:
+            if self._store is not None:
+                self._store.save(everything=True)
+            self._drop(self._most)
 
-    def collect(self, *, everything: bool) -> None:
-        tried, waiting = self._queue.unsaved(everything=everything)
-        self._tried = len(tried)
+    def _drop(self, most: int) -> None:
+        with self.lock:
+            while len(self._memory) > most:
+                self._memory.popleft()
+                self.dropped += 1
+
+    def waiting(self) -> int:
+        """Return the number of records, including offered ones."""
+        with self.lock:
+            return len(self._memory) + self.stored.count + (len(self._batch) if self.offered is None else 0)
+
+    def offer(self, most: int) -> list[Record]:
+        """Return the oldest records, at most so many."""
+        with self.lock:
+            self._batch = self._stored_batch(most)
+            if not self._batch:
+                self.offered = None
+                self._batch = [self._memory.popleft() for _ in range(min(most, len(self._memory)))]
+            return self._batch
+
+    def _stored_batch(self, most: int) -> list[Record]:
+        query = "SELECT id, line FROM records WHERE sink = ? AND id > ? ORDER BY id LIMIT ?"
+        while self._store is not None and self.stored.count:
+            rows = self._store.rows(query, self.sink, self.sent_until, most)
+            if not rows:
+                self.dropped += self.stored.count
+                self.stored = _Rows()
+                break
+            lines = [line for _, line in rows]
+            records = _readable(lines)
+            self.offered = _Rows(len(lines), sum(map(len, lines)), len(lines) - len(records), rows[-1][0])
+            if records:
+                return records
+            self.settle()
+        return []
+
+    def settle(self) -> None:
+        """Forget the offered records: the sink has them, or refuses them."""
+        with self.lock:
+            if self.offered is not None:
+                self.sent_until = max(self.sent_until, self.offered.until)
+                self.forget(self.offered)
+                self.dropped += self.offered.unreadable
+            self._batch, self.offered = [], None
+
+    def forget(self, rows: _Rows) -> None:
+        """Subtract records that are deleted from the disk."""
+        self.stored.count -= rows.count
+        self.stored.size_bytes -= rows.size_bytes
+
+    def put_back(self) -> None:
+        """Let the offered records wait again where they came from."""
+        with self.lock:
+            if self.offered is None:
+                self._memory.extendleft(reversed(self._batch))
+            self._batch, self.offered = [], None
+        if self._store is None:
+            self._drop(self._most)
+
+    def close(self) -> None:
+        """Save the records, or count them as dropped."""
+        if self._store is not None:
+            self._store.save(everything=True)
+        with self.lock:
+            if self.offered is None:
+                self.dropped += len(self._batch)
+                self.offered = _Rows()
+            self._drop(0)
+
+    def collect(self, *, everything: bool) -> bool:
+        """Return whether the next transaction concerns the queue; if not `everything`, save none newer than a tick."""
+        tried = self._batch if self.offered is None else []
+        waiting = list(self._memory)
+        oldest = next(iter([*tried, *waiting]), None)
+        is_new, self._oldest = oldest is not self._oldest, oldest
+        if is_new and not everything:
+            tried, waiting = [], []
+        self._saving = len(tried), len(waiting)
         self.lines = [record_line(record) for record in (*tried, *waiting)]
+        return bool(self.lines) or self.sent_until > self.deleted_until
 
     def written(self, *, after: int) -> int:
         """Note that the transaction is on disk with ids from `after` + 1; return the last id."""
         self.deleted_until = self.sent_until
-        if not self.lines:
-            return after
-        self.count += len(self.lines)
-        self.size_bytes += sum(map(len, self.lines))
-        if self._tried:
-            self._offer(self.lines[: self._tried], until=after + self._tried)
+        tried, waiting = self._saving
+        if tried:
+            self.offered = _Rows(tried, sum(map(len, self.lines[:tried])), 0, after + tried)
+        for _ in range(waiting):
+            self._memory.popleft()
+        self.stored.count += len(self.lines)
+        self.stored.size_bytes += sum(map(len, self.lines))
         last_id, self.lines = after + len(self.lines), []
-        self._queue.saved()
         return last_id
-
-    def oldest(self, most: int) -> list[Record]:
-        """Return the oldest records, at most so many; drop unreadable ones."""
-        query = "SELECT id, line FROM records WHERE sink = ? AND id > ? ORDER BY id LIMIT ?"
-        with self.store.lock:
-            while self.count:
-                rows = self.store.rows(query, self.sink, self.sent_until, most)
-                if not rows:
-                    self.dropped += self.count
-                    self.count = self.size_bytes = 0
-                    break
-                records = self._offer([line for _, line in rows], until=rows[-1][0])
-                if records:
-                    return records
-                self.sent()
-            return []
-
-    def _offer(self, lines: Sequence[bytes], *, until: int) -> list[Record]:
-        records = _readable(lines)
-        self.offered_until = until
-        self._offered_count, self._offered_bytes = len(lines), sum(map(len, lines))
-        self._unreadable = len(lines) - len(records)
-        return records
-
-    def sent(self) -> None:
-        with self.store.lock:
-            self.sent_until = self.offered_until
-            self.count -= self._offered_count
-            self.size_bytes -= self._offered_bytes
-            self.dropped += self._unreadable
-            self._offered_count = self._offered_bytes = self._unreadable = 0
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -225,25 +226,26 @@ def test_normal_operation_is_what_is_named(run_here: Callable[..., tuple[str, st
     line = ["--tune-alarm", shipped_dataset(), "--alarm", "FEL", "--normal", "ROW", "--normal", "PEN", "--json"]
     found = json.loads(run_here(example_bundle(), *line)[0])
     assert found["normal"] == ["ROW", "PEN"]
-    # Of the seven exercises two are normal and one is looked for: the others are not replayed.
+    # Of the seven exercises two are normal and one is looked for: the others are not read_recordings.
     assert 0.05 < found["on_test"]["normal_hours"] < 0.1
+
+
+def write_splits(path: Path, modality: ModalitySpec, split: Callable[[int], dict[str, Any]]) -> Path:
+    """Writes a dataset whose splits have these arrays, by their number."""
+    splits = {name: split(number) for number, name in enumerate(("train", "valid", "test"))}
+    write_dataset(path, name="made_up", labels=TASK.labels, modalities=[modality], splits=splits)
+    return path
 
 
 def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path: Path) -> None:
     acc = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=2.0, samples=4)
     values = np.arange(24.0).reshape(3, 4, 2)
-    write_dataset(
+    data = write_splits(
         tmp_path / "data",
-        name="made_up",
-        labels=("ok", "worn"),
-        modalities=[acc],
-        splits={
-            name: {"acc": 100 * number + values, "labels": [0, 0, 1], "groups": [number] * 3}
-            for number, name in enumerate(("train", "valid", "test"))
-        },
+        acc,
+        lambda number: {"acc": 100 * number + values, "labels": [0, 0, 1], "groups": [number] * 3},
     )
-    turned = ModalitySpec(name="acc", channels=("y", "x"), rate_hz=2.0, samples=4)
-    found = read_recordings(tmp_path / "data", turned)
+    found = read_recordings(data, msgspec.structs.replace(acc, channels=("y", "x")))
     assert [(one.name, one.label, one.split, len(one.rows)) for one in found[:3]] == [
         ("windows 0 to 1", "ok", "train", 8),
         ("windows 2 to 2", "worn", "train", 4),
@@ -251,67 +253,58 @@ def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path: Path) -> None:
     ]
     assert found[0].rows[:2].tolist() == [[1.0, 0.0], [3.0, 2.0]]
     with pytest.raises(UsageError, match="expected x, z at 2 Hz, got x, y at 2 Hz"):
-        read_recordings(tmp_path / "data", ModalitySpec(name="acc", channels=("x", "z"), rate_hz=2.0, samples=4))
+        read_recordings(data, msgspec.structs.replace(acc, channels=("x", "z")))
 
 
-def _write_windows(path: Path, acc: ModalitySpec, times: Sequence[float]) -> None:
-    """Each split has windows of one run whose sample k is worth k, at these moments; the last is worn."""
-    first = np.rint(np.asarray(times) * acc.rate_hz)
-    values = (first[:, None] + np.arange(acc.samples))[:, :, None]
-    write_dataset(
-        path,
-        name="made_up",
-        labels=("ok", "worn"),
-        modalities=[acc],
-        splits={
-            name: {
+@pytest.mark.parametrize(
+    ("rate_hz", "samples", "times", "names", "first"),
+    [
+        # By 1 and 2 samples on, then by more than a window: what windows share is read_recordings once.
+        (
+            *(2.0, 4, [0.0, 0.5, 1.5, 4.5, 9.0]),
+            ["windows 0 to 3", "windows 4 to 4", "windows 5 to 8"],
+            [0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12],
+        ),
+        # By 6.25 samples each: between samples, and without a gap.
+        (12.5, 25, [0.5 * number for number in range(51)], ["windows 0 to 49"], list(range(306 + 25))),
+    ],
+)
+def test_what_windows_with_times_share_is_replayed_once(
+    rate_hz: float, samples: int, times: list[float], names: list[str], first: list[int], tmp_path: Path
+) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=rate_hz, samples=samples)
+    # Sample k of the run is worth k; the last window is worn.
+    values = (np.rint(np.asarray(times) * rate_hz)[:, None] + np.arange(samples))[:, :, None]
+    count = len(times)
+    found = read_recordings(
+        write_splits(
+            tmp_path / "data",
+            acc,
+            lambda number: {
                 "acc": 1000.0 * number + values,
-                "labels": [0] * (len(times) - 1) + [1],
-                "groups": [number] * len(times),
-                "episodes": [number] * len(times),
+                "labels": [0] * (count - 1) + [1],
+                "groups": [number] * count,
+                "episodes": [number] * count,
                 "times": 1_762_151_400.0 + np.asarray(times),
-            }
-            for number, name in enumerate(("train", "valid", "test"))
-        },
+            },
+        ),
+        acc,
     )
-
-
-def test_what_windows_with_times_share_is_replayed_once(tmp_path: Path) -> None:
-    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=2.0, samples=4)
-    # by 1 and 2 samples on, then by more than a window
-    _write_windows(tmp_path / "data", acc, [0.0, 0.5, 1.5, 4.5, 9.0])
-    found = read_recordings(tmp_path / "data", acc)
-    assert [one.name for one in found[:3]] == ["windows 0 to 3", "windows 4 to 4", "windows 5 to 8"]
-    assert found[0].rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12]
-
-
-def test_windows_that_begin_between_samples_are_replayed_without_a_gap(tmp_path: Path) -> None:
-    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=12.5, samples=25)
-    _write_windows(tmp_path / "data", acc, [0.5 * number for number in range(51)])  # 6.25 samples on, each
-    found = read_recordings(tmp_path / "data", acc)
-    assert found[0].name == "windows 0 to 49"
-    assert found[0].rows[:, 0].tolist() == list(range(306 + 25))
+    assert [one.name for one in found[: len(names)]] == names
+    assert found[0].rows[:, 0].tolist() == first
 
 
 def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path: Path) -> None:
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=40)
     signals = np.random.default_rng(4).normal(size=(3, 100, 1)).astype(np.float32)
-    write_dataset(
-        tmp_path / "data",
-        name="made_up",
-        labels=("ok", "worn"),
-        modalities=[acc],
-        splits={
-            # Three windows, one every 30 samples, and one that shares nothing with them.
-            name: {
-                "acc": [*(signal[start : start + 40] for start in (0, 30, 60)), -signal[:40]],
-                "labels": [0, 0, 0, 1],
-                "groups": [name] * 4,
-            }
-            for name, signal in zip(("train", "valid", "test"), signals, strict=True)
-        },
-    )
-    found = read_recordings(tmp_path / "data", acc)
+
+    def split(number: int) -> dict[str, Any]:
+        # Three windows, one every 30 samples, and one that shares nothing with them.
+        signal = signals[number]
+        windows = [*(signal[start : start + 40] for start in (0, 30, 60)), -signal[:40]]
+        return {"acc": windows, "labels": [0, 0, 0, 1], "groups": [number] * 4}
+
+    found = read_recordings(write_splits(tmp_path / "data", acc, split), acc)
     assert [(one.name, len(one.rows)) for one in found[:2]] == [("windows 0 to 2", 100), ("windows 3 to 3", 40)]
     np.testing.assert_array_equal(found[0].rows, signals[0])
 
@@ -340,15 +333,10 @@ def test_sound_of_16_bits_is_replayed_from_minus_one_to_one(tmp_path: Path) -> N
 def test_video_is_not_replayed(tmp_path: Path) -> None:
     lips = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=2.0, samples=2, height=4, width=4)
     rng = np.random.default_rng(1)
-    write_dataset(
+    write_splits(
         tmp_path / "data",
-        name="made_up",
-        labels=("ok", "worn"),
-        modalities=[lips],
-        splits={
-            name: {"lips": rng.integers(0, 255, (2, 2, 4, 4, 1), dtype=np.uint8), "labels": [0, 1]}
-            for name in ("train", "valid", "test")
-        },
+        lips,
+        lambda _: {"lips": rng.integers(0, 255, (2, 2, 4, 4, 1), dtype=np.uint8), "labels": [0, 1]},
     )
     with pytest.raises(UsageError) as refused:
         read_recordings(tmp_path / "data", lips)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,6 @@ from mmkd_station.protocols.files import AppendSink, json_lines
 from mmkd_station.protocols.samples import LineReader
 from mmkd_station.records import Record, ResultRecord, record_from_line
 from mmkd_station.sensor import Sensor, SensorRules
-from mmkd_station.service import RunFacts
 from mmkd_station.station import Station
 from tests.station.rig import end, feed, quick, start, until, wanted
 
@@ -381,36 +379,6 @@ def test_a_folder_that_is_gone_is_written_to_when_it_is_back(tmp_path: Path, unh
     outlet.close()
     written = [record_from_line(line) for line in (folder / "r.jsonl").read_bytes().splitlines()]
     assert [one for one in written if isinstance(one, ResultRecord)][: len(results)] == results
-
-
-def summary_of(child: subprocess.Popen[str]) -> Any:
-    """Ends a run; gives what its one station did."""
-    return msgspec.convert(json.loads(end(child)[0]), RunFacts).stations[0]
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_leaves_whole_lines_and_goes_on_after_them(
-    bundle_path: Path, tmp_path: Path, unhindered: Any
-) -> None:
-    path = tmp_path / "r.jsonl"
-
-    def run(hop: str) -> subprocess.Popen[str]:
-        child = start(bundle_path, "--source", "stdin", "--sink", f"jsonl:{path}", "--hop", hop, "--json")
-        before = path.read_bytes().count(b"\n") if path.exists() else 0
-        while not path.exists() or path.read_bytes().count(b"\n") < before + 50:
-            feed(child, "[1, 0, 0]\n" * 20)
-            time.sleep(0.01)
-        return child
-
-    for _ in range(2):
-        killed = run("1")
-        killed.kill()
-        killed.communicate()
-    # At the start thousands of lines wait in the pipe and come as one delivery, with as many answers.
-    unhindered(lambda: (None, summary_of(run("1"))))
-    data = path.read_bytes()
-    assert data.endswith(b"\n")
-    assert len([record_from_line(line) for line in data.splitlines()]) >= 150
 
 
 @pytest.mark.slow

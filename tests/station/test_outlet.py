@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -74,22 +73,6 @@ def test_records_wait_in_memory_and_the_oldest_are_given_up_and_counted() -> Non
     assert sink.taken == sorted(sink.taken)
     assert sink.taken[-5:] == [16, 17, 18, 19, 20]
     assert (facts.written, facts.written + facts.dropped, facts.fault) == (len(sink.taken), 20, "")
-
-
-def test_a_sink_that_hangs_holds_up_nobody() -> None:
-    hung = threading.Event()
-
-    class Hanging(Flaky):
-        def write(self, records: Sequence[Record]) -> None:
-            hung.wait(20)
-
-    outlet = Outlet("hangs", Hanging(), most=10, backoff=quick)
-    began_s = time.monotonic()
-    for number in range(1000):
-        outlet.put(state(number))
-    outlet.close(drain_s=0.1)
-    assert time.monotonic() - began_s < 5
-    hung.set()
 
 
 @pytest.fixture
@@ -392,19 +375,6 @@ def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
     sink.write([state(2)])
     sink.close()
     assert [record_from_line(line).number for line in path.read_bytes().splitlines()] == [2]
-
-
-def test_a_full_disk_leaves_no_half_line_and_records_wait(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    (tmp_path / "full").symlink_to("/dev/full")
-    outlet = Outlet("full", open_sink(f"jsonl:{tmp_path / 'full'}"), backoff=quick)
-    outlet.put(state(1))
-    until(lambda: outlet.facts().failures >= 2)
-    facts = outlet.facts()
-    assert "No space left on device" in facts.fault
-    outlet.close(drain_s=0.1)
-    assert outlet.facts().dropped == 1
 
 
 def test_a_connection_that_breaks_is_a_fault_of_its_sink_and_ends_no_run() -> None:

@@ -1,16 +1,10 @@
-"""The page in a real browser: what an operator sees, and what happens on a click.
-
-`MMKD_PICTURES=FOLDER` keeps pictures of it at 1280 and 390 pixels, light and dark.
-"""
+"""The page in a real browser: what an operator sees, and what happens on a click."""
 
 from __future__ import annotations
 
-import base64
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -116,8 +110,8 @@ def click(browser: Any, selector: str) -> None:
     browser.find_element("css selector", selector).click()
 
 
-def picture(browser: Any, name: str, *, width: int, scheme: str) -> None:
-    """A picture of the whole page where a folder is named."""
+def check_layout(browser: Any, *, width: int, scheme: str) -> None:
+    """The page is not too wide, and cuts no button off."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -132,10 +126,6 @@ def picture(browser: Any, name: str, *, width: int, scheme: str) -> None:
         "(one) => one.getBoundingClientRect().right > box.getBoundingClientRect().right + 1)"
     )
     assert not cut, f"a button of an episode is cut off at {width}"
-    folder = os.environ.get("MMKD_PICTURES")
-    if folder:
-        shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
-        (Path(folder) / f"{name}-{width}-{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
 def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser: Any, page: tuple[str, str]) -> None:
@@ -192,14 +182,14 @@ def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser: 
 
     for width in (1280, 390):
         for scheme in ("light", "dark"):
-            picture(browser, "press-1", width=width, scheme=scheme)
+            check_layout(browser, width=width, scheme=scheme)
 
     click(browser, "button[data-station='press 2']")
     wait(browser, lambda _: text_of(browser, "#now-name") == "press 2")
     wait(browser, lambda _: text_of(browser, "#status") == "stale")
     assert text_of(browser, "#reason").startswith("no sample for ")
     assert "missing" in browser.find_element("css selector", "#signal canvas").get_attribute("aria-label")
-    picture(browser, "press-2", width=1280, scheme="light")
+    check_layout(browser, width=1280, scheme="light")
     complaints = [one for one in browser.get_log("browser") if one["level"] == "SEVERE" and "401" not in one["message"]]
     assert complaints == []
 
@@ -244,13 +234,13 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
         assert len(browser.find_elements("css selector", "#signal canvas")) == 2
         for width in (1280, 390):
             for scheme in ("light", "dark"):
-                picture(browser, "unknown", width=width, scheme=scheme)
+                check_layout(browser, width=width, scheme=scheme)
         tell(30, status="degraded", modality="gyro", novelty=None, reason="'gyro' answers in place of acc")
         wait(browser, lambda _: text_of(browser, "#signal-title") == "Signal of gyro")
         (canvas,) = browser.find_elements("css selector", "#signal canvas")
         assert canvas.get_attribute("aria-label") == "z, last 60 seconds: -1.00 to 1.00"
         assert not browser.find_element("css selector", "#novelty").is_displayed()
-        picture(browser, "another-sensor", width=390, scheme="light")
+        check_layout(browser, width=390, scheme="light")
 
 
 @pytest.mark.slow

@@ -395,8 +395,3 @@ def test_a_reader_that_goes_away_ends_it(bundle_path: Path, rows: NDArray[np.flo
     feed(child, csv_text(rows))
     assert child.wait(timeout=30) == 141
     child.communicate()
-
-
-def test_a_bundle_is_needed(tmp_path: Path) -> None:
-    done = run(tmp_path / "none.edge", "--source", "stdin")
-    assert (done.returncode, "expected a bundle written by mmkd-export, found no such file" in done.stderr) == (2, True)

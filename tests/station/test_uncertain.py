@@ -89,25 +89,6 @@ def test_windows_of_an_episode_that_was_called_false_are_kept_and_no_others(tmp_
         assert arrays["column_answer"].tolist() == ["worn"] * 3
 
 
-def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
-    kept = ring(tmp_path / "uncertain")
-    for number in range(6):
-        kept.see(
-            np.random.default_rng(number).normal(size=(20, 2)).astype(np.float32), prediction(0.5), time_s=5.0 * number
-        )
-    kept.close()
-    labelled = only_file(tmp_path / "uncertain") | {
-        "y": np.array([0, 1] * 3),
-        "split": np.array([0, 0, 1, 1, 2, 2]),
-        "group": np.array(["a", "a", "b", "b", "c", "c"]),
-    }
-    np.savez(tmp_path / "labelled.npz", **labelled)
-    dataset = import_interchange(tmp_path / "labelled.npz", tmp_path / "data").dataset
-    assert dataset.spec.splits == {"train": 2, "valid": 2, "test": 2}
-    assert (dataset.spec.modalities[0].channels, dataset.spec.modalities[0].unit) == (("x", "y"), "g")
-    assert sorted(dataset.everything().metadata) == ["answer", "probability", "reason"]
-
-
 def labelled_and_imported(folder: Path, name: str) -> tuple[Dataset, dict[str, np.ndarray]]:
     """What a ring kept of four windows, with a label and a split each, as a dataset; and the arrays of its file."""
     kept = only_file(folder / "uncertain")
@@ -115,6 +96,18 @@ def labelled_and_imported(folder: Path, name: str) -> tuple[Dataset, dict[str, n
     np.savez(folder / "labelled.npz", **(kept | labels))
     dataset = import_interchange(folder / "labelled.npz", folder / name).dataset
     return dataset, kept
+
+
+def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
+    kept = ring(tmp_path / "uncertain")
+    for number in range(4):
+        samples = np.random.default_rng(number).normal(size=(20, 2)).astype(np.float32)
+        kept.see(samples, prediction(0.5), time_s=5.0 * number)
+    kept.close()
+    dataset, _ = labelled_and_imported(tmp_path, "data")
+    assert dataset.spec.splits == {"train": 2, "valid": 1, "test": 1}
+    assert (dataset.spec.modalities[0].channels, dataset.spec.modalities[0].unit) == (("x", "y"), "g")
+    assert sorted(dataset.everything().metadata) == ["answer", "probability", "reason"]
 
 
 def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path: Path) -> None:
