@@ -29,11 +29,12 @@ from checks.script import head, parser_of, row
 from mmkd_edge.health.timing import EDGES
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_station.clock import SensorRules
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import Source
 from mmkd_station.protocols.table import open_sink
-from mmkd_station.sensor import Sensor, SensorRules
+from mmkd_station.sensor import Sensor
 from mmkd_station.service import RunFacts, Service
 from mmkd_station.station import Station
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +42,24 @@ _MIN_STEP_S = 1e-6
 _GAINS, _LOSES = 0.05, 0.001
 # Fraction of a sampling period by which float64 seconds since 1970 round at 1 MHz.
 _ROUNDING = 0.25
+
+
+class SensorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How samples of a sensor become results; the other attributes are those of `EdgePredictor.stream`.
+
+    Attributes:
+        hop: None is a second, or a window if that is shorter.
+        stale_s: results are stale if the newest sample is older.
+        silence_s: a live source is silent after this time without samples; None derives it from recent intervals.
+    """
+
+    modality: str | None = None
+    hop: int | None = None
+    time: TimeFrom = "source"
+    gap_s: float | None = None
+    reorder: int = 0
+    stale_s: float | None = None
+    silence_s: float | None = None
 
 
 class TimeWatch:

@@ -11,29 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModelEntry, Prediction, Status, WindowFault, with_fault
-from mmkd_station.clock import SampleClock, TimeFrom, TimeWatch
+from mmkd_station.clock import SampleClock, SensorRules, TimeWatch
 from mmkd_station.intake import Delivery
 from mmkd_station.protocols.base import Source
 from mmkd_station.uncertain import UncertainRing
-
-
-class SensorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How samples of a sensor become results; the other attributes are those of `EdgePredictor.stream`.
-
-    Attributes:
-        hop: None is a second, or a window if that is shorter.
-        stale_s: results are stale if the newest sample is older.
-        silence_s: a live source is silent after this time without samples; None derives it from recent intervals.
-    """
-
-    modality: str | None = None
-    hop: int | None = None
-    time: TimeFrom = "source"
-    gap_s: float | None = None
-    reorder: int = 0
-    stale_s: float | None = None
-    silence_s: float | None = None
-
 
 # Samples per turn; sorting and gridding them takes a few milliseconds.
 _TOGETHER = 1024

@@ -11,9 +11,9 @@ import msgspec
 
 from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.alarms import AlarmRule, rule_problems
+from mmkd_station.clock import SensorRules
 from mmkd_station.intake import OnFull
 from mmkd_station.protocols.base import SourceTimeUnit
-from mmkd_station.sensor import SensorRules
 from mmkd_station.uncertain import MIN_BYTES
 
 _MAX_QUEUED = 1_000_000

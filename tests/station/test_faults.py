@@ -20,12 +20,13 @@ import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_edge.testing import fake_predictor
+from mmkd_station.clock import SensorRules
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.outlet import Outlet, OutletFacts
 from mmkd_station.protocols.files import AppendSink, json_lines
 from mmkd_station.protocols.samples import LineReader
 from mmkd_station.records import Record, ResultRecord, record_from_line
-from mmkd_station.sensor import Sensor, SensorRules
+from mmkd_station.sensor import Sensor
 from mmkd_station.station import Station
 from tests.station.rig import end, feed, quick, start, until, wanted
 

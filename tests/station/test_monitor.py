@@ -22,13 +22,14 @@ from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.health.timing import SecondsHistogram
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.board import Board, BoardNews
+from mmkd_station.clock import SensorRules
 from mmkd_station.intake import Intake
 from mmkd_station.monitor.access import Access, Bucket, read_address, read_origin, token_from
 from mmkd_station.monitor.metrics import service_metrics
 from mmkd_station.monitor.view import PageFollower, latency_bars
 from mmkd_station.protocols.files import stdin_source
 from mmkd_station.records import result_record
-from mmkd_station.sensor import Sensor, SensorRules
+from mmkd_station.sensor import Sensor
 from mmkd_station.service import Service
 from mmkd_station.station import Station
 from tests.station.rig import alarm, feed, page_of, start, wanted

@@ -16,9 +16,10 @@ from mmkd_edge import ModalitySpec, Prediction, SensorFallback, TaskSpec
 from mmkd_edge.predict.conditions import first_available
 from mmkd_edge.predict.sensors import Status
 from mmkd_edge.testing import fake_predictor
+from mmkd_station.clock import SensorRules
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.records import Record, StateRecord
-from mmkd_station.sensor import Sensor, SensorRules
+from mmkd_station.sensor import Sensor
 from mmkd_station.station import Station
 
 TASK = TaskSpec(labels=("rest", "turn"))

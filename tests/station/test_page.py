@@ -15,12 +15,13 @@ from mmkd_edge import ModalitySpec, TaskSpec, example_bundle
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import shipped_dataset
 from mmkd_station.board import Board
+from mmkd_station.clock import SensorRules
 from mmkd_station.intake import Intake
 from mmkd_station.monitor.access import Access, read_address
 from mmkd_station.monitor.server import serve_page
 from mmkd_station.protocols.files import stdin_source
 from mmkd_station.records import result_record
-from mmkd_station.sensor import Sensor, SensorRules
+from mmkd_station.sensor import Sensor
 from mmkd_station.service import Service
 from mmkd_station.station import Station
 from tests.station.rig import end, page_of, start, wanted
@@ -107,7 +108,12 @@ def text_of(browser: Any, selector: str) -> str:
 
 
 def click(browser: Any, selector: str) -> None:
-    browser.find_element("css selector", selector).click()
+    """Clicks an element, also one that the page draws anew meanwhile."""
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    patient = WebDriverWait(browser, 20, ignored_exceptions=[StaleElementReferenceException])
+    patient.until(lambda _: browser.find_element("css selector", selector).click() is None)
 
 
 def check_layout(browser: Any, *, width: int, scheme: str) -> None:

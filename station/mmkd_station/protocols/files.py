@@ -200,6 +200,6 @@ def csv_lines(records: Sequence[Record], is_first: bool) -> bytes:
     for record in records:
         if isinstance(record, ResultRecord):
             fields = msgspec.structs.asdict(record)
-            fields["probabilities"] = " ".join(f"{share:.6g}" for share in record.probabilities)
+            fields["probabilities"] = " ".join(f"{probability:.6g}" for probability in record.probabilities)
             rows.append([fields[name] for name in _CSV_FIELDS])
     return csv_text(rows).encode()
