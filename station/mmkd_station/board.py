@@ -17,7 +17,7 @@ from mmkd_edge import ModalitySpec, TaskSpec
 from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
 
 SPAN_S = 60.0
-"""Of the signal and the timeline."""
+"""Length of the signal on the page."""
 _RESULTS, _EPISODES, _STATES, _BINS = 600, 50, 20, 600
 _BIN_S = SPAN_S / _BINS
 # After so many deliveries in a row that end before the newest bin, time has jumped back; fewer are late.
@@ -74,7 +74,7 @@ class _Signal:
 
 
 class _Episode(msgspec.Struct, frozen=True, kw_only=True):
-    """An episode as the operator sees it: its last alarm, when it began and ended (UTC), and what people said."""
+    """An episode as the operator sees it: its last alarm, its begin and end (UTC), and the operator's answers."""
 
     alarm: AlarmRecord
     raised_s: float

@@ -191,7 +191,7 @@ def _check_modality(spec: StationSpec, modality: ModalitySpec, *, is_mapped: boo
             f"station {spec.name!r}: --map: expected none for {modality.name!r}, which is video; leave it out"
         )
     if count > 1 and spec.modality is not None:
-        raise UsageError(f"station {spec.name!r}: --modality: expected none beside several sources; leave it out")
+        raise UsageError(f"station {spec.name!r}: --modality: cannot be combined with several sources; leave it out")
     if modality.normalise == "per_group" and spec.reference is None:
         raise UsageError(
             f"{spec.bundle}: modality {modality.name!r} needs the statistics of its machine; make them with "

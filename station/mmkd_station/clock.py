@@ -32,7 +32,7 @@ _CORRECTED = 0.02
 _SILENT_TIMES, _SILENT_FROM_S, _INTERVALS = 3.0, 1.0, 16
 # After a machine has slept, not every sample is filled in.
 _MAX_MISSING = 1_000_000
-# A source whose clock is further from UTC has one of its own, such as seconds since it was switched on.
+# Times further from UTC are on another clock, such as seconds since the sensor was switched on.
 _OWN_CLOCK_S = 86_400.0
 # How far times may run ahead of their arrival: without `--stale`, and at least.
 _AHEAD_S, _MIN_AHEAD_S = 10.0, 1.0
@@ -69,7 +69,7 @@ class TimeWatch:
     trusted again once its times have kept pace with their arrival for `limit_s`.
 
     Args:
-        limit_s: how far times may run ahead of UTC, or of their pace so far if the source has a clock of its own.
+        limit_s: how far times may run ahead of UTC, or of their pace so far without UTC.
         back_s: how far times may go back; samples that go back less are late.
     """
 

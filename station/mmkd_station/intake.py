@@ -24,7 +24,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         times: float64 (n,) seconds on the source's clock, or None.
         arrived_s: moment of `time.monotonic()`.
         sensor: number of the station's sensor.
-        waited: they waited for their reader, as lines of a file do, so their arrival says little of their time.
+        waited: they waited for their reader, as lines of a file do, so their arrival is not their time.
     """
 
     rows: NDArray[Any]

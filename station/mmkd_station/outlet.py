@@ -1,4 +1,4 @@
-"""Pass records to a sink in a thread of its own, so that a sink that hangs delays nothing else.
+"""Pass records to a sink in a thread, so that a sink that hangs delays nothing else.
 
 While a sink fails, records wait in memory (and on disk with a store), and are offered again in order.
 """
@@ -36,7 +36,7 @@ class OutletFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outlet:
-    """Writes records to one sink in a thread of its own, and closes it. Thread-safe.
+    """Writes records to one sink in a thread, and closes it. Thread-safe.
 
     Args:
         store: keeps records on disk that the sink does not take at once; not closed here.

@@ -65,7 +65,7 @@ def read_run_spec(file: Path) -> RunSpec:
         raise UsageError(f"{file}: {error}; docs/running-live.md describes every key") from error
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{file}: expected TOML, got {first_line(error)}; correct that line") from error
-    except ImportError as error:  # Python 3.10 has no TOML reader of its own
+    except ImportError as error:  # Python 3.10 has no TOML reader
         raise UsageError(f"{file}: reading TOML needs tomli; run: pip install 'mmkd-edge[live]'") from error
     return check_run(spec, where=f"{file}: ")
 
@@ -113,7 +113,7 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
         if value is not None and not 0 < value < math.inf:
             yield f"{key}': expected a number above 0, got {value}; correct it"
     if station.follow and station.replay_speed is not None:
-        yield "replay_speed': expected none beside 'follow', for a file that grows has a pace of its own; leave one out"
+        yield "replay_speed': cannot be combined with 'follow', since a growing file sets the pace; leave one out"
     if isinstance(station.source, dict) and len(station.source) < 2:
         yield f"source': expected sources of two modalities or more, got {len(station.source)}; write one as a text"
     if not 1 <= station.queue <= _MAX_QUEUED:

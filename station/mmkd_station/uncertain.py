@@ -66,7 +66,7 @@ class UncertainRing:
     Args:
         most_bytes: limit for all files of the station.
         below: a window is uncertain if its probability is lower, or its label set has several labels.
-        sensors: of the station; several have files of their own and share the bytes.
+        sensors: number of sensors of the station, which share the bytes.
         alarms: labels of alarms; windows that name one are held in memory (the last 16 MB) for `contradict`.
     """
 
@@ -102,7 +102,7 @@ class UncertainRing:
         self._last_s = {True: -math.inf, False: -math.inf}  # by whether the window is uncertain or held
         self._alarms = frozenset(alarms)
         self._held: deque[_Window] = deque(maxlen=max(1, _MAX_HELD_BYTES // window_bytes))
-        self._lock = threading.Lock()  # of what is held
+        self._lock = threading.Lock()
         self._kept = self._dropped = self._removed = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)

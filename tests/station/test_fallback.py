@@ -115,7 +115,7 @@ def test_stations_of_several_sensors_are_written_in_the_file(both_path: Path, tm
         ((*BOTH, "--follow"), "--follow: expected a file that grows among the sources, got none; leave it out"),
         (
             (*BOTH, "--modality", "acc"),
-            "station 'both': --modality: expected none beside several sources; leave it out",
+            "station 'both': --modality: cannot be combined with several sources; leave it out",
         ),
     ],
 )

@@ -311,7 +311,7 @@ def test_what_is_no_node_says_why() -> None:
     pytest.importorskip("asyncua")
     with pytest.raises(UsageError, match=r"expected a node such as ns=2;s=Press1.AccX, got 'x'"):
         opcua_source("opcua://plc", "", wanted("x"))
-    with pytest.raises(UsageError, match=r"policy Basic256Sha256: expected cert=FILE and key=FILE beside it"):
+    with pytest.raises(UsageError, match=r"policy Basic256Sha256: needs cert=FILE and key=FILE"):
         opcua_source("opcua://plc?policy=Basic256Sha256", "", wanted("i=1"))
 
 

@@ -178,19 +178,17 @@ def check_combination(options: RunOptions, subject: Path) -> None:
     names = list(_given(options))
     for name, needed in _NEEDS.items():
         if name in names and needed not in names:
-            raise UsageError(
-                f"{name}: expected {needed} beside it, without which it does nothing; add it, or leave it out"
-            )
+            raise UsageError(f"{name} has no effect without {needed}; add {needed}, or leave {name} out")
     if options.tune_alarm is not None:
         others = [name for name in names if name not in _WITH_TUNING]
-        beside, because = "--tune-alarm", "which chooses a rule on recordings and stops"
+        other, because = "--tune-alarm", "which chooses a rule on recordings and stops"
     elif subject.suffix == ".toml":
         others = [name for name in names if name not in _WITH_FILE]
-        beside, because = str(subject), "which says it for each station"
+        other, because = str(subject), "which has it for each station"
     else:
         return
     if others:
-        raise UsageError(f"{others[0]}: expected none beside {beside}, {because}; leave it out")
+        raise UsageError(f"{others[0]} cannot be combined with {other}, {because}; leave it out")
 
 
 def _given(options: RunOptions) -> Iterator[str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ABOUT = "Run a student continuously on live sensors and send its results to files, MQTT, OPC UA, Modbus or webhooks."
 _EXAMPLE = "mmkd-run student.edge --source csv:log.csv --sink jsonl:results.jsonl"
-_FORM_WIDTH = 20  # of the column with the forms of sources and sinks
+_FORM_WIDTH = 20
 
 
 def main() -> NoReturn:
@@ -45,7 +45,7 @@ def run_mmkd(arguments: Sequence[str]) -> None:
 
 
 def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield two columns as lines that fit a terminal; a long first cell gets a line of its own."""
+    """Yield two columns as lines that fit a terminal; a long first cell gets its own line."""
     for form, about in rows:
         if about and len(form) <= _FORM_WIDTH:
             yield f"  {form:<{_FORM_WIDTH}}  {about}"

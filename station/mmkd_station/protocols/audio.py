@@ -86,7 +86,7 @@ def microphone_source(text: str, place: str, request: SourceRequest) -> Source:
             block = recorder.block(_LOOKS_S)
             arrived_s = time.monotonic()
             for complaint in recorder.complaints():
-                intake.garbage(f"the recorder says: {complaint}")
+                intake.garbage(f"arecord: {complaint}")
             if len(block):
                 came_s = arrived_s
                 sound = block[:, _channel_places(request)] / np.float32(32768)

@@ -129,7 +129,7 @@ def _spans(registers: list[Register], kind: str) -> list[tuple[int, int]]:
 
 
 def _single_values(block: Block, registers: list[Register]) -> list[Block]:
-    """Return the values inside a block as blocks of their own."""
+    """Return the values inside a block as single blocks."""
     kind, first, count = block
     spans = _spans(registers, kind)
     return [(kind, start, end - start) for start, end in spans if first <= start and end <= first + count]

@@ -45,7 +45,7 @@ def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
     place.choice("mode", ("Sign", "SignAndEncrypt"), "SignAndEncrypt")
     place.credentials()
     if policy != "None" and (place.file("cert") is None or place.file("key") is None):
-        raise UsageError(f"{text}: policy {policy}: expected cert=FILE and key=FILE beside it; name them")
+        raise UsageError(f"{text}: policy {policy}: needs cert=FILE and key=FILE; name them")
     return place
 
 
@@ -53,7 +53,7 @@ def _node(name: str, *, where: str) -> Any:
     """Return a node by its name. Raises UsageError that begins with `where`."""
     try:
         return _asyncua()[1].NodeId.from_string(name)
-    except Exception as error:  # errors of its own, and ValueError
+    except Exception as error:  # asyncua's errors, and ValueError
         raise UsageError(f"{where}: expected a node such as ns=2;s=Press1.AccX, got {name!r}; correct it") from error
 
 
@@ -84,7 +84,7 @@ class _Session:
         """Return the result of a coroutine; every failure is an OSError."""
         try:
             return self._loop.run_until_complete(work)
-        except Exception as error:  # asyncua raises errors of its own, of asyncio and of the system
+        except Exception as error:  # errors of asyncua, of asyncio and of the system
             raise ConnectionError(first_line(error)) from error
 
     def close(self) -> None:

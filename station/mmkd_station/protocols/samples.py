@@ -168,7 +168,7 @@ class LineReader:
             moments = [moment for moment, _ in samples if moment is not None]
             values = np.array([row for _, row in samples], dtype=np.float64).astype(np.float32)
             parts = [(np.array(moments) if moments else None, self._request.columns.scaled(values))]
-        if parts and self._is_timed is None:  # the first sample of all says whether samples have times
+        if parts and self._is_timed is None:  # the first sample decides whether samples have times
             self._is_timed = parts[0][0] is not None
         alike = [part for part in parts if (part[0] is not None) is self._is_timed]
         for _ in range(len(parts) - len(alike)):
