@@ -282,10 +282,10 @@ def line_chart(
     parts = _axes(x_axis, y_axis, LINE_BOTTOM, x_label, x_text, y_text)
     for line in lines:
         keep = thin_out(len(line.x))
-        middle = _placed(line.x, line.y, keep, x_axis, y_axis)
+        middle = _place_points(line.x, line.y, keep, x_axis, y_axis)
         marks = []
         if line.low and line.high:
-            low, high = (_placed(line.x, edge, keep, x_axis, y_axis) for edge in (line.low, line.high))
+            low, high = (_place_points(line.x, edge, keep, x_axis, y_axis) for edge in (line.low, line.high))
             edges = [(a, b) for a, b in zip(low, high, strict=True) if a is not None and b is not None]
             if len(edges) > 1:
                 outline = [a for a, _ in edges] + [b for _, b in reversed(edges)]
@@ -330,7 +330,7 @@ def _y(over: Axis, value: float, bottom: float) -> float:
     return round(bottom - over.place(value) * (bottom - TOP), 1)
 
 
-def _placed(
+def _place_points(
     x: Sequence[float], y: Sequence[float | None], keep: Sequence[int], x_axis: Axis, y_axis: Axis
 ) -> list[tuple[float, float] | None]:
     picked = ((x[index], y[index]) for index in keep)
@@ -473,7 +473,7 @@ def png_from_shades(shades: Sequence[bytes], rgb: tuple[int, int, int]) -> bytes
     header = struct.pack(">IIBBBBB", len(shades[0]), len(shades), 8, 3, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row for row in shades), 9)
     chunks = ((b"IHDR", header), (b"PLTE", bytes(rgb) * 256), (b"tRNS", bytes(range(256))), (b"IDAT", pixels))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in chunks) + chunk(b"IEND", b"")
 
 
 def percent_text(digits: int = 0) -> Callable[[float], str]:

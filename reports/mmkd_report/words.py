@@ -29,7 +29,7 @@ def for_terminal(sentence: str) -> str:
     return sentence.replace(THIN, " ").replace(MINUS, "-").replace(NOTHING, "-")
 
 
-def fixed(value: float | None, digits: int = 1) -> str:
+def decimal(value: float | None, digits: int = 1) -> str:
     """Write that many digits after the point; never "-0.0"."""
     if not is_number(value):
         return NOTHING
@@ -39,12 +39,12 @@ def fixed(value: float | None, digits: int = 1) -> str:
 
 def count(value: float | None) -> str:
     """Write a whole number."""
-    return fixed(value, 0)
+    return decimal(value, 0)
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
     """Write a fraction in percent, without the unit."""
-    return fixed(None if fraction is None else 100 * fraction, digits)
+    return decimal(None if fraction is None else 100 * fraction, digits)
 
 
 def with_unit(written: str, unit: str) -> str:
@@ -66,7 +66,7 @@ def significant(value: float | None, digits: int = 3) -> str:
         return "0"
     rounded = f"{value:.{digits - 1}e}"
     exponent = int(rounded.partition("e")[2])
-    return rounded.replace("-", MINUS) if exponent < -6 else fixed(value, max(0, digits - 1 - exponent))
+    return rounded.replace("-", MINUS) if exponent < -6 else decimal(value, max(0, digits - 1 - exponent))
 
 
 def quantity(value: float | None, unit: str) -> str:
@@ -112,12 +112,12 @@ def join_words(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
+def count_noun(number: int, noun: str, plural: str | None = None) -> str:
     """Write a number with its noun."""
     return f"{count(number)} {noun if number == 1 else plural or noun + 's'}"
 
 
-def numbered(noun: str, numbers: Sequence[int]) -> str:
+def number_nouns(noun: str, numbers: Sequence[int]) -> str:
     """Write `seed 3`, or `seeds 0, 1, 2`."""
     return f"{noun if len(numbers) == 1 else noun + 's'} {', '.join(map(str, numbers))}"
 
@@ -125,11 +125,11 @@ def numbered(noun: str, numbers: Sequence[int]) -> str:
 def task_labels_text(kind: str, labels: Sequence[str]) -> str:
     """Describe a task: `3 classes`, `2 labels, each on or off`, `the number level`."""
     if kind == "classification":
-        return counted(len(labels), "class", "classes")
+        return count_noun(len(labels), "class", "classes")
     return (
         f"the number {join_words(labels)}"
         if kind == "regression"
-        else f"{counted(len(labels), 'label')}, each on or off"
+        else f"{count_noun(len(labels), 'label')}, each on or off"
     )
 
 
@@ -161,15 +161,15 @@ def score_with_std(score: Spread | None, measure: Measure) -> str:
 
 def points(value: float | None) -> str:
     """Write signed percentage points."""
-    return _signed(fixed(value))
+    return _add_sign(decimal(value))
 
 
 def signed_gain(value: float | None, measure: Measure) -> str:
     """Write a signed difference in the measure's `gain_unit`, without the unit."""
-    return points(value) if measure.is_fraction else _signed(significant(value))
+    return points(value) if measure.is_fraction else _add_sign(significant(value))
 
 
-def _signed(written: str) -> str:
+def _add_sign(written: str) -> str:
     return written if written[0] in (MINUS, NOTHING) or not written.strip("0.") else f"+{written}"
 
 
@@ -182,7 +182,7 @@ def gain_interval(low: float | None, high: float | None, measure: Measure) -> st
     """Write an interval of differences, without the unit, or `NOTHING` unless both ends are known."""
     if not (is_number(low) and is_number(high)):
         return NOTHING
-    write = fixed if measure.is_fraction else significant
+    write = decimal if measure.is_fraction else significant
     return f"{write(low)} to {write(high)}"
 
 

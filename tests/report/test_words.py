@@ -13,7 +13,7 @@ from mmkd_report import words as formats
 
 FINITE = st.floats(min_value=-1e9, max_value=1e9, allow_nan=False)
 WRITERS = [
-    formats.fixed,
+    formats.decimal,
     formats.count,
     formats.percent,
     formats.points,
@@ -38,7 +38,7 @@ def test_what_is_missing_or_not_finite_is_written_as_a_dash(write, nothing) -> N
 @settings(max_examples=60, derandomize=True)
 @given(FINITE)
 def test_a_fixed_figure_reads_back_within_half_of_its_last_digit(value: float) -> None:
-    assert abs(as_number(formats.fixed(value, 2)) - value) <= 0.005 * (1 + 1e-9) + 1e-9 * abs(value)
+    assert abs(as_number(formats.decimal(value, 2)) - value) <= 0.005 * (1 + 1e-9) + 1e-9 * abs(value)
 
 
 @settings(max_examples=60, derandomize=True)

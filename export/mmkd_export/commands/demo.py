@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult
     from mmkd_models.experiments.workers import Executor
-    from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, Gain, Scored
+    from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, Gain, TestScores
 
 _NEEDS = (
     *("torch", "lightning_fabric", "sklearn", "onnx", "onnxscript", "onnxruntime", "psutil", "jinja2", "typer", "rich"),
@@ -308,7 +308,7 @@ def _gain(gain: Gain | None, measure: Measure) -> tuple[str, str]:
     return terminal_gain(gain.mean, measure), terminal_interval(gain.low, gain.high, measure)
 
 
-def _score(scored: Scored | None, measure: Measure) -> str:
+def _score(scored: TestScores | None, measure: Measure) -> str:
     from mmkd_report.words import terminal_spread
 
     score = None if scored is None else scored.score(measure)

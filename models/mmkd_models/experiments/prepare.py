@@ -31,7 +31,7 @@ from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import write_student, write_teacher
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.trainings import train_baseline, train_teacher
-from mmkd_report.schema.study import NONE, PairLatency, Skipped, StudentSize
+from mmkd_report.schema.study import NONE, PairLatency, SkippedCombination, StudentSize
 
 MeasureLatency = Callable[[Path, Path], PairLatency]
 """From a student's and a teacher's checkpoint to the latencies of both as they are exported, on this machine."""
@@ -80,7 +80,7 @@ class PreparedStudy:
     options: StudyOptions
     folder: Folder
     sizes: tuple[StudentSize, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedCombination, ...]
     impossible: tuple[Entry, ...]
     search_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -123,7 +123,9 @@ def prepare_study(
         options=options,
         folder=replace(folder, space=msgspec.structs.replace(folder.space, methods=methods)),
         sizes=sizes,
-        skipped=tuple(Skipped(**msgspec.structs.asdict(entry), reason=reason) for entry, reason in reasons.items()),
+        skipped=tuple(
+            SkippedCombination(**msgspec.structs.asdict(entry), reason=reason) for entry, reason in reasons.items()
+        ),
         impossible=tuple(entry for entry in reasons if entry.method in possible),
         search_seeds=() if options.grid else tuple(range(options.search_seeds)),
         seeds=tuple(range(options.seeds))

@@ -8,7 +8,7 @@ from typing import Any
 from mmkd_report.page import Facts, Page, Row, Section, label, render, table
 from mmkd_report.schema.adaptation import AdaptationDocument, EstimateKind, read_adaptation
 from mmkd_report.schema.figures import MEASURES, OF_CLASSES, Measure
-from mmkd_report.words import count, fixed, percent, points, score_with_unit
+from mmkd_report.words import count, decimal, percent, points, score_with_unit
 
 ESTIMATES: dict[EstimateKind, str] = {
     "labels": "agreement with the labels of new windows",
@@ -54,14 +54,14 @@ def answer(adaptation: AdaptationDocument) -> Iterator[str]:
         )
         return
     written = f"was written to {adaptation.written}" if adaptation.written else "would be written"
-    gain = f"{points(chosen.gain_points)} points, standard error {fixed(chosen.standard_error_points)}"
+    gain = f"{points(chosen.gain_points)} points, standard error {decimal(chosen.standard_error_points)}"
     yield (
         f"The method {chosen.name!r} {written}: on {new.name} the estimate rises from {before} to "
         f"{score_with_unit(chosen.estimate, FRACTION)} ({gain})"
     )
     yield (
         f"On {old.name} {measure.words} goes from {old_before} to {score_with_unit(chosen.old_score, measure)}; a loss "
-        f"of {fixed(adaptation.max_forget_points)} points is allowed"
+        f"of {decimal(adaptation.max_forget_points)} points is allowed"
     )
 
 
@@ -76,16 +76,16 @@ def _methods(adaptation: AdaptationDocument) -> Section:
         cells = [
             method.name,
             percent(method.estimate),
-            f"{points(method.gain_points)} ± {fixed(method.standard_error_points)}",
+            f"{points(method.gain_points)} ± {decimal(method.standard_error_points)}",
             percent(method.old_score),
-            f"{points(0 - method.forgotten_points)} ± {fixed(method.forgotten_error_points)}",
+            f"{points(0 - method.forgotten_points)} ± {decimal(method.forgotten_error_points)}",
             "; ".join(method.refusals) or ("chosen" if is_chosen else "passes"),
         ]
         rows.append(Row(cells, "student" if is_chosen else ""))
     lead = (
         f"New: {ESTIMATES[adaptation.estimated_by]}. Old: {_measure(adaptation).words} on unused windows. "
         "A method passes if its gain is significantly above 0, it forgets at most "
-        f"{fixed(adaptation.max_forget_points)} points of the old domain, and no class vanishes; of those that pass "
+        f"{decimal(adaptation.max_forget_points)} points of the old domain, and no class vanishes; of those that pass "
         "the best estimate wins."
     )
     heads = ["Method", "New, %", "Gain, points", "Old, %", "Change, points", label("Verdict", "reason")]
@@ -110,6 +110,6 @@ def _classes(adaptation: AdaptationDocument) -> Iterator[Section]:
 
 def _origin(adaptation: AdaptationDocument) -> Section:
     hashes = [("Student before", adaptation.student_sha256), ("Teacher", adaptation.teacher_sha256)]
-    hashes += [(one.name, one.sha256) for one in (adaptation.new, adaptation.old)]
+    hashes += [(domain.name, domain.sha256) for domain in (adaptation.new, adaptation.old)]
     rows = [(name, f"SHA-256 {digest}") for name, digest in hashes if digest]
     return Section("origin", "Files and datasets", [Facts(rows)])

@@ -89,8 +89,8 @@ def run_names(runs: Sequence[BenchReport]) -> list[str]:
             run.subject.modality,
             how.backend,
             how.precision,
-            words.counted(how.threads, "thread"),
-            words.counted(how.clients, "caller"),
+            words.count_noun(how.threads, "thread"),
+            words.count_noun(how.clients, "caller"),
             f"batch {how.batch}" if how.batch > 1 else "",
             f"hop {how.hop}" if how.hop is not None else "",
             f"{how.rate_hz:g} per second" if how.rate_hz is not None else "back to back",
@@ -112,7 +112,7 @@ def manner_text(run: BenchReport) -> str:
     call = "a hop of samples" if how.hop is not None else f"{how.batch} windows" if how.batch > 1 else "a window"
     pace = "back to back" if how.rate_hz is None else f"{how.rate_hz:g} times per second"
     callers = f", {how.clients} callers at once" if how.clients > 1 else ""
-    threads = words.counted(how.threads, "thread")
+    threads = words.count_noun(how.threads, "thread")
     return f"one call is {call}, {pace}, {how.precision} on {how.backend}, {threads} per call{callers}"
 
 
@@ -152,7 +152,7 @@ def _fastest(named: Named, lead: Lead | None) -> str:
             f"{name} and {other} have the {medians}; whether they differ significantly is not known: a comparison "
             "needs five complete launches of each."
         )
-    ends = f"95 % interval of the change {words.fixed(100 * lead.low)} to {words.fixed(100 * lead.high)}\u202f%"
+    ends = f"95 % interval of the change {words.decimal(100 * lead.low)} to {words.decimal(100 * lead.high)}\u202f%"
     verdict = "is faster than" if lead.is_certain else "is not significantly faster than"
     return f"{name} {verdict} {other}: {medians} ({ends})."
 
@@ -252,8 +252,8 @@ def _over_time(named: Named) -> Section:
     items: list[list[Block]] = []
     for run, name in named:
         chart, unit = timeline(run)
-        disturbances = (f"at the same time {one}" for one in run.stability.disturbances)
-        sentences = [one[:1].upper() + one[1:] + "." for one in (*run.stability.findings, *disturbances)]
+        disturbances = (f"at the same time {cause}" for cause in run.stability.disturbances)
+        sentences = [text[:1].upper() + text[1:] + "." for text in (*run.stability.findings, *disturbances)]
         note = Note(" ".join(["Stable." if run.stability.stable else "Unstable.", *sentences]))
         items.append([Heading(f"{name}, {unit}"), *([] if chart is None else [chart]), note])
     lead = (

@@ -24,7 +24,7 @@ from mmkd_report.page import (
     table,
 )
 from mmkd_report.schema.data import DataReport, DriftFacts, ExampleWindow, ProbeFacts, read_data_report
-from mmkd_report.words import NOTHING, THIN, count, counted, fixed, percent, significant, with_unit
+from mmkd_report.words import NOTHING, THIN, count, count_noun, decimal, percent, significant, with_unit
 
 LINE_ROLES = ("student", "teacher", "other", "baseline")
 MAX_SUSPECTS = 50
@@ -44,10 +44,10 @@ def render_data_report(document: Mapping[str, Any]) -> str:
         _suspects(data),
         _label_next(data),
     )
-    groups = counted(data.groups, "group") if data.groups else "no groups"
-    classes = f", {counted(len(data.labels), 'class', 'classes')}" if data.kind == "classification" else ""
+    groups = count_noun(data.groups, "group") if data.groups else "no groups"
+    classes = f", {count_noun(len(data.labels), 'class', 'classes')}" if data.kind == "classification" else ""
     campaign = f", from {data.campaign}" if data.campaign else ""
-    lede = [counted(data.windows, "window"), f"of {groups}{classes}{campaign}."]
+    lede = [count_noun(data.windows, "window"), f"of {groups}{classes}{campaign}."]
     if data.looked_at < data.windows:
         lede.append(f"Probes and comparisons used {count(data.looked_at)} of them, evenly spaced.")
     return render(
@@ -71,8 +71,8 @@ def _sentence(text: str) -> str:
 
 def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
     grave = sum(finding.level != "note" for finding in data.findings)
-    others = counted(len(data.findings) - grave, "other warning")
-    wrong = f"{counted(grave, 'warning')} that would make scores or students wrong, {others}."
+    others = count_noun(len(data.findings) - grave, "other warning")
+    wrong = f"{count_noun(grave, 'warning')} that would make scores or students wrong, {others}."
     yield wrong if data.findings else "No problems were found."
     single = [probe for probe in probes if probe.modality is not None]
     if len(single) > 1:
@@ -236,7 +236,7 @@ def _drift_chart(drift: DriftFacts) -> charts.Chart:
         [charts.Line(role="student", name=drift.channel, x=places, y=drift.levels)],
         title=f"{drift.modality} {drift.channel}",
         description=f"Mean level of each tenth: {', '.join(f'{level:.4g}' for level in drift.levels)}.",
-        x_label=f"tenth of the campaign; {fixed(drift.shift)} standard deviations",
+        x_label=f"tenth of the campaign; {decimal(drift.shift)} standard deviations",
         x_axis=charts.tight_axis(places),
         y_axis=charts.axis(drift.levels),
         x_text=count,

@@ -125,7 +125,7 @@ def _results(demo: DemoDocument) -> Section:
     measure, seeds = demo.reported_metric, len(demo.seeds)
     heads = [
         "Model",
-        *(Column(one.heading, style="main" if one is measure else "") for one in demo.measures),
+        *(Column(column.heading, style="main" if column is measure else "") for column in demo.measures),
         Column(measure.gain_heading, style="gain"),
         "Gap recovered, %",
         "Parameters",
@@ -260,18 +260,18 @@ def _confusion(demo: DemoDocument) -> Iterator[Section]:
     first: list[list[Block]] = []
     if len(labels) <= MAX_MATRIX_LABELS:
         first.append([Facts([(str(number), name) for number, name in enumerate(labels, start=1)], "Classes")])
-    first += [[Heading("All sensors"), one] for one in teacher]
+    first += [[Heading("All sensors"), matrix] for matrix in teacher]
     blocks: list[Block] = [Columns(first)]
     for name, tables in pairs.items():
         blocks += [Heading(name), columns(tables)] if tables else []
     lead = (
-        f"Rows are the true class, columns the answer. A cell counts test windows{_summed(demo)}; the stronger the "
+        f"Rows are the true class, columns the answer. A cell counts test windows{_seeds_text(demo)}; the stronger the "
         "colour, the larger the fraction of its row."
     )
     yield Section("confusion", "What is confused with what", blocks, lead)
 
 
-def _summed(demo: DemoDocument) -> str:
+def _seeds_text(demo: DemoDocument) -> str:
     return ", summed over seeds" if len(demo.seeds) > 1 else ""
 
 
@@ -286,7 +286,7 @@ def _confusion_table(title: str, role: str, network: Network | None, labels: Seq
             for column, cell in enumerate(cells)
             if row != column and cell
         ]
-        largest = [(words.count(cell), *names) for cell, *names in sorted(wrong, key=lambda one: -one[0])[:8]]
+        largest = [(words.count(cell), *names) for cell, *names in sorted(wrong, key=lambda row: -row[0])[:8]]
         return [table(["Windows", "True class", "Answer"], largest, caption=title, style=f"compact role-{role}")]
     matrix: list[list[Cell | str]] = [
         [
@@ -318,7 +318,7 @@ def _labels(demo: DemoDocument) -> Iterator[Section]:
             caption = f"{title}: windows by label"
             items.append([Heading(title), table(heads, rows, caption=caption, style="compact", hide_caption=True)])
     if items:
-        lead = f"Test windows{_summed(demo)}."
+        lead = f"Test windows{_seeds_text(demo)}."
         yield Section("labels", "Label by label", [Columns(items)], lead)
 
 
@@ -364,7 +364,7 @@ def _map(role: str, attention: AttentionMaps) -> charts.Chart:
 
 def _missing(demo: DemoDocument) -> Iterator[Section]:
     measure, (names, shown) = demo.reported_metric, _subsets(demo)
-    failed = any(len(one.modalities) < len(names) for one in shown)
+    failed = any(len(subset.modalities) < len(names) for subset in shown)
     blocks: list[Block] = []
     if failed:
         caption = f"{measure.title} of the teacher with subsets of its sensors"
@@ -428,7 +428,7 @@ def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
         }
         for name, missing in tested.items()
     }
-    ends = (end for roles in bands.values() for band in roles.values() for one in band for end in one)
+    ends = (end for roles in bands.values() for band in roles.values() for point in band for end in point)
     over = charts.axis(ends, floor=measure.floor, ceiling=measure.ceiling)
     drawn = []
     for name, missing in tested.items():
@@ -475,7 +475,7 @@ def _benchmark(demo: DemoDocument) -> Iterator[Section]:
     ]
     if not rows:
         return
-    config = [bench.bundle, bench.backend, words.counted(bench.threads, "thread") if bench.threads else ""]
+    config = [bench.bundle, bench.backend, words.count_noun(bench.threads, "thread") if bench.threads else ""]
     facts = [
         ("config", ", ".join(filter(None, config))),
         ("calls", words.count(bench.latency_ms.samples if bench.latency_ms else None)),
@@ -495,12 +495,12 @@ def _benchmark(demo: DemoDocument) -> Iterator[Section]:
 def _reproduce(demo: DemoDocument) -> Section:
     data = demo.dataset
     rows = [("name", data.name), ("source", data.source or ""), ("licence", data.licence or "")]
-    for one in data.modalities:
-        text = ", ".join(one.channels) + (f" in {one.unit}" if one.unit else "")
-        if one.samples:
-            text += f"; {words.count(one.samples)} samples"
-            text += f", {words.quantity(one.samples / one.rate_hz, 's')}" if one.rate_hz else ""
-        rows.append((one.name, text))
+    for modality in data.modalities:
+        text = ", ".join(modality.channels) + (f" in {modality.unit}" if modality.unit else "")
+        if modality.samples:
+            text += f"; {words.count(modality.samples)} samples"
+            text += f", {words.quantity(modality.samples / modality.rate_hz, 's')}" if modality.rate_hz else ""
+        rows.append((modality.name, text))
     rows.append(("SHA-256", data.sha256 or ""))
     run = [("took", words.duration(demo.duration_s)), ("seeds", ", ".join(map(str, demo.seeds)))]
     groups = {

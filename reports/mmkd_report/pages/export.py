@@ -23,7 +23,7 @@ from mmkd_report.page import (
     table,
 )
 from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportReport, GateResult, read_export
-from mmkd_report.words import NOTHING, TIMES, count, fixed, is_number, percent, time_text
+from mmkd_report.words import NOTHING, TIMES, count, decimal, is_number, percent, time_text
 
 METHOD_NAMES = {"minmax": "largest value", "percentile": "99.99th percentile", "learnt": "learnt in training"}
 BACKEND_NAMES = {
@@ -49,7 +49,7 @@ def size_text(size_bytes: int) -> str:
     ('461\u202fkB', '10.6\u202fMB')
     """
     if size_bytes < 1_000_000:
-        return f"{fixed(size_bytes / 1000, 0)}{words.THIN}kB"
+        return f"{decimal(size_bytes / 1000, 0)}{words.THIN}kB"
     return words.quantity(size_bytes / 1e6, "MB")
 
 
@@ -145,14 +145,13 @@ def _gain_over_fp32(configs: Sequence[tuple[float, str, ArtifactReport]]) -> str
 
 def _gate_text(gate: GateResult, report: ExportReport) -> str:
     """Return the loss and agreement of an artifact."""
-    same = (
-        f"the checkpoint's {report.answered} on {words.short_percent(gate.label_agreement)} of {gate.windows} windows"
-    )
+    agreement = words.short_percent(gate.label_agreement)
+    same = f"the checkpoint's {report.answer_noun} on {agreement} of {gate.windows} windows"
     if gate.drop_points is None:
         return same
     names = {metric.name: metric.words for metric in report.reported_metrics}
     metric = names.get(gate.metric, gate.metric.replace("_", " "))
-    return f"{fixed(gate.drop_points, 2)} points of {metric} lost, {same}"
+    return f"{decimal(gate.drop_points, 2)} points of {metric} lost, {same}"
 
 
 def key_figures(export: ExportDocument) -> Iterator[tuple[str, str]]:
@@ -207,7 +206,7 @@ def _artifacts(export: ExportDocument) -> Section:
     timing = f"Latencies are medians of one run on one thread, all artifacts in turns{machine}."
     caption = (
         "Scores are on the labelled judging windows; agreement is the fraction of all windows with the checkpoint's "
-        f"{report.answered}. {timing if backends else 'Nothing was timed.'}"
+        f"{report.answer_noun}. {timing if backends else 'Nothing was timed.'}"
     )
     heads = [
         "Artifact",
@@ -240,7 +239,7 @@ def _verdict(gate: GateResult | None, *, is_left_out: bool) -> str:
     return "in the bundle, unjudged" if gate is not None and gate.unjudged is True else "in the bundle"
 
 
-def _passed(gate: GateResult) -> Cell:
+def _gate_cell(gate: GateResult) -> Cell:
     style, word = ("good", "passed") if gate.passed else ("bad", "not passed")
     return Cell(content=charts.element("span", word, class_=style))
 
@@ -249,7 +248,7 @@ def _drop(gate: GateResult) -> str:
     """Return the points that an artifact lost, or the reason why they are unknown."""
     if not gate.finite:
         return "not numbers"
-    return fixed(gate.drop_points, 2) if is_number(gate.drop_points) else "no labels"
+    return decimal(gate.drop_points, 2) if is_number(gate.drop_points) else "no labels"
 
 
 def _confidence(report: ExportReport) -> Iterator[Section]:
@@ -263,17 +262,17 @@ def _confidence(report: ExportReport) -> Iterator[Section]:
                     percent(sets.error_level),
                     percent(sets.coverage),
                     f"{percent(sets.low)} to {percent(sets.high)}",
-                    fixed(sets.mean_set_size, 2),
+                    decimal(sets.mean_set_size, 2),
                     percent(sets.single_share),
                     percent(sets.single_accuracy),
                 ]
                 for sets in facts.coverages
             ]
             caption = (
-                f"Temperature {fixed(facts.temperature, 2)} from {count(facts.calibrated_by)} windows. On "
-                f"{count(facts.windows)} others: calibration error {fixed(before.calibration_error, 3)} without and "
-                f"{fixed(after.calibration_error, 3)} with it, log loss {fixed(before.log_loss, 3)} and "
-                f"{fixed(after.log_loss, 3)}."
+                f"Temperature {decimal(facts.temperature, 2)} from {count(facts.calibrated_by)} windows. On "
+                f"{count(facts.windows)} others: calibration error {decimal(before.calibration_error, 3)} without and "
+                f"{decimal(after.calibration_error, 3)} with it, log loss {decimal(before.log_loss, 3)} and "
+                f"{decimal(after.log_loss, 3)}."
             )
             blocks += [Heading(artifact.name), table([*heads, "Right of these, %"], rows, caption=caption)]
     if blocks:
@@ -302,7 +301,7 @@ def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactRepor
                     count(row.layers),
                     _drop(row.gate),
                     percent(row.gate.label_agreement, 2),
-                    _passed(row.gate),
+                    _gate_cell(row.gate),
                 ]
             )
             for row in artifact.attempts
@@ -311,7 +310,7 @@ def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactRepor
         blocks += [Heading(artifact.name), table(heads, rows, caption=caption)]
     for artifact in measured:
         if artifact.float_layers:
-            summary = f"{words.counted(len(artifact.float_layers), 'layer')} of {artifact.name} in float32, and why"
+            summary = f"{words.count_noun(len(artifact.float_layers), 'layer')} of {artifact.name} in float32, and why"
             blocks.append(Details(summary, [Facts(artifact.float_layers.items())]))
     return Section("tried", "What was tried", blocks)
 
@@ -356,7 +355,7 @@ def _parity(export: ExportDocument, measured: Sequence[ArtifactReport]) -> Secti
                 name,
                 error_text(tensor.max_abs_error),
                 error_text(tensor.mean_abs_error),
-                fixed(tensor.cosine, 6),
+                decimal(tensor.cosine, 6),
             ]
         )
         for artifact in measured

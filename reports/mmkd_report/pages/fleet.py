@@ -11,7 +11,7 @@ from mmkd_report.errors import DocumentError
 from mmkd_report.page import Block, Cell, Facts, Page, Row, Section, label, render, table
 from mmkd_report.pages.bench import DOCUMENT, is_steady, manner_text
 from mmkd_report.schema.bench import BenchReport, read_bench
-from mmkd_report.words import NOTHING, count, counted, time_text
+from mmkd_report.words import NOTHING, count, count_noun, time_text
 
 MAX_RUNS = 10_000
 MAX_ALERTS = 200
@@ -84,7 +84,9 @@ def group_fleet(runs: Sequence[BenchReport], names: Sequence[str], *, budget_ms:
             for text, over_budget in _problems(run, budget_ms)
         ]
     return Fleet(
-        groups=sorted((_group(one, budget_ms) for one in together.values()), key=lambda one: -(one.p50_us or 0.0)),
+        groups=sorted(
+            (_group(group, budget_ms) for group in together.values()), key=lambda group: -(group.p50_us or 0.0)
+        ),
         alerts=sorted(alerts, key=lambda alert: not alert.over_budget),
     )
 
@@ -140,8 +142,8 @@ def render_fleet(
             kind="benchmark",
             headline="How fast is the fleet?",
             lede=[
-                counted(len(documents), "report"),
-                f"of {counted(kinds, 'kind')} of device and {counted(bundles, 'bundle')}.",
+                count_noun(len(documents), "report"),
+                f"of {count_noun(kinds, 'kind')} of device and {count_noun(bundles, 'bundle')}.",
             ],
             answer=_answer(fleet, budget_ms),
             sections=[
@@ -188,7 +190,8 @@ def _alerts(fleet: Fleet) -> Iterator[Block]:
         return
     heads = [label(name) for name in ("Report", "Device", "Problem")]
     rows = [
-        Row([one.name, one.device, one.text], "student" if one.over_budget else "") for one in fleet.alerts[:MAX_ALERTS]
+        Row([alert.name, alert.device, alert.text], "student" if alert.over_budget else "")
+        for alert in fleet.alerts[:MAX_ALERTS]
     ]
     yield table(heads, rows, caption="Problems, those over the budget first", style="compact", hide_caption=True)
     if len(fleet.alerts) > MAX_ALERTS:

@@ -21,7 +21,7 @@ def lede(
     """Yield sentences: the dataset, its task, what judges, and which labels are used."""
     yield f"{name}."
     if labels:
-        task = words.task_labels_text(kind, labels) + (f", {words.counted(groups, 'group')}" if groups else "")
+        task = words.task_labels_text(kind, labels) + (f", {words.count_noun(groups, 'group')}" if groups else "")
         yield f"{task[:1].upper()}{task[1:]}."
     if split is not None:
         yield f"Judged on {split.judged_on}."

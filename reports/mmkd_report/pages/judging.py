@@ -56,7 +56,7 @@ def render_judging(document: Mapping[str, Any]) -> str:
     ]
     lede = [f"{data.name}.", f"{count(data.windows)} {data.part} ({data.apart})."]
     if others:
-        lede.append(f"Compared with {words.join_words([one.name for one in others])}, on the same windows.")
+        lede.append(f"Compared with {words.join_words([model.name for model in others])}, on the same windows.")
     return render(
         Page(
             title=f"Judged before it is bought: {first.name} on {data.name}",
@@ -87,25 +87,27 @@ def assign_roles(judging: JudgingDocument) -> dict[str, str]:
     return roles
 
 
-def _model_text(one: JudgedModel) -> str:
+def _model_text(model: JudgedModel) -> str:
     trained = {
         "teacher": "teacher",
         "distilled": "distilled from a teacher",
         "labels only": "trained on labels only",
         "rival": "a rival trained on the same labels",
     }
-    what = f"artifact of a bundle, {trained[one.role]}" if one.artifact else trained[one.role]
-    size = "" if one.parameters is None else f", {words.magnitude(one.parameters)} parameters"
-    file = f"; {one.path}, SHA-256 {one.sha256}" if one.path else ""
-    return f"{what}, {' + '.join(one.modalities)}{size}{file}"
+    what = f"artifact of a bundle, {trained[model.role]}" if model.artifact else trained[model.role]
+    size = "" if model.parameters is None else f", {words.magnitude(model.parameters)} parameters"
+    file = f"; {model.path}, SHA-256 {model.sha256}" if model.path else ""
+    return f"{what}, {' + '.join(model.modalities)}{size}{file}"
 
 
 def _suite(judging: JudgingDocument, name: str, result: SuiteResult) -> Section:
     """Draw tables, notes and charts of a suite."""
     roles = assign_roles(judging)
     blocks: list[Block] = [Legend([(role, model) for model, role in roles.items()])] if result.charts else []
-    for one in result.tables:
-        blocks.append(table(one.heads, one.rows, caption=one.caption, style="results narrow names"))
+    for suite_table in result.tables:
+        blocks.append(
+            table(suite_table.heads, suite_table.rows, caption=suite_table.caption, style="results narrow names")
+        )
     blocks += [f"{note}." for note in result.notes]
     if result.charts:
         every = [value for chart in result.charts for line in chart.lines.values() for value in line]
@@ -187,9 +189,9 @@ def _json_script(state: Mapping[str, object]) -> Any:
     return Markup('<script type="application/json" id="cost-data">{}</script>').format(htmlsafe_json_dumps(state))
 
 
-def _slider(one: Assumption) -> Any:
-    key = one.path.partition(".")[2]
-    most = 1.0 if key in FRACTIONS else max(2 * one.high, 2 * one.value, 1.0)
+def _slider(assumption: Assumption) -> Any:
+    key = assumption.path.partition(".")[2]
+    most = 1.0 if key in FRACTIONS else max(2 * assumption.high, 2 * assumption.value, 1.0)
     is_whole = key in WHOLE
     slider = charts.element(
         "input",
@@ -198,12 +200,12 @@ def _slider(one: Assumption) -> Any:
         min=1 if is_whole else 0,
         max=f"{round(most) if is_whole else most:.10g}",
         step="1" if is_whole else "any",
-        value=f"{one.value:.10g}",
-        data_path=one.path,
+        value=f"{assumption.value:.10g}",
+        data_path=assumption.path,
     )
-    mark = charts.element("span", one.mark, class_=f"mark-{one.mark}")
+    mark = charts.element("span", assumption.mark, class_=f"mark-{assumption.mark}")
     return charts.element(
-        "label", f"{key.replace('_', ' ')} ", mark, slider, charts.element("output", f"{one.value:.10g}")
+        "label", f"{key.replace('_', ' ')} ", mark, slider, charts.element("output", f"{assumption.value:.10g}")
     )
 
 

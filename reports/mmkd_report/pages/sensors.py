@@ -16,7 +16,7 @@ def render_sensors(document: Mapping[str, Any]) -> str:
     """Return the page of sensors side by side as HTML; raise DocumentError for a broken document."""
     sensors = read_sensors(document)
     labelled = f", {sensors.labelled}" if sensors.labelled else ""
-    origin = [(sensors.name, f"SHA-256 {sensors.sha256}; {words.numbered('seed', sensors.seeds)}")]
+    origin = [(sensors.name, f"SHA-256 {sensors.sha256}; {words.number_nouns('seed', sensors.seeds)}")]
     origin += [("Command", sensors.command)] if sensors.command else []
     return render(
         Page(

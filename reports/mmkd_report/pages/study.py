@@ -73,14 +73,14 @@ def _lede(study: StudyDocument) -> Iterator[str]:
     if setup.mode == "search" and setup.search_seeds == setup.seeds:
         yield "A search used the validation windows; the table shows its results on the test windows."
     elif setup.mode == "search":
-        search = words.numbered("seed", setup.search_seeds)
+        search = words.number_nouns("seed", setup.search_seeds)
         yield f"A search on {search} chose what the table shows for {_seeds(study)}."
     else:
         yield f"Everything was trained on {_seeds(study)}; each is another fold."
 
 
 def _seeds(study: StudyDocument) -> str:
-    return words.numbered("seed", study.facts.seeds)
+    return words.number_nouns("seed", study.facts.seeds)
 
 
 def results_table(study: StudyDocument) -> Table:
@@ -94,11 +94,11 @@ def results_table(study: StudyDocument) -> Table:
 
     several = len(study.teachers) > 1
     groups: dict[str, list[Row]] = {"teachers": []}
-    for one in study.teachers:
-        mark = "smallest near the best" if one.is_reference and several else ""
-        size = words.magnitude(one.parameters)
+    for teacher in study.teachers:
+        mark = "smallest near the best" if teacher.is_reference and several else ""
+        size = words.magnitude(teacher.parameters)
         groups["teachers"].append(
-            row("teacher", one.name, mark, one.test, words.NOTHING, words.NOTHING, size, words.NOTHING)
+            row("teacher", teacher.name, mark, teacher.test, words.NOTHING, words.NOTHING, size, words.NOTHING)
         )
     for entry in study.entries:
         role = "baseline" if entry.method == NONE else "student" if entry.chosen else "candidate"
@@ -234,9 +234,9 @@ def _panel(
 
 def _tried(study: StudyDocument) -> Section:
     setup, coverage, best = study.facts, study.coverage, chosen_entry(study)
-    ended = [f"{words.counted(coverage.finished, 'training')} finished"]
+    ended = [f"{words.count_noun(coverage.finished, 'training')} finished"]
     ended += [f"{words.count(coverage.failed)} failed"] if coverage.failed else []
-    ended += [f"{words.counted(len(study.skipped), 'combination')} cannot be trained"] if study.skipped else []
+    ended += [f"{words.count_noun(len(study.skipped), 'combination')} cannot be trained"] if study.skipped else []
     lead = (
         f"{', '.join(ended)}, all in study.json. Every student had {words.count(setup.student_steps)} steps, "
         f"every teacher {words.count(setup.teacher_steps)}.{f' {CHOICE}' if setup.choose else ''}"
@@ -271,7 +271,7 @@ def _reproduce(study: StudyDocument) -> Section:
         hashes += [(f"teacher {teacher.name}, seed {seed}", digest) for seed, digest in pairs]
     took = (
         f"Took {words.duration(study.duration_s)}, without trainings of earlier runs. The same versions, machine and "
-        f"{words.counted(study.facts.threads, 'thread')} give the same weights, bit by bit."
+        f"{words.count_noun(study.facts.threads, 'thread')} give the same weights, bit by bit."
     )
     blocks: list[Block] = [Code(study.command)] if study.command else []
     blocks += [took, columns(Facts(found, title) for title, found in groups.items() if found)]

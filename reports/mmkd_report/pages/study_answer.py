@@ -7,7 +7,7 @@ from statistics import fmean
 
 from mmkd_report import words
 from mmkd_report.schema.figures import MODEL_NAMES
-from mmkd_report.schema.study import NONE, EntryRow, StudyDocument, baseline_of, chosen_entry, teacher_of
+from mmkd_report.schema.study import NONE, EntryRow, StudyDocument, chosen_entry, find_baseline, find_teacher
 
 CHOICE = (
     "Validation chose every student among transformers of mixed and of unmixed windows, convolutional features, and "
@@ -71,7 +71,7 @@ def verdict(study: StudyDocument) -> str:
     windows = (
         "the search's validation windows" if study.facts.mode == "search" else "the validation windows of all folds"
     )
-    return f"Use {name}: the best of {words.counted(len(study.trials), 'training')} on {windows}."
+    return f"Use {name}: the best of {words.count_noun(len(study.trials), 'training')} on {windows}."
 
 
 def _validated_rivals(study: StudyDocument, entry: EntryRow) -> Iterator[tuple[float, float, str]]:
@@ -90,13 +90,13 @@ def _gain_sentence(study: StudyDocument) -> str:
     """Return the gain over labels only, with the scores of both and of the teacher."""
     entry, measure = chosen_entry(study), study.reported_metric
     scores = {"the student": entry.test}
-    if (baseline := baseline_of(study, entry.student)) is not None and entry.method != NONE:
+    if (baseline := find_baseline(study, entry.student)) is not None and entry.method != NONE:
         scores["labels only"] = baseline.test
-    if (teacher := teacher_of(study, entry.teacher)) is not None:
+    if (teacher := find_teacher(study, entry.teacher)) is not None:
         scores["the teacher"] = teacher.test
     written = [f"{name} {words.score_with_unit(test[measure.name].mean, measure)}" for name, test in scores.items()]
     sentence = (
-        f"{measure.title} on the test windows of {words.counted(len(entry.seeds), 'fold')}: {', '.join(written)}."
+        f"{measure.title} on the test windows of {words.count_noun(len(entry.seeds), 'fold')}: {', '.join(written)}."
     )
     gain = None if entry.gain_points is None else entry.gain_points[measure.name]
     return sentence if gain is None else f"{words.gain_verdict(gain.mean, gain.low, gain.high, measure)}. {sentence}"
@@ -133,13 +133,13 @@ def key_figures(study: StudyDocument) -> Iterator[tuple[str, str]]:
     if entry.gain_points is not None and not words.is_chance_level(entry.chance):
         gain = entry.gain_points[measure.name]
         yield words.gain_figure(gain.mean, gain.low, gain.high, measure, "gained over labels only")
-    teacher = teacher_of(study, entry.teacher)
+    teacher = find_teacher(study, entry.teacher)
     yield (
         words.magnitude(entry.parameters),
         "parameters" + (f" · teacher {words.magnitude(teacher.parameters)}" if teacher else ""),
     )
     if latency is not None:
-        times = [words.quantity(one["p50"], "ms") for one in (latency.student_ms, latency.teacher_ms)]
+        times = [words.quantity(times["p50"], "ms") for times in (latency.student_ms, latency.teacher_ms)]
         ratio = f"{words.significant(latency.ratio)}{words.TIMES}"
         yield times[0], f"median latency of one window, exported, one thread · teacher {times[1]}, {ratio}"
 
@@ -154,6 +154,6 @@ def entry_name(entry: EntryRow, study: StudyDocument) -> str:
 def judged_on(study: StudyDocument) -> str:
     """Return what a study is judged on: the windows, the folds and the labels used."""
     split, facts = study.dataset.split, study.facts
-    folds = "" if split is not None and split.by == "own split" else f" ({words.counted(len(facts.seeds), 'fold')})"
+    folds = "" if split is not None and split.by == "own split" else f" ({words.count_noun(len(facts.seeds), 'fold')})"
     windows = "people and machines never seen" if split is None else split.judged_on
     return f"{windows}{folds}, {words.labelled_title(facts.label_fraction, facts.labelled_groups)}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mmkd_report.schema.reading import typed
+from mmkd_report.schema.reading import convert_document
 
 FORMAT_VERSION = 1
 
@@ -41,7 +41,7 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     vanished: tuple[str, ...] = ()  # classes that are hardly answered any more
     refusals: tuple[str, ...] = ()  # reasons against writing it
     class_fractions: tuple[float, ...] = ()  # fraction of each class among its answers to new windows
-    step_fraction: float = 1.0  # of the step to what was learnt, if all of it forgets too much
+    step_fraction: float = 1.0  # applied part of the step, if all of it forgets too much
     seconds: float
 
     @property
@@ -61,7 +61,7 @@ class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
     new: DomainFacts
     old: DomainFacts
     estimated_by: EstimateKind
-    estimate: float  # of the unchanged student, as is `old_score`
+    estimate: float  # unchanged student's, as is `old_score`
     old_score: float
     max_forget_points: float
     methods: tuple[MethodResult, ...]
@@ -69,8 +69,8 @@ class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
     written: str | None
     labels: int = 0  # the number that was used
     classes: tuple[str, ...] = ()
-    class_fractions: tuple[float, ...] = ()  # of each class among the unchanged student's answers
-    reference_fractions: tuple[float, ...] = ()  # of the reference answers; empty without any
+    class_fractions: tuple[float, ...] = ()  # each class among the unchanged student's answers
+    reference_fractions: tuple[float, ...] = ()  # reference answers; empty without any
 
     @property
     def chosen_method(self) -> MethodResult | None:
@@ -79,6 +79,6 @@ class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_adaptation(document: Mapping[str, Any]) -> AdaptationDocument:
-    """Read a document of `mmkd-adapt --json`; errors as `typed`."""
+    """Read a document of `mmkd-adapt --json`; errors as `convert_document`."""
     advice = "make it again with mmkd-adapt"
-    return typed(document, AdaptationDocument, name="adaptation", version=FORMAT_VERSION, advice=advice)
+    return convert_document(document, AdaptationDocument, name="adaptation", version=FORMAT_VERSION, advice=advice)

@@ -1,6 +1,6 @@
 """The documents of `mmkd-bench`; that of `tune` is the profile (`mmkd_edge.opening.profile`).
 
-Units are in the names, fractions run from 0 to 1, and what was not measured is null, never zero.
+Units are in the names, fractions run from 0 to 1, and null means not measured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from mmkd_report.errors import DocumentError
-from mmkd_report.schema.reading import typed
+from mmkd_report.schema.reading import convert_document
 
 FORMAT_VERSION = 1
 STAGES = ("check_window", "prepare", "run", "interpret")
@@ -71,7 +71,7 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
     usable_cores: int
     cpu_quota: float | None = None  # cores' worth of time of the control group; None without a limit
     memory_mb: float
-    memory_limit_mb: float | None = None  # of the control group; None without a limit
+    memory_limit_mb: float | None = None  # limit of the control group
     governors: tuple[str, ...]  # frequency governors in use
     virtual: bool
     container: bool
@@ -93,7 +93,7 @@ class Interference(msgspec.Struct, frozen=True, kw_only=True):
 
     others_cores: float | None  # core time of other processes, as a fraction of one core
     steal_cores: float | None  # core time taken by the hypervisor, as a fraction of one core
-    throttled_fraction: float | None  # fraction of the time in which the control group was throttled
+    throttled_fraction: float | None  # fraction of the time with the control group throttled
     thermal_events: int | None  # times a core slowed down because of heat
     frequency_drop: float | None  # fall of the core frequency, as a fraction of the one before
     celsius_before: float | None = None  # hottest thermal zone
@@ -118,7 +118,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How calls are made and for how long."""
 
-    clients: int = 1  # threads that call at the same time; each has a sensor of its own in a stream
+    clients: int = 1  # threads that call at the same time; each with its own sensor in a stream
     rate_hz: float | None = None  # calls per second of each client; None calls back to back
     deadline_ms: float | None = None  # longest time from a call's scheduled moment to its answer
     launches: int = 5  # processes, one after another
@@ -174,7 +174,7 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
     """One process, from its start to its end."""
 
     complete: bool  # False if it was interrupted
-    import_ms: float  # of the runtime, without a backend
+    import_ms: float  # the runtime, without a backend
     load_ms: float  # from the path to a predictor that can answer
     first_call_ms: float
     warm_up: WarmUp
@@ -366,7 +366,7 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
     subject: Subject
     backend: str
     precision: str
-    threads: int  # of the backend, for one call
+    threads: int  # backend threads per call
     servers: int  # threads that answered
     rate_hz: float  # windows per second of one stream
     deadline_ms: float  # longest acceptable response
@@ -381,8 +381,8 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
 
 
 def read_bench(document: Mapping[str, Any]) -> BenchReport:
-    """Read a document of `mmkd-bench run --json`; errors as `typed`."""
-    report = typed(document, BenchReport, name="benchmark", version=FORMAT_VERSION)
+    """Read a document of `mmkd-bench run --json`; errors as `convert_document`."""
+    report = convert_document(document, BenchReport, name="benchmark", version=FORMAT_VERSION)
     histogram = report.result.histogram
     if histogram is not None and len(histogram.edges_us) != len(histogram.counts) + 1:
         raise DocumentError(

@@ -29,27 +29,27 @@ class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     price_per_kwh: float = 0.190
     faults_per_station_year: float = 0.5
     avoidable_fraction: float = 0.5  # fraction of the cost of a missed fault that detection saves
-    missed_cost: float = 20_000.0  # of a fault without an alarm
-    false_alarm_cost: float = 150.0  # of a search for a fault that does not exist
+    missed_cost: float = 20_000.0  # cost of a fault without an alarm
+    false_alarm_cost: float = 150.0  # cost of a search for nothing
     checks_per_station_year: float = 365.0  # how often somebody would act on an alarm
-    hourly_rate: float = 60.0  # of people
+    hourly_rate: float = 60.0  # labour
 
 
 class EquipmentCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Equipment of every station, without its detection."""
 
-    sensor_price: float = 300.0  # of all sensors of a station
+    sensor_price: float = 300.0  # all sensors of a station
     installation: float = 200.0
     sensor_life_years: float = 10.0
     spares_fraction: float = 0.05  # fraction of the sensors that is kept as spares
-    node_price: float = 400.0  # of the computer of a station
+    node_price: float = 400.0  # the computer of a station
     node_life_years: float = 5.0
     gateway_price: float = 0.0
     stations_per_gateway: float = 10.0
     idle_w: float = 10.0  # power of sensors and node at rest
     inference_mj: float = 0.0  # additional energy per prediction
     inferences_per_s: float = 0.0
-    campaign_cost: float = 10_000.0  # of the training recordings
+    campaign_cost: float = 10_000.0  # the training recordings
     labelling_hours: float = 80.0
     training_hours: float = 40.0
     maintenance_hours: float = 1.0  # per year and station
@@ -80,8 +80,8 @@ class CostResult(msgspec.Struct, frozen=True, kw_only=True):
     yearly: float  # savings less costs in a year without replacements
     net_present_value: float
     payback_month: int | None  # first month with the costs paid back, not discounted; None if never
-    break_even_stations: int | None  # fewest with which it pays; None if 10,000 are not enough
-    cost_per_station_year: float  # of all costs, as an equal sum each year
+    break_even_stations: int | None  # smallest number that pays; None above 10,000
+    cost_per_station_year: float  # all costs as an equal sum each year
 
 
 class Swing(msgspec.Struct, frozen=True, kw_only=True):

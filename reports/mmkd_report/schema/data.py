@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mmkd_report.schema.reading import typed
+from mmkd_report.schema.reading import convert_document
 
 FORMAT_VERSION = 1
 
@@ -73,7 +73,7 @@ class ChannelFacts(msgspec.Struct, frozen=True, kw_only=True):
     missing: dict[str, float]  # fraction of the samples, by split
     flat: float  # fraction of the windows with a single value
     at_limit: float  # fraction of the samples in runs of 3 or more at the lowest or highest value
-    is_continuous: bool  # most windows have many values; else `flat` and `at_limit` are not judged
+    is_continuous: bool  # most windows have many values; otherwise `flat` and `at_limit` are not judged
 
 
 class ExampleWindow(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +160,6 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_data_report(document: Mapping[str, Any]) -> DataReport:
-    """Read a document of `mmkd-data report --json`; errors as `typed`."""
+    """Read a document of `mmkd-data report --json`; errors as `convert_document`."""
     advice = "make it again with mmkd-data report"
-    return typed(document, DataReport, name="data report", version=FORMAT_VERSION, advice=advice)
+    return convert_document(document, DataReport, name="data report", version=FORMAT_VERSION, advice=advice)

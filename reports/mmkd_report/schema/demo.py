@@ -23,7 +23,7 @@ from mmkd_report.schema.figures import (
     Split,
     Spread,
 )
-from mmkd_report.schema.reading import typed
+from mmkd_report.schema.reading import convert_document
 
 FORMAT_VERSION = 1
 
@@ -61,7 +61,7 @@ LABELS_ONLY = MODEL_NAMES["labels_only"]
 _Figure = Spread | None | msgspec.UnsetType
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TestScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Figures on the test windows, by the task; null for a rival that was not run."""
 
     accuracy: _Figure = msgspec.UNSET
@@ -80,7 +80,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return figure or None
 
 
-class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
+class Network(TestScores, frozen=True, kw_only=True, omit_defaults=True):
     """A trained network: teacher, student or baseline."""
 
     valid_score: Spread | None = None
@@ -91,13 +91,13 @@ class Network(Scored, frozen=True, kw_only=True, omit_defaults=True):
     latency_ms: LatencyPercentiles | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None  # (K, K) windows over all seeds: rows true, columns answered
     counts: tuple[tuple[int, int, int, int], ...] | None = None  # (K, 4) right on, wrong on, wrong off, right off
-    curve: tuple[CurvePoint, ...] | None = None  # of the first seed
+    curve: tuple[CurvePoint, ...] | None = None  # first seed's
     learning_rate: tuple[float | None, ...] | None = None  # peak, by seed
     kinds: tuple[str, ...] = ()  # by seed; empty for a teacher
     shipped: tuple[str, ...] = ()  # the form that validation chose, by seed
 
 
-class SubsetScore(Scored, frozen=True, kw_only=True, omit_defaults=True):
+class SubsetScore(TestScores, frozen=True, kw_only=True, omit_defaults=True):
     """The teacher with only these modalities."""
 
     modalities: tuple[str, ...]
@@ -106,11 +106,11 @@ class SubsetScore(Scored, frozen=True, kw_only=True, omit_defaults=True):
 class DemoTeacher(Network, frozen=True, kw_only=True, omit_defaults=True):
     """The multimodal teacher, and its answers under every subset of modalities."""
 
-    members: tuple[str, ...] = ()  # of a committee; parameters and latency are its transformer's
+    members: tuple[str, ...] = ()  # committee members; parameters and latency are the transformer's
     missing: tuple[SubsetScore, ...] | None = None
 
 
-class DemoRival(Scored, frozen=True, kw_only=True, omit_defaults=True):
+class DemoRival(TestScores, frozen=True, kw_only=True, omit_defaults=True):
     """A rival on the same sensor and labels, or the reason why it was not run."""
 
     reason: str | None = None
@@ -147,8 +147,8 @@ class DemoSensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rocket_and_trees: DemoRival | None = None
     distilled_rocket: DemoRival | None = None  # learns from the student's teacher; other rivals from labels only
     gain_points: Gain | None = None
-    over_teacher_points: Gain | None = None  # of the student over the teacher
-    gap_points: Gain | None = None  # of the teacher over labels only
+    over_teacher_points: Gain | None = None  # student minus teacher
+    gap_points: Gain | None = None  # teacher minus labels only
     gap_recovered: float | None = NULL
     bundle: str | None = None
     reference: str | None = None
@@ -240,9 +240,9 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     @property
     def chosen_by(self) -> Measure:
         """The measure that validation maximised."""
-        return next((one for one in self.measures if one.name == self.metric), self.reported_metric)
+        return next((measure for measure in self.measures if measure.name == self.metric), self.reported_metric)
 
 
 def read_demo(document: Mapping[str, Any]) -> DemoDocument:
-    """Read a document of `mmkd-demo --json`; errors as `typed`."""
-    return typed(document, DemoDocument, name="demo", version=FORMAT_VERSION)
+    """Read a document of `mmkd-demo --json`; errors as `convert_document`."""
+    return convert_document(document, DemoDocument, name="demo", version=FORMAT_VERSION)

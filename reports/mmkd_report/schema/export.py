@@ -14,7 +14,7 @@ import msgspec
 from mmkd_report.errors import DocumentError
 from mmkd_report.schema.confidence import ConfidenceFacts
 from mmkd_report.schema.figures import OF_CLASSES, ClassScores, Measure
-from mmkd_report.schema.reading import Document, typed
+from mmkd_report.schema.reading import Document, convert_document
 
 FORMAT_VERSION = 1
 SIDECAR_FORMAT_VERSION = 2
@@ -66,7 +66,7 @@ class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def max_abs_error(self) -> float:
         """Largest difference of any output; NaN if an answer is not a number."""
-        errors = [math.nan if one.max_abs_error is None else one.max_abs_error for _, one in self.tensors]
+        errors = [math.nan if tensor.max_abs_error is None else tensor.max_abs_error for _, tensor in self.tensors]
         return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
@@ -76,7 +76,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     windows: int
     labelled: int
     metric: str
-    drop_points: float | None  # of the metric; negative if the artifact is better; None without labels
+    drop_points: float | None  # lost by the metric; negative if the artifact is better; None without labels
     allowed_drop_points: float
     label_agreement: float
     least_agreement: float
@@ -247,10 +247,13 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def chosen_by(self) -> Measure:
         """The metric that chose the student."""
-        return next((one for one in self.reported_metrics if one.name == self.student.metric), self.reported_metrics[0])
+        return next(
+            (measure for measure in self.reported_metrics if measure.name == self.student.metric),
+            self.reported_metrics[0],
+        )
 
     @property
-    def answered(self) -> str:
+    def answer_noun(self) -> str:
         """The word for the student's output."""
         return "answer" if self.reported_metrics[0].lower_is_better else "label"
 
@@ -281,7 +284,7 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuiltEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine that was built beside the bundle, with its sidecar `<path>.json` and its build log `<path>.log`."""
+    """An engine next to the bundle, with its sidecar `<path>.json` and its build log `<path>.log`."""
 
     path: str
     sidecar: EngineSidecar
@@ -319,8 +322,8 @@ def encode_document(document: msgspec.Struct) -> bytes:
 
 
 def decode_report(data: bytes) -> ExportReport:
-    """Read a `report.json`; errors as `typed`."""
-    report = _decoded(data, ExportReport, what="report.json", advice="export the checkpoint again")
+    """Read a `report.json`; errors as `convert_document`."""
+    report = _decode(data, ExportReport, what="report.json", advice="export the checkpoint again")
     if report.format_version != FORMAT_VERSION:
         raise DocumentError(
             f"report.json: expected format_version {FORMAT_VERSION}, got {report.format_version}; "
@@ -331,10 +334,10 @@ def decode_report(data: bytes) -> ExportReport:
 
 def decode_sidecar(data: bytes) -> EngineSidecar:
     """Read the sidecar of an engine; raise DocumentError if it is damaged."""
-    return _decoded(data, EngineSidecar, what="expected the sidecar of an engine", advice="build the engine again")
+    return _decode(data, EngineSidecar, what="expected the sidecar of an engine", advice="build the engine again")
 
 
-def _decoded(data: bytes, kind: type[Document], *, what: str, advice: str) -> Document:
+def _decode(data: bytes, kind: type[Document], *, what: str, advice: str) -> Document:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -342,8 +345,8 @@ def _decoded(data: bytes, kind: type[Document], *, what: str, advice: str) -> Do
 
 
 def read_export(document: Mapping[str, Any]) -> ExportDocument:
-    """Read the output of `mmkd-export --json`; errors as `typed`."""
-    export = typed(document, ExportDocument, name="export", version=FORMAT_VERSION, inside="report")
+    """Read the output of `mmkd-export --json`; errors as `convert_document`."""
+    export = convert_document(document, ExportDocument, name="export", version=FORMAT_VERSION, inside="report")
     if not export.report.artifacts:
         raise DocumentError("export document: report.artifacts: expected an artifact, got none; export one")
     return export

@@ -18,7 +18,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     words: str  # in a sentence
     short: str  # above a column
     unit: str = ""  # % for a fraction, the target's for an error, or empty
-    gain_unit: str = ""  # of a difference
+    gain_unit: str = ""  # unit of differences
     scale: float = 1.0  # from the figure to `unit`
     lower_is_better: bool = False
 
@@ -128,7 +128,7 @@ MODEL_NAMES: dict[str, str] = {
 class Chance(msgspec.Struct, frozen=True, kw_only=True):
     """A model compared with chance in one measure, mean over seeds."""
 
-    figure: float  # of chance
+    figure: float  # score of chance
     low: float  # lower end of the 95 % interval of the model's figure
     high: float
     is_better: bool  # whether the whole interval is better than `figure`

@@ -10,7 +10,7 @@ import msgspec
 from mmkd_report.schema.cost import CostFacts
 from mmkd_report.schema.evaluation import DataFacts, WindowGain
 from mmkd_report.schema.figures import MODEL_NAMES, Chance, Measure, Spread
-from mmkd_report.schema.reading import typed
+from mmkd_report.schema.reading import convert_document
 
 FORMAT_VERSION = 1
 _Facts = TypeVar("_Facts")
@@ -83,7 +83,7 @@ class TimeFigures(msgspec.Struct, frozen=True, kw_only=True):
     measure: Measure
     windows: tuple[int, int, int]  # to train on, to choose by and to judge with
     figures: dict[str, float]
-    gain: WindowGain  # of the student over labels only
+    gain: WindowGain  # student minus labels only
 
 
 STUDENT, TEACHER = "student", "teacher"
@@ -98,17 +98,17 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
     teacher: str  # its size, as `student` is
     student: str
     labels: str  # the labels that were used, in words
-    steps: tuple[int, int]  # of the teacher and of each student
+    steps: tuple[int, int]  # teacher's and each student's
     measure: Measure
     domains: tuple[DomainFigures, ...]
     models: dict[str, DomainSpread]  # over domains; `student` is the distilled one
     worst: dict[str, str]  # the worst domain
-    gains: dict[str, DomainSpread]  # of the student over it
+    gains: dict[str, DomainSpread]  # student minus this model
     teacher_gain: DomainSpread  # over labels only
     absent: dict[str, str]  # by rival that could not run, the reason
     time: TimeFigures | None
     unknown: int = 0  # windows without a value of the column
-    has_groups: bool = True  # whole groups choose; else the dataset's own validation windows
+    has_groups: bool = True  # whole groups choose, or the dataset's own validation windows
 
 
 class SuiteTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,9 +171,9 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
-    """Read a document of `mmkd-evaluate --json`; errors as `typed`."""
+    """Read a document of `mmkd-evaluate --json`; errors as `convert_document`."""
     advice = "make it again with mmkd-evaluate"
-    return typed(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
+    return convert_document(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
 
 
 SensorModel = Literal["extra_trees", "mini_rocket", "labels_only", "distilled", "teacher"]
@@ -186,11 +186,11 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
 
     sensors: tuple[str, ...]
     scores: dict[SensorModel, Spread]  # `teacher` uses all sensors, or those of a pair
-    parameters: int  # of the student, or of the pair's teacher
+    parameters: int  # the student's, or the pair's teacher's
     gain: float | None = None  # over labels only, with its 95 % interval
     low: float | None = None
     high: float | None = None
-    valid_score: float | None = None  # of the distilled student; chooses sensors
+    valid_score: float | None = None  # the distilled student's; chooses sensors
     chance: Chance | None = None  # the student compared with chance
     is_distilled: bool = True  # whether validation shipped a distilled student for any seed
     ahead: tuple[SensorModel, ...] = ()  # models of one sensor that validate better than the student
@@ -222,6 +222,6 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_sensors(document: Mapping[str, Any]) -> SensorsDocument:
-    """Read a document of `mmkd-evaluate --sensors --json`; errors as `typed`."""
+    """Read a document of `mmkd-evaluate --sensors --json`; errors as `convert_document`."""
     advice = "make it again with mmkd-evaluate --sensors"
-    return typed(document, SensorsDocument, name="sensors", version=FORMAT_VERSION, advice=advice)
+    return convert_document(document, SensorsDocument, name="sensors", version=FORMAT_VERSION, advice=advice)

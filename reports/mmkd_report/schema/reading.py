@@ -12,7 +12,7 @@ from mmkd_report.errors import DocumentError
 Document = TypeVar("Document")
 
 
-def typed(
+def convert_document(
     document: Mapping[str, Any],
     kind: type[Document],
     *,

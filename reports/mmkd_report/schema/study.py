@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from mmkd_report.schema.figures import OF_CLASSES, Chance, LabelLeak, LabelledGroups, Measure, RatioRange, Split, Spread
-from mmkd_report.schema.reading import typed
+from mmkd_report.schema.reading import convert_document
 
 FORMAT_VERSION = 1
 NONE = "none"
@@ -105,7 +105,7 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...]  # finished
     valid_score: Spread
     test: ScoreTable
-    sha256: tuple[str, ...]  # of the checkpoint of each seed
+    sha256: tuple[str, ...]  # checkpoints, by seed
     is_reference: bool = False  # the smallest within half a point of the best on validation
 
 
@@ -169,7 +169,7 @@ class StudyMethod(msgspec.Struct, frozen=True, kw_only=True):
     recipe: dict[str, Any] | None = None
 
 
-class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+class SkippedCombination(msgspec.Struct, frozen=True, kw_only=True):
     """An impossible combination, and the reason."""
 
     student: str
@@ -202,7 +202,7 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     students: tuple[StudentSize, ...]
     teachers: tuple[TeacherRow, ...]
     methods: tuple[StudyMethod, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedCombination, ...]
     entries: tuple[EntryRow, ...]
     rivals: tuple[RivalRow, ...]
     selection: Selection | None
@@ -221,12 +221,14 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def chosen_by(self) -> Measure:
         """The measure that validation maximised."""
-        return next(one for one in self.measures if one.name == self.facts.metric)
+        return next(measure for measure in self.measures if measure.name == self.facts.metric)
 
     @property
     def reported_metric(self) -> Measure:
         """The measure of scores and gains."""
-        return next(one for one in self.measures if one.name == (self.facts.gain_metric or self.facts.metric))
+        return next(
+            measure for measure in self.measures if measure.name == (self.facts.gain_metric or self.facts.metric)
+        )
 
     @property
     def has_intervals(self) -> bool:
@@ -238,8 +240,8 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_study(document: Mapping[str, Any]) -> StudyDocument:
-    """Read `study.json`; errors as `typed`."""
-    return typed(document, StudyDocument, name="study", version=FORMAT_VERSION)
+    """Read `study.json`; errors as `convert_document`."""
+    return convert_document(document, StudyDocument, name="study", version=FORMAT_VERSION)
 
 
 def chosen_entry(study: StudyDocument) -> EntryRow:
@@ -247,11 +249,11 @@ def chosen_entry(study: StudyDocument) -> EntryRow:
     return next(entry for entry in study.entries if entry.chosen)
 
 
-def baseline_of(study: StudyDocument, student: str) -> EntryRow | None:
+def find_baseline(study: StudyDocument, student: str) -> EntryRow | None:
     """Return the entry of labels only in that size."""
     return next((entry for entry in study.entries if entry.method == NONE and entry.student == student), None)
 
 
-def teacher_of(study: StudyDocument, name: str | None) -> TeacherRow | None:
+def find_teacher(study: StudyDocument, name: str | None) -> TeacherRow | None:
     """Return the teacher of that name."""
     return next((teacher for teacher in study.teachers if teacher.name == name), None)
