@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mmkd_report.schema.figures import Measure
+from mmkd_report.schema.figures import Measure, Spread
+from mmkd_report.schema.study import SeedGain
 from mmkd_report.words import (
     is_number,
     percent,
@@ -152,33 +153,33 @@ class DotPanel:
     paired: bool = False
 
 
-def seed_row(
-    role: str,
-    name: str,
-    mean: float,
-    measure: Measure,
-    *,
-    std: float | None = None,
-    seeds: Sequence[int] = (),
-    per_seed: Sequence[float | None] = (),
-    are_gains: bool = False,
-) -> DotRow:
-    """Return a row with a dot for each seed: scores of `measure`, or differences of scores (`are_gains`)."""
-    write = signed_gain if are_gains else score_text
-
-    def with_unit(value: float) -> str:
-        return with_gain_unit(signed_gain(value, measure), measure) if are_gains else score_with_unit(value, measure)
-
+def score_row(role: str, name: str, score: Spread, measure: Measure, seeds: Sequence[int]) -> DotRow:
+    """Return a row with a dot for each seed's score of `measure`."""
     return DotRow(
         role=role,
         name=name,
-        mean=mean,
-        text=write(mean, measure),
-        std=write(std, measure).lstrip("+") if is_number(std) and len(per_seed) != 1 else "",
+        mean=score.mean,
+        text=score_text(score.mean, measure),
+        std=score_text(score.std, measure) if is_number(score.std) and len(score.per_seed) != 1 else "",
         dots=[
-            (value, f"seed {seed}: {with_unit(value)}")
-            for seed, value in zip(seeds, per_seed, strict=False)
+            (value, f"seed {seed}: {score_with_unit(value, measure)}")
+            for seed, value in zip(seeds, score.per_seed, strict=False)
             if is_number(value)
+        ],
+    )
+
+
+def gain_row(name: str, gain: SeedGain, measure: Measure, seeds: Sequence[int]) -> DotRow:
+    """Return a row with a dot for each seed's gain."""
+    return DotRow(
+        role="student",
+        name=name,
+        mean=gain.mean,
+        text=signed_gain(gain.mean, measure),
+        std=signed_gain(gain.std, measure).lstrip("+") if is_number(gain.std) and len(gain.per_seed) != 1 else "",
+        dots=[
+            (value, f"seed {seed}: {with_gain_unit(signed_gain(value, measure), measure)}")
+            for seed, value in zip(seeds, gain.per_seed, strict=False)
         ],
     )
 

@@ -214,15 +214,7 @@ def _seeds(demo: DemoDocument) -> Section:
             title=title,
             about=f"{measure.title}, mean over seeds",
             rows=[
-                charts.seed_row(
-                    role,
-                    ROLE_NAMES[role],
-                    score.mean,
-                    measure,
-                    std=score.std,
-                    seeds=demo.seeds or range(len(score.per_seed)),
-                    per_seed=score.per_seed,
-                )
+                charts.score_row(role, ROLE_NAMES[role], score, measure, demo.seeds or range(len(score.per_seed)))
                 for role, score in rows
             ],
             over=over,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmkd_report import charts, words
@@ -29,7 +29,6 @@ from mmkd_report.pages.study_answer import CHOICE, answer, caution, entry_name, 
 from mmkd_report.schema.figures import MODEL_NAMES, Measure
 from mmkd_report.schema.study import (
     NONE,
-    EntryRow,
     ScoreTable,
     SeedGain,
     StudyDocument,
@@ -42,7 +41,7 @@ def render_study(document: Mapping[str, Any]) -> str:
     """Return the page of one study as HTML; raise DocumentError for a broken document."""
     study = read_study(document)
     warning = caution(study)
-    sections = [_table(study), *_gains(study), _tried(study)]
+    sections = [_table(study), *_gains(study), _sizes_and_methods(study)]
     return render(
         Page(
             title=f"{study.dataset.name}, {study.facts.modality}: which student is best?",
@@ -174,65 +173,34 @@ def study_section(study: StudyDocument) -> str:
 # --- charts -----------------------------------------------------------------------------------------------------------
 
 
-def _by_size(study: StudyDocument) -> dict[str, list[EntryRow]]:
-    sizes: dict[str, list[EntryRow]] = {}
-    for entry in study.entries:
-        sizes.setdefault(entry.student, []).append(entry)
-    return sizes
-
-
 def _gains(study: StudyDocument) -> Iterator[Section]:
     """One panel per student size: the gain of every method over labels only, seed by seed."""
-    measure = study.reported_metric
-    gains = [entry.gain_points[measure.name] for entry in study.entries if entry.gain_points is not None]
-    over = charts.axis([0.0, *(value for gain in gains for value in gain.per_seed)])
-    panels = []
-    for size, entries in _by_size(study).items():
-        rows = [
-            _seed_row(entry, entry.gain_points[measure.name], study, are_gains=True)
-            for entry in entries
-            if entry.gain_points is not None
-        ]
-        if rows:
-            about = f"{measure.gain_heading} over labels only"
-            panels.append(
-                _panel(f"{size} student", about, rows, over, lambda value: charts.gain_tick(value, measure), 0.0)
-            )
-    if panels:
-        note = f"{measure.gain_heading}: {measure.words} on the test windows"
-        lead = "A dot is one seed, the bar the mean; the dashed line is no gain over labels only."
-        chart = charts.draw_panels(panels, note=note, named=True)
-        yield Section("gains", "Gain of each method, seed by seed", [chart], lead)
+    measure, rows = study.reported_metric, dict[str, list[charts.DotRow]]()
+    for entry in study.entries:
+        if entry.gain_points is not None:
+            gain, name = entry.gain_points[measure.name], entry_name(entry, study)
+            rows.setdefault(entry.student, []).append(charts.gain_row(name, gain, measure, entry.seeds))
+    if not rows:
+        return
+    over = charts.axis([0.0, *(value for size in rows.values() for row in size for value, _ in row.dots)])
+    panels = [
+        charts.DotPanel(
+            title=f"{size} student",
+            about=f"{measure.gain_heading} over labels only",
+            rows=sized,
+            over=over,
+            tick_text=lambda value: charts.gain_tick(value, measure),
+            reference=0.0,
+        )
+        for size, sized in rows.items()
+    ]
+    note = f"{measure.gain_heading}: {measure.words} on the test windows"
+    lead = "A dot is one seed, the bar the mean; the dashed line is no gain over labels only."
+    chart = charts.draw_panels(panels, note=note, named=True)
+    yield Section("gains", "Gain of each method, seed by seed", [chart], lead)
 
 
-def _seed_row(entry: EntryRow, values: Any, study: StudyDocument, *, are_gains: bool = False) -> charts.DotRow:
-    return charts.seed_row(
-        "baseline" if entry.method == NONE else "student",
-        entry_name(entry, study),
-        values.mean,
-        study.reported_metric,
-        std=values.std,
-        seeds=entry.seeds,
-        per_seed=values.per_seed,
-        are_gains=are_gains,
-    )
-
-
-def _panel(
-    title: str,
-    about: str,
-    rows: Sequence[charts.DotRow],
-    over: charts.Axis,
-    text: Callable[[float], str],
-    line: float | None,
-) -> charts.DotPanel:
-    return charts.DotPanel(title=title, about=about, rows=rows, over=over, tick_text=text, reference=line)
-
-
-# --- what was tried, reproduction -------------------------------------------------------------------------------------
-
-
-def _tried(study: StudyDocument) -> Section:
+def _sizes_and_methods(study: StudyDocument) -> Section:
     setup, coverage, best = study.facts, study.coverage, chosen_entry(study)
     ended = [f"{words.count_noun(coverage.finished, 'training')} finished"]
     ended += [f"{words.count(coverage.failed)} failed"] if coverage.failed else []
@@ -254,7 +222,7 @@ def _tried(study: StudyDocument) -> Section:
         table(heads, rows, caption="Student sizes with their costs", style="compact", hide_caption=True),
         Facts(methods, "Methods"),
     ]
-    return Section("tried", "What was tried", blocks, lead)
+    return Section("tried", "Sizes and methods", blocks, lead)
 
 
 def _reproduce(study: StudyDocument) -> Section:
