@@ -39,11 +39,6 @@ class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
     trust: Trust = "sandbox"
     keys: str | os.PathLike[str] | None = None
 
-    @property
-    def leaves_a_choice(self) -> bool:
-        """Whether a profile may decide anything."""
-        return "auto" in (self.backend, self.precision) or self.threads is None
-
 
 class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
     """The configs of a student to try, best first, and one sentence for each backend that cannot run here."""
@@ -55,7 +50,8 @@ class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 def choose_configs(bundle: Bundle, request: OpeningRequest) -> list[ConfigChoice]:
     """Choose the configs of each student; UsageError if no artifact of a student fits the request."""
-    lookup = find_profile(bundle.sha256) if request.leaves_a_choice else None
+    is_fixed = "auto" not in (request.backend, request.precision) and request.threads is not None
+    lookup = None if is_fixed else find_profile(bundle.sha256)
     return [_choose(entry, request, lookup) for entry in bundle.manifest.models]
 
 

@@ -20,7 +20,7 @@ from mmkd_edge.opening.load import open_student
 from mmkd_edge.opening.selftest import run_selftest
 from mmkd_edge.predict.student import Config, OpenStudent
 
-SELFTEST_S = 3.0
+_SELFTEST_S = 3.0
 """Time for the golden windows of a config."""
 
 
@@ -80,8 +80,8 @@ def _check_unchanged(bundle: Bundle, sha256: str) -> None:
 
 
 def _run_selftest(bundle: Bundle, student: OpenStudent) -> None:
-    """Run the golden windows, as many as fit in `SELFTEST_S`; each round takes four times as many."""
-    end_s, most, spent_s = time.monotonic() + SELFTEST_S, 1, 0.0
+    """Run the golden windows, as many as fit in `_SELFTEST_S`; each round takes four times as many."""
+    end_s, most, spent_s = time.monotonic() + _SELFTEST_S, 1, 0.0
     while time.monotonic() + 4 * spent_s < end_s:
         begun_s = time.monotonic()
         if run_selftest(student, bundle, most=most).windows < most:

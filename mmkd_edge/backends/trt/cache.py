@@ -71,7 +71,7 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return new_sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
-class CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`<name>.json`: the engine beside it, `<name>.engine`."""
 
     facts: EngineFacts
@@ -130,7 +130,7 @@ def _own_folder(folder: Path) -> Path:
 def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, str]:
     """Return the verified engine, or None and why there is none."""
     try:
-        sidecar = msgspec.json.decode(_content(folder / f"{name}.json", _MAX_SIDECAR_BYTES), type=CachedEngine)
+        sidecar = msgspec.json.decode(_content(folder / f"{name}.json", _MAX_SIDECAR_BYTES), type=_CachedEngine)
         plan = _content(folder / f"{name}.engine", _MAX_ENGINE_BYTES)
     except (UsageError, OSError):
         return None, "none was in the cache"
@@ -152,7 +152,7 @@ def _content(path: Path, most_bytes: int) -> bytes:
 
 
 def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> None:
-    sidecar = CachedEngine(facts=facts, engine_sha256=new_sha256(built.plan).hexdigest(), size_bytes=len(built.plan))
+    sidecar = _CachedEngine(facts=facts, engine_sha256=new_sha256(built.plan).hexdigest(), size_bytes=len(built.plan))
     write_file(folder / f"{name}.log", built.log.encode())
     write_file(folder / f"{name}.engine", built.plan)
     # Last: a sidecar whose hash fits its engine means that the engine is whole.
