@@ -218,11 +218,9 @@ def check_graphs(bundle: Bundle) -> None:
     operations = memory = 0
     for entry in bundle.manifest.models:
         steps, slots = ((), 0) if entry.streaming is None else (entry.streaming.artifacts, entry.streaming.slots)
-        # One artifact of each list is open at a time.
-        for costs in (
-            [_graph_cost(bundle, artifact) for artifact in entry.artifacts],
-            [_graph_cost(bundle, artifact, slots) for artifact in steps],
-        ):
+        for artifacts, states in ((entry.artifacts, 0), (steps, slots)):  # one artifact of each is open at a time
+            # The native engine checks its own files.
+            costs = [_graph_cost(bundle, artifact, states) for artifact in artifacts if artifact.format != "native"]
             operations += max((cost.operations for cost in costs), default=0)
             memory += max((cost.memory_bytes for cost in costs), default=0)
     for cost, most, unit in ((operations, MAX_OPERATIONS, "operations"), (memory, MAX_STUDENT_MEMORY_BYTES, "bytes")):
@@ -233,20 +231,13 @@ def check_graphs(bundle: Bundle) -> None:
             )
 
 
-def _graph_cost(bundle: Bundle, artifact: Artifact, slots: int = 0) -> GraphCost:
-    from mmkd_edge.install.graph_shapes import GraphCost
+def _graph_cost(bundle: Bundle, artifact: Artifact, slots: int) -> GraphCost:
     from mmkd_edge.install.graphs import check_graph  # most starts read no graph
     from mmkd_edge.install.tflite_graphs import check_tflite
 
     model = bundle.read(artifact.file)
     try:
-        match artifact.format:
-            case "onnx":
-                return check_graph(model, slots=slots)
-            case "tflite":
-                return check_tflite(model)
-            case "native":  # the native engine checks its own files
-                return GraphCost(operations=0, memory_bytes=0)
+        return check_tflite(model) if artifact.format == "tflite" else check_graph(model, slots=slots)
     except ValueError as error:
         raise BundleError(
             f"{bundle.path}: {artifact.file!r}: no engine is given this: {error}; export the bundle again"
