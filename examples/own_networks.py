@@ -47,13 +47,13 @@ class _Teacher(nn.Module):
 
 torch.manual_seed(0)
 dataset = open_dataset(shipped_dataset("watch_exercises"))
-batches = BatchSource(dataset.split("train"), AUGMENT, batch=32, labelled_fraction=0.0, seed=0)
+batch_at = BatchSource(dataset.split("train"), AUGMENT, batch=32, labelled_fraction=0.0, seed=0).at
 config, judge = TrainConfig(steps=60, eval_every=30), partial(scores_of, windows=dataset.split("valid"))
 
 teacher = _Teacher()
-taught = fit(SupervisedLearner(teacher, modality=None), batches, evaluate=partial(judge, modality=None), config=config)
+taught = fit(SupervisedLearner(teacher, modality=None), batch_at, evaluate=partial(judge, modality=None), config=config)
 teacher.load_state_dict(taught.state)
 recipe = Recipe(terms=(LogitTerm(weight=constant(1.0)), CrdTerm(weight=constant(0.1), width=16)))
-learner = DistillLearner(_Student(width=16), teacher, recipe, modality="acc", example=batches.at(0).inputs)
-student = fit(learner, batches, evaluate=partial(judge, modality="acc"), config=config)
+learner = DistillLearner(_Student(width=16), teacher, recipe, modality="acc", example=batch_at(0).inputs)
+student = fit(learner, batch_at, evaluate=partial(judge, modality="acc"), config=config)
 print(f"on validation: teacher {taught.scores.accuracy:.2f}, student of acc alone {student.scores.accuracy:.2f}")

@@ -48,13 +48,16 @@ def check_bounds(
         **({} if rocket is None else {"features": (rocket.features, values)}),
         **({} if rocket is None else claims_of(rocket, modalities[0])),
     }
-    _refuse_larger(claims, path)
     if encoder is not None:
-        _refuse_larger(_sizes_of_encoders(encoder, modalities, state, values, fusion_depth), path)
-        for modality in modalities:
-            constants = _constant_values(modality, encoder, causal=causal)
-            name = f"{modality.name}: values of a constant matrix"
-            _refuse_larger({name: (constants, _MAX_CONSTANT_VALUES)}, path)
+        # Queries, keys, values and their output: 4 x D x D values in each layer of each encoder.
+        layers = encoder.depth * len(modalities) + fusion_depth
+        claims |= {"layers": (layers, len(state)), "values in attention": (4 * layers * encoder.width**2, values)}
+        claims |= {name: (getattr(encoder, name) or 0, most) for name, most in _MAX_SIZES.items()}
+    _refuse_larger(claims, path)
+    if encoder is not None:  # whose sizes are possible now
+        matrix = "values of a constant matrix"
+        sizes = {f"{m.name}: {matrix}": _constant_values(m, encoder, causal=causal) for m in modalities}
+        _refuse_larger({name: (size, _MAX_CONSTANT_VALUES) for name, size in sizes.items()}, path)
 
 
 def _refuse_larger(claims: Mapping[str, tuple[int, int]], path: Path) -> None:
@@ -63,22 +66,6 @@ def _refuse_larger(claims: Mapping[str, tuple[int, int]], path: Path) -> None:
             raise CheckpointError(
                 f"{path}: metadata: {name}: expected at most {most}, got {claimed}; the file was altered"
             )
-
-
-def _sizes_of_encoders(
-    encoder: EncoderConfig,
-    modalities: Sequence[ModalitySpec],
-    state: Mapping[str, Tensor],
-    values: int,
-    fusion_depth: int,
-) -> dict[str, tuple[int, int]]:
-    # Queries, keys, values and their output: 4 x D x D values in each layer of each encoder.
-    layers = encoder.depth * len(modalities) + fusion_depth
-    return {
-        "layers": (layers, len(state)),
-        "values in attention": (4 * layers * encoder.width**2, values),
-        **{name: (getattr(encoder, name) or 0, most) for name, most in _MAX_SIZES.items()},
-    }
 
 
 def _constant_values(modality: ModalitySpec, encoder: EncoderConfig, *, causal: bool) -> int:

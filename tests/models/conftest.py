@@ -161,7 +161,7 @@ def trained(dataset: Dataset, short: TrainConfig, distiller: Callable[..., Disti
     def train(config: TrainConfig = short, *, learner: nn.Module | None = None, **options: Any) -> Fit:
         source = BatchSource(dataset.split("train"), AugmentConfig(), batch=8, labelled_fraction=0.5, seed=config.seed)
         options.setdefault("evaluate", lambda network: scores_of(network, dataset.split("valid"), modality="acc"))
-        return fit(distiller() if learner is None else learner, source, config=config, **options)
+        return fit(distiller() if learner is None else learner, source.at, config=config, **options)
 
     return train
 

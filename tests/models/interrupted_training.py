@@ -67,7 +67,7 @@ def train(dataset: Dataset, run_dir: Path, weights: Path, *, devices: int | None
     valid = dataset.split("valid")
     result = fit(
         learner(dataset, distilled=devices is None),
-        BatchSource(dataset.split("train"), AugmentConfig(), batch=8, labelled_fraction=0.5, seed=1),
+        BatchSource(dataset.split("train"), AugmentConfig(), batch=8, labelled_fraction=0.5, seed=1).at,
         evaluate=lambda network: scores_of(network, valid, modality="acc"),
         config=TrainConfig(steps=14, batch=8, eval_every=4, seed=1, devices=devices or 1),
         run_dir=run_dir,

@@ -147,12 +147,16 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
         if name in student.task.labels:
             place = student.task.labels.index(name)
             rows[number], values[number] = weight[place], bias[place]
+    carried = student.carried
+    if carried is not None:
+        labels = _numbers(student.task, task)[carried.labels]
+        carried = CarriedWindows(windows=carried.windows[labels >= 0], labels=labels[labels >= 0])
     return replace(
         student,
         task=task,
         state={**student.state, "head.weight": rows, "head.bias": values},
         facts=msgspec.structs.replace(student.facts, prior_tau=msgspec.UNSET),
-        carried=None if student.carried is None else _renumbered(student.carried, student.task, task),
+        carried=carried,
         int8=None,
     )
 
@@ -173,8 +177,3 @@ def _in_classes(windows: Windows, task: TaskSpec, *, where: str) -> Windows:
 def _numbers(before: TaskSpec, after: TaskSpec) -> NDArray[np.int64]:
     """(K,) the new number of each class; -1 if it is gone."""
     return np.array([after.labels.index(name) if name in after.labels else -1 for name in before.labels])
-
-
-def _renumbered(carried: CarriedWindows, before: TaskSpec, after: TaskSpec) -> CarriedWindows:
-    labels = _numbers(before, after)[carried.labels]
-    return CarriedWindows(windows=carried.windows[labels >= 0], labels=labels[labels >= 0])

@@ -216,7 +216,7 @@ class AdaptLearner(nn.Module):
         self.network, self.modality, self.offset = network, modality, offset
         self.register_buffer("targets", targets.float(), persistent=False)
 
-    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
         """Return the cross-entropies of new and old windows and `loss`, their mean."""
         logits: Tensor = self.network(*batch.inputs[self.modality]).logits
         weight = batch.share[:, None].to(logits)  # type: ignore[index]
@@ -253,7 +253,7 @@ def _train(
 
     trained = fit(
         learner,
-        PairedSource(new, old, task.student.facts.augment, batch=task.train.batch, seed=task.train.seed),
+        PairedSource(new, old, task.student.facts.augment, batch=task.train.batch, seed=task.train.seed).at,
         evaluate=evaluate,
         config=task.train,
         settings={

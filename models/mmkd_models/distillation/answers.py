@@ -44,10 +44,6 @@ def ask_teachers(teachers: Sequence[nn.Module], batch: Batch, *, taps: bool) -> 
     return tuple(answers)
 
 
-def _steps_of_block(block: int, steps: int) -> range:
-    return range(steps * block // BLOCKS, steps * (block + 1) // BLOCKS)
-
-
 class AnswerMemory:
     """Answers to every step of one training, in one file or one per block; `decides` is all that decides them."""
 
@@ -93,7 +89,7 @@ class AnswerMemory:
         path = self._block_path(block)
         if self.path.exists() or path.exists():
             return
-        steps = _steps_of_block(block, self._steps)
+        steps = range(self._steps * block // BLOCKS, self._steps * (block + 1) // BLOCKS)
         for step in steps:
             self.keep(step, ask_teachers(teachers, source.at(step), taps=False))
             if on_step is not None:

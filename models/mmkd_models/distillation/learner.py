@@ -43,7 +43,7 @@ class SupervisedLearner(nn.Module):
         self.network, self.goal = network, goal
         self.modality, self.modality_dropout = modality, modality_dropout
 
-    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
         """Return the loss of the labelled rows."""
         if self.modality is not None:
             logits = self.network(*batch.inputs[self.modality]).logits
@@ -64,7 +64,7 @@ class SelfTrainingLearner(nn.Module):
         self.modality_dropout = modality_dropout
         self._first = (first.eval().requires_grad_(False),)
 
-    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
         """Return the distance from the first generation, the labels' loss, and `loss`, their weighted sum."""
         logits = self.network(_inputs_with_gaps(self.network, batch, self.modality_dropout)).logits
         with torch.no_grad():
@@ -117,9 +117,9 @@ class DistillLearner(nn.Module):
         heads = {term.name: term.head(pairs[term.reads_teacher or 0]) for term in recipe.terms}
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
 
-    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
         """Return the active terms by name, unweighted, and `loss`, their weighted sum."""
-        active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(share)) > 0]
+        active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(fraction)) > 0]
         taps = any(term.compares_layers() for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
         teachers = self._answers(batch, taps=taps)

@@ -218,7 +218,12 @@ def chosen_methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple
 
     Raises UsageError if there is no such method, or no recipe in a file.
     """
-    own = [_own_method(text) for text in recipes]
+    own = []
+    for text in recipes:
+        name, mark, file = text.partition("=")
+        if not (name and mark and file):
+            raise UsageError(f"--recipe: expected NAME=FILE.json, got {text!r}; name the method and the file")
+        own.append(Method(name=name, recipe=recipe_from_file(Path(file))))
     known = {method.name: method for method in (*shipped_methods(), *own)}
     if names is None:
         return tuple(known.values())
@@ -226,10 +231,3 @@ def chosen_methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple
         if name not in known:
             raise UsageError(f"--method: expected one of {', '.join(known)}, got {name!r}; choose one of them")
     return tuple(known[name] for name in dict.fromkeys([NONE, *names, *(method.name for method in own)]))
-
-
-def _own_method(text: str) -> Method:
-    name, mark, file = text.partition("=")
-    if not (name and mark and file):
-        raise UsageError(f"--recipe: expected NAME=FILE.json, got {text!r}; name the method and the file")
-    return Method(name=name, recipe=recipe_from_file(Path(file)))

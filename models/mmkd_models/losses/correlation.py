@@ -33,11 +33,11 @@ def dist_loss(
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Return Pearson's correlation of the rows of two (N, M) tensors, (N,)."""
-    share = torch.full(a.shape, 1 / a.shape[-1], device=a.device)
-    a = a - (share * a).sum(-1, keepdim=True)
-    b = b - (share * b).sum(-1, keepdim=True)
-    squares = ((share * a * a).sum(-1) + _TINY) * ((share * b * b).sum(-1) + _TINY)
-    return (share * a * b).sum(-1) / squares.sqrt()
+    weight = torch.full(a.shape, 1 / a.shape[-1], device=a.device)
+    a = a - (weight * a).sum(-1, keepdim=True)
+    b = b - (weight * b).sum(-1, keepdim=True)
+    squares = ((weight * a * a).sum(-1) + _TINY) * ((weight * b * b).sum(-1) + _TINY)
+    return (weight * a * b).sum(-1) / squares.sqrt()
 
 
 class DistTerm(OutputTerm, frozen=True, kw_only=True, tag="dist"):

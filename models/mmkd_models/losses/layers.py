@@ -168,10 +168,10 @@ def resampled(tokens: Tensor, valid: Tensor, *, length: int) -> tuple[Tensor, Te
     own = tokens.shape[1] - EXTRA_TOKENS
     if own == length:
         return tokens, valid
-    share = common_time(own, length, device=tokens.device).T / own  # (length, L), rows sum to 1
+    overlap = common_time(own, length, device=tokens.device).T / own  # (length, L), rows sum to 1
     with torch.autocast(tokens.device.type, enabled=False):  # a matmul would run in half precision
-        total = share @ (tokens[:, :own] * valid[:, :own, None])  # (B, length, D)
-        weight = valid[:, :own] @ share.T  # (B, length)
+        total = overlap @ (tokens[:, :own] * valid[:, :own, None])  # (B, length, D)
+        weight = valid[:, :own] @ overlap.T  # (B, length)
     time = total / weight.clamp(min=1e-6)[..., None]
     resampled_valid = torch.cat([(weight > 0).float(), valid[:, own:]], dim=1)
     return torch.cat([time, tokens[:, own:]], dim=1), resampled_valid

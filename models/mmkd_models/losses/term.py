@@ -25,9 +25,9 @@ class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     end: float
     until: float = 1.0
 
-    def at(self, share: float) -> float:
+    def at(self, fraction: float) -> float:
         """Return the weight after this fraction of the training."""
-        done = min(1.0, share / self.until)
+        done = min(1.0, fraction / self.until)
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * done))
 
     @property

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -117,7 +116,7 @@ class CausalEncoder(nn.Module):
             x, tap = block(x, mask, want_map=taps)
             if taps:
                 hidden.append(x[:, kept])
-                attention.append(_tap_of(tap, kept))
+                attention.append(_cut_tap(tap, kept))
         there = along.there[:, -self.length :]
         whole = there.amax(1, keepdim=True)
         return Tokens(
@@ -213,8 +212,7 @@ def _earlier(samples: Tensor) -> Tensor:
     return F.pad(samples, (0, 0, 1, 0))[:, :-1]
 
 
-def _tap_of(tap: AttentionTap | None, kept: slice) -> AttentionTap:
-    tap = cast("AttentionTap", tap)
+def _cut_tap(tap: AttentionTap, kept: slice) -> AttentionTap:
     q, k, v = (getattr(tap.projections, name)[:, kept] for name in ("query", "key", "value"))
     return AttentionTap(map=tap.map[:, :, kept, kept], projections=Projections(query=q, key=k, value=v))
 

@@ -91,12 +91,12 @@ class Encoder(nn.Module):
         """(B, T, C) -> (B, L + 2): 0 for tokens with a present sample (of sound and video, frame), else `MASKED`."""
         # (B, L): the part of each token's samples that is there
         if isinstance(self.front, LongFrontEnd):
-            share = blocks_of(present.transpose(1, 2), self.length, self.stride).mean((1, 3))
+            fraction = blocks_of(present.transpose(1, 2), self.length, self.stride).mean((1, 3))
         else:
             there = present.mean(-1) if isinstance(self.front, FrontEnd) else self.front.presence(present)
-            share = there @ self.coverage
-        time = (share <= 0).to(share.dtype) * MASKED
-        whole = (share.sum(-1, keepdim=True) <= 0).to(share.dtype) * MASKED
+            fraction = there @ self.coverage
+        time = (fraction <= 0).to(fraction.dtype) * MASKED
+        whole = (fraction.sum(-1, keepdim=True) <= 0).to(fraction.dtype) * MASKED
         return torch.cat([time, whole, whole], dim=-1)
 
 

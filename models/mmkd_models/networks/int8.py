@@ -154,9 +154,9 @@ def _clipped_weights(weight: Tensor) -> Tensor:
     flat = weight.flatten(1)
     largest = flat.abs().amax(1, keepdim=True)
     best, least = flat, torch.full_like(largest, math.inf)
-    for share in _CANDIDATES:
-        clipped = flat.clamp(-share * largest, share * largest)
-        scales = scales_of(share * largest)
+    for fraction in _CANDIDATES:
+        clipped = flat.clamp(-fraction * largest, fraction * largest)
+        scales = scales_of(fraction * largest)
         error = (levels_of(clipped, scales, lowest=-TOP) * scales - flat).square().sum(1, keepdim=True)
         best, least = torch.where(error < least, clipped, best), torch.minimum(error, least)
     return best.reshape(weight.shape)
@@ -185,8 +185,8 @@ def _least_error(values: Tensor) -> Tensor:
     if float(top) <= NOTHING:
         return torch.ones_like(top)  # a tensor that is always 0 is exact with any range
     errors: list[Tensor] = []
-    for share in _CANDIDATES:
-        scale = scales_of(share * top)
+    for fraction in _CANDIDATES:
+        scale = scales_of(fraction * top)
         errors.append((levels_of(values, scale, lowest=_BOTTOM) * scale - values).square().mean())
     best: Tensor = top * _CANDIDATES[int(torch.stack(errors).argmin())]
     return best

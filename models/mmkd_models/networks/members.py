@@ -27,7 +27,7 @@ _DTYPES = {
     "threshold": torch.float32,
     "left": torch.int32,
     "right": torch.int32,
-    "shares": torch.float32,
+    "fractions": torch.float32,
 }
 
 
@@ -61,10 +61,10 @@ class Trees(nn.Module):
     roots: Tensor  # int32 (trees,), the first node of each tree, ascending
     feature: Tensor  # int32 (nodes,), the statistic that a node reads; -1 at a leaf
     threshold: Tensor  # float32 (nodes,)
-    left: Tensor  # int32 (nodes,), the next node; at a leaf its row in `shares`
+    left: Tensor  # int32 (nodes,), the next node; at a leaf its row in `fractions`
     right: Tensor  # int32 (nodes,); 0 at a leaf
     # float32 (leaves, K), the fraction of each class or label in the leaf; of a regression the mean (leaves, 1)
-    shares: Tensor
+    fractions: Tensor
 
     def __init__(self, modalities: Sequence[ModalitySpec], arrays: Mapping[str, Tensor], *, kind: TaskKind) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Trees(nn.Module):
         while True:
             feature = self.feature[node]
             if bool((feature < 0).all()):
-                return self.shares[self.left[node].long()].double().mean(1)
+                return self.fractions[self.left[node].long()].double().mean(1)
             values = statistics.gather(1, feature.clamp(min=0).long())
             following = torch.where(values <= self.threshold[node], self.left[node], self.right[node])
             node = torch.where(feature < 0, node, following.long())
@@ -131,17 +131,17 @@ def grown_trees(
         sides[side] = np.where(leaves, 0, np.concatenate(following))
     sides["left"][leaves] = np.arange(leaves.sum())
     values = np.concatenate([tree.value for tree in grown])[leaves]  # (leaves, outputs, classes)
-    shares = values[..., 0]
+    fractions = values[..., 0]
     if kind == "classification":
-        shares = np.zeros((len(values), classes))  # a class without a window has no column in the forest
-        shares[:, forest.classes_] = values[:, 0] / values[:, 0].sum(1, keepdims=True)
+        fractions = np.zeros((len(values), classes))  # a class without a window has no column in the forest
+        fractions[:, forest.classes_] = values[:, 0] / values[:, 0].sum(1, keepdims=True)
     arrays = {
         "roots": starts[:-1].astype(np.int32),
         "feature": np.where(leaves, -1, np.concatenate([tree.feature for tree in grown])).astype(np.int32),
         "threshold": np.where(leaves, 0, _rounded_down(np.concatenate([tree.threshold for tree in grown]))),
         "left": sides["left"].astype(np.int32),
         "right": sides["right"].astype(np.int32),
-        "shares": shares.astype(np.float32),
+        "fractions": fractions.astype(np.float32),
     }
     return Trees(modalities, {name: torch.from_numpy(array) for name, array in arrays.items()}, kind=kind)
 
@@ -223,19 +223,19 @@ def trees_fault(arrays: Mapping[str, Tensor], modalities: Sequence[ModalitySpec]
     if {name: array.dtype for name, array in arrays.items()} != _DTYPES:
         kinds = {name: str(array.dtype).removeprefix("torch.") for name, array in sorted(arrays.items())}
         return f"expected the arrays {', '.join(_DTYPES)}, got {kinds}"
-    roots, shares = arrays["roots"], arrays["shares"]
-    nodes, leaves = len(arrays["feature"]), len(shares)
+    roots, fractions = arrays["roots"], arrays["fractions"]
+    nodes, leaves = len(arrays["feature"]), len(fractions)
     flat = all(
-        array.ndim == 1 and len(array) == nodes for name, array in arrays.items() if name not in ("roots", "shares")
+        array.ndim == 1 and len(array) == nodes for name, array in arrays.items() if name not in ("roots", "fractions")
     )
-    if not flat or roots.ndim != 1 or not 1 <= len(roots) <= _MAX_TREES or shares.shape != (leaves, classes):
+    if not flat or roots.ndim != 1 or not 1 <= len(roots) <= _MAX_TREES or fractions.shape != (leaves, classes):
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-        return f"expected 1 to {_MAX_TREES} trees with arrays (nodes,) and shares (leaves, {classes}), got {shapes}"
-    if not bool(torch.isfinite(shares).all() and torch.isfinite(arrays["threshold"]).all()):
-        return "expected finite thresholds and shares, got NaN or infinity"
+        return f"expected 1 to {_MAX_TREES} trees with arrays (nodes,) and fractions (leaves, {classes}), got {shapes}"
+    if not bool(torch.isfinite(fractions).all() and torch.isfinite(arrays["threshold"]).all()):
+        return "expected finite thresholds and fractions, got NaN or infinity"
     blank = [np.zeros((1, *series_view(spec).spec.shape), dtype=np.float32) for spec in modalities]
     if not _are_linked(arrays, features=sum(window_statistics(window).shape[1] for window in blank)):
-        return "expected every node to lead onwards inside its tree and every leaf to its shares, got other links"
+        return "expected every node to lead onwards inside its tree and every leaf to its row, got other links"
     return None
 
 
@@ -248,5 +248,5 @@ def _are_linked(arrays: Mapping[str, Tensor], *, features: int) -> bool:
     ends = torch.cat([roots[1:], torch.tensor([len(feature)])])
     end = ends[torch.searchsorted(roots, nodes, right=True) - 1]
     inner = (left > nodes) & (left < end) & (right > nodes) & (right < end) & (feature < features)
-    leaf = (left >= 0) & (left < len(arrays["shares"])) & (right == 0) & (feature == -1)
+    leaf = (left >= 0) & (left < len(arrays["fractions"])) & (right == 0) & (feature == -1)
     return bool(torch.where(feature < 0, leaf, inner).all())

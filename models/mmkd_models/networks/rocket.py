@@ -12,7 +12,7 @@ window if it had fewer than three positions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,10 +131,10 @@ class RocketFeatures(nn.Module):
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         """(B, T, C), (B, T, C) -> (B, F), in standard deviations of the training windows' features."""
-        shares, seen = self.shares(values, present)
-        return (shares - self.feature_mean * seen) / self.feature_std
+        proportions, seen = self.proportions(values, present)
+        return (proportions - self.feature_mean * seen) / self.feature_std
 
-    def shares(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def proportions(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, C), (B, T, C) -> (B, F) PPV, and 1 if a position counted, else 0."""
         if not self.is_series:
             values, present = self.view((values.to(present.dtype) - self.raw_mean) / self.raw_std, present)
@@ -215,30 +215,37 @@ def fit_rocket(
         inner = int(_inside(samples, _REACH * dilation, stride).sum())
         for first in (number % 2, 1 - number % 2):
             kernels = np.arange(first, KERNELS, 2)
-            share = [[next(levels) * _GOLDEN % 1.0 for _ in range(quantiles)] for _ in kernels]
+            wanted = [[next(levels) * _GOLDEN % 1.0 for _ in range(quantiles)] for _ in kernels]
             padded = first == number % 2 or inner < _MIN_POSITIONS
             group = RocketGroup(dilation=dilation, padded=padded, features=quantiles * len(kernels))
-            state = _drawn(series.transpose(1, 2), there, kernels, group, stride=stride, levels=share, rng=rng)
+            state = _drawn(series.transpose(1, 2), there, kernels, group, stride=stride, levels=wanted, rng=rng)
             drawn.append((group, state))
-    network = RocketFeatures(modality, RocketConfig(groups=tuple(group for group, _ in drawn), stride=stride))
-    _load_groups(network, [state for _, state in drawn])
-    network.mean.copy_(mean)
-    network.std.copy_(std)
-    _keep_raw_scale(network, scale)
-    parts = [network.shares(*batch) for batch in _batches(network, values, present)]
-    shares: NDArray[np.float32] = torch.cat([share for share, _ in parts]).numpy()
+    scales = {"mean": mean, "std": std}
+    if modality.kind != "series":
+        scales |= {f"raw_{name}": torch.from_numpy(part) for name, part in zip(("mean", "std"), scale, strict=True)}
+    network = _loaded(modality, [group for group, _ in drawn], [state for _, state in drawn], stride, scales)
+    parts = [network.proportions(*batch) for batch in _batches(network, values, present)]
+    proportions: NDArray[np.float32] = torch.cat([part for part, _ in parts]).numpy()
     # Leaves out windows without a sample of what a kernel reads.
     known: NDArray[np.bool_] = torch.cat([counted for _, counted in parts]).numpy() > 0
     known |= ~known.any(axis=0)
-    std = shares.std(axis=0, where=known)
-    network.feature_mean.copy_(torch.from_numpy(shares.mean(axis=0, where=known)))
+    std = proportions.std(axis=0, where=known)
+    network.feature_mean.copy_(torch.from_numpy(proportions.mean(axis=0, where=known)))
     network.feature_std.copy_(torch.from_numpy(np.where(std > _CONSTANT, std, 1.0)))
-    return network.eval()
+    return network
 
 
-def _load_groups(network: RocketFeatures, states: Sequence[dict[str, Tensor]]) -> None:
+def _loaded(
+    modality: ModalitySpec,
+    groups: Sequence[RocketGroup],
+    states: Sequence[Mapping[str, Tensor]],
+    stride: int,
+    rest: Mapping[str, Tensor],
+) -> RocketFeatures:
+    network = RocketFeatures(modality, RocketConfig(groups=tuple(groups), stride=stride)).eval()
     drawn = {f"groups.{number}.{name}": value for number, one in enumerate(states) for name, value in one.items()}
-    network.load_state_dict(network.state_dict() | drawn)
+    network.load_state_dict(network.state_dict() | drawn | dict(rest))
+    return network
 
 
 @torch.no_grad()
@@ -261,12 +268,6 @@ def _as_series(
     centre = (seen * there).sum((0, 1)) / count
     spread = (((seen - centre) * there).square().sum((0, 1)) / count).sqrt()
     return seen, there, centre, torch.where(spread > _CONSTANT, spread, 1.0)
-
-
-def _keep_raw_scale(network: RocketFeatures, scale: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
-    if not network.is_series:
-        network.raw_mean.copy_(torch.from_numpy(scale[0]))
-        network.raw_std.copy_(torch.from_numpy(scale[1]))
 
 
 def features_of(network: RocketFeatures, values: NDArray[Any], present: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -295,15 +296,9 @@ def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] 
         if len(mine):
             groups.append(RocketGroup(dilation=group.dilation, padded=group.padded, features=len(mine)))
             states.append({name: tensor[mine].clone() for name, tensor in part.state_dict().items()})
-    smaller = RocketFeatures(modality, RocketConfig(groups=tuple(groups), stride=network.config.stride))
-    _load_groups(smaller, states)
-    smaller.mean.copy_(network.mean)
-    smaller.std.copy_(network.std)
-    if not network.is_series:
-        _keep_raw_scale(smaller, (network.raw_mean.numpy(), network.raw_std.numpy()))
-    smaller.feature_mean.copy_(network.feature_mean[rows])
-    smaller.feature_std.copy_(network.feature_std[rows])
-    return smaller.eval()
+    rest = {name: value for name, value in network.state_dict().items() if not name.startswith("groups.")}
+    rest |= {name: rest[name][rows] for name in ("feature_mean", "feature_std")}
+    return _loaded(modality, groups, states, network.config.stride, rest)
 
 
 def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, int]]:

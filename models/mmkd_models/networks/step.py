@@ -167,8 +167,8 @@ def _block_step(
     q, k, v = attention.project(block.norm_attention(x)).view(split).permute(2, 0, 3, 1, 4)  # each (1, H, 3, D/H)
     q, k, v = q * (1.0 / math.sqrt(q.shape[-1])), k[:, :, :1], v[:, :, :1]
     scores = torch.cat([q @ keys.transpose(-1, -2), (q * k).sum(-1, keepdim=True)], dim=-1) + bias  # (1, H, 3, W + 1)
-    shares = torch.softmax(scores, dim=-1)
-    mixed = shares[..., :-1] @ values + shares[..., -1:] * v
+    weights = torch.softmax(scores, dim=-1)
+    mixed = weights[..., :-1] @ values + weights[..., -1:] * v
     x = x + attention.out(mixed.transpose(1, 2).reshape(batch, count, width))
     x = x + block.feedforward(block.norm_feedforward(x))
     return x, [k, v]

@@ -337,10 +337,10 @@ def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
     prior.
     """
     members = likelihoods.shape[1]
-    shares = np.exp(likelihoods - likelihoods.max(1, keepdims=True))
+    fractions = np.exp(likelihoods - likelihoods.max(1, keepdims=True))
     weights = np.full(members, 1 / members)
     for _ in range(_ROUNDS):
-        of_each = weights * shares
+        of_each = weights * fractions
         of_each /= of_each.sum(1, keepdims=True)
         weights = (groups * of_each.mean(0) + 1) / (groups + members)
     return weights
@@ -351,7 +351,7 @@ def _constant_likelihood(labels: NDArray[Any], *, kind: TaskKind) -> Floats:
     if kind == "regression":
         return log_likelihood(np.full((len(labels), 1), labels.mean()), labels, kind=kind)
     if kind == "classification":
-        shares = np.bincount(labels) / len(labels)
-        return np.asarray(np.log(shares[labels]))
-    share = np.clip(labels.mean(0), 1e-6, 1 - 1e-6)
-    return np.asarray(np.where(labels > 0, np.log(share), np.log1p(-share))).ravel()
+        fractions = np.bincount(labels) / len(labels)
+        return np.asarray(np.log(fractions[labels]))
+    on = np.clip(labels.mean(0), 1e-6, 1 - 1e-6)
+    return np.asarray(np.where(labels > 0, np.log(on), np.log1p(-on))).ravel()

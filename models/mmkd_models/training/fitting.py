@@ -84,7 +84,7 @@ def fit_learner(
     }
     return fit(
         learner,
-        batch_source(train, run, labelled_fraction=labelled_fraction),
+        batch_source(train, run, labelled_fraction=labelled_fraction).at,
         evaluate=lambda network: scores_of(network, valid, modality=modality),
         config=run.train,
         settings=settings,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -62,17 +62,9 @@ class Fit:
     stopped_at: int = 0
 
 
-class StepBatches(Protocol):
-    """A source that returns the same batch for the same step."""
-
-    def at(self, step: int) -> Batch:
-        """Return the batch of that step."""
-        ...
-
-
 def fit(
     learner: nn.Module,
-    source: StepBatches,
+    batch_at: Callable[[int], Batch],
     *,
     evaluate: Callable[[nn.Module], AnyScores],
     config: TrainConfig,
@@ -100,7 +92,7 @@ def fit(
         )
     fabric = _fabric(config)
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
-        loop = _Loop(fabric, learner, source, evaluate, config, run_dir, settings or {})
+        loop = _Loop(fabric, learner, batch_at, evaluate, config, run_dir, settings or {})
         return loop.run(resume=resume, on_step=on_step)
 
 
@@ -111,13 +103,14 @@ class _Loop:
         self,
         fabric: Fabric,
         learner: nn.Module,
-        source: StepBatches,
+        batch_at: Callable[[int], Batch],
         evaluate: Callable[[nn.Module], AnyScores],
         config: TrainConfig,
         run_dir: Path | None,
         settings: Mapping[str, Any],
     ) -> None:
-        self.fabric, self.source, self.evaluate, self.config, self.run_dir = fabric, source, evaluate, config, run_dir
+        self.fabric, self.batch_at, self.evaluate = fabric, batch_at, evaluate
+        self.config, self.run_dir = config, run_dir
         identity = {**msgspec.structs.asdict(config), **settings}
         self.identity: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(identity))
         self.learner = learner
@@ -146,7 +139,11 @@ class _Loop:
                 if self.step % config.eval_every == 0 or self.step == config.steps:
                     self._validate()
                     if run_dir is not None:
-                        _write_scalars(log, self.curve[-1])
+                        point = self.curve[-1]
+                        values = {f"train/{term}": mean for term, mean in point.terms.items()}
+                        values |= {"valid/score": point.valid_score, "train/loss": point.train_loss}
+                        for name, value in values.items():
+                            log.add_scalar(name, value, point.step)
                         self._save(run_dir)
                 if on_step is not None and self.fabric.is_global_zero:
                     best = None if self.best is None else self.top
@@ -159,7 +156,7 @@ class _Loop:
         torch.manual_seed((config.seed * 1_000_003 + self.step) * 64 + self.fabric.global_rank)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(self.step / config.steps, config.warmup_share)
-        batch = _shard(self.source.at(self.step), self.fabric.global_rank, self.fabric.world_size)
+        batch = _shard(self.batch_at(self.step), self.fabric.global_rank, self.fabric.world_size)
         if not self.network.training:
             self.wrapped.train()
         terms = self.wrapped(batch.to(self.fabric.device), self.step / config.steps)
@@ -282,11 +279,11 @@ def _read_resume(path: Path, *, config: dict[str, Any]) -> tuple[_ResumeFacts, d
     return facts, tensors
 
 
-def schedule(share: float, warmup_share: float) -> float:
+def schedule(fraction: float, warmup_share: float) -> float:
     """Return the factor on the peak learning rate after this fraction of the training."""
-    if share < warmup_share:
-        return max(0.01, share / warmup_share)
-    done = (share - warmup_share) / max(1e-9, 1 - warmup_share)
+    if fraction < warmup_share:
+        return max(0.01, fraction / warmup_share)
+    done = (fraction - warmup_share) / max(1e-9, 1 - warmup_share)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
@@ -339,9 +336,3 @@ def _scalar_log(run_dir: Path | None) -> Iterator[Any]:
 
     with SummaryWriter(str(run_dir)) as log:
         yield log
-
-
-def _write_scalars(log: Any, point: Validation) -> None:
-    values = {"valid/score": point.valid_score, "train/loss": point.train_loss}
-    for name, value in (values | {f"train/{term}": mean for term, mean in point.terms.items()}).items():
-        log.add_scalar(name, value, point.step)

@@ -61,8 +61,12 @@ Features = NDArray[np.float64]
 
 def group_reference(train: Windows, valid: Windows, modality: str) -> GroupReference | None:
     """Measure how the groups of training and validation differ, else ten blocks of windows; None for too few."""
-    groups = [part.subset(rows) for part in (train, valid) for rows in _rows_of_groups(part)]
-    between: Literal["groups", "recordings", "blocks"] = "recordings" if _are_recordings(train) else "groups"
+    each = [part.subset(part.groups == group) for part in (train, valid) for group in np.unique(part.groups)]
+    groups = [group for group in each if len(group) >= _MIN_WINDOWS_OF_GROUP]
+    between: Literal["groups", "recordings", "blocks"] = "groups"
+    source = train.source
+    if isinstance(source, CutWindows) and (source.recording[train.rows] == train.groups).all():
+        between = "recordings"
     if len(groups) < MIN_GROUPS:
         between, both = "blocks", (train, valid)
         if len(train) + len(valid) < _BLOCKS * _MIN_WINDOWS_OF_GROUP:
@@ -80,7 +84,9 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
     reference = fit_reference(measured, channels=len(spec.channels), between=between)
     if spec.kind == "video":  # bytes have one scale
         return reference
-    limits = magnitude_limits([_channel_magnitudes(group, modality) for group in kept])
+    limits = magnitude_limits(
+        [np.concatenate([channel_magnitudes(*part) for part in _prepared(group, modality)]) for group in kept]
+    )
     return msgspec.structs.replace(reference, magnitude=limits)
 
 
@@ -162,18 +168,6 @@ def _of_strangers(groups: Sequence[Features], channels: int) -> NDArray[np.float
     return scores
 
 
-def _rows_of_groups(windows: Windows) -> Iterator[NDArray[np.intp]]:
-    for group in np.unique(windows.groups):
-        rows = np.flatnonzero(windows.groups == group)
-        if len(rows) >= _MIN_WINDOWS_OF_GROUP:
-            yield rows
-
-
-def _are_recordings(windows: Windows) -> bool:
-    source = windows.source
-    return isinstance(source, CutWindows) and bool((source.recording[windows.rows] == windows.groups).all())
-
-
 def _spaced(count: int, most: int) -> list[int]:
     return sorted({int(number) for number in np.linspace(0, count - 1, min(count, most))})
 
@@ -184,10 +178,6 @@ def _features(windows: Windows, modality: str) -> Features:
         pairs = zip(values[:, ::step], present[:, ::step] > 0, strict=True)
         found += [window_features(one, there) for one, there in pairs]
     return np.array(found)
-
-
-def _channel_magnitudes(windows: Windows, modality: str) -> Features:
-    return np.concatenate([channel_magnitudes(*prepared) for prepared in _prepared(windows, modality)])
 
 
 def _prepared(windows: Windows, modality: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:

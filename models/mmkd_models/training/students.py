@@ -86,8 +86,8 @@ def fit_hybrid(
         alone = transformer if weight == 1.0 else rocket
         return replace(alone, facts=msgspec.structs.replace(alone.facts, hybrid=facts))
     heads = [
-        {name: part.state[f"head.{name}"] * (share / temperature) for name in ("weight", "bias")}
-        for part, share, temperature in zip((transformer, rocket), (weight, 1 - weight), temperatures, strict=True)
+        {name: part.state[f"head.{name}"] * (own / temperature) for name in ("weight", "bias")}
+        for part, own, temperature in zip((transformer, rocket), (weight, 1 - weight), temperatures, strict=True)
     ]
     head = {
         "head.weight": torch.cat([part["weight"] for part in heads], dim=1),

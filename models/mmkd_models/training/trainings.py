@@ -228,8 +228,8 @@ def _learn_from(
         goal=training_goal(data.train),
     )
     taught = {"recipe": msgspec.to_builtins(recipe), "teachers": [teacher.sha256 for teacher in teachers]}
-    share = _labelled_fraction(recipe)
-    result = fit_learner(learner, data, run, modality=modality, labelled_fraction=share, origin={**origin, **taught})
+    fraction = _labelled_fraction(recipe)
+    result = fit_learner(learner, data, run, modality=modality, labelled_fraction=fraction, origin={**origin, **taught})
     if memory is not None:
         memory.write()
     return result

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_edge.errors import CheckpointError, GateError, UsageError
+from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.adaptation import methods, run
 from mmkd_models.adaptation.domains import few_labels, new_domain, old_domain, unlearnt, with_classes
@@ -236,15 +236,6 @@ def test_the_same_seed_gives_the_same_weights_killed_or_not(site, tmp_path):
         assert torch.equal(value, resumed.checkpoint.state[name]), name
 
 
-def test_features_adapt_to_the_same_weights_again(site):
-    task = replace(task_of(site, max_forget=100.0), student=read_student(site / "rocket.ckpt"))
-    first, again = (run_adaptation(task) for _ in range(2))
-    assert first.tried.keys() == again.tried.keys() == {"statistics", "teacher"}
-    for way, student in first.tried.items():
-        for name, value in student.state.items():
-            assert torch.equal(value, again.tried[way].state[name]), (way, name)
-
-
 def test_a_student_without_windows_needs_the_old_data(site, tmp_path):
     student = replace(read_student(site / "transformer.ckpt"), carried=None)
     write_student(tmp_path / "bare.ckpt", student)
@@ -388,16 +379,6 @@ def test_values_that_are_normalised_by_group_have_no_statistics_to_adapt(site):
     assert str(raised.value) == "mmkd-adapt: 'acc' has no statistics to adapt; pass --teacher or --labels"
 
 
-def test_a_damaged_student_is_refused(site, tmp_path):
-    data = (site / "rocket.ckpt").read_bytes()
-    (tmp_path / "torn.ckpt").write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError) as raised:
-        run_adapt([str(tmp_path / "torn.ckpt"), str(site / "moved"), "-o", str(tmp_path / "adapted.ckpt")])
-    start = f"{tmp_path / 'torn.ckpt'}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ("
-    assert str(raised.value).startswith(start)
-    assert str(raised.value).endswith("); copy it again from where it was made")
-
-
 def test_too_few_windows_are_named(site, tmp_path):
     splits = {name: split(12, 40 + n, moved=1.3, groups=1) for n, name in enumerate(("train", "valid", "test"))}
     write_dataset(tmp_path / "few", name="few", labels=["idle", "busy"], modalities=MODALITIES, splits=splits)
@@ -451,8 +432,8 @@ def taught(site, monkeypatch):
     task = replace(task, old=replace(task.old, learn=old.subset(np.sort(rows))))
     seen = []
 
-    def fit(learner, source, **_):
-        seen.append((learner, source))
+    def fit(learner, batch_at, **_):
+        seen.append((learner, batch_at.__self__))
         return SimpleNamespace(state=learner.network.state_dict())
 
     monkeypatch.setattr(methods, "fit", fit)
@@ -525,27 +506,20 @@ def test_a_gain_is_counted_in_points_with_itsstandard_error():
     assert found.refusals == ()
 
 
-def test_a_class_that_vanishes_is_named():
-    found = judge_method(judge(), "teacher", say([0] * 8, [0, 1] * 4), say([1] * 8, [0] * 8), seconds=1.0)
-    assert found.vanished == ("b",)
-    assert found.refusals == ("it hardly answers b any more",)
-
-
-def test_a_class_that_was_never_answered_does_not_vanish():
-    found = judge_method(judge(), "teacher", say([0] * 8, [0] * 8), say([1] * 8, [0] * 8), seconds=1.0)
-    assert found.vanished == ()
-
-
-def test_a_teacher_that_says_one_class_hides_none_that_vanishes():
-    one_class = judge(reference=np.eye(2)[[0] * 8])
-    found = judge_method(one_class, "teacher", say([0] * 8, [0, 1] * 4), say([1] * 8, [0] * 8), seconds=1.0)
-    assert found.vanished == ("b",)
-
-
-def test_false_alarms_that_were_unsure_may_be_cured_on_recordings_of_one_class():
-    one_class = judge(reference=np.eye(2)[[0] * 8])
-    before = say([0] * 8, [0, 1] * 4, sure=[True, False] * 4)
-    assert judge_method(one_class, "teacher", before, say([1] * 8, [0] * 8), seconds=1.0).refusals == ()
+@pytest.mark.parametrize(
+    ("reference", "answered", "sure", "gone"),
+    [
+        ([0, 1] * 4, [0, 1] * 4, [True] * 8, ("b",)),
+        ([0, 1] * 4, [0] * 8, [True] * 8, ()),  # it was never answered
+        ([0] * 8, [0, 1] * 4, [True] * 8, ("b",)),  # the teacher may be wrong
+        ([0] * 8, [0, 1] * 4, [True, False] * 4, ()),  # false alarms that were unsure
+    ],
+)
+def test_a_class_that_vanishes_is_named(reference, answered, sure, gone):
+    court = judge(reference=np.eye(2)[reference])
+    result = judge_method(court, "teacher", say([0] * 8, answered, sure=sure), say([1] * 8, [0] * 8), seconds=1.0)
+    assert result.vanished == gone
+    assert result.refusals == (("it hardly answers b any more",) if gone else ())
 
 
 @pytest.mark.parametrize(
@@ -618,15 +592,6 @@ def test_closeness_falls_with_the_distance_of_the_probabilities():
     assert closeness_of(even, np.array([[1.0, 0.0]])) == pytest.approx(0.75)
 
 
-def test_a_share_of_a_regression_lies_between(site):
-    task = replace(task_of(site), student=read_student(site / "rocket.ckpt"))
-    before, whole = task.student, adapt_student(task, "teacher")
-    assert all(torch.equal(value, whole.state[name]) for name, value in interpolate(before, whole, 1.0).state.items())
-    for name, value in interpolate(before, whole, 0.5).state.items():
-        ends = before.state[name].double(), whole.state[name].double()
-        assert torch.allclose(value.double(), sum(ends) / 2, atol=1e-6), name
-
-
 @pytest.fixture(scope="module")
 def hybrid(site):
     old = open_dataset(site / "old")
@@ -636,16 +601,17 @@ def hybrid(site):
     return train_student(data.with_modalities(("acc",)), "acc", config, run)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "hybrid"])
-def test_a_student_that_trains_goes_part_of_the_way(site, hybrid, kind):
-    student = hybrid if kind == "hybrid" else read_student(site / "transformer.ckpt")
+@pytest.mark.parametrize("kind", ["transformer", "rocket", "hybrid"])
+def test_a_student_goes_part_of_the_way(site, hybrid, kind):
+    student = hybrid if kind == "hybrid" else read_student(site / f"{kind}.ckpt")
     new = new_domain(student, open_dataset(site / "labelled"), ("acc",))
     task = task_of(site, student=student, new=new, teacher=None, labels=10, max_forget=100.0)
     labelled = few_labels(task.new.learn, 10, seed=0)
     whole = adapt_student(task, "labels", labelled=labelled)
+    assert all(torch.equal(value, whole.state[name]) for name, value in interpolate(student, whole, 1.0).state.items())
     part = interpolate(student, whole, 0.25)
     moved = [name for name, value in student.state.items() if not torch.equal(value, whole.state[name])]
-    assert {"head.weight", "head.bias"} < set(moved)
+    assert {"head.weight", "head.bias"} <= set(moved)
     for name, value in part.state.items():
         ends = student.state[name].double(), whole.state[name].double()
         assert torch.allclose(value.double(), 0.75 * ends[0] + 0.25 * ends[1], atol=1e-6), name
@@ -887,12 +853,21 @@ def test_more_ways_ask_for_a_surer_gain():
     assert judge(methods=2).bonferroni_z == pytest.approx(1.960, abs=1e-3)
 
 
-def test_a_gain_that_may_be_luck_is_refused():
+@pytest.mark.parametrize(
+    ("method", "estimated_by", "closeness_to"),
+    [
+        ("teacher", "agreement", "the teacher"),
+        ("teacher", "labels", "the labels"),
+        ("statistics", "labels", "the labels"),
+        ("labels", "labels", None),
+    ],
+)
+def test_a_gain_that_may_be_luck_is_refused_except_from_labels(method, estimated_by, closeness_to):
     before, after = say([0] * 8, [1, 0] * 4), say([1, 1] + [0] * 6, [0, 1] * 4)
-    found = judge_method(judge(), "teacher", before, after, seconds=1.0)
-    assert found.refusals == (
-        "the gain in closeness to the teacher is not significant: +25.0 points, standard error 16.4",
-    )
+    result = judge_method(judge(estimated_by=estimated_by), method, before, after, seconds=1.0)
+    figures = "+25.0 points, standard error 16.4"
+    told = f"the gain in closeness to {closeness_to} is not significant: {figures}"
+    assert result.refusals == (() if closeness_to is None else (told,))
 
 
 def test_labels_refuse_a_loss_alone():
@@ -907,17 +882,6 @@ def test_labels_refuse_a_loss_alone():
     )
     assert same.refusals == ("no gain in closeness to the labels: +0.0 points, standard error 0.0",)
     assert less.refusals[0] == "no gain in closeness to the labels: -6.2 points, standard error 6.2"
-
-
-def test_with_labels_the_other_ways_must_surely_rise():
-    before, after = say([0] * 8, [1, 0] * 4), say([1, 1] + [0] * 6, [0, 1] * 4)
-    found = {
-        way: judge_method(judge(estimated_by="labels"), way, before, after, seconds=1.0).refusals
-        for way in ("labels", "statistics", "teacher")
-    }
-    assert found.pop("labels") == ()
-    unsure = ("the gain in closeness to the labels is not significant: +25.0 points, standard error 16.4",)
-    assert set(found.values()) == {unsure}
 
 
 def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, capsys):

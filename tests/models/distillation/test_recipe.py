@@ -99,11 +99,6 @@ def test_a_constant_weight_stays() -> None:
     assert [constant(0.7).at(share) for share in (0.0, 0.3, 1.0)] == [0.7, 0.7, 0.7]
 
 
-def test_a_recipe_survives_json() -> None:
-    recipe = Recipe(terms=(TASK, LOGIT, EDAM, CRD))
-    assert msgspec.json.decode(msgspec.json.encode(recipe), type=Recipe) == recipe
-
-
 def test_an_empty_recipe_is_refused() -> None:
     assert refusal() == "recipe: expected one or more terms of different kinds, got none; name each kind once"
 
@@ -140,34 +135,20 @@ def test_every_layer_that_is_there_is_taken(layer: int) -> None:
     term.check_depth(student=2, fusion=2, blocks=2)
 
 
-@pytest.mark.parametrize("weight", [constant(-1.0), Weight(start=1.0, end=math.nan), constant(math.inf)])
-def test_a_weight_below_zero_or_not_finite_is_refused(weight: Weight) -> None:
-    assert refusal(LogitTerm(weight=weight)) == (
+@pytest.mark.parametrize(
+    "weight",
+    [
+        constant(-1.0),
+        Weight(start=1.0, end=math.nan),
+        constant(math.inf),
+        Weight(start=1.0, end=0.0, until=0.0),
+        Weight(start=1.0, end=0.0, until=1.5),
+    ],
+)
+def test_an_impossible_weight_is_refused(weight: Weight) -> None:
+    assert refusal(TASK, LogitTerm(weight=weight)) == (
         "recipe: term 'logit': expected a weight of start >= 0 and end >= 0, reached at 0 < until <= 1, "
-        f"got {weight.start}, {weight.end} and 1.0; correct it"
-    )
-
-
-@pytest.mark.parametrize("until", [0.0, 1.5])
-def test_a_weight_reached_before_the_start_or_after_the_end_is_refused(until: float) -> None:
-    assert refusal(TASK, EdamTerm(weight=Weight(start=1.0, end=0.0, until=until))) == (
-        "recipe: term 'edam': expected a weight of start >= 0 and end >= 0, reached at 0 < until <= 1, "
-        f"got 1.0, 0.0 and {until}; correct it"
-    )
-
-
-@pytest.mark.parametrize("kind", ["logit", "crd"])
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf])
-def test_a_temperature_that_is_not_above_zero_is_refused(kind: str, temperature: float) -> None:
-    make = LogitTerm if kind == "logit" else CrdTerm
-    assert refusal(make(weight=constant(1.0), temperature=temperature)) == (
-        f"recipe: term {kind!r}: expected a temperature above 0, got {temperature}; correct it"
-    )
-
-
-def test_a_projection_without_width_is_refused() -> None:
-    assert refusal(CrdTerm(weight=constant(1.0), width=0, queue=-1)) == (
-        "recipe: term 'crd': expected width >= 1 and queue >= 0, got 0 and -1; correct them"
+        f"got {weight.start}, {weight.end} and {weight.until}; correct it"
     )
 
 
@@ -244,41 +225,11 @@ def test_weights_move_with_the_share_of_training() -> None:
     torch.testing.assert_close(late["loss"], late["task"])
 
 
-@pytest.mark.parametrize("term", [TASK, LOGIT, EDAM, CRD])
-def test_every_term_alone_teaches_the_student(term: Term) -> None:
-    module = learner(term)
-    module(batch(), 0.0)["loss"].backward()
-    gradients = [p.grad for p in module.network.encoder.parameters() if p.grad is not None]
-    assert any(bool(gradient.any()) for gradient in gradients)
-    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
-
-
-@pytest.mark.parametrize(("size", "classes"), [(1, 3), (4, 2), (1, 2)])
-def test_one_window_or_two_classes_are_enough(size: int, classes: int) -> None:
-    module = learner(TASK, LOGIT, EDAM, CRD, classes=classes)
-    terms = module(batch(size=size, classes=classes), 0.0)
-    terms["loss"].backward()
-    assert all(bool(value.isfinite()) for value in terms.values())
-    head = module.network.head.weight.grad
-    assert head is not None
-    assert head.abs().max() > 1e-3  # two classes must not silence the outputs
-
-
 def test_windows_without_labels_teach_by_the_teacher_alone() -> None:
     data = msgspec.structs.replace(batch(), targets=torch.zeros(4, 3), labelled=torch.zeros(4))
     terms = learner(TASK, LOGIT)(data, 0.0)
     assert terms["task"].item() == 0.0
     torch.testing.assert_close(terms["loss"], 2.0 * terms["logit"])
-
-
-def test_empty_windows_give_finite_losses_and_gradients() -> None:
-    nothing = {name: (torch.zeros_like(v), torch.zeros_like(p)) for name, (v, p) in batch().inputs.items()}
-    module = learner(TASK, LOGIT, EDAM, CRD)
-    terms = module(msgspec.structs.replace(batch(), inputs=nothing), 0.0)
-    terms["loss"].backward()
-    assert all(bool(value.isfinite()) for value in terms.values())
-    assert terms["edam"].item() == 0.0
-    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in module.parameters())
 
 
 def without(data: Batch, name: str, rows: slice) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -133,7 +134,12 @@ def test_a_student_without_layers_has_nothing_to_tie() -> None:
 @pytest.mark.parametrize(
     ("term", "problem"),
     [
-        (DkdTerm(weight=ONE, temperature=0.0), "a temperature above 0, got 0.0; correct it"),
+        *(
+            (kind(weight=ONE, temperature=temperature), f"a temperature above 0, got {temperature}; correct it")
+            for kind in (LogitTerm, DkdTerm, CrdTerm)
+            for temperature in (0.0, -1.0, math.inf)
+        ),
+        (CrdTerm(weight=ONE, width=0, queue=-1), "width >= 1 and queue >= 0, got 0 and -1; correct them"),
         (
             DkdTerm(weight=ONE, alpha=0.0, beta=0.0),
             "alpha >= 0 and beta >= 0, one above 0, got 0.0 and 0.0; correct them",

@@ -344,13 +344,6 @@ def test_a_causal_checkpoint_gives_the_same_network_back(
     assert torch.equal(again.network()(values, present).logits, network.eval()(values, present).logits)
 
 
-def test_a_windowed_student_is_described_as_before() -> None:
-    config = StudentConfig(preset="test", encoder=ENCODER)
-    assert "causal" not in msgspec.to_builtins(config)
-    assert msgspec.to_builtins(CONFIG)["causal"] is True
-    assert msgspec.convert(msgspec.to_builtins(CONFIG), StudentConfig) == CONFIG
-
-
 def stepped_file(path: Path) -> StudentCheckpoint:
     """The checkpoint, whose network steps as it answers for windows."""
     checkpoint = read_student(path)

@@ -33,7 +33,7 @@ def test_trees_answer_as_scikit_learn_does(depth: int | None, monkeypatch: pytes
     monkeypatch.setattr("sklearn.ensemble.ExtraTreesClassifier", lambda **_: forest)
     grown = grown_trees(FEATURES, CLASSES, [ACC], classes=3, kind="classification", seed=4)
     votes = grown.votes(torch.from_numpy(ASKED))
-    # The same leaf each time; the shares in it are float32.
+    # The same leaf each time; the fractions in it are float32.
     np.testing.assert_allclose(votes.numpy(), forest.predict_proba(ASKED), rtol=0, atol=1e-7)
 
 
@@ -65,7 +65,7 @@ def stump() -> dict[str, torch.Tensor]:
         "threshold": torch.tensor([0.5, 0.0, 0.0]),
         "left": torch.tensor([1, 0, 1], dtype=torch.int32),
         "right": torch.tensor([2, 0, 0], dtype=torch.int32),
-        "shares": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        "fractions": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     }
 
 
@@ -73,7 +73,7 @@ def test_the_votes_are_smoothed_by_one_that_is_spread_evenly() -> None:
     inputs = {"acc": (torch.ones(1, 40, 2), torch.ones(1, 40, 2))}  # its mean, the first statistic, is above a half
     classes = Trees([ACC], stump(), kind="classification")(inputs).exp()
     labels = Trees([ACC], stump(), kind="multi_label")(inputs).sigmoid()
-    numbers = Trees([ACC], {**stump(), "shares": torch.tensor([[3.0], [7.0]])}, kind="regression")(inputs)
+    numbers = Trees([ACC], {**stump(), "fractions": torch.tensor([[3.0], [7.0]])}, kind="regression")(inputs)
     assert classes[0].tolist() == pytest.approx([0.25, 0.75])  # (0 + 1/2) / 2, (1 + 1/2) / 2
     assert labels[0].tolist() == pytest.approx([0.25, 0.75])
     assert numbers.tolist() == [[7.0]]
@@ -100,18 +100,18 @@ def test_grown_trees_are_sound() -> None:
 
 def test_a_class_without_a_window_gets_the_spread_vote_alone() -> None:
     grown = grown_trees(FEATURES, CLASSES * 2, [ACC], classes=5, kind="classification", seed=4)
-    assert grown.shares.shape[1] == 5
-    assert not grown.shares[:, [1, 3]].any()
+    assert grown.fractions.shape[1] == 5
+    assert not grown.fractions[:, [1, 3]].any()
 
 
-LINKS = "expected every node to lead onwards inside its tree and every leaf to its shares, got other links"
+LINKS = "expected every node to lead onwards inside its tree and every leaf to its row, got other links"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "fault"),
     [
         ("left", [0, 0, 1], LINKS),  # a circle
-        ("left", [1, 0, 2], LINKS),  # shares that are not there
+        ("left", [1, 0, 2], LINKS),  # fractions that are not there
         ("right", [3, 0, 0], LINKS),
         ("right", [2, 1, 0], LINKS),
         ("feature", [84, -1, -1], LINKS),  # acc has 84 statistics, from 0
@@ -119,7 +119,7 @@ LINKS = "expected every node to lead onwards inside its tree and every leaf to i
         ("roots", [1], LINKS),
         ("roots", [0, 0], LINKS),
         ("roots", [0, 2], LINKS),
-        ("threshold", [float("nan"), 0, 0], "expected finite thresholds and shares, got NaN or infinity"),
+        ("threshold", [float("nan"), 0, 0], "expected finite thresholds and fractions, got NaN or infinity"),
     ],
 )
 def test_trees_that_were_altered_are_refused(name: str, value: list[float], fault: str) -> None:
@@ -130,9 +130,9 @@ def test_trees_that_were_altered_are_refused(name: str, value: list[float], faul
 
 def test_arrays_of_other_kinds_and_shapes_are_refused() -> None:
     assert trees_fault({"roots": torch.zeros(1)}, [ACC], classes=2) == (
-        "expected the arrays roots, feature, threshold, left, right, shares, got {'roots': 'float32'}"
+        "expected the arrays roots, feature, threshold, left, right, fractions, got {'roots': 'float32'}"
     )
     assert trees_fault({**stump(), "threshold": torch.zeros(2)}, [ACC], classes=2) == (
-        "expected 1 to 10000 trees with arrays (nodes,) and shares (leaves, 2), got {'roots': (1,), 'feature': (3,), "
-        "'threshold': (2,), 'left': (3,), 'right': (3,), 'shares': (2, 2)}"
+        "expected 1 to 10000 trees with arrays (nodes,) and fractions (leaves, 2), got {'roots': (1,), "
+        "'feature': (3,), 'threshold': (2,), 'left': (3,), 'right': (3,), 'fractions': (2, 2)}"
     )

@@ -54,7 +54,7 @@ def test_the_share_of_positive_values_is_that_worked_out_by_hand() -> None:
     """
     network = one_kernel(padded=False, samples=10, bias=-4.5, width=0.1)
     values = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])[None, :, None]
-    shares, seen = network.shares(values, torch.ones_like(values))
+    shares, seen = network.proportions(values, torch.ones_like(values))
     assert shares.tolist() == [[0.5]]
     assert seen.tolist() == [[1.0]]
 
@@ -66,16 +66,16 @@ def test_a_padded_kernel_counts_every_position_and_reads_the_mean_beyond_the_end
     """
     network = one_kernel(padded=True, samples=9, bias=0.5, width=0.1)
     values = torch.ones(1, 9, 1)
-    shares, _ = network.shares(values, torch.ones_like(values))
+    shares, _ = network.proportions(values, torch.ones_like(values))
     assert shares.item() == pytest.approx(4 / 9, abs=1e-6)
 
 
 def test_at_the_bias_the_ramp_is_a_half() -> None:
     network = one_kernel(padded=False, samples=9, bias=-3.0, width=4.0)
     values = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 1])[None, :, None]  # the sum is -3
-    assert network.shares(values, torch.ones_like(values))[0].item() == 0.5
+    assert network.proportions(values, torch.ones_like(values))[0].item() == 0.5
     values[0, 8, 0] = 0.0  # the sum is -2: a quarter of the ramp above its middle
-    assert network.shares(values, torch.ones_like(values))[0].item() == 0.75
+    assert network.proportions(values, torch.ones_like(values))[0].item() == 0.75
 
 
 @pytest.mark.parametrize(("positions", "stride"), [(40, 1), (20, 3)])
@@ -99,7 +99,7 @@ def test_the_features_are_those_of_plain_loops(positions: int, stride: int) -> N
             ]
             wanted.append((np.stack(answers) > (0.5 - bias) * width).mean(0))
     present = torch.ones(6, 40, 2)
-    shares, _ = network.shares(torch.from_numpy(values), present)
+    shares, _ = network.proportions(torch.from_numpy(values), present)
     off = np.abs(shares.numpy() - np.stack(wanted, axis=1))
     # Within the ramp, a tenth of the spread, lie some 4 % of the positions, each off by a quarter on average.
     assert off.mean() < 0.01
@@ -171,9 +171,9 @@ def test_positions_whose_centre_is_missing_do_not_count() -> None:
     values = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])[None, :, None]
     present = torch.ones_like(values)
     present[0, 0, 0] = 0.0  # no kernel's centre: the sums stay -4 and -5
-    assert network.shares(values, present)[0].tolist() == [[0.5]]
+    assert network.proportions(values, present)[0].tolist() == [[0.5]]
     present[0, 4, 0] = 0.0  # the first centre: the second position is what is left, and it is below the bias
-    assert network.shares(values, present)[0].tolist() == [[0.0]]
+    assert network.proportions(values, present)[0].tolist() == [[0.0]]
 
 
 def test_of_a_window_without_samples_every_feature_is_the_mean_of_the_training() -> None:
@@ -211,10 +211,10 @@ def test_long_windows_are_read_at_every_nth_position() -> None:
     values = windows(3, 5000, 1)
     network = fitted(values, features=84)
     assert network.config.stride == 5
-    found, _ = network.shares(torch.from_numpy(values), torch.ones(3, 5000, 1))
+    found, _ = network.proportions(torch.from_numpy(values), torch.ones(3, 5000, 1))
     everywhere = RocketFeatures(modality(5000, 1), RocketConfig(groups=network.config.groups, stride=1))
     everywhere.load_state_dict(network.state_dict())
-    exact, _ = everywhere.shares(torch.from_numpy(values), torch.ones(3, 5000, 1))
+    exact, _ = everywhere.proportions(torch.from_numpy(values), torch.ones(3, 5000, 1))
     assert found.numpy() == pytest.approx(exact.numpy(), abs=0.08)  # 5 standard errors of a half among 1,000
 
 
@@ -231,7 +231,7 @@ def test_every_feature_of_a_whole_window_has_positions_with_a_spread(samples: in
     """The longest dilation leaves an unpadded kernel few positions; where they are none or one, it is padded."""
     values = windows(4, samples, 1)
     network = fitted(values, features=2016, positions=100)
-    _, seen = network.shares(torch.from_numpy(values), torch.ones(values.shape))
+    _, seen = network.proportions(torch.from_numpy(values), torch.ones(values.shape))
     assert seen.numpy() == pytest.approx(1.0)
     narrowest = max(float(group.get_buffer("weight").abs().max()) for group in network.groups)
     assert narrowest < 2 / 0.01  # a ramp of a hundredth of the windows' spread, ten times the least there is

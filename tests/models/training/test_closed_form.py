@@ -350,10 +350,6 @@ def test_steps_and_int8_practice_are_refused_to_other_kinds(rocket: StudentCheck
     )
 
 
-def test_a_transformer_is_described_as_it_was_before_there_were_kinds() -> None:
-    assert set(msgspec.to_builtins(student_config("tiny"))) == {"preset", "encoder"}
-
-
 def test_parts_that_a_kind_does_not_have_are_refused() -> None:
     features = RocketConfig(groups=(RocketGroup(dilation=1, padded=True, features=3),))
     with pytest.raises(ValueError, match="expected no convolutional features in a transformer"):

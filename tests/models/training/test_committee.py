@@ -512,7 +512,7 @@ ALTERED_TENSORS = [
         "checkpoint",
         lambda parts: parts["member1/left"].zero_(),
         (
-            "member 1 (trees): expected every node to lead onwards inside its tree and every leaf to its shares, got "
+            "member 1 (trees): expected every node to lead onwards inside its tree and every leaf to its row, got "
             "other links"
         ),
     ),

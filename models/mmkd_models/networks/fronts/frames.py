@@ -153,8 +153,8 @@ def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tu
     layers: list[nn.Module] = []
     channels, height, across = shape
     while max(height, across) > 2 * _LAST:
-        side, share = ((4, 6), (2, 3), (2, 2))[min(len(layers) // 2, 2)]
-        out = max(8, round(width / share / 8) * 8)  # engines compute eight channels at a time
+        side, divisor = ((4, 6), (2, 3), (2, 2))[min(len(layers) // 2, 2)]
+        out = max(8, round(width / divisor / 8) * 8)  # engines compute eight channels at a time
         padding = (_margin(height, side), _margin(across, side))
         layers += [nn.Conv2d(channels, out, side, stride=side, padding=padding), nn.ReLU()]
         channels, height, across = out, -(-height // side), -(-across // side)

@@ -32,7 +32,7 @@ FLOOR = 1e-8
 _MIN_SAMPLES = 64  # of a window of sound
 
 _CLIP = 8.0  # standard deviations, as in the front-end of a series
-_MIN_SHARE = 0.5  # of the samples of a frame that is there
+_MIN_FRACTION = 0.5  # of the samples of a frame that is there
 _STILL = 1e-2  # variance over a window, of the training's variance, that none goes below
 
 
@@ -73,14 +73,14 @@ class LogMels(nn.Module):
         first, second = blocks[:, :, :-1] * self.window[0], blocks[:, :, 1:] * self.window[1]  # (B, C, N, hop)
         power = torch.cat([_power((first + second) @ self.even), _power((first - second) @ self.odd)], dim=-1)
         power = power @ self.filters  # (B, C, N, M)
-        share = _share(present)
-        power = power / share.clamp(min=_MIN_SHARE)[..., None]
+        fraction = _present_fraction(present)
+        power = power / fraction.clamp(min=_MIN_FRACTION)[..., None]
         # No sum: the exporter takes the addition of something so small for one of nothing, and drops it.
-        return power.clamp(min=FLOOR).log(), _is_there(share)
+        return power.clamp(min=FLOOR).log(), _is_there(fraction)
 
     def presence(self, present: Tensor) -> Tensor:
         """(B, T, C) -> (B, N): fraction of the channels that have each frame."""
-        return _is_there(_share(self._in_blocks(present.transpose(1, 2)))).mean(1)
+        return _is_there(_present_fraction(self._in_blocks(present.transpose(1, 2)))).mean(1)
 
     def _in_blocks(self, samples: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, N + 1, hop)."""
@@ -149,11 +149,11 @@ class LogMelFront(nn.Module):
         return self.mels.presence(present)
 
 
-def _is_there(share: Tensor) -> Tensor:
-    return (share >= _MIN_SHARE).to(share.dtype)
+def _is_there(fraction: Tensor) -> Tensor:
+    return (fraction >= _MIN_FRACTION).to(fraction.dtype)
 
 
-def _share(present: Tensor) -> Tensor:
+def _present_fraction(present: Tensor) -> Tensor:
     """(B, C, N + 1, hop) -> (B, C, N): fraction of each frame's samples that are present."""
     blocks = present.mean(-1)
     return (blocks[:, :, :-1] + blocks[:, :, 1:]) * 0.5
