@@ -56,7 +56,7 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX
     )
 
 
-def tensors_of(carried: CarriedWindows) -> dict[str, Tensor]:
+def carried_tensors(carried: CarriedWindows) -> dict[str, Tensor]:
     """Return the tensors that a file stores: windows, labels, and for video which frames are there."""
     tensors = {"windows": torch.from_numpy(frame_bytes(carried.windows)), "labels": torch.from_numpy(carried.labels)}
     if carried.windows.dtype == np.uint8:
@@ -65,7 +65,7 @@ def tensors_of(carried: CarriedWindows) -> dict[str, Tensor]:
 
 
 def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSpec, path: Path) -> CarriedWindows:
-    """Return the windows of a file. Raise CheckpointError unless they are what `tensors_of` returns."""
+    """Return the windows of a file. Raise CheckpointError unless they are what `carried_tensors` returns."""
     windows, labels = tensors.get("windows", torch.empty(0)), tensors.get("labels", torch.empty(0))
     shape = (len(windows), *modality.shape)
     dtype, several = label_dtype(task.kind), task.kind == "multi_label"

@@ -26,7 +26,7 @@ METHOD, METHOD_OF_OTHERS = "dist", "logit"
 """Default methods of distillation: for three classes or more, and for all other tasks (decision 012)."""
 
 
-def trains_of(metric: AnyMetric, steps: int | None) -> tuple[TrainConfig, TrainConfig]:
+def default_trainings(metric: AnyMetric, steps: int | None) -> tuple[TrainConfig, TrainConfig]:
     """Return the training of teachers and of students, with this metric and, if given, number of steps."""
     teacher, student = (
         msgspec.structs.replace(train, metric=metric, steps=steps or train.steps)

@@ -15,10 +15,10 @@ from mmkd_edge.bundle.manifest import MAX_LABELS, MAX_WINDOW_VALUES
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.networks.config import EncoderConfig, RocketConfig
-from mmkd_models.networks.encoder import strides_of
-from mmkd_models.networks.fronts.log_mel import hop_of
+from mmkd_models.networks.encoder import stem_strides
+from mmkd_models.networks.fronts.log_mel import hop_samples
 from mmkd_models.networks.fronts.series import is_long
-from mmkd_models.networks.rocket import claims_of
+from mmkd_models.networks.rocket import claimed_sizes
 
 _MAX_MODALITIES = 64
 _MAX_PIXELS = 1 << 14
@@ -46,7 +46,7 @@ def check_bounds(
         **{f"{m.name}: values of a window": (math.prod(m.shape), MAX_WINDOW_VALUES) for m in modalities},
         **{f"{m.name}: pixels of a side": (max(m.shape[1:3]), _MAX_PIXELS) for m in modalities if m.kind == "video"},
         **({} if rocket is None else {"features": (rocket.features, values)}),
-        **({} if rocket is None else claims_of(rocket, modalities[0])),
+        **({} if rocket is None else claimed_sizes(rocket, modalities[0])),
     }
     if encoder is not None:
         # Queries, keys, values and their output: 4 x D x D values in each layer of each encoder.
@@ -70,8 +70,10 @@ def _refuse_larger(claims: Mapping[str, tuple[int, int]], path: Path) -> None:
 
 def _constant_values(modality: ModalitySpec, encoder: EncoderConfig, *, causal: bool) -> int:
     """The size of the largest matrix that an encoder computes."""
-    positions = max(1, modality.samples // max(1, hop_of(modality)) if modality.kind == "audio" else modality.samples)
-    stride = math.prod(strides_of(modality, positions, encoder.most_tokens))
+    positions = max(
+        1, modality.samples // max(1, hop_samples(modality)) if modality.kind == "audio" else modality.samples
+    )
+    stride = math.prod(stem_strides(modality, positions, encoder.most_tokens))
     if causal:
         return 2 * encoder.spectrum_bands * stride
     tokens = -(-positions // stride)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_models.networks.rocket import fit_rocket, pruned
+from mmkd_models.networks.rocket import fit_rocket, prune_rocket
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
@@ -20,7 +20,7 @@ def of_features(start: StudentCheckpoint, kind: str) -> StudentCheckpoint:
     values, present = prepare_batch(start.carried.windows, start.modality)
     scale = (values.mean((0, 1)), values.std((0, 1)))
     features = fit_rocket(start.modality, values, present, scale=scale, seed=0, features=168)
-    features = pruned(features, start.modality, np.arange(0, 168, 2))
+    features = prune_rocket(features, start.modality, np.arange(0, 168, 2))
     config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
     with torch.random.fork_rng():
         torch.manual_seed(0)

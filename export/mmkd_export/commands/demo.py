@@ -31,7 +31,7 @@ with loading("mmkd-demo"):
         COMMITTEE,
         STUDENT_PRESET,
         TEACHER_PRESET,
-        trains_of,
+        default_trainings,
     )
     from mmkd_models.metrics.scores import default_metric
     from mmkd_models.networks.config import preset_named
@@ -218,7 +218,7 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     names = options.modality or [spec.name for spec in modalities]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
     members = members_named(options.members.split(","), modalities) if options.members else default_members(modalities)
-    teacher_train, student_train = trains_of(default_metric(data.spec.task.kind), options.steps)
+    teacher_train, student_train = default_trainings(default_metric(data.spec.task.kind), options.steps)
     return ComparisonConfig(
         labelled=labelled,
         modalities=tuple(names),

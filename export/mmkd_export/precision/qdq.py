@@ -65,19 +65,19 @@ def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Map
 
 def weight_scales(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     """Return the scale of each output, float32 (n,): its largest weight over 127; 1 / 127 if all are about 0."""
-    from mmkd_models.networks.int8 import scales_of
+    from mmkd_models.networks.int8 import int8_scales
 
     others = tuple(index for index in range(values.ndim) if index != axis)
-    return np.asarray(scales_of(np.abs(values).max(axis=others)), dtype=np.float32)
+    return np.asarray(int8_scales(np.abs(values).max(axis=others)), dtype=np.float32)
 
 
 def quantised_weights(values: NDArray[np.float32], scales: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
     """Round weights to INT8, halves to even as QuantizeLinear does."""
-    from mmkd_models.networks.int8 import TOP, levels_of
+    from mmkd_models.networks.int8 import TOP, int8_levels
 
     shape = [1] * values.ndim
     shape[axis] = -1
-    return np.asarray(levels_of(values, scales.reshape(shape), lowest=-TOP), dtype=np.int8)
+    return np.asarray(int8_levels(values, scales.reshape(shape), lowest=-TOP), dtype=np.int8)
 
 
 def _reshape_bias(graph: onnx.GraphProto, product: str, weights: Mapping[str, onnx.TensorProto]) -> None:

@@ -83,9 +83,9 @@ def score_student(
     new = logits_of(network, judge.new, modality=name) if new_logits is None else new_logits
     if judge.reference is None:
         assert judge.weights is not None
-        closeness = judge.weights * closeness_of(old, label_answers(student.task, judge.old.labels))
+        closeness = judge.weights * measure_closeness(old, label_answers(student.task, judge.old.labels))
     else:
-        closeness = closeness_of(new, judge.reference)
+        closeness = measure_closeness(new, judge.reference)
     return StudentScores(
         closeness=closeness,
         answers=new.argmax(axis=1),
@@ -95,7 +95,7 @@ def score_student(
     )
 
 
-def closeness_of(logits: NDArray[np.float32], reference: Floats) -> Floats:
+def measure_closeness(logits: NDArray[np.float32], reference: Floats) -> Floats:
     """Return (N,) 1 minus half the squared distance of the probabilities: 0 if both are sure of different classes."""
     return np.asarray(1 - np.square(probabilities_of(logits, kind="classification") - reference).sum(axis=1) / 2)
 

@@ -54,7 +54,7 @@ class Adaptation:
 def run_adaptation(task: AdaptationTask, *, on_method: Callable[[str], None] = lambda method: None) -> Adaptation:
     """Return the best method that passes the gate. Raises UsageError if no method applies to the student."""
     _check_student(task)
-    judge = _judge_of(task)
+    judge = _build_judge(task)
     before = score_student(judge, task.student)
     tried: dict[str, StudentCheckpoint] = {}
     results = []
@@ -92,7 +92,7 @@ def _check_student(task: AdaptationTask) -> None:
         )
 
 
-def _judge_of(task: AdaptationTask) -> AdaptationJudge:
+def _build_judge(task: AdaptationTask) -> AdaptationJudge:
     new, weights = task.new.judge.with_modalities((task.student.modality.name,)), None
     reference = task.teacher_answers(task.new.judge)
     estimated_by: EstimateKind = "agreement"
@@ -196,12 +196,12 @@ def _carried(task: AdaptationTask, new: Windows) -> CarriedWindows | None:
     if before is None:
         return None
 
-    def all_of(windows: Windows) -> CarriedWindows:
+    def carry(windows: Windows) -> CarriedWindows:
         return CarriedWindows(windows=windows.take(np.arange(len(windows)))[name], labels=windows.labels)
 
-    parts = [before if task.old.sha256 is not None else all_of(task.old.judge)]
+    parts = [before if task.old.sha256 is not None else carry(task.old.judge)]
     if task.labelled is not None and new.labelled.any():
-        parts.append(all_of(new.only_labelled()))
+        parts.append(carry(new.only_labelled()))
     windows = np.concatenate([part.windows for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     order = np.random.default_rng(task.train.seed).permutation(len(windows))

@@ -21,7 +21,7 @@ from mmkd_models.data.folds import LeftOutDomains, fold_indices
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.spec import SplitName
 from mmkd_models.data.windows import Windows
-from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, trains_of
+from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, default_trainings
 from mmkd_models.evaluation.seen import check_seen, split_judged
 from mmkd_models.evaluation.suites.cost_model import TEMPLATE
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
@@ -306,7 +306,7 @@ def _shift_order(request: EvaluateRequest, inputs: SuiteInputs, dataset: Dataset
     from mmkd_models.training.committee import default_members
 
     name = "" if checkpoint is None else checkpoint.config.preset
-    teacher_train, student_train = trains_of(default_metric(dataset.spec.task.kind), options.steps)
+    teacher_train, student_train = default_trainings(default_metric(dataset.spec.task.kind), options.steps)
     config = ComparisonConfig(
         labelled=Labelled(share=label_fraction),
         modalities=modalities,

@@ -132,7 +132,7 @@ class DistillLearner(nn.Module):
                 pair=Pair(student=student, teacher=teachers[term.reads_teacher or 0], modality=self.modality),
                 batch=batch,
                 goal=self.goal,
-                together=lambda temperature: mixed_logits(self.goal, logits, temperature=temperature),
+                together=lambda temperature: mix_logits(self.goal, logits, temperature=temperature),
             )
             terms.update(term.loss(step, heads.get(term.name)))
             total = total + weight * terms[term.name]
@@ -202,7 +202,7 @@ def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -
     return {name: blank_inputs(spec) for name, spec in specs.items()}
 
 
-def mixed_logits(goal: Goal, logits: Sequence[Tensor], *, temperature: float) -> Tensor:
+def mix_logits(goal: Goal, logits: Sequence[Tensor], *, temperature: float) -> Tensor:
     """Return logits z (B, K) of all teachers together; those of a single teacher as they are.
 
     softmax(z / T), or the sigmoid of several labels, is the mean of their probabilities at T, and numbers are averaged

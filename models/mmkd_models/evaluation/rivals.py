@@ -20,10 +20,10 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.likelihood import fitted_temperature, logits_of_probabilities, probabilities_of
 from mmkd_models.metrics.scores import AnyMetric
-from mmkd_models.training.choosing import chosen_tau, log_prior
-from mmkd_models.training.committee import grown_network
+from mmkd_models.training.choosing import choose_tau, log_prior
+from mmkd_models.training.committee import grow_member
 from mmkd_models.training.predict import answers_to, series_values
-from mmkd_models.training.ridge import mixed_answers
+from mmkd_models.training.ridge import mix_answers
 from mmkd_report.schema.figures import MODEL_NAMES
 
 RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra", "distilled_rocket"]
@@ -102,7 +102,7 @@ class Contestants:
             series = series_of(self.train if rival == "distilled_rocket" else known, self.modality)
             transform = (multi_rocket_hydra if rival == "multi_rocket_hydra" else mini_rocket)(series, seed=self.seed)
             if rival == "distilled_rocket" and self.teach is not None:
-                mixed = mixed_answers(self.train, np.arange(len(self.train)), self.teach(self.train))
+                mixed = mix_answers(self.train, np.arange(len(self.train)), self.teach(self.train))
                 answers = ridge_on_targets(transform(series), mixed if kind == "regression" else 2 * mixed - 1)
             else:
                 answers = ridge_on_labels(transform(series), known.labels, task)
@@ -123,7 +123,7 @@ def calibration(raw: Answers, *, train: Windows, valid: Windows, metric: AnyMetr
     if kind != "classification":
         return lambda answers: answers / temperature
     prior = log_prior(train.labels, len(train.spec.task.labels))
-    tau = chosen_tau(raw / temperature, valid.labels, valid.groups, prior=prior, metric=metric)
+    tau = choose_tau(raw / temperature, valid.labels, valid.groups, prior=prior, metric=metric)
     return lambda answers: answers / temperature - tau * prior
 
 
@@ -136,7 +136,7 @@ def averaged(first: Answers, second: Answers, *, kind: TaskKind) -> Answers:
 
 
 def _extra_trees(known: Windows, *, modality: str, seed: int) -> Answerer:
-    trees = grown_network(known.with_modalities((modality,)), "trees", seed=seed)
+    trees = grow_member(known.with_modalities((modality,)), "trees", seed=seed)
     return lambda windows: answers_to(trees, windows.with_modalities((modality,))).numpy().astype(np.float64)
 
 

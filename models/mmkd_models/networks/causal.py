@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig
-from mmkd_models.networks.encoder import strides_of
+from mmkd_models.networks.encoder import stem_strides
 from mmkd_models.networks.fronts.causal import (
     Blocks,
     CausalFrames,
@@ -47,7 +47,7 @@ _HISTORY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Along:
+class Recording:
     """A recording before the first block: time tokens (B, N, D), presence (B, N), and statistics up to each token."""
 
     time: Tensor
@@ -63,7 +63,7 @@ class CausalEncoder(nn.Module):
         super().__init__()
         series, hop, front = _sensed(modality, config)
         many = modality.kind != "series"
-        strides = strides_of(modality, series.samples, config.most_tokens)
+        strides = stem_strides(modality, series.samples, config.most_tokens)
         channels, bands = len(series.channels), config.spectrum_bands
         self.modality = modality
         self.block = math.prod(strides)  # of the series; of sound its samples are frames
@@ -131,13 +131,13 @@ class CausalEncoder(nn.Module):
         lead = -samples.shape[1] % self.stride
         return F.pad(samples, (0, 0) * (samples.ndim - 2) + (lead, 0)) if lead else samples
 
-    def along(self, values: Tensor, present: Tensor) -> Along:
+    def along(self, values: Tensor, present: Tensor) -> Recording:
         """Whole blocks (B, N S, ...) -> time tokens and the statistics of the front-end."""
         if not isinstance(self.front, CausalFront):
             values, present = self.front.along(values, present)
         front, count = self.inner, values.shape[1] // self.block
         scaled = front.scaled(values, present)
-        band = band_of(torch.arange(count, device=values.device), count, self.length).to(values)
+        band = last_blocks(torch.arange(count, device=values.device), count, self.length).to(values)
         shape = (-1, count, self.block, front.channels)
         rows, there = scaled.reshape(shape), present.reshape(shape)  # (B, N, S, C)
         moments = front.moments(rows, there)
@@ -153,19 +153,19 @@ class CausalEncoder(nn.Module):
         )
         series = F.pad(front.series(rows, there, running), (0, 0, self.reach, 0))
         time = self.stem(series.transpose(1, 2)).transpose(1, 2)  # (B, N, D)
-        return Along(time=time, there=there.amax((2, 3)), blocks=blocks, running=running)
+        return Recording(time=time, there=there.amax((2, 3)), blocks=blocks, running=running)
 
-    def tokens(self, along: Along, asked: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def tokens(self, along: Recording, ends: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the tokens before the first block (B, N + 2 I, D), and each block's bias (B, H, N + 2 I, N + 2 I).
 
-        After the blocks `asked` (I,) of a recording of N, a spectrum and a statistics token look back.
+        After the blocks `ends` (I,) of a recording of N, a spectrum and a statistics token look back.
         """
         count = along.time.shape[1]
-        band = band_of(asked, count, self.length).to(along.time)
-        running = Running(**{name: getattr(along.running, name)[:, asked] for name in ("count", "mean", "spread")})
+        band = last_blocks(ends, count, self.length).to(along.time)
+        running = Running(**{name: getattr(along.running, name)[:, ends] for name in ("count", "mean", "spread")})
         extra = self.extra(along.blocks, running, band).flatten(1, 2)  # (B, 2 I, D)
         x = self.dropout(torch.cat([along.time, extra], dim=1))
-        steps = torch.cat([torch.arange(count, device=asked.device), asked.repeat_interleave(2)])
+        steps = torch.cat([torch.arange(count, device=ends.device), ends.repeat_interleave(2)])
         keys = F.pad(along.there, (0, extra.shape[1]))
         missing = (keys - 1.0)[:, None, None] * -MASKED  # (B, 1, 1, N + 2 I)
         return x, [missing + pairs for pairs in self._pairs(steps, count)]
@@ -202,9 +202,9 @@ def _sensed(
             return modality, 1, lambda inner: inner
 
 
-def band_of(asked: Tensor, count: int, length: int) -> Tensor:
-    """(I, N): 1 for the `length` blocks that end with each of `asked`, else 0."""
-    age = asked[:, None] - torch.arange(count, device=asked.device)[None, :]
+def last_blocks(ends: Tensor, count: int, length: int) -> Tensor:
+    """(I, N): 1 for the `length` blocks that end with each of `ends`, else 0."""
+    age = ends[:, None] - torch.arange(count, device=ends.device)[None, :]
     return (age >= 0) & (age < length)
 
 

@@ -54,7 +54,7 @@ class Encoder(nn.Module):
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
         front = front_of(modality, config)
-        strides = strides_of(modality, front.positions, config.most_tokens)
+        strides = stem_strides(modality, front.positions, config.most_tokens)
         self.modality = modality
         self.stride = math.prod(strides)
         self.length = -(-front.positions // self.stride)
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
         return torch.cat([time, whole, whole], dim=-1)
 
 
-def strides_of(modality: ModalitySpec, positions: int, most_tokens: int) -> tuple[int, ...]:
+def stem_strides(modality: ModalitySpec, positions: int, most_tokens: int) -> tuple[int, ...]:
     """Return the strides of the stem: halvings until at most `most_tokens` are left, at least one for a series."""
     if modality.kind != "series" and positions <= most_tokens:
         return (1,)

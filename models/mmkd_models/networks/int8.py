@@ -34,13 +34,13 @@ _SPEED = 20.0
 _Array = TypeVar("_Array", bound=Any)  # a NumPy array or a torch tensor
 
 
-def scales_of(largest: _Array) -> _Array:
+def int8_scales(largest: _Array) -> _Array:
     """Return a 127th of each largest magnitude; 1 / 127 if it counts as 0."""
     scales: _Array = (largest + 1.0 * (largest <= NOTHING)) / TOP
     return scales
 
 
-def levels_of(values: _Array, scales: _Array, *, lowest: int) -> _Array:
+def int8_levels(values: _Array, scales: _Array, *, lowest: int) -> _Array:
     """Return whole numbers from `lowest` to `TOP`, halves rounded to even as QuantizeLinear does."""
     levels: _Array = (values / scales).round().clip(lowest, TOP)
     return levels
@@ -128,8 +128,8 @@ def learnt_student(network: FakeInt8Student) -> tuple[dict[str, Tensor], tuple[Q
 
 def fake_weights(weight: Tensor) -> Tensor:
     """Round weights (n, ...) to the levels of their output's scale; the gradient is that of the weights themselves."""
-    scales = scales_of(weight.detach().flatten(1).abs().amax(1)).reshape(-1, *[1] * (weight.ndim - 1))
-    rounded = levels_of(weight.detach(), scales, lowest=-TOP) * scales
+    scales = int8_scales(weight.detach().flatten(1).abs().amax(1)).reshape(-1, *[1] * (weight.ndim - 1))
+    rounded = int8_levels(weight.detach(), scales, lowest=-TOP) * scales
     return weight + (rounded - weight).detach()
 
 
@@ -141,10 +141,10 @@ def fake_activations(values: Tensor, largest: Tensor) -> Tensor:
     """
     with torch.autocast(values.device.type, enabled=False):
         x = values.float()
-        scale = scales_of(largest)
+        scale = int8_scales(largest)
         scale = scale.detach() + (scale - scale.detach()) * (1.0 / math.sqrt(TOP * x.numel()))
         steps = (x / scale).clamp(_BOTTOM, TOP)
-        levels = levels_of(x.detach(), scale.detach(), lowest=_BOTTOM)
+        levels = int8_levels(x.detach(), scale.detach(), lowest=_BOTTOM)
         return (steps + (levels - steps).detach()) * scale
 
 
@@ -156,8 +156,8 @@ def _clipped_weights(weight: Tensor) -> Tensor:
     best, least = flat, torch.full_like(largest, math.inf)
     for fraction in _CANDIDATES:
         clipped = flat.clamp(-fraction * largest, fraction * largest)
-        scales = scales_of(fraction * largest)
-        error = (levels_of(clipped, scales, lowest=-TOP) * scales - flat).square().sum(1, keepdim=True)
+        scales = int8_scales(fraction * largest)
+        error = (int8_levels(clipped, scales, lowest=-TOP) * scales - flat).square().sum(1, keepdim=True)
         best, least = torch.where(error < least, clipped, best), torch.minimum(error, least)
     return best.reshape(weight.shape)
 
@@ -186,7 +186,7 @@ def _least_error(values: Tensor) -> Tensor:
         return torch.ones_like(top)  # a tensor that is always 0 is exact with any range
     errors: list[Tensor] = []
     for fraction in _CANDIDATES:
-        scale = scales_of(fraction * top)
-        errors.append((levels_of(values, scale, lowest=_BOTTOM) * scale - values).square().mean())
+        scale = int8_scales(fraction * top)
+        errors.append((int8_levels(values, scale, lowest=_BOTTOM) * scale - values).square().mean())
     best: Tensor = top * _CANDIDATES[int(torch.stack(errors).argmin())]
     return best

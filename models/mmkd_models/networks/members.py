@@ -16,7 +16,7 @@ from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.networks.committee import MemberFacts
 from mmkd_models.networks.config import RocketConfig, TeacherConfig
 from mmkd_models.networks.fronts.as_series import series_view
-from mmkd_models.networks.rocket import RocketFeatures, claims_of
+from mmkd_models.networks.rocket import RocketFeatures, claimed_sizes
 from mmkd_models.networks.teacher import Inputs, Teacher
 
 TREES = 300
@@ -106,7 +106,7 @@ def window_figures(inputs: Inputs, views: nn.ModuleDict) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def grown_trees(
+def grow_trees(
     statistics: NDArray[np.float32],
     labels: NDArray[Any],
     modalities: Sequence[ModalitySpec],
@@ -138,7 +138,7 @@ def grown_trees(
     arrays = {
         "roots": starts[:-1].astype(np.int32),
         "feature": np.where(leaves, -1, np.concatenate([tree.feature for tree in grown])).astype(np.int32),
-        "threshold": np.where(leaves, 0, _rounded_down(np.concatenate([tree.threshold for tree in grown]))),
+        "threshold": np.where(leaves, 0, _round_down(np.concatenate([tree.threshold for tree in grown]))),
         "left": sides["left"].astype(np.int32),
         "right": sides["right"].astype(np.int32),
         "fractions": fractions.astype(np.float32),
@@ -146,7 +146,7 @@ def grown_trees(
     return Trees(modalities, {name: torch.from_numpy(array) for name, array in arrays.items()}, kind=kind)
 
 
-def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
+def _round_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
     """The largest float32 that is not above: a float32 statistic is at most one if it is at most the other."""
     nearest = thresholds.astype(np.float32)
     return np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
@@ -160,7 +160,7 @@ def member_from_state(
     config: TeacherConfig,
 ) -> nn.Module:
     """Return a member with its tensors; a transformer has this configuration."""
-    modalities = _modalities_of(facts, modalities)
+    modalities = _read_modalities(facts, modalities)
     match facts.kind:
         case "trees":
             return Trees(modalities, state, kind=task.kind)
@@ -179,7 +179,7 @@ def member_fault(
     if facts.bias and (len(facts.bias) != len(task.labels) or not all(map(math.isfinite, facts.bias))):
         got = ", ".join(f"{value:g}" for value in facts.bias)
         return f"expected a finite bias of {len(task.labels)} logits, got {got}"
-    modalities = _modalities_of(facts, modalities)
+    modalities = _read_modalities(facts, modalities)
     if not modalities:
         return f"expected a modality of the teacher, got {facts.modality}"
     if facts.kind == "rocket":
@@ -187,7 +187,7 @@ def member_fault(
     return trees_fault(state, modalities, classes=len(task.labels))
 
 
-def _modalities_of(facts: MemberFacts, modalities: Sequence[ModalitySpec]) -> Sequence[ModalitySpec]:
+def _read_modalities(facts: MemberFacts, modalities: Sequence[ModalitySpec]) -> Sequence[ModalitySpec]:
     return [spec for spec in modalities if spec.name == facts.modality] if facts.modality else modalities
 
 
@@ -198,7 +198,7 @@ def _rocket_fault(
     if list(configs) != names:
         return f"expected features of {', '.join(names)}, got of {', '.join(configs) or 'none'}"
     for modality in modalities:
-        for claim, (claimed, most) in claims_of(configs[modality.name], modality).items():
+        for claim, (claimed, most) in claimed_sizes(configs[modality.name], modality).items():
             if claimed > most:
                 return f"{modality.name}: {claim}: expected at most {most}, got {claimed}"
     features, weight = sum(config.features for config in configs.values()), state.get("weight", torch.empty(0))

@@ -205,13 +205,13 @@ def fit_rocket(
             "take longer windows, or the student kind 'transformer'"
         )
     rng = np.random.default_rng(seed)
-    stride = stride_of(samples, positions)
+    stride = position_stride(samples, positions)
     seen, there, mean, std = _as_series(modality, values, present, scale)
     series = ((seen - mean) / std).clamp(-_CLIP, _CLIP) * there
     there = there[:, ::stride].transpose(1, 2)
     levels = itertools.count(1)
     drawn: list[tuple[RocketGroup, dict[str, Tensor]]] = []
-    for number, (dilation, quantiles) in enumerate(dilations_of(samples, features // KERNELS, most=_MAX_DILATIONS)):
+    for number, (dilation, quantiles) in enumerate(list_dilations(samples, features // KERNELS, most=_MAX_DILATIONS)):
         inner = int(_inside(samples, _REACH * dilation, stride).sum())
         for first in (number % 2, 1 - number % 2):
             kernels = np.arange(first, KERNELS, 2)
@@ -270,7 +270,7 @@ def _as_series(
     return seen, there, centre, torch.where(spread > _CONSTANT, spread, 1.0)
 
 
-def features_of(network: RocketFeatures, values: NDArray[Any], present: NDArray[np.float32]) -> NDArray[np.float32]:
+def apply_rocket(network: RocketFeatures, values: NDArray[Any], present: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, T, C), (N, T, C) -> (N, F) standardised features of many windows, a few at a time."""
     with torch.no_grad():
         parts = [network(*batch).numpy() for batch in _batches(network, values, present)]
@@ -286,7 +286,9 @@ def _batches(
         yield torch.from_numpy(values[start : start + rows]), torch.from_numpy(present[start : start + rows])
 
 
-def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] | NDArray[np.int64]) -> RocketFeatures:
+def prune_rocket(
+    network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] | NDArray[np.int64]
+) -> RocketFeatures:
     """Return a network of these features alone, in ascending order."""
     rows = np.unique(np.asarray(keep, dtype=np.int64))
     groups, states, first = [], [], 0
@@ -301,11 +303,11 @@ def pruned(network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] 
     return _loaded(modality, groups, states, network.config.stride, rest)
 
 
-def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, int]]:
+def list_dilations(samples: int, features: int, *, most: int) -> list[tuple[int, int]]:
     """Return each dilation with its number of features per kernel (paper, section 3.1).
 
     Example:
-        >>> dilations_of(200, 24, most=8)
+        >>> list_dilations(200, 24, most=8)
         [(1, 6), (2, 3), (3, 3), (6, 3), (9, 3), (15, 3), (24, 3)]
     """
     count = min(features, most)
@@ -317,18 +319,18 @@ def dilations_of(samples: int, features: int, *, most: int) -> list[tuple[int, i
     return list(zip(dilations.tolist(), quantiles.tolist(), strict=True))
 
 
-def stride_of(samples: int, positions: int) -> int:
+def position_stride(samples: int, positions: int) -> int:
     """Return the samples between two of at most `positions` positions, odd: else even dilations would skip some.
 
     Example:
-        >>> stride_of(200, 200), stride_of(200, 199), stride_of(200, 50)
+        >>> position_stride(200, 200), position_stride(200, 199), position_stride(200, 50)
         (1, 3, 5)
     """
     stride = -(-samples // positions)
     return stride + 1 - stride % 2
 
 
-def claims_of(config: RocketConfig, modality: ModalitySpec) -> dict[str, tuple[int, int]]:
+def claimed_sizes(config: RocketConfig, modality: ModalitySpec) -> dict[str, tuple[int, int]]:
     """Return what features of a file claim of such windows, each with its limit."""
     samples = series_view(modality).spec.samples
     return {
@@ -347,7 +349,7 @@ def _kernel_weights(kernels: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(weights)
 
 
-def _drawn_channels(count: int, channels: int, rng: np.random.Generator) -> Tensor:
+def _draw_channels(count: int, channels: int, rng: np.random.Generator) -> Tensor:
     """(n, C) 1 if a kernel reads a channel: 2^u of them, u uniform between 0 and log2 of at most nine, and one."""
     chosen = np.zeros((count, channels), dtype=np.float32)
     sizes = (2 ** rng.uniform(0.0, np.log2(min(channels, LENGTH) + 1), size=count)).astype(np.int64)
@@ -368,7 +370,7 @@ def _drawn(
 ) -> dict[str, Tensor]:
     """State of a group: per kernel its channels, and biases at `levels` of its output on one window (1, C, T)."""
     count, channels = len(kernels), series.shape[1]
-    reads = _drawn_channels(count, channels, rng)
+    reads = _draw_channels(count, channels, rng)
     weight = _kernel_weights(kernels)[:, None, :] * reads[:, :, None]  # (n, C, 9)
     reach = _REACH * group.dilation
     inside = _inside(series.shape[-1], 0 if group.padded else reach, stride)

@@ -23,7 +23,7 @@ from mmkd_edge.bundle.statistics import GroupReference
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.errors import CheckpointError, UsageError, unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, frames_fault, task_fault
-from mmkd_models.carried import CarriedWindows, carried_from, tensors_of
+from mmkd_models.carried import CarriedWindows, carried_from, carried_tensors
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import Recipe
@@ -198,7 +198,7 @@ def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
     """Replace the file, all or nothing."""
     parts = {"student/": checkpoint.state}
     if checkpoint.carried is not None:
-        parts["carried/"] = tensors_of(checkpoint.carried)
+        parts["carried/"] = carried_tensors(checkpoint.carried)
     if checkpoint.seen is not None:
         parts["novelty/"] = seen_tensors(checkpoint.seen)
     _write(path, parts, checkpoint, _StudentDocument, kind="student")

@@ -65,7 +65,7 @@ def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArr
     return preferred([taught, baseline]) == 1 and surely_likelier(baseline.likelihoods, taught.likelihoods, groups)
 
 
-def evening_bias(
+def prior_bias(
     logits: NDArray[np.floating], labels: Labels, known: Windows, *, metric: AnyMetric
 ) -> NDArray[np.float64] | None:
     """Return the correction (K,) of uncalibrated answers (N, K) to labelled validation windows; None if none helps."""
@@ -74,7 +74,7 @@ def evening_bias(
         return None
     temperature = fitted_temperature(logits, known.labels, kind=task.kind)
     prior = log_prior(labels, len(task.labels))
-    tau = chosen_tau(logits / temperature, known.labels, known.groups, prior=prior, metric=metric)
+    tau = choose_tau(logits / temperature, known.labels, known.groups, prior=prior, metric=metric)
     return -tau * temperature * prior if tau else None
 
 
@@ -85,7 +85,7 @@ def log_prior(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
     return np.asarray(np.log(counts / counts.sum()))
 
 
-def chosen_tau(
+def choose_tau(
     logits: NDArray[np.floating],
     labels: NDArray[np.int64],
     groups: Groups,

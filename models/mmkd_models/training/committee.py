@@ -28,15 +28,15 @@ from mmkd_models.metrics.scores import scores_from_logits
 from mmkd_models.networks.committee import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
 from mmkd_models.networks.fronts.as_series import series_view
-from mmkd_models.networks.members import Rocket, Trees, grown_trees, window_figures
+from mmkd_models.networks.members import Rocket, Trees, grow_trees, window_figures
 from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH, fits_kernels
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile
-from mmkd_models.training.choosing import evening_bias
+from mmkd_models.training.choosing import prior_bias
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to, batches_of
 from mmkd_models.training.ridge import fit_ridge, label_answers
-from mmkd_models.training.rocket import drawn_features, rocket_features
+from mmkd_models.training.rocket import draw_features, rocket_features
 from mmkd_models.training.trainings import self_train, train_teacher
 
 _MIN_FEATURES = 6 * KERNELS
@@ -167,7 +167,7 @@ def _grown(
 ) -> _Member:
     began = time.monotonic()
     train = data.train if modality is None else data.train.with_modalities((modality,))
-    return _member(data, kind, seed, grown_network(train, kind, seed=seed), run, began=began, modality=modality)
+    return _member(data, kind, seed, grow_member(train, kind, seed=seed), run, began=began, modality=modality)
 
 
 def _member(
@@ -187,7 +187,7 @@ def _member(
     ).numpy()
     bias = None
     if kind != "transformer":
-        bias = evening_bias(logits, data.train.labels, known, metric=run.train.metric)
+        bias = prior_bias(logits, data.train.labels, known, metric=run.train.metric)
     logits = logits if bias is None else (logits + bias).astype(np.float32)
     return _Member(kind=kind, seed=seed, network=network, seconds=seconds, logits=logits, modality=modality, bias=bias)
 
@@ -211,7 +211,7 @@ def _members_of_the_best_sensor(
     return () if best is None else alone[best]
 
 
-def grown_network(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
+def grow_member(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
     """Return a member that is no transformer, from the labelled windows; kernels are drawn on all of them."""
     known = train.only_labelled()
     if kind == "rocket":
@@ -219,14 +219,14 @@ def grown_network(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Roc
     task, modalities = known.spec.task, known.spec.modalities
     views = nn.ModuleDict({modality.name: series_view(modality) for modality in modalities})
     statistics = np.concatenate([window_figures(inputs, views).numpy() for inputs in batches_of(known)])
-    return grown_trees(statistics, known.labels, modalities, classes=len(task.labels), kind=task.kind, seed=seed)
+    return grow_trees(statistics, known.labels, modalities, classes=len(task.labels), kind=task.kind, seed=seed)
 
 
 def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
     """Draw kernels on all training windows, and fit a ridge on the labelled ones: to 1 and -1, or to numbers."""
     task, specs = train.spec.task, train.spec.modalities
     features = max(_MIN_FEATURES, FEATURES // len(specs))
-    drawn = {spec.name: drawn_features(train, spec.name, seed=seed, features=features) for spec in specs}
+    drawn = {spec.name: draw_features(train, spec.name, seed=seed, features=features) for spec in specs}
     inputs = [rocket_features(part, known, name, np.arange(len(known))) for name, part in drawn.items()]
     truth = label_answers(task, known.labels)
     targets = truth if task.kind == "regression" else 2.0 * truth - 1

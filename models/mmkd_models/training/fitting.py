@@ -27,7 +27,7 @@ from mmkd_models.networks.fronts.series import FrontEnd
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherFile, library_versions
-from mmkd_models.training.choosing import chosen_tau, log_prior
+from mmkd_models.training.choosing import choose_tau, log_prior
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import logits_of, scores_of
@@ -104,7 +104,7 @@ def adjusted_fit(
     network.cpu().load_state_dict(result.state)
     known, prior = data.valid.only_labelled(), log_prior(data.train.labels, len(task.labels))
     logits = logits_of(network, known, modality=modality)
-    tau = chosen_tau(logits, known.labels, known.groups, prior=prior, metric=run.train.metric)
+    tau = choose_tau(logits, known.labels, known.groups, prior=prior, metric=run.train.metric)
     if not tau:
         return result, tau
     bias = result.state["head.bias"] - tau * torch.from_numpy(prior).float()

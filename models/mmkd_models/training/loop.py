@@ -129,6 +129,7 @@ class _Loop:
         self.since = 0
 
     def run(self, *, resume: bool, on_step: OnStep | None) -> Fit:
+        """Step until the end or until patience runs out."""
         config = self.config
         if resume and self.run_dir is not None:
             self._load(self.run_dir)

@@ -170,7 +170,7 @@ def label_answers(task: TaskSpec, labels: Labels) -> NDArray[np.float64]:
     return labels.reshape(len(labels), -1).astype(np.float64)
 
 
-def mixed_answers(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
+def mix_answers(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return teachers' answers (N, K) for these windows; with a label the mean of label and answer."""
     known, mixed = windows.labelled[rows], answers.astype(np.float64)
     mixed[known] = (mixed[known] + label_answers(windows.spec.task, windows.labels[rows][known])) / 2
@@ -180,9 +180,9 @@ def mixed_answers(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np
 def training_targets(
     windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
-    """Return targets (N, K) from -1 to 1, of a regression in standard deviations: `mixed_answers`, or the labels."""
+    """Return targets (N, K) from -1 to 1, of a regression in standard deviations: `mix_answers`, or the labels."""
     task = windows.spec.task
-    targets = label_answers(task, windows.labels[rows]) if answers is None else mixed_answers(windows, rows, answers)
+    targets = label_answers(task, windows.labels[rows]) if answers is None else mix_answers(windows, rows, answers)
     if task.kind == "regression":
         mean, std = target_scale(windows)
         return (targets - mean) / std

@@ -17,7 +17,7 @@ from mmkd_models.losses.term import target_scale
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.metrics.scores import check_metric, scores_from_logits
 from mmkd_models.networks.config import MAX_POSITIONS, StudentConfig, max_rocket_features, max_rocket_positions
-from mmkd_models.networks.rocket import FEATURES, RocketFeatures, features_of, fit_rocket, pruned
+from mmkd_models.networks.rocket import FEATURES, RocketFeatures, apply_rocket, fit_rocket, prune_rocket
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
 from mmkd_models.training.fitting import finish_student, set_target_scale
@@ -62,7 +62,7 @@ def fit_rocket_student(
         check_labels(data)
     rows = rows_to_learn_from(train, taught=bool(teachers), seed=run.train.seed)
     targets = training_targets(train, rows, teachers_answers(teachers, train, rows) if teachers else None)
-    features = drawn_features(train, modality, seed=run.train.seed, positions=max_rocket_positions(config.preset))
+    features = draw_features(train, modality, seed=run.train.seed, positions=max_rocket_positions(config.preset))
     inputs = rocket_features(features, train, modality, rows)
     valid = data.valid.with_modalities([modality])
     known = valid.only_labelled()
@@ -76,12 +76,12 @@ def fit_rocket_student(
         return scores_from_logits(known.labels, scores, task).metric(metric)
 
     weights = np.ones(len(targets)) if metric == "accuracy" else class_weights(task.kind, targets)
-    kept, ridge = chosen_features(
+    kept, ridge = choose_features(
         inputs, targets, weights=weights, most=max_rocket_features(config.preset), validate=validate
     )
     temperature = fitted_temperature(ridge.scores(valid_inputs[:, kept]), known.labels, kind=task.kind)
     logger.info("rocket: %d of %d features, penalty %g", len(kept), inputs.shape[1], ridge.penalty)
-    features = pruned(features, spec.modality(modality), kept)
+    features = prune_rocket(features, spec.modality(modality), kept)
     config = msgspec.structs.replace(config, kind="rocket", rocket=features.config)
     network = Student(spec.modality(modality), len(task.labels), config, kind=task.kind)
     network.rocket = features
@@ -94,7 +94,7 @@ def fit_rocket_student(
     return finish_student(data, modality, config, run, network=network, result=result, teachers=teachers)
 
 
-def drawn_features(
+def draw_features(
     windows: Windows, modality: str, *, seed: int, features: int = FEATURES, positions: int = MAX_POSITIONS
 ) -> RocketFeatures:
     """Draw the features of a modality from at most 512 training windows; arguments and errors as `fit_rocket`."""
@@ -112,11 +112,11 @@ def rocket_features(
     spec, narrow = windows.spec.modality(modality), windows.with_modalities([modality])
     parts = [np.zeros((0, network.config.features), dtype=np.float32)]
     for start in range(0, len(rows), _CHUNK):
-        parts.append(features_of(network, *prepare_batch(narrow.take(rows[start : start + _CHUNK])[modality], spec)))
+        parts.append(apply_rocket(network, *prepare_batch(narrow.take(rows[start : start + _CHUNK])[modality], spec)))
     return np.concatenate(parts)
 
 
-def chosen_features(
+def choose_features(
     inputs: NDArray[np.float32],
     targets: NDArray[np.float64],
     *,

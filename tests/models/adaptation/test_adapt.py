@@ -25,9 +25,9 @@ from mmkd_models.adaptation.judge import (
     AdaptationJudge,
     StudentScores,
     certain_answers,
-    closeness_of,
     importance,
     judge_method,
+    measure_closeness,
     standard_error,
     vanished_classes,
 )
@@ -586,10 +586,10 @@ def test_windows_of_few_groups_are_counted_in_blocks():
 def test_closeness_falls_with_the_distance_of_the_probabilities():
     even = np.zeros((1, 2), dtype=np.float32)
     sure = np.array([[50.0, -50.0]], dtype=np.float32)
-    assert closeness_of(sure, np.array([[1.0, 0.0]])) == pytest.approx(1.0)
-    assert closeness_of(sure, np.array([[0.0, 1.0]])) == pytest.approx(0.0)
+    assert measure_closeness(sure, np.array([[1.0, 0.0]])) == pytest.approx(1.0)
+    assert measure_closeness(sure, np.array([[0.0, 1.0]])) == pytest.approx(0.0)
     # (1 - 0.5)^2 and (0 - 0.5)^2, of which half is taken off.
-    assert closeness_of(even, np.array([[1.0, 0.0]])) == pytest.approx(0.75)
+    assert measure_closeness(even, np.array([[1.0, 0.0]])) == pytest.approx(0.75)
 
 
 @pytest.fixture(scope="module")

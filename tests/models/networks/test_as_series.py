@@ -8,7 +8,7 @@ import torch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.fronts.as_series import series_view
 from mmkd_models.networks.fronts.log_mel import LogMels
-from mmkd_models.networks.rocket import features_of, fit_rocket, pruned
+from mmkd_models.networks.rocket import apply_rocket, fit_rocket, prune_rocket
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=20)
 MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=2000.0, samples=800)
@@ -56,9 +56,9 @@ def test_convolutional_features_of_a_camera_do_not_hang_on_the_lamp() -> None:
     present = np.ones((8, 12, 1), dtype=np.float32)
     scale = (np.full(3, 60, np.float32), np.full(3, 35, np.float32))
     network = fit_rocket(CAM, values, present, scale=scale, seed=0, features=84)
-    found = features_of(network, values, present)
+    found = apply_rocket(network, values, present)
     assert np.abs(found.mean(0)).max() < 1e-4
     doubled = fit_rocket(CAM, 2 * values, present, scale=(2 * scale[0], 2 * scale[1]), seed=0, features=84)
-    np.testing.assert_allclose(features_of(doubled, 2 * values, present), found, atol=1e-4)
-    few = pruned(network, CAM, [3, 5])
-    np.testing.assert_allclose(features_of(few, values, present), found[:, [3, 5]], atol=1e-5)
+    np.testing.assert_allclose(apply_rocket(doubled, 2 * values, present), found, atol=1e-4)
+    few = prune_rocket(network, CAM, [3, 5])
+    np.testing.assert_allclose(apply_rocket(few, values, present), found[:, [3, 5]], atol=1e-5)

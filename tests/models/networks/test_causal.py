@@ -28,7 +28,7 @@ from mmkd_models.losses.features import FeatureTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.relation import RelationTerm
 from mmkd_models.losses.term import constant
-from mmkd_models.networks.causal import CausalEncoder, band_of
+from mmkd_models.networks.causal import CausalEncoder, last_blocks
 from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
 from mmkd_models.networks.fronts.causal import CausalFront
 from mmkd_models.networks.step import StepStudent, causal_encoder
@@ -209,7 +209,7 @@ def summary_at(front: CausalFront, values: Tensor, present: Tensor, block: int) 
     encoder.front = front
     along = encoder.along(values, present)
     asked = torch.tensor([block])
-    band = band_of(asked, along.time.shape[1], encoder.length).to(values)
+    band = last_blocks(asked, along.time.shape[1], encoder.length).to(values)
     running = front.running(along.blocks.moments, band)
     spectrum, statistics = front.summary(along.blocks, running, band)
     return spectrum[0, 0], statistics[0, 0]

@@ -9,7 +9,7 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks import members as module
-from mmkd_models.networks.members import Trees, grown_trees, trees_fault
+from mmkd_models.networks.members import Trees, grow_trees, trees_fault
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
 RNG = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def windows(missing: float) -> tuple[torch.Tensor, torch.Tensor]:
 def test_trees_answer_as_scikit_learn_does(depth: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     forest = ExtraTreesClassifier(n_estimators=20, max_depth=depth, random_state=4).fit(FEATURES, CLASSES)
     monkeypatch.setattr("sklearn.ensemble.ExtraTreesClassifier", lambda **_: forest)
-    grown = grown_trees(FEATURES, CLASSES, [ACC], classes=3, kind="classification", seed=4)
+    grown = grow_trees(FEATURES, CLASSES, [ACC], classes=3, kind="classification", seed=4)
     votes = grown.votes(torch.from_numpy(ASKED))
     # The same leaf each time; the fractions in it are float32.
     np.testing.assert_allclose(votes.numpy(), forest.predict_proba(ASKED), rtol=0, atol=1e-7)
@@ -46,7 +46,7 @@ def test_trees_answer_as_scikit_learn_does(depth: int | None, monkeypatch: pytes
 )
 def test_shares_of_labels_and_numbers_are_means_of_leaves(kind: str, labels: np.ndarray, classes: int) -> None:
     forest = ExtraTreesRegressor(n_estimators=module.TREES, random_state=4).fit(FEATURES, labels)
-    grown = grown_trees(FEATURES, labels, [ACC], classes=classes, kind=kind, seed=4)
+    grown = grow_trees(FEATURES, labels, [ACC], classes=classes, kind=kind, seed=4)
     votes = grown.votes(torch.from_numpy(ASKED)).numpy()
     np.testing.assert_allclose(votes, forest.predict(ASKED).reshape(-1, classes), rtol=1e-6, atol=1e-7)
 
@@ -81,7 +81,7 @@ def test_the_votes_are_smoothed_by_one_that_is_spread_evenly() -> None:
 
 def test_the_same_seed_grows_the_same_trees() -> None:
     one, same, other = (
-        grown_trees(FEATURES, CLASSES, [ACC], classes=3, kind="classification", seed=seed).state_dict()
+        grow_trees(FEATURES, CLASSES, [ACC], classes=3, kind="classification", seed=seed).state_dict()
         for seed in (4, 4, 5)
     )
     assert all(torch.equal(one[name], same[name]) for name in one)
@@ -94,12 +94,12 @@ def test_grown_trees_are_sound() -> None:
     ).numpy()
     assert statistics.shape == (7, 2 * (3 + 7 + 20))
     assert np.isfinite(statistics).all()
-    grown = grown_trees(statistics, np.arange(7) % 2, [ACC], classes=2, kind="classification", seed=0)
+    grown = grow_trees(statistics, np.arange(7) % 2, [ACC], classes=2, kind="classification", seed=0)
     assert trees_fault(grown.state_dict(), [ACC], classes=2) is None
 
 
 def test_a_class_without_a_window_gets_the_spread_vote_alone() -> None:
-    grown = grown_trees(FEATURES, CLASSES * 2, [ACC], classes=5, kind="classification", seed=4)
+    grown = grow_trees(FEATURES, CLASSES * 2, [ACC], classes=5, kind="classification", seed=4)
     assert grown.fractions.shape[1] == 5
     assert not grown.fractions[:, [1, 3]].any()
 

@@ -11,9 +11,9 @@ from mmkd_models.networks.int8 import (
     QuantisedInput,
     fake_activations,
     fake_weights,
+    int8_levels,
+    int8_scales,
     learnt_student,
-    levels_of,
-    scales_of,
 )
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
@@ -28,9 +28,9 @@ def network(student_checkpoint: StudentCheckpoint) -> FakeInt8Student:
 
 def test_numpy_and_torch_give_the_same_levels():
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    scale = scales_of(np.float32(2.0))
-    expected = levels_of(values, scale, lowest=-128)
-    got = levels_of(torch.from_numpy(values), scales_of(torch.tensor(2.0)), lowest=-128)
+    scale = int8_scales(np.float32(2.0))
+    expected = int8_levels(values, scale, lowest=-128)
+    got = int8_levels(torch.from_numpy(values), int8_scales(torch.tensor(2.0)), lowest=-128)
     assert got.numpy().tolist() == expected.tolist()
 
 

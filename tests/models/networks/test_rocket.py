@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import RocketConfig, RocketGroup, max_rocket_positions
-from mmkd_models.networks.rocket import RocketFeatures, dilations_of, features_of, fit_rocket, pruned, stride_of
+from mmkd_models.networks.rocket import (
+    RocketFeatures,
+    apply_rocket,
+    fit_rocket,
+    list_dilations,
+    position_stride,
+    prune_rocket,
+)
 
 HEAVY = list(combinations(range(9), 3))
 
@@ -127,7 +134,7 @@ def test_biases_are_quantiles_so_that_shares_are_spread_over_the_unit_interval()
 
 def test_features_are_standardised_over_the_training_windows() -> None:
     values = windows(40, 60, 3)
-    found = features_of(fitted(values), values, np.ones_like(values))
+    found = apply_rocket(fitted(values), values, np.ones_like(values))
     assert found.mean(0) == pytest.approx(0.0, abs=1e-4)
     assert found.std(0) == pytest.approx(1.0, abs=1e-3)
 
@@ -137,7 +144,7 @@ def test_windows_without_a_sample_do_not_count_where_features_are_standardised()
     values[::4], present[::4] = 0.0, 0.0
     scale = (np.zeros(3, np.float32), np.ones(3, np.float32))
     network = fit_rocket(modality(60, 3), values, present, scale=scale, seed=0, features=168)
-    found = features_of(network, values, present)
+    found = apply_rocket(network, values, present)
     there = present[:, 0, 0] > 0
     assert found[there].mean(0) == pytest.approx(0.0, abs=1e-4)
     assert found[there].std(0) == pytest.approx(1.0, abs=1e-3)
@@ -152,7 +159,7 @@ def test_windows_that_lack_a_channel_do_not_count_for_features_that_read_it_alon
     reads = torch.cat([group.get_buffer("reads") for group in network.groups])
     alone = (reads[:, 0] == 1).numpy()
     assert alone.any()
-    found = features_of(network, values, present)[:, alone]
+    found = apply_rocket(network, values, present)[:, alone]
     there = present[:, 0, 0] > 0
     assert found[there].mean(0) == pytest.approx(0.0, abs=1e-4)
     assert found[there].std(0) == pytest.approx(1.0, abs=1e-3)
@@ -200,8 +207,8 @@ def test_pruning_keeps_the_named_features_as_they_were() -> None:
     network = fitted(values, features=504)
     first = network.config.groups[0].features
     keep = [first - 1, 1, first + 4, 503]
-    smaller = pruned(network, modality(50, 3), keep)
-    whole, found = (features_of(one, values, np.ones_like(values)) for one in (network, smaller))
+    smaller = prune_rocket(network, modality(50, 3), keep)
+    whole, found = (apply_rocket(one, values, np.ones_like(values)) for one in (network, smaller))
     assert found == pytest.approx(whole[:, sorted(keep)], abs=1e-5)  # other sums of the same numbers
     assert [group.features for group in smaller.config.groups] == [2, 1, 1]
     assert smaller.config.features == 4
@@ -223,7 +230,7 @@ def test_long_windows_are_read_at_every_nth_position() -> None:
 )
 def test_a_kernel_steps_on_an_odd_number_of_positions(samples: int, positions: int, stride: int) -> None:
     """Where it stepped on two, kernels of an even dilation would never read a sample of an odd number."""
-    assert stride_of(samples, positions) == stride
+    assert position_stride(samples, positions) == stride
 
 
 @pytest.mark.parametrize("samples", [101, 250, 300, 512, 1000])
@@ -244,15 +251,15 @@ def test_a_tiny_student_looks_at_a_hundred_positions_at_most() -> None:
 def test_what_is_computed_with_follows_a_state_that_is_loaded_anew() -> None:
     values = windows(4, 50, 2)
     first, second = (fitted(values, seed=seed) for seed in (0, 1))
-    wanted = features_of(second, values, np.ones_like(values))
+    wanted = apply_rocket(second, values, np.ones_like(values))
     first.load_state_dict(second.state_dict())
-    assert np.array_equal(features_of(first, values, np.ones_like(values)), wanted)
+    assert np.array_equal(apply_rocket(first, values, np.ones_like(values)), wanted)
 
 
 def test_dilations_reach_from_neighbours_to_the_whole_window() -> None:
-    assert dilations_of(200, 2, most=8) == [(1, 1), (24, 1)]
-    assert dilations_of(9, 24, most=8) == [(1, 24)]
-    assert sum(count for _, count in dilations_of(10_000, 24, most=32)) == 24
+    assert list_dilations(200, 2, most=8) == [(1, 1), (24, 1)]
+    assert list_dilations(9, 24, most=8) == [(1, 24)]
+    assert sum(count for _, count in list_dilations(10_000, 24, most=32)) == 24
 
 
 def test_windows_shorter_than_a_kernel_are_refused() -> None:

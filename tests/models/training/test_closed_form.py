@@ -163,7 +163,7 @@ def test_accuracy_wants_classes_as_frequent_as_they_are(
         weighed.append(weights)
         raise InterruptedError
 
-    monkeypatch.setattr("mmkd_models.training.rocket.chosen_features", stop)
+    monkeypatch.setattr("mmkd_models.training.rocket.choose_features", stop)
     run = run_of(machines)
     run = replace(run, train=msgspec.structs.replace(run.train, metric=metric))
     with pytest.raises(InterruptedError):

@@ -43,7 +43,7 @@ from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile, file
 from mmkd_models.training.choosing import log_prior
 from mmkd_models.training.committee import (
     default_members,
-    grown_network,
+    grow_member,
     joining_sensor,
     members_named,
     train_committee,
@@ -161,7 +161,7 @@ def test_a_committee_that_was_interrupted_trains_no_finished_transformer_again(
 def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_it(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("mmkd_models.training.choosing.chosen_tau", lambda *given, **named: 0.5)
+    monkeypatch.setattr("mmkd_models.training.choosing.choose_tau", lambda *given, **named: 0.5)
     made = trained(data)
     facts = made.committee
     assert facts is not None
@@ -396,7 +396,7 @@ def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(
     known = data.valid
     of_acc = [answers_to(one, known).numpy() for one in committee_of(single).members[3:]]
     for found, facts in zip(of_acc, members[3:], strict=True):
-        alone = grown_network(data.train.with_modalities(("acc",)), facts.kind, seed=facts.seed)
+        alone = grow_member(data.train.with_modalities(("acc",)), facts.kind, seed=facts.seed)
         np.testing.assert_allclose(found, answers_to(alone, known.with_modalities(("acc",))).numpy(), atol=1e-5)
     told = [
         log_likelihood(logits_of(one.network(), known, modality=None), known.labels, kind="classification").mean()

@@ -14,7 +14,7 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.choosing import chosen_tau, evening_bias, log_prior
+from mmkd_models.training.choosing import choose_tau, log_prior, prior_bias
 from mmkd_models.training.fitting import adjusted_fit
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.loop import Fit
@@ -44,24 +44,24 @@ def test_classes_that_only_their_frequency_hides_are_found_again() -> None:
     prior = np.log([0.9, 0.1])
     assert (logits.argmax(1) == 0).all()  # 0 + log 9 > 1
     # At tau 1/2 the evidence of 1 stands against log 3 = 1.0986, which still hides class 1.
-    assert chosen_tau(logits, labels, groups, prior=prior, metric="balanced_accuracy") == 1.0
+    assert choose_tau(logits, labels, groups, prior=prior, metric="balanced_accuracy") == 1.0
 
 
 def test_accuracy_leaves_the_classes_as_frequent_as_they_are() -> None:
     logits, labels, groups = biased(6)
-    assert chosen_tau(logits, labels, groups, prior=np.log([0.9, 0.1]), metric="accuracy") == 0.0
+    assert choose_tau(logits, labels, groups, prior=np.log([0.9, 0.1]), metric="accuracy") == 0.0
 
 
 def test_a_gain_that_one_group_alone_has_is_not_believed() -> None:
     logits, labels, groups = biased(6)
     logits[groups > 0] = np.where(labels[groups > 0, None] == np.arange(2), 5.0, -5.0)
-    assert chosen_tau(logits, labels, groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy") == 0.0
+    assert choose_tau(logits, labels, groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy") == 0.0
 
 
 def test_two_groups_are_cut_into_blocks_of_neighbouring_windows() -> None:
     logits, labels, groups = biased(2)
     order = np.random.default_rng(0).permutation(len(labels))
-    found = chosen_tau(logits[order], labels[order], groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy")
+    found = choose_tau(logits[order], labels[order], groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy")
     assert found == 1.0
 
 
@@ -70,13 +70,13 @@ def test_raw_answers_are_evened_out_in_their_own_unit(dataset: Dataset, size: fl
     logits, labels, groups = biased(6)
     raw, taught = size * logits, np.array([0] * 9 + [1])
     known = replace(dataset.split("valid").subset(np.arange(120) % 16), labels=labels, groups=groups)
-    bias = evening_bias(raw, taught, known, metric="balanced_accuracy")
+    bias = prior_bias(raw, taught, known, metric="balanced_accuracy")
     assert bias is not None
     heat = fitted_temperature(raw, labels, kind="classification")
     assert (bias / heat).tolist() == pytest.approx((-0.5 * np.log([0.9, 0.1])).tolist())
     assert (raw.argmax(1) == 0).all()
     assert ((raw + bias).argmax(1) == labels).all()
-    assert evening_bias(raw, taught, known, metric="accuracy") is None
+    assert prior_bias(raw, taught, known, metric="accuracy") is None
 
 
 def test_the_adjustment_is_the_bias_of_the_head(dataset: Dataset) -> None:

@@ -238,7 +238,7 @@ class CausalSound(nn.Module):
         samples, there = values.transpose(1, 2), present.transpose(1, 2)
         scaled = (samples - self.mean[:, None]) / self.std[:, None] * there
         shape = (-1, self.channels, samples.shape[-1] // self.mels.hop, self.mels.hop)
-        return self.mels.of_blocks(scaled.reshape(shape), there.reshape(shape))
+        return self.mels.from_blocks(scaled.reshape(shape), there.reshape(shape))
 
 
 def mel_series(modality: ModalitySpec, mels: LogMels) -> ModalitySpec:

@@ -56,7 +56,7 @@ class LogMels(nn.Module):
                 f"modality {modality.name!r}: expected windows of at least {_MIN_SAMPLES} samples of sound, got "
                 f"{samples}; take longer windows, or the kind series"
             )
-        self.hop = hop_of(modality)
+        self.hop = hop_samples(modality)
         names = ("window", "even", "odd", "filters")
         for name, matrix in zip(names, mel_matrices(2 * self.hop, modality.rate_hz), strict=True):
             self.register_buffer(name, matrix, persistent=False)
@@ -66,9 +66,9 @@ class LogMels(nn.Module):
 
     def forward(self, samples: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, T), 0 where missing, and presence -> log-mels (B, C, N, M), and which frames are there (B, C, N)."""
-        return self.of_blocks(self._in_blocks(samples), self._in_blocks(present))
+        return self.from_blocks(self._in_blocks(samples), self._in_blocks(present))
 
-    def of_blocks(self, blocks: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def from_blocks(self, blocks: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, of any number of hops (B, C, N + 1, hop)."""
         first, second = blocks[:, :, :-1] * self.window[0], blocks[:, :, 1:] * self.window[1]  # (B, C, N, hop)
         power = torch.cat([_power((first + second) @ self.even), _power((first - second) @ self.odd)], dim=-1)
@@ -88,7 +88,7 @@ class LogMels(nn.Module):
         return used.reshape(-1, samples.shape[1], self.blocks, self.hop)
 
 
-def hop_of(modality: ModalitySpec) -> int:
+def hop_samples(modality: ModalitySpec) -> int:
     """Return the samples from one frame to the next."""
     return min(max(_MIN_SAMPLES // 4, round(HOP_S * modality.rate_hz)), _MAX_HOP, modality.samples // 4)
 
