@@ -192,7 +192,7 @@ def test_steps_of_another_novelty_fail_the_self_test(knowing: tuple[StudentCheck
     )
     with EdgePredictor.open(other, backend="ort", selftest=False) as opened, pytest.raises(GateError) as caught:
         opened.selftest()
-    said_so = f"{other}: self-test: golden window 0: expected the stored novelty within 0.1%, got a difference of "
+    said_so = f"{other}: self-test: golden window 0, step by step: expected the stored novelty within 0.1%, "
     assert str(caught.value).startswith(said_so)
 
 
