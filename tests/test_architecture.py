@@ -36,7 +36,7 @@ MAY_IMPORT = {
 MAY_IMPORT_DOCUMENTS = {"mmkd_bench", "mmkd_models", "mmkd_export"}
 DOCUMENTS = ("mmkd_report.schema", "mmkd_report.errors")
 # Joining the packages is the work of commands; they and these may import any of them, inside their functions.
-JOINERS = ("mmkd_bench/turns/rival", "mmkd_export/demo/")
+JOINERS = ("mmkd_bench/measuring/rivals", "mmkd_export/demo/")
 # What a module may import while it is being imported, the standard library and the project aside.
 AT_THE_TOP = {
     "mmkd_edge": {"numpy", "msgspec"},

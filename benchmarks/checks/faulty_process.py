@@ -198,7 +198,7 @@ def load_until(
     rounds = 0
     while not stop.is_set():
         places.clear()
-        offer_load(asked, cases, streams=ASKERS, demand=demand, duration_s=ROUND_S, stop=stop)
+        offer_load(asked, cases, streams=ASKERS, demand=demand, duration_s=ROUND_S)
         rounds += 1
     return {"rounds of load": rounds}
 

@@ -20,29 +20,25 @@ from mmkd_bench.machine.interference import suspicions, worst
 from mmkd_bench.measuring.jobs import Demand, LoadJob, LoadOutcome
 from mmkd_bench.measuring.load import MAX_STREAMS, Offered, largest_carried
 from mmkd_bench.measuring.opening import Choice, settle_backend
-from mmkd_bench.measuring.percentiles import sample_floor, summarise
-from mmkd_bench.measuring.process import START_LIMIT_S, Interrupted, Launched, Progress, ignore_progress, run_launches
-from mmkd_bench.show.text import plural
+from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, ignore_progress, run_launches
+from mmkd_bench.measuring.timing import sample_floor, summarise
+from mmkd_bench.text import plural
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
 from mmkd_report.schema.bench import CapacityReport, Level
 
-LAUNCHES = 5
-"""Launches that judge one load, unless most of them agree before."""
-
-STEP = 0.05
-"""The answer was carried, and a load that is larger by at most this fraction, or by one stream, was not."""
-
-MAX_SERVERS = 256
+LAUNCHES = 5  # launches that judge one load, unless most of them agree before
+STEP = 0.05  # the answer was carried, and a load that is larger by at most this fraction, or by one stream, was not
+_MAX_SERVERS = 256
 MAX_LAUNCHES = 99
-SEARCH_LIMIT_S = 900.0
-WARM_UP_LIMIT_S = 5.0
+_SEARCH_LIMIT_S = 900.0
+_WARM_UP_LIMIT_S = 5.0
 CONFIRM_S = 3.0
 MAX_CONFIRM_S = 60.0
 # Fractions of the budget: for the search, and for one launch that judges.
-SEARCH_FRACTION = 0.35
-CONFIRM_FRACTION = 0.1
+_SEARCH_FRACTION = 0.35
+_CONFIRM_FRACTION = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +77,10 @@ def judge_load(offer: Callable[[int], Offered], streams: int, *, launches: int =
         offered.append(offer(streams))
         votes = sum(offer.level.carried for offer in offered)
         if votes >= needed or len(offered) - votes > launches - needed:
-            return verdict_of(offered, carried=votes >= needed)
+            return _join_verdict(offered, carried=votes >= needed)
 
 
-def verdict_of(offered: Sequence[Offered], *, carried: bool) -> LoadVerdict:
-    """Join launches of one load, at least one."""
+def _join_verdict(offered: Sequence[Offered], *, carried: bool) -> LoadVerdict:
     levels = tuple(offer.level for offer in offered)
     together = Level(
         streams=levels[0].streams,
@@ -104,7 +99,6 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
 
     Raises:
         MmkdError: the question makes no sense, or the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report if a load was over.
     """
     session = _Session(_job(choice, question), question, progress)
     verdicts: list[LoadVerdict] = []
@@ -115,19 +109,17 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
         verdicts.append(judge_load(session.offer, streams, launches=question.launches))
         return verdicts[-1].carried
 
-    complete = settled = True
+    settled = True
     try:
         if question.streams is None:
             estimate = session.search()
             largest_carried(is_carried, first_guess=estimate, step=STEP, resolution=STEP)
         else:
             is_carried(question.streams)
-    except (KeyboardInterrupt, _OutOfTimeError) as error:
-        complete, settled = isinstance(error, _OutOfTimeError), False
-    if not session.outcomes:
-        raise KeyboardInterrupt
+    except _OutOfTimeError:
+        settled = False
     if question.streams is not None and not verdicts:
-        verdicts.append(verdict_of(session.offered, carried=False))
+        verdicts.append(_join_verdict(session.offered, carried=False))
     best = max((verdict for verdict in verdicts if verdict.carried), key=lambda one: one.together.streams, default=None)
     least = min(
         (verdict for verdict in verdicts if not verdict.carried), key=lambda one: one.together.streams, default=None
@@ -136,8 +128,7 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
     at_answer, launches = (shown.together, shown.launches) if shown else (None, ())
     p999_us = [value for level in launches if (value := level.response.value_us(0.999)) is not None]
     machine = read_machine()
-    report = CapacityReport(
-        complete=complete,
+    return CapacityReport(
         settled=settled,
         budget_s=question.budget_s,
         estimate=None if question.streams is not None else session.outcomes[0].streams,
@@ -153,9 +144,6 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
         disturbances=suspicions(worst([outcome.interference for outcome in session.outcomes]), machine),
         machine=machine,
     )
-    if not complete:
-        raise Interrupted(report)
-    return report
 
 
 class _OutOfTimeError(Exception):
@@ -177,12 +165,12 @@ class _Session:
         self._progress(f"{line}; at most {max(0.0, self._end_s - time.monotonic()):.0f} s left")
 
     def confirm_s(self, streams: int) -> float:
-        longest_s = min(MAX_CONFIRM_S, self._question.budget_s * CONFIRM_FRACTION)
+        longest_s = min(MAX_CONFIRM_S, self._question.budget_s * _CONFIRM_FRACTION)
         return confirm_s(streams, rate_hz=self.job.demand.rate_hz, longest_s=longest_s)
 
     def search(self) -> int:
         self.say(f"searching for the largest load that is carried, for up to {self.job.search_s:.0f} s")
-        self._launch(self.job, SEARCH_LIMIT_S)
+        self._launch(self.job, _SEARCH_LIMIT_S)
         return self.outcomes[0].streams
 
     def offer(self, streams: int) -> Offered:
@@ -200,8 +188,6 @@ class _Session:
     def _launch(self, job: LoadJob, limit_s: float) -> Launched[LoadOutcome]:
         launched = run_launches(job, LoadOutcome, limit_s=limit_s)
         self.outcomes += launched.outcomes
-        if launched.interrupted:
-            raise KeyboardInterrupt
         return launched
 
 
@@ -218,8 +204,8 @@ def _job(choice: Choice, question: Question) -> LoadJob:
             raise UsageError(f"{name}: expected a number above 0, got {value:g}")
     if question.streams is not None and not 1 <= question.streams <= MAX_STREAMS:
         raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {question.streams}")
-    if not 1 <= servers <= MAX_SERVERS:
-        raise UsageError(f"servers: expected a whole number from 1 to {MAX_SERVERS}, got {servers}")
+    if not 1 <= servers <= _MAX_SERVERS:
+        raise UsageError(f"servers: expected a whole number from 1 to {_MAX_SERVERS}, got {servers}")
     if not (1 <= question.launches <= MAX_LAUNCHES and question.launches % 2):
         raise UsageError(f"launches: expected an odd number from 1 to {MAX_LAUNCHES}, got {question.launches}")
     with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
@@ -230,6 +216,6 @@ def _job(choice: Choice, question: Question) -> LoadJob:
         demand=Demand(rate_hz=question.rate_hz, deadline_ms=deadline_ms, servers=servers),
         streams=None,
         duration_s=CONFIRM_S,
-        search_s=question.budget_s * SEARCH_FRACTION,
-        warm_up_limit_s=WARM_UP_LIMIT_S,
+        search_s=question.budget_s * _SEARCH_FRACTION,
+        warm_up_limit_s=_WARM_UP_LIMIT_S,
     )

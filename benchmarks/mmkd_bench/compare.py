@@ -21,14 +21,12 @@ from mmkd_report.schema.bench import BenchReport, Comparison, ProcessStart, Quan
 
 CONFIDENCE = 0.95
 MIN_LAUNCHES = 5
-RESAMPLES = 2000
+_RESAMPLES = 2000
 SEED = 20211108
 VERDICT_QUANTITIES = ("p50", "p90")
-VERDICT_LIMIT = 0.05
+_VERDICT_LIMIT = 0.05
 DEFAULT_CONDITIONS = "p50>+5%,p90>+5%"
-COMPETITION_MARGIN = 0.1
-"""Cores' worth of demand beyond the machine's cores from which processes compete."""
-
+_COMPETITION_MARGIN = 0.1  # cores' worth of demand beyond the machine's cores from which processes compete
 _CONDITION = re.compile(r"\s*(?P<quantity>[a-z0-9._]+)\s*(?P<sign>[<>])\s*(?P<percent>[+-]?[0-9]+(\.[0-9]+)?)\s*%\s*\Z")
 
 
@@ -179,10 +177,10 @@ def _statistic(groups: Sequence[NDArray[np.float64]]) -> float:
 def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generator) -> NDArray[np.float64]:
     """Return the statistic of resampled runs, (R,): launches first, then windows inside each."""
     count = len(groups)
-    drawn = random.integers(count, size=(RESAMPLES, count))
-    medians = np.empty((count, RESAMPLES, count))
+    drawn = random.integers(count, size=(_RESAMPLES, count))
+    medians = np.empty((count, _RESAMPLES, count))
     for number, group in enumerate(groups):
-        inside = random.integers(len(group), size=(RESAMPLES, count, len(group)))
+        inside = random.integers(len(group), size=(_RESAMPLES, count, len(group)))
         medians[number] = np.median(group[inside], axis=2)
     picked = np.take_along_axis(medians, drawn[None], axis=0)[0]  # (R, L): launch drawn[r, l], as resampled for (r, l)
     return np.asarray(np.median(picked, axis=1))
@@ -190,9 +188,9 @@ def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generato
 
 def _verdict(changes: Sequence[QuantityChange]) -> Literal["equal", "slower", "faster"]:
     judged = [change for change in changes if change.judged]
-    if any(change.low is not None and change.low > VERDICT_LIMIT for change in judged):
+    if any(change.low is not None and change.low > _VERDICT_LIMIT for change in judged):
         return "slower"
-    if any(change.high is not None and change.high < -VERDICT_LIMIT for change in judged):
+    if any(change.high is not None and change.high < -_VERDICT_LIMIT for change in judged):
         return "faster"
     return "equal"
 
@@ -247,7 +245,7 @@ def _competition(name: str, report: BenchReport) -> str:
     # Calls back to back keep all their threads busy, paced ones what they used.
     how = report.configuration
     own = report.result.cpu_cores if how.mode == "paced" else float(how.clients * how.threads)
-    if others + own <= report.machine.cores + COMPETITION_MARGIN:
+    if others + own <= report.machine.cores + _COMPETITION_MARGIN:
         return ""
     judged = ", ".join(quantity for quantity, where in _QUANTITIES.items() if where.robust)
     used = f"{others:.2f} of {report.machine.cores} cores"

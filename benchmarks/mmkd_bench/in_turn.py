@@ -14,17 +14,16 @@ import numpy as np
 from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.measuring.jobs import InTurnOutcome, OverheadJob, PairJob, RivalsJob, RivalsOutcome
 from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, ignore_progress, run_launches
-from mmkd_bench.turns.pairs import FIRST, SECOND
+from mmkd_bench.measuring.turns import FIRST, SECOND
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_report.schema.bench import OverheadReport, PairReport, RepeatSpread, RivalEngine, RivalsReport
 
 MAX_LAUNCHES = 100
-REPEATS = 5
-"""Stretches of time per process, each with a ratio."""
+REPEATS = 5  # stretches of time per process, each with a ratio
 
-RIVALS_START_LIMIT_S = 900.0
-"""Time for a launch of rivals beyond its measured time: torch.compile takes a minute on a small processor."""
+# Time for a launch of rivals beyond its measured time: torch.compile takes a minute on a small processor
+_RIVALS_START_LIMIT_S = 900.0
 
 OutcomeT = TypeVar("OutcomeT", bound=msgspec.Struct)
 
@@ -42,7 +41,6 @@ def measure_pair(
 
     Raises:
         MmkdError: an argument makes no sense, onnxruntime is missing, or a model cannot be opened.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a report where something was measured.
     """
     _check(threads=threads, launches=launches, duration_s=duration_s)
     machine = read_machine()
@@ -52,12 +50,11 @@ def measure_pair(
     launched = _launch(job, InTurnOutcome, launches=launches, progress=progress)
     outcomes = launched.outcomes
     spreads: dict[str, Any] = {
-        f"{name}_{figure}": spread_of(_repeats(outcomes, name, figure))
+        f"{name}_{figure}": summarise_repeats(_repeats(outcomes, name, figure))
         for name in (FIRST, SECOND)
         for figure in ("p50_us", "p90_us", "p99_us")
     }
-    report = PairReport(
-        complete=not launched.interrupted,
+    return PairReport(
         first=job.first,
         second=job.second,
         threads=threads,
@@ -66,7 +63,6 @@ def measure_pair(
         ratio=_ratio(outcomes, FIRST, SECOND),
         machine=machine,
     )
-    return launched.finish(report)
 
 
 def measure_overhead(
@@ -93,18 +89,16 @@ def measure_overhead(
     )
     launched = _launch(job, InTurnOutcome, launches=launches, progress=progress)
     outcomes = launched.outcomes
-    report = OverheadReport(
-        complete=not launched.interrupted,
+    return OverheadReport(
         bundle=job.bundle,
         count=sum(outcome.count for outcome in outcomes),
-        predict_p50_us=spread_of(_repeats(outcomes, FIRST)),
+        predict_p50_us=summarise_repeats(_repeats(outcomes, FIRST)),
         bare="session.run" if backend is None else f"{backend} backend.run",
         checks=checks,
-        bare_p50_us=spread_of(_repeats(outcomes, SECOND)),
-        overhead_us=spread_of([value for outcome in outcomes for value in outcome.difference_us]),
+        bare_p50_us=summarise_repeats(_repeats(outcomes, SECOND)),
+        overhead_us=summarise_repeats([value for outcome in outcomes for value in outcome.difference_us]),
         machine=machine,
     )
-    return launched.finish(report)
 
 
 def measure_rivals(
@@ -132,7 +126,7 @@ def measure_rivals(
         repeats=REPEATS,
         duration_s=duration_s / launches,
     )
-    launched = _launch(job, RivalsOutcome, launches=launches, progress=progress, start_limit_s=RIVALS_START_LIMIT_S)
+    launched = _launch(job, RivalsOutcome, launches=launches, progress=progress, start_limit_s=_RIVALS_START_LIMIT_S)
     first, turns = launched.outcomes[0], [outcome.turns for outcome in launched.outcomes]
 
     def joined(number: int, rival: RivalEngine) -> RivalEngine:
@@ -142,23 +136,21 @@ def measure_rivals(
             return msgspec.structs.replace(rival, reason=reason)
         return msgspec.structs.replace(
             rival,
-            p50_us=spread_of(_repeats(turns, rival.name)),
-            p99_us=spread_of(_repeats(turns, rival.name, "p99_us")),
+            p50_us=summarise_repeats(_repeats(turns, rival.name)),
+            p99_us=summarise_repeats(_repeats(turns, rival.name, "p99_us")),
             ratio=_ratio(turns, rival.name, first.rivals[0].name),
         )
 
-    report = RivalsReport(
-        complete=not launched.interrupted,
+    return RivalsReport(
         subject=first.subject,
         threads=threads,
         tolerance=first.tolerance,
         rivals=tuple(joined(number, rival) for number, rival in enumerate(first.rivals)),
         machine=machine,
     )
-    return launched.finish(report)
 
 
-def spread_of(values: Sequence[float]) -> RepeatSpread:
+def summarise_repeats(values: Sequence[float]) -> RepeatSpread:
     """Return the spread of at least one value."""
     return RepeatSpread(median=float(np.median(values)), min=min(values), max=max(values), repeats=len(values))
 
@@ -195,4 +187,4 @@ def _repeats(outcomes: Sequence[InTurnOutcome], name: str, figure: str = "p50_us
 
 
 def _ratio(outcomes: Sequence[InTurnOutcome], first: str, second: str) -> RepeatSpread:
-    return spread_of(list(map(truediv, _repeats(outcomes, first), _repeats(outcomes, second))))
+    return summarise_repeats(list(map(truediv, _repeats(outcomes, first), _repeats(outcomes, second))))

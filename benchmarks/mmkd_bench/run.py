@@ -13,17 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_bench.machine.energy import IDLE_S, MeasuredEnergy, PowerLog, energy_of, no_energy
 from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.machine.interference import suspicions, worst
-from mmkd_bench.machine.power import power_sensor
+from mmkd_bench.machine.power import IDLE_S, MeasuredEnergy, PowerLog, compute_energy, no_energy, power_sensor
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
-from mmkd_bench.measuring.launch import STAGE_FRACTION, pace_of
+from mmkd_bench.measuring.launch import MAX_HOP, STAGE_FRACTION, measure_pace
 from mmkd_bench.measuring.opening import Choice, settle_backend
-from mmkd_bench.measuring.percentiles import summarise
-from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, ignore_progress, run_launches
-from mmkd_bench.measuring.timing import Arrays, is_steady
-from mmkd_bench.measuring.workloads import MAX_HOP
+from mmkd_bench.measuring.process import START_LIMIT_S, Interrupted, Launched, Progress, ignore_progress, run_launches
+from mmkd_bench.measuring.timing import Arrays, is_steady, summarise
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_report.schema.bench import (
@@ -38,10 +35,10 @@ from mmkd_report.schema.bench import (
     Stage,
 )
 
-MAX_CLIENTS = 256
+_MAX_CLIENTS = 256
 MAX_LAUNCHES = 1000
-MAX_BATCH = 4096
-HISTOGRAM_BINS = 60
+_MAX_BATCH = 4096
+_HISTOGRAM_BINS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +90,16 @@ def measure_bundle(
             mode="closed" if settings.rate_hz is None else "paced",
         ),
         machine=machine,
-        result=result_of(launches, launched.samples, settings.deadline_ms, gpu_note=first.gpu_note),
+        result=join_launches(launches, launched.samples, settings.deadline_ms, gpu_note=first.gpu_note),
         stability=judge_stability(launches, machine),
         energy=measured.energy,
         energy_note=measured.note,
         launches=launches,
     )
-    return launched.finish(BenchmarkRun(report=report, samples=joined(launched.samples)))
+    run = BenchmarkRun(report=report, samples=joined(launched.samples))
+    if launched.interrupted:
+        raise Interrupted(run)
+    return run
 
 
 def _launch_with_power(
@@ -137,15 +137,15 @@ def _launch_with_power(
         launched = launch_all()
     loaded = [(outcome.begin_s, outcome.end_s) for outcome in launched.outcomes]
     predictions = [outcome.predictions * outcome.launch.latency.count for outcome in launched.outcomes]
-    return launched, energy_of(log, idle=idle, loaded=loaded, predictions=predictions)
+    return launched, compute_energy(log, idle=idle, loaded=loaded, predictions=predictions)
 
 
 def check_settings(settings: Settings) -> None:
     """Raise UsageError if settings make no sense."""
     counts = [
         ("launches", settings.launches, MAX_LAUNCHES),
-        ("clients", settings.clients, MAX_CLIENTS),
-        ("batch", settings.batch, MAX_BATCH),
+        ("clients", settings.clients, _MAX_CLIENTS),
+        ("batch", settings.batch, _MAX_BATCH),
         *([] if settings.hop is None else [("hop", settings.hop, MAX_HOP)]),
     ]
     for name, value, most in counts:
@@ -165,7 +165,7 @@ def check_settings(settings: Settings) -> None:
         raise UsageError("deadline-ms: expected a rate as well: a deadline counts from a scheduled time; add --rate")
 
 
-def result_of(
+def join_launches(
     launches: Sequence[ProcessStart], samples: Sequence[Arrays], deadline_ms: float | None, *, gpu_note: str = ""
 ) -> Result:
     """Return the figures of all launches."""
@@ -184,7 +184,7 @@ def result_of(
             )
             for stages in zip(*(launch.stages for launch in launches), strict=True)
         ),
-        pace=pace_of(
+        pace=measure_pace(
             together,
             deadline_ms=deadline_ms,
             overloaded=any(launch.pace is not None and launch.pace.overloaded for launch in launches),
@@ -208,7 +208,7 @@ def histogram(latency_ns: NDArray[np.int64]) -> LatencyHistogram:
     """Return the distribution of samples (N,) in bins that grow by one factor."""
     low_ns = max(1.0, float(latency_ns.min()))
     high_ns = max(float(latency_ns.max()), 1.001 * low_ns)
-    edges_ns = np.geomspace(low_ns, high_ns, HISTOGRAM_BINS + 1)
+    edges_ns = np.geomspace(low_ns, high_ns, _HISTOGRAM_BINS + 1)
     edges_ns[0], edges_ns[-1] = min(low_ns, float(latency_ns.min())), high_ns  # rounding must not lose the extremes
     counts, _ = np.histogram(latency_ns, edges_ns)
     return LatencyHistogram(edges_us=tuple((edges_ns / 1e3).tolist()), counts=tuple(counts.tolist()))

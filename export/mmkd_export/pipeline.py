@@ -43,9 +43,7 @@ class ExportResult:
     folders: tuple[str, ...] = ()
 
 
-OnStage = Callable[[str], None]
-"""Called with each stage that begins, such as `2/4 convert it to ONNX`."""
-
+OnStage = Callable[[str], None]  # called with each stage that begins, such as `2/4 convert it to ONNX`
 _Begin = Callable[[str], None]
 
 
@@ -68,14 +66,14 @@ class _Made:
 def export_stages(resolved: ResolvedPlan) -> tuple[str, ...]:
     """Return the names of the stages of a plan, in order."""
     targets = resolved.targets
-    building = tuple(target.step for target in targets if target.build or target.write)
+    building = tuple(target.stage for target in targets if target.build or target.write)
     if resolved.plan.from_bundle:
         return ("verify the bundle", *building)
     return (
         *("read the checkpoint", "convert it to ONNX", "compare with torch"),
-        *(target.step for target in targets if target.convert),
+        *(target.stage for target in targets if target.convert),
         *(f"make {precision}" for precision in resolved.precisions),
-        *(target.step for target in targets if target.backend),
+        *(target.stage for target in targets if target.backend),
         *(("time the artifacts",) if resolved.is_timed else ()),
         "write the bundle",
         *building,
@@ -125,10 +123,10 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
         folders: list[str] = []
         for target in resolved.targets:
             if target.build is not None:
-                begin(target.step)
+                begin(target.stage)
                 engines += target.build(plan.output, resolved.platform, resolved.built_precisions)
             if target.write is not None:
-                begin(target.step)
+                begin(target.stage)
                 folders.append(str(target.write(plan.output)))
         with Bundle.open(plan.output) as bundle:  # what a device will read, verified once more from the disk
             return ExportResult(
@@ -158,7 +156,7 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: _Begin) -> _Made:
     for target in resolved.targets:
         if target.convert is None:
             continue
-        begin(target.step)
+        begin(target.stage)
         try:
             made.student = target.convert(made.student, checkpoint, plan.source)
         except MmkdError as error:
@@ -198,7 +196,7 @@ def _run_in_backends(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None
     for target in resolved.targets:
         if target.backend is None:
             continue
-        begin(target.step)
+        begin(target.stage)
         passed: list[ProvenArtifact] = []
         for proven in made.artifacts:
             precision = proven.artifact.precision

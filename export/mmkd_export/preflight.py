@@ -57,7 +57,8 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
         yield UsageError(f"--max-drop-points {plan.max_drop_points:g}: expected percentage points from 0 to 100")
     for target in requested_targets(plan):
         yield from target.problems(plan)
-    yield from _checkpoint_options(plan) if plan.from_bundle else _ignored_options(plan)
+    if plan.from_bundle:
+        yield from _checkpoint_options(plan)
     for check in (partial(check_keys, plan.seal.keys), partial(_check_output, plan.output)):
         try:
             check()
@@ -93,19 +94,6 @@ def _checkpoint_options(plan: ExportPlan) -> Iterator[UsageError]:
                 f"{plan.source}: {option}: expected a checkpoint, because a bundle keeps its artifacts and windows, "
                 "got a bundle; export the checkpoint"
             )
-
-
-def _ignored_options(plan: ExportPlan) -> Iterator[UsageError]:
-    """Yield options that would change nothing."""
-    if plan.exclude is not None and not {"int8", "auto"} & set(plan.precisions):
-        yield UsageError(f"--exclude {plan.exclude!r}: nothing is quantised; add --precision int8, or leave it out")
-    given = {
-        f"--max-drop-points {plan.max_drop_points:g}": plan.max_drop_points != ExportPlan.max_drop_points,
-        "--accept-unjudged": plan.accept_unjudged,
-    }
-    for option, is_given in given.items():
-        if is_given and not plan.lower_precisions:
-            yield UsageError(f"{option}: no artifact of lower precision is judged; add --precision, or leave it out")
 
 
 def _check_output(output: Path) -> None:

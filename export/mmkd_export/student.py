@@ -19,9 +19,8 @@ from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, fp32_tolerance
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32
 from mmkd_export.verify.gate import GateRule, check_metric
-from mmkd_export.verify.proof_set import ProofSet, build_proof_set, golden_from
+from mmkd_export.verify.proof_set import ProofSet, build_proof_set, golden_from, with_tolerance
 from mmkd_export.verify.step_graph import StepGraph, step_from_checkpoint
-from mmkd_export.verify.tolerance import with_tolerance
 from mmkd_export.verify.windows import (
     NAMED,
     RULE,
@@ -41,11 +40,8 @@ if TYPE_CHECKING:
 
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
-FEWEST_WINDOWS = 20
-"""With fewer labelled windows the temperature is 1: a fit would be chance."""
-
+MIN_WINDOWS = 20  # with fewer labelled windows the temperature is 1: a fit would be chance
 _COLDEST, _HOTTEST = 0.05, 20.0
-
 _ROUNDING_WINDOWS = 256  # at most 256 windows measure how far float32 is from float64
 _TOOLS = ("mmkd-edge", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -132,7 +128,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     The loss is convex in 1 / T, so the nearest end is best if the minimum lies outside.
     """
     labelled = np.flatnonzero(labels >= 0)
-    if len(labelled) < FEWEST_WINDOWS:
+    if len(labelled) < MIN_WINDOWS:
         return 1.0
     temperature = fitted_temperature(logits[labelled], labels[labelled], kind="classification")
     return round(min(max(temperature, _COLDEST), _HOTTEST), 4)

@@ -7,18 +7,16 @@ import pytest
 
 from mmkd_bench.compare import compare, parse_conditions, require_passed
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.schema.bench import BenchReport, Comparison, Energy, ProcessStart, QuantityChange
-
-LaunchOf = Callable[..., ProcessStart]
-ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]
+from mmkd_report.schema.bench import BenchReport, Comparison, Energy, QuantityChange
+from tests.bench.made import make_launch, make_report
 
 GATE = parse_conditions("p50>+5%,p90>+5%")
 
 
 @pytest.fixture
-def report_at(launch_of: LaunchOf, report_of: ReportOf) -> Callable[..., BenchReport]:
+def report_at() -> Callable[..., BenchReport]:
     def make(p50_us: float, *, seed: int = 0, spread: float = 0.02) -> BenchReport:
-        return report_of([launch_of(p50_us, spread=spread, seed=100 * seed + number) for number in range(5)])
+        return make_report([make_launch(p50_us, spread=spread, seed=100 * seed + number) for number in range(5)])
 
     return make
 
@@ -52,18 +50,18 @@ def test_a_faster_build_passes_and_is_called_faster(report_at: Callable[..., Ben
     assert comparison.failed == ()
 
 
-def test_one_disturbed_launch_of_five_does_not_decide(launch_of: LaunchOf, report_of: ReportOf) -> None:
-    quiet = [launch_of(100.0, spread=0.01, seed=number) for number in range(5)]
-    disturbed = [*[launch_of(100.0, spread=0.01, seed=10 + number) for number in range(4)], launch_of(300.0)]
-    comparison = compare(report_of(quiet), report_of(disturbed), conditions=GATE)
+def test_one_disturbed_launch_of_five_does_not_decide() -> None:
+    quiet = [make_launch(100.0, spread=0.01, seed=number) for number in range(5)]
+    disturbed = [*[make_launch(100.0, spread=0.01, seed=10 + number) for number in range(4)], make_launch(300.0)]
+    comparison = compare(make_report(quiet), make_report(disturbed), conditions=GATE)
     assert comparison.verdict == "equal"
     # The interval knows of it nevertheless.
     assert (_change(comparison, "p50").high or 0.0) > 0.01
 
 
-def test_a_change_within_the_noise_of_launches_does_not_fail(launch_of: LaunchOf, report_of: ReportOf) -> None:
-    before = report_of([launch_of(value) for value in (90.0, 95.0, 100.0, 105.0, 110.0)])
-    after = report_of([launch_of(1.06 * value) for value in (90.0, 95.0, 100.0, 105.0, 110.0)])
+def test_a_change_within_the_noise_of_launches_does_not_fail() -> None:
+    before = make_report([make_launch(value) for value in (90.0, 95.0, 100.0, 105.0, 110.0)])
+    after = make_report([make_launch(1.06 * value) for value in (90.0, 95.0, 100.0, 105.0, 110.0)])
     change = _change(compare(before, after, conditions=GATE), "p50")
     assert change.change == pytest.approx(0.06)
     assert change.low is not None
@@ -153,12 +151,10 @@ def test_energy_that_is_not_clearly_above_idle_has_no_ratio(report_at: Callable[
         compare(before, after, conditions=parse_conditions("energy>+5%"))
 
 
-def test_fewer_than_five_launches_are_not_compared(
-    report_at: Callable[..., BenchReport], launch_of: LaunchOf, report_of: ReportOf
-) -> None:
-    interrupted = msgspec.structs.replace(launch_of(100.0), complete=False)
+def test_fewer_than_five_launches_are_not_compared(report_at: Callable[..., BenchReport]) -> None:
+    interrupted = msgspec.structs.replace(make_launch(100.0), complete=False)
     with pytest.raises(UsageError) as caught:
-        compare(report_at(100.0), report_of([launch_of(100.0)] * 4 + [interrupted]), conditions=GATE)
+        compare(report_at(100.0), make_report([make_launch(100.0)] * 4 + [interrupted]), conditions=GATE)
     assert str(caught.value) == (
         "the second report: expected at least 5 complete launches, got 4; run mmkd-bench run --launches 5 again"
     )
@@ -186,9 +182,9 @@ def _beside(report: BenchReport, others_cores: float) -> BenchReport:
     return msgspec.structs.replace(report, launches=launches)
 
 
-def test_tails_are_not_judged_where_processes_competed_for_cores(launch_of: LaunchOf, report_of: ReportOf) -> None:
-    calm = report_of([launch_of(100.0)] * 5)
-    longer_tail = report_of([launch_of(100.0, p90_us=160.0)] * 5)
+def test_tails_are_not_judged_where_processes_competed_for_cores() -> None:
+    calm = make_report([make_launch(100.0)] * 5)
+    longer_tail = make_report([make_launch(100.0, p90_us=160.0)] * 5)
     assert compare(calm, longer_tail, conditions=GATE).verdict == "slower"
     # Four cores: beside one busy thread three more have room, and three and a half do not.
     assert compare(calm, _beside(longer_tail, 3.0), conditions=GATE).verdict == "slower"
@@ -202,17 +198,15 @@ def test_tails_are_not_judged_where_processes_competed_for_cores(launch_of: Laun
     )
 
 
-def test_a_slower_median_is_caught_where_processes_competed(launch_of: LaunchOf, report_of: ReportOf) -> None:
-    slower = _beside(report_of([launch_of(115.0)] * 5), 5.0)
-    comparison = compare(report_of([launch_of(100.0)] * 5), slower, conditions=GATE)
+def test_a_slower_median_is_caught_where_processes_competed() -> None:
+    slower = _beside(make_report([make_launch(115.0)] * 5), 5.0)
+    comparison = compare(make_report([make_launch(100.0)] * 5), slower, conditions=GATE)
     assert comparison.verdict == "slower"
     assert len(comparison.failed) == 1
 
 
-def test_an_unstable_run_is_remarked(
-    report_at: Callable[..., BenchReport], launch_of: LaunchOf, report_of: ReportOf
-) -> None:
-    restless = report_of([launch_of(value) for value in (80.0, 90.0, 100.0, 110.0, 120.0)])
+def test_an_unstable_run_is_remarked(report_at: Callable[..., BenchReport]) -> None:
+    restless = make_report([make_launch(value) for value in (80.0, 90.0, 100.0, 110.0, 120.0)])
     assert compare(report_at(100.0), restless, conditions=()).remarks == (
         "the second run was unstable: medians of launches ran from 80 to 120 µs",
     )

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import onnx
@@ -10,16 +9,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from mmkd_bench.in_turn import measure_overhead, measure_pair
-from mmkd_bench.turns.rounds import take_turns, time_in_turn
+from mmkd_bench.measuring.turns import take_turns, time_in_turn
 from mmkd_edge.errors import BackendError, UsageError
 
 
 def test_calls_alternate_in_both_orders() -> None:
     calls: list[str] = []
-    found = time_in_turn(
-        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2, duration_s=0.001, stop=Event()
-    )
-    assert found is not None
+    found = time_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2, duration_s=0.001)
     text = "".join(calls)
     assert text.startswith("abbaabba")
     assert text.count("a") == text.count("b")
@@ -36,17 +32,14 @@ def test_calls_that_are_made_twice_are_timed_the_second_time() -> None:
             time.sleep(0.002)
         calls.append("a")
 
-    lengths_ns, others_ns = take_turns((first, lambda: calls.append("b")), duration_s=0.001, stop=Event(), twice=True)
+    lengths_ns, others_ns = take_turns((first, lambda: calls.append("b")), duration_s=0.001, twice=True)
     assert "".join(calls).startswith("aabbbbaaaabb")
     assert len(lengths_ns) == len(others_ns) == calls.count("a") / 2 >= 20
     assert float(np.median(lengths_ns)) < 1e6
 
 
 def test_medians_and_differences_are_those_of_the_calls() -> None:
-    found = time_in_turn(
-        {"a": lambda: time.sleep(0.003), "b": lambda: time.sleep(0.001)}, repeats=1, duration_s=0.05, stop=Event()
-    )
-    assert found is not None
+    found = time_in_turn({"a": lambda: time.sleep(0.003), "b": lambda: time.sleep(0.001)}, repeats=1, duration_s=0.05)
     slow, fast = found.times
     assert slow.p50_us[0] >= 3000
     assert 1000 <= fast.p50_us[0] < slow.p50_us[0]

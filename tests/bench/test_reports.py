@@ -1,22 +1,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from mmkd_bench.reports import decode_report, encode_report, read_report, write_report
 from mmkd_edge.errors import UsageError
-from mmkd_report.schema.bench import BenchReport, ProcessStart
-
-LaunchOf = Callable[..., ProcessStart]
-ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]
+from mmkd_report.schema.bench import BenchReport
+from tests.bench.made import make_launch, make_report
 
 
 @pytest.fixture
-def report(launch_of: LaunchOf, report_of: ReportOf) -> BenchReport:
-    return report_of([launch_of(100.0, seed=number, spread=0.01) for number in range(5)])
+def report() -> BenchReport:
+    return make_report([make_launch(100.0, seed=number, spread=0.01) for number in range(5)])
 
 
 def test_a_report_survives_its_file(report: BenchReport, tmp_path: Path) -> None:

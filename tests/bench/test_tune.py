@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from threading import Event, Timer
+from threading import Timer
 from types import ModuleType
 from typing import Any
 
@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from mmkd_bench.commands.options import parse_numbers
-from mmkd_bench.measuring.jobs import Candidate, TuneJob
-from mmkd_bench.tune import TuneSettings, candidates_for, tune_bundle
-from mmkd_bench.turns.configs import BURST, MIN_ROUNDS, require_score, score, time_configs
-from mmkd_bench.turns.rounds import take_turns
+from mmkd_bench.measuring.configs import BURST, MIN_ROUNDS, require_score, score, time_configs
+from mmkd_bench.measuring.jobs import TuneJob
+from mmkd_bench.measuring.turns import take_turns
+from mmkd_bench.tune import configs_for, tune_bundle
 from mmkd_edge import Bundle, EdgePredictor, GateError, UsageError, example_bundle, write_bundle
 from mmkd_edge.backends.base import SessionOptions
 from mmkd_edge.bundle.golden import Golden
@@ -76,8 +76,8 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def tried(candidates: Sequence[Candidate]) -> list[tuple[str, str, int, SessionOptions]]:
-    return [(one.config.backend, one.config.precision, one.config.threads, one.config.options) for one in candidates]
+def tried(configs: Iterable[Config]) -> list[tuple[str, str, int, SessionOptions]]:
+    return [(config.backend, config.precision, config.threads, config.options) for config in configs]
 
 
 # Which configs.
@@ -86,9 +86,9 @@ def tried(candidates: Sequence[Candidate]) -> list[tuple[str, str, int, SessionO
 @pytest.mark.usefixtures("ort_alone")
 def test_every_artifact_is_tried_with_every_number_of_threads(with_int8: Path) -> None:
     with Bundle.open(with_int8) as bundle:
-        candidates = candidates_for(bundle.manifest.models[0], TuneSettings(threads=(1, 3)))
+        configs = tried(configs_for(bundle.manifest.models[0], (1, 3)))
     plain, basic = SessionOptions(), SessionOptions(graph="basic")
-    assert tried(candidates) == [
+    assert configs == [
         ("ort", "fp32", 1, plain),
         ("ort", "fp32", 1, basic),
         ("ort", "fp32", 3, plain),
@@ -102,10 +102,7 @@ def test_openvino_is_pinned_only_where_cores_are_owned(with_int8: Path) -> None:
     pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
     with Bundle.open(with_int8) as bundle:
         entry = bundle.manifest.models[0]
-    shared, owned = (
-        [one.config for one in candidates_for(entry, TuneSettings(threads=(1,), owns_cores=owns))]
-        for owns in (False, True)
-    )
+    shared, owned = (list(configs_for(entry, (1,), owns_cores=owns)) for owns in (False, True))
     assert [one.precision for one in shared if one.backend == "openvino"] == ["fp32", "int8"]
     assert not any(one.options.owns_cores for one in shared)
     assert {one.backend for one in owned if one.options.owns_cores} == {"openvino"}  # one thread of ort never spins
@@ -119,7 +116,6 @@ def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order() ->
     lengths = take_turns(
         [lambda: calls.append("a"), lambda: calls.append("b")],
         duration_s=0.0,
-        stop=Event(),
         twice=True,
         burst=BURST,
         min_rounds=MIN_ROUNDS,
@@ -130,32 +126,14 @@ def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order() ->
 
 def test_a_slower_config_has_a_larger_ratio() -> None:
     slow = msgspec.structs.replace(PLAIN, options=SessionOptions(graph="basic"), threads=1)
-    job = TuneJob(
-        bundle=str(example_bundle()),
-        candidates=(Candidate(model="acc", config=PLAIN), Candidate(model="acc", config=slow)),
-        duration_s=0.4,
-        max_drop_points=0.5,
-    )
-    outcome = time_configs(job, stop=Event())
-    assert outcome is not None
+    job = TuneJob(bundle=str(example_bundle()), configs={"acc": (PLAIN, slow)}, duration_s=0.4, max_drop_points=0.5)
+    outcome = time_configs(job)
     first, second = outcome.trials
     assert first.ratio == 1.0
     # Rounded to the figures that are told: medians of the same calls.
     assert second.ratio == pytest.approx(second.p50_us / first.p50_us, rel=1e-6)
     assert first.calls == second.calls >= 16
     assert 0 < first.p50_us <= first.p99_us
-
-
-def test_a_stopped_measurement_has_no_outcome() -> None:
-    stop = Event()
-    stop.set()
-    job = TuneJob(
-        bundle=str(example_bundle()),
-        candidates=(Candidate(model="acc", config=PLAIN),),
-        duration_s=5.0,
-        max_drop_points=0.5,
-    )
-    assert time_configs(job, stop=stop) is None
 
 
 # Gates.
@@ -220,17 +198,14 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
     changed = msgspec.structs.replace(entry, golden=other)
     path = tmp_path / "other.edge"
     write_bundle(path, manifest=msgspec.structs.replace(manifest, models=(changed,)), members=members)
-    job = TuneJob(
-        bundle=str(path), candidates=(Candidate(model="acc", config=PLAIN),), duration_s=0.1, max_drop_points=0.5
-    )
-    outcome = time_configs(job, stop=Event())
-    assert outcome is not None
+    job = TuneJob(bundle=str(path), configs={"acc": (PLAIN,)}, duration_s=0.1, max_drop_points=0.5)
+    outcome = time_configs(job)
     assert outcome.trials == ()
     (refused,) = outcome.left_out
     assert (refused.backend, refused.precision) == ("ort", "fp32")
     assert refused.reason.startswith(f"{path}: self-test: golden window ")
     with pytest.raises(BackendError) as caught:
-        tune_bundle(path, TuneSettings(duration_s=0.1, threads=(1,)))
+        tune_bundle(path, duration_s=0.1, threads=(1,))
     assert str(caught.value).startswith(f"{path}: no config runs model 'acc' here: ")
 
 
@@ -239,12 +214,11 @@ def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_
 ) -> None:
     tensorrt = gpu_double.install(monkeypatch, tmp_path)
     with Bundle.open(with_int8) as bundle:
-        candidates = candidates_for(bundle.manifest.models[0], TuneSettings(threads=(1, 2)))
-    candidates = [one for one in candidates if one.config.backend == "trt"]
-    assert tried(candidates) == [("trt", precision, 1, SessionOptions()) for precision in ("fp32", "int8")]
-    job = TuneJob(bundle=str(with_int8), candidates=tuple(candidates), duration_s=0.1, max_drop_points=0.5)
-    outcome = time_configs(job, stop=Event())
-    assert outcome is not None
+        entry = bundle.manifest.models[0]
+    configs = tuple(config for config in configs_for(entry, (1, 2)) if config.backend == "trt")
+    assert tried(configs) == [("trt", precision, 1, SessionOptions()) for precision in ("fp32", "int8")]
+    job = TuneJob(bundle=str(with_int8), configs={entry.name: configs}, duration_s=0.1, max_drop_points=0.5)
+    outcome = time_configs(job)
     assert [(trial.backend, trial.precision) for trial in outcome.trials] == [("trt", "fp32"), ("trt", "int8")]
     assert tensorrt.cuda.live == {}
 
@@ -304,8 +278,7 @@ def test_ctrl_c_leaves_the_earlier_profile(cache: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
         killer.cancel()
-    told = "this is what was measured until then; no profile was written\n"  # where a first round was over
-    assert (process.returncode, said.replace(told, "", 1)) == (130, "mmkd-bench: interrupted\n")
+    assert (process.returncode, said) == (130, "mmkd-bench: interrupted\n")
     assert not list(cache.rglob("*.json"))
     with Bundle.open(path) as bundle:
         assert find_profile(bundle.sha256).profile is None
@@ -326,14 +299,14 @@ def test_a_folder_that_cannot_be_named_is_refused_before_the_measurement(monkeyp
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (TuneSettings(duration_s=0), "duration-s: expected seconds above 0 and up to 3600, got 0"),
-        (TuneSettings(max_drop_points=-1), "max-drop-points: expected 0 to 100, got -1"),
-        (TuneSettings(threads=(1, 0)), "threads: expected whole numbers from 1 to 256, got 1, 0"),
+        ({"duration_s": 0}, "duration-s: expected seconds above 0 and up to 3600, got 0"),
+        ({"max_drop_points": -1}, "max-drop-points: expected 0 to 100, got -1"),
+        ({"threads": (1, 0)}, "threads: expected whole numbers from 1 to 256, got 1, 0"),
     ],
 )
-def test_impossible_settings_are_refused(settings: TuneSettings, message: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        tune_bundle(example_bundle(), settings)
+        tune_bundle(example_bundle(), **settings)
     assert str(caught.value) == message
 
 

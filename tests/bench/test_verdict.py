@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Event
 
 import numpy as np
 import pytest
@@ -72,7 +71,7 @@ class Machine:
         def probe(streams: int) -> Level:
             return self.offered(streams, probe_s(streams, rate_hz=RATE_HZ)).level
 
-        return search_load(probe, first_guess=SATURATED // 2, stop=Event())[0]
+        return search_load(probe, first_guess=SATURATED // 2)[0]
 
     def answer(self) -> int:
         """What `mmkd-bench capacity` says."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +21,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.step import causal_encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.export.students import make_student
 from tests.models.networks.stepping import answers_along
 
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=1000.0, samples=500)
@@ -33,12 +33,10 @@ KINDS = pytest.mark.parametrize("modality", [MIC, CAM], ids=["mic", "cam"])
 
 
 @pytest.fixture(scope="module")
-def made(
-    build_student: Callable[..., StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[StudentCheckpoint, ExportResult]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[StudentCheckpoint, ExportResult]]:
     found = {}
     for modality in (MIC, CAM):
-        student = build_student(modality=modality, config=CONFIG, windows=12)
+        student = make_student(modality=modality, config=CONFIG, windows=12)
         path = tmp_path_factory.mktemp("causal") / f"{modality.name}.ckpt"
         write_student(path, student)
         plan = ExportPlan(source=path, output=path.with_suffix(".edge"), targets=("onnx",))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
-from threading import Event
 
 import msgspec
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from mmkd_bench.measuring.jobs import RivalsJob
-from mmkd_bench.turns.rival_engines import largest_difference, time_rivals
+from mmkd_bench.measuring.rivals import largest_difference, time_rivals
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
@@ -21,7 +20,7 @@ from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, compare
-from mmkd_export.verify.gate import GateRule, JudgingWindows, gate_result, gate_summary
+from mmkd_export.verify.gate import GateRule, GateWindows, gate_result, gate_summary
 from mmkd_export.verify.windows import windows_from_path
 from mmkd_models.metrics.scores import label_scores, value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
@@ -29,6 +28,7 @@ from mmkd_models.training.checkpoint import write_student
 from mmkd_report import render_export
 from mmkd_report.schema.export import decode_report
 from mmkd_report.words import percent, significant, with_unit
+from tests.export.students import make_student
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.45)
 SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
@@ -37,9 +37,9 @@ KINDS = pytest.mark.parametrize("kind", list(TASKS))
 
 
 @pytest.fixture(scope="module")
-def students(build_student):
+def students():
     """By kind, with random weights; the regression's target lies around 1200 rpm."""
-    found = {kind: build_student(task=task) for kind, task in TASKS.items()}
+    found = {kind: make_student(task=task) for kind, task in TASKS.items()}
     state = {**found["regression"].state, "answer.mean": torch.tensor([1200.0]), "answer.std": torch.tensor([150.0])}
     return {**found, "regression": replace(found["regression"], state=state)}
 
@@ -140,7 +140,7 @@ def test_inspection_names_the_task(bundles, kind):
 
 def judging(task, labels, logits):
     answers = NetworkAnswers(logits=logits, probabilities=1200 + 150 * logits)
-    return JudgingWindows(windows=np.zeros((len(logits), 4, 1), np.float32), labels=labels, answers=answers, source="x")
+    return GateWindows(windows=np.zeros((len(logits), 4, 1), np.float32), labels=labels, answers=answers, source="x")
 
 
 def test_the_gate_of_labels_counts_windows_with_all_labels_the_same():
@@ -224,20 +224,12 @@ def test_the_page_shows_the_scores_of_the_kind(bundles, kind):
 @pytest.mark.slow
 @KINDS
 def test_rivals_give_the_answers_of_the_kind(bundles, kind):
-    job = RivalsJob(
-        bundle=str(bundles[kind].path),
-        checkpoint=None,
-        files=None,
-        reference=None,
-        threads=1,
-        repeats=1,
-        duration_s=0.02,
-    )
-    found = time_rivals(job, stop=Event())
+    job = RivalsJob(bundle=str(bundles[kind].path), threads=1, repeats=1, duration_s=0.02)
+    found = time_rivals(job)
     rivals = {rival.name: rival for rival in found.rivals}
     for name in ("onnxruntime", "mmkd-edge backend", *(["openvino"] if find_spec("openvino") else [])):
         assert rivals[name].reason == "", name
-        assert len(found.turns.of(name).p50_us) == 1
+        assert len(found.turns.find(name).p50_us) == 1
     assert rivals["mmkd-edge backend"].max_abs_error < found.tolerance
 
 
@@ -250,9 +242,9 @@ def test_differences_of_values_are_shares_of_the_largest_one():
 
 
 @pytest.mark.parametrize("kind", ["multi_label", pytest.param("regression", marks=pytest.mark.slow)])
-def test_a_causal_student_of_the_kind_steps_to_the_answers_of_whole_windows(build_student, tmp_path, kind):
+def test_a_causal_student_of_the_kind_steps_to_the_answers_of_whole_windows(tmp_path, kind):
     encoder = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=4, most_tokens=10)
-    student = build_student(task=TASKS[kind], config=StudentConfig(preset="toy", encoder=encoder, causal=True))
+    student = make_student(task=TASKS[kind], config=StudentConfig(preset="toy", encoder=encoder, causal=True))
     if kind == "regression":
         scale = {"answer.mean": torch.tensor([1200.0]), "answer.std": torch.tensor([150.0])}
         student = replace(student, state={**student.state, **scale})

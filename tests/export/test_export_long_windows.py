@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,19 @@ from mmkd_export.graph.onnx_graph import tensor_shapes
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_config
-from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
+from mmkd_models.training.checkpoint import read_student, write_student
+from tests.export.students import make_student
 
 SECOND = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="g", rate_hz=10_000.0, samples=10_000)
 SHORT = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="g", rate_hz=200.0, samples=203)
 
 
 @pytest.fixture(scope="module")
-def long_file(build_student: Callable[..., StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student whose windows are long because its frames are short."""
     encoder = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8, frame=16)
     path = tmp_path_factory.mktemp("long") / "student.ckpt"
-    write_student(path, build_student(modality=SHORT, config=StudentConfig(preset="toy", encoder=encoder)))
+    write_student(path, make_student(modality=SHORT, config=StudentConfig(preset="toy", encoder=encoder)))
     return path
 
 
@@ -44,8 +44,8 @@ def long_bundle(long_file: Path) -> ExportResult:
     return export(plan)
 
 
-def test_a_tiny_student_of_ten_thousand_samples_is_a_graph_below_2_mb(build_student: Callable[..., StudentCheckpoint]):
-    graph = onnx_from_student(build_student(modality=SECOND, config=student_config("tiny"), windows=None))
+def test_a_tiny_student_of_ten_thousand_samples_is_a_graph_below_2_mb():
+    graph = onnx_from_student(make_student(modality=SECOND, config=student_config("tiny"), windows=None))
     assert len(graph) < 2e6
     # Those of every student, and the padding of causal ones.
     known = (

@@ -159,27 +159,6 @@ def test_a_plan_looks_at_its_source_once(exported, tmp_path: Path):
     assert plan.from_bundle
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"exclude": "head"}, "--exclude 'head': nothing is quantised; add --precision int8, or leave it out"),
-        (
-            {"max_drop_points": 2.0},
-            "--max-drop-points 2: no artifact of lower precision is judged; add --precision, or leave it out",
-        ),
-        (
-            {"accept_unjudged": True},
-            "--accept-unjudged: no artifact of lower precision is judged; add --precision, or leave it out",
-        ),
-    ],
-)
-def test_an_option_that_would_change_nothing_is_an_error(
-    student_file: Path, tmp_path: Path, changes: dict[str, object], message: str
-):
-    plan = replace(export_plan(student_file, output=tmp_path / "s.edge"), **changes)  # type: ignore[arg-type]
-    assert _refusal(plan) == message
-
-
 CHECKPOINT_OPTIONS = {
     "--target openvino": {"targets": ("openvino",)},
     "--precision int8": {"precisions": ("int8",)},

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from mmkd_export.plan import PrecisionChoice, export_plan
 from mmkd_export.verify.windows import RealWindows, windows_from_path
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import decode_report
+from tests.export.students import make_student
 
 STEPS = ["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
 
@@ -84,10 +84,8 @@ def test_the_model_card_has_the_figures_of_the_report(exported: ExportResult):
     assert "reference" not in card
 
 
-def test_the_card_of_a_student_of_several_teachers_names_them_all(
-    build_student: Callable[..., StudentCheckpoint], tmp_path: Path
-):
-    student = build_student()
+def test_the_card_of_a_student_of_several_teachers_names_them_all(tmp_path: Path):
+    student = make_student()
     facts = msgspec.structs.replace(student.facts, further_teachers_sha256=("8" * 64, "9" * 64))
     write_student(tmp_path / "student.ckpt", replace(student, facts=facts))
     result = export(export_plan(tmp_path / "student.ckpt", output=tmp_path / "student.edge"))
@@ -97,11 +95,9 @@ def test_the_card_of_a_student_of_several_teachers_names_them_all(
     assert f"Distilled from 3 teachers with SHA-256 `{'7' * 64}`, `{'8' * 64}`, `{'9' * 64}`;" in card
 
 
-def test_the_card_of_a_per_group_student_speaks_of_its_reference(
-    build_student: Callable[..., StudentCheckpoint], student: StudentCheckpoint, tmp_path: Path
-):
+def test_the_card_of_a_per_group_student_speaks_of_its_reference(student: StudentCheckpoint, tmp_path: Path):
     modality = msgspec.structs.replace(student.modality, normalise="per_group", range=(-50.0, 50.0))
-    write_student(tmp_path / "s.ckpt", build_student(modality=modality))
+    write_student(tmp_path / "s.ckpt", make_student(modality=modality))
     result = export(export_plan(tmp_path / "s.ckpt"))
     with Bundle.open(result.path) as bundle:
         card = bundle.read("README.md").decode()
@@ -117,10 +113,8 @@ def test_the_result_names_the_file_as_it_lies_on_the_disk(exported: ExportResult
     assert exported.size_bytes == len(data)
 
 
-def test_windows_named_by_the_user_replace_the_carried_ones(
-    build_student: Callable[..., StudentCheckpoint], student: StudentCheckpoint, tmp_path: Path
-):
-    write_student(tmp_path / "s.ckpt", build_student(windows=None))
+def test_windows_named_by_the_user_replace_the_carried_ones(student: StudentCheckpoint, tmp_path: Path):
+    write_student(tmp_path / "s.ckpt", make_student(windows=None))
     np.savez(tmp_path / "line.npz", x_acc=student.carried.windows[:5])
     result = export(export_plan(tmp_path / "s.ckpt", calibration=tmp_path / "line.npz"))
     assert result.report.windows.count == 5
@@ -146,10 +140,10 @@ def test_the_windows_of_an_export_are_read_once(
 
 
 @pytest.fixture(scope="module")
-def bare(build_student: Callable[..., StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+def bare(tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     """A bundle of a checkpoint that carries no windows."""
     path = tmp_path_factory.mktemp("bare") / "s.ckpt"
-    write_student(path, build_student(windows=None))
+    write_student(path, make_student(windows=None))
     return export(export_plan(path))
 
 
@@ -174,11 +168,9 @@ def test_a_checkpoint_without_windows_is_compared_on_synthetic_ones(bare: Export
         assert predictor.selftest().windows == 64
 
 
-def test_synthetic_windows_follow_the_statistics_and_the_range(
-    build_student: Callable[..., StudentCheckpoint], student: StudentCheckpoint, tmp_path: Path
-):
+def test_synthetic_windows_follow_the_statistics_and_the_range(student: StudentCheckpoint, tmp_path: Path):
     modality = msgspec.structs.replace(student.modality, range=(90.0, 130.0))
-    quiet = build_student(modality=modality, windows=None)
+    quiet = make_student(modality=modality, windows=None)
     state = dict(quiet.state) | {
         "encoder.front.mean": torch.tensor([100.0, 100.0, 100.0]),
         "encoder.front.std": torch.tensor([1.0, 2.0, 50.0]),
@@ -193,11 +185,9 @@ def test_synthetic_windows_follow_the_statistics_and_the_range(
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "auto"])
-def test_nothing_of_lower_precision_is_made_from_synthetic_windows(
-    build_student: Callable[..., StudentCheckpoint], tmp_path: Path, precision: PrecisionChoice
-):
+def test_nothing_of_lower_precision_is_made_from_synthetic_windows(tmp_path: Path, precision: PrecisionChoice):
     source = tmp_path / "s.ckpt"
-    write_student(source, build_student(windows=None))
+    write_student(source, make_student(windows=None))
     with pytest.raises(UsageError) as error:
         export(replace(export_plan(source), precisions=(precision,), platform="jp6.2"))
     assert str(error.value) == (
@@ -240,12 +230,10 @@ def _killed_after(arguments: list[str], line: str) -> None:
 
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_killed_export_leaves_the_earlier_bundle(
-    exported: ExportResult, build_student: Callable[..., StudentCheckpoint], tmp_path: Path, number: int
-):
+def test_a_killed_export_leaves_the_earlier_bundle(exported: ExportResult, tmp_path: Path, number: int):
     output = tmp_path / "student.edge"
     output.write_bytes(exported.path.read_bytes())
-    write_student(tmp_path / "other.ckpt", build_student(seed=1))
+    write_student(tmp_path / "other.ckpt", make_student(seed=1))
     command = [sys.executable, "-m", "mmkd_export", str(tmp_path / "other.ckpt"), "-o", str(output)]
     _killed_after(command, f"{number}/4 {STEPS[number - 1]}")
     with Bundle.open(output) as bundle:  # whole, whichever of the two it is
@@ -255,12 +243,10 @@ def test_a_killed_export_leaves_the_earlier_bundle(
 
 
 @pytest.mark.slow
-def test_fifty_exports_killed_at_random_moments_leave_a_bundle_each_time(
-    exported: ExportResult, build_student: Callable[..., StudentCheckpoint], tmp_path: Path
-):
+def test_fifty_exports_killed_at_random_moments_leave_a_bundle_each_time(exported: ExportResult, tmp_path: Path):
     output = tmp_path / "student.edge"
     output.write_bytes(exported.path.read_bytes())
-    write_student(tmp_path / "other.ckpt", build_student(seed=1))
+    write_student(tmp_path / "other.ckpt", make_student(seed=1))
     command = [sys.executable, "-m", "mmkd_export", str(tmp_path / "other.ckpt"), "-o", str(output)]
     started = time.monotonic()
     subprocess.run(command, check=True, capture_output=True)
@@ -290,13 +276,11 @@ ADAPTED = Adapted(
 )
 
 
-def test_whom_an_adapted_student_comes_from_is_in_checkpoint_bundle_card_and_report(
-    build_student: Callable[..., StudentCheckpoint], tmp_path: Path
-):
+def test_whom_an_adapted_student_comes_from_is_in_checkpoint_bundle_card_and_report(tmp_path: Path):
     labelled = msgspec.structs.replace(
         ADAPTED, method="labels", fraction=0.5, teacher_sha256=None, labels=40, forgotten_points=-0.25
     )
-    student = build_student()
+    student = make_student()
     facts = msgspec.structs.replace(student.facts, adapted=(ADAPTED, labelled))
     write_student(tmp_path / "adapted.ckpt", replace(student, facts=facts))
     again = export(export_plan(tmp_path / "adapted.ckpt"))

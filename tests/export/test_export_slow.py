@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +15,12 @@ from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from tests.export.students_of_features import of_features
-
-Build = Callable[..., StudentCheckpoint]
+from tests.export.students import make_student, of_features
 
 
-def slow_student(build_student: Build, *, levels: float) -> StudentCheckpoint:
+def slow_student(*, levels: float) -> StudentCheckpoint:
     """Convolutional features of windows whose levels differ by so many times their movement, and sure answers."""
-    start = build_student()
+    start = make_student()
     assert start.carried is not None
     windows = start.carried.windows
     shifts = np.random.default_rng(0).normal(0, levels, (len(windows), 1, 1))
@@ -32,8 +29,8 @@ def slow_student(build_student: Build, *, levels: float) -> StudentCheckpoint:
     return replace(found, state={**found.state, "head.weight": 8 * found.state["head.weight"]})
 
 
-def test_a_graph_may_differ_by_what_float32_alone_does(build_student: Build, tmp_path: Path) -> None:
-    student, path = slow_student(build_student, levels=300.0), tmp_path / "slow.ckpt"
+def test_a_graph_may_differ_by_what_float32_alone_does(tmp_path: Path) -> None:
+    student, path = slow_student(levels=300.0), tmp_path / "slow.ckpt"
     assert student.carried is not None
     answers, exact = (answers_from_student(student, student.carried.windows, exact=exact) for exact in (False, True))
     rounding = float(np.abs(answers.logits.astype(np.float64) - exact.logits).max())
@@ -48,9 +45,9 @@ def test_a_graph_may_differ_by_what_float32_alone_does(build_student: Build, tmp
     assert (result.tolerance, result.label_agreement) == (golden.tolerance, 1.0)
 
 
-def test_a_student_that_other_machines_would_compute_otherwise_is_refused(build_student: Build, tmp_path: Path) -> None:
+def test_a_student_that_other_machines_would_compute_otherwise_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "slow.ckpt"
-    write_student(path, slow_student(build_student, levels=100_000.0))
+    write_student(path, slow_student(levels=100_000.0))
     with pytest.raises(GateError) as caught:
         export(ExportPlan(source=path, output=tmp_path / "slow.edge"))
     assert str(caught.value).startswith(f"{path}: expected answers in float32 within 0.0025 of those in float64, got ")

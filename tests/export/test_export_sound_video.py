@@ -22,8 +22,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.graph.layers import learnt_layers, select_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
@@ -32,6 +32,7 @@ from mmkd_export.verify.windows import windows_from_path
 from mmkd_models.networks.rocket import fit_rocket
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.export.students import make_student
 
 MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=4000.0, samples=1000)
 CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=10, height=12, width=16)
@@ -58,11 +59,11 @@ KNOWN_TO_ALL_ENGINES = {
 
 
 @pytest.fixture(scope="module")
-def students(build_student: Callable[..., StudentCheckpoint]) -> dict[str, StudentCheckpoint]:
+def students() -> dict[str, StudentCheckpoint]:
     """With random weights, normalised as the carried windows are, and of other kinds with features of theirs."""
     found = {}
     for name, modality in (("mic", MIC), ("cam", CAM), ("colour", COLOUR)):
-        start = build_student(modality=modality, windows=204)
+        start = make_student(modality=modality, windows=204)
         assert start.carried is not None
         values = frame_bytes(start.carried.windows).astype(np.float64)
         axes = tuple(range(values.ndim - 1))
@@ -197,12 +198,10 @@ def test_golden_windows_of_a_camera_keep_their_bytes_and_missing_frames(
     assert statistics.channels[0].missing_share == pytest.approx(missing_frames(golden).mean())
 
 
-def test_large_windows_judge_an_export_and_few_of_them_travel(
-    build_student: Callable[..., StudentCheckpoint], tmp_path: Path
-) -> None:
+def test_large_windows_judge_an_export_and_few_of_them_travel(tmp_path: Path) -> None:
     modality = msgspec.structs.replace(MIC, samples=4000)  # 32 kB a window: 131 of 204 are 4 MiB
     path = tmp_path / "mic.ckpt"
-    write_student(path, build_student(modality=modality, windows=204))
+    write_student(path, make_student(modality=modality, windows=204))
     made = export(ExportPlan(source=path, output=tmp_path / "mic.edge", precisions=("fp16",)))
     assert (made.report.windows.count, made.report.windows.judging, made.report.windows.carried) == (204, 102, 131)
     with Bundle.open(made.path) as bundle:

@@ -27,6 +27,7 @@ from mmkd_export.verify.answers import graph_feeds
 from mmkd_models.networks.config import student_config
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import ExportReport
+from tests.export.students import make_student
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,15 +54,11 @@ class PlainSession:
 
 
 @pytest.fixture(scope="module")
-def result(
-    build_student: Callable[..., StudentCheckpoint],
-    student: StudentCheckpoint,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> ExportResult:
+def result(student: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     """A bundle of the base preset, untrained, in which `auto` chose."""
     path = tmp_path_factory.mktemp("base") / "base.ckpt"
     modality = msgspec.structs.replace(student.modality, samples=200)
-    write_student(path, build_student(modality=modality, config=student_config("base"), windows=64))
+    write_student(path, make_student(modality=modality, config=student_config("base"), windows=64))
     plan = ExportPlan(
         source=path,
         output=path.with_suffix(".edge"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,15 +13,15 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.backends.base import open_backend
 from mmkd_edge.errors import GateError
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_export.graph.layers import learnt_layers, select_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import answers_from_student, with_missing_samples
 from mmkd_export.verify.windows import plausible_range
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from tests.export.students_of_features import of_features
+from tests.export.students import make_student, of_features
 
 KINDS = pytest.mark.parametrize("kind", ["rocket", "hybrid"])
 KNOWN_TO_ALL_ENGINES = {
@@ -33,9 +32,9 @@ KNOWN_TO_ALL_ENGINES = {
 
 
 @pytest.fixture(scope="module")
-def students(build_student: Callable[..., StudentCheckpoint]) -> dict[str, StudentCheckpoint]:
+def students() -> dict[str, StudentCheckpoint]:
     """By kind: features of the carried windows, half of them pruned, and heads with random weights."""
-    return {kind: of_features(build_student(), kind) for kind in ("rocket", "hybrid")}
+    return {kind: of_features(make_student(), kind) for kind in ("rocket", "hybrid")}
 
 
 @pytest.fixture(scope="module")

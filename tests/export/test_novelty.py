@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,21 +19,19 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.calibration import tensor_magnitudes
-from mmkd_export.graph.layers import after_first_layer, learnt_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.graph.onnx_graph import after_first_layer, learnt_layers
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.fp16 import half_graph
 from mmkd_export.verify.answers import NOVELTY_TOLERANCE, answers_from_student, graph_feeds, with_missing_samples
 from mmkd_export.verify.gate import GateRule, gate_result, gate_summary
-from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data import write_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.references import embeddings_summary
-from tests.export.students_of_features import of_features
+from tests.export.students import make_proof_set, make_student, of_features
 
-Build = Callable[..., StudentCheckpoint]
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
 CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=10, height=12, width=16)
 TASKS = {
@@ -52,23 +49,23 @@ def with_seen(student: StudentCheckpoint) -> StudentCheckpoint:
     return replace(student, seen=embeddings_summary(embeddings, embeddings))
 
 
-def built(build: Build, what: str) -> StudentCheckpoint:
+def built(what: str) -> StudentCheckpoint:
     match what:
         case "rocket" | "hybrid":
-            return of_features(build(windows=40), what)
+            return of_features(make_student(windows=40), what)
         case "sound":
-            return build(modality=MIC, windows=24)
+            return make_student(modality=MIC, windows=24)
         case "video":
-            return build(modality=CAM, windows=24)
+            return make_student(modality=CAM, windows=24)
         case "transformer":
-            return build(windows=40)
+            return make_student(windows=40)
         case _:
-            return build(task=TASKS[what], windows=24)
+            return make_student(task=TASKS[what], windows=24)
 
 
 @pytest.mark.parametrize("what", ["transformer", "rocket", "hybrid", "sound", "video", *TASKS])
-def test_every_kind_of_student_has_it_in_every_engine(build_student: Build, what: str) -> None:
-    student = with_seen(built(build_student, what))
+def test_every_kind_of_student_has_it_in_every_engine(what: str) -> None:
+    student = with_seen(built(what))
     assert student.carried is not None
     windows = student.carried.windows[:6]
     windows = np.ma.concatenate([windows, with_missing_samples(windows, seed=0)])
@@ -87,14 +84,14 @@ def test_every_kind_of_student_has_it_in_every_engine(build_student: Build, what
         np.testing.assert_allclose(found, expected, rtol=NOVELTY_TOLERANCE, atol=NOVELTY_TOLERANCE)
 
 
-def test_a_student_of_an_earlier_release_has_none(build_student: Build) -> None:
-    outputs = [output.name for output in onnx.load_from_string(onnx_from_student(build_student())).graph.output]
+def test_a_student_of_an_earlier_release_has_none() -> None:
+    outputs = [output.name for output in onnx.load_from_string(onnx_from_student(make_student())).graph.output]
     assert outputs == ["logits", "probabilities"]
 
 
 @pytest.fixture(scope="module")
-def student(build_student: Build) -> StudentCheckpoint:
-    return with_seen(build_student(windows=240))
+def student() -> StudentCheckpoint:
+    return with_seen(make_student(windows=240))
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +202,8 @@ def test_nothing_of_it_leaves_float32(student: StudentCheckpoint) -> None:
     assert tensor_magnitudes(half, ["novelty"], graph_feeds(student.carried.windows[:8], student.modality))
 
 
-def test_scores_in_another_order_fail_the_gate(
-    student: StudentCheckpoint, build_proof_set: Callable[[StudentCheckpoint], ProofSet]
-) -> None:
-    proof_set = build_proof_set(student)
+def test_scores_in_another_order_fail_the_gate(student: StudentCheckpoint) -> None:
+    proof_set = make_proof_set(student)
     judging, answers = proof_set.judging, proof_set.judging.answers
     rule = GateRule(metric="accuracy", max_drop_points=1.0)
     assert gate_result(answers, judging, rule, proof_set.task).passed

@@ -9,7 +9,7 @@ import typer
 from mmkd_bench.capacity import LAUNCHES, Question, measure_capacity
 from mmkd_bench.commands import options
 from mmkd_bench.measuring.load import MISSED_FRACTION
-from mmkd_bench.show.text import plural
+from mmkd_bench.text import plural
 from mmkd_edge.cli.show import say
 from mmkd_edge.errors import PerformanceError
 
@@ -38,11 +38,12 @@ def capacity(
     json: options.JsonOption = False,
 ) -> None:
     """Find how many streams this device carries, with p99.9 of the response within the deadline."""
-    choice = options.choice_of(bundle, backend, precision, threads, reference)
+    choice = options.make_choice(bundle, backend, precision, threads, reference)
     question = Question(
         rate_hz=rate, deadline_ms=deadline_ms, streams=streams, servers=servers, launches=launches, budget_s=budget_s
     )
-    report = options.print_measured(lambda: measure_capacity(choice, question, progress=say), json=json)
+    report = measure_capacity(choice, question, progress=say)
+    options.print_report(report, json=json)
     level = report.at_answer or report.refused
     if not report.settled or report.streams or level is None:
         return

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import typer
 
-ABOUT = "Latency, memory and energy of a bundle on the machine that runs it."
+_ABOUT = "Latency, memory and energy of a bundle on the machine that runs it."
 _NEEDS = ("typer", "rich", "psutil")
 
 
@@ -19,7 +19,7 @@ def main() -> NoReturn:
     with loading("mmkd-bench"):
         from mmkd_edge.cli.run import run_command
 
-    run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench", about=ABOUT)
+    run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench", about=_ABOUT)
 
 
 def make_app() -> typer.Typer:
@@ -32,7 +32,7 @@ def make_app() -> typer.Typer:
     from mmkd_bench.commands.tune import tune
     from mmkd_edge.cli.options import make_app as make_empty_app
 
-    app = make_empty_app(ABOUT)
+    app = make_empty_app(_ABOUT)
     for command in (run, tune, compare, capacity, overhead, page):
         app.command(command.__name__)(command)
     return app

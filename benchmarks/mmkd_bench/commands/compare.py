@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -52,12 +51,18 @@ def compare(
     if rivals != (second is None):
         raise UsageError("compare: expected a second report or model, or --rivals; give one of both")
     if second is None:
-        measure_all = partial(measure_rivals, first, checkpoint=checkpoint, reference=reference)
-        options.print_measured(
-            lambda: measure_all(threads=threads, launches=launches, duration_s=duration_s, progress=say), json=json
+        timed = measure_rivals(
+            first,
+            checkpoint=checkpoint,
+            reference=reference,
+            threads=threads,
+            launches=launches,
+            duration_s=duration_s,
+            progress=say,
         )
+        options.print_report(timed, json=json)
         return
-    start = _start_of(first)
+    start = _read_start(first)
     if start.startswith(b"{") and not _is_checkpoint(start):
         conditions = parse_conditions(fail_if)
         comparison = compare_reports(read_report(first), read_report(second), conditions=conditions)
@@ -65,11 +70,9 @@ def compare(
         require_passed(comparison)
         return
     with ExitStack() as stack:
-        paths = [stack.enter_context(_model_of(path)) for path in (first, second)]
-        options.print_measured(
-            lambda: measure_pair(*paths, threads=threads, launches=launches, duration_s=duration_s, progress=say),
-            json=json,
-        )
+        paths = [stack.enter_context(_open_model(path)) for path in (first, second)]
+        pair = measure_pair(*paths, threads=threads, launches=launches, duration_s=duration_s, progress=say)
+    options.print_report(pair, json=json)
 
 
 def overhead(
@@ -88,8 +91,16 @@ def overhead(
     json: options.JsonOption = False,
 ) -> None:
     """Measure what predict adds to the bare engine on the same feeds, with one thread."""
-    measure = partial(measure_overhead, bundle, backend=backend, checks=checks, reference=reference)
-    report = options.print_measured(lambda: measure(launches=launches, duration_s=duration_s, progress=say), json=json)
+    report = measure_overhead(
+        bundle,
+        backend=backend,
+        checks=checks,
+        reference=reference,
+        launches=launches,
+        duration_s=duration_s,
+        progress=say,
+    )
+    options.print_report(report, json=json)
     median_us = report.overhead_us.median
     if limit_us is not None and median_us > limit_us:
         raise PerformanceError(
@@ -98,7 +109,7 @@ def overhead(
         )
 
 
-def _start_of(path: Path) -> bytes:
+def _read_start(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(9)
@@ -113,9 +124,9 @@ def _is_checkpoint(start: bytes) -> bool:
 
 
 @contextmanager
-def _model_of(path: Path) -> Iterator[Path]:
+def _open_model(path: Path) -> Iterator[Path]:
     """Yield the model to compare; a teacher's checkpoint is exported to a temporary graph."""
-    if not _is_checkpoint(_start_of(path)):
+    if not _is_checkpoint(_read_start(path)):
         yield path
         return
     from mmkd_export.graph.onnx_from_student import onnx_from_teacher

@@ -1,22 +1,18 @@
-"""What the commands of `mmkd-bench` share: options, and how a report is printed, whole or interrupted."""
+"""What the commands of `mmkd-bench` share: options, and how a report is printed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from mmkd_bench.measuring.opening import Choice
-from mmkd_bench.measuring.process import Interrupted
-from mmkd_bench.show.sheets import AnyReport, sheet_of, show
-from mmkd_edge.cli.show import json_text, say
+from mmkd_bench.sheets import AnyReport, make_sheet, show
+from mmkd_edge.cli.show import json_text
 from mmkd_edge.errors import UsageError
-
-ReportT = TypeVar("ReportT", bound=AnyReport)
 
 
 class PrecisionOption(str, Enum):
@@ -42,7 +38,7 @@ ReferenceOption = Annotated[
 ]
 
 
-def choice_of(
+def make_choice(
     bundle: Path, backend: str, precision: PrecisionOption, threads: int | None, reference: Path | None
 ) -> Choice:
     """Return what to open and how."""
@@ -63,21 +59,9 @@ def parse_numbers(text: str, *, name: str, example: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def print_measured(measure: Callable[[], ReportT], *, json: bool) -> ReportT:
-    """Measure, and print the report; after Ctrl-C what was measured until then."""
-    try:
-        report = measure()
-    except Interrupted as interrupted:
-        print_report(interrupted.report, json=json)
-        say("the report has what was measured until then")
-        raise
-    print_report(report, json=json)
-    return report
-
-
 def print_report(report: AnyReport, *, json: bool) -> None:
     """Print a report to stdout."""
     if json:
         sys.stdout.write(json_text(report) + "\n")
     else:
-        show(sheet_of(report))
+        show(make_sheet(report))

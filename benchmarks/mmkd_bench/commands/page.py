@@ -21,8 +21,7 @@ from mmkd_report.schema.bench import BenchReport
 if TYPE_CHECKING:
     from mmkd_report.pages.bench import Lead
 
-MAX_NAMED = 5
-"""Reports over the budget that the terminal names; the page has all."""
+_MAX_NAMED = 5  # reports over the budget that the terminal names; the page has all
 
 
 def page(
@@ -55,8 +54,8 @@ def page(
         write_run_page(output, runs)
     say(f"wrote {output}; next: open it in a browser")
     if alerts:
-        more = f" and {len(alerts) - MAX_NAMED} more" if len(alerts) > MAX_NAMED else ""
-        named = "; ".join(f"{alert.name}: {alert.text}" for alert in alerts[:MAX_NAMED])
+        more = f" and {len(alerts) - _MAX_NAMED} more" if len(alerts) > _MAX_NAMED else ""
+        named = "; ".join(f"{alert.name}: {alert.text}" for alert in alerts[:_MAX_NAMED])
         raise PerformanceError(f"the fleet is over its budget: {named}{more}")
 
 

@@ -81,7 +81,7 @@ def run(
     )
     interrupted = False
     try:
-        choice = options.choice_of(bundle, backend, precision, threads, reference)
+        choice = options.make_choice(bundle, backend, precision, threads, reference)
         measured = measure_bundle(choice, settings, energy=energy, progress=say)
     except Interrupted as error:
         measured, interrupted = error.report, True

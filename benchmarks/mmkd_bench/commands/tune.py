@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +9,9 @@ import msgspec
 import typer
 
 from mmkd_bench.commands import options
-from mmkd_bench.measuring.process import Interrupted
-from mmkd_bench.show.sheets import profile_sheet
-from mmkd_bench.show.sheets import show as show_sheet
-from mmkd_bench.tune import TuneSettings, tune_bundle
+from mmkd_bench.sheets import profile_sheet
+from mmkd_bench.sheets import show as show_sheet
+from mmkd_bench.tune import tune_bundle
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import cache_folder
 from mmkd_edge.cli.run import shell_line
@@ -50,29 +48,22 @@ def tune(
     if show:
         _show(bundle, json=json)
         return
-    settings = TuneSettings(
+    counts = None if threads is None else options.parse_numbers(threads, name="threads", example="1,2,4")
+    cache_folder("profiles")  # for its error, before the minute that measuring takes
+    profile = tune_bundle(
+        bundle,
         duration_s=duration_s,
-        threads=None if threads is None else options.parse_numbers(threads, name="threads", example="1,2,4"),
+        threads=counts,
         max_drop_points=max_drop_points,
         owns_cores=owns_cores,
+        progress=say,
     )
-    cache_folder("profiles")  # for its error, before the minute that measuring takes
-    try:
-        profile = tune_bundle(bundle, settings, progress=say)
-    except Interrupted as interrupted:
-        _print(interrupted.report, json=json)
-        say("this is what was measured until then; no profile was written")
-        raise
     path = write_profile(profile)
-    _print(profile, json=json)
-    say(f"wrote {path}; next: {shell_line('mmkd-bench', 'run', bundle)}")
-
-
-def _print(profile: ExecutionProfile, *, json: bool) -> None:
     if json:
-        sys.stdout.write(json_text(profile) + "\n")
+        print(json_text(profile))
     else:
         show_sheet(profile_sheet(profile))
+    say(f"wrote {path}; next: {shell_line('mmkd-bench', 'run', bundle)}")
 
 
 def _show(bundle: Path, *, json: bool) -> None:
@@ -80,9 +71,9 @@ def _show(bundle: Path, *, json: bool) -> None:
         match = find_profile(opened.sha256)
     path = "" if match.path is None else str(match.path)
     if json:
-        sys.stdout.write(json_text(ShownProfile(path=path, reason=match.reason, profile=match.profile)) + "\n")
+        print(json_text(ShownProfile(path=path, reason=match.reason, profile=match.profile)))
     elif match.profile is None:
-        sys.stdout.write(f"{match.reason}\n")
+        print(match.reason)
     else:
         show_sheet(profile_sheet(match.profile))
         say(f"from {path}")

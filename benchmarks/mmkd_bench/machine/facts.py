@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from mmkd_bench.machine.programs import gpu_names, run_program
 from mmkd_edge.backends.base import BACKENDS
+from mmkd_edge.errors import UnavailableError
 from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
 from mmkd_report.schema.bench import Clocks, MachineFacts
 
@@ -52,18 +54,13 @@ def read_machine(root: Path = ROOT) -> MachineFacts:
 
 def read_power_mode() -> str | None:
     """Return the power mode of a Jetson, or None."""
-    return parse_power_mode(run_program("nvpmodel", "-q") or "")
-
-
-def parse_power_mode(text: str) -> str | None:
-    """Return the mode in the output of `nvpmodel -q`."""
-    match = _POWER_MODE.search(text)
+    match = _POWER_MODE.search(_run_program("nvpmodel", "-q") or "")
     return match[1] if match else None
 
 
 def read_clocks(root: Path = ROOT) -> Clocks | None:
     """Return the clocks that may move, by `jetson_clocks` (as root) or the kernel, or None."""
-    return parse_jetson_clocks(run_program("jetson_clocks", "--show") or "") or _kernel_clocks(root)
+    return parse_jetson_clocks(_run_program("jetson_clocks", "--show") or "") or _kernel_clocks(root)
 
 
 def parse_jetson_clocks(text: str) -> Clocks | None:
@@ -101,11 +98,7 @@ def _kernel_clocks(root: Path) -> Clocks | None:
 
 def read_number(path: Path) -> float | None:
     """Return the number in a one-value file of the kernel, or None."""
-    text = read_text(path)
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
+    return parse_number(read_text(path) or "")
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
@@ -176,3 +169,88 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+_TIMEOUT_S = 10.0
+GPU_PROGRAM = "nvidia-smi"
+GPU_FORM = "--format=csv,noheader,nounits"
+
+
+def _find_program(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin")
+
+
+def _run_program(name: str, *arguments: str) -> str | None:
+    """Return the output of a program; None if it is absent, fails or does not answer."""
+    program = _find_program(name)
+    if program is None:
+        return None
+    try:
+        answer = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout if answer.returncode == 0 else None
+
+
+class ProgramLines:
+    """Lines of a program that repeats its answer; it ends with the `with` block."""
+
+    def __init__(self, name: str, *arguments: str, subject: str = "") -> None:
+        program = _find_program(name)
+        if program is None:
+            raise UnavailableError(f"{subject}{name} is not installed")
+        self._end = f"{subject}{name} ended without a line"
+        self._process = subprocess.Popen(
+            [program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def __enter__(self) -> ProgramLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def read(self) -> str:
+        """Wait for the next line; raise UnavailableError if the program has ended."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise UnavailableError(self._end)
+        return line
+
+
+def read_gpus() -> tuple[tuple[str, str, float | None], ...]:
+    """Return name, driver and memory in MB of each GPU; None if it shares the main memory."""
+    text = _run_program(GPU_PROGRAM, "--query-gpu=name,driver_version,memory.total", GPU_FORM) or ""
+    rows = [[cell.strip() for cell in line.rsplit(",", 2)] for line in text.splitlines() if line.count(",") >= 2]
+    return tuple((name, driver, parse_number(memory)) for name, driver, memory in rows)
+
+
+def gpu_names() -> tuple[str, ...]:
+    """Return name, driver and memory of each GPU in words."""
+    return tuple(
+        f"{name}, driver {driver}" + (f", {memory_mb:.0f} MB" if memory_mb is not None else "")
+        for name, driver, memory_mb in read_gpus()
+    )
+
+
+def process_memory_mb() -> tuple[float | None, str]:
+    """Return the memory of this process on all GPUs, or None and the reason."""
+    if _find_program(GPU_PROGRAM) is None:
+        return None, f"{GPU_PROGRAM} is not installed"
+    text = _run_program(GPU_PROGRAM, "--query-compute-apps=pid,used_memory", GPU_FORM)
+    if text is None:
+        return None, f"{GPU_PROGRAM} does not answer"
+    rows = [line.partition(",") for line in text.splitlines()]
+    values = [parse_number(memory) for pid, _, memory in rows if pid.strip() == str(os.getpid())]
+    known = [value for value in values if value is not None]
+    return (sum(known), "") if known else (None, "this process is on no GPU")
+
+
+def parse_number(text: str) -> float | None:
+    """Return the number in a cell, or None."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

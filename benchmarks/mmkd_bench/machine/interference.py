@@ -13,10 +13,10 @@ from mmkd_bench.machine.facts import highest_mhz, hottest_celsius, read_number
 from mmkd_edge.machine import ROOT, read_text
 from mmkd_report.schema.bench import Interference, MachineFacts
 
-OTHERS_SHARE = 0.05
-STEAL_SHARE = 0.01
-THROTTLED_SHARE = 0.01
-FREQUENCY_DROP = 0.05
+_OTHERS_SHARE = 0.05
+_STEAL_SHARE = 0.01
+_THROTTLED_SHARE = 0.01
+_FREQUENCY_DROP = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +89,15 @@ def suspicions(beside: Interference, machine: MachineFacts) -> tuple[str, ...]:
     sentences = []
     if beside.thermal_events:
         sentences.append(f"cores slowed down because of heat ({beside.thermal_events} events)")
-    if (beside.throttled_fraction or 0) > THROTTLED_SHARE:
+    if (beside.throttled_fraction or 0) > _THROTTLED_SHARE:
         sentences.append(
             f"the control group's CPU limit held the process back {beside.throttled_fraction:.0%} of the time"
         )
-    if (beside.steal_cores or 0) > STEAL_SHARE:
+    if (beside.steal_cores or 0) > _STEAL_SHARE:
         sentences.append(f"the hypervisor took {beside.steal_cores:.0%} of a core for other guests")
-    if (beside.others_cores or 0) > OTHERS_SHARE:
+    if (beside.others_cores or 0) > _OTHERS_SHARE:
         sentences.append(f"other processes used {beside.others_cores:.0%} of a core")
-    if (beside.frequency_drop or 0) > FREQUENCY_DROP:
+    if (beside.frequency_drop or 0) > _FREQUENCY_DROP:
         sentences.append(f"the core frequency fell by {beside.frequency_drop:.0%}")
     moving = [name for name in machine.governors if name != "performance"]
     if moving:

@@ -7,29 +7,31 @@ Linux kernel documentation, hwmon/ina3221, hwmon/ina238, hwmon/sysfs-interface (
 from __future__ import annotations
 
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmkd_bench.machine.facts import read_number
-from mmkd_bench.machine.programs import GPU_FORM, GPU_PROGRAM, ProgramLines, number_of, read_gpus
+import numpy as np
+
+from mmkd_bench.machine.facts import GPU_FORM, GPU_PROGRAM, ProgramLines, parse_number, read_gpus, read_number
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.machine import ROOT, read_text
+from mmkd_report.schema.bench import Energy
 
 # Rails that add up to the whole module or board: the first complete set counts.
 # Thor: VIN is the input of the board. Orin NX and Nano, Xavier NX: VDD_IN is the input of the module. AGX Orin has no
 # such rail; its VDDQ_VDD2_1V8AO is fed from VIN_SYS_5V0, so adding it would count the memory twice. Nano: POM_5V_IN.
-TOTAL_RAILS: tuple[tuple[str, ...], ...] = (
+_TOTAL_RAILS: tuple[tuple[str, ...], ...] = (
     ("VIN",),
     ("VDD_IN",),
     ("POM_5V_IN",),
     ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
     ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
 )
-INTERVAL_MS = 100
-
+_INTERVAL_MS = 100
 _HWMON_CHIPS = ("ina3221", "ina238", "ina219", "ina226")
 # Now/mean, and on JetPack 7.2 now/mean/highest; before JetPack 5 without a unit. A rail that measures nothing is `NC`.
 _RAIL = re.compile(r"\b([A-Z][A-Z0-9_]*) (-?\d+)(?:mW)?/-?\d+(?:mW)?(?:/-?\d+mW)?(?=\s|\Z)")
@@ -93,7 +95,7 @@ def rail_sensor(root: Path = ROOT) -> PowerSensor:
 
 def tegrastats_sensor(stack: ExitStack) -> PowerSensor:
     """Return rails in the lines of a tegrastats process, which ends with the stack."""
-    lines = stack.enter_context(ProgramLines("tegrastats", "--interval", str(INTERVAL_MS)))
+    lines = stack.enter_context(ProgramLines("tegrastats", "--interval", str(_INTERVAL_MS)))
 
     def read() -> tuple[tuple[str, ...], float]:
         total = total_power_mw(tegrastats_rails(lines.read()))
@@ -106,7 +108,7 @@ def tegrastats_sensor(stack: ExitStack) -> PowerSensor:
 
 def gpu_sensor(stack: ExitStack) -> PowerSensor:
     """Return the power of all GPUs, by an `nvidia-smi` that repeats its answer and ends with the stack."""
-    arguments = ("--query-gpu=power.draw", GPU_FORM, f"--loop-ms={INTERVAL_MS}")
+    arguments = ("--query-gpu=power.draw", GPU_FORM, f"--loop-ms={_INTERVAL_MS}")
     lines = stack.enter_context(ProgramLines(GPU_PROGRAM, *arguments, subject="GPU: "))
     names = [name for name, _, _ in read_gpus()]
     if not names:
@@ -116,7 +118,7 @@ def gpu_sensor(stack: ExitStack) -> PowerSensor:
         total_mw = 0.0
         for _ in names:
             line = lines.read()
-            watts = number_of(line)
+            watts = parse_number(line)
             if watts is None:
                 raise UnavailableError(f"GPU: {GPU_PROGRAM} gives no power, but {line.strip()!r}")
             total_mw += 1e3 * watts
@@ -157,7 +159,7 @@ def tegrastats_rails(line: str) -> dict[str, float]:
 
 def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], float] | None:
     """Return the rails whose sum is the power of the whole board, and that power; None if some are missing."""
-    for names in TOTAL_RAILS:
+    for names in _TOTAL_RAILS:
         if all(name in rails_mw for name in names):
             return names, sum(rails_mw[name] for name in names)
     return None
@@ -204,3 +206,80 @@ def _energy_uj(zone: Path) -> float:
     except (OSError, ValueError) as error:
         reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
         raise UnavailableError(f"RAPL: cannot read {path}: {reason}; run as root, or let it be read") from error
+
+
+_INTERVAL_S = 0.1
+IDLE_S = 3.0  # time before the first launch for idle power
+Span = tuple[float, float]  # begin and end on the monotonic clock
+
+
+class PowerLog:
+    """Reads a sensor in a thread while its `with` block runs; `fault` is why it stopped answering."""
+
+    def __init__(self, sensor: PowerSensor, *, interval_s: float = _INTERVAL_S) -> None:
+        self.sensor = sensor
+        self.fault = ""
+        self._interval_s = interval_s
+        self._readings: list[tuple[float, float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="power log", daemon=True)
+
+    def __enter__(self) -> PowerLog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def mean_mw(self, spans: Sequence[Span]) -> tuple[float, int] | None:
+        """Return mean power over spans of time and the number of readings; None without a reading."""
+        inside = [power for at, power in list(self._readings) if any(begin <= at <= end for begin, end in spans)]
+        return (float(np.mean(inside)), len(inside)) if inside else None
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            try:
+                power_mw = self.sensor.read_mw()
+            except UnavailableError as error:
+                self.fault = str(error)
+                return
+            self._readings.append((time.monotonic(), power_mw))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredEnergy:
+    """Energy of a run, or why it is not known; `launches_mj` is per prediction above idle."""
+
+    energy: Energy | None
+    note: str
+    launches_mj: tuple[float | None, ...]
+
+
+def compute_energy(log: PowerLog, *, idle: Span, loaded: Sequence[Span], predictions: Sequence[int]) -> MeasuredEnergy:
+    """Compute the energy per prediction above idle; `loaded` and `predictions` are per launch."""
+    at_rest, under_load = log.mean_mw([idle]), log.mean_mw(loaded)
+    if log.fault or at_rest is None or under_load is None:
+        reason = log.fault or f"{log.sensor.name}: no reading in the measured time; measure longer"
+        return no_energy(reason, launches=len(loaded))
+
+    def above_idle_mj(mean_mw: float, spans: Sequence[Span], count: int) -> float:
+        return (mean_mw - at_rest[0]) * sum(end - begin for begin, end in spans) / count
+
+    energy = Energy(
+        sensor=log.sensor.name,
+        idle_mw=at_rest[0],
+        load_mw=under_load[0],
+        above_idle_mj=above_idle_mj(under_load[0], loaded, sum(predictions)),
+        readings=under_load[1],
+    )
+    launches_mj = tuple(
+        None if (mean := log.mean_mw([span])) is None else above_idle_mj(mean[0], [span], count)
+        for span, count in zip(loaded, predictions, strict=True)
+    )
+    return MeasuredEnergy(energy=energy, note="", launches_mj=launches_mj)
+
+
+def no_energy(note: str, *, launches: int) -> MeasuredEnergy:
+    """Return unknown energy, and why."""
+    return MeasuredEnergy(energy=None, note=note, launches_mj=(None,) * launches)

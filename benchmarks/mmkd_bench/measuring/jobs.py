@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mmkd_bench.measuring.opening import Choice, Opened
+from mmkd_bench.measuring.opening import Choice, OpenedBundle
 from mmkd_edge.opening.profile import MeasuredConfig, RejectedConfig
 from mmkd_edge.predict.student import Config
 from mmkd_report.schema.bench import Interference, Level, ProcessStart, RivalEngine, Settings, Subject
@@ -20,7 +20,7 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Result of one launch: times on the monotonic clock, predictions per call, why GPU memory was not measured."""
 
-    opened: Opened
+    opened: OpenedBundle
     begin_s: float
     end_s: float
     launch: ProcessStart
@@ -50,7 +50,7 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
 class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Result of a load or of a search; `streams` is the most that were carried, or those that were offered."""
 
-    opened: Opened
+    opened: OpenedBundle
     streams: int
     levels: tuple[Level, ...]
     interference: Interference
@@ -118,18 +118,11 @@ class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True):
     turns: InTurnOutcome
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """One config for one student of a bundle."""
-
-    model: str
-    config: Config
-
-
 class TuneJob(msgspec.Struct, frozen=True, kw_only=True, tag="tune"):
-    """Every config of the students of a bundle, called in turn; the first of each student is the reference."""
+    """Configs by student of a bundle, called in turn; the first of each student is the reference."""
 
     bundle: str
-    candidates: tuple[Candidate, ...]
+    configs: dict[str, tuple[Config, ...]]
     duration_s: float
     max_drop_points: float
 

@@ -17,25 +17,19 @@ from numpy.typing import NDArray
 from mmkd_bench.machine.interference import interference, read_counters
 from mmkd_bench.measuring.jobs import Demand, LoadJob, LoadOutcome
 from mmkd_bench.measuring.opening import describe, open_predictor, predict_argument, raw_windows
-from mmkd_bench.measuring.percentiles import summarise
-from mmkd_bench.measuring.timing import Arrays, Call, call_loop, phases_s, run_threads, warm_up
+from mmkd_bench.measuring.timing import Arrays, Call, call_loop, phases_s, run_threads, summarise, warm_up
 from mmkd_report.schema.bench import Level
 
+# A load is carried when p99.9 of the response is within the deadline: at most this fraction is answered later
 MISSED_FRACTION = 0.001
-"""A load is carried when p99.9 of the response is within the deadline: at most this fraction is answered later."""
 
-GROWTH_FRACTION = 0.02
-"""A backlog that grows by more than this fraction of the time is a load beyond the device."""
-
+_GROWTH_FRACTION = 0.02  # A backlog that grows by more than this fraction of the time is a load beyond the device
 MAX_STREAMS = 1_000_000
-PROBE_S = 1.0
-"""Length of a short load, unless too few windows come due in it."""
-
+PROBE_S = 1.0  # length of a short load, unless too few windows come due in it
 MIN_PROBE_ARRIVALS = 200
-MAX_PROBE_S = 10.0
+_MAX_PROBE_S = 10.0
 GROWTH_STEP = 0.25
-RESOLUTION = 0.02
-"""The search ends when the largest load that was carried and the smallest that was not lie this close."""
+RESOLUTION = 0.02  # the search ends when the largest load that was carried and the smallest that was not lie this close
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,27 +40,19 @@ class Offered:
     response_ns: NDArray[np.int64]
 
 
-def do_load_job(job: LoadJob, *, stop: Event) -> tuple[LoadOutcome, Arrays] | None:
-    """Carry out one job in this process; None where `stop` came before the first load was over."""
+def do_load_job(job: LoadJob) -> tuple[LoadOutcome, Arrays]:
+    """Carry out one job in this process."""
     end_s = time.monotonic() + job.search_s
     with open_predictor(job.choice) as predictor:
         before, call = read_counters(), predictor.predict
         windows = [predict_argument(predictor, window) for window in raw_windows(predictor)]
-        warm_up(call, windows, limit_s=job.warm_up_limit_s, stop=stop)
-        if stop.is_set():
-            return None
+        warm_up(call, windows, limit_s=job.warm_up_limit_s, stop=Event())
         samples: Arrays = {}
         if job.streams is None:
-            streams, levels = find_capacity(call, windows, demand=job.demand, stop=stop, end_s=end_s)
-            if not levels:
-                return None
+            streams, levels = find_capacity(call, windows, demand=job.demand, end_s=end_s)
         else:
             streams = job.streams
-            offered = offer_load(
-                call, windows, streams=streams, demand=job.demand, duration_s=job.duration_s, stop=stop
-            )
-            if stop.is_set():
-                return None
+            offered = offer_load(call, windows, streams=streams, demand=job.demand, duration_s=job.duration_s)
             levels = (offered.level,)
             samples = {"response_ns": offered.response_ns}
         beside = interference(before, read_counters())
@@ -83,14 +69,13 @@ def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[n
     return np.asarray((inside if len(inside) else due_s[:1]) * 1e9).astype(np.int64)
 
 
-def offer_load(
-    call: Call, windows: Sequence[Any], *, streams: int, demand: Demand, duration_s: float, stop: Event
-) -> Offered:
+def offer_load(call: Call, windows: Sequence[Any], *, streams: int, demand: Demand, duration_s: float) -> Offered:
     """Offer a load for some time; when the backlog is as long again, the rest is given up."""
     due = schedule_ns(streams, rate_hz=demand.rate_hz, duration_s=duration_s)
     due_ns, numbers, clock = due.tolist(), itertools.count(), time.perf_counter_ns
     begin_ns = clock() + 5_000_000  # the first windows come due when the threads are up
     give_up_ns = begin_ns + round(2e9 * duration_s)
+    stop = Event()  # set by a call that raises
 
     def serve(_: int) -> tuple[array[int], array[int], array[int]]:
         answers = array("q"), array("q"), array("q")
@@ -123,7 +108,7 @@ def offer_load(
         due=len(due),
         response_ns=response_ns,
         wait_ns=response_ns - service_ns[order],
-        unanswered=0 if stop.is_set() else len(due) - len(response_ns),
+        unanswered=len(due) - len(response_ns),
         cpu_cores=cpu_cores,
     )
     return Offered(level=level, response_ns=response_ns)
@@ -141,7 +126,7 @@ def judge_level(
     cpu_cores: float,
 ) -> Level:
     """Decide whether one load was carried; `wait_ns` (N,) is from due to the start of the call, in due order."""
-    sustained = backlog_growth_ns(wait_ns) <= GROWTH_FRACTION * 1e9 * duration_s
+    sustained = backlog_growth_ns(wait_ns) <= _GROWTH_FRACTION * 1e9 * duration_s
     missed = int((response_ns > demand.deadline_ms * 1e6).sum()) + unanswered
     return Level(
         streams=streams,
@@ -161,39 +146,37 @@ def backlog_growth_ns(wait_ns: NDArray[np.int64]) -> float:
 
 
 def find_capacity(
-    call: Call, windows: Sequence[Any], *, demand: Demand, stop: Event, end_s: float = math.inf
+    call: Call, windows: Sequence[Any], *, demand: Demand, end_s: float = math.inf
 ) -> tuple[int, tuple[Level, ...]]:
     """Return the largest number of streams that is carried, and all short loads; none but the first after `end_s`."""
-    alone_ns = float(np.median(call_loop(call, windows, duration_s=PROBE_S, stop=stop).latency_ns))
+    alone_ns = float(np.median(call_loop(call, windows, duration_s=PROBE_S, stop=Event()).latency_ns))
     first_guess = max(1, int(0.5 * demand.servers * 1e9 / alone_ns / demand.rate_hz))
 
     def probe(streams: int) -> Level:
         duration_s = probe_s(streams, rate_hz=demand.rate_hz)
-        return offer_load(call, windows, streams=streams, demand=demand, duration_s=duration_s, stop=stop).level
+        return offer_load(call, windows, streams=streams, demand=demand, duration_s=duration_s).level
 
-    return search_load(probe, first_guess=first_guess, stop=stop, end_s=end_s)
+    return search_load(probe, first_guess=first_guess, end_s=end_s)
 
 
 def probe_s(streams: int, *, rate_hz: float) -> float:
     """Return the length of a short load."""
-    return min(MAX_PROBE_S, max(PROBE_S, MIN_PROBE_ARRIVALS / (streams * rate_hz)))
+    return min(_MAX_PROBE_S, max(PROBE_S, MIN_PROBE_ARRIVALS / (streams * rate_hz)))
 
 
 def search_load(
-    probe: Callable[[int], Level], *, first_guess: int, stop: Event, end_s: float = math.inf
+    probe: Callable[[int], Level], *, first_guess: int, end_s: float = math.inf
 ) -> tuple[int, tuple[Level, ...]]:
     """Search with short loads; two of up to three decide, since the machine may pause in one."""
     probes: list[Level] = []
 
     def is_carried(streams: int) -> bool:
         votes: list[bool] = []
-        while max(votes.count(True), votes.count(False)) < 2 and not stop.is_set():
+        while max(votes.count(True), votes.count(False)) < 2:
             if probes and time.monotonic() >= end_s:
                 return votes.count(True) > votes.count(False)
-            level = probe(streams)
-            if not stop.is_set():
-                probes.append(level)
-                votes.append(level.carried)
+            probes.append(probe(streams))
+            votes.append(probes[-1].carried)
         return votes.count(True) >= 2
 
     return largest_carried(is_carried, first_guess=first_guess, step=GROWTH_STEP, resolution=RESOLUTION), tuple(probes)

@@ -19,8 +19,7 @@ from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
 from mmkd_report.schema.bench import Subject
 
-STALE_S = 60.0
-"""Limit of an input's age where every check is on: only the comparison is measured."""
+_STALE_S = 60.0  # limit of an input's age where every check is on: only the comparison is measured
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +33,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     checked: bool = False
 
 
-class Opened(msgspec.Struct, frozen=True, kw_only=True):
+class OpenedBundle(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle as it was opened, and what executes it."""
 
     subject: Subject
@@ -50,7 +49,7 @@ def open_predictor(choice: Choice) -> EdgePredictor:
     if modality.normalise == "none" or predictor.reference is not None:
         return predictor
     predictor.close()
-    return _open(choice, stand_in_reference(modality))
+    return _open(choice, _stand_in_reference(modality))
 
 
 def settle_backend(bundle: Bundle, choice: Choice) -> None:
@@ -72,12 +71,11 @@ def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:
         threads=choice.threads,
         reference=reference,
         checks=checks,
-        stale_s=STALE_S if choice.checked else None,
+        stale_s=_STALE_S if choice.checked else None,
     )
 
 
-def stand_in_reference(modality: ModalitySpec) -> Reference:
-    """Return statistics that map z-scores to valid raw values and back."""
+def _stand_in_reference(modality: ModalitySpec) -> Reference:
     low, high = modality.range or (-1e3, 1e3)
     count = len(modality.channels)
     return Reference(modality=modality.name, mean=(0.5 * (low + high),) * count, std=((high - low) / 1e3,) * count)
@@ -100,7 +98,7 @@ def predict_argument(predictor: EdgePredictor, window: NDArray[Any]) -> object:
     return window if len(predictor.entries) == 1 else {predictor.modality.name: window}
 
 
-def describe(predictor: EdgePredictor, bundle: str) -> Opened:
+def describe(predictor: EdgePredictor, bundle: str) -> OpenedBundle:
     """Describe an opened bundle for a report."""
     info, entry, modality = predictor.info(), predictor.entry, predictor.modality
     artifact = next(artifact for artifact in entry.artifacts if artifact.file == info.artifact)
@@ -116,7 +114,9 @@ def describe(predictor: EdgePredictor, bundle: str) -> Opened:
         artifact_size_bytes=artifact.size_bytes,
         parameters=entry.parameters,
     )
-    return Opened(subject=subject, backend=info.backend, precision=info.precision, threads=predictor.backend.threads)
+    return OpenedBundle(
+        subject=subject, backend=info.backend, precision=info.precision, threads=predictor.backend.threads
+    )
 
 
 def open_session(model: bytes, *, threads: int) -> Any:

@@ -19,27 +19,19 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import numpy as np
 
-from mmkd_bench.measuring.jobs import FAILURE_FILE, OUTCOME_FILE, SAMPLES_FILE, Failure, Job
+from mmkd_bench.measuring.jobs import FAILURE_FILE, OUTCOME_FILE, SAMPLES_FILE, Failure, Job, RunJob
 from mmkd_bench.measuring.timing import Arrays
 from mmkd_edge.errors import BackendError, find_error_class
 
-START_LIMIT_S = 120.0
-"""Time for a process beyond its measured times: libraries, session, a slow card."""
-
-GRACE_S = 15.0
-"""Time for an interrupted process to hand over what it has."""
-
-Progress = Callable[[str], object]
-"""Receives one line when a launch begins."""
-
-WORKER = "mmkd_bench.worker"
-
+START_LIMIT_S = 120.0  # time for a process beyond its measured times: libraries, session, a slow card
+_GRACE_S = 15.0  # time for an interrupted process to hand over what it has
+Progress = Callable[[str], object]  # receives one line when a launch begins
+WORKER = "mmkd_bench.measuring.worker"
 OutcomeT = TypeVar("OutcomeT", bound=msgspec.Struct)
-ReportT = TypeVar("ReportT")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C after something was measured."""
+    """Ctrl-C after a run measured something."""
 
     def __init__(self, report: Any) -> None:
         self.report = report
@@ -47,17 +39,11 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, kw_only=True)
 class Launched(Generic[OutcomeT]):
-    """Launches that measured something, at least one; `interrupted` by Ctrl-C in or after the last of them."""
+    """Launches that measured something, at least one; of a run `interrupted` by Ctrl-C in or after the last."""
 
     outcomes: list[OutcomeT]
     samples: list[Arrays]
     interrupted: bool
-
-    def finish(self, report: ReportT) -> ReportT:
-        """Return the report of these launches, or raise it in an `Interrupted`."""
-        if self.interrupted:
-            raise Interrupted(report)
-        return report
 
 
 def ignore_progress(line: str) -> object:
@@ -74,12 +60,12 @@ def run_launches(
     doing: str = "",
     progress: Progress = ignore_progress,
 ) -> Launched[OutcomeT]:
-    """Carry out a job in one new process after another; Ctrl-C asks for what it has, a second one ends it.
+    """Carry out a job in one new process after another; Ctrl-C asks a run for what it has, and ends other jobs.
 
     Raises:
         MmkdError: raised by a process, with the same class and message.
         BackendError: a process crashed or took too long.
-        KeyboardInterrupt: Ctrl-C came before anything was measured.
+        KeyboardInterrupt: Ctrl-C came before anything was measured, or during another job than a run.
     """
     outcomes: list[OutcomeT] = []
     samples: list[Arrays] = []
@@ -94,6 +80,8 @@ def run_launches(
                     with np.load(Path(folder) / SAMPLES_FILE, allow_pickle=False) as stored:
                         samples.append({key: stored[key] for key in stored.files})
     except KeyboardInterrupt:  # between two launches
+        if not isinstance(job, RunJob):
+            raise
         interrupted = True
     if not outcomes:
         raise KeyboardInterrupt
@@ -123,10 +111,12 @@ def _run(job: Job, folder: Path, limit_s: float) -> bool:
         except subprocess.TimeoutExpired:
             exit_code = None
         except KeyboardInterrupt:
+            if not isinstance(job, RunJob):
+                raise
             interrupted = True
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-                process.wait(timeout=GRACE_S)
+                process.wait(timeout=_GRACE_S)
         finally:
             if process.poll() is None:
                 process.kill()

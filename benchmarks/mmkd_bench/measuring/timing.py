@@ -12,21 +12,20 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import count
 from threading import Event
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_report.schema.bench import TimeWindow, WarmUp
+from mmkd_report.schema.bench import LatencySummary, Percentile, TimeWindow, WarmUp
 
-STABLE_WITHIN = 0.10
-"""Values are steady when each lies this close to their mean (perf_analyzer's stability criterion)."""
-
+STABLE_WITHIN = 0.10  # values are steady when each lies this close to their mean (perf_analyzer's stability criterion)
 SEED = 0
-WARM_SLICE_S = 0.05
-WARM_SLICE_CALLS = 20
-
+_WARM_SLICE_S = 0.05
+_WARM_SLICE_CALLS = 20
 Call = Callable[[Any], object]
 Arrays = dict[str, NDArray[np.int64]]
 ResultT = TypeVar("ResultT")
@@ -166,7 +165,7 @@ def warm_up(call: Call, windows: Sequence[Any], *, limit_s: float, stop: Event) 
         after = time.perf_counter_ns()
         calls += 1
         slice_ns.append(after - before)
-        if len(slice_ns) >= WARM_SLICE_CALLS and after - slice_begin >= WARM_SLICE_S * 1e9:
+        if len(slice_ns) >= _WARM_SLICE_CALLS and after - slice_begin >= _WARM_SLICE_S * 1e9:
             medians.append(float(np.median(slice_ns)))
             slice_ns, slice_begin = [], after
             if len(medians) >= 3 and is_steady(medians[-3:]):
@@ -196,4 +195,59 @@ def time_windows(samples: CallTimes, *, parts: int) -> tuple[TimeWindow, ...]:
         TimeWindow(count=len(cut), p50_us=float(np.median(cut)) / 1e3, p90_us=float(np.quantile(cut, 0.9)) / 1e3)
         for cut in cuts
         if len(cut)
+    )
+
+
+CONFIDENCE = 0.99  # one-sided confidence of floors and bounds; the value of the MLPerf rules
+QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
+
+
+@cache
+def sample_floor(quantile: float) -> int:
+    """Return the smallest n with P(binomial(n, 1 - quantile) <= 1) <= 1 - CONFIDENCE.
+
+    >>> [sample_floor(quantile) for quantile in QUANTILES]
+    [11, 64, 130, 662, 6636]
+    """
+    rest = 1 - quantile
+    return next(n for n in count(2) if quantile**n + n * rest * quantile ** (n - 1) <= 1 - CONFIDENCE)
+
+
+def upper_bound_rank(samples: int, quantile: float) -> int | None:
+    """Return the largest rank with P(binomial(samples, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
+
+    The sample at index `samples - 1 - rank`, in rising order, is the bound; None if even the largest is none.
+    """
+    # Beyond mean + 1 the cumulative probability exceeds one half for every binomial: the search may end there.
+    last = min(samples, math.ceil(samples * (1 - quantile)) + 1)
+    above = np.arange(last + 1, dtype=np.float64)
+    log_choose = np.concatenate([[0.0], np.cumsum(np.log(samples - above[1:] + 1) - np.log(above[1:]))])
+    log_mass = log_choose + above * math.log(1 - quantile) + (samples - above) * math.log(quantile)
+    log_cumulative = np.logaddexp.accumulate(log_mass)
+    rare = int(np.searchsorted(log_cumulative, math.log(1 - CONFIDENCE), side="right"))
+    return rare - 1 if rare else None
+
+
+def percentile(latencies_ns: NDArray[np.int64], quantile: float) -> Percentile:
+    """Return one percentile with its floor and bound."""
+    floor, rising_ns = sample_floor(quantile), np.sort(latencies_ns)
+    if len(rising_ns) < floor:
+        return Percentile(quantile=quantile, value_us=None, upper_us=None, floor=floor)
+    rank = upper_bound_rank(len(rising_ns), quantile)
+    upper_us = None if rank is None else float(rising_ns[len(rising_ns) - 1 - rank]) / 1e3
+    value_us = float(np.quantile(rising_ns, quantile)) / 1e3
+    return Percentile(quantile=quantile, value_us=value_us, upper_us=upper_us, floor=floor)
+
+
+def summarise(latencies_ns: NDArray[np.int64]) -> LatencySummary:
+    """Summarise at least one sample (N,); nothing is clipped."""
+    if len(latencies_ns) == 0:
+        raise ValueError("latencies_ns: expected at least one sample, got none")
+    rising_ns = np.sort(latencies_ns)
+    return LatencySummary(
+        count=len(rising_ns),
+        mean_us=float(rising_ns.mean()) / 1e3,
+        min_us=float(rising_ns[0]) / 1e3,
+        max_us=float(rising_ns[-1]) / 1e3,
+        percentiles=tuple(percentile(rising_ns, quantile) for quantile in QUANTILES),
     )

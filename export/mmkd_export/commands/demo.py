@@ -50,6 +50,7 @@ _NEEDS = (
 _ABOUT = "Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?"
 _EPILOG = "An interrupted run continues: give the same --out and options."
 
+# Fields of a sensor's contest, and the heads of their columns
 _COMPETITORS = {
     "extra_trees": "extra-trees",
     "mini_rocket": "MiniRocket",
@@ -58,12 +59,11 @@ _COMPETITORS = {
     "distilled_rocket": "taught rocket",
     "student": "student",
 }
-"""Fields of a sensor's contest, and the heads of their columns."""
 
 _DOCUMENT = "demo.json"
 _LAUNCHES = 2
+# Estimates for the time that is left: seconds to judge a fold and to export a student, and latencies to measure
 _AFTER_FOLD_S, _AFTER_SENSOR_S, _DURATIONS = 4.0, 9.0, 6.0
-"""Estimates for the time that is left: seconds to judge a fold and to export a student, and latencies to measure."""
 
 
 def main() -> NoReturn:
@@ -109,8 +109,7 @@ class ComparisonOptions:
     choose: Annotated[
         bool,
         Option(
-            "Train each student by several methods and ship the one that validation prefers.",
-            ("--choose/--no-choose",),
+            "Train each student by several methods and ship the one that validation prefers.", ("--choose/--no-choose",)
         ),
     ] = True
     steps: Annotated[int | None, Option("Training steps of every network; default as shipped.", min=1)] = None
@@ -140,7 +139,7 @@ def demo(
     began = time.monotonic()
     context.with_resource(lock_output(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
-    seeds, config = compared.seeds, asked_comparison(data, compared)
+    seeds, config = compared.seeds, requested_comparison(data, compared)
     afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
     comparison = Comparison(dataset=data, config=config, out=out)
     folds = run_comparison(comparison, seeds=range(seeds), workers=workers, afterwards_s=afterwards_s)
@@ -194,7 +193,7 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     return demo_benchmark(report), msgspec.to_builtins(report.machine)
 
 
-def asked_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonConfig:
+def requested_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonConfig:
     """Return the comparison of these options; raise UsageError if no fold can have it."""
     windows = data.everything()
     check_seeds(windows, options.seeds)

@@ -24,7 +24,7 @@ with loading("mmkd-export"):
     from mmkd_export.plan import PLATFORMS, ExportPlan, GoldenChoice, PlatformName, PrecisionChoice, Seal, export_plan
     from mmkd_export.preflight import check_plan
     from mmkd_export.targets.table import TARGETS, requested_targets, targets_on, with_defaults
-    from mmkd_export.verify.gate import LEAST_JUDGING, gate_summary
+    from mmkd_export.verify.gate import MIN_JUDGING, gate_summary
     from mmkd_export.verify.windows import range_choice
     from mmkd_models.evaluation.confidence import SAME_GROUPS, coverage_table, reliability_text
     from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportPreview, LeftOutArtifact, SeveralExports
@@ -96,8 +96,7 @@ class JudgingOptions:
         ),
     ] = ExportPlan.golden
     drift_reference: Annotated[
-        Path | None,
-        Option("Dataset to set the drift limits from; default: the training data.", metavar="DATA"),
+        Path | None, Option("Dataset to set the drift limits from; default: the training data.", metavar="DATA")
     ] = None
     value_range: Annotated[
         str | None,
@@ -113,7 +112,7 @@ class JudgingOptions:
     accept_unjudged: Annotated[
         bool,
         Option(
-            f"Accept lower precision tested on fewer than {LEAST_JUDGING} windows; the bundle records this.",
+            f"Accept lower precision tested on fewer than {MIN_JUDGING} windows; the bundle records this.",
             ("--accept-unjudged",),
         ),
     ] = False

@@ -15,7 +15,7 @@ from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.cli.run import require_modules, shell_line
 from mmkd_edge.cli.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
-from mmkd_export.commands.demo import ComparisonOptions, asked_comparison, default_workers, run_comparison
+from mmkd_export.commands.demo import ComparisonOptions, default_workers, requested_comparison, run_comparison
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.experiments.workers import Executor
 from mmkd_models.networks.config import choice
@@ -51,8 +51,7 @@ def sensors(
     cost: Annotated[
         list[str] | None,
         Option(
-            "Assumptions from --print-cost for every sensor, or NAME=FILE.toml for one (repeat).",
-            metavar="FILE.toml",
+            "Assumptions from --print-cost for every sensor, or NAME=FILE.toml for one (repeat).", metavar="FILE.toml"
         ),
     ] = None,
     latency: Annotated[bool, Option("Export students and measure their latency.", ("--latency/--no-latency",))] = True,
@@ -84,7 +83,7 @@ def sensors(
             f"{data}: expected two sensors or more, among which one is chosen, got {dataset.spec.modalities[0].name} "
             "alone; mmkd-evaluate judges a model of it"
         )
-    comparison = Comparison(dataset=dataset, config=asked_comparison(dataset, compared), out=out)
+    comparison = Comparison(dataset=dataset, config=requested_comparison(dataset, compared), out=out)
     order = SensorsOrder(comparison=comparison, costs=_costs(cost, comparison.config.modalities))
     check_costs(order)
     context.with_resource(lock_output(out, is_folder=True))

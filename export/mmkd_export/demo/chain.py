@@ -23,7 +23,7 @@ from mmkd_export.graph.onnx_from_student import onnx_from_teacher
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_export.targets.table import with_defaults
-from mmkd_export.verify.answers import MOST_FP32_TOLERANCE
+from mmkd_export.verify.answers import MAX_FP32_TOLERANCE
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices import measure_reference
 from mmkd_models.data.windows import Windows
@@ -36,21 +36,16 @@ from mmkd_report.schema.demo import AttentionMaps, DemoBenchmark, DemoDocument, 
 from mmkd_report.schema.study import PairLatency
 
 Say = Callable[[str], None]
-MeasurePair = Callable[[Path, Path], PairLatency]
-"""From two models (a teacher's ONNX file, a student's bundle) to the latencies of both, called in turn."""
-MeasureBundle = Callable[[Path, Path | None], tuple[DemoBenchmark, dict[str, Any]]]
-"""From a bundle, with the reference of a per-group modality, to its figures and the facts of the machine."""
+# From two models (a teacher's ONNX file, a student's bundle) to the latencies of both, called in turn
+_MeasurePair = Callable[[Path, Path], PairLatency]
+# From a bundle, with the reference of a per-group modality, to its figures and the facts of the machine
+_MeasureBundle = Callable[[Path, Path | None], tuple[DemoBenchmark, dict[str, Any]]]
 
 _ROUNDING = 1e-6  # of the answer: float32 in another order of summation
 
 
 def measure(
-    document: DemoDocument,
-    comparison: Comparison,
-    *,
-    pair: MeasurePair,
-    bundle: MeasureBundle,
-    say: Say,
+    document: DemoDocument, comparison: Comparison, *, pair: _MeasurePair, bundle: _MeasureBundle, say: Say
 ) -> DemoDocument:
     """Export, check and benchmark the first fold's students; the one that validates best is `student.edge` too."""
     seed, dataset, out = document.seeds[0], comparison.dataset, comparison.out
@@ -159,7 +154,7 @@ def _agree(
             low, high = task.range or (-np.inf, np.inf)
             expected = np.clip(logits[:, 0], low, high)
             values = np.array([np.nan if answer.value is None else answer.value for answer in answers])
-            return np.asarray(np.abs(values - expected) <= MOST_FP32_TOLERANCE * spread + _ROUNDING * np.abs(expected))
+            return np.asarray(np.abs(values - expected) <= MAX_FP32_TOLERANCE * spread + _ROUNDING * np.abs(expected))
 
 
 def _parts(test: Windows, name: str) -> list[Windows]:

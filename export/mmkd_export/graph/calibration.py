@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Feeds = Mapping[str, "NDArray[Any]"]
-
 BINS = 2048
-PERCENTILE = 99.99
+_PERCENTILE = 99.99
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,5 +73,5 @@ def clipping_range(magnitudes: Magnitudes, method: Literal["minmax", "percentile
     if method == "minmax":
         return magnitudes.largest
     below = np.cumsum(magnitudes.counts)
-    last = int(np.searchsorted(below, below[-1] * PERCENTILE / 100))
+    last = int(np.searchsorted(below, below[-1] * _PERCENTILE / 100))
     return min(magnitudes.largest, (last + 1) * magnitudes.top / BINS)

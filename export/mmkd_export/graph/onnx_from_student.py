@@ -13,12 +13,24 @@ import msgspec
 from mmkd_edge.bundle.manifest import StateTensor, Streaming, graph_inputs, graph_outputs, step_inputs, step_outputs
 from mmkd_edge.errors import MmkdError, UsageError, first_line
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
-from mmkd_export.graph.layers import LEARNT_OPS, layers_by_source, learnt_layers, select_layers
-from mmkd_export.graph.onnx_graph import INT8_KEY, OPSET, STATISTICS_KEY, check_exported, clean_graph, graph_bytes
+from mmkd_export.graph.onnx_graph import (
+    INT8_KEY,
+    LEARNT_OPS,
+    OPSET,
+    STATISTICS_KEY,
+    check_exported,
+    clean_graph,
+    graph_bytes,
+    layers_by_source,
+    learnt_layers,
+    select_layers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mmkd_models.networks.step import StepStudent
+    from mmkd_models.networks.student import ExportStudent
     from mmkd_models.networks.teacher import Teacher
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
@@ -30,10 +42,8 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0
         MmkdError: the exporter failed.
         GateError: its graph is not what the manifest describes.
     """
-    from mmkd_models.networks.student import ExportStudent
-
     return _onnx_from_module(
-        ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen),
+        exported_network(checkpoint, temperature=temperature),
         inputs=graph_inputs(checkpoint.modality),
         outputs=graph_outputs(checkpoint.task, novelty=checkpoint.seen is not None),
         metadata=[
@@ -45,11 +55,24 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0
     )
 
 
-def describe_steps(checkpoint: StudentCheckpoint) -> Streaming:
-    """Describe a causal student's steps for the manifest, without artifacts."""
+def exported_network(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> ExportStudent:
+    """Return the network that every artifact of a student computes."""
+    from mmkd_models.networks.student import ExportStudent
+
+    return ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen).eval()
+
+
+def stepping_network(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> StepStudent:
+    """Return the network of a causal student's step graph."""
     from mmkd_models.networks.step import StepStudent
 
-    step = StepStudent(checkpoint.transformer(asked_by="step graph"))
+    network = checkpoint.transformer(asked_by="step graph")
+    return StepStudent(network, temperature=temperature, seen=checkpoint.seen)
+
+
+def describe_steps(checkpoint: StudentCheckpoint) -> Streaming:
+    """Describe a causal student's steps for the manifest, without artifacts."""
+    step = stepping_network(checkpoint)
     return Streaming(
         stride=step.encoder.stride,
         memory=step.encoder.memory,
@@ -63,11 +86,9 @@ def describe_steps(checkpoint: StudentCheckpoint) -> Streaming:
 
 def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
     """Convert a causal student to its step graph; see `onnx_from_student`."""
-    from mmkd_models.networks.step import StepStudent
-
     streaming = describe_steps(checkpoint)
     return _onnx_from_module(
-        StepStudent(checkpoint.transformer(asked_by="step graph"), temperature=temperature, seen=checkpoint.seen),
+        stepping_network(checkpoint, temperature=temperature),
         inputs=step_inputs(checkpoint.modality, streaming),
         outputs=step_outputs(checkpoint.task, streaming, novelty=checkpoint.seen is not None),
         metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],

@@ -29,7 +29,7 @@ _TYPES: dict[str, ComponentType] = {
     ".native": "machine-learning-model",
     ".npz": "data",
 }
-_MOST_OF_A_NAME = 100  # some distributions put the text of their licence where its name belongs
+_MAX_NAME_LENGTH = 100  # some distributions put the text of their licence where its name belongs
 
 
 def make_bill(path: Path) -> BillOfMaterials:
@@ -79,18 +79,18 @@ def _libraries() -> Iterator[Component]:
             name=name,
             version=version,
             scope="required" if name in _REQUIRED else "optional",
-            licenses=_licences(_licence_of(facts)),
+            licenses=_licences(_find_licence(facts)),
             purl=f"pkg:pypi/{name}@{version}",
         )
 
 
-def _licence_of(facts: PackageMetadata) -> str:
+def _find_licence(facts: PackageMetadata) -> str:
     """Return a distribution's licence: an expression, its classifiers, or the first line of its text."""
     classifiers = [one for one in facts.get_all("Classifier") or [] if one.startswith(_CLASSIFIER)]
     names = "; ".join(one.rpartition(" :: ")[2] for one in classifiers)
     expressions, texts = facts.get_all("License-Expression") or [], facts.get_all("License") or []
     first = texts[0].strip().partition("\n")[0] if texts else ""
-    return expressions[0] if expressions else names or first[:_MOST_OF_A_NAME]
+    return expressions[0] if expressions else names or first[:_MAX_NAME_LENGTH]
 
 
 def _licences(text: str) -> tuple[Licence, ...]:

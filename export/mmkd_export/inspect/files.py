@@ -23,13 +23,10 @@ from mmkd_export.targets.trt import engine_device, read_sidecar
 from mmkd_export.verify.gate import gate_summary
 from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
 
-Facts = dict[str, str]
-"""Dotted name to value, in reading order."""
-
+Facts = dict[str, str]  # dotted name to value, in reading order
 _Rows = Iterator[tuple[str, str]]
-
 _LENGTH_BYTES = 8
-_MOST_HEADER_BYTES = 16 << 20  # as `mmkd_models.tensors` reads, which needs torch
+_MAX_HEADER_BYTES = 16 << 20  # as `mmkd_models.tensors` reads, which needs torch
 # Dtypes of checkpoints, in the words of safetensors and of torch.
 _DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "I32": "int32", "U8": "uint8", "BOOL": "bool"}
 
@@ -211,9 +208,9 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], list[TensorContent], s
     """Read a safetensors file without torch: its header, tensors and SHA-256; all sizes are checked."""
     start_bytes = _first_bytes(path, _LENGTH_BYTES, expected="a checkpoint of mmkd-edge")
     length = int.from_bytes(start_bytes, "little")
-    if _MOST_HEADER_BYTES < length < path.stat().st_size:
+    if _MAX_HEADER_BYTES < length < path.stat().st_size:
         raise CheckpointError(
-            f"{path}: expected a header of at most {_MOST_HEADER_BYTES} bytes, got {length}; "
+            f"{path}: expected a header of at most {_MAX_HEADER_BYTES} bytes, got {length}; "
             "it is no checkpoint of mmkd-edge, or was altered"
         )
     data = path.read_bytes()

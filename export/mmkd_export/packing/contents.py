@@ -21,7 +21,7 @@ from mmkd_edge.health.running import measure_statistics
 from mmkd_edge.install.keys import sign
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, labels_text
-from mmkd_export.packing.card import model_card
+from mmkd_export.packing.card import SYNTHETIC, model_card
 from mmkd_export.plan import Seal, read_report
 from mmkd_export.student import ProvenStudent
 from mmkd_export.verify.answers import answers_from_model
@@ -38,16 +38,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-MOST_GOLDEN_BYTES = 1 << 22
-"""Of audio or video in a bundle: 28 windows of 16 frames of 96 x 96 gray pixels, 65 of a second at 16 kHz."""
+# Of audio or video in a bundle: 28 windows of 16 frames of 96 x 96 gray pixels, 65 of a second at 16 kHz
+_MAX_GOLDEN_BYTES = 1 << 22
 
-LEAST_GOLDEN = 8
-"""However large they are: a device compares the answers of its backends on as many."""
-
-_SYNTHETIC = (
-    "synthetic windows show that the graph computes what the network computes, and nothing of what it does on "
-    "recordings; name some with --calib DATA"
-)
+_MIN_GOLDEN = 8  # however large they are: a device compares the answers of its backends on as many
 
 
 def pack_bundle(
@@ -61,7 +55,7 @@ def pack_bundle(
     """Return the manifest and the other members; `machine` is the processor that latencies were measured on."""
     golden = recorded_golden(student.proof_set)
     if student.golden is not None:
-        golden = select_stable(student.golden, artifacts, student.modality)
+        golden = _select_stable(student.golden, artifacts, student.modality)
     task, golden_file = student.entry.task, golden_bytes(golden)
     report = ExportReport(
         model_id=student.model_id,
@@ -104,7 +98,7 @@ def _window_facts(student: ProvenStudent, *, carried: int) -> WindowFacts:
         judged_by=judging.source,
         judging=len(judging.labels),
         labelled=int(is_labelled(judging.labels).sum()),
-        caution=_SYNTHETIC if only_synthetic else caution(len(judging.labels)),
+        caution=SYNTHETIC if only_synthetic else caution(len(judging.labels)),
         synthetic=real.synthetic,
         golden=msgspec.UNSET if student.golden is None else "synthetic",
         carried=carried if student.golden is None and carried < len(real.windows) else msgspec.UNSET,
@@ -209,7 +203,7 @@ def recorded_golden(proof_set: ProofSet) -> Golden:
     """Return the recorded windows; of audio and video a sample of both halves and every class."""
     golden = golden_from(proof_set.real, proof_set.answers, tolerance=proof_set.tolerance)
     count, modality = len(golden.windows), proof_set.modality
-    most = count if modality.kind == "series" else max(LEAST_GOLDEN, MOST_GOLDEN_BYTES // window_bytes(modality))
+    most = count if modality.kind == "series" else max(_MIN_GOLDEN, _MAX_GOLDEN_BYTES // window_bytes(modality))
     if count <= most:
         return golden
     order = np.lexsort((find_strata(golden.labels), golden.judge))
@@ -222,7 +216,7 @@ def _rows(golden: Golden, rows: NDArray[np.intp]) -> Golden:
     return msgspec.structs.replace(golden, **{name: getattr(golden, name)[rows] for name in names}, novelty=novelty)
 
 
-def select_stable(golden: Golden, artifacts: Sequence[ProvenArtifact], modality: ModalitySpec) -> Golden:
+def _select_stable(golden: Golden, artifacts: Sequence[ProvenArtifact], modality: ModalitySpec) -> Golden:
     """Select the windows that every artifact answers within its tolerance: drawn ones may be odd for INT8."""
     stable = np.ones(len(golden.windows), dtype=bool)
     for proven in artifacts:

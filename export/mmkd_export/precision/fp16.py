@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmkd_export.graph.calibration import Feeds, tensor_magnitudes
-from mmkd_export.graph.layers import after_first_layer, learnt_layers
-from mmkd_export.graph.onnx_graph import drop_unused
+from mmkd_export.graph.onnx_graph import after_first_layer, drop_unused, learnt_layers
 
 if TYPE_CHECKING:
     import onnx
 
+# Half of the largest FP16 number: a window in use may be larger than every window that was scanned
 FP16_LIMIT = 65504.0 / 2
-"""Half of the largest FP16 number: a window in use may be larger than every window that was scanned."""
 
 _HALF_OPS = frozenset(
     {

@@ -13,8 +13,15 @@ from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.cli.run import shell_line
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.graph.calibration import Feeds, clipping_range, tensor_magnitudes
-from mmkd_export.graph.layers import Layer, learnt_layers, learnt_ranges, select_layers
-from mmkd_export.graph.onnx_graph import check_exported, graph_bytes
+from mmkd_export.graph.onnx_graph import (
+    Layer,
+    check_exported,
+    graph_bytes,
+    is_worth_quantising,
+    learnt_layers,
+    learnt_ranges,
+    select_layers,
+)
 from mmkd_export.precision.fp16 import FP16_LIMIT, half_graph
 from mmkd_export.precision.qdq import quantised_graph
 from mmkd_export.student import ProvenStudent
@@ -120,7 +127,7 @@ def _float_layers(
             continue
         if layer is layers[0]:
             reason = "the first layer: its range is that of the sensor's glitches"
-        elif not layer.worth_quantising:
+        elif not is_worth_quantising(layer.m, layer.k, layer.n):
             reason = f"a product of {layer.m} x {layer.k} times {layer.k} x {layer.n} gains nothing"
         elif layer.op not in ops:
             reason = f"{layer.op} is no faster in INT8 on the platform"
@@ -134,8 +141,7 @@ def _float_layers(
     return reasons
 
 
-MOST_REVERTED = 0.5
-"""If more than this fraction of the layers went back to float32, INT8 would gain nothing."""
+_MAX_REVERTED = 0.5  # if more than this fraction of the layers went back to float32, INT8 would gain nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +217,7 @@ def _variants(
         yield variant
     for worst in sensitivity:
         rest = tuple(layer for layer in variant.layers if layer.name != worst.layer)
-        if rest and len(rest) < len(variant.layers) and len(rest) >= len(layers) * (1 - MOST_REVERTED):
+        if rest and len(rest) < len(variant.layers) and len(rest) >= len(layers) * (1 - _MAX_REVERTED):
             variant = replace(variant, remedy=f"{worst.layer} in float32", layers=rest)
             yield variant
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_export.graph.layers import Layer
-from mmkd_export.graph.onnx_graph import drop_unused
+from mmkd_export.graph.onnx_graph import Layer, drop_unused
 
 if TYPE_CHECKING:
     import onnx

@@ -18,21 +18,20 @@ from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_report.schema.export import LeftOutArtifact
 
-LEAST_SPEEDUP = 1.1
-"""`auto` keeps an artifact on a CPU from this speedup: below, it costs size and accuracy for nothing."""
+# `auto` keeps an artifact on a CPU from this speedup: below, it costs size and accuracy for nothing
+MIN_SPEEDUP = 1.1
 
 _ROUNDS = 400
-_LONGEST_S = 6.0
-_FEWEST_ROUNDS = 30
+_MAX_S = 6.0
+_MIN_ROUNDS = 30
 _WARM_UP_RUNS = 10
-
 Key = TypeVar("Key")
 
 
 def without_slow(
     timed: Sequence[ProvenArtifact], optional: Collection[Precision]
 ) -> tuple[list[ProvenArtifact], list[LeftOutArtifact]]:
-    """Leave out optional artifacts whose fastest backend is below `LEAST_SPEEDUP` times the fp32 one's speed."""
+    """Leave out optional artifacts whose fastest backend is below `MIN_SPEEDUP` times the fp32 one's speed."""
     fast: list[ProvenArtifact] = []
     left_out: list[LeftOutArtifact] = []
     best = {
@@ -43,10 +42,10 @@ def without_slow(
     for proven in timed:
         precision, file_format = proven.artifact.precision, proven.artifact.format
         fp32, own = best.get((file_format, "fp32")), best.get((file_format, precision))
-        if precision not in optional or fp32 is None or own is None or fp32 / own >= LEAST_SPEEDUP:
+        if precision not in optional or fp32 is None or own is None or fp32 / own >= MIN_SPEEDUP:
             fast.append(proven)
             continue
-        reason = f"{fp32 / own:.2f} times as fast as fp32 on this machine; auto keeps it from {LEAST_SPEEDUP} times"
+        reason = f"{fp32 / own:.2f} times as fast as fp32 on this machine; auto keeps it from {MIN_SPEEDUP} times"
         left_out.append(LeftOutArtifact(precision=precision, format=file_format, reason=reason, artifact=proven.report))
     return fast, left_out
 
@@ -91,6 +90,6 @@ def paired_latency_us(backends: Mapping[Key, Backend], feeds: Sequence[Feeds]) -
             before = time.perf_counter_ns()
             backend.run(window)
             samples[key].append(time.perf_counter_ns() - before)
-        if number >= _FEWEST_ROUNDS and time.perf_counter() - started > _LONGEST_S:
+        if number >= _MIN_ROUNDS and time.perf_counter() - started > _MAX_S:
             break
     return {key: median(times) / 1000 for key, times in samples.items()}

@@ -25,7 +25,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs, step_inputs, step_outputs
 from mmkd_edge.errors import GateError, MmkdError, UnavailableError
 from mmkd_edge.install.tflite_graphs import check_tflite
-from mmkd_export.graph.layers import SMALLEST_PRODUCT, is_worth_quantising, learnt_layers, select_layers
+from mmkd_export.graph.onnx_graph import SMALLEST_PRODUCT, is_worth_quantising, learnt_layers, select_layers
 from mmkd_export.plan import PlatformName
 from mmkd_export.student import ProvenStudent
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_lower_precision, require_passed
@@ -45,8 +45,7 @@ LIBRARIES = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 _IDENTIFIER = b"TFL3"
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
 _PRODUCTS = ("Gemm", "MatMul")
-
-Graph = Literal["window", "step"]
+_Graph = Literal["window", "step"]
 
 
 def missing_libraries() -> list[str]:
@@ -67,7 +66,7 @@ def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Pa
     return replace(student, steps=(*student.steps, step))
 
 
-def tflite_from_checkpoint(path: Path, *, graph: Graph = "window", temperature: float = 1.0) -> bytes:
+def tflite_from_checkpoint(path: Path, *, graph: _Graph = "window", temperature: float = 1.0) -> bytes:
     """Convert the student in a checkpoint file; its signature has the tensors of the ONNX (step) graph.
 
     Raises:
@@ -101,33 +100,28 @@ def _check_model(model: bytes) -> bytes:
 
 
 def _convert(graph: str, source: str, output: str, temperature: str) -> None:
-    from mmkd_export.graph.onnx_from_student import describe_steps
-    from mmkd_models.networks.step import StepStudent
-    from mmkd_models.networks.student import ExportStudent
+    from mmkd_export.graph.onnx_from_student import describe_steps, exported_network, stepping_network
     from mmkd_models.training.checkpoint import read_student
 
     checkpoint = read_student(Path(source))
-    modality, task, seen = checkpoint.modality, checkpoint.task, checkpoint.seen
+    modality, task, has_novelty = checkpoint.modality, checkpoint.task, checkpoint.seen is not None
     if graph == "step":
         streaming = describe_steps(checkpoint)
-        network = checkpoint.transformer(asked_by="step graph")
-        module: nn.Module = StepStudent(network, temperature=float(temperature), seen=seen)
-        inputs = step_inputs(modality, streaming)
-        outputs = step_outputs(task, streaming, novelty=seen is not None)
+        module: nn.Module = stepping_network(checkpoint, temperature=float(temperature))
+        inputs, outputs = step_inputs(modality, streaming), step_outputs(task, streaming, novelty=has_novelty)
     else:
-        module = ExportStudent(checkpoint.network(), temperature=float(temperature), seen=seen)
-        inputs, outputs = graph_inputs(modality), graph_outputs(task, novelty=seen is not None)
+        module = exported_network(checkpoint, temperature=float(temperature))
+        inputs, outputs = graph_inputs(modality), graph_outputs(task, novelty=has_novelty)
     metadata = {
         f"mmkd_edge.modality.{modality.name}": msgspec.json.encode(modality),
         "mmkd_edge.labels": msgspec.json.encode(task.labels),
     }
-    write_file(Path(output), tflite_from_module(module, inputs=inputs, outputs=outputs, metadata=metadata))
+    write_file(Path(output), _tflite_from_module(module, inputs=inputs, outputs=outputs, metadata=metadata))
 
 
-def tflite_from_module(
+def _tflite_from_module(
     module: nn.Module, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], metadata: Mapping[str, bytes]
 ) -> bytes:
-    """Convert a module in this process, given its inputs and outputs in order."""
     import litert_torch
     import torch
 
@@ -144,15 +138,15 @@ def tflite_from_module(
 
     examples = tuple(torch.zeros(tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in inputs)
     converted = litert_torch.convert(Named().eval(), examples)
-    return clean_model(
+    return _clean_model(
         converted.model_content(),
         names={f"args_{number}": tensor.name for number, tensor in enumerate(inputs)},
         metadata=metadata,
     )
 
 
-def clean_model(model: bytes, *, names: Mapping[str, str], metadata: Mapping[str, bytes]) -> bytes:
-    """Return a `.tflite` of one subgraph without class paths, with metadata and renamed tensors."""
+def _clean_model(model: bytes, *, names: Mapping[str, str], metadata: Mapping[str, bytes]) -> bytes:
+    """Drop class paths, add metadata, and rename tensors of a `.tflite` of one subgraph."""
     import flatbuffers
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
@@ -175,12 +169,6 @@ def clean_model(model: bytes, *, names: Mapping[str, str], metadata: Mapping[str
     builder = flatbuffers.Builder(len(model))
     builder.Finish(content.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output())
-
-
-def model_metadata(model: bytes) -> dict[str, bytes]:
-    """Read the metadata of a `.tflite` file."""
-    content = _content(model)
-    return {entry.name.decode(): bytes(content.buffers[entry.buffer].data) for entry in content.metadata}
 
 
 def _content(model: bytes) -> Any:

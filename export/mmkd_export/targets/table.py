@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 Convert = Callable[[ProvenStudent, "StudentCheckpoint", Path], ProvenStudent]
-MakeInt8 = Callable[[ProvenStudent, str | None, GateRule], ProvenArtifact]
+_MakeInt8 = Callable[[ProvenStudent, str | None, GateRule], ProvenArtifact]
 Build = Callable[[Path, Platform, "Sequence[Precision] | None"], tuple[BuiltEngine, ...]]
 
 
@@ -50,10 +50,10 @@ class Target:
     platforms: tuple[PlatformName, ...]
     libraries: tuple[str, ...] = ()
     extra: str = ""
-    step: str = ""
+    stage: str = ""
     format: ArtifactFormat = "onnx"
     convert: Convert | None = None
-    int8: MakeInt8 | None = None
+    int8: _MakeInt8 | None = None
     backend: BackendName | None = None
     build: Build | None = None
     write: Callable[[Path], Path] | None = None
@@ -89,14 +89,14 @@ TARGETS: tuple[Target, ...] = (
         platforms=("cpu-x86",),
         libraries=("openvino",),
         extra="mmkd-edge[openvino]",
-        step="run in OpenVINO",
+        stage="run in OpenVINO",
         backend="openvino",
     ),
     Target(
         name="native",
         makes="a .native of the fp32 artifact, for the engine that mmkd-edge has itself",
         platforms=native.PLATFORMS,
-        step="write it for the native engine",
+        stage="write it for the native engine",
         format="native",
         convert=native.add_native,
     ),
@@ -106,7 +106,7 @@ TARGETS: tuple[Target, ...] = (
         platforms=litert.PLATFORMS,
         libraries=litert.LIBRARIES,
         extra=litert.EXTRA,
-        step="convert it to LiteRT",
+        stage="convert it to LiteRT",
         format="tflite",
         convert=litert.add_tflite,
         int8=litert.make_int8_tflite,
@@ -115,14 +115,14 @@ TARGETS: tuple[Target, ...] = (
         name="c",
         makes="a folder of C sources with the student's tensors as constants, for microcontrollers and any compiler",
         platforms=("cpu-x86", "cpu-arm", "mcu"),
-        step="write C sources",
+        stage="write C sources",
         write=write_c_sources,
     ),
     Target(
         name="trt",
         makes="a TensorRT engine of every ONNX artifact, beside the bundle",
         platforms=tuple(row.name for row in PLATFORMS if row.has_gpu),
-        step="build engines",
+        stage="build engines",
         build=trt.build_engines_apart,
         platform_here=trt.platform_here,
     ),

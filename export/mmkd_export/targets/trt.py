@@ -38,8 +38,8 @@ from mmkd_export.plan import Platform, PlatformName, only_student, platform_name
 from mmkd_report.errors import DocumentError
 from mmkd_report.schema.export import BuiltEngine, EngineSidecar, decode_sidecar, encode_document
 
+# For all engines of one call: a student takes a minute or two on a small board, ahead of time less than a second
 LIMITS = ProcessLimits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
-"""For all engines of one call: a student takes a minute or two on a small board, ahead of time less than a second."""
 
 
 def platform_here() -> PlatformName:

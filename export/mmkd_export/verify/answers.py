@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,6 @@ class NetworkAnswers:
         return NetworkAnswers(logits=self.logits[chosen], probabilities=self.probabilities[chosen], novelty=novelty)
 
 
-def answers_from_outputs(outputs: Sequence[NDArray[np.float32]]) -> NetworkAnswers:
-    """Name a graph's outputs (N, ...), which come in its order."""
-    return NetworkAnswers(*outputs)
-
-
 def graph_feeds(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds]:
     """Yield the graph's inputs for each of (N, T, C) windows."""
     for window in windows:
@@ -57,7 +52,7 @@ def graph_feeds(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds
 def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: ModalitySpec) -> NetworkAnswers:
     """Run an opened artifact over windows (N, T, C), one at a time as a device does."""
     answers = [backend.run(feeds) for feeds in graph_feeds(windows, modality)]
-    return answers_from_outputs([np.concatenate(outputs) for outputs in zip(*answers, strict=True)])
+    return NetworkAnswers(*(np.concatenate(outputs) for outputs in zip(*answers, strict=True)))
 
 
 def answers_from_model(
@@ -82,17 +77,17 @@ def answers_from_student(
     """Run torch over (N, T, C) windows: the reference for every artifact; `exact` computes in float64."""
     import torch
 
-    from mmkd_models.networks.student import ExportStudent
+    from mmkd_export.graph.onnx_from_student import exported_network
 
     dtype = torch.float64 if exact else torch.float32
-    student = ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen).eval().to(dtype)
+    student = exported_network(checkpoint, temperature=temperature).to(dtype)
     answers = []
     with torch.no_grad():
         for start in range(0, len(windows), _BATCH):
             values, present = prepare_batch(windows[start : start + _BATCH], checkpoint.modality)
             outputs = student(torch.from_numpy(values).to(dtype), torch.from_numpy(present).to(dtype))
             answers.append([output.numpy() for output in outputs])
-    return answers_from_outputs([np.concatenate(outputs) for outputs in zip(*answers, strict=True)])
+    return NetworkAnswers(*(np.concatenate(outputs) for outputs in zip(*answers, strict=True)))
 
 
 def answers_along_recording(
@@ -116,18 +111,18 @@ def answers_along_recording(
         )
 
 
+# Largest difference of a logit or a probability between torch and the fp32 graph: float32 sums in another order give a
+# relative 1e-6 or so on logits of about 10; ten times that for a margin
 FP32_TOLERANCE = 1e-4
-"""Largest difference of a logit or a probability between torch and the fp32 graph: float32 sums in another order give
-a relative 1e-6 or so on logits of about 10; ten times that for a margin."""
 
-MOST_FP32_TOLERANCE = MAX_TOLERANCE["fp32"]
-"""The same for a student whose float32 sums are less exact, as of kernels on levels that hardly move in a window."""
+# The same for a student whose float32 sums are less exact, as of kernels on levels that hardly move in a window
+MAX_FP32_TOLERANCE = MAX_TOLERANCE["fp32"]
 
-ROUNDING_ROOM = 4.0
-"""A graph's answers may differ this many times as much from torch's float32 answers as those do from float64."""
+# A graph's answers may differ this many times as much from torch's float32 answers as those do from float64
+_ROUNDING_ROOM = 4.0
 
+# Largest difference of a novelty score between torch and the fp32 graph, as a fraction of one more than the score
 NOVELTY_TOLERANCE = 1e-3
-"""Largest difference of a novelty score between torch and the fp32 graph, as a fraction of one more than the score."""
 
 _REPORT = "Please report it with the versions of torch and onnxruntime"
 
@@ -169,14 +164,14 @@ def fp32_tolerance(
     rounding = compare(exact, answers, task=task).max_abs_error
     if not np.isfinite(rounding):
         raise GateError(f"{what}: expected finite answers of the checkpoint, got NaN or infinity; train it again")
-    if rounding > MOST_FP32_TOLERANCE / ROUNDING_ROOM:
+    if rounding > MAX_FP32_TOLERANCE / _ROUNDING_ROOM:
         another = "" if is_transformer else "train with --kind transformer, or "
         raise GateError(
-            f"{what}: expected answers in float32 within {MOST_FP32_TOLERANCE / ROUNDING_ROOM:g} of those in float64, "
+            f"{what}: expected answers in float32 within {MAX_FP32_TOLERANCE / _ROUNDING_ROOM:g} of those in float64, "
             f"got a difference of {rounding:.3g}: levels are too far apart for what moves within a window; no bundle "
             f"was written; {another}import the signal without its level"
         )
-    return max(FP32_TOLERANCE, ROUNDING_ROOM * rounding)
+    return max(FP32_TOLERANCE, _ROUNDING_ROOM * rounding)
 
 
 def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> None:

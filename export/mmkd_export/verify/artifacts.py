@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 _CONFIDENCE_DIGITS = 1e7
 
+# Room for another engine's rounding: INT8 and FP16 values on the edge between two steps fall to either side
 _SELF_TEST_FACTOR = 2.0
-"""Room for another engine's rounding: INT8 and FP16 values on the edge between two steps fall to either side."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,22 +25,21 @@ if TYPE_CHECKING:
     from mmkd_edge.spec import TaskSpec
     from mmkd_models.metrics.scores import AnyMetric, AnyScores
 
-LEAST_AGREEMENT = 0.99
-LEAST_NOVELTY_AGREEMENT = 0.9
-"""Spearman's correlation of novelty scores with the reference's: each artifact has p-values from its own scores."""
+MIN_AGREEMENT = 0.99
+# Spearman's correlation of novelty scores with the reference's: each artifact has p-values from its own scores
+_MIN_NOVELTY_AGREEMENT = 0.9
 
+# Ends the message of a failed gate; `left_out_reason` removes it for an artifact that is only left out
 NOTHING_WRITTEN = "; no bundle was written"
-"""Ends the message of a failed gate; `left_out_reason` removes it for an artifact that is only left out."""
 
-LEAST_JUDGING = round(1 / (1 - LEAST_AGREEMENT))
-"""Fewest windows that can judge lower precision: one of them is the 1 % that may differ."""
+# Fewest windows that can judge lower precision: one of them is the 1 % that may differ
+MIN_JUDGING = round(1 / (1 - MIN_AGREEMENT))
 
-FEW_WINDOWS = 200
-"""With fewer judging windows, reports carry a caution."""
+_FEW_WINDOWS = 200  # with fewer judging windows, reports carry a caution
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgingWindows:
+class GateWindows:
     """Windows (N, T, C) that only judge, with the checkpoint's answers."""
 
     windows: NDArray[Any]
@@ -51,7 +50,7 @@ class JudgingWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class GateRule:
-    """What the gate requires; `accept_unjudged` lets fewer than `LEAST_JUDGING` windows judge, which is marked."""
+    """What the gate requires; `accept_unjudged` lets fewer than `MIN_JUDGING` windows judge, which is marked."""
 
     metric: AnyMetric
     max_drop_points: float
@@ -75,7 +74,7 @@ def gate_summary(result: GateResult) -> str:
         f"{what} agree on {result.label_agreement:.1%} of {result.windows} (at least {result.least_agreement:.1%})"
     )
     if result.unjudged is True:
-        agreement += f", unjudged: fewer than {LEAST_JUDGING} windows"
+        agreement += f", unjudged: fewer than {MIN_JUDGING} windows"
     if not result.ranks_alike:
         agreement += (
             f", novelty agrees with a rank correlation of {result.novelty_agreement:.2f} "
@@ -87,7 +86,7 @@ def gate_summary(result: GateResult) -> str:
     return f"{metric} drops by {result.drop_points:.2f} points (at most {allowed:.2f}), {agreement}"
 
 
-def gate_result(got: NetworkAnswers, judging: JudgingWindows, rule: GateRule, task: TaskSpec) -> GateResult:
+def gate_result(got: NetworkAnswers, judging: GateWindows, rule: GateRule, task: TaskSpec) -> GateResult:
     """Compare an artifact's answers for the judging windows with the checkpoint's."""
     windows = len(judging.labels)
     labelled = np.flatnonzero(is_labelled(judging.labels))
@@ -102,11 +101,11 @@ def gate_result(got: NetworkAnswers, judging: JudgingWindows, rule: GateRule, ta
         one_window = round(100 * _one_window(labels, metric=rule.metric, task=task), 9)
     expected, scores = judging.answers.novelty, got.novelty
     novelty = {}
-    if expected is not None and scores is not None and windows >= LEAST_JUDGING:  # fewer windows have no order
+    if expected is not None and scores is not None and windows >= MIN_JUDGING:  # fewer windows have no order
         ranks = [values[:, 0].argsort(kind="stable").argsort(kind="stable") for values in (expected, scores)]
         novelty = {
             "novelty_agreement": float(np.corrcoef(ranks)[0, 1]),
-            "least_novelty_agreement": LEAST_NOVELTY_AGREEMENT,
+            "least_novelty_agreement": _MIN_NOVELTY_AGREEMENT,
         }
     return GateResult(
         windows=windows,
@@ -115,11 +114,11 @@ def gate_result(got: NetworkAnswers, judging: JudgingWindows, rule: GateRule, ta
         drop_points=drop,
         allowed_drop_points=max(rule.max_drop_points, one_window),
         label_agreement=float(same_answers(task, judging.answers.logits, got.logits).mean()),
-        least_agreement=min(LEAST_AGREEMENT, 1 - 1 / windows),
+        least_agreement=min(MIN_AGREEMENT, 1 - 1 / windows),
         finite=all(
             values is None or bool(np.isfinite(values).all()) for values in (got.logits, got.probabilities, scores)
         ),
-        unjudged=True if windows < LEAST_JUDGING else msgspec.UNSET,
+        unjudged=True if windows < MIN_JUDGING else msgspec.UNSET,
         **novelty,
     )
 
@@ -146,10 +145,10 @@ def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
 
 def require_windows(windows: int, *, what: str, rule: GateRule) -> None:
     """Raise GateError if there are too few windows for a gate that can fail."""
-    if windows < LEAST_JUDGING and not rule.accept_unjudged:
+    if windows < MIN_JUDGING and not rule.accept_unjudged:
         raise GateError(
-            f"{what}: expected {LEAST_JUDGING} or more windows to judge by, so that the one that may always differ is "
-            f"at most {1 / LEAST_JUDGING:.0%} of them, got {windows}, of which it is {1 / windows:.0%}"
+            f"{what}: expected {MIN_JUDGING} or more windows to judge by, so that the one that may always differ is "
+            f"at most {1 / MIN_JUDGING:.0%} of them, got {windows}, of which it is {1 / windows:.0%}"
             f"{NOTHING_WRITTEN}. Name more with --eval DATA, or take it unjudged with --accept-unjudged"
         )
 
@@ -167,7 +166,7 @@ def left_out_reason(error: MmkdError) -> str:
 
 def caution(windows: int) -> str | None:
     """Describe how little few windows prove (Hanley and Lippman-Hand, JAMA 249, 1983); None for many."""
-    if windows >= FEW_WINDOWS:
+    if windows >= _FEW_WINDOWS:
         return None
     return (
         f"{windows} judging windows prove little: even without one disagreement, up to {3 / windows:.1%} remain "

@@ -11,23 +11,26 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.bundle.golden import Golden
+from mmkd_edge.bundle.statistics import GroupReference, Tolerance
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_graph import STATISTICS_KEY
 from mmkd_export.verify.answers import FP32_TOLERANCE, NetworkAnswers, with_missing_samples
-from mmkd_export.verify.gate import JudgingWindows
+from mmkd_export.verify.gate import GateWindows
 from mmkd_export.verify.windows import RealWindows, rows_without, windows_from_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import onnx
     from numpy.typing import NDArray
 
-LARGEST_SCALE_RATIO = 5.0
-"""A channel this many times larger or smaller than in training is in another unit: m/s^2 for g is a factor of 9.8."""
+
+# A channel this many times larger or smaller than in training is in another unit: m/s^2 for g is a factor of 9.8
+_LARGEST_SCALE_RATIO = 5.0
 
 _LARGEST_SHIFT = 5.0  # standard deviations of the training data
 _GAPS_SEED = 0
-
 Answer = Callable[["NDArray[Any]"], NetworkAnswers]
 
 
@@ -49,7 +52,7 @@ class ProofSet:
     answers: NetworkAnswers
     gaps: NDArray[Any]
     gap_answers: NetworkAnswers
-    judging: JudgingWindows
+    judging: GateWindows
     calibration: NDArray[Any]
     calibration_labels: NDArray[np.int64]
     temperature: float = 1.0
@@ -80,7 +83,7 @@ def build_proof_set(
     answers, gaps = answer(real.windows), with_missing_samples(real.windows, seed=_GAPS_SEED)
     calibrate, judge = np.flatnonzero(~real.judge & (not real.synthetic)), np.flatnonzero(real.judge)
     if evaluation is None:
-        judging = JudgingWindows(
+        judging = GateWindows(
             windows=real.windows[judge], labels=real.labels[judge], answers=answers.rows(judge), source=real.source
         )
     else:
@@ -92,7 +95,7 @@ def build_proof_set(
                 "name others"
             )
         windows, labels = named.windows[rows], named.labels[rows]
-        judging = JudgingWindows(windows=windows, labels=labels, answers=answer(windows), source=named.source)
+        judging = GateWindows(windows=windows, labels=labels, answers=answer(windows), source=named.source)
     return ProofSet(
         modality=modality,
         task=task,
@@ -134,11 +137,85 @@ def check_calibration(windows: NDArray[Any], model: onnx.ModelProto, modality: M
         if len(values) == 0 or std == 0:
             continue
         ratio, shift = values.std() / std, abs(values.mean() - mean) / std
-        if not 1 / LARGEST_SCALE_RATIO <= ratio <= LARGEST_SCALE_RATIO or shift > _LARGEST_SHIFT:
+        if not 1 / _LARGEST_SCALE_RATIO <= ratio <= _LARGEST_SCALE_RATIO or shift > _LARGEST_SHIFT:
             raise GateError(
                 f"calibration windows: channel {channel!r} of {modality.name!r}: expected values like in training, "
                 f"mean {mean:.3g} and standard deviation {std:.3g}{unit}, got mean {values.mean():.3g} and standard "
-                f"deviation {values.std():.3g}: a factor of {ratio:.3g}, where {1 / LARGEST_SCALE_RATIO:g} to "
-                f"{LARGEST_SCALE_RATIO:g} is allowed, and a shift of {shift:.3g} standard deviations, where "
+                f"deviation {values.std():.3g}: a factor of {ratio:.3g}, where {1 / _LARGEST_SCALE_RATIO:g} to "
+                f"{_LARGEST_SCALE_RATIO:g} is allowed, and a shift of {shift:.3g} standard deviations, where "
                 f"{_LARGEST_SHIFT:g} is; check the unit and the sensor's range"
             )
+
+
+_TOLERATED_LOSS = 0.03  # fraction of right answers, or of equal answers without labels
+_OFFSETS = (0.1, 0.25, 0.5, 1.0, 2.0)  # in standard deviations of the channel
+_GAINS = (1.1, 1.25, 1.5, 2.0, 3.0)
+_MAX_WINDOWS = 128
+_MIN_WINDOWS = 30  # fewer than this cannot show a loss of a few points
+_MAX_CHANNELS_ALONE = 8  # with more channels only all together are measured
+
+
+def with_tolerance(
+    reference: GroupReference | None, real: RealWindows, *, task: TaskSpec, answer: Answer
+) -> GroupReference | None:
+    """Add to a reference the changes that the student tolerates, where that can be measured.
+
+    Not for a regression, synthetic windows, fewer than thirty, or video, whose drift is that of its brightness.
+    """
+    count = len(real.windows)
+    if reference is None or real.synthetic or task.kind == "regression" or count < _MIN_WINDOWS:
+        return reference
+    if real.windows.dtype == np.uint8:
+        return reference
+    rows = np.unique(np.linspace(0, count - 1, min(count, _MAX_WINDOWS)).astype(np.intp))
+    windows, labels = real.windows[rows], real.labels[rows]
+
+    def choice(answers: NetworkAnswers) -> NDArray[Any]:
+        values = answers.probabilities
+        return np.asarray(values >= task.on_from if task.kind == "multi_label" else values.argmax(axis=1))
+
+    plain = choice(answer(windows))
+    truth = labels if task.kind == "classification" and bool((labels >= 0).all()) else plain
+    start = (plain == truth).mean()
+
+    def is_tolerated(variant: NDArray[np.float64]) -> bool:
+        return bool(start - (choice(answer(variant.astype(np.float32))) == truth).mean() <= _TOLERATED_LOSS)
+
+    return msgspec.structs.replace(reference, tolerance=_measure_tolerance(windows, is_tolerated))
+
+
+def _measure_tolerance(windows: NDArray[np.float32], is_tolerated: Callable[[NDArray[Any]], bool]) -> Tolerance:
+    channels = windows.shape[2]
+    std = np.zeros(channels)
+    if np.isfinite(windows).any():
+        std = np.nan_to_num(np.nanstd(windows.astype(np.float64), axis=(0, 1)))
+
+    def offset(*patterns: NDArray[np.float64]) -> float:
+        changes = [sign * std * pattern for sign in (1, -1) for pattern in patterns]
+        tolerated = 0.0
+        for size in _OFFSETS:
+            if not all(is_tolerated(windows + (size * change).astype(np.float32)) for change in changes):
+                break
+            tolerated = size
+        return tolerated
+
+    def gain(pattern: NDArray[np.float64]) -> float:
+        tolerated = 1.0
+        for size in _GAINS:
+            factors = [np.power(size, sign * pattern).astype(np.float32) for sign in (1, -1)]
+            if not all(is_tolerated(windows * factor) for factor in factors):
+                break
+            tolerated = size
+        return tolerated
+
+    every, mixed = np.ones(channels), np.where(np.arange(channels) % 2 == 0, 1.0, -1.0)
+    together, gain_together = offset(every, mixed), gain(every)
+    alone = np.eye(channels) if channels <= _MAX_CHANNELS_ALONE else np.zeros((0, channels))
+    return Tolerance(
+        loss=_TOLERATED_LOSS,
+        windows=len(windows),
+        offsets=tuple((std * ([offset(channel) for channel in alone] or together)).tolist()),
+        offsets_together=tuple((std * together).tolist()),
+        gains=tuple(gain(channel) for channel in alone) or (gain_together,) * channels,
+        gain_together=gain_together,
+    )

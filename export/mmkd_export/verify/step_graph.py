@@ -13,8 +13,8 @@ from mmkd_edge.frames import join_samples, missing_frames
 from mmkd_edge.opening.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.verify.answers import (
+    NetworkAnswers,
     answers_along_recording,
-    answers_from_outputs,
     compare,
     manifest_parity,
     require_parity,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
-_FEWEST_STEPS = 256
-_FEWEST_WINDOWS = 4  # of time tokens: the memory of the first blocks is full then
-_MOST_GOLDEN = 16
+_MIN_STEPS = 256
+_MIN_WINDOWS = 4  # of time tokens: the memory of the first blocks is full then
+_MAX_GOLDEN = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def prove_step(
     backend = open_steps(backend_for(file_format), model, threads=1)
     what = "fp32 step graph" if file_format == "onnx" else f"fp32 step .{file_format}"
     try:
-        got = answers_from_outputs(follow_recording(backend, facts, recording, proof_set.modality))
+        got = NetworkAnswers(*follow_recording(backend, facts, recording, proof_set.modality))
         present = _blocks_with_samples(recording, stride=facts.stride, samples=proof_set.modality.samples)
         parity = compare(expected.rows(present), got.rows(present), task=proof_set.task)
         require_parity(parity, tolerance=proof_set.tolerance, what=f"{what}, along a recording")
@@ -91,7 +91,7 @@ def prove_step(
 def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
     """Join windows, with and without gaps in turn, to whole blocks: (T, C) or (T, H, W, C)."""
     samples, real = proof_set.modality.samples, proof_set.real.windows
-    count = -(-max(_FEWEST_STEPS * stride, _FEWEST_WINDOWS * samples) // samples)
+    count = -(-max(_MIN_STEPS * stride, _MIN_WINDOWS * samples) // samples)
     pieces = [(proof_set.gaps if number % 2 else real)[number // 2 % len(real)] for number in range(count)]
     recording = join_samples(pieces)
     return recording[: len(recording) // stride * stride]
@@ -107,7 +107,7 @@ def _blocks_with_samples(recording: NDArray[Any], *, stride: int, samples: int) 
 
 
 def _stepped_windows(backend: SteppingBackend, streaming: Streaming, proof_set: ProofSet) -> ArtifactParity:
-    windows = proof_set.real.windows[:_MOST_GOLDEN]
+    windows = proof_set.real.windows[:_MAX_GOLDEN]
     runs = [follow_recording(backend, streaming, window, proof_set.modality) for window in windows]
-    got = answers_from_outputs([np.stack([output[-1] for output in outputs]) for outputs in zip(*runs, strict=True)])
+    got = NetworkAnswers(*(np.stack([output[-1] for output in outputs]) for outputs in zip(*runs, strict=True)))
     return compare(proof_set.answers.rows(np.arange(len(windows))), got, task=proof_set.task)

@@ -39,11 +39,8 @@ if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 
-MOST_WINDOWS = 256
-"""As many as a checkpoint carries."""
-
-SYNTHETIC_WINDOWS = 64
-
+MAX_WINDOWS = 256  # as many as a checkpoint carries
+_SYNTHETIC_WINDOWS = 64
 _SEED = 20211116  # every draw: the same export writes the same bundle
 
 
@@ -79,23 +76,22 @@ def windows_from_statistics(
 ) -> RealWindows:
     """Draw windows of independent normal values per channel, clipped to the range."""
     rng = np.random.default_rng(_SEED)
-    values = np.asarray(mean) + np.asarray(std) * rng.standard_normal((SYNTHETIC_WINDOWS, *modality.shape))
+    values = np.asarray(mean) + np.asarray(std) * rng.standard_normal((_SYNTHETIC_WINDOWS, *modality.shape))
     if modality.range is not None and modality.normalise == "none":
         values = np.clip(values, *modality.range)
-    labels = _no_labels(task, SYNTHETIC_WINDOWS)
+    labels = _no_labels(task, _SYNTHETIC_WINDOWS)
     source = "synthetic windows drawn from the channel statistics of the training data"
-    return replace(_real(as_windows(values, modality), labels, source=source), synthetic=True)
+    return replace(_real(_as_windows(values, modality), labels, source=source), synthetic=True)
 
 
-def as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
-    """Convert numbers to the dtype of a modality's windows; video is rounded and clipped to bytes."""
+def _as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
     if modality.dtype == "uint8":
         values = np.clip(np.rint(values), 0, 255)
     return np.asarray(values, dtype=modality.dtype)
 
 
 def windows_from_path(
-    path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MOST_WINDOWS
+    path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MAX_WINDOWS
 ) -> RealWindows:
     """Read `most` windows of a dataset's validation split, or of an .npz file.
 
@@ -183,8 +179,8 @@ def _from_npz(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int |
         arrays = read_npz(path)
     except ArraysError as error:
         raise UsageError(f"{path}: expected an .npz file of windows, cannot read it: {error}") from error
-    windows = _windows_of(arrays, modality, path=path)
-    labels = _labels_of(arrays, task, count=len(windows), path=path)
+    windows = _read_windows(arrays, modality, path=path)
+    labels = _read_labels(arrays, task, count=len(windows), path=path)
     rows = _draw(len(windows), most)
     digest = hashlib.sha256(data).hexdigest()[:16]
     return _real(windows[rows], labels[rows], source=f"windows of {path.name} (SHA-256 {digest})")
@@ -196,7 +192,7 @@ def _no_labels(task: TaskSpec, count: int) -> Labels:
     return hide_labels(blank, np.zeros(count, dtype=bool))
 
 
-def _windows_of(arrays: Mapping[str, NDArray[Any]], modality: ModalitySpec, *, path: Path) -> NDArray[Any]:
+def _read_windows(arrays: Mapping[str, NDArray[Any]], modality: ModalitySpec, *, path: Path) -> NDArray[Any]:
     key = f"x_{modality.name}"
     if key not in arrays:
         raise UsageError(f"{path}: expected an array {key!r}, got {', '.join(sorted(arrays)) or 'nothing'}")
@@ -212,7 +208,7 @@ def _windows_of(arrays: Mapping[str, NDArray[Any]], modality: ModalitySpec, *, p
     return np.ascontiguousarray(values, dtype=modality.dtype)
 
 
-def _labels_of(arrays: Mapping[str, NDArray[Any]], task: TaskSpec, *, count: int, path: Path) -> Labels:
+def _read_labels(arrays: Mapping[str, NDArray[Any]], task: TaskSpec, *, count: int, path: Path) -> Labels:
     if "classes" in arrays:
         _check_labels(tuple(str(name) for name in arrays["classes"].tolist()), task, where=str(path))
     if "y" not in arrays:

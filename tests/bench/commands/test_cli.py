@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,7 @@ import pytest
 from mmkd_bench import capacity
 from mmkd_bench.commands.cli import main
 from mmkd_bench.reports import decode_report, write_report
-from mmkd_report.schema.bench import BenchReport, ProcessStart
-
-LaunchOf = Callable[..., ProcessStart]
-ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]
+from tests.bench.made import make_launch, make_report
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 
@@ -49,10 +46,10 @@ def mmkd_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def reports(launch_of: LaunchOf, report_of: ReportOf, tmp_path: Path) -> tuple[Path, Path]:
+def reports(tmp_path: Path) -> tuple[Path, Path]:
     before, after = tmp_path / "before.json", tmp_path / "after.json"
-    write_report(before, report_of([launch_of(100.0)] * 5))
-    write_report(after, report_of([launch_of(115.0)] * 5))
+    write_report(before, make_report([make_launch(100.0)] * 5))
+    write_report(after, make_report([make_launch(115.0)] * 5))
     return before, after
 
 
@@ -95,28 +92,6 @@ def test_ctrl_c_prints_what_there_is_and_exits_130(bundle: Path) -> None:
     assert rest.splitlines()[-2:] == ["the report has what was measured until then", "mmkd-bench: interrupted"]
 
 
-def test_ctrl_c_before_there_is_an_answer_says_so(bundle: Path) -> None:
-    command = [sys.executable, "-c", PROGRAM, "compare", str(bundle), str(bundle), "--duration-s", "300"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("launch 1 of 3")
-    process.send_signal(signal.SIGINT)
-    output, rest = process.communicate(timeout=200)
-    assert (process.returncode, output) == (130, ""), rest
-    assert rest.splitlines()[-1] == "mmkd-bench: interrupted"
-
-
-def test_a_damaged_bundle_exits_6(bundle: Path, tmp_path: Path, mmkd_bench: Command) -> None:
-    path = tmp_path / "damaged.edge"
-    path.write_bytes(bundle.read_bytes()[:-1])
-    ended = mmkd_bench("run", path)
-    assert ended.returncode == 6
-    assert ended.stdout == ""
-    assert ended.stderr == (
-        f"mmkd-bench: {path}: the bundle is truncated or changed: its end record is missing; copy or export it again\n"
-    )
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -141,12 +116,6 @@ def test_a_bundle_that_fails_verification_is_never_timed(
     ended = mmkd_bench(*(argument.format(bundle=path, graph=graph_file) for argument in arguments))
     assert (ended.returncode, ended.stdout) == (6, "")
     assert ended.stderr.splitlines()[-1].startswith(f"mmkd-bench: {path}: the bundle is damaged or changed: ")
-
-
-def test_an_unknown_backend_exits_2(bundle: Path, mmkd_bench: Command) -> None:
-    ended = mmkd_bench("run", bundle, "--backend", "abacus", "--launches", 1)
-    assert ended.returncode == 2
-    assert "backend 'abacus' is unknown" in ended.stderr
 
 
 def test_compare_exits_5_when_slower(reports: tuple[Path, Path], mmkd_bench: Command) -> None:
@@ -203,13 +172,6 @@ def test_overhead_has_a_gate(bundle: Path, mmkd_bench: Command) -> None:
     assert "to the bare ort backend.run at the median, more than the limit of 0.001 µs" in ended.stderr
     ended = mmkd_bench("overhead", bundle, "--backend", "tensorflow")
     assert (ended.returncode, "backend 'tensorflow' is unknown" in ended.stderr) == (2, True)
-
-
-def test_help_lists_the_commands(mmkd_bench: Command) -> None:
-    ended = mmkd_bench("--help")
-    assert ended.returncode == 0
-    for command in ("run", "tune", "compare", "capacity", "overhead", "page"):
-        assert command in ended.stdout
 
 
 def test_a_missing_extra_is_named() -> None:

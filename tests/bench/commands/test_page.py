@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,12 @@ from mmkd_bench.commands.cli import make_app
 from mmkd_bench.compare import compare
 from mmkd_bench.reports import write_report
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.schema.bench import BenchReport, ProcessStart
+from mmkd_report.schema.bench import BenchReport
+from tests.bench.made import make_launch, make_report
 
 
-def test_reports_become_one_page(
-    tmp_path: Path, launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]
-) -> None:
-    text = page_of(tmp_path, report_of([launch_of(100.0)] * 5), report_of([launch_of(150.0)] * 5))
+def test_reports_become_one_page(tmp_path: Path) -> None:
+    text = page_of(tmp_path, make_report([make_launch(100.0)] * 5), make_report([make_launch(150.0)] * 5))
     assert "medians 100\u202fµs and 150\u202fµs (95 % interval of the change \u221233.3 to \u221233.3\u202f%)." in text
     assert len(text) < 1_000_000
 
@@ -41,15 +39,9 @@ def page_of(folder: Path, *reports: BenchReport) -> str:
     ],
 )
 def test_the_page_calls_faster_what_compare_calls_faster(
-    tmp_path: Path,
-    launch_of: Callable[..., ProcessStart],
-    report_of: Callable[..., BenchReport],
-    first: float,
-    second: float,
-    launches: int,
-    expected: str,
+    tmp_path: Path, first: float, second: float, launches: int, expected: str
 ) -> None:
-    before, after = (report_of([launch_of(p50_us)] * launches) for p50_us in (first, second))
+    before, after = (make_report([make_launch(p50_us)] * launches) for p50_us in (first, second))
     text = page_of(tmp_path, before, after)
     assert expected in text
     assert ("is faster than" in text) == (second == 90.0)
@@ -88,13 +80,11 @@ def test_the_hop_of_a_stream_is_a_second_where_nobody_says_it(bundle: Path) -> N
     assert "stream, hop 20" in done.output  # of a modality of 20 samples per second
 
 
-def test_a_fleet_has_a_page_and_a_budget_that_fails(
-    tmp_path: Path, launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]
-) -> None:
+def test_a_fleet_has_a_page_and_a_budget_that_fails(tmp_path: Path) -> None:
     names = []
     for number in range(14):  # more than a page of single runs holds
         names.append(tmp_path / f"station-{number}.json")
-        write_report(names[-1], report_of([launch_of(100.0 + number)] * 5))
+        write_report(names[-1], make_report([make_launch(100.0 + number)] * 5))
     page = tmp_path / "fleet.html"
     arguments = ["page", *map(str, names), "--fleet", "-o", str(page)]
     done = CliRunner().invoke(make_app(), arguments)
@@ -109,10 +99,8 @@ def test_a_fleet_has_a_page_and_a_budget_that_fails(
 
 
 @pytest.mark.parametrize("arguments", [["--budget-ms", "5"], ["--fleet", "--budget-ms", "0"]])
-def test_a_budget_needs_a_fleet_and_a_number_above_0(
-    tmp_path: Path, launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport], arguments: list[str]
-) -> None:
-    write_report(tmp_path / "a.json", report_of([launch_of(100.0)] * 5))
+def test_a_budget_needs_a_fleet_and_a_number_above_0(tmp_path: Path, arguments: list[str]) -> None:
+    write_report(tmp_path / "a.json", make_report([make_launch(100.0)] * 5))
     page = ["page", str(tmp_path / "a.json"), "-o", str(tmp_path / "fleet.html")]
     done = CliRunner().invoke(make_app(), [*page, *arguments])
     assert isinstance(done.exception, UsageError)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench.machine.energy import MeasuredEnergy, PowerLog, Span, energy_of
-from mmkd_bench.machine.power import PowerSensor, rail_sensor
+from mmkd_bench.machine.power import MeasuredEnergy, PowerLog, PowerSensor, Span, compute_energy, rail_sensor
 from mmkd_edge.errors import UnavailableError
 
 
@@ -38,7 +37,7 @@ def test_energy_is_power_above_idle_over_predictions() -> None:
         idle = _span_of(log, readings=5)
         dial.power_mw = 5000.0
         loaded = _span_of(log, readings=5)
-        spent = energy_of(log, idle=idle, loaded=[loaded], predictions=[100])
+        spent = compute_energy(log, idle=idle, loaded=[loaded], predictions=[100])
     energy = spent.energy
     assert spent.note == ""
     assert energy is not None
@@ -60,7 +59,7 @@ def test_every_launch_has_its_own_energy() -> None:
             _span_of(log, readings=2)  # a reading that was on its way when the dial was turned is over
             spans.append(_span_of(log, readings=4))
         unread = (spans[1][1] + 1000, spans[1][1] + 1001)
-        spent = energy_of(log, idle=idle, loaded=[*spans, unread], predictions=[10, 40, 1])
+        spent = compute_energy(log, idle=idle, loaded=[*spans, unread], predictions=[10, 40, 1])
     lengths_s = [end - begin for begin, end in spans]
     expected = (2000.0 * lengths_s[0] / 10, 4000.0 * lengths_s[1] / 40)
     assert spent.launches_mj[:2] == pytest.approx(expected)
@@ -73,7 +72,7 @@ def test_a_sensor_that_breaks_gives_its_reason() -> None:
         idle = _span_of(log, readings=2)
         dial.broken = True
         time.sleep(0.05)
-        spent = energy_of(log, idle=idle, loaded=[idle, idle], predictions=[1, 1])
+        spent = compute_energy(log, idle=idle, loaded=[idle, idle], predictions=[1, 1])
     assert spent == MeasuredEnergy(energy=None, note="dial: it fell off", launches_mj=(None, None))
 
 
@@ -81,7 +80,7 @@ def test_too_short_a_measurement_is_no_measurement() -> None:
     with PowerLog(Dial(1.0).sensor, interval_s=0.005) as log:
         idle = _span_of(log, readings=2)
         never = (idle[1] + 1000, idle[1] + 1001)
-        spent = energy_of(log, idle=idle, loaded=[never], predictions=[1])
+        spent = compute_energy(log, idle=idle, loaded=[never], predictions=[1])
     assert spent.energy is None
     assert spent.note == "dial: no reading in the measured time; measure longer"
 
@@ -96,4 +95,4 @@ def test_a_rail_that_vanishes_is_a_fault(tmp_path: Path) -> None:
         idle = _span_of(log, readings=1)
         (chip / "curr1_input").unlink()
         time.sleep(0.05)
-        assert energy_of(log, idle=idle, loaded=[idle], predictions=[1]).note == "INA rails: none to read in sysfs"
+        assert compute_energy(log, idle=idle, loaded=[idle], predictions=[1]).note == "INA rails: none to read in sysfs"

@@ -72,10 +72,7 @@ def test_an_empty_tree_gives_facts_without_guesses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("files", "quota"),
-    [
-        ({"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
-        ({"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5),
-    ],
+    [({"sys/fs/cgroup/cpu.max": "max 100000\n"}, None), ({"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5)],
 )
 def test_the_limit_of_a_control_group_is_read(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
     assert cpu_quota(_write(tmp_path, files)) == quota

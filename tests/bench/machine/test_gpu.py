@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_bench.machine.facts import gpu_names, process_memory_mb, read_gpus
 from mmkd_bench.machine.power import gpu_sensor
-from mmkd_bench.machine.programs import gpu_names, parse_gpus, parse_process_memory, process_memory_mb, read_gpus
 from mmkd_edge.errors import UnavailableError
 
-TWO_GPUS = "NVIDIA RTX A2000, 12GB, 535.183.01, 12282\nNVIDIA Thor, 580.00, [N/A]\n"
+TWO_GPUS = "NVIDIA RTX A2000, 12GB, 535.183.01, 12282\\nNVIDIA Thor, 580.00, [N/A]\\n"
 
 
 def _nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
@@ -21,21 +21,16 @@ def _nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, lines: str) -> No
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-def test_gpus_are_read_with_their_driver_and_memory() -> None:
-    first, second = parse_gpus(TWO_GPUS)
+def test_gpus_are_read_with_their_driver_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _nvidia_smi(tmp_path, monkeypatch, f"printf '{TWO_GPUS}'")
+    first, second = read_gpus()
     assert first == ("NVIDIA RTX A2000, 12GB", "535.183.01", 12282.0)
     assert second == ("NVIDIA Thor", "580.00", None)
 
 
-def test_a_message_instead_of_rows_is_no_gpu() -> None:
-    assert parse_gpus("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n") == ()
-
-
-@pytest.mark.parametrize(
-    ("text", "memory_mb"), [("", None), ("12, 300\n", None), ("41, 300\n41, 12\n40, 9\n", 312.0), ("41, [N/A]\n", None)]
-)
-def test_memory_is_that_of_one_process_over_all_gpus(text: str, memory_mb: float | None) -> None:
-    assert parse_process_memory(text, 41) == memory_mb
+def test_a_message_instead_of_rows_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _nvidia_smi(tmp_path, monkeypatch, "echo 'NVIDIA-SMI has failed to communicate with the NVIDIA driver.'")
+    assert read_gpus() == ()
 
 
 def test_without_the_program_everything_has_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,11 +51,20 @@ def test_a_program_that_fails_has_its_reason(tmp_path: Path, monkeypatch: pytest
     assert str(caught.value) == "GPU: nvidia-smi shows none"
 
 
-def test_memory_of_this_process_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _nvidia_smi(tmp_path, monkeypatch, f"echo '{os.getpid()}, 512'; echo '1, 9'")
-    assert process_memory_mb() == (512.0, "")
-    _nvidia_smi(tmp_path, monkeypatch, "echo '1, 9'")
-    assert process_memory_mb() == (None, "this process is on no GPU")
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (("{pid}, 512", "1, 9"), (512.0, "")),
+        (("{pid}, 300", "{pid}, 12", "1, 9"), (312.0, "")),
+        (("1, 9",), (None, "this process is on no GPU")),
+        (("{pid}, [N/A]",), (None, "this process is on no GPU")),
+    ],
+)
+def test_memory_is_that_of_this_process_over_all_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: tuple[str, ...], expected: tuple[float | None, str]
+) -> None:
+    _nvidia_smi(tmp_path, monkeypatch, "\n".join(f"echo '{row.format(pid=os.getpid())}'" for row in rows))
+    assert process_memory_mb() == expected
 
 
 def test_power_is_the_sum_over_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

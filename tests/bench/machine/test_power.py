@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_bench.machine import power
-from mmkd_bench.machine.facts import parse_power_mode, read_power_mode
+from mmkd_bench.machine.facts import read_power_mode
 from mmkd_bench.machine.power import (
     counter_rise,
     power_sensor,
@@ -114,17 +114,14 @@ def test_unknown_rails_do_not_tell_the_whole() -> None:
         ("nvpmodel_jp6_agx_orin", "MAXN"),
     ],
 )
-def test_the_power_mode_is_read(name: str, mode: str) -> None:
-    assert parse_power_mode(_recorded(name)) == mode
+def test_the_power_mode_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: str) -> None:
+    _on_path(tmp_path, monkeypatch, "nvpmodel", [f'test "$1" = -q && cat {RECORDED / name}.txt'])
+    assert read_power_mode() == mode
 
 
-def test_no_power_mode_in_other_text() -> None:
-    assert parse_power_mode("NVPM ERROR: optMask is 1, no request for power mode\n") is None
-
-
-def test_nvpmodel_is_asked_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _on_path(tmp_path, monkeypatch, "nvpmodel", ['test "$1" = -q && echo "NV Power Mode: 30W" && echo 2'])
-    assert read_power_mode() == "30W"
+def test_no_power_mode_in_other_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _on_path(tmp_path, monkeypatch, "nvpmodel", ["echo 'NVPM ERROR: optMask is 1, no request for power mode'"])
+    assert read_power_mode() is None
 
 
 def test_no_nvpmodel_is_no_power_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 import time
-from threading import Event, Timer
 
 import numpy as np
 import pytest
@@ -42,7 +41,7 @@ def test_streams_do_not_agree_on_when_to_begin() -> None:
 
 def test_a_light_load_is_carried() -> None:
     demand = Demand(rate_hz=20.0, deadline_ms=900.0, servers=2)
-    level = offer_load(time.sleep, [0.001], streams=3, demand=demand, duration_s=0.5, stop=Event()).level
+    level = offer_load(time.sleep, [0.001], streams=3, demand=demand, duration_s=0.5).level
     assert level.carried
     assert level.missed == 0
     assert level.answered == level.due
@@ -53,7 +52,7 @@ def test_more_than_the_servers_can_do_is_not_carried_and_is_given_up() -> None:
     # One server, 10 ms each: 100 a second, and 1000 come due.
     demand = Demand(rate_hz=100.0, deadline_ms=20.0, servers=1)
     begin = time.monotonic()
-    level = offer_load(time.sleep, [0.01], streams=10, demand=demand, duration_s=0.3, stop=Event()).level
+    level = offer_load(time.sleep, [0.01], streams=10, demand=demand, duration_s=0.3).level
     assert time.monotonic() - begin < 5
     assert not level.carried
     assert level.answered < level.due
@@ -63,7 +62,7 @@ def test_more_than_the_servers_can_do_is_not_carried_and_is_given_up() -> None:
 def test_a_response_counts_from_the_moment_a_window_came_due() -> None:
     # Two windows due at nearly the same time, one server: the second waits for the first.
     demand = Demand(rate_hz=1.0, deadline_ms=1000.0, servers=1)
-    level = offer_load(time.sleep, [0.05], streams=8, demand=demand, duration_s=1.0, stop=Event()).level
+    level = offer_load(time.sleep, [0.05], streams=8, demand=demand, duration_s=1.0).level
     due_ms = schedule_ns(8, rate_hz=1.0, duration_s=1.0) / 1e6
     closest_ms = np.diff(due_ms).min()
     assert closest_ms < 45
@@ -83,14 +82,14 @@ def test_servers_answer_at_the_same_time() -> None:
             inside -= 1
 
     demand = Demand(rate_hz=100.0, deadline_ms=1000.0, servers=3)
-    offer_load(call, [None], streams=4, demand=demand, duration_s=0.2, stop=Event())
+    offer_load(call, [None], streams=4, demand=demand, duration_s=0.2)
     assert most == 3
 
 
 def test_a_backlog_that_grows_is_not_carried_however_late_the_deadline() -> None:
     # One server, 10 ms each: 100 a second, and 120 come due. After half a second the wait is 0.1 s of 10 allowed.
     demand = Demand(rate_hz=20.0, deadline_ms=10_000.0, servers=1)
-    level = offer_load(time.sleep, [0.01], streams=6, demand=demand, duration_s=0.5, stop=Event()).level
+    level = offer_load(time.sleep, [0.01], streams=6, demand=demand, duration_s=0.5).level
     assert level.missed == 0
     assert not level.carried
 
@@ -108,16 +107,7 @@ def test_an_error_in_a_server_is_raised() -> None:
 
     demand = Demand(rate_hz=100.0, deadline_ms=10.0, servers=2)
     with pytest.raises(OSError, match="no sensor"):
-        offer_load(call, [None], streams=1, demand=demand, duration_s=0.1, stop=Event())
-
-
-def test_stop_ends_a_load() -> None:
-    stop = Event()
-    Timer(0.1, stop.set).start()
-    demand = Demand(rate_hz=50.0, deadline_ms=1000.0, servers=1)
-    begin = time.monotonic()
-    offer_load(time.sleep, [0.001], streams=2, demand=demand, duration_s=60.0, stop=stop)
-    assert time.monotonic() - begin < 10
+        offer_load(call, [None], streams=1, demand=demand, duration_s=0.1)
 
 
 @given(st.integers(0, 30_000), st.integers(1, 50_000))
@@ -140,14 +130,7 @@ def test_capacity_of_a_call_of_known_length(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(load, "MIN_PROBE_ARRIVALS", 20)
     # 5 ms on one server: 200 a second, so at most 10 streams of 20 a second.
     demand = Demand(rate_hz=20.0, deadline_ms=50.0, servers=1)
-    streams, levels = find_capacity(time.sleep, [0.005], demand=demand, stop=Event())
+    streams, levels = find_capacity(time.sleep, [0.005], demand=demand)
     assert streams <= 10
     assert all(level.streams <= 10 for level in levels if level.carried and level.due > 60)
     assert any(not level.carried for level in levels)
-
-
-def test_capacity_stops_when_asked() -> None:
-    stop = Event()
-    stop.set()
-    demand = Demand(rate_hz=1.0, deadline_ms=1.0, servers=1)
-    assert find_capacity(time.sleep, [0.001], demand=demand, stop=stop) == (0, ())

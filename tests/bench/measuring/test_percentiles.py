@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_bench.measuring.percentiles import (
-    CONFIDENCE,
-    QUANTILES,
-    percentile,
-    sample_floor,
-    summarise,
-    upper_bound_rank,
-)
+from mmkd_bench.measuring.timing import CONFIDENCE, QUANTILES, percentile, sample_floor, summarise, upper_bound_rank
 
 LATENCIES = st.lists(st.integers(min_value=1, max_value=10**12), min_size=64, max_size=400)
 

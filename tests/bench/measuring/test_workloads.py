@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from threading import Event
@@ -11,16 +11,17 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_bench.measuring.jobs import Demand, LoadJob, OverheadJob
+from mmkd_bench.measuring.launch import Workload, stream_workload, window_workload
 from mmkd_bench.measuring.load import do_load_job
 from mmkd_bench.measuring.opening import Choice, open_predictor, raw_windows
-from mmkd_bench.measuring.workloads import Workload, stream_workload, window_workload
+from mmkd_bench.measuring.turns import time_predict
 from mmkd_bench.run import check_settings, measure_bundle
-from mmkd_bench.show.text import fact_rows, subject_text
-from mmkd_bench.turns.pairs import time_predict
+from mmkd_bench.text import fact_rows, subject_text
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_report.schema.bench import STAGES, BenchReport, ProcessStart, Settings
+from mmkd_report.schema.bench import STAGES, Settings
+from tests.bench.made import make_launch, make_report
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +134,9 @@ def test_a_bundle_of_several_students_is_loaded_and_compared(several_bundle: Pat
         search_s=1.0,
         warm_up_limit_s=0.05,
     )
-    served = do_load_job(job, stop=Event())
-    assert served is not None
-    assert served[0].levels[0].answered == 8
+    assert do_load_job(job)[0].levels[0].answered == 8
     overhead = OverheadJob(bundle=choice.bundle, threads=1, repeats=1, duration_s=0.05, reference=None)
-    assert time_predict(overhead, stop=Event()) is not None
+    assert time_predict(overhead).count >= 20
 
 
 def test_a_batch_counts_every_window(bundle: Path) -> None:
@@ -160,10 +159,8 @@ def test_every_sample_is_in_the_histogram(bundle: Path) -> None:
     assert result.histogram.edges_us[-1] >= result.latency.max_us
 
 
-def test_gpu_memory_that_is_not_measured_has_its_reason(
-    launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]
-) -> None:
-    report = report_of([launch_of()] * 5)
+def test_gpu_memory_that_is_not_measured_has_its_reason() -> None:
+    report = make_report([make_launch()] * 5)
     told = msgspec.structs.replace(report.result, gpu_note="nvidia-smi is not installed")
     rows = dict(fact_rows(msgspec.structs.replace(report, result=told)))
     assert rows["GPU memory"] == "not measured: nvidia-smi is not installed"

@@ -13,7 +13,6 @@ import pytest
 from mmkd_edge import Bundle
 from mmkd_edge.bundle.manifest import member_files
 from mmkd_export.commands.inspect import main
-from mmkd_export.inspect.bill import make_bill
 from mmkd_export.pipeline import ExportResult
 
 ROOT = Path(__file__).parents[3]
@@ -46,10 +45,6 @@ def test_the_bill_names_every_member_every_maker_and_what_runs_it(
     refs = [one["bom-ref"] for one in bill["components"]]
     assert bill["dependencies"] == [{"ref": whole["bom-ref"], "dependsOn": refs}]
     assert len(set(refs)) == len(refs)
-
-
-def test_the_same_bundle_has_the_same_bill(exported: ExportResult) -> None:
-    assert make_bill(exported.path) == make_bill(exported.path)
 
 
 def test_without_pip_audit_the_audit_says_that_it_did_nothing(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mmkd_export.pipeline import ExportResult
 from mmkd_export.verify.windows import RULE
 from mmkd_models.evaluation.confidence import SAME_GROUPS, reliability_text
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.export.students import make_student
 
 STEPS = "1/4 read the checkpoint\n2/4 convert it to ONNX\n3/4 compare with torch\n4/4 write the bundle\n"
 
@@ -30,6 +31,9 @@ class Done:
     stderr: str
 
 
+Run = Callable[..., Done]
+
+
 @pytest.fixture(autouse=True)
 def _onnx_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The output does not depend on whether the converter of `.tflite` and a C compiler are installed."""
@@ -38,7 +42,7 @@ def _onnx_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command in this process: torch takes seconds to import in another."""
 
     def run(*arguments: object) -> Done:
@@ -52,7 +56,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_command_shows_its_steps_and_the_result(
-    run: Callable[..., Done], student_file: Path, exported: ExportResult, tmp_path: Path
+    run: Run, student_file: Path, exported: ExportResult, tmp_path: Path
 ):
     output = tmp_path / "my student.edge"
     done = run(student_file, "-o", output)
@@ -97,11 +101,9 @@ def test_json_is_one_document_and_another_process_gives_the_same_bundle(
     }
 
 
-def test_int8_without_windows_is_a_usage_error(
-    run: Callable[..., Done], build_student: Callable[..., StudentCheckpoint], tmp_path: Path
-):
+def test_int8_without_windows_is_a_usage_error(run: Run, tmp_path: Path):
     path = tmp_path / "s.ckpt"
-    write_student(path, build_student(windows=None))
+    write_student(path, make_student(windows=None))
     done = run(path, "--precision", "int8")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == (
@@ -111,10 +113,8 @@ def test_int8_without_windows_is_a_usage_error(
     assert [file.name for file in tmp_path.iterdir()] == ["s.ckpt"]
 
 
-def test_without_windows_the_command_says_that_they_are_synthetic(
-    run: Callable[..., Done], build_student: Callable[..., StudentCheckpoint], tmp_path: Path
-):
-    write_student(tmp_path / "s.ckpt", build_student(windows=None))
+def test_without_windows_the_command_says_that_they_are_synthetic(run: Run, tmp_path: Path):
+    write_student(tmp_path / "s.ckpt", make_student(windows=None))
     done = run(tmp_path / "s.ckpt")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-3:-1] == [
@@ -128,7 +128,7 @@ def test_without_windows_the_command_says_that_they_are_synthetic(
 
 @pytest.mark.parametrize("factor", [9.81, 0.01])
 def test_calibration_windows_far_from_the_training_end_with_4(
-    run: Callable[..., Done], student: StudentCheckpoint, student_file: Path, tmp_path: Path, factor: float
+    run: Run, student: StudentCheckpoint, student_file: Path, tmp_path: Path, factor: float
 ):
     np.savez(tmp_path / "other_unit.npz", x_acc=student.carried.windows * factor)
     done = run(
@@ -148,7 +148,7 @@ def test_calibration_windows_far_from_the_training_end_with_4(
     assert [file.name for file in tmp_path.iterdir()] == ["other_unit.npz"]
 
 
-def test_a_damaged_checkpoint_ends_with_its_exit_code(run: Callable[..., Done], student_file: Path, tmp_path: Path):
+def test_a_damaged_checkpoint_ends_with_its_exit_code(run: Run, student_file: Path, tmp_path: Path):
     path = tmp_path / "s.ckpt"
     path.write_bytes(student_file.read_bytes()[:-100])
     done = run(path)
@@ -159,9 +159,7 @@ def test_a_damaged_checkpoint_ends_with_its_exit_code(run: Callable[..., Done], 
     )
 
 
-def test_a_checkpoint_altered_after_training_is_not_exported(
-    run: Callable[..., Done], student_file: Path, tmp_path: Path
-):
+def test_a_checkpoint_altered_after_training_is_not_exported(run: Run, student_file: Path, tmp_path: Path):
     path = tmp_path / "s.ckpt"
     with safe_open(student_file, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -174,7 +172,7 @@ def test_a_checkpoint_altered_after_training_is_not_exported(
     assert [file.name for file in tmp_path.iterdir()] == ["s.ckpt"]
 
 
-def test_an_unknown_option_is_a_usage_error(run: Callable[..., Done], student_file: Path):
+def test_an_unknown_option_is_a_usage_error(run: Run, student_file: Path):
     done = run(student_file, "--no-such-option")
     assert done.returncode == 2
     assert "--no-such-option" in done.stderr
@@ -194,7 +192,7 @@ def test_a_plan_is_refused_before_torch_is_imported(tmp_path: Path):
     assert f"{tmp_path}: expected the name of a file, got a directory" in done.stderr
 
 
-def test_the_table_of_platforms_can_be_shown(run: Callable[..., Done]):
+def test_the_table_of_platforms_can_be_shown(run: Run):
     done = run("--list-targets")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")] == [
@@ -215,7 +213,7 @@ def test_the_table_of_platforms_can_be_shown(run: Callable[..., Done]):
     assert [row["name"] for row in document["targets"]] == ["onnx", "openvino", "native", "litert", "c", "trt"]
 
 
-def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Callable[..., Done], student_file: Path, tmp_path: Path):
+def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Run, student_file: Path, tmp_path: Path):
     output = tmp_path / "s.edge"
     done = run(student_file, "-o", output, "--target", "trt", "--platform", "jp7", "--precision", "auto", "--dry-run")
     assert done.returncode == 0
@@ -244,12 +242,12 @@ def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Callable[..., Done], 
         (["--json"], "expected a checkpoint or a bundle to export, got none; name it, or see --help"),
     ],
 )
-def test_an_argument_that_does_not_exist_is_named(run: Callable[..., Done], arguments: list[str], message: str):
+def test_an_argument_that_does_not_exist_is_named(run: Run, arguments: list[str], message: str):
     done = run(*arguments)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mmkd-export: {message}\n")
 
 
-def test_lower_precision_is_shown_with_its_gate(run: Callable[..., Done], student_file: Path, tmp_path: Path):
+def test_lower_precision_is_shown_with_its_gate(run: Run, student_file: Path, tmp_path: Path):
     done = run(
         student_file, "-o", tmp_path / "s.edge", "--precision", "int8", "--accept-unjudged", "--platform", "jp6.2"
     )

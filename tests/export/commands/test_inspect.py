@@ -17,7 +17,7 @@ import torch
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import member_files
-from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
+from mmkd_edge.errors import ArtifactError, CheckpointError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.commands.inspect import main
 from mmkd_export.inspect.files import differences, inspect_file
@@ -36,9 +36,11 @@ from mmkd_models.training.checkpoint import (
 )
 from mmkd_report.schema.export import EngineSidecar
 
+Run = Callable[..., tuple[object, str, str]]
+
 
 @pytest.fixture
-def run(ran: Callable[..., tuple[object, str, str]]) -> Callable[..., tuple[object, str, str]]:
+def run(ran: Run) -> Run:
     return partial(ran, main, "mmkd-inspect")
 
 
@@ -131,9 +133,7 @@ def test_a_truncated_checkpoint_is_found(student_file: Path, tmp_path: Path):
     )
 
 
-def test_a_checkpoint_altered_after_training_is_not_shown(
-    run: Callable[..., tuple[object, str, str]], student_file: Path, tmp_path: Path
-):
+def test_a_checkpoint_altered_after_training_is_not_shown(run: Run, student_file: Path, tmp_path: Path):
     data = bytearray(student_file.read_bytes())
     data[-1] ^= 1
     path = tmp_path / "s.ckpt"
@@ -146,24 +146,13 @@ def test_a_checkpoint_altered_after_training_is_not_shown(
     assert "its tensors or its metadata were altered after training" in err
 
 
-def test_a_checkpoint_without_its_hash_is_not_shown(
-    run: Callable[..., tuple[object, str, str]], student_file: Path, tmp_path: Path
-):
+def test_a_checkpoint_without_its_hash_is_not_shown(run: Run, student_file: Path, tmp_path: Path):
     data = student_file.read_bytes()
     path = tmp_path / "s.ckpt"
     path.write_bytes(data.replace(b'"content_sha256"', b'"content_SHA256"'))
     code, out, err = run(path)
     assert (code, out) == (6, "")
     assert "expected a checkpoint with the SHA-256 of its content" in err
-
-
-def test_a_damaged_bundle_is_refused(exported: ExportResult, tmp_path: Path):
-    path = tmp_path / "s.edge"
-    data = bytearray(exported.path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(BundleError, match="damaged or changed"):
-        inspect_file(path)
 
 
 def test_another_file_is_of_no_known_kind(tmp_path: Path):
@@ -184,7 +173,7 @@ def test_differences_name_both_values():
     }
 
 
-def test_the_command_shows_facts_and_the_next_step(run: Callable[..., tuple[object, str, str]], exported: ExportResult):
+def test_the_command_shows_facts_and_the_next_step(run: Run, exported: ExportResult):
     code, out, err = run(exported.path)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -194,17 +183,13 @@ def test_the_command_shows_facts_and_the_next_step(run: Callable[..., tuple[obje
     assert document == inspect_file(exported.path)
 
 
-def test_the_command_runs_the_self_test(run: Callable[..., tuple[object, str, str]], exported: ExportResult):
+def test_the_command_runs_the_self_test(run: Run, exported: ExportResult):
     facts = json.loads(run(exported.path, "--selftest", "--json")[1])
     assert facts["selftest.fp32"].startswith("12 windows within ")
 
 
 def test_the_self_test_runs_on_a_gpu_too(
-    run: Callable[..., tuple[object, str, str]],
-    exported: ExportResult,
-    gpu_double: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    run: Run, exported: ExportResult, gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     gpu_double.install(monkeypatch, tmp_path)
     facts = json.loads(run(exported.path, "--selftest", "--json")[1])
@@ -213,9 +198,7 @@ def test_the_self_test_runs_on_a_gpu_too(
     assert facts["selftest.fp32.trt"].endswith("in tensorrt 10.3.0 on Double")
 
 
-def test_the_command_compares_two_files(
-    run: Callable[..., tuple[object, str, str]], exported: ExportResult, student_file: Path, tmp_path: Path
-):
+def test_the_command_compares_two_files(run: Run, exported: ExportResult, student_file: Path, tmp_path: Path):
     copy = Path(shutil.copy(exported.path, tmp_path / "copy.edge"))
     assert run(exported.path, copy)[1] == "the same\n"
     lines = run(exported.path, student_file)[1].splitlines()
@@ -227,9 +210,7 @@ def test_the_command_compares_two_files(
     assert lines[-1].endswith("facts differ")
 
 
-def test_the_command_says_how_two_bundles_differ(
-    run: Callable[..., tuple[object, str, str]], exported: ExportResult, tmp_path: Path
-):
+def test_the_command_says_how_two_bundles_differ(run: Run, exported: ExportResult, tmp_path: Path):
     other = tmp_path / "other.edge"
     with Bundle.open(exported.path) as bundle:
         members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
@@ -254,7 +235,7 @@ def test_the_command_says_how_two_bundles_differ(
     }
 
 
-def test_a_missing_file_ends_with_2(run: Callable[..., tuple[object, str, str]], tmp_path: Path):
+def test_a_missing_file_ends_with_2(run: Run, tmp_path: Path):
     code, out, err = run(tmp_path / "absent.edge")
     assert (code, out) == (2, "")
     assert err == (
@@ -276,9 +257,7 @@ def test_nothing_but_the_runtime_is_needed(exported: ExportResult, student_file:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_a_file_says_cannot_forge_rows_or_repaint_the_terminal(
-    run: Callable[..., tuple[object, str, str]], engine: Path
-) -> None:
+def test_what_a_file_says_cannot_forge_rows_or_repaint_the_terminal(run: Run, engine: Path) -> None:
     sidecar = engine.with_name(f"{engine.name}.json")
     document = json.loads(sidecar.read_text())
     document["model_id"] = "\x1b[2Jtoy\nkind  bundle, every byte verified"
@@ -291,7 +270,7 @@ def test_what_a_file_says_cannot_forge_rows_or_repaint_the_terminal(
     assert sum(line.startswith("kind") for line in out.splitlines()) == 1
 
 
-def test_the_members_of_a_committee_are_listed(run: Callable[..., tuple[object, str, str]], tmp_path: Path) -> None:
+def test_the_members_of_a_committee_are_listed(run: Run, tmp_path: Path) -> None:
     """As a reader without torch sees them: from the metadata alone."""
     path, modality = tmp_path / "teacher.ckpt", ModalitySpec(name="acc", channels=("x",), rate_hz=20.0, samples=40)
     config, task = teacher_config("tiny"), TaskSpec(labels=("idle", "worn"))

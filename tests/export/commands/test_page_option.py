@@ -13,17 +13,15 @@ import pytest
 from mmkd_export.commands.export import main
 from mmkd_report import render_export
 
-Ran = tuple[object, str, str]
+Run = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
-def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
+def run(ran: Run) -> Run:
     return partial(ran, main, "mmkd-export")
 
 
-def test_the_page_is_made_from_the_document_that_json_prints(
-    run: Callable[..., Ran], student_file: Path, tmp_path: Path
-):
+def test_the_page_is_made_from_the_document_that_json_prints(run: Run, student_file: Path, tmp_path: Path):
     page = tmp_path / "export.html"
     code, out, _ = run(
         student_file,
@@ -45,16 +43,14 @@ def test_the_page_is_made_from_the_document_that_json_prints(
         assert layer["layer"].rpartition(".")[2] in html
 
 
-def test_the_last_line_names_the_page(run: Callable[..., Ran], student_file: Path, tmp_path: Path):
+def test_the_last_line_names_the_page(run: Run, student_file: Path, tmp_path: Path):
     bundle, page = tmp_path / "s.edge", tmp_path / "export.html"
     code, out, _ = run(student_file, "-o", bundle, "--page", page)
     assert code == 0
     assert out.splitlines()[-1] == f"wrote {bundle}, {page}; next: mmkd-bench run {bundle}"
 
 
-def test_a_page_that_cannot_be_written_ends_the_command_before_the_export(
-    run: Callable[..., Ran], student_file: Path, tmp_path: Path
-):
+def test_a_page_that_cannot_be_written_ends_the_command_before_the_export(run: Run, student_file: Path, tmp_path: Path):
     bundle = tmp_path / "s.edge"
     (tmp_path / "folder.html").mkdir()
     for page, problem in {
@@ -67,7 +63,7 @@ def test_a_page_that_cannot_be_written_ends_the_command_before_the_export(
 
 
 def test_without_jinja2_the_message_names_the_extra(
-    run: Callable[..., Ran], student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     code, out, err = run(student_file, "-o", tmp_path / "s.edge", "--page", tmp_path / "p.html")

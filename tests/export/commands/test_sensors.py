@@ -21,7 +21,7 @@ from mmkd_report.schema.demo import DemoDocument
 
 pytest.importorskip("sklearn")
 
-Ran = tuple[object, str, str]
+Run = Callable[..., tuple[object, str, str]]
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
 GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20)
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=5.0, samples=10)
@@ -49,13 +49,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture
-def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
+def run(ran: Run) -> Run:
     return partial(ran, evaluate_main, "mmkd-evaluate")
 
 
 @pytest.mark.slow
 def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_goes_on(
-    run: Callable[..., Ran], data: Dataset, tmp_path: Path
+    run: Run, data: Dataset, tmp_path: Path
 ) -> None:
     pytest.importorskip("aeon")
     out, cost = tmp_path / "sensors", tmp_path / "cost.toml"
@@ -135,9 +135,7 @@ def test_two_sensors_have_no_pair_beside_their_teacher(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_camera_and_a_microphone_are_chosen_among_on_the_words_that_are_shipped(
-    run: Callable[..., Ran], tmp_path: Path
-) -> None:
+def test_a_camera_and_a_microphone_are_chosen_among_on_the_words_that_are_shipped(run: Run, tmp_path: Path) -> None:
     line = ("--sensors", "grid_words", *QUICK, "--teacher", "tiny", "--modality", "lips", "--workers", 1, "--pairs")
     code, text, err = run(*line, "-o", tmp_path / "out", "--json")
     assert code == 0, err
@@ -150,7 +148,7 @@ def test_a_camera_and_a_microphone_are_chosen_among_on_the_words_that_are_shippe
 
 
 @pytest.mark.slow
-def test_two_workers_find_what_one_finds(run: Callable[..., Ran], data: Dataset, tmp_path: Path) -> None:
+def test_two_workers_find_what_one_finds(run: Run, data: Dataset, tmp_path: Path) -> None:
     found = []
     for workers in (1, 2):
         out = tmp_path / str(workers)
@@ -164,7 +162,7 @@ def test_two_workers_find_what_one_finds(run: Callable[..., Ran], data: Dataset,
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_tasks_of_ray_find_what_this_process_finds(
-    run: Callable[..., Ran], data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="needs pip install 'mmkd-edge[ray]'")
     monkeypatch.chdir(data.path.parent)  # relative paths hold for tasks too
@@ -179,7 +177,7 @@ def test_tasks_of_ray_find_what_this_process_finds(
 
 @pytest.mark.slow
 def test_latency_is_measured_of_the_exported_student_beside_its_teacher(
-    run: Callable[..., Ran], data: Dataset, tmp_path: Path
+    run: Run, data: Dataset, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnxruntime")
     line = ("--sensors", data.path, *QUICK[:-1], "--duration-s", 0.2, "--workers", 1, "-o", tmp_path / "out", "--json")
@@ -189,7 +187,7 @@ def test_latency_is_measured_of_the_exported_student_beside_its_teacher(
 
 
 def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(
-    run: Callable[..., Ran], data: Dataset, tmp_path: Path
+    run: Run, data: Dataset, tmp_path: Path
 ) -> None:
     out = ("-o", tmp_path / "out")
 
@@ -232,7 +230,7 @@ def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(
 
 @pytest.mark.slow
 def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(
-    run: Callable[..., Ran], data: Dataset, tmp_path: Path
+    run: Run, data: Dataset, tmp_path: Path
 ) -> None:
     line = ("--sensors", data.path, *QUICK, "--modality", "temp", "--workers", 1, "--json")
     code, _, err = run(*line, "-o", tmp_path / "out")
@@ -245,7 +243,7 @@ def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(
     assert "temp: fault: noise" in err.splitlines()
 
 
-def test_an_executor_that_there_is_not_is_refused(run: Callable[..., Ran], data: Dataset, tmp_path: Path) -> None:
+def test_an_executor_that_there_is_not_is_refused(run: Run, data: Dataset, tmp_path: Path) -> None:
     wanted = "--executor: expected one of local, ray, got 'cloud'; choose one of them"
     line = ("--sensors", data.path, "--executor", "cloud", "-o", tmp_path / "out")
     assert run(*line) == (2, "", f"mmkd-evaluate: {wanted}\n")

@@ -49,6 +49,9 @@ LABELS = ("idle", "ok", "worn")
 TIMES_MS = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
 TIMES = LatencyPercentiles(**TIMES_MS)
 SPLITS = ("train", "valid", "test")
+Killed = tuple[Path, list[str], dict[Path, bytes]]
+Fold = tuple[Comparison, FoldResult]
+Measured = tuple[DemoDocument, list[tuple[Path, Path | None]]]
 
 
 def split_of(groups: range, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
@@ -142,7 +145,7 @@ def test_a_demo_that_would_tear_windows_apart_is_refused_before_anything_is_trai
 
 
 @pytest.fixture(scope="module")
-def killed(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[Path, bytes]]:
+def killed(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     """A folder in which `kill -9` ended a run before the first student; what it had said, and its files."""
     folder = tmp_path_factory.mktemp("demo")
     said = []
@@ -158,9 +161,7 @@ def killed(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 
 @pytest.fixture(scope="module")
-def first(
-    tiny: Dataset, killed: tuple[Path, list[str], dict[Path, bytes]]
-) -> tuple[Path, subprocess.CompletedProcess[str], dict[str, Any]]:
+def first(tiny: Dataset, killed: Killed) -> tuple[Path, subprocess.CompletedProcess[str], dict[str, Any]]:
     """The same command again, which continues, in two processes: its folder, its process, its document."""
     folder, _, _ = killed
     ended = run(tiny, "--seeds", "2", "--json", "--workers", "2", cwd=folder)
@@ -176,7 +177,7 @@ def trained(stderr: str) -> list[str]:
     return [line.split(": step")[0] for line in stderr.splitlines() if ": step" in line]
 
 
-def test_a_killed_run_continues_where_it_was(killed: tuple[Path, list[str], dict[Path, bytes]], first: First) -> None:
+def test_a_killed_run_continues_where_it_was(killed: Killed, first: First) -> None:
     folder, said, files = killed
     assert sorted(path.relative_to(folder).as_posix().rpartition("-")[0] for path in files) == [
         f"demo/{name}-seed{seed}" for name in ("teachers/small", "trials/none-acc-tiny-0.002") for seed in (0, 1)
@@ -230,22 +231,6 @@ def test_the_document_has_every_figure(first: First) -> None:
     assert is_gain(document["mean_gain_points"])
     assert document["report"] == "demo/report.html"
     assert document["benchmark"]["bundle"] == "demo/student.edge"
-
-
-def test_the_page_is_one_small_file_that_asks_for_nothing(first: First) -> None:
-    page = (first[0] / "demo" / "report.html").read_text()
-    assert len(page.encode()) < 1_000_000
-    assert "http://" not in page.replace("http://www.w3.org/", "")
-    assert "<script" not in page
-    assert "line 3" in page
-
-
-def test_every_student_answers_in_the_runtime(tiny: Dataset, first: First) -> None:
-    folder, _, document = first
-    windows = tiny.split("test").take(np.arange(3))
-    for bundle in (document["students"]["acc"]["bundle"], "demo/student.edge"):
-        with EdgePredictor.open(folder / bundle) as predictor:
-            assert predictor.predict(windows["acc"][0]).label in LABELS
 
 
 def test_progress_is_on_stderr_and_the_result_alone_on_stdout(first: First) -> None:
@@ -448,7 +433,7 @@ THERMOMETER = ComparisonConfig(
 
 
 @pytest.fixture(scope="module")
-def thermometer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, FoldResult]:
+def thermometer(tmp_path_factory: pytest.TempPathFactory) -> Fold:
     """A finished fold of a dataset with one modality, normalised per group, too short for MiniRocket."""
     folder = tmp_path_factory.mktemp("thermometer")
     dataset = dataset_of(folder / "data", TEMP)
@@ -464,11 +449,8 @@ def fold_of(comparison: Comparison) -> FoldResult:
 
 
 def measured_by(
-    comparison: Comparison,
-    fold: FoldResult,
-    *,
-    say: Callable[[str], None] = lambda line: None,
-) -> tuple[DemoDocument, list[tuple[Path, Path | None]]]:
+    comparison: Comparison, fold: FoldResult, *, say: Callable[[str], None] = lambda line: None
+) -> Measured:
     """The document of a fold with fixed times, and which bundle and reference were benchmarked."""
     asked: list[tuple[Path, Path | None]] = []
 
@@ -485,13 +467,11 @@ def same_times(teacher: Path, student: Path) -> PairLatency:
 
 
 @pytest.fixture(scope="module")
-def measured(thermometer: tuple[Comparison, FoldResult]) -> tuple[DemoDocument, list[tuple[Path, Path | None]]]:
+def measured(thermometer: Fold) -> Measured:
     return measured_by(*thermometer)
 
 
-def test_a_student_that_is_normalised_per_group_comes_with_a_reference(
-    thermometer: tuple[Comparison, FoldResult], measured: tuple[DemoDocument, list[tuple[Path, Path | None]]]
-) -> None:
+def test_a_student_that_is_normalised_per_group_comes_with_a_reference(thermometer: Fold, measured: Measured) -> None:
     comparison, fold = thermometer
     dataset, folder = comparison.dataset, comparison.out
     found, asked = measured
@@ -516,9 +496,7 @@ def split_window(dataset: Dataset, row: int) -> NDArray[np.float32]:
     raise AssertionError
 
 
-def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(
-    thermometer: tuple[Comparison, FoldResult], measured: tuple[DemoDocument, list[tuple[Path, Path | None]]]
-) -> None:
+def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(thermometer: Fold, measured: Measured) -> None:
     folder, document = thermometer[0].out, msgspec.to_builtins(measured[0])
     assert "attention" not in document["students"]["temp"]
     assert document["students"]["temp"]["baseline"]["latency_ms"] == document["teacher"]["latency_ms"] == TIMES_MS
@@ -531,7 +509,7 @@ def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(
 
 
 def test_a_runtime_that_answers_otherwise_than_training_is_an_error(
-    thermometer: tuple[Comparison, FoldResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    thermometer: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comparison, fold = thermometer
     shutil.copytree(comparison.out, tmp_path, dirs_exist_ok=True)

@@ -162,15 +162,6 @@ def test_figures_and_gains_are_those_of_the_kept_networks(shown: dict[str, Shown
 
 
 @KINDS
-def test_a_finished_fold_is_read_and_not_trained_again(shown: dict[str, Shown], kind: str) -> None:
-    one = shown[kind]
-    before = {path: path.stat().st_mtime_ns for path in one.comparison.out.rglob("*.json")}
-    with Workers(1) as workers:
-        assert compare(one.comparison, [0], workers) == [one.fold]
-    assert {path: path.stat().st_mtime_ns for path in one.comparison.out.rglob("*.json")} == before
-
-
-@KINDS
 def test_the_page_says_what_the_figures_are(shown: dict[str, Shown], kind: str) -> None:
     page = render_demo(shown[kind].document)
     if kind == "regression":

@@ -4,7 +4,7 @@ import onnx
 import pytest
 
 from mmkd_edge.errors import UsageError
-from mmkd_export.graph.layers import after_first_layer, learnt_layers, select_layers
+from mmkd_export.graph.onnx_graph import after_first_layer, learnt_layers, select_layers
 
 ALL = ("Conv", "Gemm", "MatMul")
 

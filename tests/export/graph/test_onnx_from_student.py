@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from mmkd_export.verify.answers import answers_from_student
 from mmkd_models.networks.config import EncoderConfig, TeacherConfig
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint
+from tests.export.students import make_student
 
 
 def test_the_graph_has_the_promised_signature(student_graph: bytes):
@@ -68,12 +68,10 @@ def test_an_export_leaves_the_network_and_the_terminal_alone(student: StudentChe
 
 
 @pytest.mark.parametrize(("samples", "channels", "classes"), [(31, 1, 2), (200, 6, 3)])
-def test_other_window_sizes_export_too(
-    build_student: Callable[..., StudentCheckpoint], samples: int, channels: int, classes: int
-):
+def test_other_window_sizes_export_too(samples: int, channels: int, classes: int):
     modality = ModalitySpec(name="m", channels=tuple(f"c{n}" for n in range(channels)), rate_hz=1.0, samples=samples)
     task = TaskSpec(labels=tuple(f"k{n}" for n in range(classes)))
-    checkpoint = build_student(modality=modality, task=task, windows=2)
+    checkpoint = make_student(modality=modality, task=task, windows=2)
     session = onnxruntime.InferenceSession(onnx_from_student(checkpoint))
     values, present = prepare_batch(checkpoint.carried.windows[:1], modality)
     logits, _ = session.run(None, {"m": values, "m_present": present})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +20,15 @@ from mmkd_export.pipeline import ExportResult, export_several
 from mmkd_export.plan import export_plan
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import decode_report
+from tests.export.students import make_student
 
 GYRO = ModalitySpec(name="gyro", channels=("u", "v"), rate_hz=25.0, samples=32)
 
 
 @pytest.fixture(scope="module")
-def gyro_file(build_student: Callable[..., StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gyro_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gyro") / "gyro.ckpt"
-    write_student(path, build_student(modality=GYRO))
+    write_student(path, make_student(modality=GYRO))
     return path
 
 
@@ -79,9 +79,7 @@ def test_the_bundle_tells_of_all_its_students(both: Path) -> None:
     assert {"acc.window", "gyro.window", "checkpoint", "gyro.checkpoint"} <= set(facts)
 
 
-def test_students_that_cannot_stand_in_for_each_other_are_refused(
-    build_student: Callable[..., StudentCheckpoint], student_file: Path, tmp_path: Path
-) -> None:
+def test_students_that_cannot_stand_in_for_each_other_are_refused(student_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "both.edge"
     plan = export_plan(student_file, output=output)
     with pytest.raises(UsageError) as caught:
@@ -93,11 +91,9 @@ def test_students_that_cannot_stand_in_for_each_other_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_students_that_answer_something_else_are_refused(
-    build_student: Callable[..., StudentCheckpoint], student_file: Path, tmp_path: Path
-) -> None:
+def test_students_that_answer_something_else_are_refused(student_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.ckpt"
-    write_student(other, build_student(modality=GYRO, task=TaskSpec(labels=("sit", "stand"))))
+    write_student(other, make_student(modality=GYRO, task=TaskSpec(labels=("sit", "stand"))))
     output = tmp_path / "both.edge"
     plan = export_plan(student_file, output=output)
     with pytest.raises(UsageError) as caught:

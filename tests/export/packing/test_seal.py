@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from mmkd_export.commands.inspect import main as inspect
 from mmkd_export.packing.contents import join_bundles
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import Seal, export_plan
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
+from tests.export.students import make_student
 
 pytest.importorskip("cryptography")
 
@@ -67,11 +67,9 @@ def test_a_bundle_that_is_exported_again_keeps_its_number_and_is_signed_anew(
         assert (release_number(later.manifest), later.signatures) == (8, None)
 
 
-def test_several_students_are_sealed_together(
-    sealed: Path, key: Path, tmp_path: Path, build_student: Callable[..., StudentCheckpoint]
-) -> None:
-    modality = build_student().modality
-    write_student(tmp_path / "gyro.ckpt", build_student(modality=type(modality)(**_gyro(modality))))
+def test_several_students_are_sealed_together(sealed: Path, key: Path, tmp_path: Path) -> None:
+    modality = make_student().modality
+    write_student(tmp_path / "gyro.ckpt", make_student(modality=type(modality)(**_gyro(modality))))
     gyro = export(export_plan(tmp_path / "gyro.ckpt", output=tmp_path / "gyro.edge")).path
     join_bundles([sealed, gyro], tmp_path / "both.edge", seal=Seal(release=9, keys=(key,)))
     with Bundle.open(tmp_path / "both.edge") as bundle:

@@ -6,13 +6,14 @@ import onnx
 import pytest
 
 from mmkd_edge.backends.ort import OrtBackend
-from mmkd_export.graph.layers import learnt_layers, select_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student
+from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
 from mmkd_export.precision.make import Int8Graph, int8_graph
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend, graph_feeds
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_report.schema.export import GateResult
+from tests.export.students import make_student
 
 BLOCK = "encoder.blocks.0."
 
@@ -95,11 +96,9 @@ def test_sensitivity_is_measured_for_every_layer_and_sorted(search: Callable[...
     assert all(row.max_abs_error > 0 and row.divergence > 0 for row in found.sensitivity)
 
 
-def test_the_most_sensitive_layers_go_back_first(
-    search: Callable[..., Int8Graph], build_student: Callable[..., StudentCheckpoint]
-):
+def test_the_most_sensitive_layers_go_back_first(search: Callable[..., Int8Graph]):
     encoder = EncoderConfig(width=16, heads=2, depth=2, spectrum_bands=8)
-    deeper = build_student(config=StudentConfig(preset="toy", encoder=encoder), windows=3)
+    deeper = make_student(config=StudentConfig(preset="toy", encoder=encoder), windows=3)
     found = search(passing=0, graph=onnx_from_student(deeper))
     reverted = [attempt.remedy for attempt in found.attempts[3:]]
     inner = [row.layer for row in found.sensitivity if row.layer != "encoder.blocks.1.feedforward.down"]

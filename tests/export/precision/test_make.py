@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import ArtifactParity, ArtifactReport, BackendRun, LeftOutArtifact, TensorParity
+from tests.export.students import make_windows
 
 
 def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed: ExportResult):
@@ -150,10 +150,8 @@ def test_a_gate_that_no_remedy_passes_ends_the_export(
     assert windows.judged_by.startswith("windows of undecided.npz")
 
 
-def test_int8_without_windows_to_calibrate_is_refused(
-    student: StudentCheckpoint, build_windows: Callable[..., object], tmp_path: Path
-):
-    carried = build_windows(student.modality, student.task, count=1)
+def test_int8_without_windows_to_calibrate_is_refused(student: StudentCheckpoint, tmp_path: Path):
+    carried = make_windows(student.modality, student.task, count=1)
     write_student(tmp_path / "s.ckpt", replace(student, carried=carried))  # type: ignore[arg-type]
     with pytest.raises(UsageError) as error:
         export(
@@ -248,7 +246,7 @@ def test_auto_holds_every_artifact_against_fp32_of_its_own_format():
 def test_what_auto_leaves_out_as_too_slow_is_reported_with_its_latency(
     student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("mmkd_export.precision.speed.LEAST_SPEEDUP", 1000.0)
+    monkeypatch.setattr("mmkd_export.precision.speed.MIN_SPEEDUP", 1000.0)
     result = export(
         ExportPlan(
             source=student_file,

@@ -19,8 +19,8 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import CheckpointError, GateError, UnavailableError, UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.graph.layers import LEARNT_OPS, learnt_layers, learnt_ranges, select_layers
 from mmkd_export.graph.onnx_from_student import onnx_from_student, practised_layers
+from mmkd_export.graph.onnx_graph import LEARNT_OPS, learnt_layers, learnt_ranges, select_layers
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.qdq import quantised_graph

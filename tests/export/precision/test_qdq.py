@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_export.graph.calibration import clipping_range, tensor_magnitudes
-from mmkd_export.graph.layers import learnt_layers, select_layers
+from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
 from mmkd_export.precision.qdq import quantised_graph, quantised_weights, weight_scales
 from mmkd_models.training.checkpoint import StudentCheckpoint
 

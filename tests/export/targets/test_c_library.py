@@ -23,7 +23,8 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
+from tests.export.students import make_student
 from tests.export.test_novelty import with_seen
 
 ACC = ModalitySpec(name="acc", channels=("x", "y'", "z\u00e4"), rate_hz=50.0, samples=61, range=(-6.5, 6.5), unit="g")
@@ -33,7 +34,6 @@ CONDITIONS = ("ok", "degraded", "unknown", "stale", "warming_up", "invalid")
 ROOT = Path(__file__).parents[3]
 EXAMPLES, FUZZED = ROOT / "examples" / "c", ROOT / "benchmarks" / "checks" / "fuzzing" / "native.c"
 OK, DAMAGED, NO_FILE, MISUSE = 0, 1, 4, 5
-Build = Callable[..., StudentCheckpoint]
 
 
 class Options(ctypes.Structure):
@@ -153,7 +153,7 @@ def program() -> Iterator[Callable[..., Program]]:
 
 
 @pytest.fixture(scope="module")
-def bundles(build_student: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("c")
     kinds: dict[str, dict[str, Any]] = {
         "windows": {"config": StudentConfig(preset="toy", encoder=WHOLE)},
@@ -161,7 +161,7 @@ def bundles(build_student: Build, tmp_path_factory: pytest.TempPathFactory) -> d
     }
     paths = {}
     for name, options in kinds.items():
-        write_student(folder / f"{name}.ckpt", with_seen(build_student(modality=ACC, windows=24, **options)))
+        write_student(folder / f"{name}.ckpt", with_seen(make_student(modality=ACC, windows=24, **options)))
         plan = ExportPlan(source=folder / f"{name}.ckpt", output=folder / f"{name}.edge", targets=("native",))
         paths[name] = export(plan).path
     return paths
@@ -252,11 +252,9 @@ def EdgePredictorStream(path: Path, rows: np.ndarray) -> Prediction:  # noqa: N8
         return predictor.stream(hop=16).push(rows)[0]
 
 
-def test_a_machine_of_its_own_is_standardised_by_its_reference(
-    build_student: Build, program: Callable[..., Program], tmp_path: Path
-):
+def test_a_machine_of_its_own_is_standardised_by_its_reference(program: Callable[..., Program], tmp_path: Path):
     modality = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=50.0, samples=40, normalise="per_group")
-    write_student(tmp_path / "s.ckpt", build_student(modality=modality, windows=24))
+    write_student(tmp_path / "s.ckpt", make_student(modality=modality, windows=24))
     path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
     mean, std = (20.0, -3.0), (2.0, 0.25)
     window = (np.random.default_rng(2).normal(size=(40, 2)) * std + mean).astype(np.float32)
@@ -281,10 +279,8 @@ def test_a_machine_of_its_own_is_standardised_by_its_reference(
     ],
     ids=lambda task: task.kind,
 )
-def test_numbers_and_several_labels(
-    build_student: Build, program: Callable[..., Program], tmp_path: Path, task: TaskSpec
-):
-    write_student(tmp_path / "s.ckpt", build_student(modality=ACC, task=task, windows=24))
+def test_numbers_and_several_labels(program: Callable[..., Program], tmp_path: Path, task: TaskSpec):
+    write_student(tmp_path / "s.ckpt", make_student(modality=ACC, task=task, windows=24))
     path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
     windows = np.random.default_rng(4).normal(size=(6, 61, 3), scale=2).astype(np.float32)
     native = program(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,24 +17,23 @@ from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_export.targets.c_sources import write_c_sources
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from tests.export.students_of_features import of_features
+from mmkd_models.training.checkpoint import write_student
+from tests.export.students import make_student, of_features
 
 ACC = ModalitySpec(name="acc", channels=("x", 'y"', "z\u00e4"), rate_hz=50.0, samples=61, range=(-6.5, 6.5), unit="g")
 BOARD = Path(__file__).with_name("mps2_an500")
 M7 = "-O2 -mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16"
-Build = Callable[..., StudentCheckpoint]
 
 
 pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 @pytest.fixture(scope="module", params=["transformer", "causal", "rocket"])
-def exported(request: pytest.FixtureRequest, build_student: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("c") / "acc.ckpt"
     encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
     config = StudentConfig(preset="toy", encoder=encoder, causal=request.param == "causal")
-    student = build_student(modality=ACC, windows=12, config=config)
+    student = make_student(modality=ACC, windows=12, config=config)
     write_student(path, of_features(student, "rocket") if request.param == "rocket" else student)
     plan = replace(export_plan(path), targets=("native", "c"), platform="mcu")
     result = export(plan)
@@ -86,8 +84,8 @@ def test_a_cortex_m7_passes_the_golden_windows(exported: Path):
     assert (done.returncode, done.stdout.split(": ")[-1]) == (0, "passed\n")
 
 
-def test_what_has_no_sources_is_refused_with_what_else_helps(build_student: Build, tmp_path: Path):
-    write_student(tmp_path / "s.ckpt", build_student(windows=12))
+def test_what_has_no_sources_is_refused_with_what_else_helps(tmp_path: Path):
+    write_student(tmp_path / "s.ckpt", make_student(windows=12))
     path = export(export_plan(tmp_path / "s.ckpt")).path
     with pytest.raises(UsageError) as error:
         export(replace(export_plan(path), targets=("c",)))
@@ -98,7 +96,7 @@ def test_what_has_no_sources_is_refused_with_what_else_helps(build_student: Buil
     assert not (tmp_path / "s-c").exists()
     modality = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=40, normalise="per_group")
     task = TaskSpec(kind="regression", labels=("wear",))
-    write_student(tmp_path / "g.ckpt", build_student(modality=modality, task=task, windows=24))
+    write_student(tmp_path / "g.ckpt", make_student(modality=modality, task=task, windows=24))
     plan = replace(export_plan(tmp_path / "g.ckpt"), targets=("native", "c"))
     with pytest.raises(UsageError) as refused:
         export(plan)

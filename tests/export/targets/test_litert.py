@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,17 +21,24 @@ from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import answers_from_student, graph_feeds
 from mmkd_export.verify.artifacts import prove_fp32
-from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 
 pytest.importorskip("litert_torch", reason="needs pip install 'mmkd-edge[litert-export]'")
 
 from mmkd_edge.backends.litert import LitertBackend
-from mmkd_export.targets.litert import int8_tflite, model_metadata, tflite_from_checkpoint
+from mmkd_export.targets.litert import int8_tflite, tflite_from_checkpoint
+from tests.export.students import make_proof_set, make_student
 
 # litert-torch and its jax announce their own deprecations when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def model_metadata(model: bytes) -> dict[str, bytes]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    return {entry.name.decode(): bytes(content.buffers[entry.buffer].data) for entry in content.metadata}
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +69,8 @@ def test_it_answers_as_torch_does(tflite: bytes, student: StudentCheckpoint):
         TaskSpec(kind="regression", labels=("speed",), unit="rpm"),
     ],
 )
-def test_students_of_labels_and_of_numbers_answer_as_torch_does(
-    build_student: Callable[..., StudentCheckpoint], tmp_path: Path, task: TaskSpec
-):
-    student = build_student(task=task)
+def test_students_of_labels_and_of_numbers_answer_as_torch_does(tmp_path: Path, task: TaskSpec):
+    student = make_student(task=task)
     write_student(tmp_path / "s.ckpt", student)
     plan = ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("litert",), platform="cpu-arm")
     expected = answers_from_student(student, student.carried.windows)
@@ -88,11 +92,9 @@ def test_its_tensors_are_those_of_the_manifest(tflite: bytes, student: StudentCh
     assert repr(backend) == f"LitertBackend({backend.version}, threads=1)"
 
 
-def test_a_name_that_is_no_identifier_is_kept(
-    build_student: Callable[..., StudentCheckpoint], student: StudentCheckpoint, tmp_path: Path
-):
+def test_a_name_that_is_no_identifier_is_kept(student: StudentCheckpoint, tmp_path: Path):
     modality = msgspec.structs.replace(student.modality, name="2.axis-b")
-    write_student(tmp_path / "s.ckpt", build_student(modality=modality))
+    write_student(tmp_path / "s.ckpt", make_student(modality=modality))
     assert LitertBackend(tflite_from_checkpoint(tmp_path / "s.ckpt")).inputs == graph_inputs(modality)
 
 
@@ -212,13 +214,11 @@ def test_an_excluded_layer_stays_float32_in_the_tflite_too(
     )
 
 
-def test_a_tflite_of_another_network_is_not_quantised_by_its_layers(
-    tflite: bytes, build_student: Callable[..., StudentCheckpoint]
-):
+def test_a_tflite_of_another_network_is_not_quantised_by_its_layers(tflite: bytes):
     import onnx
 
     config = StudentConfig(preset="toy", encoder=EncoderConfig(width=32, heads=2, depth=1, spectrum_bands=8))
-    graph = onnx.load_from_string(onnx_from_student(build_student(config=config)))
+    graph = onnx.load_from_string(onnx_from_student(make_student(config=config)))
     with pytest.raises(GateError, match=r"^int8 \.tflite: expected the 4 products of the fp32 graph in its order"):
         int8_tflite(tflite, graph)
 
@@ -265,13 +265,8 @@ def test_on_a_cpu_both_forms_are_timed(student_file: Path, tmp_path: Path):
     assert all(run.latency_us for artifact in report.artifacts for run in artifact.backends)
 
 
-def test_altered_weights_do_not_pass_the_gate(
-    tflite: bytes,
-    student: StudentCheckpoint,
-    build_student: Callable[..., StudentCheckpoint],
-    build_proof_set: Callable[[StudentCheckpoint], ProofSet],
-):
-    proof_set = build_proof_set(build_student(seed=1))
+def test_altered_weights_do_not_pass_the_gate(tflite: bytes, student: StudentCheckpoint):
+    proof_set = make_proof_set(make_student(seed=1))
     with pytest.raises(GateError, match=r"^fp32 \.tflite: expected the checkpoint's answers within 0.0001 on 12 "):
         prove_fp32(tflite, proof_set, file_format="tflite")
 

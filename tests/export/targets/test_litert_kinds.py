@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from tests.export.students_of_features import of_features
+from tests.export.students import make_student, of_features
 
 pytest.importorskip("litert_torch", reason="needs pip install 'mmkd-edge[litert-export]'")
 
@@ -37,22 +36,20 @@ STEPS = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=50.0, sa
 TOLERANCE = 1e-4  # that of an export
 
 
-def student_of(kind: str, build_student: Callable[..., StudentCheckpoint]) -> StudentCheckpoint:
+def student_of(kind: str) -> StudentCheckpoint:
     """With random weights."""
     if kind in ("rocket", "hybrid"):
-        return of_features(build_student(), kind)
+        return of_features(make_student(), kind)
     if kind == "causal":
-        return build_student(modality=STEPS, config=CAUSAL)
+        return make_student(modality=STEPS, config=CAUSAL)
     if kind == "causal_cam":
-        return build_student(modality=CAM, config=CAUSAL)
-    return build_student(modality={"mic": MIC, "cam": CAM}[kind]) if kind in ("mic", "cam") else build_student()
+        return make_student(modality=CAM, config=CAUSAL)
+    return make_student(modality={"mic": MIC, "cam": CAM}[kind]) if kind in ("mic", "cam") else make_student()
 
 
 @pytest.mark.parametrize("kind", ["transformer", "rocket", "hybrid", "causal", "causal_cam", "mic", "cam"])
-def test_a_student_of_every_kind_runs_in_litert(
-    kind: str, build_student: Callable[..., StudentCheckpoint], tmp_path: Path
-) -> None:
-    student = student_of(kind, build_student)
+def test_a_student_of_every_kind_runs_in_litert(kind: str, tmp_path: Path) -> None:
+    student = student_of(kind)
     assert student.carried is not None
     write_student(tmp_path / "student.ckpt", student)
     precisions = ("int8",) if kind == "transformer" else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +16,22 @@ from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.preflight import check_plan
 from mmkd_export.targets.table import with_defaults
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
+from tests.export.students import make_student
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=50.0, samples=61)
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0, movement=True)
 CAUSAL = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
-Build = Callable[..., StudentCheckpoint]
 
 
 pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["windows", "causal"])
-def exported(request, build_student: Build, tmp_path_factory) -> Path:
+def exported(request, tmp_path_factory) -> Path:
     config = StudentConfig(preset="toy", encoder=CAUSAL if request.param else ENCODER, causal=request.param)
     path = tmp_path_factory.mktemp("native") / "acc.ckpt"
-    write_student(path, build_student(modality=ACC, config=config, windows=12))
+    write_student(path, make_student(modality=ACC, config=config, windows=12))
     return export(ExportPlan(source=path, output=path.with_suffix(".edge"), targets=("native",))).path
 
 
@@ -75,9 +74,9 @@ def test_what_it_cannot_do_is_refused(exported: Path):
         assert str(fault.value) == "input 'acc': expected float32 (1, 61, 3), got float64 (1, 61, 3)"
 
 
-def test_sound_is_refused_with_what_the_engine_takes(build_student: Build, tmp_path: Path):
+def test_sound_is_refused_with_what_the_engine_takes(tmp_path: Path):
     mic = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=1000.0, samples=500)
-    write_student(tmp_path / "mic.ckpt", build_student(modality=mic, windows=12))
+    write_student(tmp_path / "mic.ckpt", make_student(modality=mic, windows=12))
     with pytest.raises(UsageError) as error:
         export(ExportPlan(source=tmp_path / "mic.ckpt", output=tmp_path / "mic.edge", targets=("native",)))
     assert str(error.value) == "modality 'mic': the native engine takes series, got audio"
@@ -88,9 +87,9 @@ def test_sound_is_refused_with_what_the_engine_takes(build_student: Build, tmp_p
 
 
 def test_without_the_engine_the_target_is_refused_before_anything_is_converted(
-    build_student: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    write_student(tmp_path / "acc.ckpt", build_student(modality=ACC, windows=12))
+    write_student(tmp_path / "acc.ckpt", make_student(modality=ACC, windows=12))
     monkeypatch.setattr("pathlib.Path.is_file", lambda path: path.name != LIBRARY.name and path.exists())
     with pytest.raises(UnavailableError) as error:
         check_plan(ExportPlan(source=tmp_path / "acc.ckpt", output=tmp_path / "acc.edge", targets=("native",)))

@@ -23,6 +23,7 @@ from mmkd_models.training.checkpoint import StudentCheckpoint
 pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
 
 from mmkd_edge.backends.openvino import OpenVinoBackend
+from tests.export.students import make_proof_set
 
 GATE = GateRule(metric="accuracy", max_drop_points=0.5)
 
@@ -65,10 +66,8 @@ def test_the_target_is_recorded_with_its_answers_and_latency(student_file: Path,
         assert artifact["backends"][1]["label_agreement"] == 1.0
 
 
-def test_an_artifact_that_answers_otherwise_in_openvino_is_refused(
-    student: StudentCheckpoint, student_graph: bytes, build_proof_set
-):
-    proof_set = build_proof_set(student)
+def test_an_artifact_that_answers_otherwise_in_openvino_is_refused(student: StudentCheckpoint, student_graph: bytes):
+    proof_set = make_proof_set(student)
     proven = prove_fp32(student_graph, proof_set)
     model = onnx.load_from_string(student_graph)
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "student.head.bias")

@@ -52,7 +52,7 @@ def test_every_row_of_the_table_says_what_it_makes_and_names_platforms_that_exis
     for row in TARGETS:
         assert row.makes
         assert set(row.platforms) <= known
-        assert bool(row.step) == bool(row.convert or row.backend or row.build or row.write)
+        assert bool(row.stage) == bool(row.convert or row.backend or row.build or row.write)
     assert [" ".join(targets_on(row)) for row in PLATFORMS] == [
         "onnx openvino native litert c",
         "onnx native litert c",

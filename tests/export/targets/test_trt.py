@@ -21,7 +21,8 @@ from mmkd_edge.spec import TaskSpec
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, platform_named
 from mmkd_export.targets.trt import build_engines, engine_device, engine_key, read_sidecar
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
+from tests.export.students import make_student
 
 MIB = 1 << 20
 
@@ -246,9 +247,9 @@ def test_engines_of_every_precision_are_built_with_sidecars_and_logs(
     ],
 )
 def test_students_of_labels_and_of_numbers_have_engines_too(
-    trt_rtx: ModuleType, build_student: Callable[..., StudentCheckpoint], tmp_path: Path, task: TaskSpec, second: str
+    trt_rtx: ModuleType, tmp_path: Path, task: TaskSpec, second: str
 ):
-    write_student(tmp_path / "s.ckpt", build_student(task=task))
+    write_student(tmp_path / "s.ckpt", make_student(task=task))
     plan = ExportPlan(
         source=tmp_path / "s.ckpt",
         output=tmp_path / "s.edge",

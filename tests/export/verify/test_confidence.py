@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from mmkd_edge.bundle.manifest import README_FILE, ModelEntry
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, export_plan
-from mmkd_export.student import FEWEST_WINDOWS, fit_temperature, helpful_temperature
+from mmkd_export.student import MIN_WINDOWS, fit_temperature, helpful_temperature
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.artifacts import fit_confidence
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.export.students import make_student
 
 
 def shares_of(logits: np.ndarray) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_logits_that_say_nothing_are_cooled_no_further_than_the_bound() -> None:
 
 
 def test_few_or_unlabelled_windows_fit_no_temperature() -> None:
-    logits, labels = drawn(FEWEST_WINDOWS, temperature=3.0)
+    logits, labels = drawn(MIN_WINDOWS, temperature=3.0)
     assert fit_temperature(logits, labels) != 1.0
     assert fit_temperature(logits[1:], labels[1:]) == 1.0
     labels[0] = -1
@@ -112,9 +112,9 @@ def test_fitted_on_the_same_windows_temperature_and_threshold_still_cover() -> N
 
 
 @pytest.fixture(scope="module")
-def wide(build_student: Callable[..., StudentCheckpoint]) -> StudentCheckpoint:
+def wide() -> StudentCheckpoint:
     """A student with enough windows to fit a temperature."""
-    return build_student(windows=96)
+    return make_student(windows=96)
 
 
 @pytest.fixture(scope="module")

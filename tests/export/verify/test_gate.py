@@ -12,7 +12,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_export.verify.gate import (
     GateRule,
-    JudgingWindows,
+    GateWindows,
     caution,
     gate_result,
     gate_summary,
@@ -33,9 +33,9 @@ def _answers(labels: list[int], *, classes: int = 3) -> NetworkAnswers:
     return NetworkAnswers(logits=logits, probabilities=logits)
 
 
-def _judging(labels: list[int], answers: list[int]) -> JudgingWindows:
+def _judging(labels: list[int], answers: list[int]) -> GateWindows:
     windows = np.zeros((len(labels), 4, 1), dtype=np.float32)
-    return JudgingWindows(windows=windows, labels=np.array(labels), answers=_answers(answers), source="windows")
+    return GateWindows(windows=windows, labels=np.array(labels), answers=_answers(answers), source="windows")
 
 
 def _facts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from mmkd_export.packing.contents import recorded_golden
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers
-from mmkd_export.verify.proof_set import ProofSet
 from mmkd_export.verify.windows import RealWindows
 from mmkd_models.training.checkpoint import StudentCheckpoint
+from tests.export.students import make_proof_set
 
 
 def test_no_recording_is_in_the_bundle_and_all_of_them_judged_it(
@@ -53,12 +52,12 @@ LARGE = msgspec.structs.replace(CAMERA, height=1024, width=1024)
 
 @pytest.mark.parametrize(("modality", "most"), [(CAMERA, 28), (SOUND, 65), (SERIES, 80), (LARGE, 8)])
 def test_windows_that_travel_are_few_if_large_and_of_both_halves_and_every_class(
-    student: StudentCheckpoint, build_proof_set: Callable[..., ProofSet], modality: ModalitySpec, most: int
+    student: StudentCheckpoint, modality: ModalitySpec, most: int
 ) -> None:
     labels, numbers = np.repeat(np.arange(3), (48, 24, 8)), np.arange(80, dtype=np.float32)[:, None]
     real = RealWindows(windows=numbers, labels=labels, judge=np.arange(80) % 2 == 0, source="a test")
     answers = NetworkAnswers(logits=numbers, probabilities=numbers)
-    golden = recorded_golden(replace(build_proof_set(student), modality=modality, real=real, answers=answers))
+    golden = recorded_golden(replace(make_proof_set(student), modality=modality, real=real, answers=answers))
     assert [int((golden.labels == label).sum()) for label in range(3)] == pytest.approx(
         [0.6 * most, 0.3 * most, 0.1 * most], abs=1
     )

@@ -24,6 +24,7 @@ from mmkd_export.verify.answers import (
 )
 from mmkd_export.verify.artifacts import prove_fp32
 from mmkd_models.training.checkpoint import StudentCheckpoint
+from tests.export.students import make_proof_set
 
 TASK = TaskSpec(labels=("ok", "worn"))
 
@@ -112,8 +113,8 @@ def test_a_backend_is_asked_as_on_a_device(student: StudentCheckpoint):
     assert (backend.feeds[1]["acc_present"][0] == ~gap).all()
 
 
-def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph: bytes, build_proof_set):
-    proven = prove_fp32(student_graph, build_proof_set(student))
+def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph: bytes):
+    proven = prove_fp32(student_graph, make_proof_set(student))
     assert proven.artifact.file == "acc/model.fp32.onnx"
     assert proven.artifact.parity.windows == 12
     assert proven.artifact.parity.max_abs_error < 1e-5
@@ -122,11 +123,11 @@ def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph
     assert proven.report.scores is not None
 
 
-def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_graph: bytes, build_proof_set):
+def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_graph: bytes):
     model = onnx.load_from_string(student_graph)
     head = next(tensor for tensor in model.graph.initializer if tensor.name == "student.head.weight")
     head.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(head), head.name))
-    proof_set = build_proof_set(student)
+    proof_set = make_proof_set(student)
     with pytest.raises(GateError) as error:
         prove_fp32(model.SerializeToString(), proof_set)
     bias = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "student.head.bias"))
@@ -135,9 +136,7 @@ def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_gra
     assert f"got a difference of {difference:.3g} " in str(error.value)
 
 
-def test_a_graph_that_is_only_wrong_on_gaps_is_caught(
-    student: StudentCheckpoint, student_graph: bytes, build_proof_set
-):
+def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student: StudentCheckpoint, student_graph: bytes):
     whole = student.carried.windows.copy()
     whole[np.isnan(whole)] = 0
     complete = replace(student, carried=replace(student.carried, windows=whole))
@@ -148,7 +147,7 @@ def test_a_graph_that_is_only_wrong_on_gaps_is_caught(
     for node in model.graph.node:
         node.input[:] = ["always" if name == "acc_present" else name for name in node.input]
     with pytest.raises(GateError, match="fp32 graph, windows with gaps: expected the checkpoint's answers within"):
-        prove_fp32(model.SerializeToString(), build_proof_set(complete))
+        prove_fp32(model.SerializeToString(), make_proof_set(complete))
 
 
 @settings(max_examples=20, deadline=None)

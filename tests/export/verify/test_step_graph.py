@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,17 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.onnx_from_student import onnx_step_from_student
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import export_plan
-from mmkd_export.verify.proof_set import ProofSet
 from mmkd_export.verify.step_graph import prove_step
 from mmkd_models.networks.step import embeddings_along
 from mmkd_models.novelty import NoveltyScore
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_models.training.references import embeddings_summary
+from tests.export.students import make_proof_set, make_student
 
 
 @pytest.fixture(scope="module")
-def checkpoint(build_student: Callable[..., StudentCheckpoint]) -> StudentCheckpoint:
-    return build_student(modality=ACC, config=CONFIG)
+def checkpoint() -> StudentCheckpoint:
+    return make_student(modality=ACC, config=CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +215,7 @@ def changed(exported: ExportResult, path: Path) -> Path:
 
 
 def test_steps_that_answer_otherwise_fail_the_self_test_and_the_gate(
-    exported: ExportResult,
-    checkpoint: StudentCheckpoint,
-    build_proof_set: Callable[[StudentCheckpoint], ProofSet],
-    tmp_path: Path,
+    exported: ExportResult, checkpoint: StudentCheckpoint, tmp_path: Path
 ) -> None:
     path = changed(exported, tmp_path / "changed.edge")
     with EdgePredictor.open(path, backend="ort", selftest=False) as opened, pytest.raises(GateError) as caught:
@@ -230,7 +227,7 @@ def test_steps_that_answer_otherwise_fail_the_self_test_and_the_gate(
     with Bundle.open(path) as bundle:
         model = bundle.read("acc/step.fp32.onnx")
     with pytest.raises(GateError) as gate:
-        prove_step(model, checkpoint, build_proof_set(checkpoint), file_format="onnx", mflops=1.0)
+        prove_step(model, checkpoint, make_proof_set(checkpoint), file_format="onnx", mflops=1.0)
     assert str(gate.value).startswith(
         "fp32 step graph, along a recording: expected the checkpoint's answers within 0.0001 on "
     )
@@ -289,13 +286,6 @@ def check_that_any_split_gives_the_same(
 @settings(max_examples=30, deadline=None)
 @given(**SPLIT)
 def test_any_split_into_pushes_gives_the_same_predictions(predictor: EdgePredictor, **drawn: Any) -> None:
-    check_that_any_split_gives_the_same(predictor, **drawn)
-
-
-@pytest.mark.slow
-@settings(max_examples=500, deadline=None)
-@given(**SPLIT)
-def test_five_hundred_splits_into_pushes_give_the_same_predictions(predictor: EdgePredictor, **drawn: Any) -> None:
     check_that_any_split_gives_the_same(predictor, **drawn)
 
 

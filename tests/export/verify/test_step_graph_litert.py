@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +25,14 @@ from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import export_plan
 from mmkd_export.targets.litert import missing_libraries
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.export.students import make_student
 
 pytestmark = pytest.mark.skipif(bool(missing_libraries()), reason="needs pip install 'mmkd-edge[litert-export]'")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(build_student: Callable[..., StudentCheckpoint]) -> StudentCheckpoint:
-    return build_student(modality=ACC, config=CONFIG)
+def checkpoint() -> StudentCheckpoint:
+    return make_student(modality=ACC, config=CONFIG)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,12 @@ from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.preflight import check_plan
 from mmkd_export.verify.answers import NetworkAnswers
-from mmkd_export.verify.tolerance import with_tolerance
+from mmkd_export.verify.proof_set import with_tolerance
 from mmkd_export.verify.windows import RealWindows
 from mmkd_models.data import shipped_dataset
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
+from tests.export.students import make_student
 
 REFERENCE = GroupReference(
     between="groups",
@@ -76,11 +76,9 @@ def test_what_cannot_be_judged_has_no_tolerance() -> None:
     assert with_tolerance(REFERENCE, few, task=task, answer=answer) == REFERENCE
 
 
-def test_a_bundle_gets_its_reference_from_a_dataset(
-    build_student: Callable[..., StudentCheckpoint], tmp_path: Path
-) -> None:
+def test_a_bundle_gets_its_reference_from_a_dataset(tmp_path: Path) -> None:
     dataset, path = open_dataset(shipped_dataset()).spec, tmp_path / "student.edge"
-    write_student(tmp_path / "s.ckpt", build_student(modality=dataset.modality("acc"), task=dataset.task, windows=60))
+    write_student(tmp_path / "s.ckpt", make_student(modality=dataset.modality("acc"), task=dataset.task, windows=60))
     result = export(ExportPlan(source=tmp_path / "s.ckpt", output=path, drift_reference=shipped_dataset()))
     (entry,) = result.manifest.models
     reference = entry.group_reference

@@ -3,50 +3,43 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from mmkd_bench.capacity import Question, measure_capacity
 from mmkd_bench.compare import compare, parse_conditions
-from mmkd_bench.in_turn import spread_of
+from mmkd_bench.in_turn import summarise_repeats
 from mmkd_bench.measuring.opening import Choice
-from mmkd_bench.show.sheets import AnyReport, Sentence, Table, rich_of, sheet_of
-from mmkd_bench.show.text import ratio_text
-from mmkd_report.schema.bench import (
-    BenchReport,
-    OverheadReport,
-    PairReport,
-    ProcessStart,
-    RepeatSpread,
-    RivalEngine,
-    RivalsReport,
-)
+from mmkd_bench.sheets import AnyReport, Table, make_sheet, render_sheet
+from mmkd_bench.text import ratio_text
+from mmkd_report.schema.bench import BenchReport, OverheadReport, PairReport, RepeatSpread, RivalEngine, RivalsReport
+from tests.bench.made import make_launch, make_report
 
-ONE: RepeatSpread = spread_of([100.0, 110.0, 120.0])
+ONE: RepeatSpread = summarise_repeats([100.0, 110.0, 120.0])
 SPREAD = ("110 µs", "100 µs", "120 µs")
 
 
 @pytest.fixture
-def run(launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]) -> BenchReport:
+def run() -> BenchReport:
     """Five equal launches of 100 µs."""
-    return report_of([launch_of(100.0)] * 5)
+    return make_report([make_launch(100.0)] * 5)
 
 
 def rows(report: AnyReport) -> list[tuple[str, ...]]:
-    return [tuple(row) for part in sheet_of(report).parts if isinstance(part, Table) for row in part.rows]
+    return [tuple(row) for part in make_sheet(report).parts if isinstance(part, Table) for row in part.rows]
 
 
 def sentences(report: AnyReport) -> list[str]:
-    return [part.text for part in sheet_of(report).parts if isinstance(part, Sentence)]
+    return [part.plain for part in make_sheet(report).parts if isinstance(part, Text)]
 
 
 def written(report: AnyReport, *, width: int) -> str:
     file = io.StringIO()
-    Console(file=file, width=width, highlight=False).print(rich_of(sheet_of(report)))
+    Console(file=file, width=width, highlight=False).print(render_sheet(make_sheet(report)))
     return file.getvalue()
 
 
@@ -75,7 +68,7 @@ def test_capacity_has_the_answer_and_its_launches(bundle: Path, monkeypatch: pyt
     question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=4, servers=1, launches=1)
     report = measure_capacity(Choice(bundle=str(bundle)), question)
     assert [row[:3] for row in rows(report)] == [("answer", "4", "yes"), ("launch 1", "4", "yes")]
-    assert sheet_of(report).heading == (
+    assert make_sheet(report).heading == (
         f"{bundle}, fp32 in {report.backend}, 20 predictions per second each within 5000 ms: 4 streams"
     )
 
@@ -89,7 +82,7 @@ def test_capacity_has_the_answer_and_its_launches(bundle: Path, monkeypatch: pyt
     ],
 )
 def test_one_of_a_pair_is_called_faster_where_every_repeat_says_so(ratios: list[float], expected: str) -> None:
-    assert ratio_text("the student", "the teacher", spread_of(ratios)) == expected
+    assert ratio_text("the student", "the teacher", summarise_repeats(ratios)) == expected
 
 
 def test_pairs_and_overheads_are_tables_too(run: BenchReport) -> None:
@@ -97,9 +90,15 @@ def test_pairs_and_overheads_are_tables_too(run: BenchReport) -> None:
         f"{name}_{figure}_us": ONE for name in ("first", "second") for figure in ("p50", "p90", "p99")
     }
     pair = PairReport(
-        first="a.onnx", second="b.edge", threads=1, count=10, ratio=spread_of([2.0]), machine=run.machine, **times
+        first="a.onnx",
+        second="b.edge",
+        threads=1,
+        count=10,
+        ratio=summarise_repeats([2.0]),
+        machine=run.machine,
+        **times,
     )
-    assert sheet_of(pair).heading == "b.edge is 2.00 times as fast as a.onnx (one repeat, no spread)"
+    assert make_sheet(pair).heading == "b.edge is 2.00 times as fast as a.onnx (one repeat, no spread)"
     assert rows(pair) == [(name, *SPREAD, "110 µs", "110 µs") for name in ("a.onnx", "b.edge")]
     overhead = OverheadReport(
         bundle="b.edge",
@@ -114,10 +113,8 @@ def test_pairs_and_overheads_are_tables_too(run: BenchReport) -> None:
     assert rows(overhead) == [(name, *SPREAD) for name in ("predict", "session.run", "difference")]
 
 
-def test_a_comparison_has_its_verdict_and_its_quantities(
-    run: BenchReport, launch_of: Callable[..., ProcessStart], report_of: Callable[..., BenchReport]
-) -> None:
-    comparison = compare(run, report_of([launch_of(120.0)] * 5), conditions=parse_conditions("p50>+5%"))
-    assert sheet_of(comparison).heading == "Verdict: slower"
+def test_a_comparison_has_its_verdict_and_its_quantities(run: BenchReport) -> None:
+    comparison = compare(run, make_report([make_launch(120.0)] * 5), conditions=parse_conditions("p50>+5%"))
+    assert make_sheet(comparison).heading == "Verdict: slower"
     assert rows(comparison)[0] == ("p50 *", "100 µs", "120 µs", "+20.0%", "+20.0% to +20.0%")
     assert any(line.startswith("failed: p50 changed by +20.0%") for line in sentences(comparison))

@@ -1,7 +1,6 @@
-"""The measuring process: `python -m mmkd_bench.worker FOLDER` leaves the outcome of the job on stdin in FOLDER.
+"""The measuring process: reads a job from stdin, ends when stdin closes, and writes its outcome to a folder.
 
-It ends when stdin closes. It writes `outcome.json` and `samples.npz`, or `failure.json`, or nothing where SIGINT came
-before anything was measured.
+`outcome.json` and `samples.npz`, or `failure.json`, or nothing where SIGINT came before the measured calls of a run.
 """
 
 from __future__ import annotations
@@ -31,11 +30,10 @@ def main(folder: Path) -> None:
     begin = time.perf_counter_ns()
     importlib.import_module("mmkd_edge.predictor")
     import_ms = (time.perf_counter_ns() - begin) / 1e6
-    do_job(job, folder=folder, import_ms=import_ms, stop=stop)
+    _do_job(job, folder=folder, import_ms=import_ms, stop=stop)
 
 
-def do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
-    """Write the outcome of a job, or its failure, to `folder`."""
+def _do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
     # Only now: these import the runtime, whose import is timed.
     import msgspec
     import numpy as np
@@ -59,28 +57,26 @@ def do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
 
 
 def _measure(job: Job, import_ms: float, stop: Event) -> tuple[Outcome, Arrays] | None:
+    from mmkd_bench.measuring.configs import time_configs
     from mmkd_bench.measuring.jobs import LoadJob, OverheadJob, PairJob, RunJob, TuneJob
     from mmkd_bench.measuring.launch import measure_launch
     from mmkd_bench.measuring.load import do_load_job
-    from mmkd_bench.turns.configs import time_configs
-    from mmkd_bench.turns.pairs import time_models, time_predict
-    from mmkd_bench.turns.rival_engines import time_rivals
+    from mmkd_bench.measuring.rivals import time_rivals
+    from mmkd_bench.measuring.turns import time_models, time_predict
 
-    outcome: Outcome | None
     match job:
         case RunJob():
             return measure_launch(job, import_ms=import_ms, stop=stop)
         case LoadJob():
-            return do_load_job(job, stop=stop)
+            return do_load_job(job)
         case PairJob():
-            outcome = time_models(job, stop=stop)
+            return time_models(job), {}
         case OverheadJob():
-            outcome = time_predict(job, stop=stop)
+            return time_predict(job), {}
         case TuneJob():
-            outcome = time_configs(job, stop=stop)
+            return time_configs(job), {}
         case _:
-            outcome = time_rivals(job, stop=stop)
-    return None if outcome is None else (outcome, {})
+            return time_rivals(job), {}
 
 
 def _end_with_parent() -> None:

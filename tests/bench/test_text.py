@@ -1,24 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmkd_bench.measuring.percentiles import summarise
-from mmkd_bench.show.text import duration_lines, duration_text, fact_rows, machine_text, significant
-from mmkd_report.schema.bench import BenchReport, ProcessStart
-
-LaunchOf = Callable[..., ProcessStart]
-ReportOf = Callable[[Sequence[ProcessStart]], BenchReport]
+from mmkd_bench.measuring.timing import summarise
+from mmkd_bench.text import duration_lines, duration_text, fact_rows, machine_text, significant
+from mmkd_report.schema.bench import BenchReport
+from tests.bench.made import make_launch, make_report
 
 
 @pytest.fixture
-def report(launch_of: LaunchOf, report_of: ReportOf) -> BenchReport:
-    return report_of([launch_of(100.0)] * 5)
+def report() -> BenchReport:
+    return make_report([make_launch(100.0)] * 5)
 
 
 @given(st.floats(min_value=1e-3, max_value=1e9))

@@ -1,37 +1,105 @@
-"""Two models, or `predict` and the bare engine, called in turn."""
+"""Calls in turn in one process: clock speeds and neighbours are the same for all, so ratios hold.
+
+The order alternates from round to round: the second finds the caches as the first left them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_bench.measuring.jobs import InTurnOutcome, OverheadJob, PairJob
+from mmkd_bench.measuring.jobs import InTurnOutcome, OverheadJob, PairJob, Timed
 from mmkd_bench.measuring.opening import Choice, open_predictor, open_session, predict_argument, raw_windows
-from mmkd_bench.turns.rounds import time_in_turn, turning
 from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 
+WARM_UP_S = 0.5
+MIN_ROUNDS = 20
+
+
+def time_in_turn(
+    calls: Mapping[str, Callable[[], object]], *, repeats: int, duration_s: float, twice: bool = False
+) -> InTurnOutcome:
+    """Call all in turn and take percentiles per repeat of at least 20 rounds."""
+    in_order = tuple(calls.values())
+    take_turns(in_order, duration_s=min(WARM_UP_S, duration_s))
+    percentiles: list[NDArray[np.float64]] = []
+    differences_us, count = [], 0
+    for _ in range(repeats):
+        lengths = take_turns(in_order, duration_s=duration_s / repeats, twice=twice)
+        percentiles.append(np.quantile(lengths, (0.5, 0.9, 0.99), axis=1) / 1e3)  # (3, calls)
+        differences_us.append(float(np.median(lengths[0] - lengths[-1])) / 1e3)
+        count += len(lengths[0])
+    p50_us, p90_us, p99_us = np.stack(percentiles).transpose(1, 2, 0)  # each (calls, repeats)
+    return InTurnOutcome(
+        times=tuple(
+            Timed(name=name, p50_us=tuple(p50.tolist()), p90_us=tuple(p90.tolist()), p99_us=tuple(p99.tolist()))
+            for name, p50, p90, p99 in zip(calls, p50_us, p90_us, p99_us, strict=True)
+        ),
+        difference_us=tuple(differences_us),
+        count=count,
+    )
+
+
+def take_turns(
+    calls: Sequence[Callable[[], object]],
+    *,
+    duration_s: float,
+    twice: bool = False,
+    burst: int = 1,
+    min_rounds: int = MIN_ROUNDS,
+) -> tuple[NDArray[np.int64], ...]:
+    """Call all again and again, in both orders; return the lengths of each one's calls in ns, (N,).
+
+    With `twice` an extra call precedes the timed `burst`, so that each finds the caches as it left them itself.
+    """
+    clock = time.perf_counter_ns
+    lengths = tuple(array("q") for _ in calls)
+    end = clock() + round(duration_s * 1e9)
+    order = tuple(zip(calls, lengths, strict=True))
+    rounds = 0
+    while rounds < min_rounds or clock() < end:
+        for call, times in order:
+            if twice:
+                call()
+            for _ in range(burst):
+                before = clock()
+                call()
+                times.append(clock() - before)
+        order = order[::-1]
+        rounds += 1
+    return tuple(np.array(length, dtype=np.int64) for length in lengths)
+
+
+def turning(call: Callable[[Any], object], arguments: Sequence[Any]) -> Callable[[], object]:
+    """Return `call` without an argument: it takes the next of `arguments` each time."""
+    following = itertools.cycle(arguments)
+    return lambda: call(next(following))
+
+
 FIRST, SECOND = "first", "second"
-ZIP_START = b"PK\x03\x04"
+_ZIP_START = b"PK\x03\x04"
 SEED = 0
 
 
-def time_models(job: PairJob, *, stop: Event) -> InTurnOutcome | None:
+def time_models(job: PairJob) -> InTurnOutcome:
     """Time two models through ONNX Runtime; see `time_in_turn`."""
     calls = {FIRST: _session_call(Path(job.first), job.threads), SECOND: _session_call(Path(job.second), job.threads)}
-    return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
+    return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s)
 
 
-def time_predict(job: OverheadJob, *, stop: Event) -> InTurnOutcome | None:
+def time_predict(job: OverheadJob) -> InTurnOutcome:
     """Time `predict` (first) and the bare engine on the same feeds (second); see `time_in_turn`."""
     choice = Choice(
         bundle=job.bundle,
@@ -56,7 +124,7 @@ def time_predict(job: OverheadJob, *, stop: Event) -> InTurnOutcome | None:
         predict = partial(predictor.predict, input_age_s=0.0) if job.checks else predictor.predict
         arguments = [predict_argument(predictor, window) for window in windows]
         calls = {FIRST: turning(predict, arguments), SECOND: turning(run, feeds)}
-        return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s, stop=stop)
+        return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s)
 
 
 def _session_call(path: Path, threads: int) -> Callable[[], object]:
@@ -66,7 +134,7 @@ def _session_call(path: Path, threads: int) -> Callable[[], object]:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(f"{path}: expected an ONNX model or a bundle, cannot open it: {reason}") from error
     feeds: dict[str, NDArray[Any]] = {}
-    if model.startswith(ZIP_START):
+    if model.startswith(_ZIP_START):
         # The fp32 model of a bundle's first student, fed with its first golden window.
         with Bundle.open(path) as bundle:
             entry = bundle.manifest.models[0]

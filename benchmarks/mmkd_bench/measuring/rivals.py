@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import msgspec
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome
 from mmkd_bench.measuring.opening import Choice, describe, open_predictor, open_session, predict_argument, raw_windows
-from mmkd_bench.turns.rounds import time_in_turn, turning
+from mmkd_bench.measuring.turns import time_in_turn, turning
 from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.openvino import import_openvino, shared_core
 from mmkd_edge.bundle.golden import answer_scale
@@ -33,48 +32,43 @@ from mmkd_report.schema.bench import RivalEngine
 
 Array = NDArray[np.float32]
 Answers = tuple[Array, Array]
-Run = Callable[[Array, Array], Answers]
-"""Values and presence, each (1, T, C), to the two outputs, each (1, K)."""
+Run = Callable[[Array, Array], Answers]  # values and presence, each (1, T, C), to the two outputs, each (1, K)
+EngineCall = tuple[Run, str]  # how an engine is called, and its version
 
-Opened = tuple[Run, str]
-"""How an engine is called, and its version."""
-
+# A rival and how it is called; one that is not timed has a reason and no call
 Entry = tuple[RivalEngine, Callable[[], object] | None]
-"""A rival and how it is called; one that is not timed has a reason and no call."""
 
-PREDICT = "mmkd-edge predict"
-BACKEND = "mmkd-edge backend"
-LOWER = "mmkd-edge lower precision"
+_PREDICT = "mmkd-edge predict"
+_BACKEND = "mmkd-edge backend"
+_LOWER = "mmkd-edge lower precision"
 PLAIN = "onnxruntime"
-OPENVINO_OWN = "openvino in its own precision"
-MAX_CHECKED_WINDOWS = 32
+_OPENVINO_OWN = "openvino in its own precision"
+_MAX_CHECKED_WINDOWS = 32
 
 
-def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
-    """Carry out one job in this process; None where `stop` came before the first repeat was over."""
+def time_rivals(job: RivalsJob) -> RivalsOutcome:
+    """Carry out one job in this process."""
     choice = Choice(bundle=job.bundle, precision="fp32", threads=job.threads, reference=job.reference)
     lower = msgspec.structs.replace(choice, precision="auto")
     # The backend's call gets another engine: one that predict had just used would find its weights in the cache.
     with open_predictor(choice) as predictor, open_predictor(choice) as alone, open_predictor(lower) as tuned:
         assert predictor.bundle is not None
-        windows = raw_windows(predictor)[:MAX_CHECKED_WINDOWS]
+        windows = raw_windows(predictor)[:_MAX_CHECKED_WINDOWS]
         modality, reference = predictor.modality, predictor.reference
         feeds = [prepare(check_window(window, modality), modality, reference) for window in windows]
         tolerance = predictor.bundle.golden(predictor.entry.name).tolerance
         version = f"{predictor.info().versions['mmkd-edge']} ({predictor.backend.name} fp32)"
         arguments = [predict_argument(predictor, window) for window in windows]
-        entries: list[Entry] = [(RivalEngine(name=PREDICT, version=version), turning(predictor.predict, arguments))]
+        entries: list[Entry] = [(RivalEngine(name=_PREDICT, version=version), turning(predictor.predict, arguments))]
         expected: list[Answers] | None = None
         for name, opener in _openers(job, predictor, alone, tuned).items():
             # Lower precision differs by design: its difference is shown, and `tune` had a gate for it.
-            within = float("inf") if name in (LOWER, OPENVINO_OWN) else tolerance
+            within = float("inf") if name in (_LOWER, _OPENVINO_OWN) else tolerance
             entry, answers = _try(name, opener, feeds, expected=expected, tolerance=within, task=predictor.task)
             entries.append(entry)
             expected = answers if expected is None else expected  # plain ONNX Runtime comes first
         calls = {rival.name: call for rival, call in entries if call is not None}
-        turns = time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s, stop=stop, twice=True)
-        if turns is None:
-            return None
+        turns = time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s, twice=True)
         subject = describe(predictor, job.bundle).subject
         rivals = tuple(rival for rival, _ in entries)
         return RivalsOutcome(subject=subject, tolerance=tolerance, rivals=rivals, turns=turns)
@@ -82,19 +76,19 @@ def time_rivals(job: RivalsJob, *, stop: Event) -> RivalsOutcome | None:
 
 def _openers(
     job: RivalsJob, predictor: EdgePredictor, alone: EdgePredictor, tuned: EdgePredictor
-) -> dict[str, Callable[[], Opened]]:
+) -> dict[str, Callable[[], EngineCall]]:
     assert predictor.bundle is not None
     entry, threads, read = predictor.entry, job.threads, predictor.bundle.read
     model = read(choose_artifact(entry, "fp32", "ort").file)
     names = [tensor.name for tensor in entry.inputs]
     outputs = [tensor.name for tensor in entry.outputs]
 
-    def open_lower() -> Opened:
+    def open_lower() -> EngineCall:
         if tuned.info().precision == "fp32":
             raise MmkdError("no profile takes a lower precision here; run mmkd-bench tune")
         return _open_backend(tuned, names)
 
-    def open_tflite() -> Opened:
+    def open_tflite() -> EngineCall:
         for artifact in entry.artifacts:
             if artifact.format == "tflite" and artifact.precision == "fp32":
                 return _open_litert(read(artifact.file), names, threads=threads)
@@ -102,10 +96,10 @@ def _openers(
 
     return {
         PLAIN: lambda: _open_onnxruntime(model, names, outputs, threads=threads),
-        BACKEND: lambda: _open_backend(alone, names),
-        LOWER: open_lower,
+        _BACKEND: lambda: _open_backend(alone, names),
+        _LOWER: open_lower,
         "openvino": lambda: _open_openvino(model, names, outputs, threads=threads, own_precision=False),
-        OPENVINO_OWN: lambda: _open_openvino(model, names, outputs, threads=threads, own_precision=True),
+        _OPENVINO_OWN: lambda: _open_openvino(model, names, outputs, threads=threads, own_precision=True),
         "litert": open_tflite,
         "torch eager": lambda: _open_torch(job.checkpoint, threads=threads, compiled=False),
         "torch.compile": lambda: _open_torch(job.checkpoint, threads=threads, compiled=True),
@@ -114,7 +108,7 @@ def _openers(
 
 def _try(
     name: str,
-    opener: Callable[[], Opened],
+    opener: Callable[[], EngineCall],
     feeds: Sequence[Answers],
     *,
     expected: list[Answers] | None,
@@ -157,12 +151,12 @@ def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], 
     return max(differences) if np.isfinite(differences).all() else float("inf")
 
 
-def _open_backend(predictor: EdgePredictor, names: Sequence[str]) -> Opened:
+def _open_backend(predictor: EdgePredictor, names: Sequence[str]) -> EngineCall:
     backend = predictor.backend
     return _by_name(backend.run, names), f"{backend.name} {predictor.info().precision}"
 
 
-def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int) -> Opened:
+def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int) -> EngineCall:
     run = partial(open_session(model, threads=threads).run, list(outputs))
     return _by_name(run, names), metadata.version("onnxruntime")
 
@@ -181,7 +175,7 @@ def _by_name(
 
 def _open_openvino(
     model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int, own_precision: bool
-) -> Opened:
+) -> EngineCall:
     core = shared_core()
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     if not own_precision:  # else it computes in bfloat16 where the processor can
@@ -199,7 +193,7 @@ def _open_openvino(
     return run, import_openvino().__version__.partition("-")[0]
 
 
-def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> Opened:
+def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> EngineCall:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=model, num_threads=threads)
@@ -220,7 +214,7 @@ def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> Opened:
     return run, metadata.version("ai-edge-litert")
 
 
-def _open_torch(checkpoint: str | None, *, threads: int, compiled: bool) -> Opened:
+def _open_torch(checkpoint: str | None, *, threads: int, compiled: bool) -> EngineCall:
     if checkpoint is None:
         raise MmkdError("it needs the student's checkpoint; add --checkpoint student.ckpt")
     import torch

@@ -80,7 +80,7 @@ def machine_text(machine: MachineFacts) -> str:
         *([] if limit_mb is None else [f"limited to {significant(limit_mb)} MB"]),
         *([f"governor {machine.governors[0]}"] if machine.governors else []),
         *([f"power mode {machine.power_mode}"] if machine.power_mode else []),
-        *([clocks_text(machine.clocks)] if machine.clocks else []),
+        *([_clocks_text(machine.clocks)] if machine.clocks else []),
         *machine.gpus,
         *(["virtual machine"] if machine.virtual else []),
         *(["container"] if machine.container else []),
@@ -91,8 +91,7 @@ def machine_text(machine: MachineFacts) -> str:
     return " · ".join(parts)
 
 
-def clocks_text(clocks: Clocks) -> str:
-    """Write whether clocks are held."""
+def _clocks_text(clocks: Clocks) -> str:
     if not clocks.moving:
         return "clocks held"
     more = f" and {len(clocks.moving) - 1} more" if len(clocks.moving) > 1 else ""
@@ -165,7 +164,7 @@ def carried_text(report: CapacityReport) -> str:
     """Write the answer of capacity."""
     if report.settled:
         return plural(report.streams, "stream") if report.streams else "not carried"
-    end = f"the budget of {report.budget_s:g} s was over" if report.complete else "interrupted"
+    end = f"the budget of {report.budget_s:g} s was over"
     if report.streams:
         return f"at least {plural(report.streams, 'stream')}, {end}"
     if not report.estimate:

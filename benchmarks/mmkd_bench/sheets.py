@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mmkd_bench.compare import VERDICT_QUANTITIES
 from mmkd_bench.measuring.load import MISSED_FRACTION
-from mmkd_bench.show.text import (
+from mmkd_bench.text import (
     carried_text,
     duration_lines,
     duration_text,
@@ -31,7 +31,6 @@ from mmkd_report.schema.bench import (
     CapacityReport,
     Comparison,
     Level,
-    Measurement,
     OverheadReport,
     PairReport,
     QuantityChange,
@@ -41,9 +40,8 @@ from mmkd_report.schema.bench import (
 )
 
 AnyReport = BenchReport | Comparison | CapacityReport | OverheadReport | PairReport | RivalsReport
-
-BAR_CELLS = 30
-SPREAD_HEADS = ("p50", "lowest", "highest")
+_BAR_CELLS = 30
+_SPREAD_HEADS = ("p50", "lowest", "highest")
 
 
 @dataclass(frozen=True)
@@ -55,36 +53,28 @@ class Table:
     text: Sequence[int] = ()
 
 
-@dataclass(frozen=True)
-class Sentence:
-    """A sentence; `style` is rich's."""
-
-    text: str
-    style: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
     """A report for people, from top to bottom; `style` is of the heading."""
 
     heading: str
-    parts: Sequence[Table | Sentence]
+    parts: Sequence[Table | Text]
     style: str = "bold"
 
 
 def show(sheet: Sheet) -> None:
     """Write a sheet to stdout."""
-    Console(highlight=False).print(rich_of(sheet))
+    Console(highlight=False).print(render_sheet(sheet))
 
 
-def rich_of(sheet: Sheet) -> RenderableType:
+def render_sheet(sheet: Sheet) -> RenderableType:
     """Return a sheet as rich shows it."""
     drawn: list[RenderableType] = [Text(sheet.heading, style=sheet.style)]
     is_below_table = False
     for part in sheet.parts:
         is_table = isinstance(part, Table)
         drawn += [Text()] if is_table or is_below_table else []
-        drawn.append(_rich_table(part) if isinstance(part, Table) else Text(part.text, style=part.style))
+        drawn.append(_rich_table(part) if isinstance(part, Table) else part)
         is_below_table = is_table
     return Group(*drawn)
 
@@ -107,7 +97,7 @@ def _rich_table(table: Table) -> RichTable:
     return drawn
 
 
-def sheet_of(report: AnyReport) -> Sheet:
+def make_sheet(report: AnyReport) -> Sheet:
     """Return the sheet of a report."""
     match report:
         case BenchReport():
@@ -139,22 +129,22 @@ def _run(report: BenchReport) -> Sheet:
     return Sheet(
         heading=subject_text(report),
         parts=[
-            Sentence(launches if report.complete else f"{launches}, interrupted"),
+            Text(launches if report.complete else f"{launches}, interrupted"),
             Table(
                 ("latency", "", "at most, with 99 % confidence"),
                 [*percentiles, ("max", duration_text(latency.max_us), "")],
             ),
-            *(Sentence(line, "dim") for line in duration_lines(report)),
+            *(Text(line, "dim") for line in duration_lines(report)),
             Table(("stage", "p50", "p90", ""), steps, text=(3,)),
             Table(("", ""), list(fact_rows(report)), text=(1,)),
-            *(Sentence(line, "yellow" if line.startswith("unstable") else "") for line in stability_lines(report)),
-            Sentence(machine_text(report.machine), "dim"),
+            *(Text(line, "yellow" if line.startswith("unstable") else "") for line in stability_lines(report)),
+            Text(machine_text(report.machine), "dim"),
         ],
     )
 
 
 def _bar(fraction: float) -> str:
-    return "█" * max(1, round(BAR_CELLS * fraction)) + f" {fraction:.0%}"
+    return "█" * max(1, round(_BAR_CELLS * fraction)) + f" {fraction:.0%}"
 
 
 def _comparison(comparison: Comparison) -> Sheet:
@@ -163,10 +153,10 @@ def _comparison(comparison: Comparison) -> Sheet:
         style={"equal": "bold", "slower": "bold red", "faster": "bold green"}[comparison.verdict],
         parts=[
             Table(("", "before", "after", "change", "95 % interval"), list(map(_change_row, comparison.changes))),
-            Sentence("* decides the verdict: median over launches of medians over time windows", "dim"),
-            *(Sentence(f"failed: {sentence}", "red") for sentence in comparison.failed),
-            *(Sentence(f"differs: {difference}") for difference in comparison.differences),
-            *(Sentence(remark, "yellow") for remark in comparison.remarks),
+            Text("* decides the verdict: median over launches of medians over time windows", "dim"),
+            *(Text(f"failed: {sentence}", "red") for sentence in comparison.failed),
+            *(Text(f"differs: {difference}") for difference in comparison.differences),
+            *(Text(remark, "yellow") for remark in comparison.remarks),
         ],
     )
 
@@ -192,8 +182,8 @@ def _pair(report: PairReport) -> Sheet:
     rows = [
         (name, *_spread(p50), duration_text(p90.median), duration_text(p99.median)) for name, p50, p90, p99 in models
     ]
-    table = Table(("called in turn", *SPREAD_HEADS, "p90", "p99"), rows)
-    return _sheet(report, ratio_text(report.second, report.first, report.ratio), table, [f"{report.count:,} pairs"])
+    table = Table(("called in turn", *_SPREAD_HEADS, "p90", "p99"), rows)
+    return _sheet(ratio_text(report.second, report.first, report.ratio), table, [f"{report.count:,} pairs"])
 
 
 def _overhead(report: OverheadReport) -> Sheet:
@@ -204,14 +194,13 @@ def _overhead(report: OverheadReport) -> Sheet:
     ]
     heading = f"{report.bundle}: predict{', every check on,' if report.checks else ''} over the bare engine, one thread"
     adds = f"predict adds {duration_text(report.overhead_us.median)} at the median of {report.count:,} pairs"
-    return _sheet(report, heading, Table(("called in turn", *SPREAD_HEADS), rows), [adds])
+    return _sheet(heading, Table(("called in turn", *_SPREAD_HEADS), rows), [adds])
 
 
 def _rivals(report: RivalsReport) -> Sheet:
-    heads = ("engine", "version", *SPREAD_HEADS, "p99", "to predict", "load", "difference")
+    heads = ("engine", "version", *_SPREAD_HEADS, "p99", "to predict", "load", "difference")
     threads = plural(report.threads, "thread")
     return _sheet(
-        report,
         f"{report.subject.bundle} through other engines, {threads}, called in turn",
         Table(heads, [_rival_row(rival) for rival in report.rivals if rival.p50_us is not None], text=(1,)),
         [],
@@ -236,7 +225,6 @@ def _capacity(report: CapacityReport) -> Sheet:
     heads = ("load", "streams", "carried", "due", "missed", *percentiles, "max", "cores")
     demand = f"{report.rate_hz:g} predictions per second each within {report.deadline_ms:g} ms"
     return _sheet(
-        report,
         f"{report.subject.bundle}, {report.precision} in {report.backend}, {demand}: {carried_text(report)}",
         Table(heads, [_level_row(name, level) for name, level in levels if level is not None]),
         [
@@ -278,7 +266,7 @@ def _pause_lines(report: CapacityReport) -> Iterator[str]:
 
 def profile_sheet(profile: ExecutionProfile) -> Sheet:
     """Show every config of each student, the one that `open` takes first, and the rejected ones."""
-    parts: list[Table | Sentence] = []
+    parts: list[Table | Text] = []
     for model in dict.fromkeys(trial.model for trial in profile.trials):
         trials = [trial for trial in profile.trials if trial.model == model]
         best = best_trial(trials, model=model)
@@ -286,7 +274,7 @@ def profile_sheet(profile: ExecutionProfile) -> Sheet:
         heads = (model, "precision", "threads", "options", "p50", "p99", "times as fast")
         parts.append(Table(heads, list(map(_trial_row, ranked)), text=(1, 3)))
     parts += [
-        Sentence(f"left out: {rejected.model} in {rejected.backend} {rejected.precision}: {rejected.reason}", "yellow")
+        Text(f"left out: {rejected.model} in {rejected.backend} {rejected.precision}: {rejected.reason}", "yellow")
         for rejected in profile.left_out
     ]
     first = profile.trials[0]
@@ -294,7 +282,7 @@ def profile_sheet(profile: ExecutionProfile) -> Sheet:
         f"compared with {first.backend} {first.precision}; EdgePredictor.open takes the first row of a table "
         "(lower precision and more threads have to be 1.1 times as fast)"
     )
-    return Sheet(heading=str(profile.machine), parts=[*parts, Sentence(choice)])
+    return Sheet(heading=str(profile.machine), parts=[*parts, Text(choice)])
 
 
 def _trial_row(trial: MeasuredConfig) -> Sequence[str]:
@@ -304,12 +292,9 @@ def _trial_row(trial: MeasuredConfig) -> Sequence[str]:
     return (trial.backend, trial.precision, str(trial.threads), ", ".join(options), *times)
 
 
-def _sheet(
-    report: Measurement, heading: str, table: Table, notes: Sequence[str], warnings: Sequence[str] = ()
-) -> Sheet:
-    interrupted = () if report.complete else ("interrupted: less was measured than asked for",)
-    yellow = (Sentence(line, "yellow") for line in (*warnings, *interrupted))
-    return Sheet(heading=heading, parts=[table, *map(Sentence, notes), *yellow])
+def _sheet(heading: str, table: Table, notes: Sequence[str], warnings: Sequence[str] = ()) -> Sheet:
+    yellow = (Text(line, "yellow") for line in warnings)
+    return Sheet(heading=heading, parts=[table, *map(Text, notes), *yellow])
 
 
 def _spread(spread: RepeatSpread | None) -> Sequence[str]:

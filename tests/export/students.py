@@ -1,0 +1,118 @@
+"""Students with random weights, their windows, and what judges their artifacts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge.frames import mask_missing
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.verify import proof_set
+from mmkd_export.verify.answers import answers_from_student
+from mmkd_export.verify.proof_set import ProofSet
+from mmkd_export.verify.windows import windows_from_checkpoint
+from mmkd_models.carried import CarriedWindows
+from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.metrics.scores import default_metric
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
+from mmkd_models.networks.rocket import fit_rocket, prune_rocket
+from mmkd_models.networks.student import Student
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint
+
+ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=50.0, samples=64)
+TASK = TaskSpec(labels=("rest", "walk", "run", "fall"))
+
+
+def make_student(
+    *,
+    modality: ModalitySpec = ACC,
+    task: TaskSpec = TASK,
+    config: StudentConfig | None = None,
+    windows: int | None = 12,
+    seed: int = 0,
+) -> StudentCheckpoint:
+    """A student with random weights, and recorded-looking windows: sines with noise, some samples missing."""
+    config = config or StudentConfig(preset="toy", encoder=EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = Student(modality, len(task.labels), config, kind=task.kind)
+    return StudentCheckpoint(
+        modality=modality,
+        task=task,
+        config=config,
+        facts=Provenance(
+            dataset="toy_set",
+            dataset_sha256="d" * 64,
+            licence="CC0",
+            metric=default_metric(task.kind),
+            score=0.75,
+            best_step=3,
+            teacher_sha256="7" * 64,
+            training=TrainConfig(),
+            augment=AugmentConfig(),
+            versions={"python": "3.11.0", "torch": "2.13.0"},
+        ),
+        state=student.state_dict(),
+        carried=None if windows is None else make_windows(modality, task, count=windows, seed=seed),
+    )
+
+
+def make_windows(modality: ModalitySpec, task: TaskSpec, *, count: int, seed: int = 0) -> CarriedWindows:
+    rng = np.random.default_rng(seed)
+    if modality.kind == "video":
+        return _make_frames(modality, task, count=count, rng=rng)
+    samples, channels = modality.shape
+    labels = np.arange(count) % (4 if task.kind == "regression" else len(task.labels))
+    time_s = np.arange(samples)[None, :, None] / modality.rate_hz
+    waves = np.sin(2 * np.pi * (1 + labels[:, None, None]) * time_s + np.arange(channels))
+    windows = (waves + 0.3 * rng.standard_normal((count, samples, channels))).astype(np.float32)
+    windows[1::3, 5:9, 0] = np.nan
+    return CarriedWindows(windows=windows, labels=as_labels(labels, task))
+
+
+def _make_frames(modality: ModalitySpec, task: TaskSpec, *, count: int, rng: np.random.Generator) -> CarriedWindows:
+    """Noise that is brighter or darker with the class; of every third window two frames are missing."""
+    labels = np.arange(count) % len(task.labels)
+    values = rng.integers(0, 60, (count, *modality.shape)) + 40 * labels[:, None, None, None, None]
+    missing = np.zeros((count, modality.samples), dtype=bool)
+    missing[1::3, 2:4] = True
+    return CarriedWindows(windows=mask_missing(values.astype(np.uint8), missing), labels=as_labels(labels, task))
+
+
+def as_labels(labels: NDArray[np.int64], task: TaskSpec) -> NDArray[np.generic]:
+    """The class numbers, or what another task would have in their place: the last label always on, numbers by 100."""
+    if task.kind == "regression":
+        return (1000 + 100 * labels + np.arange(len(labels))).astype(np.float32)
+    if task.kind == "multi_label":
+        return (labels[:, None] <= np.arange(len(task.labels))).astype(np.uint8)
+    return labels.astype(np.int64)
+
+
+def make_proof_set(student: StudentCheckpoint) -> ProofSet:
+    """What `export` would judge the student's artifacts by."""
+    real = windows_from_checkpoint(student.carried, checkpoint=Path("student.ckpt"))
+    answer = partial(answers_from_student, student)
+    return proof_set.build_proof_set(real, modality=student.modality, task=student.task, answer=answer)
+
+
+def of_features(start: StudentCheckpoint, kind: str) -> StudentCheckpoint:
+    """As this one, but of that kind: features of its carried windows, half of them pruned."""
+    assert start.carried is not None
+    values, present = prepare_batch(start.carried.windows, start.modality)
+    scale = (values.mean((0, 1)), values.std((0, 1)))
+    features = fit_rocket(start.modality, values, present, scale=scale, seed=0, features=168)
+    features = prune_rocket(features, start.modality, np.arange(0, 168, 2))
+    config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = Student(start.modality, len(start.task.labels), config).state_dict()
+    state |= {f"rocket.{name}": value for name, value in features.state_dict().items()}
+    return replace(start, config=config, state=state)
