@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from mmkd_edge.cli.show import say
 from mmkd_models.metrics.scores import AnyMetric
 
 _PLAIN_EVERY_S = 10.0
@@ -67,38 +68,77 @@ def is_first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+Show = Callable[[str, float, float | None, bool], None]
+"""Takes a line, the seconds so far, the seconds left if they are known, and whether the line ends something."""
+
+
 @contextmanager
-def training_bar(title: str) -> Iterator[OnStep]:
-    """Yield an observer that writes to stderr: a live bar on a terminal, else a line every few seconds."""
+def progress_lines() -> Iterator[Show]:
+    """Yield a function that shows lines on stderr: a live bar on a terminal, else a line every few seconds."""
     if not sys.stderr.isatty():
-        yield _plain_lines(title)
+        yield _plain_lines()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
 
-    texts = TextColumn("{task.description}"), TextColumn("{task.fields[terms]}")
-    columns = (texts[0], BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), texts[1])
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, terms="")
+    columns = BarColumn(bar_width=24), TextColumn("{task.fields[left]}"), TextColumn("{task.description}")
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=1.0, left="")
 
-        def show(progress: TrainingProgress) -> None:
-            bar.update(task, completed=progress.step, total=progress.steps, terms=terms_in_words(progress))
+        def _show(line: str, so_far_s: float, left_s: float | None, is_end: bool) -> None:
+            done = 0.0 if left_s is None else so_far_s / max(so_far_s + left_s, 1e-9)
+            bar.update(task, completed=done, description=line, left=_left_text(left_s))
 
-        yield show
+        yield _show
 
 
-def _plain_lines(title: str) -> OnStep:
-    last = time.monotonic()
+def _plain_lines() -> Show:
+    last: dict[str, float] = {}
 
-    def show(progress: TrainingProgress) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _PLAIN_EVERY_S or progress.step == progress.steps:
-            last = now
-            sys.stderr.write(f"{title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}\n")
-            sys.stderr.flush()
+    def _show(line: str, so_far_s: float, left_s: float | None, is_end: bool) -> None:
+        title = line.split(": ")[0]
+        if is_end or so_far_s - last.setdefault(title, so_far_s) >= _PLAIN_EVERY_S:
+            last[title] = so_far_s
+            say(f"{line}; {_left_text(left_s)}" if left_s else line)
 
-    return show
+    return _show
+
+
+def _left_text(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"about {seconds:.0f} s left"
+    minutes = round(seconds / 60)
+    return f"about {minutes} min left" if minutes < 90 else f"about {minutes / 60:.1f} h left"
+
+
+def show_fraction(show: Show) -> Callable[[str, int, int], None]:
+    """Return a function that takes a line, what is done and the whole, and shows the line with the time left."""
+    began, first = time.monotonic(), -1
+
+    def _show(line: str, done: int, total: int) -> None:
+        nonlocal first
+        first = done if first < 0 else first  # a resumed training has steps of an earlier command
+        so_far_s = time.monotonic() - began
+        left_s = so_far_s * (total - done) / (done - first) if done > first else None
+        show(line, so_far_s, left_s, done == total)
+
+    return _show
+
+
+@contextmanager
+def training_bar(title: str) -> Iterator[OnStep]:
+    """Yield an observer that shows the steps of a training on stderr."""
+    with progress_lines() as lines:
+        show = show_fraction(lines)
+
+        def _on_step(progress: TrainingProgress) -> None:
+            line = f"{title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}"
+            show(line, progress.step, progress.steps)
+
+        yield _on_step
 
 
 def terms_in_words(progress: TrainingProgress) -> str:

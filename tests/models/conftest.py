@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -383,3 +384,11 @@ def comparison_config(**changed: Any) -> ComparisonConfig:
 @pytest.fixture(scope="session")
 def comparison() -> Callable[..., ComparisonConfig]:
     return comparison_config
+
+
+@pytest.fixture
+def run(ran: Callable[..., tuple[object, str, str]]) -> Callable[..., tuple[object, str, str]]:
+    """Run `mmkd-evaluate` with arguments in this process, and return exit code, stdout and stderr."""
+    from mmkd_models.commands.evaluate import main
+
+    return partial(ran, main, "mmkd-evaluate")

@@ -12,7 +12,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import Method, shipped_methods
 from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice
-from mmkd_models.experiments.prepare import StudyOptions
+from mmkd_models.experiments.study import StudyOptions
 from mmkd_models.train_config import TrainConfig
 
 TRAIN = TrainConfig(steps=6, batch=8, eval_every=3)

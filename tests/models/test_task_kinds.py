@@ -19,14 +19,13 @@ from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.distillation.recipe import Recipe, check_terms
-from mmkd_models.evaluation.rivals import RIVALS, Contestants, RivalName
+from mmkd_models.evaluation.rivals import RIVALS, RivalName, Rivals
 from mmkd_models.losses.correlation import DistTerm
 from mmkd_models.losses.decoupled import DkdTerm
 from mmkd_models.losses.logits import LogitTerm, logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
 from mmkd_models.losses.term import Goal, constant, training_goal
 from mmkd_models.metrics.scores import (
-    average_precision,
     label_scores,
     scores_from_document,
     scores_from_logits,
@@ -152,8 +151,8 @@ def test_label_scores_are_those_of_scikit_learn():
 
 def test_average_precision_by_hand():
     """On at ranks 1 and 3: precision 1 and 2/3, each for half of the recall."""
-    found = average_precision(np.array([True, False, True, False]), np.float32([4, 3, 2, 1]))
-    assert found == pytest.approx((1 + 2 / 3) / 2)
+    scores = label_scores(np.uint8([[1], [0], [1], [0]]), np.float32([[4], [3], [2], [1]]), threshold=0.5)
+    assert scores.mean_average_precision == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_a_label_that_is_never_on_counts_only_where_it_is_answered():
@@ -271,14 +270,14 @@ def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind: str, rival: Ri
     if rival != "extra_trees":
         pytest.importorskip("aeon")
     train, valid, test = (rigs[kind].split(name) for name in ("train", "valid", "test"))
-    contestants = Contestants(
+    rivals = Rivals(
         train=train,
         parts=(valid, test),
         modality="acc",
         seed=0,
         teach=lambda windows: windows.labels.reshape(len(windows), -1).astype(np.float64),  # knows the truth
     )
-    judged = contestants.judged(rival)
+    judged = rivals.judge(rival)
     assert not isinstance(judged, str)
     assert judged[1].scores.metric("mean_average_precision" if kind == "multi_label" else "r2") > 0.5
 

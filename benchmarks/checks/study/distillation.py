@@ -15,7 +15,8 @@ from checks.study.pool import pooled_results
 from checks.study.stages import Plan, Portion, measure_sizes, raced, run_stages, sensor_from_text
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.commands.study import latency_meter
-from mmkd_models.experiments.progress import Progress, progress_lines
+from mmkd_models.experiments.runs import Progress
+from mmkd_models.train_config import progress_lines
 
 LATENCY_S = 4.0
 

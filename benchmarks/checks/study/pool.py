@@ -17,7 +17,7 @@ import numpy as np
 from checks.study.files import SeedResults, SizeResults
 from mmkd_edge.errors import UsageError
 from mmkd_models.evaluation.gains import (
-    FEWEST_GROUPS,
+    MIN_GROUPS,
     gain_draws,
     gain_over_seeds,
     gain_per_seed,
@@ -106,7 +106,7 @@ class SensorTable(msgspec.Struct, frozen=True, kw_only=True):
 class PooledGain(msgspec.Struct, frozen=True, kw_only=True):
     """What one method is better by than another where both are finished: the mean over sets of the mean over sensors.
 
-    `low` and `high` are of its 95 % interval; None where a sensor has fewer than `FEWEST_GROUPS` groups.
+    `low` and `high` are of its 95 % interval; None where a sensor has fewer than `MIN_GROUPS` groups.
     """
 
     mean: float
@@ -458,7 +458,7 @@ def _pooled_gain(pairs: Sequence[_Pair], metric: Metric) -> PooledGain | None:
     means = [np.mean(gain_per_seed(pair.ours, pair.theirs, metric)) for pair in pairs]
     drawn = [gain_draws(pair.ours, pair.theirs, metric) for pair in pairs]
     low, high = interval_of(_over_sets(sets, drawn))
-    is_known = min(len(groups_tested(pair.ours)) for pair in pairs) >= FEWEST_GROUPS
+    is_known = min(len(groups_tested(pair.ours)) for pair in pairs) >= MIN_GROUPS
     return PooledGain(
         mean=float(_over_sets(sets, means)),
         low=low if is_known else None,

@@ -31,9 +31,8 @@ from mmkd_models.distillation.recipe import Method, shipped_methods
 from mmkd_models.evaluation.rivals import RIVALS
 from mmkd_models.experiments.folder import write_result
 from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
-from mmkd_models.experiments.prepare import MeasureLatency, StudyOptions, prepare_study
-from mmkd_models.experiments.progress import Progress
-from mmkd_models.experiments.study import run_study
+from mmkd_models.experiments.runs import Progress
+from mmkd_models.experiments.study import MeasureLatency, StudyOptions, prepare_study, run_study
 from mmkd_models.experiments.table import dataset_facts, teacher_rows, tested_entries
 from mmkd_models.experiments.workers import torch_threads
 from mmkd_models.networks.config import Preset, preset_named

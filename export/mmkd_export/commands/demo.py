@@ -21,18 +21,12 @@ with loading("mmkd-demo"):
     from mmkd_edge.cli.run import run_command, shell_line
     from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
     from mmkd_edge.machine import usable_cores
+    from mmkd_models.commands.options import AllCores, Duration, Members
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
     from mmkd_models.data.folds import check_seeds, fold_trainings
     from mmkd_models.data.labelled import Labelled, labelled_from_options, seen_labels, usual_labelled
-    from mmkd_models.defaults import (
-        AUGMENT,
-        BASELINE_LEARNING_RATES,
-        COMMITTEE,
-        STUDENT_PRESET,
-        TEACHER_PRESET,
-        default_trainings,
-    )
+    from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, TEACHER_PRESET, default_trainings
     from mmkd_models.metrics.scores import default_metric
     from mmkd_models.networks.config import preset_named
     from mmkd_report.schema.figures import Measure
@@ -98,14 +92,7 @@ class ComparisonOptions:
     method: Annotated[
         str | None, Option("Distillation method, of mmkd-study --list-methods; default that of mmkd-distill.")
     ] = None
-    members: Annotated[
-        str | None,
-        Option(
-            "Members of the teacher: transformer, rocket, trees, with commas between them.",
-            metavar="NAMES",
-            shown=",".join(COMMITTEE),
-        ),
-    ] = None
+    members: Members = None
     choose: Annotated[
         bool,
         Option(
@@ -121,10 +108,8 @@ def demo(
     out: Annotated[Path, Option("Folder to write.", ("-o", "--out"), "DIR")] = Path("demo"),
     dataset: Annotated[Path | None, Option("Dataset directory; default the shipped one.")] = None,
     compared: ComparisonOptions,
-    workers: Annotated[int | None, Option("Trainings at a time, one thread each; default one a core.", min=1)] = None,
-    duration_s: Annotated[
-        float, Option("Measured seconds of each latency.", ("--duration-s",), min=0.1, max=600.0)
-    ] = 4.0,
+    workers: AllCores = None,
+    duration_s: Duration = 4.0,
     as_json: Annotated[bool, Option("Print one JSON document.", ("--json",))] = False,
 ) -> None:
     """Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?
@@ -169,8 +154,9 @@ def run_comparison(
 ) -> list[FoldResult]:
     """Make what the folds lack, with progress on stderr; `afterwards_s` is added to the time that is left."""
     from mmkd_models.experiments.comparison import compare
-    from mmkd_models.experiments.progress import Progress, progress_lines
+    from mmkd_models.experiments.runs import Progress
     from mmkd_models.experiments.workers import Workers
+    from mmkd_models.train_config import progress_lines
 
     count = workers or default_workers()
     with hint_at_resuming(), progress_lines() as show, Workers(count, executor=executor) as pool:

@@ -16,6 +16,7 @@ from mmkd_edge.cli.run import require_modules, shell_line
 from mmkd_edge.cli.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
 from mmkd_export.commands.demo import ComparisonOptions, default_workers, requested_comparison, run_comparison
+from mmkd_models.commands.options import AllCores, Duration, ExecutorName, Latency
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.experiments.workers import Executor
 from mmkd_models.networks.config import choice
@@ -54,12 +55,10 @@ def sensors(
             "Assumptions from --print-cost for every sensor, or NAME=FILE.toml for one (repeat).", metavar="FILE.toml"
         ),
     ] = None,
-    latency: Annotated[bool, Option("Export students and measure their latency.", ("--latency/--no-latency",))] = True,
-    duration_s: Annotated[
-        float, Option("Measured seconds of each latency.", ("--duration-s",), min=0.1, max=600.0)
-    ] = 4.0,
-    workers: Annotated[int | None, Option("Trainings at a time, one thread each; default one a core.", min=1)] = None,
-    executor: Annotated[str, Option("Where trainings run: local, or ray (the cluster of RAY_ADDRESS).")] = "local",
+    latency: Latency = True,
+    duration_s: Duration = 4.0,
+    workers: AllCores = None,
+    executor: ExecutorName = "local",
     as_json: Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))] = False,
 ) -> None:
     """Which sensor is enough? For every single sensor of DATA: rivals, labels only, distilled, and the teacher of all.
@@ -70,7 +69,7 @@ def sensors(
     require_modules(_NEEDS, by="mmkd-evaluate --sensors", extra="train")
     from mmkd_models.commands.study import latency_meter
     from mmkd_models.experiments.comparison import Comparison
-    from mmkd_models.experiments.sensors import SensorsOrder, check_costs, judge_sensors
+    from mmkd_models.experiments.sensors import check_costs, judge_sensors
     from mmkd_models.experiments.summary import demo_document
     from mmkd_models.experiments.workers import torch_threads
 
@@ -84,13 +83,13 @@ def sensors(
             "alone; mmkd-evaluate judges a model of it"
         )
     comparison = Comparison(dataset=dataset, config=requested_comparison(dataset, compared), out=out)
-    order = SensorsOrder(comparison=comparison, costs=_costs(cost, comparison.config.modalities))
-    check_costs(order)
+    costs = _costs(cost, comparison.config.modalities)
+    check_costs(comparison, costs)
     context.with_resource(lock_output(out, is_folder=True))
     folds = run_comparison(comparison, seeds=range(compared.seeds), workers=count, executor=where)
     times = {}
     with torch_threads():
-        judged = judge_sensors(order, workers=count, executor=where, say=say)
+        judged = judge_sensors(comparison, costs, workers=count, executor=where, say=say)
         if meter is not None:
             for name in judged:
                 say(f"{name}: latency")

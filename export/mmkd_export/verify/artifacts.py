@@ -37,7 +37,7 @@ from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, answer_scores, ga
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import confidence_facts
-from mmkd_models.metrics.scores import measures_of, of_classes
+from mmkd_models.metrics.scores import measures_of
 from mmkd_report.schema.export import ArtifactParity, ArtifactReport, BackendRun
 from mmkd_report.schema.figures import ClassScores
 
@@ -218,7 +218,7 @@ def _score(
     measured = answer_scores(answers, labels[rows], rows, task)
     if task.kind != "classification":
         return None, {measure.name: measured.metric(measure.name) for measure in measures_of(task)}
-    return msgspec.convert(of_classes(measured), ClassScores, from_attributes=True), msgspec.UNSET
+    return msgspec.convert(measured, ClassScores, from_attributes=True), msgspec.UNSET
 
 
 def describe_artifact(

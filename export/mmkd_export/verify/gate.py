@@ -7,7 +7,7 @@ always differ. Fewer than 100 windows are too few, unless the user accepts that.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -62,7 +62,7 @@ def check_metric(name: str, task: TaskSpec) -> AnyMetric:
     known = metrics_of(task.kind)
     if name not in known:
         raise CheckpointError(f"checkpoint: metric: expected one of {', '.join(known)}, got {name!r}; train again")
-    return cast("AnyMetric", name)
+    return name
 
 
 def gate_summary(result: GateResult) -> str:

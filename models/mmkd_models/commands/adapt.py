@@ -16,7 +16,7 @@ with loading("mmkd-adapt"):
     from mmkd_edge.cli.run import check_page, run_command, shell_line
     from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import GateError, UsageError
-    from mmkd_models.commands.options import NEEDS, Data, Json, Output, run_dir_of
+    from mmkd_models.commands.options import NEEDS, Data, Json, Output, Page, run_dir_of
     from mmkd_models.commands.outputs import drop_states, hold_output, training_shown
 
 if TYPE_CHECKING:
@@ -61,9 +61,7 @@ def adapt(
     steps: Annotated[int, Option("Training steps of a transformer or hybrid student.", min=1)] = 200,
     seed: Annotated[int, Option("Seed of batches and of the choice of labels.", min=0)] = 0,
     resume: Annotated[bool, Option("Resume an interrupted run.", ("--resume",))] = False,
-    page: Annotated[
-        Path | None, Option("Also write the result as one self-contained page.", metavar="FILE.html")
-    ] = None,
+    page: Page = None,
     json: Json = False,
 ) -> None:
     """Adapt a student to a new machine, person or campaign.

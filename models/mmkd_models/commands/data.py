@@ -105,8 +105,7 @@ def import_(
     targets: Annotated[
         str,
         Option(
-            "Make a label of each condition on the file's targets, such as 'cooler<20,leak>0'.",
-            metavar="CONDITIONS",
+            "Make a label of each condition on the file's targets, such as 'cooler<20,leak>0'.", metavar="CONDITIONS"
         ),
     ] = "",
     metadata: Annotated[

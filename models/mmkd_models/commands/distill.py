@@ -69,16 +69,13 @@ def _terms() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentOptions:
-    """The student to train."""
-
+class _StudentOptions:
     preset: Annotated[
         str | None, Option("Size: tiny, small, medium or base.", shown=f"{STUDENT_PRESET}; with --qat the student's")
     ] = None
     kind: Kind = "transformer"
     choose: Annotated[
-        bool,
-        Option("Train all kinds of students, labels only too, and write what validation prefers.", ("--choose",)),
+        bool, Option("Train all kinds of students, labels only too, and write what validation prefers.", ("--choose",))
     ] = False
     causal: Causal = False
     qat: Annotated[
@@ -88,9 +85,7 @@ class StudentOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
-    """The losses."""
-
+class _RecipeOptions:
     recipe: Annotated[Path | None, Option("JSON file with the recipe; see --print-recipe.")] = None
     term: Annotated[
         list[str] | None, Option("One term of the recipe, KIND[,NAME=VALUE...] (repeat); see --list-terms.")
@@ -98,9 +93,7 @@ class RecipeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillationOptions(TrainingOptions):
-    """Options of every training; `--qat` needs fewer and smaller steps."""
-
+class _DistillationOptions(TrainingOptions):
     steps: Annotated[
         int | None, Option("Optimisation steps.", min=1, shown=f"{STUDENT_TRAIN.steps}; with --qat {INT8_TRAIN.steps}")
     ] = None
@@ -115,9 +108,7 @@ class DistillationOptions(TrainingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillResultOptions:
-    """Output."""
-
+class _DistillResultOptions:
     embed_windows: Embed = True
     print_recipe: Annotated[
         bool,
@@ -139,10 +130,10 @@ def distill(
     data: Data,
     modality: Modality,
     output: Output = Path("student.ckpt"),
-    student: StudentOptions,
-    taught: RecipeOptions,
-    options: DistillationOptions,
-    result: DistillResultOptions,
+    student: _StudentOptions,
+    taught: _RecipeOptions,
+    options: _DistillationOptions,
+    result: _DistillResultOptions,
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
     from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
@@ -184,7 +175,7 @@ def distill(
     write_student_and_report(output, checkpoint, json=result.json)
 
 
-def _checked_kind(student: StudentOptions, taught: RecipeOptions) -> StudentKind:
+def _checked_kind(student: _StudentOptions, taught: _RecipeOptions) -> StudentKind:
     kind = kind_named(student.kind, option="--kind")
     if student.choose and (kind != "transformer" or student.qat is not None):
         other = "--qat" if student.qat is not None else f"--kind {kind}"
@@ -205,7 +196,7 @@ def _checked_kind(student: StudentOptions, taught: RecipeOptions) -> StudentKind
 
 
 def _teachers(
-    paths: Sequence[Path], training: TrainingData, start: StartingStudent | None, *, fold: int | None
+    paths: Sequence[Path], training: TrainingData, start: _StartingStudent | None, *, fold: int | None
 ) -> list[TeacherFile]:
     from mmkd_models.training.checkpoint import read_teacher_file
     from mmkd_models.training.inputs import check_compatible, check_same_fold
@@ -221,16 +212,14 @@ def _teachers(
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartingStudent:
-    """The student of `--qat`, and the layers that compute in INT8."""
-
+class _StartingStudent:
     path: Path
     checkpoint: StudentCheckpoint
     sha256: str
     groups: tuple[tuple[str, ...], ...]
 
 
-def _starting_student(options: StudentOptions, modality: str, output: Path) -> StartingStudent | None:
+def _starting_student(options: _StudentOptions, modality: str, output: Path) -> _StartingStudent | None:
     """Read the student of `--qat`, and ask the export which of its layers compute in INT8."""
     from mmkd_models.training.checkpoint import file_sha256, read_student
 
@@ -260,4 +249,4 @@ def _starting_student(options: StudentOptions, modality: str, output: Path) -> S
     from mmkd_export.graph.onnx_from_student import practised_layers
 
     groups = practised_layers(checkpoint)
-    return StartingStudent(path=path, checkpoint=checkpoint, sha256=file_sha256(path), groups=groups)
+    return _StartingStudent(path=path, checkpoint=checkpoint, sha256=file_sha256(path), groups=groups)

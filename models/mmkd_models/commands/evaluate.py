@@ -5,32 +5,50 @@ from __future__ import annotations
 from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-evaluate"):
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import ExitStack
+    from dataclasses import dataclass, replace
+    from functools import partial
     from pathlib import Path
-    from typing import Annotated, NoReturn
+    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
     import msgspec
 
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.outputs import lock_output
-    from mmkd_edge.cli.run import check_page, run_command, shell_line
-    from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, show_table
-    from mmkd_models.commands.evaluate_inputs import (
-        EvaluateRequest,
-        ShiftOptions,
-        SuiteOptions,
-        WindowOptions,
-        check_options,
-        chosen_rivals,
-        open_models,
-        with_rivals,
+    from mmkd_edge.cli.run import check_page, require_modules, run_command, shell_line
+    from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
+    from mmkd_edge.errors import UsageError
+    from mmkd_models.commands.options import NEEDS, Data, Page
+    from mmkd_models.data.dataset import Dataset, open_dataset
+    from mmkd_models.data.folds import LeftOutDomains, fold_indices
+    from mmkd_models.data.labelled import Labelled
+    from mmkd_models.data.spec import SplitName
+    from mmkd_models.data.windows import Windows
+    from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, default_trainings
+    from mmkd_models.evaluation.seen import check_seen, split_judged
+    from mmkd_models.evaluation.suites.cost_model import TEMPLATE
+    from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
+    from mmkd_models.evaluation.suites.models import (
+        check_rivals,
+        fit_rivals,
+        model_from_checkpoint,
+        models_from_bundle,
+        with_unique_names,
     )
-    from mmkd_models.commands.options import Data
-    from mmkd_models.evaluation.suites.table import check_suites, judge
-    from mmkd_report.schema.judging import JudgingDocument
+    from mmkd_models.evaluation.suites.table import SUITES, check_suites, judge
+    from mmkd_models.metrics.scores import default_metric, metrics_of
+    from mmkd_models.networks.config import Preset, choice, preset_named
+    from mmkd_report.schema.evaluation import DataFacts
+    from mmkd_report.schema.judging import JudgingDocument, ShiftFacts
+
+if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.evaluation.rivals import RivalName
+    from mmkd_models.experiments.domains import ShiftOrder
 
 _ABOUT = "Judge a teacher, a student or a bundle on a dataset."
+_READS_CHECKPOINTS = ("torch", "safetensors", "lightning_fabric")
+_DEFAULT_SUITE = "scores"
 
 
 def main() -> NoReturn:
@@ -54,6 +72,54 @@ def run_evaluate(arguments: Sequence[str]) -> None:
     run_line("mmkd-evaluate", arguments, [Command(function=evaluate, epilog=epilog)])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _WindowOptions:
+    split: Annotated[str, Option("Split to judge with: train, valid or test.", metavar="NAME")] = "test"
+    fold: Annotated[int | None, Option("Judge with the test windows of fold N instead of a split.", min=0)] = None
+    training_windows: Annotated[
+        bool, Option("Also judge with windows that trained the model, and say so.", ("--training-windows",))
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SuiteOptions:
+    suite: Annotated[
+        list[str] | None,
+        Option(f"Suite: {', '.join(SUITES)}, or all. Repeatable.", metavar="NAME", shown=_DEFAULT_SUITE),
+    ] = None
+    rival: Annotated[
+        list[str] | None,
+        Option("Add extra_trees, mini_rocket, rocket_and_trees or multi_rocket_hydra. Repeatable.", metavar="NAME"),
+    ] = None
+    by: Annotated[
+        str | None, Option("Metadata whose values the suites groups and shift compare.", metavar="NAME", shown="group")
+    ] = None
+    cost: Annotated[Path | None, Option("Assumptions of the suite cost; see --print-cost.", metavar="FILE.toml")] = None
+    print_cost: Annotated[
+        bool, Option("Print a file of cost assumptions to fill in, and stop.", ("--print-cost",), says=TEMPLATE.strip)
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShiftOptions:
+    out: Annotated[
+        Path | None, Option("Suite shift: folder; the same command resumes.", ("-o", "--out"), "DIR", shown=False)
+    ] = None
+    workers: Annotated[int, Option("Suite shift: processes, one thread each.", min=1, metavar="N")] = 1
+    time: Annotated[
+        bool, Option("Suite shift: also train on the campaign's first part and judge on its last.", ("--time",))
+    ] = False
+    teacher: Annotated[
+        str, Option("Suite shift: size of the teacher: tiny, small, medium or base.", metavar="NAME")
+    ] = "tiny"
+    label_fraction: Annotated[
+        float, Option("Suite shift: fraction of the training labels to use.", metavar="FRACTION")
+    ] = 1.0
+    steps: Annotated[
+        int | None, Option("Suite shift: training steps of every network.", min=1, metavar="N", shown="as shipped")
+    ] = None
+
+
 def evaluate(
     *,
     model: Annotated[Path, Argument("MODEL", "Checkpoint of a teacher or a student, or a bundle.")],
@@ -61,13 +127,11 @@ def evaluate(
     against: Annotated[
         list[Path] | None, Option("Checkpoint or bundle to compare with. Repeatable.", metavar="OTHER")
     ] = None,
-    suites: SuiteOptions,
-    shift: ShiftOptions,
-    windows: WindowOptions,
+    suites: _SuiteOptions,
+    shift: _ShiftOptions,
+    windows: _WindowOptions,
     seed: Annotated[int, Option("Seed of faults, missing samples and intervals.", min=0)] = 0,
-    page: Annotated[
-        Path | None, Option("Also write the results as one self-contained page.", metavar="FILE.html")
-    ] = None,
+    page: Page = None,
     as_json: Annotated[bool, Option("Print one JSON document instead of tables.", ("--json",))] = False,
 ) -> None:
     """Judge a teacher, a student or a bundle on a dataset.
@@ -77,8 +141,8 @@ def evaluate(
     if page is not None:
         check_page(page, extra="train")
     paths = (model, *(against or ()))
-    request = EvaluateRequest(paths=paths, data=data, windows=windows, options=suites, shift=shift, seed=seed)
-    check_options(request)
+    request = _Request(paths=paths, data=data, windows=windows, options=suites, shift=shift, seed=seed)
+    _check_options(request)
     document = _judge(request)
     if page is not None:
         from mmkd_report import render_judging, write_page
@@ -91,16 +155,200 @@ def evaluate(
     print(f"{'' if page is None else f'wrote {page}; '}next: {_next_command(document, data)}")
 
 
-def _judge(request: EvaluateRequest) -> JudgingDocument:
-    out = request.shift.out
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    paths: tuple[Path, ...]
+    data: Path
+    windows: _WindowOptions
+    options: _SuiteOptions
+    shift: _ShiftOptions
+    seed: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The suites; `all` includes shift only if -o stores its trainings."""
+        names = self.options.suite or [_DEFAULT_SUITE]
+        if "all" in names:
+            return tuple(name for name in SUITES if name != "shift" or "shift" in names or self.shift.out is not None)
+        chosen = {choice(name, (*SUITES, "all"), option="--suite") for name in names}
+        return tuple(name for name in SUITES if name in chosen)
+
+
+def _check_options(request: _Request) -> None:
+    names, options, shift = set(request.names), request.options, request.shift
+    given = [key for key, value in shift.__dict__.items() if value != getattr(_ShiftOptions, key)]
+    needs: dict[str, tuple[str, ...]] = {f"--{key.replace('_', '-')}": ("shift",) for key in given}
+    needs |= {"--by": ("groups", "shift")} if options.by is not None else {}
+    needs |= {"--cost": ("cost",)} if options.cost is not None else {}
+    for option, suites in needs.items():
+        if not names & set(suites):
+            raise UsageError(f"{option} needs --suite {' or '.join(suites)}; add it, or leave {option} out")
+    if options.cost is None and "cost" in (options.suite or ()):
+        raise UsageError("--suite cost needs --cost FILE.toml; --print-cost prints such a file")
+    if names == {"shift"} and request.windows != _WindowOptions():
+        raise UsageError(
+            "--split, --fold and --training-windows have no effect on --suite shift, which judges on each domain; "
+            "leave them out"
+        )
+    for number, path in enumerate(request.paths):
+        if path.resolve() in [other.resolve() for other in request.paths[:number]]:
+            raise UsageError(f"--against {path}: this file is already named; name each once")
+
+
+def _judge(request: _Request) -> JudgingDocument:
     with ExitStack() as stack:
-        opened = open_models(stack, request)
-        check_suites(opened.inputs, request.names)
-        rivals = chosen_rivals(request, opened.inputs)
-        if out is not None:
-            stack.enter_context(lock_output(out, is_folder=True))
+        inputs, data = _open_inputs(stack, request)
+        check_suites(inputs, request.names)
+        rivals = _chosen_rivals(request, inputs)
+        if request.shift.out is not None:
+            stack.enter_context(lock_output(request.shift.out, is_folder=True))
             stack.enter_context(hint_at_resuming())
-        return judge(with_rivals(opened, rivals).inputs, request.names, data=opened.data)
+        if rivals:
+            inputs = _with_rivals(inputs, rivals, data.sha256)
+        return judge(inputs, request.names, data=data)
+
+
+def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, DataFacts]:
+    from mmkd_export.plan import is_bundle
+
+    options = request.options
+    if not all(map(is_bundle, request.paths)):
+        require_modules(_READS_CHECKPOINTS, by="mmkd-evaluate of a checkpoint", extra="train")
+    dataset = open_dataset(request.data)
+    train, valid, windows, part = _parts(dataset, request.windows)
+    knows = request.windows.training_windows or request.names == ("shift",)  # judges others, which it trains
+    check = partial(
+        check_seen,
+        dataset=dataset,
+        windows=windows,
+        part=None if knows else part,
+        costs=options.cost is not None and "cost" in request.names,
+    )
+    models: list[ModelUnderTest] = []
+    for path in map(str, request.paths):
+        if is_bundle(Path(path)):
+            models += models_from_bundle(stack, path, windows, dataset.sha256, check_seen=check)
+        else:
+            models.append(model_from_checkpoint(path, windows, dataset.sha256, check_seen=check))
+    split = "test" if request.windows.fold is not None else request.windows.split
+    data = DataFacts(
+        name=dataset.spec.name,
+        sha256=dataset.sha256,
+        part=part,
+        windows=len(windows),
+        groups=windows.group_count,
+        split=split_judged(dataset, [model.seen for model in models], split=split, part=part),
+        labels=dataset.spec.task.labels,
+    )
+    inputs = SuiteInputs(
+        models=tuple(with_unique_names(models)),
+        windows=windows,
+        train=train,
+        calibration=valid,
+        by=options.by,
+        cost=options.cost,
+        seed=request.seed,
+        on_part=say,
+    )
+    if "shift" in request.names:
+        inputs = replace(inputs, shift=partial(_shift, _shift_order(request, inputs, dataset)))
+    return inputs, data
+
+
+def _parts(dataset: Dataset, options: _WindowOptions) -> tuple[Windows, Windows, Windows, str]:
+    """Return training windows, labelled validation windows, and labelled windows to judge with and their name."""
+    if options.fold is not None:
+        everything = dataset.everything()
+        fold = fold_indices(everything, fold=options.fold, seed=0)
+        train, valid, test = map(everything.subset, (fold.train, fold.valid, fold.test))
+        return train, valid.only_labelled(), test, f"test windows of fold {options.fold}"
+    name: SplitName = choice(options.split, get_args(SplitName), option="--split")
+    judging = dataset.split(name).only_labelled()
+    if len(judging) == 0:
+        raise UsageError(f"{dataset.path}: split {name}: expected labelled windows, got none; name another --split")
+    return dataset.split("train"), dataset.split("valid").only_labelled(), judging, f"{name} windows"
+
+
+def _chosen_rivals(request: _Request, inputs: SuiteInputs) -> list[RivalName]:
+    names = request.options.rival
+    if not names:
+        return []
+    require_modules(("torch", "sklearn"), by="mmkd-evaluate --rival", extra="train")
+    from mmkd_models.evaluation.rivals import RIVALS
+
+    known = tuple(name for name in RIVALS if name != "distilled_rocket")
+    chosen = [choice(name, known, option="--rival") for name in dict.fromkeys(names)]
+    if set(chosen) != {"extra_trees"}:
+        require_modules(("aeon",), by="--rival with convolutional features", extra="rivals")
+    check_rivals(inputs.first, inputs.windows, train=inputs.train, valid=inputs.calibration)
+    return chosen
+
+
+def _with_rivals(inputs: SuiteInputs, names: Sequence[RivalName], dataset_sha256: str) -> SuiteInputs:
+    """Add rivals, fitted with the labels that the first checkpoint's training saw; with all labels for a bundle."""
+    from mmkd_models.training.inputs import visible_labels
+
+    train, checkpoint = inputs.train, inputs.models[0].checkpoint
+    metric = default_metric(train.spec.task.kind)
+    if checkpoint is not None:
+        facts = checkpoint.facts
+        metric = choice(facts.metric, metrics_of(train.spec.task.kind), option="--rival")
+        if facts.labelled is not msgspec.UNSET and facts.dataset_sha256 == dataset_sha256:
+            share, groups = facts.labelled.share, facts.labelled.groups
+            train = train.with_labels(visible_labels(train, share=share, groups=groups, seed=facts.training.seed))
+    say(f"rivals learn from {int(train.labelled.sum())} labelled windows: {', '.join(names)}")
+    rivals = fit_rivals(names, inputs.first, train=train, valid=inputs.calibration, metric=metric, seed=inputs.seed)
+    return replace(inputs, models=(*inputs.models, *rivals))
+
+
+def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
+    from mmkd_models.experiments.domains import judge_shift
+    from mmkd_models.experiments.runs import Progress
+    from mmkd_models.train_config import progress_lines
+
+    with progress_lines() as show:
+        return judge_shift(order, progress=Progress(show=show), say=on_part)
+
+
+def _shift_order(request: _Request, inputs: SuiteInputs, dataset: Dataset) -> ShiftOrder:
+    """Return what is trained: for the sensor of the first model, a student of its size."""
+    options, modalities, checkpoint = request.shift, inputs.first.modalities, inputs.models[0].checkpoint
+    out, label_fraction = options.out, options.label_fraction
+    if out is None:
+        raise UsageError("--suite shift needs -o DIR, the folder for its trainings; add it")
+    if len(modalities) > 1:
+        raise UsageError(
+            f"--suite shift: expected a student or a bundle first, got a teacher of {' and '.join(modalities)}; name "
+            "the teacher by --against"
+        )
+    if not 0 < label_fraction <= 1:
+        raise UsageError(
+            f"--label-fraction {label_fraction:g}: expected above 0 and up to 1; 0.1 uses a tenth of the labels"
+        )
+    require_modules(NEEDS, by="--suite shift", extra="train")
+    from mmkd_models.distillation.recipe import default_recipe
+    from mmkd_models.experiments.comparison import ComparisonConfig
+    from mmkd_models.experiments.domains import ShiftOrder, check_shift
+    from mmkd_models.training.committee import default_members
+
+    name = "" if checkpoint is None else checkpoint.config.preset
+    teacher_train, student_train = default_trainings(default_metric(dataset.spec.task.kind), options.steps)
+    config = ComparisonConfig(
+        labelled=Labelled(share=label_fraction),
+        modalities=modalities,
+        teacher=preset_named(options.teacher, option="--teacher"),
+        student=preset_named(name, option="MODEL") if name in get_args(Preset) else STUDENT_PRESET,
+        teacher_train=teacher_train,
+        student_train=student_train,
+        baseline_learning_rates=BASELINE_LEARNING_RATES,
+        augment=AUGMENT,
+        recipe=default_recipe(dataset.spec.task),
+        members=default_members(dataset.spec.modalities),
+        left_out=LeftOutDomains(by=request.options.by or "group"),
+    )
+    order = ShiftOrder(dataset=dataset, config=config, out=out / "shift", in_time=options.time, workers=options.workers)
+    check_shift(order)
+    return order
 
 
 def show_judging(document: JudgingDocument) -> None:
@@ -111,10 +359,10 @@ def show_judging(document: JudgingDocument) -> None:
     for sentence in document.verdict:
         print(f"{sentence}.")
     for result in document.suites.values():
-        for one in result.tables:
-            print(f"{one.caption}:")
-            table = plain_table(one.heads)
-            for row in one.rows:
+        for rows in result.tables:
+            print(f"{rows.caption}:")
+            table = plain_table(rows.heads)
+            for row in rows.rows:
                 table.add_row(*row)
             show_table(table)
         for note in result.notes:

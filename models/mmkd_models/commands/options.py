@@ -15,7 +15,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.labelled import ALL, Labelled, label_option, labelled_from_options
-from mmkd_models.defaults import AUGMENT, STUDENT_TRAIN
+from mmkd_models.defaults import AUGMENT, COMMITTEE, STUDENT_TRAIN
 from mmkd_models.metrics.scores import AnyMetric, default_metric, metrics_of
 from mmkd_models.networks.config import choice
 from mmkd_models.train_config import TrainConfig, TrainingPrecision
@@ -40,25 +40,39 @@ Metric = Annotated[
 Causal = Annotated[
     bool, Option("Let tokens attend to the past only, so that a stream computes only new samples.", ("--causal",))
 ]
+LabelShare = Annotated[float | None, Option("Fraction of the training labels to use; 0.1 is a tenth.", shown="1, all")]
 LabelledGroups = Annotated[
     int | None,
-    Option("Use the labels of N whole groups of the training windows, not of a share.", metavar="N", shown=False),
+    Option("Use the labels of N whole groups of the training windows, not of a fraction.", metavar="N", shown=False),
 ]
-Kind = Annotated[
-    str,
-    Option("Kind of student: transformer, rocket (fast convolutional features) or hybrid (both)."),
-]
+Kind = Annotated[str, Option("Kind of student: transformer, rocket (fast convolutional features) or hybrid (both).")]
 Embed = Annotated[bool, Option("Carry up to 256 validation windows.", ("--embed-windows/--no-embed-windows",))]
 Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))]
+Page = Annotated[Path | None, Option("Also write the results as one self-contained page.", metavar="FILE.html")]
+Members = Annotated[
+    str | None,
+    Option(
+        "Members of the teacher, with commas: transformer, rocket, trees.", metavar="NAMES", shown=",".join(COMMITTEE)
+    ),
+]
+SelfTraining = Annotated[
+    bool,
+    Option(
+        "Train a second generation of each transformer on unlabelled windows too.",
+        ("--self-training/--no-self-training",),
+    ),
+]
+AllCores = Annotated[int | None, Option("Trainings at a time, one thread each; default one a core.", min=1)]
+ExecutorName = Annotated[str, Option("Where trainings run: local, or ray (the cluster of RAY_ADDRESS).")]
+Latency = Annotated[bool, Option("Export students and measure their latency.", ("--latency/--no-latency",))]
+Duration = Annotated[float, Option("Measured seconds of each latency.", ("--duration-s",), min=0.1, max=600.0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """How a network is trained."""
 
-    label_fraction: Annotated[
-        float | None, Option("Share of the training labels to use; 0.1 is a tenth.", shown="1, all")
-    ] = None
+    label_fraction: LabelShare = None
     labelled_groups: LabelledGroups = None
     fold: Annotated[int | None, Option("Use grouped fold N of all windows, not the dataset's split.", min=0)] = None
     steps: Annotated[int | None, Option("Optimisation steps.", min=1)] = STUDENT_TRAIN.steps

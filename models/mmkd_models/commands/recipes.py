@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -15,11 +12,11 @@ from mmkd_edge.cli.show import say
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import task_text
 from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.train_config import progress_lines, show_fraction
 
 if TYPE_CHECKING:
     from mmkd_models.data.importing.from_recipe import RecipeReport
 
-_PLAIN_EVERY_S = 10.0
 _MEGABYTE = 1e6
 
 
@@ -36,9 +33,14 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
     from mmkd_models.data.importing.recipe import read_recipe
 
     recipe = read_recipe(file)
-    with reading_bar(f"reading {file}") as tell:
+    with progress_lines() as lines:
+        show = show_fraction(lines)
+
+        def tell(done: int, total: int) -> None:
+            show(f"reading {file}: {done / _MEGABYTE:.0f} of {total / _MEGABYTE:.0f} MB", done, total)
+
         report = import_recipe(recipe, file.parent, out, outside=outside, most_bytes=most_bytes, tell=tell, note=say)
-    return [*clock_lines(report), *offset_lines(report), *window_lines(report)]
+    return [*clock_lines(report), *_offset_lines(report), *window_lines(report)]
 
 
 def draft(folder: Path, beside: Path) -> str:
@@ -76,8 +78,7 @@ def clock_lines(report: RecipeReport) -> list[str]:
     return lines
 
 
-def offset_lines(report: RecipeReport) -> list[str]:
-    """Describe the clock offsets that recordings suggest."""
+def _offset_lines(report: RecipeReport) -> list[str]:
     lines = []
     for sensor in report.sensors:
         proposals = [proposal for proposal in report.proposals if proposal.sensor == sensor.name]
@@ -121,38 +122,3 @@ def window_lines(report: RecipeReport) -> list[str]:
                 f"warning: {split} has no window of {', '.join(missing)}; choose other groups or another 'seed'"
             )
     return lines
-
-
-@contextmanager
-def reading_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield an observer of bytes read, of all."""
-    if not sys.stderr.isatty():
-        yield _plain_lines(title)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
-
-        def _show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield _show
-
-
-def _plain_lines(title: str) -> Callable[[int, int], None]:
-    begun = time.monotonic()
-    last = begun
-
-    def _show(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _PLAIN_EVERY_S:
-            last = now
-            left_s = (now - begun) * (total - done) / max(done, 1)
-            sys.stderr.write(f"{title}: {done / _MEGABYTE:.0f} of {total / _MEGABYTE:.0f} MB, {left_s:.0f} s left\n")
-            sys.stderr.flush()
-
-    return _show

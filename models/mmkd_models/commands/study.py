@@ -20,7 +20,18 @@ with loading("mmkd-study"):
     from mmkd_edge.cli.run import require_modules, run_command, shell_line
     from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, show_table
     from mmkd_edge.errors import PerformanceError, UsageError
-    from mmkd_models.commands.options import NEEDS, LabelledGroups, Metric, Modality, chosen_metric
+    from mmkd_models.commands.options import (
+        NEEDS,
+        Duration,
+        ExecutorName,
+        LabelledGroups,
+        LabelShare,
+        Latency,
+        Metric,
+        Modality,
+        SelfTraining,
+        chosen_metric,
+    )
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import FOLDS, fold_count
     from mmkd_models.data.labelled import ALL, labelled_from_options
@@ -29,7 +40,7 @@ with loading("mmkd-study"):
     from mmkd_report.schema.figures import Measure
 
 if TYPE_CHECKING:
-    from mmkd_models.experiments.prepare import MeasureLatency, StudyOptions
+    from mmkd_models.experiments.study import MeasureLatency, StudyOptions
     from mmkd_report.schema.study import EntryRow, PairLatency, StudyDocument
 
 _LAUNCHES = 2
@@ -58,9 +69,7 @@ def _methods() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpaceOptions:
-    """Combinations to train."""
-
+class _SpaceOptions:
     teacher: Annotated[
         list[str] | None,
         Option("Teacher (repeat): SIZE or MODALITY+MODALITY:SIZE; append ,committee for three members."),
@@ -81,15 +90,12 @@ class SpaceOptions:
         list[float] | None, Option("Further rate that labels only may choose (repeat).")
     ] = None
     rival: Annotated[
-        list[str] | None,
-        Option("Rival to compare with (repeat), such as mini_rocket or extra_trees; default all."),
+        list[str] | None, Option("Rival to compare with (repeat), such as mini_rocket or extra_trees; default all.")
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """Size of the search."""
-
+class _SearchOptions:
     grid: Annotated[bool, Option("Train everything on every seed, without a search.", ("--grid",))] = False
     trials: Annotated[int, Option("Candidates that the search tries, labels only not counted.", min=1)] = 40
     finalists: Annotated[int, Option("Best candidates to train on all seeds.", min=1)] = 3
@@ -101,49 +107,33 @@ class SearchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyTraining:
-    """How every network is trained."""
-
-    label_fraction: Annotated[float | None, Option("Fraction of the training labels to use.", shown="1, all")] = None
+class _StudyTraining:
+    label_fraction: LabelShare = None
     labelled_groups: LabelledGroups = None
-    self_training: Annotated[
-        bool, Option("Train teachers on unlabelled windows too.", ("--self-training/--no-self-training",))
-    ] = True
-    choose: Annotated[
-        bool,
-        Option(
-            "Choose every student by a race of all kinds on validation.",
-            ("--choose",),
-        ),
-    ] = False
+    self_training: SelfTraining = True
+    choose: Annotated[bool, Option("Train all kinds of every student; validation chooses.", ("--choose",))] = False
     steps: Annotated[int, Option("Training steps of every student and baseline.", min=1)] = STUDENT_TRAIN.steps
     teacher_steps: Annotated[int, Option("Training steps of every teacher.", min=1)] = TEACHER_TRAIN.steps
     metric: Metric = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitOptions:
-    """Limits on the student."""
-
+class _LimitOptions:
     max_latency_ms: Annotated[
         float | None, Option("Longest median latency of the exported student on this machine.", min=0.0)
     ] = None
     max_parameters: Annotated[int | None, Option("Most parameters of the student.", min=1)] = None
-    latency: Annotated[bool, Option("Export students and measure their latency.", ("--latency/--no-latency",))] = True
-    duration_s: Annotated[float, Option("Measured seconds of each latency.", ("--duration-s",), min=0.1, max=600.0)] = (
-        4.0
-    )
+    latency: Latency = True
+    duration_s: Duration = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkOptions:
-    """Workers and output."""
-
+class _WorkOptions:
     budget_hours: Annotated[
         float | None, Option("Begin no training after this time; a search takes half of it.", min=0)
     ] = None
     workers: Annotated[int, Option("Trainings at a time.", min=1)] = 1
-    executor: Annotated[str, Option("Where trainings run: local, or ray (the cluster of RAY_ADDRESS).")] = "local"
+    executor: ExecutorName = "local"
     threads: Annotated[int, Option("Threads of every training.", min=1)] = 1
     list_methods: Annotated[bool, Option("Print the methods and stop.", ("--list-methods",), says=_methods)] = False
     table: Annotated[Path | None, Option("Also write the table as a section of Markdown, with its command.")] = None
@@ -155,19 +145,20 @@ def study_command(
     data: Annotated[Path, Argument(None, "Dataset directory; see mmkd-data.")],
     modality: Modality,
     output: Annotated[Path, Option("Folder to write.", ("-o", "--out"), "DIR")] = Path("study"),
-    space: SpaceOptions,
-    search: SearchOptions,
-    training: StudyTraining,
-    limits: LimitOptions,
-    work: WorkOptions,
+    space: _SpaceOptions,
+    search: _SearchOptions,
+    training: _StudyTraining,
+    limits: _LimitOptions,
+    work: _WorkOptions,
 ) -> None:
     """Find the best student of one sensor within limits, and show what distillation buys.
 
     Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
     everything), validation chooses, and the test windows are read once, by the finalists and labels only.
     """
-    from mmkd_models.experiments.progress import Progress, progress_lines
+    from mmkd_models.experiments.runs import Progress
     from mmkd_models.experiments.study import study, write_document
+    from mmkd_models.train_config import progress_lines
 
     check_folder(output)
     if work.table is not None:
@@ -191,7 +182,7 @@ def study_command(
     _check_limits(document)
 
 
-def _refuse_limits(limits: LimitOptions) -> None:
+def _refuse_limits(limits: _LimitOptions) -> None:
     for name, limit in (("--max-parameters", limits.max_parameters), ("--max-latency-ms", limits.max_latency_ms)):
         if limit is not None:
             raise UsageError(
@@ -203,16 +194,16 @@ def _refuse_limits(limits: LimitOptions) -> None:
 def _options(
     dataset: Dataset,
     modality: str,
-    space: SpaceOptions,
-    search: SearchOptions,
-    training: StudyTraining,
-    limits: LimitOptions,
-    work: WorkOptions,
+    space: _SpaceOptions,
+    search: _SearchOptions,
+    training: _StudyTraining,
+    limits: _LimitOptions,
+    work: _WorkOptions,
 ) -> StudyOptions:
     from mmkd_models.distillation.recipe import chosen_methods
     from mmkd_models.evaluation.rivals import RIVALS
     from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
-    from mmkd_models.experiments.prepare import StudyOptions
+    from mmkd_models.experiments.study import StudyOptions
     from mmkd_models.experiments.workers import Executor
     from mmkd_report.schema.study import NONE
 

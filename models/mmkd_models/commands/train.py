@@ -21,8 +21,10 @@ with loading("mmkd-train"):
         Embed,
         Json,
         Kind,
+        Members,
         Modality,
         Output,
+        SelfTraining,
         TrainingOptions,
         new_run,
         same_windows,
@@ -35,7 +37,7 @@ with loading("mmkd-train"):
         write_committee_and_report,
         write_student_and_report,
     )
-    from mmkd_models.defaults import COMMITTEE, STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+    from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
     from mmkd_models.networks.config import kind_named, preset_named, student_config, teacher_config
 
 if TYPE_CHECKING:
@@ -68,22 +70,9 @@ def teacher(
         list[str] | None,
         Option("Use only this modality (repeat; one makes a unimodal teacher); default all.", metavar="NAME"),
     ] = None,
-    members: Annotated[
-        str | None,
-        Option(
-            "Members of the committee, with commas: transformer, rocket, trees.",
-            metavar="NAMES",
-            shown=",".join(COMMITTEE),
-        ),
-    ] = None,
+    members: Members = None,
     preset: Annotated[str, Option("Size of a transformer: tiny, small, medium or base.")] = TEACHER_PRESET,
-    self_training: Annotated[
-        bool,
-        Option(
-            "Train a second generation of each transformer on unlabelled windows too.",
-            ("--self-training/--no-self-training",),
-        ),
-    ] = True,
+    self_training: SelfTraining = True,
     start: Annotated[
         Path | None,
         Option("Start with the weights of this teacher, for the modalities that both have.", metavar="TEACHER.ckpt"),

@@ -17,7 +17,7 @@ from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.labels import block_length, name_strata
 from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
 from mmkd_models.data.windows import Floats, Rows, Windows
-from mmkd_models.evaluation.gains import FEWEST_GROUPS, figure_draws
+from mmkd_models.evaluation.gains import MIN_GROUPS, figure_draws
 from mmkd_models.evaluation.outcome import outcome_on
 from mmkd_report.schema.data import Finding, ProbeFacts
 
@@ -115,8 +115,8 @@ def _ask(
     windows, index = probed.windows, np.flatnonzero(codes >= 0)
     if question != "class":  # shared by whole groups: with few groups of an answer, one that is like another decides
         fewest = min(len(np.unique(windows.groups[codes == code])) for code in np.unique(codes).tolist())
-        if fewest < FEWEST_GROUPS:
-            return f"{question}: it takes {FEWEST_GROUPS} groups of each answer, and one has {fewest}"
+        if fewest < MIN_GROUPS:
+            return f"{question}: it takes {MIN_GROUPS} groups of each answer, and one has {fewest}"
     groups = len(np.unique(windows.groups[index]))
     if groups < 3:
         return f"{question}: it takes three groups or more, and {groups} have it"
@@ -153,7 +153,7 @@ def fit_trees(x: Features, y: Rows, unseen: Features) -> tuple[Rows, Features]:
 
 
 def _facts(windows: Windows, probabilities: Features, question: str, modality: str | None) -> ProbeFacts:
-    if len(np.unique(windows.groups)) < FEWEST_GROUPS:  # then blocks of neighbours are drawn
+    if len(np.unique(windows.groups)) < MIN_GROUPS:  # then blocks of neighbours are drawn
         windows = replace(windows, groups=np.arange(len(windows)) // block_length(len(windows)))
     outcome = outcome_on(windows, probabilities)
     draws = figure_draws([outcome], "balanced_accuracy")

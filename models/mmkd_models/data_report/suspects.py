@@ -15,7 +15,7 @@ from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
 from mmkd_models.data.windows import Rows, Windows
 from mmkd_models.data_report.probes import Features, ProbeAnswers, ProbeWindows, fit_trees
 from mmkd_models.evaluation.confidence import fraction_interval
-from mmkd_models.evaluation.gains import FEWEST_GROUPS
+from mmkd_models.evaluation.gains import MIN_GROUPS
 from mmkd_report.schema.data import Finding, LabelSuspect, SplitFacts, WindowToLabel
 
 _NEAR = 0.01  # power of the difference as a fraction of the movement: 20 dB, a sensor's noise on the same movement
@@ -82,7 +82,7 @@ def like_groups(probed: ProbeWindows) -> Iterator[Finding]:
     Two people are alike in some movements; one person under two names is alike in all.
     """
     names, code = np.unique(probed.windows.groups, return_inverse=True)
-    if not probed.windows.has_groups or len(names) < FEWEST_GROUPS:
+    if not probed.windows.has_groups or len(names) < MIN_GROUPS:
         return
     scaled = probed.scaled_features
     nearest = _nearest_of_other_groups(scaled - scaled.mean(axis=0), code)

@@ -12,23 +12,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_models.evaluation.gains import DRAWS, FEWEST_GROUPS, ROUNDING, figure_draws, groups_tested, interval_of
-from mmkd_models.evaluation.outcome import GroupAnswers, TestedNetwork, metric_of_confusions
-from mmkd_models.metrics.scores import measure_named
+from mmkd_models.evaluation.gains import DRAWS, MIN_GROUPS, ROUNDING, figure_draws, groups_tested, interval_of
+from mmkd_models.evaluation.outcome import TestedNetwork, outcome_by_group
+from mmkd_models.metrics.scores import measure_named, metric_of_confusions
 from mmkd_report.schema.figures import Chance
 
-_MOST_PARTS = 200  # blocks of windows that are resampled if groups are few
+_MAX_PARTS = 200  # blocks of windows that are resampled if groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
 
 
 def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Chance:
     """Return the score of chance on the test windows of each seed, and whether the model is better.
 
-    Below `FEWEST_GROUPS` groups the interval reaches at least as far as one that resamples windows.
+    Below `MIN_GROUPS` groups the interval reaches at least as far as one that resamples windows.
     """
     figure = float(np.mean([guessed_figure(outcome, metric) for outcome in tests]))
     ends = [interval_of(figure_draws(tests, metric, seed=seed))]
-    if len(groups_tested(tests)) < FEWEST_GROUPS:
+    if len(groups_tested(tests)) < MIN_GROUPS:
         drawn = [_drawn_by_windows(outcome, metric, seed) for outcome in tests]
         ends.append(interval_of(np.nanmean(drawn, axis=0)))
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
@@ -38,20 +38,15 @@ def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: in
 
 
 def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
-    """Return the best figure of a constant or random answer on these windows.
-
-    Example:
-        >>> from mmkd_models.metrics.scores import scores_from_answers
-        >>> truth = np.array([0, 0, 0, 1])
-        >>> outcome = TestedNetwork(class_scores=scores_from_answers(truth, truth, 2))
-        >>> guessed_figure(outcome, "accuracy"), guessed_figure(outcome, "balanced_accuracy")
-        (0.75, 0.5)
-    """
+    """Return the best figure of a constant or random answer on these windows."""
     if outcome.class_scores is not msgspec.UNSET:
         return float(metric_of_confusions(_guessed_confusions(outcome.class_scores.confusion), metric).max())
     if metric == "pearson":
         return 0.0  # an answer that never changes has no correlation, whichever it is
-    figures = [_with_answer(outcome, answer).scores.metric(metric) for answer in _guesses(outcome)]
+    truth, _, group = outcome.windows
+    constant = [np.broadcast_to(answer, truth.shape) for answer in _guesses(outcome)]
+    tests = [outcome_by_group(outcome.known_task, truth, answers, group) for answers in constant]
+    figures = [test.scores.metric(metric) for test in tests]
     return min(figures) if measure_named(metric).lower_is_better else max(figures)
 
 
@@ -66,22 +61,12 @@ def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float6
 def _guesses(outcome: TestedNetwork) -> Iterator[NDArray[np.float64]]:
     """Constant answers (K,)."""
     truth, _, _ = outcome.windows
-    if outcome.task is not msgspec.UNSET and outcome.task.kind == "regression":
+    if outcome.known_task.kind == "regression":
         yield from (np.median(truth, axis=0), truth.mean(axis=0))
         return
     sets, counts = np.unique(truth, axis=0, return_counts=True)
     yield np.full(truth.shape[1], _SURE)
     yield np.where(sets[counts.argmax()] > 0, _SURE, -_SURE)
-
-
-def _with_answer(outcome: TestedNetwork, answer: NDArray[np.float64]) -> TestedNetwork:
-    row = tuple(answer.tolist())
-    return msgspec.structs.replace(
-        outcome,
-        answers=tuple(
-            msgspec.structs.replace(part, answers=(row,) * len(part.truth)) for part in outcome.answers or ()
-        ),
-    )
 
 
 def _drawn_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
@@ -92,13 +77,5 @@ def _drawn_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray
         drawn = np.random.default_rng(seed).multinomial(windows, counts.ravel() / windows, size=DRAWS)
         return metric_of_confusions(drawn.reshape(DRAWS, *counts.shape).astype(np.float64), metric)
     truth, answers, _ = outcome.windows
-    parts = np.array_split(np.arange(len(truth)), min(len(truth), _MOST_PARTS))
-    split = tuple(
-        GroupAnswers(group=number, truth=_rows(truth[rows]), answers=_rows(answers[rows]))
-        for number, rows in enumerate(parts)
-    )
-    return figure_draws([msgspec.structs.replace(outcome, answers=split)], metric, seed=seed)
-
-
-def _rows(array: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
-    return tuple(map(tuple, array.tolist()))
+    blocks = np.arange(len(truth)) * min(len(truth), _MAX_PARTS) // len(truth)
+    return figure_draws([outcome_by_group(outcome.known_task, truth, answers, blocks)], metric, seed=seed)

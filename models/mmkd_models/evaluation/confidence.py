@@ -90,13 +90,7 @@ def label_sets(probabilities: NDArray[Any], least: float) -> NDArray[np.bool_]:
 
 
 def fraction_interval(count: int, of: int) -> tuple[float, float]:
-    """Return the 95 % interval of a fraction of independent trials (E. B. Wilson, JASA 22, 1927).
-
-    Example:
-        >>> low, high = fraction_interval(95, 100)
-        >>> round(low, 3), round(high, 3)
-        (0.888, 0.978)
-    """
+    """Return the 95 % interval of a fraction of independent trials (E. B. Wilson, JASA 22, 1927)."""
     share, square = count / of, _Z_95 * _Z_95
     middle = (share + square / (2 * of)) / (1 + square / of)
     reach = _Z_95 * np.sqrt(share * (1 - share) / of + square / (4 * of * of)) / (1 + square / of)
@@ -126,7 +120,7 @@ def _coverage(
         single_accuracy=float(covered[single].mean()) if single.any() else None,
         by_group={}
         if groups is None
-        else {str(one): float(covered[groups == one].mean()) for one in np.unique(groups)},
+        else {str(group): float(covered[groups == group].mean()) for group in np.unique(groups)},
     )
 
 

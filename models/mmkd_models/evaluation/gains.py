@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from mmkd_report.schema.study import SeedGain
 
 DRAWS = 2000
 _DRAWS_OF_FOLDS = 4000
-FEWEST_GROUPS = 5
+MIN_GROUPS = 5
 """Below it a bootstrap over groups has so few different draws that its interval is too narrow to mean anything."""
 _NOUNS: dict[SplitBy, str] = {"groups": "groups", "own folds": "blocks", "own split": "blocks"}
 ROUNDING = 1e-9
@@ -60,9 +61,13 @@ def gain_draws(
 
 def _drawn(tests: Sequence[TestedNetwork], metric: str, *, seed: int, draws: int) -> NDArray[np.float64]:
     groups = groups_tested(tests)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)  # (draws, groups)
+    weights = draw_groups(len(groups), np.random.default_rng(seed), draws)
     return np.stack([drawn_figures(outcome, groups, weights, metric) for outcome in tests])
+
+
+def draw_groups(count: int, rng: np.random.Generator, draws: int) -> NDArray[np.int64]:
+    """Return how often each group counts in each draw with replacement, (draws, count)."""
+    return np.asarray(rng.multinomial(count, np.full(count, 1 / count), size=draws))
 
 
 def _mean_over_seeds(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -80,9 +85,9 @@ def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
 def gain_of_pairs(
     pairs: Sequence[tuple[Sequence[TestedNetwork], Sequence[TestedNetwork]]], metric: str, *, seed: int = 0
 ) -> Gain:
-    """Return the mean gain over pairs and seeds; no interval below `FEWEST_GROUPS` groups."""
+    """Return the mean gain over pairs and seeds; no interval below `MIN_GROUPS` groups."""
     gains = [gain_per_seed(models, references, metric) for models, references in pairs]
-    if len(groups_tested(outcome for models, _ in pairs for outcome in models)) < FEWEST_GROUPS:
+    if len(groups_tested(outcome for models, _ in pairs for outcome in models)) < MIN_GROUPS:
         return Gain(mean=float(np.mean(gains)))
     drawn = [gain_draws(models, references, metric, seed=seed, draws=_DRAWS_OF_FOLDS) for models, references in pairs]
     low, high = interval_of(np.mean(drawn, axis=0))
@@ -92,10 +97,9 @@ def gain_of_pairs(
 def gain_over_seeds(
     models: Sequence[TestedNetwork], references: Sequence[TestedNetwork], metric: str, *, seed: int = 0
 ) -> SeedGain:
-    """Return the gain on the test windows of the same seeds; no interval below `FEWEST_GROUPS` groups."""
-    gained = spread(gain_per_seed(models, references, metric))
+    """Return the gain on the test windows of the same seeds; no interval below `MIN_GROUPS` groups."""
     low, high = _interval(models, references, metric, seed=seed)
-    return SeedGain(mean=gained.mean, std=gained.std, low=low, high=high, per_seed=gained.per_seed)
+    return SeedGain(**msgspec.structs.asdict(spread(gain_per_seed(models, references, metric))), low=low, high=high)
 
 
 def gain_on_windows(models: TestedNetwork, references: TestedNetwork, metric: str, *, seed: int) -> WindowGain:
@@ -108,7 +112,7 @@ def gain_on_windows(models: TestedNetwork, references: TestedNetwork, metric: st
 def _interval(
     models: Sequence[TestedNetwork], references: Sequence[TestedNetwork], metric: str, *, seed: int = 0
 ) -> tuple[float, float] | tuple[None, None]:
-    if len(groups_tested(models)) < FEWEST_GROUPS:
+    if len(groups_tested(models)) < MIN_GROUPS:
         return None, None
     return interval_of(gain_draws(models, references, metric, seed=seed))
 
@@ -120,7 +124,7 @@ def groups_tested(tests: Iterable[TestedNetwork]) -> list[int | str]:
 
 def interval_needs(split: Split) -> str:
     """Return why there is no interval."""
-    return f"an interval needs {FEWEST_GROUPS} {_NOUNS[split.by]} or more"
+    return f"an interval needs {MIN_GROUPS} {_NOUNS[split.by]} or more"
 
 
 def gap_recovered(

@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
-from mmkd_models.metrics.scores import AnyScores, Scores, scores_from_answers, scores_from_logits
-from mmkd_models.metrics.weighted import weighted_f1, weighted_fraction, weighted_precision, weighted_values
-from mmkd_report.schema.figures import ClassScores
+from mmkd_models.metrics.scores import (
+    AnyScores,
+    Scores,
+    metric_of_confusions,
+    scores_from_answers,
+    scores_from_logits,
+    weighted_f1,
+    weighted_fraction,
+    weighted_precision,
+    weighted_values,
+)
 
 FORMAT_VERSION = 1
 
@@ -59,8 +67,8 @@ class TestedNetwork(
         if self.class_scores is not msgspec.UNSET:
             return self.class_scores
         truth, answers, _ = self.windows
-        labels = truth[:, 0] if self._task.kind == "regression" else truth.astype(np.uint8)
-        return scores_from_logits(labels, answers, self._task)
+        labels = truth[:, 0] if self.known_task.kind == "regression" else truth.astype(np.uint8)
+        return scores_from_logits(labels, answers, self.known_task)
 
     @property
     def by_group(self) -> tuple[GroupConfusion, ...] | tuple[GroupAnswers, ...]:
@@ -78,18 +86,19 @@ class TestedNetwork(
         )
 
     @property
-    def _task(self) -> TaskSpec:
-        assert self.task is not msgspec.UNSET  # there are answers where there are no counts
+    def known_task(self) -> TaskSpec:
+        """The task, other than classification."""
+        assert self.task is not msgspec.UNSET
         return self.task
 
 
 def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> TestedNetwork:
     """Score logits or probabilities (N, K) of labelled windows. Raise MmkdError if one is not finite."""
-    task, names = test.spec.task, np.unique(test.groups)
+    task = test.spec.task
     if not np.isfinite(logits).all():
         raise MmkdError("test windows: expected finite answers, got others; train again with a smaller learning rate")
     if task.kind != "classification":
-        return TestedNetwork(task=task, answers=tuple(_group_answers(test, logits, group) for group in names.tolist()))
+        return outcome_by_group(task, test.labels.reshape(len(test), -1), logits, test.groups)
     answers, classes = logits.argmax(1), len(task.labels)
     return TestedNetwork(
         class_scores=scores_from_answers(test.labels, answers, classes),
@@ -97,25 +106,26 @@ def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> TestedNetwor
             GroupConfusion(
                 group=group, confusion=scores_from_answers(test.labels[rows], answers[rows], classes).confusion
             )
-            for group in names.tolist()
+            for group in np.unique(test.groups).tolist()
             for rows in [test.groups == group]
         ),
     )
 
 
-def _group_answers(test: Windows, logits: NDArray[np.floating[Any]], group: int | str) -> GroupAnswers:
-    rows = test.groups == group
-    truth = test.labels[rows].reshape(int(rows.sum()), -1)
-    return GroupAnswers(group=group, truth=_rows(truth), answers=_rows(logits[rows]))
-
-
-def _rows(array: NDArray[np.generic]) -> tuple[tuple[float, ...], ...]:
-    return tuple(map(tuple, array.tolist()))
-
-
-def class_scores(outcome: TestedNetwork) -> ClassScores:
-    """Return the scores that a document contains."""
-    return ClassScores(**{name: outcome.scores.metric(name) for name in ClassScores.__struct_fields__})
+def outcome_by_group(task: TaskSpec, truth: NDArray[Any], answers: NDArray[Any], groups: NDArray[Any]) -> TestedNetwork:
+    """Return the outcome of truth and answers (N, K) of labels or numbers, and groups (N,)."""
+    parts = [(group, groups == group) for group in np.unique(groups).tolist()]
+    return TestedNetwork(
+        task=task,
+        answers=tuple(
+            GroupAnswers(
+                group=group,
+                truth=tuple(map(tuple, truth[rows].tolist())),
+                answers=tuple(map(tuple, answers[rows].tolist())),
+            )
+            for group, rows in parts
+        ),
+    )
 
 
 def drawn_figures(
@@ -125,15 +135,12 @@ def drawn_figures(
     if outcome.confusions is not msgspec.UNSET:
         classes = len(outcome.confusions[0].confusion)
         counts = np.zeros((len(groups), classes, classes))
-        for one in outcome.confusions:
-            counts[groups.index(one.group)] = one.confusion
+        for part in outcome.confusions:
+            counts[groups.index(part.group)] = part.confusion
         return metric_of_confusions(np.tensordot(weights, counts, axes=1), metric)
     truth, answers, group = outcome.windows
-    place = {name: number for number, name in enumerate(groups)}
-    owner = np.array([place[one] for one in group.tolist()])
-    drawn = weights.astype(np.float64)
-    task = outcome.task
-    assert task is not msgspec.UNSET  # there are answers
+    owner = np.array([groups.index(name) for name in group.tolist()])
+    drawn, task = weights.astype(np.float64), outcome.known_task
     if task.kind == "regression":
         return weighted_values(truth[:, 0], answers[:, 0], owner, drawn)[metric]
     on, is_on = truth == 1, answers >= math.log(task.on_from / (1 - task.on_from))
@@ -144,21 +151,3 @@ def drawn_figures(
             return weighted_fraction((on == is_on).all(1), owner, drawn)
         case _:
             return weighted_precision(on, answers, owner, drawn)
-
-
-def metric_of_confusions(confusions: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
-    """Return the metric (N,) of confusion matrices (N, K, K), rows the truth; NaN if a matrix is empty."""
-    right = np.diagonal(confusions, axis1=1, axis2=2)  # (N, K)
-    truth, answers = confusions.sum(2), confusions.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        match metric:
-            case "accuracy":
-                return np.asarray(right.sum(1) / truth.sum(1))
-            case "balanced_accuracy":
-                return _mean_where(right / truth, truth > 0)
-            case _:
-                return _mean_where(2 * right / (truth + answers), truth + answers > 0)
-
-
-def _mean_where(values: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return np.asarray(np.where(there, values, 0.0).sum(1) / there.sum(1))

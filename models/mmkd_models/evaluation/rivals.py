@@ -44,13 +44,10 @@ _PENALTIES = np.logspace(-3, 3, 10)  # as in aeon's classifiers; leave-one-out d
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contestants:
+class Rivals:
     """Rivals of one sensor on one fold; each is fitted once.
 
-    Attributes:
-        train: with the visible labels.
-        parts: the validation windows first, then those that judge.
-        teach: from windows to the teacher's probabilities (N, K), or numbers (N, 1).
+    `parts` are the validation windows, then those that judge; `teach` returns a teacher's probabilities (N, K).
     """
 
     train: Windows
@@ -61,12 +58,12 @@ class Contestants:
     teach: Answerer | None = None
     _fitted: dict[RivalName, Answerer | str] = field(default_factory=dict)
 
-    def judged(self, rival: RivalName) -> tuple[TestedNetwork, ...] | str:
+    def judge(self, rival: RivalName) -> tuple[TestedNetwork, ...] | str:
         """Judge a rival on the labelled windows of each part, or return why that is impossible."""
         answerer = self.answerer(rival)
         if isinstance(answerer, str):
             return answerer
-        return tuple(outcome_on(part, answerer(part)) for part in (part.only_labelled() for part in self.parts))
+        return tuple(outcome_on(part, answerer(part)) for part in map(Windows.only_labelled, self.parts))
 
     def answerer(self, rival: RivalName) -> Answerer | str:
         """Return the function that answers windows, or why there is none."""
@@ -90,25 +87,27 @@ class Contestants:
     def _raw(self, rival: RivalName) -> Answerer | str:
         known, task, kind = self.train.only_labelled(), self.train.spec.task, self.train.spec.task.kind
         if rival == "extra_trees":
-            return _extra_trees(known, modality=self.modality, seed=self.seed)
+            names = (self.modality,)
+            trees = grow_member(known.with_modalities(names), "trees", seed=self.seed)
+            return lambda windows: answers_to(trees, windows.with_modalities(names)).numpy().astype(np.float64)
         if rival == "rocket_and_trees":
-            rocket, trees = self.answerer("mini_rocket"), self.answerer("extra_trees")
-            if isinstance(rocket, str) or isinstance(trees, str):
-                return rocket if isinstance(rocket, str) else str(trees)
-            return lambda windows: averaged(rocket(windows), trees(windows), kind=kind)
+            rocket, forest = self.answerer("mini_rocket"), self.answerer("extra_trees")
+            if isinstance(rocket, str) or isinstance(forest, str):
+                return rocket if isinstance(rocket, str) else str(forest)
+            return lambda windows: averaged(rocket(windows), forest(windows), kind=kind)
         if rival == "distilled_rocket" and self.teach is None:
             return "there is no teacher here that could teach it"
-        with rocket_threads():
+        with _rocket_threads():
             series = series_of(self.train if rival == "distilled_rocket" else known, self.modality)
             transform = (multi_rocket_hydra if rival == "multi_rocket_hydra" else mini_rocket)(series, seed=self.seed)
             if rival == "distilled_rocket" and self.teach is not None:
                 mixed = mix_answers(self.train, np.arange(len(self.train)), self.teach(self.train))
-                answers = ridge_on_targets(transform(series), mixed if kind == "regression" else 2 * mixed - 1)
+                answers = _ridge_on_targets(transform(series), mixed if kind == "regression" else 2 * mixed - 1)
             else:
-                answers = ridge_on_labels(transform(series), known.labels, task)
+                answers = _ridge_on_labels(transform(series), known.labels, task)
 
         def ask(windows: Windows) -> Answers:
-            with rocket_threads():
+            with _rocket_threads():
                 return answers(transform(series_of(windows, self.modality)))
 
         return ask
@@ -135,16 +134,11 @@ def averaged(first: Answers, second: Answers, *, kind: TaskKind) -> Answers:
     return logits_of_probabilities(mean, kind=kind)
 
 
-def _extra_trees(known: Windows, *, modality: str, seed: int) -> Answerer:
-    trees = grow_member(known.with_modalities((modality,)), "trees", seed=seed)
-    return lambda windows: answers_to(trees, windows.with_modalities((modality,))).numpy().astype(np.float64)
-
-
 # --- convolutional features -------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def rocket_threads() -> Iterator[None]:
+def _rocket_threads() -> Iterator[None]:
     """Keep numba from OpenMP, and restore torch's thread count. Raise ImportError if aeon is not installed.
 
     Two OpenMP libraries in one process, numba's and torch's, were measured to slow each later training step 50 times.
@@ -202,13 +196,13 @@ def _roots(counts: Any) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.clip(np.asarray(counts, dtype=np.float64), 0.0, None)))
 
 
-def ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) -> Callable[[Features], Answers]:
+def _ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) -> Callable[[Features], Answers]:
     """Return a ridge regression for each class against the others; a class without a label answers -1."""
     from sklearn.linear_model import RidgeClassifierCV
 
     if task.kind != "classification":
         targets = labels.reshape(len(labels), -1).astype(np.float64)
-        return ridge_on_targets(features, targets if task.kind == "regression" else 2 * targets - 1)
+        return _ridge_on_targets(features, targets if task.kind == "regression" else 2 * targets - 1)
     ridge = RidgeClassifierCV(alphas=_PENALTIES).fit(features, labels)
 
     def answers(others: Features) -> Answers:
@@ -221,8 +215,7 @@ def ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) ->
     return answers
 
 
-def ridge_on_targets(features: Features, targets: NDArray[np.float64]) -> Callable[[Features], Answers]:
-    """Return a ridge regression on targets (N, K)."""
+def _ridge_on_targets(features: Features, targets: NDArray[np.float64]) -> Callable[[Features], Answers]:
     from sklearn.linear_model import RidgeCV
 
     ridge = RidgeCV(alphas=_PENALTIES).fit(features, targets)

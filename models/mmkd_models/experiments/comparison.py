@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -36,9 +37,9 @@ from mmkd_models.experiments.folder import (
     write_result,
 )
 from mmkd_models.experiments.plan import Conditions, Entry, Space, TeacherChoice, candidates, short_hash
-from mmkd_models.experiments.progress import Progress
 from mmkd_models.experiments.runs import (
     Judged,
+    Progress,
     Run,
     best_baseline,
     chosen_trials,
@@ -63,15 +64,7 @@ _TAUGHT, _MISSING_FILE = "taught", "missing.json"
 
 
 class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that decides a comparison but the fold.
-
-    Attributes:
-        members: of the teacher, transformers first.
-        teacher_train: its seed is the fold's.
-        choose: a race chooses how each student is trained.
-        baseline_learning_rates: of labels only, without a race.
-        left_out: what each fold leaves out; None deals folds by groups.
-    """
+    """Everything that decides a comparison but the fold; without `left_out` folds are dealt by groups."""
 
     labelled: Labelled
     modalities: tuple[str, ...]
@@ -98,13 +91,7 @@ class SensorResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldResult:
-    """One fold of a comparison.
-
-    Attributes:
-        windows: numbers of `train`, `labelled`, `valid` and `test`.
-        train_groups: groups of the training windows.
-        spread_in_time: labels spread in time, on the hidden ones of the training windows.
-    """
+    """One fold of a comparison, with the numbers of `train`, `labelled`, `valid` and `test` windows."""
 
     config: ComparisonConfig
     seed: int
@@ -195,7 +182,17 @@ class Comparison:
     def phases(self, seeds: Sequence[int]) -> tuple[list[Run], ...]:
         """Return the runs that the folds lack; those of one phase can be made side by side."""
         teachers = [teacher_run(self.folder, self.teacher, seed) for seed in seeds]
-        phases: tuple[list[Run], ...] = (teachers, [], [], [_judge_run(self, seed) for seed in seeds])
+        judging = [
+            Run(
+                title=f"seed {seed} judge",
+                path=self.out / "folds" / f"seed{seed}-{short_hash([self.config, self.dataset.sha256])}",
+                costs=(0.05,),
+                is_done=partial(_is_judged, self, seed),
+                make=partial(_judge, self, seed),
+            )
+            for seed in seeds
+        ]
+        phases: tuple[list[Run], ...] = (teachers, [], [], judging)
         for folder in self.folders.values():
             own = grid_phases(folder, candidates(folder.space), seeds, rivals=QUICK_RIVALS, ask_before=True)
             for phase, runs in zip(phases, own, strict=False):
@@ -213,29 +210,13 @@ def compare(
     progress.expect(phases)
     for phase in phases:
         make_runs(workers, phase, on_step=progress.on_step, on_end=progress.on_end)
-        _raise_failures(comparison, seeds)
-    shutil.rmtree(comparison.out / ANSWERS_FOLDER, ignore_errors=True)
-    return [read_fold(comparison, seed) for seed in seeds]
-
-
-def _raise_failures(comparison: Comparison, seeds: Sequence[int]) -> None:
-    for folder in comparison.folders.values():
-        for method in (NONE, _TAUGHT):
+        for folder, method in product(comparison.folders.values(), (NONE, _TAUGHT)):
             for trial in list_trials(folder, comparison.entry(method), seeds):
                 ended = trial_result(folder, trial)
                 if ended is not None and ended.reason:
                     raise UsageError(ended.reason)
-
-
-def _judge_run(comparison: Comparison, seed: int) -> Run:
-    return Run(
-        stage="judge",
-        title=f"seed {seed} judge",
-        path=comparison.out / "folds" / f"seed{seed}-{short_hash([comparison.config, comparison.dataset.sha256])}",
-        costs=(0.05,),
-        is_done=partial(_is_judged, comparison, seed),
-        make=partial(_judge, comparison, seed),
-    )
+    shutil.rmtree(comparison.out / ANSWERS_FOLDER, ignore_errors=True)
+    return [_read_fold(comparison, seed) for seed in seeds]
 
 
 def _is_judged(comparison: Comparison, seed: int) -> bool:
@@ -246,7 +227,7 @@ def _is_judged(comparison: Comparison, seed: int) -> bool:
 
 
 def _judge(comparison: Comparison, seed: int, on_step: object) -> None:
-    read_fold(comparison, seed)
+    _read_fold(comparison, seed)
 
 
 def _networks(comparison: Comparison, seed: int) -> Iterator[tuple[Path, RunResult]]:
@@ -261,8 +242,7 @@ def _networks(comparison: Comparison, seed: int) -> Iterator[tuple[Path, RunResu
                 yield folder.trial_folder(result.trial) / STUDENT_CHECKPOINT, result
 
 
-def read_fold(comparison: Comparison, seed: int) -> FoldResult:
-    """Return a fold whose networks are trained, and judge those that are not judged yet."""
+def _read_fold(comparison: Comparison, seed: int) -> FoldResult:
     windows, fold = comparison.dataset.everything(), comparison.folder.fold(seed)
     train = fold.training.train
     teacher, *students = [

@@ -16,8 +16,7 @@ from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.gains import gain_on_windows
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
-from mmkd_models.experiments.progress import Progress
-from mmkd_models.experiments.runs import Judged
+from mmkd_models.experiments.runs import Judged, Progress
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.scores import gain_metric, measures_of
 from mmkd_report.schema.demo import LABELS_ONLY
@@ -31,13 +30,7 @@ _RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftOrder:
-    """The comparisons of a domain shift.
-
-    Attributes:
-        config: of every fold, of one sensor; its `left_out` is by metadata or the groups.
-        in_time: leave out the end of the campaign too.
-        workers: trainings at a time, one thread each.
-    """
+    """The comparisons of a domain shift, of one sensor; `in_time` leaves out the end of the campaign too."""
 
     dataset: Dataset
     config: ComparisonConfig
@@ -119,12 +112,7 @@ def judge_shift(
 
 
 def mean_over_domains(values: Sequence[float]) -> DomainSpread:
-    """Return mean and 95 % interval over at most ten domains, by Student's t: a bootstrap of so few is too narrow.
-
-    Example:
-        >>> mean_over_domains([1.0, 3.0])
-        DomainSpread(mean=2.0, low=-10.706, high=14.706)
-    """
+    """Return mean and 95 % interval over at most ten domains, by Student's t: a bootstrap of so few is too narrow."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return DomainSpread(mean=mean, low=None, high=None)

@@ -121,14 +121,9 @@ class Folder:
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a teacher, a student (`trial`) or a rival ended.
+    """How a teacher, a student (`trial`) or a rival ended; `reason` says why there is nothing to judge.
 
-    Attributes:
-        teacher: the teacher itself, or the teacher of the student or rival.
-        reason: why there is nothing to judge.
-        score: on validation.
-        parameters: of a committee, those of its transformer.
-        shipped: the form that validation chose in a race.
+    `score` is on validation; `parameters` of a committee are its transformer's; `shipped` is a race's choice.
     """
 
     format_version: int = FORMAT_VERSION

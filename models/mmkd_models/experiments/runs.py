@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -21,9 +20,10 @@ from mmkd_models.carried import carried_windows
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.answers import BLOCKS
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
-from mmkd_models.evaluation.rivals import Contestants, RivalName
+from mmkd_models.evaluation.rivals import RivalName, Rivals
 from mmkd_models.experiments.folder import (
     ANSWERS_FOLDER,
+    RESULT_FILE,
     STUDENT_CHECKPOINT,
     TEACHER_CHECKPOINT,
     TEST_FILE,
@@ -40,7 +40,7 @@ from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.networks.student import count_values
-from mmkd_models.train_config import OnStep, TrainingProgress
+from mmkd_models.train_config import OnStep, Show, TrainingProgress, terms_in_words
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     TeacherFile,
@@ -64,9 +64,8 @@ _WAIT_S = 0.5
 class Judged:
     """A finished run and its answers on the test windows.
 
-    Attributes:
-        missing: the first measure of the task, by the modalities that a teacher has left (`acc+gyro`), or by the
-            fraction of a student's samples that is missing.
+    `missing` has the first measure of the task by what is left: modalities of a teacher, or the fraction of a student's
+    samples that is missing.
     """
 
     result: RunResult
@@ -74,24 +73,64 @@ class Judged:
     missing: dict[str, float] = field(default_factory=dict)
 
 
-Stage = Literal["teacher", "baseline", "rivals", "answers", "student", "taught", "judge"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training or judging that is made once; it can be pickled.
+    """A training or judging that is made once; `path` is claimed meanwhile, `costs` has one value per training."""
 
-    Attributes:
-        path: the folder that is claimed while it is made.
-        costs: of each training that reports steps; a teacher's first generation costs 1.
-    """
-
-    stage: Stage
     title: str
     path: Path
     costs: tuple[float, ...]
     is_done: Callable[[], bool]
     make: Callable[[OnStep], object]
+
+
+@dataclass
+class Progress:
+    """Follows runs by their costs; `afterwards_s` is needed after the last run."""
+
+    show: Show = lambda line, so_far_s, left_s, is_end: None
+    afterwards_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    _began_s: float | None = None
+    _left: float = 0.0
+    _worked: float = 0.0
+    _done: dict[Path, tuple[int, float]] = field(default_factory=dict)
+
+    def expect(self, phases: Sequence[Sequence[Run]]) -> None:
+        """Set the runs that are still to be made."""
+        self._began_s = self.clock() if self._began_s is None else self._began_s
+        self._left = sum(sum(run.costs) for phase in phases for run in phase if not run.is_done())
+
+    def on_step(self, run: Run, progress: TrainingProgress) -> None:
+        """Show the step of a run. Steps before its first report are not this command's work."""
+        trainings, is_end = self._done.get(run.path, (0, 0.0))[0], progress.step == progress.steps
+        training = run.costs[min(trainings, len(run.costs) - 1)]
+        cost = min(sum(run.costs), sum(run.costs[:trainings]) + training * progress.step / progress.steps)
+        self._advance(run, trainings + is_end, cost, is_work=run.path in self._done)
+        self._show(f"{run.title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}".rstrip(), is_end)
+
+    def on_end(self, run: Run) -> None:
+        """Count a run as made, and show it if it reported no steps."""
+        is_silent = run.path not in self._done
+        self._advance(run, len(run.costs), sum(run.costs), is_work=True)
+        if is_silent:
+            self._show(f"{run.title}: done", True)
+
+    def left_s(self) -> float | None:
+        """Return the seconds left at the pace so far; None before anything was made."""
+        if self._began_s is None or not self._worked:
+            return None
+        return max(0.0, self._left) * (self.clock() - self._began_s) / self._worked + self.afterwards_s
+
+    def _advance(self, run: Run, trainings: int, cost: float, *, is_work: bool) -> None:
+        more = cost - self._done.get(run.path, (0, 0.0))[1]
+        self._left -= more
+        self._worked += more * is_work
+        self._done[run.path] = trainings, cost
+
+    def _show(self, line: str, is_end: bool) -> None:
+        began = self.clock() if self._began_s is None else self._began_s
+        self.show(line, self.clock() - began, self.left_s(), is_end)
 
 
 def make_runs(
@@ -129,21 +168,16 @@ def until(deadline: float | None, runs: Iterable[Run]) -> Iterator[Run]:
         yield run
 
 
-def _has_ended(path: Path) -> bool:
-    return read_run(path) is not None
-
-
 def teacher_run(folder: Folder, teacher: TeacherChoice, seed: int) -> Run:
     """Return the run of a teacher."""
     path, conditions = folder.teacher_folder(teacher, seed), folder.conditions
     has_second = conditions.self_training and not conditions.labelled.is_all
     count = (teacher.committee or ("transformer",)).count("transformer")
     return Run(
-        stage="teacher",
         title=f"seed {seed} teacher {teacher.name}",
         path=path,
         costs=((1.0, 1.33) if has_second else (1.0,)) * count,  # a second generation also asks the first; measured
-        is_done=partial(_has_ended, path),
+        is_done=(path / RESULT_FILE).exists,
         make=partial(_train_teacher, folder, teacher, seed),
     )
 
@@ -175,11 +209,10 @@ def student_run(folder: Folder, trial: Trial) -> Run:
     name = "labels only" if entry.method == NONE else entry.method
     with_rate = f" {trial.candidate.learning_rate:g}" if len(folder.space.learning_rates_for(entry)) > 1 else ""
     return Run(
-        stage="baseline" if entry.teacher is None else "student",
         title=f"seed {trial.seed} {conditions.modality} {name} {entry.student}{with_rate}",
         path=path,
         costs=(0.3,) * (len(mixings(conditions.augment)) if conditions.choose else 1),
-        is_done=partial(_has_ended, path),
+        is_done=(path / RESULT_FILE).exists,
         make=partial(run_trial, folder, trial),
     )
 
@@ -195,7 +228,9 @@ def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
     choice = None if entry.teacher is None else folder.space.teacher(entry.teacher)
     rate = trial.candidate.learning_rate
     result = RunResult(conditions=folder.conditions, seed=trial.seed, trial=trial, teacher=choice, learning_rate=rate)
-    teacher = None if choice is None else _teacher_file(folder, choice, trial.seed)
+    teacher = None
+    if choice is not None:
+        teacher = read_teacher_file(folder.teacher_folder(choice, trial.seed) / TEACHER_CHECKPOINT)
     try:
         checkpoint = _train_student(folder, trial, teacher, on_step)
     except UsageError as error:
@@ -229,10 +264,6 @@ def _train_student(folder: Folder, trial: Trial, teacher: TeacherFile | None, on
         return train_student(data, modality, config, run, teachers=[teacher], recipe=recipe)
     baseline = read_student(best_baseline(folder, entry, trial.seed)) if conditions.labels_compete else None
     return choose_student(data, modality, config, run, teachers=[teacher], recipe=recipe, baseline=baseline)
-
-
-def _teacher_file(folder: Folder, teacher: TeacherChoice, seed: int) -> TeacherFile:
-    return read_teacher_file(folder.teacher_folder(teacher, seed) / TEACHER_CHECKPOINT)
 
 
 def best_baseline(folder: Folder, entry: Entry, seed: int) -> Path:
@@ -306,7 +337,6 @@ def _answers_run(folder: Folder, seed: int, block: int) -> Run:
     key = short_hash([own.student_train, own.augment, teacher_name(own, folder.space.teachers[0], seed)])
     path = folder.out / ANSWERS_FOLDER / f"{key}-seed{seed}-{block}"
     return Run(
-        stage="answers",
         title=f"seed {seed} answers {block + 1}/{BLOCKS}",
         path=path,
         costs=(0.32 / BLOCKS,) * (len(mixings(own.augment)) if own.choose else 1),
@@ -318,7 +348,7 @@ def _answers_run(folder: Folder, seed: int, block: int) -> Run:
 def _keep_answers(folder: Folder, seed: int, block: int, path: Path, on_step: OnStep) -> None:
     conditions = folder.conditions
     recipe = next(method.recipe for method in folder.space.methods if method.recipe is not None)
-    teachers = [_teacher_file(folder, folder.space.teachers[0], seed)]
+    teachers = [read_teacher_file(folder.teacher_folder(folder.space.teachers[0], seed) / TEACHER_CHECKPOINT)]
     run = folder.training_run(conditions.student_train, path, seed, on_step)
     for augment in mixings(conditions.augment) if conditions.choose else (conditions.augment,):
         own = replace(run, augment=augment)
@@ -327,10 +357,9 @@ def _keep_answers(folder: Folder, seed: int, block: int, path: Path, on_step: On
 
 
 def _rivals_run(folder: Folder, rivals: tuple[RivalName, ...], seed: int) -> Run:
-    stage: Stage = "taught" if "distilled_rocket" in rivals else "rivals"
+    name = "taught" if "distilled_rocket" in rivals else "rivals"
     return Run(
-        stage=stage,
-        title=f"seed {seed} {folder.conditions.modality} {stage}",
+        title=f"seed {seed} {folder.conditions.modality} {name}",
         path=folder.rival_folder(rivals[0], seed),
         costs=(0.05,),
         is_done=partial(_are_judged, folder, rivals, seed),
@@ -339,7 +368,7 @@ def _rivals_run(folder: Folder, rivals: tuple[RivalName, ...], seed: int) -> Run
 
 
 def _are_judged(folder: Folder, rivals: Sequence[RivalName], seed: int) -> bool:
-    return all(read_run(folder.rival_folder(rival, seed)) is not None for rival in rivals)
+    return all((folder.rival_folder(rival, seed) / RESULT_FILE).exists() for rival in rivals)
 
 
 def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> dict[RivalName, Judged | str]:
@@ -363,7 +392,7 @@ def _judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int, on_ste
         logits, kind = _teacher_logits(file, windows).astype(np.float64), windows.spec.task.kind
         return logits if kind == "regression" else probabilities_of(logits, kind=kind)
 
-    contestants = Contestants(
+    fitted = Rivals(
         train=fold.training.train,
         parts=(fold.training.valid, fold.test),
         modality=conditions.modality,
@@ -377,7 +406,7 @@ def _judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int, on_ste
             continue
         taught_by = teacher if rival == "distilled_rocket" else None
         result = RunResult(conditions=conditions, seed=seed, rival=rival, teacher=taught_by)
-        judged = contestants.judged(rival)
+        judged = fitted.judge(rival)
         if isinstance(judged, str):
             write_run(path, msgspec.structs.replace(result, reason=judged))
             continue
@@ -396,8 +425,7 @@ def grid_phases(
 ) -> tuple[list[Run], ...]:
     """Return the phases of a grid: the runs of each can be made side by side, those of later ones after it.
 
-    Args:
-        ask_before: compute the teacher's answers to its students' batches once, if a recipe uses outputs alone.
+    With `ask_before` teachers answer the batches of their students once, if recipes use outputs alone.
     """
     trials = [Trial(candidate=candidate, seed=seed) for candidate in chosen for seed in seeds]
     baselines = [trial for trial in trials if trial.candidate.entry.teacher is None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import combinations
@@ -42,41 +42,30 @@ _FOLD = 0  # the one that is judged
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SensorsOrder:
-    """A comparison to judge, and by sensor the file of cost assumptions; it can be pickled."""
-
-    comparison: Comparison
-    costs: Mapping[str, Path]
-
-
-def check_costs(order: SensorsOrder) -> None:
+def check_costs(comparison: Comparison, costs: Mapping[str, Path]) -> None:
     """Raise UsageError if these files cannot price the test windows, in one currency."""
-    if not order.costs:
-        return
-    test = order.comparison.folder.fold(_FOLD).test
-    for file in order.costs.values():
+    test = comparison.folder.fold(_FOLD).test
+    for file in costs.values():
         cost.check_cost(test, file)
-    currencies = sorted({read_cost(file)[0].currency for file in order.costs.values()})
+    currencies = sorted({read_cost(file)[0].currency for file in costs.values()})
     if len(currencies) > 1:
         raise UsageError(f"--cost: expected one currency, got {' and '.join(currencies)}; use one for all sensors")
 
 
 def judge_sensors(
-    order: SensorsOrder, *, workers: int, executor: Executor = "local", say: Say
+    comparison: Comparison, costs: Mapping[str, Path], *, workers: int, executor: Executor = "local", say: Say
 ) -> dict[str, JudgingDocument]:
     """Judge the student of every sensor under faults, with labels only, teacher and rivals, and compute costs."""
-    names = order.comparison.config.modalities
+    names = comparison.config.modalities
     count = min(workers, len(names))
     if count > 1 or executor == "ray":  # else progress comes from the judging itself
         with Workers(count, executor=executor) as pool:
-            faults = partial(_judge, replace(order, costs={}))
-            pool.run(faults, names, on_end=lambda name: say(f"{name}: judged under faults"))
-    return {name: judge_sensor(order, name, say=say) for name in names}
+            pool.run(partial(_judge, comparison), names, on_end=lambda name: say(f"{name}: judged under faults"))
+    return {name: _judge_sensor(comparison, name, costs.get(name), say=say) for name in names}
 
 
-def _judge(order: SensorsOrder, name: str, on_step: OnStep) -> None:
-    judge_sensor(order, name, say=lambda line: None)
+def _judge(comparison: Comparison, name: str, on_step: OnStep) -> None:
+    _judge_sensor(comparison, name, None, say=lambda line: None)
 
 
 def possible_rivals(modality: ModalitySpec) -> tuple[RivalName, ...]:
@@ -91,9 +80,7 @@ class _Judged(msgspec.Struct, frozen=True, kw_only=True):
     document: JudgingDocument
 
 
-def judge_sensor(order: SensorsOrder, name: str, *, say: Say) -> JudgingDocument:
-    """Judge one sensor; the same checkpoints are not judged again."""
-    comparison = order.comparison
+def _judge_sensor(comparison: Comparison, name: str, costs: Path | None, *, say: Say) -> JudgingDocument:
     dataset, fold = comparison.dataset, comparison.folders[name].fold(_FOLD)
     train, valid, test = fold.training.train, fold.training.valid, fold.test
     data = DataFacts(
@@ -123,9 +110,9 @@ def judge_sensor(order: SensorsOrder, name: str, *, say: Say) -> JudgingDocument
         everything = replace(inputs, models=(*models, *rivals), on_part=lambda part: say(f"{name}: {part}"))
         judged = _Judged(key=key, document=judge(everything, ["faults"], data=data))
         write_file(path, msgspec.json.encode(judged))
-    if name not in order.costs:
+    if costs is None:
         return judged.document
-    return with_suites(judged.document, {"cost": cost.run(replace(inputs, cost=order.costs[name]))})
+    return with_suites(judged.document, {"cost": cost.run(replace(inputs, cost=costs))})
 
 
 def _cached(path: Path, key: str) -> _Judged | None:
@@ -186,7 +173,7 @@ def _row(
         teacher_latency_ms=None if latency is None else latency.teacher_ms["p50"],
         worth={}
         if judged.cost is None
-        else {way: result.net_present_value for way, result in judged.cost.results.items()},
+        else {option: result.net_present_value for option, result in judged.cost.results.items()},
     )
 
 

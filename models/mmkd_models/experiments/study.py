@@ -7,20 +7,38 @@ Validation alone chooses; finished networks of the table read the test windows.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
+import numpy as np
 
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.errors import UsageError
+from mmkd_edge.cli.outputs import check_folder
+from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
+from mmkd_models.data.labelled import seen_labels
+from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.evaluation.label_leak import leak_of
-from mmkd_models.experiments.folder import TEACHER_CHECKPOINT, Folder, spread_in_time
-from mmkd_models.experiments.plan import Candidate, Trial, candidates
-from mmkd_models.experiments.prepare import MeasureLatency, PreparedStudy, StudyOptions, prepare_study
-from mmkd_models.experiments.progress import Progress
+from mmkd_models.evaluation.rivals import RivalName
+from mmkd_models.experiments.folder import TEACHER_CHECKPOINT, Folder, read_result, spread_in_time, write_result
+from mmkd_models.experiments.plan import (
+    Candidate,
+    Conditions,
+    Entry,
+    Space,
+    Trial,
+    candidates,
+    check_space,
+    entries,
+    short_hash,
+)
 from mmkd_models.experiments.runs import (
+    Progress,
     Run,
     grid_phases,
     make_claimed,
@@ -29,7 +47,7 @@ from mmkd_models.experiments.runs import (
     student_run,
     until,
 )
-from mmkd_models.experiments.search import distilled_candidates, proposals
+from mmkd_models.experiments.search import distilled_candidates, finalists, proposals
 from mmkd_models.experiments.table import (
     TestedEntry,
     choose,
@@ -41,15 +59,231 @@ from mmkd_models.experiments.table import (
     tested_entries,
     trial_rows,
 )
-from mmkd_models.experiments.workers import Workers, torch_threads
-from mmkd_models.metrics.scores import gain_metric, measures_of, written_measures
-from mmkd_models.training.checkpoint import file_sha256, library_versions, write_student
+from mmkd_models.experiments.workers import Executor, Workers, torch_threads
+from mmkd_models.losses.term import Goal
+from mmkd_models.metrics.scores import check_metric, gain_metric, measures_of
+from mmkd_models.networks.config import Preset, student_config, teacher_config
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.checkpoint import file_sha256, library_versions, write_student, write_teacher
+from mmkd_models.training.inputs import TrainingRun
+from mmkd_models.training.trainings import train_baseline, train_teacher
 from mmkd_report.schema.figures import LabelledGroups
-from mmkd_report.schema.study import Recommendation, StudyDocument, StudyFacts, StudyMethod, TrialCounts, TrialRow
+from mmkd_report.schema.study import (
+    NONE,
+    PairLatency,
+    Recommendation,
+    SkippedCombination,
+    StudentSize,
+    StudyDocument,
+    StudyFacts,
+    StudyMethod,
+    TrialCounts,
+    TrialRow,
+)
 
 STUDENT_FILE = "student.ckpt"
 STUDY_FILE = "study.json"
 _SEARCH_TIME = 0.5  # of the budget, so that finalists can be trained
+MeasureLatency = Callable[[Path, Path], PairLatency]
+"""From a student's and a teacher's checkpoint to the latencies of both as they are exported, on this machine."""
+
+
+class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of a study.
+
+    A `grid` trains everything on every seed. A search tries `trials` candidates on `search_seeds`, which do not count
+    in the table, and trains `finalists` on the others. `required` methods must be possible, others may be left out.
+    """
+
+    conditions: Conditions
+    space: Space
+    grid: bool = False
+    trials: int = 40
+    finalists: int = 3
+    seeds: int = 5
+    search_seeds: int = 1
+    max_latency_ms: float | None = None
+    max_parameters: int | None = None
+    budget_hours: float | None = None
+    workers: int = 1
+    executor: Executor = "local"
+    rivals: tuple[RivalName, ...] = ("extra_trees",)
+    required: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedStudy:
+    """A study whose options were checked, with the sizes and methods that are possible."""
+
+    options: StudyOptions
+    folder: Folder
+    sizes: tuple[StudentSize, ...]
+    skipped: tuple[SkippedCombination, ...]
+    impossible: tuple[Entry, ...]
+    search_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    began_s: float
+
+    def deadline(self, fraction: float = 1.0) -> float | None:
+        """Return when this fraction of the budget is used up, in seconds since the epoch."""
+        hours = self.options.budget_hours
+        return None if hours is None else self.began_s + 3600 * hours * fraction
+
+    @property
+    def table_entries(self) -> tuple[Entry, ...]:
+        """All entries of a grid, or a search's finalists with their baselines."""
+        if self.options.grid:
+            return entries(self.folder.space, self.impossible)
+        return tuple(candidate.entry for candidate in self.finalists)
+
+    @property
+    def finalists(self) -> tuple[Candidate, ...]:
+        """The best candidates of a search so far."""
+        return finalists(self.folder, self.impossible, self.search_seeds, most=self.options.finalists)
+
+
+def prepare_study(
+    dataset: Dataset, options: StudyOptions, *, out: Path, measure_latency: MeasureLatency | None = None
+) -> PreparedStudy:
+    """Check options and folder, and find which sizes and methods are possible; errors as `study`."""
+    began_s = time.time()
+    _check_study(dataset, options)
+    check_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    folder = Folder(out=out.absolute(), dataset=dataset, conditions=options.conditions, space=options.space)
+    sizes = _student_sizes(folder, options, measure_latency)
+    students = tuple(preset for preset, size in zip(options.space.students, sizes, strict=True) if not size.excluded)
+    folder = replace(folder, space=msgspec.structs.replace(options.space, students=students))
+    reasons = _impossible_entries(folder, options.required)
+    possible = {entry.method for entry in entries(folder.space, tuple(reasons))}
+    methods = tuple(method for method in folder.space.methods if method.name in possible)
+    return PreparedStudy(
+        options=options,
+        folder=replace(folder, space=msgspec.structs.replace(folder.space, methods=methods)),
+        sizes=sizes,
+        skipped=tuple(
+            SkippedCombination(**msgspec.structs.asdict(entry), reason=reason) for entry, reason in reasons.items()
+        ),
+        impossible=tuple(entry for entry in reasons if entry.method in possible),
+        search_seeds=() if options.grid else tuple(range(options.search_seeds)),
+        seeds=tuple(range(options.seeds))
+        if options.grid
+        else seeds_that_count(dataset, seeds=options.seeds, search_seeds=options.search_seeds),
+        began_s=began_s,
+    )
+
+
+def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tuple[int, ...]:
+    """Return the seeds whose test windows a search has not seen. Raise UsageError if there is none.
+
+    Without groups a dataset's own split is the only fold, and a search looks at validation alone.
+    """
+    windows = dataset.everything()
+    if fold_count(windows) == 1:
+        return (0,)
+    folds = [fold_indices(windows, fold=seed, seed=0) for seed in range(seeds)]
+    seen = np.concatenate([part for fold in folds[:search_seeds] for part in (fold.valid, fold.test)])
+    clean = [seed for seed in range(search_seeds, seeds) if not np.isin(folds[seed].test, seen).any()]
+    if not clean:
+        raise UsageError(
+            f"study: expected a seed whose test windows the search did not see, got none of {seeds} after "
+            f"{search_seeds}; raise --seeds to {search_seeds + 2} or more, or lower --search-seeds"
+        )
+    return tuple(clean)
+
+
+def _check_study(dataset: Dataset, options: StudyOptions) -> None:
+    check_space(options.space)
+    conditions, windows = options.conditions, dataset.everything()
+    for train in (conditions.teacher_train, conditions.student_train):
+        check_metric(train.metric, dataset.spec.task.kind)
+    for names in ((conditions.modality,), *(teacher.modalities for teacher in options.space.teachers)):
+        windows.with_modalities(names)  # refuses a name that is unknown
+    check_seeds(windows, options.seeds)
+    refuse_shared_samples(windows)
+    for seed in range(options.seeds):
+        train_windows = windows.subset(fold_indices(windows, fold=seed, seed=0).train)
+        seen_labels(train_windows, conditions.labelled, seed=seed)  # refuses what a fold cannot have
+    if not options.grid and not 1 <= options.search_seeds < options.seeds and fold_count(windows) > 1:
+        raise UsageError(
+            f"study: expected search seeds from 1 to {options.seeds - 1} of {options.seeds} seeds, got "
+            f"{options.search_seeds}; the others are for the table, raise --seeds or lower --search-seeds"
+        )
+
+
+def _student_sizes(
+    folder: Folder, options: StudyOptions, measure_latency: MeasureLatency | None
+) -> tuple[StudentSize, ...]:
+    """Return each size with its costs, and the limit that it breaks. Raise PerformanceError if all break one.
+
+    Latencies are measured once, of networks of a single training step, and stored in the study's folder.
+    """
+    sizes = []
+    for preset in options.space.students:
+        parameters = sum(parameter.numel() for parameter in _student(folder, preset).parameters())
+        excluded, latency, limit_ms = "", None, options.max_latency_ms
+        if options.max_parameters is not None and parameters > options.max_parameters:
+            excluded = f"{parameters:,} parameters, more than {options.max_parameters:,}"
+        elif measure_latency is not None:
+            latency = _latency_of_size(folder, preset, measure_latency)
+            if limit_ms is not None and latency.student_ms["p50"] > limit_ms:
+                excluded = f"{latency.student_ms['p50']:.3g} ms, more than {limit_ms:g} ms"
+        sizes.append(StudentSize(preset=preset, parameters=parameters, latency=latency, excluded=excluded))
+    if all(size.excluded for size in sizes):
+        reasons = "; ".join(f"{size.preset} has {size.excluded}" for size in sizes)
+        raise PerformanceError(
+            f"study: expected a student size that keeps the limits, got none: {reasons}; "
+            "raise --max-latency-ms or --max-parameters, or add a smaller --student"
+        )
+    return tuple(sizes)
+
+
+def _student(folder: Folder, preset: Preset) -> Student:
+    spec = folder.dataset.spec
+    modality = spec.modality(folder.conditions.modality)
+    return Student(modality, len(spec.task.labels), student_config(preset), kind=spec.task.kind)
+
+
+def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLatency) -> PairLatency:
+    own, teacher = folder.conditions, folder.space.teachers[0]
+    path = folder.out / "latency" / f"{own.modality}-{preset}-{short_hash([own.dataset_sha256, teacher])}.json"
+    latency = read_result(path, PairLatency)
+    if latency is None:
+        data, brief = folder.fold(0).training, msgspec.structs.replace(own.student_train, steps=1)
+        run = TrainingRun(train=brief, augment=own.augment)
+        seen = data.with_modalities(teacher.modalities)
+        with TemporaryDirectory() as temporary:
+            student, taught_by = Path(temporary) / "student.ckpt", Path(temporary) / "teacher.ckpt"
+            write_student(student, train_baseline(data, own.modality, student_config(preset), run))
+            write_teacher(taught_by, train_teacher(seen, teacher_config(teacher.preset), run))
+            latency = measure_latency(student, taught_by)
+        write_result(path, latency)
+    return latency
+
+
+def _impossible_entries(folder: Folder, required: Sequence[str]) -> dict[Entry, str]:
+    """The combinations that cannot be trained, with the reason that the training itself would give."""
+    spec, task = folder.dataset.spec, folder.dataset.spec.task
+    reasons = {}
+    for entry in entries(folder.space):
+        recipe = folder.space.method(entry.method).recipe
+        if recipe is None or entry.teacher is None:
+            continue
+        choice = folder.space.teacher(entry.teacher)
+        modalities = [spec.modality(name) for name in choice.modalities]
+        teacher = Teacher(modalities, len(task.labels), teacher_config(choice.preset), kind=task.kind)
+        student, goal = _student(folder, entry.student), Goal(kind=task.kind)
+        try:
+            DistillLearner(student, teacher, recipe, modality=folder.conditions.modality, goal=goal)
+        except UsageError as error:
+            reasons[entry] = str(error)
+    possible = {entry.method for entry in entries(folder.space, tuple(reasons))}
+    for name in required or [entry.method for entry in reasons if possible == {NONE}]:
+        if name not in possible:
+            reason = next(reason for entry, reason in reasons.items() if entry.method == name)
+            raise UsageError(f"method {name!r}: expected a teacher and a student that can have it: {reason}")
+    return reasons
 
 
 def study(
@@ -62,11 +296,7 @@ def study(
 ) -> StudyDocument:
     """Run or resume a study, and write `study.json` and the chosen `student.ckpt` into `out`.
 
-    Raises:
-        UsageError: the options make no sense.
-        PerformanceError: no student size keeps the limits.
-        UnavailableError: Ray is not installed.
-        MmkdError: what a worker raised.
+    Raise UsageError if the options make no sense, PerformanceError if no student size keeps the limits.
     """
     began = time.monotonic()
     prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
@@ -92,15 +322,11 @@ def run_study(prepared: PreparedStudy, *, progress: Progress | None = None) -> N
         else:
             _search(prepared, workers, progress)
             chosen = prepared.finalists
-        _make_phases(prepared, workers, progress, _grid(prepared, chosen))
-
-
-def _grid(prepared: PreparedStudy, chosen: Sequence[Candidate]) -> list[list[Run]]:
-    phases = list[list[Run]]()
-    for seed in prepared.seeds:
-        first, _, later = grid_phases(prepared.folder, chosen, [seed], rivals=prepared.options.rivals)
-        phases += [first, later]
-    return phases
+        phases = list[list[Run]]()
+        for seed in prepared.seeds:  # one after the other, so that what is finished early can be compared
+            first, _, later = grid_phases(folder, chosen, [seed], rivals=options.rivals)
+            phases += [first, later]
+        _make_phases(prepared, workers, progress, phases)
 
 
 def _search(prepared: PreparedStudy, workers: Workers, progress: Progress) -> None:
@@ -127,7 +353,7 @@ def _make_phases(
 
 def _document(prepared: PreparedStudy, out: Path, measure_latency: MeasureLatency | None) -> StudyDocument:
     """Let validation choose, and write the chosen student into the study's folder."""
-    folder, options = prepared.folder, prepared.options
+    folder, options, task = prepared.folder, prepared.options, prepared.folder.dataset.spec.task
     tested = tested_entries(folder, prepared.table_entries, prepared.seeds, prepared.search_seeds)
     chosen = choose(tested, prepared.seeds)
     trials = trial_rows(folder, prepared.impossible, sorted({*prepared.search_seeds, *prepared.seeds}))
@@ -154,7 +380,7 @@ def _document(prepared: PreparedStudy, out: Path, measure_latency: MeasureLatenc
         trials=trials,
         versions=library_versions(),
         duration_s=0.0,
-        figures=written_measures(folder.dataset.spec.task),
+        figures=msgspec.UNSET if task.kind == "classification" else measures_of(task),
     )
 
 
@@ -204,12 +430,16 @@ def _recommendation(
 ) -> Recommendation:
     folder, limit_ms = prepared.folder, prepared.options.max_latency_ms
     seed = max(sorted(chosen.results), key=lambda seed: chosen.results[seed].score or 0.0)
-    result, latency, teacher = chosen.results[seed], None, _any_teacher(folder, chosen)
+    result, latency = chosen.results[seed], None
     trial = result.trial
     assert trial is not None  # it is a student's
     write_student(path, read_exportable_student(folder, trial))
-    if measure_latency is not None and teacher is not None:
-        latency = measure_latency(path, teacher)
+    # its own teacher, or for labels only the first that is finished
+    teachers = [teacher for teacher in folder.space.teachers if chosen.entry.teacher in (None, teacher.name)]
+    folders = (folder.teacher_folder(teacher, seed) for teacher in teachers for seed in chosen.results)
+    files = [file for path in folders if (file := path / TEACHER_CHECKPOINT).exists()]
+    if measure_latency is not None and files:
+        latency = measure_latency(path, files[0])
     return Recommendation(
         **msgspec.structs.asdict(chosen.entry),
         learning_rate=trial.candidate.learning_rate,
@@ -220,9 +450,3 @@ def _recommendation(
         latency=latency,
         within_limits=limit_ms is None or latency is None or latency.student_ms["p50"] <= limit_ms,
     )
-
-
-def _any_teacher(folder: Folder, chosen: TestedEntry) -> Path | None:
-    teachers = [teacher for teacher in folder.space.teachers if chosen.entry.teacher in (None, teacher.name)]
-    paths = (folder.teacher_folder(teacher, seed) for teacher in teachers for seed in chosen.results)
-    return next((file for path in paths if (file := path / TEACHER_CHECKPOINT).exists()), None)

@@ -11,11 +11,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Literal, TypeVar
+from itertools import count as count_up
+from multiprocessing.queues import SimpleQueue
+from typing import Any, Literal, TypeVar
 
 from mmkd_edge.errors import MmkdError, UnavailableError
 from mmkd_models.train_config import OnStep, TrainingProgress
@@ -55,19 +57,29 @@ class Workers:
 
     def __init__(self, count: int, *, executor: Executor = "local", threads: int = 1) -> None:
         self.count = count
-        self._executor, self._threads = executor, threads
-        self._processes: dict[Connection, BaseProcess] = {}
+        self._executor, self._threads, self._numbers = executor, threads, count_up()
+        self._steps: SimpleQueue[tuple[int, TrainingProgress]] | None = None
+        self._pool: ProcessPoolExecutor | None = None
+        self._ray: Any = None  # ray, if it was started here
 
     def __enter__(self) -> Workers:
+        if self._executor == "ray":
+            self._task = self._ray_task()
+        elif self.count > 1:
+            context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+            self._steps = context.SimpleQueue()
+            self._pool = ProcessPoolExecutor(
+                self.count, mp_context=context, initializer=_keep_queue, initargs=(self._steps,)
+            )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        for pipe, process in self._processes.items():
-            pipe.close()  # a worker that waits for a job ends
-            if kind is not None:
+        if self._pool is not None:
+            for process in list((self._pool._processes or {}).values()) if kind is not None else ():
                 process.terminate()
-        for process in self._processes.values():
-            process.join()
+            self._pool.shutdown(cancel_futures=True)
+        if self._ray is not None:
+            self._ray.shutdown()
 
     def run(
         self,
@@ -77,119 +89,80 @@ class Workers:
         on_step: Callable[[Job, TrainingProgress], None] = lambda job, progress: None,
         on_end: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """Make all jobs in this order. Raise MmkdError if a job did or a process died, UnavailableError without Ray."""
-        if self._executor == "ray":
-            self._run_on_ray(make, iter(jobs), on_end)
-        elif self.count == 1:
+        """Make all jobs in this order. Raise MmkdError if a job did or a process died."""
+        if self._executor == "local" and self._pool is None:
             for job in jobs:
                 with torch_threads(self._threads):
                     make(job, _rarely(partial(on_step, job)))
                 on_end(job)
-        else:
-            self._run_in_processes(make, iter(jobs), on_step, on_end)
-
-    def _run_in_processes(
-        self,
-        make: Make[Job],
-        jobs: Iterator[Job],
-        on_step: Callable[[Job, TrainingProgress], None],
-        on_end: Callable[[Job], None],
-    ) -> None:
-        idle, busy = list(self._processes), dict[Connection, Job]()
+            return
+        waiting, running = iter(jobs), dict[Future[None], tuple[int, Job]]()
         while True:
-            while len(busy) < self.count and (job := next(jobs, None)) is not None:
-                pipe = idle.pop() if idle else self._start_process()
-                pipe.send((make, job))
-                busy[pipe] = job
-            if not busy:
+            while len(running) < self.count and (following := next(waiting, None)) is not None:
+                number = next(self._numbers)
+                running[self._submit(make, following, number)] = number, following
+            if not running:
                 return
-            ready = wait(list(busy))
-            for pipe in [pipe for pipe in busy if pipe in ready]:
-                progress = self._receive(pipe)
-                if progress is not None:
-                    on_step(busy[pipe], progress)
-                    continue
-                idle.append(pipe)
-                on_end(busy.pop(pipe))
+            ended, _ = wait(running, timeout=_REPORT_EVERY_S, return_when=FIRST_COMPLETED)
+            while self._steps is not None and not self._steps.empty():
+                number, progress = self._steps.get()
+                on_step(dict(running.values())[number], progress)
+            for future in ended:
+                _raise_error(future)
+                on_end(running.pop(future)[1])
 
-    def _start_process(self) -> Connection:
-        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._threads), daemon=True)
+    def _submit(self, make: Make[Job], job: Job, number: int) -> Future[None]:
+        if self._pool is None:
+            future: Future[None] = self._task.remote(make, job, self._threads, number).future()
+            return future
         with _interrupts_ignored(), _environment(_KEEP_MEMORY):  # a process keeps both as they are when it begins
-            process.start()
-        theirs.close()
-        self._processes[ours] = process
-        return ours
+            return self._pool.submit(_make_in_process, make, job, self._threads, number)
 
-    def _receive(self, pipe: Connection) -> TrainingProgress | None:
-        try:
-            message = pipe.recv()
-        except (EOFError, ConnectionResetError) as error:
-            process = self._processes[pipe]
-            process.join()
-            raise MmkdError(
-                f"workers: expected processes that end their work, one died (exit code {process.exitcode}); the same "
-                "command continues; where memory is short give --workers 1"
-            ) from error
-        if isinstance(message, Exception):
-            raise message
-        return message if isinstance(message, TrainingProgress) else None
-
-    def _run_on_ray(self, make: Make[Job], jobs: Iterator[Job], on_end: Callable[[Job], None]) -> None:
+    def _ray_task(self) -> Any:
         try:
             import ray
         except ImportError as error:
             raise UnavailableError(
                 "--executor ray needs ray, which this Python lacks; run: pip install 'mmkd-edge[ray]'"
             ) from error
-        started_here = not ray.is_initialized()
-        if started_here:
+        if not ray.is_initialized():
             ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
-        try:
-            task = ray.remote(num_cpus=self._threads)(_make_alone)
-            busy = dict[object, Job]()
-            while True:
-                while len(busy) < self.count and (job := next(jobs, None)) is not None:
-                    busy[task.remote(make, job, self._threads)] = job
-                if not busy:
-                    return
-                for result in ray.wait(list(busy))[0]:
-                    _get_from_ray(ray.get, result)
-                    on_end(busy.pop(result))
-        finally:
-            if started_here:
-                ray.shutdown()
+            self._ray = ray
+        return ray.remote(num_cpus=self._threads)(_make_in_process)
 
 
-def _serve(pipe: Connection, threads: int) -> None:
-    with torch_threads(threads), suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            make, job = pipe.recv()
-            try:
-                make(job, _rarely(pipe.send))
-                pipe.send(None)
-            except (EOFError, BrokenPipeError, ConnectionResetError):
-                raise
-            except Exception as error:
-                known = isinstance(error, MmkdError | OSError)
-                pipe.send(error if known else RuntimeError(f"{type(error).__name__}: {error}"))
+_steps_of_process: SimpleQueue[tuple[int, TrainingProgress]] | None = None
 
 
-def _make_alone(make: Make[Job], job: Job, threads: int) -> None:
-    """A task of Ray, which takes no partial functions."""
+def _keep_queue(steps: SimpleQueue[tuple[int, TrainingProgress]]) -> None:
+    global _steps_of_process
+    _steps_of_process = steps
+
+
+def _make_in_process(make: Make[Job], job: Job, threads: int, number: int) -> None:
+    def report(progress: TrainingProgress) -> None:
+        if _steps_of_process is not None:
+            _steps_of_process.put((number, progress))
+
     with torch_threads(threads):
-        make(job, lambda progress: None)
+        make(job, _rarely(report))
 
 
-def _get_from_ray(get: Callable[[object], object], result: object) -> None:
+def _raise_error(future: Future[None]) -> None:
     try:
-        get(result)
+        future.result()
+    except (MmkdError, OSError):
+        raise
+    except BrokenProcessPool as error:
+        raise MmkdError(
+            "workers: expected processes that end their work, one died; the same command continues; where memory is "
+            "short give --workers 1"
+        ) from error
     except Exception as error:
-        cause = getattr(error, "cause", None)
+        cause = getattr(error, "cause", error)  # Ray wraps it
         if isinstance(cause, MmkdError):
             raise cause from error
-        raise MmkdError(f"a Ray task failed: {str(error).splitlines()[-1]}; the same command continues") from error
+        raise
 
 
 def _rarely(report: OnStep) -> OnStep:

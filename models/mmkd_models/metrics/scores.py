@@ -1,4 +1,4 @@
-"""Scores of each kind of task: their figures, standard errors and names."""
+"""Scores of each kind of task: their figures, standard errors and names, also under a bootstrap over groups."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ Metric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
 LabelMetric = Literal["macro_f1", "mean_average_precision", "subset_accuracy"]
 ValueMetric = Literal["r2", "pearson"]
 AnyMetric = Literal[Metric, LabelMetric, ValueMetric]
-"""What validation can maximise; the errors of a regression are only reported: `r2` is best where their square is."""
+"""What validation can maximise; the errors of a regression are only reported: `r2` is best when their square is."""
+Figures = NDArray[np.float64]
+
+_MAX_CELLS = 4_000_000  # draws times windows at a time
+_CONSTANT = 1e-12  # a variance below this fraction of the whole one is a rounding error of a constant
+_EVERY_WINDOW = np.ones((1, 1))  # one draw of one group
 
 
 class _Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,11 +34,9 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scores(_Figures, frozen=True, kw_only=True):
-    """Scores of classes, fractions from 0 to 1.
+    """Scores of classes, fractions from 0 to 1; classes that do not occur have no recall, nor F1.
 
     Attributes:
-        balanced_accuracy: mean recall over the classes that occur in the truth.
-        macro_f1: mean F1 over the classes that occur in the truth or among the answers.
         confusion: K rows (truth) of K counts (answers).
     """
 
@@ -56,26 +59,29 @@ def scores_from_answers(truth: NDArray[np.int64], answers: NDArray[np.int64], cl
     """Score answers with the truth; both int64 (N,), N > 0, values in [0, classes)."""
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (truth, answers), 1)
-    right = np.diag(confusion).astype(float)
-    of_truth, of_answers = confusion.sum(1), confusion.sum(0)
-    recall = right[of_truth > 0] / of_truth[of_truth > 0]
-    occurs = (of_truth + of_answers) > 0
-    f1 = 2 * right[occurs] / (of_truth + of_answers)[occurs]
-    return Scores(
-        accuracy=float(right.sum() / len(truth)),
-        balanced_accuracy=float(recall.mean()),
-        macro_f1=float(f1.mean()),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
-    )
+    figures = {name: float(metric_of_confusions(confusion[None].astype(float), name)[0]) for name in get_args(Metric)}
+    return Scores(**figures, confusion=tuple(map(tuple, confusion.tolist())))
+
+
+def metric_of_confusions(confusions: Figures, metric: str) -> Figures:
+    """Return the metric (N,) of confusion matrices (N, K, K), rows the truth; NaN if a matrix is empty."""
+    right = np.diagonal(confusions, axis1=1, axis2=2)  # (N, K)
+    truth, answers = confusions.sum(2), confusions.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        match metric:
+            case "accuracy":
+                return np.asarray(right.sum(1) / truth.sum(1))
+            case "balanced_accuracy":
+                values, occurs = right / truth, truth > 0
+            case _:
+                values, occurs = 2 * right / (truth + answers), truth + answers > 0
+        return np.asarray(np.where(occurs, values, 0.0).sum(1) / occurs.sum(1))
 
 
 class LabelScores(_Figures, frozen=True, kw_only=True):
-    """Scores of several labels, fractions from 0 to 1.
+    """Scores of several labels, fractions from 0 to 1; of labels that are never on, neither F1 nor precision counts.
 
     Attributes:
-        macro_f1: mean F1 over the labels that are on somewhere, in the truth or among the answers.
-        mean_average_precision: mean over the labels that are on somewhere in the truth.
-        subset_accuracy: fraction of windows with every label right.
         counts: for each label, windows that are rightly on, wrongly on, wrongly off, rightly off.
     """
 
@@ -99,28 +105,13 @@ def label_scores(truth: NDArray[np.uint8], logits: NDArray[np.floating[Any]], *,
     """Score logits (N, K) with labels (N, K), 0 or 1; a label is on from the probability `threshold`."""
     on, answers = truth == 1, logits >= math.log(threshold / (1 - threshold))
     counts = np.stack([(on & answers).sum(0), (~on & answers).sum(0), (on & ~answers).sum(0), (~on & ~answers).sum(0)])
-    right, wrongly_on, wrongly_off = counts[:3].astype(float)
-    somewhere = right + wrongly_on + wrongly_off > 0
-    f1 = 2 * right[somewhere] / (2 * right + wrongly_on + wrongly_off)[somewhere]
-    precision = [average_precision(on[:, k], logits[:, k]) for k in range(on.shape[1]) if on[:, k].any()]
+    owner = np.zeros(len(on), dtype=np.int64)
     return LabelScores(
-        macro_f1=float(f1.mean()) if len(f1) else 1.0,
-        mean_average_precision=float(np.mean(precision)) if precision else 1.0,
+        macro_f1=float(weighted_f1(on, answers, owner, _EVERY_WINDOW)[0]),
+        mean_average_precision=float(weighted_precision(on, logits.astype(np.float64), owner, _EVERY_WINDOW)[0]),
         subset_accuracy=float((on == answers).all(1).mean()),
-        counts=tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in counts.T),
+        counts=tuple(map(tuple, counts.T.tolist())),
     )
-
-
-def average_precision(on: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> float:
-    """Return the sum over thresholds of precision times gained recall; some of `on` (N,) are true.
-
-    Source: M. Zhu, "Recall, Precision and Average Precision", University of Waterloo, 2004: no interpolation.
-    """
-    order = np.argsort(-scores, kind="stable")
-    right = np.cumsum(on[order])
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last window of each score
-    recall = right[ends] / right[-1]
-    return float((np.diff(recall, prepend=0.0) * right[ends] / (ends + 1)).sum())
 
 
 class ValueScores(_Figures, frozen=True, kw_only=True):
@@ -146,42 +137,112 @@ class ValueScores(_Figures, frozen=True, kw_only=True):
 
 def value_scores(truth: NDArray[np.floating[Any]], answers: NDArray[np.floating[Any]]) -> ValueScores:
     """Score answers (N,) with the truth (N,), N > 0."""
-    y, x = truth.astype(np.float64), answers.astype(np.float64)
-    squared = float(np.square(x - y).mean())
-    variance = float(y.var())
-    spread = float(y.std() * x.std())
-    return ValueScores(
-        mae=float(np.abs(x - y).mean()),
-        rmse=math.sqrt(squared),
-        r2=1 - squared / variance if variance > 0 else float(squared == 0),
-        pearson=float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread > 0 else 0.0,
-        windows=len(y),
-    )
+    owner = np.zeros(len(truth), dtype=np.int64)
+    figures = weighted_values(truth.astype(np.float64), answers.astype(np.float64), owner, _EVERY_WINDOW)
+    return ValueScores(**{name: float(values[0]) for name, values in figures.items()}, windows=len(truth))
+
+
+def weighted_values(truth: Figures, answers: Figures, owner: NDArray[np.int64], weights: Figures) -> dict[str, Figures]:
+    """Return mae, rmse, r2 and pearson, each (D,), of answers and truth (N,); NaN if a draw has no window.
+
+    Args:
+        owner: (N,) column of `weights` that a window belongs to.
+        weights: (D, G) how often each group counts in each draw.
+    """
+    y, x = truth - truth.mean(), answers - truth.mean()
+    columns = np.stack([np.ones_like(y), np.abs(x - y), (x - y) ** 2, y, y**2, x, x**2, x * y], axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sums = _drawn_sums(columns, owner, weights)
+        _, error, squared, mean_y, square_y, mean_x, square_x, product = (sums / sums[:, :1]).T
+        variance_y, variance_x = square_y - mean_y**2, square_x - mean_x**2
+        varies_y = variance_y > _CONSTANT * np.var(y)
+        varies = varies_y & (variance_x > _CONSTANT * np.var(x))
+        r2 = np.where(varies_y, 1 - squared / variance_y, (squared == 0).astype(float))
+        correlation = (product - mean_x * mean_y) / np.sqrt(variance_y * variance_x)
+        empty = sums[:, 0] == 0
+        figures = {"mae": error, "rmse": np.sqrt(squared), "r2": r2, "pearson": np.where(varies, correlation, 0.0)}
+    return {name: np.where(empty, np.nan, values) for name, values in figures.items()}
+
+
+def weighted_f1(
+    on: NDArray[np.bool_], answers: NDArray[np.bool_], owner: NDArray[np.int64], weights: Figures
+) -> Figures:
+    """Return macro-F1 (D,) of labels and answers (N, K)."""
+    labels = on.shape[1]
+    columns = np.concatenate([on & answers, on ^ answers, np.ones((len(on), 1), dtype=bool)], axis=1).astype(float)
+    sums = _drawn_sums(columns, owner, weights)
+    right, wrong = 2 * sums[:, :labels], sums[:, labels:-1]
+    somewhere = right + wrong > 0
+    f1 = np.where(somewhere, right / np.where(somewhere, right + wrong, 1), 0.0)
+    return _mean_of_labels(f1, somewhere, sums[:, -1])
+
+
+def weighted_fraction(right: NDArray[np.bool_], owner: NDArray[np.int64], weights: Figures) -> Figures:
+    """Return the fraction (D,) of windows (N,) that are right."""
+    sums = _drawn_sums(np.stack([right, np.ones_like(right)], axis=1).astype(float), owner, weights)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums[:, 0] / sums[:, 1])
+
+
+def weighted_precision(on: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
+    """Return mean average precision (D,) of labels and scores (N, K): the sum of precision times gained recall.
+
+    Source: M. Zhu, "Recall, Precision and Average Precision", University of Waterloo, 2004: no interpolation.
+    """
+    draws = max(1, _MAX_CELLS // max(1, len(on)))
+    starts = range(0, len(weights), draws)
+    return np.concatenate([_precision(on, scores, owner, weights[start : start + draws]) for start in starts])
+
+
+def _precision(on: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
+    figures, somewhere = [], []
+    for label in range(on.shape[1]):
+        order = np.argsort(-scores[:, label], kind="stable")
+        counted = weights[:, owner[order]]  # (D, N)
+        ends = np.append(np.flatnonzero(np.diff(scores[order, label])), len(order) - 1)  # the last of equal scores
+        right = np.cumsum(counted * on[order, label], axis=1)[:, ends]
+        precision = right / np.maximum(np.cumsum(counted, axis=1)[:, ends], 1)  # weights are whole numbers
+        somewhere.append(right[:, -1] > 0)
+        figures.append((np.diff(right, axis=1, prepend=0.0) * precision).sum(1) / np.maximum(right[:, -1], 1))
+    return _mean_of_labels(np.stack(figures, axis=1), np.stack(somewhere, axis=1), weights[:, owner].sum(1))
+
+
+def _mean_of_labels(figures: Figures, somewhere: NDArray[np.bool_], windows: Figures) -> Figures:
+    """The mean over the labels (D, K) that are on somewhere; 1 without any, NaN without windows."""
+    count = somewhere.sum(1)
+    mean = np.where(count > 0, (figures * somewhere).sum(1) / np.maximum(count, 1), 1.0)
+    return np.asarray(np.where(windows > 0, mean, np.nan))
+
+
+def _drawn_sums(columns: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
+    by_group = np.zeros((weights.shape[1], columns.shape[1]))
+    np.add.at(by_group, owner, columns)
+    return np.asarray(weights @ by_group)  # (D, F)
 
 
 AnyScores = Scores | LabelScores | ValueScores
 
 
-def metrics_of(kind: TaskKind) -> tuple[str, ...]:
+_METRICS: dict[TaskKind, tuple[AnyMetric, ...]] = {
+    "classification": get_args(Metric),
+    "multi_label": get_args(LabelMetric),
+    "regression": get_args(ValueMetric),
+}
+_DEFAULT_METRIC: dict[TaskKind, AnyMetric] = {
+    "classification": "balanced_accuracy",
+    "multi_label": "macro_f1",
+    "regression": "r2",
+}
+
+
+def metrics_of(kind: TaskKind) -> tuple[AnyMetric, ...]:
     """Return the metrics that validation can maximise."""
-    match kind:
-        case "classification":
-            return get_args(Metric)
-        case "multi_label":
-            return get_args(LabelMetric)
-        case "regression":
-            return get_args(ValueMetric)
+    return _METRICS[kind]
 
 
 def default_metric(kind: TaskKind) -> AnyMetric:
     """Return the metric that validation maximises by default."""
-    match kind:
-        case "classification":
-            return "balanced_accuracy"
-        case "multi_label":
-            return "macro_f1"
-        case "regression":
-            return "r2"
+    return _DEFAULT_METRIC[kind]
 
 
 def check_metric(name: str, kind: TaskKind) -> None:
@@ -218,28 +279,13 @@ def scores_from_document(document: dict[str, Any]) -> AnyScores:
     return msgspec.convert(document, ValueScores)
 
 
-def of_classes(scores: AnyScores) -> Scores:
-    """Return the scores of a classification task."""
-    assert isinstance(scores, Scores)
-    return scores
-
-
-_MEASURES_OF: dict[TaskKind, tuple[str, ...]] = {
-    "classification": ("accuracy", "balanced_accuracy", "macro_f1"),
-    "multi_label": ("macro_f1", "mean_average_precision", "subset_accuracy"),
-    "regression": ("mae", "rmse", "r2", "pearson"),
-}
-
-
 def measures_of(task: TaskSpec) -> tuple[Measure, ...]:
     """Return the figures of a task in the order of a table; gains are reported in the first."""
-    measures = [measure_named(name) for name in _MEASURES_OF[task.kind]]
-    return tuple(_in_unit(measure, task.unit or "") if measure.lower_is_better else measure for measure in measures)
-
-
-def written_measures(task: TaskSpec) -> tuple[Measure, ...] | msgspec.UnsetType:
-    """Return the figures that a document names; unset for classification."""
-    return msgspec.UNSET if task.kind == "classification" else measures_of(task)
+    if task.kind != "regression":
+        return tuple(map(measure_named, metrics_of(task.kind)))
+    unit = task.unit or ""
+    errors = (msgspec.structs.replace(measure_named(name), unit=unit, gain_unit=unit) for name in ("mae", "rmse"))
+    return (*errors, measure_named("r2"), measure_named("pearson"))
 
 
 def measure_named(name: str) -> Measure:
@@ -250,8 +296,4 @@ def measure_named(name: str) -> Measure:
 def gain_metric(task: TaskSpec, metric: str) -> Measure:
     """Return the measure of gains: the metric that validation maximised, or for regression the error."""
     first = measures_of(task)[0]
-    return first if first.lower_is_better else next(one for one in measures_of(task) if one.name == metric)
-
-
-def _in_unit(measure: Measure, unit: str) -> Measure:
-    return msgspec.structs.replace(measure, unit=unit, gain_unit=unit)
+    return first if first.lower_is_better else next(measure for measure in measures_of(task) if measure.name == metric)

@@ -17,7 +17,7 @@ from mmkd_models.data import Dataset
 from mmkd_models.training.checkpoint import read_student
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-SHORT = (
+SHORT = [
     "--steps",
     "6",
     "--teacher-steps",
@@ -29,7 +29,7 @@ SHORT = (
     "--no-latency",
     "--rival",
     "extra_trees",
-)
+]
 
 
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -45,22 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(machines: Dataset, folder: Path) -> subprocess.CompletedProcess[str]:
     """A grid of two methods on two seeds, in a process of its own."""
-    return run(
-        machines.path,
-        "--modality",
-        "acc",
-        "-o",
-        "study",
-        "--grid",
-        "--seeds",
-        2,
-        "--method",
-        "logit",
-        "--table",
-        "table.md",
-        *SHORT,
-        cwd=folder,
-    )
+    options = ["--modality", "acc", "-o", "study", "--grid", "--seeds", "2", "--method", "logit", "--table", "table.md"]
+    return run(machines.path, *options, *SHORT, cwd=folder)
 
 
 def test_a_study_ends_with_a_table_and_what_to_do_next(finished: subprocess.CompletedProcess[str]) -> None:

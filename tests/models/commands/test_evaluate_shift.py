@@ -7,39 +7,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset
-from mmkd_models.networks.student import Student
-from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, write_student, write_teacher
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_report import render_judging
+from tests.models.judging_rig import write_random_student, write_random_teacher
 
 Ran = tuple[object, str, str]
 NAME = "mmkd-evaluate: "
 
 
 @pytest.fixture
-def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
-    return partial(ran, evaluate_main, "mmkd-evaluate")
-
-
-@pytest.fixture
 def student(sites: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Path) -> Path:
     """A student of `acc` with random weights."""
-    spec, path = sites.spec.modality("acc"), tmp_path / "student.ckpt"
-    facts = msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=sites.sha256, fold=None)
-    state = Student(spec, 3, student_checkpoint.config).state_dict()
-    made = replace(student_checkpoint, modality=spec, task=sites.spec.task, facts=facts, state=state, carried=None)
-    write_student(path, made)
-    return path
+    return write_random_student(tmp_path / "student.ckpt", student_checkpoint, sites)
 
 
 def line(student: Path, sites: Dataset, out: Path) -> list[str]:
@@ -103,11 +88,7 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     tmp_path: Path,
 ) -> None:
     asked = (student, sites.path, "--suite", "shift")
-    assert run(*asked) == (
-        2,
-        "",
-        f"{NAME}--suite shift needs -o DIR, the folder for its trainings; add it\n",
-    )
+    assert run(*asked) == (2, "", f"{NAME}--suite shift needs -o DIR, the folder for its trainings; add it\n")
     folder = ("-o", tmp_path / "eval")
     code, _, err = run(*asked, *folder, "--by", "plant")
     wanted = "--by plant: dataset 'sites' has no such metadata; choose one of group, site, single\n"
@@ -140,10 +121,7 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     )
     for option, value in (("--fold", ["1"]), ("--split", ["valid"]), ("--training-windows", [])):
         assert run(*asked, *folder, "--by", "site", option, *value) == (2, "", f"{NAME}{ignored}\n")
-    path = tmp_path / "teacher.ckpt"
-    state = Teacher(sites.spec.modalities, 3, teacher_checkpoint.config).state_dict()
-    made = replace(teacher_checkpoint, modalities=sites.spec.modalities, task=sites.spec.task, state=state)
-    write_teacher(path, made)
+    path = write_random_teacher(tmp_path / "teacher.ckpt", teacher_checkpoint, sites)
     code, _, err = run(path, sites.path, "--suite", "shift", *folder)
     assert (code, err) == (
         2,

@@ -62,9 +62,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def teacher(machines: Dataset, folder: Path) -> subprocess.CompletedProcess[str]:
     """A teacher in `folder`, trained by a process of its own."""
-    return run(
-        "mmkd-train", "teacher", machines.path, "--preset", "tiny", "--steps", 6, "-o", "teacher.ckpt", cwd=folder
-    )
+    options = ["--preset", "tiny", "--steps", "6", "-o", "teacher.ckpt"]
+    return run("mmkd-train", "teacher", machines.path, *options, cwd=folder)
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +72,8 @@ def student(
 ) -> subprocess.CompletedProcess[str]:
     """A student in `folder`, distilled by a process of its own in 110 steps."""
     assert teacher.returncode == 0, teacher.stderr
-    return run(
-        "mmkd-distill",
-        "teacher.ckpt",
-        machines.path,
-        "--modality",
-        "acc",
-        "--steps",
-        110,
-        "-o",
-        "student.ckpt",
-        "--json",
-        cwd=folder,
-    )
+    options = ["--modality", "acc", "--steps", "110", "-o", "student.ckpt", "--json"]
+    return run("mmkd-distill", "teacher.ckpt", machines.path, *options, cwd=folder)
 
 
 def test_a_teacher_is_trained_and_the_next_command_named(
@@ -96,18 +84,12 @@ def test_a_teacher_is_trained_and_the_next_command_named(
     assert teacher.returncode == 0
     assert checkpoint.committee is not None
     states = [checkpoint.state, *checkpoint.further]
+    times = re.findall(r"values, (.*) s$", teacher.stdout, re.MULTILINE)
     longest = max(len(member.named) for member in checkpoint.committee.members)
     members = [
         f"member {number}      {member.named:<{longest}} balanced_accuracy {member.score:.3f}, "
         f"weight {member.weight:.2f}, {sum(tensor.numel() for tensor in state.values()):,} values, {seconds} s"
-        for number, (member, state, seconds) in enumerate(
-            zip(
-                checkpoint.committee.members,
-                states,
-                re.findall(r"values, (.*) s$", teacher.stdout, re.MULTILINE),
-                strict=True,
-            )
-        )
+        for number, (member, state, seconds) in enumerate(zip(checkpoint.committee.members, states, times, strict=True))
     ]
     assert teacher.stdout.splitlines() == [
         "modalities    acc, gyro",
@@ -134,14 +116,8 @@ def test_a_student_is_distilled_and_told_as_one_json_document(
     assert all(line.startswith("acc student: step ") for line in student.stderr.splitlines())
     assert checkpoint.carried is not None
     assert len(checkpoint.carried.windows) == 12
-
-
-def test_a_finished_training_leaves_its_logs_and_no_state(
-    folder: Path, student: subprocess.CompletedProcess[str]
-) -> None:
-    assert student.returncode == 0
-    kept = [path.name for path in (folder / "student.ckpt.run").iterdir()]
-    assert [name.startswith("events.out.tfevents.") for name in kept] == [True]
+    (log,) = (folder / "student.ckpt.run").iterdir()  # and no resume state
+    assert log.name.startswith("events.out.tfevents.")
 
 
 def logged_steps(path: Path) -> list[int]:
@@ -202,9 +178,7 @@ def test_ctrl_c_ends_with_130_and_leaves_the_earlier_checkpoint(
 
 
 def test_resuming_with_another_share_of_labels_is_refused(
-    machines: Dataset,
-    interrupted: tuple[Path, subprocess.CompletedProcess[str]],
-    monkeypatch: pytest.MonkeyPatch,
+    machines: Dataset, interrupted: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(interrupted[0])
     train = machines.split("train").labels

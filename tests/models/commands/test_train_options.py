@@ -111,39 +111,44 @@ def test_without_labels_to_choose_by_nothing_is_trained(machines: Dataset, tmp_p
     )
 
 
-def test_windows_stay_at_home_when_they_are_told_to(call: Call, machines: Dataset, tmp_path: Path) -> None:
-    baseline_of(call, machines, "--no-embed-windows")
-    assert read_student(tmp_path / "baseline.ckpt").carried is None
-
-
-@pytest.mark.parametrize("option", [("--label-fraction", 0.5), ("--labelled-groups", 2), ("--fold", 1), ("--seed", 1)])
 def test_a_share_of_labels_a_fold_and_a_seed_make_another_student(
-    call: Call, machines: Dataset, tmp_path: Path, option: tuple[str, object]
+    call: Call, machines: Dataset, tmp_path: Path
 ) -> None:
     baseline_of(call, machines, "-o", "plain.ckpt")
-    baseline_of(call, machines, *option, "-o", "other.ckpt")
-    plain, other = (read_student(tmp_path / f"{name}.ckpt") for name in ("plain", "other"))
-    assert not all(torch.equal(plain.state[name], other.state[name]) for name in plain.state)
+    plain = read_student(tmp_path / "plain.ckpt").state
+    for option in (("--label-fraction", 0.5), ("--labelled-groups", 2), ("--fold", 1), ("--seed", 1)):
+        baseline_of(call, machines, *option, "-o", "other.ckpt", "--force")
+        other = read_student(tmp_path / "other.ckpt").state
+        assert not all(torch.equal(plain[name], other[name]) for name in plain), option
 
 
-def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_says_it(call: Call, machines: Dataset) -> None:
-    teacher = ("mmkd-train", "teacher", machines.path, "--preset", "tiny", "--steps", 2, "--labelled-groups", 2)
-    ended = call(*teacher)
+@pytest.mark.parametrize(
+    ("options", "labelled"),
+    [
+        ("--labelled-groups 2", Labelled(groups=2)),
+        ("--label-fraction 0.5 --fold 1 --seed 2", Labelled(share=0.5)),
+    ],
+)
+def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_sees_the_same_windows(
+    call: Call, machines: Dataset, options: str, labelled: Labelled
+) -> None:
+    ended = call("mmkd-train", "teacher", machines.path, "--preset", "tiny", "--steps", 2, *options.split())
     assert ended.last_line == (
-        f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality acc -o student.ckpt "
-        "--labelled-groups 2"
+        f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality acc -o student.ckpt {options}"
     )
-    assert read_teacher(Path("teacher.ckpt")).facts.labelled == Labelled(groups=2)
+    assert read_teacher(Path("teacher.ckpt")).facts.labelled == labelled
+    titles = [line.split(": step")[0] for line in ended.stderr.splitlines()]
+    assert titles == ["teacher", "teacher, second generation"]
 
 
 def test_options_reach_the_checkpoint(call: Call, machines: Dataset, tmp_path: Path) -> None:
     options = ["--batch", 8, "--learning-rate", 0.01, "--patience", 3, "--metric", "macro_f1", "--seed", 5]
-    baseline_of(call, machines, *options, "--precision", "bf16-mixed", "--preset", "small")
+    baseline_of(call, machines, *options, "--precision", "bf16-mixed", "--preset", "small", "--no-embed-windows")
     checkpoint = read_student(tmp_path / "baseline.ckpt")
     training = checkpoint.facts.training
     assert (training.steps, training.batch, training.learning_rate, training.patience) == (2, 8, 0.01, 3)
     assert (training.metric, training.seed, training.precision) == ("macro_f1", 5, "bf16-mixed")
-    assert (checkpoint.facts.metric, checkpoint.config.preset) == ("macro_f1", "small")
+    assert (checkpoint.facts.metric, checkpoint.config.preset, checkpoint.carried) == ("macro_f1", "small", None)
 
 
 def test_missing_is_practised_unless_it_is_told_not_to_be(call: Call, machines: Dataset, tmp_path: Path) -> None:
@@ -160,39 +165,10 @@ def test_missing_is_practised_unless_it_is_told_not_to_be(call: Call, machines: 
     assert [(one.facts.augment.span_dropout, one.facts.augment.channel_dropout) for one in made] == [(0.0, 0.0)] * 3
 
 
-def test_the_next_command_sees_the_same_windows_and_labels(call: Call, machines: Dataset) -> None:
-    ended = call(
-        "mmkd-train",
-        "teacher",
-        machines.path,
-        "--preset",
-        "tiny",
-        "--steps",
-        2,
-        "--label-fraction",
-        0.5,
-        "--fold",
-        1,
-        "--seed",
-        2,
-    )
-    assert ended.last_line == (
-        f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality acc -o student.ckpt "
-        "--label-fraction 0.5 --fold 1 --seed 2"
-    )
-    lines = ended.stderr.splitlines()
-    assert [line.split(": step")[0] for line in lines] == ["teacher", "teacher, second generation"]
-
-
 def test_a_teacher_without_self_training_is_of_the_first_generation(call: Call, machines: Dataset) -> None:
     options = ["--preset", "tiny", "--steps", 2, "--label-fraction", 0.5, "--no-self-training"]
     ended = call("mmkd-train", "teacher", machines.path, *options)
     assert [line.split(": step")[0] for line in ended.stderr.splitlines()] == ["teacher"]
-
-
-def test_a_teacher_takes_the_sensors_that_are_named(call: Call, machines: Dataset, tmp_path: Path) -> None:
-    call("mmkd-train", "teacher", machines.path, "--modality", "gyro", "--preset", "tiny", "--steps", 2)
-    assert [spec.name for spec in read_teacher(tmp_path / "teacher.ckpt").modalities] == ["gyro"]
 
 
 def distilled(call: Call, folder: Path, dataset: Dataset, *options: object) -> Ended:
@@ -229,16 +205,7 @@ def test_another_recipe_is_what_the_student_learns_from(
 def test_terms_on_the_command_line_are_what_the_student_learns_from(
     call: Call, machines: Dataset, folder: Path, tmp_path: Path
 ) -> None:
-    terms = [
-        "task",
-        "logit,temperature=4",
-        "dkd",
-        "dist",
-        "edam,layers=uniform",
-        "relation",
-        "feature",
-        "crd,queue=8",
-    ]
+    terms = ["task", "logit,temperature=4", "dkd", "dist", "edam,layers=uniform", "relation", "feature", "crd,queue=8"]
     options = [part for text in terms for part in ("--term", text)]
     ended = distilled(call, folder, machines, *options)
     recipe = read_student(tmp_path / "student.ckpt").facts.recipe
@@ -263,36 +230,50 @@ def test_the_terms_of_a_recipe_are_listed(call: Call) -> None:
         ),
         ('{"terms": [{"type": "logits"}]}', "Invalid value 'logits' - at `$.terms[0].type`"),
         ('{"terms": [], "name": "mine"}', "Object contains unknown field `name`"),
+        ('{"terms": []}', None),
     ],
 )
 def test_a_recipe_that_is_none_says_where(
-    machines: Dataset, folder: Path, tmp_path: Path, text: str, reason: str
+    machines: Dataset, folder: Path, tmp_path: Path, text: str, reason: str | None
 ) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(text)
     found = message_of("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", "--recipe", path)
-    assert found == f"{path}: expected a recipe, {reason}; --print-recipe prints one to start from"
+    message = f"{path}: expected a recipe, {reason}; --print-recipe prints one to start from"
+    if reason is None:
+        message = "recipe: expected one or more terms of different kinds, got none; name each kind once"
+    assert found == message
 
 
-def test_a_recipe_that_cannot_be_computed_is_refused(machines: Dataset, folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "recipe.json"
-    path.write_text('{"terms": []}')
-    found = message_of("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", "--recipe", path)
-    assert found == "recipe: expected one or more terms of different kinds, got none; name each kind once"
+_UNKNOWN = "dataset 'machines': modality 'sound' is not in it; choose one of acc, gyro"
+_SHARE = "label share: expected above 0 and up to 1, got {}; 0.1 keeps a tenth of the labels"
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "allowed"),
+    ("line", "message"),
     [
-        ("--preset", "huge", "tiny, small, medium, base"),
-        ("--kind", "tree", "transformer, rocket, hybrid"),
-        ("--metric", "f1", "accuracy, balanced_accuracy, macro_f1"),
-        ("--precision", "8", "32-true, bf16-mixed, 16-mixed"),
+        ("student --modality acc --preset huge", "--preset: expected one of tiny, small, medium, base, got 'huge'"),
+        ("student --modality acc --kind tree", "--kind: expected one of transformer, rocket, hybrid, got 'tree'"),
+        ("student --modality acc --precision 8", "--precision: expected one of 32-true, bf16-mixed, 16-mixed, got '8'"),
+        (
+            "student --modality acc --metric f1",
+            "--metric: expected one of accuracy, balanced_accuracy, macro_f1, got 'f1'",
+        ),
+        ("student --modality sound", _UNKNOWN),
+        ("teacher --modality sound", _UNKNOWN),
+        (
+            "teacher --modality acc --modality acc",
+            "modalities: expected each name once, got acc, acc; name each once",
+        ),
+        ("student --modality acc --label-fraction 0", _SHARE.format("0.0")),
+        ("student --modality acc --label-fraction 1.5", _SHARE.format("1.5")),
+        ("student --modality acc --label-fraction nan", _SHARE.format("nan")),
     ],
 )
-def test_a_choice_that_is_none_names_all_of_them(machines: Dataset, option: str, value: str, allowed: str) -> None:
-    found = message_of("mmkd-train", "student", machines.path, "--modality", "acc", option, value)
-    assert found == f"{option}: expected one of {allowed}, got {value!r}; choose one of them"
+def test_a_wrong_option_names_what_is_right(machines: Dataset, line: str, message: str) -> None:
+    command, *options = line.split()
+    ending = "; choose one of them" if "expected one of" in message else ""
+    assert message_of("mmkd-train", command, machines.path, *options) == message + ending
 
 
 def test_a_student_of_convolutional_features_is_fitted_without_steps(
@@ -318,31 +299,11 @@ def test_teachers_teach_every_kind(call: Call, machines: Dataset, folder: Path, 
     assert bool(student.facts.hybrid) == ("hybrid        " in ended.stdout) == (kind == "hybrid")
 
 
-def test_what_only_training_in_steps_can_do_is_refused_to_other_kinds(machines: Dataset, folder: Path) -> None:
-    distil = ("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc")
-    assert message_of(*distil, "--kind", "rocket", "--term", "logit") == (
-        "--term cannot be combined with --kind rocket, whose regression learns the teachers' probabilities and the "
-        "labels; leave it out, or take --kind hybrid"
-    )
-    assert message_of(*distil, "--kind", "hybrid", "--qat", "student.ckpt") == (
-        "--kind cannot be combined with --qat, which continues with a student of the kind transformer; leave it out"
-    )
-    assert message_of(*distil, "--kind", "rocket", "--causal") == (
-        "--causal: expected a student of the kind transformer, got rocket, whose features are counted over whole "
-        "windows; leave out --causal, or take --kind transformer"
-    )
-
-
-def test_an_unknown_modality_names_those_of_the_dataset(machines: Dataset) -> None:
-    expected = "dataset 'machines': modality 'sound' is not in it; choose one of acc, gyro"
-    assert message_of("mmkd-train", "student", machines.path, "--modality", "sound") == expected
-    assert message_of("mmkd-train", "teacher", machines.path, "--modality", "sound") == expected
-
-
 def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(
     call: Call, machines: Dataset, tmp_path: Path
 ) -> None:
     call("mmkd-train", "teacher", machines.path, "--modality", "gyro", "--preset", "tiny", "--steps", 2)
+    assert [spec.name for spec in read_teacher(tmp_path / "teacher.ckpt").modalities] == ["gyro"]
     arguments = [tmp_path / "teacher.ckpt", machines.path, "--modality", "acc", "--steps", 2]
     call("mmkd-distill", *arguments)
     assert read_student(tmp_path / "student.ckpt").modality.name == "acc"
@@ -350,11 +311,6 @@ def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(
         "recipe: term 'edam' needs a teacher that sees 'acc', and this one sees gyro; "
         "train a teacher with it, or learn from outputs and embedding alone"
     )
-
-
-def test_a_sensor_that_is_named_twice_is_refused(machines: Dataset) -> None:
-    found = message_of("mmkd-train", "teacher", machines.path, "--modality", "acc", "--modality", "acc")
-    assert found == "modalities: expected each name once, got acc, acc; name each once"
 
 
 def test_a_teacher_of_another_dataset_is_refused(dataset: Dataset, folder: Path) -> None:
@@ -407,12 +363,6 @@ def test_an_output_that_is_a_directory_is_refused_before_training(
     assert "step" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("share", ["0", "1.5", "nan"])
-def test_a_share_of_labels_that_is_none_is_refused(machines: Dataset, share: str) -> None:
-    found = message_of("mmkd-train", "student", machines.path, "--modality", "acc", "--label-fraction", share)
-    assert found == f"label fraction: expected above 0 and up to 1, got {float(share)}; 0.1 keeps a tenth of the labels"
-
-
 def test_the_members_that_are_named_make_the_teacher(call: Call, machines: Dataset, tmp_path: Path) -> None:
     options = (machines.path, "--preset", "tiny", "--steps", 2, "--members")
     call("mmkd-train", "teacher", *options, "trees,transformer")
@@ -457,6 +407,13 @@ _AMONG_ALL = "validation chooses among new students of every kind; leave one of 
             (
                 "--term cannot be combined with --kind rocket, whose regression learns the teachers' probabilities "
                 "and the labels; leave it out, or take --kind hybrid"
+            ),
+        ),
+        (
+            ("--kind", "rocket", "--causal"),
+            (
+                "--causal: expected a student of the kind transformer, got rocket, whose features are counted over "
+                "whole windows; leave out --causal, or take --kind transformer"
             ),
         ),
     ],

@@ -10,20 +10,8 @@ import pytest
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.evaluation.chance import compare_with_chance, guessed_figure
 from mmkd_models.evaluation.gains import gap_recovered
-from mmkd_models.evaluation.outcome import GroupAnswers, GroupConfusion, TestedNetwork
-from mmkd_models.metrics.scores import scores_from_answers
-
-
-def classes(truth: Sequence[int], answers: Sequence[int], groups: Sequence[int], count: int = 2) -> TestedNetwork:
-    """Answers of classes by group."""
-    t, a, g = np.array(truth), np.array(answers), np.array(groups)
-    return TestedNetwork(
-        class_scores=scores_from_answers(t, a, count),
-        confusions=tuple(
-            GroupConfusion(group=int(one), confusion=scores_from_answers(t[g == one], a[g == one], count).confusion)
-            for one in np.unique(g)
-        ),
-    )
+from mmkd_models.evaluation.outcome import GroupAnswers, TestedNetwork
+from tests.models.judging_rig import class_outcome
 
 
 def numbers(windows: Mapping[int, Sequence[tuple[float, float]]]) -> TestedNetwork:
@@ -53,7 +41,7 @@ LABELS = TestedNetwork(
     ],
 )
 def test_guessing_of_classes_is_the_better_of_the_commonest_one_and_of_all_alike(metric: str, expected: float) -> None:
-    judged = classes([0, 0, 0, 0, 1, 1, 2, 2], [0] * 8, [0] * 8, count=3)
+    judged = class_outcome([0, 0, 0, 0, 1, 1, 2, 2], [0] * 8, [0] * 8, classes=3)
     assert guessed_figure(judged, metric) == pytest.approx(expected)
 
 
@@ -101,7 +89,7 @@ def test_a_model_is_better_than_guessing_where_its_whole_interval_is(
     groups: list[int], wrong: list[int], low: float, high: float, is_better: bool
 ) -> None:
     answers = [1 - label if number in wrong else label for number, label in enumerate(ALTERNATE)]
-    found = compare_with_chance([classes(ALTERNATE, answers, groups)], "accuracy")
+    found = compare_with_chance([class_outcome(ALTERNATE, answers, groups)], "accuracy")
     assert found.figure == 0.5
     assert low <= found.low <= found.high <= high
     assert found.is_better == is_better
@@ -119,7 +107,9 @@ def test_few_windows_of_random_numbers_are_not_better_than_guessing() -> None:
     """Of 200 models that toss a coin for 20 windows, about one in forty may look better."""
     rng = np.random.default_rng(0)
     better = sum(
-        compare_with_chance([classes(ALTERNATE, rng.integers(0, 2, 20).tolist(), range(20))], "accuracy").is_better
+        compare_with_chance(
+            [class_outcome(ALTERNATE, rng.integers(0, 2, 20).tolist(), range(20))], "accuracy"
+        ).is_better
         for _ in range(200)
     )
     assert better <= 10
@@ -127,12 +117,12 @@ def test_few_windows_of_random_numbers_are_not_better_than_guessing() -> None:
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
 def test_a_model_that_always_gives_one_answer_is_never_better_than_guessing(metric: str) -> None:
-    judged = classes([0, 1, 2] * 7, [1] * 21, [n // 3 for n in range(21)], count=3)
+    judged = class_outcome([0, 1, 2] * 7, [1] * 21, [n // 3 for n in range(21)], classes=3)
     assert not compare_with_chance([judged] * 3, metric).is_better
 
 
 def test_seeds_count_alike() -> None:
-    right, half = classes([0, 1], [0, 1], [0, 1]), classes([0, 1, 0, 1], [0, 1, 1, 0], [2, 2, 3, 3])
+    right, half = class_outcome([0, 1], [0, 1], [0, 1]), class_outcome([0, 1, 0, 1], [0, 1, 1, 0], [2, 2, 3, 3])
     found = compare_with_chance([right, half], "accuracy")
     assert found.figure == 0.5
     assert found.low <= 0.75 <= found.high
@@ -142,7 +132,7 @@ def by_right(rights: Sequence[int], windows: int = 10) -> TestedNetwork:
     """A group of ten windows for each count of right answers."""
     truth = [0] * (windows * len(rights))
     answers = [int(number >= right) for right in rights for number in range(windows)]
-    return classes(truth, answers, [group for group in range(len(rights)) for _ in range(windows)])
+    return class_outcome(truth, answers, [group for group in range(len(rights)) for _ in range(windows)])
 
 
 @pytest.mark.parametrize(

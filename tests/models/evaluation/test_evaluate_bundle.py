@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-import torch
 
 from mmkd_edge import Bundle, EdgePredictor
 from mmkd_edge.bundle.manifest import Confidence
@@ -19,35 +16,20 @@ from mmkd_edge.predict.confidence import least_probability
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_models.carried import carried_windows
-from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.networks.student import Student
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training_hashes import training_hashes
+from tests.models.judging_rig import write_random_student
 
 Ran = tuple[object, str, str]
-
-
-@pytest.fixture
-def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
-    return partial(ran, evaluate_main, "mmkd-evaluate")
 
 
 @pytest.fixture(scope="module")
 def bundle(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student of `acc` with random weights, exported with the validation windows of two machines."""
-    spec = machines.spec.modality("acc")
-    torch.manual_seed(0)
-    made = replace(
-        student_checkpoint,
-        modality=spec,
-        task=machines.spec.task,
-        facts=msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=machines.sha256),
-        state=Student(spec, 3, student_checkpoint.config).state_dict(),
-        carried=carried_windows(machines.split("valid"), "acc", seed=0),
-    )
-    path = tmp_path_factory.mktemp("bundle") / "acc.ckpt"
-    write_student(path, made)
+    path, fold = tmp_path_factory.mktemp("bundle") / "acc.ckpt", student_checkpoint.facts.fold
+    carried = carried_windows(machines.split("valid"), "acc", seed=0)
+    write_random_student(path, student_checkpoint, machines, fold=fold, carried=carried)
     return export(export_plan(path)).path
 
 
@@ -101,7 +83,7 @@ def test_the_table_names_the_group_that_is_covered_least(
     )
     assert lines[9].startswith(f"{name}: error level 0.2: of 2 groups, group ")
     assert lines[10:] == [
-        f"caution: {bundle} does not say which windows trained it: some of these may have",
+        f"caution: {bundle} does not record which windows trained it: some of these may have",
         f"next: mmkd-bench run {bundle}",
     ]
 
@@ -126,25 +108,9 @@ def both(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Pat
     def make(
         dataset: Dataset = machines, *, fold: int | msgspec.UnsetType | None = msgspec.UNSET, has_hashes: bool = True
     ) -> tuple[Path, Path]:
-        spec = dataset.spec.modality("acc")
-        hashes = training_hashes(dataset.split("train"), "acc", key=dataset.sha256)
-        facts = msgspec.structs.replace(
-            student_checkpoint.facts,
-            dataset_sha256=dataset.sha256,
-            fold=fold,
-            training_hashes=hashes if has_hashes else msgspec.UNSET,
-        )
-        torch.manual_seed(0)
-        path = tmp_path / "acc.ckpt"
-        made = replace(
-            student_checkpoint,
-            modality=spec,
-            task=dataset.spec.task,
-            facts=facts,
-            state=Student(spec, 3, student_checkpoint.config).state_dict(),
-            carried=carried_windows(dataset.split("valid"), "acc", seed=0),
-        )
-        write_student(path, made)
+        hashes = training_hashes(dataset.split("train"), "acc", key=dataset.sha256) if has_hashes else msgspec.UNSET
+        carried, path = carried_windows(dataset.split("valid"), "acc", seed=0), tmp_path / "acc.ckpt"
+        write_random_student(path, student_checkpoint, dataset, carried=carried, fold=fold, training_hashes=hashes)
         return path, export(export_plan(path)).path
 
     return make
@@ -171,9 +137,9 @@ def test_a_bundle_is_refused_as_its_checkpoint_is_on_windows_that_trained_it(
             code, out, err = run(path, machines.path, "--fold", "3", *line)
             trained = 6 if fold is None else 12
             assert (code, out, err) == refused(
-                f"{path}: expected windows that did not train it, got test windows of fold 3, of which "
-                f"{trained} of 12 did: it was trained on {known}; use {right}, or --training-windows to score them all "
-                "the same"
+                f"{path}: expected windows that did not train it, got test windows of fold 3: "
+                f"{trained} of 12 did, since it was trained on {known}; use {right}, or --training-windows to score "
+                "them all the same"
             )
             assert run(path, machines.path, *right.split(), *line)[0] == 0
 
@@ -190,8 +156,8 @@ def test_no_price_is_put_on_a_model_by_windows_that_trained_it(
             in out.splitlines()
         )
         assert run(*line, "--suite", "cost", "--cost", cost) == refused(
-            f"--suite cost: expected windows that did not train {path}, got 36 that did: what a model "
-            "saw in training says nothing about money; leave --training-windows out, or the suite"
+            f"--suite cost: expected windows that did not train {path}, got 36 that did; leave "
+            "--training-windows out, or the suite"
         )
 
 
@@ -200,7 +166,7 @@ def test_no_price_is_put_on_a_model_that_does_not_say_what_trained_it(
 ) -> None:
     for path in both(has_hashes=False):
         assert run(path, machines.path, "--suite", "cost", "--cost", cost) == refused(
-            f"--suite cost: {path} does not say which windows of this dataset trained it; export or train "
+            f"--suite cost: {path} does not record which windows of this dataset trained it; export or train "
             "it again, or leave the suite out"
         )
 
@@ -228,8 +194,8 @@ def test_what_trained_a_model_is_known_again_in_another_dataset(
     other = rewritten(machines, tmp_path / "other", name=name, groups=groups, shift=shift)
     for path in both(fold=None):
         assert run(path, other.path, "--suite", "cost", "--cost", cost) == refused(
-            f"{path}: expected windows that did not train it, got test windows, of which at least 36 of "
-            "36 did, or are of a group that did: judge by other recordings, or rename the dataset if its groups are "
+            f"{path}: expected windows that did not train it, got test windows: at least 36 of "
+            "36 did, or are of a group that did. Judge by other recordings, or rename the dataset if its groups are "
             "others; --training-windows scores them all the same"
         )
         code, out, err = run(path, other.path, "--split", "train")

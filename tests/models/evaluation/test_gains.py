@@ -6,33 +6,18 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from mmkd_models.evaluation.gains import FEWEST_GROUPS, gain_on_windows
-from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
-from mmkd_models.metrics.scores import Metric, scores_from_answers
+from mmkd_models.evaluation.gains import MIN_GROUPS, gain_on_windows, gain_over_seeds
+from mmkd_models.metrics.scores import Metric, metric_of_confusions, scores_from_answers
 from mmkd_report.schema.evaluation import WindowGain
+from tests.models.judging_rig import class_outcome
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
-def judged(
-    answers: NDArray[np.int64], truth: NDArray[np.int64], groups: NDArray[np.int64], classes: int = 3
-) -> TestedNetwork:
-    """Answers to windows of these groups."""
-    rows = {int(group): groups == group for group in np.unique(groups)}
-    return TestedNetwork(
-        class_scores=scores_from_answers(truth, answers, classes),
-        confusions=tuple(
-            GroupConfusion(group=group, confusion=scores_from_answers(truth[its], answers[its], classes).confusion)
-            for group, its in rows.items()
-        ),
-    )
-
-
 def test_the_gain_of_one_more_right_answer_of_four() -> None:
     truth, groups = np.array([0, 0, 1, 1]), np.arange(4)
-    ours, theirs = (judged(np.array(said), truth, groups, 2) for said in ([0, 0, 1, 0], [0, 1, 1, 0]))
+    ours, theirs = (class_outcome(truth, said, groups) for said in ([0, 0, 1, 0], [0, 1, 1, 0]))
     assert gain_on_windows(ours, theirs, "accuracy", seed=0) == WindowGain(points=25.0, low=None, high=None)
 
 
@@ -42,7 +27,9 @@ def test_the_interval_is_that_of_a_plain_loop_over_the_same_draws(metric: Metric
     groups = np.repeat(np.arange(6), 20)
     truth = rng.integers(3, size=120)
     ours, theirs = (np.where(rng.uniform(size=120) < share, truth, rng.integers(3, size=120)) for share in (0.8, 0.6))
-    gain = gain_on_windows(judged(ours, truth, groups), judged(theirs, truth, groups), metric, seed=3)
+    gain = gain_on_windows(
+        class_outcome(truth, ours, groups, 3), class_outcome(truth, theirs, groups, 3), metric, seed=3
+    )
     drawn = []
     for weights in np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6), size=2000):
         rows = np.concatenate([np.flatnonzero(groups == group) for group in np.repeat(np.arange(6), weights)])
@@ -57,7 +44,7 @@ def test_the_interval_is_that_of_a_plain_loop_over_the_same_draws(metric: Metric
 def test_a_model_gains_nothing_over_itself() -> None:
     rng = np.random.default_rng(0)
     truth, answers = rng.integers(3, size=(2, 60))
-    one = judged(answers, truth, np.repeat(np.arange(6), 10))
+    one = class_outcome(truth, answers, np.repeat(np.arange(6), 10), 3)
     gain = gain_on_windows(one, one, "macro_f1", seed=0)
     assert gain == WindowGain(points=0.0, low=0.0, high=0.0)
 
@@ -65,7 +52,7 @@ def test_a_model_gains_nothing_over_itself() -> None:
 def test_the_gain_of_the_other_side_is_the_same_with_another_sign() -> None:
     rng = np.random.default_rng(0)
     truth, *answers = rng.integers(3, size=(3, 60))
-    ours, theirs = (judged(said, truth, np.repeat(np.arange(6), 10)) for said in answers)
+    ours, theirs = (class_outcome(truth, said, np.repeat(np.arange(6), 10), 3) for said in answers)
     there, back = (
         gain_on_windows(one, other, "balanced_accuracy", seed=0) for one, other in ((ours, theirs), (theirs, ours))
     )
@@ -75,9 +62,27 @@ def test_the_gain_of_the_other_side_is_the_same_with_another_sign() -> None:
 
 def test_too_few_groups_give_no_interval() -> None:
     truth = np.arange(12) % 2
-    for groups in (1, FEWEST_GROUPS - 1, FEWEST_GROUPS):
+    for groups in (1, MIN_GROUPS - 1, MIN_GROUPS):
         owners = np.arange(12) % groups
-        right, wrong = (judged(said, truth, owners, 2) for said in (truth, 1 - truth))
+        right, wrong = (class_outcome(truth, said, owners) for said in (truth, 1 - truth))
         gain = gain_on_windows(right, wrong, "accuracy", seed=0)
         assert gain.points == 100.0
-        assert (gain.low is None) == (groups < FEWEST_GROUPS)
+        assert (gain.low is None) == (groups < MIN_GROUPS)
+
+
+def test_an_empty_confusion_has_no_metric() -> None:
+    assert all(np.isnan(metric_of_confusions(np.zeros((1, 2, 2)), metric)[0]) for metric in METRICS)
+
+
+def test_a_gain_is_the_mean_of_the_differences_of_the_seeds() -> None:
+    right, half = (class_outcome([0, 1], answers, [7, 7]) for answers in ([0, 1], [0, 0]))
+    gain = gain_over_seeds([right, right], [half, right], "accuracy")
+    assert (gain.per_seed, gain.mean) == ((50.0, 0.0), 25.0)
+    assert gain.std == pytest.approx(35.355, abs=1e-3)
+
+
+def test_seeds_with_other_groups_count_if_they_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmkd_models.evaluation.gains.MIN_GROUPS", 1)
+    ours, theirs = ([class_outcome([0, 1], answers, [group] * 2) for group in (1, 2)] for answers in ([0, 1], [0, 0]))
+    gain = gain_over_seeds(ours, theirs, "accuracy")
+    assert (gain.mean, gain.low, gain.high) == (50.0, 50.0, 50.0)

@@ -10,7 +10,7 @@ import pytest
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
-from mmkd_models.evaluation.label_leak import label_leak, labels_spread_in_time
+from mmkd_models.evaluation.label_leak import labels_spread_in_time, leak_of
 from mmkd_models.metrics.scores import Scores
 from mmkd_report.schema.figures import OF_CLASSES, Chance, LabelLeak, Split, Spread
 from mmkd_report.words import for_terminal, leak_sentence
@@ -62,7 +62,7 @@ def test_long_runs_of_one_label_leak_and_shuffled_labels_do_not(tmp_path: Path, 
     seen = np.random.default_rng(0).random(640) < 0.1
     judged = labels_spread_in_time(train.with_labels(np.where(seen, labels, -1)), train.labels)
     assert judged is not None
-    found = label_leak([judged], "accuracy")
+    found = leak_of([judged], "accuracy")
     assert found.leaks is leaks
     assert found.figure.mean > 0.85 if leaks else found.figure.mean < 0.6
 

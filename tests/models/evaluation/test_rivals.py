@@ -20,7 +20,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.evaluation.rivals import Contestants, RivalName, averaged, calibration
+from mmkd_models.evaluation.rivals import RivalName, Rivals, averaged, calibration
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.metrics.scores import Scores
 from mmkd_models.training.choosing import log_prior
@@ -118,7 +118,7 @@ def test_a_window_of_one_sample_has_finite_statistics() -> None:
 
 
 def judged_by(rival: RivalName, train: Windows, *parts: Windows) -> tuple[TestedNetwork, ...]:
-    found = Contestants(train=train, parts=parts, modality="acc", seed=0).judged(rival)
+    found = Rivals(train=train, parts=parts, modality="acc", seed=0).judge(rival)
     assert not isinstance(found, str), found
     return found
 
@@ -170,17 +170,17 @@ def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings: MakeWi
     pytest.importorskip("aeon")
     train, test = swings()
     few = train.with_labels(np.where(np.arange(16) < 2, train.labels, -1))
-    swapped = Contestants(
+    swapped = Rivals(
         train=few,
         parts=(test, test),
         modality="acc",
         seed=0,
         teach=lambda windows: np.eye(2)[1 - train.labels],  # a teacher that always errs
     )
-    judged = swapped.judged("distilled_rocket")
+    judged = swapped.judge("distilled_rocket")
     assert not isinstance(judged, str)
     assert judged[1].scores.metric("accuracy") == 0.0
-    assert Contestants(train=few, parts=(test, test), modality="acc", seed=0).judged("distilled_rocket") == (
+    assert Rivals(train=few, parts=(test, test), modality="acc", seed=0).judge("distilled_rocket") == (
         "there is no teacher here that could teach it"
     )
 
@@ -191,8 +191,8 @@ def test_a_rival_that_has_learnt_answers_other_windows_as_it_answered_those_that
 ) -> None:
     pytest.importorskip("aeon")
     train, test = swings()
-    contestants = Contestants(train=train.subset(np.arange(6)), parts=(train, test), modality="acc", seed=0)
-    ask, judged = contestants.answerer(rival), contestants.judged(rival)
+    rivals = Rivals(train=train.subset(np.arange(6)), parts=(train, test), modality="acc", seed=0)
+    ask, judged = rivals.answerer(rival), rivals.judge(rival)
     assert not isinstance(ask, str)
     assert not isinstance(judged, str)
     answers = np.concatenate([ask(test.subset(test.labels == label)) for label in (0, 1)])

@@ -16,7 +16,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.commands.study import run_study
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import ALL
-from mmkd_models.evaluation.rivals import Contestants
+from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.experiments.folder import fold_data
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
 from mmkd_models.training.predict import logits_of
@@ -99,7 +99,7 @@ def test_the_document_says_what_its_figures_are(
     assert document["measures"][0]["unit"] == ("rpm" if numbers else "%")
     fold = fold_data(rigs[kind], seed=0, labelled=ALL)
     parts = (fold.training.valid, fold.test)
-    judged = Contestants(train=fold.training.train, parts=parts, modality="acc", seed=0).judged("extra_trees")
+    judged = Rivals(train=fold.training.train, parts=parts, modality="acc", seed=0).judge("extra_trees")
     assert not isinstance(judged, str)
     valid, test = judged
     (rival,) = document["rivals"]

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_models.experiments.progress import Progress, progress_lines
-from mmkd_models.experiments.runs import Run, Stage
-from mmkd_models.train_config import TrainingProgress
+from mmkd_models.experiments.runs import Progress, Run
+from mmkd_models.train_config import TrainingProgress, progress_lines
 
 
-def planned(stage: Stage, number: int = 0, costs: tuple[float, ...] = (1.0,)) -> Run:
+def planned(stage: str, number: int = 0, costs: tuple[float, ...] = (1.0,)) -> Run:
     path = Path(stage) / str(number)
-    return Run(
-        stage=stage, title=f"{stage} {number}", path=path, costs=costs, is_done=path.exists, make=lambda on_step: None
-    )
+    return Run(title=f"{stage} {number}", path=path, costs=costs, is_done=path.exists, make=lambda on_step: None)
 
 
 class Clock:

@@ -68,16 +68,6 @@ def test_every_training_has_the_threads_that_are_asked_for(
     assert given == [3, torch.get_num_threads()]  # while it trains, and as it was
 
 
-def test_no_training_begins_behind_the_budget(machines: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as refused:
-        run_study([str(machines.path), "-o", str(tmp_path), *OPTIONS, "--budget-hours", "0"])
-    assert str(refused.value) == (
-        f"study {tmp_path}: expected a finished trial to report, got none of 0 that ended; give more --budget-hours, "
-        "the same command continues"
-    )
-    assert not list(tmp_path.rglob("events.*"))
-
-
 @pytest.mark.slow
 def test_several_workers_train_in_processes_of_their_own(
     machines: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.defaults import AUGMENT, COMMITTEE
-from mmkd_models.evaluation.rivals import Contestants
+from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.committee import train_committee
@@ -54,7 +54,7 @@ def test_a_student_on_slow_process_data_is_within_two_points_of_extra_trees(tmp_
         student = train_baseline(data, "process", student_config("tiny"), run).network()
     finally:
         torch.set_num_threads(threads)
-    judged = Contestants(train=train, parts=(valid, test), modality="process", seed=0).judged("extra_trees")
+    judged = Rivals(train=train, parts=(valid, test), modality="process", seed=0).judge("extra_trees")
     assert not isinstance(judged, str)
     ours, theirs = (
         one.metric("balanced_accuracy") for one in (scores_of(student, test, modality="process"), judged[1].scores)
@@ -70,7 +70,7 @@ def test_a_committee_on_slow_process_data_is_within_a_point_of_extra_trees(tmp_p
     data = TrainingData(train=train, valid=valid, sha256=dataset.sha256)
     run = TrainingRun(train=TrainConfig(steps=300, learning_rate=2e-3), augment=AUGMENT)
     made = train_committee(data, teacher_config("tiny"), run, members=COMMITTEE, self_training=False).checkpoint
-    judged = Contestants(train=train, parts=(valid, test), modality="process", seed=0).judged("extra_trees")
+    judged = Rivals(train=train, parts=(valid, test), modality="process", seed=0).judge("extra_trees")
     assert not isinstance(judged, str)
     ours = scores_of(made.network(), test, modality=None).metric("balanced_accuracy")
     assert ours > judged[1].scores.metric("balanced_accuracy") - 0.01

@@ -28,13 +28,7 @@ _VIDEO: tuple[ModalityKind, ...] = ("video",)
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One row of the table.
-
-    Attributes:
-        what: the effect at severity 1.
-        practice: the augmentation of the same kind.
-        channels: minimum number; 1 hits half of a sensor's channels, 2 a pair.
-    """
+    """One row of the table: `practice` is the augmentation of the same kind, `channels` the least that it needs."""
 
     apply: Apply
     what: str

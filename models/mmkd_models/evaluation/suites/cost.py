@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.gains import FEWEST_GROUPS, interval_of
+from mmkd_models.evaluation.gains import MIN_GROUPS, draw_groups, interval_of
 from mmkd_models.evaluation.suites.cost_model import (
     CostFile,
     evaluate_option,
@@ -198,9 +198,9 @@ def _measured_ranges(detections: Mapping[CostOption, Detection], seed: int) -> d
     ranges: dict[str, tuple[float, float]] = {}
     for option, detection in detections.items():
         groups = len(detection.faults)
-        if groups >= FEWEST_GROUPS:
-            weights = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=_DRAWS)
-            for key, rates in zip(_RATES, detection.rates(weights.astype(np.float64)), strict=True):
+        if groups >= MIN_GROUPS:
+            weights = draw_groups(groups, np.random.default_rng(seed), _DRAWS).astype(np.float64)
+            for key, rates in zip(_RATES, detection.rates(weights), strict=True):
                 ranges[f"{option}.{key}"] = interval_of(rates)
     return ranges
 

@@ -14,7 +14,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_report.schema.cost import FRACTIONS, WHOLE, CostOption, CostResult, Equipment, EquipmentCosts, Plant
 
-HOURS_PER_YEAR = 8760.0
+_HOURS_PER_YEAR = 8760.0
 _MOST_STATIONS = 10_000
 _PRICES = ("sensor_price", "node_price")
 _ABOVE_ZERO = ("stations", "years", "sensor_life_years", "node_life_years", "stations_per_gateway")
@@ -89,9 +89,7 @@ _EXAMPLE_PRICES = {"sensor_price": 4000.0, "node_price": 1500.0}
 """Prices of the teacher in the template, which are not the defaults of `EquipmentCosts`."""
 
 
-class EnteredEquipment(EquipmentCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Equipment whose rates are measured unless they are entered."""
-
+class _EnteredEquipment(EquipmentCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
     detection: float | None = None
     false_alarms: float | None = None
 
@@ -103,9 +101,9 @@ class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     currency: str = "EUR"
     healthy: tuple[str, ...] = ()
     plant: Plant = Plant()
-    teacher: EnteredEquipment | None = None
-    student: EnteredEquipment | None = None
-    rival: EnteredEquipment | None = None
+    teacher: _EnteredEquipment | None = None
+    student: _EnteredEquipment | None = None
+    rival: _EnteredEquipment | None = None
     ranges: dict[str, tuple[float, float]] = {}
 
 
@@ -203,7 +201,7 @@ def investment(plant: Plant, option: Equipment) -> float:
 def kwh_per_station_year(option: Equipment) -> float:
     """Return the energy of a station in a year, at rest and of its predictions."""
     watts = option.idle_w + option.inference_mj * option.inferences_per_s / 1000
-    return watts * HOURS_PER_YEAR / 1000
+    return watts * _HOURS_PER_YEAR / 1000
 
 
 def savings(plant: Plant, option: Equipment) -> float:

@@ -18,7 +18,7 @@ from mmkd_models.data.spec import Values, windows_at_once
 from mmkd_models.data.windows import Rows, Windows, WindowSource, mean_and_std, raw_values
 from mmkd_models.evaluation.faults.effects import FaultedChannels
 from mmkd_models.evaluation.faults.table import FAULTS, NAMES, SEVERITIES, Fault, FaultName, faults_for, hit_channels
-from mmkd_models.evaluation.gains import FEWEST_GROUPS, interval_of
+from mmkd_models.evaluation.gains import MIN_GROUPS, draw_groups, interval_of
 from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome_on
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, listed
 from mmkd_report.schema.judging import FaultFigures, FaultsFacts, RelativeError, SuiteChart, SuiteResult, SuiteTable
@@ -203,9 +203,9 @@ def _relative(
         return None
     mean = float(np.mean([error / reference for error, reference in sums]))
     groups = [part.group for part in next(iter(outcomes.values()))[model][0].by_group]
-    if len(groups) < FEWEST_GROUPS:
+    if len(groups) < MIN_GROUPS:
         return RelativeError(mean=mean, low=None, high=None)
-    weights = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=_DRAWS)
+    weights = draw_groups(len(groups), np.random.default_rng(seed), _DRAWS)
     drawn = np.zeros(_DRAWS)
     with np.errstate(invalid="ignore", divide="ignore"):
         for judged in outcomes.values():
@@ -295,7 +295,7 @@ def _record(inputs: SuiteInputs, facts: FaultsFacts) -> Iterator[str]:
         yield f"windows of sensors that show {listed(unseen, 'and')}, which training did not practise"
     relative = facts.relative.get(name)
     if relative is not None and relative.low is None:
-        yield f"{FEWEST_GROUPS} or more groups to judge with, for an interval under faults"
+        yield f"{MIN_GROUPS} or more groups to judge with, for an interval under faults"
 
 
 SUITE = Suite(run=run)

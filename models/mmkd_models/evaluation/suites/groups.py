@@ -19,7 +19,7 @@ from mmkd_models.data.folds import is_unknown, values_by
 from mmkd_models.data.labels import block_length
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.confidence import BINS, probability_bins
-from mmkd_models.evaluation.gains import interval_of
+from mmkd_models.evaluation.gains import draw_groups, interval_of
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, check_classes, listed
 from mmkd_models.metrics.likelihood import Floats
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
@@ -47,11 +47,7 @@ class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """The best judged value's figure minus the worst's, with its 95 % interval.
-
-    Attributes:
-        chance: the gap that chance exceeds in one of twenty cases if all values are alike.
-    """
+    """The best judged value's figure minus the worst's; if all are alike, one gap of twenty exceeds `chance`."""
 
     gap: float
     low: float
@@ -89,12 +85,9 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Counts:
-    """Counts on the windows of one value, by block.
+    """Counts by block (B) of the windows of one value.
 
-    Attributes:
-        right: (B, K) right answers by true class.
-        windows: (B, K) windows by true class.
-        surplus: (B, bins) right answers minus probabilities of the answers, by bin of that probability.
+    Right answers and windows (B, K) by true class; `surplus` (B, bins) is right answers minus their probabilities.
     """
 
     right: Floats
@@ -114,8 +107,7 @@ class _Counts:
 
     def drawn(self, rng: np.random.Generator) -> dict[GroupMeasure, Floats]:
         """Return each measure under random draws of the blocks, (D,)."""
-        blocks = len(self.right)
-        return self.figures(rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=_DRAWS).astype(np.float64))
+        return self.figures(draw_groups(len(self.right), rng, _DRAWS).astype(np.float64))
 
     @property
     def whole(self) -> dict[GroupMeasure, float]:

@@ -31,16 +31,7 @@ MOST_SUBSETS = 31
 _HALF = 0.5  # of the samples: the condition that the verdict names
 
 
-class MissingFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures under one condition.
-
-    Attributes:
-        left: the sensors of the first model that are left.
-        fraction: of the samples that are missing, single ones or in one burst.
-        scores: by model; without those that have no sensor left.
-        gain: of the first model over the one that it is compared with.
-    """
-
+class _MissingFigures(msgspec.Struct, frozen=True, kw_only=True):
     left: tuple[str, ...]
     fraction: float
     burst: bool
@@ -49,17 +40,15 @@ class MissingFigures(msgspec.Struct, frozen=True, kw_only=True):
     is_chance: bool
 
 
-class MissingFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures under every condition."""
-
+class _MissingFacts(msgspec.Struct, frozen=True, kw_only=True):
     measure: Measure
     compared_with: str | None
-    rows: tuple[MissingFigures, ...]
+    rows: tuple[_MissingFigures, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MissingSource:
-    """Windows of another source without some modalities, and without a fraction of the samples of the others."""
+class _MissingSource:
+    """Windows without some modalities, and without a fraction of the samples of the others."""
 
     source: WindowSource
     absent: tuple[str, ...] = ()
@@ -95,12 +84,12 @@ class MissingSource:
 
 def with_missing_samples(windows: Windows, fraction: float, *, seed: int, burst: bool = False) -> Windows:
     """Return windows with a fraction of the samples missing, single ones or in one burst."""
-    return replace(windows, source=MissingSource(source=windows.source, fraction=fraction, burst=burst, seed=seed))
+    return replace(windows, source=_MissingSource(source=windows.source, fraction=fraction, burst=burst, seed=seed))
 
 
 def without_modalities(windows: Windows, absent: Sequence[str]) -> Windows:
     """Return windows in which these modalities recorded nothing."""
-    return replace(windows, source=MissingSource(source=windows.source, absent=tuple(absent)))
+    return replace(windows, source=_MissingSource(source=windows.source, absent=tuple(absent)))
 
 
 def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -118,8 +107,7 @@ def _conditions(inputs: SuiteInputs) -> Iterator[tuple[tuple[str, ...], float, b
             yield names, fraction, burst, with_missing_samples(windows, fraction, seed=inputs.seed, burst=burst)
 
 
-def judge_missing(inputs: SuiteInputs) -> MissingFacts:
-    """Measure every model under every condition."""
+def _judge_missing(inputs: SuiteInputs) -> _MissingFacts:
     measure, first = inputs.measure, inputs.first
     compared_with = inputs.baseline or (inputs.names[1] if len(inputs.models) > 1 else None)
     rows, part = [], ""
@@ -134,7 +122,7 @@ def judge_missing(inputs: SuiteInputs) -> MissingFacts:
         }
         outcome, reference = judged[first.name], judged.get(compared_with or "")
         rows.append(
-            MissingFigures(
+            _MissingFigures(
                 left=left,
                 fraction=fraction,
                 burst=burst,
@@ -143,12 +131,12 @@ def judge_missing(inputs: SuiteInputs) -> MissingFacts:
                 is_chance=not compare_with_chance([outcome], measure.name, seed=inputs.seed).is_better,
             )
         )
-    return MissingFacts(measure=measure, compared_with=compared_with, rows=tuple(rows))
+    return _MissingFacts(measure=measure, compared_with=compared_with, rows=tuple(rows))
 
 
 def run(inputs: SuiteInputs) -> SuiteResult:
     """Judge the models with sensors and samples of the first one missing."""
-    facts = judge_missing(inputs)
+    facts = _judge_missing(inputs)
     measure = facts.measure
     return SuiteResult(
         title="When sensors or samples are missing",
@@ -172,17 +160,17 @@ def run(inputs: SuiteInputs) -> SuiteResult:
     )
 
 
-def _curve(facts: MissingFacts, burst: bool) -> list[MissingFigures]:
+def _curve(facts: _MissingFacts, burst: bool) -> list[_MissingFigures]:
     return [facts.rows[0], *(row for row in facts.rows if row.fraction and row.burst == burst)]
 
 
-def _condition(row: MissingFigures, first: tuple[str, ...]) -> str:
+def _condition(row: _MissingFigures, first: tuple[str, ...]) -> str:
     if row.fraction:
         return f"a burst of {row.fraction:.0%} missing" if row.burst else f"{row.fraction:.0%} of the samples missing"
     return "nothing missing" if row.left == first else f"only {' + '.join(row.left)}"
 
 
-def _table(inputs: SuiteInputs, facts: MissingFacts) -> SuiteTable:
+def _table(inputs: SuiteInputs, facts: _MissingFacts) -> SuiteTable:
     measure, names, other = facts.measure, inputs.names, facts.compared_with
     rows = []
     for row in facts.rows:
@@ -195,10 +183,10 @@ def _table(inputs: SuiteInputs, facts: MissingFacts) -> SuiteTable:
     return SuiteTable(caption=heading_text(measure), heads=tuple(heads), rows=tuple(rows))
 
 
-def _verdict(name: str, facts: MissingFacts) -> Iterator[str]:
+def _verdict(name: str, facts: _MissingFacts) -> Iterator[str]:
     measure, first = facts.measure, facts.rows[0]
 
-    def reached(row: MissingFigures) -> str:
+    def reached(row: _MissingFigures) -> str:
         chance = ", no better than chance" if row.is_chance else ""
         return f"{figure_text(row.scores[name], measure)} {measure.words}{chance}"
 

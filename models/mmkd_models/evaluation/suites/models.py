@@ -148,20 +148,14 @@ def check_rivals(first: JudgedModel, windows: Windows, *, train: Windows, valid:
 
 
 def fit_rivals(
-    names: Sequence[RivalName],
-    first: JudgedModel,
-    *,
-    train: Windows,
-    valid: Windows,
-    metric: AnyMetric,
-    seed: int,
+    names: Sequence[RivalName], first: JudgedModel, *, train: Windows, valid: Windows, metric: AnyMetric, seed: int
 ) -> Iterator[ModelUnderTest]:
     """Yield rivals fitted on the first model's sensor. Raise UsageError if one refuses these windows."""
-    from mmkd_models.evaluation.rivals import Contestants
+    from mmkd_models.evaluation.rivals import Rivals
 
-    contestants = Contestants(train=train, parts=(valid,), modality=first.modalities[0], seed=seed, metric=metric)
+    rivals = Rivals(train=train, parts=(valid,), modality=first.modalities[0], seed=seed, metric=metric)
     for name in names:
-        predict = contestants.answerer(name)
+        predict = rivals.answerer(name)
         if isinstance(predict, str):
             raise UsageError(f"--rival {name}: {predict}; leave it out")
         facts = JudgedModel(

@@ -15,7 +15,7 @@ from mmkd_models.evaluation.confidence import (
     reliability,
     reliability_text,
 )
-from mmkd_models.evaluation.gains import FEWEST_GROUPS, gain_on_windows
+from mmkd_models.evaluation.gains import MIN_GROUPS, gain_on_windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.suites.inputs import (
     Answers,
@@ -37,15 +37,7 @@ from mmkd_report.schema.figures import Chance, Measure
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 
-class ModelScores(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one model.
-
-    Attributes:
-        chance: the model compared with chance.
-        gain: of the first model over this one.
-        confidence: of an artifact that was calibrated.
-    """
-
+class _ModelScores(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, float]
     chance: Chance
     gain: WindowGain | None = None
@@ -53,23 +45,20 @@ class ModelScores(msgspec.Struct, frozen=True, kw_only=True):
     confidence: ConfidenceFacts | None = None
 
 
-class ScoresFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures by model; gains are in `measure`."""
-
+class _ScoresFacts(msgspec.Struct, frozen=True, kw_only=True):
     measure: Measure
-    models: dict[str, ModelScores]
+    models: dict[str, _ModelScores]
 
 
-def judge_scores(inputs: SuiteInputs) -> ScoresFacts:
-    """Score every model."""
+def _judge_scores(inputs: SuiteInputs) -> _ScoresFacts:
     windows, measure = inputs.windows, inputs.measure
-    models: dict[str, ModelScores] = {}
+    models: dict[str, _ModelScores] = {}
     first: TestedNetwork | None = None
     for model in inputs.models:
         answers = model.answers(windows)
         outcome = outcome_on(windows, answers)
         error, confidence = _calibration(inputs, model, answers)
-        models[model.name] = ModelScores(
+        models[model.name] = _ModelScores(
             scores={one.name: outcome.scores.metric(one.name) for one in measures_of(windows.spec.task)},
             chance=compare_with_chance([outcome], measure.name, seed=inputs.seed),
             gain=None if first is None else gain_on_windows(first, outcome, measure.name, seed=inputs.seed),
@@ -77,7 +66,7 @@ def judge_scores(inputs: SuiteInputs) -> ScoresFacts:
             confidence=confidence,
         )
         first = first or outcome
-    return ScoresFacts(measure=measure, models=models)
+    return _ScoresFacts(measure=measure, models=models)
 
 
 def _calibration(
@@ -98,7 +87,7 @@ def _calibration(
 def run(inputs: SuiteInputs) -> SuiteResult:
     """Score every model and compare the first with the others."""
     inputs.on_part("scores")
-    facts = judge_scores(inputs)
+    facts = _judge_scores(inputs)
     calibrated = {name: model.confidence for name, model in facts.models.items() if model.confidence is not None}
     notes, tables = [], [_table(inputs, facts)]
     for name, confidence in calibrated.items():
@@ -106,7 +95,7 @@ def run(inputs: SuiteInputs) -> SuiteResult:
         rows = tuple(map(coverage_cells, confidence.coverages))
         tables.append(SuiteTable(caption=f"Label sets of {name}", heads=HEADINGS, rows=rows))
     if any(model.gain is not None and model.gain.low is None for model in facts.models.values()):
-        notes.append(f"an interval needs {FEWEST_GROUPS} {'groups' if inputs.windows.has_groups else 'blocks'} or more")
+        notes.append(f"an interval needs {MIN_GROUPS} {'groups' if inputs.windows.has_groups else 'blocks'} or more")
     return SuiteResult(
         title="How good is it?",
         lead="Scores on these windows. A gain is the first model minus the other.",
@@ -117,7 +106,7 @@ def run(inputs: SuiteInputs) -> SuiteResult:
     )
 
 
-def _table(inputs: SuiteInputs, facts: ScoresFacts) -> SuiteTable:
+def _table(inputs: SuiteInputs, facts: _ScoresFacts) -> SuiteTable:
     measure, measures = facts.measure, measures_of(inputs.windows.spec.task)
     has_classes = inputs.windows.spec.task.kind == "classification"
     is_compared = len(facts.models) > 1
@@ -134,7 +123,7 @@ def _table(inputs: SuiteInputs, facts: ScoresFacts) -> SuiteTable:
     return SuiteTable(caption="Scores", heads=tuple(heads), rows=tuple(rows))
 
 
-def _verdict(name: str, facts: ScoresFacts) -> Iterator[str]:
+def _verdict(name: str, facts: _ScoresFacts) -> Iterator[str]:
     measure, chance = facts.measure, facts.models[name].chance
     score = facts.models[name].scores[measure.name]
     ends = f"95 % CI {cell_text(chance.low, measure)} to {cell_text(chance.high, measure)}"

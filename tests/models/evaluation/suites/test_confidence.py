@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,9 +13,7 @@ from mmkd_models.evaluation.suites.confidence import ConfidenceSuiteFacts, check
 from mmkd_models.evaluation.suites.faults import FaultySource
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_report.schema.judging import JudgedModel
-
-FACTS = JudgedModel(name="sure", path="sure", sha256="0" * 64, role="labels only", modalities=("acc",), parameters=1)
+from tests.models.judging_rig import suite_inputs, under_test
 
 
 def sure(windows: Windows) -> Answers:
@@ -21,13 +21,14 @@ def sure(windows: Windows) -> Answers:
     return np.log(np.tile([0.8, 0.1, 0.1], (len(windows), 1)))
 
 
-MODEL = ModelUnderTest(facts=FACTS, practised=None, cautions=(), predict=sure)
+MODEL = under_test("sure", sure)
 
 
 def inputs(dataset: Dataset, model: ModelUnderTest, *, labelled: int | None = None) -> SuiteInputs:
-    train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
-    calibration = valid.subset(np.arange(len(valid) if labelled is None else labelled))
-    return SuiteInputs(models=(model,), windows=test, train=train, calibration=calibration)
+    given = suite_inputs(dataset, model)
+    if labelled is None:
+        return given
+    return replace(given, calibration=given.calibration.subset(np.arange(labelled)))
 
 
 def judged(dataset: Dataset, model: ModelUnderTest, *, labelled: int | None = None) -> ConfidenceSuiteFacts:
@@ -52,7 +53,7 @@ def test_calibration_error_is_that_of_torchmetrics(machines: Dataset) -> None:
     def ask(windows: Windows) -> Answers:
         return np.random.default_rng(7).normal(0, 1.5, (len(windows), 3))
 
-    model = ModelUnderTest(facts=FACTS, practised=None, cautions=(), predict=ask)
+    model = under_test("sure", ask)
     test = machines.split("test")
     sound = judged(machines, model).models["sure"][0]
     probabilities = probabilities_of(ask(test), kind="classification")
@@ -70,7 +71,7 @@ def test_label_sets_of_sound_sensors_are_tried_under_every_fault(machines: Datas
         shares[np.arange(len(windows)), windows.labels] = share
         return np.log(shares)
 
-    model = ModelUnderTest(facts=FACTS, practised=None, cautions=(), predict=ask)
+    model = under_test("sure", ask)
     found = judged(machines, model)
     assert found.set_level == 0.1
     assert [one.covered for one in found.models["sure"]] == [1.0] + 16 * [0.0]

@@ -18,7 +18,8 @@ from mmkd_models.evaluation.suites.cost import run as run_cost
 from mmkd_models.evaluation.suites.cost_model import TEMPLATE, read_cost
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_report.schema.cost import Equipment, Plant
-from mmkd_report.schema.judging import JudgedModel, ModelRole
+from mmkd_report.schema.judging import ModelRole
+from tests.models.judging_rig import under_test
 
 PLANT = Plant(
     stations=10,
@@ -296,8 +297,7 @@ def model(name: str, role: ModelRole, right: float) -> ModelUnderTest:
         wrong = np.random.default_rng(2).uniform(size=len(windows)) > right
         return np.eye(3)[np.where(wrong, (windows.labels + 1) % 3, windows.labels)]
 
-    facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=("acc",), parameters=1)
-    return ModelUnderTest(facts=facts, practised=None, cautions=(), predict=ask)
+    return under_test(name, ask, role=role)
 
 
 def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_path: Path) -> None:

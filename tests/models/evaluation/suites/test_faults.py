@@ -13,8 +13,8 @@ from mmkd_models.data import Dataset, Windows
 from mmkd_models.evaluation.faults.effects import FaultedChannels
 from mmkd_models.evaluation.faults.table import FAULTS, NAMES, SEVERITIES, FaultName, hit_channels
 from mmkd_models.evaluation.suites.faults import judge_faults, sensors_of, with_fault
-from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
-from mmkd_report.schema.judging import JudgedModel
+from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest
+from tests.models.judging_rig import suite_inputs, under_test
 
 SENSOR = FaultedChannels(mean=np.array([1.0]), std=np.array([2.0]), rate_hz=200.0)
 RAMP = np.arange(10.0)[:, None]
@@ -129,19 +129,13 @@ def model(name: str, right: Sequence[int], *, practised: frozenset | None = froz
         answers[:, 2] += 0.5
         return answers
 
-    facts = JudgedModel(name=name, path=name, sha256="0" * 64, role="labels only", modalities=("acc",), parameters=1)
-    return ModelUnderTest(facts=facts, practised=practised, cautions=(), predict=ask)
-
-
-def inputs(dataset: Dataset, *models: ModelUnderTest) -> SuiteInputs:
-    train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
-    return SuiteInputs(models=models, windows=test, train=train, calibration=valid)
+    return under_test(name, ask, practised=practised)
 
 
 def test_error_is_relative_to_that_of_the_baseline(machines: Dataset) -> None:
     ours, theirs = model("ours", range(12), practised=frozenset({"noise"})), model("labels", [], practised=None)
-    found = judge_faults(inputs(machines, ours, theirs))
-    assert found.intact == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
+    found = judge_faults(suite_inputs(machines, ours, theirs))
+    assert found.sound == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
     (noise,) = [one for one in found.faults if one.name == "noise"]
     assert noise.errors == {"ours": (0.0,) * 5, "labels": (pytest.approx(2 / 3),) * 5}
     assert noise.relative == {"ours": 0.0}
@@ -157,7 +151,7 @@ def test_the_only_channel_of_a_sensor_is_never_practised_as_lost(machines: Datas
     def practised(modality: str) -> bool | None:
         one = model("ours", [], practised=frozenset({"channel_dropout"}))
         one = replace(one, facts=msgspec.structs.replace(one.facts, modalities=(modality,)))
-        faults = judge_faults(inputs(machines, one)).faults
+        faults = judge_faults(suite_inputs(machines, one)).faults
         return next(fault.practised["ours"] for fault in faults if fault.name == "lost channel")
 
     assert practised("acc") is True
@@ -172,9 +166,7 @@ def test_numbers_and_several_labels_have_errors_of_their_own(kind: str, measure:
         truth = windows.labels.reshape(len(windows), -1).astype(np.float64)
         return truth + 30.0 if kind == "regression" else 20 * truth - 10
 
-    facts = JudgedModel(name="ours", path="ours", sha256="0" * 64, role="distilled", modalities=("acc",), parameters=1)
-    ours = ModelUnderTest(facts=facts, practised=None, cautions=(), predict=ask)
-    found = judge_faults(inputs(rig, ours))
+    found = judge_faults(suite_inputs(rig, under_test("ours", ask)))
     assert found.measure == measure
     assert found.intact["ours"] == pytest.approx(30.0 if kind == "regression" else 0.0)
     assert found.relative == {}

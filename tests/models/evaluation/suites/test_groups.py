@@ -17,7 +17,8 @@ from mmkd_models.evaluation.confidence import reliability
 from mmkd_models.evaluation.suites.groups import GroupsFacts, check, classify_change, judge_groups
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_report.schema.judging import JudgedModel, ModelRole
+from mmkd_report.schema.judging import ModelRole
+from tests.models.judging_rig import under_test
 
 VIB = ModalitySpec(name="vib", channels=("x",), rate_hz=4.0, samples=4)
 
@@ -52,8 +53,7 @@ def model(name: str, right: dict[str, float], role: ModelRole = "distilled") -> 
         answers[np.arange(len(windows)), labels] += 2.5
         return answers
 
-    facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=("vib",), parameters=1)
-    return ModelUnderTest(facts=facts, practised=None, cautions=(), predict=ask)
+    return under_test(name, ask, role=role, modalities=("vib",))
 
 
 def inputs(windows: Windows, *models: ModelUnderTest, by: str | None = None) -> SuiteInputs:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
 from mmkd_models.data.windows import Floats, Rows, WindowSource
-from mmkd_models.evaluation.rivals import Contestants
+from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.evaluation.suites.missing import MOST_SUBSETS, subsets_of, with_missing_samples, without_modalities
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
@@ -148,8 +148,8 @@ def test_classical_rivals_take_sound_and_video_as_series(tmp_path: Path) -> None
     for name in ("mic", "cam"):
         values = series_values(dataset.split("train"), name)
         assert (len(values), values.ndim) == (24, 3)
-        rivals = Contestants(train=dataset.split("train"), parts=(dataset.split("test"),), modality=name, seed=0)
-        judged = rivals.judged("extra_trees")
+        rivals = Rivals(train=dataset.split("train"), parts=(dataset.split("test"),), modality=name, seed=0)
+        judged = rivals.judge("extra_trees")
         assert not isinstance(judged, str)
         assert judged[0].scores.metric("accuracy") >= 0.9
     camera = series_values(dataset.split("train"), "cam")

@@ -8,11 +8,12 @@ import pytest
 
 from mmkd_models.commands.evaluate import show_judging
 from mmkd_models.data import Dataset
-from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInputs
+from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs
 from mmkd_models.evaluation.suites.table import SUITES, judge
 from mmkd_report import render_judging
 from mmkd_report.schema.evaluation import DataFacts
-from mmkd_report.schema.judging import JudgedModel, JudgingDocument, SuiteResult, SuiteTable
+from mmkd_report.schema.judging import JudgingDocument, SuiteResult, SuiteTable
+from tests.models.judging_rig import suite_inputs, under_test
 
 
 def run(inputs: SuiteInputs) -> SuiteResult:
@@ -32,14 +33,9 @@ def test_a_new_row_needs_no_other_file(
     machines: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(SUITES, "answers", Suite(check=lambda inputs: None, run=run))
-    facts = JudgedModel(name="s", path="s", sha256="0" * 64, role="distilled", modalities=("acc",), parameters=1)
-    model = ModelUnderTest(
-        facts=facts, practised=None, cautions=(), predict=lambda windows: np.zeros((len(windows), 3))
-    )
-    train, valid, test = (machines.split(name) for name in ("train", "valid", "test"))
+    model = under_test("s", lambda windows: np.zeros((len(windows), 3)), role="distilled")
     data = DataFacts(name="line", sha256="0" * 64, part="test windows", windows=12, groups=2, labels=("idle", "ok"))
-    inputs = SuiteInputs(models=(model,), windows=test, train=train, calibration=valid)
-    document = judge(inputs, ["answers"], data=data)
+    document = judge(suite_inputs(machines, model), ["answers"], data=data)
     assert document.verdict == ("It answers every window", "Record next: more windows")
     assert msgspec.json.decode(msgspec.json.encode(document), type=JudgingDocument) == document
     show_judging(document)

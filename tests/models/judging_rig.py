@@ -1,0 +1,91 @@
+"""What the tests of judging share: models under test, their inputs, and checkpoints with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import Dataset, Windows
+from mmkd_models.evaluation.faults.table import Practice
+from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
+from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
+from mmkd_models.metrics.scores import scores_from_answers
+from mmkd_models.networks.student import Student
+from mmkd_models.networks.teacher import Teacher
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, write_student, write_teacher
+from mmkd_report.schema.judging import JudgedModel, ModelRole
+
+
+def under_test(
+    name: str,
+    predict: Callable[[Windows], Answers],
+    *,
+    role: ModelRole = "labels only",
+    modalities: tuple[str, ...] = ("acc",),
+    practised: frozenset[Practice] | None = None,
+) -> ModelUnderTest:
+    facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=modalities, parameters=1)
+    return ModelUnderTest(facts=facts, practised=practised, cautions=(), predict=predict)
+
+
+def suite_inputs(dataset: Dataset, *models: ModelUnderTest) -> SuiteInputs:
+    train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
+    return SuiteInputs(models=models, windows=test, train=train, calibration=valid)
+
+
+def write_random_student(
+    path: Path,
+    checkpoint: StudentCheckpoint,
+    dataset: Dataset,
+    spec: ModalitySpec | None = None,
+    *,
+    seed: int = 0,
+    carried: Any = None,
+    **facts: Any,
+) -> Path:
+    """Write a student of the dataset's `acc` or another modality, with the settings of the checkpoint."""
+    spec = spec or dataset.spec.modality("acc")
+    torch.manual_seed(seed)
+    made = replace(
+        checkpoint,
+        modality=spec,
+        task=dataset.spec.task,
+        facts=msgspec.structs.replace(checkpoint.facts, **{"dataset_sha256": dataset.sha256, "fold": None, **facts}),
+        state=Student(spec, 3, checkpoint.config).state_dict(),
+        carried=carried,
+    )
+    write_student(path, made)
+    return path
+
+
+def write_random_teacher(path: Path, checkpoint: TeacherCheckpoint, dataset: Dataset, *, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    modalities = dataset.spec.modalities
+    state = Teacher(modalities, 3, checkpoint.config).state_dict()
+    write_teacher(path, replace(checkpoint, modalities=modalities, task=dataset.spec.task, state=state))
+    return path
+
+
+def class_outcome(
+    truth: Sequence[int] | NDArray[np.int64],
+    answers: Sequence[int] | NDArray[np.int64],
+    groups: Sequence[int] | NDArray[np.int64],
+    classes: int = 2,
+) -> TestedNetwork:
+    """Answers of classes to windows of these groups."""
+    t, a, g = np.array(truth), np.array(answers), np.array(groups)
+    return TestedNetwork(
+        class_scores=scores_from_answers(t, a, classes),
+        confusions=tuple(
+            GroupConfusion(group=group, confusion=scores_from_answers(t[g == group], a[g == group], classes).confusion)
+            for group in np.unique(g).tolist()
+        ),
+    )
