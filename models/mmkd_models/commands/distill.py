@@ -148,7 +148,7 @@ def distill(
     start = _starting_student(student, modality, output)
     recipe = chosen_recipe(default_recipe(training.train.spec.task), file=taught.recipe, terms=taught.term or ())
     teachers = _teachers(teacher, training, start, fold=options.fold)
-    training = training.for_pair([spec.name for one in teachers for spec in one.checkpoint.modalities], modality)
+    training = training.for_pair([spec.name for file in teachers for spec in file.checkpoint.modalities], modality)
     run = new_run(output, training, options, INT8_TRAIN if start else STUDENT_TRAIN, embed_windows=result.embed_windows)
     if not options.resume:
         drop_states(output)
@@ -202,9 +202,9 @@ def _teachers(
     from mmkd_models.training.inputs import check_compatible, check_same_fold
 
     teachers = [read_teacher_file(path) for path in paths]
-    for one in teachers:
-        check_compatible("teacher", one.checkpoint.task, one.checkpoint.modalities, training.train)
-    origins = [(f"teacher {path}", one.checkpoint.facts) for path, one in zip(paths, teachers, strict=True)]
+    for file in teachers:
+        check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
+    origins = [(f"teacher {path}", file.checkpoint.facts) for path, file in zip(paths, teachers, strict=True)]
     origins += [] if start is None else [(f"--qat {start.path}", start.checkpoint.facts)]
     for who, facts in origins:
         check_same_fold(who, facts, dataset_sha256=training.sha256, fold=fold)

@@ -97,7 +97,7 @@ class _SpaceOptions:
 @dataclass(frozen=True, kw_only=True)
 class _SearchOptions:
     grid: Annotated[bool, Option("Train everything on every seed, without a search.", ("--grid",))] = False
-    trials: Annotated[int, Option("Candidates that the search tries, labels only not counted.", min=1)] = 40
+    trials: Annotated[int, Option("Candidates that the search tries, labels only not unit.", min=1)] = 40
     finalists: Annotated[int, Option("Best candidates to train on all seeds.", min=1)] = 3
     seeds: Annotated[
         int | None,
@@ -319,13 +319,13 @@ def _show_table(document: StudyDocument) -> None:
     from mmkd_report.pages.study_answer import judged_on
 
     facts = document.facts
-    told = document.reported_metric
-    counted = f" in {told.unit}" if told.unit and not told.is_fraction else ""
-    title = f"{document.dataset.name}, {facts.modality}: {told.words}{counted} on {judged_on(document)}"
+    measure = document.reported_metric
+    unit = f" in {measure.unit}" if measure.unit and not measure.is_fraction else ""
+    title = f"{document.dataset.name}, {facts.modality}: {measure.words}{unit} on {judged_on(document)}"
     headings = ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms")
     table = plain_table(headings, left=("method", "teacher"), title=title)
     for row in document.entries:
-        table.add_row(*_cells(row, told))
+        table.add_row(*_cells(row, measure))
     show_table(table, width=120)
     if not document.has_intervals:
         print(interval_needs(document.dataset.split or OF_GROUPS))
@@ -333,17 +333,17 @@ def _show_table(document: StudyDocument) -> None:
         print("The study is not complete; the same command continues it.")
 
 
-def _cells(row: EntryRow, told: Measure) -> tuple[str, ...]:
+def _cells(row: EntryRow, measure: Measure) -> tuple[str, ...]:
     from mmkd_report.words import terminal_gain, terminal_interval, terminal_spread
 
-    score, gain = row.test[told.name], None if row.gain_points is None else row.gain_points[told.name]
+    score, gain = row.test[measure.name], None if row.gain_points is None else row.gain_points[measure.name]
     return (
         row.student,
         f"{row.method} *" if row.chosen else row.method,
         row.teacher or "-",
-        terminal_spread(score.mean, score.std, told),
-        "-" if gain is None else terminal_gain(gain.mean, told),
-        "-" if gain is None else terminal_interval(gain.low, gain.high, told),
+        terminal_spread(score.mean, score.std, measure),
+        "-" if gain is None else terminal_gain(gain.mean, measure),
+        "-" if gain is None else terminal_interval(gain.low, gain.high, measure),
         "-" if row.gap_recovered is None else f"{row.gap_recovered:.0%}",
         f"{row.parameters:,}",
         "-" if row.latency_ms is None else f"{row.latency_ms:.3f}",

@@ -103,7 +103,7 @@ def _judge_sensor(comparison: Comparison, name: str, costs: Path | None, *, say:
     path = comparison.student_path(name, _FOLD).with_name(JUDGED_FILE)
     decides = __version__, [model.facts.sha256 for model in models], names, FAULT_NAMES, SEVERITIES
     key = hashlib.sha256(msgspec.json.encode(decides)).hexdigest()
-    judged = _cached(path, key)
+    judged = _read_cache(path, key)
     if judged is None:
         metric, first = comparison.config.student_train.metric, models[0].facts
         rivals = fit_rivals(names, first, train=train, valid=valid, metric=metric, seed=_FOLD)
@@ -115,7 +115,7 @@ def _judge_sensor(comparison: Comparison, name: str, costs: Path | None, *, say:
     return with_suites(judged.document, {"cost": cost.run(replace(inputs, cost=costs))})
 
 
-def _cached(path: Path, key: str) -> _Judged | None:
+def _read_cache(path: Path, key: str) -> _Judged | None:
     try:
         judged = msgspec.json.decode(path.read_bytes(), type=_Judged)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):

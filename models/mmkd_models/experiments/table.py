@@ -86,7 +86,7 @@ def entry_rows(
     folder: Folder, tested: Sequence[TestedEntry], sizes: Sequence[StudentSize], chosen: TestedEntry
 ) -> tuple[EntryRow, ...]:
     """Return the rows of the table, labels only first in every size, then by the study's metric."""
-    measure = _reported(folder)
+    measure = _gain_metric(folder)
     by_size = {size.preset: size for size in sizes}
     baselines = {row.entry.student: row for row in tested if row.entry.method == NONE}
     rows = []
@@ -121,14 +121,14 @@ def entry_rows(
     return tuple(sorted(rows, key=rank))
 
 
-def _reported(folder: Folder) -> Measure:
+def _gain_metric(folder: Folder) -> Measure:
     return gain_metric(folder.dataset.spec.task, folder.conditions.student_train.metric)
 
 
 def _gains(
-    ours: Mapping[int, TestedNetwork], baseline: Mapping[int, TestedNetwork], seeds: Sequence[int]
+    models: Mapping[int, TestedNetwork], baseline: Mapping[int, TestedNetwork], seeds: Sequence[int]
 ) -> dict[str, SeedGain]:
-    pairs = [ours[seed] for seed in seeds], [baseline[seed] for seed in seeds]
+    pairs = [models[seed] for seed in seeds], [baseline[seed] for seed in seeds]
     return {metric: gain_over_seeds(*pairs, metric) for metric in figures_in(pairs[0][0].scores)}
 
 
@@ -139,7 +139,7 @@ def _gap_recovered(folder: Folder, row: TestedEntry, baseline: TestedEntry, seed
         [row.tests[seed] for seed in seeds],
         [baseline.tests[seed] for seed in seeds],
         [judge_network(folder, result) for result in results if result is not None],
-        _reported(folder).name,
+        _gain_metric(folder).name,
     )
 
 
@@ -150,7 +150,7 @@ def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
 
 def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> Selection | None:
     """Return what choosing by validation inside each fold scores on that fold's test windows."""
-    chosen, ours, baselines = [], {}, {}
+    chosen, models, baselines = [], {}, {}
     for seed in seeds:
         there = [row for row in tested if seed in row.results]
         if not there:
@@ -160,13 +160,13 @@ def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> Selection 
         baseline = next((row for row in there if row.entry.method == NONE and row.entry.student == size), None)
         if baseline is not None:
             chosen.append(f"{best.entry.method} {size}")
-            ours[seed], baselines[seed] = best.tests[seed], baseline.tests[seed]
-    if not ours:
+            models[seed], baselines[seed] = best.tests[seed], baseline.tests[seed]
+    if not models:
         return None
     return Selection(
         chosen=tuple(chosen),
-        test=score_table([test.scores for test in ours.values()]),
-        gain_points=_gains(ours, baselines, list(ours)),
+        test=score_table([test.scores for test in models.values()]),
+        gain_points=_gains(models, baselines, list(models)),
     )
 
 

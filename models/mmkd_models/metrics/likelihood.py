@@ -17,7 +17,7 @@ BLOCKS = 10
 """Blocks of neighbouring windows that replace groups if those are too few."""
 
 _HOTTEST, _COLDEST = 1e3, 1e-3
-_LEAST = 1e-12  # a probability whose logarithm is finite
+_MIN_PROBABILITY = 1e-12  # a probability whose logarithm is finite
 _HALVINGS = 60  # of the interval between their inverses, to float64's last bits
 
 
@@ -34,7 +34,7 @@ def probabilities_of(logits: NDArray[Any], *, kind: TaskKind) -> Floats:
 
 def logits_of_probabilities(probabilities: Floats, *, kind: TaskKind) -> Floats:
     """Return finite logits of probabilities."""
-    known = np.clip(probabilities, _LEAST, 1 - _LEAST)
+    known = np.clip(probabilities, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     return np.asarray(np.log(known / (1 - known)) if kind == "multi_label" else np.log(known))
 
 
@@ -52,14 +52,16 @@ def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind
     return np.asarray(-0.5 * (error / spread) ** 2 - math.log(spread * math.sqrt(2 * math.pi)))
 
 
-def surely_likelier(ours: Floats, theirs: Floats, groups: NDArray[Any], *, of_one_group: bool = False) -> bool:
+def surely_likelier(
+    likelihoods: Floats, references: Floats, groups: NDArray[Any], *, of_one_group: bool = False
+) -> bool:
     """Return whether log-likelihoods (answers,) exceed others by more than a standard error over groups (N,).
 
     Args:
         of_one_group: take windows as independent if there is one group; otherwise the result is then False.
     """
-    differences = ours - theirs
-    owner = np.unique(np.repeat(groups, len(ours) // len(groups)), return_inverse=True)[1].reshape(-1)
+    differences = likelihoods - references
+    owner = np.unique(np.repeat(groups, len(likelihoods) // len(groups)), return_inverse=True)[1].reshape(-1)
     if owner.max() == 0:
         if not of_one_group:
             return False

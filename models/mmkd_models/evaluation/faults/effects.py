@@ -29,15 +29,15 @@ class FaultedChannels:
 Apply = Callable[[NDArray[Any], FaultedChannels, float, np.random.Generator], NDArray[Any]]
 """From samples of the channels that are hit, the sensor, the severity above 0 and up to 1, and a generator."""
 
-_QUIETEST_DB = 30.0  # signal to noise towards which severity 0 goes; 0 dB at severity 1
-_LEAST_BAND = 0.25  # of half the sampling rate
-_LEAST_LIGHT = 0.1
-_WIDEST_BLUR = 0.1  # of the shorter side, the standard deviation
-_FARTHEST = 0.25  # of a side
-_MOST_DROPPED = 0.5  # of the frames, as a gap of a series
+_MAX_SNR_DB = 30.0  # signal to noise towards which severity 0 goes; 0 dB at severity 1
+_MIN_BAND = 0.25  # fraction of half the sampling rate
+_MIN_LIGHT = 0.1
+_MAX_BLUR = 0.1  # standard deviation, fraction of the shorter side
+_MAX_SHIFT = 0.25  # fraction of a side
+_MAX_DROPPED = 0.5  # fraction of frames, as a gap of a series
 _MAINS_HZ = (50.0, 60.0)
 _RATE_ERROR = 0.1
-_MOST_BITS, _LEAST_BITS = 10, 2
+_MAX_BITS, _MIN_BITS = 10, 2
 _FULL_SCALE = 3.0  # standard deviations either way of the mean that a converter covers
 
 
@@ -71,26 +71,26 @@ def spike(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.G
     """Move one sample in fifty, at least one, by up to 7.5 standard deviations."""
     count = max(1, len(x) // 50)
     at = rng.permutation(len(x))[:count]
-    found: Samples = x.copy()
-    found[at] += severity * 7.5 * sensor.std * rng.choice((-1.0, 1.0), (count, x.shape[1]))
-    return found
+    result: Samples = x.copy()
+    result[at] += severity * 7.5 * sensor.std * rng.choice((-1.0, 1.0), (count, x.shape[1]))
+    return result
 
 
 def stuck(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Hold the last value for the rest, up to the whole window."""
     start = len(x) - _part(x, severity)
-    found: Samples = x.copy()
-    found[start:] = x[max(0, start - 1)]
-    return found
+    result: Samples = x.copy()
+    result[start:] = x[max(0, start - 1)]
+    return result
 
 
 def gap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Lose one span of up to half the window."""
     length = _part(x, 0.5 * severity)
     start = int(rng.uniform() * (len(x) - length + 1))
-    found: Samples = x.copy()
-    found[start : start + length] = np.nan
-    return found
+    result: Samples = x.copy()
+    result[start : start + length] = np.nan
+    return result
 
 
 def clipping(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
@@ -101,25 +101,25 @@ def clipping(x: Samples, sensor: FaultedChannels, severity: float, rng: np.rando
 
 def time_stretch(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Slow down up to five times, around the middle of the window."""
-    return _resampled(x, 1 / (1 + 4 * severity))
+    return _resample(x, 1 / (1 + 4 * severity))
 
 
 def sample_rate(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Run the sensor's clock up to 10 % fast or slow."""
-    return _resampled(x, 1 + _RATE_ERROR * severity * float(rng.choice((-1.0, 1.0))))
+    return _resample(x, 1 + _RATE_ERROR * severity * float(rng.choice((-1.0, 1.0))))
 
 
 def time_shift(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Delay by up to half the window; nothing is known before."""
     late = _part(x, 0.5 * severity)
-    found: Samples = np.full_like(x, np.nan)
-    found[late:] = x[: len(x) - late]
-    return found
+    result: Samples = np.full_like(x, np.nan)
+    result[late:] = x[: len(x) - late]
+    return result
 
 
 def quantisation(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Convert with 10 bits over three standard deviations either way, and with 2 bits at worst."""
-    bits = round(_MOST_BITS - (_MOST_BITS - _LEAST_BITS) * severity)
+    bits = round(_MAX_BITS - (_MAX_BITS - _MIN_BITS) * severity)
     step = 2 * _FULL_SCALE * sensor.std / 2**bits
     reach = _FULL_SCALE * sensor.std
     return np.asarray(sensor.mean + np.round(np.clip(x - sensor.mean, -reach, reach) / step) * step)
@@ -140,29 +140,29 @@ def channel_swap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.r
 
 def lost_channel(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Lose the end of the window, at worst all of it."""
-    found: Samples = x.copy()
-    found[len(x) - _part(x, severity) :] = np.nan
-    return found
+    result: Samples = x.copy()
+    result[len(x) - _part(x, severity) :] = np.nan
+    return result
 
 
 def _signs(x: Samples, rng: np.random.Generator) -> Samples:
     return np.asarray(rng.choice((-1.0, 1.0), x.shape[1]))
 
 
-def _part(x: Samples, share: float) -> int:
-    return max(1, round(share * len(x)))
+def _part(x: Samples, fraction: float) -> int:
+    return max(1, round(fraction * len(x)))
 
 
-def _resampled(x: Samples, speed: float) -> Samples:
+def _resample(x: Samples, speed: float) -> Samples:
     """Interpolate at another speed; NaN beyond the ends and beside missing neighbours."""
     middle = (len(x) - 1) / 2
     at = middle + (np.arange(len(x)) - middle) * speed
     low = np.clip(np.floor(at).astype(np.int64), 0, len(x) - 1)
     high = np.clip(low + 1, 0, len(x) - 1)
     weight = (at - low)[:, None]
-    found: Samples = np.where(weight == 0, x[low], (1 - weight) * x[low] + weight * x[high])
-    found[(at < 0) | (at > len(x) - 1)] = np.nan
-    return found
+    result: Samples = np.where(weight == 0, x[low], (1 - weight) * x[low] + weight * x[high])
+    result[(at < 0) | (at > len(x) - 1)] = np.nan
+    return result
 
 
 # --- audio ------------------------------------------------------------------------------------------------------------
@@ -171,27 +171,27 @@ def _resampled(x: Samples, speed: float) -> Samples:
 def added_noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Add white noise of 24 dB to 0 dB below the power of the window's own channels."""
     power = np.square(np.nan_to_num(x)).sum(axis=0) / np.maximum((~np.isnan(x)).sum(axis=0), 1)
-    signal_to_noise_db = _QUIETEST_DB * (1 - severity)
+    signal_to_noise_db = _MAX_SNR_DB * (1 - severity)
     level = np.sqrt(power / 10 ** (signal_to_noise_db / 10))
     return np.asarray(x + level * rng.standard_normal(x.shape))
 
 
 def treble_lost(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Cut above a limit that falls to a quarter of the band."""
-    return _within(x, 0.0, 1 - (1 - _LEAST_BAND) * severity)
+    return _within(x, 0.0, 1 - (1 - _MIN_BAND) * severity)
 
 
 def bass_lost(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Cut below a limit that rises to a quarter of the band."""
-    return _within(x, _LEAST_BAND * severity, 1.0)
+    return _within(x, _MIN_BAND * severity, 1.0)
 
 
 def _within(x: Samples, low: float, high: float) -> Samples:
     spectrum = np.fft.rfft(np.nan_to_num(x), axis=0)
     place = np.linspace(0, 1, len(spectrum))[:, None]
-    kept = np.fft.irfft(np.where((place >= low) & (place <= high), spectrum, 0), n=len(x), axis=0)
-    found: Samples = np.where(np.isnan(x), np.nan, kept)
-    return found
+    band = np.fft.irfft(np.where((place >= low) & (place <= high), spectrum, 0), n=len(x), axis=0)
+    result: Samples = np.where(np.isnan(x), np.nan, band)
+    return result
 
 
 # --- video ------------------------------------------------------------------------------------------------------------
@@ -199,25 +199,25 @@ def _within(x: Samples, low: float, high: float) -> Samples:
 
 def dark(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Dim to a tenth of the light."""
-    return np.asarray(x * (1 - (1 - _LEAST_LIGHT) * severity))
+    return np.asarray(x * (1 - (1 - _MIN_LIGHT) * severity))
 
 
 def blur(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Blur by a Gaussian of up to a tenth of the shorter side; edges are repeated."""
-    spread = severity * _WIDEST_BLUR * min(x.shape[1:3])
-    reach = max(1, int(np.ceil(3 * spread)))
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / spread) ** 2)
+    std = severity * _MAX_BLUR * min(x.shape[1:3])
+    reach = max(1, int(np.ceil(3 * std)))
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / std) ** 2)
     for axis in (1, 2):
-        x = _smoothed(x, weights / weights.sum(), axis)
+        x = _smooth(x, weights / weights.sum(), axis)
     return x
 
 
 def dropped_frames(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
     """Lose up to half of the frames, at least one."""
-    count = max(1, round(_MOST_DROPPED * severity * len(x)))
-    found: Samples = x.copy()
-    found[rng.permutation(len(x))[:count]] = np.nan
-    return found
+    count = max(1, round(_MAX_DROPPED * severity * len(x)))
+    result: Samples = x.copy()
+    result[rng.permutation(len(x))[:count]] = np.nan
+    return result
 
 
 def shifted_camera(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
@@ -225,12 +225,12 @@ def shifted_camera(x: Samples, sensor: FaultedChannels, severity: float, rng: np
     angle = rng.uniform(0, 2 * np.pi)
     for axis, direction in ((1, np.sin(angle)), (2, np.cos(angle))):
         pixels = x.shape[axis]
-        from_ = np.arange(pixels) + round(severity * _FARTHEST * pixels * direction)
+        from_ = np.arange(pixels) + round(severity * _MAX_SHIFT * pixels * direction)
         x = x.take(np.clip(from_, 0, pixels - 1), axis=axis)
     return x
 
 
-def _smoothed(x: Samples, weights: NDArray[np.float64], axis: int) -> Samples:
+def _smooth(x: Samples, weights: NDArray[np.float64], axis: int) -> Samples:
     reach, pixels = len(weights) // 2, x.shape[axis]
     padded = x.take(np.clip(np.arange(-reach, pixels + reach), 0, pixels - 1), axis=axis)
     parts = (padded.take(np.arange(n, n + pixels), axis=axis) * float(weights[n]) for n in range(len(weights)))

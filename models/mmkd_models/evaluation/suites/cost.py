@@ -251,17 +251,17 @@ def swings_of(
         return []
     name: CostOption = "student" if "student" in equipment else next(iter(equipment))
     swings = []
-    for one in assumptions:
-        section, _, key = one.path.partition(".")
-        if one.low < one.high and section in ("plant", name):
+    for assumption in assumptions:
+        section, _, key = assumption.path.partition(".")
+        if assumption.low < assumption.high and section in ("plant", name):
             low, high = (
                 net_present_value(msgspec.structs.replace(plant, **{key: end}), equipment[name])
                 if section == "plant"
                 else net_present_value(plant, msgspec.structs.replace(equipment[name], **{key: end}))
-                for end in (one.low, one.high)
+                for end in (assumption.low, assumption.high)
             )
             if low != high:
-                swings.append(Swing(path=one.path, at_low=low, at_high=high))
+                swings.append(Swing(path=assumption.path, at_low=low, at_high=high))
     return sorted(swings, key=lambda swing: -abs(swing.at_high - swing.at_low))
 
 
@@ -312,7 +312,7 @@ def _verdict(facts: CostFacts) -> Iterator[str]:
             f"On these assumptions {best} is the best option: {value:,} {currency} in {facts.plant.years:g} "
             f"years{month}, break-even at {result.break_even_stations} stations"
         )
-    defaults = sum(one.mark == "default" for one in facts.assumptions)
+    defaults = sum(assumption.mark == "default" for assumption in facts.assumptions)
     if defaults:
         yield f"{defaults} of {len(facts.assumptions)} assumptions are defaults: enter your own before you decide"
 

@@ -15,7 +15,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_report.schema.cost import FRACTIONS, WHOLE, CostOption, CostResult, Equipment, EquipmentCosts, Plant
 
 _HOURS_PER_YEAR = 8760.0
-_MOST_STATIONS = 10_000
+_MAX_STATIONS = 10_000
 _PRICES = ("sensor_price", "node_price")
 _ABOVE_ZERO = ("stations", "years", "sensor_life_years", "node_life_years", "stations_per_gateway")
 
@@ -118,7 +118,7 @@ def read_cost(file: Path) -> tuple[CostFile, frozenset[str]]:
         raise UsageError(f"--cost {file}: {error}; docs/evaluation.md describes every key") from error
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"--cost {file}: expected TOML, got {error}; correct that line") from error
-    except ImportError as error:  # Python 3.10 has no TOML reader of its own
+    except ImportError as error:  # Python 3.10 has no TOML reader
         raise UsageError(f"--cost {file}: reading TOML needs tomli; run: pip install 'mmkd-edge[import]'") from error
     problems = list(_problems(entered))
     if problems:
@@ -236,7 +236,7 @@ def replacement(plant: Plant, option: Equipment, year: int) -> float:
 
 def net_present_value(plant: Plant, option: Equipment) -> float:
     """Return the discounted sum of all years less the investment."""
-    years = _discounted(plant, lambda year: yearly(plant, option) - replacement(plant, option, year))
+    years = _discount(plant, lambda year: yearly(plant, option) - replacement(plant, option, year))
     return years - investment(plant, option)
 
 
@@ -254,7 +254,7 @@ def payback_month(plant: Plant, option: Equipment) -> int | None:
 
 def break_even_stations(plant: Plant, option: Equipment) -> int | None:
     """Return the fewest stations with a net present value of at least 0; None if 10,000 are not enough."""
-    for stations in range(1, _MOST_STATIONS + 1):
+    for stations in range(1, _MAX_STATIONS + 1):
         if net_present_value(msgspec.structs.replace(plant, stations=float(stations)), option) >= 0:
             return stations
     return None
@@ -262,9 +262,9 @@ def break_even_stations(plant: Plant, option: Equipment) -> int | None:
 
 def cost_per_station_year(plant: Plant, option: Equipment) -> float:
     """Return all costs as an equal sum for each year and station."""
-    costs = _discounted(plant, lambda year: running(plant, option) + replacement(plant, option, year))
-    return (investment(plant, option) + costs) / (plant.stations * _discounted(plant, lambda year: 1.0))
+    costs = _discount(plant, lambda year: running(plant, option) + replacement(plant, option, year))
+    return (investment(plant, option) + costs) / (plant.stations * _discount(plant, lambda year: 1.0))
 
 
-def _discounted(plant: Plant, of_year: Callable[[int], float]) -> float:
-    return sum(of_year(year) / (1 + plant.discount_rate) ** year for year in range(1, round(plant.years) + 1))
+def _discount(plant: Plant, yearly_sum: Callable[[int], float]) -> float:
+    return sum(yearly_sum(year) / (1 + plant.discount_rate) ** year for year in range(1, round(plant.years) + 1))

@@ -23,9 +23,9 @@ from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, listed
 from mmkd_report.schema.judging import FaultFigures, FaultsFacts, RelativeError, SuiteChart, SuiteResult, SuiteTable
 
-_BLOCKS_MEASURED = 2  # of training windows, from which a sensor's mean and spread are measured
+_BLOCKS_MEASURED = 2  # blocks of training windows that measure a sensor's mean and standard deviation
 _DRAWS = 500
-_HALF = 0.5  # of what a model knew: a fault that costs more at full severity is named in the verdict
+_HALF = 0.5  # a fault that costs a larger fraction of the score at full severity is named
 ERROR_OF: dict[TaskKind, str] = {"classification": "balanced_accuracy", "multi_label": "macro_f1", "regression": "rmse"}
 """The error is 1 minus this metric; for regression the metric itself."""
 
@@ -104,7 +104,9 @@ def broken_windows(
     names = inputs.first.modalities
     sensors = sensors_of(inputs.train, names)
     for fault in faults_for(map(inputs.windows.spec.modality, names)):
-        parts = [with_fault(inputs.windows, fault, one, seed=inputs.seed, sensors=sensors) for one in severities]
+        parts = [
+            with_fault(inputs.windows, fault, severity, seed=inputs.seed, sensors=sensors) for severity in severities
+        ]
         yield fault, parts
 
 
@@ -158,7 +160,9 @@ def judge_faults(inputs: SuiteInputs) -> FaultsFacts:
         errors = {model: tuple(_error(outcome, kind) for outcome in row) for model, row in judged.items()}
         practice = FAULTS[name].practice
         hit = [modality for modality in modalities if FAULTS[name].can_hit(modality)]
-        if practice == "channel_dropout" and any(one.kind != "video" and len(one.channels) == 1 for one in hit):
+        if practice == "channel_dropout" and any(
+            sensor.kind != "video" and len(sensor.channels) == 1 for sensor in hit
+        ):
             practice = None  # augmentation never hides a sensor's only channel; of video it drops frames
         relative = {}
         if baseline is not None and sum(errors[baseline]) > 0:
@@ -168,7 +172,9 @@ def judge_faults(inputs: SuiteInputs) -> FaultsFacts:
             FaultFigures(name=name, effect=FAULTS[name].what, practised=practised, errors=errors, relative=relative)
         )
     unfit = [
-        name for name in NAMES if name not in outcomes and any(one.kind in FAULTS[name].kinds for one in modalities)
+        name
+        for name in NAMES
+        if name not in outcomes and any(sensor.kind in FAULTS[name].kinds for sensor in modalities)
     ]
     return FaultsFacts(
         sensors=tuple(inputs.first.modalities),
@@ -197,7 +203,8 @@ def _relative(
 ) -> RelativeError | None:
     """Mean over faults of summed error over the baseline's (D. Hendrycks and T. Dietterich, ICLR 2019, section 4.2)."""
     sums = [
-        [sum(_error(one, kind) for one in judged[name]) for name in (model, baseline)] for judged in outcomes.values()
+        [sum(_error(outcome, kind) for outcome in judged[name]) for name in (model, baseline)]
+        for judged in outcomes.values()
     ]
     if any(reference <= 0 for _, reference in sums):
         return None
@@ -218,7 +225,7 @@ def _relative(
 def _drawn_errors(
     judged: Sequence[TestedNetwork], groups: list[int | str], weights: npt.NDArray[np.int64], kind: TaskKind
 ) -> npt.NDArray[np.float64]:
-    figures = sum(drawn_figures(one, groups, weights, ERROR_OF[kind]) for one in judged)
+    figures = sum(drawn_figures(outcome, groups, weights, ERROR_OF[kind]) for outcome in judged)
     return np.asarray(figures if kind == "regression" else len(judged) - figures)
 
 
@@ -273,7 +280,7 @@ def _baseline_sentence(name: str, baseline: str | None, relative: RelativeError)
 
 
 def _rival_sentence(name: str, rival: str, facts: FaultsFacts) -> Iterator[str]:
-    totals = {one: sum(sum(fault.errors[one]) for fault in facts.faults) for one in (name, rival)}
+    totals = {model: sum(sum(fault.errors[model]) for fault in facts.faults) for model in (name, rival)}
     better = ["with intact sensors"] if facts.intact[rival] < facts.intact[name] else []
     better += ["over all faults"] if totals[rival] < totals[name] else []
     if better:

@@ -24,12 +24,12 @@ from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, check_class
 from mmkd_models.metrics.likelihood import Floats
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
-LEAST_WINDOWS = 30
+MIN_WINDOWS = 30
 """A value with fewer windows is shown and not judged."""
-_MOST_VALUES = 50
-_MOST_NAMED = 5
+_MAX_VALUES = 50
+_MAX_NAMED = 5
 _DRAWS = 1000
-_CHANCE = 0.95  # of the draws, in which values without a difference lie no farther apart
+_CHANCE = 0.95  # fraction of draws with a smaller gap if all values are alike
 
 GroupMeasure = Literal["accuracy", "recall", "calibration error"]
 """`recall` is the mean over the classes that occur."""
@@ -122,9 +122,9 @@ def check(inputs: SuiteInputs) -> None:
     count = len(np.unique(values[~is_unknown(values)]))
     if count == 0:
         raise UsageError(f"--by {inputs.by}: no window that judges has a value; name other metadata")
-    if count > _MOST_VALUES:
+    if count > _MAX_VALUES:
         raise UsageError(
-            f"--by {inputs.by or 'group'}: expected at most {_MOST_VALUES} values, got {count}; write metadata that "
+            f"--by {inputs.by or 'group'}: expected at most {_MAX_VALUES} values, got {count}; write metadata that "
             "pools them"
         )
 
@@ -142,7 +142,7 @@ def describe(inputs: SuiteInputs, facts: GroupsFacts) -> SuiteResult:
         title="Which group has the lowest score?",
         lead=(
             f"By {facts.by}, in %. Recall is the mean over the classes that occur; few windows raise the calibration "
-            f"error by chance. Values with fewer than {LEAST_WINDOWS} windows are not judged. The gap is the best "
+            f"error by chance. Values with fewer than {MIN_WINDOWS} windows are not judged. The gap is the best "
             f"value minus the worst, with a 95 % interval that resamples blocks of windows inside each value.{unknown}"
         ),
         facts=facts,
@@ -164,14 +164,14 @@ def judge_groups(inputs: SuiteInputs) -> GroupsFacts:
     unknown = is_unknown(values)
     names = np.unique(values[~unknown]).tolist()
     sizes = {name: int((values == name).sum()) for name in names}
-    judged = [name for name in names if sizes[name] >= LEAST_WINDOWS]
+    judged = [name for name in names if sizes[name] >= MIN_WINDOWS]
     counts, drawn = {}, {}
     for model in inputs.models:
         probabilities = model.probabilities(windows)
         by_value = counts[model.name] = {name: _count(windows, probabilities, values == name) for name in names}
         # The same draws for every model.
         draws = [by_value[name].drawn(np.random.default_rng([inputs.seed, row])) for row, name in enumerate(judged)]
-        drawn[model.name] = {measure: np.array([one[measure] for one in draws]) for measure in MEASURES}  # (V, D)
+        drawn[model.name] = {measure: np.array([draw[measure] for draw in draws]) for measure in MEASURES}  # (V, D)
     gaps: dict[GroupMeasure, dict[str, Gap]] = {}
     if len(judged) > 1:
         gaps = {
@@ -180,7 +180,7 @@ def judge_groups(inputs: SuiteInputs) -> GroupsFacts:
         }
     return GroupsFacts(
         by=inputs.by or "group",
-        least_windows=LEAST_WINDOWS,
+        least_windows=MIN_WINDOWS,
         values=tuple(
             GroupFigures(
                 value=str(name),
@@ -234,9 +234,9 @@ def _changes(inputs: SuiteInputs, drawn: Mapping[str, Mapping[GroupMeasure, Floa
     teacher = next((model.name for model in inputs.models[1:] if model.facts.role == "teacher"), None)
     for measure in MEASURES:
         student, reference = (np.ptp(drawn[name][measure], axis=0) for name in (first.name, baseline))
-        of_teacher = None if teacher is None else np.ptp(drawn[teacher][measure], axis=0)
+        taught = None if teacher is None else np.ptp(drawn[teacher][measure], axis=0)
         low, high = interval_of(student - reference)
-        change = classify_change(student, reference, of_teacher)
+        change = classify_change(student, reference, taught)
         yield GapChange(measure=measure, change=change, low=low, high=high)
 
 
@@ -302,8 +302,8 @@ def _record(inputs: SuiteInputs, facts: GroupsFacts) -> Iterator[str]:
         yield f"more of {facts.by} {gap.worst}"
     few = [value.value for value in facts.values if not value.is_judged]
     if few:
-        more = [] if len(few) <= _MOST_NAMED else [f"{len(few) - _MOST_NAMED} more"]
-        yield f"at least {facts.least_windows} windows of {facts.by} {listed([*few[:_MOST_NAMED], *more], 'and')}"
+        more = [] if len(few) <= _MAX_NAMED else [f"{len(few) - _MAX_NAMED} more"]
+        yield f"at least {facts.least_windows} windows of {facts.by} {listed([*few[:_MAX_NAMED], *more], 'and')}"
 
 
 SUITE = Suite(check=check, run=run)

@@ -27,8 +27,8 @@ from mmkd_report.schema.figures import Measure
 from mmkd_report.schema.judging import SuiteChart, SuiteResult, SuiteTable
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-MOST_SUBSETS = 31
-_HALF = 0.5  # of the samples: the condition that the verdict names
+MAX_SUBSETS = 31
+_HALF = 0.5  # the fraction that the verdict names
 
 
 class _MissingFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +94,7 @@ def without_modalities(windows: Windows, absent: Sequence[str]) -> Windows:
 
 def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the non-empty subsets of modalities, the largest first, at most 31."""
-    return [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)][:MOST_SUBSETS]
+    return [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)][:MAX_SUBSETS]
 
 
 def _conditions(inputs: SuiteInputs) -> Iterator[tuple[tuple[str, ...], float, bool, Windows]]:
@@ -186,18 +186,18 @@ def _table(inputs: SuiteInputs, facts: _MissingFacts) -> SuiteTable:
 def _verdict(name: str, facts: _MissingFacts) -> Iterator[str]:
     measure, first = facts.measure, facts.rows[0]
 
-    def reached(row: _MissingFigures) -> str:
+    def describe_score(row: _MissingFigures) -> str:
         chance = ", no better than chance" if row.is_chance else ""
         return f"{figure_text(row.scores[name], measure)} {measure.words}{chance}"
 
     singles = [row for row in facts.rows if len(row.left) == 1 < len(first.left)]
     if singles:
         best = max(singles, key=lambda row: measure.rank(row.scores[name]))
-        yield f"With {best.left[0]} alone, its best single sensor, {name} reaches {reached(best)}"
+        yield f"With {best.left[0]} alone, its best single sensor, {name} reaches {describe_score(best)}"
     halves = [row for row in facts.rows if row.fraction == _HALF]
     yield (
-        f"With half of the samples missing {name} reaches {reached(halves[0])}, with half of the window missing in one "
-        f"burst {reached(halves[1])}"
+        f"With half of the samples missing {name} reaches {describe_score(halves[0])}, with half of the window missing in one "
+        f"burst {describe_score(halves[1])}"
     )
 
 

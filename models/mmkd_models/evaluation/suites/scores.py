@@ -59,7 +59,7 @@ def _judge_scores(inputs: SuiteInputs) -> _ScoresFacts:
         outcome = outcome_on(windows, answers)
         error, confidence = _calibration(inputs, model, answers)
         models[model.name] = _ModelScores(
-            scores={one.name: outcome.scores.metric(one.name) for one in measures_of(windows.spec.task)},
+            scores={each.name: outcome.scores.metric(each.name) for each in measures_of(windows.spec.task)},
             chance=compare_with_chance([outcome], measure.name, seed=inputs.seed),
             gain=None if first is None else gain_on_windows(first, outcome, measure.name, seed=inputs.seed),
             calibration_error=error,
@@ -112,7 +112,7 @@ def _table(inputs: SuiteInputs, facts: _ScoresFacts) -> SuiteTable:
     is_compared = len(facts.models) > 1
     rows = []
     for name, model in facts.models.items():
-        cells = [cell_text(model.scores[one.name], one) for one in measures]
+        cells = [cell_text(model.scores[each.name], each) for each in measures]
         cells += [f"{100 * model.calibration_error:.1f}"] if model.calibration_error is not None else []
         cells += ["" if model.gain is None else gain_cell(model.gain, measure)] if is_compared else []
         rows.append((name, *cells))

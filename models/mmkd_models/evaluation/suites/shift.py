@@ -1,4 +1,4 @@
-"""Models trained again without one domain at a time, and judged on it: does distillation help on unseen domains?"""
+"""Models trained again without domain domain at a time, and judged on it: does distillation help on unseen domains?"""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def describe(facts: ShiftFacts) -> SuiteResult:
     return SuiteResult(
         title="On unseen domains",
         lead=(
-            f"Trained again without one {facts.by} at a time and judged on it: a {facts.teacher} teacher of all "
+            f"Trained again without domain {facts.by} at a time and judged on it: a {facts.teacher} teacher of all "
             f"sensors ({facts.steps[0]} steps), and for {facts.sensor} a {facts.student} student distilled from it and "
-            f"one trained on labels only ({facts.steps[1]} steps each), {facts.labels}. {choice}{unknown} Intervals "
+            f"domain trained on labels only ({facts.steps[1]} steps each), {facts.labels}. {choice}{unknown} Intervals "
             "are 95 % over domains, by Student's t."
         ),
         facts=facts,
@@ -63,11 +63,11 @@ def _table(facts: ShiftFacts) -> SuiteTable:
     measure, names = facts.measure, list(facts.models)
     rows = [
         (
-            one.name + (f" ({one.shared_groups} groups in training too)" if one.shared_groups else ""),
-            str(one.windows),
-            *(cell_text(one.figures[name], measure) for name in names),
+            domain.name + (f" ({domain.shared_groups} groups in training too)" if domain.shared_groups else ""),
+            str(domain.windows),
+            *(cell_text(domain.figures[name], measure) for name in names),
         )
-        for one in facts.domains
+        for domain in facts.domains
     ]
     means = []
     for spread in facts.models.values():
@@ -101,17 +101,17 @@ def _verdict(facts: ShiftFacts) -> Iterator[str]:
         ahead = points_text(lead.mean, measure).removeprefix("+")
         yield f"The teacher gains {ahead} there ({interval_text(lead, measure)}); the student keeps {kept}"
     worst = facts.worst[STUDENT]
-    figure = next(one.figures[STUDENT] for one in facts.domains if one.name == worst)
+    figure = next(domain.figures[STUDENT] for domain in facts.domains if domain.name == worst)
     yield f"Its worst {facts.by} is {worst}, with {figure_text(figure, measure)}"
     for rival in _RIVALS:
-        one = facts.gains.get(rival)
-        if one is not None and one.high is not None and one.high < 0:
-            better = DomainSpread(mean=-one.mean, low=-one.high, high=-(one.low or 0.0))
+        domain = facts.gains.get(rival)
+        if domain is not None and domain.high is not None and domain.high < 0:
+            better = DomainSpread(mean=-domain.mean, low=-domain.high, high=-(domain.low or 0.0))
             yield (
                 f"{rival} on the same sensor is better there than the student, by {points_text(better.mean, measure)} "
                 f"({interval_text(better, measure)}): take it, or record another {facts.by}"
             )
-    shared = sum(one.shared_groups for one in facts.domains)
+    shared = sum(domain.shared_groups for domain in facts.domains)
     if shared:
         yield (
             f"{shared} groups of left-out domains have windows in training too, in other domains: these figures do not "

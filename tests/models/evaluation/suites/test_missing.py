@@ -15,7 +15,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
 from mmkd_models.data.windows import Floats, Rows, WindowSource
 from mmkd_models.evaluation.rivals import Rivals
-from mmkd_models.evaluation.suites.missing import MOST_SUBSETS, subsets_of, with_missing_samples, without_modalities
+from mmkd_models.evaluation.suites.missing import MAX_SUBSETS, subsets_of, with_missing_samples, without_modalities
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
@@ -70,7 +70,7 @@ def test_a_hidden_sensor_counts_like_one_that_recorded_nothing(machines: Dataset
 def test_of_many_subsets_the_largest_come_first() -> None:
     assert subsets_of(["acc", "gyro"]) == [("acc", "gyro"), ("acc",), ("gyro",)]
     subsets = subsets_of("abcdef")
-    assert len(subsets) == MOST_SUBSETS == 31  # of 63
+    assert len(subsets) == MAX_SUBSETS == 31  # of 63
     sizes = [len(subset) for subset in subsets]
     assert sizes == sorted(sizes, reverse=True)
     assert min(sizes) == 3
