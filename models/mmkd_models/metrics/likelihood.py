@@ -52,16 +52,14 @@ def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind
     return np.asarray(-0.5 * (error / spread) ** 2 - math.log(spread * math.sqrt(2 * math.pi)))
 
 
-def surely_likelier(
-    likelihoods: Floats, references: Floats, groups: NDArray[Any], *, of_one_group: bool = False
-) -> bool:
+def surely_likelier(values: Floats, references: Floats, groups: NDArray[Any], *, of_one_group: bool = False) -> bool:
     """Return whether log-likelihoods (answers,) exceed others by more than a standard error over groups (N,).
 
     Args:
         of_one_group: take windows as independent if there is one group; otherwise the result is then False.
     """
-    differences = likelihoods - references
-    owner = np.unique(np.repeat(groups, len(likelihoods) // len(groups)), return_inverse=True)[1].reshape(-1)
+    differences = values - references
+    owner = np.unique(np.repeat(groups, len(values) // len(groups)), return_inverse=True)[1].reshape(-1)
     if owner.max() == 0:
         if not of_one_group:
             return False

@@ -196,8 +196,8 @@ def _verdict(name: str, facts: _MissingFacts) -> Iterator[str]:
         yield f"With {best.left[0]} alone, its best single sensor, {name} reaches {describe_score(best)}"
     halves = [row for row in facts.rows if row.fraction == _HALF]
     yield (
-        f"With half of the samples missing {name} reaches {describe_score(halves[0])}, with half of the window missing in one "
-        f"burst {describe_score(halves[1])}"
+        f"With half of the samples missing {name} reaches {describe_score(halves[0])}, with half of the window missing "
+        f"in one burst {describe_score(halves[1])}"
     )
 
 
