@@ -246,7 +246,7 @@ def test_a_recipe_that_is_none_says_where(
 
 
 _UNKNOWN = "dataset 'machines': modality 'sound' is not in it; choose one of acc, gyro"
-_SHARE = "label share: expected above 0 and up to 1, got {}; 0.1 keeps a tenth of the labels"
+_FRACTION = "label fraction: expected above 0 and up to 1, got {}; 0.1 keeps a tenth of the labels"
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,9 @@ _SHARE = "label share: expected above 0 and up to 1, got {}; 0.1 keeps a tenth o
             "teacher --modality acc --modality acc",
             "modalities: expected each name once, got acc, acc; name each once",
         ),
-        ("student --modality acc --label-fraction 0", _SHARE.format("0.0")),
-        ("student --modality acc --label-fraction 1.5", _SHARE.format("1.5")),
-        ("student --modality acc --label-fraction nan", _SHARE.format("nan")),
+        ("student --modality acc --label-fraction 0", _FRACTION.format("0.0")),
+        ("student --modality acc --label-fraction 1.5", _FRACTION.format("1.5")),
+        ("student --modality acc --label-fraction nan", _FRACTION.format("nan")),
     ],
 )
 def test_a_wrong_option_names_what_is_right(machines: Dataset, line: str, message: str) -> None:

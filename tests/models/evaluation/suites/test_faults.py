@@ -135,7 +135,7 @@ def model(name: str, right: Sequence[int], *, practised: frozenset | None = froz
 def test_error_is_relative_to_that_of_the_baseline(machines: Dataset) -> None:
     ours, theirs = model("ours", range(12), practised=frozenset({"noise"})), model("labels", [], practised=None)
     found = judge_faults(suite_inputs(machines, ours, theirs))
-    assert found.sound == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
+    assert found.intact == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
     (noise,) = [one for one in found.faults if one.name == "noise"]
     assert noise.errors == {"ours": (0.0,) * 5, "labels": (pytest.approx(2 / 3),) * 5}
     assert noise.relative == {"ours": 0.0}
