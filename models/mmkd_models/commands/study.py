@@ -97,7 +97,7 @@ class _SpaceOptions:
 @dataclass(frozen=True, kw_only=True)
 class _SearchOptions:
     grid: Annotated[bool, Option("Train everything on every seed, without a search.", ("--grid",))] = False
-    trials: Annotated[int, Option("Candidates that the search tries, labels only not unit.", min=1)] = 40
+    trials: Annotated[int, Option("Candidates that the search tries, labels only not counted.", min=1)] = 40
     finalists: Annotated[int, Option("Best candidates to train on all seeds.", min=1)] = 3
     seeds: Annotated[
         int | None,

@@ -1,4 +1,4 @@
-"""Models trained again without domain domain at a time, and judged on it: does distillation help on unseen domains?"""
+"""Models trained again without one domain at a time, and judged on it: does distillation help on unseen domains?"""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def describe(facts: ShiftFacts) -> SuiteResult:
     return SuiteResult(
         title="On unseen domains",
         lead=(
-            f"Trained again without domain {facts.by} at a time and judged on it: a {facts.teacher} teacher of all "
+            f"Trained again without one {facts.by} at a time and judged on it: a {facts.teacher} teacher of all "
             f"sensors ({facts.steps[0]} steps), and for {facts.sensor} a {facts.student} student distilled from it and "
-            f"domain trained on labels only ({facts.steps[1]} steps each), {facts.labels}. {choice}{unknown} Intervals "
+            f"one trained on labels only ({facts.steps[1]} steps each), {facts.labels}. {choice}{unknown} Intervals "
             "are 95 % over domains, by Student's t."
         ),
         facts=facts,
