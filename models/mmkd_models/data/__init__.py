@@ -1,4 +1,4 @@
-"""Datasets: a directory of windows with labels and splits, opened, checked, written and split into folds."""
+"""Datasets: directories of windows with labels and splits."""
 
 from mmkd_models.data.checking.findings import CheckReport, check_dataset
 from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset, shipped_names

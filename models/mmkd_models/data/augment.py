@@ -1,4 +1,4 @@
-"""Augmentation of training windows: the numbers, as checkpoints have them, and the function of each kind."""
+"""Augmentation of training windows."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _PICTURE = 1 / 16  # largest shift and change of size, as a fraction of a side
 
 
 class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Augmentation of training windows; numbers are probabilities or fractions.
+    """Numbers are probabilities or fractions.
 
     Audio: noise of the window's level times `noise` (a quarter to four times that: 14 to 38 dB at 0.05); levels change
-    by up to 60 dB times `gain`; windows lose a band of up to a quarter of the spectrum as often as a span. Video: noise
-    of 255 times `noise` at most; contrast and brightness change by up to twice `gain`; with `shift` the picture moves
-    and changes size by up to a sixteenth; frames are dropped instead of channels.
+    by up to 60 dB times `gain`; `span_dropout` hides a band of up to a quarter of the spectrum. Video: noise of at most
+    255 times `noise`; contrast and brightness change by up to twice `gain`; `shift` moves and scales the picture by up
+    to a sixteenth; frames are dropped instead of channels.
 
     Attributes:
-        shift: move windows by up to half a hop if they are cut from recordings.
-        mixup: fraction of batches whose windows are mixed in pairs, lambda ~ U(0, 1) (Zhang et al., "mixup", ICLR 2018;
-            uniform as in Beyer et al., CVPR 2022).
-        noise: standard deviation of added noise, in medians of the windows' std about their mean.
+        shift: move windows cut from recordings by up to half a hop.
+        mixup: fraction of batches mixed in pairs, lambda ~ U(0, 1) (Zhang et al., "mixup", ICLR 2018; uniform as in
+            Beyer et al., CVPR 2022).
+        noise: std of added noise, in medians of the windows' std about their mean.
         gain: largest relative change of scale about a window's mean.
         span_dropout: probability that a span of up to half a window is hidden.
     """
@@ -94,7 +94,7 @@ def _augment_audio(
 
 
 def _without_band(values: Floats, low: NDArray[np.float64], width: NDArray[np.float64]) -> Floats:
-    """Remove a band from audio (B, T, C), from `low` to `low + width` (B,), as fractions of half the sampling rate."""
+    """Remove a band of audio (B, T, C); `low` and `width` (B,) are fractions of half the sampling rate."""
     spectrum = np.fft.rfft(values, axis=1)
     place = np.linspace(0, 1, spectrum.shape[1])[None, :, None]
     inside = (place >= low[:, None, None]) & (place < (low + width)[:, None, None])
@@ -128,7 +128,7 @@ def _augment_video(
 
 
 def _move_side(pixels: int, size: float, shift: float) -> NDArray[np.int64]:
-    """Return the source of each pixel of a side; pixels beyond an edge take the edge's value."""
+    """Return the source of each pixel; beyond an edge, the edge."""
     middle = (pixels - 1) / 2
     places = (np.arange(pixels) - middle) * (1 + size) + middle + shift * pixels
     found: NDArray[np.int64] = np.clip(np.rint(places), 0, pixels - 1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Training batches: windows drawn, moved, mixed and varied, the same for teacher and student."""
+"""Training batches, the same for teacher and student."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One training batch.
 
     Attributes:
-        inputs: by modality values and presence (B, T, C), values 0 if missing; of video (B, T, H, W, C) from 0 to 255
+        inputs: by modality values and presence (B, T, C), values 0 if missing; video (B, T, H, W, C) from 0 to 255
             and (B, T, 1).
-        targets: (B, K) distribution; of several labels 0 to 1 each, of a regression (B, 1); zeros if unlabelled.
+        targets: (B, K) distribution; multi-label 0 to 1 each; regression (B, 1); zeros if unlabelled.
         labelled: (B,) 1 if `targets` is known, else 0.
-        index: int64 (B,), number of each window, for losses that remember windows.
+        index: int64 (B,), window numbers, for losses that remember windows.
         step: None if this is not the whole batch of a step.
         partner: int64 (B,), number of the window that each is mixed with.
         share: (B,) fraction of the first window in the mixture.
@@ -46,7 +46,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     share: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """Return the same batch on that device."""
+        """Return the batch on that device."""
         return Batch(
             inputs={name: (v.to(device), p.to(device)) for name, (v, p) in self.inputs.items()},
             targets=self.targets.to(device),
@@ -59,7 +59,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class BatchSource:
-    """Draws the batch of any step; `labelled_fraction` of each batch is drawn from the labelled windows."""
+    """Batches by step; `labelled_fraction` of each is drawn from the labelled windows."""
 
     def __init__(
         self, windows: Windows, config: AugmentConfig, *, batch: int, labelled_fraction: float, seed: int
@@ -79,7 +79,7 @@ class BatchSource:
         self._movement = {name: channel_movement(windows, name) for name in series}
 
     def at(self, step: int) -> Batch:
-        """Return the batch of that step; the same step gives the same batch."""
+        """Return the batch of a step, the same at every call."""
         rng = np.random.default_rng([self._seed, step])
         rows = self._rows(rng, step)
         pairs, lam = self._mixing(rng)
@@ -114,7 +114,7 @@ class BatchSource:
         )
 
     def _rows(self, rng: np.random.Generator, step: int) -> NDArray[np.int64]:
-        """Draw without replacement inside an epoch: the step takes its slice of the epoch's permutation."""
+        """Return the step's slice of the epoch's permutation."""
         parts = []
         if self._from_labelled:
             parts.append(self._labelled_rows[self._slice(len(self._labelled_rows), self._from_labelled, step, 1)])
@@ -133,7 +133,7 @@ class BatchSource:
         return taken
 
     def _mixing(self, rng: np.random.Generator) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
-        """Draw partners inside the labelled and the other part of the batch, so that labelled windows keep labels."""
+        """Draw partners among labelled and among unlabelled windows, so that labelled windows keep labels."""
         lam = rng.uniform(0, 1, self._batch).astype(np.float32)
         if rng.uniform() >= self._config.mixup:
             return None, np.ones(self._batch, dtype=np.float32)
@@ -159,7 +159,7 @@ def _mix(
     second: tuple[NDArray[Any], NDArray[np.float32]],
     lam: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mix two batches window by window; samples are present if both are."""
+    """Mix window by window; samples are present if both are."""
     present = first[1] * second[1]
     weight = lam.reshape(-1, *[1] * (first[0].ndim - 1))
     there = present.reshape(*present.shape[:2], *[1] * (first[0].ndim - present.ndim), present.shape[2])
@@ -167,7 +167,7 @@ def _mix(
 
 
 def _as_targets(labels: Labels, *, classes: int) -> Tensor:
-    """Return (B, K) float32, anything finite if a label is unknown."""
+    """Return (B, K) float32; unlabelled rows are any finite value."""
     if labels.dtype.kind == "f":
         return torch.from_numpy(np.nan_to_num(labels, nan=0.0))[:, None]
     if labels.ndim == 2:
@@ -210,7 +210,7 @@ def channel_movement(windows: Windows, name: str) -> NDArray[np.float32]:
 
 
 def spread_rows(windows: Windows, name: str) -> NDArray[np.int64]:
-    """Return at most 2,048 evenly spaced numbers of windows, fewer of large audio and video windows."""
+    """Return at most 2,048 evenly spaced window numbers, fewer for large audio and video windows."""
     modality, most = windows.spec.modality(name), _MAX_WINDOWS
     if modality.kind != "series":
         most = min(most, max(_MIN_WINDOWS, _MAX_VALUES // math.prod(modality.shape)))

@@ -1,4 +1,4 @@
-"""A dataset directory: opened, memory-mapped, and read as windows."""
+"""A dataset directory, memory-mapped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _HASHED_BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """An opened dataset directory."""
+    """An open dataset directory."""
 
     path: Path
     spec: DatasetSpec
@@ -49,12 +49,12 @@ class Dataset:
         return f"Dataset({str(self.path)!r}, {self.spec.name!r}, {counts}: {self.spec.shapes_text})"
 
     def __reduce__(self) -> tuple[object, tuple[Path, str]]:
-        """Pickle path and hash: another process opens the directory once and compares the content."""
+        """Pickle path and hash: another process reopens the directory and compares the content."""
         return _open_same, (self.path.resolve(), self.sha256)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of `dataset.json` and every array file, independent of the directory's path."""
+        """Hash of `dataset.json` and every array file; the path does not count."""
         digest = hashlib.sha256()
         for name in sorted({SPEC_FILE, *map(array_file, self.arrays)}):
             digest.update(f"{name}\n{(self.path / name).stat().st_size}\n".encode())
@@ -64,7 +64,7 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, name: SplitName) -> Windows:
-        """Return the windows of one split. Raise UsageError if the name is not train, valid or test."""
+        """Return the windows of one split. Raise UsageError if it is not train, valid or test."""
         if name not in SPLIT_NAMES:
             raise UsageError(f"split {name!r}: expected train, valid or test; choose one of them")
         return self._everything.subset(np.flatnonzero(self._everything.splits == SPLIT_NAMES.index(name)))
@@ -113,13 +113,13 @@ def load_directory(path: Path) -> tuple[DatasetSpec, Arrays]:
 
 
 def locate_dataset(path: str | Path) -> Path:
-    """Return the path of a dataset, or of the shipped dataset of this name if the path does not exist."""
+    """Return the path of a dataset, or of the shipped dataset of this name."""
     is_name = not Path(path).exists() and str(path) in shipped_names()
     return shipped_dataset(str(path)) if is_name else Path(path)
 
 
 def shipped_dataset(name: str = "watch_exercises") -> Path:
-    """Return the directory of a dataset that is part of this package. Raise UsageError if the name is unknown."""
+    """Return the directory of a shipped dataset. Raise UsageError if the name is unknown."""
     names = shipped_names()
     if name not in names:
         raise UsageError(f"shipped dataset {name!r}: the name is unknown; choose one of {', '.join(names)}")
@@ -127,12 +127,12 @@ def shipped_dataset(name: str = "watch_exercises") -> Path:
 
 
 def shipped_names() -> list[str]:
-    """Return the names of the shipped datasets."""
+    """Return the names of shipped datasets."""
     return sorted(file.parent.name for file in Path(__file__).parent.glob(f"*/{SPEC_FILE}"))
 
 
 def make_windows(spec: DatasetSpec, arrays: Arrays) -> Windows:
-    """Return all windows of checked arrays in the order train, valid, test, without group statistics."""
+    """Return the windows of checked arrays in the order train, valid, test, without group statistics."""
     columns = join_splits(arrays)
     source: WindowSource
     if is_cut(arrays):
@@ -199,7 +199,7 @@ def _starts(counts: Rows) -> Rows:
 
 
 def window_counts(spec: DatasetSpec, arrays: Arrays) -> dict[str, int]:
-    """Return the number of windows in each split that are cut from checked recordings."""
+    """Return the number of windows that each split cuts from checked recordings."""
     source = _cut_windows(spec, arrays)
     numbers = arrays[f"{RECORDINGS}/splits.npy"][source.recording]
     return {name: int((numbers == number).sum()) for number, name in enumerate(SPLIT_NAMES)}

@@ -1,4 +1,4 @@
-"""The array files of a dataset directory: names, dtypes, shapes and rules for their content."""
+"""Array files of a dataset directory: names, dtypes, shapes and rules."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ArrayRule:
     required: bool = True
 
     def problems(self, array: AnyArray) -> Iterator[str]:
-        """Yield a message for a wrong dtype and for a wrong shape."""
+        """Yield a message for a wrong dtype or shape."""
         is_text = array.dtype.kind == "U" and "text" in self.dtypes
         if not is_text and not any(array.dtype == dtype for dtype in self.dtypes if dtype != "text"):
             wanted = " or ".join(self.dtypes)
@@ -48,17 +48,17 @@ class ArrayRule:
 
 
 def presence_file(folder: str, modality: str) -> str:
-    """Return the file of present frames of a video: `train/lips.frames.npy`."""
+    """Return the file of a video's frame presence: `train/lips.frames.npy`."""
     return f"{folder}/{modality}.frames.npy"
 
 
 def metadata_key(split: str, name: str) -> str:
-    """Return the key of metadata among the arrays of a dataset: `train/metadata.npz:machine`."""
+    """Return the array key of metadata: `train/metadata.npz:machine`."""
     return f"{split}/{METADATA}:{name}"
 
 
 def metadata_names(arrays: Arrays, split: str = "train") -> list[str]:
-    """Return the names of the metadata of one split."""
+    """Return the metadata names of one split."""
     prefix = metadata_key(split, "")
     return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
 
@@ -74,7 +74,7 @@ def is_cut(arrays: Arrays) -> bool:
 
 
 def _rules(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[ArrayRule]:
-    """Yield the rule of every array that a dataset may have; the number of recordings follows from the arrays."""
+    """Yield the rule of every possible array; the number of recordings follows from the arrays."""
     return _recording_rules(spec, arrays) if cut else _split_rules(spec, arrays)
 
 
@@ -135,7 +135,7 @@ def _recording_rules(spec: DatasetSpec, arrays: Arrays) -> Iterator[ArrayRule]:
 
 
 def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], list[str]]:
-    """Map every array file read-only. Return the arrays and a message for every fault."""
+    """Map every array file read-only. Return arrays and problems."""
     cut = spec.recordings is not None and not any((path / name).is_dir() for name in SPLIT_NAMES)
     if spec.recordings is None and (path / RECORDINGS).is_dir() and not (path / SPLIT_NAMES[0]).is_dir():
         return {}, [f"{SPEC_FILE}: 'recordings': expected how windows are cut, since {RECORDINGS}/ is there; add it"]
@@ -237,7 +237,7 @@ def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
 
 
 def _wrong_labels(labels: AnyArray, task: TaskSpec) -> tuple[npt.NDArray[np.bool_], str, str]:
-    """Return which labels are wrong (N,), the rule, and the fix."""
+    """Return wrong labels (N,), the rule, and the fix."""
     match task.kind:
         case "classification":
             highest = len(task.labels) - 1
@@ -292,7 +292,7 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
 
 
 def join_splits(arrays: Arrays) -> dict[str, AnyArray]:
-    """Return labels, splits (0 train, 1 valid, 2 test) and the optional arrays, by window (N,) or by recording."""
+    """Return labels, splits (0 train, 1 valid, 2 test) and optional arrays, by window (N,) or recording."""
     names = ("labels", *PER_WINDOW)
     if is_cut(arrays):
         files = {name: f"{RECORDINGS}/{name}.npy" for name in (*names, "splits")}
@@ -316,7 +316,7 @@ def join_metadata(arrays: Arrays) -> dict[str, AnyArray]:
 
 
 def _groups_with_several(groups: AnyArray, numbers: npt.NDArray[np.int64]) -> list[tuple[int | str, list[int]]]:
-    """Return the groups with more than one of the numbers (N,), and these numbers."""
+    """Return the groups with several distinct numbers (N,), and these numbers."""
     names, group = np.unique(groups, return_inverse=True)
     pairs = np.unique(np.stack([group, numbers], axis=1), axis=0)
     several, counts = np.unique(pairs[:, 0], return_counts=True)

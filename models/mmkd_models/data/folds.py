@@ -1,4 +1,4 @@
-"""Cross-validation folds over whole groups, and a fraction of the labels."""
+"""Cross-validation folds over whole groups, and label subsets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MIN_FOLDS = 3  # one to judge, one to choose by, one to train on
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fold:
-    """Window numbers of one fold: int64, ascending, disjoint, no group in two of them."""
+    """Window numbers of one fold: int64, ascending, disjoint, no group in two parts."""
 
     train: Rows
     valid: Rows
@@ -45,11 +45,11 @@ def check_seeds(windows: Windows, seeds: int) -> None:
 
 
 def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) -> Fold:
-    """Split the windows: test is one fold, valid the next one, train all others and all unlabelled windows.
+    """Split the windows: test is one fold, valid the next, train all others and all unlabelled windows.
 
-    A dataset's own folds are used if it has some. Otherwise whole groups are dealt by `seed`, classes balanced. Without
-    groups the own split is the only fold, since windows of one recording would be torn apart. Raise UsageError if there
-    is no such fold, or too few folds, groups or labelled windows.
+    A dataset's own folds come first. Otherwise whole groups are dealt by `seed`, classes balanced. Without groups the
+    own split is the only fold, since dealing would tear recordings apart. Raise UsageError if there is no such fold, or
+    too few folds, groups or labelled windows.
     """
     name, count = windows.spec.name, fold_count(windows, folds=folds)
     is_own_split = windows.folds is None and not windows.has_groups
@@ -110,7 +110,7 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
 
 
 def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose (N,) a fraction of the windows of each stratum, at least one; a smaller share is part of a larger one."""
+    """Choose (N,) a fraction of each stratum, at least one window; smaller shares are subsets of larger ones."""
     if not 0 < share <= 1:
         raise UsageError(f"label fraction: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels")
     chosen = np.zeros(len(labels), dtype=bool)
@@ -122,7 +122,6 @@ def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.b
 
 
 def _deal(windows: Windows, *, seed: int, folds: int) -> Rows:
-    """Return int64 (N,): the fold of each window's group."""
     _, group = np.unique(windows.groups, return_inverse=True)
     classes = np.unique(find_strata(windows.labels), return_inverse=True)[1]
     counts = np.zeros((group.max() + 1, classes.max() + 1))
@@ -133,8 +132,8 @@ def _deal(windows: Windows, *, seed: int, folds: int) -> Rows:
 def deal_groups(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float64], *, seed: int) -> Rows:
     """Return the part of each group of `counts` (groups, classes), with about its fraction (parts,) of every class.
 
-    Groups are dealt one by one, larger ones mostly first, each to the part that has least of its classes: this keeps
-    the sum of squared fractions low, the aim of scikit-learn's StratifiedGroupKFold. No part stays empty.
+    Groups are dealt mostly largest first, each to the part with least of its classes: this keeps the sum of squared
+    fractions low, the aim of scikit-learn's StratifiedGroupKFold. No part stays empty.
     """
     own_fractions, size = counts / np.maximum(counts.sum(axis=0), 1), fractions / fractions.max()
     # Without the jitter groups of different sizes would be dealt in the same order for every seed.
@@ -160,7 +159,7 @@ _VALID_FROM, _TEST_FROM = 0.6, 0.8  # fractions of the labelled windows, in time
 
 
 class LeftOutDomains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What each fold leaves out: a value of `group` or of metadata; None for the end of the campaign."""
+    """What each fold leaves out: a value of `group` or metadata; None for the end of the campaign."""
 
     by: str | None
 
@@ -174,7 +173,7 @@ class Domains:
 
 
 def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[Any]:
-    """Return the group (N,) of each window, or its metadata. Raise UsageError if there are none."""
+    """Return the group or metadata (N,) of each window. Raise UsageError if there are none."""
     name = windows.spec.name
     if by is None or by == "group":
         if not windows.has_groups:
@@ -189,17 +188,17 @@ def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[An
 
 
 def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return (N,) whether a value is missing: an empty text, or NaN."""
+    """Return (N,) whether a value is an empty text or NaN."""
     if values.dtype.kind == "f":
         return np.asarray(np.isnan(values))
     return np.asarray(values == "") if values.dtype.kind == "U" else np.zeros(len(values), dtype=bool)
 
 
 def find_domains(windows: Windows, by: str) -> Domains:
-    """Return the values of metadata or the groups as domains; of more than ten, ten pools.
+    """Return the values of metadata or groups as domains, at most ten: more are pooled.
 
-    Floats are pooled by their order, other values so that classes are alike in every pool. Raise UsageError if domains
-    or their labelled windows are too few.
+    Floats are pooled by order, other values with balanced classes. Raise UsageError if domains or their labelled
+    windows are too few.
     """
     values = values_by(windows, by, suite="shift")
     known = np.flatnonzero(~is_unknown(values))
@@ -225,7 +224,7 @@ def find_domains(windows: Windows, by: str) -> Domains:
 
 
 def _pool(windows: Windows, names: npt.NDArray[Any], number: Rows) -> tuple[tuple[str, ...], Rows]:
-    """Return the names of ten pools and the pool of each window; `number` (N,) is its value among the names."""
+    """Return the names of ten pools and each window's pool; `number` (N,) indexes the names."""
     is_float = names.dtype.kind == "f"
     if is_float:
         first = np.cumsum(np.bincount(number)) - np.bincount(number)  # windows before each value
@@ -245,9 +244,9 @@ def _pool(windows: Windows, names: npt.NDArray[Any], number: Rows) -> tuple[tupl
 def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fold:
     """Return the fold whose test is this domain, or the end of the campaign (the last fifth of the labelled windows).
 
-    Of the other domains a fifth of the groups validates; without groups the dataset's own validation windows do.
-    Windows of no domain, those that share samples with the test, and those across a border in time are left out. Raise
-    UsageError if a class is missing in train, or a part has few windows.
+    A fifth of the other groups validates; without groups, the dataset's own validation windows. Left out are windows of
+    no domain, those that share samples with the test, and those across a border in time. Raise UsageError if a class is
+    missing in train, or a part has few windows.
     """
     if left_out.by is None:
         return _check_fold(windows, _fold_in_time(windows), "--time: without the end of the campaign")
@@ -273,7 +272,7 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
 
 
 def shared_groups(windows: Windows, fold: Fold) -> int:
-    """Return how many groups of the test have windows in train or valid."""
+    """Count the test groups that have windows in train or valid."""
     if not windows.has_groups:
         return 0
     known = np.concatenate([windows.groups[fold.train], windows.groups[fold.valid]])
@@ -281,7 +280,7 @@ def shared_groups(windows: Windows, fold: Fold) -> int:
 
 
 def _shares_samples(windows: Windows, is_test: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return (N,) whether a window shares samples with one of the test; windows of different groups do not."""
+    """Return (N,) whether a window shares samples with the test; different groups never do."""
     sharing = np.zeros(len(windows), dtype=bool)
     if windows.has_groups and not np.isin(windows.groups[is_test], windows.groups[~is_test]).any():
         return sharing

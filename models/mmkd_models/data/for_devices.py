@@ -1,4 +1,4 @@
-"""What a device takes from a dataset: the reference of a group, and whole recordings."""
+"""References of groups and whole recordings, for devices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmkd_models.data.windows import Floats, Windows, first_sample, mean_and_std
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredReference:
-    """A reference and the windows that it was measured on."""
+    """A reference and its windows."""
 
     reference: Reference
     group: int | str
@@ -74,7 +74,7 @@ def _find_group(windows: Windows, group: int | str | None) -> int | str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WholeRecording:
-    """One recording of one modality, float32 (n, C); its name is `recording 3` or `windows 3 to 9`."""
+    """One recording of one modality, float32 (n, C), named `recording 3` or `windows 3 to 9`."""
 
     rows: Floats
     name: str
@@ -84,7 +84,7 @@ class WholeRecording:
 
 
 def read_recordings(path: str | Path, modality: ModalitySpec) -> list[WholeRecording]:
-    """Return the recordings of a dataset for a student's modality. Raise UsageError if the modality does not fit."""
+    """Return the recordings for a student's modality. Raise UsageError if the modality does not fit."""
     dataset = open_dataset(path)
     stored = dataset.spec.modality(modality.name)
     if stored.kind == "video":
@@ -121,7 +121,7 @@ def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int])
 
 
 def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[WholeRecording]:
-    """Join stored windows that follow each other in one split, group, label and episode; shared samples come once."""
+    """Join consecutive stored windows of one split, group, label and episode; shared samples come once."""
     windows = dataset.everything()
     starts_s = np.cumsum(_shared_steps_s(windows)) if windows.times is None else windows.times
 
@@ -145,7 +145,7 @@ def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) ->
 
 
 def _shared_steps_s(windows: Windows) -> npt.NDArray[np.float64]:
-    """Return (N,) seconds from the start of the window before, by the samples they share; 0 if they share none."""
+    """Return (N,) seconds since the start of the window before, by shared samples; 0 if they share none."""
     steps_s = np.zeros(len(windows))
     overlaps = find_overlaps(windows)
     follows = overlaps.second == overlaps.first + 1

@@ -1,4 +1,4 @@
-"""Which training windows show their labels: a fraction of each class, or whole groups."""
+"""Choice of labelled training windows: a fraction of each class, or whole groups."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MIN_GROUPS = 6  # groups to train on, from which a third is two or more and lea
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The labels that training may use: a fraction of the windows of each class, or all labels of this many groups."""
+    """Labels that training may use: a fraction of each class, or all labels of this many groups."""
 
     share: float = 1.0
     groups: int | None = None
@@ -34,7 +34,7 @@ A_TENTH = Labelled(share=0.1)
 
 
 def labelled_from_options(share: float | None, groups: int | None, *, otherwise: Labelled) -> Labelled:
-    """Return the labels of `--label-fraction` and `--labelled-groups`. Raise UsageError if both are given."""
+    """Parse `--label-fraction` and `--labelled-groups`. Raise UsageError if both are given."""
     if share is not None and groups is not None:
         raise UsageError(
             f"--labelled-groups {groups}: cannot be combined with --label-fraction {share:g}; leave one of them out"
@@ -45,7 +45,7 @@ def labelled_from_options(share: float | None, groups: int | None, *, otherwise:
 
 
 def label_option(labelled: Labelled) -> str:
-    """Return the command line option for these labels; empty for all."""
+    """Return the command line option; empty for all labels."""
     if labelled.groups is not None:
         return f"--labelled-groups {labelled.groups}"
     return "" if labelled.is_all else f"--label-fraction {labelled.share:g}"
@@ -88,7 +88,7 @@ def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray
 
 
 def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
-    """Return the default labels: a third of the groups if that is two or more and has every class, else a tenth."""
+    """Return the default: a third of the groups if that is two or more and has every class, else a tenth of labels."""
     folds = [_classes_of_groups(train)[1] for train in trainings if train.has_groups]
     fewest = min((len(has) for has in folds), default=0)
     if fewest < _MIN_GROUPS or len(folds) < len(trainings):
@@ -98,7 +98,7 @@ def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
 
 
 def _classes_of_groups(train: Windows) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-    """Return names (G,) of the groups with a labelled window, and the classes (G, K) of each; no K for a regression."""
+    """Return names (G,) of groups with a labelled window, and their classes (G, K); no K for a regression."""
     known = train.subset(train.labelled)
     names, group = np.unique(known.groups, return_inverse=True)
     kind, labels = train.spec.task.kind, known.labels
@@ -111,7 +111,7 @@ def _classes_of_groups(train: Windows) -> tuple[npt.NDArray[np.generic], npt.NDA
 
 
 def _cover(has: npt.NDArray[np.bool_]) -> list[int]:
-    """Choose groups that have every class (G, K) between them, greedily."""
+    """Choose groups that together have every class (G, K), greedily."""
     cover: list[int] = []
     missing = np.ones(has.shape[1], dtype=bool)
     while missing.any():

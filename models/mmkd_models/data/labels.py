@@ -28,7 +28,7 @@ def is_labelled(labels: Labels) -> npt.NDArray[np.bool_]:
 
 
 def absent_labels(task: TaskSpec, labels: Labels) -> list[str]:
-    """Return the classes or labels that no labelled window has; empty for a regression."""
+    """Return the classes or labels of no labelled window; empty for a regression."""
     if task.kind == "regression":
         return []
     several = task.kind == "multi_label"
@@ -46,7 +46,7 @@ def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
 
 
 def find_strata(labels: Labels) -> npt.NDArray[np.int64]:
-    """Return the stratum (N,): the class, the rarest label that is on (K if none is), or the decile; -1 unlabelled."""
+    """Return the stratum (N,): the class, the rarest label that is on (K if none), or the decile; -1 unlabelled."""
     known = is_labelled(labels)
     if labels.dtype.kind == "f":
         tenths = np.arange(1, _STRATA) / _STRATA
@@ -62,7 +62,7 @@ def find_strata(labels: Labels) -> npt.NDArray[np.int64]:
 
 
 def name_strata(labels: Labels, task: TaskSpec) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Return the stratum (N,) of each window and the name of each stratum."""
+    """Return the strata (N,) and their names."""
     strata = find_strata(labels)
     match task.kind:
         case "classification":
@@ -78,7 +78,7 @@ _CORRELATION = 0.8  # of the answers to neighbouring windows, close to that of w
 
 
 def block_length(count: int) -> int:
-    """Return the number of consecutive windows in a block, for a bootstrap over blocks.
+    """Return the number of consecutive windows in a block of a bootstrap.
 
     (2 r / (1 - r^2))^(2/3) n^(1/3) for a first-order autoregressive series of correlation r (E. Carlstein, "The Use of
     Subseries Values for Estimating the Variance of a General Statistic", Annals of Statistics 14, 1986).
@@ -92,7 +92,7 @@ def block_length(count: int) -> int:
 
 
 def find_blocks(splits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the number (N,) of each window's block, from 0; no block is in two splits. `splits` (N,) ascend."""
+    """Return each window's block (N,), from 0; no block is in two splits. `splits` (N,) ascend."""
     blocks: list[npt.NDArray[np.int64]] = []
     first = 0
     for count in np.bincount(splits).tolist():

@@ -1,4 +1,4 @@
-"""`dataset.json`: its content and its rules."""
+"""Content and rules of `dataset.json`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _BLOCK_WINDOWS = 256
 
 
 def kind_problems(modality: ModalitySpec) -> Iterator[str]:
-    """Yield a message for every rule of its kind that a modality breaks."""
+    """Yield a message for every broken rule of the modality's kind."""
     sides = {"height": modality.height, "width": modality.width}
     if modality.kind != "video":
         for key, side in sides.items():
@@ -69,7 +69,7 @@ def kind_problems(modality: ModalitySpec) -> Iterator[str]:
 
 
 def size_problem(modality: ModalitySpec) -> str | None:
-    """Return the problem of a window that is too large to train on, with its fix, or None."""
+    """Return the problem of a window too large to train on, with its fix, or None."""
     samples, width = modality.samples, int(np.prod(modality.shape[1:], dtype=object))
     if modality.kind == "video":
         if samples * width <= MAX_WINDOW_BYTES:
@@ -91,7 +91,7 @@ def size_problem(modality: ModalitySpec) -> str | None:
 
 
 def decode_samples(stored: Values, *, kind: ModalityKind, scale: Values | None = None) -> Values:
-    """Return stored windows (B, T, ...) in memory: int16 becomes float32 by `scale` (C,), NaN = missing."""
+    """Decode stored windows (B, T, ...): int16 becomes float32 by `scale` (C,), NaN = missing."""
     if kind == "video" or stored.dtype == np.float32:
         return stored
     factor = np.float32(1 / FULL_SCALE) if scale is None else scale
@@ -101,12 +101,12 @@ def decode_samples(stored: Values, *, kind: ModalityKind, scale: Values | None =
 
 
 def with_present(frames: Values, present: Values) -> Values:
-    """Return frames (..., T, H, W, C), masked where `present` (..., T) is 0; the array itself if all are there."""
+    """Return frames (..., T, H, W, C), masked where `present` (..., T) is 0; the array itself if all are present."""
     return mask_missing(frames, np.asarray(present) == 0)
 
 
 def frame_presence(frames: Values) -> npt.NDArray[np.uint8] | None:
-    """Return whether frames (..., T, H, W, C) are there, uint8 (..., T); None if nothing is masked."""
+    """Return uint8 (..., T) whether frames (..., T, H, W, C) are present; None if none is masked."""
     missing = missing_frames(frames)
     return (~missing).astype(np.uint8) if missing.any() else None
 
@@ -124,12 +124,12 @@ def storable(values: Values, kind: ModalityKind) -> Values | None:
 
 
 def window_bytes(modality: ModalitySpec) -> int:
-    """Return the memory of one window."""
+    """Return the bytes of one window."""
     return math.prod(modality.shape) * np.dtype(modality.dtype).itemsize
 
 
 def windows_at_once(modality: ModalitySpec) -> int:
-    """Return how many windows to read at a time: 256, fewer of large ones."""
+    """Return the number of windows per read: 256, fewer for large ones."""
     return int(np.clip(_BLOCK_BYTES // max(1, window_bytes(modality)), 1, _BLOCK_WINDOWS))
 
 
@@ -143,14 +143,14 @@ _RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits", "times", "e
 
 
 class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How windows are cut from `recordings/`; `scale` is the value of one int16 count of each channel, by modality."""
+    """How windows are cut from `recordings/`; `scale` is the value of one int16 count by modality and channel."""
 
     hop_s: float
     scale: dict[str, tuple[float, ...]] = {}
 
 
 class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of `dataset.json`; `left_out` counts windows that an import left out, by reason."""
+    """Content of `dataset.json`; `left_out` counts windows that an import left out, by reason."""
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -164,11 +164,11 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def shapes_text(self) -> str:
-        """Each modality with its shape (T, C), of video (T, H, W, C), in a line."""
+        """Each modality's shape (T, C), of video (T, H, W, C), in a line."""
         return ", ".join(f"{modality.name} {modality.shape}" for modality in self.modalities)
 
     def modality(self, name: str) -> ModalitySpec:
-        """Return the modality of this name. Raise UsageError if it is unknown."""
+        """Return a modality by name. Raise UsageError if it is unknown."""
         for modality in self.modalities:
             if modality.name == name:
                 return modality
@@ -201,7 +201,7 @@ def require_classification(spec: DatasetSpec, *, what: str) -> None:
 
 
 def refuse(where: Path | str, problems: Sequence[str]) -> None:
-    """Raise DatasetError with all problems: a line for one, a list for more; do nothing without any."""
+    """Raise DatasetError with all problems, if any: a line for one, a list for more."""
     if problems:
         lines = problems if len(problems) == 1 else [f"{len(problems)} problems", *problems]
         raise DatasetError("\n  - ".join([f"{where}: {lines[0]}", *lines[1:]]))
@@ -224,7 +224,7 @@ def _decode(file: Path) -> DatasetSpec:
 
 
 def spec_problems(spec: DatasetSpec) -> Iterator[str]:
-    """Yield a message for every rule that `dataset.json` breaks beyond types."""
+    """Yield a message for every broken rule beyond types."""
     yield from _task_problems(spec.task)
     yield from _text_problems(spec)
     if not spec.modalities:
@@ -266,7 +266,7 @@ def _text_problems(spec: DatasetSpec) -> Iterator[str]:
 
 
 def name_problem(name: str) -> str | None:
-    """Return the problem of a modality's name, or None. NFC only: in NFD the same letters would be another name."""
+    """Return the problem of a modality's name, or None. NFC only: NFD would make another name of the same letters."""
     is_word = name.isidentifier() and name[0] != "_" and unicodedata.is_normalized("NFC", name)
     if is_word and name not in _RESERVED_NAMES:
         return None

@@ -27,11 +27,11 @@ LARGE_BYTES = 1 << 28
 
 
 class WindowSource(Protocol):
-    """A reader of raw windows by row number."""
+    """Raw windows by row number."""
 
     @property
     def max_shift_s(self) -> float:
-        """Seconds by which a window may be moved either way."""
+        """Seconds that a window may be moved either way."""
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Return new float32 (B, T, C) in raw units, NaN and Inf as stored; of video uint8 (B, T, H, W, C)."""
@@ -39,7 +39,7 @@ class WindowSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredWindows:
-    """Windows stored in arrays (N_i, T, C), of video (N_i, T, H, W, C), one part after the other, from `offsets` on."""
+    """Windows stored in arrays (N_i, T, C), of video (N_i, T, H, W, C), concatenated at `offsets`."""
 
     parts: Mapping[str, Sequence[AnyArray]]
     offsets: Rows
@@ -47,7 +47,7 @@ class StoredWindows:
 
     @property
     def max_shift_s(self) -> float:
-        """Always 0: the samples around a stored window are unknown."""
+        """Always 0: samples around a stored window are unknown."""
         return 0.0
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
@@ -84,8 +84,8 @@ class CutWindows:
         samples: by modality, all recordings end to end: float32 or int16 (L, C), of video uint8 (L, H, W, C).
         scale: (C,) by int16 modality: the value of one count.
         offsets: by modality (R,): start of each recording in `samples`.
-        start_s: (N,) start of each window in its recording, at most `latest_start_s` (R,) if it was moved.
-        present: for video uint8 (L,), 1 if the frame is there; without it all are.
+        start_s: (N,) in its recording; `latest_start_s` (R,) limits moved windows.
+        present: for video uint8 (L,), 1 if the frame is present; absent if all are.
     """
 
     samples: Mapping[str, AnyArray]
@@ -104,7 +104,7 @@ class CutWindows:
         return self.hop_s / 2
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Return new windows, each moved by its `shift_s` as far as its recording reaches."""
+        """Return new windows, each moved by `shift_s` as far as its recording reaches."""
         recording = self.recording[rows]
         start_s = self.start_s[rows]
         if shift_s is not None:
@@ -121,7 +121,7 @@ class CutWindows:
 
 
 def _windows_at(flat: AnyArray, first: Rows, samples: int) -> AnyArray:
-    """Return a new (B, T, ...): windows of an array (L, ...) from these first samples on."""
+    """Return new windows (B, T, ...) of an array (L, ...)."""
     width = int(np.prod(flat.shape[1:]))
     # (L - T + 1, T * width): row i is the window that starts at sample i, without a copy
     views = np.lib.stride_tricks.sliding_window_view(np.asarray(flat).reshape(-1), samples * width)[::width]
@@ -138,12 +138,12 @@ def _check_whole(arrays: Sequence[AnyArray]) -> None:
 
 
 def first_sample(start_s: npt.NDArray[np.float64], rate_hz: float) -> Rows:
-    """Return the number of the sample nearest to each start; halves go to the even number."""
+    """Return the sample nearest to each start; halves go to the even number."""
     return np.rint(start_s * rate_hz).astype(np.int64)
 
 
 def window_starts_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec], *, hop_s: float) -> list[float]:
-    """Return the starts k * hop_s of all windows of one recording that fit into every modality."""
+    """Return the starts k * hop_s of all windows of a recording that fit into every modality."""
     # Rounding to the nearest sample lets a window start up to half a sample late.
     latest_s = latest_start_s(lengths, modalities) + max(0.5 / modality.rate_hz for modality in modalities)
     starts: npt.NDArray[np.float64] = np.arange(max(int(latest_s / hop_s) + 2, 0), dtype=np.float64) * hop_s
@@ -155,7 +155,7 @@ def window_starts_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec], 
 
 
 def latest_start_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec]) -> float:
-    """Return the latest start at which a whole window of every modality fits; negative if none does."""
+    """Return the latest start of a window that fits every modality; negative if none does."""
     return min(
         (length - modality.samples) / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True)
     )
@@ -170,7 +170,7 @@ OF_GROUPS = Split(by="groups", judged_on="people and machines never seen", resam
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupStatistics:
-    """Mean and std (above 0) of the raw values of each group, (G, C) by modality that is normalised per group."""
+    """Mean and std (above 0) of each group's raw values, (G, C) by modality normalised per group."""
 
     groups: Groups
     mean: dict[str, npt.NDArray[np.float64]]
@@ -188,7 +188,7 @@ class Windows:
         metadata: (N,) each.
         times: float64 (N,), UTC seconds at the window's start.
         episodes: (N,), equal for windows of one run of a recording.
-        rows: (N,), numbers of the windows in the source.
+        rows: (N,), window numbers in the source.
     """
 
     spec: DatasetSpec
@@ -212,7 +212,7 @@ class Windows:
 
     @property
     def labelled(self) -> npt.NDArray[np.bool_]:
-        """(N,) whether each window has a label."""
+        """Whether each window has a label (N,)."""
         return is_labelled(self.labels)
 
     @property
@@ -222,17 +222,15 @@ class Windows:
 
     @property
     def max_shift_s(self) -> float:
-        """Half a hop if windows are cut from recordings, else 0."""
+        """Half a hop for windows cut from recordings, else 0."""
         return self.source.max_shift_s
 
     def take(self, index: npt.ArrayLike, *, shift_s: npt.ArrayLike | None = None) -> dict[str, Values]:
         """Return windows by modality: new float32 (B, T, C), NaN = missing; of video uint8 (B, T, H, W, C) or masked.
 
-        Values outside a modality's `range` and infinite values become NaN. A modality with `normalise: per_group` is
-        z-scored with the statistics of the window's group over the whole dataset (no label is used).
-
-        Args:
-            shift_s: (B,), moves each window inside its recording; ignored for stored windows.
+        Infinite values and those outside a modality's `range` become NaN. `normalise: per_group` z-scores with the
+        statistics of the window's group over the whole dataset (no label is used). `shift_s` (B,) moves each window
+        inside its recording; stored windows ignore it.
         """
         shift = None if shift_s is None else np.asarray(shift_s, dtype=np.float64)
         numbers = np.asarray(index)
@@ -260,11 +258,11 @@ class Windows:
         return replace(self, metadata=metadata, **arrays)
 
     def only_labelled(self) -> Windows:
-        """Return the windows that have a label."""
+        """Return the labelled windows."""
         return self.subset(np.flatnonzero(self.labelled))
 
     def with_labels(self, labels: npt.NDArray[Any]) -> Windows:
-        """Return the same windows with other labels. Raise UsageError if the shape differs."""
+        """Return the windows with other labels. Raise UsageError if the shape differs."""
         if labels.shape != self.labels.shape:
             letters = "(N, K)" if self.labels.ndim == 2 else "(N,)"
             raise UsageError(
@@ -273,7 +271,7 @@ class Windows:
         return replace(self, labels=labels.astype(self.labels.dtype))
 
     def with_modalities(self, names: Sequence[str]) -> Windows:
-        """Return the same windows with these modalities. Raise UsageError if a name is unknown, twice or missing."""
+        """Return the windows with these modalities. Raise UsageError if a name is unknown, twice or missing."""
         if not names:
             raise UsageError("modalities: expected one or more names, got none; name a modality of the dataset")
         if len(set(names)) < len(names):
@@ -283,7 +281,7 @@ class Windows:
 
 
 def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
-    """Return the values, NaN where they are infinite or outside the modality's range."""
+    """Return the values, NaN if infinite or outside the modality's range."""
     if modality.range is None:
         invalid = np.isinf(values)
     else:
@@ -293,7 +291,7 @@ def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:
 
 
 def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and population std (C,) of the known values (n, C); 0 without values, std 1 without change."""
+    """Return mean and population std (C,) of known values (n, C); mean 0 without values, std 1 without change."""
     present = ~np.isnan(values)
     count = np.maximum(present.sum(axis=0), 1)
     known = np.where(present, values, 0.0).astype(np.float64)
@@ -305,7 +303,7 @@ def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt
 
 
 def group_statistics(windows: Windows) -> GroupStatistics | None:
-    """Compute the statistics of every group; None if no modality is normalised per group."""
+    """Compute each group's statistics; None if no modality is normalised per group."""
     modalities = [modality for modality in windows.spec.modalities if modality.normalise == "per_group"]
     if not modalities:
         return None
@@ -324,7 +322,7 @@ def group_statistics(windows: Windows) -> GroupStatistics | None:
 
 
 def raw_values(windows: Windows, *, modality: ModalitySpec, rows: Rows) -> Floats:
-    """Return the valid raw values of these rows, float32 (n, C)."""
+    """Return valid raw values, float32 (n, C)."""
     values = valid_values(windows.source.gather(modality, rows, shift_s=None), modality=modality)
     return values.reshape(-1, len(modality.channels))
 

@@ -88,11 +88,11 @@ def write_dataset(
     """Write a dataset directory from arrays of windows and open it; suspicious recordings are logged as warnings.
 
     Args:
-        labels: class names in the order of the label numbers; a `TaskSpec` for other tasks.
+        labels: class names by label number; a `TaskSpec` for other tasks.
         splits: for train, valid and test an array (N, T, C) per modality (video: uint8 (N, T, H, W, C)), NaN or masked
             if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the window's start),
             `episodes`, (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
-        left_out: number of windows that are not in the dataset, by reason.
+        left_out: number of windows left out, by reason.
 
     Raise DatasetError if arrays break the contract of docs/datasets.md, UsageError if `path` exists.
     """
@@ -129,10 +129,8 @@ def write_recordings(
 ) -> Dataset:
     """Write a dataset directory from whole recordings; windows are cut at every multiple of `hop_s`.
 
-    Args:
-        scale: for int16 series, the value of one count of each channel in its unit.
-
-    Raise DatasetError if recordings break the contract of docs/datasets.md, UsageError if `path` exists.
+    For int16 series, `scale` is the value of one count of each channel. Raise DatasetError if recordings break the
+    contract of docs/datasets.md, UsageError if `path` exists.
     """
     path = Path(path)
     spec = DatasetSpec(
@@ -164,7 +162,7 @@ def _check_spec(path: Path, spec: DatasetSpec) -> None:
 
 
 def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: list[str]) -> dict[str, AnyArray]:
-    """Return the arrays of one split as stored; add those that cannot be to the problems."""
+    """Return one split's arrays as stored; append to the problems."""
     modalities = {modality.name: modality for modality in spec.modalities}
     allowed = ("labels", *PER_WINDOW, "metadata")
     arrays: dict[str, AnyArray] = {}
@@ -213,14 +211,14 @@ def _metadata_arrays(split: str, values: Mapping[str, npt.ArrayLike], problems: 
 
 
 def _text(values: AnyArray) -> AnyArray | None:
-    """Return text as text, also if it comes as objects, as in pandas; None if it is no text."""
+    """Return text, also from objects, as in pandas; None if it is no text."""
     if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
         return values.astype(np.str_)
     return values if values.dtype.kind == "U" else None
 
 
 def _convert(values: AnyArray, *, dtype: str) -> AnyArray | None:
-    """Return the values in that dtype, or None if that would lose more than precision."""
+    """Convert, or return None if that would lose more than precision."""
     allowed = "biuf" if dtype.startswith("float") else "biu"
     if values.dtype.kind not in allowed or (dtype == "uint8" and not np.isin(values, (0, 1, UNKNOWN)).all()):
         return None
@@ -231,7 +229,7 @@ def _convert(values: AnyArray, *, dtype: str) -> AnyArray | None:
 def _sample_arrays(
     where: str, folder: str, modality: ModalitySpec, samples: Sequence[npt.ArrayLike], problems: list[str]
 ) -> dict[str, AnyArray]:
-    """Return the files of one modality in one folder, all samples end to end."""
+    """Return one modality's files in one folder, all samples end to end."""
     is_video = modality.kind == "video"
     given = [part if isinstance(part, np.ma.MaskedArray) and is_video else np.asarray(part) for part in samples]
     stored: list[AnyArray] = []
@@ -341,7 +339,7 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
 
 
 def _save_metadata(file: Path, metadata: Mapping[str, AnyArray]) -> None:
-    """Write an archive as `np.savez` does, which takes no array called `file`."""
+    """Write as `np.savez` does, which takes no array called `file`."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in metadata.items():
             with archive.open(f"{name}.npy", "w") as member:
@@ -349,7 +347,7 @@ def _save_metadata(file: Path, metadata: Mapping[str, AnyArray]) -> None:
 
 
 def _save(file: Path, array: AnyArray) -> None:
-    """Write an array as `np.save` does, which does not notice that the disk is full at the very end of a file."""
+    """Write as `np.save` does, which does not notice that the disk is full at the very end of a file."""
     array = np.ascontiguousarray(array)
     with file.open("wb") as opened:
         header = np.lib.format.header_data_from_array_1_0(array)  # type: ignore[no-untyped-call]

@@ -1,1 +1,1 @@
-"""The report of a dataset before training: facts, probes and findings."""
+"""The report of a dataset before training."""

@@ -1,4 +1,4 @@
-"""Probes: extra-trees that guess class, split or metadata of windows that they were not fitted on."""
+"""Probes: extra-trees that guess class, split or metadata of unseen windows."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class ProbeWindows:
 
     @property
     def all_features(self) -> Features:
-        """(N, F) of all modalities."""
+        """Features (N, F) of all modalities."""
         return np.concatenate(list(self.features.values()), axis=1)
 
     @property
     def scaled_features(self) -> Features:
-        """(N, F) features of all modalities that vary, each divided by its standard deviation."""
+        """Features (N, F) of all modalities that vary, divided by their std."""
         features = self.all_features
         std = features.std(axis=0)
         return np.asarray(features[:, std > 0] / std[std > 0])
@@ -54,7 +54,7 @@ class ProbeWindows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeAnswers:
-    """The answers of a probe to the windows of `index` (n,): `truth` (n,), `probabilities` (n, answers)."""
+    """A probe's answers to the windows of `index` (n,): `truth` (n,), `probabilities` (n, answers)."""
 
     facts: ProbeFacts
     index: Rows
@@ -82,7 +82,7 @@ def choose_windows(everything: Windows) -> ProbeWindows:
 
 
 def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
-    """Yield the answers of every probe, the class from all sensors first, or the reason why one cannot be asked."""
+    """Yield the answers of every probe, the class from all sensors first, or why it cannot run."""
     windows = probed.windows
     together = class_probe(probed, None)
     yield together
@@ -98,13 +98,13 @@ def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
 
 
 def class_probe(probed: ProbeWindows, modality: str | None) -> ProbeAnswers | str:
-    """Guess the class of windows of groups that were not fitted on, from one modality or from all."""
+    """Guess the class in unseen groups, from one modality or all."""
     codes, names = name_strata(probed.windows.labels, probed.windows.spec.task)
     return _ask(probed, codes, names, question="class", modality=modality)
 
 
 def split_probe(probed: ProbeWindows) -> ProbeAnswers | str:
-    """Guess the split of windows of groups that were not fitted on: it shows if the splits differ as wholes."""
+    """Guess the split in unseen groups: it shows if the splits differ as wholes."""
     return _ask(probed, probed.windows.splits, SPLIT_NAMES, question="split")
 
 
@@ -144,7 +144,7 @@ def _as_classes(windows: Windows, codes: Rows, names: tuple[str, ...]) -> Window
 
 
 def fit_trees(x: Features, y: Rows, unseen: Features) -> tuple[Rows, Features]:
-    """Fit extra-trees to (n, F) and codes (n,). Return the codes they know and (m, codes) probabilities."""
+    """Fit extra-trees to (n, F) and codes (n,). Return the known codes and (m, codes) probabilities."""
     from sklearn.ensemble import ExtraTreesClassifier
 
     forest = ExtraTreesClassifier(n_estimators=_TREES, class_weight="balanced", random_state=0)
@@ -172,7 +172,7 @@ def _facts(windows: Windows, probabilities: Features, question: str, modality: s
 
 
 def probe_findings(probe: ProbeFacts) -> Iterator[Finding]:
-    """Yield what it means that a probe recognises something else than the class."""
+    """Yield a finding if a probe recognises something else than the class."""
     if probe.target == "class" or not probe.is_better:
         return
     sentence = (

@@ -1,4 +1,4 @@
-"""The report of a dataset: its document, measured part by part."""
+"""The document of a dataset report, measured part by part."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ _CLEAR_ERRORS = 4.0
 
 
 def find_drift(scan: Scan) -> Iterator[DriftFacts]:
-    """Yield the drift of each channel; nothing if there are no times or few windows."""
+    """Yield the drift of each channel; nothing without times or with few windows."""
     windows = scan.windows
     if windows.times is None or len(windows) < _MIN_WINDOWS:
         return
@@ -119,7 +119,7 @@ def find_drift(scan: Scan) -> Iterator[DriftFacts]:
 
 
 def _without_classes(level: npt.NDArray[np.float64], strata: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the level (N,) with the mean of each class replaced by the mean of all."""
+    """Replace each class mean of the level (N,) by the overall mean."""
     rest: npt.NDArray[np.float64] = level.copy()
     known = ~np.isnan(level)
     for stratum in np.unique(strata[known]).tolist():
@@ -152,7 +152,7 @@ _MAX_SEARCHED = 512  # windows of a class that are searched for gaps
 
 
 def example_windows(probed: ProbeWindows) -> Iterator[ExampleWindow]:
-    """Yield by modality and class the most typical window, and one with gaps if there is one."""
+    """Yield by modality and class the most typical window, and one with gaps if any."""
     strata, names = name_strata(probed.windows.labels, probed.windows.spec.task)
     for modality in probed.windows.spec.modalities:
         windows, features = probed.windows.with_modalities([modality.name]), probed.features[modality.name]
@@ -173,7 +173,6 @@ def example_windows(probed: ProbeWindows) -> Iterator[ExampleWindow]:
 
 
 def _missing(windows: Windows, modality: ModalitySpec, index: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the missing fraction (n,) of each window."""
     block = windows_at_once(modality)
     parts = [index[start : start + block] for start in range(0, len(index), block)]
     return np.concatenate([np.isnan(windows.take(part)[modality.name]).mean(axis=(1, 2)) for part in parts])

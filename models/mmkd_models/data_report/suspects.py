@@ -1,4 +1,4 @@
-"""Suspicious copies, groups and labels, and windows worth a label, all by the features of probes."""
+"""Suspicious copies, groups and labels, and windows worth a label."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 def near_copies(everything: Windows, probed: ProbeWindows) -> Iterator[Finding]:
-    """Compare each window of valid and test with the training window of nearest statistics, sample by sample."""
+    """Compare each valid and test window with the training window of nearest statistics, sample by sample."""
     from sklearn.neighbors import NearestNeighbors
 
     train, others = np.flatnonzero(probed.windows.splits == 0), np.flatnonzero(probed.windows.splits != 0)
@@ -127,14 +127,14 @@ _MIN_SUSPECTS = 3
 
 
 def label_agreement(answers: ProbeAnswers) -> float:
-    """Return the fraction of the labels that a probe agrees with when it is certain; 0 if it never is."""
+    """Return the fraction of labels that a probe agrees with when certain; 0 if it never is."""
     certain = answers.probabilities.max(axis=1) >= _CERTAIN
     right = answers.probabilities.argmax(axis=1) == answers.truth
     return float(right[certain].mean()) if certain.any() else 0.0
 
 
 def label_suspects(probed: ProbeWindows, answers: ProbeAnswers) -> list[LabelSuspect]:
-    """Return windows whose label the probe contradicts, most certain first; none if the probe itself is poor.
+    """Return windows whose label the probe contradicts, most certain first; none if the probe is poor.
 
     After C. Northcutt, L. Jiang and I. Chuang, "Confident Learning", JAIR 70, 2021, with stricter thresholds.
     """
@@ -175,7 +175,7 @@ def label_findings(suspects: Sequence[LabelSuspect], labels: int, agreement: flo
 
 
 def windows_to_label(probed: ProbeWindows) -> list[WindowToLabel]:
-    """Return at most 50 unlabelled training windows that are most worth a label; none before two classes have labels.
+    """Return at most 50 unlabelled training windows most worth a label; none before two classes have labels.
 
     Only training labels are used. Windows next to a labelled one of their group are left out, since two states may
     share them. Among the most uncertain windows those far from each other are chosen (farthest first; O. Sener and
@@ -200,7 +200,7 @@ def windows_to_label(probed: ProbeWindows) -> list[WindowToLabel]:
 
 
 def _near_labelled(windows: Windows) -> npt.NDArray[np.bool_]:
-    """Return (N,) whether a labelled window of the group starts within a window's length; all False without times."""
+    """Return (N,) whether a labelled window of the group starts within a window's length; False without times."""
     near = np.zeros(len(windows), dtype=bool)
     if windows.times is None:
         return near
@@ -214,7 +214,7 @@ def _near_labelled(windows: Windows) -> npt.NDArray[np.bool_]:
 
 
 def _farthest_first(points: Features) -> list[int]:
-    """Choose points (n, F): the first, then each time the one that is farthest from all before."""
+    """Choose points (n, F): the first, then each time the farthest from all before."""
     chosen = [0]
     distance = np.square(points - points[0]).sum(axis=1)
     while len(chosen) < min(_MAX_TO_LABEL, len(points)):
@@ -225,7 +225,7 @@ def _farthest_first(points: Features) -> list[int]:
 
 
 def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
-    """Return the windows as an interval file with empty labels. Raise UsageError if there are none, or no times."""
+    """Return an interval file with empty labels. Raise UsageError without windows or times."""
     if not rows:
         raise UsageError(f"--label-next: {_nothing_to_label(train)}")
     if any(row.start is None for row in rows):
@@ -250,7 +250,7 @@ def _nothing_to_label(train: SplitFacts) -> str:
 
 
 def number_in_split(probed: ProbeWindows, index: int) -> int:
-    """Return the number of one of the probe's windows in its split."""
+    """Return a window's number in its split."""
     counts = probed.windows.spec.splits
     split = int(probed.windows.splits[index])
     return int(probed.rows[index]) - sum(counts[name] for name in SPLIT_NAMES[:split])

@@ -1,1 +1,1 @@
-"""The check of a dataset and the description of its content."""
+"""Checks and description of a dataset."""

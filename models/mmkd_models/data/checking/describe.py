@@ -1,4 +1,4 @@
-"""Facts about a dataset, for `mmkd-data describe` and the report."""
+"""Facts for `mmkd-data describe` and the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RecordingFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A dataset in numbers: windows by fold, number of values by metadata, first and last start of a window as text."""
+    """Windows by fold, number of values by metadata, first and last window start as text."""
 
     name: str
     path: str
@@ -50,7 +50,7 @@ class Description:
 
 
 def describe_dataset(dataset: Dataset) -> Description:
-    """Count the content of a dataset; reads every value once."""
+    """Describe a dataset; reads every value once."""
     windows, spec = dataset.everything(), dataset.spec
     folds, counts = np.unique([] if windows.folds is None else windows.folds, return_counts=True)
     recordings = None
@@ -78,7 +78,7 @@ def describe_dataset(dataset: Dataset) -> Description:
 
 
 def headline(windows: Windows) -> str:
-    """Return the number of windows, classes, groups and folds, in a line."""
+    """Return the number of windows, classes, groups and folds as a line."""
     task = windows.spec.task
     noun = {"classification": "classes", "multi_label": "labels"}
     parts = [f"{windows.spec.name}: {len(windows)} windows"]
@@ -88,13 +88,13 @@ def headline(windows: Windows) -> str:
 
 
 def times_text(windows: Windows) -> str:
-    """Return first and last start of a window, `2026-11-02T06:00:00Z to 2026-11-06T21:59:58Z`; empty without times."""
+    """Return first and last window start, `2026-11-02T06:00:00Z to 2026-11-06T21:59:58Z`; empty without times."""
     times = windows.times
     return "" if times is None else f"{time_text(float(times.min()))} to {time_text(float(times.max()))}"
 
 
 def count_splits(windows: Windows) -> Iterator[SplitFacts]:
-    """Yield windows and groups of each split, and its windows by class, label or decile."""
+    """Yield windows and groups of each split, and windows by class, label or decile."""
     task = windows.spec.task
     strata, names = name_strata(windows.labels, task)
     for number, split in enumerate(SPLIT_NAMES):
@@ -115,7 +115,7 @@ def count_splits(windows: Windows) -> Iterator[SplitFacts]:
 
 
 def describe_channels(scan: Scan) -> Iterator[ChannelFacts]:
-    """Yield the figures of each channel over all windows."""
+    """Yield the figures of each channel."""
     for modality in scan.windows.spec.modalities:
         figures = scan.modalities[modality.name]
         continuous = is_continuous(scan.windows, figures)

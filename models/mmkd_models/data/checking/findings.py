@@ -1,4 +1,4 @@
-"""Findings about a dataset, each with its evidence and a fix; the thresholds are here."""
+"""Findings about a dataset and their thresholds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MAX_SORTED = 256  # windows that `is_continuous` looks at
 
 
 def rule_findings(scan: Scan) -> Iterator[Finding]:
-    """Yield an error for every rule of docs/datasets.md that labels, values or folds break."""
+    """Yield an error for every broken rule of docs/datasets.md."""
     windows = scan.windows
     yield from _label_rules(windows.labels[windows.splits == 0], windows.spec.task)
     for name, figures in scan.modalities.items():
@@ -301,7 +301,7 @@ class CheckReport:
 
 
 def check_dataset(path: str | Path) -> CheckReport:
-    """Check a dataset directory and read every value once. Raise DatasetError with every problem."""
+    """Check a dataset directory, reading every value once. Raise DatasetError with every problem."""
     path = locate_dataset(path)
     spec, arrays = load_directory(path)
     windows = make_windows(spec, arrays)
@@ -311,7 +311,7 @@ def check_dataset(path: str | Path) -> CheckReport:
 
 
 def find_everything(windows: Windows, scan: Scan) -> list[Finding]:
-    """Return all findings of `Dataset.everything()` and its scan."""
+    """Return all findings of `Dataset.everything()`."""
     leaks = leak_findings(windows, find_overlaps(windows))
     return [*rule_findings(scan), *leaks, *unit_findings(scan), *value_findings(scan)]
 
@@ -322,7 +322,7 @@ def sort_findings(findings: list[Finding]) -> list[Finding]:
 
 
 def refuse_errors(path: Path, findings: list[Finding]) -> None:
-    """Raise DatasetError with the errors among the findings, if there are any."""
+    """Raise DatasetError if the findings include errors."""
     refuse(f"dataset {path}", [finding.text for finding in findings if finding.level == "error"])
 
 

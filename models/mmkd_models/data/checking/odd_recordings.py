@@ -1,4 +1,4 @@
-"""Recordings of another unit or gain: values many times larger or smaller than those of the others."""
+"""Recordings in another unit or gain: values many times larger or smaller than in others."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Floats = npt.NDArray[np.float64]
 
 
 def unit_findings(scan: Scan, *, names: Sequence[str] = ()) -> Iterator[Finding]:
-    """Yield recordings whose level or std is 8 times that of the others of their class, or an eighth.
+    """Yield recordings whose level or std is 8 times, or an eighth of, that of others of their class.
 
-    One whose windows look like some windows of the others passes. Without episodes, groups count as recordings.
+    One whose windows resemble some of the others passes. Without episodes, groups count as recordings.
     """
     windows = scan.windows
     owners = windows.episodes if windows.episodes is not None else windows.groups if windows.has_groups else None
@@ -72,7 +72,7 @@ def _name(windows: Windows, recording: int | str, row: int, names: Sequence[str]
 def _outliers_in(
     figures: ModalityScan, owner: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
 ) -> dict[int, tuple[int, str, float, float, int]]:
-    """Return by recording its worst channel, figure, both values and how many channels differ; a level goes first."""
+    """Return by recording its worst channel, figure, both values and number of such channels; levels go first."""
     level = np.sqrt(figures.power)
     std = np.sqrt(np.maximum(figures.power - figures.level**2, 0.0))
     std = np.where(std > _ROUNDING * level, std, 0.0)
@@ -96,7 +96,7 @@ def _outliers_in(
 def _outliers(
     values: Floats, owner: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, float, float]]:
-    """Yield recordings with their figure and the usual one; windows (N,) that are constant or empty do not count."""
+    """Yield recordings with their figure and the usual one; constant or empty windows do not count."""
     known = values > 0  # False for NaN
     medians = np.full((int(owner.max()) + 1, int(classes.max()) + 1), np.nan)  # (recordings, classes)
     order = np.lexsort((classes, owner))

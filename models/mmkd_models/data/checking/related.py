@@ -1,4 +1,4 @@
-"""Windows that share samples, as if a recording was cut with overlap."""
+"""Windows that share samples, as from overlapping cuts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Hashes = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overlaps:
-    """Pairs (P,) of windows whose end (`first`) is the beginning of another (`second`), `shift` samples later."""
+    """Pairs (P,) of windows: the end of `first` is the beginning of `second`, `shift` samples later."""
 
     modality: ModalitySpec
     first: Rows
@@ -61,7 +61,7 @@ _CACHE: WeakKeyDictionary[Windows, Overlaps] = WeakKeyDictionary()
 
 
 def find_overlaps(windows: Windows) -> Overlaps:
-    """Find windows that share a quarter of a window or 16 samples in the largest modality, unless they hardly move."""
+    """Find windows at movement that share a quarter of a window or 16 samples in the largest modality."""
     if windows not in _CACHE:
         modality = max(windows.spec.modalities, key=lambda one: one.samples * len(one.channels))
         compared = min(_MAX_COMPARED, max(2, modality.samples // 4))
@@ -72,7 +72,7 @@ def find_overlaps(windows: Windows) -> Overlaps:
 
 
 def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
-    """Yield findings about windows that share samples across splits, folds or groups."""
+    """Yield findings about samples shared across splits, folds or groups."""
     parts = {"splits": windows.splits}
     if windows.folds is not None and not windows.has_groups:
         parts["folds"] = windows.folds
@@ -111,14 +111,14 @@ def refuse_shared_samples(windows: Windows) -> None:
 
 
 def describe_place(windows: Windows, row: int) -> str:
-    """Return split, number and time of a window of `Dataset.everything()`: `valid window 3 (2026-11-02T06:00:00Z)`."""
+    """Return split, number and time of a window: `valid window 3 (2026-11-02T06:00:00Z)`."""
     split = SPLIT_NAMES[int(windows.splits[row])]
     number = row - int((windows.splits < windows.splits[row]).sum())
     return f"{split} window {number}" + ("" if windows.times is None else f" ({time_text(float(windows.times[row]))})")
 
 
 def time_text(seconds: float, timespec: str = "seconds") -> str:
-    """Return UTC seconds as text: `2026-11-02T06:00:00Z`."""
+    """Format UTC seconds: `2026-11-02T06:00:00Z`."""
     moment = datetime.fromtimestamp(0, tz=timezone.utc) + timedelta(microseconds=round(seconds * 1e6))
     return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
 
@@ -147,7 +147,7 @@ def _blocks(windows: Windows, modality: ModalitySpec, samples: int | None) -> It
 
 
 def _sample_hashes(values: Values) -> Hashes:
-    """Return a hash (B, T) of each sample (B, T, C) or frame (B, T, H, W, C)."""
+    """Hash (B, T) each sample (B, T, C) or frame (B, T, H, W, C)."""
     flat = np.ascontiguousarray(np.ma.filled(values, 0)).reshape(*values.shape[:2], -1)
     spare = -flat.shape[-1] * flat.itemsize % 4 // flat.itemsize
     bits = np.pad(flat, [(0, 0), (0, 0), (0, spare)]).view(np.uint32)  # (B, T, words)
@@ -159,7 +159,7 @@ def _sample_hashes(values: Values) -> Hashes:
 
 
 def _prints(values: Values, compared: int) -> Hashes:
-    """Return a hash (B, T - compared + 1) of `compared` samples from each on; 0 if they do not move."""
+    """Hash (B, T - compared + 1) every run of `compared` samples; 0 if they do not move."""
     hashes = _sample_hashes(values)
     count = values.shape[1] - compared + 1
     prints = np.zeros((len(hashes), count), dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""One pass over every value of a dataset: figures of each channel in each window, and equal windows."""
+"""One pass over every value of a dataset."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class ModalityScan:
     """Figures of one modality by window and channel, (N, C) each, of valid values; NaN if a window has none.
 
     Attributes:
-        missing: fraction of the samples that are NaN, infinite or out of range.
+        missing: fraction of samples that are NaN, infinite or out of range.
         level: mean; `power` is the mean square.
-        at_low: fraction of the samples in runs of three and more at the window's smallest value.
+        at_low: fraction of samples in runs of at least three at the window's smallest value.
     """
 
     modality: ModalitySpec
@@ -45,34 +45,34 @@ class ModalityScan:
 
     @property
     def lowest(self) -> Figures:
-        """(C,) smallest value of all windows; NaN if there is none."""
+        """Smallest value (C,); NaN without values."""
         return np.asarray(np.fmin.reduce(self.low))
 
     @property
     def highest(self) -> Figures:
-        """(C,) largest value of all windows; NaN if there is none."""
+        """Largest value (C,); NaN without values."""
         return np.asarray(np.fmax.reduce(self.high))
 
     @property
     def absent(self) -> NDArray[np.bool_]:
-        """(N,) whether a window has no value at all."""
+        """Whether a window has no value (N,)."""
         return np.asarray((self.missing == 1).all(axis=1))
 
     @property
     def flat(self) -> NDArray[np.bool_]:
-        """(N, C) whether all samples, two or more, are equal."""
+        """Whether all samples, at least two, are equal (N, C)."""
         return np.asarray((self.low == self.high) & (self.modality.samples * (1 - self.missing) > 1.5))
 
     @property
     def at_limit(self) -> Figures:
-        """(N, C) fraction of the samples in runs at the channel's smallest or largest value of all windows."""
+        """Fraction (N, C) of samples in runs at the channel's smallest or largest value."""
         low = np.where(self.low == self.lowest, self.at_low, 0)
         return np.asarray(np.minimum(low + np.where(self.high == self.highest, self.at_high, 0), 1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """The figures of all modalities; `digests` (N,) are equal for windows of equal values, empty if nothing moves."""
+    """Figures of all modalities; `digests` (N,) are equal for equal windows, empty if nothing moves."""
 
     windows: Windows
     cameras: tuple[str, ...]
@@ -128,7 +128,7 @@ def _scan_block(raw: Floats, modality: ModalitySpec) -> ModalityScan:
 
 
 def _run_fraction(hits: NDArray[np.bool_]) -> Figures:
-    """Return the fraction (B, C) of the samples (B, T, C) in runs of `_RUN` hits and more."""
+    """Return the fraction (B, C) of samples in runs of at least `_RUN` hits."""
     in_run = np.zeros_like(hits)
     places = hits.shape[1] - _RUN + 1
     if places > 0:
@@ -150,18 +150,18 @@ def _digests(block: list[Floats]) -> Iterator[bytes]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BrightnessSource:
-    """Windows of another source, with cameras as series of brightness."""
+    """Windows with cameras as series of brightness."""
 
     source: WindowSource
     cameras: Mapping[str, ModalitySpec]
 
     @property
     def max_shift_s(self) -> float:
-        """The same as of the source."""
+        """As the source."""
         return self.source.max_shift_s
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: NDArray[np.float64] | None) -> Values:
-        """Return new float32 (B, T, cells x C) of a camera; other modalities as the source has them."""
+        """Return new float32 (B, T, cells x C) of a camera; other modalities as the source."""
         camera = self.cameras.get(modality.name)
         if camera is None:
             return self.source.gather(modality, rows, shift_s=shift_s)
@@ -173,7 +173,7 @@ class BrightnessSource:
 
 
 def with_brightness(windows: Windows) -> Windows:
-    """Return the same windows with every camera as a series: the brightness of nine parts of its frames."""
+    """Return the windows with every camera as a series: the brightness of nine parts of its frames."""
     cameras = {modality.name: modality for modality in windows.spec.modalities if modality.kind == "video"}
     if not cameras:
         return windows
@@ -188,7 +188,7 @@ def with_brightness(windows: Windows) -> Windows:
 
 
 def brightness(frames: Values) -> Floats:
-    """Return the mean of each part (B, T, parts x C) of frames (B, T, H, W, C), NaN if a frame is missing."""
+    """Return the mean of each part (B, T, parts x C) of frames (B, T, H, W, C), NaN if masked."""
     values = frame_bytes(frames)
     down, across = (np.array_split(np.arange(side), min(_CELLS, side)) for side in values.shape[2:4])
     parts = [values[:, :, rows][:, :, :, columns].mean(axis=(2, 3)) for rows, columns in product(down, across)]

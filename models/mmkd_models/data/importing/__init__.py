@@ -1,1 +1,1 @@
-"""Recordings in other forms become dataset directories."""
+"""Import of recordings into dataset directories."""

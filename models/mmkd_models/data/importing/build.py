@@ -1,4 +1,4 @@
-"""A dataset directory from recordings: onto grids, cut into windows, split, written."""
+"""A dataset directory from recordings: resampled, cut, split, written."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ from mmkd_models.data.writer import check_absent, write_dataset
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltReport:
-    """The dataset that was made of recordings.
+    """The dataset and what its import found.
 
     Attributes:
-        absent: sensors that were not there, as `recording: sensor`.
-        targets: by split, the lowest, mean and highest number of a regression; empty without labels.
+        absent: missing sensors, as `recording: sensor`.
+        targets: by split, lowest, mean and highest number of a regression; empty without labels.
     """
 
     dataset: Dataset
@@ -88,7 +88,7 @@ def import_recordings(
     split: SplitRule | None = None,
     facts: DatasetFacts | None = None,
 ) -> BuiltReport:
-    """Make a dataset directory of recordings, by default with their own intervals as labels, each split by time.
+    """Make a dataset directory of recordings, by default labelled by their own intervals and each split by time.
 
     Raise DatasetError if recordings break a rule, UsageError if `path` exists; nothing is written then.
     """
@@ -115,7 +115,7 @@ def import_recordings(
 def build_dataset(
     path: Path, recordings: Iterable[GridRecording], grids: Grids, recipe: ImportRecipe, *, scratch: Path
 ) -> BuiltReport:
-    """Make a dataset directory of recordings, which are put on the grids one by one; errors as `import_recordings`."""
+    """Make a dataset directory, putting recordings on the grids one by one; errors as `import_recordings`."""
     facts, windows, split = recipe.dataset, recipe.windows, recipe.split
     modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors if sensor.name != TARGET]
     problems = [(modality, [*kind_problems(modality), size_problem(modality)]) for modality in modalities]
@@ -225,7 +225,7 @@ def _plan_windows(
     labels: Labels,
     split: SplitRule,
 ) -> Windows:
-    """Return all windows; their groups are the recordings, their metadata includes group and split."""
+    """Plan all windows; groups are recordings, metadata includes group and split."""
     facts = {
         name: np.array([value for part in cuts for value in part.facts[name]], dtype=np.str_) for name in cuts[0].facts
     }
@@ -251,7 +251,7 @@ def _plan_windows(
 
 
 def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_out: Counter[str]) -> Windows:
-    """Return the plan without windows that must not be in their split; count them in `left_out`."""
+    """Drop windows that would leak into another split; count them in `left_out`."""
 
     def drop(plan: Windows, reason: str, is_wrong: npt.NDArray[np.bool_]) -> Windows:
         left_out.update({reason: int(is_wrong.sum())} if is_wrong.any() else {})
@@ -272,7 +272,7 @@ def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_ou
 
 
 def _store(file: Path, windows: Windows, modality: ModalitySpec) -> AnyArray:
-    """Write windows as the dataset stores them to a scratch file, and map it."""
+    """Write windows as stored to a scratch file, and map it."""
     rows, block = windows.rows, windows_at_once(modality)
     dtype = np.dtype({"series": "<f4", "audio": "<i2", "video": "u1"}[modality.kind])
     present = np.ones((len(rows), modality.samples), dtype=np.uint8)

@@ -42,7 +42,7 @@ _Keys = dict[str, tuple[Any, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLook:
-    """The beginning of the first of several files with the same columns; in `region` of video things move."""
+    """The beginning of the first of several files with the same columns; video moves in `region`."""
 
     pattern: str
     parts: tuple[str, ...]
@@ -65,7 +65,7 @@ class FirstLook:
 
 
 def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
-    """Return a recipe for a folder of logs, whose path from the recipe is `prefix`. Raise UsageError without logs."""
+    """Return a recipe for a folder whose path from the recipe is `prefix`. Raise UsageError without logs."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of logs, found none there; check the path")
     known = [suffix for suffix in suffixes() if suffix not in _OTHER_SUFFIXES]
@@ -98,7 +98,7 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
 
 
 def _first_looks(folder: Path, prefix: str, files: Sequence[Path]) -> Iterator[FirstLook]:
-    """Group files whose names differ in numbers or folders alone, and look into the first of each group."""
+    """Look into the first of each group of files whose names differ only in numbers or folders."""
     groups: dict[tuple[str, int], list[Path]] = {}
     for file in files:
         relative = file.relative_to(folder)
@@ -169,7 +169,7 @@ def _look_into(look: FirstLook) -> FirstLook:
 
 
 def _moving_region(file: Path) -> Region | None:
-    """Return the box where things move in the first frames of a video; None if nothing does."""
+    """Return the box of movement in the first frames; None without movement."""
     moves: Any = 0
     frames = (pixels.mean(axis=2, dtype=np.float32) for _, pixels in itertools.islice(video_frames(file), _HEAD_FRAMES))
     for before, after in itertools.pairwise(frames):
@@ -222,7 +222,7 @@ def _with_columns(look: FirstLook, head: RowBlock) -> FirstLook:
 
 
 def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
-    """Return the look with the column of times, the rate, a zone if times are local, and doubts."""
+    """Add the time column, the rate, a zone for local times, and doubts."""
     for name in sorted(look.names, key=lambda name: _TIME_NAMES.search(name) is None):
         for zone in ("", "UTC"):
             table = TextTable(encoding=look.table.encoding, decimal=look.table.decimal, timezone=zone)
@@ -242,7 +242,7 @@ def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
 
 
 def _round_rate(rate_hz: float) -> float:
-    """Return the rate in few digits: three if a clock could be that far off, or four.
+    """Round to three digits if a clock could be that far off, else four.
 
     Example:
         >>> _round_rate(49.987), _round_rate(1024.02)

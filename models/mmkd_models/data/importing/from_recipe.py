@@ -1,4 +1,4 @@
-"""A recipe carried out: find files, read sources, lay them on grids, and make a dataset of them."""
+"""Import by recipe: find files, read sources, lay them on grids, and make a dataset."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeReport:
-    """The result of a recipe; proposals have the whole `offset_s` to write into it."""
+    """The result; proposals have the whole `offset_s` to write into the recipe."""
 
     built: BuiltReport
     sensors: tuple[ImportedSensor, ...]
@@ -57,13 +57,13 @@ def import_recipe(
     tell: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> RecipeReport:
-    """Carry a recipe out, or continue where another run with the same `path` ended; None tries it and keeps nothing.
+    """Run a recipe, or continue an earlier run with the same `path`; None tries it and keeps nothing.
 
     Args:
-        folder: where patterns start; nothing outside it and `outside` is read.
+        folder: where patterns start; only it and `outside` are read.
         most_bytes: maximum to write; None follows from the size of the recordings.
         tell: called with the bytes read and their total.
-        note: called with messages on recordings that are kept.
+        note: called with messages about work kept from earlier runs.
 
     Raise DatasetError with every file's first fault; `path` is not written, and finished recordings are kept.
     """
@@ -105,7 +105,7 @@ def import_recipe(
 
 @dataclass(frozen=True, kw_only=True)
 class _RecordingFiles:
-    """The files of a recipe by recording (the values of its parts) and source, and its facts in the table of labels."""
+    """Files by recording (the values of its parts) and source, and facts from the table of labels."""
 
     parts: tuple[str, ...]
     recordings: _Recordings
@@ -154,7 +154,7 @@ def _mark(file: Path, folder: Path) -> tuple[str, int, int]:
 def _table_facts(
     recipe: ImportRecipe, folder: RecipeFolder, parts: Sequence[str], recordings: _Recordings
 ) -> dict[tuple[str, ...], Mapping[str, str]]:
-    """Return the values of each recording in the table of labels. Raise DatasetError if it has no line, or two."""
+    """Return each recording's line in the table of labels. Raise DatasetError if it has no line, or two."""
     rule, table = recipe.labels, dict[tuple[str, ...], Mapping[str, str]]()
     places: dict[tuple[str, ...], str] = {}
     by_file = {
@@ -189,7 +189,7 @@ def _table_facts(
 
 
 def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
-    """Return columns that the recipe needs and that are neither in the path nor in the table of labels."""
+    """Return required columns that are neither in the path nor in the table of labels."""
     labels = recipe.labels
     label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]
     names = [*label_columns, recipe.split.group, recipe.split.column, *recipe.windows.metadata]
@@ -198,7 +198,7 @@ def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
 
 
 def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[SourceReader]:
-    """Return a reader for each source, and one more of the same files for the number of a regression."""
+    """Open each source, and once more for the number of a regression."""
     columns, readers = _extra_columns(recipe, files), list[SourceReader]()
     for source in recipe.source:
         first = files.first(source.modality)
@@ -217,7 +217,7 @@ def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[SourceRe
 def _check_names(
     recipe: ImportRecipe, files: _RecordingFiles, readers: Sequence[SourceReader], intervals: _Intervals
 ) -> None:
-    """Refuse parts and columns that do not exist, and labels of recordings that do not."""
+    """Refuse unknown parts and columns, and labels of unknown recordings."""
     problems = []
     known = f"the paths have {', '.join(files.parts) or 'none'}"
     if recipe.labels.path and recipe.labels.path not in files.parts:
@@ -237,8 +237,6 @@ def _check_names(
 
 @dataclass(kw_only=True)
 class _Work:
-    """The reading of all recordings, one after the other."""
-
     files: _RecordingFiles
     readers: Sequence[SourceReader]
     intervals: _Intervals
@@ -279,7 +277,7 @@ class _Work:
         return ImportedRecording(name=name, parts=parts, series={}, labels=labels)
 
     def _read(self, key: tuple[str, ...], grids: Grids, folder: Path, problems: list[str]) -> Piece | None:
-        """Read a recording and put it on the grids; None if there are problems."""
+        """Put a recording on the grids; None if there are problems."""
         series: dict[str, Sequence[SampleSeries]] = {}
         runs: dict[str, Sequence[Interval]] = {}
         described, is_utc, clocks = self._describe(key), True, list[ClockFacts]()
@@ -322,7 +320,7 @@ class _Work:
 
 
 def _check_clocks(reader: SourceReader, samples: SourceSamples, name: str, file: Path) -> list[ClockFacts]:
-    """Return the clocks of a recording. Raise DatasetError if one does not run at the rate of the recipe."""
+    """Measure clocks. Raise DatasetError if one does not run at the recipe's rate."""
     clocks, declared_hz = [], reader.sensor.own_hz
     for series in samples.series if reader.has_clock else ():
         facts = clock_facts(series, max_gap_s=reader.sensor.gap_s)

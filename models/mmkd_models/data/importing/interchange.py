@@ -1,4 +1,4 @@
-"""The interchange form, one `.npz` of arrays (docs/datasets.md), read into a dataset directory."""
+"""The interchange form: one `.npz` of arrays (docs/datasets.md)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_", "kind_", "frames_")
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """An imported dataset, the infinite values that became NaN by modality, and the arrays that were left out."""
+    """An imported dataset, infinite values turned NaN by modality, and arrays left out."""
 
     dataset: Dataset
     infinite: dict[str, int]
@@ -51,11 +51,11 @@ def import_interchange(
 
     Args:
         per_group: modalities to z-score with their own group's statistics.
-        target: make a regression of the file's target of this name; None makes classes of `y`.
+        target: the file's target for a regression; None makes classes of `y`.
         targets: make a label of each condition on the targets: `NAME` (not 0), `NAME<VALUE` or `NAME>VALUE`.
-        metadata: names of arrays (N,) to keep as metadata, in addition to those called `column_<name>`.
+        metadata: arrays (N,) to keep as metadata, in addition to `column_<name>`.
 
-    Raise DatasetError if the file breaks the form, UsageError if what an option names is missing, or `path` exists.
+    Raise DatasetError if the file breaks the form, UsageError if an option names what is missing, or `path` exists.
     """
     if (target is not None and targets) or (unit and target is None):
         raise UsageError("import: expected --target with its --unit, or --targets, got a mixture; choose one of them")
@@ -105,7 +105,7 @@ def import_interchange(
 
 
 def unpacked_bytes(file: Path) -> int:
-    """Return the size of an interchange file's arrays; 0 if it cannot be read."""
+    """Return the size of an interchange file's arrays; 0 if unreadable."""
     try:
         with zipfile.ZipFile(file) as archive:
             return sum(member.file_size for member in archive.infolist())
@@ -128,7 +128,7 @@ def _task(
 
 
 def _condition(file: Path, arrays: Mapping[str, AnyArray], text: str) -> tuple[AnyArray, AnyArray]:
-    """Return where the condition holds (N,), and the values of its target."""
+    """Return where the condition holds (N,), and its target's values."""
     name, sign, limit = text, "", "0"
     for mark in "<>":
         if mark in text and text not in arrays["target_names"].tolist():

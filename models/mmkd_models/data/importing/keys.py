@@ -1,4 +1,4 @@
-"""Keys of a recipe as declarations, the keys of every table of text, and the largest sizes of an import."""
+"""Recipe keys as declarations, common keys of text tables, and the largest sizes of an import."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NO_TEXT_CODECS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unico
 
 @dataclass(frozen=True)
 class Key:
-    """The values that a key takes; `above` is exclusive, and `only` names the kind of modality that has it."""
+    """Allowed values of a key; `above` is exclusive, `only` names the kind of modality that has it."""
 
     low: float | None = None
     above: float | None = None
@@ -47,7 +47,7 @@ class Key:
     only: Literal["", "video", "-video"] = ""
 
     def allows(self, value: float) -> bool:
-        """Whether a number is in the range; NaN is not."""
+        """Return whether a number is in the range; NaN is not."""
         if self.above is not None and not value > self.above:
             return False
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
@@ -64,14 +64,14 @@ class Key:
 
 
 def list_keys(rule: type[msgspec.Struct]) -> Iterator[tuple[str, Any, Key]]:
-    """Yield name, default and declaration of every key of a table."""
+    """Yield name, default and declaration of every key."""
     for field in msgspec.structs.fields(rule):
         default = field.default_factory() if callable(field.default_factory) else field.default
         yield field.name, default, next((item for item in get_args(field.type) if isinstance(item, Key)), Key())
 
 
 def key_problems(rule: msgspec.Struct, *, kind: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the name of every key whose value is not allowed, and the problem."""
+    """Yield name and problem of every key whose value is not allowed."""
     for name, default, key in list_keys(type(rule)):
         value = getattr(rule, name)
         if value == default:
@@ -85,7 +85,7 @@ def key_problems(rule: msgspec.Struct, *, kind: str = "") -> Iterator[tuple[str,
 
 
 def toml_lines(values: Mapping[str, tuple[Any, str]]) -> Iterator[str]:
-    """Yield the lines of a table: by key its value and a comment."""
+    """Yield the lines of a table from values and comments by key."""
     for name, (value, comment) in values.items():
         # TOML is as JSON for texts, numbers and lists.
         yield f"{name} = {json.dumps(value, ensure_ascii=False)}" + (f"    # {comment}" if comment else "")
@@ -133,14 +133,14 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def text_problems(self) -> Iterator[tuple[str, str]]:
-        """Combinations of keys that are not allowed."""
+        """Yield combinations of keys that are not allowed."""
         for name in ("delimiter", "thousands"):
             if self.decimal == getattr(self, name):
                 yield "decimal", f"is the same sign as {name!r}, {self.decimal!r}; correct one of them"
 
 
 def refuse_late(file: Path, count: int, rate_hz: float) -> None:
-    """Raise DatasetError if the last of these samples is later than times can be."""
+    """Raise DatasetError if the last sample is later than times can be."""
     if count / rate_hz * 1e9 > MAX_TIME_NS:
         raise DatasetError(
             f"{file}: expected samples of at most {MAX_TIME_NS / 1e9:.3g} s, got {count:,} at {rate_hz:g} Hz; correct"

@@ -1,4 +1,4 @@
-"""Files of a pattern, and the parts of their paths: `{person}/acc_*.csv` matches files and the person of each."""
+"""File patterns: `{person}/acc_*.csv` matches files and the person of each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FoundFile:
 
 @dataclass(frozen=True)
 class RecipeFolder:
-    """The folder of a recipe, where its patterns begin, and other folders that it may read."""
+    """The folder where a recipe's patterns begin, and other folders that it may read."""
 
     path: Path
     allowed: Sequence[Path] = ()
@@ -51,7 +51,7 @@ class RecipeFolder:
         return path
 
     def files(self, pattern: str, *, key: str) -> list[FoundFile]:
-        """Return the files of a pattern, sorted with numbers in their order. Raise DatasetError if one lies outside."""
+        """Return the files of a pattern in natural order. Raise DatasetError if one lies outside."""
         matches = self._matches(pattern.split("/"), "", {}, key=key, seen=set())
         files = [FoundFile(path=self.path / name, parts=parts) for name, parts in matches]
         return sorted((file for file in files if file.path.is_file()), key=lambda file: natural_key(str(file.path)))
@@ -59,7 +59,7 @@ class RecipeFolder:
     def _matches(
         self, segments: Sequence[str], name: str, parts: Mapping[str, str], *, key: str, seen: set[tuple[int, str]]
     ) -> Iterator[tuple[str, Mapping[str, str]]]:
-        """Yield the paths below a folder whose segments match, each once, with their parts."""
+        """Yield each matching path below a folder once, with its parts."""
         here = self.file(name, key=key)
         if (len(segments), name) in seen:
             return
@@ -84,7 +84,7 @@ class RecipeFolder:
             yield from self._matches(rest, path, its_parts, key=key, seen=seen)
 
     def _folders(self, name: str) -> Iterator[str]:
-        """Yield a folder and all below it; links to folders are not followed."""
+        """Yield a folder and all below it; links are not followed."""
         yield name
         for entry in _entries(self.path / name):
             if entry.is_dir() and not entry.is_symlink():
@@ -136,7 +136,7 @@ def path_parts(pattern: str) -> tuple[str, ...]:
 
 
 def with_parts(text: str, parts: Mapping[str, str]) -> str:
-    """Return a text with every name in braces replaced by the value of that part.
+    """Replace every name in braces by the value of that part.
 
     Example:
         >>> with_parts("2025-11-03T{hour}:00Z", {"hour": "07"})
@@ -153,8 +153,8 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
 def match_segment(segment: str, text: str, known: Mapping[str, str]) -> Mapping[str, str] | None:
     """Return the parts of a folder's or file's name; None if it does not match.
 
-    A named part is as short as possible and not empty, `*` is as long as possible. The time grows with the length of
-    the segment times that of the text. A name in `known`, the parts of the folders before it, stands for its value.
+    A named part is as short as possible and not empty, `*` as long as possible. Time grows with the length of the
+    segment times that of the text. A name in `known`, the parts of the folders before, stands for its value.
 
     Example:
         >>> match_segment("{person}_*_{run}.csv", "ann_x_y_7.csv", {})

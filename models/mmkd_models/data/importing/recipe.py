@@ -97,17 +97,17 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def modality_kind(self) -> ModalityKind:
-        """The kind of the modality in the dataset."""
+        """Kind of the modality in the dataset."""
         return self.kind or ("video" if self.file_format == "video" else "series")
 
     @property
     def file_format(self) -> Format | None:
-        """The format of its files; None if it is unknown."""
+        """Format of the files; None if unknown."""
         return find_format(Path(self.files)) if self.format == "auto" else self.format
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Combinations of keys that are not allowed: the key, or empty, and the problem."""
+        """Yield forbidden combinations of keys: the key, or empty, and the problem."""
         yield from self.text_problems
         kind, form = self.modality_kind, self.file_format
         if form is None:
@@ -140,7 +140,7 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which class, labels or number a window has; no source is named if nothing is labelled yet."""
+    """Class, labels or number of a window; without a source nothing is labelled yet."""
 
     task: TaskKind = "classification"
     path: str = ""
@@ -165,12 +165,12 @@ class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def target_name(self) -> str:
-        """The name of the number of a regression."""
+        """Name of a regression's number."""
         return self.target or self.path or self.column or self.label
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Combinations of keys that are not allowed: the key, or empty, and the problem."""
+        """Yield forbidden combinations of keys: the key, or empty, and the problem."""
         yield from self.text_problems
         named = [key for key in ("path", "column", "files", "table") if getattr(self, key)]
         named += ["flags"] if self.flags and not self.table else []
@@ -204,18 +204,18 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def hop_s(self) -> float:
-        """Seconds from the start of one window to the next."""
+        """Seconds between window starts."""
         return self.length_s if self.stride_s is None else self.stride_s
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Combinations of keys that are not allowed."""
+        """Yield forbidden combinations of keys."""
         if self.at == "intervals" and self.stride_s is not None:
             yield "stride_s", "not with at = 'intervals'; remove one of them"
 
 
 class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which windows are in train, valid and test."""
+    """Split of windows into train, valid and test."""
 
     group: str = ""
     column: str = ""
@@ -228,7 +228,7 @@ class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Combinations of keys that are not allowed."""
+        """Yield forbidden combinations of keys."""
         fractions = [part for part in (self.valid, self.test) if isinstance(part, float | int)]
         has_names = len(fractions) < 2
         if sum(fractions) >= 1:
@@ -242,7 +242,7 @@ class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Name, origin and terms of use of the dataset."""
+    """Name, origin and licence of the dataset."""
 
     name: str = ""
     source: str = ""
@@ -282,7 +282,7 @@ def read_recipe(file: Path) -> ImportRecipe:
 
 
 def _plain_text(error: msgspec.ValidationError) -> str:
-    """Return an error about a wrong type without the words of a programmer."""
+    """Reword a type error for people who do not program."""
     text, _, path = str(error).partition(" - at `$.")
     for names in re.findall(r"`([\w |]+)`", text):
         types = [_PLAIN_TYPES.get(name, repr(name)) for name in names.split(" | ") if name != "null"]
@@ -316,7 +316,7 @@ def _recipe_problems(recipe: ImportRecipe) -> Iterator[str]:
 def rule_problems(
     rule: SensorSource | LabelRule | WindowRule | SplitRule, table: str, *, name: str = "", kind: str = ""
 ) -> Iterator[str]:
-    """Yield a message for every rule that one table breaks."""
+    """Yield a message for every rule that a table breaks."""
     sensor = f" ({name})" if name else ""
     for key, text in (*key_problems(rule, kind=kind), *rule.problems):
         yield f"'{table}{f'.{key}' if key else ''}'{sensor}: {text}"

@@ -1,4 +1,4 @@
-"""A recording: samples or frames of each sensor with their times, and values of stretches of time."""
+"""Recordings: timed samples or frames of each sensor, and labelled intervals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SampleSeries:
 
 
 class Spool:
-    """Collects samples of one shape in two temporary files, so that memory holds one block."""
+    """Samples of one shape in two temporary files, so that memory holds one block."""
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: type[np.float32 | np.uint8]) -> None:
         self._shape, self._dtype, self.count = shape, np.dtype(dtype), 0
@@ -52,7 +52,7 @@ class Spool:
         return self.count * (8 + int(np.prod(self._shape)) * self._dtype.itemsize)
 
     def append(self, times: Times, values: npt.NDArray[Any]) -> None:
-        """Add samples (B, ...) at the end."""
+        """Append samples (B, ...)."""
         self._times.write(np.ascontiguousarray(times, dtype=np.int64).data)
         self._values.write(np.ascontiguousarray(values, dtype=self._dtype).data)
         self.count += len(times)
@@ -66,7 +66,7 @@ class Spool:
         return SampleSeries(times=times, values=values)
 
     def close(self) -> None:
-        """Remove the files; a map that is still used keeps its content."""
+        """Remove the files; open maps stay valid."""
         self._times.close()
         self._values.close()
 
@@ -92,7 +92,7 @@ def in_order(series: SampleSeries, *, duplicates: Duplicates, sort: bool) -> Sam
 
 @dataclass(frozen=True, kw_only=True)
 class ClockFacts:
-    """The clock of one series, in a recording of a sensor.
+    """The clock of one series.
 
     Attributes:
         rate_hz: steps per second without gaps; NaN below two samples.
@@ -112,7 +112,7 @@ class ClockFacts:
 
 
 def clock_facts(series: SampleSeries, *, max_gap_s: float | None) -> ClockFacts:
-    """Measure the clock of a series; a step longer than `max_gap_s`, or three usual steps, is a gap."""
+    """Measure a clock; a step longer than `max_gap_s`, or three usual steps, is a gap."""
     count = len(series)
     if count < 2:
         return ClockFacts(samples=count, rate_hz=float("nan"), jitter_p99_ms=0.0, gaps=0, longest_gap_s=0.0)
@@ -151,7 +151,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedSensor:
-    """A sensor as the dataset has it, and how its samples get there; `max_gap_s` is one and a half periods if None."""
+    """A sensor of the dataset, and how to resample it; `max_gap_s` is one and a half periods if None."""
 
     name: str
     channels: tuple[str, ...]
@@ -169,7 +169,7 @@ class ImportedSensor:
 
     @property
     def own_hz(self) -> float:
-        """The rate of the samples themselves."""
+        """Rate of the samples themselves."""
         return self.rate_hz if self.native_hz is None else self.native_hz
 
     @property
@@ -198,9 +198,9 @@ class ImportedRecording:
     """One recording.
 
     Attributes:
-        series: by sensor; several series of one sensor hold its channels in order. An absent sensor is left out.
-        parts: facts of the whole recording by name, such as person or machine.
-        runs: by column, stretches of time with one value.
+        series: by sensor; several series hold its channels in order. Absent sensors are left out.
+        parts: facts of the whole recording, such as person or machine.
+        runs: by column, intervals of constant value.
     """
 
     name: str
@@ -212,7 +212,7 @@ class ImportedRecording:
 
 
 def make_series(times_s: npt.ArrayLike, values: npt.ArrayLike) -> SampleSeries:
-    """Return samples (L, C) or (L,) with their times (L,) in seconds. Raise UsageError if they do not fit."""
+    """Return samples (L, C) or (L,) with times (L,) in seconds. Raise UsageError if they do not fit."""
     times, samples = np.asarray(times_s, dtype=np.float64), np.asarray(values, dtype=np.float32)
     samples = samples[:, None] if samples.ndim == 1 else samples
     if times.ndim != 1 or samples.ndim != 2 or len(times) != len(samples):

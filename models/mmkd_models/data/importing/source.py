@@ -1,4 +1,4 @@
-"""A source of a recipe: the columns of its files, and how they become series, with the line of every fault."""
+"""A source of a recipe: its columns, and how they become series, with the line of every fault."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SET_DUPLICATES = "set duplicates = 'first', 'last' or 'mean', or correct the ti
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceSamples:
-    """The samples of one sensor in one recording; `repeated` frames equal the one before."""
+    """Samples of one sensor in one recording; `repeated` frames equal the one before."""
 
     series: Sequence[SampleSeries]
     runs: Mapping[str, list[Interval]]
@@ -56,8 +56,8 @@ class SourceReader:
 
     Attributes:
         source_modality: modality of the source whose files are read.
-        columns: columns of the samples, in the order of the sensor's channels; of a tall table its tags.
-        facts: columns of its files that labels, groups and metadata need.
+        columns: sample columns in channel order; in a tall table, tags.
+        facts: columns that labels, groups and metadata need.
         rate_origin: what declares its rate, for messages.
     """
 
@@ -71,11 +71,11 @@ class SourceReader:
 
     @property
     def has_clock(self) -> bool:
-        """Whether samples come with times of a clock that may run wrong."""
+        """Whether samples have times of a clock that may run wrong."""
         return self.source.modality_kind == "video" or (bool(self.source.time) and self.source.resample != "hold")
 
     def with_target(self, first: FoundFile, column: str) -> SourceReader | None:
-        """Return a reader of one column of the same files, a number to be predicted; None if they do not have it."""
+        """Return a reader of one column to predict in the same files; None without that column."""
         source = self.source
         if source.modality_kind == "video" or source.tag:
             return None
@@ -104,7 +104,7 @@ class SourceReader:
         most_bytes: int,
         tell: Callable[[int], None],
     ) -> SourceSamples:
-        """Read the files of one recording, with scratch files in `folder`. Raise DatasetError with the faulty line."""
+        """Read one recording, with scratch files in `folder`. Raise DatasetError with the faulty line."""
         kind = _FrameReading if self.source.modality_kind == "video" else _Reading
         reading = kind(self, folder, stack, most_bytes)
         for file in files:
@@ -116,7 +116,7 @@ class SourceReader:
 def open_source(
     source: SensorSource, first: FoundFile, *, facts: Sequence[str], label: str = "", source_modality: str = ""
 ) -> SourceReader:
-    """Open the first file of a source, for the `facts` that it has. Raise DatasetError if a column is missing."""
+    """Open a source's first file, for the `facts` that it has. Raise DatasetError if a column is missing."""
     if source.modality_kind == "video":
         return _open_camera(source, first.path)
     reader, place = _file_reader(source, first.path)
@@ -156,7 +156,6 @@ def open_source(
 
 
 def _sensor(source: SensorSource, channels: tuple[str, ...], native_hz: float, resample: Resample) -> ImportedSensor:
-    """Return the sensor of a source."""
     return ImportedSensor(
         name=source.modality,
         kind=source.modality_kind,
@@ -219,7 +218,7 @@ class _Reading:
             raise DatasetError(f"{file.path}: has no rows; remove the file, or write it again")
 
     def _count_times(self, rows: int, file: FoundFile) -> tuple[Times, npt.NDArray[np.bool_]]:
-        """Return times of samples that have none, one behind the other, also from file to file of a recording."""
+        """Count times of samples that have none, on from file to file of a recording."""
         if self._origin_ns is None and self._source.start:
             text = with_parts(self._source.start, file.parts)
             self._origin_ns = start_ns(text, self._source, place=str(file.path))
@@ -230,7 +229,7 @@ class _Reading:
         return times, np.ones(rows, dtype=bool)
 
     def _correct(self, times: Times) -> Times:
-        """Return times by a clock that is neither early nor fast."""
+        """Correct the clock's offset and drift."""
         if self._origin_ns is None and len(times):
             self._origin_ns = int(times[0])
         if self._source.clock_ppm and self._origin_ns is not None:
@@ -295,7 +294,7 @@ class _Reading:
 
 
 class _RunCollector:
-    """Makes intervals of a column that comes block by block: one as long as the value stays."""
+    """Intervals of constant value, from a column read in blocks."""
 
     def __init__(self) -> None:
         self._open: tuple[int, str, str] | None = None
@@ -317,7 +316,7 @@ class _RunCollector:
 
 
 def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
-    """Return the reader of a file, and its name in messages on its head."""
+    """Return a file's reader, and its name in messages."""
     form = find_format(file) if source.format == "auto" else source.format
     if form is None:
         raise DatasetError(f"{file}: expected a suffix of {', '.join(suffixes())}; set 'format'")
@@ -325,7 +324,7 @@ def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
 
 
 def _rate(source: SensorSource, reader: Reader, file: Path, channels: Sequence[str]) -> tuple[float, str]:
-    """Return the rate of the samples and what declares it; measured if the recipe does not."""
+    """Return the rate and what declares it; measured if the recipe does not."""
     if reader.rate_hz is not None and not source.time:
         rate_hz = reader.rate_hz(file)
         if source.rate_hz is not None and rate_hz != source.rate_hz:
@@ -367,8 +366,6 @@ def _open_camera(source: SensorSource, file: Path) -> SourceReader:
 
 
 class _FrameReading:
-    """The reading of one recording of a camera."""
-
     def __init__(self, reader: SourceReader, folder: Path, stack: ExitStack, max_bytes: int) -> None:
         self._source, self._rate_hz, self._max_bytes = reader.source, reader.sensor.own_hz, max_bytes
         self._shape = reader.sensor.modality(1.0).shape[1:]
@@ -378,7 +375,7 @@ class _FrameReading:
         self._repeated = 0
 
     def add_file(self, file: FoundFile) -> None:
-        """Collect the frames of a file, behind those of the file before."""
+        """Append a file's frames."""
         source, (height, width, channels), path = self._source, self._shape, file.path
         if self._next_ns is None:
             text = with_parts(source.start, file.parts)
@@ -408,7 +405,6 @@ class _FrameReading:
         self._next_ns += round((last_s + 1 / self._rate_hz) * SECOND_NS)
 
     def samples(self, file: Path) -> SourceSamples:
-        """Return the collected frames."""
         is_utc = bool(self._source.start)
         return SourceSamples(series=[self._spool.series()], runs={}, is_utc=is_utc, repeated=self._repeated)
 

@@ -1,4 +1,4 @@
-"""The work folder of an import, beside its output: recordings that were finished are not read again.
+"""The work folder of an import, next to its output, to continue an interrupted import.
 
 A recording is reused while the recipe's sources and its files (size and time of change) stay as they are.
 """
@@ -29,7 +29,7 @@ Marks = Mapping[str, Sequence[tuple[str, int, int]]]
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """A recording that lies in the grids, the marks of its files, and the measurements of its clocks."""
+    """A recording in the grids, its files' marks, and its clocks."""
 
     recording: GridRecording
     marks: Marks
@@ -44,7 +44,7 @@ class _Content(msgspec.Struct, kw_only=True):
 
 @dataclass(kw_only=True, eq=False)
 class ImportProgress:
-    """The finished part of an import; `secure` puts the grids on the disk before recordings count as finished."""
+    """The finished part of an import; `secure` puts the grids on disk before recordings count as finished."""
 
     folder: Path
     note: Callable[[str], None]
@@ -53,7 +53,7 @@ class ImportProgress:
     _next_s: float = 0.0
 
     def use(self, parts: Sequence[object], marks: Mapping[str, Marks]) -> None:
-        """Drop the progress of other sources (`parts`), and recordings whose files have changed; note it."""
+        """Drop, with a note, progress of other sources (`parts`) and recordings whose files have changed."""
         content, key = self._content, hashlib.sha256(repr((__version__, *parts)).encode()).hexdigest()
         if content.key != key:
             if content.key:
@@ -70,7 +70,7 @@ class ImportProgress:
 
     @property
     def filled(self) -> dict[str, int]:
-        """Finished samples of each sensor's grid."""
+        """Finished samples by sensor."""
         filled: dict[str, int] = {}
         for piece in self._content.pieces.values():
             for name, first in piece.recording.first.items():
@@ -82,7 +82,7 @@ class ImportProgress:
         return self._content.pieces.get(recording)
 
     def add(self, recording: str, piece: Piece) -> None:
-        """Add a recording that lies in the grids; the file is written unless that was done a moment ago."""
+        """Add a recording; the progress file is written at intervals."""
         self._content.pieces[recording] = piece
         begun_s = time.monotonic()
         if begun_s >= self._next_s:
@@ -104,7 +104,7 @@ class ImportProgress:
 
 @contextmanager
 def work_folder(path: Path, note: Callable[[str], None]) -> Iterator[ImportProgress]:
-    """Yield the progress of an earlier run; remove the folder at success."""
+    """Yield an earlier run's progress; remove the folder at success."""
     folder = path.parent / f".{path.name}.import"
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,1 +1,1 @@
-"""Which windows are cut from a recording, with which label and split."""
+"""Windows of recordings, with label and split."""

@@ -1,4 +1,4 @@
-"""Windows of recordings on their grids: where each starts, its label and facts, and which are left out."""
+"""Where each window of a recording starts, its label and facts, and which are left out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cut:
-    """The windows (W,) of one recording, in order of time; `starts_s` counts from the origin of its grids."""
+    """Windows (W,) of one recording in order of time; `starts_s` counts from the origin of its grids."""
 
     starts_s: npt.NDArray[np.float64]
     answers: Answers
@@ -35,7 +35,7 @@ class Cut:
 
 
 def most_windows(recording: GridRecording, modalities: Sequence[ModalitySpec], windows: WindowRule) -> int:
-    """Return the largest number of windows that a recording may have, before any is planned."""
+    """Return the largest possible number of windows of a recording, before planning."""
     if windows.at == "intervals":
         return len(recording.labels) + sum(map(len, recording.runs.values()))
     latest_s = latest_start_s([recording.lengths[modality.name] for modality in modalities], modalities)
@@ -88,10 +88,10 @@ def _centre_windows(
     origin_ns: int,
     length_ns: int,
 ) -> tuple[npt.NDArray[np.float64], Answers]:
-    """Return the starts (W,) in seconds and labels (W,) of a window in the middle of each interval.
+    """Return starts (W,) in seconds and labels (W,) of a window in the middle of each interval.
 
-    A window starts on a sample of the slowest sensor, so that all sensors begin at one moment, and is moved into the
-    recording if it would reach beyond an end. One that then misses the middle of its interval is left out.
+    A window starts on a sample of the slowest sensor, so that all sensors begin together, and is moved into the
+    recording at its ends. One that then misses the middle of its interval is left out.
     """
     end_s = min(length / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True))
     slowest_hz = min(modality.rate_hz for modality in modalities)
@@ -115,7 +115,7 @@ def _centre_windows(
 
 
 def _fact(recording: GridRecording, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
-    """Return a part of the path, or the value of a column; an empty text if it changes in the window."""
+    """Return a part of the path, or a column's value; empty if it changes in the window."""
     if name in recording.parts:
         return np.full(len(starts_ns), recording.parts[name], dtype=object)
     runs = [run for run in recording.runs.get(name, ()) if run.value]
@@ -136,7 +136,7 @@ def _refuse_no_group(recording: GridRecording, group: str, at_start: npt.NDArray
 def _find_filled(
     recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpec], starts_s: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.bool_]:
-    """Return (W, M) whether each sensor has a value in the window."""
+    """Return (W, M) whether each sensor has a value."""
     has_value = np.zeros((len(starts_s), len(modalities)), dtype=bool)
     samples, present = grids.map_arrays()
     for number, modality in enumerate(modalities):
@@ -156,7 +156,7 @@ _TRAIN, _VALID, _TEST = range(3)
 
 
 def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> tuple[Rows, Rows | None]:
-    """Return split and fold (N,) of each window, whole groups dealt by strata (N,) or as the rule names them."""
+    """Return split and fold (N,) of each window, whole groups dealt by strata (N,) or named by the rule."""
     names, group = np.unique(groups, return_inverse=True)
     least = rule.folds or len(SPLIT_NAMES)
     if len(names) < least:
@@ -198,7 +198,7 @@ def _split_groups(names: npt.NDArray[np.str_], counts: npt.NDArray[np.float64], 
 
 
 def named_splits(names: Sequence[str], recordings: Sequence[str], *, column: str) -> Rows:
-    """Return the split (N,) of each window by its name. Raise DatasetError if it is not train, valid or test."""
+    """Return the split (N,) by name. Raise DatasetError if it is not train, valid or test."""
     for name, recording in zip(names, recordings, strict=True):
         if name not in SPLIT_NAMES:
             got = repr(name) if name else "none, or several in one window"
@@ -211,7 +211,7 @@ def named_splits(names: Sequence[str], recordings: Sequence[str], *, column: str
 
 
 def split_by_time(recordings: Rows, strata: Rows, rule: SplitRule) -> Rows:
-    """Split (N,) the windows of each recording and class by time: first train, then valid, then test."""
+    """Split (N,) each recording and class by time: train, then valid, then test."""
     assert isinstance(rule.valid, float | int)  # the recipe's check: names need a group
     assert isinstance(rule.test, float | int)
     splits = np.zeros(len(recordings), dtype=np.int64)
@@ -227,9 +227,9 @@ def split_by_time(recordings: Rows, strata: Rows, rule: SplitRule) -> Rows:
 def far_apart(
     splits: Rows, recordings: Rows, starts_s: npt.NDArray[np.float64], *, least_s: float
 ) -> npt.NDArray[np.bool_]:
-    """Return which windows stay, so that those of one recording in different splits start at least this far apart.
+    """Return which windows stay, so that different splits of one recording start at least this far apart.
 
-    Windows of train make way for those of valid, and both for those of test.
+    Train makes way for valid, and both for test.
     """
     keep = np.ones(len(splits), dtype=bool)
     for recording in np.unique(recordings).tolist():

@@ -1,1 +1,1 @@
-"""Files of recordings, given out block by block as tables."""
+"""Readers of recordings, block by block."""

@@ -1,4 +1,4 @@
-"""NumPy, HDF5 and MATLAB files in blocks: vectors are columns, arrays (L, C) `name[0]`..., groups `group/name`.
+"""NumPy, HDF5 and MATLAB files: vectors are columns, arrays (L, C) `name[0]`..., groups `group/name`.
 
 MATLAB writes the axes of its HDF5 files (v7.3) in reverse order, and vectors as matrices of one row or column.
 """
@@ -36,7 +36,7 @@ _Column = tuple[int, Callable[[slice], Any]]
 
 
 def hdf5_names(file: Path) -> tuple[str, ...]:
-    """Return the names of the columns. Raise DatasetError if the file has another format."""
+    """Return the column names. Raise DatasetError if the file has another format."""
     with _columns(file) as columns:
         if not columns:
             raise DatasetError(f"{file}: expected arrays of numbers (L,) or (L, C), got none; write them as such")
@@ -44,18 +44,18 @@ def hdf5_names(file: Path) -> tuple[str, ...]:
 
 
 def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield these columns in blocks; they have one length."""
+    """Yield columns of one length in blocks."""
     with _columns(file) as available:
         yield from _blocks(file, available, columns)
 
 
 def npz_names(file: Path) -> tuple[str, ...]:
-    """Return the names of the columns. Raise DatasetError if the file is no archive of plain arrays."""
+    """Return the column names. Raise DatasetError if the file is no archive of plain arrays."""
     return tuple(_npz_columns(file))
 
 
 def npz_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield these columns in blocks; they have one length."""
+    """Yield columns of one length in blocks."""
     return _blocks(file, _npz_columns(file), columns)
 
 
@@ -89,7 +89,7 @@ def _blocks(file: Path, available: Mapping[str, _Column], columns: Sequence[str]
 
 @contextmanager
 def _columns(file: Path) -> Iterator[dict[str, _Column]]:
-    """Yield the columns of arrays of numbers: of HDF5 as they lie in the file, of older MATLAB files in memory."""
+    """Yield the columns of numeric arrays; older MATLAB files are read into memory."""
     with reading(file, "an HDF5 or MATLAB file"):
         with file.open("rb") as raw:
             head = raw.read(1024)
@@ -167,7 +167,7 @@ _WHAT = "a Parquet file"
 
 
 def parquet_names(file: Path) -> tuple[str, ...]:
-    """Return the names of the columns. Raise DatasetError if the file is no Parquet."""
+    """Return the column names. Raise DatasetError if the file is no Parquet."""
     import polars as pl
 
     with reading(file, _WHAT):

@@ -1,4 +1,4 @@
-"""Text tables in blocks: any encoding, any separator, each row with its line."""
+"""Text tables of any encoding and separator, each row with its line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 
 
 def csv_names(file: Path, table: TextTable) -> tuple[str, ...]:
-    """Return the names of the columns. Raise DatasetError if the file is empty, has another encoding, or no header."""
+    """Return the column names. Raise DatasetError if the file is empty, has another encoding, or no header."""
     head, delimiter = _head(file, table)
     if not head:
         raise DatasetError(f"{file}: expected a table, got an empty file; remove it, or write it again")
@@ -46,7 +46,7 @@ def csv_names(file: Path, table: TextTable) -> tuple[str, ...]:
 
 
 def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield these columns in blocks of lines. Raise DatasetError with the line if its number of fields differs."""
+    """Yield columns in blocks of lines. Raise DatasetError with the line if its number of fields differs."""
     import polars as pl
 
     names, (_, delimiter) = csv_names(file, table), _head(file, table)
@@ -71,7 +71,7 @@ def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator
 
 
 def detect_encoding(file: Path) -> str:
-    """Return the encoding of a byte order mark, or UTF-8, which is checked when the file is read."""
+    """Return the encoding of a byte order mark, else UTF-8, which is checked on reading."""
     with file.open("rb") as stream:
         head = stream.read(4)
     return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
@@ -83,7 +83,7 @@ def guess_delimiter(line: str) -> str:
 
 
 def is_decodable(data: bytes, encoding: str) -> bool:
-    """Whether bytes, perhaps cut off within a character, are text in this encoding."""
+    """Return whether bytes, perhaps cut within a character, are text in this encoding."""
     try:
         codecs.getincrementaldecoder(encoding)().decode(data)
     except UnicodeDecodeError:
@@ -104,7 +104,7 @@ def _encoding(file: Path, table: TextTable) -> str:
 
 
 def _head(file: Path, table: TextTable) -> tuple[str, str]:
-    """Return the first line without its end, and the separator."""
+    """Return the first line, and the separator."""
     encoding = _encoding(file, table)
     with _decoding(file, encoding), file.open(encoding=encoding) as stream:
         line = stream.readline(MAX_LINE_BYTES + 1)
@@ -114,7 +114,7 @@ def _head(file: Path, table: TextTable) -> tuple[str, str]:
 
 
 def _text_blocks(file: Path, table: TextTable) -> Iterator[tuple[str, int]]:
-    """Yield whole lines, about a block of them, and the number of the first."""
+    """Yield blocks of whole lines, and the number of the first."""
     encoding, rest, line = _encoding(file, table), "", 1
     with _decoding(file, encoding), file.open(encoding=encoding) as stream:
         while text := stream.read(_BLOCK_CHARACTERS):
@@ -169,7 +169,7 @@ def _refuse_long(file: Path, line: int, text: str) -> None:
 
 
 def _is_plain(data: bytes, delimiter: str, width: int) -> bool:
-    """Return whether every line has this number of fields and no quotes: polars reads such lines much faster."""
+    """Return whether every line has this number of fields and no quotes, for the faster reader, polars."""
     if b'"' in data or width == 1:
         return False
     signs = np.frombuffer(data if data.endswith(b"\n") else data + b"\n", dtype=np.uint8)

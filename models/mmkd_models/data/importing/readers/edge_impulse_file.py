@@ -1,4 +1,4 @@
-"""Recordings in JSON as of Edge Impulse's documentation, "Data acquisition format"; their signature is not checked."""
+"""Edge Impulse JSON (its documentation, "Data acquisition format"); signatures are not checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Recording(msgspec.Struct):
 
 
 def edge_impulse_names(file: Path) -> tuple[str, ...]:
-    """Return the names of the sensors. Raise DatasetError if the file has another format."""
+    """Return the sensor names. Raise DatasetError if the file has another format."""
     return tuple(sensor.name for sensor in _read(file).sensors)
 
 

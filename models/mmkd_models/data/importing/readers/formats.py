@@ -1,4 +1,4 @@
-"""One table of the formats of recordings: how the columns of a file are named and read."""
+"""Formats of recordings: how columns are named and read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Format = Literal["csv", "parquet", "npz", "wav", "video", "tdms", "mdf4", "hdf5"
 
 @dataclass(frozen=True)
 class Reader:
-    """How one format is read; `rate_hz` reads the declared rate. Functions raise DatasetError for other files."""
+    """Functions of one format, which raise DatasetError for other files; `rate_hz` reads the declared rate."""
 
     suffixes: tuple[str, ...]
     names: Callable[[Path], tuple[str, ...]]
@@ -82,12 +82,12 @@ def suffixes() -> dict[str, Format]:
 
 
 def find_format(file: Path) -> Format | None:
-    """Return the format of a file by its suffix; None if no format has it."""
+    """Return the format by suffix, or None."""
     return suffixes().get(file.suffix.lower())
 
 
 def choose_reader(form: Format, table: TextTable) -> Reader:
-    """Return the reader of a format; of text files with the keys of the recipe."""
+    """Return the reader of a format; text files use the recipe's keys."""
     if form == "csv":
         return _csv_reader(table)
     reader = READERS[form]

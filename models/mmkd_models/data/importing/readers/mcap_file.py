@@ -1,4 +1,4 @@
-"""MCAP files in blocks: columns are `topic.field`, with `log_time` and `publish_time` in UTC."""
+"""MCAP files: columns are `topic.field`, with `log_time` and `publish_time` in UTC."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _WHAT = "an MCAP file"
 
 
 def mcap_names(file: Path) -> tuple[str, ...]:
-    """Return the names of the columns, from the first message of each topic. Raise DatasetError if it is no MCAP."""
+    """Return the column names, from the first message of each topic. Raise DatasetError if it is no MCAP."""
     return (*_TIMES, *_topics(file))
 
 
 def mcap_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield these columns in blocks, a row a message; they are of one topic."""
+    """Yield columns of one topic in blocks, a row a message."""
     topics = _topics(file)
     chosen = [topics[name] for name in columns if name not in _TIMES] or list(topics.values())[:1]
     require_one(file, chosen, what="topic")
@@ -52,7 +52,7 @@ def _topics(file: Path) -> dict[str, str]:
 
 
 def _fields(file: Path, schema: Any, channel: Any, message: Any) -> dict[str, Any]:
-    """Return numbers and texts of a message by topic and path: `/topic.a.x`, `/topic.b[0]`."""
+    """Return numbers and texts of a message by path: `/topic.a.x`, `/topic.b[0]`."""
     match channel.message_encoding:
         case "json":
             content = json.loads(message.data)

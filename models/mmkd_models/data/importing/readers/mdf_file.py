@@ -1,7 +1,7 @@
-"""MDF 4 files (ASAM) in blocks: channels by name, `time` is the clock of the group that they are in.
+"""MDF 4 files (ASAM): channels by name, `time` is the clock of their group.
 
-A name that several groups have is `number/name`, with the number of the group. asammdf is LGPL and read channel by
-channel, since a frame of all has the union of all groups' times (asammdf#205).
+A name in several groups is `number/name`, with the group's number. asammdf is LGPL and read channel by channel, since
+a frame of all has the union of all groups' times (asammdf#205).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FIRST_BLOCK = 64
 
 
 def mdf_names(file: Path) -> tuple[str, ...]:
-    """Return the names of the columns. Raise DatasetError if the file is no MDF."""
+    """Return the column names. Raise DatasetError if the file is no MDF."""
     with _open(file) as mdf:
         names = tuple(_channels(mdf))
         if not names:
@@ -35,7 +35,7 @@ def mdf_names(file: Path) -> tuple[str, ...]:
 
 
 def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield these columns in blocks; they are of one group."""
+    """Yield columns of one group in blocks."""
     with _open(file) as mdf:
         channels = _channels(mdf)
         chosen = {name: channels[name] for name in columns if name != _TIME} or dict(list(channels.items())[:1])
@@ -57,7 +57,7 @@ def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
 
 
 def _channels(mdf: Any) -> dict[str, tuple[int, int]]:
-    """Return group and index of each channel but the groups' own clocks."""
+    """Return group and index of each channel, clocks excluded."""
     channels = [
         (group, index, channel.name)
         for group, part in enumerate(mdf.groups)
@@ -81,9 +81,9 @@ def _open(file: Path) -> Iterator[Any]:
 
 
 def _check_links(file: Path) -> None:
-    """Follow every link of the file: asammdf leaves objects that cannot be closed if one leads beyond its end.
+    """Follow every link: if one leads beyond the file's end, asammdf leaves objects that cannot be closed.
 
-    A block is an id, its length, how many links it has, and these (ASAM MDF 4.1, section 4.3).
+    A block is an id, its length, its number of links, and these (ASAM MDF 4.1, section 4.3).
     """
     size = file.stat().st_size
     with file.open("rb") as raw:

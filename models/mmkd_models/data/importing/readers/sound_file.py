@@ -1,4 +1,4 @@
-"""Sound in blocks, from sound files and by ffmpeg from video files: channels are numbered from 1, full scale is 1."""
+"""Audio from sound files, and by ffmpeg from video files: channels are numbered from 1, full scale is 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
-    """Return the names of the channels and the rate in Hz. Raise DatasetError if the file is no sound."""
+    """Return channel names and rate in Hz. Raise DatasetError if the file is no sound."""
     soundfile = _soundfile()
     with reading(file, "a sound file"):
         facts = soundfile.info(str(file), verbose=True)
@@ -34,7 +34,7 @@ def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
 
 
 def sound_blocks(file: Path, columns: Sequence[str], *, original: Path | None = None) -> Iterator[RowBlock]:
-    """Yield these channels in blocks; messages name `original`, if `file` is a copy of its sound."""
+    """Yield these channels in blocks; messages name `original` if `file` is an extracted copy."""
     soundfile = _soundfile()
     named = original or file
     expected, first = soundfile.info(str(file)).frames, 0
@@ -57,13 +57,13 @@ def _soundfile() -> Any:
 
 
 def video_sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
-    """Return the channels and the rate in Hz of the first sound track; errors as `_extract_sound`."""
+    """Return channels and rate in Hz of the first sound track; errors as `_extract_sound`."""
     with _extract_sound(file, "-t", "1") as sound:
         return sound_facts(sound)
 
 
 def video_sound_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield these channels of the first sound track in blocks; errors as `_extract_sound`."""
+    """Yield channels of the first sound track in blocks; errors as `_extract_sound`."""
     with _extract_sound(file) as sound:
         yield from sound_blocks(sound, columns, original=file)
 

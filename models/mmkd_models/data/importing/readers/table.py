@@ -1,4 +1,4 @@
-"""Rows of a file as a table, with the place of each row for messages, and the numbers in it."""
+"""Tables of rows with their place in the file, for messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCK_ROWS = 1 << 18
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowBlock:
-    """Rows that follow each other in a file (of text files all are text), and the place of each: `log.csv:17`."""
+    """Consecutive rows of a file (text files: all text), and the place of each: `log.csv:17`."""
 
     frame: pl.DataFrame
     place: Callable[[int], str]
@@ -32,7 +32,7 @@ class RowBlock:
 def row_block(
     file: Path, columns: Mapping[str, Any], first: int = 0, *, called: str = "row", base: int = 0
 ) -> RowBlock:
-    """Return a block of columns whose first row is number `first` of its file; messages count rows from `base`."""
+    """Return a block whose first row is number `first` of its file; messages count rows from `base`."""
     import polars as pl
 
     frame = pl.DataFrame(dict(columns), strict=False)
@@ -40,7 +40,7 @@ def row_block(
 
 
 def numbers(block: RowBlock, columns: Sequence[str], table: TextTable) -> Floats:
-    """Return float32 (rows, C), NaN for missing. Raise DatasetError if a field is no number, with its line."""
+    """Return float32 (rows, C), NaN for missing. Raise DatasetError with the line if a field is no number."""
     return np.stack([_column(block, column, table) for column in columns], axis=1)
 
 
@@ -80,7 +80,7 @@ def _cure(text: str, table: TextTable) -> str:
 
 
 def strip_texts(column: pl.Series, table: TextTable) -> pl.Series:
-    """Return a text column without blanks around, null for missing."""
+    """Strip blanks; null for missing."""
     import polars as pl
 
     text = column.str.strip_chars()
@@ -116,7 +116,7 @@ def refuse_columns(place: str, count: int) -> None:
 
 @contextmanager
 def reading(file: Path, what: str) -> Iterator[None]:
-    """Turn any error of a parser into a DatasetError: `expected a TDMS file, got ...`."""
+    """Turn any parser error into a DatasetError: `expected a TDMS file, got ...`."""
     try:
         yield
     except MmkdError:
@@ -134,14 +134,14 @@ def library(module: str, *, package: str, what: str) -> Any:
 
 
 def utc(times_ns: Any) -> Any:
-    """Return nanoseconds since 1970 as a column of times in UTC."""
+    """Convert nanoseconds since 1970 to a UTC time column."""
     import polars as pl
 
     return pl.Series(times_ns, dtype=pl.Int64).cast(pl.Datetime("ns", "UTC"))
 
 
 def require_one_length(file: Path, lengths: Mapping[str, int]) -> None:
-    """Raise DatasetError if columns that are read together have different numbers of rows."""
+    """Raise DatasetError if columns read together differ in length."""
     if len(set(lengths.values())) > 1:
         got = ", ".join(f"{name} {count}" for name, count in lengths.items())
         raise DatasetError(
@@ -150,7 +150,7 @@ def require_one_length(file: Path, lengths: Mapping[str, int]) -> None:
 
 
 def require_one(file: Path, values: Sequence[object], *, what: str) -> None:
-    """Raise DatasetError if columns that are read together are of several groups or topics."""
+    """Raise DatasetError if columns read together are of several groups or topics."""
     names = list(dict.fromkeys(map(str, values)))
     if len(names) > 1:
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""TDMS files of LabVIEW in blocks: channels are `group/channel`, `time` is the clock of those that are read with it.
+"""TDMS files of LabVIEW: channels are `group/channel`, `time` is the clock of those read with it.
 
 Times follow from wf_start_time (UTC, else from 0 s), wf_start_offset and wf_increment in seconds (NI, "NI-TDMS file
 format internal structure", waveform channels). nptdms is LGPL and read channel by channel.
@@ -31,7 +31,7 @@ _WHAT = "a TDMS file"
 
 
 def tdms_names(file: Path) -> tuple[str, ...]:
-    """Return the names of the columns. Raise DatasetError if the file is no TDMS."""
+    """Return the column names. Raise DatasetError if the file is no TDMS."""
     with _open(file) as (content, channels):
         if content.file_status.incomplete_final_segment or not channels:
             raise DatasetError(f"{file}: expected {_WHAT} with channels to its end, got a part; copy it again")
@@ -39,7 +39,7 @@ def tdms_names(file: Path) -> tuple[str, ...]:
 
 
 def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield these columns in blocks; they have one length, and one clock where `time` is among them."""
+    """Yield columns of one length in blocks, with one clock if `time` is among them."""
     with _open(file) as (_, channels):
         waveforms = [name for name, channel in channels.items() if _is_waveform(channel)]
         chosen = [name for name in columns if name != _TIME] or waveforms[:1]
@@ -54,7 +54,7 @@ def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
 
 
 def _clock(file: Path, channels: Mapping[str, Any]) -> tuple[np.datetime64 | None, float, float]:
-    """Return when the waveforms start, or None, their offset and their step in seconds."""
+    """Return the waveforms' start or None, offset and step in seconds."""
     clocks = []
     for name, channel in channels.items():
         if not _is_waveform(channel):
@@ -70,7 +70,7 @@ def _clock(file: Path, channels: Mapping[str, Any]) -> tuple[np.datetime64 | Non
 
 
 def _times(start: np.datetime64 | None, offset_s: float, step_s: float, samples: Any) -> Any:
-    """Return times in UTC, or seconds from the start if the file does not contain its time."""
+    """Return times in UTC, or seconds from the start if the file has none."""
     seconds = offset_s + samples * step_s
     if start is None:
         return seconds

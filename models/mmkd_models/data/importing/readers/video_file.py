@@ -1,4 +1,4 @@
-"""Video files frame by frame, decoded by OpenCV, with the time of each in its container."""
+"""Video frames, decoded by OpenCV, with container times."""
 
 from __future__ import annotations
 

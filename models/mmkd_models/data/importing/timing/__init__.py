@@ -1,1 +1,1 @@
-"""The clocks of sensors, and samples at the rates of the dataset."""
+"""Clocks of sensors, and resampling."""

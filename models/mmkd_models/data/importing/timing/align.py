@@ -1,4 +1,4 @@
-"""Proposes by how much the clock of one sensor is off, by cross-correlation of the movement of two sensors."""
+"""Clock offsets between sensors, by cross-correlation of their movement."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Proposal:
 def propose_offset(
     recording: str, sensor: str, samples: SampleSeries, reference: str, reference_samples: SampleSeries
 ) -> Proposal | None:
-    """Return the proposal for `sensor`; None if a sensor hardly moves. Raise DatasetError if one is too long."""
+    """Propose an offset for `sensor`; None if a sensor hardly moves. Raise DatasetError if one is too long."""
     from scipy.signal import correlate, correlation_lags
 
     for name, series in ((sensor, samples), (reference, reference_samples)):
@@ -68,7 +68,7 @@ def propose_offset(
 
 
 def _course(samples: SampleSeries) -> npt.NDArray[np.float64] | None:
-    """Return (G,) how much a sensor moves in each step of the grid, in standard deviations; None if it never does."""
+    """Return (G,) the movement in each grid step, in standard deviations; None without movement."""
     if len(samples) < 2:
         return None
     moves = _moves(samples.values)

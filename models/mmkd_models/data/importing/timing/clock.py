@@ -1,4 +1,4 @@
-"""Timestamps of logs, read to nanoseconds since 1970 in UTC."""
+"""Timestamps of logs, as nanoseconds since 1970 in UTC."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Mask = npt.NDArray[np.bool_]
 
 
 class TimeColumn:
-    """Reads the column of times of one file, block by block; remembers what the blocks before showed."""
+    """The time column of one file, read in blocks; remembers earlier blocks."""
 
     def __init__(self, table: TextTable, column: str) -> None:
         self._table, self._column = table, column
@@ -132,7 +132,7 @@ class TimeColumn:
         )
 
     def _parse(self, column: pl.Series) -> tuple[pl.Series, str]:
-        """Return datetimes of a column of text, null if it cannot be read, and the expected form."""
+        """Parse text to datetimes, null if unreadable; return also the expected form."""
         formats: tuple[str, ...] = (self._table.time_format,)
         shape = f" as {self._table.time_format!r}"
         if not self._table.time_format:
@@ -193,7 +193,7 @@ class TimeColumn:
 
 
 def _nanoseconds(stamps: pl.Series) -> Times:
-    """Return datetimes in microseconds as nanoseconds, 0 for null: those of far times would not fit."""
+    """Convert from microseconds to nanoseconds, 0 for null: far times would not fit."""
     import polars as pl
 
     return np.asarray(stamps.cast(pl.Int64).fill_null(0).to_numpy() * _UNIT_NS["us"])

@@ -1,4 +1,4 @@
-"""The samples of all recordings at the dataset's rates, end to end, one scratch file a sensor."""
+"""Samples of all recordings at the dataset's rates, end to end, one scratch file a sensor."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _REACH = 10  # periods of the lower rate, as `resample_poly` designs its filter
 def sensor_blocks(
     series: Sequence[SampleSeries], sensor: ImportedSensor, *, origin_ns: int, count: int
 ) -> Iterator[Values]:
-    """Yield the grid of a sensor in blocks (B, C), of a camera (B, H, W, C), missing throughout if it is absent."""
+    """Yield the grid of a sensor in blocks (B, C), of a camera (B, H, W, C), all missing if it is absent."""
     if sensor.kind == "video":
         yield from _frame_blocks(series, sensor, origin_ns=origin_ns, count=count)
         return
@@ -110,7 +110,7 @@ def grid_blocks(series: SampleSeries, sensor: ImportedSensor, *, origin_ns: int,
 
 
 def _around(series: SampleSeries, times: Times) -> tuple[Rows, Rows]:
-    """Return the sample at or before each time and the one after it, both inside the series."""
+    """Return the samples before (or at) and after each time, inside the series."""
     last = len(series) - 1
     # Searching the whole series would read it from end to end, for a block of it.
     low, high = np.searchsorted(series.times, times[[0, -1]], side="right").tolist()
@@ -168,7 +168,7 @@ def _polyphase(
 
 
 def _fill_missing(samples: Floats) -> npt.NDArray[np.float64]:
-    """Return samples (B, C) with missing values replaced by the nearest value of the channel."""
+    """Replace missing values (B, C) by the channel's nearest value."""
     filled = np.zeros(samples.shape)
     for channel, values in enumerate(samples.T):
         known = np.flatnonzero(~np.isnan(values))
@@ -183,7 +183,7 @@ _BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GridRecording:
-    """A recording whose samples lie in the grids; `first` is its first sample in each sensor's file."""
+    """A recording in the grids; `first` is its first sample in each sensor's file."""
 
     name: str
     parts: Mapping[str, str]
@@ -197,7 +197,7 @@ class GridRecording:
 
 
 class Grids:
-    """The grids of all recordings, in files of a folder."""
+    """Grids of all recordings, in files of a folder."""
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class Grids:
         self._files[name] = file
 
     def add(self, recording: ImportedRecording) -> GridRecording:
-        """Put a recording at the end of the grids. Raise DatasetError or UsageError if its samples do not fit them."""
+        """Append a recording. Raise DatasetError or UsageError if its samples do not fit the grids."""
         for name in recording.series:
             if name not in self._files:
                 raise UsageError(
@@ -275,7 +275,7 @@ class Grids:
                 self._files[f"{sensor.name}.present"].write(here.data)
 
     def _span_ns(self, recording: ImportedRecording) -> tuple[int, int]:
-        """Return the first and the last moment of the grids: while all sensors record, or while any does."""
+        """Return first and last moment: while all sensors record, or while any does."""
         # Channels that report on change begin when they like: a sensor is there while any of its channels is.
         times = [[series.times for series in parts if len(series)] for parts in recording.series.values()]
         firsts = [min(int(channel[0]) for channel in channels) for channels in times if channels]
@@ -285,14 +285,14 @@ class Grids:
         return (max(firsts), min(lasts)) if self._cover == "all" else (min(firsts), max(lasts))
 
     def secure(self) -> None:
-        """Return when everything that was added is on the disk."""
+        """Wait until everything added is on disk."""
         for file in self._files.values():
             if not file.closed:
                 file.flush()
                 os.fsync(file.fileno())
 
     def map_arrays(self) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
-        """Return the samples of each sensor (L, ...), and for cameras which frames are there (L,), mapped."""
+        """Map the samples of each sensor (L, ...), and for cameras which frames are present (L,)."""
         samples: dict[str, AnyArray] = {}
         present: dict[str, AnyArray] = {}
         for file in self._files.values():
@@ -325,7 +325,7 @@ def _sample_bytes(sensor: ImportedSensor) -> int:
 
 
 def sums_before(grid: AnyArray, rows: Rows, measure: Callable[[AnyArray], npt.ArrayLike]) -> npt.NDArray[np.float64]:
-    """Return the sum of `measure` (B,) of blocks of a grid over all rows before each of these."""
+    """Return the sum of `measure` (B,) over all grid rows before each of `rows`."""
     rows = np.minimum(rows, len(grid))
     sums, total = np.zeros(rows.shape), 0.0
     for start in range(0, len(grid), _BLOCK_ROWS):
