@@ -1,1 +1,1 @@
-"""What executes an artifact: one file an engine, and one table of them all."""
+"""Engines for artifacts: one file each, and one table."""

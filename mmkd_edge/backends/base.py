@@ -1,4 +1,4 @@
-"""Backends, which execute artifacts: their protocol and their table. A backend is its file and its row here."""
+"""Backends execute artifacts: their protocol and their table. A backend is one file and one row here."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ BackendName = Literal["native", "ort", "openvino", "litert", "trt"]
 
 
 class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of an engine besides its threads. A backend that lacks an option ignores it.
+    """Engine options besides threads; a backend ignores those that it lacks.
 
     Attributes:
-        graph: how far onnxruntime rewrites the graph: all it can, or only what needs no other kernels.
-        owns_cores: onnxruntime's idle threads spin, OpenVINO's threads stay on one core: for cores that run nothing
-            else.
+        graph: onnxruntime's graph rewriting: everything, or only what needs no other kernels.
+        owns_cores: onnxruntime's idle threads spin and OpenVINO's are pinned; for cores that run nothing else.
     """
 
     graph: Literal["all", "basic"] = "all"
@@ -40,7 +39,7 @@ Answers = tuple[NDArray[np.float32], ...]
 
 
 class Backend(Protocol):
-    """An opened artifact. May be shared by threads."""
+    """An opened artifact; threads may share it."""
 
     @property
     def name(self) -> str:
@@ -49,7 +48,7 @@ class Backend(Protocol):
 
     @property
     def version(self) -> str:
-        """The library behind it, with its version."""
+        """The library's name and version."""
         ...
 
     @property
@@ -59,40 +58,36 @@ class Backend(Protocol):
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs of the opened graph, as the engine reports them."""
+        """Inputs as the engine reports them."""
         ...
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Outputs of the opened graph, as the engine reports them."""
+        """Outputs as the engine reports them."""
         ...
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Answers:
-        """Answer for one window.
+        """Answer for one window; BackendError if the engine fails.
 
         Args:
-            feeds: `<name>` and `<name>_present`, each float32 (1, T, C); of video uint8 (1, T, H, W, C) and float32
-                (1, T, 1).
+            feeds: `<name>` and `<name>_present`, float32 (1, T, C); video uint8 (1, T, H, W, C) and float32 (1, T, 1).
 
         Returns:
-            Logits and probabilities (of a regression the value), each float32 (1, K), and perhaps the novelty score,
-            float32 (1, 1). The caller owns them: a later call does not touch them.
-
-        Raises:
-            BackendError: the engine failed.
+            Logits and probabilities (or the value of a regression), float32 (1, K), and perhaps the novelty score,
+            float32 (1, 1). The caller owns them.
         """
         ...
 
     def close(self) -> None:
-        """Close the engine; more than once is fine."""
+        """Close the engine; repeated calls are allowed."""
         ...
 
 
 class SteppingBackend(Backend, Protocol):
-    """A backend that also runs the step graphs of causal students."""
+    """A backend that also runs step graphs of causal students."""
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
-        """Return the function that takes one step: it reads the memory's inputs and writes its outputs."""
+        """Return a function that takes one step from the memory's inputs to its outputs."""
         ...
 
 
@@ -101,13 +96,12 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         without_gain: precisions that are no faster than fp32.
-        library: returns the module that it imports, and the distribution that provides it.
-        lacks: returns what else is missing, with the commands to install it; None if it needs nothing else.
-        open_steps: opens a step graph; None if it runs none.
-        on_gpu: threads do not matter, and opening may build an engine.
-        is_own: part of this package: it checks its files itself, and needs no sandbox check.
-        has_graph_option: whether `SessionOptions.graph` matters.
-        owns_cores_from: threads from which `SessionOptions.owns_cores` matters; None for never.
+        library: returns the module to import and its distribution.
+        lacks: returns what else is missing, with install commands, or None.
+        open_steps: opens a step graph; None if unsupported.
+        on_gpu: ignores threads; opening may build an engine.
+        is_own: checks its files itself, so it needs no sandbox check.
+        owns_cores_from: threads from which `SessionOptions.owns_cores` matters, or None.
     """
 
     formats: tuple[ArtifactFormat, ...]
@@ -216,7 +210,7 @@ AUTO_ORDER: tuple[BackendName, ...] = ("trt", "native", "openvino", "ort", "lite
 
 
 def check_backend(name: str) -> BackendName | Literal["auto"]:
-    """Return the name of a backend, or `auto`; UsageError for any other."""
+    """Return the name of a backend, or `auto`; UsageError for others."""
     if name == "auto":
         return "auto"
     for known in BACKENDS:
@@ -233,7 +227,7 @@ def is_installed(name: BackendName) -> bool:
 
 
 def why_absent(name: BackendName) -> str:
-    """Return why a backend cannot run here, with the command to install it; empty if it can."""
+    """Return why a backend cannot run here, with the install command; empty if it can."""
     row = BACKENDS[name]
     if row.lacks is not None:
         return row.lacks()
@@ -241,12 +235,12 @@ def why_absent(name: BackendName) -> str:
 
 
 def backend_for(artifact_format: ArtifactFormat) -> BackendName:
-    """Return the backend in which artifacts of a format are judged."""
+    """Return the backend that judges artifacts of a format."""
     return next(name for name, row in BACKENDS.items() if artifact_format in row.formats)
 
 
 def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], backend: BackendName) -> Artifact:
-    """Return the artifact for a backend; UsageError says why each does not fit. Precision `auto` is fp32."""
+    """Return the artifact for a backend (`auto` is fp32); UsageError says why each does not fit."""
     expected = "fp32" if precision == "auto" else precision
     formats = BACKENDS[backend].formats
     reasons: list[str] = []
@@ -266,7 +260,7 @@ def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], b
 def open_backend(
     name: BackendName, model: bytes, *, threads: int, options: SessionOptions = DEFAULT_OPTIONS
 ) -> Backend:
-    """Open the verified bytes of an artifact; UnavailableError without its library, BackendError if it is refused."""
+    """Open a verified artifact; UnavailableError without its library, BackendError if it is refused."""
     if name not in BACKENDS:
         raise UsageError(f"backend {name!r} is unknown; expected one of {', '.join(map(repr, BACKENDS))}")
     with _library(name):
@@ -276,7 +270,7 @@ def open_backend(
 def open_steps(
     name: BackendName, model: bytes, *, threads: int, options: SessionOptions = DEFAULT_OPTIONS
 ) -> SteppingBackend:
-    """Open the step graph of a causal student, in fp32; UsageError if the backend runs none."""
+    """Open a causal student's step graph in fp32; UsageError if the backend runs none."""
     opened = BACKENDS[name].open_steps
     if opened is None:
         able = ", ".join(other for other, row in BACKENDS.items() if row.open_steps is not None)

@@ -1,6 +1,6 @@
-"""Calls of engines: what they raise becomes a `BackendError`, but exceptions of signal handlers pass.
+"""Turn what engines raise into `BackendError`, but let exceptions of signal handlers pass.
 
-A program that limits its time with SIGALRM, or ends in order on SIGTERM, raises from its handler: no engine failed.
+A SIGALRM or SIGTERM handler may raise during a call: then no engine failed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if sys.version_info >= (3, 11):
 else:
 
     def being_handled() -> BaseException | None:
-        """Return the exception that the caller handles at this moment, or None."""
+        """Return the exception that the caller is handling, or None."""
         return sys.exc_info()[1]
 
 
 class EngineCall:
-    """A block that calls an engine: whatever that raises becomes a BackendError of `title` and `failure`."""
+    """A block that calls an engine: its errors become a BackendError of `title` and `failure`."""
 
     __slots__ = ("_failure", "_handled", "_reason", "_title")
 
@@ -52,10 +52,9 @@ class EngineCall:
 
 
 def reraise_signal_exceptions(error: BaseException | None, *, handled: BaseException | None = None) -> None:
-    """Raise an error again if it, or one that it was made from, comes out of an installed signal handler.
+    """Reraise an error if it, or one in its chain, comes from an installed signal handler.
 
-    Args:
-        handled: `being_handled()` before the call, which Python makes the context of later errors though it is over.
+    `handled` is `being_handled()` before the call, which Python chains to later errors though it is over.
     """
     codes: set[CodeType] | None = None
     while error is not None:
@@ -84,7 +83,7 @@ def _handler_codes() -> set[CodeType]:
 
 
 def describe_tensor(name: str, dtype: str, shape: tuple[int, ...]) -> TensorSpec:
-    """Return a tensor as the manifest describes it; BackendError for a type that no artifact has."""
+    """Return a tensor as in the manifest; BackendError for a type that no artifact has."""
     if dtype not in _DTYPES:
         raise BackendError(f"tensor {name!r} has the type {dtype}, expected float32")
     return TensorSpec(name=name, dtype=_DTYPES[dtype], shape=shape)

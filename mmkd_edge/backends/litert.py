@@ -1,7 +1,7 @@
-"""LiteRT, formerly TensorFlow Lite, on the CPU: for `.tflite` artifacts.
+"""LiteRT (formerly TensorFlow Lite) on the CPU, for `.tflite` artifacts.
 
-An interpreter answers one call at a time, so parallel calls take theirs from a pool. LiteRT writes one line on stderr
-when a process opens its first artifact; nothing in its interface prevents it.
+Parallel calls take interpreters from a pool. LiteRT prints one line to stderr at a process's first artifact; nothing
+prevents that.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Instance(msgspec.Struct, kw_only=True):
 
 
 class LitertBackend:
-    """Interpreters over one model with one signature: as many as there ever were calls at the same time."""
+    """A pool of interpreters over one model with one signature."""
 
     name = "litert"
 
@@ -80,7 +80,7 @@ class LitertBackend:
         return partial(self._step, memory)
 
     def _step(self, memory: StepMemory) -> None:
-        """Take one step; an interpreter that took this memory's last step has its state already."""
+        """Take one step; the interpreter of this memory's last step already has its state."""
         idle = self._open_pool()
         instance = self._take(idle)
         interpreter, places = instance.interpreter, self._places
@@ -101,7 +101,7 @@ class LitertBackend:
         return self._idle
 
     def close(self) -> None:
-        """Close the interpreters; a `run` in another thread ends undisturbed."""
+        """Close the interpreters; a running `run` ends undisturbed."""
         self._idle = None
 
     def __repr__(self) -> str:

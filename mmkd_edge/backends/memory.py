@@ -1,4 +1,4 @@
-"""Memory that engines read and write, for one call and for the steps of one stream."""
+"""Memory that engines read and write, for calls and streams."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NAN = float("nan")
 
 
 class StepMemory:
-    """The arrays of one stream's steps, for any engine. A step returns one slot of most states.
+    """The arrays of one stream's steps. A step returns one slot of most states.
 
     Attributes:
-        inputs: a block of samples, the slot and the states, by name.
-        outputs: the answer, and what is new of each state, by name; parts of one piece of memory.
+        inputs: samples, slot and states by name.
+        outputs: the answer and the new part of each state by name, in one block of memory.
         states: names of the states; `fresh` those of the other inputs.
         step: number of the next step, from 0.
     """
@@ -56,7 +56,7 @@ class StepMemory:
         self._written.fill(_NAN)
 
     def check_written(self) -> None:
-        """Raise ValueError unless a step wrote a number to every output."""
+        """Raise ValueError if a step left an output without a number."""
         if np.count_nonzero(np.isnan(self._written)) != self._gaps:
             raise ValueError("it gave NaN, or no answer")
 
@@ -70,13 +70,13 @@ class StepMemory:
                 arrays[name][(slice(None),) * axis + (slot,)] = new
 
     def keep(self) -> None:
-        """Copy the new states into the inputs, and count the step."""
+        """Copy the new states into the inputs; count the step."""
         self.keep_in(self.inputs)
         self.step += 1
 
 
 def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) -> None:
-    """Copy feeds into an engine's own memory; ValueError for other inputs, shapes or types than the engine's."""
+    """Copy feeds into an engine's memory; ValueError for wrong inputs, shapes or types."""
     if feeds.keys() != places.keys():
         expected, found = ", ".join(places), ", ".join(feeds)
         raise ValueError(f"expected the inputs {expected}, got {found or 'nothing'}")
@@ -88,6 +88,6 @@ def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) 
 
 
 def erase(answers: Iterable[NDArray[Any]]) -> None:
-    """Overwrite earlier answers with NaN: one that a call does not write is no answer."""
+    """Overwrite answers with NaN, so that unwritten ones are noticed."""
     for answer in answers:
         answer.fill(_NAN)

@@ -1,4 +1,4 @@
-"""The native engine on the CPU, for `.native` artifacts: one thread for each call, no library to install."""
+"""The native engine on the CPU, for `.native` artifacts: one thread per call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmkd_edge.spec import TensorSpec
 
 
 class NativeBackend:
-    """One model for all threads; with `steps` its tensors are those of a step of a causal student."""
+    """One model for all threads; with `steps` its tensors are those of a causal student's step."""
 
     name = "native"
 
@@ -54,7 +54,6 @@ class NativeBackend:
         return tuple(outputs)
 
     def _checked(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
-        """Return the feeds in order. The engine reads memory: shape, type and layout are checked first."""
         arrays = []
         for spec in self.inputs:
             array = feeds.get(spec.name)
@@ -65,7 +64,7 @@ class NativeBackend:
         return arrays
 
     def close(self) -> None:
-        """Close the model; a `run` in another thread ends undisturbed."""
+        """Close the model; a running `run` ends undisturbed."""
         self._model.close()
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """The protobuf wire format of an ONNX model (protobuf.dev/programming-guides/encoding), read without copies.
 
-Accepts what any protobuf parser accepts: over-long numbers, unknown fields, a message in several pieces.
+Accepts what protobuf parsers accept: over-long numbers, unknown fields, split messages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 
 
 def has_external_weights(model: bytes) -> bool:
-    """Return whether a tensor of a model has its values in another file; ValueError if it is no message."""
+    """Return whether a tensor's values are in another file; ValueError for a broken message."""
     waiting = [("model", memoryview(model))]
     while waiting:
         kind, message = waiting.pop()
@@ -44,7 +44,7 @@ def has_external_weights(model: bytes) -> bool:
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    """Yield the number of each field of one message, and its whole number or bytes; ValueError if it is no message."""
+    """Yield each field's number with its integer or bytes; ValueError for a broken message."""
     place, size = 0, len(message)
     while place < size:
         tag, place = _varint(message, place)
@@ -66,7 +66,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
 
 
 def numbers(value: Value) -> list[int]:
-    """Return the signed numbers of a field: one, or as many as are packed into it; ValueError if they are none."""
+    """Return the signed numbers of a field, packed or single; ValueError if there are none."""
     if isinstance(value, int):
         return [_to_signed(value)]
     found, place = [], 0
@@ -82,7 +82,6 @@ def _to_signed(value: int) -> int:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """Return a number, and where the next field begins."""
     value = 0
     for count in range(_MAX_VARINT_BYTES):
         if place + count >= len(message):
@@ -100,7 +99,7 @@ _KEY = b"location"
 
 
 def refuse_external_weights(model: bytes) -> None:
-    """Raise BackendError for a model with weights in other files: nothing verifies them."""
+    """Raise BackendError for weights in other files, which nothing verifies."""
     if _KEY not in model:
         return
     try:

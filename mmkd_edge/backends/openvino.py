@@ -1,8 +1,7 @@
 """OpenVINO on the CPU, without its converter and telemetry.
 
-An opened graph answers one call at a time: parallel calls wait, since OpenVINO's own shared call mixes answers up. A
-signal handler that calls in the middle of a call of its thread gets its own request. OpenVINO raises nothing when some
-operators fail, and leaves the answer of the call before in its memory; so outputs are NaN before every call.
+Parallel calls of a graph wait, since OpenVINO's shared call mixes answers up. A signal handler that interrupts a call
+gets its own request. Outputs are NaN before every call: some operators fail without an error and leave old answers.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class OpenVinoBackend:
-    """One compiled graph with one request, behind a lock. `pinning` ties threads to cores while they compute."""
+    """A compiled graph with one request behind a lock; `pinning` ties threads to cores while they compute."""
 
     name = "openvino"
 
@@ -96,7 +95,7 @@ class OpenVinoBackend:
             raise BackendError("backend 'openvino' is closed; open it again")
 
     def close(self) -> None:
-        """Close the request, after a `run` in another thread has ended; more than once is fine."""
+        """Close the request after any running `run`; repeated calls are allowed."""
         with self._lock:
             self._idle = self._compiled = None
 
@@ -105,7 +104,7 @@ class OpenVinoBackend:
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would report every start (docs/decisions/016)."""
+    """Import OpenVINO without its telemetry (docs/decisions/016)."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # absent is what OpenVINO copes with
     import openvino
 
@@ -113,7 +112,7 @@ def import_openvino() -> Any:
 
 
 def shared_core() -> Any:
-    """Return OpenVINO's root object; UnavailableError in the child of a process that had it, where it may hang."""
+    """Return OpenVINO's root object; UnavailableError in a forked child, where it may hang."""
     started, here = _first_process(), os.getpid()
     if started != here:  # its threads stay behind in a fork, and whoever waits for them hangs
         raise UnavailableError(
@@ -125,17 +124,16 @@ def shared_core() -> Any:
 
 @cache
 def _first_process() -> int:
-    """Return the process that called first; a child inherits the answer."""
     return os.getpid()
 
 
 @cache
 def _core() -> Any:
-    """Return OpenVINO's root object, one per process until its end.
+    """Return OpenVINO's root object, one per process.
 
-    On processors with AMX, every `Core` gives its thread another stack for signals, and restores the earlier one at its
-    end (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order in which they
-    began leave a stack that is gone: the next signal, such as Ctrl-C, is then a SIGSEGV.
+    On processors with AMX, every `Core` replaces the thread's signal stack and restores the earlier one at its end
+    (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order of their start leave
+    a freed stack, and the next signal is a SIGSEGV.
     """
     return import_openvino().Core()
 
@@ -165,14 +163,14 @@ def _tensor(port: Any) -> TensorSpec:
 
 
 def _name(port: Any) -> str:
-    """Return the tensor's name in the artifact: an operation that OpenVINO removes leaves its own name there too."""
+    """Return the artifact's name of a tensor; removed operations add their own names."""
     names = port.names
     node = port.node.friendly_name  # of an input the artifact's name, of an output an inner one
     return node if node in names else next((name for name in GRAPH_OUTPUTS if name in names), port.any_name)
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line about the fault: OpenVINO's messages begin with places in its own source."""
+    """Return the first line about the fault, after the places in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reasons = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
     return (reasons or lines or [type(error).__name__])[0]

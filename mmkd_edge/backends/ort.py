@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU. Refuses weights in files beside the model: only verified bytes count."""
+"""ONNX Runtime on the CPU; refuses weights outside of the verified bytes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def import_onnxruntime() -> Any:
 
 
 def silence_reports() -> None:
-    """Turn off ONNX Runtime's telemetry in this process; a value that the user has set stays."""
+    """Turn off ONNX Runtime's telemetry, unless the user set the variable."""
     os.environ.setdefault(*_NO_REPORTS)
 
 
 class OrtBackend:
-    """One session, which allows concurrent `run`. Spinning threads are faster, and keep half a core busy while idle."""
+    """One session for concurrent `run`. Spinning threads are faster, but use half a core while idle."""
 
     name = "ort"
 
@@ -84,11 +84,11 @@ class OrtBackend:
 
     @property
     def session(self) -> Any:
-        """The engine's own session, for comparisons; None after `close`."""
+        """The engine's session, for comparisons; None after `close`."""
         return self._session
 
     def close(self) -> None:
-        """Close the session; a `run` in another thread ends undisturbed."""
+        """Close the session; a running `run` ends undisturbed."""
         self._session = None
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Steps of a causal student: an engine over its step graph, and one state for each stream."""
+"""Steps of a causal student: an engine over the step graph, and one state per stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Streaming
 
 
 def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
-    """Return the step graph for a backend; None if there is none."""
+    """Return the step graph for a backend, or None."""
     row = BACKENDS[backend]
     if entry.streaming is None or row.open_steps is None:
         return None
@@ -22,7 +22,7 @@ def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
 
 
 class Steps:
-    """The steps of one stream; used by one thread at a time, and not after an error."""
+    """The steps of one stream, for one thread at a time; unusable after an error."""
 
     def __init__(self, backend: SteppingBackend, streaming: Streaming) -> None:
         memory = StepMemory(backend.inputs, backend.outputs, streaming)
@@ -34,11 +34,11 @@ class Steps:
         self._title = f"backend {backend.name!r} ({backend.version})"
 
     def push(self, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
-        """Take the next block of samples, and return the outputs of the student's other graphs; the caller owns them.
+        """Take the next block of samples; return the outputs of the student's other graphs, which the caller owns.
 
         Args:
-            values: float32 (1, S, C), 0 where missing; of video uint8 (1, S, H, W, C).
-            present: float32 (1, S, C), 1 or 0; of video (1, S, 1).
+            values: float32 (1, S, C), 0 where missing; video uint8 (1, S, H, W, C).
+            present: float32 (1, S, C), 1 or 0; video (1, S, 1).
         """
         memory = self._memory
         self._values[...] = values

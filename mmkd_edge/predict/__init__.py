@@ -1,1 +1,1 @@
-"""A window becomes a prediction: the four calls and their settings."""
+"""From a window to a prediction."""

@@ -1,4 +1,4 @@
-"""Checks of what callers pass to a predictor: windows, and the options of `open`."""
+"""Checks of windows and options passed to a predictor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping[str, object]:
-    """Return the window, or raise InputError unless it is a mapping from the students' modalities."""
+    """Return the window; InputError unless it maps the students' modalities."""
     names = [modality.name for modality in modalities]
     listed = ", ".join(map(repr, names))
     if not isinstance(window, Mapping):
@@ -33,7 +33,7 @@ def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping
 
 
 def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Sequence[ModalitySpec]) -> list[Any]:
-    """Return the windows of `predict_batch`, each as `predict` takes it; InputError with the window's number."""
+    """Return the windows of `predict_batch` as `predict` takes them; InputError with the window's number."""
     several = len(modalities) > 1
     batch = windows if several else select(windows, modalities[0])
     one_window = column_names(batch) is not None or getattr(batch, "shape", None) in ((), modalities[0].shape)
@@ -67,7 +67,7 @@ def check_choice(name: str, value: T, choices: object) -> T:
 
 
 def check_whole(name: str, value: Any, least: int, most: int) -> int:
-    """Return a whole number of this range, or raise UsageError."""
+    """Return a whole number in the range, or raise UsageError."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise UsageError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
     return value
@@ -83,7 +83,7 @@ def check_seconds(name: str, value: Any) -> float | None:
 
 
 def check_moment(name: str, value: Any) -> None:
-    """Raise UsageError unless an age or a moment is a number: NaN would count as fresh and in time."""
+    """Raise UsageError unless a moment is a number: NaN would count as fresh and in time."""
     if value is None or (type(value) is float and value == value):  # an abstract class takes a microsecond
         return
     if not isinstance(value, Real) or isinstance(value, bool) or value != value:

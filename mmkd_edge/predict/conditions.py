@@ -1,4 +1,4 @@
-"""Conditions of one prediction, the choice among several students, and the policy."""
+"""Conditions of a prediction, the choice among students, and the policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Policy = Literal["predict", "abstain", "raise"]
 
 
 class CallConditions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known about a prediction besides its window; `deadline_s` is a moment of `time.monotonic()`."""
+    """Facts about a prediction besides its window; `deadline_s` is a moment of `time.monotonic()`."""
 
     fault: WindowFault | None = None
     input_age_s: float | None = None
@@ -33,7 +33,7 @@ NO_CONDITIONS = CallConditions()
 
 
 class SensorError(InputError):
-    """A prediction is not `ok`, and the policy is `raise`; `predictions` has all windows of the call, in order."""
+    """A prediction is not `ok` under the policy `raise`; `predictions` has all windows of the call."""
 
     def __init__(self, message: str, *, predictions: Sequence[Prediction] = ()) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class SensorError(InputError):
 
 
 def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault | None:
-    """Return the fault of an input that is older than `stale_s`, or as far in the future (a clock was set)."""
+    """Return the fault of an input older than `stale_s`, or as far in the future (a clock was set)."""
     if input_age_s is None or stale_s is None or abs(input_age_s) <= stale_s:
         return None
     if input_age_s < 0:
@@ -51,14 +51,14 @@ def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault |
 
 
 def is_available(prediction: Prediction) -> bool:
-    """Return whether the sensor works; `unknown` means a new window of a working sensor."""
+    """Return whether the sensor works; `unknown` is a new window of a working sensor."""
     return prediction.index >= 0 and prediction.status != "stale"
 
 
 def first_available(predictions: Iterable[Prediction]) -> Prediction:
-    """Return the prediction of the first student whose sensor works, and why earlier ones do not; or why none does.
+    """Return the prediction of the first working sensor, with why earlier ones fail; or why none works.
 
-    A stale prediction ends the search: age and deadline are the same for all windows of a call.
+    A stale prediction ends the search: age and deadline are common to all windows of a call.
     """
     silent: list[Prediction] = []
     for prediction in predictions:
@@ -91,7 +91,7 @@ def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
 
 
 def apply_policy(policy: Policy, predictions: list[Prediction]) -> list[Prediction]:
-    """Return predictions as the caller gets them, or raise SensorError; `warming_up` is never withheld."""
+    """Return predictions by policy, or raise SensorError; `warming_up` is never withheld."""
     refused = [prediction for prediction in predictions if prediction.status not in ("ok", "warming_up")]
     if policy == "predict" or not refused:
         return predictions

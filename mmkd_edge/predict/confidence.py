@@ -1,10 +1,9 @@
 """Label sets: the classes that remain possible for a window at the application's error level.
 
-Split conformal prediction with the probability of the true label as its score (Sadinle, Lei and Wasserman, "Least
-Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 114, 2019). The threshold is the j-th smallest score
-of n calibration windows, j = floor((n + 1) * error_level); a set has every label that reaches it (Angelopoulos and
-Bates, arXiv:2107.07511, section 1). The error level holds for windows exchangeable with the calibration windows, so not
-for another person, machine or place.
+Split conformal prediction with the probability of the true label as score (Sadinle, Lei and Wasserman, "Least Ambiguous
+Set-Valued Classifiers with Bounded Error Levels", JASA 114, 2019). The threshold is the j-th smallest of n calibration
+scores, j = floor((n + 1) * error_level); a set has every label that reaches it (Angelopoulos and Bates,
+arXiv:2107.07511, section 1). It holds for windows exchangeable with those, so not for another person, machine or place.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ _ROUNDING = 1e-9
 
 
 def describe_subject(entry: ModelEntry, artifact: Artifact | None, *, where: str) -> str:
-    """Return the subject of an error: the artifact, or without a bundle the student."""
+    """Return an error's subject: the artifact, or without a bundle the student."""
     what = f"model {entry.name!r}" if artifact is None else repr(artifact.file)
     return f"{where}: {what}" if where else what
 
 
 def check_level(level: Any, *, name: str) -> float | None:
-    """Return a level above 0 and below 1, or None, or raise UsageError."""
+    """Return a level above 0 and below 1, or None, else raise UsageError."""
     if level is None:
         return None
     number = isinstance(level, int | float) and not isinstance(level, bool)
@@ -37,12 +36,12 @@ def check_level(level: Any, *, name: str) -> float | None:
 
 
 def smallest_level(windows: int) -> float:
-    """Return the smallest level that this many calibration windows support, rounded up to four digits."""
+    """Return the smallest level that this many windows support, rounded up to four digits."""
     return math.ceil(10_000 / (windows + 1)) / 10_000
 
 
 def least_probability(confidence: Confidence, error_level: float) -> float | None:
-    """Return the probability that a label needs to be in the set; None with too few calibration windows.
+    """Return the probability that a label in the set needs; None with too few calibration windows.
 
     >>> confidence = Confidence(temperature=1.0, true_probabilities=(0.2, 0.5, 0.7, 0.9))
     >>> least_probability(confidence, 0.4), least_probability(confidence, 0.1)
@@ -54,7 +53,7 @@ def least_probability(confidence: Confidence, error_level: float) -> float | Non
 
 
 def label_set(probabilities: Sequence[float], labels: Sequence[str], *, least: float) -> tuple[str, ...]:
-    """Return the labels with a probability of at least `least`, the most probable first, and never none."""
+    """Return the labels of at least probability `least`, most probable first, at least one."""
     reached = [index for index, probability in enumerate(probabilities) if probability >= least]
     if len(reached) < 2:
         return (labels[probabilities.index(max(probabilities))],)
@@ -65,7 +64,7 @@ def label_set(probabilities: Sequence[float], labels: Sequence[str], *, least: f
 def find_threshold(
     entry: ModelEntry, artifact: Artifact | None, error_level: float | None, *, where: str = ""
 ) -> float | None:
-    """Return the threshold of an artifact's label sets; UsageError if it was not calibrated for this level."""
+    """Return an artifact's label set threshold; UsageError without calibration for this level."""
     if error_level is None:
         return None
     if entry.task.kind != "classification":

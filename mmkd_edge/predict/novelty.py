@@ -1,11 +1,10 @@
-"""Novelty: how unlike everything in training a window is, and from where on its answer is `unknown`.
+"""Novelty: how unlike the training windows a window is, and when its answer becomes `unknown`.
 
-A wrong unit or gain changes the magnitude of a window's values, which is compared with limits in the bundle. A graph
-with the output `novelty` returns a distance of the window's embedding from the training windows. If r of n validation
-windows have a distance as large or larger, the conformal p-value is (1 + r) / (n + 1) (Vovk, Gammerman and Shafer,
-"Algorithmic Learning in a Random World", 2005, ch. 2; Bates, Candes, Lei, Romano, Sesia, "Testing for Outliers with
-Conformal p-Values", Annals of Statistics 51, 2023, equation 2). It holds for windows exchangeable with the validation
-windows, so not for another person, machine or place.
+A wrong unit or gain changes a window's magnitude, which has limits in the bundle. A graph with the output `novelty`
+returns the distance of the window's embedding from the training windows. If r of n validation windows are at least as
+far, the conformal p-value is (1 + r) / (n + 1) (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World",
+2005, ch. 2; Bates, Candes, Lei, Romano, Sesia, "Testing for Outliers with Conformal p-Values", Annals of Statistics 51,
+2023, equation 2). It holds for windows exchangeable with those, so not for another person, machine or place.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ def channel_magnitudes(values: NDArray[np.float32], present: NDArray[np.float32]
 
 
 def magnitude(sizes: Iterable[float], usual: Iterable[float]) -> float:
-    """Return the magnitude of a window: the root mean square over channels of `channel_magnitudes` / `usual`.
+    """Return the root mean square over channels of `channel_magnitudes` / `usual`; NaN without values.
 
-    One number for a sensor: a wrong unit changes all channels, and a single axis may well be near 0. NaN without
-    values. Plain numbers are faster than numpy for a few channels.
+    One number per sensor, since a wrong unit changes all channels and one axis may be near 0. Plain numbers are faster
+    than numpy for few channels.
     """
     ratios = [size / expected for size, expected in zip(sizes, usual, strict=True) if size == size]
     return math.sqrt(sum(ratio * ratio for ratio in ratios) / len(ratios)) if ratios else math.nan
@@ -58,13 +57,13 @@ def magnitude_fault(
 
 
 class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
-    """How a student judges its novelty scores: a p-value of at most `unknown_level` is `unknown`; None for never."""
+    """A p-value of at most `unknown_level` is `unknown`; None for never."""
 
     calibration: Novelty
     unknown_level: float | None = None
 
     def p_value(self, score: float) -> float:
-        """Return the p-value of a score, above 0 and at most 1; the smallest for NaN.
+        """Return a score's p-value, above 0 and at most 1; the smallest for NaN.
 
         >>> rule = NoveltyRule(calibration=Novelty(scores=(0.5, 0.8, 1.0), max_error=0.0, tolerance=1e-4))
         >>> rule.p_value(0.1), rule.p_value(0.9), rule.p_value(7.0)
@@ -78,7 +77,7 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
 def judge_novelty(
     rule: NoveltyRule, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
 ) -> tuple[float | None, WindowFault | None]:
-    """Return the p-value of a window from the graph's further outputs, (1, 1) or none, and its fault with that."""
+    """Return a window's p-value from the graph's further outputs, (1, 1) or none, and its fault with that."""
     if not scores:
         return None, fault
     p_value, level = rule.p_value(scores[0].item()), rule.unknown_level
@@ -94,7 +93,7 @@ def novelty_text(novelty: Novelty) -> str:
 
 
 def magnitude_text(limits: MagnitudeLimits) -> str:
-    """Describe limits of the magnitude, and how often they were wrong."""
+    """Describe magnitude limits and their error rate."""
     return (
         f"unknown below {limits.lowest:.2g} and above {limits.highest:.2g} times the usual size, as "
         f"{limits.outside_rate:.1%} of healthy windows of groups that were left out"
@@ -104,10 +103,10 @@ def magnitude_text(limits: MagnitudeLimits) -> str:
 def novelty_rule(
     entry: ModelEntry, artifact: Artifact | None, unknown_level: float | None, *, where: str = ""
 ) -> NoveltyRule | None:
-    """Return the rule of a student; None if nothing calibrated its novelty and no level is requested.
+    """Return a student's rule, or None if it has no calibrated novelty and no level is requested.
 
     Raises:
-        UsageError: a level is requested, and the student has no novelty, or too few windows calibrated it.
+        UsageError: a requested level lacks novelty or calibration windows.
     """
     calibration = None if artifact is None or not artifact.novelty else artifact.novelty
     if unknown_level is None:

@@ -1,4 +1,4 @@
-"""From the graph's outputs to a `Prediction`, which never contains NaN, nor an answer that no data supports."""
+"""From the graph's outputs to a `Prediction`, which has no NaN and no unsupported answer."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The answer for one window.
 
     Attributes:
-        label: the most probable class or label, for a regression the target; empty without an answer.
+        label: the most probable label; a regression's target; empty without an answer.
         index: index of the label; -1 without an answer.
-        probability: 0 to 1; 0 without an answer, and for a regression.
+        probability: 0 to 1; 0 for a regression or without an answer.
         probabilities: float32 (K,), in the order of the task's labels; zeros without an answer; (0,) for a regression.
         status: `ok`; `degraded` if a sensor fails in part; `unknown` if the window is unlike the training windows;
-            `stale` if the answer is about the past; `warming_up` if a stream has no full window yet; `invalid` if
+            `stale` if the answer is about the past; `warming_up` before a stream's first full window; `invalid` if
             nothing supports an answer. The last two never have one.
         reason: why `status` is not ok.
         missing_fraction: fraction of the window's values that are missing, 0 to 1.
         modality: the modality that answered.
         input_age_s: age of the window's newest sample at the answer; None if unknown.
-        labels: the labels of a multi-label task that are on, in the task's order.
-        value: of a regression, in the target's unit and range; None without an answer.
+        labels: active labels of a multi-label task, in the task's order.
+        value: a regression's, in the target's unit and range; None without an answer.
         label_set: labels that remain possible at the error level, the most probable first; empty without a level.
-        novelty: p-value of the window among validation windows, above 0 and at most 1; small is new. Also for an
-            answer that the policy `abstain` withholds; None if the bundle has none.
+        novelty: p-value among validation windows, above 0 and at most 1; small is new. Also set if the policy
+            `abstain` withholds the answer; None if the bundle has none.
     """
 
     label: str
@@ -75,7 +75,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     def to_json(self) -> bytes:
         """Return `to_dict` as one JSON object in UTF-8.
 
-        In a document of your own, encode predictions with `msgspec.json.encode(document, enc_hook=np.ndarray.tolist)`.
+        In your own documents: `msgspec.json.encode(document, enc_hook=np.ndarray.tolist)`.
         """
         return msgspec.json.encode(self, enc_hook=np.ndarray.tolist)
 
@@ -97,18 +97,15 @@ def interpret(
     least_probability: float | None = None,
     novelty: float | None = None,
 ) -> Prediction:
-    """Turn one answer into a `Prediction`.
+    """Turn one answer into a `Prediction`; BackendError for another number of classes than the task's.
 
     Args:
-        probabilities: float32 (1, K), the graph's second output, of a regression the value; the prediction keeps it.
-        present: float32 (1, T, C) from `prepare`, of video (1, T, 1); None if nothing is missing.
-        window: raw values (T, C), to explain why values count as missing.
-        fault: a fault of the window that is known before.
-        least_probability: needed for the label set; None without label sets.
+        probabilities: float32 (1, K), a regression's value; the prediction keeps it.
+        present: float32 (1, T, C) from `prepare`, video (1, T, 1); None if nothing is missing.
+        window: raw values (T, C), to explain missing ones.
+        fault: a fault that is already known.
+        least_probability: label set threshold, or None.
         novelty: the window's p-value.
-
-    Raises:
-        BackendError: the answer has another number of classes than the task.
     """
     row = probabilities[0]
     values: list[float] = row.tolist()
@@ -153,7 +150,7 @@ def interpret(
 
 
 def _unsound(values: list[float], kind: TaskKind) -> str:
-    """Return what is wrong with an answer, or an empty text. NaN and infinities fail every comparison."""
+    """NaN and infinities fail every comparison."""
     if kind == "classification":
         sound = _MIN_SUM <= sum(values) <= _MAX_SUM and min(values) >= 0
         return "" if sound else "the model's answer is not a distribution"

@@ -1,4 +1,4 @@
-"""From a window to the inputs of the graph: `check_window`, then `prepare`; training and calibration call the same."""
+"""From a window to graph inputs: `check_window`, then `prepare`, also in training and calibration."""
 
 from __future__ import annotations
 
@@ -21,19 +21,14 @@ _NUMBER_KINDS = "biuf"
 
 
 def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
-    """Check one window and return its array.
+    """Check one window and return its array; InputError for another modality, type or shape.
 
     Args:
-        window: a mapping from the modality's name to an array, or the bare array. Numbers of any kind become float32,
-            masked values NaN; of a data frame (pandas, polars) the columns named like the channels. Of video, frames of
-            uint8 as `check_frames` takes them.
+        window: an array, or a mapping from the modality's name to one; columns of a data frame (pandas, polars) are
+            selected by channel name. Any numbers become float32, masked values NaN. Video: see `check_frames`.
 
     Returns:
-        float32 (T, C), NaN = missing; of video uint8 (T, H, W, C), masked where frames are missing. The caller's own
-        array if it already is that.
-
-    Raises:
-        InputError: the window names another modality, is not numeric or has another shape.
+        float32 (T, C), NaN = missing; video uint8 (T, H, W, C), masked where missing. Not copied if already that.
     """
     array = window.get(modality.name) if isinstance(window, dict) and len(window) == 1 else window
     shape = (modality.samples, len(modality.channels))
@@ -52,17 +47,16 @@ def prepare(
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Turn a checked window into the graph's two inputs: values and presence.
 
-    A value is missing if it is NaN, infinite or outside the modality's range. The range is about raw values: for a
-    per-group modality it is applied before the z-score, so only with `reference`.
+    A value is missing if it is NaN, infinite or, raw, outside the modality's range. So for a per-group modality the
+    range applies only with `reference`, before the z-score.
 
     Args:
         array: from `check_window`: raw values; z-scores for a per-group modality without `reference`.
-        reference: the group's statistics, to z-score raw values with.
+        reference: group statistics to z-score raw values with.
 
     Returns:
-        Values and presence, each float32 (1, T, C): both 0 where a value is missing. Values may share memory with
-        `array`. If nothing is missing, presence is `nothing_missing(modality)`. Of video uint8 (1, T, H, W, C) and
-        float32 (1, T, 1).
+        Values and presence, float32 (1, T, C), both 0 where missing; video uint8 (1, T, H, W, C) and float32 (1, T, 1).
+        Values may share memory with `array`; complete presence is `nothing_missing(modality)`.
     """
     if modality.kind == "video":
         return prepare_frames(array)
@@ -77,19 +71,19 @@ def prepare(
 
 @lru_cache(maxsize=64)
 def all_present(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return read-only float32 ones (1, T, C), one array per shape: the presence of a complete window."""
+    """Return read-only float32 ones (1, T, C), cached per shape."""
     present = np.ones((1, *shape), dtype=np.float32)
     present.flags.writeable = False
     return present
 
 
 def nothing_missing(modality: ModalitySpec) -> NDArray[np.float32]:
-    """Return the presence of a complete window, the same read-only array each time."""
+    """Return a complete window's presence, the same read-only array each time."""
     return all_frames_present(modality.samples) if modality.kind == "video" else all_present(modality.shape)
 
 
 def prepare_batch(array: NDArray[Any], modality: ModalitySpec) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Prepare many windows (B, T, C), of video (B, T, H, W, C): new arrays of values and presence."""
+    """Prepare windows (B, T, C), video (B, T, H, W, C): new arrays of values and presence."""
     if modality.kind == "video":
         return prepare_frame_batch(array)
     present = _valid(array, modality) if modality.normalise == "none" else np.isfinite(array)
@@ -97,7 +91,7 @@ def prepare_batch(array: NDArray[Any], modality: ModalitySpec) -> tuple[NDArray[
 
 
 def channel_rows(values: NDArray[Any], present: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return values and presence (B, T, C) of prepared windows; of video the mean brightness of each frame."""
+    """Return values and presence (B, T, C) of prepared windows; for video the mean brightness per frame."""
     if values.ndim != 5:
         return values, present
     means = values.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)
@@ -119,13 +113,13 @@ def only_valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np
 
 
 def within_float32(low: float, high: float) -> tuple[float, float]:
-    """Clip a range to that of float32: numpy warns of what lies beyond."""
+    """Clip a range to float32's, since numpy warns beyond."""
     least, most = _FINITE
     return min(max(low, least), most), max(min(high, most), least)
 
 
 def missing_samples(modality: ModalitySpec, count: int) -> NDArray[Any]:
-    """Return samples that are all missing: NaN (n, C), of video masked frames (n, H, W, C)."""
+    """Return missing samples: NaN (n, C), or masked frames (n, H, W, C)."""
     shape = (count, *modality.shape[1:])
     if modality.kind == "video":
         return np.ma.masked_all(shape, dtype=np.uint8)  # type: ignore[no-any-return, no-untyped-call]
@@ -153,7 +147,7 @@ def _check_any(window: object, modality: ModalitySpec) -> NDArray[Any]:
 
 
 def select(window: object, modality: ModalitySpec) -> object:
-    """Return the modality's entry of a mapping, else `window` itself; InputError for other modalities."""
+    """Return the modality's entry of a mapping, else `window`; InputError for other modalities."""
     if not isinstance(window, Mapping):
         return window
     unknown = [name for name in window if name != modality.name]
@@ -173,7 +167,7 @@ def select(window: object, modality: ModalitySpec) -> object:
 
 
 def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
-    """Return numbers of any kind as float32 of any shape, masked values as NaN; InputError if they are none."""
+    """Return numbers as float32 of any shape, masked values as NaN; InputError if not numeric."""
     where = f"modality {modality.name!r}: expected an array of numbers, got"
     if (columns := column_names(values)) is not None:
         values = _columns_by_name(values, columns, modality)
@@ -194,7 +188,7 @@ def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
 
 
 def column_names(values: object) -> list[object] | None:
-    """Return the names of a data frame's columns, of any library; None if this is no data frame."""
+    """Return the column names of any library's data frame, else None."""
     columns = None if isinstance(values, np.ndarray) else getattr(values, "columns", None)
     return list(columns) if isinstance(columns, Iterable) and hasattr(values, "__getitem__") else None
 

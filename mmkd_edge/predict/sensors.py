@@ -1,4 +1,4 @@
-"""Sensor faults that one window shows before a student answers. Gaps and wrong rates are found by streams."""
+"""Sensor faults that one window shows; streams find gaps and wrong rates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "unknown": 2, "stale": 3,
 
 
 class WindowFault(msgspec.Struct, frozen=True, kw_only=True):
-    """A fault of a window: the best status that a prediction for it can have, and why."""
+    """A fault: the best status that the window's prediction can have, and why."""
 
     status: Status
     reason: str
@@ -31,10 +31,10 @@ class WindowFault(msgspec.Struct, frozen=True, kw_only=True):
 class SensorChecks(msgspec.Struct, frozen=True, kw_only=True):
     """Faults to look for in every window besides missing values.
 
-    Off by default: some sensors rest on one value for good reasons (a switch, a coarse thermometer).
+    Off by default, since some healthy sensors rest on one value (a switch, a coarse thermometer).
 
     Attributes:
-        flat: a channel whose values are all the same is dead; if all channels are, there is no answer.
+        flat: a channel with one value is dead; if all are, there is no answer.
         stuck_s: a channel that repeats one value exactly for this long is stuck.
         dropout_s: missing values of one channel in a row for this long degrade a window.
     """
@@ -50,7 +50,7 @@ class SensorChecks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
-    """Raise UsageError for anything but `SensorChecks`, and for durations that no window can show."""
+    """Raise UsageError for anything but `SensorChecks`, or durations that no window can show."""
     if not isinstance(checks, SensorChecks):
         raise UsageError(f"checks: expected a SensorChecks, got {checks!r}; write checks=SensorChecks(flat=True)")
     if not isinstance(checks.flat, bool):
@@ -82,9 +82,9 @@ def worse(fault: WindowFault | None, other: WindowFault | None) -> WindowFault |
 def find_fault(
     array: NDArray[Any], present: NDArray[np.float32] | None, modality: ModalitySpec, checks: SensorChecks
 ) -> WindowFault | None:
-    """Look for faults in one raw window (T, C), NaN = missing; of video in the mean brightness of its frames.
+    """Look for faults in a raw window (T, C), NaN = missing; for video in the frames' mean brightness.
 
-    `present` is float32 (1, T, C) from `prepare`, of video (1, T, 1); None if nothing is missing.
+    `present` is float32 (1, T, C) from `prepare`, video (1, T, 1); None if nothing is missing.
     """
     if modality.kind == "video":
         means, present = channel_rows(
@@ -105,7 +105,7 @@ def _stuck_samples(stuck_s: float, rate_hz: float) -> int:
 
 
 def missing_causes(array: NDArray[np.float32], modality: ModalitySpec) -> str:
-    """Describe values that the sensor sent and that count as missing: `: 3 infinite, 40 outside -16 to 16`."""
+    """Describe values that were sent but count as missing: `: 3 infinite, 40 outside -16 to 16`."""
     infinite, outside = int(np.isinf(array).sum()), 0
     if modality.range is not None:
         low, high = within_float32(*modality.range)

@@ -1,4 +1,4 @@
-"""One opened student: its backend, and the rules for its answers."""
+"""An opened student: its backend, and the rules for its answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec, plausible_span
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Backend, precision and threads of a student; `reason` is why, `profile` the path of its measurement or empty."""
+    """Backend, precision and threads of a student; `reason` is why, `profile` the measurement's path or empty."""
 
     backend: BackendName
     precision: Precision
@@ -36,12 +36,11 @@ class OpenStudent(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         artifact: None without a bundle, as are `config` and `reopen`.
-        reopen: opens the backend once more.
-        least_probability: needed for the label set; None without an error level.
+        least_probability: label set threshold; None without an error level.
         refusal: why it cannot answer for raw values; empty if it can.
-        complete: the presence of a window that misses nothing, as `prepare` returns it.
-        step: executes the step graph of a causal student; None if it cannot.
-        novelty: judges its novelty scores; None without calibration. `step_novelty` judges those of its steps.
+        complete: presence of a complete window, as from `prepare`.
+        step: executes a causal student's step graph; None if impossible.
+        novelty: judges novelty scores; None without calibration. `step_novelty` judges those of steps.
         rejected: why each better config was not taken.
     """
 
@@ -73,12 +72,12 @@ class OpenStudent(msgspec.Struct, frozen=True, kw_only=True):
         return self.entry.task
 
     def feeds(self, values: NDArray[Any], present: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return the inputs of its backend, from what `prepare` returned."""
+        """Return the backend's inputs for what `prepare` returned."""
         first, second = self.entry.inputs
         return {first.name: values, second.name: present}
 
     def close(self) -> None:
-        """Close the backends; more than once is fine."""
+        """Close the backends; repeated calls are allowed."""
         self.backend.close()
         if self.step is not None:
             self.step.close()
@@ -97,7 +96,7 @@ def make_student(
     unknown_level: float | None = None,
     where: str = "",
 ) -> OpenStudent:
-    """Return a student over opened backends; UsageError if a reference or level does not fit. `where` is the bundle."""
+    """Return a student over opened backends; UsageError for a wrong reference or level. `where` is the bundle."""
     modality, refusal = entry.modality, ""
     if reference is not None:
         check_reference(reference, modality)
@@ -139,7 +138,7 @@ def answer_windows(student: OpenStudent, windows: NDArray[Any]) -> Answers:
 
 
 def run_student(student: OpenStudent, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
-    """Return every output for what `prepare` returned; BackendError if an output has another shape or type."""
+    """Return every output for what `prepare` returned; BackendError for another shape or type."""
     answer = student.backend.run(student.feeds(values, present))
     outputs = student.entry.outputs
     if not isinstance(answer, tuple | list) or len(answer) != len(outputs):

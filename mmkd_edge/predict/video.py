@@ -1,4 +1,4 @@
-"""Frames of video for the graph: bytes, and which of them are present. The graph makes numbers of the bytes."""
+"""Video frames for the graph: bytes, which the graph turns into numbers, and presence."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ from mmkd_edge.spec import ModalitySpec
 
 
 def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
-    """Check one window of video and return uint8 (T, H, W, C), masked where frames are missing.
+    """Check one window of video; return uint8 (T, H, W, C), masked where missing; InputError for other types or shapes.
 
-    Args:
-        values: uint8 (T, H, W, C), gray also (T, H, W); a masked array, or a list of frames with None for missing ones.
-            A frame with any masked value is missing.
-
-    Raises:
-        InputError: the values are not bytes, or have another shape.
+    `values` is uint8 (T, H, W, C), gray also (T, H, W): a masked array (any masked value makes a frame missing), or a
+    list of frames with None for missing ones.
     """
     array = _stack(values, modality) if isinstance(values, list | tuple) else values
     if not isinstance(array, np.ndarray):
@@ -43,14 +39,14 @@ def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
 
 
 def prepare_frames(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return bytes (1, T, H, W, C) and presence (1, T, 1) of a checked window; a missing frame is black."""
+    """Return bytes (1, T, H, W, C), black where missing, and presence (1, T, 1) of a checked window."""
     if isinstance(array, np.ma.MaskedArray):
         return prepare_frame_batch(array[None])
     return array[None], all_frames_present(len(array))
 
 
 def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Prepare many windows at once: (B, T, H, W, C) and (B, T, 1)."""
+    """Prepare many windows: (B, T, H, W, C) and (B, T, 1)."""
     missing = missing_frames(array)
     present = np.logical_not(missing).astype(np.float32)[..., None]
     values = frame_bytes(array)
@@ -61,7 +57,7 @@ def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ND
 
 @lru_cache(maxsize=64)
 def all_frames_present(frames: int) -> NDArray[np.float32]:
-    """Return read-only float32 ones (1, T, 1): the presence of a window that misses no frame."""
+    """Return read-only float32 ones (1, T, 1)."""
     present = np.ones((1, frames, 1), dtype=np.float32)
     present.flags.writeable = False
     return present

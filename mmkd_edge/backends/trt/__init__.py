@@ -1,1 +1,1 @@
-"""TensorRT: the backend, and how engines are built and cached; `mmkd-export --target trt` builds by the same code."""
+"""TensorRT: the backend, and building and caching engines, also for `mmkd-export --target trt`."""

@@ -1,7 +1,7 @@
-"""TensorRT on an NVIDIA GPU: TensorRT 10.3 to 11, or TensorRT-RTX if that is installed.
+"""TensorRT 10.3 to 11, or TensorRT-RTX, on an NVIDIA GPU.
 
-Builds an engine from the ONNX artifact, and caches it (`cache.py`). Parallel calls each take an execution context with
-its stream and memory from a pool. A call is one CUDA graph, if that gives the same answers as the plain call.
+Builds an engine from the ONNX artifact and caches it. Parallel calls take execution contexts with their own stream and
+memory from a pool. A call is one CUDA graph if that gives the plain call's answers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LOG_LINES = 100
 
 
 class TrtBackend:
-    """One engine, with a pool of execution contexts. `cache` is the folder of engines, by default in the user's cache.
+    """One engine with a pool of execution contexts; `cache` is the engine folder.
 
     Attributes:
         engine_origin: the cache, or built at this start and why.
@@ -100,7 +100,7 @@ class TrtBackend:
         return answer
 
     def close(self) -> None:
-        """Close everything; a `run` in another thread ends undisturbed."""
+        """Close everything; a running `run` ends undisturbed."""
         with self._pool:
             self._ended = self._ended or "is closed; open it again"
             idle, self._idle = self._idle, []
@@ -134,7 +134,6 @@ class TrtBackend:
         return made
 
     def _take(self) -> Execution:
-        """Take an idle execution, else a new one, else the next that another call returns."""
         while True:
             with self._pool:
                 self._pool.wait_for(lambda: self._ended or self._idle or self._count < self._most)
@@ -166,7 +165,6 @@ class TrtBackend:
             execution.close()
 
     def _drop(self, execution: Execution) -> None:
-        """Close an execution that failed, since its state is unknown."""
         lost = self._describe_loss()
         with self._pool:
             self._count -= 1
@@ -184,7 +182,7 @@ class TrtBackend:
 
 
 def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return inputs in the order of their names, outputs in that of `GRAPH_OUTPUTS`: the manifest's."""
+    """Return inputs by name and outputs as in `GRAPH_OUTPUTS`: the manifest's order."""
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     for name in sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):

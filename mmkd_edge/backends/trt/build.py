@@ -1,8 +1,8 @@
-"""Engines from ONNX graphs, for TensorRT 10.3 to 11 and for TensorRT-RTX.
+"""Build engines from ONNX graphs with TensorRT 10.3 to 11 or TensorRT-RTX.
 
-The graph decides every precision: networks are strongly typed, and float32 products have their 24 bits. The engine is
-the plain plan that trtexec, Polygraphy, DeepStream and Triton load: a program for one GPU, driver and library. Load
-only engines from someone who may run programs on the machine.
+Networks are strongly typed, so the graph decides every precision; float32 products have 24 bits. The engine is the
+plain plan of trtexec, Polygraphy, DeepStream and Triton, for one GPU, driver and library. It is a program: load only
+trusted engines.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LAYER_LIST = "Engine Layer Information:"
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltPlan:
-    """A built engine, the builder's list of layers and messages, and its timing cache if requested."""
+    """A built engine, the builder's layers and messages, and its timing cache if requested."""
 
     plan: bytes
     layers: str
@@ -33,11 +33,11 @@ class BuiltPlan:
 def engine_from_onnx(
     model: bytes, module: Any, *, workspace_bytes: int, timing_cache: bytes | None = None
 ) -> BuiltPlan:
-    """Build a strongly typed engine from an ONNX graph; BackendError with the library's own words if it refuses.
+    """Build a strongly typed engine from an ONNX graph; BackendError with the library's message if it refuses.
 
     Args:
         module: `tensorrt` or `tensorrt_rtx`.
-        timing_cache: of an earlier build on this device, empty for a first one; None for none.
+        timing_cache: from an earlier build on this device, empty for the first; None for none.
     """
     logger = engine_logger(module)
     builder = module.Builder(logger)
@@ -69,7 +69,7 @@ def engine_from_onnx(
 
 
 def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: int | None = None) -> int:
-    """Return a builder's memory: a quarter of the free memory (of the GPU's, if it builds on one), at most 1 GiB."""
+    """Return a builder's memory: a quarter of the free (GPU) memory, at most 1 GiB."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     free = int(fields["MemAvailable"].split()[0]) * 1024
     if gpu_free_bytes is not None:
@@ -78,7 +78,7 @@ def workspace_bytes(meminfo: Path = Path("/proc/meminfo"), *, gpu_free_bytes: in
 
 
 def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
-    """Return a logger that collects messages (the newest, with `most_lines`) and the list of layers."""
+    """Return a logger that collects the list of layers and the newest `most_lines` messages."""
     severity = module.ILogger.Severity
 
     class Logger(module.ILogger):  # type: ignore[misc] # the library's class, without types

@@ -1,7 +1,7 @@
-"""Engines that this machine built for itself: files in the user's cache folder, `mmkd-edge/engines`.
+"""Engines built on this machine, in the user's cache folder `mmkd-edge/engines`.
 
-An engine is a program. Its bytes reach TensorRT only if its sidecar has the expected facts and their SHA-256, in a
-folder that nobody else can write. Anything else is built again from the verified artifact.
+An engine is a program. TensorRT gets its bytes only if the sidecar has the expected facts and SHA-256, in a folder that
+nobody else can write. Otherwise it is built again from the verified artifact.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ T = TypeVar("T")
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The GPU that an engine was built on; versions as CUDA counts, 12060 is 12.6.
+    """The GPU of an engine; versions as CUDA counts, 12060 is 12.6.
 
     Attributes:
         compute_capability: such as 8.7.
-        memory_bytes: of the GPU, or of the board if shared, in whole GiB, since the kernel's part varies.
+        memory_bytes: of the GPU or a shared board, in whole GiB, since the kernel's part varies.
     """
 
     name: str
@@ -48,12 +48,12 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The inputs of a build. The graph decides every precision, so there is none.
+    """The inputs of a build; the graph decides the precision.
 
     Attributes:
-        format_version: of these facts, and of how engines are built.
-        device: None if it is built ahead of time, without a GPU.
-        tf32: float32 products may be rounded to ten bits.
+        format_version: of these facts and the build method.
+        device: None if built ahead of time without a GPU.
+        tf32: whether float32 products may be rounded to ten bits.
     """
 
     format_version: int = FORMAT_VERSION
@@ -82,9 +82,9 @@ class _CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def load_engine(
     facts: EngineFacts, *, load: Callable[[bytes], T], build: Callable[[], BuiltPlan], folder: Path | None = None
 ) -> tuple[T, str]:
-    """Load the cached engine for these facts, else build and cache it; return it, and a description of its origin.
+    """Load the cached engine for these facts, else build and cache it; return it and a description of its origin.
 
-    Other processes wait for the first. `load` makes an engine of its bytes; BackendError if TensorRT refuses them.
+    Other processes wait. `load` makes an engine from bytes; BackendError if TensorRT refuses them.
     """
     try:
         folder = _own_folder(cache_folder("engines") if folder is None else folder)
@@ -112,7 +112,6 @@ def load_engine(
 
 
 def _own_folder(folder: Path) -> Path:
-    """Return the folder, made if absent; UsageError if others could put engines there."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = folder.stat()
@@ -128,7 +127,6 @@ def _own_folder(folder: Path) -> Path:
 
 
 def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, str]:
-    """Return the verified engine, or None and why there is none."""
     try:
         sidecar = msgspec.json.decode(_content(folder / f"{name}.json", _MAX_SIDECAR_BYTES), type=_CachedEngine)
         plan = _content(folder / f"{name}.engine", _MAX_ENGINE_BYTES)
@@ -167,7 +165,7 @@ def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> Non
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Admit one process or thread at a time; in a folder that takes no locks each builds its own."""
+    """Admit one process or thread at a time; without file locks each builds its own."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,7 +1,7 @@
-"""CUDA calls on the first GPU, with checked results: those of `cuda.bindings.runtime` in cuda-python 12.6 to 13.
+"""Checked CUDA calls on the first GPU, by `cuda.bindings.runtime` of cuda-python 12.6 to 13.
 
-A stream has the memory of the tensors of one call, and the graph of that call. All inputs are in one block and all
-outputs in another, in pinned memory of the host and on the GPU, so that one copy is enough each way.
+A stream has the memory and the graph of one call. Inputs and outputs are one block each, in pinned host memory and on
+the GPU, so that each needs one copy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Held = list[tuple[Callable[[Any], object], Any]]
 
 
 def load_runtime() -> Any:
-    """Import CUDA's runtime; UnavailableError if cuda-python is not installed."""
+    """Import CUDA's runtime; UnavailableError without cuda-python."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
@@ -39,7 +39,7 @@ def load_runtime() -> Any:
 
 
 def device_facts(runtime: Any) -> DeviceFacts:
-    """Describe the first GPU, and the versions of CUDA; UnavailableError if no GPU answers."""
+    """Describe the first GPU and CUDA's versions; UnavailableError without a GPU."""
     try:
         properties = checked(runtime, runtime.cudaGetDeviceProperties(0))
         return DeviceFacts(
@@ -55,13 +55,13 @@ def device_facts(runtime: Any) -> DeviceFacts:
 
 
 def free_bytes(runtime: Any) -> int:
-    """Return the free memory of the GPU."""
+    """Return the GPU's free memory."""
     error, free, _ = runtime.cudaMemGetInfo()
     return int(checked(runtime, (error, free)))
 
 
 def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
-    """Return a call's result, or None if it has none; BackendError, beginning with CUDA's name, if it failed."""
+    """Return a call's result or None; BackendError, beginning with CUDA's name, on failure."""
     error = answer[0]
     if int(error) != 0:
         text = runtime.cudaGetErrorString(error)[1].decode()
@@ -70,7 +70,7 @@ def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
 
 
 def is_lost(runtime: Any) -> bool:
-    """Return whether every later call of CUDA in this process fails."""
+    """Return whether all later CUDA calls in this process fail."""
     runtime.cudaGetLastError()  # takes away an error that does not stay
     error, stream = runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)
     if int(error) == 0:
@@ -80,7 +80,7 @@ def is_lost(runtime: Any) -> bool:
 
 
 def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Return a context manager that makes the first GPU this thread's."""
+    """Return a context manager that selects the first GPU in this thread."""
     if checked(runtime, runtime.cudaGetDeviceCount()) == 1:
         return contextlib.nullcontext
 
@@ -100,12 +100,12 @@ def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[No
 
 
 class CudaStream:
-    """A stream with its memory, for one call at a time; use `close()`, or leave it to the garbage collector.
+    """A stream with its memory, for one call at a time; freed by `close()` or the garbage collector.
 
     Attributes:
         handle: CUDA's own.
         values: pinned memory of every tensor, by name.
-        addresses: where the same tensors lie on the GPU.
+        addresses: the same tensors on the GPU.
     """
 
     def __init__(self, runtime: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -133,7 +133,7 @@ class CudaStream:
         return self._graph is not None
 
     def copy_in(self) -> None:
-        """Enqueue the copy of all inputs to the GPU, and NaN over the answers of the call before."""
+        """Enqueue the copy of all inputs to the GPU, and NaN over the last answers."""
         host, device, size = self._up
         runtime = self._runtime
         _, answers, answers_size = self._down
@@ -149,11 +149,11 @@ class CudaStream:
         checked(runtime, runtime.cudaMemcpyAsync(host, device, size, kind, self._stream))
 
     def wait(self) -> None:
-        """Wait until everything that was enqueued is done."""
+        """Wait for all enqueued work."""
         checked(self._runtime, self._runtime.cudaStreamSynchronize(self._stream))
 
     def record(self, work: Callable[[], None]) -> None:
-        """Make a graph of what `work` enqueues on this stream; nothing of it runs."""
+        """Make a graph of what `work` enqueues, without running it."""
         runtime = self._runtime
         # Of this thread alone: others may go on with what a capture does not allow.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
@@ -181,14 +181,14 @@ class CudaStream:
         self._graph = None
 
     def close(self) -> None:
-        """Wait for what still runs, and free everything; more than once is fine."""
+        """Wait for running work and free everything; repeated calls are allowed."""
         self.values, self.addresses = {}, {}
         if self._release.alive and self._stream is not None:
             self._runtime.cudaStreamSynchronize(self._stream)
         self._release()
 
     def _block(self, tensors: Sequence[TensorSpec]) -> tuple[int, int, int]:
-        """Allocate memory for all tensors: the addresses on host and GPU, and the size in bytes."""
+        """Return host and GPU addresses of all tensors, and the bytes."""
         runtime = self._runtime
         starts, size = [], 0
         for tensor in tensors:
@@ -209,7 +209,7 @@ class CudaStream:
 
 
 def _release(held: _Held, process: int) -> None:
-    """Free graphs, memory and the stream, in this order; errors have no reader."""
+    """Free graphs, memory and stream, in this order; ignore errors."""
     while held:
         give_back, what = held.pop()
         if os.getpid() == process:

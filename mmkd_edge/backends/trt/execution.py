@@ -1,7 +1,7 @@
-"""One execution context of an engine on its own stream, and the CUDA graph of its call.
+"""An execution context on its own stream, and the CUDA graph of its call.
 
-A graph is used only if it gives the same answers as the plain call: a call that TensorRT refuses while it is recorded
-leaves a graph that does nothing, and whose replay finds old answers in the memory.
+The graph must give the plain call's answers: if TensorRT refuses a call during recording, the graph does nothing and
+its replay returns old answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """A context with a stream and memory; answers one call at a time. `inputs` begin with the values."""
+    """A context with stream and memory, for one call at a time; `inputs` begin with the values."""
 
     def __init__(
         self, engine: Any, runtime: Any, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], logger: Any
@@ -45,11 +45,11 @@ class Execution:
         return self.compute()
 
     def take(self, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Copy a window to where `compute` reads it; ValueError if the feeds do not fit."""
+        """Copy a window for `compute`; ValueError if the feeds do not fit."""
         fill(self._places, feeds)
 
     def compute(self) -> Answer:
-        """Return the outputs for the window that was taken; the caller owns them. BackendError if that fails."""
+        """Return the outputs, owned by the caller; BackendError on failure."""
         stream = self._stream
         if stream.has_graph:
             stream.replay()
@@ -80,7 +80,7 @@ class Execution:
         return reason
 
     def close(self) -> None:
-        """Wait for what still runs, and free everything; more than once is fine."""
+        """Wait for running work and free everything; repeated calls are allowed."""
         self._places, self._answers = {}, ()
         self._stream.close()
         self._context = None
@@ -121,7 +121,7 @@ class Execution:
 
 
 def _same(answers: Sequence[Answer], references: Sequence[Answer]) -> bool:
-    """Compare to the last bit: an engine is deterministic (TensorRT's documentation, "Determinism")."""
+    """Compare bit by bit: an engine is deterministic (TensorRT's documentation, "Determinism")."""
     return all(
         np.array_equal(output, expected, equal_nan=True)
         for answer, reference in zip(answers, references, strict=True)

@@ -1,4 +1,4 @@
-"""TensorRT, cuda-python and a driver: which of them this machine lacks, without heavy imports."""
+"""What this machine lacks for TensorRT (library, cuda-python, driver), without heavy imports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSTALL_LIBRARY = (
 
 
 def installed_library() -> EngineLibrary | None:
-    """Return the installed TensorRT, TensorRT itself first; None without."""
+    """Return the installed TensorRT, TensorRT itself first, or None."""
     for library in LIBRARIES:
         if importlib.util.find_spec(library) is not None:
             return library
@@ -27,13 +27,13 @@ def installed_library() -> EngineLibrary | None:
 
 
 def installed_distribution() -> tuple[str, str]:
-    """Return module and distribution of the installed TensorRT; of TensorRT itself if none is."""
+    """Return module and distribution of the installed TensorRT, or of TensorRT itself."""
     library = installed_library() or "tensorrt"
     return library, "tensorrt" if library == "tensorrt" else "tensorrt-rtx-cu13"
 
 
 def why_no_engines() -> str:
-    """Return all that is missing for engines, with the commands to install it; empty if nothing is."""
+    """Return everything that is missing, with install commands; empty if nothing is."""
     missing = []
     if installed_library() is None:
         missing.append(_INSTALL_LIBRARY)
@@ -45,7 +45,7 @@ def why_no_engines() -> str:
 
 
 def load_library(library: EngineLibrary) -> Any:
-    """Import a TensorRT; UnavailableError with the reason if that fails."""
+    """Import a TensorRT; UnavailableError with the reason on failure."""
     try:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
