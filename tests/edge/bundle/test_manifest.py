@@ -75,7 +75,8 @@ def full_document(kit: Any) -> dict[str, Any]:
     model["statistics"] = {"windows": 4, "channels": [CHANNEL] * 3, "label_shares": [0.5, 0.25, 0.25]}
     model["group_reference"] = REFERENCE
     model["streaming"] = {"stride": 2, "memory": 20, "slots": 4, "states": states, "artifacts": [step]}
-    return document
+    copy: dict[str, Any] = json.loads(json.dumps(document))  # what a test changes is its own
+    return copy
 
 
 @pytest.fixture
