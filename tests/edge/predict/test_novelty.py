@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -81,13 +82,14 @@ def test_an_unknown_answer_is_withheld_or_raised_as_the_policy_says() -> None:
 
 
 def test_a_bundle_without_novelty_opens_but_not_for_a_level() -> None:
-    with EdgePredictor.open(example_bundle(), backend="ort") as predictor:
+    path = Path(__file__).parents[2] / "files" / "student.edge"
+    with EdgePredictor.open(path, backend="ort") as predictor:
         assert not predictor.entry.has_novelty
         assert predictor.predict(np.zeros(predictor.modality.shape, dtype=np.float32)).novelty is None
     with pytest.raises(UsageError) as caught:
-        EdgePredictor.open(example_bundle(), backend="ort", unknown_level=0.01)
+        EdgePredictor.open(path, backend="ort", unknown_level=0.01)
     assert str(caught.value) == (
-        f"{example_bundle()}: 'acc/model.fp32.onnx': unknown_level=0.01: expected a student with novelty, got one "
+        f"{path}: 'acc/model.fp32.onnx': unknown_level=0.01: expected a student with novelty, got one "
         "without; train and export it again, or open without unknown_level"
     )
 
