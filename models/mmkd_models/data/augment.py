@@ -23,18 +23,18 @@ _PICTURE = 1 / 16  # largest shift and change of size, as a fraction of a side
 class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Numbers are probabilities or fractions.
 
-    Audio: noise of the window's level times `noise` (a quarter to four times that: 14 to 38 dB at 0.05); levels change
-    by up to 60 dB times `gain`; `span_dropout` hides a band of up to a quarter of the spectrum. Video: noise of at most
-    255 times `noise`; contrast and brightness change by up to twice `gain`; `shift` moves and scales the picture by up
-    to a sixteenth; frames are dropped instead of channels.
+    Audio: noise of the window's level times `noise` (a quarter to four times that: 14 to 38 dB at 0.05), levels change
+    by up to 60 dB times `gain`, spans hide up to a quarter of the spectrum. Video: noise of at most 255 times `noise`,
+    contrast and brightness change by up to twice `gain`, `shift` moves and scales by up to a sixteenth, frames are
+    dropped instead of channels.
 
     Attributes:
         shift: move windows cut from recordings by up to half a hop.
         mixup: fraction of batches mixed in pairs, lambda ~ U(0, 1) (Zhang et al., "mixup", ICLR 2018; uniform as in
             Beyer et al., CVPR 2022).
-        noise: std of added noise, in medians of the windows' std about their mean.
+        noise: std, in medians of the windows' std about their mean.
         gain: largest relative change of scale about a window's mean.
-        span_dropout: probability that a span of up to half a window is hidden.
+        span_dropout: probability of hiding a span of up to half a window.
     """
 
     shift: bool = True
@@ -54,7 +54,7 @@ def augment_batch(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """Vary windows (B, T, C) or (B, T, H, W, C); `movement` (C,) is the median std of a series' windows."""
+    """Vary windows (B, T, C) or (B, T, H, W, C); `movement` (C,) is the median std of series."""
     match kind:
         case "series":
             assert movement is not None
@@ -94,7 +94,7 @@ def _augment_audio(
 
 
 def _without_band(values: Floats, low: NDArray[np.float64], width: NDArray[np.float64]) -> Floats:
-    """Remove a band of audio (B, T, C); `low` and `width` (B,) are fractions of half the sampling rate."""
+    """Remove a band of audio (B, T, C); `low` and `width` (B,) in fractions of the Nyquist frequency."""
     spectrum = np.fft.rfft(values, axis=1)
     place = np.linspace(0, 1, spectrum.shape[1])[None, :, None]
     inside = (place >= low[:, None, None]) & (place < (low + width)[:, None, None])
@@ -128,7 +128,6 @@ def _augment_video(
 
 
 def _move_side(pixels: int, size: float, shift: float) -> NDArray[np.int64]:
-    """Return the source of each pixel; beyond an edge, the edge."""
     middle = (pixels - 1) / 2
     places = (np.arange(pixels) - middle) * (1 + size) + middle + shift * pixels
     found: NDArray[np.int64] = np.clip(np.rint(places), 0, pixels - 1).astype(np.int64)

@@ -30,10 +30,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         inputs: by modality values and presence (B, T, C), values 0 if missing; video (B, T, H, W, C) from 0 to 255
             and (B, T, 1).
         targets: (B, K) distribution; multi-label 0 to 1 each; regression (B, 1); zeros if unlabelled.
-        labelled: (B,) 1 if `targets` is known, else 0.
-        index: int64 (B,), window numbers, for losses that remember windows.
-        step: None if this is not the whole batch of a step.
-        partner: int64 (B,), number of the window that each is mixed with.
+        labelled: (B,) 1 or 0.
+        index: int64 (B,) window numbers, for losses with a memory.
+        step: None for a part of a step's batch.
+        partner: int64 (B,) windows mixed in.
         share: (B,) fraction of the first window in the mixture.
     """
 
@@ -59,7 +59,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class BatchSource:
-    """Batches by step; `labelled_fraction` of each is drawn from the labelled windows."""
+    """Batches by step; `labelled_fraction` of each is labelled windows."""
 
     def __init__(
         self, windows: Windows, config: AugmentConfig, *, batch: int, labelled_fraction: float, seed: int
@@ -79,7 +79,7 @@ class BatchSource:
         self._movement = {name: channel_movement(windows, name) for name in series}
 
     def at(self, step: int) -> Batch:
-        """Return the batch of a step, the same at every call."""
+        """Return a step's batch, the same at every call."""
         rng = np.random.default_rng([self._seed, step])
         rows = self._rows(rng, step)
         pairs, lam = self._mixing(rng)
@@ -114,7 +114,6 @@ class BatchSource:
         )
 
     def _rows(self, rng: np.random.Generator, step: int) -> NDArray[np.int64]:
-        """Return the step's slice of the epoch's permutation."""
         parts = []
         if self._from_labelled:
             parts.append(self._labelled_rows[self._slice(len(self._labelled_rows), self._from_labelled, step, 1)])
@@ -133,7 +132,7 @@ class BatchSource:
         return taken
 
     def _mixing(self, rng: np.random.Generator) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
-        """Draw partners among labelled and among unlabelled windows, so that labelled windows keep labels."""
+        """Draw partners separately among labelled and unlabelled windows, so that labelled ones keep labels."""
         lam = rng.uniform(0, 1, self._batch).astype(np.float32)
         if rng.uniform() >= self._config.mixup:
             return None, np.ones(self._batch, dtype=np.float32)
@@ -159,7 +158,6 @@ def _mix(
     second: tuple[NDArray[Any], NDArray[np.float32]],
     lam: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mix window by window; samples are present if both are."""
     present = first[1] * second[1]
     weight = lam.reshape(-1, *[1] * (first[0].ndim - 1))
     there = present.reshape(*present.shape[:2], *[1] * (first[0].ndim - present.ndim), present.shape[2])
@@ -167,7 +165,6 @@ def _mix(
 
 
 def _as_targets(labels: Labels, *, classes: int) -> Tensor:
-    """Return (B, K) float32; unlabelled rows are any finite value."""
     if labels.dtype.kind == "f":
         return torch.from_numpy(np.nan_to_num(labels, nan=0.0))[:, None]
     if labels.ndim == 2:
@@ -176,7 +173,7 @@ def _as_targets(labels: Labels, *, classes: int) -> Tensor:
 
 
 def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and std (C,) of at most 2,048 evenly spaced windows, without the outermost 0.1 % of values."""
+    """Return mean and std (C,) of up to 2,048 windows, without the outermost 0.1 % of values."""
     values, present = _some_windows(windows, name)
     if values.dtype == np.uint8:
         return _byte_statistics(values, present)
@@ -194,7 +191,7 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
 
 
 def channel_movement(windows: Windows, name: str) -> NDArray[np.float32]:
-    """Return the median (C,) of the windows' standard deviations, at least 1e-4 of the channel's."""
+    """Return the median (C,) of the windows' std, at least 1e-4 of the channel's."""
     values, present = _some_windows(windows, name)
     _, std = channel_statistics(windows, name)
     count = np.maximum(present.sum(1), 1)  # (N, C)
@@ -210,7 +207,7 @@ def channel_movement(windows: Windows, name: str) -> NDArray[np.float32]:
 
 
 def spread_rows(windows: Windows, name: str) -> NDArray[np.int64]:
-    """Return at most 2,048 evenly spaced window numbers, fewer for large audio and video windows."""
+    """Return up to 2,048 evenly spaced window numbers, fewer for large audio and video windows."""
     modality, most = windows.spec.modality(name), _MAX_WINDOWS
     if modality.kind != "series":
         most = min(most, max(_MIN_WINDOWS, _MAX_VALUES // math.prod(modality.shape)))

@@ -49,12 +49,12 @@ class Dataset:
         return f"Dataset({str(self.path)!r}, {self.spec.name!r}, {counts}: {self.spec.shapes_text})"
 
     def __reduce__(self) -> tuple[object, tuple[Path, str]]:
-        """Pickle path and hash: another process reopens the directory and compares the content."""
+        """Pickle path and hash; another process reopens the directory and checks the hash."""
         return _open_same, (self.path.resolve(), self.sha256)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of `dataset.json` and every array file; the path does not count."""
+        """Hash of `dataset.json` and every array file, without the path."""
         digest = hashlib.sha256()
         for name in sorted({SPEC_FILE, *map(array_file, self.arrays)}):
             digest.update(f"{name}\n{(self.path / name).stat().st_size}\n".encode())
@@ -64,13 +64,13 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, name: SplitName) -> Windows:
-        """Return the windows of one split. Raise UsageError if it is not train, valid or test."""
+        """Return one split. Raise UsageError if it is not train, valid or test."""
         if name not in SPLIT_NAMES:
             raise UsageError(f"split {name!r}: expected train, valid or test; choose one of them")
         return self._everything.subset(np.flatnonzero(self._everything.splits == SPLIT_NAMES.index(name)))
 
     def everything(self) -> Windows:
-        """Return the windows of train, valid and test, in this order."""
+        """Return train, valid and test windows, in this order."""
         return self._everything
 
     @cached_property
@@ -108,7 +108,7 @@ def load_directory(path: Path) -> tuple[DatasetSpec, Arrays]:
             for name in SPLIT_NAMES
             if counts[name] != spec.splits[name]
         ]
-    refuse(f"dataset {path}", problems)  # the windows can only be read if dtypes and shapes are right
+    refuse(f"dataset {path}", problems)  # windows need correct dtypes and shapes
     return spec, arrays
 
 
@@ -119,7 +119,7 @@ def locate_dataset(path: str | Path) -> Path:
 
 
 def shipped_dataset(name: str = "watch_exercises") -> Path:
-    """Return the directory of a shipped dataset. Raise UsageError if the name is unknown."""
+    """Return a shipped dataset's directory. Raise UsageError if the name is unknown."""
     names = shipped_names()
     if name not in names:
         raise UsageError(f"shipped dataset {name!r}: the name is unknown; choose one of {', '.join(names)}")
@@ -199,7 +199,7 @@ def _starts(counts: Rows) -> Rows:
 
 
 def window_counts(spec: DatasetSpec, arrays: Arrays) -> dict[str, int]:
-    """Return the number of windows that each split cuts from checked recordings."""
+    """Return the windows per split cut from checked recordings."""
     source = _cut_windows(spec, arrays)
     numbers = arrays[f"{RECORDINGS}/splits.npy"][source.recording]
     return {name: int((numbers == number).sum()) for number, name in enumerate(SPLIT_NAMES)}

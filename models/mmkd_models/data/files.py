@@ -1,4 +1,4 @@
-"""Array files of a dataset directory: names, dtypes, shapes and rules."""
+"""Array files of a dataset directory and their rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PER_WINDOW = {"groups": ("int64", "text"), "folds": ("int64",), "times": ("float
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayRule:
-    """Dtypes and shape of an array file; `letters` name the axes."""
+    """Dtypes and shape of an array file; `letters` name axes."""
 
     name: str
     dtypes: tuple[str, ...]
@@ -74,7 +74,6 @@ def is_cut(arrays: Arrays) -> bool:
 
 
 def _rules(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[ArrayRule]:
-    """Yield the rule of every possible array; the number of recordings follows from the arrays."""
     return _recording_rules(spec, arrays) if cut else _split_rules(spec, arrays)
 
 
@@ -162,7 +161,7 @@ def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], lis
 
 
 def structure_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> list[str]:
-    """Return a message for every array that does not fit `dataset.json`; missing arrays are ignored."""
+    """Return a message for every array that does not fit `dataset.json`; absent ones are ignored."""
     found = {
         rule.name: list(rule.problems(arrays[rule.name]))
         for rule in _rules(spec, arrays, cut=cut)
@@ -259,7 +258,7 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
     for number, split in enumerate(SPLIT_NAMES[1:], start=1):
         known = is_labelled(columns["labels"][columns["splits"] == number])
         unlabelled = int((~known).sum())
-        if known.any() and unlabelled:  # a split without any label is of a new machine, not labelled yet
+        if known.any() and unlabelled:  # a split without labels is a new machine, not labelled yet
             where = f"{RECORDINGS if is_cut(arrays) else split}/labels.npy"
             yield (
                 f"{where}: rows of {split} are unlabelled ({UNLABELLED_MARKS[spec.task.kind]}), {unlabelled} of"
@@ -308,7 +307,7 @@ def join_splits(arrays: Arrays) -> dict[str, AnyArray]:
 
 
 def join_metadata(arrays: Arrays) -> dict[str, AnyArray]:
-    """Return the metadata of stored windows (N,) in the order train, valid, test."""
+    """Return the metadata of stored windows (N,): train, valid, test."""
     return {
         name: np.concatenate([arrays[metadata_key(split, name)] for split in SPLIT_NAMES])
         for name in metadata_names(arrays)
@@ -316,7 +315,6 @@ def join_metadata(arrays: Arrays) -> dict[str, AnyArray]:
 
 
 def _groups_with_several(groups: AnyArray, numbers: npt.NDArray[np.int64]) -> list[tuple[int | str, list[int]]]:
-    """Return the groups with several distinct numbers (N,), and these numbers."""
     names, group = np.unique(groups, return_inverse=True)
     pairs = np.unique(np.stack([group, numbers], axis=1), axis=0)
     several, counts = np.unique(pairs[:, 0], return_counts=True)

@@ -28,7 +28,7 @@ class Fold:
 
 
 def fold_count(windows: Windows, *, folds: int = FOLDS) -> int:
-    """Return the number of folds; 1 if the dataset has only its own split."""
+    """Return the number of folds; 1 with only the dataset's own split."""
     if windows.folds is not None:
         return len(np.unique(windows.folds))
     return min(folds, windows.group_count) if windows.has_groups else 1
@@ -45,11 +45,11 @@ def check_seeds(windows: Windows, seeds: int) -> None:
 
 
 def fold_indices(windows: Windows, *, fold: int, seed: int, folds: int = FOLDS) -> Fold:
-    """Split the windows: test is one fold, valid the next, train all others and all unlabelled windows.
+    """Split the windows: test is one fold, valid the next, train the rest and all unlabelled windows.
 
-    A dataset's own folds come first. Otherwise whole groups are dealt by `seed`, classes balanced. Without groups the
-    own split is the only fold, since dealing would tear recordings apart. Raise UsageError if there is no such fold, or
-    too few folds, groups or labelled windows.
+    A dataset's own folds come first; else whole groups are dealt by `seed`, classes balanced. Without groups the own
+    split is the only fold, since dealing would tear recordings apart. Raise UsageError if there is no such fold, or too
+    few folds, groups or labelled windows.
     """
     name, count = windows.spec.name, fold_count(windows, folds=folds)
     is_own_split = windows.folds is None and not windows.has_groups
@@ -130,13 +130,13 @@ def _deal(windows: Windows, *, seed: int, folds: int) -> Rows:
 
 
 def deal_groups(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float64], *, seed: int) -> Rows:
-    """Return the part of each group of `counts` (groups, classes), with about its fraction (parts,) of every class.
+    """Deal groups of `counts` (groups, classes) into parts, with about the fraction (parts,) of every class.
 
     Groups are dealt mostly largest first, each to the part with least of its classes: this keeps the sum of squared
     fractions low, the aim of scikit-learn's StratifiedGroupKFold. No part stays empty.
     """
     own_fractions, size = counts / np.maximum(counts.sum(axis=0), 1), fractions / fractions.max()
-    # Without the jitter groups of different sizes would be dealt in the same order for every seed.
+    # Without jitter every seed would deal groups of different sizes in the same order.
     order = np.argsort(-counts.sum(axis=1) * np.random.default_rng(seed).uniform(0.7, 1.3, size=len(counts)))
     held = np.zeros((len(fractions), counts.shape[1]))
     parts = np.full(len(counts), -1, dtype=np.int64)
@@ -145,7 +145,7 @@ def deal_groups(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float
         crowded = held @ own / size + own @ own * (1 / size - 1)
         best_first = np.lexsort((-size, held.sum(axis=1) / size, crowded)).tolist()
         empty = set(range(len(fractions))) - set(parts.tolist())
-        if len(order) - position <= len(empty):  # the last groups fill parts that are still empty
+        if len(order) - position <= len(empty):  # the last groups fill empty parts
             best_first = [part for part in best_first if part in empty]
         parts[number] = best_first[0]
         held[best_first[0]] += own_fractions[number]
@@ -153,27 +153,27 @@ def deal_groups(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float
 
 
 _MAX_DOMAINS = 10
-_MIN_WINDOWS = 20  # labelled windows of a domain, or of a part in time: below it a score is noise
+_MIN_WINDOWS = 20  # labelled windows of a domain or time span: with fewer a score is noise
 _MAX_NAMED = 3
 _VALID_FROM, _TEST_FROM = 0.6, 0.8  # fractions of the labelled windows, in time
 
 
 class LeftOutDomains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What each fold leaves out: a value of `group` or metadata; None for the end of the campaign."""
+    """A value of `group` or metadata that each fold leaves out; None for the end of the campaign."""
 
     by: str | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Domains:
-    """The domain of each window, int64 (N,) from 0; -1 if unknown."""
+    """Domain of each window, int64 (N,) from 0; -1 if unknown."""
 
     names: tuple[str, ...]
     numbers: Rows
 
 
 def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[Any]:
-    """Return the group or metadata (N,) of each window. Raise UsageError if there are none."""
+    """Return groups or metadata (N,). Raise UsageError if there are none."""
     name = windows.spec.name
     if by is None or by == "group":
         if not windows.has_groups:
@@ -188,17 +188,17 @@ def values_by(windows: Windows, by: str | None, *, suite: str) -> npt.NDArray[An
 
 
 def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return (N,) whether a value is an empty text or NaN."""
+    """Return (N,) whether a value is empty text or NaN."""
     if values.dtype.kind == "f":
         return np.asarray(np.isnan(values))
     return np.asarray(values == "") if values.dtype.kind == "U" else np.zeros(len(values), dtype=bool)
 
 
 def find_domains(windows: Windows, by: str) -> Domains:
-    """Return the values of metadata or groups as domains, at most ten: more are pooled.
+    """Return the values of metadata or groups as domains; more than ten go into ten pools.
 
-    Floats are pooled by order, other values with balanced classes. Raise UsageError if domains or their labelled
-    windows are too few.
+    Floats are pooled by order, others with balanced classes. Raise UsageError if domains or their labelled windows are
+    too few.
     """
     values = values_by(windows, by, suite="shift")
     known = np.flatnonzero(~is_unknown(values))
@@ -224,7 +224,6 @@ def find_domains(windows: Windows, by: str) -> Domains:
 
 
 def _pool(windows: Windows, names: npt.NDArray[Any], number: Rows) -> tuple[tuple[str, ...], Rows]:
-    """Return the names of ten pools and each window's pool; `number` (N,) indexes the names."""
     is_float = names.dtype.kind == "f"
     if is_float:
         first = np.cumsum(np.bincount(number)) - np.bincount(number)  # windows before each value
@@ -244,8 +243,8 @@ def _pool(windows: Windows, names: npt.NDArray[Any], number: Rows) -> tuple[tupl
 def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fold:
     """Return the fold whose test is this domain, or the end of the campaign (the last fifth of the labelled windows).
 
-    A fifth of the other groups validates; without groups, the dataset's own validation windows. Left out are windows of
-    no domain, those that share samples with the test, and those across a border in time. Raise UsageError if a class is
+    A fifth of the other groups validates; without groups, the dataset's own validation windows. Windows of no domain,
+    those sharing samples with the test and those across a border in time are left out. Raise UsageError if a class is
     missing in train, or a part has few windows.
     """
     if left_out.by is None:

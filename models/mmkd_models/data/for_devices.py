@@ -35,7 +35,7 @@ class MeasuredReference:
 def measure_reference(
     dataset: Dataset, *, modality: str, group: int | str | None = None, seconds: float | None = None
 ) -> MeasuredReference:
-    """Measure mean and std over all windows of a group or the first `seconds`. Raise UsageError without values."""
+    """Measure mean and std over a group or the first `seconds`. Raise UsageError without values."""
     spec = dataset.spec.modality(modality)
     if spec.normalise != "per_group":
         raise UsageError(
@@ -84,7 +84,7 @@ class WholeRecording:
 
 
 def read_recordings(path: str | Path, modality: ModalitySpec) -> list[WholeRecording]:
-    """Return the recordings for a student's modality. Raise UsageError if the modality does not fit."""
+    """Return the recordings of a student's modality. Raise UsageError if it does not fit."""
     dataset = open_dataset(path)
     stored = dataset.spec.modality(modality.name)
     if stored.kind == "video":
@@ -121,7 +121,7 @@ def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int])
 
 
 def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[WholeRecording]:
-    """Join consecutive stored windows of one split, group, label and episode; shared samples come once."""
+    """Join consecutive windows of one split, group, label and episode; shared samples come once."""
     windows = dataset.everything()
     starts_s = np.cumsum(_shared_steps_s(windows)) if windows.times is None else windows.times
 
@@ -145,7 +145,7 @@ def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) ->
 
 
 def _shared_steps_s(windows: Windows) -> npt.NDArray[np.float64]:
-    """Return (N,) seconds since the start of the window before, by shared samples; 0 if they share none."""
+    """Return (N,) seconds since the window before, by shared samples; 0 without any."""
     steps_s = np.zeros(len(windows))
     overlaps = find_overlaps(windows)
     follows = overlaps.second == overlaps.first + 1

@@ -1,4 +1,4 @@
-"""Choice of labelled training windows: a fraction of each class, or whole groups."""
+"""Choice of labelled training windows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mmkd_models.data.folds import label_subset
 from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.data.windows import Windows
 
-_DRAWS = 1000  # of groups at random, before groups are chosen that have every class
-_MIN_GROUPS = 6  # groups to train on, from which a third is two or more and leaves as many without labels
+_DRAWS = 1000  # random draws of groups before a greedy choice
+_MIN_GROUPS = 6  # a third of them is at least two groups
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Labels that training may use: a fraction of each class, or all labels of this many groups."""
+    """Labels for training: a fraction of each class, or all of this many groups."""
 
     share: float = 1.0
     groups: int | None = None
@@ -52,7 +52,7 @@ def label_option(labelled: Labelled) -> str:
 
 
 def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose (N,) the training windows whose labels may be used. Raise UsageError if there are too few groups.
+    """Choose (N,) the windows whose labels may be used. Raise UsageError if there are too few groups.
 
     Whole groups are drawn at random until a draw has every class; after a thousand draws rare classes go first.
     """
@@ -88,7 +88,7 @@ def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray
 
 
 def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
-    """Return the default: a third of the groups if that is two or more and has every class, else a tenth of labels."""
+    """Return the default: a third of the groups if two or more with every class, else a tenth of labels."""
     folds = [_classes_of_groups(train)[1] for train in trainings if train.has_groups]
     fewest = min((len(has) for has in folds), default=0)
     if fewest < _MIN_GROUPS or len(folds) < len(trainings):
@@ -98,7 +98,7 @@ def usual_labelled(trainings: Sequence[Windows]) -> Labelled:
 
 
 def _classes_of_groups(train: Windows) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-    """Return names (G,) of groups with a labelled window, and their classes (G, K); no K for a regression."""
+    """Return names (G,) and classes (G, K) of groups with a labelled window; no K for a regression."""
     known = train.subset(train.labelled)
     names, group = np.unique(known.groups, return_inverse=True)
     kind, labels = train.spec.task.kind, known.labels
@@ -111,7 +111,6 @@ def _classes_of_groups(train: Windows) -> tuple[npt.NDArray[np.generic], npt.NDA
 
 
 def _cover(has: npt.NDArray[np.bool_]) -> list[int]:
-    """Choose groups that together have every class (G, K), greedily."""
     cover: list[int] = []
     missing = np.ones(has.shape[1], dtype=bool)
     while missing.any():

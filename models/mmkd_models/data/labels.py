@@ -46,7 +46,7 @@ def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
 
 
 def find_strata(labels: Labels) -> npt.NDArray[np.int64]:
-    """Return the stratum (N,): the class, the rarest label that is on (K if none), or the decile; -1 unlabelled."""
+    """Return the stratum (N,): class, rarest label that is on (K if none), or decile; -1 unlabelled."""
     known = is_labelled(labels)
     if labels.dtype.kind == "f":
         tenths = np.arange(1, _STRATA) / _STRATA
@@ -78,7 +78,7 @@ _CORRELATION = 0.8  # of the answers to neighbouring windows, close to that of w
 
 
 def block_length(count: int) -> int:
-    """Return the number of consecutive windows in a block of a bootstrap.
+    """Return the block length of a bootstrap in windows.
 
     (2 r / (1 - r^2))^(2/3) n^(1/3) for a first-order autoregressive series of correlation r (E. Carlstein, "The Use of
     Subseries Values for Estimating the Variance of a General Statistic", Annals of Statistics 14, 1986).

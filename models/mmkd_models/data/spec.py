@@ -45,7 +45,7 @@ _BLOCK_WINDOWS = 256
 
 
 def kind_problems(modality: ModalitySpec) -> Iterator[str]:
-    """Yield a message for every broken rule of the modality's kind."""
+    """Yield a message for every broken rule of its kind."""
     sides = {"height": modality.height, "width": modality.width}
     if modality.kind != "video":
         for key, side in sides.items():
@@ -69,7 +69,7 @@ def kind_problems(modality: ModalitySpec) -> Iterator[str]:
 
 
 def size_problem(modality: ModalitySpec) -> str | None:
-    """Return the problem of a window too large to train on, with its fix, or None."""
+    """Return the problem and fix of a window too large to train on, or None."""
     samples, width = modality.samples, int(np.prod(modality.shape[1:], dtype=object))
     if modality.kind == "video":
         if samples * width <= MAX_WINDOW_BYTES:
@@ -101,7 +101,7 @@ def decode_samples(stored: Values, *, kind: ModalityKind, scale: Values | None =
 
 
 def with_present(frames: Values, present: Values) -> Values:
-    """Return frames (..., T, H, W, C), masked where `present` (..., T) is 0; the array itself if all are present."""
+    """Mask frames (..., T, H, W, C) where `present` (..., T) is 0; the array itself if all are present."""
     return mask_missing(frames, np.asarray(present) == 0)
 
 
@@ -112,7 +112,7 @@ def frame_presence(frames: Values) -> npt.NDArray[np.uint8] | None:
 
 
 def storable(values: Values, kind: ModalityKind) -> Values | None:
-    """Return samples as stored: float32, int16 of audio, uint8 of video; None if that would lose more than digits."""
+    """Return samples as stored: float32, int16 audio, uint8 video; None if more than digits would be lost."""
     if kind == "video":
         return values.view(np.ndarray) if values.dtype == np.uint8 else None
     if kind == "audio" and values.dtype == np.int16:
@@ -129,7 +129,7 @@ def window_bytes(modality: ModalitySpec) -> int:
 
 
 def windows_at_once(modality: ModalitySpec) -> int:
-    """Return the number of windows per read: 256, fewer for large ones."""
+    """Return the windows per read: 256, fewer for large ones."""
     return int(np.clip(_BLOCK_BYTES // max(1, window_bytes(modality)), 1, _BLOCK_WINDOWS))
 
 
@@ -143,14 +143,14 @@ _RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits", "times", "e
 
 
 class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How windows are cut from `recordings/`; `scale` is the value of one int16 count by modality and channel."""
+    """How windows are cut from `recordings/`; `scale` is one int16 count by modality and channel."""
 
     hop_s: float
     scale: dict[str, tuple[float, ...]] = {}
 
 
 class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Content of `dataset.json`; `left_out` counts windows that an import left out, by reason."""
+    """Content of `dataset.json`; `left_out` counts windows by reason."""
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -177,7 +177,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def read_dataset_spec(path: Path) -> DatasetSpec:
-    """Read `dataset.json` of a directory. Raise DatasetError if it is missing or breaks its rules."""
+    """Read a directory's `dataset.json`. Raise DatasetError if it is missing or breaks its rules."""
     file = path / SPEC_FILE
     if not path.is_dir():
         raise DatasetError(f"{path}: expected a dataset directory, found none there; check the path")
@@ -201,7 +201,7 @@ def require_classification(spec: DatasetSpec, *, what: str) -> None:
 
 
 def refuse(where: Path | str, problems: Sequence[str]) -> None:
-    """Raise DatasetError with all problems, if any: a line for one, a list for more."""
+    """Raise DatasetError with all problems, if any."""
     if problems:
         lines = problems if len(problems) == 1 else [f"{len(problems)} problems", *problems]
         raise DatasetError("\n  - ".join([f"{where}: {lines[0]}", *lines[1:]]))
@@ -266,7 +266,7 @@ def _text_problems(spec: DatasetSpec) -> Iterator[str]:
 
 
 def name_problem(name: str) -> str | None:
-    """Return the problem of a modality's name, or None. NFC only: NFD would make another name of the same letters."""
+    """Return the problem of a modality's name, or None. NFC only: NFD would be another name of the same letters."""
     is_word = name.isidentifier() and name[0] != "_" and unicodedata.is_normalized("NFC", name)
     if is_word and name not in _RESERVED_NAMES:
         return None
@@ -291,7 +291,7 @@ def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
 
 
 def size_problems(spec: DatasetSpec) -> Iterator[str]:
-    """Yield a message for every modality whose windows are too large to train on; such a dataset still opens."""
+    """Yield a message for every modality too large to train on; such a dataset still opens."""
     for number, modality in enumerate(spec.modalities):
         if text := size_problem(modality):
             yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"

@@ -34,12 +34,12 @@ class WindowSource(Protocol):
         """Seconds that a window may be moved either way."""
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Return new float32 (B, T, C) in raw units, NaN and Inf as stored; of video uint8 (B, T, H, W, C)."""
+        """Return new float32 (B, T, C) in raw units, NaN and Inf as stored; video uint8 (B, T, H, W, C)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredWindows:
-    """Windows stored in arrays (N_i, T, C), of video (N_i, T, H, W, C), concatenated at `offsets`."""
+    """Windows in arrays (N_i, T, C), of video (N_i, T, H, W, C), concatenated at `offsets`."""
 
     parts: Mapping[str, Sequence[AnyArray]]
     offsets: Rows
@@ -81,7 +81,7 @@ class CutWindows:
     """Windows cut from recordings when they are read, at any offset.
 
     Attributes:
-        samples: by modality, all recordings end to end: float32 or int16 (L, C), of video uint8 (L, H, W, C).
+        samples: by modality, recordings end to end: float32 or int16 (L, C), video uint8 (L, H, W, C).
         scale: (C,) by int16 modality: the value of one count.
         offsets: by modality (R,): start of each recording in `samples`.
         start_s: (N,) in its recording; `latest_start_s` (R,) limits moved windows.
@@ -104,7 +104,7 @@ class CutWindows:
         return self.hop_s / 2
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Return new windows, each moved by `shift_s` as far as its recording reaches."""
+        """Return new windows, moved by `shift_s` as far as the recording reaches."""
         recording = self.recording[rows]
         start_s = self.start_s[rows]
         if shift_s is not None:
@@ -138,13 +138,13 @@ def _check_whole(arrays: Sequence[AnyArray]) -> None:
 
 
 def first_sample(start_s: npt.NDArray[np.float64], rate_hz: float) -> Rows:
-    """Return the sample nearest to each start; halves go to the even number."""
+    """Return the sample nearest to each start; halves go to even."""
     return np.rint(start_s * rate_hz).astype(np.int64)
 
 
 def window_starts_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec], *, hop_s: float) -> list[float]:
-    """Return the starts k * hop_s of all windows of a recording that fit into every modality."""
-    # Rounding to the nearest sample lets a window start up to half a sample late.
+    """Return the starts k * hop_s of a recording's windows that fit every modality."""
+    # Rounding may start a window half a sample late.
     latest_s = latest_start_s(lengths, modalities) + max(0.5 / modality.rate_hz for modality in modalities)
     starts: npt.NDArray[np.float64] = np.arange(max(int(latest_s / hop_s) + 2, 0), dtype=np.float64) * hop_s
     fits = np.ones(len(starts), dtype=bool)
@@ -155,7 +155,7 @@ def window_starts_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec], 
 
 
 def latest_start_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec]) -> float:
-    """Return the latest start of a window that fits every modality; negative if none does."""
+    """Return the latest start that fits every modality; negative if none does."""
     return min(
         (length - modality.samples) / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True)
     )
@@ -186,7 +186,7 @@ class Windows:
         groups: (N,); without groups the number of the recording, or of a block of consecutive windows.
         splits: (N,) 0 train, 1 valid, 2 test.
         metadata: (N,) each.
-        times: float64 (N,), UTC seconds at the window's start.
+        times: float64 (N,), UTC seconds at the start.
         episodes: (N,), equal for windows of one run of a recording.
         rows: (N,), window numbers in the source.
     """
@@ -226,11 +226,11 @@ class Windows:
         return self.source.max_shift_s
 
     def take(self, index: npt.ArrayLike, *, shift_s: npt.ArrayLike | None = None) -> dict[str, Values]:
-        """Return windows by modality: new float32 (B, T, C), NaN = missing; of video uint8 (B, T, H, W, C) or masked.
+        """Return windows by modality: new float32 (B, T, C), NaN = missing; video uint8 (B, T, H, W, C) or masked.
 
-        Infinite values and those outside a modality's `range` become NaN. `normalise: per_group` z-scores with the
-        statistics of the window's group over the whole dataset (no label is used). `shift_s` (B,) moves each window
-        inside its recording; stored windows ignore it.
+        Infinite values and those outside `range` become NaN. `normalise: per_group` z-scores with the statistics of the
+        window's group over the whole dataset (no label is used). `shift_s` (B,) moves windows inside their recordings;
+        stored windows ignore it.
         """
         shift = None if shift_s is None else np.asarray(shift_s, dtype=np.float64)
         numbers = np.asarray(index)
@@ -251,7 +251,7 @@ class Windows:
         return standardise(values, modality, mean=mean, std=std)
 
     def subset(self, index: npt.NDArray[Any]) -> Windows:
-        """Return the windows of these numbers, or of a bool mask (N,)."""
+        """Return the windows of these numbers or bool mask (N,)."""
         names = ("labels", "groups", "splits", "folds", "times", "episodes", "rows")
         arrays = {name: array[index] for name in names if (array := getattr(self, name)) is not None}
         metadata = {name: values[index] for name, values in self.metadata.items()}
@@ -303,7 +303,7 @@ def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt
 
 
 def group_statistics(windows: Windows) -> GroupStatistics | None:
-    """Compute each group's statistics; None if no modality is normalised per group."""
+    """Compute group statistics; None if no modality is normalised per group."""
     modalities = [modality for modality in windows.spec.modalities if modality.normalise == "per_group"]
     if not modalities:
         return None
@@ -328,7 +328,7 @@ def raw_values(windows: Windows, *, modality: ModalitySpec, rows: Rows) -> Float
 
 
 def split_facts(windows: Windows, *, part: str = "test") -> Split:
-    """Return how judging windows differ from training windows, and what an interval resamples."""
+    """Return how judging and training windows differ, and what an interval resamples."""
     if windows.has_groups:
         return OF_GROUPS
     has_folds = windows.folds is not None

@@ -60,10 +60,10 @@ class Recording:
     """One whole recording, longer than a window.
 
     Attributes:
-        samples: by modality (L, C): float32, NaN = missing, or int16; of video uint8 (L, H, W, C), perhaps masked.
-        label: class number, -1 unlabelled; of other tasks a row of labels or a number.
-        group: the person, machine or session.
-        fold: for all recordings or none; the same for the whole group.
+        samples: by modality (L, C): float32, NaN = missing, or int16; video uint8 (L, H, W, C), perhaps masked.
+        label: class number, -1 unlabelled; for other tasks a row of labels or a number.
+        group: person, machine or session.
+        fold: for all recordings or none; one per group.
     """
 
     samples: Mapping[str, npt.NDArray[Any]]
@@ -90,8 +90,8 @@ def write_dataset(
     Args:
         labels: class names by label number; a `TaskSpec` for other tasks.
         splits: for train, valid and test an array (N, T, C) per modality (video: uint8 (N, T, H, W, C)), NaN or masked
-            if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the window's start),
-            `episodes`, (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
+            if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the start), `episodes`,
+            (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
         left_out: number of windows left out, by reason.
 
     Raise DatasetError if arrays break the contract of docs/datasets.md, UsageError if `path` exists.
@@ -162,7 +162,7 @@ def _check_spec(path: Path, spec: DatasetSpec) -> None:
 
 
 def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: list[str]) -> dict[str, AnyArray]:
-    """Return one split's arrays as stored; append to the problems."""
+    """Return one split's arrays as stored; report the others in `problems`."""
     modalities = {modality.name: modality for modality in spec.modalities}
     allowed = ("labels", *PER_WINDOW, "metadata")
     arrays: dict[str, AnyArray] = {}
@@ -211,7 +211,6 @@ def _metadata_arrays(split: str, values: Mapping[str, npt.ArrayLike], problems: 
 
 
 def _text(values: AnyArray) -> AnyArray | None:
-    """Return text, also from objects, as in pandas; None if it is no text."""
     if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
         return values.astype(np.str_)
     return values if values.dtype.kind == "U" else None
@@ -229,7 +228,6 @@ def _convert(values: AnyArray, *, dtype: str) -> AnyArray | None:
 def _sample_arrays(
     where: str, folder: str, modality: ModalitySpec, samples: Sequence[npt.ArrayLike], problems: list[str]
 ) -> dict[str, AnyArray]:
-    """Return one modality's files in one folder, all samples end to end."""
     is_video = modality.kind == "video"
     given = [part if isinstance(part, np.ma.MaskedArray) and is_video else np.asarray(part) for part in samples]
     stored: list[AnyArray] = []

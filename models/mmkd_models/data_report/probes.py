@@ -54,7 +54,7 @@ class ProbeWindows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeAnswers:
-    """A probe's answers to the windows of `index` (n,): `truth` (n,), `probabilities` (n, answers)."""
+    """Answers to the windows of `index` (n,): `truth` (n,), `probabilities` (n, answers)."""
 
     facts: ProbeFacts
     index: Rows
@@ -82,7 +82,7 @@ def choose_windows(everything: Windows) -> ProbeWindows:
 
 
 def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
-    """Yield the answers of every probe, the class from all sensors first, or why it cannot run."""
+    """Yield every probe's answers, the class from all sensors first, or why it cannot run."""
     windows = probed.windows
     together = class_probe(probed, None)
     yield together
@@ -111,9 +111,8 @@ def split_probe(probed: ProbeWindows) -> ProbeAnswers | str:
 def _ask(
     probed: ProbeWindows, codes: Rows, names: tuple[str, ...], *, question: str, modality: str | None = None
 ) -> ProbeAnswers | str:
-    """Guess in folds of whole groups, or of blocks without groups."""
     windows, index = probed.windows, np.flatnonzero(codes >= 0)
-    if question != "class":  # shared by whole groups: with few groups of an answer, one that is like another decides
+    if question != "class":  # shared by whole groups: with few groups per answer, two alike decide
         fewest = min(len(np.unique(windows.groups[codes == code])) for code in np.unique(codes).tolist())
         if fewest < MIN_GROUPS:
             return f"{question}: it takes {MIN_GROUPS} groups of each answer, and one has {fewest}"

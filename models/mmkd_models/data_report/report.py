@@ -87,7 +87,7 @@ def _not_judged(windows: Windows, agreement: float) -> Iterator[str]:
 
 
 _PARTS = 10
-_BLOCKS = 10  # of a fifth, for its standard error: neighbouring windows are alike
+_BLOCKS = 10  # per fifth, for its stderr: neighbouring windows are alike
 _MIN_WINDOWS = 2 * _PARTS * _BLOCKS
 _CLEAR_SHIFT = 1.0
 _CLEAR_ERRORS = 4.0
@@ -152,7 +152,7 @@ _MAX_SEARCHED = 512  # windows of a class that are searched for gaps
 
 
 def example_windows(probed: ProbeWindows) -> Iterator[ExampleWindow]:
-    """Yield by modality and class the most typical window, and one with gaps if any."""
+    """Yield by modality and class the most typical window, and one with gaps."""
     strata, names = name_strata(probed.windows.labels, probed.windows.spec.task)
     for modality in probed.windows.spec.modalities:
         windows, features = probed.windows.with_modalities([modality.name]), probed.features[modality.name]

@@ -18,8 +18,8 @@ from mmkd_models.evaluation.confidence import fraction_interval
 from mmkd_models.evaluation.gains import MIN_GROUPS
 from mmkd_report.schema.data import Finding, LabelSuspect, SplitFacts, WindowToLabel
 
-_NEAR = 0.01  # power of the difference as a fraction of the movement: 20 dB, a sensor's noise on the same movement
-_MIN_MOVEMENT = 0.1  # of the channel's usual standard deviation: below it a window is at rest
+_NEAR = 0.01  # power of the difference per power of the movement: 20 dB, a sensor's noise
+_MIN_MOVEMENT = 0.1  # times the channel's usual std: below it a window is at rest
 _MIN_KNOWN = 0.5
 _MUTUAL = 0.5
 
@@ -107,7 +107,6 @@ def like_groups(probed: ProbeWindows) -> Iterator[Finding]:
 
 
 def _nearest_of_other_groups(points: Features, code: Rows) -> Rows:
-    """Return (N,) the nearest point of another group."""
     square = np.square(points).sum(axis=1)
     nearest = np.zeros(len(points), dtype=np.int64)
     for start in range(0, len(points), 256):
@@ -120,14 +119,14 @@ def _nearest_of_other_groups(points: Features, code: Rows) -> Rows:
 MIN_AGREEMENT = 0.8
 """Fraction of the labels that the probe agrees with when it is certain, from which on it may contradict the others."""
 _MAX_TO_LABEL = 50
-_CANDIDATES = 10  # times as many uncertain windows as are chosen, among which the choice is spread
+_CANDIDATES = 10  # uncertain windows to choose from, per chosen window
 _CERTAIN = 0.4  # of the trees' votes for one class
 _CONTRADICTED = 0.1  # of the votes for the label, at most
 _MIN_SUSPECTS = 3
 
 
 def label_agreement(answers: ProbeAnswers) -> float:
-    """Return the fraction of labels that a probe agrees with when certain; 0 if it never is."""
+    """Return the fraction of labels that a probe agrees with when certain; 0 if never."""
     certain = answers.probabilities.max(axis=1) >= _CERTAIN
     right = answers.probabilities.argmax(axis=1) == answers.truth
     return float(right[certain].mean()) if certain.any() else 0.0
@@ -177,8 +176,8 @@ def label_findings(suspects: Sequence[LabelSuspect], labels: int, agreement: flo
 def windows_to_label(probed: ProbeWindows) -> list[WindowToLabel]:
     """Return at most 50 unlabelled training windows most worth a label; none before two classes have labels.
 
-    Only training labels are used. Windows next to a labelled one of their group are left out, since two states may
-    share them. Among the most uncertain windows those far from each other are chosen (farthest first; O. Sener and
+    Only training labels are used. Windows next to a labelled one of their group are left out: two states may share
+    them. Among the most uncertain windows those far from each other are chosen (farthest first; O. Sener and
     S. Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018).
     """
     windows = probed.windows

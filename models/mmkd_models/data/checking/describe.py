@@ -22,7 +22,7 @@ from mmkd_report.schema.figures import Split
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingFacts:
-    """The recordings that windows are cut from."""
+    """Recordings that windows are cut from."""
 
     count: int
     total_s: float
@@ -78,7 +78,7 @@ def describe_dataset(dataset: Dataset) -> Description:
 
 
 def headline(windows: Windows) -> str:
-    """Return the number of windows, classes, groups and folds as a line."""
+    """Return the number of windows, classes, groups and folds as text."""
     task = windows.spec.task
     noun = {"classification": "classes", "multi_label": "labels"}
     parts = [f"{windows.spec.name}: {len(windows)} windows"]
@@ -94,7 +94,7 @@ def times_text(windows: Windows) -> str:
 
 
 def count_splits(windows: Windows) -> Iterator[SplitFacts]:
-    """Yield windows and groups of each split, and windows by class, label or decile."""
+    """Yield each split's windows and groups, and windows by class, label or decile."""
     task = windows.spec.task
     strata, names = name_strata(windows.labels, task)
     for number, split in enumerate(SPLIT_NAMES):

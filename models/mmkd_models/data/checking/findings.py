@@ -37,7 +37,7 @@ _MIN_WINDOWS = 20  # for the gaps of a class
 _RARE = 0.1  # times the windows of the most frequent class
 _MAX_GROUP_FRACTION = 0.5
 _MAX_NAMED = 3
-_DISTINCT = 8  # values in a window, from which on a channel is continuous: only then a flat one may be stuck
+_DISTINCT = 8  # values in a window of a continuous channel: only such a channel can be stuck
 _MAX_SORTED = 256  # windows that `is_continuous` looks at
 
 
@@ -54,7 +54,7 @@ def rule_findings(scan: Scan) -> Iterator[Finding]:
 
 def _label_rules(labels: Labels, task: TaskSpec) -> Iterator[Finding]:
     known = labels[is_labelled(labels)]
-    if len(known) == 0:  # the windows of a new machine, not labelled yet: commands that need labels refuse them
+    if len(known) == 0:  # a new machine, not labelled yet: commands that need labels refuse it
         return
     if task.kind == "regression" and len(np.unique(known)) < 2:
         sentence = f"target {task.labels[0]!r}: expected two different numbers or more in train, got one"
@@ -111,7 +111,7 @@ def _copies(scan: Scan) -> Iterator[Finding]:
 
 
 def value_findings(scan: Scan) -> Iterator[Finding]:
-    """Yield findings about values, labels, groups and gaps."""
+    """Yield findings on values, labels, groups and gaps."""
     windows = scan.windows
     if not windows.has_groups:
         judged_on = split_facts(windows).judged_on.partition(";")[0]
@@ -144,7 +144,7 @@ def _channels(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
 
 
 def is_continuous(windows: Windows, figures: ModalityScan) -> npt.NDArray[np.bool_]:
-    """Return (C,) whether half of the windows in which a channel moves have many distinct values."""
+    """Return (C,) whether half of a channel's moving windows have many distinct values."""
     modality = figures.modality
     chosen = np.unique(np.linspace(0, len(windows) - 1, _MAX_SORTED).round().astype(np.int64))
     values = valid_values(windows.source.gather(modality, windows.rows[chosen], shift_s=None), modality=modality)
@@ -301,7 +301,7 @@ class CheckReport:
 
 
 def check_dataset(path: str | Path) -> CheckReport:
-    """Check a dataset directory, reading every value once. Raise DatasetError with every problem."""
+    """Check a dataset directory, reading every value. Raise DatasetError with every problem."""
     path = locate_dataset(path)
     spec, arrays = load_directory(path)
     windows = make_windows(spec, arrays)

@@ -1,4 +1,4 @@
-"""Recordings in another unit or gain: values many times larger or smaller than in others."""
+"""Recordings in another unit or gain, by their level or std."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mmkd_models.data.checking.scan import ModalityScan, Scan
 from mmkd_models.data.windows import Windows
 from mmkd_report.schema.data import Finding
 
-_FACTOR = 8.0  # from which on two recordings do not differ by what they recorded
+_FACTOR = 8.0  # a larger ratio is not due to what was recorded
 _MIN_RECORDINGS = 4  # of a class, for a median that one of them does not move
 _ORDINARY = (0.05, 0.95)  # quantiles of the windows of all other recordings
-_DEVIATIONS = 5.0  # robust standard deviations between the recordings: people's skin conducts unlike by nature
+_DEVIATIONS = 5.0  # robust std between recordings: people's skin conductance differs by nature
 _MAD_OF_NORMAL = 1.4826
 _MAX_NAMED = 3
 _ROUNDING = 1e-6  # a smaller standard deviation, as a fraction of the level, counts as 0
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 def unit_findings(scan: Scan, *, names: Sequence[str] = ()) -> Iterator[Finding]:
     """Yield recordings whose level or std is 8 times, or an eighth of, that of others of their class.
 
-    One whose windows resemble some of the others passes. Without episodes, groups count as recordings.
+    One that resembles some windows of the others passes. Without episodes, groups count as recordings.
     """
     windows = scan.windows
     owners = windows.episodes if windows.episodes is not None else windows.groups if windows.has_groups else None
@@ -72,7 +72,7 @@ def _name(windows: Windows, recording: int | str, row: int, names: Sequence[str]
 def _outliers_in(
     figures: ModalityScan, owner: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
 ) -> dict[int, tuple[int, str, float, float, int]]:
-    """Return by recording its worst channel, figure, both values and number of such channels; levels go first."""
+    """Return by recording its worst channel, figure, both values and number of outlying channels; levels go first."""
     level = np.sqrt(figures.power)
     std = np.sqrt(np.maximum(figures.power - figures.level**2, 0.0))
     std = np.where(std > _ROUNDING * level, std, 0.0)

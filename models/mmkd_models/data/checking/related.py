@@ -17,11 +17,11 @@ from mmkd_models.data.spec import SPLIT_NAMES, Values, windows_at_once
 from mmkd_models.data.windows import Rows, Windows
 from mmkd_report.schema.data import Finding, FindingKind
 
-_MAX_COMPARED = 16  # samples at the beginning of a window that are searched in the others
+_MAX_COMPARED = 16  # first samples of a window, searched in the others
 # Distinct steps from sample to sample in the shared part: two slopes of a sensor that rounds are soon equal.
 _MIN_DISTINCT = 8
 _MAX_STEPS = 256  # that are compared first
-_MAX_CANDIDATES = 4  # places in one window that are compared value by value
+_MAX_CANDIDATES = 4  # places per window compared value by value
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, bits well mixed: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 
 Hashes = npt.NDArray[np.uint64]
@@ -37,7 +37,7 @@ class Overlaps:
     shift: Rows
 
     def describe(self, windows: Windows, index: npt.NDArray[np.bool_]) -> str:
-        """Return the first pair of the mask (P,) as the start of a sentence."""
+        """Describe the first pair of the mask (P,)."""
         pair = int(np.flatnonzero(index)[0])
         first, second = describe_place(windows, int(self.first[pair])), describe_place(windows, int(self.second[pair]))
         shared = self.modality.samples - int(self.shift[pair])
@@ -61,7 +61,7 @@ _CACHE: WeakKeyDictionary[Windows, Overlaps] = WeakKeyDictionary()
 
 
 def find_overlaps(windows: Windows) -> Overlaps:
-    """Find windows at movement that share a quarter of a window or 16 samples in the largest modality."""
+    """Find moving windows that share a quarter of a window or 16 samples in the largest modality."""
     if windows not in _CACHE:
         modality = max(windows.spec.modalities, key=lambda one: one.samples * len(one.channels))
         compared = min(_MAX_COMPARED, max(2, modality.samples // 4))
@@ -104,14 +104,14 @@ def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
 
 
 def refuse_shared_samples(windows: Windows) -> None:
-    """Raise DatasetError if windows that share samples are in two splits, or could be dealt into two folds."""
+    """Raise DatasetError if windows in two splits share samples, or could be dealt into two folds."""
     for finding in leak_findings(windows, find_overlaps(windows)):
         if finding.level == "error" or windows.has_groups:
             raise DatasetError(f"dataset {windows.spec.name!r}: {finding.text}")
 
 
 def describe_place(windows: Windows, row: int) -> str:
-    """Return split, number and time of a window: `valid window 3 (2026-11-02T06:00:00Z)`."""
+    """Return a window's place: `valid window 3 (2026-11-02T06:00:00Z)`."""
     split = SPLIT_NAMES[int(windows.splits[row])]
     number = row - int((windows.splits < windows.splits[row]).sum())
     return f"{split} window {number}" + ("" if windows.times is None else f" ({time_text(float(windows.times[row]))})")
@@ -147,7 +147,7 @@ def _blocks(windows: Windows, modality: ModalitySpec, samples: int | None) -> It
 
 
 def _sample_hashes(values: Values) -> Hashes:
-    """Hash (B, T) each sample (B, T, C) or frame (B, T, H, W, C)."""
+    """Hash (B, T) samples (B, T, C) or frames (B, T, H, W, C)."""
     flat = np.ascontiguousarray(np.ma.filled(values, 0)).reshape(*values.shape[:2], -1)
     spare = -flat.shape[-1] * flat.itemsize % 4 // flat.itemsize
     bits = np.pad(flat, [(0, 0), (0, 0), (0, spare)]).view(np.uint32)  # (B, T, words)
@@ -159,7 +159,7 @@ def _sample_hashes(values: Values) -> Hashes:
 
 
 def _prints(values: Values, compared: int) -> Hashes:
-    """Hash (B, T - compared + 1) every run of `compared` samples; 0 if they do not move."""
+    """Hash (B, T - compared + 1) runs of `compared` samples; 0 at rest."""
     hashes = _sample_hashes(values)
     count = values.shape[1] - compared + 1
     prints = np.zeros((len(hashes), count), dtype=np.uint64)
@@ -177,9 +177,9 @@ def _is_shared(windows: Windows, modality: ModalitySpec, values: Values, second:
     shared = np.ma.filled(values[shift:], 0)
     if not np.array_equal(shared, other[: len(shared)], equal_nan=modality.kind != "video"):
         return False
-    if modality.kind == "video":  # frames of a camera are noisy: two that are equal, pixel by pixel, are one
+    if modality.kind == "video":  # frames are noisy: two equal ones are one
         return bool((shared != shared[:1]).any())
-    few = shared[:_MAX_STEPS]  # of sound that is shared, tens of thousands
+    few = shared[:_MAX_STEPS]  # shared audio has tens of thousands
     steps = np.unique(np.nan_to_num(np.diff(few, axis=0)), axis=0)
     if steps.size < _MIN_DISTINCT and len(few) < len(shared):
         steps = np.unique(np.nan_to_num(np.diff(shared, axis=0)), axis=0)

@@ -25,7 +25,7 @@ _FIGURES = ("missing", "infinite", "low", "high", "level", "power", "at_low", "a
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModalityScan:
-    """Figures of one modality by window and channel, (N, C) each, of valid values; NaN if a window has none.
+    """Figures of a modality's valid values by window and channel, (N, C) each; NaN without values.
 
     Attributes:
         missing: fraction of samples that are NaN, infinite or out of range.
@@ -65,14 +65,14 @@ class ModalityScan:
 
     @property
     def at_limit(self) -> Figures:
-        """Fraction (N, C) of samples in runs at the channel's smallest or largest value."""
+        """Fraction (N, C) of samples in runs at the channel's extremes."""
         low = np.where(self.low == self.lowest, self.at_low, 0)
         return np.asarray(np.minimum(low + np.where(self.high == self.highest, self.at_high, 0), 1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """Figures of all modalities; `digests` (N,) are equal for equal windows, empty if nothing moves."""
+    """Figures by modality; `digests` (N,) are equal for equal windows, empty without movement."""
 
     windows: Windows
     cameras: tuple[str, ...]
@@ -81,7 +81,7 @@ class Scan:
 
 
 def scan_windows(windows: Windows) -> Scan:
-    """Read every window once, in blocks, not normalised."""
+    """Read every window once, not normalised."""
     cameras = tuple(modality.name for modality in windows.spec.modalities if modality.kind == "video")
     windows = with_brightness(windows)
     modalities = windows.spec.modalities
@@ -128,7 +128,6 @@ def _scan_block(raw: Floats, modality: ModalitySpec) -> ModalityScan:
 
 
 def _run_fraction(hits: NDArray[np.bool_]) -> Figures:
-    """Return the fraction (B, C) of samples in runs of at least `_RUN` hits."""
     in_run = np.zeros_like(hits)
     places = hits.shape[1] - _RUN + 1
     if places > 0:
@@ -161,7 +160,7 @@ class BrightnessSource:
         return self.source.max_shift_s
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: NDArray[np.float64] | None) -> Values:
-        """Return new float32 (B, T, cells x C) of a camera; other modalities as the source."""
+        """Return new float32 (B, T, cells x C) of a camera; others as the source."""
         camera = self.cameras.get(modality.name)
         if camera is None:
             return self.source.gather(modality, rows, shift_s=shift_s)
@@ -173,7 +172,7 @@ class BrightnessSource:
 
 
 def with_brightness(windows: Windows) -> Windows:
-    """Return the windows with every camera as a series: the brightness of nine parts of its frames."""
+    """Replace cameras by series: the brightness of nine parts of each frame."""
     cameras = {modality.name: modality for modality in windows.spec.modalities if modality.kind == "video"}
     if not cameras:
         return windows
@@ -188,7 +187,7 @@ def with_brightness(windows: Windows) -> Windows:
 
 
 def brightness(frames: Values) -> Floats:
-    """Return the mean of each part (B, T, parts x C) of frames (B, T, H, W, C), NaN if masked."""
+    """Return part means (B, T, parts x C) of frames (B, T, H, W, C), NaN if masked."""
     values = frame_bytes(frames)
     down, across = (np.array_split(np.arange(side), min(_CELLS, side)) for side in values.shape[2:4])
     parts = [values[:, :, rows][:, :, :, columns].mean(axis=(2, 3)) for rows, columns in product(down, across)]

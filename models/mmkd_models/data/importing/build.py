@@ -65,7 +65,7 @@ class BuiltReport:
 
     Attributes:
         absent: missing sensors, as `recording: sensor`.
-        targets: by split, lowest, mean and highest number of a regression; empty without labels.
+        targets: by split, lowest, mean and highest number of a regression.
     """
 
     dataset: Dataset
@@ -88,7 +88,7 @@ def import_recordings(
     split: SplitRule | None = None,
     facts: DatasetFacts | None = None,
 ) -> BuiltReport:
-    """Make a dataset directory of recordings, by default labelled by their own intervals and each split by time.
+    """Make a dataset directory, by default labelled by the recordings' intervals and each split by time.
 
     Raise DatasetError if recordings break a rule, UsageError if `path` exists; nothing is written then.
     """
@@ -115,7 +115,7 @@ def import_recordings(
 def build_dataset(
     path: Path, recordings: Iterable[GridRecording], grids: Grids, recipe: ImportRecipe, *, scratch: Path
 ) -> BuiltReport:
-    """Make a dataset directory, putting recordings on the grids one by one; errors as `import_recordings`."""
+    """Make a dataset directory, one recording at a time; errors as `import_recordings`."""
     facts, windows, split = recipe.dataset, recipe.windows, recipe.split
     modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors if sensor.name != TARGET]
     problems = [(modality, [*kind_problems(modality), size_problem(modality)]) for modality in modalities]
@@ -225,7 +225,6 @@ def _plan_windows(
     labels: Labels,
     split: SplitRule,
 ) -> Windows:
-    """Plan all windows; groups are recordings, metadata includes group and split."""
     facts = {
         name: np.array([value for part in cuts for value in part.facts[name]], dtype=np.str_) for name in cuts[0].facts
     }
@@ -251,28 +250,25 @@ def _plan_windows(
 
 
 def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_out: Counter[str]) -> Windows:
-    """Drop windows that would leak into another split; count them in `left_out`."""
-
     def drop(plan: Windows, reason: str, is_wrong: npt.NDArray[np.bool_]) -> Windows:
         left_out.update({reason: int(is_wrong.sum())} if is_wrong.any() else {})
         return plan.subset(~is_wrong)
 
     stays = far_apart(plan.splits, plan.groups, source.start_s, least_s=recipe.windows.length_s + recipe.split.gap_s)
     plan = drop(plan, "between splits", ~stays)
-    if recipe.split.drop_copies:  # of equal windows those of the highest split stay: test before valid before train
+    if recipe.split.drop_copies:  # equal windows stay in the highest split: test, valid, train
         digests, highest = scan_windows(plan).digests, dict[bytes, int]()
         pairs = list(zip(digests, plan.splits.tolist(), strict=True))
         for digest, number in pairs:
             highest[digest] = max(number, highest.get(digest, 0))
         is_copy = np.array([bool(digest) and number < highest[digest] for digest, number in pairs])
         plan = drop(plan, "equal to one of another split", is_copy)
-    # A split without any label is one that nobody has labelled yet, as of a new machine.
+    # A split without labels is a new machine, not labelled yet.
     needs_label = (plan.splits > 0) & np.isin(plan.splits, np.unique(plan.splits[plan.labelled]))
     return drop(plan, "without a label in valid or test", needs_label & ~plan.labelled)
 
 
 def _store(file: Path, windows: Windows, modality: ModalitySpec) -> AnyArray:
-    """Write windows as stored to a scratch file, and map it."""
     rows, block = windows.rows, windows_at_once(modality)
     dtype = np.dtype({"series": "<f4", "audio": "<i2", "video": "u1"}[modality.kind])
     present = np.ones((len(rows), modality.samples), dtype=np.uint8)

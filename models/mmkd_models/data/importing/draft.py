@@ -31,9 +31,9 @@ _END_NAMES = re.compile(r"^(end|ende|stop|finish|to|until|bis)", re.IGNORECASE)
 _START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _CLOCK_ERROR = 1e-3
-_OTHER_SUFFIXES = (".npz", ".json")  # as often results, labels or settings as recordings
+_OTHER_SUFFIXES = (".npz", ".json")  # often results, labels or settings
 _HEAD_FRAMES, _MIN_MOTION = 250, 0.3  # fraction of the largest motion: less is a shadow or noise
-_USUAL_SIDE = 96  # pixels of a frame's longer side that networks for devices look at
+_USUAL_SIDE = 96  # pixels of a frame's longer side for device networks
 _FEW = 20  # largest number of different texts in a column of labels or groups
 
 _Keys = dict[str, tuple[Any, str]]
@@ -42,7 +42,7 @@ _Keys = dict[str, tuple[Any, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLook:
-    """The beginning of the first of several files with the same columns; video moves in `region`."""
+    """Beginning of the first of several files with the same columns; video moves in `region`."""
 
     pattern: str
     parts: tuple[str, ...]
@@ -65,7 +65,7 @@ class FirstLook:
 
 
 def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
-    """Return a recipe for a folder whose path from the recipe is `prefix`. Raise UsageError without logs."""
+    """Return a recipe for a folder at `prefix` from the recipe. Raise UsageError without logs."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of logs, found none there; check the path")
     known = [suffix for suffix in suffixes() if suffix not in _OTHER_SUFFIXES]
@@ -111,7 +111,7 @@ def _first_looks(folder: Path, prefix: str, files: Sequence[Path]) -> Iterator[F
 
 
 def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Return a pattern that matches these names, with a name in braces for each part that differs.
+    """Return a pattern of these names, with a name in braces for each part that differs.
 
     Example:
         >>> _pattern(["person_1/acc.csv", "person_2/acc.csv"])
@@ -138,7 +138,6 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def _columns(split: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """Return the pieces of all names by place; adjacent places that differ are one."""
     columns: list[tuple[str, ...]] = []
     for values in zip(*split, strict=True):
         if not any(values):
@@ -161,7 +160,7 @@ def _look_into(look: FirstLook) -> FirstLook:
         return look
     try:
         block = next(reader.blocks(file, names), None)
-    except DatasetError as error:  # channels of several clocks: which belong together is the user's to say
+    except DatasetError as error:  # channels of several clocks: the user must group them
         return replace(look, numbers=names, doubts=(str(error).removeprefix(f"{file}: "),))
     if block is None:
         return replace(look, doubts=("the first file has no rows",))
@@ -169,7 +168,7 @@ def _look_into(look: FirstLook) -> FirstLook:
 
 
 def _moving_region(file: Path) -> Region | None:
-    """Return the box of movement in the first frames; None without movement."""
+    """Return the box of movement in the first frames, or None."""
     moves: Any = 0
     frames = (pixels.mean(axis=2, dtype=np.float32) for _, pixels in itertools.islice(video_frames(file), _HEAD_FRAMES))
     for before, after in itertools.pairwise(frames):
@@ -222,7 +221,6 @@ def _with_columns(look: FirstLook, head: RowBlock) -> FirstLook:
 
 
 def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
-    """Add the time column, the rate, a zone for local times, and doubts."""
     for name in sorted(look.names, key=lambda name: _TIME_NAMES.search(name) is None):
         for zone in ("", "UTC"):
             table = TextTable(encoding=look.table.encoding, decimal=look.table.decimal, timezone=zone)

@@ -1,4 +1,4 @@
-"""Import by recipe: find files, read sources, lay them on grids, and make a dataset."""
+"""Import by recipe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mmkd_models.data.importing.timing.grids import GridRecording, Grids
 from mmkd_models.data.importing.work_folder import ImportProgress, Marks, Piece, work_folder
 from mmkd_models.data.spec import refuse
 
-_RATE_TOLERANCE = 0.01  # a declared rate that is off by more is another rate
+_RATE_TOLERANCE = 0.01  # tolerated error of a declared rate
 _MIN_STEPS = 10  # to measure a rate
 _Intervals = Sequence[tuple[Mapping[str, str], Interval]]
 _Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
@@ -38,7 +38,7 @@ _Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeReport:
-    """The result; proposals have the whole `offset_s` to write into the recipe."""
+    """The result; proposals have the whole `offset_s` for the recipe."""
 
     built: BuiltReport
     sensors: tuple[ImportedSensor, ...]
@@ -61,9 +61,9 @@ def import_recipe(
 
     Args:
         folder: where patterns start; only it and `outside` are read.
-        most_bytes: maximum to write; None follows from the size of the recordings.
-        tell: called with the bytes read and their total.
-        note: called with messages about work kept from earlier runs.
+        most_bytes: maximum to write; None follows from the recordings' size.
+        tell: called with bytes read and their total.
+        note: called with messages on reused and kept recordings.
 
     Raise DatasetError with every file's first fault; `path` is not written, and finished recordings are kept.
     """
@@ -118,7 +118,7 @@ class _RecordingFiles:
 
 
 def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFiles:
-    """Find the files. Raise DatasetError if a pattern has none, or the table does not fit them."""
+    """Find the files. Raise DatasetError if a pattern has none, or the table does not fit."""
     by_source: dict[str, list[FoundFile]] = {}
     problems: list[str] = []
     for number, source in enumerate(recipe.source):
@@ -154,7 +154,7 @@ def _mark(file: Path, folder: Path) -> tuple[str, int, int]:
 def _table_facts(
     recipe: ImportRecipe, folder: RecipeFolder, parts: Sequence[str], recordings: _Recordings
 ) -> dict[tuple[str, ...], Mapping[str, str]]:
-    """Return each recording's line in the table of labels. Raise DatasetError if it has no line, or two."""
+    """Return each recording's line in the table of labels. Raise DatasetError if it has none, or two."""
     rule, table = recipe.labels, dict[tuple[str, ...], Mapping[str, str]]()
     places: dict[tuple[str, ...], str] = {}
     by_file = {
@@ -189,7 +189,6 @@ def _table_facts(
 
 
 def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
-    """Return required columns that are neither in the path nor in the table of labels."""
     labels = recipe.labels
     label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]
     names = [*label_columns, recipe.split.group, recipe.split.column, *recipe.windows.metadata]
@@ -198,7 +197,6 @@ def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
 
 
 def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[SourceReader]:
-    """Open each source, and once more for the number of a regression."""
     columns, readers = _extra_columns(recipe, files), list[SourceReader]()
     for source in recipe.source:
         first = files.first(source.modality)
@@ -217,7 +215,6 @@ def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[SourceRe
 def _check_names(
     recipe: ImportRecipe, files: _RecordingFiles, readers: Sequence[SourceReader], intervals: _Intervals
 ) -> None:
-    """Refuse unknown parts and columns, and labels of unknown recordings."""
     problems = []
     known = f"the paths have {', '.join(files.parts) or 'none'}"
     if recipe.labels.path and recipe.labels.path not in files.parts:
@@ -267,7 +264,7 @@ class _Work:
                 described = self._describe(key)
                 yield replace(piece.recording, name=described.name, parts=described.parts, labels=described.labels)
         if len(problems) == 1:
-            raise DatasetError(problems[0])  # which names the file
+            raise DatasetError(problems[0])  # names the file
         refuse("recordings", problems)
 
     def _describe(self, key: tuple[str, ...]) -> ImportedRecording:
@@ -277,7 +274,6 @@ class _Work:
         return ImportedRecording(name=name, parts=parts, series={}, labels=labels)
 
     def _read(self, key: tuple[str, ...], grids: Grids, folder: Path, problems: list[str]) -> Piece | None:
-        """Put a recording on the grids; None if there are problems."""
         series: dict[str, Sequence[SampleSeries]] = {}
         runs: dict[str, Sequence[Interval]] = {}
         described, is_utc, clocks = self._describe(key), True, list[ClockFacts]()

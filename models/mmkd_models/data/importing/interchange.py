@@ -27,7 +27,7 @@ _PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_", "kind_", "frames_")
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """An imported dataset, infinite values turned NaN by modality, and arrays left out."""
+    """The dataset, infinite values turned NaN by modality, and arrays left out."""
 
     dataset: Dataset
     infinite: dict[str, int]
@@ -47,13 +47,13 @@ def import_interchange(
     targets: Sequence[str] = (),
     metadata: Sequence[str] = (),
 ) -> ImportReport:
-    """Read an interchange file and write a dataset directory. Infinite values, which overflows leave, become NaN.
+    """Write a dataset directory from an interchange file. Infinite values, which overflows leave, become NaN.
 
     Args:
-        per_group: modalities to z-score with their own group's statistics.
+        per_group: modalities to z-score by group.
         target: the file's target for a regression; None makes classes of `y`.
-        targets: make a label of each condition on the targets: `NAME` (not 0), `NAME<VALUE` or `NAME>VALUE`.
-        metadata: arrays (N,) to keep as metadata, in addition to `column_<name>`.
+        targets: a label per condition on the targets: `NAME` (not 0), `NAME<VALUE` or `NAME>VALUE`.
+        metadata: arrays (N,) to keep, in addition to `column_<name>`.
 
     Raise DatasetError if the file breaks the form, UsageError if an option names what is missing, or `path` exists.
     """

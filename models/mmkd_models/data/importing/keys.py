@@ -1,4 +1,4 @@
-"""Recipe keys as declarations, common keys of text tables, and the largest sizes of an import."""
+"""Recipe keys as declarations, and the limits of an import."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NO_TEXT_CODECS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unico
 
 @dataclass(frozen=True)
 class Key:
-    """Allowed values of a key; `above` is exclusive, `only` names the kind of modality that has it."""
+    """Allowed values of a key; `above` is exclusive, `only` is its modality kind."""
 
     low: float | None = None
     above: float | None = None
@@ -71,7 +71,7 @@ def list_keys(rule: type[msgspec.Struct]) -> Iterator[tuple[str, Any, Key]]:
 
 
 def key_problems(rule: msgspec.Struct, *, kind: str = "") -> Iterator[tuple[str, str]]:
-    """Yield name and problem of every key whose value is not allowed."""
+    """Yield name and problem of every disallowed value."""
     for name, default, key in list_keys(type(rule)):
         value = getattr(rule, name)
         if value == default:
@@ -85,7 +85,7 @@ def key_problems(rule: msgspec.Struct, *, kind: str = "") -> Iterator[tuple[str,
 
 
 def toml_lines(values: Mapping[str, tuple[Any, str]]) -> Iterator[str]:
-    """Yield the lines of a table from values and comments by key."""
+    """Yield a table's lines from values and comments by key."""
     for name, (value, comment) in values.items():
         # TOML is as JSON for texts, numbers and lists.
         yield f"{name} = {json.dumps(value, ensure_ascii=False)}" + (f"    # {comment}" if comment else "")
@@ -116,7 +116,7 @@ def _delimiter_problem(sign: str) -> str | None:
 
 
 class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a text file and its timestamps are read; for other formats only the timestamps."""
+    """How a text file and its timestamps are read; other formats use only the timestamps."""
 
     time_unit: TimeUnit = "auto"
     time_format: str = ""
@@ -133,7 +133,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def text_problems(self) -> Iterator[tuple[str, str]]:
-        """Yield combinations of keys that are not allowed."""
+        """Yield forbidden combinations of keys."""
         for name in ("delimiter", "thousands"):
             if self.decimal == getattr(self, name):
                 yield "decimal", f"is the same sign as {name!r}, {self.decimal!r}; correct one of them"

@@ -27,7 +27,7 @@ class FoundFile:
 
 @dataclass(frozen=True)
 class RecipeFolder:
-    """The folder where a recipe's patterns begin, and other folders that it may read."""
+    """Folder of a recipe's patterns, and others that it may read."""
 
     path: Path
     allowed: Sequence[Path] = ()
@@ -51,7 +51,7 @@ class RecipeFolder:
         return path
 
     def files(self, pattern: str, *, key: str) -> list[FoundFile]:
-        """Return the files of a pattern in natural order. Raise DatasetError if one lies outside."""
+        """Return a pattern's files in natural order. Raise DatasetError if one lies outside."""
         matches = self._matches(pattern.split("/"), "", {}, key=key, seen=set())
         files = [FoundFile(path=self.path / name, parts=parts) for name, parts in matches]
         return sorted((file for file in files if file.path.is_file()), key=lambda file: natural_key(str(file.path)))
@@ -59,7 +59,6 @@ class RecipeFolder:
     def _matches(
         self, segments: Sequence[str], name: str, parts: Mapping[str, str], *, key: str, seen: set[tuple[int, str]]
     ) -> Iterator[tuple[str, Mapping[str, str]]]:
-        """Yield each matching path below a folder once, with its parts."""
         here = self.file(name, key=key)
         if (len(segments), name) in seen:
             return
@@ -103,7 +102,7 @@ def _join_path(name: str, segment: str) -> str:
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """Return the problem of a pattern, or None, without looking for files."""
+    """Return a pattern's problem, or None; looks for no files."""
     if not pattern or unprintable_in([pattern]):
         return f"expected a path without control characters, got {pattern!a}; correct it"
     if PurePosixPath(pattern).is_absolute() or PureWindowsPath(pattern).drive or "\\" in pattern:
@@ -151,7 +150,7 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
 
 
 def match_segment(segment: str, text: str, known: Mapping[str, str]) -> Mapping[str, str] | None:
-    """Return the parts of a folder's or file's name; None if it does not match.
+    """Return the parts of a folder's or file's name, or None.
 
     A named part is as short as possible and not empty, `*` as long as possible. Time grows with the length of the
     segment times that of the text. A name in `known`, the parts of the folders before, stands for its value.

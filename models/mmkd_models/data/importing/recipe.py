@@ -107,7 +107,7 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield forbidden combinations of keys: the key, or empty, and the problem."""
+        """Yield forbidden combinations: the key, or empty, and the problem."""
         yield from self.text_problems
         kind, form = self.modality_kind, self.file_format
         if form is None:
@@ -140,7 +140,7 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Class, labels or number of a window; without a source nothing is labelled yet."""
+    """Class, labels or number of a window; without a source nothing is labelled."""
 
     task: TaskKind = "classification"
     path: str = ""
@@ -170,7 +170,7 @@ class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield forbidden combinations of keys: the key, or empty, and the problem."""
+        """Yield forbidden combinations: the key, or empty, and the problem."""
         yield from self.text_problems
         named = [key for key in ("path", "column", "files", "table") if getattr(self, key)]
         named += ["flags"] if self.flags and not self.table else []
@@ -261,7 +261,7 @@ class ImportRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def read_recipe(file: Path) -> ImportRecipe:
-    """Read and check a recipe. Raise UsageError if it is missing, DatasetError with every problem."""
+    """Read a recipe. Raise UsageError if it is missing, DatasetError with every problem."""
     if not file.is_file():
         raise UsageError(f"{file}: no such recipe (.toml); draft one with mmkd-data recipe")
     size = file.stat().st_size
@@ -282,7 +282,6 @@ def read_recipe(file: Path) -> ImportRecipe:
 
 
 def _plain_text(error: msgspec.ValidationError) -> str:
-    """Reword a type error for people who do not program."""
     text, _, path = str(error).partition(" - at `$.")
     for names in re.findall(r"`([\w |]+)`", text):
         types = [_PLAIN_TYPES.get(name, repr(name)) for name in names.split(" | ") if name != "null"]

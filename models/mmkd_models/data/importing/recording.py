@@ -40,7 +40,7 @@ class SampleSeries:
 
 
 class Spool:
-    """Samples of one shape in two temporary files, so that memory holds one block."""
+    """Samples of one shape in two temporary files, to bound memory."""
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: type[np.float32 | np.uint8]) -> None:
         self._shape, self._dtype, self.count = shape, np.dtype(dtype), 0
@@ -72,7 +72,7 @@ class Spool:
 
 
 def in_order(series: SampleSeries, *, duplicates: Duplicates, sort: bool) -> SampleSeries:
-    """Return the series ascending, each time once; `mean` averages the samples that are not missing."""
+    """Return the series ascending, each time once; `mean` averages the present samples."""
     times, values = series.times, series.values
     if sort and (np.diff(times) < 0).any():
         order = np.argsort(times, kind="stable")
@@ -97,7 +97,7 @@ class ClockFacts:
     Attributes:
         rate_hz: steps per second without gaps; NaN below two samples.
         jitter_p99_ms: 99 % of the steps differ from the usual one by at most this.
-        repeated: frames that equal the one before.
+        repeated: frames equal to the one before.
     """
 
     samples: int
@@ -112,7 +112,7 @@ class ClockFacts:
 
 
 def clock_facts(series: SampleSeries, *, max_gap_s: float | None) -> ClockFacts:
-    """Measure a clock; a step longer than `max_gap_s`, or three usual steps, is a gap."""
+    """Measure a clock; a gap is a step above `max_gap_s` or three usual steps."""
     count = len(series)
     if count < 2:
         return ClockFacts(samples=count, rate_hz=float("nan"), jitter_p99_ms=0.0, gaps=0, longest_gap_s=0.0)
@@ -151,7 +151,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedSensor:
-    """A sensor of the dataset, and how to resample it; `max_gap_s` is one and a half periods if None."""
+    """A sensor of the dataset, and how to resample it; `max_gap_s` is by default one and a half periods."""
 
     name: str
     channels: tuple[str, ...]
@@ -178,7 +178,7 @@ class ImportedSensor:
         return _GAP_PERIODS / self.own_hz if self.max_gap_s is None else self.max_gap_s
 
     def modality(self, length_s: float) -> ModalitySpec:
-        """Return its entry in `dataset.json` for windows of this length."""
+        """Return its `dataset.json` entry for windows of this length."""
         return ModalitySpec(
             name=self.name,
             kind=self.kind,
@@ -198,7 +198,7 @@ class ImportedRecording:
     """One recording.
 
     Attributes:
-        series: by sensor; several series hold its channels in order. Absent sensors are left out.
+        series: by sensor; several series hold its channels in order.
         parts: facts of the whole recording, such as person or machine.
         runs: by column, intervals of constant value.
     """

@@ -1,4 +1,4 @@
-"""A source of a recipe: its columns, and how they become series, with the line of every fault."""
+"""A recipe's source: its columns, read as series, with the line of every fault."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SET_DUPLICATES = "set duplicates = 'first', 'last' or 'mean', or correct the ti
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceSamples:
-    """Samples of one sensor in one recording; `repeated` frames equal the one before."""
+    """A sensor's samples in one recording; `repeated` frames equal the one before."""
 
     series: Sequence[SampleSeries]
     runs: Mapping[str, list[Interval]]
@@ -56,7 +56,7 @@ class SourceReader:
 
     Attributes:
         source_modality: modality of the source whose files are read.
-        columns: sample columns in channel order; in a tall table, tags.
+        columns: in channel order; in a tall table, tags.
         facts: columns that labels, groups and metadata need.
         rate_origin: what declares its rate, for messages.
     """
@@ -218,7 +218,6 @@ class _Reading:
             raise DatasetError(f"{file.path}: has no rows; remove the file, or write it again")
 
     def _count_times(self, rows: int, file: FoundFile) -> tuple[Times, npt.NDArray[np.bool_]]:
-        """Count times of samples that have none, on from file to file of a recording."""
         if self._origin_ns is None and self._source.start:
             text = with_parts(self._source.start, file.parts)
             self._origin_ns = start_ns(text, self._source, place=str(file.path))
@@ -229,7 +228,6 @@ class _Reading:
         return times, np.ones(rows, dtype=bool)
 
     def _correct(self, times: Times) -> Times:
-        """Correct the clock's offset and drift."""
         if self._origin_ns is None and len(times):
             self._origin_ns = int(times[0])
         if self._source.clock_ppm and self._origin_ns is not None:
@@ -316,7 +314,6 @@ class _RunCollector:
 
 
 def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
-    """Return a file's reader, and its name in messages."""
     form = find_format(file) if source.format == "auto" else source.format
     if form is None:
         raise DatasetError(f"{file}: expected a suffix of {', '.join(suffixes())}; set 'format'")

@@ -1,4 +1,4 @@
-"""The work folder of an import, next to its output, to continue an interrupted import.
+"""The work folder of an interrupted import, next to its output.
 
 A recording is reused while the recipe's sources and its files (size and time of change) stay as they are.
 """
@@ -22,7 +22,7 @@ from mmkd_models.data.importing.timing.align import Proposal
 from mmkd_models.data.importing.timing.grids import GridRecording
 
 _PROGRESS = "kept"
-_TIMES_COST = 10  # after writing the progress, it is not written again for this many times as long
+_TIMES_COST = 10  # pause between writes of the progress, in durations of a write
 
 Marks = Mapping[str, Sequence[tuple[str, int, int]]]
 """For each source the path, size and time of change of its files."""
@@ -44,7 +44,7 @@ class _Content(msgspec.Struct, kw_only=True):
 
 @dataclass(kw_only=True, eq=False)
 class ImportProgress:
-    """The finished part of an import; `secure` puts the grids on disk before recordings count as finished."""
+    """Finished part of an import; `secure` puts the grids on disk before recordings count as finished."""
 
     folder: Path
     note: Callable[[str], None]
@@ -53,7 +53,7 @@ class ImportProgress:
     _next_s: float = 0.0
 
     def use(self, parts: Sequence[object], marks: Mapping[str, Marks]) -> None:
-        """Drop, with a note, progress of other sources (`parts`) and recordings whose files have changed."""
+        """Drop, with a note, progress of other sources (`parts`) and of changed files."""
         content, key = self._content, hashlib.sha256(repr((__version__, *parts)).encode()).hexdigest()
         if content.key != key:
             if content.key:

@@ -1,4 +1,4 @@
-"""Where each window of a recording starts, its label and facts, and which are left out."""
+"""Window starts, labels and facts of a recording."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cut:
-    """Windows (W,) of one recording in order of time; `starts_s` counts from the origin of its grids."""
+    """Windows (W,) of one recording in order of time; `starts_s` counts from its grids' origin."""
 
     starts_s: npt.NDArray[np.float64]
     answers: Answers
@@ -35,7 +35,7 @@ class Cut:
 
 
 def most_windows(recording: GridRecording, modalities: Sequence[ModalitySpec], windows: WindowRule) -> int:
-    """Return the largest possible number of windows of a recording, before planning."""
+    """Return an upper bound of a recording's windows."""
     if windows.at == "intervals":
         return len(recording.labels) + sum(map(len, recording.runs.values()))
     latest_s = latest_start_s([recording.lengths[modality.name] for modality in modalities], modalities)
@@ -90,8 +90,8 @@ def _centre_windows(
 ) -> tuple[npt.NDArray[np.float64], Answers]:
     """Return starts (W,) in seconds and labels (W,) of a window in the middle of each interval.
 
-    A window starts on a sample of the slowest sensor, so that all sensors begin together, and is moved into the
-    recording at its ends. One that then misses the middle of its interval is left out.
+    Windows start on a sample of the slowest sensor, so that all sensors begin together, and are moved inside the
+    recording. One that then misses the middle of its interval is left out.
     """
     end_s = min(length / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True))
     slowest_hz = min(modality.rate_hz for modality in modalities)
@@ -156,7 +156,7 @@ _TRAIN, _VALID, _TEST = range(3)
 
 
 def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> tuple[Rows, Rows | None]:
-    """Return split and fold (N,) of each window, whole groups dealt by strata (N,) or named by the rule."""
+    """Return split and fold (N,), whole groups dealt by strata (N,) or named by the rule."""
     names, group = np.unique(groups, return_inverse=True)
     least = rule.folds or len(SPLIT_NAMES)
     if len(names) < least:
@@ -198,7 +198,7 @@ def _split_groups(names: npt.NDArray[np.str_], counts: npt.NDArray[np.float64], 
 
 
 def named_splits(names: Sequence[str], recordings: Sequence[str], *, column: str) -> Rows:
-    """Return the split (N,) by name. Raise DatasetError if it is not train, valid or test."""
+    """Return splits (N,) by name. Raise DatasetError if one is not train, valid or test."""
     for name, recording in zip(names, recordings, strict=True):
         if name not in SPLIT_NAMES:
             got = repr(name) if name else "none, or several in one window"
@@ -227,7 +227,7 @@ def split_by_time(recordings: Rows, strata: Rows, rule: SplitRule) -> Rows:
 def far_apart(
     splits: Rows, recordings: Rows, starts_s: npt.NDArray[np.float64], *, least_s: float
 ) -> npt.NDArray[np.bool_]:
-    """Return which windows stay, so that different splits of one recording start at least this far apart.
+    """Return which windows stay, so that splits of one recording start at least this far apart.
 
     Train makes way for valid, and both for test.
     """

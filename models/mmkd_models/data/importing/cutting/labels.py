@@ -1,4 +1,4 @@
-"""Labels of windows from labelled intervals: a class, the labels that are on, or a number."""
+"""Labels of windows, from labelled intervals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ON, _OFF = ("1", "1.0", "true", "on", "yes"), ("0", "0.0", "false", "off", "no"
 def window_answers(
     recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int
 ) -> Answers:
-    """Return the answer of each window of ascending starts. Raise DatasetError for wrong labels."""
+    """Return the answers of windows with ascending starts. Raise DatasetError for wrong labels."""
     if rule.task == "multi_label":
         return _sets(recording, rule, starts_ns, length_ns)
     if rule.task == "regression" and rule.column:
@@ -56,7 +56,7 @@ def as_numbers(answers: Answers) -> Answers:
 
 
 def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interval]:
-    """Return the labelled intervals in order of time. Raise DatasetError if two (of one label) overlap."""
+    """Return labelled intervals in order of time. Raise DatasetError if two (of one label) overlap."""
     intervals = [
         interval
         for interval in _source_intervals(recording, rule, rule.column)
@@ -100,7 +100,7 @@ def encode_answers(answers: Sequence[Any], task: TaskSpec) -> AnyArray:
 
 
 def answers_task(answers: Sequence[Any], rule: LabelRule) -> TaskSpec:
-    """Return the task of these answers, with the rule's labels, or the sorted labels in use."""
+    """Return the task of these answers, with the rule's labels or the sorted ones in use."""
     if rule.task == "regression":
         return TaskSpec(kind="regression", labels=(rule.target_name,), unit=rule.unit)
     answered = [answer for answer in answers if answer is not None]
@@ -115,7 +115,6 @@ def _objects(values: Sequence[Any]) -> Answers:
 
 
 def _source_intervals(recording: GridRecording, rule: LabelRule, column: str) -> Sequence[Interval]:
-    """Return intervals and their texts: of a column, the whole recording, or interval files."""
     if column in recording.runs:
         return recording.runs[column]
     part = column if rule.flags else rule.path or (rule.label if rule.table else "")
@@ -193,7 +192,6 @@ def _flag(text: str, column: str, place: str) -> bool | None:
 
 
 def _means(recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
-    """Return the target's mean in each window with enough samples."""
     rate_hz = next(sensor.rate_hz for sensor in grids.sensors if sensor.name == TARGET)
     begin, length = recording.first[TARGET], recording.lengths[TARGET]
     grid = grids.map_arrays()[0][TARGET][begin : begin + length]
@@ -209,7 +207,7 @@ def _means(recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: T
 
 
 def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[tuple[Mapping[str, str], Interval]]:
-    """Read all interval files, with the parts of their paths. Raise DatasetError with the faulty line."""
+    """Read all interval files, with their path parts. Raise DatasetError with the faulty line."""
     files = folder.files(rule.files, key="labels.files")
     if not files:
         path = folder.path / rule.files
@@ -294,7 +292,7 @@ def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[_ExportRo
 
 
 def _edge_impulse(file: Path, content: Any, rule: LabelRule) -> Iterator[_ExportRow]:
-    """Yield intervals of `structured_labels.labels`, which counts samples, or of `info.labels`, of whole files."""
+    """Yield intervals of `structured_labels.labels`, which counts samples, or `info.labels`, of whole files."""
     for name, intervals in content.get("structuredLabels", {}).items():
         for number, interval in enumerate(intervals):
             start, end = interval["startIndex"] / _rate(file, rule), (interval["endIndex"] + 1) / _rate(file, rule)
@@ -318,7 +316,7 @@ def _rate(file: Path, rule: LabelRule) -> float:
 
 
 def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[tuple[dict[str, str], str]]:
-    """Yield values and place of each line of a table of recordings. Raise DatasetError if it lacks a column."""
+    """Yield values and place of each line of a recordings table. Raise DatasetError if a column is missing."""
     file = folder.file(rule.table, key="labels.table")
     if not file.is_file():
         raise DatasetError(f"'labels.table': expected a file, found none at {file}; correct the name")
@@ -331,7 +329,6 @@ def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[tuple[dict[str
 
 
 def _covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:
-    """Return how much of each window (W,) is covered."""
     covered = np.zeros(len(starts_ns), dtype=np.int64)
     for interval in intervals:
         low = int(np.searchsorted(starts_ns, interval.start_ns - length_ns, side="right"))
@@ -343,7 +340,7 @@ def _covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int)
 
 
 def majority(intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *, purity: float) -> Answers:
-    """Return the value that covers at least this fraction, above one half, of each window, or an empty text."""
+    """Return the value that covers at least this fraction, above one half, of each window, or empty text."""
     by_value: dict[str, list[Interval]] = {}
     for interval in intervals:
         by_value.setdefault(interval.value, []).append(interval)

@@ -1,6 +1,6 @@
 """NumPy, HDF5 and MATLAB files: vectors are columns, arrays (L, C) `name[0]`..., groups `group/name`.
 
-MATLAB writes the axes of its HDF5 files (v7.3) in reverse order, and vectors as matrices of one row or column.
+MATLAB's HDF5 files (v7.3) have reversed axes, and vectors as matrices of one row or column.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _Column = tuple[int, Callable[[slice], Any]]
 
 
 def hdf5_names(file: Path) -> tuple[str, ...]:
-    """Return the column names. Raise DatasetError if the file has another format."""
+    """Return column names. Raise DatasetError for another format."""
     with _columns(file) as columns:
         if not columns:
             raise DatasetError(f"{file}: expected arrays of numbers (L,) or (L, C), got none; write them as such")
@@ -50,7 +50,7 @@ def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
 
 
 def npz_names(file: Path) -> tuple[str, ...]:
-    """Return the column names. Raise DatasetError if the file is no archive of plain arrays."""
+    """Return column names. Raise DatasetError if the file is no archive of plain arrays."""
     return tuple(_npz_columns(file))
 
 
@@ -167,7 +167,7 @@ _WHAT = "a Parquet file"
 
 
 def parquet_names(file: Path) -> tuple[str, ...]:
-    """Return the column names. Raise DatasetError if the file is no Parquet."""
+    """Return column names. Raise DatasetError if the file is no Parquet."""
     import polars as pl
 
     with reading(file, _WHAT):
@@ -175,7 +175,7 @@ def parquet_names(file: Path) -> tuple[str, ...]:
 
 
 def parquet_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield these columns in blocks. Raise DatasetError if the file is damaged."""
+    """Yield columns in blocks. Raise DatasetError if the file is damaged."""
     import polars as pl
 
     first = 0

@@ -22,7 +22,7 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 
 
 def csv_names(file: Path, table: TextTable) -> tuple[str, ...]:
-    """Return the column names. Raise DatasetError if the file is empty, has another encoding, or no header."""
+    """Return column names. Raise DatasetError if the file is empty, has another encoding, or no header."""
     head, delimiter = _head(file, table)
     if not head:
         raise DatasetError(f"{file}: expected a table, got an empty file; remove it, or write it again")
@@ -46,7 +46,7 @@ def csv_names(file: Path, table: TextTable) -> tuple[str, ...]:
 
 
 def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield columns in blocks of lines. Raise DatasetError with the line if its number of fields differs."""
+    """Yield columns in blocks. Raise DatasetError with the line if its number of fields differs."""
     import polars as pl
 
     names, (_, delimiter) = csv_names(file, table), _head(file, table)
@@ -104,7 +104,6 @@ def _encoding(file: Path, table: TextTable) -> str:
 
 
 def _head(file: Path, table: TextTable) -> tuple[str, str]:
-    """Return the first line, and the separator."""
     encoding = _encoding(file, table)
     with _decoding(file, encoding), file.open(encoding=encoding) as stream:
         line = stream.readline(MAX_LINE_BYTES + 1)
@@ -114,7 +113,6 @@ def _head(file: Path, table: TextTable) -> tuple[str, str]:
 
 
 def _text_blocks(file: Path, table: TextTable) -> Iterator[tuple[str, int]]:
-    """Yield blocks of whole lines, and the number of the first."""
     encoding, rest, line = _encoding(file, table), "", 1
     with _decoding(file, encoding), file.open(encoding=encoding) as stream:
         while text := stream.read(_BLOCK_CHARACTERS):

@@ -26,7 +26,7 @@ class _Recording(msgspec.Struct):
 
 
 def edge_impulse_names(file: Path) -> tuple[str, ...]:
-    """Return the sensor names. Raise DatasetError if the file has another format."""
+    """Return sensor names. Raise DatasetError for another format."""
     return tuple(sensor.name for sensor in _read(file).sensors)
 
 

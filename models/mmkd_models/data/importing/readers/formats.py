@@ -87,7 +87,7 @@ def find_format(file: Path) -> Format | None:
 
 
 def choose_reader(form: Format, table: TextTable) -> Reader:
-    """Return the reader of a format; text files use the recipe's keys."""
+    """Return a format's reader; text uses the recipe's keys."""
     if form == "csv":
         return _csv_reader(table)
     reader = READERS[form]

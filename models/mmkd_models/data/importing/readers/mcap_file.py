@@ -16,7 +16,7 @@ _WHAT = "an MCAP file"
 
 
 def mcap_names(file: Path) -> tuple[str, ...]:
-    """Return the column names, from the first message of each topic. Raise DatasetError if it is no MCAP."""
+    """Return column names, from each topic's first message. Raise DatasetError if it is no MCAP."""
     return (*_TIMES, *_topics(file))
 
 

@@ -26,7 +26,7 @@ _FIRST_BLOCK = 64
 
 
 def mdf_names(file: Path) -> tuple[str, ...]:
-    """Return the column names. Raise DatasetError if the file is no MDF."""
+    """Return column names. Raise DatasetError if the file is no MDF."""
     with _open(file) as mdf:
         names = tuple(_channels(mdf))
         if not names:

@@ -1,4 +1,4 @@
-"""Audio from sound files, and by ffmpeg from video files: channels are numbered from 1, full scale is 1."""
+"""Audio of sound files, and by ffmpeg of video files: channels count from 1, full scale is 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
-    """Return channel names and rate in Hz. Raise DatasetError if the file is no sound."""
+    """Return channels and rate in Hz. Raise DatasetError if the file is no sound."""
     soundfile = _soundfile()
     with reading(file, "a sound file"):
         facts = soundfile.info(str(file), verbose=True)
@@ -34,7 +34,7 @@ def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
 
 
 def sound_blocks(file: Path, columns: Sequence[str], *, original: Path | None = None) -> Iterator[RowBlock]:
-    """Yield these channels in blocks; messages name `original` if `file` is an extracted copy."""
+    """Yield channels in blocks; messages name `original` if `file` is an extracted copy."""
     soundfile = _soundfile()
     named = original or file
     expected, first = soundfile.info(str(file)).frames, 0

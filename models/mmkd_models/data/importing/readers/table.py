@@ -1,4 +1,4 @@
-"""Tables of rows with their place in the file, for messages."""
+"""Tables of rows with their place in the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCK_ROWS = 1 << 18
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowBlock:
-    """Consecutive rows of a file (text files: all text), and the place of each: `log.csv:17`."""
+    """Consecutive rows of a file (text files: all text), and their places: `log.csv:17`."""
 
     frame: pl.DataFrame
     place: Callable[[int], str]
@@ -32,7 +32,7 @@ class RowBlock:
 def row_block(
     file: Path, columns: Mapping[str, Any], first: int = 0, *, called: str = "row", base: int = 0
 ) -> RowBlock:
-    """Return a block whose first row is number `first` of its file; messages count rows from `base`."""
+    """Return a block that begins at row `first` of its file; messages count from `base`."""
     import polars as pl
 
     frame = pl.DataFrame(dict(columns), strict=False)

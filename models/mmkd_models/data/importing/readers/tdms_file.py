@@ -31,7 +31,7 @@ _WHAT = "a TDMS file"
 
 
 def tdms_names(file: Path) -> tuple[str, ...]:
-    """Return the column names. Raise DatasetError if the file is no TDMS."""
+    """Return column names. Raise DatasetError if the file is no TDMS."""
     with _open(file) as (content, channels):
         if content.file_status.incomplete_final_segment or not channels:
             raise DatasetError(f"{file}: expected {_WHAT} with channels to its end, got a part; copy it again")

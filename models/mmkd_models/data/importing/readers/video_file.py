@@ -18,7 +18,7 @@ _MIN_FRACTION, _SPARE_FRAMES = 0.98, 2
 
 
 def video_facts(file: Path) -> tuple[float, int, int]:
-    """Return frames per second, height and width in pixels. Raise DatasetError if OpenCV cannot decode the file."""
+    """Return frames per second, height and width. Raise DatasetError if OpenCV cannot decode the file."""
     with _open(file) as (cv2, video):
         if not video.grab():
             raise DatasetError(f"{file}: expected video, got a file without frames; remove it, or copy it again")

@@ -13,14 +13,14 @@ from mmkd_models.data.importing.recording import SECOND_NS, SampleSeries
 
 _GRID_HZ = 50.0  # grid of the comparison: a shift is exact to 20 ms
 _LARGEST_SHIFT_S = 60.0
-_APART_S = 0.5  # from here on another shift is another answer, not the shoulder of the same
+_APART_S = 0.5  # a shift farther away is another answer, not the shoulder of the same peak
 _MIN_SHARED = 0.5  # fraction of the shorter course that a shift must leave in common
 _BLOCK_FRAMES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """The offset that one recording suggests, its correlation and that of the next best shift."""
+    """One recording's offset, its correlation and that of the next best shift."""
 
     recording: str
     sensor: str
@@ -68,7 +68,7 @@ def propose_offset(
 
 
 def _course(samples: SampleSeries) -> npt.NDArray[np.float64] | None:
-    """Return (G,) the movement in each grid step, in standard deviations; None without movement."""
+    """Return the movement (G,) per grid step in standard deviations, or None."""
     if len(samples) < 2:
         return None
     moves = _moves(samples.values)

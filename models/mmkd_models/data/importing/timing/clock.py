@@ -31,7 +31,7 @@ _Mask = npt.NDArray[np.bool_]
 
 
 class TimeColumn:
-    """The time column of one file, read in blocks; remembers earlier blocks."""
+    """The time column of one file, read in blocks."""
 
     def __init__(self, table: TextTable, column: str) -> None:
         self._table, self._column = table, column
@@ -45,7 +45,7 @@ class TimeColumn:
         return self._unit == "iso" or self._table.time_unit == "auto"
 
     def read(self, block: RowBlock) -> tuple[Times, _Mask]:
-        """Return the time of every row, and which rows have one. Raise DatasetError with the line of a wrong one."""
+        """Return every row's time, and which rows have one. Raise DatasetError with the line of a wrong one."""
         import polars as pl
 
         try:
@@ -132,7 +132,6 @@ class TimeColumn:
         )
 
     def _parse(self, column: pl.Series) -> tuple[pl.Series, str]:
-        """Parse text to datetimes, null if unreadable; return also the expected form."""
         formats: tuple[str, ...] = (self._table.time_format,)
         shape = f" as {self._table.time_format!r}"
         if not self._table.time_format:
@@ -200,7 +199,7 @@ def _nanoseconds(stamps: pl.Series) -> Times:
 
 
 def start_ns(text: str, table: TextTable, *, place: str) -> int:
-    """Return when a recording began. Raise DatasetError if the text is no time, or a local one without a zone."""
+    """Return a recording's start. Raise DatasetError if the text is no time, or local without a zone."""
     iso = text.removesuffix("Z") + "+00:00" if text.endswith("Z") else text
     try:
         moment = datetime.strptime(text, table.time_format) if table.time_format else datetime.fromisoformat(iso)

@@ -1,4 +1,4 @@
-"""Samples of all recordings at the dataset's rates, end to end, one scratch file a sensor."""
+"""Recordings at the dataset's rates, end to end, one scratch file a sensor."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _REACH = 10  # periods of the lower rate, as `resample_poly` designs its filter
 def sensor_blocks(
     series: Sequence[SampleSeries], sensor: ImportedSensor, *, origin_ns: int, count: int
 ) -> Iterator[Values]:
-    """Yield the grid of a sensor in blocks (B, C), of a camera (B, H, W, C), all missing if it is absent."""
+    """Yield a sensor's grid in blocks (B, C), of a camera (B, H, W, C), all missing if it is absent."""
     if sensor.kind == "video":
         yield from _frame_blocks(series, sensor, origin_ns=origin_ns, count=count)
         return
@@ -89,7 +89,7 @@ def grid_blocks(series: SampleSeries, sensor: ImportedSensor, *, origin_ns: int,
             _linear(series, times, block, gap_ns=gap_ns, snap_ns=snap_ns)
         return block
 
-    # A filter reads more samples than it gives.
+    # A filter reads more samples than it returns.
     read = max(1, math.ceil(sensor.own_hz / sensor.rate_hz)) if sensor.resample == "polyphase" else 1
     for first, last in _block_rows(count, len(sensor.channels) * read):
         times = _grid_times(origin_ns, sensor.rate_hz, first, last)
@@ -110,7 +110,6 @@ def grid_blocks(series: SampleSeries, sensor: ImportedSensor, *, origin_ns: int,
 
 
 def _around(series: SampleSeries, times: Times) -> tuple[Rows, Rows]:
-    """Return the samples before (or at) and after each time, inside the series."""
     last = len(series) - 1
     # Searching the whole series would read it from end to end, for a block of it.
     low, high = np.searchsorted(series.times, times[[0, -1]], side="right").tolist()
@@ -119,7 +118,6 @@ def _around(series: SampleSeries, times: Times) -> tuple[Rows, Rows]:
 
 
 def _nearest_rows(series: SampleSeries, times: Times, *, reach_ns: float) -> tuple[Rows, npt.NDArray[np.bool_]]:
-    """Return the sample nearest to each time, and whether it is within reach."""
     before, after = _around(series, times)
     to_before, to_after = np.abs(times - series.times[before]), np.abs(series.times[after] - times)
     return np.where(to_after < to_before, after, before), np.minimum(to_before, to_after) <= reach_ns
@@ -168,7 +166,6 @@ def _polyphase(
 
 
 def _fill_missing(samples: Floats) -> npt.NDArray[np.float64]:
-    """Replace missing values (B, C) by the channel's nearest value."""
     filled = np.zeros(samples.shape)
     for channel, values in enumerate(samples.T):
         known = np.flatnonzero(~np.isnan(values))
@@ -183,7 +180,7 @@ _BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GridRecording:
-    """A recording in the grids; `first` is its first sample in each sensor's file."""
+    """A recording in the grids; `first` is its first sample by sensor."""
 
     name: str
     parts: Mapping[str, str]
@@ -208,7 +205,7 @@ class Grids:
         filled: Mapping[str, int] = {},
         most_bytes: int | None = None,
     ) -> None:
-        """Open the files for adding, behind the `filled` samples of each sensor."""
+        """Open the files to add behind the `filled` samples."""
         self.sensors, self.most_bytes = sensors, most_bytes
         self._cover, self._folder = cover, folder
         self.filled = {sensor.name: filled.get(sensor.name, 0) for sensor in sensors}
@@ -226,7 +223,7 @@ class Grids:
         self._files[name] = file
 
     def add(self, recording: ImportedRecording) -> GridRecording:
-        """Append a recording. Raise DatasetError or UsageError if its samples do not fit the grids."""
+        """Append a recording. Raise DatasetError or UsageError if its samples do not fit."""
         for name in recording.series:
             if name not in self._files:
                 raise UsageError(
@@ -275,8 +272,7 @@ class Grids:
                 self._files[f"{sensor.name}.present"].write(here.data)
 
     def _span_ns(self, recording: ImportedRecording) -> tuple[int, int]:
-        """Return first and last moment: while all sensors record, or while any does."""
-        # Channels that report on change begin when they like: a sensor is there while any of its channels is.
+        # Channels that report on change begin at any time: one present channel makes a sensor present.
         times = [[series.times for series in parts if len(series)] for parts in recording.series.values()]
         firsts = [min(int(channel[0]) for channel in channels) for channels in times if channels]
         lasts = [max(int(channel[-1]) for channel in channels) for channels in times if channels]
@@ -292,7 +288,7 @@ class Grids:
                 os.fsync(file.fileno())
 
     def map_arrays(self) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
-        """Map the samples of each sensor (L, ...), and for cameras which frames are present (L,)."""
+        """Map each sensor's samples (L, ...), and for cameras which frames are present (L,)."""
         samples: dict[str, AnyArray] = {}
         present: dict[str, AnyArray] = {}
         for file in self._files.values():
