@@ -5,8 +5,8 @@
     with EdgePredictor.open("student.edge") as predictor:
         print(predictor.predict(window).label)
 
-Needs numpy and msgspec alone, and imports them when a name is first used, so that a command can answer Ctrl-C and show
-its help at once; the library behind a backend is imported when a bundle is opened.
+Needs only numpy and msgspec, and imports them when a name is first used, so that a command can answer Ctrl-C and show
+its help at once. A backend's library is imported when a bundle is opened.
 """
 
 TYPE_CHECKING = False  # as type checkers know it, without the time that importing typing takes

@@ -1,7 +1,7 @@
-"""A child process for what may crash, hang or take all memory: started, limited, read, and ended.
+"""A child process for what may crash, hang or exhaust memory: started, limited, read, and ended.
 
-It has the import paths of this process and nothing else of a user's environment. It answers on its output, line by
-line, where nothing that a library prints gets.
+It has this process's import paths and nothing else of a user's environment. Answers are lines on a stream that no
+library prints to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of a process.
 
     Attributes:
-        step_s: until its next line, also of processor time.
+        step_s: time, also processor time, until its next line.
         file_bytes: largest file that it may write.
     """
 
@@ -38,7 +38,7 @@ _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from {0} import {1}; {1}()"
 
 
 def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
-    """Start a process that runs the function `package.module:name`, which reads a request on its input."""
+    """Start a process that runs `package.module:name` with a request on its input."""
     import subprocess  # 7 ms that most starts do not need
 
     module, _, name = function.partition(":")
@@ -61,7 +61,7 @@ def start_apart(function: str, request: bytes) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def answering(limits: ProcessLimits) -> Iterator[BinaryIO]:
-    """In the child: limit it, discard other output, and yield the stream for its answers."""
+    """In the child: limit it, discard other output, and yield the answer stream."""
     with os.fdopen(os.dup(1), "wb") as answers:
         quiet = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
@@ -76,7 +76,7 @@ def answering(limits: ProcessLimits) -> Iterator[BinaryIO]:
 
 
 def limit_processor(limits: ProcessLimits) -> None:
-    """In the child: allow processor time for one more step; then the system ends the process."""
+    """In the child: allow processor time for one more step, then the system ends it."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -92,7 +92,7 @@ def _lower(kind: int, limit: int, *, hard: bool = True) -> None:
 
 
 class ProcessLines:
-    """The lines of a child process, each with a limit of time."""
+    """A child process's lines, each with a time limit."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
@@ -100,7 +100,7 @@ class ProcessLines:
         self._read = b""
 
     def next(self, *, limit_s: float) -> bytes | None:
-        """Return the next line; None if the process has ended, or takes longer."""
+        """Return the next line; None if the process ended or is too slow."""
         import selectors
 
         until = time.monotonic() + limit_s

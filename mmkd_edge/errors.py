@@ -123,14 +123,14 @@ def first_line(error: BaseException) -> str:
 
 
 def os_reason(error: OSError) -> str:
-    """Return what the system says of a path, and the cure: `read-only file system; choose another folder`."""
+    """Return the system's reason and the cure: `read-only file system; choose another folder`."""
     reason = (error.strerror or str(error)).lower()
     cure = CURES.get(error.errno or 0)
     return reason if cure is None else f"{reason}; {cure}"
 
 
 def unprintable_in(names: Iterable[str]) -> str:
-    """Return the first name that could mislead a terminal or a reader; empty if none could."""
+    """Return the first name that could mislead a terminal or a reader, or empty."""
     return next((name for name in names if _UNPRINTABLE.search(name)), "")
 
 
@@ -152,7 +152,7 @@ def find_error_class(name: str) -> type[MmkdError]:
 
 
 def check_system() -> None:
-    """Raise UnavailableError on Windows, which lacks POSIX's whole files, locks and limits of processes."""
+    """Raise UnavailableError on Windows, which lacks POSIX atomic files, locks and process limits."""
     try:
         import fcntl  # noqa: F401 - a system that has it has the others
     except ImportError as error:

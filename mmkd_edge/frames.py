@@ -1,4 +1,4 @@
-"""Frames of video, from a camera's to a student's. In a masked array a frame with any masked value is missing."""
+"""Video frames from camera to student. In a masked array a frame with any masked value is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Region = tuple[int, int, int, int]
 
 
 def opencv(needed_by: str) -> Any:
-    """Import OpenCV; UnavailableError, beginning with `needed_by`, if it is not installed."""
+    """Import OpenCV; UnavailableError, beginning with `needed_by`, if absent."""
     try:
         import cv2
     except ImportError as error:
@@ -28,7 +28,7 @@ def opencv(needed_by: str) -> Any:
 def cut_out(
     pixels: NDArray[np.uint8], region: Region | None, *, height: int, width: int, is_gray: bool
 ) -> NDArray[np.uint8]:
-    """Cut a region out of a frame (H, W, 3) of blue, green and red: uint8 (height, width, C), gray or red to blue.
+    """Cut a region from a blue, green, red frame (H, W, 3): uint8 (height, width, C), gray or red to blue.
 
     Pixels are averaged if the frame shrinks (INTER_AREA), else interpolated linearly.
     """
@@ -46,7 +46,7 @@ def cut_out(
 
 
 def is_inside(region: Region | None, pixels: NDArray[np.uint8]) -> bool:
-    """Return whether a region of at least one pixel lies inside the frame (H, W, C); None is the whole frame."""
+    """Return whether a region of at least one pixel is inside the frame (H, W, C); None is the whole frame."""
     if region is None:
         return True
     x, y, wide, tall = region
@@ -54,7 +54,7 @@ def is_inside(region: Region | None, pixels: NDArray[np.uint8]) -> bool:
 
 
 def parse_region(text: str) -> Region | None:
-    """Return the region of a text `X,Y,WIDTH,HEIGHT`; None for any other text."""
+    """Return the region of `X,Y,WIDTH,HEIGHT`; None for other texts."""
     numbers = text.split(",")
     if len(numbers) != 4 or not all(map(str.isdecimal, numbers)):
         return None
@@ -77,7 +77,7 @@ def frame_bytes(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def mask_missing(array: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Mask frames of (..., T, H, W, C) that `missing` (..., T) names; return `array` itself if it names none."""
+    """Mask the `missing` frames of (..., T, H, W, C); return `array` itself if there are none."""
     if not missing.any():
         return array
     mask = np.broadcast_to(missing[..., None, None, None], array.shape)
@@ -85,7 +85,7 @@ def mask_missing(array: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArra
 
 
 def join_samples(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Return samples or frames end to end; masked ones stay masked."""
+    """Concatenate samples or frames; masked ones stay masked."""
     if any(isinstance(part, np.ma.MaskedArray) for part in parts):
         return np.ma.concatenate(parts)  # type: ignore[no-any-return, no-untyped-call]
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""The kind of this machine, from `/proc` and `/sys`, without names that identify it (host name, serial number)."""
+"""This machine's kind, from `/proc` and `/sys`, without identifying names (host name, serial number)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path("/")
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kind of machine: `board` from the device tree (Jetson, Raspberry Pi), `cores` that this process may run on."""
+    """A kind of machine: `board` from the device tree (Jetson, Raspberry Pi), `cores` that this process may use."""
 
     cpu: str
     board: str | None
@@ -23,7 +23,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def key(self) -> str:
-        """Twelve hexadecimal digits for the name of a file."""
+        """Twelve hexadecimal digits for file names."""
         return new_sha256(msgspec.json.encode(self)).hexdigest()[:12]
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def this_machine(root: Path = ROOT) -> Machine:
-    """Describe the machine whose file system begins at `root`."""
+    """Describe the machine with the file system at `root`."""
     return Machine(
         cpu=cpu_name(read_text(root / "proc/cpuinfo") or ""),
         board=board_name(root),
@@ -42,7 +42,7 @@ def this_machine(root: Path = ROOT) -> Machine:
 
 
 def read_text(path: Path) -> str | None:
-    """Return a file's text without the zero bytes of the device tree; None if it cannot be read."""
+    """Return a file's text without the device tree's zero bytes; None if unreadable."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").rstrip("\0\n ")
     except OSError:
@@ -50,7 +50,7 @@ def read_text(path: Path) -> str | None:
 
 
 def cpu_name(cpuinfo: str) -> str:
-    """Return the processor's model name, from the text of `/proc/cpuinfo`."""
+    """Return the processor's model name from `/proc/cpuinfo`."""
     fields = [line.partition(":") for line in cpuinfo.splitlines()]
     names = {key.strip(): value.strip() for key, _, value in reversed(fields)}
     return names.get("model name") or names.get("Hardware") or platform.processor() or platform.machine()
@@ -62,6 +62,6 @@ def board_name(root: Path = ROOT) -> str | None:
 
 
 def usable_cores() -> int:
-    """Return the number of logical cores that this process may run on."""
+    """Return the number of logical cores for this process."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

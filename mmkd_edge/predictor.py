@@ -49,9 +49,9 @@ from mmkd_edge.stream.stream import OnWindow, Stream
 class EdgePredictor:
     """Answers for windows. Open it with `EdgePredictor.open`; use it in `with`, or call `close()`.
 
-    One predictor may be shared by threads, not by processes. The constructor is for tests and your own backends: it
-    trusts that the backend fits the entry, closes backend and bundle, and calls `reopen` once after a failure. Its
-    other options are those of `open`.
+    Threads may share a predictor, processes may not. The constructor is for tests and your own backends: it trusts that
+    the backend fits the entry, closes backend and bundle, and calls `reopen` once after a failure. Its other options
+    are those of `open`.
     """
 
     def __init__(
@@ -122,27 +122,27 @@ class EdgePredictor:
 
         Args:
             path: the bundle, or the state folder of `mmkd-edge install`.
-            backend: what executes the students; `auto` takes what `mmkd-bench tune` measured as fastest here, else
-                TensorRT, native, OpenVINO, onnxruntime or LiteRT, the first that opens it: see `info()`.
-            precision: `auto` takes the profile's, else fp32.
-            threads: threads of one prediction; None takes the profile's, else one.
+            backend: what executes the students; `auto` is what `mmkd-bench tune` measured as fastest here, else the
+                first of TensorRT, native, OpenVINO, onnxruntime and LiteRT that opens it; see `info()`.
+            precision: `auto` is the profile's, else fp32.
+            threads: per prediction; None is the profile's, else one.
             reference: for modalities normalised per group: what `mmkd-data reference` wrote, its path, or several.
             policy: for a prediction that is not `ok`: `predict` answers if possible and reports the status, `abstain`
                 keeps the status without an answer, `raise` raises a `SensorError`.
             checks: faults to look for in every window besides missing values.
             stale_s: a prediction is stale if its input is older, or as far in the future (the clocks disagree).
             error_level: return label sets that miss the true label at most this often.
-            unknown_level: report at most this fraction of windows like those of the validation as `unknown`; see
+            unknown_level: report at most this fraction of windows like the validation's as `unknown`; see
                 `Prediction.novelty`.
-            observe_every: the statistics of `health` use one window in this many; 0 uses none.
-            selftest: compare some golden windows at the first opening of a bundle on this machine.
+            observe_every: `health` measures one window in this many; 0 for none.
+            selftest: compare some golden windows when a bundle is first opened on this machine.
             trust: `sandbox` opens a new bundle in a child process first; `installed`, which always holds for a state
                 folder, relies on the check at installation.
-            keys: a folder of public keys, one of which must have signed the bundle; None takes `MMKD_KEYS` from the
+            keys: a folder of public keys, one of which must have signed the bundle; None uses `MMKD_KEYS` from the
                 environment, and requires no signature if that is empty.
 
         Raises:
-            SignatureError: keys are named, and none of them has signed the bundle.
+            SignatureError: none of the named keys has signed the bundle.
             GateError: a student answers its golden windows differently here.
             UsageError: a file is absent, or an argument does not fit this bundle.
             UnavailableError: the backend's library is not installed.
@@ -178,18 +178,17 @@ class EdgePredictor:
         """Answer for one window.
 
         Args:
-            window: a mapping from the modality's name to an array (T, C), or the bare array; raw values, NaN = missing.
-                For a bundle with several students a mapping: the first student whose sensor works answers; a
-                modality that is None or not in the mapping is absent.
-            input_age_s: age of the newest sample of the window; negative if its clock is ahead of yours.
-            deadline_s: a moment of `time.monotonic()`: after it no engine is started, and an answer that comes later
-                is `stale`. A running engine is not interrupted.
+            window: an array (T, C), raw, NaN = missing, or a mapping from the modality's name to one. With several
+                students a mapping: the first whose sensor works answers; an absent or None modality is skipped.
+            input_age_s: age of the window's newest sample; negative if its clock is ahead of yours.
+            deadline_s: a moment of `time.monotonic()`: after it no engine is started, and a later answer is `stale`. A
+                running engine is not interrupted.
 
         Raises:
-            InputError: the window does not fit, or the modality needs a reference and none was given.
+            InputError: the window does not fit, or its modality lacks a required reference.
             SensorError: the prediction is not `ok`, and the policy is `raise`.
             BackendError: the engine failed, opening it again did not help, and the policy is `raise`.
-            UsageError: the predictor is closed, or belongs to another process; or an age or a moment is no number.
+            UsageError: the predictor is closed or another process's; or an age or moment is no number.
         """
         conditions = NO_CONDITIONS
         if input_age_s is not None or deadline_s is not None:
@@ -211,7 +210,7 @@ class EdgePredictor:
     def _answer(
         self, number: int, window: object, conditions: CallConditions = NO_CONDITIONS, stepped: Answers | None = None
     ) -> Prediction:
-        """Answer for one window with one student; `stepped` are outputs of a stream's step instead of the engine's."""
+        """Answer with one student; `stepped` are outputs of a stream's step instead of the engine's."""
         while True:
             prediction = self._answer_once(number, window, conditions, stepped)
             if prediction is not None:  # else the engine failed, and another has taken its place
@@ -283,7 +282,7 @@ class EdgePredictor:
     def _run(
         self, students: Students, student: OpenStudent, values: NDArray[Any], present: NDArray[np.float32]
     ) -> Answers | WindowFault | None:
-        """Run the engine; None if it failed and another has taken its place, a fault if none could."""
+        """Run the engine; None if it failed and another replaced it, a fault if none could."""
         handled = being_handled()
         try:
             answers = run_student(student, values, present)
@@ -300,7 +299,7 @@ class EdgePredictor:
         return predictions if self._policy == "predict" else apply_policy(self._policy, predictions)
 
     def predict_batch(self, windows: Iterable[object] | Mapping[str, object]) -> list[Prediction]:
-        """Answer for many windows, one after the other; errors as of `predict`, with the window's number.
+        """Answer for many windows in turn; errors as of `predict`, with the window's number.
 
         Args:
             windows: an array (N, T, C), a mapping from the modality's name to one, or any iterable of what `predict`
@@ -323,10 +322,10 @@ class EdgePredictor:
         """Begin a stream of samples; several may share the predictor, each in one thread at a time.
 
         Args:
-            hop: samples at the modality's rate from one prediction to the next.
+            hop: samples, at the modality's rate, between predictions.
             modality: selects the student; None for the first.
-            gap_s: a longer time between two samples is a gap, and missing; None for two and a half sampling periods.
-            reorder: number of samples to hold back so that late ones can be put in order.
+            gap_s: a longer time between two samples is a gap, and missing; None for 2.5 sampling periods.
+            reorder: samples to hold back so that late ones can be put in order.
             stale_s: as in `open`; None for the predictor's.
             on_window: called with each full window (T, C), raw, and its prediction, before that is returned.
 
@@ -364,11 +363,10 @@ class EdgePredictor:
         return msgspec.structs.replace(health, returned=current.returned)
 
     def swap(self, path: str | os.PathLike[str]) -> PredictorInfo:
-        """Let another bundle take over, under load: no call fails or waits for it.
+        """Replace the bundle under load: no call fails or waits.
 
-        The bundle is verified, opened as this predictor was, and tested on some of its golden windows. If any of that
-        fails, the earlier bundle goes on. It stays open until the next swap: `rollback` returns to it, and so does an
-        engine that fails.
+        The new bundle is verified, opened with the same options, and tested on some golden windows. If that fails, the
+        earlier one goes on. It stays open until the next swap, for `rollback` or a failing engine.
 
         Raises:
             UsageError: the new bundle takes or answers something else, or is of an earlier release; or this predictor
@@ -379,18 +377,18 @@ class EdgePredictor:
         return self.info()
 
     def rollback(self) -> PredictorInfo:
-        """Return to the bundle that answered before the last `swap`; UsageError if there is none."""
+        """Return to the bundle before the last `swap`; UsageError if there is none."""
         self._active.rollback()
         return self.info()
 
     def reopen(self) -> None:
-        """Open the engines once more, for instance after a device came back."""
+        """Open the engines again, for instance after a device came back."""
         self._active.reopen()
 
     def selftest(self) -> SelfTest:
-        """Answer the golden windows of all students on this device and compare with what the checkpoint answered.
+        """Compare this device's answers for all students' golden windows with the checkpoint's.
 
-        The result has the sum of their windows and the worst of their figures.
+        The result has the sum of their windows and their worst figures.
 
         Raises:
             GateError: an answer differs by more than the stored tolerance.
@@ -413,7 +411,7 @@ class EdgePredictor:
 
     @property
     def backend(self) -> Backend:
-        """The backend of the first student; its `name` says which was chosen."""
+        """The first student's backend; its `name` says which was chosen."""
         return self._active.current.opened[0].backend
 
     @property
@@ -428,17 +426,17 @@ class EdgePredictor:
 
     @property
     def entry(self) -> ModelEntry:
-        """The manifest's entry of the first student."""
+        """The first student's manifest entry."""
         return self._active.current.opened[0].entry
 
     @property
     def entries(self) -> tuple[ModelEntry, ...]:
-        """The manifest's entries of the students, in their order."""
+        """The students' manifest entries, in order."""
         return tuple(student.entry for student in self._active.current.opened)
 
     @property
     def reference(self) -> Reference | None:
-        """The statistics that raw values of the first student are normalised with."""
+        """The statistics that normalise the first student's raw values."""
         return self._active.current.opened[0].reference
 
     @property
@@ -447,7 +445,7 @@ class EdgePredictor:
         return self._active.current.bundle
 
     def close(self) -> None:
-        """Close engines and bundles; more than once is fine."""
+        """Close engines and bundles; repeated calls are allowed."""
         self._active.close()
 
     def __enter__(self) -> EdgePredictor:

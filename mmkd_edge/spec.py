@@ -1,4 +1,4 @@
-"""The specs that datasets, checkpoints and bundles share: modalities, tasks and tensors. Reads no files."""
+"""Specs shared by datasets, checkpoints and bundles: modalities, tasks and tensors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TaskKind = Literal["classification", "multi_label", "regression"]
 class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of input with its own sampling.
 
-    A window of `series` is a float32 array (T, C) in `unit`, one of `audio` a waveform (T, C) from -1 to 1; NaN means
-    missing. A window of `video` is uint8 (T, H, W, C): `rate_hz` frames a second, and a frame is missing as a whole.
+    A window of `series` is float32 (T, C) in `unit`, of `audio` a waveform (T, C) from -1 to 1; NaN means missing. A
+    window of `video` is uint8 (T, H, W, C): `rate_hz` frames a second, and a frame is missing as a whole.
 
     Attributes:
-        channels: `gray`, or `r`, `g` and `b`, for video.
+        channels: for video `gray`, or `r`, `g` and `b`.
         samples: T, the length of one window.
-        height: pixels of a frame of video, like `width`; else unset.
-        range: smallest and largest valid raw value; a value outside counts as missing.
+        height: pixels of a video frame, like `width`; else unset.
+        range: smallest and largest valid raw value; others count as missing.
         normalise: `per_group` if raw values are only comparable after a z-score with the statistics of their group
             (person, machine, session); a device then needs a reference file.
     """
@@ -41,19 +41,19 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(T, C) of one window; of video (T, H, W, C)."""
+        """(T, C) of one window; video (T, H, W, C)."""
         if isinstance(self.height, int) and isinstance(self.width, int):
             return (self.samples, self.height, self.width, len(self.channels))
         return (self.samples, len(self.channels))
 
     @property
     def presence_shape(self) -> tuple[int, int]:
-        """(T, C) of the presence of one window; of video (T, 1), one number for each frame."""
+        """(T, C) of a window's presence; video (T, 1)."""
         return (self.samples, 1 if self.kind == "video" else len(self.channels))
 
     @property
     def dtype(self) -> Literal["float32", "uint8"]:
-        """The dtype of a window's values, from the caller up to the engine."""
+        """A window's dtype, from caller to engine."""
         return "uint8" if self.kind == "video" else "float32"
 
     @property
@@ -67,7 +67,7 @@ COLOURS = (("gray",), ("r", "g", "b"))
 
 
 def frames_fault(modality: ModalitySpec) -> tuple[str, str] | None:
-    """Return key and fault of a modality's frames; None without a fault."""
+    """Return key and fault of a modality's frames, or None."""
     for key in ("height", "width"):
         pixels = getattr(modality, key)
         if modality.kind != "video" and pixels is not msgspec.UNSET:
@@ -90,8 +90,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         kind: `classification`: one of the labels; `multi_label`: each label on or off; `regression`: a number.
-        labels: in order; of a regression the one target.
-        unit: a regression's, like `range`, the smallest and largest value of its target if known.
+        labels: in order; a regression's one target.
+        unit: a regression's, like `range`, its target's smallest and largest value if known.
         threshold: probability from which a label of `multi_label` is on; unset is a half.
     """
 
@@ -103,17 +103,17 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def on_from(self) -> float:
-        """The probability from which a label of `multi_label` is on."""
+        """The probability from which a `multi_label` label is on."""
         return 0.5 if isinstance(self.threshold, msgspec.UnsetType) else self.threshold
 
     @property
     def unit_text(self) -> str:
-        """The target's unit with a space before it, for use after a number."""
+        """The target's unit after a space, to follow a number."""
         return f" {self.unit}" if self.unit else ""
 
 
 def label_dtype(kind: TaskKind) -> Literal["int64", "uint8", "float32"]:
-    """Return the dtype of labels: class numbers (N,), labels that are off or on (N, K), numbers (N,)."""
+    """Return the dtype of labels: class numbers (N,), labels off or on (N, K), numbers (N,)."""
     match kind:
         case "classification":
             return "int64"
@@ -141,7 +141,7 @@ def labels_text(task: TaskSpec) -> str:
 
 
 def task_fault(task: TaskSpec) -> tuple[str, str] | None:
-    """Return key and fault of a task, the number and names of its labels aside; None without a fault."""
+    """Return key and fault of a task, except the number and names of labels; or None."""
     for key, kind in (("unit", "regression"), ("range", "regression"), ("threshold", "multi_label")):
         if getattr(task, key) is not msgspec.UNSET and task.kind != kind:
             return key, f"expected none for {task.kind}, got {getattr(task, key)!r}; only {kind} has it"
@@ -176,7 +176,7 @@ def plausible_span(
 ) -> tuple[float, float] | None:
     """Return the range of a sensor's widest channel, in two digits, rounded outwards; None if it excludes no float32.
 
-    `mean` and `std` are (C,); the values `seen` must be inside.
+    `mean` and `std` are (C,); the range includes the values `seen`.
     """
     reaches = [STANDARD_DEVIATIONS * deviation for deviation in std]
     low = min([centre - reach for centre, reach in zip(mean, reaches, strict=True)] + list(seen))
@@ -186,7 +186,7 @@ def plausible_span(
 
 
 def _outwards(value: float) -> float:
-    """Return the next number upwards that has two digits."""
+    """Return the next larger number with two digits."""
     if value == 0 or not math.isfinite(value):
         return value
     step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)

@@ -47,7 +47,7 @@ class FakeBackend:
         novelty: the third output, or a function from the feeds to it.
 
     Attributes:
-        feeds: the feeds of every `run`, in order.
+        feeds: of every `run`, in order.
         closed: whether `close` was called.
     """
 
@@ -87,7 +87,7 @@ class FakeBackend:
 
 
 def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec, novelty: bool = False) -> ModelEntry:
-    """Return the manifest entry of a student that was never trained; `novelty` is calibrated by one score, 1."""
+    """Return an untrained student's manifest entry; `novelty` is calibrated by one score, 1."""
     task = labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels))
     parity = Parity(windows=0, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=0.0)
     file = f"{modality.name}/model.fp32.onnx"
@@ -135,11 +135,10 @@ def fake_predictor(
     """Return a predictor over a `FakeBackend`: windows are checked and prepared as on a device.
 
     Args:
-        answer: the probabilities in the order of `labels`, or a function from the feeds to them; of a regression the
-            value.
+        answer: the probabilities in the order of `labels`, a regression's value, or a function from the feeds.
         labels: the classes, or a task of another kind.
-        least_probability: needed for `Prediction.label_set`, as with an error level.
-        novelty: the novelty score, or a function from the feeds to it: above 1 the answer is `unknown`.
+        least_probability: threshold of `Prediction.label_set`, as with an error level.
+        novelty: the score, or a function from the feeds; above 1 the answer is `unknown`.
     """
     entry = fake_entry(modality=modality, labels=labels, novelty=novelty is not None)
     artifact = None if novelty is None else entry.artifacts[0]

@@ -1,1 +1,1 @@
-"""One verified file: written, opened, and everything that is read from it."""
+"""The verified bundle file: writing, opening and its contents."""

@@ -1,7 +1,7 @@
-"""The canonical ZIP: one list of members has exactly one archive, byte for byte.
+"""The canonical ZIP: a list of members has exactly one archive.
 
-Members are stored, not compressed, with fixed dates and attributes: a reader computes and compares every header.
-Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (end record).
+Members are uncompressed, with fixed dates and attributes, so that a reader can compare every header. Layout: PKWARE
+APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (end record).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def local_header(member: Member) -> bytes:
-    """Return the header before a member's bytes."""
+    """Return the header of a member."""
     name = member.name.encode()
     size = member.size_bytes
     fields = (LOCAL_SIGNATURE, _NEEDED, _flags(name), 0, 0, _DATE, member.crc32, size, size, len(name), 0)
@@ -72,7 +72,7 @@ def end_record(members: Sequence[Member], *, comment: bytes) -> bytes:
 
 
 def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]:
-    """Return everything before the end record, and the members for it, in the given order."""
+    """Return everything before the end record, and its members, in the given order."""
     members = tuple(Member(name=name, size_bytes=len(data), crc32=zlib.crc32(data)) for name, data in files.items())
     parts: list[bytes] = []
     for member in members:
@@ -81,6 +81,6 @@ def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]
 
 
 def member_size(header: bytes) -> int:
-    """Return the size of a member, from its local header; 0 if that is cut off."""
+    """Return a member's size from its local header; 0 if cut off."""
     size: int = _LOCAL.unpack_from(header)[7] if len(header) >= LOCAL_HEADER_BYTES else 0
     return size

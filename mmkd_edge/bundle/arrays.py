@@ -1,4 +1,4 @@
-"""Arrays in NumPy's file formats: a damaged or hostile file is one error. Pickles are never read."""
+"""NumPy's file formats without pickles; damaged or hostile files raise one error type."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MAX_UNPACKED_RATIO = 20
 
 
 class ArraysError(ValueError):
-    """A fault of a file of arrays; the caller names the file."""
+    """A fault of an array file; the caller names the file."""
 
 
 def map_array(file: Path) -> NDArray[Any]:
-    """Map a `.npy` file read-only; ArraysError if it is not readable."""
+    """Map a `.npy` file read-only; ArraysError if unreadable."""
     try:
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -38,7 +38,7 @@ def map_array(file: Path) -> NDArray[Any]:
 
 
 def read_npy(data: bytes) -> NDArray[Any]:
-    """Read the bytes of a `.npy` file into an array that shares them; ArraysError for a wrong header."""
+    """Return an array that shares the bytes of a `.npy` file; ArraysError for a wrong header."""
     file, numpy_format = io.BytesIO(data), cast(Any, np.lib.format)  # its functions have no types
     readers = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
     try:
@@ -53,7 +53,7 @@ def read_npy(data: bytes) -> NDArray[Any]:
 
 
 def check_whole(array: NDArray[Any]) -> None:
-    """Raise ArraysError if the file of a mapped array was cut short: reading beyond its end is a SIGBUS."""
+    """Raise ArraysError if a mapped array's file was cut short, since reading on would be a SIGBUS."""
     owner = _find_owner(array)
     name, base = str(getattr(owner, "filename", "") or ""), owner.base
     if isinstance(base, mmap.mmap) and base.size() < len(base):
@@ -61,7 +61,7 @@ def check_whole(array: NDArray[Any]) -> None:
 
 
 def let_go(array: NDArray[Any], *, least_bytes: int = 0) -> None:
-    """Return the pages of a mapped file of `least_bytes` to the kernel, which counts them as the process's memory."""
+    """Return a mapped file's pages to the kernel, which counts them as process memory, from `least_bytes` on."""
     owner = _find_owner(array)
     base = owner.base
     is_read_only = isinstance(owner, np.memmap) and owner.mode == "r"
@@ -76,7 +76,7 @@ def _find_owner(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def read_npz(file: Path) -> Mapping[str, NDArray[Any]]:
-    """Return the arrays of an `.npz` by name; ArraysError if it is damaged, or unpacks to far more than its size."""
+    """Return an `.npz`'s arrays by name; ArraysError if damaged, or far larger unpacked."""
     try:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())

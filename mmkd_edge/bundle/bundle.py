@@ -1,7 +1,7 @@
-"""The bundle: the one verified file that is shipped to devices.
+"""The bundle: the one verified file that devices get.
 
-`Bundle.open` checks every byte: the archive's SHA-256, the exact set of members, their sizes and hashes, and that the
-archive is the canonical one. Integrity is not authenticity: whoever can write the file can also write its hashes.
+`Bundle.open` checks every byte: the archive's SHA-256, the exact members, their sizes and hashes, and the canonical
+form. This is integrity, not authenticity: whoever can write the file can write its hashes.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class _Verified(msgspec.Struct, frozen=True, kw_only=True):
 class Bundle:
     """An open, verified bundle. Use it in `with`, or call `close()`.
 
-    Holds no content: `read` verifies again, so that a file overwritten in place raises an error.
+    Holds no content: `read` verifies again, so that overwriting the file raises an error.
 
     Attributes:
         sha256: of the file, as `sha256sum` prints it.
-        signatures: over `manifest_sha256`, not verified; None for an unsigned bundle.
+        signatures: over `manifest_sha256`, not verified; None if unsigned.
     """
 
     def __init__(self, *, path: Path, descriptor: int, verified: _Verified) -> None:
@@ -75,7 +75,7 @@ class Bundle:
         """Open a bundle and verify everything in it.
 
         Raises:
-            UsageError: there is no such file, or it cannot be read.
+            UsageError: the file is absent or unreadable.
             BundleError: it is no bundle, is truncated, or a byte was changed.
             ManifestError: its manifest is invalid, or of a newer version.
         """
@@ -89,7 +89,7 @@ class Bundle:
         return cls(path=path, descriptor=descriptor, verified=verified)
 
     def model(self, name: str) -> ModelEntry:
-        """Return the manifest's entry of a student; UsageError for an unknown name."""
+        """Return a student's manifest entry; UsageError for an unknown name."""
         for entry in self.manifest.models:
             if entry.name == name:
                 return entry
@@ -97,7 +97,7 @@ class Bundle:
         raise UsageError(f"{self.path}: model {name!r} is unknown; expected one of {names}")
 
     def read(self, member: str) -> bytes:
-        """Return the bytes of a member, verified again; BundleError if the file was changed after it was opened."""
+        """Return a member's bytes, verified again; BundleError if the file has changed."""
         if not self._closing.alive:
             raise UsageError(f"{self.path}: the bundle is closed; open it again")
         entry = self._entries.get(member)
@@ -110,7 +110,7 @@ class Bundle:
         return data
 
     def whole(self) -> bytes:
-        """Return every byte of the file, verified again."""
+        """Return all bytes of the file, verified again."""
         if not self._closing.alive:
             raise UsageError(f"{self.path}: the bundle is closed; open it again")
         data = read_exactly(self._descriptor, MAX_BUNDLE_BYTES + 1, offset=0)
@@ -119,7 +119,7 @@ class Bundle:
         return data
 
     def golden(self, model: str) -> Golden:
-        """Return the golden windows of a student."""
+        """Return a student's golden windows."""
         entry = self.model(model)
         try:
             return golden_from_bytes(self.read(entry.golden.file), entry)
@@ -146,14 +146,10 @@ def write_bundle(
     members: Mapping[str, bytes],
     signatures: SignatureDocument | None = None,
 ) -> None:
-    """Write a bundle atomically; the same inputs give the same bytes.
+    """Write a bundle atomically and deterministically.
 
-    Args:
-        members: name to content, without the manifest.
-
-    Raises:
-        ManifestError: the manifest is invalid.
-        BundleError: a member is missing, not in the manifest, or differs from it.
+    `members` maps names to contents, without the manifest. Raises ManifestError for an invalid manifest, BundleError
+    for a member that is missing, extra or different.
     """
     path = Path(path)
     files = {MANIFEST_FILE: encode_manifest(manifest)}
@@ -175,7 +171,7 @@ def write_bundle(
 
 
 def example_bundle(name: str = "watch_acc") -> Path:
-    """Return the path of a trained bundle that is shipped with mmkd-edge; UsageError for an unknown name."""
+    """Return the path of a trained bundle shipped with mmkd-edge; UsageError for an unknown name."""
     folder = Path(__file__).parents[1] / "bundles"
     names = sorted(file.stem for file in folder.glob("*.edge"))
     if name not in names:
@@ -185,7 +181,6 @@ def example_bundle(name: str = "watch_acc") -> Path:
 
 
 def _verify(path: Path, descriptor: int) -> _Verified:
-    """Check the digest, the manifest, and that the file is the canonical archive of what the manifest lists."""
     size = os.fstat(descriptor).st_size
     if size > MAX_BUNDLE_BYTES:
         raise BundleError(f"{path}: expected at most {MAX_BUNDLE_BYTES} bytes, got {size}; this is not a bundle")
@@ -250,7 +245,6 @@ def _read_end_record(path: Path, descriptor: int, size: int) -> bytes:
 
 
 def _check_digest(path: Path, descriptor: int, size: int, tail: bytes) -> str:
-    """Compare the digest in the end record, and return that of the whole file."""
     digest = new_sha256()
     for offset in range(0, size - _END_BYTES, _CHUNK_BYTES):
         expected_bytes = min(_CHUNK_BYTES, size - _END_BYTES - offset)
@@ -268,7 +262,7 @@ def _check_digest(path: Path, descriptor: int, size: int, tail: bytes) -> str:
 
 
 def _member_size(descriptor: int, name: str, *, offset: int) -> int | None:
-    """Return the size of a member by its local header; None if another member begins there."""
+    """Return a member's size by its local header; None if another begins there."""
     header = read_exactly(descriptor, archive.LOCAL_HEADER_BYTES + len(name), offset=offset)
     return archive.member_size(header) if header[archive.LOCAL_HEADER_BYTES :] == name.encode() else None
 

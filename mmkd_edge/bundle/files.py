@@ -1,4 +1,4 @@
-"""Files on a device: opened with care, written atomically; and the user's cache folder."""
+"""Files on a device, opened with care and written atomically; the user's cache folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_of_a_path(error: OSError) -> bool:
-    """Return whether the path is wrong or cannot be written; without a file name, only whether writing failed."""
+    """Return whether the path is wrong or unwritable; without a file name, only whether writing failed."""
     return error.errno in CURES and (error.filename is not None or error.errno in _OF_WRITING)
 
 
 def open_file(path: Path, *, expected: str) -> int:
-    """Open a regular file (also through links) for reading; UsageError, which names `expected`, for anything else."""
+    """Open a regular file (also through links); UsageError, which names `expected`, for anything else."""
     try:
         # O_NONBLOCK: a pipe must give an error here, not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -43,7 +43,7 @@ def open_file(path: Path, *, expected: str) -> int:
 
 
 def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
-    """Read `size_bytes` from `offset`; less only if the file ends earlier."""
+    """Read `size_bytes` from `offset`; less only at the file's end."""
     parts: list[bytes] = []
     while size_bytes > 0:
         part = os.pread(descriptor, size_bytes, offset)
@@ -56,7 +56,7 @@ def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
 
 
 def is_written_by_others(facts: os.stat_result) -> bool:
-    """Return whether anybody but this user and root can write a file or folder."""
+    """Return whether anybody but this user and root can write it."""
     return facts.st_uid not in (0, os.geteuid()) or bool(facts.st_mode & _WRITTEN_BY_OTHERS)
 
 
@@ -88,13 +88,13 @@ def cache_folder(kind: str) -> Path:
 
 
 def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
-    """Write a file so that any interruption leaves either the earlier or the whole new one.
+    """Write a file atomically: an interruption leaves the earlier or the whole new one.
 
-    A temporary sibling is flushed and renamed over `path`; the target of a link is replaced, and permissions stay.
-    `own` lets only this user and root write it, as `read_own_file` requires.
+    A temporary sibling is flushed and renamed over `path`; links are followed, permissions stay. `own` lets only this
+    user and root write it, as `read_own_file` requires.
 
     Raises:
-        UsageError: the earlier file is intact; or only flushing the folder failed, and the message says so.
+        UsageError: the earlier file is intact; or only flushing the folder failed, as the message says.
     """
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
@@ -117,9 +117,9 @@ def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
 
 
 def _write_new(path: Path, data: bytes, *, earlier: Path, masked: int) -> None:
-    """Write a file that gets its name when it is whole, if the system can: a kill then leaves no half of it.
+    """Write a file that is named only when whole, if the system can, so that a kill leaves no half of it.
 
-    Its permissions are those of the earlier file, without the masked ones.
+    Its permissions are the earlier file's without the masked ones.
     """
 
     def write(descriptor: int, name: bool) -> None:
@@ -142,7 +142,7 @@ def _write_new(path: Path, data: bytes, *, earlier: Path, masked: int) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk."""
+    """Flush a folder's names to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
 """Golden windows, `<model>/golden.npz`: recorded windows with the checkpoint's outputs.
 
-A device tests itself with them; half of them judge artifacts of lower precision, the others calibrate those.
+Devices test themselves with them; half judge artifacts of lower precision, the others calibrate those.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _DTYPES: dict[str, Any] = {
 
 
 class Golden(msgspec.Struct, frozen=True, kw_only=True):
-    """Windows with the outputs of the checkpoint.
+    """Windows with the checkpoint's outputs.
 
     Attributes:
-        windows: (N, T, C) float32 as `prepare` takes them without a reference (a per-group modality as z-scores), NaN
-            = missing; video uint8 (N, T, H, W, C), masked where missing.
+        windows: (N, T, C) float32, NaN = missing, as `prepare` takes them without a reference (a per-group modality as
+            z-scores); video uint8 (N, T, H, W, C), masked where missing.
         labels: int64 (N,), -1 = unknown; multi-label uint8 (N, K), 255 = unknown; regression float32 (N,), NaN =
             unknown.
         logits: (N, K) float32.
-        probabilities: (N, K) float32; the value for a regression.
+        probabilities: (N, K) float32; a regression's value.
         judge: (N,) bool: True windows only judge.
         tolerance: largest difference of a logit or probability.
         novelty: (N, 1) float32, or None.
@@ -58,7 +58,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def answer_scale(task: TaskSpec, answers: NDArray[np.float32]) -> float:
-    """Return the unit of differences of the second output: the largest value (N, 1) of a regression, else 1."""
+    """Return the unit of the second output's differences: a regression's largest value (N, 1), else 1."""
     largest = float(np.abs(answers).max()) if task.kind == "regression" else 1.0
     return largest or 1.0
 
@@ -81,7 +81,7 @@ def same_answers(task: TaskSpec, answers: NDArray[np.float32], reference: NDArra
 
 
 def golden_bytes(golden: Golden) -> bytes:
-    """Return the golden windows as an uncompressed .npz; the same windows give the same bytes."""
+    """Return the golden windows as a deterministic, uncompressed .npz."""
     files: dict[str, bytes] = {}
     arrays = {name: array for name, array in msgspec.structs.asdict(golden).items() if array is not None}
     if golden.windows.dtype == np.uint8:
@@ -97,7 +97,7 @@ def golden_bytes(golden: Golden) -> bytes:
 
 
 def golden_from_bytes(data: bytes, entry: ModelEntry) -> Golden:
-    """Read the golden windows of a student; BundleError if they do not fit it."""
+    """Read a student's golden windows; BundleError if they do not fit it."""
     arrays = _arrays(data, entry.golden.file)
     if fault := _fault(arrays, entry):
         raise BundleError(f"{entry.golden.file}: {fault}; export the bundle again")

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: its files, and the inputs, outputs and scores of its students."""
+"""A bundle's manifest: its files, and its students' inputs, outputs and scores."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Calibration of a classifier's probabilities; see `mmkd_edge.predict.confidence`.
+    """Calibration of probabilities; see `mmkd_edge.predict.confidence`.
 
     Attributes:
         temperature: divides the logits before the graph's softmax.
@@ -59,11 +59,11 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Calibration of an artifact's novelty scores; see `mmkd_edge.predict.novelty`.
+    """Calibration of novelty scores; see `mmkd_edge.predict.novelty`.
 
     Attributes:
         scores: rising; of validation windows (fp32) or recorded windows (fp16, int8).
-        max_error: largest difference from the checkpoint's score, relative to 1 + that score; `tolerance` limits it.
+        max_error: largest difference from the checkpoint's score, relative to 1 + that score; at most `tolerance`.
     """
 
     scores: Annotated[tuple[_Error, ...], msgspec.Meta(min_length=1, max_length=MAX_NOVELTY_WINDOWS)]
@@ -75,10 +75,9 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """An adaptation of a student to a new domain.
 
     Attributes:
-        method: the method.
-        labels: number of labels of the new domain.
-        gain_points: the estimate that chose it; `forgotten_points` is the loss on the old domain.
-        fraction: of the step from the old checkpoint that was applied; None for all.
+        labels: number of labels from the new domain.
+        gain_points: the estimate that chose `method`; `forgotten_points` is the loss on the old domain.
+        fraction: applied part of the step from the old checkpoint; None for all.
     """
 
     from_sha256: Sha256
@@ -114,8 +113,8 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A model file in the archive: `<model>/model.<precision>.<format>`.
 
     Attributes:
-        opset: ONNX opset, or the schema version of a `.tflite`.
-        unjudged: true if too few windows judged a lower precision, which the user accepted.
+        opset: ONNX opset, or `.tflite` schema version.
+        unjudged: too few windows judged a lower precision, and the user accepted that.
     """
 
     file: str
@@ -134,7 +133,7 @@ class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A state of a step graph: input `name`, output `next_<name>`, float32.
 
     Attributes:
-        axis: the slot axis, if a step returns one slot; None if it returns the whole state.
+        axis: the slot axis if a step returns one slot; None for the whole state.
         initial: every element before the first step.
     """
 
@@ -164,7 +163,7 @@ _Lineage = Annotated[tuple[Adapted, ...], msgspec.Meta(min_length=1, max_length=
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One student; what is unknown or does not apply is None or absent.
+    """One student; unknown or inapplicable fields are None or absent.
 
     Attributes:
         mflops: millions of floating-point operations per window.
@@ -205,8 +204,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The manifest; the first of `models` answers while its sensor works.
 
     Attributes:
-        licence: of the weights, and of the data in the golden windows.
-        release: grows with every release, so that a device refuses an earlier one.
+        licence: of the weights and the golden windows' data.
+        release: grows with every release; devices refuse earlier ones.
     """
 
     format_version: int = FORMAT_VERSION
@@ -219,14 +218,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def release_number(manifest: Manifest) -> int:
-    """Return the release number; 0 if there is none."""
+    """Return the release number, or 0."""
     return 0 if manifest.release is msgspec.UNSET else manifest.release
 
 
 def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
-    """Return the inputs of an artifact: `<name>` in raw units and `<name>_present`, float32 (1, T, C).
+    """Return an artifact's inputs: `<name>` in raw units and `<name>_present`, float32 (1, T, C).
 
-    For video uint8 (1, T, H, W, C) and float32 (1, T, 1).
+    Video: uint8 (1, T, H, W, C) and float32 (1, T, 1).
     """
     return (
         TensorSpec(name=modality.name, dtype=modality.dtype, shape=(1, *modality.shape)),
@@ -239,9 +238,9 @@ GRAPH_OUTPUTS = ("logits", "probabilities", "value", "novelty")
 
 
 def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
-    """Return the outputs of an artifact, float32: `logits`, `probabilities` (1, K), optionally `novelty` (1, 1).
+    """Return an artifact's outputs, float32: `logits`, `probabilities` (1, K), optionally `novelty` (1, 1).
 
-    For a regression `logits`, in standard deviations from the mean of the training targets, and `value`, in their unit.
+    A regression has `logits`, in standard deviations from the training targets' mean, and `value`, in their unit.
     """
     shape = (1, len(task.labels))
     outputs = (
@@ -252,14 +251,14 @@ def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec,
 
 
 def step_inputs(modality: ModalitySpec, streaming: Streaming) -> tuple[TensorSpec, ...]:
-    """Return the inputs of a step graph: S samples and their presence, `slot` (1, 1), and the states."""
+    """Return a step graph's inputs: S samples and their presence, `slot` (1, 1), and the states."""
     samples = graph_inputs(msgspec.structs.replace(modality, samples=streaming.stride))
     slot = TensorSpec(name="slot", dtype="float32", shape=(1, 1))
     return (*samples, slot, *(TensorSpec(name=s.name, dtype="float32", shape=s.shape) for s in streaming.states))
 
 
 def step_outputs(task: TaskSpec, streaming: Streaming, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
-    """Return the outputs of a step graph: those of `graph_outputs`, and the new slot, or all, of each state."""
+    """Return a step graph's outputs: those of `graph_outputs`, and each state's new slot, or all of it."""
     outputs = list(graph_outputs(task, novelty=novelty))
     for state in streaming.states:
         shape = tuple(1 if axis == state.axis else size for axis, size in enumerate(state.shape))
@@ -268,7 +267,7 @@ def step_outputs(task: TaskSpec, streaming: Streaming, *, novelty: bool = False)
 
 
 def member_files(manifest: Manifest) -> tuple[FileEntry, ...]:
-    """Return every member of the archive but the manifest, in archive order."""
+    """Return all members except the manifest, in archive order."""
     entries = list(manifest.files)
     for model in manifest.models:
         artifacts = model.artifacts + (() if model.streaming is None else model.streaming.artifacts)

@@ -1,4 +1,4 @@
-"""`manifest.json`, read, written and checked as far as possible without the other files."""
+"""Read, write and check `manifest.json`, as far as possible without the other files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MAX_IN_NAME = 64
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Return the manifest as indented JSON; ManifestError if `decode_manifest` would refuse it."""
+    """Return the manifest as indented JSON; ManifestError if it is invalid."""
     try:
         data = msgspec.json.encode(manifest)
     except (UnicodeEncodeError, msgspec.MsgspecError) as error:
@@ -50,7 +50,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Read and check a manifest; ManifestError, with the JSON path, if it is invalid or of a newer version."""
+    """Read and check a manifest; ManifestError, with the JSON path, if it is invalid or newer."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{MANIFEST_FILE}: expected at most {MAX_MANIFEST_BYTES} bytes, got {len(data)}")
     try:
@@ -220,7 +220,7 @@ def _check_tensors(tensors: tuple[TensorSpec, ...], expected: tuple[TensorSpec, 
 
 
 def _check_name(name: str, path: str) -> None:
-    """Check the name of a folder or tensor: any script, but no separators or shell characters."""
+    """Allow any script, but no separators or shell characters."""
     expected = "1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
     # Identifier characters: letters with their marks in any script, digits and _.
     sound = all(f"_{letter}".isidentifier() or letter in "-." for letter in name)

@@ -1,7 +1,7 @@
 """The reference of a per-group modality: mean and standard deviation of one person, machine or session.
 
-`mmkd-data reference` measures it; `EdgePredictor.open(..., reference=FILE)` applies it as a z-score. The JSON file:
-`{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`, one number per channel.
+`mmkd-data reference` writes it; `EdgePredictor.open(..., reference=FILE)` applies it as a z-score. One number per
+channel: `{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 20
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Mean and standard deviation of one group's valid raw values per channel."""
+    """Mean and standard deviation per channel of one group's valid raw values."""
 
     format_version: int = FORMAT_VERSION
     modality: str
@@ -47,7 +47,7 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
 
 
 def write_reference(path: str | os.PathLike[str], reference: Reference) -> None:
-    """Write a reference file atomically; UsageError if it is invalid, or cannot be written."""
+    """Write a reference file atomically; UsageError if it is invalid or unwritable."""
     data = json_bytes(reference)
     try:
         _decode(data)

@@ -1,6 +1,6 @@
-"""`signature.json`, the last member of a signed bundle: key ids and signatures over the manifest's hash.
+"""`signature.json`, the last member of a signed bundle: key ids and signatures of the manifest's hash.
 
-The manifest has the hashes of all other members. Which keys are trusted: `mmkd_edge.install.keys`.
+The manifest has the other members' hashes; `mmkd_edge.install.keys` decides which keys are trusted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The signature of one key, 64 bytes in hexadecimal (RFC 8032)."""
+    """One key's signature, 64 bytes in hexadecimal (RFC 8032)."""
 
     key_id: KeyId
     ed25519: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}$")]
@@ -35,7 +35,7 @@ class SignatureDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 def signed_message(manifest_sha256: str) -> bytes:
-    """Return what a key signs: a context, and the 32 bytes of the manifest's hash."""
+    """Return what a key signs: a context, and the manifest's 32-byte hash."""
     return _CONTEXT + bytes.fromhex(manifest_sha256)
 
 

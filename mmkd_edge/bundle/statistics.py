@@ -1,4 +1,4 @@
-"""Statistics of the training windows, and of the differences between their groups, in a manifest."""
+"""Statistics of training windows, and of the differences between their groups, in a manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Distribution of a channel's present values, as the student takes them.
 
     Attributes:
-        edges: float32 bin borders, rising: the distinct deciles; bin i has edges[i - 1] <= value < edges[i].
+        edges: float32, the distinct deciles, rising; bin i has edges[i - 1] <= value < edges[i].
         shares: fraction of values per bin.
     """
 
@@ -31,11 +31,11 @@ class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a device compares its inputs and answers with.
+    """Reference for a device's inputs and answers.
 
     Attributes:
-        label_shares: fraction of each label among the checkpoint's answers; multi-label: of windows in which it is on;
-            empty for a regression.
+        label_shares: fraction of each label among the checkpoint's answers; multi-label: of windows with it on; empty
+            for a regression.
     """
 
     windows: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
@@ -44,7 +44,7 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Changes of the input, in either direction, that cost the student at most `loss`, a fraction of right answers.
+    """Input changes, in either direction, that cost at most `loss`, a fraction of right answers.
 
     Attributes:
         offsets: of each channel alone, in its unit.
@@ -75,16 +75,16 @@ class MagnitudeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Kinds of training windows, and the differences between groups (blocks of windows if there are none).
+    """Kinds of training windows, and differences between groups (blocks of windows if there are none).
 
     Attributes:
-        fewest_windows: fewer observed windows give no verdict.
-        false_alarm_rate: expected fraction of new groups outside of the limits.
+        fewest_windows: windows needed for a verdict.
+        false_alarm_rate: expected fraction of new groups outside the limits.
         scales: usual standard deviation of each channel inside a window.
         centres: mean of each feature (`mmkd_edge.health.features`) per kind; `spreads` its standard deviation.
         largest_misfit: limit, in nats per window.
-        largest_axes: limit of the improvement by other orders and signs of the channels.
-        largest_levels: limit of the improvement without an offset or a gain.
+        largest_axes: limit of the gain by other orders and signs of the channels.
+        largest_levels: limit of the gain without an offset or a gain.
     """
 
     between: Literal["groups", "recordings", "blocks"]
@@ -103,7 +103,7 @@ class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def reference_fault(reference: GroupReference, channels: int) -> tuple[str, str] | None:
-    """Return field and message of a list of the wrong length; None if all fit the channels."""
+    """Return field and message of a list whose length does not fit the channels, or None."""
     pairs = channels * (channels - 1) // 2 if channels <= MAX_CORRELATED else 0
     lists = {"scales": (reference.scales, channels), "spreads": (reference.spreads, len(reference.centres))}
     for name in ("centres", "spreads"):

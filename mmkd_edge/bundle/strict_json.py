@@ -1,4 +1,4 @@
-"""JSON files, read more strictly than by the standard library, with the path of the fault.
+"""Strict JSON reading, with the path of the fault.
 
 Refuses repeated keys, NaN, infinities, numbers beyond float64, lone surrogates, and nesting beyond the stack.
 """
@@ -14,7 +14,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class JsonError(ValueError):
-    """A fault of a document, and its path (empty for the whole); callers raise their own error."""
+    """A document's fault and its path (empty for the whole); callers raise their own error."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(f"{path}: {message}" if path else message)
@@ -27,7 +27,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Parse a document whose outermost value is an object; JsonError for anything else."""
+    """Parse a document; JsonError unless it is an object."""
     import json  # not needed by every program that imports the runtime
 
     try:
@@ -45,7 +45,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def convert_object(document: dict[str, Any], struct: type[T]) -> T:
-    """Convert a document to a Struct, strictly; JsonError if it does not fit."""
+    """Convert a document strictly to a Struct; JsonError if it does not fit."""
     try:
         return msgspec.convert(document, type=struct, strict=True)
     except msgspec.ValidationError as error:

@@ -1,1 +1,1 @@
-"""Shared parts of all commands: running one, its options, tables and outputs."""
+"""What all commands share: running, options, tables and outputs."""

@@ -1,4 +1,4 @@
-"""Every command of the distribution; `hatch_build.py` makes the scripts of an installation from this table."""
+"""Every command of the distribution; `hatch_build.py` makes the scripts from this table."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
 
 
 def installed_commands() -> dict[str, Callable[[], Callable[[], object]]]:
-    """Return loaders of the installed commands, in the order of the table."""
+    """Return loaders of the installed commands, in table order."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:

@@ -8,9 +8,9 @@ INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
 
 
 class loading:  # noqa: N801 - reads as what it does: `with loading("mmkd-train"):`
-    """Ends the process at once on Ctrl-C within this block, unless it has another handler.
+    """Ends the process at once on Ctrl-C in this block, unless it has another handler.
 
-    A library that is being imported may swallow an interrupt; so this imports only what Python has loaded already.
+    A library may swallow an interrupt during its import, so this imports only what Python has already loaded.
     """
 
     def __init__(self, command: str) -> None:

@@ -1,6 +1,6 @@
-"""Options of commands, declared without typer, which only extras install, alone or in groups.
+"""Options of commands, declared without typer, which only extras install.
 
-A group is a dataclass whose fields are options; a command takes it as one parameter.
+A group is a dataclass of options, which a command takes as one parameter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EMPTY = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Argument:
-    """A positional argument, in `Annotated[Path, Argument("DATA", "...")]`."""
+    """A positional argument: `Annotated[Path, Argument("DATA", "...")]`."""
 
     metavar: str | None
     help: str
@@ -27,7 +27,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Option:
-    """An option, in `Annotated[int, Option("Optimisation steps.", min=1)]`.
+    """An option: `Annotated[int, Option("Optimisation steps.", min=1)]`.
 
     Attributes:
         shown: the default in words; False hides it.
@@ -45,7 +45,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A function that is a command, and the last lines of its help."""
+    """A command's function, and the last lines of its help."""
 
     function: Callable[..., None]
     name: str | None = None
@@ -66,7 +66,7 @@ def make_app(about: str = "") -> typer.Typer:
 
 
 def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command], *, about: str = "") -> None:
-    """Read a command line and call the function of its command; of several the first word chooses."""
+    """Run the function of a command line's command; of several the first word chooses."""
     app = make_app(about if len(commands) > 1 else "")
     for command in commands:
         app.command(command.name, epilog=command.epilog)(_without_groups(command.function))
@@ -74,7 +74,7 @@ def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command], *
 
 
 def _without_groups(function: Callable[..., None]) -> Callable[..., None]:
-    """Return the function as typer reads it, with an option for each field of a group."""
+    """Return the function as typer reads it, with an option per field of a group."""
     import typer
 
     hints = get_type_hints(function, localns={"typer": typer}, include_extras=True)

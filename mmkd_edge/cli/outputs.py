@@ -1,4 +1,4 @@
-"""Outputs of a command: checked before the work, and locked against other commands."""
+"""A command's outputs: checked before the work, and locked against other commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OWNER_BYTES = 512
 
 
 def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
-    """Raise UsageError for a folder that cannot be made or written, or has no room for `needs_bytes`."""
+    """Raise UsageError for a folder that cannot be made or written, or lacks room for `needs_bytes`."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -51,16 +51,16 @@ def check_file(file: Path) -> None:
 
 
 def check_name(output: Path, suffix: str) -> None:
-    """Raise UsageError for a name with another suffix."""
+    """Raise UsageError for another suffix."""
     if output.suffix != suffix:
         raise UsageError(f"{output}: expected a name that ends in {suffix}; name it {output.with_suffix(suffix)}")
 
 
 @contextlib.contextmanager
 def lock_output(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iterator[None]:
-    """Lock an output (flock) for this command until the block ends; make its folder if it is absent.
+    """Lock an output (flock) until the block ends; make its folder if absent.
 
-    A killed process leaves nothing that blocks. The lock is in an output that is a folder, else beside it.
+    A killed process leaves no lock. The lock is inside an output folder, else next to the output.
     """
     absolute = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
     folder = absolute if is_folder else absolute.parent

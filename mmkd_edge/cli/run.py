@@ -1,6 +1,6 @@
 """Errors as messages and exit codes, `--debug`, `--version` and Ctrl-C of every command.
 
-Imports the standard library alone, so that any command of any package may use it.
+Imports only the standard library, so that any package's command may use it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run_command(
     Args:
         name: starts every message.
         command: takes the arguments without `--debug` (adds the traceback) and `--version`.
-        needs: modules that `command` imports, other than for its help; a missing one ends in exit 3.
+        needs: modules that `command` needs, except for its help; a missing one ends in exit 3.
         extra: the extra that installs them.
         about: help without typer.
     """
@@ -86,7 +86,7 @@ def shell_line(*words: object) -> str:
 
 
 def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
-    """Raise UnavailableError if a module cannot be imported; the message names the extra."""
+    """Raise UnavailableError, which names the extra, if a module cannot be imported."""
     missing = [module for module in needs if not _can_import(module)]
     if missing:
         raise UnavailableError(
@@ -95,7 +95,7 @@ def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
 
 
 def check_page(page: Path, *, extra: str) -> None:
-    """Raise an MmkdError before the work if `--page FILE.html` cannot be written."""
+    """Raise an MmkdError if `--page FILE.html` cannot be written."""
     require_modules(("jinja2",), by="--page", extra=extra)
     check_file(page)
     if page.suffix.lower() not in (".html", ".htm"):

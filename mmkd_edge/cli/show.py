@@ -1,4 +1,4 @@
-"""Tables, JSON and lines of progress, as every command prints them."""
+"""Tables, JSON and progress lines for all commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDTH_WITHOUT_TERMINAL = 160
 
 
 def show_table(table: Table, *, width: int = _WIDTH_WITHOUT_TERMINAL) -> None:
-    """Print a table; `width` is used for a file or a pipe."""
+    """Print a table; `width` applies to files and pipes."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
@@ -42,7 +42,7 @@ def json_text(document: Any, *, indent: int = 2) -> str:
 
 
 def say(line: str) -> None:
-    """Write a line of progress to stderr at once."""
+    """Write a progress line to stderr at once."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 

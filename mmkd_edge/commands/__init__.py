@@ -1,1 +1,1 @@
-"""The commands of the runtime: arguments in, one call, output."""
+"""The runtime's commands: arguments in, one call, output."""

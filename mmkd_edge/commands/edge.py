@@ -1,4 +1,4 @@
-"""`mmkd-edge`: keys for signatures, and the bundles installed on this device. Needs only the runtime."""
+"""`mmkd-edge`: signature keys, and the bundles installed on this device. Needs only the runtime."""
 
 from __future__ import annotations
 

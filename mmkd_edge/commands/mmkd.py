@@ -1,4 +1,4 @@
-"""`mmkd`: the one name that lists all commands. `mmkd COMMAND` is the same as `mmkd-COMMAND`."""
+"""`mmkd` lists all commands; `mmkd COMMAND` is `mmkd-COMMAND`."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         verdict: `as_trained`, within the differences between training groups; `shifted`, outside but tolerable;
-            `drifting`, outside and not known to be tolerable; or why there is no verdict yet.
+            `drifting`, outside and not known to be tolerable; or why there is none yet.
         distance: above 1 is outside.
         false_alarm_rate: expected fraction of healthy new groups outside.
     """
@@ -62,7 +62,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftWatch:
-    """Compares the last windows of a student with its training; stores their features only."""
+    """Compares the features of a student's last windows with its training."""
 
     def __init__(self, reference: GroupReference | None, *, names: Sequence[str], unit: str) -> None:
         self._reference = reference
@@ -74,13 +74,13 @@ class DriftWatch:
         self._features = np.zeros((most, 2 * len(self._names) + len(channel_pairs(len(self._names))[0])))
 
     def add(self, rows: NDArray[np.float32], there: NDArray[np.bool_]) -> None:
-        """Add a window: some of its rows, and which of their values are present, both (R, C)."""
+        """Add a window: some rows, and which values are present, both (R, C)."""
         if len(self._features):
             self._features[self._added % len(self._features)] = window_features(rows, there)
             self._added += 1
 
     def due(self) -> NDArray[np.float64] | None:
-        """Return the last features if enough are new for a verdict, which takes milliseconds; else None."""
+        """Return the last features if a new verdict is due, which takes milliseconds; else None."""
         fewest = self._reference.fewest_windows if self._reference else 0
         soon = self._judged_at + (fewest // 10 if self._added > fewest else 1)
         if self._verdict is not None and self._added < soon:
@@ -89,18 +89,18 @@ class DriftWatch:
         return self.last()
 
     def verdict(self, due: NDArray[np.float64] | None) -> Drift:
-        """Judge what `due` returned, which may happen during `add`; None returns the last verdict."""
+        """Judge what `due` returned, even during `add`; None returns the last verdict."""
         if due is not None or self._verdict is None:
             self._verdict = self.judge(self.last() if due is None else due)
         return self._verdict
 
     def last(self) -> NDArray[np.float64]:
-        """Return (N, F) copies of the features of the last windows, in no order."""
+        """Return (N, F) copies of the last windows' features, unordered."""
         features: NDArray[np.float64] = self._features[: self._added].copy()
         return features
 
     def judge(self, features: NDArray[np.float64]) -> Drift:
-        """Judge the features (N, F) of windows. Reads nothing that `add` changes."""
+        """Judge features (N, F); reads nothing that `add` changes."""
         reference = self._reference
         if reference is None:
             return Drift(
@@ -132,7 +132,6 @@ class DriftWatch:
         return msgspec.structs.replace(drift, distance=distance)
 
     def _explain(self, features: NDArray[np.float64], kinds: Kinds, fit: KindFit, reference: GroupReference) -> Drift:
-        """Find the change without which the windows fit best."""
         misfit, axes, levels = fit.scores
         axes_excess, levels_excess = axes / reference.largest_axes, levels / reference.largest_levels
         if axes_excess > 1 and axes >= levels:
@@ -156,7 +155,7 @@ class DriftWatch:
     def _explain_levels(
         self, moved: NDArray[np.float64], grown: NDArray[np.float64], tolerance: Tolerance | None
     ) -> Drift:
-        """Return the verdict on an offset or a gain: `shifted` within the measured tolerance."""
+        """Return the verdict on an offset or gain: `shifted` within the measured tolerance."""
         concerned = np.flatnonzero((moved != 0) | (grown != 1))
         cause: Cause = "offset" if moved.any() else "gain"
         text = ", ".join(
@@ -174,7 +173,7 @@ class DriftWatch:
         return msgspec.structs.replace(self._drifting(cause, concerned, reason), verdict="shifted")
 
     def _explain_axes(self, fit: KindFit) -> Drift:
-        """Return the smallest rearrangement among those that fit about as well as the best."""
+        """Return the smallest rearrangement that fits about as well as the best."""
         channels = len(self._names)
         orders, signs = rearrangements(channels)
         changes = ((orders != np.arange(channels)) | (signs < 0)).sum(axis=1)
@@ -190,7 +189,7 @@ class DriftWatch:
 
 
 def measure_distance(fit: KindFit, reference: GroupReference) -> float:
-    """Return the largest score relative to its limit: above 1 is beyond."""
+    """Return the largest score relative to its limit; above 1 is beyond."""
     misfit, axes, levels = fit.scores
     # A misfit has no zero.
     beyond = 1.0 + (misfit - reference.largest_misfit)
@@ -198,7 +197,7 @@ def measure_distance(fit: KindFit, reference: GroupReference) -> float:
 
 
 class AdaptationAdvice(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a student should be adapted, and the estimated change of its accuracy (a fraction)."""
+    """Whether to adapt a student, and its estimated change of accuracy (a fraction)."""
 
     due: bool
     reason: str
@@ -206,7 +205,7 @@ class AdaptationAdvice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerConfidence:
-    """The recent expected probability of the true label, compared with `expected`, of calibration windows."""
+    """The recent expected probability of the true label, against the calibration windows' `expected`."""
 
     def __init__(self, expected: float | None) -> None:
         self._expected = expected
@@ -220,14 +219,14 @@ class AnswerConfidence:
             self._sum, self._count = self._sum / 2, self._count / 2
 
     def change(self) -> float | None:
-        """Return the estimated change of accuracy; None with too few answers or without calibration."""
+        """Return the estimated change of accuracy; None with too few answers or no calibration."""
         if self._expected is None or self._count < _MIN_ANSWERS:
             return None
         return self._sum / self._count - self._expected
 
 
 def advise_adaptation(drift: Drift, change: float | None) -> AdaptationAdvice:
-    """Advise to adapt if inputs drift for another reason than a faulty sensor, or if accuracy fell."""
+    """Advise to adapt if accuracy fell, or inputs drift without a faulty sensor."""
     due, reason = False, ""
     if drift.verdict == "drifting" and set(drift.causes) & {"dead", "axes"}:
         reason = f"mend the sensor first: {drift.reason}"

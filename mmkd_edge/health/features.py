@@ -1,7 +1,7 @@
-"""Features of windows, and how well they fit the kinds of windows of the training.
+"""Features of windows, and how well they fit the kinds of training windows.
 
-A device sees other fractions of states and activities than the training, so each window is compared with the kind that
-it fits best. Training and runtime share this code.
+A device sees other fractions of states and activities than the training, so each window is compared with its best
+kind. Training and runtime share this code.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ _MIN_STD = 1e-30
 def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return (F,) means, log standard deviations and Fisher's z of the correlations; NaN without values.
 
-    Args:
-        rows: (R, C), some rows of a window; `there` (R, C): which values are present.
+    `rows` are some rows (R, C) of a window, `there` (R, C) which values are present.
     """
     counts = there.sum(axis=0)
     divisors = np.maximum(counts, 1)
@@ -67,14 +66,14 @@ def window_features(rows: NDArray[np.float32], there: NDArray[np.bool_]) -> NDAr
 
 @lru_cache(maxsize=16)
 def channel_pairs(channels: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return first and second channel of each pair whose correlation is a feature."""
+    """Return first and second channels of the correlation features."""
     first, second = np.triu_indices(channels if channels <= MAX_CORRELATED else 0, 1)
     return first, second
 
 
 @lru_cache(maxsize=16)
 def rearrangements(channels: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return other orders (P, C) and signs (P, C) of the channels, without the identity.
+    """Return other orders (P, C) and signs (P, C) of the channels.
 
     All of up to three channels; of more every exchange of two, every sign, and all orders and signs of each three.
     """
@@ -163,7 +162,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def deviations(self) -> NDArray[np.float64]:
-        """(C,) standard deviation of each channel, inside windows and between the kinds."""
+        """(C,) standard deviation of each channel, inside windows and between kinds."""
         between = self.centres[:, : len(self.scales)].var(axis=0)
         deviations: NDArray[np.float64] = np.sqrt(np.square(self.scales) + between)
         return deviations
@@ -178,7 +177,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         return KindFit(misfit=plain, axes=np.array(axes), levels=np.array(levels))
 
     def remainder(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return (F,) mean differences of features from the centres of their kinds."""
+        """Return (F,) mean differences of features from their kinds' centres."""
         features = self._bound(features)
         differences = features - self.centres[self._fits(features).argmax(axis=1)]
         finite = np.isfinite(differences)
@@ -204,7 +203,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_kinds(reference: GroupReference) -> Kinds:
-    """Return the kinds of windows of a reference."""
+    """Return a reference's kinds of windows."""
     return Kinds(
         centres=np.array(reference.centres), spreads=np.array(reference.spreads), scales=np.array(reference.scales)
     )

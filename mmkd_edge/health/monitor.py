@@ -22,7 +22,7 @@ _LATEST = 100
 
 
 class LatestAnswers:
-    """Warns if most of the last hundred answered windows were unlike the training."""
+    """Warns if most of the last hundred windows were unlike the training."""
 
     def __init__(self) -> None:
         self._unknown: deque[bool] = deque(maxlen=_LATEST)
@@ -51,8 +51,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         predictions: number of returned predictions by status.
         latency: calls of a `Watched` predictor.
         input_age: from a window's newest sample to its answer.
-        returned: why the bundle before answers and not the one installed last; may be empty.
-        unlike_training: what to check if most of the last hundred windows were `unknown`; may be empty.
+        returned: why the bundle before answers instead of the newest, or empty.
+        unlike_training: what to check if most of the last hundred windows were `unknown`, or empty.
     """
 
     predictions: dict[str, int]

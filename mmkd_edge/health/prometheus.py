@@ -39,7 +39,7 @@ _GAUGES = {  # with the label beside the predictor and the model
 
 
 class HealthCollector:
-    """Collects the health of predictors; their names become the label `predictor`."""
+    """Collects predictors' health; their names become the label `predictor`."""
 
     def __init__(self, predictors: Mapping[str, HasHealth]) -> None:
         self._predictors = dict(predictors)
@@ -86,7 +86,7 @@ class HealthCollector:
 
 
 def metrics_text(predictor: HasHealth, *, name: str = "mmkd") -> str:
-    """Return the health of a predictor in Prometheus text format, with `name` as the label `predictor`."""
+    """Return a predictor's health in Prometheus text format, labelled `predictor=name`."""
     library = _import_library()
     registry = library.CollectorRegistry()
     registry.register(HealthCollector({name: predictor}))

@@ -1,4 +1,4 @@
-"""Running statistics of one student's inputs and answers, compared with the training, in constant memory."""
+"""Running statistics of a student's inputs and answers against the training, in constant memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAX_ANSWERS = 65536
 
 
 class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """Recent values of one channel, in the unit that the student takes; NaN without values.
+    """A channel's recent values, in the student's unit; NaN without values.
 
     Attributes:
         psi: population stability index against the golden windows, often large for healthy new people.
@@ -46,9 +46,8 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     """One student's recent inputs and answers.
 
     Attributes:
-        windows_observed: weighted number of measured windows; older ones weigh less.
-        label_fractions: of each label among the answers; multi-label: of answers in which it is on; empty for a
-            regression.
+        windows_observed: measured windows, older ones weighted less.
+        label_fractions: of each label among the answers; multi-label: of answers with it on; empty for a regression.
         label_psi: population stability index of the answers; None with too few.
     """
 
@@ -102,7 +101,7 @@ def _measure_channel(values: NDArray[np.float32], *, missing_share: float) -> Ch
 
 
 def stability_index(measured: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
-    """Return the population stability index of two distributions (B,): sum of (p - q) ln(p / q).
+    """Return the population stability index of distributions (B,): sum of (p - q) ln(p / q).
 
     Source: N. Siddiqi, Credit Risk Scorecards (2006), ch. 9.
     """
@@ -112,7 +111,7 @@ def stability_index(measured: NDArray[np.float64], expected: NDArray[np.float64]
 
 
 class RunningStatistics:
-    """Recent inputs and answers of one student, compared with what is expected. Not thread-safe."""
+    """Recent inputs and answers of one student against the expected ones. Not thread-safe."""
 
     def __init__(self, entry: ModelEntry, confidence: Confidence | None = None) -> None:
         modality, self._entry, self._expected = entry.modality, entry, entry.statistics
@@ -135,7 +134,7 @@ class RunningStatistics:
         self._answers = 0.0
 
     def answer(self, label: str, labels_on: Iterable[str]) -> None:
-        """Count an answer: the class, or the labels that are on."""
+        """Count an answer: the class, or the active labels."""
         for name in (label,) if self._entry.task.kind == "classification" else labels_on:
             self._labels[name] += 1
         self._answers += 1
@@ -144,7 +143,7 @@ class RunningStatistics:
             self._answers /= 2
 
     def observe(self, values: NDArray[Any], present: NDArray[np.float32]) -> None:
-        """Measure a window: values and presence as `prepare` returns them."""
+        """Measure a window from `prepare`."""
         values, present = channel_rows(values[:, :: self._step], present[:, :: self._step])
         rows, there = values[0], present[0] > 0  # (R, C)
         bins = np.add.reduce(rows[:, :, None] >= self._edges, axis=2, dtype=np.intp) + self._offsets  # (R, C)

@@ -17,7 +17,7 @@ _MAX_RECENT = 65536
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Many measurements, in seconds; percentiles, of recent ones, are within a tenth of the truth.
+    """Measurements in seconds; recent percentiles are within a tenth of the truth.
 
     Attributes:
         counts: cumulative, per edge of `EDGES`.
@@ -48,7 +48,7 @@ class SecondsHistogram:
         self._max_s = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one measurement; a negative one, of clocks that disagree, counts as 0."""
+        """Count a measurement; a negative one, of clocks that disagree, as 0."""
         seconds = max(seconds, 0.0)
         place = bisect_left(EDGES, seconds)
         self._all[place] += 1
@@ -80,7 +80,7 @@ class SecondsHistogram:
         )
 
     def _quantile(self, fraction: float) -> float:
-        """Return the middle, on a logarithmic scale, of the bin with this quantile; at most the maximum."""
+        """Return the logarithmic middle of the bin with this quantile; at most the maximum."""
         rank, below, place = fraction * self._weight, 0.0, 0
         for place, count in enumerate(self._recent):  # noqa: B007 # used below
             below += count

@@ -1,4 +1,4 @@
-"""A predictor whose calls are timed from outside: a prediction itself contains no timers."""
+"""A predictor whose calls are timed from outside: predictions contain no timers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Watched:
     def push(
         self, stream: Stream, samples: object, time_s: object = None, *, now_s: float | None = None
     ) -> list[Prediction]:
-        """Call `Stream.push`, timed if it returns predictions: all of one call together."""
+        """Call `Stream.push`, timing all its predictions together."""
         began_s = time.perf_counter()
         predictions = stream.push(samples, time_s, now_s=now_s)
         if predictions:

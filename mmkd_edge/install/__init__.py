@@ -1,1 +1,1 @@
-"""Keys, installed bundles, and the checks that a new bundle passes on this machine."""
+"""Keys, installed bundles, and checks of new bundles."""

@@ -1,4 +1,4 @@
-"""A node of a graph with its inputs, as the rules of `graph_shapes` read it."""
+"""A graph node with its inputs, for the rules of `graph_shapes`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_FOLDING = 1 << 22
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor of a graph; `values` per step number, or once, or None if they depend on the input."""
+    """A tensor; `values` per step number or once, None if they depend on the input."""
 
     shape: Shape
     kind: int
@@ -54,7 +54,7 @@ class Folding(msgspec.Struct):
 
 
 class Call:
-    """A node with its inputs; `operations` excludes one for each output value."""
+    """A node with its inputs; `operations` excludes one per output value."""
 
     def __init__(self, node: Node, tensors: Mapping[str, Tensor], folding: Folding) -> None:
         self.operator = node.operator
@@ -85,7 +85,7 @@ class Call:
         return tensor
 
     def tensors(self, count: int = 0) -> list[Tensor]:
-        """Return all inputs, each required; exactly `count` unless it is 0."""
+        """Return all inputs, each required; exactly `count` unless 0."""
         self.require(count in (0, len(self.inputs)), f"has {len(self.inputs)} inputs")
         return [self.tensor(place) for place in range(len(self.inputs))]
 
@@ -95,7 +95,7 @@ class Call:
         return self.tensor(0)
 
     def result(self, shape: Sequence[int], *, kind: int = 0, operations: int = 0) -> list[Tensor]:
-        """Return one output, of the first input's type unless `kind` is set."""
+        """Return one output, by default of the first input's type."""
         self.operations += operations
         return [Tensor(shape=tuple(shape), kind=kind or self.first.kind)]
 
@@ -106,7 +106,7 @@ class Call:
         return number  # type: ignore[return-value]  # the line above
 
     def numbers(self, name: str, default: Sequence[int]) -> list[int]:
-        """Return an attribute that is a list of integers."""
+        """Return a list attribute of integers."""
         numbers = self.attributes.get(name, tuple(default))
         self.require(isinstance(numbers, tuple), f"has the attribute {name!r} of another type")
         return list(numbers)  # type: ignore[arg-type]  # the line above
@@ -116,7 +116,7 @@ class Call:
         return str(self.attributes.get(name, default))
 
     def values(self, place: int) -> tuple[NDArray[Any], ...]:
-        """Return the constant integers of an input, one array or one per step number."""
+        """Return an input's constant integers, once or per step number."""
         tensor = self.tensor(place)
         values = tensor.values if tensor.kind in (INT32, INT64) else None
         fault = f"has an input {place} that is computed from a window; only a constant is in range for sure"
@@ -124,7 +124,7 @@ class Call:
         return values or ()
 
     def constants(self, place: int, name: str = "", default: Sequence[int] = ()) -> list[int]:
-        """Return the constant integers of an input; of an attribute, or the default, if it is omitted."""
+        """Return an input's constant integers; if omitted, an attribute or the default."""
         if not self.has(place):
             return self.numbers(name, default)
         values = self.values(place)
@@ -137,7 +137,7 @@ class Call:
         return axis % rank
 
     def axes(self, axes: Sequence[int], rank: int) -> list[int]:
-        """Return axes counted from the front, each once."""
+        """Return distinct axes, counted from the front."""
         counted = [self.axis(axis, rank) for axis in axes]
         self.require(len(set(counted)) == len(counted), f"has the axes {list(axes)}")
         return counted

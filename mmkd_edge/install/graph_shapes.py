@@ -1,8 +1,8 @@
-"""Shapes of every tensor of an ONNX graph, and the cost of one run, before an engine sees it.
+"""Shapes of an ONNX graph's tensors, and the cost of a run, before an engine sees it.
 
-Shapes are static; indices, axes, sizes and paddings are constants, or follow from constants and the step number. So a
-run costs the same for every input, and the sandbox check covers later calls. Rules:
-github.com/onnx/onnx/blob/main/docs/Operators.md, opsets 17 to 21.
+Shapes are static; indices, axes, sizes and paddings follow from constants and the step number. So every run costs the
+same, and the sandbox check covers later calls. Rules: github.com/onnx/onnx/blob/main/docs/Operators.md, opsets 17 to
+21.
 """
 
 from __future__ import annotations
@@ -45,14 +45,10 @@ class GraphCost(msgspec.Struct, frozen=True, kw_only=True):
 def measure_graph(
     nodes: Sequence[Node], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, slots: int = 0
 ) -> GraphCost:
-    """Compute every shape and the cost of a graph whose nodes are in the order of execution.
+    """Compute every shape and the cost of a graph with nodes in the order of execution.
 
-    Args:
-        inputs: with the constants.
-        slots: range of a step graph's input `slot`.
-
-    Raises:
-        ValueError: a shape depends on the input, an index may be out of range, or shapes do not fit.
+    `inputs` includes constants; `slots` is the range of a step graph's input `slot`. Raises ValueError if a shape
+    depends on the input, an index may be out of range, or shapes do not fit.
     """
     tensors, folding = dict(inputs), Folding()
     if "slot" in tensors and 0 < slots <= _MAX_SLOTS:

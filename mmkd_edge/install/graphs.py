@@ -1,7 +1,7 @@
 """ONNX graphs, checked from their bytes before an engine sees them.
 
-Refuses loops and branches, functions, operators that `graph_shapes` does not list, tensors with more values than the
-file has, and fields that mmkd-export does not write. Field numbers: onnx.proto (ONNX 1.17).
+Refuses loops, branches, functions, operators unknown to `graph_shapes`, tensors with more values than the file, and
+fields that mmkd-export does not write. Field numbers: onnx.proto (ONNX 1.17).
 """
 
 from __future__ import annotations
@@ -44,11 +44,7 @@ _TENSOR = frozenset((1, 2, 4, 5, 7, 8, 9, 10, 11, 12, 14, 16))
 
 
 def check_graph(model: bytes, *, slots: int = 0) -> GraphCost:
-    """Return the cost of one run of an ONNX model; ValueError if no engine may open it.
-
-    Args:
-        slots: number of state slots of a step graph.
-    """
+    """Return a run's cost; ValueError if no engine may open it. A step graph has `slots` state slots."""
     reading = _Reading()
     reading.read(memoryview(model))
     return measure_graph(reading.nodes, reading.tensors, reading.outputs, slots=slots)
@@ -164,7 +160,7 @@ class _Reading:
         return name, Tensor(shape=shape, kind=kind, values=_values(data, kind, shape))
 
     def _signature(self, message: memoryview) -> tuple[str, Tensor]:
-        """Return an input or output: a tensor no larger than a window; a first axis with a name is 1."""
+        """Return an input or output: a tensor no larger than a window; a named first axis is 1."""
         name = "".join(_name(value) for number, value in fields(message) if number == 1)
         tensors = [tensor for kind in _parts(message, 2, "type") for tensor in _parts(kind, 1, "tensor type")]
         sizes = [
@@ -190,7 +186,7 @@ class _Reading:
 
 
 def _values(data: dict[int, list[memoryview]], kind: int, shape: tuple[int, ...]) -> tuple[NDArray[Any]] | None:
-    """Return a constant's values from raw bytes or packed integers; None for other fields."""
+    """Return a constant's values from raw bytes or packed integers, else None."""
     require(len(data) <= 1, "a tensor with its values in two places", "one")
     if kind not in DTYPES or not set(data) & {5, 7, _RAW_DATA}:
         return None

@@ -1,7 +1,7 @@
-"""Ed25519 keys (RFC 8032, by `cryptography`) that sign bundles for devices.
+"""Ed25519 keys (RFC 8032, by `cryptography`) that sign bundles.
 
-A private key signs at export and never reaches a device. A device has a folder of public keys; if it is named, a bundle
-without a valid signature by one of them is refused.
+Private keys sign at export and never reach a device. A device with a folder of public keys refuses bundles without a
+valid signature by one of them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, 
 
 
 def sign(manifest_sha256: str, keys: Sequence[Path]) -> SignatureDocument:
-    """Sign the hash of a manifest with private keys, which nobody else may read."""
+    """Sign a manifest's hash with private keys, which nobody else may read."""
     signatures: list[Signature] = []
     for path in keys:
         private = _read_private(path)
@@ -90,7 +90,7 @@ def check_keys(keys: Sequence[Path]) -> None:
 
 
 def keys_folder(keys: str | os.PathLike[str] | None = None) -> Path | None:
-    """Return the folder of public keys: the argument, `MMKD_KEYS`, or None; UsageError for an empty text."""
+    """Return the public keys' folder: the argument, `MMKD_KEYS`, or None; UsageError for an empty text."""
     if keys is not None and not os.fspath(keys):
         raise UsageError(
             f"keys: expected a folder of public keys, got an empty text; name it, or leave keys out for {KEYS_VARIABLE}"
@@ -100,10 +100,10 @@ def keys_folder(keys: str | os.PathLike[str] | None = None) -> Path | None:
 
 
 def check_signed(bundle: Bundle, keys: str | os.PathLike[str] | None = None) -> str:
-    """Return the id of the trusted key that signed a bundle; empty if no folder of keys is named.
+    """Return the id of the trusted key that signed a bundle; empty if no key folder is named.
 
     Raises:
-        SignatureError: no valid key signed it; the message says why each does not count.
+        SignatureError: no valid key signed it; the message says why for each.
     """
     folder = keys_folder(keys)
     if folder is None:
@@ -125,7 +125,7 @@ def check_signed(bundle: Bundle, keys: str | os.PathLike[str] | None = None) -> 
 
 
 def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
-    """Return the public keys of a folder by id, and the ids of revoked keys; UsageError if others can write them."""
+    """Return a folder's public keys by id, and the revoked ids; UsageError if others can write them."""
     try:
         if is_written_by_others(folder.stat()):
             raise UsageError(f"{folder}: others can write this folder of keys; give it to this user alone: chmod 755")
@@ -142,7 +142,7 @@ def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
 
 
 def _read_revoked(path: Path) -> frozenset[str]:
-    """Return the ids of revoked keys; none without the file. A broken link is a file."""
+    """Return the revoked ids, none without the file; a broken link counts as a file."""
     if not os.path.lexists(path):
         return frozenset()
     refusal = f"{path}: the list of revoked keys cannot be read, so no bundle is opened"
@@ -162,7 +162,6 @@ def _read_revoked(path: Path) -> frozenset[str]:
 def _invalidity(
     signature: Signature, public: dict[str, PublicKey], revoked: frozenset[str], manifest_sha256: str
 ) -> str:
-    """Return why a signature does not count; empty if it does."""
     key = public.get(signature.key_id)
     if key is None:
         return "is not among them"

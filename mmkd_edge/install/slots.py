@@ -1,7 +1,7 @@
-"""The bundles that are installed on a device: one answers, and one is the way back.
+"""The bundles installed on a device: the current and the one before.
 
-A state folder that only its user can write: `slots.json`, replaced atomically, and `slots/` with bundles by hash. A
-bundle is copied and proved before `slots.json` names it, so that a power failure leaves the earlier one whole. The
+The state folder, which only its user can write, has `slots.json`, replaced atomically, and `slots/` with bundles by
+hash. A bundle is copied and proved before `slots.json` names it, so a power failure leaves the earlier one whole. The
 bundle before answers again if the first start after an installation fails or does not end, if two later starts in a
 row ended their process, or if a bundle is damaged. A full or read-only disk stops no start.
 """
@@ -50,7 +50,7 @@ _Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One installed bundle: `new` until its first start succeeds; release 0 for none."""
+    """An installed bundle: `new` until its first start succeeds; release 0 for none."""
 
     sha256: _Digest
     model_id: str
@@ -68,7 +68,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`slots.json`; `starting` while the first start of `current` has begun and not ended."""
+    """`slots.json`; `starting` while the first start of `current` runs."""
 
     format_version: int = FORMAT_VERSION
     highest_release: Annotated[int, msgspec.Meta(ge=0, le=MAX_RELEASE)]
@@ -78,7 +78,7 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def installed(self) -> tuple[Slot, ...]:
-        """The current bundle, and the one before."""
+        """The current bundle and the one before."""
         return (self.current,) if self.previous is None else (self.current, self.previous)
 
 
@@ -86,7 +86,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     """The bundle that a start should open.
 
     Attributes:
-        returned: why the bundle before answers; empty if the last one does.
+        returned: why the bundle before answers, or empty.
         on_probation: whether `confirm`, `fail` or `forget` must follow.
     """
 
@@ -97,7 +97,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_slots(state: Path) -> Slots:
-    """Read `slots.json`; BundleError if it is damaged, UsageError if nothing is installed or others can write it."""
+    """Read `slots.json`; BundleError if damaged, UsageError if nothing is installed or others can write it."""
     path = state / SLOTS_FILE
     check_state(state)
     try:
@@ -117,7 +117,7 @@ def read_slots(state: Path) -> Slots:
 
 
 def check_state(state: Path) -> None:
-    """Raise UsageError if a folder is no state folder, or others can write it."""
+    """Raise UsageError if it is no state folder, or others can write it."""
     for folder in (state, state / SLOTS_FOLDER):
         try:
             facts = folder.stat()
@@ -136,10 +136,9 @@ def check_state(state: Path) -> None:
 
 
 def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow_downgrade: bool = False) -> Slots:
-    """Copy a bundle, prove it, and let the next start open it; make the state folder if it is absent.
+    """Copy and prove a bundle for the next start; make the state folder if absent.
 
-    Args:
-        prove: raises if the bundle must not answer here; the earlier one then stays.
+    `prove` raises if the bundle must not answer here; the earlier one then stays.
     """
     _make(state)
     with _lock(state, _INSTALLATION):
@@ -198,14 +197,14 @@ def check_slot(state: Path, slot: Slot) -> None:
 
 
 def check_installed(bundle: Bundle, sha256: str) -> None:
-    """Raise BundleError for another bundle than was installed."""
+    """Raise BundleError for a bundle that was not installed."""
     if bundle.sha256 != sha256:
         raise BundleError(f"{bundle.path}: it is another bundle than was installed; install it again")
 
 
 @contextmanager
 def start(state: Path) -> Iterator[Started]:
-    """Yield what a start should open. Meanwhile other starts open the same and record nothing."""
+    """Yield what a start should open; concurrent starts open the same and record nothing."""
     slots = read_slots(state)
     with contextlib.ExitStack() as held:
         alone = _lock_start(state, held)
@@ -220,7 +219,7 @@ def start(state: Path) -> Iterator[Started]:
 
 
 def confirm(state: Path, started: Started) -> None:
-    """Record that the first start of a bundle succeeded."""
+    """Record that a bundle's first start succeeded."""
 
     def change(slots: Slots) -> Slots:
         good = msgspec.structs.replace(slots.current, condition="good", reason="")
@@ -238,12 +237,12 @@ def fail(state: Path, started: Started, reason: str) -> Started | None:
 
 
 def forget(state: Path, started: Started) -> None:
-    """Record that a first start ended for another reason: the next one counts as the first."""
+    """Record that a first start ended for another reason, so that the next counts as first."""
     _change(state, started.sha256, lambda slots: msgspec.structs.replace(slots, starting=False))
 
 
 def condemns(error: MmkdError, started: Started) -> bool:
-    """Return whether the bundle before should answer after this error of opening an installed one.
+    """Return whether the bundle before should answer after this error.
 
     On probation any error of the bundle counts, later only damage; arguments and missing libraries never do.
     """
@@ -255,7 +254,7 @@ def condemns(error: MmkdError, started: Started) -> bool:
 def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots | None:
     """Change the record; None if another bundle was installed meanwhile.
 
-    If the folder cannot be written, the result holds for this start alone, with a warning in the log.
+    In an unwritable folder the result holds for this start alone, with a logged warning.
     """
     try:
         with _lock(state, _CHANGE):
@@ -277,7 +276,7 @@ def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots
 
 
 def _begin_start(state: Path, slots: Slots) -> Slots:
-    """Return the record of a start; the bundle before takes over if earlier starts did not end."""
+    """Return a start's record; the bundle before takes over if earlier starts did not end."""
     if slots.starting:
         return _after_failure(slots, "its first start did not end")
     if slots.current.condition == "good" and _count_crashes(state, slots.current) >= MAX_CRASHES:
@@ -286,7 +285,6 @@ def _begin_start(state: Path, slots: Slots) -> Slots:
 
 
 def _after_failure(slots: Slots, reason: str) -> Slots:
-    """Return the record with the bundle before in place, if it has not failed."""
     failed = msgspec.structs.replace(slots.current, condition="failed", reason=reason)
     if slots.previous is None or slots.previous.condition == "failed":
         return msgspec.structs.replace(slots, current=failed, starting=False)
@@ -300,7 +298,7 @@ def _return_reason(slots: Slots) -> str:
 
 
 def _count_crashes(state: Path, slot: Slot) -> int:
-    """Return how many starts of a slot in a row ended their process."""
+    """Return how many of a slot's starts in a row ended their process."""
     try:
         digest, _, count = read_own_file(state / STARTS_FILE, max_bytes=_MAX_BYTES).decode("ascii").partition(" ")
         return int(count) if digest == slot.sha256 else 0
@@ -310,7 +308,7 @@ def _count_crashes(state: Path, slot: Slot) -> int:
 
 @contextmanager
 def _count_start(state: Path, slot: Slot) -> Iterator[None]:
-    """Count a start while it lasts. Only the end of the process leaves the count: no flush is needed."""
+    """Count a start while it lasts. Only the process's end leaves the count, so no flush is needed."""
     path = state / STARTS_FILE
     with contextlib.suppress(OSError):  # a full disk
         count = 1 + _count_crashes(state, slot)
@@ -348,7 +346,7 @@ def _write(state: Path, slots: Slots) -> None:
 
 
 def _sweep(state: Path, slots: Slots) -> None:
-    """Remove bundles that are not named, and leftovers of interrupted installations."""
+    """Remove unnamed bundles and leftovers of interrupted installations."""
     named = [slot.path(state) for slot in slots.installed]
     with contextlib.suppress(OSError):  # the next installation looks again
         for path in (*(state / SLOTS_FOLDER).iterdir(), *state.glob(".*.tmp")):
@@ -375,7 +373,6 @@ def _make(state: Path) -> None:
 
 @contextmanager
 def _lock(state: Path, name: str) -> Iterator[None]:
-    """Wait for, and hold, a lock of a state folder."""
     try:
         descriptor = _open_lock(state, name)
     except OSError as error:
@@ -392,7 +389,7 @@ def _open_lock(state: Path, name: str) -> int:
 
 
 def _lock_start(state: Path, held: contextlib.ExitStack) -> bool | None:
-    """Return whether this start holds the start lock, until `held` is closed; None if there can be no lock."""
+    """Return whether this start holds the start lock, until `held` is closed; None if locks are impossible."""
     try:
         descriptor = _open_lock(state, _START)
     except OSError:

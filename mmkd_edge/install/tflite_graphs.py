@@ -1,8 +1,8 @@
 """`.tflite` files, checked from their bytes before LiteRT sees them.
 
-Refuses operators that are not listed, control flow, variables, data outside of the file, tensors whose size differs
-from their values, and shapes computed from a window: LiteRT plans all memory when it opens a file, and checks indices
-at every run. Fields: tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3); layout: flatbuffers
+Refuses unlisted operators, control flow, variables, data outside the file, tensors whose size differs from their
+values, and shapes computed from a window. LiteRT plans all memory when it opens a file, and checks indices at every
+run. Fields: tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3); layout: flatbuffers
 (google.github.io/flatbuffers/md__internals.html).
 """
 
@@ -54,7 +54,7 @@ _BITS = {0: 32, 1: 16, 2: 32, 3: 8, 4: 64, 6: 8, 7: 16, 9: 8, 17: 4}
 
 
 def check_tflite(model: bytes) -> GraphCost:
-    """Return the cost of one run of a `.tflite` by its declared shapes; ValueError if LiteRT may not open it."""
+    """Return a run's cost by the declared shapes; ValueError if LiteRT may not open the file."""
     require(model[4:8] == b"TFL3", f"the mark {model[4:8]!r}", "b'TFL3'")
     reading = _Reading(model)
     root = reading.table(reading.number("<I", 0))
@@ -76,7 +76,7 @@ def _operator(code: _Table) -> int:
 
 
 def _data_bytes(buffer: _Table, file_bytes: int) -> int:
-    """Return the size of a buffer, which is in place or further back in the file (ai-edge-quantizer)."""
+    """Return a buffer's size, in place or further back in the file (ai-edge-quantizer)."""
     held, start, count = buffer.length(0), buffer.number("<Q", 1), buffer.number("<Q", 2)
     if start == 0 == count:
         return held
@@ -120,7 +120,7 @@ def _check_subgraph(graph: _Table, codes: Sequence[int], sizes: Sequence[int]) -
 
 
 def _operations(name: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> int:
-    """Return one for each value read or written, and the products of layers."""
+    """Return one per value read or written, and the products of layers."""
     moved = sum(map(math.prod, (*inputs, *outputs)))
     if name not in _DEPTH_AXES or len(inputs) < 2 or not outputs:
         return moved
@@ -130,7 +130,7 @@ def _operations(name: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Se
 
 
 def _working_bytes(tensor: _Table, sizes: Sequence[int]) -> int:
-    """Return the memory of a computed tensor; 0 for a constant."""
+    """Return a computed tensor's memory; 0 for a constant."""
     shape, kind = tensor.list("<i", 0), tensor.number("<b", 1)
     require(kind in _BITS, f"a tensor of the type {kind}", "numbers")
     require(not (tensor.has(6) or tensor.number("<B", 5) or tensor.has(9)), "a sparse or variable tensor", "none")
@@ -151,7 +151,7 @@ def _check_places(places: Sequence[int], known: range, what: str) -> None:
 
 
 class _Reading:
-    """The bytes of a flatbuffer, read only inside their bounds."""
+    """A flatbuffer's bytes, read only inside their bounds."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -169,7 +169,7 @@ class _Reading:
 
 
 class _Table:
-    """One table; its vtable has the offsets of its fields."""
+    """A table; its vtable has the offsets of its fields."""
 
     def __init__(self, reading: _Reading, place: int, vtable: int, vtable_bytes: int) -> None:
         self._reading = reading
@@ -181,12 +181,11 @@ class _Table:
         return self._field(field) != 0
 
     def number(self, code: str, field: int) -> int:
-        """Return a number; 0 if it is absent, as flatbuffers writes it."""
+        """Return a number; absent means 0."""
         place = self._field(field)
         return self._reading.number(code, place) if place else 0
 
     def list(self, code: str, field: int) -> Sequence[int]:
-        """Return a list of numbers; empty if it is absent."""
         place = self._behind(field)
         if not place:
             return ()
@@ -197,7 +196,7 @@ class _Table:
         return struct.unpack_from(f"<{count}{code[1]}", data, place + 4)
 
     def length(self, field: int) -> int:
-        """Return the bytes of a list, unread: several lists may share them."""
+        """Return a list's bytes, unread: several lists may share them."""
         place = self._behind(field)
         count = self._reading.number("<I", place) if place else 0
         self._require_inside(place, count, 1)
@@ -214,7 +213,6 @@ class _Table:
         require(end <= len(self._reading.data), f"a list of {count} items", "one inside of the file")
 
     def _field(self, field: int) -> int:
-        """Return the offset of a field; 0 if it is absent."""
         entry = 4 + 2 * field
         if entry + 2 > self._vtable_bytes:
             return 0
@@ -222,6 +220,6 @@ class _Table:
         return self._place + offset if offset else 0
 
     def _behind(self, field: int) -> int:
-        """Return the offset that a field points to; 0 if it is absent."""
+        """Return the offset that a field points to, or 0."""
         place = self._field(field)
         return place + self._reading.number("<I", place) if place else 0

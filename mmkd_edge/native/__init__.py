@@ -1,4 +1,4 @@
-"""The native engine: students computed in C, without another engine."""
+"""The native engine: students computed in C."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class _Facts(ctypes.Structure):
 
 
 def why_absent() -> str:
-    """Return why the engine cannot run here; empty if it was built."""
+    """Return why the engine cannot run here, or empty."""
     return "" if LIBRARY.is_file() else "the native engine was not built: no C compiler was found"
 
 
 @cache
 def library() -> Any:
-    """Return the loaded library; UnavailableError if it was not built here, or from other sources."""
+    """Return the loaded library; UnavailableError if not built here from these sources."""
     if reason := why_absent():
         raise UnavailableError(f"{reason}; install one and run pip install mmkd-edge again")
     try:
@@ -64,7 +64,7 @@ def library() -> Any:
 
 
 class _Handle:
-    """A model of the library, freed with its last reference: a `run` in another thread keeps it."""
+    """A library model, freed with its last reference, so that a running `run` keeps it."""
 
     def __init__(self, data: bytes, isa: str) -> None:
         self.library = library()
@@ -84,14 +84,13 @@ class _Handle:
 
 
 class NativeModel:
-    """A model of the native engine. May be shared by threads: each has a scratch of its own.
+    """A model of the native engine. Threads may share it: each has its own scratch.
 
     Attributes:
-        modality: name of the sensor.
         shape: (T, C) of a window.
         outputs: K.
         isa: the instruction set in use, of `ISAS`.
-        step_samples: S, samples of a step of a causal student; else 0.
+        step_samples: S, samples of a causal student's step; else 0.
         states: number of its states.
 
     Raises:
@@ -136,7 +135,7 @@ class NativeModel:
         return (logits, probabilities, novelty) if self.has_novelty else (logits, probabilities)
 
     def state_shapes(self) -> dict[str, tuple[tuple[int, ...], int | None]]:
-        """Return the shape of every state of a causal student, in order, and the axis of its slots."""
+        """Return each state's shape, in order, and slot axis."""
         handle, shapes = self._handle, {}
         for number in range(self.states if handle else 0):
             name, shape, axis = ctypes.create_string_buffer(16), (ctypes.c_int32 * 4)(), ctypes.c_int32()
@@ -148,7 +147,7 @@ class NativeModel:
     def bind_step(
         self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[np.float32]]
     ) -> Callable[[], None]:
-        """Return the function that takes one step of a causal student with these arrays, for one thread.
+        """Return a function that takes one step with these arrays, for one thread.
 
         Args:
             inputs: values and presence (1, S, C), slot (1, 1), then the states; float32, contiguous.
@@ -182,5 +181,5 @@ class NativeModel:
         return address
 
     def close(self) -> None:
-        """Let the model go; more than once is fine, and a `run` in another thread ends undisturbed."""
+        """Release the model; repeated calls are allowed, and a running `run` ends undisturbed."""
         self._handle = None

@@ -1,4 +1,4 @@
-"""Compile the native engine: `python mmkd_edge/native/build.py`, or by the build of a wheel. Standard library alone."""
+"""Compile the native engine: `python mmkd_edge/native/build.py`, or in a wheel's build. Standard library only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def source_hash(folder: Path = FOLDER) -> str:
 
 
 def build(library: Path = LIBRARY, *, warnings_as_errors: bool = False) -> str:
-    """Compile the sources with `$CC` into a shared library; return why that did not work, or an empty text."""
+    """Compile the sources with `$CC` into a shared library; return why that failed, or an empty text."""
     import shlex
     import subprocess  # what only compiling needs: the runtime reads the constants above
     import tempfile

@@ -1,1 +1,1 @@
-"""A bundle becomes opened students: verify, choose a config, load, self-test; and another bundle takes their place."""
+"""From a bundle to opened students: verify, choose a config, load, self-test, swap."""

@@ -1,6 +1,6 @@
-"""Which bundle answers: after an engine failed, after a swap, and until the end.
+"""Which bundle answers: after an engine failure, a swap, and until the end.
 
-A prediction reads `current` once and keeps to it; changes replace it under a lock.
+A prediction reads `current` once; changes replace it under a lock.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class ActiveStudents:
     """The students that answer now, and those before the last swap.
 
     Args:
-        request: how bundles are opened; None if the students were made without one.
+        request: how bundles are opened; None for students made without one.
         raises: whether a permanent engine failure raises an error.
 
     Attributes:
-        usable: False after `close`, and in the child of a fork.
-        proven: whether they answered since their last failure; the next failure then gets another attempt.
+        usable: False after `close` and in a forked child.
+        proven: whether they answered since their last failure, so that the next one gets another attempt.
     """
 
     def __init__(self, students: Students, *, request: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
@@ -86,7 +86,7 @@ class ActiveStudents:
         return False
 
     def swap(self, path: str | os.PathLike[str]) -> None:
-        """Let another bundle take over; see `EdgePredictor.swap`."""
+        """Replace the bundle; see `EdgePredictor.swap`."""
         self.check_usable()
         if self._request is None:
             raise UsageError("swap: this predictor was made without a bundle; open one with EdgePredictor.open")
@@ -109,7 +109,7 @@ class ActiveStudents:
                 dropped.close()
 
     def rollback(self) -> None:
-        """Return to the students before the last swap; see `EdgePredictor.rollback`."""
+        """See `EdgePredictor.rollback`."""
         with self._swapping, self._changing:
             self.check_usable()
             if self._earlier is None:
@@ -129,7 +129,7 @@ class ActiveStudents:
                 self._replace(student, student.reopen())
 
     def close(self) -> None:
-        """Close engines and bundles, unless they belong to another process; repeated calls are allowed."""
+        """Close engines and bundles of this process; repeated calls are allowed."""
         foreign = not self.usable and not self.closed
         with self._changing:
             self.closed, self.usable = True, False
@@ -141,7 +141,7 @@ class ActiveStudents:
             earlier.close()
 
     def leave(self) -> None:
-        """Give up in the child of a fork, which lacks the engines' threads and the holders of locks."""
+        """Give up in a forked child, which lacks the engines' threads and lock holders."""
         self.usable = False
         self._changing = threading.RLock()
         self._swapping = threading.Lock()
@@ -152,14 +152,13 @@ class ActiveStudents:
         student.backend.close()
 
     def _return_to(self, earlier: Students) -> Students:
-        """Switch back; return the students that answered until now."""
         failed, self.current, self._earlier = self.current, earlier, None
         self.proven = True
         self._monitor.event("rollbacks")
         return failed
 
     def _check_successor(self, students: Students, *, any_release: bool) -> None:
-        """Refuse a bundle with another contract, an earlier release, or wrong golden answers."""
+        """Refuse another contract, an earlier release, or wrong golden answers."""
         now = self.current
         expected = [_contract(student.entry) for student in now.opened]
         got = [_contract(student.entry) for student in students.opened]
@@ -183,7 +182,7 @@ class ActiveStudents:
 
 @cache
 def _registered() -> weakref.WeakSet[ActiveStudents]:
-    """Return the set that hears of a fork: a getpid() per prediction would cost a microsecond or two."""
+    """Return the set to notify of a fork: a getpid() per prediction would cost a microsecond or two."""
     registered: weakref.WeakSet[ActiveStudents] = weakref.WeakSet()
 
     def leave_all() -> None:
@@ -196,7 +195,6 @@ def _registered() -> weakref.WeakSet[ActiveStudents]:
 
 
 def _contract(entry: ModelEntry) -> str:
-    """Return what an application relies on, in words."""
     modality = entry.modality
     channels, labels = ", ".join(modality.channels), labels_text(entry.task)
     scale = "" if modality.normalise == "none" else ", normalised per group"

@@ -1,4 +1,4 @@
-"""Choose the configs of a student: the profile's, then those of the table's backends in its order."""
+"""Choose a student's configs: the profile's, then the backends in table order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Trust = Literal["sandbox", "installed"]
 
 
 class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """How to open a bundle: the arguments of `EdgePredictor.open`."""
+    """The arguments of `EdgePredictor.open`."""
 
     backend: BackendName | Literal["auto"] = "auto"
     precision: Precision | Literal["auto"] = "auto"
@@ -41,7 +41,7 @@ class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The configs of a student to try, best first, and one sentence for each backend that cannot run here."""
+    """A student's configs, best first, and why other backends cannot run here."""
 
     entry: ModelEntry
     configs: tuple[Config, ...]
@@ -49,7 +49,7 @@ class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose_configs(bundle: Bundle, request: OpeningRequest) -> list[ConfigChoice]:
-    """Choose the configs of each student; UsageError if no artifact of a student fits the request."""
+    """Choose each student's configs; UsageError if no artifact fits the request."""
     is_fixed = "auto" not in (request.backend, request.precision) and request.threads is not None
     lookup = None if is_fixed else find_profile(bundle.sha256)
     return [_choose(entry, request, lookup) for entry in bundle.manifest.models]

@@ -16,11 +16,11 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reason: why this config.
-        profile: path of the measurements behind it; may be empty.
-        step_artifact: the step graph that streams use; empty if they compute whole windows.
+        profile: path of its measurements, or empty.
+        step_artifact: step graph for streams; empty if they compute whole windows.
         selftest: when the first self-test passed.
         rejected: why each better config was not taken.
-        least_probability: needed for the label set; None without an error level.
+        least_probability: label set threshold; None without an error level.
         versions: of mmkd-edge, numpy and Python.
     """
 

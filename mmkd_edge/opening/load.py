@@ -1,4 +1,4 @@
-"""Load a student of a bundle with one config: open its artifacts, compare their tensors, and warm them up."""
+"""Load a student with one config: open its artifacts, compare their tensors, and warm them up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_student(
     error_level: float | None = None,
     unknown_level: float | None = None,
 ) -> OpenStudent:
-    """Open a student of a bundle with one config, and warm it up; errors as of `EdgePredictor.open`."""
+    """Open a student with one config, and warm it up; errors as of `EdgePredictor.open`."""
     artifact = choose_artifact(entry, config.precision, config.backend)
 
     def reopen() -> Backend:

@@ -1,7 +1,7 @@
-"""The profile: the configs that `mmkd-bench tune` measured for one bundle on one machine.
+"""The profile: the configs that `mmkd-bench tune` measured for a bundle on a machine.
 
-A JSON file in the user's cache folder; a damaged or stale one, or one of another machine, is ignored with a reason. It
-decides how fast a student answers, never what: every measured config passed the same gates.
+A JSON file in the user's cache folder; a damaged, stale or foreign one is ignored with a reason. It affects speed
+alone: every measured config passed the same gates.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RejectedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Measurements of one bundle on one kind of machine; `libraries` maps distributions to versions."""
+    """Measurements of a bundle on a kind of machine; `libraries` maps distributions to versions."""
 
     format_version: int = FORMAT_VERSION
     bundle_sha256: str
@@ -71,7 +71,7 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class ProfileLookup(msgspec.Struct, frozen=True, kw_only=True):
-    """The profile of a bundle for this machine, or the reason why there is none."""
+    """A bundle's profile for this machine, or why there is none."""
 
     profile: ExecutionProfile | None
     path: Path | None
@@ -86,9 +86,9 @@ def best_trial(
     precision: Precision | None = None,
     threads: int | None = None,
 ) -> MeasuredConfig | None:
-    """Return the best measured config that fits the request; None if none does.
+    """Return the best measured config that fits the request, or None.
 
-    Lower precision and more threads must be at least 1.1 times as fast, other options of an engine 1.03 times.
+    Lower precision and more threads must be at least 1.1 times as fast, other engine options 1.03 times.
     """
     fitting = [
         trial
@@ -109,12 +109,12 @@ def _price(trial: MeasuredConfig) -> float:
 
 
 def profile_path(bundle_sha256: str, machine: Machine) -> Path:
-    """Return where the profile of a bundle for a kind of machine lies; UsageError without a cache folder."""
+    """Return the path of a bundle's profile for a kind of machine; UsageError without a cache folder."""
     return cache_folder("profiles") / f"{bundle_sha256[:16]}-{machine.key}.json"
 
 
 def write_profile(profile: ExecutionProfile) -> Path:
-    """Write a profile to its place, all or nothing; UsageError if that fails."""
+    """Write a profile atomically to its place; UsageError on failure."""
     path = profile_path(profile.bundle_sha256, profile.machine)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def write_profile(profile: ExecutionProfile) -> Path:
 
 
 def find_profile(bundle_sha256: str) -> ProfileLookup:
-    """Look up the profile of a bundle for this machine; never raises."""
+    """Look up a bundle's profile for this machine; never raises."""
     machine = this_machine()
     try:
         path = profile_path(bundle_sha256, machine)
@@ -146,7 +146,7 @@ def find_profile(bundle_sha256: str) -> ProfileLookup:
 
 
 def decode_profile(data: bytes) -> ExecutionProfile:
-    """Read a profile; ValueError with the JSON path if it is damaged."""
+    """Read a profile; ValueError with the JSON path if damaged."""
     if len(data) > _MAX_PROFILE_BYTES:
         raise ValueError(f"expected at most {_MAX_PROFILE_BYTES} bytes, got more")
     try:
@@ -160,13 +160,13 @@ def decode_profile(data: bytes) -> ExecutionProfile:
 
 
 def library_versions(backends: Sequence[BackendName]) -> dict[str, str]:
-    """Return the installed versions of the engines' distributions, without absent ones."""
+    """Return the versions of the engines' installed distributions."""
     versions = {name: _installed_version(name) for name in (BACKENDS[backend].library()[1] for backend in backends)}
     return {name: version for name, version in versions.items() if version is not None}
 
 
 def _installed_version(distribution: str) -> str | None:
-    """Read a version from the name of the distribution's folder; importlib takes 0.1 s and 3 MB."""
+    """Read the folder's name: importlib takes 0.1 s and 3 MB."""
     start, end = distribution.replace("-", "_") + "-", ".dist-info"
     for place in sys.path:
         try:
@@ -195,7 +195,6 @@ def _why_absent(path: Path, bundle_sha256: str) -> str:
 
 
 def _mismatch(profile: ExecutionProfile, bundle_sha256: str, machine: Machine) -> str:
-    """Return why a profile does not apply; empty if it does."""
     if profile.bundle_sha256 != bundle_sha256:
         return f"the profile was measured of another bundle; {_AGAIN}"
     if profile.machine != machine:

@@ -1,7 +1,7 @@
-"""The sandbox check: a bundle that is new on this machine is opened in a child process first.
+"""The sandbox check: a bundle that is new here is opened in a child process first.
 
-Its graphs are read here, then the child opens each config and runs the golden windows. A crash, a hang or a lack of
-memory ends the child alone. Configs that pass are remembered by the hash of the bundle.
+Its graphs are read here, then the child opens each config and runs the golden windows. A crash, hang or lack of memory
+ends only the child. Passed configs are remembered by bundle hash.
 """
 
 from __future__ import annotations
@@ -46,11 +46,7 @@ StudentConfig = tuple[ModelEntry, Config]
 
 
 class SandboxPolicy:
-    """Decides which configs of a bundle's students may be opened in this process.
-
-    Args:
-        returned: why this bundle answers and not the one installed last; may be empty.
-    """
+    """Decides which configs may be opened in this process; `returned` is why the newest bundle does not answer."""
 
     def __init__(self, bundle: Bundle, request: OpeningRequest, *, returned: str = "") -> None:
         self._bundle = bundle
@@ -65,7 +61,7 @@ class SandboxPolicy:
         self._spent_s = {False: 0.0, True: 0.0}  # by whether engines are built
 
     def check(self, entry: ModelEntry, config: Config) -> None:
-        """Run the sandbox check of a config that is new here, and raise its error."""
+        """Run the sandbox check of a new config, and raise its error."""
         self.check_all([(entry, config)])
         if refusal := self._refused.get(self._key(entry, config)):
             raise find_error_class(refusal[0])(refusal[1])
@@ -93,7 +89,7 @@ class SandboxPolicy:
         return self._request.selftest and not self._is_known(self._key_of(student))
 
     def remember_selftests(self, students: Sequence[OpenStudent]) -> list[OpenStudent]:
-        """Remember that students passed their self-test, and return them with when they passed which check."""
+        """Remember that students passed their self-test; return them with the time of each check."""
         self._remember([self._key_of(student) for student in students if self.needs_selftest(student)])
         return [
             msgspec.structs.replace(
@@ -114,7 +110,7 @@ class SandboxPolicy:
         return self._key(student.entry, student.config)
 
     def _key(self, entry: ModelEntry, config: Config) -> str:
-        """Return a config in one line: everything that a result depends on."""
+        """Return everything that a config's result depends on, in one line."""
         if key := self._keys.get((entry.name, config)):
             return key
         versions = library_versions((config.backend,)).items()
@@ -182,7 +178,7 @@ class SandboxPolicy:
 
 
 def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResult | str]:
-    """Run the child process; yield the result of each config, or a text that says how the process ended."""
+    """Run the child process; yield each config's result, or a text that says how the process ended."""
     from mmkd_edge.apart import ProcessLines, describe_end, end_process, start_apart
     from mmkd_edge.opening.sandbox_process import SandboxResult
 

@@ -25,7 +25,7 @@ _SELFTEST_S = 3.0
 
 
 class SandboxRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Pairs of a student's name and a config; the limits of a step apply to one config."""
+    """Pairs of student name and config; the limits of a step apply per config."""
 
     bundle: str
     bundle_sha256: str
@@ -42,7 +42,7 @@ class SandboxResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main() -> None:
-    """Read a request on stdin, and answer on stdout."""
+    """Read a request on stdin; answer on stdout."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=SandboxRequest)
     checked: set[str] = set()
     with answering(request.limits) as answers:
@@ -80,7 +80,7 @@ def _check_unchanged(bundle: Bundle, sha256: str) -> None:
 
 
 def _run_selftest(bundle: Bundle, student: OpenStudent) -> None:
-    """Run the golden windows, as many as fit in `_SELFTEST_S`; each round takes four times as many."""
+    """Run as many golden windows as fit in `_SELFTEST_S`; each round takes four times as many."""
     end_s, most, spent_s = time.monotonic() + _SELFTEST_S, 1, 0.0
     while time.monotonic() + 4 * spent_s < end_s:
         begun_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""The self-test: golden windows answered on this device, and compared with the checkpoint's answers."""
+"""The self-test: golden windows answered on this device, compared with the checkpoint's answers."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     """How this device answered the golden windows.
 
     Attributes:
-        max_abs_error: largest difference of a logit or a probability from the stored answer.
-        tolerance: limit of `max_abs_error`.
+        max_abs_error: largest difference of a logit or probability from the stored answer, at most `tolerance`.
         label_agreement: fraction of windows with the stored label, 0 to 1.
     """
 
@@ -44,11 +43,7 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_selftest(student: OpenStudent, bundle: Bundle, *, most: int | None = None) -> SelfTest:
-    """Compare a student with its golden windows; GateError if an answer differs by more than the stored tolerance.
-
-    Args:
-        most: number of windows, spread evenly over all; None for all.
-    """
+    """Answer `most` golden windows, spread evenly (None: all); GateError beyond the stored tolerance."""
     golden, artifact = bundle.golden(student.entry.name), student.artifact
     where, tolerance, coarseness = f"{bundle.path}: self-test", golden.tolerance, 0.0
     if artifact is not None and artifact.precision != "fp32":
@@ -84,7 +79,6 @@ def _require_same(
     what: str = "answer",
     form: str = "g",
 ) -> float:
-    """Return the largest of errors (N,), or raise GateError."""
     worst = int(errors.argmax())  # NaN counts as the largest
     error = float(errors[worst])
     if not error <= tolerance:
@@ -115,7 +109,7 @@ def _test_steps(student: OpenStudent, step: SteppingBackend, golden: Golden, *, 
 
 
 def run_selftests(students: Sequence[OpenStudent], bundle: Bundle) -> SelfTest:
-    """Run the self-test of several students: the sum of their windows, and the worst of their figures."""
+    """Self-test several students: the sum of their windows, and their worst figures."""
     results = [run_selftest(student, bundle) for student in students]
     worst = max(results, key=lambda result: result.max_abs_error / result.tolerance)
     return SelfTest(
@@ -129,7 +123,7 @@ def run_selftests(students: Sequence[OpenStudent], bundle: Bundle) -> SelfTest:
 def follow_recording(
     backend: SteppingBackend, streaming: Streaming, recording: NDArray[Any], modality: ModalitySpec
 ) -> Answers:
-    """Return every output (N, ...) after each block of a recording (T, C), of video (T, H, W, C), from its beginning.
+    """Return every output (N, ...) after each block of a recording (T, C), video (T, H, W, C).
 
     Missing samples fill up the first block.
     """

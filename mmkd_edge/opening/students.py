@@ -1,4 +1,4 @@
-"""Open the students of a bundle, or of the bundle that is installed in a state folder."""
+"""Open the students of a bundle, or of a state folder's installed bundle."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _FEW_WINDOWS = 8
 
 
 class Students(msgspec.Struct, frozen=True, kw_only=True):
-    """The students of one bundle that answer together, the best first, and the statistics of each.
+    """The students of one bundle, best first, and the statistics of each.
 
-    `returned` is why they answer instead of the bundle installed last; else empty.
+    `returned` is why they answer instead of the bundle installed last, or empty.
     """
 
     opened: tuple[OpenStudent, ...]
@@ -63,12 +63,12 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
         return names.index(modality)
 
     def with_backend(self, student: OpenStudent, backend: Backend) -> Students:
-        """Return the same students with another backend for one of them."""
+        """Return the same students with another backend for one."""
         fresh = msgspec.structs.replace(student, backend=backend)
         return msgspec.structs.replace(self, opened=tuple(fresh if old is student else old for old in self.opened))
 
     def close(self) -> None:
-        """Close students and bundle; more than once is fine."""
+        """Close students and bundle; repeated calls are allowed."""
         for student in self.opened:
             student.close()
         if self.bundle is not None:
@@ -79,9 +79,9 @@ Check = Callable[[Students], None]
 
 
 def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, check: Check | None = None) -> Students:
-    """Open the students of a bundle or of a state folder; see `EdgePredictor.open`.
+    """Open the students of a bundle or state folder; see `EdgePredictor.open`.
 
-    `check` raises if they must not answer here; the first start of an installed bundle has then failed.
+    `check` raises if they must not answer here; an installed bundle's first start has then failed.
     """
     path = Path(path)
     if path.is_dir():
@@ -92,7 +92,6 @@ def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, chec
 
 
 def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = None) -> Students:
-    """Verify a bundle, choose the configs of each student, load the first that works, and run the self-test."""
     returned = started.returned if started else ""
     with ExitStack() as opened:
         # Verify: manifest, members, hashes, signature.
@@ -139,7 +138,6 @@ def _load(
     references: Mapping[str, Reference],
     sandbox: SandboxPolicy,
 ) -> OpenStudent:
-    """Open a student with the first config that works here; the error says why each was rejected."""
     entry, failures = choice.entry, list[MmkdError]()
     for config in choice.configs:
         try:
@@ -189,7 +187,7 @@ def _run_check(students: Students, check: Check | None) -> Students:
 
 
 def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -> Students:
-    """Open the installed bundle; the one before it if it is damaged, or fails at its first start."""
+    """Open the installed bundle, or the one before if it is damaged or fails at its first start."""
     with start(state) as started:
         try:
             students = _open_current_or_earlier(state, request, started)

@@ -1,6 +1,6 @@
-"""Configs that passed on this machine, in the user's cache folder by the hash of the bundle.
+"""Configs that passed on this machine, in the user's cache folder by bundle hash.
 
-Files that others can write are ignored; what cannot be written is checked again.
+Files that others can write are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAX_PASSED = 64  # per bundle; older ones are checked again
 
 
 class Verdicts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The keys of a bundle's configs that passed, the latest last."""
+    """The keys of a bundle's passed configs, the latest last."""
 
     format_version: int = FORMAT_VERSION
     bundle_sha256: str
@@ -38,7 +38,7 @@ def passed_before(bundle_sha256: str) -> tuple[str, ...]:
 
 
 def remember_passed(bundle_sha256: str, keys: tuple[str, ...]) -> str:
-    """Remember configs that passed; return why that failed, or an empty text."""
+    """Remember passed configs; return why that failed, or an empty text."""
     try:
         path = _path(bundle_sha256)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

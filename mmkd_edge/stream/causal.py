@@ -1,6 +1,6 @@
 """A causal student that follows one stream: samples become blocks, and blocks become steps.
 
-A state that is lost, because an engine failed or another bundle took over, is rebuilt from the last window.
+A state lost by an engine failure or a swap is rebuilt from the last window.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ def check_hop(hop: object, streaming: Streaming) -> None:
 class Stepping:
     """The steps of one stream; `fresh` if a block was completed since the last answer.
 
-    Args:
-        student: returns the current student.
-        failed: called when an engine failed.
+    `student` returns the current student; `failed` is called on an engine failure.
     """
 
     def __init__(self, student: Callable[[], OpenStudent], *, failed: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Fallback between several sensors, each with its own stream."""
+"""Fallback between sensors, each with its own stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 
 
 class SensorFallback:
-    """Chooses among the predictions of several streams, best sensor first: the first that works answers."""
+    """Chooses among several streams' predictions: the first working sensor answers, best first."""
 
     def __init__(self, modalities: Sequence[ModalitySpec], task: TaskSpec) -> None:
         nothing = WindowFault(status="invalid", reason="no sample came yet")

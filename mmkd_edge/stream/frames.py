@@ -1,4 +1,4 @@
-"""Video frames of a stream, numbered: clocks and grids order the numbers, and a window fetches the frames."""
+"""Numbered video frames: clocks and grids order the numbers, and a window fetches the frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_WINDOWS = 64  # bound, for a camera that is faster than the student
 
 
 class FrameNumbers:
-    """The last frames of a stream by number, in constant memory; the clock holds `reorder` back."""
+    """A stream's last frames by number, in constant memory; the clock holds `reorder` back."""
 
     def __init__(self, modality: ModalitySpec, *, reorder: int) -> None:
         self.most = modality.samples
@@ -37,13 +37,13 @@ class FrameNumbers:
         return numbers[:, None]
 
     def forget_before(self, numbers: NDArray[np.float32]) -> None:
-        """Drop frames older than all of these numbers (T, 1), except those that may still wait."""
+        """Drop frames older than all these numbers (T, 1), except those that may still wait."""
         needed = {int(number) for number in numbers[:, 0] if not np.isnan(number)}
         first = next((place for place, number in enumerate(self._frames) if number in needed), 0)
         self._drop(first - self._pending)
 
     def window(self, numbers: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Return a new array (T, H, W, C) of the frames with these numbers (T, 1), masked where missing."""
+        """Return a new array (T, H, W, C) of these numbers' frames (T, 1), masked where missing."""
         frames = np.zeros((len(numbers), *self._shape), dtype=np.uint8)
         missing = np.ones(len(numbers), dtype=bool)
         for row, number in enumerate(numbers[:, 0].tolist()):
@@ -58,7 +58,7 @@ class FrameNumbers:
 
 
 def as_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
-    """Return frames as uint8 (n, H, W, C), masked where missing; InputError for anything else.
+    """Return uint8 (n, H, W, C), masked where missing, or raise InputError.
 
     Accepts one frame (H, W, C), gray frames without C, and a list with None for missing ones.
     """

@@ -33,8 +33,8 @@ class RisingSamples(msgspec.Struct, frozen=True, kw_only=True):
 class TimeLine:
     """Puts samples into one rising time line; drops duplicates and late samples.
 
-    A time that jumps by more than `limit_s` begins a new line if the next sample follows it, and is dropped if the next
-    follows the old line. `reorder` samples are held back to put late ones in order.
+    A jump of more than `limit_s` begins a new line if the next sample follows it; if that follows the old line, the
+    jump is dropped. `reorder` samples are held back to put late ones in order.
     """
 
     def __init__(self, *, limit_s: float, reorder: int) -> None:
@@ -48,7 +48,7 @@ class TimeLine:
 
     @property
     def last_s(self) -> float | None:
-        """Time of the newest sample in the line; None before the first."""
+        """Time of the line's newest sample, or None."""
         return self._last
 
     def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[RisingSamples]:
@@ -62,7 +62,7 @@ class TimeLine:
             yield from self._runs(zip(times.tolist(), rows, strict=True))
 
     def release(self) -> Iterator[RisingSamples]:
-        """Yield the samples that are held back."""
+        """Yield the held-back samples."""
         held = [heapq.heappop(self._waiting) for _ in range(len(self._waiting))]
         yield from self._runs((time, row) for time, _, row in held)
 
@@ -99,7 +99,7 @@ class TimeLine:
             yield RisingSamples(restart=restart, times=np.array(times), rows=np.stack(rows))
 
     def _place(self, time: float, row: NDArray[np.float32]) -> list[tuple[bool, float, NDArray[np.float32]]]:
-        """Return the samples that one adds to the line: none, itself, or the suspect before it and itself."""
+        """Return what one sample adds to the line: nothing, itself, or the suspect before it and itself."""
         if not math.isfinite(time):
             self.strays += 1
             return []
@@ -126,7 +126,7 @@ class TimeLine:
 
 
 class Grid:
-    """Rows at the declared rate between the samples of one time line.
+    """Rows at the declared rate between one time line's samples.
 
     Row k is at `origin_s + k / rate_hz`. Between two present samples at most `gap_s` apart a channel is interpolated
     linearly (frames are not); otherwise it is the sample within half a period, or NaN.
@@ -145,7 +145,7 @@ class Grid:
         self._next = 1  # row 0 is the first sample itself
 
     def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
-        """Take the next samples, after all rows of those before."""
+        """Take the next samples, after all earlier rows."""
         self._recent = np.concatenate([self._recent, self._times[:-1]])[-_INTERVALS:]
         self._times = np.concatenate([self._times[-1:], times])
         self._rows = np.concatenate([self._rows[-1:], rows])
@@ -171,7 +171,7 @@ class Grid:
         return self._origin_s + number / self._rate_hz
 
     def rate_hz(self) -> float | None:
-        """Return the rate of the samples before the last row; None with too few."""
+        """Return the samples' rate before the last row; None with too few."""
         end = int(self._right(np.array([self.point_s(self._next - 1)]))[0]) + 1
         times = np.concatenate([self._recent, self._times[:end]])[-_INTERVALS - 1 :]
         if len(times) <= _MIN_INTERVALS:

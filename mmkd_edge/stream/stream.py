@@ -40,8 +40,8 @@ class StreamFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of a stream's samples.
 
     Attributes:
-        strays: dropped, with a time that is no number or fits nothing.
-        restarts: new time lines: the clock was set, or nothing came for longer than a window.
+        strays: dropped, since their time is no number or fits nothing.
+        restarts: new time lines: the clock was set, or a silence was longer than a window.
     """
 
     samples: int
@@ -52,7 +52,7 @@ class StreamFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stream:
-    """Windows and hops over the samples of one sensor, in one thread. Get one from `EdgePredictor.stream`.
+    """Windows and hops over one sensor's samples, in one thread. Get one from `EdgePredictor.stream`.
 
     A prediction is due after the first full window and after every `hop` samples; before, it is `warming_up`.
 
@@ -63,7 +63,7 @@ class Stream:
         reorder: samples to hold back to put late ones in order.
         stale_s: age from which an input is stale; None for never.
         stepping: the steps of a causal student.
-        on_window: receives each full window and its prediction, and may keep them.
+        on_window: receives each full window and its prediction, and may store them.
         answering: returns the current modality, whose range a swap may change.
     """
 
@@ -104,7 +104,7 @@ class Stream:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all samples and counts, as at the beginning."""
+        """Forget all samples and counts."""
         self._clock = TimeLine(limit_s=max(self._modality.duration_s, self._gap_s), reorder=self._reorder)
         self._timed: bool | None = None
         self._samples = 0
@@ -114,7 +114,6 @@ class Stream:
         self._begin(None)
 
     def _begin(self, grid: Grid | None) -> None:
-        """Begin a new time line."""
         self._grid = grid
         self._count = 0  # rows in this time line
         self._end = 0  # of the newest row in the buffer
@@ -125,7 +124,7 @@ class Stream:
         self._due = first if first else min(self._hop, self._modality.samples)
 
     def push(self, samples: object, time_s: object = None, *, now_s: float | None = None) -> list[Prediction]:
-        """Take samples in the order of the sensor; return the predictions that became due.
+        """Take samples in the sensor's order; return the predictions that became due.
 
         Args:
             samples: raw values (n, C), (C,) or, of one channel, (n,), NaN = missing; a data frame with the channels as
@@ -150,9 +149,9 @@ class Stream:
             yield from self._hand_over([prediction])
 
     def flush(self, *, now_s: float | None = None) -> list[Prediction]:
-        """Return the predictions of samples that are held back, and of the window that ends with the newest sample.
+        """Return the predictions of held-back samples, and of the window that ends with the newest sample.
 
-        The stream may go on, but late samples are no longer put in order. A causal student answers for whole blocks.
+        The stream may go on without ordering late samples. A causal student answers for whole blocks.
         """
         check_moment("now_s", now_s)
         predictions: list[Prediction] = []
@@ -227,7 +226,6 @@ class Stream:
                 yield from self._follow(run, now_s)
 
     def _as_values(self, samples: object) -> NDArray[Any]:
-        """Return samples as float32 (n, C) or uint8 (n, H, W, C)."""
         modality = self._modality
         if self._frames is not None:
             return as_frames(select(samples, modality), modality)
@@ -258,7 +256,6 @@ class Stream:
         return times
 
     def _follow(self, run: RisingSamples, now_s: float | None) -> Iterator[Prediction]:
-        """Yield the predictions that a run of samples makes due."""
         times, rows = run.times, run.rows
         if run.restart:
             self._restarted = "the time line began anew" if self._grid is not None else ""
@@ -282,7 +279,6 @@ class Stream:
             yield from self._advance(taken, now_s)
 
     def _advance(self, rows: NDArray[np.float32], now_s: float | None = None) -> Iterator[Prediction]:
-        """Put rows into the buffer; yield the predictions that are due."""
         start = 0
         while start < len(rows):
             part = rows[start : start + min(self._due - self._count, self._modality.samples)]
@@ -294,7 +290,6 @@ class Stream:
                 yield self._predict(now_s)
 
     def _append(self, rows: NDArray[np.float32]) -> None:
-        """Add at most a window of rows to the buffer."""
         keep = self._modality.samples
         if self._end + len(rows) > len(self._buffer):
             self._buffer[:keep] = self._buffer[self._end - keep : self._end]
@@ -307,7 +302,6 @@ class Stream:
             self._stepping.put(rows if self._frames is None else self._frames.window(rows))
 
     def _predict(self, now_s: float | None) -> Prediction:
-        """Answer for the window that ends with the newest row."""
         self._answered = self._count
         newest_s = None if self._grid is None else self._grid.point_s(self._count - 1)
         age_s = None if now_s is None or newest_s is None else now_s - newest_s
