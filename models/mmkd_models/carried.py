@@ -1,4 +1,4 @@
-"""Validation windows that travel with a student: their number, their tensors, and the checks of a file."""
+"""Validation windows that travel with a student: number, tensors, and checks of a file."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class CarriedWindows:
 
 
 def most_carried(modality: ModalitySpec) -> int:
-    """Return how many windows travel at most: fewer for audio and video, if all would be too large."""
+    """Return the maximum of windows: fewer for large audio and video."""
     if modality.kind == "series":
         return MAX_WINDOWS
     return min(MAX_WINDOWS, max(MIN_WINDOWS, MAX_CARRIED_BYTES // window_bytes(modality)))
 
 
 def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX_WINDOWS) -> CarriedWindows:
-    """Draw up to `most` labelled windows of the validation split, in a fixed order, as `most_carried` allows."""
+    """Draw up to `most` labelled validation windows in a fixed order, as `most_carried` allows."""
     spec = valid.spec.modality(modality)
     most = min(most, most_carried(spec))
     known = np.flatnonzero(valid.labelled)
@@ -57,7 +57,7 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX
 
 
 def carried_tensors(carried: CarriedWindows) -> dict[str, Tensor]:
-    """Return the tensors that a file stores: windows, labels, and for video which frames are there."""
+    """Return the stored tensors: windows, labels, and for video which frames are there."""
     tensors = {"windows": torch.from_numpy(frame_bytes(carried.windows)), "labels": torch.from_numpy(carried.labels)}
     if carried.windows.dtype == np.uint8:
         tensors["frames"] = torch.from_numpy(~missing_frames(carried.windows))
@@ -65,7 +65,7 @@ def carried_tensors(carried: CarriedWindows) -> dict[str, Tensor]:
 
 
 def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSpec, path: Path) -> CarriedWindows:
-    """Return the windows of a file. Raise CheckpointError unless they are what `carried_tensors` returns."""
+    """Return a file's windows. Raise CheckpointError unless they are as `carried_tensors` returns."""
     windows, labels = tensors.get("windows", torch.empty(0)), tensors.get("labels", torch.empty(0))
     shape = (len(windows), *modality.shape)
     dtype, several = label_dtype(task.kind), task.kind == "multi_label"

@@ -1,4 +1,4 @@
-"""The hash of a checkpoint's content, however its file is laid out; without torch, for `mmkd-inspect`."""
+"""The hash of a checkpoint's content, whatever its layout; without torch, for `mmkd-inspect`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONTENT_KEY = "content_sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class TensorContent:
-    """One tensor: `dtype` as torch writes it, `torch.float32`, and little-endian bytes, the last axis fastest."""
+    """A tensor: `dtype` as torch writes it, `torch.float32`, little-endian bytes, last axis fastest."""
 
     name: str
     dtype: str
@@ -24,7 +24,7 @@ class TensorContent:
 
 
 def content_digest(parts: Iterable[TensorContent], document: bytes) -> str:
-    """Return the SHA-256 of name, dtype, shape and bytes of every tensor, by name, then the document; hexadecimal."""
+    """Return the hexadecimal SHA-256 of all tensors' name, dtype, shape and bytes, by name, then the document."""
     digest = hashlib.sha256()
     for part in sorted(parts, key=lambda part: part.name):
         digest.update(f"{part.name}\0{part.dtype}\0{part.shape}\0".encode())
@@ -34,7 +34,7 @@ def content_digest(parts: Iterable[TensorContent], document: bytes) -> str:
 
 
 def check_content(path: Path, found: str, *, written: str | None) -> None:
-    """Raise CheckpointError unless a checkpoint has the digest that was `written` in its metadata."""
+    """Raise CheckpointError unless the digest is the `written` one."""
     if written is None:
         raise CheckpointError(
             f"{path}: expected a checkpoint with the SHA-256 of its content ({CONTENT_KEY} in its metadata), got one "

@@ -27,7 +27,7 @@ METHOD, METHOD_OF_OTHERS = "dist", "logit"
 
 
 def default_trainings(metric: AnyMetric, steps: int | None) -> tuple[TrainConfig, TrainConfig]:
-    """Return the training of teachers and of students, with this metric and, if given, number of steps."""
+    """Return the trainings of teachers and students, with this metric and number of steps."""
     teacher, student = (
         msgspec.structs.replace(train, metric=metric, steps=steps or train.steps)
         for train in (TEACHER_TRAIN, STUDENT_TRAIN)

@@ -1,6 +1,6 @@
-"""Limits of the sizes that a checkpoint claims, checked before any network is built from them.
+"""Limits of a checkpoint's claimed sizes, checked before any network is built.
 
-They cover what the comparison of shapes does not: the number of layers, and constant matrices that no file contains.
+They cover what shapes do not: the number of layers, and constant matrices that no file contains.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_bounds(
     rocket: RocketConfig | None = None,
     causal: bool = False,
 ) -> None:
-    """Raise CheckpointError for sizes that the tensors of the file cannot have, or that no machine can build."""
+    """Raise CheckpointError for sizes that the tensors cannot have, or no machine can build."""
     values = sum(tensor.numel() for tensor in state.values())
     claims = {
         "modalities": (len(modalities), _MAX_MODALITIES),
@@ -69,7 +69,7 @@ def _refuse_larger(claims: Mapping[str, tuple[int, int]], path: Path) -> None:
 
 
 def _constant_values(modality: ModalitySpec, encoder: EncoderConfig, *, causal: bool) -> int:
-    """The size of the largest matrix that an encoder computes."""
+    """Size of an encoder's largest computed matrix."""
     positions = max(
         1, modality.samples // max(1, hop_samples(modality)) if modality.kind == "audio" else modality.samples
     )

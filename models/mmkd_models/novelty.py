@@ -1,4 +1,4 @@
-"""Centres of the training embeddings, and a window's distance from the nearest, in standard deviations of each feature.
+"""Centres of the training embeddings, and a window's distance from the nearest, in standard deviations.
 
 Why not Mahalanobis distances from classes: docs/decisions/023.
 """
@@ -29,7 +29,7 @@ class TrainingEmbeddings:
 
 
 class NoveltyScore(nn.Module):
-    """The squared distance of an embedding from the nearest centre, always in float32."""
+    """Squared distance of an embedding from the nearest centre, in float32."""
 
     middle: Tensor
     squares: Tensor
@@ -57,7 +57,7 @@ def seen_tensors(seen: TrainingEmbeddings) -> dict[str, Tensor]:
 
 
 def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> TrainingEmbeddings:
-    """Return training embeddings of `width` values of a file; raise CheckpointError if `seen_tensors` made others."""
+    """Return training embeddings of `width` values; raise CheckpointError for other tensors."""
     names = [field.name for field in fields(TrainingEmbeddings)]
     values = {name: tensors.get(name, torch.empty(0)) for name in names}
     centres, scores = len(values["centres"]), len(values["scores"])

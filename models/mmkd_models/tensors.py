@@ -1,4 +1,4 @@
-"""Tensors and one JSON document in one safetensors file: the only form in which the training side stores state."""
+"""Tensors and a JSON document in a safetensors file, the only stored state of the training side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_HEADER_BYTES = 16 << 20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, document: bytes) -> None:
-    """Write tensors and the JSON `document` (under the key `kind`) all or nothing, with the hash of both."""
+    """Write tensors and the JSON `document` (key `kind`) atomically, with the hash of both."""
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,9 +32,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, docum
 
 
 def _with_metadata(data: bytes, key: str, value: str) -> bytes:
-    """Add an entry to the metadata of a safetensors file; safetensors itself writes several in a random order.
+    """Add a metadata entry to a safetensors file; safetensors itself writes several in random order.
 
-    Format: the length of the header in 8 bytes, the header as JSON, padded with spaces to a multiple of 8, the tensors.
+    Format: header length in 8 bytes, the header as JSON, padded with spaces to a multiple of 8, the tensors.
     """
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     header = json.loads(data[_LENGTH_BYTES:start])
@@ -55,10 +55,9 @@ def _part(name: str, tensor: Tensor) -> TensorContent:
 
 
 def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
-    """Return the tensors and the JSON document of a file of that kind; nothing in it is ever executed.
+    """Return the tensors and the JSON document of a file of that kind; nothing in it is executed.
 
-    Raises UsageError if there is no such file, and CheckpointError if it is damaged, altered, a pickle or of another
-    kind.
+    Raises UsageError for a missing file, CheckpointError if it is damaged, altered, a pickle or another kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -89,7 +88,7 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
 
 
 def kind_of(path: Path) -> str | None:
-    """Return the kind of a file of `write_tensors`, or None for any other file: `read_tensors` says why."""
+    """Return the kind of a file of `write_tensors`, or None for other files."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -114,7 +113,7 @@ def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
 
 
 def same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, path: Path) -> None:
-    """Raise CheckpointError unless names, shapes and dtypes are as expected and all values are finite."""
+    """Raise CheckpointError unless names, shapes and dtypes are as expected and values finite."""
     missing = sorted(set(expected) - set(got))
     extra = sorted(set(got) - set(expected))
     if missing or extra:

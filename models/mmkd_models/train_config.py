@@ -42,7 +42,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
-    """One validation: mean training loss since the last one, and the score."""
+    """A validation: mean training loss since the last one, and the score."""
 
     step: int
     train_loss: float
@@ -64,7 +64,7 @@ OnStep = Callable[[TrainingProgress], None]
 
 
 def is_first_process() -> bool:
-    """Return whether this process writes the results: of several that share each batch, the first."""
+    """Return whether this is the first of the processes that share batches, which writes results."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
@@ -74,7 +74,7 @@ Show = Callable[[str, float, float | None, bool], None]
 
 @contextmanager
 def progress_lines() -> Iterator[Show]:
-    """Yield a function that shows lines on stderr: a live bar on a terminal, else a line every few seconds."""
+    """Yield a function that shows lines on stderr: a live bar on a terminal, else one every few seconds."""
     if not sys.stderr.isatty():
         yield _plain_lines()
         return
@@ -115,7 +115,7 @@ def _left_text(seconds: float | None) -> str:
 
 
 def show_fraction(show: Show) -> Callable[[str, int, int], None]:
-    """Return a function that takes a line, what is done and the whole, and shows the line with the time left."""
+    """Return a function of line, done and total, which adds the time left."""
     began, first = time.monotonic(), -1
 
     def _show(line: str, done: int, total: int) -> None:
@@ -130,7 +130,7 @@ def show_fraction(show: Show) -> Callable[[str, int, int], None]:
 
 @contextmanager
 def training_bar(title: str) -> Iterator[OnStep]:
-    """Yield an observer that shows the steps of a training on stderr."""
+    """Yield an observer that shows training steps on stderr."""
     with progress_lines() as lines:
         show = show_fraction(lines)
 
@@ -142,7 +142,7 @@ def training_bar(title: str) -> Iterator[OnStep]:
 
 
 def terms_in_words(progress: TrainingProgress) -> str:
-    """Return the loss terms of a step, and the best score so far if there is one."""
+    """Format a step's loss terms and the best score, if any."""
     parts = [f"{name} {value:.3f}" for name, value in progress.terms.items()]
     if progress.best_score is not None:
         parts.append(f"best valid {progress.best_score:.3f}")

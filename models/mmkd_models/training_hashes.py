@@ -1,6 +1,6 @@
-"""Hashes of the groups and windows that trained a model: enough to recognise them, and nothing of them to read.
+"""Hashes of the groups and windows that trained a model, to recognise but not to read them.
 
-A group is recognised in every dataset of the same name, a window in every dataset.
+A group is recognised in datasets of the same name, a window in all.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def training_hashes(train: Windows, modality: str, *, key: str) -> bytes:
-    """Hash the groups of these windows, and up to 1,024 of the windows themselves, by the values of one modality.
+    """Hash the groups of these windows, and up to 1,024 windows, by the values of one modality.
 
-    With `key`, the SHA-256 of the dataset that trained the model, the same name has another hash in every dataset.
+    `key`, the SHA-256 of the training dataset, changes the hashes of names.
     """
     rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), _MAX_WINDOWS)).round().astype(np.int64))
     windows = _window_hashes(train.subset(rows), modality, key=key)
@@ -33,12 +33,12 @@ def training_hashes(train: Windows, modality: str, *, key: str) -> bytes:
 
 
 def joined_hashes(parts: Sequence[bytes]) -> bytes:
-    """Return the hashes of several trainings with one key, thinned out evenly if there are too many."""
+    """Join hashes with one key, thinned out evenly if too many."""
     return _packed(np.concatenate([np.frombuffer(part, dtype="<u8") for part in parts]))
 
 
 def trained_windows(windows: Windows, modality: str, hashes: bytes, *, key: str) -> npt.NDArray[np.bool_]:
-    """(N,) True if a window or its group is among the hashes; arguments as `training_hashes`."""
+    """(N,) True if a window or its group is among the hashes."""
     known = np.frombuffer(hashes, dtype="<u8")
     if modality not in [spec.name for spec in windows.spec.modalities]:
         return np.zeros(len(windows), dtype=bool)
@@ -50,7 +50,7 @@ def trained_windows(windows: Windows, modality: str, hashes: bytes, *, key: str)
 
 
 def _group_hashes(windows: Windows, *, key: str) -> tuple[npt.NDArray[np.int64], Hashes]:
-    """The number of each window's group (N,), and the hash of each group (G,)."""
+    """Each window's group number (N,), and each group's hash (G,)."""
     names, number = np.unique(windows.groups, return_inverse=True)
     hashes = [_hash(f"{windows.spec.name}\0{name}".encode(), key) for name in names.tolist()]
     return number, np.array(hashes, dtype=np.uint64)

@@ -1,1 +1,1 @@
-"""Adaptation of a trained student to a new machine, person or campaign; what gets no better is not written."""
+"""Adaptation of a student to a new machine, person or campaign, written only if it is better."""

@@ -1,6 +1,6 @@
-"""The windows of the new and the old domain, and the student's classes.
+"""Windows of the new and the old domain, and the student's classes.
 
-A class that is new is never answered before it is learnt; one that is gone is never answered again.
+A class is never answered before it is learnt, or after it is gone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NEVER = 10.0  # logits by which a new class begins below every other, until its
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """Windows to train with, and windows to judge with; `sha256` of the dataset, None for carried windows."""
+    """Training and judging windows; `sha256` of the dataset, None for carried windows."""
 
     learn: Windows
     judge: Windows
@@ -38,7 +38,7 @@ class Domain:
 
 
 def new_domain(student: StudentCheckpoint, dataset: Dataset, names: tuple[str, ...]) -> Domain:
-    """Return the new dataset's training and validation split. Raises UsageError if they are unfit or too few."""
+    """Return the new dataset's training and validation split. Raise UsageError if unfit or too small."""
     learn, judge = (dataset.split(split) for split in SPLIT_NAMES[:2])
     check_compatible("student", student.task, (student.modality,), learn)
     for split, windows in zip(SPLIT_NAMES, (learn, judge), strict=False):
@@ -51,9 +51,9 @@ def new_domain(student: StudentCheckpoint, dataset: Dataset, names: tuple[str, .
 
 
 def old_domain(student: StudentCheckpoint, dataset: Dataset | None) -> Domain:
-    """Return a dataset's labelled training and validation split, or without one the halves of the carried windows.
+    """Return a dataset's labelled training and validation split, or the halves of the carried windows.
 
-    Labels are matched by name; gone classes are left out. Raises UsageError if windows are unfit or too few.
+    Labels are matched by name, without gone classes. Raises UsageError for unfit or too few windows.
     """
     name = student.modality.name
     if dataset is not None:
@@ -104,7 +104,7 @@ def _carried_windows(student: StudentCheckpoint) -> Windows:
 
 
 def few_labels(windows: Windows, count: int, *, seed: int) -> NDArray[np.int64]:
-    """Draw at most `count` labelled rows of each class, ascending. Raises UsageError for a class with under two."""
+    """Draw at most `count` labelled rows per class, ascending. Raise UsageError for a class with under two."""
     if count < 2:
         raise UsageError(f"--labels {count}: expected at least 2 of each class, since half of them judge; label more")
     rng = np.random.default_rng([seed, count])
@@ -121,17 +121,17 @@ def few_labels(windows: Windows, count: int, *, seed: int) -> NDArray[np.int64]:
 
 
 def new_classes(student: StudentCheckpoint, task: TaskSpec) -> tuple[str, ...]:
-    """Return the classes that the student does not know."""
+    """Return the classes unknown to the student."""
     return tuple(name for name in task.labels if name not in student.task.labels)
 
 
 def unlearnt(student: StudentCheckpoint) -> NDArray[np.bool_]:
-    """Return (K,) which classes have a head row without weights, as `with_classes` creates it."""
+    """Return (K,) classes whose head row is as `with_classes` creates it."""
     return np.asarray((student.state["head.weight"] == 0).all(dim=1).numpy())
 
 
 def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoint:
-    """Return the student with a task's classes, in order. Raises UsageError if none is left, or for other tasks."""
+    """Return the student with a task's classes, in order. Raise UsageError if none is left, or for other tasks."""
     if task == student.task:
         return student
     known = [name for name in task.labels if name in student.task.labels]
@@ -162,7 +162,7 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
 
 
 def _in_classes(windows: Windows, task: TaskSpec, *, where: str) -> Windows:
-    """Windows with the label numbers of a task, matched by name; windows of other classes have no label."""
+    """Match labels by name; windows of other classes get none."""
     known = windows.spec.task
     if known.kind != task.kind or not set(known.labels) & set(task.labels):
         raise UsageError(
@@ -175,5 +175,5 @@ def _in_classes(windows: Windows, task: TaskSpec, *, where: str) -> Windows:
 
 
 def _numbers(before: TaskSpec, after: TaskSpec) -> NDArray[np.int64]:
-    """(K,) the new number of each class; -1 if it is gone."""
+    """(K,) new number of each class; -1 if gone."""
     return np.array([after.labels.index(name) if name in after.labels else -1 for name in before.labels])

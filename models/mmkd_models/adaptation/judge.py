@@ -1,10 +1,9 @@
 """Whether an adapted student is better: an estimate on the new domain, the loss on the old one, and the gate.
 
-With a teacher the estimate is how close the student's probabilities are to the teacher's on windows that were not
-trained on; without one how close they are to the labels of old windows, weighted by how much each looks like a new one
-(importance-weighted validation: M. Sugiyama, M. Krauledat, K. Mueller, JMLR 8, 2007). Closeness is a proper score (G.
-Brier, 1950). Confidence is no estimate: a student that learns from its own answers grows surer whether it is right or
-not.
+With a teacher the estimate is the closeness of probabilities to the teacher's on held-out windows; without one, to the
+labels of old windows, weighted by similarity to new ones (importance-weighted validation: M. Sugiyama, M. Krauledat, K.
+Mueller, JMLR 8, 2007). Closeness is a proper score (G. Brier, 1950). Confidence is no estimate: a student that learns
+from its own answers grows surer, right or not.
 """
 
 from __future__ import annotations
@@ -52,18 +51,18 @@ class AdaptationJudge:
 
     @property
     def bonferroni_z(self) -> float:
-        """Standard errors above 0 from which a gain is significant (Bonferroni's correction for the methods)."""
+        """Standard errors above 0 from which a gain is significant (Bonferroni over the methods)."""
         return NormalDist().inv_cdf(1 - _CHANCE / self.methods)
 
     @property
     def right(self) -> NDArray[np.int64] | None:
-        """(N,) the reference class of each new window."""
+        """(N,) reference class of each new window."""
         return None if self.reference is None else self.reference.argmax(axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentScores:
-    """A student's answers on the judge's windows."""
+    """A student's answers on the judging windows."""
 
     # (N,) of each new window to the reference, 1 at most; without one (M,) of each old window to its label, times
     # its weight
@@ -77,7 +76,7 @@ class StudentScores:
 def score_student(
     judge: AdaptationJudge, student: StudentCheckpoint, *, new_logits: NDArray[np.float32] | None = None
 ) -> StudentScores:
-    """Score a student; `new_logits` replace its answers, with those of students that each saw only some labels."""
+    """Score a student; `new_logits` replace its answers."""
     name, network = student.modality.name, student.network()
     old = logits_of(network, judge.old, modality=name)
     new = logits_of(network, judge.new, modality=name) if new_logits is None else new_logits
@@ -96,12 +95,12 @@ def score_student(
 
 
 def measure_closeness(logits: NDArray[np.float32], reference: Floats) -> Floats:
-    """Return (N,) 1 minus half the squared distance of the probabilities: 0 if both are sure of different classes."""
+    """Return (N,) 1 minus half the squared distance of probabilities: 0 if sure of different classes."""
     return np.asarray(1 - np.square(probabilities_of(logits, kind="classification") - reference).sum(axis=1) / 2)
 
 
 def certain_answers(probabilities: Floats) -> NDArray[np.bool_]:
-    """Return which rows (N,) of probabilities (N, K) have a low entropy."""
+    """Return (N,) rows of probabilities (N, K) with low entropy."""
     entropy = -(probabilities * np.log(probabilities + 1e-12)).sum(axis=1)
     return np.asarray(entropy < _CERTAIN * np.log(probabilities.shape[1]))
 
@@ -116,7 +115,7 @@ def _old_score(judge: AdaptationJudge, logits: NDArray[np.float32], rows: NDArra
 def judge_method(
     judge: AdaptationJudge, method: str, before: StudentScores, after: StudentScores, *, seconds: float
 ) -> MethodResult:
-    """Return the result of a method; its `refusals` are the reasons against writing it."""
+    """Return a method's result; its `refusals` are reasons against writing it."""
     gains = 100 * (after.closeness - before.closeness)
     judges = judge.old if judge.reference is None else judge.new
 
@@ -168,15 +167,12 @@ _ESTIMATES: dict[EstimateKind, str] = {
 
 
 def class_fractions(answers: NDArray[np.int64], classes: int) -> tuple[float, ...]:
-    """Return the fraction of each class among answers (N,)."""
+    """Return each class's fraction of answers (N,)."""
     return tuple((np.bincount(answers, minlength=classes) / len(answers)).tolist())
 
 
 def importance(student: StudentCheckpoint, new: Windows, old: Windows) -> Floats:
-    """Return how much more likely each old window (M,) is among new ones, mean 1, at most tenfold.
-
-    A logistic regression separates the two in the student's embeddings.
-    """
+    """Return how much likelier each old window (M,) is among new ones, mean 1, at most 10, by logistic regression."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -191,15 +187,15 @@ def importance(student: StudentCheckpoint, new: Windows, old: Windows) -> Floats
 
 
 def standard_error(figure: Callable[[NDArray[np.bool_]], float], judges: Windows, count: int) -> float:
-    """Return the jackknife error of a figure of `count` windows, over groups; over blocks if groups are few."""
+    """Return the jackknife error of a figure over groups; over blocks of windows if groups are few."""
     groups = judges.groups if judges.has_groups else np.zeros(count)
     return jackknife_error(figure, groups, fewest_groups=_MIN_GROUPS)
 
 
 def vanished_classes(judge: AdaptationJudge, before: StudentScores, after: StudentScores) -> tuple[str, ...]:
-    """Return the classes that are frequent in the reference, were answered before and hardly are any more.
+    """Return classes that are frequent in the reference and were answered before, but hardly are now.
 
-    A reference with one frequent class may be right, or fail; then the student's certain answers before are used.
+    If the reference has one frequent class, the student's certain answers before replace it.
     """
     labels = judge.new.spec.task.labels
     was, now = (np.array(class_fractions(scores.answers, len(labels))) for scores in (before, after))

@@ -1,8 +1,8 @@
-"""The methods of adaptation, each from a student to one that is judged before it is written.
+"""The methods of adaptation.
 
-Half of each training batch is old. Its targets are half label and half the unadapted student's answer (Z. Li, D. Hoiem,
-"Learning without Forgetting", ECCV 2016), drawn equally often from each class ("random replay"; A. Chaudhry et al., "On
-Tiny Episodic Memories in Continual Learning", 2019).
+Half of each training batch is old, drawn equally from each class ("random replay"; A. Chaudhry et al., "On Tiny
+Episodic Memories in Continual Learning", 2019). Its targets are half label, half the unadapted student's answer (Z. Li,
+D. Hoiem, "Learning without Forgetting", ECCV 2016).
 """
 
 from __future__ import annotations
@@ -75,23 +75,23 @@ class AdaptationTask:
 
     @cached_property
     def learn(self) -> Windows:
-        """The new training windows, with the student's modality alone."""
+        """New training windows, with the student's modality alone."""
         return self.new.learn.with_modalities((self.student.modality.name,))
 
     @cached_property
     def labelled(self) -> NDArray[np.int64] | None:
-        """The rows of the new training windows whose labels are used; None for none."""
+        """Rows of the new training windows whose labels are used; None for none."""
         return few_labels(self.new.learn, self.labels, seed=self.train.seed) if self.labels else None
 
     def teacher_answers(self, windows: Windows) -> Floats | None:
-        """Return a teacher's probabilities (N, K) of new windows; None without a teacher."""
+        """Return a teacher's probabilities (N, K); None without a teacher."""
         return None if self.teacher is None else teachers_answers([self.teacher], windows, np.arange(len(windows)))
 
 
 def adapt_student(
     task: AdaptationTask, method: AdaptationMethod, *, labelled: NDArray[np.int64] | None = None
 ) -> StudentCheckpoint:
-    """Return the adapted student; the method `labels` uses the rows `labelled` of the new windows."""
+    """Return the adapted student; the method `labels` uses rows `labelled` of the new windows."""
     if method == "statistics":
         network = task.student.network()
         set_normalisation(network, task.learn)
@@ -113,14 +113,14 @@ def adapt_student(
 
 
 def old_answers(task: AdaptationTask) -> Floats:
-    """Return (N, K) targets of the old windows: half their label, half the student's answer."""
+    """Return (N, K) targets of old windows: half label, half the student's answer."""
     known = label_answers(task.student.task, task.old.learn.labels)
     logits = logits_of(task.student.network(), task.old.learn, modality=task.student.modality.name)
     return np.asarray((known + probabilities_of(logits, kind=task.student.task.kind)) / 2)
 
 
 def interpolate(before: StudentCheckpoint, after: StudentCheckpoint, fraction: float) -> StudentCheckpoint:
-    """Return weights this fraction of the way (Wortsman et al., CVPR 2022, equation 1); of new classes those after."""
+    """Interpolate weights (Wortsman et al., CVPR 2022, equation 1); new classes' rows are those after."""
     state = {
         name: torch.lerp(value, after.state[name], fraction) if value.is_floating_point() else after.state[name]
         for name, value in before.state.items()
@@ -132,7 +132,7 @@ def interpolate(before: StudentCheckpoint, after: StudentCheckpoint, fraction: f
 
 
 def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats]]) -> StudentCheckpoint:
-    """Change the head by a ridge regression on its residuals; `parts`, windows with targets (N, K), weigh alike."""
+    """Refit the head by ridge regression on its residuals; `parts`, windows with targets (N, K), weigh alike."""
     network, name = student.network(), student.modality.name
     embeddings = [embeddings_of(network, windows, modality=name) for windows, _ in parts]
     inputs = np.concatenate(embeddings).astype(np.float64)
@@ -156,7 +156,7 @@ def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats
 
 
 def _blocks(windows: Windows) -> NDArray[np.int64]:
-    """(N,) a number below `_PARTS`: the same for windows of a group, or of a stretch of neighbours."""
+    """(N,) a number below `_PARTS`, shared by the windows of a group or of a stretch."""
     if windows.group_count >= _PARTS:
         return np.unique(windows.groups, return_inverse=True)[1] % _PARTS
     return np.arange(len(windows)) * _BLOCKS // max(len(windows), 1) % _PARTS
@@ -173,7 +173,7 @@ def _best_penalty(inputs: Floats, targets: Floats, weights: Floats, block: NDArr
 
 
 class PairedSource:
-    """Batches whose first half is of new windows and whose second half is of old ones."""
+    """Batches with new windows in the first half and old ones in the second."""
 
     def __init__(self, new: Windows, old: Windows, config: AugmentConfig, *, batch: int, seed: int) -> None:
         half = max(2, batch // 2)
@@ -182,7 +182,7 @@ class PairedSource:
         self.offset = len(new)
 
     def at(self, step: int) -> Batch:
-        """Return the batch of that step; the index of old windows begins at the number of new ones."""
+        """Return a step's batch; the indices of old windows follow those of new ones."""
         new, old = self.new.at(step), self.old.at(step)
         inputs = {
             name: tuple(torch.cat(pair) for pair in zip(new.inputs[name], old.inputs[name], strict=True))
@@ -204,9 +204,7 @@ class PairedSource:
 class AdaptLearner(nn.Module):
     """Trains a student in place.
 
-    Args:
-        targets: (N, K) probabilities of the new and then the old windows, as `PairedSource` counts them.
-        offset: the number of new windows.
+    `targets` (N, K) are probabilities of the new windows, `offset` in number, then of the old ones.
     """
 
     targets: Tensor
@@ -217,7 +215,7 @@ class AdaptLearner(nn.Module):
         self.register_buffer("targets", targets.float(), persistent=False)
 
     def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
-        """Return the cross-entropies of new and old windows and `loss`, their mean."""
+        """Return the cross-entropies of new and old windows and their mean, `loss`."""
         logits: Tensor = self.network(*batch.inputs[self.modality]).logits
         weight = batch.share[:, None].to(logits)  # type: ignore[index]
         targets = weight * self.targets[batch.index] + (1 - weight) * self.targets[batch.partner]
@@ -228,7 +226,7 @@ class AdaptLearner(nn.Module):
 
 
 def balanced_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return rows of labels (N,) in which every class is as frequent as the most frequent one."""
+    """Return rows of labels (N,) that make every class as frequent as the most frequent."""
     classes = [np.flatnonzero(labels == number) for number in np.unique(labels)]
     most = max(map(len, classes))
     return np.concatenate([np.resize(rows, most) for rows in classes]).astype(np.int64)

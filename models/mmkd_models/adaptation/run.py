@@ -1,6 +1,6 @@
-"""An adaptation: every method is tried and judged, and the best of those that pass the gate is the result.
+"""An adaptation: every method is tried and judged, and the best that passes the gate is the result.
 
-How far to go with labels is chosen and judged by the same old windows: what it shows of forgetting is optimistic.
+The same old windows choose and judge how far to go with labels, so forgetting looks optimistic.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FOLDS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """The result of an adaptation: the student, None if no method passes, and `tried`, that of every method."""
+    """The adapted student, None if no method passes, and `tried`, all results."""
 
     checkpoint: StudentCheckpoint | None
     document: AdaptationDocument
@@ -52,7 +52,7 @@ class Adaptation:
 
 
 def run_adaptation(task: AdaptationTask, *, on_method: Callable[[str], None] = lambda method: None) -> Adaptation:
-    """Return the best method that passes the gate. Raises UsageError if no method applies to the student."""
+    """Return the best method that passes the gate. Raise UsageError if none applies."""
     _check_student(task)
     judge = _build_judge(task)
     before = score_student(judge, task.student)
@@ -118,7 +118,7 @@ def _limit_forgetting(
 ) -> tuple[StudentCheckpoint, MethodResult]:
     """Go as far as the student neither forgets too much nor loses a class, else all the way.
 
-    Labels that trained it are judged by students that did not see them.
+    Training labels are judged by students that did not see them.
     """
     part = _parts_of_labels(judge.new.labels)
     halves = [_without_part(task, part, number) for number in range(FOLDS)]
@@ -146,7 +146,7 @@ def _without_part(task: AdaptationTask, part: NDArray[np.int64], number: int) ->
 def _logits_of_others(
     windows: Windows, part: NDArray[np.int64], students: Sequence[StudentCheckpoint]
 ) -> NDArray[np.float32]:
-    """Logits (N, K) of labelled windows, those of each part by the student that did not see it."""
+    """Logits (N, K) of labelled windows, each part by the student that did not see it."""
     logits = np.zeros((len(windows), len(students[0].task.labels)), dtype=np.float32)
     for number, student in enumerate(students):
         rows = part == number
@@ -156,7 +156,7 @@ def _logits_of_others(
 
 
 def _parts_of_labels(labels: NDArray[np.generic]) -> NDArray[np.int64]:
-    """(N,) a number below `FOLDS` for each window, so that each part has some of every class."""
+    """(N,) a number below `FOLDS`, so that each part has some of every class."""
     part = np.zeros(len(labels), dtype=np.int64)
     for number in np.unique(labels):
         rows = np.flatnonzero(labels == number)
@@ -191,7 +191,7 @@ def _finish(task: AdaptationTask, student: StudentCheckpoint, chosen: MethodResu
 
 
 def _carried(task: AdaptationTask, new: Windows) -> CarriedWindows | None:
-    """Windows that were not trained on: the old ones that judged, and the labelled ones of the new validation split."""
+    """Held-out windows: old judging ones, and labelled ones of the new validation split."""
     before, name = task.student.carried, task.student.modality.name
     if before is None:
         return None

@@ -132,7 +132,7 @@ def chosen_metric(metric: str | None, kind: TaskKind) -> AnyMetric:
 
 
 def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[str] | None) -> TrainingData:
-    """Return the windows of the dataset's split, or of one grouped fold, with the visible labels."""
+    """Return a dataset's split, or a grouped fold, with the visible labels."""
     from mmkd_models.training.inputs import TrainingData, visible_labels
 
     labelled = _labelled(options)
@@ -151,9 +151,9 @@ def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[
 
 
 def same_windows(options: TrainingOptions) -> str:
-    """Return the options with which another command sees the same windows and labels.
+    """Return the options that give another command the same windows and labels.
 
-    Otherwise a student would be judged on windows that its teacher saw.
+    Otherwise a student would be judged on windows its teacher saw.
     """
     words = [word for word in [label_option(_labelled(options))] if word]
     words += [] if options.fold is None else [f"--fold {options.fold}"]

@@ -116,7 +116,7 @@ def hold_output(
     teachers: Sequence[Path] = (),
     replace: bool = True,
 ) -> None:
-    """Lock the output until the command ends. Raise UsageError if it cannot be written or may not be replaced."""
+    """Lock the output until the command ends. Raise UsageError if it cannot be written or replaced."""
     if output.is_dir():
         raise UsageError(f"--out {output}: expected the name of a checkpoint, got a directory; name a file in it")
     for whose, files in (("student", students), ("teacher", teachers)):
@@ -133,7 +133,7 @@ def hold_output(
 
 @contextmanager
 def training_shown(title: str, output: Path) -> Iterator[OnStep]:
-    """Yield an observer that draws a progress bar; after Ctrl-C name the option that continues."""
+    """Yield an observer with a progress bar; after Ctrl-C name the option that continues."""
     from mmkd_models.train_config import training_bar
 
     try:

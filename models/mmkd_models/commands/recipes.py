@@ -21,7 +21,7 @@ _MEGABYTE = 1e6
 
 
 def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), max_gb: float | None = None) -> list[str]:
-    """Import by a recipe, or try it if `out` is None, and return the lines to print."""
+    """Import by a recipe, or try it if `out` is None; return the lines to print."""
     for folder in outside:
         if not folder.is_dir():
             raise UsageError(f"--allow-outside {folder}: expected a folder, found none there; check the path")
@@ -44,7 +44,7 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
 
 
 def draft(folder: Path, beside: Path) -> str:
-    """Return the text of a recipe, with patterns relative to `beside`."""
+    """Return a recipe's text, with patterns relative to `beside`."""
     require_modules(("polars",), by="mmkd-data recipe", extra="import")
     from mmkd_models.data.importing.draft import draft_recipe
 
@@ -57,7 +57,7 @@ def draft(folder: Path, beside: Path) -> str:
 
 
 def clock_lines(report: RecipeReport) -> list[str]:
-    """Describe each sensor: files, rate, jitter, drift and gaps, with the worst recording."""
+    """Describe each sensor: files, rate, jitter, drift, gaps and the worst recording."""
     lines = []
     for sensor in report.sensors:
         clocks = [clock for clock in report.clocks if clock.sensor == sensor.name]
@@ -96,7 +96,7 @@ def _offset_lines(report: RecipeReport) -> list[str]:
 
 
 def window_lines(report: RecipeReport) -> list[str]:
-    """Describe the windows of each class and split, and those that were left out."""
+    """Describe the windows of each class and split, and those left out."""
     built = report.built
     spec, task = built.dataset.spec, built.dataset.spec.task
     counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)

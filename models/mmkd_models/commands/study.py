@@ -267,7 +267,7 @@ def latency_meter(duration_s: float) -> MeasureLatency:
 
 
 def pair_latency(teacher: Path, student: Path, *, duration_s: float) -> PairLatency:
-    """Measure a teacher (ONNX) and a student (bundle), called in turn in one process, one thread each."""
+    """Measure a teacher (ONNX) and a student (bundle), in turn in one process, one thread each."""
     from mmkd_bench.in_turn import measure_pair
     from mmkd_report.schema.figures import RatioRange
     from mmkd_report.schema.study import PairLatency

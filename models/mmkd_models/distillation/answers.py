@@ -1,7 +1,7 @@
 """Stored answers of frozen teachers, for trainings that see the same batches.
 
-Batches follow from seed and step (docs/decisions/002), so trainings that differ only in recipe or learning rate get the
-same answers, bit for bit. Only outputs and embeddings are stored: layers are too large.
+Batches follow from seed and step (docs/decisions/002), so trainings that differ only in recipe or learning rate get
+bit-equal answers. Only outputs and embeddings are stored: layers are too large.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BLOCKS = 4
 
 @torch.no_grad()
 def ask_teachers(teachers: Sequence[nn.Module], batch: Batch, *, taps: bool) -> tuple[TeacherOutput, ...]:
-    """Return what each teacher answers to a batch; committees use the numbers of the windows."""
+    """Return each teacher's answer to a batch; committees use window numbers."""
     answers = []
     for teacher in teachers:
         network = teacher.to(batch.targets.device)
@@ -45,7 +45,7 @@ def ask_teachers(teachers: Sequence[nn.Module], batch: Batch, *, taps: bool) -> 
 
 
 class AnswerMemory:
-    """Answers to every step of one training, in one file or one per block; `decides` is all that decides them."""
+    """Answers to every step of a training, in one file or one per block; `decides` is all that decides them."""
 
     def __init__(self, folder: Path, decides: Mapping[str, Any], *, steps: int) -> None:
         decided = msgspec.json.encode({**decides, "steps": steps}, order="sorted")
@@ -57,7 +57,7 @@ class AnswerMemory:
         self._new: dict[int, tuple[TeacherOutput, ...]] = {}
 
     def recall(self, step: int | None, device: torch.device) -> tuple[TeacherOutput, ...] | None:
-        """Return what each teacher answered to the batch of that step, or None if it is not stored."""
+        """Return each teacher's answer to a step's batch, or None if not stored."""
         if step is None:
             return None
         if not self._was_read:
@@ -77,7 +77,7 @@ class AnswerMemory:
             )
 
     def write(self) -> None:
-        """Write the file if every step of the training was asked for; a resumed training has only a part."""
+        """Write the file if every step has answers; a resumed training has only a part."""
         if self._known is not None or len(self._new) < self._steps:
             return
         self._write(self.path, range(self._steps))
@@ -85,7 +85,7 @@ class AnswerMemory:
     def write_block(
         self, block: int, teachers: Sequence[nn.Module], source: BatchSource, on_step: OnStep | None = None
     ) -> None:
-        """Ask the teachers about the steps of a block and write their answers, unless they exist."""
+        """Write the teachers' answers to a block of steps, unless they exist."""
         path = self._block_path(block)
         if self.path.exists() or path.exists():
             return

@@ -31,7 +31,7 @@ class AttentionView:
 
 @torch.no_grad()
 def attention_view(teacher: Teacher, student: Student, windows: Windows, *, modality: str) -> AttentionView | None:
-    """Return the maps of the labelled window that the teacher answers best; None if there are no two to compare."""
+    """Return the maps of the labelled window the teacher answers best; None without two to compare."""
     if student.encoder is None or len(teacher.names) < 2 or modality not in teacher.names or not windows.labelled.any():
         return None
     known = windows.only_labelled()

@@ -1,4 +1,4 @@
-"""Learners: what a batch teaches, from labels, from an earlier teacher, or from teachers by a recipe.
+"""Learners: what a batch teaches, from labels, an earlier teacher, or a recipe.
 
 Teacher and student see the same augmented window (function matching: Beyer et al., CVPR 2022).
 """
@@ -34,7 +34,7 @@ _SELF_TRAINING_TASK = 0.5
 
 
 class SupervisedLearner(nn.Module):
-    """Trains a baseline student of `modality`, or (None) a teacher with modality dropout, on labels."""
+    """Trains a student of `modality`, or (None) a teacher with modality dropout, on labels."""
 
     def __init__(
         self, network: nn.Module, *, modality: str | None, modality_dropout: float = 0.0, goal: Goal = CLASSES
@@ -53,7 +53,7 @@ class SupervisedLearner(nn.Module):
 
 
 class SelfTrainingLearner(nn.Module):
-    """A second generation of a teacher: learns the first one's answers on all windows, and the labels.
+    """A second generation: learns the first one's answers on all windows, and the labels.
 
     "Noisy Student" (Xie et al., CVPR 2020): only the second generation answers under dropout and modality dropout.
     """
@@ -65,7 +65,7 @@ class SelfTrainingLearner(nn.Module):
         self._first = (first.eval().requires_grad_(False),)
 
     def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
-        """Return the distance from the first generation, the labels' loss, and `loss`, their weighted sum."""
+        """Return the distance from the first generation, the labels' loss, and their weighted sum, `loss`."""
         logits = self.network(_inputs_with_gaps(self.network, batch, self.modality_dropout)).logits
         with torch.no_grad():
             first = self._first[0].to(batch.targets.device)(batch.inputs).logits
@@ -81,12 +81,12 @@ def _inputs_with_gaps(network: nn.Module, batch: Batch, probability: float) -> I
 class DistillLearner(nn.Module):
     """Teachers and student see the same batch; the recipe says what the student learns from it.
 
-    Teachers are frozen and no submodules, so no checkpoint contains them. Networks of your own take part if
-    `student(values, present, taps=...)` returns a `StudentOutput` and `teacher(inputs, taps=...)` a `TeacherOutput`.
+    Teachers are frozen and no submodules, so no checkpoint contains them. Your own networks work if `student(values,
+    present, taps=...)` returns a `StudentOutput` and `teacher(inputs, taps=...)` a `TeacherOutput`.
 
     Args:
-        teacher: one, or several in the order that the recipe's members count.
-        example: inputs of any batch, to see what networks of your own return.
+        teacher: one, or several in the recipe's order.
+        example: inputs of any batch, to see what your own networks return.
 
     Raises UsageError if the recipe does not fit the networks.
     """
@@ -118,7 +118,7 @@ class DistillLearner(nn.Module):
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
 
     def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
-        """Return the active terms by name, unweighted, and `loss`, their weighted sum."""
+        """Return the active terms by name, unweighted, and their weighted sum, `loss`."""
         active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(fraction)) > 0]
         taps = any(term.compares_layers() for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
@@ -167,7 +167,7 @@ def _check_pair(recipe: Recipe, number: int, pair: Pair, *, causal: bool) -> Non
 def _outputs(
     student: nn.Module, teachers: Sequence[nn.Module], modality: str, example: Inputs | None
 ) -> tuple[StudentOutput, tuple[TeacherOutput, ...]]:
-    """The outputs of all networks for a window, with taps: which layers there are, and their shapes."""
+    """Outputs of all networks for a window, with taps, for the layers and shapes."""
     networks = [_known_teacher(teacher) or teacher for teacher in teachers]
     if example is None:
         example = _example(student, networks, modality)
@@ -203,10 +203,10 @@ def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -
 
 
 def mix_logits(goal: Goal, logits: Sequence[Tensor], *, temperature: float) -> Tensor:
-    """Return logits z (B, K) of all teachers together; those of a single teacher as they are.
+    """Return logits z (B, K) of all teachers; those of a single one unchanged.
 
-    softmax(z / T), or the sigmoid of several labels, is the mean of their probabilities at T, and numbers are averaged
-    (Hinton, Vinyals, Dean, 2015). No gradient flows into the teachers' logits.
+    softmax(z / T), or the sigmoid of several labels, is the mean of their probabilities at T; numbers are averaged
+    (Hinton, Vinyals, Dean, 2015). No gradient flows into teachers.
     """
     if len(logits) == 1:
         return logits[0]

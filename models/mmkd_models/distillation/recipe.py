@@ -1,4 +1,4 @@
-"""Recipes: which losses teach a student, in a JSON file, in the short form of the command line, or by name."""
+"""Recipes: which losses teach a student, from a JSON file, the command line, or by name."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ Example: --term task --term logit,temperature=4 --term edam,weight=0.5..0@0.6,la
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The terms of one distillation, at most one of a kind."""
+    """Terms of one distillation, at most one of a kind."""
 
     terms: tuple[Term, ...]
 
 
 def check_terms(recipe: Recipe, *, classes: int | None = None, kind: TaskKind = "classification") -> None:
-    """Raise UsageError for what is wrong for every network."""
+    """Raise UsageError for what no network allows."""
     names = [term.name for term in recipe.terms]
     if not names or len(set(names)) != len(names):
         raise UsageError(
@@ -73,7 +73,7 @@ def check_terms(recipe: Recipe, *, classes: int | None = None, kind: TaskKind = 
 
 
 def chosen_recipe(default: Recipe, *, file: Path | None, terms: Sequence[str]) -> Recipe:
-    """Return the recipe of a file or of terms, else the default. Raises UsageError for both, and for invalid ones."""
+    """Return the recipe of a file or of terms, else the default. Raise UsageError for both, or invalid ones."""
     if file is not None and terms:
         raise UsageError(f"--recipe {file}: expected a recipe or --term, got both; write the terms into the file")
     if file is not None:
@@ -82,7 +82,7 @@ def chosen_recipe(default: Recipe, *, file: Path | None, terms: Sequence[str]) -
 
 
 def recipe_from_file(path: Path) -> Recipe:
-    """Read a recipe from a JSON file. Raises UsageError if there is no such file, or no recipe in it."""
+    """Read a JSON recipe. Raise UsageError for a missing or invalid file."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Recipe)
     except OSError as error:
@@ -92,7 +92,7 @@ def recipe_from_file(path: Path) -> Recipe:
 
 
 def term_from_text(text: str) -> Term:
-    """Return the term of a short form. Raises UsageError, which repeats the text, if it is none.
+    """Parse a short form. Raise UsageError, which repeats the text, if invalid.
 
     Example:
         >>> term_from_text("dist,weight=2,gamma=0.5")
@@ -115,7 +115,7 @@ def term_from_text(text: str) -> Term:
 
 
 def terms_text() -> str:
-    """Return the help of the short form: every kind of term, with what it is and its options."""
+    """Return the help of the short form: every kind of term and its options."""
     lines = []
     for kind, term in _KINDS.items():
         defaults, types = term(), get_type_hints(term)
@@ -129,7 +129,7 @@ def terms_text() -> str:
 
 
 def _value(name: str, value: str, text: str) -> Any:
-    """The value as JSON would have it; plain numbers and words are left to the conversion."""
+    """The value as JSON; plain numbers and words are converted later."""
     try:
         match name:
             case "weight":
@@ -148,7 +148,7 @@ def _value(name: str, value: str, text: str) -> Any:
 
 
 def _text(value: Any, kind: Any) -> str:
-    """The value in the short form, and after it the other words that are allowed."""
+    """The value in the short form, and other allowed words."""
     if isinstance(value, Weight):
         end = "" if value.end == value.start else f"..{value.end:g}"
         return f"{value.start:g}{end}" + ("" if value.until == 1 else f"@{value.until:g}")
@@ -190,33 +190,33 @@ _TERMS: dict[str, tuple[Term, ...]] = {
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A named way to train a student; no recipe means labels only."""
+    """A named way to train a student; no recipe for labels only."""
 
     name: str
     recipe: Recipe | None
 
 
 def shipped_methods() -> tuple[Method, ...]:
-    """Return labels only, each kind of distillation at its levels, and the combinations with the teacher's outputs."""
+    """Return labels only, each kind of distillation at its levels, and combinations with the teacher's outputs."""
     taught = (Method(name=name, recipe=Recipe(terms=terms)) for name, terms in _TERMS.items())
     return (Method(name=NONE, recipe=None), *taught)
 
 
 def taught_by(name: str) -> Recipe:
-    """Return the recipe of a shipped method. Raises UsageError if there is none of that name."""
+    """Return a shipped method's recipe. Raise UsageError for an unknown name."""
     return Recipe(terms=_TERMS[choice(name, tuple(_TERMS), option="--method")])
 
 
 def default_recipe(task: TaskSpec) -> Recipe:
-    """Return the recipe of `mmkd-distill`: DIST says little of two classes, nothing of several labels and numbers."""
+    """Return the recipe of `mmkd-distill`; without DIST for two classes, several labels and numbers."""
     several = task.kind == "classification" and len(task.labels) > 2
     return taught_by(METHOD if several else METHOD_OF_OTHERS)
 
 
 def chosen_methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple[Method, ...]:
-    """Return labels only and the methods of a study: `names`, else all, and `recipes`, `NAME=FILE.json` each.
+    """Return labels only and a study's methods: `names`, else all, and `recipes`, each `NAME=FILE.json`.
 
-    Raises UsageError if there is no such method, or no recipe in a file.
+    Raises UsageError for an unknown method or an invalid file.
     """
     own = []
     for text in recipes:

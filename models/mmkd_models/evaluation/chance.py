@@ -1,7 +1,7 @@
 """Whether a model is better than chance.
 
-Chance is the best constant answer of a fold (most frequent class or label set, median or mean), or for classes each
-label equally often, whichever is better.
+Chance is the best constant answer of a fold (most frequent class or label set, median or mean) or, for classes, a
+uniform guess if better.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SURE = 9.0  # the logit of a label that a guess turns on
 
 
 def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Chance:
-    """Return the score of chance on the test windows of each seed, and whether the model is better.
+    """Return chance's test score on each seed, and whether the model is better.
 
-    Below `MIN_GROUPS` groups the interval reaches at least as far as one that resamples windows.
+    Below `MIN_GROUPS` groups the interval is at least as wide as one that resamples windows.
     """
     figure = float(np.mean([guessed_figure(outcome, metric) for outcome in tests]))
     ends = [interval_of(figure_draws(tests, metric, seed=seed))]
@@ -38,7 +38,7 @@ def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: in
 
 
 def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
-    """Return the best figure of a constant or random answer on these windows."""
+    """Return the best figure of a constant or random answer."""
     if outcome.class_scores is not msgspec.UNSET:
         return float(metric_of_confusions(_guessed_confusions(outcome.class_scores.confusion), metric).max())
     if metric == "pearson":
@@ -51,7 +51,7 @@ def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
 
 
 def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Confusion matrices of each constant answer, and of all classes equally often: (K + 1, K, K)."""
+    """Confusions of each constant answer, and of a uniform guess: (K + 1, K, K)."""
     truth: NDArray[np.float64] = np.array(confusion, dtype=np.float64).sum(axis=1)
     classes = len(truth)
     constant = np.eye(classes)[:, None, :] * truth[:, None]
@@ -70,7 +70,7 @@ def _guesses(outcome: TestedNetwork) -> Iterator[NDArray[np.float64]]:
 
 
 def _drawn_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
-    """The figure (D,) under draws of windows, or of blocks of neighbours if there are many."""
+    """The figure (D,) under draws of windows, or of blocks if there are many."""
     if outcome.confusions is not msgspec.UNSET:
         counts = np.sum([part.confusion for part in outcome.confusions], axis=0)
         windows = int(counts.sum())

@@ -46,7 +46,7 @@ def confidence_facts(
     groups: NDArray[Any] | None = None,
     error_levels: Sequence[float] = ERROR_LEVELS,
 ) -> ConfidenceFacts | None:
-    """Measure logits and probabilities (N, K) with labels (N,), -1 = unknown; None without a labelled window."""
+    """Measure logits and probabilities (N, K) with labels (N,), -1 = unknown; None without a label."""
     known = np.flatnonzero(labels >= 0)
     if len(known) == 0:
         return None
@@ -83,7 +83,7 @@ def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> Relia
 
 
 def label_sets(probabilities: NDArray[Any], least: float) -> NDArray[np.bool_]:
-    """Return (N, K) whether each label is in the set of a window, as `mmkd_edge.predict.confidence.label_set` does."""
+    """Return (N, K) whether each label is in a window's set, as `mmkd_edge.predict.confidence.label_set` does."""
     sets = probabilities.astype(np.float64) >= least
     sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True  # never empty
     return sets
@@ -128,7 +128,7 @@ def _coverage(
 
 
 def coverage_cells(coverage: LabelSetCoverage) -> tuple[str, ...]:
-    """Return one row under `HEADINGS`."""
+    """Return a row under `HEADINGS`."""
     single = coverage.single_accuracy
     return (
         f"{coverage.error_level:g}",
@@ -141,7 +141,7 @@ def coverage_cells(coverage: LabelSetCoverage) -> tuple[str, ...]:
 
 
 def coverage_table(coverages: Sequence[LabelSetCoverage]) -> Table:
-    """Return the rows as a table for a terminal."""
+    """Return a table for a terminal."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -168,7 +168,7 @@ def reliability_text(facts: ConfidenceFacts) -> str:
 
 
 def groups_text(coverages: Sequence[LabelSetCoverage]) -> Iterator[str]:
-    """Yield the group with the lowest coverage at each error level."""
+    """Yield the group with the lowest coverage per error level."""
     for coverage in coverages:
         if len(coverage.by_group) > 1:
             worst = min(coverage.by_group, key=lambda group: coverage.by_group[group])

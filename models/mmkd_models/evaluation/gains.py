@@ -38,10 +38,10 @@ def gain_per_seed(
 def figure_draws(
     tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0, draws: int = DRAWS
 ) -> NDArray[np.float64]:
-    """Return the mean over seeds of a figure under each draw of groups, (draws,); NaN if a draw has no window.
+    """Return a figure's mean over seeds under draws of groups, (draws,); NaN for a draw without windows.
 
-    Percentile bootstrap over whole groups, the same ones for all seeds (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, chapters 8 and 13). Without groups: recordings, or blocks of windows (`block_length`).
+    Percentile bootstrap over groups, the same for all seeds (Efron and Tibshirani, "An Introduction to the Bootstrap",
+    1993, chapters 8 and 13). Without groups: recordings, or blocks of windows (`block_length`).
     """
     return _mean_over_seeds(_drawn(tests, metric, seed=seed, draws=draws))
 
@@ -54,7 +54,7 @@ def gain_draws(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> NDArray[np.float64]:
-    """Return the gain under each draw of `figure_draws`, in the metric's `gain_unit`."""
+    """Return the gain under `figure_draws`, in the metric's `gain_unit`."""
     more = _drawn(models, metric, seed=seed, draws=draws) - _drawn(references, metric, seed=seed, draws=draws)
     return measure_named(metric).gain_scale * _mean_over_seeds(more)
 
@@ -66,7 +66,7 @@ def _drawn(tests: Sequence[TestedNetwork], metric: str, *, seed: int, draws: int
 
 
 def draw_groups(count: int, rng: np.random.Generator, draws: int) -> NDArray[np.int64]:
-    """Return how often each group counts in each draw with replacement, (draws, count)."""
+    """Return group counts in draws with replacement, (draws, count)."""
     return np.asarray(rng.multinomial(count, np.full(count, 1 / count), size=draws))
 
 
@@ -77,7 +77,7 @@ def _mean_over_seeds(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % percentile interval of draws (D,) without NaN."""
+    """Return the 95 % percentile interval of draws (D,)."""
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
@@ -97,7 +97,7 @@ def gain_of_pairs(
 def gain_over_seeds(
     models: Sequence[TestedNetwork], references: Sequence[TestedNetwork], metric: str, *, seed: int = 0
 ) -> SeedGain:
-    """Return the gain on the test windows of the same seeds; no interval below `MIN_GROUPS` groups."""
+    """Return the gain over the same seeds; no interval below `MIN_GROUPS` groups."""
     low, high = _interval(models, references, metric, seed=seed)
     return SeedGain(**msgspec.structs.asdict(spread(gain_per_seed(models, references, metric))), low=low, high=high)
 
@@ -118,7 +118,7 @@ def _interval(
 
 
 def groups_tested(tests: Iterable[TestedNetwork]) -> list[int | str]:
-    """Return the groups of the test windows of all seeds."""
+    """Return the test groups of all seeds."""
     return sorted({part.group for outcome in tests for part in outcome.by_group})
 
 
@@ -133,7 +133,7 @@ def gap_recovered(
     teachers: Sequence[TestedNetwork],
     metric: str,
 ) -> float | None:
-    """Return the student's fraction of the gain from baseline to teacher; None if that is not significant."""
+    """Return the student's fraction of the teacher's gain; None if the latter is not significant."""
     low, _ = _interval(teachers, baselines, metric)
     scale = abs(measure_named(metric).gain_scale * np.mean([outcome.scores.metric(metric) for outcome in baselines]))
     if low is None or low <= ROUNDING * scale:

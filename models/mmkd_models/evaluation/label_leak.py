@@ -1,4 +1,4 @@
-"""Labels interpolated in time, a rival without a sensor: if it predicts hidden labels, scores on them are too good."""
+"""Labels interpolated in time, a rival without a sensor; if it succeeds, scores on hidden labels are too good."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FAR = 0.2
 
 
 def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None:
-    """Judge interpolated labels on the training windows whose labels are hidden; None without any.
+    """Judge interpolated labels on training windows with hidden labels; None without any.
 
-    Interpolates in each recording, else in each group; one without a label gets the mean of all.
+    Interpolates in each recording, else each group; without labels it gets the overall mean.
     """
     visible, hidden = train.labelled, is_labelled(truth) & ~train.labelled
     if not (visible.any() and hidden.any()):
@@ -44,7 +44,7 @@ def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None
 
 
 def leak_of(judged: Sequence[TestedNetwork | None], metric: str) -> LabelLeak | None:
-    """Return the score of interpolated labels on each seed, and whether that is a leak; None if one is unknown."""
+    """Return interpolated labels' score on each seed, and whether that is a leak; None if one is unknown."""
     known = [outcome for outcome in judged if outcome is not None]
     if not known or len(known) < len(judged):
         return None
@@ -56,14 +56,14 @@ def leak_of(judged: Sequence[TestedNetwork | None], metric: str) -> LabelLeak | 
 
 
 def _columns(train: Windows) -> NDArray[np.float64]:
-    """(N, K): 1 for the class or labels of a window, else 0; (N, 1) the number of a regression."""
+    """(N, K): 1 for a window's class or labels, else 0; (N, 1) a regression's number."""
     if train.spec.task.kind == "classification":
         return np.asarray(train.labels[:, None] == np.arange(len(train.spec.task.labels)), dtype=np.float64)
     return train.labels.reshape(len(train), -1).astype(np.float64)
 
 
 def _places(train: Windows) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Owner of each window (N,), and its position (N,): seconds in its recording, or its row."""
+    """Owner (N,) and position (N,) of each window: seconds in its recording, or its row."""
     source = train.source
     if isinstance(source, CutWindows):
         return source.recording[train.rows], source.start_s[train.rows]

@@ -1,6 +1,6 @@
 """Answers on test windows: scores, and what redrawing groups needs.
 
-Classes are stored as counts, other tasks as answers, since average precision needs them.
+Classes are stored as counts, others as answers for average precision.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FORMAT_VERSION = 1
 
 
 class GroupConfusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Confusion of one group: K rows (truth) of K counts (answers)."""
+    """Confusion (K, K) of a group: rows truth, columns answers."""
 
     group: int | str
     confusion: tuple[tuple[int, ...], ...]
 
 
 class GroupAnswers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Truth and answers of one group, a row of K per window: labels and logits, or numbers (K = 1)."""
+    """Truth and answers of a group, K per window: labels and logits, or numbers (K = 1)."""
 
     group: int | str
     truth: tuple[tuple[float, ...], ...]
@@ -53,7 +53,7 @@ class TestedNetwork(
     forbid_unknown_fields=True,
     rename={"class_scores": "scores", "confusions": "by_group"},
 ):
-    """A model on test windows: `class_scores` and `confusions` for classification, `task` and `answers` otherwise."""
+    """A model on test windows: `confusions` for classification, otherwise `task` and `answers`."""
 
     format_version: int = FORMAT_VERSION
     class_scores: Scores | msgspec.UnsetType = msgspec.UNSET
@@ -77,7 +77,7 @@ class TestedNetwork(
 
     @property
     def windows(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
-        """Truth (N, K), answers (N, K) and group (N,) of tasks other than classification."""
+        """Truth (N, K), answers (N, K) and group (N,), not for classification."""
         parts = self.answers or ()
         return (
             np.concatenate([np.array(part.truth, dtype=np.float64) for part in parts]),
@@ -93,7 +93,7 @@ class TestedNetwork(
 
 
 def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> TestedNetwork:
-    """Score logits or probabilities (N, K) of labelled windows. Raise MmkdError if one is not finite."""
+    """Score logits or probabilities (N, K). Raise MmkdError if one is not finite."""
     task = test.spec.task
     if not np.isfinite(logits).all():
         raise MmkdError("test windows: expected finite answers, got others; train again with a smaller learning rate")
@@ -113,7 +113,7 @@ def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> TestedNetwor
 
 
 def outcome_by_group(task: TaskSpec, truth: NDArray[Any], answers: NDArray[Any], groups: NDArray[Any]) -> TestedNetwork:
-    """Return the outcome of truth and answers (N, K) of labels or numbers, and groups (N,)."""
+    """Return the outcome of truth and answers (N, K), and groups (N,)."""
     parts = [(group, groups == group) for group in np.unique(groups).tolist()]
     return TestedNetwork(
         task=task,
@@ -131,7 +131,7 @@ def outcome_by_group(task: TaskSpec, truth: NDArray[Any], answers: NDArray[Any],
 def drawn_figures(
     outcome: TestedNetwork, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
 ) -> NDArray[np.float64]:
-    """Return a metric (D,) with groups (G,) weighted by `weights` (D, G); NaN if a draw has no window."""
+    """Return a metric (D,) with groups (G,) weighted by (D, G); NaN for a draw without windows."""
     if outcome.confusions is not msgspec.UNSET:
         classes = len(outcome.confusions[0].confusion)
         counts = np.zeros((len(groups), classes, classes))

@@ -1,6 +1,6 @@
-"""Classical rivals on one sensor: extra-trees on window statistics, MiniRocket, MultiRocket-Hydra, and an average.
+"""Classical rivals on one sensor: extra-trees, MiniRocket, MultiRocket-Hydra, and an average.
 
-Convolutional features are those of aeon (BSD-3-Clause). `distilled_rocket` also learns from the teacher: it shows what
+Convolutional features are aeon's (BSD-3-Clause). `distilled_rocket` also learns from the teacher, which shows what
 distillation gains for MiniRocket.
 """
 
@@ -45,9 +45,9 @@ _PENALTIES = np.logspace(-3, 3, 10)  # as in aeon's classifiers; leave-one-out d
 
 @dataclass(frozen=True, kw_only=True)
 class Rivals:
-    """Rivals of one sensor on one fold; each is fitted once.
+    """Rivals of one sensor on one fold, each fitted once.
 
-    `parts` are the validation windows, then those that judge; `teach` returns a teacher's probabilities (N, K).
+    `parts` are validation windows, then judging windows; `teach` returns a teacher's probabilities (N, K).
     """
 
     train: Windows
@@ -59,14 +59,14 @@ class Rivals:
     _fitted: dict[RivalName, Answerer | str] = field(default_factory=dict)
 
     def judge(self, rival: RivalName) -> tuple[TestedNetwork, ...] | str:
-        """Judge a rival on the labelled windows of each part, or return why that is impossible."""
+        """Judge a rival on each part, or return why that is impossible."""
         answerer = self.answerer(rival)
         if isinstance(answerer, str):
             return answerer
         return tuple(outcome_on(part, answerer(part)) for part in map(Windows.only_labelled, self.parts))
 
     def answerer(self, rival: RivalName) -> Answerer | str:
-        """Return the function that answers windows, or why there is none."""
+        """Return the predictor, or why there is none."""
         if rival not in self._fitted:
             self._fitted[rival] = self._fit(rival)
         return self._fitted[rival]
@@ -127,7 +127,7 @@ def calibration(raw: Answers, *, train: Windows, valid: Windows, metric: AnyMetr
 
 
 def averaged(first: Answers, second: Answers, *, kind: TaskKind) -> Answers:
-    """Return the answers whose probabilities are the mean of both, or the mean of two numbers."""
+    """Average two models' probabilities or numbers."""
     if kind == "regression":
         return np.asarray((first + second) / 2)
     mean = (probabilities_of(first, kind=kind) + probabilities_of(second, kind=kind)) / 2
@@ -139,9 +139,9 @@ def averaged(first: Answers, second: Answers, *, kind: TaskKind) -> Answers:
 
 @contextmanager
 def _rocket_threads() -> Iterator[None]:
-    """Keep numba from OpenMP, and restore torch's thread count. Raise ImportError if aeon is not installed.
+    """Keep numba from OpenMP, and restore torch's thread count. Raise ImportError without aeon.
 
-    Two OpenMP libraries in one process, numba's and torch's, were measured to slow each later training step 50 times.
+    With two OpenMP libraries in one process each later training step was 50 times slower.
     """
     import aeon  # noqa: F401
     from numba import config
@@ -155,13 +155,13 @@ def _rocket_threads() -> Iterator[None]:
 
 
 def series_of(windows: Windows, modality: str) -> NDArray[np.float64]:
-    """Return (N, C, T), as aeon expects; missing samples are 0."""
+    """Return (N, C, T) for aeon; missing samples are 0."""
     values = series_values(windows, modality).astype(np.float64)
     return np.asarray(np.nan_to_num(values, nan=0.0).transpose(0, 2, 1))
 
 
 def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
-    """Return MiniRocket's features (Dempster et al., KDD 2021). Raise ValueError if windows are too short."""
+    """Compute MiniRocket features (Dempster et al., KDD 2021). Raise ValueError for short windows."""
     from aeon.transformations.collection.convolution_based import MiniRocket
     from sklearn.preprocessing import StandardScaler
 
@@ -171,10 +171,10 @@ def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
 
 
 def multi_rocket_hydra(series: NDArray[np.float64], *, seed: int) -> Transform:
-    """Return features of MultiRocket (Tan et al., DMKD 2022) and Hydra (Dempster et al., DMKD 2023).
+    """Compute MultiRocket (Tan et al., DMKD 2022) and Hydra (Dempster et al., DMKD 2023) features.
 
-    Hydra's counts are scaled as its authors do: the root, centred and divided by the standard deviation plus the
-    fourth power of the fraction of zeros; zeros stay zeros.
+    Hydra's counts are scaled as by its authors: the root, centred and divided by the standard deviation plus the fourth
+    power of the fraction of zeros; zeros stay.
     """
     from aeon.transformations.collection.convolution_based import HydraTransformer, MultiRocket
     from sklearn.preprocessing import StandardScaler
@@ -197,7 +197,7 @@ def _roots(counts: Any) -> NDArray[np.float64]:
 
 
 def _ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) -> Callable[[Features], Answers]:
-    """Return a ridge regression for each class against the others; a class without a label answers -1."""
+    """Return a one-against-rest ridge regression; a class without a label answers -1."""
     from sklearn.linear_model import RidgeClassifierCV
 
     if task.kind != "classification":

@@ -25,7 +25,7 @@ Trained: TypeAlias = "Provenance | ModelEntry"
 
 
 def windows_seen(model: Trained, modality: str, dataset: Dataset, windows: Windows) -> SeenWindows | None:
-    """Count the windows that a model knows, by its dataset or its training hashes; None if it cannot tell."""
+    """Count the windows a model knows, by dataset or training hashes; None if unknown."""
     is_own = model.dataset_sha256 == dataset.sha256
     if (is_own and model.fold is None) or any(step.dataset_sha256 == dataset.sha256 for step in model.adapted or ()):
         fold, train, valid = None, dataset.split("train").rows, dataset.split("valid").rows
@@ -46,11 +46,9 @@ def windows_seen(model: Trained, modality: str, dataset: Dataset, windows: Windo
 def check_seen(
     path: str, model: Trained, modality: str, dataset: Dataset, windows: Windows, *, part: str | None, costs: bool
 ) -> SeenWindows | None:
-    """Count the windows that a model knows. Raise UsageError if windows trained it that must not judge it.
+    """Count the windows a model knows. Raise UsageError if training windows must not judge it.
 
-    Args:
-        part: the name of the windows; None accepts windows that trained it.
-        costs: whether a price is put on the model.
+    `part` names the windows; None accepts training windows. With `costs` the model gets a price.
     """
     seen = windows_seen(model, modality, dataset, windows)
     trained = 0 if seen is None else seen.trained
@@ -96,7 +94,7 @@ def cautions_of(
 
 
 def split_judged(dataset: Dataset, seen: Sequence[SeenWindows | None], *, split: str, part: str) -> Split:
-    """Return what a document contains on the windows named `part`."""
+    """Describe the windows named `part` for a document."""
     facts = split_facts(dataset.everything(), part=split)
     if any(known is not None and known.trained for known in seen):
         return msgspec.structs.replace(facts, judged_on=f"{part}, which trained the model")

@@ -1,7 +1,7 @@
-"""A fair comparison of teacher, labels only, student and rivals for every sensor: the plan of the demo.
+"""A fair comparison of teacher, labels only, student and rivals per sensor, as in the demo.
 
-Grouped folds; the same visible labels, steps and seeds for everyone; without a race labels only choose their own
-learning rate by validation; finished models read the test windows once.
+Folds are grouped; all get the same visible labels, steps and seeds; without a race labels only choose their own
+learning rate; finished models read the test windows once.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _TAUGHT, _MISSING_FILE = "taught", "missing.json"
 
 
 class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that decides a comparison but the fold; without `left_out` folds are dealt by groups."""
+    """What decides a comparison but the fold; without `left_out` folds are dealt by groups."""
 
     labelled: Labelled
     modalities: tuple[str, ...]
@@ -82,7 +82,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 @dataclass(frozen=True, kw_only=True)
 class SensorResult:
-    """One sensor on one fold; a text is why a rival could not be run."""
+    """A sensor on a fold; a text is why a rival could not run."""
 
     baseline: Judged
     student: Judged
@@ -91,7 +91,7 @@ class SensorResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldResult:
-    """One fold of a comparison, with the numbers of `train`, `labelled`, `valid` and `test` windows."""
+    """A fold, with the numbers of `train`, `labelled`, `valid` and `test` windows."""
 
     config: ComparisonConfig
     seed: int
@@ -124,7 +124,7 @@ class Comparison:
 
     @cached_property
     def folders(self) -> dict[str, Folder]:
-        """Folders by sensor; all of them share the teachers."""
+        """Folders by sensor, which share teachers."""
         config = self.config
         space = Space(
             teachers=(self.teacher,),
@@ -162,25 +162,25 @@ class Comparison:
         return self.folders[self.config.modalities[0]]
 
     def teacher_path(self, seed: int) -> Path:
-        """Return the checkpoint of a fold's teacher."""
+        """Return a fold's teacher checkpoint."""
         return self.folder.teacher_folder(self.teacher, seed) / TEACHER_CHECKPOINT
 
     def baseline_path(self, modality: str, seed: int) -> Path:
-        """Return the checkpoint of labels only. Raise UsageError if it is not trained."""
+        """Return the labels-only checkpoint. Raise UsageError if not trained."""
         return best_baseline(self.folders[modality], self.entry(_TAUGHT), seed)
 
     def student_path(self, modality: str, seed: int) -> Path:
-        """Return the checkpoint of the student."""
+        """Return the student's checkpoint."""
         folder = self.folders[modality]
         (trial,) = list_trials(folder, self.entry(_TAUGHT), [seed])
         return folder.trial_folder(trial) / STUDENT_CHECKPOINT
 
     def entry(self, method: str) -> Entry:
-        """Return the entry of labels only (`none`), or of the student."""
+        """Return the entry of labels only (`none`) or of the student."""
         return Entry(student=self.config.student, method=method, teacher=None if method == NONE else self.teacher.name)
 
     def phases(self, seeds: Sequence[int]) -> tuple[list[Run], ...]:
-        """Return the runs that the folds lack; those of one phase can be made side by side."""
+        """Return the missing runs; those of one phase can be made side by side."""
         teachers = [teacher_run(self.folder, self.teacher, seed) for seed in seeds]
         judging = [
             Run(
@@ -205,7 +205,7 @@ class Comparison:
 def compare(
     comparison: Comparison, seeds: Sequence[int], workers: Workers, *, progress: Progress | None = None
 ) -> list[FoldResult]:
-    """Make the runs that the folds lack, and return the folds. Raise UsageError if a training cannot be done."""
+    """Make the missing runs, and return the folds. Raise UsageError if a training is impossible."""
     progress, phases = progress or Progress(), comparison.phases(seeds)
     progress.expect(phases)
     for phase in phases:

@@ -1,4 +1,4 @@
-"""Comparisons that leave out a domain at a time, or the end of the campaign."""
+"""Comparisons that leave out one domain, or the end of the campaign."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftOrder:
-    """The comparisons of a domain shift, of one sensor; `in_time` leaves out the end of the campaign too."""
+    """Comparisons of a domain shift of one sensor; `in_time` also leaves out the end of the campaign."""
 
     dataset: Dataset
     config: ComparisonConfig
@@ -112,7 +112,7 @@ def judge_shift(
 
 
 def mean_over_domains(values: Sequence[float]) -> DomainSpread:
-    """Return mean and 95 % interval over at most ten domains, by Student's t: a bootstrap of so few is too narrow."""
+    """Return mean and 95 % interval over at most ten domains, by Student's t: a bootstrap is too narrow."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return DomainSpread(mean=mean, low=None, high=None)

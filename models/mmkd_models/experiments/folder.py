@@ -1,7 +1,7 @@
-"""The folder of an experiment: where its runs are, the windows of its folds, and the result of a run.
+"""The folder of an experiment: its runs, the windows of its folds, and results.
 
-A run is finished when its `result.json` exists; the checkpoint is written before it. The lock in its folder is held by
-the process that makes it, and freed by the kernel.
+A run is finished when its `result.json` exists; the checkpoint is written before. The process that makes it locks its
+folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESULT_FILE, TEST_FILE = "result.json", "test.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FoldData:
-    """The windows of one fold; `truth` has all labels of the training windows, which no training sees."""
+    """Windows of a fold; `truth` has all training labels, which no training sees."""
 
     training: TrainingData
     test: Windows
@@ -49,7 +49,7 @@ class FoldData:
 
 
 def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: LeftOutDomains | None = None) -> FoldData:
-    """Return fold number `seed`, which also chooses the visible labels. Raise UsageError if there is no such fold."""
+    """Return fold `seed`, which also chooses visible labels. Raise UsageError for a missing fold."""
     windows = dataset.everything()
     if left_out is None:
         number: int | msgspec.UnsetType = seed
@@ -65,7 +65,7 @@ def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: Left
 
 
 def spread_in_time(data: FoldData) -> TestedNetwork | None:
-    """Judge labels spread in time on the hidden labels of a fold; None if whole groups are labelled."""
+    """Judge labels interpolated in time on the hidden labels; None if whole groups are labelled."""
     if data.training.labelled.groups is not None:
         return None
     return labels_spread_in_time(data.training.train, data.truth)
@@ -73,7 +73,7 @@ def spread_in_time(data: FoldData) -> TestedNetwork | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """The runs of one sensor. Folders of several sensors may share `out`, and then share their teachers."""
+    """Runs of one sensor. Folders with the same `out` share their teachers."""
 
     out: Path
     dataset: Dataset
@@ -90,7 +90,7 @@ class Folder:
         return self.out / "teachers" / teacher_name(self.conditions, teacher, seed)
 
     def rival_folder(self, rival: RivalName, seed: int) -> Path:
-        """Return the folder of a rival; another one once its library is installed."""
+        """Return a rival's folder; another one once its library is installed."""
         own, teacher = self.conditions, self.space.teachers[0]
         decides = {
             "dataset": own.dataset_sha256,
@@ -103,7 +103,7 @@ class Folder:
         return self.out / "rivals" / f"{own.modality}-{rival}-seed{seed}-{short_hash(decides)}"
 
     def fold(self, seed: int) -> FoldData:
-        """Return the windows of a seed's fold; errors as `fold_data`."""
+        """Return a seed's windows; errors as `fold_data`."""
         own = self.conditions
         return fold_data(self.dataset, seed=seed, labelled=own.labelled, left_out=own.left_out)
 
@@ -121,7 +121,7 @@ class Folder:
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a teacher, a student (`trial`) or a rival ended; `reason` says why there is nothing to judge.
+    """Result of a teacher, student (`trial`) or rival; `reason` says why there is nothing to judge.
 
     `score` is on validation; `parameters` of a committee are its transformer's; `shipped` is a race's choice.
     """
@@ -143,12 +143,12 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def read_run(path: Path) -> RunResult | None:
-    """Return how the run of a folder ended, or None if it has not."""
+    """Return the result of a folder's run, or None without one."""
     return read_result(path / RESULT_FILE, RunResult)
 
 
 def write_run(path: Path, result: RunResult) -> None:
-    """Write how a run ended, and remove its resume states."""
+    """Write a result, and remove resume states."""
     write_result(path / RESULT_FILE, result)
     for state in list((path / "run").rglob(RESUME_FILE)):
         state.unlink()
@@ -156,7 +156,7 @@ def write_run(path: Path, result: RunResult) -> None:
 
 @contextmanager
 def claim(path: Path) -> Iterator[bool]:
-    """Yield whether this process alone works in the folder, until the block ends."""
+    """Yield whether this process alone works in the folder."""
     path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
@@ -172,7 +172,7 @@ Result = TypeVar("Result")
 
 
 def read_result(path: Path, kind: type[Result]) -> Result | None:
-    """Read a result, or None if there is none yet. Raise CheckpointError if the file is damaged."""
+    """Read a result, or None without one. Raise CheckpointError for a damaged file."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
@@ -184,6 +184,6 @@ def read_result(path: Path, kind: type[Result]) -> Result | None:
 
 
 def write_result(path: Path, value: Any) -> None:
-    """Replace the file, all or nothing."""
+    """Replace the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, msgspec.json.format(msgspec.json.encode(value), indent=1))

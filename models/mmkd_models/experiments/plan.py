@@ -1,6 +1,6 @@
-"""Combinations of teachers, student sizes, methods, learning rates and seeds, and the names of their folders.
+"""Combinations of teachers, student sizes, methods, learning rates and seeds, and their folder names.
 
-A name follows from everything that decides a result and from nothing else, so that processes and hosts agree.
+A name follows from everything that decides a result and nothing else, so processes and hosts agree.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COMMITTEE = "committee"
 
 
 class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A teacher; `committee` has the kinds of its members, empty for a single transformer."""
+    """A teacher; `committee` has its members' kinds, empty for a single transformer."""
 
     modalities: tuple[str, ...]
     preset: Preset
@@ -69,10 +69,9 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Settings that all runs of one sensor share and that decide their weights.
 
     Attributes:
-        modality: the student's.
-        self_training: train a second generation of every teacher on the unlabelled windows too.
-        choose: train every student in several forms; validation chooses one.
-        labels_compete: the student of labels only takes part in the race of a taught one.
+        self_training: also train a second generation of teachers on unlabelled windows.
+        choose: train students in several forms; validation chooses.
+        labels_compete: the labels-only student joins the race of a taught one.
         left_out: what each fold leaves out; None deals folds by groups.
         threads: of every training; another number may change the last bits.
     """
@@ -100,7 +99,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     baseline_learning_rates: tuple[float, ...] = ()
 
     def learning_rates_for(self, entry: Entry) -> tuple[float, ...]:
-        """Return the learning rates that an entry may choose from."""
+        """Return an entry's learning rates."""
         return (self.baseline_learning_rates if entry.method == NONE else ()) or self.learning_rates
 
     def teacher(self, name: str) -> TeacherChoice:
@@ -113,7 +112,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, order=True):
-    """One row of a table; no teacher for labels only."""
+    """A table row; no teacher for labels only."""
 
     student: Preset
     method: str
@@ -121,21 +120,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An entry with a learning rate, which a search chooses."""
+    """An entry with a learning rate."""
 
     entry: Entry
     learning_rate: float
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A candidate on one seed (and its fold): one training."""
+    """A candidate on one seed (and fold): one training."""
 
     candidate: Candidate
     seed: int
 
 
 def entries(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Entry, ...]:
-    """Return every combination that can be trained, with labels only once for each student size."""
+    """Return every trainable combination, with labels only once per student size."""
     combined = [
         Entry(student=student, method=method.name, teacher=None if method.recipe is None else teacher.name)
         for student, method, teacher in product(space.students, space.methods, space.teachers)
@@ -153,7 +152,7 @@ def candidates(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Candidat
 
 
 def check_space(space: Space) -> None:
-    """Raise UsageError if a part of the space is empty, named twice, or without the method `none`."""
+    """Raise UsageError if a part is empty, repeated, or without the method `none`."""
     parts: dict[str, list[str]] = {
         "--teacher": [teacher.name for teacher in space.teachers],
         "--student": list(space.students),
@@ -213,5 +212,5 @@ def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> s
 
 
 def short_hash(value: Any) -> str:
-    """Return a short hash of a JSON value."""
+    """Hash a JSON value."""
     return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:_DIGITS]

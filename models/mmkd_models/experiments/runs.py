@@ -1,6 +1,6 @@
-"""Runs: a teacher, a student, the rivals of a sensor. Each is made once, and resumed where it was interrupted.
+"""Runs of a teacher, a student, or a sensor's rivals: each made once, and resumed if interrupted.
 
-`judge_network` and `judge_rivals` alone read the test windows.
+Only `judge_network` and `judge_rivals` read the test windows.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _WAIT_S = 0.5
 class Judged:
     """A finished run and its answers on the test windows.
 
-    `missing` has the first measure of the task by what is left: modalities of a teacher, or the fraction of a student's
+    `missing` has the task's first measure by what is left: a teacher's modalities, or the fraction of a student's
     samples that is missing.
     """
 
@@ -75,7 +75,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training or judging that is made once; `path` is claimed meanwhile, `costs` has one value per training."""
+    """A training or judging made once while `path` is claimed; `costs` has one value per training."""
 
     title: str
     path: Path
@@ -86,7 +86,7 @@ class Run:
 
 @dataclass
 class Progress:
-    """Follows runs by their costs; `afterwards_s` is needed after the last run."""
+    """Progress of runs by cost; `afterwards_s` is needed after the last run."""
 
     show: Show = lambda line, so_far_s, left_s, is_end: None
     afterwards_s: float = 0.0
@@ -97,12 +97,12 @@ class Progress:
     _done: dict[Path, tuple[int, float]] = field(default_factory=dict)
 
     def expect(self, phases: Sequence[Sequence[Run]]) -> None:
-        """Set the runs that are still to be made."""
+        """Set the runs still to be made."""
         self._began_s = self.clock() if self._began_s is None else self._began_s
         self._left = sum(sum(run.costs) for phase in phases for run in phase if not run.is_done())
 
     def on_step(self, run: Run, progress: TrainingProgress) -> None:
-        """Show the step of a run. Steps before its first report are not this command's work."""
+        """Show the step of a run; steps before its first report are earlier work."""
         trainings, is_end = self._done.get(run.path, (0, 0.0))[0], progress.step == progress.steps
         training = run.costs[min(trainings, len(run.costs) - 1)]
         cost = min(sum(run.costs), sum(run.costs[:trainings]) + training * progress.step / progress.steps)
@@ -110,14 +110,14 @@ class Progress:
         self._show(f"{run.title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}".rstrip(), is_end)
 
     def on_end(self, run: Run) -> None:
-        """Count a run as made, and show it if it reported no steps."""
+        """Count a run as made; show it if it reported no steps."""
         is_silent = run.path not in self._done
         self._advance(run, len(run.costs), sum(run.costs), is_work=True)
         if is_silent:
             self._show(f"{run.title}: done", True)
 
     def left_s(self) -> float | None:
-        """Return the seconds left at the pace so far; None before anything was made."""
+        """Return the seconds left at the pace so far; None before the first run."""
         if self._began_s is None or not self._worked:
             return None
         return max(0.0, self._left) * (self.clock() - self._began_s) / self._worked + self.afterwards_s
@@ -141,7 +141,7 @@ def make_runs(
     on_step: Callable[[Run, TrainingProgress], None] = lambda run, progress: None,
     on_end: Callable[[Run], None] = lambda run: None,
 ) -> None:
-    """Make the runs that are not done before the deadline, and wait for those of other commands in the same folder."""
+    """Make the missing runs before the deadline, and wait for those of other commands in the same folder."""
     while (waiting := [run for run in runs if not run.is_done()]) and not is_over(deadline):
         workers.run(make_claimed, until(deadline, waiting), on_step=on_step, on_end=on_end)
         if not all(run.is_done() for run in waiting):
@@ -161,7 +161,7 @@ def is_over(deadline: float | None) -> bool:
 
 
 def until(deadline: float | None, runs: Iterable[Run]) -> Iterator[Run]:
-    """Yield runs until the time is used up."""
+    """Yield runs until the deadline."""
     for run in runs:
         if is_over(deadline):
             return
@@ -218,12 +218,12 @@ def student_run(folder: Folder, trial: Trial) -> Run:
 
 
 def trial_result(folder: Folder, trial: Trial) -> RunResult | None:
-    """Return how a trial ended, or None if it has not."""
+    """Return a trial's result, or None if it has none yet."""
     return read_run(folder.trial_folder(trial))
 
 
 def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
-    """Train a trial, or resume its training; if it cannot be done, the reason is its result."""
+    """Train or resume a trial; if it cannot be done, the reason is its result."""
     path, entry = folder.trial_folder(trial), trial.candidate.entry
     choice = None if entry.teacher is None else folder.space.teacher(entry.teacher)
     rate = trial.candidate.learning_rate
@@ -267,7 +267,7 @@ def _train_student(folder: Folder, trial: Trial, teacher: TeacherFile | None, on
 
 
 def best_baseline(folder: Folder, entry: Entry, seed: int) -> Path:
-    """Return the labels-only checkpoint of the entry's size that validates best. Raise UsageError without one."""
+    """Return the best-validated labels-only checkpoint of the entry's size. Raise UsageError without one."""
     baseline = Entry(student=entry.student, method=NONE, teacher=None)
     result = chosen_trials(folder, baseline, [seed]).get(seed)
     if result is None or result.trial is None:
@@ -280,7 +280,7 @@ def best_baseline(folder: Folder, entry: Entry, seed: int) -> Path:
 
 
 def list_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> tuple[Trial, ...]:
-    """Return the trials of an entry: every learning rate on every seed."""
+    """Return an entry's trials: every learning rate on every seed."""
     return tuple(
         Trial(candidate=Candidate(entry=entry, learning_rate=rate), seed=seed)
         for seed in seeds
@@ -289,7 +289,7 @@ def list_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> tuple[Tri
 
 
 def chosen_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> dict[int, RunResult]:
-    """Return by seed the finished learning rate that validates best; the first of equals."""
+    """Return by seed the finished learning rate that validates best, the first of equals."""
     best: dict[int, RunResult] = {}
     for trial in list_trials(folder, entry, seeds):
         result = trial_result(folder, trial)
@@ -308,7 +308,7 @@ def read_exportable_student(folder: Folder, trial: Trial) -> StudentCheckpoint:
 
 
 def judge_network(folder: Folder, result: RunResult) -> TestedNetwork:
-    """Judge a finished teacher or student on the test windows of its fold, once."""
+    """Judge a finished teacher or student on its test windows, once."""
     if result.trial is not None:
         path, modality = folder.trial_folder(result.trial), folder.conditions.modality
     else:
@@ -372,7 +372,7 @@ def _are_judged(folder: Folder, rivals: Sequence[RivalName], seed: int) -> bool:
 
 
 def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> dict[RivalName, Judged | str]:
-    """Train and judge rivals on the student's sensor and labels, once; a text is why one could not be run."""
+    """Train and judge rivals on the student's sensor and labels, once; a text is why one could not run."""
     if not _are_judged(folder, rivals, seed):
         _judge_rivals(folder, rivals, seed, lambda progress: None)
     judged: dict[RivalName, Judged | str] = {}
@@ -423,7 +423,7 @@ def grid_phases(
     rivals: Sequence[RivalName],
     ask_before: bool = False,
 ) -> tuple[list[Run], ...]:
-    """Return the phases of a grid: the runs of each can be made side by side, those of later ones after it.
+    """Return the phases of a grid; runs of one phase can be made side by side.
 
     With `ask_before` teachers answer the batches of their students once, if recipes use outputs alone.
     """

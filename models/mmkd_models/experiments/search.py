@@ -1,7 +1,7 @@
-"""The search of a study: Optuna (TPE) proposes what to train on the search's seeds; test windows are not read.
+"""The search of a study: Optuna (TPE) proposes what to train; test windows are not read.
 
-Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011. The score is the mean of the
-validation scores. Optuna's study is made anew from the folder for each proposal.
+Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011. The score is the mean validation
+score. Optuna's study is rebuilt from the folder for each proposal.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _SIZES = ("tiny", "small", "medium", "base")
 
 
 def search_scores(folder: Folder, candidate: Candidate, seeds: Sequence[int]) -> tuple[float, ...] | None:
-    """Return the validation scores on these seeds, or None unless all are finished."""
+    """Return the validation scores, or None unless all are finished."""
     results = [trial_result(folder, Trial(candidate=candidate, seed=seed)) for seed in seeds]
     scores = [result.score for result in results if result is not None and result.score is not None]
     return tuple(scores) if len(scores) == len(seeds) else None
 
 
 def finalists(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int], *, most: int) -> tuple[Candidate, ...]:
-    """Return the best entries of a search with labels only in their sizes, each with its best learning rate."""
+    """Return the best entries of a search and their labels-only baselines, each with its best learning rate."""
     best: dict[Entry, tuple[float, Candidate]] = {}
     for candidate in candidates(folder.space, impossible):
         scores = search_scores(folder, candidate, seeds)
@@ -53,7 +53,7 @@ def finalists(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int],
 
 
 def proposals(folder: Folder, impossible: tuple[Entry, ...], seeds: tuple[int, ...], *, trials: int) -> Iterator[Run]:
-    """Yield the runs of the search; candidates that ended in the folder before, or by another command, count."""
+    """Yield the runs of the search; candidates finished earlier or by another command count."""
     distilled, begun = distilled_candidates(folder, impossible), set[Candidate]()
     while True:
         taken = begun | {candidate for candidate in distilled if _has_ended(folder, candidate, seeds)}

@@ -1,4 +1,4 @@
-"""Which sensor is enough: a comparison's first fold, each sensor's faults and costs, and the table that decides."""
+"""Which sensor is enough: a comparison's first fold, each sensor's faults and costs, and the table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Say = Callable[[str], None]
 
 
 def check_costs(comparison: Comparison, costs: Mapping[str, Path]) -> None:
-    """Raise UsageError if these files cannot price the test windows, in one currency."""
+    """Raise UsageError if the files cannot price the test windows in one currency."""
     test = comparison.folder.fold(_FOLD).test
     for file in costs.values():
         cost.check_cost(test, file)
@@ -55,7 +55,7 @@ def check_costs(comparison: Comparison, costs: Mapping[str, Path]) -> None:
 def judge_sensors(
     comparison: Comparison, costs: Mapping[str, Path], *, workers: int, executor: Executor = "local", say: Say
 ) -> dict[str, JudgingDocument]:
-    """Judge the student of every sensor under faults, with labels only, teacher and rivals, and compute costs."""
+    """Judge every sensor's student under faults against labels only, teacher and rivals, with costs."""
     names = comparison.config.modalities
     count = min(workers, len(names))
     if count > 1 or executor == "ray":  # else progress comes from the judging itself
@@ -69,12 +69,12 @@ def _judge(comparison: Comparison, name: str, on_step: OnStep) -> None:
 
 
 def possible_rivals(modality: ModalitySpec) -> tuple[RivalName, ...]:
-    """Return extra-trees, and MiniRocket if it is installed and the windows are long enough for it."""
+    """Return extra-trees, and MiniRocket if installed and the windows are long enough."""
     return _UNTAUGHT if find_spec("aeon") and fits_kernels(modality) else _UNTAUGHT[:1]
 
 
 class _Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """A sensor under faults; `key` is a hash of all that decides it."""
+    """A sensor under faults; `key` hashes all that decides it."""
 
     key: str
     document: JudgingDocument
@@ -178,7 +178,7 @@ def _row(
 
 
 def pair_rows(compared: DemoDocument) -> tuple[SensorRow, ...]:
-    """Return the teacher's score with every two sensors alone, of three or more."""
+    """Return the teacher's score with every two of three or more sensors."""
     measure, teacher = compared.reported_metric, compared.teacher
     names = [spec.name for spec in compared.dataset.modalities]
     scores = {frozenset(subset.modalities): subset.score(measure) for subset in teacher.missing or ()}

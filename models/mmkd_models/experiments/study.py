@@ -1,6 +1,5 @@
 """A study: which student of one sensor is best within limits.
 
-A grid trains everything on every seed. A search tries candidates on its seeds and trains the finalists on the others.
 Validation alone chooses; finished networks of the table read the test windows.
 """
 
@@ -93,7 +92,7 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Options of a study.
 
     A `grid` trains everything on every seed. A search tries `trials` candidates on `search_seeds`, which do not count
-    in the table, and trains `finalists` on the others. `required` methods must be possible, others may be left out.
+    in the table, and trains `finalists` on the others. `required` methods must be possible.
     """
 
     conditions: Conditions
@@ -114,7 +113,7 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedStudy:
-    """A study whose options were checked, with the sizes and methods that are possible."""
+    """A study with checked options, and the possible sizes and methods."""
 
     options: StudyOptions
     folder: Folder
@@ -126,27 +125,27 @@ class PreparedStudy:
     began_s: float
 
     def deadline(self, fraction: float = 1.0) -> float | None:
-        """Return when this fraction of the budget is used up, in seconds since the epoch."""
+        """Return when this fraction of the budget is used, in seconds since the epoch."""
         hours = self.options.budget_hours
         return None if hours is None else self.began_s + 3600 * hours * fraction
 
     @property
     def table_entries(self) -> tuple[Entry, ...]:
-        """All entries of a grid, or a search's finalists with their baselines."""
+        """All entries of a grid, or the finalists with their baselines."""
         if self.options.grid:
             return entries(self.folder.space, self.impossible)
         return tuple(candidate.entry for candidate in self.finalists)
 
     @property
     def finalists(self) -> tuple[Candidate, ...]:
-        """The best candidates of a search so far."""
+        """The best candidates so far."""
         return finalists(self.folder, self.impossible, self.search_seeds, most=self.options.finalists)
 
 
 def prepare_study(
     dataset: Dataset, options: StudyOptions, *, out: Path, measure_latency: MeasureLatency | None = None
 ) -> PreparedStudy:
-    """Check options and folder, and find which sizes and methods are possible; errors as `study`."""
+    """Check options and folder, and find possible sizes and methods; errors as `study`."""
     began_s = time.time()
     _check_study(dataset, options)
     check_folder(out)
@@ -175,9 +174,9 @@ def prepare_study(
 
 
 def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tuple[int, ...]:
-    """Return the seeds whose test windows a search has not seen. Raise UsageError if there is none.
+    """Return the seeds whose test windows a search has not seen. Raise UsageError without one.
 
-    Without groups a dataset's own split is the only fold, and a search looks at validation alone.
+    Without groups a dataset's own split is the only fold, and a search reads validation alone.
     """
     windows = dataset.everything()
     if fold_count(windows) == 1:
@@ -215,9 +214,9 @@ def _check_study(dataset: Dataset, options: StudyOptions) -> None:
 def _student_sizes(
     folder: Folder, options: StudyOptions, measure_latency: MeasureLatency | None
 ) -> tuple[StudentSize, ...]:
-    """Return each size with its costs, and the limit that it breaks. Raise PerformanceError if all break one.
+    """Return each size with its costs, and the limit it breaks. Raise PerformanceError if all break one.
 
-    Latencies are measured once, of networks of a single training step, and stored in the study's folder.
+    Latencies, of networks after one training step, are measured once and stored in the study's folder.
     """
     sizes = []
     for preset in options.space.students:
@@ -263,7 +262,7 @@ def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLat
 
 
 def _impossible_entries(folder: Folder, required: Sequence[str]) -> dict[Entry, str]:
-    """The combinations that cannot be trained, with the reason that the training itself would give."""
+    """Combinations that cannot be trained, each with the training's reason."""
     spec, task = folder.dataset.spec, folder.dataset.spec.task
     reasons = {}
     for entry in entries(folder.space):
@@ -296,7 +295,7 @@ def study(
 ) -> StudyDocument:
     """Run or resume a study, and write `study.json` and the chosen `student.ckpt` into `out`.
 
-    Raise UsageError if the options make no sense, PerformanceError if no student size keeps the limits.
+    Raise UsageError for impossible options, PerformanceError if no student size is within the limits.
     """
     began = time.monotonic()
     prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
@@ -309,7 +308,7 @@ def study(
 
 
 def write_document(out: Path, document: StudyDocument) -> None:
-    """Replace `study.json`, all or nothing."""
+    """Replace `study.json` atomically."""
     write_file(out / STUDY_FILE, msgspec.json.format(msgspec.json.encode(document), indent=1))
 
 
@@ -352,7 +351,7 @@ def _make_phases(
 
 
 def _document(prepared: PreparedStudy, out: Path, measure_latency: MeasureLatency | None) -> StudyDocument:
-    """Let validation choose, and write the chosen student into the study's folder."""
+    """Let validation choose, and write the chosen student."""
     folder, options, task = prepared.folder, prepared.options, prepared.folder.dataset.spec.task
     tested = tested_entries(folder, prepared.table_entries, prepared.seeds, prepared.search_seeds)
     chosen = choose(tested, prepared.seeds)

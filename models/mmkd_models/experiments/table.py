@@ -1,4 +1,4 @@
-"""The table of a study: entries with scores and gains, and the one that validation chooses."""
+"""The table of a study: entries with scores and gains, and validation's choice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NEAR_BEST = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class TestedEntry:
-    """An entry on the seeds on which it is finished."""
+    """An entry on its finished seeds."""
 
     entry: Entry
     results: dict[int, RunResult]
@@ -55,7 +55,7 @@ class TestedEntry:
 def tested_entries(
     folder: Folder, expected: Sequence[Entry], seeds: Sequence[int], search_seeds: Sequence[int]
 ) -> tuple[TestedEntry, ...]:
-    """Return the entries that are finished on one of the seeds or more, judged on their test windows."""
+    """Return the entries finished on a seed or more, judged on their test windows."""
     tested = []
     for entry in expected:
         results = chosen_trials(folder, entry, seeds)
@@ -73,7 +73,7 @@ def _search_score(folder: Folder, entry: Entry, seeds: Sequence[int]) -> float |
 
 
 def choose(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> TestedEntry | None:
-    """Return the entry that validates best, on the search's seeds if any; unfinished ones only if all are."""
+    """Return the entry that validates best, on the search's seeds if any; unfinished only if all are."""
     whole = [row for row in tested if len(row.results) == len(seeds)] or list(tested)
 
     def score(row: TestedEntry) -> float:
@@ -85,7 +85,7 @@ def choose(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> TestedEntry |
 def entry_rows(
     folder: Folder, tested: Sequence[TestedEntry], sizes: Sequence[StudentSize], chosen: TestedEntry
 ) -> tuple[EntryRow, ...]:
-    """Return the rows of the table, labels only first in every size, then by the study's metric."""
+    """Return the table's rows, labels only first in every size, then by metric."""
     measure = _gain_metric(folder)
     by_size = {size.preset: size for size in sizes}
     baselines = {row.entry.student: row for row in tested if row.entry.method == NONE}
@@ -149,7 +149,7 @@ def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
 
 
 def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> Selection | None:
-    """Return what choosing by validation inside each fold scores on that fold's test windows."""
+    """Return the test score of choosing by validation inside each fold."""
     chosen, models, baselines = [], {}, {}
     for seed in seeds:
         there = [row for row in tested if seed in row.results]
@@ -171,7 +171,7 @@ def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> Selection 
 
 
 def teacher_rows(folder: Folder, tested: Sequence[TestedEntry]) -> tuple[TeacherRow, ...]:
-    """Return the teachers of the table's entries on the seeds on which they taught."""
+    """Return the teachers of the table's entries on the seeds they taught."""
     rows = []
     for teacher in folder.space.teachers:
         seeds = sorted({seed for row in tested if row.entry.teacher == teacher.name for seed in row.results})
@@ -201,7 +201,7 @@ def smallest_near_best(rows: Sequence[TeacherRow]) -> str | None:
 
 
 def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[RivalRow, ...]:
-    """Return the rivals on the same sensor, labels and seeds."""
+    """Return rivals on the same sensor, labels and seeds."""
     by_seed = {seed: judge_rivals(folder, rivals, seed) for seed in seeds}
     rows = []
     for rival in rivals:

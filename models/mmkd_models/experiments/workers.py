@@ -1,6 +1,6 @@
-"""Jobs side by side, in processes of this machine or as tasks of a Ray cluster.
+"""Jobs side by side, in local processes or as tasks of a Ray cluster.
 
-Each job has a fixed number of threads, so that results do not depend on the number of workers.
+Each job has a fixed number of threads, so results do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REPORT_EVERY_S = 0.5
 
 @contextmanager
 def torch_threads(count: int = 1) -> Iterator[None]:
-    """Set torch's number of threads in the block."""
+    """Set torch's threads in the block."""
     import torch
 
     before = torch.get_num_threads()
@@ -47,12 +47,10 @@ def torch_threads(count: int = 1) -> Iterator[None]:
 
 
 class Workers:
-    """Processes that make jobs; a single worker is this process. Leaving the `with` ends them, at once after an error.
+    """Processes that run jobs; a single worker is this process. Leaving the `with` ends them, at once after an error.
 
-    Args:
-        executor: `ray` uses the cluster of RAY_ADDRESS, else one on this machine; every node needs the same files under
-            the same paths. Steps are not reported then.
-        threads: of each job.
+    `ray` uses the cluster of RAY_ADDRESS, else one on this machine, and reports no steps; every node needs the same
+    files under the same paths.
     """
 
     def __init__(self, count: int, *, executor: Executor = "local", threads: int = 1) -> None:
@@ -89,7 +87,7 @@ class Workers:
         on_step: Callable[[Job, TrainingProgress], None] = lambda job, progress: None,
         on_end: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """Make all jobs in this order. Raise MmkdError if a job did or a process died."""
+        """Run all jobs in order. Raise MmkdError if a job did or a process died."""
         if self._executor == "local" and self._pool is None:
             for job in jobs:
                 with torch_threads(self._threads):
@@ -180,7 +178,7 @@ def _rarely(report: OnStep) -> OnStep:
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Ctrl-C on a terminal reaches every process; this one ends the others."""
+    """Ignore Ctrl-C, which reaches every process; this one ends the others."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -193,7 +191,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables in the block, unless the user has set them."""
+    """Set environment variables in the block, unless the user set them."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:

@@ -1,5 +1,5 @@
-"""Losses, one file each, with the options that a recipe can set.
+"""Losses, one file each, with their recipe options.
 
-Logits are (B, K), of a regression its numbers (B, 1). No gradient flows into a teacher's outputs. `valid` (B, L) is 1
-for tokens with samples behind them, else 0; None means all.
+Logits are (B, K), of a regression (B, 1). No gradient flows into teachers. `valid` (B, L) is 1 for tokens with samples,
+else 0; None means all.
 """

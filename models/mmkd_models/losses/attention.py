@@ -29,7 +29,7 @@ def edam_loss(
 
     Args:
         student_map: (B, H, L, L), averaged over heads.
-        teacher_map: (B, L, L) of `aligned_map`; no gradient flows into it.
+        teacher_map: (B, L, L) of `aligned_map`, without gradient.
         valid_rows: (B, L) 1 for query rows that count.
     """
     target, own = teacher_map.detach().float(), student_map.float().mean(1)
@@ -40,16 +40,13 @@ def edam_loss(
 def aligned_map(
     teacher_map: Tensor, *, source_lengths: Sequence[int], length: int, valid_keys: Tensor | None = None
 ) -> Tensor:
-    """Map a teacher's cross-attention, averaged over heads, onto the student's own keys, (B, Lq, length + 2) float32.
+    """Map a teacher's cross-attention, averaged over heads, onto the student's keys, (B, Lq, length + 2) float32.
 
-    The attention of each time key is divided among the student's by common time, and sources are added up. Rows are
-    scaled to a sum of 1 over `valid_keys` (B, length + 2); a row that loses all stays 0.
+    Attention of each time key is divided by common time, and sources are added up. Rows are scaled to sum 1 over
+    `valid_keys` (B, length + 2), or stay 0. The map is (B, H, Lq, sum of (L_source + 2)), with sources in the order of
+    `source_lengths`, their time tokens.
 
-    Args:
-        teacher_map: (B, H, Lq, sum of (L_source + 2)).
-        source_lengths: time tokens of each source modality, in key order.
-
-    Raises ValueError if the map's keys are not those of the sources.
+    Raises ValueError if the keys are not the sources'.
     """
     mean = teacher_map.float().mean(1)
     total = mean.new_zeros(*mean.shape[:-1], length + EXTRA_TOKENS)
@@ -79,7 +76,7 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
     attention: ClassVar[str] = "cross-attention"
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raise UsageError for a causal student, or keys of unknown origin."""
+        """Raise UsageError for a causal student, or unknown keys."""
         if causal:
             raise UsageError(
                 "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came "
@@ -98,7 +95,7 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
                 )
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """Return the mean over the pairs of layers, for windows with another modality."""
+        """Return the mean over layer pairs, for windows with another modality."""
         pair = step.pair
         others = [name for name in pair.teacher.valid if name != pair.modality]
         # Elsewhere the teacher's cross-attention says nothing.
@@ -118,7 +115,7 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
 
 
 def _on_students_map(cross: Tensor, pair: Pair, *, length: int, valid: Tensor) -> Tensor:
-    """(B, H, Lq, Lk) -> (B, length + 2, length + 2), rows and keys at the student's times."""
+    """(B, H, Lq, Lk) -> (B, length + 2, length + 2), at the student's times."""
     sources = _source_lengths(pair.teacher, pair.modality)
     target = aligned_map(cross, source_lengths=sources, length=length, valid_keys=valid)
     if target.shape[-2] == length + EXTRA_TOKENS:
@@ -127,5 +124,5 @@ def _on_students_map(cross: Tensor, pair: Pair, *, length: int, valid: Tensor) -
 
 
 def _source_lengths(teacher: TeacherOutput, modality: str) -> list[int]:
-    """Time tokens of the other modalities, in the order of a cross-attention's keys."""
+    """Time tokens of the other modalities, in key order."""
     return [there.shape[1] - EXTRA_TOKENS for name, there in teacher.valid.items() if name != modality]

@@ -3,7 +3,7 @@
 With h(t, s) = exp(g_s . g_t / tau) / (exp(g_s . g_t / tau) + N / M) the loss is -E_positive[log h] - N E_negative[log(1
 - h)], for both anchors. As in the authors' code (RepDistiller), scores are divided by their mean: with e = exp(g_s .
 g_t / tau) / (mean score), h = e / (e + N). Two differences: negatives come from the batch and a queue (MoCo, He et al.,
-CVPR 2020), and the mean is that of the anchor's own negatives, constant for the gradient.
+CVPR 2020), and the mean is that of the anchor's own negatives, without gradient.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ def crd_loss(
     memory_teacher: Tensor | None = None,
     memory_index: Tensor | None = None,
 ) -> Tensor:
-    """Return the CRD loss with both anchors, in float32; rows with the same index are no negatives of one another.
+    """Return the CRD loss with both anchors, in float32; rows with the same index are no negatives.
 
-    Vectors (B, E) and those of the memory (Q, E), the further negatives, are unit vectors; `index` (B,) and
-    `memory_index` (Q,) are window numbers. A row without negatives gives the positive term against one negative of
-    score 1.
+    Vectors (B, E) and the memory's (Q, E), further negatives, are unit vectors; `index` (B,) and `memory_index` (Q,)
+    are window numbers. A row without negatives gets one of score 1.
     """
     student, teacher = student.float(), teacher.float()
     with torch.autocast(student.device.type, enabled=False):  # the products of unit vectors need their digits
@@ -58,7 +57,7 @@ def _anchor_loss(
 
 
 class ContrastHead(nn.Module):
-    """Projectors g_s, g_t to one width and the queue of negatives; never exported."""
+    """Projectors g_s, g_t and the queue of negatives; never exported."""
 
     queue_student: Tensor
     queue_teacher: Tensor
@@ -73,7 +72,7 @@ class ContrastHead(nn.Module):
         self.register_buffer("queue_index", torch.full((queue,), -1, dtype=torch.int64))
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, *, temperature: float) -> Tensor:
-        """(B, D_S), (B, D_T), (B,) -> the loss; the batch then joins the queue."""
+        """(B, D_S), (B, D_T), (B,) -> the loss; the batch joins the queue."""
         with torch.autocast(student.device.type, enabled=False):
             student = F.normalize(self.student(student.float()), dim=-1)
             teacher = F.normalize(self.teacher(teacher.detach().float()), dim=-1)
@@ -114,7 +113,7 @@ class CrdTerm(InnerTerm, frozen=True, kw_only=True, tag="crd"):
         return ContrastHead(*widths, width=self.width, queue=self.queue)
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """Return the contrast of the batch, which then joins the queue."""
+        """Return the contrast; the batch joins the queue."""
         assert isinstance(head, ContrastHead)  # made before the first step
         vectors = step.pair.student.embedding, step.pair.teacher.embedding, step.batch.index
         return {"crd": head(*vectors, temperature=self.temperature)}

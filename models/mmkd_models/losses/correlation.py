@@ -48,7 +48,7 @@ class DistTerm(OutputTerm, frozen=True, kw_only=True, tag="dist"):
     gamma: float = 1.0
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for impossible numbers, or a task without exclusive classes."""
+        """Raise UsageError for impossible numbers, or without exclusive classes."""
         self.check_temperature(self.temperature)
         self.check_two_weights(beta=self.beta, gamma=self.gamma)
         self.check_exclusive_classes(kind)

@@ -1,7 +1,7 @@
 """DKD, decoupled knowledge distillation: Zhao et al., CVPR 2022, section 3.
 
-KL = TCKD + (1 - p_target) NCKD, and DKD = alpha TCKD + beta NCKD, both times T^2 as in the authors' code. That code
-hides the target by subtracting 1000 from its logit; here it is left out, which is the same in exact arithmetic.
+KL = TCKD + (1 - p_target) NCKD, and DKD = alpha TCKD + beta NCKD, both times T^2 as in the authors' code, which
+subtracts 1000 from the target's logit; here it is left out, with the same result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmkd_models.losses.term import OutputTerm, TrainingStep
 def dkd_loss(
     student_logits: Tensor, teacher_logits: Tensor, target: Tensor, *, temperature: float, alpha: float, beta: float
 ) -> Tensor:
-    """Return T^2 (alpha * TCKD + beta * NCKD), mean over the batch, in float32; `target` is int64 (B,)."""
+    """Return T^2 (alpha * TCKD + beta * NCKD), batch mean, in float32; `target` is int64 (B,)."""
     student = _parts(student_logits.float() / temperature, target)
     teacher = _parts(teacher_logits.detach().float() / temperature, target)
     tckd, nckd = ((t.exp() * (t - s)).sum(-1) for t, s in zip(teacher, student, strict=True))  # (B,) each
@@ -25,7 +25,7 @@ def dkd_loss(
 
 
 def _parts(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of (target, others together), (B, 2), and of the others among themselves, (B, K - 1)."""
+    """Log-probabilities of (target, all others), (B, 2), and among the others, (B, K - 1)."""
     batch, classes = logits.shape
     chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, target[:, None], True)
     others = logits[~chosen].view(batch, classes - 1)
@@ -41,7 +41,7 @@ class DkdTerm(OutputTerm, frozen=True, kw_only=True, tag="dkd"):
     beta: float = 2.0
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for impossible numbers, or a task without exclusive classes."""
+        """Raise UsageError for impossible numbers, or without exclusive classes."""
         self.check_temperature(self.temperature)
         self.check_two_weights(alpha=self.alpha, beta=self.beta)
         self.check_exclusive_classes(kind)
@@ -52,7 +52,7 @@ class DkdTerm(OutputTerm, frozen=True, kw_only=True, tag="dkd"):
             )
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """Return the loss, of a mixed window for the larger label, of an unlabelled one for the teachers' answer."""
+        """Return the loss; mixed windows use the larger label, unlabelled ones the teachers' answer."""
         batch, teacher = step.batch, step.together(self.temperature)
         target = torch.where(batch.labelled > 0, batch.targets.argmax(-1), teacher.argmax(-1))
         student = step.pair.student.logits

@@ -16,7 +16,7 @@ from mmkd_models.losses.term import Pair, TrainingStep, weighted_mean
 def feature_loss(project: nn.Module, student: Tensor, teacher: Tensor, *, valid: Tensor | None = None) -> Tensor:
     """Return the mean square of projected student (B, L, D_S) minus normalised teacher (B, L, D_T), in float32.
 
-    The teacher's tokens have mean 0 and variance 1 over channels; no gradient flows into them.
+    Teacher tokens get mean 0 and variance 1 over channels, and no gradient.
     """
     with torch.autocast(student.device.type, enabled=False):
         target = F.layer_norm(teacher.detach().float(), teacher.shape[-1:])
@@ -34,7 +34,7 @@ class FeatureTerm(LayerTerm, frozen=True, kw_only=True, tag="feature"):
     level: Literal["hidden", "embedding"] = "hidden"
 
     def compares_layers(self) -> bool:
-        """Return whether hidden states are compared; an embedding is no layer."""
+        """Return whether hidden states are compared."""
         return self.level == "hidden"
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
@@ -43,7 +43,7 @@ class FeatureTerm(LayerTerm, frozen=True, kw_only=True, tag="feature"):
             raise self.refusal("no layers with level 'embedding', which has none", f"{self.layers!r}; leave them out")
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raise UsageError for tokens that have no time in common."""
+        """Raise UsageError for tokens without common time."""
         if self.level == "embedding":
             return
         for (own, other), (student, teacher) in zip(self._pairs(pair), self._vectors(pair), strict=True):
@@ -51,12 +51,12 @@ class FeatureTerm(LayerTerm, frozen=True, kw_only=True, tag="feature"):
             check_token_counts(f"recipe: term 'feature': {tied} {other}", student.shape[1], teacher.shape[1])
 
     def head(self, pair: Pair) -> nn.ModuleList:
-        """Return the linear projectors to the teacher's width, one per pair of layers; never exported."""
+        """Return linear projectors to the teacher's width, one per layer pair; never exported."""
         widths = [(student.shape[-1], teacher.shape[-1]) for student, teacher in self._vectors(pair)]
         return nn.ModuleList(nn.Linear(*pair) for pair in widths)
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """Return the mean over the pairs of layers."""
+        """Return the mean over layer pairs."""
         losses = []
         for (student, teacher), project in zip(self._vectors(step.pair), cast("nn.ModuleList", head), strict=True):
             if self.level == "embedding":

@@ -1,6 +1,6 @@
 """Pairs of layers of two networks, and their tokens at the same times.
 
-Every token stands for an equal stretch of the window, so common time follows from the two numbers of tokens.
+Tokens stand for equal stretches of the window, so common time follows from their numbers.
 """
 
 from __future__ import annotations
@@ -39,10 +39,7 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
         return True
 
     def check_depth(self, *, student: int, fusion: int, blocks: int) -> None:
-        """Raise UsageError if `layers` names a layer that does not exist.
-
-        The numbers of layers are the student's, and the teacher's of cross-attention and self-attention (`blocks`).
-        """
+        """Raise UsageError if `layers` names a missing student layer, cross-attention or self-attention (`blocks`)."""
         if not self.compares_layers():
             return
         of_teacher = self.attention
@@ -73,7 +70,7 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
                     )
 
     def tied(self, pair: Pair, student: Shown, teacher: Shown, *, depth: int | None = None) -> list[tuple[int, int]]:
-        """Return the pairs (student layer, teacher layer), with `depth` layers of the teacher.
+        """Return the pairs (student layer, teacher layer), with `depth` teacher layers.
 
         Raises UsageError if a network does not return a layer: a silent zero would look like a loss that is learnt.
         """
@@ -91,7 +88,7 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
 
 
 def layer_pairs(layers: Layers, *, student: int, teacher: int) -> list[tuple[int, int]]:
-    """Return the pairs (student layer, teacher layer), counted from 0; uniform: round((l + 1) * teacher / student) - 1.
+    """Return the pairs (student layer, teacher layer), from 0; uniform: round((l + 1) * teacher / student) - 1.
 
     Example:
         >>> layer_pairs("uniform", student=2, teacher=4), layer_pairs(2, student=3, teacher=2)
@@ -106,17 +103,17 @@ def layer_pairs(layers: Layers, *, student: int, teacher: int) -> list[tuple[int
 
 
 def student_depth(student: StudentOutput) -> int:
-    """Return the number of layers that a student returns."""
+    """Return the number of layers a student returns."""
     return max(len(student.hidden), len(student.attention), len(student.projections))
 
 
 def teacher_depth(teacher: TeacherOutput, modality: str) -> int:
-    """Return the number of layers whose tokens of the modality a teacher returns."""
+    """Return the number of layers a teacher returns for the modality."""
     return max(len(teacher.hidden.get(modality, ())), len(teacher.projections.get(modality, ())))
 
 
 def check_token_counts(both: str, own: int, other: int) -> None:
-    """Raise UsageError if tokens cannot be matched by time; `both` names the two sides."""
+    """Raise UsageError if tokens cannot be matched by time."""
     if own != other and min(own, other) <= EXTRA_TOKENS:
         raise UsageError(
             f"{both} cannot be tied by time: the last {EXTRA_TOKENS} tokens sum up the window, and one side has no "
@@ -125,7 +122,7 @@ def check_token_counts(both: str, own: int, other: int) -> None:
 
 
 def on_students_tokens(tokens: Tensor, pair: Pair, length: int) -> Tensor:
-    """(B, L_T + 2, D) -> (B, length, D): the teacher's tokens at the student's times."""
+    """(B, L_T + 2, D) -> (B, length, D): teacher tokens at the student's times."""
     if tokens.shape[1] == length:
         return tokens
     valid = pair.teacher.valid.get(pair.modality, tokens.new_ones(tokens.shape[:2]))
@@ -133,14 +130,14 @@ def on_students_tokens(tokens: Tensor, pair: Pair, length: int) -> Tensor:
 
 
 def valid_tokens(student: StudentOutput, length: int, like: Tensor) -> Tensor:
-    """(B, length) 1 for tokens of the student with samples behind them; all if it does not say."""
+    """(B, length) 1 for student tokens with samples; all if unknown."""
     if student.valid is not None:
         return student.valid
     return torch.ones(like.shape[0], length, device=like.device)
 
 
 def mean_over_tokens(tokens: Tensor, valid: Tensor | None, weight: Tensor | None = None) -> Tensor:
-    """Return the mean of (B, L) over the valid tokens of each window, then over the windows that have some."""
+    """Return the mean of (B, L) over each window's valid tokens, then over windows that have some."""
     if valid is None:
         return weighted_mean(tokens.mean(-1), weight)
     valid = valid.float()
@@ -150,7 +147,7 @@ def mean_over_tokens(tokens: Tensor, valid: Tensor | None, weight: Tensor | None
 
 
 def common_time(source: int, target: int, *, device: torch.device | None = None) -> Tensor:
-    """Return (source, target) the common time of two cuts of a window, float32, in 1 / (source * target) of it.
+    """Return (source, target) the common time of two cuts, float32, in 1 / (source * target) of the window.
 
     Example:
         >>> common_time(2, 3).tolist()
@@ -163,7 +160,7 @@ def common_time(source: int, target: int, *, device: torch.device | None = None)
 
 
 def resampled(tokens: Tensor, valid: Tensor, *, length: int) -> tuple[Tensor, Tensor]:
-    """Average valid time tokens (B, L + 2, D), by common time, onto `length` of them; also return the new validity."""
+    """Average valid time tokens (B, L + 2, D) onto `length` of them by common time; also return the new validity."""
     tokens, valid = tokens.float(), valid.float()
     own = tokens.shape[1] - EXTRA_TOKENS
     if own == length:

@@ -19,7 +19,7 @@ _USUAL_TEMPERATURE = 2.0
 
 
 def kl_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, in float32."""
+    """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)), batch mean, in float32."""
     student = torch.log_softmax(student_logits.float() / temperature, dim=-1)
     teacher = torch.log_softmax(teacher_logits.detach().float() / temperature, dim=-1)
     return (teacher.exp() * (teacher - student)).sum(-1).mean() * temperature**2
@@ -41,12 +41,12 @@ def pearson_loss(values: Tensor, teacher: Tensor) -> Tensor:
 
 
 def regression_loss(values: Tensor, teacher: Tensor) -> Tensor:
-    """Return Huber's loss plus Pearson's, of (B,) numbers in standard deviations."""
+    """Return Huber's plus Pearson's loss of (B,) numbers in standard deviations."""
     return huber_loss(values, teacher, delta=DELTA) + pearson_loss(values, teacher)
 
 
 def logit_loss(goal: Goal, student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """Return the loss against a teacher's outputs; a regression has no temperature."""
+    """Return the loss against a teacher; a regression has no temperature."""
     match goal.kind:
         case "classification":
             return kl_loss(student, teacher, temperature=temperature)
@@ -59,13 +59,13 @@ def logit_loss(goal: Goal, student: Tensor, teacher: Tensor, *, temperature: flo
 class LogitTerm(OutputTerm, frozen=True, kw_only=True, tag="logit"):
     """Kullback-Leibler divergence from the teacher's outputs at `temperature`.
 
-    For several labels the mean of their divergences; for a regression Huber's loss and the correlation over the batch.
+    For several labels the mean of divergences; for a regression Huber's loss and correlation over the batch.
     """
 
     temperature: float = _USUAL_TEMPERATURE
 
     def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for an impossible temperature, or one that the task does not have."""
+        """Raise UsageError for an impossible or needless temperature."""
         self.check_temperature(self.temperature)
         if kind == "regression" and self.temperature != _USUAL_TEMPERATURE:
             raise UsageError(

@@ -1,7 +1,7 @@
 """Relations between the tokens of a window: Wang et al., "MiniLMv2", Findings of ACL 2021, section 3.
 
-Vectors of all heads side by side are split anew into relation heads, R = softmax(X X^T / sqrt(D / heads)), and the loss
-is KL(R_teacher || R_student). Neither widths nor attention heads have to agree.
+Concatenated heads are split into relation heads, R = softmax(X X^T / sqrt(D / heads)); the loss is KL(R_teacher ||
+R_student). Widths and attention heads may differ.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Vectors = Literal["query", "key", "value"]
 def relation_loss(student: Tensor, teacher: Tensor, *, heads: int, valid: Tensor | None = None) -> Tensor:
     """Return KL(R_teacher || R_student), mean over relation heads and valid tokens, then over windows; float32.
 
-    Student (B, L, D_S) and teacher (B, L, D_T) are queries, keys or values, heads side by side. Raises ValueError if
-    their token counts differ, or a width is no multiple of the relation `heads`.
+    Student (B, L, D_S) and teacher (B, L, D_T) are queries, keys or values. Raises ValueError for different token
+    counts, or a width that is no multiple of `heads`.
     """
     if student.shape[1] != teacher.shape[1] or student.shape[-1] % heads or teacher.shape[-1] % heads:
         raise ValueError(
@@ -61,7 +61,7 @@ class RelationTerm(LayerTerm, frozen=True, kw_only=True, tag="relation"):
             raise self.refusal(expected, f"{self.heads} and {list(self.vectors)}; correct them")
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raise UsageError for tokens without common time, or widths that cannot be split into the heads."""
+        """Raise UsageError for tokens without common time, or widths the heads cannot split."""
         for own, other in self._pairs(pair):
             sides = pair.student.projections[own], pair.teacher.projections[pair.modality][other]
             for kind in self.vectors:
@@ -77,7 +77,7 @@ class RelationTerm(LayerTerm, frozen=True, kw_only=True, tag="relation"):
                     raise UsageError(f"{tied} cannot both be split into {self.heads} heads; choose one of {fitting}")
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """Return the mean over the pairs of layers and the kinds of vectors."""
+        """Return the mean over layer pairs and kinds of vectors."""
         pair, losses = step.pair, []
         for own, other in self._pairs(pair):
             student, teacher = pair.student.projections[own], pair.teacher.projections[pair.modality][other]

@@ -1,4 +1,4 @@
-"""The labels' loss: cross-entropy of classes, of each of several labels, or Huber's loss of a number.
+"""The labels' loss: cross-entropy of classes, of each label, or Huber's loss of a number.
 
 Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35, 1964.
 """
@@ -16,21 +16,21 @@ DELTA = 1.0
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Return -sum_k targets_k log softmax(logits)_k, (B, K) each, mean over the rows that count."""
+    """Return -sum_k targets_k log softmax(logits)_k, (B, K) each, mean over counted rows."""
     rows = -(targets * torch.log_softmax(logits.float(), dim=-1)).sum(-1)  # (B,)
     return weighted_mean(rows, weight)
 
 
 def label_loss(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Return the binary cross-entropy of targets (B, K) from 0 to 1, mean over labels and the rows that count."""
+    """Return the binary cross-entropy of targets (B, K) from 0 to 1, mean over labels and counted rows."""
     rows = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
     return weighted_mean(rows.mean(-1), weight)
 
 
 def huber_loss(values: Tensor, targets: Tensor, *, delta: float, weight: Tensor | None = None) -> Tensor:
-    """Return d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), d = values - targets, mean over the rows.
+    """Return d^2 / 2 if |d| <= delta, else delta (|d| - delta / 2), d = values - targets, mean over the rows.
 
-    Values and targets are (B,); rows of weight 0 may be NaN, and no gradient flows into the targets.
+    Values and targets are (B,); rows of weight 0 may be NaN. Targets get no gradient.
     """
     counted = torch.ones_like(values, dtype=torch.bool) if weight is None else weight > 0
     distance = torch.where(counted, values.float() - targets.detach().float(), 0.0).abs()

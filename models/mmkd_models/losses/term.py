@@ -1,4 +1,4 @@
-"""The interface of a recipe's terms: a weight over time, options with their checks, and a loss."""
+"""Interface of a recipe's terms: a weight over time, checked options, and a loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmkd_models.networks.teacher import TeacherOutput
 
 
 class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A weight that goes from `start` to `end` along a cosine, until this fraction of the training."""
+    """A weight that goes from `start` to `end` along a cosine, until a fraction of the training."""
 
     start: float
     end: float
@@ -32,18 +32,18 @@ class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def lasts(self) -> bool:
-        """Whether the weight stays above 0 during the whole training."""
+        """Whether the weight stays above 0."""
         return self.start > 0 and (self.end > 0 or self.until == 1)
 
 
 def constant(value: float) -> Weight:
-    """Return a weight that does not change."""
+    """Return a constant weight."""
     return Weight(start=value, end=value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """The meaning of logits; `spread` is the std of a regression's training targets, the unit of losses."""
+    """Meaning of logits; `spread` is the std of a regression's training targets, the unit of losses."""
 
     kind: TaskKind = "classification"
     spread: float = 1.0
@@ -53,13 +53,13 @@ CLASSES = Goal()
 
 
 def training_goal(windows: Windows) -> Goal:
-    """Return the goal of a training on these windows."""
+    """Return the goal of training on these windows."""
     kind = windows.spec.task.kind
     return Goal(kind=kind, spread=target_scale(windows)[1] if kind == "regression" else 1.0)
 
 
 def target_scale(windows: Windows) -> tuple[float, float]:
-    """Return mean and std of a regression's target over labelled windows. Raises UsageError for under two values."""
+    """Return mean and std of a regression's labelled targets. Raise UsageError for under two."""
     known = windows.labels[windows.labelled].astype(np.float64)
     if len(np.unique(known)) < 2:
         raise UsageError(
@@ -71,7 +71,7 @@ def target_scale(windows: Windows) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The outputs of a student and one teacher for the same windows, with taps if a term compares layers."""
+    """Outputs of a student and one teacher for the same windows; taps if a term compares layers."""
 
     student: StudentOutput
     teacher: TeacherOutput
@@ -80,7 +80,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
-    """One training step; `together` maps a temperature to the (B, K) logits of all teachers, to be read at it."""
+    """One training step; `together` maps a temperature to all teachers' (B, K) logits."""
 
     pair: Pair
     batch: Batch
@@ -91,7 +91,7 @@ class TrainingStep:
 class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A term of a recipe: a subclass with a `tag`, in the union of `distillation/recipe.py`.
 
-    It has `loss(step, head)`, the loss by name; and `check(kind, classes)`, which raises UsageError for its options.
+    `loss(step, head)` returns losses by name; `check(kind, classes)` raises UsageError for its options.
     """
 
     weight: Weight = constant(1.0)
@@ -103,7 +103,7 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def reads_teacher(self) -> int | None:
-        """The number of the teacher whose inside the term reads; None if it needs only the mixed outputs of all."""
+        """The number of the teacher whose layers the term reads; None if mixed outputs are enough."""
         return None
 
     def compares_layers(self) -> bool:
@@ -111,26 +111,26 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return False
 
     def head(self, pair: Pair) -> nn.Module | None:
-        """Return modules that are trained with the student and never exported."""
+        """Return modules trained with the student and never exported."""
         return None
 
     def refusal(self, expected: str, got: str) -> UsageError:
-        """Return the error for an option with an impossible value."""
+        """Return the error for an impossible option."""
         return UsageError(f"recipe: term {self.name!r}: expected {expected}, got {got}")
 
     def check_temperature(self, temperature: float) -> None:
-        """Raise UsageError for a temperature that is not above 0."""
+        """Raise UsageError unless above 0."""
         if not 0 < temperature < math.inf:
             raise self.refusal("a temperature above 0", f"{temperature}; correct it")
 
     def check_two_weights(self, **weights: float) -> None:
-        """Raise UsageError if a part of a loss has a negative weight, or both have none."""
+        """Raise UsageError if a part of a loss has a negative weight, or both are 0."""
         (one, first), (other, second) = weights.items()
         if not (0 <= first < math.inf and 0 <= second < math.inf and first + second > 0):
             raise self.refusal(f"{one} >= 0 and {other} >= 0, one above 0", f"{first} and {second}; correct them")
 
     def check_exclusive_classes(self, kind: TaskKind) -> None:
-        """Raise UsageError for a task without classes that exclude each other."""
+        """Raise UsageError for a task without exclusive classes."""
         if kind != "classification":
             raise UsageError(
                 f"recipe: term {self.name!r} compares classes that exclude each other, and {kind} has none; "
@@ -142,7 +142,7 @@ class OutputTerm(LossTerm, frozen=True, kw_only=True):
     """A term that compares outputs."""
 
     def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raise UsageError if the networks answer with different numbers of classes."""
+        """Raise UsageError for different numbers of classes."""
         student, teacher = pair.student.logits, pair.teacher.logits
         if student.shape[-1] != teacher.shape[-1]:
             raise UsageError(
@@ -152,7 +152,7 @@ class OutputTerm(LossTerm, frozen=True, kw_only=True):
 
 
 class InnerTerm(LossTerm, frozen=True, kw_only=True):
-    """A term that reads the inside of one teacher: `member`, from 0; unset if there is only one."""
+    """A term that reads the layers of one teacher: `member`, from 0; unset if there is only one."""
 
     member: int | msgspec.UnsetType = msgspec.UNSET
 
@@ -163,7 +163,7 @@ class InnerTerm(LossTerm, frozen=True, kw_only=True):
 
 
 def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Return the mean of (B,) rows weighted by (B,) weights >= 0; 0 if every weight is 0."""
+    """Return the mean of (B,) rows with (B,) weights >= 0; 0 if all are 0."""
     if weight is None:
         return rows.mean()
     return (rows * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -1,1 +1,1 @@
-"""Figures of answers: which there are for each kind of task, and how they are computed."""
+"""Figures of answers for each kind of task."""

@@ -1,4 +1,4 @@
-"""Probabilities of logits, their likelihood and temperature, and standard errors by the jackknife."""
+"""Probabilities of logits, their likelihood and temperature, and jackknife standard errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HALVINGS = 60  # of the interval between their inverses, to float64's last bits
 
 
 def probabilities_of(logits: NDArray[Any], *, kind: TaskKind) -> Floats:
-    """Return probabilities (N, K) of logits (N, K); numbers stay as they are."""
+    """Return probabilities (N, K) of logits (N, K); numbers stay."""
     values = np.asarray(logits, dtype=np.float64)
     if kind == "regression":
         return values
@@ -39,7 +39,7 @@ def logits_of_probabilities(probabilities: Floats, *, kind: TaskKind) -> Floats:
 
 
 def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> Floats:
-    """Return the log-likelihood of the truth: (N,), for several labels (N K,); errors of a regression are normal."""
+    """Return log-likelihoods of the truth: (N,), for several labels (N K,); a regression's errors are normal."""
     z = np.asarray(logits, dtype=np.float64)
     if kind == "classification":
         shifted = z - z.max(-1, keepdims=True)
@@ -55,8 +55,7 @@ def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind
 def surely_likelier(values: Floats, references: Floats, groups: NDArray[Any], *, of_one_group: bool = False) -> bool:
     """Return whether log-likelihoods (answers,) exceed others by more than a standard error over groups (N,).
 
-    Args:
-        of_one_group: take windows as independent if there is one group; otherwise the result is then False.
+    With `of_one_group`, windows of a single group are independent; otherwise one group gives False.
     """
     differences = values - references
     owner = np.unique(np.repeat(groups, len(values) // len(groups)), return_inverse=True)[1].reshape(-1)
@@ -73,13 +72,10 @@ def surely_likelier(values: Floats, references: Floats, groups: NDArray[Any], *,
 def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> float:
     """Return the T for which logits / T have the least log loss; 1 for a regression, and without windows.
 
-    Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
-    section 4.2. The loss is convex in 1 / T, so its slope is bisected. The target of the true class is 1 - 1 / (n + 2)
-    (J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999); else T would be 0 if every answer is right.
-
-    Args:
-        logits: (N, K).
-        labels: (N,) classes or (N, K) labels that are 0 or 1, all known.
+    Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, section
+    4.2. The loss is convex in 1 / T, so its slope is bisected. The target of the true class is 1 - 1 / (n + 2) (J.
+    Platt, "Probabilistic Outputs for Support Vector Machines", 1999); else T would be 0 if every answer is right.
+    Labels (N,) or (N, K) are all known.
 
     Example:
         >>> logits = np.array([[3.0, 0.0], [3.0, 0.0], [3.0, 0.0], [3.0, 0.0]])
@@ -108,10 +104,10 @@ def _never_sure(labels: NDArray[Any], *, classes: int, kind: TaskKind) -> Floats
 
 
 def jackknife_error(figure: Callable[[NDArray[np.bool_]], float], groups: NDArray[Any], *, fewest_groups: int) -> float:
-    """Return the standard error of a figure of the rows (N,) that remain; infinite if none can be left out.
+    """Return the standard error of a figure of the remaining rows (N,); infinite if none can be left out.
 
-    Source: B. Efron, C. Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981. Leaves out whole
-    groups; with fewer than `fewest_groups`, blocks of neighbouring windows.
+    Source: B. Efron, C. Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981. Leaves out groups;
+    with fewer than `fewest_groups`, blocks of windows.
     """
     names, member = np.unique(groups, return_inverse=True)
     count = len(names)

@@ -1,4 +1,4 @@
-"""Scores of each kind of task: their figures, standard errors and names, also under a bootstrap over groups."""
+"""Scores of each kind of task: figures, standard errors and names, also under a bootstrap over groups."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scores(_Figures, frozen=True, kw_only=True):
-    """Scores of classes, fractions from 0 to 1; classes that do not occur have no recall, nor F1.
+    """Scores of classes, from 0 to 1; without its class in the truth a recall or F1 is missing.
 
-    Attributes:
-        confusion: K rows (truth) of K counts (answers).
+    `confusion`: rows the truth, columns the answers.
     """
 
     accuracy: float
@@ -46,7 +45,7 @@ class Scores(_Figures, frozen=True, kw_only=True):
     confusion: tuple[tuple[int, ...], ...]
 
     def standard_error(self, name: str) -> float:
-        """Return the binomial standard error, windows taken as independent; of macro-F1 that of balanced accuracy."""
+        """Return the binomial standard error of independent windows; for macro-F1 that of balanced accuracy."""
         counts = np.array(self.confusion, dtype=np.float64)
         right, of_truth = np.diag(counts), counts.sum(1)
         if name == "accuracy":
@@ -56,7 +55,7 @@ class Scores(_Figures, frozen=True, kw_only=True):
 
 
 def scores_from_answers(truth: NDArray[np.int64], answers: NDArray[np.int64], classes: int) -> Scores:
-    """Score answers with the truth; both int64 (N,), N > 0, values in [0, classes)."""
+    """Score answers with the truth; both int64 (N,), N > 0, in [0, classes)."""
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (truth, answers), 1)
     figures = {name: float(metric_of_confusions(confusion[None].astype(float), name)[0]) for name in get_args(Metric)}
@@ -64,7 +63,7 @@ def scores_from_answers(truth: NDArray[np.int64], answers: NDArray[np.int64], cl
 
 
 def metric_of_confusions(confusions: Figures, metric: str) -> Figures:
-    """Return the metric (N,) of confusion matrices (N, K, K), rows the truth; NaN if a matrix is empty."""
+    """Return the metric (N,) of confusion matrices (N, K, K), rows the truth; NaN if empty."""
     right = np.diagonal(confusions, axis1=1, axis2=2)  # (N, K)
     truth, answers = confusions.sum(2), confusions.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -79,10 +78,9 @@ def metric_of_confusions(confusions: Figures, metric: str) -> Figures:
 
 
 class LabelScores(_Figures, frozen=True, kw_only=True):
-    """Scores of several labels, fractions from 0 to 1; of labels that are never on, neither F1 nor precision counts.
+    """Scores of several labels, from 0 to 1; labels that are never on count neither in F1 nor precision.
 
-    Attributes:
-        counts: for each label, windows that are rightly on, wrongly on, wrongly off, rightly off.
+    `counts` has, for each label, windows rightly on, wrongly on, wrongly off, rightly off.
     """
 
     macro_f1: float
@@ -91,7 +89,7 @@ class LabelScores(_Figures, frozen=True, kw_only=True):
     counts: tuple[tuple[int, int, int, int], ...]
 
     def standard_error(self, name: str) -> float:
-        """Return the binomial standard error, windows taken as independent; by default of the mean recall."""
+        """Return the binomial standard error of independent windows; by default of the mean recall."""
         if name == "subset_accuracy":
             share = self.subset_accuracy
             return math.sqrt(share * (1 - share) / sum(self.counts[0]))
@@ -102,7 +100,7 @@ class LabelScores(_Figures, frozen=True, kw_only=True):
 
 
 def label_scores(truth: NDArray[np.uint8], logits: NDArray[np.floating[Any]], *, threshold: float) -> LabelScores:
-    """Score logits (N, K) with labels (N, K), 0 or 1; a label is on from the probability `threshold`."""
+    """Score logits (N, K) with labels (N, K), 0 or 1; a label is on from probability `threshold`."""
     on, answers = truth == 1, logits >= math.log(threshold / (1 - threshold))
     counts = np.stack([(on & answers).sum(0), (~on & answers).sum(0), (on & ~answers).sum(0), (~on & ~answers).sum(0)])
     owner = np.zeros(len(on), dtype=np.int64)
@@ -124,10 +122,10 @@ class ValueScores(_Figures, frozen=True, kw_only=True):
     windows: int
 
     def standard_error(self, name: str) -> float:
-        """Return the large-sample standard error of `r2` or `pearson`, windows taken as independent.
+        """Return the large-sample standard error of `r2` or `pearson`, of independent windows.
 
-        Source: J. Wishart, "The Mean and Second Moment Coefficient of the Multiple Correlation Coefficient", Biometrika
-        22, 1931: 2 R (1 - R^2) / sqrt(n) of R^2, and (1 - r^2) / sqrt(n) of r.
+        2 R (1 - R^2) / sqrt(n) and (1 - r^2) / sqrt(n): J. Wishart, "The Mean and Second Moment Coefficient of the
+        Multiple Correlation Coefficient", Biometrika 22, 1931.
         """
         if name == "pearson":
             return (1 - self.pearson**2) / math.sqrt(self.windows)
@@ -145,9 +143,7 @@ def value_scores(truth: NDArray[np.floating[Any]], answers: NDArray[np.floating[
 def weighted_values(truth: Figures, answers: Figures, owner: NDArray[np.int64], weights: Figures) -> dict[str, Figures]:
     """Return mae, rmse, r2 and pearson, each (D,), of answers and truth (N,); NaN if a draw has no window.
 
-    Args:
-        owner: (N,) column of `weights` that a window belongs to.
-        weights: (D, G) how often each group counts in each draw.
+    `owner` (N,) is the column of `weights` (D, G), which count each group in each draw.
     """
     y, x = truth - truth.mean(), answers - truth.mean()
     columns = np.stack([np.ones_like(y), np.abs(x - y), (x - y) ** 2, y, y**2, x, x**2, x * y], axis=1)
@@ -185,9 +181,9 @@ def weighted_fraction(right: NDArray[np.bool_], owner: NDArray[np.int64], weight
 
 
 def weighted_precision(on: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
-    """Return mean average precision (D,) of labels and scores (N, K): the sum of precision times gained recall.
+    """Return mean average precision (D,) of labels and scores (N, K), without interpolation.
 
-    Source: M. Zhu, "Recall, Precision and Average Precision", University of Waterloo, 2004: no interpolation.
+    Source: M. Zhu, "Recall, Precision and Average Precision", University of Waterloo, 2004.
     """
     draws = max(1, _MAX_CELLS // max(1, len(on)))
     starts = range(0, len(weights), draws)
@@ -208,7 +204,7 @@ def _precision(on: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64],
 
 
 def _mean_of_labels(figures: Figures, somewhere: NDArray[np.bool_], windows: Figures) -> Figures:
-    """The mean over the labels (D, K) that are on somewhere; 1 without any, NaN without windows."""
+    """The mean over labels (D, K) that are on somewhere; 1 without any, NaN without windows."""
     count = somewhere.sum(1)
     mean = np.where(count > 0, (figures * somewhere).sum(1) / np.maximum(count, 1), 1.0)
     return np.asarray(np.where(windows > 0, mean, np.nan))
@@ -246,7 +242,7 @@ def default_metric(kind: TaskKind) -> AnyMetric:
 
 
 def check_metric(name: str, kind: TaskKind) -> None:
-    """Raise UsageError if a metric does not apply to a task of this kind."""
+    """Raise UsageError if a metric does not apply to this kind."""
     if name not in metrics_of(kind):
         raise UsageError(
             f"training: metric {name!r}: expected one of {', '.join(metrics_of(kind))} for a task of the kind {kind}; "
@@ -255,7 +251,7 @@ def check_metric(name: str, kind: TaskKind) -> None:
 
 
 def scores_from_logits(labels: Labels, logits: NDArray[np.floating[Any]], task: TaskSpec) -> AnyScores:
-    """Score logits (N, K) with labels; for regression (N, 1) numbers in its unit."""
+    """Score logits (N, K) with labels; regression: (N, 1) in the target's unit."""
     match task.kind:
         case "classification":
             return scores_from_answers(labels, logits.argmax(1), len(task.labels))
@@ -266,7 +262,7 @@ def scores_from_logits(labels: Labels, logits: NDArray[np.floating[Any]], task: 
 
 
 def figures_in(scores: AnyScores) -> tuple[str, ...]:
-    """Return the names of the figures in scores, without counts."""
+    """Return the names of the figures, without counts."""
     return tuple(name for name in type(scores).__struct_fields__ if name not in ("confusion", "counts", "windows"))
 
 
@@ -280,7 +276,7 @@ def scores_from_document(document: dict[str, Any]) -> AnyScores:
 
 
 def measures_of(task: TaskSpec) -> tuple[Measure, ...]:
-    """Return the figures of a task in the order of a table; gains are reported in the first."""
+    """Return a task's figures in table order; gains are reported in the first."""
     if task.kind != "regression":
         return tuple(map(measure_named, metrics_of(task.kind)))
     unit = task.unit or ""
@@ -289,11 +285,11 @@ def measures_of(task: TaskSpec) -> tuple[Measure, ...]:
 
 
 def measure_named(name: str) -> Measure:
-    """Return a figure by its name, an error without the unit of its task."""
+    """Return a figure by name, an error without the unit of its task."""
     return next(measure for measure in MEASURES if measure.name == name)
 
 
 def gain_metric(task: TaskSpec, metric: str) -> Measure:
-    """Return the measure of gains: the metric that validation maximised, or for regression the error."""
+    """Return the measure of gains: the metric that validation maximised; for regression the error."""
     first = measures_of(task)[0]
     return first if first.lower_is_better else next(measure for measure in measures_of(task) if measure.name == metric)

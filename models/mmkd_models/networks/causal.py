@@ -1,8 +1,7 @@
 """The encoder of a causal student: no token sees later samples.
 
-A causal strided stem makes time tokens; each attends to as many of them as a window has, with a relative position code.
-A spectrum token and a statistics token attend to the time tokens, and nothing attends to them, so a stream computes
-three tokens per step.
+A causal strided stem makes time tokens; each attends to a window of them, with a relative position code. Spectrum and
+statistics tokens attend to time tokens, and nothing attends to them: a stream computes three tokens per step.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _HISTORY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A recording before the first block: time tokens (B, N, D), presence (B, N), and statistics up to each token."""
+    """A recording before the first block: time tokens (B, N, D), presence (B, N), statistics up to each token."""
 
     time: Tensor
     there: Tensor
@@ -57,7 +56,7 @@ class Recording:
 
 
 class CausalEncoder(nn.Module):
-    """One modality -> tokens, each made of earlier samples alone. Raises UsageError for windows below two tokens."""
+    """One modality -> causal tokens. Raises UsageError for windows below two tokens."""
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
@@ -97,11 +96,11 @@ class CausalEncoder(nn.Module):
 
     @property
     def inner(self) -> CausalFront:
-        """The front-end of the series: samples, log-mels of sound, or embeddings of frames."""
+        """Front-end of the series: samples, log-mels, or embeddings of frames."""
         return self.front if isinstance(self.front, CausalFront) else self.front.inner
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
-        """Encode windows from their beginning; half of the training batches follow other windows, as in a stream."""
+        """Encode windows; half of the training batches follow other windows, as in a stream."""
         values, present = self.padded(values), self.padded(present)
         if self.training and float(torch.rand(())) < _HISTORY:
             values, present = (torch.cat([x.roll(1, 0), x], dim=1) for x in (values, present))
@@ -127,12 +126,12 @@ class CausalEncoder(nn.Module):
         )
 
     def padded(self, samples: Tensor) -> Tensor:
-        """(B, T, ...) -> whole blocks, padded with missing samples before the first one."""
+        """(B, T, ...) -> whole blocks, padded with missing samples at the start."""
         lead = -samples.shape[1] % self.stride
         return F.pad(samples, (0, 0) * (samples.ndim - 2) + (lead, 0)) if lead else samples
 
     def along(self, values: Tensor, present: Tensor) -> Recording:
-        """Whole blocks (B, N S, ...) -> time tokens and the statistics of the front-end."""
+        """Whole blocks (B, N S, ...) -> time tokens and front-end statistics."""
         if not isinstance(self.front, CausalFront):
             values, present = self.front.along(values, present)
         front, count = self.inner, values.shape[1] // self.block
@@ -158,7 +157,7 @@ class CausalEncoder(nn.Module):
     def tokens(self, along: Recording, ends: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the tokens before the first block (B, N + 2 I, D), and each block's bias (B, H, N + 2 I, N + 2 I).
 
-        After the blocks `ends` (I,) of a recording of N, a spectrum and a statistics token look back.
+        A spectrum and a statistics token look back after each of the blocks `ends` (I,).
         """
         count = along.time.shape[1]
         band = last_blocks(ends, count, self.length).to(along.time)
@@ -171,12 +170,12 @@ class CausalEncoder(nn.Module):
         return x, [missing + pairs for pairs in self._pairs(steps, count)]
 
     def extra(self, blocks: Blocks, running: Running, band: Tensor) -> Tensor:
-        """Spectrum and statistics tokens (B, I, 2, D) of the stretches of time in `band` (I, M)."""
+        """Spectrum and statistics tokens (B, I, 2, D) of stretches `band` (I, M)."""
         spectrum, statistics = self.inner.summary(blocks, running, band)
         return torch.stack([self.spectrum(spectrum), self.statistics(statistics)], dim=2)
 
     def _pairs(self, steps: Tensor, count: int) -> Tensor:
-        """(depth, H, Q, Q): the position code of each pair, or `FORBIDDEN`, as for all keys beyond `count`."""
+        """(depth, H, Q, Q): position code of each pair, or `FORBIDDEN`, as for keys beyond `count`."""
         age = steps[:, None] - steps[None, :]
         seen = (age >= 0) & (age < self.length) & (torch.arange(len(steps), device=steps.device) < count)
         code = self.relative[:, :, self.length - 1 - age.clamp(0, self.length - 1)]
@@ -186,7 +185,7 @@ class CausalEncoder(nn.Module):
 def _sensed(
     modality: ModalitySpec, config: EncoderConfig
 ) -> tuple[ModalitySpec, int, Callable[[CausalFront], CausalFront | CausalSound | CausalFrames]]:
-    """The series of a modality, the samples that make one of it, and the builder of its front-end."""
+    """The series of a modality, samples per element, and the builder of its front-end."""
     match modality.kind:
         case "audio":
             mels = LogMels(modality)
@@ -203,7 +202,7 @@ def _sensed(
 
 
 def last_blocks(ends: Tensor, count: int, length: int) -> Tensor:
-    """(I, N): 1 for the `length` blocks that end with each of `ends`, else 0."""
+    """(I, N): 1 for the `length` blocks up to each of `ends`, else 0."""
     age = ends[:, None] - torch.arange(count, device=ends.device)[None, :]
     return (age >= 0) & (age < length)
 
@@ -218,14 +217,14 @@ def _cut_tap(tap: AttentionTap, kept: slice) -> AttentionTap:
 
 
 def _slopes(depth: int, heads: int, length: int) -> Tensor:
-    """(depth, H, W) initial position codes, the newest last (ALiBi: Press, Smith, Lewis, ICLR 2022); here trained."""
+    """(depth, H, W) initial position codes, newest last (ALiBi: Press, Smith, Lewis, ICLR 2022); here trained."""
     slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
     age = torch.arange(length - 1, -1, -1.0)
     return -(slopes[:, None] * age).expand(depth, heads, length).clone()
 
 
 def _field(strides: tuple[int, ...]) -> int:
-    """Samples that one output of a stem of these strides sees."""
+    """Samples that one output of the stem sees."""
     return 1 + (_KERNEL - 1) * sum(math.prod(strides[:stage]) for stage in range(len(strides)))
 
 

@@ -1,4 +1,4 @@
-"""The committee: several members that answer as one teacher, in training and in a distillation."""
+"""Committee: several members that answer as one teacher."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MIN_SHARE = 1e-12
 
 
 class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A member of a committee and its weight."""
+    """A member and its weight."""
 
     kind: MemberKind
     seed: int
@@ -36,12 +36,12 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def named(self) -> str:
-        """The name in tables and logs."""
+        """Name in tables and logs."""
         return f"{self.kind} of {self.modality}" if self.modality else self.kind
 
 
 class CommitteeFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The members of a committee; the first one is a transformer."""
+    """The members; the first is a transformer."""
 
     members: tuple[MemberFacts, ...]
 
@@ -67,7 +67,7 @@ def committee_fault(facts: CommitteeFacts) -> str | None:
 class Committee(nn.Module):
     """Members, in the order of the facts, that answer as one teacher.
 
-    If a window lacks a whole modality, only members that can do without it answer: transformers, and members of another
+    If a window lacks a modality, only members that can do without it answer: transformers, and members of another
     modality alone. If none of them has a weight, all answer.
     """
 
@@ -84,13 +84,13 @@ class Committee(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The modalities, in their order."""
+        """The modalities, in order."""
         return self.first.names
 
     def forward(
         self, inputs: Inputs, *, taps: bool = False, given: Mapping[int, Tensor] | None = None
     ) -> TeacherOutput:
-        """Return the committee's logits, and else the first transformer's; `given` members' (B, K) are not computed."""
+        """Return the committee's logits, otherwise the first transformer's; `given` logits (B, K) are reused."""
         output: TeacherOutput = self.first(inputs, taps=taps)
         given = given or {}
         numbers = [number for number, member in enumerate(self.facts.members) if member.weight > 0]
@@ -99,19 +99,19 @@ class Committee(nn.Module):
         return replace(output, logits=pooled.to(output.logits))
 
     def calibrated(self, number: int, logits: Tensor) -> Tensor:
-        """Return the logits of a member with its bias, at its temperature, in float64."""
+        """Return a member's logits with its bias, at its temperature, in float64."""
         member = self.facts.members[number]
         raised = logits.double() + logits.new_tensor(member.bias or (0.0,), dtype=torch.float64)
         return raised / member.temperature
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(B, K) logits -> probabilities; numbers of a regression stay."""
+        """(B, K) logits -> probabilities; a regression's numbers stay."""
         if self.kind == "regression":
             return logits
         return logits.softmax(-1) if self.kind == "classification" else logits.sigmoid()
 
     def logits_of(self, probabilities: Tensor) -> Tensor:
-        """(B, K) probabilities -> logits; numbers of a regression stay."""
+        """(B, K) probabilities -> logits; a regression's numbers stay."""
         if self.kind == "regression":
             return probabilities
         least = probabilities.clamp(min=_MIN_SHARE)
@@ -122,7 +122,7 @@ class Committee(nn.Module):
         return self.calibrated(number, output.logits if isinstance(output, TeacherOutput) else output)
 
     def _weights(self, numbers: Sequence[int], inputs: Inputs) -> Tensor:
-        """(M, B) float64 weights of these members, with the sum 1 for each window."""
+        """(M, B) float64 weights of these members, sum 1 per window."""
         members = [self.facts.members[number] for number in numbers]
         there = torch.stack([(inputs[name][1] > 0).flatten(1).any(1) for name in self.names])  # (modalities, B)
         weights = there.new_tensor([member.weight for member in members], dtype=torch.float64)[:, None]
@@ -136,7 +136,7 @@ class Committee(nn.Module):
         return there[self.names.index(member.modality)] if member.modality else there.all(0)
 
     def _pooled(self, logits: Tensor, weights: Tensor) -> Tensor:
-        """(M, B, K) calibrated logits and (M, B) weights -> (B, K) logits of the weighted mean of probabilities."""
+        """(M, B, K) calibrated logits, (M, B) weights -> (B, K) logits of the mean probabilities."""
         if self.kind == "regression":
             return (weights[..., None] * logits).sum(0)
         prior = weights.log()[..., None]
@@ -147,14 +147,14 @@ class Committee(nn.Module):
 
 
 class FixedViews(nn.Module):
-    """A committee in a distillation: members that are no network answer each training window once, as recorded.
+    """A committee in a distillation: members without a network answer each training window once, as recorded.
 
-    A mixed window gets the same mixture of the answers to its two windows (mixup: Zhang et al., ICLR 2018). Kernels and
-    statistics take many times longer than a transformer and were never shown mixtures, noise or gaps.
+    A mixed window gets the same mixture of the answers to its two windows (mixup: Zhang et al., ICLR 2018): kernels and
+    statistics are many times slower than a transformer and never saw mixtures, noise or gaps.
 
     Args:
         ask: returns (N, K) logits of a member for the training windows; called once per member.
-        whole: let transformers, too, answer windows as recorded, except in batches with taps.
+        whole: let transformers answer recorded windows too, except in batches with taps.
     """
 
     def __init__(self, committee: Committee, ask: Callable[[nn.Module], Tensor], *, whole: bool = False) -> None:
@@ -172,7 +172,7 @@ class FixedViews(nn.Module):
     def forward(
         self, inputs: Inputs, *, index: Tensor, partner: Tensor | None, share: Tensor | None, taps: bool = False
     ) -> TeacherOutput:
-        """Answer training windows `index` (B,), in fractions `share` (B,), and `partner` (B,) in the rest if mixed."""
+        """Answer training windows `index` (B,), mixed in fractions `share` (B,) with `partner` (B,)."""
         if self._whole and not taps:
             if -1 not in self._cached:
                 self._cached[-1] = self._ask(self.committee)

@@ -1,4 +1,4 @@
-"""Sizes and choices of networks: presets, and structs that checkpoints store as JSON."""
+"""Sizes and choices of networks: presets, and structs stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ROCKET_POSITIONS = {"tiny": 100}
 
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Size of one modality's encoder. Raises ValueError if the sizes describe no network."""
+    """Size of a modality's encoder. Raises ValueError for impossible sizes."""
 
     width: int  # D, a multiple of `heads`
     heads: int
@@ -54,7 +54,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class RocketGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Convolutional features that share a dilation. Raises ValueError if the numbers describe no features."""
+    """Convolutional features of one dilation. Raises ValueError for impossible numbers."""
 
     dilation: int  # samples between two weights of a kernel
     padded: bool  # whether the kernels reach over the ends of the window, where they read the mean of the training
@@ -66,7 +66,7 @@ class RocketGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class RocketConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The convolutional features of a window; a kernel reads every `stride`-th position."""
+    """Convolutional features of a window; a kernel reads every `stride`-th position."""
 
     groups: tuple[RocketGroup, ...]
     stride: int = 1
@@ -77,7 +77,7 @@ class RocketConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def features(self) -> int:
-        """The number of features."""
+        """Number of features."""
         return sum(group.features for group in self.groups)
 
 
@@ -108,26 +108,26 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def choice(value: str, allowed: tuple[str, ...], *, option: str) -> Any:
-    """Return the value if it is one of `allowed`; else raise UsageError, which names the command's `option`."""
+    """Return a value of `allowed`; else raise UsageError, which names the command's `option`."""
     if value not in allowed:
         raise UsageError(f"{option}: expected one of {', '.join(allowed)}, got {value!r}; choose one of them")
     return value
 
 
 def preset_named(name: str, *, option: str) -> Preset:
-    """Return the preset of that name; UsageError names the command's `option`."""
+    """Return the preset; UsageError names the command's `option`."""
     chosen: Preset = choice(name, get_args(Preset), option=option)
     return chosen
 
 
 def kind_named(name: str, *, option: str) -> StudentKind:
-    """Return the student kind of that name; UsageError names the command's `option`."""
+    """Return the student kind; UsageError names the command's `option`."""
     chosen: StudentKind = choice(name, get_args(StudentKind), option=option)
     return chosen
 
 
 def student_config(preset: Preset, *, causal: bool = False, kind: StudentKind = "transformer") -> StudentConfig:
-    """Return the student of that size. Raises UsageError if a student of that kind cannot be causal."""
+    """Return a student of that size. Raise UsageError if the kind cannot be causal."""
     width, heads, depth = _STUDENTS[preset_named(preset, option="preset")]
     if causal and kind != "transformer":
         raise UsageError(
@@ -139,17 +139,17 @@ def student_config(preset: Preset, *, causal: bool = False, kind: StudentKind = 
 
 
 def teacher_config(preset: Preset) -> TeacherConfig:
-    """Return the teacher of that size; its parameters grow with the number of modalities."""
+    """Return a teacher of that size; parameters grow with modalities."""
     width, heads, depth, fusion_depth = _TEACHERS[preset_named(preset, option="preset")]
     encoder = EncoderConfig(width=width, heads=heads, depth=depth, movement=True)
     return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)
 
 
 def max_rocket_features(preset: str) -> int:
-    """Return the most convolutional features of a student of that size."""
+    """Return the maximum of convolutional features at that size."""
     return _ROCKET_FEATURES.get(preset, _ROCKET_FEATURES["small"])
 
 
 def max_rocket_positions(preset: str) -> int:
-    """Return the most positions of a window that a kernel of a student of that size reads."""
+    """Return the most positions that a kernel reads at that size."""
     return _ROCKET_POSITIONS.get(preset, MAX_POSITIONS)

@@ -1,7 +1,7 @@
-"""One modality -> tokens: masked front-end of its kind, convolutional stem, two summary tokens, self-attention.
+"""One modality -> tokens: masked front-end, convolutional stem, two summary tokens, self-attention.
 
-Uses only operators that every engine takes: additive finite masks, static shapes. Token layout everywhere: L time
-tokens, a spectrum token (of video the mean of the frames' embeddings), a statistics token.
+Uses only operators that every engine supports: additive finite masks, static shapes. Token layout: L time tokens, a
+spectrum token (of video the embeddings' mean), a statistics token.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ and (B, `statistics`) values for the two summary tokens; that of a short series 
 
 
 def front_of(modality: ModalitySpec, config: EncoderConfig) -> Front:
-    """Return the front-end of a modality's kind. Raises UsageError if it cannot read such windows."""
+    """Return a modality's front-end. Raise UsageError if it cannot read such windows."""
     match modality.kind:
         case "audio":
             return LogMelFront(modality)
@@ -41,7 +41,7 @@ def front_of(modality: ModalitySpec, config: EncoderConfig) -> Front:
 
 
 def blank_inputs(modality: ModalitySpec) -> tuple[Tensor, Tensor]:
-    """Return values and presence of one window of zeros with nothing missing."""
+    """Return values and presence of a window of zeros, nothing missing."""
     dtype = torch.uint8 if modality.dtype == "uint8" else torch.float32
     return torch.zeros(1, *modality.shape, dtype=dtype), torch.ones(1, *modality.presence_shape)
 
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
         return Tokens(values=x, bias=bias, hidden=tuple(hidden), attention=tuple(attention))
 
     def key_bias(self, present: Tensor) -> Tensor:
-        """(B, T, C) -> (B, L + 2): 0 for tokens with a present sample (of sound and video, frame), else `MASKED`."""
+        """(B, T, C) -> (B, L + 2): 0 for tokens with a present sample or frame, else `MASKED`."""
         # (B, L): the part of each token's samples that is there
         if isinstance(self.front, LongFrontEnd):
             fraction = blocks_of(present.transpose(1, 2), self.length, self.stride).mean((1, 3))
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
 
 
 def stem_strides(modality: ModalitySpec, positions: int, most_tokens: int) -> tuple[int, ...]:
-    """Return the strides of the stem: halvings until at most `most_tokens` are left, at least one for a series."""
+    """Return the stem's strides: halvings to at most `most_tokens`, at least one for a series."""
     if modality.kind != "series" and positions <= most_tokens:
         return (1,)
     return (2,) * max(1, math.ceil(math.log2(positions / most_tokens)))

@@ -1,9 +1,9 @@
 """The arithmetic of a student in INT8, and a student that practises it in float32, with gradients.
 
-INT8 levels are symmetric, zero point 0, with one scale per output of a weight; the export writes graphs by the same
-functions, so they take NumPy arrays and torch tensors. Fake quantisation: B. Jacob et al., CVPR 2018, section 3.
-Rounding passes gradients straight through (Y. Bengio et al., 2013); the ranges of activations are learnt (S. Esser et
-al., "Learned Step Size Quantization", ICLR 2020, equations 1 to 3, with their gradient scale).
+Levels are symmetric, zero point 0, one scale per output of a weight; the export uses the same functions on NumPy
+arrays. Fake quantisation: B. Jacob et al., CVPR 2018, section 3. Rounding passes gradients straight through (Y. Bengio
+et al., 2013); ranges of activations are learnt (S. Esser et al., "Learned Step Size Quantization", ICLR 2020, equations
+1 to 3, with their gradient scale).
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _Array = TypeVar("_Array", bound=Any)  # a NumPy array or a torch tensor
 
 
 def int8_scales(largest: _Array) -> _Array:
-    """Return a 127th of each largest magnitude; 1 / 127 if it counts as 0."""
+    """Return a 127th of each largest magnitude; 1 / 127 for 0."""
     scales: _Array = (largest + 1.0 * (largest <= NOTHING)) / TOP
     return scales
 
 
 def int8_levels(values: _Array, scales: _Array, *, lowest: int) -> _Array:
-    """Return whole numbers from `lowest` to `TOP`, halves rounded to even as QuantizeLinear does."""
+    """Return integers from `lowest` to `TOP`, halves rounded to even as in QuantizeLinear."""
     levels: _Array = (values / scales).round().clip(lowest, TOP)
     return levels
 
 
 class QuantisedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tensor that `layers` read in INT8, and the `largest` magnitude. Raises ValueError if they describe no range."""
+    """A tensor that `layers` read in INT8, and its `largest` magnitude. Raises ValueError for no range."""
 
     layers: tuple[str, ...]
     largest: float
@@ -66,12 +66,12 @@ class LearntInt8(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def ranges(self) -> dict[str, float]:
-        """The largest represented magnitude of the input of each layer."""
+        """Largest magnitude of each layer's input."""
         return {layer: entry.largest for entry in self.inputs for layer in entry.layers}
 
 
 class FakeInt8Student(nn.Module):
-    """A student whose layers `groups`, those that read one tensor together, have rounded weights and activations.
+    """A student with rounded weights and activations in `groups` of layers that read one tensor.
 
     Ranges start from raw windows `values` (N, T, C), 0 where missing.
     """
@@ -93,7 +93,7 @@ class FakeInt8Student(nn.Module):
                 student.get_submodule(name).register_forward_pre_hook(self._quantiser(index))
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
-        """Answer a batch of windows, as `Student.forward`."""
+        """Answer as `Student.forward`."""
         weights = {
             f"{name}.weight": fake_weights(self.student.get_parameter(f"{name}.weight")) for name in self._layers()
         }
@@ -102,7 +102,7 @@ class FakeInt8Student(nn.Module):
 
     @property
     def ranges(self) -> Tensor:
-        """(S,) the largest represented magnitude of each tensor."""
+        """(S,) largest magnitude of each tensor."""
         return self.start * (_SPEED * self.moved).exp()
 
     def _layers(self) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class FakeInt8Student(nn.Module):
 
 
 def learnt_student(network: FakeInt8Student) -> tuple[dict[str, Tensor], tuple[QuantisedInput, ...]]:
-    """Return a student's weights, as INT8 computes with them, and the ranges of its activations."""
+    """Return a student's weights, as INT8 uses them, and its activation ranges."""
     state = {name: value.detach().clone() for name, value in network.student.state_dict().items()}
     for name in {name for group in network.groups for name in group}:
         state[f"{name}.weight"] = fake_weights(state[f"{name}.weight"])
@@ -127,7 +127,7 @@ def learnt_student(network: FakeInt8Student) -> tuple[dict[str, Tensor], tuple[Q
 
 
 def fake_weights(weight: Tensor) -> Tensor:
-    """Round weights (n, ...) to the levels of their output's scale; the gradient is that of the weights themselves."""
+    """Round weights (n, ...) to the levels of their output's scale, with a straight-through gradient."""
     scales = int8_scales(weight.detach().flatten(1).abs().amax(1)).reshape(-1, *[1] * (weight.ndim - 1))
     rounded = int8_levels(weight.detach(), scales, lowest=-TOP) * scales
     return weight + (rounded - weight).detach()
@@ -136,8 +136,8 @@ def fake_weights(weight: Tensor) -> Tensor:
 def fake_activations(values: Tensor, largest: Tensor) -> Tensor:
     """Round and clip activations to the levels of a range.
 
-    With s = largest / 127 and v = x / s: the gradient for x is 1 where -128 <= v <= 127, else 0; for s it is round(v) -
-    v, or the level at which x was clipped, summed and divided by sqrt(127 N) for N values.
+    With s = largest / 127 and v = x / s: the gradient for x is 1 if -128 <= v <= 127, else 0; for s it is round(v) - v,
+    or the clipped level, summed and divided by sqrt(127 N) for N values.
     """
     with torch.autocast(values.device.type, enabled=False):
         x = values.float()
@@ -150,7 +150,7 @@ def fake_activations(values: Tensor, largest: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _clipped_weights(weight: Tensor) -> Tensor:
-    """Clip the weights of each output if that lessens the square error of rounding: training mends the rest."""
+    """Clip the weights of each output if that lessens the squared rounding error."""
     flat = weight.flatten(1)
     largest = flat.abs().amax(1, keepdim=True)
     best, least = flat, torch.full_like(largest, math.inf)
@@ -164,7 +164,7 @@ def _clipped_weights(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _starting_ranges(student: Student, groups: Sequence[Sequence[str]], values: Tensor, present: Tensor) -> Tensor:
-    """(S,) for each tensor the range with the least square error of rounding on these windows."""
+    """(S,) ranges with the least squared rounding error on these windows."""
     inputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:

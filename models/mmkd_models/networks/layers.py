@@ -1,4 +1,4 @@
-"""Layers that teacher and student share: attention, dropout, pooling, and the end of a network."""
+"""Layers that teacher and student share: attention, dropout, pooling, and the output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BYTES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Projections:
-    """Queries (B, Lq, D), keys (B, Lk, D) and values (B, Lk, D) of one attention, the heads side by side."""
+    """Queries (B, Lq, D), keys (B, Lk, D) and values (B, Lk, D), heads side by side."""
 
     query: Tensor
     key: Tensor
@@ -33,7 +33,7 @@ class Projections:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionTap:
-    """The inside of one attention, for losses: its map (B, H, Lq, Lk), whose rows sum to 1, and its projections."""
+    """An attention for losses: its map (B, H, Lq, Lk), rows with sum 1, and projections."""
 
     map: Tensor
     projections: Projections
@@ -51,12 +51,12 @@ class Tokens:
 
     @property
     def valid(self) -> Tensor:
-        """(B, L + 2): 1 for tokens with samples behind them, else 0."""
+        """(B, L + 2): 1 for tokens with samples, else 0."""
         return (self.bias == 0).to(self.values.dtype)
 
 
 class AnswerHead(nn.Module):
-    """The end of a network, without weights; for a regression it carries mean and std (1,) of the training targets."""
+    """The output of a network, without weights; for a regression mean and std (1,) of the training targets."""
 
     mean: Tensor
     std: Tensor
@@ -69,11 +69,11 @@ class AnswerHead(nn.Module):
             self.register_buffer("std", torch.ones(1))
 
     def logits(self, raw: Tensor) -> Tensor:
-        """(B, K) -> (B, K): the head's numbers; of a regression in the target's unit, (B, 1)."""
+        """(B, K) -> (B, K): logits, or a regression's numbers in the target's unit, (B, 1)."""
         return raw * self.std + self.mean if self.kind == "regression" else raw
 
     def forward(self, raw: Tensor) -> Tensor:
-        """(B, K) -> (B, K): probabilities; of a regression the number in the target's unit."""
+        """(B, K) -> (B, K): probabilities, or a regression's numbers in the target's unit."""
         if self.kind == "classification":
             return torch.softmax(raw, dim=-1)
         if self.kind == "multi_label":
@@ -82,10 +82,10 @@ class AnswerHead(nn.Module):
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout` (Srivastava et al., JMLR 2014) whose masks cost little on a CPU.
+    """`nn.Dropout` (Srivastava et al., JMLR 2014) with masks that are cheap on a CPU.
 
-    A byte of NumPy's SFC64, seeded from torch's generator, decides, so the probability is a multiple of 1 / 256: a
-    number of torch's generator for every value took an eighth of a training step.
+    A byte of NumPy's SFC64, seeded by torch, decides, so the probability is a multiple of 1 / 256: torch's numbers took
+    an eighth of a training step.
     """
 
     def __init__(self, probability: float) -> None:
@@ -120,9 +120,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
-        """Attend from x (B, Lq, D) to source (B, Lk, D), and return (B, Lq, D) with the tap if `want_map`.
+        """Attend from x (B, Lq, D) to source (B, Lk, D); return (B, Lq, D), and the tap if `want_map`.
 
-        Self-attention ignores the source. The bias is additive: (B, Lk) of keys, or (B, H, Lq, Lk) of every pair.
+        Self-attention ignores the source. The bias is added: (B, Lk) of keys, or (B, H, Lq, Lk) of pairs.
         """
         batch, length, width = x.shape
         if self.query is None:
@@ -169,7 +169,7 @@ class TransformerBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
-        """(B, L, D), (B, L) or (B, H, L, L) -> (B, L, D) and the tap of its attention."""
+        """(B, L, D), (B, L) or (B, H, L, L) -> (B, L, D) and its attention's tap."""
         normed = self.norm_attention(x)
         attended, tap = self.attention(normed, normed, bias, want_map=want_map)
         x = x + self.dropout(attended)
@@ -178,7 +178,7 @@ class TransformerBlock(nn.Module):
 
 
 class TokenPooling(nn.Module):
-    """Tokens -> one embedding: the mean of the present time tokens, with the spectrum and statistics tokens."""
+    """Tokens -> one embedding: the mean of present time tokens, with spectrum and statistics tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

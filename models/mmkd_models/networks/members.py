@@ -1,4 +1,4 @@
-"""Members of a committee that are no transformer: extra-trees on window statistics, and a ridge on rocket features."""
+"""Members of a committee that are no transformer: extra-trees on statistics, and a ridge on rocket features."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DTYPES = {
 
 
 class Rocket(nn.Module):
-    """A linear map from the convolutional features of all modalities to K outputs."""
+    """A linear map from all modalities' convolutional features to K outputs."""
 
     weight: Tensor
     bias: Tensor
@@ -56,7 +56,7 @@ class Rocket(nn.Module):
 
 
 class Trees(nn.Module):
-    """Trees of one forest, one after another in the same arrays: left if a statistic is at most the threshold."""
+    """Trees of a forest, one after another in the same arrays: left if a statistic is at most the threshold."""
 
     roots: Tensor  # int32 (trees,), the first node of each tree, ascending
     feature: Tensor  # int32 (nodes,), the statistic that a node reads; -1 at a leaf
@@ -74,7 +74,7 @@ class Trees(nn.Module):
             self.register_buffer(name, arrays[name])
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Return (B, K) logits of the smoothed votes; of a regression (B, 1) numbers in the target's unit."""
+        """Return (B, K) logits of the smoothed votes; of a regression (B, 1) in the target's unit."""
         votes = self.votes(window_figures(inputs, self.views))
         if self.kind == "regression":
             return votes.float()
@@ -85,7 +85,7 @@ class Trees(nn.Module):
         return torch.log((trees * votes + 1 / votes.shape[1]) / (trees + 1)).float()
 
     def votes(self, statistics: Tensor) -> Tensor:
-        """(B, F) float32 -> (B, K) float64: the mean of the leaves, as scikit-learn's `predict_proba`."""
+        """(B, F) float32 -> (B, K) float64: mean of the leaves, as scikit-learn's `predict_proba`."""
         node = self.roots.long().expand(len(statistics), -1)  # (B, trees)
         while True:
             feature = self.feature[node]
@@ -97,7 +97,7 @@ class Trees(nn.Module):
 
 
 def window_figures(inputs: Inputs, views: nn.ModuleDict) -> Tensor:
-    """Return float32 (B, F), the statistics of the modalities, as series, side by side."""
+    """Return the modalities' statistics, as series, float32 (B, F)."""
     parts = []
     for name, view in views.items():
         values, present = view(*inputs[name])
@@ -115,7 +115,7 @@ def grow_trees(
     kind: TaskKind,
     seed: int,
 ) -> Trees:
-    """Grow extra-trees (Geurts, Ernst, Wehenkel, Machine Learning 63, 2006) on statistics (N, F) with labels."""
+    """Grow extra-trees (Geurts, Ernst, Wehenkel, Machine Learning 63, 2006) on statistics (N, F)."""
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
     # The mean of labels that are 0 or 1 is the fraction that is on, and least squares split as Gini's impurity does.
@@ -147,7 +147,7 @@ def grow_trees(
 
 
 def _round_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The largest float32 that is not above: a float32 statistic is at most one if it is at most the other."""
+    """The largest float32 not above, with which float32 statistics compare alike."""
     nearest = thresholds.astype(np.float32)
     return np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
@@ -159,7 +159,7 @@ def member_from_state(
     task: TaskSpec,
     config: TeacherConfig,
 ) -> nn.Module:
-    """Return a member with its tensors; a transformer has this configuration."""
+    """Return a member with its tensors; a transformer gets this configuration."""
     modalities = _read_modalities(facts, modalities)
     match facts.kind:
         case "trees":
@@ -175,7 +175,7 @@ def member_from_state(
 def member_fault(
     facts: MemberFacts, state: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], task: TaskSpec
 ) -> str | None:
-    """Return the fault of a file's member that is no transformer, `expected ..., got ...`, or None."""
+    """Return the fault of a member that is no transformer, `expected ..., got ...`, or None."""
     if facts.bias and (len(facts.bias) != len(task.labels) or not all(map(math.isfinite, facts.bias))):
         got = ", ".join(f"{value:g}" for value in facts.bias)
         return f"expected a finite bias of {len(task.labels)} logits, got {got}"
@@ -219,7 +219,7 @@ def _rocket_fault(
 
 
 def trees_fault(arrays: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], *, classes: int) -> str | None:
-    """Return why arrays are no trees on these modalities, `expected ..., got ...`, or None."""
+    """Return the fault of trees on these modalities, `expected ..., got ...`, or None."""
     if {name: array.dtype for name, array in arrays.items()} != _DTYPES:
         kinds = {name: str(array.dtype).removeprefix("torch.") for name, array in sorted(arrays.items())}
         return f"expected the arrays {', '.join(_DTYPES)}, got {kinds}"
@@ -240,7 +240,7 @@ def trees_fault(arrays: Mapping[str, Tensor], modalities: Sequence[ModalitySpec]
 
 
 def _are_linked(arrays: Mapping[str, Tensor], *, features: int) -> bool:
-    """Whether every path from a root ends at a leaf: nodes lead to later ones of their tree alone."""
+    """Whether nodes lead to later ones of their tree, so that every path ends at a leaf."""
     roots, feature, left, right = (arrays[name].long() for name in ("roots", "feature", "left", "right"))
     nodes = torch.arange(len(feature))
     if len(feature) == 0 or int(roots[0]) != 0 or bool((roots.diff() <= 0).any()) or int(roots[-1]) >= len(feature):

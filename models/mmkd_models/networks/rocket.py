@@ -1,12 +1,12 @@
-"""MiniRocket features of one modality, as a part of a graph that every engine takes.
+"""MiniRocket features of one modality, as a part of a graph that every engine runs.
 
 A. Dempster, D. F. Schmidt, G. I. Webb, "MiniRocket", KDD 2021 (arXiv 2012.08791), written from the paper: 84 kernels of
-nine weights -1 and 2, dilations that grow exponentially, biases that are quantiles of a kernel's output on one training
-window, and the proportion of positive values (PPV). A kernel of several channels adds up a random few of them.
+nine weights -1 and 2, exponential dilations, biases from quantiles of the output on one training window, proportion of
+positive values (PPV).
 
-Three differences: the step at the bias is a ramp as wide as a tenth of the output's standard deviation, so that no
-rounding flips a position; in long windows a kernel reads every n-th position; and a kernel reaches over the ends of a
-window if it had fewer than three positions.
+Three differences: the step at the bias is a ramp a tenth of the output's standard deviation wide, so that no rounding
+flips a position; in long windows a kernel reads every n-th position; a kernel reaches over the ends of a window if it
+had fewer than three positions.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _CHUNK_VALUES = 2**19  # numbers of one intermediate tensor while many windows a
 
 
 class _Group(nn.Module):
-    """Kernels of one dilation, all padded or all not, as files hold them."""
+    """Kernels of one dilation, all padded or all not, as files store them."""
 
     weight: Tensor  # (F, C, 9), divided by the width of the ramp; 0 for channels that a kernel does not read
     bias: Tensor  # (F,) so that the ramp rises from 0 to 1 around the drawn bias
@@ -65,7 +65,7 @@ class _Group(nn.Module):
 
 
 class _Kernels(nn.Module):
-    """All kernels of one dilation as one convolution, for speed: weight (F, C, 9) and bias (F,) of several groups."""
+    """All kernels of one dilation as one fast convolution: weight (F, C, 9) and bias (F,)."""
 
     weight: Tensor
     bias: Tensor
@@ -90,8 +90,8 @@ class _Kernels(nn.Module):
 class RocketFeatures(nn.Module):
     """Raw values and presence of a window -> standardised features.
 
-    A position counts as far as the samples at a kernel's centre are there; a window without any sample has every
-    feature 0, the training's mean. Kernels that are not padded do not count near the ends.
+    A position counts by the fraction of samples present at a kernel's centre. A window without samples has every
+    feature 0, the training mean. Unpadded kernels do not count near the ends.
     """
 
     of_dilation: Tensor  # (F, D) 1 if a feature has a dilation
@@ -130,7 +130,7 @@ class RocketFeatures(nn.Module):
         self.register_buffer("feature_std", torch.ones(config.features))
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
-        """(B, T, C), (B, T, C) -> (B, F), in standard deviations of the training windows' features."""
+        """(B, T, C), (B, T, C) -> (B, F), in standard deviations of the training features."""
         proportions, seen = self.proportions(values, present)
         return (proportions - self.feature_mean * seen) / self.feature_std
 
@@ -153,7 +153,7 @@ class RocketFeatures(nn.Module):
 
 
 def _join(network: RocketFeatures, _: object) -> None:
-    """Derive kernels and `reads` from the groups, after a state is loaded."""
+    """Derive kernels and `reads` from the groups after a state is loaded."""
     for kernels in network.kernels:
         assert isinstance(kernels, _Kernels)
         kernels.join(network.groups)
@@ -173,7 +173,7 @@ def _inside(samples: int, edge: int, stride: int) -> Tensor:
 
 
 def fits_kernels(modality: ModalitySpec) -> bool:
-    """Return whether its windows, as series, are at least as long as a kernel."""
+    """Return whether windows, as series, are at least as long as a kernel."""
     return series_view(modality).spec.samples >= LENGTH
 
 
@@ -187,11 +187,11 @@ def fit_rocket(
     features: int = FEATURES,
     positions: int = MAX_POSITIONS,
 ) -> RocketFeatures:
-    """Draw the features of a modality from training windows; no labels are needed.
+    """Draw the features of a modality from training windows, without labels.
 
     Args:
         values: (N, T, C) raw values, 0 where missing; of sound and video the windows. As presence.
-        scale: mean and standard deviation (C,) of each channel over the training windows.
+        scale: mean and standard deviation (C,) of each channel.
         features: rounded down to a multiple of 84.
         positions: most positions that a kernel reads.
 
@@ -255,7 +255,7 @@ def _as_series(
     present: NDArray[np.float32],
     scale: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Values and presence (N, T, C) of a series, and mean and standard deviation (C,) of its channels."""
+    """Values and presence (N, T, C) of a series, and mean and standard deviation (C,)."""
     mean, std = (torch.from_numpy(part) for part in scale)
     if modality.kind == "series":
         return torch.from_numpy(values), torch.from_numpy(present), mean, std
@@ -271,7 +271,7 @@ def _as_series(
 
 
 def apply_rocket(network: RocketFeatures, values: NDArray[Any], present: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, T, C), (N, T, C) -> (N, F) standardised features of many windows, a few at a time."""
+    """(N, T, C), (N, T, C) -> (N, F) standardised features, computed in chunks."""
     with torch.no_grad():
         parts = [network(*batch).numpy() for batch in _batches(network, values, present)]
     return np.concatenate(parts) if parts else np.zeros((0, network.config.features), dtype=np.float32)
@@ -289,7 +289,7 @@ def _batches(
 def prune_rocket(
     network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] | NDArray[np.int64]
 ) -> RocketFeatures:
-    """Return a network of these features alone, in ascending order."""
+    """Return a network of these features alone, ascending."""
     rows = np.unique(np.asarray(keep, dtype=np.int64))
     groups, states, first = [], [], 0
     for group, part in zip(network.config.groups, network.groups, strict=True):
@@ -320,7 +320,7 @@ def list_dilations(samples: int, features: int, *, most: int) -> list[tuple[int,
 
 
 def position_stride(samples: int, positions: int) -> int:
-    """Return the samples between two of at most `positions` positions, odd: else even dilations would skip some.
+    """Return the samples between two of at most `positions` positions; odd, or even dilations would skip some.
 
     Example:
         >>> position_stride(200, 200), position_stride(200, 199), position_stride(200, 50)
@@ -331,7 +331,7 @@ def position_stride(samples: int, positions: int) -> int:
 
 
 def claimed_sizes(config: RocketConfig, modality: ModalitySpec) -> dict[str, tuple[int, int]]:
-    """Return what features of a file claim of such windows, each with its limit."""
+    """Return the sizes that a file's features claim, each with its limit."""
     samples = series_view(modality).spec.samples
     return {
         "groups": (len(config.groups), 2 * _MAX_DILATIONS),
@@ -342,7 +342,7 @@ def claimed_sizes(config: RocketConfig, modality: ModalitySpec) -> dict[str, tup
 
 
 def _kernel_weights(kernels: NDArray[np.int64]) -> Tensor:
-    """(n, 9): -1, and 2 at the three places of each kernel's number."""
+    """(n, 9): -1, and 2 at three places."""
     places = np.array(list(itertools.combinations(range(LENGTH), 3)), dtype=np.int64)[kernels]
     weights = np.full((len(kernels), LENGTH), -1.0, dtype=np.float32)
     np.put_along_axis(weights, places, 2.0, axis=1)
@@ -350,7 +350,7 @@ def _kernel_weights(kernels: NDArray[np.int64]) -> Tensor:
 
 
 def _draw_channels(count: int, channels: int, rng: np.random.Generator) -> Tensor:
-    """(n, C) 1 if a kernel reads a channel: 2^u of them, u uniform between 0 and log2 of at most nine, and one."""
+    """(n, C) 1 if a kernel reads a channel: 2^u of them, u uniform from 0 to log2 of at most nine; and one."""
     chosen = np.zeros((count, channels), dtype=np.float32)
     sizes = (2 ** rng.uniform(0.0, np.log2(min(channels, LENGTH) + 1), size=count)).astype(np.int64)
     for row, size in zip(chosen, sizes, strict=True):

@@ -23,9 +23,9 @@ _OF_SERIES = 5
 class StepStudent(nn.Module):
     """One step of a causal student.
 
-    State of past blocks is in slots, one for each block of a window. A step returns the slot of the newest block, which
-    replaces the oldest: sums do not depend on the order of slots, and attention receives the age of each key. Arguments
-    as of `ExportStudent`; raises ValueError if the student is not causal.
+    Past blocks are in slots, one for each block of a window, and the newest replaces the oldest: sums ignore the order
+    of slots, and attention gets the age of each key. Arguments as in `ExportStudent`; raises ValueError if the student
+    is not causal.
     """
 
     places: Tensor
@@ -45,11 +45,11 @@ class StepStudent(nn.Module):
         self.register_buffer("codes", F.pad(relative.flip(-1), (0, 1), value=FORBIDDEN), persistent=False)
 
     def state_shapes(self) -> dict[str, tuple[tuple[int, ...], int | None]]:
-        """Return the name of every state, in order, with its shape and the axis of its slots, or None without slots.
+        """Return each state's name, in order, with its shape and slot axis, or None without slots.
 
         `history`: samples and presence for the filters; `moments`, `sums`, `peaks`: of blocks; `series`: the stem's
-        samples; `waveform`: the last hop of sound; `picture`: the last frame of video; `keys_N`, `values_N`: of
-        attention in block N; `tokens`: for the pooling.
+        samples; `waveform`: the last hop of sound; `picture`: the last video frame; `keys_N`, `values_N`: of attention
+        in block N; `tokens`: for pooling.
         """
         encoder, front = self.encoder, self.encoder.inner
         length, channels = encoder.length, front.channels
@@ -87,11 +87,10 @@ class StepStudent(nn.Module):
 
         Args:
             values: (1, S, C) raw values, 0 where missing, and presence; of video (1, S, H, W, C) and (1, S, 1).
-            slot: (1, 1) this block's slot: the number of the step, from 0, modulo the slots.
+            slot: (1, 1) the step's number, from 0, modulo the slots.
             state: in the order of `state_shapes`.
 
-        Returns logits and probabilities (1, K), perhaps novelty (1, 1), and news of every state: all of it, or one
-        slot.
+        Returns logits and probabilities (1, K), perhaps novelty (1, 1), and news of every state: all of it or one slot.
         """
         *cache, tokens = state
         values, present, newest = self._sensed(values, present, cache[_OF_SERIES:])
@@ -126,7 +125,7 @@ class StepStudent(nn.Module):
     def _front(
         self, values: Tensor, present: Tensor, live: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """New tokens (1, 3, D), presence of the slots and the new block (1, W + 1), and news of the state."""
+        """New tokens (1, 3, D), presence of slots and new block (1, W + 1), and news of the state."""
         encoder, front = self.encoder, self.encoder.inner
         history, moments, sums, peaks, series = state
         scaled = front.scaled(values, present)
@@ -160,7 +159,7 @@ class StepStudent(nn.Module):
 def _block_step(
     block: TransformerBlock, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """`TransformerBlock.forward` for the newest tokens (1, 3, D); keys are the past time tokens and the newest one."""
+    """`TransformerBlock.forward` for the newest tokens (1, 3, D); keys are past time tokens and the newest one."""
     attention = block.attention
     batch, count, width = x.shape
     split = (batch, count, 3, attention.heads, width // attention.heads)
@@ -184,7 +183,7 @@ def _pooled(pool: TokenPooling, x: Tensor, there: Tensor, tokens: Tensor) -> tup
 
 
 def causal_encoder(student: Student) -> CausalEncoder:
-    """Return the encoder of a causal student. Raises ValueError if the student is not causal."""
+    """Return the encoder of a student. Raise ValueError if it is not causal."""
     if isinstance(student.encoder, CausalEncoder):
         return student.encoder
     raise ValueError("student: expected a causal one, got one that looks at whole windows; train with --causal")
@@ -192,7 +191,7 @@ def causal_encoder(student: Student) -> CausalEncoder:
 
 @torch.no_grad()
 def embeddings_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
-    """Return the embeddings (B, N, D) after each block of S samples of a whole recording in one pass, as of a stream.
+    """Return the embeddings (B, N, D) after each block of S samples of a recording in one pass, as in a stream.
 
     Memory grows with the square of the recording. Raises ValueError if the student is not causal.
     """

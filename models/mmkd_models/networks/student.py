@@ -1,4 +1,4 @@
-"""The student: one modality, one linear `head`; the only network that leaves the training side."""
+"""The student: one modality, one linear `head`; the only network outside the training side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmkd_models.novelty import NoveltyScore, TrainingEmbeddings
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOutput:
-    """The output of a student, ours or one of your own, which may leave out all but the first two."""
+    """Output of a student; yours may have the first two fields alone."""
 
     logits: Tensor  # (B, K); of a regression (B, 1), the number in the target's unit
     embedding: Tensor  # (B, D)
@@ -31,15 +31,10 @@ class StudentOutput:
 
 
 class Student(nn.Module):
-    """A transformer, convolutional features or both, with one linear head over what they make of a window.
+    """A transformer, convolutional features or both, with one linear head.
 
-    A weighted sum of two heads' logits is one head over both embeddings, so no engine computes more for it.
-
-    Attributes:
-        encoder: None, and no `pool`, for the kind rocket.
-        rocket: None for the kind transformer.
-
-    Raises ValueError if it needs convolutional features that no training has drawn.
+    A weighted sum of two heads' logits is one head over both embeddings. The kind rocket has no `encoder` and `pool`,
+    the kind transformer no `rocket`. Raises ValueError for convolutional features that were not drawn.
     """
 
     pool: TokenPooling
@@ -68,7 +63,7 @@ class Student(nn.Module):
         self.answer = AnswerHead(kind)
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
-        """Answer a batch of windows; the taps are the transformer's."""
+        """Answer a batch of windows; taps are the transformer's."""
         tokens: Tokens | None = None if self.encoder is None else self.encoder(values, present, taps=taps)
         parts = [] if tokens is None else [self.pool(tokens.values, tokens.bias)]
         parts += [] if self.rocket is None else [self.rocket(values, present)]
@@ -87,7 +82,7 @@ class Student(nn.Module):
 
 
 def count_values(network: nn.Module) -> int:
-    """Return the number of values that a network computes with: weights, and the kernels that were drawn."""
+    """Count weights and drawn kernels."""
     kernels = sum(
         buffer.numel()
         for module in network.modules()
@@ -99,10 +94,10 @@ def count_values(network: nn.Module) -> int:
 
 
 class ExportStudent(nn.Module):
-    """The graph that is exported: raw values and presence in, logits, probabilities and perhaps novelty out.
+    """The exported graph: raw values and presence in; logits, probabilities and perhaps novelty out.
 
-    Of a regression: the number in standard deviations of the training targets, and in the target's unit. The
-    temperature divides the logits for the probabilities; without `seen` embeddings there is no novelty.
+    Of a regression: the number in training standard deviations, and in the target's unit. The temperature divides
+    logits for probabilities; novelty needs `seen` embeddings.
     """
 
     def __init__(self, student: Student, *, temperature: float = 1.0, seen: TrainingEmbeddings | None = None) -> None:

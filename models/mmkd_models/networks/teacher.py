@@ -1,7 +1,7 @@
 """The teacher: any number of modalities, fused by cross-attention.
 
-Pairwise cross-modal attention as in Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences",
-ACL 2019, with the other modalities' tokens side by side as keys: cost grows with the modalities, not their pairs.
+Cross-modal attention as in Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences", ACL 2019,
+but with all other modalities' tokens as keys: cost grows with modalities, not pairs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Inputs = Mapping[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOutput:
-    """The output of a teacher, ours or one of your own, which may leave out all but the first two."""
+    """Output of a teacher; yours may have the first two fields alone."""
 
     logits: Tensor  # (B, K); of a regression (B, 1), the number in the target's unit
     embedding: Tensor  # (B, D) the fused representation
@@ -64,7 +64,7 @@ class _CrossBlock(nn.Module):
     def forward(
         self, own: Tensor, others: Tensor, own_bias: Tensor, others_bias: Tensor, *, want_map: bool
     ) -> tuple[Tensor, AttentionTap | None, AttentionTap | None]:
-        """(B, Lq, D) queries and (B, Lk, D) keys -> (B, Lq, D), and the taps of cross-attention and self-attention."""
+        """(B, Lq, D) queries, (B, Lk, D) keys -> (B, Lq, D), and the taps of cross- and self-attention."""
         attended, cross = self.cross(self.norm_query(own), self.norm_source(others), others_bias, want_map=want_map)
         some = (others_bias.amax(-1) == 0).to(own.dtype)[:, None, None]  # nothing to attend to: add nothing
         x, inner = self.block(own + self.dropout(attended * some), own_bias, want_map=want_map)
@@ -72,7 +72,7 @@ class _CrossBlock(nn.Module):
 
 
 class _FusionLayer(nn.Module):
-    """One cross-attention block per modality, all reading the previous layer's tokens."""
+    """One cross-attention block per modality, over the previous layer's tokens."""
 
     def __init__(self, names: tuple[str, ...], config: EncoderConfig) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _FusionLayer(nn.Module):
 
 
 class Teacher(nn.Module):
-    """A multimodal transformer; a modality whose window is all missing is masked out of every attention."""
+    """A multimodal transformer; an all-missing modality is masked out of every attention."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Teacher(nn.Module):
         self.answer = AnswerHead(kind)
 
     def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
-        """Answer a batch of windows; every modality of the teacher must be in `inputs` (all-missing is fine)."""
+        """Answer a batch; every modality of the teacher must be in `inputs` (all-missing is fine)."""
         tokens: dict[str, Tokens] = {name: self.encoders[name](*inputs[name], taps=taps) for name in self.names}
         encoded = tokens
         layers = []
@@ -143,7 +143,7 @@ class Teacher(nn.Module):
         )
 
     def _fuse(self, pooled: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
-        """Softmax-gated sum over the modalities that are there, (B, D)."""
+        """Softmax-gated sum over present modalities, (B, D)."""
         stacked = torch.stack([pooled[name] for name in self.names], dim=1)  # (B, M, D)
         absent = torch.stack([tokens[name].bias[:, -1] for name in self.names], dim=1)  # (B, M)
         weights = torch.softmax(self.gate(stacked)[..., 0] + absent, dim=1)  # (B, M)
@@ -151,7 +151,7 @@ class Teacher(nn.Module):
 
 
 def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
-    """Hide, with `probability`, one modality of each window, chosen evenly; never the last one it has."""
+    """Hide one random modality of each window with `probability`, never its last one."""
     names = list(inputs)
     if len(names) < 2 or probability <= 0:
         return dict(inputs)
@@ -173,7 +173,7 @@ def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generat
 
 
 def take_teacher(teacher: Teacher, old: Teacher) -> tuple[str, ...]:
-    """Copy the weights that an old teacher of the same size and labels shares, and return the names of the others."""
+    """Copy weights from a teacher of the same size and labels; return the names of the others."""
     target, source = teacher.state_dict(), old.state_dict()
     taken = {name: value.detach().clone() for name, value in source.items() if name in target}
     teacher.load_state_dict({**target, **taken})

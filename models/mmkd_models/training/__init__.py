@@ -1,1 +1,1 @@
-"""From windows to a checkpoint: the loop, resuming, the trainings, and how validation chooses among them."""
+"""From windows to a checkpoint: the loop, resuming, the trainings, and validation's choices."""

@@ -1,6 +1,6 @@
 """Student and teacher checkpoints: one safetensors file each, tensors + JSON metadata.
 
-A student checkpoint contains no teacher and no projector; its tensor names are exactly those of its network.
+A student checkpoint contains exactly its network's tensors: no teacher, no projector.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FORMAT_VERSION = 1
 
 
 class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How validation joined a transformer and convolutional features; `weight` is the transformer's, 0 to 1."""
+    """How validation joined transformer and convolutional features; `weight` is the transformer's, 0 to 1."""
 
     weight: float
     temperatures: tuple[float, float]
@@ -50,7 +50,7 @@ class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class TriedStudent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A student that validation compared; `log_likelihood` is the mean of calibrated answers, in nats."""
+    """A compared student; `log_likelihood` is the mean of calibrated answers, in nats."""
 
     name: str
     valid_score: float
@@ -58,7 +58,7 @@ class TriedStudent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The origin of a network."""
+    """Origin of a network."""
 
     dataset: str
     dataset_sha256: str
@@ -90,7 +90,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def teachers_sha256(self) -> tuple[str, ...]:
-        """The hashes of all teachers, in their order."""
+        """Hashes of all teachers, in order."""
         first = () if self.teacher_sha256 is None else (self.teacher_sha256,)
         return first + (self.further_teachers_sha256 or ())
 
@@ -115,7 +115,7 @@ class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 @dataclass(frozen=True, kw_only=True)
 class StudentCheckpoint:
-    """A trained student with what its export needs."""
+    """A trained student with its export data."""
 
     modality: ModalitySpec
     task: TaskSpec
@@ -127,13 +127,13 @@ class StudentCheckpoint:
     seen: TrainingEmbeddings | None = None  # the embeddings of its training, for the novelty of windows
 
     def network(self) -> Student:
-        """Return the student with its weights, in evaluation mode."""
+        """Return the student in evaluation mode."""
         student = Student(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
         student.load_state_dict(self.state)
         return student.eval()
 
     def transformer(self, *, asked_by: str) -> Student:
-        """Return the student in evaluation mode; raise UsageError, which names `asked_by`, if it is no transformer."""
+        """Return the student in evaluation mode; raise UsageError, naming `asked_by`, if it is no transformer."""
         if self.config.kind != "transformer":
             raise UsageError(
                 f"{asked_by}: expected a student of the kind transformer, got a {self.config.kind}; "
@@ -154,7 +154,7 @@ class StudentCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCheckpoint:
-    """A trained teacher: a transformer, or a committee whose first member is one."""
+    """A trained transformer, or a committee whose first member is one."""
 
     modalities: tuple[ModalitySpec, ...]
     task: TaskSpec
@@ -165,7 +165,7 @@ class TeacherCheckpoint:
     further: tuple[Mapping[str, Tensor], ...] = ()  # the states of a committee's other members
 
     def network(self) -> Teacher | Committee:
-        """Return the teacher, with all members of a committee, in evaluation mode."""
+        """Return the teacher, with a committee's members, in evaluation mode."""
         if self.committee is None:
             return self.transformer()
         further = [
@@ -175,7 +175,7 @@ class TeacherCheckpoint:
         return Committee([self.transformer(), *further], self.committee, kind=self.task.kind).eval()
 
     def transformer(self) -> Teacher:
-        """Return the transformer, of a committee the first, in evaluation mode."""
+        """Return the (first) transformer in evaluation mode."""
         teacher = Teacher(self.modalities, len(self.task.labels), self.config, kind=self.task.kind)
         teacher.load_state_dict(self.state)
         return teacher.eval()
@@ -190,12 +190,12 @@ class TeacherFile:
 
 
 def read_teacher_file(path: Path) -> TeacherFile:
-    """Read a teacher with the hash of its file; errors as `read_student`."""
+    """Read a teacher and its hash; errors as `read_student`."""
     return TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
 
 
 def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
-    """Replace the file, all or nothing."""
+    """Replace the file atomically."""
     parts = {"student/": checkpoint.state}
     if checkpoint.carried is not None:
         parts["carried/"] = carried_tensors(checkpoint.carried)
@@ -205,7 +205,7 @@ def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
 
 
 def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
-    """Replace the file, all or nothing."""
+    """Replace the file atomically."""
     members = {f"member{number}/": state for number, state in enumerate(checkpoint.further, start=1)}
     _write(path, {"teacher/": checkpoint.state, **members}, checkpoint, _TeacherDocument, kind="teacher")
 
@@ -225,7 +225,7 @@ def _write(
 
 
 def read_student(path: Path) -> StudentCheckpoint:
-    """Read a student. Raises UsageError if there is no such file, CheckpointError if it is damaged or another kind."""
+    """Read a student. Raise UsageError for a missing file, CheckpointError for a damaged one or another kind."""
     tensors, raw = read_tensors(path, kind="student")
     document = _decoded(raw, _StudentDocument, path)
     state, carried, novelty = _parts(tensors, ("student/", "carried/", "novelty/"), path)
@@ -295,12 +295,12 @@ def library_versions() -> dict[str, str]:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
+    """Return a file's hexadecimal SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> list[dict[str, Tensor]]:
-    """The tensors of each prefix, without it; raise CheckpointError if a tensor has none of them."""
+    """The tensors of each prefix, without it; raise CheckpointError for others."""
     unknown = sorted(name for name in tensors if not name.startswith(prefixes))
     if unknown:
         raise CheckpointError(

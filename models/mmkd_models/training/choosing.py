@@ -1,8 +1,8 @@
 """Choices by validation: between candidates, and how far unequal class frequencies are corrected.
 
-Scores of few windows cannot separate close candidates, likelihoods can. Logits trained on unequal classes favour the
-frequent ones; z' = z - tau log pi corrects that (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021,
-section 4.1, post-hoc). It is a bias, so every engine computes it.
+Few windows separate close candidates by likelihood, not by score. Logits trained on unequal classes favour frequent
+ones; the bias z' = z - tau log pi corrects that (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021,
+section 4.1, post-hoc).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MIN_GROUPS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationScore:
-    """The result of one candidate on the labelled windows of validation."""
+    """A candidate's result on labelled validation windows."""
 
     score: float
     standard_error: float  # of the score, if windows are independent
@@ -35,14 +35,14 @@ class ValidationScore:
 
     @property
     def log_likelihood(self) -> float:
-        """The mean over the answers."""
+        """Mean over the answers."""
         return float(self.likelihoods.mean())
 
 
 def validation_score(
     logits: NDArray[np.floating[Any]], labels: Labels, task: TaskSpec, *, metric: str
 ) -> ValidationScore:
-    """Score answers (N, K) to labelled windows."""
+    """Score answers (N, K)."""
     scores = scores_from_logits(labels, logits, task)
     values = logits.astype(np.float64)
     temperature = fitted_temperature(values, labels, kind=task.kind)
@@ -61,14 +61,14 @@ def preferred(scores: Sequence[ValidationScore]) -> int:
 
 
 def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArray[Any]) -> bool:
-    """Return whether the baseline is preferred, and significantly likelier over the groups (N,)."""
+    """Return whether the baseline is preferred, and significantly likelier over groups (N,)."""
     return preferred([taught, baseline]) == 1 and surely_likelier(baseline.likelihoods, taught.likelihoods, groups)
 
 
 def prior_bias(
     logits: NDArray[np.floating], labels: Labels, known: Windows, *, metric: AnyMetric
 ) -> NDArray[np.float64] | None:
-    """Return the correction (K,) of uncalibrated answers (N, K) to labelled validation windows; None if none helps."""
+    """Return the correction (K,) of uncalibrated validation answers (N, K); None if none helps."""
     task = known.spec.task
     if task.kind != "classification":
         return None
@@ -79,7 +79,7 @@ def prior_bias(
 
 
 def log_prior(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-    """Return log pi (K,) of the classes among labels >= 0; a class without any counts as half a window."""
+    """Return log pi (K,) of labels >= 0; a class without any counts as half a window."""
     counts = np.bincount(labels[labels >= 0], minlength=classes).astype(np.float64)
     counts = np.maximum(counts, 0.5)
     return np.asarray(np.log(counts / counts.sum()))
@@ -95,8 +95,8 @@ def choose_tau(
 ) -> float:
     """Return the tau that validates best, or 0 if none improves by more than a standard error.
 
-    The error is that of the difference, by the jackknife over groups (Efron and Stein, Annals of Statistics 9, 1981).
-    Logits (N, K) are of labelled validation windows, the prior log pi (K,) of the training's labels.
+    The error is the difference's, by the jackknife over groups (Efron and Stein, Annals of Statistics 9, 1981). Logits
+    (N, K) are of labelled validation windows, the prior log pi (K,) of training labels.
     """
     if metric == "accuracy":
         return 0.0

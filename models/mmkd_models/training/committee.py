@@ -1,8 +1,8 @@
-"""A committee from windows to a checkpoint: its members trained, calibrated and weighted.
+"""A committee from windows to a checkpoint: members trained, calibrated and weighted.
 
-A linear opinion pool: the weighted mean of the members' probabilities (Stone, "The opinion pool", Annals of
-Mathematical Statistics 32, 1961); of a regression of their numbers. It stays underconfident (Ranjan and Gneiting, JRSS
-B 72, 2010): a temperature of its own made test answers less likely.
+A linear opinion pool (Stone, "The opinion pool", Annals of Mathematical Statistics 32, 1961): the weighted mean of
+probabilities or numbers. It stays underconfident (Ranjan and Gneiting, JRSS B 72, 2010), but a temperature of its own
+made test answers less likely.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCommittee:
-    """A committee, and how long the training of each member took, in seconds."""
+    """A committee, and the training time of each member, in seconds."""
 
     checkpoint: TeacherCheckpoint
     seconds: tuple[float, ...]
@@ -62,7 +62,7 @@ class TrainedCommittee:
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
-    """A trained member with its logits, corrected for unequal classes, for the labelled validation windows."""
+    """A trained member with its corrected logits for the labelled validation windows."""
 
     kind: MemberKind
     seed: int
@@ -74,7 +74,7 @@ class _Member:
 
 
 def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
-    """Return the members of these names, transformers first. Raises UsageError if they are no committee."""
+    """Return the members of these names, transformers first. Raise UsageError if they are no committee."""
     unknown = [name for name in names if name not in MEMBERS]
     if unknown:
         raise UsageError(f"--members: expected some of {', '.join(MEMBERS)}, got {unknown[0]!r}; choose among them")
@@ -96,7 +96,7 @@ def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> t
 
 
 def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
-    """Return the default members: without a rocket if windows are shorter than its kernels."""
+    """Return the default members; no rocket if windows are shorter than its kernels."""
     short = _too_short_for_a_rocket(modalities)
     return tuple(kind for kind in COMMITTEE if kind != "rocket" or short is None)
 
@@ -115,11 +115,11 @@ def train_committee(
     start: TeacherFile | None = None,
     watch: Watch | None = None,
 ) -> TrainedCommittee:
-    """Train the members on the labelled windows, and weight them by the validation windows.
+    """Train members on the labelled windows, and weight them by the validation windows.
 
-    With `run.resume` transformers continue. Other members are computed for single modalities too, and those of the best
-    one join if validation prefers it. All transformers begin with those of `start`, and a second generation of each
-    learns from unlabelled windows with `self_training`. Without `watch` the run's `on_step` is called.
+    `run.resume` resumes transformers; all begin with those of `start`, and with `self_training` each gets a second
+    generation from unlabelled windows. Other members are computed for single modalities too, and those of the best one
+    join if validation prefers it.
     """
     watched = watch or (lambda name: nullcontext(run.on_step))
     transformers, made = [], []
@@ -149,7 +149,7 @@ def _transformer(
     start: TeacherFile | None,
     watched: Watch,
 ) -> TeacherCheckpoint:
-    """Train one transformer: number 0 is the teacher that would be trained alone; the others differ by their seed."""
+    """Train one transformer: number 0 is the teacher trained alone; others differ by seed."""
     train = msgspec.structs.replace(run.train, seed=run.train.seed + _SEEDS_APART * number)
     folder = None if run.run_dir is None else run.run_dir if number == 0 else run.run_dir / f"transformer-{number}"
     own, name = replace(run, train=train, run_dir=folder), "teacher" if number == 0 else f"transformer {number + 1}"
@@ -180,7 +180,7 @@ def _member(
     began: float,
     modality: str | None = None,
 ) -> _Member:
-    """Add the corrected validation logits; a transformer's head already has the correction."""
+    """Add corrected validation logits; a transformer's head already has the correction."""
     seconds, known = time.monotonic() - began, data.valid.only_labelled()
     logits: NDArray[Any] = answers_to(
         network, known if modality is None else known.with_modalities((modality,))
@@ -195,7 +195,7 @@ def _member(
 def _members_of_the_best_sensor(
     data: TrainingData, members: Sequence[_Member], grown: Sequence[tuple[MemberKind, int]], run: TrainingRun
 ) -> Sequence[_Member]:
-    """The members of the sensor with the likeliest answers, if all are significantly likelier together."""
+    """The members of the best sensor, if all are significantly likelier together."""
     names = [modality.name for modality in data.train.spec.modalities]
     if len(names) == 1 or not grown:
         return ()
@@ -212,7 +212,7 @@ def _members_of_the_best_sensor(
 
 
 def grow_member(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
-    """Return a member that is no transformer, from the labelled windows; kernels are drawn on all of them."""
+    """Return a member that is no transformer; kernels are drawn on all windows."""
     known = train.only_labelled()
     if kind == "rocket":
         return _rocket(train, known, seed=seed)
@@ -223,7 +223,7 @@ def grow_member(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocke
 
 
 def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
-    """Draw kernels on all training windows, and fit a ridge on the labelled ones: to 1 and -1, or to numbers."""
+    """Draw kernels on all windows, and fit a ridge on labelled ones: to 1 and -1, or to numbers."""
     task, specs = train.spec.task, train.spec.modalities
     features = max(_MIN_FEATURES, FEATURES // len(specs))
     drawn = {spec.name: draw_features(train, spec.name, seed=seed, features=features) for spec in specs}
@@ -275,7 +275,7 @@ def _pooled(
 
 @dataclass(frozen=True, kw_only=True)
 class _MemberPooling:
-    """Temperatures (of logits; 1 for a regression) and weights of members, in their order."""
+    """Temperatures (of logits; 1 for a regression) and weights of members."""
 
     temperatures: tuple[float, ...]
     weights: tuple[float, ...]
@@ -288,9 +288,9 @@ def fit_pool(
 ) -> _MemberPooling:
     """Calibrate and weight members by their logits (N, K) for the labelled validation windows.
 
-    Weights maximise the likelihood of the labels, where the windows of a group count as one and each member has one
-    more group: with few groups the weights stay close. A member that is not likelier than the best constant answer, by
-    a standard error over the groups, gets 0; if that holds for all, they count alike.
+    Weights maximise the likelihood of the labels: windows of a group count as one, and each member has one more group,
+    so that few groups change weights little. A member that is not likelier than the best constant answer, by a standard
+    error over groups, gets 0; if none is, all count alike.
     """
     temperatures = [fitted_temperature(answers, labels, kind=kind) for answers in logits]
     calibrated = [answers / temperature for answers, temperature in zip(logits, temperatures, strict=True)]
@@ -323,7 +323,7 @@ def joining_sensor(
 ) -> str | None:
     """Return the sensor with the likeliest member of its own, if all are likelier together by a standard error.
 
-    Logits (N, K) are those of the members of all sensors, and of the members of each sensor alone.
+    Logits (N, K) are of the members of all sensors, and of each sensor alone.
     """
     best = max(alone, key=lambda name: max(fit_pool(alone[name], labels, groups, kind=kind).likelihoods))
     before, after = (fit_pool(logits, labels, groups, kind=kind) for logits in (members, [*members, *alone[best]]))
@@ -331,10 +331,9 @@ def joining_sensor(
 
 
 def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
-    """Return (M,) weights with the sum 1 from log-likelihoods (answers, M) over `groups` groups.
+    """Return (M,) weights with sum 1 from log-likelihoods (answers, M) over `groups` groups.
 
-    Source: Dempster, Laird, Rubin, JRSS B 39, 1977, section 4.3; the one more group of each member is a Dirichlet
-    prior.
+    Source: Dempster, Laird, Rubin, JRSS B 39, 1977, section 4.3; each member's extra group is a Dirichlet prior.
     """
     members = likelihoods.shape[1]
     fractions = np.exp(likelihoods - likelihoods.max(1, keepdims=True))
@@ -347,7 +346,6 @@ def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
 
 
 def _constant_likelihood(labels: NDArray[Any], *, kind: TaskKind) -> Floats:
-    """The log-likelihood of the best constant answer."""
     if kind == "regression":
         return log_likelihood(np.full((len(labels), 1), labels.mean()), labels, kind=kind)
     if kind == "classification":

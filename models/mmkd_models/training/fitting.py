@@ -1,4 +1,4 @@
-"""The steps that all trainings share: a fresh student, batches, the loop, and the facts of a checkpoint."""
+"""Steps shared by all trainings: a fresh student, batches, the loop, and a checkpoint's facts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LABELLED_FRACTION = 0.25
 
 
 def new_student(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> Student:
-    """Return an untrained student with the normalisation of the training windows."""
+    """Return an untrained student with training normalisation."""
     spec = data.train.spec
     torch.manual_seed(run.train.seed)
     student = Student(spec.modality(modality), len(spec.task.labels), config, kind=spec.task.kind)
@@ -97,7 +97,7 @@ def fit_learner(
 def adjusted_fit(
     network: Student | Teacher, result: Fit, data: TrainingData, run: TrainingRun, *, modality: str | None
 ) -> tuple[Fit, float]:
-    """Add the class prior's correction that validation chose to the bias of the head, and return its tau or 0."""
+    """Add the prior correction that validation chose to the head's bias; return its tau or 0."""
     task = data.train.spec.task
     if task.kind != "classification":  # only classes have a prior
         return result, 0.0
@@ -124,7 +124,7 @@ def training_facts(
     teachers: Sequence[TeacherFile] = (),
     started_from: str | None = None,
 ) -> Provenance:
-    """Return what a checkpoint says of its training; `modality` is the one whose windows are hashed."""
+    """Return a checkpoint's facts; windows of `modality` are hashed."""
     hashes = tuple(teacher.sha256 for teacher in teachers)
     spec = data.train.spec
     return Provenance(
@@ -160,7 +160,7 @@ def finish_student(
     recipe: Recipe | None = None,
     teachers: Sequence[TeacherFile] = (),
 ) -> StudentCheckpoint:
-    """Return the trained student with facts, windows and references; answers of `network` correct the prior."""
+    """Return the trained student with facts, windows and references; `network` answers for the prior's correction."""
     tau = 0.0
     if network is not None:
         result, tau = adjusted_fit(network, result, data, run, modality=modality)
@@ -180,22 +180,22 @@ def finish_student(
 def with_novelty(
     checkpoint: StudentCheckpoint, train: Sequence[Windows], valid: Sequence[Windows]
 ) -> StudentCheckpoint:
-    """Return the same student with the embeddings of its training windows; `valid` defines the usual scores."""
+    """Add training embeddings; `valid` defines the usual scores."""
     modality = checkpoint.modality.name
     return replace(checkpoint, seen=training_embeddings(checkpoint.network(), train, valid, modality=modality))
 
 
 def set_target_scale(network: Student | Teacher, windows: Windows) -> None:
-    """Copy mean and std of a regression's target to a network's end. Raises UsageError for fewer than two values."""
+    """Set a network's target mean and std. Raise UsageError for fewer than two values."""
     if network.answer.kind == "regression":
         for buffer, value in zip((network.answer.mean, network.answer.std), target_scale(windows), strict=True):
             buffer.fill_(value)
 
 
 def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
-    """Copy the statistics of the training data into front-ends and answer, so that they travel in the graph.
+    """Copy training statistics into front-ends and output, so that they travel in the graph.
 
-    Raises ValueError if the network is a student and the windows have further modalities; else as `set_target_scale`.
+    Raises ValueError for a student and further modalities; else as `set_target_scale`.
     """
     set_target_scale(network, windows)
     names = [modality.name for modality in windows.spec.modalities]

@@ -1,4 +1,4 @@
-"""The inputs of every training: windows with their labels, how it is run, and whether networks fit the windows."""
+"""Inputs of every training: windows with labels, settings, and checks that networks fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # a bundle is judged without torch
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Windows to learn from and to validate on."""
+    """Windows for training and validation."""
 
     train: Windows
     valid: Windows
@@ -34,18 +34,18 @@ class TrainingData:
     labelled: Labelled = ALL  # the rule by which `train` shows its labels
 
     def with_modalities(self, names: Sequence[str]) -> TrainingData:
-        """Return the same windows with these modalities, in order. Raises UsageError for unknown or repeated names."""
+        """Return the windows with these modalities, in order. Raise UsageError for unknown or repeated names."""
         train, valid = (windows.with_modalities(names) for windows in (self.train, self.valid))
         return replace(self, train=train, valid=valid)
 
     def for_pair(self, teacher: Sequence[str], student: str) -> TrainingData:
-        """Return the same windows with the modalities of a teacher and a student."""
+        """Return the windows with a teacher's and a student's modalities."""
         return self.with_modalities(tuple(dict.fromkeys([*teacher, student])))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """How a training is run."""
+    """Settings of a run."""
 
     train: TrainConfig
     augment: AugmentConfig
@@ -58,7 +58,7 @@ class TrainingRun:
 
 
 def check_labels(data: TrainingData) -> None:
-    """Raise UsageError if a class or a label has no example."""
+    """Raise UsageError for a class or label without example."""
     task, known = data.train.spec.task, data.train.labels[data.train.labelled]
     several, absent = task.kind == "multi_label", absent_labels(task, known)
     if absent:
@@ -70,12 +70,12 @@ def check_labels(data: TrainingData) -> None:
 
 
 def visible_labels(train: Windows, *, share: float = 1.0, groups: int | None = None, seed: int) -> Labels:
-    """Return the labels with all but a fraction of each class, or all but those of whole groups, hidden."""
+    """Hide all but a fraction of each class's labels, or all but those of whole groups."""
     return hide_labels(train.labels, seen_labels(train, Labelled(share=share, groups=groups), seed=seed))
 
 
 def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Windows) -> None:
-    """Raise UsageError if a teacher of this size, of these windows, cannot start with the weights of another."""
+    """Raise UsageError if such a teacher cannot start with another's weights."""
     names = [modality.name for modality in windows.spec.modalities]
     shared = [modality for modality in start.modalities if modality.name in names]
     if not shared:
@@ -93,7 +93,7 @@ def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Window
 
 
 def check_same_fold(who: str, facts: Provenance, *, dataset_sha256: str, fold: int | None) -> None:
-    """Raise UsageError if a teacher or start saw another fold (None: own split) of the dataset, whose windows judge."""
+    """Raise UsageError if a teacher or start saw another fold (None: own split) of the judging dataset."""
     if facts.dataset_sha256 != dataset_sha256 or facts.fold is msgspec.UNSET or facts.fold == fold:
         return
     ours, theirs = ("the dataset's own split" if one is None else f"fold {one}" for one in (fold, facts.fold))

@@ -1,7 +1,7 @@
 """One training loop for teacher, baseline and student: optimisation, validation, the best weights, resuming.
 
-A learner is a module whose forward takes (batch, fraction of the training done) and returns loss terms, their sum under
-"loss". Random state needs no saving: batches and dropout follow from (seed, step).
+A learner's forward takes (batch, fraction of the training done) and returns loss terms, their sum under "loss". Batches
+and dropout follow from (seed, step), so no random state is saved.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _RESUME_VERSION = 1
 
 
 class _ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON of a resume state; the best weights are those that would be written if training ended now."""
+    """JSON of a resume state; the best weights are those to write if training ended now."""
 
     format_version: int = _RESUME_VERSION
     config: dict[str, Any]  # what decides the result, by name
@@ -53,7 +53,7 @@ class _ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A finished training: the chosen weights (CPU), their validation scores, the curve, and where it stopped."""
+    """A finished training: chosen weights (CPU), validation scores, curve, and last step."""
 
     state: dict[str, Tensor]
     scores: AnyScores
@@ -75,15 +75,15 @@ def fit(
 ) -> Fit:
     """Train `learner.network` in place and return the weights that validated best.
 
-    The same seed, machine and thread count give bit-equal weights, also of a resumed run.
+    The same seed, machine and thread count give bit-equal weights, also after resuming.
 
     Args:
         run_dir: for the resume state (every `eval_every` steps) and TensorBoard logs; None writes nothing.
-        settings: whatever else decides the result (recipe, augmentation, dataset...), as JSON values by name.
+        settings: whatever else decides the result, as JSON values by name.
         on_step: called after every step, by the first process only.
 
-    Raises UsageError for impossible numbers, a loss that is not finite, and a state of other settings; CheckpointError
-    for a damaged one.
+    Raises UsageError for impossible numbers, a non-finite loss, or a state of other settings; CheckpointError for a
+    damaged one.
     """
     if config.steps < 1 or config.batch < 2 or config.eval_every < 1:
         raise UsageError(
@@ -97,7 +97,7 @@ def fit(
 
 
 class _Loop:
-    """The state of one training between steps."""
+    """State of a training between steps."""
 
     def __init__(
         self,
@@ -281,7 +281,7 @@ def _read_resume(path: Path, *, config: dict[str, Any]) -> tuple[_ResumeFacts, d
 
 
 def schedule(fraction: float, warmup_share: float) -> float:
-    """Return the factor on the peak learning rate after this fraction of the training."""
+    """Return the factor on the peak learning rate at this fraction of the training."""
     if fraction < warmup_share:
         return max(0.01, fraction / warmup_share)
     done = (fraction - warmup_share) / max(1e-9, 1 - warmup_share)

@@ -1,4 +1,4 @@
-"""Answers of a network over whole splits, and their scores."""
+"""Answers of a network over whole splits, and scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BATCH = 64
 
 @torch.no_grad()
 def logits_of(network: nn.Module, windows: Windows, *, modality: str | None) -> NDArray[np.float32]:
-    """Return logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, which is restored."""
+    """Return logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, restored after."""
     training = network.training
     network.eval()
     device = next(network.parameters()).device
@@ -40,21 +40,21 @@ def logits_of(network: nn.Module, windows: Windows, *, modality: str | None) -> 
 
 @torch.no_grad()
 def embeddings_of(network: nn.Module, windows: Windows, *, modality: str) -> NDArray[np.float32]:
-    """Return the embeddings (N, D) of a student of `modality` in evaluation mode."""
+    """Return a student's embeddings (N, D)."""
     batches = batches_of(windows.with_modalities((modality,)))
     return np.concatenate([network(*inputs[modality]).embedding.cpu().numpy() for inputs in batches])
 
 
 @torch.no_grad()
 def answers_to(network: nn.Module, windows: Windows) -> Tensor:
-    """Return logits (N, K) of a teacher, or of a member of a committee that returns bare logits, on the CPU."""
+    """Return logits (N, K) of a teacher, or of a member that returns bare logits, on the CPU."""
     device = next((each.device for each in (*network.parameters(), *network.buffers())), None)
     answers = (network(inputs) for inputs in batches_of(windows, device=device))
     return torch.cat([(each.logits if isinstance(each, TeacherOutput) else each).cpu() for each in answers])
 
 
 def batches_of(windows: Windows, *, device: torch.device | None = None) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Yield the windows as networks read them, in their order, a few at a time."""
+    """Yield network inputs in window order, in batches."""
     for start in range(0, len(windows), _BATCH):
         taken: Mapping[str, NDArray[Any]] = windows.take(np.arange(start, min(start + _BATCH, len(windows))))
         inputs = inputs_of(taken, windows)
@@ -62,14 +62,14 @@ def batches_of(windows: Windows, *, device: torch.device | None = None) -> Itera
 
 
 def inputs_of(taken: Mapping[str, NDArray[Any]], windows: Windows) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return taken windows as networks read them: values and presence (B, T, C) of each modality."""
+    """Return values and presence (B, T, C) of each modality."""
     prepared = {spec.name: prepare_batch(taken[spec.name], spec) for spec in windows.spec.modalities}
     return {name: (torch.from_numpy(values), torch.from_numpy(there)) for name, (values, there) in prepared.items()}
 
 
 @torch.no_grad()
 def series_values(windows: Windows, modality: str) -> NDArray[np.float32]:
-    """Return a modality's windows as series (`fronts.as_series`), float32 (N, T, C), NaN where missing."""
+    """Return windows as series (`fronts.as_series`), float32 (N, T, C), NaN where missing."""
     view, one = series_view(windows.spec.modality(modality)), windows.with_modalities((modality,))
     if view.spec.kind == windows.spec.modality(modality).kind:
         return one.take(np.arange(len(one)))[modality]
@@ -81,7 +81,7 @@ def series_values(windows: Windows, modality: str) -> NDArray[np.float32]:
 
 
 def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> AnyScores:
-    """Score a network on the labelled windows. Raises UsageError if there are none."""
+    """Score a network on the labelled windows. Raise UsageError without any."""
     known = windows.only_labelled()
     if len(known) == 0:
         raise UsageError("windows to score on: expected some labelled ones, got none; label some")

@@ -1,8 +1,8 @@
-"""References for a device: how training groups differ, and where the training's embeddings lie.
+"""References for a device: how training groups differ, and where training embeddings lie.
 
 Each group is compared with clusters of the others' windows; one more group exceeds the largest of G such scores with
-probability 1 / (G + 1), without assuming a distribution (Vovk et al., Algorithmic Learning in a Random World, 2005, ch.
-2; approximately, since clusters are fitted). A group counts by its worst block of neighbouring windows.
+probability 1 / (G + 1), without a distribution (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2;
+approximately, since clusters are fitted). A group counts by its worst block of windows.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Features = NDArray[np.float64]
 
 
 def group_reference(train: Windows, valid: Windows, modality: str) -> GroupReference | None:
-    """Measure how the groups of training and validation differ, else ten blocks of windows; None for too few."""
+    """Measure how training and validation groups differ, or ten blocks of windows; None for too few."""
     each = [part.subset(part.groups == group) for part in (train, valid) for group in np.unique(part.groups)]
     groups = [group for group in each if len(group) >= _MIN_WINDOWS_OF_GROUP]
     between: Literal["groups", "recordings", "blocks"] = "groups"
@@ -91,7 +91,7 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
 
 
 def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
-    """Return limits of a window's magnitude from the channels' (N, C) of each group, and their error rate."""
+    """Return limits of a window's magnitude from each group's channels (N, C), and their error rate."""
     outside: list[NDArray[np.bool_]] = []
     for others, part in _left_out(groups):
         usual, lowest, highest = _magnitude_limits(others)
@@ -105,7 +105,7 @@ def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
 
 
 def _left_out(groups: Sequence[Features]) -> Iterator[tuple[list[Features], list[int]]]:
-    """All groups but those of a part, and the numbers of the part's."""
+    """All groups but those of a part, and the part's numbers."""
     parts = min(_PARTS, len(groups))
     for part in range(parts):
         yield (
@@ -120,7 +120,7 @@ def _magnitudes(group: Features, usual: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _magnitude_limits(groups: Sequence[Features]) -> tuple[NDArray[np.float64], float, float]:
-    """The usual root mean square of channels (C,), and the lowest and highest usual magnitude."""
+    """Usual root mean square of channels (C,), lowest and highest usual magnitude."""
     everything = np.concatenate(groups)
     empty = np.isnan(everything).all(axis=0)
     usual = np.nanquantile(np.where(empty, 0.0, everything), 0.9, axis=0)
@@ -137,7 +137,7 @@ def _magnitude_limits(groups: Sequence[Features]) -> tuple[NDArray[np.float64], 
 def fit_reference(
     groups: Sequence[Features], *, channels: int, between: Literal["groups", "recordings", "blocks"]
 ) -> GroupReference:
-    """Return kinds of windows, usual values and limits from the features (N, F) of the windows of each group."""
+    """Return kinds of windows, usual values and limits from each group's features (N, F)."""
     most = max(_MIN_WINDOWS_OF_GROUP, MAX_WINDOWS // len(groups))
     groups = [one[_spaced(len(one), max(most, _BLOCK))] for one in groups]
     kinds = _kinds(np.concatenate(groups), channels)
@@ -158,7 +158,7 @@ def fit_reference(
 
 
 def _of_strangers(groups: Sequence[Features], channels: int) -> NDArray[np.float64]:
-    """(G, 3): the worst scores of each group's blocks by kinds that do not know it."""
+    """(G, 3): worst scores of each group's blocks by kinds fitted without it."""
     scores = np.zeros((len(groups), 3))
     for others, part in _left_out(groups):
         kinds = _kinds(np.concatenate(others), channels)
@@ -181,7 +181,7 @@ def _features(windows: Windows, modality: str) -> Features:
 
 
 def _prepared(windows: Windows, modality: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Values and presence (B, T, C) of all windows, a few at a time: a window may be long."""
+    """Values and presence (B, T, C), in chunks."""
     for start in range(0, len(windows), 32):
         taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
         yield channel_rows(*prepare_batch(taken, windows.spec.modality(modality)))
@@ -211,7 +211,7 @@ def _kinds(features: Features, channels: int) -> Kinds:
 
 
 def _clustered(points: Features, *, most: int) -> NDArray[np.intp]:
-    """(N,) the cluster of each point (N, F): k-means that starts at points that are far apart."""
+    """(N,) the cluster of each point (N, F): k-means from points far apart."""
     centres = [points[np.square(points).sum(axis=1).argmin()]]
     nearest = np.square(points - centres[0]).sum(axis=1)
     rng = np.random.default_rng(_SEED)
@@ -231,7 +231,7 @@ def _clustered(points: Features, *, most: int) -> NDArray[np.intp]:
 
 
 def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3,) limits from the scores (G, 3) of strangers; all are widened by one factor."""
+    """(3,) limits from left-out scores (G, 3), widened by one factor."""
     usual = np.median(scores, axis=0) * [1, 0, 0]  # improvements begin at nothing, misfits anywhere
     above = np.sort(scores - usual, axis=0)
     second = np.maximum(above[-2], _MIN_GAIN)
@@ -244,7 +244,7 @@ def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def training_embeddings(
     network: nn.Module, train: Sequence[Windows], valid: Sequence[Windows], *, modality: str
 ) -> TrainingEmbeddings:
-    """Summarise the embeddings of a student's training windows; `valid` are others, whose scores are usual."""
+    """Summarise training embeddings; those of `valid` windows define usual scores."""
     return embeddings_summary(
         _embedded(network, train, modality=modality, most=_MAX_EMBEDDED_WINDOWS),
         _embedded(network, valid, modality=modality, most=MAX_NOVELTY_WINDOWS),
@@ -252,7 +252,7 @@ def training_embeddings(
 
 
 def embeddings_summary(trained: NDArray[np.float32], unseen: NDArray[np.float32]) -> TrainingEmbeddings:
-    """Measure where embeddings (N, D) of training windows lie, and the usual scores of others."""
+    """Measure where training embeddings (N, D) lie, and the usual scores of others."""
     embeddings = trained.astype(np.float64)
     middle, spread = embeddings.mean(axis=0), embeddings.std(axis=0)
     spread = np.maximum(spread, max(_MIN_SPREAD * float(spread.max()), 1e-12))

@@ -1,7 +1,7 @@
-"""Ridge regression on features: its targets, its penalty by leave-one-out, and fewer features.
+"""Ridge regression on features: targets, penalty by leave-one-out, and elimination.
 
-Leave-one-out errors follow from one decomposition: (y - y^) / (1 - h), h the diagonal of the hat matrix (Hastie,
-Tibshirani, Friedman, 2nd edition, equation 7.64), with weights and an intercept without a penalty.
+Leave-one-out errors are (y - y^) / (1 - h), h the diagonal of the hat matrix (Hastie, Tibshirani, Friedman, 2nd
+edition, equation 7.64), with weights and an unpenalised intercept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DROPPED = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge:
-    """A linear map from features to scores: weight (F, K), bias (K,); `loss` of windows left out, or NaN."""
+    """Linear scores: weight (F, K), bias (K,); `loss` of left-out windows, or NaN."""
 
     weight: Floats
     bias: Floats
@@ -46,7 +46,7 @@ class Ridge:
 
 @dataclass(frozen=True, kw_only=True)
 class _Problem:
-    """Centred rows times the square roots of their weights, (N, F) and (N, K), and the means that were subtracted."""
+    """Centred rows times root weights, (N, F) and (N, K), and the subtracted means."""
 
     inputs: Floats
     targets: Floats
@@ -56,7 +56,7 @@ class _Problem:
 
 
 def fit_ridge(features: NDArray[np.floating], targets: NDArray[np.floating], weights: NDArray[np.floating]) -> Ridge:
-    """Fit (N, F) features to (N, K) targets with the penalty that predicts left-out windows best."""
+    """Fit features (N, F) to targets (N, K) with the penalty of least leave-one-out error."""
     ridges = fit_ridges(features, targets, weights, penalties=PENALTIES)
     return min(ridges.values(), key=lambda ridge: ridge.loss)
 
@@ -68,7 +68,7 @@ def fit_ridges(
     *,
     penalties: tuple[float, ...],
 ) -> dict[float, Ridge]:
-    """Fit (N, F) features to (N, K) targets with each penalty; weights (N,), above 0, are of the square errors."""
+    """Fit features (N, F) to targets (N, K) with each penalty; weights (N,) > 0."""
     problem = _problem(features, targets, weights)
     inputs = problem.inputs
     wide = inputs.shape[1] > len(inputs)
@@ -102,8 +102,8 @@ def eliminations(
 ) -> Iterator[tuple[NDArray[np.int64], Ridge]]:
     """Yield ever fewer features (rows ascending) with the regression on them, from `most` down to `fewest`.
 
-    Sequential feature detachment (Uribarri et al., "Detach-ROCKET", 2024, arXiv 2309.14518, section 3): fit, drop the
-    features with the smallest coefficients (here: of all outputs together), fit again.
+    Sequential feature detachment (Uribarri et al., "Detach-ROCKET", 2024, arXiv 2309.14518, section 3): drop the
+    features with the smallest coefficients (here: over all outputs), fit again.
     """
     problem = _problem(features, targets, weights)
     rows = np.arange(features.shape[1])
@@ -132,7 +132,7 @@ def _problem(features: NDArray[np.floating], targets: NDArray[np.floating], weig
 
 
 def _solved(problem: _Problem, product: Floats, rows: NDArray[np.int64], *, penalty: float) -> Floats:
-    """Weights (F of `rows`, K), solved in the space of windows or of features, whichever is smaller."""
+    """Weights (F of `rows`, K), solved in the smaller of window and feature space."""
     inputs = problem.inputs[:, rows]
     if len(rows) > len(inputs):
         dual = np.linalg.solve(inputs @ inputs.T + penalty * np.eye(len(inputs)), problem.targets)
@@ -146,7 +146,7 @@ _MAX_ROWS = 16_384
 
 
 def rows_to_learn_from(windows: Windows, *, taught: bool, seed: int) -> NDArray[np.int64]:
-    """Return the rows of at most `_MAX_ROWS` windows, ascending: the labelled ones first, and others if taught."""
+    """Return at most `_MAX_ROWS` rows, ascending: labelled ones first, and others if taught."""
     order = np.random.default_rng(seed).permutation(len(windows))
     known = windows.labelled[order]
     rows = np.concatenate([order[known], order[~known]]) if taught else order[known]
@@ -154,7 +154,7 @@ def rows_to_learn_from(windows: Windows, *, taught: bool, seed: int) -> NDArray[
 
 
 def teachers_answers(teachers: Sequence[TeacherFile], windows: Windows, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the teachers' mean probabilities (N, K) for these windows; numbers (N, 1) of a regression."""
+    """Return the teachers' mean probabilities (N, K); numbers (N, 1) of a regression."""
     answers = []
     for teacher in teachers:
         seen = windows.with_modalities([spec.name for spec in teacher.checkpoint.modalities]).subset(rows)
@@ -164,14 +164,14 @@ def teachers_answers(teachers: Sequence[TeacherFile], windows: Windows, rows: ND
 
 
 def label_answers(task: TaskSpec, labels: Labels) -> NDArray[np.float64]:
-    """(N,) or (N, K) known labels -> (N, K) as answers: 1 and 0, of a regression the number."""
+    """(N,) or (N, K) known labels -> (N, K) answers: 1 and 0, or a regression's number."""
     if task.kind == "classification":
         return np.eye(len(task.labels))[labels.astype(np.int64)]
     return labels.reshape(len(labels), -1).astype(np.float64)
 
 
 def mix_answers(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return teachers' answers (N, K) for these windows; with a label the mean of label and answer."""
+    """Return teachers' answers (N, K), averaged with the label if there is one."""
     known, mixed = windows.labelled[rows], answers.astype(np.float64)
     mixed[known] = (mixed[known] + label_answers(windows.spec.task, windows.labels[rows][known])) / 2
     return mixed
@@ -180,7 +180,7 @@ def mix_answers(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.f
 def training_targets(
     windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
-    """Return targets (N, K) from -1 to 1, of a regression in standard deviations: `mix_answers`, or the labels."""
+    """Return targets (N, K) from -1 to 1, or a regression's in standard deviations."""
     task = windows.spec.task
     targets = label_answers(task, windows.labels[rows]) if answers is None else mix_answers(windows, rows, answers)
     if task.kind == "regression":
@@ -190,7 +190,7 @@ def training_targets(
 
 
 def class_weights(kind: TaskKind, targets: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each window's weight (N,), mean 1, so that each class counts alike; 1 for other tasks."""
+    """Return weights (N,), mean 1, that balance classes; 1 for other tasks."""
     if kind != "classification":
         return np.ones(len(targets))
     probabilities = (targets + 1.0) / 2.0  # (N, K)

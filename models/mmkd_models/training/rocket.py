@@ -1,4 +1,4 @@
-"""A student of convolutional features: drawn, fitted by ridge regression, pruned, calibrated; seconds, no steps."""
+"""A student of convolutional features: drawn, fitted by ridge regression, pruned, calibrated, in seconds."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ _CHUNK = 1024
 def fit_rocket_student(
     data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, *, teachers: Sequence[TeacherFile] = ()
 ) -> StudentCheckpoint:
-    """Compute a student of convolutional features, taught by teachers on all windows, or by labels only.
+    """Fit a student of convolutional features, to teachers on all windows, or to labels only.
 
-    Raises UsageError if windows are too short, a class has no label, or a teacher does not fit the windows.
+    Raises UsageError for short windows, a class without label, or a teacher that does not fit.
     """
     spec, train, metric = data.train.spec, data.train, run.train.metric
     task = spec.task
@@ -97,7 +97,7 @@ def fit_rocket_student(
 def draw_features(
     windows: Windows, modality: str, *, seed: int, features: int = FEATURES, positions: int = MAX_POSITIONS
 ) -> RocketFeatures:
-    """Draw the features of a modality from at most 512 training windows; arguments and errors as `fit_rocket`."""
+    """Draw features from at most 512 training windows; arguments and errors as `fit_rocket`."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(windows))[:_DRAWN_FROM])
     spec, narrow = windows.spec.modality(modality), windows.with_modalities([modality])
     values, present = prepare_batch(narrow.take(rows)[modality], spec)
@@ -108,7 +108,7 @@ def draw_features(
 def rocket_features(
     network: RocketFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return the features (N, F) of these windows, computed in chunks."""
+    """Return the features (N, F), computed in chunks."""
     spec, narrow = windows.spec.modality(modality), windows.with_modalities([modality])
     parts = [np.zeros((0, network.config.features), dtype=np.float32)]
     for start in range(0, len(rows), _CHUNK):
@@ -124,9 +124,9 @@ def choose_features(
     most: int,
     validate: Callable[[NDArray[np.int64], Ridge], float],
 ) -> tuple[NDArray[np.int64], Ridge]:
-    """Return the features, at most `most`, that validate best, of equals the fewest, and the regression on them.
+    """Return the at most `most` features that validate best, of equals the fewest, and their regression.
 
-    From inputs (N, F), targets (N, K) and weights (N,) of windows; `validate` scores some features and a regression.
+    Inputs are (N, F), targets (N, K), weights (N,); `validate` scores features and a regression.
     """
     candidates = []
     for penalty in sorted({fit_ridge(inputs, targets, weights).penalty, *_STRONGER_PENALTIES}):

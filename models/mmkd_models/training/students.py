@@ -1,9 +1,8 @@
 """A student of any kind, from labels or from teachers; hybrids; and the best of several by validation.
 
 A hybrid is the logarithmic opinion pool z = w z1 / T1 + (1 - w) z2 / T2 (Genest, Zidek, Statistical Science 1986,
-section 3), whose two heads are one head over both embeddings. The race trains a student with and without mixed windows,
-as transformer, features and hybrid, from teachers and from labels only, so that teaching never makes it worse than
-validation can tell.
+section 3), one head over both embeddings. The race trains with and without mixed windows, transformer, features and
+hybrid, from teachers and from labels only, so that teaching does no harm that validation can show.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def train_student(
 def fit_hybrid(
     data: TrainingData, transformer: StudentCheckpoint, rocket: StudentCheckpoint, run: TrainingRun
 ) -> StudentCheckpoint:
-    """Join two students of one modality, trained on the same windows, or return the one that validates better alone."""
+    """Join two students trained on the same windows, or return the one that validates better alone."""
     modality, task = transformer.modality.name, data.train.spec.task
     valid = data.valid.with_modalities((modality,)).only_labelled()
     answers = [logits_of(part.network(), valid, modality=modality) for part in (transformer, rocket)]
@@ -110,7 +109,7 @@ class _Trial:
 
 
 def mixings(augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
-    """Return the augmentations that are tried: as it is, and without mixed windows if there are some."""
+    """Return the augmentations to try: as given, and without mixed windows."""
     unmixed = msgspec.structs.replace(augment, mixup=0.0)
     return (augment,) if augment == unmixed else (augment, unmixed)
 
@@ -127,8 +126,8 @@ def choose_student(
 ) -> StudentCheckpoint:
     """Train students of all kinds as `train_student` does, and return the one that validates best.
 
-    A `baseline` of the same windows, on labels only, is returned if it is better and significantly likelier. Causal
-    students, and windows too short for features, are tried as transformers; each training has its own folder.
+    A `baseline`, trained on labels only, wins if it is better and significantly likelier. Causal students, and windows
+    too short for features, are tried as transformers; each training has its own folder.
     """
     trials = []
     for name, augment in zip((_MIXED, _UNMIXED), mixings(run.augment), strict=False):

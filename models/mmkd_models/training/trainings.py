@@ -1,4 +1,4 @@
-"""The trainings: a teacher, its second generation, a baseline, a distilled student, and one that practises INT8."""
+"""The trainings: teacher, second generation, baseline, distilled student, INT8 student."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ from mmkd_models.training.predict import answers_to, scores_of
 def train_teacher(
     data: TrainingData, config: TeacherConfig, run: TrainingRun, *, start: TeacherFile | None = None
 ) -> TeacherCheckpoint:
-    """Train a teacher on the labelled windows of all modalities of `data`, from the weights of `start` if given.
+    """Train a teacher on the labelled windows of all modalities, from the weights of `start` if given.
 
-    Raises UsageError if the two differ in labels, size or a common modality, or have none in common.
+    Raises UsageError if the two differ in labels, size or a common modality, or share none.
     """
     check_labels(data)
     if start is not None:
@@ -65,7 +65,7 @@ def train_teacher(
 
 
 def self_train(data: TrainingData, first: TeacherCheckpoint, run: TrainingRun) -> TeacherCheckpoint:
-    """Train a second generation of the teacher on all windows, if some have no label, and return the better one."""
+    """Train a second generation on all windows, if some have no label, and return the better teacher."""
     if bool(data.train.labelled.all()):
         return first
     teacher = _new_teacher(data, first.config, seed=run.train.seed + 1)
@@ -105,7 +105,7 @@ def _teacher_checkpoint(
 
 
 def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
-    """Train a student on the labels of one modality alone: what distillation is measured against."""
+    """Train a student on the labels of one modality alone."""
     check_labels(data)
     student = new_student(data, modality, config, run)
     learner = SupervisedLearner(student, modality=modality, goal=training_goal(data.train))
@@ -123,9 +123,9 @@ def distil(
     teachers: Sequence[TeacherFile],
     recipe: Recipe,
 ) -> StudentCheckpoint:
-    """Train a student of one modality with its teachers (in the recipe's order), on all windows, labelled or not.
+    """Train a student of one modality with its teachers (in the recipe's order), on all windows.
 
-    Raises UsageError if a teacher was trained for other modalities or labels than `data` has, or is repeated.
+    Raises UsageError if a teacher has other modalities or labels than `data`, or is repeated.
     """
     check_teachers(teachers, data.train)
     student = new_student(data, modality, config, run)
@@ -146,8 +146,8 @@ def distil_int8(
 ) -> StudentCheckpoint:
     """Continue with a trained student that computes as its INT8 graph will, taught by the recipe.
 
-    The result has the weights that INT8 computes with and the ranges of what its layers read; validation chooses by the
-    INT8 arithmetic, and the facts' score is that of float32. `groups` names the layers that read one tensor together.
+    The result has the weights of the INT8 arithmetic, by which validation chooses, and the ranges of layer inputs; the
+    facts' score is float32's. `groups` names layers that read one tensor together.
 
     Raises UsageError as `distil`, or if the student does not fit `data`, or no layer computes in INT8.
     """
@@ -184,7 +184,7 @@ def distil_int8(
 def keep_answers(
     data: TrainingData, run: TrainingRun, block: int, *, teachers: Sequence[TeacherFile], recipe: Recipe
 ) -> None:
-    """Store the teachers' answers to a block of the steps of a distillation, unless its recipe reads their inside."""
+    """Store the teachers' answers to a block of steps, unless the recipe reads their layers."""
     memory = _memory(data, run, teachers, recipe)
     if memory is None or any(term.compares_layers() for term in recipe.terms):
         return
@@ -194,7 +194,7 @@ def keep_answers(
 
 
 def check_teachers(teachers: Sequence[TeacherFile], windows: Windows) -> None:
-    """Raise UsageError if a teacher is repeated, or was trained for other modalities or labels."""
+    """Raise UsageError if a teacher is repeated, or has other modalities or labels."""
     hashes = [teacher.sha256 for teacher in teachers]
     for number, teacher in enumerate(teachers):
         if hashes.index(teacher.sha256) < number:
@@ -254,7 +254,7 @@ def _memory(
 
 
 def _answers_once(run: TrainingRun, recipe: Recipe, teachers: Sequence[TeacherFile]) -> bool:
-    """Whether a committee's answers to the windows as recorded are all that it teaches."""
+    """Whether a committee teaches only by answers to recorded windows."""
     are_committees = all(teacher.checkpoint.committee for teacher in teachers)
     return are_committees and run.augment.mixup == 0 and all(isinstance(term, OutputTerm) for term in recipe.terms)
 
@@ -267,5 +267,4 @@ def _network(checkpoint: TeacherCheckpoint, data: TrainingData, *, recorded: boo
 
 
 def _labelled_fraction(recipe: Recipe) -> float:
-    """A recipe that learns from labels draws part of each batch from the labelled windows."""
     return LABELLED_FRACTION if any(isinstance(term, TaskTerm) for term in recipe.terms) else 0.0

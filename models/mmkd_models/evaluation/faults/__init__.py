@@ -1,1 +1,1 @@
-"""Faults of sensors: what a broken sensor would have given, by kind, and their one table."""
+"""Sensor faults: their effects, and one table."""

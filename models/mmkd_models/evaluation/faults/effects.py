@@ -1,7 +1,7 @@
 """Effects of faults on samples (T, c), on audio from -1 to 1, on frames (T, H, W, C) to 255; NaN stays missing.
 
-Maxima are those of SensorFault-Bench (arXiv 2605.10822) if it has the fault: offset 0.75, drift 1, attenuation x0.25,
-scaling x2, noise 1, spike 7.5, clipping at 3 to 1 standard deviations, a gap of half the window, time stretch x5.
+Maxima as in SensorFault-Bench (arXiv 2605.10822): offset 0.75, drift 1, attenuation x0.25, scaling x2, noise 1, spike
+7.5, clipping at 3 to 1 standard deviations, a gap of half the window, time stretch x5.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Samples = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class FaultedChannels:
-    """Mean and standard deviation (c,) of the channels that a fault hits, in raw units; NaN for video."""
+    """Mean and standard deviation (c,) of the affected channels, in raw units; NaN for video."""
 
     mean: Samples
     std: Samples
@@ -85,7 +85,7 @@ def stuck(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.G
 
 
 def gap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Lose one span of up to half the window."""
+    """Lose one span, up to half the window."""
     length = _part(x, 0.5 * severity)
     start = int(rng.uniform() * (len(x) - length + 1))
     result: Samples = x.copy()
@@ -94,13 +94,13 @@ def gap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Gen
 
 
 def clipping(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Clip at 3 standard deviations from the mean, and at 1 at worst."""
+    """Clip at 3 standard deviations from the mean, at worst 1."""
     reach = (3 - 2 * severity) * sensor.std
     return np.asarray(np.clip(x, sensor.mean - reach, sensor.mean + reach))
 
 
 def time_stretch(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Slow down up to five times, around the middle of the window."""
+    """Slow down up to five times around the middle."""
     return _resample(x, 1 / (1 + 4 * severity))
 
 
@@ -110,7 +110,7 @@ def sample_rate(x: Samples, sensor: FaultedChannels, severity: float, rng: np.ra
 
 
 def time_shift(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Delay by up to half the window; nothing is known before."""
+    """Delay by up to half the window; values before are missing."""
     late = _part(x, 0.5 * severity)
     result: Samples = np.full_like(x, np.nan)
     result[late:] = x[: len(x) - late]
@@ -118,7 +118,7 @@ def time_shift(x: Samples, sensor: FaultedChannels, severity: float, rng: np.ran
 
 
 def quantisation(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Convert with 10 bits over three standard deviations either way, and with 2 bits at worst."""
+    """Convert with 10 bits over three standard deviations either way, at worst 2 bits."""
     bits = round(_MAX_BITS - (_MAX_BITS - _MIN_BITS) * severity)
     step = 2 * _FULL_SCALE * sensor.std / 2**bits
     reach = _FULL_SCALE * sensor.std
@@ -126,7 +126,7 @@ def quantisation(x: Samples, sensor: FaultedChannels, severity: float, rng: np.r
 
 
 def hum(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Add mains hum of up to one standard deviation, aliased if the sampling rate is low."""
+    """Add mains hum of up to one standard deviation, aliased at low sampling rates."""
     seconds = np.arange(len(x))[:, None] / sensor.rate_hz
     phase = rng.uniform(0, 2 * np.pi)
     wave: Samples = np.sin(2 * np.pi * float(rng.choice(_MAINS_HZ)) * seconds + phase)
@@ -139,7 +139,7 @@ def channel_swap(x: Samples, sensor: FaultedChannels, severity: float, rng: np.r
 
 
 def lost_channel(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Lose the end of the window, at worst all of it."""
+    """Lose the end of the window, at worst all."""
     result: Samples = x.copy()
     result[len(x) - _part(x, severity) :] = np.nan
     return result
@@ -154,7 +154,7 @@ def _part(x: Samples, fraction: float) -> int:
 
 
 def _resample(x: Samples, speed: float) -> Samples:
-    """Interpolate at another speed; NaN beyond the ends and beside missing neighbours."""
+    """Interpolate at another speed; NaN beyond the ends and near missing values."""
     middle = (len(x) - 1) / 2
     at = middle + (np.arange(len(x)) - middle) * speed
     low = np.clip(np.floor(at).astype(np.int64), 0, len(x) - 1)
@@ -169,7 +169,7 @@ def _resample(x: Samples, speed: float) -> Samples:
 
 
 def added_noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Add white noise of 24 dB to 0 dB below the power of the window's own channels."""
+    """Add white noise of 24 dB to 0 dB below the window's own power."""
     power = np.square(np.nan_to_num(x)).sum(axis=0) / np.maximum((~np.isnan(x)).sum(axis=0), 1)
     signal_to_noise_db = _MAX_SNR_DB * (1 - severity)
     level = np.sqrt(power / 10 ** (signal_to_noise_db / 10))
@@ -203,7 +203,7 @@ def dark(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Ge
 
 
 def blur(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Blur by a Gaussian of up to a tenth of the shorter side; edges are repeated."""
+    """Blur by a Gaussian of up to a tenth of the shorter side, repeating edges."""
     std = severity * _MAX_BLUR * min(x.shape[1:3])
     reach = max(1, int(np.ceil(3 * std)))
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / std) ** 2)
@@ -221,7 +221,7 @@ def dropped_frames(x: Samples, sensor: FaultedChannels, severity: float, rng: np
 
 
 def shifted_camera(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Move the picture by up to a quarter of its sides, in any direction; edges are repeated."""
+    """Move the picture by up to a quarter of its sides, repeating edges."""
     angle = rng.uniform(0, 2 * np.pi)
     for axis, direction in ((1, np.sin(angle)), (2, np.cos(angle))):
         pixels = x.shape[axis]

@@ -1,4 +1,4 @@
-"""The table of faults. The same generator gives the same fault, and severity scales it."""
+"""The table of faults. The same generator gives the same fault, scaled by severity."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _VIDEO: tuple[ModalityKind, ...] = ("video",)
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One row of the table: `practice` is the augmentation of the same kind, `channels` the least that it needs."""
+    """A table row: `practice` is the augmentation of the same kind, `channels` the minimum."""
 
     apply: Apply
     what: str
@@ -81,12 +81,12 @@ NAMES = tuple(FAULTS)
 
 
 def faults_for(modalities: Iterable[ModalitySpec]) -> tuple[FaultName, ...]:
-    """Return the faults that at least one of the modalities can have."""
+    """Return the faults that a modality or more can have."""
     sensors = tuple(modalities)
     return tuple(name for name in NAMES if any(FAULTS[name].can_hit(sensor) for sensor in sensors))
 
 
 def hit_channels(fault: Fault, channels: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the channels that a fault hits: half of them, at least one, or a pair."""
+    """Return the affected channels: half of them, at least one, or a pair."""
     count = 2 if fault.channels == 2 else max(1, channels // 2)
     return np.sort(rng.permutation(channels)[:count])

@@ -1,6 +1,6 @@
 """Estimates of accuracy without labels, and label sets, with intact sensors and under faults.
 
-The estimate is the mean probability of the answers (NannyML's CBPE; also C. Guo et al., ICML 2017).
+The estimate is the answers' mean probability (NannyML's CBPE; also C. Guo et al., ICML 2017).
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ SET_LEVEL = 0.1
 
 
 class ConditionFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures under one condition, `intact` or a fault.
+    """Figures under a condition, `intact` or a fault.
 
-    Attributes:
-        estimated: accuracy as estimated without labels.
-        covered: fraction of windows whose label set has the true label; None if validation windows are too few.
+    `estimated` is accuracy estimated without labels; `covered` the fraction of label sets with the true label, None if
+    validation windows are too few.
     """
 
     condition: str
@@ -75,7 +74,7 @@ def conditions(inputs: SuiteInputs) -> Iterator[tuple[str, Windows]]:
 
 
 def run(inputs: SuiteInputs) -> SuiteResult:
-    """Judge probabilities and estimates with intact sensors and under every fault."""
+    """Judge probabilities and estimates with intact sensors and under faults."""
     return describe(inputs, judge_confidence(inputs))
 
 

@@ -1,4 +1,4 @@
-"""Return on investment: from detected faults and assumptions to the net present value of each option."""
+"""Return on investment: from detected faults and assumptions to each option's net present value."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RATES = ("detection", "false_alarms")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detection:
-    """Counts by group, (G,) each, of episodes or windows."""
+    """Counts of episodes or windows by group, (G,) each."""
 
     seen: Floats
     faults: Floats
@@ -52,7 +52,7 @@ class Detection:
     healthy: Floats
 
     def rates(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Return detection and false alarms (D,) with groups weighted by (D, G); NaN without any."""
+        """Return detection and false alarms (D,) with group weights (D, G); NaN without any."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return (
                 np.asarray((weights @ self.seen) / (weights @ self.faults)),
@@ -67,7 +67,7 @@ def check(inputs: SuiteInputs) -> None:
 
 
 def check_cost(windows: Windows, file: Path) -> None:
-    """Raise UsageError if the file breaks a rule, or faults cannot be counted among the windows."""
+    """Raise UsageError for an invalid file, or windows whose faults cannot be counted."""
     check_classes(windows, "cost")
     faults_of(windows, healthy_labels(windows, read_cost(file)[0].healthy))
 
@@ -126,7 +126,7 @@ def evaluate_cost(inputs: SuiteInputs) -> CostFacts:
 
 
 def healthy_labels(windows: Windows, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the labels that need no action. Raise UsageError if a name is unknown, or no fault is left."""
+    """Return the labels without action. Raise UsageError for an unknown name, or if no fault is left."""
     labels = windows.spec.task.labels
     for name in names:
         if name not in labels:
@@ -137,7 +137,7 @@ def healthy_labels(windows: Windows, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def faults_of(windows: Windows, healthy: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return (N,) which windows have a fault. Raise UsageError if there is no fault or nothing healthy."""
+    """Return (N,) windows with a fault. Raise UsageError if all or none have one."""
     fault = ~np.isin(windows.labels, [windows.spec.task.labels.index(name) for name in healthy])
     if not fault.any() or fault.all():
         missing = "faults" if not fault.any() else "healthy windows"
@@ -148,9 +148,9 @@ def faults_of(windows: Windows, healthy: Sequence[str]) -> npt.NDArray[np.bool_]
 
 
 def detection_of(windows: Windows, answers: Answers, healthy: Sequence[str]) -> Detection:
-    """Count faults, detected faults and alarms by group, and by episode if episodes are known.
+    """Count faults, detected faults and alarms by group, and by episode if known.
 
-    An episode is a stretch of windows of one class in one run of a recording; it raises an alarm if most windows do.
+    An episode is a stretch of one class in one run of a recording; it raises an alarm if most of its windows do.
     """
     fault = faults_of(windows, healthy)
     alarm = ~np.isin(answers.argmax(axis=1), [windows.spec.task.labels.index(name) for name in healthy])
@@ -243,9 +243,9 @@ def assume(path: str, value: float, mark: Mark) -> Assumption:
 def swings_of(
     plant: Plant, equipment: Mapping[CostOption, Equipment], assumptions: Sequence[Assumption]
 ) -> list[Swing]:
-    """Return the tornado of the student, or of the first option, widest first.
+    """Return the tornado of the student, or the first option, widest first.
 
-    `templates/cost.js` has the same, and a test holds both equal.
+    `templates/cost.js` has the same; a test compares them.
     """
     if not equipment:
         return []

@@ -1,6 +1,6 @@
-"""The file of assumptions, `cost.toml`, and the formulas from assumptions to money, compared with doing nothing.
+"""The assumptions, `cost.toml`, and the formulas from them to money, compared with doing nothing.
 
-`templates/cost.js` has the same formulas, and a test holds them equal.
+`templates/cost.js` has the same formulas; a test compares them.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _EnteredEquipment(EquipmentCosts, frozen=True, kw_only=True, forbid_unknow
 
 
 class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of `cost.toml`; `ranges` are by path, such as `plant.missed_cost`."""
+    """Content of `cost.toml`; `ranges` are by path, such as `plant.missed_cost`."""
 
     version: int
     currency: str = "EUR"
@@ -108,7 +108,7 @@ class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def read_cost(file: Path) -> tuple[CostFile, frozenset[str]]:
-    """Return the assumptions of a file and the paths that it contains. Raise UsageError with every problem."""
+    """Return a file's assumptions and the paths it contains. Raise UsageError with every problem."""
     if not file.is_file():
         raise UsageError(f"--cost {file}: no such file; mmkd-evaluate --print-cost prints one to fill in")
     content = file.read_bytes()
@@ -137,7 +137,7 @@ def read_cost(file: Path) -> tuple[CostFile, frozenset[str]]:
 
 
 def values_to_enter(entered: CostFile, paths: frozenset[str], options: Iterable[CostOption]) -> tuple[str, ...]:
-    """Return the paths that a verdict needs and the file lacks."""
+    """Return the required paths that the file lacks."""
     deciding = ["plant.missed_cost", *(f"{option}.{key}" for option in options for key in _PRICES)]
     return tuple(([] if entered.healthy else ["healthy"]) + [path for path in deciding if path not in paths])
 
@@ -191,7 +191,7 @@ def evaluate_option(plant: Plant, option: Equipment) -> CostResult:
 
 
 def investment(plant: Plant, option: Equipment) -> float:
-    """Return the cost before the first year: equipment, gateways and making the model."""
+    """Return the initial cost: equipment, gateways and making the model."""
     station = option.sensor_price * (1 + option.spares_fraction) + option.installation + option.node_price
     gateways = math.ceil(plant.stations / option.stations_per_gateway) * option.gateway_price
     people = (option.labelling_hours + option.training_hours) * plant.hourly_rate
@@ -199,13 +199,13 @@ def investment(plant: Plant, option: Equipment) -> float:
 
 
 def kwh_per_station_year(option: Equipment) -> float:
-    """Return the energy of a station in a year, at rest and of its predictions."""
+    """Return a station's energy in a year, at rest and for predictions."""
     watts = option.idle_w + option.inference_mj * option.inferences_per_s / 1000
     return watts * _HOURS_PER_YEAR / 1000
 
 
 def savings(plant: Plant, option: Equipment) -> float:
-    """Return what detected faults save in a year."""
+    """Return yearly savings from detected faults."""
     faults = plant.stations * plant.faults_per_station_year * option.detection
     return faults * plant.avoidable_fraction * plant.missed_cost
 
@@ -223,7 +223,7 @@ def yearly(plant: Plant, option: Equipment) -> float:
 
 
 def replacement(plant: Plant, option: Equipment, year: int) -> float:
-    """Return the cost of replacements at the end of a year, from 1; nothing at the end of the last one."""
+    """Return the cost of replacements at the end of a year, from 1; 0 for the last."""
     if year >= plant.years:
         return 0.0
 
@@ -241,7 +241,7 @@ def net_present_value(plant: Plant, option: Equipment) -> float:
 
 
 def payback_month(plant: Plant, option: Equipment) -> int | None:
-    """Return the first month, from 1, in which the costs are paid back, not discounted; None if never."""
+    """Return the first month, from 1, that pays back all costs, not discounted; None if never."""
     balance, monthly = -investment(plant, option), yearly(plant, option) / 12
     for month in range(1, round(12 * plant.years) + 1):
         balance += monthly
@@ -253,7 +253,7 @@ def payback_month(plant: Plant, option: Equipment) -> int | None:
 
 
 def break_even_stations(plant: Plant, option: Equipment) -> int | None:
-    """Return the fewest stations with a net present value of at least 0; None if 10,000 are not enough."""
+    """Return the fewest stations with a net present value of at least 0; None above 10,000."""
     for stations in range(1, _MAX_STATIONS + 1):
         if net_present_value(msgspec.structs.replace(plant, stations=float(stations)), option) >= 0:
             return stations
@@ -261,7 +261,7 @@ def break_even_stations(plant: Plant, option: Equipment) -> int | None:
 
 
 def cost_per_station_year(plant: Plant, option: Equipment) -> float:
-    """Return all costs as an equal sum for each year and station."""
+    """Return all costs spread evenly over years and stations."""
     costs = _discount(plant, lambda year: running(plant, option) + replacement(plant, option, year))
     return (investment(plant, option) + costs) / (plant.stations * _discount(plant, lambda year: 1.0))
 

@@ -1,7 +1,7 @@
 """Every fault at every severity, on the same windows for all models.
 
-A fault comes before the modality's range and before normalisation by group, as on a device. Its random generator
-depends on the window, the fault and the seed alone.
+As on a device, a fault precedes range limits and normalisation by group. Its random generator depends only on window,
+fault and seed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ERROR_OF: dict[TaskKind, str] = {"classification": "balanced_accuracy", "multi_l
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FaultySource:
-    """Windows of another source with a fault of these sensors."""
+    """Another source's windows with a fault of these sensors."""
 
     source: WindowSource
     name: FaultName
@@ -46,7 +46,7 @@ class FaultySource:
         return self.source.max_shift_s
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Return new windows; a modality that cannot have the fault is unchanged."""
+        """Return new windows; modalities without the fault are unchanged."""
         values = self.source.gather(modality, rows, shift_s=shift_s)
         fault = FAULTS[self.name]
         if modality.name not in self.sensors or not fault.can_hit(modality):
@@ -84,7 +84,7 @@ def with_fault(
 
 
 def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, FaultedChannels]:
-    """Measure mean and standard deviation of modalities on raw training windows; NaN for video."""
+    """Measure mean and standard deviation on raw training windows; NaN for video."""
     sensors = {}
     for name in names:
         modality = train.spec.modality(name)
@@ -100,7 +100,7 @@ def sensors_of(train: Windows, names: Sequence[str]) -> dict[str, FaultedChannel
 def broken_windows(
     inputs: SuiteInputs, severities: Sequence[float] = SEVERITIES
 ) -> Iterator[tuple[FaultName, list[Windows]]]:
-    """Yield each fault that a sensor of the first model can have, with the windows at each severity."""
+    """Yield each possible fault of the first model's sensors, with windows at each severity."""
     names = inputs.first.modalities
     sensors = sensors_of(inputs.train, names)
     for fault in faults_for(map(inputs.windows.spec.modality, names)):
@@ -111,7 +111,7 @@ def broken_windows(
 
 
 def run(inputs: SuiteInputs) -> SuiteResult:
-    """Judge the models under every fault that the first one's sensors can have."""
+    """Judge the models under all faults."""
     return describe(inputs, judge_faults(inputs))
 
 
@@ -146,7 +146,7 @@ def describe(inputs: SuiteInputs, facts: FaultsFacts) -> SuiteResult:
 
 
 def judge_faults(inputs: SuiteInputs) -> FaultsFacts:
-    """Measure the error under every fault, the worst fault of the first model first."""
+    """Measure the error under every fault, the first model's worst first."""
     models, windows, baseline = inputs.models, inputs.windows, inputs.baseline
     kind = windows.spec.task.kind
     modalities = [windows.spec.modality(name) for name in inputs.first.modalities]
@@ -288,7 +288,7 @@ def _rival_sentence(name: str, rival: str, facts: FaultsFacts) -> Iterator[str]:
 
 
 def _lost(fault: FaultFigures, facts: FaultsFacts, name: str) -> float:
-    """Return the fraction of the intact score that is lost at full severity."""
+    """Fraction of the intact score lost at full severity."""
     right = 1 - facts.intact[name]
     return (fault.errors[name][-1] - facts.intact[name]) / right if right > 0 else 0.0
 

@@ -1,7 +1,7 @@
-"""Gaps between groups or the values of metadata, and the effect of distillation on them.
+"""Gaps between groups or values of metadata, and the effect of distillation on them.
 
-A gap is the best value's figure minus the worst's (fairlearn's `difference`). Intervals resample blocks of neighbouring
-windows inside each value, the same ones for all models.
+A gap is the best value's figure minus the worst's (fairlearn's `difference`). Intervals resample blocks of windows
+inside each value, the same for all models.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BiasChange = Literal["removed", "inherited", "amplified", "not significant"]
 
 
 class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one value, by model and measure."""
+    """Figures of a value, by model and measure."""
 
     value: str
     windows: int
@@ -47,7 +47,7 @@ class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """The best judged value's figure minus the worst's; if all are alike, one gap of twenty exceeds `chance`."""
+    """The best judged value's figure minus the worst's; 5 % of gaps exceed `chance` if all are alike."""
 
     gap: float
     low: float
@@ -70,8 +70,8 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Figures by group or metadata.
 
     Attributes:
-        gaps: by measure and model; empty if fewer than two values are judged.
-        changes: empty unless the first model is distilled and a baseline was judged too.
+        gaps: by measure and model; empty below two judged values.
+        changes: empty unless a distilled model and a baseline were judged.
         unknown: windows without a value.
     """
 
@@ -85,9 +85,9 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Counts:
-    """Counts by block (B) of the windows of one value.
+    """Counts by block (B) of one value's windows.
 
-    Right answers and windows (B, K) by true class; `surplus` (B, bins) is right answers minus their probabilities.
+    Right answers and windows (B, K) by true class; `surplus` (B, bins) is right answers minus probabilities.
     """
 
     right: Floats
@@ -95,7 +95,7 @@ class _Counts:
     surplus: Floats
 
     def figures(self, weights: Floats) -> dict[GroupMeasure, Floats]:
-        """Return each measure (D,) with blocks weighted by (D, B)."""
+        """Return each measure (D,) with block weights (D, B)."""
         right, windows = weights @ self.right, weights @ self.windows  # (D, K)
         total, occurs = np.maximum(windows.sum(axis=1), 1), windows > 0
         recalls = np.where(occurs, right / np.maximum(windows, 1), 0.0)
@@ -106,17 +106,16 @@ class _Counts:
         }
 
     def drawn(self, rng: np.random.Generator) -> dict[GroupMeasure, Floats]:
-        """Return each measure under random draws of the blocks, (D,)."""
+        """Return each measure under draws of blocks, (D,)."""
         return self.figures(draw_groups(len(self.right), rng, _DRAWS).astype(np.float64))
 
     @property
     def whole(self) -> dict[GroupMeasure, float]:
-        """Each measure on all windows."""
         return {name: float(value[0]) for name, value in self.figures(np.ones((1, len(self.right)))).items()}
 
 
 def check(inputs: SuiteInputs) -> None:
-    """Raise UsageError if the windows cannot be judged by group."""
+    """Raise UsageError if windows cannot be judged by group."""
     check_classes(inputs.windows, "groups")
     values = values_by(inputs.windows, inputs.by, suite="groups")
     count = len(np.unique(values[~is_unknown(values)]))
@@ -244,7 +243,7 @@ def classify_change(student: Floats, baseline: Floats, teacher: Floats | None) -
     """Return the effect of distillation on a gap, from draws (D,) of the gaps.
 
     It is significant if the interval of student minus baseline excludes 0. A larger gap is `inherited` if the teacher's
-    is significantly larger than the baseline's too, and the student's not than the teacher's; otherwise `amplified`.
+    is significantly larger than the baseline's, and the student's not than the teacher's; otherwise `amplified`.
     """
     low, high = interval_of(student - baseline)
     if high < 0:

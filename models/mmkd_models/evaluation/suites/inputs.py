@@ -1,4 +1,4 @@
-"""Models under test, inputs, and formats of figures, for all suites."""
+"""Models under test, inputs, and number formats of all suites."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class ModelUnderTest:
 
     Attributes:
         practised: the augmentations of its training; None if unknown.
-        predict: logits (N, K) of windows that have its modalities, in its order; for regression numbers (N, 1).
-        seen: the judging windows that it knows; None if unknown, or it is of another dataset.
-        calibration: temperature and label sets of an artifact; its answers are logits of calibrated probabilities.
+        predict: logits (N, K) of windows that have its modalities, in order; regression numbers (N, 1).
+        seen: judging windows that it knows; None if unknown or of another dataset.
+        calibration: temperature and label sets of an artifact, whose answers are calibrated.
     """
 
     facts: JudgedModel
@@ -47,7 +47,7 @@ class ModelUnderTest:
 
     @property
     def name(self) -> str:
-        """The name in tables and documents."""
+        """Name in tables and documents."""
         return self.facts.name
 
     def answers(self, windows: Windows) -> Answers:
@@ -64,10 +64,9 @@ class SuiteInputs:
     """Inputs of all suites.
 
     Attributes:
-        models: the first is judged, the others are compared with it.
-        windows: labelled windows to judge with.
+        models: the first is judged and compared with the others.
         calibration: labelled validation windows, for label sets.
-        by: name of metadata; None for the groups.
+        by: name of metadata; None for groups.
         shift: trains and judges without each domain, and reports each part to its argument.
     """
 
@@ -83,17 +82,17 @@ class SuiteInputs:
 
     @property
     def names(self) -> list[str]:
-        """The models' names."""
+        """Model names."""
         return [model.name for model in self.models]
 
     @property
     def first(self) -> JudgedModel:
-        """The model that is judged."""
+        """The judged model."""
         return self.models[0].facts
 
     @property
     def baseline(self) -> str | None:
-        """The first other model on the same sensor that was trained on labels only."""
+        """The first other labels-only model on the same sensor."""
         for model in self.models[1:]:
             if model.facts.role == "labels only" and model.facts.modalities == self.first.modalities:
                 return model.name
@@ -101,14 +100,14 @@ class SuiteInputs:
 
     @property
     def measure(self) -> Measure:
-        """The figure of gains: the first model's validation metric, or for regression the error."""
+        """Figure of gains: the first model's validation metric; for regression the error."""
         task, checkpoint = self.windows.spec.task, self.models[0].checkpoint
         return gain_metric(task, default_metric(task.kind) if checkpoint is None else checkpoint.facts.metric)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """One suite; without the field `needs` of the inputs, `--suite all` leaves it out."""
+    """One suite; `--suite all` leaves it out if the inputs lack the field `needs`."""
 
     run: Callable[[SuiteInputs], SuiteResult]
     check: Callable[[SuiteInputs], None] = lambda inputs: None
@@ -116,7 +115,7 @@ class Suite:
 
 
 def check_classes(windows: Windows, suite: str) -> None:
-    """Raise UsageError if the task is not classification."""
+    """Raise UsageError unless the task is classification."""
     task, name = windows.spec.task, windows.spec.name
     if task.kind != "classification":
         raise UsageError(
@@ -125,32 +124,32 @@ def check_classes(windows: Windows, suite: str) -> None:
 
 
 def listed(words: list[str], last: str = "or") -> str:
-    """Return words as a list in a sentence."""
+    """Join words as in a sentence."""
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def heading_text(measure: Measure) -> str:
-    """Return a figure's words and unit, for the head of a table."""
+    """Return a figure's words and unit."""
     return f"{measure.title}, {measure.unit}" if measure.unit else measure.title
 
 
 def cell_text(value: float, measure: Measure) -> str:
-    """Return a figure without its unit."""
+    """Format a figure without its unit."""
     return f"{measure.scale * value:.1f}" if measure.is_fraction else f"{value:.3g}"
 
 
 def figure_text(value: float, measure: Measure) -> str:
-    """Return a figure with its unit."""
+    """Format a figure with its unit."""
     return f"{value:.1%}" if measure.is_fraction else f"{value:.3g} {measure.unit}".rstrip()
 
 
 def points_text(value: float, measure: Measure) -> str:
-    """Return a gain with its sign and unit."""
+    """Format a gain with its sign and unit."""
     return f"{value:+.1f} points" if measure.is_fraction else f"{value:+.3g} {measure.gain_unit}".rstrip()
 
 
 def interval_text(gain: DomainSpread | WindowGain, measure: Measure) -> str:
-    """Return the 95 % interval of a gain, or that there is none."""
+    """Format the 95 % interval of a gain, if any."""
     if gain.low is None or gain.high is None:
         return "too few for an interval"
     ends = f"{gain.low:+.1f} to {gain.high:+.1f}" if measure.is_fraction else f"{gain.low:+.3g} to {gain.high:+.3g}"
@@ -158,7 +157,7 @@ def interval_text(gain: DomainSpread | WindowGain, measure: Measure) -> str:
 
 
 def gain_cell(gain: DomainSpread | WindowGain, measure: Measure) -> str:
-    """Return a gain and its interval, without unit."""
+    """Format a gain and its interval, without unit."""
     points = gain.points if isinstance(gain, WindowGain) else gain.mean
     text = f"{points:+.1f}" if measure.is_fraction else f"{points:+.3g}"
     if gain.low is None or gain.high is None:

@@ -1,6 +1,6 @@
 """Scores with sensors missing: subsets of modalities, single samples, and bursts of samples.
 
-The missing samples depend on the window and the seed alone, not on the model.
+Missing samples depend on window and seed, not on the model.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _MissingFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _MissingSource:
-    """Windows without some modalities, and without a fraction of the samples of the others."""
+    """Windows without some modalities, and some samples of the others."""
 
     source: WindowSource
     absent: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class _MissingSource:
         return self.source.max_shift_s
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Return new windows with missing samples as NaN, or missing frames."""
+        """Return new windows with NaN, or missing frames."""
         values = self.source.gather(modality, rows, shift_s=shift_s)
         if modality.name in self.absent:
             gone = np.ones(values.shape[:2], dtype=bool)
@@ -83,7 +83,7 @@ class _MissingSource:
 
 
 def with_missing_samples(windows: Windows, fraction: float, *, seed: int, burst: bool = False) -> Windows:
-    """Return windows with a fraction of the samples missing, single ones or in one burst."""
+    """Return windows without a fraction of the samples, singly or in one burst."""
     return replace(windows, source=_MissingSource(source=windows.source, fraction=fraction, burst=burst, seed=seed))
 
 
@@ -93,7 +93,7 @@ def without_modalities(windows: Windows, absent: Sequence[str]) -> Windows:
 
 
 def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the non-empty subsets of modalities, the largest first, at most 31."""
+    """Return the non-empty subsets, the largest first, at most 31."""
     return [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)][:MAX_SUBSETS]
 
 
@@ -135,7 +135,7 @@ def _judge_missing(inputs: SuiteInputs) -> _MissingFacts:
 
 
 def run(inputs: SuiteInputs) -> SuiteResult:
-    """Judge the models with sensors and samples of the first one missing."""
+    """Judge the models with the first one's sensors and samples missing."""
     facts = _judge_missing(inputs)
     measure = facts.measure
     return SuiteResult(

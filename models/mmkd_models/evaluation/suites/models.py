@@ -42,7 +42,7 @@ CheckSeen = Callable[[str, Trained, str], SeenWindows | None]
 def model_from_checkpoint(
     path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen = lambda path, model, modality: None
 ) -> ModelUnderTest:
-    """Read a checkpoint. Raise UsageError if these windows cannot judge it."""
+    """Read a checkpoint. Raise UsageError if the windows cannot judge it."""
     from mmkd_models.tensors import kind_of
     from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher
     from mmkd_models.training.predict import logits_of
@@ -74,7 +74,7 @@ def model_from_checkpoint(
 def models_from_bundle(
     stack: ExitStack, path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen
 ) -> Iterator[ModelUnderTest]:
-    """Yield every artifact of a bundle, in the backend of its format with one thread; `stack` closes the engines."""
+    """Yield every artifact of a bundle, in its format's backend with one thread; `stack` closes the engines."""
     bundle = stack.enter_context(Bundle.open(path))
     check_signed(bundle)
     known = {entry.name: check_seen(path, entry, entry.modality.name) for entry in bundle.manifest.models}
@@ -116,7 +116,7 @@ def _answer_dataset(student: OpenStudent, windows: Windows) -> Answers:
 
 
 def with_unique_names(models: Sequence[ModelUnderTest]) -> list[ModelUnderTest]:
-    """Return the models, with folders in their names if two files have the same name."""
+    """Return the models, with folders in repeated names."""
     if len({model.name for model in models}) == len(models):
         return list(models)
     return [
@@ -131,7 +131,7 @@ def with_unique_names(models: Sequence[ModelUnderTest]) -> list[ModelUnderTest]:
 
 
 def check_rivals(first: JudgedModel, windows: Windows, *, train: Windows, valid: Windows) -> None:
-    """Raise UsageError if rivals of the first model could not learn, or would be judged on windows they know."""
+    """Raise UsageError if rivals could not learn, or would be judged on windows they know."""
     if len(first.modalities) > 1:
         raise UsageError(
             f"--rival: rivals learn on one sensor, and {first.name} uses {', '.join(first.modalities)}; judge a "
@@ -150,7 +150,7 @@ def check_rivals(first: JudgedModel, windows: Windows, *, train: Windows, valid:
 def fit_rivals(
     names: Sequence[RivalName], first: JudgedModel, *, train: Windows, valid: Windows, metric: AnyMetric, seed: int
 ) -> Iterator[ModelUnderTest]:
-    """Yield rivals fitted on the first model's sensor. Raise UsageError if one refuses these windows."""
+    """Yield rivals on the first model's sensor. Raise UsageError if one refuses these windows."""
     from mmkd_models.evaluation.rivals import Rivals
 
     rivals = Rivals(train=train, parts=(valid,), modality=first.modalities[0], seed=seed, metric=metric)

@@ -1,4 +1,4 @@
-"""Scores on the windows as they are, gains of the first model over the others, and calibration of probabilities."""
+"""Scores on unchanged windows, the first model's gains over the others, and calibration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models trained again without one domain at a time, and judged on it: does distillation help on unseen domains?"""
+"""Models retrained without one domain and judged on it: does distillation help on unseen domains?"""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def check_suites(inputs: SuiteInputs, names: Collection[str]) -> None:
 
 
 def judge(inputs: SuiteInputs, names: Collection[str], *, data: DataFacts) -> JudgingDocument:
-    """Judge models side by side; the verdict is about the first. Raise UsageError as `check_suites`."""
+    """Judge models side by side; the verdict is about the first. Errors as `check_suites`."""
     check_suites(inputs, names)
     cautions = () if set(names) == {"shift"} else (text for model in inputs.models for text in model.cautions)
     document = JudgingDocument(

@@ -1,6 +1,6 @@
-"""Sound and video as series, for networks that read series alone: trees, convolutional features.
+"""Sound and video as series, for trees and convolutional features.
 
-Sound becomes its log-mels, video the brightness of a grid of cells, frame by frame.
+Sound becomes log-mels, video the brightness of a grid of cells.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _SoundAsSeries(nn.Module):
 
 
 class _VideoAsSeries(nn.Module):
-    """(B, T, H, W, C) and presence (B, T, 1) -> the mean of each cell of a grid (B, T, cells) and presence."""
+    """(B, T, H, W, C) and presence (B, T, 1) -> means of a grid's cells (B, T, cells) and presence."""
 
     down: Tensor
     across: Tensor
@@ -80,7 +80,7 @@ _VIEWS: dict[ModalityKind, type[_SeriesView]] = {
 
 
 def series_view(modality: ModalitySpec) -> _SeriesView:
-    """Return the module that turns a modality's values and presence into those of the series `spec`, (B, T, C)."""
+    """Return the module that turns a modality into the series `spec`, (B, T, C)."""
     return _VIEWS[modality.kind](modality)
 
 
@@ -97,7 +97,7 @@ def _series(modality: ModalitySpec, samples: int, channels: int) -> ModalitySpec
 
 
 def _cells(pixels: int) -> Tensor:
-    """(cells, pixels): rows average neighbouring pixels, about as many each."""
+    """(cells, pixels): rows average neighbouring pixels, about equally many."""
     count = min(_CELLS, pixels)
     matrix = np.zeros((count, pixels), dtype=np.float32)
     matrix[np.arange(pixels) * count // pixels, np.arange(pixels)] = 1.0

@@ -1,8 +1,7 @@
 """What a causal student sees: running statistics and filters of a series, block by block; sound and video as a series.
 
-A block is the samples of one time token and leaves a few sums; statistics of any stretch of time are sums, means and
-extremes over its blocks. So a whole recording and a stream that adds one block at a time compute the same, nothing
-drifts, and every sum of nothing is zero, as a stream begins.
+A block is the samples of one time token. Statistics of a stretch of time are sums, means and extremes over its blocks,
+so a whole recording and a stream compute the same and nothing drifts. A stream begins with sums of zero.
 """
 
 from __future__ import annotations
@@ -46,11 +45,8 @@ class Running:
 class CausalFront(nn.Module):
     """Raw samples -> normalised samples, sums of blocks, and summaries of stretches of time; all masked.
 
-    Args:
-        stride: S, samples of a block.
-        tokens: W, blocks of a window.
-        bands: F, filters; fewer if a window is too short for them.
-        products: whether the products of channels are summed: of many channels they are the most of all.
+    S is the `stride`, samples of a block; W the `tokens` of a window; F the filters, at most `bands`, fewer in short
+    windows. Without `products` the products of channels, the largest part if there are many, are left out.
     """
 
     mean: Tensor
@@ -74,7 +70,7 @@ class CausalFront(nn.Module):
         self.statistics = channels * (5 + len(LEVELS) + self.products)
 
     def scaled(self, values: Tensor, present: Tensor) -> Tensor:
-        """(B, T, C) raw values -> in standard deviations of the training data, 0 where missing."""
+        """Scale raw values (B, T, C) to standard deviations of the training data, 0 where missing."""
         return ((values - self.mean) / self.std).clamp(-CLIP, CLIP) * present
 
     def moments(self, scaled: Tensor, present: Tensor) -> Tensor:
@@ -85,7 +81,7 @@ class CausalFront(nn.Module):
         return torch.cat([count, mean, (rest * rest).sum(2)], dim=-1)
 
     def running(self, moments: Tensor, band: Tensor) -> Running:
-        """Return the statistics of stretches of time, `band` (I, M) of M blocks with moments (B, M, 3 C)."""
+        """Return statistics of stretches `band` (I, M) of M blocks with moments (B, M, 3 C)."""
         count, mean, squares = moments.chunk(3, dim=-1)
         total = (band @ count).clamp(min=1.0)  # (B, I, C)
         centre = (band @ (count * mean)) / total
@@ -94,12 +90,12 @@ class CausalFront(nn.Module):
         return Running(count=total, mean=centre, spread=((band @ squares + between) / total + 1e-4).sqrt())
 
     def series(self, scaled: Tensor, present: Tensor, running: Running) -> Tensor:
-        """Blocks (B, N, S, C) -> (B, N S, 3 C): normalised by the training data, by what went before, and presence."""
+        """Blocks (B, N, S, C) -> (B, N S, 3 C): normalised by the training data, by earlier samples, and presence."""
         local = (scaled - running.mean[:, :, None]) * present / running.spread[:, :, None]
         return torch.cat([scaled, local, present], dim=-1).flatten(1, 2)
 
     def tones(self, history: Tensor) -> Tensor:
-        """(B, T, C) -> the filters' answers (B, N, C, 2 F) after each block but those in the taps, real parts first."""
+        """(B, T, C) -> filter outputs (B, N, C, 2 F) after each block but those in the taps, real parts first."""
         batch, samples, channels = history.shape
         rows = history.transpose(1, 2).reshape(batch * channels, 1, samples)
         answers = F.conv1d(rows, self.filters.T[:, None], stride=self.stride)  # (B C, 2 F, N)
@@ -135,8 +131,8 @@ class CausalFront(nn.Module):
     def summary(self, blocks: Blocks, running: Running, band: Tensor) -> tuple[Tensor, Tensor]:
         """Summarise stretches `band` (I, M) of M blocks.
 
-        Returns log power of each filter over the power of the signal (B, I, C F), and (B, I, S) moments, extremes, mean
-        absolute step, soft distribution function, channel products.
+        Returns log power of each filter over the signal's (B, I, C F), and (B, I, S) moments, extremes, mean absolute
+        step, soft distribution function, channel products.
         """
         channels = self.channels
         sizes = [channels, channels, channels * len(LEVELS), channels * self.bands]
@@ -156,7 +152,7 @@ class CausalFront(nn.Module):
         return spectrum.flatten(2), torch.cat(parts, dim=-1)
 
     def _correlation(self, products: Tensor, blocks: Blocks, running: Running, band: Tensor) -> Tensor:
-        """(B, I, C C): products about the common mean, inside the blocks and of the blocks' means, scaled."""
+        """(B, I, C C): products about the common mean, scaled."""
         channels = self.channels
         count, mean, _ = blocks.moments.chunk(3, dim=-1)
         away = (mean[:, None] - running.mean[:, :, None]) * (band[..., None] * count[:, None]).sqrt()  # (B, I, M, C)
@@ -168,8 +164,8 @@ class CausalFront(nn.Module):
 def _filters(taps: int, bands: int) -> Tensor:
     """Complex tones under Hann windows that end with the newest sample: (taps, 2 F), real parts first.
 
-    Centres rise geometrically to half the sampling rate; each window is as long as keeps neighbours apart (constant Q:
-    Brown, JASA 1991). No filter answers to a constant; white noise of variance 1 gives each a power of 1.
+    Centres rise geometrically to half the sampling rate (constant Q: Brown, JASA 1991). A constant gives 0, white noise
+    of variance 1 a power of 1.
     """
     filters = max(1, min(bands, taps // 2))
     edges = np.geomspace(1 / max(taps, 3), 0.5, filters + 1)
@@ -189,8 +185,7 @@ def _filters(taps: int, bands: int) -> Tensor:
 class CausalSound(nn.Module):
     """Waveform and presence -> normalised log-mels as the channels of a series, one frame for each hop.
 
-    A frame is two hops long: a stream keeps the last hop (`state`), missing before the first sample. Buffers as of
-    `LogMelFront`.
+    A frame is two hops long; a stream stores the last hop (`state`). Buffers as in `LogMelFront`.
     """
 
     mean: Tensor
@@ -211,14 +206,14 @@ class CausalSound(nn.Module):
         self.register_buffer("every_mel", torch.ones(1, mels.count), persistent=False)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, (N + 1) hop, C) values and presence, one hop more -> log-mels (B, N, C M), 0 if missing, and presence."""
+        """(B, (N + 1) hop, C) values and presence -> log-mels (B, N, C M), 0 if missing, and presence."""
         mels, there = self._frames(values, present)
         scaled = (mels - self.mel_mean[:, None]) / self.mel_std[:, None] * there[..., None]  # (B, C, N, M)
         there = there[..., None] @ self.every_mel  # no expansion, which devices refuse
         return scaled.transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
 
     def along(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N hop, C), a recording from its beginning -> as `forward`."""
+        """Run `forward` on a whole recording (B, N hop, C)."""
         before = (0, 0, self.before, 0)
         mels, there = self(F.pad(values, before), F.pad(present, before))
         return mels, there
@@ -230,7 +225,7 @@ class CausalSound(nn.Module):
         return mels, there, both[:, -self.before :]
 
     def log_mels(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows (B, T, C) -> their log-mels (B, C, N, M) and which frames are there (B, C, N)."""
+        """Windows (B, T, C) -> log-mels (B, C, N, M) and which frames are there (B, C, N)."""
         used = values.shape[1] // self.mels.hop * self.mels.hop
         return self._frames(values[:, :used], present[:, :used])
 
@@ -242,7 +237,7 @@ class CausalSound(nn.Module):
 
 
 def mel_series(modality: ModalitySpec, mels: LogMels) -> ModalitySpec:
-    """Return the series of this sound's log-mels: a channel for each mel, a sample for each hop."""
+    """Return the series of log-mels: a channel for each mel, a sample for each hop."""
     names = tuple(f"{channel} mel {number}" for channel in modality.channels for number in range(mels.count))
     samples, rate_hz = -(-modality.samples // mels.hop), modality.rate_hz / mels.hop
     return ModalitySpec(name=modality.name, channels=names, rate_hz=rate_hz, samples=samples)
@@ -251,7 +246,7 @@ def mel_series(modality: ModalitySpec, mels: LogMels) -> ModalitySpec:
 class CausalFrames(nn.Module):
     """Bytes and presence of frames -> embeddings and brightness as the channels of a series, one sample a frame.
 
-    A stream keeps the view of the last frame (`state`: its pixels or small maps), which is missing before the first.
+    A stream stores the view of the last frame (`state`: its pixels or small maps), missing before the first.
     """
 
     every_channel: Tensor
@@ -274,7 +269,7 @@ class CausalFrames(nn.Module):
         return self.frames.std
 
     def along(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, H, W, C), (B, N, 1), a recording from its beginning -> series and presence, each (B, N, D + 1)."""
+        """A whole recording (B, N, H, W, C), (B, N, 1) -> series and presence, each (B, N, D + 1)."""
         seen, level = self.frames.look(values, present)
         return self._series(seen, F.pad(seen, (0, 0, 1, 0)), F.pad(present, (0, 0, 1, 0)), level)
 
@@ -293,6 +288,6 @@ class CausalFrames(nn.Module):
 
 
 def frame_series(modality: ModalitySpec, values: int) -> ModalitySpec:
-    """Return the series of this camera's frames: a channel for each value of the embedding, and brightness."""
+    """Return the series of frames: a channel for each value of the embedding, and brightness."""
     names = (*(f"embedding {number}" for number in range(values)), "brightness")
     return ModalitySpec(name=modality.name, channels=names, rate_hz=modality.rate_hz, samples=modality.samples)

@@ -1,4 +1,4 @@
-"""What networks see of video: normalised frames and what changed in them, through one light stem for every frame."""
+"""What networks see of video: normalised frames and their changes, through one light stem."""
 
 from __future__ import annotations
 
@@ -26,16 +26,12 @@ _FLAT = 1e-2  # variance below which a frame counts as flat, of the training's
 class FrameFront(nn.Module):
     """Bytes and presence of the frames of a window -> an embedding of each frame, and summaries, all masked.
 
-    Each frame is normalised by the training's mean and std (buffers), then about its own, so that a lamp or a camera's
-    gain changes little. Convolutions and one linear layer embed it with what changed since the frame before (Li et al.,
-    "TEA", CVPR 2020). Large frames first go through convolutions of patches, and changes are those of their small maps:
-    passes over the pixels are most of the time on a device.
+    Frames are normalised by the training's mean and std (buffers), then about their own, against lamps and gain. They
+    are embedded with what changed since the frame before (Li et al., "TEA", CVPR 2020). Large frames first go through
+    convolutions of patches, and changes are those of their small maps: passes over pixels take most of the time.
 
-    Args:
-        width: the network's; fractions of it are the channels of the convolutions.
-        values: D, of an embedding; None for `width`.
-
-    Raises UsageError if frames are too small or too large.
+    Channels are fractions of `width`, the network's; an embedding has D `values`, by default `width`. Raises UsageError
+    if frames are too small or too large.
     """
 
     mean: Tensor
@@ -67,7 +63,7 @@ class FrameFront(nn.Module):
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, H, W, C), values up to 255, (B, T, 1) -> series (B, D, T), spectrum (B, D), statistics (B, D + 3).
 
-        They are each frame's embedding; its mean; its mean absolute step, and step, mean and spread of the brightness.
+        These are each frame's embedding; its mean; its mean absolute step, and step, mean and spread of brightness.
         """
         seen, level = self.look(values, present)
         changed = (seen - _before(seen)) * (present * _before(present))
@@ -79,7 +75,7 @@ class FrameFront(nn.Module):
         return present[..., 0]
 
     def look(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the view of each frame, (B, T, `seen`), and its brightness (B, T, 1)."""
+        """Return the view of each frame (B, T, `seen`), and its brightness (B, T, 1)."""
         local, level = self._normalised(values, present)
         if self.patches is None:
             return local, level
@@ -87,14 +83,14 @@ class FrameFront(nn.Module):
         return maps.reshape(-1, values.shape[1], self.seen), level
 
     def embedded(self, seen: Tensor, changed: Tensor, present: Tensor) -> Tensor:
-        """Return the embeddings of frames (B, T, D), from themselves and what changed in them; 0 of missing ones."""
+        """Return embeddings (B, T, D) of frames and their changes; 0 of missing ones."""
         channels, height, across = self.map
         views = torch.stack([seen, changed], dim=2).reshape(-1, 2 * channels, height, across)
         embedded: Tensor = self.embed(self.stem(views).flatten(1))
         return embedded.reshape(-1, seen.shape[1], self.width) * present
 
     def _normalised(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames about their own mean and spread, (B, T, C H W), and their brightness (B, T, 1)."""
+        """Frames about their own mean and spread (B, T, C H W), and brightness (B, T, 1)."""
         channels, height, across = self.shape
         frames, pixels = values.shape[1], values.to(present.dtype)
         if channels == 1:
@@ -127,14 +123,14 @@ class FrameFront(nn.Module):
 
 
 def _before(rows: Tensor) -> Tensor:
-    """(B, T, ...) one frame earlier; the first stands before itself."""
+    """(B, T, ...) one frame earlier; the first repeats."""
     return torch.cat([rows[:, :1], rows[:, :-1]], dim=1)
 
 
 def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[nn.Sequential, int]:
-    """Convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and the number of their values.
+    """Convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and the number of values.
 
-    With ReLU, which engines compute inside a convolution.
+    With ReLU, which engines fuse into a convolution.
     """
     layers: list[nn.Module] = []
     channels, height, across = shape
@@ -149,7 +145,7 @@ def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[
 
 
 def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tuple[int, int, int]]:
-    """Convolutions of patches, 4 x 4 and then 2 x 2, up to the last map but one, and its shape."""
+    """Convolutions of patches, 4 x 4 and then 2 x 2, and the shape of their map."""
     layers: list[nn.Module] = []
     channels, height, across = shape
     while max(height, across) > 2 * _LAST:
@@ -162,12 +158,12 @@ def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tu
 
 
 def _begin_at_full_size(*parts: nn.Sequential) -> None:
-    """Draw weights that keep the size of what goes through (He et al., "Delving Deep into Rectifiers", ICCV 2015)."""
+    """Draw weights that preserve variance (He et al., "Delving Deep into Rectifiers", ICCV 2015)."""
     for layer in (layer for part in parts for layer in part if isinstance(layer, nn.Conv2d)):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(cast("Tensor", layer.bias))
 
 
 def _margin(pixels: int, side: int) -> int:
-    """Padding at both ends that lets patches cover a row that is no multiple of them."""
+    """Padding at both ends that lets patches cover a row."""
     return -(-(-pixels % side) // 2)

@@ -1,8 +1,8 @@
 """What networks see of sound: a log-mel spectrogram as constant matmuls, its statistics, and which frames are there.
 
-As librosa's `melspectrogram` (0.11, `feature/spectral.py` and `filters.py`) without padding: a periodic Hann window
-(Harris, Proc. IEEE 66, 1978), power of the discrete Fourier transform, and triangles on Slaney's mel scale, each with
-an area of 1 (M. Slaney, "Auditory Toolbox", Interval Research TR 1998-010).
+As librosa's `melspectrogram` (0.11) without padding: periodic Hann window (Harris, Proc. IEEE 66, 1978), power of the
+discrete Fourier transform, triangles of area 1 on Slaney's mel scale (M. Slaney, "Auditory Toolbox", Interval Research
+TR 1998-010).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _STILL = 1e-2  # variance over a window, of the training's variance, that none g
 
 
 class LogMels(nn.Module):
-    """Samples and presence of a window -> log-mels of N `positions` and M mels (`count`), without any normalisation.
+    """Samples and presence of a window -> unnormalised log-mels of N `positions` and M mels (`count`).
 
-    A frame is present if at least half of its samples are; its power is that of those samples over their fraction.
-    Samples after the last whole hop are in no frame. Raises UsageError if windows are too short to have a spectrum.
+    A frame is present if at least half of its samples are, and is scaled by that fraction. Samples after the last whole
+    hop are ignored. Raises UsageError for windows too short for a spectrum.
     """
 
     window: Tensor
@@ -65,11 +65,11 @@ class LogMels(nn.Module):
         self.count = self.filters.shape[1]
 
     def forward(self, samples: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, T), 0 where missing, and presence -> log-mels (B, C, N, M), and which frames are there (B, C, N)."""
+        """(B, C, T), 0 where missing, and presence -> log-mels (B, C, N, M) and presence of frames (B, C, N)."""
         return self.from_blocks(self._in_blocks(samples), self._in_blocks(present))
 
     def from_blocks(self, blocks: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, of any number of hops (B, C, N + 1, hop)."""
+        """Run `forward` on hops (B, C, N + 1, hop)."""
         first, second = blocks[:, :, :-1] * self.window[0], blocks[:, :, 1:] * self.window[1]  # (B, C, N, hop)
         power = torch.cat([_power((first + second) @ self.even), _power((first - second) @ self.odd)], dim=-1)
         power = power @ self.filters  # (B, C, N, M)
@@ -79,7 +79,7 @@ class LogMels(nn.Module):
         return power.clamp(min=FLOOR).log(), _is_there(fraction)
 
     def presence(self, present: Tensor) -> Tensor:
-        """(B, T, C) -> (B, N): fraction of the channels that have each frame."""
+        """(B, T, C) -> (B, N): fraction of channels that have each frame."""
         return _is_there(_present_fraction(self._in_blocks(present.transpose(1, 2)))).mean(1)
 
     def _in_blocks(self, samples: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def hop_samples(modality: ModalitySpec) -> int:
 class LogMelFront(nn.Module):
     """Waveform and presence of a window -> normalised log-mels and summaries, all masked; as `Front`.
 
-    Buffers hold the training's statistics of samples and log-mels (C, M). Raises UsageError as `LogMels`.
+    Buffers hold the training statistics of samples and log-mels (C, M). Raises UsageError as `LogMels`.
     """
 
     mean: Tensor
@@ -120,8 +120,8 @@ class LogMelFront(nn.Module):
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> series (B, C (2 M + 1), N), spectrum (B, C M), statistics (B, 3 C M).
 
-        They are log-mels, normalised globally and about their mean over the window, and presence; that mean; spread
-        over time, maximum and mean absolute step of each mel.
+        Series: log-mels, normalised globally and about their mean over the window, and presence. Spectrum: that mean.
+        Statistics: std over time, maximum and mean absolute step.
         """
         mels, there = self.log_mels(values, present)
         there = there[..., None]  # (B, C, N, 1)
@@ -138,14 +138,14 @@ class LogMelFront(nn.Module):
         return series, mean.flatten(1), statistics.flatten(1)
 
     def log_mels(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, C) -> log-mels (B, C, N, M) of the standardised samples, and which frames are there (B, C, N)."""
+        """(B, T, C) -> log-mels (B, C, N, M) of standardised samples and presence of frames (B, C, N)."""
         # Time last before anything else: onnxruntime takes many times longer for numbers that stand one to a row.
         samples, there = values.transpose(1, 2), present.transpose(1, 2)
         mels, there = self.mels((samples - self.mean[:, None]) / self.std[:, None] * there, there)
         return mels, there
 
     def presence(self, present: Tensor) -> Tensor:
-        """(B, T, C) -> (B, N): fraction of the channels that have each frame."""
+        """(B, T, C) -> (B, N): fraction of channels that have each frame."""
         return self.mels.presence(present)
 
 
@@ -154,7 +154,7 @@ def _is_there(fraction: Tensor) -> Tensor:
 
 
 def _present_fraction(present: Tensor) -> Tensor:
-    """(B, C, N + 1, hop) -> (B, C, N): fraction of each frame's samples that are present."""
+    """(B, C, N + 1, hop) -> (B, C, N)."""
     blocks = present.mean(-1)
     return (blocks[:, :, :-1] + blocks[:, :, 1:]) * 0.5
 
@@ -167,12 +167,10 @@ def _power(parts: Tensor) -> Tensor:
 def mel_matrices(frame: int, rate_hz: float, mels: int = _MELS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return a windowed discrete Fourier transform as two matmuls, and the triangles that pool its power.
 
-    Even bins are a transform of the sum of a frame's halves and odd ones of their difference, so each matrix has half
-    of the rows (Cooley, Tukey, Math. Comp. 19, 1965). No triangle has anything at 0 Hz and at half the rate.
+    Even bins transform the sum of a frame's halves and odd ones the difference, which halves the rows (Cooley, Tukey,
+    Math. Comp. 19, 1965). Triangles are 0 at 0 Hz and at half the rate.
 
-    Returns:
-        window (2, frame / 2), bases of the even and the odd bins (frame / 2, 2 F), real parts first, and filters (F,
-        M).
+    Returns window (2, frame / 2), bases of even and odd bins (frame / 2, 2 F), real parts first, and filters (F, M).
     """
     bins = np.concatenate([np.arange(2, frame // 2, 2), np.arange(1, frame // 2, 2)])
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(frame) / frame)).reshape(2, -1)
@@ -189,7 +187,7 @@ def mel_matrices(frame: int, rate_hz: float, mels: int = _MELS) -> tuple[Tensor,
 
 
 def _triangles(bins_hz: NDArray[np.float64], rate_hz: float, mels: int) -> NDArray[np.float64]:
-    """(F, M): triangles between neighbouring mels, from 0 Hz to half the rate."""
+    """(F, M), from 0 Hz to half the rate."""
     edges = _hz_from_mel(np.linspace(0.0, _mel_from_hz(rate_hz / 2), mels + 2))
     width = np.diff(edges)
     rising = (bins_hz[:, None] - edges[:-2]) / width[:-1]

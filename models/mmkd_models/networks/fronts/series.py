@@ -32,8 +32,8 @@ _SLOW = 3  # the spectrum's levels below the first have a third of its bands
 class FrontEnd(nn.Module):
     """Raw values and presence of a short window -> normalised views and summaries, all masked.
 
-    Buffers hold the training data's statistics. With `movement` (see `EncoderConfig`) extremes and steps are in that
-    unit, and there is a slope.
+    Buffers hold training statistics. With `movement` (see `EncoderConfig`) extremes and steps are in that unit, and
+    there is a slope.
     """
 
     mean: Tensor
@@ -114,8 +114,8 @@ class FrontEnd(nn.Module):
 class LongFrontEnd(nn.Module):
     """The views of `FrontEnd` without movement, for long windows; cost grows linearly with the window.
 
-    The spectrum is a mean over frames, in levels of which further ones have a third of the bands. Channels come before
-    samples: engines are several times faster along a long last axis.
+    The spectrum is a mean over frames, in levels; further levels have a third of the bands. Channels precede samples:
+    engines are several times faster along a long last axis.
     """
 
     mean: Tensor
@@ -194,7 +194,7 @@ class LongFrontEnd(nn.Module):
 
 
 def blocks_of(samples: Tensor, count: int, length: int) -> Tensor:
-    """(..., T) -> (..., count, length), with zeros after the last sample."""
+    """(..., T) -> (..., count, length), zero-padded."""
     rest = count * length - samples.shape[-1]
     padded = F.pad(samples, (0, rest)) if rest else samples
     return padded.reshape(*samples.shape[:-1], count, length)
@@ -203,8 +203,8 @@ def blocks_of(samples: Tensor, count: int, length: int) -> Tensor:
 def _spectrum_matrices(samples: int, bands: int) -> tuple[Tensor, Tensor]:
     """Hann-windowed Fourier transform as a matmul (T, 2 F), and the bands (F, bands) that pool its bins.
 
-    Bins 1 .. T/2, at least one; band edges are geometric. White noise of variance 1 has power 1 in every bin (Harris,
-    "On the use of windows for harmonic analysis", 1978).
+    Bins 1 .. T/2, at least one; geometric band edges. White noise of variance 1 has power 1 in every bin (Harris, "On
+    the use of windows for harmonic analysis", 1978).
     """
     bins = np.arange(1, max(1, samples // 2) + 1)
     window = np.hanning(samples + 2)[1:-1]
@@ -226,8 +226,8 @@ def is_long(samples: int, frame: int) -> bool:
 def _spectrum_cuts(samples: int, frame: int) -> tuple[tuple[int, int], ...]:
     """The number of frames and their samples, for each level of the spectrum of a long signal.
 
-    Frames resolve what is faster than they are long (Welch, IEEE Trans. Audio Electroacoust. 15, 1967); the means of
-    half frames, cut alike until two are left, hold what is slower.
+    Frames resolve fast changes (Welch, IEEE Trans. Audio Electroacoust. 15, 1967); the means of half frames, cut alike
+    until two are left, hold slow ones.
 
     Example:
         >>> _spectrum_cuts(10_000, 256), _spectrum_cuts(100_000, 256)
