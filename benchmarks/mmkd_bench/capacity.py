@@ -1,7 +1,7 @@
 """How many streams a device carries at a rate and a deadline: searched in one process, judged in fresh ones.
 
-A pause of the machine that outlasts the deadline by d makes the windows of d / (1 - load) late, since its backlog is
-worked off too: one pause may decide a launch of a few seconds, so most of several launches decide.
+A pause that outlasts the deadline by d makes the windows of d / (1 - load) late, since its backlog is worked off too.
+One pause may decide a short launch, so a majority of launches decides.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _CONFIRM_FRACTION = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """The load that a device has to carry.
+    """The load to carry.
 
     Attributes:
         deadline_ms: longest acceptable response; None is the period of the rate.
-        streams: number to judge; None searches for the most that are carried.
-        servers: threads that answer; None is one per usable core.
-        launches: processes that judge one load, an odd number.
+        streams: number to judge; None searches for the maximum.
+        servers: answering threads; None is one per usable core.
+        launches: processes that judge a load, an odd number.
     """
 
     rate_hz: float
@@ -62,7 +62,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadVerdict:
-    """One load, judged by most of its launches; `together` joins all of them."""
+    """One load, judged by the majority of launches; `together` joins them."""
 
     carried: bool
     launches: tuple[Level, ...]
@@ -70,7 +70,7 @@ class LoadVerdict:
 
 
 def judge_load(offer: Callable[[int], Offered], streams: int, *, launches: int = LAUNCHES) -> LoadVerdict:
-    """Offer a load in one launch after another until most of `launches` agree."""
+    """Repeat a load until a majority of `launches` agrees."""
     needed = launches // 2 + 1
     offered: list[Offered] = []
     while True:
@@ -95,10 +95,9 @@ def _join_verdict(offered: Sequence[Offered], *, carried: bool) -> LoadVerdict:
 
 
 def measure_capacity(choice: Choice, question: Question, *, progress: Progress = ignore_progress) -> CapacityReport:
-    """Find how many streams this machine carries, or judge those of the question, within the budget.
+    """Find how many streams this machine carries, or judge the question's, within the budget.
 
-    Raises:
-        MmkdError: the question makes no sense, or the bundle cannot be opened or run.
+    Raises MmkdError if the question makes no sense, or the bundle cannot be opened or run.
     """
     session = _Session(_job(choice, question), question, progress)
     verdicts: list[LoadVerdict] = []
@@ -151,7 +150,7 @@ class _OutOfTimeError(Exception):
 
 
 class _Session:
-    """The processes of one question, within its budget; `offered` are the loads that judge."""
+    """Processes of one question, within its budget; `offered` are the judging loads."""
 
     def __init__(self, job: LoadJob, question: Question, progress: Progress) -> None:
         self.job = job
@@ -174,7 +173,7 @@ class _Session:
         return self.outcomes[0].streams
 
     def offer(self, streams: int) -> Offered:
-        """Offer one load in a new process; raise _OutOfTimeError if the budget is too short, but for the first."""
+        """Offer a load in a new process; raise _OutOfTimeError if the budget is too short, but for the first."""
         duration_s, begun_s = self.confirm_s(streams), time.monotonic()
         if self.offered and begun_s + self._start_s + duration_s > self._end_s:
             raise _OutOfTimeError
@@ -192,7 +191,7 @@ class _Session:
 
 
 def confirm_s(streams: int, *, rate_hz: float, longest_s: float = MAX_CONFIRM_S) -> float:
-    """Return seconds with samples enough for the p99.9 that decides, at most `longest_s`."""
+    """Return seconds, at most `longest_s`, with enough samples for the deciding p99.9."""
     return min(longest_s, max(CONFIRM_S, 1.05 * sample_floor(0.999) / (streams * rate_hz)))
 
 

@@ -1,7 +1,7 @@
 """Whether one report is slower than another, beyond noise.
 
 The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13)
-in two stages: launches, then time windows inside each. The statistic is the median over launches of the median over
+in two stages: launches, then time windows inside each. The statistic is the median over launches of their medians over
 windows, so one disturbed launch of five does not decide.
 """
 
@@ -44,7 +44,7 @@ class ComparisonLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class _Quantity:
-    """A value of each launch (one, or one per time window), or of the run; `robust` if competition hardly moves it."""
+    """One value per launch, time window or run; competition hardly moves a `robust` one."""
 
     unit: str
     in_launch: Callable[[ProcessStart], Sequence[float | None]] | None = None
@@ -78,7 +78,7 @@ _QUANTITIES: dict[str, _Quantity] = {
 
 
 def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
-    """Parse conditions; raise UsageError if a part is none, or names an unknown quantity.
+    """Parse conditions; raise UsageError for an invalid one or an unknown quantity.
 
     >>> [str(condition) for condition in parse_conditions("p90>+10%,throughput<-5%")]
     ['p90>+10%', 'throughput<-5%']
@@ -100,8 +100,7 @@ def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
 def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[ComparisonLimit]) -> Comparison:
     """Compare two runs; a condition holds if the whole interval, or a single value, is beyond its limit.
 
-    Raises:
-        UsageError: a run has fewer than five complete launches, or a condition's quantity was not measured.
+    Raises UsageError below five complete launches, or if a condition's quantity was not measured.
     """
     named = (("first", before), ("second", after))
     for name, report in named:
@@ -161,7 +160,7 @@ def _plain_change(name: str, unit: str, before: float | None, after: float | Non
 
 
 def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64]] | None:
-    """Return the values of each complete launch; None if one lacks them, or if there is one value per run."""
+    """Return values per complete launch; None if one lacks them, or if there is one value per run."""
     if quantity.in_launch is None:
         return None
     groups = [list(quantity.in_launch(launch)) for launch in report.launches if launch.complete]
@@ -239,7 +238,7 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
 
 
 def _competition(name: str, report: BenchReport) -> str:
-    """Return a remark if the run competed for cores, and which quantities are still judged."""
+    """Return a remark if the run competed for cores, with the quantities still judged."""
     beside = [launch.interference for launch in report.launches if launch.complete]
     others = float(np.median([(one.others_cores or 0.0) + (one.steal_cores or 0.0) for one in beside]))
     # Calls back to back keep all their threads busy, paced ones what they used.

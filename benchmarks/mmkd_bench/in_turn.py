@@ -1,4 +1,4 @@
-"""Ratios and differences that hold on a noisy machine: calls take turns in one process, several processes repeat it."""
+"""Ratios and differences that hold on a noisy machine: calls take turns in several processes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ def measure_pair(
     duration_s: float = 6.0,
     progress: Progress = ignore_progress,
 ) -> PairReport:
-    """Compare two models through ONNX Runtime: ONNX of static shape, or the fp32 artifact of a bundle.
+    """Compare two models through ONNX Runtime: ONNX of static shape, or a bundle's fp32 artifact.
 
-    Raises:
-        MmkdError: an argument makes no sense, onnxruntime is missing, or a model cannot be opened.
+    Raises MmkdError for a wrong argument, a missing onnxruntime, or a model that cannot be opened.
     """
     _check(threads=threads, launches=launches, duration_s=duration_s)
     machine = read_machine()
@@ -75,7 +74,7 @@ def measure_overhead(
     reference: Path | None = None,
     progress: Progress = ignore_progress,
 ) -> OverheadReport:
-    """Measure what `predict` adds to `run` of a backend, or to onnxruntime's own; errors as `measure_pair`."""
+    """Measure what `predict` adds to a backend's `run`, or to onnxruntime's; errors as `measure_pair`."""
     _check(threads=1, launches=launches, duration_s=duration_s)
     machine = read_machine()
     job = OverheadJob(
@@ -111,7 +110,7 @@ def measure_rivals(
     duration_s: float = 9.0,
     progress: Progress = ignore_progress,
 ) -> RivalsReport:
-    """Time the student's weights through every installed engine; errors as `measure_pair`."""
+    """Time the student's weights in every installed engine; errors as `measure_pair`."""
     _check(threads=threads, launches=launches, duration_s=duration_s)
     if checkpoint is not None and not checkpoint.is_file():
         raise UsageError(f"--checkpoint {checkpoint}: expected a checkpoint, found no such file; check the path")

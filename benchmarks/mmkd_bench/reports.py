@@ -1,4 +1,4 @@
-"""The report of a run as a file, and its figures on the demo's page."""
+"""Read and write run reports; their figures on the demo's page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def encode_report(report: BenchReport) -> bytes:
 
 
 def decode_report(data: bytes, *, where: str) -> BenchReport:
-    """Return the report in a document; raise UsageError, with the path of the fault, if it is none."""
+    """Parse a report; raise UsageError, with the path of the fault, if it is none."""
     try:
         version = msgspec.json.decode(data, type=_Version).format_version
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -53,12 +53,12 @@ def read_report(path: Path) -> BenchReport:
 
 
 def write_report(path: Path, report: BenchReport) -> None:
-    """Write the report as JSON, all or nothing."""
+    """Write the report atomically as JSON."""
     write_file(path, encode_report(report))
 
 
 def write_samples(path: Path, samples: Arrays) -> None:
-    """Write raw samples as an uncompressed .npz, all or nothing."""
+    """Write raw samples atomically as an uncompressed .npz."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {**samples}
     np.savez(buffer, **arrays)
@@ -66,7 +66,7 @@ def write_samples(path: Path, samples: Arrays) -> None:
 
 
 def demo_benchmark(report: BenchReport) -> DemoBenchmark:
-    """Return the figures of the demo's page; percentiles with too few samples are None."""
+    """Return figures of the demo's page; percentiles with too few samples are None."""
     result, machine = report.result, report.machine
     p50, p90, p99 = (
         None if (value_us := result.latency.value_us(quantile)) is None else value_us / 1e3

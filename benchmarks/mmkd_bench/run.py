@@ -1,4 +1,4 @@
-"""Several launches of one configuration, joined into a report; percentiles are of all their samples."""
+"""Launches of one configuration, joined into a report; percentiles are of all samples."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def measure_bundle(
     idle_s: float = IDLE_S,
     progress: Progress = ignore_progress,
 ) -> BenchmarkRun:
-    """Measure a bundle on this machine; without a deadline a rate has that of its period.
+    """Measure a bundle on this machine; a rate's default deadline is its period.
 
-    A power sensor watches the idle machine for `idle_s` before the first launch.
+    A power sensor watches the idle machine for `idle_s` first.
 
     Raises:
         MmkdError: the settings make no sense, or the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a `BenchmarkRun` where something was measured.
+        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a `BenchmarkRun` if something was measured.
     """
     check_settings(settings)
     if settings.rate_hz is not None and settings.deadline_ms is None:
@@ -141,7 +141,7 @@ def _launch_with_power(
 
 
 def check_settings(settings: Settings) -> None:
-    """Raise UsageError if settings make no sense."""
+    """Raise UsageError for settings that make no sense."""
     counts = [
         ("launches", settings.launches, MAX_LAUNCHES),
         ("clients", settings.clients, _MAX_CLIENTS),
@@ -168,7 +168,7 @@ def check_settings(settings: Settings) -> None:
 def join_launches(
     launches: Sequence[ProcessStart], samples: Sequence[Arrays], deadline_ms: float | None, *, gpu_note: str = ""
 ) -> Result:
-    """Return the figures of all launches."""
+    """Return figures over all launches."""
     together = joined(samples)
 
     def median(name: str) -> float:
@@ -205,7 +205,7 @@ def join_launches(
 
 
 def histogram(latency_ns: NDArray[np.int64]) -> LatencyHistogram:
-    """Return the distribution of samples (N,) in bins that grow by one factor."""
+    """Return a distribution of samples (N,) in geometric bins."""
     low_ns = max(1.0, float(latency_ns.min()))
     high_ns = max(float(latency_ns.max()), 1.001 * low_ns)
     edges_ns = np.geomspace(low_ns, high_ns, _HISTOGRAM_BINS + 1)
@@ -215,7 +215,7 @@ def histogram(latency_ns: NDArray[np.int64]) -> LatencyHistogram:
 
 
 def joined(samples: Sequence[Arrays]) -> Arrays:
-    """Join the samples of all launches, with the number of each one's launch under `launch`."""
+    """Join samples of all launches, with launch numbers under `launch`."""
     numbers = [np.full(len(arrays["latency_ns"]), number, dtype=np.int64) for number, arrays in enumerate(samples)]
     return {
         "launch": np.concatenate(numbers),
@@ -224,7 +224,7 @@ def joined(samples: Sequence[Arrays]) -> Arrays:
 
 
 def judge_stability(launches: Sequence[ProcessStart], machine: MachineFacts) -> Stability:
-    """Decide whether thirds of launches, and launches among themselves, agree within 10 %."""
+    """Decide whether thirds of launches, and launches themselves, agree within 10 %."""
     findings = []
     for number, launch in enumerate(launches, start=1):
         if not launch.warm_up.stable:

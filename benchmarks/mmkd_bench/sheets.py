@@ -1,4 +1,4 @@
-"""Reports on a terminal: a heading, tables and sentences for each kind of report."""
+"""Reports on a terminal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A report for people, from top to bottom; `style` is of the heading."""
+    """A report for people; `style` is of the heading."""
 
     heading: str
     parts: Sequence[Table | Text]
@@ -68,7 +68,7 @@ def show(sheet: Sheet) -> None:
 
 
 def render_sheet(sheet: Sheet) -> RenderableType:
-    """Return a sheet as rich shows it."""
+    """Return a sheet for rich."""
     drawn: list[RenderableType] = [Text(sheet.heading, style=sheet.style)]
     is_below_table = False
     for part in sheet.parts:
@@ -98,7 +98,7 @@ def _rich_table(table: Table) -> RichTable:
 
 
 def make_sheet(report: AnyReport) -> Sheet:
-    """Return the sheet of a report."""
+    """Return a report's sheet."""
     match report:
         case BenchReport():
             return _run(report)
@@ -265,7 +265,7 @@ def _pause_lines(report: CapacityReport) -> Iterator[str]:
 
 
 def profile_sheet(profile: ExecutionProfile) -> Sheet:
-    """Show every config of each student, the one that `open` takes first, and the rejected ones."""
+    """Return every config of each student, the first choice of `open` first, and rejected ones."""
     parts: list[Table | Text] = []
     for model in dict.fromkeys(trial.model for trial in profile.trials):
         trials = [trial for trial in profile.trials if trial.model == model]

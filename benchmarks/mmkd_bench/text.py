@@ -1,4 +1,4 @@
-"""Reports in words: figures with their units, and sentences."""
+"""Figures with units, and sentences."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def significant(value: float) -> str:
 
 
 def size_text(size_bytes: float) -> str:
-    """Write a number of bytes."""
+    """Write a byte count."""
     return f"{significant(size_bytes / 1e3)} kB" if size_bytes < 1e6 else f"{significant(size_bytes / 1e6)} MB"
 
 
@@ -56,7 +56,7 @@ def percentile_text(entry: Percentile, count: int) -> str:
 
 
 def subject_text(report: BenchReport) -> str:
-    """Write what was measured, in one line."""
+    """Write what was measured."""
     how, subject = report.configuration, report.subject
     parts = [subject.bundle, subject.modality, how.precision, how.backend, plural(how.threads, "thread")]
     if how.clients > 1:
@@ -99,7 +99,7 @@ def _clocks_text(clocks: Clocks) -> str:
 
 
 def duration_lines(report: BenchReport) -> list[str]:
-    """Return advice on the duration if some percentiles lack samples."""
+    """Return advice on the duration if percentiles lack samples."""
     latency, duration_s = report.result.latency, report.configuration.duration_s
     missing = [entry for entry in latency.percentiles if entry.value_us is None]
     if not missing or not report.complete:
@@ -109,7 +109,7 @@ def duration_lines(report: BenchReport) -> list[str]:
 
 
 def stability_lines(report: BenchReport) -> list[str]:
-    """Write whether the figures were steady, and what disturbed them."""
+    """Write steadiness and disturbances."""
     stability = report.stability
     lines = [f"unstable: {finding}" for finding in stability.findings] or ["stable: all parts agree within 10 %"]
     lines += [f"at the same time: {sentence}" for sentence in stability.disturbances]
@@ -119,7 +119,7 @@ def stability_lines(report: BenchReport) -> list[str]:
 
 
 def fact_rows(report: BenchReport) -> Iterator[tuple[str, str]]:
-    """Yield figures other than latency, by name."""
+    """Yield figures other than latency."""
     result, subject, energy, how = report.result, report.subject, report.energy, report.configuration
     yield "load", duration_text(1e3 * result.load_ms)
     yield "first call", duration_text(1e3 * result.first_call_ms)
@@ -161,7 +161,7 @@ def _median_and_tail(summary: LatencySummary) -> str:
 
 
 def carried_text(report: CapacityReport) -> str:
-    """Write the answer of capacity."""
+    """Write the capacity."""
     if report.settled:
         return plural(report.streams, "stream") if report.streams else "not carried"
     end = f"the budget of {report.budget_s:g} s was over"

@@ -1,4 +1,4 @@
-"""The configs that are tried for a bundle on this machine."""
+"""Configs to try for a bundle on this machine."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ def tune_bundle(
     owns_cores: bool = False,
     progress: Progress = ignore_progress,
 ) -> ExecutionProfile:
-    """Measure every config for the students of a bundle on this machine. Writes nothing.
+    """Measure every config for a bundle's students. Writes nothing.
 
-    Raises:
-        MmkdError: a setting makes no sense, the bundle cannot be opened, or no config runs a student.
+    Raises MmkdError for a wrong setting, a bundle that cannot be opened, or a student without a config.
     """
     if not 0 < duration_s <= 3600:
         raise UsageError(f"duration-s: expected seconds above 0 and up to 3600, got {duration_s:g}")
@@ -72,7 +71,7 @@ def tune_bundle(
 
 
 def configs_for(entry: ModelEntry, threads: Sequence[int] | None, *, owns_cores: bool = False) -> Iterator[Config]:
-    """Yield every config for a student with the installed backends; the first is the reference.
+    """Yield a student's configs with the installed backends; the first is the reference.
 
     Without `threads` 1, 2, 4 and 8 are tried, up to the usable cores.
     """

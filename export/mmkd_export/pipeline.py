@@ -1,6 +1,6 @@
-"""One export, from the plan to the verified bundle and its engines.
+"""One export, from the plan to the verified bundle and engines.
 
-Everything is in memory until the bundle is written: a failed or killed export leaves the earlier bundle alone.
+Everything stays in memory until the bundle is written, so a failure leaves an earlier bundle intact.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Made:
 
 
 def export_stages(resolved: ResolvedPlan) -> tuple[str, ...]:
-    """Return the names of the stages of a plan, in order."""
+    """Return a plan's stages in order."""
     targets = resolved.targets
     building = tuple(target.stage for target in targets if target.build or target.write)
     if resolved.plan.from_bundle:
@@ -86,8 +86,6 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
     Raises:
         UsageError: a path or an option does not fit, or there are no real windows.
         UnavailableError: a library is missing. If only an engine cannot be built here, the bundle is written.
-        ArtifactError: the checkpoint or bundle cannot be used.
-        GateError: an artifact does not answer as the checkpoint does.
     """
     resolved = check_plan(plan)
     names = export_stages(resolved)

@@ -122,17 +122,17 @@ class ExportPlan:
 
     @property
     def lower_precisions(self) -> tuple[PrecisionChoice, ...]:
-        """Requested precisions except fp32."""
+        """Precisions except fp32."""
         return tuple(precision for precision in self.precisions if precision != "fp32")
 
 
 def export_plan(source: Path, *, output: Path | None = None, calibration: Path | None = None) -> ExportPlan:
-    """Plan the fp32 bundle; without `output` it takes the checkpoint's name, or replaces the bundle."""
+    """Plan the fp32 bundle; `output` defaults to the checkpoint's name, or replaces the bundle."""
     return ExportPlan(source=source, output=output or source.with_suffix(BUNDLE_SUFFIX), calibration=calibration)
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a file begins as a bundle."""
+    """Whether a file starts like a bundle."""
     try:
         descriptor = open_file(path, expected="a bundle")
     except UsageError:
@@ -145,7 +145,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def only_student(bundle: Bundle) -> ModelEntry:
-    """Return the student of a bundle; raise UsageError if it has several."""
+    """Return the only student; raise UsageError if there are several."""
     entry, *others = bundle.manifest.models
     if others:
         raise UsageError(
@@ -156,7 +156,7 @@ def only_student(bundle: Bundle) -> ModelEntry:
 
 
 def read_report(bundle: Bundle) -> ExportReport:
-    """Read a bundle's `report.json`; raise BundleError if another version wrote it."""
+    """Read `report.json`; raise BundleError for another version."""
     try:
         return decode_report(bundle.read(REPORT_FILE))
     except DocumentError as error:

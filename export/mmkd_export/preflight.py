@@ -1,4 +1,4 @@
-"""Checks of a plan before minutes are spent, reported together."""
+"""Quick checks of a plan, reported together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOR_CHECKPOINT = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
 
 
 def check_plan(plan: ExportPlan) -> ResolvedPlan:
-    """Resolve a plan; raise UsageError with every problem, or UnavailableError if a library alone is missing."""
+    """Resolve a plan; raise UsageError with every problem, or UnavailableError if only a library is missing."""
     problems = list(_problems(plan))
     if len(problems) == 1:
         raise problems[0]

@@ -1,4 +1,4 @@
-"""A student between its checkpoint and its bundle."""
+"""A student between checkpoint and bundle."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class ProvenStudent:
     """A student with its proven fp32 graph.
 
     Attributes:
-        entry: the manifest's, without artifacts, golden windows and statistics.
+        entry: without artifacts, golden windows and statistics.
         others: fp32 artifacts of other formats.
         steps: step graphs of a causal student.
         golden: golden windows, if not those of the proof set.
-        range_rule: origin of the range of values, if not the dataset.
+        range_rule: origin of the value range, if not the dataset.
     """
 
     source: Path
@@ -77,13 +77,13 @@ class ProvenStudent:
 
     @property
     def model_id(self) -> str:
-        """Name of the bundle: dataset, modality, size, and the start of the checkpoint's hash."""
+        """Dataset, modality, size, and start of the checkpoint's hash."""
         facts = self.facts
         return f"{facts.dataset}-{facts.modality}-{facts.preset}-{facts.checkpoint_sha256[:8]}"
 
 
 def gate_rule(facts: StudentFacts, task: TaskSpec, plan: ExportPlan) -> GateRule:
-    """Return a plan's gate for lower precision."""
+    """Return the gate for lower precision."""
     return GateRule(
         metric=check_metric(facts.metric, task),
         max_drop_points=plan.max_drop_points,
@@ -94,9 +94,7 @@ def gate_rule(facts: StudentFacts, task: TaskSpec, plan: ExportPlan) -> GateRule
 def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, str | None]:
     """Read the student, its windows (named, carried or synthetic), and the origin of its range.
 
-    Raises:
-        CheckpointError: the checkpoint cannot be used.
-        UsageError: lower precision is requested without recorded windows, or what the plan names does not fit.
+    Raises CheckpointError, or UsageError if the plan does not fit or lower precision lacks recorded windows.
     """
     from mmkd_models.training.checkpoint import read_student
 
@@ -114,7 +112,7 @@ def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, s
 
 
 def choose_temperature(checkpoint: StudentCheckpoint, real: RealWindows) -> float:
-    """Fit the temperature on the calibrating windows; 1 unless it helps the judging ones."""
+    """Fit the temperature on calibrating windows; 1 unless it helps judging ones."""
     rows = np.flatnonzero(real.labels >= 0) if checkpoint.task.kind == "classification" else ()
     if len(rows) == 0:
         return 1.0
@@ -123,9 +121,9 @@ def choose_temperature(checkpoint: StudentCheckpoint, real: RealWindows) -> floa
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Fit T of softmax(logits / T) by log loss, from 0.05 to 20, to labels (N,), -1 = unknown.
+    """Fit T of softmax(logits / T) in [0.05, 20] by log loss to labels (N,), -1 = unknown.
 
-    The loss is convex in 1 / T, so the nearest end is best if the minimum lies outside.
+    The loss is convex in 1 / T: if the minimum lies outside, the nearest end is best.
     """
     labelled = np.flatnonzero(labels >= 0)
     if len(labelled) < MIN_WINDOWS:
@@ -157,11 +155,9 @@ def prove_student(
     temperature: float,
     range_rule: str | None,
 ) -> ProvenStudent:
-    """Compare a checkpoint's fp32 graph of this temperature with torch.
+    """Compare a checkpoint's fp32 graph with torch.
 
-    Raises:
-        UsageError: the windows that judge do not fit.
-        GateError: the graph does not answer as the checkpoint does.
+    Raises UsageError if judging windows do not fit, GateError if answers differ.
     """
 
     def answer(windows: NDArray[Any]) -> NetworkAnswers:

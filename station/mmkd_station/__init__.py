@@ -1,1 +1,1 @@
-"""Runs a predictor on live sensors: `mmkd-run` reads a plant's protocols and sends results where people read them."""
+"""`mmkd-run`: run a predictor on live sensors and send results on."""

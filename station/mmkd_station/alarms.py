@@ -1,7 +1,4 @@
-"""Turn results into alarm episodes: begun by enough of the last results, ended by some in a row without the label.
-
-Results without an answer (`invalid`, `stale`, `warming_up`) and `unknown` ones are ignored.
-"""
+"""Alarm episodes from results, without those that lack an answer or are `unknown`."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ class AlarmRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         confirm: `3/5` raises an alarm when three of the last five results have the label.
         release: results in a row without the label that end the episode.
-        cooldown_s: minimum time to the next episode of the label, on the clock of the samples.
+        cooldown_s: minimum time to the label's next episode, on the samples' clock.
     """
 
     label: str
@@ -41,13 +38,13 @@ class AlarmRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def votes(self) -> tuple[int, int]:
-        """Both numbers of `confirm`; (0, 0) if it is malformed."""
+        """Numbers of `confirm`; (0, 0) if malformed."""
         match = _CONFIRM.fullmatch(self.confirm)
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def check_rules(rules: Sequence[AlarmRule], task: TaskSpec) -> None:
-    """Raise UsageError for rules that no result of a student can meet."""
+    """Raise UsageError for rules that no result can meet."""
     for rule in rules:
         for text in rule_problems(rule):
             raise UsageError(f"--alarm {rule.label}: {text}")
@@ -64,7 +61,7 @@ def check_rules(rules: Sequence[AlarmRule], task: TaskSpec) -> None:
 
 
 def rule_problems(rule: AlarmRule) -> Iterator[str]:
-    """Yield one message for each invalid value of a rule."""
+    """Yield a message per invalid value."""
     most, of = rule.votes
     if not 1 <= most <= of <= _MAX_CONFIRM:
         yield f"confirm: expected N/M with 1 <= N <= M <= {_MAX_CONFIRM}, got {rule.confirm!r}; for instance 3/5"
@@ -77,7 +74,7 @@ def rule_problems(rule: AlarmRule) -> Iterator[str]:
 
 
 class EpisodeState:
-    """The state of one rule: when its open episode began, its windows with the label, and their highest probability."""
+    """State of one rule: begin of the open episode, its windows with the label, and their highest probability."""
 
     def __init__(self, rule: AlarmRule) -> None:
         self.rule = rule
@@ -92,7 +89,7 @@ class EpisodeState:
         self.probability = 0.0
 
     def resume(self, alarm: AlarmRecord) -> None:
-        """Continue from the last alarm of an earlier run."""
+        """Continue from an earlier run's last alarm."""
         self.episode = alarm.episode
         self._last_s = alarm.decided_s if alarm.time_s is None else alarm.time_s
         if alarm.event == "cleared":
@@ -102,7 +99,7 @@ class EpisodeState:
         self.windows, self.probability = alarm.windows, alarm.probability
 
     def vote(self, has_label: bool, probability: float, moment_s: float) -> Literal["raised", "cleared"] | None:
-        """Count a result; return the event that it causes."""
+        """Count a result and return its event."""
         if moment_s < self._last_s:  # the clock of the samples was set, so the cooldown is over
             self._quiet_until_s = -math.inf
         self._last_s = moment_s
@@ -129,7 +126,7 @@ class EpisodeState:
 
 
 class Episodes:
-    """Turns the results of one station into alarms. `last` is the last alarm of each label in earlier runs."""
+    """Alarms of one station. `last` has each label's last alarm in earlier runs."""
 
     def __init__(self, rules: Sequence[AlarmRule], task: TaskSpec, *, last: Sequence[AlarmRecord] = ()) -> None:
         check_rules(rules, task)
@@ -139,7 +136,7 @@ class Episodes:
         self._count = max((alarm.episode for alarm in last), default=0)
 
     def resume(self) -> list[AlarmRecord]:
-        """Continue the open episodes of earlier runs; clear those whose label has no rule."""
+        """Continue open episodes of earlier runs; clear those without a rule."""
         resumed = []
         for alarm in self._last:
             if alarm.label in self._states:
@@ -149,7 +146,7 @@ class Episodes:
         return resumed
 
     def see(self, result: ResultRecord) -> list[AlarmRecord]:
-        """Return the alarms that a result raises or clears, with the result's number."""
+        """Return the alarms that a result raises or clears."""
         if result.index < 0 or result.status in ABSTAINING:
             return []
         alarms = []
@@ -180,7 +177,7 @@ class Episodes:
 
 
 def resumed_alarm(alarm: AlarmRecord, *, is_followed: bool) -> AlarmRecord:
-    """Return the alarm that reports an episode from an earlier run; the station numbers it."""
+    """Return the alarm of an earlier run's episode, not yet numbered."""
     return msgspec.structs.replace(
         alarm,
         event="continued" if is_followed else "cleared",

@@ -1,6 +1,6 @@
-"""Keep the last minutes of a station for its page, in bounded memory.
+"""The last minutes of a station for its page, in bounded memory.
 
-Samples are reduced to bins with their lowest and highest value, so that a page costs the same at any rate.
+Samples are reduced to the extremes of bins, so that a page costs the same at any rate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STEPS_BACK = 5
 
 
 class _Bin(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A tenth of a second of a signal: lowest and highest value per channel, NaN if all samples are missing."""
+    """A tenth of a second of a signal: extremes per channel, NaN if all samples are missing."""
 
     number: int
     time_s: float
@@ -34,8 +34,6 @@ class _Bin(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class _Signal:
-    """The last minute of one sensor."""
-
     def __init__(self) -> None:
         self._bins: deque[_Bin] = deque(maxlen=_BINS)
         self._behind = 0
@@ -68,13 +66,13 @@ class _Signal:
         self._bins.append(_Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist())))
 
     def after(self, number: int) -> tuple[_Bin, ...]:
-        """Return bins from a number on, since the last one grows; all of them after a jump in time."""
+        """Return bins from a number on, since the last one grows; all after a jump in time."""
         restarted = bool(self._bins) and self._bins[-1].number < number
         return tuple(known for known in self._bins if restarted or known.number >= number)
 
 
 class _Episode(msgspec.Struct, frozen=True, kw_only=True):
-    """An episode as the operator sees it: its last alarm, its begin and end (UTC), and the operator's answers."""
+    """An episode for the operator: its last alarm, begin and end (UTC), and answers."""
 
     alarm: AlarmRecord
     raised_s: float
@@ -84,7 +82,7 @@ class _Episode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BoardNews(msgspec.Struct, frozen=True, kw_only=True):
-    """New bins and results; all recent episodes and states, newest first."""
+    """New bins and results; recent episodes and states, newest first."""
 
     bins: tuple[_Bin, ...]
     results: tuple[ResultRecord, ...]
@@ -105,12 +103,12 @@ class Board:
         self._lock = threading.Lock()
 
     def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32], *, sensor: int) -> None:
-        """Add samples of a sensor: (n,) seconds and float32 (n, C); for video the mean brightness of channels."""
+        """Add (n,) seconds and float32 (n, C) of a sensor; for video the mean brightness of channels."""
         with self._lock:
             self._signals[sensor].samples(times, rows)
 
     def record(self, record: Record) -> None:
-        """Add a record of the station."""
+        """Add a record."""
         with self._lock:
             match record:
                 case ResultRecord():
@@ -134,7 +132,7 @@ class Board:
                 )
 
     def alarm(self, number: int) -> AlarmRecord | None:
-        """Return the last alarm of an episode that is not acknowledged yet, if any."""
+        """Return an unacknowledged episode's last alarm, if any."""
         with self._lock:
             waiting = [episode.alarm for episode in self._episodes if not episode.acknowledged]
         return next((alarm for alarm in waiting if alarm.episode == number), None)
@@ -145,12 +143,12 @@ class Board:
             return self._results[-1] if self._results else None
 
     def unacknowledged(self) -> int:
-        """Return the number of episodes that nobody acknowledged."""
+        """Return the number of unacknowledged episodes."""
         with self._lock:
             return sum(not episode.acknowledged for episode in self._episodes)
 
     def news(self, *, sensor: int, after_bin: int, after_result: int) -> BoardNews:
-        """Return bins of a sensor and results after these numbers; the last bin is returned again."""
+        """Return a sensor's bins and results after these numbers; the last bin again."""
         with self._lock:
             return BoardNews(
                 bins=self._signals[sensor].after(after_bin),

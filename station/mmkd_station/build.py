@@ -1,4 +1,4 @@
-"""Open everything that a `RunSpec` names and build a service from it."""
+"""Build a service from a `RunSpec`."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _OPENING = ("bundle", "backend", "precision", "threads", "reference", "error_lev
 
 @contextlib.contextmanager
 def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False) -> Iterator[Service]:
-    """Open what a checked run needs and yield its service; close everything at the end. Raises MmkdError.
+    """Open what a checked run needs, yield its service, and close everything. Raises MmkdError.
 
-    `load_recordings` returns the recordings of a dataset; with `has_page` stations keep what a page shows.
+    `load_recordings` returns the recordings of a dataset; with `has_page` stations store what a page shows.
     """
     with contextlib.ExitStack() as opened:
         builder = _Builder(spec, load_recordings, has_page=has_page, opened=opened)
@@ -50,14 +50,12 @@ def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False
 
 
 def open_outlet(text: str, store: Store | None, *, name: str) -> Outlet:
-    """Open a sink. The store identifies it by a hash of its text, which may contain a secret."""
+    """Open a sink; the store identifies it by a hash, since its text may contain a secret."""
     key = f"{shown_names([text])[text]} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return Outlet(name, open_sink(text), store=store, key=key)
 
 
 class _Builder:
-    """Opens what a run needs; `opened` closes it."""
-
     def __init__(self, run: RunSpec, load: Load, *, has_page: bool, opened: contextlib.ExitStack) -> None:
         self._run = run
         self._load = load
@@ -81,7 +79,7 @@ class _Builder:
             opened.callback(self.outlets[text].close, drain_s=0.0)
 
     def clear_orphans(self) -> None:
-        """Clear the episodes that an earlier run left open in stations that this run does not have."""
+        """Clear open episodes of stations that no longer exist."""
         names, boot = [station.name for station in self._run.stations], secrets.token_hex(8)
         for number, alarm in enumerate([] if self._store is None else self._store.last_alarms(), start=1):
             if self._store is not None and alarm.event != "cleared" and alarm.station not in names:

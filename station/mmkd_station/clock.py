@@ -1,4 +1,4 @@
-"""Time samples, detect silent sources, and check whether times are plausible."""
+"""Times of samples: assignment, plausibility, silent sources."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ _ROUNDING = 0.25
 
 
 class SensorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How samples of a sensor become results; the other attributes are those of `EdgePredictor.stream`.
+    """How samples become results; other attributes are those of `EdgePredictor.stream`.
 
     Attributes:
         hop: None is a second, or a window if that is shorter.
         stale_s: results are stale if the newest sample is older.
-        silence_s: a live source is silent after this time without samples; None derives it from recent intervals.
+        silence_s: time without samples that makes a live source silent; None derives it from recent intervals.
     """
 
     modality: str | None = None
@@ -63,10 +63,10 @@ class SensorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class TimeWatch:
-    """Compares the times of a live source's samples with their arrival.
+    """Compares a live source's times with their arrival.
 
     A delivery is refused if its times run ahead of their arrival, go back, or stand still. A clock that was set is
-    trusted again once its times have kept pace with their arrival for `limit_s`.
+    trusted again after its times keep pace with their arrival for `limit_s`.
 
     Args:
         limit_s: how far times may run ahead of UTC, or of their pace so far without UTC.
@@ -86,7 +86,7 @@ class TimeWatch:
     def accept(
         self, times: NDArray[np.float64], *, arrived_s: float, utc_s: float, still_s: float, waited: bool
     ) -> bool:
-        """Return whether the times (n,) of a delivery can be trusted.
+        """Return whether a delivery's times (n,) can be trusted.
 
         Args:
             utc_s: `arrived_s` (monotonic) in UTC; NaN if the times are not UTC.
@@ -123,7 +123,7 @@ class TimeWatch:
         return True
 
     def _keeps_pace(self, time_s: float, arrived_s: float) -> bool:
-        """Return whether refused times have kept pace with their arrival long enough to be a new time line."""
+        """Return whether refused times have kept pace long enough to be trusted again."""
         if self._other_line is not None:
             elapsed_s = arrived_s - self._other_line[1]
             if abs(time_s - self._other_line[0] - elapsed_s) <= 0.5 * self._limit_s:
@@ -137,16 +137,16 @@ class TimeWatch:
 
     @property
     def fault(self) -> _TimeFault | None:
-        """The last fault, until `limit_s` have passed without one."""
+        """The last fault, for `limit_s`."""
         if self._fault is None or (not self.reason and time.monotonic() - self._fault[1] > self._limit_s):
             return None
         return self._fault[0]
 
 
 class SampleClock:
-    """Assigns every sample of a sensor a time in seconds; recorded samples without times count from 0.
+    """Times of a sensor's samples in seconds; recorded samples without times count from 0.
 
-    `silence_s` None is three times the longest of the recent intervals between deliveries, at least a second.
+    `silence_s` None is three times the longest recent interval between deliveries, at least a second.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class SampleClock:
         self._is_source_time = False
 
     def sample_times(self, delivery: Delivery) -> NDArray[np.float64] | None:
-        """Return the time of each sample (n,); None if the times cannot be trusted."""
+        """Return times (n,); None if they cannot be trusted."""
         self._is_source_time = self._time_from == "source" and delivery.times is not None
         times = delivery.times if self._is_source_time and delivery.times is not None else self._counted(delivery)
         if self._live:
@@ -215,7 +215,7 @@ class SampleClock:
         return steps + first_s
 
     def now_s(self) -> float | None:
-        """Return the current time on the clock of the samples; None before the first, and if the source is not live."""
+        """Return the current time on the samples' clock; None before the first, and if the source is not live."""
         if not self._live or self.watch.newest is None:
             return None
         if not self._is_source_time:
@@ -232,9 +232,9 @@ class SampleClock:
         return max([_SILENT_FROM_S, *(_SILENT_TIMES * interval_s for interval_s in self._intervals)])
 
     def missing_times(self, monotonic_s: float) -> NDArray[np.float64]:
-        """Return, once each, the times (n,) at which a silent live source should have given samples.
+        """Return, once each, times (n,) of samples that a silent live source owes.
 
-        They stop as far before now as a source may be silent, so that delayed samples still find their place.
+        They lag behind now by the allowed silence, so that delayed samples still find their place.
         """
         if not self._live or self._last_s is None or self.watch.newest is None:
             return np.empty(0)
@@ -250,6 +250,6 @@ class SampleClock:
         return times
 
     def silent_s(self) -> float:
-        """Return the age of the newest sample on the clock of the samples."""
+        """Return the newest sample's age on the samples' clock."""
         now_s = self.now_s()
         return 0.0 if now_s is None or self.watch.newest is None else now_s - self.watch.newest[0]

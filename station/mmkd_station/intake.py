@@ -1,4 +1,4 @@
-"""Queue samples between the threads that read sources and the thread that answers."""
+"""Queue from the threads that read sources to the thread that answers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _WAKE_S = 0.1
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
-    """Samples that a source gave together.
+    """Samples that arrived together.
 
     Attributes:
-        rows: float32 (n, C) in the modality's unit, NaN = missing; video is uint8 (n, H, W, C).
+        rows: float32 (n, C) in the modality's unit, NaN = missing; video uint8 (n, H, W, C).
         times: float64 (n,) seconds on the source's clock, or None.
-        arrived_s: moment of `time.monotonic()`.
-        sensor: number of the station's sensor.
-        waited: they waited for their reader, as lines of a file do, so their arrival is not their time.
+        arrived_s: `time.monotonic()`.
+        sensor: its number in the station.
+        waited: the samples waited to be read, as lines of a file do, so their arrival is not their time.
     """
 
     rows: NDArray[Any]
@@ -35,7 +35,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
 
 class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One recording to replay: rows float32 (n, C) in the modality's unit; the other fields are empty if unknown."""
+    """A recording to replay: rows float32 (n, C) in the modality's unit; unknown fields are empty."""
 
     rows: NDArray[np.float32]
     name: str
@@ -45,7 +45,7 @@ class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters of an intake; `garbage` are messages and lines that were not samples."""
+    """Counters; `garbage` counts messages and lines that were not samples."""
 
     deliveries: int
     samples: int
@@ -56,7 +56,7 @@ class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intake:
-    """A bounded queue of deliveries, for several threads that put and one that takes; `stop` ends the sources."""
+    """A bounded queue of deliveries, many producers, one consumer; `stop` ends the sources."""
 
     def __init__(self, *, most: int, on_full: OnFull) -> None:
         self.stop = threading.Event()
@@ -89,7 +89,7 @@ class Intake:
             self._changed.notify_all()
 
     def take(self, *, timeout_s: float) -> Delivery | None:
-        """Return the oldest delivery; None after `timeout_s` without one."""
+        """Return the oldest delivery; None after `timeout_s`."""
         until_s = time.monotonic() + timeout_s
         with self._changed:
             while not self._waiting:
@@ -107,36 +107,36 @@ class Intake:
         return delivery
 
     def awaits(self, sensor: int) -> bool:
-        """Return whether a delivery of this sensor was not taken yet."""
+        """Return whether a delivery of this sensor waits."""
         with self._changed:
             return self._coming[sensor] > 0
 
     def end(self) -> None:
-        """Accept nothing from now on; what waits can still be taken."""
+        """Accept nothing more; waiting deliveries can still be taken."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing waits and nothing will come."""
+        """Whether the queue is empty and closed."""
         with self._changed:
             return self._ended and not self._waiting
 
     def garbage(self, reason: str) -> None:
-        """Count a message or line that is no sample."""
+        """Count a message or line that is not a sample."""
         with self._changed:
             self._counts["garbage"] += 1
             self.last_garbage = reason
 
     def connection(self, connected: bool, reason: str) -> None:
-        """Note that a source connected, or was lost."""
+        """Note that a source connected or was lost."""
         with self._changed:
             self._counts["connects"] += connected
             self._notes.append((connected, reason))
 
     def notes(self) -> list[tuple[bool, str]]:
-        """Return the arguments of `connection` since the last call."""
+        """Return arguments of `connection` since the last call."""
         with self._changed:
             notes = list(self._notes)
             self._notes.clear()

@@ -1,4 +1,4 @@
-"""Pass records to a sink in a thread, so that a sink that hangs delays nothing else.
+"""Pass records to a sink in a thread, so that a hanging sink delays nothing else.
 
 While a sink fails, records wait in memory (and on disk with a store), and are offered again in order.
 """
@@ -25,7 +25,7 @@ DRAIN_S = 5.0
 
 
 class OutletFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters of a sink: `waiting` includes records on disk; `fault` is the last error, empty while it works."""
+    """Counters; `waiting` includes records on disk; `fault` is the last error, empty while it works."""
 
     sink: str
     written: int
@@ -39,7 +39,7 @@ class Outlet:
     """Writes records to one sink in a thread, and closes it. Thread-safe.
 
     Args:
-        store: keeps records on disk that the sink does not take at once; not closed here.
+        store: saves records that the sink does not take at once; not closed here.
         key: name of the sink in the store.
         most: records in memory; more go to the store, or the oldest is dropped.
     """
@@ -68,7 +68,7 @@ class Outlet:
         self._thread.start()
 
     def put(self, record: Record) -> None:
-        """Add a record and return at once, except that one in `most` waits for the disk of a store."""
+        """Add a record without waiting; one in `most` waits for a store's disk."""
         self._queue.put(record)
         self._has_news.set()
 
@@ -85,7 +85,7 @@ class Outlet:
             )
 
     def close(self, *, drain_s: float = DRAIN_S) -> None:
-        """Write records for at most `drain_s` seconds and close; the rest stays in the store, or counts as dropped."""
+        """Write records for at most `drain_s` and close; the rest stays in the store, or counts as dropped."""
         self._closing.set()
         self._has_news.set()
         self._thread.join(drain_s)

@@ -1,7 +1,7 @@
-"""Records that a station writes: results, alarms and states, each one JSON object.
+"""Records of a station: results, alarms and states, each a JSON object.
 
-`kind` is the type of a record; readers ignore unknown kinds. Times are seconds: `time_s` on the clock of the samples,
-`decided_s` in UTC on the clock of this machine. `station`, `boot` and `number` identify a record.
+`kind` is the type of a record; readers ignore unknown kinds. Times are seconds: `time_s` on the samples' clock,
+`decided_s` in UTC on this machine's. `station`, `boot` and `number` identify a record.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _PREDICTED = (
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
-    """One prediction of one station; fields that are not listed are those of `Prediction`.
+    """One prediction; unlisted fields are those of `Prediction`.
 
     Attributes:
-        number: counts the records of a station from 1 at each start; a gap means that one was lost.
-        time_s: newest sample of the window; None if samples have no times.
+        number: counts records of a station from 1 at each start; a gap means a lost record.
+        time_s: newest sample of the window; None without times.
         dropped: samples dropped from the full queue since the previous result.
         late: samples left out since then because of their times.
-        boot: random id of the start of the station.
+        boot: random id of the station's start.
     """
 
     station: str
@@ -62,10 +62,10 @@ class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
 
     Attributes:
         event: `continued` is an episode that an earlier run left open; `contradicted` is a false alarm.
-        episode: counts the episodes of a station from 1.
+        episode: counts the station's episodes from 1.
         since_s: `time_s` of the first window with the label.
-        windows: number of windows with the label so far.
-        probability: highest probability of the label so far.
+        windows: windows with the label so far.
+        probability: the label's highest probability so far.
     """
 
     station: str
@@ -106,7 +106,7 @@ def result_record(
     dropped: int = 0,
     late: int = 0,
 ) -> ResultRecord:
-    """Return a prediction as a record."""
+    """Convert a prediction to a record."""
     predicted: dict[str, Any] = {name: getattr(prediction, name) for name in _PREDICTED}
     return ResultRecord(
         **predicted,
@@ -121,11 +121,11 @@ def result_record(
 
 
 def record_line(record: Record) -> bytes:
-    """Return a record as a line of JSON, with its line break."""
+    """Encode a record as a JSON line, with its line break."""
     return msgspec.json.encode(record) + b"\n"
 
 
 def record_from_line(line: bytes) -> Record:
-    """Return the record of a line. Raises msgspec.MsgspecError."""
+    """Decode a record. Raises msgspec.MsgspecError."""
     record: Record = msgspec.json.decode(line, type=Record)
     return record

@@ -1,4 +1,4 @@
-"""One sensor of a station: its source, clock, stream and uncertain windows. Starts no thread."""
+"""A sensor's source, clock, stream and uncertain windows. Starts no thread."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TOGETHER = 1024
 
 
 class StreamTurn(NamedTuple):
-    """Samples (n,) that go into a stream, and the predictions that come out; consume them before the next turn.
+    """Samples (n,) for a stream, and the predictions; consume them before the next turn.
 
-    `levels` float32 (n, C) are to draw: the samples, or the mean brightness of video channels.
+    `levels` float32 (n, C) are to draw: samples, or the mean brightness of video channels.
     """
 
     times: NDArray[np.float64]
@@ -32,9 +32,9 @@ class StreamTurn(NamedTuple):
 
 
 class Sensor:
-    """A source, and its samples on the way to predictions. Used by the thread that answers.
+    """A source whose samples become predictions, in the thread that answers.
 
-    `now_s` is the current time on the clock of the samples; `has_ended` is set once everything is answered.
+    `now_s` is the current time on the samples' clock; `has_ended` is set once everything is answered.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Sensor:
         )
 
     def take(self, delivery: Delivery) -> Iterator[StreamTurn]:
-        """Put a delivery into the stream, a part at a time; leave it out if its times are not plausible."""
+        """Put a delivery into the stream in parts, unless its times are implausible."""
         if self._answered:
             self._before, self._answered = (self._came, self.left_out), False
         self._came += len(delivery.rows)
@@ -91,7 +91,7 @@ class Sensor:
             yield StreamTurn(times[part], levels, map(self._judge, predictions))
 
     def fill_silence(self) -> Iterator[StreamTurn]:
-        """Put missing samples into the stream for the time that the source was silent."""
+        """Fill a silent time with missing samples."""
         times = self._clock.missing_times(time.monotonic())
         now_s = self._clock.now_s()
         if now_s is None or self.has_ended:
@@ -107,18 +107,18 @@ class Sensor:
             yield StreamTurn(times[part], levels, (self._judge(each, silent_s=silent_s) for each in predictions))
 
     def flush(self) -> list[Prediction]:
-        """Return the predictions that are due at the end."""
+        """Return the predictions due at the end."""
         self.now_s = self._clock.now_s() or self.now_s
         return [self._judge(prediction) for prediction in self.stream.flush(now_s=self.now_s)]
 
     @property
     def watch(self) -> TimeWatch:
-        """Checks the times of the samples."""
+        """Check of the sample times."""
         return self._clock.watch
 
     @property
     def left_out(self) -> int:
-        """Number of samples left out because of their times."""
+        """Samples left out because of their times."""
         facts = self.stream.facts
         return facts.late + facts.strays + self.watch.refused
 
@@ -134,7 +134,7 @@ class Sensor:
         self.ring.see(window, prediction, time_s=time_s)
 
     def _judge(self, prediction: Prediction, *, silent_s: float = 0.0) -> Prediction:
-        """Add what is wrong with the times: while no plausible sample comes, a result is stale."""
+        """Add faults of the times: without plausible samples a result is stale."""
         self._answered = True
         reason = self.watch.reason
         if not reason and self._stale_s is not None and silent_s > self._stale_s:
@@ -160,6 +160,6 @@ def _parts(count: int) -> list[slice]:
 
 
 def usual_hop(entry: ModelEntry) -> int:
-    """Return the samples of a second, or of a window if that is shorter; whole steps for causal students."""
+    """Return the samples of a second, or of a shorter window; whole steps for causal students."""
     stride = 1 if entry.streaming is None else entry.streaming.stride
     return max(1, min(round(entry.modality.rate_hz), entry.modality.samples) // stride) * stride

@@ -1,4 +1,4 @@
-"""Start, watch and stop several stations in one process, and reload their bundles. The caller handles signals."""
+"""Run several stations in one process, and reload their bundles. The caller handles signals."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service:
-    """Runs stations until their sources end or it is stopped; closes stations and outlets at the end.
+    """Runs stations until their sources end or it is stopped; closes stations and outlets.
 
-    `predictors` have the path of their bundle; with `watch_bundle` a bundle is reloaded when its file changes.
+    `predictors` have the path of their bundle; with `watch_bundle` a changed bundle is reloaded.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Service:
         return self._swapping is not None and self._swapping.is_alive()
 
     def _start_swap(self, paths: Sequence[Path]) -> None:
-        """Swap bundles in another thread; a bundle that is refused changes nothing."""
+        """Swap bundles in another thread; a refused bundle changes nothing."""
         if paths and not self._is_swapping:
             self._swapping = threading.Thread(target=self._swap, args=(list(paths),), name="swap", daemon=True)
             self._swapping.start()
@@ -123,7 +123,7 @@ class Service:
                     station.report(state, reason)
 
     def _changed(self) -> list[Path]:
-        """Return bundles whose file differs from the one in use, and has not changed since the last look."""
+        """Return bundles whose file differs from the one in use, and is stable since the last look."""
         now = {path: _stamp(path) for path in self._stamps}
         for path, predictor in self._predictors:
             if isinstance(now[path], str) and now[path] == predictor.info().bundle_sha256:
@@ -163,7 +163,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | str | None:
 
 
 def notify(state: str) -> None:
-    """Send `READY=1` or another state to systemd (sd_notify(3)) if it started the program."""
+    """Send a state such as `READY=1` to systemd (sd_notify(3)), if it started the program."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -175,7 +175,7 @@ def notify(state: str) -> None:
 
 
 def _watchdog_s() -> float | None:
-    """Return the seconds after which systemd restarts a silent program; None if it does not watch this one."""
+    """Return systemd's watchdog limit in seconds; None without one."""
     limit_us = os.environ.get("WATCHDOG_USEC", "")
     is_for_this = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return int(limit_us) / 1e6 if limit_us.isdigit() and int(limit_us) > 0 and is_for_this else None

@@ -1,4 +1,4 @@
-"""Describe and check the stations of a run, from a command line or a TOML file."""
+"""Stations of a run, from a command line or a TOML file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_QUEUED = 1_000_000
 
 
 class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One station: a source, a bundle and sinks. `docs/running-live.md` describes every key."""
+    """A source, a bundle and sinks; `docs/running-live.md` describes the keys."""
 
     bundle: str
     source: str | dict[str, str]
@@ -44,7 +44,7 @@ class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All stations of one process. Sizes are limits per sink and per station; None turns a function off."""
+    """All stations of a process. Sizes are per sink and per station; None turns a function off."""
 
     stations: tuple[StationSpec, ...]
     sinks: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def read_run_spec(file: Path) -> RunSpec:
-    """Read and check a TOML file of stations. Raises UsageError that lists every problem."""
+    """Read and check a TOML file of stations. Raises UsageError with every problem."""
     if not file.is_file():
         raise UsageError(f"{file}: expected a bundle or a file of stations (.toml), found no such file; check the path")
     try:
@@ -71,7 +71,7 @@ def read_run_spec(file: Path) -> RunSpec:
 
 
 def check_run(spec: RunSpec, *, where: str = "") -> RunSpec:
-    """Return the spec with a name for every station. Raises UsageError that lists every problem."""
+    """Return the spec with every station named. Raises UsageError with every problem."""
     problems = list(_problems(spec))
     if problems:
         raise UsageError(
@@ -125,7 +125,7 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
 
 
 def size_bytes(text: str, *, option: str) -> int:
-    """Return the bytes of a text such as `200MB`; units (B, kB, MB, GB) are decimal. Raises UsageError."""
+    """Parse a size such as `200MB`; units (B, kB, MB, GB) are decimal. Raises UsageError."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("B", 1)):
         number = text.strip().upper().removesuffix(unit)
         if number != text.strip().upper() and number.strip().replace(".", "", 1).isdigit():

@@ -1,4 +1,4 @@
-"""One station: source -> intake -> clock and stream -> alarms -> outlets, in threads that read and one that answers."""
+"""One station: source -> intake -> clock and stream -> alarms -> outlets; several threads read, one answers."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ _SAME_WORDS_EVERY_S = 3600.0
 
 
 class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters and state of a station.
+    """Counters and state.
 
     Attributes:
         missed: samples filled in as missing while the source was silent.
         untrusted: samples left out because their times ran ahead of their arrival, went back or stood still.
         faults: deliveries that could not be answered.
-        longest_hold_s: longest time that one turn (an answer, or samples without one) delayed the next.
-        latency: from the arrival of samples to their records.
+        longest_hold_s: longest turn (an answer, or samples without one).
+        latency: from arrival of samples to their records.
         adaptation: why a student should be adapted, or empty.
         unlike_training: what to check if most of the last 100 windows were `unknown`, or empty.
     """
@@ -80,7 +80,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Station:
-    """Runs sources through one predictor into outlets. The caller closes the predictor and the outlets."""
+    """Sources, a predictor and outlets. The caller closes the predictor and outlets."""
 
     def __init__(
         self,
@@ -140,27 +140,27 @@ class Station:
 
     @property
     def is_over(self) -> bool:
-        """Whether the sources have ended and all their samples are answered."""
+        """Whether sources have ended and all samples are answered."""
         return not self._answerer.is_alive()
 
     def is_well(self, *, within_s: float) -> bool:
-        """Whether no call has run for `within_s` seconds, and the engine answers or has nothing to answer."""
+        """Whether no call has run for `within_s`, and the engine answers or is idle."""
         since_s = self._busy_since_s
         return self._answers and (since_s is None or time.monotonic() - since_s < within_s)
 
     @property
     def time_faults(self) -> dict[str, str]:
-        """Current faults of the sample times, by modality."""
+        """Current time faults by modality."""
         faults = {sensor.modality.name: sensor.watch.fault for sensor in self._sensors}
         return {name: TIME_FAULTS[fault] for name, fault in faults.items() if fault is not None}
 
     def stop(self) -> None:
-        """Stop reading; samples that wait are still answered."""
+        """Stop reading; waiting samples are still answered."""
         self._intake.stop.set()
         self._intake.end()
 
     def close(self, *, until_s: float | None = None) -> None:
-        """Stop reading, answer samples that wait until `until_s` (monotonic; None is in five seconds), and close."""
+        """Stop reading, answer waiting samples until `until_s` (monotonic; None is in five seconds), and close."""
         self.stop()
         until_s = time.monotonic() + DRAIN_S if until_s is None else until_s
         # A reader must have left its library (a camera's, say) when the process ends.
@@ -172,12 +172,12 @@ class Station:
         self.report("stopped", "answered what waited" if self.is_over else "left samples unanswered: no end in 5 s")
 
     def report(self, state: StationState, reason: str) -> None:
-        """Record a change of the station's state."""
+        """Record a new state."""
         logger.info("%s: %s: %s", self.name, state, reason)
         self._give(StateRecord(station=self.name, decided_s=time.time(), state=state, reason=reason))
 
     def acknowledge(self, alarm: AlarmRecord, *, is_false: bool = False) -> None:
-        """Record that an operator noted an episode; windows of a false alarm are kept for labelling."""
+        """Record that an operator noted an episode; save windows of a false alarm for labelling."""
         event: AlarmEvent = "contradicted" if is_false else "acknowledged"
         self._give(msgspec.structs.replace(alarm, event=event, decided_s=time.time(), reason=""))
         if is_false and alarm.since_s is not None:
@@ -186,7 +186,7 @@ class Station:
                 ring.contradict(alarm.label, since_s=alarm.since_s, until_s=until_s)
 
     def facts(self) -> StationFacts:
-        """Return the current counters and state."""
+        """Return counters and state."""
         rings = [ring.facts() for ring in self._rings()]
         with self._lock:
             return StationFacts(
@@ -211,7 +211,7 @@ class Station:
         return [sensor.ring for sensor in self._sensors if sensor.ring is not None]
 
     def check(self) -> None:
-        """Log if windows are unlike the training data; report once that a student should be adapted."""
+        """Log windows unlike the training data; report once that a student should be adapted."""
         unlike_training = self.facts().unlike_training
         if unlike_training:
             self._log_seldom(unlike_training, kind="unlike training")
@@ -253,7 +253,7 @@ class Station:
     # ---- the thread that answers
 
     def _answer(self) -> None:
-        """Work in turns of one answer, or of a few samples without one, so that no sensor waits long for another."""
+        """Take turns of one answer, or of a few samples without one, so that no sensor waits long."""
         # A stack: missing samples of silent sensors go before the rest of a delivery.
         work: list[Iterator[None]] = []
         while work or not self._intake.is_over:
@@ -311,7 +311,7 @@ class Station:
                     yield
 
     def _follow(self, number: int, turns: Iterator[StreamTurn], *, is_missing: bool = False) -> Iterator[bool]:
-        """Show turns and record their results one at a time; yield whether it was a result."""
+        """Show turns and record their results one by one; yield whether it was a result."""
         for turn in turns:
             self._missed += len(turn.times) if is_missing else 0
             if self.board is not None and len(turn.times):
@@ -362,7 +362,7 @@ class Station:
             self._give(alarm)
 
     def _give(self, record: Record) -> None:
-        """Number a record, count it, and pass it to the outlets and the board."""
+        """Number and count a record, and pass it on."""
         with self._lock:
             self._number += 1
             record = msgspec.structs.replace(record, number=self._number, boot=self._boot)

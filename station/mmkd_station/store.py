@@ -1,7 +1,7 @@
-"""Keep unsent records, and the last alarm of each label, in one SQLite file.
+"""Unsent records and each label's last alarm, in one SQLite file.
 
-A record may be offered twice but never changes: its station, boot and number identify it. While the disk is not
-writable, records stay in memory.
+A record may be offered twice but never changes: station, boot and number identify it. While the disk is not writable,
+records stay in memory.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ CREATE TABLE IF NOT EXISTS alarms (station TEXT, label TEXT, line BLOB, PRIMARY 
 
 
 class Store:
-    """Records and alarms on disk. Thread-safe. Raises UsageError if the folder cannot be used by this process.
+    """Records and alarms on disk. Thread-safe. Raises UsageError if this process cannot use the folder.
 
     Args:
-        folder: created if it does not exist; locked until `close`.
+        folder: created if needed; locked until `close`.
         most_bytes: limit per sink; beyond it the oldest records are dropped.
     """
 
@@ -76,7 +76,7 @@ class Store:
 
     @contextlib.contextmanager
     def together(self, alarm: AlarmRecord) -> Iterator[None]:
-        """Put an alarm into queues in this block: no sink gets it before it is on disk for all of them."""
+        """Queue an alarm in this block: no sink gets it before it is on disk for all."""
         with self.lock:
             yield
             if alarm.event in ("raised", "continued", "cleared"):
@@ -101,7 +101,7 @@ class Store:
             self._fault = ""
 
     def rows(self, query: str, *values: object) -> list[Any]:
-        """Return the rows of a query; none if the file cannot be read."""
+        """Return a query's rows; none if the file cannot be read."""
         with self.lock:
             try:
                 return [] if self._connection is None else self._connection.execute(query, values).fetchall()
@@ -110,7 +110,7 @@ class Store:
                 return []
 
     def close(self) -> None:
-        """Save what waits and unlock the folder; may be called again."""
+        """Save waiting records and unlock the folder; may be called again."""
         self._closing.set()
         self._thread.join()
         with self.lock:
@@ -162,7 +162,7 @@ class Store:
             self._drop_oldest(connection, queue)
 
     def _drop_oldest(self, connection: sqlite3.Connection, queue: RecordQueue) -> None:
-        """Delete the oldest records of a sink beyond its limit, except those being tried."""
+        """Delete a sink's oldest records beyond its limit, except those being tried."""
         excess_bytes = queue.stored.size_bytes - self._most_bytes
         if excess_bytes <= 0:
             return
@@ -186,7 +186,7 @@ class Store:
 
 
 class _Rows(msgspec.Struct):
-    """Records on disk; `until` is the id of the last one."""
+    """Records on disk; `until` is the last id."""
 
     count: int = 0
     size_bytes: int = 0
@@ -195,16 +195,15 @@ class _Rows(msgspec.Struct):
 
 
 class RecordQueue:
-    """The records that a sink has not taken yet, oldest first: on disk, then in memory. Thread-safe.
+    """Records that a sink has not taken, oldest first: on disk, then in memory. Thread-safe.
 
     Args:
         most: records in memory; more go to the store, or the oldest is dropped.
 
     Attributes:
-        stored: the records on disk.
-        offered: the offered records, if they are on disk.
-        lines: added by the next transaction of the store.
-        sent_until: id of the last record that was sent; `deleted_until` likewise.
+        offered: the offered records, if on disk.
+        lines: added by the store's next transaction.
+        sent_until: id of the last sent record; `deleted_until` likewise.
     """
 
     def __init__(self, sink: str, *, store: Store | None, most: int) -> None:
@@ -229,7 +228,7 @@ class RecordQueue:
                 store.queues.append(self)
 
     def put(self, record: Record) -> None:
-        """Add a record and return at once, except that one in `most` waits for the disk of a store."""
+        """Add a record without waiting; one in `most` waits for a store's disk."""
         self._memory.append(record)
         if len(self._memory) > self._most:
             if self._store is not None:
@@ -243,12 +242,12 @@ class RecordQueue:
                 self.dropped += 1
 
     def waiting(self) -> int:
-        """Return the number of records, including offered ones."""
+        """Return the number of records, offered ones included."""
         with self.lock:
             return len(self._memory) + self.stored.count + (len(self._batch) if self.offered is None else 0)
 
     def offer(self, most: int) -> list[Record]:
-        """Return the oldest records, at most so many."""
+        """Return at most `most` of the oldest records."""
         with self.lock:
             self._batch = self._stored_batch(most)
             if not self._batch:
@@ -273,7 +272,7 @@ class RecordQueue:
         return []
 
     def settle(self) -> None:
-        """Forget the offered records: the sink has them, or refuses them."""
+        """Forget the offered records: the sink has or refuses them."""
         with self.lock:
             if self.offered is not None:
                 self.sent_until = max(self.sent_until, self.offered.until)
@@ -282,12 +281,12 @@ class RecordQueue:
             self._batch, self.offered = [], None
 
     def forget(self, rows: _Rows) -> None:
-        """Subtract records that are deleted from the disk."""
+        """Subtract records deleted from disk."""
         self.stored.count -= rows.count
         self.stored.size_bytes -= rows.size_bytes
 
     def put_back(self) -> None:
-        """Let the offered records wait again where they came from."""
+        """Return the offered records to where they came from."""
         with self.lock:
             if self.offered is None:
                 self._memory.extendleft(reversed(self._batch))
@@ -318,7 +317,7 @@ class RecordQueue:
         return bool(self.lines) or self.sent_until > self.deleted_until
 
     def written(self, *, after: int) -> int:
-        """Note that the transaction is on disk with ids from `after` + 1; return the last id."""
+        """Note that ids from `after` + 1 are on disk; return the last id."""
         self.deleted_until = self.sent_until
         tried, waiting = self._saving
         if tried:

@@ -1,4 +1,4 @@
-"""Choose an alarm rule on recordings: at most so many false alarms per hour, then the most detections.
+"""Choose an alarm rule on recordings: most detections within a limit of false alarms per hour.
 
 Intervals are exact at 95 %: Poisson for rates (Garwood, Biometrika 28, 1936), Clopper and Pearson (Biometrika 26,
 1934) for fractions.
@@ -25,9 +25,9 @@ _LEVEL = 0.95
 
 
 class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
-    """Performance of a rule: false alarms in recordings without the label, detections in those with it.
+    """False alarms in recordings without the label, detections in those with it.
 
-    Intervals are at 95 %; `delay_s` is the median from the start of a recording to the alarm.
+    `delay_s` is the median from the start of a recording to the alarm.
     """
 
     normal_hours: float
@@ -43,7 +43,7 @@ class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """A chosen rule and its cost; `before` is the cost on the test recordings of an alarm for every result."""
+    """A chosen rule and its cost; `before` is the cost of an alarm for every result on test recordings."""
 
     rule: AlarmRule
     most_per_hour: float
@@ -55,7 +55,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Run(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of one recording; a vote is a moment in seconds, whether it has the label, and its probability."""
+    """Votes on one recording: seconds, whether the result has the label, probability."""
 
     votes: tuple[tuple[float, bool, float], ...]
     label: str
@@ -82,7 +82,7 @@ def tune_alarm(
     hop: int,
     cooldown_s: float,
 ) -> Tuned:
-    """Choose a rule for one label on validation recordings, and measure it on test recordings.
+    """Choose a label's rule on validation recordings, and measure it on test recordings.
 
     `normal` are labels of normal operation; empty uses all others. Raises UsageError, UnavailableError without scipy.
     """
@@ -129,7 +129,7 @@ def tune_alarm(
 
 
 def _worth(tried: tuple[AlarmRule, RuleScore]) -> tuple[float, ...]:
-    """Sort by detections, false alarms, delay, and then the stricter rule."""
+    """Sort by detections, false alarms, delay, then strictness."""
     rule, score = tried
     strictness = rule.min_probability, rule.votes[0] / rule.votes[1], rule.release
     return score.detected, -score.false_alarms, -(score.delay_s or 0.0), *strictness
@@ -189,7 +189,7 @@ def rate_interval(count: int, hours: float) -> tuple[float, float]:
 
 
 def fraction_interval(count: int, of: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of the fraction `count` / `of`."""
+    """Return the exact 95 % interval of `count` / `of`."""
     from scipy.stats import binomtest
 
     low, high = binomtest(count, of).proportion_ci(_LEVEL, method="exact")

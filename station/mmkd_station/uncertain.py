@@ -1,6 +1,6 @@
-"""Save windows whose answer was uncertain, unknown or a false alarm, for labelling.
+"""Save windows for labelling: uncertain, unknown or false alarms.
 
-A thread writes a ring of files in the interchange form that `mmkd-data import` reads.
+A thread writes a ring of files in the interchange form of `mmkd-data import`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MAX_NAME = 40
 
 
 class _Window(msgspec.Struct, frozen=True, eq=False):
-    """A window and its answer; without a reason it is held in memory only."""
+    """A window and its answer; without a reason it stays in memory."""
 
     window: NDArray[Any]
     time_s: float
@@ -53,7 +53,7 @@ class _Window(msgspec.Struct, frozen=True, eq=False):
 
 
 class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters: windows written, windows lost because the disk was slow or full, files deleted to make room."""
+    """Counters: windows written, windows lost to a slow or full disk, files deleted to make room."""
 
     kept: int
     dropped: int
@@ -66,8 +66,8 @@ class UncertainRing:
     Args:
         most_bytes: limit for all files of the station.
         below: a window is uncertain if its probability is lower, or its label set has several labels.
-        sensors: number of sensors of the station, which share the bytes.
-        alarms: labels of alarms; windows that name one are held in memory (the last 16 MB) for `contradict`.
+        sensors: sensors of the station, which share the bytes.
+        alarms: labels whose windows stay in memory (the last 16 MB) for `contradict`.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class UncertainRing:
         self._thread.start()
 
     def see(self, window: NDArray[Any], prediction: Prediction, *, time_s: float) -> None:
-        """Save an uncertain window, hold one that names an alarm; return at once.
+        """Save an uncertain window, hold one that names an alarm; do not wait.
 
         `window` has raw values (T, C), NaN = missing; video (T, H, W, C) with missing frames masked.
         """
@@ -237,6 +237,6 @@ class UncertainRing:
 
 
 def _file_name(text: str) -> str:
-    """Return a readable file name for a text, with a hash if it had to change."""
+    """Return a readable file name, with a hash if the text had to change."""
     readable = "".join(char if char.isalnum() else "_" for char in text)[:_MAX_NAME]
     return readable if readable == text else f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

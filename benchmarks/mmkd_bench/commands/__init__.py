@@ -1,1 +1,1 @@
-"""The commands of `mmkd-bench`: arguments in, one call, tables and files out."""
+"""The commands of `mmkd-bench`."""

@@ -1,4 +1,4 @@
-"""`mmkd-bench`: latency, memory and energy of a bundle on the machine that runs it."""
+"""The command `mmkd-bench`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main() -> NoReturn:
 
 
 def make_app() -> typer.Typer:
-    """Return the whole command line."""
+    """Return the command line."""
     # Only now: they import typer and rich, which a device may lack.
     from mmkd_bench.commands.capacity import capacity
     from mmkd_bench.commands.compare import compare, overhead

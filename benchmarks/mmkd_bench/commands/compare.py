@@ -1,4 +1,4 @@
-"""`mmkd-bench compare` and `overhead`: two reports, two models, rival engines, or `predict` and the bare engine."""
+"""`mmkd-bench compare` and `overhead`."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _read_start(path: Path) -> bytes:
 
 
 def _is_checkpoint(start: bytes) -> bool:
-    """Whether a file begins as safetensors: eight bytes of length, the last of them 0, then JSON."""
+    """Whether a file starts like safetensors: eight bytes of length, the last 0, then JSON."""
     return start[7:] == b"\0{"
 
 

@@ -1,4 +1,4 @@
-"""What the commands of `mmkd-bench` share: options, and how a report is printed."""
+"""Shared options of `mmkd-bench`, and printing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_choice(
 
 
 def parse_numbers(text: str, *, name: str, example: str) -> tuple[int, ...]:
-    """Parse `1,2,4`; raise UsageError with the option and an example."""
+    """Parse `1,2,4`; raise UsageError that names the option."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise UsageError(f"{name}: expected whole numbers separated by commas, like {example}; got {text!r}")
@@ -60,7 +60,7 @@ def parse_numbers(text: str, *, name: str, example: str) -> tuple[int, ...]:
 
 
 def print_report(report: AnyReport, *, json: bool) -> None:
-    """Print a report to stdout."""
+    """Print a report."""
     if json:
         sys.stdout.write(json_text(report) + "\n")
     else:

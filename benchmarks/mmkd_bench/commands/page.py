@@ -1,4 +1,4 @@
-"""`mmkd-bench page`, and `run --page`: reports of runs as one page."""
+"""`mmkd-bench page`, and `run --page`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def page(
 
 
 def write_run_page(path: Path, reports: Sequence[BenchReport]) -> None:
-    """Write the page of these runs."""
+    """Write the page of runs."""
     from mmkd_report import render_bench, write_page
 
     write_page(path, render_bench([msgspec.to_builtins(report) for report in reports], lead=_lead(reports)))

@@ -1,4 +1,4 @@
-"""`mmkd-bench run`: measure, show and store the report of one bundle."""
+"""The command `mmkd-bench run`."""
 
 from __future__ import annotations
 

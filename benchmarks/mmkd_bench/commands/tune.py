@@ -1,4 +1,4 @@
-"""`mmkd-bench tune`: measure, write the profile, show it."""
+"""The command `mmkd-bench tune`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmkd_edge.opening.profile import ExecutionProfile, find_profile, write_prof
 
 
 class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """Output of `--show --json`: the path, why no profile applies here, and the profile that does."""
+    """Output of `--show --json`: path, the profile that applies, or why none does."""
 
     path: str
     reason: str

@@ -1,1 +1,1 @@
-"""What the machine is, what it draws, and what disturbed it."""
+"""Facts, power and disturbances of the machine."""

@@ -1,4 +1,4 @@
-"""Facts of this machine that decide a latency, from `/proc`, `/sys` and programs of the vendor; None if unknown.
+"""Facts that decide a latency, from `/proc`, `/sys` and vendor programs; None if unknown.
 
 Sources: NVIDIA Jetson Linux Developer Guide, "Maximizing Jetson Performance"; Linux kernel documentation,
 admin-guide/pm/cpufreq.
@@ -26,7 +26,7 @@ _EMC = re.compile(r"^EMC MinFreq=(\d+) MaxFreq=(\d+).*?\bFreqOverride=(\d)", re.
 
 
 def read_machine(root: Path = ROOT) -> MachineFacts:
-    """Return the facts of the machine whose file system begins at `root`."""
+    """Return facts of the machine with its file system at `root`."""
     import psutil
 
     cpuinfo = read_text(root / "proc/cpuinfo") or ""
@@ -53,20 +53,20 @@ def read_machine(root: Path = ROOT) -> MachineFacts:
 
 
 def read_power_mode() -> str | None:
-    """Return the power mode of a Jetson, or None."""
+    """Return a Jetson's power mode, or None."""
     match = _POWER_MODE.search(_run_program("nvpmodel", "-q") or "")
     return match[1] if match else None
 
 
 def read_clocks(root: Path = ROOT) -> Clocks | None:
-    """Return the clocks that may move, by `jetson_clocks` (as root) or the kernel, or None."""
+    """Return clocks that may move, by `jetson_clocks` (as root) or the kernel, or None."""
     return parse_jetson_clocks(_run_program("jetson_clocks", "--show") or "") or _kernel_clocks(root)
 
 
 def parse_jetson_clocks(text: str) -> Clocks | None:
-    """Return the clocks that may move in the output of `jetson_clocks --show`; None if it names no clock.
+    """Return clocks that may move in the output of `jetson_clocks --show`; None if it names none.
 
-    A core and the GPU are held when their minimum is their maximum, the memory (EMC) when it is overridden.
+    Cores and GPU are held if minimum equals maximum, memory (EMC) if overridden.
     """
     cpus, gpu, emc = _CPU.findall(text), _GPU.search(text), _EMC.search(text)
     if not (cpus or gpu):
@@ -84,7 +84,7 @@ def parse_jetson_clocks(text: str) -> Clocks | None:
 
 
 def _kernel_clocks(root: Path) -> Clocks | None:
-    """Return limits in cpufreq (kHz) and, of GPUs, in devfreq (Hz)."""
+    """Return limits of cores from cpufreq (kHz) and GPUs from devfreq (Hz)."""
     cores = [(path.parent.name, path, "scaling_{}_freq", 1e3) for path in _cores(root, "cpufreq")]
     gpus = [("GPU", path, "{}_freq", 1e6) for path in sorted((root / "sys/class/devfreq").glob("*gpu*"))]
     found, moving = False, []
@@ -97,7 +97,7 @@ def _kernel_clocks(root: Path) -> Clocks | None:
 
 
 def read_number(path: Path) -> float | None:
-    """Return the number in a one-value file of the kernel, or None."""
+    """Return the number in a one-value kernel file, or None."""
     return parse_number(read_text(path) or "")
 
 
@@ -108,26 +108,26 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def hottest_celsius(root: Path = ROOT) -> float | None:
-    """Return the temperature of the hottest thermal zone (kernel documentation, `sysfs-class-thermal`)."""
+    """Return the hottest thermal zone's temperature (kernel documentation, `sysfs-class-thermal`)."""
     zones = (root / "sys/class/thermal").glob("thermal_zone*/temp")
     return max((value / 1e3 for path in zones if (value := read_number(path)) is not None), default=None)
 
 
 def highest_mhz(root: Path) -> float | None:
-    """Return the highest current frequency of the cores."""
+    """Return the highest current core frequency."""
     paths = _cores(root, "cpufreq/scaling_cur_freq")
     return max((value / 1e3 for path in paths if (value := read_number(path)) is not None), default=None)
 
 
 def resident_mb(root: Path = ROOT) -> float:
-    """Return the resident memory of this process."""
+    """Return this process's resident memory."""
     import psutil
 
     return _status_mb(root, "VmRSS") or psutil.Process().memory_info().rss / 2**20
 
 
 def resident_peak_mb(root: Path = ROOT) -> float:
-    """Return the largest resident memory so far, from `VmHWM`: `getrusage` starts at the parent's size."""
+    """Return the peak resident memory from `VmHWM`: `getrusage` starts at the parent's size."""
     recorded = _status_mb(root, "VmHWM")
     if recorded is not None:
         return recorded
@@ -138,7 +138,7 @@ def resident_peak_mb(root: Path = ROOT) -> float:
 
 
 def _status_mb(root: Path, name: str) -> float | None:
-    """Return a field of `/proc/self/status` that counts in kB (proc(5)), in MB."""
+    """Return a kB field of `/proc/self/status` (proc(5)) in MB."""
     lines = (read_text(root / "proc/self/status") or "").splitlines()
     fields = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
     return None if fields is None else int(fields[1]) / 2**10
@@ -181,7 +181,7 @@ def _find_program(name: str) -> str | None:
 
 
 def _run_program(name: str, *arguments: str) -> str | None:
-    """Return the output of a program; None if it is absent, fails or does not answer."""
+    """Return a program's output; None if it is absent, fails or hangs."""
     program = _find_program(name)
     if program is None:
         return None
@@ -193,7 +193,7 @@ def _run_program(name: str, *arguments: str) -> str | None:
 
 
 class ProgramLines:
-    """Lines of a program that repeats its answer; it ends with the `with` block."""
+    """Lines of a program that repeats its answer, ended with the block."""
 
     def __init__(self, name: str, *arguments: str, subject: str = "") -> None:
         program = _find_program(name)
@@ -221,14 +221,14 @@ class ProgramLines:
 
 
 def read_gpus() -> tuple[tuple[str, str, float | None], ...]:
-    """Return name, driver and memory in MB of each GPU; None if it shares the main memory."""
+    """Return name, driver and memory in MB of each GPU; None if memory is shared."""
     text = _run_program(GPU_PROGRAM, "--query-gpu=name,driver_version,memory.total", GPU_FORM) or ""
     rows = [[cell.strip() for cell in line.rsplit(",", 2)] for line in text.splitlines() if line.count(",") >= 2]
     return tuple((name, driver, parse_number(memory)) for name, driver, memory in rows)
 
 
 def gpu_names() -> tuple[str, ...]:
-    """Return name, driver and memory of each GPU in words."""
+    """Return a description of each GPU."""
     return tuple(
         f"{name}, driver {driver}" + (f", {memory_mb:.0f} MB" if memory_mb is not None else "")
         for name, driver, memory_mb in read_gpus()
@@ -236,7 +236,7 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def process_memory_mb() -> tuple[float | None, str]:
-    """Return the memory of this process on all GPUs, or None and the reason."""
+    """Return this process's memory on all GPUs, or None and the reason."""
     if _find_program(GPU_PROGRAM) is None:
         return None, f"{GPU_PROGRAM} is not installed"
     text = _run_program(GPU_PROGRAM, "--query-compute-apps=pid,used_memory", GPU_FORM)
@@ -249,7 +249,7 @@ def process_memory_mb() -> tuple[float | None, str]:
 
 
 def parse_number(text: str) -> float | None:
-    """Return the number in a cell, or None."""
+    """Return a cell's number, or None."""
     try:
         return float(text)
     except ValueError:

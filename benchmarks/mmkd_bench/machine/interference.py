@@ -1,4 +1,4 @@
-"""What disturbed a measurement: counters of the kernel before and after it; None raises no suspicion."""
+"""Disturbances of a measurement, from kernel counters; None raises no suspicion."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def interference(before: Counters, after: Counters) -> Interference:
 
 
 def worst(measurements: Sequence[Interference]) -> Interference:
-    """Return for each field the largest value over several measurements."""
+    """Return each field's largest value."""
 
     def largest(name: str) -> Any:
         values = [value for measurement in measurements if (value := getattr(measurement, name)) is not None]

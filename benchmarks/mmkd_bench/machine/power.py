@@ -1,4 +1,4 @@
-"""Power sensors: INA3221 and INA238 rails in sysfs, tegrastats, RAPL, GPUs. An absent one has a reason, never a zero.
+"""Power sensors: INA3221 and INA238 rails, tegrastats, RAPL, GPUs. An absent one has a reason, never a zero.
 
 Sources: NVIDIA Jetson Linux Developer Guide, "Tegrastats Utility" and "Software-Based Power Consumption Modeling";
 Linux kernel documentation, hwmon/ina3221, hwmon/ina238, hwmon/sysfs-interface (mV, mA, µW), power/powercap (µJ).
@@ -41,7 +41,7 @@ _NOT_A_RAIL = re.compile(r"\b(?:RAM|SWAP|IRAM) \d+/\d+[kM]B")
 
 @dataclass(frozen=True, kw_only=True)
 class PowerSensor:
-    """A sensor; `read_mw` is the power now or since the last reading, and raises UnavailableError when it stops."""
+    """A sensor; `read_mw` returns power now or since the last reading, and raises UnavailableError when it stops."""
 
     name: str
     read_mw: Callable[[], float]
@@ -49,10 +49,9 @@ class PowerSensor:
 
 @contextmanager
 def power_sensor(root: Path = ROOT) -> Iterator[PowerSensor]:
-    """Open the board's rails or tegrastats, or the processor's and the GPUs' sensors together.
+    """Open the board's rails or tegrastats, or processor and GPU sensors together.
 
-    Raises:
-        UnavailableError: none answers; the message has the reason of each.
+    Raises UnavailableError, with every reason, if none answers.
     """
     reasons: list[str] = []
     parts: list[PowerSensor] = []
@@ -80,7 +79,7 @@ def power_sensor(root: Path = ROOT) -> Iterator[PowerSensor]:
 
 
 def rail_sensor(root: Path = ROOT) -> PowerSensor:
-    """Return what the whole board draws, by INA rails in sysfs."""
+    """Measure the whole board by INA rails in sysfs."""
 
     def read() -> tuple[tuple[str, ...], float]:
         rails = read_rails(root)
@@ -94,7 +93,7 @@ def rail_sensor(root: Path = ROOT) -> PowerSensor:
 
 
 def tegrastats_sensor(stack: ExitStack) -> PowerSensor:
-    """Return rails in the lines of a tegrastats process, which ends with the stack."""
+    """Measure rails by a tegrastats process, which ends with the stack."""
     lines = stack.enter_context(ProgramLines("tegrastats", "--interval", str(_INTERVAL_MS)))
 
     def read() -> tuple[tuple[str, ...], float]:
@@ -107,7 +106,7 @@ def tegrastats_sensor(stack: ExitStack) -> PowerSensor:
 
 
 def gpu_sensor(stack: ExitStack) -> PowerSensor:
-    """Return the power of all GPUs, by an `nvidia-smi` that repeats its answer and ends with the stack."""
+    """Measure all GPUs by a repeating `nvidia-smi`, which ends with the stack."""
     arguments = ("--query-gpu=power.draw", GPU_FORM, f"--loop-ms={_INTERVAL_MS}")
     lines = stack.enter_context(ProgramLines(GPU_PROGRAM, *arguments, subject="GPU: "))
     names = [name for name, _, _ in read_gpus()]
@@ -129,7 +128,7 @@ def gpu_sensor(stack: ExitStack) -> PowerSensor:
 
 
 def rapl_sensor(root: Path = ROOT) -> PowerSensor:
-    """Return mean power since the last reading, by RAPL counters of packages (`intel-rapl:0`, not `intel-rapl:0:1`)."""
+    """Measure mean power since the last reading by RAPL counters of packages (`intel-rapl:0`, not `intel-rapl:0:1`)."""
     zones = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
     packages = [zone for zone in zones if (read_text(zone / "name") or "").startswith("package")]
     if not packages:
@@ -152,13 +151,13 @@ def rapl_sensor(root: Path = ROOT) -> PowerSensor:
 
 
 def tegrastats_rails(line: str) -> dict[str, float]:
-    """Return the power by rail, in mW, in a line of tegrastats of JetPack 4 to 7."""
+    """Return power by rail, in mW, in a line of tegrastats (JetPack 4 to 7)."""
     rails = _NOT_A_RAIL.sub("", line)
     return {match[1]: float(match[2]) for match in _RAIL.finditer(rails) if match[1] != "NC"}
 
 
 def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], float] | None:
-    """Return the rails whose sum is the power of the whole board, and that power; None if some are missing."""
+    """Return the rails that add up to the board's power, and that power; None if some are missing."""
     for names in _TOTAL_RAILS:
         if all(name in rails_mw for name in names):
             return names, sum(rails_mw[name] for name in names)
@@ -166,7 +165,7 @@ def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], floa
 
 
 def read_rails(root: Path = ROOT) -> dict[str, float]:
-    """Return the power of every labelled channel of INA chips, in mW."""
+    """Return power in mW of every labelled INA channel."""
     rails = {}
     for chip in _ina_chips(root):
         for channel in _channels(chip):
@@ -182,7 +181,7 @@ def read_rails(root: Path = ROOT) -> dict[str, float]:
 
 
 def counter_rise(before: float, after: float, *, wraps_at: float | None) -> float:
-    """Return the rise of a counter that may have wrapped once; raise UnavailableError if it is not known."""
+    """Return the rise of a counter that may have wrapped once; raise UnavailableError if unknown."""
     if after >= before:
         return after - before
     if wraps_at is None:
@@ -214,7 +213,7 @@ Span = tuple[float, float]  # begin and end on the monotonic clock
 
 
 class PowerLog:
-    """Reads a sensor in a thread while its `with` block runs; `fault` is why it stopped answering."""
+    """Reads a sensor in a thread while its block runs; `fault` is why it stopped."""
 
     def __init__(self, sensor: PowerSensor, *, interval_s: float = _INTERVAL_S) -> None:
         self.sensor = sensor
@@ -233,7 +232,7 @@ class PowerLog:
         self._thread.join()
 
     def mean_mw(self, spans: Sequence[Span]) -> tuple[float, int] | None:
-        """Return mean power over spans of time and the number of readings; None without a reading."""
+        """Return mean power over time spans and the number of readings; None without any."""
         inside = [power for at, power in list(self._readings) if any(begin <= at <= end for begin, end in spans)]
         return (float(np.mean(inside)), len(inside)) if inside else None
 
@@ -249,7 +248,7 @@ class PowerLog:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredEnergy:
-    """Energy of a run, or why it is not known; `launches_mj` is per prediction above idle."""
+    """Energy of a run, or why it is unknown; `launches_mj` is per prediction above idle."""
 
     energy: Energy | None
     note: str
@@ -257,7 +256,7 @@ class MeasuredEnergy:
 
 
 def compute_energy(log: PowerLog, *, idle: Span, loaded: Sequence[Span], predictions: Sequence[int]) -> MeasuredEnergy:
-    """Compute the energy per prediction above idle; `loaded` and `predictions` are per launch."""
+    """Compute energy per prediction above idle; `loaded` and `predictions` are per launch."""
     at_rest, under_load = log.mean_mw([idle]), log.mean_mw(loaded)
     if log.fault or at_rest is None or under_load is None:
         reason = log.fault or f"{log.sensor.name}: no reading in the measured time; measure longer"
@@ -281,5 +280,5 @@ def compute_energy(log: PowerLog, *, idle: Span, loaded: Sequence[Span], predict
 
 
 def no_energy(note: str, *, launches: int) -> MeasuredEnergy:
-    """Return unknown energy, and why."""
+    """Return unknown energy with the reason."""
     return MeasuredEnergy(energy=None, note=note, launches_mj=(None,) * launches)

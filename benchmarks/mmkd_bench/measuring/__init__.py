@@ -1,1 +1,1 @@
-"""Inside the measuring process, and how it is started."""
+"""The measuring process and its start."""

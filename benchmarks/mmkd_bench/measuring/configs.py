@@ -1,7 +1,7 @@
-"""Inside the process of `mmkd-bench tune`: every config of a student, checked first, then called in turn.
+"""The process of `mmkd-bench tune`: every config of a student, checked first, then called in turn.
 
-A config is judged by its median over that of the first one. Each turn is a short burst whose first call does not
-count: it finds the caches as the other students left them.
+A config is judged by its median over the first one's. Each turn is a short burst; its first call does not count,
+because other students have filled the caches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TIMED_WINDOWS = 64
 
 
 def time_configs(job: TuneJob) -> TuneOutcome:
-    """Carry out one job in this process."""
+    """Do one job in this process."""
     trials: list[MeasuredConfig] = []
     left_out: list[RejectedConfig] = []
     with Bundle.open(job.bundle) as bundle:
@@ -95,7 +95,7 @@ def _measure(bundle: Bundle, students: Mapping[Config, OpenStudent], *, duration
 
 
 def require_score(student: OpenStudent, golden: Golden, *, max_drop_points: float) -> None:
-    """Raise GateError if a student loses more than `max_drop_points` of its metric on the judging golden windows.
+    """Raise GateError if a student loses more than `max_drop_points` on the judging golden windows.
 
     One window may always be lost.
     """
@@ -120,7 +120,7 @@ def require_score(student: OpenStudent, golden: Golden, *, max_drop_points: floa
 
 
 def score(answers: NDArray[np.int64], labels: NDArray[np.int64], *, balanced: bool) -> float:
-    """Return the % of labels (N,) that the answers (N,) hit; balanced: the mean over classes."""
+    """Return the % of labels (N,) that answers (N,) hit; balanced: the mean over classes."""
     hits = answers == labels
     if not balanced:
         return 100 * float(hits.mean())

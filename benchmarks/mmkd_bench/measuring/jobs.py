@@ -1,4 +1,4 @@
-"""Jobs and outcomes: what travels as JSON between a command and its measuring process."""
+"""Jobs and outcomes, as JSON between a command and its measuring process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """Windows per second of each of many streams, the longest acceptable response, and the threads that answer."""
+    """Windows per second and stream, longest acceptable response, and answering threads."""
 
     rate_hz: float
     deadline_ms: float
@@ -48,7 +48,7 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
 
 
 class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a load or of a search; `streams` is the most that were carried, or those that were offered."""
+    """Result of a load or a search; `streams` were offered, or are the most carried."""
 
     opened: OpenedBundle
     streams: int
@@ -57,7 +57,7 @@ class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InTurnJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Calls that take turns in one process for `duration_s`, with percentiles for each repeat."""
+    """Calls in turn in one process for `duration_s`, with percentiles per repeat."""
 
     threads: int
     duration_s: float
@@ -65,14 +65,14 @@ class InTurnJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairJob(InTurnJob, frozen=True, kw_only=True, tag="pair"):
-    """Two models, each the path of an ONNX model or a bundle."""
+    """Two models, paths of ONNX models or bundles."""
 
     first: str
     second: str
 
 
 class OverheadJob(InTurnJob, frozen=True, kw_only=True, tag="overhead"):
-    """`predict` and the bare engine on the same feeds; `backend` None is onnxruntime's own `session.run`."""
+    """`predict` and the bare engine on the same feeds; `backend` None is onnxruntime's `session.run`."""
 
     bundle: str
     backend: str | None = None
@@ -81,7 +81,7 @@ class OverheadJob(InTurnJob, frozen=True, kw_only=True, tag="overhead"):
 
 
 class RivalsJob(InTurnJob, frozen=True, kw_only=True, tag="rivals"):
-    """The same weights through several engines; those that need the checkpoint are left out without it."""
+    """The same weights in several engines; some need the checkpoint."""
 
     bundle: str
     checkpoint: str | None = None
@@ -89,7 +89,7 @@ class RivalsJob(InTurnJob, frozen=True, kw_only=True, tag="rivals"):
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True):
-    """Percentiles of one call, one entry per repeat."""
+    """Percentiles of one call, per repeat."""
 
     name: str
     p50_us: tuple[float, ...]
@@ -98,7 +98,7 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InTurnOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Times of calls in turn; `difference_us` is the first minus the last, neighbour by neighbour."""
+    """Times of calls in turn; `difference_us` is the first minus the last, pairwise."""
 
     times: tuple[Timed, ...]
     difference_us: tuple[float, ...]
@@ -110,7 +110,7 @@ class InTurnOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """All engines without their times, the runtime itself first, and the times."""
+    """All engines without their times, the runtime first, and the times."""
 
     subject: Subject
     tolerance: float
@@ -119,7 +119,7 @@ class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TuneJob(msgspec.Struct, frozen=True, kw_only=True, tag="tune"):
-    """Configs by student of a bundle, called in turn; the first of each student is the reference."""
+    """Configs by student, called in turn; each student's first is the reference."""
 
     bundle: str
     configs: dict[str, tuple[Config, ...]]
@@ -128,14 +128,14 @@ class TuneJob(msgspec.Struct, frozen=True, kw_only=True, tag="tune"):
 
 
 class TuneOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Configs that were measured, and those that a gate or an engine refused."""
+    """Measured configs, and those refused by a gate or an engine."""
 
     trials: tuple[MeasuredConfig, ...]
     left_out: tuple[RejectedConfig, ...]
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a measuring process has no outcome: a class of `mmkd_edge.errors`, or an internal error with its trace."""
+    """Why there is no outcome: a class of `mmkd_edge.errors`, or an internal error with its trace."""
 
     error: str
     message: str

@@ -1,4 +1,4 @@
-"""One launch of `mmkd-bench run`: open a bundle, warm up, measure, then time its stages from outside."""
+"""One launch of `mmkd-bench run`: open, warm up, measure, then time the stages from outside."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STAGE_FRACTION = 0.2  # time for the stages as a fraction of the time for the en
 
 
 def measure_launch(job: RunJob, *, import_ms: float, stop: Event) -> tuple[RunOutcome, Arrays] | None:
-    """Carry out one job in this process; None where `stop` came before the measured time."""
+    """Do one job in this process; None if `stop` came before the measured time."""
     settings = job.settings
     duration_s = settings.duration_s / settings.launches
     begin = time.perf_counter_ns()
@@ -95,7 +95,7 @@ def measure_launch(job: RunJob, *, import_ms: float, stop: Event) -> tuple[RunOu
 
 
 def measure_pace(samples: Arrays, *, deadline_ms: float | None, overloaded: bool) -> Pace | None:
-    """Return how well a schedule was kept; None without a schedule."""
+    """Return how well a schedule was kept, if any."""
     if "lateness_ns" not in samples:
         return None
     response_ns = samples["lateness_ns"] + samples["latency_ns"]
@@ -114,7 +114,7 @@ MAX_HOP = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """`calls`, one per client, take `arguments` in turn; `stages` measures their steps for some seconds."""
+    """`calls`, one per client, take `arguments` in turn; `stages` times their steps."""
 
     calls: tuple[Call, ...]
     arguments: Sequence[Any]
@@ -125,7 +125,7 @@ class Workload:
 def window_workload(
     predictor: EdgePredictor, windows: Sequence[Window], *, batch: int = 1, clients: int = 1
 ) -> Workload:
-    """Measure `predict`, or `predict_batch` with `batch` windows a call."""
+    """Measure `predict`, or `predict_batch` of `batch` windows."""
 
     def stages(duration_s: float, stop: Event) -> tuple[Stage, ...]:
         return _step_stages(predictor, windows, repeats=batch, duration_s=duration_s, stop=stop)
@@ -141,7 +141,7 @@ def window_workload(
 
 
 def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop: int, clients: int = 1) -> Workload:
-    """Measure `Stream.push`, one hop a call, from the first full window on; each client is a sensor."""
+    """Measure `Stream.push`, one hop per call, from the first full window on; a client is a sensor."""
     modality = predictor.modality
     hops = _hops(windows, modality, hop=hop)
 
@@ -151,7 +151,7 @@ def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop:
         return stream.push
 
     def stages(duration_s: float, stop: Event) -> tuple[Stage, ...]:
-        """Measure gathering, in a stream whose predictions are there already, and the four steps."""
+        """Time gathering, in a stream whose predictions are there already, and the four steps."""
         empty = np.zeros(modality.shape, dtype=modality.dtype)
         answer = predictor.predict(predict_argument(predictor, empty))
         silent = Stream(
@@ -195,7 +195,7 @@ def _step_stages(
 
 
 def _timed_steps(predictor: EdgePredictor, windows: Sequence[Window]) -> Iterator[tuple[int, ...]]:
-    """Yield the moments between the four steps of one window after another, without an end."""
+    """Yield the moments between the four steps of a window, endlessly."""
     modality, task, reference = predictor.modality, predictor.task, predictor.reference
     values_name, present_name = (tensor.name for tensor in predictor.entry.inputs)
     run, clock = predictor.backend.run, time.perf_counter_ns
@@ -212,6 +212,6 @@ def _timed_steps(predictor: EdgePredictor, windows: Sequence[Window]) -> Iterato
 
 
 def stage(name: str, lengths_ns: NDArray[np.int64]) -> Stage:
-    """Return the figures of one step."""
+    """Return a step's figures."""
     p50_us, p90_us = (np.quantile(lengths_ns, [0.5, 0.9]) / 1e3).tolist()
     return Stage(name=name, p50_us=p50_us, p90_us=p90_us)

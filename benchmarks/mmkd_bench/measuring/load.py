@@ -1,4 +1,4 @@
-"""Loads of many streams, of one rate and random phases, on one predictor, and a search for the largest."""
+"""Loads of many streams at one rate and random phases, and a search for the largest."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ RESOLUTION = 0.02  # the search ends when the largest load that was carried and 
 
 @dataclass(frozen=True, kw_only=True)
 class Offered:
-    """One load, offered once; `response_ns` (N,) is from due to answered, in the order of the due times."""
+    """A load, offered once; `response_ns` (N,) is from due to answered, in due order."""
 
     level: Level
     response_ns: NDArray[np.int64]
 
 
 def do_load_job(job: LoadJob) -> tuple[LoadOutcome, Arrays]:
-    """Carry out one job in this process."""
+    """Do one job in this process."""
     end_s = time.monotonic() + job.search_s
     with open_predictor(job.choice) as predictor:
         before, call = read_counters(), predictor.predict
@@ -61,7 +61,7 @@ def do_load_job(job: LoadJob) -> tuple[LoadOutcome, Arrays]:
 
 
 def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[np.int64]:
-    """Return the due times of windows from the start of the load, rising; at least one."""
+    """Return rising due times of windows from the start of the load; at least one."""
     phases = np.sort(phases_s(streams, rate_hz=rate_hz))
     rounds = max(1, int(np.ceil(duration_s * rate_hz)))
     due_s = (np.arange(rounds)[:, None] / rate_hz + phases[None, :]).ravel()
@@ -70,7 +70,7 @@ def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[n
 
 
 def offer_load(call: Call, windows: Sequence[Any], *, streams: int, demand: Demand, duration_s: float) -> Offered:
-    """Offer a load for some time; when the backlog is as long again, the rest is given up."""
+    """Offer a load; when the backlog is as long again, give up the rest."""
     due = schedule_ns(streams, rate_hz=demand.rate_hz, duration_s=duration_s)
     due_ns, numbers, clock = due.tolist(), itertools.count(), time.perf_counter_ns
     begin_ns = clock() + 5_000_000  # the first windows come due when the threads are up
@@ -125,7 +125,7 @@ def judge_level(
     unanswered: int,
     cpu_cores: float,
 ) -> Level:
-    """Decide whether one load was carried; `wait_ns` (N,) is from due to the start of the call, in due order."""
+    """Decide whether a load was carried; `wait_ns` (N,) is from due to the start of the call, in due order."""
     sustained = backlog_growth_ns(wait_ns) <= _GROWTH_FRACTION * 1e9 * duration_s
     missed = int((response_ns > demand.deadline_ms * 1e6).sum()) + unanswered
     return Level(
@@ -140,7 +140,7 @@ def judge_level(
 
 
 def backlog_growth_ns(wait_ns: NDArray[np.int64]) -> float:
-    """Return the rise of the wait from the first to the last tenth of a load."""
+    """Return the rise of the wait from the first to the last tenth."""
     tenth = max(1, len(wait_ns) // 10)
     return float(np.median(wait_ns[-tenth:]) - np.median(wait_ns[:tenth]))
 
@@ -148,7 +148,7 @@ def backlog_growth_ns(wait_ns: NDArray[np.int64]) -> float:
 def find_capacity(
     call: Call, windows: Sequence[Any], *, demand: Demand, end_s: float = math.inf
 ) -> tuple[int, tuple[Level, ...]]:
-    """Return the largest number of streams that is carried, and all short loads; none but the first after `end_s`."""
+    """Return the largest number of streams carried, and all short loads; only the first starts after `end_s`."""
     alone_ns = float(np.median(call_loop(call, windows, duration_s=PROBE_S, stop=Event()).latency_ns))
     first_guess = max(1, int(0.5 * demand.servers * 1e9 / alone_ns / demand.rate_hz))
 
@@ -160,7 +160,7 @@ def find_capacity(
 
 
 def probe_s(streams: int, *, rate_hz: float) -> float:
-    """Return the length of a short load."""
+    """Return a short load's length."""
     return min(_MAX_PROBE_S, max(PROBE_S, MIN_PROBE_ARRIVALS / (streams * rate_hz)))
 
 
@@ -183,10 +183,10 @@ def search_load(
 
 
 def largest_carried(is_carried: Callable[[int], bool], *, first_guess: int, step: float, resolution: float) -> int:
-    """Return the largest number of streams that is carried, within `resolution`; 0 when not even one is.
+    """Return the largest number of streams carried, within `resolution`; 0 if not even one is.
 
-    Goes up from the guess in growing steps (fractions of the load) until a load is not carried, or down until one is,
-    and then halves the gap.
+    Step up from the guess, in growing fractions of the load, until one is not carried, or down until one is; then
+    bisect.
     """
     low, high, guess = 0, MAX_STREAMS + 1, min(max(1, first_guess), MAX_STREAMS)
     while high - low > max(1.0, resolution * low):

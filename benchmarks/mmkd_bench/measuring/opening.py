@@ -1,4 +1,4 @@
-"""The measured bundle, opened as an application opens it; of several students the first is measured."""
+"""Open the measured bundle as an application does; of several students the first is measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STALE_S = 60.0  # limit of an input's age where every check is on: only the com
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What to open and how, as in `EdgePredictor.open`; `checked` turns every sensor check on."""
+    """What to open, as in `EdgePredictor.open`; `checked` turns every sensor check on."""
 
     bundle: str
     backend: str = "auto"
@@ -34,7 +34,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenedBundle(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle as it was opened, and what executes it."""
+    """An opened bundle, and what executes it."""
 
     subject: Subject
     backend: str
@@ -43,7 +43,7 @@ class OpenedBundle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_predictor(choice: Choice) -> EdgePredictor:
-    """Open a bundle; without a reference a modality normalised per group gets a stand-in."""
+    """Open a bundle; a modality normalised per group without a reference gets a stand-in."""
     predictor = _open(choice, choice.reference)
     modality = predictor.modality
     if modality.normalise == "none" or predictor.reference is not None:
@@ -53,7 +53,7 @@ def open_predictor(choice: Choice) -> EdgePredictor:
 
 
 def settle_backend(bundle: Bundle, choice: Choice) -> None:
-    """Open the bundle once before anything is measured, so that no launch includes its sandbox check."""
+    """Open the bundle once, so that no launch includes its sandbox check."""
     if choice.backend == "auto" and find_profile(bundle.sha256).profile is None:
         open_predictor(choice).close()
 
@@ -94,7 +94,7 @@ def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[Any], ...]:
 
 
 def predict_argument(predictor: EdgePredictor, window: NDArray[Any]) -> object:
-    """Return a window as `predict` takes it: by the modality's name if there are several students."""
+    """Return a window for `predict`: by modality if there are several students."""
     return window if len(predictor.entries) == 1 else {predictor.modality.name: window}
 
 

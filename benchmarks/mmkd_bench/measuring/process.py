@@ -1,6 +1,6 @@
-"""Start a measuring process and read its outcome, or turn its end into an error.
+"""Start a measuring process and read its outcome or error.
 
-Every configuration gets a new process: nothing of an earlier one is left, and a crash ends only a measurement.
+Every configuration gets a new process: nothing is left of an earlier one, and a crash ends only a measurement.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, kw_only=True)
 class Launched(Generic[OutcomeT]):
-    """Launches that measured something, at least one; of a run `interrupted` by Ctrl-C in or after the last."""
+    """At least one launch that measured something; `interrupted` by Ctrl-C in or after the last."""
 
     outcomes: list[OutcomeT]
     samples: list[Arrays]
@@ -60,12 +60,12 @@ def run_launches(
     doing: str = "",
     progress: Progress = ignore_progress,
 ) -> Launched[OutcomeT]:
-    """Carry out a job in one new process after another; Ctrl-C asks a run for what it has, and ends other jobs.
+    """Do a job in one new process after another; Ctrl-C asks a run for what it has, and ends other jobs.
 
     Raises:
         MmkdError: raised by a process, with the same class and message.
         BackendError: a process crashed or took too long.
-        KeyboardInterrupt: Ctrl-C came before anything was measured, or during another job than a run.
+        KeyboardInterrupt: Ctrl-C before anything was measured, or not in a run.
     """
     outcomes: list[OutcomeT] = []
     samples: list[Arrays] = []

@@ -1,7 +1,7 @@
-"""The same weights through other engines: checked first, then called in turn.
+"""The same weights in other engines: checked first, then called in turn.
 
-All run one window at a time, on the same feeds, with the same number of threads, in float32. A rival that is missing,
-fails, or answers otherwise than plain ONNX Runtime is named with its reason and not timed.
+All run single windows, the same feeds and threads, in float32. A rival that is missing, fails, or disagrees with
+plain ONNX Runtime is named with its reason and not timed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _MAX_CHECKED_WINDOWS = 32
 
 
 def time_rivals(job: RivalsJob) -> RivalsOutcome:
-    """Carry out one job in this process."""
+    """Do one job in this process."""
     choice = Choice(bundle=job.bundle, precision="fp32", threads=job.threads, reference=job.reference)
     lower = msgspec.structs.replace(choice, precision="auto")
     # The backend's call gets another engine: one that predict had just used would find its weights in the cache.
@@ -136,9 +136,9 @@ def _try(
 
 
 def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], task: TaskSpec) -> float:
-    """Return the largest difference of any output, relative for a regression; inf if one is NaN.
+    """Return the largest difference of any output, relative for a regression; inf for NaN.
 
-    Of classes logits alone: probabilities depend on the bundle's temperature.
+    For classes only logits count: probabilities depend on the bundle's temperature.
     """
     scales = [1.0]
     if task.kind != "classification":

@@ -1,4 +1,4 @@
-"""Loops that keep the latency of every call, and whether samples are steady.
+"""Loops that record the latency of every call, and steadiness of samples.
 
 Garbage collection stays as in an application; no sample is dropped.
 """
@@ -33,9 +33,9 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, kw_only=True)
 class CallTimes:
-    """Calls of one or several clients, in the order of their starts; arrays are (N,).
+    """Calls of one or several clients, ordered by start; arrays are (N,).
 
-    `lateness_ns` is the delay of each start against its schedule, if any; an `overloaded` loop gave up.
+    `lateness_ns` is each start's delay against a schedule; an `overloaded` loop gave up.
     """
 
     start_ns: NDArray[np.int64]
@@ -49,7 +49,7 @@ class CallTimes:
         return len(self.latency_ns)
 
     def arrays(self) -> Arrays:
-        """Return the raw samples by name."""
+        """Return raw samples by name."""
         arrays = {"client": self.client, "start_ns": self.start_ns, "latency_ns": self.latency_ns}
         return arrays if self.lateness_ns is None else {**arrays, "lateness_ns": self.lateness_ns}
 
@@ -65,8 +65,8 @@ def call_loop(
 ) -> CallTimes:
     """Call back to back, or on a schedule, until the time is over or `stop` is set; at least once.
 
-    The schedule is absolute: a late call does not move the later ones, and none is skipped, so a stall shows in every
-    call that it delayed ("coordinated omission" cannot hide it). A loop that falls behind by its own length gives up.
+    The schedule is absolute: no call is moved or skipped, so a stall shows in every call that it delayed ("coordinated
+    omission" cannot hide it). A loop that falls behind by its own length gives up.
     """
     starts, latencies, lateness = array("q"), array("q"), array("q")
     clock = time.perf_counter_ns
@@ -101,7 +101,7 @@ def call_loop(
 def call_together(
     calls: Sequence[Call], windows: Sequence[Any], *, rate_hz: float | None, duration_s: float, stop: Event
 ) -> CallTimes:
-    """Run one loop per client at the same time, each with its own first window and phase; raise the first error."""
+    """Run one loop per client at once, each with its own first window and phase; raise the first error."""
     count = len(calls)
     phases = phases_s(count, rate_hz=rate_hz) if count > 1 and rate_hz is not None else np.zeros(count)
 
@@ -128,7 +128,7 @@ def call_together(
 
 
 def run_threads(work: Callable[[int], ResultT], count: int, *, stop: Event) -> list[ResultT]:
-    """Return `work(0)`, `work(1)`..., run at the same time; the first exception sets `stop` and is raised."""
+    """Return concurrent results of `work(0)`, `work(1)`...; the first exception sets `stop` and is raised."""
     if count == 1:
         return [work(0)]
     barrier = threading.Barrier(count)
@@ -181,13 +181,13 @@ def phases_s(count: int, *, rate_hz: float) -> NDArray[np.float64]:
 
 
 def is_steady(values: Sequence[float]) -> bool:
-    """Return whether each value lies within `STABLE_WITHIN` of the mean."""
+    """Return whether all values lie within `STABLE_WITHIN` of the mean."""
     mean = math.fsum(values) / len(values)
     return all(abs(value - mean) <= STABLE_WITHIN * mean for value in values)
 
 
 def time_windows(samples: CallTimes, *, parts: int) -> tuple[TimeWindow, ...]:
-    """Cut a loop into `parts` windows of equal length; those without a call are left out."""
+    """Cut a loop into `parts` windows of equal length, without empty ones."""
     length_ns = samples.elapsed_ns / parts
     part = np.minimum((samples.start_ns / length_ns).astype(np.int64), parts - 1)
     cuts = (samples.latency_ns[part == number] for number in range(parts))
@@ -216,7 +216,7 @@ def sample_floor(quantile: float) -> int:
 def upper_bound_rank(samples: int, quantile: float) -> int | None:
     """Return the largest rank with P(binomial(samples, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
 
-    The sample at index `samples - 1 - rank`, in rising order, is the bound; None if even the largest is none.
+    The rising sample `samples - 1 - rank` is the bound; None without one.
     """
     # Beyond mean + 1 the cumulative probability exceeds one half for every binomial: the search may end there.
     last = min(samples, math.ceil(samples * (1 - quantile)) + 1)
@@ -240,7 +240,7 @@ def percentile(latencies_ns: NDArray[np.int64], quantile: float) -> Percentile:
 
 
 def summarise(latencies_ns: NDArray[np.int64]) -> LatencySummary:
-    """Summarise at least one sample (N,); nothing is clipped."""
+    """Summarise at least one sample (N,), without clipping."""
     if len(latencies_ns) == 0:
         raise ValueError("latencies_ns: expected at least one sample, got none")
     rising_ns = np.sort(latencies_ns)

@@ -1,6 +1,6 @@
 """Calls in turn in one process: clock speeds and neighbours are the same for all, so ratios hold.
 
-The order alternates from round to round: the second finds the caches as the first left them.
+The order alternates, because each call finds the caches as the other left them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MIN_ROUNDS = 20
 def time_in_turn(
     calls: Mapping[str, Callable[[], object]], *, repeats: int, duration_s: float, twice: bool = False
 ) -> InTurnOutcome:
-    """Call all in turn and take percentiles per repeat of at least 20 rounds."""
+    """Call all in turn; return percentiles per repeat of at least 20 rounds."""
     in_order = tuple(calls.values())
     take_turns(in_order, duration_s=min(WARM_UP_S, duration_s))
     percentiles: list[NDArray[np.float64]] = []
@@ -60,9 +60,9 @@ def take_turns(
     burst: int = 1,
     min_rounds: int = MIN_ROUNDS,
 ) -> tuple[NDArray[np.int64], ...]:
-    """Call all again and again, in both orders; return the lengths of each one's calls in ns, (N,).
+    """Call all repeatedly in both orders; return each one's call lengths in ns, (N,).
 
-    With `twice` an extra call precedes the timed `burst`, so that each finds the caches as it left them itself.
+    With `twice` an extra call precedes the timed `burst`, so that each finds its own caches.
     """
     clock = time.perf_counter_ns
     lengths = tuple(array("q") for _ in calls)
@@ -83,7 +83,7 @@ def take_turns(
 
 
 def turning(call: Callable[[Any], object], arguments: Sequence[Any]) -> Callable[[], object]:
-    """Return `call` without an argument: it takes the next of `arguments` each time."""
+    """Return `call` without an argument: it cycles through `arguments`."""
     following = itertools.cycle(arguments)
     return lambda: call(next(following))
 
@@ -94,13 +94,13 @@ SEED = 0
 
 
 def time_models(job: PairJob) -> InTurnOutcome:
-    """Time two models through ONNX Runtime; see `time_in_turn`."""
+    """Time two models in ONNX Runtime; see `time_in_turn`."""
     calls = {FIRST: _session_call(Path(job.first), job.threads), SECOND: _session_call(Path(job.second), job.threads)}
     return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s)
 
 
 def time_predict(job: OverheadJob) -> InTurnOutcome:
-    """Time `predict` (first) and the bare engine on the same feeds (second); see `time_in_turn`."""
+    """Time `predict`, then the bare engine, on the same feeds; see `time_in_turn`."""
     choice = Choice(
         bundle=job.bundle,
         backend=job.backend or "ort",
@@ -150,7 +150,7 @@ def _session_call(path: Path, threads: int) -> Callable[[], object]:
 
 
 def _random_values(node: Any, path: Path) -> NDArray[Any]:
-    """Return values for one input of a bare model: ones for presence, standard normal otherwise."""
+    """Return values for an input of a bare model: ones for presence, else standard normal."""
     element = node.type.removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(element, element)
     if dtype not in np.sctypeDict:

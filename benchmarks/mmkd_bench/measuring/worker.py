@@ -1,6 +1,6 @@
-"""The measuring process: reads a job from stdin, ends when stdin closes, and writes its outcome to a folder.
+"""The measuring process: reads a job from stdin, ends when stdin closes, and writes to a folder.
 
-`outcome.json` and `samples.npz`, or `failure.json`, or nothing where SIGINT came before the measured calls of a run.
+It writes `outcome.json` and `samples.npz`, or `failure.json`, or nothing if SIGINT precedes a run's measured calls.
 """
 
 from __future__ import annotations

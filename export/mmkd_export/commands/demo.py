@@ -1,4 +1,4 @@
-"""`mmkd-demo`: the whole chain on real recordings, and one page that shows the result."""
+"""`mmkd-demo`: the whole chain on real recordings, with the result as one page."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def run_demo(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonOptions:
-    """What is trained and compared."""
+    """Scope of the comparison."""
 
     modality: Annotated[
         list[str] | None, Option("Train a student for this sensor (repeat); default every one.", metavar="NAME")
@@ -152,7 +152,7 @@ def run_comparison(
     executor: Executor = "local",
     afterwards_s: float = 0.0,
 ) -> list[FoldResult]:
-    """Make what the folds lack, with progress on stderr; `afterwards_s` is added to the time that is left."""
+    """Train the folds that are missing; `afterwards_s` is added to the estimated time."""
     from mmkd_models.experiments.comparison import compare
     from mmkd_models.experiments.runs import Progress
     from mmkd_models.experiments.workers import Workers
@@ -164,7 +164,7 @@ def run_comparison(
 
 
 def default_workers() -> int:
-    """Return one worker a core, 8 at most: each takes some hundred megabytes of memory."""
+    """Return one worker per core, at most 8, since each takes some hundred megabytes of memory."""
     return min(usable_cores(), 8)
 
 
@@ -180,7 +180,7 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
 
 
 def requested_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonConfig:
-    """Return the comparison of these options; raise UsageError if no fold can have it."""
+    """Return the comparison; raise UsageError if no fold is possible."""
     windows = data.everything()
     check_seeds(windows, options.seeds)
     refuse_shared_samples(windows)
@@ -194,7 +194,7 @@ def requested_comparison(data: Dataset, options: ComparisonOptions) -> Compariso
 
 
 def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Labelled) -> ComparisonConfig:
-    """Return everything that decides the comparison of these options."""
+    """Return the config of a comparison."""
     from mmkd_models.distillation.recipe import default_recipe, taught_by
     from mmkd_models.experiments.comparison import ComparisonConfig
     from mmkd_models.training.committee import default_members, members_named
@@ -241,7 +241,7 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
 
 
 def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
-    """Print the scores, how to run the best student, the verdict, and the next command."""
+    """Print scores, verdict and next commands."""
     from mmkd_export.demo.chain import best_student
     from mmkd_report.pages.demo import gap_text
     from mmkd_report.pages.demo_answer import is_judged, leak_text, recommendation, shipped_text

@@ -1,4 +1,4 @@
-"""`mmkd-export`: options in, one call, the result on stdout and progress on stderr."""
+"""`mmkd-export`: result on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run_export(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactOptions:
-    """What is made, and for which platform."""
+    """Artifacts to make, and their platform."""
 
     targets: Annotated[
         list[str] | None,
@@ -73,7 +73,7 @@ class ArtifactOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingOptions:
-    """Which windows calibrate and judge, and what the gate requires."""
+    """Windows that calibrate and judge, and the gate's limits."""
 
     calibration: Annotated[
         Path | None,
@@ -120,7 +120,7 @@ class JudgingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SealOptions:
-    """The release, and who signs it."""
+    """Release and signing keys."""
 
     keys: Annotated[
         list[Path] | None, Option("Sign with this private key of mmkd-edge keygen (repeatable).", ("--sign",), "KEY")
@@ -351,7 +351,7 @@ def _name(made: ArtifactReport | LeftOutArtifact) -> str:
 
 @contextmanager
 def _progress() -> Iterator[OnStage]:
-    """Yield an observer that writes to stderr: one live line on a terminal, otherwise a line a stage."""
+    """Yield an observer that writes to stderr: a live line on a terminal, otherwise one line per stage."""
     from rich.console import Console
     from rich.status import Status
 

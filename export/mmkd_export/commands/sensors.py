@@ -1,4 +1,4 @@
-"""`mmkd-evaluate --sensors`: a model for every sensor, judged, and the table that decides which sensor to buy."""
+"""`mmkd-evaluate --sensors`: train and judge a model per sensor, for the table that decides which to buy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _EPILOG = (
 
 
 def run_sensors(arguments: Sequence[str]) -> None:
-    """Run `mmkd-evaluate --sensors` with the other arguments."""
+    """Run `mmkd-evaluate --sensors`."""
     run_line("mmkd-evaluate --sensors", arguments, [Command(function=sensors, epilog=_EPILOG)])
 
 
@@ -105,7 +105,7 @@ def sensors(
 
 
 def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Path]:
-    """Return the file of assumptions by sensor; one without a name is for all sensors without their own."""
+    """Map sensors to files of assumptions; a file without a name is for all other sensors."""
     files: dict[str, Path] = {}
     for text in given or ():
         name, equals, file = text.partition("=")

@@ -1,4 +1,4 @@
-"""After the demo's training: bundles, the runtime's answers and latencies, added to the document."""
+"""After the demo's training: bundles, the runtime's answers and latencies."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _ROUNDING = 1e-6  # of the answer: float32 in another order of summation
 def measure(
     document: DemoDocument, comparison: Comparison, *, pair: _MeasurePair, bundle: _MeasureBundle, say: Say
 ) -> DemoDocument:
-    """Export, check and benchmark the first fold's students; the one that validates best is `student.edge` too."""
+    """Export, check and benchmark the first fold's students; copy the best on validation to `student.edge`."""
     seed, dataset, out = document.seeds[0], comparison.dataset, comparison.out
     bundles = {}
     for name in document.students:
@@ -90,7 +90,7 @@ def measure(
 
 
 def best_student(document: DemoDocument) -> str:
-    """Return the sensor whose student validates best."""
+    """Return the sensor with the best validation score."""
 
     def score(name: str) -> float:
         spread = document.students[name].student.valid_score
@@ -100,7 +100,7 @@ def best_student(document: DemoDocument) -> str:
 
 
 def _with_measured(contest: DemoSensor, reference: Path | None, times: PairLatency) -> DemoSensor:
-    """Add latencies; the baseline has the student's if both are transformers."""
+    """Add latencies; a transformer baseline shares the student's."""
     assert contest.baseline is not None  # folds have one
     is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1] == ("transformer",)  # the first seed's
     latency, replace_in = msgspec.convert(times.student_ms, LatencyPercentiles), msgspec.structs.replace
@@ -115,7 +115,7 @@ def _with_measured(contest: DemoSensor, reference: Path | None, times: PairLaten
 
 
 def _check_runtime(dataset: Dataset, student: StudentCheckpoint, bundle: Path, test: Windows, *, say: Say) -> None:
-    """Raise GateError unless the runtime answers the test windows as the network does; empty windows aside."""
+    """Raise GateError unless runtime and network agree on the test windows, empty ones aside."""
     name, network, spread = student.modality.name, student.network(), float(test.labels.std())
     expected = agreed = 0
     with TemporaryDirectory() as temporary:
@@ -158,7 +158,7 @@ def _agree(
 
 
 def _parts(test: Windows, name: str) -> list[Windows]:
-    """Return one part per reference: all windows, or each group if the modality is normalised per group."""
+    """Return one part per reference: all windows, or each group."""
     if test.spec.modality(name).normalise == "none":
         return [test]
     return [test.subset(test.groups == group) for group in np.unique(test.groups)]
@@ -173,7 +173,7 @@ def _group_reference(dataset: Dataset, name: str, group: int | str, out: Path) -
 
 
 def _any_reference(dataset: Dataset, name: str, test: Windows, out: Path) -> Path | None:
-    """Write the reference of the first test group that has every channel; raise UsageError if none has."""
+    """Write the reference of the first test group with every channel; raise UsageError if none has."""
     *groups, last = dict.fromkeys(test.groups.tolist())
     for group in groups:
         with suppress(UsageError):

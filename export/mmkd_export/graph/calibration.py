@@ -1,4 +1,4 @@
-"""Magnitudes of a graph's tensors on real windows, in bounded memory, and the INT8 range that follows."""
+"""Magnitudes of a graph's tensors, in bounded memory, and the INT8 range that follows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PERCENTILE = 99.99
 
 @dataclass(frozen=True, kw_only=True)
 class Magnitudes:
-    """Histogram of |x| of one tensor: `counts` int64 (BINS,) from 0 to `top`, which is 0 if every value was."""
+    """Histogram of |x| of one tensor: `counts` int64 (BINS,) from 0 to `top` (0 if all values are 0)."""
 
     counts: NDArray[np.int64]
     top: float
@@ -31,7 +31,7 @@ class Magnitudes:
 
 
 def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]) -> dict[str, Magnitudes]:
-    """Run a graph one window at a time and count the magnitudes of some of its tensors."""
+    """Run a graph window by window and count magnitudes of tensors."""
     import onnx
 
     probed = copy.deepcopy(model)
@@ -50,7 +50,7 @@ def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Ite
 
 
 def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:
-    """Count more values; the range doubles, two bins becoming one, until it holds them all."""
+    """Count more values; double the range, merging bins, until it holds them all."""
     sizes = np.abs(values, dtype=np.float64).ravel()
     largest = float(sizes.max(initial=0.0))
     counts, top = before.counts, before.top
@@ -65,7 +65,7 @@ def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:
 
 
 def clipping_range(magnitudes: Magnitudes, method: Literal["minmax", "percentile"]) -> float:
-    """Return the largest magnitude that INT8 represents, above 0."""
+    """Return the largest magnitude in INT8, above 0."""
     from mmkd_models.networks.int8 import NOTHING
 
     if magnitudes.largest <= NOTHING:

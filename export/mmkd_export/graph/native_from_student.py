@@ -1,4 +1,4 @@
-"""The tensors of a student as a `.native` file, which `mmkd_edge.native` runs. Layout: mmkd_edge/native/src/model.c."""
+"""A student as a `.native` file for `mmkd_edge.native`. Layout: mmkd_edge/native/src/model.c."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Named = Iterator[tuple[str, Array]]
 
 
 def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
-    """Return a student as a `.native` file; raise UsageError if the engine does not know its kind."""
+    """Return a `.native` file; raise UsageError if the engine does not support the network."""
     from mmkd_models.networks.encoder import Encoder
     from mmkd_models.networks.fronts.series import FrontEnd
 
@@ -113,7 +113,7 @@ def _transformer(encoder: Encoder | CausalEncoder, pool: TokenPooling) -> Named:
 
 
 def _convolutions(rocket: RocketFeatures) -> Named:
-    """Write features that share a kernel together; the graph's order of features is kept."""
+    """Group features that share a kernel; the graph's order of features stays."""
     from torch import cat
 
     kernels: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""torch to ONNX: the fp32 graph of a student, and of a teacher for comparison."""
+"""torch to ONNX: fp32 graphs of students, and of teachers for comparison."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0
 
     Raises:
         MmkdError: the exporter failed.
-        GateError: its graph is not what the manifest describes.
+        GateError: the graph does not match the manifest.
     """
     return _onnx_from_module(
         exported_network(checkpoint, temperature=temperature),
@@ -56,14 +56,14 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0
 
 
 def exported_network(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> ExportStudent:
-    """Return the network that every artifact of a student computes."""
+    """Return the network that all artifacts compute."""
     from mmkd_models.networks.student import ExportStudent
 
     return ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen).eval()
 
 
 def stepping_network(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> StepStudent:
-    """Return the network of a causal student's step graph."""
+    """Return the network of a step graph."""
     from mmkd_models.networks.step import StepStudent
 
     network = checkpoint.transformer(asked_by="step graph")
@@ -71,7 +71,7 @@ def stepping_network(checkpoint: StudentCheckpoint, *, temperature: float = 1.0)
 
 
 def describe_steps(checkpoint: StudentCheckpoint) -> Streaming:
-    """Describe a causal student's steps for the manifest, without artifacts."""
+    """Describe a causal student's steps, without artifacts."""
     step = stepping_network(checkpoint)
     return Streaming(
         stride=step.encoder.stride,
@@ -97,7 +97,7 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
 
 
 def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:
-    """Return the layers that INT8 computes in, grouped by the tensor that they read."""
+    """Return layers for INT8, grouped by the tensor that they read."""
     import onnx
 
     layers = learnt_layers(onnx.load_from_string(onnx_from_student(checkpoint)))
@@ -105,7 +105,7 @@ def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ..
 
 
 def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> bytes:
-    """Convert a teacher to its fp32 graph; inputs are `<modality>` and `<modality>_present` (1, T, C) of each."""
+    """Convert a teacher to its fp32 graph, with inputs `<modality>` and `<modality>_present` (1, T, C)."""
     import torch
 
     names = tuple(modality.name for modality in modalities)
@@ -179,7 +179,7 @@ def _onnx_from_module(
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Drop the exporter's warnings and log lines, which are about its internals."""
+    """Drop the exporter's warnings and logs about its internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

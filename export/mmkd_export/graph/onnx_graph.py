@@ -1,4 +1,4 @@
-"""ONNX graphs: cleaned, checked against the manifest, counted; without torch."""
+"""Clean, check and count ONNX graphs, without torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorPro
 
 
 def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) -> onnx.ModelProto:
-    """Return a copy with this metadata, without source paths, stack traces and notes of the exporter."""
+    """Return a copy with this metadata, without the exporter's paths, traces and notes."""
     cleaned = copy.deepcopy(model)
     cleaned.doc_string = ""
     cleaned.producer_name = "mmkd-edge"
@@ -60,7 +60,7 @@ def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) 
 def check_exported(
     model: onnx.ModelProto, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], slots: int = 0
 ) -> None:
-    """Raise GateError unless a graph is valid ONNX, is what the manifest describes, and devices take it."""
+    """Raise GateError unless a graph is valid, matches the manifest and is accepted by devices."""
     import onnx
 
     try:
@@ -92,13 +92,13 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def graph_bytes(model: onnx.ModelProto) -> bytes:
-    """Serialise a graph: the same graph gives the same bytes."""
+    """Serialise a graph deterministically."""
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove, in place, the initializers that no node reads."""
+    """Remove unused initializers in place."""
     used = {name for node in graph.node for name in node.input}
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in used:
@@ -106,12 +106,12 @@ def drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def is_transposed(node: onnx.NodeProto, attribute: str) -> bool:
-    """Whether `transA` or `transB` of a Gemm is set."""
+    """Whether a Gemm's `transA` or `transB` is set."""
     return any(entry.name == attribute and entry.i for entry in node.attribute)
 
 
 def multiply_adds(model: onnx.ModelProto) -> int:
-    """Count the multiplications of convolutions and matrix products for one window."""
+    """Count multiplications of convolutions and matrix products per window."""
     shapes = tensor_shapes(model)
     total = 0
     for node in model.graph.node:
@@ -124,12 +124,12 @@ def multiply_adds(model: onnx.ModelProto) -> int:
 
 
 def count_mflops(model: onnx.ModelProto) -> float:
-    """Count floating point operations for one window, in millions: two for each multiplication."""
+    """Return MFLOP per window, two per multiplication."""
     return round(2 * multiply_adds(model) / 1e6, 3)
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a graph."""
+    """Return every tensor's shape."""
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
@@ -150,7 +150,7 @@ _CONVOLUTIONAL_FEATURES = "rocket."
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One product of m x k values and k x n learnt weights; `axis` of the weights counts outputs."""
+    """A product of m x k values and k x n learnt weights; `axis` of the weights counts outputs."""
 
     name: str
     node: int
@@ -164,12 +164,12 @@ class Layer:
 
 
 def is_worth_quantising(m: int, k: int, n: int) -> bool:
-    """Whether INT8 can be faster: no matrix-vector product, and neither side below `SMALLEST_PRODUCT`."""
+    """Whether INT8 can be faster: no matrix-vector product, both sides at least `SMALLEST_PRODUCT`."""
     return m > 1 and min(k, n) >= SMALLEST_PRODUCT
 
 
 def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
-    """Return the layers in execution order."""
+    """Return layers in execution order."""
     shapes = tensor_shapes(model)
     weights = {tensor.name for tensor in model.graph.initializer}
     names: Counter[str] = Counter()
@@ -186,9 +186,9 @@ def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
 
 
 def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
-    """Return the indices of nodes that compute with learnt weights or what follows from them; novelty aside.
+    """Return the indices of nodes that depend on learnt weights (of Conv or Gemm).
 
-    Learnt weights enter by Conv and Gemm. The novelty score's distances are differences of large numbers.
+    Novelty is excluded: its distances are differences of large numbers.
     """
     learnt: set[str] = set()
     novelty: set[str] = set()
@@ -203,7 +203,7 @@ def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
 
 
 def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence[str]) -> tuple[Layer, ...]:
-    """Return the layers to quantise; raise UsageError if `exclude` is no expression or matches none.
+    """Return the layers to quantise; raise UsageError if `exclude` is invalid or matches none.
 
     Never the first, nor convolutional features: they read the sensor itself, whose glitches set the range.
     """
@@ -225,7 +225,7 @@ def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence
 
 
 def layers_by_source(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
-    """Group layer names by the tensor that they read: they share its Q, DQ and range."""
+    """Group layer names by their input, since they share its Q, DQ and range."""
     groups: dict[str, list[str]] = {}
     for layer in layers:
         groups.setdefault(layer.source, []).append(layer.name)
@@ -233,7 +233,7 @@ def layers_by_source(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
 
 
 def learnt_ranges(model: onnx.ModelProto) -> dict[str, float]:
-    """Return the input range of each layer that quantisation-aware distillation learnt; empty without it."""
+    """Return each layer's input range from quantisation-aware distillation, if any."""
     from mmkd_models.networks.int8 import LearntInt8
 
     text = next((entry.value for entry in model.metadata_props if entry.key == INT8_KEY), None)
@@ -252,7 +252,7 @@ def _layer(name: str, index: int, node: onnx.NodeProto, *, shapes: dict[str, tup
 
 
 def _module_name(nodes: Sequence[onnx.NodeProto], index: int, weights: set[str]) -> str:
-    """Return the module's name, from its weights or, if the exporter transposed these, from its bias."""
+    """Return the module's name from its weights, or its bias if the exporter transposed the weights."""
     node = nodes[index]
     names = list(node.input[1:])
     for later in nodes[index + 1 :]:

@@ -1,4 +1,4 @@
-"""The bill of materials of a bundle: what made it, its members, and the installed libraries that run it."""
+"""Bill of materials of a bundle: origin, members, and the installed libraries that run it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MAX_NAME_LENGTH = 100  # some distributions put the text of their licence where
 
 
 def make_bill(path: Path) -> BillOfMaterials:
-    """Return the bill of materials of a bundle, which is verified."""
+    """Verify a bundle and return its bill of materials."""
     with Bundle.open(path) as bundle:
         manifest, sha256 = bundle.manifest, bundle.sha256
     whole = Component(
@@ -85,7 +85,7 @@ def _libraries() -> Iterator[Component]:
 
 
 def _find_licence(facts: PackageMetadata) -> str:
-    """Return a distribution's licence: an expression, its classifiers, or the first line of its text."""
+    """Return a licence expression, the classifiers, or the first line of the licence text."""
     classifiers = [one for one in facts.get_all("Classifier") or [] if one.startswith(_CLASSIFIER)]
     names = "; ".join(one.rpartition(" :: ")[2] for one in classifiers)
     expressions, texts = facts.get_all("License-Expression") or [], facts.get_all("License") or []

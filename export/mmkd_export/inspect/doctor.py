@@ -1,4 +1,4 @@
-"""What this machine can run, what it lacks, and the command that installs it; without extras."""
+"""What this machine can run, what it lacks, and how to install it. Needs no extras."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _IMPORTS: dict[str, Callable[[], Any]] = {"onnxruntime": import_onnxruntime, "op
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One check; `missing` is not installed, `problem` is installed and does not work."""
+    """One check: `missing` is not installed, `problem` does not work."""
 
     what: str
     status: Literal["ok", "missing", "problem"]
@@ -179,7 +179,7 @@ def _check_trt() -> Check:
 
 
 def _import_fault(module: str) -> str | None:
-    """Return None if the module loads, "" if it is not installed, else why it does not load."""
+    """Return None if the module loads, "" if it is not installed, else the fault."""
     try:
         _IMPORTS.get(module, lambda: importlib.import_module(module))()
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""A checkpoint, bundle or engine as a flat list of verified facts; without torch."""
+"""Verified facts of a checkpoint, bundle or engine, without torch."""
 
 from __future__ import annotations
 
@@ -32,11 +32,9 @@ _DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "I32": "int32", "
 
 
 def inspect_file(path: Path) -> Facts:
-    """Return the verified facts of a bundle, a checkpoint, or an engine or its sidecar.
+    """Return the verified facts of a bundle, checkpoint, engine or sidecar.
 
-    Raises:
-        UsageError: there is no such file, or it is of an unknown kind.
-        ArtifactError: it is damaged.
+    Raises UsageError for a missing or unknown file, ArtifactError for a damaged one.
     """
     start = _first_bytes(path, 64, expected="a bundle, a checkpoint or an engine")
     if is_bundle(path):
@@ -60,7 +58,7 @@ def _first_bytes(path: Path, count: int, *, expected: str) -> bytes:
 
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """Return the facts that differ, with both values; None where a file lacks the fact."""
+    """Return facts that differ, with both values (None if absent)."""
     return {name: (one.get(name), other.get(name)) for name in {**one, **other} if one.get(name) != other.get(name)}
 
 
@@ -205,7 +203,7 @@ def _student_facts(facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], list[TensorContent], str]:
-    """Read a safetensors file without torch: its header, tensors and SHA-256; all sizes are checked."""
+    """Return header, tensors and SHA-256 of a safetensors file, without torch; check all sizes."""
     start_bytes = _first_bytes(path, _LENGTH_BYTES, expected="a checkpoint of mmkd-edge")
     length = int.from_bytes(start_bytes, "little")
     if _MAX_HEADER_BYTES < length < path.stat().st_size:

@@ -1,1 +1,1 @@
-"""From proven artifacts to one bundle: manifest, report and card, and several students in one."""
+"""Manifest, report, card and sealed bundle of one or several students."""

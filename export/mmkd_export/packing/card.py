@@ -25,7 +25,7 @@ NO_RECORDING = (
 
 
 def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
-    """Write the card as Markdown."""
+    """Return the card as Markdown."""
     parts = (
         _input(report, entry),
         _measurements(report),

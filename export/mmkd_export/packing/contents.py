@@ -1,4 +1,4 @@
-"""The members of a bundle, and the sealed file; several students in one bundle."""
+"""Members of a bundle, sealing, and several students in one bundle."""
 
 from __future__ import annotations
 
@@ -123,12 +123,12 @@ def _entry(student: ProvenStudent, artifacts: Sequence[ProvenArtifact], golden: 
 
 
 def file_entry(name: str, data: bytes) -> FileEntry:
-    """Describe a member that is no model."""
+    """Describe a member other than a model."""
     return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
 def write_sealed(path: Path, *, manifest: Manifest, members: Mapping[str, bytes], seal: Seal) -> None:
-    """Write a bundle with its release number and signatures; raise UsageError if a key cannot sign."""
+    """Write a bundle with release and signatures; raise UsageError if a key cannot sign."""
     if seal.release is not None:
         manifest = msgspec.structs.replace(manifest, release=seal.release)
     signatures = None
@@ -138,14 +138,14 @@ def write_sealed(path: Path, *, manifest: Manifest, members: Mapping[str, bytes]
 
 
 def seal_bundle(source: Path, output: Path, *, seal: Seal) -> None:
-    """Write a bundle again with other signatures, and its own release number unless the seal has one."""
+    """Write a bundle with other signatures; its release stays unless the seal has one."""
     with Bundle.open(source) as bundle:
         members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
         write_sealed(output, manifest=bundle.manifest, members=members, seal=seal)
 
 
 def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) -> None:  # noqa: B008 - it is frozen
-    """Write one bundle with the students of several, the best first; raise UsageError if they do not fit."""
+    """Join students of several bundles, the best first; raise UsageError if they do not fit."""
     manifests, reports, cards = [], [], []
     members: dict[str, bytes] = {}
     for path in paths:
@@ -176,7 +176,7 @@ def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) ->
 
 
 def check_students(students: Sequence[tuple[str, str]]) -> None:
-    """Raise UsageError if two students take the same modality, or their labels differ."""
+    """Raise UsageError if two students share a modality, or labels differ."""
     (name, count), *_ = Counter(name for name, _ in students).most_common(1)
     if count > 1:
         raise UsageError(
@@ -217,7 +217,7 @@ def _rows(golden: Golden, rows: NDArray[np.intp]) -> Golden:
 
 
 def _select_stable(golden: Golden, artifacts: Sequence[ProvenArtifact], modality: ModalitySpec) -> Golden:
-    """Select the windows that every artifact answers within its tolerance: drawn ones may be odd for INT8."""
+    """Select windows that every artifact answers within tolerance; drawn ones may be odd for INT8."""
     stable = np.ones(len(golden.windows), dtype=bool)
     for proven in artifacts:
         artifact = proven.artifact

@@ -1,1 +1,1 @@
-"""Graphs of lower precision: FP16, INT8 and the remedies that INT8 may need."""
+"""FP16 and INT8 graphs, and remedies for INT8."""

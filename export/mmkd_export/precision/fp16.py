@@ -1,6 +1,6 @@
-"""FP16 in the graph: explicit casts, as strongly typed engines take them.
+"""FP16 by explicit casts, as strongly typed engines take them.
 
-LayerNorm, softmax, reductions, divisions, front-end and head stay float32, and nodes whose values leave the range.
+LayerNorm, softmax, reductions, divisions, front-end, head, and nodes beyond the FP16 range stay float32.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HALF_OPS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class HalfGraph:
-    """A graph of which `nodes` compute in FP16, and the magnitudes of nodes outside its range."""
+    """A graph with its FP16 `nodes`, and magnitudes of nodes outside the range."""
 
     model: onnx.ModelProto
     nodes: int
@@ -39,7 +39,7 @@ class HalfGraph:
 
 
 def half_graph(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> HalfGraph:
-    """Convert a float32 graph; `feeds` are its inputs for real windows."""
+    """Convert a float32 graph; `feeds` are inputs of real windows."""
     floats = _float_tensors(model)
     head = learnt_layers(model)[-1].node
     # Nothing behind the head either: its results are the graph's float32 outputs.

@@ -1,4 +1,4 @@
-"""The ONNX artifacts of lower precision that pass their gates; INT8 is a search over remedies."""
+"""ONNX artifacts of lower precision that pass their gates; INT8 searches over remedies."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 def make_lower_precision(
     student: ProvenStudent, precision: Precision, rule: GateRule, *, exclude: str | None, ops: Sequence[str]
 ) -> ProvenArtifact:
-    """Make the fp16 or int8 ONNX artifact; the platform runs `ops` faster in INT8, `exclude` names layers.
+    """Make the fp16 or int8 ONNX artifact; `ops` are faster in INT8 on the platform, `exclude` names layers.
 
     Raises:
-        GateError: it does not pass its gate, or too few windows judge.
-        UsageError: there are no windows to calibrate with, or `exclude` matches no layer.
+        GateError: the artifact fails its gate, or too few windows judge.
+        UsageError: no windows to calibrate with, or `exclude` matches no layer.
     """
     import onnx
 
@@ -146,7 +146,7 @@ _MAX_REVERTED = 0.5  # if more than this fraction of the layers went back to flo
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Graph:
-    """The last attempt and its INT8 layers; `sensitivity` has all layers, the most sensitive first."""
+    """The last attempt and its INT8 layers; `sensitivity` sorts all layers, the most sensitive first."""
 
     model: onnx.ModelProto
     attempts: tuple[Attempt, ...]
@@ -169,9 +169,9 @@ def int8_graph(
     answer: Callable[[onnx.ModelProto], NetworkAnswers],
     gate: Callable[[onnx.ModelProto], GateResult],
 ) -> Int8Graph:
-    """Quantise layers of a float32 graph; try the remedies until `gate` passes a graph.
+    """Quantise layers of a float32 graph; try remedies until `gate` passes.
 
-    `answer` runs a graph over the calibration windows, whose inputs are `feeds`; `gate` judges it on others.
+    `answer` runs a graph over the calibration windows `feeds`; `gate` judges on others.
     """
     magnitudes = tensor_magnitudes(model, sorted({layer.source for layer in layers}), feeds)
     learnt, expected = learnt_ranges(model), answer(model)
@@ -205,7 +205,7 @@ def int8_graph(
 def _variants(
     layers: tuple[Layer, ...], sensitivity: Sequence[LayerSensitivity], *, practised: bool
 ) -> Iterator[_Variant]:
-    """Yield the remedies in order; each keeps those before it, but calibration follows learnt ranges."""
+    """Yield remedies in order, each on top of those before it; calibration follows learnt ranges."""
     if practised:
         yield _Variant(remedy="quantisation-aware distillation", method="learnt", layers=layers)
     variant = _Variant(remedy="all but the first layer", layers=layers)

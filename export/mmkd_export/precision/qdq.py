@@ -1,6 +1,6 @@
-"""INT8 as explicit Q/DQ, in the one form that TensorRT, onnxruntime and OpenVINO all take.
+"""INT8 as explicit Q/DQ, in the form that TensorRT, onnxruntime and OpenVINO all take.
 
-Symmetric, zero point 0; one scale for activations, one per output for INT8 weights; nothing on outputs or biases
+Symmetric, zero point 0; one scale per activation tensor and per weight output; none on outputs or biases
 (TensorRT's parser rejects an INT32 bias with DQ). Everything else stays float32.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float]) -> onnx.ModelProto:
-    """Return a copy whose layers compute in INT8; `ranges` has the largest magnitude of each tensor they read."""
+    """Return a copy with INT8 layers; `ranges` has the largest magnitude of each input tensor."""
     import onnx
     from onnx import helper
 
@@ -63,7 +63,7 @@ def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Map
 
 
 def weight_scales(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Return the scale of each output, float32 (n,): its largest weight over 127; 1 / 127 if all are about 0."""
+    """Return scales float32 (n,): each output's largest weight over 127, or 1 / 127 if all are about 0."""
     from mmkd_models.networks.int8 import int8_scales
 
     others = tuple(index for index in range(values.ndim) if index != axis)
@@ -80,10 +80,7 @@ def quantised_weights(values: NDArray[np.float32], scales: NDArray[np.float32], 
 
 
 def _reshape_bias(graph: onnx.GraphProto, product: str, weights: Mapping[str, onnx.TensorProto]) -> None:
-    """Give the bias of a product rank 3.
-
-    With a vector onnxruntime makes a float Gemm behind its DequantizeLinear nodes: slower than without INT8.
-    """
+    """Give a product's bias rank 3: for a vector onnxruntime makes a slower float Gemm behind DequantizeLinear."""
     import onnx
 
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""Which artifacts are worth keeping for their speed on this machine."""
+"""Whether artifacts are fast enough on this machine to include."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Key = TypeVar("Key")
 def without_slow(
     timed: Sequence[ProvenArtifact], optional: Collection[Precision]
 ) -> tuple[list[ProvenArtifact], list[LeftOutArtifact]]:
-    """Leave out optional artifacts whose fastest backend is below `MIN_SPEEDUP` times the fp32 one's speed."""
+    """Leave out optional artifacts whose fastest backend is below `MIN_SPEEDUP` times the fp32 speed."""
     fast: list[ProvenArtifact] = []
     left_out: list[LeftOutArtifact] = []
     best = {
@@ -51,7 +51,7 @@ def without_slow(
 
 
 def with_latencies(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> list[ProvenArtifact]:
-    """Add to the artifacts' reports the median latency in each backend that they were run in."""
+    """Add to the reports the median latency in each backend."""
     opened: dict[tuple[str, Precision], Backend] = {}
     try:
         for proven in artifacts:
@@ -74,9 +74,9 @@ def with_latencies(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> 
 
 
 def paired_latency_us(backends: Mapping[Key, Backend], feeds: Sequence[Feeds]) -> dict[Key, float]:
-    """Return the median time of one `run` of every backend, in µs, measured in turns.
+    """Return the median time of a `run` of every backend, in µs, measured in turns.
 
-    Each runs a window twice in a round; the first run brings its weights back into the cache.
+    Each round runs a window twice: the first run brings the weights back into the cache.
     """
     samples: dict[Key, list[int]] = {key: [] for key in backends}
     for backend in backends.values():

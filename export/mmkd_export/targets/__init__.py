@@ -1,1 +1,1 @@
-"""What an export is for: platforms, engines and files of other formats."""
+"""Export targets: platforms, engines and other file formats."""

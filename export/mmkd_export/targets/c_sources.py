@@ -1,4 +1,4 @@
-"""The target `c`: C sources of one student with its tensors as constants, for any board that has a compiler."""
+"""The target `c`: C sources of one student, for any board with a compiler."""
 
 from __future__ import annotations
 
@@ -130,10 +130,9 @@ clean:
 
 
 def write_c_sources(path: Path) -> Path:
-    """Write the sources of a bundle's student to `<stem>-c` beside it, and return the folder.
+    """Write a student's sources to `<stem>-c` next to the bundle, and return the folder.
 
-    Raises:
-        UsageError: the bundle has no native artifact, or the sensor needs a reference.
+    Raises UsageError if the bundle has no native artifact, or the sensor needs a reference.
     """
     with Bundle.open(path) as bundle:
         entry = only_student(bundle)
@@ -197,7 +196,7 @@ def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes) 
 
 
 def _words(values: NDArray[np.float32] | NDArray[np.uint32]) -> str:
-    """Numbers as the words of their bits: exact, and without a compiler's reading of decimals."""
+    """Return floats as the words of their bits, which is exact with any compiler."""
     rows = np.ascontiguousarray(values).view(np.uint32).ravel()
     lines = (", ".join(f"0x{word:08x}" for word in rows[at : at + 10]) for at in range(0, len(rows), 10))
     return "\n" + ",\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
 """The target `litert`: `.tflite` files through litert-torch and ai-edge-quantizer.
 
-The converter runs in a child process: it writes to the terminal from native code.
+A child process converts, because native code writes to the terminal.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _Graph = Literal["window", "step"]
 
 
 def missing_libraries() -> list[str]:
-    """Name the libraries that the conversion lacks."""
+    """Return missing libraries of the conversion."""
     return [name.replace("_", "-") for name in LIBRARIES if importlib.util.find_spec(name) is None]
 
 
 def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
-    """Add the fp32 `.tflite` of the checkpoint at `source`, and that of a causal student's steps."""
+    """Add the fp32 `.tflite`, and that of a causal student's steps."""
     proof_set = student.proof_set
     model = tflite_from_checkpoint(source, temperature=proof_set.temperature)
     student = replace(student, others=(prove_fp32(model, proof_set, file_format="tflite"), *student.others))
@@ -67,11 +67,9 @@ def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Pa
 
 
 def tflite_from_checkpoint(path: Path, *, graph: _Graph = "window", temperature: float = 1.0) -> bytes:
-    """Convert the student in a checkpoint file; its signature has the tensors of the ONNX (step) graph.
+    """Convert a checkpoint file; the signature has the tensors of the ONNX (step) graph.
 
-    Raises:
-        GateError: devices would refuse the file.
-        MmkdError: the network cannot be converted.
+    Raises GateError if devices would refuse the file, MmkdError if the network cannot be converted.
     """
     if missing_libraries():
         raise UnavailableError(
@@ -126,7 +124,7 @@ def _tflite_from_module(
     import torch
 
     class Named(torch.nn.Module):
-        """Names the outputs: litert-torch numbers others, and its inputs: `args_0`..."""
+        """A module with named outputs (litert-torch numbers others) and inputs `args_0`..."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -146,7 +144,7 @@ def _tflite_from_module(
 
 
 def _clean_model(model: bytes, *, names: Mapping[str, str], metadata: Mapping[str, bytes]) -> bytes:
-    """Drop class paths, add metadata, and rename tensors of a `.tflite` of one subgraph."""
+    """Drop class paths, add metadata, and rename tensors of a one-subgraph `.tflite`."""
     import flatbuffers
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
@@ -178,7 +176,7 @@ def _content(model: bytes) -> Any:
 
 
 def make_int8_tflite(student: ProvenStudent, exclude: str | None, rule: GateRule) -> ProvenArtifact:
-    """Make the INT8 `.tflite` from the fp32 one; raise GateError unless it passes."""
+    """Make the INT8 `.tflite` from fp32; raise GateError unless it passes."""
     import onnx
 
     require_windows(len(student.proof_set.judging.labels), what="int8 .tflite", rule=rule)
@@ -190,13 +188,11 @@ def make_int8_tflite(student: ProvenStudent, exclude: str | None, rule: GateRule
 
 
 def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = None) -> bytes:
-    """Quantise the products of an fp32 `.tflite` that the ONNX artifact quantises too, named by its `graph`.
+    """Quantise the products of an fp32 `.tflite` that the ONNX `graph` quantises too.
 
     Inputs are quantised at run time, each row with its own range: nothing is calibrated and nothing clips.
 
-    Raises:
-        UsageError: `exclude` matches no layer.
-        GateError: no layer is left that INT8 makes faster.
+    Raises UsageError if `exclude` matches no layer, GateError if INT8 makes no remaining layer faster.
     """
     from ai_edge_quantizer import qtyping, quantizer
 
@@ -227,7 +223,7 @@ def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = N
 
 
 def _learnt_products(model: bytes) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Yield output and sizes (m, k, n) of the products behind the first convolution, in order."""
+    """Yield output and sizes (m, k, n) of products behind the first convolution, in order."""
     from ai_edge_litert import schema_py_generated as schema
 
     content = _content(model)

@@ -1,4 +1,4 @@
-"""The target `native`: a student for the runtime's own engine."""
+"""The target `native`: a file for the runtime's own engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLATFORMS = tuple(platform.name for platform in ALL_PLATFORMS)  # each has a pro
 
 
 def add_native(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
-    """Add a checkpoint's `.native` file; raise UsageError if the native engine does not know its kind."""
+    """Add the `.native` file; raise UsageError if the engine does not support the network."""
     from mmkd_export.graph.native_from_student import native_file
     from mmkd_models.networks.student import ExportStudent
 

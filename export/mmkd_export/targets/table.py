@@ -1,6 +1,6 @@
-"""The table of export targets. A new target is a file beside this one and a row.
+"""The table of export targets; a new one is a file and a row.
 
-Order in an export: `convert`, `int8` with the lower precisions, `backend`, and `build` after the bundle is written.
+Order: `convert`, `int8` with the lower precisions, `backend`, and `build` after the bundle is written.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Target:
     """One row of the table.
 
     Attributes:
-        libraries: modules that an export for it needs; `extra` installs them.
-        convert: adds the fp32 artifacts of its `format`, given the checkpoint's path.
-        int8: makes the INT8 artifact of its format, given the expression of excluded layers.
+        libraries: required modules; `extra` installs them.
+        convert: adds the fp32 artifacts of its `format`, from the checkpoint's path.
+        int8: makes its INT8 artifact, given the expression of excluded layers.
         backend: also runs all ONNX artifacts.
-        build: builds engines of the written bundle, for some precisions or all; takes a bundle as source, like `write`.
-        write: writes a folder of sources beside the written bundle.
-        platform_here: chooses the platform if none is named; None takes the processor's.
+        build: builds engines of the written bundle, for some or all precisions; source may be a bundle, as for `write`.
+        write: writes a folder of sources next to the bundle.
+        platform_here: default platform; None takes the processor's.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Target:
     platform_here: Callable[[], PlatformName] | None = None
 
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
-        """Yield what keeps a plan from being exported for it."""
+        """Yield problems that prevent a plan's export."""
         if plan.from_bundle and not (self.build or self.write):
             yield UsageError(
                 f"{plan.source}: --target {self.name}: expected a checkpoint, because a bundle keeps its artifacts and "
@@ -131,7 +131,7 @@ TARGETS: tuple[Target, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedPlan:
-    """A plan whose open choices are made; `optional` precisions are requested by `auto` alone."""
+    """A plan without open choices; `optional` precisions come from `auto` alone."""
 
     plan: ExportPlan
     platform: Platform
@@ -147,15 +147,15 @@ class ResolvedPlan:
 
     @property
     def built_precisions(self) -> tuple[Precision, ...] | None:
-        """Precisions of engines; None for all in the bundle."""
+        """Precisions of engines; None for all."""
         named = tuple(name for name in self.plan.precisions if name != "auto")
         return named if named == self.plan.precisions and named else None
 
 
 def resolve(plan: ExportPlan) -> ResolvedPlan:
-    """Choose platform, targets and precisions; raise UsageError if a target does not exist there.
+    """Choose platform, targets and precisions; raise UsageError if the platform lacks a target.
 
-    `auto` tries INT8, and on a GPU FP16: a CPU has no FP16 arithmetic.
+    `auto` tries INT8, and FP16 only on a GPU: a CPU has no FP16 arithmetic.
     """
     targets = requested_targets(plan)
     here: PlatformName = "cpu-arm" if host.machine() in ("aarch64", "arm64") else "cpu-x86"
@@ -183,7 +183,7 @@ def resolve(plan: ExportPlan) -> ResolvedPlan:
 
 
 def requested_targets(plan: ExportPlan) -> tuple[Target, ...]:
-    """Return the rows that a plan names, in the table's order; raise UsageError if there is no such target."""
+    """Return a plan's targets in the table's order; raise UsageError for an unknown one."""
     names = [row.name for row in TARGETS]
     for name in plan.targets:
         if name not in names:
@@ -192,7 +192,7 @@ def requested_targets(plan: ExportPlan) -> tuple[Target, ...]:
 
 
 def with_defaults(plan: ExportPlan) -> ExportPlan:
-    """Add the targets `native` and `litert` where they exist and their software is installed, as optional ones."""
+    """Add `native` and `litert` as optional targets where available and installed."""
     if plan.from_bundle or "onnx" in plan.targets:
         return plan
     names = ["native"] if not why_absent("native") else []
@@ -203,5 +203,5 @@ def with_defaults(plan: ExportPlan) -> ExportPlan:
 
 
 def targets_on(platform: Platform) -> tuple[str, ...]:
-    """Return the names of the targets that exist for a platform."""
+    """Return the targets of a platform."""
     return tuple(row.name for row in TARGETS if platform.name in row.platforms)

@@ -1,6 +1,6 @@
-"""The target `trt`: engines beside a bundle, `<stem>.<precision>.engine`, with a JSON sidecar each.
+"""The target `trt`: engines `<stem>.<precision>.engine` next to a bundle, with JSON sidecars.
 
-A child process builds them: a graph may end or hang TensorRT, or take all memory.
+A child process builds them: a graph may crash or hang TensorRT, or exhaust memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LIMITS = ProcessLimits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
 
 
 def platform_here() -> PlatformName:
-    """Return the platform of this machine's TensorRT; jp6.2 without one."""
+    """Return the platform of this machine's TensorRT, jp6.2 without one."""
     if importlib.util.find_spec("tensorrt") is None:
         return "jp6.2"
     import tensorrt
@@ -68,7 +68,7 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
 def build_engines_apart(
     bundle: Path, platform: Platform, precisions: Sequence[Precision] | None = None, *, limits: ProcessLimits = LIMITS
 ) -> tuple[BuiltEngine, ...]:
-    """Run `build_engines` in a child process; BackendError also if that fails."""
+    """Run `build_engines` in a child process; raise BackendError if that fails."""
     request = _Request(
         bundle=str(bundle),
         platform=platform.name,
@@ -96,7 +96,7 @@ def build_engines_apart(
 
 
 def main() -> None:
-    """Build in the child process: a request on stdin, the answer on stdout."""
+    """Build in the child process: request on stdin, answer on stdout."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=_Request)
     with answering(request.limits) as answers:
         try:
@@ -114,13 +114,13 @@ def main() -> None:
 def build_engines(
     bundle: Path, platform: Platform, precisions: Sequence[Precision] | None = None
 ) -> tuple[BuiltEngine, ...]:
-    """Build an engine of each ONNX artifact, or of some precisions, in the bundle's folder.
+    """Build engines of all ONNX artifacts, or some precisions, in the bundle's folder.
 
     Raises:
-        UnavailableError: no engine can be built on this machine; the message has the command for the device.
-        UsageError: the bundle has several students, or no graph of a precision.
-        BackendError: the library refuses an artifact.
-        BundleError: the bundle is damaged, or has a graph that no engine may be given.
+        UnavailableError: no engine can be built here; the message has the command for the device.
+        UsageError: several students, or no graph of a precision.
+        BackendError: TensorRT refuses an artifact.
+        BundleError: the bundle is damaged, or has a forbidden graph.
     """
     try:
         with Bundle.open(bundle) as opened:
@@ -195,19 +195,19 @@ def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precisio
 
 
 def engine_key(sidecar: EngineSidecar) -> str:
-    """Return the SHA-256 of what decides an engine: graph, library, GPU and builder's options."""
+    """Return the SHA-256 of graph, library, GPU and builder options."""
     names = ("onnx_sha256", "library", "library_version", "architecture", "strongly_typed", "tf32")
     facts = {name: getattr(sidecar, name) for name in names}
     return EngineFacts(**facts, device=engine_device(sidecar)).key
 
 
 def engine_device(sidecar: EngineSidecar) -> DeviceFacts | None:
-    """Return the GPU that an engine was built on; None if it was built without one."""
+    """Return the GPU of an engine's build, if any."""
     return msgspec.convert(sidecar.device, DeviceFacts | None)
 
 
 def read_sidecar(path: Path) -> EngineSidecar:
-    """Read an engine's sidecar; raise ArtifactError if it is damaged or of another version."""
+    """Read a sidecar; raise ArtifactError if damaged or of another version."""
     try:
         sidecar = decode_sidecar(path.read_bytes())
         engine_device(sidecar)

@@ -1,1 +1,1 @@
-"""Comparison of artifacts with their checkpoint: windows, answers, gates."""
+"""Artifacts against their checkpoint: windows, answers, gates."""

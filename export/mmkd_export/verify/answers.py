@@ -1,4 +1,4 @@
-"""A student's answers, in torch and as an artifact, and how far two sets of answers differ."""
+"""Answers of a student in torch and as an artifact, and their differences."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class NetworkAnswers:
-    """The graph's outputs for N windows, float32 (N, K), and novelty (N, 1) or None."""
+    """Outputs for N windows, float32 (N, K), and novelty (N, 1) or None."""
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     novelty: NDArray[np.float32] | None = None
 
     def rows(self, chosen: NDArray[Any]) -> NetworkAnswers:
-        """Select windows, by their numbers or by a bool mask (N,)."""
+        """Select windows by number or bool mask (N,)."""
         novelty = None if self.novelty is None else self.novelty[chosen]
         return NetworkAnswers(logits=self.logits[chosen], probabilities=self.probabilities[chosen], novelty=novelty)
 
 
 def graph_feeds(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds]:
-    """Yield the graph's inputs for each of (N, T, C) windows."""
+    """Yield inputs for each of (N, T, C) windows."""
     for window in windows:
         values, present = prepare(window, modality)
         yield {modality.name: values, f"{modality.name}_present": present}
 
 
 def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: ModalitySpec) -> NetworkAnswers:
-    """Run an opened artifact over windows (N, T, C), one at a time as a device does."""
+    """Run a backend over windows (N, T, C), one at a time as a device does."""
     answers = [backend.run(feeds) for feeds in graph_feeds(windows, modality)]
     return NetworkAnswers(*(np.concatenate(outputs) for outputs in zip(*answers, strict=True)))
 
@@ -58,7 +58,7 @@ def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: Moda
 def answers_from_model(
     model: bytes, windows: NDArray[Any], modality: ModalitySpec, *, file_format: ArtifactFormat = "onnx"
 ) -> NetworkAnswers:
-    """Run a model file over windows (N, T, C) in the backend of its format, with one thread."""
+    """Run a model file over windows (N, T, C) with one thread."""
     backend = open_format(model, file_format)
     try:
         return answers_from_backend(backend, windows, modality)
@@ -67,7 +67,7 @@ def answers_from_model(
 
 
 def open_format(model: bytes, file_format: ArtifactFormat) -> Backend:
-    """Open a model file in the backend of its format, with one thread."""
+    """Open a model file in its format's backend, with one thread."""
     return open_backend(backend_for(file_format), model, threads=1)
 
 
@@ -93,7 +93,7 @@ def answers_from_student(
 def answers_along_recording(
     checkpoint: StudentCheckpoint, recording: NDArray[Any], *, temperature: float = 1.0
 ) -> NetworkAnswers:
-    """Run torch over a recording (T, C) or (T, H, W, C) in one pass; one answer after each block."""
+    """Run torch over a recording (T, C) or (T, H, W, C) in one pass; one answer per block."""
     import torch
 
     from mmkd_models.networks.step import embeddings_along
@@ -156,10 +156,9 @@ def _compare_tensor(expected: NDArray[np.float32], got: NDArray[np.float32]) -> 
 def fp32_tolerance(
     exact: NetworkAnswers, answers: NetworkAnswers, *, task: TaskSpec, what: str, is_transformer: bool
 ) -> float:
-    """Return how far a graph may be from float32 answers, given the same answers in float64.
+    """Return how far a graph may be from float32 answers, from the same answers in float64.
 
-    Raises:
-        GateError: the two are so far apart that another machine would answer differently, or an answer is not finite.
+    Raises GateError if the two differ so much that machines would disagree, or an answer is not finite.
     """
     rounding = compare(exact, answers, task=task).max_abs_error
     if not np.isfinite(rounding):
@@ -175,7 +174,7 @@ def fp32_tolerance(
 
 
 def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> None:
-    """Raise GateError if an answer differs by more than the tolerance, or is not a number."""
+    """Raise GateError if an answer differs beyond the tolerance, or is NaN."""
     # NaN compares false, so an answer that is not a number fails here too.
     if not parity.max_abs_error <= tolerance:
         raise GateError(
@@ -192,7 +191,7 @@ def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> No
 
 
 def manifest_parity(parity: ArtifactParity, *, tolerance: float) -> Parity:
-    """Return the manifest's parity of a comparison."""
+    """Return the manifest's form of a comparison."""
     largest, mean = parity.logits.max_abs_error, parity.logits.mean_abs_error
     return Parity(
         windows=parity.windows,
@@ -204,7 +203,7 @@ def manifest_parity(parity: ArtifactParity, *, tolerance: float) -> Parity:
 
 
 def with_missing_samples(windows: NDArray[Any], *, seed: int) -> NDArray[Any]:
-    """Copy windows with gaps: the first is missing, one in four loses a channel, others a quarter of their span."""
+    """Copy windows with gaps: all of the first, a channel in one of four, a quarter of the span in others."""
     rng = np.random.default_rng(seed)
     samples, channels = windows.shape[1], windows.shape[-1]
     span = max(1, samples // 4)

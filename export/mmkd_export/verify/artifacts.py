@@ -1,4 +1,4 @@
-"""The judgement of one model file: run as a device runs it, compared with the checkpoint, described."""
+"""Run a model file as a device does, compare it with the checkpoint, and describe it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _SELF_TEST_FACTOR = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class ProvenArtifact:
-    """A model file with its entry in the manifest and in the report."""
+    """A model file with its manifest and report entries."""
 
     model: bytes
     artifact: Artifact
@@ -61,13 +61,13 @@ class ProvenArtifact:
 
     @property
     def name(self) -> str:
-        """Name in messages: `int8 graph`, `fp32 .tflite`."""
+        """`int8 graph`, `fp32 .tflite`."""
         kind = "graph" if self.artifact.format == "onnx" else f".{self.artifact.format}"
         return f"{self.artifact.precision} {kind}"
 
 
 class RejectedError(GateError):
-    """An artifact did not pass its gate; `report` has the measurements."""
+    """An artifact failed its gate; `report` has the measurements."""
 
     def __init__(self, message: str, *, report: ArtifactReport) -> None:
         super().__init__(message)
@@ -75,7 +75,7 @@ class RejectedError(GateError):
 
 
 def prove_fp32(model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat = "onnx") -> ProvenArtifact:
-    """Compare an fp32 artifact with the checkpoint; raise GateError if an answer is out of tolerance."""
+    """Compare with the checkpoint; raise GateError if an answer is out of tolerance."""
     proven = _judge(model, open_format(model, file_format), proof_set, None, precision="fp32", file_format=file_format)
     require_parity(proven.report.parity, tolerance=proof_set.tolerance, what=proven.name)
     gaps = proven.report.parity_with_gaps
@@ -86,10 +86,9 @@ def prove_fp32(model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat
 def prove_lower_precision(
     model: bytes, proof_set: ProofSet, rule: GateRule, *, precision: Precision, file_format: ArtifactFormat = "onnx"
 ) -> ProvenArtifact:
-    """Judge an artifact of lower precision, whose report's `gate` has the verdict.
+    """Judge an artifact; the verdict is its report's `gate`.
 
-    Raises:
-        RejectedError: its answers differ from the checkpoint's by more than a device allows.
+    Raises RejectedError if answers differ by more than a device allows.
     """
     backend = open_format(model, file_format)
     proven = _judge(model, backend, proof_set, rule, precision=precision, file_format=file_format)
@@ -104,7 +103,7 @@ def prove_lower_precision(
 
 
 def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
-    """Return an artifact that passed its gate; raise RejectedError, with the figures, if it did not."""
+    """Return a passed artifact; raise RejectedError with the figures otherwise."""
     assert proven.report.gate is not None
     try:
         require_gate(proven.report.gate, what=proven.name, advice=advice)
@@ -114,7 +113,7 @@ def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
 
 
 def prove_in(proven: ProvenArtifact, backend: Backend, proof_set: ProofSet, rule: GateRule) -> ProvenArtifact:
-    """Run an artifact in another backend as well, and close it; raise GateError if it answers differently there."""
+    """Run an artifact in another backend and close it; raise GateError if answers differ."""
     precision, what = proven.report.precision, f"{proven.name} in {backend.version}"
     advice = f"Export without --target {backend.name}, or without --precision {precision}"
     file_format = proven.artifact.format
@@ -136,7 +135,6 @@ def _judge(
     precision: Precision,
     file_format: ArtifactFormat,
 ) -> ProvenArtifact:
-    """Run a backend over all windows, close it, and describe the artifact."""
     modality, task, recorded = proof_set.modality, proof_set.task, proof_set.recorded
     try:
         answers, with_gaps, judging = (
@@ -224,7 +222,7 @@ def _score(
 def describe_artifact(
     model: bytes, file: str, *, precision: Precision, file_format: ArtifactFormat, parity: Parity
 ) -> Artifact:
-    """Describe a model file for the manifest."""
+    """Return the manifest's entry."""
     return Artifact(
         file=f"{file}.{precision}.{file_format}",
         format=file_format,
@@ -237,7 +235,7 @@ def describe_artifact(
 
 
 def _novelty(parity: ArtifactParity, scores: tuple[float, ...], *, precision: Precision) -> Novelty | msgspec.UnsetType:
-    """Return an artifact's rising novelty scores: the validation's for fp32, otherwise its own."""
+    """Return rising novelty scores: the validation's for fp32, otherwise the artifact's own."""
     novelty = parity.novelty
     if novelty is msgspec.UNSET or not scores or not math.isfinite(novelty.max_error):
         return msgspec.UNSET
@@ -249,7 +247,7 @@ def _novelty(parity: ArtifactParity, scores: tuple[float, ...], *, precision: Pr
 
 
 def fit_confidence(probabilities: NDArray[np.float32], labels: NDArray[np.int64], *, temperature: float) -> Confidence:
-    """Return an artifact's probabilities (N, K) of the true labels (N,), all known."""
+    """Return the probabilities (N, K) of true labels (N,), all known."""
     rows = np.arange(min(len(labels), MAX_CONFIDENCE_WINDOWS))
     true = np.sort(probabilities[rows, labels[rows]].astype(np.float64))
     rounded = (

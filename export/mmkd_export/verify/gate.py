@@ -1,7 +1,7 @@
 """The gate for lower precision.
 
-On windows that only judge, the metric may drop as far as allowed and 99 % of the labels must agree; one window may
-always differ. Fewer than 100 windows are too few, unless the user accepts that.
+On judging windows the metric may drop by the limit, and 99 % of labels must agree; one window may always differ.
+At least 100 windows are required, unless the user accepts fewer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FEW_WINDOWS = 200  # with fewer judging windows, reports carry a caution
 
 @dataclass(frozen=True, kw_only=True)
 class GateWindows:
-    """Windows (N, T, C) that only judge, with the checkpoint's answers."""
+    """Judging windows (N, T, C), with the checkpoint's answers."""
 
     windows: NDArray[Any]
     labels: Labels
@@ -50,7 +50,7 @@ class GateWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class GateRule:
-    """What the gate requires; `accept_unjudged` lets fewer than `MIN_JUDGING` windows judge, which is marked."""
+    """Limits of the gate; `accept_unjudged` allows fewer than `MIN_JUDGING` windows, which is marked."""
 
     metric: AnyMetric
     max_drop_points: float
@@ -58,7 +58,7 @@ class GateRule:
 
 
 def check_metric(name: str, task: TaskSpec) -> AnyMetric:
-    """Return the name; raise CheckpointError if it is no metric of the task."""
+    """Return the name; raise CheckpointError if the task lacks the metric."""
     known = metrics_of(task.kind)
     if name not in known:
         raise CheckpointError(f"checkpoint: metric: expected one of {', '.join(known)}, got {name!r}; train again")
@@ -66,7 +66,7 @@ def check_metric(name: str, task: TaskSpec) -> AnyMetric:
 
 
 def gate_summary(result: GateResult) -> str:
-    """Describe a gate's figures in one line."""
+    """Return a gate's figures in one line."""
     if not result.finite:
         return "some answers are not numbers"
     what = "answers" if result.metric in ("r2", "pearson") else "labels"
@@ -87,7 +87,7 @@ def gate_summary(result: GateResult) -> str:
 
 
 def gate_result(got: NetworkAnswers, judging: GateWindows, rule: GateRule, task: TaskSpec) -> GateResult:
-    """Compare an artifact's answers for the judging windows with the checkpoint's."""
+    """Compare an artifact's answers with the checkpoint's."""
     windows = len(judging.labels)
     labelled = np.flatnonzero(is_labelled(judging.labels))
     drop, one_window = None, 0.0
@@ -124,7 +124,7 @@ def gate_result(got: NetworkAnswers, judging: GateWindows, rule: GateRule, task:
 
 
 def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp], task: TaskSpec) -> AnyScores:
-    """Score the answers for these rows against their labels."""
+    """Score the answers of these rows."""
     from mmkd_models.metrics.scores import scores_from_logits
 
     decisive = answers.probabilities if task.kind == "regression" else answers.logits
@@ -132,7 +132,7 @@ def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp
 
 
 def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
-    """Return how much of the metric one window can be worth; 0 for a regression."""
+    """Return how much of the metric one window is worth; 0 for a regression."""
     if task.kind == "regression":
         return 0.0
     if metric in ("accuracy", "subset_accuracy"):
@@ -144,7 +144,7 @@ def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
 
 
 def require_windows(windows: int, *, what: str, rule: GateRule) -> None:
-    """Raise GateError if there are too few windows for a gate that can fail."""
+    """Raise GateError if there are too few windows."""
     if windows < MIN_JUDGING and not rule.accept_unjudged:
         raise GateError(
             f"{what}: expected {MIN_JUDGING} or more windows to judge by, so that the one that may always differ is "
@@ -154,18 +154,18 @@ def require_windows(windows: int, *, what: str, rule: GateRule) -> None:
 
 
 def require_gate(result: GateResult, *, what: str, advice: str) -> None:
-    """Raise GateError, with the figures, if an artifact did not pass."""
+    """Raise GateError with the figures of a failed gate."""
     if not result.passed:
         raise GateError(f"{what}: {gate_summary(result)}{NOTHING_WRITTEN}. {advice}")
 
 
 def left_out_reason(error: MmkdError) -> str:
-    """Return the message of a failed gate for an artifact that is only left out."""
+    """Return a failed gate's message for an artifact that is left out."""
     return str(error).replace(NOTHING_WRITTEN, "")
 
 
 def caution(windows: int) -> str | None:
-    """Describe how little few windows prove (Hanley and Lippman-Hand, JAMA 249, 1983); None for many."""
+    """Return how little few windows prove (Hanley and Lippman-Hand, JAMA 249, 1983), or None."""
     if windows >= _FEW_WINDOWS:
         return None
     return (

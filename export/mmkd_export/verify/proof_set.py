@@ -1,4 +1,4 @@
-"""What every artifact of one student is judged by: windows and the checkpoint's answers."""
+"""Windows and checkpoint answers that judge every artifact of a student."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class ProofSet:
 
     Attributes:
         real: become golden windows.
-        gaps: copies of `real` that miss samples, (N, T, C).
-        calibration: (M, T, C) windows for ranges and confidence; none of them judges.
-        tolerance: largest difference of a logit or a probability of an fp32 artifact.
-        novelty_scores: of the validation windows in torch, rising; empty without novelty.
+        gaps: copies of `real` with missing samples, (N, T, C).
+        calibration: (M, T, C) windows for ranges and confidence; none judges.
+        tolerance: largest difference of a logit or probability in fp32.
+        novelty_scores: of validation windows in torch, rising; may be empty.
     """
 
     modality: ModalitySpec
@@ -61,7 +61,7 @@ class ProofSet:
 
     @property
     def recorded(self) -> NDArray[np.float32]:
-        """(N, T, C) recorded windows to measure ranges on; never synthetic ones."""
+        """(N, T, C) recorded windows to measure ranges on, none synthetic."""
         return self.calibration if self.real.synthetic else self.real.windows
 
 
@@ -75,10 +75,9 @@ def build_proof_set(
     temperature: float = 1.0,
     novelty_scores: tuple[float, ...] = (),
 ) -> ProofSet:
-    """Divide windows into calibrating and judging ones, and have the checkpoint `answer` them.
+    """Divide windows into calibrating and judging ones, and `answer` them with the checkpoint.
 
-    Raises:
-        UsageError: all windows of `evaluation`, which judge instead of half of the others, calibrate.
+    Raises UsageError if all `evaluation` windows, which judge instead of half of the others, calibrate.
     """
     answers, gaps = answer(real.windows), with_missing_samples(real.windows, seed=_GAPS_SEED)
     calibrate, judge = np.flatnonzero(~real.judge & (not real.synthetic)), np.flatnonzero(real.judge)
@@ -112,7 +111,7 @@ def build_proof_set(
 
 
 def golden_from(real: RealWindows, answers: NetworkAnswers, *, tolerance: float) -> Golden:
-    """Return windows and the checkpoint's answers as a bundle has them."""
+    """Return windows and answers as bundles store them."""
     return Golden(
         windows=real.windows,
         labels=real.labels,
@@ -158,9 +157,9 @@ _MAX_CHANNELS_ALONE = 8  # with more channels only all together are measured
 def with_tolerance(
     reference: GroupReference | None, real: RealWindows, *, task: TaskSpec, answer: Answer
 ) -> GroupReference | None:
-    """Add to a reference the changes that the student tolerates, where that can be measured.
+    """Add the changes that the student tolerates to a reference, where measurable.
 
-    Not for a regression, synthetic windows, fewer than thirty, or video, whose drift is that of its brightness.
+    Not for regressions, synthetic windows, fewer than thirty, or video, whose drift is of brightness.
     """
     count = len(real.windows)
     if reference is None or real.synthetic or task.kind == "regression" or count < _MIN_WINDOWS:

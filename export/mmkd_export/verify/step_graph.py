@@ -1,4 +1,4 @@
-"""A causal student's step graph, compared with one pass over a recording, and with its windows."""
+"""A causal student's step graph, compared with a pass over a recording and with windows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StepGraph:
 
 
 def step_from_checkpoint(checkpoint: StudentCheckpoint, proof_set: ProofSet) -> StepGraph:
-    """Make a causal student's step graph; errors as `onnx_from_student` and `prove_step`."""
+    """Make a step graph; errors as `onnx_from_student` and `prove_step`."""
     import onnx
 
     from mmkd_export.graph.onnx_from_student import onnx_step_from_student
@@ -98,7 +98,7 @@ def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
 
 
 def _blocks_with_samples(recording: NDArray[Any], *, stride: int, samples: int) -> NDArray[np.bool_]:
-    """Return (N,) whether the window that ends with each block has a sample."""
+    """Return (N,) whether each block's window has a sample."""
     whole = np.isfinite(recording).any(1) if recording.ndim == 2 else ~missing_frames(recording)
     blocks = whole.reshape(-1, stride).any(1)
     length = -(-samples // stride)

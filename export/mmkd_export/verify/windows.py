@@ -1,6 +1,6 @@
-"""The windows an export is judged by, and the range of valid values.
+"""Windows that judge an export, and the range of valid values.
 
-Without recorded ones, fp32 alone is compared on windows drawn from training statistics; nothing calibrates on them.
+Without recorded ones, fp32 alone is compared, on windows drawn from training statistics; nothing calibrates on them.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _SEED = 20211116  # every draw: the same export writes the same bundle
 
 @dataclass(frozen=True, kw_only=True)
 class RealWindows:
-    """Recorded windows with their labels; or, if `synthetic`, drawn ones without.
+    """Recorded windows with labels, or `synthetic` ones without.
 
     Attributes:
         windows: float32 (N, T, C), NaN = missing, raw or z-scores per group; video uint8 (N, T, H, W, C), masked.
         labels: int64 (N,), -1 = unknown; of other tasks as in a dataset.
-        judge: bool (N,): True windows only judge, the others may calibrate.
+        judge: bool (N,): True only judge, others may calibrate.
     """
 
     windows: NDArray[Any]
@@ -62,7 +62,7 @@ class RealWindows:
 
 
 def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path) -> RealWindows:
-    """Return the validation windows of a checkpoint; raise UsageError if it carries none."""
+    """Return a checkpoint's validation windows; raise UsageError if it carries none."""
     if carried is None or len(carried.windows) == 0:
         raise UsageError(
             f"{checkpoint}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
@@ -74,7 +74,7 @@ def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path)
 def windows_from_statistics(
     modality: ModalitySpec, task: TaskSpec, *, mean: Sequence[float], std: Sequence[float]
 ) -> RealWindows:
-    """Draw windows of independent normal values per channel, clipped to the range."""
+    """Draw independent normal values per channel, clipped to the range."""
     rng = np.random.default_rng(_SEED)
     values = np.asarray(mean) + np.asarray(std) * rng.standard_normal((_SYNTHETIC_WINDOWS, *modality.shape))
     if modality.range is not None and modality.normalise == "none":
@@ -93,17 +93,17 @@ def _as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
 def windows_from_path(
     path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MAX_WINDOWS
 ) -> RealWindows:
-    """Read `most` windows of a dataset's validation split, or of an .npz file.
+    """Read at most `most` windows of a dataset's validation split, or of an .npz file.
 
-    A file has `x_<modality>` (N, T, C) in raw units (NaN = missing; video uint8), and may have `y` and `classes` (K,),
-    the names; `y` is as in a dataset, -1 = unknown class. Raises UsageError if it does not fit the student.
+    A file has `x_<modality>` (N, T, C) in raw units (NaN = missing; video uint8), and may have `y`, as in a dataset
+    (-1 = unknown class), and names `classes` (K,). Raises UsageError if it does not fit the student.
     """
     read = _from_dataset if path.is_dir() else _from_npz
     return read(path, modality=modality, task=task, most=most)
 
 
 def judging_half(labels: Labels) -> NDArray[np.bool_]:
-    """Draw the half that judges, every class halved evenly; a single window judges."""
+    """Draw the judging half, stratified by class; a single window judges."""
     shuffled = np.random.default_rng(_SEED).permutation(len(labels))
     by_class = shuffled[np.argsort(find_strata(labels)[shuffled], kind="stable")]
     judge = np.zeros(len(labels), dtype=bool)
@@ -112,7 +112,7 @@ def judging_half(labels: Labels) -> NDArray[np.bool_]:
 
 
 def rows_without(windows: NDArray[Any], excluded: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the rows of N windows without the excluded ones."""
+    """Return the rows of N windows that are not excluded."""
     known = {window.tobytes() for window in excluded}
     return np.flatnonzero([window.tobytes() not in known for window in windows])
 
@@ -147,7 +147,7 @@ def _draw(count: int, most: int | None) -> NDArray[np.int64]:
 
 
 def check_fit(modality: ModalitySpec, expected: ModalitySpec, *, where: str) -> None:
-    """Raise UsageError if windows are not what the student was trained for; a range may differ."""
+    """Raise UsageError if windows do not fit the student; ranges may differ."""
     for name in ("kind", "channels", "unit", "rate_hz", "samples", "height", "width", "normalise"):
         got, wanted = getattr(modality, name), getattr(expected, name)
         if got != wanted:
@@ -241,8 +241,7 @@ NAMED = "given at export with --range"
 def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: RangeChoice) -> StudentCheckpoint:
     """Return a student with a range of valid values; `auto` takes the dataset's, or the rule's.
 
-    Raises:
-        UsageError: a range of video is named, or one of a modality that is normalised per group.
+    Raises UsageError for a range of video, or of a modality that is normalised per group.
     """
     modality = checkpoint.modality
     if modality.kind == "video" and choice in ("auto", "none"):
@@ -271,7 +270,7 @@ def plausible_range(
 
 
 def range_choice(text: str | None) -> RangeChoice:
-    """Parse `--range`: `LOW:HIGH` or `none`; without it the rule decides."""
+    """Parse `--range`: `LOW:HIGH` or `none`; default is the rule."""
     if text is None or text == "none":
         return "auto" if text is None else "none"
     low, _, high = text.partition(":")

@@ -1,4 +1,4 @@
-"""The options of `mmkd-run`, in groups, and the run that they describe."""
+"""Options of `mmkd-run`, and the run that they describe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmkd_station.spec import RunSpec, StationSpec, check_run, size_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The options of `mmkd-run`; most are keys of a `StationSpec`."""
+    """Options of `mmkd-run`; most are keys of a `StationSpec`."""
 
     name: Annotated[str, Option("Name of the station, in every record.", metavar="NAME", shown="of the bundle")] = ""
     source: Annotated[
@@ -174,7 +174,7 @@ _WITH_FILE = ("--monitor", "--monitor-token", "--monitor-origin", "--serve-predi
 
 
 def check_combination(options: RunOptions, subject: Path) -> None:
-    """Raise UsageError for options that have no effect, or that cannot be combined."""
+    """Raise UsageError for options that have no effect or cannot be combined."""
     names = list(_given(options))
     for name, needed in _NEEDS.items():
         if name in names and needed not in names:
@@ -192,7 +192,7 @@ def check_combination(options: RunOptions, subject: Path) -> None:
 
 
 def _given(options: RunOptions) -> Iterator[str]:
-    """Yield the names of the options that are not at their defaults."""
+    """Yield names of options that are not at their defaults."""
     hints = get_type_hints(RunOptions, include_extras=True)
     for field in fields(options):
         if getattr(options, field.name) != field.default:
@@ -201,7 +201,7 @@ def _given(options: RunOptions) -> Iterator[str]:
 
 
 def run_spec(bundle: Path, options: RunOptions) -> RunSpec:
-    """Return the run of a command line with a bundle. Raises UsageError."""
+    """Return the run of a command line. Raises UsageError."""
     if not options.source:
         raise UsageError("--source: expected where samples come from, got none; for instance --source csv:log.csv")
     _check_choice(options.time, TimeFrom, option="--time")
@@ -233,7 +233,7 @@ def _check_choice(value: str, choices: Any, *, option: str) -> None:
 
 
 def alarm_rules(options: RunOptions) -> tuple[AlarmRule, ...]:
-    """Return the same rule for each label."""
+    """Return one rule per label."""
     try:
         cooldown_s = float(options.cooldown.strip().removesuffix("s"))
     except ValueError as error:

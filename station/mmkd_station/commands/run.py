@@ -1,4 +1,4 @@
-"""`mmkd-run`: run a student continuously on live sensors and send its results on."""
+"""`mmkd-run`: run a student on live sensors and send its results on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main() -> NoReturn:
 
 
 def run_mmkd(arguments: Sequence[str]) -> None:
-    """Run `mmkd-run` with these arguments."""
+    """Run `mmkd-run`."""
     from mmkd_station.protocols.table import SINKS, SOURCES
 
     lists = {
@@ -116,7 +116,7 @@ def _tune(bundle: Path, data: Path, options: RunOptions, *, as_json: bool) -> No
 
 
 def load_recordings(place: str, modality: ModalitySpec) -> list[ReplayedRecording]:
-    """Return the recordings of a dataset, for a student's modality."""
+    """Return a dataset's recordings of a modality."""
     from mmkd_models.data.for_devices import read_recordings
     from mmkd_station.intake import ReplayedRecording
 
@@ -126,7 +126,7 @@ def load_recordings(place: str, modality: ModalitySpec) -> list[ReplayedRecordin
 
 
 def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException | None]:
-    """Run until the end; return the counters, and the error that ended it early."""
+    """Run to the end; return the counters, and an error that ended it early."""
     import signal
     import threading
 

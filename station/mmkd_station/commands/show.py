@@ -1,4 +1,4 @@
-"""Print the summary of a run, and a chosen alarm rule with its cost."""
+"""Summaries of a run and of a chosen alarm rule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmkd_station.tuning import RuleScore, Tuned
 
 
 def summary_lines(facts: RunFacts) -> Iterator[str]:
-    """Yield lines for each station and sink; at the end what makes the answers worthless."""
+    """Yield lines per station and sink, then what makes the answers worthless."""
     for station in facts.stations:
         yield from _station_lines(station)
     for sink in facts.sinks:
@@ -58,7 +58,7 @@ def _station_lines(facts: StationFacts) -> Iterator[str]:
 
 
 def lost_records(sinks: Sequence[OutletFacts]) -> UnavailableError | None:
-    """Return the error of a run whose sinks lost records, else None."""
+    """Return an error if sinks lost records."""
     lost = [
         f"{sink.sink}: {sink.dropped:,} of {sink.written + sink.dropped + sink.waiting:,} records were lost"
         + (f": {sink.fault}" if sink.fault else "")
@@ -70,7 +70,7 @@ def lost_records(sinks: Sequence[OutletFacts]) -> UnavailableError | None:
 
 
 def tuned_lines(tuned: Tuned, bundle: Path, *, hop: int | None, reference: Path | None) -> Iterator[str]:
-    """Yield a chosen rule, its cost, and the command that runs it."""
+    """Yield the rule, its cost, and the command to run it."""
     yield f"alarm for {tuned.rule.label}, normal operation {', '.join(tuned.normal)}"
     yield (
         f"best of {tuned.tried} rules with at most {tuned.most_per_hour:g} false alarms per hour on validation "

@@ -1,7 +1,7 @@
-"""Decide who may see the page and who may change something.
+"""Who may see the page and who may change something.
 
 On the loopback interface anybody may look, unless a token or an origin is set. Otherwise, and for every change, the
-token is required; a program on this machine may ask without it whether all is well. Other origins are refused.
+token is required; local programs may probe health without it. Other origins are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _USUAL_PORTS = {"http": 80, "https": 443}
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the page is served; port 0 is any free one."""
+    """Where the page is served; port 0 takes any free one."""
 
     host: str
     port: int
@@ -44,7 +44,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_address(text: str) -> Address:
-    """Read `HOST:PORT`, `:PORT` or `PORT`. Raises UsageError."""
+    """Parse `HOST:PORT`, `:PORT` or `PORT`. Raises UsageError."""
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise UsageError(f"--monitor {text}: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so")
@@ -52,7 +52,7 @@ def read_address(text: str) -> Address:
 
 
 def read_origin(text: str) -> str:
-    """Return `SCHEME://HOST[:PORT]` as browsers send it in `Origin`. Raises UsageError."""
+    """Parse `SCHEME://HOST[:PORT]`, as in the `Origin` header. Raises UsageError."""
     try:
         parts = urlsplit(text)
         port, host = parts.port, parts.hostname
@@ -67,12 +67,12 @@ def read_origin(text: str) -> str:
 
 
 def in_url(host: str) -> str:
-    """Return a host as in a URL: IPv6 in brackets."""
+    """Put IPv6 hosts in brackets for a URL."""
     return f"[{host}]" if ":" in host else host
 
 
 def token_from(file: Path | None) -> str:
-    """Return the token in a file, or a new one without a file. Raises UsageError."""
+    """Return a file's token, or a new one without a file. Raises UsageError."""
     if file is None:
         return secrets.token_urlsafe(18)
     try:
@@ -88,7 +88,7 @@ def token_from(file: Path | None) -> str:
 
 
 class Access:
-    """Decides about requests: `is_open` lets anybody on the loopback interface look; `origin` is that of a proxy."""
+    """Decides about requests: `is_open` lets the loopback interface look; `origin` is a proxy's."""
 
     def __init__(self, token: str, address: Address, *, is_open: bool, origin: str | None = None) -> None:
         self._token = token
@@ -99,7 +99,7 @@ class Access:
 
     @property
     def session(self) -> str:
-        """Cookie of a browser that sent the token."""
+        """Cookie of an authenticated browser."""
         return hashlib.sha256(b"mmkd-session\0" + self._token.encode()).hexdigest()
 
     def is_token(self, given: str) -> bool:
@@ -107,14 +107,14 @@ class Access:
         return hmac.compare_digest(given.encode(), self._token.encode())
 
     def knows_token(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
-        """Whether a request has the token (`Authorization: Bearer TOKEN`) or the cookie of a session."""
+        """Whether a request has the token (`Authorization: Bearer TOKEN`) or a session cookie."""
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self.is_token(given.strip()):
             return True
         return hmac.compare_digest(cookies.get(COOKIE, "").encode(), self.session.encode())
 
     def is_from_here(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request names this machine, and comes from no page of another origin."""
+        """Whether a request names this machine, and comes from no other origin."""
         host = headers.get("host", "")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         seen = None if self._origin is None else self._origin.partition("://")[2]
@@ -134,7 +134,7 @@ class Access:
         return (self._is_open and not _is_forwarded(headers)) or self.knows_token(headers, cookies)
 
     def may_probe(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request without the token may ask if all is well."""
+        """Whether a request may probe health without the token."""
         return self._is_alone and not _is_forwarded(headers)
 
 
@@ -149,7 +149,7 @@ class Guesses:
         self._buckets: dict[str, Bucket] = {}
 
     def take(self, address: str) -> bool:
-        """Count a wrong token; return whether this address is within its limit."""
+        """Count a wrong token; return whether the address is within its limit."""
         bucket = self._buckets.pop(address, None) or Bucket(rate_hz=0.2, burst=5)
         self._buckets[address] = bucket
         if len(self._buckets) > _MAX_ADDRESSES:
@@ -158,7 +158,7 @@ class Guesses:
 
 
 class Bucket:
-    """Limits requests to a rate, with bursts."""
+    """Rate limit with bursts."""
 
     def __init__(self, *, rate_hz: float, burst: int) -> None:
         self._rate_hz = rate_hz

@@ -1,4 +1,4 @@
-"""Answer the requests of the page."""
+"""Routes of the page."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
 
 
 class MonitorApp:
-    """The routes of the page. `stopping` is set when open answers must end."""
+    """The routes. `stopping` ends open answers."""
 
     def __init__(self, service: Service, *, access: Access, stopping: threading.Event, serve_predict: bool) -> None:
         self._service = service

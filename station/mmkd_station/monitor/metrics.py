@@ -1,4 +1,4 @@
-"""Export stations, sinks and the health of predictors to Prometheus."""
+"""Prometheus metrics of stations, sinks and predictors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COUNTED_BY_STATIONS = ("mmkd_predictions", "mmkd_latency_seconds")
 
 
 def service_metrics(service: Service) -> str:
-    """Return all metrics in the text format of Prometheus. Raises UnavailableError without prometheus-client."""
+    """Return metrics in Prometheus text format. Raises UnavailableError without prometheus-client."""
     collector = _ServiceCollector(service)
     from prometheus_client import CollectorRegistry, generate_latest
 
@@ -56,8 +56,6 @@ class _StationHealth:
 
 
 class _ServiceCollector:
-    """Counters of stations and sinks, and the health of each bundle."""
-
     def __init__(self, service: Service) -> None:
         self._service = service
         self._stations = HealthCollector({station.name: _StationHealth(station) for station in service.stations})
@@ -89,7 +87,7 @@ class _ServiceCollector:
 
 
 def _predictors_by_bundle(stations: Sequence[Station]) -> dict[str, EdgePredictor]:
-    """Return each predictor once, by the path of its bundle, numbered if several have the same."""
+    """Return predictors by bundle path, numbered if several share one."""
     predictors: dict[str, EdgePredictor] = {}
     for station in stations:
         if any(known is station.predictor for known in predictors.values()):

@@ -1,6 +1,6 @@
-"""Serve the page in a thread, and close connections that wait for a client for too long.
+"""Serve the page in a thread; close connections that wait too long for a client.
 
-uvicorn closes only connections that rest between requests, and counts all of them for `limit_concurrency`.
+uvicorn closes only connections that are idle between requests, and counts all of them for `limit_concurrency`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SPARE_CONNECTIONS = 64  # above the limit that closes waiting ones: if so many 
 
 @contextlib.contextmanager
 def serve_page(service: Service, *, address: Address, access: Access, serve_predict: bool) -> Iterator[str]:
-    """Serve the page while the block runs; yield its URL. Raises UsageError, UnavailableError without starlette."""
+    """Serve the page inside the block; yield its URL. Raises UsageError, UnavailableError without starlette."""
     require_modules(("starlette", "uvicorn"), by="--monitor", extra="monitor")
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -74,7 +74,7 @@ def serve_page(service: Service, *, address: Address, access: Access, serve_pred
 
 
 def _repetition_filter() -> Callable[[logging.LogRecord], bool]:
-    """Return a filter that passes each message once a minute: clients must not fill a disk with log lines."""
+    """Pass each message once a minute: clients must not fill a disk with logs."""
     seen: dict[tuple[str, object], float] = {}
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -106,14 +106,13 @@ def _listening(address: Address) -> socket.socket:
 
 
 class _Connections:
-    """Makes the connections of a server (of uvicorn's h11 class), closes those that wait too long, or to make room."""
+    """Connections of uvicorn's h11 class; closes those that wait too long, or to make room."""
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
         self._waiting: dict[Any, tuple[object, float]] = {}  # the last request of each, and since when it may wait
 
     def connect(self, **arguments: Any) -> Any:
-        """Make a connection; uvicorn calls this."""
         self._forget_closed()
         if len(self._waiting) >= _MAX_CONNECTIONS:
             self._make_room()
@@ -122,7 +121,7 @@ class _Connections:
         return connection
 
     async def close_late(self) -> None:
-        """Close connections that have waited too long; called by uvicorn once a second."""
+        """Close connections that waited too long; uvicorn calls this once a second."""
         self._forget_closed()
         now_s = time.monotonic()
         for connection, (request, since_s) in self._waiting.items():
@@ -132,7 +131,7 @@ class _Connections:
                 connection.transport.abort()
 
     def _make_room(self) -> None:
-        """Close the connection that has waited longest, of the address that holds most."""
+        """Close the longest-waiting connection of the address that holds most."""
         waiting = [connection for connection in self._waiting if _is_waiting(connection)]
         if not waiting:
             return

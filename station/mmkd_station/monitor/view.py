@@ -1,4 +1,4 @@
-"""Make the documents that a page reads."""
+"""Documents that a page reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmkd_station.station import Station
 
 
 class PageFollower:
-    """Remembers what one open page has, so that it gets only news. All stations must have boards."""
+    """State of one open page, so that it gets only news. All stations need boards."""
 
     def __init__(self, service: Service, station: Station) -> None:
         self._service = service
@@ -24,7 +24,7 @@ class PageFollower:
         self._drift, self._drift_age = "", math.inf
 
     def update(self) -> dict[str, Any]:
-        """Return what is new since the last call; if `first` is set, the page must forget what it has."""
+        """Return news since the last call; `first` makes the page forget what it has."""
         facts = self._service.facts()
         board = _board(self._station)
         sensor = _answering(board)
@@ -64,12 +64,12 @@ class PageFollower:
         }
 
     def _is_shared(self, other: Station, modality: str) -> bool:
-        """Whether another station has the same inputs: those of the bundle and modality."""
+        """Whether another station has the same bundle and modality."""
         names = (each.name for each in _board(other).modalities)
         return other.predictor is self._station.predictor and modality in names
 
     def _drift_verdict(self, modality: str) -> str:
-        """Return the verdict on the inputs; it takes milliseconds, so it is renewed every tenth time."""
+        """Return the drift verdict, renewed every tenth time since it takes milliseconds."""
         if self._drift_age >= 10:
             predictor = self._station.predictor
             names = [entry.name for entry in predictor.entries if entry.modality.name == modality]
@@ -81,7 +81,7 @@ class PageFollower:
 
 
 def latency_bars(timing: Timing) -> dict[str, Any]:
-    """Return a histogram as (edge in s, count): three bars per decade, without empty ones at both ends."""
+    """Return a histogram as (edge in s, count): three bars per decade, empty ends removed."""
     bars, below, highest_s = [], 0, timing.buckets[-2][0]
     for edge_s, count in timing.buckets:
         bars.append((min(edge_s, highest_s), count - below))
@@ -97,7 +97,7 @@ def _board(station: Station) -> Board:
 
 
 def _answering(board: Board) -> int:
-    """Return the sensor of the last result; 0 before the first."""
+    """Return the last result's sensor; 0 before the first."""
     latest = board.latest()
     names = [modality.name for modality in board.modalities]
     return names.index(latest.modality) if latest is not None and latest.modality in names else 0

@@ -1,1 +1,1 @@
-"""Where samples come from and where records go: one file a protocol, and one table of them all."""
+"""Sources and sinks: one file per protocol, and a table."""

@@ -1,4 +1,4 @@
-"""`wav:FILE`: audio, or any signal stored as audio, read by soundfile; `mic`: a microphone, read by arecord."""
+"""`wav:FILE`: a sound file, read by soundfile; `mic`: a microphone, read by arecord."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _blocks(file: Any, request: SourceRequest) -> Iterator[Delivery]:
 
 
 def microphone_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open ALSA's arecord at the student's rate, on a device of `arecord -L` or the default.
+    """Open arecord at the student's rate, on a device of `arecord -L` or the default.
 
     Values are from -1 to 1 before --map, without times.
     """
@@ -98,7 +98,7 @@ def microphone_source(text: str, place: str, request: SourceRequest) -> Source:
 
 
 class _Recorder:
-    """A process of arecord, and its complaints about lost samples."""
+    """An arecord process, and its complaints about lost samples."""
 
     def __init__(self, device: str, *, rate_hz: int, channels: int) -> None:
         options = ["-t", "raw", "-f", "S16_LE", "-r", str(rate_hz), "-c", str(channels)]
@@ -140,7 +140,6 @@ class _Recorder:
         return np.empty((0, self._channels), dtype=np.int16)
 
     def complaints(self) -> list[str]:
-        """Return the complaints since the last call."""
         *lines, self._text = self._text.split(b"\n")
         return [text for line in lines if (text := line.decode(errors="replace").strip()) and "Recording" not in text]
 
@@ -158,7 +157,7 @@ def _last_line(text: bytes, *, of: bytes = b"") -> str:
 
 
 def _channel_places(request: SourceRequest) -> list[int]:
-    """Return the recording's channel of each student's channel: the number in --map, else its position."""
+    """Return the recording's channel per student channel: the number in --map, else its position."""
     return [int(name) if name.isdecimal() else place for place, name in enumerate(request.columns.names)]
 
 

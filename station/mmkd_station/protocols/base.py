@@ -1,4 +1,4 @@
-"""Define sources and sinks, read addresses, and connect again after failures."""
+"""Sources and sinks, their addresses, and reconnection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         follow: wait for more at the end of a file.
-        replay_speed: multiple of real time for files and recordings; None is as fast as possible.
+        replay_speed: multiple of real time; None is as fast as possible.
         frame: (H, W, C) of a video frame, else None.
     """
 
@@ -48,7 +48,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         deliveries: yields samples until the source ends or the intake stops; reports failures to the intake.
-        live: its samples are current, so that silence means something.
+        live: its samples are current, so silence means something.
         close: may be called again.
     """
 
@@ -62,11 +62,11 @@ class RefusedError(Exception):
 
 
 class GoneError(Exception):
-    """Nobody will ever read this output again, so the run ends."""
+    """Nobody reads this output any more, so the run ends."""
 
 
 class Sink(Protocol):
-    """Takes records in order. Used by one thread."""
+    """Takes records in order, from one thread."""
 
     def write(self, records: Sequence[Record]) -> None:
         """Write all records, or raise: they are offered again, so some may come twice."""
@@ -76,7 +76,7 @@ class Sink(Protocol):
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Another machine: `mqtts://HOST:PORT/PATH?option=value`. `text` is as written, `path` without its first slash."""
+    """A network address `mqtts://HOST:PORT/PATH?option=value`. `text` is as written, `path` has no first slash."""
 
     text: str
     host: str
@@ -103,7 +103,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return value
 
     def choice(self, name: str, known: Collection[str], default: str) -> str:
-        """Return an option that must be one of some words. Raises UsageError."""
+        """Return an option with fixed choices. Raises UsageError."""
         value = self.options.get(name, default)
         if value not in known:
             raise UsageError(
@@ -112,7 +112,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return value
 
     def file(self, name: str) -> Path | None:
-        """Return the file of an option. Raises UsageError if it cannot be read."""
+        """Return an option's file. Raises UsageError if unreadable."""
         if name not in self.options:
             return None
         path = Path(self.options[name])
@@ -123,7 +123,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return path
 
     def credentials(self) -> tuple[str, str] | None:
-        """Return user and password from the file of `credentials`: one line, `USER:PASSWORD`. Raises UsageError."""
+        """Return user and password from the `credentials` file, one line `USER:PASSWORD`. Raises UsageError."""
         path = self.file("credentials")
         if path is None:
             return None
@@ -134,7 +134,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_place(text: str, *, scheme: str, options: Collection[str], port: int) -> Place:
-    """Read the address of another machine, which begins with `scheme`. Raises UsageError."""
+    """Parse a network address that begins with `scheme`. Raises UsageError."""
     rest, _, query = text.removeprefix(scheme).partition("?")
     where, _, path = rest.partition("/")
     check_no_password(where, form=scheme)
@@ -151,13 +151,13 @@ def read_place(text: str, *, scheme: str, options: Collection[str], port: int) -
 
 
 def check_no_password(where: str, *, form: str) -> None:
-    """Raise UsageError for a user or password in `where`, since records, logs and errors repeat it."""
+    """Raise UsageError for credentials in `where`, which records, logs and errors repeat."""
     if "@" in where:
         raise UsageError(f"{form}...: expected no password in the text, where others see it; use ?credentials=FILE")
 
 
 def url_with_credentials(text: str, url: str) -> tuple[str, str]:
-    """Return a URL for people, and one for a library with user and password from the file of `credentials`."""
+    """Return a URL to show, and one with user and password from the `credentials` file."""
     base, _, query = url.partition("?")
     parts = query.split("&")
     options = dict(part.partition("=")[::2] for part in parts if part.startswith("credentials="))
@@ -172,7 +172,7 @@ def url_with_credentials(text: str, url: str) -> tuple[str, str]:
 
 
 class Backoff:
-    """Waits that double from one failure to the next, with jitter."""
+    """Waits that double with each failure, with jitter."""
 
     def __init__(self, *, first_s: float = 1.0, most_s: float = 30.0) -> None:
         self._first_s = first_s
@@ -180,13 +180,13 @@ class Backoff:
         self._next_s = first_s
 
     def next_s(self) -> float:
-        """Return the seconds to wait after one more failure."""
+        """Return the seconds to wait after another failure."""
         wait_s = self._next_s * random.uniform(1 - _JITTER, 1 + _JITTER)
         self._next_s = min(2 * self._next_s, self._most_s)
         return min(max(wait_s, self._first_s), self._most_s)
 
     def succeeded(self) -> None:
-        """Start with the first wait again."""
+        """Reset to the first wait."""
         self._next_s = self._first_s
 
 
@@ -200,7 +200,7 @@ _Open = TypeVar("_Open", bound=_Connection)
 def live_source(
     connect: Callable[[], _Open], read: Callable[[_Open, Intake], Iterator[Delivery]], *, name: str
 ) -> Source:
-    """Return a source that reads a connection, and connects again after 1 to 30 seconds when it breaks (OSError)."""
+    """Return a source that reads a connection; after OSError it reconnects within 1 to 30 seconds."""
 
     def deliveries(intake: Intake) -> Iterator[Delivery]:
         backoff = Backoff()
@@ -224,7 +224,7 @@ def live_source(
 
 class _PolledConnection(_Connection, Protocol):
     def sample(self) -> list[float]:
-        """Return a value per column; NaN is missing. Raises OSError if the connection breaks."""
+        """Return a value per column; NaN is missing. Raises OSError."""
         ...
 
     def wait(self, seconds: float) -> None: ...
@@ -253,7 +253,7 @@ class _ResultConnection(_Connection, Protocol):
 
 
 class LastResultSink(Sink):
-    """Writes the last result; results that wait together are one write. `station` None is all stations."""
+    """Writes only the last of waiting results. `station` None is all stations."""
 
     def __init__(self, connect: Callable[[], _ResultConnection], *, name: str, station: str | None) -> None:
         self._connect = connect
@@ -284,7 +284,7 @@ class LastResultSink(Sink):
             raise ConnectionError(f"{self._name}: {first_line(error)}") from error
 
     def close(self) -> None:
-        """Disconnect; the machine keeps its values."""
+        """Disconnect; values stay."""
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.close()
@@ -294,7 +294,7 @@ class LastResultSink(Sink):
 def paced_source(
     deliveries: Iterator[Delivery], request: SourceRequest, *, close: Callable[[], object] = lambda: None
 ) -> Source:
-    """Return a source of recorded samples, at `replay_speed` times the pace of their times or of the expected rate."""
+    """Return a source of recorded samples, at `replay_speed` times the pace of their times or expected rate."""
 
     def paced(intake: Intake) -> Iterator[Delivery]:
         speed = request.replay_speed

@@ -1,4 +1,4 @@
-"""Map columns of a source to channels of the student, and convert their unit.
+"""Map a source's columns to channels, and convert units.
 
 `--map ax=accel.x*9.81+0.2`: channel `ax` is the column `accel.x`, times 9.81, plus 0.2.
 """
@@ -24,14 +24,14 @@ _COLUMN = re.compile(
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
-    """The column of each channel; factor, then offset convert its values to the modality's unit."""
+    """The column, factor and offset of each channel."""
 
     names: tuple[str, ...]
     factors: tuple[float, ...]
     offsets: tuple[float, ...]
 
     def scaled(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return raw values (n, C) in the modality's unit, float32 (n, C); the same array if nothing changes."""
+        """Convert raw values (n, C) to the modality's unit, float32 (n, C); the same array if nothing changes."""
         if set(self.factors) == {1.0} and set(self.offsets) == {0.0}:
             return rows
         scaled: NDArray[np.float32] = (rows * np.array(self.factors) + np.array(self.offsets)).astype(np.float32)
@@ -39,7 +39,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def map_columns(modality: ModalitySpec, mapping: Mapping[str, str]) -> Columns:
-    """Return the columns of a modality; `mapping` has `COLUMN[*FACTOR][+OFFSET]` by channel. Raises UsageError."""
+    """Parse `COLUMN[*FACTOR][+OFFSET]` by channel. Raises UsageError."""
     columns = {channel: (channel, 1.0, 0.0) for channel in modality.channels}
     for channel, text in mapping.items():
         if channel not in columns:

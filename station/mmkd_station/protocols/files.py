@@ -1,4 +1,4 @@
-"""`csv:FILE`, also a growing one, and `stdin` as sources; `-`, `jsonl:FILE` and `csv:FILE` as sinks."""
+"""Sources `csv:FILE`, also a growing one, and `stdin`; sinks `-`, `jsonl:FILE` and `csv:FILE`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not 
 
 
 def file_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open a file of lines, CSV or JSON; with `follow` also lines that are appended, and those of a replaced file."""
+    """Open a file of CSV or JSON lines; with `follow` also appended lines and those of a replaced file."""
     lines = _FileLines(Path(place), request)
     return Source(deliveries=lines.deliveries, live=request.follow, close=lines.close)
 
@@ -62,7 +62,7 @@ class _FileLines:
                 intake.stop.wait(_LOOK_S)
 
     def _was_replaced(self) -> bool:
-        """Return whether the file was replaced or truncated; then it is open from its start again."""
+        """Return whether the file was replaced or truncated; then reopen it."""
         try:
             named, held = self._path.stat(), os.fstat(self._file.fileno())
             if os.path.samestat(named, held) and named.st_size >= self._file.tell():
@@ -79,7 +79,7 @@ class _FileLines:
 
 
 def stdin_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open the standard input: lines, CSV or JSON."""
+    """Read CSV or JSON lines from the standard input."""
     if sys.stdin is None:
         raise UsageError("--source stdin: expected an open standard input, got a closed one; pipe samples into it")
 
@@ -120,7 +120,7 @@ def _open_file(path: Path) -> BinaryIO:
 
 
 def _split(data: bytes, intake: Intake) -> tuple[list[str], bytes]:
-    """Return whole lines, and the rest of the last."""
+    """Return whole lines and the rest."""
     *lines, rest = data.split(b"\n")
     if len(rest) > MAX_LINE_BYTES:
         intake.garbage(f"expected lines of at most {MAX_LINE_BYTES:,} bytes, got a longer one")
@@ -129,13 +129,13 @@ def _split(data: bytes, intake: Intake) -> tuple[list[str], bytes]:
 
 
 class StdoutSink(Sink):
-    """Writes JSON lines to the standard output."""
+    """JSON lines on the standard output."""
 
     def __init__(self, text: str, place: str) -> None:
         pass
 
     def write(self, records: Sequence[Record]) -> None:
-        """Write and flush. Raises GoneError if nobody reads any more, OSError."""
+        """Write and flush. Raises OSError, or GoneError if nobody reads any more."""
         try:
             sys.stdout.write(b"".join(map(record_line, records)).decode())
             sys.stdout.flush()
@@ -144,9 +144,9 @@ class StdoutSink(Sink):
 
 
 class AppendSink(Sink):
-    """Appends text to a file; a file that was moved away is created again.
+    """Appends text to a file, created again if it was moved away.
 
-    `form` makes the text of records; its second argument is whether the file is empty.
+    `form` formats records; its second argument is whether the file is empty.
     """
 
     def __init__(self, text: str, place: str, form: Callable[[Sequence[Record], bool], bytes]) -> None:
@@ -161,7 +161,7 @@ class AppendSink(Sink):
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def write(self, records: Sequence[Record]) -> None:
-        """Append all records, or none. Raises OSError."""
+        """Append all records or none. Raises OSError."""
         if not self._is_in_place():
             self.close()
             self._descriptor = self._open()
@@ -190,12 +190,12 @@ class AppendSink(Sink):
 
 
 def json_lines(records: Sequence[Record], is_first: bool) -> bytes:
-    """Return records as lines of JSON."""
+    """Return JSON lines."""
     return b"".join(map(record_line, records))
 
 
 def csv_lines(records: Sequence[Record], is_first: bool) -> bytes:
-    """Return results as lines of CSV, with a header at first; alarms and states have other columns and are left out."""
+    """Return results as CSV lines, with a header first; alarms and states are left out."""
     rows: list[Sequence[object]] = [_CSV_FIELDS] if is_first else []
     for record in records:
         if isinstance(record, ResultRecord):

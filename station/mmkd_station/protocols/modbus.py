@@ -1,7 +1,7 @@
 """`modbus://HOST` polls registers of a PLC at the modality's rate; `modbus-write://HOST?at=N` writes five registers.
 
 A column is a register: `h100:int16` is holding register 100, `i7:float32` input registers 7 and 8; the default type is
-`uint16`. Numbers are those of the protocol, from 0: a manual's 40001 is `h0`.
+`uint16`. Numbers are the protocol's, from 0: a manual's 40001 is `h0`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ def _pymodbus() -> tuple[Any, Any]:
 
 
 def _connected(plc: Place) -> Any:
-    """Return a connected client. Raises ConnectionError."""
     clients = _pymodbus()[0]
     client = clients.ModbusTcpClient(plc.host, port=plc.port, timeout=_TIMEOUT_S, retries=0, reconnect_delay=0)
     if not client.connect():
@@ -50,7 +49,7 @@ def _connected(plc: Place) -> Any:
 
 
 class Register(msgspec.Struct, frozen=True, kw_only=True):
-    """One value in a PLC, in holding (`h`) or input registers (`i`) from `number` on."""
+    """A value in holding (`h`) or input registers (`i`) from `number` on."""
 
     kind: str
     number: int
@@ -99,7 +98,7 @@ class _Reader:
         return [self._value(register, values) for register in self._registers]
 
     def _read(self, block: Block) -> tuple[dict[tuple[str, int], int], bool]:
-        """Return the words of a block, none after an error, and whether the PLC refuses these registers."""
+        """Return a block's words, none after an error, and whether the PLC refuses these registers."""
         kind, first, count = block
         ask = self._client.read_holding_registers if kind == "h" else self._client.read_input_registers
         try:
@@ -129,7 +128,6 @@ def _spans(registers: list[Register], kind: str) -> list[tuple[int, int]]:
 
 
 def _single_values(block: Block, registers: list[Register]) -> list[Block]:
-    """Return the values inside a block as single blocks."""
     kind, first, count = block
     spans = _spans(registers, kind)
     return [(kind, start, end - start) for start, end in spans if first <= start and end <= first + count]
@@ -159,8 +157,8 @@ def _register(name: str) -> Register:
 def modbus_write_sink(text: str, place: str) -> LastResultSink:
     """Open a sink of five holding registers, from register `at` on.
 
-    They get a count that changes with every result, so that a PLC sees that it is alive; `STATUS_CODES` of the status;
-    the label, 1 for the first, 0 without an answer; its probability in thousandths; the number of open episodes.
+    They are a count that changes with every result, as a sign of life; `STATUS_CODES` of the status; the label, from 1
+    (0 without an answer); its probability in thousandths; the number of open episodes.
     """
     _pymodbus()
     plc = read_place(text, scheme="modbus-write://", options=("at", "unit", "station"), port=_PORT)

@@ -1,7 +1,7 @@
 """`mqtt://HOST/TOPIC` and `mqtts://`, by paho-mqtt: MQTT 5 or 3.1.1, TLS, credentials from a file.
 
 A sink publishes `TOPIC/STATION/result`, and retained `TOPIC/STATION/alarm/LABEL`, `TOPIC/STATION/state` and
-`TOPIC/online`, which the last will makes `false`. At a start it clears retained alarms of earlier runs.
+`TOPIC/online`, which the last will makes `false`. At start it clears earlier runs' retained alarms.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
 
 def _broker(text: str) -> Place:
-    """Read the address of a broker. Raises UsageError, UnavailableError without paho-mqtt."""
+    """Parse a broker's address. Raises UsageError, UnavailableError without paho-mqtt."""
     _paho()
     scheme, port = ("mqtts://", 8883) if text.startswith("mqtts://") else ("mqtt://", 1883)
     place = read_place(text, scheme=scheme, options=_OPTIONS, port=port)
@@ -59,9 +59,9 @@ def _paho() -> Any:
 
 
 class _Connection:
-    """One connection to a broker; a lost one is replaced by a new one. Raises OSError.
+    """A connection to a broker, replaced if lost. Raises OSError.
 
-    `on_message` gets each payload in the thread of the connection; the broker publishes `will` when it breaks.
+    `on_message` gets payloads in the connection's thread; the broker publishes `will` when it breaks.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class _Connection:
         return self._client.publish(topic, payload, qos=self.qos, retain=retain)
 
     def retained(self, topic: str) -> list[tuple[str, bytes]]:
-        """Return the retained messages of topics. Raises ConnectionError without an answer."""
+        """Return retained messages. Raises ConnectionError without an answer."""
         messages: list[tuple[str, bytes]] = []
         self._client.on_message = lambda client, data, message: messages.append((message.topic, message.payload))
         answered = threading.Event()
@@ -158,7 +158,7 @@ class _Connection:
 
 
 def mqtt_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open a source of the messages of a topic, which may have wildcards."""
+    """Open a source of a topic's messages; wildcards are allowed."""
     broker = _broker(text)
     if not broker.path:
         raise UsageError(f"--source {text}: expected mqtt://HOST/TOPIC, got no topic; name it")
@@ -255,14 +255,14 @@ class MqttSink(Sink):
                 return f"{station}/result"
 
     def _drop(self) -> None:
-        """Close the connection, so that unconfirmed records that are offered again do not come from it too."""
+        """Close the connection, so that it cannot deliver unconfirmed records that are offered again."""
         if self._connection is not None:
             with contextlib.suppress(Exception):
                 self._connection.close()
             self._connection = None
 
     def close(self) -> None:
-        """Publish that this program is gone, and disconnect."""
+        """Publish the offline state and disconnect."""
         if self._connection is not None and not self._connection.lost.is_set():
             with contextlib.suppress(Exception):
                 self._connection.publish(f"{self._topic}/online", b"false", retain=True).wait_for_publish(2.0)
@@ -270,7 +270,7 @@ class MqttSink(Sink):
 
 
 def _level(text: str) -> str:
-    """Return a text as one topic level, injectively."""
+    """Encode a text injectively as one topic level."""
     return _NOT_IN_LEVELS.sub(lambda match: quote(match[0], safe=""), text)
 
 

@@ -1,6 +1,6 @@
 """`opcua://HOST:PORT` polls nodes at the modality's rate; `opcua-write://HOST?label=NODE` writes the last result.
 
-By asyncua. A column of a source is a node, `ns=2;s=Press1.AccX`; a value with a bad status is missing.
+By asyncua. A column is a node, `ns=2;s=Press1.AccX`; a value with a bad status is missing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _asyncua() -> tuple[Any, Any]:
 
 
 def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
-    """Read the address of a server. Raises UsageError, UnavailableError without asyncua."""
+    """Parse a server's address. Raises UsageError, UnavailableError without asyncua."""
     _asyncua()
     place = read_place(text, scheme=scheme, options=(*options, *_OPTIONS), port=4840)
     policy = place.choice("policy", _POLICIES, "None")
@@ -50,7 +50,7 @@ def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
 
 
 def _node(name: str, *, where: str) -> Any:
-    """Return a node by its name. Raises UsageError that begins with `where`."""
+    """Return a node. Raises UsageError that begins with `where`."""
     try:
         return _asyncua()[1].NodeId.from_string(name)
     except Exception as error:  # asyncua's errors, and ValueError
@@ -58,7 +58,7 @@ def _node(name: str, *, where: str) -> Any:
 
 
 class _Session:
-    """A session in an event loop that runs while a method runs. Raises OSError if it cannot connect."""
+    """A session whose event loop runs only inside a method. Raises OSError if it cannot connect."""
 
     def __init__(self, place: Place) -> None:
         self._loop = asyncio.new_event_loop()
@@ -81,7 +81,7 @@ class _Session:
         return client
 
     def run(self, work: Any) -> Any:
-        """Return the result of a coroutine; every failure is an OSError."""
+        """Return a coroutine's result; every failure is an OSError."""
         try:
             return self._loop.run_until_complete(work)
         except Exception as error:  # errors of asyncua, of asyncio and of the system
@@ -97,7 +97,7 @@ class _Session:
 
 
 async def _cancel_tasks() -> None:
-    """End tasks that the library left in this loop."""
+    """End tasks that asyncua left in this loop."""
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
@@ -105,7 +105,7 @@ async def _cancel_tasks() -> None:
 
 
 def opcua_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open a source of nodes. Samples get the time of the reading: a value that does not change keeps its old time."""
+    """Open a source of nodes. Samples get the time of reading: an unchanged value has its old time."""
     server = _server(text, scheme="opcua://", options=("every",))
     every_s = server.number("every", 1 / request.rate_hz, least=1e-3, most=86400)
     nodes = [_node(name, where=f"--map ...={name}") for name in request.columns.names]
@@ -130,7 +130,7 @@ class _Reader:
 
 
 def _number(value: Any) -> float:
-    """Return a value as a number; NaN if its status is bad or it is no number."""
+    """Return a number; NaN if its status is bad or it is none."""
     content = None if value.Value is None else value.Value.Value
     if (value.StatusCode is not None and not value.StatusCode.is_good()) or not isinstance(content, int | float):
         return math.nan
@@ -141,7 +141,7 @@ def opcua_write_sink(text: str, place: str) -> LastResultSink:
     """Open a sink of nodes.
 
     Numeric nodes get numbers as in `modbus-write://`: a count, which restarts at the end of the node's range, the
-    probability in thousandths for integers, a regression's value or NaN. String nodes get the same as text.
+    probability in thousandths for integers, a regression's value or NaN. String nodes get text.
     """
     server = _server(text, scheme="opcua-write://", options=(*_FIELDS, "station"))
     options = server.options
@@ -192,7 +192,7 @@ class _Writer:
 
 
 def opcua_value(field: str, result: ResultRecord, episodes: int, type_name: str) -> int | float | str:
-    """Return a field of a result as a value of an OPC UA type (part 6, table 1)."""
+    """Convert a result's field to an OPC UA type (part 6, table 1)."""
     number, text = {
         "count": (result.number, str(result.number)),
         "status": (STATUS_CODES[result.status], result.status),

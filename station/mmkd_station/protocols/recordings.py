@@ -1,4 +1,4 @@
-"""`recordings:DATASET`: the recordings of a dataset, one after the other."""
+"""`recordings:DATASET`: a dataset's recordings in turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOGETHER_S, _MAX_TOGETHER = 0.1, 4096
 
 
 def recordings_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open recordings, with times from 0 and a pause between two that no window spans."""
+    """Open recordings, with times from 0 and pauses that no window spans."""
     return paced_source(_pieces(request.load_recordings(place), request), request)
 
 

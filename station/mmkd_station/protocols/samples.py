@@ -1,4 +1,4 @@
-"""Read samples from JSON and CSV text, with times as numbers or ISO 8601.
+"""Samples from JSON and CSV text, with times as numbers or ISO 8601.
 
 A JSON sample is an object with a value per column, or an array in the columns' order. Several samples are an array of
 samples, an object of arrays, or `{"time": ..., "samples": [[...], ...]}`. `null` is missing.
@@ -34,7 +34,7 @@ _MISSING = ("", "nan", "na", "null", "none", "-")
 
 
 def read_seconds(value: object, *, unit: str) -> float:
-    """Return a time in seconds; text without a zone is UTC. Raises ValueError."""
+    """Parse a time in seconds; text without a zone is UTC. Raises ValueError."""
     if isinstance(value, bool) or value is None:
         raise ValueError(f"expected a time, got {value!r}")
     try:
@@ -53,7 +53,7 @@ def read_seconds(value: object, *, unit: str) -> float:
 
 
 def rows_from_json(data: bytes, request: SourceRequest) -> Rows:
-    """Return the times (n,) or None, and float32 (n, C) in the modality's unit, of a JSON text. Raises ValueError."""
+    """Return times (n,) or None, and float32 (n, C) in the modality's unit, of a JSON text. Raises ValueError."""
     if len(data) > _MAX_BYTES:
         raise ValueError(f"expected a message of at most {_MAX_BYTES:,} bytes, got {len(data):,}")
     try:
@@ -130,7 +130,7 @@ def _numbers(values: Sequence[Any], what: str) -> NDArray[np.float32]:
 
 
 class LineReader:
-    """Reads lines as samples. The first line decides between JSON and CSV, and names the columns of CSV."""
+    """Parses lines. The first decides between JSON and CSV, and names the columns of CSV."""
 
     def __init__(self, where: str, request: SourceRequest) -> None:
         self._where = where
@@ -143,14 +143,14 @@ class LineReader:
         self._width = 0
 
     def deliveries(self, chunks: Iterator[list[str]], intake: Intake) -> Iterator[Delivery]:
-        """Yield the samples of chunks of lines, with the moment at which they came."""
+        """Yield the samples of chunks of lines, with their moment of arrival."""
         for lines in chunks:
             delivery = self.read(lines, intake, arrived_s=time.monotonic())
             if delivery is not None:
                 yield delivery
 
     def read(self, lines: Iterable[str], intake: Intake, *, arrived_s: float) -> Delivery | None:
-        """Return the samples of some lines, if any; count other lines as garbage. Raises UsageError."""
+        """Return the samples of some lines, if any; count others as garbage. Raises UsageError."""
         parts: list[Rows] = []
         samples: list[tuple[float | None, list[float]]] = []  # of CSV
         for line in lines:
@@ -180,11 +180,11 @@ class LineReader:
         return Delivery(rows=rows, times=np.concatenate(times) if times else None, arrived_s=arrived_s, waited=True)
 
     def restart(self) -> None:
-        """Read the next line as a first line: the file was replaced."""
+        """Treat the next line as the first: the file was replaced."""
         self._is_json = self._is_timed = None
 
     def _is_header(self, first: str) -> bool:
-        """Return whether the first line is a header, and set up the format from it."""
+        """Return whether the first line is a header, and set up the format."""
         self._is_json = first[0] in "{["
         if self._is_json:
             return False

@@ -1,4 +1,4 @@
-"""List all sources and sinks, and open one by its text."""
+"""The table of sources and sinks, opened by their text."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _Kind = TypeVar("_Kind", _SourceKind, _SinkKind)
 
 
 def _kind_and_place(text: str, table: Mapping[str, _Kind], *, option: str) -> tuple[_Kind, str]:
-    """Return the row of a text, and the text after its prefix. Raises UsageError."""
+    """Return a text's row and the part after its prefix. Raises UsageError."""
     for prefix, kind in table.items():
         has_place = prefix[-1] in ":/"
         if text == prefix or (text.startswith(prefix) and has_place):
@@ -84,12 +84,12 @@ def _kind_and_place(text: str, table: Mapping[str, _Kind], *, option: str) -> tu
 
 
 def grows(text: str) -> bool:
-    """Whether `--follow` applies to the source of this text. Raises UsageError."""
+    """Whether `--follow` applies to a source. Raises UsageError."""
     return _kind_and_place(text, SOURCES, option="--source")[0].grows
 
 
 def open_source(text: str, request: SourceRequest) -> Source:
-    """Open the source of a text. Raises UsageError or UnavailableError."""
+    """Open a source. Raises UsageError or UnavailableError."""
     kind, place = _kind_and_place(text, SOURCES, option="--source")
     if kind.frames and "://" in place:
         # A credentials file name may contain @.
@@ -105,13 +105,13 @@ def open_source(text: str, request: SourceRequest) -> Source:
 
 
 def open_sink(text: str) -> Sink:
-    """Open the sink of a text. Raises UsageError or UnavailableError."""
+    """Open a sink. Raises UsageError or UnavailableError."""
     kind, place = _kind_and_place(text, SINKS, option="--sink")
     return kind.open(text, place)
 
 
 def shown_names(texts: Sequence[str]) -> dict[str, str]:
-    """Return unique display names of sinks by their texts, without the secret of a URL."""
+    """Return unique display names of sinks, without the secret of a URL."""
     shown: dict[str, str] = {}
     for text in texts:
         prefix, _, url = text.partition(":")

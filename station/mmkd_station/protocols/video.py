@@ -1,6 +1,6 @@
 """`cam:N` and `video:FILE`: frames of a camera or a file, read by OpenCV.
 
-Frames are cropped to `#region=X,Y,WIDTH,HEIGHT` and scaled as for the training (`mmkd_edge.frames.cut_out`).
+Frames are cropped to `#region=X,Y,WIDTH,HEIGHT` and scaled as in training (`mmkd_edge.frames.cut_out`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _TIMEOUT_MS = 4000
 
 
 def camera_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open a camera, whose frames get their time of arrival.
+    """Open a camera; frames get their time of arrival.
 
-    `place` is its number, device file, or address, such as `rtsp://HOST/PATH?credentials=FILE`, or a GStreamer pipeline
-    that ends in `appsink`, as cameras of a Jetson need.
+    `place` is a number, device file, address such as `rtsp://HOST/PATH?credentials=FILE`, or GStreamer pipeline that
+    ends in `appsink`, as cameras of a Jetson need.
     """
     cv2 = _quiet_opencv(text)
     place, region = _split_region(text, place)
@@ -99,7 +99,7 @@ class _Camera:
 
 
 def video_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open a file; its frames get the times of its container, from 0."""
+    """Open a file; frames get its container's times, from 0."""
     cv2 = _quiet_opencv(text)
     path, region = _split_region(text, place)
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
@@ -125,14 +125,14 @@ def video_source(text: str, place: str, request: SourceRequest) -> Source:
 
 
 def _quiet_opencv(text: str) -> Any:
-    """Return OpenCV with its log on stderr switched off."""
+    """Return OpenCV with its stderr log off."""
     cv2 = opencv(f"--source {text} needs")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 
 def _cut(pixels: NDArray[np.uint8], region: Region | None, request: SourceRequest) -> NDArray[np.uint8]:
-    """Return a frame (H, W, 3) as the student's input: (1, H, W, C)."""
+    """Convert a frame (H, W, 3) to the student's input (1, H, W, C)."""
     assert request.frame is not None  # the table opens these sources for video alone
     height, width, channels = request.frame
     return cut_out(pixels, region, height=height, width=width, is_gray=channels == 1)[None]

@@ -1,6 +1,6 @@
 """`webhook:URL`: post records as a JSON array.
 
-Options follow a `#`: `kinds=alarm,state` posts only these, `headers=FILE` adds the `Name: value` lines of a file.
+Options follow a `#`: `kinds=alarm,state` posts only these, `headers=FILE` adds the file's `Name: value` lines.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _OPENER = urllib.request.build_opener(_Unmoved)
 
 
 def url_host(url: str) -> str:
-    """Return a URL up to its host: with many services the rest is a secret, and others read pages and logs."""
+    """Return a URL up to its host: the rest is often a secret, and others read pages and logs."""
     scheme, mark, rest = url.partition("://")
     return scheme + mark + re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
 
 
 class WebhookSink(Sink):
-    """Posts records; drops and counts those that the server refuses for good."""
+    """Posts records; drops and counts those refused for good."""
 
     def __init__(self, text: str, place: str) -> None:
         self._url, _, options = place.partition("#")
@@ -58,7 +58,7 @@ class WebhookSink(Sink):
         self._headers = {"Content-Type": "application/json"} | _headers(given.get("headers"))
 
     def write(self, records: Sequence[Record]) -> None:
-        """Post records. Raises RefusedError if the server refuses them for good, OSError for other failures."""
+        """Post records. Raises RefusedError if the server refuses them for good, else OSError."""
         posted = [record for record in records if isinstance(record, self._kinds)]
         if not posted:
             return
