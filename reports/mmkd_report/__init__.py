@@ -1,6 +1,6 @@
 """Numbers in, one self-contained HTML page out.
 
-Pages are imported when one is first asked for: a process that only fills a document needs none of them.
+Pages are imported on first use: a process that only fills a document needs none.
 """
 
 from __future__ import annotations

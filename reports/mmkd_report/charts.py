@@ -1,8 +1,7 @@
 """Charts as inline SVG: dot panels, lines, histograms and attention maps.
 
-Numbers go in, finished markup comes out. Colours come from the style sheet by role; every mark carries its value as a
-title, which browsers show on hover. Positions in dot panels are percentages of the width, so that text keeps its size
-on every screen; the other charts have a fixed view box.
+Colours come from the style sheet by role; every mark has its value as a title, shown on hover. Positions in dot
+panels are percentages of the width, so that text keeps its size on every screen; other charts have a fixed view box.
 """
 
 from __future__ import annotations
@@ -44,20 +43,20 @@ SELF_CLOSING = ("line", "rect", "circle", "path", "image", "input")
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A range of numbers and the round numbers in it that get a label."""
+    """A range and the round numbers to label."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
 
     def place(self, value: float) -> float:
-        """Return the position of `value` between the ends, 0 to 1; values outside stay at the nearer end."""
+        """Return a position from 0 to 1; values outside stay at the nearer end."""
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A drawn chart: `caption` stands above it, `note` below."""
+    """A drawn chart: `caption` above, `note` below."""
 
     kind: ClassVar = "chart"
     svg: Markup
@@ -67,7 +66,7 @@ class Chart:
 
 
 def axis(values: Iterable[float | None], *, floor: float = -math.inf, ceiling: float = math.inf, most: int = 5) -> Axis:
-    """Return an axis with round ends around `values` and at most `most` steps of 1, 2 or 5 times a power of ten.
+    """Return an axis with round ends and at most `most` steps of 1, 2 or 5 times a power of ten.
 
     The ends never pass `floor` and `ceiling`. Missing values do not count; without any, the axis runs from 0 to 1.
     """
@@ -86,14 +85,14 @@ def axis(values: Iterable[float | None], *, floor: float = -math.inf, ceiling: f
 
 
 def tight_axis(values: Iterable[float | None]) -> Axis:
-    """Return an axis that ends where `values` end, with the round numbers between: for time and training steps."""
+    """Return an axis that ends with `values`, for time and training steps."""
     known = [value for value in values if is_number(value)] or [0.0, 1.0]
     low, high = min(known), max(known)
     return axis(known, floor=low, ceiling=high) if high > low else axis(known)
 
 
 def element(name: str, *content: str, **attributes: object) -> Markup:
-    """Return one escaped XML element; `_` in attribute names stands for `-`, a trailing one is dropped."""
+    """Return an escaped XML element; `_` in attribute names becomes `-`, a trailing one is dropped."""
     from markupsafe import Markup
 
     head = Markup("").join(
@@ -110,13 +109,13 @@ def element(name: str, *content: str, **attributes: object) -> Markup:
 
 
 def svg(title: str, description: str, *content: str, class_: str, **attributes: object) -> Markup:
-    """Return an SVG image with its accessible name and description."""
+    """Return an SVG image with accessible name and description."""
     texts = (element("title", title), element("desc", description))
     return element("svg", *texts, *content, class_=class_, role="img", **attributes)
 
 
 def bar(width: float, role: str) -> Markup:
-    """Return a horizontal bar of `width` percent in the colour of a role."""
+    """Return a horizontal bar of `width` percent."""
     track = element("rect", class_="bar-track", width="100%", height=12, rx=2)
     fill = element("rect", class_="bar-fill", width=f"{width}%", height=12, rx=2)
     return element("svg", track, fill, class_=f"bar role-{role}", aria_hidden="true", width="100%", height=12)
@@ -127,7 +126,7 @@ def bar(width: float, role: str) -> Markup:
 
 @dataclass(frozen=True, kw_only=True)
 class DotRow:
-    """One row of a dot panel: a dot for each value in `dots` (value and title), a bar at `mean`."""
+    """A row of a dot panel: a dot per value in `dots` (value and title), a bar at `mean`."""
 
     role: str
     name: str
@@ -154,7 +153,7 @@ class DotPanel:
 
 
 def score_row(role: str, name: str, score: Spread, measure: Measure, seeds: Sequence[int]) -> DotRow:
-    """Return a row with a dot for each seed's score of `measure`."""
+    """Return a row with a dot per seed's score."""
     return DotRow(
         role=role,
         name=name,
@@ -170,7 +169,7 @@ def score_row(role: str, name: str, score: Spread, measure: Measure, seeds: Sequ
 
 
 def gain_row(name: str, gain: SeedGain, measure: Measure, seeds: Sequence[int]) -> DotRow:
-    """Return a row with a dot for each seed's gain."""
+    """Return a row with a dot per seed's gain."""
     return DotRow(
         role="student",
         name=name,
@@ -190,7 +189,7 @@ def gain_tick(value: float, measure: Measure) -> str:
 
 
 def draw_panels(panels: Sequence[DotPanel], *, note: str, named: bool = False) -> Chart:
-    """Draw panels below each other over one scale, whose labels stand below the last; `named` leaves room for names."""
+    """Draw panels over one scale, labelled below the last; `named` leaves room for names."""
     from markupsafe import Markup
 
     drawn = [_draw_panel(panel, with_ticks=panel is panels[-1]) for panel in panels]
@@ -249,7 +248,7 @@ def _draw_panel(panel: DotPanel, *, with_ticks: bool) -> Markup:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The points of one line: None or NaN breaks it. `low` and `high` span a band around it."""
+    """Points of a line: None or NaN breaks it. `low` and `high` span a band."""
 
     role: str
     name: str
@@ -260,7 +259,7 @@ class Line:
 
 
 def thin_out(length: int, most: int = MAX_POINTS) -> list[int]:
-    """Return at most `most` evenly spread indexes of `length` points, the first and the last among them."""
+    """Return at most `most` evenly spread indexes, the first and the last included."""
     if length <= most:
         return list(range(length))
     return sorted({round(index * (length - 1) / (most - 1)) for index in range(most)})
@@ -279,7 +278,7 @@ def line_chart(
     caption: str | None = None,
     note: str = "",
 ) -> Chart:
-    """Draw lines over two axes; `x_text` and `y_text` write the tick labels, `caption` replaces the title above."""
+    """Draw lines over two axes; `x_text` and `y_text` write tick labels, `caption` replaces the title above."""
     parts = _axes(x_axis, y_axis, LINE_BOTTOM, x_label, x_text, y_text)
     for line in lines:
         keep = thin_out(len(line.x))
@@ -366,7 +365,7 @@ def log_histogram(
 ) -> Chart:
     """Draw counts over a logarithmic axis, with `marks` (name, value) as labelled lines.
 
-    Heights grow with the root of the counts, so that a bin with few samples stays visible beside one with thousands.
+    Heights grow with the root of the counts, so that a bin with few samples stays visible.
     """
     bottom, top = 120.0, 44.0  # three labels of marks stand above the bars
     low, high, most = math.log10(edges[0]), math.log10(edges[-1]), max(counts)
@@ -416,10 +415,10 @@ def attention_map(
     rgb: tuple[int, int, int],
     ticks: Sequence[tuple[float, str]],
 ) -> Chart:
-    """Draw (queries, keys) weights in one colour: the larger the weight, the less transparent.
+    """Draw (queries, keys) weights in one colour, opaque for large ones.
 
-    No colour stands for the 1st percentile of the weights and full colour for the 99th, so that neither one peak nor a
-    common floor hides the rest; both are written below, since a flat map would look as lively as any other.
+    Opacity runs from the 1st percentile to the 99th, so that neither one peak nor a common floor hides the rest. Both
+    are written below, since a flat map would look as lively as any other.
     """
     rows, columns = _blocks(len(weights)), _blocks(len(weights[0]))
     pooled = [
@@ -463,7 +462,7 @@ def _blocks(length: int) -> list[tuple[int, int]]:
 
 
 def png_from_shades(shades: Sequence[bytes], rgb: tuple[int, int, int]) -> bytes:
-    """Return a PNG whose pixels all have the colour `rgb` and the opacity of `shades` (rows of bytes).
+    """Return a PNG in the colour `rgb` with the opacity of `shades` (rows of bytes).
 
     Format: PNG specification (ISO/IEC 15948), an 8-bit palette of one colour with a transparency table (tRNS).
     """
@@ -478,5 +477,5 @@ def png_from_shades(shades: Sequence[bytes], rgb: tuple[int, int, int]) -> bytes
 
 
 def percent_text(digits: int = 0) -> Callable[[float], str]:
-    """Return a tick label writer for fractions, in percent."""
+    """Return a writer of tick labels for fractions, in percent."""
     return lambda value: percent(value, digits)

@@ -1,7 +1,6 @@
-"""A page is a head and a list of sections; one template draws it.
+"""A page is a head and sections, drawn by one template.
 
-It is one file that works offline: the content security policy allows only the page's own script, by its hash. Every
-text is escaped.
+It works offline: the content security policy allows only the page's own script, by its hash. All text is escaped.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph in small type."""
+    """A small paragraph."""
 
     kind: ClassVar = "note"
     text: str
@@ -67,7 +66,7 @@ class Cell:
 
 
 def bar_cell(fraction: float, role: str, text: str = "") -> Cell:
-    """Return a cell with a bar of that fraction (0 to 1) of its width."""
+    """Return a cell with a bar of that fraction (0 to 1)."""
     return Cell(text, content=bar(round(100 * min(1.0, max(0.0, fraction)), 2), role))
 
 
@@ -83,7 +82,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A table row: its head, then a cell for each further column. The role colours it."""
+    """A table row: its head, then a cell per further column. The role colours it."""
 
     cells: Sequence[Cell | str]
     role: str = ""
@@ -92,7 +91,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table in titled groups of rows; tables of style `results` turn into cards on a phone."""
+    """A table of titled groups of rows; style `results` turns into cards on a phone."""
 
     kind: ClassVar = "table"
     columns: Sequence[Column]
@@ -124,7 +123,7 @@ def table(
     hide_caption: bool = False,
     body_id: str = "",
 ) -> Table:
-    """Return a table of `rows` or of titled `groups`; heads are columns, or texts above numbers (but for the first)."""
+    """Return a table of `rows` or titled `groups`; heads are columns, or texts above numbers (but for the first)."""
     return Table(
         columns=[head if isinstance(head, Column) else Column(str(head), bool(at)) for at, head in enumerate(heads)],
         caption=caption,
@@ -139,7 +138,7 @@ def table(
 
 
 def markdown(shown: Table) -> str:
-    """Return a table as Markdown, missing values are empty, titles of groups are rows."""
+    """Return a table as Markdown, with missing values empty and group titles as rows."""
 
     def text(cell: Cell | str) -> str:
         written = cell if isinstance(cell, str) else f"{cell.text} ({cell.note})" if cell.note else cell.text
@@ -165,7 +164,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Legend:
-    """What the colours of lines stand for: role and name."""
+    """Colours of lines: role and name."""
 
     kind: ClassVar = "legend"
     entries: Iterable[tuple[str, str]]
@@ -173,7 +172,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class Columns:
-    """Blocks side by side; each item is a list of blocks that stay together."""
+    """Blocks side by side; each item is a list that stays together."""
 
     kind: ClassVar = "columns"
     items: Sequence[Sequence[Block]]
@@ -187,7 +186,7 @@ def columns(items: Iterable[Block], style: str = "") -> Columns:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that are folded away below a summary."""
+    """Blocks folded below a summary."""
 
     kind: ClassVar = "details"
     summary: str
@@ -197,7 +196,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Findings:
-    """Warnings: kind, sentence, advice, and whether it makes results wrong."""
+    """Warnings: kind, sentence, advice, and whether results become wrong."""
 
     kind: ClassVar = "findings"
     items: Sequence[tuple[str, str, str, bool]]
@@ -209,7 +208,7 @@ Block: TypeAlias = "str | Note | Heading | Code | Table | Facts | Chart | Legend
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a page; its `key` is its anchor."""
+    """A section of a page; `key` is its anchor."""
 
     key: str
     title: str
@@ -235,18 +234,14 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML. Equal pages give equal bytes."""
+    """Return the page as HTML, deterministically."""
     digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode("ascii")
     policy = f"; script-src 'sha256-{digest}'" if page.script else ""
     return _template().render(page=page, policy=policy, nothing=NOTHING, key_figures=list(page.key_figures))
 
 
 def write_page(path: str | os.PathLike[str], html: str) -> None:
-    """Write a page atomically.
-
-    Raises:
-        PageError: The folder is missing or the file cannot be written; an older page is left as it was.
-    """
+    """Write a page atomically; raise PageError if the folder is missing or the file cannot be written."""
     target = Path(path)
     if not target.parent.is_dir():
         raise PageError(f"page '{target}': expected an existing folder, got '{target.parent}'; create it first")

@@ -1,4 +1,4 @@
-"""Numbers, scores and gains as text, on pages and in terminal tables.
+"""Numbers, scores and gains as text, on pages and in terminals.
 
 A missing or non-finite number is `NOTHING`. A narrow no-break space separates thousands and units (SI brochure, 9th
 edition, sections 5.4.3 and 5.4.4).
@@ -20,17 +20,17 @@ MAX_NAMED = 3
 
 
 def is_number(value: float | None) -> TypeGuard[float]:
-    """Return whether there is a finite number to write."""
+    """Whether a number is finite."""
     return value is not None and math.isfinite(value)
 
 
 def for_terminal(sentence: str) -> str:
-    """Replace the signs that not every terminal has."""
+    """Replace signs that some terminals lack."""
     return sentence.replace(THIN, " ").replace(MINUS, "-").replace(NOTHING, "-")
 
 
 def decimal(value: float | None, digits: int = 1) -> str:
-    """Write that many digits after the point; never "-0.0"."""
+    """Write digits after the point; never "-0.0"."""
     if not is_number(value):
         return NOTHING
     written = f"{abs(value):,.{digits}f}".replace(",", THIN)
@@ -43,23 +43,23 @@ def count(value: float | None) -> str:
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
-    """Write a fraction in percent, without the unit."""
+    """Write a percentage without its unit."""
     return decimal(None if fraction is None else 100 * fraction, digits)
 
 
 def with_unit(written: str, unit: str) -> str:
-    """Append a unit to a number; `NOTHING` has none."""
+    """Append a unit; `NOTHING` has none."""
     return written if written == NOTHING or not unit else f"{written}{THIN}{unit}"
 
 
 def short_percent(fraction: float | None) -> str:
-    """Write a fraction in percent with at most two digits, and the unit."""
+    """Write a percentage with at most two digits, and the unit."""
     written = percent(fraction, 2)
     return with_unit(written.rstrip("0").rstrip(".") if "." in written else written, "%")
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """Write that many significant digits, with an exponent only below 1e-6."""
+    """Write significant digits, with an exponent only below 1e-6."""
     if not is_number(value):
         return NOTHING
     if value == 0:
@@ -80,7 +80,7 @@ def plain(value: float | None) -> str:
 
 
 def magnitude(value: float | None) -> str:
-    """Write a number of parameters in thousands or millions."""
+    """Write a number in thousands or millions."""
     if is_number(value):
         for size, unit in ((1e6, "M"), (1e3, "k")):
             if float(f"{value:.2e}") >= size:
@@ -137,7 +137,7 @@ def task_labels_text(kind: str, labels: Sequence[str]) -> str:
 
 
 def score_text(value: float | None, measure: Measure, digits: int = 1) -> str:
-    """Write a score in its unit, without the unit: percent with `digits`, otherwise three significant digits."""
+    """Write a score without its unit: percent with `digits`, otherwise three significant digits."""
     return percent(value, digits) if measure.is_fraction else significant(value)
 
 
@@ -152,7 +152,7 @@ def tick(value: float, measure: Measure) -> str:
 
 
 def score_with_std(score: Spread | None, measure: Measure) -> str:
-    """Write the mean ± standard deviation of a score, without the unit."""
+    """Write mean ± standard deviation, without the unit."""
     if score is None:
         return NOTHING
     std = f" ± {score_text(score.std, measure)}" if is_number(score.std) and len(score.per_seed) != 1 else ""
@@ -179,7 +179,7 @@ def with_gain_unit(written: str, measure: Measure) -> str:
 
 
 def gain_interval(low: float | None, high: float | None, measure: Measure) -> str:
-    """Write an interval of differences, without the unit, or `NOTHING` unless both ends are known."""
+    """Write an interval of differences without the unit; `NOTHING` unless both ends are known."""
     if not (is_number(low) and is_number(high)):
         return NOTHING
     write = decimal if measure.is_fraction else significant
@@ -187,7 +187,7 @@ def gain_interval(low: float | None, high: float | None, measure: Measure) -> st
 
 
 def gain_verdict(mean: float, low: float | None, high: float | None, measure: Measure, where: str = "") -> str:
-    """Return the effect of distillation as the interval of its gain allows, a sentence without a full stop."""
+    """Return the effect of distillation as its interval allows, a sentence without a full stop."""
     size = with_gain_unit(signed_gain(abs(mean), measure).lstrip("+"), measure)
     effect = f"Distillation {'worsens' if mean < 0 else 'improves'} {measure.words}{where} by {size}"
     if not (is_number(low) and is_number(high)):
@@ -200,7 +200,7 @@ def gain_verdict(mean: float, low: float | None, high: float | None, measure: Me
 
 
 def gain_figure(mean: float, low: float | None, high: float | None, measure: Measure, caption: str) -> tuple[str, str]:
-    """Return a gain as key figure: number and caption, with its unit and interval."""
+    """Return number and caption of a gain, with unit and interval."""
     ends = gain_interval(low, high, measure)
     unit = f"{measure.gain_unit} " if measure.gain_unit else ""
     return signed_gain(mean, measure), unit + caption + ("" if ends == NOTHING else f" · 95 % interval {ends}")
@@ -243,7 +243,7 @@ def labelled_groups_text(labelled: LabelledGroups) -> str:
 
 
 def labelled_title(label_fraction: float | None, groups: LabelledGroups | None) -> str:
-    """Return `10% labelled` or `2 of 6 groups labelled`, for a title; empty if unknown."""
+    """Return `10% labelled` or `2 of 6 groups labelled`; empty if unknown."""
     if groups is not None:
         return f"{labelled_groups_text(groups)} labelled"
     return "" if label_fraction is None else f"{label_fraction:.0%} labelled"
@@ -252,7 +252,7 @@ def labelled_title(label_fraction: float | None, groups: LabelledGroups | None) 
 def leak_sentence(
     leak: LabelLeak | None, label_fraction: float | None, measure: Measure, *, split: Split | None
 ) -> str:
-    """Return the warning about a fraction of labels that leaks through time; empty if there is no leak."""
+    """Return a warning if a fraction of labels leaks through time, else empty."""
     if leak is None or not leak.leaks or label_fraction is None:
         return ""
     score = score_with_unit(leak.figure.mean, measure)
@@ -268,23 +268,23 @@ def leak_sentence(
 
 
 def terminal_score(value: float | None, measure: Measure) -> str:
-    """Write a score for a terminal, without the unit."""
+    """Write a score without the unit."""
     return for_terminal(score_text(value, measure))
 
 
 def terminal_gain(value: float | None, measure: Measure) -> str:
-    """Write a signed difference for a terminal, without the unit."""
+    """Write a signed difference without the unit."""
     return for_terminal(signed_gain(value, measure))
 
 
 def terminal_interval(low: float | None, high: float | None, measure: Measure) -> str:
-    """Write the interval of a difference with signs; `-` unless both ends are known."""
+    """Write an interval with signs; `-` unless both ends are known."""
     if not (is_number(low) and is_number(high)):
         return "-"
     return f"{terminal_gain(low, measure)} to {terminal_gain(high, measure)}"
 
 
 def terminal_spread(mean: float | None, std: float | None, measure: Measure) -> str:
-    """Write mean ± standard deviation for a terminal: fractions with three digits, otherwise significant digits."""
+    """Write mean ± std: fractions with three digits, else significant digits."""
     values = [value for value in (mean, std) if is_number(value)]
     return " ± ".join(for_terminal(significant(v)) if measure.lower_is_better else f"{v:.3f}" for v in values)

@@ -1,1 +1,1 @@
-"""One file for each page: its sentences, tables and charts."""
+"""One file per page."""

@@ -1,4 +1,4 @@
-"""The page of `mmkd-adapt`: the methods that were tried, their effect on the old and new domain, and the verdict."""
+"""The page of `mmkd-adapt`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FRACTION = OF_CLASSES[0]
 
 
 def render_adaptation(document: Mapping[str, Any]) -> str:
-    """Return the page of an adaptation as HTML; raise DocumentError for a broken document."""
+    """Return the page as HTML; raise DocumentError for a broken document."""
     adaptation = read_adaptation(document)
     new, old = adaptation.new, adaptation.old
     labels = f"{count(adaptation.labels)} labels" if adaptation.labels else "no labels"
@@ -43,7 +43,7 @@ def render_adaptation(document: Mapping[str, Any]) -> str:
 
 
 def answer(adaptation: AdaptationDocument) -> Iterator[str]:
-    """Yield the verdict, a sentence each without a full stop."""
+    """Yield sentences of the verdict, without full stops."""
     chosen, measure, new, old = adaptation.chosen_method, _measure(adaptation), adaptation.new, adaptation.old
     before = score_with_unit(adaptation.estimate, FRACTION)
     old_before = score_with_unit(adaptation.old_score, measure)
@@ -95,7 +95,7 @@ def _methods(adaptation: AdaptationDocument) -> Section:
 
 
 def _classes(adaptation: AdaptationDocument) -> Iterator[Section]:
-    """The fraction of each class among the answers before and after."""
+    """Fractions of classes among the answers before and after."""
     if adaptation.classes:
         fractions = {"Reference": adaptation.reference_fractions, UNCHANGED.capitalize(): adaptation.class_fractions}
         fractions |= {method.name.capitalize(): method.class_fractions for method in adaptation.methods}

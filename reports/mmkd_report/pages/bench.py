@@ -1,4 +1,4 @@
-"""The page of `mmkd-bench run`: one run, or several side by side."""
+"""The page of `mmkd-bench run`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Named = Sequence[tuple[BenchReport, str]]
 class Lead:
     """How much faster the fastest run is than the next, as `mmkd-bench compare` judges it.
 
-    `low` and `high` are the 95 % interval of the change of the median, a fraction: below 0 is faster.
+    `low` and `high` are the 95 % interval of the median's relative change: below 0 is faster.
     """
 
     is_certain: bool
@@ -44,7 +44,7 @@ class Lead:
 
 
 def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = None) -> str:
-    """Return the page of benchmark runs as HTML; raise DocumentError for a broken document."""
+    """Return the page as HTML; raise DocumentError for a broken document."""
     if not 1 <= len(documents) <= MAX_RUNS:
         raise DocumentError(
             f"benchmark page: expected 1 to {MAX_RUNS} documents, got {len(documents)}; choose some, or make the "
@@ -80,7 +80,7 @@ def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = 
 
 
 def run_names(runs: Sequence[BenchReport]) -> list[str]:
-    """Return a name for each run: the settings that differ between the runs, or the device."""
+    """Name each run by the settings that differ, or the device."""
     parts = [
         (
             run.machine.name,
@@ -107,7 +107,7 @@ def run_names(runs: Sequence[BenchReport]) -> list[str]:
 
 
 def manner_text(run: BenchReport) -> str:
-    """Return how the calls of a run were made, as part of a sentence."""
+    """Return how calls were made, as part of a sentence."""
     how = run.configuration
     call = "a hop of samples" if how.hop is not None else f"{how.batch} windows" if how.batch > 1 else "a window"
     pace = "back to back" if how.rate_hz is None else f"{how.rate_hz:g} times per second"
@@ -132,7 +132,7 @@ def _answer(run: BenchReport) -> Iterator[str]:
 
 
 def fastest_two(medians_us: Sequence[float | None]) -> tuple[int, int] | None:
-    """Return the numbers of the run with the smallest median and of the next one; None below two medians."""
+    """Return the indexes of the two smallest medians; None below two."""
     timed = sorted((value, number) for number, value in enumerate(medians_us) if value is not None)
     return None if len(timed) < 2 else (timed[0][1], timed[1][1])
 
@@ -166,7 +166,7 @@ def _cautions(named: Named) -> Iterator[str]:
 
 
 def is_steady(run: BenchReport) -> bool:
-    """Return whether a run is complete and its timings settled."""
+    """Return whether a run is complete and settled."""
     return run.complete and run.stability.stable
 
 
@@ -227,7 +227,7 @@ def _distribution(named: Named) -> Section:
 
 
 def latency_chart(run: BenchReport, *, name: str) -> charts.Chart | None:
-    """Return the distribution of latencies with three percentiles marked; None if the document has no histogram."""
+    """Return the latency distribution with three percentiles marked; None without a histogram."""
     histogram, latency = run.result.histogram, run.result.latency
     if histogram is None or not sum(histogram.counts):
         return None
@@ -264,7 +264,7 @@ def _over_time(named: Named) -> Section:
 
 
 def timeline(run: BenchReport) -> tuple[charts.Chart | None, str]:
-    """Return the median of each stretch of time with a band up to its p90, launch by launch, and the unit."""
+    """Return medians over time with bands up to p90, launch by launch, and the unit."""
     launch_s = run.configuration.duration_s / max(1, run.configuration.launches)
     lines = []
     for number, launch in enumerate(run.launches):

@@ -1,4 +1,4 @@
-"""The page of a dataset: warnings, sensors, signals, balance, channels and labels."""
+"""The page of a dataset."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_DRIFTS = 6
 
 
 def render_data_report(document: Mapping[str, Any]) -> str:
-    """Return the page of one dataset as HTML; raise DocumentError for a broken document."""
+    """Return the page as HTML; raise DocumentError for a broken document."""
     data = read_data_report(document)
     probes = [probe for probe in data.probes if probe.target == "class"]
     parts = (
@@ -64,7 +64,7 @@ def render_data_report(document: Mapping[str, Any]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Return a sentence of the document as the page sets it: capitalised, a thin space before percent signs."""
+    """Capitalise a sentence, with a thin space before percent signs."""
     text = re.sub(r"(?<=\d)%", f"{THIN}%", text)
     return f"{text[:1].upper()}{text[1:]}."
 

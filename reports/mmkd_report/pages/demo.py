@@ -1,4 +1,4 @@
-"""The page of `mmkd-demo`: which one sensor is enough, and what distillation gains."""
+"""The page of `mmkd-demo`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ MAP_COLOURS = {"teacher": (191, 110, 24), "student": (45, 125, 200)}
 
 
 def render_demo(document: Mapping[str, Any]) -> str:
-    """Return the page of one demo run as HTML; raise DocumentError for a broken document."""
+    """Return the page as HTML; raise DocumentError for a broken document."""
     demo = read_demo(document)
     name = demo.dataset.title or demo.dataset.name
     leaked = leak_text(demo)
@@ -190,7 +190,7 @@ def _row(
 
 
 def gap_text(sensor: DemoSensor) -> str:
-    """Return the gap recovered with its unit; not measurable unless its interval shows that there is a gap."""
+    """Return the gap recovered with its unit; not measurable unless its interval shows a gap."""
     gap = sensor.gap_points
     if gap is None or not words.is_number(gap.low) or words.is_chance_level(sensor.student.chance):
         return words.NOTHING
@@ -268,7 +268,7 @@ def _seeds_text(demo: DemoDocument) -> str:
 
 
 def _confusion_table(title: str, role: str, network: Network | None, labels: Sequence[str]) -> list[Table]:
-    """Return the confusion matrix, or for many labels a table of its largest confusions; empty if not counted."""
+    """Return the confusion matrix, or for many labels its largest confusions; empty if not counted."""
     if network is None or network.confusion is None:
         return []
     if len(labels) > MAX_MATRIX_LABELS:
@@ -296,7 +296,7 @@ def _confusion_table(title: str, role: str, network: Network | None, labels: Seq
 
 
 def _labels(demo: DemoDocument) -> Iterator[Section]:
-    """Multi-label tasks: the answers of the teacher and of every student for each label."""
+    """Multi-label answers of the teacher and every student."""
     networks: dict[str, Network] = {"All sensors, teacher": demo.teacher}
     networks |= {f"{name}, distilled student": sensor.student for name, sensor in demo.students.items()}
     items: list[list[Block]] = []
@@ -318,7 +318,7 @@ def _labels(demo: DemoDocument) -> Iterator[Section]:
 
 
 def _attention(demo: DemoDocument) -> Iterator[Section]:
-    """Teacher and student attention of the best student, or else of the first that has some."""
+    """Attention of teacher and best student, or the first student that has some."""
     maps = {name: sensor.attention for name, sensor in demo.students.items() if sensor.attention is not None}
     if not maps:
         return
@@ -446,7 +446,7 @@ def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
 
 
 def _band(score: Spread | None, measure: Measure) -> tuple[float | None, float | None, float | None]:
-    """Return mean minus one standard deviation, mean, and mean plus one."""
+    """Return mean - std, mean, mean + std."""
     if score is None:
         return None, None, None
     reach = score.std if words.is_number(score.std) and len(score.per_seed) != 1 else 0.0

@@ -1,4 +1,4 @@
-"""The answer of the demo page in sentences, and its key figures."""
+"""The demo's answer in sentences, and key figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def question(demo: DemoDocument) -> str:
 
 
 def answer(demo: DemoDocument) -> tuple[str, ...]:
-    """Return the answer; no conclusion is drawn if the student that validation chose is no better than chance."""
+    """Return the answer; without a conclusion if the chosen student is no better than chance."""
     best = best_student(demo)
     if best is None:
         return ("No student was measured, so there is no answer yet.",)
@@ -45,7 +45,7 @@ def answer(demo: DemoDocument) -> tuple[str, ...]:
 
 
 def recommendation(demo: DemoDocument) -> str:
-    """Return what validation recommends; empty without scores to compare."""
+    """Return the recommendation of validation; empty without scores."""
     best = best_student(demo)
     if best is None:
         return ""
@@ -69,7 +69,7 @@ def recommendation(demo: DemoDocument) -> str:
 
 
 def shipped_text(demo: DemoDocument) -> str:
-    """Return which training validation chose for each sensor; empty if it had no choice."""
+    """Return the training that validation chose per sensor; empty without a choice."""
     chosen = {name: sensor.student.shipped for name, sensor in demo.students.items() if sensor.student.shipped}
     if not chosen:
         return ""
@@ -80,25 +80,25 @@ def shipped_text(demo: DemoDocument) -> str:
 
 
 def leak_text(demo: DemoDocument) -> str:
-    """Return the warning about labels that leak through time; empty if they do not."""
+    """Return a warning if labels leak through time, else empty."""
     return words.leak_sentence(demo.labels_spread_in_time, demo.label_fraction, demo.reported_metric, split=demo.split)
 
 
 def is_judged(demo: DemoDocument) -> bool:
-    """Return whether validation chose a student, and it is better than chance."""
+    """Return whether validation chose a student that beats chance."""
     best = best_student(demo)
     return best is not None and not words.is_chance_level(demo.students[best].student.chance)
 
 
 def best_student(demo: DemoDocument) -> str | None:
-    """Return the sensor whose student validates best; None without validation scores."""
+    """Return the sensor with the best validation score, if any."""
     valid = {name: mean_score(sensor.student.valid_score) for name, sensor in demo.students.items()}
     scores = {name: score for name, score in valid.items() if words.is_number(score)}
     return max(scores, key=lambda name: scores[name], default=None)
 
 
 def mean_score(spread: Spread | None) -> float | None:
-    """Return the mean of a score; None if it is missing."""
+    """Return the mean, if any."""
     return None if spread is None else spread.mean
 
 
@@ -116,7 +116,6 @@ def _validated_rivals(sensor: DemoSensor) -> dict[str, float]:
 
 
 def _teacher_sentence(demo: DemoDocument, best: str) -> str:
-    """Compare the best student with the teacher."""
     measure, over = demo.reported_metric, demo.students[best].over_teacher_points
     student, teacher = (mean_score(model.score(measure)) for model in (demo.students[best].student, demo.teacher))
     text = f"The student of {best} alone reaches {measure.words} {words.score_with_unit(student, measure)} on test"
@@ -147,7 +146,7 @@ def _gain_sentence(demo: DemoDocument) -> str:
 
 
 def _rival_sentence(demo: DemoDocument) -> str:
-    """Return the rivals that are ahead of a student on test; empty without any."""
+    """Return the rivals ahead of a student on test, or empty."""
     measure, ahead = demo.reported_metric, []
     for sensor, models in demo.students.items():
         student = mean_score(models.student.score(measure))
@@ -161,7 +160,7 @@ def _rival_sentence(demo: DemoDocument) -> str:
 
 
 def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
-    """Yield number and caption: score, gain, parameters and latency of the best student, as far as measured."""
+    """Yield number and caption of the best student's measured score, gain, parameters and latency."""
     best = best_student(demo)
     if best is None:
         return
@@ -182,7 +181,7 @@ def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
 
 
 def _ratio_text(demo: DemoDocument, best: str) -> str:
-    """Return the teacher's latency, its ratio to the student's, and the range of the ratio over repeats."""
+    """Return the teacher's latency, and its ratio to the student's with the range over repeats."""
     sensor, teacher = demo.students[best], demo.teacher.latency_ms or LatencyPercentiles()
     if not words.is_number(sensor.latency_ratio):
         return ""

@@ -1,4 +1,4 @@
-"""The page of `mmkd-export`: the artifact to run, and the measurements behind it."""
+"""The page of `mmkd-export`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def latencies(report: ExportReport) -> list[tuple[float, str, ArtifactReport]]:
 
 
 def render_export(document: Mapping[str, Any]) -> str:
-    """Return the page of one export as HTML; raise DocumentError for a broken document."""
+    """Return the page as HTML; raise DocumentError for a broken document."""
     export = read_export(document)
     report, windows = export.report, export.report.windows
     measured = _measured(export)
@@ -110,7 +110,7 @@ def render_export(document: Mapping[str, Any]) -> str:
 
 
 def answer(export: ExportDocument) -> Iterator[str]:
-    """Yield the fastest artifact, the verdicts, and the parity of fp32."""
+    """Yield the fastest artifact, the verdicts, and fp32's parity."""
     report, configs = export.report, latencies(export.report)
     if configs:
         best_us = configs[0][0]
@@ -144,7 +144,6 @@ def _gain_over_fp32(configs: Sequence[tuple[float, str, ArtifactReport]]) -> str
 
 
 def _gate_text(gate: GateResult, report: ExportReport) -> str:
-    """Return the loss and agreement of an artifact."""
     agreement = words.short_percent(gate.label_agreement)
     same = f"the checkpoint's {report.answer_noun} on {agreement} of {gate.windows} windows"
     if gate.drop_points is None:
@@ -155,7 +154,7 @@ def _gate_text(gate: GateResult, report: ExportReport) -> str:
 
 
 def key_figures(export: ExportDocument) -> Iterator[tuple[str, str]]:
-    """Yield number and caption: latency, score, size and parameters, as far as measured."""
+    """Yield number and caption of measured latency, score, size and parameters."""
     student, artifacts, metric = export.report.student, export.report.artifacts, export.report.chosen_by
     for latency_us, name, _ in latencies(export.report)[:1]:
         yield time_text(latency_us), f"{name}, median, one thread"
@@ -175,7 +174,7 @@ def _role(artifact: ArtifactReport) -> str:
 
 
 def _measured(export: ExportDocument) -> list[ArtifactReport]:
-    """Return all measured artifacts, those outside the bundle last."""
+    """Return measured artifacts, those outside the bundle last."""
     left_out = [left_out.artifact for left_out in export.report.left_out if left_out.artifact is not None]
     return [*export.report.artifacts, *left_out]
 
@@ -245,7 +244,7 @@ def _gate_cell(gate: GateResult) -> Cell:
 
 
 def _drop(gate: GateResult) -> str:
-    """Return the points that an artifact lost, or the reason why they are unknown."""
+    """Return the points lost, or why they are unknown."""
     if not gate.finite:
         return "not numbers"
     return decimal(gate.drop_points, 2) if is_number(gate.drop_points) else "no labels"

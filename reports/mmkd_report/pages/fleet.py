@@ -1,4 +1,4 @@
-"""The page of `mmkd-bench page --fleet`: runs grouped by device and bundle, and their problems."""
+"""The page of `mmkd-bench page --fleet`: runs by device and bundle, and problems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUDGET_QUANTILE = 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """A problem of one run; `over_budget`: its latency, or too few calls to judge it."""
+    """A problem of one run; `over_budget` is about latency, or too few calls to judge it."""
 
     name: str
     device: str
@@ -31,13 +31,13 @@ class Alert:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs of one kind of device with one bundle, called in one manner.
+    """Runs of one bundle on one kind of device, called in one manner.
 
     Attributes:
         p50_us: Median of the runs' medians; None if no run has enough calls.
-        slowest: Name of the run with the largest median, and that median.
-        p99_us: Largest p99 of the runs; None if no run has enough calls.
-        over: Number of runs over the budget; None without a budget.
+        slowest: Run with the largest median, and that median.
+        p99_us: Largest p99; None if no run has enough calls.
+        over: Runs over the budget; None without a budget.
     """
 
     first: BenchReport
@@ -68,7 +68,6 @@ def group_fleet(runs: Sequence[BenchReport], names: Sequence[str], *, budget_ms:
     """Group runs by device, bundle and manner, and list their problems.
 
     Args:
-        runs: Of any devices and bundles.
         names: File or station of each run.
         budget_ms: Limit for 99 of 100 calls; None for no limit.
     """
@@ -107,7 +106,7 @@ def _group(members: Sequence[tuple[str, BenchReport]], budget_ms: float | None) 
 
 
 def _over_budget(run: BenchReport, budget_ms: float) -> str | None:
-    """Return how a run breaks the budget; None if it keeps it."""
+    """Return how a run breaks the budget, if it does."""
     p99_us = run.result.latency.value_us(BUDGET_QUANTILE)
     if p99_us is None:
         return f"{run.result.latency.count} calls are too few to tell whether 99 of 100 keep {budget_ms:g} ms"
@@ -129,7 +128,7 @@ def _problems(run: BenchReport, budget_ms: float | None) -> Iterator[tuple[str, 
 def render_fleet(
     documents: Sequence[Mapping[str, Any]], *, names: Sequence[str], budget_ms: float | None = None
 ) -> str:
-    """Return the page of the runs of a fleet as HTML; raise DocumentError for a broken document."""
+    """Return the page as HTML; raise DocumentError for a broken document."""
     if not 1 <= len(documents) <= MAX_RUNS:
         raise DocumentError(f"fleet page: expected 1 to {count(MAX_RUNS)} documents, got {len(documents)}; choose some")
     fleet = group_fleet([read_bench(document) for document in documents], names, budget_ms=budget_ms)

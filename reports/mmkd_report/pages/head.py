@@ -1,4 +1,4 @@
-"""What the pages of a demo and of a study share: the lede, and facts about versions and machines."""
+"""Lede and facts that several pages share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lede(
     label_fraction: float | None,
     labelled_groups: LabelledGroups | None,
 ) -> Iterator[str]:
-    """Yield sentences: the dataset, its task, what judges, and which labels are used."""
+    """Yield sentences about the dataset, its task, split and labels."""
     yield f"{name}."
     if labels:
         task = words.task_labels_text(kind, labels) + (f", {words.count_noun(groups, 'group')}" if groups else "")
@@ -33,7 +33,7 @@ def lede(
 
 
 def facts(mapping: Mapping[str, object] | None) -> list[tuple[str, str]]:
-    """Return names as words and values as text; what is null or empty is left out."""
+    """Return names as words and values as text, without empty ones."""
     return [(name.replace("_", " "), _fact(value)) for name, value in (mapping or {}).items() if _is_fact(value)]
 
 

@@ -1,4 +1,4 @@
-"""The page of `mmkd-evaluate`: the verdict, and a section for each suite."""
+"""The page of `mmkd-evaluate`, with a section per suite."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COST_FIGURES = {
 
 
 def render_judging(document: Mapping[str, Any]) -> str:
-    """Return the page of models judged side by side as HTML; raise DocumentError for a broken document."""
+    """Return the page as HTML; raise DocumentError for a broken document."""
     judging = read_judging(document)
     first, *others = judging.models
     data = judging.data
@@ -73,7 +73,7 @@ def render_judging(document: Mapping[str, Any]) -> str:
 
 
 def assign_roles(judging: JudgingDocument) -> dict[str, str]:
-    """Return the role that colours each model: teacher, judged student, baseline, another, all further ones dotted."""
+    """Return each model's colour role: teacher, judged student, baseline, another, all further ones dotted."""
     roles: dict[str, str] = {}
     for number, model in enumerate(judging.models):
         if model.role == "teacher":
@@ -101,7 +101,6 @@ def _model_text(model: JudgedModel) -> str:
 
 
 def _suite(judging: JudgingDocument, name: str, result: SuiteResult) -> Section:
-    """Draw tables, notes and charts of a suite."""
     roles = assign_roles(judging)
     blocks: list[Block] = [Legend([(role, model) for model, role in roles.items()])] if result.charts else []
     for suite_table in result.tables:

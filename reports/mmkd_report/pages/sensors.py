@@ -1,4 +1,4 @@
-"""The page of `mmkd-evaluate --sensors`: which sensor to buy. Terminals print the same sentences and cells."""
+"""The page of `mmkd-evaluate --sensors`. Terminals print the same sentences and cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmkd_report.words import count, is_chance_level, is_number, percent, score_
 
 
 def render_sensors(document: Mapping[str, Any]) -> str:
-    """Return the page of sensors side by side as HTML; raise DocumentError for a broken document."""
+    """Return the page as HTML; raise DocumentError for a broken document."""
     sensors = read_sensors(document)
     labelled = f", {sensors.labelled}" if sensors.labelled else ""
     origin = [(sensors.name, f"SHA-256 {sensors.sha256}; {words.number_nouns('seed', sensors.seeds)}")]
@@ -32,10 +32,9 @@ def render_sensors(document: Mapping[str, Any]) -> str:
 
 
 def verdict(sensors: SensorsDocument) -> Iterator[str]:
-    """Yield the verdict, a sentence each without a full stop.
+    """Yield sentences of the verdict, without full stops.
 
-    Validation chooses the sensor, the scores are of the test. If the chosen student is no better than chance, no
-    conclusion is drawn.
+    Validation chooses, test scores. A student no better than chance allows no conclusion.
     """
     best, *others = sensors.rows
     if is_chance_level(best.chance):
@@ -76,7 +75,7 @@ def _worth_sentence(sensors: SensorsDocument) -> Iterator[str]:
 
 
 def cells(row: SensorRow, sensors: SensorsDocument) -> list[str]:
-    """Return the written cells of a row, in the order of `headings`."""
+    """Return a row's cells, in the order of `headings`."""
     measure = sensors.measure
     ends = words.NOTHING
     if is_number(row.low) and is_number(row.high):
@@ -96,7 +95,7 @@ def cells(row: SensorRow, sensors: SensorsDocument) -> list[str]:
 
 
 def headings(sensors: SensorsDocument) -> list[str]:
-    """Return the headings of `cells`."""
+    """Return headings of `cells`."""
     unit = "" if sensors.faults_measure == "rmse" else ", %"
     example = "example " if sensors.costs_to_enter else ""
     return [

@@ -1,4 +1,4 @@
-"""The page of `mmkd-study`: which student to use, the evidence for it, and everything that was tried."""
+"""The page of `mmkd-study`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from mmkd_report.schema.study import (
 
 
 def render_study(document: Mapping[str, Any]) -> str:
-    """Return the page of one study as HTML; raise DocumentError for a broken document."""
+    """Return the page as HTML; raise DocumentError for a broken document."""
     study = read_study(document)
     warning = caution(study)
     sections = [_table(study), *_gains(study), _sizes_and_methods(study)]
@@ -83,7 +83,7 @@ def _seeds(study: StudyDocument) -> str:
 
 
 def results_table(study: StudyDocument) -> Table:
-    """Return titled groups of rows: teachers, then every student size with labels only first, then the rivals."""
+    """Return rows in groups: teachers, every student size with labels only first, then rivals."""
     measure, setup = study.reported_metric, study.facts
 
     def row(role: str, name: str, mark: str, test: ScoreTable, *cells: Cell | str) -> Row:
@@ -158,7 +158,7 @@ def _table(study: StudyDocument) -> Section:
 
 
 def study_section(study: StudyDocument) -> str:
-    """Return the study as a section of Markdown: heading, command, table and answer."""
+    """Return a Markdown section: heading, command, table and answer."""
     facts = study.facts
     labelled = words.labelled_title(facts.label_fraction, facts.labelled_groups)
     title = f"{study.dataset.name}, {facts.modality}, {labelled}"
@@ -174,7 +174,7 @@ def study_section(study: StudyDocument) -> str:
 
 
 def _gains(study: StudyDocument) -> Iterator[Section]:
-    """One panel per student size: the gain of every method over labels only, seed by seed."""
+    """A panel per student size: gains over labels only, seed by seed."""
     measure, rows = study.reported_metric, dict[str, list[charts.DotRow]]()
     for entry in study.entries:
         if entry.gain_points is not None:

@@ -1,4 +1,4 @@
-"""The recommendation of a study in sentences, and its key figures."""
+"""A study's recommendation in sentences, and key figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def question(study: StudyDocument) -> str:
 
 
 def answer(study: StudyDocument) -> tuple[str, ...]:
-    """Return the answer; no conclusion is drawn if the student that validation chose is no better than chance."""
+    """Return the answer; without a conclusion if the chosen student is no better than chance."""
     if words.is_chance_level(chosen_entry(study).chance):
         return (verdict(study),)
     sentences = (verdict(study), _gain_sentence(study), _nested_sentence(study), _rival_sentence(study))
@@ -33,7 +33,7 @@ def answer(study: StudyDocument) -> tuple[str, ...]:
 
 
 def caution(study: StudyDocument) -> str:
-    """Return what limits the results; empty if nothing does."""
+    """Return what limits the results, or empty."""
     coverage, cautions = study.coverage, []
     if not coverage.complete:
         expected = f" of {coverage.expected}" if coverage.expected is not None else ""
@@ -47,7 +47,7 @@ def caution(study: StudyDocument) -> str:
 
 
 def study_leak(study: StudyDocument) -> str:
-    """Return the warning about labels that leak through time; empty if they do not."""
+    """Return a warning if labels leak through time, else empty."""
     facts = study.facts
     return words.leak_sentence(
         facts.labels_spread_in_time, facts.label_fraction, study.measures[0], split=study.dataset.split
@@ -55,7 +55,7 @@ def study_leak(study: StudyDocument) -> str:
 
 
 def verdict(study: StudyDocument) -> str:
-    """Return which student to use, a rival that validates as well, or that nothing can be judged."""
+    """Return the student to use, an equally good rival, or that nothing can be judged."""
     entry, measure = chosen_entry(study), study.reported_metric
     method = "trained on labels only"
     if entry.method != NONE and entry.teacher is not None:
@@ -75,7 +75,7 @@ def verdict(study: StudyDocument) -> str:
 
 
 def _validated_rivals(study: StudyDocument, entry: EntryRow) -> Iterator[tuple[float, float, str]]:
-    """Yield each undistilled rival's validation score, that of the chosen student on the same folds, and its name."""
+    """Yield each undistilled rival's validation score, the chosen student's on the same folds, and its name."""
     own = dict(zip(entry.seeds, entry.valid_score.per_seed, strict=False))
     for rival in study.rivals:
         if rival.teacher is None and rival.valid_score is not None:
@@ -87,7 +87,7 @@ def _validated_rivals(study: StudyDocument, entry: EntryRow) -> Iterator[tuple[f
 
 
 def _gain_sentence(study: StudyDocument) -> str:
-    """Return the gain over labels only, with the scores of both and of the teacher."""
+    """Return the gain over labels only, with scores of both and of the teacher."""
     entry, measure = chosen_entry(study), study.reported_metric
     scores = {"the student": entry.test}
     if (baseline := find_baseline(study, entry.student)) is not None and entry.method != NONE:
@@ -124,7 +124,7 @@ def _rival_sentence(study: StudyDocument) -> str:
 
 
 def key_figures(study: StudyDocument) -> Iterator[tuple[str, str]]:
-    """Yield number and caption: score, gain, parameters and latency of the chosen student."""
+    """Yield number and caption of the chosen student's score, gain, parameters and latency."""
     entry, measure, latency = chosen_entry(study), study.reported_metric, study.recommendation.latency
     yield (
         words.score_with_unit(entry.test[measure.name].mean, measure),
@@ -152,7 +152,7 @@ def entry_name(entry: EntryRow, study: StudyDocument) -> str:
 
 
 def judged_on(study: StudyDocument) -> str:
-    """Return what a study is judged on: the windows, the folds and the labels used."""
+    """Return the windows, folds and labels that judge."""
     split, facts = study.dataset.split, study.facts
     folds = "" if split is not None and split.by == "own split" else f" ({words.count_noun(len(facts.seeds), 'fold')})"
     windows = "people and machines never seen" if split is None else split.judged_on

@@ -1,1 +1,1 @@
-"""The schema of every JSON document, and how one is read."""
+"""The schema of every JSON document."""

@@ -1,4 +1,4 @@
-"""The document of `mmkd-adapt --json`: the methods that were tried, their gains and losses, and the one written.
+"""The document of `mmkd-adapt --json`.
 
 Fractions run from 0 to 1, gains and losses are percentage points.
 """
@@ -20,7 +20,7 @@ to the labels of old windows, weighted by their likeness to new ones."""
 
 
 class DomainFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Windows to train with and to judge with; `sha256` is None for carried windows."""
+    """Windows to train and judge with; `sha256` is None for carried windows."""
 
     name: str
     sha256: str | None
@@ -29,7 +29,7 @@ class DomainFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One method, compared with the unchanged student."""
+    """A method, compared with the unchanged student."""
 
     method: str
     estimate: float  # on the new domain, see `EstimateKind`
@@ -46,7 +46,7 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The method, and the fraction of its step."""
+        """The method, and its step's fraction."""
         return self.method if self.step_fraction == 1.0 else f"{self.method}, {self.step_fraction:.0%} of the way"
 
 
@@ -79,6 +79,6 @@ class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_adaptation(document: Mapping[str, Any]) -> AdaptationDocument:
-    """Read a document of `mmkd-adapt --json`; errors as `convert_document`."""
+    """Read a document; errors as `convert_document`."""
     advice = "make it again with mmkd-adapt"
     return convert_document(document, AdaptationDocument, name="adaptation", version=FORMAT_VERSION, advice=advice)

@@ -1,6 +1,6 @@
 """The documents of `mmkd-bench`; that of `tune` is the profile (`mmkd_edge.opening.profile`).
 
-Units are in the names, fractions run from 0 to 1, and null means not measured.
+Units are in the names, fractions run from 0 to 1, null is not measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GATHER = "gather"
 
 
 class Percentile(msgspec.Struct, frozen=True, kw_only=True):
-    """One percentile of a set of samples."""
+    """One percentile of samples."""
 
     quantile: float
     value_us: float | None  # interpolated linearly; None with fewer samples than `floor`
@@ -31,12 +31,12 @@ class Percentile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Name, such as `p99.9`."""
+        """Such as `p99.9`."""
         return f"p{100 * self.quantile:.10g}"
 
 
 class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
-    """All samples of a latency."""
+    """Summary of all samples."""
 
     count: int
     mean_us: float
@@ -45,24 +45,24 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
     percentiles: tuple[Percentile, ...]
 
     def percentile(self, quantile: float) -> Percentile | None:
-        """Return the entry of a quantile, or None."""
+        """Return a quantile's entry, or None."""
         return next((percentile for percentile in self.percentiles if percentile.quantile == quantile), None)
 
     def value_us(self, quantile: float) -> float | None:
-        """Return the percentile at `quantile`, or None."""
+        """Return a quantile's percentile, or None."""
         entry = self.percentile(quantile)
         return None if entry is None else entry.value_us
 
 
 class Clocks(msgspec.Struct, frozen=True, kw_only=True):
-    """Clocks that may move, with their limits; the source is `jetson_clocks` or `kernel`."""
+    """Clocks that may move, with limits; the source is `jetson_clocks` or `kernel`."""
 
     source: str
     moving: tuple[str, ...]
 
 
 class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine when a measurement began, without anything that identifies it."""
+    """A machine at the start of a measurement, without identifying facts."""
 
     cpu: str
     board: str | None  # from the device tree (Jetson, Raspberry Pi); None on a PC
@@ -84,7 +84,7 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Board, or processor."""
+        """Board or processor."""
         return self.board or self.cpu
 
 
@@ -101,7 +101,7 @@ class Interference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """The bundle that was measured, with the rate and window of its student's modality."""
+    """The measured bundle, with its modality's rate and window."""
 
     bundle: str
     sha256: str
@@ -116,7 +116,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How calls are made and for how long."""
+    """How calls are made and how long."""
 
     clients: int = 1  # threads that call at the same time; each with its own sensor in a stream
     rate_hz: float | None = None  # calls per second of each client; None calls back to back
@@ -129,7 +129,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Configuration(Settings, frozen=True, kw_only=True):
-    """The settings, and the config that answered; `paced` calls follow a schedule."""
+    """Settings, and the config that answered; `paced` calls follow a schedule."""
 
     backend: str
     precision: str
@@ -163,7 +163,7 @@ class WarmUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimeWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """The calls that began in a stretch of time of one launch."""
+    """Calls that began in a stretch of one launch."""
 
     count: int
     p50_us: float
@@ -171,7 +171,7 @@ class TimeWindow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
-    """One process, from its start to its end."""
+    """One process."""
 
     complete: bool  # False if it was interrupted
     import_ms: float  # the runtime, without a backend
@@ -193,7 +193,7 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stability(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the figures are steady."""
+    """Steadiness of the figures."""
 
     stable: bool  # the thirds of every launch, and the launches, agree within 10 %
     findings: tuple[str, ...]  # what does not agree
@@ -201,7 +201,7 @@ class Stability(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Energy(msgspec.Struct, frozen=True, kw_only=True):
-    """Power and energy; `idle_mw` is measured before the run, `above_idle_mj` is per prediction."""
+    """Power and energy; `idle_mw` precedes the run, `above_idle_mj` is per prediction."""
 
     sensor: str
     idle_mw: float
@@ -211,16 +211,16 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyHistogram(msgspec.Struct, frozen=True, kw_only=True):
-    """Distribution of all samples over N bins: `edges_us` (N + 1,) grow by one factor, `counts` is (N,)."""
+    """Distribution over N bins: `edges_us` (N + 1,) grow by one factor, `counts` is (N,)."""
 
     edges_us: tuple[float, ...]
     counts: tuple[int, ...]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of a run: latency, pace and histogram over all samples, peak memory the largest, others medians.
+    """Figures of a run: latency, pace and histogram over all samples, the largest peak memory, other medians.
 
-    `gpu_note` is the reason if GPU memory was not measured.
+    `gpu_note` is why GPU memory was not measured.
     """
 
     latency: LatencySummary
@@ -239,7 +239,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of `mmkd-bench run`; `energy_note` is the reason if energy was not measured."""
+    """One run of `mmkd-bench run`; `energy_note` is why energy was not measured."""
 
     format_version: int = FORMAT_VERSION
     created_utc: str
@@ -268,7 +268,7 @@ class QuantityChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Two runs side by side, of `mmkd-bench compare`."""
+    """Two runs of `mmkd-bench compare`."""
 
     format_version: int = FORMAT_VERSION
     verdict: Literal["equal", "slower", "faster"]  # of p50 and p90, beyond 5 %
@@ -279,7 +279,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepeatSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure over all repeats of all processes."""
+    """A figure over repeats of all processes."""
 
     median: float
     min: float
@@ -288,7 +288,7 @@ class RepeatSpread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """Common part of the documents below; not `complete` if Ctrl-C ended the measurement."""
+    """Common part of the documents below; not `complete` after Ctrl-C."""
 
     format_version: int = FORMAT_VERSION
     complete: bool = True
@@ -296,7 +296,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairReport(Measurement, frozen=True, kw_only=True):
-    """Two models through ONNX Runtime, called in turn, `count` times each; `ratio` is first over second."""
+    """Two models in ONNX Runtime, called in turn, `count` times each; `ratio` is first over second."""
 
     first: str
     second: str
@@ -337,7 +337,7 @@ class RivalEngine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RivalsReport(Measurement, frozen=True, kw_only=True):
-    """The same weights through several engines, called in turn, the runtime itself first."""
+    """The same weights in several engines, called in turn, the runtime first."""
 
     subject: Subject
     threads: int

@@ -1,6 +1,6 @@
-"""The part of a CycloneDX 1.6 bill of materials (ECMA-424) that `mmkd-inspect --sbom` fills.
+"""The fields of a CycloneDX 1.6 bill of materials (ECMA-424) in `mmkd-inspect --sbom`.
 
-Without time and serial number: the same bundle on the same machine gives the same bytes.
+Without time and serial number, so that equal bundles and machines give equal bytes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ ComponentType = Literal["application", "library", "machine-learning-model", "dat
 
 
 class Hash(msgspec.Struct, frozen=True, kw_only=True):
-    """A digest in hexadecimal."""
+    """A hexadecimal digest."""
 
     alg: str
     content: str
 
 
 class NamedLicence(msgspec.Struct, frozen=True, kw_only=True):
-    """A licence by its name; SPDX identifiers are names too."""
+    """A licence by name or SPDX identifier."""
 
     name: str
 
@@ -51,14 +51,14 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
-    """The bundle of the bill, and its tools."""
+    """The bundle and its tools."""
 
     tools: Tools
     component: Component
 
 
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
-    """The components that a component needs."""
+    """What a component needs."""
 
     ref: str
     depends_on: tuple[str, ...] = msgspec.field(name="dependsOn")

@@ -1,4 +1,4 @@
-"""Calibration of a classifier's probabilities and label sets, on windows that did not calibrate them."""
+"""Calibration of probabilities and label sets, on windows that did not calibrate them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import msgspec
 
 
 class Reliability(msgspec.Struct, frozen=True, kw_only=True):
-    """How well probabilities agree with the labels.
+    """Agreement of probabilities with labels.
 
-    The expected calibration error (ECE) is the mean distance between the probability of the answer and the fraction of
-    right answers, over 15 bins of equal width, weighted by their windows. Few windows make it larger than it is.
+    The expected calibration error (ECE) is the mean distance between probability and accuracy, over 15 bins of equal
+    width, weighted by windows. Few windows inflate it.
     """
 
     calibration_error: float
@@ -32,7 +32,7 @@ class LabelSetCoverage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfidenceFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Calibration of an artifact's confidence."""
+    """Calibration of an artifact."""
 
     temperature: float  # divides the logits in the graph
     calibrated_by: int  # how many windows calibrated it

@@ -21,7 +21,7 @@ EITHER_WAY = 0.3
 
 
 class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Assumptions that do not depend on the equipment."""
+    """Assumptions about all options."""
 
     stations: float = 20
     years: float = 5
@@ -36,7 +36,7 @@ class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class EquipmentCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Equipment of every station, without its detection."""
+    """A station's equipment, without its detection."""
 
     sensor_price: float = 300.0  # all sensors of a station
     installation: float = 200.0
@@ -56,14 +56,14 @@ class EquipmentCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Equipment(EquipmentCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One option: equipment of every station, and its detection."""
+    """One option: a station's equipment and its detection."""
 
     detection: float  # fraction of the faults that are detected
     false_alarms: float  # fraction of the checks of a healthy station that raise an alarm
 
 
 class Assumption(msgspec.Struct, frozen=True, kw_only=True):
-    """A number with its range; if `follows`, the range moves with the number."""
+    """A number with its range; if `follows`, the range moves with it."""
 
     path: str
     value: float
@@ -74,7 +74,7 @@ class Assumption(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CostResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one option, compared with doing nothing."""
+    """One option, compared with doing nothing."""
 
     investment: float
     yearly: float  # savings less costs in a year without replacements
@@ -85,7 +85,7 @@ class CostResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Swing(msgspec.Struct, frozen=True, kw_only=True):
-    """The student's net present value with one assumption at the ends of its range."""
+    """The student's net present value at the ends of one assumption's range."""
 
     path: str
     at_low: float
@@ -107,5 +107,5 @@ class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def example_text(to_enter: Sequence[str]) -> str:
-    """Return why a table of costs is an example, and how to make it a verdict."""
+    """Return why a cost table is an example, and how to make it a verdict."""
     return f"The costs are an example and no verdict: enter {', '.join(to_enter)} in the file of --cost"

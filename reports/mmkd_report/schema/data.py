@@ -1,6 +1,6 @@
-"""The document of `mmkd-data report --json`: contents of a dataset, and findings.
+"""The document of `mmkd-data report --json`.
 
-Fractions run from 0 to 1, values are in the unit of their channel, windows are counted from 0 inside their split.
+Fractions run from 0 to 1, values are in their channel's unit, windows count from 0 inside their split.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FindingKind = Literal[
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is or may be wrong with a dataset."""
+    """A problem, or possible problem, of a dataset."""
 
     kind: FindingKind
     level: Literal["error", "problem", "note"]  # fails the check; makes scores or students wrong; is worth knowing
@@ -43,7 +43,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """Evidence and fix in one line."""
+        """Evidence and fix."""
         return f"{self.sentence}; {self.advice}"
 
 
@@ -77,7 +77,7 @@ class ChannelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExampleWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """A window to show: one sample in `step` of each channel, None if missing."""
+    """A window to show: every `step`-th sample per channel, None if missing."""
 
     modality: str
     label: str
@@ -104,7 +104,7 @@ class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel over the campaign, without the part that the classes explain."""
+    """A channel over the campaign, without the part that classes explain."""
 
     modality: str
     channel: str
@@ -160,6 +160,6 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_data_report(document: Mapping[str, Any]) -> DataReport:
-    """Read a document of `mmkd-data report --json`; errors as `convert_document`."""
+    """Read a document; errors as `convert_document`."""
     advice = "make it again with mmkd-data report"
     return convert_document(document, DataReport, name="data report", version=FORMAT_VERSION, advice=advice)

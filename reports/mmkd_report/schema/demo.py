@@ -1,7 +1,7 @@
-"""The document of `mmkd-demo --json`: a teacher, and for every sensor a student and its rivals.
+"""The document of `mmkd-demo --json`.
 
-What a run could not fill is absent or null. Fractions run from 0 to 1, gains are percentage points; for other tasks
-than classes `measures` describe the figures.
+Missing figures are absent or null. Fractions run from 0 to 1, gains are percentage points; other tasks than classes
+describe figures in `measures`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LatencyPercentiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Percentiles of the latency of one window in milliseconds."""
+    """Latency of one window in milliseconds."""
 
     p50: float | None = NULL
     p90: float | None = NULL
@@ -47,7 +47,7 @@ class LatencyPercentiles(msgspec.Struct, frozen=True, kw_only=True, omit_default
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One validation during training; `terms` are the parts of the loss."""
+    """A validation during training; `terms` are parts of the loss."""
 
     step: int
     train_loss: float | None = None
@@ -62,7 +62,7 @@ _Figure = Spread | None | msgspec.UnsetType
 
 
 class TestScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Figures on the test windows, by the task; null for a rival that was not run."""
+    """Test figures by task; null for a rival that was not run."""
 
     accuracy: _Figure = msgspec.UNSET
     balanced_accuracy: _Figure = msgspec.UNSET
@@ -75,13 +75,13 @@ class TestScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pearson: _Figure = msgspec.UNSET
 
     def score(self, measure: Measure) -> Spread | None:
-        """Return the figures of a measure."""
+        """Return a measure's figures."""
         figure: _Figure = getattr(self, measure.name)
         return figure or None
 
 
 class Network(TestScores, frozen=True, kw_only=True, omit_defaults=True):
-    """A trained network: teacher, student or baseline."""
+    """A teacher, student or baseline."""
 
     valid_score: Spread | None = None
     chance: Chance | None = None
@@ -104,14 +104,14 @@ class SubsetScore(TestScores, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DemoTeacher(Network, frozen=True, kw_only=True, omit_defaults=True):
-    """The multimodal teacher, and its answers under every subset of modalities."""
+    """The teacher, with every subset of modalities."""
 
     members: tuple[str, ...] = ()  # committee members; parameters and latency are the transformer's
     missing: tuple[SubsetScore, ...] | None = None
 
 
 class DemoRival(TestScores, frozen=True, kw_only=True, omit_defaults=True):
-    """A rival on the same sensor and labels, or the reason why it was not run."""
+    """A rival on the same sensor and labels, or why it was not run."""
 
     reason: str | None = None
     valid_score: Spread | None = None
@@ -138,7 +138,7 @@ class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DemoSensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One modality: its student, baseline and rivals, and the gain of distillation."""
+    """A modality's student, baseline, rivals, and gain of distillation."""
 
     student: Network
     baseline: Network | None = None
@@ -170,7 +170,7 @@ class RecordedModality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WindowCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Windows of each split; `labelled` are those of `train` with a visible label."""
+    """Windows per split; `labelled` are those of `train` with a visible label."""
 
     train: int | None = None
     labelled: int | None = None
@@ -193,7 +193,7 @@ class DemoDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class DemoBenchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """The device runtime measured on one bundle."""
+    """The device runtime on one bundle."""
 
     bundle: str | None = None
     backend: str | None = None
@@ -244,5 +244,5 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 def read_demo(document: Mapping[str, Any]) -> DemoDocument:
-    """Read a document of `mmkd-demo --json`; errors as `convert_document`."""
+    """Read a document; errors as `convert_document`."""
     return convert_document(document, DemoDocument, name="demo", version=FORMAT_VERSION)

@@ -16,7 +16,7 @@ class WindowGain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeenWindows(msgspec.Struct, frozen=True, kw_only=True):
-    """Judging windows that a model was trained on or chosen by."""
+    """Judging windows that trained or chose a model."""
 
     trained: int
     chosen: int  # that chose its weights, as validation windows

@@ -1,6 +1,6 @@
-"""The documents of `mmkd-export`: a bundle's `report.json`, the output of `--json`, and the sidecar of an engine.
+"""The documents of `mmkd-export`: `report.json` of a bundle, the output of `--json`, and engine sidecars.
 
-A figure that is not a number is null in JSON and None here. Fractions run from 0 to 1, latencies are microseconds.
+A figure that is not a number is null. Fractions run from 0 to 1, latencies are microseconds.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ RangeSource = Literal["minmax", "percentile", "learnt"]
 
 
 def artifact_name(precision: str, file_format: str) -> str:
-    """Name an artifact: its precision, and its format unless that is ONNX."""
+    """Return the precision, and the format unless it is ONNX."""
     return precision if file_format == "onnx" else f"{precision} {file_format}"
 
 
 class TensorParity(msgspec.Struct, frozen=True, kw_only=True):
-    """Comparison of one output with the checkpoint's; `cosine` is the smallest of one window."""
+    """One output against the checkpoint's; `cosine` is the smallest of one window."""
 
     max_abs_error: float | None
     mean_abs_error: float | None
@@ -40,14 +40,14 @@ class TensorParity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoveltyParity(msgspec.Struct, frozen=True, kw_only=True):
-    """Differences of the novelty scores from the checkpoint's, as fractions of one more than the score."""
+    """Differences of novelty scores, as fractions of one more than the score."""
 
     max_error: float
     mean_error: float
 
 
 class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
-    """Comparison of an artifact with the checkpoint; for a regression `probabilities` are fractions of the largest one.
+    """An artifact against the checkpoint; for a regression `probabilities` are fractions of the largest one.
 
     `label_agreement` is the fraction of windows with the same answer.
     """
@@ -93,13 +93,13 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ranks_alike(self) -> bool:
-        """Whether its novelty scores sort windows as the reference's do."""
+        """Whether novelty scores sort windows as the reference's do."""
         agreement, least = self.novelty_agreement, self.least_novelty_agreement
         return agreement is msgspec.UNSET or least is msgspec.UNSET or agreement >= least
 
 
 class BackendRun(msgspec.Struct, frozen=True, kw_only=True):
-    """An artifact in one backend at export, compared with the checkpoint; `latency_us` is a median on one thread."""
+    """An artifact in one backend, against the checkpoint; `latency_us` is a median on one thread."""
 
     backend: str
     version: str
@@ -109,7 +109,7 @@ class BackendRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to quantise, and its result."""
+    """A way to quantise, and its result."""
 
     remedy: str
     method: RangeSource
@@ -118,7 +118,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """Effect of INT8 in this layer alone; `divergence` is the mean Kullback-Leibler divergence, in nats."""
+    """Effect of INT8 in one layer; `divergence` is the mean Kullback-Leibler divergence, in nats."""
 
     layer: str
     rows: int
@@ -129,7 +129,7 @@ class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One artifact: its file, its answers, and the attempts to make it."""
+    """One artifact: file, answers, and attempts."""
 
     file: str
     format: ArtifactFormat
@@ -159,7 +159,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftOutArtifact(msgspec.Struct, frozen=True, kw_only=True):
-    """An artifact that `auto`, or a default, tried and left out; `artifact` has its measurements, if any."""
+    """An artifact that `auto`, or a default, left out; `artifact` has its measurements, if any."""
 
     precision: Precision
     format: ArtifactFormat = "onnx"
@@ -192,12 +192,12 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def teachers_sha256(self) -> tuple[str, ...]:
-        """Checkpoints of all its teachers."""
+        """Checkpoints of all teachers."""
         return (self.teacher_sha256, *self.further_teachers_sha256) if self.teacher_sha256 else ()
 
 
 class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The windows that the export was judged by."""
+    """Windows that judged the export."""
 
     source: str
     count: int
@@ -211,7 +211,7 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A causal student's step graph: parity along `steps` of `stride` samples, and of windows."""
+    """A step graph: parity along `steps` of `stride` samples, and of windows."""
 
     file: str
     size_bytes: int
@@ -223,7 +223,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle's `report.json`; latencies only if they decided something: they belong to one machine."""
+    """`report.json`; latencies only if they decided something: they belong to one machine."""
 
     format_version: int = FORMAT_VERSION
     model_id: str
@@ -241,7 +241,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reported_metrics(self) -> Measures:
-        """The figures of the artifacts."""
+        """Figures of artifacts."""
         return self.measures or OF_CLASSES
 
     @property
@@ -284,7 +284,7 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuiltEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine next to the bundle, with its sidecar `<path>.json` and its build log `<path>.log`."""
+    """An engine next to the bundle, with its sidecar `<path>.json` and build log `<path>.log`."""
 
     path: str
     sidecar: EngineSidecar
@@ -302,7 +302,7 @@ class ExportDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeveralExports(msgspec.Struct, frozen=True, kw_only=True):
-    """Output of `mmkd-export --json` for several students in one bundle, in fallback order."""
+    """Output of `mmkd-export --json` for several students, in fallback order."""
 
     bundle: str
     students: tuple[ExportDocument, ...]
@@ -317,12 +317,12 @@ class ExportPreview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_document(document: msgspec.Struct) -> bytes:
-    """Encode a document as indented JSON; the same document gives the same bytes."""
+    """Encode a document as indented JSON, deterministically."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def decode_report(data: bytes) -> ExportReport:
-    """Read a `report.json`; errors as `convert_document`."""
+    """Read `report.json`; errors as `convert_document`."""
     report = _decode(data, ExportReport, what="report.json", advice="export the checkpoint again")
     if report.format_version != FORMAT_VERSION:
         raise DocumentError(
@@ -333,7 +333,7 @@ def decode_report(data: bytes) -> ExportReport:
 
 
 def decode_sidecar(data: bytes) -> EngineSidecar:
-    """Read the sidecar of an engine; raise DocumentError if it is damaged."""
+    """Read a sidecar; raise DocumentError if damaged."""
     return _decode(data, EngineSidecar, what="expected the sidecar of an engine", advice="build the engine again")
 
 
@@ -345,7 +345,7 @@ def _decode(data: bytes, kind: type[Document], *, what: str, advice: str) -> Doc
 
 
 def read_export(document: Mapping[str, Any]) -> ExportDocument:
-    """Read the output of `mmkd-export --json`; errors as `convert_document`."""
+    """Read a document; errors as `convert_document`."""
     export = convert_document(document, ExportDocument, name="export", version=FORMAT_VERSION, inside="report")
     if not export.report.artifacts:
         raise DocumentError("export document: report.artifacts: expected an artifact, got none; export one")

@@ -1,4 +1,4 @@
-"""Figures of several documents: measures, spreads over seeds, comparisons with chance. Fractions run from 0 to 1."""
+"""Figures of several documents. Fractions run from 0 to 1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_fraction(self) -> bool:
-        """Whether it is a fraction, shown in percent."""
+        """Whether it is shown in percent."""
         return self.scale != 1
 
     @property
@@ -34,7 +34,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def heading(self) -> str:
-        """Head of a column of figures."""
+        """Head of a column."""
         return f"{self.short}, {self.unit}" if self.unit else self.short
 
     @property
@@ -44,7 +44,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        """The words at the beginning of a sentence."""
+        """Beginning of a sentence."""
         return self.words[:1].upper() + self.words[1:]
 
     @property
@@ -87,7 +87,7 @@ MEASURES = (
 
 
 class ClassScores(msgspec.Struct, frozen=True, kw_only=True):
-    """Fractions from 0 to 1, over the classes that occur."""
+    """Fractions from 0 to 1, over classes that occur."""
 
     accuracy: float
     balanced_accuracy: float
@@ -95,7 +95,7 @@ class ClassScores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """One measure over seeds; `std` is the sample standard deviation, None for a single seed."""
+    """A measure over seeds; `std` is the sample standard deviation, None for one seed."""
 
     mean: float
     std: float | None = None
@@ -103,7 +103,7 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RatioRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A ratio that was measured `repeats` times in one run."""
+    """A ratio measured `repeats` times in one run."""
 
     median: float | None = None
     min: float | None = None
@@ -126,7 +126,7 @@ MODEL_NAMES: dict[str, str] = {
 
 
 class Chance(msgspec.Struct, frozen=True, kw_only=True):
-    """A model compared with chance in one measure, mean over seeds."""
+    """A model against chance, mean over seeds."""
 
     figure: float  # score of chance
     low: float  # lower end of the 95 % interval of the model's figure
@@ -135,14 +135,14 @@ class Chance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelledGroups(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of labelled groups, and of groups in the training windows of each seed."""
+    """Labelled groups, and groups in each seed's training windows."""
 
     labelled: int
     of: tuple[int, ...]
 
 
 class LabelLeak(msgspec.Struct, frozen=True, kw_only=True):
-    """Labels spread in time over the unlabelled training windows, without any sensor."""
+    """Labels spread in time over unlabelled training windows, without any sensor."""
 
     figure: Spread  # their score in the first measure
     chance: Chance

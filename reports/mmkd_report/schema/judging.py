@@ -1,4 +1,4 @@
-"""The documents of `mmkd-evaluate`: models side by side, and sensors. Fractions run from 0 to 1."""
+"""The documents of `mmkd-evaluate`. Fractions run from 0 to 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ModelRole = Literal["teacher", "distilled", "labels only", "rival"]
 
 
 class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model; its name is unique in the document."""
+    """A model with a unique name."""
 
     name: str
     path: str
@@ -31,7 +31,7 @@ class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RelativeError(msgspec.Struct, frozen=True, kw_only=True):
-    """Error divided by the baseline's: below 1 is better; without an interval if groups are few."""
+    """Error over the baseline's: below 1 is better; no interval for few groups."""
 
     mean: float
     low: float | None
@@ -61,7 +61,7 @@ class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure or a gain over domains, with the 95 % interval of its mean; None with one domain."""
+    """A figure or gain over domains, with the 95 % interval of its mean; None with one domain."""
 
     mean: float
     low: float | None
@@ -69,7 +69,7 @@ class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures by contestant on a domain that was left out of training."""
+    """Figures by contestant on a domain left out of training."""
 
     name: str
     windows: int
@@ -78,7 +78,7 @@ class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimeFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures on the end of the campaign."""
+    """Figures on the campaign's end."""
 
     measure: Measure
     windows: tuple[int, int, int]  # to train on, to choose by and to judge with
@@ -91,7 +91,7 @@ STUDENT, TEACHER = "student", "teacher"
 
 
 class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of models trained again without one domain at a time, by model."""
+    """Figures by model, trained again without one domain at a time."""
 
     by: str  # `group` or the metadata column
     sensor: str
@@ -112,7 +112,7 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SuiteTable(msgspec.Struct, frozen=True, kw_only=True):
-    """A table of texts; the first column names the rows."""
+    """Texts; the first column names the rows."""
 
     caption: str
     heads: tuple[str, ...]
@@ -120,7 +120,7 @@ class SuiteTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SuiteChart(msgspec.Struct, frozen=True, kw_only=True):
-    """A line for each model; `is_fraction` draws the figures in percent."""
+    """A line per model; `is_fraction` draws percent."""
 
     title: str
     x_label: str
@@ -130,7 +130,7 @@ class SuiteChart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SuiteResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a suite, as figures and for readers."""
+    """A suite's figures, and their presentation."""
 
     title: str
     lead: str
@@ -157,12 +157,12 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def faults(self) -> FaultsFacts | None:
-        """The facts of the suite `faults`."""
+        """Facts of the suite `faults`."""
         return self._facts("faults", FaultsFacts)
 
     @property
     def cost(self) -> CostFacts | None:
-        """The facts of the suite `cost`."""
+        """Facts of the suite `cost`."""
         return self._facts("cost", CostFacts)
 
     def _facts(self, suite: str, kind: type[_Facts]) -> _Facts | None:
@@ -182,7 +182,7 @@ SENSOR_MODELS: dict[SensorModel, str] = {key: MODEL_NAMES[key] for key in get_ar
 
 
 class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One sensor, or a pair that a teacher uses."""
+    """A sensor, or a pair that a teacher uses."""
 
     sensors: tuple[str, ...]
     scores: dict[SensorModel, Spread]  # `teacher` uses all sensors, or those of a pair
@@ -203,7 +203,7 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sensor is enough: the document of `mmkd-evaluate --sensors --json`."""
+    """The document of `mmkd-evaluate --sensors --json`."""
 
     format_version: int = FORMAT_VERSION
     name: str

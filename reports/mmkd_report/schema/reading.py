@@ -1,4 +1,4 @@
-"""The typed form of a document, or an error that names the place."""
+"""Typed documents, or errors that name the place."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ def convert_document(
     inside: str | None = None,
     advice: str = "correct the value, or leave it out where it is optional",
 ) -> Document:
-    """Return the typed form of JSON values; `inside` is the key of the part that holds the version, if not the whole.
+    """Return typed JSON values; `inside` is the key of the part that holds the version, if not the whole.
 
-    Raises:
-        DocumentError: Another format version, or a missing or mistyped value.
+    Raises DocumentError for another format version, or a missing or mistyped value.
     """
     part = document if inside is None else document.get(inside)
     found = part.get("format_version") if isinstance(part, Mapping) else None

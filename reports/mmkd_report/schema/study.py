@@ -1,6 +1,6 @@
-"""The document `study.json`: options, trials and table of a study, and the student it recommends.
+"""The document `study.json`: options, trials, table and recommended student.
 
-Fractions run from 0 to 1, gains are percentage points; for other tasks than classes `measures` describe the figures.
+Fractions run from 0 to 1, gains are percentage points; other tasks than classes describe figures in `measures`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SeedGain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a study; the search sees no test window of the table's seeds."""
+    """Options of a study; the search sees no test window of the table's seeds."""
 
     mode: str  # `grid` or `search`
     modality: str  # the student's
@@ -53,7 +53,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Trials by how they ended; `expected` is the size of a grid."""
+    """Trials by result; `expected` is the size of a grid."""
 
     complete: bool
     finished: int
@@ -77,7 +77,7 @@ class StudyDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
-    """Latencies of an exported student and its teacher, called in turn in the same processes of one machine."""
+    """Latencies of an exported student and its teacher, called in turn in the same processes."""
 
     student_ms: dict[str, float]  # p50, p90 and p99 of one window
     teacher_ms: dict[str, float]
@@ -96,7 +96,7 @@ class StudentSize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A teacher that taught an entry of the table."""
+    """A teacher of an entry."""
 
     name: str
     modalities: tuple[str, ...]
@@ -110,7 +110,7 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A rival on the same sensor and labels: scores, or the reason why there are none."""
+    """A rival on the same sensor and labels: scores, or why there are none."""
 
     name: str
     seeds: tuple[int, ...]
@@ -170,7 +170,7 @@ class StudyMethod(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SkippedCombination(msgspec.Struct, frozen=True, kw_only=True):
-    """An impossible combination, and the reason."""
+    """An impossible combination, and why."""
 
     student: str
     method: str
