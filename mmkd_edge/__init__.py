@@ -9,7 +9,7 @@ Needs only numpy and msgspec, and imports them when a name is first used, so tha
 its help at once. A backend's library is imported when a bundle is opened.
 """
 
-TYPE_CHECKING = False  # as type checkers know it, without the time that importing typing takes
+TYPE_CHECKING = False  # importing typing takes time
 
 if TYPE_CHECKING:
     from mmkd_edge.backends.base import choose_artifact
@@ -107,7 +107,7 @@ __all__ = [
     "write_reference",
 ]
 
-# Where each name of `__all__` lives, as the imports above tell it to type checkers.
+# Module of each name in `__all__`, as in the imports above.
 _HOMES = {
     "mmkd_edge.backends.base": "choose_artifact",
     "mmkd_edge.bundle.arrays": "read_npy",

@@ -210,10 +210,10 @@ class EdgePredictor:
     def _answer(
         self, number: int, window: object, conditions: CallConditions = NO_CONDITIONS, stepped: Answers | None = None
     ) -> Prediction:
-        """Answer with one student; `stepped` are outputs of a stream's step instead of the engine's."""
+        """`stepped` are outputs of a stream's step instead of the engine's."""
         while True:
             prediction = self._answer_once(number, window, conditions, stepped)
-            if prediction is not None:  # else the engine failed, and another has taken its place
+            if prediction is not None:  # else another engine replaced a failed one
                 return prediction
 
     def _answer_once(
@@ -282,11 +282,11 @@ class EdgePredictor:
     def _run(
         self, students: Students, student: OpenStudent, values: NDArray[Any], present: NDArray[np.float32]
     ) -> Answers | WindowFault | None:
-        """Run the engine; None if it failed and another replaced it, a fault if none could."""
+        """None if the engine failed and another replaced it, a fault if none could."""
         handled = being_handled()
         try:
             answers = run_student(student, values, present)
-        except Exception as error:  # your own backend may raise anything, and the caller's loop must go on
+        except Exception as error:  # your own backend may raise anything
             reraise_signal_exceptions(error, handled=handled)
             if self._active.recover(students, student, error):
                 return None
@@ -403,7 +403,7 @@ class EdgePredictor:
                 return run_selftests(students.opened, students.bundle)
             except MmkdError:
                 if self._active.current is students:
-                    raise  # else a swap or a reopened engine has closed these students: test the current ones
+                    raise  # else a swap or reopening closed these students: test the current ones
 
     def info(self) -> PredictorInfo:
         """Return what answers, and with which config, for the first student."""

@@ -186,7 +186,7 @@ def plausible_span(
 
 
 def _outwards(value: float) -> float:
-    """Return the next larger number with two digits."""
+    """The next larger number with two digits."""
     if value == 0 or not math.isfinite(value):
         return value
     step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)

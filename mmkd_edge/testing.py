@@ -143,7 +143,7 @@ def fake_predictor(
     entry = fake_entry(modality=modality, labels=labels, novelty=novelty is not None)
     artifact = None if novelty is None else entry.artifacts[0]
     error_level = None
-    if least_probability is not None:  # one calibration window, and the level that makes it the threshold
+    if least_probability is not None:  # one calibration window, which becomes the threshold
         confidence = Confidence(temperature=1.0, true_probabilities=(least_probability,))
         artifact, error_level = msgspec.structs.replace(entry.artifacts[0], confidence=confidence), 0.5
     return EdgePredictor(

@@ -98,7 +98,6 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
         without_gain: precisions that are no faster than fp32.
         library: returns the module to import and its distribution.
         lacks: returns what else is missing, with install commands, or None.
-        open_steps: opens a step graph; None if unsupported.
         on_gpu: ignores threads; opening may build an engine.
         is_own: checks its files itself, so it needs no sandbox check.
         owns_cores_from: threads from which `SessionOptions.owns_cores` matters, or None.

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from mmkd_edge.errors import BackendError, first_line
 from mmkd_edge.spec import TensorSpec
 
-# The types of tensors, as each engine calls them.
+# Tensor types in each engine's words.
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
     **dict.fromkeys(("float32", "f32", "tensor(float)", "FLOAT"), "float32"),
     **dict.fromkeys(("float16", "f16", "tensor(float16)"), "float16"),
@@ -74,7 +74,7 @@ def _handler_codes() -> set[CodeType]:
     for number in signal.valid_signals():
         handler: Any = signal.getsignal(number)
         if callable(handler):  # else by default, or ignored
-            handler = getattr(handler, "func", handler)  # of a partial
+            handler = getattr(handler, "func", handler)  # a partial's
             functions = (handler, getattr(handler, "__func__", None), vars(type(handler)).get("__call__"))
             codes |= {
                 code for function in functions if isinstance(code := getattr(function, "__code__", None), CodeType)

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 
 class _Instance(msgspec.Struct, kw_only=True):
-    """An interpreter, the memory whose state it has, and after which step."""
-
     interpreter: Any
     memory: StepMemory | None = None
     step: int = 0
@@ -52,7 +50,7 @@ class LitertBackend:
             first = self._interpreter()
             runner = first.get_signature_runner()  # fails unless there is exactly one signature
             inputs, outputs = runner.get_input_details(), runner.get_output_details()
-            del runner  # an interpreter refuses to run while something else holds it
+            del runner  # an interpreter that is referenced elsewhere refuses to run
             self.inputs = _tensors(inputs, first.get_input_details())
             self.outputs = _tensors(outputs, first.get_output_details())
         self._places = {name: int(detail["index"]) for name, detail in inputs.items()}
@@ -71,7 +69,7 @@ class LitertBackend:
             erase(interpreter.tensor(place)() for place in self._results.values())
             interpreter.invoke()
             answers = tuple([interpreter.get_tensor(place) for place in self._results.values()])
-        idle.append(instance)  # not after an error: what a failed call leaves in it is unknown
+        idle.append(instance)  # not after an error, which leaves an unknown state
         return answers
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
@@ -80,7 +78,6 @@ class LitertBackend:
         return partial(self._step, memory)
 
     def _step(self, memory: StepMemory) -> None:
-        """Take one step; the interpreter of this memory's last step already has its state."""
         idle = self._open_pool()
         instance = self._take(idle)
         interpreter, places = instance.interpreter, self._places
@@ -120,7 +117,7 @@ class LitertBackend:
 
 
 def _tensors(details: Mapping[str, Mapping[str, Any]], order: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    """Return tensors in the order of the graph, which is the manifest's: a signature has none."""
+    """The graph's order is the manifest's; a signature has none."""
     places = {int(detail["index"]): place for place, detail in enumerate(order)}
     names = sorted(details, key=lambda name: places[int(details[name]["index"])])
     return tuple(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.spec import TensorSpec
 
-_ALIGNED = 16  # values: 64 bytes, the longest that a processor reads at once
+_ALIGNED = 16  # values: 64 bytes, a processor's longest read
 _NAN = float("nan")
 
 
@@ -21,7 +21,7 @@ class StepMemory:
 
     Attributes:
         inputs: samples, slot and states by name.
-        outputs: the answer and the new part of each state by name, in one block of memory.
+        outputs: the answer and the new part of each state by name, in one block.
         states: names of the states; `fresh` those of the other inputs.
         step: number of the next step, from 0.
     """

@@ -1,6 +1,6 @@
 """The protobuf wire format of an ONNX model (protobuf.dev/programming-guides/encoding), read without copies.
 
-Accepts what protobuf parsers accept: over-long numbers, unknown fields, split messages.
+Allows what protobuf parsers allow: over-long numbers, unknown fields, split messages.
 """
 
 from __future__ import annotations

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 
 class _Request(msgspec.Struct, frozen=True):
-    """A request and its memory; filling that is cheaper than passing arrays."""
-
     request: Any
     values: dict[str, NDArray[Any]]
     answers: tuple[NDArray[np.float32], ...]
@@ -114,7 +112,7 @@ def import_openvino() -> Any:
 def shared_core() -> Any:
     """Return OpenVINO's root object; UnavailableError in a forked child, where it may hang."""
     started, here = _first_process(), os.getpid()
-    if started != here:  # its threads stay behind in a fork, and whoever waits for them hangs
+    if started != here:  # a fork lacks its threads, so waiting for them hangs
         raise UnavailableError(
             f"backend 'openvino': OpenVINO was started in process {started} and cannot be used in its child {here}; "
             "start workers with multiprocessing's 'spawn', or open bundles only in them"
@@ -141,7 +139,7 @@ def _core() -> Any:
 def _compile(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:
     refuse_external_weights(model)
     graph = core.read_model(model, b"")
-    if graph.is_dynamic():  # one window at a time, as the runtime asks
+    if graph.is_dynamic():  # one window at a time
         graph.reshape({_name(port): [1, *list(port.partial_shape)[1:]] for port in graph.inputs})
     return core.compile_model(graph, "CPU", settings)
 
@@ -153,7 +151,7 @@ def _settings(threads: int, *, pinning: bool) -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        # By default it ties the caller's thread to the first cores for the time of a call, busy or not.
+        # By default it pins the caller's thread to the first cores during a call, busy or not.
         "ENABLE_CPU_PINNING": pinning,
     }
 
@@ -163,14 +161,14 @@ def _tensor(port: Any) -> TensorSpec:
 
 
 def _name(port: Any) -> str:
-    """Return the artifact's name of a tensor; removed operations add their own names."""
+    """Removed operations add their own names."""
     names = port.names
-    node = port.node.friendly_name  # of an input the artifact's name, of an output an inner one
+    node = port.node.friendly_name  # an input has the artifact's name, an output an inner one
     return node if node in names else next((name for name in GRAPH_OUTPUTS if name in names), port.any_name)
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line about the fault, after the places in OpenVINO's source."""
+    """Skip the places in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reasons = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
     return (reasons or lines or [type(error).__name__])[0]

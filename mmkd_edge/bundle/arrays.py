@@ -28,7 +28,7 @@ def map_array(file: Path) -> NDArray[Any]:
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except ValueError:
-            array = np.load(file, allow_pickle=False)  # an array without elements cannot be mapped, but can be read
+            array = np.load(file, allow_pickle=False)  # an empty array cannot be mapped
     except Exception as error:
         raise ArraysError(_reason(error)) from error
     if not isinstance(array, np.ndarray):
@@ -39,7 +39,7 @@ def map_array(file: Path) -> NDArray[Any]:
 
 def read_npy(data: bytes) -> NDArray[Any]:
     """Return an array that shares the bytes of a `.npy` file; ArraysError for a wrong header."""
-    file, numpy_format = io.BytesIO(data), cast(Any, np.lib.format)  # its functions have no types
+    file, numpy_format = io.BytesIO(data), cast(Any, np.lib.format)  # untyped
     readers = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
     try:
         shape, is_fortran, dtype = readers[numpy_format.read_magic(file)](file)
@@ -47,13 +47,13 @@ def read_npy(data: bytes) -> NDArray[Any]:
         array: NDArray[Any] = values.reshape(shape, order="F" if is_fortran else "C")
     except Exception as error:
         raise ArraysError(_reason(error)) from error
-    if array.shape != shape:  # NumPy takes one of -1 for whatever is left
+    if array.shape != shape:  # NumPy allows a -1
         raise ArraysError(f"the shape {shape}")
     return array
 
 
 def check_whole(array: NDArray[Any]) -> None:
-    """Raise ArraysError if a mapped array's file was cut short, since reading on would be a SIGBUS."""
+    """Raise ArraysError if a mapped file was cut short, since reading on would be a SIGBUS."""
     owner = _find_owner(array)
     name, base = str(getattr(owner, "filename", "") or ""), owner.base
     if isinstance(base, mmap.mmap) and base.size() < len(base):

@@ -51,11 +51,8 @@ class _Verified(msgspec.Struct, frozen=True, kw_only=True):
 class Bundle:
     """An open, verified bundle. Use it in `with`, or call `close()`.
 
-    Holds no content: `read` verifies again, so that overwriting the file raises an error.
-
-    Attributes:
-        sha256: of the file, as `sha256sum` prints it.
-        signatures: over `manifest_sha256`, not verified; None if unsigned.
+    `read` verifies again, so that overwriting the file raises an error. `signatures` are not verified; None if
+    unsigned.
     """
 
     def __init__(self, *, path: Path, descriptor: int, verified: _Verified) -> None:
@@ -65,7 +62,7 @@ class Bundle:
         self.manifest_sha256 = verified.manifest_sha256
         self.signatures = verified.signatures
         self._descriptor = descriptor
-        # Also for a bundle that is dropped without close().
+        # If dropped without close().
         self._closing = weakref.finalize(self, os.close, descriptor)
         self._offsets = verified.offsets
         self._entries = {entry.file: entry for entry in member_files(manifest)}
@@ -262,7 +259,7 @@ def _check_digest(path: Path, descriptor: int, size: int, tail: bytes) -> str:
 
 
 def _member_size(descriptor: int, name: str, *, offset: int) -> int | None:
-    """Return a member's size by its local header; None if another begins there."""
+    """None if another member begins there."""
     header = read_exactly(descriptor, archive.LOCAL_HEADER_BYTES + len(name), offset=offset)
     return archive.member_size(header) if header[archive.LOCAL_HEADER_BYTES :] == name.encode() else None
 

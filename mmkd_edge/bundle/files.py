@@ -90,8 +90,7 @@ def cache_folder(kind: str) -> Path:
 def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
     """Write a file atomically: an interruption leaves the earlier or the whole new one.
 
-    A temporary sibling is flushed and renamed over `path`; links are followed, permissions stay. `own` lets only this
-    user and root write it, as `read_own_file` requires.
+    Links are followed, permissions stay. `own` lets only this user and root write it, as `read_own_file` requires.
 
     Raises:
         UsageError: the earlier file is intact; or only flushing the folder failed, as the message says.
@@ -117,9 +116,9 @@ def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
 
 
 def _write_new(path: Path, data: bytes, *, earlier: Path, masked: int) -> None:
-    """Write a file that is named only when whole, if the system can, so that a kill leaves no half of it.
+    """Name a file only when whole, if the system can, so that a kill leaves no half of it.
 
-    Its permissions are the earlier file's without the masked ones.
+    Permissions are the earlier file's without the masked ones.
     """
 
     def write(descriptor: int, name: bool) -> None:
@@ -130,7 +129,7 @@ def _write_new(path: Path, data: bytes, *, earlier: Path, masked: int) -> None:
             file.flush()
             os.fsync(descriptor)
             if name:
-                # Only with a directory does Python call the linkat that follows the link.
+                # Python calls the linkat that follows links only with a directory.
                 os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
 
     if hasattr(os, "O_TMPFILE"):

@@ -15,7 +15,7 @@ MANIFEST_FILE = "manifest.json"
 REPORT_FILE = "report.json"
 README_FILE = "README.md"
 
-# Far above what a device can carry, but too low to exhaust its memory.
+# More than a device can use, too few to exhaust its memory.
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 30
 MAX_WINDOW_VALUES = 1 << 24
@@ -49,9 +49,8 @@ _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Calibration of probabilities; see `mmkd_edge.predict.confidence`.
 
-    Attributes:
-        temperature: divides the logits before the graph's softmax.
-        true_probabilities: of the true labels of calibration windows, rising, rounded down.
+    `temperature` divides the logits before the softmax. `true_probabilities` are those of the true labels of
+    calibration windows, rising, rounded down.
     """
 
     temperature: Annotated[float, msgspec.Meta(gt=0)]
@@ -223,10 +222,7 @@ def release_number(manifest: Manifest) -> int:
 
 
 def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
-    """Return an artifact's inputs: `<name>` in raw units and `<name>_present`, float32 (1, T, C).
-
-    Video: uint8 (1, T, H, W, C) and float32 (1, T, 1).
-    """
+    """Return an artifact's inputs: `<name>`, raw, and `<name>_present`; shapes as in `Backend.run`."""
     return (
         TensorSpec(name=modality.name, dtype=modality.dtype, shape=(1, *modality.shape)),
         TensorSpec(name=f"{modality.name}_present", dtype="float32", shape=(1, *modality.presence_shape)),

@@ -1,7 +1,4 @@
-"""`signature.json`, the last member of a signed bundle: key ids and signatures of the manifest's hash.
-
-The manifest has the other members' hashes; `mmkd_edge.install.keys` decides which keys are trusted.
-"""
+"""`signature.json`, the last member of a signed bundle: key ids and signatures of the manifest's hash."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from mmkd_edge.errors import BundleError
 SIGNATURE_FILE = "signature.json"
 MAX_SIGNATURE_BYTES = 1 << 16
 FORMAT_VERSION = 1
-_CONTEXT = b"mmkd-edge manifest 1\0"  # of no other signed message
+_CONTEXT = b"mmkd-edge manifest 1\0"  # used for no other message
 
 KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 

@@ -28,7 +28,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """Parse a document; JsonError unless it is an object."""
-    import json  # not needed by every program that imports the runtime
+    import json  # not every program needs it
 
     try:
         parsed = json.loads(data.decode("utf-8"), object_pairs_hook=_Pairs)

@@ -26,7 +26,7 @@ def _cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     escaped = f"'{value}" if value.startswith(_FORMULA_STARTS) and not _is_number(value) else value
-    return escaped.replace("\r", "\n")  # which the writer quotes; a bare "\r" would begin a row
+    return escaped.replace("\r", "\n")  # the writer quotes "\n"; a bare "\r" would begin a row
 
 
 def _is_number(text: str) -> bool:

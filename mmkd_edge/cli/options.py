@@ -74,7 +74,6 @@ def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command], *
 
 
 def _without_groups(function: Callable[..., None]) -> Callable[..., None]:
-    """Return the function as typer reads it, with an option per field of a group."""
     import typer
 
     hints = get_type_hints(function, localns={"typer": typer}, include_extras=True)
@@ -103,7 +102,7 @@ def _without_groups(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _typer_parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    """Return a keyword-only parameter, so that one without a default may come last."""
+    """Keyword-only, so that one without a default may come last."""
     if get_origin(kind) is Annotated:
         kind = Annotated[get_args(kind)[0], _typer_info(get_args(kind)[1])]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)

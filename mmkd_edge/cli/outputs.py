@@ -81,7 +81,7 @@ def lock_output(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) 
 
 
 def _lock(lock: Path, output: Path) -> int:
-    import fcntl  # on a system without it a command must still say so
+    import fcntl  # absent on Windows
 
     while True:
         descriptor = _open_lock(lock)
@@ -95,11 +95,11 @@ def _lock(lock: Path, output: Path) -> int:
             logger.warning("%s: nothing keeps another command from writing it too: %s", output, os_reason(error))
             return descriptor
         if _is_still(descriptor, lock):
-            with contextlib.suppress(OSError):  # of another user, who may only be read
+            with contextlib.suppress(OSError):  # another user's, read-only
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, _describe_owner().encode(), 0)
             return descriptor
-        os.close(descriptor)  # its owner has ended and removed it meanwhile
+        os.close(descriptor)  # its owner has removed it
 
 
 def _open_lock(lock: Path) -> int:
@@ -117,12 +117,12 @@ def _is_still(descriptor: int, lock: Path) -> bool:
 
 
 def _describe_owner() -> str:
-    """Return `mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
+    """`mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
     import pwd
 
     try:
         user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user may have no name
+    except KeyError:  # no user name, as in containers
         user = f"user {os.getuid()}"
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     return f"{Path(sys.argv[0]).name} (process {os.getpid()} of {user} on {socket.gethostname()}, since {since})"

@@ -65,11 +65,11 @@ def run_command(
             command(given)
         sys.stdout.flush()
     except (KeyboardInterrupt, SystemExit) as ended:
-        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED_EXIT_CODE:  # typer's, which says nothing
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED_EXIT_CODE:  # typer's, without a message
             raise
         _say(f"{name}: interrupted", debug=debug)
         sys.exit(INTERRUPTED_EXIT_CODE)
-    except BrokenPipeError:  # the reader (head, less) has gone
+    except BrokenPipeError:  # the reader (head, less) ended
         _flush_stdout()
         sys.exit(BROKEN_PIPE_EXIT_CODE)
     except Exception as error:
@@ -105,7 +105,7 @@ def check_page(page: Path, *, extra: str) -> None:
 def _can_import(module: str) -> bool:
     from mmkd_edge.backends.ort import silence_reports
 
-    silence_reports()  # some libraries import ONNX Runtime where they find it
+    silence_reports()  # some libraries import ONNX Runtime if installed
     try:
         importlib.import_module(module)
     except ImportError:
@@ -114,7 +114,7 @@ def _can_import(module: str) -> bool:
 
 
 def _split_own_options(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
-    """Return the arguments without `--debug` and `--version`, and everything before a `--`."""
+    """`--debug` and `--version` count only before a `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own = [argument for argument in arguments[:end] if argument not in ("--debug", "--version")]
     return own + list(arguments[end:]), set(arguments[:end])
@@ -137,7 +137,7 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 def _message_and_exit_code(error: Exception) -> tuple[str, int]:
     exit_code = getattr(error, "exit_code", None)
-    if isinstance(exit_code, int):  # of a package that stands alone, too
+    if isinstance(exit_code, int):  # also other packages' errors
         return str(error), exit_code
     if isinstance(error, OSError) and is_of_a_path(error):
         where = "cannot write" if error.filename is None else error.filename
@@ -149,7 +149,7 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
 
 
 def _flush_stdout() -> None:
-    """Flush, and drop what cannot be written, or Python would complain at its end."""
+    """Drop what cannot be written, or Python would complain at its end."""
     try:
         sys.stdout.flush()
     except OSError:

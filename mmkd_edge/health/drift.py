@@ -1,9 +1,8 @@
 """The drift verdict on a student's last windows, its cause, and whether to adapt the student.
 
-Limits come from the bundle (`mmkd_edge.bundle.statistics`). The change of accuracy is estimated without labels by a
-difference of confidences (Guillory et al., "Predicting with Confidence on Unseen Distributions", ICCV 2021): the mean
-of sum(p^2) over calibrated probabilities p, less the mean p of the true label in calibration windows. It misses faults
-that make a student confident; input drift shows those.
+The change of accuracy is estimated without labels by a difference of confidences (Guillory et al., "Predicting with
+Confidence on Unseen Distributions", ICCV 2021): the mean of sum(p^2) over calibrated probabilities p, less the mean p
+of the true label in calibration windows. It misses faults that make a student confident; input drift shows those.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ DUE_CHANGE = -0.10
 # Fits that differ by less, in nats per window, are equally likely.
 _ALIKE = 0.25
 _MIN_ANSWERS = 200
-# Then the sums are halved, so that old answers fade.
+# Sums are halved here, so that old answers fade.
 _MAX_ANSWERS = 2048
 
 
@@ -155,7 +154,6 @@ class DriftWatch:
     def _explain_levels(
         self, moved: NDArray[np.float64], grown: NDArray[np.float64], tolerance: Tolerance | None
     ) -> Drift:
-        """Return the verdict on an offset or gain: `shifted` within the measured tolerance."""
         concerned = np.flatnonzero((moved != 0) | (grown != 1))
         cause: Cause = "offset" if moved.any() else "gain"
         text = ", ".join(
@@ -173,7 +171,6 @@ class DriftWatch:
         return msgspec.structs.replace(self._drifting(cause, concerned, reason), verdict="shifted")
 
     def _explain_axes(self, fit: KindFit) -> Drift:
-        """Return the smallest rearrangement that fits about as well as the best."""
         channels = len(self._names)
         orders, signs = rearrangements(channels)
         changes = ((orders != np.arange(channels)) | (signs < 0)).sum(axis=1)

@@ -1,7 +1,6 @@
 """Features of windows, and how well they fit the kinds of training windows.
 
-A device sees other fractions of states and activities than the training, so each window is compared with its best
-kind. Training and runtime share this code.
+A device sees other fractions of activities than the training, so each window is compared with its best kind.
 """
 
 from __future__ import annotations
@@ -195,7 +194,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         return bounded
 
     def _fits(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return (N, K) log likelihoods, bounded per feature."""
+        """(N, K) log likelihoods, bounded per feature."""
         distances = np.nan_to_num((features[:, None] - self.centres) / self.spreads)
         squares = np.minimum(np.square(distances), _MAX_SPREADS**2).sum(axis=2)
         fits: NDArray[np.float64] = -squares / 2 - np.log(self.spreads).sum(axis=1)

@@ -112,7 +112,7 @@ class Monitor:
         if len(self._answers) + self._unmeasured >= self._most:
             with self._lock:
                 self._settle()
-                if self._every and self._unmeasured >= self._every:  # else another thread was first
+                if self._every and self._unmeasured >= self._every:  # another thread may be first
                     self._unmeasured -= self._every
                     statistics.observe(values, present)
 
@@ -128,7 +128,7 @@ class Monitor:
         for _ in range(len(self._answers)):
             try:
                 statistics, prediction = self._answers.popleft()
-            except IndexError:  # a signal handler has settled the last
+            except IndexError:  # settled by a signal handler
                 break
             self._unmeasured += counted
             if prediction.index >= 0:

@@ -26,7 +26,7 @@ _COUNTERS = {
     "swaps": "Bundles that took over.",
     "rollbacks": "Returns to the earlier bundle.",
 }
-_GAUGES = {  # with the label beside the predictor and the model
+_GAUGES = {  # with their extra label
     "input_psi": ("Population stability index of a channel against the training.", "channel"),
     "input_missing_ratio": ("Fraction of a channel's values that are missing.", "channel"),
     "input_mean": ("Mean of a channel, as the student takes it.", "channel"),

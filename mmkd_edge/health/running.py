@@ -23,7 +23,7 @@ _MIN_SHARE = 1e-4
 # Fewer windows or answers give no index.
 _MIN_WINDOWS = 50
 _MIN_ANSWERS = 200
-# Then all counts are halved, so that old windows fade.
+# Counts are halved here, so that old windows fade.
 _MAX_WINDOWS = 4096
 _MAX_ANSWERS = 65536
 

@@ -10,9 +10,9 @@ import msgspec
 # Edges in seconds, 12 per decade: percentiles are within a tenth of the truth.
 _PER_DECADE = 12
 _FROM, _TO = -5, 4
-_EDGES_APART = 4  # of the buckets in reports
+_EDGES_APART = 4  # per bucket in reports
 EDGES = tuple(10 ** (_FROM + step / _PER_DECADE) for step in range((_TO - _FROM) * _PER_DECADE + 1))
-# Then the recent counts are halved, so that old calls fade.
+# Recent counts are halved here, so that old calls fade.
 _MAX_RECENT = 65536
 
 
@@ -80,7 +80,7 @@ class SecondsHistogram:
         )
 
     def _quantile(self, fraction: float) -> float:
-        """Return the logarithmic middle of the bin with this quantile; at most the maximum."""
+        """The logarithmic middle of the quantile's bin; at most the maximum."""
         rank, below, place = fraction * self._weight, 0.0, 0
         for place, count in enumerate(self._recent):  # noqa: B007 # used below
             below += count

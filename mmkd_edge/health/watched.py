@@ -80,6 +80,6 @@ class Watched:
         for _ in range(len(self._seconds)):
             try:
                 seconds = self._seconds.popleft()
-            except IndexError:  # a signal handler has settled the last
+            except IndexError:  # settled by a signal handler
                 break
             self._latency.add(seconds)

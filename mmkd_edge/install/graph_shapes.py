@@ -80,7 +80,6 @@ Rule = Callable[[Call], Sequence[Tensor]]
 
 
 def _fold(call: Call, shape: Shape, compute: Callable[..., Any], *, kind: int = 0) -> Sequence[Tensor]:
-    """Return the output, with values if all inputs are known and small."""
     result = call.result(shape, kind=kind)
     size, given, kind = math.prod(shape), [tensor for tensor in call.inputs if tensor is not None], result[0].kind
     known = [tensor.values for tensor in given if tensor.values is not None and tensor.size <= _MAX_FOLDED]
@@ -107,8 +106,6 @@ def _broadcast(compute: Callable[..., Any] | None = None, *, kind: int = 0, coun
 
 
 def _elementwise(weight: int) -> Rule:
-    """Return the rule of an operator whose other inputs fit into its first."""
-
     def rule(call: Call) -> Sequence[Tensor]:
         for other in call.inputs[1:]:
             if other is not None:
@@ -364,7 +361,6 @@ def _layer_norm(call: Call) -> Sequence[Tensor]:
 
 
 def _channel_norm(call: Call) -> Sequence[Tensor]:
-    """Batch, instance and group normalisation: a parameter per channel or group."""
     shape, groups = call.first.shape, call.number("num_groups", 0)
     call.require(len(shape) > 1 and not call.number("training_mode", 0), "has nothing to normalise")
     call.require(groups >= 0 and (not groups or shape[1] % groups == 0), f"has {groups} groups")

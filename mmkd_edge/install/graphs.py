@@ -51,8 +51,6 @@ def check_graph(model: bytes, *, slots: int = 0) -> GraphCost:
 
 
 class _Reading:
-    """One pass over a model."""
-
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.tensors: dict[str, Tensor] = {}
@@ -160,7 +158,7 @@ class _Reading:
         return name, Tensor(shape=shape, kind=kind, values=_values(data, kind, shape))
 
     def _signature(self, message: memoryview) -> tuple[str, Tensor]:
-        """Return an input or output: a tensor no larger than a window; a named first axis is 1."""
+        """A tensor no larger than a window; a named first axis is 1."""
         name = "".join(_name(value) for number, value in fields(message) if number == 1)
         tensors = [tensor for kind in _parts(message, 2, "type") for tensor in _parts(kind, 1, "tensor type")]
         sizes = [
@@ -186,7 +184,7 @@ class _Reading:
 
 
 def _values(data: dict[int, list[memoryview]], kind: int, shape: tuple[int, ...]) -> tuple[NDArray[Any]] | None:
-    """Return a constant's values from raw bytes or packed integers, else None."""
+    """From raw bytes or packed integers; None for other fields."""
     require(len(data) <= 1, "a tensor with its values in two places", "one")
     if kind not in DTYPES or not set(data) & {5, 7, _RAW_DATA}:
         return None

@@ -142,7 +142,7 @@ def read_keys(folder: Path) -> tuple[dict[str, PublicKey], frozenset[str]]:
 
 
 def _read_revoked(path: Path) -> frozenset[str]:
-    """Return the revoked ids, none without the file; a broken link counts as a file."""
+    """A broken link counts as a file."""
     if not os.path.lexists(path):
         return frozenset()
     refusal = f"{path}: the list of revoked keys cannot be read, so no bundle is opened"

@@ -1,9 +1,8 @@
 """The bundles installed on a device: the current and the one before.
 
-The state folder, which only its user can write, has `slots.json`, replaced atomically, and `slots/` with bundles by
-hash. A bundle is copied and proved before `slots.json` names it, so a power failure leaves the earlier one whole. The
-bundle before answers again if the first start after an installation fails or does not end, if two later starts in a
-row ended their process, or if a bundle is damaged. A full or read-only disk stops no start.
+A bundle is copied and proved before `slots.json`, replaced atomically, names it, so a power failure leaves the earlier
+one whole. The bundle before answers again if the first start after an installation fails or does not end, if two later
+starts in a row ended their process, or if a bundle is damaged. A full or read-only disk stops no start.
 """
 
 from __future__ import annotations
@@ -209,7 +208,7 @@ def start(state: Path) -> Iterator[Started]:
     with contextlib.ExitStack() as held:
         alone = _lock_start(state, held)
         begun = _change(state, slots.current.sha256, lambda slots: _begin_start(state, slots)) if alone else None
-        if begun is None:  # another start is on its way, or no start can leave a mark here
+        if begun is None:  # another start runs, or none can be recorded
             slots = read_slots(state)
             yield _as_started(state, slots, on_probation=alone is None and slots.current.condition == "new")
             return
@@ -254,7 +253,7 @@ def condemns(error: MmkdError, started: Started) -> bool:
 def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots | None:
     """Change the record; None if another bundle was installed meanwhile.
 
-    In an unwritable folder the result holds for this start alone, with a logged warning.
+    In an unwritable folder the change holds for this start alone.
     """
     try:
         with _lock(state, _CHANGE):
@@ -268,7 +267,7 @@ def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots
         slots = read_slots(state)
         if slots.current.sha256 != sha256:
             return None
-        import logging  # takes milliseconds, and few starts need it
+        import logging  # slow, and rarely needed
 
         logging.getLogger(__name__).warning("%s; this start goes on without a record of it", error)
         changed = change(slots)
@@ -276,7 +275,7 @@ def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots
 
 
 def _begin_start(state: Path, slots: Slots) -> Slots:
-    """Return a start's record; the bundle before takes over if earlier starts did not end."""
+    """The bundle before takes over if earlier starts did not end."""
     if slots.starting:
         return _after_failure(slots, "its first start did not end")
     if slots.current.condition == "good" and _count_crashes(state, slots.current) >= MAX_CRASHES:
@@ -298,7 +297,7 @@ def _return_reason(slots: Slots) -> str:
 
 
 def _count_crashes(state: Path, slot: Slot) -> int:
-    """Return how many of a slot's starts in a row ended their process."""
+    """How many starts in a row ended their process."""
     try:
         digest, _, count = read_own_file(state / STARTS_FILE, max_bytes=_MAX_BYTES).decode("ascii").partition(" ")
         return int(count) if digest == slot.sha256 else 0
@@ -308,7 +307,7 @@ def _count_crashes(state: Path, slot: Slot) -> int:
 
 @contextmanager
 def _count_start(state: Path, slot: Slot) -> Iterator[None]:
-    """Count a start while it lasts. Only the process's end leaves the count, so no flush is needed."""
+    """Only the process's end leaves the count, so no flush is needed."""
     path = state / STARTS_FILE
     with contextlib.suppress(OSError):  # a full disk
         count = 1 + _count_crashes(state, slot)
@@ -346,7 +345,6 @@ def _write(state: Path, slots: Slots) -> None:
 
 
 def _sweep(state: Path, slots: Slots) -> None:
-    """Remove unnamed bundles and leftovers of interrupted installations."""
     named = [slot.path(state) for slot in slots.installed]
     with contextlib.suppress(OSError):  # the next installation looks again
         for path in (*(state / SLOTS_FOLDER).iterdir(), *state.glob(".*.tmp")):

@@ -76,7 +76,7 @@ def _operator(code: _Table) -> int:
 
 
 def _data_bytes(buffer: _Table, file_bytes: int) -> int:
-    """Return a buffer's size, in place or further back in the file (ai-edge-quantizer)."""
+    """The data is in place or further back in the file (ai-edge-quantizer)."""
     held, start, count = buffer.length(0), buffer.number("<Q", 1), buffer.number("<Q", 2)
     if start == 0 == count:
         return held
@@ -120,7 +120,7 @@ def _check_subgraph(graph: _Table, codes: Sequence[int], sizes: Sequence[int]) -
 
 
 def _operations(name: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> int:
-    """Return one per value read or written, and the products of layers."""
+    """One per value read or written, and the products of layers."""
     moved = sum(map(math.prod, (*inputs, *outputs)))
     if name not in _DEPTH_AXES or len(inputs) < 2 or not outputs:
         return moved
@@ -130,7 +130,6 @@ def _operations(name: str, inputs: Sequence[Sequence[int]], outputs: Sequence[Se
 
 
 def _working_bytes(tensor: _Table, sizes: Sequence[int]) -> int:
-    """Return a computed tensor's memory; 0 for a constant."""
     shape, kind = tensor.list("<i", 0), tensor.number("<b", 1)
     require(kind in _BITS, f"a tensor of the type {kind}", "numbers")
     require(not (tensor.has(6) or tensor.number("<B", 5) or tensor.has(9)), "a sparse or variable tensor", "none")
@@ -151,8 +150,6 @@ def _check_places(places: Sequence[int], known: range, what: str) -> None:
 
 
 class _Reading:
-    """A flatbuffer's bytes, read only inside their bounds."""
-
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.items = 0
@@ -169,8 +166,6 @@ class _Reading:
 
 
 class _Table:
-    """A table; its vtable has the offsets of its fields."""
-
     def __init__(self, reading: _Reading, place: int, vtable: int, vtable_bytes: int) -> None:
         self._reading = reading
         self._place = place
@@ -181,7 +176,6 @@ class _Table:
         return self._field(field) != 0
 
     def number(self, code: str, field: int) -> int:
-        """Return a number; absent means 0."""
         place = self._field(field)
         return self._reading.number(code, place) if place else 0
 
@@ -196,7 +190,7 @@ class _Table:
         return struct.unpack_from(f"<{count}{code[1]}", data, place + 4)
 
     def length(self, field: int) -> int:
-        """Return a list's bytes, unread: several lists may share them."""
+        """Several lists may share their bytes."""
         place = self._behind(field)
         count = self._reading.number("<I", place) if place else 0
         self._require_inside(place, count, 1)
@@ -220,6 +214,5 @@ class _Table:
         return self._place + offset if offset else 0
 
     def _behind(self, field: int) -> int:
-        """Return the offset that a field points to, or 0."""
         place = self._field(field)
         return place + self._reading.number("<I", place) if place else 0

@@ -64,7 +64,7 @@ def library() -> Any:
 
 
 class _Handle:
-    """A library model, freed with its last reference, so that a running `run` keeps it."""
+    """Freed with its last reference, so that a running `run` keeps the model."""
 
     def __init__(self, data: bytes, isa: str) -> None:
         self.library = library()
@@ -155,7 +155,7 @@ class NativeModel:
         """
         if not self.states or len(inputs) != 3 + self.states or len(outputs) != 2 + self.has_novelty + self.states:
             raise BackendError("backend 'native': these are not the tensors of a step of this model")
-        arrays = (*inputs, *outputs)  # kept for as long as the function: the engine reads and writes their memory
+        arrays = (*inputs, *outputs)  # held by the function, since the engine uses their memory
         answers, news = outputs[: -self.states], outputs[-self.states :]
         addresses = [
             (ctypes.c_void_p * self.states)(*(array.ctypes.data for array in part)) for part in (inputs[3:], news)

@@ -14,7 +14,7 @@ SOURCES = (
 )
 """Every file that the library is made of."""
 
-# -ffast-math is for compute.c alone, and never for the linker: older GCC would then set flush-to-zero in the process.
+# -ffast-math is for compute.c alone: with the linker, older GCC sets flush-to-zero in the process.
 _FLAGS = ["-std=c99", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas"]
 _X86 = {"avx2": ("8", "-mavx2 -mfma"), "avx512": ("16", "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma")}
 
@@ -30,7 +30,7 @@ def source_hash(folder: Path = FOLDER) -> str:
 def build(library: Path = LIBRARY, *, warnings_as_errors: bool = False) -> str:
     """Compile the sources with `$CC` into a shared library; return why that failed, or an empty text."""
     import shlex
-    import subprocess  # what only compiling needs: the runtime reads the constants above
+    import subprocess  # needed only to compile; the runtime reads the constants above
     import tempfile
 
     def run(words: list[str]) -> str:

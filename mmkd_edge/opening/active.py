@@ -67,14 +67,14 @@ class ActiveStudents:
         """Reopen a failed engine, or return to the earlier bundle; return whether anything can answer."""
         self.check_usable()
         with self._changing:
-            if self.current is not students:  # another call recovered already, or a swap closed this engine
+            if self.current is not students:  # another call recovered, or a swap closed the engine
                 return True
             self._monitor.event("backend_failures")
             if self.proven and student.reopen is not None:
                 self.proven = False
                 try:
                     self._replace(student, student.reopen())
-                except Exception as failure:  # any, of a user's engine; the call's failure is reported
+                except Exception as failure:  # a user's engine raises anything; the call's failure is reported
                     reraise_signal_exceptions(failure, handled=error)
                 else:
                     return True
@@ -158,7 +158,6 @@ class ActiveStudents:
         return failed
 
     def _check_successor(self, students: Students, *, any_release: bool) -> None:
-        """Refuse another contract, an earlier release, or wrong golden answers."""
         now = self.current
         expected = [_contract(student.entry) for student in now.opened]
         got = [_contract(student.entry) for student in students.opened]
@@ -182,7 +181,7 @@ class ActiveStudents:
 
 @cache
 def _registered() -> weakref.WeakSet[ActiveStudents]:
-    """Return the set to notify of a fork: a getpid() per prediction would cost a microsecond or two."""
+    """The set to notify of a fork: a getpid() per prediction would cost a microsecond or two."""
     registered: weakref.WeakSet[ActiveStudents] = weakref.WeakSet()
 
     def leave_all() -> None:

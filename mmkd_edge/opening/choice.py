@@ -110,7 +110,7 @@ def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) ->
     for backend in fitting:
         row, distribution = BACKENDS[backend], BACKENDS[backend].library()[1]
         absent = f"{distribution} is not installed"
-        if row.is_own or is_installed(backend) or row.lacks is None:  # without the library a driver does not matter
+        if row.is_own or is_installed(backend) or row.lacks is None:  # no library, so the driver does not matter
             absent = why_absent(backend)
         if absent:
             rejected.append(f"backend {backend!r}: {absent}")

@@ -56,7 +56,7 @@ class SandboxPolicy:
         self._keys: dict[tuple[str, Config], str] = {}
         self._passed_before = passed_before(bundle.sha256)
         self._passed_now: set[str] = set()
-        self._refused: dict[str, tuple[str, str]] = {}  # name of the error, and its message
+        self._refused: dict[str, tuple[str, str]] = {}  # error name and message
         self._unsaved = ""
         self._spent_s = {False: 0.0, True: 0.0}  # by whether engines are built
 
@@ -75,7 +75,7 @@ class SandboxPolicy:
         if not new:
             return
         check_graphs(self._bundle)
-        for builds in (False, True):  # one that builds engines may take more, and takes no other with it if it fails
+        for builds in (False, True):  # engine builds may take longer, and fail alone
             waiting = {
                 key: (entry, config)
                 for key, (entry, config) in new.items()
@@ -110,7 +110,7 @@ class SandboxPolicy:
         return self._key(student.entry, student.config)
 
     def _key(self, entry: ModelEntry, config: Config) -> str:
-        """Return everything that a config's result depends on, in one line."""
+        """Everything that a config's result depends on, in one line."""
         if key := self._keys.get((entry.name, config)):
             return key
         versions = library_versions((config.backend,)).items()
@@ -123,7 +123,7 @@ class SandboxPolicy:
         return key
 
     def _is_known(self, key: str) -> bool:
-        """Return whether a config passed; a passed self-test covers opening."""
+        """A passed self-test covers opening."""
         return self._passed_earlier(key) or key in self._passed_now
 
     def _passed_earlier(self, key: str) -> bool:
@@ -136,7 +136,7 @@ class SandboxPolicy:
         return f"passed now{each}"
 
     def _run_check(self, waiting: dict[str, StudentConfig], *, builds: bool) -> None:
-        """Check configs in one process; remove those with a result from `waiting`."""
+        """Remove configs with a result from `waiting`."""
         # Most starts run no sandbox check.
         from mmkd_edge.apart import ProcessLimits
         from mmkd_edge.opening.sandbox_process import SandboxRequest
@@ -178,7 +178,7 @@ class SandboxPolicy:
 
 
 def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResult | str]:
-    """Run the child process; yield each config's result, or a text that says how the process ended."""
+    """Yield each config's result, or a text that says how the process ended."""
     from mmkd_edge.apart import ProcessLines, describe_end, end_process, start_apart
     from mmkd_edge.opening.sandbox_process import SandboxResult
 
@@ -214,7 +214,7 @@ def check_graphs(bundle: Bundle) -> None:
     operations = memory = 0
     for entry in bundle.manifest.models:
         steps, slots = ((), 0) if entry.streaming is None else (entry.streaming.artifacts, entry.streaming.slots)
-        for artifacts, states in ((entry.artifacts, 0), (steps, slots)):  # one artifact of each is open at a time
+        for artifacts, states in ((entry.artifacts, 0), (steps, slots)):  # one of each is open at a time
             # The native engine checks its own files.
             costs = [_graph_cost(bundle, artifact, states) for artifact in artifacts if artifact.format != "native"]
             operations += max((cost.operations for cost in costs), default=0)
@@ -228,7 +228,7 @@ def check_graphs(bundle: Bundle) -> None:
 
 
 def _graph_cost(bundle: Bundle, artifact: Artifact, slots: int) -> GraphCost:
-    from mmkd_edge.install.graphs import check_graph  # most starts read no graph
+    from mmkd_edge.install.graphs import check_graph  # rarely needed
     from mmkd_edge.install.tflite_graphs import check_tflite
 
     model = bundle.read(artifact.file)

@@ -80,7 +80,7 @@ def _check_unchanged(bundle: Bundle, sha256: str) -> None:
 
 
 def _run_selftest(bundle: Bundle, student: OpenStudent) -> None:
-    """Run as many golden windows as fit in `_SELFTEST_S`; each round takes four times as many."""
+    """Run as many golden windows as fit in `_SELFTEST_S`."""
     end_s, most, spent_s = time.monotonic() + _SELFTEST_S, 1, 0.0
     while time.monotonic() + 4 * spent_s < end_s:
         begun_s = time.monotonic()

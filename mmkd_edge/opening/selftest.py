@@ -20,7 +20,7 @@ from mmkd_edge.predict.preprocess import missing_samples, prepare
 from mmkd_edge.predict.student import OpenStudent, answer_windows
 from mmkd_edge.spec import ModalitySpec
 
-_STEPPED_WINDOWS = 8  # of the golden ones, in the self-test of a step graph
+_STEPPED_WINDOWS = 8  # golden windows per self-test of a step graph
 # Relative to the largest logit: half precision has 11 bits, and a sum of some 600 products strays by about
 # sqrt(n) * 2**-11 if each is rounded (Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM
 # J. Sci. Comput. 41, 2019). An export judges an fp16 artifact on x86-64, where onnxruntime computes it in float32; on
@@ -47,7 +47,7 @@ def run_selftest(student: OpenStudent, bundle: Bundle, *, most: int | None = Non
     golden, artifact = bundle.golden(student.entry.name), student.artifact
     where, tolerance, coarseness = f"{bundle.path}: self-test", golden.tolerance, 0.0
     if artifact is not None and artifact.precision != "fp32":
-        # Lower precision differs from the checkpoint by design; the manifest says by how much it may.
+        # Lower precision differs by design; the manifest has the limit.
         tolerance = max(tolerance, artifact.parity.tolerance)
         if artifact.precision == "fp16":
             coarseness = _FP16_TOLERANCE
@@ -91,7 +91,7 @@ def _require_same(
 
 
 def _test_steps(student: OpenStudent, step: SteppingBackend, golden: Golden, *, most: int | None, where: str) -> float:
-    """Return the largest difference of some golden windows, step by step: the last step answers for the window."""
+    """The last step answers for the window."""
     streaming, scale = student.entry.streaming, answer_scale(student.task, golden.probabilities)
     assert streaming is not None
     largest = 0.0

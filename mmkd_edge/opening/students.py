@@ -81,7 +81,7 @@ Check = Callable[[Students], None]
 def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, check: Check | None = None) -> Students:
     """Open the students of a bundle or state folder; see `EdgePredictor.open`.
 
-    `check` raises if they must not answer here; an installed bundle's first start has then failed.
+    `check` raises if they must not answer here, which fails an installed bundle's first start.
     """
     path = Path(path)
     if path.is_dir():
@@ -121,7 +121,7 @@ def _open_verified(path: Path, started: Started | None) -> Bundle:
         return Bundle.open(path)
     try:
         bundle = Bundle.open(path)
-    except UsageError as error:  # an installed bundle that is gone is damage, and no fault of the caller
+    except UsageError as error:  # a missing installed bundle is damage, not the caller's error
         raise BundleError(str(error)) from error
     try:
         check_installed(bundle, started.sha256)
@@ -187,7 +187,6 @@ def _run_check(students: Students, check: Check | None) -> Students:
 
 
 def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -> Students:
-    """Open the installed bundle, or the one before if it is damaged or fails at its first start."""
     with start(state) as started:
         try:
             students = _open_current_or_earlier(state, request, started)
@@ -198,13 +197,13 @@ def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -
         try:
             _run_check(students, check)
         except BaseException as error:
-            if started.on_probation and isinstance(error, MmkdError):  # the caller's bundle goes on answering
+            if started.on_probation and isinstance(error, MmkdError):  # the caller's bundle still answers
                 fail(state, started, first_line(error))
             elif started.on_probation:
                 forget(state, started)
             raise
         if students.returned:
-            import logging  # takes milliseconds, and few starts need it
+            import logging  # slow, and rarely needed
 
             logging.getLogger(__name__).warning("%s: %s", state, students.returned)
         if started.on_probation:

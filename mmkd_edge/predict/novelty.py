@@ -35,8 +35,7 @@ def channel_magnitudes(values: NDArray[np.float32], present: NDArray[np.float32]
 def magnitude(sizes: Iterable[float], usual: Iterable[float]) -> float:
     """Return the root mean square over channels of `channel_magnitudes` / `usual`; NaN without values.
 
-    One number per sensor, since a wrong unit changes all channels and one axis may be near 0. Plain numbers are faster
-    than numpy for few channels.
+    One number per sensor: a wrong unit changes all channels, and one axis may be near 0.
     """
     ratios = [size / expected for size, expected in zip(sizes, usual, strict=True) if size == size]
     return math.sqrt(sum(ratio * ratio for ratio in ratios) / len(ratios)) if ratios else math.nan

@@ -18,12 +18,12 @@ from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 # docs/embedding.md has the accuracy that missing values cost. For frames it is a convention.
 _DEGRADED_FRACTION = 0.02
 _DEGRADED_FRACTION_OF_FRAMES = 0.1
-# Rounding of a softmax in float16 over many classes stays well within.
+# Above the rounding of a float16 softmax over many classes.
 _SUM_TOLERANCE = 0.01
 _MIN_SUM, _MAX_SUM = 1 - _SUM_TOLERANCE, 1 + _SUM_TOLERANCE
 
 
-# A Struct, though it is never read from a file: it is built five times faster than a frozen dataclass.
+# A Struct, since it is built five times faster than a frozen dataclass.
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The answer for one window.
 

@@ -34,7 +34,7 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
     shape = (modality.samples, len(modality.channels))
     if (
         type(array) is np.ndarray
-        and (array.dtype is _FLOAT32 or array.dtype == _FLOAT32)  # the first is nearly always so, and costs nothing
+        and (array.dtype is _FLOAT32 or array.dtype == _FLOAT32)  # the first is cheap and nearly always true
         and array.shape == shape
         and modality.kind != "video"
     ):
@@ -101,7 +101,7 @@ def channel_rows(values: NDArray[Any], present: NDArray[np.float32]) -> tuple[ND
 def standardise(array: NDArray[np.float32], modality: ModalitySpec, *, mean: Any, std: Any) -> NDArray[np.float32]:
     """Z-score raw values (..., C) with their group's statistics (C,); invalid ones become NaN."""
     # float64: a float32 mean would shift large, slowly moving values (a pressure in Pa) by a part of their spread.
-    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 becomes Inf, and Inf counts as missing
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow becomes Inf, which counts as missing
         scores = (array - np.asarray(mean, dtype=np.float64)) / np.asarray(std, dtype=np.float64)
         return np.where(_valid(array, modality), scores, np.nan).astype(np.float32)
 
@@ -173,14 +173,14 @@ def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
         values = _columns_by_name(values, columns, modality)
     try:
         array = np.asanyarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors that live on another device
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors on another device
         raise InputError(f"{where} {type(values).__name__}: {error}") from error
     if array.dtype.kind not in _NUMBER_KINDS:
         raise InputError(
             f"{where} {type(values).__name__} of dtype {array.dtype}; "
             "convert it to float32, with NaN where a value is missing"
         )
-    with np.errstate(over="ignore"):  # what leaves float32 becomes Inf, and Inf counts as missing
+    with np.errstate(over="ignore"):  # overflow becomes Inf, which counts as missing
         converted = array.astype(np.float32, copy=False)
     if isinstance(converted, np.ma.MaskedArray):
         return np.asarray(converted.filled(np.float32(np.nan)))

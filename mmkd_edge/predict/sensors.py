@@ -117,7 +117,7 @@ def missing_causes(array: NDArray[np.float32], modality: ModalitySpec) -> str:
 
 
 def _find_flat(array: NDArray[np.float32], modality: ModalitySpec) -> WindowFault | None:
-    low = np.fmin.reduce(array, axis=0)  # (C,), NaN only if a channel is wholly missing
+    low = np.fmin.reduce(array, axis=0)  # (C,), NaN if a channel is missing
     flat = low == np.fmax.reduce(array, axis=0)
     if not flat.any():
         return None
@@ -148,7 +148,7 @@ def _find_dropout(missing: NDArray[np.bool_], modality: ModalitySpec, dropout_s:
 
 
 def _longest_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the longest run (C,) of True in each column of a mask (T, C)."""
+    """(C,) per column of a mask (T, C)."""
     samples, channels = mask.shape
     ends = np.ones((channels, samples + 1), dtype=bool)  # a column for the end of the channel
     np.logical_not(mask.T, out=ends[:, :-1])

@@ -100,7 +100,7 @@ def make_student(
     modality, refusal = entry.modality, ""
     if reference is not None:
         check_reference(reference, modality)
-        if modality.range is None:  # the dataset declared none
+        if modality.range is None:  # not declared
             modality = msgspec.structs.replace(modality, range=plausible_span(reference.mean, reference.std))
             entry = msgspec.structs.replace(entry, modality=modality)
     elif modality.normalise != "none":

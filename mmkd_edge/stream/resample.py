@@ -99,7 +99,7 @@ class TimeLine:
             yield RisingSamples(restart=restart, times=np.array(times), rows=np.stack(rows))
 
     def _place(self, time: float, row: NDArray[np.float32]) -> list[tuple[bool, float, NDArray[np.float32]]]:
-        """Return what one sample adds to the line: nothing, itself, or the suspect before it and itself."""
+        """What a sample adds to the line: nothing, itself, or the suspect before it and itself."""
         if not math.isfinite(time):
             self.strays += 1
             return []
@@ -180,12 +180,12 @@ class Grid:
         return 1.0 / float(intervals[len(intervals) // 2])
 
     def _right(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the sample at or after each point, at least the second."""
+        """The sample at or after each point, at least the second."""
         found = np.searchsorted(self._times, points - _SNAP / self._rate_hz, side="left")
         return np.clip(found, 1, max(1, len(self._times) - 1))
 
     def _ready(self) -> int:
-        """Return one more than the last row that the samples allow."""
+        """One more than the last row that the samples allow."""
         newest = float(self._times[-1]) + _SNAP / self._rate_hz
         number = max(self._next, int((newest - self._origin_s) * self._rate_hz))
         while self.point_s(number) <= newest:

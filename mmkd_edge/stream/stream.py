@@ -59,11 +59,7 @@ class Stream:
     Args:
         ask: returns the prediction for a window, its conditions, and outputs of steps.
         deliver: counts predictions and applies the policy.
-        gap_s: longest interpolated time between two samples; None for 2.5 sampling periods.
-        reorder: samples to hold back to put late ones in order.
-        stale_s: age from which an input is stale; None for never.
         stepping: the steps of a causal student.
-        on_window: receives each full window and its prediction, and may store them.
         answering: returns the current modality, whose range a swap may change.
     """
 
@@ -151,7 +147,7 @@ class Stream:
     def flush(self, *, now_s: float | None = None) -> list[Prediction]:
         """Return the predictions of held-back samples, and of the window that ends with the newest sample.
 
-        The stream may go on without ordering late samples. A causal student answers for whole blocks.
+        Later samples are no longer put in order. A causal student answers for whole blocks.
         """
         check_moment("now_s", now_s)
         predictions: list[Prediction] = []

@@ -1,7 +1,7 @@
 """TensorRT 10.3 to 11, or TensorRT-RTX, on an NVIDIA GPU.
 
-Builds an engine from the ONNX artifact and caches it. Parallel calls take execution contexts with their own stream and
-memory from a pool. A call is one CUDA graph if that gives the plain call's answers.
+Engines are built from the ONNX artifact and cached. Parallel calls take execution contexts from a pool. A call is one
+CUDA graph if that gives the plain call's answers.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _LOG_LINES = 100
 
 
 class TrtBackend:
-    """One engine with a pool of execution contexts; `cache` is the engine folder.
+    """One engine with a pool of execution contexts.
 
     Attributes:
         engine_origin: the cache, or built at this start and why.
-        plain_reason: why calls are not CUDA graphs; empty if they are.
+        plain_reason: why calls are not CUDA graphs, or empty.
     """
 
     name = "trt"
-    threads = 1  # of the processor: the one that calls
+    threads = 1  # the caller's
 
     def __init__(self, model: bytes, *, cache: Path | None = None) -> None:
         lacks = why_no_engines()
@@ -59,7 +59,7 @@ class TrtBackend:
         self.plain_reason = ""
         self._module, self._runtime = module, runtime
         self._logger = engine_logger(module, most_lines=_LOG_LINES)
-        self._pool = threading.Condition()  # whoever reads or changes one of these holds it
+        self._pool = threading.Condition()  # guards the next fields
         self._idle: list[Execution] = []
         self._count, self._most = 1, MAX_EXECUTIONS
         self._ended = ""
@@ -147,7 +147,7 @@ class TrtBackend:
                 with EngineCall(self._title, "failed to run", reason=self._reason), self._on_gpu():
                     return self._execution(engine)
             except BaseException as error:
-                with self._pool:  # probably memory is short: make do with the others
+                with self._pool:  # probably out of memory: use the others
                     self._count -= 1
                     self._most = max(1, self._count)
                     self._pool.notify()
@@ -182,12 +182,12 @@ class TrtBackend:
 
 
 def _tensors(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return inputs by name and outputs as in `GRAPH_OUTPUTS`: the manifest's order."""
+    """Inputs by name, outputs as in `GRAPH_OUTPUTS`: the manifest's order."""
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     for name in sorted(engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
         shape = tuple(int(size) for size in engine.get_tensor_shape(name))
-        shape = (1, *shape[1:]) if shape[:1] == (-1,) else shape  # one window at a time, as the runtime asks
+        shape = (1, *shape[1:]) if shape[:1] == (-1,) else shape  # one window at a time
         tensor = describe_tensor(name, engine.get_tensor_dtype(name).name, shape)
         is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
         (inputs if is_input else outputs).append(tensor)

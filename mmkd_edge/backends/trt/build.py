@@ -1,8 +1,7 @@
 """Build engines from ONNX graphs with TensorRT 10.3 to 11 or TensorRT-RTX.
 
-Networks are strongly typed, so the graph decides every precision; float32 products have 24 bits. The engine is the
-plain plan of trtexec, Polygraphy, DeepStream and Triton, for one GPU, driver and library. It is a program: load only
-trusted engines.
+Networks are strongly typed, so the graph decides every precision; float32 products have 24 bits. The plan runs on one
+kind of GPU, driver and library. It is a program: load only trusted engines.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 from mmkd_edge.errors import BackendError
 
 _MAX_WORKSPACE_BYTES = 1 << 30
-_WORKSPACE_DIVISOR = 4  # of the free memory: a Jetson's GPU and CPU share theirs
+_WORKSPACE_DIVISOR = 4  # of the free memory, which a Jetson's GPU and CPU share
 _MAX_ERRORS = 4
 _LAYER_LIST = "Engine Layer Information:"
 

@@ -1,7 +1,7 @@
 """Engines built on this machine, in the user's cache folder `mmkd-edge/engines`.
 
-An engine is a program. TensorRT gets its bytes only if the sidecar has the expected facts and SHA-256, in a folder that
-nobody else can write. Otherwise it is built again from the verified artifact.
+An engine is a program: TensorRT gets its bytes only if the sidecar has the expected facts and SHA-256, in a folder that
+nobody else can write. Otherwise it is built again.
 """
 
 from __future__ import annotations
@@ -72,8 +72,6 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class _CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`<name>.json`: the engine beside it, `<name>.engine`."""
-
     facts: EngineFacts
     engine_sha256: str
     size_bytes: int
@@ -99,7 +97,7 @@ def load_engine(
             except BackendError as error:
                 why = f"the one in the cache does not load: {error}"
             else:
-                with contextlib.suppress(OSError):  # a read-only folder keeps its order
+                with contextlib.suppress(OSError):  # read-only folder
                     os.utime(folder / f"{name}.engine")
                 return engine, f"from the cache: {folder / name}.engine"
         built = build()
@@ -165,7 +163,7 @@ def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> Non
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Admit one process or thread at a time; without file locks each builds its own."""
+    """One process or thread at a time; without file locks each builds its own."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,7 +1,6 @@
 """Checked CUDA calls on the first GPU, by `cuda.bindings.runtime` of cuda-python 12.6 to 13.
 
-A stream has the memory and the graph of one call. Inputs and outputs are one block each, in pinned host memory and on
-the GPU, so that each needs one copy.
+Inputs and outputs are one block each, in pinned host memory and on the GPU, so that each needs one copy.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from mmkd_edge.spec import TensorSpec
 
 _GIB = 1 << 30
 _NAN_BYTE = 0xFF  # four of them are a NaN
-_ALIGNMENT_BYTES = 256  # what TensorRT wants of a tensor's address
+_ALIGNMENT_BYTES = 256  # TensorRT's alignment of tensors
 
 _Held = list[tuple[Callable[[Any], object], Any]]
 
@@ -71,7 +70,7 @@ def checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
 
 def is_lost(runtime: Any) -> bool:
     """Return whether all later CUDA calls in this process fail."""
-    runtime.cudaGetLastError()  # takes away an error that does not stay
+    runtime.cudaGetLastError()  # clears an error that is not permanent
     error, stream = runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)
     if int(error) == 0:
         runtime.cudaStreamDestroy(stream)
@@ -100,10 +99,9 @@ def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[No
 
 
 class CudaStream:
-    """A stream with its memory, for one call at a time; freed by `close()` or the garbage collector.
+    """A stream with the memory and the graph of one call; freed by `close()` or the garbage collector.
 
     Attributes:
-        handle: CUDA's own.
         values: pinned memory of every tensor, by name.
         addresses: the same tensors on the GPU.
     """
@@ -111,7 +109,7 @@ class CudaStream:
     def __init__(self, runtime: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         self._runtime = runtime
         self._held: _Held = []
-        # At the end of the process too, where nobody closed it; not in a child, whose CUDA is gone with the fork.
+        # Also at process end if nobody closed it; not in a forked child, which has no CUDA.
         self._release = weakref.finalize(self, _release, self._held, os.getpid())
         self.values: dict[str, NDArray[Any]] = {}
         self.addresses: dict[str, int] = {}
@@ -133,7 +131,7 @@ class CudaStream:
         return self._graph is not None
 
     def copy_in(self) -> None:
-        """Enqueue the copy of all inputs to the GPU, and NaN over the last answers."""
+        """Enqueue the copy of all inputs, and NaN over the last answers."""
         host, device, size = self._up
         runtime = self._runtime
         _, answers, answers_size = self._down
@@ -142,7 +140,7 @@ class CudaStream:
         checked(runtime, runtime.cudaMemcpyAsync(device, host, size, kind, self._stream))
 
     def copy_out(self) -> None:
-        """Enqueue the copy of all outputs to the host."""
+        """Enqueue the copy of all outputs."""
         host, device, size = self._down
         runtime = self._runtime
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
@@ -155,7 +153,7 @@ class CudaStream:
     def record(self, work: Callable[[], None]) -> None:
         """Make a graph of what `work` enqueues, without running it."""
         runtime = self._runtime
-        # Of this thread alone: others may go on with what a capture does not allow.
+        # For this thread alone: others may do what a capture forbids.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         checked(runtime, runtime.cudaStreamBeginCapture(self._stream, mode))
         try:
@@ -188,7 +186,6 @@ class CudaStream:
         self._release()
 
     def _block(self, tensors: Sequence[TensorSpec]) -> tuple[int, int, int]:
-        """Return host and GPU addresses of all tensors, and the bytes."""
         runtime = self._runtime
         starts, size = [], 0
         for tensor in tensors:
@@ -209,7 +206,6 @@ class CudaStream:
 
 
 def _release(held: _Held, process: int) -> None:
-    """Free graphs, memory and stream, in this order; ignore errors."""
     while held:
         give_back, what = held.pop()
         if os.getpid() == process:

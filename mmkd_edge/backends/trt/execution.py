@@ -1,7 +1,7 @@
 """An execution context on its own stream, and the CUDA graph of its call.
 
-The graph must give the plain call's answers: if TensorRT refuses a call during recording, the graph does nothing and
-its replay returns old answers.
+If TensorRT refuses a call during recording, the graph does nothing and its replay returns old answers; so graph and
+plain call are compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """A context with stream and memory, for one call at a time; `inputs` begin with the values."""
+    """A context with stream and memory, for one call at a time."""
 
     def __init__(
         self, engine: Any, runtime: Any, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], logger: Any
@@ -65,7 +65,7 @@ class Execution:
         handled = being_handled()
         try:
             self._stream.record(self._enqueue)
-            # The memory on the GPU holds the last answer now: a graph that does nothing would give it for the first.
+            # The GPU holds the last answer, which a graph that does nothing would return for the first window.
             replayed = [self._answer_into_nothing(feeds) for feeds in probes]
         except BackendError as error:
             reraise_signal_exceptions(error, handled=handled)
@@ -89,7 +89,7 @@ class Execution:
         context = engine.create_execution_context()
         if context is None:
             raise BackendError(f"TensorRT makes no execution context: {self._logger.faults()}")
-        for tensor in inputs:  # a batch that may vary is one here
+        for tensor in inputs:  # a variable batch is 1
             if not context.set_input_shape(tensor.name, tensor.shape):
                 raise BackendError(f"TensorRT refuses the shape {tensor.shape} of {tensor.name!r}")
         for name, address in self._stream.addresses.items():
@@ -110,7 +110,6 @@ class Execution:
         return self.answer(feeds)
 
     def _probes(self) -> tuple[dict[str, NDArray[Any]], ...]:
-        """Return two windows with different answers: zeros, and waves."""
         (values, *_), shapes = self._places, {name: place.shape for name, place in self._places.items()}
         still = {name: np.ones(shape, dtype=np.float32) for name, shape in shapes.items()}
         dtype = self._places[values].dtype
@@ -121,7 +120,7 @@ class Execution:
 
 
 def _same(answers: Sequence[Answer], references: Sequence[Answer]) -> bool:
-    """Compare bit by bit: an engine is deterministic (TensorRT's documentation, "Determinism")."""
+    """An engine is deterministic to the bit (TensorRT's documentation, "Determinism")."""
     return all(
         np.array_equal(output, expected, equal_nan=True)
         for answer, reference in zip(answers, references, strict=True)
