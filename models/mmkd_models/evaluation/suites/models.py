@@ -74,14 +74,18 @@ def model_from_checkpoint(
 def models_from_bundle(
     stack: ExitStack, path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen
 ) -> Iterator[ModelUnderTest]:
-    """Yield every artifact of a bundle, in its format's backend with one thread; `stack` closes the engines."""
+    """Yield a bundle's fp32 graph and its artifacts of lower precision, each in its format's backend.
+
+    fp32 artifacts of other formats passed a gate of parity with the graph. `stack` closes the engines.
+    """
     bundle = stack.enter_context(Bundle.open(path))
     check_signed(bundle)
     known = {entry.name: check_seen(path, entry, entry.modality.name) for entry in bundle.manifest.models}
     for entry in bundle.manifest.models:
         check_compatible(f"{path}: student", entry.task, (entry.modality,), windows)
     for entry in bundle.manifest.models:
-        for artifact in entry.artifacts:
+        fp32, *others = entry.artifacts  # the fp32 graph is the first
+        for artifact in (fp32, *(other for other in others if other.precision != "fp32")):
             config = Config(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
             student = open_student(bundle, entry, config)
             stack.callback(student.close)
