@@ -69,7 +69,6 @@ def _refuse_larger(claims: Mapping[str, tuple[int, int]], path: Path) -> None:
 
 
 def _constant_values(modality: ModalitySpec, encoder: EncoderConfig, *, causal: bool) -> int:
-    """Size of an encoder's largest computed matrix."""
     positions = max(
         1, modality.samples // max(1, hop_samples(modality)) if modality.kind == "audio" else modality.samples
     )

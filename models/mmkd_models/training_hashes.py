@@ -50,7 +50,6 @@ def trained_windows(windows: Windows, modality: str, hashes: bytes, *, key: str)
 
 
 def _group_hashes(windows: Windows, *, key: str) -> tuple[npt.NDArray[np.int64], Hashes]:
-    """Each window's group number (N,), and each group's hash (G,)."""
     names, number = np.unique(windows.groups, return_inverse=True)
     hashes = [_hash(f"{windows.spec.name}\0{name}".encode(), key) for name in names.tolist()]
     return number, np.array(hashes, dtype=np.uint64)

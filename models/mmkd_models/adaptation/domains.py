@@ -175,5 +175,4 @@ def _in_classes(windows: Windows, task: TaskSpec, *, where: str) -> Windows:
 
 
 def _numbers(before: TaskSpec, after: TaskSpec) -> NDArray[np.int64]:
-    """(K,) new number of each class; -1 if gone."""
     return np.array([after.labels.index(name) if name in after.labels else -1 for name in before.labels])

@@ -1,9 +1,9 @@
 """Whether an adapted student is better: an estimate on the new domain, the loss on the old one, and the gate.
 
-With a teacher the estimate is the closeness of probabilities to the teacher's on held-out windows; without one, to the
-labels of old windows, weighted by similarity to new ones (importance-weighted validation: M. Sugiyama, M. Krauledat, K.
-Mueller, JMLR 8, 2007). Closeness is a proper score (G. Brier, 1950). Confidence is no estimate: a student that learns
-from its own answers grows surer, right or not.
+The estimate is closeness to the teacher's probabilities on held-out windows or, without one, to labels of old windows
+weighted by similarity to new ones (importance-weighted validation: M. Sugiyama, M. Krauledat, K. Mueller, JMLR 8,
+2007). Closeness is a proper score (G. Brier, 1950). Confidence is no estimate: learning from own answers raises it,
+right or not.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def standard_error(figure: Callable[[NDArray[np.bool_]], float], judges: Windows
 
 
 def vanished_classes(judge: AdaptationJudge, before: StudentScores, after: StudentScores) -> tuple[str, ...]:
-    """Return classes that are frequent in the reference and were answered before, but hardly are now.
+    """Return classes that are frequent in the reference and before, but hardly answered now.
 
     If the reference has one frequent class, the student's certain answers before replace it.
     """

@@ -1,8 +1,7 @@
 """The methods of adaptation.
 
-Half of each training batch is old, drawn equally from each class ("random replay"; A. Chaudhry et al., "On Tiny
-Episodic Memories in Continual Learning", 2019). Its targets are half label, half the unadapted student's answer (Z. Li,
-D. Hoiem, "Learning without Forgetting", ECCV 2016).
+Half of each training batch is old, drawn equally from each class ("random replay"; A. Chaudhry et al., 2019), with
+targets half label, half the unadapted student's answer (Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An adaptation: every method is tried and judged, and the best that passes the gate is the result.
 
-The same old windows choose and judge how far to go with labels, so forgetting looks optimistic.
+The same old windows choose and judge how far to go with labels, so forgetting is underestimated.
 """
 
 from __future__ import annotations
@@ -146,7 +146,6 @@ def _without_part(task: AdaptationTask, part: NDArray[np.int64], number: int) ->
 def _logits_of_others(
     windows: Windows, part: NDArray[np.int64], students: Sequence[StudentCheckpoint]
 ) -> NDArray[np.float32]:
-    """Logits (N, K) of labelled windows, each part by the student that did not see it."""
     logits = np.zeros((len(windows), len(students[0].task.labels)), dtype=np.float32)
     for number, student in enumerate(students):
         rows = part == number
@@ -191,7 +190,6 @@ def _finish(task: AdaptationTask, student: StudentCheckpoint, chosen: MethodResu
 
 
 def _carried(task: AdaptationTask, new: Windows) -> CarriedWindows | None:
-    """Held-out windows: old judging ones, and labelled ones of the new validation split."""
     before, name = task.student.carried, task.student.modality.name
     if before is None:
         return None

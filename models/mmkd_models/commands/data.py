@@ -207,7 +207,6 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _next_command(directory: Path, *, has_labels: bool) -> str:
-    """Return the next command: training or, without training labels, adaptation."""
     if has_labels:
         return shell_line("mmkd-train", "teacher", directory, "-o", "teacher.ckpt")
     adapt = shell_line("mmkd-adapt", "student.ckpt", directory, "-o", "adapted.ckpt")

@@ -220,7 +220,6 @@ class _StartingStudent:
 
 
 def _starting_student(options: _StudentOptions, modality: str, output: Path) -> _StartingStudent | None:
-    """Read the student of `--qat`, and ask the export which layers compute in INT8."""
     from mmkd_models.training.checkpoint import file_sha256, read_student
 
     path, preset = options.qat, options.preset

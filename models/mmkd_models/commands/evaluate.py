@@ -166,7 +166,6 @@ class _Request:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The suites; `all` includes shift only with -o."""
         names = self.options.suite or [_DEFAULT_SUITE]
         if "all" in names:
             return tuple(name for name in SUITES if name != "shift" or "shift" in names or self.shift.out is not None)
@@ -256,7 +255,6 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
 
 
 def _parts(dataset: Dataset, options: _WindowOptions) -> tuple[Windows, Windows, Windows, str]:
-    """Return training windows, labelled validation windows, labelled judging windows and their name."""
     if options.fold is not None:
         everything = dataset.everything()
         fold = fold_indices(everything, fold=options.fold, seed=0)
@@ -285,7 +283,6 @@ def _chosen_rivals(request: _Request, inputs: SuiteInputs) -> list[RivalName]:
 
 
 def _with_rivals(inputs: SuiteInputs, names: Sequence[RivalName], dataset_sha256: str) -> SuiteInputs:
-    """Add rivals, fitted with the labels of the first checkpoint's training; with all labels for a bundle."""
     from mmkd_models.training.inputs import visible_labels
 
     train, checkpoint = inputs.train, inputs.models[0].checkpoint
@@ -311,7 +308,6 @@ def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
 
 
 def _shift_order(request: _Request, inputs: SuiteInputs, dataset: Dataset) -> ShiftOrder:
-    """Return the training order: the first model's sensor, a student of its size."""
     options, modalities, checkpoint = request.shift, inputs.first.modalities, inputs.models[0].checkpoint
     out, label_fraction = options.out, options.label_fraction
     if out is None:

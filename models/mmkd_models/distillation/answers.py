@@ -1,7 +1,7 @@
 """Stored answers of frozen teachers, for trainings that see the same batches.
 
 Batches follow from seed and step (docs/decisions/002), so trainings that differ only in recipe or learning rate get
-bit-equal answers. Only outputs and embeddings are stored: layers are too large.
+bit-equal answers. Layers are too large to store.
 """
 
 from __future__ import annotations

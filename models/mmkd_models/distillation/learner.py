@@ -82,11 +82,8 @@ class DistillLearner(nn.Module):
     """Teachers and student see the same batch; the recipe says what the student learns from it.
 
     Teachers are frozen and no submodules, so no checkpoint contains them. Your own networks work if `student(values,
-    present, taps=...)` returns a `StudentOutput` and `teacher(inputs, taps=...)` a `TeacherOutput`.
-
-    Args:
-        teacher: one, or several in the recipe's order.
-        example: inputs of any batch, to see what your own networks return.
+    present, taps=...)` returns a `StudentOutput` and `teacher(inputs, taps=...)` a `TeacherOutput`; an `example` input
+    shows what they return. Teachers are in the recipe's order.
 
     Raises UsageError if the recipe does not fit the networks.
     """
@@ -167,7 +164,6 @@ def _check_pair(recipe: Recipe, number: int, pair: Pair, *, causal: bool) -> Non
 def _outputs(
     student: nn.Module, teachers: Sequence[nn.Module], modality: str, example: Inputs | None
 ) -> tuple[StudentOutput, tuple[TeacherOutput, ...]]:
-    """Outputs of all networks for a window, with taps, for the layers and shapes."""
     networks = [_known_teacher(teacher) or teacher for teacher in teachers]
     if example is None:
         example = _example(student, networks, modality)
@@ -205,8 +201,8 @@ def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -
 def mix_logits(goal: Goal, logits: Sequence[Tensor], *, temperature: float) -> Tensor:
     """Return logits z (B, K) of all teachers; those of a single one unchanged.
 
-    softmax(z / T), or the sigmoid of several labels, is the mean of their probabilities at T; numbers are averaged
-    (Hinton, Vinyals, Dean, 2015). No gradient flows into teachers.
+    softmax(z / T), or the sigmoid of several labels, is their mean probability at T; numbers are averaged (Hinton,
+    Vinyals, Dean, 2015). No gradient flows into teachers.
     """
     if len(logits) == 1:
         return logits[0]

@@ -148,7 +148,6 @@ def _value(name: str, value: str, text: str) -> Any:
 
 
 def _text(value: Any, kind: Any) -> str:
-    """The value in the short form, and other allowed words."""
     if isinstance(value, Weight):
         end = "" if value.end == value.start else f"..{value.end:g}"
         return f"{value.start:g}{end}" + ("" if value.until == 1 else f"@{value.until:g}")

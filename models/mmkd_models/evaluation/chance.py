@@ -1,7 +1,7 @@
 """Whether a model is better than chance.
 
-Chance is the best constant answer of a fold (most frequent class or label set, median or mean) or, for classes, a
-uniform guess if better.
+Chance is the best constant answer of a fold (most frequent class or label set, median or mean) or a uniform guess of
+classes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float6
 
 
 def _guesses(outcome: TestedNetwork) -> Iterator[NDArray[np.float64]]:
-    """Constant answers (K,)."""
     truth, _, _ = outcome.windows
     if outcome.known_task.kind == "regression":
         yield from (np.median(truth, axis=0), truth.mean(axis=0))
@@ -70,7 +69,6 @@ def _guesses(outcome: TestedNetwork) -> Iterator[NDArray[np.float64]]:
 
 
 def _drawn_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
-    """The figure (D,) under draws of windows, or of blocks if there are many."""
     if outcome.confusions is not msgspec.UNSET:
         counts = np.sum([part.confusion for part in outcome.confusions], axis=0)
         windows = int(counts.sum())

@@ -63,7 +63,6 @@ def _columns(train: Windows) -> NDArray[np.float64]:
 
 
 def _places(train: Windows) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Owner (N,) and position (N,) of each window: seconds in its recording, or its row."""
     source = train.source
     if isinstance(source, CutWindows):
         return source.recording[train.rows], source.start_s[train.rows]

@@ -1,7 +1,6 @@
 """Classical rivals on one sensor: extra-trees, MiniRocket, MultiRocket-Hydra, and an average.
 
-Convolutional features are aeon's (BSD-3-Clause). `distilled_rocket` also learns from the teacher, which shows what
-distillation gains for MiniRocket.
+Convolutional features are aeon's (BSD-3-Clause). `distilled_rocket` learns from the teacher, too.
 """
 
 from __future__ import annotations
@@ -173,8 +172,8 @@ def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
 def multi_rocket_hydra(series: NDArray[np.float64], *, seed: int) -> Transform:
     """Compute MultiRocket (Tan et al., DMKD 2022) and Hydra (Dempster et al., DMKD 2023) features.
 
-    Hydra's counts are scaled as by its authors: the root, centred and divided by the standard deviation plus the fourth
-    power of the fraction of zeros; zeros stay.
+    Hydra's counts are scaled as by its authors: the root, centred, over the standard deviation plus the fourth power of
+    the fraction of zeros; zeros stay.
     """
     from aeon.transformations.collection.convolution_based import HydraTransformer, MultiRocket
     from sklearn.preprocessing import StandardScaler

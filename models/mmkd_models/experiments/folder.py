@@ -123,7 +123,7 @@ class Folder:
 class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Result of a teacher, student (`trial`) or rival; `reason` says why there is nothing to judge.
 
-    `score` is on validation; `parameters` of a committee are its transformer's; `shipped` is a race's choice.
+    `score` is on validation; `parameters` are a committee's transformer's; `shipped` is a race's choice.
     """
 
     format_version: int = FORMAT_VERSION

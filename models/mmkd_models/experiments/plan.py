@@ -68,12 +68,9 @@ def _teacher(text: str, dataset: Dataset) -> TeacherChoice:
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings that all runs of one sensor share and that decide their weights.
 
-    Attributes:
-        self_training: also train a second generation of teachers on unlabelled windows.
-        choose: train students in several forms; validation chooses.
-        labels_compete: the labels-only student joins the race of a taught one.
-        left_out: what each fold leaves out; None deals folds by groups.
-        threads: of every training; another number may change the last bits.
+    `choose` trains students in several forms for validation, `labels_compete` lets labels only join that race,
+    `self_training` adds a second generation of teachers. None in `left_out` deals folds by groups. Other `threads` may
+    change the last bits.
     """
 
     dataset_sha256: str

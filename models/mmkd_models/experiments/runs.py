@@ -62,10 +62,9 @@ _WAIT_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A finished run and its answers on the test windows.
+    """A finished run and its answers on test windows.
 
-    `missing` has the task's first measure by what is left: a teacher's modalities, or the fraction of a student's
-    samples that is missing.
+    `missing` has the first measure by what is left: a teacher's modalities, or a student's missing fraction of samples.
     """
 
     result: RunResult

@@ -74,8 +74,6 @@ def possible_rivals(modality: ModalitySpec) -> tuple[RivalName, ...]:
 
 
 class _Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """A sensor under faults; `key` hashes all that decides it."""
-
     key: str
     document: JudgingDocument
 

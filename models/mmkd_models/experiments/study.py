@@ -91,8 +91,8 @@ MeasureLatency = Callable[[Path, Path], PairLatency]
 class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of a study.
 
-    A `grid` trains everything on every seed. A search tries `trials` candidates on `search_seeds`, which do not count
-    in the table, and trains `finalists` on the others. `required` methods must be possible.
+    A `grid` trains everything on every seed. A search tries `trials` candidates on `search_seeds`, outside the table,
+    and trains `finalists` on the others. `required` methods must be possible.
     """
 
     conditions: Conditions
@@ -262,7 +262,6 @@ def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLat
 
 
 def _impossible_entries(folder: Folder, required: Sequence[str]) -> dict[Entry, str]:
-    """Combinations that cannot be trained, each with the training's reason."""
     spec, task = folder.dataset.spec, folder.dataset.spec.task
     reasons = {}
     for entry in entries(folder.space):
@@ -351,7 +350,6 @@ def _make_phases(
 
 
 def _document(prepared: PreparedStudy, out: Path, measure_latency: MeasureLatency | None) -> StudyDocument:
-    """Let validation choose, and write the chosen student."""
     folder, options, task = prepared.folder, prepared.options, prepared.folder.dataset.spec.task
     tested = tested_entries(folder, prepared.table_entries, prepared.seeds, prepared.search_seeds)
     chosen = choose(tested, prepared.seeds)

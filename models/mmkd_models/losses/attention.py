@@ -42,9 +42,8 @@ def aligned_map(
 ) -> Tensor:
     """Map a teacher's cross-attention, averaged over heads, onto the student's keys, (B, Lq, length + 2) float32.
 
-    Attention of each time key is divided by common time, and sources are added up. Rows are scaled to sum 1 over
-    `valid_keys` (B, length + 2), or stay 0. The map is (B, H, Lq, sum of (L_source + 2)), with sources in the order of
-    `source_lengths`, their time tokens.
+    Time keys are divided by common time, sources added up. Rows are scaled to sum 1 over `valid_keys` (B, length + 2),
+    or stay 0. The map is (B, H, Lq, sum of (L_source + 2)), with `source_lengths` in key order.
 
     Raises ValueError if the keys are not the sources'.
     """
@@ -124,5 +123,4 @@ def _on_students_map(cross: Tensor, pair: Pair, *, length: int, valid: Tensor) -
 
 
 def _source_lengths(teacher: TeacherOutput, modality: str) -> list[int]:
-    """Time tokens of the other modalities, in key order."""
     return [there.shape[1] - EXTRA_TOKENS for name, there in teacher.valid.items() if name != modality]

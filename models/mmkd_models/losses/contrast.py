@@ -1,9 +1,9 @@
 """CRD, contrastive representation distillation: Tian, Krishnan, Isola, ICLR 2020, equations 17 and 18.
 
 With h(t, s) = exp(g_s . g_t / tau) / (exp(g_s . g_t / tau) + N / M) the loss is -E_positive[log h] - N E_negative[log(1
-- h)], for both anchors. As in the authors' code (RepDistiller), scores are divided by their mean: with e = exp(g_s .
-g_t / tau) / (mean score), h = e / (e + N). Two differences: negatives come from the batch and a queue (MoCo, He et al.,
-CVPR 2020), and the mean is that of the anchor's own negatives, without gradient.
+- h)], for both anchors. As in the authors' code (RepDistiller), h = e / (e + N), e = exp(g_s . g_t / tau) / (mean
+score). Two differences: negatives come from the batch and a queue (MoCo, He et al., CVPR 2020), and the mean is over
+the anchor's negatives, without gradient.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def crd_loss(
 ) -> Tensor:
     """Return the CRD loss with both anchors, in float32; rows with the same index are no negatives.
 
-    Vectors (B, E) and the memory's (Q, E), further negatives, are unit vectors; `index` (B,) and `memory_index` (Q,)
-    are window numbers. A row without negatives gets one of score 1.
+    Vectors (B, E) and the memory's (Q, E) are unit vectors, `index` (B,) and `memory_index` (Q,) window numbers. A row
+    without negatives gets one of score 1.
     """
     student, teacher = student.float(), teacher.float()
     with torch.autocast(student.device.type, enabled=False):  # the products of unit vectors need their digits

@@ -1,7 +1,7 @@
 """Relations between the tokens of a window: Wang et al., "MiniLMv2", Findings of ACL 2021, section 3.
 
-Concatenated heads are split into relation heads, R = softmax(X X^T / sqrt(D / heads)); the loss is KL(R_teacher ||
-R_student). Widths and attention heads may differ.
+R = softmax(X X^T / sqrt(D / heads)) of each relation head; the loss is KL(R_teacher || R_student). Widths and attention
+heads may differ.
 """
 
 from __future__ import annotations

@@ -72,10 +72,9 @@ def surely_likelier(values: Floats, references: Floats, groups: NDArray[Any], *,
 def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> float:
     """Return the T for which logits / T have the least log loss; 1 for a regression, and without windows.
 
-    Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, section
-    4.2. The loss is convex in 1 / T, so its slope is bisected. The target of the true class is 1 - 1 / (n + 2) (J.
-    Platt, "Probabilistic Outputs for Support Vector Machines", 1999); else T would be 0 if every answer is right.
-    Labels (N,) or (N, K) are all known.
+    Temperature scaling: Guo, Pleiss, Sun and Weinberger, ICML 2017, section 4.2. The loss is convex in 1 / T, so its
+    slope is bisected. The target of the true class is 1 - 1 / (n + 2) (J. Platt, 1999), or T would be 0 if every answer
+    is right. Labels (N,) or (N, K) are all known.
 
     Example:
         >>> logits = np.array([[3.0, 0.0], [3.0, 0.0], [3.0, 0.0], [3.0, 0.0]])
@@ -106,8 +105,8 @@ def _never_sure(labels: NDArray[Any], *, classes: int, kind: TaskKind) -> Floats
 def jackknife_error(figure: Callable[[NDArray[np.bool_]], float], groups: NDArray[Any], *, fewest_groups: int) -> float:
     """Return the standard error of a figure of the remaining rows (N,); infinite if none can be left out.
 
-    Source: B. Efron, C. Stein, "The Jackknife Estimate of Variance", Annals of Statistics 9, 1981. Leaves out groups;
-    with fewer than `fewest_groups`, blocks of windows.
+    Leaves out groups; with fewer than `fewest_groups`, blocks of windows (B. Efron, C. Stein, Annals of Statistics 9,
+    1981).
     """
     names, member = np.unique(groups, return_inverse=True)
     count = len(names)

@@ -28,7 +28,6 @@ _EVERY_WINDOW = np.ones((1, 1))  # one draw of one group
 
 class _Figures(msgspec.Struct, frozen=True, kw_only=True):
     def metric(self, name: str) -> float:
-        """Return one figure by its name."""
         figure: float = getattr(self, name)
         return figure
 
@@ -124,8 +123,7 @@ class ValueScores(_Figures, frozen=True, kw_only=True):
     def standard_error(self, name: str) -> float:
         """Return the large-sample standard error of `r2` or `pearson`, of independent windows.
 
-        2 R (1 - R^2) / sqrt(n) and (1 - r^2) / sqrt(n): J. Wishart, "The Mean and Second Moment Coefficient of the
-        Multiple Correlation Coefficient", Biometrika 22, 1931.
+        2 R (1 - R^2) / sqrt(n) and (1 - r^2) / sqrt(n): J. Wishart, Biometrika 22, 1931.
         """
         if name == "pearson":
             return (1 - self.pearson**2) / math.sqrt(self.windows)

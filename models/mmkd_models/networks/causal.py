@@ -1,7 +1,7 @@
 """The encoder of a causal student: no token sees later samples.
 
-A causal strided stem makes time tokens; each attends to a window of them, with a relative position code. Spectrum and
-statistics tokens attend to time tokens, and nothing attends to them: a stream computes three tokens per step.
+Time tokens of a causal strided stem attend to a window of them, with a relative position code. Spectrum and statistics
+tokens attend to time tokens, nothing to them: a stream computes three tokens per step.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class CausalEncoder(nn.Module):
     def tokens(self, along: Recording, ends: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the tokens before the first block (B, N + 2 I, D), and each block's bias (B, H, N + 2 I, N + 2 I).
 
-        A spectrum and a statistics token look back after each of the blocks `ends` (I,).
+        I pairs of spectrum and statistics tokens look back after blocks `ends` (I,).
         """
         count = along.time.shape[1]
         band = last_blocks(ends, count, self.length).to(along.time)
@@ -224,7 +224,6 @@ def _slopes(depth: int, heads: int, length: int) -> Tensor:
 
 
 def _field(strides: tuple[int, ...]) -> int:
-    """Samples that one output of the stem sees."""
     return 1 + (_KERNEL - 1) * sum(math.prod(strides[:stage]) for stage in range(len(strides)))
 
 

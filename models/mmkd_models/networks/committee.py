@@ -65,10 +65,10 @@ def committee_fault(facts: CommitteeFacts) -> str | None:
 
 
 class Committee(nn.Module):
-    """Members, in the order of the facts, that answer as one teacher.
+    """Members that answer as one teacher.
 
-    If a window lacks a modality, only members that can do without it answer: transformers, and members of another
-    modality alone. If none of them has a weight, all answer.
+    If a window lacks a modality, only transformers and members of another modality alone answer; if none has a weight,
+    all do.
     """
 
     def __init__(self, members: Sequence[nn.Module], facts: CommitteeFacts, *, kind: TaskKind) -> None:
@@ -149,12 +149,11 @@ class Committee(nn.Module):
 class FixedViews(nn.Module):
     """A committee in a distillation: members without a network answer each training window once, as recorded.
 
-    A mixed window gets the same mixture of the answers to its two windows (mixup: Zhang et al., ICLR 2018): kernels and
-    statistics are many times slower than a transformer and never saw mixtures, noise or gaps.
+    A mixed window gets the same mixture of answers (mixup: Zhang et al., ICLR 2018): kernels and statistics are many
+    times slower than a transformer and never saw mixtures, noise or gaps.
 
-    Args:
-        ask: returns (N, K) logits of a member for the training windows; called once per member.
-        whole: let transformers answer recorded windows too, except in batches with taps.
+    `ask` returns a member's logits (N, K) for the training windows, once; with `whole` transformers answer recorded
+    windows too, except in batches with taps.
     """
 
     def __init__(self, committee: Committee, ask: Callable[[nn.Module], Tensor], *, whole: bool = False) -> None:
@@ -192,7 +191,6 @@ class FixedViews(nn.Module):
         return output
 
     def _probabilities(self, number: int) -> Tensor:
-        """(N, K) float64 of the calibrated member."""
         if number not in self._cached:
             logits = self._ask(self.committee.members[number])
             self._cached[number] = self.committee.probabilities(self.committee.calibrated(number, logits))

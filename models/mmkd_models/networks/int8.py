@@ -1,9 +1,9 @@
 """The arithmetic of a student in INT8, and a student that practises it in float32, with gradients.
 
 Levels are symmetric, zero point 0, one scale per output of a weight; the export uses the same functions on NumPy
-arrays. Fake quantisation: B. Jacob et al., CVPR 2018, section 3. Rounding passes gradients straight through (Y. Bengio
-et al., 2013); ranges of activations are learnt (S. Esser et al., "Learned Step Size Quantization", ICLR 2020, equations
-1 to 3, with their gradient scale).
+arrays. Fake quantisation: B. Jacob et al., CVPR 2018, section 3. Rounding has a straight-through gradient (Y. Bengio et
+al., 2013); activation ranges are learnt (S. Esser et al., "Learned Step Size Quantization", ICLR 2020, equations 1 to
+3).
 """
 
 from __future__ import annotations
@@ -150,7 +150,6 @@ def fake_activations(values: Tensor, largest: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _clipped_weights(weight: Tensor) -> Tensor:
-    """Clip the weights of each output if that lessens the squared rounding error."""
     flat = weight.flatten(1)
     largest = flat.abs().amax(1, keepdim=True)
     best, least = flat, torch.full_like(largest, math.inf)

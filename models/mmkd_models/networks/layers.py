@@ -84,8 +84,7 @@ class AnswerHead(nn.Module):
 class Dropout(nn.Module):
     """`nn.Dropout` (Srivastava et al., JMLR 2014) with masks that are cheap on a CPU.
 
-    A byte of NumPy's SFC64, seeded by torch, decides, so the probability is a multiple of 1 / 256: torch's numbers took
-    an eighth of a training step.
+    A byte of NumPy's SFC64, seeded by torch, decides, so the probability is a multiple of 1 / 256.
     """
 
     def __init__(self, probability: float) -> None:

@@ -240,7 +240,6 @@ def trees_fault(arrays: Mapping[str, Tensor], modalities: Sequence[ModalitySpec]
 
 
 def _are_linked(arrays: Mapping[str, Tensor], *, features: int) -> bool:
-    """Whether nodes lead to later ones of their tree, so that every path ends at a leaf."""
     roots, feature, left, right = (arrays[name].long() for name in ("roots", "feature", "left", "right"))
     nodes = torch.arange(len(feature))
     if len(feature) == 0 or int(roots[0]) != 0 or bool((roots.diff() <= 0).any()) or int(roots[-1]) >= len(feature):

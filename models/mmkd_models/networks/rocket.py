@@ -1,12 +1,10 @@
 """MiniRocket features of one modality, as a part of a graph that every engine runs.
 
-A. Dempster, D. F. Schmidt, G. I. Webb, "MiniRocket", KDD 2021 (arXiv 2012.08791), written from the paper: 84 kernels of
-nine weights -1 and 2, exponential dilations, biases from quantiles of the output on one training window, proportion of
-positive values (PPV).
+A. Dempster, D. F. Schmidt, G. I. Webb, "MiniRocket", KDD 2021 (arXiv 2012.08791): 84 kernels of nine weights -1 and 2,
+exponential dilations, biases from quantiles of the output on one training window, proportion of positive values (PPV).
 
-Three differences: the step at the bias is a ramp a tenth of the output's standard deviation wide, so that no rounding
-flips a position; in long windows a kernel reads every n-th position; a kernel reaches over the ends of a window if it
-had fewer than three positions.
+Differences: the step at the bias is a ramp a tenth of the output's standard deviation wide, so that no rounding flips a
+position; in long windows a kernel reads every n-th position; it reaches over the ends if it had fewer than three.
 """
 
 from __future__ import annotations
@@ -51,8 +49,6 @@ _CHUNK_VALUES = 2**19  # numbers of one intermediate tensor while many windows a
 
 
 class _Group(nn.Module):
-    """Kernels of one dilation, all padded or all not, as files store them."""
-
     weight: Tensor  # (F, C, 9), divided by the width of the ramp; 0 for channels that a kernel does not read
     bias: Tensor  # (F,) so that the ramp rises from 0 to 1 around the drawn bias
     reads: Tensor  # (F, C) channels that a kernel reads; rows sum to 1
@@ -90,8 +86,8 @@ class _Kernels(nn.Module):
 class RocketFeatures(nn.Module):
     """Raw values and presence of a window -> standardised features.
 
-    A position counts by the fraction of samples present at a kernel's centre. A window without samples has every
-    feature 0, the training mean. Unpadded kernels do not count near the ends.
+    Positions count by the fraction of samples at a kernel's centre, unpadded ones not near the ends. A window without
+    samples has features 0, the training mean.
     """
 
     of_dilation: Tensor  # (F, D) 1 if a feature has a dilation
@@ -153,7 +149,6 @@ class RocketFeatures(nn.Module):
 
 
 def _join(network: RocketFeatures, _: object) -> None:
-    """Derive kernels and `reads` from the groups after a state is loaded."""
     for kernels in network.kernels:
         assert isinstance(kernels, _Kernels)
         kernels.join(network.groups)
@@ -167,7 +162,6 @@ def _join(network: RocketFeatures, _: object) -> None:
 
 
 def _inside(samples: int, edge: int, stride: int) -> Tensor:
-    """(P,) which positions are at least `edge` samples from both ends."""
     positions = torch.arange(0, samples, stride)
     return (positions >= edge) & (positions < samples - edge)
 
@@ -187,13 +181,10 @@ def fit_rocket(
     features: int = FEATURES,
     positions: int = MAX_POSITIONS,
 ) -> RocketFeatures:
-    """Draw the features of a modality from training windows, without labels.
+    """Draw a modality's features from training windows, without labels.
 
-    Args:
-        values: (N, T, C) raw values, 0 where missing; of sound and video the windows. As presence.
-        scale: mean and standard deviation (C,) of each channel.
-        features: rounded down to a multiple of 84.
-        positions: most positions that a kernel reads.
+    Values (N, T, C) are raw, 0 where missing, also of sound and video; `scale` is mean and standard deviation (C,). The
+    number of `features` is rounded down to a multiple of 84; kernels read at most so many `positions`.
 
     Raises UsageError if windows are shorter than a kernel, or there are no windows or fewer than 84 features.
     """
@@ -255,7 +246,6 @@ def _as_series(
     present: NDArray[np.float32],
     scale: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Values and presence (N, T, C) of a series, and mean and standard deviation (C,)."""
     mean, std = (torch.from_numpy(part) for part in scale)
     if modality.kind == "series":
         return torch.from_numpy(values), torch.from_numpy(present), mean, std
@@ -350,7 +340,7 @@ def _kernel_weights(kernels: NDArray[np.int64]) -> Tensor:
 
 
 def _draw_channels(count: int, channels: int, rng: np.random.Generator) -> Tensor:
-    """(n, C) 1 if a kernel reads a channel: 2^u of them, u uniform from 0 to log2 of at most nine; and one."""
+    """(n, C) 1 if a kernel reads a channel: 2^u of them, u uniform from 0 to log2 of at most nine, and one."""
     chosen = np.zeros((count, channels), dtype=np.float32)
     sizes = (2 ** rng.uniform(0.0, np.log2(min(channels, LENGTH) + 1), size=count)).astype(np.int64)
     for row, size in zip(chosen, sizes, strict=True):
@@ -368,7 +358,6 @@ def _drawn(
     levels: Sequence[Sequence[float]],
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """State of a group: per kernel its channels, and biases at `levels` of its output on one window (1, C, T)."""
     count, channels = len(kernels), series.shape[1]
     reads = _draw_channels(count, channels, rng)
     weight = _kernel_weights(kernels)[:, None, :] * reads[:, :, None]  # (n, C, 9)

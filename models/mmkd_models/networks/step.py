@@ -23,9 +23,8 @@ _OF_SERIES = 5
 class StepStudent(nn.Module):
     """One step of a causal student.
 
-    Past blocks are in slots, one for each block of a window, and the newest replaces the oldest: sums ignore the order
-    of slots, and attention gets the age of each key. Arguments as in `ExportStudent`; raises ValueError if the student
-    is not causal.
+    Past blocks are in slots, and the newest replaces the oldest: sums ignore the order, attention gets each key's age.
+    Arguments as in `ExportStudent`; raises ValueError if the student is not causal.
     """
 
     places: Tensor
@@ -47,9 +46,8 @@ class StepStudent(nn.Module):
     def state_shapes(self) -> dict[str, tuple[tuple[int, ...], int | None]]:
         """Return each state's name, in order, with its shape and slot axis, or None without slots.
 
-        `history`: samples and presence for the filters; `moments`, `sums`, `peaks`: of blocks; `series`: the stem's
-        samples; `waveform`: the last hop of sound; `picture`: the last video frame; `keys_N`, `values_N`: of attention
-        in block N; `tokens`: for pooling.
+        `history`: samples and presence for filters; `moments`, `sums`, `peaks`: of blocks; `series`: stem samples;
+        `waveform`: last hop; `picture`: last frame; `keys_N`, `values_N`: of block N; `tokens`: for pooling.
         """
         encoder, front = self.encoder, self.encoder.inner
         length, channels = encoder.length, front.channels
@@ -88,9 +86,9 @@ class StepStudent(nn.Module):
         Args:
             values: (1, S, C) raw values, 0 where missing, and presence; of video (1, S, H, W, C) and (1, S, 1).
             slot: (1, 1) the step's number, from 0, modulo the slots.
-            state: in the order of `state_shapes`.
+            state: as in `state_shapes`.
 
-        Returns logits and probabilities (1, K), perhaps novelty (1, 1), and news of every state: all of it or one slot.
+        Returns logits and probabilities (1, K), perhaps novelty (1, 1), and news of every state, all or one slot.
         """
         *cache, tokens = state
         values, present, newest = self._sensed(values, present, cache[_OF_SERIES:])
@@ -115,7 +113,6 @@ class StepStudent(nn.Module):
     def _sensed(
         self, values: Tensor, present: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """New samples of the series, their presence, and the next state of sound and video."""
         front = self.encoder.front
         if isinstance(front, CausalFront):
             return values, present, ()

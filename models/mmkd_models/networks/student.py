@@ -33,8 +33,8 @@ class StudentOutput:
 class Student(nn.Module):
     """A transformer, convolutional features or both, with one linear head.
 
-    A weighted sum of two heads' logits is one head over both embeddings. The kind rocket has no `encoder` and `pool`,
-    the kind transformer no `rocket`. Raises ValueError for convolutional features that were not drawn.
+    The kind rocket has no `encoder` and `pool`, the kind transformer no `rocket`. Raises ValueError for convolutional
+    features that were not drawn.
     """
 
     pool: TokenPooling
@@ -96,8 +96,8 @@ def count_values(network: nn.Module) -> int:
 class ExportStudent(nn.Module):
     """The exported graph: raw values and presence in; logits, probabilities and perhaps novelty out.
 
-    Of a regression: the number in training standard deviations, and in the target's unit. The temperature divides
-    logits for probabilities; novelty needs `seen` embeddings.
+    Of a regression: the number in training standard deviations, and in the target's unit. The temperature is the
+    probabilities' alone; novelty needs `seen` embeddings.
     """
 
     def __init__(self, student: Student, *, temperature: float = 1.0, seen: TrainingEmbeddings | None = None) -> None:

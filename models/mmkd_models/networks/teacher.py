@@ -1,7 +1,7 @@
 """The teacher: any number of modalities, fused by cross-attention.
 
-Cross-modal attention as in Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences", ACL 2019,
-but with all other modalities' tokens as keys: cost grows with modalities, not pairs.
+As in Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences", ACL 2019, but with all other
+modalities as keys: cost grows with modalities, not pairs.
 """
 
 from __future__ import annotations
@@ -51,8 +51,6 @@ class TeacherOutput:
 
 
 class _CrossBlock(nn.Module):
-    """One modality attends to the others, then to itself."""
-
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.norm_query = nn.LayerNorm(config.width)
@@ -72,8 +70,6 @@ class _CrossBlock(nn.Module):
 
 
 class _FusionLayer(nn.Module):
-    """One cross-attention block per modality, over the previous layer's tokens."""
-
     def __init__(self, names: tuple[str, ...], config: EncoderConfig) -> None:
         super().__init__()
         self.names = names

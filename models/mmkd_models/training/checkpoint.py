@@ -300,7 +300,6 @@ def file_sha256(path: Path) -> str:
 
 
 def _parts(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> list[dict[str, Tensor]]:
-    """The tensors of each prefix, without it; raise CheckpointError for others."""
     unknown = sorted(name for name in tensors if not name.startswith(prefixes))
     if unknown:
         raise CheckpointError(

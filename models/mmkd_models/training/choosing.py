@@ -1,8 +1,7 @@
 """Choices by validation: between candidates, and how far unequal class frequencies are corrected.
 
-Few windows separate close candidates by likelihood, not by score. Logits trained on unequal classes favour frequent
-ones; the bias z' = z - tau log pi corrects that (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021,
-section 4.1, post-hoc).
+Few windows separate close candidates by likelihood, not by score. Logits favour frequent classes; z' = z - tau log pi
+corrects that (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, section 4.1, post-hoc).
 """
 
 from __future__ import annotations

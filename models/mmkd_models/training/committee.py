@@ -1,8 +1,8 @@
 """A committee from windows to a checkpoint: members trained, calibrated and weighted.
 
-A linear opinion pool (Stone, "The opinion pool", Annals of Mathematical Statistics 32, 1961): the weighted mean of
-probabilities or numbers. It stays underconfident (Ranjan and Gneiting, JRSS B 72, 2010), but a temperature of its own
-made test answers less likely.
+A linear opinion pool (Stone, Annals of Mathematical Statistics 32, 1961): the weighted mean of probabilities or
+numbers. It stays underconfident (Ranjan and Gneiting, JRSS B 72, 2010), but its own temperature made test answers less
+likely.
 """
 
 from __future__ import annotations
@@ -62,8 +62,6 @@ class TrainedCommittee:
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
-    """A trained member with its corrected logits for the labelled validation windows."""
-
     kind: MemberKind
     seed: int
     network: nn.Module
@@ -117,9 +115,8 @@ def train_committee(
 ) -> TrainedCommittee:
     """Train members on the labelled windows, and weight them by the validation windows.
 
-    `run.resume` resumes transformers; all begin with those of `start`, and with `self_training` each gets a second
-    generation from unlabelled windows. Other members are computed for single modalities too, and those of the best one
-    join if validation prefers it.
+    Transformers resume with `run.resume`, begin with those of `start`, and with `self_training` get a second
+    generation. Other members are computed for single modalities too; the best one's join if validation prefers it.
     """
     watched = watch or (lambda name: nullcontext(run.on_step))
     transformers, made = [], []
@@ -180,7 +177,7 @@ def _member(
     began: float,
     modality: str | None = None,
 ) -> _Member:
-    """Add corrected validation logits; a transformer's head already has the correction."""
+    """Add corrected validation logits; a transformer's head is already corrected."""
     seconds, known = time.monotonic() - began, data.valid.only_labelled()
     logits: NDArray[Any] = answers_to(
         network, known if modality is None else known.with_modalities((modality,))
@@ -275,8 +272,6 @@ def _pooled(
 
 @dataclass(frozen=True, kw_only=True)
 class _MemberPooling:
-    """Temperatures (of logits; 1 for a regression) and weights of members."""
-
     temperatures: tuple[float, ...]
     weights: tuple[float, ...]
     likelihoods: tuple[float, ...]  # mean log-likelihood of each member's calibrated answers on validation, in nats
@@ -288,9 +283,8 @@ def fit_pool(
 ) -> _MemberPooling:
     """Calibrate and weight members by their logits (N, K) for the labelled validation windows.
 
-    Weights maximise the likelihood of the labels: windows of a group count as one, and each member has one more group,
-    so that few groups change weights little. A member that is not likelier than the best constant answer, by a standard
-    error over groups, gets 0; if none is, all count alike.
+    Weights maximise likelihood: windows of a group count as one, and each member has one more group. A member that is
+    not a standard error over groups likelier than the best constant answer gets 0; if none is, all count alike.
     """
     temperatures = [fitted_temperature(answers, labels, kind=kind) for answers in logits]
     calibrated = [answers / temperature for answers, temperature in zip(logits, temperatures, strict=True)]

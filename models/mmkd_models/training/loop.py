@@ -1,7 +1,7 @@
 """One training loop for teacher, baseline and student: optimisation, validation, the best weights, resuming.
 
-A learner's forward takes (batch, fraction of the training done) and returns loss terms, their sum under "loss". Batches
-and dropout follow from (seed, step), so no random state is saved.
+A learner's forward takes (batch, fraction of the training done) and returns loss terms, their sum under "loss". All
+randomness follows from (seed, step).
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ _RESUME_VERSION = 1
 
 
 class _ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """JSON of a resume state; the best weights are those to write if training ended now."""
-
     format_version: int = _RESUME_VERSION
     config: dict[str, Any]  # what decides the result, by name
     step: int
@@ -75,12 +73,9 @@ def fit(
 ) -> Fit:
     """Train `learner.network` in place and return the weights that validated best.
 
-    The same seed, machine and thread count give bit-equal weights, also after resuming.
-
-    Args:
-        run_dir: for the resume state (every `eval_every` steps) and TensorBoard logs; None writes nothing.
-        settings: whatever else decides the result, as JSON values by name.
-        on_step: called after every step, by the first process only.
+    The same seed, machine and thread count give bit-equal weights, also after resuming. `settings` are whatever else
+    decides the result, as JSON; `on_step` is called by the first process only. `run_dir` gets the resume state (every
+    `eval_every` steps) and TensorBoard logs; None writes nothing.
 
     Raises UsageError for impossible numbers, a non-finite loss, or a state of other settings; CheckpointError for a
     damaged one.
@@ -97,8 +92,6 @@ def fit(
 
 
 class _Loop:
-    """State of a training between steps."""
-
     def __init__(
         self,
         fabric: Fabric,
@@ -129,7 +122,6 @@ class _Loop:
         self.since = 0
 
     def run(self, *, resume: bool, on_step: OnStep | None) -> Fit:
-        """Step until the end or until patience runs out."""
         config = self.config
         if resume and self.run_dir is not None:
             self._load(self.run_dir)

@@ -1,8 +1,8 @@
 """References for a device: how training groups differ, and where training embeddings lie.
 
-Each group is compared with clusters of the others' windows; one more group exceeds the largest of G such scores with
-probability 1 / (G + 1), without a distribution (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2;
-approximately, since clusters are fitted). A group counts by its worst block of windows.
+Each group is compared with clusters of the others'; a new group exceeds the largest of G scores with probability 1 / (G
++ 1) without a distribution (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; approximately, since
+clusters are fitted). A group counts by its worst block of windows.
 """
 
 from __future__ import annotations
@@ -105,7 +105,6 @@ def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
 
 
 def _left_out(groups: Sequence[Features]) -> Iterator[tuple[list[Features], list[int]]]:
-    """All groups but those of a part, and the part's numbers."""
     parts = min(_PARTS, len(groups))
     for part in range(parts):
         yield (
@@ -181,7 +180,6 @@ def _features(windows: Windows, modality: str) -> Features:
 
 
 def _prepared(windows: Windows, modality: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Values and presence (B, T, C), in chunks."""
     for start in range(0, len(windows), 32):
         taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
         yield channel_rows(*prepare_batch(taken, windows.spec.modality(modality)))

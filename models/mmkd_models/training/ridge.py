@@ -102,8 +102,8 @@ def eliminations(
 ) -> Iterator[tuple[NDArray[np.int64], Ridge]]:
     """Yield ever fewer features (rows ascending) with the regression on them, from `most` down to `fewest`.
 
-    Sequential feature detachment (Uribarri et al., "Detach-ROCKET", 2024, arXiv 2309.14518, section 3): drop the
-    features with the smallest coefficients (here: over all outputs), fit again.
+    Sequential feature detachment (Uribarri et al., "Detach-ROCKET", 2024, arXiv 2309.14518, section 3), here over all
+    outputs.
     """
     problem = _problem(features, targets, weights)
     rows = np.arange(features.shape[1])

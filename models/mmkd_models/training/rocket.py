@@ -126,7 +126,7 @@ def choose_features(
 ) -> tuple[NDArray[np.int64], Ridge]:
     """Return the at most `most` features that validate best, of equals the fewest, and their regression.
 
-    Inputs are (N, F), targets (N, K), weights (N,); `validate` scores features and a regression.
+    Inputs (N, F), targets (N, K), weights (N,); `validate` scores features and a regression.
     """
     candidates = []
     for penalty in sorted({fit_ridge(inputs, targets, weights).penalty, *_STRONGER_PENALTIES}):

@@ -146,8 +146,8 @@ def distil_int8(
 ) -> StudentCheckpoint:
     """Continue with a trained student that computes as its INT8 graph will, taught by the recipe.
 
-    The result has the weights of the INT8 arithmetic, by which validation chooses, and the ranges of layer inputs; the
-    facts' score is float32's. `groups` names layers that read one tensor together.
+    Validation chooses by INT8 arithmetic; the result has its weights and input ranges, and float32's score. `groups`
+    names layers that read one tensor together.
 
     Raises UsageError as `distil`, or if the student does not fit `data`, or no layer computes in INT8.
     """
@@ -254,7 +254,6 @@ def _memory(
 
 
 def _answers_once(run: TrainingRun, recipe: Recipe, teachers: Sequence[TeacherFile]) -> bool:
-    """Whether a committee teaches only by answers to recorded windows."""
     are_committees = all(teacher.checkpoint.committee for teacher in teachers)
     return are_committees and run.augment.mixup == 0 and all(isinstance(term, OutputTerm) for term in recipe.terms)
 

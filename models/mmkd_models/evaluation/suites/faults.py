@@ -288,7 +288,6 @@ def _rival_sentence(name: str, rival: str, facts: FaultsFacts) -> Iterator[str]:
 
 
 def _lost(fault: FaultFigures, facts: FaultsFacts, name: str) -> float:
-    """Fraction of the intact score lost at full severity."""
     right = 1 - facts.intact[name]
     return (fault.errors[name][-1] - facts.intact[name]) / right if right > 0 else 0.0
 

@@ -1,7 +1,7 @@
 """Gaps between groups or values of metadata, and the effect of distillation on them.
 
-A gap is the best value's figure minus the worst's (fairlearn's `difference`). Intervals resample blocks of windows
-inside each value, the same for all models.
+A gap is the best value's figure minus the worst's (fairlearn's `difference`). Intervals resample the same blocks of
+windows for all models.
 """
 
 from __future__ import annotations
@@ -67,12 +67,9 @@ class GapChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures by group or metadata.
+    """Figures by group or metadata; `gaps`, by measure and model, is empty below two judged values.
 
-    Attributes:
-        gaps: by measure and model; empty below two judged values.
-        changes: empty unless a distilled model and a baseline were judged.
-        unknown: windows without a value.
+    `changes` is empty unless a distilled model and a baseline were judged; `unknown` windows have no value.
     """
 
     by: str
@@ -95,7 +92,6 @@ class _Counts:
     surplus: Floats
 
     def figures(self, weights: Floats) -> dict[GroupMeasure, Floats]:
-        """Return each measure (D,) with block weights (D, B)."""
         right, windows = weights @ self.right, weights @ self.windows  # (D, K)
         total, occurs = np.maximum(windows.sum(axis=1), 1), windows > 0
         recalls = np.where(occurs, right / np.maximum(windows, 1), 0.0)
@@ -106,7 +102,6 @@ class _Counts:
         }
 
     def drawn(self, rng: np.random.Generator) -> dict[GroupMeasure, Floats]:
-        """Return each measure under draws of blocks, (D,)."""
         return self.figures(draw_groups(len(self.right), rng, _DRAWS).astype(np.float64))
 
     @property
@@ -242,8 +237,8 @@ def _changes(inputs: SuiteInputs, drawn: Mapping[str, Mapping[GroupMeasure, Floa
 def classify_change(student: Floats, baseline: Floats, teacher: Floats | None) -> BiasChange:
     """Return the effect of distillation on a gap, from draws (D,) of the gaps.
 
-    It is significant if the interval of student minus baseline excludes 0. A larger gap is `inherited` if the teacher's
-    is significantly larger than the baseline's, and the student's not than the teacher's; otherwise `amplified`.
+    Significant if the interval of student minus baseline excludes 0. A larger gap is `inherited` if the teacher's is
+    significantly larger than the baseline's, and the student's not than the teacher's; else `amplified`.
     """
     low, high = interval_of(student - baseline)
     if high < 0:

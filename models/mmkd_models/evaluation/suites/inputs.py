@@ -31,7 +31,7 @@ class ModelUnderTest:
     """A checkpoint, an artifact of a bundle, or a rival.
 
     Attributes:
-        practised: the augmentations of its training; None if unknown.
+        practised: training augmentations; None if unknown.
         predict: logits (N, K) of windows that have its modalities, in order; regression numbers (N, 1).
         seen: judging windows that it knows; None if unknown or of another dataset.
         calibration: temperature and label sets of an artifact, whose answers are calibrated.
@@ -61,13 +61,10 @@ class ModelUnderTest:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteInputs:
-    """Inputs of all suites.
+    """Inputs of all suites; the first of the `models` is judged.
 
-    Attributes:
-        models: the first is judged and compared with the others.
-        calibration: labelled validation windows, for label sets.
-        by: name of metadata; None for groups.
-        shift: trains and judges without each domain, and reports each part to its argument.
+    `calibration` windows, labelled validation ones, are for label sets. `by` names metadata, None for groups. `shift`
+    trains and judges without each domain, and reports each part to its argument.
     """
 
     models: tuple[ModelUnderTest, ...]

@@ -48,8 +48,6 @@ class _MissingFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _MissingSource:
-    """Windows without some modalities, and some samples of the others."""
-
     source: WindowSource
     absent: tuple[str, ...] = ()
     fraction: float = 0.0
@@ -58,11 +56,9 @@ class _MissingSource:
 
     @property
     def max_shift_s(self) -> float:
-        """As of the intact source."""
         return self.source.max_shift_s
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
-        """Return new windows with NaN, or missing frames."""
         values = self.source.gather(modality, rows, shift_s=shift_s)
         if modality.name in self.absent:
             gone = np.ones(values.shape[:2], dtype=bool)

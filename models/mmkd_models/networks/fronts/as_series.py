@@ -29,7 +29,6 @@ class _SoundAsSeries(nn.Module):
         self.spec = _series(modality, self.mels.positions, len(modality.channels) * self.mels.count)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-mels, 0 where missing, and their presence."""
         present = present.transpose(1, 2)
         mels, there = self.mels(values.transpose(1, 2) * present, present)
         there = there[..., None] @ self.ones  # (B, C, N, M)
@@ -54,7 +53,6 @@ class _VideoAsSeries(nn.Module):
         self.spec = _series(modality, modality.samples, cells)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Return brightness, 0 where missing, and its presence."""
         samples, height, width = self.frame
         gray = values.to(present.dtype).mean(-1).reshape(-1, height, width)
         cells = (self.down @ gray @ self.across.T).reshape(-1, samples, self.spec.shape[1])
@@ -97,7 +95,6 @@ def _series(modality: ModalitySpec, samples: int, channels: int) -> ModalitySpec
 
 
 def _cells(pixels: int) -> Tensor:
-    """(cells, pixels): rows average neighbouring pixels, about equally many."""
     count = min(_CELLS, pixels)
     matrix = np.zeros((count, pixels), dtype=np.float32)
     matrix[np.arange(pixels) * count // pixels, np.arange(pixels)] = 1.0

@@ -1,7 +1,7 @@
 """What a causal student sees: running statistics and filters of a series, block by block; sound and video as a series.
 
-A block is the samples of one time token. Statistics of a stretch of time are sums, means and extremes over its blocks,
-so a whole recording and a stream compute the same and nothing drifts. A stream begins with sums of zero.
+Statistics of a stretch are sums, means and extremes over blocks, the samples of one time token each, so recordings and
+streams compute the same without drift.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Running:
 
 
 class CausalFront(nn.Module):
-    """Raw samples -> normalised samples, sums of blocks, and summaries of stretches of time; all masked.
+    """Raw samples -> normalised samples, sums of blocks, and summaries of stretches; all masked.
 
-    S is the `stride`, samples of a block; W the `tokens` of a window; F the filters, at most `bands`, fewer in short
-    windows. Without `products` the products of channels, the largest part if there are many, are left out.
+    Blocks have S = `stride` samples, windows W `tokens`; F filters are at most `bands`. Without `products` there are no
+    products of channels.
     """
 
     mean: Tensor
@@ -152,7 +152,6 @@ class CausalFront(nn.Module):
         return spectrum.flatten(2), torch.cat(parts, dim=-1)
 
     def _correlation(self, products: Tensor, blocks: Blocks, running: Running, band: Tensor) -> Tensor:
-        """(B, I, C C): products about the common mean, scaled."""
         channels = self.channels
         count, mean, _ = blocks.moments.chunk(3, dim=-1)
         away = (mean[:, None] - running.mean[:, :, None]) * (band[..., None] * count[:, None]).sqrt()  # (B, I, M, C)
@@ -183,7 +182,7 @@ def _filters(taps: int, bands: int) -> Tensor:
 
 
 class CausalSound(nn.Module):
-    """Waveform and presence -> normalised log-mels as the channels of a series, one frame for each hop.
+    """Waveform and presence -> normalised log-mels as a series, one frame per hop.
 
     A frame is two hops long; a stream stores the last hop (`state`). Buffers as in `LogMelFront`.
     """
@@ -244,9 +243,9 @@ def mel_series(modality: ModalitySpec, mels: LogMels) -> ModalitySpec:
 
 
 class CausalFrames(nn.Module):
-    """Bytes and presence of frames -> embeddings and brightness as the channels of a series, one sample a frame.
+    """Bytes and presence of frames -> embeddings and brightness as a series.
 
-    A stream stores the view of the last frame (`state`: its pixels or small maps), missing before the first.
+    A stream stores the view of the last frame (`state`: pixels or small maps), missing before the first.
     """
 
     every_channel: Tensor

@@ -26,12 +26,12 @@ _FLAT = 1e-2  # variance below which a frame counts as flat, of the training's
 class FrameFront(nn.Module):
     """Bytes and presence of the frames of a window -> an embedding of each frame, and summaries, all masked.
 
-    Frames are normalised by the training's mean and std (buffers), then about their own, against lamps and gain. They
-    are embedded with what changed since the frame before (Li et al., "TEA", CVPR 2020). Large frames first go through
-    convolutions of patches, and changes are those of their small maps: passes over pixels take most of the time.
+    Frames are normalised by the training's mean and std (buffers), then about their own, against lamps and gain, and
+    embedded with their changes (Li et al., "TEA", CVPR 2020). Large frames first go through convolutions of patches:
+    passes over pixels take most of the time.
 
-    Channels are fractions of `width`, the network's; an embedding has D `values`, by default `width`. Raises UsageError
-    if frames are too small or too large.
+    Channels are fractions of the network's `width`, also the default of D, `values`. Raises UsageError if frames are
+    too small or too large.
     """
 
     mean: Tensor
@@ -63,7 +63,7 @@ class FrameFront(nn.Module):
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, H, W, C), values up to 255, (B, T, 1) -> series (B, D, T), spectrum (B, D), statistics (B, D + 3).
 
-        These are each frame's embedding; its mean; its mean absolute step, and step, mean and spread of brightness.
+        These are embeddings; their mean; their mean absolute step, and step, mean and spread of brightness.
         """
         seen, level = self.look(values, present)
         changed = (seen - _before(seen)) * (present * _before(present))
@@ -145,7 +145,6 @@ def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[
 
 
 def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tuple[int, int, int]]:
-    """Convolutions of patches, 4 x 4 and then 2 x 2, and the shape of their map."""
     layers: list[nn.Module] = []
     channels, height, across = shape
     while max(height, across) > 2 * _LAST:
@@ -165,5 +164,4 @@ def _begin_at_full_size(*parts: nn.Sequential) -> None:
 
 
 def _margin(pixels: int, side: int) -> int:
-    """Padding at both ends that lets patches cover a row."""
     return -(-(-pixels % side) // 2)

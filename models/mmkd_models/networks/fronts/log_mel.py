@@ -1,8 +1,7 @@
 """What networks see of sound: a log-mel spectrogram as constant matmuls, its statistics, and which frames are there.
 
 As librosa's `melspectrogram` (0.11) without padding: periodic Hann window (Harris, Proc. IEEE 66, 1978), power of the
-discrete Fourier transform, triangles of area 1 on Slaney's mel scale (M. Slaney, "Auditory Toolbox", Interval Research
-TR 1998-010).
+discrete Fourier transform, triangles of area 1 on Slaney's mel scale (M. Slaney, Interval Research TR 1998-010).
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ _STILL = 1e-2  # variance over a window, of the training's variance, that none g
 class LogMels(nn.Module):
     """Samples and presence of a window -> unnormalised log-mels of N `positions` and M mels (`count`).
 
-    A frame is present if at least half of its samples are, and is scaled by that fraction. Samples after the last whole
-    hop are ignored. Raises UsageError for windows too short for a spectrum.
+    A frame is present, and scaled, from half of its samples on. Samples after the last whole hop are ignored. Raises
+    UsageError for windows too short for a spectrum.
     """
 
     window: Tensor
@@ -120,8 +119,8 @@ class LogMelFront(nn.Module):
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> series (B, C (2 M + 1), N), spectrum (B, C M), statistics (B, 3 C M).
 
-        Series: log-mels, normalised globally and about their mean over the window, and presence. Spectrum: that mean.
-        Statistics: std over time, maximum and mean absolute step.
+        Series: log-mels, normalised globally and over the window, and presence. Spectrum: window means. Statistics:
+        std, maximum, mean absolute step.
         """
         mels, there = self.log_mels(values, present)
         there = there[..., None]  # (B, C, N, 1)
@@ -154,7 +153,6 @@ def _is_there(fraction: Tensor) -> Tensor:
 
 
 def _present_fraction(present: Tensor) -> Tensor:
-    """(B, C, N + 1, hop) -> (B, C, N)."""
     blocks = present.mean(-1)
     return (blocks[:, :, :-1] + blocks[:, :, 1:]) * 0.5
 
@@ -187,7 +185,6 @@ def mel_matrices(frame: int, rate_hz: float, mels: int = _MELS) -> tuple[Tensor,
 
 
 def _triangles(bins_hz: NDArray[np.float64], rate_hz: float, mels: int) -> NDArray[np.float64]:
-    """(F, M), from 0 Hz to half the rate."""
     edges = _hz_from_mel(np.linspace(0.0, _mel_from_hz(rate_hz / 2), mels + 2))
     width = np.diff(edges)
     rising = (bins_hz[:, None] - edges[:-2]) / width[:-1]

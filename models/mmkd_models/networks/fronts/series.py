@@ -64,9 +64,9 @@ class FrontEnd(nn.Module):
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> series (B, T, 3 C or 4 C), spectrum (B, C * bands), statistics (B, S).
 
-        The series is normalised by the training data and by the window, then movement and presence; the spectrum is log
-        power of the normalised window; statistics are moments, extremes, mean absolute step, slope, soft distribution
-        function, products of channels.
+        Series: normalised by training data and window, movement, presence. Spectrum: log power of the normalised
+        window. Statistics: moments, extremes, mean absolute step, slope, soft distribution function, products of
+        channels.
         """
         scaled = ((values - self.mean) / self.std).clamp(-CLIP, CLIP) * present
         count = present.sum(1, keepdim=True).clamp(min=1.0)  # (B, 1, C)
@@ -114,8 +114,8 @@ class FrontEnd(nn.Module):
 class LongFrontEnd(nn.Module):
     """The views of `FrontEnd` without movement, for long windows; cost grows linearly with the window.
 
-    The spectrum is a mean over frames, in levels; further levels have a third of the bands. Channels precede samples:
-    engines are several times faster along a long last axis.
+    The spectrum is a mean over frames, in levels; further ones have a third of the bands. Engines are several times
+    faster with samples as the last axis.
     """
 
     mean: Tensor
@@ -203,8 +203,7 @@ def blocks_of(samples: Tensor, count: int, length: int) -> Tensor:
 def _spectrum_matrices(samples: int, bands: int) -> tuple[Tensor, Tensor]:
     """Hann-windowed Fourier transform as a matmul (T, 2 F), and the bands (F, bands) that pool its bins.
 
-    Bins 1 .. T/2, at least one; geometric band edges. White noise of variance 1 has power 1 in every bin (Harris, "On
-    the use of windows for harmonic analysis", 1978).
+    Bins 1 .. T/2, at least one; geometric bands. White noise of variance 1 has power 1 in every bin (Harris, 1978).
     """
     bins = np.arange(1, max(1, samples // 2) + 1)
     window = np.hanning(samples + 2)[1:-1]
