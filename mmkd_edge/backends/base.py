@@ -24,8 +24,8 @@ class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Engine options besides threads; a backend ignores those that it lacks.
 
     Attributes:
-        graph: onnxruntime's graph rewriting: everything, or only what needs no other kernels.
-        owns_cores: onnxruntime's idle threads spin and OpenVINO's are pinned; for cores that run nothing else.
+        graph: how far onnxruntime rewrites the graph.
+        owns_cores: let onnxruntime's idle threads spin and pin OpenVINO's; for cores that run nothing else.
     """
 
     graph: Literal["all", "basic"] = "all"
@@ -73,8 +73,8 @@ class Backend(Protocol):
             feeds: `<name>` and `<name>_present`, float32 (1, T, C); video uint8 (1, T, H, W, C) and float32 (1, T, 1).
 
         Returns:
-            Logits and probabilities (or the value of a regression), float32 (1, K), and perhaps the novelty score,
-            float32 (1, 1). The caller owns them.
+            Logits and probabilities (a regression's value), float32 (1, K), perhaps novelty, float32 (1, 1). The caller
+            owns them.
         """
         ...
 
@@ -99,7 +99,7 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
         library: returns the module to import and its distribution.
         lacks: returns what else is missing, with install commands, or None.
         on_gpu: ignores threads; opening may build an engine.
-        is_own: checks its files itself, so it needs no sandbox check.
+        is_own: needs no sandbox check, since it checks its files itself.
         owns_cores_from: threads from which `SessionOptions.owns_cores` matters, or None.
     """
 
@@ -239,7 +239,7 @@ def backend_for(artifact_format: ArtifactFormat) -> BackendName:
 
 
 def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], backend: BackendName) -> Artifact:
-    """Return the artifact for a backend (`auto` is fp32); UsageError says why each does not fit."""
+    """Return the artifact for a backend; UsageError says why each does not fit."""
     expected = "fp32" if precision == "auto" else precision
     formats = BACKENDS[backend].formats
     reasons: list[str] = []

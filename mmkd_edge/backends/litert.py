@@ -1,7 +1,6 @@
 """LiteRT (formerly TensorFlow Lite) on the CPU, for `.tflite` artifacts.
 
-Parallel calls take interpreters from a pool. LiteRT prints one line to stderr at a process's first artifact; nothing
-prevents that.
+Parallel calls take interpreters from a pool. LiteRT prints one unavoidable line to stderr at the first artifact.
 """
 
 from __future__ import annotations

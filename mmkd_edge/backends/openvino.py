@@ -1,7 +1,7 @@
 """OpenVINO on the CPU, without its converter and telemetry.
 
-Parallel calls of a graph wait, since OpenVINO's shared call mixes answers up. A signal handler that interrupts a call
-gets its own request. Outputs are NaN before every call: some operators fail without an error and leave old answers.
+Parallel calls of a graph wait, since OpenVINO's shared call mixes answers up; a signal handler during a call gets its
+own request. Outputs are NaN before every call: some operators fail silently and leave old answers.
 """
 
 from __future__ import annotations

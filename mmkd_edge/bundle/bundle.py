@@ -1,7 +1,7 @@
 """The bundle: the one verified file that devices get.
 
-`Bundle.open` checks every byte: the archive's SHA-256, the exact members, their sizes and hashes, and the canonical
-form. This is integrity, not authenticity: whoever can write the file can write its hashes.
+`Bundle.open` checks every byte: SHA-256, members, sizes, hashes and canonical form. This is integrity, not
+authenticity: whoever can write the file can write its hashes.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def write_bundle(
 ) -> None:
     """Write a bundle atomically and deterministically.
 
-    `members` maps names to contents, without the manifest. Raises ManifestError for an invalid manifest, BundleError
-    for a member that is missing, extra or different.
+    `members` excludes the manifest. Raises ManifestError for an invalid manifest, BundleError for a member that is
+    missing, extra or different.
     """
     path = Path(path)
     files = {MANIFEST_FILE: encode_manifest(manifest)}

@@ -75,7 +75,7 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         labels: number of labels from the new domain.
-        gain_points: the estimate that chose `method`; `forgotten_points` is the loss on the old domain.
+        gain_points: the estimate that chose `method`; `forgotten_points` is the old domain's loss.
         fraction: applied part of the step from the old checkpoint; None for all.
     """
 
@@ -111,9 +111,8 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model file in the archive: `<model>/model.<precision>.<format>`.
 
-    Attributes:
-        opset: ONNX opset, or `.tflite` schema version.
-        unjudged: too few windows judged a lower precision, and the user accepted that.
+    `opset` is ONNX's, or the `.tflite` schema version. `unjudged`: too few windows judged a lower precision, and the
+    user accepted that.
     """
 
     file: str
@@ -148,7 +147,7 @@ class Streaming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         stride: samples per step.
         memory: number of samples that an answer depends on.
-        slots: of the states; step n, from 0, fills slot n modulo `slots`.
+        slots: step n, from 0, fills slot n modulo `slots`.
     """
 
     stride: Annotated[int, msgspec.Meta(ge=1)]
@@ -166,7 +165,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         mflops: millions of floating-point operations per window.
-        teacher_sha256: the teacher's checkpoint; None if trained on labels only.
+        teacher_sha256: the teacher's checkpoint; None without a teacher.
         statistics: of the golden windows; None if they are noise.
         fold: training fold; None for the dataset's own split, absent if unknown.
     """
@@ -202,9 +201,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The manifest; the first of `models` answers while its sensor works.
 
-    Attributes:
-        licence: of the weights and the golden windows' data.
-        release: grows with every release; devices refuse earlier ones.
+    `licence` covers the weights and the golden windows. `release` grows; devices refuse earlier ones.
     """
 
     format_version: int = FORMAT_VERSION

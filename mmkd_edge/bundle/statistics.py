@@ -18,9 +18,8 @@ _Factor = Annotated[float, msgspec.Meta(ge=1)]
 class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Distribution of a channel's present values, as the student takes them.
 
-    Attributes:
-        edges: float32, the distinct deciles, rising; bin i has edges[i - 1] <= value < edges[i].
-        shares: fraction of values per bin.
+    `edges` are the distinct deciles, float32, rising: bin i has edges[i - 1] <= value < edges[i]. `shares` are
+    fractions of values per bin.
     """
 
     mean: float

@@ -58,10 +58,7 @@ def check_name(output: Path, suffix: str) -> None:
 
 @contextlib.contextmanager
 def lock_output(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iterator[None]:
-    """Lock an output (flock) until the block ends; make its folder if absent.
-
-    A killed process leaves no lock. The lock is inside an output folder, else next to the output.
-    """
+    """Lock an output (flock) until the block ends; make its folder if absent. A killed process leaves no lock."""
     absolute = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
     folder = absolute if is_folder else absolute.parent
     check_folder(output if is_folder else output.parent, needs_bytes=needs_bytes)

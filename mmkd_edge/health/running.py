@@ -48,7 +48,7 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         windows_observed: measured windows, older ones weighted less.
         label_fractions: of each label among the answers; multi-label: of answers with it on; empty for a regression.
-        label_psi: population stability index of the answers; None with too few.
+        label_psi: population stability index of the answers, or None.
     """
 
     model: str

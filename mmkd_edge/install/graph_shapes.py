@@ -47,8 +47,8 @@ def measure_graph(
 ) -> GraphCost:
     """Compute every shape and the cost of a graph with nodes in the order of execution.
 
-    `inputs` includes constants; `slots` is the range of a step graph's input `slot`. Raises ValueError if a shape
-    depends on the input, an index may be out of range, or shapes do not fit.
+    `inputs` includes constants; `slots` is the range of the input `slot`. Raises ValueError if a shape depends on the
+    input, an index may be out of range, or shapes do not fit.
     """
     tensors, folding = dict(inputs), Folding()
     if "slot" in tensors and 0 < slots <= _MAX_SLOTS:

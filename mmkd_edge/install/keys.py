@@ -1,7 +1,7 @@
 """Ed25519 keys (RFC 8032, by `cryptography`) that sign bundles.
 
-Private keys sign at export and never reach a device. A device with a folder of public keys refuses bundles without a
-valid signature by one of them.
+Private keys never reach a device. A device with a folder of public keys refuses bundles without a valid signature by
+one of them.
 """
 
 from __future__ import annotations
@@ -102,8 +102,7 @@ def keys_folder(keys: str | os.PathLike[str] | None = None) -> Path | None:
 def check_signed(bundle: Bundle, keys: str | os.PathLike[str] | None = None) -> str:
     """Return the id of the trusted key that signed a bundle; empty if no key folder is named.
 
-    Raises:
-        SignatureError: no valid key signed it; the message says why for each.
+    Raises SignatureError, with the reason for each signature, if none is valid.
     """
     folder = keys_folder(keys)
     if folder is None:

@@ -30,7 +30,7 @@ class ActiveStudents:
     """The students that answer now, and those before the last swap.
 
     Args:
-        request: how bundles are opened; None for students made without one.
+        request: how bundles are opened; None without a bundle.
         raises: whether a permanent engine failure raises an error.
 
     Attributes:

@@ -1,7 +1,7 @@
 """The profile: the configs that `mmkd-bench tune` measured for a bundle on a machine.
 
-A JSON file in the user's cache folder; a damaged, stale or foreign one is ignored with a reason. It affects speed
-alone: every measured config passed the same gates.
+A damaged, stale or foreign profile is ignored with a reason. It affects speed alone: every measured config passed the
+same gates.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sandbox check: a bundle that is new here is opened in a child process first.
 
-Its graphs are read here, then the child opens each config and runs the golden windows. A crash, hang or lack of memory
-ends only the child. Passed configs are remembered by bundle hash.
+Its graphs are read here, then the child opens each config and runs the golden windows. Passed configs are remembered by
+bundle hash.
 """
 
 from __future__ import annotations

@@ -100,12 +100,11 @@ def interpret(
     """Turn one answer into a `Prediction`; BackendError for another number of classes than the task's.
 
     Args:
-        probabilities: float32 (1, K), a regression's value; the prediction keeps it.
+        probabilities: float32 (1, K), a regression's value; the prediction owns it.
         present: float32 (1, T, C) from `prepare`, video (1, T, 1); None if nothing is missing.
         window: raw values (T, C), to explain missing ones.
-        fault: a fault that is already known.
+        fault: a known fault.
         least_probability: label set threshold, or None.
-        novelty: the window's p-value.
     """
     row = probabilities[0]
     values: list[float] = row.tolist()

@@ -24,8 +24,8 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
     """Check one window and return its array; InputError for another modality, type or shape.
 
     Args:
-        window: an array, or a mapping from the modality's name to one; columns of a data frame (pandas, polars) are
-            selected by channel name. Any numbers become float32, masked values NaN. Video: see `check_frames`.
+        window: an array of numbers, a data frame (pandas, polars) with columns named like the channels, or a mapping
+            from the modality's name to one. Masked values become NaN. Video: see `check_frames`.
 
     Returns:
         float32 (T, C), NaN = missing; video uint8 (T, H, W, C), masked where missing. Not copied if already that.

@@ -32,14 +32,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenStudent(msgspec.Struct, frozen=True, kw_only=True):
-    """One student that can answer.
+    """One student that can answer; without a bundle `artifact`, `config` and `reopen` are None.
 
     Attributes:
-        artifact: None without a bundle, as are `config` and `reopen`.
         least_probability: label set threshold; None without an error level.
-        refusal: why it cannot answer for raw values; empty if it can.
+        refusal: why it cannot answer for raw values, or empty.
         complete: presence of a complete window, as from `prepare`.
-        step: executes a causal student's step graph; None if impossible.
+        step: executes a causal student's step graph, or None.
         novelty: judges novelty scores; None without calibration. `step_novelty` judges those of steps.
         rejected: why each better config was not taken.
     """

@@ -1,6 +1,6 @@
 """Timed samples become rows at the declared rate, despite jitter, duplicates, gaps and clock changes.
 
-The result does not depend on how samples are divided into pushes.
+The division into pushes does not matter.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class TrtBackend:
         with EngineCall(self._title, "failed to run", reason=self._reason):
             try:
                 execution.take(feeds)
-            except BaseException:  # the GPU was asked nothing
+            except BaseException:  # nothing ran on the GPU
                 self._give_back(execution)
                 raise
             try:

@@ -32,11 +32,11 @@ class BuiltPlan:
 def engine_from_onnx(
     model: bytes, module: Any, *, workspace_bytes: int, timing_cache: bytes | None = None
 ) -> BuiltPlan:
-    """Build a strongly typed engine from an ONNX graph; BackendError with the library's message if it refuses.
+    """Build a strongly typed engine; BackendError with the library's message if it refuses the graph.
 
     Args:
         module: `tensorrt` or `tensorrt_rtx`.
-        timing_cache: from an earlier build on this device, empty for the first; None for none.
+        timing_cache: from an earlier build here, empty for the first; None for none.
     """
     logger = engine_logger(module)
     builder = module.Builder(logger)

@@ -34,9 +34,7 @@ T = TypeVar("T")
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The GPU of an engine; versions as CUDA counts, 12060 is 12.6.
 
-    Attributes:
-        compute_capability: such as 8.7.
-        memory_bytes: of the GPU or a shared board, in whole GiB, since the kernel's part varies.
+    `memory_bytes` is in whole GiB (of the board if shared), since the kernel's part varies.
     """
 
     name: str
@@ -50,10 +48,7 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The inputs of a build; the graph decides the precision.
 
-    Attributes:
-        format_version: of these facts and the build method.
-        device: None if built ahead of time without a GPU.
-        tf32: whether float32 products may be rounded to ten bits.
+    `device` is None if built without a GPU; `tf32` allows rounding float32 products to ten bits.
     """
 
     format_version: int = FORMAT_VERSION
@@ -80,7 +75,7 @@ class _CachedEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def load_engine(
     facts: EngineFacts, *, load: Callable[[bytes], T], build: Callable[[], BuiltPlan], folder: Path | None = None
 ) -> tuple[T, str]:
-    """Load the cached engine for these facts, else build and cache it; return it and a description of its origin.
+    """Load the cached engine for these facts, else build and cache it; return it and its origin in words.
 
     Other processes wait. `load` makes an engine from bytes; BackendError if TensorRT refuses them.
     """
