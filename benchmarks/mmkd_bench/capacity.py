@@ -173,7 +173,7 @@ class _Session:
         return self.outcomes[0].streams
 
     def offer(self, streams: int) -> Offered:
-        """Offer a load in a new process; raise _OutOfTimeError if the budget is too short, but for the first."""
+        """Offer a load in a new process; the first ignores the budget, others raise _OutOfTimeError."""
         duration_s, begun_s = self.confirm_s(streams), time.monotonic()
         if self.offered and begun_s + self._start_s + duration_s > self._end_s:
             raise _OutOfTimeError

@@ -160,7 +160,7 @@ def _plain_change(name: str, unit: str, before: float | None, after: float | Non
 
 
 def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64]] | None:
-    """Return values per complete launch; None if one lacks them, or if there is one value per run."""
+    """Return values per complete launch; None if one lacks them, or there is one value per run."""
     if quantity.in_launch is None:
         return None
     groups = [list(quantity.in_launch(launch)) for launch in report.launches if launch.complete]
@@ -174,7 +174,7 @@ def _statistic(groups: Sequence[NDArray[np.float64]]) -> float:
 
 
 def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generator) -> NDArray[np.float64]:
-    """Return the statistic of resampled runs, (R,): launches first, then windows inside each."""
+    """Return the statistic (R,) of resampled launches and windows."""
     count = len(groups)
     drawn = random.integers(count, size=(_RESAMPLES, count))
     medians = np.empty((count, _RESAMPLES, count))
@@ -238,7 +238,6 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
 
 
 def _competition(name: str, report: BenchReport) -> str:
-    """Return a remark if the run competed for cores, with the quantities still judged."""
     beside = [launch.interference for launch in report.launches if launch.complete]
     others = float(np.median([(one.others_cores or 0.0) + (one.steal_cores or 0.0) for one in beside]))
     # Calls back to back keep all their threads busy, paced ones what they used.

@@ -26,7 +26,7 @@ def encode_report(report: BenchReport) -> bytes:
 
 
 def decode_report(data: bytes, *, where: str) -> BenchReport:
-    """Parse a report; raise UsageError, with the path of the fault, if it is none."""
+    """Parse a report; raise UsageError with the path of a fault."""
     try:
         version = msgspec.json.decode(data, type=_Version).format_version
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -57,13 +57,10 @@ def measure_bundle(
     idle_s: float = IDLE_S,
     progress: Progress = ignore_progress,
 ) -> BenchmarkRun:
-    """Measure a bundle on this machine; a rate's default deadline is its period.
+    """Measure a bundle; a rate's default deadline is its period. Watch idle power for `idle_s` first.
 
-    A power sensor watches the idle machine for `idle_s` first.
-
-    Raises:
-        MmkdError: the settings make no sense, or the bundle cannot be opened or run.
-        KeyboardInterrupt: Ctrl-C; an `Interrupted` with a `BenchmarkRun` if something was measured.
+    Raises MmkdError for wrong settings, or a bundle that fails; KeyboardInterrupt on Ctrl-C, as an `Interrupted` with a
+    `BenchmarkRun` if something was measured.
     """
     check_settings(settings)
     if settings.rate_hz is not None and settings.deadline_ms is None:

@@ -46,7 +46,7 @@ _SPREAD_HEADS = ("p50", "lowest", "highest")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text, shown if they have more than a name; the first column and those of `text` may wrap."""
+    """Rows, shown if they have more than a name; the first column and those of `text` may wrap."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -265,7 +265,7 @@ def _pause_lines(report: CapacityReport) -> Iterator[str]:
 
 
 def profile_sheet(profile: ExecutionProfile) -> Sheet:
-    """Return every config of each student, the first choice of `open` first, and rejected ones."""
+    """Return every config of each student, as `open` sorts them, and rejected ones."""
     parts: list[Table | Text] = []
     for model in dict.fromkeys(trial.model for trial in profile.trials):
         trials = [trial for trial in profile.trials if trial.model == model]

@@ -173,7 +173,7 @@ def carried_text(report: CapacityReport) -> str:
 
 
 def ratio_text(second: str, first: str, ratio: RepeatSpread) -> str:
-    """Write how many times as fast the second is, if all repeats agree that it differs."""
+    """Write how many times as fast the second is, if all repeats agree."""
     spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {plural(ratio.repeats, 'repeat')}"
     if ratio.repeats == 1:
         spread = "one repeat, no spread"

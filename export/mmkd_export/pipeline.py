@@ -1,4 +1,4 @@
-"""One export, from the plan to the verified bundle and engines.
+"""One export, from plan to verified bundle and engines.
 
 Everything stays in memory until the bundle is written, so a failure leaves an earlier bundle intact.
 """
@@ -83,9 +83,8 @@ def export_stages(resolved: ResolvedPlan) -> tuple[str, ...]:
 def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult:
     """Export a student to a bundle; write nothing unless every gate passes.
 
-    Raises:
-        UsageError: a path or an option does not fit, or there are no real windows.
-        UnavailableError: a library is missing. If only an engine cannot be built here, the bundle is written.
+    Raises UsageError for a path or option that does not fit, or without real windows; UnavailableError for a missing
+    library. If only an engine cannot be built here, the bundle is written.
     """
     resolved = check_plan(plan)
     names = export_stages(resolved)
@@ -166,7 +165,7 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: _Begin) -> _Made:
 
 
 def _make_lower_precisions(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None:
-    """Make the lower precisions; a failed gate ends the export unless the artifact is optional."""
+    """A failed gate ends the export unless the artifact is optional."""
     student, exclude = made.student, resolved.plan.exclude
     formats = {proven.artifact.format for proven in student.others}
     for precision in resolved.precisions:
@@ -190,7 +189,7 @@ def _make_lower_precisions(made: _Made, resolved: ResolvedPlan, begin: _Begin) -
 
 
 def _run_in_backends(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None:
-    """Run the ONNX artifacts in the backends of targets too; a failed gate leaves out optional ones."""
+    """Run ONNX artifacts in other backends; a failed gate leaves out optional ones."""
     for target in resolved.targets:
         if target.backend is None:
             continue
@@ -211,7 +210,7 @@ def _run_in_backends(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None
 
 
 def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnStage | None = None) -> list[ExportResult]:
-    """Export students, the best first, into one bundle; errors as `export`. The plans' outputs are not used."""
+    """Export students, the best first, into one bundle; ignore the plans' outputs. Errors as `export`."""
     for target in requested_targets(plans[0]):
         if target.build or target.write:
             raise UsageError(f"--target {target.name}: expected one student, got several; export each on its own")

@@ -26,7 +26,7 @@ BUNDLE_SUFFIX = ".edge"
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """One row of `mmkd-export --list-targets`; `int8_ops` are faster in INT8 there, `run_here` is what was tested."""
+    """A row of `mmkd-export --list-targets`; `int8_ops` are faster in INT8, `run_here` was tested."""
 
     name: PlatformName
     title: str
@@ -36,7 +36,7 @@ class Platform:
 
     @property
     def has_gpu(self) -> bool:
-        """Whether artifacts run on a GPU there, so that this machine's latencies mean nothing for it."""
+        """Whether artifacts run on a GPU, so that this machine's latencies mean nothing."""
         return self.engine_library is not None
 
 
@@ -78,7 +78,7 @@ def platform_named(name: PlatformName) -> Platform:
 
 @dataclass(frozen=True, kw_only=True)
 class Seal:
-    """The keys that sign a bundle, and its release number; None keeps that of a bundle that is sealed again."""
+    """Signing keys and release number; None keeps that of a bundle that is sealed again."""
 
     release: int | None = None
     keys: tuple[Path, ...] = ()
@@ -86,17 +86,17 @@ class Seal:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPlan:
-    """What to export, and where to; `targets.table.resolve` makes the open choices.
+    """One export.
 
     Attributes:
         source: a student's checkpoint; or a bundle, to sign it again or to build engines.
-        optional: targets that are left out, with the reason, if they cannot be made.
-        precisions: made beside fp32; `auto` keeps those that prove faster. Of a bundle, those to build.
-        calibration: windows instead of those in the checkpoint: a dataset directory or an .npz file.
+        optional: targets that are left out, with the reason, if they fail.
+        precisions: made in addition to fp32; `auto` keeps faster ones. Of a bundle, those to build.
+        calibration: dataset directory or .npz file, instead of windows in the checkpoint.
         exclude: regular expression of layers that stay out of INT8.
         evaluation: windows that judge instead of half of the others.
         max_drop_points: percentage points of the task metric that lower precision may lose.
-        accept_unjudged: whether too few windows may judge lower precision, which is then marked.
+        accept_unjudged: too few windows may judge lower precision, which is then marked.
         drift_reference: a dataset directory, to measure how its groups differ.
     """
 

@@ -19,7 +19,7 @@ FOR_CHECKPOINT = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
 
 
 def check_plan(plan: ExportPlan) -> ResolvedPlan:
-    """Resolve a plan; raise UsageError with every problem, or UnavailableError if only a library is missing."""
+    """Resolve a plan; raise UsageError with every problem, or UnavailableError for a missing library."""
     problems = list(_problems(plan))
     if len(problems) == 1:
         raise problems[0]

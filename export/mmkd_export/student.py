@@ -1,4 +1,4 @@
-"""A student between checkpoint and bundle."""
+"""From checkpoint to proven student."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ class ProvenStudent:
     Attributes:
         entry: without artifacts, golden windows and statistics.
         others: fp32 artifacts of other formats.
-        steps: step graphs of a causal student.
-        golden: golden windows, if not those of the proof set.
+        golden: if not those of the proof set.
         range_rule: origin of the value range, if not the dataset.
     """
 

@@ -50,7 +50,7 @@ class Axis:
     ticks: tuple[float, ...]
 
     def place(self, value: float) -> float:
-        """Return a position from 0 to 1; values outside stay at the nearer end."""
+        """Return a position from 0 to 1, clipped."""
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
 
@@ -92,7 +92,7 @@ def tight_axis(values: Iterable[float | None]) -> Axis:
 
 
 def element(name: str, *content: str, **attributes: object) -> Markup:
-    """Return an escaped XML element; `_` in attribute names becomes `-`, a trailing one is dropped."""
+    """Return an escaped XML element; `_` in attribute names becomes `-`, or nothing at the end."""
     from markupsafe import Markup
 
     head = Markup("").join(
@@ -126,7 +126,7 @@ def bar(width: float, role: str) -> Markup:
 
 @dataclass(frozen=True, kw_only=True)
 class DotRow:
-    """A row of a dot panel: a dot per value in `dots` (value and title), a bar at `mean`."""
+    """A row: a dot per value in `dots` (value and title), a bar at `mean`."""
 
     role: str
     name: str
@@ -189,7 +189,7 @@ def gain_tick(value: float, measure: Measure) -> str:
 
 
 def draw_panels(panels: Sequence[DotPanel], *, note: str, named: bool = False) -> Chart:
-    """Draw panels over one scale, labelled below the last; `named` leaves room for names."""
+    """Draw panels over one scale; `named` leaves room for names."""
     from markupsafe import Markup
 
     drawn = [_draw_panel(panel, with_ticks=panel is panels[-1]) for panel in panels]
@@ -248,7 +248,7 @@ def _draw_panel(panel: DotPanel, *, with_ticks: bool) -> Markup:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Points of a line: None or NaN breaks it. `low` and `high` span a band."""
+    """Points, broken by None or NaN; `low` and `high` span a band."""
 
     role: str
     name: str
@@ -278,7 +278,7 @@ def line_chart(
     caption: str | None = None,
     note: str = "",
 ) -> Chart:
-    """Draw lines over two axes; `x_text` and `y_text` write tick labels, `caption` replaces the title above."""
+    """Draw lines over two axes; `x_text` and `y_text` write tick labels, `caption` replaces the title."""
     parts = _axes(x_axis, y_axis, LINE_BOTTOM, x_label, x_text, y_text)
     for line in lines:
         keep = thin_out(len(line.x))
@@ -338,7 +338,6 @@ def _place_points(
 
 
 def _path(points: Iterable[tuple[float, float] | None]) -> str:
-    """Return SVG path data; a missing point lifts the pen."""
     written, pen = [], "M"
     for point in points:
         if point is None:
@@ -397,7 +396,6 @@ def log_histogram(
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten inside the ends; without any, the lower end."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [factor * 10.0**power for power in decades for factor in (1, 2, 5)]
     return [value for value in ticks if low <= value <= high] or [low]

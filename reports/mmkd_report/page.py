@@ -52,7 +52,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, a smaller `note`, drawn `content`, a link; `shade` (0 to 1) colours it."""
+    """Text, a smaller `note`, drawn `content`, a link; `shade` (0 to 1) colours it."""
 
     text: str = ""
     note: str = ""
@@ -82,7 +82,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A table row: its head, then a cell per further column. The role colours it."""
+    """A head, then a cell per further column. The role colours it."""
 
     cells: Sequence[Cell | str]
     role: str = ""
@@ -91,7 +91,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of titled groups of rows; style `results` turns into cards on a phone."""
+    """Titled groups of rows; style `results` turns into cards on a phone."""
 
     kind: ClassVar = "table"
     columns: Sequence[Column]
@@ -123,7 +123,7 @@ def table(
     hide_caption: bool = False,
     body_id: str = "",
 ) -> Table:
-    """Return a table of `rows` or titled `groups`; heads are columns, or texts above numbers (but for the first)."""
+    """Return a table of `rows` or titled `groups`; heads are columns, or texts above numbers after the first."""
     return Table(
         columns=[head if isinstance(head, Column) else Column(str(head), bool(at)) for at, head in enumerate(heads)],
         caption=caption,
@@ -138,7 +138,7 @@ def table(
 
 
 def markdown(shown: Table) -> str:
-    """Return a table as Markdown, with missing values empty and group titles as rows."""
+    """Return Markdown; missing values are empty, group titles are rows."""
 
     def text(cell: Cell | str) -> str:
         written = cell if isinstance(cell, str) else f"{cell.text} ({cell.note})" if cell.note else cell.text
@@ -241,7 +241,7 @@ def render(page: Page) -> str:
 
 
 def write_page(path: str | os.PathLike[str], html: str) -> None:
-    """Write a page atomically; raise PageError if the folder is missing or the file cannot be written."""
+    """Write a page atomically; raise PageError if that fails."""
     target = Path(path)
     if not target.parent.is_dir():
         raise PageError(f"page '{target}': expected an existing folder, got '{target.parent}'; create it first")

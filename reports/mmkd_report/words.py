@@ -179,7 +179,7 @@ def with_gain_unit(written: str, measure: Measure) -> str:
 
 
 def gain_interval(low: float | None, high: float | None, measure: Measure) -> str:
-    """Write an interval of differences without the unit; `NOTHING` unless both ends are known."""
+    """Write an interval without the unit; `NOTHING` unless both ends are known."""
     if not (is_number(low) and is_number(high)):
         return NOTHING
     write = decimal if measure.is_fraction else significant
@@ -187,7 +187,7 @@ def gain_interval(low: float | None, high: float | None, measure: Measure) -> st
 
 
 def gain_verdict(mean: float, low: float | None, high: float | None, measure: Measure, where: str = "") -> str:
-    """Return the effect of distillation as its interval allows, a sentence without a full stop."""
+    """Return the effect of distillation as its interval allows, without a full stop."""
     size = with_gain_unit(signed_gain(abs(mean), measure).lstrip("+"), measure)
     effect = f"Distillation {'worsens' if mean < 0 else 'improves'} {measure.words}{where} by {size}"
     if not (is_number(low) and is_number(high)):
@@ -222,7 +222,7 @@ def score_and_chance(name: str, mean: float | None, chance: Chance, measure: Mea
 
 
 def no_conclusion(students: Sequence[tuple[str, float | None, Chance | None]], measure: Measure) -> str:
-    """Return why nothing is concluded if the first student (name, score, chance) is at chance, without a full stop."""
+    """Return why nothing is concluded if the first student (name, score, chance) is at chance."""
     better = [name for name, _, chance in students if not is_chance_level(chance)]
     head = "No sensor can be judged: no student is better than chance"
     if better:

@@ -74,7 +74,7 @@ def rule_problems(rule: AlarmRule) -> Iterator[str]:
 
 
 class EpisodeState:
-    """State of one rule: begin of the open episode, its windows with the label, and their highest probability."""
+    """State of one rule: the open episode's begin, windows with the label, highest probability."""
 
     def __init__(self, rule: AlarmRule) -> None:
         self.rule = rule

@@ -25,7 +25,7 @@ _STEPS_BACK = 5
 
 
 class _Bin(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A tenth of a second of a signal: extremes per channel, NaN if all samples are missing."""
+    """A tenth of a second: extremes per channel, NaN if all samples are missing."""
 
     number: int
     time_s: float
@@ -66,13 +66,13 @@ class _Signal:
         self._bins.append(_Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist())))
 
     def after(self, number: int) -> tuple[_Bin, ...]:
-        """Return bins from a number on, since the last one grows; all after a jump in time."""
+        """Return bins from a number on, the growing last one included; all after a jump in time."""
         restarted = bool(self._bins) and self._bins[-1].number < number
         return tuple(known for known in self._bins if restarted or known.number >= number)
 
 
 class _Episode(msgspec.Struct, frozen=True, kw_only=True):
-    """An episode for the operator: its last alarm, begin and end (UTC), and answers."""
+    """An episode's last alarm, begin and end (UTC), and answers."""
 
     alarm: AlarmRecord
     raised_s: float
@@ -103,7 +103,7 @@ class Board:
         self._lock = threading.Lock()
 
     def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32], *, sensor: int) -> None:
-        """Add (n,) seconds and float32 (n, C) of a sensor; for video the mean brightness of channels."""
+        """Add (n,) seconds and float32 (n, C); for video the mean brightness of channels."""
         with self._lock:
             self._signals[sensor].samples(times, rows)
 

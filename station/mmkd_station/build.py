@@ -35,7 +35,7 @@ _OPENING = ("bundle", "backend", "precision", "threads", "reference", "error_lev
 def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False) -> Iterator[Service]:
     """Open what a checked run needs, yield its service, and close everything. Raises MmkdError.
 
-    `load_recordings` returns the recordings of a dataset; with `has_page` stations store what a page shows.
+    With `has_page` stations store what a page shows.
     """
     with contextlib.ExitStack() as opened:
         builder = _Builder(spec, load_recordings, has_page=has_page, opened=opened)
@@ -50,7 +50,7 @@ def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False
 
 
 def open_outlet(text: str, store: Store | None, *, name: str) -> Outlet:
-    """Open a sink; the store identifies it by a hash, since its text may contain a secret."""
+    """Open a sink; the store identifies it by a hash, since its text may be secret."""
     key = f"{shown_names([text])[text]} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return Outlet(name, open_sink(text), store=store, key=key)
 

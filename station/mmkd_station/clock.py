@@ -65,12 +65,12 @@ class SensorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class TimeWatch:
     """Compares a live source's times with their arrival.
 
-    A delivery is refused if its times run ahead of their arrival, go back, or stand still. A clock that was set is
-    trusted again after its times keep pace with their arrival for `limit_s`.
+    A delivery is refused if its times run ahead, go back, or stand still. A clock that was set is trusted again after
+    keeping pace for `limit_s`.
 
     Args:
         limit_s: how far times may run ahead of UTC, or of their pace so far without UTC.
-        back_s: how far times may go back; samples that go back less are late.
+        back_s: how far times may go back; samples within are late.
     """
 
     def __init__(self, *, limit_s: float, back_s: float) -> None:
@@ -215,7 +215,7 @@ class SampleClock:
         return steps + first_s
 
     def now_s(self) -> float | None:
-        """Return the current time on the samples' clock; None before the first, and if the source is not live."""
+        """Return the time on the samples' clock; None before the first sample, and if not live."""
         if not self._live or self.watch.newest is None:
             return None
         if not self._is_source_time:

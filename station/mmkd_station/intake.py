@@ -35,7 +35,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
 
 class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A recording to replay: rows float32 (n, C) in the modality's unit; unknown fields are empty."""
+    """Rows float32 (n, C) in the modality's unit; unknown fields are empty."""
 
     rows: NDArray[np.float32]
     name: str

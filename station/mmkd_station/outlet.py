@@ -25,7 +25,7 @@ DRAIN_S = 5.0
 
 
 class OutletFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters; `waiting` includes records on disk; `fault` is the last error, empty while it works."""
+    """Counters; `waiting` includes records on disk; `fault` is empty while the sink works."""
 
     sink: str
     written: int
@@ -85,7 +85,7 @@ class Outlet:
             )
 
     def close(self, *, drain_s: float = DRAIN_S) -> None:
-        """Write records for at most `drain_s` and close; the rest stays in the store, or counts as dropped."""
+        """Write records for at most `drain_s` and close; the rest is stored, or counts as dropped."""
         self._closing.set()
         self._has_news.set()
         self._thread.join(drain_s)

@@ -160,6 +160,6 @@ def _parts(count: int) -> list[slice]:
 
 
 def usual_hop(entry: ModelEntry) -> int:
-    """Return the samples of a second, or of a shorter window; whole steps for causal students."""
+    """Return the samples of a second, or a shorter window; whole steps for causal students."""
     stride = 1 if entry.streaming is None else entry.streaming.stride
     return max(1, min(round(entry.modality.rate_hz), entry.modality.samples) // stride) * stride

@@ -59,7 +59,7 @@ class Service:
         self._used = dict(self._stamps)
 
     def run(self, *, stop: threading.Event, reload: threading.Event) -> RunFacts:
-        """Run until every source has ended or `stop` is set; `reload` opens every bundle again meanwhile."""
+        """Run until every source has ended or `stop` is set; `reload` opens bundles again."""
         for station in self.stations:
             station.start()
         notify("READY=1")
@@ -102,7 +102,7 @@ class Service:
         return self._swapping is not None and self._swapping.is_alive()
 
     def _start_swap(self, paths: Sequence[Path]) -> None:
-        """Swap bundles in another thread; a refused bundle changes nothing."""
+        """A refused bundle changes nothing."""
         if paths and not self._is_swapping:
             self._swapping = threading.Thread(target=self._swap, args=(list(paths),), name="swap", daemon=True)
             self._swapping.start()
@@ -123,7 +123,7 @@ class Service:
                     station.report(state, reason)
 
     def _changed(self) -> list[Path]:
-        """Return bundles whose file differs from the one in use, and is stable since the last look."""
+        """Return bundles that differ from those in use, and are stable since the last look."""
         now = {path: _stamp(path) for path in self._stamps}
         for path, predictor in self._predictors:
             if isinstance(now[path], str) and now[path] == predictor.info().bundle_sha256:
@@ -152,7 +152,7 @@ class Service:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | str | None:
-    """Return a value that changes with the bundle; of a state folder its hash, since a start changes the files."""
+    """A start changes files of a state folder, so its hash counts."""
     try:
         if path.is_dir():
             return read_slots(path).current.sha256
@@ -163,7 +163,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | str | None:
 
 
 def notify(state: str) -> None:
-    """Send a state such as `READY=1` to systemd (sd_notify(3)), if it started the program."""
+    """Send a state such as `READY=1` to systemd (sd_notify(3)), if it is there."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -175,7 +175,6 @@ def notify(state: str) -> None:
 
 
 def _watchdog_s() -> float | None:
-    """Return systemd's watchdog limit in seconds; None without one."""
     limit_us = os.environ.get("WATCHDOG_USEC", "")
     is_for_this = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return int(limit_us) / 1e6 if limit_us.isdigit() and int(limit_us) > 0 and is_for_this else None

@@ -125,7 +125,7 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
 
 
 def size_bytes(text: str, *, option: str) -> int:
-    """Parse a size such as `200MB`; units (B, kB, MB, GB) are decimal. Raises UsageError."""
+    """Parse a size such as `200MB`, in decimal B, kB, MB or GB. Raises UsageError."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("B", 1)):
         number = text.strip().upper().removesuffix(unit)
         if number != text.strip().upper() and number.strip().replace(".", "", 1).isdigit():

@@ -54,7 +54,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         missed: samples filled in as missing while the source was silent.
-        untrusted: samples left out because their times ran ahead of their arrival, went back or stood still.
+        untrusted: samples left out because of implausible times.
         faults: deliveries that could not be answered.
         longest_hold_s: longest turn (an answer, or samples without one).
         latency: from arrival of samples to their records.
@@ -144,7 +144,7 @@ class Station:
         return not self._answerer.is_alive()
 
     def is_well(self, *, within_s: float) -> bool:
-        """Whether no call has run for `within_s`, and the engine answers or is idle."""
+        """Whether no call takes longer than `within_s`, and the engine answers or is idle."""
         since_s = self._busy_since_s
         return self._answers and (since_s is None or time.monotonic() - since_s < within_s)
 
@@ -160,7 +160,7 @@ class Station:
         self._intake.end()
 
     def close(self, *, until_s: float | None = None) -> None:
-        """Stop reading, answer waiting samples until `until_s` (monotonic; None is in five seconds), and close."""
+        """Stop reading, answer waiting samples until `until_s` (monotonic; None: five seconds), and close."""
         self.stop()
         until_s = time.monotonic() + DRAIN_S if until_s is None else until_s
         # A reader must have left its library (a camera's, say) when the process ends.
@@ -177,7 +177,7 @@ class Station:
         self._give(StateRecord(station=self.name, decided_s=time.time(), state=state, reason=reason))
 
     def acknowledge(self, alarm: AlarmRecord, *, is_false: bool = False) -> None:
-        """Record that an operator noted an episode; save windows of a false alarm for labelling."""
+        """Record that an operator noted an episode; save a false alarm's windows for labelling."""
         event: AlarmEvent = "contradicted" if is_false else "acknowledged"
         self._give(msgspec.structs.replace(alarm, event=event, decided_s=time.time(), reason=""))
         if is_false and alarm.since_s is not None:
@@ -211,7 +211,7 @@ class Station:
         return [sensor.ring for sensor in self._sensors if sensor.ring is not None]
 
     def check(self) -> None:
-        """Log windows unlike the training data; report once that a student should be adapted."""
+        """Log windows unlike training; report once that a student should be adapted."""
         unlike_training = self.facts().unlike_training
         if unlike_training:
             self._log_seldom(unlike_training, kind="unlike training")
@@ -253,7 +253,7 @@ class Station:
     # ---- the thread that answers
 
     def _answer(self) -> None:
-        """Take turns of one answer, or of a few samples without one, so that no sensor waits long."""
+        """Take turns of one answer, or a few samples without one, so that no sensor waits long."""
         # A stack: missing samples of silent sensors go before the rest of a delivery.
         work: list[Iterator[None]] = []
         while work or not self._intake.is_over:
@@ -311,7 +311,7 @@ class Station:
                     yield
 
     def _follow(self, number: int, turns: Iterator[StreamTurn], *, is_missing: bool = False) -> Iterator[bool]:
-        """Show turns and record their results one by one; yield whether it was a result."""
+        """Show turns and record results; yield whether it was a result."""
         for turn in turns:
             self._missed += len(turn.times) if is_missing else 0
             if self.board is not None and len(turn.times):
@@ -362,7 +362,6 @@ class Station:
             self._give(alarm)
 
     def _give(self, record: Record) -> None:
-        """Number and count a record, and pass it on."""
         with self._lock:
             self._number += 1
             record = msgspec.structs.replace(record, number=self._number, boot=self._boot)

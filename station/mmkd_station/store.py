@@ -70,7 +70,7 @@ class Store:
         self._thread.start()
 
     def last_alarms(self) -> list[AlarmRecord]:
-        """Return the last alarm that raised, continued or cleared an episode, per label and station."""
+        """Return each last alarm that raised, continued or cleared, per label and station."""
         records = _readable([line for (line,) in self.rows("SELECT line FROM alarms ORDER BY station, label")])
         return [record for record in records if isinstance(record, AlarmRecord)]
 
@@ -186,7 +186,7 @@ class Store:
 
 
 class _Rows(msgspec.Struct):
-    """Records on disk; `until` is the last id."""
+    """`until` is the last id."""
 
     count: int = 0
     size_bytes: int = 0
@@ -198,7 +198,7 @@ class RecordQueue:
     """Records that a sink has not taken, oldest first: on disk, then in memory. Thread-safe.
 
     Args:
-        most: records in memory; more go to the store, or the oldest is dropped.
+        most: as in `Outlet`.
 
     Attributes:
         offered: the offered records, if on disk.
@@ -228,7 +228,7 @@ class RecordQueue:
                 store.queues.append(self)
 
     def put(self, record: Record) -> None:
-        """Add a record without waiting; one in `most` waits for a store's disk."""
+        """Add a record; see `Outlet.put`."""
         self._memory.append(record)
         if len(self._memory) > self._most:
             if self._store is not None:
@@ -305,7 +305,7 @@ class RecordQueue:
             self._drop(0)
 
     def collect(self, *, everything: bool) -> bool:
-        """Return whether the next transaction concerns the queue; if not `everything`, save none newer than a tick."""
+        """Return whether the next transaction concerns the queue; `everything` includes records newer than a tick."""
         tried = self._batch if self.offered is None else []
         waiting = list(self._memory)
         oldest = next(iter([*tried, *waiting]), None)
@@ -331,7 +331,6 @@ class RecordQueue:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """Connect exclusively. Raises sqlite3.DatabaseError if the file is damaged."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=0.0, check_same_thread=False)

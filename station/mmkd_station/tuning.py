@@ -43,7 +43,7 @@ class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """A chosen rule and its cost; `before` is the cost of an alarm for every result on test recordings."""
+    """A chosen rule and its cost; `before` is that of an alarm for every result."""
 
     rule: AlarmRule
     most_per_hour: float
@@ -55,7 +55,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Run(msgspec.Struct, frozen=True, kw_only=True):
-    """Votes on one recording: seconds, whether the result has the label, probability."""
+    """Votes: seconds, whether the result has the label, probability."""
 
     votes: tuple[tuple[float, bool, float], ...]
     label: str
@@ -129,7 +129,6 @@ def tune_alarm(
 
 
 def _worth(tried: tuple[AlarmRule, RuleScore]) -> tuple[float, ...]:
-    """Sort by detections, false alarms, delay, then strictness."""
     rule, score = tried
     strictness = rule.min_probability, rule.votes[0] / rule.votes[1], rule.release
     return score.detected, -score.false_alarms, -(score.delay_s or 0.0), *strictness

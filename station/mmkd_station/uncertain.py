@@ -42,7 +42,7 @@ _MAX_NAME = 40
 
 
 class _Window(msgspec.Struct, frozen=True, eq=False):
-    """A window and its answer; without a reason it stays in memory."""
+    """Without a reason it stays in memory."""
 
     window: NDArray[Any]
     time_s: float
@@ -53,7 +53,7 @@ class _Window(msgspec.Struct, frozen=True, eq=False):
 
 
 class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters: windows written, windows lost to a slow or full disk, files deleted to make room."""
+    """Windows written, windows lost to a slow or full disk, files deleted to make room."""
 
     kept: int
     dropped: int
@@ -132,7 +132,7 @@ class UncertainRing:
                 self._held.append(answered)
 
     def contradict(self, label: str, *, since_s: float, until_s: float) -> None:
-        """Save the held windows of a false alarm, from `since_s` to `until_s` (newest sample of a window)."""
+        """Save the held windows of a false alarm; times are of a window's newest sample."""
         with self._lock:
             wrong = [held for held in self._held if label in held.labels and since_s <= held.time_s <= until_s]
             for held in wrong:
@@ -237,6 +237,5 @@ class UncertainRing:
 
 
 def _file_name(text: str) -> str:
-    """Return a readable file name, with a hash if the text had to change."""
     readable = "".join(char if char.isalnum() else "_" for char in text)[:_MAX_NAME]
     return readable if readable == text else f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

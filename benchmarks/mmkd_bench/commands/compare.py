@@ -119,13 +119,13 @@ def _read_start(path: Path) -> bytes:
 
 
 def _is_checkpoint(start: bytes) -> bool:
-    """Whether a file starts like safetensors: eight bytes of length, the last 0, then JSON."""
+    """Safetensors start with eight bytes of length, the last 0, then JSON."""
     return start[7:] == b"\0{"
 
 
 @contextmanager
 def _open_model(path: Path) -> Iterator[Path]:
-    """Yield the model to compare; a teacher's checkpoint is exported to a temporary graph."""
+    """Export a teacher's checkpoint to a temporary graph."""
     if not _is_checkpoint(_read_start(path)):
         yield path
         return

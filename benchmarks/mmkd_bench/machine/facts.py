@@ -102,7 +102,7 @@ def read_number(path: Path) -> float | None:
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """Return the cores' worth of time that the control group allows (cgroup v2 `cpu.max`)."""
+    """Return cores that the control group allows (cgroup v2 `cpu.max`)."""
     limit = (read_text(root / "sys/fs/cgroup/cpu.max") or "").split()
     return float(limit[0]) / float(limit[1]) if len(limit) == 2 and limit[0] != "max" else None
 
@@ -138,7 +138,6 @@ def resident_peak_mb(root: Path = ROOT) -> float:
 
 
 def _status_mb(root: Path, name: str) -> float | None:
-    """Return a kB field of `/proc/self/status` (proc(5)) in MB."""
     lines = (read_text(root / "proc/self/status") or "").splitlines()
     fields = next((line.split() for line in lines if line.startswith(f"{name}:")), None)
     return None if fields is None else int(fields[1]) / 2**10
@@ -181,7 +180,6 @@ def _find_program(name: str) -> str | None:
 
 
 def _run_program(name: str, *arguments: str) -> str | None:
-    """Return a program's output; None if it is absent, fails or hangs."""
     program = _find_program(name)
     if program is None:
         return None

@@ -21,7 +21,7 @@ _FREQUENCY_DROP = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """Counters at one moment; `busy_s` and `own_s` are core time of all processes and of this one."""
+    """Counters at one moment; `busy_s` is core time of all processes, `own_s` of this one."""
 
     time_s: float
     busy_s: float | None
@@ -106,7 +106,7 @@ def suspicions(beside: Interference, machine: MachineFacts) -> tuple[str, ...]:
 
 
 def _core_times(root: Path) -> tuple[float | None, float | None]:
-    """Return busy and stolen core seconds (proc(5), `/proc/stat`)."""
+    """Return busy and stolen core seconds (proc(5))."""
     first = (read_text(root / "proc/stat") or "").partition("\n")[0].split()
     if len(first) < 9 or first[0] != "cpu":
         return None, None

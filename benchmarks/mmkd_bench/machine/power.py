@@ -41,7 +41,7 @@ _NOT_A_RAIL = re.compile(r"\b(?:RAM|SWAP|IRAM) \d+/\d+[kM]B")
 
 @dataclass(frozen=True, kw_only=True)
 class PowerSensor:
-    """A sensor; `read_mw` returns power now or since the last reading, and raises UnavailableError when it stops."""
+    """`read_mw` returns power now or since the last reading; raises UnavailableError when it stops."""
 
     name: str
     read_mw: Callable[[], float]
@@ -128,7 +128,7 @@ def gpu_sensor(stack: ExitStack) -> PowerSensor:
 
 
 def rapl_sensor(root: Path = ROOT) -> PowerSensor:
-    """Measure mean power since the last reading by RAPL counters of packages (`intel-rapl:0`, not `intel-rapl:0:1`)."""
+    """Measure mean power since the last reading by RAPL package counters (`intel-rapl:0`, not `intel-rapl:0:1`)."""
     zones = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
     packages = [zone for zone in zones if (read_text(zone / "name") or "").startswith("package")]
     if not packages:
@@ -151,13 +151,13 @@ def rapl_sensor(root: Path = ROOT) -> PowerSensor:
 
 
 def tegrastats_rails(line: str) -> dict[str, float]:
-    """Return power by rail, in mW, in a line of tegrastats (JetPack 4 to 7)."""
+    """Return power by rail, in mW, of a tegrastats line (JetPack 4 to 7)."""
     rails = _NOT_A_RAIL.sub("", line)
     return {match[1]: float(match[2]) for match in _RAIL.finditer(rails) if match[1] != "NC"}
 
 
 def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], float] | None:
-    """Return the rails that add up to the board's power, and that power; None if some are missing."""
+    """Return the rails that add up to the board's power, and the sum; None if incomplete."""
     for names in _TOTAL_RAILS:
         if all(name in rails_mw for name in names):
             return names, sum(rails_mw[name] for name in names)
@@ -181,7 +181,7 @@ def read_rails(root: Path = ROOT) -> dict[str, float]:
 
 
 def counter_rise(before: float, after: float, *, wraps_at: float | None) -> float:
-    """Return the rise of a counter that may have wrapped once; raise UnavailableError if unknown."""
+    """Return the rise of a counter that may wrap once; raise UnavailableError if unknown."""
     if after >= before:
         return after - before
     if wraps_at is None:
@@ -213,7 +213,7 @@ Span = tuple[float, float]  # begin and end on the monotonic clock
 
 
 class PowerLog:
-    """Reads a sensor in a thread while its block runs; `fault` is why it stopped."""
+    """Reads a sensor in a thread; `fault` is why it stopped."""
 
     def __init__(self, sensor: PowerSensor, *, interval_s: float = _INTERVAL_S) -> None:
         self.sensor = sensor
@@ -232,7 +232,7 @@ class PowerLog:
         self._thread.join()
 
     def mean_mw(self, spans: Sequence[Span]) -> tuple[float, int] | None:
-        """Return mean power over time spans and the number of readings; None without any."""
+        """Return mean power over spans and the number of readings, if any."""
         inside = [power for at, power in list(self._readings) if any(begin <= at <= end for begin, end in spans)]
         return (float(np.mean(inside)), len(inside)) if inside else None
 
@@ -248,7 +248,7 @@ class PowerLog:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredEnergy:
-    """Energy of a run, or why it is unknown; `launches_mj` is per prediction above idle."""
+    """Energy, or why it is unknown; `launches_mj` is per prediction above idle."""
 
     energy: Energy | None
     note: str

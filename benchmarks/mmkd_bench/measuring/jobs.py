@@ -18,7 +18,7 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of one launch: times on the monotonic clock, predictions per call, why GPU memory was not measured."""
+    """One launch: monotonic times, predictions per call, why GPU memory was not measured."""
 
     opened: OpenedBundle
     begin_s: float
@@ -37,7 +37,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadJob(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
-    """Many streams on one predictor for `duration_s`; without `streams` a search for up to `search_s`."""
+    """Many streams on one predictor; without `streams` a search for up to `search_s`."""
 
     choice: Choice
     demand: Demand
@@ -48,7 +48,7 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
 
 
 class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a load or a search; `streams` were offered, or are the most carried."""
+    """Result of a load or search; `streams` were offered, or are the most carried."""
 
     opened: OpenedBundle
     streams: int
@@ -72,7 +72,7 @@ class PairJob(InTurnJob, frozen=True, kw_only=True, tag="pair"):
 
 
 class OverheadJob(InTurnJob, frozen=True, kw_only=True, tag="overhead"):
-    """`predict` and the bare engine on the same feeds; `backend` None is onnxruntime's `session.run`."""
+    """`predict` and the bare engine; `backend` None is onnxruntime's `session.run`."""
 
     bundle: str
     backend: str | None = None
@@ -135,7 +135,7 @@ class TuneOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why there is no outcome: a class of `mmkd_edge.errors`, or an internal error with its trace."""
+    """Why there is no outcome: an error of `mmkd_edge.errors`, or an internal one with its trace."""
 
     error: str
     message: str

@@ -151,7 +151,7 @@ def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop:
         return stream.push
 
     def stages(duration_s: float, stop: Event) -> tuple[Stage, ...]:
-        """Time gathering, in a stream whose predictions are there already, and the four steps."""
+        """Time gathering, without new predictions, and the four steps."""
         empty = np.zeros(modality.shape, dtype=modality.dtype)
         answer = predictor.predict(predict_argument(predictor, empty))
         silent = Stream(
@@ -181,7 +181,7 @@ def _hops(windows: Sequence[Window], modality: ModalitySpec, *, hop: int) -> lis
 def _step_stages(
     predictor: EdgePredictor, windows: Sequence[Window], *, repeats: int, duration_s: float, stop: Event
 ) -> tuple[Stage, ...]:
-    """Time the runtime's four steps from outside; with `repeats` windows, their sums."""
+    """With `repeats` windows, times are sums."""
     lengths = tuple(array("q") for _ in STAGES)
     steps = _timed_steps(predictor, windows)
     end = time.perf_counter_ns() + round(duration_s * 1e9)
@@ -195,7 +195,6 @@ def _step_stages(
 
 
 def _timed_steps(predictor: EdgePredictor, windows: Sequence[Window]) -> Iterator[tuple[int, ...]]:
-    """Yield the moments between the four steps of a window, endlessly."""
     modality, task, reference = predictor.modality, predictor.task, predictor.reference
     values_name, present_name = (tensor.name for tensor in predictor.entry.inputs)
     run, clock = predictor.backend.run, time.perf_counter_ns

@@ -61,7 +61,7 @@ def do_load_job(job: LoadJob) -> tuple[LoadOutcome, Arrays]:
 
 
 def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[np.int64]:
-    """Return rising due times of windows from the start of the load; at least one."""
+    """Return rising due times from the start of the load; at least one."""
     phases = np.sort(phases_s(streams, rate_hz=rate_hz))
     rounds = max(1, int(np.ceil(duration_s * rate_hz)))
     due_s = (np.arange(rounds)[:, None] / rate_hz + phases[None, :]).ravel()
@@ -70,7 +70,7 @@ def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[n
 
 
 def offer_load(call: Call, windows: Sequence[Any], *, streams: int, demand: Demand, duration_s: float) -> Offered:
-    """Offer a load; when the backlog is as long again, give up the rest."""
+    """Offer a load; give up the rest when the backlog is as long again."""
     due = schedule_ns(streams, rate_hz=demand.rate_hz, duration_s=duration_s)
     due_ns, numbers, clock = due.tolist(), itertools.count(), time.perf_counter_ns
     begin_ns = clock() + 5_000_000  # the first windows come due when the threads are up
@@ -125,7 +125,7 @@ def judge_level(
     unanswered: int,
     cpu_cores: float,
 ) -> Level:
-    """Decide whether a load was carried; `wait_ns` (N,) is from due to the start of the call, in due order."""
+    """Decide whether a load was carried; `wait_ns` (N,) is from due to called, in due order."""
     sustained = backlog_growth_ns(wait_ns) <= _GROWTH_FRACTION * 1e9 * duration_s
     missed = int((response_ns > demand.deadline_ms * 1e6).sum()) + unanswered
     return Level(
@@ -148,7 +148,7 @@ def backlog_growth_ns(wait_ns: NDArray[np.int64]) -> float:
 def find_capacity(
     call: Call, windows: Sequence[Any], *, demand: Demand, end_s: float = math.inf
 ) -> tuple[int, tuple[Level, ...]]:
-    """Return the largest number of streams carried, and all short loads; only the first starts after `end_s`."""
+    """Return the most streams carried, and all short loads; only the first starts after `end_s`."""
     alone_ns = float(np.median(call_loop(call, windows, duration_s=PROBE_S, stop=Event()).latency_ns))
     first_guess = max(1, int(0.5 * demand.servers * 1e9 / alone_ns / demand.rate_hz))
 
@@ -167,7 +167,7 @@ def probe_s(streams: int, *, rate_hz: float) -> float:
 def search_load(
     probe: Callable[[int], Level], *, first_guess: int, end_s: float = math.inf
 ) -> tuple[int, tuple[Level, ...]]:
-    """Search with short loads; two of up to three decide, since the machine may pause in one."""
+    """Search with short loads; two of three decide, since the machine may pause in one."""
     probes: list[Level] = []
 
     def is_carried(streams: int) -> bool:
@@ -183,10 +183,9 @@ def search_load(
 
 
 def largest_carried(is_carried: Callable[[int], bool], *, first_guess: int, step: float, resolution: float) -> int:
-    """Return the largest number of streams carried, within `resolution`; 0 if not even one is.
+    """Return the most streams carried, within `resolution`; 0 for none.
 
-    Step up from the guess, in growing fractions of the load, until one is not carried, or down until one is; then
-    bisect.
+    Step up from the guess, in growing fractions, until a load is not carried, or down until one is; then bisect.
     """
     low, high, guess = 0, MAX_STREAMS + 1, min(max(1, first_guess), MAX_STREAMS)
     while high - low > max(1.0, resolution * low):

@@ -43,7 +43,7 @@ class OpenedBundle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_predictor(choice: Choice) -> EdgePredictor:
-    """Open a bundle; a modality normalised per group without a reference gets a stand-in."""
+    """Open a bundle; a missing reference of a per-group modality gets a stand-in."""
     predictor = _open(choice, choice.reference)
     modality = predictor.modality
     if modality.normalise == "none" or predictor.reference is not None:
@@ -82,7 +82,7 @@ def _stand_in_reference(modality: ModalitySpec) -> Reference:
 
 
 def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[Any], ...]:
-    """Return golden windows in raw units, each float32 (T, C); video uint8 (T, H, W, C), masked where missing."""
+    """Return golden windows in raw units, float32 (T, C); video uint8 (T, H, W, C), masked if missing."""
     assert predictor.bundle is not None
     golden = predictor.bundle.golden(predictor.entry.name).windows
     reference = predictor.reference
@@ -120,7 +120,7 @@ def describe(predictor: EdgePredictor, bundle: str) -> OpenedBundle:
 
 
 def open_session(model: bytes, *, threads: int) -> Any:
-    """Open a plain ONNX Runtime session with the runtime's threading; raise BackendError for a bad model."""
+    """Open a plain ONNX Runtime session with the runtime's threading; raise BackendError if that fails."""
     from mmkd_edge.backends.ort import import_onnxruntime
 
     try:

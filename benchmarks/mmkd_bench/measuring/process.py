@@ -39,7 +39,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, kw_only=True)
 class Launched(Generic[OutcomeT]):
-    """At least one launch that measured something; `interrupted` by Ctrl-C in or after the last."""
+    """At least one successful launch; `interrupted` by Ctrl-C in or after the last."""
 
     outcomes: list[OutcomeT]
     samples: list[Arrays]
@@ -60,12 +60,12 @@ def run_launches(
     doing: str = "",
     progress: Progress = ignore_progress,
 ) -> Launched[OutcomeT]:
-    """Do a job in one new process after another; Ctrl-C asks a run for what it has, and ends other jobs.
+    """Do a job in new processes; Ctrl-C asks a run for what it has, and ends other jobs.
 
     Raises:
         MmkdError: raised by a process, with the same class and message.
         BackendError: a process crashed or took too long.
-        KeyboardInterrupt: Ctrl-C before anything was measured, or not in a run.
+        KeyboardInterrupt: before anything was measured, or not in a run.
     """
     outcomes: list[OutcomeT] = []
     samples: list[Arrays] = []

@@ -101,7 +101,7 @@ def call_loop(
 def call_together(
     calls: Sequence[Call], windows: Sequence[Any], *, rate_hz: float | None, duration_s: float, stop: Event
 ) -> CallTimes:
-    """Run one loop per client at once, each with its own first window and phase; raise the first error."""
+    """Run a loop per client at once, each with its first window and phase; raise the first error."""
     count = len(calls)
     phases = phases_s(count, rate_hz=rate_hz) if count > 1 and rate_hz is not None else np.zeros(count)
 
@@ -128,7 +128,7 @@ def call_together(
 
 
 def run_threads(work: Callable[[int], ResultT], count: int, *, stop: Event) -> list[ResultT]:
-    """Return concurrent results of `work(0)`, `work(1)`...; the first exception sets `stop` and is raised."""
+    """Return results of `work(0)`, `work(1)`... in threads; the first exception sets `stop` and is raised."""
     if count == 1:
         return [work(0)]
     barrier = threading.Barrier(count)
@@ -154,7 +154,7 @@ def run_threads(work: Callable[[int], ResultT], count: int, *, stop: Event) -> l
 
 
 def warm_up(call: Call, windows: Sequence[Any], *, limit_s: float, stop: Event) -> WarmUp:
-    """Call until the medians of three slices in a row agree, or the limit is reached."""
+    """Call until medians of three slices agree, or the limit is reached."""
     medians: list[float] = []
     slice_ns: list[int] = []
     calls, begin = 0, time.perf_counter_ns()

@@ -150,7 +150,7 @@ def _session_call(path: Path, threads: int) -> Callable[[], object]:
 
 
 def _random_values(node: Any, path: Path) -> NDArray[Any]:
-    """Return values for an input of a bare model: ones for presence, else standard normal."""
+    """Presence is ones, other inputs are standard normal."""
     element = node.type.removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(element, element)
     if dtype not in np.sctypeDict:

@@ -1,4 +1,4 @@
-"""`mmkd-demo`: the whole chain on real recordings, with the result as one page."""
+"""`mmkd-demo`: the whole chain on real recordings."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def run_comparison(
 
 
 def default_workers() -> int:
-    """Return one worker per core, at most 8, since each takes some hundred megabytes of memory."""
+    """Return one worker per core, at most 8: each takes some hundred megabytes."""
     return min(usable_cores(), 8)
 
 

@@ -1,4 +1,4 @@
-"""`mmkd-doctor`: what this machine can run and what it lacks. Needs only the runtime."""
+"""`mmkd-doctor`: what this machine can run and lacks. Needs only the runtime."""
 
 from __future__ import annotations
 

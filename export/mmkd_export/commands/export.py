@@ -351,7 +351,6 @@ def _name(made: ArtifactReport | LeftOutArtifact) -> str:
 
 @contextmanager
 def _progress() -> Iterator[OnStage]:
-    """Yield an observer that writes to stderr: a live line on a terminal, otherwise one line per stage."""
     from rich.console import Console
     from rich.status import Status
 

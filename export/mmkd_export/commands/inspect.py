@@ -1,4 +1,4 @@
-"""`mmkd-inspect`: the verified content of a file, or the differences of two. Needs only the runtime."""
+"""`mmkd-inspect`: content of a file, or differences of two. Needs only the runtime."""
 
 from __future__ import annotations
 

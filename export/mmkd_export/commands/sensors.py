@@ -1,4 +1,4 @@
-"""`mmkd-evaluate --sensors`: train and judge a model per sensor, for the table that decides which to buy."""
+"""`mmkd-evaluate --sensors`: which sensor to buy."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def sensors(
 
 
 def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Path]:
-    """Map sensors to files of assumptions; a file without a name is for all other sensors."""
+    """A file without a name is for all other sensors."""
     files: dict[str, Path] = {}
     for text in given or ():
         name, equals, file = text.partition("=")

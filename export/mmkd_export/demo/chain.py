@@ -47,7 +47,7 @@ _ROUNDING = 1e-6  # of the answer: float32 in another order of summation
 def measure(
     document: DemoDocument, comparison: Comparison, *, pair: _MeasurePair, bundle: _MeasureBundle, say: Say
 ) -> DemoDocument:
-    """Export, check and benchmark the first fold's students; copy the best on validation to `student.edge`."""
+    """Export, check and benchmark the first fold's students; the best on validation is `student.edge` too."""
     seed, dataset, out = document.seeds[0], comparison.dataset, comparison.out
     bundles = {}
     for name in document.students:
@@ -100,7 +100,7 @@ def best_student(document: DemoDocument) -> str:
 
 
 def _with_measured(contest: DemoSensor, reference: Path | None, times: PairLatency) -> DemoSensor:
-    """Add latencies; a transformer baseline shares the student's."""
+    """A transformer baseline shares the student's latencies."""
     assert contest.baseline is not None  # folds have one
     is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1] == ("transformer",)  # the first seed's
     latency, replace_in = msgspec.convert(times.student_ms, LatencyPercentiles), msgspec.structs.replace
@@ -142,7 +142,7 @@ def _check_runtime(dataset: Dataset, student: StudentCheckpoint, bundle: Path, t
 def _agree(
     answers: Sequence[Prediction], logits: NDArray[np.float32], task: TaskSpec, *, spread: float
 ) -> NDArray[np.bool_]:
-    """Return (N,) whether predictions agree with logits (N, K); `spread` is the std of a regression's targets."""
+    """Compare with logits (N, K); `spread` is the std of a regression's targets. Return (N,)."""
     match task.kind:
         case "classification":
             return np.asarray(np.array([answer.index for answer in answers]) == logits.argmax(axis=1))
@@ -173,7 +173,7 @@ def _group_reference(dataset: Dataset, name: str, group: int | str, out: Path) -
 
 
 def _any_reference(dataset: Dataset, name: str, test: Windows, out: Path) -> Path | None:
-    """Write the reference of the first test group with every channel; raise UsageError if none has."""
+    """Write the first test group's reference with every channel; raise UsageError if none has."""
     *groups, last = dict.fromkeys(test.groups.tolist())
     for group in groups:
         with suppress(UsageError):

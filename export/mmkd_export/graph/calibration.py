@@ -1,4 +1,4 @@
-"""Magnitudes of a graph's tensors, in bounded memory, and the INT8 range that follows."""
+"""Magnitudes of tensors in bounded memory, and INT8 ranges."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PERCENTILE = 99.99
 
 @dataclass(frozen=True, kw_only=True)
 class Magnitudes:
-    """Histogram of |x| of one tensor: `counts` int64 (BINS,) from 0 to `top` (0 if all values are 0)."""
+    """Histogram of |x|: `counts` int64 (BINS,) from 0 to `top`, which is 0 for zeros."""
 
     counts: NDArray[np.int64]
     top: float

@@ -113,7 +113,7 @@ def _transformer(encoder: Encoder | CausalEncoder, pool: TokenPooling) -> Named:
 
 
 def _convolutions(rocket: RocketFeatures) -> Named:
-    """Group features that share a kernel; the graph's order of features stays."""
+    """Group features that share a kernel, in the graph's order."""
     from torch import cat
 
     kernels: list[list[int]] = []

@@ -36,11 +36,9 @@ if TYPE_CHECKING:
 
 
 def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
-    """Convert a student to its fp32 graph, the same bytes each time; softmax is of logits / `temperature`.
+    """Convert a student to its fp32 graph, deterministically; softmax is of logits / `temperature`.
 
-    Raises:
-        MmkdError: the exporter failed.
-        GateError: the graph does not match the manifest.
+    Raises MmkdError if the exporter fails, GateError if the graph does not match the manifest.
     """
     return _onnx_from_module(
         exported_network(checkpoint, temperature=temperature),
@@ -179,7 +177,6 @@ def _onnx_from_module(
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Drop the exporter's warnings and logs about its internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -60,7 +60,7 @@ def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) 
 def check_exported(
     model: onnx.ModelProto, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], slots: int = 0
 ) -> None:
-    """Raise GateError unless a graph is valid, matches the manifest and is accepted by devices."""
+    """Raise GateError unless a graph is valid, matches the manifest and runs on devices."""
     import onnx
 
     try:
@@ -150,7 +150,7 @@ _CONVOLUTIONAL_FEATURES = "rocket."
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A product of m x k values and k x n learnt weights; `axis` of the weights counts outputs."""
+    """A product of m x k values and k x n weights; `axis` of the weights counts outputs."""
 
     name: str
     node: int
@@ -164,7 +164,7 @@ class Layer:
 
 
 def is_worth_quantising(m: int, k: int, n: int) -> bool:
-    """Whether INT8 can be faster: no matrix-vector product, both sides at least `SMALLEST_PRODUCT`."""
+    """Whether INT8 can be faster: a matrix product, both sides at least `SMALLEST_PRODUCT`."""
     return m > 1 and min(k, n) >= SMALLEST_PRODUCT
 
 
@@ -225,7 +225,7 @@ def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence
 
 
 def layers_by_source(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
-    """Group layer names by their input, since they share its Q, DQ and range."""
+    """Group layer names by input: they share its Q, DQ and range."""
     groups: dict[str, list[str]] = {}
     for layer in layers:
         groups.setdefault(layer.source, []).append(layer.name)
@@ -233,7 +233,7 @@ def layers_by_source(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
 
 
 def learnt_ranges(model: onnx.ModelProto) -> dict[str, float]:
-    """Return each layer's input range from quantisation-aware distillation, if any."""
+    """Return input ranges from quantisation-aware distillation, if any."""
     from mmkd_models.networks.int8 import LearntInt8
 
     text = next((entry.value for entry in model.metadata_props if entry.key == INT8_KEY), None)
@@ -252,7 +252,7 @@ def _layer(name: str, index: int, node: onnx.NodeProto, *, shapes: dict[str, tup
 
 
 def _module_name(nodes: Sequence[onnx.NodeProto], index: int, weights: set[str]) -> str:
-    """Return the module's name from its weights, or its bias if the exporter transposed the weights."""
+    """The exporter may transpose weights; then the bias has the name."""
     node = nodes[index]
     names = list(node.input[1:])
     for later in nodes[index + 1 :]:

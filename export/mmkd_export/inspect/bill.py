@@ -1,4 +1,4 @@
-"""Bill of materials of a bundle: origin, members, and the installed libraries that run it."""
+"""Bill of materials of a bundle."""
 
 from __future__ import annotations
 
@@ -85,7 +85,6 @@ def _libraries() -> Iterator[Component]:
 
 
 def _find_licence(facts: PackageMetadata) -> str:
-    """Return a licence expression, the classifiers, or the first line of the licence text."""
     classifiers = [one for one in facts.get_all("Classifier") or [] if one.startswith(_CLASSIFIER)]
     names = "; ".join(one.rpartition(" :: ")[2] for one in classifiers)
     expressions, texts = facts.get_all("License-Expression") or [], facts.get_all("License") or []

@@ -1,4 +1,4 @@
-"""What this machine can run, what it lacks, and how to install it. Needs no extras."""
+"""What this machine can run, lacks and needs. Works without extras."""
 
 from __future__ import annotations
 

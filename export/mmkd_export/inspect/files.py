@@ -203,7 +203,6 @@ def _student_facts(facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], list[TensorContent], str]:
-    """Return header, tensors and SHA-256 of a safetensors file, without torch; check all sizes."""
     start_bytes = _first_bytes(path, _LENGTH_BYTES, expected="a checkpoint of mmkd-edge")
     length = int.from_bytes(start_bytes, "little")
     if _MAX_HEADER_BYTES < length < path.stat().st_size:

@@ -52,7 +52,7 @@ def pack_bundle(
     left_out: Sequence[LeftOutArtifact],
     machine: str | None,
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """Return the manifest and the other members; `machine` is the processor that latencies were measured on."""
+    """Return the manifest and the other members; `machine` measured the latencies."""
     golden = recorded_golden(student.proof_set)
     if student.golden is not None:
         golden = _select_stable(student.golden, artifacts, student.modality)
@@ -128,7 +128,7 @@ def file_entry(name: str, data: bytes) -> FileEntry:
 
 
 def write_sealed(path: Path, *, manifest: Manifest, members: Mapping[str, bytes], seal: Seal) -> None:
-    """Write a bundle with release and signatures; raise UsageError if a key cannot sign."""
+    """Write a bundle; raise UsageError if a key cannot sign."""
     if seal.release is not None:
         manifest = msgspec.structs.replace(manifest, release=seal.release)
     signatures = None
@@ -138,14 +138,14 @@ def write_sealed(path: Path, *, manifest: Manifest, members: Mapping[str, bytes]
 
 
 def seal_bundle(source: Path, output: Path, *, seal: Seal) -> None:
-    """Write a bundle with other signatures; its release stays unless the seal has one."""
+    """Write a bundle with other signatures, and the seal's release if it has one."""
     with Bundle.open(source) as bundle:
         members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
         write_sealed(output, manifest=bundle.manifest, members=members, seal=seal)
 
 
 def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) -> None:  # noqa: B008 - it is frozen
-    """Join students of several bundles, the best first; raise UsageError if they do not fit."""
+    """Join students, the best first; raise UsageError if they do not fit."""
     manifests, reports, cards = [], [], []
     members: dict[str, bytes] = {}
     for path in paths:
@@ -200,7 +200,7 @@ def _card(models: Sequence[ModelEntry], cards: Sequence[str]) -> str:
 
 
 def recorded_golden(proof_set: ProofSet) -> Golden:
-    """Return the recorded windows; of audio and video a sample of both halves and every class."""
+    """Return recorded windows; of audio and video a sample of both halves and every class."""
     golden = golden_from(proof_set.real, proof_set.answers, tolerance=proof_set.tolerance)
     count, modality = len(golden.windows), proof_set.modality
     most = count if modality.kind == "series" else max(_MIN_GOLDEN, _MAX_GOLDEN_BYTES // window_bytes(modality))
@@ -217,7 +217,7 @@ def _rows(golden: Golden, rows: NDArray[np.intp]) -> Golden:
 
 
 def _select_stable(golden: Golden, artifacts: Sequence[ProvenArtifact], modality: ModalitySpec) -> Golden:
-    """Select windows that every artifact answers within tolerance; drawn ones may be odd for INT8."""
+    """Select windows that every artifact answers within tolerance."""
     stable = np.ones(len(golden.windows), dtype=bool)
     for proven in artifacts:
         artifact = proven.artifact

@@ -40,9 +40,8 @@ def make_lower_precision(
 ) -> ProvenArtifact:
     """Make the fp16 or int8 ONNX artifact; `ops` are faster in INT8 on the platform, `exclude` names layers.
 
-    Raises:
-        GateError: the artifact fails its gate, or too few windows judge.
-        UsageError: no windows to calibrate with, or `exclude` matches no layer.
+    Raises GateError if it fails its gate or too few windows judge; UsageError without windows to calibrate with, or if
+    `exclude` matches no layer.
     """
     import onnx
 
@@ -146,7 +145,7 @@ _MAX_REVERTED = 0.5  # if more than this fraction of the layers went back to flo
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Graph:
-    """The last attempt and its INT8 layers; `sensitivity` sorts all layers, the most sensitive first."""
+    """The last attempt and its INT8 layers; `sensitivity` has all layers, the most sensitive first."""
 
     model: onnx.ModelProto
     attempts: tuple[Attempt, ...]
@@ -205,7 +204,7 @@ def int8_graph(
 def _variants(
     layers: tuple[Layer, ...], sensitivity: Sequence[LayerSensitivity], *, practised: bool
 ) -> Iterator[_Variant]:
-    """Yield remedies in order, each on top of those before it; calibration follows learnt ranges."""
+    """Yield remedies, each on top of those before it; calibration follows learnt ranges."""
     if practised:
         yield _Variant(remedy="quantisation-aware distillation", method="learnt", layers=layers)
     variant = _Variant(remedy="all but the first layer", layers=layers)

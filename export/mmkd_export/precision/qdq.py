@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float]) -> onnx.ModelProto:
-    """Return a copy with INT8 layers; `ranges` has the largest magnitude of each input tensor."""
+    """Return a copy with INT8 layers; `ranges` has the largest input magnitudes."""
     import onnx
     from onnx import helper
 
@@ -63,7 +63,7 @@ def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Map
 
 
 def weight_scales(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Return scales float32 (n,): each output's largest weight over 127, or 1 / 127 if all are about 0."""
+    """Return scales float32 (n,): each output's largest weight over 127, or 1 / 127 for about 0."""
     from mmkd_models.networks.int8 import int8_scales
 
     others = tuple(index for index in range(values.ndim) if index != axis)

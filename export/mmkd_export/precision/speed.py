@@ -31,7 +31,7 @@ Key = TypeVar("Key")
 def without_slow(
     timed: Sequence[ProvenArtifact], optional: Collection[Precision]
 ) -> tuple[list[ProvenArtifact], list[LeftOutArtifact]]:
-    """Leave out optional artifacts whose fastest backend is below `MIN_SPEEDUP` times the fp32 speed."""
+    """Leave out optional artifacts below `MIN_SPEEDUP` times the fp32 speed."""
     fast: list[ProvenArtifact] = []
     left_out: list[LeftOutArtifact] = []
     best = {

@@ -196,7 +196,7 @@ def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes) 
 
 
 def _words(values: NDArray[np.float32] | NDArray[np.uint32]) -> str:
-    """Return floats as the words of their bits, which is exact with any compiler."""
+    """Return the words of floats' bits: exact with any compiler."""
     rows = np.ascontiguousarray(values).view(np.uint32).ravel()
     lines = (", ".join(f"0x{word:08x}" for word in rows[at : at + 10]) for at in range(0, len(rows), 10))
     return "\n" + ",\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The target `litert`: `.tflite` files through litert-torch and ai-edge-quantizer.
+"""The target `litert`: `.tflite` files by litert-torch and ai-edge-quantizer.
 
 A child process converts, because native code writes to the terminal.
 """
@@ -144,7 +144,6 @@ def _tflite_from_module(
 
 
 def _clean_model(model: bytes, *, names: Mapping[str, str], metadata: Mapping[str, bytes]) -> bytes:
-    """Drop class paths, add metadata, and rename tensors of a one-subgraph `.tflite`."""
     import flatbuffers
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
@@ -223,7 +222,7 @@ def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = N
 
 
 def _learnt_products(model: bytes) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Yield output and sizes (m, k, n) of products behind the first convolution, in order."""
+    """Yield output and sizes (m, k, n) of products behind the first convolution."""
     from ai_edge_litert import schema_py_generated as schema
 
     content = _content(model)

@@ -37,10 +37,10 @@ class Target:
 
     Attributes:
         libraries: required modules; `extra` installs them.
-        convert: adds the fp32 artifacts of its `format`, from the checkpoint's path.
+        convert: adds fp32 artifacts of its `format`, from the checkpoint's path.
         int8: makes its INT8 artifact, given the expression of excluded layers.
         backend: also runs all ONNX artifacts.
-        build: builds engines of the written bundle, for some or all precisions; source may be a bundle, as for `write`.
+        build: builds engines of the written bundle for some or all precisions; also from a bundle, like `write`.
         write: writes a folder of sources next to the bundle.
         platform_here: default platform; None takes the processor's.
     """
@@ -183,7 +183,7 @@ def resolve(plan: ExportPlan) -> ResolvedPlan:
 
 
 def requested_targets(plan: ExportPlan) -> tuple[Target, ...]:
-    """Return a plan's targets in the table's order; raise UsageError for an unknown one."""
+    """Return a plan's targets in order; raise UsageError for an unknown one."""
     names = [row.name for row in TARGETS]
     for name in plan.targets:
         if name not in names:

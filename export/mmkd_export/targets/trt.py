@@ -1,6 +1,6 @@
 """The target `trt`: engines `<stem>.<precision>.engine` next to a bundle, with JSON sidecars.
 
-A child process builds them: a graph may crash or hang TensorRT, or exhaust memory.
+A child process builds: a graph may crash or hang TensorRT, or exhaust memory.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def build_engines(
     """Build engines of all ONNX artifacts, or some precisions, in the bundle's folder.
 
     Raises:
-        UnavailableError: no engine can be built here; the message has the command for the device.
+        UnavailableError: not possible on this machine; the message has the command for the device.
         UsageError: several students, or no graph of a precision.
         BackendError: TensorRT refuses an artifact.
         BundleError: the bundle is damaged, or has a forbidden graph.

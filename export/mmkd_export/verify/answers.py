@@ -1,4 +1,4 @@
-"""Answers of a student in torch and as an artifact, and their differences."""
+"""Answers in torch and as an artifact, and their differences."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def graph_feeds(windows: NDArray[Any], modality: ModalitySpec) -> Iterator[Feeds
 
 
 def answers_from_backend(backend: Backend, windows: NDArray[Any], modality: ModalitySpec) -> NetworkAnswers:
-    """Run a backend over windows (N, T, C), one at a time as a device does."""
+    """Run a backend over (N, T, C), one window at a time as devices do."""
     answers = [backend.run(feeds) for feeds in graph_feeds(windows, modality)]
     return NetworkAnswers(*(np.concatenate(outputs) for outputs in zip(*answers, strict=True)))
 
@@ -74,7 +74,7 @@ def open_format(model: bytes, file_format: ArtifactFormat) -> Backend:
 def answers_from_student(
     checkpoint: StudentCheckpoint, windows: NDArray[Any], *, temperature: float = 1.0, exact: bool = False
 ) -> NetworkAnswers:
-    """Run torch over (N, T, C) windows: the reference for every artifact; `exact` computes in float64."""
+    """Run torch over (N, T, C): the reference for every artifact; `exact` computes in float64."""
     import torch
 
     from mmkd_export.graph.onnx_from_student import exported_network
@@ -93,7 +93,7 @@ def answers_from_student(
 def answers_along_recording(
     checkpoint: StudentCheckpoint, recording: NDArray[Any], *, temperature: float = 1.0
 ) -> NetworkAnswers:
-    """Run torch over a recording (T, C) or (T, H, W, C) in one pass; one answer per block."""
+    """Run torch over (T, C) or (T, H, W, C) in one pass; one answer per block."""
     import torch
 
     from mmkd_models.networks.step import embeddings_along

@@ -1,4 +1,4 @@
-"""Run a model file as a device does, compare it with the checkpoint, and describe it."""
+"""Run a model file, compare it with the checkpoint, describe it."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
 
 
 def prove_in(proven: ProvenArtifact, backend: Backend, proof_set: ProofSet, rule: GateRule) -> ProvenArtifact:
-    """Run an artifact in another backend and close it; raise GateError if answers differ."""
+    """Run an artifact in another backend; close it; raise GateError if answers differ."""
     precision, what = proven.report.precision, f"{proven.name} in {backend.version}"
     advice = f"Export without --target {backend.name}, or without --precision {precision}"
     file_format = proven.artifact.format
@@ -235,7 +235,7 @@ def describe_artifact(
 
 
 def _novelty(parity: ArtifactParity, scores: tuple[float, ...], *, precision: Precision) -> Novelty | msgspec.UnsetType:
-    """Return rising novelty scores: the validation's for fp32, otherwise the artifact's own."""
+    """Return the validation's rising scores for fp32, otherwise the artifact's own."""
     novelty = parity.novelty
     if novelty is msgspec.UNSET or not scores or not math.isfinite(novelty.max_error):
         return msgspec.UNSET

@@ -1,7 +1,7 @@
 """The gate for lower precision.
 
-On judging windows the metric may drop by the limit, and 99 % of labels must agree; one window may always differ.
-At least 100 windows are required, unless the user accepts fewer.
+The metric may drop by the limit, and 99 % of labels must agree; one window may always differ. At least 100 windows
+must judge, unless the user accepts fewer.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class GateWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class GateRule:
-    """Limits of the gate; `accept_unjudged` allows fewer than `MIN_JUDGING` windows, which is marked."""
+    """Limits; `accept_unjudged` allows fewer than `MIN_JUDGING` windows, which is marked."""
 
     metric: AnyMetric
     max_drop_points: float
@@ -132,7 +132,7 @@ def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp
 
 
 def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
-    """Return how much of the metric one window is worth; 0 for a regression."""
+    """Return how much of the metric one window is worth."""
     if task.kind == "regression":
         return 0.0
     if metric in ("accuracy", "subset_accuracy"):

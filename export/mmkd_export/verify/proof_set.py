@@ -1,4 +1,4 @@
-"""Windows and checkpoint answers that judge every artifact of a student."""
+"""Windows and answers that judge all artifacts of a student."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ProofSet:
     Attributes:
         real: become golden windows.
         gaps: copies of `real` with missing samples, (N, T, C).
-        calibration: (M, T, C) windows for ranges and confidence; none judges.
+        calibration: (M, T, C) for ranges and confidence; none judges.
         tolerance: largest difference of a logit or probability in fp32.
         novelty_scores: of validation windows in torch, rising; may be empty.
     """
@@ -124,7 +124,7 @@ def golden_from(real: RealWindows, answers: NetworkAnswers, *, tolerance: float)
 
 
 def check_calibration(windows: NDArray[Any], model: onnx.ModelProto, modality: ModalitySpec) -> None:
-    """Raise GateError if a channel of windows (N, T, C) is unlike the training statistics in the graph."""
+    """Raise GateError if a channel of (N, T, C) is unlike the graph's training statistics."""
     text = next(entry.value for entry in model.metadata_props if entry.key == STATISTICS_KEY)
     statistics = msgspec.json.decode(text, type=dict[str, list[float]])
     unit = f" {modality.unit}" if modality.unit else ""

@@ -1,4 +1,4 @@
-"""A causal student's step graph, compared with a pass over a recording and with windows."""
+"""Step graphs of causal students, compared with a pass over a recording and with windows."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def prove_step(
 
 
 def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
-    """Join windows, with and without gaps in turn, to whole blocks: (T, C) or (T, H, W, C)."""
+    """Join windows, with and without gaps in turn, to whole blocks."""
     samples, real = proof_set.modality.samples, proof_set.real.windows
     count = -(-max(_MIN_STEPS * stride, _MIN_WINDOWS * samples) // samples)
     pieces = [(proof_set.gaps if number % 2 else real)[number // 2 % len(real)] for number in range(count)]

@@ -1,6 +1,6 @@
-"""Windows that judge an export, and the range of valid values.
+"""Windows that judge an export, and ranges of valid values.
 
-Without recorded ones, fp32 alone is compared, on windows drawn from training statistics; nothing calibrates on them.
+Without recorded windows only fp32 is judged, on windows drawn from training statistics; nothing calibrates on them.
 """
 
 from __future__ import annotations

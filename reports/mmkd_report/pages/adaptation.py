@@ -95,7 +95,6 @@ def _methods(adaptation: AdaptationDocument) -> Section:
 
 
 def _classes(adaptation: AdaptationDocument) -> Iterator[Section]:
-    """Fractions of classes among the answers before and after."""
     if adaptation.classes:
         fractions = {"Reference": adaptation.reference_fractions, UNCHANGED.capitalize(): adaptation.class_fractions}
         fractions |= {method.name.capitalize(): method.class_fractions for method in adaptation.methods}

@@ -264,7 +264,7 @@ def _over_time(named: Named) -> Section:
 
 
 def timeline(run: BenchReport) -> tuple[charts.Chart | None, str]:
-    """Return medians over time with bands up to p90, launch by launch, and the unit."""
+    """Return medians over time with bands up to p90, per launch, and the unit."""
     launch_s = run.configuration.duration_s / max(1, run.configuration.launches)
     lines = []
     for number, launch in enumerate(run.launches):

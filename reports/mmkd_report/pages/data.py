@@ -64,7 +64,6 @@ def render_data_report(document: Mapping[str, Any]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Capitalise a sentence, with a thin space before percent signs."""
     text = re.sub(r"(?<=\d)%", f"{THIN}%", text)
     return f"{text[:1].upper()}{text[1:]}."
 

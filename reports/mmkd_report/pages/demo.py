@@ -190,7 +190,7 @@ def _row(
 
 
 def gap_text(sensor: DemoSensor) -> str:
-    """Return the gap recovered with its unit; not measurable unless its interval shows a gap."""
+    """Return the gap recovered with its unit, if its interval shows a gap."""
     gap = sensor.gap_points
     if gap is None or not words.is_number(gap.low) or words.is_chance_level(sensor.student.chance):
         return words.NOTHING
@@ -268,7 +268,6 @@ def _seeds_text(demo: DemoDocument) -> str:
 
 
 def _confusion_table(title: str, role: str, network: Network | None, labels: Sequence[str]) -> list[Table]:
-    """Return the confusion matrix, or for many labels its largest confusions; empty if not counted."""
     if network is None or network.confusion is None:
         return []
     if len(labels) > MAX_MATRIX_LABELS:
@@ -296,7 +295,6 @@ def _confusion_table(title: str, role: str, network: Network | None, labels: Seq
 
 
 def _labels(demo: DemoDocument) -> Iterator[Section]:
-    """Multi-label answers of the teacher and every student."""
     networks: dict[str, Network] = {"All sensors, teacher": demo.teacher}
     networks |= {f"{name}, distilled student": sensor.student for name, sensor in demo.students.items()}
     items: list[list[Block]] = []
@@ -318,7 +316,7 @@ def _labels(demo: DemoDocument) -> Iterator[Section]:
 
 
 def _attention(demo: DemoDocument) -> Iterator[Section]:
-    """Attention of teacher and best student, or the first student that has some."""
+    """Show the best student's, or the first that exists."""
     maps = {name: sensor.attention for name, sensor in demo.students.items() if sensor.attention is not None}
     if not maps:
         return
@@ -373,7 +371,7 @@ def _missing(demo: DemoDocument) -> Iterator[Section]:
 
 
 def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore]]:
-    """Return the teacher's sensors, and the subsets to show: the fullest and best first; of many, the extremes."""
+    """Return sensors and subsets, the fullest and best first; of many, the extremes."""
     scores = demo.teacher.missing or ()
     names = [*(demo.teacher.modalities or ()), *(name for score in scores for name in score.modalities)]
     names = list(dict.fromkeys(names))
@@ -446,7 +444,6 @@ def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
 
 
 def _band(score: Spread | None, measure: Measure) -> tuple[float | None, float | None, float | None]:
-    """Return mean - std, mean, mean + std."""
     if score is None:
         return None, None, None
     reach = score.std if words.is_number(score.std) and len(score.per_seed) != 1 else 0.0

@@ -28,7 +28,7 @@ def question(demo: DemoDocument) -> str:
 
 
 def answer(demo: DemoDocument) -> tuple[str, ...]:
-    """Return the answer; without a conclusion if the chosen student is no better than chance."""
+    """Return the answer; no conclusion at chance level."""
     best = best_student(demo)
     if best is None:
         return ("No student was measured, so there is no answer yet.",)
@@ -108,7 +108,7 @@ def teacher_network(demo: DemoDocument) -> str:
 
 
 def _validated_rivals(sensor: DemoSensor) -> dict[str, float]:
-    """Return validation scores by rival; labels only is one unless validation chose among trainings with it."""
+    """Labels only is a rival unless validation chose among trainings with it."""
     baseline = [] if sensor.student.shipped else [("labels only", sensor.baseline)]
     models = [*baseline, *((name, getattr(sensor, field)) for field, name in RIVALS)]
     scores = {name: mean_score(model.valid_score) for name, model in models if model is not None}
@@ -131,7 +131,7 @@ def _teacher_sentence(demo: DemoDocument, best: str) -> str:
 
 
 def _reported_gain(demo: DemoDocument) -> tuple[Gain | None, str]:
-    """Return the gain over several sensors or the only one, and its sensors in words."""
+    """Return the gain over all sensors or the only one, and their names."""
     if len(demo.students) > 1:
         return demo.mean_gain_points, f" on average over {len(demo.students)} sensors"
     (name, sensor), *_ = demo.students.items()
@@ -146,7 +146,6 @@ def _gain_sentence(demo: DemoDocument) -> str:
 
 
 def _rival_sentence(demo: DemoDocument) -> str:
-    """Return the rivals ahead of a student on test, or empty."""
     measure, ahead = demo.reported_metric, []
     for sensor, models in demo.students.items():
         student = mean_score(models.student.score(measure))
@@ -160,7 +159,7 @@ def _rival_sentence(demo: DemoDocument) -> str:
 
 
 def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
-    """Yield number and caption of the best student's measured score, gain, parameters and latency."""
+    """Yield number and caption: score, gain, parameters and latency, as measured."""
     best = best_student(demo)
     if best is None:
         return
@@ -181,7 +180,6 @@ def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
 
 
 def _ratio_text(demo: DemoDocument, best: str) -> str:
-    """Return the teacher's latency, and its ratio to the student's with the range over repeats."""
     sensor, teacher = demo.students[best], demo.teacher.latency_ms or LatencyPercentiles()
     if not words.is_number(sensor.latency_ratio):
         return ""

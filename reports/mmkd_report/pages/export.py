@@ -63,7 +63,7 @@ def error_text(value: float | None) -> str:
 
 
 def latencies(report: ExportReport) -> list[tuple[float, str, ArtifactReport]]:
-    """Return (microseconds, artifact and backend in words, artifact) of the bundle, the fastest first."""
+    """Return (microseconds, artifact and backend in words, artifact), the fastest first."""
     timed = [
         (run.latency_us, f"{artifact.name} in {_backend_name(run.backend)}", artifact)
         for artifact in report.artifacts
@@ -174,7 +174,6 @@ def _role(artifact: ArtifactReport) -> str:
 
 
 def _measured(export: ExportDocument) -> list[ArtifactReport]:
-    """Return measured artifacts, those outside the bundle last."""
     left_out = [left_out.artifact for left_out in export.report.left_out if left_out.artifact is not None]
     return [*export.report.artifacts, *left_out]
 
@@ -244,7 +243,6 @@ def _gate_cell(gate: GateResult) -> Cell:
 
 
 def _drop(gate: GateResult) -> str:
-    """Return the points lost, or why they are unknown."""
     if not gate.finite:
         return "not numbers"
     return decimal(gate.drop_points, 2) if is_number(gate.drop_points) else "no labels"

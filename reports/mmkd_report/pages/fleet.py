@@ -21,7 +21,7 @@ BUDGET_QUANTILE = 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """A problem of one run; `over_budget` is about latency, or too few calls to judge it."""
+    """A problem of one run; `over_budget` includes too few calls to judge."""
 
     name: str
     device: str
@@ -106,7 +106,6 @@ def _group(members: Sequence[tuple[str, BenchReport]], budget_ms: float | None) 
 
 
 def _over_budget(run: BenchReport, budget_ms: float) -> str | None:
-    """Return how a run breaks the budget, if it does."""
     p99_us = run.result.latency.value_us(BUDGET_QUANTILE)
     if p99_us is None:
         return f"{run.result.latency.count} calls are too few to tell whether 99 of 100 keep {budget_ms:g} ms"

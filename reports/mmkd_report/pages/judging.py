@@ -73,7 +73,7 @@ def render_judging(document: Mapping[str, Any]) -> str:
 
 
 def assign_roles(judging: JudgingDocument) -> dict[str, str]:
-    """Return each model's colour role: teacher, judged student, baseline, another, all further ones dotted."""
+    """Return colour roles: teacher, judged student, baseline, another, further ones dotted."""
     roles: dict[str, str] = {}
     for number, model in enumerate(judging.models):
         if model.role == "teacher":
@@ -136,7 +136,7 @@ def _chart(chart: SuiteChart, roles: Mapping[str, str], y_axis: charts.Axis) -> 
 
 
 def _cost(cost: CostFacts, result: SuiteResult) -> Section:
-    """Figures of each option, sliders and what decides; the page's script recomputes them with the same formulas."""
+    """The page's script recomputes the figures with the same formulas."""
     rows = []
     for option, figures in cost.results.items():
         values = msgspec.to_builtins(figures)
@@ -181,7 +181,7 @@ def _cost(cost: CostFacts, result: SuiteResult) -> Section:
 
 
 def _json_script(state: Mapping[str, object]) -> Any:
-    """Return data for the page's script; `<`, `>` and `&` are escaped so that no text can end the element."""
+    """Escape `<`, `>` and `&`, so that no text can end the element."""
     from jinja2.utils import htmlsafe_json_dumps
     from markupsafe import Markup
 

@@ -83,7 +83,7 @@ def _seeds(study: StudyDocument) -> str:
 
 
 def results_table(study: StudyDocument) -> Table:
-    """Return rows in groups: teachers, every student size with labels only first, then rivals."""
+    """Return groups: teachers, student sizes with labels only first, then rivals."""
     measure, setup = study.reported_metric, study.facts
 
     def row(role: str, name: str, mark: str, test: ScoreTable, *cells: Cell | str) -> Row:
@@ -174,7 +174,6 @@ def study_section(study: StudyDocument) -> str:
 
 
 def _gains(study: StudyDocument) -> Iterator[Section]:
-    """A panel per student size: gains over labels only, seed by seed."""
     measure, rows = study.reported_metric, dict[str, list[charts.DotRow]]()
     for entry in study.entries:
         if entry.gain_points is not None:

@@ -25,7 +25,7 @@ def question(study: StudyDocument) -> str:
 
 
 def answer(study: StudyDocument) -> tuple[str, ...]:
-    """Return the answer; without a conclusion if the chosen student is no better than chance."""
+    """Return the answer; no conclusion at chance level."""
     if words.is_chance_level(chosen_entry(study).chance):
         return (verdict(study),)
     sentences = (verdict(study), _gain_sentence(study), _nested_sentence(study), _rival_sentence(study))
@@ -75,7 +75,7 @@ def verdict(study: StudyDocument) -> str:
 
 
 def _validated_rivals(study: StudyDocument, entry: EntryRow) -> Iterator[tuple[float, float, str]]:
-    """Yield each undistilled rival's validation score, the chosen student's on the same folds, and its name."""
+    """Yield each undistilled rival's validation score, the student's on the same folds, and the name."""
     own = dict(zip(entry.seeds, entry.valid_score.per_seed, strict=False))
     for rival in study.rivals:
         if rival.teacher is None and rival.valid_score is not None:
@@ -87,7 +87,6 @@ def _validated_rivals(study: StudyDocument, entry: EntryRow) -> Iterator[tuple[f
 
 
 def _gain_sentence(study: StudyDocument) -> str:
-    """Return the gain over labels only, with scores of both and of the teacher."""
     entry, measure = chosen_entry(study), study.reported_metric
     scores = {"the student": entry.test}
     if (baseline := find_baseline(study, entry.student)) is not None and entry.method != NONE:
@@ -124,7 +123,7 @@ def _rival_sentence(study: StudyDocument) -> str:
 
 
 def key_figures(study: StudyDocument) -> Iterator[tuple[str, str]]:
-    """Yield number and caption of the chosen student's score, gain, parameters and latency."""
+    """Yield number and caption: score, gain, parameters and latency."""
     entry, measure, latency = chosen_entry(study), study.reported_metric, study.recommendation.latency
     yield (
         words.score_with_unit(entry.test[measure.name].mean, measure),

@@ -296,7 +296,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairReport(Measurement, frozen=True, kw_only=True):
-    """Two models in ONNX Runtime, called in turn, `count` times each; `ratio` is first over second."""
+    """Two models in ONNX Runtime, in turn, `count` times each; `ratio` is first over second."""
 
     first: str
     second: str
@@ -312,7 +312,7 @@ class PairReport(Measurement, frozen=True, kw_only=True):
 
 
 class OverheadReport(Measurement, frozen=True, kw_only=True):
-    """`EdgePredictor.predict` and the bare engine on the same feeds, called in turn, `count` times each."""
+    """`EdgePredictor.predict` and the bare engine, in turn, `count` times each."""
 
     bundle: str
     count: int

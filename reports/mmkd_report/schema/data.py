@@ -91,7 +91,7 @@ class ExampleWindow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Balanced accuracy of extra-trees on window statistics, on windows that they were not fitted on."""
+    """Balanced accuracy of extra-trees on window statistics, cross-fitted."""
 
     target: str  # `class`, `split` or a key of the metadata
     modality: str | None  # the sensor they see; None for all

@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A gain in percentage points or the first measure's unit, with its 95 % interval."""
+    """A gain in percentage points or the first measure's unit, with 95 % interval."""
 
     mean: float | None = None
     low: float | None = None
@@ -119,7 +119,7 @@ class DemoRival(TestScores, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AttentionMaps(msgspec.Struct, frozen=True, kw_only=True):
-    """Attention of teacher and student on one window: (queries, keys) each, over the same time."""
+    """Attention of teacher and student on one window: (queries, keys) over the same time."""
 
     teacher: tuple[tuple[float, ...], ...]
     student: tuple[tuple[float, ...], ...]

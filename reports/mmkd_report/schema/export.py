@@ -71,7 +71,7 @@ class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Losses of an artifact of lower precision on the judging windows, and the limits."""
+    """Losses of lower precision on judging windows, and limits."""
 
     windows: int
     labelled: int
@@ -118,7 +118,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """Effect of INT8 in one layer; `divergence` is the mean Kullback-Leibler divergence, in nats."""
+    """Effect of INT8 in one layer; `divergence` is the mean Kullback-Leibler divergence in nats."""
 
     layer: str
     rows: int
@@ -159,7 +159,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftOutArtifact(msgspec.Struct, frozen=True, kw_only=True):
-    """An artifact that `auto`, or a default, left out; `artifact` has its measurements, if any."""
+    """An artifact that `auto` or a default left out; `artifact` has measurements, if any."""
 
     precision: Precision
     format: ArtifactFormat = "onnx"
@@ -259,7 +259,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
-    """`<engine>.json`: what an engine was built from, with and for. Another key needs another engine."""
+    """`<engine>.json`: origin and purpose of an engine. Another key needs another engine."""
 
     format_version: int = SIDECAR_FORMAT_VERSION
     model_id: str
@@ -284,7 +284,7 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuiltEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine next to the bundle, with its sidecar `<path>.json` and build log `<path>.log`."""
+    """An engine with its sidecar `<path>.json` and build log `<path>.log`."""
 
     path: str
     sidecar: EngineSidecar

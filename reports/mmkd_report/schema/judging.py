@@ -61,7 +61,7 @@ class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure or gain over domains, with the 95 % interval of its mean; None with one domain."""
+    """A figure or gain over domains, with the mean's 95 % interval; None with one domain."""
 
     mean: float
     low: float | None

@@ -22,7 +22,7 @@ ScoreTable = dict[str, Spread]
 
 
 class SeedGain(msgspec.Struct, frozen=True, kw_only=True):
-    """A gain on the same seeds: mean, sample deviation, 95 % interval (None below five groups) and every seed."""
+    """A gain on the same seeds: mean, sample std, 95 % interval (None below five groups), every seed."""
 
     mean: float
     std: float | None
@@ -77,7 +77,7 @@ class StudyDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
-    """Latencies of an exported student and its teacher, called in turn in the same processes."""
+    """Latencies of student and teacher, called in turn in the same processes."""
 
     student_ms: dict[str, float]  # p50, p90 and p99 of one window
     teacher_ms: dict[str, float]

@@ -192,7 +192,6 @@ def check_combination(options: RunOptions, subject: Path) -> None:
 
 
 def _given(options: RunOptions) -> Iterator[str]:
-    """Yield names of options that are not at their defaults."""
     hints = get_type_hints(RunOptions, include_extras=True)
     for field in fields(options):
         if getattr(options, field.name) != field.default:

@@ -45,7 +45,7 @@ def run_mmkd(arguments: Sequence[str]) -> None:
 
 
 def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield two columns as lines that fit a terminal; a long first cell gets its own line."""
+    """Yield two columns; a long first cell gets its own line."""
     for form, about in rows:
         if about and len(form) <= _FORM_WIDTH:
             yield f"  {form:<{_FORM_WIDTH}}  {about}"
@@ -126,7 +126,6 @@ def load_recordings(place: str, modality: ModalitySpec) -> list[ReplayedRecordin
 
 
 def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException | None]:
-    """Run to the end; return the counters, and an error that ended it early."""
     import signal
     import threading
 

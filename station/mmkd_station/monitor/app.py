@@ -239,7 +239,6 @@ async def _json_object(request: Request) -> dict[str, Any]:
 
 
 async def _body(request: Request, *, most_bytes: int) -> bytes:
-    """Return the body; stop reading beyond `most_bytes`."""
     from starlette.requests import ClientDisconnect
 
     parts: list[bytes] = []

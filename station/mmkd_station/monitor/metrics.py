@@ -87,7 +87,6 @@ class _ServiceCollector:
 
 
 def _predictors_by_bundle(stations: Sequence[Station]) -> dict[str, EdgePredictor]:
-    """Return predictors by bundle path, numbered if several share one."""
     predictors: dict[str, EdgePredictor] = {}
     for station in stations:
         if any(known is station.predictor for known in predictors.values()):

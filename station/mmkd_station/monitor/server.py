@@ -74,7 +74,7 @@ def serve_page(service: Service, *, address: Address, access: Access, serve_pred
 
 
 def _repetition_filter() -> Callable[[logging.LogRecord], bool]:
-    """Pass each message once a minute: clients must not fill a disk with logs."""
+    """Pass each message once a minute: clients must not fill a disk."""
     seen: dict[tuple[str, object], float] = {}
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -106,7 +106,7 @@ def _listening(address: Address) -> socket.socket:
 
 
 class _Connections:
-    """Connections of uvicorn's h11 class; closes those that wait too long, or to make room."""
+    """Connections of uvicorn's h11 class; closes those that wait longest."""
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
@@ -147,7 +147,7 @@ class _Connections:
 
 
 def _is_waiting(connection: Any) -> bool:
-    """Whether it is the client's turn; not before the connection is set up."""
+    """Whether it is the client's turn."""
     import h11  # comes with uvicorn
 
     return connection.transport is not None and (

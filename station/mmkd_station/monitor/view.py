@@ -14,7 +14,7 @@ from mmkd_station.station import Station
 
 
 class PageFollower:
-    """State of one open page, so that it gets only news. All stations need boards."""
+    """What one open page has, so that it gets only news. All stations need boards."""
 
     def __init__(self, service: Service, station: Station) -> None:
         self._service = service
@@ -64,12 +64,11 @@ class PageFollower:
         }
 
     def _is_shared(self, other: Station, modality: str) -> bool:
-        """Whether another station has the same bundle and modality."""
         names = (each.name for each in _board(other).modalities)
         return other.predictor is self._station.predictor and modality in names
 
     def _drift_verdict(self, modality: str) -> str:
-        """Return the drift verdict, renewed every tenth time since it takes milliseconds."""
+        """Renew the verdict every tenth time: it takes milliseconds."""
         if self._drift_age >= 10:
             predictor = self._station.predictor
             names = [entry.name for entry in predictor.entries if entry.modality.name == modality]
@@ -81,7 +80,7 @@ class PageFollower:
 
 
 def latency_bars(timing: Timing) -> dict[str, Any]:
-    """Return a histogram as (edge in s, count): three bars per decade, empty ends removed."""
+    """Return a histogram as (edge in s, count): three bars per decade, without empty ends."""
     bars, below, highest_s = [], 0, timing.buckets[-2][0]
     for edge_s, count in timing.buckets:
         bars.append((min(edge_s, highest_s), count - below))
@@ -97,7 +96,7 @@ def _board(station: Station) -> Board:
 
 
 def _answering(board: Board) -> int:
-    """Return the last result's sensor; 0 before the first."""
+    """Return the last result's sensor, or 0."""
     latest = board.latest()
     names = [modality.name for modality in board.modalities]
     return names.index(latest.modality) if latest is not None and latest.modality in names else 0

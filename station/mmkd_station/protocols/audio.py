@@ -119,7 +119,7 @@ class _Recorder:
         self._rest = self._text = b""
 
     def block(self, timeout_s: float) -> NDArray[np.int16]:
-        """Return samples (n, C), none if none came in time. Raises ConnectionError if the recorder has ended."""
+        """Return samples (n, C), maybe none. Raises ConnectionError if the recorder has ended."""
         until_s = time.monotonic() + timeout_s
         while (left_s := until_s - time.monotonic()) > 0:
             ready, _, _ = select.select([self._sound, self._words], [], [], left_s)
@@ -157,7 +157,6 @@ def _last_line(text: bytes, *, of: bytes = b"") -> str:
 
 
 def _channel_places(request: SourceRequest) -> list[int]:
-    """Return the recording's channel per student channel: the number in --map, else its position."""
     return [int(name) if name.isdecimal() else place for place, name in enumerate(request.columns.names)]
 
 

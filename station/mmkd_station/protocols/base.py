@@ -69,7 +69,7 @@ class Sink(Protocol):
     """Takes records in order, from one thread."""
 
     def write(self, records: Sequence[Record]) -> None:
-        """Write all records, or raise: they are offered again, so some may come twice."""
+        """Write all records, or raise; they are offered again, so some may come twice."""
 
     def close(self) -> None:
         """Disconnect; may be called again."""
@@ -157,7 +157,7 @@ def check_no_password(where: str, *, form: str) -> None:
 
 
 def url_with_credentials(text: str, url: str) -> tuple[str, str]:
-    """Return a URL to show, and one with user and password from the `credentials` file."""
+    """Return a URL to show, and one with credentials from their file."""
     base, _, query = url.partition("?")
     parts = query.split("&")
     options = dict(part.partition("=")[::2] for part in parts if part.startswith("credentials="))
@@ -200,7 +200,7 @@ _Open = TypeVar("_Open", bound=_Connection)
 def live_source(
     connect: Callable[[], _Open], read: Callable[[_Open, Intake], Iterator[Delivery]], *, name: str
 ) -> Source:
-    """Return a source that reads a connection; after OSError it reconnects within 1 to 30 seconds."""
+    """Return a source that reads a connection, and reconnects after OSError within 1 to 30 seconds."""
 
     def deliveries(intake: Intake) -> Iterator[Delivery]:
         backoff = Backoff()
@@ -294,7 +294,7 @@ class LastResultSink(Sink):
 def paced_source(
     deliveries: Iterator[Delivery], request: SourceRequest, *, close: Callable[[], object] = lambda: None
 ) -> Source:
-    """Return a source of recorded samples, at `replay_speed` times the pace of their times or expected rate."""
+    """Return recorded samples, at `replay_speed` times the pace of their times or expected rate."""
 
     def paced(intake: Intake) -> Iterator[Delivery]:
         speed = request.replay_speed

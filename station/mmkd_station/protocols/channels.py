@@ -31,7 +31,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     offsets: tuple[float, ...]
 
     def scaled(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Convert raw values (n, C) to the modality's unit, float32 (n, C); the same array if nothing changes."""
+        """Convert raw values (n, C) to the modality's unit, float32 (n, C), maybe the same array."""
         if set(self.factors) == {1.0} and set(self.offsets) == {0.0}:
             return rows
         scaled: NDArray[np.float32] = (rows * np.array(self.factors) + np.array(self.offsets)).astype(np.float32)

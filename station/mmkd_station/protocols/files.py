@@ -25,7 +25,7 @@ _CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not 
 
 
 def file_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open a file of CSV or JSON lines; with `follow` also appended lines and those of a replaced file."""
+    """Open a file of CSV or JSON lines; with `follow` also appended lines and replaced files."""
     lines = _FileLines(Path(place), request)
     return Source(deliveries=lines.deliveries, live=request.follow, close=lines.close)
 
@@ -62,7 +62,7 @@ class _FileLines:
                 intake.stop.wait(_LOOK_S)
 
     def _was_replaced(self) -> bool:
-        """Return whether the file was replaced or truncated; then reopen it."""
+        """Reopen the file if it was replaced or truncated."""
         try:
             named, held = self._path.stat(), os.fstat(self._file.fileno())
             if os.path.samestat(named, held) and named.st_size >= self._file.tell():
@@ -120,7 +120,6 @@ def _open_file(path: Path) -> BinaryIO:
 
 
 def _split(data: bytes, intake: Intake) -> tuple[list[str], bytes]:
-    """Return whole lines and the rest."""
     *lines, rest = data.split(b"\n")
     if len(rest) > MAX_LINE_BYTES:
         intake.garbage(f"expected lines of at most {MAX_LINE_BYTES:,} bytes, got a longer one")
@@ -195,7 +194,7 @@ def json_lines(records: Sequence[Record], is_first: bool) -> bytes:
 
 
 def csv_lines(records: Sequence[Record], is_first: bool) -> bytes:
-    """Return results as CSV lines, with a header first; alarms and states are left out."""
+    """Return results as CSV lines, with a header first; leave out alarms and states."""
     rows: list[Sequence[object]] = [_CSV_FIELDS] if is_first else []
     for record in records:
         if isinstance(record, ResultRecord):

@@ -98,7 +98,7 @@ class _Reader:
         return [self._value(register, values) for register in self._registers]
 
     def _read(self, block: Block) -> tuple[dict[tuple[str, int], int], bool]:
-        """Return a block's words, none after an error, and whether the PLC refuses these registers."""
+        """Return words, none after an error, and whether the PLC refuses these registers."""
         kind, first, count = block
         ask = self._client.read_holding_registers if kind == "h" else self._client.read_input_registers
         try:

@@ -39,7 +39,6 @@ _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
 
 def _broker(text: str) -> Place:
-    """Parse a broker's address. Raises UsageError, UnavailableError without paho-mqtt."""
     _paho()
     scheme, port = ("mqtts://", 8883) if text.startswith("mqtts://") else ("mqtt://", 1883)
     place = read_place(text, scheme=scheme, options=_OPTIONS, port=port)
@@ -207,7 +206,7 @@ class MqttSink(Sink):
         self._tries_to_forget: Counter[str] = Counter()  # by boot
 
     def write(self, records: Sequence[Record]) -> None:
-        """Publish all records. Raises OSError if the broker is away, refuses, or does not confirm."""
+        """Publish all records. Raises OSError unless the broker accepts and confirms."""
         connection = self._connected()
         try:
             sent = []
@@ -229,7 +228,7 @@ class MqttSink(Sink):
                 raise connection.broken("it did not confirm")
 
     def _forget_earlier(self, connection: _Connection, started: StateRecord) -> None:
-        """Clear retained alarms that an earlier run left open; continued ones were published before `started`."""
+        """Clear retained alarms that an earlier run left open; continued ones are younger than `started`."""
         self._tries_to_forget[started.boot] += 1
         if self._tries_to_forget[started.boot] > _MAX_TRIES_TO_FORGET:
             return
@@ -255,7 +254,7 @@ class MqttSink(Sink):
                 return f"{station}/result"
 
     def _drop(self) -> None:
-        """Close the connection, so that it cannot deliver unconfirmed records that are offered again."""
+        """Close the connection, so that it cannot repeat records that are offered again."""
         if self._connection is not None:
             with contextlib.suppress(Exception):
                 self._connection.close()

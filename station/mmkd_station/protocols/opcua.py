@@ -38,7 +38,6 @@ def _asyncua() -> tuple[Any, Any]:
 
 
 def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
-    """Parse a server's address. Raises UsageError, UnavailableError without asyncua."""
     _asyncua()
     place = read_place(text, scheme=scheme, options=(*options, *_OPTIONS), port=4840)
     policy = place.choice("policy", _POLICIES, "None")
@@ -50,7 +49,6 @@ def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
 
 
 def _node(name: str, *, where: str) -> Any:
-    """Return a node. Raises UsageError that begins with `where`."""
     try:
         return _asyncua()[1].NodeId.from_string(name)
     except Exception as error:  # asyncua's errors, and ValueError
@@ -58,7 +56,7 @@ def _node(name: str, *, where: str) -> Any:
 
 
 class _Session:
-    """A session whose event loop runs only inside a method. Raises OSError if it cannot connect."""
+    """A session whose event loop runs only inside a method. Raises OSError."""
 
     def __init__(self, place: Place) -> None:
         self._loop = asyncio.new_event_loop()
@@ -97,7 +95,6 @@ class _Session:
 
 
 async def _cancel_tasks() -> None:
-    """End tasks that asyncua left in this loop."""
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
@@ -105,7 +102,7 @@ async def _cancel_tasks() -> None:
 
 
 def opcua_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open a source of nodes. Samples get the time of reading: an unchanged value has its old time."""
+    """Open a source of nodes, timed by reading: an unchanged value has an old time."""
     server = _server(text, scheme="opcua://", options=("every",))
     every_s = server.number("every", 1 / request.rate_hz, least=1e-3, most=86400)
     nodes = [_node(name, where=f"--map ...={name}") for name in request.columns.names]
@@ -130,7 +127,7 @@ class _Reader:
 
 
 def _number(value: Any) -> float:
-    """Return a number; NaN if its status is bad or it is none."""
+    """Return NaN if the status is bad or the value is no number."""
     content = None if value.Value is None else value.Value.Value
     if (value.StatusCode is not None and not value.StatusCode.is_good()) or not isinstance(content, int | float):
         return math.nan

@@ -53,7 +53,7 @@ def read_seconds(value: object, *, unit: str) -> float:
 
 
 def rows_from_json(data: bytes, request: SourceRequest) -> Rows:
-    """Return times (n,) or None, and float32 (n, C) in the modality's unit, of a JSON text. Raises ValueError."""
+    """Return times (n,) or None, and float32 (n, C) in the modality's unit. Raises ValueError."""
     if len(data) > _MAX_BYTES:
         raise ValueError(f"expected a message of at most {_MAX_BYTES:,} bytes, got {len(data):,}")
     try:
@@ -130,7 +130,7 @@ def _numbers(values: Sequence[Any], what: str) -> NDArray[np.float32]:
 
 
 class LineReader:
-    """Parses lines. The first decides between JSON and CSV, and names the columns of CSV."""
+    """Parses lines. The first decides between JSON and CSV, and may name columns."""
 
     def __init__(self, where: str, request: SourceRequest) -> None:
         self._where = where
@@ -150,7 +150,7 @@ class LineReader:
                 yield delivery
 
     def read(self, lines: Iterable[str], intake: Intake, *, arrived_s: float) -> Delivery | None:
-        """Return the samples of some lines, if any; count others as garbage. Raises UsageError."""
+        """Return samples of lines, if any; count others as garbage. Raises UsageError."""
         parts: list[Rows] = []
         samples: list[tuple[float | None, list[float]]] = []  # of CSV
         for line in lines:
@@ -184,7 +184,6 @@ class LineReader:
         self._is_json = self._is_timed = None
 
     def _is_header(self, first: str) -> bool:
-        """Return whether the first line is a header, and set up the format."""
         self._is_json = first[0] in "{["
         if self._is_json:
             return False

@@ -22,7 +22,7 @@ from mmkd_station.protocols.webhook import WebhookSink, url_host
 
 
 class _SourceKind(msgspec.Struct, frozen=True):
-    """A row of the table; `grows` if `--follow` applies, `frames` if it gives video."""
+    """`grows` if `--follow` applies, `frames` if it gives video."""
 
     form: str
     about: str
@@ -71,7 +71,6 @@ _Kind = TypeVar("_Kind", _SourceKind, _SinkKind)
 
 
 def _kind_and_place(text: str, table: Mapping[str, _Kind], *, option: str) -> tuple[_Kind, str]:
-    """Return a text's row and the part after its prefix. Raises UsageError."""
     for prefix, kind in table.items():
         has_place = prefix[-1] in ":/"
         if text == prefix or (text.startswith(prefix) and has_place):

@@ -125,7 +125,6 @@ def video_source(text: str, place: str, request: SourceRequest) -> Source:
 
 
 def _quiet_opencv(text: str) -> Any:
-    """Return OpenCV with its stderr log off."""
     cv2 = opencv(f"--source {text} needs")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
@@ -139,7 +138,6 @@ def _cut(pixels: NDArray[np.uint8], region: Region | None, request: SourceReques
 
 
 def _split_region(text: str, place: str) -> tuple[str, Region | None]:
-    """Return the text before `#region=`, and the region."""
     place, mark, rest = place.partition("#")
     if not mark:
         return place, None

@@ -24,7 +24,7 @@ _TRANSIENT = (408, 425, 429)
 
 
 class _Unmoved(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection: records would not be sent again, and headers would go to another host."""
+    """Follows no redirection: records would be lost, and headers would go to another host."""
 
     def redirect_request(self, *_: object) -> None:
         return None
@@ -34,7 +34,7 @@ _OPENER = urllib.request.build_opener(_Unmoved)
 
 
 def url_host(url: str) -> str:
-    """Return a URL up to its host: the rest is often a secret, and others read pages and logs."""
+    """Return a URL up to its host: the rest is often secret, and pages and logs are read."""
     scheme, mark, rest = url.partition("://")
     return scheme + mark + re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
 
