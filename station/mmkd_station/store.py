@@ -203,7 +203,7 @@ class RecordQueue:
     Attributes:
         offered: the offered records, if on disk.
         lines: added by the store's next transaction.
-        sent_until: id of the last sent record; `deleted_until` likewise.
+        sent_until: id of the last sent record; `deleted_until` too.
     """
 
     def __init__(self, sink: str, *, store: Store | None, most: int) -> None:
