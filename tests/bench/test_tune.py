@@ -57,8 +57,8 @@ def add_artifact(path: Path, *, tolerance: float) -> Path:
     with Bundle.open(example_bundle()) as bundle:
         manifest = bundle.manifest
         entry = manifest.models[0]
-        members = {one.file: bundle.read(one.file) for one in (*manifest.files, entry.golden, *entry.artifacts)}
-    fp32 = entry.artifacts[0]
+        fp32 = entry.artifacts[0]
+        members = {one.file: bundle.read(one.file) for one in (*manifest.files, entry.golden, fp32)}
     int8: Artifact = msgspec.structs.replace(
         fp32,
         file="acc/model.int8.onnx",
