@@ -1,6 +1,6 @@
 """Limits of a checkpoint's claimed sizes, checked before any network is built.
 
-They cover what shapes do not: the number of layers, and constant matrices that no file contains.
+They cover the number of layers, and constant matrices that no file contains.
 """
 
 from __future__ import annotations

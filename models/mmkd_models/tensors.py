@@ -34,7 +34,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, docum
 def _with_metadata(data: bytes, key: str, value: str) -> bytes:
     """Add a metadata entry to a safetensors file; safetensors itself writes several in random order.
 
-    Format: header length in 8 bytes, the header as JSON, padded with spaces to a multiple of 8, the tensors.
+    Format: header length in 8 bytes, JSON header, padded with spaces to a multiple of 8, tensors.
     """
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     header = json.loads(data[_LENGTH_BYTES:start])

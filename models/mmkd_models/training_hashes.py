@@ -1,6 +1,6 @@
 """Hashes of the groups and windows that trained a model, to recognise but not to read them.
 
-A group is recognised in datasets of the same name, a window in all.
+Groups are recognised in datasets of the same name.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ def _group_hashes(windows: Windows, *, key: str) -> tuple[npt.NDArray[np.int64],
 
 
 def _window_hashes(windows: Windows, modality: str, *, key: str) -> Hashes:
-    """(N,) 0 for a window that hardly moves."""
     narrowed = windows.with_modalities([modality])
     hashes = np.zeros(len(windows), dtype=np.uint64)
     step = windows_at_once(narrowed.spec.modalities[0])

@@ -1,6 +1,6 @@
 """Windows of the new and the old domain, and the student's classes.
 
-A class is never answered before it is learnt, or after it is gone.
+No class is answered before it is learnt, or after it is gone.
 """
 
 from __future__ import annotations
@@ -162,7 +162,6 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
 
 
 def _in_classes(windows: Windows, task: TaskSpec, *, where: str) -> Windows:
-    """Match labels by name; windows of other classes get none."""
     known = windows.spec.task
     if known.kind != task.kind or not set(known.labels) & set(task.labels):
         raise UsageError(

@@ -2,8 +2,7 @@
 
 The estimate is closeness to the teacher's probabilities on held-out windows or, without one, to labels of old windows
 weighted by similarity to new ones (importance-weighted validation: M. Sugiyama, M. Krauledat, K. Mueller, JMLR 8,
-2007). Closeness is a proper score (G. Brier, 1950). Confidence is no estimate: learning from own answers raises it,
-right or not.
+2007). Closeness is a proper score (G. Brier, 1950); confidence rises with own answers, right or not.
 """
 
 from __future__ import annotations
@@ -172,7 +171,7 @@ def class_fractions(answers: NDArray[np.int64], classes: int) -> tuple[float, ..
 
 
 def importance(student: StudentCheckpoint, new: Windows, old: Windows) -> Floats:
-    """Return how much likelier each old window (M,) is among new ones, mean 1, at most 10, by logistic regression."""
+    """Return how much likelier old windows (M,) are among new ones, mean 1, at most 10."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -195,7 +194,7 @@ def standard_error(figure: Callable[[NDArray[np.bool_]], float], judges: Windows
 def vanished_classes(judge: AdaptationJudge, before: StudentScores, after: StudentScores) -> tuple[str, ...]:
     """Return classes that are frequent in the reference and before, but hardly answered now.
 
-    If the reference has one frequent class, the student's certain answers before replace it.
+    A reference with one frequent class is replaced by the student's certain answers before.
     """
     labels = judge.new.spec.task.labels
     was, now = (np.array(class_fractions(scores.answers, len(labels))) for scores in (before, after))

@@ -1,7 +1,7 @@
 """The methods of adaptation.
 
-Half of each training batch is old, drawn equally from each class ("random replay"; A. Chaudhry et al., 2019), with
-targets half label, half the unadapted student's answer (Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016).
+Half of each batch is old, drawn equally from each class ("random replay"; A. Chaudhry et al., 2019), with targets half
+label, half the old student's answer (Z. Li, D. Hoiem, "Learning without Forgetting", ECCV 2016).
 """
 
 from __future__ import annotations
@@ -155,7 +155,6 @@ def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats
 
 
 def _blocks(windows: Windows) -> NDArray[np.int64]:
-    """(N,) a number below `_PARTS`, shared by the windows of a group or of a stretch."""
     if windows.group_count >= _PARTS:
         return np.unique(windows.groups, return_inverse=True)[1] % _PARTS
     return np.arange(len(windows)) * _BLOCKS // max(len(windows), 1) % _PARTS
@@ -203,7 +202,7 @@ class PairedSource:
 class AdaptLearner(nn.Module):
     """Trains a student in place.
 
-    `targets` (N, K) are probabilities of the new windows, `offset` in number, then of the old ones.
+    `targets` (N, K) are of the first `offset` windows, the new ones, then of the old.
     """
 
     targets: Tensor

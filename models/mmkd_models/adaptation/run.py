@@ -1,6 +1,6 @@
 """An adaptation: every method is tried and judged, and the best that passes the gate is the result.
 
-The same old windows choose and judge how far to go with labels, so forgetting is underestimated.
+The same old windows choose and judge how far to go, so forgetting is underestimated.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _limit_forgetting(
 ) -> tuple[StudentCheckpoint, MethodResult]:
     """Go as far as the student neither forgets too much nor loses a class, else all the way.
 
-    Training labels are judged by students that did not see them.
+    Students that did not see training labels judge them.
     """
     part = _parts_of_labels(judge.new.labels)
     halves = [_without_part(task, part, number) for number in range(FOLDS)]
@@ -155,7 +155,6 @@ def _logits_of_others(
 
 
 def _parts_of_labels(labels: NDArray[np.generic]) -> NDArray[np.int64]:
-    """(N,) a number below `FOLDS`, so that each part has some of every class."""
     part = np.zeros(len(labels), dtype=np.int64)
     for number in np.unique(labels):
         rows = np.flatnonzero(labels == number)

@@ -1,7 +1,6 @@
 """Stored answers of frozen teachers, for trainings that see the same batches.
 
-Batches follow from seed and step (docs/decisions/002), so trainings that differ only in recipe or learning rate get
-bit-equal answers. Layers are too large to store.
+Batches follow from seed and step (docs/decisions/002), so answers are bit-equal. Layers are too large to store.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def ask_teachers(teachers: Sequence[nn.Module], batch: Batch, *, taps: bool) -> 
 
 
 class AnswerMemory:
-    """Answers to every step of a training, in one file or one per block; `decides` is all that decides them."""
+    """Answers to every step of a training, in one file or one per block; `decides` is all they depend on."""
 
     def __init__(self, folder: Path, decides: Mapping[str, Any], *, steps: int) -> None:
         decided = msgspec.json.encode({**decides, "steps": steps}, order="sorted")

@@ -1,6 +1,6 @@
 """Learners: what a batch teaches, from labels, an earlier teacher, or a recipe.
 
-Teacher and student see the same augmented window (function matching: Beyer et al., CVPR 2022).
+Teacher and student see the same augmented window (Beyer et al., CVPR 2022).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SupervisedLearner(nn.Module):
 class SelfTrainingLearner(nn.Module):
     """A second generation: learns the first one's answers on all windows, and the labels.
 
-    "Noisy Student" (Xie et al., CVPR 2020): only the second generation answers under dropout and modality dropout.
+    "Noisy Student" (Xie et al., CVPR 2020): only the second answers under dropout.
     """
 
     def __init__(self, network: Teacher, first: Teacher, *, modality_dropout: float, goal: Goal = CLASSES) -> None:
@@ -81,9 +81,9 @@ def _inputs_with_gaps(network: nn.Module, batch: Batch, probability: float) -> I
 class DistillLearner(nn.Module):
     """Teachers and student see the same batch; the recipe says what the student learns from it.
 
-    Teachers are frozen and no submodules, so no checkpoint contains them. Your own networks work if `student(values,
-    present, taps=...)` returns a `StudentOutput` and `teacher(inputs, taps=...)` a `TeacherOutput`; an `example` input
-    shows what they return. Teachers are in the recipe's order.
+    Teachers, in the recipe's order, are frozen and no submodules, so no checkpoint contains them. Your own networks
+    work if `student(values, present, taps=...)` returns a `StudentOutput` and `teacher(inputs, taps=...)` a
+    `TeacherOutput`, shown by an `example` input.
 
     Raises UsageError if the recipe does not fit the networks.
     """
@@ -199,7 +199,7 @@ def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -
 
 
 def mix_logits(goal: Goal, logits: Sequence[Tensor], *, temperature: float) -> Tensor:
-    """Return logits z (B, K) of all teachers; those of a single one unchanged.
+    """Return logits z (B, K) of all teachers together.
 
     softmax(z / T), or the sigmoid of several labels, is their mean probability at T; numbers are averaged (Hinton,
     Vinyals, Dean, 2015). No gradient flows into teachers.

@@ -129,7 +129,6 @@ def terms_text() -> str:
 
 
 def _value(name: str, value: str, text: str) -> Any:
-    """The value as JSON; plain numbers and words are converted later."""
     try:
         match name:
             case "weight":

@@ -24,7 +24,7 @@ _SURE = 9.0  # the logit of a label that a guess turns on
 def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Chance:
     """Return chance's test score on each seed, and whether the model is better.
 
-    Below `MIN_GROUPS` groups the interval is at least as wide as one that resamples windows.
+    Below `MIN_GROUPS` groups the interval also covers resampled windows.
     """
     figure = float(np.mean([guessed_figure(outcome, metric) for outcome in tests]))
     ends = [interval_of(figure_draws(tests, metric, seed=seed))]
@@ -51,7 +51,6 @@ def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
 
 
 def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Confusions of each constant answer, and of a uniform guess: (K + 1, K, K)."""
     truth: NDArray[np.float64] = np.array(confusion, dtype=np.float64).sum(axis=1)
     classes = len(truth)
     constant = np.eye(classes)[:, None, :] * truth[:, None]

@@ -1,4 +1,4 @@
-"""Labels interpolated in time, a rival without a sensor; if it succeeds, scores on hidden labels are too good."""
+"""Labels interpolated in time, a rival without a sensor that shows leaks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,6 @@ def leak_of(judged: Sequence[TestedNetwork | None], metric: str) -> LabelLeak | 
 
 
 def _columns(train: Windows) -> NDArray[np.float64]:
-    """(N, K): 1 for a window's class or labels, else 0; (N, 1) a regression's number."""
     if train.spec.task.kind == "classification":
         return np.asarray(train.labels[:, None] == np.arange(len(train.spec.task.labels)), dtype=np.float64)
     return train.labels.reshape(len(train), -1).astype(np.float64)

@@ -140,7 +140,7 @@ def averaged(first: Answers, second: Answers, *, kind: TaskKind) -> Answers:
 def _rocket_threads() -> Iterator[None]:
     """Keep numba from OpenMP, and restore torch's thread count. Raise ImportError without aeon.
 
-    With two OpenMP libraries in one process each later training step was 50 times slower.
+    Two OpenMP libraries in one process made later training steps 50 times slower.
     """
     import aeon  # noqa: F401
     from numba import config
@@ -196,7 +196,6 @@ def _roots(counts: Any) -> NDArray[np.float64]:
 
 
 def _ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) -> Callable[[Features], Answers]:
-    """Return a one-against-rest ridge regression; a class without a label answers -1."""
     from sklearn.linear_model import RidgeClassifierCV
 
     if task.kind != "classification":

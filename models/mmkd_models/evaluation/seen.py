@@ -48,7 +48,7 @@ def check_seen(
 ) -> SeenWindows | None:
     """Count the windows a model knows. Raise UsageError if training windows must not judge it.
 
-    `part` names the windows; None accepts training windows. With `costs` the model gets a price.
+    `part` names the windows; None accepts training windows. `costs` says that money is at stake.
     """
     seen = windows_seen(model, modality, dataset, windows)
     trained = 0 if seen is None else seen.trained

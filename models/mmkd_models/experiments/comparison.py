@@ -1,7 +1,7 @@
 """A fair comparison of teacher, labels only, student and rivals per sensor, as in the demo.
 
-All get the same grouped folds, visible labels, steps and seeds; without a race labels only choose their own learning
-rate; finished models read the test windows once.
+All get the same grouped folds, visible labels, steps and seeds; without a race labels only choose their learning rate;
+test windows are read once.
 """
 
 from __future__ import annotations

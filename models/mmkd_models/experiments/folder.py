@@ -1,7 +1,6 @@
 """The folder of an experiment: its runs, the windows of its folds, and results.
 
-A run is finished when its `result.json` exists; the checkpoint is written before. The process that makes it locks its
-folder.
+A run is finished when its `result.json` exists, after the checkpoint. Whoever makes it locks its folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Combinations of teachers, student sizes, methods, learning rates and seeds, and their folder names.
 
-A name follows from everything that decides a result and nothing else, so processes and hosts agree.
+A name follows from everything that decides a result, so processes and hosts agree.
 """
 
 from __future__ import annotations
@@ -66,11 +66,10 @@ def _teacher(text: str, dataset: Dataset) -> TeacherChoice:
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings that all runs of one sensor share and that decide their weights.
+    """Settings that decide the weights of all runs of one sensor.
 
-    `choose` trains students in several forms for validation, `labels_compete` lets labels only join that race,
-    `self_training` adds a second generation of teachers. None in `left_out` deals folds by groups. Other `threads` may
-    change the last bits.
+    `choose` trains students in several forms for validation, `labels_compete` lets labels only join, `self_training`
+    adds a second generation of teachers. None in `left_out` deals folds by groups. `threads` may change the last bits.
     """
 
     dataset_sha256: str

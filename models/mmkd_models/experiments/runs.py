@@ -1,4 +1,4 @@
-"""Runs of a teacher, a student, or a sensor's rivals: each made once, and resumed if interrupted.
+"""Runs of a teacher, a student, or a sensor's rivals, each made once and resumed.
 
 Only `judge_network` and `judge_rivals` read the test windows.
 """
@@ -64,7 +64,7 @@ _WAIT_S = 0.5
 class Judged:
     """A finished run and its answers on test windows.
 
-    `missing` has the first measure by what is left: a teacher's modalities, or a student's missing fraction of samples.
+    `missing` has the first measure by remaining modalities, or by the missing fraction of samples.
     """
 
     result: RunResult
@@ -422,9 +422,9 @@ def grid_phases(
     rivals: Sequence[RivalName],
     ask_before: bool = False,
 ) -> tuple[list[Run], ...]:
-    """Return the phases of a grid; runs of one phase can be made side by side.
+    """Return the phases of a grid; runs of a phase can be made side by side.
 
-    With `ask_before` teachers answer the batches of their students once, if recipes use outputs alone.
+    With `ask_before` teachers answer their students' batches once, if recipes use outputs alone.
     """
     trials = [Trial(candidate=candidate, seed=seed) for candidate in chosen for seed in seeds]
     baselines = [trial for trial in trials if trial.candidate.entry.teacher is None]

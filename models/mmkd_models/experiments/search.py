@@ -1,7 +1,7 @@
 """The search of a study: Optuna (TPE) proposes what to train; test windows are not read.
 
-Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011. The score is the mean validation
-score. Optuna's study is rebuilt from the folder for each proposal.
+Source: Bergstra et al., NeurIPS 2011. The score is the mean validation score; Optuna's study is rebuilt from the folder
+each time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A study: which student of one sensor is best within limits.
 
-Validation alone chooses; finished networks of the table read the test windows.
+Validation alone chooses; only finished networks read the test windows.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ MeasureLatency = Callable[[Path, Path], PairLatency]
 class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of a study.
 
-    A `grid` trains everything on every seed. A search tries `trials` candidates on `search_seeds`, outside the table,
-    and trains `finalists` on the others. `required` methods must be possible.
+    A `grid` trains everything on every seed; a search tries `trials` candidates on `search_seeds`, and trains
+    `finalists` on the others. `required` methods must be possible.
     """
 
     conditions: Conditions
@@ -176,7 +176,7 @@ def prepare_study(
 def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tuple[int, ...]:
     """Return the seeds whose test windows a search has not seen. Raise UsageError without one.
 
-    Without groups a dataset's own split is the only fold, and a search reads validation alone.
+    Without groups the only fold is the dataset's split, and a search reads validation alone.
     """
     windows = dataset.everything()
     if fold_count(windows) == 1:
@@ -216,7 +216,7 @@ def _student_sizes(
 ) -> tuple[StudentSize, ...]:
     """Return each size with its costs, and the limit it breaks. Raise PerformanceError if all break one.
 
-    Latencies, of networks after one training step, are measured once and stored in the study's folder.
+    Latencies are measured once, after one training step.
     """
     sizes = []
     for preset in options.space.students:

@@ -1,6 +1,6 @@
 """Jobs side by side, in local processes or as tasks of a Ray cluster.
 
-Each job has a fixed number of threads, so results do not depend on the number of workers.
+Threads per job are fixed, so results do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def torch_threads(count: int = 1) -> Iterator[None]:
 class Workers:
     """Processes that run jobs; a single worker is this process. Leaving the `with` ends them, at once after an error.
 
-    `ray` uses the cluster of RAY_ADDRESS, else one on this machine, and reports no steps; every node needs the same
-    files under the same paths.
+    `ray` uses the cluster of RAY_ADDRESS, else one on this machine, without steps; every node needs the same files and
+    paths.
     """
 
     def __init__(self, count: int, *, executor: Executor = "local", threads: int = 1) -> None:

@@ -1,7 +1,7 @@
 """EDAM, entropy distillation in attention maps: the student's self-attention learns the teacher's cross-attention.
 
-Idea: Agarwal et al., AVSS 2021 (arXiv 2110.08270). Form: TextBrewer's `att_ce_mean` (Yang et al., ACL 2020), on maps
-whose rows already sum to 1.
+Agarwal et al., AVSS 2021 (arXiv 2110.08270), as TextBrewer's `att_ce_mean` (Yang et al., ACL 2020), on maps whose rows
+sum to 1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """DIST: the student's probabilities correlate with the teacher's, over classes and over windows.
 
-Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, section 4: beta (1 - rho) of each window
-(rows) plus gamma (1 - rho) of each class (columns), rho Pearson's correlation of probabilities at temperature tau,
-times tau^2 as in the authors' code.
+Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, section 4: beta (1 - rho) of windows
+(rows) plus gamma (1 - rho) of classes (columns), rho Pearson's correlation of probabilities at temperature tau, times
+tau^2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DKD, decoupled knowledge distillation: Zhao et al., CVPR 2022, section 3.
 
-KL = TCKD + (1 - p_target) NCKD, and DKD = alpha TCKD + beta NCKD, both times T^2 as in the authors' code, whose
-subtraction of 1000 from the target's logit is here its omission.
+KL = TCKD + (1 - p_target) NCKD, and DKD = alpha TCKD + beta NCKD, both times T^2 as in the authors' code. That code
+subtracts 1000 from the target's logit; here it is omitted.
 """
 
 from __future__ import annotations

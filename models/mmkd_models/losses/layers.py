@@ -1,6 +1,6 @@
 """Pairs of layers of two networks, and their tokens at the same times.
 
-Tokens stand for equal stretches of the window, so common time follows from their numbers.
+Tokens stand for equal stretches of the window.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
     def tied(self, pair: Pair, student: Shown, teacher: Shown, *, depth: int | None = None) -> list[tuple[int, int]]:
         """Return the pairs (student layer, teacher layer), with `depth` teacher layers.
 
-        Raises UsageError if a network does not return a layer: a silent zero would look like a loss that is learnt.
+        Raises UsageError if a network does not return a layer.
         """
         depth = teacher_depth(pair.teacher, pair.modality) if depth is None else depth
         pairs = layer_pairs(self.layers, student=student_depth(pair.student), teacher=depth)

@@ -1,4 +1,4 @@
-"""Interface of a recipe's terms: a weight over time, checked options, and a loss."""
+"""A recipe's terms: weight over time, checked options, and loss."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def constant(value: float) -> Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """Meaning of logits; `spread` is the std of a regression's training targets, the unit of losses."""
+    """Meaning of logits; `spread` is the std of a regression's training targets."""
 
     kind: TaskKind = "classification"
     spread: float = 1.0
@@ -71,7 +71,7 @@ def target_scale(windows: Windows) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Outputs of a student and one teacher for the same windows; taps if a term compares layers."""
+    """Outputs of a student and one teacher for the same windows, with taps to compare layers."""
 
     student: StudentOutput
     teacher: TeacherOutput
@@ -91,7 +91,7 @@ class TrainingStep:
 class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A term of a recipe: a subclass with a `tag`, in the union of `distillation/recipe.py`.
 
-    `loss(step, head)` returns losses by name; `check(kind, classes)` raises UsageError for its options.
+    `loss(step, head)` returns losses by name; `check(kind, classes)` raises UsageError.
     """
 
     weight: Weight = constant(1.0)
@@ -103,7 +103,7 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def reads_teacher(self) -> int | None:
-        """The number of the teacher whose layers the term reads; None if mixed outputs are enough."""
+        """Number of the teacher whose layers the term reads; None for mixed outputs."""
         return None
 
     def compares_layers(self) -> bool:

@@ -1,4 +1,4 @@
-"""Scores of each kind of task: figures, standard errors and names, also under a bootstrap over groups."""
+"""Scores of each kind of task, also under a bootstrap over groups."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scores(_Figures, frozen=True, kw_only=True):
-    """Scores of classes, from 0 to 1; without its class in the truth a recall or F1 is missing.
+    """Scores of classes, from 0 to 1; absent classes have no recall and F1.
 
     `confusion`: rows the truth, columns the answers.
     """
@@ -44,7 +44,7 @@ class Scores(_Figures, frozen=True, kw_only=True):
     confusion: tuple[tuple[int, ...], ...]
 
     def standard_error(self, name: str) -> float:
-        """Return the binomial standard error of independent windows; for macro-F1 that of balanced accuracy."""
+        """Return the binomial standard error; for macro-F1 that of balanced accuracy."""
         counts = np.array(self.confusion, dtype=np.float64)
         right, of_truth = np.diag(counts), counts.sum(1)
         if name == "accuracy":
@@ -77,9 +77,9 @@ def metric_of_confusions(confusions: Figures, metric: str) -> Figures:
 
 
 class LabelScores(_Figures, frozen=True, kw_only=True):
-    """Scores of several labels, from 0 to 1; labels that are never on count neither in F1 nor precision.
+    """Scores of several labels, from 0 to 1; F1 and precision ignore labels that are never on.
 
-    `counts` has, for each label, windows rightly on, wrongly on, wrongly off, rightly off.
+    `counts` per label: rightly on, wrongly on, wrongly off, rightly off.
     """
 
     macro_f1: float
@@ -88,7 +88,7 @@ class LabelScores(_Figures, frozen=True, kw_only=True):
     counts: tuple[tuple[int, int, int, int], ...]
 
     def standard_error(self, name: str) -> float:
-        """Return the binomial standard error of independent windows; by default of the mean recall."""
+        """Return the binomial standard error, by default of the mean recall."""
         if name == "subset_accuracy":
             share = self.subset_accuracy
             return math.sqrt(share * (1 - share) / sum(self.counts[0]))
@@ -112,7 +112,7 @@ def label_scores(truth: NDArray[np.uint8], logits: NDArray[np.floating[Any]], *,
 
 
 class ValueScores(_Figures, frozen=True, kw_only=True):
-    """Scores of numbers: errors in the target's unit, `r2` and correlation (0 if either never changes)."""
+    """Errors in the target's unit, `r2` and correlation (0 if either never changes)."""
 
     mae: float
     rmse: float
@@ -121,7 +121,7 @@ class ValueScores(_Figures, frozen=True, kw_only=True):
     windows: int
 
     def standard_error(self, name: str) -> float:
-        """Return the large-sample standard error of `r2` or `pearson`, of independent windows.
+        """Return the large-sample standard error of `r2` or `pearson`.
 
         2 R (1 - R^2) / sqrt(n) and (1 - r^2) / sqrt(n): J. Wishart, Biometrika 22, 1931.
         """
@@ -139,9 +139,9 @@ def value_scores(truth: NDArray[np.floating[Any]], answers: NDArray[np.floating[
 
 
 def weighted_values(truth: Figures, answers: Figures, owner: NDArray[np.int64], weights: Figures) -> dict[str, Figures]:
-    """Return mae, rmse, r2 and pearson, each (D,), of answers and truth (N,); NaN if a draw has no window.
+    """Return mae, rmse, r2 and pearson, each (D,), of answers and truth (N,); NaN without windows.
 
-    `owner` (N,) is the column of `weights` (D, G), which count each group in each draw.
+    `owner` (N,) is each window's column in `weights` (D, G), which count groups in draws.
     """
     y, x = truth - truth.mean(), answers - truth.mean()
     columns = np.stack([np.ones_like(y), np.abs(x - y), (x - y) ** 2, y, y**2, x, x**2, x * y], axis=1)
@@ -181,7 +181,7 @@ def weighted_fraction(right: NDArray[np.bool_], owner: NDArray[np.int64], weight
 def weighted_precision(on: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
     """Return mean average precision (D,) of labels and scores (N, K), without interpolation.
 
-    Source: M. Zhu, "Recall, Precision and Average Precision", University of Waterloo, 2004.
+    Source: M. Zhu, University of Waterloo, 2004.
     """
     draws = max(1, _MAX_CELLS // max(1, len(on)))
     starts = range(0, len(weights), draws)

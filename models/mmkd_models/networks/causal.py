@@ -1,7 +1,7 @@
 """The encoder of a causal student: no token sees later samples.
 
-Time tokens of a causal strided stem attend to a window of them, with a relative position code. Spectrum and statistics
-tokens attend to time tokens, nothing to them: a stream computes three tokens per step.
+Time tokens of a causal strided stem attend to a window of them, with a relative position code; spectrum and statistics
+tokens attend to them only, so a stream computes three tokens per step.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _HISTORY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A recording before the first block: time tokens (B, N, D), presence (B, N), statistics up to each token."""
+    """A recording before the first block: time tokens (B, N, D), presence (B, N), and running statistics."""
 
     time: Tensor
     there: Tensor
@@ -100,7 +100,7 @@ class CausalEncoder(nn.Module):
         return self.front if isinstance(self.front, CausalFront) else self.front.inner
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
-        """Encode windows; half of the training batches follow other windows, as in a stream."""
+        """Encode windows; half of the training batches follow others, as in a stream."""
         values, present = self.padded(values), self.padded(present)
         if self.training and float(torch.rand(())) < _HISTORY:
             values, present = (torch.cat([x.roll(1, 0), x], dim=1) for x in (values, present))
@@ -157,7 +157,7 @@ class CausalEncoder(nn.Module):
     def tokens(self, along: Recording, ends: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the tokens before the first block (B, N + 2 I, D), and each block's bias (B, H, N + 2 I, N + 2 I).
 
-        I pairs of spectrum and statistics tokens look back after blocks `ends` (I,).
+        The 2 I summary tokens look back from blocks `ends` (I,).
         """
         count = along.time.shape[1]
         band = last_blocks(ends, count, self.length).to(along.time)
@@ -185,7 +185,6 @@ class CausalEncoder(nn.Module):
 def _sensed(
     modality: ModalitySpec, config: EncoderConfig
 ) -> tuple[ModalitySpec, int, Callable[[CausalFront], CausalFront | CausalSound | CausalFrames]]:
-    """The series of a modality, samples per element, and the builder of its front-end."""
     match modality.kind:
         case "audio":
             mels = LogMels(modality)

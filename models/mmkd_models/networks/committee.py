@@ -67,8 +67,8 @@ def committee_fault(facts: CommitteeFacts) -> str | None:
 class Committee(nn.Module):
     """Members that answer as one teacher.
 
-    If a window lacks a modality, only transformers and members of another modality alone answer; if none has a weight,
-    all do.
+    If a window lacks a modality, only transformers and other modalities' own members answer; if none has a weight, all
+    do.
     """
 
     def __init__(self, members: Sequence[nn.Module], facts: CommitteeFacts, *, kind: TaskKind) -> None:
@@ -122,7 +122,6 @@ class Committee(nn.Module):
         return self.calibrated(number, output.logits if isinstance(output, TeacherOutput) else output)
 
     def _weights(self, numbers: Sequence[int], inputs: Inputs) -> Tensor:
-        """(M, B) float64 weights of these members, sum 1 per window."""
         members = [self.facts.members[number] for number in numbers]
         there = torch.stack([(inputs[name][1] > 0).flatten(1).any(1) for name in self.names])  # (modalities, B)
         weights = there.new_tensor([member.weight for member in members], dtype=torch.float64)[:, None]
@@ -149,11 +148,11 @@ class Committee(nn.Module):
 class FixedViews(nn.Module):
     """A committee in a distillation: members without a network answer each training window once, as recorded.
 
-    A mixed window gets the same mixture of answers (mixup: Zhang et al., ICLR 2018): kernels and statistics are many
-    times slower than a transformer and never saw mixtures, noise or gaps.
+    A mixed window gets the same mixture of answers (mixup: Zhang et al., ICLR 2018): these members are many times
+    slower than a transformer and never saw mixtures, noise or gaps.
 
-    `ask` returns a member's logits (N, K) for the training windows, once; with `whole` transformers answer recorded
-    windows too, except in batches with taps.
+    `ask` returns a member's logits (N, K), once; with `whole` transformers answer recorded windows too, except for
+    taps.
     """
 
     def __init__(self, committee: Committee, ask: Callable[[nn.Module], Tensor], *, whole: bool = False) -> None:

@@ -1,7 +1,7 @@
 """One modality -> tokens: masked front-end, convolutional stem, two summary tokens, self-attention.
 
-Uses only operators that every engine supports: additive finite masks, static shapes. Token layout: L time tokens, a
-spectrum token (of video the embeddings' mean), a statistics token.
+Every engine supports its operators: additive finite masks, static shapes. Tokens: L of time, a spectrum (of video the
+mean embedding), statistics.
 """
 
 from __future__ import annotations

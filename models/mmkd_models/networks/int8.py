@@ -1,9 +1,8 @@
 """The arithmetic of a student in INT8, and a student that practises it in float32, with gradients.
 
-Levels are symmetric, zero point 0, one scale per output of a weight; the export uses the same functions on NumPy
-arrays. Fake quantisation: B. Jacob et al., CVPR 2018, section 3. Rounding has a straight-through gradient (Y. Bengio et
-al., 2013); activation ranges are learnt (S. Esser et al., "Learned Step Size Quantization", ICLR 2020, equations 1 to
-3).
+Levels are symmetric, zero point 0, one scale per output of a weight; the export uses the same functions. Fake
+quantisation: B. Jacob et al., CVPR 2018, section 3. Straight-through gradient: Y. Bengio et al., 2013. Learnt ranges:
+S. Esser et al., "Learned Step Size Quantization", ICLR 2020, equations 1 to 3.
 """
 
 from __future__ import annotations
@@ -163,7 +162,6 @@ def _clipped_weights(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _starting_ranges(student: Student, groups: Sequence[Sequence[str]], values: Tensor, present: Tensor) -> Tensor:
-    """(S,) ranges with the least squared rounding error on these windows."""
     inputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:

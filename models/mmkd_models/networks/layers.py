@@ -56,7 +56,7 @@ class Tokens:
 
 
 class AnswerHead(nn.Module):
-    """The output of a network, without weights; for a regression mean and std (1,) of the training targets."""
+    """The output of a network, without weights; a regression has mean and std (1,) of training targets."""
 
     mean: Tensor
     std: Tensor
@@ -119,9 +119,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
-        """Attend from x (B, Lq, D) to source (B, Lk, D); return (B, Lq, D), and the tap if `want_map`.
+        """Attend from x (B, Lq, D) to source (B, Lk, D), which self-attention ignores; also return the tap if `want_map`.
 
-        Self-attention ignores the source. The bias is added: (B, Lk) of keys, or (B, H, Lq, Lk) of pairs.
+        The bias is added: (B, Lk) of keys, or (B, H, Lq, Lk) of pairs.
         """
         batch, length, width = x.shape
         if self.query is None:

@@ -147,7 +147,6 @@ def grow_trees(
 
 
 def _round_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The largest float32 not above, with which float32 statistics compare alike."""
     nearest = thresholds.astype(np.float32)
     return np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 

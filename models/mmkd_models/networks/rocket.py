@@ -1,10 +1,10 @@
 """MiniRocket features of one modality, as a part of a graph that every engine runs.
 
 A. Dempster, D. F. Schmidt, G. I. Webb, "MiniRocket", KDD 2021 (arXiv 2012.08791): 84 kernels of nine weights -1 and 2,
-exponential dilations, biases from quantiles of the output on one training window, proportion of positive values (PPV).
+exponential dilations, biases from output quantiles of one training window, proportion of positive values (PPV).
 
-Differences: the step at the bias is a ramp a tenth of the output's standard deviation wide, so that no rounding flips a
-position; in long windows a kernel reads every n-th position; it reaches over the ends if it had fewer than three.
+Differences: the step at the bias is a ramp of a tenth of the output's standard deviation, against rounding; in long
+windows a kernel reads every n-th position; it reaches over the ends if it had fewer than three positions.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class _Kernels(nn.Module):
 class RocketFeatures(nn.Module):
     """Raw values and presence of a window -> standardised features.
 
-    Positions count by the fraction of samples at a kernel's centre, unpadded ones not near the ends. A window without
-    samples has features 0, the training mean.
+    Positions count by the fraction of samples at a kernel's centre, unpadded ones not near the ends. Empty windows have
+    features 0, the training mean.
     """
 
     of_dilation: Tensor  # (F, D) 1 if a feature has a dilation
@@ -183,10 +183,10 @@ def fit_rocket(
 ) -> RocketFeatures:
     """Draw a modality's features from training windows, without labels.
 
-    Values (N, T, C) are raw, 0 where missing, also of sound and video; `scale` is mean and standard deviation (C,). The
-    number of `features` is rounded down to a multiple of 84; kernels read at most so many `positions`.
+    Values (N, T, C) are raw, 0 where missing; `scale` is mean and standard deviation (C,). The number of `features` is
+    rounded down to a multiple of 84; kernels read at most so many `positions`.
 
-    Raises UsageError if windows are shorter than a kernel, or there are no windows or fewer than 84 features.
+    Raises UsageError for windows shorter than a kernel, no windows, or fewer than 84 features.
     """
     samples = series_view(modality).spec.samples
     if not fits_kernels(modality) or len(values) == 0 or features < KERNELS:

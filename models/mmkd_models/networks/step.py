@@ -1,4 +1,4 @@
-"""A causal student one block of samples at a time, with the past in explicit float32 state that begins as zeros."""
+"""A causal student by blocks of samples, with explicit float32 state that begins as zeros."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _OF_SERIES = 5
 class StepStudent(nn.Module):
     """One step of a causal student.
 
-    Past blocks are in slots, and the newest replaces the oldest: sums ignore the order, attention gets each key's age.
-    Arguments as in `ExportStudent`; raises ValueError if the student is not causal.
+    The newest block replaces the oldest slot: sums ignore the order, attention gets each key's age. Arguments as in
+    `ExportStudent`; raises ValueError if the student is not causal.
     """
 
     places: Tensor
@@ -188,9 +188,9 @@ def causal_encoder(student: Student) -> CausalEncoder:
 
 @torch.no_grad()
 def embeddings_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
-    """Return the embeddings (B, N, D) after each block of S samples of a recording in one pass, as in a stream.
+    """Return embeddings (B, N, D) after each block of S samples of a recording in one pass, as in a stream.
 
-    Memory grows with the square of the recording. Raises ValueError if the student is not causal.
+    Memory grows with its square. Raises ValueError if the student is not causal.
     """
     encoder, pool = causal_encoder(student), student.pool
     along = encoder.along(encoder.padded(values), encoder.padded(present))

@@ -96,8 +96,8 @@ def count_values(network: nn.Module) -> int:
 class ExportStudent(nn.Module):
     """The exported graph: raw values and presence in; logits, probabilities and perhaps novelty out.
 
-    Of a regression: the number in training standard deviations, and in the target's unit. The temperature is the
-    probabilities' alone; novelty needs `seen` embeddings.
+    Of a regression: the number in training standard deviations, and in the target's unit. The temperature changes
+    probabilities alone; novelty needs `seen` embeddings.
     """
 
     def __init__(self, student: Student, *, temperature: float = 1.0, seen: TrainingEmbeddings | None = None) -> None:

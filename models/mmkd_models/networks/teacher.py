@@ -1,7 +1,6 @@
 """The teacher: any number of modalities, fused by cross-attention.
 
-As in Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences", ACL 2019, but with all other
-modalities as keys: cost grows with modalities, not pairs.
+As in Tsai et al., ACL 2019, but with all other modalities as keys: cost grows with modalities, not pairs.
 """
 
 from __future__ import annotations
@@ -139,7 +138,6 @@ class Teacher(nn.Module):
         )
 
     def _fuse(self, pooled: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
-        """Softmax-gated sum over present modalities, (B, D)."""
         stacked = torch.stack([pooled[name] for name in self.names], dim=1)  # (B, M, D)
         absent = torch.stack([tokens[name].bias[:, -1] for name in self.names], dim=1)  # (B, M)
         weights = torch.softmax(self.gate(stacked)[..., 0] + absent, dim=1)  # (B, M)

@@ -1,7 +1,7 @@
 """Choices by validation: between candidates, and how far unequal class frequencies are corrected.
 
-Few windows separate close candidates by likelihood, not by score. Logits favour frequent classes; z' = z - tau log pi
-corrects that (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, section 4.1, post-hoc).
+Few windows separate candidates by likelihood, not by score. Logits favour frequent classes; z' = z - tau log pi
+corrects that (Menon et al., ICLR 2021, section 4.1, post-hoc).
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def choose_tau(
 ) -> float:
     """Return the tau that validates best, or 0 if none improves by more than a standard error.
 
-    The error is the difference's, by the jackknife over groups (Efron and Stein, Annals of Statistics 9, 1981). Logits
-    (N, K) are of labelled validation windows, the prior log pi (K,) of training labels.
+    The error is the difference's, by the jackknife over groups (Efron and Stein, Annals of Statistics 9, 1981), of
+    validation logits (N, K); the prior is log pi (K,).
     """
     if metric == "accuracy":
         return 0.0

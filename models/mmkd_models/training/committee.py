@@ -1,7 +1,7 @@
 """A committee from windows to a checkpoint: members trained, calibrated and weighted.
 
 A linear opinion pool (Stone, Annals of Mathematical Statistics 32, 1961): the weighted mean of probabilities or
-numbers. It stays underconfident (Ranjan and Gneiting, JRSS B 72, 2010), but its own temperature made test answers less
+numbers. It stays underconfident (Ranjan and Gneiting, JRSS B 72, 2010); its own temperature made test answers less
 likely.
 """
 
@@ -113,10 +113,10 @@ def train_committee(
     start: TeacherFile | None = None,
     watch: Watch | None = None,
 ) -> TrainedCommittee:
-    """Train members on the labelled windows, and weight them by the validation windows.
+    """Train members on labelled windows, and weight them by validation windows.
 
     Transformers resume with `run.resume`, begin with those of `start`, and with `self_training` get a second
-    generation. Other members are computed for single modalities too; the best one's join if validation prefers it.
+    generation. The best sensor's own members join if validation prefers it.
     """
     watched = watch or (lambda name: nullcontext(run.on_step))
     transformers, made = [], []
@@ -146,7 +146,6 @@ def _transformer(
     start: TeacherFile | None,
     watched: Watch,
 ) -> TeacherCheckpoint:
-    """Train one transformer: number 0 is the teacher trained alone; others differ by seed."""
     train = msgspec.structs.replace(run.train, seed=run.train.seed + _SEEDS_APART * number)
     folder = None if run.run_dir is None else run.run_dir if number == 0 else run.run_dir / f"transformer-{number}"
     own, name = replace(run, train=train, run_dir=folder), "teacher" if number == 0 else f"transformer {number + 1}"
@@ -177,7 +176,6 @@ def _member(
     began: float,
     modality: str | None = None,
 ) -> _Member:
-    """Add corrected validation logits; a transformer's head is already corrected."""
     seconds, known = time.monotonic() - began, data.valid.only_labelled()
     logits: NDArray[Any] = answers_to(
         network, known if modality is None else known.with_modalities((modality,))
@@ -192,7 +190,6 @@ def _member(
 def _members_of_the_best_sensor(
     data: TrainingData, members: Sequence[_Member], grown: Sequence[tuple[MemberKind, int]], run: TrainingRun
 ) -> Sequence[_Member]:
-    """The members of the best sensor, if all are significantly likelier together."""
     names = [modality.name for modality in data.train.spec.modalities]
     if len(names) == 1 or not grown:
         return ()
@@ -220,7 +217,6 @@ def grow_member(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocke
 
 
 def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
-    """Draw kernels on all windows, and fit a ridge on labelled ones: to 1 and -1, or to numbers."""
     task, specs = train.spec.task, train.spec.modalities
     features = max(_MIN_FEATURES, FEATURES // len(specs))
     drawn = {spec.name: draw_features(train, spec.name, seed=seed, features=features) for spec in specs}
@@ -283,8 +279,8 @@ def fit_pool(
 ) -> _MemberPooling:
     """Calibrate and weight members by their logits (N, K) for the labelled validation windows.
 
-    Weights maximise likelihood: windows of a group count as one, and each member has one more group. A member that is
-    not a standard error over groups likelier than the best constant answer gets 0; if none is, all count alike.
+    Weights maximise likelihood; windows of a group count as one. A member that is not a standard error likelier than
+    the best constant answer gets 0; if none is, all count alike.
     """
     temperatures = [fitted_temperature(answers, labels, kind=kind) for answers in logits]
     calibrated = [answers / temperature for answers, temperature in zip(logits, temperatures, strict=True)]
@@ -315,9 +311,9 @@ def joining_sensor(
     *,
     kind: TaskKind,
 ) -> str | None:
-    """Return the sensor with the likeliest member of its own, if all are likelier together by a standard error.
+    """Return the sensor with the likeliest own member, if all are likelier together by a standard error.
 
-    Logits (N, K) are of the members of all sensors, and of each sensor alone.
+    Logits (N, K) are of the members of all sensors, and of each alone.
     """
     best = max(alone, key=lambda name: max(fit_pool(alone[name], labels, groups, kind=kind).likelihoods))
     before, after = (fit_pool(logits, labels, groups, kind=kind) for logits in (members, [*members, *alone[best]]))

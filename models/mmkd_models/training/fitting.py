@@ -193,7 +193,7 @@ def set_target_scale(network: Student | Teacher, windows: Windows) -> None:
 
 
 def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
-    """Copy training statistics into front-ends and output, so that they travel in the graph.
+    """Copy training statistics into front-ends and output, and so into the graph.
 
     Raises ValueError for a student and further modalities; else as `set_target_scale`.
     """

@@ -74,8 +74,8 @@ def fit(
     """Train `learner.network` in place and return the weights that validated best.
 
     The same seed, machine and thread count give bit-equal weights, also after resuming. `settings` are whatever else
-    decides the result, as JSON; `on_step` is called by the first process only. `run_dir` gets the resume state (every
-    `eval_every` steps) and TensorBoard logs; None writes nothing.
+    decides the result. `run_dir` gets the resume state (every `eval_every` steps) and TensorBoard logs. The first
+    process alone calls `on_step`.
 
     Raises UsageError for impossible numbers, a non-finite loss, or a state of other settings; CheckpointError for a
     damaged one.

@@ -1,8 +1,7 @@
 """References for a device: how training groups differ, and where training embeddings lie.
 
 Each group is compared with clusters of the others'; a new group exceeds the largest of G scores with probability 1 / (G
-+ 1) without a distribution (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; approximately, since
-clusters are fitted). A group counts by its worst block of windows.
++ 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2; approximately, since clusters are fitted).
 """
 
 from __future__ import annotations
@@ -157,7 +156,6 @@ def fit_reference(
 
 
 def _of_strangers(groups: Sequence[Features], channels: int) -> NDArray[np.float64]:
-    """(G, 3): worst scores of each group's blocks by kinds fitted without it."""
     scores = np.zeros((len(groups), 3))
     for others, part in _left_out(groups):
         kinds = _kinds(np.concatenate(others), channels)

@@ -1,7 +1,7 @@
 """Ridge regression on features: targets, penalty by leave-one-out, and elimination.
 
 Leave-one-out errors are (y - y^) / (1 - h), h the diagonal of the hat matrix (Hastie, Tibshirani, Friedman, 2nd
-edition, equation 7.64), with weights and an unpenalised intercept.
+edition, equation 7.64).
 """
 
 from __future__ import annotations
@@ -100,10 +100,9 @@ def eliminations(
     most: int,
     fewest: int,
 ) -> Iterator[tuple[NDArray[np.int64], Ridge]]:
-    """Yield ever fewer features (rows ascending) with the regression on them, from `most` down to `fewest`.
+    """Yield ever fewer features (rows ascending) with the regression on them, from `most` to `fewest`.
 
-    Sequential feature detachment (Uribarri et al., "Detach-ROCKET", 2024, arXiv 2309.14518, section 3), here over all
-    outputs.
+    Sequential feature detachment (Uribarri et al., "Detach-ROCKET", 2024, arXiv 2309.14518, section 3).
     """
     problem = _problem(features, targets, weights)
     rows = np.arange(features.shape[1])

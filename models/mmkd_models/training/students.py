@@ -1,8 +1,8 @@
 """A student of any kind, from labels or from teachers; hybrids; and the best of several by validation.
 
 A hybrid is the logarithmic opinion pool z = w z1 / T1 + (1 - w) z2 / T2 (Genest, Zidek, Statistical Science 1986,
-section 3). The race trains with and without mixed windows, transformer, features and hybrid, from teachers and from
-labels only, so that teaching does no harm that validation can show.
+section 3). The race trains with and without mixed windows, all kinds, from teachers and from labels only, so that
+validation can show no harm from teaching.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def choose_student(
 ) -> StudentCheckpoint:
     """Train students of all kinds as `train_student` does, and return the one that validates best.
 
-    A labels-only `baseline` wins if it is better and significantly likelier. Causal students, and windows too short for
-    features, are tried as transformers; each training has its own folder.
+    A labels-only `baseline` wins if it is better and significantly likelier. Causal students, and short windows, are
+    tried as transformers. Each training has its own folder.
     """
     trials = []
     for name, augment in zip((_MIXED, _UNMIXED), mixings(run.augment), strict=False):

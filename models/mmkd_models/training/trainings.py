@@ -47,7 +47,7 @@ def train_teacher(
 ) -> TeacherCheckpoint:
     """Train a teacher on the labelled windows of all modalities, from the weights of `start` if given.
 
-    Raises UsageError if the two differ in labels, size or a common modality, or share none.
+    Raises UsageError if labels, size or a common modality differ, or none is common.
     """
     check_labels(data)
     if start is not None:
@@ -146,8 +146,7 @@ def distil_int8(
 ) -> StudentCheckpoint:
     """Continue with a trained student that computes as its INT8 graph will, taught by the recipe.
 
-    Validation chooses by INT8 arithmetic; the result has its weights and input ranges, and float32's score. `groups`
-    names layers that read one tensor together.
+    Validation chooses by INT8 arithmetic; the score is float32's. `groups` names layers that read one tensor together.
 
     Raises UsageError as `distil`, or if the student does not fit `data`, or no layer computes in INT8.
     """

@@ -30,8 +30,8 @@ SET_LEVEL = 0.1
 class ConditionFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Figures under a condition, `intact` or a fault.
 
-    `estimated` is accuracy estimated without labels; `covered` the fraction of label sets with the true label, None if
-    validation windows are too few.
+    `estimated` is accuracy without labels; `covered` the fraction of label sets with the true label, None for too few
+    validation windows.
     """
 
     condition: str

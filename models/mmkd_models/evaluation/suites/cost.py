@@ -150,7 +150,7 @@ def faults_of(windows: Windows, healthy: Sequence[str]) -> npt.NDArray[np.bool_]
 def detection_of(windows: Windows, answers: Answers, healthy: Sequence[str]) -> Detection:
     """Count faults, detected faults and alarms by group, and by episode if known.
 
-    An episode is a stretch of one class in one run of a recording; it raises an alarm if most of its windows do.
+    An episode is a stretch of one class in a recording; it raises an alarm if most of its windows do.
     """
     fault = faults_of(windows, healthy)
     alarm = ~np.isin(answers.argmax(axis=1), [windows.spec.task.labels.index(name) for name in healthy])

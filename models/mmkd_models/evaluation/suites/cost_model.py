@@ -1,4 +1,4 @@
-"""The assumptions, `cost.toml`, and the formulas from them to money, compared with doing nothing.
+"""The assumptions, `cost.toml`, and the formulas from them to money.
 
 `templates/cost.js` has the same formulas; a test compares them.
 """

@@ -1,7 +1,6 @@
 """Every fault at every severity, on the same windows for all models.
 
-As on a device, a fault precedes range limits and normalisation by group. Its random generator depends only on window,
-fault and seed.
+As on a device, faults precede range limits and normalisation by group, and depend only on window, fault and seed.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class GapChange(msgspec.Struct, frozen=True, kw_only=True):
 class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Figures by group or metadata; `gaps`, by measure and model, is empty below two judged values.
 
-    `changes` is empty unless a distilled model and a baseline were judged; `unknown` windows have no value.
+    `changes` needs a distilled model and a baseline; `unknown` windows have no value.
     """
 
     by: str
@@ -84,7 +84,7 @@ class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
 class _Counts:
     """Counts by block (B) of one value's windows.
 
-    Right answers and windows (B, K) by true class; `surplus` (B, bins) is right answers minus probabilities.
+    Right answers and windows are (B, K); `surplus` (B, bins) is right answers minus probabilities.
     """
 
     right: Floats

@@ -32,9 +32,9 @@ class ModelUnderTest:
 
     Attributes:
         practised: training augmentations; None if unknown.
-        predict: logits (N, K) of windows that have its modalities, in order; regression numbers (N, 1).
-        seen: judging windows that it knows; None if unknown or of another dataset.
-        calibration: temperature and label sets of an artifact, whose answers are calibrated.
+        predict: logits (N, K), regression (N, 1), of windows with its modalities, in order.
+        seen: judging windows it knows; None if unknown or of another dataset.
+        calibration: an artifact's temperature and label sets; its answers are calibrated.
     """
 
     facts: JudgedModel
@@ -64,7 +64,7 @@ class SuiteInputs:
     """Inputs of all suites; the first of the `models` is judged.
 
     `calibration` windows, labelled validation ones, are for label sets. `by` names metadata, None for groups. `shift`
-    trains and judges without each domain, and reports each part to its argument.
+    trains and judges without each domain, and reports progress.
     """
 
     models: tuple[ModelUnderTest, ...]

@@ -1,4 +1,4 @@
-"""Models retrained without one domain and judged on it: does distillation help on unseen domains?"""
+"""Models retrained without one domain and judged on it."""
 
 from __future__ import annotations
 

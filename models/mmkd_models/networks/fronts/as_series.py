@@ -1,7 +1,4 @@
-"""Sound and video as series, for trees and convolutional features.
-
-Sound becomes log-mels, video the brightness of a grid of cells.
-"""
+"""Sound as log-mels and video as the brightness of a grid of cells, series for trees and convolutional features."""
 
 from __future__ import annotations
 

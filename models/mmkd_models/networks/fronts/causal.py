@@ -1,7 +1,7 @@
-"""What a causal student sees: running statistics and filters of a series, block by block; sound and video as a series.
+"""Running statistics and filters of a series for causal students, block by block; sound and video as a series.
 
-Statistics of a stretch are sums, means and extremes over blocks, the samples of one time token each, so recordings and
-streams compute the same without drift.
+Statistics are sums, means and extremes over blocks, the samples of one time token each, so recordings and streams
+compute the same without drift.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Blocks:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """Statistics (B, I, C) of the stretches that end with each of I blocks: count at least 1, mean, and std above 0."""
+    """Statistics (B, I, C) of stretches that end with each of I blocks; count is at least 1, std above 0."""
 
     count: Tensor
     mean: Tensor
@@ -45,8 +45,7 @@ class Running:
 class CausalFront(nn.Module):
     """Raw samples -> normalised samples, sums of blocks, and summaries of stretches; all masked.
 
-    Blocks have S = `stride` samples, windows W `tokens`; F filters are at most `bands`. Without `products` there are no
-    products of channels.
+    Blocks have S = `stride` samples, windows W `tokens`, and there are at most `bands` filters F.
     """
 
     mean: Tensor
@@ -90,7 +89,7 @@ class CausalFront(nn.Module):
         return Running(count=total, mean=centre, spread=((band @ squares + between) / total + 1e-4).sqrt())
 
     def series(self, scaled: Tensor, present: Tensor, running: Running) -> Tensor:
-        """Blocks (B, N, S, C) -> (B, N S, 3 C): normalised by the training data, by earlier samples, and presence."""
+        """Blocks (B, N, S, C) -> (B, N S, 3 C): normalised by training data, by earlier samples, and presence."""
         local = (scaled - running.mean[:, :, None]) * present / running.spread[:, :, None]
         return torch.cat([scaled, local, present], dim=-1).flatten(1, 2)
 
@@ -131,8 +130,8 @@ class CausalFront(nn.Module):
     def summary(self, blocks: Blocks, running: Running, band: Tensor) -> tuple[Tensor, Tensor]:
         """Summarise stretches `band` (I, M) of M blocks.
 
-        Returns log power of each filter over the signal's (B, I, C F), and (B, I, S) moments, extremes, mean absolute
-        step, soft distribution function, channel products.
+        Returns relative log power of each filter (B, I, C F), and (B, I, S) moments, extremes, mean absolute step, soft
+        distribution function, channel products.
         """
         channels = self.channels
         sizes = [channels, channels, channels * len(LEVELS), channels * self.bands]
@@ -184,7 +183,7 @@ def _filters(taps: int, bands: int) -> Tensor:
 class CausalSound(nn.Module):
     """Waveform and presence -> normalised log-mels as a series, one frame per hop.
 
-    A frame is two hops long; a stream stores the last hop (`state`). Buffers as in `LogMelFront`.
+    Frames are two hops long; a stream stores the last hop (`state`). Buffers as in `LogMelFront`.
     """
 
     mean: Tensor
@@ -224,7 +223,7 @@ class CausalSound(nn.Module):
         return mels, there, both[:, -self.before :]
 
     def log_mels(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows (B, T, C) -> log-mels (B, C, N, M) and which frames are there (B, C, N)."""
+        """(B, T, C) -> log-mels (B, C, N, M) and presence of frames (B, C, N)."""
         used = values.shape[1] // self.mels.hop * self.mels.hop
         return self._frames(values[:, :used], present[:, :used])
 
@@ -236,7 +235,7 @@ class CausalSound(nn.Module):
 
 
 def mel_series(modality: ModalitySpec, mels: LogMels) -> ModalitySpec:
-    """Return the series of log-mels: a channel for each mel, a sample for each hop."""
+    """Return the series of log-mels: channels are mels, samples are hops."""
     names = tuple(f"{channel} mel {number}" for channel in modality.channels for number in range(mels.count))
     samples, rate_hz = -(-modality.samples // mels.hop), modality.rate_hz / mels.hop
     return ModalitySpec(name=modality.name, channels=names, rate_hz=rate_hz, samples=samples)
@@ -245,7 +244,7 @@ def mel_series(modality: ModalitySpec, mels: LogMels) -> ModalitySpec:
 class CausalFrames(nn.Module):
     """Bytes and presence of frames -> embeddings and brightness as a series.
 
-    A stream stores the view of the last frame (`state`: pixels or small maps), missing before the first.
+    A stream stores the last frame's view (`state`), missing before the first.
     """
 
     every_channel: Tensor
@@ -287,6 +286,6 @@ class CausalFrames(nn.Module):
 
 
 def frame_series(modality: ModalitySpec, values: int) -> ModalitySpec:
-    """Return the series of frames: a channel for each value of the embedding, and brightness."""
+    """Return the series of frames: channels are embedding values and brightness."""
     names = (*(f"embedding {number}" for number in range(values)), "brightness")
     return ModalitySpec(name=modality.name, channels=names, rate_hz=modality.rate_hz, samples=modality.samples)

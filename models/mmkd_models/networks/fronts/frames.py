@@ -24,14 +24,14 @@ _FLAT = 1e-2  # variance below which a frame counts as flat, of the training's
 
 
 class FrameFront(nn.Module):
-    """Bytes and presence of the frames of a window -> an embedding of each frame, and summaries, all masked.
+    """Bytes and presence of a window's frames -> an embedding of each frame, and summaries, masked.
 
     Frames are normalised by the training's mean and std (buffers), then about their own, against lamps and gain, and
-    embedded with their changes (Li et al., "TEA", CVPR 2020). Large frames first go through convolutions of patches:
+    embedded with their changes (Li et al., "TEA", CVPR 2020). Large frames go through convolutions of patches, since
     passes over pixels take most of the time.
 
-    Channels are fractions of the network's `width`, also the default of D, `values`. Raises UsageError if frames are
-    too small or too large.
+    Channels are fractions of the network's `width`, the default of `values` (D). Raises UsageError for too small or too
+    large frames.
     """
 
     mean: Tensor
@@ -128,9 +128,9 @@ def _before(rows: Tensor) -> Tensor:
 
 
 def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[nn.Sequential, int]:
-    """Convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and the number of values.
+    """Convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and their number of values.
 
-    With ReLU, which engines fuse into a convolution.
+    Engines fuse ReLU into a convolution.
     """
     layers: list[nn.Module] = []
     channels, height, across = shape

@@ -1,4 +1,4 @@
-"""What networks see of sound: a log-mel spectrogram as constant matmuls, its statistics, and which frames are there.
+"""Sound as a log-mel spectrogram by constant matmuls, its statistics, and presence of frames.
 
 As librosa's `melspectrogram` (0.11) without padding: periodic Hann window (Harris, Proc. IEEE 66, 1978), power of the
 discrete Fourier transform, triangles of area 1 on Slaney's mel scale (M. Slaney, Interval Research TR 1998-010).
@@ -38,8 +38,8 @@ _STILL = 1e-2  # variance over a window, of the training's variance, that none g
 class LogMels(nn.Module):
     """Samples and presence of a window -> unnormalised log-mels of N `positions` and M mels (`count`).
 
-    A frame is present, and scaled, from half of its samples on. Samples after the last whole hop are ignored. Raises
-    UsageError for windows too short for a spectrum.
+    A frame needs half of its samples, whose power is divided by their fraction. Samples after the last hop are ignored.
+    Raises UsageError for too short windows.
     """
 
     window: Tensor
@@ -93,9 +93,9 @@ def hop_samples(modality: ModalitySpec) -> int:
 
 
 class LogMelFront(nn.Module):
-    """Waveform and presence of a window -> normalised log-mels and summaries, all masked; as `Front`.
+    """Waveform and presence of a window -> normalised log-mels and summaries, masked.
 
-    Buffers hold the training statistics of samples and log-mels (C, M). Raises UsageError as `LogMels`.
+    Buffers hold training statistics of samples and log-mels (C, M). Raises UsageError as `LogMels`.
     """
 
     mean: Tensor
@@ -165,8 +165,7 @@ def _power(parts: Tensor) -> Tensor:
 def mel_matrices(frame: int, rate_hz: float, mels: int = _MELS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return a windowed discrete Fourier transform as two matmuls, and the triangles that pool its power.
 
-    Even bins transform the sum of a frame's halves and odd ones the difference, which halves the rows (Cooley, Tukey,
-    Math. Comp. 19, 1965). Triangles are 0 at 0 Hz and at half the rate.
+    Even bins transform the sum of a frame's halves and odd ones the difference (Cooley, Tukey, Math. Comp. 19, 1965).
 
     Returns window (2, frame / 2), bases of even and odd bins (frame / 2, 2 F), real parts first, and filters (F, M).
     """

@@ -30,10 +30,10 @@ _SLOW = 3  # the spectrum's levels below the first have a third of its bands
 
 
 class FrontEnd(nn.Module):
-    """Raw values and presence of a short window -> normalised views and summaries, all masked.
+    """Raw values and presence of a short window -> normalised views and summaries, masked.
 
-    Buffers hold training statistics. With `movement` (see `EncoderConfig`) extremes and steps are in that unit, and
-    there is a slope.
+    Buffers hold training statistics. With `movement` (see `EncoderConfig`), the unit of extremes and steps, there is a
+    slope.
     """
 
     mean: Tensor
@@ -112,10 +112,10 @@ class FrontEnd(nn.Module):
 
 
 class LongFrontEnd(nn.Module):
-    """The views of `FrontEnd` without movement, for long windows; cost grows linearly with the window.
+    """The views of `FrontEnd` without movement, for long windows; cost grows linearly.
 
-    The spectrum is a mean over frames, in levels; further ones have a third of the bands. Engines are several times
-    faster with samples as the last axis.
+    The spectrum is a mean over frames, in levels; further ones have a third of the bands. Engines are faster with
+    samples as the last axis.
     """
 
     mean: Tensor
