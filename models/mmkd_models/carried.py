@@ -57,7 +57,7 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX
 
 
 def carried_tensors(carried: CarriedWindows) -> dict[str, Tensor]:
-    """Return the stored tensors: windows, labels, and for video which frames are there."""
+    """Return the stored tensors: windows, labels, and presence of video frames."""
     tensors = {"windows": torch.from_numpy(frame_bytes(carried.windows)), "labels": torch.from_numpy(carried.labels)}
     if carried.windows.dtype == np.uint8:
         tensors["frames"] = torch.from_numpy(~missing_frames(carried.windows))

@@ -64,7 +64,7 @@ OnStep = Callable[[TrainingProgress], None]
 
 
 def is_first_process() -> bool:
-    """Return whether this is the first of the processes that share batches, which writes results."""
+    """Return whether this process, the first, writes results."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
@@ -74,7 +74,7 @@ Show = Callable[[str, float, float | None, bool], None]
 
 @contextmanager
 def progress_lines() -> Iterator[Show]:
-    """Yield a function that shows lines on stderr: a live bar on a terminal, else one every few seconds."""
+    """Yield a function that shows lines on stderr: live on a terminal, else every few seconds."""
     if not sys.stderr.isatty():
         yield _plain_lines()
         return

@@ -22,7 +22,7 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def training_hashes(train: Windows, modality: str, *, key: str) -> bytes:
-    """Hash the groups of these windows, and up to 1,024 windows, by the values of one modality.
+    """Hash the groups of these windows, and up to 1,024 windows, by one modality's values.
 
     `key`, the SHA-256 of the training dataset, changes the hashes of names.
     """

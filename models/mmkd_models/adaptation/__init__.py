@@ -1,1 +1,1 @@
-"""Adaptation of a student to a new machine, person or campaign, written only if it is better."""
+"""Adaptation of a student to a new machine, person or campaign."""

@@ -53,7 +53,7 @@ def new_domain(student: StudentCheckpoint, dataset: Dataset, names: tuple[str, .
 def old_domain(student: StudentCheckpoint, dataset: Dataset | None) -> Domain:
     """Return a dataset's labelled training and validation split, or the halves of the carried windows.
 
-    Labels are matched by name, without gone classes. Raises UsageError for unfit or too few windows.
+    Labels are matched by name. Raises UsageError for unfit or too few windows.
     """
     name = student.modality.name
     if dataset is not None:
@@ -126,7 +126,7 @@ def new_classes(student: StudentCheckpoint, task: TaskSpec) -> tuple[str, ...]:
 
 
 def unlearnt(student: StudentCheckpoint) -> NDArray[np.bool_]:
-    """Return (K,) classes whose head row is as `with_classes` creates it."""
+    """Return (K,) classes whose head row `with_classes` created."""
     return np.asarray((student.state["head.weight"] == 0).all(dim=1).numpy())
 
 

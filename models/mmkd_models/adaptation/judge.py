@@ -94,7 +94,7 @@ def score_student(
 
 
 def measure_closeness(logits: NDArray[np.float32], reference: Floats) -> Floats:
-    """Return (N,) 1 minus half the squared distance of probabilities: 0 if sure of different classes."""
+    """Return (N,) 1 minus half the squared distance of probabilities."""
     return np.asarray(1 - np.square(probabilities_of(logits, kind="classification") - reference).sum(axis=1) / 2)
 
 
@@ -154,7 +154,7 @@ def _refusals(judge: AdaptationJudge, result: MethodResult) -> Iterator[str]:
 
 
 def forgets(result: MethodResult, most: float) -> bool:
-    """Return whether the old domain loses more points than allowed, beyond a standard error."""
+    """Return whether the old domain significantly loses more points than allowed."""
     return result.forgotten_points - result.forgotten_error_points > most
 
 
@@ -186,7 +186,7 @@ def importance(student: StudentCheckpoint, new: Windows, old: Windows) -> Floats
 
 
 def standard_error(figure: Callable[[NDArray[np.bool_]], float], judges: Windows, count: int) -> float:
-    """Return the jackknife error of a figure over groups; over blocks of windows if groups are few."""
+    """Return the jackknife error of a figure over groups, or blocks if groups are few."""
     groups = judges.groups if judges.has_groups else np.zeros(count)
     return jackknife_error(figure, groups, fewest_groups=_MIN_GROUPS)
 

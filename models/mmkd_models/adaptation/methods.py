@@ -90,7 +90,7 @@ class AdaptationTask:
 def adapt_student(
     task: AdaptationTask, method: AdaptationMethod, *, labelled: NDArray[np.int64] | None = None
 ) -> StudentCheckpoint:
-    """Return the adapted student; the method `labels` uses rows `labelled` of the new windows."""
+    """Return the adapted student; the method `labels` uses rows `labelled`."""
     if method == "statistics":
         network = task.student.network()
         set_normalisation(network, task.learn)
@@ -119,7 +119,7 @@ def old_answers(task: AdaptationTask) -> Floats:
 
 
 def interpolate(before: StudentCheckpoint, after: StudentCheckpoint, fraction: float) -> StudentCheckpoint:
-    """Interpolate weights (Wortsman et al., CVPR 2022, equation 1); new classes' rows are those after."""
+    """Interpolate weights (Wortsman et al., CVPR 2022, equation 1), except new classes' rows."""
     state = {
         name: torch.lerp(value, after.state[name], fraction) if value.is_floating_point() else after.state[name]
         for name, value in before.state.items()
@@ -131,7 +131,7 @@ def interpolate(before: StudentCheckpoint, after: StudentCheckpoint, fraction: f
 
 
 def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats]]) -> StudentCheckpoint:
-    """Refit the head by ridge regression on its residuals; `parts`, windows with targets (N, K), weigh alike."""
+    """Refit the head by ridge regression on residuals; `parts`, windows with targets (N, K), weigh alike."""
     network, name = student.network(), student.modality.name
     embeddings = [embeddings_of(network, windows, modality=name) for windows, _ in parts]
     inputs = np.concatenate(embeddings).astype(np.float64)
@@ -180,7 +180,7 @@ class PairedSource:
         self.offset = len(new)
 
     def at(self, step: int) -> Batch:
-        """Return a step's batch; the indices of old windows follow those of new ones."""
+        """Return a step's batch; old windows are numbered after new ones."""
         new, old = self.new.at(step), self.old.at(step)
         inputs = {
             name: tuple(torch.cat(pair) for pair in zip(new.inputs[name], old.inputs[name], strict=True))
@@ -224,7 +224,7 @@ class AdaptLearner(nn.Module):
 
 
 def balanced_rows(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return rows of labels (N,) that make every class as frequent as the most frequent."""
+    """Return rows of labels (N,) that make classes equally frequent."""
     classes = [np.flatnonzero(labels == number) for number in np.unique(labels)]
     most = max(map(len, classes))
     return np.concatenate([np.resize(rows, most) for rows in classes]).astype(np.int64)

@@ -44,7 +44,7 @@ FOLDS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """The adapted student, None if no method passes, and `tried`, all results."""
+    """The adapted student, None if no method passes, and all results."""
 
     checkpoint: StudentCheckpoint | None
     document: AdaptationDocument

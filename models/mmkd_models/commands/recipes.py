@@ -21,7 +21,7 @@ _MEGABYTE = 1e6
 
 
 def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), max_gb: float | None = None) -> list[str]:
-    """Import by a recipe, or try it if `out` is None; return the lines to print."""
+    """Import by a recipe, or try it without `out`; return the lines to print."""
     for folder in outside:
         if not folder.is_dir():
             raise UsageError(f"--allow-outside {folder}: expected a folder, found none there; check the path")

@@ -33,7 +33,7 @@ BLOCKS = 4
 
 @torch.no_grad()
 def ask_teachers(teachers: Sequence[nn.Module], batch: Batch, *, taps: bool) -> tuple[TeacherOutput, ...]:
-    """Return each teacher's answer to a batch; committees use window numbers."""
+    """Return each teacher's answer; committees use window numbers."""
     answers = []
     for teacher in teachers:
         network = teacher.to(batch.targets.device)
@@ -76,7 +76,7 @@ class AnswerMemory:
             )
 
     def write(self) -> None:
-        """Write the file if every step has answers; a resumed training has only a part."""
+        """Write the file if no step lacks an answer."""
         if self._known is not None or len(self._new) < self._steps:
             return
         self._write(self.path, range(self._steps))

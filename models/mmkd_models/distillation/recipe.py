@@ -73,7 +73,7 @@ def check_terms(recipe: Recipe, *, classes: int | None = None, kind: TaskKind = 
 
 
 def chosen_recipe(default: Recipe, *, file: Path | None, terms: Sequence[str]) -> Recipe:
-    """Return the recipe of a file or of terms, else the default. Raise UsageError for both, or invalid ones."""
+    """Return a file's or terms' recipe, else the default. Raise UsageError for both, or invalid ones."""
     if file is not None and terms:
         raise UsageError(f"--recipe {file}: expected a recipe or --term, got both; write the terms into the file")
     if file is not None:
@@ -195,7 +195,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def shipped_methods() -> tuple[Method, ...]:
-    """Return labels only, each kind of distillation at its levels, and combinations with the teacher's outputs."""
+    """Return labels only, distillation of each kind and level, and combinations with outputs."""
     taught = (Method(name=name, recipe=Recipe(terms=terms)) for name, terms in _TERMS.items())
     return (Method(name=NONE, recipe=None), *taught)
 
@@ -206,7 +206,7 @@ def taught_by(name: str) -> Recipe:
 
 
 def default_recipe(task: TaskSpec) -> Recipe:
-    """Return the recipe of `mmkd-distill`; without DIST for two classes, several labels and numbers."""
+    """Return the recipe of `mmkd-distill`, with DIST above two classes."""
     several = task.kind == "classification" and len(task.labels) > 2
     return taught_by(METHOD if several else METHOD_OF_OTHERS)
 

@@ -40,8 +40,8 @@ def figure_draws(
 ) -> NDArray[np.float64]:
     """Return a figure's mean over seeds under draws of groups, (draws,); NaN for a draw without windows.
 
-    Percentile bootstrap over groups, the same for all seeds (Efron and Tibshirani, 1993, chapters 8 and 13). Without
-    groups: recordings, or blocks of windows (`block_length`).
+    Percentile bootstrap (Efron and Tibshirani, 1993, chapters 8 and 13). Without groups it draws recordings, or blocks
+    of windows (`block_length`).
     """
     return _mean_over_seeds(_drawn(tests, metric, seed=seed, draws=draws))
 

@@ -24,7 +24,7 @@ FAR = 0.2
 def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None:
     """Judge interpolated labels on training windows with hidden labels; None without any.
 
-    Interpolates in each recording, else each group; without labels it gets the overall mean.
+    Interpolates in recordings, else groups; without labels it takes the overall mean.
     """
     visible, hidden = train.labelled, is_labelled(truth) & ~train.labelled
     if not (visible.any() and hidden.any()):
@@ -44,7 +44,7 @@ def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None
 
 
 def leak_of(judged: Sequence[TestedNetwork | None], metric: str) -> LabelLeak | None:
-    """Return interpolated labels' score on each seed, and whether that is a leak; None if one is unknown."""
+    """Return interpolated labels' scores, and whether they show a leak; None if one is unknown."""
     known = [outcome for outcome in judged if outcome is not None]
     if not known or len(known) < len(judged):
         return None

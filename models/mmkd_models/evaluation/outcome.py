@@ -1,6 +1,6 @@
 """Answers on test windows: scores, and what redrawing groups needs.
 
-Classes are stored as counts, others as answers for average precision.
+Classes are counts, other tasks answers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Classical rivals on one sensor: extra-trees, MiniRocket, MultiRocket-Hydra, and an average.
 
-Convolutional features are aeon's (BSD-3-Clause). `distilled_rocket` learns from the teacher, too.
+Features are aeon's (BSD-3-Clause). `distilled_rocket` learns from the teacher.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Rivals:
 
 
 def calibration(raw: Answers, *, train: Windows, valid: Windows, metric: AnyMetric) -> Callable[[Answers], Answers]:
-    """Return the function from raw to judged answers: temperature, and the prior if validation prefers it."""
+    """Return the calibration of answers: temperature, and the prior if validation prefers it."""
     kind = train.spec.task.kind
     if kind == "regression":
         return lambda answers: answers

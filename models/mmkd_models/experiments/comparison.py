@@ -64,7 +64,7 @@ _TAUGHT, _MISSING_FILE = "taught", "missing.json"
 
 
 class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What decides a comparison but the fold; without `left_out` folds are dealt by groups."""
+    """Settings of a comparison; without `left_out` folds are dealt by groups."""
 
     labelled: Labelled
     modalities: tuple[str, ...]
@@ -91,7 +91,7 @@ class SensorResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldResult:
-    """A fold, with the numbers of `train`, `labelled`, `valid` and `test` windows."""
+    """A fold with its window counts."""
 
     config: ComparisonConfig
     seed: int

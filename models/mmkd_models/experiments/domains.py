@@ -1,4 +1,4 @@
-"""Comparisons that leave out one domain, or the end of the campaign."""
+"""Comparisons that leave out a domain, or the campaign's end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftOrder:
-    """Comparisons of a domain shift of one sensor; `in_time` also leaves out the end of the campaign."""
+    """Domain-shift comparisons of one sensor; `in_time` adds the campaign's end."""
 
     dataset: Dataset
     config: ComparisonConfig
@@ -57,7 +57,7 @@ def check_shift(order: ShiftOrder) -> None:
 def judge_shift(
     order: ShiftOrder, *, progress: Progress | None = None, say: Callable[[str], None] = lambda line: None
 ) -> ShiftFacts:
-    """Train teacher, labels only, student and rivals without each domain, and judge them on it."""
+    """Train all models without each domain, and judge them on it."""
     windows, left_out, in_time = order.dataset.everything(), LeftOutDomains(by=order.by), None
     domains = find_domains(windows, order.by)
     seeds = range(len(domains.names))

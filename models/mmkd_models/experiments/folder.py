@@ -40,7 +40,7 @@ RESULT_FILE, TEST_FILE = "result.json", "test.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FoldData:
-    """Windows of a fold; `truth` has all training labels, which no training sees."""
+    """Windows of a fold; no training sees `truth`, all training labels."""
 
     training: TrainingData
     test: Windows
@@ -64,7 +64,7 @@ def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: Left
 
 
 def spread_in_time(data: FoldData) -> TestedNetwork | None:
-    """Judge labels interpolated in time on the hidden labels; None if whole groups are labelled."""
+    """Judge labels interpolated in time on hidden ones; None if whole groups are labelled."""
     if data.training.labelled.groups is not None:
         return None
     return labels_spread_in_time(data.training.train, data.truth)
@@ -89,7 +89,7 @@ class Folder:
         return self.out / "teachers" / teacher_name(self.conditions, teacher, seed)
 
     def rival_folder(self, rival: RivalName, seed: int) -> Path:
-        """Return a rival's folder; another one once its library is installed."""
+        """Return a rival's folder, which depends on its library."""
         own, teacher = self.conditions, self.space.teachers[0]
         decides = {
             "dataset": own.dataset_sha256,

@@ -31,7 +31,7 @@ _COMMITTEE = "committee"
 
 
 class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A teacher; `committee` has its members' kinds, empty for a single transformer."""
+    """A teacher; `committee` has its members' kinds, if any."""
 
     modalities: tuple[str, ...]
     preset: Preset
@@ -130,7 +130,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def entries(space: Space, impossible: Sequence[Entry] = ()) -> tuple[Entry, ...]:
-    """Return every trainable combination, with labels only once per student size."""
+    """Return every trainable combination, labels only once per size."""
     combined = [
         Entry(student=student, method=method.name, teacher=None if method.recipe is None else teacher.name)
         for student, method, teacher in product(space.students, space.methods, space.teachers)
@@ -176,7 +176,7 @@ def check_space(space: Space) -> None:
 
 
 def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
-    """Return the name of a student's folder: words, and a hash of all that decides its weights."""
+    """Return a student's folder name: words, and a hash of all that decides weights."""
     entry, rate = trial.candidate.entry, trial.candidate.learning_rate
     own = msgspec.structs.replace(
         conditions,

@@ -74,7 +74,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training or judging made once while `path` is claimed; `costs` has one value per training."""
+    """A training or judging made once; `costs` has one value per training."""
 
     title: str
     path: Path
@@ -109,14 +109,14 @@ class Progress:
         self._show(f"{run.title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}".rstrip(), is_end)
 
     def on_end(self, run: Run) -> None:
-        """Count a run as made; show it if it reported no steps."""
+        """Count a run as made."""
         is_silent = run.path not in self._done
         self._advance(run, len(run.costs), sum(run.costs), is_work=True)
         if is_silent:
             self._show(f"{run.title}: done", True)
 
     def left_s(self) -> float | None:
-        """Return the seconds left at the pace so far; None before the first run."""
+        """Return the seconds left, or None before the first run."""
         if self._began_s is None or not self._worked:
             return None
         return max(0.0, self._left) * (self.clock() - self._began_s) / self._worked + self.afterwards_s
@@ -140,7 +140,7 @@ def make_runs(
     on_step: Callable[[Run, TrainingProgress], None] = lambda run, progress: None,
     on_end: Callable[[Run], None] = lambda run: None,
 ) -> None:
-    """Make the missing runs before the deadline, and wait for those of other commands in the same folder."""
+    """Make missing runs before the deadline, and wait for those of other commands."""
     while (waiting := [run for run in runs if not run.is_done()]) and not is_over(deadline):
         workers.run(make_claimed, until(deadline, waiting), on_step=on_step, on_end=on_end)
         if not all(run.is_done() for run in waiting):
@@ -222,7 +222,7 @@ def trial_result(folder: Folder, trial: Trial) -> RunResult | None:
 
 
 def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
-    """Train or resume a trial; if it cannot be done, the reason is its result."""
+    """Train or resume a trial; the reason is its result if impossible."""
     path, entry = folder.trial_folder(trial), trial.candidate.entry
     choice = None if entry.teacher is None else folder.space.teacher(entry.teacher)
     rate = trial.candidate.learning_rate
@@ -371,7 +371,7 @@ def _are_judged(folder: Folder, rivals: Sequence[RivalName], seed: int) -> bool:
 
 
 def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> dict[RivalName, Judged | str]:
-    """Train and judge rivals on the student's sensor and labels, once; a text is why one could not run."""
+    """Train and judge rivals on the student's sensor and labels, once; a text is a reason against one."""
     if not _are_judged(folder, rivals, seed):
         _judge_rivals(folder, rivals, seed, lambda progress: None)
     judged: dict[RivalName, Judged | str] = {}

@@ -32,7 +32,7 @@ def search_scores(folder: Folder, candidate: Candidate, seeds: Sequence[int]) ->
 
 
 def finalists(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int], *, most: int) -> tuple[Candidate, ...]:
-    """Return the best entries of a search and their labels-only baselines, each with its best learning rate."""
+    """Return the best entries and their labels-only baselines, each with its best learning rate."""
     best: dict[Entry, tuple[float, Candidate]] = {}
     for candidate in candidates(folder.space, impossible):
         scores = search_scores(folder, candidate, seeds)
@@ -53,7 +53,7 @@ def finalists(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int],
 
 
 def proposals(folder: Folder, impossible: tuple[Entry, ...], seeds: tuple[int, ...], *, trials: int) -> Iterator[Run]:
-    """Yield the runs of the search; candidates finished earlier or by another command count."""
+    """Yield the runs of the search; finished candidates count."""
     distilled, begun = distilled_candidates(folder, impossible), set[Candidate]()
     while True:
         taken = begun | {candidate for candidate in distilled if _has_ended(folder, candidate, seeds)}

@@ -1,4 +1,4 @@
-"""Which sensor is enough: a comparison's first fold, each sensor's faults and costs, and the table."""
+"""Which sensor is enough: a comparison's first fold, faults, costs, and the table."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check_costs(comparison: Comparison, costs: Mapping[str, Path]) -> None:
 def judge_sensors(
     comparison: Comparison, costs: Mapping[str, Path], *, workers: int, executor: Executor = "local", say: Say
 ) -> dict[str, JudgingDocument]:
-    """Judge every sensor's student under faults against labels only, teacher and rivals, with costs."""
+    """Judge every sensor's student under faults, with baselines and costs."""
     names = comparison.config.modalities
     count = min(workers, len(names))
     if count > 1 or executor == "ray":  # else progress comes from the judging itself

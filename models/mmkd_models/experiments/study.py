@@ -113,7 +113,7 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedStudy:
-    """A study with checked options, and the possible sizes and methods."""
+    """A checked study with possible sizes and methods."""
 
     options: StudyOptions
     folder: Folder
@@ -131,7 +131,7 @@ class PreparedStudy:
 
     @property
     def table_entries(self) -> tuple[Entry, ...]:
-        """All entries of a grid, or the finalists with their baselines."""
+        """All entries of a grid, or finalists and baselines."""
         if self.options.grid:
             return entries(self.folder.space, self.impossible)
         return tuple(candidate.entry for candidate in self.finalists)
@@ -294,7 +294,7 @@ def study(
 ) -> StudyDocument:
     """Run or resume a study, and write `study.json` and the chosen `student.ckpt` into `out`.
 
-    Raise UsageError for impossible options, PerformanceError if no student size is within the limits.
+    Raise UsageError for impossible options, PerformanceError if every size breaks a limit.
     """
     began = time.monotonic()
     prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)

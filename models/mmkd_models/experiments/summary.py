@@ -38,7 +38,7 @@ _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for 
 
 
 def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDocument:
-    """Return the document; for classification it does not name its figures."""
+    """Return the document; that of classification does not name its figures."""
     config, measures = folds[0].config, measures_of(spec.task)
     document = DemoDocument(
         format_version=FORMAT_VERSION,

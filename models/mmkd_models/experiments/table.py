@@ -73,7 +73,7 @@ def _search_score(folder: Folder, entry: Entry, seeds: Sequence[int]) -> float |
 
 
 def choose(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> TestedEntry | None:
-    """Return the entry that validates best, on the search's seeds if any; unfinished only if all are."""
+    """Return the best-validated entry, on the search's seeds if any; unfinished only if all are."""
     whole = [row for row in tested if len(row.results) == len(seeds)] or list(tested)
 
     def score(row: TestedEntry) -> float:
@@ -171,7 +171,7 @@ def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> Selection 
 
 
 def teacher_rows(folder: Folder, tested: Sequence[TestedEntry]) -> tuple[TeacherRow, ...]:
-    """Return the teachers of the table's entries on the seeds they taught."""
+    """Return the teachers of the table on the seeds they taught."""
     rows = []
     for teacher in folder.space.teachers:
         seeds = sorted({seed for row in tested if row.entry.teacher == teacher.name for seed in row.results})

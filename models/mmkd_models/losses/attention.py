@@ -94,7 +94,7 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
                 )
 
     def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
-        """Return the mean over layer pairs, for windows with another modality."""
+        """Return the mean over layer pairs, for multimodal windows."""
         pair = step.pair
         others = [name for name in pair.teacher.valid if name != pair.modality]
         # Elsewhere the teacher's cross-attention says nothing.

@@ -137,7 +137,7 @@ def valid_tokens(student: StudentOutput, length: int, like: Tensor) -> Tensor:
 
 
 def mean_over_tokens(tokens: Tensor, valid: Tensor | None, weight: Tensor | None = None) -> Tensor:
-    """Return the mean of (B, L) over each window's valid tokens, then over windows that have some."""
+    """Return the mean of (B,) windows' means of (B, L) over valid tokens."""
     if valid is None:
         return weighted_mean(tokens.mean(-1), weight)
     valid = valid.float()
@@ -160,7 +160,7 @@ def common_time(source: int, target: int, *, device: torch.device | None = None)
 
 
 def resampled(tokens: Tensor, valid: Tensor, *, length: int) -> tuple[Tensor, Tensor]:
-    """Average valid time tokens (B, L + 2, D) onto `length` of them by common time; also return the new validity."""
+    """Average valid time tokens (B, L + 2, D) onto `length` by common time; return tokens and validity."""
     tokens, valid = tokens.float(), valid.float()
     own = tokens.shape[1] - EXTRA_TOKENS
     if own == length:

@@ -59,7 +59,7 @@ def logit_loss(goal: Goal, student: Tensor, teacher: Tensor, *, temperature: flo
 class LogitTerm(OutputTerm, frozen=True, kw_only=True, tag="logit"):
     """Kullback-Leibler divergence from the teacher's outputs at `temperature`.
 
-    For several labels the mean of divergences; for a regression Huber's loss and correlation over the batch.
+    Several labels have a mean divergence; a regression has Huber's loss and correlation.
     """
 
     temperature: float = _USUAL_TEMPERATURE

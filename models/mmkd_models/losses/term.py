@@ -19,7 +19,7 @@ from mmkd_models.networks.teacher import TeacherOutput
 
 
 class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A weight that goes from `start` to `end` along a cosine, until a fraction of the training."""
+    """A weight from `start` to `end` along a cosine, until a fraction of the training."""
 
     start: float
     end: float
@@ -152,7 +152,7 @@ class OutputTerm(LossTerm, frozen=True, kw_only=True):
 
 
 class InnerTerm(LossTerm, frozen=True, kw_only=True):
-    """A term that reads the layers of one teacher: `member`, from 0; unset if there is only one."""
+    """A term that reads the layers of one teacher, `member`, if there are several."""
 
     member: int | msgspec.UnsetType = msgspec.UNSET
 

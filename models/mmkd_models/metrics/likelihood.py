@@ -55,7 +55,7 @@ def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind
 def surely_likelier(values: Floats, references: Floats, groups: NDArray[Any], *, of_one_group: bool = False) -> bool:
     """Return whether log-likelihoods (answers,) exceed others by more than a standard error over groups (N,).
 
-    With `of_one_group`, windows of a single group are independent; otherwise one group gives False.
+    With `of_one_group` a single group's windows are independent; otherwise it gives False.
     """
     differences = values - references
     owner = np.unique(np.repeat(groups, len(values) // len(groups)), return_inverse=True)[1].reshape(-1)

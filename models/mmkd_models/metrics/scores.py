@@ -240,7 +240,7 @@ def default_metric(kind: TaskKind) -> AnyMetric:
 
 
 def check_metric(name: str, kind: TaskKind) -> None:
-    """Raise UsageError if a metric does not apply to this kind."""
+    """Raise UsageError if a metric does not apply."""
     if name not in metrics_of(kind):
         raise UsageError(
             f"training: metric {name!r}: expected one of {', '.join(metrics_of(kind))} for a task of the kind {kind}; "
@@ -274,7 +274,7 @@ def scores_from_document(document: dict[str, Any]) -> AnyScores:
 
 
 def measures_of(task: TaskSpec) -> tuple[Measure, ...]:
-    """Return a task's figures in table order; gains are reported in the first."""
+    """Return a task's figures in table order, that of gains first."""
     if task.kind != "regression":
         return tuple(map(measure_named, metrics_of(task.kind)))
     unit = task.unit or ""
@@ -288,6 +288,6 @@ def measure_named(name: str) -> Measure:
 
 
 def gain_metric(task: TaskSpec, metric: str) -> Measure:
-    """Return the measure of gains: the metric that validation maximised; for regression the error."""
+    """Return the measure of gains: the maximised metric; for regression the error."""
     first = measures_of(task)[0]
     return first if first.lower_is_better else next(measure for measure in measures_of(task) if measure.name == metric)

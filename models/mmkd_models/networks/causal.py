@@ -131,7 +131,7 @@ class CausalEncoder(nn.Module):
         return F.pad(samples, (0, 0) * (samples.ndim - 2) + (lead, 0)) if lead else samples
 
     def along(self, values: Tensor, present: Tensor) -> Recording:
-        """Whole blocks (B, N S, ...) -> time tokens and front-end statistics."""
+        """Whole blocks (B, N S, ...) -> time tokens and statistics."""
         if not isinstance(self.front, CausalFront):
             values, present = self.front.along(values, present)
         front, count = self.inner, values.shape[1] // self.block
@@ -175,7 +175,7 @@ class CausalEncoder(nn.Module):
         return torch.stack([self.spectrum(spectrum), self.statistics(statistics)], dim=2)
 
     def _pairs(self, steps: Tensor, count: int) -> Tensor:
-        """(depth, H, Q, Q): position code of each pair, or `FORBIDDEN`, as for keys beyond `count`."""
+        """(depth, H, Q, Q): position code of each pair, or `FORBIDDEN`."""
         age = steps[:, None] - steps[None, :]
         seen = (age >= 0) & (age < self.length) & (torch.arange(len(steps), device=steps.device) < count)
         code = self.relative[:, :, self.length - 1 - age.clamp(0, self.length - 1)]

@@ -99,7 +99,7 @@ class Committee(nn.Module):
         return replace(output, logits=pooled.to(output.logits))
 
     def calibrated(self, number: int, logits: Tensor) -> Tensor:
-        """Return a member's logits with its bias, at its temperature, in float64."""
+        """Return a member's corrected logits at its temperature, in float64."""
         member = self.facts.members[number]
         raised = logits.double() + logits.new_tensor(member.bias or (0.0,), dtype=torch.float64)
         return raised / member.temperature

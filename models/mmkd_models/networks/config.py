@@ -82,7 +82,7 @@ class RocketConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A student: an encoder, convolutional features or both, and a head. Raises ValueError for parts of other kinds."""
+    """An encoder, convolutional features or both, and a head. Raises ValueError for other parts."""
 
     preset: str
     encoder: EncoderConfig  # not used by the kind rocket
@@ -146,10 +146,10 @@ def teacher_config(preset: Preset) -> TeacherConfig:
 
 
 def max_rocket_features(preset: str) -> int:
-    """Return the maximum of convolutional features at that size."""
+    """Return the most convolutional features at that size."""
     return _ROCKET_FEATURES.get(preset, _ROCKET_FEATURES["small"])
 
 
 def max_rocket_positions(preset: str) -> int:
-    """Return the most positions that a kernel reads at that size."""
+    """Return the most positions per kernel at that size."""
     return _ROCKET_POSITIONS.get(preset, MAX_POSITIONS)

@@ -115,7 +115,7 @@ class FakeInt8Student(nn.Module):
 
 
 def learnt_student(network: FakeInt8Student) -> tuple[dict[str, Tensor], tuple[QuantisedInput, ...]]:
-    """Return a student's weights, as INT8 uses them, and its activation ranges."""
+    """Return a student's weights as in INT8, and its activation ranges."""
     state = {name: value.detach().clone() for name, value in network.student.state_dict().items()}
     for name in {name for group in network.groups for name in group}:
         state[f"{name}.weight"] = fake_weights(state[f"{name}.weight"])

@@ -119,9 +119,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor, bias: Tensor, *, want_map: bool) -> tuple[Tensor, AttentionTap | None]:
-        """Attend from x (B, Lq, D) to source (B, Lk, D), which self-attention ignores; also return the tap if `want_map`.
+        """Attend from x (B, Lq, D) to source (B, Lk, D); self-attention ignores the source.
 
-        The bias is added: (B, Lk) of keys, or (B, H, Lq, Lk) of pairs.
+        Also returns the tap if `want_map`. The bias is added: (B, Lk) of keys, or (B, H, Lq, Lk) of pairs.
         """
         batch, length, width = x.shape
         if self.query is None:
@@ -177,7 +177,7 @@ class TransformerBlock(nn.Module):
 
 
 class TokenPooling(nn.Module):
-    """Tokens -> one embedding: the mean of present time tokens, with spectrum and statistics tokens."""
+    """Tokens -> embedding: the mean of present time tokens, with both summary tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Members of a committee that are no transformer: extra-trees on statistics, and a ridge on rocket features."""
+"""Committee members without transformer: extra-trees on statistics, and a ridge on rocket features."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DTYPES = {
 
 
 class Rocket(nn.Module):
-    """A linear map from all modalities' convolutional features to K outputs."""
+    """A linear map from all convolutional features to K outputs."""
 
     weight: Tensor
     bias: Tensor
@@ -56,7 +56,7 @@ class Rocket(nn.Module):
 
 
 class Trees(nn.Module):
-    """Trees of a forest, one after another in the same arrays: left if a statistic is at most the threshold."""
+    """Trees of a forest in common arrays: left if a statistic is at most the threshold."""
 
     roots: Tensor  # int32 (trees,), the first node of each tree, ascending
     feature: Tensor  # int32 (nodes,), the statistic that a node reads; -1 at a leaf

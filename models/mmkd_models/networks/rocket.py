@@ -321,7 +321,7 @@ def position_stride(samples: int, positions: int) -> int:
 
 
 def claimed_sizes(config: RocketConfig, modality: ModalitySpec) -> dict[str, tuple[int, int]]:
-    """Return the sizes that a file's features claim, each with its limit."""
+    """Return the claimed sizes of a file's features, each with its limit."""
     samples = series_view(modality).spec.samples
     return {
         "groups": (len(config.groups), 2 * _MAX_DILATIONS),

@@ -122,7 +122,7 @@ class StepStudent(nn.Module):
     def _front(
         self, values: Tensor, present: Tensor, live: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """New tokens (1, 3, D), presence of slots and new block (1, W + 1), and news of the state."""
+        """New tokens (1, 3, D), presence of blocks (1, W + 1), and news of the state."""
         encoder, front = self.encoder, self.encoder.inner
         history, moments, sums, peaks, series = state
         scaled = front.scaled(values, present)
@@ -171,7 +171,7 @@ def _block_step(
 
 
 def _pooled(pool: TokenPooling, x: Tensor, there: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """`TokenPooling.forward` over time tokens: the embedding (1, D) and the newest token (1, 1, D)."""
+    """`TokenPooling.forward` over time tokens: (1, D) and the newest token (1, 1, D)."""
     normed = pool.norm(x)  # (1, 3, D)
     token = normed[:, :1]
     total = (there[:, None, :-1] @ tokens + there[:, None, -1:] * token)[:, 0]

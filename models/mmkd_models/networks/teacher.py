@@ -89,7 +89,7 @@ class _FusionLayer(nn.Module):
 
 
 class Teacher(nn.Module):
-    """A multimodal transformer; an all-missing modality is masked out of every attention."""
+    """A multimodal transformer, which masks all-missing modalities."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Teacher(nn.Module):
         self.answer = AnswerHead(kind)
 
     def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
-        """Answer a batch; every modality of the teacher must be in `inputs` (all-missing is fine)."""
+        """Answer a batch; `inputs` must have every modality, but may be all-missing."""
         tokens: dict[str, Tokens] = {name: self.encoders[name](*inputs[name], taps=taps) for name in self.names}
         encoded = tokens
         layers = []

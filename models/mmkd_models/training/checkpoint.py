@@ -1,6 +1,6 @@
 """Student and teacher checkpoints: one safetensors file each, tensors + JSON metadata.
 
-A student checkpoint contains exactly its network's tensors: no teacher, no projector.
+A student checkpoint contains exactly its network's tensors.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class TriedStudent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A compared student; `log_likelihood` is the mean of calibrated answers, in nats."""
+    """A compared student; `log_likelihood` is of calibrated answers, in nats."""
 
     name: str
     valid_score: float
@@ -154,7 +154,7 @@ class StudentCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCheckpoint:
-    """A trained transformer, or a committee whose first member is one."""
+    """A trained transformer or committee."""
 
     modalities: tuple[ModalitySpec, ...]
     task: TaskSpec
@@ -165,7 +165,7 @@ class TeacherCheckpoint:
     further: tuple[Mapping[str, Tensor], ...] = ()  # the states of a committee's other members
 
     def network(self) -> Teacher | Committee:
-        """Return the teacher, with a committee's members, in evaluation mode."""
+        """Return the teacher in evaluation mode."""
         if self.committee is None:
             return self.transformer()
         further = [

@@ -54,7 +54,7 @@ Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCommittee:
-    """A committee, and the training time of each member, in seconds."""
+    """A committee, and each member's training time in seconds."""
 
     checkpoint: TeacherCheckpoint
     seconds: tuple[float, ...]
@@ -94,7 +94,7 @@ def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> t
 
 
 def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
-    """Return the default members; no rocket if windows are shorter than its kernels."""
+    """Return the default members, without a rocket for short windows."""
     short = _too_short_for_a_rocket(modalities)
     return tuple(kind for kind in COMMITTEE if kind != "rocket" or short is None)
 
@@ -323,7 +323,7 @@ def joining_sensor(
 def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:
     """Return (M,) weights with sum 1 from log-likelihoods (answers, M) over `groups` groups.
 
-    Source: Dempster, Laird, Rubin, JRSS B 39, 1977, section 4.3; each member's extra group is a Dirichlet prior.
+    Dempster, Laird, Rubin, JRSS B 39, 1977, section 4.3; each member's extra group is a Dirichlet prior.
     """
     members = likelihoods.shape[1]
     fractions = np.exp(likelihoods - likelihoods.max(1, keepdims=True))

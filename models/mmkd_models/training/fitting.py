@@ -65,7 +65,7 @@ def fit_learner(
     labelled_fraction: float,
     origin: Mapping[str, Any],
 ) -> Fit:
-    """Train; `origin` is what else decides the result, so that only the same training is resumed."""
+    """Train; `origin` is what else decides the result, for resuming."""
     train = data.train
     check_metric(run.train.metric, train.spec.task.kind)
     if isinstance(learner, SupervisedLearner):
@@ -97,7 +97,7 @@ def fit_learner(
 def adjusted_fit(
     network: Student | Teacher, result: Fit, data: TrainingData, run: TrainingRun, *, modality: str | None
 ) -> tuple[Fit, float]:
-    """Add the prior correction that validation chose to the head's bias; return its tau or 0."""
+    """Add the chosen prior correction to the head's bias; return its tau or 0."""
     task = data.train.spec.task
     if task.kind != "classification":  # only classes have a prior
         return result, 0.0
@@ -160,7 +160,7 @@ def finish_student(
     recipe: Recipe | None = None,
     teachers: Sequence[TeacherFile] = (),
 ) -> StudentCheckpoint:
-    """Return the trained student with facts, windows and references; `network` answers for the prior's correction."""
+    """Return the trained student with facts, windows and references; `network` corrects the prior."""
     tau = 0.0
     if network is not None:
         result, tau = adjusted_fit(network, result, data, run, modality=modality)

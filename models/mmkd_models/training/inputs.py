@@ -93,7 +93,7 @@ def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Window
 
 
 def check_same_fold(who: str, facts: Provenance, *, dataset_sha256: str, fold: int | None) -> None:
-    """Raise UsageError if a teacher or start saw another fold (None: own split) of the judging dataset."""
+    """Raise UsageError if a model saw another fold (None: own split) of the judging dataset."""
     if facts.dataset_sha256 != dataset_sha256 or facts.fold is msgspec.UNSET or facts.fold == fold:
         return
     ours, theirs = ("the dataset's own split" if one is None else f"fold {one}" for one in (fold, facts.fold))
@@ -105,7 +105,7 @@ def check_same_fold(who: str, facts: Provenance, *, dataset_sha256: str, fold: i
 
 
 def check_compatible(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
-    """Raise UsageError if a network of this task and modalities cannot judge windows; `who` ends with its kind."""
+    """Raise UsageError if a network cannot judge windows; `who` ends with its kind."""
     spec = windows.spec
     advice = f"train a {who.rpartition(' ')[2]} on this dataset"
     if task != spec.task:

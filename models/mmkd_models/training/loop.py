@@ -1,7 +1,7 @@
 """One training loop for teacher, baseline and student: optimisation, validation, the best weights, resuming.
 
-A learner's forward takes (batch, fraction of the training done) and returns loss terms, their sum under "loss". All
-randomness follows from (seed, step).
+A learner maps (batch, fraction of the training done) to loss terms, their sum under "loss". All randomness follows from
+(seed, step).
 """
 
 from __future__ import annotations

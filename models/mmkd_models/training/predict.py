@@ -23,7 +23,7 @@ _BATCH = 64
 
 @torch.no_grad()
 def logits_of(network: nn.Module, windows: Windows, *, modality: str | None) -> NDArray[np.float32]:
-    """Return logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode, restored after."""
+    """Return logits (N, K) of a teacher (`modality` None) or a student, in evaluation mode."""
     training = network.training
     network.eval()
     device = next(network.parameters()).device
@@ -47,7 +47,7 @@ def embeddings_of(network: nn.Module, windows: Windows, *, modality: str) -> NDA
 
 @torch.no_grad()
 def answers_to(network: nn.Module, windows: Windows) -> Tensor:
-    """Return logits (N, K) of a teacher, or of a member that returns bare logits, on the CPU."""
+    """Return logits (N, K) of a teacher or committee member, on the CPU."""
     device = next((each.device for each in (*network.parameters(), *network.buffers())), None)
     answers = (network(inputs) for inputs in batches_of(windows, device=device))
     return torch.cat([(each.logits if isinstance(each, TeacherOutput) else each).cpu() for each in answers])

@@ -59,7 +59,7 @@ Features = NDArray[np.float64]
 
 
 def group_reference(train: Windows, valid: Windows, modality: str) -> GroupReference | None:
-    """Measure how training and validation groups differ, or ten blocks of windows; None for too few."""
+    """Measure how groups differ, or ten blocks of windows; None for too few."""
     each = [part.subset(part.groups == group) for part in (train, valid) for group in np.unique(part.groups)]
     groups = [group for group in each if len(group) >= _MIN_WINDOWS_OF_GROUP]
     between: Literal["groups", "recordings", "blocks"] = "groups"

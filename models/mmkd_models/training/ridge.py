@@ -145,7 +145,7 @@ _MAX_ROWS = 16_384
 
 
 def rows_to_learn_from(windows: Windows, *, taught: bool, seed: int) -> NDArray[np.int64]:
-    """Return at most `_MAX_ROWS` rows, ascending: labelled ones first, and others if taught."""
+    """Return at most `_MAX_ROWS` rows, ascending, labelled ones first."""
     order = np.random.default_rng(seed).permutation(len(windows))
     known = windows.labelled[order]
     rows = np.concatenate([order[known], order[~known]]) if taught else order[known]

@@ -1,4 +1,4 @@
-"""A student of convolutional features: drawn, fitted by ridge regression, pruned, calibrated, in seconds."""
+"""A student of convolutional features: drawn, fitted by ridge regression, pruned, calibrated."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def train_student(
     teachers: Sequence[TeacherFile] = (),
     recipe: Recipe | None = None,
 ) -> StudentCheckpoint:
-    """Train a student of any kind; without teachers on labels only. Features learn answers, not the recipe."""
+    """Train a student of any kind, or on labels only. Features ignore the recipe."""
     rocket = (
         None if config.kind == "transformer" else fit_rocket_student(data, modality, config, run, teachers=teachers)
     )
@@ -65,7 +65,7 @@ def train_student(
 def fit_hybrid(
     data: TrainingData, transformer: StudentCheckpoint, rocket: StudentCheckpoint, run: TrainingRun
 ) -> StudentCheckpoint:
-    """Join two students trained on the same windows, or return the one that validates better alone."""
+    """Join two students of the same windows, or return the better one."""
     modality, task = transformer.modality.name, data.train.spec.task
     valid = data.valid.with_modalities((modality,)).only_labelled()
     answers = [logits_of(part.network(), valid, modality=modality) for part in (transformer, rocket)]
@@ -109,7 +109,7 @@ class _Trial:
 
 
 def mixings(augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
-    """Return the augmentations to try: as given, and without mixed windows."""
+    """Return the augmentation as given, and without mixed windows."""
     unmixed = msgspec.structs.replace(augment, mixup=0.0)
     return (augment,) if augment == unmixed else (augment, unmixed)
 

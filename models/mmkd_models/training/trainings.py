@@ -65,7 +65,7 @@ def train_teacher(
 
 
 def self_train(data: TrainingData, first: TeacherCheckpoint, run: TrainingRun) -> TeacherCheckpoint:
-    """Train a second generation on all windows, if some have no label, and return the better teacher."""
+    """Train a second generation on all windows, and return the better teacher."""
     if bool(data.train.labelled.all()):
         return first
     teacher = _new_teacher(data, first.config, seed=run.train.seed + 1)
@@ -123,7 +123,7 @@ def distil(
     teachers: Sequence[TeacherFile],
     recipe: Recipe,
 ) -> StudentCheckpoint:
-    """Train a student of one modality with its teachers (in the recipe's order), on all windows.
+    """Train a student of one modality with its teachers, in the recipe's order.
 
     Raises UsageError if a teacher has other modalities or labels than `data`, or is repeated.
     """

@@ -1,7 +1,6 @@
 """Effects of faults on samples (T, c), on audio from -1 to 1, on frames (T, H, W, C) to 255; NaN stays missing.
 
-Maxima as in SensorFault-Bench (arXiv 2605.10822): offset 0.75, drift 1, attenuation x0.25, scaling x2, noise 1, spike
-7.5, clipping at 3 to 1 standard deviations, a gap of half the window, time stretch x5.
+Maxima are those of SensorFault-Bench (arXiv 2605.10822), if it has the fault.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def spike(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.G
 
 
 def stuck(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
-    """Hold the last value for the rest, up to the whole window."""
+    """Hold the last value, up to the whole window."""
     start = len(x) - _part(x, severity)
     result: Samples = x.copy()
     result[start:] = x[max(0, start - 1)]
@@ -154,7 +153,7 @@ def _part(x: Samples, fraction: float) -> int:
 
 
 def _resample(x: Samples, speed: float) -> Samples:
-    """Interpolate at another speed; NaN beyond the ends and near missing values."""
+    """Interpolate at another speed; NaN where unknown."""
     middle = (len(x) - 1) / 2
     at = middle + (np.arange(len(x)) - middle) * speed
     low = np.clip(np.floor(at).astype(np.int64), 0, len(x) - 1)

@@ -28,7 +28,7 @@ _VIDEO: tuple[ModalityKind, ...] = ("video",)
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A table row: `practice` is the augmentation of the same kind, `channels` the minimum."""
+    """A table row: `practice` is the matching augmentation, `channels` the minimum."""
 
     apply: Apply
     what: str

@@ -241,7 +241,7 @@ def net_present_value(plant: Plant, option: Equipment) -> float:
 
 
 def payback_month(plant: Plant, option: Equipment) -> int | None:
-    """Return the first month, from 1, that pays back all costs, not discounted; None if never."""
+    """Return the first month, from 1, that pays back all costs; None if never."""
     balance, monthly = -investment(plant, option), yearly(plant, option) / 12
     for month in range(1, round(12 * plant.years) + 1):
         balance += monthly

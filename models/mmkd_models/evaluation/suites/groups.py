@@ -47,7 +47,7 @@ class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """The best judged value's figure minus the worst's; 5 % of gaps exceed `chance` if all are alike."""
+    """The best judged value's figure minus the worst's; 5 % exceed `chance` if all are alike."""
 
     gap: float
     low: float

@@ -89,7 +89,7 @@ class SuiteInputs:
 
     @property
     def baseline(self) -> str | None:
-        """The first other labels-only model on the same sensor."""
+        """The first other labels-only model on the sensor."""
         for model in self.models[1:]:
             if model.facts.role == "labels only" and model.facts.modalities == self.first.modalities:
                 return model.name

@@ -135,7 +135,7 @@ def with_unique_names(models: Sequence[ModelUnderTest]) -> list[ModelUnderTest]:
 
 
 def check_rivals(first: JudgedModel, windows: Windows, *, train: Windows, valid: Windows) -> None:
-    """Raise UsageError if rivals could not learn, or would be judged on windows they know."""
+    """Raise UsageError if rivals could not learn, or know the judging windows."""
     if len(first.modalities) > 1:
         raise UsageError(
             f"--rival: rivals learn on one sensor, and {first.name} uses {', '.join(first.modalities)}; judge a "

@@ -1,4 +1,4 @@
-"""Scores on unchanged windows, the first model's gains over the others, and calibration."""
+"""Scores on unchanged windows, gains of the first model, and calibration."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class CausalFront(nn.Module):
         return torch.cat([scaled, local, present], dim=-1).flatten(1, 2)
 
     def tones(self, history: Tensor) -> Tensor:
-        """(B, T, C) -> filter outputs (B, N, C, 2 F) after each block but those in the taps, real parts first."""
+        """(B, T, C) -> filter outputs (B, N, C, 2 F) after each block, real parts first."""
         batch, samples, channels = history.shape
         rows = history.transpose(1, 2).reshape(batch * channels, 1, samples)
         answers = F.conv1d(rows, self.filters.T[:, None], stride=self.stride)  # (B C, 2 F, N)
@@ -162,8 +162,8 @@ class CausalFront(nn.Module):
 def _filters(taps: int, bands: int) -> Tensor:
     """Complex tones under Hann windows that end with the newest sample: (taps, 2 F), real parts first.
 
-    Centres rise geometrically to half the sampling rate (constant Q: Brown, JASA 1991). A constant gives 0, white noise
-    of variance 1 a power of 1.
+    Centres rise geometrically to half the sampling rate (constant Q: Brown, JASA 1991). White noise of variance 1 has
+    power 1.
     """
     filters = max(1, min(bands, taps // 2))
     edges = np.geomspace(1 / max(taps, 3), 0.5, filters + 1)
@@ -217,7 +217,7 @@ class CausalSound(nn.Module):
         return mels, there
 
     def step(self, values: Tensor, present: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `forward` after the state, and the next state."""
+        """Return `forward` and the next state."""
         both = torch.cat([state, torch.cat([values, present], dim=-1)], dim=1)
         mels, there = self(both[..., : self.channels], both[..., self.channels :])
         return mels, there, both[:, -self.before :]
@@ -272,7 +272,7 @@ class CausalFrames(nn.Module):
         return self._series(seen, F.pad(seen, (0, 0, 1, 0)), F.pad(present, (0, 0, 1, 0)), level)
 
     def step(self, values: Tensor, present: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `along` after the state, and the next state."""
+        """Return `along` and the next state."""
         seen, level = self.frames.look(values, present)
         both = torch.cat([state, torch.cat([seen, present], dim=-1)], dim=1)  # (1, N + 1, V + 1)
         return *self._series(seen, both[..., :-1], both[..., -1:], level), both[:, -1:]

@@ -1,4 +1,4 @@
-"""What networks see of video: normalised frames and their changes, through one light stem."""
+"""Video as normalised frames and their changes, through one light stem."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class FrameFront(nn.Module):
         return embedded.reshape(-1, seen.shape[1], self.width) * present
 
     def _normalised(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames about their own mean and spread (B, T, C H W), and brightness (B, T, 1)."""
+        """Normalised frames (B, T, C H W), and brightness (B, T, 1)."""
         channels, height, across = self.shape
         frames, pixels = values.shape[1], values.to(present.dtype)
         if channels == 1:

@@ -119,8 +119,8 @@ class LogMelFront(nn.Module):
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> series (B, C (2 M + 1), N), spectrum (B, C M), statistics (B, 3 C M).
 
-        Series: log-mels, normalised globally and over the window, and presence. Spectrum: window means. Statistics:
-        std, maximum, mean absolute step.
+        Series: log-mels, normalised globally and over the window, presence. Spectrum: means. Statistics: std, maximum,
+        mean absolute step.
         """
         mels, there = self.log_mels(values, present)
         there = there[..., None]  # (B, C, N, 1)

@@ -1,4 +1,4 @@
-"""What windowed networks see of a series: normalised views, a spectrum as constant matmuls, and statistics."""
+"""Windowed views of a series: normalised samples, a spectrum by constant matmuls, and statistics."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class LongFrontEnd(nn.Module):
         return torch.cat([mean, spread.log(), low, high, step, skewness, kurtosis, products.flatten(1)], dim=-1)
 
     def _distribution(self, scaled: Tensor, present: Tensor) -> Tensor:
-        """The soft distribution function (B, C * levels), from a stretch of each frame (B, C, N, T / N)."""
+        """The soft distribution function (B, C * levels) of frames (B, C, N, T / N)."""
         scaled, present = (x[..., : self.stretch].flatten(2)[:, :, None] for x in (scaled, present))
         below = torch.sigmoid((self.levels[:, None] - scaled) * 4.0) * present  # (B, C, levels, stretches)
         return (below.sum(3) / present.sum(3).clamp(min=1.0)).flatten(1)
