@@ -1,7 +1,7 @@
 """How many streams a device carries at a rate and a deadline: searched in one process, judged in fresh ones.
 
-A pause that outlasts the deadline by d makes the windows of d / (1 - load) late, since its backlog is worked off too.
-One pause may decide a short launch, so a majority of launches decides.
+A pause that outlasts the deadline by d makes the windows of d / (1 - load) late, backlog included. One may decide a
+short launch, so a majority of launches decides.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _join_verdict(offered: Sequence[Offered], *, carried: bool) -> LoadVerdict:
 def measure_capacity(choice: Choice, question: Question, *, progress: Progress = ignore_progress) -> CapacityReport:
     """Find how many streams this machine carries, or judge the question's, within the budget.
 
-    Raises MmkdError if the question makes no sense, or the bundle cannot be opened or run.
+    Raises MmkdError for a wrong question, or a bundle that fails.
     """
     session = _Session(_job(choice, question), question, progress)
     verdicts: list[LoadVerdict] = []

@@ -100,7 +100,7 @@ def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
 def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[ComparisonLimit]) -> Comparison:
     """Compare two runs; a condition holds if the whole interval, or a single value, is beyond its limit.
 
-    Raises UsageError below five complete launches, or if a condition's quantity was not measured.
+    Raises UsageError below five complete launches, or for a quantity that was not measured.
     """
     named = (("first", before), ("second", after))
     for name, report in named:

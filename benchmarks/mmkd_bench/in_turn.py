@@ -39,7 +39,7 @@ def measure_pair(
 ) -> PairReport:
     """Compare two models through ONNX Runtime: ONNX of static shape, or a bundle's fp32 artifact.
 
-    Raises MmkdError for a wrong argument, a missing onnxruntime, or a model that cannot be opened.
+    Raises MmkdError for a wrong argument, a missing onnxruntime, or a broken model.
     """
     _check(threads=threads, launches=launches, duration_s=duration_s)
     machine = read_machine()

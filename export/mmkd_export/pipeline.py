@@ -1,6 +1,6 @@
 """One export, from plan to verified bundle and engines.
 
-Everything stays in memory until the bundle is written, so a failure leaves an earlier bundle intact.
+The bundle is written last, so a failure leaves an earlier one intact.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def export_stages(resolved: ResolvedPlan) -> tuple[str, ...]:
 def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult:
     """Export a student to a bundle; write nothing unless every gate passes.
 
-    Raises UsageError for a path or option that does not fit, or without real windows; UnavailableError for a missing
-    library. If only an engine cannot be built here, the bundle is written.
+    Raises UsageError for a plan that does not fit or has no real windows; UnavailableError for a missing library. If
+    only an engine cannot be built here, the bundle is written.
     """
     resolved = check_plan(plan)
     names = export_stages(resolved)

@@ -90,14 +90,14 @@ class ExportPlan:
 
     Attributes:
         source: a student's checkpoint; or a bundle, to sign it again or to build engines.
-        optional: targets that are left out, with the reason, if they fail.
-        precisions: made in addition to fp32; `auto` keeps faster ones. Of a bundle, those to build.
+        optional: targets that may fail and are then left out, with the reason.
+        precisions: in addition to fp32; `auto` includes faster ones. Of a bundle, those to build.
         calibration: dataset directory or .npz file, instead of windows in the checkpoint.
         exclude: regular expression of layers that stay out of INT8.
         evaluation: windows that judge instead of half of the others.
-        max_drop_points: percentage points of the task metric that lower precision may lose.
+        max_drop_points: percentage points of the metric that lower precision may lose.
         accept_unjudged: too few windows may judge lower precision, which is then marked.
-        drift_reference: a dataset directory, to measure how its groups differ.
+        drift_reference: dataset directory, to measure how groups differ.
     """
 
     source: Path

@@ -91,7 +91,7 @@ def gate_rule(facts: StudentFacts, task: TaskSpec, plan: ExportPlan) -> GateRule
 
 
 def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, str | None]:
-    """Read the student, its windows (named, carried or synthetic), and the origin of its range.
+    """Read the student, its windows (named, carried or synthetic), and its range's origin.
 
     Raises CheckpointError, or UsageError if the plan does not fit or lower precision lacks recorded windows.
     """
@@ -122,7 +122,7 @@ def choose_temperature(checkpoint: StudentCheckpoint, real: RealWindows) -> floa
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Fit T of softmax(logits / T) in [0.05, 20] by log loss to labels (N,), -1 = unknown.
 
-    The loss is convex in 1 / T: if the minimum lies outside, the nearest end is best.
+    The loss is convex in 1 / T, so the nearest end is best if the minimum is outside.
     """
     labelled = np.flatnonzero(labels >= 0)
     if len(labelled) < MIN_WINDOWS:

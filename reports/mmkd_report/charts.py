@@ -1,7 +1,7 @@
 """Charts as inline SVG: dot panels, lines, histograms and attention maps.
 
-Colours come from the style sheet by role; every mark has its value as a title, shown on hover. Positions in dot
-panels are percentages of the width, so that text keeps its size on every screen; other charts have a fixed view box.
+The style sheet colours roles; marks show their value on hover. Positions in dot panels are percentages of the width,
+so that text keeps its size on every screen; other charts have a fixed view box.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Chart:
 def axis(values: Iterable[float | None], *, floor: float = -math.inf, ceiling: float = math.inf, most: int = 5) -> Axis:
     """Return an axis with round ends and at most `most` steps of 1, 2 or 5 times a power of ten.
 
-    The ends never pass `floor` and `ceiling`. Missing values do not count; without any, the axis runs from 0 to 1.
+    The ends never pass `floor` and `ceiling`; without values they are 0 and 1.
     """
     known = [value for value in values if is_number(value)] or [0.0, 1.0]
     low, high = min(known), max(known)
@@ -140,7 +140,7 @@ class DotRow:
 class DotPanel:
     """Rows of dots over an axis; `about` begins its description, `reference` is a dashed line.
 
-    A `paired` panel joins the dots of the baseline and the student.
+    `paired` joins the dots of baseline and student.
     """
 
     title: str
@@ -364,7 +364,7 @@ def log_histogram(
 ) -> Chart:
     """Draw counts over a logarithmic axis, with `marks` (name, value) as labelled lines.
 
-    Heights grow with the root of the counts, so that a bin with few samples stays visible.
+    Heights are roots of counts, so that a bin with few samples stays visible.
     """
     bottom, top = 120.0, 44.0  # three labels of marks stand above the bars
     low, high, most = math.log10(edges[0]), math.log10(edges[-1]), max(counts)
@@ -415,8 +415,8 @@ def attention_map(
 ) -> Chart:
     """Draw (queries, keys) weights in one colour, opaque for large ones.
 
-    Opacity runs from the 1st percentile to the 99th, so that neither one peak nor a common floor hides the rest. Both
-    are written below, since a flat map would look as lively as any other.
+    Opacity runs from the 1st percentile to the 99th, so that neither a peak nor a common floor hides the rest. Both are
+    written below, since a flat map would look as lively.
     """
     rows, columns = _blocks(len(weights)), _blocks(len(weights[0]))
     pooled = [
@@ -462,7 +462,7 @@ def _blocks(length: int) -> list[tuple[int, int]]:
 def png_from_shades(shades: Sequence[bytes], rgb: tuple[int, int, int]) -> bytes:
     """Return a PNG in the colour `rgb` with the opacity of `shades` (rows of bytes).
 
-    Format: PNG specification (ISO/IEC 15948), an 8-bit palette of one colour with a transparency table (tRNS).
+    Format: PNG specification (ISO/IEC 15948), one palette colour with a transparency table (tRNS).
     """
 
     def chunk(kind: bytes, body: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """A page is a head and sections, drawn by one template.
 
-It works offline: the content security policy allows only the page's own script, by its hash. All text is escaped.
+It works offline: the content security policy allows only its own script, by hash. All text is escaped.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         times: float64 (n,) seconds on the source's clock, or None.
         arrived_s: `time.monotonic()`.
         sensor: its number in the station.
-        waited: the samples waited to be read, as lines of a file do, so their arrival is not their time.
+        waited: samples waited to be read, as a file's lines do, so arrival is not their time.
     """
 
     rows: NDArray[Any]

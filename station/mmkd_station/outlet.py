@@ -1,6 +1,6 @@
 """Pass records to a sink in a thread, so that a hanging sink delays nothing else.
 
-While a sink fails, records wait in memory (and on disk with a store), and are offered again in order.
+While a sink fails, records wait in memory (and on disk with a store), in order.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     """One prediction; unlisted fields are those of `Prediction`.
 
     Attributes:
-        number: counts records of a station from 1 at each start; a gap means a lost record.
+        number: counts a station's records from 1 at each start; a gap is a lost record.
         time_s: newest sample of the window; None without times.
         dropped: samples dropped from the full queue since the previous result.
         late: samples left out since then because of their times.
-        boot: random id of the station's start.
+        boot: random id of the start.
     """
 
     station: str

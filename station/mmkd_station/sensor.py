@@ -21,9 +21,9 @@ _TOGETHER = 1024
 
 
 class StreamTurn(NamedTuple):
-    """Samples (n,) for a stream, and the predictions; consume them before the next turn.
+    """Samples (n,) for a stream, and predictions; consume them before the next turn.
 
-    `levels` float32 (n, C) are to draw: samples, or the mean brightness of video channels.
+    `levels` float32 (n, C) are to draw: samples, or mean brightness of video channels.
     """
 
     times: NDArray[np.float64]

@@ -36,9 +36,9 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service:
-    """Runs stations until their sources end or it is stopped; closes stations and outlets.
+    """Runs stations until their sources end or it is stopped, then closes stations and outlets.
 
-    `predictors` have the path of their bundle; with `watch_bundle` a changed bundle is reloaded.
+    `predictors` have their bundle's path; `watch_bundle` reloads changed bundles.
     """
 
     def __init__(

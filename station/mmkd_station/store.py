@@ -1,6 +1,6 @@
 """Unsent records and each label's last alarm, in one SQLite file.
 
-A record may be offered twice but never changes: station, boot and number identify it. While the disk is not writable,
+A record may be offered twice but never changes: station, boot and number identify it. If the disk is not writable,
 records stay in memory.
 """
 

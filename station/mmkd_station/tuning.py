@@ -27,7 +27,7 @@ _LEVEL = 0.95
 class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
     """False alarms in recordings without the label, detections in those with it.
 
-    `delay_s` is the median from the start of a recording to the alarm.
+    `delay_s` is the median from the recording's start to the alarm.
     """
 
     normal_hours: float

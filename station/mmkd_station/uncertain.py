@@ -64,9 +64,8 @@ class UncertainRing:
     """Saves uncertain windows of one sensor, at most one per window length. Raises UsageError.
 
     Args:
-        most_bytes: limit for all files of the station.
+        most_bytes: limit for all files of the station, shared by its `sensors`.
         below: a window is uncertain if its probability is lower, or its label set has several labels.
-        sensors: sensors of the station, which share the bytes.
         alarms: labels whose windows stay in memory (the last 16 MB) for `contradict`.
     """
 

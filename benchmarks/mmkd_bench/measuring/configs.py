@@ -1,7 +1,7 @@
 """The process of `mmkd-bench tune`: every config of a student, checked first, then called in turn.
 
-A config is judged by its median over the first one's. Each turn is a short burst; its first call does not count,
-because other students have filled the caches.
+A config is judged by its median over the first one's. Each turn is a short burst, whose first call does not count:
+other students have filled the caches.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Start a measuring process and read its outcome or error.
 
-Every configuration gets a new process: nothing is left of an earlier one, and a crash ends only a measurement.
+Every configuration gets a new process: nothing remains of others, and a crash ends only a measurement.
 """
 
 from __future__ import annotations

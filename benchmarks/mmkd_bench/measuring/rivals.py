@@ -1,7 +1,7 @@
 """The same weights in other engines: checked first, then called in turn.
 
-All run single windows, the same feeds and threads, in float32. A rival that is missing, fails, or disagrees with
-plain ONNX Runtime is named with its reason and not timed.
+All run the same single windows and threads in float32. A rival that is missing, fails, or disagrees with plain ONNX
+Runtime has a reason and is not timed.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _try(
 def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], task: TaskSpec) -> float:
     """Return the largest difference of any output, relative for a regression; inf for NaN.
 
-    For classes only logits count: probabilities depend on the bundle's temperature.
+    For classes only logits: probabilities depend on the bundle's temperature.
     """
     scales = [1.0]
     if task.kind != "classification":

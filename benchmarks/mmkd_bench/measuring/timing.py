@@ -65,7 +65,7 @@ def call_loop(
 ) -> CallTimes:
     """Call back to back, or on a schedule, until the time is over or `stop` is set; at least once.
 
-    The schedule is absolute: no call is moved or skipped, so a stall shows in every call that it delayed ("coordinated
+    The schedule is absolute: no call is moved or skipped, so a stall shows in every delayed call ("coordinated
     omission" cannot hide it). A loop that falls behind by its own length gives up.
     """
     starts, latencies, lateness = array("q"), array("q"), array("q")

@@ -1,6 +1,6 @@
-"""Calls in turn in one process: clock speeds and neighbours are the same for all, so ratios hold.
+"""Calls in turn in one process: clock speeds and neighbours are the same, so ratios hold.
 
-The order alternates, because each call finds the caches as the other left them.
+The order alternates, because each call finds the other's caches.
 """
 
 from __future__ import annotations

@@ -186,9 +186,9 @@ def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
 
 
 def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
-    """Return the indices of nodes that depend on learnt weights (of Conv or Gemm).
+    """Return indices of nodes that depend on learnt weights of Conv or Gemm.
 
-    Novelty is excluded: its distances are differences of large numbers.
+    Not novelty: its distances are differences of large numbers.
     """
     learnt: set[str] = set()
     novelty: set[str] = set()
@@ -205,7 +205,7 @@ def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
 def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence[str]) -> tuple[Layer, ...]:
     """Return the layers to quantise; raise UsageError if `exclude` is invalid or matches none.
 
-    Never the first, nor convolutional features: they read the sensor itself, whose glitches set the range.
+    Never the first, nor convolutional features: sensor glitches set their range.
     """
     try:
         pattern = None if exclude is None else re.compile(exclude)

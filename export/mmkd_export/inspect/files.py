@@ -32,10 +32,7 @@ _DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "I32": "int32", "
 
 
 def inspect_file(path: Path) -> Facts:
-    """Return the verified facts of a bundle, checkpoint, engine or sidecar.
-
-    Raises UsageError for a missing or unknown file, ArtifactError for a damaged one.
-    """
+    """Return facts of a bundle, checkpoint, engine or sidecar; raise UsageError if unknown, ArtifactError if broken."""
     start = _first_bytes(path, 64, expected="a bundle, a checkpoint or an engine")
     if is_bundle(path):
         return dict(_bundle_facts(path))

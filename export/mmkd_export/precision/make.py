@@ -40,8 +40,7 @@ def make_lower_precision(
 ) -> ProvenArtifact:
     """Make the fp16 or int8 ONNX artifact; `ops` are faster in INT8 on the platform, `exclude` names layers.
 
-    Raises GateError if it fails its gate or too few windows judge; UsageError without windows to calibrate with, or if
-    `exclude` matches no layer.
+    Raises GateError if it fails or too few windows judge, UsageError without calibration windows or an `exclude` match.
     """
     import onnx
 
@@ -170,7 +169,7 @@ def int8_graph(
 ) -> Int8Graph:
     """Quantise layers of a float32 graph; try remedies until `gate` passes.
 
-    `answer` runs a graph over the calibration windows `feeds`; `gate` judges on others.
+    `answer` runs a graph over calibration windows `feeds`; `gate` uses others.
     """
     magnitudes = tensor_magnitudes(model, sorted({layer.source for layer in layers}), feeds)
     learnt, expected = learnt_ranges(model), answer(model)

@@ -1,7 +1,7 @@
-"""INT8 as explicit Q/DQ, in the form that TensorRT, onnxruntime and OpenVINO all take.
+"""INT8 as explicit Q/DQ, for TensorRT, onnxruntime and OpenVINO alike.
 
 Symmetric, zero point 0; one scale per activation tensor and per weight output; none on outputs or biases
-(TensorRT's parser rejects an INT32 bias with DQ). Everything else stays float32.
+(TensorRT's parser rejects an INT32 bias with DQ). The rest stays float32.
 """
 
 from __future__ import annotations

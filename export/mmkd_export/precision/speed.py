@@ -74,9 +74,9 @@ def with_latencies(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> 
 
 
 def paired_latency_us(backends: Mapping[Key, Backend], feeds: Sequence[Feeds]) -> dict[Key, float]:
-    """Return the median time of a `run` of every backend, in µs, measured in turns.
+    """Return each backend's median time of a `run`, in µs, measured in turns.
 
-    Each round runs a window twice: the first run brings the weights back into the cache.
+    Each round runs a window twice: the first run refills the cache.
     """
     samples: dict[Key, list[int]] = {key: [] for key in backends}
     for backend in backends.values():

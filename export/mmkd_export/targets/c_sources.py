@@ -130,9 +130,9 @@ clean:
 
 
 def write_c_sources(path: Path) -> Path:
-    """Write a student's sources to `<stem>-c` next to the bundle, and return the folder.
+    """Write sources to `<stem>-c` next to the bundle, and return the folder.
 
-    Raises UsageError if the bundle has no native artifact, or the sensor needs a reference.
+    Raises UsageError without a native artifact, or if the sensor needs a reference.
     """
     with Bundle.open(path) as bundle:
         entry = only_student(bundle)

@@ -67,9 +67,9 @@ def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Pa
 
 
 def tflite_from_checkpoint(path: Path, *, graph: _Graph = "window", temperature: float = 1.0) -> bytes:
-    """Convert a checkpoint file; the signature has the tensors of the ONNX (step) graph.
+    """Convert a checkpoint file; the signature has the ONNX (step) graph's tensors.
 
-    Raises GateError if devices would refuse the file, MmkdError if the network cannot be converted.
+    Raises GateError if devices would refuse the file, MmkdError if conversion fails.
     """
     if missing_libraries():
         raise UnavailableError(
@@ -189,7 +189,7 @@ def make_int8_tflite(student: ProvenStudent, exclude: str | None, rule: GateRule
 def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = None) -> bytes:
     """Quantise the products of an fp32 `.tflite` that the ONNX `graph` quantises too.
 
-    Inputs are quantised at run time, each row with its own range: nothing is calibrated and nothing clips.
+    Inputs are quantised at run time per row: nothing is calibrated, nothing clips.
 
     Raises UsageError if `exclude` matches no layer, GateError if INT8 makes no remaining layer faster.
     """

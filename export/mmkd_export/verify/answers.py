@@ -158,7 +158,7 @@ def fp32_tolerance(
 ) -> float:
     """Return how far a graph may be from float32 answers, from the same answers in float64.
 
-    Raises GateError if the two differ so much that machines would disagree, or an answer is not finite.
+    Raises GateError if they differ so much that machines would disagree, or are not finite.
     """
     rounding = compare(exact, answers, task=task).max_abs_error
     if not np.isfinite(rounding):

@@ -75,7 +75,7 @@ def build_proof_set(
     temperature: float = 1.0,
     novelty_scores: tuple[float, ...] = (),
 ) -> ProofSet:
-    """Divide windows into calibrating and judging ones, and `answer` them with the checkpoint.
+    """Split windows into calibrating and judging ones, and `answer` them.
 
     Raises UsageError if all `evaluation` windows, which judge instead of half of the others, calibrate.
     """
@@ -157,7 +157,7 @@ _MAX_CHANNELS_ALONE = 8  # with more channels only all together are measured
 def with_tolerance(
     reference: GroupReference | None, real: RealWindows, *, task: TaskSpec, answer: Answer
 ) -> GroupReference | None:
-    """Add the changes that the student tolerates to a reference, where measurable.
+    """Add the changes that the student tolerates to a reference.
 
     Not for regressions, synthetic windows, fewer than thirty, or video, whose drift is of brightness.
     """

@@ -1,6 +1,6 @@
 """Windows that judge an export, and ranges of valid values.
 
-Without recorded windows only fp32 is judged, on windows drawn from training statistics; nothing calibrates on them.
+Without recorded windows only fp32 is judged, on windows drawn from training statistics.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ def _as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
 def windows_from_path(
     path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MAX_WINDOWS
 ) -> RealWindows:
-    """Read at most `most` windows of a dataset's validation split, or of an .npz file.
+    """Read at most `most` windows of a dataset's validation split, or an .npz file.
 
     A file has `x_<modality>` (N, T, C) in raw units (NaN = missing; video uint8), and may have `y`, as in a dataset
-    (-1 = unknown class), and names `classes` (K,). Raises UsageError if it does not fit the student.
+    (-1 = unknown class), and names `classes` (K,). Raises UsageError unless it fits the student.
     """
     read = _from_dataset if path.is_dir() else _from_npz
     return read(path, modality=modality, task=task, most=most)
@@ -241,7 +241,7 @@ NAMED = "given at export with --range"
 def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: RangeChoice) -> StudentCheckpoint:
     """Return a student with a range of valid values; `auto` takes the dataset's, or the rule's.
 
-    Raises UsageError for a range of video, or of a modality that is normalised per group.
+    Raises UsageError for video, or a modality that is normalised per group.
     """
     modality = checkpoint.modality
     if modality.kind == "video" and choice in ("auto", "none"):

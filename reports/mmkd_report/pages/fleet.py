@@ -36,7 +36,7 @@ class Group:
     Attributes:
         p50_us: Median of the runs' medians; None if no run has enough calls.
         slowest: Run with the largest median, and that median.
-        p99_us: Largest p99; None if no run has enough calls.
+        p99_us: Largest; None as above.
         over: Runs over the budget; None without a budget.
     """
 
@@ -65,11 +65,9 @@ class Fleet:
 
 
 def group_fleet(runs: Sequence[BenchReport], names: Sequence[str], *, budget_ms: float | None) -> Fleet:
-    """Group runs by device, bundle and manner, and list their problems.
+    """Group runs by device, bundle and manner, and list problems.
 
-    Args:
-        names: File or station of each run.
-        budget_ms: Limit for 99 of 100 calls; None for no limit.
+    `names` are files or stations; `budget_ms` limits 99 of 100 calls.
     """
     together: dict[tuple[object, ...], list[tuple[str, BenchReport]]] = {}
     alerts = []

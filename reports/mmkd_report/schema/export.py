@@ -47,7 +47,7 @@ class NoveltyParity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
-    """An artifact against the checkpoint; for a regression `probabilities` are fractions of the largest one.
+    """An artifact against the checkpoint; for a regression `probabilities` are fractions of the largest.
 
     `label_agreement` is the fraction of windows with the same answer.
     """

@@ -1,7 +1,7 @@
 """Who may see the page and who may change something.
 
 On the loopback interface anybody may look, unless a token or an origin is set. Otherwise, and for every change, the
-token is required; local programs may probe health without it. Other origins are refused.
+token is required, except for local health probes. Other origins are refused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Serve the page in a thread; close connections that wait too long for a client.
 
-uvicorn closes only connections that are idle between requests, and counts all of them for `limit_concurrency`.
+uvicorn closes only idle connections between requests, and counts all for `limit_concurrency`.
 """
 
 from __future__ import annotations

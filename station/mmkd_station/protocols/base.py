@@ -47,7 +47,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """An open source. Opening raises UsageError for invalid text, UnavailableError if a library or device is missing.
 
     Attributes:
-        deliveries: yields samples until the source ends or the intake stops; reports failures to the intake.
+        deliveries: yields samples until the source ends or the intake stops.
         live: its samples are current, so silence means something.
         close: may be called again.
     """
