@@ -28,15 +28,15 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
 from mmkd_report.schema.bench import CapacityReport, Level
 
-LAUNCHES = 5  # launches that judge one load, unless most of them agree before
-STEP = 0.05  # the answer was carried, and a load that is larger by at most this fraction, or by one stream, was not
+LAUNCHES = 5  # launches per load, unless most agree before
+STEP = 0.05  # largest gap, or one stream, from the carried load to one that was not
 _MAX_SERVERS = 256
 MAX_LAUNCHES = 99
 _SEARCH_LIMIT_S = 900.0
 _WARM_UP_LIMIT_S = 5.0
 CONFIRM_S = 3.0
 MAX_CONFIRM_S = 60.0
-# Fractions of the budget: for the search, and for one launch that judges.
+# Fractions of the budget: search, one judging launch.
 _SEARCH_FRACTION = 0.35
 _CONFIRM_FRACTION = 0.1
 
@@ -158,7 +158,7 @@ class _Session:
         self.offered: list[Offered] = []
         self._question, self._progress = question, progress
         self._end_s = time.monotonic() + question.budget_s
-        self._start_s = 0.0  # what a process takes beside its load
+        self._start_s = 0.0  # time of a process in addition to its load
 
     def say(self, line: str) -> None:
         self._progress(f"{line}; at most {max(0.0, self._end_s - time.monotonic()):.0f} s left")
@@ -178,7 +178,7 @@ class _Session:
         if self.offered and begun_s + self._start_s + duration_s > self._end_s:
             raise _OutOfTimeError
         job = msgspec.structs.replace(self.job, streams=streams, duration_s=duration_s)
-        # A load gives up when its backlog is as long as itself.
+        # A load gives up if its backlog is as long.
         samples = self._launch(job, START_LIMIT_S + 4 * duration_s).samples[0]
         self._start_s = max(self._start_s, time.monotonic() - begun_s - duration_s)
         self.offered.append(Offered(level=self.outcomes[-1].levels[0], response_ns=samples["response_ns"]))

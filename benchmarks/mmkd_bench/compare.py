@@ -26,7 +26,7 @@ SEED = 20211108
 VERDICT_QUANTITIES = ("p50", "p90")
 _VERDICT_LIMIT = 0.05
 DEFAULT_CONDITIONS = "p50>+5%,p90>+5%"
-_COMPETITION_MARGIN = 0.1  # cores' worth of demand beyond the machine's cores from which processes compete
+_COMPETITION_MARGIN = 0.1  # demand in cores, beyond the machine's, from which processes compete
 _CONDITION = re.compile(r"\s*(?P<quantity>[a-z0-9._]+)\s*(?P<sign>[<>])\s*(?P<percent>[+-]?[0-9]+(\.[0-9]+)?)\s*%\s*\Z")
 
 
@@ -147,7 +147,7 @@ def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchRep
     random = np.random.default_rng(SEED)
     after_resampled, before_resampled = _resampled(second, random), _resampled(first, random)
     if (before_resampled <= 0).any():
-        # Energy above idle may be 0, or below it by noise: then there is no ratio.
+        # Energy above idle may be 0 or negative by noise: no ratio.
         return msgspec.structs.replace(plain, change=None)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(after_resampled / before_resampled - 1, [tail, 1 - tail])
@@ -240,7 +240,7 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
 def _competition(name: str, report: BenchReport) -> str:
     beside = [launch.interference for launch in report.launches if launch.complete]
     others = float(np.median([(one.others_cores or 0.0) + (one.steal_cores or 0.0) for one in beside]))
-    # Calls back to back keep all their threads busy, paced ones what they used.
+    # Calls back to back occupy all their threads, paced ones what they used.
     how = report.configuration
     own = report.result.cpu_cores if how.mode == "paced" else float(how.clients * how.threads)
     if others + own <= report.machine.cores + _COMPETITION_MARGIN:

@@ -20,9 +20,9 @@ from mmkd_edge.errors import UsageError
 from mmkd_report.schema.bench import OverheadReport, PairReport, RepeatSpread, RivalEngine, RivalsReport
 
 MAX_LAUNCHES = 100
-REPEATS = 5  # stretches of time per process, each with a ratio
+REPEATS = 5  # parts of a process, each with a ratio
 
-# Time for a launch of rivals beyond its measured time: torch.compile takes a minute on a small processor
+# Extra time of a rivals launch: torch.compile takes a minute on a small processor
 _RIVALS_START_LIMIT_S = 900.0
 
 OutcomeT = TypeVar("OutcomeT", bound=msgspec.Struct)
@@ -129,7 +129,7 @@ def measure_rivals(
     first, turns = launched.outcomes[0], [outcome.turns for outcome in launched.outcomes]
 
     def joined(number: int, rival: RivalEngine) -> RivalEngine:
-        # An engine that one of the processes could not time has no figure: half a figure would be another.
+        # An engine that one process could not time has no figure.
         reasons = [outcome.rivals[number].reason for outcome in launched.outcomes]
         if reason := next(filter(None, reasons), ""):
             return msgspec.structs.replace(rival, reason=reason)

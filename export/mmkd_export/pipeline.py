@@ -43,7 +43,7 @@ class ExportResult:
     folders: tuple[str, ...] = ()
 
 
-OnStage = Callable[[str], None]  # called with each stage that begins, such as `2/4 convert it to ONNX`
+OnStage = Callable[[str], None]  # called with each stage, such as `2/4 convert it to ONNX`
 _Begin = Callable[[str], None]
 
 
@@ -125,7 +125,7 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
             if target.write is not None:
                 begin(target.stage)
                 folders.append(str(target.write(plan.output)))
-        with Bundle.open(plan.output) as bundle:  # what a device will read, verified once more from the disk
+        with Bundle.open(plan.output) as bundle:  # verify what a device will read
             return ExportResult(
                 path=plan.output,
                 size_bytes=plan.output.stat().st_size,
@@ -138,7 +138,7 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
 
 
 def _convert_checkpoint(resolved: ResolvedPlan, begin: _Begin) -> _Made:
-    # torch takes seconds to import: not before the plan has been checked.
+    # After checking the plan: torch takes seconds to import.
     from mmkd_export.graph.onnx_from_student import onnx_from_student
 
     plan = resolved.plan

@@ -51,7 +51,7 @@ PLATFORMS: tuple[Platform, ...] = (
     Platform(
         name="cpu-arm",
         title="ARM64 with onnxruntime or LiteRT",
-        int8_ops=("Gemm", "MatMul"),  # onnxruntime runs a convolution with Q/DQ on its inputs alone in float
+        int8_ops=("Gemm", "MatMul"),  # onnxruntime runs convolutions with Q/DQ only on inputs in float
         run_here="not on the hardware; the same files on x86",
     ),
     Platform(name="mcu", title="microcontrollers, by C sources", run_here="not on the hardware; an emulated Cortex-M7"),

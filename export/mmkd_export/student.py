@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
-MIN_WINDOWS = 20  # with fewer labelled windows the temperature is 1: a fit would be chance
+MIN_WINDOWS = 20  # with fewer labelled windows a fit would be chance
 _COLDEST, _HOTTEST = 0.05, 20.0
-_ROUNDING_WINDOWS = 256  # at most 256 windows measure how far float32 is from float64
+_ROUNDING_WINDOWS = 256  # windows that compare float32 with float64
 _TOOLS = ("mmkd-edge", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -172,7 +172,7 @@ def prove_student(
         temperature=temperature,
         novelty_scores=() if checkpoint.seen is None else tuple(checkpoint.seen.scores.double().tolist()),
     )
-    # Spread over all of them: rows are sorted by group, and rounding depends on a group's level.
+    # Evenly spread: rows are sorted by group, and rounding depends on the group's level.
     rows = np.unique(np.linspace(0, len(real.windows) - 1, _ROUNDING_WINDOWS).round().astype(np.intp))
     tolerance = fp32_tolerance(
         answers_from_student(checkpoint, real.windows[rows], temperature=temperature, exact=True),

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 LEFT, RIGHT, TOP = 42.0, 332.0, 10.0
 LINE_BOTTOM, SCATTER_BOTTOM = 138.0, 190.0
-MAX_POINTS = 160  # per line: more than a phone shows, and enough for every bend of a training run
+MAX_POINTS = 160  # per line: more than a phone shows
 MAP_SIZE = 240.0
-MAX_MAP_CELLS = 96  # per side: a cell of a larger map would be smaller than a point on a phone
+MAX_MAP_CELLS = 96  # per side: more would be smaller than a point on a phone
 ROW_HEIGHT = 30.0
-NAME_LINE = 15.0  # height of a line of a name in a dot panel, see page.css
-NAME_CHARACTERS = 13  # that fit a line of 7rem, with room for words that break
+NAME_LINE = 15.0  # line height of names in a dot panel, see page.css
+NAME_CHARACTERS = 13  # per line of 7rem, with room for broken words
 SELF_CLOSING = ("line", "rect", "circle", "path", "image", "input")
 
 

@@ -258,7 +258,7 @@ def write_page(path: str | os.PathLike[str], html: str) -> None:
             "free the space, or choose another path"
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # a read-only folder fails even if there is nothing to remove
+        with contextlib.suppress(OSError):  # a read-only folder always fails
             temporary.unlink(missing_ok=True)
 
 

@@ -100,7 +100,7 @@ class EpisodeState:
 
     def vote(self, has_label: bool, probability: float, moment_s: float) -> Literal["raised", "cleared"] | None:
         """Count a result and return its event."""
-        if moment_s < self._last_s:  # the clock of the samples was set, so the cooldown is over
+        if moment_s < self._last_s:  # the samples' clock was set: no cooldown
             self._quiet_until_s = -math.inf
         self._last_s = moment_s
         has_label = has_label and probability >= self.rule.min_probability

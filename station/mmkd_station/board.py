@@ -20,7 +20,7 @@ SPAN_S = 60.0
 """Length of the signal on the page."""
 _RESULTS, _EPISODES, _STATES, _BINS = 600, 50, 20, 600
 _BIN_S = SPAN_S / _BINS
-# After so many deliveries in a row that end before the newest bin, time has jumped back; fewer are late.
+# After so many late deliveries in a row, time has jumped back.
 _STEPS_BACK = 5
 
 

@@ -62,7 +62,7 @@ class _Builder:
         self._has_page = has_page
         self._opened = opened
         self.predictors: dict[tuple[object, ...], tuple[Path, EdgePredictor]] = {}
-        for station in run.stations:  # with the same bundle and options they share a predictor
+        for station in run.stations:  # equal bundles and options share a predictor
             key = _predictor_key(station)
             if key not in self.predictors:
                 options: dict[str, Any] = dict(zip(_OPENING[1:], key[1:], strict=True))

@@ -26,21 +26,21 @@ TIME_FAULTS: dict[_TimeFault, str] = {
 
 # Largest difference between counted times and arrivals.
 _MAX_APART_S = 0.5
-# Fraction of that difference that each delivery corrects, so that jitter does not reach the times of samples.
+# Fraction of it that each delivery corrects, so that jitter does not reach sample times.
 _CORRECTED = 0.02
-# A source is silent after so many times the longest of its recent intervals, at least a second.
+# A source is silent after this multiple of its longest recent interval, at least a second.
 _SILENT_TIMES, _SILENT_FROM_S, _INTERVALS = 3.0, 1.0, 16
-# After a machine has slept, not every sample is filled in.
+# After sleep, not every sample is filled in.
 _MAX_MISSING = 1_000_000
-# Times further from UTC are on another clock, such as seconds since the sensor was switched on.
+# Times further from UTC are on another clock, such as seconds since power-on.
 _OWN_CLOCK_S = 86_400.0
-# How far times may run ahead of their arrival: without `--stale`, and at least.
+# How far times may run ahead: without `--stale`, and at least.
 _AHEAD_S, _MIN_AHEAD_S = 10.0, 1.0
 # Smaller steps are rounding of float64 seconds since 1970.
 _MIN_STEP_S = 1e-6
-# Largest drift of a source's clock, per second; a source that catches up with a delay gains more than a crystal.
+# Largest clock drift per second; a source that catches up gains more than a crystal.
 _GAINS, _LOSES = 0.05, 0.001
-# Fraction of a sampling period by which float64 seconds since 1970 round at 1 MHz.
+# Rounding of float64 seconds since 1970 at 1 MHz, in sampling periods.
 _ROUNDING = 0.25
 
 
@@ -76,7 +76,7 @@ class TimeWatch:
     def __init__(self, *, limit_s: float, back_s: float) -> None:
         self._limit_s = limit_s
         self._back_s = back_s
-        self._offset_s = 0.0  # from the moment of arrival to the source's time, without delays
+        self._offset_s = 0.0  # from arrival to the source's time, without delays
         self._other_line: tuple[float, float] | None = None
         self._fault: tuple[_TimeFault, float] | None = None
         self.newest: tuple[float, float] | None = None
@@ -166,7 +166,7 @@ class SampleClock:
         self._stale_s = math.inf if stale_s is None else stale_s
         limit_s = _AHEAD_S if stale_s is None else max(stale_s, _MIN_AHEAD_S)
         self.watch = TimeWatch(limit_s=limit_s, back_s=back_s)
-        # UTC at the start, then monotonic: setting the clock does not move the samples.
+        # UTC at the start, then monotonic: a set clock does not move samples.
         self._utc_s = time.time() - time.monotonic()
         self._last_s: float | None = None
         self._intervals: deque[float] = deque(maxlen=_INTERVALS)
@@ -221,7 +221,7 @@ class SampleClock:
         if not self._is_source_time:
             return self._utc_s + time.monotonic()
         time_s, arrived_s = self.watch.newest
-        # The source's clock is synchronised with this one, or is not UTC at all.
+        # The source's clock is synchronised, or not UTC.
         own_s, utc_s = time_s + time.monotonic() - arrived_s, time.time()
         return own_s if abs(own_s - utc_s) > _OWN_CLOCK_S else utc_s
 

@@ -107,7 +107,7 @@ class Outlet:
                 self._queue.put_back()
                 if self.is_gone:
                     break
-                # At the end there are a few more quick tries.
+                # A few quick tries at the end.
                 closing = self._closing.is_set()
                 (self._abandon if closing else self._closing).wait(0.2 if closing else self._backoff.next_s())
         with contextlib.suppress(Exception):  # a sink that is gone has nothing to close
@@ -122,7 +122,7 @@ class Outlet:
             return False
         except RefusedError as error:
             fault = first_line(error)
-        except Exception as error:  # whatever a sink's library raises, records must wait and stations go on
+        except Exception as error:  # whatever a sink raises, records wait and stations go on
             with self._queue.lock:
                 self._failures += 1
                 if not self._fault:

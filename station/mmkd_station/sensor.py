@@ -16,7 +16,7 @@ from mmkd_station.intake import Delivery
 from mmkd_station.protocols.base import Source
 from mmkd_station.uncertain import UncertainRing
 
-# Samples per turn; sorting and gridding them takes a few milliseconds.
+# Samples per turn, which take a few milliseconds.
 _TOGETHER = 1024
 
 
@@ -64,7 +64,7 @@ class Sensor:
         )
         self._came = 0
         self._answered = False  # since the last delivery
-        self._before = 0, 0  # counts of samples, and of those left out, before the next result
+        self._before = 0, 0  # samples, and those left out, before the next result
         self.stream = predictor.stream(
             hop=usual_hop(entry) if rules.hop is None else rules.hop,
             modality=rules.modality,
@@ -100,7 +100,7 @@ class Sensor:
         is_video = self.modality.kind == "video"
         for part in _parts(len(times)):
             levels = np.full((len(times[part]), len(self.modality.channels)), np.nan, dtype=np.float32)
-            # For a long silence without frames, the last window is enough.
+            # For a long silence the last window is enough.
             last = times[part][-self.modality.samples if is_video else 0 :]
             missing = [None] * len(last) if is_video else levels
             predictions = self.stream.each(missing, last, now_s=now_s)

@@ -116,7 +116,7 @@ class Service:
             try:
                 info = predictor.swap(path)
                 reason = f"{info.model_id}, {info.bundle_sha256[:12]}"
-            except Exception as error:  # whatever a new bundle or a library raises, the earlier one answers on
+            except Exception as error:  # whatever a new bundle raises, the earlier one answers on
                 state, reason = "refused", first_line(error)
             for station in self.stations:
                 if station.predictor is predictor:
@@ -168,7 +168,7 @@ def notify(state: str) -> None:
     if not address:
         return
     flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    # systemd may be restarting, or its buffer full: the next message repeats it.
+    # systemd may be busy: the next message repeats it.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, flags) as channel:
         # @ marks the abstract name space.
         channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

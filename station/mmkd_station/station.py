@@ -44,7 +44,7 @@ DRAIN_S = 5.0
 _WAIT_S = 0.1
 # `EdgePredictor` reports a failed engine so.
 _ENGINE_FAILED = "the engine failed"
-# A kind of message is logged this seldom, and the same words again after an hour.
+# Minimum intervals: of a kind of message, and (an hour) of the same words.
 _LOG_EVERY_S = 60.0
 _SAME_WORDS_EVERY_S = 3600.0
 
@@ -116,7 +116,7 @@ class Station:
         self._reported_dropped = self._reported_late = 0
         self._state: StationState = "started"
         self._adaptation = ""
-        self._logged: dict[str, tuple[str, float]] = {}  # by the kind of message, the last one and when
+        self._logged: dict[str, tuple[str, float]] = {}  # last message and its time, by kind
         self._filled_s = self._longest_hold_s = 0.0
         self._busy_since_s: float | None = None
         self._current: int | None = None  # the sensor whose delivery is being answered
@@ -163,7 +163,7 @@ class Station:
         """Stop reading, answer waiting samples until `until_s` (monotonic; None: five seconds), and close."""
         self.stop()
         until_s = time.monotonic() + DRAIN_S if until_s is None else until_s
-        # A reader must have left its library (a camera's, say) when the process ends.
+        # A reader must leave its library before the process ends.
         for thread in (self._answerer, *self._readers):
             if thread.ident is not None:
                 thread.join(max(0.0, until_s - time.monotonic()))
@@ -234,7 +234,7 @@ class Station:
                     self._intake.put(msgspec.structs.replace(delivery, sensor=number) if number else delivery)
                 if self._intake.stop.is_set():
                     break
-        except Exception as error:  # a source that fails for good ends, and the other ones go on
+        except Exception as error:  # a source that fails for good ends; others go on
             failure = error
         with self._lock:
             self._open_sources -= 1
@@ -254,7 +254,7 @@ class Station:
 
     def _answer(self) -> None:
         """Take turns of one answer, or a few samples without one, so that no sensor waits long."""
-        # A stack: missing samples of silent sensors go before the rest of a delivery.
+        # A stack: silent sensors' samples precede the rest of a delivery.
         work: list[Iterator[None]] = []
         while work or not self._intake.is_over:
             if not work:
@@ -267,7 +267,7 @@ class Station:
                 next(work[-1])
             except StopIteration:
                 work.pop()
-            except Exception as error:  # whatever a sample brings about, the next one is answered
+            except Exception as error:  # whatever a sample causes, the next one is answered
                 work.pop()
                 self._fault(error)
             finally:
@@ -278,7 +278,7 @@ class Station:
 
     def _next(self) -> Iterator[None]:
         self._current = None
-        if time.monotonic() - self._filled_s > _WAIT_S:  # also where samples that are refused come all the time
+        if time.monotonic() - self._filled_s > _WAIT_S:  # also if refused samples arrive all the time
             return self._fill_silence()
         delivery = self._intake.take(timeout_s=_WAIT_S)
         if delivery is None:
@@ -297,7 +297,7 @@ class Station:
             return
         for is_result in self._follow(number, sensor.take(delivery)):
             if is_result:
-                # How long a recording waits in the queue is no latency.
+                # A recording's wait in the queue is no latency.
                 began_s = delivery.arrived_s if sensor.source.live else self._busy_since_s
                 with self._lock:
                     self._latency.add(time.monotonic() - (began_s or delivery.arrived_s))

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "records.sqlite"
 _TICK_S = 0.1
 _TRIES_AGAIN_S = 1.0
-# A full or failed disk; other errors mean a wrong folder.
+# Full or failed disk; others mean a wrong folder.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _DELETE = "DELETE FROM records WHERE sink = ? AND id > ? AND id <= ?"
 _SCHEMA = """
@@ -138,7 +138,7 @@ class Store:
                 self._path.with_name(f"{FILE_NAME}-wal").replace(aside.with_name(f"{aside.name}-wal"))
             connection = _connected(self._path)
         self._last_id = connection.execute("SELECT COALESCE(MAX(id), 0) FROM records").fetchone()[0]
-        for queue in self.queues:  # records of an earlier run wait for the next start
+        for queue in self.queues:  # earlier records wait for the next start
             queue.sent_until = queue.deleted_until = self._last_id
         self._connection = connection
 
@@ -216,9 +216,9 @@ class RecordQueue:
         self.sent_until = self.deleted_until = 0
         self._store = store
         self._most = most
-        self._memory: deque[Record] = deque()  # `put` appends without the lock: it must not wait for the disk
+        self._memory: deque[Record] = deque()  # `put` appends without the lock, so it never waits for the disk
         self._batch: list[Record] = []  # being tried by the sink
-        self._oldest: Record | None = None  # in memory alone, at the last tick of the store
+        self._oldest: Record | None = None  # only in memory, at the store's last tick
         self._saving = 0, 0
         if store is not None:
             with self.lock:

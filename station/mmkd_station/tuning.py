@@ -141,7 +141,7 @@ def _replay(predictor: EdgePredictor, recording: ReplayedRecording, label: str, 
     predictions = stream.push(recording.rows, times, now_s=0.0) if len(times) else []
     place = predictor.task.labels.index(label)
     return _Run(
-        # `now_s` is 0, so the negative age is the time of the newest sample.
+        # `now_s` is 0, so the negative age is the newest sample's time.
         votes=tuple(
             (-(each.input_age_s or 0.0), label in (each.label, *each.labels), float(each.probabilities[place]))
             for each in predictions

@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 MIN_BYTES = 1_000_000
 _TOGETHER, _WITHIN_S = 32, 60.0
 _MAX_WAITING = 256
-# Limits in memory: of held windows and of one file; of windows that wait.
+# Memory limits: held windows and one file; waiting windows.
 _MAX_HELD_BYTES = 16_000_000
 _MAX_WAITING_BYTES = 64_000_000
 _MIN_WINDOWS = 4
 _FILE = re.compile(r"-\d{8,}\Z")
-# File names have at most 255 bytes, and characters up to four.
+# File names have at most 255 bytes, characters up to four.
 _MAX_NAME = 40
 
 

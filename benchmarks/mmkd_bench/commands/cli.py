@@ -24,7 +24,7 @@ def main() -> NoReturn:
 
 def make_app() -> typer.Typer:
     """Return the command line."""
-    # Only now: they import typer and rich, which a device may lack.
+    # Only now: a device may lack typer and rich.
     from mmkd_bench.commands.capacity import capacity
     from mmkd_bench.commands.compare import compare, overhead
     from mmkd_bench.commands.page import page

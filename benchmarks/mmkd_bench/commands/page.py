@@ -21,7 +21,7 @@ from mmkd_report.schema.bench import BenchReport
 if TYPE_CHECKING:
     from mmkd_report.pages.bench import Lead
 
-_MAX_NAMED = 5  # reports over the budget that the terminal names; the page has all
+_MAX_NAMED = 5  # reports named on the terminal; the page has all
 
 
 def page(

@@ -49,7 +49,7 @@ def tune(
         _show(bundle, json=json)
         return
     counts = None if threads is None else options.parse_numbers(threads, name="threads", example="1,2,4")
-    cache_folder("profiles")  # for its error, before the minute that measuring takes
+    cache_folder("profiles")  # raise its error before measuring for a minute
     profile = tune_bundle(
         bundle,
         duration_s=duration_s,

@@ -171,7 +171,7 @@ def read_rails(root: Path = ROOT) -> dict[str, float]:
         for channel in _channels(chip):
             label = read_text(chip / f"in{channel}_label")
             millivolts, milliamperes = (read_number(chip / f"{kind}{channel}_input") for kind in ("in", "curr"))
-            # INA3221 labels its sums of shunt voltages as well; those have no current.
+            # INA3221 also labels sums of shunt voltages, which have no current.
             if label and label != "NC" and millivolts is not None and milliamperes is not None:
                 rails[label] = millivolts * milliamperes / 1e3
         whole, microwatts = read_text(chip / "label"), read_number(chip / "power1_input")

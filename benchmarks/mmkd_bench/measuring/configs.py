@@ -52,7 +52,7 @@ def _open_all(
     refused: dict[tuple[str, str], RejectedConfig] = {}
     for config in job.configs[entry.name]:
         if (config.backend, config.precision) in refused:
-            continue  # what one number of threads cannot do, others cannot either
+            continue  # other numbers of threads cannot either
         try:
             student = open_student(bundle, entry, config)
             stack.callback(student.backend.close)
@@ -100,10 +100,10 @@ def require_score(student: OpenStudent, golden: Golden, *, max_drop_points: floa
     One window may always be lost.
     """
     if student.task.kind != "classification":
-        return  # the export's gate knows the metrics of other tasks; here the self-test judges
+        return  # for other tasks the self-test judges
     known = np.flatnonzero(golden.judge & (golden.labels >= 0))
     if len(known) == 0:
-        return  # the self-test judged it; the export's own gate had no more than that either
+        return  # the self-test judged it, as at export
     labels = golden.labels[known]
     logits, *_ = answer_windows(student, golden.windows[known])
     balanced = student.entry.validation_metric == "balanced_accuracy"

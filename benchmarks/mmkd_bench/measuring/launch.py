@@ -35,7 +35,7 @@ from mmkd_edge.stream.stream import Stream
 from mmkd_report.schema.bench import GATHER, STAGES, Pace, ProcessStart, Stage
 
 _MAX_TIME_WINDOWS = 20
-STAGE_FRACTION = 0.2  # time for the stages as a fraction of the time for the end-to-end calls
+STAGE_FRACTION = 0.2  # time for stages over that of end-to-end calls
 
 
 def measure_launch(job: RunJob, *, import_ms: float, stop: Event) -> tuple[RunOutcome, Arrays] | None:

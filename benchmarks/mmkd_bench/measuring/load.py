@@ -20,16 +20,16 @@ from mmkd_bench.measuring.opening import describe, open_predictor, predict_argum
 from mmkd_bench.measuring.timing import Arrays, Call, call_loop, phases_s, run_threads, summarise, warm_up
 from mmkd_report.schema.bench import Level
 
-# A load is carried when p99.9 of the response is within the deadline: at most this fraction is answered later
+# A load is carried if p99.9 is within the deadline: at most this fraction is later
 MISSED_FRACTION = 0.001
 
-_GROWTH_FRACTION = 0.02  # A backlog that grows by more than this fraction of the time is a load beyond the device
+_GROWTH_FRACTION = 0.02  # A backlog that grows faster, as a fraction of time, is too much
 MAX_STREAMS = 1_000_000
-PROBE_S = 1.0  # length of a short load, unless too few windows come due in it
+PROBE_S = 1.0  # a short load, unless too few windows come due
 MIN_PROBE_ARRIVALS = 200
 _MAX_PROBE_S = 10.0
 GROWTH_STEP = 0.25
-RESOLUTION = 0.02  # the search ends when the largest load that was carried and the smallest that was not lie this close
+RESOLUTION = 0.02  # relative gap of carried and refused loads that ends the search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +73,13 @@ def offer_load(call: Call, windows: Sequence[Any], *, streams: int, demand: Dema
     """Offer a load; give up the rest when the backlog is as long again."""
     due = schedule_ns(streams, rate_hz=demand.rate_hz, duration_s=duration_s)
     due_ns, numbers, clock = due.tolist(), itertools.count(), time.perf_counter_ns
-    begin_ns = clock() + 5_000_000  # the first windows come due when the threads are up
+    begin_ns = clock() + 5_000_000  # first windows come due when threads are up
     give_up_ns = begin_ns + round(2e9 * duration_s)
     stop = Event()  # set by a call that raises
 
     def serve(_: int) -> tuple[array[int], array[int], array[int]]:
         answers = array("q"), array("q"), array("q")
-        # next() is one step of the interpreter: no two threads get the same number.
+        # next() is atomic: no two threads get the same number.
         while (number := next(numbers)) < len(due_ns):
             moment_ns = begin_ns + due_ns[number]
             if (wait_ns := moment_ns - clock()) > 0:

@@ -19,7 +19,7 @@ from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
 from mmkd_report.schema.bench import Subject
 
-_STALE_S = 60.0  # limit of an input's age where every check is on: only the comparison is measured
+_STALE_S = 60.0  # age limit if every check is on: only the comparison is measured
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +88,7 @@ def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[Any], ...]:
     reference = predictor.reference
     if predictor.modality.kind == "video":
         return tuple(golden)
-    if reference is not None:  # the golden windows of a modality that is normalised per group are z-scores
+    if reference is not None:  # golden windows of per-group modalities are z-scores
         golden = golden * np.asarray(reference.std) + np.asarray(reference.mean)
     return tuple(np.ascontiguousarray(window, dtype=np.float32) for window in golden)
 
@@ -136,7 +136,7 @@ def open_session(model: bytes, *, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises more types than its own for a bad model
+    except Exception as error:  # ONNX Runtime also raises foreign types
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} cannot open the model: {first_line(error)}"
         ) from error

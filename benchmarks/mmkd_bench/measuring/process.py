@@ -23,8 +23,8 @@ from mmkd_bench.measuring.jobs import FAILURE_FILE, OUTCOME_FILE, SAMPLES_FILE, 
 from mmkd_bench.measuring.timing import Arrays
 from mmkd_edge.errors import BackendError, find_error_class
 
-START_LIMIT_S = 120.0  # time for a process beyond its measured times: libraries, session, a slow card
-_GRACE_S = 15.0  # time for an interrupted process to hand over what it has
+START_LIMIT_S = 120.0  # extra time of a process: libraries, session, a slow card
+_GRACE_S = 15.0  # for an interrupted process to hand over its results
 Progress = Callable[[str], object]  # receives one line when a launch begins
 WORKER = "mmkd_bench.measuring.worker"
 OutcomeT = TypeVar("OutcomeT", bound=msgspec.Struct)
@@ -90,7 +90,7 @@ def run_launches(
 
 def _run(job: Job, folder: Path, limit_s: float) -> bool:
     """Run one process; return whether Ctrl-C ended it."""
-    # Only from the installed packages: not from whatever folder the command was started in.
+    # Only installed packages, not the current folder.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     interrupted, exit_code = False, None
     with (folder / "output.txt").open("wb") as output:
@@ -100,13 +100,13 @@ def _run(job: Job, folder: Path, limit_s: float) -> bool:
             stdout=output,
             stderr=output,
             env=environment,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then asks for what there is
+            start_new_session=True,  # Ctrl-C reaches only this process, which asks for results
         )
         assert process.stdin is not None
         try:
-            with contextlib.suppress(BrokenPipeError):  # it has ended already; its output has the reason
+            with contextlib.suppress(BrokenPipeError):  # it has ended; its output has the reason
                 process.stdin.write(msgspec.json.encode(job) + b"\n")
-                process.stdin.flush()  # stays open: the other process ends when it closes
+                process.stdin.flush()  # stays open: closing it ends the other process
             exit_code = process.wait(timeout=limit_s)
         except subprocess.TimeoutExpired:
             exit_code = None

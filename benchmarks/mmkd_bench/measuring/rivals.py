@@ -35,7 +35,7 @@ Answers = tuple[Array, Array]
 Run = Callable[[Array, Array], Answers]  # values and presence, each (1, T, C), to the two outputs, each (1, K)
 EngineCall = tuple[Run, str]  # how an engine is called, and its version
 
-# A rival and how it is called; one that is not timed has a reason and no call
+# A rival with its call, or with a reason
 Entry = tuple[RivalEngine, Callable[[], object] | None]
 
 _PREDICT = "mmkd-edge predict"
@@ -50,7 +50,7 @@ def time_rivals(job: RivalsJob) -> RivalsOutcome:
     """Do one job in this process."""
     choice = Choice(bundle=job.bundle, precision="fp32", threads=job.threads, reference=job.reference)
     lower = msgspec.structs.replace(choice, precision="auto")
-    # The backend's call gets another engine: one that predict had just used would find its weights in the cache.
+    # The backend gets its own engine: predict's would find its weights in the cache.
     with open_predictor(choice) as predictor, open_predictor(choice) as alone, open_predictor(lower) as tuned:
         assert predictor.bundle is not None
         windows = raw_windows(predictor)[:_MAX_CHECKED_WINDOWS]
@@ -62,7 +62,7 @@ def time_rivals(job: RivalsJob) -> RivalsOutcome:
         entries: list[Entry] = [(RivalEngine(name=_PREDICT, version=version), turning(predictor.predict, arguments))]
         expected: list[Answers] | None = None
         for name, opener in _openers(job, predictor, alone, tuned).items():
-            # Lower precision differs by design: its difference is shown, and `tune` had a gate for it.
+            # Lower precision differs by design: `tune` had a gate for it.
             within = float("inf") if name in (_LOWER, _OPENVINO_OWN) else tolerance
             entry, answers = _try(name, opener, feeds, expected=expected, tolerance=within, task=predictor.task)
             entries.append(entry)
@@ -200,7 +200,7 @@ def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> EngineC
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
-    del runner  # an interpreter refuses to run while something else holds it
+    del runner  # an interpreter refuses to run while referenced
     values_at, present_at = (int(inputs[name]["index"]) for name in names)
     answers_at = [int(outputs[name]["index"]) for name in sorted(outputs) if name != "novelty"]
 
@@ -229,7 +229,7 @@ def _open_torch(checkpoint: str | None, *, threads: int, compiled: bool) -> Engi
 
     def run(values: Array, present: Array) -> Answers:
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of an array that may not be written, which nobody does here
+            warnings.simplefilter("ignore", UserWarning)  # about read-only arrays, which nobody writes
             logits, probabilities = network(torch.from_numpy(values), torch.from_numpy(present))
         return logits.numpy(), probabilities.numpy()
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mmkd_report.schema.bench import LatencySummary, Percentile, TimeWindow, WarmUp
 
-STABLE_WITHIN = 0.10  # values are steady when each lies this close to their mean (perf_analyzer's stability criterion)
+STABLE_WITHIN = 0.10  # relative distance from the mean (perf_analyzer's stability criterion)
 SEED = 0
 _WARM_SLICE_S = 0.05
 _WARM_SLICE_CALLS = 20
@@ -218,7 +218,7 @@ def upper_bound_rank(samples: int, quantile: float) -> int | None:
 
     The rising sample `samples - 1 - rank` is the bound; None without one.
     """
-    # Beyond mean + 1 the cumulative probability exceeds one half for every binomial: the search may end there.
+    # Beyond mean + 1 every binomial's cumulative probability exceeds one half: end the search.
     last = min(samples, math.ceil(samples * (1 - quantile)) + 1)
     above = np.arange(last + 1, dtype=np.float64)
     log_choose = np.concatenate([[0.0], np.cumsum(np.log(samples - above[1:] + 1) - np.log(above[1:]))])

@@ -116,7 +116,7 @@ def time_predict(job: OverheadJob) -> InTurnOutcome:
             dict(zip(names, prepare(check_window(window, modality), modality, predictor.reference), strict=True))
             for window in windows
         ]
-        # The very engine that predict uses: two sessions of one model differ by more than predict adds.
+        # The engine of predict: two sessions of one model differ by more than predict adds.
         backend = predictor.backend
         run: Callable[[Any], object] = backend.run
         if job.backend is None:
@@ -135,7 +135,7 @@ def _session_call(path: Path, threads: int) -> Callable[[], object]:
         raise UsageError(f"{path}: expected an ONNX model or a bundle, cannot open it: {reason}") from error
     feeds: dict[str, NDArray[Any]] = {}
     if model.startswith(_ZIP_START):
-        # The fp32 model of a bundle's first student, fed with its first golden window.
+        # The fp32 model of a bundle's first student, and its first golden window.
         with Bundle.open(path) as bundle:
             entry = bundle.manifest.models[0]
             model = bundle.read(choose_artifact(entry, "fp32", "ort").file)

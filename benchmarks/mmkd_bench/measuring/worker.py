@@ -80,7 +80,7 @@ def _measure(job: Job, import_ms: float, stop: Event) -> tuple[Outcome, Arrays] 
 
 
 def _end_with_parent() -> None:
-    # Not through sys.stdin: its lock, held by a thread, would stop the interpreter from ending.
+    # Not through sys.stdin: a thread holding its lock would keep the interpreter alive.
     while os.read(0, 1):
         continue
     os._exit(1)

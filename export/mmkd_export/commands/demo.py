@@ -44,7 +44,7 @@ _NEEDS = (
 _ABOUT = "Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?"
 _EPILOG = "An interrupted run continues: give the same --out and options."
 
-# Fields of a sensor's contest, and the heads of their columns
+# Fields of a sensor's contest, and column heads
 _COMPETITORS = {
     "extra_trees": "extra-trees",
     "mini_rocket": "MiniRocket",
@@ -56,7 +56,7 @@ _COMPETITORS = {
 
 _DOCUMENT = "demo.json"
 _LAUNCHES = 2
-# Estimates for the time that is left: seconds to judge a fold and to export a student, and latencies to measure
+# Estimates of remaining time: seconds per judged fold and exported student, latencies to measure
 _AFTER_FOLD_S, _AFTER_SENSOR_S, _DURATIONS = 4.0, 9.0, 6.0
 
 
@@ -133,7 +133,7 @@ def demo(
     try:
         measured = measure(document, comparison, pair=pair, bundle=bundle, say=say)
     except BaseException:
-        if not (out / _DOCUMENT).exists():  # training took long: its results are written all the same
+        if not (out / _DOCUMENT).exists():  # training took long, so its results are written
             _write(out, document, began=began)
             say(f"wrote {document.report}, without what this machine measures")
         raise

@@ -74,7 +74,7 @@ def sensors(
     from mmkd_models.experiments.workers import torch_threads
 
     where = choice(executor, get_args(Executor), option="--executor")
-    out = out.resolve() if where == "ray" else out  # a task of Ray has a working directory of its own
+    out = out.resolve() if where == "ray" else out  # Ray tasks have their own working directory
     meter = latency_meter(duration_s) if latency else None
     dataset, count = open_dataset(data), workers or default_workers()
     if len(dataset.spec.modalities) < 2:

@@ -36,9 +36,9 @@ from mmkd_report.schema.demo import AttentionMaps, DemoBenchmark, DemoDocument, 
 from mmkd_report.schema.study import PairLatency
 
 Say = Callable[[str], None]
-# From two models (a teacher's ONNX file, a student's bundle) to the latencies of both, called in turn
+# Latencies of a teacher's ONNX file and a student's bundle, called in turn
 _MeasurePair = Callable[[Path, Path], PairLatency]
-# From a bundle, with the reference of a per-group modality, to its figures and the facts of the machine
+# Figures of a bundle, with a per-group modality's reference, and machine facts
 _MeasureBundle = Callable[[Path, Path | None], tuple[DemoBenchmark, dict[str, Any]]]
 
 _ROUNDING = 1e-6  # of the answer: float32 in another order of summation

@@ -37,7 +37,7 @@ def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Ite
     probed = copy.deepcopy(model)
     for name in set(tensors) - {output.name for output in probed.graph.output}:
         probed.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    onnxruntime = import_onnxruntime()  # itself: a backend returns the outputs of a student alone
+    onnxruntime = import_onnxruntime()  # a backend returns only a student's outputs
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
@@ -55,7 +55,7 @@ def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:
     largest = float(sizes.max(initial=0.0))
     counts, top = before.counts, before.top
     if top == 0.0 and largest > 0.0:
-        top = largest  # the zeros that were counted stay in the first bin
+        top = largest  # counted zeros stay in the first bin
     while largest > top:
         halves = counts.reshape(-1, 2).sum(1)
         counts, top = np.concatenate([halves, np.zeros(BINS // 2, dtype=np.int64)]), 2 * top
@@ -69,7 +69,7 @@ def clipping_range(magnitudes: Magnitudes, method: Literal["minmax", "percentile
     from mmkd_models.networks.int8 import NOTHING
 
     if magnitudes.largest <= NOTHING:
-        return 1.0  # a tensor that is always 0 is exact with any scale
+        return 1.0  # zeros are exact with any scale
     if method == "minmax":
         return magnitudes.largest
     below = np.cumsum(magnitudes.counts)

@@ -149,7 +149,7 @@ def _onnx_from_module(
     import torch
 
     module = module.eval().cpu()
-    # Values are examples for the tracer; the graph does not depend on them.
+    # Example values for the tracer; the graph does not depend on them.
     examples = tuple(
         torch.full(tensor.shape, number % 2, dtype=getattr(torch, tensor.dtype)) for number, tensor in enumerate(inputs)
     )

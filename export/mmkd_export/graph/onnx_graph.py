@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     import onnx
 
 
-OPSET = 20  # the newest opset that TensorRT 10.3 (JetPack 6.2) reads, and the first with Gelu as one operator
-_IR_VERSION = 10  # onnxruntime 1.17 and later reads it; the onnx package itself would write newer ones
+OPSET = 20  # the newest that TensorRT 10.3 (JetPack 6.2) reads, and the first with a Gelu operator
+_IR_VERSION = 10  # for onnxruntime 1.17 and later; onnx would write newer ones
 
-# The opset in the manifest; of a `.tflite` the version of the flatbuffer schema, of a `.native` that of its layout
+# The manifest's opset; for `.tflite` the flatbuffer schema's version, for `.native` the layout's
 FORMAT_VERSIONS: dict[ArtifactFormat, int] = {"onnx": OPSET, "tflite": 3, "native": 1}
 
-# Metadata of a student's graph: mean and standard deviation of each channel in training, as JSON
+# Graph metadata: mean and std of each training channel, as JSON
 STATISTICS_KEY = "mmkd_edge.statistics"
 
-# Metadata of a student's graph: what quantisation-aware distillation learnt, as JSON; absent without it
+# Graph metadata: result of quantisation-aware distillation as JSON, if any
 INT8_KEY = "mmkd_edge.int8"
 
 _REPORT = "please report it with the checkpoint"
@@ -141,7 +141,7 @@ def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 LEARNT_OPS = ("Conv", "Gemm", "MatMul")
 
-# Below this many inputs or outputs a quantised product is no faster; NVIDIA ModelOpt leaves such products out too
+# Below this many inputs or outputs INT8 is no faster; NVIDIA ModelOpt agrees
 SMALLEST_PRODUCT = 16
 
 _NOVELTY = "novelty."  # weights of the novelty score

@@ -29,7 +29,7 @@ _TYPES: dict[str, ComponentType] = {
     ".native": "machine-learning-model",
     ".npz": "data",
 }
-_MAX_NAME_LENGTH = 100  # some distributions put the text of their licence where its name belongs
+_MAX_NAME_LENGTH = 100  # some distributions put the licence text here
 
 
 def make_bill(path: Path) -> BillOfMaterials:

@@ -24,7 +24,7 @@ from mmkd_edge.native import library
 from mmkd_export.preflight import FOR_CHECKPOINT
 from mmkd_export.targets.table import TARGETS
 
-# Linux for Tegra to JetPack, by the first version that belongs to it (NVIDIA's JetPack archive).
+# First Linux for Tegra version of each JetPack (NVIDIA's JetPack archive).
 _JETPACKS = (
     ((39, 0), "7.2", ""),
     ((38, 4), "7.1", ""),
@@ -77,7 +77,7 @@ _ABILITIES = (
         "pip install 'mmkd-edge[train]'",
     ),
     _Ability("mmkd-export", (*FOR_CHECKPOINT, "typer", "rich"), "pip install 'mmkd-edge[export]'"),
-    *(  # litert's brings jax, takes seconds and writes to the terminal
+    *(  # litert's imports jax, takes seconds and writes to the terminal
         _Ability("mmkd-export --target " + one.name, one.libraries, f"pip install '{one.extra}'", is_imported=False)
         for one in TARGETS
         if one.libraries and one.convert is not None
@@ -185,7 +185,7 @@ def _import_fault(module: str) -> str | None:
     except ModuleNotFoundError as error:
         is_own = error.name is not None and (module == error.name or module.startswith(f"{error.name}."))
         return "" if is_own else f"{module} does not load: {error}"
-    except Exception as error:  # a native library may fail in any way while it loads
+    except Exception as error:  # a native library may fail in any way
         return f"{module} does not load: {first_line(error)}"
     return None
 

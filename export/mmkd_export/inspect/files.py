@@ -27,7 +27,7 @@ Facts = dict[str, str]  # dotted name to value, in reading order
 _Rows = Iterator[tuple[str, str]]
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 16 << 20  # as `mmkd_models.tensors` reads, which needs torch
-# Dtypes of checkpoints, in the words of safetensors and of torch.
+# Checkpoint dtypes in safetensors and torch.
 _DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "I32": "int32", "U8": "uint8", "BOOL": "bool"}
 
 
@@ -120,7 +120,7 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> _Rows:
 def _report_facts(bundle: Bundle) -> _Rows:
     try:
         report = read_report(bundle)
-    except BundleError:  # a report of another version is for people alone, and the bundle is sound
+    except BundleError:  # a report of another version does not make the bundle unsound
         return
     yield "platform", report.platform
     for one in (report, *report.others):

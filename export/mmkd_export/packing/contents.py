@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# Of audio or video in a bundle: 28 windows of 16 frames of 96 x 96 gray pixels, 65 of a second at 16 kHz
+# Audio or video per bundle: 28 windows of 16 gray frames of 96 x 96, or 65 of a second at 16 kHz
 _MAX_GOLDEN_BYTES = 1 << 22
 
-_MIN_GOLDEN = 8  # however large they are: a device compares the answers of its backends on as many
+_MIN_GOLDEN = 8  # of any size: devices compare backends on as many
 
 
 def pack_bundle(
@@ -132,7 +132,7 @@ def write_sealed(path: Path, *, manifest: Manifest, members: Mapping[str, bytes]
     if seal.release is not None:
         manifest = msgspec.structs.replace(manifest, release=seal.release)
     signatures = None
-    if seal.keys:  # over the manifest as it is written, with its number
+    if seal.keys:  # over the manifest with its number
         signatures = sign(new_sha256(encode_manifest(manifest)).hexdigest(), seal.keys)
     write_bundle(path, manifest=manifest, members=members, signatures=signatures)
 
@@ -223,7 +223,7 @@ def _select_stable(golden: Golden, artifacts: Sequence[ProvenArtifact], modality
         artifact = proven.artifact
         answers = answers_from_model(proven.model, golden.windows, modality, file_format=artifact.format)
         tolerance = max(golden.tolerance, 0.0 if artifact.precision == "fp32" else artifact.parity.tolerance)
-        # Half of it: engines of other machines differ in their last digits, INT8 by a step here and there.
+        # Half of it: other machines differ in last digits, INT8 by some steps.
         stable &= np.abs(answers.logits - golden.logits).max(axis=1) <= tolerance / 2
         if artifact.novelty and golden.novelty is not None and answers.novelty is not None:
             stable &= novelty_errors(golden.novelty, answers.novelty) <= artifact.novelty.tolerance / 2

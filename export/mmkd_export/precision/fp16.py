@@ -18,7 +18,7 @@ from mmkd_export.graph.onnx_graph import after_first_layer, drop_unused, learnt_
 if TYPE_CHECKING:
     import onnx
 
-# Half of the largest FP16 number: a window in use may be larger than every window that was scanned
+# Half of the largest FP16 number, since later windows may be larger
 FP16_LIMIT = 65504.0 / 2
 
 _HALF_OPS = frozenset(
@@ -42,7 +42,7 @@ def half_graph(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> HalfGraph:
     """Convert a float32 graph; `feeds` are inputs of real windows."""
     floats = _float_tensors(model)
     head = learnt_layers(model)[-1].node
-    # Nothing behind the head either: its results are the graph's float32 outputs.
+    # Nor behind the head: its results are float32 outputs.
     candidates = [
         index
         for index in sorted(after_first_layer(model))

@@ -139,7 +139,7 @@ def _float_layers(
     return reasons
 
 
-_MAX_REVERTED = 0.5  # if more than this fraction of the layers went back to float32, INT8 would gain nothing
+_MAX_REVERTED = 0.5  # with more layers back in float32 INT8 gains nothing
 
 
 @dataclass(frozen=True, kw_only=True)

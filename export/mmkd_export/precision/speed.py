@@ -18,7 +18,7 @@ from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_report.schema.export import LeftOutArtifact
 
-# `auto` keeps an artifact on a CPU from this speedup: below, it costs size and accuracy for nothing
+# Minimum speedup on a CPU for `auto`: below, size and accuracy are wasted
 MIN_SPEEDUP = 1.1
 
 _ROUNDS = 400

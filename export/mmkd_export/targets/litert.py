@@ -212,11 +212,11 @@ def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = N
         )
     quantise = quantizer.Quantizer(bytearray(model))
     names = "|".join(map(re.escape, outputs))
-    # The library searches the expression in the name of every operator's output, behind which it writes a semicolon.
+    # The library searches the expression in output names, followed by a semicolon.
     quantise.add_dynamic_config(
         regex=f"^({names})(;|$)", operation_name=qtyping.TFLOperationName.FULLY_CONNECTED, num_bits=8
     )
-    with contextlib.redirect_stderr(io.StringIO()):  # version 0.10 shows one of its bars in any case
+    with contextlib.redirect_stderr(io.StringIO()):  # version 0.10 always shows a bar
         result = quantise.quantize(enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
 

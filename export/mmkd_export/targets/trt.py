@@ -38,7 +38,7 @@ from mmkd_export.plan import Platform, PlatformName, only_student, platform_name
 from mmkd_report.errors import DocumentError
 from mmkd_report.schema.export import BuiltEngine, EngineSidecar, decode_sidecar, encode_document
 
-# For all engines of one call: a student takes a minute or two on a small board, ahead of time less than a second
+# Per call: a student takes a minute or two on a small board, ahead of time less than a second
 LIMITS = ProcessLimits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
 
 
@@ -188,7 +188,7 @@ def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precisio
             write_file(timings, built.timing_cache)
         write_file(path, built.plan)
         write_file(path.with_name(path.name + ".log"), built.log.encode())
-        # Last: a sidecar whose hash fits its engine means that all three are complete.
+        # Last: a matching sidecar means that all three are complete.
         write_file(path.with_name(path.name + ".json"), encode_document(sidecar))
         engines.append(BuiltEngine(path=str(path), sidecar=sidecar))
     return tuple(engines)

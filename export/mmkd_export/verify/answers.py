@@ -115,13 +115,13 @@ def answers_along_recording(
 # relative 1e-6 or so on logits of about 10; ten times that for a margin
 FP32_TOLERANCE = 1e-4
 
-# The same for a student whose float32 sums are less exact, as of kernels on levels that hardly move in a window
+# The same for less exact float32 sums, as of kernels on nearly constant windows
 MAX_FP32_TOLERANCE = MAX_TOLERANCE["fp32"]
 
-# A graph's answers may differ this many times as much from torch's float32 answers as those do from float64
+# A graph may differ from torch's float32 by this multiple of float32's distance from float64
 _ROUNDING_ROOM = 4.0
 
-# Largest difference of a novelty score between torch and the fp32 graph, as a fraction of one more than the score
+# Largest novelty difference between torch and fp32 graph, as a fraction of one more than the score
 NOVELTY_TOLERANCE = 1e-3
 
 _REPORT = "Please report it with the versions of torch and onnxruntime"
@@ -175,7 +175,7 @@ def fp32_tolerance(
 
 def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> None:
     """Raise GateError if an answer differs beyond the tolerance, or is NaN."""
-    # NaN compares false, so an answer that is not a number fails here too.
+    # NaN compares false, so it fails here too.
     if not parity.max_abs_error <= tolerance:
         raise GateError(
             f"{what}: expected the checkpoint's answers within {tolerance:g} on {parity.windows} windows, got a "

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _CONFIDENCE_DIGITS = 1e7
 
-# Room for another engine's rounding: INT8 and FP16 values on the edge between two steps fall to either side
+# Room for other engines' rounding of INT8 and FP16 values between two steps
 _SELF_TEST_FACTOR = 2.0
 
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from mmkd_models.metrics.scores import AnyMetric, AnyScores
 
 MIN_AGREEMENT = 0.99
-# Spearman's correlation of novelty scores with the reference's: each artifact has p-values from its own scores
+# Spearman's correlation of novelty scores with the reference's; artifacts have their own p-values
 _MIN_NOVELTY_AGREEMENT = 0.9
 
-# Ends the message of a failed gate; `left_out_reason` removes it for an artifact that is only left out
+# Ends a failed gate's message; `left_out_reason` removes it
 NOTHING_WRITTEN = "; no bundle was written"
 
-# Fewest windows that can judge lower precision: one of them is the 1 % that may differ
+# Fewest judging windows: one is the 1 % that may differ
 MIN_JUDGING = round(1 / (1 - MIN_AGREEMENT))
 
 _FEW_WINDOWS = 200  # with fewer judging windows, reports carry a caution
@@ -96,7 +96,7 @@ def gate_result(got: NetworkAnswers, judging: GateWindows, rule: GateRule, task:
         before, after = (
             answer_scores(answers, labels, labelled, task).metric(rule.metric) for answers in (judging.answers, got)
         )
-        # Rounded, so that a drop of exactly one window is not above it by a float64's last bit.
+        # Rounded, so that a drop of exactly one window stays within.
         drop = round(100 * (before - after), 9)
         one_window = round(100 * _one_window(labels, metric=rule.metric, task=task), 9)
     expected, scores = judging.answers.novelty, got.novelty
@@ -139,7 +139,7 @@ def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
         return 1 / len(labels)
     counts = labels.sum(axis=0, dtype=np.int64) if task.kind == "multi_label" else np.bincount(labels)
     present = counts[counts > 0]
-    # A mean over classes moves most if the rarest class loses a window.
+    # A class mean moves most if the rarest class loses a window.
     return 1 / (len(present) * int(present.min())) if len(present) else 0.0
 
 

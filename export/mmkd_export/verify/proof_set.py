@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# A channel this many times larger or smaller than in training is in another unit: m/s^2 for g is a factor of 9.8
+# A channel this much larger or smaller than in training has another unit: m/s^2 for g is 9.8
 _LARGEST_SCALE_RATIO = 5.0
 
 _LARGEST_SHIFT = 5.0  # standard deviations of the training data
@@ -146,11 +146,11 @@ def check_calibration(windows: NDArray[Any], model: onnx.ModelProto, modality: M
             )
 
 
-_TOLERATED_LOSS = 0.03  # fraction of right answers, or of equal answers without labels
+_TOLERATED_LOSS = 0.03  # of right answers, or equal ones without labels
 _OFFSETS = (0.1, 0.25, 0.5, 1.0, 2.0)  # in standard deviations of the channel
 _GAINS = (1.1, 1.25, 1.5, 2.0, 3.0)
 _MAX_WINDOWS = 128
-_MIN_WINDOWS = 30  # fewer than this cannot show a loss of a few points
+_MIN_WINDOWS = 30  # fewer cannot show a loss of a few points
 _MAX_CHANNELS_ALONE = 8  # with more channels only all together are measured
 
 

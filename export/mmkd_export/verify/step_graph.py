@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 _MIN_STEPS = 256
-_MIN_WINDOWS = 4  # of time tokens: the memory of the first blocks is full then
+_MIN_WINDOWS = 4  # time tokens fill the first blocks' memory
 _MAX_GOLDEN = 16
 
 

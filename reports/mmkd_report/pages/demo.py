@@ -64,9 +64,9 @@ ROLE_NAMES = {
 ROWS = ("extra_trees", "mini_rocket", "rocket_and_trees", "baseline", "distilled_rocket", "student")
 ALWAYS_SHOWN = ("extra_trees", "mini_rocket")  # with a reason if they were not run
 PAIR = [("baseline", "Labels only"), ("student", "Distilled student")]
-MAX_MATRIX_LABELS = 20  # above it the largest confusions say more than a matrix
+MAX_MATRIX_LABELS = 20  # beyond, the largest confusions are clearer
 MAX_SUBSETS = 12
-# Middle tones, legible on paper and on a dark screen: the maps are pictures and cannot follow the style sheet.
+# Middle tones, legible on paper and dark screens: pictures cannot follow the style sheet.
 MAP_COLOURS = {"teacher": (191, 110, 24), "student": (45, 125, 200)}
 
 

@@ -38,9 +38,9 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     old_score: float  # the student's metric on the old domain
     forgotten_points: float
     forgotten_error_points: float
-    vanished: tuple[str, ...] = ()  # classes that are hardly answered any more
+    vanished: tuple[str, ...] = ()  # classes that are hardly answered now
     refusals: tuple[str, ...] = ()  # reasons against writing it
-    class_fractions: tuple[float, ...] = ()  # fraction of each class among its answers to new windows
+    class_fractions: tuple[float, ...] = ()  # each class's fraction of its answers to new windows
     step_fraction: float = 1.0  # applied part of the step, if all of it forgets too much
     seconds: float
 

@@ -91,11 +91,11 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
 class Interference(msgspec.Struct, frozen=True, kw_only=True):
     """Disturbances of a measurement."""
 
-    others_cores: float | None  # core time of other processes, as a fraction of one core
-    steal_cores: float | None  # core time taken by the hypervisor, as a fraction of one core
+    others_cores: float | None  # other processes, as a fraction of one core
+    steal_cores: float | None  # taken by the hypervisor, as a fraction of one core
     throttled_fraction: float | None  # fraction of the time with the control group throttled
-    thermal_events: int | None  # times a core slowed down because of heat
-    frequency_drop: float | None  # fall of the core frequency, as a fraction of the one before
+    thermal_events: int | None  # slowdowns of a core by heat
+    frequency_drop: float | None  # relative fall of the core frequency
     celsius_before: float | None = None  # hottest thermal zone
     celsius_after: float | None = None
 
@@ -118,9 +118,9 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How calls are made and how long."""
 
-    clients: int = 1  # threads that call at the same time; each with its own sensor in a stream
+    clients: int = 1  # concurrent threads; each has its own sensor in a stream
     rate_hz: float | None = None  # calls per second of each client; None calls back to back
-    deadline_ms: float | None = None  # longest time from a call's scheduled moment to its answer
+    deadline_ms: float | None = None  # longest time from schedule to answer
     launches: int = 5  # processes, one after another
     duration_s: float = 10.0  # measured time over all launches
     warm_up_limit_s: float = 5.0
@@ -148,8 +148,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How well a schedule was kept."""
 
-    lateness: LatencySummary  # from a call's scheduled time to its start
-    response: LatencySummary  # from a call's scheduled time to its answer
+    lateness: LatencySummary  # from schedule to start
+    response: LatencySummary  # from schedule to answer
     missed: int  # answers after the deadline
     overloaded: bool  # whether the backlog grew until the loop gave up
 
@@ -175,7 +175,7 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
 
     complete: bool  # False if it was interrupted
     import_ms: float  # the runtime, without a backend
-    load_ms: float  # from the path to a predictor that can answer
+    load_ms: float  # from path to ready predictor
     first_call_ms: float
     warm_up: WarmUp
     latency: LatencySummary  # end to end
@@ -184,7 +184,7 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[Stage, ...]  # measured after the end-to-end calls
     pace: Pace | None
     throughput_hz: float  # predictions per second
-    cpu_cores: float  # core time of this process as a fraction of one core
+    cpu_cores: float  # of this process, as a fraction of one core
     rss_mb: float  # resident memory when warm
     rss_peak_mb: float  # samples of the benchmark included
     interference: Interference
@@ -264,7 +264,7 @@ class QuantityChange(msgspec.Struct, frozen=True, kw_only=True):
     change: float | None  # after / before - 1; None if `before` is not clearly above 0
     low: float | None  # lower end of the 95 % interval; None with one value per run
     high: float | None
-    judged: bool = True  # False if processes competed for cores in a run and this quantity shows them
+    judged: bool = True  # False if competition for cores distorts this quantity
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -329,7 +329,7 @@ class RivalEngine(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: str = ""
     reason: str = ""  # why it was not timed
-    load_ms: float | None = None  # from the model's bytes to the first answer; None for the runtime itself
+    load_ms: float | None = None  # from bytes to first answer; None for the runtime
     max_abs_error: float | None = None  # largest difference from plain ONNX Runtime
     p50_us: RepeatSpread | None = None
     p99_us: RepeatSpread | None = None
@@ -350,9 +350,9 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 
     streams: int
     due: int  # windows that came due
-    answered: int  # windows that were answered before the load was given up
-    response: LatencySummary  # from the moment a window came due to its answer
-    missed: int  # windows that were answered after the deadline, or not at all
+    answered: int  # answered before the load was given up
+    response: LatencySummary  # from due to answered
+    missed: int  # answered after the deadline, or never
     cpu_cores: float  # core time of the process as a fraction of one core
     carried: bool  # at most one window in 1,000 missed, and the backlog did not grow
 
@@ -360,7 +360,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 class CapacityReport(Measurement, frozen=True, kw_only=True):
     """How many streams a device carries."""
 
-    settled: bool  # False if Ctrl-C or the budget ended the search: `streams` is the most carried so far
+    settled: bool  # False if Ctrl-C or the budget ended the search: `streams` is preliminary
     budget_s: float  # longest time for the answer
     estimate: int | None  # streams that short loads carried; None with `--streams`
     subject: Subject
@@ -370,11 +370,11 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
     servers: int  # threads that answered
     rate_hz: float  # windows per second of one stream
     deadline_ms: float  # longest acceptable response
-    streams: int  # 0 if not even one is carried, or not those that were given
+    streams: int  # 0 if not even one, or the given number, is carried
     at_answer: Level | None  # that many streams, or the given ones, over all launches
     launches: tuple[Level, ...]  # each process of that load
     p999_us: float | None  # p99.9 of the response in the median launch, which decides
-    refused: Level | None  # the smallest load that most launches did not carry
+    refused: Level | None  # smallest load that most launches did not carry
     idle_cores: float | None  # cores' worth of time left at that load
     trials: tuple[Level, ...]  # every load, in order
     disturbances: tuple[str, ...]  # likely causes by the machine's counters

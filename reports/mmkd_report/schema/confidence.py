@@ -20,13 +20,13 @@ class LabelSetCoverage(msgspec.Struct, frozen=True, kw_only=True):
     """Label sets at one error level."""
 
     error_level: float
-    least_probability: float  # smallest probability of a label in the set
+    least_probability: float  # smallest probability in the set
     covered: int  # windows whose set has the true label; `coverage` is their fraction
     coverage: float
-    low: float  # lower end of the 95 % interval of the coverage, for independent windows
+    low: float  # lower end of the 95 % interval, for independent windows
     high: float
     mean_set_size: float  # labels in a set, on average
-    single_share: float  # fraction of windows whose set has one label: on the others the predictor abstains
+    single_share: float  # windows with one label; on others the predictor abstains
     single_accuracy: float | None  # fraction of these whose label is right; None without any
     by_group: dict[str, float] = {}  # coverage of each group of the windows
 
@@ -36,7 +36,7 @@ class ConfidenceFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     temperature: float  # divides the logits in the graph
     calibrated_by: int  # how many windows calibrated it
-    windows: int  # how many labelled windows measured it
+    windows: int  # labelled windows that measured it
     before: Reliability  # plain softmax of the logits
     after: Reliability  # the artifact's probabilities
-    coverages: tuple[LabelSetCoverage, ...]  # at the error levels that the calibration windows support, rising
+    coverages: tuple[LabelSetCoverage, ...]  # at supported error levels, rising

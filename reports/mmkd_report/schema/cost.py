@@ -28,10 +28,10 @@ class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     discount_rate: float = 0.08
     price_per_kwh: float = 0.190
     faults_per_station_year: float = 0.5
-    avoidable_fraction: float = 0.5  # fraction of the cost of a missed fault that detection saves
+    avoidable_fraction: float = 0.5  # part of a missed fault's cost that detection saves
     missed_cost: float = 20_000.0  # cost of a fault without an alarm
     false_alarm_cost: float = 150.0  # cost of a search for nothing
-    checks_per_station_year: float = 365.0  # how often somebody would act on an alarm
+    checks_per_station_year: float = 365.0  # how often an alarm would be acted on
     hourly_rate: float = 60.0  # labour
 
 
@@ -41,7 +41,7 @@ class EquipmentCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sensor_price: float = 300.0  # all sensors of a station
     installation: float = 200.0
     sensor_life_years: float = 10.0
-    spares_fraction: float = 0.05  # fraction of the sensors that is kept as spares
+    spares_fraction: float = 0.05  # fraction of sensors in stock
     node_price: float = 400.0  # the computer of a station
     node_life_years: float = 5.0
     gateway_price: float = 0.0
@@ -59,7 +59,7 @@ class Equipment(EquipmentCosts, frozen=True, kw_only=True, forbid_unknown_fields
     """One option: a station's equipment and its detection."""
 
     detection: float  # fraction of the faults that are detected
-    false_alarms: float  # fraction of the checks of a healthy station that raise an alarm
+    false_alarms: float  # fraction of a healthy station's checks that raise an alarm
 
 
 class Assumption(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ class CostResult(msgspec.Struct, frozen=True, kw_only=True):
     investment: float
     yearly: float  # savings less costs in a year without replacements
     net_present_value: float
-    payback_month: int | None  # first month with the costs paid back, not discounted; None if never
+    payback_month: int | None  # first month of payback, not discounted; None if never
     break_even_stations: int | None  # smallest number that pays; None above 10,000
     cost_per_station_year: float  # all costs as an equal sum each year
 
@@ -103,7 +103,7 @@ class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
     assumptions: tuple[Assumption, ...]
     results: dict[CostOption, CostResult]
     swings: tuple[Swing, ...]  # the widest first
-    to_enter: tuple[str, ...] = ()  # values that a verdict needs; with any, the table is an example
+    to_enter: tuple[str, ...] = ()  # values missing for a verdict; with any, the table is an example
 
 
 def example_text(to_enter: Sequence[str]) -> str:

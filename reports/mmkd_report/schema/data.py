@@ -72,7 +72,7 @@ class ChannelFacts(msgspec.Struct, frozen=True, kw_only=True):
     std: float | None
     missing: dict[str, float]  # fraction of the samples, by split
     flat: float  # fraction of the windows with a single value
-    at_limit: float  # fraction of the samples in runs of 3 or more at the lowest or highest value
+    at_limit: float  # fraction of samples in runs of at least 3 at an extreme
     is_continuous: bool  # most windows have many values; otherwise `flat` and `at_limit` are not judged
 
 
@@ -96,7 +96,7 @@ class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
     target: str  # `class`, `split` or a key of the metadata
     modality: str | None  # the sensor they see; None for all
     score: float
-    low: float  # lower end of the 99 % interval, by resampling whole groups
+    low: float  # lower end of the 99 % interval, by resampling groups
     high: float
     chance: float  # chance: one over the number of answers
     windows: int  # number that judged
@@ -108,7 +108,7 @@ class DriftFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     modality: str
     channel: str
-    levels: tuple[float, ...]  # mean of each tenth of the windows in order of time
+    levels: tuple[float, ...]  # mean of each tenth in time
     shift: float  # last fifth minus first, in standard deviations of a window's level
     is_clear: bool  # whether the shift is above 1 and beyond four standard errors
 
@@ -149,7 +149,7 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     groups: int
     campaign: str | None  # first and last start of a window; None without times
     findings: tuple[Finding, ...]
-    not_judged: tuple[str, ...]  # what could not be judged, and why, a sentence each
+    not_judged: tuple[str, ...]  # what could not be judged, and why
     splits: tuple[SplitFacts, ...]
     channels: tuple[ChannelFacts, ...]
     examples: tuple[ExampleWindow, ...]

@@ -145,7 +145,7 @@ class DemoSensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra_trees: DemoRival | None = None
     mini_rocket: DemoRival | None = None
     rocket_and_trees: DemoRival | None = None
-    distilled_rocket: DemoRival | None = None  # learns from the student's teacher; other rivals from labels only
+    distilled_rocket: DemoRival | None = None  # has the student's teacher; others have labels only
     gain_points: Gain | None = None
     over_teacher_points: Gain | None = None  # student minus teacher
     gap_points: Gain | None = None  # teacher minus labels only

@@ -19,7 +19,7 @@ class SeenWindows(msgspec.Struct, frozen=True, kw_only=True):
     """Judging windows that trained or chose a model."""
 
     trained: int
-    chosen: int  # that chose its weights, as validation windows
+    chosen: int  # validation windows that chose its weights
     fold: int | msgspec.UnsetType | None  # None: own split; unset: recognised by hashes, so `trained` may be low
 
 
@@ -28,7 +28,7 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     sha256: str
-    part: str  # the split, or the fold whose test windows these are
+    part: str  # the split, or the fold with these test windows
     windows: int  # labelled ones
     groups: int  # 0 if unknown
     split: Split | None = None  # how they were separated from training

@@ -76,7 +76,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     windows: int
     labelled: int
     metric: str
-    drop_points: float | None  # lost by the metric; negative if the artifact is better; None without labels
+    drop_points: float | None  # loss; negative if the artifact is better; None without labels
     allowed_drop_points: float
     label_agreement: float
     least_agreement: float
@@ -142,7 +142,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
     figures: dict[str, float | None] | msgspec.UnsetType = msgspec.UNSET  # scores of other tasks, by name
     gate: GateResult | None = None  # None for fp32, whose gate is the parity
     backends: tuple[BackendRun, ...] = ()
-    float_layers: dict[str, str] = {}  # layers or nodes that stay float32, with the reason
+    float_layers: dict[str, str] = {}  # layers or nodes in float32, with the reason
     attempts: tuple[Attempt, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()  # the most sensitive layer first
     confidence: ConfidenceFacts | None = None  # on the judging windows; None without labels
@@ -180,7 +180,7 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     preset: str
     parameters: int
-    mflops: float  # millions of operations for one window; a multiply-add is two
+    mflops: float  # million operations per window; a multiply-add is two
     nodes: int  # operators in the fp32 graph
     dataset: str
     dataset_sha256: str
@@ -234,7 +234,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[LeftOutArtifact, ...] = ()
     machine: str | None = None
     tools: dict[str, str]
-    others: tuple[ExportReport, ...] = ()  # reports of the students that follow in a bundle of several
+    others: tuple[ExportReport, ...] = ()  # reports of a bundle's further students
     steps: tuple[StepReport, ...] = ()
     measures: Measures | msgspec.UnsetType = msgspec.UNSET  # for other tasks than classification
     range_rule: str | msgspec.UnsetType = msgspec.UNSET  # origin of the range, if the dataset does not declare it
@@ -277,7 +277,7 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
     device: dict[str, str | int] | None  # as the runtime describes the GPU; None if built without one
     workspace_bytes: int
     strongly_typed: bool  # whether the graph alone decided every precision
-    tf32: bool  # whether float32 products may be rounded to ten bits
+    tf32: bool  # whether float32 products may round to ten bits
     shapes: dict[str, tuple[int, ...]]  # by input
     key: str
     layers: str  # the builder's own list

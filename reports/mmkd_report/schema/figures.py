@@ -146,7 +146,7 @@ class LabelLeak(msgspec.Struct, frozen=True, kw_only=True):
 
     figure: Spread  # their score in the first measure
     chance: Chance
-    leaks: bool  # far better than chance: a random fraction of labels leaks through time
+    leaks: bool  # far better than chance: random labels leak through time
 
 
 SplitBy = Literal["groups", "own folds", "own split"]

@@ -108,7 +108,7 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
     absent: dict[str, str]  # by rival that could not run, the reason
     time: TimeFigures | None
     unknown: int = 0  # windows without a value of the column
-    has_groups: bool = True  # whole groups choose, or the dataset's own validation windows
+    has_groups: bool = True  # groups choose, not the dataset's validation windows
 
 
 class SuiteTable(msgspec.Struct, frozen=True, kw_only=True):

@@ -106,7 +106,7 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
     valid_score: Spread
     test: ScoreTable
     sha256: tuple[str, ...]  # checkpoints, by seed
-    is_reference: bool = False  # the smallest within half a point of the best on validation
+    is_reference: bool = False  # smallest within half a point of the best on validation
 
 
 class RivalRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -123,7 +123,7 @@ class Access:
         origin = headers.get("origin")
         if origin is not None and origin != self._origin and origin.partition("://")[2] != host:
             return False
-        # Any site may link to the page, but only the page may send its requests.
+        # Any site may link here, but only the page may send requests.
         return headers.get("sec-fetch-mode") == "navigate" or headers.get("sec-fetch-site", "none") in (
             "none",
             "same-origin",

@@ -35,7 +35,7 @@ _STATIC = Path(__file__).parent / "static"
 _TICK_S = 0.5
 _MAX_PAGES = 32
 _MAX_SMALL_BODY = 4096
-# JSON text per value, and the rest of a request.
+# JSON text per value, and the rest.
 _VALUE_BYTES, _HEADER_BYTES = 32, 4096
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
@@ -102,7 +102,7 @@ class MonitorApp:
                 response = await handler(request)
             except _Refusal as refusal:
                 reason = ascii(f"{refusal.reason} (from {_address(request)})")[1:-1]
-                # The server logs a message once a minute, whatever its arguments.
+                # The server logs each message once a minute.
                 logger.info(f"page: {path} answers {refusal.status}: %s", reason)
                 response = _json({"error": refusal.reason}, refusal.status)
             response.headers.update({name: text for name, text in _HEADERS.items() if name not in response.headers})

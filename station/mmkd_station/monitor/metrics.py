@@ -24,7 +24,7 @@ _SINK_COUNTERS = (
     ("dropped", "Records given up because too many waited."),
     ("failures", "How often a sink failed."),
 )
-# Counted per station; other metrics are per bundle, which several stations may share.
+# Per station; others are per bundle, which stations may share.
 _COUNTED_BY_STATIONS = ("mmkd_predictions", "mmkd_latency_seconds")
 
 

@@ -26,7 +26,7 @@ WAIT_LIMIT_S = 20.0
 """A large window over a slow network needs seconds."""
 _ENDS_WITHIN_S = 3.0
 _SAME_LOG_LINE_S = 60.0
-_SPARE_CONNECTIONS = 64  # above the limit that closes waiting ones: if so many are being answered, uvicorn refuses
+_SPARE_CONNECTIONS = 64  # above the limit that closes waiting ones; beyond, uvicorn refuses
 
 
 @contextlib.contextmanager
@@ -50,8 +50,8 @@ def serve_page(service: Service, *, address: Address, access: Access, serve_pred
         loop="asyncio",
         http=connections.connect,  # type: ignore[arg-type] # uvicorn calls it
         callback_notify=connections.close_late,
-        timeout_notify=-(1 << 60),  # at each tick of a second, also after the clock was set back
-        backlog=64,  # of which so many are accepted at once: each is read before 256 later ones take its place
+        timeout_notify=-(1 << 60),  # each second, also after the clock was set back
+        backlog=64,  # accepted at once: each is read before 256 later ones replace it
         server_header=False,
         timeout_graceful_shutdown=1,
         limit_concurrency=_MAX_CONNECTIONS + _SPARE_CONNECTIONS,
@@ -110,7 +110,7 @@ class _Connections:
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
-        self._waiting: dict[Any, tuple[object, float]] = {}  # the last request of each, and since when it may wait
+        self._waiting: dict[Any, tuple[object, float]] = {}  # each one's last request, and begin of its wait
 
     def connect(self, **arguments: Any) -> Any:
         self._forget_closed()

@@ -19,7 +19,7 @@ from mmkd_station.protocols.channels import Columns
 from mmkd_station.records import AlarmRecord, Record, ResultRecord
 
 SourceTimeUnit = Literal["s", "ms", "us", "ns"]
-# Random fraction of each wait, so that many stations do not reconnect at once.
+# Random fraction, so that stations do not reconnect at once.
 _JITTER = 0.2
 
 

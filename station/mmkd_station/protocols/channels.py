@@ -17,7 +17,7 @@ from mmkd_edge import ModalitySpec
 from mmkd_edge.errors import UsageError
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+"
-# The column, then a factor, then an offset; a column whose name ends alike is named in quotes.
+# Column, factor, offset; a column whose name ends alike needs quotes.
 _COLUMN = re.compile(
     rf"""(?:"(?P<quoted>[^"]+)"|(?P<plain>.+?))(?:\*(?P<factor>-?(?:{_NUMBER})))?(?P<offset>[-+](?:{_NUMBER}))?"""
 )

@@ -43,7 +43,7 @@ class _FileLines:
 
     def _chunks(self, reader: LineReader, intake: Intake) -> Iterator[list[str]]:
         rest = b""
-        # Few samples at once for a real pace, else many for speed.
+        # Few samples for a real pace, else many for speed.
         most = _MAX_LINES if self._request.replay_speed is None else max(1, round(self._request.rate_hz / 20))
         while not intake.stop.is_set():
             block = self._file.read(_BLOCK_BYTES)

@@ -105,7 +105,7 @@ class _Reader:
             answer = ask(first, count=count, device_id=self._unit)
         except _pymodbus()[1] as error:
             raise ConnectionError(first_line(error)) from error
-        if answer.isError():  # these are missing: the PLC is there, and lacks them
+        if answer.isError():  # missing: the PLC lacks them
             return {}, getattr(answer, "exception_code", None) in _REFUSALS
         return {(kind, first + place): word for place, word in enumerate(answer.registers)}, False
 

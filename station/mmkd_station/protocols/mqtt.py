@@ -30,11 +30,11 @@ _OPTIONS = ("credentials", "ca", "cert", "key", "version", "qos", "client")
 _KEEPALIVE_S = 15
 _CONNECT_TIMEOUT_S = 5.0
 _CONFIRM_TIMEOUT_S = 10.0
-_MAX_WAITING = 256  # messages between paho's thread and ours; then the broker waits
+_MAX_WAITING = 256  # messages between the threads; then the broker waits
 _LOOK_S = 0.2
-# Some brokers disconnect whoever may not read a topic: records must come through there too.
+# Some brokers disconnect clients that may not read a topic, yet records must pass.
 _MAX_TRIES_TO_FORGET = 3
-# What has a meaning in topics, or may not be in one (MQTT 5.0, sections 1.5.4 and 4.7), and the sign that encodes it.
+# Special or forbidden in topics (MQTT 5.0, sections 1.5.4 and 4.7), and the sign that encodes it.
 _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
 
@@ -128,7 +128,7 @@ class _Connection:
         self._client.on_subscribe = lambda *_: None  # who may not read there may still publish
         self._client.on_unsubscribe = lambda *_: answered.set()
         self._client.subscribe(topic, qos=self.qos)
-        self._client.unsubscribe(topic)  # a broker takes one after the other, and what it keeps comes in between
+        self._client.unsubscribe(topic)  # a broker answers in order: retained messages come in between
         if not answered.wait(_CONFIRM_TIMEOUT_S) or self.lost.is_set():
             raise self.broken()
         return messages

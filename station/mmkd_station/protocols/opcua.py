@@ -22,7 +22,7 @@ _TIMEOUT_S = 4.0
 _FIELDS = ("count", "status", "label", "probability", "value", "episodes")
 _WHOLE_BITS = {"SByte": 7, "Byte": 8, "Int16": 15, "UInt16": 16, "Int32": 31, "UInt32": 32, "Int64": 63, "UInt64": 64}
 _REAL = ("Float", "Double")
-# Node types for each field; thousandths of a probability need ten bits.
+# Node types by field; thousandths need ten bits.
 _TYPES = dict.fromkeys(_FIELDS, (*_WHOLE_BITS, *_REAL, "String")) | {
     "probability": (*(name for name, bits in _WHOLE_BITS.items() if bits > 10), *_REAL, "String"),
     "value": (*_REAL, "String"),

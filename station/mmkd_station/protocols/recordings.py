@@ -10,7 +10,7 @@ import numpy as np
 from mmkd_station.intake import Delivery, ReplayedRecording
 from mmkd_station.protocols.base import Source, SourceRequest, paced_source
 
-# Samples given together: where the pace matters a tenth of a second in their own time.
+# Samples per delivery: a tenth of a second if the pace matters.
 _TOGETHER_S, _MAX_TOGETHER = 0.1, 4096
 
 

@@ -27,7 +27,7 @@ MAX_LINE_BYTES = 1 << 20
 """Longer lines are garbage."""
 # Per message: 100 s at 1 kHz.
 _MAX_ROWS = 100_000
-# Reading more would stop every thread for over 0.1 s.
+# More would stop every thread for over 0.1 s.
 _MAX_BYTES = 4 << 20
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _MISSING = ("", "nan", "na", "null", "none", "-")

@@ -18,7 +18,7 @@ from mmkd_edge.frames import Region, cut_out, is_inside, opencv, parse_region
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Source, SourceRequest, live_source, paced_source, url_with_credentials
 
-# For network cameras, below `DRAIN_S`; OpenCV's default is half a minute.
+# For network cameras: below `DRAIN_S`, not OpenCV's half a minute.
 _TIMEOUT_MS = 4000
 
 
@@ -38,7 +38,7 @@ def camera_source(text: str, place: str, request: SourceRequest) -> Source:
             "read a film with video:FILE"
         )
     shown, url = (place, "") if is_local else url_with_credentials(text, place)
-    # UTC at the start, then monotonic: setting the clock does not move the frames.
+    # UTC at the start, then monotonic: a set clock does not move frames.
     utc_s = time.time() - time.monotonic()
 
     def connect() -> _Camera:

@@ -19,7 +19,7 @@ from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
 
 _KINDS: dict[str, type] = {"result": ResultRecord, "alarm": AlarmRecord, "state": StateRecord}
 _TIMEOUT_S = 10.0
-# Another try may help: it took too long, came too early, or there were too many.
+# Another try may help: timeout, too early, too many.
 _TRANSIENT = (408, 425, 429)
 
 
