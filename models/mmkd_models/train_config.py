@@ -29,9 +29,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight_decay: float = 0.05  # of AdamW, on matrices only
     warmup_share: float = 0.1  # fraction of the steps that warm up
     clip_norm: float = 1.0
-    ema_decay: float = 0.99  # decay of the averaged weights that are validated and written; 0 uses the raw weights
+    ema_decay: float = 0.99  # decay of the averaged weights; 0 uses the raw weights
     eval_every: int = 50  # steps between validations
-    patience: int = 0  # validations without a new best score before training stops; 0 never stops
+    patience: int = 0  # validations without a new best before training stops; 0 never stops
     metric: AnyMetric = "balanced_accuracy"
     # take the latest weights that validate within this many standard errors of the best; 0 takes the best (the
     # one-standard-error rule: Breiman et al., 1984, section 3.4.3)

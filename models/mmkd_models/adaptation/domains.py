@@ -24,7 +24,7 @@ from mmkd_models.training.inputs import check_compatible
 _MIN_COUNT = 20
 """Windows that each part needs: below it scores are noise."""
 
-_NEVER = 10.0  # logits by which a new class begins below every other, until its head is fitted
+_NEVER = 10.0  # logits: a new class begins so far below the others
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,10 +24,10 @@ from mmkd_models.training.ridge import label_answers
 from mmkd_report.schema.adaptation import EstimateKind, MethodResult
 
 _MIN_GROUPS = 5
-_CHANCE = 0.05  # that any of the methods passes if none gains anything
-_MAX_WEIGHT = 10.0  # of one old window, so that no single one decides
-_COUNTS_FROM = 0.05  # of the answers: a class with a larger fraction must not vanish
-_VANISHED = 0.1  # of that fraction, below which a class has
+_CHANCE = 0.05  # that a method passes if none gains
+_MAX_WEIGHT = 10.0  # of one old window, so that none decides alone
+_COUNTS_FROM = 0.05  # of the answers: larger classes must not vanish
+_VANISHED = 0.1  # of that fraction
 _MIN_CLASSES = 2  # with such a fraction, in the reference answers
 _CERTAIN = 0.4
 """A window is certain below this fraction of the largest entropy (SAR: S. Niu et al., ICLR 2023, section 4.1)."""
@@ -37,16 +37,16 @@ _CERTAIN = 0.4
 class AdaptationJudge:
     """Windows and limits that judge adapted students."""
 
-    new: Windows  # windows of the new domain that were not trained on
+    new: Windows  # held-out windows of the new domain
     # (N, K) probabilities that count as right there: labels, or a teacher's; None without both
     reference: Floats | None
     # (M,) of the old windows, mean 1: how much more likely each is among new ones; without a reference
     weights: Floats | None
     estimated_by: EstimateKind
-    old: Windows  # labelled windows of the old domain that were not trained on
+    old: Windows  # held-out labelled windows of the old domain
     metric: AnyMetric
-    max_forget: float  # points that the old domain may lose
-    methods: int  # the number that is tried, of which the best wins
+    max_forget: float  # maximum loss on the old domain, points
+    methods: int  # number tried, of which the best wins
 
     @property
     def bonferroni_z(self) -> float:

@@ -17,7 +17,7 @@ from mmkd_models.evaluation.outcome import TestedNetwork, outcome_by_group
 from mmkd_models.metrics.scores import measure_named, metric_of_confusions
 from mmkd_report.schema.figures import Chance
 
-_MAX_PARTS = 200  # blocks of windows that are resampled if groups are few
+_MAX_PARTS = 200  # resampled blocks if groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
 
 
@@ -42,7 +42,7 @@ def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
     if outcome.class_scores is not msgspec.UNSET:
         return float(metric_of_confusions(_guessed_confusions(outcome.class_scores.confusion), metric).max())
     if metric == "pearson":
-        return 0.0  # an answer that never changes has no correlation, whichever it is
+        return 0.0  # constants have no correlation
     truth, _, group = outcome.windows
     constant = [np.broadcast_to(answer, truth.shape) for answer in _guesses(outcome)]
     tests = [outcome_by_group(outcome.known_task, truth, answers, group) for answers in constant]

@@ -175,7 +175,7 @@ def teacher_run(folder: Folder, teacher: TeacherChoice, seed: int) -> Run:
     return Run(
         title=f"seed {seed} teacher {teacher.name}",
         path=path,
-        costs=((1.0, 1.33) if has_second else (1.0,)) * count,  # a second generation also asks the first; measured
+        costs=((1.0, 1.33) if has_second else (1.0,)) * count,  # measured: a second generation also runs the first
         is_done=(path / RESULT_FILE).exists,
         make=partial(_train_teacher, folder, teacher, seed),
     )

@@ -83,7 +83,7 @@ from mmkd_report.schema.study import (
 
 STUDENT_FILE = "student.ckpt"
 STUDY_FILE = "study.json"
-_SEARCH_TIME = 0.5  # of the budget, so that finalists can be trained
+_SEARCH_TIME = 0.5  # of the budget; the rest trains finalists
 MeasureLatency = Callable[[Path, Path], PairLatency]
 """From a student's and a teacher's checkpoint to the latencies of both as they are exported, on this machine."""
 
@@ -321,7 +321,7 @@ def run_study(prepared: PreparedStudy, *, progress: Progress | None = None) -> N
             _search(prepared, workers, progress)
             chosen = prepared.finalists
         phases = list[list[Run]]()
-        for seed in prepared.seeds:  # one after the other, so that what is finished early can be compared
+        for seed in prepared.seeds:  # in turn, so that early results can be compared
             first, _, later = grid_phases(folder, chosen, [seed], rivals=options.rivals)
             phases += [first, later]
         _make_phases(prepared, workers, progress, phases)

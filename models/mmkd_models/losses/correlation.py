@@ -14,7 +14,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.term import OutputTerm, TrainingStep
 
-_TINY = 1e-8  # added to sums of squares: a class that nobody ever names has no correlation and must have no gradient
+_TINY = 1e-8  # added to sums of squares: a class never named must have no gradient
 
 
 def dist_loss(
@@ -23,7 +23,7 @@ def dist_loss(
     """Return tau^2 (beta * rows + gamma * columns), in float32; no rows of two classes, no columns of one window."""
     student = torch.softmax(student_logits.float() / temperature, dim=-1)
     teacher = torch.softmax(teacher_logits.detach().float() / temperature, dim=-1)
-    total = student.sum() * 0.0  # so that a batch without anything to correlate still has a gradient, of zeros
+    total = student.sum() * 0.0  # a batch without correlation has a gradient of zeros
     if student.shape[-1] > 2:
         total = total + beta * (1 - correlation(student, teacher)).mean()
     if len(student) > 1:

@@ -18,7 +18,7 @@ BLOCKS = 10
 
 _HOTTEST, _COLDEST = 1e3, 1e-3
 _MIN_PROBABILITY = 1e-12  # a probability whose logarithm is finite
-_HALVINGS = 60  # of the interval between their inverses, to float64's last bits
+_HALVINGS = 60  # to float64's last bits
 
 
 def probabilities_of(logits: NDArray[Any], *, kind: TaskKind) -> Floats:

@@ -22,7 +22,7 @@ AnyMetric = Literal[Metric, LabelMetric, ValueMetric]
 Figures = NDArray[np.float64]
 
 _MAX_CELLS = 4_000_000  # draws times windows at a time
-_CONSTANT = 1e-12  # a variance below this fraction of the whole one is a rounding error of a constant
+_CONSTANT = 1e-12  # a smaller fraction of the variance is a rounding error
 _EVERY_WINDOW = np.ones((1, 1))  # one draw of one group
 
 

@@ -26,9 +26,9 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     kind: MemberKind
     seed: int
     temperature: float  # calibrates its logits; 1 for a regression
-    weight: float  # in the mean of probabilities; 0 if its answers are no better than a constant
+    weight: float  # in the mean of probabilities; 0 if no better than a constant
     score: float  # on validation, by the metric of the checkpoint
-    log_likelihood: float  # mean of its calibrated answers on validation, in nats
+    log_likelihood: float  # mean of calibrated validation answers, in nats
     features: dict[str, RocketConfig] | msgspec.UnsetType = msgspec.UNSET  # a rocket's, by modality
     # (K,) added to its logits before the temperature, for unequal class frequencies; not of a transformer
     bias: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET

@@ -57,7 +57,7 @@ class RocketGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Convolutional features of one dilation. Raises ValueError for impossible numbers."""
 
     dilation: int  # samples between two weights of a kernel
-    padded: bool  # whether the kernels reach over the ends of the window, where they read the mean of the training
+    padded: bool  # whether kernels reach over the window's ends, reading the training mean
     features: int  # their number
 
     def __post_init__(self) -> None:
@@ -86,9 +86,9 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     preset: str
     encoder: EncoderConfig  # not used by the kind rocket
-    causal: bool = False  # whether no token sees later ones, so that a stream computes only new tokens
+    causal: bool = False  # whether no token sees later ones
     kind: StudentKind = "transformer"
-    rocket: RocketConfig | None = None  # None in a transformer, and before a training has drawn the features
+    rocket: RocketConfig | None = None  # None in a transformer, and before features are drawn
 
     def __post_init__(self) -> None:
         if self.kind == "transformer" and self.rocket is not None:

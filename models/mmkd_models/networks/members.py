@@ -61,7 +61,7 @@ class Trees(nn.Module):
     roots: Tensor  # int32 (trees,), the first node of each tree, ascending
     feature: Tensor  # int32 (nodes,), the statistic that a node reads; -1 at a leaf
     threshold: Tensor  # float32 (nodes,)
-    left: Tensor  # int32 (nodes,), the next node; at a leaf its row in `fractions`
+    left: Tensor  # int32 (nodes,), next node; at a leaf its row in `fractions`
     right: Tensor  # int32 (nodes,); 0 at a leaf
     # float32 (leaves, K), the fraction of each class or label in the leaf; of a regression the mean (leaves, 1)
     fractions: Tensor

@@ -37,20 +37,20 @@ LENGTH = 9
 """Samples of a kernel."""
 
 _REACH = LENGTH // 2
-_CLIP = 8.0  # standard deviations, as in the transformer's front-end
-_RAMP = 0.1  # width of the ramp, in standard deviations of the kernel's output on the window that gave the bias
-_MIN_RAMP = 1e-3  # ramp, in standard deviations of the training: FP16 holds the weights divided by it
+_CLIP = 8.0  # standard deviations
+_RAMP = 0.1  # width of the ramp, in standard deviations of the output that gave the bias
+_MIN_RAMP = 1e-3  # in training standard deviations: FP16 holds the weights divided by it
 _MIN_POSITIONS = 3
-_CONSTANT = 1e-6  # standard deviation up to which a feature counts as constant
+_CONSTANT = 1e-6  # standard deviation of a constant feature, at most
 _GOLDEN = (5**0.5 + 1) / 2
-_VIEWED = 32  # windows of sound or video that are made series at a time
+_VIEWED = 32  # windows of sound or video per chunk
 _MAX_POSITIONS_READ = 1 << 16  # of a window, in a file
-_CHUNK_VALUES = 2**19  # numbers of one intermediate tensor while many windows are transformed: what a cache holds
+_CHUNK_VALUES = 2**19  # numbers of an intermediate tensor that fit into a cache
 
 
 class _Group(nn.Module):
-    weight: Tensor  # (F, C, 9), divided by the width of the ramp; 0 for channels that a kernel does not read
-    bias: Tensor  # (F,) so that the ramp rises from 0 to 1 around the drawn bias
+    weight: Tensor  # (F, C, 9), divided by the ramp; 0 for unread channels
+    bias: Tensor  # (F,): the ramp rises from 0 to 1 around the drawn bias
     reads: Tensor  # (F, C) channels that a kernel reads; rows sum to 1
 
     def __init__(self, config: RocketGroup, channels: int) -> None:
@@ -91,8 +91,8 @@ class RocketFeatures(nn.Module):
     """
 
     of_dilation: Tensor  # (F, D) 1 if a feature has a dilation
-    counted: Tensor  # (2 D, 1, P) 1 if a position counts: of each dilation padded, and not
-    reads: Tensor  # (F, 2 C) channels that a kernel reads at the positions of padded ones, and at those of others
+    counted: Tensor  # (2 D, 1, P) 1 if a position counts, padded and not
+    reads: Tensor  # (F, 2 C) channels that a kernel reads, padded and not
     mean: Tensor
     std: Tensor
     raw_mean: Tensor

@@ -96,7 +96,7 @@ def count_values(network: nn.Module) -> int:
 class ExportStudent(nn.Module):
     """The exported graph: raw values and presence in; logits, probabilities and perhaps novelty out.
 
-    Of a regression: the number in training standard deviations, and in the target's unit. The temperature changes
+    A regression returns the number in training standard deviations and in the target's unit. The temperature changes
     probabilities alone; novelty needs `seen` embeddings.
     """
 

@@ -270,8 +270,8 @@ def _pooled(
 class _MemberPooling:
     temperatures: tuple[float, ...]
     weights: tuple[float, ...]
-    likelihoods: tuple[float, ...]  # mean log-likelihood of each member's calibrated answers on validation, in nats
-    together: Floats  # (answers,) that of the pooled answers, as if all members answered every window
+    likelihoods: tuple[float, ...]  # mean validation log-likelihood of calibrated answers, in nats
+    together: Floats  # (answers,) of the pool, as if all answered every window
 
 
 def fit_pool(

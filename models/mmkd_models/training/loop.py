@@ -39,13 +39,13 @@ _RESUME_VERSION = 1
 
 class _ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
     format_version: int = _RESUME_VERSION
-    config: dict[str, Any]  # what decides the result, by name
+    config: dict[str, Any]  # all that decides the result
     step: int
     param_groups: list[dict[str, Any]]  # of the optimiser, as PyTorch returns them
     scaler: dict[str, Any]
     best_step: int
     best_scores: dict[str, Any]
-    top: tuple[float, float]  # the best score of any weights, and its standard error
+    top: tuple[float, float]  # best score, and its standard error
     curve: list[Validation]
 
 
@@ -115,7 +115,7 @@ class _Loop:
         # The network changes its tensors in place, so that these stay its own.
         self.current = {k: v.detach() for k, v in self.network.state_dict().items() if v.dtype.is_floating_point}
         self.best: Fit | None = None
-        self.top, self.top_error = -math.inf, 0.0  # the best score of any weights, and its standard error
+        self.top, self.top_error = -math.inf, 0.0  # best score, and its standard error
         self.curve: list[Validation] = []
         self.step = 0
         self.sums: dict[str, float] = {}

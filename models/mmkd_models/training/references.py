@@ -38,8 +38,8 @@ MIN_WINDOWS = 100
 _MAX_EMBEDDED_WINDOWS = 4096
 """Training windows at most, drawn at random."""
 
-_MIN_SPREAD = 1e-6  # of the largest standard deviation: what varies less counts as constant
-_BLOCK = 50  # half of a verdict: groups of the training have few windows, and a limit from fewer is on the safe side
+_MIN_SPREAD = 1e-6  # of the largest standard deviation: minimum of a varying feature
+_BLOCK = 50  # half of a verdict: training groups are small, and limits from fewer windows are safe
 _BLOCKS = 10
 _KINDS = 8
 _WINDOWS_OF_KIND = 10
@@ -53,7 +53,7 @@ _MARGIN = 2.0
 sets), more misses a factor of 8 (3: up to a third of the windows); docs/confidence.md has the figures.
 """
 _BOUNDLESS = 1e30  # spread of a feature that no window has
-_MIN_GAIN = 0.5  # nats a window below which nothing is called different, however alike the groups are
+_MIN_GAIN = 0.5  # nats a window: smaller differences never count
 
 Features = NDArray[np.float64]
 

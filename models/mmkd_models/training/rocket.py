@@ -42,7 +42,7 @@ _MIN_FEATURES = 84
 _STRONGER_PENALTIES = (1e2, 1e3)
 """Tried with the penalty that leaving windows out finds for all features, too weak for a few selected ones."""
 
-_DRAWN_FROM = 512  # windows that biases and the features' spread come from
+_DRAWN_FROM = 512  # windows for biases and spreads
 _CHUNK = 1024
 
 

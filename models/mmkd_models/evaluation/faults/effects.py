@@ -28,7 +28,7 @@ class FaultedChannels:
 Apply = Callable[[NDArray[Any], FaultedChannels, float, np.random.Generator], NDArray[Any]]
 """From samples of the channels that are hit, the sensor, the severity above 0 and up to 1, and a generator."""
 
-_MAX_SNR_DB = 30.0  # signal to noise towards which severity 0 goes; 0 dB at severity 1
+_MAX_SNR_DB = 30.0  # at severity 0; 0 dB at severity 1
 _MIN_BAND = 0.25  # fraction of half the sampling rate
 _MIN_LIGHT = 0.1
 _MAX_BLUR = 0.1  # standard deviation, fraction of the shorter side
@@ -37,7 +37,7 @@ _MAX_DROPPED = 0.5  # fraction of frames, as a gap of a series
 _MAINS_HZ = (50.0, 60.0)
 _RATE_ERROR = 0.1
 _MAX_BITS, _MIN_BITS = 10, 2
-_FULL_SCALE = 3.0  # standard deviations either way of the mean that a converter covers
+_FULL_SCALE = 3.0  # standard deviations either way of the mean
 
 
 def noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:

@@ -29,7 +29,7 @@ MIN_WINDOWS = 30
 _MAX_VALUES = 50
 _MAX_NAMED = 5
 _DRAWS = 1000
-_CHANCE = 0.95  # fraction of draws with a smaller gap if all values are alike
+_CHANCE = 0.95  # fraction of smaller gaps if all values are alike
 
 GroupMeasure = Literal["accuracy", "recall", "calibration error"]
 """`recall` is the mean over the classes that occur."""

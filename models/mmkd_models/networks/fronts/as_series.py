@@ -53,7 +53,7 @@ class _VideoAsSeries(nn.Module):
         samples, height, width = self.frame
         gray = values.to(present.dtype).mean(-1).reshape(-1, height, width)
         cells = (self.down @ gray @ self.across.T).reshape(-1, samples, self.spec.shape[1])
-        there = present @ self.ones  # not `expand`: a device refuses a graph that says how large a tensor is to become
+        there = present @ self.ones  # not `expand`, which devices refuse
         return cells * there, there
 
 

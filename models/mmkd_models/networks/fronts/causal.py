@@ -20,17 +20,17 @@ from mmkd_models.networks.fronts.frames import FrameFront
 from mmkd_models.networks.fronts.log_mel import LogMels
 from mmkd_models.networks.fronts.series import CLIP, LEVELS
 
-_MAX_FILTER = 256  # samples; slower tones are left to the time tokens
-_PERIODS = 2.0  # of a Hann window's half width: neighbouring filters meet at half their power
+_MAX_FILTER = 256  # samples; time tokens have slower tones
+_PERIODS = 2.0  # per half Hann window: neighbours meet at half power
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
     """Sums of N blocks of samples, each (B, N, ...)."""
 
-    moments: Tensor  # 3 C: how many values are there, their mean, and their squared distance from it
+    moments: Tensor  # 3 C: count, mean, and squared distance from it
     sums: Tensor  # summed over a stretch of time
-    peaks: Tensor  # 2 C: how far values reach down and up, 0 if none is there
+    peaks: Tensor  # 2 C: reach down and up, 0 if empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class CausalFront(nn.Module):
         count, mean, squares = moments.chunk(3, dim=-1)
         total = (band @ count).clamp(min=1.0)  # (B, I, C)
         centre = (band @ (count * mean)) / total
-        away = mean[:, None] - centre[:, :, None]  # (B, I, M, C): about the mean, or large means would swallow the rest
+        away = mean[:, None] - centre[:, :, None]  # (B, I, M, C): about the mean, for precision
         between = (band[..., None] * count[:, None] * away * away).sum(2)
         return Running(count=total, mean=centre, spread=((band @ squares + between) / total + 1e-4).sqrt())
 

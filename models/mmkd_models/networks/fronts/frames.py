@@ -17,10 +17,10 @@ _MIN_PIXELS = 8
 _MAX_PIXELS = 1024
 """Most of the longer side of a frame: more cost a device time, and a stem that ends with a few values ignores them."""
 
-_WIDE_FROM = 48  # pixels from which the first convolution has a stride of 4
-_LATE_FROM = 64  # pixels from which changes are seen in small maps
+_WIDE_FROM = 48  # pixels for a first stride of 4
+_LATE_FROM = 64  # pixels for changes of small maps
 _LAST = 4  # pixels of the last map, at most
-_FLAT = 1e-2  # variance below which a frame counts as flat, of the training's
+_FLAT = 1e-2  # variance of a flat frame, of the training's
 
 
 class FrameFront(nn.Module):

@@ -30,9 +30,9 @@ FLOOR = 1e-8
 
 _MIN_SAMPLES = 64  # of a window of sound
 
-_CLIP = 8.0  # standard deviations, as in the front-end of a series
-_MIN_FRACTION = 0.5  # of the samples of a frame that is there
-_STILL = 1e-2  # variance over a window, of the training's variance, that none goes below
+_CLIP = 8.0  # standard deviations
+_MIN_FRACTION = 0.5  # of a present frame's samples
+_STILL = 1e-2  # minimum variance over a window, of the training's
 
 
 class LogMels(nn.Module):

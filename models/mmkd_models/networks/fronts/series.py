@@ -19,11 +19,11 @@ LEVELS = (-1.5, -0.75, -0.25, 0.25, 0.75, 1.5)
 """Levels of the distribution function, in standard deviations of the training data."""
 
 _STATISTICS = 7 + len(LEVELS)
-_FLAT = 1e-4  # variance below which a window counts as flat, of the training data's or, with movement, of its usual one
+_FLAT = 1e-4  # variance of a flat window, of the training's or, with movement, of its usual one
 _FLAT_MOVEMENT = 1e-3
-_STILL = 1e-2  # of the usual movement: smaller mean steps count as none
+_STILL = 1e-2  # of the usual movement: minimum mean step
 
-_DISTRIBUTION = 1024  # samples, or a few more, of a long window that make its distribution function
+_DISTRIBUTION = 1024  # about so many samples make the distribution function
 _MIN_STRETCH = 16
 _SAMPLES = (2, 3)  # the axes of (B, C, N, T / N) that count samples
 _SLOW = 3  # the spectrum's levels below the first have a third of its bands
@@ -175,7 +175,7 @@ class LongFrontEnd(nn.Module):
 
     def _statistics(self, scaled: Tensor, local: Tensor, present: Tensor, moments: tuple[Tensor, ...]) -> Tensor:
         count, mean, spread = moments
-        reach = present * (2 * CLIP)  # 0 where a value is missing, which is below every value that is there
+        reach = present * (2 * CLIP)  # 0 where missing, below every present value
         low = (2 * CLIP - (reach - scaled).amax(2)).clamp(max=CLIP)  # (B, C)
         high = ((reach + scaled).amax(2) - 2 * CLIP).clamp(min=-CLIP)
         pairs = present[..., 1:] * present[..., :-1]
