@@ -62,7 +62,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadVerdict:
-    """One load, judged by the majority of launches; `together` joins them."""
+    """One load, judged by most launches; `together` joins them."""
 
     carried: bool
     launches: tuple[Level, ...]
@@ -150,7 +150,7 @@ class _OutOfTimeError(Exception):
 
 
 class _Session:
-    """Processes of one question, within its budget; `offered` are the judging loads."""
+    """Processes within the budget; `offered` are the judging loads."""
 
     def __init__(self, job: LoadJob, question: Question, progress: Progress) -> None:
         self.job = job
@@ -191,7 +191,7 @@ class _Session:
 
 
 def confirm_s(streams: int, *, rate_hz: float, longest_s: float = MAX_CONFIRM_S) -> float:
-    """Return seconds, at most `longest_s`, with enough samples for the deciding p99.9."""
+    """Return seconds, at most `longest_s`, for enough samples of p99.9."""
     return min(longest_s, max(CONFIRM_S, 1.05 * sample_floor(0.999) / (streams * rate_hz)))
 
 

@@ -66,7 +66,7 @@ def write_samples(path: Path, samples: Arrays) -> None:
 
 
 def demo_benchmark(report: BenchReport) -> DemoBenchmark:
-    """Return figures of the demo's page; percentiles with too few samples are None."""
+    """Return the demo's figures; percentiles with too few samples are None."""
     result, machine = report.result, report.machine
     p50, p90, p99 = (
         None if (value_us := result.latency.value_us(quantile)) is None else value_us / 1e3

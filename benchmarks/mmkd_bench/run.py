@@ -212,7 +212,7 @@ def histogram(latency_ns: NDArray[np.int64]) -> LatencyHistogram:
 
 
 def joined(samples: Sequence[Arrays]) -> Arrays:
-    """Join samples of all launches, with launch numbers under `launch`."""
+    """Join samples of all launches, numbered under `launch`."""
     numbers = [np.full(len(arrays["latency_ns"]), number, dtype=np.int64) for number, arrays in enumerate(samples)]
     return {
         "launch": np.concatenate(numbers),
@@ -221,7 +221,7 @@ def joined(samples: Sequence[Arrays]) -> Arrays:
 
 
 def judge_stability(launches: Sequence[ProcessStart], machine: MachineFacts) -> Stability:
-    """Decide whether thirds of launches, and launches themselves, agree within 10 %."""
+    """Decide whether thirds of launches, and launches, agree within 10 %."""
     findings = []
     for number, launch in enumerate(launches, start=1):
         if not launch.warm_up.stable:

@@ -36,7 +36,7 @@ class Platform:
 
     @property
     def has_gpu(self) -> bool:
-        """Whether artifacts run on a GPU, so that this machine's latencies mean nothing."""
+        """Whether artifacts run on a GPU, so this machine's latencies do not apply."""
         return self.engine_library is not None
 
 
@@ -145,7 +145,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def only_student(bundle: Bundle) -> ModelEntry:
-    """Return the only student; raise UsageError if there are several."""
+    """Return the only student; raise UsageError for several."""
     entry, *others = bundle.manifest.models
     if others:
         raise UsageError(

@@ -111,7 +111,7 @@ def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, s
 
 
 def choose_temperature(checkpoint: StudentCheckpoint, real: RealWindows) -> float:
-    """Fit the temperature on calibrating windows; 1 unless it helps judging ones."""
+    """Fit on calibrating windows; 1 unless that helps judging ones."""
     rows = np.flatnonzero(real.labels >= 0) if checkpoint.task.kind == "classification" else ()
     if len(rows) == 0:
         return 1.0

@@ -85,7 +85,7 @@ def axis(values: Iterable[float | None], *, floor: float = -math.inf, ceiling: f
 
 
 def tight_axis(values: Iterable[float | None]) -> Axis:
-    """Return an axis that ends with `values`, for time and training steps."""
+    """Return an axis that ends with `values`."""
     known = [value for value in values if is_number(value)] or [0.0, 1.0]
     low, high = min(known), max(known)
     return axis(known, floor=low, ceiling=high) if high > low else axis(known)
@@ -259,7 +259,7 @@ class Line:
 
 
 def thin_out(length: int, most: int = MAX_POINTS) -> list[int]:
-    """Return at most `most` evenly spread indexes, the first and the last included."""
+    """Return at most `most` evenly spread indexes, both ends included."""
     if length <= most:
         return list(range(length))
     return sorted({round(index * (length - 1) / (most - 1)) for index in range(most)})

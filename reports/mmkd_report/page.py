@@ -172,7 +172,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class Columns:
-    """Blocks side by side; each item is a list that stays together."""
+    """Blocks side by side; a list stays together."""
 
     kind: ClassVar = "columns"
     items: Sequence[Sequence[Block]]

@@ -165,7 +165,7 @@ def points(value: float | None) -> str:
 
 
 def signed_gain(value: float | None, measure: Measure) -> str:
-    """Write a signed difference in the measure's `gain_unit`, without the unit."""
+    """Write a signed difference in `gain_unit`, without the unit."""
     return points(value) if measure.is_fraction else _add_sign(significant(value))
 
 
@@ -179,7 +179,7 @@ def with_gain_unit(written: str, measure: Measure) -> str:
 
 
 def gain_interval(low: float | None, high: float | None, measure: Measure) -> str:
-    """Write an interval without the unit; `NOTHING` unless both ends are known."""
+    """Write an interval without unit; `NOTHING` unless both ends are known."""
     if not (is_number(low) and is_number(high)):
         return NOTHING
     write = decimal if measure.is_fraction else significant
@@ -252,7 +252,7 @@ def labelled_title(label_fraction: float | None, groups: LabelledGroups | None) 
 def leak_sentence(
     leak: LabelLeak | None, label_fraction: float | None, measure: Measure, *, split: Split | None
 ) -> str:
-    """Return a warning if a fraction of labels leaks through time, else empty."""
+    """Return a warning if labels leak through time, else empty."""
     if leak is None or not leak.leaks or label_fraction is None:
         return ""
     score = score_with_unit(leak.figure.mean, measure)

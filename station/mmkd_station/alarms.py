@@ -126,7 +126,7 @@ class EpisodeState:
 
 
 class Episodes:
-    """Alarms of one station. `last` has each label's last alarm in earlier runs."""
+    """Alarms of one station. `last` has each label's last earlier alarm."""
 
     def __init__(self, rules: Sequence[AlarmRule], task: TaskSpec, *, last: Sequence[AlarmRecord] = ()) -> None:
         check_rules(rules, task)
@@ -136,7 +136,7 @@ class Episodes:
         self._count = max((alarm.episode for alarm in last), default=0)
 
     def resume(self) -> list[AlarmRecord]:
-        """Continue open episodes of earlier runs; clear those without a rule."""
+        """Continue earlier open episodes; clear those without a rule."""
         resumed = []
         for alarm in self._last:
             if alarm.label in self._states:
@@ -177,7 +177,7 @@ class Episodes:
 
 
 def resumed_alarm(alarm: AlarmRecord, *, is_followed: bool) -> AlarmRecord:
-    """Return the alarm of an earlier run's episode, not yet numbered."""
+    """Return an earlier episode's alarm, not yet numbered."""
     return msgspec.structs.replace(
         alarm,
         event="continued" if is_followed else "cleared",

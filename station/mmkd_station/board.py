@@ -148,7 +148,7 @@ class Board:
             return sum(not episode.acknowledged for episode in self._episodes)
 
     def news(self, *, sensor: int, after_bin: int, after_result: int) -> BoardNews:
-        """Return a sensor's bins and results after these numbers; the last bin again."""
+        """Return a sensor's bins and results after these numbers, and the last bin."""
         with self._lock:
             return BoardNews(
                 bins=self._signals[sensor].after(after_bin),

@@ -123,7 +123,6 @@ class TimeWatch:
         return True
 
     def _keeps_pace(self, time_s: float, arrived_s: float) -> bool:
-        """Return whether refused times have kept pace long enough to be trusted again."""
         if self._other_line is not None:
             elapsed_s = arrived_s - self._other_line[1]
             if abs(time_s - self._other_line[0] - elapsed_s) <= 0.5 * self._limit_s:
@@ -250,6 +249,6 @@ class SampleClock:
         return times
 
     def silent_s(self) -> float:
-        """Return the newest sample's age on the samples' clock."""
+        """Return the newest sample's age."""
         now_s = self.now_s()
         return 0.0 if now_s is None or self.watch.newest is None else now_s - self.watch.newest[0]

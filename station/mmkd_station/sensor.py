@@ -75,7 +75,7 @@ class Sensor:
         )
 
     def take(self, delivery: Delivery) -> Iterator[StreamTurn]:
-        """Put a delivery into the stream in parts, unless its times are implausible."""
+        """Stream a delivery in parts, unless its times are implausible."""
         if self._answered:
             self._before, self._answered = (self._came, self.left_out), False
         self._came += len(delivery.rows)
@@ -134,7 +134,7 @@ class Sensor:
         self.ring.see(window, prediction, time_s=time_s)
 
     def _judge(self, prediction: Prediction, *, silent_s: float = 0.0) -> Prediction:
-        """Add faults of the times: without plausible samples a result is stale."""
+        """Add time faults: without plausible samples a result is stale."""
         self._answered = True
         reason = self.watch.reason
         if not reason and self._stale_s is not None and silent_s > self._stale_s:

@@ -152,7 +152,7 @@ class Service:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | str | None:
-    """A start changes files of a state folder, so its hash counts."""
+    """Starts change a state folder's files, so its hash counts."""
     try:
         if path.is_dir():
             return read_slots(path).current.sha256

@@ -20,7 +20,7 @@ _MAX_QUEUED = 1_000_000
 
 
 class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A source, a bundle and sinks; `docs/running-live.md` describes the keys."""
+    """Source, bundle and sinks; see `docs/running-live.md`."""
 
     bundle: str
     source: str | dict[str, str]

@@ -80,7 +80,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Station:
-    """Sources, a predictor and outlets. The caller closes the predictor and outlets."""
+    """Sources, a predictor and outlets; the caller closes the last two."""
 
     def __init__(
         self,

@@ -162,7 +162,7 @@ class Store:
             self._drop_oldest(connection, queue)
 
     def _drop_oldest(self, connection: sqlite3.Connection, queue: RecordQueue) -> None:
-        """Delete a sink's oldest records beyond its limit, except those being tried."""
+        """Delete a sink's oldest records beyond its limit, not those being tried."""
         excess_bytes = queue.stored.size_bytes - self._most_bytes
         if excess_bytes <= 0:
             return
@@ -286,7 +286,7 @@ class RecordQueue:
         self.stored.size_bytes -= rows.size_bytes
 
     def put_back(self) -> None:
-        """Return the offered records to where they came from."""
+        """Put the offered records back."""
         with self.lock:
             if self.offered is None:
                 self._memory.extendleft(reversed(self._batch))

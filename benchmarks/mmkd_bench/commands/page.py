@@ -67,7 +67,7 @@ def write_run_page(path: Path, reports: Sequence[BenchReport]) -> None:
 
 
 def _lead(reports: Sequence[BenchReport]) -> Lead | None:
-    """Compare the two fastest runs with enough complete launches."""
+    """Compare the fastest two with enough complete launches."""
     from mmkd_report.pages.bench import Lead, fastest_two
 
     two = fastest_two([report.result.latency.value_us(0.5) for report in reports])

@@ -26,7 +26,7 @@ _EMC = re.compile(r"^EMC MinFreq=(\d+) MaxFreq=(\d+).*?\bFreqOverride=(\d)", re.
 
 
 def read_machine(root: Path = ROOT) -> MachineFacts:
-    """Return facts of the machine with its file system at `root`."""
+    """Return facts of a machine with its file system at `root`."""
     import psutil
 
     cpuinfo = read_text(root / "proc/cpuinfo") or ""
@@ -127,7 +127,7 @@ def resident_mb(root: Path = ROOT) -> float:
 
 
 def resident_peak_mb(root: Path = ROOT) -> float:
-    """Return the peak resident memory from `VmHWM`: `getrusage` starts at the parent's size."""
+    """Return peak memory from `VmHWM`: `getrusage` starts at the parent's size."""
     recorded = _status_mb(root, "VmHWM")
     if recorded is not None:
         return recorded
@@ -210,7 +210,7 @@ class ProgramLines:
         self._process.communicate()
 
     def read(self) -> str:
-        """Wait for the next line; raise UnavailableError if the program has ended."""
+        """Wait for a line; raise UnavailableError if the program has ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -234,7 +234,7 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def process_memory_mb() -> tuple[float | None, str]:
-    """Return this process's memory on all GPUs, or None and the reason."""
+    """Return memory on all GPUs, or None and the reason."""
     if _find_program(GPU_PROGRAM) is None:
         return None, f"{GPU_PROGRAM} is not installed"
     text = _run_program(GPU_PROGRAM, "--query-compute-apps=pid,used_memory", GPU_FORM)

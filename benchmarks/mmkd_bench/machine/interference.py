@@ -85,7 +85,7 @@ def worst(measurements: Sequence[Interference]) -> Interference:
 
 
 def suspicions(beside: Interference, machine: MachineFacts) -> tuple[str, ...]:
-    """Return likely causes of unsteady latency, the most likely first."""
+    """Return causes of unsteady latency, the most likely first."""
     sentences = []
     if beside.thermal_events:
         sentences.append(f"cores slowed down because of heat ({beside.thermal_events} events)")

@@ -256,7 +256,7 @@ class MeasuredEnergy:
 
 
 def compute_energy(log: PowerLog, *, idle: Span, loaded: Sequence[Span], predictions: Sequence[int]) -> MeasuredEnergy:
-    """Compute energy per prediction above idle; `loaded` and `predictions` are per launch."""
+    """Compute energy per prediction above idle, from values per launch."""
     at_rest, under_load = log.mean_mw([idle]), log.mean_mw(loaded)
     if log.fault or at_rest is None or under_load is None:
         reason = log.fault or f"{log.sensor.name}: no reading in the measured time; measure longer"

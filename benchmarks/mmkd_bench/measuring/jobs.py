@@ -29,7 +29,7 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """Windows per second and stream, longest acceptable response, and answering threads."""
+    """Windows per second and stream, longest response, answering threads."""
 
     rate_hz: float
     deadline_ms: float
@@ -57,7 +57,7 @@ class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InTurnJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Calls in turn in one process for `duration_s`, with percentiles per repeat."""
+    """Calls in turn for `duration_s`, with percentiles per repeat."""
 
     threads: int
     duration_s: float
@@ -119,7 +119,7 @@ class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TuneJob(msgspec.Struct, frozen=True, kw_only=True, tag="tune"):
-    """Configs by student, called in turn; each student's first is the reference."""
+    """Configs by student, called in turn; the first is the reference."""
 
     bundle: str
     configs: dict[str, tuple[Config, ...]]

@@ -61,7 +61,7 @@ def do_load_job(job: LoadJob) -> tuple[LoadOutcome, Arrays]:
 
 
 def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[np.int64]:
-    """Return rising due times from the start of the load; at least one."""
+    """Return rising due times from the load's start; at least one."""
     phases = np.sort(phases_s(streams, rate_hz=rate_hz))
     rounds = max(1, int(np.ceil(duration_s * rate_hz)))
     due_s = (np.arange(rounds)[:, None] / rate_hz + phases[None, :]).ravel()

@@ -53,7 +53,7 @@ def open_predictor(choice: Choice) -> EdgePredictor:
 
 
 def settle_backend(bundle: Bundle, choice: Choice) -> None:
-    """Open the bundle once, so that no launch includes its sandbox check."""
+    """Open the bundle once: no launch includes its sandbox check."""
     if choice.backend == "auto" and find_profile(bundle.sha256).profile is None:
         open_predictor(choice).close()
 
@@ -94,7 +94,7 @@ def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[Any], ...]:
 
 
 def predict_argument(predictor: EdgePredictor, window: NDArray[Any]) -> object:
-    """Return a window for `predict`: by modality if there are several students."""
+    """Return a window for `predict`, by modality for several students."""
     return window if len(predictor.entries) == 1 else {predictor.modality.name: window}
 
 

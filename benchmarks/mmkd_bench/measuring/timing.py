@@ -176,7 +176,7 @@ def warm_up(call: Call, windows: Sequence[Any], *, limit_s: float, stop: Event) 
 
 
 def phases_s(count: int, *, rate_hz: float) -> NDArray[np.float64]:
-    """Return random phases of several sources of one rate, in seconds, (N,)."""
+    """Return random phases of sources of one rate, in seconds, (N,)."""
     return np.random.default_rng(SEED).random(count) / rate_hz
 
 
@@ -187,7 +187,7 @@ def is_steady(values: Sequence[float]) -> bool:
 
 
 def time_windows(samples: CallTimes, *, parts: int) -> tuple[TimeWindow, ...]:
-    """Cut a loop into `parts` windows of equal length, without empty ones."""
+    """Cut a loop into `parts` equal windows, without empty ones."""
     length_ns = samples.elapsed_ns / parts
     part = np.minimum((samples.start_ns / length_ns).astype(np.int64), parts - 1)
     cuts = (samples.latency_ns[part == number] for number in range(parts))

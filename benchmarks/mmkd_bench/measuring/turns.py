@@ -100,7 +100,7 @@ def time_models(job: PairJob) -> InTurnOutcome:
 
 
 def time_predict(job: OverheadJob) -> InTurnOutcome:
-    """Time `predict`, then the bare engine, on the same feeds; see `time_in_turn`."""
+    """Time `predict`, then the bare engine; see `time_in_turn`."""
     choice = Choice(
         bundle=job.bundle,
         backend=job.backend or "ort",

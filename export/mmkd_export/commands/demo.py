@@ -152,7 +152,7 @@ def run_comparison(
     executor: Executor = "local",
     afterwards_s: float = 0.0,
 ) -> list[FoldResult]:
-    """Train the folds that are missing; `afterwards_s` is added to the estimated time."""
+    """Train missing folds; `afterwards_s` is added to the estimated time."""
     from mmkd_models.experiments.comparison import compare
     from mmkd_models.experiments.runs import Progress
     from mmkd_models.experiments.workers import Workers
@@ -180,7 +180,7 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
 
 
 def requested_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonConfig:
-    """Return the comparison; raise UsageError if no fold is possible."""
+    """Return the comparison; raise UsageError without a possible fold."""
     windows = data.everything()
     check_seeds(windows, options.seeds)
     refuse_shared_samples(windows)

@@ -73,7 +73,7 @@ class ArtifactOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingOptions:
-    """Windows that calibrate and judge, and the gate's limits."""
+    """Calibrating and judging windows, and the gate's limits."""
 
     calibration: Annotated[
         Path | None,

@@ -112,7 +112,7 @@ def _selftest_facts(path: Path) -> dict[str, str]:
 
 
 def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
-    """Return the backend that judged an artifact, and GPU backends, whose kernels differ."""
+    """Return the judging backend, and GPU backends, whose kernels differ."""
     from mmkd_edge.backends.base import BACKENDS, backend_for, why_absent
 
     on_gpu = (name for name, row in BACKENDS.items() if row.on_gpu and artifact.format in row.formats)

@@ -158,7 +158,6 @@ def _agree(
 
 
 def _parts(test: Windows, name: str) -> list[Windows]:
-    """Return one part per reference: all windows, or each group."""
     if test.spec.modality(name).normalise == "none":
         return [test]
     return [test.subset(test.groups == group) for group in np.unique(test.groups)]

@@ -31,7 +31,7 @@ class Magnitudes:
 
 
 def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[Feeds]) -> dict[str, Magnitudes]:
-    """Run a graph window by window and count magnitudes of tensors."""
+    """Count tensor magnitudes, window by window."""
     import onnx
 
     probed = copy.deepcopy(model)
@@ -50,7 +50,7 @@ def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Ite
 
 
 def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:
-    """Count more values; double the range, merging bins, until it holds them all."""
+    """Count more values; double the range, merging bins, until all fit."""
     sizes = np.abs(values, dtype=np.float64).ravel()
     largest = float(sizes.max(initial=0.0))
     counts, top = before.counts, before.top

@@ -113,7 +113,6 @@ def _transformer(encoder: Encoder | CausalEncoder, pool: TokenPooling) -> Named:
 
 
 def _convolutions(rocket: RocketFeatures) -> Named:
-    """Group features that share a kernel, in the graph's order."""
     from torch import cat
 
     kernels: list[list[int]] = []

@@ -95,7 +95,7 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
 
 
 def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:
-    """Return layers for INT8, grouped by the tensor that they read."""
+    """Return layers for INT8, grouped by input tensor."""
     import onnx
 
     layers = learnt_layers(onnx.load_from_string(onnx_from_student(checkpoint)))

@@ -38,7 +38,7 @@ _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorPro
 
 
 def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) -> onnx.ModelProto:
-    """Return a copy with this metadata, without the exporter's paths, traces and notes."""
+    """Return a copy with this metadata, without the exporter's traces."""
     cleaned = copy.deepcopy(model)
     cleaned.doc_string = ""
     cleaned.producer_name = "mmkd-edge"
@@ -111,7 +111,7 @@ def is_transposed(node: onnx.NodeProto, attribute: str) -> bool:
 
 
 def multiply_adds(model: onnx.ModelProto) -> int:
-    """Count multiplications of convolutions and matrix products per window."""
+    """Count multiplications of convolutions and matrix products."""
     shapes = tensor_shapes(model)
     total = 0
     for node in model.graph.node:
@@ -252,7 +252,7 @@ def _layer(name: str, index: int, node: onnx.NodeProto, *, shapes: dict[str, tup
 
 
 def _module_name(nodes: Sequence[onnx.NodeProto], index: int, weights: set[str]) -> str:
-    """The exporter may transpose weights; then the bias has the name."""
+    """If weights were transposed, the bias has the name."""
     node = nodes[index]
     names = list(node.input[1:])
     for later in nodes[index + 1 :]:

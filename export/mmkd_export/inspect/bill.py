@@ -33,7 +33,7 @@ _MAX_NAME_LENGTH = 100  # some distributions put the licence text here
 
 
 def make_bill(path: Path) -> BillOfMaterials:
-    """Verify a bundle and return its bill of materials."""
+    """Verify a bundle and return its bill."""
     with Bundle.open(path) as bundle:
         manifest, sha256 = bundle.manifest, bundle.sha256
     whole = Component(

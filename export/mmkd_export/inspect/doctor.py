@@ -93,7 +93,7 @@ _ABILITIES = (
 
 
 def examine(root: Path = ROOT, *, power_mode: Callable[[], str | None] = lambda: None) -> Diagnosis:
-    """Check a machine whose file system begins at `root`."""
+    """Check a machine with its file system at `root`."""
     backends = [*map(_check_ability, _BACKENDS), _check_trt(), _check_native()]
     without_onnx = {f"run bundles: {name}" for name, row in BACKENDS.items() if "onnx" not in row.formats}
     return Diagnosis(
@@ -179,7 +179,7 @@ def _check_trt() -> Check:
 
 
 def _import_fault(module: str) -> str | None:
-    """Return None if the module loads, "" if it is not installed, else the fault."""
+    """Return None if the module loads, "" if it is missing, else the fault."""
     try:
         _IMPORTS.get(module, lambda: importlib.import_module(module))()
     except ModuleNotFoundError as error:

@@ -52,7 +52,7 @@ def pack_bundle(
     left_out: Sequence[LeftOutArtifact],
     machine: str | None,
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """Return the manifest and the other members; `machine` measured the latencies."""
+    """Return the manifest and other members; `machine` measured latencies."""
     golden = recorded_golden(student.proof_set)
     if student.golden is not None:
         golden = _select_stable(student.golden, artifacts, student.modality)
@@ -176,7 +176,7 @@ def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) ->
 
 
 def check_students(students: Sequence[tuple[str, str]]) -> None:
-    """Raise UsageError if two students share a modality, or labels differ."""
+    """Raise UsageError if students share a modality, or labels differ."""
     (name, count), *_ = Counter(name for name, _ in students).most_common(1)
     if count > 1:
         raise UsageError(

@@ -31,7 +31,7 @@ _HALF_OPS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class HalfGraph:
-    """A graph with its FP16 `nodes`, and magnitudes of nodes outside the range."""
+    """A graph with its FP16 `nodes`, and magnitudes outside the range."""
 
     model: onnx.ModelProto
     nodes: int
@@ -39,7 +39,7 @@ class HalfGraph:
 
 
 def half_graph(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> HalfGraph:
-    """Convert a float32 graph; `feeds` are inputs of real windows."""
+    """Convert a float32 graph; `feeds` are of real windows."""
     floats = _float_tensors(model)
     head = learnt_layers(model)[-1].node
     # Nor behind the head: its results are float32 outputs.

@@ -203,7 +203,7 @@ def int8_graph(
 def _variants(
     layers: tuple[Layer, ...], sensitivity: Sequence[LayerSensitivity], *, practised: bool
 ) -> Iterator[_Variant]:
-    """Yield remedies, each on top of those before it; calibration follows learnt ranges."""
+    """Yield remedies, each on top of earlier ones; calibration follows learnt ranges."""
     if practised:
         yield _Variant(remedy="quantisation-aware distillation", method="learnt", layers=layers)
     variant = _Variant(remedy="all but the first layer", layers=layers)

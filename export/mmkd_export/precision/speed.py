@@ -51,7 +51,7 @@ def without_slow(
 
 
 def with_latencies(artifacts: Sequence[ProvenArtifact], proof_set: ProofSet) -> list[ProvenArtifact]:
-    """Add to the reports the median latency in each backend."""
+    """Add median latencies by backend to the reports."""
     opened: dict[tuple[str, Precision], Backend] = {}
     try:
         for proven in artifacts:

@@ -124,7 +124,7 @@ def _tflite_from_module(
     import torch
 
     class Named(torch.nn.Module):
-        """A module with named outputs (litert-torch numbers others) and inputs `args_0`..."""
+        """Names outputs, which litert-torch numbers, and inputs (`args_0`...)."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -222,7 +222,7 @@ def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = N
 
 
 def _learnt_products(model: bytes) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Yield output and sizes (m, k, n) of products behind the first convolution."""
+    """Yield output and sizes (m, k, n) of products after the first convolution."""
     from ai_edge_litert import schema_py_generated as schema
 
     content = _content(model)

@@ -141,7 +141,7 @@ class ResolvedPlan:
 
     @property
     def is_timed(self) -> bool:
-        """Whether artifacts run on this kind of machine, in more than one config."""
+        """Whether artifacts run here, in more than one config."""
         several = bool(self.precisions) or any(target.convert or target.backend for target in self.targets)
         return several and not self.platform.has_gpu
 
@@ -192,7 +192,7 @@ def requested_targets(plan: ExportPlan) -> tuple[Target, ...]:
 
 
 def with_defaults(plan: ExportPlan) -> ExportPlan:
-    """Add `native` and `litert` as optional targets where available and installed."""
+    """Add `native` and `litert` as optional targets if installed."""
     if plan.from_bundle or "onnx" in plan.targets:
         return plan
     names = ["native"] if not why_absent("native") else []

@@ -43,7 +43,7 @@ LIMITS = ProcessLimits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
 
 
 def platform_here() -> PlatformName:
-    """Return the platform of this machine's TensorRT, jp6.2 without one."""
+    """Return the platform of the installed TensorRT, jp6.2 without one."""
     if importlib.util.find_spec("tensorrt") is None:
         return "jp6.2"
     import tensorrt
@@ -68,7 +68,7 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
 def build_engines_apart(
     bundle: Path, platform: Platform, precisions: Sequence[Precision] | None = None, *, limits: ProcessLimits = LIMITS
 ) -> tuple[BuiltEngine, ...]:
-    """Run `build_engines` in a child process; raise BackendError if that fails."""
+    """Run `build_engines` in a child process; raise BackendError if it fails."""
     request = _Request(
         bundle=str(bundle),
         platform=platform.name,

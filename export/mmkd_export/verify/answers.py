@@ -203,7 +203,7 @@ def manifest_parity(parity: ArtifactParity, *, tolerance: float) -> Parity:
 
 
 def with_missing_samples(windows: NDArray[Any], *, seed: int) -> NDArray[Any]:
-    """Copy windows with gaps: all of the first, a channel in one of four, a quarter of the span in others."""
+    """Copy windows with gaps: all of the first, a channel of one in four, a quarter of the span of others."""
     rng = np.random.default_rng(seed)
     samples, channels = windows.shape[1], windows.shape[-1]
     span = max(1, samples // 4)

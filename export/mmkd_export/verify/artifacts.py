@@ -75,7 +75,7 @@ class RejectedError(GateError):
 
 
 def prove_fp32(model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat = "onnx") -> ProvenArtifact:
-    """Compare with the checkpoint; raise GateError if an answer is out of tolerance."""
+    """Compare with the checkpoint; raise GateError if out of tolerance."""
     proven = _judge(model, open_format(model, file_format), proof_set, None, precision="fp32", file_format=file_format)
     require_parity(proven.report.parity, tolerance=proof_set.tolerance, what=proven.name)
     gaps = proven.report.parity_with_gaps
@@ -103,7 +103,7 @@ def prove_lower_precision(
 
 
 def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
-    """Return a passed artifact; raise RejectedError with the figures otherwise."""
+    """Return a passed artifact, else raise RejectedError with the figures."""
     assert proven.report.gate is not None
     try:
         require_gate(proven.report.gate, what=proven.name, advice=advice)
@@ -235,7 +235,7 @@ def describe_artifact(
 
 
 def _novelty(parity: ArtifactParity, scores: tuple[float, ...], *, precision: Precision) -> Novelty | msgspec.UnsetType:
-    """Return the validation's rising scores for fp32, otherwise the artifact's own."""
+    """Return rising scores: the validation's for fp32, else the artifact's."""
     novelty = parity.novelty
     if novelty is msgspec.UNSET or not scores or not math.isfinite(novelty.max_error):
         return msgspec.UNSET

@@ -132,7 +132,7 @@ def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp
 
 
 def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
-    """Return how much of the metric one window is worth."""
+    """Return how much one window is worth."""
     if task.kind == "regression":
         return 0.0
     if metric in ("accuracy", "subset_accuracy"):
@@ -160,7 +160,7 @@ def require_gate(result: GateResult, *, what: str, advice: str) -> None:
 
 
 def left_out_reason(error: MmkdError) -> str:
-    """Return a failed gate's message for an artifact that is left out."""
+    """Return the failed gate's message for a left out artifact."""
     return str(error).replace(NOTHING_WRITTEN, "")
 
 

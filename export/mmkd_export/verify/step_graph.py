@@ -98,7 +98,6 @@ def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
 
 
 def _blocks_with_samples(recording: NDArray[Any], *, stride: int, samples: int) -> NDArray[np.bool_]:
-    """Return (N,) whether each block's window has a sample."""
     whole = np.isfinite(recording).any(1) if recording.ndim == 2 else ~missing_frames(recording)
     blocks = whole.reshape(-1, stride).any(1)
     length = -(-samples // stride)

@@ -62,7 +62,7 @@ class RealWindows:
 
 
 def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path) -> RealWindows:
-    """Return a checkpoint's validation windows; raise UsageError if it carries none."""
+    """Return the validation windows; raise UsageError without any."""
     if carried is None or len(carried.windows) == 0:
         raise UsageError(
             f"{checkpoint}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
@@ -103,7 +103,7 @@ def windows_from_path(
 
 
 def judging_half(labels: Labels) -> NDArray[np.bool_]:
-    """Draw the judging half, stratified by class; a single window judges."""
+    """Draw the judging half of each class; a single window judges."""
     shuffled = np.random.default_rng(_SEED).permutation(len(labels))
     by_class = shuffled[np.argsort(find_strata(labels)[shuffled], kind="stable")]
     judge = np.zeros(len(labels), dtype=bool)
@@ -112,7 +112,7 @@ def judging_half(labels: Labels) -> NDArray[np.bool_]:
 
 
 def rows_without(windows: NDArray[Any], excluded: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the rows of N windows that are not excluded."""
+    """Return rows of N windows that are not excluded."""
     known = {window.tobytes() for window in excluded}
     return np.flatnonzero([window.tobytes() not in known for window in windows])
 
@@ -147,7 +147,7 @@ def _draw(count: int, most: int | None) -> NDArray[np.int64]:
 
 
 def check_fit(modality: ModalitySpec, expected: ModalitySpec, *, where: str) -> None:
-    """Raise UsageError if windows do not fit the student; ranges may differ."""
+    """Raise UsageError unless windows fit the student; ranges may differ."""
     for name in ("kind", "channels", "unit", "rate_hz", "samples", "height", "width", "normalise"):
         got, wanted = getattr(modality, name), getattr(expected, name)
         if got != wanted:

@@ -21,7 +21,7 @@ FRACTION = OF_CLASSES[0]
 
 
 def render_adaptation(document: Mapping[str, Any]) -> str:
-    """Return the page as HTML; raise DocumentError for a broken document."""
+    """Return HTML; raise DocumentError for a broken document."""
     adaptation = read_adaptation(document)
     new, old = adaptation.new, adaptation.old
     labels = f"{count(adaptation.labels)} labels" if adaptation.labels else "no labels"

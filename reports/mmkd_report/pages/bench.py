@@ -44,7 +44,7 @@ class Lead:
 
 
 def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = None) -> str:
-    """Return the page as HTML; raise DocumentError for a broken document."""
+    """Return HTML; raise DocumentError for a broken document."""
     if not 1 <= len(documents) <= MAX_RUNS:
         raise DocumentError(
             f"benchmark page: expected 1 to {MAX_RUNS} documents, got {len(documents)}; choose some, or make the "
@@ -227,7 +227,7 @@ def _distribution(named: Named) -> Section:
 
 
 def latency_chart(run: BenchReport, *, name: str) -> charts.Chart | None:
-    """Return the latency distribution with three percentiles marked; None without a histogram."""
+    """Return the distribution with three percentiles; None without a histogram."""
     histogram, latency = run.result.histogram, run.result.latency
     if histogram is None or not sum(histogram.counts):
         return None

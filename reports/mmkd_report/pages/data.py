@@ -32,7 +32,7 @@ MAX_DRIFTS = 6
 
 
 def render_data_report(document: Mapping[str, Any]) -> str:
-    """Return the page as HTML; raise DocumentError for a broken document."""
+    """Return HTML; raise DocumentError for a broken document."""
     data = read_data_report(document)
     probes = [probe for probe in data.probes if probe.target == "class"]
     parts = (

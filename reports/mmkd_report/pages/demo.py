@@ -71,7 +71,7 @@ MAP_COLOURS = {"teacher": (191, 110, 24), "student": (45, 125, 200)}
 
 
 def render_demo(document: Mapping[str, Any]) -> str:
-    """Return the page as HTML; raise DocumentError for a broken document."""
+    """Return HTML; raise DocumentError for a broken document."""
     demo = read_demo(document)
     name = demo.dataset.title or demo.dataset.name
     leaked = leak_text(demo)

@@ -69,7 +69,7 @@ def recommendation(demo: DemoDocument) -> str:
 
 
 def shipped_text(demo: DemoDocument) -> str:
-    """Return the training that validation chose per sensor; empty without a choice."""
+    """Return the training chosen per sensor; empty without a choice."""
     chosen = {name: sensor.student.shipped for name, sensor in demo.students.items() if sensor.student.shipped}
     if not chosen:
         return ""
@@ -103,7 +103,7 @@ def mean_score(spread: Spread | None) -> float | None:
 
 
 def teacher_network(demo: DemoDocument) -> str:
-    """Return the network that the teacher's parameters and latencies describe."""
+    """Return the network of the teacher's parameters and latencies."""
     return "the teacher's transformer" if demo.teacher.members else "the teacher"
 
 

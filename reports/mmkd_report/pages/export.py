@@ -74,7 +74,7 @@ def latencies(report: ExportReport) -> list[tuple[float, str, ArtifactReport]]:
 
 
 def render_export(document: Mapping[str, Any]) -> str:
-    """Return the page as HTML; raise DocumentError for a broken document."""
+    """Return HTML; raise DocumentError for a broken document."""
     export = read_export(document)
     report, windows = export.report, export.report.windows
     measured = _measured(export)
@@ -154,7 +154,7 @@ def _gate_text(gate: GateResult, report: ExportReport) -> str:
 
 
 def key_figures(export: ExportDocument) -> Iterator[tuple[str, str]]:
-    """Yield number and caption of measured latency, score, size and parameters."""
+    """Yield number and caption: latency, score, size and parameters."""
     student, artifacts, metric = export.report.student, export.report.artifacts, export.report.chosen_by
     for latency_us, name, _ in latencies(export.report)[:1]:
         yield time_text(latency_us), f"{name}, median, one thread"

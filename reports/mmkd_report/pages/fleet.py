@@ -58,7 +58,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """Groups, the slowest first, and alerts, those over the budget first."""
+    """Groups, the slowest first; alerts, those over the budget first."""
 
     groups: Sequence[Group]
     alerts: Sequence[Alert]
@@ -125,7 +125,7 @@ def _problems(run: BenchReport, budget_ms: float | None) -> Iterator[tuple[str, 
 def render_fleet(
     documents: Sequence[Mapping[str, Any]], *, names: Sequence[str], budget_ms: float | None = None
 ) -> str:
-    """Return the page as HTML; raise DocumentError for a broken document."""
+    """Return HTML; raise DocumentError for a broken document."""
     if not 1 <= len(documents) <= MAX_RUNS:
         raise DocumentError(f"fleet page: expected 1 to {count(MAX_RUNS)} documents, got {len(documents)}; choose some")
     fleet = group_fleet([read_bench(document) for document in documents], names, budget_ms=budget_ms)

@@ -40,7 +40,7 @@ COST_FIGURES = {
 
 
 def render_judging(document: Mapping[str, Any]) -> str:
-    """Return the page as HTML; raise DocumentError for a broken document."""
+    """Return HTML; raise DocumentError for a broken document."""
     judging = read_judging(document)
     first, *others = judging.models
     data = judging.data

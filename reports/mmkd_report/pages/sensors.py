@@ -13,7 +13,7 @@ from mmkd_report.words import count, is_chance_level, is_number, percent, score_
 
 
 def render_sensors(document: Mapping[str, Any]) -> str:
-    """Return the page as HTML; raise DocumentError for a broken document."""
+    """Return HTML; raise DocumentError for a broken document."""
     sensors = read_sensors(document)
     labelled = f", {sensors.labelled}" if sensors.labelled else ""
     origin = [(sensors.name, f"SHA-256 {sensors.sha256}; {words.number_nouns('seed', sensors.seeds)}")]

@@ -38,7 +38,7 @@ from mmkd_report.schema.study import (
 
 
 def render_study(document: Mapping[str, Any]) -> str:
-    """Return the page as HTML; raise DocumentError for a broken document."""
+    """Return HTML; raise DocumentError for a broken document."""
     study = read_study(document)
     warning = caution(study)
     sections = [_table(study), *_gains(study), _sizes_and_methods(study)]

@@ -55,14 +55,14 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Clocks(msgspec.Struct, frozen=True, kw_only=True):
-    """Clocks that may move, with limits; the source is `jetson_clocks` or `kernel`."""
+    """Clocks that may move, with limits; source `jetson_clocks` or `kernel`."""
 
     source: str
     moving: tuple[str, ...]
 
 
 class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine at the start of a measurement, without identifying facts."""
+    """A machine when measuring began, without identifying facts."""
 
     cpu: str
     board: str | None  # from the device tree (Jetson, Raspberry Pi); None on a PC
@@ -381,7 +381,7 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
 
 
 def read_bench(document: Mapping[str, Any]) -> BenchReport:
-    """Read a document of `mmkd-bench run --json`; errors as `convert_document`."""
+    """Read a report of `run`; errors as `convert_document`."""
     report = convert_document(document, BenchReport, name="benchmark", version=FORMAT_VERSION)
     histogram = report.result.histogram
     if histogram is not None and len(histogram.edges_us) != len(histogram.counts) + 1:

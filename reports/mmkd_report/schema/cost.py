@@ -85,7 +85,7 @@ class CostResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Swing(msgspec.Struct, frozen=True, kw_only=True):
-    """The student's net present value at the ends of one assumption's range."""
+    """The net present value at the ends of an assumption's range."""
 
     path: str
     at_low: float

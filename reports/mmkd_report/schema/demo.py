@@ -210,7 +210,7 @@ class DemoBenchmark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole document; `kind`, `metric` and `measures` are written for other tasks than classes."""
+    """The whole document; `kind`, `metric` and `measures` are for other tasks than classes."""
 
     format_version: int
     dataset: DemoDataset

@@ -171,7 +171,7 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
-    """Read a document of `mmkd-evaluate --json`; errors as `convert_document`."""
+    """Read a document; errors as `convert_document`."""
     advice = "make it again with mmkd-evaluate"
     return convert_document(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
 
@@ -222,6 +222,6 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_sensors(document: Mapping[str, Any]) -> SensorsDocument:
-    """Read a document of `mmkd-evaluate --sensors --json`; errors as `convert_document`."""
+    """Read a document; errors as `convert_document`."""
     advice = "make it again with mmkd-evaluate --sensors"
     return convert_document(document, SensorsDocument, name="sensors", version=FORMAT_VERSION, advice=advice)

@@ -193,7 +193,7 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document; `figures` are written for other tasks than classes."""
+    """The whole document; `figures` are for other tasks than classes."""
 
     format_version: int = FORMAT_VERSION
     facts: StudyFacts

@@ -253,7 +253,7 @@ class _ResultConnection(_Connection, Protocol):
 
 
 class LastResultSink(Sink):
-    """Writes only the last of waiting results. `station` None is all stations."""
+    """Writes the last waiting result. `station` None is all stations."""
 
     def __init__(self, connect: Callable[[], _ResultConnection], *, name: str, station: str | None) -> None:
         self._connect = connect

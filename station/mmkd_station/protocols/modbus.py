@@ -134,7 +134,7 @@ def _single_values(block: Block, registers: list[Register]) -> list[Block]:
 
 
 def register_blocks(registers: list[Register]) -> Iterator[Block]:
-    """Yield the fewest blocks that contain all registers, small gaps included."""
+    """Yield the fewest blocks with all registers, small gaps included."""
     for kind in ("h", "i"):
         spans = _spans(registers, kind)
         while spans:

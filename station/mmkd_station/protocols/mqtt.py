@@ -157,7 +157,7 @@ class _Connection:
 
 
 def mqtt_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open a source of a topic's messages; wildcards are allowed."""
+    """Open a source of a topic, wildcards allowed."""
     broker = _broker(text)
     if not broker.path:
         raise UsageError(f"--source {text}: expected mqtt://HOST/TOPIC, got no topic; name it")
@@ -195,7 +195,7 @@ def _messages(broker: Place, request: SourceRequest, intake: Intake) -> Iterator
 
 
 class MqttSink(Sink):
-    """Publishes records; with `qos=1`, the default, the broker confirms each."""
+    """Publishes records, confirmed by the broker with `qos=1`, the default."""
 
     def __init__(self, text: str, place: str) -> None:
         self._place = _broker(text)

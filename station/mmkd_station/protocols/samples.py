@@ -143,7 +143,7 @@ class LineReader:
         self._width = 0
 
     def deliveries(self, chunks: Iterator[list[str]], intake: Intake) -> Iterator[Delivery]:
-        """Yield the samples of chunks of lines, with their moment of arrival."""
+        """Yield samples of chunks of lines, with their arrival."""
         for lines in chunks:
             delivery = self.read(lines, intake, arrived_s=time.monotonic())
             if delivery is not None:
@@ -180,7 +180,7 @@ class LineReader:
         return Delivery(rows=rows, times=np.concatenate(times) if times else None, arrived_s=arrived_s, waited=True)
 
     def restart(self) -> None:
-        """Treat the next line as the first: the file was replaced."""
+        """Expect a first line: the file was replaced."""
         self._is_json = self._is_timed = None
 
     def _is_header(self, first: str) -> bool:

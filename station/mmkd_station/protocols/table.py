@@ -110,7 +110,7 @@ def open_sink(text: str) -> Sink:
 
 
 def shown_names(texts: Sequence[str]) -> dict[str, str]:
-    """Return unique display names of sinks, without the secret of a URL."""
+    """Return unique names of sinks, without URL secrets."""
     shown: dict[str, str] = {}
     for text in texts:
         prefix, _, url = text.partition(":")
