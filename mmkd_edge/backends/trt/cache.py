@@ -7,7 +7,6 @@ nobody else can write. Otherwise it is built again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -159,6 +158,8 @@ def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> Non
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One process or thread at a time; without file locks each builds its own."""
+    import fcntl  # absent on Windows, where the export imports this module before it refuses
+
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
