@@ -160,7 +160,6 @@ def _plain_change(name: str, unit: str, before: float | None, after: float | Non
 
 
 def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64]] | None:
-    """Return values per complete launch; None if one lacks them, or there is one value per run."""
     if quantity.in_launch is None:
         return None
     groups = [list(quantity.in_launch(launch)) for launch in report.launches if launch.complete]

@@ -43,7 +43,7 @@ _HISTOGRAM_BINS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRun:
-    """A report and its raw samples: `launch` and `CallTimes.arrays`."""
+    """A report and raw samples: `launch` and `CallTimes.arrays`."""
 
     report: BenchReport
     samples: Arrays

@@ -79,7 +79,6 @@ class _Builder:
             opened.callback(self.outlets[text].close, drain_s=0.0)
 
     def clear_orphans(self) -> None:
-        """Clear open episodes of stations that no longer exist."""
         names, boot = [station.name for station in self._run.stations], secrets.token_hex(8)
         for number, alarm in enumerate([] if self._store is None else self._store.last_alarms(), start=1):
             if self._store is not None and alarm.event != "cleared" and alarm.station not in names:

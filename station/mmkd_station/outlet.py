@@ -85,7 +85,7 @@ class Outlet:
             )
 
     def close(self, *, drain_s: float = DRAIN_S) -> None:
-        """Write records for at most `drain_s` and close; the rest is stored, or counts as dropped."""
+        """Write records for at most `drain_s` and close; store or drop the rest."""
         self._closing.set()
         self._has_news.set()
         self._thread.join(drain_s)

@@ -71,7 +71,7 @@ def read_run_spec(file: Path) -> RunSpec:
 
 
 def check_run(spec: RunSpec, *, where: str = "") -> RunSpec:
-    """Return the spec with every station named. Raises UsageError with every problem."""
+    """Return the spec with stations named. Raises UsageError with every problem."""
     problems = list(_problems(spec))
     if problems:
         raise UsageError(

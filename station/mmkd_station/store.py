@@ -110,7 +110,7 @@ class Store:
                 return []
 
     def close(self) -> None:
-        """Save waiting records and unlock the folder; may be called again."""
+        """Save records and unlock the folder; may be called again."""
         self._closing.set()
         self._thread.join()
         with self.lock:
@@ -272,7 +272,7 @@ class RecordQueue:
         return []
 
     def settle(self) -> None:
-        """Forget the offered records: the sink has or refuses them."""
+        """Forget the offered records, taken or refused."""
         with self.lock:
             if self.offered is not None:
                 self.sent_until = max(self.sent_until, self.offered.until)

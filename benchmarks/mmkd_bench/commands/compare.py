@@ -125,7 +125,6 @@ def _is_checkpoint(start: bytes) -> bool:
 
 @contextmanager
 def _open_model(path: Path) -> Iterator[Path]:
-    """Export a teacher's checkpoint to a temporary graph."""
     if not _is_checkpoint(_read_start(path)):
         yield path
         return

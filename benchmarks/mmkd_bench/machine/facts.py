@@ -59,7 +59,7 @@ def read_power_mode() -> str | None:
 
 
 def read_clocks(root: Path = ROOT) -> Clocks | None:
-    """Return clocks that may move, by `jetson_clocks` (as root) or the kernel, or None."""
+    """Return clocks that may move, by `jetson_clocks` (as root) or the kernel."""
     return parse_jetson_clocks(_run_program("jetson_clocks", "--show") or "") or _kernel_clocks(root)
 
 

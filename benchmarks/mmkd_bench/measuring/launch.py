@@ -181,7 +181,6 @@ def _hops(windows: Sequence[Window], modality: ModalitySpec, *, hop: int) -> lis
 def _step_stages(
     predictor: EdgePredictor, windows: Sequence[Window], *, repeats: int, duration_s: float, stop: Event
 ) -> tuple[Stage, ...]:
-    """With `repeats` windows, times are sums."""
     lengths = tuple(array("q") for _ in STAGES)
     steps = _timed_steps(predictor, windows)
     end = time.perf_counter_ns() + round(duration_s * 1e9)

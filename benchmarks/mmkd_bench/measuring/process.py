@@ -62,10 +62,8 @@ def run_launches(
 ) -> Launched[OutcomeT]:
     """Do a job in new processes; Ctrl-C asks a run for what it has, and ends other jobs.
 
-    Raises:
-        MmkdError: raised by a process, with the same class and message.
-        BackendError: a process crashed or took too long.
-        KeyboardInterrupt: before anything was measured, or not in a run.
+    Raises a process's MmkdError; BackendError if it crashed or took too long; KeyboardInterrupt before anything was
+    measured, or not in a run.
     """
     outcomes: list[OutcomeT] = []
     samples: list[Arrays] = []

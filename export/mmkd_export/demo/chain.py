@@ -142,7 +142,7 @@ def _check_runtime(dataset: Dataset, student: StudentCheckpoint, bundle: Path, t
 def _agree(
     answers: Sequence[Prediction], logits: NDArray[np.float32], task: TaskSpec, *, spread: float
 ) -> NDArray[np.bool_]:
-    """Compare with logits (N, K); `spread` is the std of a regression's targets. Return (N,)."""
+    """`spread` is the std of a regression's targets. Return (N,)."""
     match task.kind:
         case "classification":
             return np.asarray(np.array([answer.index for answer in answers]) == logits.argmax(axis=1))

@@ -164,7 +164,7 @@ class Layer:
 
 
 def is_worth_quantising(m: int, k: int, n: int) -> bool:
-    """Whether INT8 can be faster: a matrix product, both sides at least `SMALLEST_PRODUCT`."""
+    """Whether INT8 can be faster: no matrix-vector product, both sides at least `SMALLEST_PRODUCT`."""
     return m > 1 and min(k, n) >= SMALLEST_PRODUCT
 
 

@@ -217,7 +217,6 @@ def _rows(golden: Golden, rows: NDArray[np.intp]) -> Golden:
 
 
 def _select_stable(golden: Golden, artifacts: Sequence[ProvenArtifact], modality: ModalitySpec) -> Golden:
-    """Select windows that every artifact answers within tolerance."""
     stable = np.ones(len(golden.windows), dtype=bool)
     for proven in artifacts:
         artifact = proven.artifact

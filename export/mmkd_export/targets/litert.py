@@ -54,7 +54,7 @@ def missing_libraries() -> list[str]:
 
 
 def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
-    """Add the fp32 `.tflite`, and that of a causal student's steps."""
+    """Add the fp32 `.tflite`, and a causal student's step graph."""
     proof_set = student.proof_set
     model = tflite_from_checkpoint(source, temperature=proof_set.temperature)
     student = replace(student, others=(prove_fp32(model, proof_set, file_format="tflite"), *student.others))

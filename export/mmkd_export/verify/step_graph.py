@@ -89,7 +89,6 @@ def prove_step(
 
 
 def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
-    """Join windows, with and without gaps in turn, to whole blocks."""
     samples, real = proof_set.modality.samples, proof_set.real.windows
     count = -(-max(_MIN_STEPS * stride, _MIN_WINDOWS * samples) // samples)
     pieces = [(proof_set.gaps if number % 2 else real)[number // 2 % len(real)] for number in range(count)]

@@ -74,7 +74,7 @@ def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path)
 def windows_from_statistics(
     modality: ModalitySpec, task: TaskSpec, *, mean: Sequence[float], std: Sequence[float]
 ) -> RealWindows:
-    """Draw independent normal values per channel, clipped to the range."""
+    """Draw normal values per channel, clipped to the range."""
     rng = np.random.default_rng(_SEED)
     values = np.asarray(mean) + np.asarray(std) * rng.standard_normal((_SYNTHETIC_WINDOWS, *modality.shape))
     if modality.range is not None and modality.normalise == "none":

@@ -316,7 +316,6 @@ def _labels(demo: DemoDocument) -> Iterator[Section]:
 
 
 def _attention(demo: DemoDocument) -> Iterator[Section]:
-    """Show the best student's, or the first that exists."""
     maps = {name: sensor.attention for name, sensor in demo.students.items() if sensor.attention is not None}
     if not maps:
         return

@@ -131,7 +131,6 @@ def _teacher_sentence(demo: DemoDocument, best: str) -> str:
 
 
 def _reported_gain(demo: DemoDocument) -> tuple[Gain | None, str]:
-    """Return the gain over all sensors or the only one, and their names."""
     if len(demo.students) > 1:
         return demo.mean_gain_points, f" on average over {len(demo.students)} sensors"
     (name, sensor), *_ = demo.students.items()
@@ -159,7 +158,7 @@ def _rival_sentence(demo: DemoDocument) -> str:
 
 
 def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
-    """Yield number and caption: score, gain, parameters and latency, as measured."""
+    """Yield number and caption, as far as measured."""
     best = best_student(demo)
     if best is None:
         return

@@ -154,7 +154,7 @@ def _gate_text(gate: GateResult, report: ExportReport) -> str:
 
 
 def key_figures(export: ExportDocument) -> Iterator[tuple[str, str]]:
-    """Yield number and caption: latency, score, size and parameters."""
+    """Yield number and caption, as far as measured."""
     student, artifacts, metric = export.report.student, export.report.artifacts, export.report.chosen_by
     for latency_us, name, _ in latencies(export.report)[:1]:
         yield time_text(latency_us), f"{name}, median, one thread"

@@ -123,7 +123,7 @@ def _rival_sentence(study: StudyDocument) -> str:
 
 
 def key_figures(study: StudyDocument) -> Iterator[tuple[str, str]]:
-    """Yield number and caption: score, gain, parameters and latency."""
+    """Yield number and caption."""
     entry, measure, latency = chosen_entry(study), study.reported_metric, study.recommendation.latency
     yield (
         words.score_with_unit(entry.test[measure.name].mean, measure),

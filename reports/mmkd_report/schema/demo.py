@@ -119,7 +119,7 @@ class DemoRival(TestScores, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AttentionMaps(msgspec.Struct, frozen=True, kw_only=True):
-    """Attention of teacher and student on one window: (queries, keys) over the same time."""
+    """Attention (queries, keys) of teacher and student on one window, over the same time."""
 
     teacher: tuple[tuple[float, ...], ...]
     student: tuple[tuple[float, ...], ...]

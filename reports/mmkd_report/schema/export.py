@@ -302,7 +302,7 @@ class ExportDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeveralExports(msgspec.Struct, frozen=True, kw_only=True):
-    """Output of `mmkd-export --json` for several students, in fallback order."""
+    """Output for several students, in fallback order."""
 
     bundle: str
     students: tuple[ExportDocument, ...]

@@ -174,7 +174,7 @@ _WITH_FILE = ("--monitor", "--monitor-token", "--monitor-origin", "--serve-predi
 
 
 def check_combination(options: RunOptions, subject: Path) -> None:
-    """Raise UsageError for options that have no effect or cannot be combined."""
+    """Raise UsageError for options without effect, or in conflict."""
     names = list(_given(options))
     for name, needed in _NEEDS.items():
         if name in names and needed not in names:

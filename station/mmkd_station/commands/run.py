@@ -45,7 +45,6 @@ def run_mmkd(arguments: Sequence[str]) -> None:
 
 
 def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield two columns; a long first cell gets its own line."""
     for form, about in rows:
         if about and len(form) <= _FORM_WIDTH:
             yield f"  {form:<{_FORM_WIDTH}}  {about}"

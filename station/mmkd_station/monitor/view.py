@@ -96,7 +96,6 @@ def _board(station: Station) -> Board:
 
 
 def _answering(board: Board) -> int:
-    """Return the last result's sensor, or 0."""
     latest = board.latest()
     names = [modality.name for modality in board.modalities]
     return names.index(latest.modality) if latest is not None and latest.modality in names else 0

@@ -228,7 +228,7 @@ class MqttSink(Sink):
                 raise connection.broken("it did not confirm")
 
     def _forget_earlier(self, connection: _Connection, started: StateRecord) -> None:
-        """Clear retained alarms that an earlier run left open; continued ones are younger than `started`."""
+        """Clear retained alarms that an earlier run left open; continued ones were published before `started`."""
         self._tries_to_forget[started.boot] += 1
         if self._tries_to_forget[started.boot] > _MAX_TRIES_TO_FORGET:
             return
