@@ -1,6 +1,6 @@
 """Stored answers of frozen teachers, for trainings that see the same batches.
 
-Batches follow from seed and step (docs/decisions/002), so answers are bit-equal. Layers are too large to store.
+Batches follow from seed and step, so answers are bit-equal. Layers are too large to store.
 """
 
 from __future__ import annotations
