@@ -114,8 +114,8 @@ def _left_text(seconds: float | None) -> str:
     return f"about {minutes} min left" if minutes < 90 else f"about {minutes / 60:.1f} h left"
 
 
-def show_fraction(show: Show) -> Callable[[str, int, int], None]:
-    """Return a function of line, done and total, which adds the time left."""
+def show_fraction(show: Show, *, shows_end: bool = True) -> Callable[[str, int, int], None]:
+    """Return a function of line, done and total, which adds the time left; plain lines show the end if asked."""
     began, first = time.monotonic(), -1
 
     def _show(line: str, done: int, total: int) -> None:
@@ -123,7 +123,7 @@ def show_fraction(show: Show) -> Callable[[str, int, int], None]:
         first = done if first < 0 else first  # a resumed training has steps of an earlier command
         so_far_s = time.monotonic() - began
         left_s = so_far_s * (total - done) / (done - first) if done > first else None
-        show(line, so_far_s, left_s, done == total)
+        show(line, so_far_s, left_s, shows_end and done == total)
 
     return _show
 

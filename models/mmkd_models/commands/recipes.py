@@ -34,7 +34,7 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
 
     recipe = read_recipe(file)
     with progress_lines() as lines:
-        show = show_fraction(lines)
+        show = show_fraction(lines, shows_end=False)
 
         def tell(done: int, total: int) -> None:
             show(f"reading {file}: {done / _MEGABYTE:.0f} of {total / _MEGABYTE:.0f} MB", done, total)

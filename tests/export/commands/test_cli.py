@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import release_number
 from mmkd_export.commands.export import main
 from mmkd_export.pipeline import ExportResult
 from mmkd_export.verify.windows import RULE
@@ -258,6 +259,13 @@ def test_lower_precision_is_shown_with_its_gate(run: Run, student_file: Path, tm
         "6 judging windows prove little: even without one disagreement, up to 50.0% remain possible; "
         "name more with --eval DATA"
     )
+
+
+def test_a_bundle_gets_another_release_number(run: Callable[..., Done], exported: ExportResult, tmp_path: Path):
+    done = run(exported.path, "-o", tmp_path / "new.edge", "--release", "9")
+    assert (done.returncode, done.stderr) == (0, "1/1 verify the bundle\n")
+    with Bundle.open(tmp_path / "new.edge") as bundle:
+        assert release_number(bundle.manifest) == 9
 
 
 def test_an_interrupted_export_ends_with_130(student_file: Path, tmp_path: Path):
