@@ -24,11 +24,11 @@ _Z_95 = 1.959963984540054
 
 HEADINGS = (
     "error level",
-    "true label in the set",
+    "sets with the true label",
     "95 % interval",
-    "labels in a set",
-    "sets of one label",
-    "right of these",
+    "labels per set",
+    "sets with one label",
+    "of these, right",
 )
 
 SAME_GROUPS = (

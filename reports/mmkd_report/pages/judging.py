@@ -59,9 +59,9 @@ def render_judging(document: Mapping[str, Any]) -> str:
         lede.append(f"Compared with {words.join_words([model.name for model in others])}, on the same windows.")
     return render(
         Page(
-            title=f"Judged before it is bought: {first.name} on {data.name}",
+            title=f"Evaluation of {first.name} on {data.name}",
             kind="evaluation",
-            headline=f"Can {first.name} be relied on?",
+            headline=f"How good is {first.name}?",
             lede=lede,
             answer=[f"{sentence}." for sentence in judging.verdict],
             cautions=[f"{sentence}." for sentence in judging.cautions],

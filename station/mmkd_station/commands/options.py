@@ -24,7 +24,8 @@ class RunOptions:
     source: Annotated[
         list[str] | None,
         Option(
-            "Where samples come from; see below. Repeat it for each sensor of the bundle.", metavar="[MODALITY=]SOURCE"
+            "Where samples come from; see below. A bundle needs one for each of its sensors.",
+            metavar="[MODALITY=]SOURCE",
         ),
     ] = None
     map: Annotated[
@@ -48,9 +49,9 @@ class RunOptions:
         float | None,
         Option("Replay files at this multiple of real time.", metavar="TIMES", shown="as fast as possible"),
     ] = None
-    sink: Annotated[list[str] | None, Option("Where records go; see below. Repeatable.", metavar="SINK", shown="-")] = (
-        None
-    )
+    sink: Annotated[
+        list[str] | None, Option("Where results and alarms go; see below. Repeatable.", metavar="SINK", shown="-")
+    ] = None
     store: Annotated[
         Path | None,
         Option(
@@ -65,9 +66,9 @@ class RunOptions:
     ] = None
     keep_in: Annotated[Path, Option("Folder for uncertain windows.", metavar="FOLDER")] = Path("uncertain")
     uncertain_below: Annotated[float, Option("Call a result uncertain below this probability.", min=0.0, max=1.0)] = 0.6
-    hop: Annotated[int | None, Option("Samples between two results.", shown="a second, or a shorter window", min=1)] = (
-        None
-    )
+    hop: Annotated[
+        int | None, Option("Samples between two results.", shown="one second, or one window if shorter", min=1)
+    ] = None
     gap_s: Annotated[
         float | None,
         Option(
@@ -85,7 +86,7 @@ class RunOptions:
             "Treat a source without samples for this long as silent, and its samples as missing.",
             ("--silence",),
             "SECONDS",
-            shown="3 of its longest intervals, at least 1 s",
+            shown="three times its longest interval, at least 1 s",
         ),
     ] = None
     queue: Annotated[int, Option("Maximum number of received messages that wait for processing.", min=1)] = 1024
@@ -103,7 +104,9 @@ class RunOptions:
     confirm: Annotated[str, Option("Raise an alarm when N of the last M results match.", metavar="N/M")] = "3/5"
     release: Annotated[int, Option("End an alarm after N results in a row without the label.", metavar="N", min=1)] = 5
     cooldown: Annotated[str, Option("Minimum time between two alarms.", metavar="SECONDS")] = "60s"
-    min_probability: Annotated[float, Option("Ignore results below this probability.", min=0.0, max=1.0)] = 0.8
+    min_probability: Annotated[
+        float, Option("For alarms, count a result below this probability as one without the label.", min=0.0, max=1.0)
+    ] = 0.8
     tune_alarm: Annotated[
         Path | None,
         Option(
