@@ -157,7 +157,7 @@ def reliability_text(facts: ConfidenceFacts) -> str:
     before, after = facts.before, facts.after
     if facts.temperature == 1.0:
         return (
-            f"temperature 1.00 (none was fitted, or it did not help the judging windows); on {facts.windows} windows "
+            f"probabilities are not corrected (softmax temperature 1); on {facts.windows} windows "
             f"the calibration error is {after.calibration_error:.3f}, the log loss {after.log_loss:.3f}"
         )
     return (
@@ -173,6 +173,7 @@ def groups_text(coverages: Sequence[LabelSetCoverage]) -> Iterator[str]:
         if len(coverage.by_group) > 1:
             worst = min(coverage.by_group, key=lambda group: coverage.by_group[group])
             yield (
-                f"error level {coverage.error_level:g}: of {len(coverage.by_group)} groups, group {worst} is covered "
-                f"least, {coverage.by_group[worst]:.1%}"
+                f"error level {coverage.error_level:g}: of {len(coverage.by_group)} groups, group {worst} has the "
+                f"fewest sets with the true label, {coverage.by_group[worst]:.1%}; the level promises "
+                f"{100 * (1 - coverage.error_level):g}% on average"
             )

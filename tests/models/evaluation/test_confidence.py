@@ -93,13 +93,17 @@ def test_the_words_give_the_figures() -> None:
     (coverage,) = facts.coverages
     # At 0.5 the second smallest of 0.2, 0.4, 0.6, 0.8 counts: sets {a}, {a}, {a, b}, {b}.
     assert coverage_cells(coverage) == ("0.5", "75.0%", "30.1% to 95.4%", "1.25", "75.0%", "66.7%")
-    assert list(groups_text(facts.coverages)) == ["error level 0.5: of 2 groups, group 7 is covered least, 50.0%"]
+    (worst,) = groups_text(facts.coverages)
+    assert worst == (
+        "error level 0.5: of 2 groups, group 7 has the fewest sets with the true label, 50.0%; "
+        "the level promises 50% on average"
+    )
     # The gaps of the bins: 2 x |0.5 - 0.7|, |0 - 0.5| (the first of two equal ones is answered), |1 - 0.9|.
     assert reliability_text(facts) == (
         "temperature 2.00 from 4 windows; on 4 others the calibration error is 0.250 before and 0.250 after, the log "
         "loss 0.590 and 0.590"
     )
     assert reliability_text(msgspec.structs.replace(facts, temperature=1.0)) == (
-        "temperature 1.00 (none was fitted, or it did not help the judging windows); on 4 windows the calibration "
-        "error is 0.250, the log loss 0.590"
+        "probabilities are not corrected (softmax temperature 1); on 4 windows the calibration error is 0.250, the log "
+        "loss 0.590"
     )

@@ -78,9 +78,7 @@ def test_the_table_names_the_group_that_is_covered_least(
     assert lines[5] == f"Label sets of {name}:"
     assert lines[6].startswith("error level")
     assert lines[7].split()[0] == "0.2"
-    assert lines[8].startswith(
-        f"{name}: temperature 1.00 (none was fitted, or it did not help the judging windows); on 12 windows the "
-    )
+    assert lines[8].startswith(f"{name}: probabilities are not corrected (softmax temperature 1); on 12 windows the ")
     assert lines[9].startswith(f"{name}: error level 0.2: of 2 groups, group ")
     assert lines[10:] == [
         f"caution: {bundle} does not record which windows trained it: some of these may have",

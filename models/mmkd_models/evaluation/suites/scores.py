@@ -98,12 +98,18 @@ def run(inputs: SuiteInputs) -> SuiteResult:
         notes.append(f"an interval needs {MIN_GROUPS} {'groups' if inputs.windows.has_groups else 'blocks'} or more")
     return SuiteResult(
         title="How good is it?",
-        lead="Scores on these windows. A gain is the first model minus the other.",
+        lead=_lead(is_compared=len(facts.models) > 1, has_sets=bool(calibrated)),
         facts=facts,
         verdict=tuple(_verdict(inputs.first.name, facts)),
         tables=tuple(tables),
         notes=tuple(notes),
     )
+
+
+def _lead(*, is_compared: bool, has_sets: bool) -> str:
+    gain = " A gain is the first model minus the other." if is_compared else ""
+    sets = " A label set has every label that is still plausible; it may miss the true one as often as its error level."
+    return f"Scores on these windows.{gain}{sets if has_sets else ''}"
 
 
 def _table(inputs: SuiteInputs, facts: _ScoresFacts) -> SuiteTable:
