@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -25,6 +25,7 @@ from mmkd_bench.text import (
     subject_text,
     value_text,
 )
+from mmkd_edge.cli.show import show_table
 from mmkd_edge.opening.profile import ExecutionProfile, MeasuredConfig, best_trial
 from mmkd_report.schema.bench import (
     BenchReport,
@@ -41,6 +42,7 @@ from mmkd_report.schema.bench import (
 
 AnyReport = BenchReport | Comparison | CapacityReport | OverheadReport | PairReport | RivalsReport
 _BAR_CELLS = 30
+_MIN_TEXT_WIDTH = 12
 _SPREAD_HEADS = ("p50", "lowest", "highest")
 
 
@@ -64,7 +66,7 @@ class Sheet:
 
 def show(sheet: Sheet) -> None:
     """Write a sheet to stdout."""
-    Console(highlight=False).print(render_sheet(sheet))
+    show_table(render_sheet(sheet))
 
 
 def render_sheet(sheet: Sheet) -> RenderableType:
@@ -89,6 +91,9 @@ def _rich_table(table: Table) -> RichTable:
             justify="left" if is_text else "right",
             no_wrap=not is_text,
             overflow="fold",
+            min_width=min(_MIN_TEXT_WIDTH, max((len(row[number]) for row in table.rows), default=0))
+            if is_text
+            else None,
             style="" if has_header or number else "dim",
         )
     for row in table.rows:

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
-def show_table(table: Table, *, width: int = _WIDTH_WITHOUT_TERMINAL) -> None:
-    """Print a table; `width` applies to files and pipes."""
+def show_table(table: RenderableType, *, width: int = _WIDTH_WITHOUT_TERMINAL) -> None:
+    """Print a table or another renderable of rich; `width` applies to files and pipes."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
