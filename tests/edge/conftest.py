@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -197,6 +198,26 @@ class Kit:
             np.testing.assert_allclose(probabilities[0], expected_shares, atol=2e-6)
             kept.append((probabilities, probabilities.copy()))
         assert all((answer == copy).all() for answer, copy in kept)
+
+    def check_threads(self, backend: Backend, count: int) -> None:
+        """See that so many threads at once each get the answers that one alone gets."""
+        given = [self.feeds(seed=seed) for seed in range(count)]
+        expected = [backend.run(feeds)[0] for feeds in given]
+        wrong: list[int] = []
+        together = threading.Barrier(count)
+
+        def ask(number: int) -> None:
+            together.wait()
+            for _ in range(50):
+                if not np.array_equal(backend.run(given[number])[0], expected[number]):
+                    wrong.append(number)
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
 
 
 @pytest.fixture(scope="session")

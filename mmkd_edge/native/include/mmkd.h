@@ -85,7 +85,6 @@ typedef struct mmkd_student {
 /* Zero stands for the default. */
 typedef struct mmkd_options {
     int32_t student;         /* number in the bundle, from 0: the best first */
-    int32_t isa;             /* enum mmkd_isa */
     double unknown_level;    /* fraction of usual windows that may be reported as unknown; 0 reports none */
     double error_level;      /* label sets miss the true label at most this often; 0 makes none */
     double stale_s;          /* largest age of a window; 0 is no limit */

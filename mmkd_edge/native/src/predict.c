@@ -19,10 +19,9 @@ typedef struct {
 
 struct mmkd_predictor {
     const mmkd_entry *entry;
-    const mmkd_model *model;
     mmkd_options options;
-    int32_t samples, channels, labels, hop;
-    int has_range, has_reference;
+    int32_t samples, channels, labels;
+    int has_range;
     float low, high;
     double least_probability; /* of a label in the set; below 0 without label sets */
     double limit_s;           /* longest time between two samples of one line */
@@ -47,13 +46,19 @@ struct mmkd_predictor {
 
 /* ---- words */
 
-/* %g with so many digits and a point in every locale. */
+/* A number of printf's with a point in every locale. */
+static const char *pointed(char *number)
+{
+    for (char *at = number; *at; at++)
+        if (!strchr("0123456789+-einfa", *at)) *at = '.';
+    return number;
+}
+
+/* %g with so many digits. */
 static const char *digits(char *to, size_t size, double value, int count)
 {
     snprintf(to, size, "%.*g", count, value);
-    for (char *at = to; *at; at++)
-        if (!strchr("0123456789+-einfa", *at)) *at = '.';
-    return to;
+    return pointed(to);
 }
 
 /* Join a fault to those before: the graver condition, its reason first. */
@@ -100,7 +105,7 @@ static void prepare(const mmkd_predictor *p, const float *rows, int64_t count, f
     for (int64_t i = 0; i < count * p->channels; i++) {
         float x = rows[i];
         int there = is_valid(p, x);
-        if (there && p->has_reference) {
+        if (there && p->entry->is_per_group) {
             int64_t c = i % p->channels;
             x = (float)(((double)x - p->mean[c]) / p->std[c]);
             there = isfinite(x);
@@ -180,9 +185,7 @@ static void judge_missing(mmkd_predictor *p, const float *rows, double *fraction
     else if (any_dead) snprintf(text, sizeof text, "channel %s is missing", names(p, what, dead));
     else if ((double)missing >= degraded_fraction * (double)count) {
         snprintf(a, sizeof a, "%.1f", 100 * *fraction);
-        for (char *at = a; *at; at++)
-            if (*at < '0' || *at > '9') *at = '.';
-        snprintf(text, sizeof text, "%s%% of the values are missing", a);
+        snprintf(text, sizeof text, "%s%% of the values are missing", pointed(a));
     } else return;
     for (int64_t i = 0; i < count; i++) {
         infinite += isinf(rows[i]) != 0;
@@ -244,7 +247,7 @@ static void answer(mmkd_predictor *p, const float *rows, double age_s, int is_st
     prepare(p, rows, p->samples, p->values, p->present);
     judge_magnitude(p);
     if (is_stepped) novelty = p->step_novelty;
-    else mmkd_run(p->model, p->scratch, p->values, p->present, p->logits, probabilities, &novelty);
+    else mmkd_run(e->model, p->scratch, p->values, p->present, p->logits, probabilities, &novelty);
     double fraction = 0, value = judge_novelty(p, is_stepped ? e->step_novelty : e->novelty, novelty);
     judge_missing(p, rows, &fraction);
     if (p->condition != MMKD_INVALID) judge_answer(p, probabilities);
@@ -323,7 +326,8 @@ static void put_step(mmkd_predictor *p, const float *row)
 static void begin_line(mmkd_predictor *p)
 {
     p->count = 0;
-    p->due = p->samples % p->hop ? p->samples % p->hop : p->hop < p->samples ? p->hop : p->samples;
+    int32_t hop = p->options.hop, first = p->samples % hop;
+    p->due = first ? first : hop < p->samples ? hop : p->samples;
     begin_steps(p);
 }
 
@@ -373,7 +377,7 @@ static void advance(mmkd_predictor *p, const float *row, double now_s, mmkd_rece
     p->count++;
     if (p->entry->facts.step) put_step(p, row);
     if (p->count != p->due) return;
-    p->due += p->hop;
+    p->due += p->options.hop;
     mmkd_prediction prediction;
     double age_s = p->timed > 0 ? now_s - row_time(p, p->count - 1) : NAN;
     begin_prediction(p);
@@ -534,15 +538,13 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
         free(p);
         return MMKD_MISUSE;
     }
-    p->model = e->model;
-    p->hop = p->options.hop;
     if (!(p->options.gap_s > 0)) p->options.gap_s = gap_periods / e->facts.rate_hz;
     p->limit_s = p->samples / e->facts.rate_hz > p->options.gap_s ? p->samples / e->facts.rate_hz : p->options.gap_s;
     p->least_probability = -1;
     if (p->options.error_level > 0)
         p->least_probability = e->true_probabilities.number[(int)floor((e->true_probabilities.count + 1) * p->options.error_level + 1e-9) - 1];
     int64_t cells = (int64_t)p->samples * p->channels, stride = e->facts.step, states = e->step ? mmkd_states(e->step) : 0;
-    size_t scratch = mmkd_model_facts(p->model).scratch_bytes, step_scratch = e->step ? mmkd_model_facts(e->step).scratch_bytes : 0;
+    size_t scratch = mmkd_model_facts(e->model).scratch_bytes, step_scratch = e->step ? mmkd_model_facts(e->step).scratch_bytes : 0;
     p->memory = malloc((scratch > step_scratch ? scratch : step_scratch) + 64);
     p->scratch = (void *)(((uintptr_t)p->memory + 63) & ~(uintptr_t)63);
     float **const arrays[] = {&p->window, &p->values, &p->present, &p->rows};
@@ -570,9 +572,8 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
     }
     double low = e->low, high = e->high;
     p->has_range = e->has_range;
-    p->has_reference = e->is_per_group;
     p->std = p->mean + p->channels;
-    if (p->has_reference) {
+    if (e->is_per_group) {
         memcpy(p->mean, p->options.reference_mean, (size_t)p->channels * sizeof *p->mean);
         memcpy(p->std, p->options.reference_std, (size_t)p->channels * sizeof *p->std);
         if (!p->has_range) {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -104,23 +103,7 @@ def test_a_closed_backend_says_so(kit: Any, opener: Opener, backend: Any) -> Non
 
 def test_threads_that_share_it_get_their_own_answers(kit: Any, backend: Any) -> None:
     # OpenVINO's own shared call gives most threads the answer of another one.
-    given = [kit.feeds(seed=seed) for seed in range(8)]
-    expected = [backend.run(feeds)[0] for feeds in given]
-    wrong: list[int] = []
-    together = threading.Barrier(len(given))
-
-    def ask(number: int) -> None:
-        together.wait()
-        for _ in range(50):
-            if not np.array_equal(backend.run(given[number])[0], expected[number]):
-                wrong.append(number)
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    kit.check_threads(backend, 8)
 
 
 @pytest.mark.parametrize("model", [b"", b"not a model", b"ORTM" + b"\0" * 100, bytes(range(256)) * 4])

@@ -85,23 +85,7 @@ def test_a_bundle_runs_and_passes_its_self_test(bundle_path: Path, tensorrt: Any
 
 def test_threads_get_their_own_answers_from_a_bounded_number_of_contexts(kit: Any, tensorrt: Any) -> None:
     backend = TrtBackend(kit.model(kit.modality))
-    given = [kit.feeds(seed=seed) for seed in range(16)]
-    expected = [backend.run(one)[0] for one in given]
-    wrong: list[int] = []
-    together = threading.Barrier(len(given))
-
-    def ask(number: int) -> None:
-        together.wait()
-        for _ in range(50):
-            if not np.array_equal(backend.run(given[number])[0], expected[number]):
-                wrong.append(number)
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(given))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    kit.check_threads(backend, 16)
     assert 1 <= tensorrt.contexts <= 8
     backend.close()
     assert tensorrt.cuda.live == {}

@@ -39,7 +39,6 @@ OK, DAMAGED, NO_FILE, MISUSE = 0, 1, 4, 5
 class Options(ctypes.Structure):
     _fields_ = (
         ("student", ctypes.c_int32),
-        ("isa", ctypes.c_int32),
         ("unknown_level", ctypes.c_double),
         ("error_level", ctypes.c_double),
         ("stale_s", ctypes.c_double),
@@ -244,10 +243,10 @@ def test_a_stream_is_answered_as_in_python(
     assert native.push(rows[:1], None if timed else times[:1]) == []
     assert native.status == MISUSE
     native.library.mmkd_reset(native.predictor)
-    assert_same(native.push(rows[:77])[0], EdgePredictorStream(bundles[name], rows[:77]))
+    assert_same(native.push(rows[:77])[0], first_prediction(bundles[name], rows[:77]))
 
 
-def EdgePredictorStream(path: Path, rows: np.ndarray) -> Prediction:  # noqa: N802
+def first_prediction(path: Path, rows: np.ndarray) -> Prediction:
     with EdgePredictor.open(path, backend="native") as predictor:
         return predictor.stream(hop=16).push(rows)[0]
 
