@@ -139,12 +139,12 @@ class RunOptions:
     threads: Annotated[int | None, Option("Threads per prediction.", shown="tuned, else 1", min=1)] = None
     reference: Annotated[Path | None, Option("Statistics for a modality normalised per group.", metavar="FILE")] = None
     error_level: Annotated[
-        float | None, Option("Return label sets that miss the true label at most this often.", metavar="FRACTION")
+        float | None, Option("Return label sets that miss the true label at most this often, such as 0.1.", metavar="FRACTION")
     ] = None
     unknown_level: Annotated[
         float | None,
         Option(
-            "Report 'unknown' for windows unlike the training data, at this rate of false 'unknown'.",
+            "Report 'unknown' for windows unlike training, wrongly at most at this rate, such as 0.01.",
             metavar="FRACTION",
             shown="never",
         ),
