@@ -139,7 +139,8 @@ class RunOptions:
     threads: Annotated[int | None, Option("Threads per prediction.", shown="tuned, else 1", min=1)] = None
     reference: Annotated[Path | None, Option("Statistics for a modality normalised per group.", metavar="FILE")] = None
     error_level: Annotated[
-        float | None, Option("Return label sets that miss the true label at most this often, such as 0.1.", metavar="FRACTION")
+        float | None,
+        Option("Return label sets that miss the true label at most this often, such as 0.1.", metavar="FRACTION"),
     ] = None
     unknown_level: Annotated[
         float | None,
