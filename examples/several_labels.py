@@ -37,7 +37,7 @@ task = TaskSpec(kind="multi_label", labels=tuple(MOVES))
 arm = write_dataset("arm", name="arm", labels=task, modalities=exercises.spec.modalities, splits=splits)
 
 train = arm.split("train")
-train = train.with_labels(visible_labels(train, share=0.1, seed=0))
+train = train.with_labels(visible_labels(train, fraction=0.1, seed=0))
 data = TrainingData(train=train, valid=arm.split("valid"), sha256=arm.sha256)
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 4
 run = TrainingRun(train=msgspec.structs.replace(STUDENT_TRAIN, steps=steps, metric="macro_f1"), augment=AUGMENT)

@@ -55,7 +55,7 @@ def conditions_of(modality: str, share: float) -> Conditions:
     return Conditions(
         dataset_sha256="cd" * 32,
         modality=modality,
-        labelled=Labelled(share=share),
+        labelled=Labelled(fraction=share),
         self_training=True,
         teacher_train=TrainConfig(steps=3),
         student_train=TrainConfig(steps=8),

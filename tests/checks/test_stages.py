@@ -71,7 +71,7 @@ def test_few_labels_may_be_those_of_a_third_of_the_groups(machines: Dataset) -> 
         (1.0, False)
     ]
     conditions = [portion_options(one, plan, machines, None).conditions for one in second_stage(plan, [])[1:3]]
-    assert [(one.labelled.share, one.labelled.groups) for one in conditions] == [(1.0, 2), (1.0, None)]
+    assert [(one.labelled.fraction, one.labelled.groups) for one in conditions] == [(1.0, 2), (1.0, None)]
 
 
 def test_too_few_groups_have_no_third_to_label(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_stages_are_run_once(machines: Dataset, tmp_path: Path) -> None:
         *2 * [("none", "logit", "dist")],
     ]
     found = read_seeds(tmp_path)
-    assert [(one.conditions.labelled.share, one.seed) for one in found] == [(1.0, 0), (0.1, 0)]
+    assert [(one.conditions.labelled.fraction, one.seed) for one in found] == [(1.0, 0), (0.1, 0)]
     for one in found:
         trials = [judged.result.trial for judged in one.trials]
         assert {trial.candidate.entry.method for trial in trials if trial is not None} == {"none", "logit", "dist"}
@@ -196,7 +196,7 @@ def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) 
     assert run_stages(plan, build=tmp_path, budget_hours=None)
     starts = cases.starts(tmp_path / machines.spec.name)
     assert [count for name, count in starts.items() if name.startswith("small-")] == [1, 1]  # few labels and all
-    few = [one for one in read_seeds(tmp_path) if one.conditions.labelled.share < 1]
+    few = [one for one in read_seeds(tmp_path) if one.conditions.labelled.fraction < 1]
     assert few[0].teachers[0].test == few[1].teachers[0].test
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     assert run_stages(plan, build=moved, budget_hours=None)

@@ -61,7 +61,7 @@ def demo_config() -> ComparisonConfig:
     """A comparison of the shipped dataset's accelerometer that trains for two steps."""
     train = TrainConfig(steps=2, batch=8)
     return ComparisonConfig(
-        labelled=Labelled(share=0.5),
+        labelled=Labelled(fraction=0.5),
         modalities=("acc",),
         teacher="tiny",
         student="tiny",

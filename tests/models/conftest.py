@@ -354,7 +354,7 @@ def fold_result() -> Callable[..., FoldResult]:
 CONDITIONS = Conditions(
     dataset_sha256="ab" * 32,
     modality="acc",
-    labelled=Labelled(share=0.5),
+    labelled=Labelled(fraction=0.5),
     self_training=False,
     teacher_train=TrainConfig(),
     student_train=TrainConfig(),
@@ -367,7 +367,7 @@ def comparison_config(**changed: Any) -> ComparisonConfig:
     train = TrainConfig(steps=6, batch=8, eval_every=3)
     return ComparisonConfig(
         **{
-            "labelled": Labelled(share=0.5),
+            "labelled": Labelled(fraction=0.5),
             "modalities": ("acc",),
             "teacher": "tiny",
             "student": "tiny",

@@ -24,7 +24,7 @@ def conditions(dataset: Dataset, **changed: Any) -> Conditions:
     found = Conditions(
         dataset_sha256=dataset.sha256,
         modality="acc",
-        labelled=Labelled(share=0.5),
+        labelled=Labelled(fraction=0.5),
         self_training=False,
         teacher_train=TRAIN,
         student_train=TRAIN,

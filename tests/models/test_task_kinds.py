@@ -52,9 +52,9 @@ LOGITS = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
 AND_LABELS = Recipe(terms=(LogitTerm(weight=constant(1.0)), TaskTerm(weight=constant(1.0))))
 
 
-def data_of(dataset: Dataset, *, share: float = 1.0) -> TrainingData:
+def data_of(dataset: Dataset, *, fraction: float = 1.0) -> TrainingData:
     train = dataset.split("train")
-    train = train.with_labels(visible_labels(train, share=share, seed=0))
+    train = train.with_labels(visible_labels(train, fraction=fraction, seed=0))
     return TrainingData(train=train, valid=dataset.split("valid"), sha256=dataset.sha256)
 
 
@@ -87,7 +87,7 @@ def test_mixed_targets_are_mixed_rows_of_labels_and_mixed_numbers(rigs):
 
 @KINDS
 def test_windows_without_labels_have_targets_of_zero(rigs, kind):
-    data = data_of(rigs[kind], share=0.2)
+    data = data_of(rigs[kind], fraction=0.2)
     batch = BatchSource(data.train, AugmentConfig(), batch=32, labelled_fraction=0.25, seed=0).at(0)
     assert batch.labelled[:8].sum() == 8
     assert 8 <= batch.labelled.sum() < 32
@@ -194,7 +194,7 @@ def test_scores_of_every_kind_survive_a_document():
 @KINDS
 def test_teacher_second_generation_baseline_and_student_are_trained_and_kept(rigs, tmp_path, kind):
     dataset, run = rigs[kind], run_of(kind)
-    data = data_of(dataset, share=0.5)
+    data = data_of(dataset, fraction=0.5)
     teacher = self_train(data, train_teacher(data, TEACHER, run), run)
     write_teacher(tmp_path / "teacher.ckpt", teacher)
     teacher = read_teacher(tmp_path / "teacher.ckpt")
@@ -216,7 +216,7 @@ def test_teacher_second_generation_baseline_and_student_are_trained_and_kept(rig
 
 
 def test_a_regression_carries_the_scale_of_the_labels_it_saw(rigs):
-    data = data_of(rigs["regression"], share=0.5)
+    data = data_of(rigs["regression"], fraction=0.5)
     student = train_baseline(data, "acc", STUDENT, run_of("regression"))
     known = data.train.labels[data.train.labelled].astype(np.float64)
     assert len(known) < len(data.train)

@@ -54,7 +54,7 @@ def read_seeds(build: Path) -> tuple[SeedResults, ...]:
                 one.dataset.name,
                 one.conditions.modality,
                 one.conditions.labelled.groups or 0,
-                -one.conditions.labelled.share,
+                -one.conditions.labelled.fraction,
                 one.seed,
             ),
         )

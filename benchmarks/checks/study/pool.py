@@ -239,7 +239,7 @@ def _table(
     return SensorTable(
         dataset=first.dataset.name,
         modality=first.conditions.modality,
-        label_fraction=first.conditions.labelled.share,
+        label_fraction=first.conditions.labelled.fraction,
         labelled_groups=first.conditions.labelled.groups or msgspec.UNSET,
         seeds=tuple(results.seed for results in group),
         trainings=sum(results.trainings for results in group),

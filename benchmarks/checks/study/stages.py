@@ -248,7 +248,7 @@ def _of_first_sets(
         one
         for one in found
         if (one.dataset.sha256, one.conditions.modality) in sensors
-        and (one.conditions.labelled.share, bool(one.conditions.labelled.groups)) == few_labels(plan)
+        and (one.conditions.labelled.fraction, bool(one.conditions.labelled.groups)) == few_labels(plan)
         and one.seed < plan.first_seeds
     )
 
@@ -292,7 +292,7 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
             modality=portion.sensor.modality,
             labelled=Labelled(groups=a_third(dataset, plan.seeds))
             if portion.whole_groups
-            else Labelled(share=portion.label_fraction),
+            else Labelled(fraction=portion.label_fraction),
             self_training=not plan.choose,
             teacher_train=teacher,
             student_train=student,

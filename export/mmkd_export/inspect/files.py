@@ -183,7 +183,7 @@ def _training_facts(facts: Mapping[str, Any]) -> _Rows:
     yield "trained_on", f"fold {fold}" if isinstance(fold, int) else fold or "the dataset's own split"
     if labelled := facts.get("labelled"):
         groups = labelled["groups"]
-        yield "labelled", f"{labelled['share']:.0%} of the windows" if groups is None else f"{groups} whole groups"
+        yield "labelled", f"{labelled['fraction']:.0%} of the windows" if groups is None else f"{groups} whole groups"
     yield "licence", facts["licence"] or "not stated"
     if start := facts.get("started_from"):
         yield "started_from", f"teacher {start}"

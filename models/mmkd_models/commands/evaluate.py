@@ -291,8 +291,8 @@ def _with_rivals(inputs: SuiteInputs, names: Sequence[RivalName], dataset_sha256
         facts = checkpoint.facts
         metric = choice(facts.metric, metrics_of(train.spec.task.kind), option="--rival")
         if facts.labelled is not msgspec.UNSET and facts.dataset_sha256 == dataset_sha256:
-            share, groups = facts.labelled.share, facts.labelled.groups
-            train = train.with_labels(visible_labels(train, share=share, groups=groups, seed=facts.training.seed))
+            fraction, groups = facts.labelled.fraction, facts.labelled.groups
+            train = train.with_labels(visible_labels(train, fraction=fraction, groups=groups, seed=facts.training.seed))
     say(f"rivals learn from {int(train.labelled.sum())} labelled windows: {', '.join(names)}")
     rivals = fit_rivals(names, inputs.first, train=train, valid=inputs.calibration, metric=metric, seed=inputs.seed)
     return replace(inputs, models=(*inputs.models, *rivals))
@@ -330,7 +330,7 @@ def _shift_order(request: _Request, inputs: SuiteInputs, dataset: Dataset) -> Sh
     name = "" if checkpoint is None else checkpoint.config.preset
     teacher_train, student_train = default_trainings(default_metric(dataset.spec.task.kind), options.steps)
     config = ComparisonConfig(
-        labelled=Labelled(share=label_fraction),
+        labelled=Labelled(fraction=label_fraction),
         modalities=modalities,
         teacher=preset_named(options.teacher, option="--teacher"),
         student=preset_named(name, option="MODEL") if name in get_args(Preset) else STUDENT_PRESET,

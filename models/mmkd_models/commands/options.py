@@ -145,7 +145,9 @@ def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[
         windows = dataset.everything()
         rows = fold_indices(windows, fold=options.fold, seed=0)
         train, valid = windows.subset(rows.train), windows.subset(rows.valid)
-    train = train.with_labels(visible_labels(train, share=labelled.share, groups=labelled.groups, seed=options.seed))
+    train = train.with_labels(
+        visible_labels(train, fraction=labelled.fraction, groups=labelled.groups, seed=options.seed)
+    )
     training = TrainingData(train=train, valid=valid, sha256=dataset.sha256, fold=options.fold, labelled=labelled)
     return training.with_modalities(modalities) if modalities else training
 

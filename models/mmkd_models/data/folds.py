@@ -109,15 +109,16 @@ def part_of_windows(windows: Windows, *, parts: int, seed: int) -> Rows:
     return numbers
 
 
-def label_subset(labels: Labels, *, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose (N,) a fraction of each stratum, at least one window; smaller shares are subsets of larger ones."""
-    if not 0 < share <= 1:
-        raise UsageError(f"label fraction: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels")
+def label_subset(labels: Labels, *, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Choose (N,) a fraction of each stratum, at least one window; smaller fractions are subsets of larger ones."""
+    if not 0 < fraction <= 1:
+        expected = "expected above 0 and up to 1"
+        raise UsageError(f"label fraction: {expected}, got {fraction}; 0.1 keeps a tenth of the labels")
     chosen = np.zeros(len(labels), dtype=bool)
     strata = find_strata(labels)
     for stratum in np.unique(strata[strata >= 0]).tolist():
         members = np.random.default_rng([seed, stratum]).permutation(np.flatnonzero(strata == stratum))
-        chosen[members[: max(1, round(share * len(members)))]] = True
+        chosen[members[: max(1, round(fraction * len(members)))]] = True
     return chosen
 
 

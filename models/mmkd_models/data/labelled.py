@@ -20,35 +20,35 @@ _MIN_GROUPS = 6  # a third of them is at least two groups
 class Labelled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Labels for training: a fraction of each class, or all of this many groups."""
 
-    share: float = 1.0
+    fraction: float = 1.0
     groups: int | None = None
 
     @property
     def is_all(self) -> bool:
         """Whether no label is hidden."""
-        return self.groups is None and self.share == 1
+        return self.groups is None and self.fraction == 1
 
 
 ALL = Labelled()
-A_TENTH = Labelled(share=0.1)
+A_TENTH = Labelled(fraction=0.1)
 
 
-def labelled_from_options(share: float | None, groups: int | None, *, otherwise: Labelled) -> Labelled:
+def labelled_from_options(fraction: float | None, groups: int | None, *, otherwise: Labelled) -> Labelled:
     """Parse `--label-fraction` and `--labelled-groups`. Raise UsageError if both are given."""
-    if share is not None and groups is not None:
+    if fraction is not None and groups is not None:
         raise UsageError(
-            f"--labelled-groups {groups}: cannot be combined with --label-fraction {share:g}; leave one of them out"
+            f"--labelled-groups {groups}: cannot be combined with --label-fraction {fraction:g}; leave one of them out"
         )
     if groups is not None:
         return Labelled(groups=groups)
-    return otherwise if share is None else Labelled(share=share)
+    return otherwise if fraction is None else Labelled(fraction=fraction)
 
 
 def label_option(labelled: Labelled) -> str:
     """Return the command line option; empty for all labels."""
     if labelled.groups is not None:
         return f"--labelled-groups {labelled.groups}"
-    return "" if labelled.is_all else f"--label-fraction {labelled.share:g}"
+    return "" if labelled.is_all else f"--label-fraction {labelled.fraction:g}"
 
 
 def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray[np.bool_]:
@@ -57,12 +57,12 @@ def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray
     Whole groups are drawn at random until a draw has every class; after a thousand draws rare classes go first.
     """
     if labelled.groups is None:
-        return label_subset(train.labels, share=labelled.share, seed=seed)
+        return label_subset(train.labels, fraction=labelled.fraction, seed=seed)
     name, count = train.spec.name, labelled.groups
     if not train.has_groups:
         raise UsageError(
-            f"labelled groups: expected groups in dataset {name!r}, got none; {WRITE_GROUPS}, or label a share of the "
-            "windows (--label-fraction)"
+            f"labelled groups: expected groups in dataset {name!r}, got none; {WRITE_GROUPS}, or label a fraction of "
+            "the windows (--label-fraction)"
         )
     names, has = _classes_of_groups(train)
     if not 1 <= count <= len(names):

@@ -154,4 +154,4 @@ def _in_time(measure: Measure, fold: FoldResult) -> TimeFigures:
 def _labels_in_words(labelled: Labelled) -> str:
     if labelled.groups is not None:
         return f"{labelled.groups} groups labelled"
-    return "all windows labelled" if labelled.is_all else f"{labelled.share:.0%} of the windows labelled"
+    return "all windows labelled" if labelled.is_all else f"{labelled.fraction:.0%} of the windows labelled"

@@ -56,7 +56,7 @@ def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: Left
     else:
         fold, number = fold_without(windows, left_out, fold=seed), msgspec.UNSET  # no fold that others deal again
     whole = windows.subset(fold.train)
-    train = whole.with_labels(visible_labels(whole, share=labelled.share, groups=labelled.groups, seed=seed))
+    train = whole.with_labels(visible_labels(whole, fraction=labelled.fraction, groups=labelled.groups, seed=seed))
     training = TrainingData(
         train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256, fold=number, labelled=labelled
     )

@@ -390,7 +390,7 @@ def _facts(prepared: PreparedStudy) -> StudyFacts:
     return StudyFacts(
         mode="grid" if options.grid else "search",
         modality=conditions.modality,
-        label_fraction=conditions.labelled.share if groups is None else None,
+        label_fraction=conditions.labelled.fraction if groups is None else None,
         metric=metric,
         gain_metric=msgspec.UNSET if reported == metric else reported,
         search_seeds=prepared.search_seeds,

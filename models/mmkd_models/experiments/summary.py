@@ -44,7 +44,7 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
         format_version=FORMAT_VERSION,
         dataset=_dataset(spec, sha256, folds),
         split=folds[0].split,
-        label_fraction=None if config.labelled.groups else config.labelled.share,
+        label_fraction=None if config.labelled.groups else config.labelled.fraction,
         labelled_groups=_labelled_groups(folds),
         labels_spread_in_time=leak_of([fold.spread_in_time for fold in folds], measures[0].name),
         seeds=tuple(fold.seed for fold in folds),

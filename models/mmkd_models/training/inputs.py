@@ -69,9 +69,9 @@ def check_labels(data: TrainingData) -> None:
         )
 
 
-def visible_labels(train: Windows, *, share: float = 1.0, groups: int | None = None, seed: int) -> Labels:
+def visible_labels(train: Windows, *, fraction: float = 1.0, groups: int | None = None, seed: int) -> Labels:
     """Hide all but a fraction of each class's labels, or all but those of whole groups."""
-    return hide_labels(train.labels, seen_labels(train, Labelled(share=share, groups=groups), seed=seed))
+    return hide_labels(train.labels, seen_labels(train, Labelled(fraction=fraction, groups=groups), seed=seed))
 
 
 def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Windows) -> None:

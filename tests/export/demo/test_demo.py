@@ -525,7 +525,7 @@ def test_a_runtime_that_answers_otherwise_than_training_is_an_error(
 def test_windows_and_groups_that_a_device_cannot_answer_are_not_held_against_the_export(tmp_path: Path) -> None:
     """Training answers windows without a sample; on a device they are invalid, and a dead group has no reference."""
     machines = dataset_of(tmp_path / "data", TEMP)
-    tested = np.unique(fold_data(machines, seed=0, labelled=Labelled(share=1.0)).test.groups)
+    tested = np.unique(fold_data(machines, seed=0, labelled=Labelled(fraction=1.0)).test.groups)
     for split in SPLITS:
         temp, groups = np.load(machines.path / split / "temp.npy"), np.load(machines.path / split / "groups.npy")
         first = np.concatenate([np.flatnonzero(groups == group)[:3] for group in np.unique(groups)])

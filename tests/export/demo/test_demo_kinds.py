@@ -94,7 +94,7 @@ def compared(kind: str, path: Path) -> Shown:
     )
     train = TrainConfig(steps=8, batch=16, eval_every=4, metric=default_metric(TASKS[kind].kind))
     config = ComparisonConfig(
-        labelled=Labelled(share=0.5),
+        labelled=Labelled(fraction=0.5),
         modalities=("acc", "gyro") if kind == "multi_label" else ("gyro",),
         teacher="tiny",
         student="tiny",

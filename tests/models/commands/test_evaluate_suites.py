@@ -349,7 +349,7 @@ def test_rivals_see_the_labels_that_the_student_saw(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
 ) -> None:
     checkpoint = read_student(models["student"])
-    facts = msgspec.structs.replace(checkpoint.facts, labelled=Labelled(share=0.5))
+    facts = msgspec.structs.replace(checkpoint.facts, labelled=Labelled(fraction=0.5))
     for of, seen in ((checkpoint.facts, 36), (facts, 18)):
         write_student(models["student"], replace(checkpoint, facts=of))
         code, _, err = run(models["student"], machines.path, "--suite", "groups", "--rival", "extra_trees")

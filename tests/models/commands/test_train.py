@@ -182,7 +182,7 @@ def test_resuming_with_another_share_of_labels_is_refused(
 ) -> None:
     monkeypatch.chdir(interrupted[0])
     train = machines.split("train").labels
-    some = visible_labels(machines.split("train"), share=0.5, seed=0)
+    some = visible_labels(machines.split("train"), fraction=0.5, seed=0)
     wanted, found = (hashlib.sha256(labels.tobytes()).hexdigest() for labels in (some[some >= 0], train))
     with pytest.raises(UsageError) as caught:
         run_train([*map(str, endless(machines)), "--resume", "--label-fraction", "0.5"])

@@ -126,7 +126,7 @@ def test_a_share_of_labels_a_fold_and_a_seed_make_another_student(
     ("options", "labelled"),
     [
         ("--labelled-groups 2", Labelled(groups=2)),
-        ("--label-fraction 0.5 --fold 1 --seed 2", Labelled(share=0.5)),
+        ("--label-fraction 0.5 --fold 1 --seed 2", Labelled(fraction=0.5)),
     ],
 )
 def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_sees_the_same_windows(

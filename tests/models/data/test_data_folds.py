@@ -98,37 +98,37 @@ def test_a_fold_without_a_labelled_window_to_judge_with_is_refused(refusal, rig)
 
 def test_a_tenth_of_each_class_is_chosen_and_at_least_one():
     labels = np.repeat([0, 1, 2, -1], [200, 35, 3, 50])
-    chosen = label_subset(labels, share=0.1, seed=0)
+    chosen = label_subset(labels, fraction=0.1, seed=0)
     assert [int(chosen[labels == label].sum()) for label in (0, 1, 2, -1)] == [20, 4, 1, 0]  # round(3.5) is 4
     assert chosen.dtype == bool
 
 
 def test_all_labels_are_everything_that_is_labelled():
     labels = np.array([0, 1, -1, 1])
-    np.testing.assert_array_equal(label_subset(labels, share=1, seed=0), labels >= 0)
+    np.testing.assert_array_equal(label_subset(labels, fraction=1, seed=0), labels >= 0)
 
 
 @settings(max_examples=25, deadline=None)
 @given(
     labels=st.lists(st.integers(-1, 4), min_size=1, max_size=80),
-    shares=st.tuples(st.floats(0.01, 1.0), st.floats(0.01, 1.0)),
+    fractions=st.tuples(st.floats(0.01, 1.0), st.floats(0.01, 1.0)),
     seed=st.integers(0, 1000),
 )
-def test_a_smaller_share_is_part_of_a_larger_one(labels, shares, seed):
+def test_a_smaller_fraction_is_part_of_a_larger_one(labels, fractions, seed):
     array = np.array(labels)
-    small, large = (label_subset(array, share=share, seed=seed) for share in sorted(shares))
+    small, large = (label_subset(array, fraction=fraction, seed=seed) for fraction in sorted(fractions))
     assert not (small & ~large).any()
-    np.testing.assert_array_equal(small, label_subset(array, share=min(shares), seed=seed))
+    np.testing.assert_array_equal(small, label_subset(array, fraction=min(fractions), seed=seed))
     assert set(array[small]) == set(array[array >= 0])
 
 
 def test_another_seed_chooses_other_windows():
     labels = np.zeros(100, dtype=np.int64)
-    assert (label_subset(labels, share=0.3, seed=0) != label_subset(labels, share=0.3, seed=1)).any()
+    assert (label_subset(labels, fraction=0.3, seed=0) != label_subset(labels, fraction=0.3, seed=1)).any()
 
 
-@pytest.mark.parametrize("share", [0, 1.5, float("nan")])
-def test_a_share_that_is_none_is_refused(refusal, share):
-    assert refusal(UsageError, label_subset, np.zeros(3, dtype=np.int64), share=share, seed=0) == (
-        f"label fraction: expected above 0 and up to 1, got {share}; 0.1 keeps a tenth of the labels"
+@pytest.mark.parametrize("fraction", [0, 1.5, float("nan")])
+def test_a_fraction_that_is_none_is_refused(refusal, fraction):
+    assert refusal(UsageError, label_subset, np.zeros(3, dtype=np.int64), fraction=fraction, seed=0) == (
+        f"label fraction: expected above 0 and up to 1, got {fraction}; 0.1 keeps a tenth of the labels"
     )

@@ -210,7 +210,7 @@ def test_groups_may_be_names_in_any_script(splits: dict[str, Any], write: Callab
     fold = fold_indices(windows, fold=2, seed=0)
     parts = [set(windows.groups[part].tolist()) for part in (fold.train, fold.valid, fold.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 8
-    assert label_subset(windows.labels, share=0.5, seed=0).sum() == 24
+    assert label_subset(windows.labels, fraction=0.5, seed=0).sum() == 24
 
 
 def test_names_and_numbers_do_not_mix_and_none_is_empty(

@@ -215,14 +215,14 @@ def test_hidden_labels_are_unlabelled_in_every_form():
 def test_a_tenth_of_the_labels_holds_some_of_every_kind():
     rng = np.random.default_rng(0)
     labels = (rng.uniform(size=(400, 3)) < (0.5, 0.2, 0.05)).astype(np.uint8)
-    chosen = label_subset(labels, share=0.1, seed=0)
+    chosen = label_subset(labels, fraction=0.1, seed=0)
     assert abs(chosen.sum() - 40) <= 2
     assert (labels[chosen].sum(axis=0) >= (10, 4, 1)).all()
     numbers = rng.normal(size=400).astype(np.float32)
-    chosen = label_subset(numbers, share=0.1, seed=0)
+    chosen = label_subset(numbers, fraction=0.1, seed=0)
     assert chosen.sum() == 40  # four of each tenth
     assert abs(numbers[chosen].mean() - numbers.mean()) < 0.1
-    more = label_subset(numbers, share=0.3, seed=0)
+    more = label_subset(numbers, fraction=0.3, seed=0)
     assert (more | ~chosen).all()
 
 

@@ -104,14 +104,14 @@ def test_what_cannot_be_chosen_is_told(train: Make) -> None:
     bare = train({0: (0, 1, 2)}, groups=False)
     assert message_of(lambda: seen_labels(bare, Labelled(groups=1), seed=0)) == (
         "labelled groups: expected groups in dataset 'rig', got none; write groups.npy (the person, machine or session "
-        "of each window), or label a share of the windows (--label-fraction)"
+        "of each window), or label a fraction of the windows (--label-fraction)"
     )
 
 
 def test_a_share_is_drawn_as_it_always_was(train: Make) -> None:
     windows = train(dict.fromkeys(range(6), (0, 1, 2)))
-    expected = label_subset(windows.labels, share=0.25, seed=7)
-    np.testing.assert_array_equal(seen_labels(windows, Labelled(share=0.25), seed=7), expected)
+    expected = label_subset(windows.labels, fraction=0.25, seed=7)
+    np.testing.assert_array_equal(seen_labels(windows, Labelled(fraction=0.25), seed=7), expected)
 
 
 def test_a_share_and_groups_exclude_each_other() -> None:
@@ -119,7 +119,7 @@ def test_a_share_and_groups_exclude_each_other() -> None:
         "--labelled-groups 2: cannot be combined with --label-fraction 0.1; leave one of them out"
     )
     assert labelled_from_options(None, 2, otherwise=ALL) == Labelled(groups=2)
-    assert labelled_from_options(0.5, None, otherwise=ALL) == Labelled(share=0.5)
+    assert labelled_from_options(0.5, None, otherwise=ALL) == Labelled(fraction=0.5)
     assert labelled_from_options(None, None, otherwise=A_TENTH) == A_TENTH
     assert [label_option(one) for one in (ALL, A_TENTH, Labelled(groups=2))] == [
         "",

@@ -99,27 +99,29 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 def test_a_fold_shares_no_group_between_its_parts(machines: Dataset) -> None:
     for seed in range(5):
-        data = fold_data(machines, seed=seed, labelled=Labelled(share=0.5))
+        data = fold_data(machines, seed=seed, labelled=Labelled(fraction=0.5))
         groups = [set(part.groups) for part in (data.training.train, data.training.valid, data.test)]
         assert sum(map(len, groups)) == len(set.union(*groups)) == 10
 
 
 def test_hidden_labels_are_minus_one_and_nobody_elses(machines: Dataset) -> None:
-    data = fold_data(machines, seed=1, labelled=Labelled(share=0.5))
+    data = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5))
     train = data.training.train
     truth = machines.everything().labels[train.rows]
     assert [int((train.labels == label).sum()) for label in (0, 1, 2, -1)] == [6, 6, 6, 18]
     assert np.array_equal(train.labels, np.where(train.labels < 0, -1, truth))
     assert (data.training.valid.labels >= 0).all()
     assert (data.test.labels >= 0).all()
-    assert np.array_equal(train.labels, fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training.train.labels)
+    assert np.array_equal(
+        train.labels, fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).training.train.labels
+    )
 
 
 def test_every_network_is_what_its_training_gives_on_the_folds_labels(
     machines: Dataset, config: ComparisonConfig, finished: tuple[Comparison, FoldResult]
 ) -> None:
     comparison, _ = finished
-    data = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training
+    data = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).training
     run = TrainingRun(train=msgspec.structs.replace(config.teacher_train, seed=1), augment=config.augment)
     teacher = train_teacher(data, teacher_config("tiny"), run)
     kept = read_teacher_file(comparison.teacher_path(1))
@@ -135,7 +137,7 @@ def test_the_baseline_chooses_its_learning_rate_on_validation(
     machines: Dataset, config: ComparisonConfig, finished: tuple[Comparison, FoldResult]
 ) -> None:
     comparison, result = finished
-    data = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).training
+    data = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).training
     tried = []
     for rate in config.baseline_learning_rates:
         train = msgspec.structs.replace(config.student_train, seed=1, learning_rate=rate)
@@ -152,7 +154,7 @@ def test_figures_are_those_of_the_kept_networks_on_the_test_windows(
     machines: Dataset, finished: tuple[Comparison, FoldResult]
 ) -> None:
     comparison, result = finished
-    test = fold_data(machines, seed=1, labelled=Labelled(share=0.5)).test
+    test = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).test
     for name in ("student", "baseline"):
         network = read_student(getattr(comparison, f"{name}_path")("acc", 1)).network()
         found = getattr(result.students["acc"], name)
@@ -200,7 +202,7 @@ def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(
 def test_a_fold_with_labelled_groups_hides_the_labels_of_all_others_and_leaves_validation_as_it_was(
     machines: Dataset,
 ) -> None:
-    data, share = (fold_data(machines, seed=1, labelled=one) for one in (Labelled(groups=2), Labelled(share=0.5)))
+    data, share = (fold_data(machines, seed=1, labelled=one) for one in (Labelled(groups=2), Labelled(fraction=0.5)))
     train = data.training.train
     shown = np.unique(train.groups[train.labelled])
     assert len(shown) == 2
@@ -275,7 +277,7 @@ def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
 @pytest.mark.parametrize(
     ("changed", "shared"),
     [
-        ({"labelled": Labelled(share=0.25)}, set()),
+        ({"labelled": Labelled(fraction=0.25)}, set()),
         ({"modalities": ("acc", "gyro")}, {"teacher", "baseline", "student"}),
         ({"teacher": "small"}, {"baseline"}),
         ({"student": "small"}, {"teacher"}),

@@ -90,7 +90,7 @@ def test_a_name_changes_with_all_that_decides_the_weights(machines: Dataset) -> 
             for changed in (
                 {"student_train": longer},
                 {"teacher_train": longer},
-                {"labelled": Labelled(share=0.25)},
+                {"labelled": Labelled(fraction=0.25)},
                 {"choose": True},
                 {"left_out": LeftOutDomains(by="site")},
                 {"threads": 2},

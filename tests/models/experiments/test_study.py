@@ -130,7 +130,7 @@ def test_scores_of_the_table_are_those_of_the_checkpoints_on_their_own_test_wind
             entry = Entry(student="tiny", method=row.method, teacher=row.teacher)
             trial = Trial(candidate=Candidate(entry=entry, learning_rate=rate), seed=seed)
             network = read_student(folder.trial_folder(trial) / "student.ckpt").network()
-            test = fold_data(machines, seed=seed, labelled=Labelled(share=0.5)).test.with_modalities(("acc",))
+            test = fold_data(machines, seed=seed, labelled=Labelled(fraction=0.5)).test.with_modalities(("acc",))
             expected = scores_of(network, test, modality="acc")
             assert row.test["balanced_accuracy"].per_seed[place] == expected.balanced_accuracy
             assert row.test["macro_f1"].per_seed[place] == expected.macro_f1

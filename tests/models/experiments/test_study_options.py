@@ -35,7 +35,7 @@ def trainers(out: Path) -> set[int]:
 @pytest.mark.parametrize(
     ("options", "labelled", "generations"),
     [
-        (["--label-fraction", "0.5", "--no-self-training"], Labelled(share=0.5), 1),
+        (["--label-fraction", "0.5", "--no-self-training"], Labelled(fraction=0.5), 1),
         (["--labelled-groups", "2", "--self-training"], Labelled(groups=2), 2),
     ],
     ids=["a share of the windows", "whole groups"],

@@ -56,9 +56,9 @@ class Watched:
         return self.source.gather(modality, rows, shift_s=shift_s)
 
 
-def data_of(dataset: Dataset, *, share: float = 1.0) -> TrainingData:
+def data_of(dataset: Dataset, *, fraction: float = 1.0) -> TrainingData:
     train = dataset.split("train")
-    train = train.with_labels(visible_labels(train, share=share, seed=0))
+    train = train.with_labels(visible_labels(train, fraction=fraction, seed=0))
     return TrainingData(train=train, valid=dataset.split("valid"), sha256=dataset.sha256)
 
 
@@ -92,14 +92,14 @@ TRAININGS: dict[str, Callable[[TrainingData], Any]] = {
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_teacher_and_baseline_train_on_labelled_windows_alone(machines: Dataset, name: str) -> None:
-    data, source = watched(data_of(machines, share=0.5))
+    data, source = watched(data_of(machines, fraction=0.5))
     TRAININGS[name](data)
     assert set(source.batches) == rows_with_labels(data)
     assert len(rows_with_labels(data)) == 18  # half of 12 windows of each of three classes
 
 
 def test_a_student_learns_from_every_window_and_from_no_label(machines: Dataset, teacher: TeacherCheckpoint) -> None:
-    data, source = watched(data_of(machines, share=0.5))
+    data, source = watched(data_of(machines, fraction=0.5))
     student = distilled(data, teacher)
     assert set(source.batches) == set(data.train.rows.tolist())
     blind = replace(data, train=data.train.with_labels(np.full(len(data.train), -1)))
@@ -109,7 +109,7 @@ def test_a_student_learns_from_every_window_and_from_no_label(machines: Dataset,
 def test_a_recipe_with_labels_draws_a_quarter_of_each_batch_from_labelled_windows(
     machines: Dataset, teacher: TeacherCheckpoint
 ) -> None:
-    data, source = watched(data_of(machines, share=0.1))
+    data, source = watched(data_of(machines, fraction=0.1))
     labelled = rows_with_labels(data)
     assert len(labelled) == 3
     run = replace(RUN, augment=AugmentConfig(mixup=0.0), train=msgspec.structs.replace(RUN.train, steps=1))
@@ -121,7 +121,7 @@ def test_a_recipe_with_labels_draws_a_quarter_of_each_batch_from_labelled_window
 
 
 def test_no_training_fetches_a_window_of_the_test_split(machines: Dataset, teacher: TeacherCheckpoint) -> None:
-    data, source = watched(data_of(machines, share=0.5))
+    data, source = watched(data_of(machines, fraction=0.5))
     train_teacher(data, TEACHER, RUN)
     self_train(data, teacher, RUN)
     train_baseline(data, "gyro", STUDENT, RUN)
@@ -174,7 +174,7 @@ def test_a_teacher_of_labelled_windows_alone_has_no_second_generation(
 def test_the_second_generation_is_kept_only_where_it_validates_better(
     machines: Dataset, teacher: TeacherCheckpoint
 ) -> None:
-    data = data_of(machines, share=0.5)
+    data = data_of(machines, fraction=0.5)
     scored = {
         score: replace(teacher, facts=msgspec.structs.replace(teacher.facts, score=score)) for score in (0.0, 1.0)
     }
@@ -186,19 +186,19 @@ def test_the_second_generation_is_kept_only_where_it_validates_better(
 
 
 def test_a_second_generation_learns_from_every_window(machines: Dataset, teacher: TeacherCheckpoint) -> None:
-    data, source = watched(data_of(machines, share=0.1))
+    data, source = watched(data_of(machines, fraction=0.1))
     self_train(data, teacher, RUN)
     assert set(source.batches) == set(data.train.rows.tolist())
 
 
 def test_visible_labels_are_a_share_of_each_class_and_the_same_for_a_seed(machines: Dataset) -> None:
     train = machines.split("train")
-    some = visible_labels(train, share=0.25, seed=1)
+    some = visible_labels(train, fraction=0.25, seed=1)
     assert [int((some == label).sum()) for label in (0, 1, 2, -1)] == [3, 3, 3, 27]
     assert (some[some >= 0] == train.labels[some >= 0]).all()
-    assert np.array_equal(some, visible_labels(train, share=0.25, seed=1))
-    assert not np.array_equal(some, visible_labels(train, share=0.25, seed=2))
-    assert np.array_equal(visible_labels(train, share=1, seed=1), train.labels)
+    assert np.array_equal(some, visible_labels(train, fraction=0.25, seed=1))
+    assert not np.array_equal(some, visible_labels(train, fraction=0.25, seed=2))
+    assert np.array_equal(visible_labels(train, fraction=1, seed=1), train.labels)
 
 
 @pytest.mark.parametrize("name", TRAININGS)
