@@ -48,7 +48,7 @@ def test_coverage_on_the_test_split_is_that_of_the_runtime(
     document = json.loads(out)
     assert document["data"]["part"] == "test windows"
     ((name, artifact),) = document["suites"]["scores"]["facts"]["models"].items()
-    assert name == f"{bundle.name}:acc/model.fp32.onnx"
+    assert name == bundle.name
     test = machines.split("test")
     windows = test.take(np.arange(len(test)))["acc"]
     (coverage,) = artifact["confidence"]["coverages"]
@@ -72,7 +72,7 @@ def test_the_table_names_the_group_that_is_covered_least(
 ) -> None:
     code, out, _ = run(bundle, machines.path)
     assert code == 0
-    name, lines = f"{bundle.name}:acc/model.fp32.onnx", out.splitlines()
+    name, lines = bundle.name, out.splitlines()
     assert lines[0] == f"{name} on 12 test windows of machines (2 groups)"
     assert lines[2] == "Scores:"
     assert lines[5] == f"Label sets of {name}:"

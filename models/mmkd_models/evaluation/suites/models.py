@@ -84,6 +84,7 @@ def models_from_bundle(
     for entry in bundle.manifest.models:
         check_compatible(f"{path}: student", entry.task, (entry.modality,), windows)
     for entry in bundle.manifest.models:
+        name = PurePath(path).name + (f":{entry.name}" if len(bundle.manifest.models) > 1 else "")
         fp32, *others = entry.artifacts  # the fp32 graph is the first
         for artifact in (fp32, *(other for other in others if other.precision != "fp32")):
             config = Config(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
@@ -92,7 +93,7 @@ def models_from_bundle(
             seen = known[entry.name]
             yield ModelUnderTest(
                 facts=JudgedModel(
-                    name=f"{PurePath(path).name}:{artifact.file}",
+                    name=f"{name} {artifact.precision}" if artifact is not fp32 else name,
                     path=path,
                     sha256=bundle.sha256,
                     role="labels only" if entry.teacher_sha256 is None else "distilled",
