@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo docs study test test-all test-pythons test-arm64 check coverage release-check audit fuzz bench bundle clean
+.PHONY: help setup demo docs study test test-all test-pythons test-arm64 check coverage wheels release-check audit fuzz bench bundle clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,12 +75,16 @@ coverage: $(READY)  ## lines and branches of what a device trusts (bundle/, inst
 	COVERAGE_FILE=build/.coverage $(BIN)/python -m coverage report --show-missing --fail-under=100
 
 RELEASE := build/release
-release-check: $(READY)  ## build wheel and sdist, check their metadata, test them as others get them
+wheels: $(READY)  ## the sdist and wheels for x86-64 and aarch64 with any glibc from 2.17, by ziglang: dist/
 	rm -rf dist
 	$(BIN)/python -m venv --clear $(RELEASE)
-	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check hatchling twine
-	$(RELEASE)/bin/hatchling build -d dist
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check hatchling twine 'ziglang>=0.13' 'auditwheel>=6'
+	MMKD_WHEEL=x86_64 $(RELEASE)/bin/hatchling build -d dist
+	MMKD_WHEEL=aarch64 $(RELEASE)/bin/hatchling build -t wheel -d dist
 	$(RELEASE)/bin/twine check --strict dist/*
+	for wheel in dist/*.whl; do $(RELEASE)/bin/auditwheel show $$wheel || exit; done
+
+release-check: wheels  ## build wheels and sdist, check their metadata, test them as others get them
 	MMKD_DIST=dist $(BIN)/python -m pytest -m 'slow or not slow' tests/test_packages.py tests/test_image.py
 	@echo 'release-check: dist/ is sound; next: a version and a date in CHANGELOG.md, a tag, twine upload dist/*'
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 import sysconfig
@@ -10,6 +11,9 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+GLIBC = "2.17"
+"""The oldest that release wheels run with: that of NumPy's wheels."""
 
 
 class Scripts(MetadataHookInterface):
@@ -23,15 +27,32 @@ class Scripts(MetadataHookInterface):
 
 
 class Native(BuildHookInterface[Any]):
-    """Compiles the native engine. Without a C compiler the wheel is pure Python, and everything else works."""
+    """Compiles the native engine. Without a C compiler the wheel is pure Python, and everything else works.
+
+    `MMKD_WHEEL=x86_64` or `aarch64` makes a release wheel: ziglang compiles it for an old glibc.
+    """
+
+    def dependencies(self) -> list[str]:
+        """Name the compiler of release wheels."""
+        return ["ziglang>=0.13"] if os.environ.get("MMKD_WHEEL") else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and name the platform in the wheel's tag."""
         compiling = runpy.run_path(str(Path(self.root, "mmkd_edge", "native", "build.py")))
-        problem = compiling["build"]()
-        if problem:
+        library, machine = compiling["LIBRARY"], os.environ.get("MMKD_WHEEL")
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        if machine:
+            release = Path(self.root, "build", machine, library.name)
+            release.parent.mkdir(parents=True, exist_ok=True)
+            compiler = [sys.executable, "-m", "ziglang", "cc", "-s", "-target", f"{machine}-linux-gnu.{GLIBC}"]
+            if problem := compiling["build"](release, compiler=compiler):
+                raise RuntimeError(f"MMKD_WHEEL={machine}: the native engine was not built: {problem}")
+            build_data["force_include"][str(release)] = library.relative_to(self.root).as_posix()
+            platform = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
+        elif problem := compiling["build"]():
             sys.stderr.write(f"native engine: not built: {problem}\n")
             return
-        build_data["artifacts"].append(compiling["LIBRARY"].relative_to(self.root).as_posix())
+        else:
+            build_data["artifacts"].append(library.relative_to(self.root).as_posix())
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = f"py3-none-{platform}"

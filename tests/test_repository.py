@@ -65,7 +65,7 @@ def test_a_form_for_issues_has_what_the_platform_asks_for(name: str) -> None:
 
 
 def test_a_release_is_checked_with_every_test_of_the_artefacts() -> None:
-    lines = recipe("release-check")
+    lines = [*recipe("wheels"), *recipe("release-check")]
     assert any("twine check --strict dist/*" in line for line in lines)
     (tests,) = [line for line in lines if "pytest" in line]
     assert tests.startswith("MMKD_DIST=dist ")

@@ -4,14 +4,15 @@
     python benchmarks/checks/arm64.py --root build/arm64 --bundle student.edge --bundle causal.edge
     python benchmarks/checks/arm64.py --root build/arm64 --bundle student.edge --backend ort --backend litert
 
-Makes the root with debootstrap where it is not there yet, installs the project's wheel with `[ort,litert,openvino]` for
-it, and runs the same program in it and here. Prints Markdown; the exit code is 1 where a self-test fails, a damaged
-file is taken, or an answer differs from that of this machine by more than the bundle's own tolerance, and 3 where a
-tool is missing. Downloads some 170 MB, and takes minutes: an emulator is tens of times slower than a processor.
+Makes the root with debootstrap where it is not there yet, installs the release wheel for ARM64 with
+`[ort,litert,openvino]` in it, and runs the same program in it and here. Prints Markdown; the exit code is 1 where a
+self-test fails, a damaged file is taken, or an answer differs from that of this machine by more than the bundle's own
+tolerance, and 3 where a tool is missing. Downloads some 270 MB, and takes minutes: an emulator is tens of times slower.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,8 @@ from checks.install_size import wheel_of
 from checks.script import head, parser_of, row
 from mmkd_edge import example_bundle
 
-BACKENDS = ("ort", "litert", "openvino")
+EXTRAS = ("ort", "litert", "openvino")
+BACKENDS = ("native", *EXTRAS)
 """That have wheels for ARM64."""
 
 SLOWER = 60.0
@@ -50,8 +52,9 @@ def main() -> None:
         sys.stderr.write(f"arm64: {', '.join(TOOLS)} are needed; run: apt-get install {' '.join(missing)}\n")
         sys.exit(3)
     root = make_root(options.root, suite=options.suite, mirror=options.mirror)
+    os.environ["MMKD_WHEEL"] = "aarch64"
     with tempfile.TemporaryDirectory() as folder:
-        install(root, f"{wheel_of(CHECKOUT, Path(folder))}[{','.join(BACKENDS)}]")
+        install(root, f"{wheel_of(CHECKOUT, Path(folder))}[{','.join(EXTRAS)}]")
     bundles = [example_bundle(), *options.bundle]
     there, here = asked_there(root, bundles, options.backend), asked_here(bundles, options.backend)
     print(table(there, here))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -27,8 +28,8 @@ def source_hash(folder: Path = FOLDER) -> str:
     return digest.hexdigest()[:16]
 
 
-def build(library: Path = LIBRARY, *, warnings_as_errors: bool = False) -> str:
-    """Compile the sources with `$CC` into a shared library; return why that failed, or an empty text."""
+def build(library: Path = LIBRARY, *, compiler: Sequence[str] = (), warnings_as_errors: bool = False) -> str:
+    """Compile the sources into a shared library, by default with `$CC`; return why that failed, or an empty text."""
     import shlex
     import subprocess  # needed only to compile; the runtime reads the constants above
     import tempfile
@@ -36,13 +37,13 @@ def build(library: Path = LIBRARY, *, warnings_as_errors: bool = False) -> str:
     def run(words: list[str]) -> str:
         return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
-    compiler = shlex.split(os.environ.get("CC", "cc"))
+    compiler = compiler or shlex.split(os.environ.get("CC", "cc"))
     flags = [*_FLAGS, f'-DMMKD_SOURCES="{source_hash()}"', *(["-Werror"] if warnings_as_errors else [])]
     try:
         with tempfile.TemporaryDirectory() as place:
-            machine = run([*compiler, "-dumpmachine"]).strip()
+            is_x86 = "__x86_64__" in run([*compiler, "-E", "-dM", "-x", "c", os.devnull])
             objects = []
-            kinds = {"base": ("4", "-DMMKD_SIZES"), **(_X86 if machine.startswith("x86_64") else {})}
+            kinds = {"base": ("4", "-DMMKD_SIZES"), **(_X86 if is_x86 else {})}
             for name, (width, extra) in kinds.items():
                 objects.append(f"{place}/{name}.o")
                 suffix = [f"-DMMKD_NAME=mmkd_compute_{name}", f"-DMMKD_W={width}", *extra.split()]

@@ -11,6 +11,7 @@
 #endif
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <xmmintrin.h>
 #endif
 
@@ -269,16 +270,26 @@ static void read_model(reader *r, mmkd_model *model)
     }
 }
 
+/* The fastest instruction set that processor and system have; not by __builtin_cpu_supports, which finds none in
+ * libraries that ziglang links. */
+static int best_isa(void)
+{
+#if defined(__x86_64__) && !defined(MMKD_ONE_ISA)
+    const unsigned fma_and_osxsave = 1u << 12 | 1u << 27, avx2 = 1u << 5;
+    const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
+    unsigned a, b, c, d, saved, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & fma_and_osxsave) != fma_and_osxsave) return MMKD_ISA_BASE;
+    __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    if ((saved & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & avx2)) return MMKD_ISA_BASE;
+    return (saved & 0xe6) == 0xe6 && (b & avx512) == avx512 ? MMKD_ISA_AVX512 : MMKD_ISA_AVX2;
+#else
+    return MMKD_ISA_BASE;
+#endif
+}
+
 static int set_isa(mmkd_model *model, int isa)
 {
-    int best = MMKD_ISA_BASE;
-#if defined(__x86_64__) && !defined(MMKD_ONE_ISA)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = MMKD_ISA_AVX2;
-    if (best == MMKD_ISA_AVX2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-        best = MMKD_ISA_AVX512;
-#endif
+    int best = best_isa();
     model->isa = isa == MMKD_ISA_BEST ? best : isa;
     if (model->isa < MMKD_ISA_BASE || model->isa > best) return MMKD_UNKNOWN_ISA;
     model->computing = &mmkd_compute_base;
