@@ -27,7 +27,6 @@ typedef int32_t ivec __attribute__((vector_size(4 * W), aligned(4), may_alias));
 INLINE vec load(const float *from) { return *(const vec *)from; }
 INLINE void store(float *to, vec value) { *(vec *)to = value; }
 INLINE vec splat(float value) { return value - (vec){0}; }
-INLINE vec select_vec(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 /* Compilers do not see the smaller and the larger of two in a selection: one instruction in place of four. */
 #if defined(__AVX512F__) && MMKD_W == 16
 INLINE vec min_vec(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
@@ -55,6 +54,24 @@ INLINE vec max_vec(vec a, vec b)
 #endif
 INLINE vec clamp_vec(vec x, float low, float high) { return min_vec(max_vec(x, splat(low)), splat(high)); }
 INLINE vec abs_vec(vec x) { return (vec)((ivec)x & 0x7fffffff); }
+/* The sum and the largest of a vector. */
+#if defined(__SSE2__) && (W == 4 || defined(__AVX__))
+#define FOLD(x, with)                                              \
+    __m128 quarter = FOLD_WIDE(x, with);                           \
+    quarter = with##_ps(quarter, _mm_movehl_ps(quarter, quarter)); \
+    return _mm_cvtss_f32(with##_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)))
+#if W == 4
+#define FOLD_WIDE(x, with) ((__m128)(x))
+#elif W == 8
+#define FOLD_WIDE(x, with) with##_ps(_mm256_castps256_ps128((__m256)(x)), _mm256_extractf128_ps((__m256)(x), 1))
+#else
+#define FOLD_WIDE(x, with)                                                                                         \
+    with##_ps(with##_ps(_mm512_castps512_ps128((__m512)(x)), _mm512_extractf32x4_ps((__m512)(x), 1)),              \
+              with##_ps(_mm512_extractf32x4_ps((__m512)(x), 2), _mm512_extractf32x4_ps((__m512)(x), 3)))
+#endif
+INLINE float sum_vec(vec x) { FOLD(x, _mm_add); }
+INLINE float top_vec(vec x) { FOLD(x, _mm_max); }
+#else
 INLINE float sum_vec(vec x)
 {
     float part[W];
@@ -63,6 +80,13 @@ INLINE float sum_vec(vec x)
         for (int i = 0; i < half; i++) part[i] += part[i + half];
     return part[0];
 }
+INLINE float top_vec(vec x)
+{
+    float top = x[0];
+    for (int i = 1; i < W; i++) top = x[i] > top ? x[i] : top;
+    return top;
+}
+#endif
 INLINE float clampf(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
 /* exp for |x| below 87: 2^n times a polynomial of the rest (coefficients of Cephes' expf). */
@@ -83,17 +107,22 @@ INLINE vec exp_vec(vec x)
     return value * (vec)((n + 127) << 23);
 }
 
-/* erf, Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: within 1.5e-7. */
+/* erf within 4e-7: the odd rational approximation of Eigen and XLA. */
 INLINE vec erf_vec(vec x)
 {
-    vec a = abs_vec(x);
-    vec t = 1.0f / (a * 0.3275911f + 1.0f);
-    vec p = t * 1.061405429f - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
-    vec value = 1.0f - p * t * exp_vec(-a * a);
-    return select_vec(x < splat(0), -value, value);
+    x = clamp_vec(x, -3.832506856900711f, 3.832506856900711f);
+    vec square = x * x;
+    vec p = square * -2.72614225801306e-10f + 2.77068142495902e-08f;
+    p = p * square - 2.10102402082508e-06f;
+    p = p * square - 5.69250639462346e-05f;
+    p = p * square - 7.34990630326855e-04f;
+    p = p * square - 2.95459980854025e-03f;
+    p = p * square - 1.60960333262415e-02f;
+    vec q = square * -1.45660718464996e-05f - 2.13374055278905e-04f;
+    q = q * square - 1.68282697438203e-03f;
+    q = q * square - 7.37332916720468e-03f;
+    q = q * square - 1.42647390514189e-02f;
+    return x * p / q;
 }
 
 INLINE vec gelu_vec(vec x) { return x * 0.5f * (erf_vec(x * 0.70710678f) + 1.0f); }
@@ -121,26 +150,37 @@ INLINE void tile(const float *restrict a, int64_t a_row, const float *restrict b
         for (int v = 0; v < V; v++) store(c + r * c_row + v * W, sum[r][v]);
 }
 
-#define TILE_ROWS(V)                                                                                       \
-    for (; row + 4 <= rows; row += 4)                                                                      \
-        tile(a + row * a_row, a_row, b + col, b_row, bias ? bias + col : 0, c + row * c_row + col, c_row, k, 4, V); \
-    for (; row < rows; row++)                                                                              \
-        tile(a + row * a_row, a_row, b + col, b_row, bias ? bias + col : 0, c + row * c_row + col, c_row, k, 1, V)
-
 /* As `tile` for any number of rows; n is a multiple of W. */
+INLINE void strip(const float *a, int64_t a_row, const float *b, int64_t b_row, const float *bias, float *c, int64_t c_row,
+                  int64_t rows, int64_t k, const int V)
+{
+    int64_t row = 0;
+    for (; row + 4 <= rows; row += 4) tile(a + row * a_row, a_row, b, b_row, bias, c + row * c_row, c_row, k, 4, V);
+    a += row * a_row, c += row * c_row;
+    if (rows - row == 3) tile(a, a_row, b, b_row, bias, c, c_row, k, 3, V);
+    if (rows - row == 2) tile(a, a_row, b, b_row, bias, c, c_row, k, 2, V);
+    if (rows - row == 1) tile(a, a_row, b, b_row, bias, c, c_row, k, 1, V);
+}
+
 static void product(const float *a, int64_t a_row, const float *b, int64_t b_row, const float *bias, float *c,
                     int64_t c_row, int64_t rows, int64_t k, int64_t n)
 {
-    int64_t col = 0;
-    for (; col + 3 * W <= n; col += 3 * W) { int64_t row = 0; TILE_ROWS(3); }
-    for (; col + 2 * W <= n; col += 2 * W) { int64_t row = 0; TILE_ROWS(2); }
-    for (; col < n; col += W) { int64_t row = 0; TILE_ROWS(1); }
+    for (int64_t col = 0; col < n;) {
+        const float *start = bias ? bias + col : 0;
+        int64_t left = (n - col) / W;
+        if (left >= 3) strip(a, a_row, b + col, b_row, start, c + col, c_row, rows, k, 3);
+        else if (left == 2) strip(a, a_row, b + col, b_row, start, c + col, c_row, rows, k, 2);
+        else strip(a, a_row, b + col, b_row, start, c + col, c_row, rows, k, 1);
+        col += left >= 3 ? 3 * W : left * W;
+    }
 }
+
+/* Columns that are computed, and rows of scratch: whole vectors, at most mmkd_padded. */
+INLINE int64_t whole_vecs(int64_t count) { return (count + W - 1) / W * W; }
 
 static void apply(const mmkd_linear *layer, const float *a, int64_t a_row, float *c, int64_t c_row, int64_t rows)
 {
-    int64_t n = mmkd_padded(layer->out);
-    product(a, a_row, layer->weight, n, layer->bias, c, c_row, rows, layer->in, n);
+    product(a, a_row, layer->weight, mmkd_padded(layer->out), layer->bias, c, c_row, rows, layer->in, whole_vecs(layer->out));
 }
 
 static void gelu(float *x, int64_t count)
@@ -292,14 +332,15 @@ static size_t place(const mmkd_model *model, float *base, buffers *b)
 /* ---- transformer: the same steps as networks/encoder.py, in its order */
 
 enum { LEVELS = 6 };
-static const float levels[LEVELS] = {-1.5f, -0.75f, -0.25f, 0.25f, 0.75f, 1.5f};
+/* exp(-4 level) of the levels -1.5, -0.75, -0.25, 0.25, 0.75 and 1.5: one exp serves them all. */
+static const float sharp_levels[LEVELS] = {403.428793f, 20.0855369f, 2.71828183f, 0.367879441f, 0.0497870684f, 0.00247875218f};
 static const float most = 8.0f;
 
 /* Views of one channel into b->views, its statistics into b->statistics; returns nothing else. */
 static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel)
 {
     const mmkd_transformer *t = &model->transformer;
-    int64_t samples = model->samples, channels = model->channels, row = mmkd_padded(samples);
+    int64_t samples = model->samples, channels = model->channels, row = whole_vecs(samples);
     const float *x = b->values + channel * b->span + b->reach, *there = b->present + channel * b->span + b->reach;
     float *scaled = b->local + channel * row; /* becomes the local view at the end */
     float *view = b->views + t->stage[0].stride * t->views;
@@ -316,9 +357,8 @@ static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel
     for (int level = 0; level < LEVELS; level++) below[level] = splat(0);
     vec low = splat(3 * most), high = splat(-3 * most);
     for (int64_t i = 0; i < row; i += W) {
-        vec p = load(there + i), s = load(scaled + i);
-        for (int level = 0; level < LEVELS; level++)
-            below[level] += p / (exp_vec((s - levels[level]) * 4.0f) + 1.0f);
+        vec p = load(there + i), s = load(scaled + i), e = exp_vec(s * 4.0f);
+        for (int level = 0; level < LEVELS; level++) below[level] += p / (e * sharp_levels[level] + 1.0f);
         again += (s - mean) * p;
         if (!t->has_movement) {
             low = min_vec(low, s + (1.0f - p) * 2.0f * most);
@@ -373,11 +413,9 @@ static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel
         view[i * t->views + channels + channel] = scaled[i];
         view[i * t->views + t->views - channels + channel] = there[i];
     }
-    float lowest = most, highest = -most;
-    for (int lane = 0; lane < W; lane++) {
-        lowest = low[lane] < lowest ? low[lane] : lowest;
-        highest = high[lane] > highest ? high[lane] : highest;
-    }
+    float lowest = -top_vec(-low), highest = top_vec(high);
+    lowest = lowest < most ? lowest : most;
+    highest = highest > -most ? highest : -most;
     step /= pairs < 1 ? 1 : pairs;
     float *out = b->statistics + channel;
     *out = mean, out += channels;
@@ -395,8 +433,8 @@ static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel
 static void encode(const mmkd_model *model, buffers *b, float *embedding)
 {
     const mmkd_transformer *t = &model->transformer;
-    int64_t samples = model->samples, channels = model->channels, row = mmkd_padded(samples);
-    int64_t width = t->width, wide = mmkd_padded(width), time_tokens = t->tokens - MMKD_EXTRA_TOKENS;
+    int64_t samples = model->samples, channels = model->channels, row = whole_vecs(samples);
+    int64_t width = t->width, wide = whole_vecs(width), time_tokens = t->tokens - MMKD_EXTRA_TOKENS;
     for (int64_t c = 0; c < channels; c++) look_at_channel(model, b, c);
     float *products = b->statistics + t->statistics - channels * channels;
     for (int64_t c = 0; c < channels; c++)
@@ -404,13 +442,13 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
             products[c * channels + d] = products[d * channels + c] =
                 dot(b->local + c * row, b->local + d * row, row) / (float)samples;
     int64_t parts = mmkd_padded(2 * t->bins), bins = mmkd_padded(t->bins), bands = mmkd_padded(t->bands);
-    product(b->local, row, t->basis, parts, 0, b->spectrum, parts, channels, samples, parts);
+    product(b->local, row, t->basis, parts, 0, b->spectrum, parts, channels, samples, whole_vecs(2 * t->bins));
     for (int64_t c = 0; c < channels; c++)
         for (int64_t i = 0; i < t->bins; i++) {
             float real = b->spectrum[c * parts + i], imaginary = b->spectrum[c * parts + t->bins + i];
             b->power[c * bins + i] = real * real + imaginary * imaginary;
         }
-    product(b->power, bins, t->pooling, bands, 0, b->bands, bands, channels, t->bins, bands);
+    product(b->power, bins, t->pooling, bands, 0, b->bands, bands, channels, t->bins, whole_vecs(t->bands));
     float *log_power = b->bands + mmkd_padded(channels * bands);
     for (int64_t c = 0; c < channels; c++)
         for (int64_t i = 0; i < t->bands; i++) log_power[c * t->bands + i] = logf(b->bands[c * bands + i] + 1e-3f);
@@ -422,7 +460,7 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
     memset(b->views + pad + samples * t->views, 0, (size_t)pad * sizeof(float));
     for (int64_t s = 0; s < t->stages; s++) {
         const mmkd_stage *stage = &t->stage[s];
-        int64_t out = stage->linear.out, out_row = mmkd_padded(out);
+        int64_t out = stage->linear.out, out_row = whole_vecs(out);
         apply(&stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
         gelu(b->stage_out, stage->length * out_row);
         if (s + 1 == t->stages) break;
@@ -453,12 +491,12 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
         any |= sum > 0;
     }
     b->bias[time_tokens] = b->bias[time_tokens + 1] = any ? 0.0f : -1e4f;
-    int64_t keys = mmkd_padded(t->tokens), head = width / t->heads, head_row = mmkd_padded(head);
+    int64_t keys = whole_vecs(t->tokens), head = width / t->heads, head_row = whole_vecs(head);
     for (int64_t i = t->tokens; i < keys; i++) b->bias[i] = -1e30f;
 
     for (int64_t depth = 0; depth < t->depth; depth++) {
         const mmkd_block *block = &t->block[depth];
-        int64_t project_row = mmkd_padded(3 * width), hidden_row = mmkd_padded(block->up.out);
+        int64_t project_row = whole_vecs(3 * width), hidden_row = whole_vecs(block->up.out);
         for (int half = 0; half < 2; half++) {
             const float *gain = half ? block->norm_feedforward_weight : block->norm_attention_weight;
             const float *shift = half ? block->norm_feedforward_bias : block->norm_attention_bias;
@@ -484,9 +522,10 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
                     }
                     product(query, project_row, b->key, keys, b->bias, b->scores, keys, t->tokens, head, keys);
                     for (int64_t i = 0; i < t->tokens; i++) {
-                        float *score = b->scores + i * keys, top = score[0];
-                        for (int64_t j = 1; j < t->tokens; j++) top = score[j] > top ? score[j] : top;
-                        vec total = splat(0);
+                        float *score = b->scores + i * keys;
+                        vec total = splat(0), largest = load(score);
+                        for (int64_t j = W; j < keys; j += W) largest = max_vec(largest, load(score + j));
+                        const float top = top_vec(largest);
                         for (int64_t j = 0; j < keys; j += W) {
                             vec e = exp_vec(load(score + j) - top);
                             store(score + j, e);
@@ -564,8 +603,9 @@ static void leave_behind(const mmkd_transformer *t, int64_t channels, const floa
             float before = block[(i - 1) * row + c], pair = there * block[(i - 1) * row + channels + c];
             sums[c] += fabsf(x - before) * pair;
             sums[channels + c] += pair;
+            float sharp = expf(x * 4.0f);
             for (int64_t level = 0; level < LEVELS; level++)
-                below[c * LEVELS + level] += there / (1 + expf((x - levels[level]) * 4.0f));
+                below[c * LEVELS + level] += there / (1 + sharp * sharp_levels[level]);
             float down = (2 * most - x) * there, up = (2 * most + x) * there;
             peaks[c] = down > peaks[c] ? down : peaks[c];
             peaks[channels + c] = up > peaks[channels + c] ? up : peaks[channels + c];
@@ -635,7 +675,7 @@ static void summarise(const mmkd_transformer *t, int64_t channels, int64_t slot,
 static void attend(const mmkd_transformer *t, int64_t depth, int64_t slot, int64_t filled, const float *there,
                    const float *keys, const float *values, float *new_keys, float *new_values, buffers *b)
 {
-    int64_t width = t->width, head = width / t->heads, row = mmkd_padded(3 * width), wide = mmkd_padded(width);
+    int64_t width = t->width, head = width / t->heads, row = whole_vecs(3 * width), wide = whole_vecs(width);
     const float scale = 1 / sqrtf((float)head);
     memcpy(new_keys, b->project + width, (size_t)width * sizeof(float));
     memcpy(new_values, b->project + 2 * width, (size_t)width * sizeof(float));
@@ -670,7 +710,7 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
                         int64_t filled, const float *const *state, float *const *news, float *embedding)
 {
     const mmkd_transformer *t = &model->transformer;
-    int64_t channels = model->channels, row = 2 * channels, width = t->width, wide = mmkd_padded(width);
+    int64_t channels = model->channels, row = 2 * channels, width = t->width, wide = whole_vecs(width);
     memcpy(b->both, state[0], (size_t)(t->history * row) * sizeof(float));
     float *block = b->both + t->history * row, *now = news[1];
     memset(now, 0, (size_t)(3 * channels) * sizeof(float));
@@ -696,7 +736,7 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
     const float *last = b->both + (t->history + t->step - t->taps) * row;
     for (int64_t c = 0; c < row; c++)
         for (int64_t i = 0; i < t->taps; i++) b->rows[c * taps_row + i] = last[i * row + c];
-    product(b->rows, taps_row, t->filters, tone_row, 0, b->tones, tone_row, row, t->taps, tone_row);
+    product(b->rows, taps_row, t->filters, tone_row, 0, b->tones, tone_row, row, t->taps, whole_vecs(2 * t->bands));
     leave_behind(t, channels, b->both, now, b->tones, b->running, news[2], news[3]);
     summarise(t, channels, slot, state, news, b);
 
@@ -713,7 +753,7 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
     int64_t in_row = t->views;
     for (int64_t s = 0; s < t->stages; s++) {
         const mmkd_stage *stage = &t->stage[s];
-        int64_t out = stage->linear.out, out_row = mmkd_padded(out);
+        int64_t out = stage->linear.out, out_row = whole_vecs(out);
         apply(&stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
         gelu(b->stage_out, stage->length * out_row);
         for (int64_t p = 0; p < stage->length; p++)
@@ -734,7 +774,7 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
     }
     for (int64_t depth = 0; depth < t->depth; depth++) {
         const mmkd_block *layer = &t->block[depth];
-        int64_t project_row = mmkd_padded(3 * width), hidden_row = mmkd_padded(layer->up.out);
+        int64_t project_row = whole_vecs(3 * width), hidden_row = whole_vecs(layer->up.out);
         for (int64_t i = 0; i < 3; i++)
             normalise(b->tokens + i * wide, layer->norm_attention_weight, layer->norm_attention_bias, width,
                       b->normed + i * wide);
