@@ -19,7 +19,7 @@ from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, fp32_tolerance
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32
 from mmkd_export.verify.gate import GateRule, check_metric
-from mmkd_export.verify.proof_set import ProofSet, build_proof_set, golden_from, with_tolerance
+from mmkd_export.verify.proof_set import ProofSet, build_proof_set, golden_from
 from mmkd_export.verify.step_graph import StepGraph, step_from_checkpoint
 from mmkd_export.verify.windows import (
     NAMED,
@@ -190,7 +190,7 @@ def prove_student(
     facts = _student_facts(plan, checkpoint, graph)
     return ProvenStudent(
         source=plan.source,
-        entry=_model_entry(checkpoint, facts, with_tolerance(reference, real, task=task, answer=answer)),
+        entry=_model_entry(checkpoint, facts, reference),
         facts=facts,
         licence=origin.licence or "not stated by the dataset",
         tools={name: version(name) for name in _TOOLS},

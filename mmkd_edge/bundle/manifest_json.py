@@ -171,14 +171,14 @@ def _check_statistics(statistics: InputStatistics, model: ModelEntry, path: str)
     expected, got = len(model.modality.channels), len(statistics.channels)
     _require(got == expected, f"{path}.channels", f"expected one entry per channel, {expected}, got {got}")
     expected = 0 if model.task.kind == "regression" else len(model.task.labels)
-    got = len(statistics.label_shares)
-    _require(got == expected, f"{path}.label_shares", f"expected one share per label, {expected}, got {got}")
+    got = len(statistics.label_fractions)
+    _require(got == expected, f"{path}.label_fractions", f"expected one fraction per label, {expected}, got {got}")
     for index, channel in enumerate(statistics.channels):
         edges, where = channel.edges, f"{path}.channels[{index}]"
         rising = all(low < high for low, high in itertools.pairwise(edges))
         _require(rising, f"{where}.edges", f"expected rising numbers, got {list(edges)}")
-        expected, got = len(edges) + 1, len(channel.shares)
-        _require(got == expected, f"{where}.shares", f"expected one more than edges, {expected}, got {got}")
+        expected, got = len(edges) + 1, len(channel.fractions)
+        _require(got == expected, f"{where}.fractions", f"expected one more than edges, {expected}, got {got}")
 
 
 def _check_modality(modality: ModalitySpec, path: str) -> None:

@@ -12,51 +12,33 @@ MAX_CORRELATED = 16
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 _Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_Factor = Annotated[float, msgspec.Meta(ge=1)]
 
 
 class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Distribution of a channel's present values, as the student takes them.
 
-    `edges` are the distinct deciles, float32, rising: bin i has edges[i - 1] <= value < edges[i]. `shares` are
-    fractions of values per bin.
+    `edges` are the distinct deciles, float32, rising: bin i has edges[i - 1] <= value < edges[i]. `fractions`
+    are those of values per bin.
     """
 
     mean: float
     std: _NotNegative
-    missing_share: _Fraction
+    missing_fraction: _Fraction
     edges: Annotated[tuple[float, ...], msgspec.Meta(max_length=9)]
-    shares: Annotated[tuple[_Fraction, ...], msgspec.Meta(min_length=1, max_length=10)]
+    fractions: Annotated[tuple[_Fraction, ...], msgspec.Meta(min_length=1, max_length=10)]
 
 
 class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Reference for a device's inputs and answers.
 
     Attributes:
-        label_shares: fraction of each label among the checkpoint's answers; multi-label: of windows with it on; empty
-            for a regression.
+        label_fractions: of each label among the checkpoint's answers; multi-label: of windows with it on; empty for a
+            regression.
     """
 
     windows: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
     channels: tuple[ChannelStatistics, ...]
-    label_shares: tuple[_Fraction, ...]
-
-
-class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Input changes, in either direction, that cost at most `loss`, a fraction of right answers.
-
-    Attributes:
-        offsets: of each channel alone, in its unit.
-        offsets_together: of each channel when all are shifted.
-        gains: factor of each channel alone, or its inverse; `gain_together` of all.
-    """
-
-    loss: _NotNegative
-    windows: Annotated[int, msgspec.Meta(ge=1)]
-    offsets: tuple[_NotNegative, ...]
-    offsets_together: tuple[_NotNegative, ...]
-    gains: tuple[_Factor, ...]
-    gain_together: _Factor
+    label_fractions: tuple[_Fraction, ...]
 
 
 class MagnitudeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,7 +79,6 @@ class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     largest_misfit: float
     largest_axes: _Positive
     largest_levels: _Positive
-    tolerance: Tolerance | None = None
     magnitude: MagnitudeLimits | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -108,9 +89,6 @@ def reference_fault(reference: GroupReference, channels: int) -> tuple[str, str]
     for name in ("centres", "spreads"):
         rows = getattr(reference, name)
         lists |= {f"{name}[{number}]": (row, 2 * channels + pairs) for number, row in enumerate(rows)}
-    if reference.tolerance is not None:
-        for name in ("offsets", "offsets_together", "gains"):
-            lists[f"tolerance.{name}"] = (getattr(reference.tolerance, name), channels)
     if reference.magnitude:
         lists["magnitude.usual"] = (reference.magnitude.usual, channels)
     for name, (numbers, expected) in lists.items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mmkd_edge.bundle.statistics import MAX_CORRELATED, GroupReference
+from mmkd_edge.bundle.statistics import MAX_CORRELATED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -175,34 +175,12 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
         levels = [plain - self.misfit(without(features, offset, gain)) for offset, gain in changes]
         return KindFit(misfit=plain, axes=np.array(axes), levels=np.array(levels))
 
-    def remainder(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return (F,) mean differences of features from their kinds' centres."""
-        features = self._bound(features)
-        differences = features - self.centres[self._fits(features).argmax(axis=1)]
-        finite = np.isfinite(differences)
-        means: NDArray[np.float64] = np.where(finite, differences, 0.0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
-        return means
-
     def misfit(self, features: NDArray[np.float64]) -> float:
         """Return how badly features (N, F) fit, in nats per window."""
-        return -float(self._fits(self._bound(features)).max(axis=1).mean())
-
-    def _bound(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         bounded: NDArray[np.float64] = features.copy()
         logs = slice(len(self.scales), 2 * len(self.scales))
         bounded[:, logs] = np.maximum(features[:, logs], np.log(QUIETEST * self.scales))
-        return bounded
-
-    def _fits(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(N, K) log likelihoods, bounded per feature."""
-        distances = np.nan_to_num((features[:, None] - self.centres) / self.spreads)
+        distances = np.nan_to_num((bounded[:, None] - self.centres) / self.spreads)
         squares = np.minimum(np.square(distances), _MAX_SPREADS**2).sum(axis=2)
-        fits: NDArray[np.float64] = -squares / 2 - np.log(self.spreads).sum(axis=1)
-        return fits
-
-
-def make_kinds(reference: GroupReference) -> Kinds:
-    """Return a reference's kinds of windows."""
-    return Kinds(
-        centres=np.array(reference.centres), spreads=np.array(reference.spreads), scales=np.array(reference.scales)
-    )
+        fits = -squares / 2 - np.log(self.spreads).sum(axis=1)  # (N, K) log likelihoods, bounded per feature
+        return -float(fits.max(axis=1).mean())

@@ -75,7 +75,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def adaptation_due(self) -> tuple[str, ...]:
         """`model: reason` of the students to adapt."""
-        return tuple(f"{model.model}: {model.adaptation.reason}" for model in self.models if model.adaptation.due)
+        reasons = ((model.model, model.drift.adaptation_reason) for model in self.models)
+        return tuple(f"{name}: {reason}" for name, reason in reasons if reason)
 
 
 class HasHealth(Protocol):
@@ -133,8 +134,6 @@ class Monitor:
             self._unmeasured += counted
             if prediction.index >= 0:
                 statistics.answer(prediction.label, prediction.labels)
-                if prediction.status in ("ok", "unknown"):
-                    statistics.confidence.add(prediction.probabilities)
         for _ in range(len(self._given)):
             try:
                 prediction = self._given.popleft()

@@ -29,7 +29,6 @@ _COUNTERS = {
 _GAUGES = {  # with their extra label
     "input_psi": ("Population stability index of a channel against the training.", "channel"),
     "input_missing_ratio": ("Fraction of a channel's values that are missing.", "channel"),
-    "input_mean": ("Mean of a channel, as the student takes it.", "channel"),
     "answer_ratio": ("Fraction of a label among the answers.", "label"),
     "answer_psi": ("Population stability index of the answers.", ""),
     "input_drift": ("1 for the verdict on the last inputs, else 0.", "verdict"),
@@ -109,11 +108,10 @@ def _gauge_values(model: ModelHealth) -> Iterator[tuple[str, str, float | None]]
     for channel in model.channels:
         yield "input_psi", channel.channel, channel.psi
         yield "input_missing_ratio", channel.channel, channel.missing_fraction
-        yield "input_mean", channel.channel, channel.mean
     for label, fraction in model.label_fractions.items():
         yield "answer_ratio", label, fraction
     for verdict in get_args(Verdict):
         yield "input_drift", verdict, float(verdict == model.drift.verdict)
     yield "answer_psi", "", model.label_psi
     yield "input_drift_distance", "", model.drift.distance
-    yield "adaptation_due", "", float(model.adaptation.due)
+    yield "adaptation_due", "", float(bool(model.drift.adaptation_reason))

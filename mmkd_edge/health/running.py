@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import Confidence, ModelEntry
+from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.bundle.statistics import ChannelStatistics, InputStatistics
-from mmkd_edge.health.drift import AdaptationAdvice, AnswerConfidence, Drift, DriftWatch, advise_adaptation
+from mmkd_edge.health.drift import Drift, DriftWatch
 from mmkd_edge.health.features import ROWS
 from mmkd_edge.predict.preprocess import channel_rows
 from mmkd_edge.spec import TaskSpec
@@ -19,7 +19,7 @@ from mmkd_edge.spec import TaskSpec
 BINS = 10
 
 # Keeps the index of an empty bin finite.
-_MIN_SHARE = 1e-4
+_MIN_FRACTION = 1e-4
 # Fewer windows or answers give no index.
 _MIN_WINDOWS = 50
 _MIN_ANSWERS = 200
@@ -29,15 +29,13 @@ _MAX_ANSWERS = 65536
 
 
 class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel's recent values, in the student's unit; NaN without values.
+    """A channel's recent values; NaN without any.
 
     Attributes:
         psi: population stability index against the golden windows, often large for healthy new people.
     """
 
     channel: str
-    mean: float
-    std: float
     missing_fraction: float
     psi: float | None
 
@@ -57,7 +55,6 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     drift: Drift
     label_fractions: dict[str, float]
     label_psi: float | None
-    adaptation: AdaptationAdvice
 
 
 def measure_statistics(
@@ -72,31 +69,31 @@ def measure_statistics(
     """
     values, present = channel_rows(values, present)
     channels = [
-        _measure_channel(values[:, :, c][present[:, :, c] > 0], missing_share=1.0 - float(present[:, :, c].mean()))
+        _measure_channel(values[:, :, c][present[:, :, c] > 0], missing_fraction=1.0 - float(present[:, :, c].mean()))
         for c in range(values.shape[2])
     ]
-    shares: list[float] = []
+    fractions: list[float] = []
     if task.kind == "classification":
-        shares = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]).tolist()
-        shares = [count / len(probabilities) for count in shares]
+        counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
+        fractions = (counts / len(probabilities)).tolist()
     elif task.kind == "multi_label":
-        shares = (probabilities >= task.on_from).mean(axis=0).tolist()
-    return InputStatistics(windows=len(values), channels=tuple(channels), label_shares=tuple(shares))
+        fractions = (probabilities >= task.on_from).mean(axis=0).tolist()
+    return InputStatistics(windows=len(values), channels=tuple(channels), label_fractions=tuple(fractions))
 
 
-def _measure_channel(values: NDArray[np.float32], *, missing_share: float) -> ChannelStatistics:
+def _measure_channel(values: NDArray[np.float32], *, missing_fraction: float) -> ChannelStatistics:
     if values.size == 0:
-        return ChannelStatistics(mean=0.0, std=0.0, missing_share=missing_share, edges=(), shares=(1.0,))
+        return ChannelStatistics(mean=0.0, std=0.0, missing_fraction=missing_fraction, edges=(), fractions=(1.0,))
     exact = values.astype(np.float64)
     # Deciles; fewer if values repeat. float32, like the values that are compared.
     edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS).astype(np.float32))
-    shares = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) / values.size
+    fractions = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) / values.size
     return ChannelStatistics(
         mean=float(exact.mean()),
         std=float(exact.std()),
-        missing_share=missing_share,
+        missing_fraction=missing_fraction,
         edges=tuple(edges.astype(float).tolist()),
-        shares=tuple(shares.tolist()),
+        fractions=tuple(fractions.tolist()),
     )
 
 
@@ -105,31 +102,27 @@ def stability_index(measured: NDArray[np.float64], expected: NDArray[np.float64]
 
     Source: N. Siddiqi, Credit Risk Scorecards (2006), ch. 9.
     """
-    p = np.maximum(measured, _MIN_SHARE)
-    q = np.maximum(expected, _MIN_SHARE)
+    p = np.maximum(measured, _MIN_FRACTION)
+    q = np.maximum(expected, _MIN_FRACTION)
     return float(((p - q) * np.log(p / q)).sum())
 
 
 class RunningStatistics:
     """Recent inputs and answers of one student against the expected ones. Not thread-safe."""
 
-    def __init__(self, entry: ModelEntry, confidence: Confidence | None = None) -> None:
+    def __init__(self, entry: ModelEntry) -> None:
         modality, self._entry, self._expected = entry.modality, entry, entry.statistics
         channels = len(modality.channels)
         self.modality = modality.name
         self._edges = np.full((channels, BINS - 1), np.inf, dtype=np.float32)
-        self._shift = np.zeros(channels)
         for c, channel in enumerate(entry.statistics.channels if entry.statistics else ()):
             self._edges[c, : len(channel.edges)] = channel.edges
-            self._shift[c] = channel.mean
         self._offsets = np.arange(channels) * BINS
         self._step = max(1, modality.samples // ROWS)
         unit = modality.unit if modality.normalise == "none" else ""
         self.watch = DriftWatch(entry.group_reference, names=modality.channels, unit=unit)
-        self.confidence = AnswerConfidence(float(np.mean(confidence.true_probabilities)) if confidence else None)
-        self._windows = 0.0
-        self._bins = np.zeros((channels, BINS))
-        self._moments = np.zeros((4, channels))  # rows, present, sum and sum of squares of values less the shift
+        self._windows = self._rows = 0.0
+        self._bins = np.zeros((channels, BINS))  # of present values
         self._labels = dict.fromkeys(() if entry.task.kind == "regression" else entry.task.labels, 0.0)
         self._answers = 0.0
 
@@ -148,53 +141,41 @@ class RunningStatistics:
         rows, there = values[0], present[0] > 0  # (R, C)
         bins = np.add.reduce(rows[:, :, None] >= self._edges, axis=2, dtype=np.intp) + self._offsets  # (R, C)
         self._bins += np.bincount(bins[there], minlength=self._bins.size).reshape(self._bins.shape)
-        shifted = np.where(there, rows - self._shift, 0.0)
-        self._moments[0] += len(rows)
-        self._moments[1] += there.sum(axis=0)
-        self._moments[2] += shifted.sum(axis=0)
-        self._moments[3] += np.square(shifted).sum(axis=0)
-        self.watch.add(rows, there)
+        self._rows += len(rows)
         self._windows += 1
+        self.watch.add(rows, there)
         if self._windows >= _MAX_WINDOWS:
             self._windows /= 2
+            self._rows /= 2
             self._bins /= 2
-            self._moments /= 2
 
     def health(self, drift: Drift) -> ModelHealth:
         """Summarise the counts with the verdict on the last windows."""
-        shares = np.array(list(self._labels.values())) / max(self._answers, 1.0)
+        fractions = np.array(list(self._labels.values())) / max(self._answers, 1.0)
         return ModelHealth(
             model=self._entry.name,
             windows_observed=self._windows,
             channels=tuple(self._channel(c, name) for c, name in enumerate(self._entry.modality.channels)),
             drift=drift,
-            label_fractions=dict(zip(self._labels, shares.tolist(), strict=True)),
-            label_psi=self._label_psi(shares),
-            adaptation=advise_adaptation(drift, self.confidence.change()),
+            label_fractions=dict(zip(self._labels, fractions.tolist(), strict=True)),
+            label_psi=self._label_psi(fractions),
         )
 
     def _channel(self, c: int, name: str) -> ChannelHealth:
-        rows, present, total, squares = self._moments[:, c].tolist()
-        mean = total / present if present else np.nan
-        variance = squares / present - mean * mean if present else np.nan
         psi, counts = None, self._bins[c]
-        if self._expected is not None and self._windows >= _MIN_WINDOWS and counts.any():
-            expected = np.array(self._expected.channels[c].shares)
-            psi = stability_index(counts[: len(expected)] / counts.sum(), expected)
-        return ChannelHealth(
-            channel=name,
-            mean=float(mean + self._shift[c]),
-            std=float(np.sqrt(np.maximum(variance, 0.0))),
-            missing_fraction=1.0 - present / rows if rows else float("nan"),
-            psi=psi,
-        )
+        present = float(counts.sum())
+        if self._expected is not None and self._windows >= _MIN_WINDOWS and present:
+            expected = np.array(self._expected.channels[c].fractions)
+            psi = stability_index(counts[: len(expected)] / present, expected)
+        missing = 1.0 - present / self._rows if self._rows else float("nan")
+        return ChannelHealth(channel=name, missing_fraction=missing, psi=psi)
 
-    def _label_psi(self, shares: NDArray[np.float64]) -> float | None:
+    def _label_psi(self, fractions: NDArray[np.float64]) -> float | None:
         if self._expected is None or self._answers < _MIN_ANSWERS or self._entry.task.kind == "regression":
             return None
-        expected = np.array(self._expected.label_shares)
+        expected = np.array(self._expected.label_fractions)
         if self._entry.task.kind == "classification":
-            return stability_index(shares, expected)
+            return stability_index(fractions, expected)
         # Each label has its own distribution over on and off; the largest change counts.
-        pairs = zip(shares, expected, strict=True)
+        pairs = zip(fractions, expected, strict=True)
         return max(stability_index(np.array([p, 1 - p]), np.array([q, 1 - q])) for p, q in pairs)

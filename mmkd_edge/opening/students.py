@@ -49,10 +49,7 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
     def begin(cls, opened: Iterable[OpenStudent], bundle: Bundle | None = None, returned: str = "") -> Students:
         """Begin to count for opened students."""
         opened = tuple(opened)
-        statistics = tuple(
-            RunningStatistics(student.entry, student.artifact.confidence if student.artifact else None)
-            for student in opened
-        )
+        statistics = tuple(RunningStatistics(student.entry) for student in opened)
         return cls(opened=opened, statistics=statistics, bundle=bundle, returned=returned)
 
     def number_of(self, modality: str) -> int:

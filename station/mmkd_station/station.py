@@ -217,8 +217,8 @@ class Station:
             self._log_seldom(unlike_training, kind="unlike training")
         names = {sensor.modality.name for sensor in self._sensors}
         pairs = zip(self.predictor.entries, self.predictor.health().models, strict=False)  # a swap may come between
-        adaptations = [model.adaptation for entry, model in pairs if entry.modality.name in names]
-        reason = "; ".join(adaptation.reason for adaptation in adaptations if adaptation.due)
+        reasons = [model.drift.adaptation_reason for entry, model in pairs if entry.modality.name in names]
+        reason = "; ".join(filter(None, reasons))
         is_new = bool(reason) and not self._adaptation
         self._adaptation = reason
         if is_new:

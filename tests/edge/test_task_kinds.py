@@ -103,8 +103,8 @@ def test_health_counts_the_labels_that_are_on_and_of_a_number_none():
 def test_statistics_of_answers_by_kind():
     windows = np.zeros((4, 20, 2), dtype=np.float32)
     shares = np.float32([[0.9, 0.1, 0.5], [0.5, 0.1, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.9]])
-    assert measure_statistics(*prepare_batch(windows, ACC), shares, task=STATES).label_shares == (0.5, 0.0, 0.5)
-    assert measure_statistics(*prepare_batch(windows, ACC), shares[:, :1], task=SPEED).label_shares == ()
+    assert measure_statistics(*prepare_batch(windows, ACC), shares, task=STATES).label_fractions == (0.5, 0.0, 0.5)
+    assert measure_statistics(*prepare_batch(windows, ACC), shares[:, :1], task=SPEED).label_fractions == ()
 
 
 def test_the_outputs_of_a_graph_are_named_by_the_kind():

@@ -91,7 +91,7 @@ def test_the_value_is_in_the_unit_and_the_first_output_in_standard_deviations(bu
     np.testing.assert_allclose(golden.probabilities, expected.probabilities, rtol=1e-6)
     (entry,) = bundles["regression"].manifest.models
     assert [tensor.name for tensor in entry.outputs] == ["logits", "value"]
-    assert entry.statistics.label_shares == ()
+    assert entry.statistics.label_fractions == ()
 
 
 @KINDS

@@ -195,7 +195,7 @@ def test_golden_windows_of_a_camera_keep_their_bytes_and_missing_frames(
     assert np.array_equal(frame_bytes(golden), frame_bytes(carried.windows))
     assert np.array_equal(missing_frames(golden), missing_frames(carried.windows))
     assert statistics is not None
-    assert statistics.channels[0].missing_share == pytest.approx(missing_frames(golden).mean())
+    assert statistics.channels[0].missing_fraction == pytest.approx(missing_frames(golden).mean())
 
 
 def test_large_windows_judge_an_export_and_few_of_them_travel(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ AGAIN = "; export the bundle again"
 NO_HASH = "expected str matching regex '^[0-9a-f]{64}$'"
 
 
-CHANNEL = {"mean": 0.0, "std": 1.0, "missing_share": 0.0, "edges": [0.0, 1.0], "shares": [0.25, 0.5, 0.25]}
+CHANNEL = {"mean": 0.0, "std": 1.0, "missing_fraction": 0.0, "edges": [0.0, 1.0], "fractions": [0.25, 0.5, 0.25]}
 LINEAGE = {
     "from_sha256": "1" * 64,
     "dataset": "line two",
@@ -48,14 +48,6 @@ REFERENCE = {
     "largest_misfit": 1.0,
     "largest_axes": 1.0,
     "largest_levels": 1.0,
-    "tolerance": {
-        "loss": 0.03,
-        "windows": 128,
-        "offsets": [2.0, 0.5, 0.0],
-        "offsets_together": [0.5] * 3,
-        "gains": [2.0, 1.5, 1.0],
-        "gain_together": 1.25,
-    },
     "magnitude": {"usual": [1.0, 1.0, 1.0], "lowest": 0.1, "highest": 10.0, "outside_rate": 0.01},
 }
 SCORES = {"scores": [0.0, 0.5], "max_error": 0.0, "tolerance": 1e-4}
@@ -72,7 +64,7 @@ def full_document(kit: Any) -> dict[str, Any]:
     artifact["novelty"] = SCORES
     model["outputs"].append({"name": "novelty", "dtype": "float32", "shape": [1, 1]})
     model["adapted"] = [LINEAGE]
-    model["statistics"] = {"windows": 4, "channels": [CHANNEL] * 3, "label_shares": [0.5, 0.25, 0.25]}
+    model["statistics"] = {"windows": 4, "channels": [CHANNEL] * 3, "label_fractions": [0.5, 0.25, 0.25]}
     model["group_reference"] = REFERENCE
     model["streaming"] = {"stride": 2, "memory": 20, "slots": 4, "states": states, "artifacts": [step]}
     copy: dict[str, Any] = json.loads(json.dumps(document))  # what a test changes is its own
@@ -137,10 +129,10 @@ def test_a_manifest_survives_its_file(manifest: Manifest, document: dict[str, An
     whole_way = {name: value for name, value in LINEAGE.items() if name != "fraction"}
     assert (read(changed(document, ".adapted", [whole_way])).models[0].adapted or ())[0].fraction is None
     assert read(changed(document, ".teacher_sha256", None)).models[0].teacher_sha256 is None
-    reference = {name: value for name, value in REFERENCE.items() if name not in ("tolerance", "magnitude")}
+    reference = {name: value for name, value in REFERENCE.items() if name != "magnitude"}
     unmeasured = read(changed(document, ".group_reference", reference)).models[0].group_reference
     assert unmeasured is not None
-    assert (unmeasured.tolerance, unmeasured.magnitude) == (None, msgspec.UNSET)
+    assert unmeasured.magnitude is msgspec.UNSET
 
 
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,10}", fullmatch=True)
@@ -313,12 +305,11 @@ SHAPES = "acc float32 (1, 20, 3), acc_present float32 (1, 20, 3)"
         (f"{STEP}.novelty", SCORES, ": expected none in a step graph, got one"),
         (f"{STEP}.parity.tolerance", 1.0, ": expected at most 0.01, got 1"),
         (".statistics.channels", [CHANNEL], ": expected one entry per channel, 3, got 1"),
-        (".statistics.label_shares", [1.0], ": expected one share per label, 3, got 1"),
+        (".statistics.label_fractions", [1.0], ": expected one fraction per label, 3, got 1"),
         (".statistics.channels.1.edges", [1.0, 1.0], ": expected rising numbers, got [1.0, 1.0]"),
-        (".statistics.channels.2.shares", [1.0], ": expected one more than edges, 3, got 1"),
+        (".statistics.channels.2.fractions", [1.0], ": expected one more than edges, 3, got 1"),
         (".group_reference.scales", [1.0], ": expected 3, got 1"),
         (".group_reference.spreads.0", [1.0] * 8, ": expected 9, got 8"),
-        (".group_reference.tolerance.gains", [1.0], ": expected 3, got 1"),
         (".group_reference.magnitude.usual", [1.0, 1.0], ": expected 3, got 2"),
     ],
 )

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec
-from mmkd_edge.bundle.statistics import GroupReference, Tolerance
-from mmkd_edge.health.drift import Drift, DriftWatch
+from mmkd_edge.bundle.statistics import GroupReference
+from mmkd_edge.health.drift import Cause, Drift, DriftWatch
 from mmkd_edge.health.features import level_changes, rearrangements, window_features
 from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.testing import FakeBackend, fake_entry
@@ -34,14 +34,6 @@ REFERENCE = GroupReference(
     largest_misfit=8.0 - 9 * float(np.log(10)),
     largest_axes=5.0,
     largest_levels=5.0,
-    tolerance=Tolerance(
-        loss=0.03,
-        windows=128,
-        offsets=(2.0, 0.5, 0.0),
-        offsets_together=(0.5, 0.5, 0.5),
-        gains=(2.0, 1.5, 1.0),
-        gain_together=1.25,
-    ),
 )
 
 
@@ -58,7 +50,7 @@ def judged(one: NDArray[np.float32], *, reference: GroupReference | None = REFER
     watch = DriftWatch(reference, names=NAMES, unit="g")
     for _ in range(count):
         watch.add(np.nan_to_num(one), np.isfinite(one))
-    return watch.judge(watch.last())
+    return watch.judge(watch.due())
 
 
 # Features.
@@ -139,41 +131,14 @@ def test_a_bundle_of_an_earlier_version_has_no_verdict_and_says_why() -> None:
         (window() * np.array([1, -1, 1]), "axes look swapped or turned: ay = -ay would fit", ("ay",)),
         (window() * np.array([1, 1, 0]), "az: no signal, or next to none", ("az",)),
         (window(coupled=0.8), UNEXPLAINED, NAMES),
-        (window() + np.array([0, 0.8, 0]), "ay +0.8 g; more than the student was measured to bear", ("ay",)),
-        (
-            window() * np.array([9.81, 9.81, 9.81]),
-            "ax times 9.8, ay times 9.8, az times 9.8; more than the student was measured to bear",
-            NAMES,
-        ),
+        (window() + np.array([0, 0.8, 0]), "about ay +1 g", ("ay",)),
+        (window() * np.array([9.81, 9.81, 9.81]), "about ax times 10, ay times 10, az times 10", NAMES),
     ],
     ids=["swapped", "in a ring", "turned", "dead", "other motion", "offset", "unit"],
 )
 def test_what_does_harm_drifts_and_is_named(changed: Any, reason: str, channels: tuple[str, ...]) -> None:
     drift = judged(changed.astype(np.float32))
     assert (drift.verdict, drift.reason, drift.channels) == ("drifting", reason, channels)
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        (window() + np.array([1, 0, 0]), "ax +1 g"),
-        (window() + np.array([0.45, 0.45, 0.45]), "ax +0.45 g, ay +0.45 g, az +0.45 g"),
-        ((window() - LEVELS) * np.array([1.8, 1, 1]) + LEVELS, "ax times 1.8"),
-    ],
-    ids=["offset", "offset of all", "gain"],
-)
-def test_what_the_student_bears_is_shifted_and_no_alarm(changed: Any, reason: str) -> None:
-    drift = judged(changed.astype(np.float32))
-    said = f"{reason}; the student was measured to bear this with at most 3 points less"
-    assert (drift.verdict, drift.reason) == ("shifted", said)
-    assert drift.distance is not None
-    assert drift.distance > 1
-
-
-def test_without_a_measured_tolerance_every_shift_drifts() -> None:
-    untold = msgspec.structs.replace(REFERENCE, tolerance=None)
-    drift = judged(window() + np.float32(0.45) * np.array([1, 0, 0], np.float32), reference=untold)
-    assert (drift.verdict, drift.reason) == ("drifting", "ax +0.45 g; what the student bears was not measured")
 
 
 def test_a_drift_is_seen_however_long_all_was_well_and_passes_again() -> None:
@@ -184,7 +149,7 @@ def test_a_drift_is_seen_however_long_all_was_well_and_passes_again() -> None:
     for swapped in (True, False):
         for _ in range(8):
             watch.add(window()[:, [0, 2, 1]] if swapped else window(), there)
-        drift = watch.judge(watch.last())
+        drift = watch.judge(watch.due())
         assert (drift.verdict, drift.windows) == ("drifting" if swapped else "as_trained", 8)
 
 
@@ -195,6 +160,12 @@ def test_a_verdict_is_taken_again_once_a_tenth_of_the_windows_is_new() -> None:
         watch.add(window(), there)
         found.append(watch.verdict(watch.due()).windows)
     assert found == [*range(1, 21), 20, 22, 22, 24]
+
+
+@pytest.mark.parametrize(("cause", "reason"), [("gain", "inputs drift: worn"), ("dead", ""), ("axes", "")])
+def test_a_drift_without_a_faulty_sensor_asks_for_adaptation(cause: Cause, reason: str) -> None:
+    assert Drift(verdict="drifting", reason="worn", cause=cause).adaptation_reason == reason
+    assert Drift(verdict="as_trained", reason="worn").adaptation_reason == ""
 
 
 # In a predictor and its metrics.
@@ -212,17 +183,9 @@ def test_health_and_prometheus_name_the_drift() -> None:
     for _ in range(8):
         model.predict(window()[:, [0, 2, 1]])
     health = model.health()
-    assert health.drifting == ("acc/ay", "acc/az")
+    assert (health.drifting, health.adaptation_due) == (("acc/ay", "acc/az"), ())
     lines = dict(line.rsplit(" ", 1) for line in metrics_text(model).splitlines() if not line.startswith("#"))
     series = 'mmkd_input_drift{model="acc",predictor="mmkd",verdict="%s"}'
     assert (lines[series % "drifting"], lines[series % "as_trained"]) == ("1.0", "0.0")
     distance = lines['mmkd_input_drift_distance{model="acc",predictor="mmkd"}']
     assert float(distance) == health.models[0].drift.distance
-
-
-def test_a_shift_that_is_borne_is_not_named_as_drifting() -> None:
-    model = predictor(REFERENCE)
-    for _ in range(8):
-        model.predict(window() + np.array([1, 0, 0], np.float32))
-    assert model.health().drifting == ()
-    assert model.health().models[0].drift.verdict == "shifted"
