@@ -44,7 +44,6 @@ REFUSED = {
     "mmkd-run BUNDLE --source stdin --error-level 2": "error_level: expected a fraction above 0 and below 1, or None",
     "mmkd-run BUNDLE --source stdin --unknown-level 2": "unknown_level: expected a fraction above 0 and below 1",
     "mmkd-run BUNDLE --source stdin --threads 0": "Invalid value for '--threads': Input should be greater than or",
-    "mmkd-run BUNDLE --source stdin --on-full maybe": "--on-full maybe: expected one of drop-oldest, block; choose",
     "mmkd-run BUNDLE --source stdin --gap -1": "'stations[0].gap_s': expected a number above 0, got -1.0; correct it",
     "mmkd-run BUNDLE --source stdin --store s --store-size 3": "--store-size 3: expected a size such as 200MB, got",
     "mmkd-run BUNDLE --source stdin --time-unit weeks": "--time-unit weeks: expected one of s, ms, us, ns; choose",

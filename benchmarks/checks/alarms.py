@@ -24,7 +24,7 @@ from mmkd_models.data.folds import fold_count
 from mmkd_models.data.for_devices import read_recordings
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.sensor import usual_hop
-from mmkd_station.tuning import RuleScore, Tuned, fraction_interval, rate_interval, tune_alarm
+from mmkd_station.tuning import RuleScore, Tuned, rate_interval, tune_alarm
 
 COOLDOWN_S = 60.0
 
@@ -50,9 +50,8 @@ def main() -> None:
                 tuned[label].append(
                     tune_alarm(
                         predictor,
-                        recordings,
+                        [one for one in recordings if one.label in (label, options.normal)],
                         label=label,
-                        normal=[options.normal],
                         most_per_hour=options.most,
                         hop=options.hop or usual_hop(predictor.entry),
                         cooldown_s=COOLDOWN_S,
@@ -78,10 +77,12 @@ def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> 
 
 def cells(label: str, what: str, outcomes: Sequence[RuleScore]) -> str:
     """One row of the table: the counts of all folds, whose test groups differ, with exact intervals at 95 %."""
+    from scipy.stats import binomtest
+
     hours, alarms = sum(one.normal_hours for one in outcomes), sum(one.false_alarms for one in outcomes)
     recordings, detected = sum(one.recordings for one in outcomes), sum(one.detected for one in outcomes)
     low, high = rate_interval(alarms, hours)
-    least, most = fraction_interval(detected, recordings)
+    least, most = binomtest(detected, recordings).proportion_ci(0.95, method="exact")
     return row(
         label, what, alarms, f"{hours:.2f}", f"{alarms / hours:.2f}", f"{low:.2f} to {high:.2f}",
         f"{detected} of {recordings}", f"{100 * least:.0f} to {100 * most:.0f} %",

@@ -99,7 +99,7 @@ def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes
                 f"station {number}",
                 predictor=predictor,
                 sensors=[Sensor(noise(factor * options.rate_hz), "noise", predictor=predictor, rules=rules)],
-                intake=Intake(most=QUEUE, on_full="drop-oldest"),
+                intake=Intake(most=QUEUE, may_drop=True),
                 outlets=[outlet],
             )
             for number in range(options.stations)

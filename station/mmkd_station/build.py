@@ -100,7 +100,7 @@ class _Builder:
             spec.name,
             predictor=predictor,
             sensors=sensors,
-            intake=Intake(most=spec.queue, on_full=spec.on_full or ("drop-oldest" if may_drop else "block")),
+            intake=Intake(may_drop=may_drop),
             outlets=[self.outlets[text] for text in dict.fromkeys([*self._run.sinks, *spec.sinks])],
             alarms=Episodes(spec.alarms, entries[0].task, last=last) if spec.alarms or last else None,
             board=Board([entry.modality for entry in entries], entries[0].task) if self._has_page else None,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-OnFull = Literal["drop-oldest", "block"]
-
+_MAX_WAITING = 1024
 _WAKE_S = 0.1
 
 
@@ -56,13 +55,17 @@ class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intake:
-    """A bounded queue of deliveries, many producers, one consumer; `stop` ends the sources."""
+    """A bounded queue of deliveries, many producers, one consumer; `stop` ends the sources.
 
-    def __init__(self, *, most: int, on_full: OnFull) -> None:
+    Args:
+        may_drop: a full queue drops its oldest delivery instead of making the source wait.
+    """
+
+    def __init__(self, *, may_drop: bool, most: int = _MAX_WAITING) -> None:
         self.stop = threading.Event()
         self.last_garbage = ""
         self._most = most
-        self._on_full = on_full
+        self._may_drop = may_drop
         self._waiting: deque[Delivery] = deque()
         self._coming: Counter[int] = Counter()  # by sensor, those that wait for room included
         self._changed = threading.Condition()
@@ -77,7 +80,7 @@ class Intake:
             self._counts["samples"] += len(delivery.rows)
             self._coming[delivery.sensor] += 1
             while len(self._waiting) >= self._most and not self._ended:
-                if self._on_full == "drop-oldest":
+                if self._may_drop:
                     self._counts["dropped"] += len(self._pop().rows)
                 else:
                     self._changed.wait(_WAKE_S)

@@ -12,11 +12,8 @@ import msgspec
 from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.alarms import AlarmRule, rule_problems
 from mmkd_station.clock import SensorRules
-from mmkd_station.intake import OnFull
 from mmkd_station.protocols.base import SourceTimeUnit
 from mmkd_station.uncertain import MIN_BYTES
-
-_MAX_QUEUED = 1_000_000
 
 
 class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,8 +28,6 @@ class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=
     time_unit: SourceTimeUnit = "s"
     follow: bool = False
     replay_speed: float | None = None
-    queue: int = 1024
-    on_full: OnFull | None = None
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
@@ -116,8 +111,6 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
         yield "replay_speed': cannot be combined with 'follow', since a growing file sets the pace; leave one out"
     if isinstance(station.source, dict) and len(station.source) < 2:
         yield f"source': expected sources of two modalities or more, got {len(station.source)}; write one as a text"
-    if not 1 <= station.queue <= _MAX_QUEUED:
-        yield f"queue': expected 1 to {_MAX_QUEUED:,}, got {station.queue}; correct it"
     if station.hop is not None and station.hop < 1:
         yield f"hop': expected 1 sample or more, got {station.hop}; correct it"
     for rule in station.alarms:

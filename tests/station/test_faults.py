@@ -110,7 +110,7 @@ def answered(
         "press 1",
         predictor=predictor,
         sensors=[Sensor(source, "texts", predictor=predictor, rules=rules or SensorRules(hop=10))],
-        intake=Intake(most=most, on_full="drop-oldest"),
+        intake=Intake(most=most, may_drop=True),
         outlets=[outlet, *others],
     )
     station.start()
@@ -253,7 +253,7 @@ def test_a_sensor_whose_samples_wait_behind_those_of_another_is_not_called_silen
         Sensor(awaited, "awaited", predictor=predictor, rules=SensorRules(hop=10, silence_s=0.4)),
         Sensor(other, "other", predictor=predictor, rules=SensorRules(hop=1, silence_s=60.0)),
     ]
-    intake = Intake(most=99, on_full="block")
+    intake = Intake(most=99, may_drop=False)
     station = Station("press 1", predictor=predictor, sensors=sensors, intake=intake, outlets=[])
     station.start()
     until(lambda: station.is_over)
@@ -298,7 +298,7 @@ def test_an_engine_that_hangs_is_no_sign_of_life() -> None:
     station = Station(
         "press 1", predictor=predictor,
         sensors=[Sensor(Texts([good(0, 40)]), "texts", predictor=predictor, rules=SensorRules(hop=10))],
-        intake=Intake(most=10, on_full="block"), outlets=[],
+        intake=Intake(most=10, may_drop=False), outlets=[],
     )  # fmt: skip
     station.start()
     assert entered.wait(10)

@@ -186,7 +186,7 @@ def test_a_camera_takes_its_password_from_a_file_and_repeats_it_nowhere(camera: 
     with pytest.raises(UnavailableError):
         of_camera(address)
     source = of_camera(f"{address}&credentials={tmp_path}/camera")
-    intake = Intake(most=10, on_full="block")
+    intake = Intake(most=10, may_drop=False)
     delivery = next(iter(source.deliveries(intake)))
     assert abs(int(delivery.rows.mean()) - 200) <= 1
     assert intake.notes() == [(True, address)]
@@ -236,7 +236,7 @@ def test_a_pipeline_is_opened_by_gstreamer(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cv2, "VideoCapture", Pipeline)
     pipeline = "nvarguscamerasrc ! nvvidconv ! videoconvert ! appsink"
     source = of_camera(f"{pipeline}#region=6,4,12,8")
-    delivery = next(iter(source.deliveries(Intake(most=10, on_full="block"))))
+    delivery = next(iter(source.deliveries(Intake(most=10, may_drop=False))))
     assert delivery.rows.shape == (1, 8, 12, 1)
     assert asked == [(pipeline, cv2.CAP_GSTREAMER)] * 2
 
@@ -262,7 +262,7 @@ def test_a_camera_that_comes_back_with_smaller_frames_says_so(monkeypatch: pytes
     captures = iter([Capture(1), Capture(2), Capture(1, height=8)])
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: next(captures))
     monkeypatch.setattr(Backoff, "next_s", lambda self: 0.0)
-    source, intake = of_camera("0#region=6,4,12,8"), Intake(most=10, on_full="block")
+    source, intake = of_camera("0#region=6,4,12,8"), Intake(most=10, may_drop=False)
     with pytest.raises(RuntimeError):  # the fourth capture is not there
         for _ in source.deliveries(intake):
             pass

@@ -38,7 +38,7 @@ class Reading:
     """A source that is read in a thread."""
 
     def __init__(self, source: Source) -> None:
-        self.intake = Intake(most=10_000, on_full="drop-oldest")
+        self.intake = Intake(most=10_000, may_drop=True)
         self._source = source
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()

@@ -98,7 +98,7 @@ class Client:
 
 def reading(source: Source) -> tuple[Intake, threading.Thread]:
     """A source that is read into an intake."""
-    intake = Intake(most=100, on_full="drop-oldest")
+    intake = Intake(most=100, may_drop=True)
 
     def read() -> None:
         for delivery in source.deliveries(intake):

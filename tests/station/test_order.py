@@ -124,7 +124,7 @@ def ended(*sources: Any) -> tuple[Station, list[Record]]:
         "press 1",
         predictor=predictor,
         sensors=[Sensor(one, "made up", predictor=predictor, rules=SensorRules(hop=1)) for one in sources],
-        intake=Intake(most=100, on_full="block"),
+        intake=Intake(most=100, may_drop=False),
         outlets=[],
         board=SimpleNamespace(samples=lambda times, rows: None, record=said.append),  # type: ignore[arg-type]
     )

@@ -210,7 +210,7 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
         "press 3",
         predictor=predictor,
         sensors=[Sensor(source, "stdin", predictor=predictor, rules=SensorRules(hop=10))],
-        intake=Intake(most=1, on_full="block"),
+        intake=Intake(most=1, may_drop=False),
         outlets=[],
     )
     board = station.board = Board([acc, gyro], labels)
@@ -229,7 +229,7 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
         tell(number)
     service, address = Service(stations=[station], outlets=[], predictors=[]), read_address("127.0.0.1:0")
     access = Access("a token of the plant", address, is_open=True)
-    with serve_page(service, address=address, access=access, serve_predict=False) as url:
+    with serve_page(service, address=address, access=access) as url:
         browser.get(url)
         wait(browser, lambda _: text_of(browser, "#novelty") == "novelty: p-value 0.50")
         assert browser.find_element("css selector", "#novelty").is_displayed()

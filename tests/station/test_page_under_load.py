@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import re
 import select
@@ -17,7 +16,6 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mmkd_edge import example_bundle
@@ -75,7 +73,7 @@ def running(folder: Path, program: str = MMKD_RUN[2]) -> Iterator[Page]:
     log = folder / "log"
     with log.open("w") as stderr:
         child = subprocess.Popen(
-            [sys.executable, "-c", program, example_bundle(), *options, "--serve-predict"],
+            [sys.executable, "-c", program, example_bundle(), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
@@ -152,23 +150,12 @@ def test_as_many_pages_are_open_as_may_be_and_each_that_closes_makes_room(page: 
     client.close()
 
 
-def npy_header(text: bytes) -> bytes:
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
-
-
-HEADER = b"{'descr': '<f8', 'fortran_order': False, 'shape': (%s, 3), }"
 NONSENSE = {
-    "fake npz": ("/predict", b"PK\x03\x04" + b"x" * 100, "application/x-npy", 422),
-    "header of 2^40": ("/predict", npy_header(HEADER % b"1099511627776"), "application/x-npy", 422),
-    "negative header": ("/predict", npy_header(HEADER % b"-1") + b"x" * 48, "application/x-npy", 422),
-    "parentheses": ("/predict", npy_header(b"(" * 9000), "application/x-npy", 422),
-    "signs": ("/predict", npy_header(b"-" * 9000 + b"1"), "application/x-npy", 422),
-    "deep window": ("/predict", b"[" * 5000 + b"]" * 5000, "application/json", 422),
     "deep login": ("/login", b'{"token":' * 400, "application/json", 400),
     "brackets login": ("/login", b'{"token":' + b"[" * 4000, "application/json", 400),
     "kind": ("/login", b"{}", "text/plain", 415),
     "size": ("/login", b"x" * 5000, "application/json", 413),
-    "station": ("/predict?station=%0a%ff", b"[]", "", 404),
+    "station": ("/events?station=%0a%ff", None, "", 404),
     "file": ("/static/%2e%2e", None, "", 404),
 }
 
@@ -182,17 +169,13 @@ def test_what_a_client_does_wrong_is_an_answer_of_4xx_and_one_log_line_a_cause(t
                 assert client.recv(24) == b"HTTP/1.1 400 Bad Request"
             with page.connect(HALF_A_BODY):
                 pass
-        window = io.BytesIO()
-        np.save(window, np.zeros((200, 3)))
-        assert page.ask("/predict", window.getvalue(), kind="application/x-npy")[0] == 200
         lines = [line for line in page.log().splitlines() if not line.startswith("page: http")]
     causes = [re.sub(r"(answers \d+|request received).*", r"\1", line) for line in lines if "press 1" not in line]
     assert sorted(causes) == [
+        "INFO page: /events answers 404",
         "INFO page: /login answers 400",
         "INFO page: /login answers 413",
         "INFO page: /login answers 415",
-        "INFO page: /predict answers 404",
-        "INFO page: /predict answers 422",
         "INFO page: /static/{name} answers 404",
         "WARNING:  Invalid HTTP request received",
     ]

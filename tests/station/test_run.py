@@ -261,8 +261,8 @@ def test_a_file_that_grows_is_followed_over_its_rotation(bundle_path: Path, tmp_
 
 def test_a_followed_file_loses_none_of_the_lines_that_it_has(bundle_path: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
-    log.write_text("x,y,z\n" + "1,0,0\n" * 5120)  # 20 deliveries for a queue of one
-    child = start(bundle_path, "--source", f"csv:{log}", "--follow", "--queue", "1", "--sink", "-", "--hop", "64")
+    log.write_text("x,y,z\n" + "1,0,0\n" * 5120)
+    child = start(bundle_path, "--source", f"csv:{log}", "--follow", "--sink", "-", "--hop", "64")
     records = [next_record(child.stdout, kind="result") for _ in range(80)]
     _, errors = end(child)
     assert sum(one["dropped"] for one in records) == 0

@@ -108,7 +108,7 @@ def test_times_come_in_units_and_as_texts() -> None:
 
 
 def test_lines_with_a_header_a_decimal_comma_and_gaps_are_read() -> None:
-    reader, intake = LineReader("log.csv", wanted("b", "a")), Intake(most=1, on_full="block")
+    reader, intake = LineReader("log.csv", wanted("b", "a")), Intake(most=1, may_drop=False)
     text = "\ufefftime;a;b;note\n1,5;1,25;2;x\n\n2,5;;NaN;y\n3;1\n4;much;2;z\n"
     found = reader.read(text.splitlines(), intake, arrived_s=7.0)
     np.testing.assert_array_equal(found.rows, np.array([[2, 1.25], [NAN, NAN]], dtype=np.float32))
@@ -118,14 +118,14 @@ def test_lines_with_a_header_a_decimal_comma_and_gaps_are_read() -> None:
 
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_decimal_commas_beside_another_separator_are_of_numbers(separator: str) -> None:
-    intake = Intake(most=1, on_full="block")
+    intake = Intake(most=1, may_drop=False)
     lines = [separator.join(values) for values in (("0,1", "1,25", "2,5"), ("0,2", "3", "4,5"))]
     found = LineReader("log.csv", wanted("a", "b")).read(lines, intake, arrived_s=0.0)
     assert (found.times.tolist(), found.rows.tolist()) == ([0.1, 0.2], [[1.25, 2.5], [3.0, 4.5]])
 
 
 def test_lines_without_a_header_are_the_channels_with_a_time_or_without() -> None:
-    intake = Intake(most=1, on_full="block")
+    intake = Intake(most=1, may_drop=False)
     timed = LineReader("log.csv", wanted("a", "b")).read(["1,2,3", "2,3,4"], intake, arrived_s=0.0)
     plain = LineReader("log.csv", wanted("a", "b")).read(["1\t2"], intake, arrived_s=0.0)
     assert (timed.times.tolist(), timed.rows.tolist()) == ([1.0, 2.0], [[2.0, 3.0], [3.0, 4.0]])
@@ -135,7 +135,7 @@ def test_lines_without_a_header_are_the_channels_with_a_time_or_without() -> Non
 
 
 def test_a_full_queue_drops_the_oldest_and_counts_it() -> None:
-    intake = Intake(most=2, on_full="drop-oldest")
+    intake = Intake(most=2, may_drop=True)
     for count in (3, 4, 5):
         intake.put(delivery(count, arrived_s=0.0))
     facts = intake.facts()
@@ -145,7 +145,7 @@ def test_a_full_queue_drops_the_oldest_and_counts_it() -> None:
 
 
 def test_a_full_queue_that_blocks_waits_until_there_is_room() -> None:
-    intake = Intake(most=1, on_full="block")
+    intake = Intake(most=1, may_drop=False)
     intake.put(delivery(1, arrived_s=0.0))
     waiting = threading.Thread(target=intake.put, args=(delivery(2, arrived_s=0.0),), daemon=True)
     waiting.start()

@@ -11,7 +11,6 @@ from mmkd_edge.cli.options import Option
 from mmkd_edge.errors import UsageError
 from mmkd_station.alarms import AlarmRule
 from mmkd_station.clock import TimeFrom
-from mmkd_station.intake import OnFull
 from mmkd_station.protocols.base import SourceTimeUnit
 from mmkd_station.spec import RunSpec, StationSpec, check_run, size_bytes
 
@@ -89,15 +88,6 @@ class RunOptions:
             shown="three times its longest interval, at least 1 s",
         ),
     ] = None
-    queue: Annotated[int, Option("Maximum number of received messages that wait for processing.", min=1)] = 1024
-    on_full: Annotated[
-        str | None,
-        Option(
-            "If the queue is full, drop the oldest message or make the source wait.",
-            metavar="drop-oldest|block",
-            shown="drop-oldest; block for files and recordings",
-        ),
-    ] = None
     alarm: Annotated[
         list[str] | None, Option("Raise alarms for results with this label. Repeatable.", metavar="LABEL")
     ] = None
@@ -117,23 +107,12 @@ class RunOptions:
     false_alarms_per_hour: Annotated[
         float, Option("Highest rate of false alarms on validation recordings.", metavar="NUMBER", min=0.0)
     ] = 0.1
-    normal: Annotated[
-        list[str] | None,
-        Option("Label of normal operation. Repeatable.", metavar="LABEL", shown="all labels without --alarm"),
-    ] = None
     monitor: Annotated[
         str | None, Option("Serve a page at this address, for instance 127.0.0.1:8090.", metavar="HOST:PORT")
     ] = None
     monitor_token: Annotated[
         Path | None, Option("File with the token of the page.", metavar="FILE", shown="a new one, on stderr")
     ] = None
-    monitor_origin: Annotated[
-        str | None,
-        Option("Address that browsers see if a proxy serves the page: https://plant.example.", metavar="ORIGIN"),
-    ] = None
-    serve_predict: Annotated[
-        bool, Option("Also answer windows that are posted to /predict of the page.", ("--serve-predict",))
-    ] = False
     backend: Annotated[str, Option("Backend that runs the student.", metavar="NAME")] = "auto"
     precision: Annotated[str, Option("Precision of the model to run.", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Option("Threads per prediction.", shown="tuned, else 1", min=1)] = None
@@ -161,20 +140,17 @@ _NEEDS = {
     "--keep-in": "--keep-uncertain",
     "--uncertain-below": "--keep-uncertain",
     "--monitor-token": "--monitor",
-    "--monitor-origin": "--monitor",
-    "--serve-predict": "--monitor",
     "--confirm": "--alarm",
     "--release": "--alarm",
     "--cooldown": "--alarm",
     "--min-probability": "--alarm",
     "--false-alarms-per-hour": "--tune-alarm",
-    "--normal": "--tune-alarm",
 }
 _WITH_TUNING = [
-    *("--tune-alarm", "--alarm", "--cooldown", "--false-alarms-per-hour", "--normal", "--hop"),
-    *("--backend", "--precision", "--threads", "--reference"),
+    *("--tune-alarm", "--alarm", "--cooldown", "--false-alarms-per-hour"),
+    *("--hop", "--backend", "--precision", "--threads", "--reference"),
 ]
-_WITH_FILE = ("--monitor", "--monitor-token", "--monitor-origin", "--serve-predict")
+_WITH_FILE = ("--monitor", "--monitor-token")
 
 
 def check_combination(options: RunOptions, subject: Path) -> None:
@@ -209,8 +185,6 @@ def run_spec(bundle: Path, options: RunOptions) -> RunSpec:
         raise UsageError("--source: expected where samples come from, got none; for instance --source csv:log.csv")
     _check_choice(options.time, TimeFrom, option="--time")
     _check_choice(options.time_unit, SourceTimeUnit, option="--time-unit")
-    if options.on_full is not None:
-        _check_choice(options.on_full, OnFull, option="--on-full")
     same = {name: value for name, value in vars(options).items() if name in StationSpec.__struct_fields__}
     same["source"] = _sources(options.source)
     same["map"] = _mapping(options.map or [])

@@ -105,7 +105,6 @@ def _tune(bundle: Path, data: Path, options: RunOptions, *, as_json: bool) -> No
             predictor,
             load_recordings(str(data), predictor.modality),
             label=rules[0].label,
-            normal=options.normal or (),
             most_per_hour=options.false_alarms_per_hour,
             hop=options.hop or usual_hop(predictor.entry),
             cooldown_s=rules[0].cooldown_s,
@@ -177,13 +176,12 @@ def _serve_page(service: Service, options: RunOptions) -> Iterator[None]:
         yield
         return
     from mmkd_edge.cli.show import say
-    from mmkd_station.monitor.access import Access, read_address, read_origin, token_from
+    from mmkd_station.monitor.access import Access, read_address, token_from
     from mmkd_station.monitor.server import serve_page
 
     address, token = read_address(options.monitor), token_from(options.monitor_token)
-    origin = None if options.monitor_origin is None else read_origin(options.monitor_origin)
-    access = Access(token, address, is_open=options.monitor_token is None, origin=origin)
-    with serve_page(service, address=address, access=access, serve_predict=options.serve_predict) as url:
+    access = Access(token, address, is_open=options.monitor_token is None)
+    with serve_page(service, address=address, access=access) as url:
         where = f"its token: {token}" if options.monitor_token is None else f"its token is in {options.monitor_token}"
         say(f"page: {url} ({where})")
         if not address.is_loopback:

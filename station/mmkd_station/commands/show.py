@@ -10,7 +10,7 @@ from mmkd_edge.errors import UnavailableError
 from mmkd_station.outlet import OutletFacts
 from mmkd_station.service import RunFacts
 from mmkd_station.station import StationFacts
-from mmkd_station.tuning import RuleScore, Tuned
+from mmkd_station.tuning import Tuned
 
 
 def summary_lines(facts: RunFacts) -> Iterator[str]:
@@ -70,32 +70,20 @@ def lost_records(sinks: Sequence[OutletFacts]) -> UnavailableError | None:
 
 
 def tuned_lines(tuned: Tuned, bundle: Path, *, hop: int | None, reference: Path | None) -> Iterator[str]:
-    """Yield the rule, its cost, and the command to run it."""
-    yield f"alarm for {tuned.rule.label}, normal operation {', '.join(tuned.normal)}"
-    yield (
-        f"best of {tuned.tried} rules with at most {tuned.most_per_hour:g} false alarms per hour on validation "
-        "recordings (intervals at 95 %)"
-    )
-    yield f"  test recordings, an alarm for each result: {_score_text(tuned.before)}"
-    yield f"  test recordings, alarms by the rule: {_score_text(tuned.on_test)}"
-    yield f"  validation recordings, which chose the rule: {_score_text(tuned.on_valid)}"
-    yield "the delay counts from the start of a recording, and includes its first full window"
+    """Yield the rule's cost, and the command to run it."""
+    yield f"alarm for {tuned.rule.label}: best rule with at most {tuned.most_per_hour:g} false alarms per hour"
+    scores = {"test, an alarm for each result": tuned.before, "test, by the rule": tuned.on_test}
+    for name, score in (scores | {"validation, by the rule": tuned.on_valid}).items():
+        low, high = score.false_alarms_interval
+        delay = "" if score.delay_s is None else f", after {score.delay_s:.1f} s (median)"
+        yield (
+            f"  {name}: {score.false_alarms} false alarm{'s' * (score.false_alarms != 1)} in "
+            f"{score.normal_hours:.2f} h, {score.false_alarms_per_hour:.2f} per hour (95 % interval {low:.2f} to "
+            f"{high:.2f}); {score.detected} of {score.recordings} recordings detected{delay}"
+        )
     options: list[object] = ["--alarm", tuned.rule.label, "--confirm", tuned.rule.confirm]
     options += ["--release", tuned.rule.release, "--cooldown", f"{tuned.rule.cooldown_s:g}s"]
     options += ["--min-probability", f"{tuned.rule.min_probability:g}"]
     options += [] if hop is None else ["--hop", hop]  # a rule counts results
     options += [] if reference is None else ["--reference", reference]
     yield "next: " + shell_line("mmkd-run", bundle, "--source", "SOURCE", *options)
-
-
-def _score_text(score: RuleScore) -> str:
-    low, high = score.false_alarms_interval
-    least, most = score.detected_interval
-    text = (
-        f"{score.false_alarms} false alarm{'s' * (score.false_alarms != 1)} in {score.normal_hours:.2f} h, "
-        f"{score.false_alarms_per_hour:.2f} per hour ({low:.2f} to {high:.2f}); "
-        f"{score.detected} of {score.recordings} recordings detected ({100 * least:.1f} to {100 * most:.1f} %)"
-    )
-    if score.delay_s is not None:
-        text += f"; median delay {score.delay_s:.1f} s, longest {score.longest_delay_s:.1f} s"
-    return f"{text}; {score.groups} groups"

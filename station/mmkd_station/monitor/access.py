@@ -1,7 +1,7 @@
 """Who may see the page and who may change something.
 
-On the loopback interface anybody may look, unless a token or an origin is set. Otherwise, and for every change, the
-token is required, except for local health probes. Other origins are refused.
+On the loopback interface anybody may look, unless a token is set. Otherwise, and for every change, the token is
+required, except for local health probes. Other origins are refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,10 +21,10 @@ from mmkd_edge.errors import UsageError, os_reason
 COOKIE = "mmkd_session"
 _MIN_TOKEN = 16
 _MAX_ADDRESSES = 1024
+_MAX_GUESSES, _SECONDS_PER_GUESS = 5.0, 5.0
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 # Headers of proxies: RFC 7239, and the older custom.
 _FORWARDED = ("forwarded", "x-forwarded-for")
-_USUAL_PORTS = {"http": 80, "https": 443}
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,21 +50,6 @@ def read_address(text: str) -> Address:
     return Address(host=host.strip("[]") or "127.0.0.1", port=int(port))
 
 
-def read_origin(text: str) -> str:
-    """Parse `SCHEME://HOST[:PORT]`, as in the `Origin` header. Raises UsageError."""
-    try:
-        parts = urlsplit(text)
-        port, host = parts.port, parts.hostname
-    except ValueError:
-        host = None
-    if host is None or parts.scheme not in _USUAL_PORTS or "@" in parts.netloc or parts.path not in ("", "/"):
-        raise UsageError(
-            f"--monitor-origin {text}: expected what the browser shows before the path, such as "
-            "https://plant.example; write it so"
-        )
-    return f"{parts.scheme}://{in_url(host)}" + ("" if port in (None, _USUAL_PORTS[parts.scheme]) else f":{port}")
-
-
 def in_url(host: str) -> str:
     """Put IPv6 hosts in brackets for a URL."""
     return f"[{host}]" if ":" in host else host
@@ -88,14 +72,13 @@ def token_from(file: Path | None) -> str:
 
 
 class Access:
-    """Decides about requests: `is_open` lets the loopback interface look; `origin` is a proxy's."""
+    """Decides about requests; `is_open` lets the loopback interface look."""
 
-    def __init__(self, token: str, address: Address, *, is_open: bool, origin: str | None = None) -> None:
+    def __init__(self, token: str, address: Address, *, is_open: bool) -> None:
         self._token = token
-        self._is_alone = address.is_loopback and origin is None
-        self._is_open = is_open and self._is_alone
-        self._origin = origin
-        self._names = {*_LOCAL_NAMES, in_url(address.host)} if address.is_loopback else None
+        self._is_loopback = address.is_loopback
+        self._is_open = is_open and address.is_loopback
+        self._names = {*_LOCAL_NAMES, in_url(address.host)}
 
     @property
     def session(self) -> str:
@@ -114,14 +97,11 @@ class Access:
         return hmac.compare_digest(cookies.get(COOKIE, "").encode(), self.session.encode())
 
     def is_from_here(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request names this machine, and comes from no other origin."""
-        host = headers.get("host", "")
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        seen = None if self._origin is None else self._origin.partition("://")[2]
-        if self._names is not None and name not in self._names and host != seen:
-            return False
+        """Whether a request comes from no other origin, nor by another name where anybody may look."""
         origin = headers.get("origin")
-        if origin is not None and origin != self._origin and origin.partition("://")[2] != host:
+        if self._is_open and not self._is_local_name(headers):
+            return False
+        if origin is not None and origin.partition("://")[2] != headers.get("host", ""):
             return False
         # Any site may link here, but only the page may send requests.
         return headers.get("sec-fetch-mode") == "navigate" or headers.get("sec-fetch-site", "none") in (
@@ -135,7 +115,11 @@ class Access:
 
     def may_probe(self, headers: Mapping[str, str]) -> bool:
         """Whether a request may probe health without the token."""
-        return self._is_alone and not _is_forwarded(headers)
+        return self._is_loopback and self._is_local_name(headers) and not _is_forwarded(headers)
+
+    def _is_local_name(self, headers: Mapping[str, str]) -> bool:
+        host = headers.get("host", "")
+        return (host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host) in self._names
 
 
 def _is_forwarded(headers: Mapping[str, str]) -> bool:
@@ -143,35 +127,17 @@ def _is_forwarded(headers: Mapping[str, str]) -> bool:
 
 
 class Guesses:
-    """Limits wrong tokens per address."""
+    """Limits wrong tokens per address: five, and one more every five seconds."""
 
     def __init__(self) -> None:
-        self._buckets: dict[str, Bucket] = {}
+        self._left: dict[str, tuple[float, float]] = {}  # guesses, and when they were counted
 
     def take(self, address: str) -> bool:
         """Count a wrong token; return whether the address is within its limit."""
-        bucket = self._buckets.pop(address, None) or Bucket(rate_hz=0.2, burst=5)
-        self._buckets[address] = bucket
-        if len(self._buckets) > _MAX_ADDRESSES:
-            del self._buckets[next(iter(self._buckets))]
-        return bucket.take()
-
-
-class Bucket:
-    """Rate limit with bursts."""
-
-    def __init__(self, *, rate_hz: float, burst: int) -> None:
-        self._rate_hz = rate_hz
-        self._burst = float(burst)
-        self._left = float(burst)
-        self._seen_s = time.monotonic()
-
-    def take(self) -> bool:
-        """Count a request; return whether it is within the limit."""
         now_s = time.monotonic()
-        self._left = min(self._burst, self._left + (now_s - self._seen_s) * self._rate_hz)
-        self._seen_s = now_s
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+        left, seen_s = self._left.pop(address, (_MAX_GUESSES, now_s))
+        left = min(_MAX_GUESSES, left + (now_s - seen_s) / _SECONDS_PER_GUESS)
+        self._left[address] = (left - 1 if left >= 1 else left), now_s
+        if len(self._left) > _MAX_ADDRESSES:
+            del self._left[next(iter(self._left))]
+        return left >= 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,11 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
-from mmkd_edge import read_npy
-from mmkd_edge.errors import InputError, MmkdError, UsageError
-from mmkd_station.monitor.access import COOKIE, Access, Bucket, Guesses
+from mmkd_station.monitor.access import COOKIE, Access, Guesses
 from mmkd_station.monitor.metrics import service_metrics
 from mmkd_station.monitor.view import PageFollower
 from mmkd_station.service import Service
@@ -34,9 +30,7 @@ logger = logging.getLogger(__name__)
 _STATIC = Path(__file__).parent / "static"
 _TICK_S = 0.5
 _MAX_PAGES = 32
-_MAX_SMALL_BODY = 4096
-# JSON text per value, and the rest.
-_VALUE_BYTES, _HEADER_BYTES = 32, 4096
+_MAX_BODY_BYTES = 4096
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
     "form-action 'self'",
@@ -60,14 +54,12 @@ class _Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
 class MonitorApp:
     """The routes. `stopping` ends open answers."""
 
-    def __init__(self, service: Service, *, access: Access, stopping: threading.Event, serve_predict: bool) -> None:
+    def __init__(self, service: Service, *, access: Access, stopping: threading.Event) -> None:
         self._service = service
         self._access = access
         self._stopping = stopping
-        self._serve_predict = serve_predict
         self._pages: weakref.WeakSet[PageFollower] = weakref.WeakSet()  # also drops pages that never began
         self._guesses = Guesses()
-        self._predictions = Bucket(rate_hz=50.0, burst=100)
 
     def app(self) -> Starlette:
         """Return the Starlette application."""
@@ -81,7 +73,6 @@ class MonitorApp:
             self._route("/acknowledge", self._acknowledge, touch=True, method="POST"),
             self._route("/healthz", self._healthz, look=False),
             self._route("/metrics", self._metrics),
-            self._route("/predict", self._predict, method="POST"),
         ]
         return Starlette(routes=routes)
 
@@ -187,25 +178,6 @@ class MonitorApp:
 
         return PlainTextResponse(await asyncio.to_thread(service_metrics, self._service))
 
-    async def _predict(self, request: Request) -> Response:
-        from starlette.responses import Response
-
-        if not self._serve_predict:
-            raise _Refusal(HTTPStatus.NOT_FOUND, "mmkd-run was started without --serve-predict")
-        if not self._predictions.take():
-            raise _Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many windows; ask for at most 50 a second")
-        predictor = self._requested_station(request).predictor
-        values = sum(math.prod(entry.modality.shape) for entry in predictor.entries)
-        body = await _body(request, most_bytes=values * _VALUE_BYTES + _HEADER_BYTES)
-        kind = request.headers.get("content-type", "")
-        try:
-            prediction = await asyncio.to_thread(lambda: predictor.predict(_window(body, kind)).to_json())
-        except (InputError, UsageError) as error:
-            raise _Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
-        except MmkdError as error:
-            raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
-        return Response(prediction, media_type="application/json")
-
     def _requested_station(self, request: Request) -> Station:
         return self._station(request.query_params.get("station", self._service.stations[0].name))
 
@@ -229,7 +201,16 @@ def _file(name: str, media_type: str) -> Response:
 
 
 async def _json_object(request: Request) -> dict[str, Any]:
-    body = await _body(request, most_bytes=_MAX_SMALL_BODY)
+    from starlette.requests import ClientDisconnect
+
+    body = b""
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _MAX_BODY_BYTES:
+                raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {_MAX_BODY_BYTES:,} bytes")
+    except ClientDisconnect as error:
+        raise _Refusal(HTTPStatus.BAD_REQUEST, "the connection ended before the body did") from error
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise _Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected application/json")
     try:
@@ -238,46 +219,5 @@ async def _json_object(request: Request) -> dict[str, Any]:
         raise _Refusal(HTTPStatus.BAD_REQUEST, "expected a JSON object") from error
 
 
-async def _body(request: Request, *, most_bytes: int) -> bytes:
-    from starlette.requests import ClientDisconnect
-
-    parts: list[bytes] = []
-    size_bytes = 0
-    try:
-        async for part in request.stream():
-            size_bytes += len(part)
-            if size_bytes > most_bytes:
-                raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {most_bytes:,} bytes")
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise _Refusal(HTTPStatus.BAD_REQUEST, "the connection ended before the body did") from error
-    return b"".join(parts)
-
-
 def _address(request: Request) -> str:
     return request.client.host if request.client else ""
-
-
-def _window(body: bytes, content_type: str) -> object:
-    """Return a window from npy (T, C), or JSON rows (null is missing), also by modality. Raises InputError."""
-    if content_type.partition(";")[0].strip() == "application/x-npy":
-        try:
-            return read_npy(body)
-        except ValueError as error:
-            raise InputError(f"expected an array in the npy format, got something else: {error}") from error
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"expected JSON, got something else: {error}") from error
-    if isinstance(document, dict):
-        return {str(name): None if rows is None else _array(rows) for name, rows in document.items()}
-    return _array(document)
-
-
-def _array(rows: object) -> object:
-    try:
-        return np.array(rows, dtype=np.float64)  # null becomes NaN
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(
-            "expected rows of numbers, one for each sample, got something else; null is missing"
-        ) from error

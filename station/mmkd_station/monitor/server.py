@@ -30,7 +30,7 @@ _SPARE_CONNECTIONS = 64  # above the limit that closes waiting ones; beyond, uvi
 
 
 @contextlib.contextmanager
-def serve_page(service: Service, *, address: Address, access: Access, serve_predict: bool) -> Iterator[str]:
+def serve_page(service: Service, *, address: Address, access: Access) -> Iterator[str]:
     """Serve the page inside the block; yield its URL. Raises UsageError, UnavailableError without starlette."""
     require_modules(("starlette", "uvicorn"), by="--monitor", extra="monitor")
     import uvicorn
@@ -40,7 +40,7 @@ def serve_page(service: Service, *, address: Address, access: Access, serve_pred
     listening = _listening(address)
     host, port = listening.getsockname()[:2]
     stopping = threading.Event()
-    monitor = MonitorApp(service, access=access, stopping=stopping, serve_predict=serve_predict)
+    monitor = MonitorApp(service, access=access, stopping=stopping)
     config = uvicorn.Config(
         monitor.app(),
         log_level="warning",

@@ -223,7 +223,7 @@ function showHealth(station, last) {
     ["not answered", faults, faults > 0],
     ["queue", intake.queued, intake.queued > 100],
     ["running", duration(station.facts.running_s), false],
-    [station.sharing > 1 ? `inputs of ${station.sharing} stations` : "inputs", station.drift.replaceAll("_", " ") || "unknown", station.drift === "drifting"],
+    ["inputs", station.drift.replaceAll("_", " ") || "unknown", station.drift === "drifting"],
   ];
   if (station.facts.adaptation) facts.push(["adaptation is due", station.facts.adaptation, true]);
   if (intake.connects) facts.push(["connects", intake.connects, intake.connects > 1]);
@@ -232,22 +232,8 @@ function showHealth(station, last) {
     pair.append(element("dt", name), element("dd", typeof value === "number" ? number(value) : value, { "data-bad": bad }));
     return pair;
   }));
-  showLatency(station.latency);
-}
-
-function showLatency(latency) {
-  if (!latency) return;
-  $("latency-text").textContent = `half within ${duration(latency.p50_s)}, 99 % within ${duration(latency.p99_s)}, longest ${duration(latency.max_s)}`;
-  const most = Math.max(...latency.bars.map((bar) => bar[1]));
-  replace("latency", latency.bars.map(([edge, count]) => {
-    const place = element("div", "", { title: `${number(count)} up to ${duration(edge)}` }), bar = element("b");
-    bar.style.height = `${count ? Math.max(2, (100 * count) / most) : 0}%`;
-    place.append(bar);
-    return place;
-  }));
-  let axis = $("latency").nextElementSibling;
-  if (!axis) $("latency").after((axis = element("div", "", { class: "axis", "aria-hidden": "true" })));
-  axis.replaceChildren(...latency.bars.map(([edge]) => element("span", duration(edge))));
+  const [half, most, longest] = station.latency_s ?? [];
+  $("latency").textContent = station.latency_s ? `half within ${duration(half)}, 99 % within ${duration(most)}, longest ${duration(longest)}` : "no result yet";
 }
 
 function showSinks(update) {
