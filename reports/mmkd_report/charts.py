@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 LEFT, RIGHT, TOP = 42.0, 332.0, 10.0
-LINE_BOTTOM, SCATTER_BOTTOM = 138.0, 190.0
-MAX_POINTS = 160  # per line: more than a phone shows
+LINE_BOTTOM = 138.0
 MAP_SIZE = 240.0
+MAX_POINTS = 160  # per line: more than a phone shows
 MAX_MAP_CELLS = 96  # per side: more would be smaller than a point on a phone
 ROW_HEIGHT = 30.0
 NAME_LINE = 15.0  # line height of names in a dot panel, see page.css
 NAME_CHARACTERS = 13  # per line of 7rem, with room for broken words
 SELF_CLOSING = ("line", "rect", "circle", "path", "image", "input")
+BARS_LEFT, CHARACTER_WIDTH, EDGE = 8.0, 6.2, 24.0  # of a histogram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +87,9 @@ def axis(values: Iterable[float | None], *, floor: float = -math.inf, ceiling: f
 
 def tight_axis(values: Iterable[float | None]) -> Axis:
     """Return an axis that ends with `values`."""
-    known = [value for value in values if is_number(value)] or [0.0, 1.0]
-    low, high = min(known), max(known)
-    return axis(known, floor=low, ceiling=high) if high > low else axis(known)
+    known = [value for value in values if is_number(value)]
+    is_wide = bool(known) and min(known) < max(known)
+    return axis(known, floor=min(known), ceiling=max(known)) if is_wide else axis(known)
 
 
 def element(name: str, *content: str, **attributes: object) -> Markup:
@@ -258,13 +259,6 @@ class Line:
     high: Sequence[float | None] = ()
 
 
-def thin_out(length: int, most: int = MAX_POINTS) -> list[int]:
-    """Return at most `most` evenly spread indexes, both ends included."""
-    if length <= most:
-        return list(range(length))
-    return sorted({round(index * (length - 1) / (most - 1)) for index in range(most)})
-
-
 def line_chart(
     lines: Sequence[Line],
     *,
@@ -279,78 +273,55 @@ def line_chart(
     note: str = "",
 ) -> Chart:
     """Draw lines over two axes; `x_text` and `y_text` write tick labels, `caption` replaces the title."""
-    parts = _axes(x_axis, y_axis, LINE_BOTTOM, x_label, x_text, y_text)
+
+    def x_at(value: float) -> float:
+        return round(LEFT + x_axis.place(value) * (RIGHT - LEFT), 1)
+
+    def y_at(value: float) -> float:
+        return round(LINE_BOTTOM - y_axis.place(value) * (LINE_BOTTOM - TOP), 1)
+
+    parts = []
+    for value in y_axis.ticks:
+        y = y_at(value)
+        parts.append(element("line", class_="grid", x1=42, x2=332, y1=y, y2=y))
+        parts.append(element("text", y_text(value), class_="tick", x=36, y=y + 4, text_anchor="end"))
+    for value in x_axis.ticks:
+        x = x_at(value)
+        parts.append(element("line", class_="notch", x1=x, x2=x, y1=LINE_BOTTOM, y2=LINE_BOTTOM + 4))
+        parts.append(element("text", x_text(value), class_="tick", x=x, y=LINE_BOTTOM + 16, text_anchor="middle"))
+    parts.append(element("text", x_label, class_="axis", x=332, y=LINE_BOTTOM + 31, text_anchor="end"))
     for line in lines:
-        keep = thin_out(len(line.x))
-        middle = _place_points(line.x, line.y, keep, x_axis, y_axis)
+        most = min(len(line.x), MAX_POINTS)
+        shown = sorted({round(index * (len(line.x) - 1) / max(1, most - 1)) for index in range(most)})
         marks = []
         if line.low and line.high:
-            low, high = (_place_points(line.x, edge, keep, x_axis, y_axis) for edge in (line.low, line.high))
-            edges = [(a, b) for a, b in zip(low, high, strict=True) if a is not None and b is not None]
+            ends = [(x_at(line.x[at]), line.low[at], line.high[at]) for at in shown]
+            edges = [(x, y_at(low), y_at(high)) for x, low, high in ends if is_number(low) and is_number(high)]
             if len(edges) > 1:
-                outline = [a for a, _ in edges] + [b for _, b in reversed(edges)]
+                outline = [(x, low) for x, low, _ in edges] + [(x, high) for x, _, high in reversed(edges)]
                 marks.append(element("path", class_="band", d=_path(outline) + "Z"))
-        marks.append(element("path", element("title", line.name), class_="line", d=_path(middle)))
-        points = [(point, index) for point, index in zip(middle, keep, strict=True) if point is not None]
-        if len(points) <= 12:
-            for (x, y), index in points:
-                value = line.y[index]
-                name = f"{line.name}: {x_text(line.x[index])}, {y_text(value)}" if is_number(value) else line.name
-                marks.append(element("circle", element("title", name), class_="point", cx=x, cy=y, r=3))
+        values = [(line.x[at], line.y[at]) for at in shown]
+        points = [(x_at(x), y_at(y)) if is_number(y) else None for x, y in values]
+        marks.append(element("path", element("title", line.name), class_="line", d=_path(points)))
+        if sum(point is not None for point in points) <= 12:
+            for x, level in values:
+                if is_number(level):
+                    text = element("title", f"{line.name}: {x_text(x)}, {y_text(level)}")
+                    marks.append(element("circle", text, class_="point", cx=x_at(x), cy=y_at(level), r=3))
         parts.append(element("g", *marks, class_=f"role-{line.role}"))
     drawn = svg(title, description, *parts, class_="chart", viewBox="0 0 340 172")
     return Chart(svg=drawn, caption=title if caption is None else caption, note=note)
 
 
-def _axes(
-    x_axis: Axis,
-    y_axis: Axis,
-    bottom: float,
-    x_label: str,
-    x_text: Callable[[float], str],
-    y_text: Callable[[float], str],
-) -> list[Markup]:
-    parts = []
-    for value in y_axis.ticks:
-        y = _y(y_axis, value, bottom)
-        parts.append(element("line", class_="grid", x1=42, x2=332, y1=y, y2=y))
-        parts.append(element("text", y_text(value), class_="tick", x=36, y=y + 4, text_anchor="end"))
-    for value in x_axis.ticks:
-        x = _x(x_axis, value)
-        parts.append(element("line", class_="notch", x1=x, x2=x, y1=bottom, y2=bottom + 4))
-        parts.append(element("text", x_text(value), class_="tick", x=x, y=bottom + 16, text_anchor="middle"))
-    return [*parts, element("text", x_label, class_="axis", x=332, y=bottom + 31, text_anchor="end")]
-
-
-def _x(over: Axis, value: float) -> float:
-    return round(LEFT + over.place(value) * (RIGHT - LEFT), 1)
-
-
-def _y(over: Axis, value: float, bottom: float) -> float:
-    return round(bottom - over.place(value) * (bottom - TOP), 1)
-
-
-def _place_points(
-    x: Sequence[float], y: Sequence[float | None], keep: Sequence[int], x_axis: Axis, y_axis: Axis
-) -> list[tuple[float, float] | None]:
-    picked = ((x[index], y[index]) for index in keep)
-    return [(_x(x_axis, a), _y(y_axis, b, LINE_BOTTOM)) if is_number(b) else None for a, b in picked]
-
-
 def _path(points: Iterable[tuple[float, float] | None]) -> str:
-    written, pen = [], "M"
+    written, pen = "", "M"
     for point in points:
-        if point is None:
-            pen = "M"
-            continue
-        written.append(f"{pen}{point[0]:g} {point[1]:g}")
-        pen = "L"
-    return "".join(written)
+        written += "" if point is None else f"{pen}{point[0]:g} {point[1]:g}"
+        pen = "M" if point is None else "L"
+    return written
 
 
 # --- histograms -------------------------------------------------------------------------------------------------------
-
-BARS_LEFT, CHARACTER_WIDTH, EDGE = 8.0, 6.2, 24.0
 
 
 def log_histogram(
@@ -383,7 +354,9 @@ def log_histogram(
         parts.append(element("text", name, class_="tick", x=x + side, y=y + 4, text_anchor=anchor))
     parts.append(element("line", class_="notch", x1=8, x2=332, y1=bottom, y2=bottom))
     free_from = 0.0
-    for value in _log_ticks(edges[0], edges[-1]):
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [factor * 10.0**power for power in decades for factor in (1, 2, 5)]
+    for value in [tick for tick in ticks if edges[0] <= tick <= edges[-1]] or [edges[0]]:
         x, label = place(value), text(value)
         anchor = "start" if x < EDGE else "end" if x > RIGHT + BARS_LEFT - EDGE else "middle"
         width = CHARACTER_WIDTH * len(label)
@@ -393,12 +366,6 @@ def log_histogram(
             parts.append(element("text", label, class_="tick", x=x, y=bottom + 16, text_anchor=anchor))
             free_from = begin + width + CHARACTER_WIDTH
     return Chart(svg=svg(title, description, *parts, class_="chart distribution", viewBox="0 0 340 140"))
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [factor * 10.0**power for power in decades for factor in (1, 2, 5)]
-    return [value for value in ticks if low <= value <= high] or [low]
 
 
 # --- attention maps ---------------------------------------------------------------------------------------------------
@@ -418,14 +385,13 @@ def attention_map(
     Opacity runs from the 1st percentile to the 99th, so that neither a peak nor a common floor hides the rest. Both are
     written below, since a flat map would look as lively.
     """
-    rows, columns = _blocks(len(weights)), _blocks(len(weights[0]))
+    spans = []
+    for length in (len(weights), len(weights[0])):
+        most = min(length, MAX_MAP_CELLS)
+        spans.append([range(index * length // most, (index + 1) * length // most) for index in range(most)])
     pooled = [
-        [
-            math.fsum(weights[row][column] for row in range(*tall) for column in range(*wide))
-            / ((tall[1] - tall[0]) * (wide[1] - wide[0]))
-            for wide in columns
-        ]
-        for tall in rows
+        [math.fsum(weights[at][to] for at in tall for to in wide) / (len(tall) * len(wide)) for wide in spans[1]]
+        for tall in spans[0]
     ]
     known = sorted(weight for row in pooled for weight in row if is_number(weight)) or [0.0]
     low, high = known[math.floor(0.01 * (len(known) - 1))], known[math.ceil(0.99 * (len(known) - 1))]
@@ -434,7 +400,7 @@ def attention_map(
         bytes(round(min(255.0, max(0.0, (weight - low) * scale))) if is_number(weight) else 0 for weight in row)
         for row in pooled
     ]
-    picture = base64.b64encode(png_from_shades(shades, rgb)).decode("ascii")
+    picture = base64.b64encode(_png(shades, rgb)).decode("ascii")
     parts = [
         element(
             "image",
@@ -454,16 +420,8 @@ def attention_map(
     return Chart(svg=image, note=note, style=f"map role-{role}")
 
 
-def _blocks(length: int) -> list[tuple[int, int]]:
-    parts = min(length, MAX_MAP_CELLS)
-    return [(index * length // parts, (index + 1) * length // parts) for index in range(parts)]
-
-
-def png_from_shades(shades: Sequence[bytes], rgb: tuple[int, int, int]) -> bytes:
-    """Return a PNG in the colour `rgb` with the opacity of `shades` (rows of bytes).
-
-    Format: PNG specification (ISO/IEC 15948), one palette colour with a transparency table (tRNS).
-    """
+def _png(shades: Sequence[bytes], rgb: tuple[int, int, int]) -> bytes:
+    """Return a PNG (ISO/IEC 15948) of one palette colour with the opacity of `shades` (rows of bytes)."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -53,18 +53,8 @@ def test_places_are_clipped_to_the_axis() -> None:
     assert [over.place(value) for value in (0.4, 0.5, 0.75, 1.2)] == [0.0, 0.0, 0.5, 1.0]
 
 
-@settings(max_examples=40, derandomize=True)
-@given(st.integers(min_value=1, max_value=5000))
-def test_thinning_keeps_the_ends_and_the_limit(length: int) -> None:
-    kept = plots.thin_out(length)
-    assert kept[0] == 0
-    assert kept[-1] == length - 1
-    assert len(kept) == min(length, plots.MAX_POINTS)
-    assert kept == sorted(set(kept))
-
-
 def chart(y, **bands) -> str:
-    x = [0.0, 1.0, 2.0, 3.0]
+    x = np.linspace(0, 3, len(y)).tolist()
     unit = plots.Axis(low=0.0, high=1.0, ticks=(0.0, 1.0))
     return plots.line_chart(
         [plots.Line(role="student", name="S", x=x, y=y, **bands)],
@@ -91,6 +81,11 @@ def test_a_line_runs_from_corner_to_corner_of_the_plot() -> None:
         ("332", "10"),
     ]
     assert "<title>S: 1, 0.25</title>" in svg  # a reader sees the value on hover
+
+
+def test_a_long_line_keeps_its_ends_and_no_more_points_than_a_phone_shows() -> None:
+    points = re.findall(r"[ML]([\d.]+) ", path(chart([0.5] * 5000), "line"))
+    assert (len(points), points[0], points[-1]) == (plots.MAX_POINTS, "42", "332")
 
 
 @pytest.mark.parametrize("gap", [None, math.nan])

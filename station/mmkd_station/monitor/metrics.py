@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
-from mmkd_edge import EdgePredictor, Health, HealthCollector, Status
+import msgspec
+
+from mmkd_edge import Health, HealthCollector, Status
 from mmkd_station.service import Service
 from mmkd_station.station import Station, StationFacts
 
@@ -24,8 +26,6 @@ _SINK_COUNTERS = (
     ("dropped", "Records given up because too many waited."),
     ("failures", "How often a sink failed."),
 )
-# Per station; others are per bundle, which stations may share.
-_COUNTED_BY_STATIONS = ("mmkd_predictions", "mmkd_latency_seconds")
 
 
 def service_metrics(service: Service) -> str:
@@ -39,33 +39,27 @@ def service_metrics(service: Service) -> str:
 
 
 class _StationHealth:
+    """A station's own answers; other figures are of the predictor, which stations of one bundle share."""
+
     def __init__(self, station: Station) -> None:
         self._station = station
 
     def health(self) -> Health:
         facts = self._station.facts()
-        return Health(
-            predictions={status: facts.results.get(status, 0) for status in get_args(Status)},
-            backend_failures=0,
-            reopens=0,
-            swaps=0,
-            rollbacks=0,
-            models=(),
-            latency=facts.latency,
-        )
+        predictions = {status: facts.results.get(status, 0) for status in get_args(Status)}
+        health = self._station.predictor.health()
+        return msgspec.structs.replace(health, predictions=predictions, latency=facts.latency)
 
 
 class _ServiceCollector:
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._stations = HealthCollector({station.name: _StationHealth(station) for station in service.stations})
-        self._bundles = HealthCollector(_predictors_by_bundle(service.stations))
+        self._health = HealthCollector({station.name: _StationHealth(station) for station in service.stations})
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        for own, shared in zip(self._stations.collect(), self._bundles.collect(), strict=True):
-            yield own if own.name in _COUNTED_BY_STATIONS else shared
+        yield from self._health.collect()
         facts = self._service.facts()
         for name, text, counter_value in _STATION_COUNTERS:
             counter = CounterMetricFamily(f"mmkd_live_{name}", text, labels=["station"])
@@ -84,14 +78,3 @@ class _ServiceCollector:
             for sink in facts.sinks:
                 counter.add_metric([sink.sink], getattr(sink, name))
             yield counter
-
-
-def _predictors_by_bundle(stations: Sequence[Station]) -> dict[str, EdgePredictor]:
-    predictors: dict[str, EdgePredictor] = {}
-    for station in stations:
-        if any(known is station.predictor for known in predictors.values()):
-            continue
-        path = station.predictor.info().bundle
-        opened = sum(known.info().bundle == path for known in predictors.values())
-        predictors[f"{path} {opened + 1}" if opened else path] = station.predictor
-    return predictors

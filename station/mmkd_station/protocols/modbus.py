@@ -6,7 +6,6 @@ A column is a register: `h100:int16` is holding register 100, `i7:float32` input
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import time
@@ -20,15 +19,10 @@ from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.protocols.base import LastResultSink, Place, Source, SourceRequest, polled_source, read_place
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
-logger = logging.getLogger(__name__)
-
 _PORT, _TIMEOUT_S = 502, 3.0
 _REGISTER = re.compile(r"(?P<kind>[hi])(?P<number>[0-9]{1,5})(?::(?P<type>[a-z0-9]+))?")
 _WORDS = {"int16": 1, "uint16": 1, "int32": 2, "uint32": 2, "int64": 4, "uint64": 4, "float32": 2, "float64": 4}
 _MAX_AT_ONCE = 125  # Modbus application protocol 1.1b3, section 6.3
-_REFUSALS = (2, 3)  # its section 7: illegal data address, illegal data value
-Block = tuple[str, int, int]
-"""Kind, first number and count of registers that are read together."""
 
 
 def _pymodbus() -> tuple[Any, Any]:
@@ -84,30 +78,15 @@ class _Reader:
 
     def sample(self) -> list[float]:
         values: dict[tuple[str, int], int] = {}
-        for block in list(self._blocks):
-            words, is_refused = self._read(block)
-            parts = _single_values(block, self._registers) if is_refused else []
-            if len(parts) > 1:
-                kind, first, count = block
-                logger.warning("the PLC refuses %s%d to %d at once; read one by one", kind, first, first + count - 1)
-                place = self._blocks.index(block)
-                self._blocks[place : place + 1] = parts
-                for part in parts:
-                    words |= self._read(part)[0]
-            values |= words
+        for kind, first, count in self._blocks:
+            ask = self._client.read_holding_registers if kind == "h" else self._client.read_input_registers
+            try:
+                answer = ask(first, count=count, device_id=self._unit)
+            except _pymodbus()[1] as error:
+                raise ConnectionError(first_line(error)) from error
+            if not answer.isError():  # what the PLC lacks is missing
+                values |= {(kind, first + place): word for place, word in enumerate(answer.registers)}
         return [self._value(register, values) for register in self._registers]
-
-    def _read(self, block: Block) -> tuple[dict[tuple[str, int], int], bool]:
-        """Return words, none after an error, and whether the PLC refuses these registers."""
-        kind, first, count = block
-        ask = self._client.read_holding_registers if kind == "h" else self._client.read_input_registers
-        try:
-            answer = ask(first, count=count, device_id=self._unit)
-        except _pymodbus()[1] as error:
-            raise ConnectionError(first_line(error)) from error
-        if answer.isError():  # missing: the PLC lacks them
-            return {}, getattr(answer, "exception_code", None) in _REFUSALS
-        return {(kind, first + place): word for place, word in enumerate(answer.registers)}, False
 
     def _value(self, register: Register, values: dict[tuple[str, int], int]) -> float:
         words = [values.get((register.kind, number)) for number in range(register.number, register.end)]
@@ -123,24 +102,17 @@ class _Reader:
         self._client.close()
 
 
-def _spans(registers: list[Register], kind: str) -> list[tuple[int, int]]:
-    return sorted({(register.number, register.end) for register in registers if register.kind == kind})
-
-
-def _single_values(block: Block, registers: list[Register]) -> list[Block]:
-    kind, first, count = block
-    spans = _spans(registers, kind)
-    return [(kind, start, end - start) for start, end in spans if first <= start and end <= first + count]
-
-
-def register_blocks(registers: list[Register]) -> Iterator[Block]:
-    """Yield the fewest blocks with all registers, small gaps included."""
+def register_blocks(registers: list[Register]) -> Iterator[tuple[str, int, int]]:
+    """Yield kind, first number and count of registers to read together, without gaps."""
     for kind in ("h", "i"):
-        spans = _spans(registers, kind)
+        spans = sorted({(register.number, register.end) for register in registers if register.kind == kind})
         while spans:
-            first = spans[0][0]
-            yield kind, first, max(end for _, end in spans if end - first <= _MAX_AT_ONCE) - first
-            spans = [span for span in spans if span[1] - first > _MAX_AT_ONCE]
+            first, end = spans[0]
+            for start, next_end in spans:
+                if start <= end and next_end - first <= _MAX_AT_ONCE:
+                    end = max(end, next_end)
+            yield kind, first, end - first
+            spans = [span for span in spans if span[1] > end]
 
 
 def _register(name: str) -> Register:

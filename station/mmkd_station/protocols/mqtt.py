@@ -26,7 +26,7 @@ from mmkd_station.protocols.base import Place, Sink, Source, SourceRequest, live
 from mmkd_station.protocols.samples import rows_from_json
 from mmkd_station.records import AlarmRecord, Record, StateRecord, record_from_line, record_line
 
-_OPTIONS = ("credentials", "ca", "cert", "key", "version", "qos", "client")
+_OPTIONS = ("credentials", "ca", "cert", "key", "version", "qos")
 _KEEPALIVE_S = 15
 _CONNECT_TIMEOUT_S = 5.0
 _CONFIRM_TIMEOUT_S = 10.0
@@ -73,16 +73,15 @@ class _Connection:
     ) -> None:
         mqtt = _paho()
         self._place, self._topic = place, topic
-        is_5, keeps = place.options.get("version", "5") == "5", "client" in place.options
+        is_5 = place.options.get("version", "5") == "5"
         self.qos = int(place.options.get("qos", "1"))
         self.lost = threading.Event()
         self.reason = ""
         self._ready = threading.Event()
         self._client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2,
-            client_id=place.options.get("client", ""),
             protocol=mqtt.MQTTv5 if is_5 else mqtt.MQTTv311,
-            clean_session=None if is_5 else not keeps,
+            clean_session=None if is_5 else True,
             reconnect_on_failure=False,
         )
         self._client.max_inflight_messages_set(1000)
@@ -99,15 +98,8 @@ class _Connection:
         self._client.on_disconnect = lambda client, data, flags, code, properties: self._lose(str(code))
         if on_message is not None:
             self._client.on_message = lambda client, data, message: on_message(message.payload)
-        arguments: dict[str, Any] = {"clean_start": not keeps} if is_5 else {}
-        if is_5 and keeps:
-            from paho.mqtt.packettypes import PacketTypes
-            from paho.mqtt.properties import Properties
-
-            arguments["properties"] = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            arguments["properties"].SessionExpiryInterval = 3600
         self._client.connect_timeout = _CONNECT_TIMEOUT_S
-        self._client.connect(place.host, place.port, _KEEPALIVE_S, **arguments)
+        self._client.connect(place.host, place.port, _KEEPALIVE_S)
         self._client.loop_start()
         self._ready.wait(_CONNECT_TIMEOUT_S)
         if not self._ready.is_set() or self.lost.is_set():

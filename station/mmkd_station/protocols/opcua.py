@@ -16,7 +16,7 @@ from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.protocols.base import LastResultSink, Place, Source, SourceRequest, polled_source, read_place
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
-_OPTIONS = ("credentials", "policy", "mode", "cert", "key")
+_OPTIONS = ("credentials", "policy", "cert", "key")
 _POLICIES = ("None", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss")
 _TIMEOUT_S = 4.0
 _FIELDS = ("count", "status", "label", "probability", "value", "episodes")
@@ -41,7 +41,6 @@ def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
     _asyncua()
     place = read_place(text, scheme=scheme, options=(*options, *_OPTIONS), port=4840)
     policy = place.choice("policy", _POLICIES, "None")
-    place.choice("mode", ("Sign", "SignAndEncrypt"), "SignAndEncrypt")
     place.credentials()
     if policy != "None" and (place.file("cert") is None or place.file("key") is None):
         raise UsageError(f"{text}: policy {policy}: needs cert=FILE and key=FILE; name them")
@@ -72,9 +71,9 @@ class _Session:
         if (credentials := place.credentials()) is not None:
             client.set_user(credentials[0])
             client.set_password(credentials[1])
-        policy, mode = place.options.get("policy", "None"), place.options.get("mode", "SignAndEncrypt")
+        policy = place.options.get("policy", "None")
         if policy != "None":
-            await client.set_security_string(f"{policy},{mode},{place.file('cert')},{place.file('key')}")
+            await client.set_security_string(f"{policy},SignAndEncrypt,{place.file('cert')},{place.file('key')}")
         await client.connect()
         return client
 
