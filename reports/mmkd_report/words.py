@@ -122,17 +122,6 @@ def number_nouns(noun: str, numbers: Sequence[int]) -> str:
     return f"{noun if len(numbers) == 1 else noun + 's'} {', '.join(map(str, numbers))}"
 
 
-def task_labels_text(kind: str, labels: Sequence[str]) -> str:
-    """Describe a task: `3 classes`, `2 labels, each on or off`, `the number level`."""
-    if kind == "classification":
-        return count_noun(len(labels), "class", "classes")
-    return (
-        f"the number {join_words(labels)}"
-        if kind == "regression"
-        else f"{count_noun(len(labels), 'label')}, each on or off"
-    )
-
-
 # --- scores and gains -------------------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,9 @@ def render_adaptation(document: Mapping[str, Any]) -> str:
         f"New windows: {count(new.learn)} to train, {count(new.judge)} to judge, {labels} used. Windows of {old.name}: "
         f"{count(old.learn)} to train, {count(old.judge)} to judge."
     )
+    hashes = [("Student before", adaptation.student_sha256), ("Teacher", adaptation.teacher_sha256)]
+    hashes += [(domain.name, domain.sha256) for domain in (new, old)]
+    origin = [(name, f"SHA-256 {digest}") for name, digest in hashes if digest]
     return render(
         Page(
             title=f"Adapting to {new.name}",
@@ -36,7 +39,11 @@ def render_adaptation(document: Mapping[str, Any]) -> str:
             headline=f"Does adapting the student help on {new.name}?",
             lede=[f"{adaptation.modality}.", windows],
             answer=[f"{sentence}." for sentence in answer(adaptation)],
-            sections=[_methods(adaptation), *_classes(adaptation), _origin(adaptation)],
+            sections=[
+                _methods(adaptation),
+                *_classes(adaptation),
+                Section("origin", "Files and datasets", [Facts(origin)]),
+            ],
             document="the document of mmkd-adapt --json",
         )
     )
@@ -105,10 +112,3 @@ def _classes(adaptation: AdaptationDocument) -> Iterator[Section]:
         ]
         caption = "Answers to the new judging windows, %. A class above 5 % must not nearly vanish."
         yield Section("classes", "Which classes it answers", [table(["Class", *shown], rows, caption=caption)])
-
-
-def _origin(adaptation: AdaptationDocument) -> Section:
-    hashes = [("Student before", adaptation.student_sha256), ("Teacher", adaptation.teacher_sha256)]
-    hashes += [(domain.name, domain.sha256) for domain in (adaptation.new, adaptation.old)]
-    rows = [(name, f"SHA-256 {digest}") for name, digest in hashes if digest]
-    return Section("origin", "Files and datasets", [Facts(rows)])

@@ -15,7 +15,6 @@ from mmkd_report.page import (
     Heading,
     Legend,
     Page,
-    Row,
     Section,
     bar_cell,
     columns,
@@ -23,33 +22,24 @@ from mmkd_report.page import (
     render,
     table,
 )
-from mmkd_report.schema.data import DataReport, DriftFacts, ExampleWindow, ProbeFacts, read_data_report
-from mmkd_report.words import NOTHING, THIN, count, count_noun, decimal, percent, significant, with_unit
+from mmkd_report.schema.data import DataReport, ExampleWindow, ProbeFacts, read_data_report
+from mmkd_report.words import NOTHING, THIN, count, count_noun, percent, significant, with_unit
 
 LINE_ROLES = ("student", "teacher", "other", "baseline")
 MAX_SUSPECTS = 50
-MAX_DRIFTS = 6
 
 
 def render_data_report(document: Mapping[str, Any]) -> str:
     """Return HTML; raise DocumentError for a broken document."""
     data = read_data_report(document)
     probes = [probe for probe in data.probes if probe.target == "class"]
-    parts = (
-        [_findings(data)],
-        _sensors(probes),
-        _other_probes([probe for probe in data.probes if probe.target != "class"]),
-        [_signals(data), _balance(data), _channels(data)],
-        _drift(data),
-        _suspects(data),
-        _label_next(data),
-    )
     groups = count_noun(data.groups, "group") if data.groups else "no groups"
     classes = f", {count_noun(len(data.labels), 'class', 'classes')}" if data.kind == "classification" else ""
     campaign = f", from {data.campaign}" if data.campaign else ""
     lede = [count_noun(data.windows, "window"), f"of {groups}{classes}{campaign}."]
     if data.looked_at < data.windows:
         lede.append(f"Probes and comparisons used {count(data.looked_at)} of them, evenly spaced.")
+    sections = [_findings(data), *_sensors(probes), _signals(data), _balance(data), _channels(data), *_suspects(data)]
     return render(
         Page(
             title=f"{data.name}: contents and warnings",
@@ -57,7 +47,7 @@ def render_data_report(document: Mapping[str, Any]) -> str:
             headline=f"What is in {data.name}, and what looks wrong?",
             lede=lede,
             answer=_answer(data, probes),
-            sections=[section for part in parts for section in part],
+            sections=sections,
             document=f"the output of mmkd-data report --json; the dataset has the SHA-256 {data.sha256}",
         )
     )
@@ -104,21 +94,15 @@ def _findings(data: DataReport) -> Section:
     return Section("findings", "Warnings", blocks)
 
 
-def _interval(probe: ProbeFacts) -> str:
-    return f"{percent(probe.low)} to {percent(probe.high)}"
-
-
 def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
     if probes:
-        rows = [
-            Row(
-                [
-                    probe.modality or "all sensors",
-                    percent(probe.score),
-                    bar_cell(probe.score, "student" if number else "teacher"),
-                    _interval(probe),
-                ]
-            )
+        rows: list[list[Cell | str]] = [
+            [
+                probe.modality or "all sensors",
+                percent(probe.score),
+                bar_cell(probe.score, "student" if number else "teacher"),
+                f"{percent(probe.low)} to {percent(probe.high)}",
+            ]
             for number, probe in enumerate(probes)
         ]
         caption = (
@@ -127,23 +111,6 @@ def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
         )
         heads = ["Sensor", "Balanced accuracy, %", BAR, "99 % interval"]
         yield Section("sensors", "Which sensor separates the classes?", [table(heads, rows, caption=caption)])
-
-
-def _other_probes(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
-    if probes:
-        rows = [
-            [
-                probe.target,
-                percent(probe.score),
-                _interval(probe),
-                percent(probe.chance),
-                "yes" if probe.is_better else "no",
-            ]
-            for probe in probes
-        ]
-        heads = ["Predicted", "Balanced accuracy, %", "99 % interval", "Chance, %", label("Leaks")]
-        caption = "Facts that a model should not need. A fact leaks if its interval begins above chance."
-        yield Section("leaks", "What else windows reveal", [table(heads, rows, caption=caption)])
 
 
 def _signals(data: DataReport) -> Section:
@@ -199,17 +166,15 @@ def _channels(data: DataReport) -> Section:
         *("Channel", "Rate, Hz", "Lowest", "Mean", "Highest", "Standard deviation"),
         *("Missing, %", "Flat windows, %", "At the limit, %"),
     ]
-    rows = [
-        Row(
-            [
-                Cell(f"{channel.modality} {channel.channel}", note="" if channel.is_continuous else "few values"),
-                f"{channel.rate_hz:g}",
-                *map(significant, (channel.low, channel.mean, channel.high, channel.std)),
-                percent(max(channel.missing.values())),
-                percent(channel.flat),
-                percent(channel.at_limit, 2),
-            ]
-        )
+    rows: list[list[Cell | str]] = [
+        [
+            Cell(f"{channel.modality} {channel.channel}", note="" if channel.is_continuous else "few values"),
+            f"{channel.rate_hz:g}",
+            *map(significant, (channel.low, channel.mean, channel.high, channel.std)),
+            percent(max(channel.missing.values())),
+            percent(channel.flat),
+            percent(channel.at_limit, 2),
+        ]
         for channel in data.channels
     ]
     caption = (
@@ -217,29 +182,6 @@ def _channels(data: DataReport) -> Section:
         "have the lowest or highest value three times in a row. Both are judged for channels with many values."
     )
     return Section("channels", "Channels", [table(heads, rows, caption=caption, style="results")])
-
-
-def _drift(data: DataReport) -> Iterator[Section]:
-    largest = sorted(data.drift, key=lambda drift: -abs(drift.shift))[:MAX_DRIFTS]
-    if largest:
-        lead = (
-            "Mean level of each tenth of the windows in order of time, without the part that the classes explain; the "
-            "channels that move most."
-        )
-        yield Section("drift", "Over the campaign", [columns(map(_drift_chart, largest))], lead)
-
-
-def _drift_chart(drift: DriftFacts) -> charts.Chart:
-    places = [float(number + 1) for number in range(len(drift.levels))]
-    return charts.line_chart(
-        [charts.Line(role="student", name=drift.channel, x=places, y=drift.levels)],
-        title=f"{drift.modality} {drift.channel}",
-        description=f"Mean level of each tenth: {', '.join(f'{level:.4g}' for level in drift.levels)}.",
-        x_label=f"tenth of the campaign; {decimal(drift.shift)} standard deviations",
-        x_axis=charts.tight_axis(places),
-        y_axis=charts.axis(drift.levels),
-        x_text=count,
-    )
 
 
 def _suspects(data: DataReport) -> Iterator[Section]:
@@ -262,23 +204,3 @@ def _suspects(data: DataReport) -> Iterator[Section]:
         )
         heads = [*(label(name) for name in ("Window", "Group", "Label", "Probably")), "Votes, %"]
         yield Section("labels", "Labels to look at", [table(heads, rows, caption=caption)])
-
-
-def _label_next(data: DataReport) -> Iterator[Section]:
-    if data.to_label:
-        rows = [
-            [
-                f"train {window.window}",
-                window.group or NOTHING,
-                window.start or NOTHING,
-                window.likely,
-                percent(window.probability, 0),
-            ]
-            for window in data.to_label
-        ]
-        caption = (
-            "Unlabelled training windows that a probe is least certain about, far from each other. mmkd-data report "
-            "DIR --label-next FILE.csv writes them for the importer."
-        )
-        heads = [*(label(name) for name in ("Window", "Group", "From", "Probably")), "Votes, %"]
-        yield Section("next", "Label these next", [table(heads, rows, caption=caption)])

@@ -21,8 +21,11 @@ def lede(
     """Yield sentences about the dataset, its task, split and labels."""
     yield f"{name}."
     if labels:
-        task = words.task_labels_text(kind, labels) + (f", {words.count_noun(groups, 'group')}" if groups else "")
-        yield f"{task[:1].upper()}{task[1:]}."
+        task = words.count_noun(len(labels), "class", "classes")
+        if kind != "classification":
+            several = f"{words.count_noun(len(labels), 'label')}, each on or off"
+            task = f"The number {words.join_words(labels)}" if kind == "regression" else several
+        yield task + (f", {words.count_noun(groups, 'group')}." if groups else ".")
     if split is not None:
         yield f"Judged on {split.judged_on}."
     if labelled_groups is not None:
