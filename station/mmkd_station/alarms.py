@@ -13,7 +13,7 @@ import msgspec
 
 from mmkd_edge import TaskSpec
 from mmkd_edge.errors import UsageError
-from mmkd_station.records import AlarmRecord, ResultRecord
+from mmkd_station.records import AlarmEvent, AlarmRecord, ResultRecord
 
 _MAX_CONFIRM = 1000
 ABSTAINING = ("stale", "unknown")
@@ -139,10 +139,13 @@ class Episodes:
         """Continue earlier open episodes; clear those without a rule."""
         resumed = []
         for alarm in self._last:
-            if alarm.label in self._states:
+            is_followed = alarm.label in self._states
+            if is_followed:
                 self._states[alarm.label].resume(alarm)
             if alarm.event != "cleared":
-                resumed.append(resumed_alarm(alarm, is_followed=alarm.label in self._states))
+                reason = "open when the run before ended" if is_followed else "no rule follows it any more"
+                event: AlarmEvent = "continued" if is_followed else "cleared"
+                resumed.append(msgspec.structs.replace(alarm, event=event, decided_s=time.time(), reason=reason))
         return resumed
 
     def see(self, result: ResultRecord) -> list[AlarmRecord]:
@@ -174,13 +177,3 @@ class Episodes:
                 )
             )
         return alarms
-
-
-def resumed_alarm(alarm: AlarmRecord, *, is_followed: bool) -> AlarmRecord:
-    """Return an earlier episode's alarm, not yet numbered."""
-    return msgspec.structs.replace(
-        alarm,
-        event="continued" if is_followed else "cleared",
-        decided_s=time.time(),
-        reason="open when the run before ended" if is_followed else "no rule or station follows it any more",
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ import msgspec
 
 from mmkd_edge import EdgePredictor, ModalitySpec, ModelEntry
 from mmkd_edge.errors import UsageError
-from mmkd_station.alarms import Episodes, resumed_alarm
+from mmkd_station.alarms import Episodes
 from mmkd_station.board import Board
 from mmkd_station.intake import Intake, ReplayedRecording
 from mmkd_station.outlet import Outlet
-from mmkd_station.protocols.base import SourceRequest
-from mmkd_station.protocols.channels import map_columns
+from mmkd_station.protocols.base import SourceRequest, map_columns
 from mmkd_station.protocols.table import grows, open_sink, open_source, shown_names
 from mmkd_station.sensor import Sensor
 from mmkd_station.service import Service
@@ -40,7 +38,6 @@ def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False
     with contextlib.ExitStack() as opened:
         builder = _Builder(spec, load_recordings, has_page=has_page, opened=opened)
         stations = [builder.station(station) for station in spec.stations]
-        builder.clear_orphans()
         yield Service(
             stations=stations,
             outlets=list(builder.outlets.values()),
@@ -77,15 +74,6 @@ class _Builder:
         for text, name in shown_names(list(dict.fromkeys(texts))).items():
             self.outlets[text] = open_outlet(text, self._store, name=name)
             opened.callback(self.outlets[text].close, drain_s=0.0)
-
-    def clear_orphans(self) -> None:
-        names, boot = [station.name for station in self._run.stations], secrets.token_hex(8)
-        for number, alarm in enumerate([] if self._store is None else self._store.last_alarms(), start=1):
-            if self._store is not None and alarm.event != "cleared" and alarm.station not in names:
-                cleared = msgspec.structs.replace(resumed_alarm(alarm, is_followed=False), number=number, boot=boot)
-                with self._store.together(cleared):
-                    for text in self._run.sinks:
-                        self.outlets[text].put(cleared)
 
     def station(self, spec: StationSpec) -> Station:
         predictor = self.predictors[_predictor_key(spec)][1]

@@ -21,8 +21,7 @@ import pytest
 
 from mmkd_edge import ModalitySpec
 from mmkd_station.commands.run import run_mmkd
-from mmkd_station.protocols.base import Backoff, SourceRequest
-from mmkd_station.protocols.channels import map_columns
+from mmkd_station.protocols.base import Backoff, SourceRequest, map_columns
 from mmkd_station.records import AlarmRecord, ResultRecord, StateRecord
 
 MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]

@@ -113,7 +113,7 @@ def test_an_open_episode_whose_rule_is_gone_is_cleared_and_says_why() -> None:
     last = alarms(AlarmRule(label="worn", confirm="1/1"), [0.9])
     found = Episodes([AlarmRule(label="ok")], TASK, last=last).resume()
     assert [(one.event, one.label, one.episode, one.reason) for one in found] == [
-        ("cleared", "worn", 1, "no rule or station follows it any more")
+        ("cleared", "worn", 1, "no rule follows it any more")
     ]
 
 

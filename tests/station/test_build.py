@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_station import build
-from mmkd_station.records import AlarmRecord, record_from_line
 from mmkd_station.spec import RunSpec, StationSpec
-from mmkd_station.store import Store
-from tests.station import rig
 
 
 class Counted:
@@ -72,24 +67,3 @@ def test_sources_are_closed_where_the_service_never_runs(bundle_path: Path, open
     ):
         raise OSError("no port")
     assert [one.closed for one in opened] == [1]
-
-
-def test_an_open_episode_of_a_station_that_is_no_more_is_cleared_once_and_says_why(
-    bundle_path: Path, opened: list[Counted], tmp_path: Path
-) -> None:
-    alarm = rig.alarm(7, station="press 9", episode=3, boot="a")
-    store = Store(tmp_path / "store", most_bytes=10**6)
-    with store.together(alarm):
-        pass
-    store.close()
-    spec = spec_of(bundle_path, "good")
-    spec = msgspec.structs.replace(spec, sinks=(f"jsonl:{tmp_path}/all.jsonl",), store=str(tmp_path / "store"))
-    for _ in range(2):
-        with build.open_service(spec, load_recordings=lambda *_: []) as service:
-            service.run(stop=threading.Event(), reload=threading.Event())
-    records = [record_from_line(line) for line in (tmp_path / "all.jsonl").read_bytes().splitlines()]
-    (cleared,) = [one for one in records if isinstance(one, AlarmRecord)]
-    reason = "no rule or station follows it any more"
-    changed = {"decided_s": cleared.decided_s, "boot": cleared.boot, "number": 1, "event": "cleared", "reason": reason}
-    assert cleared == msgspec.structs.replace(alarm, **changed)
-    assert cleared.boot != alarm.boot

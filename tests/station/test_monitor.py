@@ -23,8 +23,8 @@ from mmkd_station.board import Board, BoardNews
 from mmkd_station.clock import SensorRules
 from mmkd_station.intake import Intake
 from mmkd_station.monitor.access import Access, read_address, token_from
+from mmkd_station.monitor.app import PageFollower
 from mmkd_station.monitor.metrics import service_metrics
-from mmkd_station.monitor.view import PageFollower
 from mmkd_station.protocols.files import stdin_source
 from mmkd_station.records import result_record
 from mmkd_station.sensor import Sensor

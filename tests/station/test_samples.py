@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from mmkd_edge import ModalitySpec, UsageError
 from mmkd_station.clock import SampleClock
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import Backoff, SourceRequest
-from mmkd_station.protocols.channels import Columns, map_columns
+from mmkd_station.protocols.base import Backoff, Columns, SourceRequest, map_columns
 from mmkd_station.protocols.samples import LineReader, read_seconds, rows_from_json
 
 NAN = float("nan")

@@ -10,7 +10,6 @@ import logging
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -115,7 +114,11 @@ class _Connections:
     def connect(self, **arguments: Any) -> Any:
         self._forget_closed()
         if len(self._waiting) >= _MAX_CONNECTIONS:
-            self._make_room()
+            waiting = (connection for connection in self._waiting if _is_waiting(connection))
+            first = min(waiting, key=lambda connection: self._waiting[connection][1], default=None)
+            if first is not None:  # it has waited longest
+                first.transport.abort()
+                del self._waiting[first]
         connection = self._protocol(**arguments)
         self._waiting[connection] = None, time.monotonic()
         return connection
@@ -129,16 +132,6 @@ class _Connections:
                 self._waiting[connection] = connection.cycle, now_s
             elif now_s - since_s > WAIT_LIMIT_S:
                 connection.transport.abort()
-
-    def _make_room(self) -> None:
-        """Close the longest-waiting connection of the address that holds most."""
-        waiting = [connection for connection in self._waiting if _is_waiting(connection)]
-        if not waiting:
-            return
-        held = Counter(_host(connection) for connection in self._waiting)
-        first = max(waiting, key=lambda connection: (held[_host(connection)], -self._waiting[connection][1]))
-        first.transport.abort()
-        del self._waiting[first]
 
     def _forget_closed(self) -> None:
         closed = [one for one in self._waiting if one.transport is not None and one not in one.connections]
@@ -155,7 +148,3 @@ def _is_waiting(connection: Any) -> bool:
         or connection.flow.write_paused
         or connection.transport.is_closing()
     )
-
-
-def _host(connection: Any) -> str:
-    return connection.client[0] if connection.client else ""

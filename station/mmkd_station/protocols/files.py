@@ -1,15 +1,17 @@
-"""Sources `csv:FILE`, also a growing one, and `stdin`; sinks `-`, `jsonl:FILE` and `csv:FILE`."""
+"""Sources `csv:FILE`, also a growing one, `stdin` and `recordings:DATASET`; sinks `-`, `jsonl:FILE` and `csv:FILE`."""
 
 from __future__ import annotations
 
 import os
 import select
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
+import numpy as np
 
 from mmkd_edge.cli.csv_text import csv_text
 from mmkd_edge.errors import UsageError, os_reason
@@ -18,6 +20,8 @@ from mmkd_station.protocols.base import GoneError, Sink, Source, SourceRequest, 
 from mmkd_station.protocols.samples import MAX_LINE_BYTES, LineReader
 from mmkd_station.records import Record, ResultRecord, record_line
 
+# Samples per delivery: a tenth of a second if the pace matters.
+_TOGETHER_S, _MAX_TOGETHER = 0.1, 4096
 _BLOCK_BYTES = 1 << 16
 _LOOK_S = 0.2
 _MAX_LINES = 256
@@ -80,28 +84,31 @@ class _FileLines:
 
 def stdin_source(text: str, place: str, request: SourceRequest) -> Source:
     """Read CSV or JSON lines from the standard input."""
-    if sys.stdin is None:
-        raise UsageError("--source stdin: expected an open standard input, got a closed one; pipe samples into it")
+
+    def lines(intake: Intake) -> Iterator[list[str]]:
+        rest = b""
+        for block in stdin_blocks(intake):
+            whole, rest = _split(rest + block, intake)
+            if whole:
+                yield whole
+        if rest:
+            yield [rest.decode(errors="replace")]
 
     def deliveries(intake: Intake) -> Iterator[Delivery]:
-        yield from LineReader("stdin", request).deliveries(_stdin_lines(intake), intake)
+        yield from LineReader("stdin", request).deliveries(lines(intake), intake)
 
     return Source(deliveries=deliveries, live=True)
 
 
-def _stdin_lines(intake: Intake) -> Iterator[list[str]]:
-    descriptor, rest = sys.stdin.fileno(), b""
+def stdin_blocks(intake: Intake) -> Iterator[bytes]:
+    """Yield what comes from the standard input until it ends, or the intake stops."""
+    descriptor = sys.stdin.fileno()
     while not intake.stop.is_set():
-        if not select.select([descriptor], [], [], _LOOK_S)[0]:
-            continue
-        block = os.read(descriptor, _BLOCK_BYTES)
-        if not block:
-            break
-        lines, rest = _split(rest + block, intake)
-        if lines:
-            yield lines
-    if rest:
-        yield [rest.decode(errors="replace")]
+        if select.select([descriptor], [], [], _LOOK_S)[0]:
+            block = os.read(descriptor, _BLOCK_BYTES)
+            if not block:
+                return
+            yield block
 
 
 def _open_file(path: Path) -> BinaryIO:
@@ -125,6 +132,24 @@ def _split(data: bytes, intake: Intake) -> tuple[list[str], bytes]:
         intake.garbage(f"expected lines of at most {MAX_LINE_BYTES:,} bytes, got a longer one")
         rest = b""
     return [line.decode(errors="replace") for line in lines], rest
+
+
+def recordings_source(text: str, place: str, request: SourceRequest) -> Source:
+    """Open a dataset's recordings, with times from 0 and pauses that no window spans."""
+
+    def pieces() -> Iterator[Delivery]:
+        rate_hz, start_s, together = request.rate_hz, 0.0, _MAX_TOGETHER
+        if request.replay_speed is not None:
+            together = max(1, min(_MAX_TOGETHER, round(_TOGETHER_S * rate_hz)))
+        for recording in recordings:
+            times = start_s + np.arange(len(recording.rows)) / rate_hz
+            for start in range(0, len(times), together):
+                piece = slice(start, start + together)
+                yield Delivery(rows=recording.rows[piece], times=times[piece], arrived_s=time.monotonic())
+            start_s += len(times) / rate_hz + 2 * request.window_s
+
+    recordings = request.load_recordings(place)
+    return paced_source(pieces(), request)
 
 
 class StdoutSink(Sink):

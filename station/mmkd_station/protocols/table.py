@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -10,13 +11,20 @@ from typing import TypeVar
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_station.protocols.audio import microphone_source, wav_source
+from mmkd_station.protocols.audio import pcm_source, wav_source
 from mmkd_station.protocols.base import Sink, Source, SourceRequest, check_no_password
-from mmkd_station.protocols.files import AppendSink, StdoutSink, csv_lines, file_source, json_lines, stdin_source
+from mmkd_station.protocols.files import (
+    AppendSink,
+    StdoutSink,
+    csv_lines,
+    file_source,
+    json_lines,
+    recordings_source,
+    stdin_source,
+)
 from mmkd_station.protocols.modbus import modbus_source, modbus_write_sink
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.protocols.opcua import opcua_source, opcua_write_sink
-from mmkd_station.protocols.recordings import recordings_source
 from mmkd_station.protocols.video import camera_source, video_source
 from mmkd_station.protocols.webhook import WebhookSink, url_host
 
@@ -46,8 +54,7 @@ SOURCES: dict[str, _SourceKind] = {
     "opcua://": _SourceKind("opcua://HOST", "OPC UA nodes, polled", opcua_source),
     "modbus://": _SourceKind("modbus://HOST", "Modbus registers, polled", modbus_source),
     "wav:": _SourceKind("wav:FILE", "an audio file", wav_source),
-    "mic": _SourceKind("mic", "the default microphone, by arecord", microphone_source),
-    "mic:": _SourceKind("mic:DEVICE", "an ALSA device from `arecord -L`", microphone_source),
+    "pcm": _SourceKind("pcm", "sound from the standard input: 16 bits, little-endian", pcm_source),
     "cam:": _SourceKind("cam:N", "a camera: number, device, URL or GStreamer pipeline", camera_source, frames=True),
     "video:": _SourceKind("video:FILE", "a video file", video_source, frames=True),
     "recordings:": _SourceKind("recordings:DATASET", "the recordings of a dataset, in their order", recordings_source),
@@ -100,6 +107,8 @@ def open_source(text: str, request: SourceRequest) -> Source:
     if request.follow and not kind.grows:
         forms = ", ".join(other.form for other in SOURCES.values() if other.grows)
         raise UsageError(f"--follow: expected {forms}, a file that grows, got --source {text}; leave it out")
+    if text in ("stdin", "pcm") and sys.stdin is None:
+        raise UsageError(f"--source {text}: expected an open standard input, got a closed one; pipe samples into it")
     return kind.open(text, place, request)
 
 
