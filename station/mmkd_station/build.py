@@ -42,7 +42,6 @@ def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False
             stations=stations,
             outlets=list(builder.outlets.values()),
             predictors=list(builder.predictors.values()),
-            watch_bundle=spec.watch_bundle,
         )
 
 

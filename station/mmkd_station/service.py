@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge import EdgePredictor, read_slots
-from mmkd_edge.errors import MmkdError, first_line
+from mmkd_edge import EdgePredictor
+from mmkd_edge.errors import first_line
 from mmkd_station.outlet import Outlet, OutletFacts
 from mmkd_station.records import StationState
 from mmkd_station.station import DRAIN_S, Station, StationFacts
@@ -22,7 +22,6 @@ from mmkd_station.station import DRAIN_S, Station, StationFacts
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.25
-_BUNDLE_CHECK_S = 1.0
 _STATION_CHECK_S = 60.0
 _HANGS_S = 30.0  # without a limit of systemd
 
@@ -38,7 +37,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 class Service:
     """Runs stations until their sources end or it is stopped, then closes stations and outlets.
 
-    `predictors` have their bundle's path; `watch_bundle` reloads changed bundles.
+    `predictors` have their bundle's path.
     """
 
     def __init__(
@@ -47,16 +46,12 @@ class Service:
         stations: Sequence[Station],
         outlets: Sequence[Outlet],
         predictors: Sequence[tuple[Path, EdgePredictor]],
-        watch_bundle: bool = False,
     ) -> None:
         self.stations = tuple(stations)
         self.outlets = tuple(outlets)
         self._predictors = tuple(predictors)
-        self._watch_bundle = watch_bundle
         self._began_s = time.monotonic()
         self._swapping: threading.Thread | None = None
-        self._stamps = {path: _stamp(path) for path, _ in self._predictors}
-        self._used = dict(self._stamps)
 
     def run(self, *, stop: threading.Event, reload: threading.Event) -> RunFacts:
         """Run until every source has ended or `stop` is set; `reload` opens bundles again."""
@@ -65,14 +60,12 @@ class Service:
         notify("READY=1")
         limit_s = _watchdog_s()
         tick_s = _TICK_S if limit_s is None else min(_TICK_S, limit_s / 4)
-        bundles_s = stations_s = time.monotonic()
+        stations_s = time.monotonic()
         while not self._is_over() and not stop.wait(tick_s):
-            if reload.is_set() and not self._is_swapping:
+            if reload.is_set() and not (self._swapping is not None and self._swapping.is_alive()):
                 reload.clear()
-                self._start_swap([path for path, _ in self._predictors])
-            if self._watch_bundle and time.monotonic() - bundles_s >= _BUNDLE_CHECK_S:
-                bundles_s = time.monotonic()
-                self._start_swap(self._changed())
+                self._swapping = threading.Thread(target=self._swap, name="swap", daemon=True)
+                self._swapping.start()
             if time.monotonic() - stations_s >= _STATION_CHECK_S:
                 stations_s = time.monotonic()
                 for station in self.stations:
@@ -97,21 +90,9 @@ class Service:
         within_s = _HANGS_S if limit_s is None else limit_s / 2
         return all(station.is_well(within_s=within_s) for station in self.stations)
 
-    @property
-    def _is_swapping(self) -> bool:
-        return self._swapping is not None and self._swapping.is_alive()
-
-    def _start_swap(self, paths: Sequence[Path]) -> None:
-        """A refused bundle changes nothing."""
-        if paths and not self._is_swapping:
-            self._swapping = threading.Thread(target=self._swap, args=(list(paths),), name="swap", daemon=True)
-            self._swapping.start()
-
-    def _swap(self, paths: Sequence[Path]) -> None:
+    def _swap(self) -> None:
+        """Open every bundle again; a refused one changes nothing."""
         for path, predictor in self._predictors:
-            if path not in paths:
-                continue
-            self._used[path] = _stamp(path)
             state: StationState = "swapped"
             try:
                 info = predictor.swap(path)
@@ -121,16 +102,6 @@ class Service:
             for station in self.stations:
                 if station.predictor is predictor:
                     station.report(state, reason)
-
-    def _changed(self) -> list[Path]:
-        """Return bundles that differ from those in use, and are stable since the last look."""
-        now = {path: _stamp(path) for path in self._stamps}
-        for path, predictor in self._predictors:
-            if isinstance(now[path], str) and now[path] == predictor.info().bundle_sha256:
-                self._used[path] = now[path]
-        changed = [path for path, stamp in now.items() if stamp and stamp == self._stamps[path] != self._used[path]]
-        self._stamps = now
-        return changed
 
     def _is_over(self) -> bool:
         return all(station.is_over for station in self.stations) or any(outlet.is_gone for outlet in self.outlets)
@@ -149,17 +120,6 @@ class Service:
         for thread in closing:
             thread.join()
         return self.facts()
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | str | None:
-    """Starts change a state folder's files, so its hash counts."""
-    try:
-        if path.is_dir():
-            return read_slots(path).current.sha256
-        stat = path.stat()
-    except (MmkdError, OSError):
-        return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def notify(state: str) -> None:

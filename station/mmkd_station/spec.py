@@ -45,7 +45,6 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sinks: tuple[str, ...] = ()
     store: str | None = None
     store_bytes: int = 64_000_000
-    watch_bundle: bool = False
     keep_uncertain_bytes: int | None = None
     keep_in: str = "uncertain"
 

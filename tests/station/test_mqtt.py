@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from mmkd_edge import ModalitySpec, UsageError
@@ -25,7 +23,7 @@ from mmkd_station.clock import TIME_FAULTS
 from mmkd_station.intake import Intake
 from mmkd_station.protocols.base import Source, read_place
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
-from mmkd_station.records import AlarmEvent, AlarmRecord, StateRecord, record_line
+from mmkd_station.records import AlarmEvent, AlarmRecord, StateRecord
 from tests.station.rig import (
     ENVIRONMENT,
     alarm,
@@ -183,91 +181,6 @@ def test_each_label_has_a_topic_of_its_own(broker: Broker) -> None:
         f"plant/press%2F1/alarm/{name}" for name in names
     )
     sink.close()
-
-
-@needs_mosquitto
-def test_the_broker_forgets_what_an_earlier_run_left_open_and_keeps_what_continues_and_what_others_say(
-    broker: Broker,
-) -> None:
-    another = Client(broker.port)
-    other = msgspec.structs.replace(alarm_of("w", number=1), station="press 2")
-    for topic, payload in (("press%2F1/alarm/other", b"{}"), ("press 2/alarm/w", record_line(other))):
-        another._client.publish(f"plant/{topic}", payload, qos=1, retain=True).wait_for_publish(10)
-    another.close()
-    place = f"mqtt://127.0.0.1:{broker.port}/plant"
-    before = MqttSink(place, "")
-    opened = [alarm_of(label, number=number) for number, label in enumerate("uvwx", start=2)]
-    before.write([state(1, station="press/1"), *opened])
-    before.write([alarm_of("x", number=6, event="cleared")])
-    before.close()
-    started = state(3, station="press/1", state="started", boot="b")
-    after = MqttSink(place, "")
-    after.write(
-        [
-            alarm_of("v", number=1, boot="b", event="continued"),
-            alarm_of("u", number=2, boot="b", event="cleared"),
-            started,
-            alarm_of("y", number=4, boot="b"),
-        ]
-    )
-    events = {"other": None, "u": "cleared", "v": "continued", "x": "cleared", "y": "raised"}
-    assert kept_at(broker, "plant/press%2F1/alarm/#") == {
-        f"plant/press%2F1/alarm/{label}": event for label, event in events.items()
-    }
-    assert kept_at(broker, "plant/press 2/alarm/#") == {"plant/press 2/alarm/w": "raised"}
-    after.close()
-
-
-class WriteOnlyBroker:
-    """Speaks as much MQTT 3.1.1 as a sink needs, and hangs up on whoever subscribes."""
-
-    def __init__(self) -> None:
-        self.topics: list[str] = []
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        with contextlib.suppress(OSError):  # it was closed
-            while True:
-                link, _ = self._listening.accept()
-                with link, link.makefile("rb") as incoming:
-                    while self._answers(link, incoming):
-                        pass
-
-    def _answers(self, link: socket.socket, incoming: Any) -> bool:
-        first = incoming.read(1)
-        if not first or first[0] >> 4 in (8, 14):  # SUBSCRIBE, DISCONNECT
-            return False
-        size, shift, byte = 0, 0, 128
-        while byte & 128:
-            byte = incoming.read(1)[0]
-            size, shift = size | (byte & 127) << shift, shift + 7
-        body = incoming.read(size)
-        if first[0] >> 4 == 1:  # CONNECT
-            link.sendall(b"\x20\x02\x00\x00")
-        elif first[0] >> 4 == 3:  # PUBLISH
-            length = int.from_bytes(body[:2], "big")
-            self.topics.append(body[2 : 2 + length].decode())
-            link.sendall(b"\x40\x02" + body[2 + length : 4 + length])
-        return True
-
-    def close(self) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-
-
-def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmkd_station.protocols.mqtt._CONFIRM_TIMEOUT_S", 1.0)
-    broker = WriteOnlyBroker()
-    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version=3.1.1", "")
-    started = state(1, state="started", boot="b")
-    for _ in range(3):
-        assert not is_written(sink, started)
-    assert is_written(sink, started)
-    assert [topic for topic in broker.topics if topic.endswith("/state")] == ["plant/press 1/state"] * 4
-    sink.close()
-    broker.close()
 
 
 # paho leaves the socket of a handshake that failed to the garbage collector.

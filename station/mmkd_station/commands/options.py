@@ -129,9 +129,6 @@ class RunOptions:
             shown="never",
         ),
     ] = None
-    watch_bundle: Annotated[
-        bool, Option("Reload the bundle file when it changes; SIGHUP does so too.", ("--watch-bundle",))
-    ] = False
 
 
 # Options that have no effect without another.
@@ -196,7 +193,6 @@ def run_spec(bundle: Path, options: RunOptions) -> RunSpec:
             sinks=tuple(options.sink or ()),
             store=None if options.store is None else str(options.store),
             store_bytes=size_bytes(options.store_size, option="--store-size"),
-            watch_bundle=options.watch_bundle,
             keep_uncertain_bytes=None if keep is None else size_bytes(keep, option="--keep-uncertain"),
             keep_in=str(options.keep_in),
         )

@@ -1,7 +1,7 @@
 """`mqtt://HOST/TOPIC` and `mqtts://`, by paho-mqtt: MQTT 5 or 3.1.1, TLS, credentials from a file.
 
 A sink publishes `TOPIC/STATION/result`, and retained `TOPIC/STATION/alarm/LABEL`, `TOPIC/STATION/state` and
-`TOPIC/online`, which the last will makes `false`. At start it clears earlier runs' retained alarms.
+`TOPIC/online`, which the last will makes `false`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,17 @@ import queue
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
-
-import msgspec
 
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Place, Sink, Source, SourceRequest, live_source, read_place
 from mmkd_station.protocols.samples import rows_from_json
-from mmkd_station.records import AlarmRecord, Record, StateRecord, record_from_line, record_line
+from mmkd_station.records import AlarmRecord, Record, StateRecord, record_line
 
 _OPTIONS = ("credentials", "ca", "cert", "key", "version", "qos")
 _KEEPALIVE_S = 15
@@ -32,8 +29,6 @@ _CONNECT_TIMEOUT_S = 5.0
 _CONFIRM_TIMEOUT_S = 10.0
 _MAX_WAITING = 256  # messages between the threads; then the broker waits
 _LOOK_S = 0.2
-# Some brokers disconnect clients that may not read a topic, yet records must pass.
-_MAX_TRIES_TO_FORGET = 3
 # Special or forbidden in topics (MQTT 5.0, sections 1.5.4 and 4.7), and the sign that encodes it.
 _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
@@ -112,19 +107,6 @@ class _Connection:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Any:
         return self._client.publish(topic, payload, qos=self.qos, retain=retain)
 
-    def retained(self, topic: str) -> list[tuple[str, bytes]]:
-        """Return retained messages. Raises ConnectionError without an answer."""
-        messages: list[tuple[str, bytes]] = []
-        self._client.on_message = lambda client, data, message: messages.append((message.topic, message.payload))
-        answered = threading.Event()
-        self._client.on_subscribe = lambda *_: None  # who may not read there may still publish
-        self._client.on_unsubscribe = lambda *_: answered.set()
-        self._client.subscribe(topic, qos=self.qos)
-        self._client.unsubscribe(topic)  # a broker answers in order: retained messages come in between
-        if not answered.wait(_CONFIRM_TIMEOUT_S) or self.lost.is_set():
-            raise self.broken()
-        return messages
-
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
@@ -195,7 +177,6 @@ class MqttSink(Sink):
         if not self._topic or set("+#") & set(self._topic):
             raise UsageError(f"--sink {text}: expected mqtt://HOST/TOPIC with a topic without + and #; name one")
         self._connection: _Connection | None = None
-        self._tries_to_forget: Counter[str] = Counter()  # by boot
 
     def write(self, records: Sequence[Record]) -> None:
         """Publish all records. Raises OSError unless the broker accepts and confirms."""
@@ -205,28 +186,13 @@ class MqttSink(Sink):
             for record in records:
                 is_kept = isinstance(record, AlarmRecord | StateRecord)
                 sent.append(connection.publish(self._topic_for(record), record_line(record).rstrip(), retain=is_kept))
-                if isinstance(record, StateRecord) and record.state == "started":
-                    self._confirm(connection, sent)
-                    self._forget_earlier(connection, record)
-            self._confirm(connection, sent)
+            for message in sent:
+                message.wait_for_publish(_CONFIRM_TIMEOUT_S)
+                if not message.is_published() or connection.lost.is_set():
+                    raise connection.broken("it did not confirm")
         except (OSError, ValueError, RuntimeError) as error:  # what paho raises of a connection that broke
             self._drop()
             raise ConnectionError(f"{self._place.host}: {error}") from error
-
-    def _confirm(self, connection: _Connection, sent: Sequence[Any]) -> None:
-        for message in sent:
-            message.wait_for_publish(_CONFIRM_TIMEOUT_S)
-            if not message.is_published() or connection.lost.is_set():
-                raise connection.broken("it did not confirm")
-
-    def _forget_earlier(self, connection: _Connection, started: StateRecord) -> None:
-        """Clear retained alarms that an earlier run left open; continued ones were published before `started`."""
-        self._tries_to_forget[started.boot] += 1
-        if self._tries_to_forget[started.boot] > _MAX_TRIES_TO_FORGET:
-            return
-        kept = connection.retained(f"{self._topic}/{_level(started.station)}/alarm/+")
-        earlier = [topic for topic, payload in kept if _is_open_alarm(payload, not_of=started.boot)]
-        self._confirm(connection, [connection.publish(topic, b"", retain=True) for topic in earlier])
 
     def _connected(self) -> _Connection:
         if self._connection is None or self._connection.lost.is_set():
@@ -263,11 +229,3 @@ class MqttSink(Sink):
 def _level(text: str) -> str:
     """Encode a text injectively as one topic level."""
     return _NOT_IN_LEVELS.sub(lambda match: quote(match[0], safe=""), text)
-
-
-def _is_open_alarm(payload: bytes, *, not_of: str) -> bool:
-    try:
-        alarm = record_from_line(payload)
-    except msgspec.MsgspecError:  # of another program
-        return False
-    return isinstance(alarm, AlarmRecord) and alarm.event != "cleared" and alarm.boot != not_of
