@@ -219,20 +219,16 @@ def station_of(name: str, predictor: EdgePredictor, modality: str | None = None)
     )
 
 
-def test_inputs_of_stations_with_one_bundle_are_those_of_the_bundle() -> None:
-    with (
-        EdgePredictor.open(example_bundle(), backend="ort") as one,
-        EdgePredictor.open(example_bundle(), backend="ort") as other,
-    ):
-        one.predict(np.zeros((200, 3)))
-        stations = [station_of("press 1", one), station_of("press 2", one), station_of("press 3", other)]
+def test_stations_with_one_bundle_count_their_own_answers_and_share_its_other_figures() -> None:
+    with EdgePredictor.open(example_bundle(), backend="ort") as shared:
+        shared.predict(np.zeros((200, 3)))
+        stations = [station_of(name, shared) for name in ("press 1", "press 2")]
         text = service_metrics(Service(stations=stations, outlets=[], predictors=[]))
-    bundle = str(example_bundle())
-    found = re.findall(r'mmkd_reopens_total\{predictor="(.*)"\} ', text)
-    assert found == [bundle, f"{bundle} 2"]
-    shares = re.findall(r'mmkd_input_missing_ratio\{.*predictor="(.*?)"\}', text)
-    assert set(shares) <= {bundle, f"{bundle} 2"}
-    assert set(re.findall(r'mmkd_predictions_total\{predictor="(.*?)"', text)) == {"press 1", "press 2", "press 3"}
+    assert re.findall(r'mmkd_predictions_total\{predictor="(.*)",status="ok"\} (.*)', text) == [
+        ("press 1", "0.0"),
+        ("press 2", "0.0"),
+    ]
+    assert re.findall(r'mmkd_reopens_total\{predictor="(.*)"\} (.*)', text) == [("press 1", "0.0"), ("press 2", "0.0")]
 
 
 def test_a_page_shows_the_drift_of_the_student_of_its_sensor() -> None:

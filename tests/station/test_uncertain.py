@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import ModalitySpec, Prediction, TaskSpec, UsageError, example_bundle
+from mmkd_edge import ModalitySpec, Prediction, TaskSpec, UsageError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.testing import fake_predictor
-from mmkd_models.data import Dataset, shipped_dataset
+from mmkd_models.data import Dataset
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_station.uncertain import UncertainRing
 
@@ -160,29 +157,6 @@ def test_a_ring_that_a_few_windows_would_fill_is_refused(tmp_path: Path) -> None
     assert str(refused.value) == (
         "--keep-uncertain 1,000,000: expected 2,457,600 bytes or more: a window of 'cam' has 614,400; keep more"
     )
-
-
-@pytest.mark.slow
-def test_windows_of_a_run_are_labelled_imported_and_train_a_student(tmp_path: Path) -> None:
-    def call(module: str, *arguments: object) -> None:
-        line = [sys.executable, "-c", f"from {module} import main; main()", *map(str, arguments)]
-        subprocess.run(line, check=True, cwd=tmp_path, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-    source = f"recordings:{shipped_dataset()}"
-    kept = ("--keep-uncertain", "50MB", "--keep-in", "kept", "--uncertain-below", "1.0")
-    call("mmkd_station.commands.run", example_bundle(), "--source", source, "--sink", "jsonl:log", *kept)
-    files = [dict(np.load(path)) for path in sorted((tmp_path / "kept").iterdir())]
-    count = sum(len(one["y"]) for one in files)
-    assert count > 100
-    labelled = files[0] | {name: np.concatenate([one[name] for one in files]) for name in PER_WINDOW}
-    classes = labelled["classes"].tolist()
-    labelled["y"] = np.array([classes.index(one) for one in labelled["column_answer"]])  # somebody says so
-    labelled["group"] = np.arange(count) // 10
-    labelled["split"] = labelled["group"] % 3
-    np.savez(tmp_path / "labelled.npz", **labelled)
-    call("mmkd_models.commands.data", "import", "labelled.npz", "-o", "data")
-    call("mmkd_models.commands.train", "student", "data", "--modality", "acc", "--steps", "2", "-o", "new.ckpt")
-    assert (tmp_path / "new.ckpt").stat().st_size > 10_000
 
 
 def test_the_ring_keeps_within_its_bytes_and_goes_on_where_it_was(tmp_path: Path) -> None:
