@@ -248,7 +248,7 @@ def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(
     assert refusal("count=ns=2;s=None").startswith(f"127.0.0.1:{port}: node ns=2;s=None: ")
     assert refusal("probability=ns=2;s=Code") == (
         f"127.0.0.1:{port}: node ns=2;s=Code: expected one of Int16, UInt16, Int32, UInt32, Int64, UInt64, Float, "
-        "Double, String for probability, got Byte; name another node"
+        "Double, String, got Byte; name another node"
     )
 
 
@@ -289,7 +289,7 @@ def test_what_names_no_node_to_write_says_why() -> None:
     )
     assert said("opcua-write://plc?labl=i=1") == (
         f"opcua-write://plc?labl=i=1: expected options among {things}, station, credentials, policy, cert, key, "
-        "got 'lable'; correct it"
+        "got 'labl'; correct it"
     )
 
 

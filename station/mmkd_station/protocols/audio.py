@@ -13,7 +13,7 @@ from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line, os_reason
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Source, SourceRequest, paced_source
-from mmkd_station.protocols.files import stdin_blocks
+from mmkd_station.protocols.samples import stdin_blocks
 
 _TOGETHER_S = 0.1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +16,11 @@ from mmkd_edge.cli.csv_text import csv_text
 from mmkd_edge.errors import UsageError, os_reason
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import GoneError, Sink, Source, SourceRequest, paced_source
-from mmkd_station.protocols.samples import MAX_LINE_BYTES, LineReader
+from mmkd_station.protocols.samples import BLOCK_BYTES, LOOK_S, MAX_LINE_BYTES, LineReader, stdin_blocks
 from mmkd_station.records import Record, ResultRecord, record_line
 
 # Samples per delivery: a tenth of a second if the pace matters.
 _TOGETHER_S, _MAX_TOGETHER = 0.1, 4096
-_BLOCK_BYTES = 1 << 16
-_LOOK_S = 0.2
 _MAX_LINES = 256
 _CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not in ("labels", "label_set"))
 
@@ -50,7 +47,7 @@ class _FileLines:
         # Few samples for a real pace, else many for speed.
         most = _MAX_LINES if self._request.replay_speed is None else max(1, round(self._request.rate_hz / 20))
         while not intake.stop.is_set():
-            block = self._file.read(_BLOCK_BYTES)
+            block = self._file.read(BLOCK_BYTES)
             if block:
                 lines, rest = _split(rest + block, intake)
                 for start in range(0, len(lines), most):
@@ -63,7 +60,7 @@ class _FileLines:
                 rest = b""
                 reader.restart()
             else:
-                intake.stop.wait(_LOOK_S)
+                intake.stop.wait(LOOK_S)
 
     def _was_replaced(self) -> bool:
         """Reopen the file if it was replaced or truncated."""
@@ -98,17 +95,6 @@ def stdin_source(text: str, place: str, request: SourceRequest) -> Source:
         yield from LineReader("stdin", request).deliveries(lines(intake), intake)
 
     return Source(deliveries=deliveries, live=True)
-
-
-def stdin_blocks(intake: Intake) -> Iterator[bytes]:
-    """Yield what comes from the standard input until it ends, or the intake stops."""
-    descriptor = sys.stdin.fileno()
-    while not intake.stop.is_set():
-        if select.select([descriptor], [], [], _LOOK_S)[0]:
-            block = os.read(descriptor, _BLOCK_BYTES)
-            if not block:
-                return
-            yield block
 
 
 def _open_file(path: Path) -> BinaryIO:

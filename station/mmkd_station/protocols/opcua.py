@@ -22,11 +22,7 @@ _TIMEOUT_S = 4.0
 _FIELDS = ("count", "status", "label", "probability", "value", "episodes")
 _WHOLE_BITS = {"SByte": 7, "Byte": 8, "Int16": 15, "UInt16": 16, "Int32": 31, "UInt32": 32, "Int64": 63, "UInt64": 64}
 _REAL = ("Float", "Double")
-# Node types by field; thousandths need ten bits.
-_TYPES = dict.fromkeys(_FIELDS, (*_WHOLE_BITS, *_REAL, "String")) | {
-    "probability": (*(name for name, bits in _WHOLE_BITS.items() if bits > 10), *_REAL, "String"),
-    "value": (*_REAL, "String"),
-}
+_LEAST_BITS = {"probability": 10, "value": 64}  # thousandths need ten, and a number is not whole
 
 
 def _asyncua() -> tuple[Any, Any]:
@@ -89,15 +85,15 @@ class _Session:
             with contextlib.suppress(OSError):  # it is gone already
                 self.run(asyncio.wait_for(self.client.disconnect(), 2.0))
         finally:
-            self.run(_cancel_tasks())
+            self.run(self._cancel_tasks())
             self._loop.close()
 
-
-async def _cancel_tasks() -> None:
-    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    @staticmethod
+    async def _cancel_tasks() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def opcua_source(text: str, place: str, request: SourceRequest) -> Source:
@@ -155,21 +151,21 @@ class _Writer:
         self._names = {field: f"node {server.options[field]}" for field in nodes}
         self._session = _Session(server)
         self._nodes = {field: self._session.client.get_node(node) for field, node in nodes.items()}
+        self._types: dict[str, Any] = {}
         try:
-            self._types = {field: self._node_type(field) for field in nodes}
-        except OSError:
-            self.close()
-            raise
-
-    def _node_type(self, field: str) -> Any:
-        try:
-            kind = self._session.run(self._nodes[field].read_data_type_as_variant_type())
+            for field, node in self._nodes.items():
+                kind = self._session.run(node.read_data_type_as_variant_type())
+                types = (
+                    *(name for name, bits in _WHOLE_BITS.items() if bits > _LEAST_BITS.get(field, 0)),
+                    *_REAL,
+                    "String",
+                )
+                if kind.name not in types:
+                    raise ConnectionError(f"expected one of {', '.join(types)}, got {kind.name}; name another node")
+                self._types[field] = kind
         except OSError as error:
+            self.close()
             raise ConnectionError(f"{self._names[field]}: {error}") from error
-        if kind.name not in _TYPES[field]:
-            expected = f"expected one of {', '.join(_TYPES[field])} for {field}"
-            raise ConnectionError(f"{self._names[field]}: {expected}, got {kind.name}; name another node")
-        return kind
 
     def write(self, result: ResultRecord, episodes: int) -> None:
         _, ua = _asyncua()

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import select
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -25,6 +28,8 @@ Rows = tuple[NDArray[np.float64] | None, NDArray[np.float32]]
 
 MAX_LINE_BYTES = 1 << 20
 """Longer lines are garbage."""
+BLOCK_BYTES, LOOK_S = 1 << 16, 0.2
+"""What is read of a file at once, and how long nothing is waited for."""
 # Per message: 100 s at 1 kHz.
 _MAX_ROWS = 100_000
 # More would stop every thread for over 0.1 s.
@@ -127,6 +132,17 @@ def _numbers(values: Sequence[Any], what: str) -> NDArray[np.float32]:
             return np.array(values, dtype=np.float64).astype(np.float32)  # null becomes NaN
     except (TypeError, ValueError, OverflowError) as error:  # a whole number of 400 digits overflows
         raise ValueError(f"{what}: expected numbers, got something else") from error
+
+
+def stdin_blocks(intake: Intake) -> Iterator[bytes]:
+    """Yield what comes from the standard input until it ends, or the intake stops."""
+    descriptor = sys.stdin.fileno()
+    while not intake.stop.is_set():
+        if select.select([descriptor], [], [], LOOK_S)[0]:
+            block = os.read(descriptor, BLOCK_BYTES)
+            if not block:
+                return
+            yield block
 
 
 class LineReader:
