@@ -172,11 +172,13 @@ def _make_lower_precisions(made: _Made, resolved: ResolvedPlan, begin: _Begin) -
         begin(f"make {precision}")
         optional = precision in resolved.optional
         ops = resolved.platform.int8_ops
-        makers: list[tuple[Callable[[], ProvenArtifact], ArtifactFormat, bool]] = [
-            (partial(make_lower_precision, student, precision, made.rule, exclude=exclude, ops=ops), "onnx", optional)
-        ]
+        graph = partial(make_lower_precision, student, precision, made.rule, exclude=exclude, ops=ops)
+        makers: list[tuple[Callable[[], ProvenArtifact], ArtifactFormat, bool]] = [(graph, "onnx", optional)]
+        if resolved.platform.name == "mcu" and "native" in formats:
+            makers = []  # a microcontroller runs no graph
         for target in resolved.targets:
-            if precision == "int8" and target.int8 is not None and target.format in formats:
+            wanted = target.format in formats and not (optional and target.smaller)
+            if precision == "int8" and target.int8 is not None and wanted:
                 in_format = partial(target.int8, student, exclude, made.rule)
                 makers.append((in_format, target.format, optional or target.name in resolved.plan.optional))
         for make, file_format, is_optional in makers:

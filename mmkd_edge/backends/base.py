@@ -161,7 +161,8 @@ def _trt(model: bytes, threads: int, options: SessionOptions) -> Backend:
 BACKENDS: Mapping[BackendName, BackendRow] = {
     "native": BackendRow(
         formats=("native",),
-        precisions=("fp32",),
+        precisions=("fp32", "int8"),
+        without_gain=("int8",),  # computed in float32: the weights alone are int8
         library=lambda: ("mmkd_edge.native", "mmkd-edge"),
         lacks=_why_not_built,
         open=_native,

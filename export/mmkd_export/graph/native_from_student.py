@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mmkd_models.networks.student import ExportStudent, Student
 
 _MAGIC, _LANES, _ALIGNED, _NAME_BYTES = b"MMKDNAT1", 16, 64, 256
-_KINDS = {"float32": 0, "int32": 1, "uint8": 2}
+_HEADER_BYTES, _ENTRY, _ENTRY_BYTES = 16, "<24s6IQ", 56
+_KINDS = {"float32": 0, "int32": 1, "uint8": 2, "int8": 3}
 _TASKS = ("classification", "multi_label", "regression")
 Array = NDArray[Any]
 Named = Iterator[tuple[str, Array]]
@@ -43,6 +44,24 @@ def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
             f"{modality.samples}; use another backend"
         )
     return _packed(dict(_tensors(network, student, modality)))
+
+
+def int8_weights(file: bytes) -> bytes:
+    """Return a `.native` file whose matrices are int8 with a scale per column; the novelty's stays."""
+    tensors: dict[str, Array] = {}
+    for number in range(struct.unpack_from("<I", file, 8)[0]):
+        text, kind, _, rows, columns, _, _, start = struct.unpack_from(
+            _ENTRY, file, _HEADER_BYTES + number * _ENTRY_BYTES
+        )
+        name, dtype = text.rstrip(b"\0").decode(), np.dtype(list(_KINDS)[kind]).newbyteorder("<")
+        values = np.frombuffer(file, dtype, rows * columns, start).reshape(rows, columns)
+        layer = name.removesuffix(".w")
+        if name in ("t.basis", "t.pooling") or (layer not in (name, "novelty") and rows > 1):
+            scale = np.abs(values).max(axis=0, keepdims=True) / 127
+            values = np.rint(values / np.where(scale > 0, scale, 1)).astype(np.int8)
+            tensors[f"{layer}.s"] = scale
+        tensors[name] = values
+    return _packed(tensors)
 
 
 def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -> Named:
@@ -171,12 +190,12 @@ def _whole(rows: list[Any]) -> Array:
 
 
 def _packed(tensors: dict[str, Array]) -> bytes:
-    offset = 16 + 56 * len(tensors)
+    offset = _HEADER_BYTES + _ENTRY_BYTES * len(tensors)
     table, data = [], []
     for name, values in tensors.items():
         start = -(-offset // _ALIGNED) * _ALIGNED
         kind = _KINDS[values.dtype.name]
-        table.append(struct.pack("<24s6IQ", name.encode(), kind, values.ndim, *values.shape, 0, 0, start))
+        table.append(struct.pack(_ENTRY, name.encode(), kind, values.ndim, *values.shape, 0, 0, start))
         data.append(b"\0" * (start - offset) + values.astype(values.dtype.newbyteorder("<")).tobytes())
         offset = start + values.nbytes
     return b"".join([_MAGIC, struct.pack("<II", len(tensors), 0), *table, *data])

@@ -136,7 +136,8 @@ def write_c_sources(path: Path) -> Path:
     """
     with Bundle.open(path) as bundle:
         entry = only_student(bundle)
-        artifact = next((each for each in entry.artifacts if each.format == "native"), None)
+        native = [each for each in entry.artifacts if each.format == "native"]
+        artifact = min(native, key=lambda each: each.size_bytes, default=None)
         if artifact is None:
             raise UsageError(
                 f"{path}: --target c: expected a native artifact, which series of up to 1,024 samples have; turn "
@@ -153,7 +154,8 @@ def write_c_sources(path: Path) -> Path:
     for name in _ENGINE:
         (fresh / "engine" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(FOLDER / name, fresh / "engine" / name)
-    texts = _texts(entry, golden, model_id=model_id, tensors=tensors)
+    tolerance = max(golden.tolerance, artifact.parity.tolerance)
+    texts = _texts(entry, golden, model_id=model_id, tensors=tensors, tolerance=tolerance)
     for name, text in {**texts, "Makefile": _MAKEFILE}.items():
         (fresh / name).write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -161,7 +163,7 @@ def write_c_sources(path: Path) -> Path:
     return folder
 
 
-def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes) -> dict[str, str]:
+def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes, tolerance: float) -> dict[str, str]:
     modality, task = entry.modality, entry.task
     low, high = modality.range or (-3.4e38, 3.4e38)
     windows = golden.windows[:_MAX_WINDOWS].astype(np.float32)
@@ -184,7 +186,7 @@ def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes) 
         "count": len(windows),
         "windows": _words(windows),
         "expected": _words(golden.probabilities[:_MAX_WINDOWS]),
-        "tolerance": _number(golden.tolerance),
+        "tolerance": _number(tolerance),
     }
     words = _words(np.frombuffer(tensors + b"\0" * (-len(tensors) % 4), dtype="<u4"))
     data = f"#include <stdint.h>\n\nconst uint32_t student_tensors[] __attribute__((aligned(64))) = {{{words}}};\n"

@@ -1,4 +1,4 @@
-"""The target `native`: a file for the runtime's own engine."""
+"""The target `native`: files for the runtime's own engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from mmkd_export.plan import PLATFORMS as ALL_PLATFORMS
 from mmkd_export.student import ProvenStudent
-from mmkd_export.verify.artifacts import prove_fp32
+from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_lower_precision, require_passed
+from mmkd_export.verify.gate import GateRule, require_windows
 from mmkd_export.verify.step_graph import prove_step
 
 if TYPE_CHECKING:
@@ -30,3 +31,13 @@ def add_native(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Pa
         return student
     step = prove_step(model, checkpoint, proof_set, file_format="native", mflops=student.steps[0].report.mflops)
     return replace(student, steps=(*student.steps, step))
+
+
+def make_int8_native(student: ProvenStudent, exclude: str | None, rule: GateRule) -> ProvenArtifact:
+    """Return a `.native` file with int8 weights that passed the gates: smaller, not faster. `exclude` is for graphs."""
+    from mmkd_export.graph.native_from_student import int8_weights
+
+    require_windows(len(student.proof_set.judging.labels), what="int8 .native", rule=rule)
+    model = next(proven.model for proven in student.others if proven.artifact.format == "native")
+    proven = prove_lower_precision(int8_weights(model), student.proof_set, rule, precision="int8", file_format="native")
+    return require_passed(proven, advice="Export without --precision int8, or raise --max-drop-points")

@@ -38,7 +38,7 @@ class Target:
     Attributes:
         libraries: required modules; `extra` installs them.
         convert: adds fp32 artifacts of its `format`, from the checkpoint's path.
-        int8: makes its INT8 artifact, given the expression of excluded layers.
+        int8: makes its INT8 artifact, given the expression of excluded layers; if only `smaller`, not for `auto`.
         backend: also runs all ONNX artifacts.
         build: builds engines of the written bundle for some or all precisions; also from a bundle, like `write`.
         write: writes a folder of sources next to the bundle.
@@ -54,6 +54,7 @@ class Target:
     format: ArtifactFormat = "onnx"
     convert: Convert | None = None
     int8: _MakeInt8 | None = None
+    smaller: bool = False
     backend: BackendName | None = None
     build: Build | None = None
     write: Callable[[Path], Path] | None = None
@@ -94,11 +95,13 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         name="native",
-        makes="a .native of the fp32 artifact, for the engine that mmkd-edge has itself",
+        makes="a .native for the engine that mmkd-edge has itself, of the fp32 and of the INT8 artifact",
         platforms=native.PLATFORMS,
         stage="write it for the native engine",
         format="native",
         convert=native.add_native,
+        int8=native.make_int8_native,
+        smaller=True,
     ),
     Target(
         name="litert",

@@ -19,6 +19,11 @@
 #endif
 
 #define W MMKD_W
+#ifdef MMKD_ONE_ISA
+#define PANEL_LANES W
+#else
+#define PANEL_LANES MMKD_LANES
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * W), aligned(4), may_alias));
@@ -53,7 +58,6 @@ INLINE vec max_vec(vec a, vec b)
 }
 #endif
 INLINE vec clamp_vec(vec x, float low, float high) { return min_vec(max_vec(x, splat(low)), splat(high)); }
-INLINE vec abs_vec(vec x) { return (vec)((ivec)x & 0x7fffffff); }
 /* The sum and the largest of a vector. */
 #if defined(__SSE2__) && (W == 4 || defined(__AVX__))
 #define FOLD(x, with)                                              \
@@ -131,7 +135,7 @@ INLINE vec gelu_vec(vec x) { return x * 0.5f * (erf_vec(x * 0.70710678f) + 1.0f)
 
 /* c (rows, n) = a (rows, k) b (k, n) + bias, of R rows and V vectors of columns. Strides are in floats. */
 INLINE void tile(const float *restrict a, int64_t a_row, const float *restrict b, int64_t b_row,
-                 const float *restrict bias, float *restrict c, int64_t c_row, int64_t k, const int R, const int V)
+                 const float *bias, float *c, int64_t c_row, int64_t k, const int R, const int V)
 {
     vec sum[4][4];
     for (int v = 0; v < V; v++) {
@@ -178,11 +182,6 @@ static void product(const float *a, int64_t a_row, const float *b, int64_t b_row
 /* Columns that are computed, and rows of scratch: whole vectors, at most mmkd_padded. */
 INLINE int64_t whole_vecs(int64_t count) { return (count + W - 1) / W * W; }
 
-static void apply(const mmkd_linear *layer, const float *a, int64_t a_row, float *c, int64_t c_row, int64_t rows)
-{
-    product(a, a_row, layer->weight, mmkd_padded(layer->out), layer->bias, c, c_row, rows, layer->in, whole_vecs(layer->out));
-}
-
 static void gelu(float *x, int64_t count)
 {
     for (int64_t i = 0; i < count; i += W) store(x + i, gelu_vec(load(x + i)));
@@ -228,6 +227,7 @@ typedef struct {
     float *phase, *nine, *answer, *mass;
     int64_t phase_row;
     float *embedding, *head, *distance;
+    float *panel; /* int8 weights as floats: model->panel rows of 3 vectors */
 } buffers;
 
 typedef struct {
@@ -326,7 +326,47 @@ static size_t place(const mmkd_model *model, float *base, buffers *b)
     b->embedding = take(&from, mmkd_padded(model->embedding) + mmkd_padded(model->embedding));
     b->head = take(&from, mmkd_padded(model->outputs));
     b->distance = take(&from, mmkd_padded(model->has_novelty ? model->novelty.out : 1));
+    b->panel = take(&from, model->panel * 3 * PANEL_LANES);
     return from.used;
+}
+
+/* ---- layers */
+
+/* c = a W + bias for int8 weights: a few columns and rows of W at a time become floats. */
+static void apply_small(const buffers *b, const mmkd_linear *layer, const float *a, int64_t a_row, float *c, int64_t c_row,
+                        int64_t rows)
+{
+    typedef int8_t few __attribute__((vector_size(W), aligned(1), may_alias));
+    int64_t n = whole_vecs(layer->out), row = mmkd_padded(layer->out);
+    for (int64_t col = 0; col < n; col += 3 * W) {
+        int64_t columns = n - col < 3 * W ? n - col : 3 * W;
+        for (int64_t from = 0; from < layer->in; from += MMKD_MAX_PANEL) {
+            int64_t count = layer->in - from < MMKD_MAX_PANEL ? layer->in - from : MMKD_MAX_PANEL;
+            for (int64_t v = 0; v < columns; v += W) {
+                vec scale = load(layer->scale + col + v);
+                const int8_t *small = layer->small + from * row + col + v;
+                for (int64_t i = 0; i < count; i++)
+                    store(b->panel + i * 3 * W + v,
+                          __builtin_convertvector(__builtin_convertvector(*(const few *)(small + i * row), ivec), vec) * scale);
+            }
+            if (!from) {
+                const float *bias = layer->bias ? layer->bias + col : 0;
+                product(a, a_row, b->panel, 3 * W, bias, c + col, c_row, rows, count, columns);
+            } else /* each row goes on from its sum */
+                for (int64_t r = 0; r < rows; r++) {
+                    float *sum = c + col + r * c_row;
+                    product(a + from + r * a_row, 0, b->panel, 3 * W, sum, sum, 0, 1, count, columns);
+                }
+        }
+    }
+}
+
+static void apply(const buffers *b, const mmkd_linear *layer, const float *a, int64_t a_row, float *c, int64_t c_row,
+                  int64_t rows)
+{
+    int64_t row = mmkd_padded(layer->out), n = whole_vecs(layer->out);
+    if (layer->small) apply_small(b, layer, a, a_row, c, c_row, rows);
+    else product(a, a_row, layer->weight, row, layer->bias, c, c_row, rows, layer->in, n);
 }
 
 /* ---- transformer: the same steps as networks/encoder.py, in its order */
@@ -442,13 +482,13 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
             products[c * channels + d] = products[d * channels + c] =
                 dot(b->local + c * row, b->local + d * row, row) / (float)samples;
     int64_t parts = mmkd_padded(2 * t->bins), bins = mmkd_padded(t->bins), bands = mmkd_padded(t->bands);
-    product(b->local, row, t->basis, parts, 0, b->spectrum, parts, channels, samples, whole_vecs(2 * t->bins));
+    apply(b, &t->basis, b->local, row, b->spectrum, parts, channels);
     for (int64_t c = 0; c < channels; c++)
         for (int64_t i = 0; i < t->bins; i++) {
             float real = b->spectrum[c * parts + i], imaginary = b->spectrum[c * parts + t->bins + i];
             b->power[c * bins + i] = real * real + imaginary * imaginary;
         }
-    product(b->power, bins, t->pooling, bands, 0, b->bands, bands, channels, t->bins, whole_vecs(t->bands));
+    apply(b, &t->pooling, b->power, bins, b->bands, bands, channels);
     float *log_power = b->bands + mmkd_padded(channels * bands);
     for (int64_t c = 0; c < channels; c++)
         for (int64_t i = 0; i < t->bands; i++) log_power[c * t->bands + i] = logf(b->bands[c * bands + i] + 1e-3f);
@@ -461,7 +501,7 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
     for (int64_t s = 0; s < t->stages; s++) {
         const mmkd_stage *stage = &t->stage[s];
         int64_t out = stage->linear.out, out_row = whole_vecs(out);
-        apply(&stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
+        apply(b, &stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
         gelu(b->stage_out, stage->length * out_row);
         if (s + 1 == t->stages) break;
         pad = t->stage[s + 1].stride * out;
@@ -473,8 +513,8 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
         in_row = out;
     }
     memcpy(b->tokens, b->stage_out, (size_t)(time_tokens * wide) * sizeof(float));
-    apply(&t->spectrum, log_power, 0, b->tokens + time_tokens * wide, wide, 1);
-    apply(&t->summary, b->statistics, 0, b->tokens + (time_tokens + 1) * wide, wide, 1);
+    apply(b, &t->spectrum, log_power, 0, b->tokens + time_tokens * wide, wide, 1);
+    apply(b, &t->summary, b->statistics, 0, b->tokens + (time_tokens + 1) * wide, wide, 1);
     for (int64_t i = 0; i < t->tokens; i++)
         for (int64_t d = 0; d < width; d++) b->tokens[i * wide + d] += t->position[i * width + d];
 
@@ -503,11 +543,11 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
             for (int64_t i = 0; i < t->tokens; i++)
                 normalise(b->tokens + i * wide, gain, shift, width, b->normed + i * wide);
             if (half) {
-                apply(&block->up, b->normed, wide, b->hidden, hidden_row, t->tokens);
+                apply(b, &block->up, b->normed, wide, b->hidden, hidden_row, t->tokens);
                 gelu(b->hidden, t->tokens * hidden_row);
-                apply(&block->down, b->hidden, hidden_row, b->normed, wide, t->tokens);
+                apply(b, &block->down, b->hidden, hidden_row, b->normed, wide, t->tokens);
             } else {
-                apply(&block->project, b->normed, wide, b->project, project_row, t->tokens);
+                apply(b, &block->project, b->normed, wide, b->project, project_row, t->tokens);
                 const float scale = 1 / sqrtf((float)head);
                 memset(b->key, 0, (size_t)(head * keys) * sizeof(float));
                 memset(b->value_rows, 0, (size_t)(t->tokens * head_row) * sizeof(float));
@@ -538,7 +578,7 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
                     product(b->scores, keys, b->value_rows, head_row, 0, b->mixed + h * head, b->mixed_row, t->tokens,
                             t->tokens, head_row);
                 }
-                apply(&block->out, b->mixed, b->mixed_row, b->normed, wide, t->tokens);
+                apply(b, &block->out, b->mixed, b->mixed_row, b->normed, wide, t->tokens);
             }
             for (int64_t i = 0; i < t->tokens * wide; i += W)
                 store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
@@ -555,7 +595,7 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
         with_samples += i < time_tokens;
     }
     for (int64_t d = 0; d < width; d++) b->pooled[d] /= with_samples < 1 ? 1 : with_samples;
-    apply(&t->mix, b->pooled, 0, b->normed, wide, 1);
+    apply(b, &t->mix, b->pooled, 0, b->normed, wide, 1);
     gelu(b->normed, wide);
     memcpy(embedding, b->normed, (size_t)width * sizeof(float));
 }
@@ -754,7 +794,7 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
     for (int64_t s = 0; s < t->stages; s++) {
         const mmkd_stage *stage = &t->stage[s];
         int64_t out = stage->linear.out, out_row = whole_vecs(out);
-        apply(&stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
+        apply(b, &stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
         gelu(b->stage_out, stage->length * out_row);
         for (int64_t p = 0; p < stage->length; p++)
             memcpy(b->stage + p * out, b->stage_out + p * out_row, (size_t)out * sizeof(float));
@@ -762,8 +802,8 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
         in_row = out;
     }
     memcpy(b->tokens, b->stage_out, (size_t)wide * sizeof(float));
-    apply(&t->spectrum, b->bands, 0, b->tokens + wide, wide, 1);
-    apply(&t->summary, b->statistics, 0, b->tokens + 2 * wide, wide, 1);
+    apply(b, &t->spectrum, b->bands, 0, b->tokens + wide, wide, 1);
+    apply(b, &t->summary, b->statistics, 0, b->tokens + 2 * wide, wide, 1);
 
     float there[MMKD_MAX_SLOTS + 1];
     for (int64_t j = 0; j <= t->slots; j++) {
@@ -778,17 +818,17 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
         for (int64_t i = 0; i < 3; i++)
             normalise(b->tokens + i * wide, layer->norm_attention_weight, layer->norm_attention_bias, width,
                       b->normed + i * wide);
-        apply(&layer->project, b->normed, wide, b->project, project_row, 3);
+        apply(b, &layer->project, b->normed, wide, b->project, project_row, 3);
         int64_t pair = MMKD_FRONT_STATES + 2 * depth;
         attend(t, depth, slot, filled, there, state[pair], state[pair + 1], news[pair], news[pair + 1], b);
-        apply(&layer->out, b->mixed, b->mixed_row, b->normed, wide, 3);
+        apply(b, &layer->out, b->mixed, b->mixed_row, b->normed, wide, 3);
         for (int64_t i = 0; i < 3 * wide; i += W) store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
         for (int64_t i = 0; i < 3; i++)
             normalise(b->tokens + i * wide, layer->norm_feedforward_weight, layer->norm_feedforward_bias, width,
                       b->normed + i * wide);
-        apply(&layer->up, b->normed, wide, b->hidden, hidden_row, 3);
+        apply(b, &layer->up, b->normed, wide, b->hidden, hidden_row, 3);
         gelu(b->hidden, 3 * hidden_row);
-        apply(&layer->down, b->hidden, hidden_row, b->normed, wide, 3);
+        apply(b, &layer->down, b->hidden, hidden_row, b->normed, wide, 3);
         for (int64_t i = 0; i < 3 * wide; i += W) store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
     }
     int64_t pool = MMKD_FRONT_STATES + 2 * t->depth;
@@ -803,7 +843,7 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
     for (int64_t d = 0; d < width; d++) b->pooled[d] /= seen < 1 ? 1 : seen;
     for (int64_t i = 1; i < 3; i++)
         normalise(b->tokens + i * wide, t->norm_weight, t->norm_bias, width, b->pooled + i * width);
-    apply(&t->mix, b->pooled, 0, b->normed, wide, 1);
+    apply(b, &t->mix, b->pooled, 0, b->normed, wide, 1);
     gelu(b->normed, wide);
     memcpy(embedding, b->normed, (size_t)width * sizeof(float));
 }
@@ -942,7 +982,7 @@ static void convolve(const mmkd_model *model, buffers *b, float *embedding)
 /* From b->embedding to the answers. */
 static void answer(const mmkd_model *model, buffers *b, float *logits, float *probabilities, float *novelty)
 {
-    apply(&model->head, b->embedding, 0, b->head, 0, 1);
+    apply(b, &model->head, b->embedding, 0, b->head, 0, 1);
     float top = -INFINITY, total = 0;
     for (int64_t k = 0; k < model->outputs; k++) {
         logits[k] = b->head[k];
@@ -961,7 +1001,7 @@ static void answer(const mmkd_model *model, buffers *b, float *logits, float *pr
     if (!novelty || !model->has_novelty) return;
     float *apart = b->embedding + mmkd_padded(model->embedding), far = 0, nearest = INFINITY;
     for (int64_t i = 0; i < model->embedding; i++) apart[i] = b->embedding[i] - model->novelty_middle[i];
-    apply(&model->novelty, apart, 0, b->distance, 0, 1);
+    apply(b, &model->novelty, apart, 0, b->distance, 0, 1);
     for (int64_t i = 0; i < model->novelty.out; i++) nearest = b->distance[i] < nearest ? b->distance[i] : nearest;
     for (int64_t i = 0; i < model->embedding; i++) far += apart[i] * apart[i] * model->novelty_squares[i];
     *novelty = far + nearest > 0 ? far + nearest : 0;

@@ -1,7 +1,7 @@
 /* Reads the tensors of a .native file and checks every number before compute.c relies on it.
  *
  * The file: "MMKDNAT1", uint32 tensors, uint32 zero, then for each tensor 24 bytes of name, uint32 kind (0 float32,
- * 1 int32, 2 bytes), uint32 dimensions (2), 4 uint32 sizes (the last two zero), uint64 offset from the start of the file;
+ * 1 int32, 2 bytes, 3 int8), uint32 dimensions (2), 4 uint32 sizes (the last two zero), uint64 offset from the start of the file;
  * then the tensors, each at a multiple of 64. Little-endian.
  */
 #include <math.h>
@@ -17,7 +17,7 @@
 
 #include "model.h"
 
-enum { FLOAT = 0, WHOLE = 1, TEXT = 2 };
+enum { FLOAT = 0, WHOLE = 1, TEXT = 2, SMALL = 3 };
 enum { HEADER = 16, ENTRY = 56, NAME = 24, MAX_TENSORS = 512, MAX_SIZE = 1 << 20 };
 enum { CAUSAL_KERNEL = 5 };
 #define MAX_BYTES ((size_t)1 << 30)
@@ -30,6 +30,7 @@ typedef struct {
     char *error;
     size_t error_size;
     int failed;
+    int64_t panel;
 } reader;
 
 static uint32_t u32(const unsigned char *at)
@@ -62,25 +63,31 @@ static const void *fail(reader *r, const char *name, const char *what)
     return NULL;
 }
 
+/* The entry of this name in the table; NULL if there is none. */
+static const unsigned char *find(const reader *r, const char *name)
+{
+    for (uint32_t i = 0; i < r->tensors; i++) {
+        const unsigned char *entry = r->data + HEADER + (size_t)i * ENTRY;
+        if (!strncmp((const char *)entry, name, NAME)) return entry;
+    }
+    return NULL;
+}
+
 /* The tensor of this name and these sizes; NULL after the first failure. */
 static const void *tensor(reader *r, const char *name, uint32_t kind, int64_t first, int64_t second)
 {
     if (r->failed) return NULL;
-    for (uint32_t i = 0; i < r->tensors; i++) {
-        const unsigned char *entry = r->data + HEADER + (size_t)i * ENTRY;
-        if (strncmp((const char *)entry, name, NAME)) continue;
-        uint32_t rows = u32(entry + 32), columns = u32(entry + 36);
-        uint64_t offset = u64(entry + 48), bytes = (kind == TEXT ? 1 : 4) * (uint64_t)rows * columns;
-        if (u32(entry + 24) != kind || u32(entry + 28) != 2 || rows != (uint64_t)first || columns != (uint64_t)second)
-            return fail(r, name, "does not have the sizes that the model needs");
-        if (offset % 64 || offset > r->size || bytes > r->size - offset)
-            return fail(r, name, "lies outside of the file");
-        const float *values = (const float *)(const void *)(r->data + offset);
-        for (uint64_t n = 0; kind == FLOAT && n < bytes / 4; n++)
-            if (!isfinite(values[n])) return fail(r, name, "expected finite numbers");
-        return values;
-    }
-    return fail(r, name, "expected this tensor, found none");
+    const unsigned char *entry = find(r, name);
+    if (!entry) return fail(r, name, "expected this tensor, found none");
+    uint32_t rows = u32(entry + 32), columns = u32(entry + 36);
+    uint64_t offset = u64(entry + 48), bytes = (kind == TEXT || kind == SMALL ? 1 : 4) * (uint64_t)rows * columns;
+    if (u32(entry + 24) != kind || u32(entry + 28) != 2 || rows != (uint64_t)first || columns != (uint64_t)second)
+        return fail(r, name, "does not have the sizes that the model needs");
+    if (offset % 64 || offset > r->size || bytes > r->size - offset) return fail(r, name, "lies outside of the file");
+    const float *values = (const float *)(const void *)(r->data + offset);
+    for (uint64_t n = 0; kind == FLOAT && n < bytes / 4; n++)
+        if (!isfinite(values[n])) return fail(r, name, "expected finite numbers");
+    return values;
 }
 
 static const float *floats(reader *r, const char *name, int64_t rows, int64_t columns)
@@ -93,11 +100,26 @@ static const char *numbered(char *text, const char *prefix, int64_t number, cons
     return joined(text, NAME, prefix, (int)number, suffix);
 }
 
+/* A matrix of float32, or of int8 with the scales of its columns in `name`.s. */
+static mmkd_linear matrix(reader *r, const char *name, const char *suffix, int64_t in, int64_t out)
+{
+    char text[NAME], scale[NAME];
+    mmkd_linear layer = {0, 0, in, out, 0, 0};
+    const unsigned char *entry = find(r, joined(text, sizeof text, name, -1, suffix));
+    if (!entry || u32(entry + 24) != SMALL) {
+        layer.weight = floats(r, text, in, mmkd_padded(out));
+    } else {
+        layer.small = (const int8_t *)tensor(r, text, SMALL, in, mmkd_padded(out));
+        layer.scale = floats(r, joined(scale, sizeof scale, name, -1, ".s"), 1, mmkd_padded(out));
+        r->panel = in > r->panel ? in : r->panel;
+    }
+    return layer;
+}
+
 static mmkd_linear linear(reader *r, const char *name, int64_t in, int64_t out)
 {
     char text[NAME];
-    mmkd_linear layer = {0, 0, in, out};
-    layer.weight = floats(r, joined(text, sizeof text, name, -1, ".w"), in, mmkd_padded(out));
+    mmkd_linear layer = matrix(r, name, ".w", in, out);
     layer.bias = floats(r, joined(text, sizeof text, name, -1, ".b"), 1, mmkd_padded(out));
     return layer;
 }
@@ -157,8 +179,8 @@ static void read_transformer(reader *r, mmkd_model *model)
     t->scale = floats(r, "t.scale", 1, channels);
     t->movement = floats(r, "t.movement", 1, channels);
     if (!t->is_causal) {
-        t->basis = floats(r, "t.basis", samples, mmkd_padded(2 * t->bins));
-        t->pooling = floats(r, "t.pooling", t->bins, mmkd_padded(t->bands));
+        t->basis = matrix(r, "t.basis", "", samples, 2 * t->bins);
+        t->pooling = matrix(r, "t.pooling", "", t->bins, t->bands);
     }
     const int32_t *stem = (const int32_t *)tensor(r, "t.stem", WHOLE, t->stages, 2);
     int64_t length = samples, in = (3 + (t->has_movement && !t->is_causal)) * channels;
@@ -310,13 +332,14 @@ const char *mmkd_sources(void) { return MMKD_SOURCES; }
 
 int mmkd_model_place(const void *data, size_t size, int isa, mmkd_model *model, char *error, size_t error_size)
 {
-    reader r = {data, size, 0, error, error_size, 0};
+    reader r = {data, size, 0, error, error_size, 0, 0};
     memset(model, 0, sizeof *model);
     if (size > MAX_BYTES || (uintptr_t)data % 64) fail(&r, "file", "is larger than 1 GiB, or not at a multiple of 64");
     else read_model(&r, model);
     int status = r.failed ? MMKD_DAMAGED : set_isa(model, isa);
     if (status == MMKD_UNKNOWN_ISA) fail(&r, "isa", "this processor or this build lacks these instructions");
     if (status == MMKD_OK) {
+        model->panel = r.panel < MMKD_MAX_PANEL ? r.panel : MMKD_MAX_PANEL;
         model->scratch_floats = mmkd_scratch_floats(model);
         if (model->scratch_floats > MAX_SCRATCH / sizeof(float)) {
             fail(&r, "file", "needs more than 2 GiB to compute in");

@@ -5,16 +5,18 @@
 #include "../include/mmkd.h"
 
 enum { MMKD_MAX_STAGES = 16, MMKD_MAX_BLOCKS = 16, MMKD_LANES = 16, MMKD_EXTRA_TOKENS = 2 };
-enum { MMKD_NAME_BYTES = 256, MMKD_FRONT_STATES = 5, MMKD_MAX_SLOTS = 1024 };
+enum { MMKD_NAME_BYTES = 256, MMKD_FRONT_STATES = 5, MMKD_MAX_SLOTS = 1024, MMKD_MAX_PANEL = 256 };
 enum { MMKD_CLASSIFICATION = 0, MMKD_MULTI_LABEL = 1, MMKD_REGRESSION = 2 };
 
 /* Columns of every weight are padded to whole vectors of the widest kind. */
 static inline int64_t mmkd_padded(int64_t count) { return (count + MMKD_LANES - 1) / MMKD_LANES * MMKD_LANES; }
 
-/* y = x W + b, W as (in, padded(out)), b as (padded(out),). */
+/* y = x W + b, W as (in, padded(out)), b as (padded(out),), or NULL. W is `weight`, or `small` times the column's `scale`. */
 typedef struct {
     const float *weight, *bias;
     int64_t in, out;
+    const int8_t *small;
+    const float *scale;
 } mmkd_linear;
 
 typedef struct {
@@ -31,7 +33,7 @@ typedef struct {
     int64_t width, heads, depth, tokens, stages, bands, statistics, views;
     int has_movement;
     const float *mean, *scale, *movement; /* (C,): scale is 1 / std, movement is std / movement */
-    const float *basis, *pooling;         /* (T, padded(2 F)), (F, padded(bands)) */
+    mmkd_linear basis, pooling;           /* (T, 2 F), (F, bands) */
     int64_t bins;
     mmkd_stage stage[MMKD_MAX_STAGES];
     mmkd_linear spectrum, summary;
@@ -76,6 +78,7 @@ struct mmkd_model {
     mmkd_linear novelty; /* (E, centres) and |c|^2 */
     const float *novelty_middle, *novelty_squares;
     size_t scratch_floats;
+    int64_t panel; /* rows of the int8 weights that are turned into floats at once; 0 without any */
     const struct mmkd_computing *computing;
 };
 

@@ -17,7 +17,7 @@ from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.native import ISAS, NativeModel
 from mmkd_edge.native.build import build
 from mmkd_edge.spec import ModalitySpec, TaskKind
-from mmkd_export.graph.native_from_student import native_file
+from mmkd_export.graph.native_from_student import int8_weights, native_file
 from mmkd_models.networks.config import StudentKind, student_config
 from mmkd_models.networks.rocket import fit_rocket
 from mmkd_models.networks.step import StepStudent
@@ -115,6 +115,17 @@ def test_a_window_is_answered_as_the_network_answers_it(kind, samples, channels,
         np.testing.assert_allclose(np.concatenate(parts), expected_part, atol=2e-4, err_msg=name)
     novelty = np.concatenate([parts[2] for parts in answers])
     np.testing.assert_allclose(novelty, expected[2], rtol=2e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("isa", ISAS[1:])
+@pytest.mark.parametrize("kind", ["transformer", "rocket", "causal"])
+def test_int8_weights_take_less_room_and_answer_nearly_the_same(kind, isa):
+    data, values, present, expected = case(kind, 200, 3)
+    small = int8_weights(data)
+    assert len(small) < len(data) * (0.8 if kind == "rocket" else 0.45)
+    model = model_or_skip(small, isa)
+    logits = np.concatenate([model.run(values[row : row + 1], present[row : row + 1])[0] for row in range(WINDOWS)])
+    np.testing.assert_allclose(logits, expected[0], atol=0.03 * expected[0].std())
 
 
 @pytest.mark.parametrize(("samples", "channels"), [(200, 3), (37, 1)])

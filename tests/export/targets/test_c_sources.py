@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.pipeline import export
@@ -28,7 +29,7 @@ M7 = "-O2 -mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16"
 pytestmark = pytest.mark.usefixtures("native_engine")
 
 
-@pytest.fixture(scope="module", params=["transformer", "causal", "rocket"])
+@pytest.fixture(scope="module", params=["transformer", "causal", "rocket", "int8"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("c") / "acc.ckpt"
     encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
@@ -36,7 +37,12 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     student = make_student(modality=ACC, windows=12, config=config)
     write_student(path, of_features(student, "rocket") if request.param == "rocket" else student)
     plan = replace(export_plan(path), targets=("native", "c"), platform="mcu")
+    if request.param == "int8":
+        plan = replace(plan, precisions=("int8",), accept_unjudged=True)
     result = export(plan)
+    if request.param == "int8":
+        (whole, small) = [each for each in result.manifest.models[0].artifacts if each.format == "native"]
+        assert (small.precision, small.size_bytes < whole.size_bytes / 2) == ("int8", True)
     assert result.folders == (str(path.with_name("acc-c")),)
     return result.path
 
@@ -46,7 +52,10 @@ def test_the_sources_compile_without_a_warning_and_answer_as_the_checkpoint(expo
     flags = "CFLAGS=-O2 -Wall -Wextra -Werror"
     done = subprocess.run(["make", "-C", folder, "test", flags], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2].endswith(" of at most 100 millionths: passed")
+    verdict = done.stdout.splitlines()[-2]
+    with Bundle.open(exported) as bundle:
+        is_int8 = any(each.precision == "int8" for each in bundle.manifest.models[0].artifacts)
+    assert verdict.endswith(": passed" if is_int8 else " of at most 100 millionths: passed")
     window = np.random.default_rng(3).normal(size=(61, 3)).astype(np.float32)
     window[4, 1], window[9, 0] = np.nan, 70.0
     values = ", ".join(value.hex() if np.isfinite(value) else "NAN" for value in window.ravel().tolist())
@@ -60,7 +69,7 @@ def test_the_sources_compile_without_a_warning_and_answer_as_the_checkpoint(expo
     library = [f"-I{folder}", f"{folder}/libstudent.a", "-lm"]
     subprocess.run(["cc", str(tmp_path / "one.c"), *library, "-o", str(tmp_path / "one")], check=True)
     answer = subprocess.run([tmp_path / "one"], capture_output=True, text=True, check=True).stdout
-    with EdgePredictor.open(exported, backend="native") as predictor:
+    with EdgePredictor.open(exported, backend="native", precision="int8" if is_int8 else "fp32") as predictor:
         expected = predictor.predict(window)
     assert answer == f'{expected.label} y" {expected.probability:.6f}\n'
 
