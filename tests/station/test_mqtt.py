@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mmkd_edge import ModalitySpec, UsageError
@@ -23,7 +24,7 @@ from mmkd_station.clock import TIME_FAULTS
 from mmkd_station.intake import Intake
 from mmkd_station.protocols.base import Source, read_place
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
-from mmkd_station.records import AlarmEvent, AlarmRecord, StateRecord
+from mmkd_station.records import AlarmEvent, AlarmRecord, StateRecord, record_line
 from tests.station.rig import (
     ENVIRONMENT,
     alarm,
@@ -180,6 +181,53 @@ def test_each_label_has_a_topic_of_its_own(broker: Broker) -> None:
     assert sorted(kept_at(broker, "plant/press%2F1/alarm/#")) == sorted(
         f"plant/press%2F1/alarm/{name}" for name in names
     )
+    sink.close()
+
+
+@needs_mosquitto
+def test_the_broker_forgets_what_an_earlier_run_left_open_and_keeps_what_continues_and_what_others_say(
+    broker: Broker,
+) -> None:
+    another = Client(broker.port)
+    other = msgspec.structs.replace(alarm_of("w", number=1), station="press 2")
+    for topic, payload in (("press%2F1/alarm/other", b"{}"), ("press 2/alarm/w", record_line(other))):
+        another._client.publish(f"plant/{topic}", payload, qos=1, retain=True).wait_for_publish(10)
+    another.close()
+    place = f"mqtt://127.0.0.1:{broker.port}/plant"
+    before = MqttSink(place, "")
+    opened = [alarm_of(label, number=number) for number, label in enumerate("uvwx", start=2)]
+    before.write([state(1, station="press/1"), *opened])
+    before.write([alarm_of("x", number=6, event="cleared")])
+    before.close()
+    started = state(3, station="press/1", state="started", boot="b")
+    after = MqttSink(place, "")
+    after.write(
+        [
+            alarm_of("v", number=1, boot="b", event="continued"),
+            alarm_of("u", number=2, boot="b", event="cleared"),
+            started,
+            alarm_of("y", number=4, boot="b"),
+        ]
+    )
+    events = {"other": None, "u": "cleared", "v": "continued", "x": "cleared", "y": "raised"}
+    assert kept_at(broker, "plant/press%2F1/alarm/#") == {
+        f"plant/press%2F1/alarm/{label}": event for label, event in events.items()
+    }
+    assert kept_at(broker, "plant/press 2/alarm/#") == {"plant/press 2/alarm/w": "raised"}
+    after.close()
+
+
+@needs_mosquitto
+def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang_up(connection: Any, topic: str) -> None:
+        raise ConnectionError("not authorised")
+
+    monkeypatch.setattr("mmkd_station.protocols.mqtt._Connection.retained", hang_up)
+    sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant", "")
+    started = state(1, state="started", boot="b")
+    assert [is_written(sink, started) for _ in range(2)] == [False, True]
     sink.close()
 
 

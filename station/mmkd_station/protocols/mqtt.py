@@ -1,7 +1,7 @@
 """`mqtt://HOST/TOPIC` and `mqtts://`, by paho-mqtt: MQTT 5 or 3.1.1, TLS, credentials from a file.
 
 A sink publishes `TOPIC/STATION/result`, and retained `TOPIC/STATION/alarm/LABEL`, `TOPIC/STATION/state` and
-`TOPIC/online`, which the last will makes `false`.
+`TOPIC/online`, which the last will makes `false`. At start it clears earlier runs' retained alarms.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Place, Sink, Source, SourceRequest, live_source, read_place
 from mmkd_station.protocols.samples import rows_from_json
-from mmkd_station.records import AlarmRecord, Record, StateRecord, record_line
+from mmkd_station.records import AlarmRecord, Record, StateRecord, record_from_line, record_line
 
 _OPTIONS = ("credentials", "ca", "cert", "key", "version", "qos")
 _KEEPALIVE_S = 15
@@ -107,6 +109,19 @@ class _Connection:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Any:
         return self._client.publish(topic, payload, qos=self.qos, retain=retain)
 
+    def retained(self, topic: str) -> list[tuple[str, bytes]]:
+        """Return retained messages. Raises ConnectionError without an answer."""
+        messages: list[tuple[str, bytes]] = []
+        self._client.on_message = lambda client, data, message: messages.append((message.topic, message.payload))
+        answered = threading.Event()
+        self._client.on_subscribe = lambda *_: None  # who may not read there may still publish
+        self._client.on_unsubscribe = lambda *_: answered.set()
+        self._client.subscribe(topic, qos=self.qos)
+        self._client.unsubscribe(topic)  # a broker answers in order: retained messages come in between
+        if not answered.wait(_CONFIRM_TIMEOUT_S) or self.lost.is_set():
+            raise self.broken()
+        return messages
+
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
@@ -177,6 +192,7 @@ class MqttSink(Sink):
         if not self._topic or set("+#") & set(self._topic):
             raise UsageError(f"--sink {text}: expected mqtt://HOST/TOPIC with a topic without + and #; name one")
         self._connection: _Connection | None = None
+        self._began: set[str] = set()  # boots
 
     def write(self, records: Sequence[Record]) -> None:
         """Publish all records. Raises OSError unless the broker accepts and confirms."""
@@ -186,6 +202,9 @@ class MqttSink(Sink):
             for record in records:
                 is_kept = isinstance(record, AlarmRecord | StateRecord)
                 sent.append(connection.publish(self._topic_for(record), record_line(record).rstrip(), retain=is_kept))
+                if isinstance(record, StateRecord) and record.state == "started" and record.boot not in self._began:
+                    self._began.add(record.boot)  # one try: some brokers hang up on who may not read
+                    sent += self._forget_earlier(connection, record)
             for message in sent:
                 message.wait_for_publish(_CONFIRM_TIMEOUT_S)
                 if not message.is_published() or connection.lost.is_set():
@@ -193,6 +212,14 @@ class MqttSink(Sink):
         except (OSError, ValueError, RuntimeError) as error:  # what paho raises of a connection that broke
             self._drop()
             raise ConnectionError(f"{self._place.host}: {error}") from error
+
+    def _forget_earlier(self, connection: _Connection, started: StateRecord) -> Iterator[Any]:
+        """Clear retained alarms that an earlier run left open; continued ones were published before `started`."""
+        for topic, payload in connection.retained(f"{self._topic}/{_level(started.station)}/alarm/+"):
+            with contextlib.suppress(msgspec.MsgspecError):  # of another program
+                alarm = record_from_line(payload)
+                if isinstance(alarm, AlarmRecord) and alarm.event != "cleared" and alarm.boot != started.boot:
+                    yield connection.publish(topic, b"", retain=True)
 
     def _connected(self) -> _Connection:
         if self._connection is None or self._connection.lost.is_set():
