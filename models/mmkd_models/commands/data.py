@@ -18,19 +18,18 @@ with loading("mmkd-data"):
     from mmkd_edge.cli.run import check_page, require_modules, run_command, shell_line
     from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import DatasetError, UsageError
-    from mmkd_models.data.checking.describe import Description, describe_dataset, headline
+    from mmkd_models.data.checking.describe import describe_dataset, headline
     from mmkd_models.data.checking.findings import check_dataset
     from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
     from mmkd_models.data.for_devices import measure_reference
-    from mmkd_models.data.importing.interchange import ImportReport, import_interchange, unpacked_bytes
+    from mmkd_models.data.importing.interchange import import_interchange, unpacked_bytes
     from mmkd_models.data.labels import WRITE_GROUPS
     from mmkd_models.data.spec import SPLIT_NAMES
     from mmkd_models.data.writer import check_absent
-    from mmkd_report.schema.data import Finding, ProbeFacts
+    from mmkd_report.schema.data import Finding
 
 if TYPE_CHECKING:
     import typer
-    from rich.table import Table
 
 _ABOUT = "Import, check and describe dataset directories."
 
@@ -102,22 +101,23 @@ def import_(
         str | None, Option("Make a regression of this one of the file's targets, not classes of y.", metavar="NAME")
     ] = None,
     unit: Annotated[str, Option("Unit of --target.")] = "",
-    targets: Annotated[
-        str,
-        Option(
-            "Make a label of each condition on the file's targets, such as 'cooler<20,leak>0'.", metavar="CONDITIONS"
-        ),
-    ] = "",
-    metadata: Annotated[
-        str, Option("Further arrays of one value per window to keep as metadata, separated by commas.", metavar="NAMES")
-    ] = "",
 ) -> None:
     """Read recordings by a recipe (.toml), or an interchange file (.npz), and write a dataset directory."""
     if file.suffix == ".toml":
-        given = [per_group, name, source, licence, target, unit, targets, metadata]
-        if any(given):
+        if any([per_group, name, source, licence, target, unit]):
             raise UsageError(f"{file}: the options for .npz files cannot be combined with a recipe; leave them out")
-        _import_recipe(context, file, None if try_only else _needed(out), outside=allow_outside or (), max_gb=max_gb)
+        from mmkd_models.commands.recipes import run_recipe
+
+        made = None if try_only else _needed(out)
+        if made is not None:
+            check_absent(made)
+            context.with_resource(lock_output(made))
+        for line in run_recipe(file, made, outside=allow_outside or (), max_gb=max_gb):
+            print(line)
+        if made is None:
+            print(f"nothing was written; next: {shell_line('mmkd-data', 'import', file, '-o', 'DIR')}")
+        else:
+            print(f"wrote {made}; next: {shell_line('mmkd-data', 'check', made)}")
         return
     if allow_outside or max_gb is not None:
         raise UsageError(f"--allow-outside, --max-gb: expected a recipe (.toml), got {file}; leave the options out")
@@ -130,17 +130,20 @@ def import_(
     report = import_interchange(
         file,
         out,
-        metadata=_names(metadata),
         name=name,
-        per_group=_names(per_group),
+        per_group=[part.strip() for part in per_group.split(",") if part.strip()],
         source=source,
         licence=licence,
         target=target,
         unit=unit,
-        targets=_names(targets),
     )
-    for line in _import_lines(report):
-        print(line)
+    spec = report.dataset.spec
+    counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
+    print(f"{spec.name}: {sum(spec.splits.values())} windows ({counts})")
+    for modality, count in report.infinite.items():
+        print(f"{modality}: infinite values that became missing (NaN): {count}")
+    if report.left_out:
+        print(f"left out, no part of a dataset: {', '.join(report.left_out)}")
     print(f"wrote {out}; next: {shell_line('mmkd-data', 'check', out)}")
 
 
@@ -148,36 +151,6 @@ def _needed(out: Path | None) -> Path:
     if out is None:
         raise UsageError("-o: expected the directory to make, got none; name one")
     return out
-
-
-def _import_recipe(
-    context: typer.Context, file: Path, out: Path | None, *, outside: Sequence[Path], max_gb: float | None
-) -> None:
-    from mmkd_models.commands.recipes import run_recipe
-
-    if out is not None:
-        check_absent(out)
-        context.with_resource(lock_output(out))
-    for line in run_recipe(file, out, outside=outside, max_gb=max_gb):
-        print(line)
-    if out is None:
-        print(f"nothing was written; next: {shell_line('mmkd-data', 'import', file, '-o', 'DIR')}")
-    else:
-        print(f"wrote {out}; next: {shell_line('mmkd-data', 'check', out)}")
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _import_lines(report: ImportReport) -> list[str]:
-    spec = report.dataset.spec
-    counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
-    lines = [f"{spec.name}: {sum(spec.splits.values())} windows ({counts})"]
-    lines += [f"{name}: infinite values that became missing (NaN): {count}" for name, count in report.infinite.items()]
-    if report.left_out:
-        lines.append(f"left out, no part of a dataset: {', '.join(report.left_out)}")
-    return lines
 
 
 def check(directory: _Directory, as_json: _Json = False) -> None:
@@ -221,23 +194,22 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
     if as_json:
         print(json_text(description))
         return
+    splits, described = description.splits, description.channels
     print(headline(dataset.everything()))
-    show_table(_modality_table(description))
-    show_table(_split_table(description))
-    for line in _closing_lines(description):
-        print(line)
-    train = description.splits[0]
-    print(f"next: {_next_command(directory, has_labels=train.unlabelled < train.windows)}")
-
-
-def _modality_table(description: Description) -> Table:
     headings = ("modality", "kind", "channels", "unit", "Hz", "window", "samples", "values", "normalise")
-    table = plain_table(headings, left=("kind", "channels", "unit", "samples", "values", "normalise"))
+    modalities = plain_table(headings, left=("kind", "channels", "unit", "samples", "values", "normalise"))
+    counts = plain_table(["", *SPLIT_NAMES])
+    for name in splits[0].classes:
+        counts.add_row(name, *(str(facts.classes[name]) for facts in splits))
+    counts.add_row("unlabelled", *(str(facts.unlabelled) for facts in splits))
+    counts.add_row("all", *(str(facts.windows) for facts in splits))
+    if any(facts.groups for facts in splits):
+        counts.add_row("groups", *(str(facts.groups) for facts in splits))
     for spec in description.modalities:
-        channels = [facts for facts in description.channels if facts.modality == spec.name]
+        channels = [facts for facts in described if facts.modality == spec.name]
         lows = [facts.low for facts in channels if facts.low is not None]
         highs = [facts.high for facts in channels if facts.high is not None]
-        table.add_row(
+        modalities.add_row(
             spec.name,
             spec.kind,
             " ".join(spec.channels),
@@ -248,48 +220,27 @@ def _modality_table(description: Description) -> Table:
             f"{min(lows):.3g} to {max(highs):.3g}" if lows else "no value",
             spec.normalise.replace("_", " "),
         )
-    return table
-
-
-def _split_table(description: Description) -> Table:
-    table = plain_table(["", *SPLIT_NAMES])
-    splits = description.splits
-    for name in splits[0].classes:
-        table.add_row(name, *(str(facts.classes[name]) for facts in splits))
-    table.add_row("unlabelled", *(str(facts.unlabelled) for facts in splits))
-    table.add_row("all", *(str(facts.windows) for facts in splits))
-    if any(facts.groups for facts in splits):
-        table.add_row("groups", *(str(facts.groups) for facts in splits))
-    for spec in description.modalities:
-        channels = [facts.missing for facts in description.channels if facts.modality == spec.name]
-        fractions = (sum(missing[split] for missing in channels) / len(channels) for split in SPLIT_NAMES)
-        table.add_row(f"{spec.name} missing", *map(_percent, fractions))
-    return table
-
-
-def _percent(fraction: float) -> str:
-    if fraction == 0:
-        return "0"
-    return "<0.1 %" if fraction < 0.001 else f"{100 * fraction:.1f} %"
-
-
-def _closing_lines(description: Description) -> list[str]:
-    lines = []
-    if not description.splits[0].groups:
-        lines.append(f"figures are of {description.split.judged_on}; {WRITE_GROUPS}")
-    if description.folds:
-        lines.append("windows by fold: " + ", ".join(f"{name}: {count}" for name, count in description.folds.items()))
-    if description.recordings is not None:
-        facts = description.recordings
-        lines.append(
-            f"windows are cut from {facts.count} recordings, {facts.total_s / 60:.1f} min, one every {facts.hop_s:g} s"
+        fractions = (sum(facts.missing[split] for facts in channels) / len(channels) for split in SPLIT_NAMES)
+        counts.add_row(
+            f"{spec.name} missing", *(f"{100 * fraction:.1f} %" if fraction else "0" for fraction in fractions)
         )
-    if description.metadata:
-        lines.append(f"metadata: {', '.join(f'{name} ({count})' for name, count in description.metadata.items())}")
-    lines += [f"windows start from {description.times}"] if description.times else []
-    lines += [f"source: {description.source}"] if description.source else []
-    lines += [f"licence: {description.licence}"] if description.licence else []
-    return [*lines, f"sha256: {description.sha256}"]
+    show_table(modalities)
+    show_table(counts)
+    if not splits[0].groups:
+        print(f"figures are of {description.split.judged_on}; {WRITE_GROUPS}")
+    facts = {
+        "windows by fold": ", ".join(f"{name}: {count}" for name, count in description.folds.items()),
+        "windows are cut from recordings": f"one every {description.hop_s:g} s" if description.hop_s else "",
+        "metadata": ", ".join(f"{name} ({count})" for name, count in description.metadata.items()),
+        "windows start": description.times and f"from {description.times}",
+        "source": description.source,
+        "licence": description.licence,
+        "sha256": description.sha256,
+    }
+    for title, text in facts.items():
+        if text:
+            print(f"{title}: {text}")
+    print(f"next: {_next_command(directory, has_labels=splits[0].unlabelled < splits[0].windows)}")
 
 
 def report(
@@ -326,22 +277,16 @@ def report(
     _print_findings(document.findings)
     for text in document.not_judged:
         print(f"not judged: {text}")
-    _show_probes(document.probes)
+    headings = ["extra-trees recognise", "from", "balanced accuracy", "99 % interval", "chance"]
+    table = plain_table(headings, left=("from",))
+    for probe in document.probes:
+        interval, sensor = f"{probe.low:.1%} to {probe.high:.1%}", probe.modality or "all sensors"
+        table.add_row(probe.target, sensor, f"{probe.score:.1%}", interval, f"{probe.chance:.1%}")
+    if document.probes:
+        show_table(table)
     wrote = " and ".join(str(path) for path in (out, label_next) if path is not None)
     following = _next_command(directory, has_labels=train.unlabelled < train.windows)
     print(f"{f'wrote {wrote}; ' if wrote else ''}next: {following}")
-
-
-def _show_probes(probes: Sequence[ProbeFacts]) -> None:
-    if not probes:
-        return
-    headings = ["extra-trees recognise", "from", "balanced accuracy", "99 % interval", "chance"]
-    table = plain_table(headings, left=("from",))
-    for probe in probes:
-        interval = f"{probe.low:.1%} to {probe.high:.1%}"
-        sensor = probe.modality or "all sensors"
-        table.add_row(probe.target, sensor, f"{probe.score:.1%}", interval, f"{probe.chance:.1%}")
-    show_table(table)
 
 
 def reference(

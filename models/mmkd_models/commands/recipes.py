@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.cli.show import say
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import task_text
-from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.checking.describe import count_splits
+from mmkd_models.data.dataset import make_windows
+from mmkd_models.data.importing.recipe import TARGET
 from mmkd_models.train_config import progress_lines, show_fraction
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
             show(f"reading {file}: {done / _MEGABYTE:.0f} of {total / _MEGABYTE:.0f} MB", done, total)
 
         report = import_recipe(recipe, file.parent, out, outside=outside, most_bytes=most_bytes, tell=tell, note=say)
-    return [*clock_lines(report), *_offset_lines(report), *window_lines(report)]
+    return [*clock_lines(report), *window_lines(report)]
 
 
 def draft(folder: Path, beside: Path) -> str:
@@ -61,7 +62,7 @@ def clock_lines(report: RecipeReport) -> list[str]:
     lines = []
     for sensor in report.sensors:
         clocks = [clock for clock in report.clocks if clock.sensor == sensor.name]
-        text = f"{sensor.name}: {report.files[sensor.name]} files, {' '.join(sensor.channels)}, {sensor.rate_hz:g} Hz"
+        text = f"{sensor.name}: {report.files[sensor.name]} files, {' '.join(sensor.columns)}, {sensor.rate_hz:g} Hz"
         if clocks:
             jitter = max(clocks, key=lambda clock: clock.jitter_p99_ms)
             drift = max(clocks, key=lambda clock: abs(clock.drift_ppm))
@@ -78,47 +79,32 @@ def clock_lines(report: RecipeReport) -> list[str]:
     return lines
 
 
-def _offset_lines(report: RecipeReport) -> list[str]:
-    lines = []
-    for sensor in report.sensors:
-        proposals = [proposal for proposal in report.proposals if proposal.sensor == sensor.name]
-        if not proposals:
-            continue
-        offsets = [proposal.offset_s for proposal in proposals]
-        least = min(proposals, key=lambda proposal: proposal.agreement - proposal.next_best)
-        lines.append(
-            f"{sensor.name}: compared with {proposals[0].reference}, {len(proposals)} recordings suggest offset_s ="
-            f" {median(offsets):.2f} ({min(offsets):.2f} to {max(offsets):.2f}; least certain in {least.recording}:"
-            f" {least.agreement:.2f}, the next best {least.next_best:.2f}); nothing was moved: write it into the"
-            " recipe if it is right"
-        )
-    return lines
-
-
 def window_lines(report: RecipeReport) -> list[str]:
     """Describe the windows of each class and split, and those left out."""
-    built = report.built
-    spec, task = built.dataset.spec, built.dataset.spec.task
-    counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
-    lines = [f"{spec.name}: {sum(spec.splits.values())} windows of {built.recordings} recordings ({counts})"]
+    spec, task = report.dataset.spec, report.dataset.spec.task
+    windows = make_windows(spec, report.dataset.arrays)
+    splits = list(count_splits(windows))
+    counts = ", ".join(f"{facts.split} {facts.windows}" for facts in splits)
+    lines = [f"{spec.name}: {len(windows)} windows of {len(report.recordings)} recordings ({counts})"]
     for name in task.labels if task.kind != "regression" else ():
-        lines.append(f"  {name}: " + ", ".join(f"{split} {built.classes[split][name]}" for split in SPLIT_NAMES))
-    for split, target in built.targets.items():
-        text = f"{target[0]:.4g} to {target[2]:.4g}, mean {target[1]:.4g}" if target else "no label"
-        lines.append(f"  {task_text(task)}, {split}: {text}")
-    lines += [f"left out: {count} windows {reason}" for reason, count in built.left_out.items()]
-    fate = "its windows are left out (cover = 'all')" if built.cover == "all" else "its windows are NaN there"
-    lines += [f"absent: {text}; {fate}" for text in built.absent]
-    if not built.has_times:
+        lines.append(f"  {name}: " + ", ".join(f"{facts.split} {facts.classes[name]}" for facts in splits))
+    for number, facts in enumerate(splits if task.kind == "regression" else ()):
+        known = windows.labels[windows.labelled & (windows.splits == number)]
+        text = f"{known.min():.4g} to {known.max():.4g}, mean {known.mean():.4g}" if len(known) else "no label"
+        lines.append(f"  {task_text(task)}, {facts.split}: {text}")
+    lines += [f"left out: {count} windows {reason}" for reason, count in (spec.left_out or {}).items()]
+    covers_all = report.recipe.windows.cover == "all"
+    fate = "its windows are left out (cover = 'all')" if covers_all else "its windows are NaN there"
+    absent = [(recording.name, name) for recording in report.recordings for name in recording.absent]
+    lines += [f"absent: {recording}: {name}; {fate}" for recording, name in absent if name != TARGET]
+    if windows.times is None:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
-    for split in SPLIT_NAMES[1:]:
-        classes = built.classes[split]
-        missing = [name for name, count in classes.items() if not count]
-        is_unlabelled = not built.targets[split] if built.targets else len(missing) == len(classes)
-        if is_unlabelled and task.kind != "multi_label":
-            lines.append(f"{split} has no label; mmkd-adapt takes it, commands that need labels refuse it")
-        elif missing:
+    for facts in splits[1:]:
+        missing = [name for name in task.labels if not facts.classes.get(name, 0)]
+        if facts.unlabelled == facts.windows:
+            lines.append(f"{facts.split} has no label; mmkd-adapt takes it, commands that need labels refuse it")
+        elif missing and task.kind != "regression":
             lines.append(
-                f"warning: {split} has no window of {', '.join(missing)}; choose other groups or another 'seed'"
+                f"warning: {facts.split} has no window of {', '.join(missing)}; choose other groups or another 'seed'"
             )
     return lines

@@ -55,19 +55,9 @@ def augment_batch(
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
     """Vary windows (B, T, C) or (B, T, H, W, C); `movement` (C,) is the median std of series."""
-    match kind:
-        case "series":
-            assert movement is not None
-            return _augment_series(values, present, movement, config, rng)
-        case "audio":
-            return _augment_audio(values, present, config, rng)
-        case "video":
-            return _augment_video(values, present, config, rng)
-
-
-def _augment_series(
-    values: Floats, present: Floats, movement: Floats, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
+    if kind != "series":
+        return (_augment_audio if kind == "audio" else _augment_video)(values, present, config, rng)
+    assert movement is not None
     mean = values.sum(1, keepdims=True) / np.maximum(present.sum(1, keepdims=True), 1)
     gain = rng.uniform(1 - config.gain, 1 + config.gain, (len(values), 1, 1)).astype(np.float32)
     noise = rng.standard_normal(values.shape, dtype=np.float32) * (movement * config.noise)
@@ -87,19 +77,13 @@ def _augment_audio(
     silenced = rng.uniform(size=batch) < config.span_dropout
     low, width = rng.uniform(0, 1, batch), rng.uniform(0, _WIDEST_BAND, batch)
     values = values.copy()
-    if silenced.any():
-        values[silenced] = _without_band(values[silenced], low[silenced], width[silenced])
+    if silenced.any():  # a band of the spectrum, in fractions of the Nyquist frequency, is removed
+        spectrum = np.fft.rfft(values[silenced], axis=1)
+        place = np.linspace(0, 1, spectrum.shape[1])[None, :, None]
+        inside = (place >= low[silenced, None, None]) & (place < (low + width)[silenced, None, None])
+        values[silenced] = np.fft.irfft(np.where(inside, 0, spectrum), n=values.shape[1], axis=1)
     present = present * _draw_mask(present.shape, config, rng)
     return ((values + noise) * gain.astype(np.float32)) * present, present
-
-
-def _without_band(values: Floats, low: NDArray[np.float64], width: NDArray[np.float64]) -> Floats:
-    """Remove a band of audio (B, T, C); `low` and `width` (B,) in fractions of the Nyquist frequency."""
-    spectrum = np.fft.rfft(values, axis=1)
-    place = np.linspace(0, 1, spectrum.shape[1])[None, :, None]
-    inside = (place >= low[:, None, None]) & (place < (low + width)[:, None, None])
-    found: Floats = np.fft.irfft(np.where(inside, 0, spectrum), n=values.shape[1], axis=1).astype(np.float32)
-    return found
 
 
 def _augment_video(

@@ -143,9 +143,15 @@ class BatchSource:
     def _targets(
         self, rows: NDArray[np.int64], pairs: NDArray[np.int64] | None, lam: NDArray[np.float32]
     ) -> tuple[Tensor, Tensor]:
-        labels = self._windows.labels[rows]
+        labels: Labels = self._windows.labels[rows]
         known = torch.from_numpy(is_labelled(labels))
-        targets = _as_targets(labels, classes=len(self._windows.spec.task.labels))
+        if labels.dtype.kind == "f":
+            targets = torch.from_numpy(np.nan_to_num(labels, nan=0.0))[:, None]
+        elif labels.ndim == 2:
+            targets = torch.from_numpy(labels).float()
+        else:
+            classes = len(self._windows.spec.task.labels)
+            targets = F.one_hot(torch.from_numpy(labels).clamp(min=0), classes).float()
         if pairs is not None:
             weight = torch.from_numpy(lam)[:, None]
             targets = weight * targets + (1 - weight) * targets[pairs]
@@ -164,19 +170,17 @@ def _mix(
     return (weight * first[0] + (1 - weight) * second[0]) * there, present
 
 
-def _as_targets(labels: Labels, *, classes: int) -> Tensor:
-    if labels.dtype.kind == "f":
-        return torch.from_numpy(np.nan_to_num(labels, nan=0.0))[:, None]
-    if labels.ndim == 2:
-        return torch.from_numpy(labels).float()
-    return F.one_hot(torch.from_numpy(labels).clamp(min=0), classes).float()
-
-
 def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return mean and std (C,) of up to 2,048 windows, without the outermost 0.1 % of values."""
     values, present = _some_windows(windows, name)
-    if values.dtype == np.uint8:
-        return _byte_statistics(values, present)
+    if values.dtype == np.uint8:  # frames: their bytes are counted
+        there, bytes_ = present[..., 0] > 0, np.arange(256.0)
+        counts = [np.bincount(part.ravel(), minlength=256) for part in np.moveaxis(values[there], -1, 0)]
+        pairs = [(part / max(int(part.sum()), 1)) for part in counts]
+        byte_means = np.array([part @ bytes_ for part in pairs])
+        variances = [part @ (bytes_ - mean) ** 2 for part, mean in zip(pairs, byte_means, strict=True)]
+        byte_stds = np.array([math.sqrt(variance) or 1.0 for variance in variances])
+        return byte_means.astype(np.float32), byte_stds.astype(np.float32)
     flat = np.where(present > 0, values, np.nan).reshape(-1, values.shape[-1]).astype(np.float64)
     means, stds = np.zeros(flat.shape[1]), np.ones(flat.shape[1])
     for channel in range(flat.shape[1]):
@@ -217,17 +221,3 @@ def spread_rows(windows: Windows, name: str) -> NDArray[np.int64]:
 def _some_windows(windows: Windows, name: str) -> tuple[NDArray[Any], NDArray[np.float32]]:
     taken = windows.with_modalities((name,)).take(spread_rows(windows, name))
     return prepare_batch(taken[name], windows.spec.modality(name))
-
-
-def _byte_statistics(
-    values: NDArray[np.uint8], present: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    there, bytes_ = present[..., 0] > 0, np.arange(256.0)
-    means, stds = [], []
-    for channel in range(values.shape[-1]):
-        counts = np.bincount(values[there, :, :, channel].ravel(), minlength=256)
-        total = max(int(counts.sum()), 1)
-        mean = float(counts @ bytes_) / total
-        means.append(mean)
-        stds.append(math.sqrt(float(counts @ (bytes_ - mean) ** 2) / total) or 1.0)
-    return np.array(means, dtype=np.float32), np.array(stds, dtype=np.float32)

@@ -141,7 +141,19 @@ def make_windows(spec: DatasetSpec, arrays: Arrays) -> Windows:
         owners = source.recording[rows]
         columns = {name: values[owners] for name, values in columns.items()}
     else:
-        source = _stored_windows(spec, arrays)
+        counts = np.array([*(spec.splits[split] for split in SPLIT_NAMES), 0])
+        source = StoredWindows(
+            parts={
+                modality.name: [np.asarray(arrays[f"{split}/{modality.name}.npy"]) for split in SPLIT_NAMES]
+                for modality in spec.modalities
+            },
+            offsets=_starts(counts),
+            present={
+                modality.name: [arrays.get(presence_file(split, modality.name)) for split in SPLIT_NAMES]
+                for modality in spec.modalities
+                if modality.kind == "video"
+            },
+        )
         rows = np.arange(len(columns["labels"]))
         owners = find_blocks(columns["splits"])
     return Windows(
@@ -156,22 +168,6 @@ def make_windows(spec: DatasetSpec, arrays: Arrays) -> Windows:
         episodes=columns.get("episodes"),
         source=source,
         rows=rows,
-    )
-
-
-def _stored_windows(spec: DatasetSpec, arrays: Arrays) -> StoredWindows:
-    counts = [spec.splits[split] for split in SPLIT_NAMES]
-    return StoredWindows(
-        parts={
-            modality.name: [np.asarray(arrays[f"{split}/{modality.name}.npy"]) for split in SPLIT_NAMES]
-            for modality in spec.modalities
-        },
-        offsets=_starts(np.array([*counts, 0])),
-        present={
-            modality.name: [arrays.get(presence_file(split, modality.name)) for split in SPLIT_NAMES]
-            for modality in spec.modalities
-            if modality.kind == "video"
-        },
     )
 
 

@@ -73,10 +73,6 @@ def is_cut(arrays: Arrays) -> bool:
     return f"{RECORDINGS}/splits.npy" in arrays
 
 
-def _rules(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> Iterator[ArrayRule]:
-    return _recording_rules(spec, arrays) if cut else _split_rules(spec, arrays)
-
-
 def _label_rule(spec: DatasetSpec, folder: str, letter: str, count: int) -> ArrayRule:
     task = spec.task
     several = task.kind == "multi_label"
@@ -138,7 +134,8 @@ def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], lis
     cut = spec.recordings is not None and not any((path / name).is_dir() for name in SPLIT_NAMES)
     if spec.recordings is None and (path / RECORDINGS).is_dir() and not (path / SPLIT_NAMES[0]).is_dir():
         return {}, [f"{SPEC_FILE}: 'recordings': expected how windows are cut, since {RECORDINGS}/ is there; add it"]
-    required = {rule.name: rule.required for rule in _rules(spec, {}, cut=cut)}
+    rules = _recording_rules if cut else _split_rules
+    required = {rule.name: rule.required for rule in rules(spec, {})}
     required |= {} if cut else {f"{split}/{METADATA}": False for split in SPLIT_NAMES}
     arrays: dict[str, AnyArray] = {}
     problems: list[str] = []
@@ -164,16 +161,15 @@ def structure_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> list[
     """Return a message for every array that does not fit `dataset.json`; absent ones are ignored."""
     found = {
         rule.name: list(rule.problems(arrays[rule.name]))
-        for rule in _rules(spec, arrays, cut=cut)
+        for rule in (_recording_rules if cut else _split_rules)(spec, arrays)
         if rule.name in arrays
     }
     problems = [text for texts in found.values() for text in texts]
     fitting = {name: arrays[name] for name, texts in found.items() if not texts}
     problems += _content_problems(spec, fitting)
     problems += _recording_problems(spec, fitting) if cut else _split_problems(arrays)
-    needed = (
-        [f"{RECORDINGS}/labels.npy", f"{RECORDINGS}/splits.npy"] if cut else [f"{s}/labels.npy" for s in SPLIT_NAMES]
-    )
+    needed = [f"{RECORDINGS}/splits.npy"] if cut else []
+    needed += [f"{folder}/labels.npy" for folder in ((RECORDINGS,) if cut else SPLIT_NAMES)]
     if problems or any(name not in arrays for name in needed):
         return problems
     return list(_group_problems(spec, arrays))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
@@ -19,7 +18,7 @@ from mmkd_models.data.checking.related import find_overlaps
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS, is_cut
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName, decode_samples
-from mmkd_models.data.windows import Floats, Windows, first_sample, mean_and_std, raw_values
+from mmkd_models.data.windows import Floats, first_sample, mean_and_std, raw_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,12 @@ def measure_reference(
     if seconds is not None and not seconds > 0:
         raise UsageError(f"reference: expected seconds above 0, got {seconds:g}; take more seconds")
     windows = dataset.everything()
-    chosen = _find_group(windows, group)
+    names: list[int | str] = np.unique(windows.groups).tolist()
+    chosen = next((name for name in names if str(name) == str(group) or (group is None and len(names) == 1)), None)
+    if chosen is None:
+        shown = ", ".join(map(str, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        got = f"got none and the dataset has {len(names)}" if group is None else f"got {group}, which is unknown"
+        raise UsageError(f"group: expected one of the dataset, {got}; choose one of {shown}")
     rows = windows.rows[windows.groups == chosen]
     count = len(rows)
     if seconds is not None:
@@ -60,16 +64,6 @@ def measure_reference(
     mean, std = mean_and_std(values)
     reference = Reference(modality=modality, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
     return MeasuredReference(reference=reference, group=chosen, windows=count, windows_in_group=len(rows))
-
-
-def _find_group(windows: Windows, group: int | str | None) -> int | str:
-    names: list[int | str] = np.unique(windows.groups).tolist()
-    for name in names:
-        if str(name) == str(group) or (group is None and len(names) == 1):
-            return name
-    shown = ", ".join(map(str, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    got = f"got none and the dataset has {len(names)}" if group is None else f"got {group}, which is unknown"
-    raise UsageError(f"group: expected one of the dataset, {got}; choose one of {shown}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,7 +117,11 @@ def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int])
 def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[WholeRecording]:
     """Join consecutive windows of one split, group, label and episode; shared samples come once."""
     windows = dataset.everything()
-    starts_s = np.cumsum(_shared_steps_s(windows)) if windows.times is None else windows.times
+    if windows.times is None:  # without times by shared samples
+        overlaps, steps_s = find_overlaps(windows), np.zeros(len(windows))
+        follows = overlaps.second == overlaps.first + 1
+        steps_s[overlaps.second[follows]] = overlaps.shift[follows] / overlaps.modality.rate_hz
+    starts_s = np.cumsum(steps_s) if windows.times is None else windows.times
 
     def run_key(number: int) -> tuple[str, ...]:
         episode = "" if windows.episodes is None else str(windows.episodes[number])
@@ -142,15 +140,6 @@ def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) ->
             group=str(windows.groups[run[0]]) if windows.has_groups else "",
             split=SPLIT_NAMES[int(windows.splits[run[0]])],
         )
-
-
-def _shared_steps_s(windows: Windows) -> npt.NDArray[np.float64]:
-    """Return (N,) seconds since the window before, by shared samples; 0 without any."""
-    steps_s = np.zeros(len(windows))
-    overlaps = find_overlaps(windows)
-    follows = overlaps.second == overlaps.first + 1
-    steps_s[overlaps.second[follows]] = overlaps.shift[follows] / overlaps.modality.rate_hz
-    return steps_s
 
 
 def _label(dataset: Dataset, label: Any) -> str:

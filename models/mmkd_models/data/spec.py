@@ -186,7 +186,18 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
             f"{path}: expected a dataset directory, got one without {SPEC_FILE};"
             " make one with mmkd-data import or write_dataset"
         )
-    spec = _decode(file)
+    content = file.read_bytes()
+    try:
+        version = msgspec.json.decode(content, type=dict[str, msgspec.Raw]).get("format_version")
+        if version is not None and bytes(version) != str(FORMAT_VERSION).encode():
+            raise DatasetError(
+                f"{file}: expected format_version {FORMAT_VERSION}, got {bytes(version).decode()};"
+                " use the mmkd-edge that wrote it, or a newer one"
+            )
+        spec = msgspec.json.decode(content, type=DatasetSpec)
+        parse_object(content)  # refuses a key that is there twice
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, JsonError) as error:
+        raise DatasetError(f"{file}: {error}; correct the file, docs/datasets.md describes every key") from error
     refuse(f"dataset {path}", list(spec_problems(spec)))
     return spec
 
@@ -207,26 +218,22 @@ def refuse(where: Path | str, problems: Sequence[str]) -> None:
         raise DatasetError("\n  - ".join([f"{where}: {lines[0]}", *lines[1:]]))
 
 
-def _decode(file: Path) -> DatasetSpec:
-    content = file.read_bytes()
-    try:
-        version = msgspec.json.decode(content, type=dict[str, msgspec.Raw]).get("format_version")
-        if version is not None and bytes(version) != str(FORMAT_VERSION).encode():
-            raise DatasetError(
-                f"{file}: expected format_version {FORMAT_VERSION}, got {bytes(version).decode()};"
-                " use the mmkd-edge that wrote it, or a newer one"
-            )
-        spec = msgspec.json.decode(content, type=DatasetSpec)
-        parse_object(content)  # refuses a key that is there twice
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, JsonError) as error:
-        raise DatasetError(f"{file}: {error}; correct the file, docs/datasets.md describes every key") from error
-    return spec
-
-
 def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     """Yield a message for every broken rule beyond types."""
-    yield from _task_problems(spec.task)
-    yield from _text_problems(spec)
+    task = spec.task
+    fewest, noun = (2, "two or more different classes") if task.kind == "classification" else (1, "different labels")
+    if (fault := task_fault(task)) is not None:
+        yield f"{SPEC_FILE}: 'task.{fault[0]}': {fault[1]}"
+    elif len(task.labels) < fewest or len(set(task.labels)) < len(task.labels) or not all(task.labels):
+        yield f"{SPEC_FILE}: 'task.labels': expected {noun}, got {list(task.labels)}; name each {_CALLED[task.kind]}"
+    texts: dict[str, Sequence[str]] = {"name": [spec.name], "task.labels": task.labels, "task.unit": [task.unit or ""]}
+    for number, modality in enumerate(spec.modalities):
+        texts[f"modalities[{number}].channels"] = modality.channels
+        texts[f"modalities[{number}].unit"] = [modality.unit]
+    for key, names in texts.items():
+        if name := unprintable_in(names):
+            expected = "expected text without control characters and line breaks"
+            yield f"{SPEC_FILE}: '{key}': {expected}, got {name!a}; rename it"
     if not spec.modalities:
         yield f"{SPEC_FILE}: 'modalities': expected one or more, got none; describe each sensor"
     names = [modality.name for modality in spec.modalities]
@@ -235,34 +242,27 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     for number, modality in enumerate(spec.modalities):
         for text in _modality_problems(modality):
             yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"
-    yield from _split_problems(spec)
-    if spec.recordings is not None:
-        yield from _recordings_problems(spec, spec.recordings)
-
-
-def _task_problems(task: TaskSpec) -> Iterator[str]:
-    fault = task_fault(task)
-    if fault is not None:
-        yield f"{SPEC_FILE}: 'task.{fault[0]}': {fault[1]}"
+    if set(spec.splits) != set(SPLIT_NAMES):
+        yield (
+            f"{SPEC_FILE}: 'splits': expected train, valid and test, got {', '.join(sorted(spec.splits)) or 'none'};"
+            " give the number of windows of each"
+        )
+    for name, count in spec.splits.items():
+        if name in SPLIT_NAMES and count < 1:
+            yield f"{SPEC_FILE}: split {name!r} is empty; expected one window or more; move whole groups into it"
+    if spec.recordings is None:
         return
-    fewest, noun = (2, "two or more different classes") if task.kind == "classification" else (1, "different labels")
-    if len(task.labels) < fewest or len(set(task.labels)) < len(task.labels) or not all(task.labels):
-        yield f"{SPEC_FILE}: 'task.labels': expected {noun}, got {list(task.labels)}; name each {_CALLED[task.kind]}"
-
-
-def _text_problems(spec: DatasetSpec) -> Iterator[str]:
-    texts: dict[str, Sequence[str]] = {
-        "name": [spec.name],
-        "task.labels": spec.task.labels,
-        "task.unit": [spec.task.unit or ""],
-    }
-    for number, modality in enumerate(spec.modalities):
-        texts[f"modalities[{number}].channels"] = modality.channels
-        texts[f"modalities[{number}].unit"] = [modality.unit]
-    for key, names in texts.items():
-        if name := unprintable_in(names):
-            wanted = "expected text without control characters and line breaks"
-            yield f"{SPEC_FILE}: '{key}': {wanted}, got {name!a}; rename it"
+    if not 0 < spec.recordings.hop_s < float("inf"):
+        yield f"{SPEC_FILE}: 'recordings.hop_s': expected seconds above 0, got {spec.recordings.hop_s}; correct it"
+    channels = {modality.name: len(modality.channels) for modality in spec.modalities}
+    for name, scale in spec.recordings.scale.items():
+        if name not in channels:
+            yield f"{SPEC_FILE}: 'recordings.scale': modality {name!r} is not in 'modalities'; remove it"
+        elif len(scale) != channels[name] or not all(0 < value < float("inf") for value in scale):
+            yield (
+                f"{SPEC_FILE}: 'recordings.scale.{name}': expected {channels[name]} numbers above 0,"
+                f" got {list(scale)}; give one per channel"
+            )
 
 
 def name_problem(name: str) -> str | None:
@@ -295,29 +295,3 @@ def size_problems(spec: DatasetSpec) -> Iterator[str]:
     for number, modality in enumerate(spec.modalities):
         if text := size_problem(modality):
             yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"
-
-
-def _split_problems(spec: DatasetSpec) -> Iterator[str]:
-    if set(spec.splits) != set(SPLIT_NAMES):
-        yield (
-            f"{SPEC_FILE}: 'splits': expected train, valid and test, got {', '.join(sorted(spec.splits)) or 'none'};"
-            " give the number of windows of each"
-        )
-        return
-    for name in SPLIT_NAMES:
-        if spec.splits[name] < 1:
-            yield f"{SPEC_FILE}: split {name!r} is empty; expected one window or more; move whole groups into it"
-
-
-def _recordings_problems(spec: DatasetSpec, recordings: RecordingsSpec) -> Iterator[str]:
-    if not 0 < recordings.hop_s < float("inf"):
-        yield f"{SPEC_FILE}: 'recordings.hop_s': expected seconds above 0, got {recordings.hop_s}; correct it"
-    channels = {modality.name: len(modality.channels) for modality in spec.modalities}
-    for name, scale in recordings.scale.items():
-        if name not in channels:
-            yield f"{SPEC_FILE}: 'recordings.scale': modality {name!r} is not in 'modalities'; remove it"
-        elif len(scale) != channels[name] or not all(0 < value < float("inf") for value in scale):
-            yield (
-                f"{SPEC_FILE}: 'recordings.scale.{name}': expected {channels[name]} numbers above 0,"
-                f" got {list(scale)}; give one per channel"
-            )

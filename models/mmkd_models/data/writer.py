@@ -18,8 +18,7 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import UsageError, os_reason
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
-from mmkd_models.data.checking.findings import refuse_errors, rule_findings
-from mmkd_models.data.checking.odd_recordings import unit_findings
+from mmkd_models.data.checking.findings import refuse_errors, rule_findings, unit_findings
 from mmkd_models.data.checking.related import find_overlaps, leak_findings
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset, make_windows, open_dataset, window_counts
@@ -320,10 +319,12 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
         for split in {name.partition("/")[0] for name in arrays}:
             (temporary / split).mkdir()
             names = metadata_names(arrays, split)
-            if names:
-                _save_metadata(
-                    temporary / split / METADATA, {name: arrays[metadata_key(split, name)] for name in names}
-                )
+            if names:  # as `np.savez` does, which takes no array called `file`
+                with zipfile.ZipFile(temporary / split / METADATA, "w") as archive:
+                    for name in names:
+                        with archive.open(f"{name}.npy", "w") as member:
+                            array = arrays[metadata_key(split, name)]
+                            np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
         for name, array in arrays.items():
             if array_file(name) == name:
                 _save(temporary / name, array)
@@ -334,14 +335,6 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _save_metadata(file: Path, metadata: Mapping[str, AnyArray]) -> None:
-    """Write as `np.savez` does, which takes no array called `file`."""
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in metadata.items():
-            with archive.open(f"{name}.npy", "w") as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
 
 
 def _save(file: Path, array: AnyArray) -> None:

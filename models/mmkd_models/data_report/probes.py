@@ -1,4 +1,4 @@
-"""Probes: extra-trees that guess class, split or metadata of unseen windows."""
+"""Probes: extra-trees that guess the class or the split of unseen windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.data.checking.related import note, problem
+from mmkd_models.data.checking.related import problem
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.labels import block_length, name_strata
@@ -26,8 +26,6 @@ Features = npt.NDArray[np.float64]
 MAX_WINDOWS = 3000
 _TREES = 100
 _PARTS = 5
-_MAX_METADATA = 5
-_VALUES = range(2, 21)  # of metadata that is probed
 _INTERVAL = (0.005, 0.995)  # a report asks ten questions: with 95 % intervals one in four reports would be wrong
 
 
@@ -83,29 +81,18 @@ def choose_windows(everything: Windows) -> ProbeWindows:
 
 def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
     """Yield every probe's answers, the class from all sensors first, or why it cannot run."""
-    windows = probed.windows
     together = class_probe(probed, None)
     yield together
     if not isinstance(together, str):
-        yield from (class_probe(probed, modality.name) for modality in windows.spec.modalities)
-    yield split_probe(probed)
-    for name in list(windows.metadata)[:_MAX_METADATA]:
-        values, codes = np.unique(windows.metadata[name].astype(str), return_inverse=True)
-        if len(values) in _VALUES:
-            yield _ask(probed, codes.astype(np.int64), tuple(values.tolist()), question=name)
-        else:
-            yield f"metadata {name}: it has {len(values)} values; probes ask for {_VALUES.start} to {_VALUES.stop - 1}"
+        yield from (class_probe(probed, modality.name) for modality in probed.windows.spec.modalities)
+    # It shows if the splits differ as wholes.
+    yield _ask(probed, probed.windows.splits, SPLIT_NAMES, question="split")
 
 
 def class_probe(probed: ProbeWindows, modality: str | None) -> ProbeAnswers | str:
     """Guess the class in unseen groups, from one modality or all."""
     codes, names = name_strata(probed.windows.labels, probed.windows.spec.task)
     return _ask(probed, codes, names, question="class", modality=modality)
-
-
-def split_probe(probed: ProbeWindows) -> ProbeAnswers | str:
-    """Guess the split in unseen groups: it shows if the splits differ as wholes."""
-    return _ask(probed, probed.windows.splits, SPLIT_NAMES, question="split")
 
 
 def _ask(
@@ -171,22 +158,15 @@ def _facts(windows: Windows, probabilities: Features, question: str, modality: s
 
 
 def probe_findings(probe: ProbeFacts) -> Iterator[Finding]:
-    """Yield a finding if a probe recognises something else than the class."""
-    if probe.target == "class" or not probe.is_better:
-        return
-    sentence = (
-        f"extra-trees recognise the {probe.target} from a window with balanced accuracy {probe.score:.0%} (99 % "
-        f"interval from {probe.low:.0%}; chance {probe.chance:.0%})"
-    )
-    if probe.target == "split":
+    """Yield a finding if a probe recognises the split."""
+    if probe.target == "split" and probe.is_better:
         yield problem(
             "origin",
-            f"{sentence}, of groups that they were not trained on",
+            f"extra-trees recognise the split from a window with balanced accuracy {probe.score:.0%} (99 % interval "
+            f"from {probe.low:.0%}; chance {probe.chance:.0%}), of groups that they were not trained on",
             "the splits differ as wholes, in machine, sensor or campaign, and scores include that difference; deal the "
             "groups into splits again",
         )
-    else:
-        yield note("origin", sentence, f"judge by it: mmkd-evaluate MODEL DATA --suite groups --by {probe.target}")
 
 
 _FRAME_S = 0.025

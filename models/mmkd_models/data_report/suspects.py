@@ -34,21 +34,6 @@ def near_copies(everything: Windows, probed: ProbeWindows) -> Iterator[Finding]:
     scaled = probed.scaled_features
     nearest = NearestNeighbors(n_neighbors=1).fit(scaled[train]).kneighbors(scaled[others], return_distance=False)
     pairs = np.stack([others, train[nearest[:, 0]]], axis=1)
-    differences = pair_differences(probed, pairs)
-    near = (differences > 0) & (differences < _NEAR)
-    if near.any():
-        count, best = int(near.sum()), int(np.where(near, differences, np.inf).argmin())
-        first, second = (describe_place(everything, int(probed.rows[row])) for row in pairs[best])
-        yield problem(
-            "copies",
-            f"{count} {'window' if count == 1 else 'windows'} outside train nearly equal to a training "
-            f"window: {first} differs from {second} by {100 * differences[best]:.2g} % of the movement",
-            "give them one group if they were cut from one recording or made from each other",
-        )
-
-
-def pair_differences(probed: ProbeWindows, pairs: Rows) -> npt.NDArray[np.float64]:
-    """Return (P,) how much pairs differ, as a fraction of the movement, in the worst modality; 1 at rest."""
     worst, moved = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=bool)
     block = min(map(windows_at_once, probed.windows.spec.modalities))
     for start in range(0, len(pairs), block):
@@ -60,12 +45,22 @@ def pair_differences(probed: ProbeWindows, pairs: Rows) -> npt.NDArray[np.float6
             fraction, moves = _difference(first[name], second[name], usual_std)
             worst[part] = np.maximum(worst[part], np.where(moves, fraction, 0.0))
             moved[part] |= moves
-    return np.where(moved, worst, 1.0)
+    near = moved & (worst > 0) & (worst < _NEAR)
+    if near.any():
+        count, best = int(near.sum()), int(np.where(near, worst, np.inf).argmin())
+        copy, original = (describe_place(everything, int(probed.rows[row])) for row in pairs[best])
+        yield problem(
+            "copies",
+            f"{count} {'window' if count == 1 else 'windows'} outside train nearly equal to a training "
+            f"window: {copy} differs from {original} by {100 * worst[best]:.2g} % of the movement",
+            "give them one group if they were cut from one recording or made from each other",
+        )
 
 
 def _difference(
     first: npt.NDArray[np.float32], second: npt.NDArray[np.float32], usual_std: Features
 ) -> tuple[npt.NDArray[np.float64], Flags]:
+    """Return (B,) the power of the difference as a fraction of the movement's, and whether a window moves."""
     known = ~(np.isnan(first) | np.isnan(second))
     gap = np.where(known, first - second, 0.0).astype(np.float64)
     count = np.maximum(known.sum(axis=1, keepdims=True), 1)
@@ -192,10 +187,22 @@ def windows_to_label(probed: ProbeWindows) -> list[WindowToLabel]:
     ordered = np.sort(votes, axis=1)
     uncertain = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[: _CANDIDATES * _MAX_TO_LABEL]
     chosen = uncertain[_farthest_first(probed.scaled_features[unlabelled[uncertain]])]
-    return [
-        _to_label(probed, int(unlabelled[row]), names[classes[votes[row].argmax()]], float(votes[row].max()))
-        for row in chosen.tolist()
-    ]
+    duration_s = max(modality.duration_s for modality in windows.spec.modalities)
+    rows = []
+    for row in chosen.tolist():
+        index = int(unlabelled[row])
+        start_s = None if windows.times is None else float(windows.times[index])
+        rows.append(
+            WindowToLabel(
+                window=number_in_split(probed, index),
+                group=_group(windows, index),
+                start=None if start_s is None else time_text(start_s, "microseconds"),
+                end=None if start_s is None else time_text(start_s + duration_s, "microseconds"),
+                likely=names[classes[votes[row].argmax()]],
+                probability=float(votes[row].max()),
+            )
+        )
+    return rows
 
 
 def _near_labelled(windows: Windows) -> npt.NDArray[np.bool_]:
@@ -226,7 +233,11 @@ def _farthest_first(points: Features) -> list[int]:
 def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
     """Return an interval file with empty labels. Raise UsageError without windows or times."""
     if not rows:
-        raise UsageError(f"--label-next: {_nothing_to_label(train)}")
+        classes = sum(count > 0 for count in train.classes.values())
+        raise UsageError(
+            "--label-next: expected unlabelled training windows away from labelled ones, and labels of two classes, got"
+            f" {train.unlabelled} unlabelled windows and {classes} classes; label two classes first, or record more"
+        )
     if any(row.start is None for row in rows):
         raise UsageError(
             "--label-next: expected a dataset with times, by which the importer finds the windows, got one without; "
@@ -237,36 +248,11 @@ def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
     return csv_text([header, *([row.start, row.end, "", row.group, row.likely] for row in ordered)])
 
 
-def _nothing_to_label(train: SplitFacts) -> str:
-    if train.unlabelled == 0:
-        return "expected unlabelled training windows, got none; keep some in the dataset"
-    classes = sum(count > 0 for count in train.classes.values())
-    if classes < 2:
-        return f"expected training windows of two classes or more, got {classes}; label two classes first"
-    return (
-        "expected unlabelled training windows away from labelled ones of their group, got none; label other recordings"
-    )
-
-
 def number_in_split(probed: ProbeWindows, index: int) -> int:
     """Return a window's number in its split."""
     counts = probed.windows.spec.splits
     split = int(probed.windows.splits[index])
     return int(probed.rows[index]) - sum(counts[name] for name in SPLIT_NAMES[:split])
-
-
-def _to_label(probed: ProbeWindows, index: int, likely: str, probability: float) -> WindowToLabel:
-    windows = probed.windows
-    duration_s = max(modality.duration_s for modality in windows.spec.modalities)
-    start_s = None if windows.times is None else float(windows.times[index])
-    return WindowToLabel(
-        window=number_in_split(probed, index),
-        group=_group(windows, index),
-        start=None if start_s is None else time_text(start_s, "microseconds"),
-        end=None if start_s is None else time_text(start_s + duration_s, "microseconds"),
-        likely=likely,
-        probability=probability,
-    )
 
 
 def _group(windows: Windows, index: int) -> str:

@@ -85,8 +85,8 @@ def _findings(data: DataReport) -> Section:
         for finding in data.findings
     ]
     checks = (
-        "Copies, groups under two names, gaps that reveal the class, dead, stuck and clipped channels, wrong labels, "
-        "drift and balance were checked; no problems were found."
+        "Copies, groups under two names, gaps that reveal the class, dead, stuck and clipped channels, wrong labels "
+        "and balance were checked; no problems were found."
     )
     blocks: list[Block] = [Findings(findings) if findings else checks]
     if data.not_judged:
@@ -124,8 +124,7 @@ def _signals(data: DataReport) -> Section:
             columns(_example(example, examples) for example in examples),
         ]
     lead = (
-        "For each class the window most like the others, and one with gaps if there are any. A gap breaks the line; "
-        "windows of one sensor share an axis."
+        "For each class the window most like the others. A gap breaks the line; windows of one sensor share an axis."
     )
     return Section("signals", "Signals", blocks, lead, "lines")
 

@@ -25,9 +25,7 @@ FindingKind = Literal[
     "dead channel",
     "stuck channel",
     "clipped channel",
-    "glitch",
     "balance",
-    "drift",
     "origin",
     "unused file",
 ]
@@ -103,16 +101,6 @@ class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
     is_better: bool  # whether the whole interval is above chance
 
 
-class DriftFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel over the campaign, without the part that classes explain."""
-
-    modality: str
-    channel: str
-    levels: tuple[float, ...]  # mean of each tenth in time
-    shift: float  # last fifth minus first, in standard deviations of a window's level
-    is_clear: bool  # whether the shift is above 1 and beyond four standard errors
-
-
 class LabelSuspect(msgspec.Struct, frozen=True, kw_only=True):
     """A window whose label is contradicted by a probe that never saw its group."""
 
@@ -154,7 +142,6 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     channels: tuple[ChannelFacts, ...]
     examples: tuple[ExampleWindow, ...]
     probes: tuple[ProbeFacts, ...]
-    drift: tuple[DriftFacts, ...]
     label_suspects: tuple[LabelSuspect, ...]
     to_label: tuple[WindowToLabel, ...]
 

@@ -125,9 +125,9 @@ def test_the_interchange_form_carries_them(tmp_path):
         time=_START + np.arange(12),
         episode=np.arange(12) // 4,
         column_machine=np.repeat(["M1", "M2", "M3"], 4),
-        folder=np.array([f"run{number}" for number in range(12)]),
+        column_folder=np.array([f"run{number}" for number in range(12)]),
     )
-    report = import_interchange(tmp_path / "press.npz", tmp_path / "press", metadata=["folder"])
+    report = import_interchange(tmp_path / "press.npz", tmp_path / "press")
     train = report.dataset.split("train")
     assert report.left_out == ()
     assert {name: values.tolist() for name, values in train.metadata.items()} == {

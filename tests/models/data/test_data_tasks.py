@@ -274,24 +274,11 @@ def test_one_target_is_imported_as_a_regression(archive, tmp_path):
     np.testing.assert_array_equal(labels, np.float32([100, 3, 20, 100]))
 
 
-def test_conditions_on_targets_are_imported_as_labels(archive, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="0"):
-        run_data(["import", str(archive), "-o", str(tmp_path / "rig"), "--targets", "cooler<20, flag"])
-    assert "left out" not in capsys.readouterr().out
-    dataset = open_dataset(tmp_path / "rig")
-    assert dataset.spec.task == TaskSpec(kind="multi_label", labels=("cooler<20", "flag"))
-    np.testing.assert_array_equal(dataset.split("train").labels, [[0, 0], [1, 1], [0, 0], [255, 255]])
-
-
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
         ({"target": "oil"}, "target 'oil' is not in it; choose one of cooler, flag"),
-        ({"targets": ["cooler<warm"]}, "condition 'cooler<warm': expected a number behind <, got 'warm'"),
-        (
-            {"target": "flag", "targets": ["flag"]},
-            "expected --target with its --unit, or --targets, got a mixture; choose one of them",
-        ),
+        ({"unit": "%"}, "expected a --target that has it, got none; name the target"),
     ],
 )
 def test_targets_that_cannot_be_imported(archive, tmp_path, options, problem):

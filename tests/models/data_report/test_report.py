@@ -24,10 +24,18 @@ from mmkd_models.data_report.probes import (
     choose_windows,
     class_probe,
     probe_findings,
-    split_probe,
+    run_probes,
 )
-from mmkd_models.data_report.report import drift_findings, example_windows, find_drift, report_on
-from mmkd_models.data_report.suspects import label_csv, label_suspects, like_groups, near_copies, windows_to_label
+from mmkd_models.data_report.report import example_windows, report_on
+from mmkd_models.data_report.suspects import (
+    label_agreement,
+    label_csv,
+    label_findings,
+    label_suspects,
+    like_groups,
+    near_copies,
+    windows_to_label,
+)
 from mmkd_models.evaluation.suites.faults import sensors_of
 from mmkd_report.schema.data import DataReport, SplitFacts, WindowToLabel
 from tests.models.kinds_rig import kinds_dataset
@@ -53,7 +61,12 @@ class Rig:
     more: Mapping[str, npt.NDArray[Any]]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmkd_models.data_report.probes._TREES", 20)
+
+
+@pytest.fixture(scope="module")
 def rig() -> Rig:
     """15 people, 24 windows each: `acc` swings at the rate of the class; `temp` is noise."""
     rng = np.random.default_rng(3)
@@ -75,14 +88,8 @@ def rig() -> Rig:
     )
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> Callable[[Rig], DataReport]:
-    """Writes the windows of a rig as a dataset and reports on it."""
-
-    def made(rig: Rig) -> DataReport:
-        return report_on(written(rig, tmp_path / "rig"), on_part=lambda part: None)
-
-    return made
+def report(rig: Rig, folder: Path) -> DataReport:
+    return report_on(written(rig, folder / "rig"), on_part=lambda part: None)
 
 
 def written(rig: Rig, path: Path) -> Dataset:
@@ -99,11 +106,11 @@ Found = list[tuple[str, str, str]]
 
 @pytest.fixture
 def doubted(tmp_path: Path) -> Callable[[Rig], Found]:
-    """Findings about channels, gaps, balance and drift, which need no probe."""
+    """Findings about channels, gaps and balance, which need no probe."""
 
     def made(rig: Rig) -> Found:
         scan = scan_windows(written(rig, tmp_path / "rig").everything())
-        findings = [*value_findings(scan), *(one for drift in find_drift(scan) for one in drift_findings(drift))]
+        findings = value_findings(scan)
         return [(one.kind, one.level, one.sentence) for one in findings]
 
     return made
@@ -113,10 +120,8 @@ def sentences(report: DataReport) -> Found:
     return [(one.kind, one.level, one.sentence) for one in report.findings]
 
 
-def test_clean_windows_raise_nothing_and_the_sensor_that_separates_is_named(
-    report: Callable[[Rig], DataReport], rig: Rig
-) -> None:
-    found = report(rig)
+def test_clean_windows_raise_nothing_and_the_sensor_that_separates_is_named(rig: Rig, tmp_path: Path) -> None:
+    found = report(rig, tmp_path)
     assert sentences(found) == []
     assert [(one.target, one.modality, one.is_better) for one in found.probes] == [
         ("class", None, True),
@@ -134,9 +139,9 @@ def test_clean_windows_raise_nothing_and_the_sensor_that_separates_is_named(
     ]
 
 
-def test_noise_without_any_class_raises_nothing(report: Callable[[Rig], DataReport], rig: Rig) -> None:
+def test_noise_without_any_class_raises_nothing(rig: Rig, tmp_path: Path) -> None:
     rng = np.random.default_rng(8)
-    found = report(replace(rig, acc=rng.normal(size=rig.acc.shape), labels=rng.permutation(rig.labels)))
+    found = report(replace(rig, acc=rng.normal(size=rig.acc.shape), labels=rng.permutation(rig.labels)), tmp_path)
     assert sentences(found) == []
     assert [one.target for one in found.probes if one.is_better] == []
     assert found.label_suspects == ()
@@ -199,17 +204,19 @@ def test_dead_and_clipped_channels_are_found(doubted: Callable[[Rig], Found], ri
     assert told[2] == "channel temp t is 20 in every window"
 
 
-def test_five_percent_of_flipped_labels_are_found(report: Callable[[Rig], DataReport], rig: Rig) -> None:
+def test_five_percent_of_flipped_labels_are_found(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmkd_models.data_report.probes._TREES", 100)
     rng = np.random.default_rng(1)
     flipped = rng.permutation(360)[:18]
     labels = rig.labels.copy()
     labels[flipped] = (labels[flipped] + rng.integers(1, 3, 18)) % 3
-    found = report(replace(rig, labels=labels))
+    looked, probed = probed_with(written(replace(rig, labels=labels), tmp_path / "rig").everything())
+    found = label_suspects(looked, probed)
     first = {"train": 0, "valid": 120, "test": 240}
-    suspects = {first[one.split] + one.window for one in found.label_suspects}
+    suspects = {first[one.split] + one.window for one in found}
     right = len(suspects & set(flipped.tolist()))
     assert (right, len(suspects), len(flipped)) == (16, 16, 18)  # precision 1.0, recall 0.89
-    (told,) = [one for one in found.findings if one.kind == "labels"]
+    (told,) = label_findings(found, 360, label_agreement(probed))
     assert told.sentence.startswith(
         "16 labels of 360 (4.4%) contradict extra-trees that were not trained on the window's group; the clearest is "
     )
@@ -229,7 +236,7 @@ def test_gaps_that_tell_the_class_are_found(doubted: Callable[[Rig], Found], rig
 
 def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Path) -> None:
     other = replace(rig, temp=rig.temp + 3 * (rig.splits == 2)[:, None, None])
-    asked = split_probe(choose_windows(written(other, tmp_path / "rig").everything()))
+    *_, asked = run_probes(choose_windows(written(other, tmp_path / "rig").everything()))
     assert not isinstance(asked, str)
     (told,) = probe_findings(asked.facts)
     assert told.level == "problem"
@@ -237,23 +244,9 @@ def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Pa
         f"extra-trees recognise the split from a window with balanced accuracy {asked.facts.score:.0%} (99 % interval "
         f"from {asked.facts.low:.0%}; chance 33%), of groups that they were not trained on"
     )
-
-
-def test_a_split_of_few_groups_is_not_judged(rig: Rig, tmp_path: Path) -> None:
     splits = np.where(rig.groups == 14, 2, np.where(rig.groups > 8, 1, 0))
-    asked = split_probe(choose_windows(written(replace(rig, splits=splits), tmp_path / "rig").everything()))
+    *_, asked = run_probes(choose_windows(written(replace(rig, splits=splits), tmp_path / "few").everything()))
     assert asked == "split: it takes 5 groups of each answer, and one has 1"
-
-
-def test_drift_over_the_campaign_is_found_where_there_are_times(doubted: Callable[[Rig], Found], rig: Rig) -> None:
-    order = np.random.default_rng(5).permutation(360)
-    times = 1_760_000_000.0 + 60 * order
-    temp = rig.temp + 2 * (order / 360)[:, None, None]
-    ((kind, level, sentence),) = doubted(replace(rig, temp=temp, more={"times": times}))
-    assert (kind, level) == ("drift", "note")
-    assert sentence == (
-        "channel temp t is 2.5 standard deviations higher in the last fifth of the campaign than in the first"
-    )
 
 
 def test_a_rare_and_an_absent_class_are_told(doubted: Callable[[Rig], Found], rig: Rig) -> None:
@@ -296,28 +289,14 @@ def test_windows_to_label_are_chosen_by_training_labels_only(rig: Rig, tmp_path:
 
 
 def test_a_label_file_needs_times_and_windows() -> None:
-    def nothing(unlabelled: int, **classes: int) -> str:
-        train = SplitFacts(
-            split="train", windows=9, unlabelled=unlabelled, groups=0, largest_group=None, classes=classes
-        )
-        with pytest.raises(UsageError) as error:
-            label_csv([], train)
-        return str(error.value)
-
-    assert nothing(0, ok=5, worn=4) == (
-        "--label-next: expected unlabelled training windows, got none; keep some in the dataset"
+    classes = {"ok": 5, "worn": 0}
+    train = SplitFacts(split="train", windows=9, unlabelled=4, groups=0, largest_group=None, classes=classes)
+    with pytest.raises(UsageError) as nothing:
+        label_csv([], train)
+    assert str(nothing.value) == (
+        "--label-next: expected unlabelled training windows away from labelled ones, and labels of two classes, got 4"
+        " unlabelled windows and 1 classes; label two classes first, or record more"
     )
-    assert nothing(4, ok=5, worn=0) == (
-        "--label-next: expected training windows of two classes or more, got 1; label two classes first"
-    )
-    assert nothing(9, ok=0, worn=0) == (
-        "--label-next: expected training windows of two classes or more, got 0; label two classes first"
-    )
-    assert nothing(2, ok=5, worn=2) == (
-        "--label-next: expected unlabelled training windows away from labelled ones of their group, got none; label "
-        "other recordings"
-    )
-    train = SplitFacts(split="train", windows=9, unlabelled=4, groups=0, largest_group=None, classes={})
     with pytest.raises(UsageError) as timeless:
         label_csv([WindowToLabel(window=1, group="a", start=None, end=None, likely="ok", probability=0.5)], train)
     assert str(timeless.value) == (
@@ -376,7 +355,7 @@ def test_other_tasks_are_reported_on_and_say_what_is_not_judged(kind: str, rigs:
     assert render_data_report(msgspec.to_builtins(found)).startswith("<!doctype html>")
 
 
-def test_recordings_and_windows_without_groups_are_reported_on(rig: Rig, tmp_path: Path) -> None:
+def test_windows_without_groups_are_reported_on(rig: Rig, tmp_path: Path) -> None:
     splits = {
         name: {key: getattr(rig, key)[rig.splits == number] for key in ("acc", "temp", "labels")}
         for number, name in enumerate(SPLITS)
@@ -390,8 +369,9 @@ def test_recordings_and_windows_without_groups_are_reported_on(rig: Rig, tmp_pat
 
 @pytest.mark.slow
 def test_flipped_labels_of_the_shoulder_exercises_are_found_with_the_documents_precision_and_recall(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mmkd_models.data_report.probes._TREES", 100)
     everything = open_dataset(shipped_dataset()).everything()
     rng = np.random.default_rng(0)
     labels = everything.labels.copy()

@@ -50,7 +50,7 @@ def document() -> Document:
             {"kind": "leak", "level": "problem", "sentence": "group 'a' is twice there", "advice": "ask who it is"},
             {"kind": "labels", "level": "note", "sentence": "3 labels contradict", "advice": "look at them"},
         ],
-        "not_judged": ["drift over the campaign: the dataset has no times"],
+        "not_judged": ["wrong labels: only classes are checked"],
         "splits": splits,
         "channels": [channel | more | {"at_limit": 0.0, "is_continuous": True}],
         "examples": [example | {"missing": 0.25, "channels": ["x"], "values": [[0.0, 1.0, None, 2.0]]}],
@@ -60,7 +60,6 @@ def document() -> Document:
             probe("class", "temp", 0.52),
             probe("split", None, 0.5),
         ],
-        "drift": [],
         "label_suspects": [],
         "to_label": [],
     }
@@ -72,7 +71,7 @@ def test_the_answer_counts_findings_and_names_the_best_sensor(document: Document
     assert " windows</b> of " in page
     assert "The best single sensor is vib: extra-trees reach 80.0\u202f% balanced accuracy" in page
     assert "Group &#39;a&#39; is twice there.</span> <em>Ask who it is.</em>" in page
-    assert "Not judged: Drift over the campaign: the dataset has no times." in page
+    assert "Not judged: Wrong labels: only classes are checked." in page
 
 
 def test_percent_signs_of_sentences_are_set_as_those_of_figures(document: Document) -> None:

@@ -12,7 +12,6 @@ from mmkd_models.data.checking.findings import is_continuous
 from mmkd_models.data.checking.related import time_text
 from mmkd_models.data.checking.scan import Scan, scan_windows
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.files import RECORDINGS
 from mmkd_models.data.labels import name_strata
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Windows, split_facts
@@ -21,17 +20,11 @@ from mmkd_report.schema.figures import Split
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordingFacts:
-    """Recordings that windows are cut from."""
-
-    count: int
-    total_s: float
-    hop_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Description:
-    """Windows by fold, number of values by metadata, first and last window start as text."""
+    """Windows by fold, number of values by metadata, first and last window start as text.
+
+    `hop_s` is the time between windows that are cut from recordings.
+    """
 
     name: str
     path: str
@@ -44,7 +37,7 @@ class Description:
     channels: tuple[ChannelFacts, ...]
     split: Split
     folds: dict[str, int]
-    recordings: RecordingFacts | None
+    hop_s: float | None
     metadata: dict[str, int]
     times: str
 
@@ -53,12 +46,6 @@ def describe_dataset(dataset: Dataset) -> Description:
     """Describe a dataset; reads every value once."""
     windows, spec = dataset.everything(), dataset.spec
     folds, counts = np.unique([] if windows.folds is None else windows.folds, return_counts=True)
-    recordings = None
-    lengths = dataset.arrays.get(f"{RECORDINGS}/lengths.npy")
-    if lengths is not None and spec.recordings is not None:
-        rates = np.array([modality.rate_hz for modality in spec.modalities])
-        total_s = float((lengths / rates).max(axis=1).sum())
-        recordings = RecordingFacts(count=len(lengths), total_s=total_s, hop_s=spec.recordings.hop_s)
     return Description(
         name=spec.name,
         path=str(dataset.path),
@@ -71,7 +58,7 @@ def describe_dataset(dataset: Dataset) -> Description:
         channels=tuple(describe_channels(scan_windows(windows))),
         split=split_facts(windows),
         folds={str(fold): int(count) for fold, count in zip(folds.tolist(), counts.tolist(), strict=True)},
-        recordings=recordings,
+        hop_s=None if spec.recordings is None else spec.recordings.hop_s,
         metadata={name: len(np.unique(values)) for name, values in windows.metadata.items()},
         times=times_text(windows),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.spec import TaskSpec
-from mmkd_models.data.checking.odd_recordings import unit_findings
 from mmkd_models.data.checking.related import describe_place, find_overlaps, leak_findings, note, problem
 from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.dataset import load_directory, locate_dataset, make_windows
-from mmkd_models.data.files import RECORDINGS, Arrays, array_file
-from mmkd_models.data.labels import WRITE_GROUPS, Labels, absent_labels, is_labelled, name_strata
+from mmkd_models.data.files import RECORDINGS, array_file
+from mmkd_models.data.labels import WRITE_GROUPS, absent_labels, name_strata
 from mmkd_models.data.spec import SPLIT_NAMES, refuse
 from mmkd_models.data.windows import Windows, split_facts, valid_values
 from mmkd_report.schema.data import Finding
 
 _MIN_FOLDS = 3  # train, valid and test in one fold of cross-validation
-# A channel with a glitch: its farthest value is this many times beyond the range of 99.9 % of its values.
-_GLITCH_RATIO = 10.0
-_GLITCH_QUANTILE = 0.999
-_MAX_GLITCH_VALUES = 2_000_000
 # Fractions of windows in which a channel is stuck: in a group and in all others, or while other channels move.
 _STUCK_IN_GROUP, _STUCK_ELSEWHERE = 0.9, 0.1
 _STUCK_ALONE = 0.01
@@ -36,36 +30,38 @@ _GAPS_APART = 0.3  # difference between two classes in the fraction of windows w
 _MIN_WINDOWS = 20  # for the gaps of a class
 _RARE = 0.1  # times the windows of the most frequent class
 _MAX_GROUP_FRACTION = 0.5
+_FACTOR = 8.0  # a larger ratio is not due to what was recorded
+_MIN_RECORDINGS = 4  # of a class, for a median that one of them does not move
+_ORDINARY = (0.05, 0.95)  # quantiles of the windows of all other recordings
+_DEVIATIONS = 5.0  # robust std between recordings: people's skin conductance differs by nature
+_MAD_OF_NORMAL = 1.4826
 _MAX_NAMED = 3
+
+Floats = npt.NDArray[np.float64]
 _DISTINCT = 8  # values in a window of a continuous channel: only such a channel can be stuck
 _MAX_SORTED = 256  # windows that `is_continuous` looks at
 
 
 def rule_findings(scan: Scan) -> Iterator[Finding]:
     """Yield an error for every broken rule of docs/datasets.md."""
-    windows = scan.windows
-    yield from _label_rules(windows.labels[windows.splits == 0], windows.spec.task)
-    for name, figures in scan.modalities.items():
-        yield from _value_rules(windows, name, figures)
-    yield from _copies(scan)
-    if windows.folds is not None and (count := len(np.unique(windows.folds))) < _MIN_FOLDS:
-        yield _error(f"folds: expected {_MIN_FOLDS} or more, got {count}", "deal the groups into more")
-
-
-def _label_rules(labels: Labels, task: TaskSpec) -> Iterator[Finding]:
-    known = labels[is_labelled(labels)]
-    if len(known) == 0:  # a new machine, not labelled yet: commands that need labels refuse it
-        return
-    if task.kind == "regression" and len(np.unique(known)) < 2:
+    windows, task = scan.windows, scan.windows.spec.task
+    known = windows.labels[(windows.splits == 0) & windows.labelled]
+    # Without any label it is a new machine, not labelled yet: commands that need labels refuse it.
+    if task.kind == "regression" and len(np.unique(known)) == 1:
         sentence = f"target {task.labels[0]!r}: expected two different numbers or more in train, got one"
         yield _error(sentence, "move groups, or label more")
-    for number, name in enumerate(task.labels if task.kind != "regression" else ()):
+    for number, name in enumerate(task.labels if task.kind != "regression" and len(known) else ()):
         if task.kind == "classification" and not (known == number).any():
             yield _error(f"class {name!r} ({number}) has no window in train", "move a group that has it, or remove it")
         elif task.kind == "multi_label" and len(np.unique(known[:, number])) < 2:
             state = "on" if known[:, number].any() else "off"
             sentence = f"label {name!r} ({number}) is {state} in every labelled window of train"
             yield _error(sentence, "move groups, or remove the label")
+    for name, figures in scan.modalities.items():
+        yield from _value_rules(windows, name, figures)
+    yield from _copies(scan)
+    if windows.folds is not None and (count := len(np.unique(windows.folds))) < _MIN_FOLDS:
+        yield _error(f"folds: expected {_MIN_FOLDS} or more, got {count}", "deal the groups into more")
 
 
 def _value_rules(windows: Windows, name: str, figures: ModalityScan) -> Iterator[Finding]:
@@ -118,11 +114,9 @@ def value_findings(scan: Scan) -> Iterator[Finding]:
         sentence = f"no groups: scores are of {judged_on}, which may share people and machines with training"
         yield note("leak", sentence, WRITE_GROUPS)
     yield from _balance(windows)
-    for name, figures in scan.modalities.items():
+    for figures in scan.modalities.values():
         yield from _channels(windows, figures)
         yield from _gaps(windows, figures)
-        if figures.modality.kind == "series" and figures.modality.range is None and name not in scan.cameras:
-            yield from _glitches(windows, figures)
     if windows.spec.left_out:
         counts = ", ".join(f"{_count(count, 'window')} {reason}" for reason, count in windows.spec.left_out.items())
         yield note("left out", f"the import left out {counts}", "check that these windows may be missing")
@@ -140,7 +134,14 @@ def _channels(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
             yield problem("dead channel", sentence, "leave the channel out, or check its cable")
         elif continuous[number]:
             yield from _find_stuck(windows, figures, number, name)
-            yield from _find_clipped(figures, number, name)
+            limited = np.where(figures.flat[:, number], 0.0, figures.at_limit[:, number])
+            fraction, count = float(limited.mean()), int((limited > 0).sum())
+            if fraction >= _CLIPPED and count >= _MIN_CLIPPED:
+                yield note(
+                    "clipped channel",
+                    f"{name} stays at its lowest or highest value in {fraction:.1%} of the samples, in {count} windows",
+                    "choose a larger measuring range or less gain, or ignore it if the quantity ends there",
+                )
 
 
 def is_continuous(windows: Windows, figures: ModalityScan) -> npt.NDArray[np.bool_]:
@@ -162,7 +163,12 @@ def _find_stuck(windows: Windows, figures: ModalityScan, number: int, name: str)
     facts = {"group": windows.groups} if windows.has_groups else {}
     facts |= {key: values for key, values in windows.metadata.items() if values.dtype.kind != "f"}
     for key, values in facts.items():
-        stuck = [value for value in np.unique(values).tolist() if _is_stuck_at(values == value, flat, present)]
+        stuck = []
+        for value in np.unique(values).tolist():
+            inside, outside = flat[(values == value) & present], flat[(values != value) & present]
+            is_judged = min(len(inside), len(outside)) >= _MIN_STUCK
+            if is_judged and inside.mean() >= _STUCK_IN_GROUP and outside.mean() <= _STUCK_ELSEWHERE:
+                stuck.append(value)
         if stuck:
             yield problem(
                 "stuck channel",
@@ -179,24 +185,6 @@ def _find_stuck(windows: Windows, figures: ModalityScan, number: int, name: str)
             "stuck channel",
             f"{name} does not move in {_count(alone.sum(), 'window')} of {present.sum()}{others_move}",
             f"set it to missing (NaN) there; the first is {describe_place(windows, int(np.flatnonzero(alone)[0]))}",
-        )
-
-
-def _is_stuck_at(here: npt.NDArray[np.bool_], flat: npt.NDArray[np.bool_], present: npt.NDArray[np.bool_]) -> bool:
-    inside, outside = flat[here & present], flat[~here & present]
-    if min(len(inside), len(outside)) < _MIN_STUCK:
-        return False
-    return bool(inside.mean() >= _STUCK_IN_GROUP and outside.mean() <= _STUCK_ELSEWHERE)
-
-
-def _find_clipped(figures: ModalityScan, number: int, name: str) -> Iterator[Finding]:
-    limited = np.where(figures.flat[:, number], 0.0, figures.at_limit[:, number])
-    fraction, count = float(limited.mean()), int((limited > 0).sum())
-    if fraction >= _CLIPPED and count >= _MIN_CLIPPED:
-        yield note(
-            "clipped channel",
-            f"{name} stays at its lowest or highest value in {fraction:.1%} of the samples, in {count} windows",
-            "choose a larger measuring range or less gain, or ignore it if the quantity ends there",
         )
 
 
@@ -232,25 +220,6 @@ def _gaps(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
             f"{name}: no value in {_count(count, 'window')} of {len(windows)} ({count / len(windows):.1%}){where}",
             "a student of this sensor can only guess there; leave them out (cover = 'all' in a recipe)",
         )
-
-
-def _glitches(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
-    modality = figures.modality
-    step = max(1, len(windows) * modality.samples * len(modality.channels) // _MAX_GLITCH_VALUES)
-    values = windows.source.gather(modality, windows.rows[::step], shift_s=None)
-    for name, column in zip(modality.channels, values.reshape(-1, len(modality.channels)).T, strict=True):
-        column = column[np.isfinite(column)].astype(np.float64)
-        if not len(column):
-            continue
-        distance = np.abs(column - np.median(column))
-        usual = float(np.quantile(distance, _GLITCH_QUANTILE))
-        if distance.max() > _GLITCH_RATIO * usual > 0:
-            yield note(
-                "glitch",
-                f"channel {modality.name} {name} reaches {column[int(distance.argmax())]:g}, but 99.9 % of its values "
-                f"are within {usual:g} of {np.median(column):g}",
-                "set its 'range' if that is a glitch",
-            )
 
 
 def _balance(windows: Windows) -> Iterator[Finding]:
@@ -292,6 +261,80 @@ def _list(values: list[Any]) -> str:
     return ", ".join(map(str, values[:_MAX_NAMED])) + more
 
 
+def unit_findings(scan: Scan, *, names: Sequence[str] = ()) -> Iterator[Finding]:
+    """Yield recordings whose level is 8 times, or an eighth of, that of others of their class.
+
+    One that resembles some windows of the others passes. Without episodes, groups count as recordings.
+    """
+    windows = scan.windows
+    owners = windows.episodes if windows.episodes is not None else windows.groups if windows.has_groups else None
+    if owners is None:
+        return
+    recordings, first, owner = np.unique(owners, return_index=True, return_inverse=True)
+    is_class = windows.spec.task.kind == "classification"
+    classes = np.unique(windows.labels, return_inverse=True)[1] if is_class else np.zeros(len(windows), dtype=np.int64)
+    for modality in windows.spec.modalities:
+        if modality.normalise != "none" or modality.name in scan.cameras:
+            continue
+        level = np.sqrt(scan.modalities[modality.name].power)
+        outliers = sorted(
+            (number, -abs(np.log(value / usual)), channel, value, usual)
+            for channel in range(level.shape[1])
+            for number, value, usual in _outliers(level[:, channel], owner, classes)
+        )
+        sentences: dict[int, str] = {}
+        for number, _, channel, value, usual in outliers:  # the worst channel of a recording comes first
+            recording = recordings[number].item()
+            group = f" (group {windows.groups[first[number]].item()!r})" if windows.has_groups else ""
+            name = names[recording] if names else f"episode {recording}{group}"
+            name = f"group {recording!r}" if windows.episodes is None else name
+            ratio = value / usual
+            factor = f"{ratio:,.0f} times as large" if ratio > 1 else f"{1 / ratio:,.0f} times smaller"
+            sentences.setdefault(
+                number,
+                f"{modality.name}: the level of channel {modality.channels[channel]} is {value:,.4g} in {name} and"
+                f" {usual:,.4g} in the other recordings, {factor}",
+            )
+        named = list(sentences.values())
+        if len(named) > _MAX_NAMED:
+            named[_MAX_NAMED:] = [
+                f"{modality.name}: {len(named)} recordings in all differ so, the first {_MAX_NAMED} are named"
+            ]
+        for sentence in named:
+            yield problem(
+                "unit", sentence, "check the unit and the gain; convert the values, or leave the recording out"
+            )
+
+
+def _outliers(
+    values: Floats, owner: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
+) -> Iterator[tuple[int, float, float]]:
+    """Yield recordings with their figure and the usual one; constant or empty windows do not count."""
+    known = values > 0  # False for NaN
+    medians = np.full((int(owner.max()) + 1, int(classes.max()) + 1), np.nan)  # (recordings, classes)
+    order = np.lexsort((classes, owner))
+    order = order[known[order]]
+    pairs = np.stack([owner[order], classes[order]])
+    for part in np.split(order, np.flatnonzero((np.diff(pairs) != 0).any(axis=0)) + 1):
+        if len(part):
+            medians[owner[part[0]], classes[part[0]]] = np.median(values[part])
+    enough = (~np.isnan(medians)).sum(axis=0) >= _MIN_RECORDINGS
+    if not enough.any():
+        return
+    ratios = np.full(medians.shape, np.nan)
+    ratios[:, enough] = np.log(medians[:, enough] / np.nanmedian(medians[:, enough], axis=0))
+    judged = np.flatnonzero(~np.isnan(ratios).all(axis=1))
+    typical = np.nanmedian(ratios[judged], axis=1)  # over its classes
+    natural = _MAD_OF_NORMAL * float(np.median(np.abs(typical - np.median(typical))))
+    far = np.abs(typical) >= max(np.log(_FACTOR), _DEVIATIONS * natural)
+    others = values[known & ~np.isin(owner, judged[far])]
+    for number, ratio in zip(judged[far].tolist(), typical[far].tolist(), strict=True):
+        value = float(np.median(values[known & (owner == number)]))
+        low, high = np.quantile(others, _ORDINARY)
+        if value > high if ratio > 0 else value < low:
+            yield number, value, value / float(np.exp(ratio))
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
     """A valid dataset and its findings, problems first."""
@@ -305,7 +348,10 @@ def check_dataset(path: str | Path) -> CheckReport:
     path = locate_dataset(path)
     spec, arrays = load_directory(path)
     windows = make_windows(spec, arrays)
-    findings = sort_findings([*_unused_files(path, arrays), *find_everything(windows, scan_windows(windows))])
+    used, advice = set(map(array_file, arrays)), "describe it in dataset.json or remove it"
+    files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.np[yz]"))
+    unused = [note("unused file", f"{name}: this file is not used", advice) for name in files if name not in used]
+    findings = sort_findings([*unused, *find_everything(windows, scan_windows(windows))])
     refuse_errors(path, findings)
     return CheckReport(windows=windows, findings=tuple(findings))
 
@@ -324,12 +370,3 @@ def sort_findings(findings: list[Finding]) -> list[Finding]:
 def refuse_errors(path: Path, findings: list[Finding]) -> None:
     """Raise DatasetError if the findings include errors."""
     refuse(f"dataset {path}", [finding.text for finding in findings if finding.level == "error"])
-
-
-def _unused_files(path: Path, arrays: Arrays) -> Iterator[Finding]:
-    used = set(map(array_file, arrays))
-    for file in sorted([*path.rglob("*.npy"), *path.rglob("*.npz")]):
-        name = file.relative_to(path).as_posix()
-        if name not in used:
-            advice = "describe it in dataset.json or remove it"
-            yield Finding(kind="unused file", level="note", sentence=f"{name}: this file is not used", advice=advice)

@@ -146,8 +146,8 @@ def _blocks(windows: Windows, modality: ModalitySpec, samples: int | None) -> It
         yield start, windows.source.gather(modality, rows, shift_s=None)[:, :samples]
 
 
-def _sample_hashes(values: Values) -> Hashes:
-    """Hash (B, T) samples (B, T, C) or frames (B, T, H, W, C)."""
+def _prints(values: Values, compared: int) -> Hashes:
+    """Hash (B, T - compared + 1) runs of samples (B, T, C) or frames (B, T, H, W, C); 0 at rest."""
     flat = np.ascontiguousarray(np.ma.filled(values, 0)).reshape(*values.shape[:2], -1)
     spare = -flat.shape[-1] * flat.itemsize % 4 // flat.itemsize
     bits = np.pad(flat, [(0, 0), (0, 0), (0, spare)]).view(np.uint32)  # (B, T, words)
@@ -155,12 +155,6 @@ def _sample_hashes(values: Values) -> Hashes:
     for word in range(bits.shape[-1]):
         hashes = (hashes ^ bits[:, :, word].astype(np.uint64)) * _FACTOR
         hashes ^= hashes >> np.uint64(29)
-    return hashes
-
-
-def _prints(values: Values, compared: int) -> Hashes:
-    """Hash (B, T - compared + 1) runs of `compared` samples; 0 at rest."""
-    hashes = _sample_hashes(values)
     count = values.shape[1] - compared + 1
     prints = np.zeros((len(hashes), count), dtype=np.uint64)
     moves = np.zeros((len(hashes), count), dtype=bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -93,7 +93,11 @@ def scan_windows(windows: Windows) -> Scan:
         block = {modality.name: windows.source.gather(modality, rows, shift_s=None) for modality in modalities}
         for modality in modalities:
             parts[modality.name].append(_scan_block(block[modality.name], modality))
-        digests += _digests(list(block.values()))
+        for number in range(len(rows)):
+            samples = [np.ascontiguousarray(values[number]) for values in block.values()]
+            moves = any(not np.array_equal(part[1:], part[:-1], equal_nan=True) for part in samples)
+            content = hashlib.blake2b(b"".join(part.tobytes() for part in samples), digest_size=16)
+            digests.append(content.digest() if moves else b"")
     return Scan(
         windows=windows,
         cameras=cameras,
@@ -137,16 +141,6 @@ def _run_fraction(hits: NDArray[np.bool_]) -> Figures:
     return np.asarray(in_run.mean(axis=1))
 
 
-def _digests(block: list[Floats]) -> Iterator[bytes]:
-    for number in range(len(block[0])):
-        windows = [np.ascontiguousarray(values[number]) for values in block]
-        moves = any(not np.array_equal(window[1:], window[:-1], equal_nan=True) for window in windows)
-        digest = hashlib.blake2b(digest_size=16)
-        for window in windows:
-            digest.update(window.tobytes())
-        yield digest.digest() if moves else b""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BrightnessSource:
     """Windows with cameras as series of brightness."""
@@ -176,12 +170,19 @@ def with_brightness(windows: Windows) -> Windows:
     cameras = {modality.name: modality for modality in windows.spec.modalities if modality.kind == "video"}
     if not cameras:
         return windows
-    modalities = tuple(
-        _brightness_spec(modality) if modality.name in cameras else modality for modality in windows.spec.modalities
-    )
+    modalities = []
+    for modality in windows.spec.modalities:
+        if modality.kind == "video":
+            down, across = (range(1, 1 + min(_CELLS, side)) for side in modality.shape[1:3])
+            cells = product(down, across)
+            channels = tuple(f"{name} {row}.{column}" for row, column in cells for name in modality.channels)
+            modality = ModalitySpec(
+                name=modality.name, channels=channels, rate_hz=modality.rate_hz, samples=modality.samples
+            )
+        modalities.append(modality)
     return replace(
         windows,
-        spec=msgspec.structs.replace(windows.spec, modalities=modalities),
+        spec=msgspec.structs.replace(windows.spec, modalities=tuple(modalities)),
         source=BrightnessSource(source=windows.source, cameras=cameras),
     )
 
@@ -194,12 +195,6 @@ def brightness(frames: Values) -> Floats:
     means = np.concatenate(parts, axis=2, dtype=np.float32)  # each (B, T, C)
     means[missing_frames(frames)] = np.nan
     return means
-
-
-def _brightness_spec(camera: ModalitySpec) -> ModalitySpec:
-    down, across = (range(1, 1 + min(_CELLS, side)) for side in camera.shape[1:3])
-    channels = tuple(f"{name} {row}.{column}" for row, column in product(down, across) for name in camera.channels)
-    return ModalitySpec(name=camera.name, channels=channels, rate_hz=camera.rate_hz, samples=camera.samples)
 
 
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)

@@ -1,46 +1,36 @@
-"""A dataset directory from recordings: resampled, cut, split, written."""
+"""A dataset directory from recordings on grids: cut, split, written."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.checking.related import time_text
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.cutting.cut import (
-    Cut,
-    cut,
-    far_apart,
-    most_windows,
-    named_splits,
-    split_by_group,
-    split_by_time,
-)
-from mmkd_models.data.importing.cutting.labels import answers_task, encode_answers
+from mmkd_models.data.importing.grids import GridRecording, Grids, sums_before
 from mmkd_models.data.importing.keys import WINDOW_FACTS_BYTES, refuse_more
-from mmkd_models.data.importing.recipe import (
-    RECIPE_VERSION,
-    TARGET,
-    DatasetFacts,
-    ImportRecipe,
-    LabelRule,
-    SplitRule,
-    WindowRule,
-    rule_problems,
+from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
+from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
+from mmkd_models.data.importing.splits import far_apart, named_splits, split_by_group, split_by_time
+from mmkd_models.data.importing.window_labels import (
+    Answers,
+    answers_task,
+    as_numbers,
+    encode_answers,
+    labelled_intervals,
+    majority,
+    window_answers,
 )
-from mmkd_models.data.importing.recording import SECOND_NS, ImportedRecording, ImportedSensor
-from mmkd_models.data.importing.timing.grids import GridRecording, Grids
-from mmkd_models.data.labels import Labels, find_strata, is_labelled
+from mmkd_models.data.labels import find_strata
 from mmkd_models.data.spec import (
     FULL_SCALE,
     MISSING_COUNT,
@@ -48,81 +38,57 @@ from mmkd_models.data.spec import (
     DatasetSpec,
     frame_presence,
     kind_problems,
-    name_problem,
     refuse,
     size_problem,
     window_bytes,
     windows_at_once,
     with_present,
 )
-from mmkd_models.data.windows import CutWindows, Windows, latest_start_s
-from mmkd_models.data.writer import check_absent, write_dataset
+from mmkd_models.data.windows import CutWindows, Windows, first_sample, latest_start_s, window_starts_s
+from mmkd_models.data.writer import write_dataset
+
+_HARDLY = 1e-6  # of a sample
+_WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings aside
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuiltReport:
-    """The dataset and what its import found.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cut:
+    """Windows (W,) of one recording in order of time; `starts_s` counts from its grids' origin."""
 
-    Attributes:
-        absent: missing sensors, as `recording: sensor`.
-        targets: by split, lowest, mean and highest number of a regression.
-    """
-
-    dataset: Dataset
-    recordings: int
-    cover: Literal["all", "any"]
-    left_out: Mapping[str, int]
-    absent: tuple[str, ...]
-    has_times: bool
-    classes: Mapping[str, Mapping[str, int]]
-    targets: Mapping[str, Sequence[float]]
-
-
-def import_recordings(
-    path: str | Path,
-    recordings: Iterable[ImportedRecording],
-    *,
-    sensors: Sequence[ImportedSensor],
-    windows: WindowRule,
-    labels: LabelRule | None = None,
-    split: SplitRule | None = None,
-    facts: DatasetFacts | None = None,
-) -> BuiltReport:
-    """Make a dataset directory, by default labelled by the recordings' intervals and each split by time.
-
-    Raise DatasetError if recordings break a rule, UsageError if `path` exists; nothing is written then.
-    """
-    path = Path(path)
-    check_absent(path)
-    recipe = ImportRecipe(
-        version=RECIPE_VERSION,
-        source=(),
-        labels=labels or LabelRule(),
-        windows=windows,
-        split=split or SplitRule(),
-        dataset=facts or DatasetFacts(),
-    )
-    problems = [f"sensor {sensor.name!r}: {text}" for sensor in sensors if (text := name_problem(sensor.name))]
-    refuse("import_recordings", [*problems, *rule_problems(windows, "windows"), *rule_problems(recipe.split, "split")])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name,
-        Grids(Path(name), sensors, cover=windows.cover) as grids,
-    ):
-        return build_dataset(path, (grids.add(recorded) for recorded in recordings), grids, recipe, scratch=Path(name))
+    starts_s: npt.NDArray[np.float64]
+    answers: Answers
+    facts: Mapping[str, npt.NDArray[np.object_]]
+    left_out: Counter[str]
 
 
 def build_dataset(
     path: Path, recordings: Iterable[GridRecording], grids: Grids, recipe: ImportRecipe, *, scratch: Path
-) -> BuiltReport:
-    """Make a dataset directory, one recording at a time; errors as `import_recordings`."""
-    facts, windows, split = recipe.dataset, recipe.windows, recipe.split
-    modalities = [sensor.modality(windows.length_s) for sensor in grids.sensors if sensor.name != TARGET]
+) -> tuple[Dataset, list[GridRecording]]:
+    """Make a dataset directory, one recording at a time. Raise DatasetError if recordings break a rule."""
+    facts, rule, split = recipe.dataset, recipe.windows, recipe.split
+    modalities = [sensor.modality(rule.length_s) for sensor in grids.sensors if sensor.name != TARGET]
+    names = [modality.name for modality in modalities]
     problems = [(modality, [*kind_problems(modality), size_problem(modality)]) for modality in modalities]
     refuse("windows", [f"{modality.name!r}: {text}" for modality, texts in problems for text in texts if text])
-    done, cuts = _cut_recordings(recordings, grids, modalities, recipe)
+    bytes_each, count = sum(map(window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
+    done, cuts = list[GridRecording](), list[Cut]()
+    for recording in recordings:
+        latest_s = latest_start_s([recording.lengths[name] for name in names], modalities)
+        most = int(max(0.0, latest_s) / rule.hop_s) + 2
+        if rule.at == "intervals":
+            most = len(recording.labels) + sum(map(len, recording.runs.values()))
+        refuse_more(
+            (count + most) * bytes_each,
+            grids.most_bytes,
+            where=recording.name,
+            what=f"windows every {rule.hop_s:g} s",
+            cure="lengthen 'windows.stride_s'",
+        )
+        done.append(recording)
+        cuts.append(cut(recording, grids, modalities, recipe))
+        count += len(cuts[-1].starts_s)
     left_out = sum((part.left_out for part in cuts), Counter[str]())
-    if not any(len(part.starts_s) for part in cuts):
+    if not count:
         reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
         raise DatasetError(
             f"'windows': expected windows, got none{f' ({reasons})' if reasons else ''};"
@@ -130,79 +96,8 @@ def build_dataset(
         )
     answers = [answer for part in cuts for answer in part.answers]
     task = answers_task(answers, recipe.labels)
-    spec = DatasetSpec(name=facts.name or path.name, task=task, modalities=tuple(modalities), splits={})
-    source = _source(grids, done, cuts, modalities, hop_s=windows.hop_s)
-    plan = _plan_windows(spec, source, done, cuts, encode_answers(answers, task), split)
-    plan = _drop_leaks(plan, source, recipe, left_out)
-    is_utc = all(recording.is_utc for recording in done)
-    origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
-    parts = {name: plan.subset(plan.splits == number) for number, name in enumerate(SPLIT_NAMES)}
-    splits: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
-    for name, part in parts.items():
-        splits[name] = {"labels": part.labels, "episodes": part.groups}
-        for modality in modalities:
-            splits[name][modality.name] = _store(scratch / f"{name}-{modality.name}.npy", part, modality)
-        if split.group:
-            splits[name]["groups"] = part.metadata[split.group]
-        if part.folds is not None:
-            splits[name]["folds"] = part.folds
-        if is_utc:
-            splits[name]["times"] = origins_s[part.groups] + source.start_s[part.rows]
-        if windows.metadata:
-            splits[name]["metadata"] = {fact: part.metadata[fact] for fact in windows.metadata}
-    dataset = write_dataset(
-        path,
-        name=spec.name,
-        labels=task,
-        modalities=modalities,
-        splits=splits,
-        source=facts.source,
-        licence=facts.licence,
-        left_out=left_out,
-        episode_names=[recording.name for recording in done],
-    )
-    return BuiltReport(
-        dataset=dataset,
-        recordings=len(done),
-        cover=windows.cover,
-        left_out=left_out,
-        absent=tuple(f"{recording.name}: {name}" for recording in done for name in recording.absent if name != TARGET),
-        has_times=is_utc,
-        classes={name: _class_counts(part.labels, task) for name, part in parts.items()},
-        targets={name: _label_range(part.labels) for name, part in parts.items() if task.kind == "regression"},
-    )
-
-
-def _cut_recordings(
-    recordings: Iterable[GridRecording], grids: Grids, modalities: Sequence[ModalitySpec], recipe: ImportRecipe
-) -> tuple[list[GridRecording], list[Cut]]:
-    bytes_each, count = sum(map(window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
-    done, cuts = list[GridRecording](), list[Cut]()
-    for recording in recordings:
-        refuse_more(
-            (count + most_windows(recording, modalities, recipe.windows)) * bytes_each,
-            grids.most_bytes,
-            where=recording.name,
-            what=f"windows every {recipe.windows.hop_s:g} s",
-            cure="lengthen 'windows.stride_s'",
-        )
-        done.append(recording)
-        cuts.append(cut(recording, grids, modalities, recipe))
-        count += len(cuts[-1].starts_s)
-    return done, cuts
-
-
-def _source(
-    grids: Grids,
-    done: Sequence[GridRecording],
-    cuts: Sequence[Cut],
-    modalities: Sequence[ModalitySpec],
-    *,
-    hop_s: float,
-) -> CutWindows:
-    names = [modality.name for modality in modalities]
     samples, present = grids.map_arrays()
-    return CutWindows(
+    source = CutWindows(
         samples=samples,
         present=present,
         scale={},
@@ -213,31 +108,20 @@ def _source(
         latest_start_s=np.array(
             [latest_start_s([recording.lengths[name] for name in names], modalities) for recording in done]
         ),
-        hop_s=hop_s,
+        hop_s=rule.hop_s,
     )
-
-
-def _plan_windows(
-    spec: DatasetSpec,
-    source: CutWindows,
-    done: Sequence[GridRecording],
-    cuts: Sequence[Cut],
-    labels: Labels,
-    split: SplitRule,
-) -> Windows:
-    facts = {
-        name: np.array([value for part in cuts for value in part.facts[name]], dtype=np.str_) for name in cuts[0].facts
-    }
-    folds = None
+    labels, metadata, folds = encode_answers(answers, task), dict[str, AnyArray](), None
+    for name in cuts[0].facts:
+        metadata[name] = np.array([value for part in cuts for value in part.facts[name]], dtype=np.str_)
     if split.column:
-        names = [done[number].name for number in source.recording.tolist()]
-        splits = named_splits(facts[split.column].tolist(), names, column=split.column)
+        titles = [done[number].name for number in source.recording.tolist()]
+        splits = named_splits(metadata[split.column].tolist(), titles, column=split.column)
     elif split.group:
-        splits, folds = split_by_group(facts[split.group], find_strata(labels), split)
+        splits, folds = split_by_group(metadata[split.group], find_strata(labels), split)
     else:
         splits = split_by_time(source.recording, find_strata(labels), split)
-    return Windows(
-        spec=spec,
+    plan = Windows(
+        spec=DatasetSpec(name=facts.name or path.name, task=task, modalities=tuple(modalities), splits={}),
         labels=labels,
         groups=source.recording,
         has_groups=False,
@@ -245,8 +129,37 @@ def _plan_windows(
         folds=folds,
         source=source,
         rows=np.arange(len(labels)),
-        metadata=facts,
+        metadata=metadata,
     )
+    plan = _drop_leaks(plan, source, recipe, left_out)
+    is_utc = all(recording.is_utc for recording in done)
+    origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
+    arrays: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
+    for number, name in enumerate(SPLIT_NAMES):
+        part = plan.subset(plan.splits == number)
+        arrays[name] = {"labels": part.labels, "episodes": part.groups}
+        for modality in modalities:
+            arrays[name][modality.name] = _store(scratch / f"{name}-{modality.name}.npy", part, modality)
+        if split.group:
+            arrays[name]["groups"] = part.metadata[split.group]
+        if part.folds is not None:
+            arrays[name]["folds"] = part.folds
+        if is_utc:
+            arrays[name]["times"] = origins_s[part.groups] + source.start_s[part.rows]
+        if rule.metadata:
+            arrays[name]["metadata"] = {fact: part.metadata[fact] for fact in rule.metadata}
+    dataset = write_dataset(
+        path,
+        name=plan.spec.name,
+        labels=task,
+        modalities=modalities,
+        splits=arrays,
+        source=facts.source,
+        licence=facts.licence,
+        left_out=left_out,
+        episode_names=[recording.name for recording in done],
+    )
+    return dataset, done
 
 
 def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_out: Counter[str]) -> Windows:
@@ -288,14 +201,97 @@ def _store(file: Path, windows: Windows, modality: ModalitySpec) -> AnyArray:
     return with_present(stored, present) if modality.kind == "video" else stored
 
 
-def _class_counts(labels: Labels, task: TaskSpec) -> dict[str, int]:
-    names = task.labels if task.kind != "regression" else ()
-    return {
-        name: int((labels[:, number] == 1 if labels.ndim == 2 else labels == number).sum())
-        for number, name in enumerate(names)
-    }
+def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpec], recipe: ImportRecipe) -> Cut:
+    """Plan the windows of a recording. Raise DatasetError if labels overlap or are unknown, or a group is missing."""
+    rule, windows, group, origin_ns = recipe.labels, recipe.windows, recipe.split.group, recording.origin_ns
+    lengths = [recording.lengths[modality.name] for modality in modalities]
+    left_out: Counter[str] = Counter()
+    length_ns = round(windows.length_s * SECOND_NS)
+    if windows.at == "intervals":
+        intervals = labelled_intervals(recording, rule)
+        starts_s, answers = _centre_windows(intervals, lengths, modalities, origin_ns, windows.length_s)
+        answers = as_numbers(answers) if rule.task == "regression" else answers
+        left_out["beyond the recording"] += len(intervals) - len(starts_s)
+    else:
+        starts_s = np.array(window_starts_s(lengths, modalities, hop_s=windows.hop_s), dtype=np.float64)
+    starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
+    if windows.at == "stride":
+        answers = window_answers(recording, grids, rule, starts_ns, length_ns)
+    names = dict.fromkeys(name for name in (*windows.metadata, group, recipe.split.column) if name)
+    facts = {name: _fact(recording, name, starts_ns, length_ns) for name in names}
+    has_value = np.zeros((len(starts_s), len(modalities)), dtype=bool)
+    samples, present = grids.map_arrays()
+    for number, modality in enumerate(modalities):
+        begin, length = recording.first[modality.name], recording.lengths[modality.name]
+        grid = (present if modality.kind == "video" else samples)[modality.name][begin : begin + length]
+        first = first_sample(starts_s, modality.rate_hz)
+        before, after = sums_before(
+            grid,
+            np.stack([first, first + modality.samples]),
+            lambda block: block == 1 if block.ndim == 1 else (~np.isnan(block)).any(axis=1),
+        )
+        has_value[:, number] = after > before
+    reasons = {"without any value": ~has_value.any(axis=1)}
+    if windows.cover == "all":
+        reasons |= {
+            f"without a value of {modality.name}": ~has_value[:, number] for number, modality in enumerate(modalities)
+        }
+    if group:
+        missing = np.flatnonzero(_fact(recording, group, starts_ns, 2) == "")
+        if len(missing):
+            start_s = int(starts_ns[missing[0]]) / SECOND_NS
+            when = time_text(start_s, "milliseconds") if recording.is_utc else f"{start_s:g} s"
+            raise DatasetError(
+                f"{recording.name}: expected a value of {group!r}, the group, for every window, got none at {when}"
+                f" ({len(missing)} such); fill it in, or choose another 'split.group'"
+            )
+        reasons[f"with more than one {group}"] = facts[group] == ""
+    if rule.unlabelled == "drop":
+        reasons["without a label"] = np.array([answer is None for answer in answers], dtype=bool)
+    keep = np.ones(len(starts_s), dtype=bool)
+    for reason, mask in reasons.items():
+        left_out[reason] += int((keep & mask).sum())
+        keep &= ~mask
+    facts = {name: values[keep] for name, values in facts.items()}
+    return Cut(starts_s=starts_s[keep], answers=answers[keep], facts=facts, left_out=left_out)
 
 
-def _label_range(labels: Labels) -> tuple[float, ...]:
-    known = labels[is_labelled(labels)]
-    return (float(known.min()), float(known.mean()), float(known.max())) if len(known) else ()
+def _centre_windows(
+    intervals: Sequence[Interval],
+    lengths: Sequence[int],
+    modalities: Sequence[ModalitySpec],
+    origin_ns: int,
+    length_s: float,
+) -> tuple[npt.NDArray[np.float64], Answers]:
+    """Return starts (W,) in seconds and labels (W,) of a window in the middle of each interval.
+
+    Windows start on a sample of the slowest sensor, so that all sensors begin together, and are moved inside the
+    recording. One that then misses the middle of its interval is left out.
+    """
+    end_s = min(length / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True))
+    slowest_hz = min(modality.rate_hz for modality in modalities)
+    latest_s = latest_start_s(lengths, modalities)
+    starts, labels = [], []
+    for interval in intervals:
+        begin_s, stop_s = (interval.start_ns - origin_ns) / SECOND_NS, (interval.end_ns - origin_ns) / SECOND_NS
+        if stop_s <= 0 or begin_s >= end_s:
+            raise DatasetError(
+                f"{interval.place}: expected an interval inside the recording, where all sensors last {end_s:.4g} s,"
+                f" got {begin_s:g} to {stop_s:g} s from its start; correct the line, or 'time_unit'; where a sensor"
+                " stopped, cover = 'any'"
+            )
+        middle_s = (begin_s + stop_s) / 2
+        best_s = round((middle_s - length_s / 2) * slowest_hz) / slowest_hz
+        start_s = min(max(best_s, 0.0), np.floor(latest_s * slowest_hz + _HARDLY) / slowest_hz)
+        if latest_s >= 0 and start_s <= middle_s <= start_s + length_s:
+            starts.append(start_s)
+            labels.append(interval.value)
+    return np.array(starts, dtype=np.float64), np.array(labels, dtype=object)
+
+
+def _fact(recording: GridRecording, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
+    """Return a part of the path, or a column's value; empty if it changes in the window."""
+    if name in recording.parts:
+        return np.full(len(starts_ns), recording.parts[name], dtype=object)
+    runs = [run for run in recording.runs.get(name, ()) if run.value]
+    return majority(runs, starts_ns, length_ns, purity=_WHOLE)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_edge.frames import Region
+from mmkd_models.data.importing.clock import TimeColumn
 from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
 from mmkd_models.data.importing.patterns import natural_key
 from mmkd_models.data.importing.readers.csv_file import detect_encoding, guess_delimiter, is_decodable
-from mmkd_models.data.importing.readers.formats import READERS, Format, choose_reader, suffixes
+from mmkd_models.data.importing.readers.formats import WITH_RATE, Format, choose_reader, suffixes
+from mmkd_models.data.importing.readers.media_files import video_facts
 from mmkd_models.data.importing.readers.table import RowBlock, strip_texts
-from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
 from mmkd_models.data.importing.recording import SECOND_NS
-from mmkd_models.data.importing.timing.clock import TimeColumn
 
 _ENCODINGS = ("utf-8", "shift_jis", "cp1252")
 _HEAD_BYTES, _HEAD_ROWS, _HEAD_LINES, _HEAD_CHARACTERS = 1 << 20, 2000, 50, 2000
@@ -31,8 +29,6 @@ _END_NAMES = re.compile(r"^(end|ende|stop|finish|to|until|bis)", re.IGNORECASE)
 _START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _CLOCK_ERROR = 1e-3
-_OTHER_SUFFIXES = (".npz", ".json")  # often results, labels or settings
-_HEAD_FRAMES, _MIN_MOTION = 250, 0.3  # fraction of the largest motion: less is a shadow or noise
 _USUAL_SIDE = 96  # pixels of a frame's longer side for device networks
 _FEW = 20  # largest number of different texts in a column of labels or groups
 
@@ -42,7 +38,7 @@ _Keys = dict[str, tuple[Any, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLook:
-    """Beginning of the first of several files with the same columns; video moves in `region`."""
+    """Beginning of the first of several files with the same columns."""
 
     pattern: str
     parts: tuple[str, ...]
@@ -56,7 +52,6 @@ class FirstLook:
     texts: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     frame: tuple[int, int] | None = None
-    region: Region | None = None
 
     @property
     def is_intervals(self) -> bool:
@@ -68,63 +63,59 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     """Return a recipe for a folder at `prefix` from the recipe. Raise UsageError without logs."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected a folder of logs, found none there; check the path")
-    known = [suffix for suffix in suffixes() if suffix not in _OTHER_SUFFIXES]
+    known = [suffix for suffix in suffixes() if suffix != ".npz"]  # often results
     files = [file for file in folder.rglob("*") if file.suffix.lower() in known and file.is_file()]
     if not files:
         raise UsageError(f"{folder}: expected files that end in {', '.join(known)}, found none; name their folder")
-    looks = list(_first_looks(folder, prefix, sorted(files, key=lambda file: natural_key(file.as_posix()))))
+    groups: dict[tuple[str, int], list[Path]] = {}  # files whose names differ only in numbers or folders
+    for file in sorted(files, key=lambda file: natural_key(file.as_posix())):
+        relative = file.relative_to(folder)
+        groups.setdefault((re.sub(r"\d+", "#", relative.name), len(relative.parts)), []).append(file)
+    looks = []
+    for group in groups.values():
+        pattern, parts = _pattern([file.relative_to(folder).as_posix() for file in group])
+        pattern = pattern if prefix == "." else f"{prefix}/{pattern}"
+        form = suffixes()[group[0].suffix.lower()]
+        looks.append(_look_into(FirstLook(pattern=pattern, parts=parts, files=tuple(group), format=form)))
     labels = [look for look in looks if look.is_intervals]
     sources = [look for look in looks if not look.is_intervals]
     if not sources:
         raise UsageError(f"{folder}: expected logs of sensors, found files of intervals alone; name the folder of both")
-    parts = [part for part in sources[0].parts if all(part in look.parts for look in sources)]
+    shared = [part for part in sources[0].parts if all(part in look.parts for look in sources)]
     lines = [
         "# Drafted by mmkd-data recipe; lines with '?' are guesses. docs/your-own-data.md lists every key.",
         "version = 1",
     ]
     names: list[str] = []
     for look in sources:
-        names.append(_modality(look, names))
+        words = re.findall(r"[^\W\d_]+", re.sub(r"\{\w+\}", "", Path(look.pattern).stem))
+        name = "_".join(words).lower() or "sensor"
+        names.append(name if name not in names else f"{name}_{len(names) + 1}")
         lines += ["", "[[source]]", *toml_lines(_source_keys(look, names[-1]))]
         lines += [f"# ? {text}" for text in look.doubts]
-    lines += ["", "[labels]", *toml_lines(_label_keys(sources, labels, parts))]
+    lines += ["", "[labels]", *toml_lines(_label_keys(sources, labels, shared))]
     windows: _Keys = {"length_s": (2.0, "? long enough to show the difference between classes"), "stride_s": (1.0, "")}
     lines += ["", "[windows]", *toml_lines(windows), "", "[split]"]
-    if parts:
-        lines += toml_lines({"group": (parts[0], f"? what no two splits share: {', '.join(parts)}")})
+    if shared:
+        lines += toml_lines({"group": (shared[0], f"? what no two splits share: {', '.join(shared)}")})
     else:
         lines.append("# ? no part of the path differs between recordings: each is split by time")
     return "\n".join(lines) + "\n"
 
 
-def _first_looks(folder: Path, prefix: str, files: Sequence[Path]) -> Iterator[FirstLook]:
-    """Look into the first of each group of files whose names differ only in numbers or folders."""
-    groups: dict[tuple[str, int], list[Path]] = {}
-    for file in files:
-        relative = file.relative_to(folder)
-        groups.setdefault((re.sub(r"\d+", "#", relative.name), len(relative.parts)), []).append(file)
-    for group in groups.values():
-        pattern, parts = _pattern([file.relative_to(folder).as_posix() for file in group])
-        pattern = pattern if prefix == "." else f"{prefix}/{pattern}"
-        form = suffixes()[group[0].suffix.lower()]
-        yield _look_into(FirstLook(pattern=pattern, parts=parts, files=tuple(group), format=form))
-
-
 def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Return a pattern of these names, with a name in braces for each part that differs.
-
-    Example:
-        >>> _pattern(["person_1/acc.csv", "person_2/acc.csv"])
-        ('person_{person}/acc.csv', ('person',))
-        >>> _pattern(["ann1/x1y1.csv", "bob2/x2y2.csv"])
-        ('{folder}/x{x}y*.csv', ('folder', 'x'))
-    """
+    """Return a pattern of these names, with a name in braces for each part that differs."""
     split = [re.split(r"(\d+|/|\.)", name) for name in names]
     if len({len(pieces) for pieces in split}) > 1:
         split = [re.split(r"(/)", name) for name in names]
+    columns: list[tuple[str, ...]] = []
+    for values in zip(*split, strict=True):
+        if columns and len(set(values)) > 1 and len(set(columns[-1])) > 1:  # neighbours that differ are one part
+            values = tuple(first + second for first, second in zip(columns.pop(), values, strict=True))
+        columns += [values] if any(values) else []
     named: dict[tuple[str, ...], str] = {}
     pieces: list[str] = []
-    for values in _columns(split):
+    for values in columns:
         if len(set(values)) == 1:
             pieces.append(values[0])
             continue
@@ -137,26 +128,15 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     return "".join(pieces), tuple(named.values())
 
 
-def _columns(split: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    columns: list[tuple[str, ...]] = []
-    for values in zip(*split, strict=True):
-        if not any(values):
-            continue
-        if columns and len(set(values)) > 1 and len(set(columns[-1])) > 1:
-            values = tuple(first + second for first, second in zip(columns.pop(), values, strict=True))
-        columns.append(values)
-    return columns
-
-
 def _look_into(look: FirstLook) -> FirstLook:
     file = look.files[0]
     if look.format == "video":
-        return replace(look, frame=video_facts(file)[1:], region=_moving_region(file))
+        return replace(look, frame=video_facts(file)[1:])
     table = _text_table(file) if look.format == "csv" else TextTable()
     reader = choose_reader(look.format, table)
     names = reader.names(file)
     look = replace(look, table=table, names=names)
-    if reader.rate_hz is not None:
+    if look.format in WITH_RATE:
         return look
     try:
         block = next(reader.blocks(file, names), None)
@@ -165,19 +145,6 @@ def _look_into(look: FirstLook) -> FirstLook:
     if block is None:
         return replace(look, doubts=("the first file has no rows",))
     return _with_columns(look, RowBlock(frame=block.frame.head(_HEAD_ROWS), place=block.place))
-
-
-def _moving_region(file: Path) -> Region | None:
-    """Return the box of movement in the first frames, or None."""
-    moves: Any = 0
-    frames = (pixels.mean(axis=2, dtype=np.float32) for _, pixels in itertools.islice(video_frames(file), _HEAD_FRAMES))
-    for before, after in itertools.pairwise(frames):
-        moves = moves + np.abs(after - before)
-    if not np.max(moves) > 0:
-        return None
-    rows, columns = np.nonzero(moves >= _MIN_MOTION * np.max(moves))
-    x, y = int(columns.min()), int(rows.min())
-    return x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1
 
 
 def _text_table(file: Path) -> TextTable:
@@ -207,12 +174,11 @@ def _with_columns(look: FirstLook, head: RowBlock) -> FirstLook:
     numbers, texts = [], []
     for name in (name for name in look.names if name != look.time):
         column = head.frame[name]
+        is_number = column.dtype.is_numeric()
         if column.dtype == pl.String:
             column = strip_texts(column, look.table)
             plain = column.str.replace(",", ".") if look.table.decimal == "," else column
             is_number = plain.cast(pl.Float64, strict=False).null_count() < len(plain) // 2 + 1
-        else:
-            is_number = column.dtype.is_numeric()
         if is_number:
             numbers.append(name)
         elif 2 <= column.n_unique() <= _FEW:
@@ -225,40 +191,23 @@ def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
         for zone in ("", "UTC"):
             table = TextTable(encoding=look.table.encoding, decimal=look.table.decimal, timezone=zone)
             try:
-                steps = np.diff(TimeColumn(table, name).read(head)[0])
+                steps = np.diff(TimeColumn(table, name).read(head))
             except DatasetError:
                 continue
-            usual = float(np.median(steps)) if len(steps) else 0.0
-            return replace(
-                look,
-                time=name,
-                rate_hz=_round_rate(SECOND_NS / float(steps[steps < 3 * usual].mean())) if usual > 0 else None,
-                table=msgspec.structs.replace(look.table, timezone=zone),
-                doubts=("times are local and have no offset: which time zone?",) if zone else (),
-            )
+            usual, rate_hz = float(np.median(steps)) if len(steps) else 0.0, None
+            if usual > 0:  # rounded to three digits if a clock could be that far off, else four
+                exact_hz = SECOND_NS / float(steps[steps < 3 * usual].mean())
+                few_hz = float(f"{exact_hz:.3g}")
+                rate_hz = few_hz if abs(few_hz / exact_hz - 1) < _CLOCK_ERROR else float(f"{exact_hz:.4g}")
+            table = msgspec.structs.replace(look.table, timezone=zone)
+            doubts = ("times are local and have no offset: which time zone?",) if zone else ()
+            return replace(look, time=name, rate_hz=rate_hz, table=table, doubts=doubts)
     return replace(look, doubts=("no column of times was found: give 'time', or 'rate_hz' and perhaps 'start'",))
-
-
-def _round_rate(rate_hz: float) -> float:
-    """Round to three digits if a clock could be that far off, else four.
-
-    Example:
-        >>> _round_rate(49.987), _round_rate(1024.02)
-        (50.0, 1024.0)
-    """
-    few = float(f"{rate_hz:.3g}")
-    return few if abs(few / rate_hz - 1) < _CLOCK_ERROR else float(f"{rate_hz:.4g}")
-
-
-def _modality(look: FirstLook, taken: Sequence[str]) -> str:
-    words = re.findall(r"[^\W\d_]+", re.sub(r"\{\w+\}", "", Path(look.pattern).stem))
-    name = "_".join(words).lower() or "sensor"
-    return name if name not in taken else f"{name}_{len(taken) + 1}"
 
 
 def _source_keys(look: FirstLook, modality: str) -> _Keys:
     keys: _Keys = {"modality": (modality, ""), "files": (look.pattern, f"{len(look.files)} files")}
-    knows_rate = READERS[look.format].rate_hz is not None
+    knows_rate = look.format in WITH_RATE
     if look.format == "wav":
         keys["kind"] = "audio", '? or "series", for a vibration that was recorded as sound'
     if look.time:
@@ -274,8 +223,6 @@ def _source_keys(look: FirstLook, modality: str) -> _Keys:
         keys["channels"] = ["gray"], '? or ["r", "g", "b"]'
         keys["height"] = max(1, round(height * scale)), f"? {height} recorded"
         keys["width"] = max(1, round(width * scale)), f"? {width} recorded"
-        if look.region is not None:
-            keys["region"] = list(look.region), "? where things move in the first file; without it the whole frame"
         return keys
     if not knows_rate:
         keys["channels"] = look.numbers, ""

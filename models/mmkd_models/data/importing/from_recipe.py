@@ -11,22 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data.importing.build import BuiltReport, build_dataset
-from mmkd_models.data.importing.cutting.labels import read_intervals, read_table
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.importing.build import build_dataset
+from mmkd_models.data.importing.grids import GridRecording, Grids
 from mmkd_models.data.importing.keys import MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO
 from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural_key, path_parts
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
-from mmkd_models.data.importing.recording import (
-    ClockFacts,
-    ImportedRecording,
-    ImportedSensor,
-    Interval,
-    SampleSeries,
-    clock_facts,
-)
-from mmkd_models.data.importing.source import SourceReader, SourceSamples, open_source
-from mmkd_models.data.importing.timing.align import Proposal, propose_offset
-from mmkd_models.data.importing.timing.grids import GridRecording, Grids
+from mmkd_models.data.importing.recording import ClockFacts, Interval, SampleSeries, clock_facts
+from mmkd_models.data.importing.source import ImportedSensor, SourceSamples, open_source
+from mmkd_models.data.importing.window_labels import read_intervals, read_table
 from mmkd_models.data.importing.work_folder import ImportProgress, Marks, Piece, work_folder
 from mmkd_models.data.spec import refuse
 
@@ -38,12 +31,13 @@ _Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeReport:
-    """The result; proposals have the whole `offset_s` for the recipe."""
+    """The dataset, and what its import found; `files` counts them by sensor."""
 
-    built: BuiltReport
-    sensors: tuple[ImportedSensor, ...]
-    clocks: tuple[ClockFacts, ...]
-    proposals: tuple[Proposal, ...]
+    recipe: ImportRecipe
+    dataset: Dataset
+    recordings: Sequence[GridRecording]
+    sensors: Sequence[ImportedSensor]
+    clocks: Sequence[ClockFacts]
     files: Mapping[str, int]
 
 
@@ -76,29 +70,31 @@ def import_recipe(
     if most_bytes is None:
         most_bytes = max(MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO * files.total_bytes)
     with work_folder(path, note) as progress:
-        readers = _open_readers(recipe, files)
+        sensors = _open_sensors(recipe, files)
         intervals = read_intervals(place, recipe.labels) if recipe.labels.files else []
-        _check_names(recipe, files, readers, intervals)
-        marks = {
-            "/".join(key): {source: [_mark(file.path, folder) for file in chosen] for source, chosen in sources.items()}
-            for key, sources in files.recordings.items()
-        }
+        _check_names(recipe, files, sensors, intervals)
+        marks: dict[str, dict[str, list[tuple[str, int, int]]]] = {}
+        for key, sources in files.recordings.items():
+            for source, chosen in sources.items():
+                stats = [(file.path.relative_to(folder).as_posix(), file.path.stat()) for file in chosen]
+                marks.setdefault("/".join(key), {})[source] = [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
         # Labels, windows and split are computed again.
-        parts = [(reader.source, reader.sensor, reader.facts) for reader in readers]
-        progress.use((files.parts, recipe.windows.cover, parts), marks)
-        sensors, cover = [reader.sensor for reader in readers], recipe.windows.cover
-        work = _Work(files=files, readers=readers, intervals=intervals, marks=marks, most_bytes=most_bytes, tell=tell)
+        cover = recipe.windows.cover
+        progress.use((files.parts, cover, sensors), marks)
+        work = _Work(files=files, sensors=sensors, intervals=intervals, marks=marks, most_bytes=most_bytes, tell=tell)
         with (
             Grids(progress.folder, sensors, cover=cover, filled=progress.filled, most_bytes=most_bytes) as grids,
             tempfile.TemporaryDirectory(prefix="windows.", dir=progress.folder) as scratch,
         ):
-            recordings = work.recordings(grids, progress)
-            built = build_dataset(path, recordings, grids, recipe, scratch=Path(scratch))
+            dataset, recordings = build_dataset(
+                path, work.recordings(grids, progress), grids, recipe, scratch=Path(scratch)
+            )
     return RecipeReport(
-        built=built,
-        sensors=tuple(sensor for sensor in sensors if sensor.name != TARGET),
-        clocks=tuple(work.clocks),
-        proposals=tuple(work.proposals),
+        recipe=recipe,
+        dataset=dataset,
+        recordings=recordings,
+        sensors=[sensor for sensor in sensors if sensor.name != TARGET],
+        clocks=work.clocks,
         files=files.counts,
     )
 
@@ -146,11 +142,6 @@ def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFi
     )
 
 
-def _mark(file: Path, folder: Path) -> tuple[str, int, int]:
-    stat = file.stat()
-    return file.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns
-
-
 def _table_facts(
     recipe: ImportRecipe, folder: RecipeFolder, parts: Sequence[str], recordings: _Recordings
 ) -> dict[tuple[str, ...], Mapping[str, str]]:
@@ -190,36 +181,36 @@ def _table_facts(
 
 def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
     labels = recipe.labels
-    label_columns = [*labels.flags.values(), *([] if labels.task == "regression" else [labels.column])]
-    names = [*label_columns, recipe.split.group, recipe.split.column, *recipe.windows.metadata]
+    label_column = "" if labels.task == "regression" else labels.column
+    names = [label_column, recipe.split.group, recipe.split.column, *recipe.windows.metadata]
     known = {*files.parts, *(name for facts in files.facts.values() for name in facts)}
     return list(dict.fromkeys(name for name in names if name and name not in known))
 
 
-def _open_readers(recipe: ImportRecipe, files: _RecordingFiles) -> list[SourceReader]:
-    columns, readers = _extra_columns(recipe, files), list[SourceReader]()
+def _open_sensors(recipe: ImportRecipe, files: _RecordingFiles) -> list[ImportedSensor]:
+    columns, sensors = _extra_columns(recipe, files), list[ImportedSensor]()
     for source in recipe.source:
         first = files.first(source.modality)
-        readers.append(open_source(source, first, facts=columns, label=recipe.labels.column))
+        sensors.append(open_source(source, first, facts=columns, label=recipe.labels.column))
     column = recipe.labels.column if recipe.labels.task == "regression" else ""
     if not column:
-        return readers
-    for reader in readers:
-        if target := reader.with_target(files.first(reader.source_modality), column):
-            return [*readers, target]
+        return sensors
+    for sensor in sensors:
+        if target := sensor.with_target(files.first(sensor.name), column):
+            return [*sensors, target]
     raise DatasetError(
         f"'labels.column': no source has a column {column!r}; correct it (a tag of a tall table cannot be a label)"
     )
 
 
 def _check_names(
-    recipe: ImportRecipe, files: _RecordingFiles, readers: Sequence[SourceReader], intervals: _Intervals
+    recipe: ImportRecipe, files: _RecordingFiles, sensors: Sequence[ImportedSensor], intervals: _Intervals
 ) -> None:
     problems = []
     known = f"the paths have {', '.join(files.parts) or 'none'}"
     if recipe.labels.path and recipe.labels.path not in files.parts:
         problems.append(f"'labels.path': {recipe.labels.path!r} is no part of all paths; {known}")
-    columns = {name for reader in readers for name in reader.facts}
+    columns = {name for sensor in sensors for name in sensor.facts}
     for name in _extra_columns(recipe, files):
         if name not in columns:
             problems.append(f"{name!r} is neither a part of the path nor a column of a source; {known}")
@@ -235,13 +226,12 @@ def _check_names(
 @dataclass(kw_only=True)
 class _Work:
     files: _RecordingFiles
-    readers: Sequence[SourceReader]
+    sensors: Sequence[ImportedSensor]
     intervals: _Intervals
     marks: Mapping[str, Marks]
     most_bytes: int
     tell: Callable[[int, int], None]
     clocks: list[ClockFacts] = field(default_factory=list)
-    proposals: list[Proposal] = field(default_factory=list)
     done_bytes: int = 0
     total_bytes: int = 0
 
@@ -253,80 +243,66 @@ class _Work:
         problems: list[str] = []
         for key in self.files.recordings:
             name = "/".join(key)
+            parts = {**self.files.facts.get(key, {}), **dict(zip(self.files.parts, key, strict=True))}
+            title = ", ".join(f"{part} {parts[part]}" for part in self.files.parts) or "the recording"
             piece = progress.piece(name)
             if piece is None:
-                piece = self._read(key, grids, progress.folder, problems)
+                piece = self._read(key, title, grids, progress.folder, problems)
                 if piece is not None:
                     progress.add(name, piece)
             if piece is not None and not problems:
                 self.clocks += piece.clocks
-                self.proposals += piece.proposals
-                described = self._describe(key)
-                yield replace(piece.recording, name=described.name, parts=described.parts, labels=described.labels)
+                labels = [interval for its_parts, interval in self.intervals if its_parts.items() <= parts.items()]
+                yield replace(piece.recording, name=title, parts=parts, labels=labels)
         if len(problems) == 1:
             raise DatasetError(problems[0])  # names the file
         refuse("recordings", problems)
 
-    def _describe(self, key: tuple[str, ...]) -> ImportedRecording:
-        parts = {**self.files.facts.get(key, {}), **dict(zip(self.files.parts, key, strict=True))}
-        name = ", ".join(f"{part} {parts[part]}" for part in self.files.parts) or "the recording"
-        labels = [interval for its_parts, interval in self.intervals if its_parts.items() <= parts.items()]
-        return ImportedRecording(name=name, parts=parts, series={}, labels=labels)
-
-    def _read(self, key: tuple[str, ...], grids: Grids, folder: Path, problems: list[str]) -> Piece | None:
+    def _read(self, key: tuple[str, ...], title: str, grids: Grids, folder: Path, problems: list[str]) -> Piece | None:
         series: dict[str, Sequence[SampleSeries]] = {}
         runs: dict[str, Sequence[Interval]] = {}
-        described, is_utc, clocks = self._describe(key), True, list[ClockFacts]()
+        is_utc, clocks = True, list[ClockFacts]()
         with ExitStack() as stack:
-            for reader in self.readers:
-                files = self.files.recordings[key].get(reader.source_modality)
+            for sensor in self.sensors:
+                files = self.files.recordings[key].get(sensor.files_of)
                 if not files:
                     continue
-                is_target = reader.sensor.name == TARGET  # its files are counted already
+                is_target = sensor.name == TARGET  # its files are counted already
                 tell = (lambda _: None) if is_target else self._count_bytes
                 try:
-                    samples = reader.read(files, folder, stack, most_bytes=self.most_bytes, tell=tell)
-                    clocks += _check_clocks(reader, samples, described.name, files[0].path)
+                    samples = sensor.read(files, folder, stack, most_bytes=self.most_bytes, tell=tell)
+                    clocks += _check_clocks(sensor, samples, title, files[0].path)
                 except DatasetError as error:
                     if str(error) not in problems:  # the same line twice, if a file is read for a target too
                         problems.append(str(error))
                     continue
-                series[reader.sensor.name] = samples.series
+                series[sensor.name] = samples.series
                 runs = {**samples.runs, **runs}
                 is_utc = is_utc and samples.is_utc
             if problems:
                 return None
-            proposals = self._propose_offsets(described.name, series)
-            recording = grids.add(replace(described, series=series, runs=runs, is_utc=is_utc))
-        return Piece(recording=recording, marks=self.marks["/".join(key)], clocks=clocks, proposals=proposals)
-
-    def _propose_offsets(self, recording: str, series: Mapping[str, Sequence[SampleSeries]]) -> list[Proposal]:
-        proposals, reference = [], self.readers[0].sensor.name
-        for reader in self.readers[1:]:
-            sensor = reader.sensor.name
-            if reader.source.align and sensor in series and reference in series:
-                proposal = propose_offset(recording, sensor, series[sensor][0], reference, series[reference][0])
-                if proposal is not None:  # on times that have the recipe's own offset already
-                    proposals.append(replace(proposal, offset_s=reader.source.offset_s + proposal.offset_s))
-        return proposals
+            recording = grids.add(title, series, runs=runs, is_utc=is_utc)
+        return Piece(recording=recording, marks=self.marks["/".join(key)], clocks=clocks)
 
     def _count_bytes(self, count: int) -> None:
         self.done_bytes += count
         self.tell(self.done_bytes, self.total_bytes)
 
 
-def _check_clocks(reader: SourceReader, samples: SourceSamples, name: str, file: Path) -> list[ClockFacts]:
+def _check_clocks(sensor: ImportedSensor, samples: SourceSamples, recording: str, file: Path) -> list[ClockFacts]:
     """Measure clocks. Raise DatasetError if one does not run at the recipe's rate."""
-    clocks, declared_hz = [], reader.sensor.own_hz
-    for series in samples.series if reader.has_clock else ():
-        facts = clock_facts(series, max_gap_s=reader.sensor.gap_s)
-        deviation = facts.rate_hz / declared_hz - 1
+    source = sensor.source
+    has_clock = source.modality_kind == "video" or (source.time and source.resample != "hold")
+    clocks = []
+    for series in samples.series if has_clock else ():
+        facts = clock_facts(series, max_gap_s=sensor.gap_s)
+        deviation = facts.rate_hz / sensor.native_hz - 1
         if facts.samples > _MIN_STEPS and abs(deviation) > _RATE_TOLERANCE:
             raise DatasetError(
-                f"{file}: expected {declared_hz:g} Hz, {reader.rate_origin}, got {facts.rate_hz:.4g} Hz by the times;"
-                " correct 'rate_hz', or 'time_unit'"
+                f"{file}: expected {sensor.native_hz:g} Hz, as 'rate_hz' or the first file says, got"
+                f" {facts.rate_hz:.4g} Hz by the times; correct 'rate_hz', or 'time_unit'"
             )
         drift = 1e6 * deviation if np.isfinite(deviation) else 0.0
-        sensor, repeated = reader.sensor.name, samples.repeated
-        clocks.append(replace(facts, recording=name, sensor=sensor, drift_ppm=drift, repeated=repeated))
+        name, repeated = sensor.name, samples.repeated
+        clocks.append(replace(facts, recording=recording, sensor=name, drift_ppm=drift, repeated=repeated))
     return clocks

@@ -16,7 +16,6 @@ from mmkd_edge.spec import ModalityKind, ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.readers.array_files import read_arrays
-from mmkd_models.data.labels import hide_labels
 from mmkd_models.data.spec import SPLIT_NAMES, with_present
 from mmkd_models.data.writer import write_dataset
 
@@ -44,34 +43,30 @@ def import_interchange(
     licence: str = "",
     target: str | None = None,
     unit: str = "",
-    targets: Sequence[str] = (),
-    metadata: Sequence[str] = (),
 ) -> ImportReport:
     """Write a dataset directory from an interchange file. Infinite values, which overflows leave, become NaN.
 
     Args:
         per_group: modalities to z-score by group.
         target: the file's target for a regression; None makes classes of `y`.
-        targets: a label per condition on the targets: `NAME` (not 0), `NAME<VALUE` or `NAME>VALUE`.
-        metadata: arrays (N,) to keep, in addition to `column_<name>`.
 
     Raise DatasetError if the file breaks the form, UsageError if an option names what is missing, or `path` exists.
     """
-    if (target is not None and targets) or (unit and target is None):
-        raise UsageError("import: expected --target with its --unit, or --targets, got a mixture; choose one of them")
+    if unit and target is None:
+        raise UsageError("--unit: expected a --target that has it, got none; name the target")
     file = Path(file)
     if not file.is_file():
         raise UsageError(f"{file}: expected an interchange file (.npz), found no such file; check the path")
     arrays = read_arrays(file, "an interchange file")
-    for key in metadata:
-        if key not in arrays:
-            raise UsageError(f"{file}: array {key!r} is not in it; choose among {', '.join(arrays)}")
     facts = {key.removeprefix(_METADATA): key for key in arrays if key.startswith(_METADATA)}
-    facts |= {key: key for key in metadata}
     names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
-    required = (*(("y", "classes") if target is None and not targets else ("targets", "target_names")), "split")
+    required = (*(("y", "classes") if target is None else ("targets", "target_names")), "split")
     _check(file, arrays, names, required=required, facts=list(facts.values()))
-    task, labels = _task(file, arrays, target=target, unit=unit, conditions=targets)
+    if target is None:
+        task, labels = TaskSpec(labels=tuple(str(label) for label in arrays["classes"].tolist())), arrays["y"]
+    else:
+        task = TaskSpec(kind="regression", labels=(target,), unit=unit or msgspec.UNSET)
+        labels = _target(file, arrays, target)
     for unknown in sorted(set(per_group) - set(names)):
         raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {', '.join(names)}")
     columns: dict[str, AnyArray] = {"labels": labels}
@@ -111,34 +106,6 @@ def unpacked_bytes(file: Path) -> int:
             return sum(member.file_size for member in archive.infolist())
     except (OSError, zipfile.BadZipFile):
         return 0
-
-
-def _task(
-    file: Path, arrays: Mapping[str, AnyArray], *, target: str | None, unit: str, conditions: Sequence[str]
-) -> tuple[TaskSpec, AnyArray]:
-    if target is not None:
-        values = _target(file, arrays, target)
-        return TaskSpec(kind="regression", labels=(target,), unit=unit or msgspec.UNSET), values
-    if not conditions:
-        return TaskSpec(labels=tuple(str(label) for label in arrays["classes"].tolist())), arrays["y"]
-    pairs = [_condition(file, arrays, text) for text in conditions]
-    unknown = np.any([np.isnan(values) for _, values in pairs], axis=0)
-    labels = np.stack([is_on for is_on, _ in pairs], axis=1).astype(np.uint8)
-    return TaskSpec(kind="multi_label", labels=tuple(conditions)), hide_labels(labels, ~unknown)
-
-
-def _condition(file: Path, arrays: Mapping[str, AnyArray], text: str) -> tuple[AnyArray, AnyArray]:
-    """Return where the condition holds (N,), and its target's values."""
-    name, sign, limit = text, "", "0"
-    for mark in "<>":
-        if mark in text and text not in arrays["target_names"].tolist():
-            name, sign, limit = text.rpartition(mark)
-    values = _target(file, arrays, name.strip())
-    try:
-        bound = float(limit)
-    except ValueError as error:
-        raise UsageError(f"import: condition {text!r}: expected a number behind {sign}, got {limit!r}") from error
-    return {"<": values < bound, ">": values > bound, "": values != bound}[sign], values
 
 
 def _target(file: Path, arrays: Mapping[str, AnyArray], name: str) -> npt.NDArray[np.float32]:

@@ -24,7 +24,6 @@ MAX_SECONDS = 1e9  # of a window, a stride and a gap
 MAX_OFFSET_S = 4e9  # correction of a clock: from 1970 to now, and as long again
 MAX_TIME_NS = 1 << 62  # distance from 1970: 146 years
 MAX_SCALE = 1e30
-MAX_ALIGNED_S = 4e5  # of a recording whose clocks are compared, in about a gigabyte of memory
 MAX_THINNING = 1000  # samples of a sensor for one in the dataset, if they are filtered
 MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO = 256 << 20, 20  # of the arrays of a file: whatever its size, or times its size
 MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO = 1 << 30, 100  # by an import: whatever its recordings, or times their size
@@ -121,12 +120,10 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     time_unit: TimeUnit = "auto"
     time_format: str = ""
     timezone: Annotated[str, Key(check=_timezone_problem)] = ""
-    ambiguous: Literal["error", "earliest", "latest", "infer"] = "error"
-    nonexistent: Literal["error", "drop"] = "error"
+    ambiguous: Literal["error", "infer"] = "error"
     offset_s: Annotated[float, Key(low=-MAX_OFFSET_S, high=MAX_OFFSET_S, unit="s")] = 0.0
     delimiter: Annotated[str, Key(check=_delimiter_problem)] = "auto"
     decimal: Literal[".", ","] = "."
-    thousands: str = ""
     encoding: Annotated[str, Key(check=_encoding_problem)] = "auto"
     header: bool = True
     null: tuple[str, ...] = ("", "NaN", "nan")
@@ -134,9 +131,8 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def text_problems(self) -> Iterator[tuple[str, str]]:
         """Yield forbidden combinations of keys."""
-        for name in ("delimiter", "thousands"):
-            if self.decimal == getattr(self, name):
-                yield "decimal", f"is the same sign as {name!r}, {self.decimal!r}; correct one of them"
+        if self.decimal == self.delimiter:
+            yield "decimal", f"is the same sign as 'delimiter', {self.decimal!r}; correct one of them"
 
 
 def refuse_late(file: Path, count: int, rate_hz: float) -> None:

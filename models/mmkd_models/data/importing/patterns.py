@@ -125,22 +125,12 @@ def pattern_problem(pattern: str) -> str | None:
 
 
 def path_parts(pattern: str) -> tuple[str, ...]:
-    """Return the names in braces, each once.
-
-    Example:
-        >>> path_parts("{person}/{day}/{person}_acc.csv")
-        ('person', 'day')
-    """
+    """Return the names in braces, each once."""
     return tuple(dict.fromkeys(match[1] for match in _PART.finditer(pattern) if match[1]))
 
 
 def with_parts(text: str, parts: Mapping[str, str]) -> str:
-    """Replace every name in braces by the value of that part.
-
-    Example:
-        >>> with_parts("2025-11-03T{hour}:00Z", {"hour": "07"})
-        '2025-11-03T07:00Z'
-    """
+    """Replace every name in braces by the value of that part."""
     return _PART.sub(lambda part: parts.get(part[1], part[0]) if part[1] else part[0], text)
 
 
@@ -154,10 +144,6 @@ def match_segment(segment: str, text: str, known: Mapping[str, str]) -> Mapping[
 
     A named part is as short as possible and not empty, `*` as long as possible. Time grows with the length of the
     segment times that of the text. A name in `known`, the parts of the folders before, stands for its value.
-
-    Example:
-        >>> match_segment("{person}_*_{run}.csv", "ann_x_y_7.csv", {})
-        {'person': 'ann', 'run': '7'}
     """
     # Literal texts alternate with wildcards: `?`, `*` or the name of a part.
     tokens = re.split(r"(\{[^{}]*\}|\*+|\?)", segment)

@@ -22,7 +22,7 @@ from mmkd_models.data.importing.keys import (
     key_problems,
 )
 from mmkd_models.data.importing.patterns import path_parts, pattern_problem
-from mmkd_models.data.importing.readers.formats import READERS, Format, find_format, suffixes
+from mmkd_models.data.importing.readers.formats import WITH_RATE, Format, find_format, suffixes
 from mmkd_models.data.importing.recording import Duplicates, Resample
 from mmkd_models.data.spec import name_problem, refuse
 
@@ -39,21 +39,13 @@ def _range_problem(bounds: tuple[float, float]) -> str | None:
 
 
 def _region_problem(region: Region) -> str | None:
-    if min(region) >= 0 and min(region[2:]) >= 1:
-        return None
-    return f"expected [x, y, width, height] of 0 or more pixels, got {list(region)}; correct it"
-
-
-def _scale_problem(scale: float) -> str | None:
-    if 1 / MAX_SCALE <= abs(scale) <= MAX_SCALE:
-        return None
-    return f"expected {1 / MAX_SCALE:g} to {MAX_SCALE:g}, got {scale}; correct it"
+    is_right = min(region) >= 0 and min(region[2:]) >= 1
+    return None if is_right else f"expected [x, y, width, height] of 0 or more pixels, got {list(region)}; correct it"
 
 
 def _classes_problem(classes: tuple[str, ...]) -> str | None:
-    if len(set(classes)) == len(classes):
-        return None
-    return f"expected different names, got {list(classes)}; name each class once"
+    is_right = len(set(classes)) == len(classes)
+    return None if is_right else f"expected different names, got {list(classes)}; name each class once"
 
 
 _RATE = Key(low=RATES_HZ[0], high=RATES_HZ[1], unit="Hz")
@@ -72,13 +64,9 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
     time: Annotated[str, _NO_VIDEO] = ""
     start: str = ""
     rate_hz: Annotated[float | None, _RATE] = None
-    clock_ppm: Annotated[
-        float, Key(low=-1e5, high=1e5, unit="ppm", fix="set 'rate_hz' for a wrong rate", only="-video")
-    ] = 0.0
-    align: bool = False
     channels: tuple[str, ...] | dict[str, str] = ()
     unit: Annotated[str, _NO_VIDEO] = ""
-    scale: Annotated[float, Key(check=_scale_problem, only="-video")] = 1.0
+    scale: Annotated[float, Key(low=-MAX_SCALE, high=MAX_SCALE, only="-video")] = 1.0
     range: Annotated[tuple[float, float] | None, Key(check=_range_problem, only="-video")] = None
     normalise: Annotated[Normalise, _NO_VIDEO] = "none"
     duplicates: Annotated[Duplicates, _NO_VIDEO] = "error"
@@ -112,11 +100,13 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
         kind, form = self.modality_kind, self.file_format
         if form is None:
             yield "files", f"expected a suffix of {', '.join(suffixes())}, got {self.files!r}; set 'format'"
-        if kind == "audio" and form not in ("wav", "video"):
-            yield "kind", f"'audio' needs sound or video files, got {form}; make it a series"
-        if kind != "audio" and (kind == "video") != (form == "video"):
+        if kind == "audio" and form == "video":
+            yield "kind", "the sound of a video needs files of its own; write them with ffmpeg -i FILE -vn FILE.wav"
+        elif kind == "audio" and form != "wav":
+            yield "kind", f"'audio' needs sound files, got {form}; make it a series"
+        elif kind != "audio" and (kind == "video") != (form == "video"):
             yield "kind", f"{kind!r} does not fit files of format {form!r}; correct it"
-        if not self.time and self.rate_hz is None and not (form and READERS[form].rate_hz):
+        if not self.time and self.rate_hz is None and form not in WITH_RATE:
             yield "", "'time' and 'rate_hz' are missing; name the column of timestamps, or give the samples per second"
         if self.time and self.start:
             yield "", "'time' and 'start' exclude each other; remove 'start'"
@@ -147,8 +137,7 @@ class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True
     column: str = ""
     files: Annotated[str, Key(check=pattern_problem)] = ""
     table: Annotated[str, Key(check=pattern_problem)] = ""
-    flags: dict[str, str] = msgspec.field(default_factory=dict)
-    format: Literal["csv", "label_studio", "edge_impulse"] = "csv"
+    format: Literal["csv", "label_studio"] = "csv"
     start: str = "start"
     end: str = "end"
     label: str = "label"
@@ -173,24 +162,19 @@ class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Yield forbidden combinations: the key, or empty, and the problem."""
         yield from self.text_problems
         named = [key for key in ("path", "column", "files", "table") if getattr(self, key)]
-        named += ["flags"] if self.flags and not self.table else []
         is_unlabelled = not named and self.unlabelled == "keep" and (self.classes or self.target)
         if len(named) != 1 and not is_unlabelled:
             got = " and ".join(named) or "none"
             yield "", f"expected one of 'path', 'column', 'files' and 'table', got {got}; say where labels come from"
-        tasks: dict[str, TaskKind] = {"flags": "multi_label", "target": "regression", "unit": "regression"}
-        for key, task in tasks.items():
-            if getattr(self, key) and self.task != task:
-                yield key, f"only for task = {task!r}, got task = {self.task!r}; remove one of them"
+        for key in ("target", "unit"):
+            if getattr(self, key) and self.task != "regression":
+                yield key, f"only for task = 'regression', got task = {self.task!r}; remove one of them"
         if self.task == "regression" and self.classes:
             yield "classes", f"not for task = 'regression', got {list(self.classes)}; remove them"
         if self.task == "multi_label" and not self.separator:
             yield "separator", "expected one or more characters, got none; name the sign between two labels"
-        unknown = [name for name in self.flags if self.classes and name not in self.classes]
-        if unknown:
-            yield "flags", f"{', '.join(unknown)} is not in 'classes'; add it there, or leave 'classes' out"
         if self.format == "csv" and Path(self.files).suffix.lower() == ".json":
-            yield "format", "a JSON file needs 'label_studio' or 'edge_impulse'; say which tool wrote it"
+            yield "format", "a JSON file is read as 'label_studio'; set it, or name other files"
 
 
 class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -299,8 +283,6 @@ def _recipe_problems(recipe: ImportRecipe) -> Iterator[str]:
         yield "'source': no sensor is described; write a [[source]] for each"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"'source': modality {name!r} is there {names.count(name)} times; give each sensor its own name"
-    if recipe.source and recipe.source[0].align:
-        yield "'source[0].align': the first source is the one that others are aligned with; move it to another"
     for number, source in enumerate(recipe.source):
         yield from rule_problems(source, f"source[{number}]", name=source.modality, kind=source.modality_kind)
     for table in ("labels", "windows", "split"):

@@ -1,28 +1,23 @@
-"""Recordings: timed samples or frames of each sensor, and labelled intervals."""
+"""Timed samples or frames of a sensor, their clock, and labelled intervals."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import let_go
-from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalityKind, ModalitySpec, Normalise
 
 Times = npt.NDArray[np.int64]
 """(L,) nanoseconds since 1970 in UTC, or since the start if its time is unknown."""
 
 SECOND_NS = 1_000_000_000
-Resample = Literal["linear", "nearest", "polyphase", "hold"]
+Resample = Literal["linear", "polyphase", "hold"]
 Duplicates = Literal["error", "first", "last", "mean"]
-_GAP_PERIODS = 1.5
 _STEP_PERIODS = 3.0  # a step of more usual ones is no step of the clock, whatever the declared rate
 _MAX_STEPS = 2_000_000  # that are sorted for a percentile
 _BLOCK_STEPS = 1 << 20
@@ -147,78 +142,3 @@ class Interval:
     end_ns: int
     value: str
     place: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportedSensor:
-    """A sensor of the dataset, and how to resample it; `max_gap_s` is by default one and a half periods."""
-
-    name: str
-    channels: tuple[str, ...]
-    rate_hz: float
-    kind: ModalityKind = "series"
-    height: int | None = None
-    width: int | None = None
-    unit: str = ""
-    range: tuple[float, float] | None = None
-    normalise: Normalise = "none"
-    native_hz: float | None = None
-    max_gap_s: float | None = None
-    resample: Resample = "linear"
-    hold_s: float | None = None
-
-    @property
-    def own_hz(self) -> float:
-        """Rate of the samples themselves."""
-        return self.rate_hz if self.native_hz is None else self.native_hz
-
-    @property
-    def gap_s(self) -> float:
-        """Longest gap that is interpolated."""
-        return _GAP_PERIODS / self.own_hz if self.max_gap_s is None else self.max_gap_s
-
-    def modality(self, length_s: float) -> ModalitySpec:
-        """Return its `dataset.json` entry for windows of this length."""
-        return ModalitySpec(
-            name=self.name,
-            kind=self.kind,
-            channels=self.channels,
-            unit=self.unit,
-            rate_hz=self.rate_hz,
-            samples=max(1, round(length_s * self.rate_hz)),
-            height=msgspec.UNSET if self.height is None else self.height,
-            width=msgspec.UNSET if self.width is None else self.width,
-            range=self.range,
-            normalise=self.normalise,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImportedRecording:
-    """One recording.
-
-    Attributes:
-        series: by sensor; several series hold its channels in order.
-        parts: facts of the whole recording, such as person or machine.
-        runs: by column, intervals of constant value.
-    """
-
-    name: str
-    series: Mapping[str, Sequence[SampleSeries]]
-    parts: Mapping[str, str] = field(default_factory=dict)
-    labels: Sequence[Interval] = ()
-    runs: Mapping[str, Sequence[Interval]] = field(default_factory=dict)
-    is_utc: bool = True
-
-
-def make_series(times_s: npt.ArrayLike, values: npt.ArrayLike) -> SampleSeries:
-    """Return samples (L, C) or (L,) with times (L,) in seconds. Raise UsageError if they do not fit."""
-    times, samples = np.asarray(times_s, dtype=np.float64), np.asarray(values, dtype=np.float32)
-    samples = samples[:, None] if samples.ndim == 1 else samples
-    if times.ndim != 1 or samples.ndim != 2 or len(times) != len(samples):
-        raise UsageError(
-            f"series: expected times (L,) and values (L, C), got {times.shape} and {samples.shape}; fit them"
-        )
-    if not np.isfinite(times).all() or bool((np.diff(times) <= 0).any()):
-        raise UsageError("series: expected times that increase, got others; sort them, each once")
-    return SampleSeries(times=np.rint(times * SECOND_NS).astype(np.int64), values=samples)

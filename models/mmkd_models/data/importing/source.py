@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.frames import Region, cut_out
+from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.checking.related import time_text
+from mmkd_models.data.importing.clock import TimeColumn, start_ns
 from mmkd_models.data.importing.keys import MAX_THINNING, refuse_late, refuse_more
 from mmkd_models.data.importing.patterns import FoundFile, with_parts
 from mmkd_models.data.importing.readers.formats import Reader, choose_reader, find_format, suffixes
+from mmkd_models.data.importing.readers.media_files import video_facts, video_frames
 from mmkd_models.data.importing.readers.table import RowBlock, numbers, require_columns, texts
-from mmkd_models.data.importing.readers.video_file import video_facts, video_frames
 from mmkd_models.data.importing.recipe import TARGET, SensorSource, rate_problem
 from mmkd_models.data.importing.recording import (
     SECOND_NS,
-    ImportedSensor,
     Interval,
     Resample,
     SampleSeries,
@@ -31,12 +31,12 @@ from mmkd_models.data.importing.recording import (
     clock_facts,
     in_order,
 )
-from mmkd_models.data.importing.timing.clock import TimeColumn, start_ns
 from mmkd_models.data.windows import Floats
 
 _RATE_DIGITS = 4
 _CONTAINER_DIGITS = 7  # of a container's rate: 24000 / 1001 with fewer is a frame off after two minutes
 _RATE_ROWS = 1 << 20  # to measure a rate
+_GAP_PERIODS = 1.5
 _SET_DUPLICATES = "set duplicates = 'first', 'last' or 'mean', or correct the times"
 
 
@@ -51,31 +51,57 @@ class SourceSamples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceReader:
+class ImportedSensor:
     """A source whose first file was opened.
 
     Attributes:
-        source_modality: modality of the source whose files are read.
-        columns: in channel order; in a tall table, tags.
+        columns: column of each channel; in a tall table, its tag.
+        native_hz: rate of the samples themselves.
+        files_of: modality of the source whose files are read; a target has those of another.
         facts: columns that labels, groups and metadata need.
-        rate_origin: what declares its rate, for messages.
     """
 
     source: SensorSource
-    sensor: ImportedSensor
-    source_modality: str
-    columns: tuple[str, ...]
-    facts: tuple[str, ...]
-    first_file: Path
-    rate_origin: str
+    columns: Mapping[str, str]
+    native_hz: float
+    resample: Resample = "linear"
+    files_of: str = ""
+    facts: tuple[str, ...] = ()
+    first_file: Path = field(default=Path(), repr=False)  # where it lies is not part of what was read
 
     @property
-    def has_clock(self) -> bool:
-        """Whether samples have times of a clock that may run wrong."""
-        return self.source.modality_kind == "video" or (bool(self.source.time) and self.source.resample != "hold")
+    def name(self) -> str:
+        """Name of the modality."""
+        return self.source.modality
 
-    def with_target(self, first: FoundFile, column: str) -> SourceReader | None:
-        """Return a reader of one column to predict in the same files; None without that column."""
+    @property
+    def rate_hz(self) -> float:
+        """Rate in the dataset."""
+        return self.source.resample_hz or self.native_hz
+
+    @property
+    def gap_s(self) -> float:
+        """Longest gap that is interpolated."""
+        return _GAP_PERIODS / self.native_hz if self.source.max_gap_s is None else self.source.max_gap_s
+
+    def modality(self, length_s: float) -> ModalitySpec:
+        """Return its `dataset.json` entry for windows of this length."""
+        source = self.source
+        return ModalitySpec(
+            name=self.name,
+            kind=source.modality_kind,
+            channels=tuple(self.columns),
+            unit=source.unit,
+            rate_hz=self.rate_hz,
+            samples=max(1, round(length_s * self.rate_hz)),
+            height=msgspec.UNSET if source.height is None else source.height,
+            width=msgspec.UNSET if source.width is None else source.width,
+            range=source.range,
+            normalise=source.normalise,
+        )
+
+    def with_target(self, first: FoundFile, column: str) -> ImportedSensor | None:
+        """Return a sensor of one column to predict in the same files; None without that column."""
         source = self.source
         if source.modality_kind == "video" or source.tag:
             return None
@@ -90,10 +116,9 @@ class SourceReader:
             range=None,
             normalise="none",
             resample_hz=None,
-            align=False,
             resample="linear" if source.resample == "polyphase" else source.resample,
         )
-        return open_source(target, first, facts=(), source_modality=source.modality)
+        return replace(open_source(target, first, facts=()), files_of=source.modality)
 
     def read(
         self,
@@ -113,99 +138,83 @@ class SourceReader:
         return reading.samples(files[0].path)
 
 
-def open_source(
-    source: SensorSource, first: FoundFile, *, facts: Sequence[str], label: str = "", source_modality: str = ""
-) -> SourceReader:
+def open_source(source: SensorSource, first: FoundFile, *, facts: Sequence[str], label: str = "") -> ImportedSensor:
     """Open a source's first file, for the `facts` that it has. Raise DatasetError if a column is missing."""
     if source.modality_kind == "video":
-        return _open_camera(source, first.path)
-    reader, place = _file_reader(source, first.path)
-    names = reader.names(first.path)
-    facts = tuple(name for name in facts if name in names)
-    used = [name for name in (source.time, source.tag, source.value, source.quality) if name]
-    require_columns(place, names, used)
-    if isinstance(source.channels, dict):
-        channels = dict(source.channels)
+        container_hz, height, width = video_facts(first.path)
+        _refuse_outside(first.path, source.region, height, width)
+        if source.rate_hz is None and not 0 < container_hz < float("inf"):
+            raise DatasetError(f"{first.path}: expected a container that knows its rate, got none; set 'rate_hz'")
+        rate_hz, resample = source.rate_hz or float(f"{container_hz:.{_CONTAINER_DIGITS}g}"), source.resample
+        channels, facts = dict.fromkeys(source.channels or ("gray",), ""), ()
     else:
+        reader, place = _file_reader(source, first.path)
+        names = reader.names(first.path)
+        facts = tuple(name for name in facts if name in names)
+        used = [name for name in (source.time, source.tag, source.value, source.quality) if name]
+        require_columns(place, names, used)
         others = [name for name in names if name not in (*used, *facts, label)]
-        channels = {name: name for name in source.channels or others}
-    if not channels:
-        raise DatasetError(f"{place}: no columns are left for channels beside {', '.join(used)}; name 'channels'")
-    if not source.tag:
-        require_columns(place, names, list(channels.values()))
-    rate_hz, origin = _rate(source, reader, first.path, [] if source.tag else list(channels.values())[:1])
+        given = source.channels or others
+        channels = dict(given) if isinstance(given, dict) else {name: name for name in given}
+        if not channels:
+            raise DatasetError(f"{place}: no columns are left for channels beside {', '.join(used)}; name 'channels'")
+        if not source.tag:
+            require_columns(place, names, list(channels.values()))
+        rate_hz = _rate(source, reader, first.path, [] if source.tag else list(channels.values())[:1])
+        # Without a filter, sound above half the new rate would be folded into it.
+        is_resampled_sound = source.modality_kind == "audio" and source.resample_hz not in (None, rate_hz)
+        resample = "polyphase" if is_resampled_sound else source.resample
     if text := rate_problem(rate_hz):
-        raise DatasetError(f"{first.path}: rate in Hz, {origin}: {text}")
-    # Without a filter, sound above half the new rate would be folded into it.
-    is_resampled_sound = source.modality_kind == "audio" and source.resample_hz not in (None, rate_hz)
-    resample = "polyphase" if is_resampled_sound else source.resample
+        raise DatasetError(f"{first.path}: rate in Hz: {text}")
     if resample == "polyphase" and rate_hz > MAX_THINNING * (source.resample_hz or rate_hz):
         raise DatasetError(
             f"{first.path}: expected 'resample_hz' of {rate_hz / MAX_THINNING:g} or more for {rate_hz:g} Hz, got"
             f" {source.resample_hz:g}; raise it, or set resample = 'linear'"
         )
-    return SourceReader(
-        source=source,
-        sensor=_sensor(source, tuple(channels), rate_hz, resample),
-        source_modality=source_modality or source.modality,
-        columns=tuple(channels.values()),
-        facts=facts,
-        first_file=first.path,
-        rate_origin=origin,
-    )
-
-
-def _sensor(source: SensorSource, channels: tuple[str, ...], native_hz: float, resample: Resample) -> ImportedSensor:
     return ImportedSensor(
-        name=source.modality,
-        kind=source.modality_kind,
-        channels=channels,
-        rate_hz=source.resample_hz or native_hz,
-        height=source.height,
-        width=source.width,
-        unit=source.unit,
-        range=source.range,
-        normalise=source.normalise,
-        native_hz=native_hz,
-        max_gap_s=source.max_gap_s,
+        source=source,
+        columns=channels,
+        native_hz=rate_hz,
         resample=resample,
-        hold_s=source.hold_s,
+        files_of=source.modality,
+        facts=tuple(facts),
+        first_file=first.path,
     )
 
 
 class _Reading:
-    def __init__(self, reader: SourceReader, folder: Path, stack: ExitStack, most_bytes: int) -> None:
-        self._reader, self._source, self._most_bytes = reader, reader.source, most_bytes
+    def __init__(self, sensor: ImportedSensor, folder: Path, stack: ExitStack, most_bytes: int) -> None:
+        self._sensor, self._source, self._most_bytes = sensor, sensor.source, most_bytes
+        self._columns = tuple(sensor.columns.values())
         # Tags of a tall table have a series each, with its times.
-        widths = [1] * len(reader.columns) if self._source.tag else [len(reader.columns)]
+        widths = [1] * len(self._columns) if self._source.tag else [len(self._columns)]
         self._spools = [Spool(folder, (width,), np.float32) for width in widths]
         for spool in self._spools:
             stack.callback(spool.close)
         self._last: list[int | None] = [None] * len(widths)
-        self._runs = {name: _RunCollector() for name in reader.facts}
+        self._runs = {name: _RunCollector() for name in sensor.facts}
         self._origin_ns: int | None = None
         self._count, self._is_utc = 0, True
 
     def add_file(self, file: FoundFile) -> None:
-        source, sensor, facts = self._source, self._reader.sensor, self._reader.facts
+        source, native_hz, first_file = self._source, self._sensor.native_hz, self._sensor.first_file
         reader, place = _file_reader(source, file.path)
-        columns = [source.time, source.tag, source.value, source.quality, *facts]
-        columns += [] if source.tag else list(self._reader.columns)
+        columns = [source.time, source.tag, source.value, source.quality, *self._runs]
+        columns += [] if source.tag else self._columns
         columns = list(dict.fromkeys(name for name in columns if name))
-        first_file = self._reader.first_file
         is_first = file.path == first_file
         require_columns(place, reader.names(file.path), columns, like="" if is_first else f" as in {first_file}")
-        if reader.rate_hz and not source.time and not is_first and reader.rate_hz(file.path) != sensor.own_hz:
+        if reader.rate_hz and not source.time and not is_first and reader.rate_hz(file.path) != native_hz:
             raise DatasetError(
-                f"{file.path}: expected {sensor.own_hz:g} Hz as in {first_file}, got {reader.rate_hz(file.path):g};"
+                f"{file.path}: expected {native_hz:g} Hz as in {first_file}, got {reader.rate_hz(file.path):g};"
                 " resample it, or make it a source of its own"
             )
         clock = TimeColumn(source, source.time)
         before = self._count
         for block in reader.blocks(file.path, columns):
-            times, usable = clock.read(block) if source.time else self._count_times(len(block.frame), file)
+            times = clock.read(block) if source.time else self._count_times(len(block.frame), file)
             self._is_utc &= clock.is_utc if source.time else bool(source.start)
-            self._add(block, self._correct(times), usable)
+            self._add(block, times + round(source.offset_s * SECOND_NS))
             self._count += len(times)
             refuse_more(
                 sum(spool.size_bytes for spool in self._spools),
@@ -217,26 +226,18 @@ class _Reading:
         if self._count == before:
             raise DatasetError(f"{file.path}: has no rows; remove the file, or write it again")
 
-    def _count_times(self, rows: int, file: FoundFile) -> tuple[Times, npt.NDArray[np.bool_]]:
+    def _count_times(self, rows: int, file: FoundFile) -> Times:
         if self._origin_ns is None and self._source.start:
             text = with_parts(self._source.start, file.parts)
             self._origin_ns = start_ns(text, self._source, place=str(file.path))
-        rate_hz = self._reader.sensor.own_hz
+        rate_hz = self._sensor.native_hz
         refuse_late(file.path, self._count + rows, rate_hz)
         steps = np.arange(self._count, self._count + rows, dtype=np.float64)
-        times = (self._origin_ns or 0) + np.rint(steps * (SECOND_NS / rate_hz)).astype(np.int64)
-        return times, np.ones(rows, dtype=bool)
+        times: Times = (self._origin_ns or 0) + np.rint(steps * (SECOND_NS / rate_hz)).astype(np.int64)
+        return times
 
-    def _correct(self, times: Times) -> Times:
-        if self._origin_ns is None and len(times):
-            self._origin_ns = int(times[0])
-        if self._source.clock_ppm and self._origin_ns is not None:
-            since = (times - self._origin_ns).astype(np.float64) / (1 + self._source.clock_ppm * 1e-6)
-            times = self._origin_ns + np.rint(since).astype(np.int64)
-        return times + round(self._source.offset_s * SECOND_NS)
-
-    def _add(self, block: RowBlock, times: Times, usable: npt.NDArray[np.bool_]) -> None:
-        source, columns = self._source, self._reader.columns
+    def _add(self, block: RowBlock, times: Times) -> None:
+        source, columns = self._source, self._columns
         values = numbers(block, [source.value] if source.tag else columns, source)
         if source.quality:
             is_good = np.isin(texts(block, source.quality, source), source.quality_ok)
@@ -244,9 +245,9 @@ class _Reading:
         if source.tag:
             tags = np.array(texts(block, source.tag, source), dtype=object)
             for number, tag in enumerate(columns):
-                self._append(number, block, times, values, np.flatnonzero((tags == tag) & usable))
+                self._append(number, block, times, values, np.flatnonzero(tags == tag))
         else:
-            self._append(0, block, times, values, np.flatnonzero(usable))
+            self._append(0, block, times, values, np.arange(len(times)))
         for name, collector in self._runs.items():
             collector.add(times, texts(block, name, source), block)
 
@@ -284,9 +285,9 @@ class _Reading:
                 time = self._time_text(int(samples.times[same[0]]))
                 raise DatasetError(f"{file}: timestamps repeat: {time} again ({len(same)} such); {_SET_DUPLICATES}")
         if not any(map(len, series)):
-            raise DatasetError(f"{file}: has no samples of {', '.join(self._reader.columns)}; correct 'channels'")
+            raise DatasetError(f"{file}: has no samples of {', '.join(self._columns)}; correct 'channels'")
         end_ns = max(int(samples.times[-1]) for samples in series if len(samples))
-        end_ns += round(SECOND_NS / self._reader.sensor.own_hz)
+        end_ns += round(SECOND_NS / self._sensor.native_hz)
         runs = {name: collector.close(end_ns) for name, collector in self._runs.items()}
         return SourceSamples(series=series, runs=runs, is_utc=self._is_utc)
 
@@ -320,52 +321,33 @@ def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
     return choose_reader(form, source), f"{file}:1" if form == "csv" else str(file)
 
 
-def _rate(source: SensorSource, reader: Reader, file: Path, channels: Sequence[str]) -> tuple[float, str]:
-    """Return the rate and what declares it; measured if the recipe does not."""
+def _rate(source: SensorSource, reader: Reader, file: Path, channels: Sequence[str]) -> float:
+    """Return the declared rate, or measure it."""
     if reader.rate_hz is not None and not source.time:
         rate_hz = reader.rate_hz(file)
         if source.rate_hz is not None and rate_hz != source.rate_hz:
             raise DatasetError(f"{file}: expected {source.rate_hz:g} Hz as 'rate_hz' says, got {rate_hz:g}; correct it")
-        return rate_hz, f"as {file} says"
+        return rate_hz
     if source.rate_hz is not None:
-        return source.rate_hz, "as 'rate_hz' says"
+        return source.rate_hz
     clock = TimeColumn(source, source.time)
     blocks: list[Times] = [np.zeros(0, dtype=np.int64)]
     # With a channel: some formats have a clock for each.
     for block in reader.blocks(file, list(dict.fromkeys([source.time, *channels]))):
-        blocks.append(clock.read(block)[0])
+        blocks.append(clock.read(block))
         if sum(map(len, blocks)) >= _RATE_ROWS:
             break
     times = np.unique(np.concatenate(blocks))
     facts = clock_facts(SampleSeries(times=times, values=np.zeros((0, 0))), max_gap_s=None)
     if not np.isfinite(facts.rate_hz):
         raise DatasetError(f"{file}: has {facts.samples} rows, too few to measure a rate; set 'rate_hz'")
-    return float(f"{facts.rate_hz:.{_RATE_DIGITS}g}"), f"as measured in {file}"
-
-
-def _open_camera(source: SensorSource, file: Path) -> SourceReader:
-    container_hz, height, width = video_facts(file)
-    _refuse_outside(file, source.region, height, width)
-    if source.rate_hz is None and not 0 < container_hz < float("inf"):
-        raise DatasetError(f"{file}: expected a container that knows its rate, got none; set 'rate_hz'")
-    rate_hz = source.rate_hz or float(f"{container_hz:.{_CONTAINER_DIGITS}g}")
-    if text := rate_problem(rate_hz):
-        raise DatasetError(f"{file}: frames a second: {text}")
-    return SourceReader(
-        source=source,
-        sensor=_sensor(source, tuple(source.channels) or ("gray",), rate_hz, "nearest"),
-        source_modality=source.modality,
-        columns=(),
-        facts=(),
-        first_file=file,
-        rate_origin="as 'rate_hz' says" if source.rate_hz else f"as {file} says",
-    )
+    return float(f"{facts.rate_hz:.{_RATE_DIGITS}g}")
 
 
 class _FrameReading:
-    def __init__(self, reader: SourceReader, folder: Path, stack: ExitStack, max_bytes: int) -> None:
-        self._source, self._rate_hz, self._max_bytes = reader.source, reader.sensor.own_hz, max_bytes
-        self._shape = reader.sensor.modality(1.0).shape[1:]
+    def __init__(self, sensor: ImportedSensor, folder: Path, stack: ExitStack, max_bytes: int) -> None:
+        self._source, self._rate_hz, self._max_bytes = sensor.source, sensor.native_hz, max_bytes
+        self._shape = sensor.modality(1.0).shape[1:]
         self._spool = Spool(folder, self._shape, np.uint8)
         stack.callback(self._spool.close)
         self._next_ns: int | None = None

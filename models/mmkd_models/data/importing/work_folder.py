@@ -17,9 +17,8 @@ import msgspec
 
 from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
+from mmkd_models.data.importing.grids import GridRecording
 from mmkd_models.data.importing.recording import ClockFacts
-from mmkd_models.data.importing.timing.align import Proposal
-from mmkd_models.data.importing.timing.grids import GridRecording
 
 _PROGRESS = "kept"
 _TIMES_COST = 10  # pause between writes of the progress, in durations of a write
@@ -34,7 +33,6 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     recording: GridRecording
     marks: Marks
     clocks: Sequence[ClockFacts]
-    proposals: Sequence[Proposal]
 
 
 class _Content(msgspec.Struct, kw_only=True):

@@ -123,8 +123,8 @@ CASES = [
     ),
     Broken(
         harm=steps((50, 1024)),
-        says="DIR/c2.mp4: expected 25 Hz, as DIR/c0.mp4 says, got 12.5 Hz by the times; correct 'rate_hz', or"
-        " 'time_unit'",
+        says="DIR/c2.mp4: expected 25 Hz, as 'rate_hz' or the first file says, got 12.5 Hz by the times; correct"
+        " 'rate_hz', or 'time_unit'",
     ),
     Broken(
         harm=steps((20, 512), (2, 0), (28, 512)),
@@ -177,6 +177,11 @@ CASES = [
         "got ['hue']; correct it",
     ),
     Broken(
+        recipe=(('"{clip}.wav"', '"{clip}.mp4"'), ('{clip = "clip"}', '{clip = "clip"}\nrate_hz = 25.0')),
+        says="DIR/recipe.toml: 'source[1].kind' (voice): the sound of a video needs files of its own; write them with"
+        " ffmpeg -i FILE -vn FILE.wav",
+    ),
+    Broken(
         recipe=(('kind = "audio"', 'kind = "audio"\nheight = 9'),),
         says="DIR/recipe.toml: 'source[1].height' (voice): only for kind = 'video', got 9; remove it",
     ),
@@ -187,8 +192,8 @@ CASES = [
         "'source[0].kind' (lips): 'series' does not fit files of format 'video'; correct it",
     ),
     Broken(
-        recipe=(("height = 15", 'clock_ppm = 20.0\nresample = "hold"\nheight = 15'),),
-        says="DIR/recipe.toml: 3 problems\n  - 'source[0].clock_ppm' (lips): not for kind = 'video', got 20.0; remove"
+        recipe=(("height = 15", 'unit = "m"\nresample = "hold"\nheight = 15'),),
+        says="DIR/recipe.toml: 3 problems\n  - 'source[0].unit' (lips): not for kind = 'video', got 'm'; remove"
         " it\n  - 'source[0].resample' (lips): not for kind = 'video', got 'hold'; remove it\n  - 'source[0]'"
         " (lips): resample = 'hold' and 'hold_s' belong together; set both, or none",
     ),

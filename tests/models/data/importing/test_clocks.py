@@ -11,17 +11,18 @@ import pytest
 from scipy.signal import resample_poly
 
 from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing import grids
+from mmkd_models.data.importing.clock import TimeColumn
+from mmkd_models.data.importing.grids import grid_blocks
 from mmkd_models.data.importing.readers.table import RowBlock, TextTable
-from mmkd_models.data.importing.recording import ImportedSensor, SampleSeries, clock_facts, in_order
-from mmkd_models.data.importing.timing import grids
-from mmkd_models.data.importing.timing.clock import TimeColumn
-from mmkd_models.data.importing.timing.grids import grid_blocks
+from mmkd_models.data.importing.recipe import SensorSource
+from mmkd_models.data.importing.recording import SampleSeries, clock_facts, in_order
+from mmkd_models.data.importing.source import ImportedSensor
 
 
 def read(values, **table):
     block = RowBlock(frame=pl.DataFrame({"t": values}), place=lambda row: f"log.csv:{row + 2}")
-    times, kept = TimeColumn(TextTable(**table), "t").read(block)
-    return times[kept].tolist()
+    return TimeColumn(TextTable(**table), "t").read(block).tolist()
 
 
 def ns(text):
@@ -75,19 +76,8 @@ def test_a_file_that_begins_in_the_hour_that_comes_twice_is_not_guessed():
         read(["2025-10-26 02:30:00", "2025-10-26 03:00:00"], timezone="Europe/Berlin", ambiguous="infer")
     assert str(error.value) == (
         "log.csv:2: column 't': expected a line before the hour that came twice, to infer by, got 2025-10-26T02:30:00"
-        " first; set ambiguous = 'earliest' or 'latest'"
+        " first; log in UTC"
     )
-
-
-def test_the_hour_that_comes_twice_may_be_told_and_the_one_left_out_dropped():
-    twice = ["2025-10-26 02:30:00"]
-    assert read(twice, timezone="Europe/Berlin", ambiguous="earliest") == [ns("2025-10-26T00:30:00+00:00")]
-    assert read(twice, timezone="Europe/Berlin", ambiguous="latest") == [ns("2025-10-26T01:30:00+00:00")]
-    spring = ["2025-03-30 01:59:00", "2025-03-30 02:30:00", "2025-03-30 03:00:00"]
-    assert read(spring, timezone="Europe/Berlin", nonexistent="drop") == [
-        ns("2025-03-30T00:59:00+00:00"),
-        ns("2025-03-30T01:00:00+00:00"),
-    ]
 
 
 def series(times_s, values):
@@ -115,9 +105,10 @@ def test_a_clock_is_measured_without_its_gaps():
     assert facts.jitter_p99_ms == pytest.approx(0.0, abs=0.01)
 
 
-def on_grid(given, *, count, **sensor):
+def on_grid(given, *, count, rate_hz, native_hz, resample="linear", **keys):
     """The blocks of a grid in one array (count, C)."""
-    sensor = ImportedSensor(name="a", channels=("x",), **sensor)
+    source = SensorSource(modality="a", files="a.csv", resample_hz=rate_hz, **keys)
+    sensor = ImportedSensor(source=source, columns={"x": "x"}, native_hz=native_hz, resample=resample)
     return np.concatenate(list(grid_blocks(given, sensor, origin_ns=0, count=count)))
 
 
@@ -130,7 +121,6 @@ def test_nothing_is_interpolated_across_a_gap():
     given = series([0, 1, 3.5, 4], [0, 10, 30, 40])
     nan = np.nan
     np.testing.assert_equal(grid(given, "linear"), [0, 5, 10, nan, nan, nan, nan, 30, 40])
-    np.testing.assert_equal(grid(given, "nearest"), [0, 0, 10, 10, nan, nan, 30, 30, 40])
     np.testing.assert_equal(grid(given, "hold", hold_s=1.0), [0, 0, 10, 10, 10, nan, nan, 30, 40])
 
 
@@ -162,7 +152,7 @@ def test_polyphase_in_blocks_is_that_of_the_whole(native_hz, rate_hz, monkeypatc
     gap_s = 1.5 / native_hz
     found = on_grid(given, rate_hz=rate_hz, count=count, resample="polyphase", native_hz=native_hz, max_gap_s=gap_s)
     length = int(np.ceil(count * native_hz / rate_hz)) + 1
-    native = on_grid(given, rate_hz=native_hz, count=length, max_gap_s=gap_s)[:, 0]
+    native = on_grid(given, rate_hz=native_hz, native_hz=native_hz, count=length, max_gap_s=gap_s)[:, 0]
     known = np.flatnonzero(~np.isnan(native))
     # What is missing, also before the first sample and behind the last, has the value of the nearest sample.
     places = np.arange(-1000, length + 1000)

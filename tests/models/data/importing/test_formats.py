@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -140,72 +139,13 @@ def test_axes_of_matlab_7_3_are_turned_back(plant, recipe):
     check(plant, recipe, write_new_mat, suffix=".mat", channels=channels, extra='time = "t"')
 
 
-def write_mcap(file: Path, start_s: int, values: np.ndarray) -> None:
-    writer_of = pytest.importorskip("mcap.writer").Writer
-    with file.open("wb") as raw:
-        writer = writer_of(raw)
-        writer.start()
-        schema = writer.register_schema("Imu", "jsonschema", b"{}")
-        imu, other = (writer.register_channel(topic, "json", schema) for topic in ("/imu", "/temp"))
-        for row, (x, y) in enumerate(values):
-            time = (10 * start_s + row) * 100_000_000
-            message = json.dumps({"acc": {"x": x, "y": y}, "flags": [1, 2], "on": True}).encode()
-            writer.add_message(imu, log_time=time, publish_time=time - 1000, data=message)
-            writer.add_message(other, log_time=time, publish_time=time, data=b'{"value": 20.5}')
-        writer.finish()
+WRITERS = {"tdms": write_tdms, "mdf4": write_mdf, "hdf5": write_hdf5}
+WORDS = {"tdms": "a TDMS file", "mdf4": "an MDF 4 file", "hdf5": "an HDF5 or MATLAB file"}
 
 
-def test_mcap_messages_are_rows_with_their_log_time(plant, recipe):
-    channels = '{ax = "/imu.acc.x", ay = "/imu.acc.y"}'
-    check(plant, recipe, write_mcap, suffix=".mcap", channels=channels, extra='time = "log_time"')
-
-
-def test_mcap_fields_are_named_by_their_path(refusal, tmp_path):
-    write_mcap(tmp_path / "a.mcap", START_S, values_of(0)[:2])
-    reader = choose_reader("mcap", TextTable())
-    assert reader.names(tmp_path / "a.mcap") == (
-        *("log_time", "publish_time", "/imu.acc.x", "/imu.acc.y", "/imu.flags[0]", "/imu.flags[1]", "/imu.on"),
-        "/temp.value",
-    )
-    assert refusal(DatasetError, list, reader.blocks(tmp_path / "a.mcap", ["/imu.on", "/temp.value"])) == (
-        f"{tmp_path / 'a.mcap'}: expected channels of one topic, got /imu, /temp;"
-        " write a [[source]] for each, with 'channels'"
-    )
-
-
-def write_edge_impulse(file: Path, start_s: int, values: np.ndarray) -> None:
-    payload = {
-        "device_type": "X",
-        "interval_ms": 100,
-        "sensors": [{"name": "ax", "units": "g"}, {"name": "ay", "units": "g"}],
-        "values": values.tolist(),
-    }
-    file.write_text(json.dumps({"protected": {"ver": "v1"}, "signature": "0", "payload": payload}))
-
-
-def test_edge_impulse_says_its_rate_itself(plant, recipe):
-    for machine in range(6):
-        (plant / f"M{machine}" / "states.csv").write_text("start,end,label\n0,5,ok\n5,10,worn\n")
-    recipe(("[labels]", '[labels]\ntime_unit = "s"'))
-    check(plant, recipe, write_edge_impulse, suffix=".json", channels='["ax", "ay"]')
-
-
-def test_edge_impulse_rows_have_a_number_for_each_sensor(tmp_path):
-    file = tmp_path / "a.json"
-    file.write_text(
-        '{"payload": {"interval_ms": 10, "sensors": [{"name": "x"}, {"name": "y"}], "values": [[1, 2], [3]]}}'
-    )
-    with pytest.raises(DatasetError) as raised:
-        list(choose_reader("edge_impulse", TextTable()).blocks(file, ["x"]))
-    assert str(raised.value) == f"{file}: value 1: expected 2 numbers (x, y), got 1; record it again"
-
-
-WRITERS = {"tdms": write_tdms, "mdf4": write_mdf, "hdf5": write_hdf5, "mcap": write_mcap}
-WORDS = {"tdms": "a TDMS file", "mdf4": "an MDF 4 file", "hdf5": "an HDF5 or MATLAB file", "mcap": "an MCAP file"}
-
-
-@pytest.mark.parametrize("form", WRITERS)
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("form", "share"), [("mdf4", 0.0), *((form, share) for form in ("tdms", "hdf5") for share in (0.0, 0.02, 0.5, 0.9))]
+)
 def test_a_truncated_file_is_named(tmp_path, form, share):
     file = tmp_path / ("a.mf4" if form == "mdf4" else "a")
     WRITERS[form](file, START_S, values_of(0))

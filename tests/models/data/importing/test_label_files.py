@@ -8,10 +8,10 @@ import numpy as np
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data import open_dataset
-from mmkd_models.data.importing.cutting.labels import read_intervals
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule, read_recipe
+from mmkd_models.data.importing.window_labels import read_intervals
 
 START_S = 1_762_151_400
 
@@ -53,14 +53,18 @@ def test_label_studio_labels_a_plant(plant, recipe):
         assert windows.labels[rows[np.argsort(windows.times[rows])]].tolist() == [0] * 5 + [1] * 5
 
 
-def test_label_studio_counts_frames_of_video_from_one(tmp_path):
+def test_label_studio_counts_frames_of_video_from_one(refusal, tmp_path):
     result = {
         "id": "v",
         "type": "timelinelabels",
         "value": {"ranges": [{"start": 1, "end": 25}], "timelinelabels": ["bin"]},
     }
-    rule = {"format": "label_studio", "time_unit": "s", "rate_hz": 25.0, "match": {"clip": "file"}}
-    assert of(tmp_path, [task(0, "bbaf2n", result)], **rule) == [({"clip": "bbaf2n"}, 0.0, 1.0, "bin")]
+    rule = {"format": "label_studio", "time_unit": "s", "match": {"clip": "file"}}
+    assert of(tmp_path, [task(0, "bbaf2n", result)], rate_hz=25.0, **rule) == [({"clip": "bbaf2n"}, 0.0, 1.0, "bin")]
+    assert refusal(DatasetError, of, tmp_path, [task(0, "bbaf2n", result)], **rule) == (
+        f"{tmp_path / 'labels.json'}: expected 'labels.rate_hz', got none; this file counts frames, say how many a"
+        " second"
+    )
 
 
 def test_two_labels_on_one_stretch_are_refused(refusal, tmp_path):
@@ -78,47 +82,15 @@ def test_two_people_who_labelled_a_task_are_refused(refusal, tmp_path):
     )
 
 
-def test_edge_impulse_counts_samples_the_last_one_too(refusal, tmp_path):
-    content = {
-        "version": 1,
-        "type": "structured-labels",
-        "structuredLabels": {"updown.3.json": [{"startIndex": 0, "endIndex": 299, "label": "up"}]},
-    }
-    rule = {"format": "edge_impulse", "time_unit": "s", "match": {"clip": "file"}}
-    assert of(tmp_path, content, rate_hz=100.0, **rule) == [({"clip": "updown.3"}, 0.0, 3.0, "up")]
-    assert refusal(DatasetError, of, tmp_path, content, **rule) == (
-        f"{tmp_path / 'labels.json'}: expected 'labels.rate_hz', got none; this file counts samples, say how many there"
-        " are a second"
-    )
-
-
-def test_edge_impulse_labels_whole_files(tmp_path):
-    files = [
-        {
-            "path": "training/a.1.json",
-            "name": "a.1",
-            "category": "training",
-            "label": {"type": "label", "label": "idle"},
-        },
-        {"path": "training/b.json", "name": "b", "category": "training", "label": {"type": "unlabeled"}},
-    ]
-    found = of(tmp_path, {"version": 1, "files": files}, format="edge_impulse", match={"clip": "file"}, time_unit="s")
-    ((parts, start, end, label),) = found
-    assert (parts, label) == ({"clip": "a.1"}, "idle")
-    assert start < -1e9
-    assert end > 2e9
-
-
 def test_an_export_of_something_else_is_named(refusal, tmp_path):
-    assert refusal(DatasetError, of, tmp_path, {"files": [{"name": "x"}]}, format="edge_impulse") == (
-        f"{tmp_path / 'labels.json'}: expected an export of edge_impulse, got one without 'label';"
-        " export the labels again, in the tool's JSON"
+    assert refusal(DatasetError, of, tmp_path, [{"id": 1}], format="label_studio") == (
+        f"{tmp_path / 'labels.json'}: expected an export of Label Studio in JSON, got one without 'annotations';"
+        " export it again"
     )
 
 
 def test_a_json_file_needs_the_name_of_its_tool(refusal, plant, recipe):
     recipe(('files = "{machine}/states.csv"', 'files = "export.json"'))
     assert refusal(DatasetError, read_recipe, plant / "recipe.toml") == (
-        f"{plant / 'recipe.toml'}: 'labels.format': a JSON file needs 'label_studio' or 'edge_impulse';"
-        " say which tool wrote it"
+        f"{plant / 'recipe.toml'}: 'labels.format': a JSON file is read as 'label_studio'; set it, or name other files"
     )

@@ -1,4 +1,4 @@
-"""Several labels at once, and numbers, from a recipe: in columns, tables, interval files and flags."""
+"""Several labels at once, and numbers, from a recipe: in columns, tables and interval files."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_intervals_of_several_labels_overlap_and_cover_a_window_by_their_share(p
     # Windows of 1 s: hot is on in 0 to 3.5, worn in 2 to 5 and, together with hot, in 8 to 9.
     write_states(plant, "0,3.5,hot", "2,5,worn", "8,9,hot+worn", "9,10,")
     report = run(plant)
-    task = report.built.dataset.spec.task
+    task = report.dataset.spec.task
     assert (task.kind, task.labels) == ("multi_label", ("hot", "worn"))
     # The fourth window is half hot: neither on nor off by a purity of 0.8, and left out.
     wanted = [[1, 0], [1, 0], [1, 1], [0, 1], [0, 0], [0, 0], [0, 0], [1, 1], [0, 0]]
     assert labels_by_machine(plant) == {f"M{machine}": wanted for machine in range(6)}
-    assert report.built.left_out == {"without a label": 6}
+    assert report.dataset.spec.left_out == {"without a label": 6}
     assert window_lines(report)[1:3] == ["  hot: train 16, valid 4, test 4", "  worn: train 12, valid 3, test 3"]
 
 
@@ -88,38 +88,13 @@ def test_a_text_column_names_all_labels_that_are_on(plant, recipe):
     assert labels_by_machine(plant)["M1"] == ([[1, 1], [0, 0], [1, 0]] * 4)[:10]
 
 
-def test_flags_are_a_column_for_each_label(plant, recipe):
-    recipe((FILES, 'flags = {hot = "Hot", worn = "Worn"}\ntask = "multi_label"\nunlabelled = "keep"'))
-    add_columns(
-        plant,
-        Hot=lambda row, machine: int(row < 40 and machine != 5),
-        Worn=lambda row, machine: (
-            "" if row >= 90 and machine == 0 else ("FALSE" if row < 20 or machine == 5 else "TRUE")
-        ),
-    )
-    recipe(('group = "machine"', 'group = "machine"\nvalid = ["M1"]\ntest = ["M2"]'))
-    report = run(plant)
-    assert report.built.dataset.spec.modality("acc").channels == ("ax", "ay")
-    wanted = [[1, 0]] * 2 + [[1, 1]] * 2 + [[0, 1]] * 6
-    assert labels_by_machine(plant)["M3"] == wanted
-    assert labels_by_machine(plant)["M0"] == [*wanted[:9], [255, 255]]
-    assert labels_by_machine(plant)["M5"] == [[0, 0]] * 10
-
-
-def test_a_table_has_flags_or_a_text_for_each_recording(plant, recipe):
-    lines = ["machine,hot,worn", *(f"M{n},{n % 2},{int(n > 2)}" for n in range(6))]
-    (plant / "table.csv").write_text("\n".join(lines) + "\n")
-    rule = 'table = "table.csv"\nmatch = {machine = "machine"}\ntask = "multi_label"\n'
-    recipe((FILES, rule + 'flags = {hot = "hot", worn = "worn"}'))
-    run(plant)
-    flagged = labels_by_machine(plant)
-    assert flagged["M3"] == [[1, 1]] * 10
-    assert flagged["M2"] == [[0, 0]] * 10
+def test_a_table_has_a_text_for_each_recording(plant, recipe):
     (plant / "table.csv").write_text("machine,state\nM0,\nM1,hot\nM2,\nM3,hot + worn\nM4,worn\nM5,hot+worn\n")
-    (plant / "out").rename(plant / "before")
-    recipe(('flags = {hot = "hot", worn = "worn"}', 'label = "state"'))
+    rule = 'table = "table.csv"\nmatch = {machine = "machine"}\ntask = "multi_label"\n'
+    recipe((FILES, rule + 'label = "state"'))
     run(plant)
-    assert labels_by_machine(plant) == flagged
+    found = labels_by_machine(plant)
+    assert (found["M2"], found["M3"], found["M4"]) == ([[0, 0]] * 10, [[1, 1]] * 10, [[0, 1]] * 10)
 
 
 def test_the_number_of_a_window_is_the_mean_of_its_column(plant, recipe, capsys):
@@ -127,7 +102,7 @@ def test_the_number_of_a_window_is_the_mean_of_its_column(plant, recipe, capsys)
     add_columns(plant, wear=lambda row, machine: "" if row in (0, 1, 2, 10, 11, 12, 13, 14) else 10 * machine + row)
     recipe(('time = "time"', 'time = "time"\nscale = 2.0'))  # of the samples, not of the label
     report = run(plant)
-    spec = report.built.dataset.spec
+    spec = report.dataset.spec
     assert (spec.task.kind, spec.task.labels, spec.task.unit) == ("regression", ("wear",), "um")
     assert spec.modality("acc").channels == ("ax", "ay")
     # Rows 3 to 9 of the first window have a mean of 6; half of the second window is missing.
@@ -136,8 +111,8 @@ def test_the_number_of_a_window_is_the_mean_of_its_column(plant, recipe, capsys)
         assert found == [10 * int(machine[1]) + one for one in wanted]
     assert [sensor.name for sensor in report.sensors] == ["acc"]
     told = [line for line in window_lines(report) if "target" in line]
-    low, mean, high = report.built.targets["valid"]
-    assert told[1] == f"  target wear in um, valid: {low:.4g} to {high:.4g}, mean {mean:.4g}"
+    valid = report.dataset.split("valid").labels
+    assert told[1] == f"  target wear in um, valid: {valid.min():.4g} to {valid.max():.4g}, mean {valid.mean():.4g}"
     for command in ("check", "describe"):
         with pytest.raises(SystemExit, match="0"):
             run_data([command, str(plant / "out")])
@@ -148,7 +123,7 @@ def test_numbers_of_intervals_and_of_tables(plant, recipe):
     recipe((FILES, f'{FILES}\ntask = "regression"\ntarget = "load"'))
     write_states(plant, "0,3,0.5", "3,6.5,-2", "6.5,10,1e3")
     report = run(plant)
-    assert report.built.dataset.spec.task.labels == ("load",)
+    assert report.dataset.spec.task.labels == ("load",)
     assert labels_by_machine(plant)["M5"] == [0.5] * 3 + [-2] * 3 + [1000] * 3
     (plant / "table.csv").write_text("machine,load\n" + "".join(f"M{n},{n / 4}\n" for n in range(6)))
     (plant / "out").rename(plant / "before")
@@ -212,11 +187,6 @@ WRONG = {
         "{p}/M0/acc.csv:3: column 'note': expected a number, got 'x1' (99 such from there on); correct it, or add 'x1'"
         " to 'null' if it means missing",
     ),
-    "a flag that is neither": Wrong(
-        'flags = {a = "note"}\ntask = "multi_label"',
-        "{p}/M0/acc.csv:2: column 'note': expected 1 or 0, true or false, on or off, got '7'; correct it, or add it"
-        " to 'null' if it means missing",
-    ),
     "classes of a number": Wrong(
         f'{FILES}\ntask = "regression"\nclasses = ["1", "2"]',
         "{p}/recipe.toml: 'labels.classes': not for task = 'regression', got ['1', '2']; remove them",
@@ -224,15 +194,6 @@ WRONG = {
     "a unit of a class": Wrong(
         f'{FILES}\nunit = "um"',
         "{p}/recipe.toml: 'labels.unit': only for task = 'regression', got task = 'classification'; remove one of them",
-    ),
-    "flags and files": Wrong(
-        f'{FILES}\nflags = {{a = "note"}}\ntask = "multi_label"',
-        "{p}/recipe.toml: 'labels': expected one of 'path', 'column', 'files' and 'table', got files and flags; say"
-        " where labels come from",
-    ),
-    "a flag that is no class": Wrong(
-        'flags = {a = "note"}\ntask = "multi_label"\nclasses = ["b"]',
-        "{p}/recipe.toml: 'labels.flags': a is not in 'classes'; add it there, or leave 'classes' out",
     ),
     "another task": Wrong(
         f'{FILES}\ntask = "ranking"',

@@ -50,8 +50,6 @@ def _column(block: RowBlock, name: str, table: TextTable) -> Floats:
     column = plain = block.frame[name]
     if column.dtype == pl.String:
         column = plain = strip_texts(column, table)
-        if table.thousands:
-            plain = plain.str.replace_all(table.thousands, "", literal=True)
         if table.decimal == ",":
             # A dot is then no decimal sign: 1.5 would be read where 15 or a date was meant.
             plain = pl.select(pl.when(~plain.str.contains(".", literal=True)).then(plain)).to_series()
@@ -62,21 +60,15 @@ def _column(block: RowBlock, name: str, table: TextTable) -> Floats:
     wrong = (column.is_not_null() & values.is_null()).to_numpy() | np.isinf(single)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
+        cure = f"correct it, or add {str(column[row])!r} to 'null' if it means missing"
+        other = "," if table.decimal == "." else "."
+        if other in str(column[row]):
+            cure = f"set decimal = {other!r} if that is its sign, and write numbers without a thousands separator"
         raise DatasetError(
             f"{block.place(row)}: column {name!r}: expected a number, got {column[row]!r}"
-            f" ({int(wrong.sum())} such from there on); {_cure(str(column[row]), table)}"
+            f" ({int(wrong.sum())} such from there on); {cure}"
         )
     return single
-
-
-def _cure(text: str, table: TextTable) -> str:
-    if table.decimal == "." and text.count(",") == 1 and "." not in text:
-        return "set decimal = ',' if that is its sign"
-    if table.decimal == "." and "," in text and "." in text:
-        return "set 'thousands' and 'decimal' to the signs of this file"
-    if table.decimal == "," and "." in text:
-        return "set decimal = '.', or thousands = '.', whichever this sign is"
-    return f"correct it, or add {text!r} to 'null' if it means missing"
 
 
 def strip_texts(column: pl.Series, table: TextTable) -> pl.Series:

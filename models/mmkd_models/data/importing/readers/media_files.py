@@ -1,8 +1,9 @@
-"""Video frames, decoded by OpenCV, with container times."""
+"""Sound files, whose channels count from 1 and whose full scale is 1, and video frames, decoded by OpenCV."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,56 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.errors import DatasetError
+from mmkd_edge.errors import DatasetError, UnavailableError
 from mmkd_edge.frames import opencv
+from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, reading, row_block
 
+# libsndfile's note on a WAV file that ends early.
+_SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 # Containers without an index estimate the number of frames from their length.
 _MIN_FRACTION, _SPARE_FRAMES = 0.98, 2
 
 
+def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
+    """Return channels and rate in Hz. Raise DatasetError if the file is no sound."""
+    soundfile = _soundfile()
+    with reading(file, "a sound file"):
+        facts = soundfile.info(str(file), verbose=True)
+    cut_off = _SHORT_DATA.search(facts.extra_info)
+    if cut_off is not None:
+        raise DatasetError(
+            f"{file}: expected {cut_off[1]} bytes of sound as its header says, got {cut_off[2]}; copy it again"
+        )
+    if not facts.frames:
+        raise DatasetError(f"{file}: expected sound, got a file without samples; remove it, or copy it again")
+    return tuple(str(number + 1) for number in range(facts.channels)), float(facts.samplerate)
+
+
+def sound_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
+    """Yield channels in blocks."""
+    soundfile = _soundfile()
+    expected, first = soundfile.info(str(file)).frames, 0
+    with reading(file, "sound"):
+        for values in soundfile.blocks(str(file), blocksize=BLOCK_ROWS, dtype="float32", always_2d=True):
+            yield row_block(file, {name: values[:, int(name) - 1] for name in columns}, first, called="sample")
+            first += len(values)
+    if first < expected:
+        raise DatasetError(f"{file}: expected {expected} samples as its header says, got {first}; copy it again")
+
+
+def _soundfile() -> Any:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise UnavailableError(
+            "sound files need soundfile, which this Python lacks; run: pip install 'mmkd-edge[audio]'"
+        ) from error
+    return soundfile
+
+
 def video_facts(file: Path) -> tuple[float, int, int]:
     """Return frames per second, height and width. Raise DatasetError if OpenCV cannot decode the file."""
-    with _open(file) as (cv2, video):
+    with _open_video(file) as (cv2, video):
         if not video.grab():
             raise DatasetError(f"{file}: expected video, got a file without frames; remove it, or copy it again")
         size = (int(video.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(video.get(cv2.CAP_PROP_FRAME_WIDTH)))
@@ -28,7 +69,7 @@ def video_facts(file: Path) -> tuple[float, int, int]:
 
 def video_frames(file: Path) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
     """Yield time in seconds and pixels uint8 (H, W, 3), BGR. Raise DatasetError if frames lack or change size."""
-    with _open(file) as (cv2, video):
+    with _open_video(file) as (cv2, video):
         expected, shape, count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), None, 0
         while video.grab():
             # After grab() this is the time of the frame that was grabbed: so since OpenCV 4.1.2 (opencv#16705).
@@ -47,7 +88,7 @@ def video_frames(file: Path) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
 
 
 @contextmanager
-def _open(file: Path) -> Iterator[tuple[Any, Any]]:
+def _open_video(file: Path) -> Iterator[tuple[Any, Any]]:
     cv2 = opencv("video files need")
     video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
     try:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError, first_line
 from mmkd_models.data.checking.related import time_text
@@ -27,8 +26,6 @@ _LOCAL = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 _DAY_NS = 86_400 * SECOND_NS
 _FAR = "expected a time within 146 years of 1970, got {}; correct it"
 
-_Mask = npt.NDArray[np.bool_]
-
 
 class TimeColumn:
     """The time column of one file, read in blocks."""
@@ -44,18 +41,18 @@ class TimeColumn:
         """Whether times are since 1970; numbers in a declared unit may count from anywhere."""
         return self._unit == "iso" or self._table.time_unit == "auto"
 
-    def read(self, block: RowBlock) -> tuple[Times, _Mask]:
-        """Return every row's time, and which rows have one. Raise DatasetError with the line of a wrong one."""
+    def read(self, block: RowBlock) -> Times:
+        """Return every row's time. Raise DatasetError with the line of a wrong one."""
         import polars as pl
 
         try:
-            times, usable = self._read(block)
+            times = self._read(block)
         except pl.exceptions.PolarsError as error:
             raise DatasetError(
                 f"{block.place(0)}: column {self._column!r}: expected times, got {first_line(error)}; correct"
                 " 'time_format' or 'timezone'"
             ) from error
-        future = usable & (times > int(datetime.now(tz=timezone.utc).timestamp()) * SECOND_NS + _DAY_NS)
+        future = times > int(datetime.now(tz=timezone.utc).timestamp()) * SECOND_NS + _DAY_NS
         if self.is_utc and future.any():
             row = int(np.flatnonzero(future)[0])
             got = time_text(times[row] / SECOND_NS, "milliseconds")
@@ -63,9 +60,9 @@ class TimeColumn:
                 f"{block.place(row)}: column {self._column!r}: expected a time until now, got {got}; correct"
                 " 'time_unit' or 'time_format', or the clock"
             )
-        return times, usable
+        return times
 
-    def _read(self, block: RowBlock) -> tuple[Times, _Mask]:
+    def _read(self, block: RowBlock) -> Times:
         import polars as pl
 
         column = block.frame[self._column]
@@ -78,13 +75,13 @@ class TimeColumn:
         elif column.dtype == pl.String and self._is_text(column):
             stamps, shape = self._parse(column)
         else:
-            return self._from_numbers(block, column), np.ones(len(column), dtype=bool)
+            return self._from_numbers(block, column)
         self._unit = "iso"
         expected = f"expected a time{shape}, got {{}}; correct it, or set 'time_format'"
         self._refuse(block, stamps.is_null(), column, expected)
         self._refuse(block, stamps.dt.timestamp("us").abs() > MAX_TIME_NS // _UNIT_NS["us"], column, _FAR)
         if isinstance(stamps.dtype, pl.Datetime) and stamps.dtype.time_zone is not None:
-            return _nanoseconds(stamps), np.ones(len(stamps), dtype=bool)
+            return _nanoseconds(stamps)
         if not self._table.timezone:
             raise DatasetError(
                 f"{block.place(0)}: column {self._column!r}: expected an offset or a time zone, got local time"
@@ -114,7 +111,7 @@ class TimeColumn:
             self._unit = self._guess_unit(block, float(values[0]))
         factor = _UNIT_NS[self._unit]
         with np.errstate(over="ignore"):
-            far = pl.Series(~(np.abs(values.to_numpy() * factor) <= MAX_TIME_NS))
+            far = ~(np.abs(values.to_numpy() * factor) <= MAX_TIME_NS)
         self._refuse(block, far, column, f"{_FAR}, or 'time_unit'")
         whole = None if plain.dtype.is_float() else plain.cast(pl.Int64, strict=False)
         if whole is not None and not whole.null_count():  # nanoseconds of today are beyond the digits of a float
@@ -148,44 +145,33 @@ class TimeColumn:
             stamps = stamps.fill_null(other)
         return stamps, shape
 
-    def _from_local(self, block: RowBlock, stamps: pl.Series) -> tuple[Times, _Mask]:
-        import polars as pl
-
+    def _from_local(self, block: RowBlock, stamps: pl.Series) -> Times:
         zone = self._table.timezone
         early = stamps.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
         late = stamps.dt.replace_time_zone(zone, ambiguous="latest", non_existent="null")
-        skipped = early.is_null()
-        if self._table.nonexistent == "error":
-            forward = f"expected a time that there was in {zone}, got {{}}, when clocks were set forward;"
-            self._refuse(block, skipped, stamps, f"{forward} set timezone, or nonexistent = 'drop'")
+        forward = f"expected a time that there was in {zone}, got {{}}, when clocks were set forward;"
+        self._refuse(block, early.is_null(), stamps, f"{forward} set timezone; 'Etc/GMT-1' is UTC+1 all year")
         early_ns, late_ns = _nanoseconds(early), _nanoseconds(late)
-        twice = (early_ns != late_ns) & ~skipped.to_numpy()
+        twice = early_ns != late_ns
         if self._table.ambiguous == "error":
-            back = f"expected a time that came once in {zone}, got {{}}, when clocks were set back;"
-            cure = "set ambiguous = 'infer', 'earliest' or 'latest', or log in UTC"
-            self._refuse(block, pl.Series(twice), stamps, f"{back} {cure}")
-        take_late = twice & self._is_late(block, stamps, twice)
-        return np.where(take_late, late_ns, early_ns), ~skipped.to_numpy()
-
-    def _is_late(self, block: RowBlock, stamps: pl.Series, twice: _Mask) -> _Mask:
-        """Return whether each row is in the second of two equal hours, which begins where local times jump back."""
-        if self._table.ambiguous != "infer":
-            return np.full(len(twice), self._table.ambiguous == "latest")
+            again = f"expected a time that came once in {zone}, got {{}}, when clocks were set back;"
+            self._refuse(block, twice, stamps, f"{again} set ambiguous = 'infer', or log in UTC")
+        # The second of two equal hours begins where local times jump back.
         local_ns = _nanoseconds(stamps)
         back = np.diff(local_ns, prepend=local_ns[0] if self._last_local is None else self._last_local) < 0
         if twice[0] and self._last_local is None and not back.any():
             raise DatasetError(
                 f"{block.place(0)}: column {self._column!r}: expected a line before the hour that came twice, to infer"
-                f" by, got {stamps[0].isoformat()} first; set ambiguous = 'earliest' or 'latest'"
+                f" by, got {stamps[0].isoformat()} first; log in UTC"
             )
         second = np.logical_or.accumulate(back & twice) | (self._is_second_hour & twice)
         self._last_local = int(local_ns[-1])
         self._is_second_hour = bool(second[-1] and twice[-1])
-        return np.asarray(second)
+        return np.where(twice & second, late_ns, early_ns)
 
-    def _refuse(self, block: RowBlock, wrong: pl.Series, values: pl.Series, text: str) -> None:
+    def _refuse(self, block: RowBlock, wrong: Any, values: pl.Series, text: str) -> None:
         if wrong.any():
-            row = int(np.flatnonzero(wrong.to_numpy())[0])
+            row = int(np.flatnonzero(np.asarray(wrong))[0])
             value: Any = values[row]
             got = value.isoformat() if isinstance(value, datetime) else repr(value)
             raise DatasetError(f"{block.place(row)}: column {self._column!r}: {text.replace('{}', got)}")

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from mmkd_edge.errors import DatasetError, first_line
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.files import AnyArray
+from mmkd_models.data.importing.clock import TimeColumn
+from mmkd_models.data.importing.grids import GridRecording, Grids, sums_before
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.table import RowBlock, require_columns, texts
 from mmkd_models.data.importing.recipe import TARGET, LabelRule
 from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
-from mmkd_models.data.importing.timing.clock import TimeColumn
-from mmkd_models.data.importing.timing.grids import GridRecording, Grids, sums_before
 from mmkd_models.data.labels import UNKNOWN
 from mmkd_models.data.windows import first_sample
 
@@ -34,7 +34,6 @@ _ExportRow = tuple[str, tuple[Any, Any, str, str]]
 _EXPORT_COLUMNS = ("start", "end", "label", "file")
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # put before the name of a file that is uploaded to Label Studio
 _ALWAYS = (-(1 << 61), 1 << 61)  # nanoseconds that no recording leaves
-_ON, _OFF = ("1", "1.0", "true", "on", "yes"), ("0", "0.0", "false", "off", "no")
 
 
 def window_answers(
@@ -59,7 +58,7 @@ def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interv
     """Return labelled intervals in order of time. Raise DatasetError if two (of one label) overlap."""
     intervals = [
         interval
-        for interval in _source_intervals(recording, rule, rule.column)
+        for interval in _source_intervals(recording, rule)
         if interval.value and interval.value not in rule.ignore
     ]
     if rule.task == "multi_label":
@@ -114,14 +113,12 @@ def _objects(values: Sequence[Any]) -> Answers:
     return answers
 
 
-def _source_intervals(recording: GridRecording, rule: LabelRule, column: str) -> Sequence[Interval]:
-    if column in recording.runs:
-        return recording.runs[column]
-    part = column if rule.flags else rule.path or (rule.label if rule.table else "")
+def _source_intervals(recording: GridRecording, rule: LabelRule) -> Sequence[Interval]:
+    part = rule.path or (rule.label if rule.table else "")
     if part:
         text = recording.parts.get(part, "")
         return [Interval(start_ns=_ALWAYS[0], end_ns=_ALWAYS[1], value=text, place=recording.name)]
-    return () if column else recording.labels
+    return recording.runs.get(rule.column, ()) if rule.column else recording.labels
 
 
 def _check_values(intervals: Sequence[Interval], rule: LabelRule) -> None:
@@ -148,18 +145,8 @@ def _is_number(text: str) -> bool:
 
 def _sets(recording: GridRecording, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
     """Return the labels that are on; None if one covers some of the window but less than its fraction."""
-    if rule.flags:
-        flags = [
-            (replace(interval, value=label), _flag(interval.value, column, interval.place))
-            for label, column in rule.flags.items()
-            for interval in _source_intervals(recording, rule, column)
-        ]
-        given = [interval for interval, _ in flags]
-        intervals = [interval for interval, is_on in flags if is_on]
-        unknown = [interval for interval, is_on in flags if is_on is None]
-    else:
-        given, intervals = list(_source_intervals(recording, rule, rule.column)), labelled_intervals(recording, rule)
-        unknown = [interval for interval in given if interval.value in rule.ignore]
+    given, intervals = list(_source_intervals(recording, rule)), labelled_intervals(recording, rule)
+    unknown = [interval for interval in given if interval.value in rule.ignore]
     names = sorted({interval.value for interval in intervals})
     fractions = [
         _covered_ns([interval for interval in intervals if interval.value == name], starts_ns, length_ns) / length_ns
@@ -178,17 +165,6 @@ def _sets(recording: GridRecording, rule: LabelRule, starts_ns: Times, length_ns
             for row, is_decided in enumerate(decided.tolist())
         ]
     )
-
-
-def _flag(text: str, column: str, place: str) -> bool | None:
-    if not text:
-        return None
-    if text.lower() not in (*_ON, *_OFF):
-        raise DatasetError(
-            f"{place}: column {column!r}: expected 1 or 0, true or false, on or off, got {text!r}; correct it, or add"
-            " it to 'null' if it means missing"
-        )
-    return text.lower() in _ON
 
 
 def _means(recording: GridRecording, grids: Grids, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
@@ -216,7 +192,7 @@ def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[tuple[Mapping[
     for file in files:
         start, end = TimeColumn(rule, rule.start), TimeColumn(rule, rule.end)
         for block in _interval_blocks(file.path, rule):
-            starts, ends = start.read(block)[0], end.read(block)[0]
+            starts, ends = start.read(block), end.read(block)
             matched = {part: texts(block, column, rule) for part, column in rule.match.items()}
             offset = round(rule.offset_s * SECOND_NS)
             for row, name in enumerate(texts(block, rule.label, rule)):
@@ -239,29 +215,21 @@ def _interval_blocks(file: Path, rule: LabelRule) -> Iterator[RowBlock]:
         require_columns(f"{file}:1", csv_names(file, rule), columns)
         yield from csv_blocks(file, rule, columns)
         return
-    require_columns(str(file), _EXPORT_COLUMNS, columns)
-    block = _export_block(file, rule)
-    if len(block.frame):
-        yield block
-
-
-def _export_block(file: Path, rule: LabelRule) -> RowBlock:
-    """Read a tool's JSON export (formats: the tools' documentation of their exports)."""
     import polars as pl
 
+    require_columns(str(file), _EXPORT_COLUMNS, columns)
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        rows = list(_label_studio(file, json.loads(file.read_text(encoding="utf-8-sig")), rule))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{file}: expected JSON, got {first_line(error)}; export the labels again") from error
-    try:
-        rows = list((_label_studio if rule.format == "label_studio" else _edge_impulse)(file, content, rule))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise DatasetError(
-            f"{file}: expected an export of {rule.format}, got one without {first_line(error)};"
-            " export the labels again, in the tool's JSON"
+            f"{file}: expected an export of Label Studio in JSON, got one without {first_line(error)}; export it again"
         ) from error
-    columns = {name: [row[number] for _, row in rows] for number, name in enumerate(_EXPORT_COLUMNS)}
-    return RowBlock(frame=pl.DataFrame(columns, strict=False), place=lambda row: f"{file}: {rows[row][0]}")
+    if rows:
+        values = {name: [row[number] for _, row in rows] for number, name in enumerate(_EXPORT_COLUMNS)}
+        frame = pl.DataFrame(values, strict=False)
+        yield RowBlock(frame=frame, place=lambda row: f"{file}: {rows[row][0]}")
 
 
 def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[_ExportRow]:
@@ -287,32 +255,12 @@ def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[_ExportRo
             if "ranges" not in value:
                 yield place, (value["start"], value["end"], labels[0], recording)
             for frames in value.get("ranges", ()):  # of video, in frames that count from 1
-                start, end = (frames["start"] - 1) / _rate(file, rule), frames["end"] / _rate(file, rule)
+                if rule.rate_hz is None:
+                    raise DatasetError(
+                        f"{file}: expected 'labels.rate_hz', got none; this file counts frames, say how many a second"
+                    )
+                start, end = (frames["start"] - 1) / rule.rate_hz, frames["end"] / rule.rate_hz
                 yield place, (start, end, labels[0], recording)
-
-
-def _edge_impulse(file: Path, content: Any, rule: LabelRule) -> Iterator[_ExportRow]:
-    """Yield intervals of `structured_labels.labels`, which counts samples, or `info.labels`, of whole files."""
-    for name, intervals in content.get("structuredLabels", {}).items():
-        for number, interval in enumerate(intervals):
-            start, end = interval["startIndex"] / _rate(file, rule), (interval["endIndex"] + 1) / _rate(file, rule)
-            yield f"{name}, label {number}", (start, end, interval["label"], PurePosixPath(name).stem)
-    scale = {"s": 1e-9, "ms": 1e-6, "us": 1e-3}.get(rule.time_unit, 1)
-    for interval in content["files"] if "structuredLabels" not in content else ():
-        if interval["label"]["type"] == "label":
-            start, end = _ALWAYS[0] * scale, _ALWAYS[1] * scale
-            yield (
-                f"file {interval['name']}",
-                (start, end, interval["label"]["label"], PurePosixPath(interval["path"]).stem),
-            )
-
-
-def _rate(file: Path, rule: LabelRule) -> float:
-    if rule.rate_hz is None:
-        raise DatasetError(
-            f"{file}: expected 'labels.rate_hz', got none; this file counts samples, say how many there are a second"
-        )
-    return rule.rate_hz
 
 
 def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[tuple[dict[str, str], str]]:
@@ -321,8 +269,7 @@ def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[tuple[dict[str
     if not file.is_file():
         raise DatasetError(f"'labels.table': expected a file, found none at {file}; correct the name")
     names = csv_names(file, rule)
-    labels = [*rule.flags.values()] or [rule.label]
-    require_columns(f"{file}:1", names, [*labels, *(rule.match.values() or [rule.file])])
+    require_columns(f"{file}:1", names, [rule.label, *(rule.match.values() or [rule.file])])
     for block in csv_blocks(file, rule, names):
         for row, values in enumerate(zip(*(texts(block, name, rule) for name in names), strict=True)):
             yield dict(zip(names, values, strict=True)), block.place(row)

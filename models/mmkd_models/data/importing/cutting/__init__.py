@@ -1,1 +1,0 @@
-"""Windows of recordings, with label and split."""

@@ -1,1 +1,0 @@
-"""Clocks of sensors, and resampling."""
