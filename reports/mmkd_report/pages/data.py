@@ -123,9 +123,7 @@ def _signals(data: DataReport) -> Section:
             Legend(list(zip(LINE_ROLES, examples[0].channels, strict=False))),
             columns(_example(example, examples) for example in examples),
         ]
-    lead = (
-        "For each class the window most like the others. A gap breaks the line; windows of one sensor share an axis."
-    )
+    lead = "For each class the window most like the others. A gap breaks the line; windows of one sensor share an axis."
     return Section("signals", "Signals", blocks, lead, "lines")
 
 
