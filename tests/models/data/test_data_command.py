@@ -71,16 +71,6 @@ def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(run, press,
     assert (spec.name, spec.licence, spec.modality("temp").normalise) == ("line 3", "CC0", "per_group")
 
 
-def test_import_keeps_metadata_and_says_where_the_data_comes_from(run, press, tmp_path):
-    arrays = dict(np.load(press))
-    np.savez(press, **arrays, column_machine=np.arange(12))
-    done = run("import", press, "-o", tmp_path / "press", "--source", "hall 3")
-    assert done.returncode == 0, done.stderr
-    dataset = open_dataset(tmp_path / "press")
-    assert dataset.spec.source == "hall 3"
-    assert dataset.split("train").metadata["machine"].tolist() == [0, 1, 2, 3]
-
-
 def test_import_of_a_bad_file_writes_nothing_and_exits_with_2(run, tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("a,b\n")
@@ -100,12 +90,6 @@ def test_check_prints_facts_and_the_next_command(run, rig):
         "no problems found",
         f"{rig.path} keeps every rule; next: mmkd-train teacher {rig.path} -o teacher.ckpt",
     ]
-
-
-def test_check_prints_findings(run, rig):
-    np.save(rig.path / "train" / "sound.npy", np.zeros(3))
-    text = "note: unused file: train/sound.npy: this file is not used; describe it in dataset.json or remove it"
-    assert run("check", rig.path).stdout.splitlines()[1] == text
 
 
 def test_check_as_json_is_one_document_whether_sound_or_not(run, rig):
@@ -201,15 +185,6 @@ def test_reference_writes_the_file_that_a_device_reads(run, splits, write, tmp_p
     reference = read_reference(out)
     assert reference.modality == "temp"
     np.testing.assert_allclose(reference.mean, [values.mean()], rtol=1e-12)
-
-
-def test_reference_takes_the_first_windows_that_cover_a_time(run, splits, write, tmp_path, edit):
-    rig = write(splits)
-    edit(lambda document: document["modalities"][1].update(normalise="per_group"))
-    temp = rig.spec.modalities[1]
-    seconds = 2.5 * temp.samples / temp.rate_hz
-    done = run("reference", rig.path, "--modality", "temp", "--group", 5, "--seconds", seconds, "-o", tmp_path / "r")
-    assert done.stdout.splitlines()[1] == "measured on 3 of the 6 windows of group 5"
 
 
 def test_reference_into_a_directory_is_refused(run, rig, tmp_path):

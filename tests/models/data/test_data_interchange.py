@@ -67,22 +67,6 @@ def test_names_rates_and_channels_arrive_in_dataset_json(tmp_path, arrays):
     assert report.left_out == ("targets",)
 
 
-def test_infinite_values_become_missing_and_are_counted(tmp_path, arrays):
-    arrays["x_vib"][4, 0] = np.inf
-    arrays["x_temp"][5, 1] = 1e300  # beyond float32
-    report = _import(tmp_path, arrays)
-    assert report.infinite == {"vib": 2, "temp": 1}
-    taken = report.dataset.split("train").take(np.arange(4))
-    assert np.isnan(taken["vib"][0, 0]).all()
-    assert int(np.isnan(taken["temp"]).sum()) == 1
-
-
-def test_groups_and_folds_are_optional(tmp_path, arrays):
-    del arrays["group"], arrays["fold"]
-    train = _import(tmp_path, arrays, name="mine").dataset.split("train")
-    assert (train.folds, train.has_groups, train.group_count, train.spec.name) == (None, False, 0, "mine")
-
-
 def test_missing_arrays_are_all_named(tmp_path, arrays):
     del arrays["y"], arrays["rate_vib"], arrays["channels_temp"]
     assert _refusal(tmp_path, arrays) == (

@@ -10,10 +10,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.commands.data import run_data
 from mmkd_models.data import Recording, check_dataset, open_dataset, write_dataset, write_recordings
-from mmkd_models.data.checking.describe import describe_dataset
-from mmkd_models.data.checking.related import find_overlaps
 from mmkd_models.data.importing.interchange import import_interchange
 
 VOICE = ModalitySpec(name="voice", kind="audio", channels=("mono",), rate_hz=800.0, samples=32)
@@ -60,14 +57,6 @@ def test_sound_of_int16_is_stored_so_and_read_from_minus_1_to_1(tmp_path, talk):
     assert np.isnan(got[0, 1, 0])
 
 
-def test_sound_of_floats_is_stored_as_float32(tmp_path, talk):
-    for arrays in talk.values():
-        arrays["voice"] = arrays["voice"] / 32768.0
-    dataset = written(tmp_path / "talk", talk)
-    assert np.load(tmp_path / "talk" / "test" / "voice.npy").dtype == np.float32
-    np.testing.assert_array_equal(dataset.split("test").take([1])["voice"][0], talk["test"]["voice"][1])
-
-
 def test_video_is_bytes_from_the_file_to_the_window(tmp_path, talk):
     dataset = written(tmp_path / "talk", talk)
     got = dataset.split("valid").take([2, 0])["lips"]
@@ -99,19 +88,6 @@ def test_missing_frames_are_masked_as_a_whole_and_only_where_some_are_missing(tm
     mixed = dataset.everything().take([3, 6, 10])["lips"]  # of all three splits
     assert mixed.mask.any(axis=(2, 3, 4)).sum(axis=1).tolist() == [2, 0, 8]
     np.testing.assert_array_equal(mixed.data[1], talk["valid"]["lips"][0])
-
-
-def test_a_dataset_that_was_read_can_be_written_again(tmp_path, talk):
-    dataset = written(tmp_path / "talk", missing_frames(talk))
-    again = {}
-    for split in COUNTS:
-        part = dataset.split(split)
-        again[split] = {**part.take(np.arange(len(part))), "labels": part.labels, "groups": part.groups}
-    copy = written(tmp_path / "copy", again)
-    np.testing.assert_array_equal(
-        np.load(tmp_path / "copy" / "test" / "lips.frames.npy"), np.load(tmp_path / "talk" / "test" / "lips.frames.npy")
-    )
-    np.testing.assert_array_equal(copy.split("train").take([2])["voice"], dataset.split("train").take([2])["voice"])
 
 
 def recordings(talk) -> list[Recording]:
@@ -168,17 +144,6 @@ def test_the_check_names_clipped_sound_and_windows_without_frames(tmp_path, talk
     ]
 
 
-def test_describe_says_kind_and_size(tmp_path, talk, capsys):
-    dataset = written(tmp_path / "talk", missing_frames(talk))
-    lips = [facts for facts in describe_dataset(dataset).channels if facts.modality == "lips"]
-    assert len(lips) == 3 * 9  # the brightness of nine parts
-    assert lips[0].missing == {"train": pytest.approx(2 / 48), "valid": 0.0, "test": pytest.approx(0.25)}
-    with pytest.raises(SystemExit):
-        run_data(["describe", str(tmp_path / "talk")])
-    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "lips video r g b - 25 0.32 s 8 of 3x5 0 to 255 none" in shown
-
-
 def test_windows_of_two_splits_that_share_frames_are_refused(tmp_path, talk):
     for arrays in talk.values():
         del arrays["voice"]
@@ -188,14 +153,6 @@ def test_windows_of_two_splits_that_share_frames_are_refused(tmp_path, talk):
         "(1 such in all); splits must not share samples; write groups.npy (the person, machine or session of each"
         " window) and put whole groups into one of the splits"
     )
-
-
-def test_still_frames_are_no_overlap(tmp_path, talk):
-    for arrays in talk.values():
-        del arrays["voice"]
-        arrays["lips"][:, :4] = 7
-    dataset = written(tmp_path / "talk", talk, modalities=[LIPS])
-    assert len(find_overlaps(dataset.everything()).first) == 0
 
 
 def test_the_same_window_in_two_splits_is_refused_whatever_lies_in_its_missing_frames(tmp_path, talk):
@@ -222,14 +179,6 @@ def test_a_dtype_that_is_none_of_the_kind(tmp_path, talk, name, dtype, expected)
     talk["valid"][name] = np.zeros(talk["valid"][name].shape, dtype=dtype)
     assert refusal(tmp_path / "talk", talk) == (
         f"dataset {tmp_path}/talk: splits['valid'][{name!r}]: expected {expected}; convert it"
-    )
-
-
-def test_frames_of_another_size(tmp_path, talk):
-    talk["train"]["lips"] = talk["train"]["lips"].transpose(0, 1, 3, 2, 4)
-    assert refusal(tmp_path / "talk", talk) == (
-        f"dataset {tmp_path}/talk: train/lips.npy: expected shape (N, T, H, W, C)=(6, 8, 3, 5, 3), got (6, 8, 5, 3, 3);"
-        " correct the array or dataset.json"
     )
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError
-from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.checking.describe import describe_dataset
 from mmkd_models.data.importing.interchange import import_interchange
@@ -50,19 +49,6 @@ def test_check_and_describe_tell_of_them(facts, write):
     assert found.times == "2026-11-03T06:40:00Z to 2026-11-03T06:47:50Z"
 
 
-def test_metadata_changes_the_hash_and_a_dataset_without_keeps_the_one_it_had(facts, write):
-    dataset = write(facts)
-    before = dataset.sha256
-    for split in ("train", "valid", "test"):
-        for name in ("metadata.npz", "times.npy", "episodes.npy"):
-            (dataset.path / split / name).unlink()
-    without = open_dataset(dataset.path)
-    assert (without.everything().metadata, without.everything().times) == ({}, None)
-    assert without.sha256 != before
-    (dataset.path / "train" / "groups.npy").touch()
-    assert open_dataset(dataset.path).sha256 == without.sha256
-
-
 def test_every_fault_of_metadata_is_named(facts, write):
     facts["valid"]["metadata"]["machine"] = facts["valid"]["metadata"]["machine"][:-1]
     facts["valid"]["metadata"]["load"] = np.full(12, "low")
@@ -98,18 +84,6 @@ def test_a_damaged_archive_of_metadata_is_named(facts, write):
     with pytest.raises(DatasetError) as error:
         open_dataset(dataset.path)
     assert "valid/metadata.npz: expected a .npz array, got something numpy cannot read (" in str(error.value)
-
-
-def test_a_new_modality_may_not_be_called_as_a_file_of_times(splits, write):
-    times = ModalitySpec(name="times", channels=("t",), rate_hz=25.0, samples=5)
-    for arrays in splits.values():
-        arrays["times"] = arrays.pop("temp")
-    with pytest.raises(DatasetError) as error:
-        write(splits, modalities=(ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20), times))
-    assert str(error.value).endswith(
-        "dataset.json: 'modalities[1]' (times): expected a name of letters, digits and _ that starts with a letter and"
-        " is none of labels, groups, folds, lengths, splits, times, episodes; rename it"
-    )
 
 
 def test_the_interchange_form_carries_them(tmp_path):

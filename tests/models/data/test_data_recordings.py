@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Recording, open_dataset, write_recordings
-from mmkd_models.data.windows import first_sample, latest_start_s, window_starts_s
+from mmkd_models.data.windows import window_starts_s
 
 VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=25.0, samples=5)
@@ -37,12 +37,6 @@ def test_counts_labels_groups_and_folds_follow_the_recording(line):
     np.testing.assert_array_equal(valid.labels, np.tile(np.repeat([0, 1, 2], [9, 10, 11]), 2))
     np.testing.assert_array_equal(valid.groups, np.repeat([4, 5], 30))
     np.testing.assert_array_equal(valid.folds, np.repeat([0, 1], 30))
-
-
-def test_without_groups_a_recording_is_a_group(line):
-    (line.path / "recordings" / "groups.npy").unlink()
-    groups = open_dataset(line.path).split("train").groups
-    np.testing.assert_array_equal(groups, np.repeat(np.arange(12), np.tile([9, 10, 11], 4)))
 
 
 def test_a_shift_moves_the_window_inside_its_recording_and_stops_at_its_ends(line):
@@ -89,28 +83,6 @@ def shared_line(tmp_path_factory):
     )
 
 
-def test_no_shift_is_the_window_itself_even_where_its_start_was_rounded(tmp_path):
-    # 5 samples of temp at 25 Hz: the window that starts at 0.02 s rounds to its first sample and just fits.
-    samples = {"vib": np.arange(66.0).reshape(22, 3), "temp": np.arange(5.0)[:, None]}
-    recordings = [
-        Recording(
-            samples={name: value + 100 * number for name, value in samples.items()},
-            label=number % 2,
-            group=group,
-            split=split,
-        )
-        for number, (group, split) in enumerate([(0, "train"), (1, "train"), (2, "valid"), (3, "test")])
-    ]
-    line = write_recordings(
-        tmp_path / "line", name="line", labels=("a", "b"), modalities=(VIB, TEMP), recordings=recordings, hop_s=0.01
-    )
-    windows = line.split("train")
-    assert len(windows) == 6
-    np.testing.assert_array_equal(
-        windows.take(np.arange(6), shift_s=np.zeros(6))["vib"], windows.take(np.arange(6))["vib"]
-    )
-
-
 @settings(max_examples=50, deadline=None)
 @given(lengths=st.tuples(st.integers(0, 300), st.integers(0, 80)), hop_s=st.floats(0.01, 2.0))
 def test_every_start_fits_and_the_next_one_does_not(lengths, hop_s):
@@ -122,12 +94,6 @@ def test_every_start_fits_and_the_next_one_does_not(lengths, hop_s):
     assert all(fits(start) for start in starts)
     assert not fits(len(starts) * hop_s)
     assert starts == [number * hop_s for number in range(len(starts))]
-
-
-def test_samples_are_counted_as_pythons_round_counts():
-    starts = np.array([0.005, 0.015, 0.02, 0.026])
-    assert first_sample(starts, 100.0).tolist() == [round(float(start) * 100.0) for start in starts]
-    assert latest_start_s([30, 5], (VIB, TEMP)) == 0.0
 
 
 def test_int16_counts_are_scaled_and_the_lowest_count_is_missing(recordings, write_line):
@@ -224,17 +190,4 @@ def test_recordings_that_lack_a_modality_or_some_folds_are_refused(refusal, reco
             "recordings[1]: expected samples of vib, temp, got vib; give every modality and no other",
             "recordings: expected one or more, with a fold for all or none, got 24, 23 with a fold; complete them",
         ]
-    )
-
-
-def test_a_split_whose_recordings_are_too_short_is_empty(refusal, recordings, write_line, tmp_path):
-    short = [
-        replace(item, samples={name: array[:4] for name, array in item.samples.items()})
-        if item.split == "test"
-        else item
-        for item in recordings
-    ]
-    assert refusal(DatasetError, write_line, short) == (
-        f"dataset {tmp_path / 'line'}: dataset.json: split 'test' is empty; expected one window or more;"
-        " move whole groups into it"
     )

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -30,14 +29,6 @@ def _refusal(rig, **options) -> str:
     return str(error.value)
 
 
-def test_all_windows_of_a_group_give_what_training_used(rig):
-    measured = measure_reference(rig, modality="temp", group=0)
-    statistics = rig.everything().statistics
-    assert measured.reference.mean == tuple(statistics.mean["temp"][0].tolist())
-    assert measured.reference.std == tuple(statistics.std["temp"][0].tolist())
-    assert (measured.windows, measured.windows_in_group, measured.group) == (6, 6, 0)
-
-
 def test_the_first_windows_alone_count_without_missing_and_invalid_values(rig, splits):
     measured = measure_reference(rig, modality="temp", group=0, seconds=0.4)
     values = splits["train"]["temp"][:2].astype(np.float64)
@@ -45,18 +36,6 @@ def test_the_first_windows_alone_count_without_missing_and_invalid_values(rig, s
     np.testing.assert_allclose(measured.reference.mean, [known.mean()], rtol=1e-12)
     np.testing.assert_allclose(measured.reference.std, [known.std()], rtol=1e-12)
     assert measured.windows == 2
-
-
-@pytest.mark.parametrize(("seconds", "windows"), [(0.1, 1), (0.2, 1), (0.21, 2), (0.6, 3), (60, 6)])
-def test_seconds_are_counted_in_windows_one_behind_the_other(rig, seconds, windows):
-    assert measure_reference(rig, modality="temp", group=0, seconds=seconds).windows == windows
-
-
-@pytest.mark.parametrize(("seconds", "windows"), [(0.2, 1), (0.21, 2), (0.3, 2), (0.5, 4)])
-def test_seconds_of_recordings_are_counted_in_hops(recordings, write_line, rig_modalities, seconds, windows):
-    temp = msgspec.structs.replace(rig_modalities[1], range=None)
-    line = write_line(recordings, modalities=(rig_modalities[0], temp))
-    assert measure_reference(line, modality="temp", group=0, seconds=seconds).windows == windows
 
 
 def test_a_group_must_be_named_where_there_are_several(rig):

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.data import Dataset, Recording, check_dataset, fold_indices, label_subset, write_dataset
+from mmkd_models.data import Dataset, check_dataset, fold_indices, label_subset, write_dataset
 from mmkd_models.data.checking.related import find_overlaps, refuse_shared_samples
 from mmkd_models.data.folds import check_seeds, fold_count, part_of_windows
-from mmkd_models.data.for_devices import measure_reference
 from mmkd_models.data.labels import block_length
 from mmkd_models.data.windows import split_facts
 
@@ -92,18 +89,6 @@ def test_people_never_seen_are_said_of_groups_alone(rig: Dataset, splits: dict[s
 @pytest.mark.parametrize(("count", "length"), [(1, 1), (2, 2), (8, 6), (64, 11), (1000, 28)])
 def test_blocks_are_as_long_as_carlstein_says(count: int, length: int) -> None:
     assert block_length(count) == length  # 2.703 times 1, 1.26, 2, 4 and 10, rounded up; never more than there are
-
-
-@pytest.mark.parametrize(("hop", "shifts"), [(10, [10]), (15, [15]), (4, [4, 8, 12]), (20, [])])
-def test_windows_cut_with_overlap_are_found_by_their_samples(
-    write: Callable[..., Dataset], caplog: pytest.LogCaptureFixture, hop: int, shifts: list[int]
-) -> None:
-    parts = {split: cut(9, hop=hop, seed=seed) for seed, split in enumerate(("train", "valid", "test"))}
-    with caplog.at_level(logging.WARNING):
-        found = find_overlaps(write(parts).everything())
-    assert sorted(set(found.shift.tolist())) == shifts
-    assert (found.second - found.first == found.shift // hop).all()
-    assert len(found.first) == 3 * sum(9 - shift // hop for shift in shifts)
 
 
 def test_overlap_across_splits_is_a_leak(write: Callable[..., Dataset], tmp_path: Path) -> None:
@@ -228,23 +213,4 @@ def test_names_and_numbers_do_not_mix_and_none_is_empty(
     assert message_of(lambda: write(empty), DatasetError) == (
         f"dataset {tmp_path / 'rig'}: groups: expected a name for every window, got an empty one; name the person, "
         "machine or session"
-    )
-
-
-def test_recordings_have_groups_with_names_too(recordings: list[Recording], write_line: Callable[..., Dataset]) -> None:
-    windows = write_line([replace(one, group=f"人{one.group}") for one in recordings]).everything()
-    assert windows.groups[0] == "人0"
-    assert windows.group_count == 8
-
-
-def test_a_reference_is_of_a_group_by_its_name(rig: Dataset, splits: dict[str, Any], tmp_path: Path) -> None:
-    vib, temp = rig.spec.modalities
-    named = {
-        split: {**arrays, "groups": [f"m{group}" for group in arrays["groups"]]} for split, arrays in splits.items()
-    }
-    modalities = [vib, msgspec.structs.replace(temp, normalise="per_group")]
-    dataset = write_dataset(tmp_path / "named", name="named", labels=rig.spec.task, modalities=modalities, splits=named)
-    assert measure_reference(dataset, modality="temp", group="m5").group == "m5"
-    assert message_of(lambda: measure_reference(dataset, modality="temp", group="m9"), UsageError) == (
-        "group: expected one of the dataset, got m9, which is unknown; choose one of m0, m1, m2, m3, m4, m5, m6, m7"
     )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 
-import msgspec
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.commands.data import run_data
-from mmkd_models.data import Recording, fold_indices, label_subset, open_dataset, shipped_dataset, write_recordings
+from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.data.labels import find_strata, hide_labels, is_labelled
 from mmkd_models.data.spec import require_classification
@@ -62,12 +60,6 @@ def test_numbers_come_back_as_they_were_written(write, levels):
     np.testing.assert_array_equal(np.flatnonzero(~train.labelled), [0, 1, 2])
 
 
-def test_dataset_json_has_the_words_of_the_task_and_of_a_classification_no_new_ones(write, levels, splits, tmp_path):
-    task = json.loads((write(levels, labels=LEVEL).path / "dataset.json").read_text())["task"]
-    assert task == {"kind": "regression", "labels": ["level"], "unit": "%", "range": [0.0, 100.0]}
-    assert msgspec.json.encode(TaskSpec(labels=("a", "b"))) == b'{"kind":"classification","labels":["a","b"]}'
-
-
 @pytest.mark.parametrize(
     ("task", "problem"),
     [
@@ -114,13 +106,6 @@ def test_a_label_that_is_neither_on_nor_off(write, states):
     )
 
 
-def test_rows_of_labels_of_the_wrong_width(write, states):
-    states["test"]["labels"] = states["test"]["labels"][:, :1]
-    assert _refusal(write, states, STATES) == (
-        "test/labels.npy: expected shape (N, K)=(12, 2), got (12, 1); correct the array or dataset.json"
-    )
-
-
 def test_a_target_that_cannot_be(write, levels):
     levels["test"]["labels"][3] = 101
     assert _refusal(write, levels, LEVEL) == (
@@ -130,18 +115,6 @@ def test_a_target_that_cannot_be(write, levels):
     levels["test"]["labels"][3] = np.inf
     assert _refusal(write, levels, TaskSpec(kind="regression", labels=("level",))) == (
         "test/labels.npy: expected NaN (unlabelled) or a number, got inf in row 3 (1 in all); correct the targets"
-    )
-
-
-@pytest.mark.parametrize(("task", "mark", "name"), [(STATES, 255, "255"), (LEVEL, np.nan, "NaN")])
-def test_only_train_may_have_unlabelled_windows(write, states, task, mark, name):
-    if task is LEVEL:
-        for arrays in states.values():
-            arrays["labels"] = np.arange(float(len(arrays["labels"])))
-    states["valid"]["labels"][2] = mark
-    assert _refusal(write, states, task) == (
-        f"valid/labels.npy: rows of valid are unlabelled ({name}), 1 of 12; only train may have some; label them,"
-        " move their groups to train, or take all labels of valid out"
     )
 
 
@@ -161,40 +134,6 @@ def test_a_target_that_never_changes(write, levels):
     )
 
 
-def test_describe_counts_the_windows_in_which_a_label_is_on(write, states, capsys):
-    with pytest.raises(SystemExit, match="0"):
-        run_data(["describe", str(write(states, labels=STATES).path)])
-    shown = capsys.readouterr().out
-    assert shown.startswith("rig: 48 windows, 2 labels, 8 groups\n")
-    assert re.search(r"^hot +11 +6 +6$", shown, re.M)
-
-
-def test_describe_shows_the_target(write, levels, capsys):
-    with pytest.raises(SystemExit, match="0"):
-        run_data(["describe", str(write(levels, labels=LEVEL).path)])
-    shown = capsys.readouterr().out
-    assert shown.startswith("rig: 48 windows, target level in %, 8 groups\n")
-    assert re.search(r"^part 1 of level +0 +3 +3$", shown, re.M)  # 0 to 0.5: a tenth of all is in valid and test
-
-
-def test_windows_of_recordings_have_the_recordings_label(tmp_path, rig):
-    rng = np.random.default_rng(0)
-    splits = ("train", "train", "valid", "test")
-    recordings = [
-        Recording(
-            samples={"vib": rng.normal(size=(40, 3)), "temp": rng.normal(size=(10, 1))},
-            label=2.5 * number,
-            group=number,
-            split=split,
-        )
-        for number, split in enumerate(splits)
-    ]
-    dataset = write_recordings(
-        tmp_path / "cut", name="cut", labels=LEVEL, modalities=rig.spec.modalities, recordings=recordings, hop_s=0.2
-    )
-    np.testing.assert_array_equal(dataset.split("train").labels, np.float32([0, 0, 2.5, 2.5]))
-
-
 def test_strata_are_the_rarest_label_that_is_on_and_tenths_of_a_number():
     labels = np.array([[1, 0], [1, 1], [1, 0], [0, 0], [255, 255]], dtype=np.uint8)
     np.testing.assert_array_equal(find_strata(labels), [0, 1, 0, 2, -1])
@@ -210,31 +149,6 @@ def test_hidden_labels_are_unlabelled_in_every_form():
         assert hidden.dtype == labels.dtype
         np.testing.assert_array_equal(is_labelled(hidden), keep)
         np.testing.assert_array_equal(hidden[0], labels[0])
-
-
-def test_a_tenth_of_the_labels_holds_some_of_every_kind():
-    rng = np.random.default_rng(0)
-    labels = (rng.uniform(size=(400, 3)) < (0.5, 0.2, 0.05)).astype(np.uint8)
-    chosen = label_subset(labels, fraction=0.1, seed=0)
-    assert abs(chosen.sum() - 40) <= 2
-    assert (labels[chosen].sum(axis=0) >= (10, 4, 1)).all()
-    numbers = rng.normal(size=400).astype(np.float32)
-    chosen = label_subset(numbers, fraction=0.1, seed=0)
-    assert chosen.sum() == 40  # four of each tenth
-    assert abs(numbers[chosen].mean() - numbers.mean()) < 0.1
-    more = label_subset(numbers, fraction=0.3, seed=0)
-    assert (more | ~chosen).all()
-
-
-def test_folds_balance_numbers(write, splits):
-    """Groups 0 to 3 are low, 4 to 7 high: of four folds each has one of both."""
-    for arrays in splits.values():
-        arrays["labels"] = np.where(arrays["groups"] < 4, 1.0, 9.0)
-    splits["train"]["labels"][0] = 9.0  # train needs two different numbers
-    windows = write(splits, labels=TaskSpec(kind="regression", labels=("level",))).everything()
-    for number in range(4):
-        test = fold_indices(windows, fold=number, seed=0, folds=4).test
-        assert set(np.unique(windows.labels[test]).tolist()) == {1.0, 9.0}
 
 
 def test_what_takes_classes_alone_says_what_takes_the_others(write, levels):
@@ -285,8 +199,3 @@ def test_targets_that_cannot_be_imported(archive, tmp_path, options, problem):
     with pytest.raises(UsageError) as error:
         import_interchange(archive, tmp_path / "rig", **options)
     assert str(error.value).partition(": ")[2] == problem
-
-
-def test_without_a_target_y_and_classes_are_needed(archive, tmp_path):
-    with pytest.raises(DatasetError, match="expected arrays y, classes, which are missing"):
-        import_interchange(archive, tmp_path / "rig")

@@ -67,14 +67,6 @@ def test_whole_groups_show_all_their_labels_and_others_none(train: Make) -> None
     assert len(draws) > 8  # of the 15 pairs there are
 
 
-def test_a_window_without_a_label_in_a_chosen_group_stays_so(train: Make) -> None:
-    windows = train(dict.fromkeys(range(3), (0, 1, 2)))
-    labels = windows.labels.copy()
-    labels[::2] = -1
-    seen = seen_labels(windows.with_labels(labels), Labelled(groups=3), seed=0)
-    np.testing.assert_array_equal(seen, labels >= 0)
-
-
 def test_a_draw_has_every_class_where_some_draw_has(train: Make) -> None:
     few = train({**dict.fromkeys(range(30), (0,)), 30: (0, 1), 31: (2,), 32: (1, 2)})
     for seed in range(5):  # class 2 and class 1: 32 with anything, or 30 and 31

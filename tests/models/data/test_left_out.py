@@ -40,23 +40,6 @@ def test_a_domain_judges_and_unseen_groups_of_the_others_choose(windows: Windows
         assert shared_groups(windows, fold) == 0
 
 
-def test_unlabelled_windows_train_and_neither_choose_nor_judge(windows: Windows) -> None:
-    double = twice(windows)
-    labels = double.labels.copy()
-    labels[::5] = -1
-    fold = fold_without(double.with_labels(labels), SITE, fold=0)
-    assert (labels[fold.train] == -1).any()
-    assert (labels[fold.valid] >= 0).all()
-    assert (labels[fold.test] >= 0).all()
-    assert len(fold.test) == 80
-
-
-def test_groups_are_domains_of_their_own(windows: Windows) -> None:
-    found = find_domains(replace(windows, groups=windows.metadata["site"]), "group")
-    assert found.names == ("east", "north", "south")
-    assert np.bincount(found.numbers).tolist() == [50, 50, 50]
-
-
 def test_more_than_ten_domains_are_pooled_into_ten(windows: Windows) -> None:
     double = twice(windows)  # 15 machines of 20 windows
     found = find_domains(double, "group")
@@ -89,13 +72,6 @@ def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows: 
         assert ((found.numbers == -1) == lost).all()
         fold = fold_without(lacking, LeftOutDomains(by=by), fold=1)
         assert not lost[np.concatenate([fold.train, fold.valid, fold.test])].any()
-
-
-def test_pools_of_numbers_that_look_alike_have_names_of_their_own(windows: Windows) -> None:
-    serial = 5_000_000.0 + np.repeat(np.arange(20), 15) / 2
-    found = find_domains(replace(twice(windows), metadata={"serial": serial}), "serial")
-    assert found.names[:2] == ("5000000 to 5000000.5", "5000001 to 5000001.5")
-    assert len(set(found.names)) == 10
 
 
 def test_unlabelled_windows_are_not_enough_to_train_on(windows: Windows) -> None:
@@ -163,12 +139,6 @@ def test_the_end_of_the_campaign_judges_what_its_beginning_taught(windows: Windo
     assert times[fold.train].max() + 2.0 <= times[fold.valid].min()  # windows of two seconds
     assert times[fold.valid].max() + 2.0 <= times[fold.test].min()
     assert (len(fold.train), len(fold.valid), len(fold.test)) == (90, 30, 30)
-
-
-def test_windows_that_reach_over_a_border_in_time_are_left_out(windows: Windows) -> None:
-    close = replace(windows, times=np.arange(150) * 1.0)  # windows of two seconds, one a second
-    fold = fold_without(close, LeftOutDomains(by=None), fold=0)
-    assert (len(fold.train), len(fold.valid), len(fold.test)) == (89, 29, 30)
 
 
 @pytest.mark.parametrize(

@@ -66,16 +66,6 @@ def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_
     ]
 
 
-def test_a_gain_of_one_channel_is_named_by_its_group(tmp_path: Path) -> None:
-    def change(number: int, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return windows / ([10, 1] if number == 8 else [1, 1])
-
-    (warning,) = warnings_of(plant(tmp_path / "plant", change))
-    assert warning == (
-        "acc: the level of channel ax is 0.9843 in group 8 and 9.777 in the other recordings, 10 times smaller"
-    )
-
-
 def still(number: int, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Each machine stands still in half of its windows, and machine 3 in all of them."""
     off = np.ones(len(labels), dtype=bool) if number == 3 else labels == 0
@@ -99,10 +89,6 @@ def test_a_machine_that_is_off_a_constant_channel_and_unlike_machines_are_not_na
     change: Change, tmp_path: Path
 ) -> None:
     assert warnings_of(plant(tmp_path / "plant", change)) == []
-
-
-def test_without_recordings_and_groups_nothing_is_compared(tmp_path: Path) -> None:
-    assert warnings_of(plant(tmp_path / "plant", in_mg, groups=False)) == []
 
 
 def test_of_many_odd_recordings_the_first_are_named_and_all_counted(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from mmkd_models.data_report.probes import (
     probe_findings,
     run_probes,
 )
-from mmkd_models.data_report.report import example_windows, report_on
+from mmkd_models.data_report.report import report_on
 from mmkd_models.data_report.suspects import (
     label_agreement,
     label_csv,
@@ -36,7 +36,6 @@ from mmkd_models.data_report.suspects import (
     near_copies,
     windows_to_label,
 )
-from mmkd_models.evaluation.suites.faults import sensors_of
 from mmkd_report.schema.data import DataReport, SplitFacts, WindowToLabel
 from tests.models.kinds_rig import kinds_dataset
 
@@ -389,24 +388,3 @@ def probed_with(windows: Windows) -> tuple[ProbeWindows, ProbeAnswers]:
     probed = class_probe(looked, None)
     assert not isinstance(probed, str)
     return looked, probed
-
-
-def test_windows_are_read_in_blocks_that_fit_memory(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    windows = written(rig, tmp_path / "rig").everything()
-    monkeypatch.setattr("mmkd_models.data.spec._BLOCK_BYTES", 5 * 40 * 2 * 4)  # five windows of acc
-    most = [0]
-    gather = type(windows.source).gather
-
-    def counted(source: Any, modality: ModalitySpec, rows: Any, *, shift_s: Any) -> Any:
-        most.append(len(rows))
-        return gather(source, modality, rows, shift_s=shift_s)
-
-    monkeypatch.setattr(type(windows.source), "gather", counted)
-    narrow = windows.with_modalities(["acc"])
-    scan_windows(narrow)
-    looked = choose_windows(narrow)
-    list(near_copies(narrow, looked))
-    assert list(example_windows(looked))
-    assert max(most) == 5
-    sensors_of(narrow, ["acc"])
-    assert max(most) == 10  # two blocks at once

@@ -89,18 +89,9 @@ CASES = [
         ),
     ),
     Broken(
-        files={LOG: line(9, "1762153400.7,inf,1.0")},
-        says="DIR/M2/acc.csv:9: column 'ax': expected a number, got 'inf' (1 such from there on);"
-        " correct it, or add 'inf' to 'null' if it means missing",
-    ),
-    Broken(
         files={LOG: line(6, "1762153400.4;0.5;0.25")},
         says="DIR/M2/acc.csv:6: expected 3 fields separated by ',', got 1; this line has another"
         " separator, ';'; write all lines with one",
-    ),
-    Broken(
-        files={LOG: line(6, "1762153400.4,0.5,0.25,7")},
-        says="DIR/M2/acc.csv:6: expected 3 fields separated by ',', got 4; correct the line",
     ),
     Broken(
         files={LOG: lambda text: text[: text.rindex(",")]},
@@ -143,12 +134,6 @@ CASES = [
         " from there on); set duplicates = 'first', 'last' or 'mean', or correct the times",
     ),
     Broken(
-        recipe=(('time = "time"', 'time = "time"\nunsorted = "sort"'),),
-        files={LOG: line(8, "1762153400.5,0.5,0.25")},
-        says="DIR/M2/acc.csv:8: timestamps repeat: 2025-11-03T07:03:20.500Z again (1 such"
-        " from there on); set duplicates = 'first', 'last' or 'mean', or correct the times",
-    ),
-    Broken(
         files={LOG: line(101, "4102444800.0,0.5,0.25")},
         says="DIR/M2/acc.csv:101: column 'time': expected a time until now, got"
         " 2100-01-01T00:00:00.000Z; correct 'time_unit' or 'time_format', or the clock",
@@ -166,11 +151,6 @@ CASES = [
         files={"M0/acc.csv": local_log("2025-11-03 06:30:00", "2025-11-03 06:30:01")},
         says="DIR/M0/acc.csv:2: column 'time': expected an offset or a time zone, got local time"
         " 2025-11-03T06:30:00; set timezone, such as 'Europe/Berlin', or 'UTC'",
-    ),
-    Broken(
-        files={"M0/acc.csv": local_log("2025-11-03T06:30:00Z", "2025-11-03T06:30:61Z")},
-        says="DIR/M0/acc.csv:3: column 'time': expected a time in ISO 8601 with an offset, as others in"
-        " this file, got '2025-11-03T06:30:61Z'; correct it, or set 'time_format'",
     ),
     Broken(
         recipe=BERLIN,
@@ -192,11 +172,6 @@ CASES = [
         ),
     ),
     Broken(
-        files={LOG: lambda text: "\n".join(["time,ax,ay", *text.split("\n")[1::2]])},
-        says="DIR/M2/acc.csv: expected 10 Hz, as 'rate_hz' or the first file says, got 5 Hz by the times; correct"
-        " 'rate_hz', or 'time_unit'",
-    ),
-    Broken(
         files={STATES: b"start,end,label\n1762153400,1762153406,ok\n1762153405,1762153410,worn\n"},
         says="DIR/M2/states.csv:3: expected intervals apart, got 'worn' that shares 1 s with 'ok' of"
         " DIR/M2/states.csv:2; correct one of them",
@@ -212,21 +187,12 @@ CASES = [
         " 'labels.classes', or to 'labels.ignore'",
     ),
     Broken(
-        files={STATES: b"begin,end,label\n1762153400,1762153405,ok\n"},
-        says="DIR/M2/states.csv:1: expected column 'start', got 'begin', 'end', 'label'; correct the"
-        " name in the recipe, or the file",
-    ),
-    Broken(
         files={"M9/states.csv": b"start,end,label\n1762153400,1762153405,ok\n"},
         says="recipe: DIR/M9/states.csv:2: there is no recording of machine 'M9'; correct or remove the line",
     ),
     Broken(
         recipe=(("{machine}/acc.csv", "{machine}/vib.csv"),),
         says="DIR: 'source[0].files': expected files, found none at DIR/{machine}/vib.csv; correct the pattern",
-    ),
-    Broken(
-        recipe=(('modality = "acc"', 'modality = "acc"\nspeed = 3'),),
-        says="DIR/recipe.toml: 'source[0]': unknown key 'speed'; docs/your-own-data.md lists every key",
     ),
     Broken(
         recipe=(("length_s = 1.0", 'length_s = "1 s"'),),
@@ -248,11 +214,6 @@ CASES = [
         " expected the name of a text encoding, such as 'utf-8' or 'shift_jis', got 'sjis-x'; correct it",
     ),
     Broken(
-        recipe=(('files = "{machine}/states.csv"', 'files = "{machine}/states.csv"\npath = "machine"'),),
-        says="DIR/recipe.toml: 'labels': expected one of 'path', 'column', 'files' and 'table', got path and"
-        " files; say where labels come from",
-    ),
-    Broken(
         recipe=(('group = "machine"', 'group = "machine"\nfolds = 7'),),
         says="'split.group': expected 7 values of 'machine' or more, got 6 (M0, M1, M2, M3, M4, M5);"
         " record more, choose another group, or leave it out to split by time",
@@ -261,10 +222,6 @@ CASES = [
         recipe=(('group = "machine"', 'group = "machine"\ntest = ["M7"]'),),
         says="'split.test': expected values of 'machine', each in one split, got 'M7'; choose among M0,"
         " M1, M2, M3, M4, M5",
-    ),
-    Broken(
-        recipe=(('group = "machine"', 'group = "line"'),),
-        says="recipe: 'line' is neither a part of the path nor a column of a source; the paths have machine",
     ),
     Broken(
         recipe=(('group = "machine"', 'group = "machine"\nvalid = ["M1"]\ntest = ["M5"]'),),
@@ -291,11 +248,6 @@ CASES = [
         files={f"M{machine}/acc.csv": with_shift(machine) for machine in range(6)},
         says="machine M2: expected a value of 'shift', the group, for every window, got none at"
         " 2025-11-03T07:03:25.000Z (5 such); fill it in, or choose another 'split.group'",
-    ),
-    Broken(
-        files={LOG: line(52, "time,ax,ay")},
-        says="DIR/M2/acc.csv:52: column 'time': expected a time as a number, got 'time'; correct it, or set"
-        " 'time_unit'",
     ),
     Broken(
         files={LOG: b"", "M3/acc.csv": line(3, "1762154400.1,x,1.0")},

@@ -139,7 +139,7 @@ def test_polyphase_takes_away_what_the_lower_rate_cannot_hold():
     assert np.abs(found[100:-100, 0] - wanted[100:-100]).max() < 0.01
 
 
-@pytest.mark.parametrize(("native_hz", "rate_hz"), [(48.0, 16.0), (44.1, 16.0), (10.0, 25.0), (50.0, 48.3)])
+@pytest.mark.parametrize(("native_hz", "rate_hz"), [(44.1, 16.0), (10.0, 25.0)])
 def test_polyphase_in_blocks_is_that_of_the_whole(native_hz, rate_hz, monkeypatch):
     monkeypatch.setattr(grids, "_BLOCK_VALUES", 128)
     rng = np.random.default_rng(0)

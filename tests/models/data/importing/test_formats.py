@@ -59,16 +59,6 @@ def test_tdms_has_its_times_from_the_waveform(plant, recipe):
     check(plant, recipe, write_tdms, suffix=".tdms", channels='{ax = "Motor/x", ay = "Motor/y"}', extra='time = "time"')
 
 
-def test_tdms_channels_of_two_clocks_are_no_single_sensor(tmp_path):
-    write_tdms(tmp_path / "a.tdms", START_S, values_of(0))
-    with pytest.raises(DatasetError) as raised:
-        list(choose_reader("tdms", TextTable()).blocks(tmp_path / "a.tdms", ["time", "Motor/x", "Slow/temp"]))
-    assert str(raised.value) == (
-        f"{tmp_path / 'a.tdms'}: expected channels of one length, got Motor/x 100, Slow/temp 10;"
-        " write a [[source]] for each rate, with 'channels'"
-    )
-
-
 def test_a_tdms_waveform_without_a_start_counts_from_zero(tmp_path):
     nptdms = pytest.importorskip("nptdms")
     channel = nptdms.ChannelObject("G", "x", np.arange(3.0), properties={"wf_increment": 0.5, "wf_start_offset": 2.0})

@@ -110,14 +110,6 @@ def test_an_error_at_the_end_keeps_what_was_read_for_the_mended_recipe(plant, re
     assert ".out.import" not in names(plant)
 
 
-def test_an_error_before_anything_is_finished_leaves_nothing_behind(plant):
-    before = names(plant)
-    (plant / "M0" / "acc.csv").write_text("time,ax,ay\n1762151400.0,one,2\n1762151400.1,1,2\n")
-    with pytest.raises(DatasetError, match="expected a number"):
-        import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
-    assert names(plant) == before
-
-
 def test_other_labels_are_taken_up_without_reading_the_logs_again(plant, recipe):
     ours = Import(plant)
     recipe(WRONG)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +12,10 @@ import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.frames import cut_out
-from mmkd_models.commands.recipes import clock_lines
 from mmkd_models.data import check_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
-from mmkd_models.data.importing.patterns import FoundFile
-from mmkd_models.data.importing.recipe import SensorSource, read_recipe
-from mmkd_models.data.importing.source import open_source
+from mmkd_models.data.importing.recipe import read_recipe
 
 pytest.importorskip("cv2")
 soundfile = pytest.importorskip("soundfile")
@@ -52,14 +47,6 @@ def change(clips: Path) -> Callable[..., None]:
 
 def made(clips: Path, name: str = "talk") -> RecipeReport:
     return import_recipe(read_recipe(clips / "recipe.toml"), clips, clips / name)
-
-
-def test_grids_and_frames_lie_beside_the_output_until_it_is_there(clips, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(clips / "a full disk"))  # which cannot be written to
-    before = sorted(path.name for path in clips.iterdir())
-    made(clips, "new/talk")
-    assert [path.name for path in (clips / "new").iterdir()] == ["talk"]
-    assert sorted(path.name for path in clips.iterdir()) == sorted([*before, "new"])
 
 
 def clip_of(windows, row) -> int:
@@ -129,27 +116,6 @@ def test_sound_of_any_width_is_from_minus_1_to_1(clips, subtype):
     np.testing.assert_allclose(windows.take([row])["voice"][0, :, 0], wanted, atol=1.1 * step)
 
 
-@pytest.mark.parametrize("suffix", ["flac", "ogg"])
-def test_compressed_sound(clips, change, suffix):
-    for clip in range(CLIPS):
-        soundfile.write(clips / f"c{clip}.{suffix}", tone(clip), SOUND_HZ)
-    change(('"{clip}.wav"', f'"{{clip}}.{suffix}"'))
-    windows = made(clips).dataset.everything()
-    got, wanted = windows.take([0])["voice"][0, :, 0], tone(clip_of(windows, 0))
-    first = 3200 if windows.labels[0] == 1 else 12480
-    assert np.corrcoef(got, wanted[first : first + 3200])[0, 1] > (0.999 if suffix == "flac" else 0.5)
-
-
-def test_one_channel_of_stereo_is_chosen(clips, change):
-    for clip in range(CLIPS):
-        both = np.stack([np.zeros(2 * SOUND_HZ), tone(clip)], axis=1)
-        soundfile.write(clips / f"c{clip}.wav", both, SOUND_HZ)
-    change(('{mono = "1"}', '{right = "2"}'))
-    dataset = made(clips).dataset
-    assert dataset.spec.modality("voice").channels == ("right",)
-    assert dataset.split("train").take([0])["voice"].std() > 0.2
-
-
 def test_sound_at_a_lower_rate_loses_what_would_be_folded_into_it(clips, change):
     seconds = np.arange(2 * SOUND_HZ) / SOUND_HZ
     for clip in range(CLIPS):
@@ -162,15 +128,6 @@ def test_sound_at_a_lower_rate_loses_what_would_be_folded_into_it(clips, change)
     freqs = np.fft.rfftfreq(len(voice), 1 / 4000)
     assert spectrum[np.abs(freqs - 300) < 15].max() == pytest.approx(0.4, rel=0.1)
     assert spectrum[np.abs(freqs - 900) < 15].max() < 0.004  # 4000 - 3100, where it would be without a filter
-
-
-def test_windows_at_a_stride_take_the_label_that_covers_them(clips, change):
-    change(('at = "intervals"', "stride_s = 0.2"), ('match = {clip = "clip"}', 'match = {clip = "clip"}\npurity = 0.7'))
-    words = [f"c{clip},0.5,0.6,yes\nc{clip},1.3,1.7,no\n" for clip in range(CLIPS)]
-    (clips / "words.csv").write_text("clip,start,end,word\n" + "".join(words).replace("0.6,yes", "0.9,yes"))
-    windows = made(clips).dataset.everything()
-    # From 0.4 and 0.6 s, and from 1.2 and 1.4 s: 0.3 of 0.4 s each.
-    assert (len(windows), windows.labels.sum()) == (4 * CLIPS, 2 * CLIPS)
 
 
 def test_frames_that_were_dropped_are_missing_by_the_times_of_the_container(clips, change):
@@ -189,19 +146,6 @@ def test_frames_that_were_dropped_are_missing_by_the_times_of_the_container(clip
     assert {(one.gaps, round(one.longest_gap_s, 3)) for one in report.clocks} == {(1, 0.16)}
 
 
-def test_frames_that_come_again_are_counted(clips):
-    frames = film(3)
-    frames[20:25] = frames[20]
-    write_film(clips / "c3.mp4", frames)
-    report = made(clips)
-    repeated = {one.recording: one.repeated for one in report.clocks}
-    assert repeated["clip c3"] >= 3  # a lossy codec may still refine what stands still
-    assert repeated["clip c4"] == 0
-    line = clock_lines(report)[0]
-    assert line.startswith("lips: 6 files, gray, 25 Hz; jitter p99 up to 0.00 ms")
-    assert line.endswith(f"repeated frames {repeated['clip c3']} (most in clip c3)")
-
-
 def test_the_way_from_the_command_to_a_sound_dataset(clips):
     command = [sys.executable, "-c", "from mmkd_models.commands.data import main; main()"]
     done = subprocess.run(
@@ -213,38 +157,6 @@ def test_the_way_from_the_command_to_a_sound_dataset(clips):
     assert lines[1] == "voice: 6 files, mono, 8000 Hz"
     assert lines[2] == "talk: 12 windows of 6 recordings (train 8, valid 2, test 2)"
     assert not any(finding.kind == "gaps" for finding in check_dataset(clips / "talk").findings)
-
-
-def test_a_camera_that_stops_leaves_windows_without_frames(clips, change):
-    change(("length_s = 0.4", 'length_s = 0.4\ncover = "any"'))
-    write_film(clips / "c2.mp4", film(2)[:25])
-    windows = made(clips).dataset.everything()
-    rows = np.flatnonzero(windows.groups == "c2")
-    lips = windows.take(rows)["lips"]
-    assert isinstance(lips, np.ma.MaskedArray)
-    there = (~lips.mask.any(axis=(2, 3, 4))).sum(axis=1)
-    assert dict(zip(windows.labels[rows].tolist(), there.tolist(), strict=True)) == {1: 10, 0: 0}  # 0.4 s, 1.6 s
-    assert not np.isnan(windows.take(rows)["voice"]).any()
-
-
-def test_a_rate_of_film_stays_exact_over_minutes(tmp_path):
-    frames = np.zeros((3200, 16, 16), dtype=np.uint8)
-    frames[np.arange(3200), np.arange(3200) % 16] = 255
-    write_film(tmp_path / "long.mp4", frames, 24000 / 1001)
-    source = SensorSource(modality="lips", files="long.mp4", height=4, width=4)
-    file = FoundFile(path=tmp_path / "long.mp4", parts={})
-    reader = open_source(source, file, facts=())
-    assert reader.rate_hz == pytest.approx(24000 / 1001, rel=1e-5)
-    with ExitStack() as stack:
-        (found,) = reader.read([file], tmp_path, stack, most_bytes=1 << 30, tell=lambda count: None).series
-        assert found.times[-1] / 1e9 == pytest.approx(3199 * 1001 / 24000, abs=1e-3)
-
-
-def test_frames_of_odd_sizes(clips, change):
-    for clip in range(CLIPS):
-        write_film(clips / f"c{clip}.mp4", film(clip)[:, :29, :37])
-    change(("height = 15\nwidth = 20", "height = 13\nwidth = 17\nregion = [1, 3, 35, 25]"))
-    assert made(clips).dataset.spec.modality("lips").shape == (10, 13, 17, 1)
 
 
 def test_a_draft_knows_films_and_sound(clips):

@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
-import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -136,22 +135,6 @@ def test_a_value_that_is_reported_on_change_is_held(plant, recipe):
     np.testing.assert_equal(first, [0, 0, 0, np.nan, 4, 4, 4, np.nan, 8, 8])
 
 
-def test_sound_with_intervals_that_count_from_its_start(plant, recipe):
-    def write(folder, times, values):
-        sound = np.clip(values / 8, -1, 1)
-        soundfile.write(folder / "acc.wav", sound, 10, subtype="FLOAT")
-        (folder / "states.csv").write_text("start,end,label\n0,5,ok\n5,10,worn\n")
-
-    rewrite(plant, write)
-    recipe(('acc.csv"\ntime = "time"', 'acc.wav"\nscale = 8.0'), ('states.csv"', 'states.csv"\ntime_unit = "s"'))
-    run(plant)
-    for machine, (samples, _) in enumerate(by_machine(plant).values()):
-        blocks = {tuple(np.round(block[0], 4)) for block in samples.reshape(10, 10, 2)}
-        wanted = {tuple(np.round(block[0], 4)) for block in values_of(machine).astype(np.float32).reshape(10, 10, 2)}
-        assert blocks == wanted
-    assert open_dataset(plant / "out").everything().times is None
-
-
 def test_labels_groups_and_metadata_may_be_columns_of_the_log(plant, recipe):
     for machine, file in enumerate(sorted(plant.glob("*/acc.csv"))):
         rows = file.read_text().splitlines()
@@ -236,17 +219,6 @@ def test_where_every_sensor_must_record_a_recording_that_lacks_one_is_left_out_a
     assert "M5" not in open_dataset(plant / "out").everything().groups
     sentences = [finding.sentence for finding in check_dataset(plant / "out").findings]
     assert [text for text in sentences if "temp" in text] == ["the import left out 10 windows without a value of temp"]
-
-
-def test_where_every_sensor_must_record_windows_in_a_long_gap_of_one_are_left_out(plant, recipe):
-    with_temp(plant, recipe, cover="all")
-    file = plant / "M0" / "temp.csv"
-    rows = file.read_text().splitlines()
-    file.write_text("\n".join(rows[:1] + [row for row in rows[1:] if not 8 <= int(row.split(",")[1]) <= 20]))
-    report = run(plant)
-    windows = open_dataset(plant / "out").everything()
-    assert report.dataset.spec.left_out == {"without a value of temp": 13}  # 10 of M5, 3 of M0
-    assert (windows.groups == "M0").sum() == 7
 
 
 def test_an_offset_is_corrected(plant, recipe):
@@ -360,13 +332,6 @@ def test_recordings_without_any_label_become_a_dataset_without_labels(plant, rec
             run_data([command, str(out)])
         lines = capsys.readouterr().out.splitlines()
         assert lines[-1].endswith(told)
-
-
-def test_the_check_takes_a_regression_without_any_number(plant, recipe):
-    recipe(('files = "{machine}/states.csv"', 'task = "regression"\ntarget = "wear"\nunlabelled = "keep"'))
-    run(plant)
-    windows = check_dataset(plant / "out").windows
-    assert (len(windows), int(windows.labelled.sum())) == (60, 0)
 
 
 def test_a_class_that_a_split_lacks_is_a_warning(plant, recipe):

@@ -132,13 +132,6 @@ def test_numbers_of_intervals_and_of_tables(plant, recipe):
     assert labels_by_machine(plant) == {f"M{n}": [n / 4] * 10 for n in range(6)}
 
 
-def test_an_interval_with_a_number_has_a_window_in_its_middle(plant, recipe):
-    recipe((FILES, f'{FILES}\ntask = "regression"'), ("length_s = 1.0", 'length_s = 1.0\nat = "intervals"'))
-    write_states(plant, "2,2.6,7", "5,9,8.5")
-    run(plant)
-    assert labels_by_machine(plant)["M4"] == [7.0, 8.5]
-
-
 @dataclass(frozen=True)
 class Wrong:
     """Labels that are refused: what stands in the recipe, the lines of the interval file of M0, and what is said."""
