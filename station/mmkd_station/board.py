@@ -50,20 +50,16 @@ class _Signal:
         self._behind = self._behind + 1 if is_behind else 0
         if self._behind >= _STEPS_BACK:
             self._bins.clear()
-        for number, low, high in list(zip(numbers[starts].tolist(), lowest, highest, strict=True))[-_BINS:]:
-            self._put(number, low, high)
-
-    def _put(self, number: int, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
-        time_s = round(number * _BIN_S, 3)
-        if self._bins and number <= self._bins[-1].number:
-            for place, known in enumerate(self._bins):
-                if known.number == number:  # else it is late, in a gap
-                    low, high = np.fmin(known.lowest, low), np.fmax(known.highest, high)
-                    self._bins[place] = _Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist()))
-            return
-        if self._bins and time_s - self._bins[-1].time_s > SPAN_S:
-            self._bins.clear()  # another time line
-        self._bins.append(_Bin(number, time_s, tuple(low.tolist()), tuple(high.tolist())))
+        bins = list(zip(numbers[starts].tolist(), lowest.tolist(), highest.tolist(), strict=True))
+        for number, low, high in bins[-_BINS:]:
+            if self._bins and number < self._bins[-1].number:
+                continue  # late
+            if self._bins and number == self._bins[-1].number:
+                last = self._bins.pop()
+                low, high = np.fmin(last.lowest, low).tolist(), np.fmax(last.highest, high).tolist()
+            elif self._bins and (number - self._bins[-1].number) * _BIN_S > SPAN_S:
+                self._bins.clear()  # another time line
+            self._bins.append(_Bin(number, round(number * _BIN_S, 3), tuple(low), tuple(high)))
 
     def after(self, number: int) -> tuple[_Bin, ...]:
         """Return bins from a number on, the growing last one included; all after a jump in time."""

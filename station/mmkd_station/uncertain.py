@@ -117,7 +117,12 @@ class UncertainRing:
 
         `window` has raw values (T, C), NaN = missing; video (T, H, W, C) with missing frames masked.
         """
-        reason, labels = self._reason(prediction), (prediction.label, *prediction.labels)
+        reason, labels = "", (prediction.label, *prediction.labels)
+        if prediction.index >= 0 and prediction.status == "unknown":
+            reason = "unknown"
+        elif prediction.index >= 0 and prediction.status in ("ok", "degraded") and self._task.kind != "regression":
+            reason = "low probability" if prediction.probability < self._below else ""
+            reason = "several labels" if len(prediction.label_set) > 1 else reason
         if not (reason or self._alarms.intersection(labels)):
             return
         if 0 <= time_s - self._last_s[bool(reason)] < self._modality.duration_s:
@@ -157,15 +162,6 @@ class UncertainRing:
             return
         self._thread.join(5.0)
 
-    def _reason(self, prediction: Prediction) -> str:
-        if prediction.index >= 0 and prediction.status == "unknown":
-            return "unknown"
-        if prediction.index < 0 or prediction.status not in ("ok", "degraded") or self._task.kind == "regression":
-            return ""
-        if len(prediction.label_set) > 1:
-            return "several labels"
-        return "low probability" if prediction.probability < self._below else ""
-
     # ---- the thread that writes
 
     def _write(self) -> None:
@@ -183,30 +179,10 @@ class UncertainRing:
                 batch = []
 
     def _write_file(self, batch: list[_Window]) -> None:
-        data = io.BytesIO()
-        np.savez(data, **self._arrays(batch))
-        self._number += 1
-        path = self._folder / f"{self._stem}-{self._number:08d}.npz"
-        try:
-            self._make_room(len(data.getvalue()))
-            partial = path.with_suffix(".part")
-            partial.write_bytes(data.getvalue())
-            partial.replace(path)
-        except OSError as error:
-            logger.warning("uncertain windows of %s: %s: %s", self._station, path, os_reason(error))
-            self._dropped += len(batch)
-            return
-        self._kept += len(batch)
-
-    def _arrays(self, batch: list[_Window]) -> dict[str, Any]:
         name, kind, count = self._modality.name, self._modality.kind, len(batch)
         start_s = np.array([each.time_s for each in batch]) - (self._modality.samples - 1) / self._modality.rate_hz
         windows = [each.window for each in batch]
-        extra: dict[str, Any] = {f"kind_{name}": np.array(kind)} if kind == "audio" else {}
-        if kind == "video":
-            extra[f"frames_{name}"] = np.stack([~missing_frames(window) for window in windows]).astype(np.uint8)
-        return {
-            **extra,
+        arrays: dict[str, Any] = {
             f"x_{name}": np.stack([frame_bytes(window) for window in windows]),
             f"rate_{name}": np.float64(self._modality.rate_hz),
             f"channels_{name}": np.array(self._modality.channels),
@@ -220,19 +196,34 @@ class UncertainRing:
             "column_probability": np.array([each.probability for each in batch]),
             "column_reason": np.array([each.reason for each in batch]),
         }
+        if kind == "audio":
+            arrays[f"kind_{name}"] = np.array(kind)
+        if kind == "video":
+            arrays[f"frames_{name}"] = np.stack([~missing_frames(window) for window in windows]).astype(np.uint8)
+        data = io.BytesIO()
+        np.savez(data, **arrays)
+        self._number += 1
+        path = self._folder / f"{self._stem}-{self._number:08d}.npz"
+        try:
+            files = self._files()
+            used = len(data.getvalue()) + sum(path.stat().st_size for path in files)
+            while files and used > self._most_bytes:
+                oldest = files.pop(0)
+                used -= oldest.stat().st_size
+                oldest.unlink()
+                self._removed += 1
+            partial = path.with_suffix(".part")
+            partial.write_bytes(data.getvalue())
+            partial.replace(path)
+        except OSError as error:
+            logger.warning("uncertain windows of %s: %s: %s", self._station, path, os_reason(error))
+            self._dropped += len(batch)
+            return
+        self._kept += len(batch)
 
     def _files(self) -> list[Path]:
         files = self._folder.glob(f"{self._stem}-*.npz")
         return sorted(path for path in files if _FILE.match(path.stem.removeprefix(self._stem)))
-
-    def _make_room(self, size_bytes: int) -> None:
-        files = self._files()
-        used = sum(path.stat().st_size for path in files)
-        while files and used + size_bytes > self._most_bytes:
-            oldest = files.pop(0)
-            used -= oldest.stat().st_size
-            oldest.unlink()
-            self._removed += 1
 
 
 def _file_name(text: str) -> str:

@@ -168,8 +168,8 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
         return [1 - 0.9 * value, 0.9 * value]
 
     predictor = fake_predictor(answer, modality=acc, labels=("ok", "worn"))
-    fine = np.zeros((600, 1), dtype=np.float32)
-    fine[::60] = 1  # ten single false answers in ten minutes
+    fine = np.zeros((120, 1), dtype=np.float32)
+    fine[::12] = 1  # ten single false answers in two minutes
     worn = np.zeros((60, 1), dtype=np.float32)
     worn[10:] = 1
     recordings = [
@@ -179,24 +179,24 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
     ]
     tuned = tune_alarm(predictor, recordings, label="worn", most_per_hour=1.0, hop=1, cooldown_s=0.0)
     assert tuned.rule.votes == (2, 2)  # the quickest that two answers in a row are enough for
-    assert (tuned.before.false_alarms, tuned.before.normal_hours) == (10, pytest.approx(1 / 6))
+    assert (tuned.before.false_alarms, tuned.before.normal_hours) == (10, pytest.approx(1 / 30))
     assert tuned.on_test.false_alarms == 0
-    # Exact Poisson: none seen, at most -ln(0.025) = 3.689 in ten minutes.
-    assert tuned.on_test.false_alarms_interval == (0.0, pytest.approx(3.689 * 6, abs=0.01))
+    # Exact Poisson: none seen, at most -ln(0.025) = 3.689 in two minutes.
+    assert tuned.on_test.false_alarms_interval == (0.0, pytest.approx(3.689 * 30, abs=0.01))
     assert tuned.on_test.delay_s == 11.0  # the second worn sample is taken at second 11
     detected = "1 of 1 recordings detected, after"
     assert list(tuned_lines(tuned, Path("a.edge"), hop=50, reference=Path("my press.json"))) == [
         "alarm for worn: best rule with at most 1 false alarms per hour",
         (
-            "  test, an alarm for each result: 10 false alarms in 0.17 h, 60.00 per hour (95 % interval 28.77 to "
-            f"110.34); {detected} 10.0 s (median)"
+            "  test, an alarm for each result: 10 false alarms in 0.03 h, 300.00 per hour (95 % interval 143.86 to "
+            f"551.71); {detected} 10.0 s (median)"
         ),
         (
-            "  test, by the rule: 0 false alarms in 0.17 h, 0.00 per hour (95 % interval 0.00 to 22.13); "
+            "  test, by the rule: 0 false alarms in 0.03 h, 0.00 per hour (95 % interval 0.00 to 110.67); "
             f"{detected} 11.0 s (median)"
         ),
         (
-            "  validation, by the rule: 0 false alarms in 0.17 h, 0.00 per hour (95 % interval 0.00 to 22.13); "
+            "  validation, by the rule: 0 false alarms in 0.03 h, 0.00 per hour (95 % interval 0.00 to 110.67); "
             f"{detected} 11.0 s (median)"
         ),
         (
@@ -209,7 +209,8 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
 
 
 def test_the_command_says_what_a_rule_costs(run_here: Callable[..., tuple[str, str]]) -> None:
-    found = json.loads(run_here(example_bundle(), "--tune-alarm", shipped_dataset(), "--alarm", "FEL", "--json")[0])
+    options = ("--tune-alarm", shipped_dataset(), "--alarm", "FEL", "--hop", 200, "--json")
+    found = json.loads(run_here(example_bundle(), *options)[0])
     assert found["rule"]["label"] == "FEL"
     assert found["on_valid"]["false_alarms"] == 0
     assert found["on_test"]["recordings"] == 4

@@ -25,7 +25,7 @@ from mmkd_station.protocols.table import open_source
 cv2 = pytest.importorskip("cv2")
 
 from tests.edge.level_rig import BIAS, LIPS, WEIGHTS, shares_of, write_film, write_lips  # noqa: E402
-from tests.station.rig import end, next_record, records_in, refusal, run, start, wanted  # noqa: E402
+from tests.station.rig import end, next_record, records_in, refusal, start, wanted  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=8000.0, samples=1600)
@@ -88,8 +88,6 @@ def test_a_device_that_is_not_there_is_one_clear_error(lips_path: Path, bundle_p
     assert refusal(UnavailableError, lips_path, "--source", "cam:/dev/video77") == (
         "--source cam:/dev/video77: expected a camera, got none that OpenCV opens; plug one in, or name another"
     )
-    done = run(lips_path, "--source", "cam:/dev/video77")
-    assert (done.returncode, len(done.stderr.splitlines())) == (3, 1), done.stderr
 
 
 @pytest.mark.parametrize("source", ["stdin", "wav:a.wav", "mqtt://h/t"])

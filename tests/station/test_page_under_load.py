@@ -103,6 +103,37 @@ def is_closed(client: socket.socket, *, within_s: float) -> bool:
     return bool(poll.poll(within_s * 1000))
 
 
+NONSENSE = {
+    "deep login": ("/login", b'{"token":' * 400, "application/json", 400),
+    "brackets login": ("/login", b'{"token":' + b"[" * 4000, "application/json", 400),
+    "kind": ("/login", b"{}", "text/plain", 415),
+    "size": ("/login", b"x" * 5000, "application/json", 413),
+    "station": ("/events?station=%0a%ff", None, "", 404),
+    "file": ("/static/%2e%2e", None, "", 404),
+}
+
+
+def test_what_a_client_does_wrong_is_an_answer_of_4xx_and_one_log_line_a_cause(page: Page) -> None:
+    for _ in range(5):
+        found = {name: page.ask(path, body, kind=kind)[0] for name, (path, body, kind, _) in NONSENSE.items()}
+        assert found == {name: code for name, (*_, code) in NONSENSE.items()}
+        with page.connect(b"no HTTP\r\n\r\n") as client:
+            assert client.recv(24) == b"HTTP/1.1 400 Bad Request"
+        with page.connect(HALF_A_BODY):
+            pass
+    lines = [line for line in page.log().splitlines() if not line.startswith("page: http")]
+    causes = [re.sub(r"(answers \d+|request received).*", r"\1", line) for line in lines if "press 1" not in line]
+    assert sorted(causes) == [
+        "INFO page: /events answers 404",
+        "INFO page: /login answers 400",
+        "INFO page: /login answers 413",
+        "INFO page: /login answers 415",
+        "INFO page: /static/{name} answers 404",
+        "WARNING:  Invalid HTTP request received",
+    ]
+    assert "INFO page: /login answers 415: expected application/json (from 127.0.0.1)" in lines
+
+
 def test_health_is_answered_while_hundreds_of_connections_are_silent_or_half_sent(page: Page) -> None:
     with contextlib.ExitStack() as held:
         clients = []
@@ -148,38 +179,6 @@ def test_as_many_pages_are_open_as_may_be_and_each_that_closes_makes_room(page: 
     while (client := page.connect(EVENTS)).recv(15) != b"HTTP/1.1 200 OK":
         client.close()
     client.close()
-
-
-NONSENSE = {
-    "deep login": ("/login", b'{"token":' * 400, "application/json", 400),
-    "brackets login": ("/login", b'{"token":' + b"[" * 4000, "application/json", 400),
-    "kind": ("/login", b"{}", "text/plain", 415),
-    "size": ("/login", b"x" * 5000, "application/json", 413),
-    "station": ("/events?station=%0a%ff", None, "", 404),
-    "file": ("/static/%2e%2e", None, "", 404),
-}
-
-
-def test_what_a_client_does_wrong_is_an_answer_of_4xx_and_one_log_line_a_cause(tmp_path: Path) -> None:
-    with running(tmp_path) as page:
-        for _ in range(5):
-            found = {name: page.ask(path, body, kind=kind)[0] for name, (path, body, kind, _) in NONSENSE.items()}
-            assert found == {name: code for name, (*_, code) in NONSENSE.items()}
-            with page.connect(b"no HTTP\r\n\r\n") as client:
-                assert client.recv(24) == b"HTTP/1.1 400 Bad Request"
-            with page.connect(HALF_A_BODY):
-                pass
-        lines = [line for line in page.log().splitlines() if not line.startswith("page: http")]
-    causes = [re.sub(r"(answers \d+|request received).*", r"\1", line) for line in lines if "press 1" not in line]
-    assert sorted(causes) == [
-        "INFO page: /events answers 404",
-        "INFO page: /login answers 400",
-        "INFO page: /login answers 413",
-        "INFO page: /login answers 415",
-        "INFO page: /static/{name} answers 404",
-        "WARNING:  Invalid HTTP request received",
-    ]
-    assert "INFO page: /login answers 415: expected application/json (from 127.0.0.1)" in lines
 
 
 def test_the_right_token_gets_in_while_somebody_guesses_and_each_address_is_limited_for_itself(page: Page) -> None:

@@ -64,8 +64,12 @@ def run(
 
     Stops when all sources end, or on SIGTERM or Ctrl-C; samples already received are processed first.
     """
+    import sys
+
     import msgspec
 
+    from mmkd_edge.cli.show import json_text
+    from mmkd_station.commands.show import summary_lines
     from mmkd_station.spec import read_run_spec
 
     check_combination(options, subject)
@@ -79,7 +83,10 @@ def run(
     if as_json and to_stdout:
         raise UsageError("--json: expected the standard output for the summary, got --sink - there too; leave one out")
     facts, error = _serve(spec, options)
-    _show(facts, as_json=as_json, to_stdout=to_stdout)
+    if as_json:
+        print(json_text(facts))
+    else:
+        print(*summary_lines(facts), sep="\n", file=sys.stderr if to_stdout else sys.stdout)
     if error is not None:
         raise error
 
@@ -124,7 +131,9 @@ def load_recordings(place: str, modality: ModalitySpec) -> list[ReplayedRecordin
 
 
 def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException | None]:
+    import logging
     import signal
+    import sys
     import threading
 
     from mmkd_station.build import open_service
@@ -136,7 +145,11 @@ def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException 
         interrupted.set()
         stop.set()
 
-    _log_to_stderr()
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for package in ("mmkd_edge", "mmkd_station"):
+        logging.getLogger(package).setLevel(logging.INFO)
     handlers: dict[int, Callable[..., None]] = {
         signal.SIGTERM: lambda *_: stop.set(),
         signal.SIGINT: interrupt,
@@ -187,26 +200,3 @@ def _serve_page(service: Service, options: RunOptions) -> Iterator[None]:
         if not address.is_loopback:
             say(f"page: {address.host} is reached from other machines, and this page is not encrypted")
         yield
-
-
-def _log_to_stderr() -> None:
-    import logging
-    import sys
-
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
-    )
-    for package in ("mmkd_edge", "mmkd_station"):
-        logging.getLogger(package).setLevel(logging.INFO)
-
-
-def _show(facts: RunFacts, *, as_json: bool, to_stdout: bool) -> None:
-    import sys
-
-    from mmkd_edge.cli.show import json_text
-    from mmkd_station.commands.show import summary_lines
-
-    if as_json:
-        print(json_text(facts))
-    else:
-        print(*summary_lines(facts), sep="\n", file=sys.stderr if to_stdout else sys.stdout)
