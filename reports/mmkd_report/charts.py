@@ -1,7 +1,6 @@
-"""Charts as inline SVG: dot panels, lines, histograms and attention maps.
+"""Charts as inline SVG: lines, histograms and attention maps.
 
-The style sheet colours roles; marks show their value on hover. Positions in dot panels are percentages of the width,
-so that text keeps its size on every screen; other charts have a fixed view box.
+The style sheet colours roles; marks show their value on hover.
 """
 
 from __future__ import annotations
@@ -14,17 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mmkd_report.schema.figures import Measure, Spread
-from mmkd_report.schema.study import SeedGain
 from mmkd_report.words import (
     is_number,
     percent,
     plain,
-    score_text,
-    score_with_unit,
-    signed_gain,
     significant,
-    with_gain_unit,
 )
 
 if TYPE_CHECKING:
@@ -35,9 +28,6 @@ LINE_BOTTOM = 138.0
 MAP_SIZE = 240.0
 MAX_POINTS = 160  # per line: more than a phone shows
 MAX_MAP_CELLS = 96  # per side: more would be smaller than a point on a phone
-ROW_HEIGHT = 30.0
-NAME_LINE = 15.0  # line height of names in a dot panel, see page.css
-NAME_CHARACTERS = 13  # per line of 7rem, with room for broken words
 SELF_CLOSING = ("line", "rect", "circle", "path", "image", "input")
 BARS_LEFT, CHARACTER_WIDTH, EDGE = 8.0, 6.2, 24.0  # of a histogram
 
@@ -120,128 +110,6 @@ def bar(width: float, role: str) -> Markup:
     track = element("rect", class_="bar-track", width="100%", height=12, rx=2)
     fill = element("rect", class_="bar-fill", width=f"{width}%", height=12, rx=2)
     return element("svg", track, fill, class_=f"bar role-{role}", aria_hidden="true", width="100%", height=12)
-
-
-# --- dot panels -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class DotRow:
-    """A row: a dot per value in `dots` (value and title), a bar at `mean`."""
-
-    role: str
-    name: str
-    mean: float | None
-    text: str
-    std: str = ""
-    dots: Sequence[tuple[float, str]] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DotPanel:
-    """Rows of dots over an axis; `about` begins its description, `reference` is a dashed line.
-
-    `paired` joins the dots of baseline and student.
-    """
-
-    title: str
-    about: str
-    rows: Sequence[DotRow]
-    over: Axis
-    tick_text: Callable[[float], str]
-    reference: float | None = None
-    paired: bool = False
-
-
-def score_row(role: str, name: str, score: Spread, measure: Measure, seeds: Sequence[int]) -> DotRow:
-    """Return a row with a dot per seed's score."""
-    return DotRow(
-        role=role,
-        name=name,
-        mean=score.mean,
-        text=score_text(score.mean, measure),
-        std=score_text(score.std, measure) if is_number(score.std) and len(score.per_seed) != 1 else "",
-        dots=[
-            (value, f"seed {seed}: {score_with_unit(value, measure)}")
-            for seed, value in zip(seeds, score.per_seed, strict=False)
-            if is_number(value)
-        ],
-    )
-
-
-def gain_row(name: str, gain: SeedGain, measure: Measure, seeds: Sequence[int]) -> DotRow:
-    """Return a row with a dot per seed's gain."""
-    return DotRow(
-        role="student",
-        name=name,
-        mean=gain.mean,
-        text=signed_gain(gain.mean, measure),
-        std=signed_gain(gain.std, measure).lstrip("+") if is_number(gain.std) and len(gain.per_seed) != 1 else "",
-        dots=[
-            (value, f"seed {seed}: {with_gain_unit(signed_gain(value, measure), measure)}")
-            for seed, value in zip(seeds, gain.per_seed, strict=False)
-        ],
-    )
-
-
-def gain_tick(value: float, measure: Measure) -> str:
-    """Write a difference of scores at an axis."""
-    return signed_gain(float(f"{value:g}"), measure).removesuffix(".0")
-
-
-def draw_panels(panels: Sequence[DotPanel], *, note: str, named: bool = False) -> Chart:
-    """Draw panels over one scale; `named` leaves room for names."""
-    from markupsafe import Markup
-
-    drawn = [_draw_panel(panel, with_ticks=panel is panels[-1]) for panel in panels]
-    return Chart(svg=Markup("").join(drawn), note=note, style="panels named" if named else "panels")
-
-
-def _draw_panel(panel: DotPanel, *, with_ticks: bool) -> Markup:
-    lines = max((math.ceil(len(row.name) / NAME_CHARACTERS) for row in panel.rows), default=1)
-    row_height = ROW_HEIGHT if panel.paired else max(ROW_HEIGHT, NAME_LINE * lines)
-    height = len(panel.rows) * row_height
-
-    def at(value: float) -> str:
-        return f"{round(100 * panel.over.place(value), 2)}%"
-
-    parts = []
-    for number, value in enumerate(panel.over.ticks):
-        parts.append(element("line", class_="grid", x1=at(value), x2=at(value), y1=0, y2=height))
-        if with_ticks:
-            style = "tick between" if 0 < number < len(panel.over.ticks) - 1 else "tick"
-            label = panel.tick_text(value)
-            parts.append(element("text", label, class_=style, x=at(value), y=height + 17, text_anchor="middle"))
-    if is_number(panel.reference):
-        x = at(panel.reference)
-        parts.append(element("line", class_="reference role-teacher", x1=x, x2=x, y1=0, y2=height))
-    middles = [(number + 0.5) * row_height for number in range(len(panel.rows))]
-    by_role = {row.role: (y, row.dots) for y, row in zip(middles, panel.rows, strict=True)}
-    if panel.paired and {"baseline", "student"} <= by_role.keys():
-        (y1, first), (y2, second) = by_role["baseline"], by_role["student"]
-        for (start, _), (end, _) in zip(first, second, strict=False):
-            parts.append(element("line", class_="link", x1=at(start), y1=y1, x2=at(end), y2=y2))
-    for y, row in zip(middles, panel.rows, strict=True):
-        marks = [
-            element("circle", element("title", f"{row.name}, {title}"), class_="dot", cx=at(value), cy=y, r=4.5)
-            for value, title in row.dots
-        ]
-        if row.mean is not None:
-            marks.append(element("line", class_="mean", x1=at(row.mean), x2=at(row.mean), y1=y - 9, y2=y + 9))
-        parts.append(element("g", *marks, class_=f"role-{row.role}"))
-    names = [element("li", row.name, class_=f"role-{row.role}") for row in panel.rows]
-    values = [element("li", row.text, *([element("span", f" ± {row.std}")] if row.std else [])) for row in panel.rows]
-    description = f"{panel.about}: {'; '.join(f'{row.name} {row.text}' for row in panel.rows)}."
-    plot_height = height + (22 if with_ticks else 4)
-    return element(
-        "div",
-        element("h3", panel.title),
-        element("ul", *names, class_="dots-names"),
-        svg(panel.title, description, *parts, class_="dots-plot", width="100%", height=plot_height),
-        element("ul", *values, class_="dots-values"),
-        class_="dots",
-        style=f"--row:{row_height:.0f}px",
-    )
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def render_demo(document: Mapping[str, Any]) -> str:
     name = demo.dataset.title or demo.dataset.name
     leaked = leak_text(demo)
     parts = (
-        [_results(demo), _seeds(demo)],
+        [_results(demo)],
         _confusion(demo),
         _labels(demo),
         _attention(demo),
@@ -197,41 +197,6 @@ def gap_text(sensor: DemoSensor) -> str:
     if sensor.gap_recovered is None or gap.low <= 0:
         return "not measurable"
     return words.with_unit(words.percent(sensor.gap_recovered, 0), "%")
-
-
-def _seeds(demo: DemoDocument) -> Section:
-    measure = demo.reported_metric
-    groups: dict[str, list[tuple[str, Network | DemoRival | None]]] = {"All sensors": [("teacher", demo.teacher)]}
-    groups |= {name: [(role, getattr(sensor, role)) for role in ROWS] for name, sensor in demo.students.items()}
-    scores = {
-        title: [(role, score) for role, model in models if model is not None and (score := model.score(measure))]
-        for title, models in groups.items()
-    }
-    values = [value for rows in scores.values() for _, row in rows for value in (row.mean, *row.per_seed)]
-    over = charts.axis(values, floor=measure.floor, ceiling=measure.ceiling)
-    panels = [
-        charts.DotPanel(
-            title=title,
-            about=f"{measure.title}, mean over seeds",
-            rows=[
-                charts.score_row(role, ROLE_NAMES[role], score, measure, demo.seeds or range(len(score.per_seed)))
-                for role, score in rows
-            ],
-            over=over,
-            tick_text=lambda value: words.tick(value, measure),
-            reference=mean_score(demo.teacher.score(measure)),
-            paired=True,
-        )
-        for title, rows in scores.items()
-        if rows
-    ]
-    unit = f", {measure.unit}" if measure.unit else ""
-    note = f"{measure.title} on the test windows{unit}{' (less is better)' if measure.lower_is_better else ''}"
-    lead = (
-        "A dot is one seed, the bar the mean. Thin lines join labels only and the distilled student of the same seed; "
-        "the dashed line is the teacher with all sensors."
-    )
-    return Section("accuracy", f"{measure.title}, seed by seed", [charts.draw_panels(panels, note=note)], lead)
 
 
 # --- confusion and labels ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmkd_report import charts, words
+from mmkd_report import words
 from mmkd_report.page import (
     Block,
     Cell,
@@ -41,7 +41,7 @@ def render_study(document: Mapping[str, Any]) -> str:
     """Return HTML; raise DocumentError for a broken document."""
     study = read_study(document)
     warning = caution(study)
-    sections = [_table(study), *_gains(study), _sizes_and_methods(study)]
+    sections = [_table(study), _sizes_and_methods(study)]
     return render(
         Page(
             title=f"{study.dataset.name}, {study.facts.modality}: which student is best?",
@@ -168,35 +168,6 @@ def study_section(study: StudyDocument) -> str:
     lines = "\n".join(filter(None, notes))
     text = f"## {title}\n\n```sh\n{study.command}\n```\n\n{markdown(table)}\n{lines}\n"
     return words.for_terminal(text)
-
-
-# --- charts -----------------------------------------------------------------------------------------------------------
-
-
-def _gains(study: StudyDocument) -> Iterator[Section]:
-    measure, rows = study.reported_metric, dict[str, list[charts.DotRow]]()
-    for entry in study.entries:
-        if entry.gain_points is not None:
-            gain, name = entry.gain_points[measure.name], entry_name(entry, study)
-            rows.setdefault(entry.student, []).append(charts.gain_row(name, gain, measure, entry.seeds))
-    if not rows:
-        return
-    over = charts.axis([0.0, *(value for size in rows.values() for row in size for value, _ in row.dots)])
-    panels = [
-        charts.DotPanel(
-            title=f"{size} student",
-            about=f"{measure.gain_heading} over labels only",
-            rows=sized,
-            over=over,
-            tick_text=lambda value: charts.gain_tick(value, measure),
-            reference=0.0,
-        )
-        for size, sized in rows.items()
-    ]
-    note = f"{measure.gain_heading}: {measure.words} on the test windows"
-    lead = "A dot is one seed, the bar the mean; the dashed line is no gain over labels only."
-    chart = charts.draw_panels(panels, note=note, named=True)
-    yield Section("gains", "Gain of each method, seed by seed", [chart], lead)
 
 
 def _sizes_and_methods(study: StudyDocument) -> Section:

@@ -93,36 +93,17 @@ def test_one_seed_shows_no_spread_and_reasons_stand_in_for_figures(one_seed, par
 def test_what_was_not_measured_has_no_section(one_seed, parse) -> None:
     page = parse(render_demo(one_seed))
     names = [node.attrs["aria-labelledby"] for node in page.all("section")]
-    assert names == ["answer", "results", "accuracy", "confusion", "reproduce", "glossary"]
+    assert names == ["answer", "results", "confusion", "reproduce", "glossary"]
     links = [link.attrs["href"] for link in page.all("nav")[0].all("a")]
-    assert links == ["#results", "#accuracy", "#confusion", "#reproduce", "#glossary"]
+    assert links == ["#results", "#confusion", "#reproduce", "#glossary"]
 
 
 def test_sections_stand_in_the_order_of_the_story(two_sensors, parse) -> None:
     names = [node.attrs["aria-labelledby"] for node in parse(render_demo(two_sensors)).all("section")]
     assert names == [
-        "answer", "results", "accuracy", "confusion", "attention", "missing", "benchmark", "reproduce",
+        "answer", "results", "confusion", "attention", "missing", "benchmark", "reproduce",
         "glossary",
     ]  # fmt: skip
-
-
-def test_every_seed_has_a_dot_at_its_accuracy(any_document, parse) -> None:
-    page = parse(render_demo(any_document))
-    plots = page.all("svg", "dots-plot")
-    ticks = plots[-1].all("text", "tick")
-    (x0, low), (x1, high) = [(float(t.attrs["x"].rstrip("%")), float(t.text)) for t in (ticks[0], ticks[-1])]
-    expected = [any_document["teacher"]["accuracy"]]
-    for contest in any_document["students"].values():
-        measures = [contest.get(name) or {} for name in ("extra_trees", "mini_rocket", "baseline", "student")]
-        expected += [measure["accuracy"] for measure in measures if "accuracy" in measure]
-    rows = [row for plot in plots for row in plot.all("g")]
-    assert len(rows) == len(expected)
-    for row, measure in zip(rows, expected, strict=True):
-        mean, seeds = measure["mean"], measure.get("per_seed", [])
-        drawn = [float(dot.attrs["cx"].rstrip("%")) for dot in row.all("circle", "dot")]
-        drawn.append(float(row.all("line", "mean")[0].attrs["x1"].rstrip("%")))
-        accuracies = [low + (x - x0) / (x1 - x0) * (high - low) for x in drawn]
-        assert accuracies == pytest.approx([100 * value for value in (*seeds, mean)], abs=0.02)  # x has two digits
 
 
 def test_confusion_matrices_count_what_the_document_counts(two_sensors, parse) -> None:

@@ -450,14 +450,6 @@ def test_a_rival_that_is_ahead_on_test_is_named(searched, parse) -> None:
     assert answer_texts(searched, parse)[-1] == "Ahead of the student on test: MiniRocket 89.0\u202f%."
 
 
-def test_every_seed_is_a_point_of_gains(searched, parse) -> None:
-    page = parse(render_study(searched))
-    titles = [node.text for node in section(page, "gains").all("circle", "dot")]
-    assert len(titles) == 3 * len(SEEDS)
-    value = searched["entries"][2]["gain_points"]["balanced_accuracy"]["per_seed"][1]
-    assert f"logit+edam@last, seed 3: +{value:.1f} points" in titles
-
-
 def test_what_was_tried_is_told_with_its_end(searched, parse) -> None:
     tried = section(parse(render_study(searched)), "tried")
     assert tried.all("p", "about")[0].text == (
