@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import closing
 
 import msgspec
 
@@ -43,28 +42,30 @@ class SandboxResult(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> None:
     """Read a request on stdin; answer on stdout."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=SandboxRequest)
-    checked: set[str] = set()
+    # The last config of each student stays open, so that the limit of memory is that of all of them together.
+    opened: dict[str, OpenStudent] = {}
     with answering(request.limits) as answers:
         answers.write(msgspec.json.encode(SandboxResult()) + b"\n")
         answers.flush()
         for model, config in request.configs:
             limit_processor(request.limits)
-            result = _open(request, model, config, checked)
+            result = _open(request, model, config, opened)
             answers.write(msgspec.json.encode(result) + b"\n")
             answers.flush()
 
 
-def _open(request: SandboxRequest, model: str, config: Config, checked: set[str]) -> SandboxResult:
+def _open(request: SandboxRequest, model: str, config: Config, opened: dict[str, OpenStudent]) -> SandboxResult:
     try:
         with Bundle.open(request.bundle) as bundle:
             _check_unchanged(bundle, request.bundle_sha256)
             entry = bundle.model(model)
-            if model not in checked:
+            if model in opened:
+                opened.pop(model).close()
+            else:
                 _check_with_onnx(bundle, entry)
-                checked.add(model)
-            with closing(open_student(bundle, entry, config)) as student:
-                if request.selftest:
-                    _run_selftest(bundle, student)
+            opened[model] = student = open_student(bundle, entry, config)
+            if request.selftest:
+                _run_selftest(bundle, student)
     except MmkdError as error:
         return SandboxResult(error=type(error).__name__, message=str(error))
     except Exception as error:

@@ -20,15 +20,13 @@ from mmkd_edge.bundle.golden import golden_from_bytes
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.bundle.signature import decode_signatures
 from mmkd_edge.errors import MmkdError
-from mmkd_edge.install.graphs import check_graph
+from mmkd_edge.install.graphs import check_graph, check_tflite
 from mmkd_edge.install.keys import read_keys
 from mmkd_edge.install.slots import read_slots
-from mmkd_edge.install.tflite_graphs import check_tflite
 from mmkd_edge.opening.profile import decode_profile
 
 FILES = Path(__file__).parents[3] / "tests" / "files"
 ADDITION = Path(__file__).with_name("addition.tflite")
-_SLOTS_OF_STEPS = 5  # of causal.edge
 _TAIL_BYTES = 64
 
 _PROFILE = b"""{"format_version": 1, "bundle_sha256": "%s", "machine": {"cpu": "a", "board": null,
@@ -140,7 +138,7 @@ TARGETS: Mapping[str, FuzzTarget] = {
     "profile": FuzzTarget(read=lambda data, _: decode_profile(data), refuses=(ValueError,), seeds=lambda: [_PROFILE]),
     "golden": FuzzTarget(read=_golden, refuses=(MmkdError,), seeds=lambda: [_of_bundle("acc/golden.npz")]),
     "graph": FuzzTarget(
-        read=lambda data, _: check_graph(data, slots=_SLOTS_OF_STEPS),
+        read=lambda data, _: check_graph(data, steps=True),
         refuses=(ValueError,),
         seeds=lambda: [_of_bundle("acc/model.fp32.onnx"), _of_bundle("acc/step.fp32.onnx", of="causal.edge")],
     ),

@@ -90,7 +90,7 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
         inputs=step_inputs(checkpoint.modality, streaming),
         outputs=step_outputs(checkpoint.task, streaming, novelty=checkpoint.seen is not None),
         metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],
-        slots=streaming.slots,
+        steps=True,
     )
 
 
@@ -144,7 +144,7 @@ def _onnx_from_module(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     metadata: Sequence[tuple[str, str]],
-    slots: int = 0,
+    steps: bool = False,
 ) -> bytes:
     import torch
 
@@ -171,7 +171,7 @@ def _onnx_from_module(
         ) from error
     assert program is not None
     model = clean_graph(program.model_proto, metadata=metadata)
-    check_exported(model, inputs=inputs, outputs=outputs, slots=slots)
+    check_exported(model, inputs=inputs, outputs=outputs, steps=steps)
     return graph_bytes(model)
 
 

@@ -58,7 +58,7 @@ def clean_graph(model: onnx.ModelProto, *, metadata: Sequence[tuple[str, str]]) 
 
 
 def check_exported(
-    model: onnx.ModelProto, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], slots: int = 0
+    model: onnx.ModelProto, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], steps: bool = False
 ) -> None:
     """Raise GateError unless a graph is valid, matches the manifest and runs on devices."""
     import onnx
@@ -79,7 +79,7 @@ def check_exported(
                 f"the exported graph: expected {describe_tensors(expected)}, got {describe_tensors(got)}; {_REPORT}"
             )
     try:
-        check_graph(graph_bytes(model), slots=slots)
+        check_graph(graph_bytes(model), steps=steps)
     except ValueError as error:
         raise GateError(f"the exported graph would be refused by every device: {error}; {_REPORT}") from error
 

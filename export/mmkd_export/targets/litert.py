@@ -24,7 +24,7 @@ import msgspec
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs, step_inputs, step_outputs
 from mmkd_edge.errors import GateError, MmkdError, UnavailableError
-from mmkd_edge.install.tflite_graphs import check_tflite
+from mmkd_edge.install.graphs import check_tflite
 from mmkd_export.graph.onnx_graph import SMALLEST_PRODUCT, is_worth_quantising, learnt_layers, select_layers
 from mmkd_export.plan import PlatformName
 from mmkd_export.student import ProvenStudent
