@@ -232,7 +232,7 @@ class EdgePredictor:
         array = check_window(window, modality)
         values, present = prepare(array, modality, student.reference)
         gaps = None if present is student.complete else present
-        fault = self._window_fault(student, array, values, present, gaps, conditions)
+        fault = self._window_fault(student, array, values, gaps, conditions)
         outputs: Answers | WindowFault | None = stepped
         if outputs is None:
             if conditions.is_late:
@@ -268,7 +268,6 @@ class EdgePredictor:
         student: OpenStudent,
         array: NDArray[Any],
         values: NDArray[Any],
-        present: NDArray[np.float32],
         gaps: NDArray[np.float32] | None,
         conditions: CallConditions,
     ) -> WindowFault | None:
@@ -276,7 +275,7 @@ class EdgePredictor:
         if self._checks is not None:
             fault = worse(find_fault(array, gaps, student.modality, self._checks), fault)
         if student.magnitude is not None:
-            fault = worse(magnitude_fault(student.magnitude, values, present, modality=student.modality.name), fault)
+            fault = worse(magnitude_fault(student.magnitude, values, gaps, modality=student.modality.name), fault)
         return fault
 
     def _run(
@@ -315,7 +314,6 @@ class EdgePredictor:
         hop: int,
         modality: str | None = None,
         gap_s: float | None = None,
-        reorder: int = 0,
         stale_s: float | None = None,
         on_window: OnWindow | None = None,
     ) -> Stream:
@@ -325,7 +323,6 @@ class EdgePredictor:
             hop: samples, at the modality's rate, between predictions.
             modality: selects the student; None for the first.
             gap_s: a longer time between two samples is a gap, and missing; None for 2.5 sampling periods.
-            reorder: samples to hold back so that late ones can be put in order.
             stale_s: as in `open`; None for the predictor's.
             on_window: called with each full window (T, C), raw, and its prediction, before that is returned.
 
@@ -349,7 +346,6 @@ class EdgePredictor:
             deliver=self._deliver,
             hop=hop,
             gap_s=gap_s,
-            reorder=reorder,
             stale_s=self._stale_s if stale_s is None else stale_s,
             stepping=stepping,
             on_window=on_window,

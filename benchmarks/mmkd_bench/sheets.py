@@ -276,8 +276,8 @@ def profile_sheet(profile: ExecutionProfile) -> Sheet:
         trials = [trial for trial in profile.trials if trial.model == model]
         best = best_trial(trials, model=model)
         ranked = sorted(trials, key=lambda trial: (trial is not best, trial.ratio))
-        heads = (model, "precision", "threads", "options", "p50", "p99", "times as fast")
-        parts.append(Table(heads, list(map(_trial_row, ranked)), text=(1, 3)))
+        heads = (model, "precision", "threads", "p50", "p99", "times as fast")
+        parts.append(Table(heads, list(map(_trial_row, ranked)), text=(1,)))
     parts += [
         Text(f"left out: {rejected.model} in {rejected.backend} {rejected.precision}: {rejected.reason}", "yellow")
         for rejected in profile.left_out
@@ -291,10 +291,8 @@ def profile_sheet(profile: ExecutionProfile) -> Sheet:
 
 
 def _trial_row(trial: MeasuredConfig) -> Sequence[str]:
-    options = [f"graph={trial.options.graph}"] if trial.options.graph != "all" else []
-    options += ["owns cores"] if trial.options.owns_cores else []
     times = (duration_text(trial.p50_us), duration_text(trial.p99_us), significant(1 / trial.ratio))
-    return (trial.backend, trial.precision, str(trial.threads), ", ".join(options), *times)
+    return (trial.backend, trial.precision, str(trial.threads), *times)
 
 
 def _sheet(heading: str, table: Table, notes: Sequence[str], warnings: Sequence[str] = ()) -> Sheet:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmkd_bench.measuring.jobs import TuneJob, TuneOutcome
 from mmkd_bench.measuring.process import START_LIMIT_S, Progress, ignore_progress, run_launches
-from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, SessionOptions, choose_artifact, why_absent
+from mmkd_edge.backends.base import BACKENDS, choose_artifact, why_absent
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, UsageError
@@ -26,7 +26,6 @@ def tune_bundle(
     duration_s: float = 40.0,
     threads: Sequence[int] | None = None,
     max_drop_points: float = 0.5,
-    owns_cores: bool = False,
     progress: Progress = ignore_progress,
 ) -> ExecutionProfile:
     """Measure every config for a bundle's students. Writes nothing.
@@ -42,7 +41,7 @@ def tune_bundle(
         raise UsageError(f"threads: expected whole numbers from 1 to {MAX_THREADS}, got {listed}")
     with Bundle.open(path) as bundle:
         sha256, entries = bundle.sha256, bundle.manifest.models
-    configs = {entry.name: tuple(configs_for(entry, threads, owns_cores=owns_cores)) for entry in entries}
+    configs = {entry.name: tuple(configs_for(entry, threads)) for entry in entries}
     count = sum(map(len, configs.values()))
     progress(f"{count} configs, in turn for {duration_s:.3g} s")
     job = TuneJob(bundle=str(path), configs=configs, duration_s=duration_s, max_drop_points=max_drop_points)
@@ -70,7 +69,7 @@ def tune_bundle(
     )
 
 
-def configs_for(entry: ModelEntry, threads: Sequence[int] | None, *, owns_cores: bool = False) -> Iterator[Config]:
+def configs_for(entry: ModelEntry, threads: Sequence[int] | None) -> Iterator[Config]:
     """Yield a student's configs with the installed backends; the first is the reference.
 
     Without `threads` 1, 2, 4 and 8 are tried, up to the usable cores.
@@ -85,10 +84,4 @@ def configs_for(entry: ModelEntry, threads: Sequence[int] | None, *, owns_cores:
             except UsageError:
                 continue
             for count in (1,) if row.on_gpu else threads:  # the GPU's threads are its own
-                options = [DEFAULT_OPTIONS]
-                if row.has_graph_option and count == 1:
-                    options.append(SessionOptions(graph="basic"))
-                if owns_cores and row.owns_cores_from is not None and count >= row.owns_cores_from:
-                    options.append(SessionOptions(owns_cores=True))
-                for option in options:
-                    yield Config(backend=backend, precision=precision, threads=count, options=option, reason="tried")
+                yield Config(backend=backend, precision=precision, threads=count, reason="tried")

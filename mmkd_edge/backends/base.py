@@ -20,20 +20,6 @@ from mmkd_edge.spec import TensorSpec
 BackendName = Literal["native", "ort", "openvino", "litert", "trt"]
 
 
-class SessionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Engine options besides threads; a backend ignores those that it lacks.
-
-    Attributes:
-        graph: how far onnxruntime rewrites the graph.
-        owns_cores: let onnxruntime's idle threads spin and pin OpenVINO's; for cores that run nothing else.
-    """
-
-    graph: Literal["all", "basic"] = "all"
-    owns_cores: bool = False
-
-
-DEFAULT_OPTIONS = SessionOptions()
-
 Answers = tuple[NDArray[np.float32], ...]
 """The outputs of a graph for one window, in its order."""
 
@@ -100,7 +86,6 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
         lacks: returns what else is missing, with install commands, or None.
         on_gpu: ignores threads; opening may build an engine.
         is_own: needs no sandbox check, since it checks its files itself.
-        owns_cores_from: threads from which `SessionOptions.owns_cores` matters, or None.
     """
 
     formats: tuple[ArtifactFormat, ...]
@@ -108,21 +93,19 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     without_gain: tuple[Precision, ...] = ()
     library: Callable[[], tuple[str, str]]
     lacks: Callable[[], str] | None = None
-    open: Callable[[bytes, int, SessionOptions], Backend]
-    open_steps: Callable[[bytes, int, SessionOptions], SteppingBackend] | None = None
+    open: Callable[[bytes, int], Backend]
+    open_steps: Callable[[bytes, int], SteppingBackend] | None = None
     on_gpu: bool = False
     is_own: bool = False
-    has_graph_option: bool = False
-    owns_cores_from: int | None = None
 
 
-def _native(model: bytes, threads: int, options: SessionOptions) -> Backend:
+def _native(model: bytes, threads: int) -> Backend:
     from mmkd_edge.backends.native import NativeBackend
 
     return NativeBackend(model, threads=threads)
 
 
-def _native_steps(model: bytes, threads: int, options: SessionOptions) -> SteppingBackend:
+def _native_steps(model: bytes, threads: int) -> SteppingBackend:
     from mmkd_edge.backends.native import NativeBackend
 
     return NativeBackend(model, threads=threads, steps=True)
@@ -134,25 +117,25 @@ def _why_not_built() -> str:
     return why_absent()
 
 
-def _ort(model: bytes, threads: int, options: SessionOptions) -> SteppingBackend:
+def _ort(model: bytes, threads: int) -> SteppingBackend:
     from mmkd_edge.backends.ort import OrtBackend
 
-    return OrtBackend(model, threads=threads, graph=options.graph, spinning=options.owns_cores)
+    return OrtBackend(model, threads=threads)
 
 
-def _openvino(model: bytes, threads: int, options: SessionOptions) -> SteppingBackend:
+def _openvino(model: bytes, threads: int) -> SteppingBackend:
     from mmkd_edge.backends.openvino import OpenVinoBackend
 
-    return OpenVinoBackend(model, threads=threads, pinning=options.owns_cores)
+    return OpenVinoBackend(model, threads=threads)
 
 
-def _litert(model: bytes, threads: int, options: SessionOptions) -> SteppingBackend:
+def _litert(model: bytes, threads: int) -> SteppingBackend:
     from mmkd_edge.backends.litert import LitertBackend
 
     return LitertBackend(model, threads=threads)
 
 
-def _trt(model: bytes, threads: int, options: SessionOptions) -> Backend:
+def _trt(model: bytes, threads: int) -> Backend:
     from mmkd_edge.backends.trt.backend import TrtBackend
 
     return TrtBackend(model)
@@ -175,8 +158,6 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         library=lambda: ("onnxruntime", "onnxruntime"),
         open=_ort,
         open_steps=_ort,
-        has_graph_option=True,
-        owns_cores_from=2,
     ),
     "openvino": BackendRow(
         formats=("onnx",),
@@ -185,7 +166,6 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         library=lambda: ("openvino", "openvino"),
         open=_openvino,
         open_steps=_openvino,
-        owns_cores_from=1,
     ),
     "litert": BackendRow(
         formats=("tflite",),
@@ -257,26 +237,20 @@ def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], b
     )
 
 
-def open_backend(
-    name: BackendName, model: bytes, *, threads: int, options: SessionOptions = DEFAULT_OPTIONS
-) -> Backend:
+def open_backend(name: BackendName, model: bytes, *, threads: int) -> Backend:
     """Open a verified artifact; UnavailableError without its library, BackendError if it is refused."""
-    if name not in BACKENDS:
-        raise UsageError(f"backend {name!r} is unknown; expected one of {', '.join(map(repr, BACKENDS))}")
     with _library(name):
-        return BACKENDS[name].open(model, threads, options)
+        return BACKENDS[name].open(model, threads)
 
 
-def open_steps(
-    name: BackendName, model: bytes, *, threads: int, options: SessionOptions = DEFAULT_OPTIONS
-) -> SteppingBackend:
+def open_steps(name: BackendName, model: bytes, *, threads: int) -> SteppingBackend:
     """Open a causal student's step graph in fp32; UsageError if the backend runs none."""
     opened = BACKENDS[name].open_steps
     if opened is None:
         able = ", ".join(other for other, row in BACKENDS.items() if row.open_steps is not None)
         raise UsageError(f"steps: expected one of the backends {able}, got {name!r}")
     with _library(name):
-        return opened(model, threads, options)
+        return opened(model, threads)
 
 
 @contextmanager

@@ -36,18 +36,18 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class OpenVinoBackend:
-    """A compiled graph with one request behind a lock; `pinning` ties threads to cores while they compute."""
+    """A compiled graph with one request behind a lock."""
 
     name = "openvino"
 
-    def __init__(self, model: bytes, *, threads: int = 1, pinning: bool = False) -> None:
+    def __init__(self, model: bytes, *, threads: int = 1) -> None:
         openvino = import_openvino()
         self.threads = threads
         self.version = f"openvino {openvino.__version__.split('-')[0]}"
         self._title = f"backend 'openvino' ({self.version})"
         core = shared_core()
         with EngineCall(self._title, "cannot open the artifact", reason=_reason):
-            compiled = _compile(core, model, _settings(threads, pinning=pinning))
+            compiled = _compile(core, model, _settings(threads))
             self.inputs = tuple(map(_tensor, compiled.inputs))
             self.outputs = tuple(map(_tensor, compiled.outputs))
             self._compiled: Any = compiled
@@ -144,7 +144,7 @@ def _compile(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:
     return core.compile_model(graph, "CPU", settings)
 
 
-def _settings(threads: int, *, pinning: bool) -> dict[str, Any]:
+def _settings(threads: int) -> dict[str, Any]:
     return {
         "PERFORMANCE_HINT": "LATENCY",
         # Without the hint, processors that have BF16 compute in it: three digits instead of seven.
@@ -152,7 +152,7 @@ def _settings(threads: int, *, pinning: bool) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         # By default it pins the caller's thread to the first cores during a call, busy or not.
-        "ENABLE_CPU_PINNING": pinning,
+        "ENABLE_CPU_PINNING": False,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mmkd_edge.backends.calls import EngineCall, describe_tensor
 from mmkd_edge.errors import BackendError
@@ -37,20 +37,18 @@ def silence_reports() -> None:
 
 
 class OrtBackend:
-    """One session for concurrent `run`. Spinning threads are faster, but use half a core while idle."""
+    """One session for concurrent `run`."""
 
     name = "ort"
 
-    def __init__(
-        self, model: bytes, *, threads: int = 1, graph: Literal["all", "basic"] = "all", spinning: bool = False
-    ) -> None:
+    def __init__(self, model: bytes, *, threads: int = 1) -> None:
         onnxruntime = import_onnxruntime()
         self.threads = threads
         self.version = f"onnxruntime {onnxruntime.__version__}"
         self._title = f"backend 'ort' ({self.version})"
         # ONNX Runtime raises more types than its own for a bad model, UnicodeDecodeError among them.
         with EngineCall(self._title, "cannot open the artifact"):
-            options = _options(onnxruntime, threads, graph=graph, spinning=spinning)
+            options = _options(onnxruntime, threads)
             # Its fallback would print "EP Error" on stdout, and try the same provider once more.
             session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"], enable_fallback=0
@@ -95,13 +93,12 @@ class OrtBackend:
         return f"OrtBackend({self.version}, threads={self.threads})"
 
 
-def _options(onnxruntime: Any, threads: int, *, graph: Literal["all", "basic"], spinning: bool) -> Any:
-    levels = onnxruntime.GraphOptimizationLevel
+def _options(onnxruntime: Any, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if graph == "all" else levels.ORT_ENABLE_BASIC
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # The memory arena and pattern keep their defaults: for students of 60 k to 2.7 M parameters, on or off, time
     # differs by less than 4 % either way and memory by less than 3 MB.
     # session.set_denormal_as_zero stays off: it changes the arithmetic of the thread that opens the session, numpy's
@@ -109,7 +106,7 @@ def _options(onnxruntime: Any, threads: int, *, graph: Literal["all", "basic"], 
     options.log_severity_level = 4  # errors come as exceptions; a library does not write on a device's stderr
     for key, value in (
         ("session.load_model_format", "ONNX"),
-        ("session.intra_op.allow_spinning", "1" if spinning else "0"),
+        ("session.intra_op.allow_spinning", "0"),  # idle threads that spin use half a core
         ("session.inter_op.allow_spinning", "0"),
         ("session.model_external_initializers_file_folder_path", _NO_FOLDER),
     ):

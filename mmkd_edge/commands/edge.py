@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mmkd_edge.cli.interrupts import loading
 from mmkd_edge.cli.run import run_command, shell_line
-from mmkd_edge.errors import UsageError, printable
+from mmkd_edge.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,6 @@ def _parser() -> ArgumentParser:
 
     keygen = add("keygen", _keygen, "Make a key that signs bundles, and its public key for the devices.")
     keygen.add_argument("file", type=Path, metavar="FILE", help="Private key to write; the public key is FILE.pub.")
-    keygen.add_argument("--valid-days", type=int, metavar="N", help="Days until the key expires.")
     install = add("install", _install, "Verify, test and install a bundle; the one before it is kept.")
     install.add_argument("bundle", type=Path, metavar="BUNDLE", help="Bundle to install.")
     install.add_argument("--allow-downgrade", action="store_true", help="Accept a release before an installed one.")
@@ -62,11 +61,8 @@ def _parser() -> ArgumentParser:
 def _keygen(options: Namespace) -> None:
     from mmkd_edge.install.keys import make_keys
 
-    if options.valid_days is not None and options.valid_days < 1:
-        raise UsageError(f"--valid-days {options.valid_days}: expected at least 1")
-    public, path = make_keys(options.file, valid_days=options.valid_days)
-    end = f"until {public.expires_utc.isoformat()}" if public.expires_utc else "without an end"
-    print(f"key {public.key_id}, {end}")
+    public, path = make_keys(options.file)
+    print(f"key {public.key_id}")
     print(f"{options.file} signs and stays where bundles are exported; {path} goes into a folder on each device")
     line = shell_line("mmkd-export", "student.ckpt", "--sign", options.file)
     print(f"wrote {options.file}, {path}; next: {line}")

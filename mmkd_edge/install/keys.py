@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,10 +40,9 @@ class PublicKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     format_version: int = FORMAT_VERSION
     key_id: KeyId
     ed25519: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    expires_utc: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
-def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, Path]:
+def make_keys(path: Path) -> tuple[PublicKey, Path]:
     """Write a private key (mode 600) and its public key, `path` + `.pub`; return the latter and its path."""
     ed25519, serialization = _cryptography()
     public_path = path.with_name(path.name + PUBLIC_SUFFIX)
@@ -56,9 +54,6 @@ def make_keys(path: Path, *, valid_days: int | None = None) -> tuple[PublicKey, 
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     public = _make_public(private)
-    if valid_days is not None:
-        expires = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days=valid_days)
-        public = msgspec.structs.replace(public, expires_utc=expires)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as private_file:
@@ -166,8 +161,6 @@ def _invalidity(
         return "is not among them"
     if key.key_id in revoked:
         return "is revoked"
-    if key.expires_utc is not None and datetime.now(timezone.utc) >= key.expires_utc:
-        return f"has expired ({key.expires_utc.isoformat()})"
     ed25519, _ = _cryptography()
     from cryptography.exceptions import InvalidSignature
 

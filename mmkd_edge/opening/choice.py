@@ -89,7 +89,6 @@ def _measured_config(entry: ModelEntry, request: OpeningRequest, lookup: Profile
         backend=best.backend,
         precision=best.precision,
         threads=best.threads,
-        options=best.options,
         reason=f"best of {len(trials)} measured on this machine by mmkd-bench tune ({when}): {best.p50_us:.0f} us",
         profile=str(lookup.path),
     )

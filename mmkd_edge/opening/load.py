@@ -59,7 +59,7 @@ def open_student(
 
 
 def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, config: Config) -> Backend:
-    backend = open_backend(config.backend, bundle.read(artifact.file), threads=config.threads, options=config.options)
+    backend = open_backend(config.backend, bundle.read(artifact.file), threads=config.threads)
     try:
         _check_tensors(f"{bundle.path}: {artifact.file!r}", backend, entry.inputs, entry.outputs)
         values, present = _empty_window(entry.inputs)
@@ -75,7 +75,7 @@ def _open_step(bundle: Bundle, entry: ModelEntry, config: Config) -> SteppingBac
     streaming, artifact = entry.streaming, step_artifact(entry, config.backend)
     if streaming is None or artifact is None:
         return None
-    backend = open_steps(config.backend, bundle.read(artifact.file), threads=config.threads, options=config.options)
+    backend = open_steps(config.backend, bundle.read(artifact.file), threads=config.threads)
     try:
         inputs = step_inputs(entry.modality, streaming)
         outputs = step_outputs(entry.task, streaming, novelty=entry.has_novelty)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import msgspec
 
-from mmkd_edge.backends.base import BACKENDS, DEFAULT_OPTIONS, BackendName, SessionOptions
+from mmkd_edge.backends.base import BACKENDS, BackendName
 from mmkd_edge.bundle.files import cache_folder, read_own_file, write_file
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
@@ -26,11 +26,8 @@ MAX_THREADS = 256
 _MAX_PROFILE_BYTES = 1 << 20
 _AGAIN = "run mmkd-bench tune again"
 
-# How many times as fast something must be to be worth its price: digits of the answer, cores that others could use,
-# or the difference from what everybody else runs.
-_WORTH_LOWER_PRECISION = 1.1
-_WORTH_THREADS = 1.1
-_WORTH_OPTIONS = 1.03
+# How many times as fast lower precision or more threads must be: they cost digits of the answer, or cores.
+_WORTH_IT = 1.1
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -42,7 +39,6 @@ class MeasuredConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     backend: BackendName
     precision: Precision
     threads: Annotated[int, msgspec.Meta(ge=1, le=MAX_THREADS)]
-    options: SessionOptions = DEFAULT_OPTIONS
     p50_us: _Positive
     p99_us: _Positive
     ratio: _Positive
@@ -88,7 +84,7 @@ def best_trial(
 ) -> MeasuredConfig | None:
     """Return the best measured config that fits the request, or None.
 
-    Lower precision and more threads must be at least 1.1 times as fast, other engine options 1.03 times.
+    Lower precision and more threads must each be at least 1.1 times as fast.
     """
     fitting = [
         trial
@@ -98,14 +94,11 @@ def best_trial(
         and precision in (None, trial.precision)
         and threads in (None, trial.threads)
     ]
-    return min(fitting, key=_price, default=None)
 
+    def price(trial: MeasuredConfig) -> float:
+        return trial.ratio * _WORTH_IT ** ((trial.precision != "fp32") + (trial.threads > 1))
 
-def _price(trial: MeasuredConfig) -> float:
-    price = trial.ratio
-    price *= 1.0 if trial.precision == "fp32" else _WORTH_LOWER_PRECISION
-    price *= 1.0 if trial.threads == 1 else _WORTH_THREADS
-    return price * (1.0 if trial.options == DEFAULT_OPTIONS else _WORTH_OPTIONS)
+    return min(fitting, key=price, default=None)
 
 
 def profile_path(bundle_sha256: str, machine: Machine) -> Path:
@@ -137,7 +130,7 @@ def find_profile(bundle_sha256: str) -> ProfileLookup:
         profile = decode_profile(read_own_file(path, max_bytes=_MAX_PROFILE_BYTES))
         reason = _mismatch(profile, bundle_sha256, machine)
     except FileNotFoundError:
-        reason = _why_absent(path, bundle_sha256)
+        reason = "no profile of this bundle on this machine"
     except OSError as error:
         reason = f"the profile {path} cannot be read: {(error.strerror or str(error)).lower()}"
     except ValueError as error:
@@ -182,16 +175,6 @@ def _installed_version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
-
-
-def _why_absent(path: Path, bundle_sha256: str) -> str:
-    for other in sorted(path.parent.glob(f"{bundle_sha256[:16]}-*.json")):
-        try:
-            machine = decode_profile(read_own_file(other, max_bytes=_MAX_PROFILE_BYTES)).machine
-        except (OSError, ValueError):
-            continue
-        return f"the profile of this bundle was measured on another machine, {machine}; {_AGAIN} here"
-    return "no profile of this bundle on this machine"
 
 
 def _mismatch(profile: ExecutionProfile, bundle_sha256: str, machine: Machine) -> str:

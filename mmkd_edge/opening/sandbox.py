@@ -112,10 +112,9 @@ class SandboxPolicy:
             return key
         versions = library_versions((config.backend,)).items()
         library = " ".join(f"{name} {version}" for name, version in versions) or "of an unknown version"
-        options = msgspec.json.encode(config.options).decode()
         tested = "" if self._request.selftest else _UNTESTED
         named = f"{entry.name} {config.precision} {config.backend} {library}"
-        key = f"{named} threads={config.threads} {options} {self._machine}{tested}"
+        key = f"{named} threads={config.threads} {self._machine}{tested}"
         self._keys[entry.name, config] = key
         return key
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
-from mmkd_edge.predict.preprocess import check_window, column_names, select
+from mmkd_edge.predict.preprocess import check_window, select
 from mmkd_edge.spec import ModalitySpec
 
 AnyReference = Reference | str | os.PathLike[str]
@@ -36,7 +36,7 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
     """Return the windows of `predict_batch` as `predict` takes them; InputError with the window's number."""
     several = len(modalities) > 1
     batch = windows if several else select(windows, modalities[0])
-    one_window = column_names(batch) is not None or getattr(batch, "shape", None) in ((), modalities[0].shape)
+    one_window = getattr(batch, "shape", None) in ((), modalities[0].shape)
     if one_window or isinstance(batch, Mapping) or not isinstance(batch, Iterable):
         expected = "an iterable of mappings" if several else "an array (N, T, C) or a list of windows"
         raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +24,8 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
     """Check one window and return its array; InputError for another modality, type or shape.
 
     Args:
-        window: an array of numbers, a data frame (pandas, polars) with columns named like the channels, or a mapping
-            from the modality's name to one. Masked values become NaN. Video: see `check_frames`.
+        window: an array of numbers, or a mapping from the modality's name to one. Masked values become NaN. Video: see
+            `check_frames`.
 
     Returns:
         float32 (T, C), NaN = missing; video uint8 (T, H, W, C), masked where missing. Not copied if already that.
@@ -169,8 +169,6 @@ def select(window: object, modality: ModalitySpec) -> object:
 def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
     """Return numbers as float32 of any shape, masked values as NaN; InputError if not numeric."""
     where = f"modality {modality.name!r}: expected an array of numbers, got"
-    if (columns := column_names(values)) is not None:
-        values = _columns_by_name(values, columns, modality)
     try:
         array = np.asanyarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors on another device
@@ -185,30 +183,6 @@ def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
     if isinstance(converted, np.ma.MaskedArray):
         return np.asarray(converted.filled(np.float32(np.nan)))
     return converted
-
-
-def column_names(values: object) -> list[object] | None:
-    """Return the column names of any library's data frame, else None."""
-    columns = None if isinstance(values, np.ndarray) else getattr(values, "columns", None)
-    return list(columns) if isinstance(columns, Iterable) and hasattr(values, "__getitem__") else None
-
-
-def _columns_by_name(frame: Any, columns: list[object], modality: ModalitySpec) -> NDArray[np.float64]:
-    lacking = [name for name in modality.channels if columns.count(name) != 1]
-    if lacking:
-        listed = ", ".join(str(name) for name in columns) or "none"
-        raise InputError(
-            f"modality {modality.name!r}: expected a frame with one column for each channel "
-            f"({', '.join(modality.channels)}), got the columns {listed}; name a column {lacking[0]!r}, or pass an "
-            "array whose columns are in the order of the channels"
-        )
-    try:
-        return np.stack([np.asarray(frame[name], dtype=np.float64) for name in modality.channels], axis=-1)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"modality {modality.name!r}: expected a frame of numbers, got {type(frame).__name__}: {error}; "
-            "convert its columns, with NaN where a value is missing"
-        ) from error
 
 
 def _advice(array: NDArray[np.float32], modality: ModalitySpec) -> str:

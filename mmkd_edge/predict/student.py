@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import DEFAULT_OPTIONS, Answers, Backend, BackendName, SessionOptions, SteppingBackend
+from mmkd_edge.backends.base import Answers, Backend, BackendName, SteppingBackend
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision, describe_tensors
 from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.bundle.statistics import MagnitudeLimits
@@ -26,7 +26,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     backend: BackendName
     precision: Precision
     threads: int
-    options: SessionOptions = DEFAULT_OPTIONS
     reason: str
     profile: str = ""
 

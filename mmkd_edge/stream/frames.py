@@ -9,19 +9,18 @@ from mmkd_edge.errors import InputError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec
 
-_PENDING = 8  # frames that a clock and a grid hold, without reordered ones
+_PENDING = 8  # frames that a clock and a grid hold
 _NUMBERS = 1 << 23  # exact in float32
 _MAX_WINDOWS = 64  # bound, for a camera that is faster than the student
 
 
 class FrameNumbers:
-    """A stream's last frames by number, in constant memory; the clock holds `reorder` back."""
+    """A stream's last frames by number, in constant memory."""
 
-    def __init__(self, modality: ModalitySpec, *, reorder: int) -> None:
+    def __init__(self, modality: ModalitySpec) -> None:
         self.most = modality.samples
         self._shape = modality.shape[1:]
-        self._pending = reorder + _PENDING
-        self._bound = _MAX_WINDOWS * modality.samples + self._pending
+        self._bound = _MAX_WINDOWS * modality.samples + _PENDING
         self._frames: dict[int, NDArray[np.uint8]] = {}  # in the order in which they came
         self._next = 0
 
@@ -40,7 +39,7 @@ class FrameNumbers:
         """Drop frames older than all these numbers (T, 1), except those that may still wait."""
         needed = {int(number) for number in numbers[:, 0] if not np.isnan(number)}
         first = next((place for place, number in enumerate(self._frames) if number in needed), 0)
-        self._drop(first - self._pending)
+        self._drop(first - _PENDING)
 
     def window(self, numbers: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return a new array (T, H, W, C) of these numbers' frames (T, 1), masked where missing."""

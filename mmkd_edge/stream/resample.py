@@ -5,9 +5,8 @@ The division into pushes does not matter.
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 import numpy as np
@@ -34,14 +33,11 @@ class TimeLine:
     """Puts samples into one rising time line; drops duplicates and late samples.
 
     A jump of more than `limit_s` begins a new line if the next sample follows it; if that follows the old line, the
-    jump is dropped. `reorder` samples are held back to put late ones in order.
+    jump is dropped.
     """
 
-    def __init__(self, *, limit_s: float, reorder: int) -> None:
+    def __init__(self, *, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._reorder = reorder
-        self._waiting: list[tuple[float, int, NDArray[np.float32]]] = []
-        self._number = 0
         self._last: float | None = None
         self._suspect: tuple[float, NDArray[np.float32]] | None = None
         self.duplicates = self.late = self.strays = self.restarts = 0
@@ -53,18 +49,11 @@ class TimeLine:
 
     def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[RisingSamples]:
         """Take samples; yield those whose place is certain, in order."""
-        if self._reorder:
-            yield from self._runs(self._sort(times, rows))
-        elif self._is_plain(times):
+        if self._is_plain(times):
             self._last = float(times[-1])
             yield RisingSamples(restart=False, times=times, rows=rows)
         else:
             yield from self._runs(zip(times.tolist(), rows, strict=True))
-
-    def release(self) -> Iterator[RisingSamples]:
-        """Yield the held-back samples."""
-        held = [heapq.heappop(self._waiting) for _ in range(len(self._waiting))]
-        yield from self._runs((time, row) for time, _, row in held)
 
     def _is_plain(self, times: NDArray[np.float64]) -> bool:
         if self._last is None or self._suspect is not None or times.size == 0:
@@ -72,18 +61,7 @@ class TimeLine:
         steps = np.diff(times, prepend=self._last)  # NaN fails the comparisons
         return bool((steps > 0).all() and (steps <= self._limit_s).all())
 
-    def _sort(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[Sample]:
-        for time, row in zip(times.tolist(), rows, strict=True):
-            if not math.isfinite(time):
-                self.strays += 1
-                continue
-            self._number += 1  # equal times keep the order in which they came
-            heapq.heappush(self._waiting, (time, self._number, row.copy()))
-            if len(self._waiting) > self._reorder:
-                earliest, _, held = heapq.heappop(self._waiting)
-                yield earliest, held
-
-    def _runs(self, samples: Iterator[Sample]) -> Iterator[RisingSamples]:
+    def _runs(self, samples: Iterable[Sample]) -> Iterator[RisingSamples]:
         times: list[float] = []
         rows: list[NDArray[np.float32]] = []
         restart = False

@@ -29,7 +29,6 @@ OnWindow = Callable[[NDArray[Any], Prediction], None]
 Deliver = Callable[[list[Prediction]], list[Prediction]]
 
 MAX_HOP = 1 << 30
-MAX_REORDER = 1024
 # A rate off by this factor is a wrong setting, not jitter or lost samples.
 _RATE_FACTOR = 1.5
 # In sampling periods: one lost sample is interpolated, two are not.
@@ -72,14 +71,12 @@ class Stream:
         deliver: Deliver,
         hop: int,
         gap_s: float | None,
-        reorder: int,
         stale_s: float | None,
         stepping: Stepping | None = None,
         on_window: OnWindow | None = None,
         answering: Callable[[], ModalitySpec] | None = None,
     ) -> None:
         check_whole("hop", hop, 1, MAX_HOP)
-        check_whole("reorder", reorder, 0, MAX_REORDER)
         check_seconds("gap_s", gap_s)
         check_seconds("stale_s", stale_s)
         self._modality = modality
@@ -89,11 +86,10 @@ class Stream:
         self._deliver = deliver
         self._hop = hop
         self._gap_s = _GAP_PERIODS / modality.rate_hz if gap_s is None else gap_s
-        self._reorder = reorder
         self._stale_s = stale_s
         self._stepping = stepping
         self._on_window = on_window
-        self._frames = FrameNumbers(modality, reorder=reorder) if modality.kind == "video" else None
+        self._frames = FrameNumbers(modality) if modality.kind == "video" else None
         columns = 1 if self._frames is not None else len(modality.channels)
         self._buffer = np.empty((3 * modality.samples, columns), dtype=np.float32)
         self._samples = 0
@@ -101,7 +97,7 @@ class Stream:
 
     def reset(self) -> None:
         """Forget all samples and counts."""
-        self._clock = TimeLine(limit_s=max(self._modality.duration_s, self._gap_s), reorder=self._reorder)
+        self._clock = TimeLine(limit_s=max(self._modality.duration_s, self._gap_s))
         self._timed: bool | None = None
         self._samples = 0
         self._latest: Prediction | None = None
@@ -123,9 +119,8 @@ class Stream:
         """Take samples in the sensor's order; return the predictions that became due.
 
         Args:
-            samples: raw values (n, C), (C,) or, of one channel, (n,), NaN = missing; a data frame with the channels as
-                columns; a mapping from the modality's name to one. Video: uint8 (n, H, W, C), one frame, or a list with
-                None for missing ones.
+            samples: raw values (n, C), (C,) or, of one channel, (n,), NaN = missing, or a mapping from the modality's
+                name to them. Video: uint8 (n, H, W, C), one frame, or a list with None for missing ones.
             time_s: times (n,) in seconds on any clock, or the first one if the rest follows at the modality's rate;
                 None if samples come at exactly that rate.
             now_s: this moment on that clock; predictions then have an `input_age_s`.
@@ -145,14 +140,9 @@ class Stream:
             yield from self._hand_over([prediction])
 
     def flush(self, *, now_s: float | None = None) -> list[Prediction]:
-        """Return the predictions of held-back samples, and of the window that ends with the newest sample.
-
-        Later samples are no longer put in order. A causal student answers for whole blocks.
-        """
+        """Return the prediction of the window that ends with the newest sample; a causal student's of whole blocks."""
         check_moment("now_s", now_s)
         predictions: list[Prediction] = []
-        for run in self._clock.release():
-            predictions += self._follow(run, now_s)
         if self._count > self._answered and (self._stepping is None or self._stepping.fresh):
             predictions.append(self._predict(now_s))
         return self._hand_over(predictions)

@@ -57,7 +57,6 @@ class SensorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hop: int | None = None
     time: TimeFrom = "source"
     gap_s: float | None = None
-    reorder: int = 0
     stale_s: float | None = None
     silence_s: float | None = None
 

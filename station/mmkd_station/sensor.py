@@ -60,7 +60,7 @@ class Sensor:
             live=source.live,
             silence_s=rules.silence_s,
             stale_s=self._stale_s,
-            back_s=max(self.modality.duration_s, rules.gap_s or 0.0, rules.reorder / self.modality.rate_hz),
+            back_s=max(self.modality.duration_s, rules.gap_s or 0.0),
         )
         self._came = 0
         self._answered = False  # since the last delivery
@@ -69,7 +69,6 @@ class Sensor:
             hop=usual_hop(entry) if rules.hop is None else rules.hop,
             modality=rules.modality,
             gap_s=rules.gap_s,
-            reorder=rules.reorder,
             stale_s=self._stale_s,
             on_window=None if ring is None else self._keep,
         )

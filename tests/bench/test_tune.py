@@ -23,7 +23,6 @@ from mmkd_bench.measuring.jobs import TuneJob
 from mmkd_bench.measuring.turns import take_turns
 from mmkd_bench.tune import configs_for, tune_bundle
 from mmkd_edge import Bundle, EdgePredictor, GateError, UsageError, example_bundle, write_bundle
-from mmkd_edge.backends.base import SessionOptions
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import Artifact
 from mmkd_edge.errors import BackendError
@@ -76,8 +75,8 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def tried(configs: Iterable[Config]) -> list[tuple[str, str, int, SessionOptions]]:
-    return [(config.backend, config.precision, config.threads, config.options) for config in configs]
+def tried(configs: Iterable[Config]) -> list[tuple[str, str, int]]:
+    return [(config.backend, config.precision, config.threads) for config in configs]
 
 
 # Which configs.
@@ -87,25 +86,12 @@ def tried(configs: Iterable[Config]) -> list[tuple[str, str, int, SessionOptions
 def test_every_artifact_is_tried_with_every_number_of_threads(with_int8: Path) -> None:
     with Bundle.open(with_int8) as bundle:
         configs = tried(configs_for(bundle.manifest.models[0], (1, 3)))
-    plain, basic = SessionOptions(), SessionOptions(graph="basic")
     assert configs == [
-        ("ort", "fp32", 1, plain),
-        ("ort", "fp32", 1, basic),
-        ("ort", "fp32", 3, plain),
-        ("ort", "int8", 1, plain),
-        ("ort", "int8", 1, basic),
-        ("ort", "int8", 3, plain),
+        ("ort", "fp32", 1),
+        ("ort", "fp32", 3),
+        ("ort", "int8", 1),
+        ("ort", "int8", 3),
     ]
-
-
-def test_openvino_is_pinned_only_where_cores_are_owned(with_int8: Path) -> None:
-    pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
-    with Bundle.open(with_int8) as bundle:
-        entry = bundle.manifest.models[0]
-    shared, owned = (list(configs_for(entry, (1,), owns_cores=owns)) for owns in (False, True))
-    assert [one.precision for one in shared if one.backend == "openvino"] == ["fp32", "int8"]
-    assert not any(one.options.owns_cores for one in shared)
-    assert {one.backend for one in owned if one.options.owns_cores} == {"openvino"}  # one thread of ort never spins
 
 
 # How they are measured.
@@ -125,7 +111,7 @@ def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order() ->
 
 
 def test_a_slower_config_has_a_larger_ratio() -> None:
-    slow = msgspec.structs.replace(PLAIN, options=SessionOptions(graph="basic"), threads=1)
+    slow = msgspec.structs.replace(PLAIN, threads=2)
     job = TuneJob(bundle=str(example_bundle()), configs={"acc": (PLAIN, slow)}, duration_s=0.4, max_drop_points=0.5)
     outcome = time_configs(job)
     first, second = outcome.trials
@@ -216,7 +202,7 @@ def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_
     with Bundle.open(with_int8) as bundle:
         entry = bundle.manifest.models[0]
     configs = tuple(config for config in configs_for(entry, (1, 2)) if config.backend == "trt")
-    assert tried(configs) == [("trt", precision, 1, SessionOptions()) for precision in ("fp32", "int8")]
+    assert tried(configs) == [("trt", precision, 1) for precision in ("fp32", "int8")]
     job = TuneJob(bundle=str(with_int8), configs={entry.name: configs}, duration_s=0.1, max_drop_points=0.5)
     outcome = time_configs(job)
     assert [(trial.backend, trial.precision) for trial in outcome.trials] == [("trt", "fp32"), ("trt", "int8")]
@@ -252,18 +238,6 @@ def test_the_profile_is_written_shown_and_taken(with_int8: Path, cache: Path) ->
     rows = [line.split() for line in table if line.split()[:1] in (["ort"], ["openvino"], ["litert"])]
     assert rows[0][:3] == [info.backend, info.precision, str(info.threads)]  # what open took stands first
     assert len(rows) == len(profile.trials)
-
-
-@pytest.mark.slow
-def test_whoever_owns_the_cores_has_more_configs_tried() -> None:
-    backends = {}
-    for owns in ((), ("--owns-cores",)):
-        done = bench("tune", example_bundle(), "--duration-s", 0.1, "--threads", "2", "--json", *owns)
-        assert done.returncode == 0, done.stderr
-        trials = json.loads(done.stdout)["trials"]
-        backends[owns] = {one["backend"] for one in trials if one["options"]["owns_cores"]}
-    assert backends[()] == set()
-    assert "ort" in backends["--owns-cores",]  # its threads spin, from two on
 
 
 def test_ctrl_c_leaves_the_earlier_profile(cache: Path) -> None:

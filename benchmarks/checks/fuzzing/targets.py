@@ -34,7 +34,7 @@ _PROFILE = b"""{"format_version": 1, "bundle_sha256": "%s", "machine": {"cpu": "
 "trials": [{"model": "acc", "backend": "ort", "precision": "fp32", "threads": 1, "p50_us": 1.0, "p99_us": 2.0,
 "ratio": 1.0, "calls": 9}]}""" % (b"0" * 64)
 _SIGNATURE = b'{"format_version": 1, "signatures": [{"key_id": "%s", "ed25519": "%s"}]}' % (b"0" * 16, b"1" * 128)
-_KEY = b'{"format_version": 1, "key_id": "%s", "ed25519": "%s", "expires_utc": "2030-01-01T00:00:00+00:00"}'
+_KEY = b'{"format_version": 1, "key_id": "%s", "ed25519": "%s"}'
 _SLOTS = b"""{"format_version": 1, "highest_release": 3, "current": {"sha256": "%s", "model_id": "a", "release": 3,
 "installed_utc": "2026-01-01T00:00:00+00:00", "condition": "good", "reason": ""}, "starting": false}""" % (b"0" * 64)
 _SIDECAR = b"""{"format_version": 2, "model_id": "a", "bundle_sha256": "b", "artifact": "acc/model.fp32.onnx",

@@ -38,9 +38,6 @@ def tune(
     max_drop_points: Annotated[
         float, typer.Option(help="Points of the task's metric that a lower precision may lose.")
     ] = 0.5,
-    owns_cores: Annotated[
-        bool, typer.Option("--owns-cores", help="Also try threads that spin or are pinned: if nothing else runs here.")
-    ] = False,
     show: Annotated[bool, typer.Option("--show", help="Show the profile that applies here; measure nothing.")] = False,
     json: options.JsonOption = False,
 ) -> None:
@@ -55,7 +52,6 @@ def tune(
         duration_s=duration_s,
         threads=counts,
         max_drop_points=max_drop_points,
-        owns_cores=owns_cores,
         progress=say,
     )
     path = write_profile(profile)

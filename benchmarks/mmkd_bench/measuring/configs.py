@@ -84,7 +84,6 @@ def _measure(bundle: Bundle, students: Mapping[Config, OpenStudent], *, duration
             backend=config.backend,
             precision=config.precision,
             threads=config.threads,
-            options=config.options,
             p50_us=float(p50),
             p99_us=float(p99),
             ratio=float(p50 / p50_us[0]),

@@ -161,7 +161,6 @@ def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop:
             deliver=list,
             hop=hop,
             gap_s=None,
-            reorder=0,
             stale_s=None,
         )
         gathered = call_loop(feed(silent), hops, duration_s=duration_s / 4, stop=stop)

@@ -74,7 +74,6 @@ class RunOptions:
             "Treat a longer time between two samples as a gap.", ("--gap",), "SECONDS", shown="2.5 sampling periods"
         ),
     ] = None
-    reorder: Annotated[int, Option("Samples held back to put late ones in order.", min=0)] = 0
     stale_s: Annotated[
         float | None,
         Option("Call a result stale if its newest sample is older than this.", ("--stale",), "SECONDS", shown="never"),

@@ -13,7 +13,6 @@ import pytest
 from onnx import numpy_helper
 
 from mmkd_edge import BackendError
-from mmkd_edge.backends.base import SessionOptions, open_backend
 from mmkd_edge.backends.ort import OrtBackend
 
 
@@ -134,11 +133,3 @@ def test_predictions_open_no_socket_and_leave_no_file(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "0\n"
     assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []
-
-
-def test_options_reach_the_session(kit: Any) -> None:
-    told = SessionOptions(graph="basic", owns_cores=True)
-    backend = open_backend("ort", kit.model(kit.modality), threads=2, options=told)
-    options = backend.session.get_session_options()  # type: ignore[attr-defined]
-    assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import sys
 import time
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +115,6 @@ def test_every_other_key_is_refused_with_its_reason(kit: Any, tmp_path: Path, pr
     (keys / "revoked.txt").write_text(f"# stolen\n\n{key_id(private[0])}  # in May\n")
     assert f": key {key_id(private[0])} is revoked;" in refused(good, keys)
     (keys / "revoked.txt").unlink()
-    copy(private[0], keys, expires_utc="2020-01-01T00:00:00+00:00")
-    assert f": key {key_id(private[0])} has expired (2020-01-01T00:00:00+00:00);" in refused(good, keys)
-    tomorrow = (datetime.now(timezone.utc) + timedelta(days=1)).isoformat()
-    copy(private[0], keys, expires_utc=tomorrow)
     with Bundle.open(good) as bundle:
         assert check_signed(bundle, keys) == key_id(private[0])
 
@@ -208,10 +203,8 @@ def test_a_bundle_may_not_say_that_a_model_is_its_signature(kit: Any, tmp_path: 
 
 def test_private_keys_are_for_one_user_and_are_never_overwritten(tmp_path: Path, private: list[Path]) -> None:
     path = tmp_path / "fleet.key"
-    public, public_path = make_keys(path, valid_days=30)
+    _, public_path = make_keys(path)
     assert (path.stat().st_mode & 0o777, public_path) == (0o600, tmp_path / "fleet.key.pub")
-    assert public.expires_utc is not None
-    assert public.expires_utc - datetime.now(timezone.utc) > timedelta(days=29)
     with pytest.raises(UsageError, match="exists, and keys are never overwritten; choose another name"):
         make_keys(path)
     path.chmod(0o644)
@@ -309,13 +302,3 @@ def test_more_keys_than_anyone_can_watch_are_refused(keys: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_keys(keys)
     assert str(caught.value) == f"{keys}: expected at most 64 keys, got 65"
-
-
-def test_an_end_without_a_zone_is_refused(private: list[Path], keys: Path) -> None:
-    copy(private[0], keys, expires_utc="2030-01-01T00:00:00")
-    with pytest.raises(UsageError) as caught:
-        read_keys(keys)
-    assert str(caught.value) == (
-        f"{keys}/old.key.pub: expected a public key of mmkd-edge keygen: expires_utc: expected datetime with a "
-        "timezone component; copy it again from where it was made"
-    )

@@ -13,7 +13,6 @@ import msgspec
 import pytest
 
 from mmkd_edge import BackendError, EdgePredictor, UnavailableError, UsageError
-from mmkd_edge.backends.base import SessionOptions
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.machine import Machine, this_machine
 from mmkd_edge.opening.profile import (
@@ -78,8 +77,6 @@ def test_lower_precision_and_threads_must_be_worth_it() -> None:
     assert best_trial([plain, trial(0.90, precision="int8")], model="acc") != plain
     assert best_trial([plain, trial(0.92, threads=2)], model="acc") == plain
     assert best_trial([plain, trial(0.90, threads=2)], model="acc") != plain
-    assert best_trial([plain, trial(0.98, options=SessionOptions(graph="basic"))], model="acc") == plain
-    assert best_trial([plain, trial(0.96, options=SessionOptions(graph="basic"))], model="acc") != plain
     assert best_trial([plain, trial(0.99, backend="openvino")], model="acc") != plain
 
 
@@ -171,13 +168,6 @@ def test_open_takes_the_profiles_choice_and_says_so(bundle_path: Path) -> None:
     reason = "best of 2 measured on this machine by mmkd-bench tune (2026-01-02): 40 us"
     assert opened(bundle_path) == ("ort", "fp32", 2, reason, str(path))
     assert opened(bundle_path, backend="ort") == ("ort", "fp32", 2, reason, str(path))
-
-
-def test_the_options_of_the_trial_reach_the_engine(bundle_path: Path) -> None:
-    write_profile(profile_of(bundle_path, trial(options=SessionOptions(graph="basic"))))
-    with EdgePredictor.open(bundle_path) as predictor:
-        options = predictor.backend.session.get_session_options()  # type: ignore[attr-defined]
-        assert str(options.graph_optimization_level).endswith("ORT_ENABLE_BASIC")
 
 
 def test_what_is_named_is_not_overruled(bundle_path: Path) -> None:

@@ -172,15 +172,6 @@ def test_duplicates_and_late_samples_are_left_out_and_counted() -> None:
     assert (facts.samples, facts.duplicates, facts.late, facts.strays, facts.restarts) == (62, 1, 1, 0, 0)
 
 
-def test_samples_out_of_order_are_put_in_order_when_some_are_held_back() -> None:
-    rows, times = samples(80), np.arange(80) / 10
-    order = np.argsort(np.arange(80) + np.random.default_rng(1).uniform(0, 4, 80))
-    stream = predictor().stream(hop=5, reorder=5)
-    found = stream.push(rows[order], times[order]) + stream.flush()
-    assert said(found) == said(predictor().stream(hop=5).push(rows, times))
-    assert stream.facts.late == 0
-
-
 @pytest.mark.parametrize("step_s", [3600.0, -3600.0, -1.7e9])
 def test_a_clock_that_is_set_begins_a_new_time_line(step_s: float) -> None:
     rows = samples(100)
@@ -355,9 +346,6 @@ def test_arguments_out_of_range_are_refused() -> None:
         "hop: expected a whole number from 1 to 1073741824, got 0"
     )
     assert refused(UsageError, lambda: model.stream(hop=1, gap_s=0)) == "gap_s: expected seconds above 0, got 0"
-    assert refused(UsageError, lambda: model.stream(hop=1, reorder=-1)) == (
-        "reorder: expected a whole number from 0 to 1024, got -1"
-    )
     assert refused(UsageError, lambda: model.stream(hop=1, modality="gyro")) == (
         "modality 'gyro' is unknown; expected one of 'acc'"
     )
@@ -412,7 +400,6 @@ TIMED: dict[str, st.SearchStrategy[Any]] = {
     "hop": st.integers(1, 45),
     "seed": st.integers(0, 2**31),
     "jitter": st.sampled_from([0.0, 0.1, 0.5, 2.0]),
-    "reorder": st.sampled_from([0, 0, 3]),
     "faults": st.lists(
         st.tuples(st.integers(0, 129), st.sampled_from([0.0, 0.25, 1.5, 5.0, -0.3, -50.0, 1e6, -1e6, np.nan])),
         max_size=5,
@@ -421,7 +408,7 @@ TIMED: dict[str, st.SearchStrategy[Any]] = {
 
 
 def check_that_any_division_gives_the_same(
-    at: list[int], hop: int, seed: int, jitter: float, reorder: int, faults: list[tuple[int, float]]
+    at: list[int], hop: int, seed: int, jitter: float, faults: list[tuple[int, float]]
 ) -> None:
     rng = np.random.default_rng(seed)
     rows, model = samples(130, seed), predictor()
@@ -432,7 +419,7 @@ def check_that_any_division_gives_the_same(
             times[number:] += step  # the clock is set, or the sensor pauses
         else:
             times[number] += step  # one time is wrong
-    streams = [model.stream(hop=hop, reorder=reorder) for _ in range(2)]
+    streams = [model.stream(hop=hop) for _ in range(2)]
     assert pushed(streams[0], rows, times, at) == pushed(streams[1], rows, times, [0, 130])
     assert streams[0].facts == streams[1].facts
     assert pushed(model.stream(hop=hop), rows, None, at) == pushed(model.stream(hop=hop), rows, None, [0, 130])
@@ -452,7 +439,7 @@ def test_five_hundred_recordings_are_the_same_however_they_are_divided(**drawn: 
 
 
 def test_memory_stays_where_it_is() -> None:
-    stream = predictor().stream(hop=10, reorder=4)
+    stream = predictor().stream(hop=10)
     stream._ask = lambda *_: None  # type: ignore[assignment,return-value]
     stream._deliver = lambda predictions: []
     rows = samples(50)

@@ -37,7 +37,7 @@ def watched(modality: ModalitySpec = CAM, *, hop: int = 2, **options: Any) -> tu
         seen.append([None if gone else value for gone, value in zip(missing, values, strict=True)])
         return Prediction(label="", index=-1, probability=0.0, probabilities=np.zeros(2, np.float32), modality="cam")
 
-    arguments = {"gap_s": None, "reorder": 0, "stale_s": None, **options}
+    arguments = {"gap_s": None, "stale_s": None, **options}
     task = TaskSpec(labels=("still", "moving"))
     return Stream(modality=modality, task=task, ask=ask, deliver=list, hop=hop, **arguments), seen
 
@@ -103,22 +103,15 @@ def test_a_lost_frame_is_missing_and_a_faster_camera_loses_frames() -> None:
     assert seen == [[0, 2, 4, 6], [8, 10, 12, 14]]
 
 
-def test_late_frames_are_put_in_order() -> None:
-    stream, seen = watched(hop=4, reorder=2)
-    order = np.array([0, 2, 1, 3, 5, 4, 7, 6, 8, 9, 10])
-    stream.push(frames(11)[order], order / 10)
-    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.booleans(), st.integers(0, 3))
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_predictions_do_not_depend_on_how_frames_were_divided(sizes: list[int], timed: bool, reorder: int) -> None:
+def test_predictions_do_not_depend_on_how_frames_were_divided(sizes: list[int], timed: bool) -> None:
     count = sum(sizes)
     rng = np.random.default_rng(count)
     times = np.arange(count) / 10 + rng.uniform(-0.04, 0.04, count) if timed else None
-    whole, at_once = watched(hop=3, reorder=reorder)
+    whole, at_once = watched(hop=3)
     whole.push(frames(count), times)
-    parted, in_parts = watched(hop=3, reorder=reorder)
+    parted, in_parts = watched(hop=3)
     start = 0
     for size in sizes:
         part = slice(start, start + size)
