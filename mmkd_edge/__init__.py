@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from mmkd_edge.install.slots import read_slots
     from mmkd_edge.opening.info import PredictorInfo
     from mmkd_edge.opening.selftest import SelfTest
-    from mmkd_edge.predict.conditions import SensorError, with_fault
-    from mmkd_edge.predict.postprocess import Prediction, interpret
+    from mmkd_edge.predict.postprocess import Prediction, SensorError, interpret, with_fault
     from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
     from mmkd_edge.predict.sensors import SensorChecks, Status, WindowFault
     from mmkd_edge.predictor import EdgePredictor
@@ -119,8 +118,7 @@ _HOMES = {
     "InputError ManifestError MmkdError PerformanceError SignatureError UnavailableError UsageError",
     "mmkd_edge.install.slots": "read_slots",
     "mmkd_edge.opening.info": "PredictorInfo",
-    "mmkd_edge.predict.conditions": "SensorError with_fault",
-    "mmkd_edge.predict.postprocess": "Prediction interpret",
+    "mmkd_edge.predict.postprocess": "Prediction SensorError interpret with_fault",
     "mmkd_edge.predict.preprocess": "check_window prepare prepare_batch",
     "mmkd_edge.opening.selftest": "SelfTest",
     "mmkd_edge.predict.sensors": "SensorChecks Status WindowFault",

@@ -5,7 +5,7 @@ MmkdError                      exit 1   caught by `except MmkdError`
 ├── UsageError                 exit 2   an argument or an input file that the user can correct
 │   ├── DatasetError                    a dataset directory or interchange file
 │   └── InputError                      a window that does not fit the model
-│       └── SensorError                 a window that the policy `raise` refuses (in `predict.conditions`)
+│       └── SensorError                 a window that the policy `raise` refuses (in `predict.postprocess`)
 ├── UnavailableError           exit 3   a library, device or backend that this machine lacks
 ├── BackendError               exit 3   a backend that is there and fails
 ├── GateError                  exit 4   an accuracy or parity gate that did not pass

@@ -34,10 +34,19 @@ from mmkd_edge.predict.arguments import (
     check_seconds,
     check_whole,
 )
-from mmkd_edge.predict.conditions import NO_CONDITIONS, CallConditions, Policy, age_fault, apply_policy, first_available
 from mmkd_edge.predict.confidence import check_level
 from mmkd_edge.predict.novelty import judge_novelty, magnitude_fault
-from mmkd_edge.predict.postprocess import Prediction, interpret, no_answer
+from mmkd_edge.predict.postprocess import (
+    NO_CONDITIONS,
+    CallConditions,
+    Policy,
+    Prediction,
+    age_fault,
+    apply_policy,
+    first_available,
+    interpret,
+    no_answer,
+)
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
 from mmkd_edge.predict.student import OpenStudent, make_student, run_student

@@ -28,7 +28,7 @@ from mmkd_edge.bundle.manifest import (
     graph_outputs,
 )
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.predict.conditions import Policy
+from mmkd_edge.predict.postprocess import Policy
 from mmkd_edge.predict.sensors import SensorChecks
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec

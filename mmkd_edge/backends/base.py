@@ -25,32 +25,20 @@ Answers = tuple[NDArray[np.float32], ...]
 
 
 class Backend(Protocol):
-    """An opened artifact; threads may share it."""
+    """An opened artifact; threads may share it.
 
-    @property
-    def name(self) -> str:
-        """Its name in the table."""
-        ...
+    Attributes:
+        name: in the table.
+        version: of the library, with its name.
+        threads: of one `run`.
+        inputs: as the engine reports them, like `outputs`.
+    """
 
-    @property
-    def version(self) -> str:
-        """The library's name and version."""
-        ...
-
-    @property
-    def threads(self) -> int:
-        """Threads of one `run`."""
-        ...
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs as the engine reports them."""
-        ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Outputs as the engine reports them."""
-        ...
+    name: str
+    version: str
+    threads: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Answers:
         """Answer for one window; BackendError if the engine fails.

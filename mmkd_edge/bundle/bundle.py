@@ -26,8 +26,8 @@ from mmkd_edge.bundle.signature import (
     SIGNATURE_FILE,
     SignatureDocument,
     decode_signatures,
-    encode_signatures,
 )
+from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.errors import BundleError, ManifestError, UsageError
 
 __all__ = ["Bundle", "Golden", "example_bundle", "golden_bytes", "write_bundle"]
@@ -158,7 +158,7 @@ def write_bundle(
         _check_content(entry, members[entry.file], where=str(path))
         files[entry.file] = members[entry.file]
     if signatures is not None:
-        files[SIGNATURE_FILE] = encode_signatures(signatures)
+        files[SIGNATURE_FILE] = json_bytes(signatures)
     body, headers = archive.archive_body(files)
     comment = _COMMENT + new_sha256(body).hexdigest().encode("ascii")
     data = body + archive.end_record(headers, comment=comment)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
+from mmkd_edge.bundle.strict_json import JsonError, decode_document
 from mmkd_edge.errors import BundleError
 
 SIGNATURE_FILE = "signature.json"
@@ -34,11 +34,6 @@ class SignatureDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 def signed_message(manifest_sha256: str) -> bytes:
     """Return what a key signs: a context, and the manifest's 32-byte hash."""
     return _CONTEXT + bytes.fromhex(manifest_sha256)
-
-
-def encode_signatures(document: SignatureDocument) -> bytes:
-    """Return the bytes of the file."""
-    return json_bytes(document)
 
 
 def decode_signatures(data: bytes) -> SignatureDocument:

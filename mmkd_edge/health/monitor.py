@@ -17,7 +17,6 @@ from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predict.sensors import Status
 
 Event = Literal["backend_failures", "reopens", "swaps", "rollbacks"]
-_SETTLED_TOGETHER = 16
 _LATEST = 100
 
 
@@ -88,17 +87,11 @@ class HasHealth(Protocol):
 
 
 class Monitor:
-    """Counts predictions, thread-safe; measures one of `every` windows (0: none).
-
-    A prediction costs two appends, settled in batches under the lock.
-    """
+    """Counts predictions, thread-safe; measures one of `every` windows (0: none)."""
 
     def __init__(self, *, every: int) -> None:
-        self._answers: deque[tuple[RunningStatistics, Prediction]] = deque()
-        self._given: deque[Prediction] = deque()
         self._every = every
-        self._most = every or _SETTLED_TOGETHER
-        self._unmeasured = 0  # settled answers since the last measured window
+        self._unmeasured = 0  # answers since the last measured window
         self._lock = threading.RLock()  # a signal handler may interrupt a call of its thread
         self._ages = SecondsHistogram()
         self._predictions: dict[str, int] = dict.fromkeys(get_args(Status), 0)
@@ -109,40 +102,22 @@ class Monitor:
         self, statistics: RunningStatistics, prediction: Prediction, values: NDArray[Any], present: NDArray[np.float32]
     ) -> None:
         """Count a student's answer; now and then measure the window."""
-        self._answers.append((statistics, prediction))
-        if len(self._answers) + self._unmeasured >= self._most:
-            with self._lock:
-                self._settle()
-                if self._every and self._unmeasured >= self._every:  # another thread may be first
-                    self._unmeasured -= self._every
-                    statistics.observe(values, present)
+        with self._lock:
+            if prediction.index >= 0:
+                statistics.answer(prediction.label, prediction.labels)
+            self._unmeasured += 1
+            if self._every and self._unmeasured >= self._every:
+                self._unmeasured = 0
+                statistics.observe(values, present)
 
     def count_returned(self, predictions: Iterable[Prediction]) -> None:
         """Count predictions that the caller gets."""
-        self._given.extend(predictions)
-        if len(self._given) >= _SETTLED_TOGETHER:
-            with self._lock:
-                self._settle()
-
-    def _settle(self) -> None:
-        counted = 1 if self._every else 0
-        for _ in range(len(self._answers)):
-            try:
-                statistics, prediction = self._answers.popleft()
-            except IndexError:  # settled by a signal handler
-                break
-            self._unmeasured += counted
-            if prediction.index >= 0:
-                statistics.answer(prediction.label, prediction.labels)
-        for _ in range(len(self._given)):
-            try:
-                prediction = self._given.popleft()
-            except IndexError:
-                break
-            self._predictions[prediction.status] += 1
-            self._latest.add(prediction.status)
-            if prediction.index >= 0 and prediction.input_age_s is not None:
-                self._ages.add(prediction.input_age_s)
+        with self._lock:
+            for prediction in predictions:
+                self._predictions[prediction.status] += 1
+                self._latest.add(prediction.status)
+                if prediction.index >= 0 and prediction.input_age_s is not None:
+                    self._ages.add(prediction.input_age_s)
 
     def event(self, name: Event) -> None:
         """Count an event of an engine."""
@@ -152,7 +127,6 @@ class Monitor:
     def health(self, students: Sequence[RunningStatistics]) -> Health:
         """Summarise all counts at one moment."""
         with self._lock:
-            self._settle()
             due = [student.watch.due() for student in students]
         # Milliseconds, outside of the lock.
         drifts = [student.watch.verdict(features) for student, features in zip(students, due, strict=True)]

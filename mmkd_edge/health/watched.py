@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from typing import Protocol
 
 import msgspec
@@ -13,8 +12,6 @@ from mmkd_edge.health.monitor import HasHealth, Health
 from mmkd_edge.health.timing import SecondsHistogram
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.stream.stream import Stream
-
-_SETTLED_TOGETHER = 64
 
 
 class Predicts(HasHealth, Protocol):
@@ -41,7 +38,6 @@ class Watched:
     def __init__(self, predictor: Predicts) -> None:
         self._predictor = predictor
         self._latency = SecondsHistogram()
-        self._seconds: deque[float] = deque()  # not counted yet
         self._lock = threading.RLock()  # a signal handler may interrupt a call of its thread
 
     def predict(
@@ -50,7 +46,7 @@ class Watched:
         """Call `EdgePredictor.predict`, timed."""
         began_s = time.perf_counter()
         prediction = self._predictor.predict(window, input_age_s=input_age_s, deadline_s=deadline_s)
-        self._note(time.perf_counter() - began_s)
+        self._note(began_s)
         return prediction
 
     def push(
@@ -60,26 +56,16 @@ class Watched:
         began_s = time.perf_counter()
         predictions = stream.push(samples, time_s, now_s=now_s)
         if predictions:
-            self._note(time.perf_counter() - began_s)
+            self._note(began_s)
         return predictions
 
     def health(self) -> Health:
         """Return `EdgePredictor.health` with the latency of these calls."""
         with self._lock:
-            self._settle()
             latency = self._latency.timing()
         return msgspec.structs.replace(self._predictor.health(), latency=latency)
 
-    def _note(self, seconds: float) -> None:
-        self._seconds.append(seconds)
-        if len(self._seconds) >= _SETTLED_TOGETHER:
-            with self._lock:
-                self._settle()
-
-    def _settle(self) -> None:
-        for _ in range(len(self._seconds)):
-            try:
-                seconds = self._seconds.popleft()
-            except IndexError:  # settled by a signal handler
-                break
+    def _note(self, began_s: float) -> None:
+        seconds = time.perf_counter() - began_s
+        with self._lock:
             self._latency.add(seconds)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
-from functools import cache
 from pathlib import Path
 
 from mmkd_edge.backends.base import Backend
@@ -34,14 +32,12 @@ class ActiveStudents:
         raises: whether a permanent engine failure raises an error.
 
     Attributes:
-        usable: False after `close` and in a forked child.
         proven: whether they answered since their last failure, so that the next one gets another attempt.
     """
 
     def __init__(self, students: Students, *, request: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
         self.current = students
         self.closed = False
-        self.usable = True
         self.proven = True
         self._earlier: Students | None = None
         self._request = request
@@ -50,18 +46,16 @@ class ActiveStudents:
         self._changing = threading.RLock()
         self._swapping = threading.Lock()
         self._process = os.getpid()
-        _registered().add(self)
 
     def check_usable(self) -> None:
         """Raise UsageError after `close`, and in another process."""
-        if self.usable:
-            return
         if self.closed:
             raise UsageError("the predictor is closed; open the bundle again")
-        raise UsageError(
-            f"the predictor was opened in process {self._process} and cannot be used in its child {os.getpid()}; "
-            "open the bundle in the process that asks"
-        )
+        if os.getpid() != self._process:
+            raise UsageError(
+                f"the predictor was opened in process {self._process} and cannot be used in its child {os.getpid()}; "
+                "open the bundle in the process that asks"
+            )
 
     def recover(self, students: Students, student: OpenStudent, error: Exception) -> bool:
         """Reopen a failed engine, or return to the earlier bundle; return whether anything can answer."""
@@ -129,22 +123,15 @@ class ActiveStudents:
                 self._replace(student, student.reopen())
 
     def close(self) -> None:
-        """Close engines and bundles of this process; repeated calls are allowed."""
-        foreign = not self.usable and not self.closed
-        with self._changing:
-            self.closed, self.usable = True, False
-            earlier, self._earlier = self._earlier, None
-        if foreign:
+        """Close engines and bundles; repeated calls are allowed, and do nothing in a forked child."""
+        self.closed = True
+        if os.getpid() != self._process:  # it lacks the engines' threads and the holders of locks
             return
+        with self._changing:
+            earlier, self._earlier = self._earlier, None
         self.current.close()
         if earlier is not None:
             earlier.close()
-
-    def leave(self) -> None:
-        """Give up in a forked child, which lacks the engines' threads and lock holders."""
-        self.usable = False
-        self._changing = threading.RLock()
-        self._swapping = threading.Lock()
 
     def _replace(self, student: OpenStudent, backend: Backend) -> None:
         self.current = self.current.with_backend(student, backend)
@@ -177,20 +164,6 @@ class ActiveStudents:
             )
         for student in students.opened:
             run_selftest(student, students.bundle, most=_MAX_GOLDEN)
-
-
-@cache
-def _registered() -> weakref.WeakSet[ActiveStudents]:
-    """The set to notify of a fork: a getpid() per prediction would cost a microsecond or two."""
-    registered: weakref.WeakSet[ActiveStudents] = weakref.WeakSet()
-
-    def leave_all() -> None:
-        for students in registered:
-            students.leave()
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=leave_all)
-    return registered
 
 
 def _contract(entry: ModelEntry) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,28 +12,42 @@ from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec
 
 
-def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
-    """Check one window of video; return uint8 (T, H, W, C), masked where missing; InputError for other types or shapes.
+def as_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
+    """Return uint8 (n, H, W, C), masked where missing, or raise InputError.
 
-    `values` is uint8 (T, H, W, C), gray also (T, H, W): a masked array (any masked value makes a frame missing), or a
+    Accepts one frame (H, W, C), gray frames without C, a masked array (any masked value makes a frame missing), and a
     list of frames with None for missing ones.
     """
-    array = _stack(values, modality) if isinstance(values, list | tuple) else values
-    if not isinstance(array, np.ndarray):
-        array = np.asarray(array)
-    if array.dtype != np.uint8:
+    shape = modality.shape[1:]
+    if isinstance(values, list | tuple):
+        out = np.zeros((len(values), *shape), dtype=np.uint8)
+        for number, frame in enumerate(values):
+            if frame is not None:
+                out[number] = frame_bytes(as_frames(frame, modality)[0])
+        return mask_missing(out, np.array([frame is None for frame in values], dtype=bool))
+    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    if array.dtype == np.uint8:
+        if shape[2] == 1 and array.shape[-2:] == shape[:2] and array.ndim in (2, 3) and array.shape != shape:
+            array = array[..., None]
+        array = array[None] if array.shape == shape else array
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != shape:
+        sides = ", ".join(map(str, shape))
         raise InputError(
-            f"modality {modality.name!r}: expected frames of uint8, got {type(values).__name__} of dtype "
-            f"{array.dtype}; pass the camera's bytes as they are, with None for a missing frame"
-        )
-    if len(modality.channels) == 1 and array.shape == modality.shape[:3]:
-        array = array[..., None]
-    if array.shape != modality.shape:
-        raise InputError(
-            f"modality {modality.name!r}: expected shape (T, H, W, C)={modality.shape}, got {array.shape}; "
-            f"{_advice(array, modality)}"
+            f"modality {modality.name!r}: expected frames of uint8 (n, H, W, C)=(n, {sides}), got {array.dtype} "
+            f"{array.shape}; resize each frame and pass its bytes as they are"
         )
     return array
+
+
+def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
+    """Return one window (T, H, W, C) of what `as_frames` takes; InputError for another number of frames."""
+    frames = as_frames(values, modality)
+    if len(frames) != modality.samples:
+        raise InputError(
+            f"modality {modality.name!r}: expected {modality.samples} frames, {modality.duration_s:g} s at "
+            f"{modality.rate_hz:g} Hz, got {len(frames)}; pass None for a missing frame"
+        )
+    return frames
 
 
 def prepare_frames(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -61,38 +73,3 @@ def all_frames_present(frames: int) -> NDArray[np.float32]:
     present = np.ones((1, frames, 1), dtype=np.float32)
     present.flags.writeable = False
     return present
-
-
-def _stack(frames: Sequence[object], modality: ModalitySpec) -> NDArray[np.uint8]:
-    shape = modality.shape[1:]
-    if len(frames) != modality.samples:
-        raise InputError(
-            f"modality {modality.name!r}: expected {modality.samples} frames, got {len(frames)}; "
-            "pass None for a missing frame"
-        )
-    out = np.zeros(modality.shape, dtype=np.uint8)
-    missing = np.array([frame is None for frame in frames])
-    for number, frame in enumerate(frames):
-        if frame is None:
-            continue
-        array = np.asarray(frame)
-        if array.dtype != np.uint8 or array.shape not in (shape, shape[:2] if shape[2] == 1 else shape):
-            raise InputError(
-                f"modality {modality.name!r}: frame {number}: expected uint8 (H, W, C)={shape}, got {array.dtype} "
-                f"{array.shape}; resize it and pass the bytes as they are"
-            )
-        out[number] = array.reshape(shape)
-    return mask_missing(out, missing)
-
-
-def _advice(array: NDArray[Any], modality: ModalitySpec) -> str:
-    samples, height, width, channels = modality.shape
-    if array.ndim == 5 and array.shape[1:] == modality.shape:
-        return "pass one window, or all of them to predict_batch"
-    if array.shape == (samples, channels, height, width):
-        return "put the channels last"
-    if array.ndim == 4 and array.shape[1:] == modality.shape[1:]:
-        return f"a window is {samples} frames, {modality.duration_s:g} s at {modality.rate_hz:g} Hz"
-    if array.ndim == 4 and array.shape[0] == samples and array.shape[3] == channels:
-        return f"resize each frame to {height} rows of {width} pixels"
-    return f"{samples} frames of {height} rows, {width} columns and the channels {', '.join(modality.channels)}"

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mmkd_edge.predict.conditions import is_available, mark_substitute
-from mmkd_edge.predict.postprocess import Prediction, no_answer
+from mmkd_edge.predict.postprocess import Prediction, is_available, mark_substitute, no_answer
 from mmkd_edge.predict.sensors import WindowFault
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 

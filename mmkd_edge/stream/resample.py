@@ -1,6 +1,6 @@
 """Timed samples become rows at the declared rate, despite jitter, duplicates, gaps and clock changes.
 
-The division into pushes does not matter.
+The division into pushes does not matter. Of video the rows are numbers of frames.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
+from mmkd_edge.spec import ModalitySpec
+
 Sample = tuple[float, NDArray[np.float32]]
 
 # Fraction of a period by which a grid point may follow its sample, so that rounding does not wait for the next.
@@ -19,6 +22,9 @@ _SNAP = 0.01
 # The measured rate is the median of so many intervals, of at least the second number.
 _INTERVALS = 64
 _MIN_INTERVALS = 8
+_PENDING = 8  # frames that a time line and a grid hold
+_NUMBERS = 1 << 23  # exact in float32
+_MAX_WINDOWS = 64  # of frames, for a camera that is faster than the student
 
 
 class RisingSamples(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,3 +177,45 @@ class Grid:
         while number > self._next and self.point_s(number - 1) > newest:
             number -= 1
         return number
+
+
+class FrameNumbers:
+    """A stream's last frames by number, in constant memory."""
+
+    def __init__(self, modality: ModalitySpec) -> None:
+        self.most = modality.samples
+        self._shape = modality.shape[1:]
+        self._bound = _MAX_WINDOWS * modality.samples + _PENDING
+        self._frames: dict[int, NDArray[np.uint8]] = {}  # in the order in which they came
+        self._next = 0
+
+    def put(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Copy at most `most` frames (n, H, W, C); return their numbers, float32 (n, 1), NaN = missing."""
+        numbers = np.full(len(frames), np.nan, dtype=np.float32)
+        for row, (frame, is_missing) in enumerate(zip(frame_bytes(frames), missing_frames(frames), strict=True)):
+            if not is_missing:
+                numbers[row] = self._next
+                self._frames[self._next] = frame.copy()
+                self._next = (self._next + 1) % _NUMBERS
+        self._drop(len(self._frames) - self._bound)
+        return numbers[:, None]
+
+    def forget_before(self, numbers: NDArray[np.float32]) -> None:
+        """Drop frames older than all these numbers (T, 1), except those that may still wait."""
+        needed = {int(number) for number in numbers[:, 0] if not np.isnan(number)}
+        first = next((place for place, number in enumerate(self._frames) if number in needed), 0)
+        self._drop(first - _PENDING)
+
+    def window(self, numbers: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Return a new array (T, H, W, C) of these numbers' frames (T, 1), masked where missing."""
+        frames = np.zeros((len(numbers), *self._shape), dtype=np.uint8)
+        missing = np.ones(len(numbers), dtype=bool)
+        for row, number in enumerate(numbers[:, 0].tolist()):
+            frame = None if np.isnan(number) else self._frames.get(int(number))
+            if frame is not None:
+                frames[row], missing[row] = frame, False
+        return mask_missing(frames, missing)
+
+    def _drop(self, count: int) -> None:
+        for _ in range(count):
+            del self._frames[next(iter(self._frames))]

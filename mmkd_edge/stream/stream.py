@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from mmkd_edge.backends.base import Answers
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.predict.arguments import check_moment, check_seconds, check_whole
-from mmkd_edge.predict.conditions import CallConditions, age_fault
-from mmkd_edge.predict.postprocess import Prediction, no_answer
+from mmkd_edge.predict.postprocess import CallConditions, Prediction, age_fault, no_answer
 from mmkd_edge.predict.preprocess import as_float32, only_valid, select
 from mmkd_edge.predict.sensors import WindowFault, worse
+from mmkd_edge.predict.video import as_frames
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping
-from mmkd_edge.stream.frames import FrameNumbers, as_frames
-from mmkd_edge.stream.resample import Grid, RisingSamples, TimeLine
+from mmkd_edge.stream.resample import FrameNumbers, Grid, RisingSamples, TimeLine
 
 Ask = Callable[[NDArray[Any], CallConditions, Answers | None], Prediction]
 OnWindow = Callable[[NDArray[Any], Prediction], None]

@@ -67,58 +67,22 @@ def test_a_batch_is_prepared_as_its_windows_are() -> None:
 @pytest.mark.parametrize(
     ("window", "modality", "says"),
     [
-        (
-            FRAMES.astype(np.float32) / 255,
-            GRAY,
-            (
-                "expected frames of uint8, got ndarray of dtype float32; pass the camera's bytes as they are, "
-                "with None for a missing frame"
-            ),
-        ),
-        (
-            FRAMES[:3],
-            GRAY,
-            "expected shape (T, H, W, C)=(4, 2, 3, 1), got (3, 2, 3, 1); a window is 4 frames, 0.16 s at 25 Hz",
-        ),
-        (
-            np.zeros((4, 5, 3, 1), np.uint8),
-            GRAY,
-            "expected shape (T, H, W, C)=(4, 2, 3, 1), got (4, 5, 3, 1); resize each frame to 2 rows of 3 pixels",
-        ),
-        (
-            np.zeros((4, 3, 2, 3), np.uint8),
-            COLOUR,
-            "expected shape (T, H, W, C)=(4, 2, 3, 3), got (4, 3, 2, 3); put the channels last",
-        ),
-        (
-            FRAMES[None],
-            GRAY,
-            (
-                "expected shape (T, H, W, C)=(4, 2, 3, 1), got (1, 4, 2, 3, 1); pass one window, or all of them to "
-                "predict_batch"
-            ),
-        ),
-        (
-            np.zeros((4, 2, 3), np.uint8),
-            COLOUR,
-            (
-                "expected shape (T, H, W, C)=(4, 2, 3, 3), got (4, 2, 3); 4 frames of 2 rows, 3 columns and the "
-                "channels r, g, b"
-            ),
-        ),
-        ([FRAMES[0]], GRAY, "expected 4 frames, got 1; pass None for a missing frame"),
-        (
-            [FRAMES[0], FRAMES[1][:1], None, None],
-            GRAY,
-            (
-                "frame 1: expected uint8 (H, W, C)=(2, 3, 1), got uint8 (1, 3, 1); "
-                "resize it and pass the bytes as they are"
-            ),
-        ),
+        (FRAMES.astype(np.float32) / 255, GRAY, "(n, 2, 3, 1), got float32 (4, 2, 3, 1)"),
+        (np.zeros((4, 5, 3, 1), np.uint8), GRAY, "(n, 2, 3, 1), got uint8 (4, 5, 3, 1)"),
+        (np.zeros((4, 2, 3), np.uint8), COLOUR, "(n, 2, 3, 3), got uint8 (4, 2, 3)"),
+        (FRAMES[None], GRAY, "(n, 2, 3, 1), got uint8 (1, 4, 2, 3, 1)"),
+        ([FRAMES[0], FRAMES[1][:1], None, None], GRAY, "(n, 2, 3, 1), got uint8 (1, 3, 1)"),
     ],
 )
 def test_what_is_no_window_of_frames_is_refused(window: object, modality: ModalitySpec, says: str) -> None:
-    assert message(window, modality) == f"modality 'lips': {says}"
+    start = "modality 'lips': expected frames of uint8 (n, H, W, C)="
+    assert message(window, modality) == f"{start}{says}; resize each frame and pass its bytes as they are"
+
+
+@pytest.mark.parametrize("window", [FRAMES[:3], [FRAMES[0], None, FRAMES[1]]])
+def test_a_window_has_as_many_frames_as_the_student_takes(window: object) -> None:
+    told = "expected 4 frames, 0.16 s at 25 Hz, got 3; pass None for a missing frame"
+    assert message(window, GRAY) == f"modality 'lips': {told}"
 
 
 def test_a_predictor_says_how_many_frames_are_missing() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import ModalitySpec, Prediction, SensorFallback, TaskSpec
-from mmkd_edge.predict.conditions import first_available
+from mmkd_edge.predict.postprocess import first_available
 from mmkd_edge.predict.sensors import Status
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.clock import SensorRules

@@ -14,7 +14,8 @@ import pytest
 from mmkd_edge import Bundle, BundleError, EdgePredictor, SignatureError, UnavailableError, UsageError, write_bundle
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest_json import encode_manifest
-from mmkd_edge.bundle.signature import SIGNATURE_FILE, SignatureDocument, encode_signatures
+from mmkd_edge.bundle.signature import SIGNATURE_FILE, SignatureDocument
+from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.install.keys import check_keys, check_signed, keys_folder, make_keys, read_keys, sign
 
 pytest.importorskip("cryptography")
@@ -186,7 +187,7 @@ def test_no_flipped_bit_of_the_signature_or_the_manifest_gets_through(
 def test_a_signature_file_that_is_none_is_refused_by_every_reader(
     content: bytes, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: list[Path]
 ) -> None:
-    monkeypatch.setattr("mmkd_edge.bundle.bundle.encode_signatures", lambda _: content)
+    monkeypatch.setattr("mmkd_edge.bundle.bundle.json_bytes", lambda _: content)
     path = signed(kit, tmp_path / "a.edge", private[0])
     with pytest.raises(BundleError) as caught:
         Bundle.open(path)
@@ -257,7 +258,7 @@ def test_a_signature_file_of_a_later_version_asks_for_an_upgrade(
     kit: Any, tmp_path: Path, private: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later = msgspec.structs.replace(sign("0" * 64, private[:1]), format_version=2)
-    monkeypatch.setattr("mmkd_edge.bundle.bundle.encode_signatures", lambda _: encode_signatures(later))
+    monkeypatch.setattr("mmkd_edge.bundle.bundle.json_bytes", lambda _: json_bytes(later))
     path = signed(kit, tmp_path / "a.edge", private[0])
     with pytest.raises(BundleError) as caught:
         Bundle.open(path)

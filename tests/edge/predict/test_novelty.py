@@ -14,9 +14,9 @@ from mmkd_edge.bundle.manifest import Manifest, ModelEntry, Novelty
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import ManifestError
-from mmkd_edge.predict.conditions import SensorError
 from mmkd_edge.predict.confidence import smallest_level
 from mmkd_edge.predict.novelty import NoveltyRule, magnitude_fault, novelty_rule
+from mmkd_edge.predict.postprocess import SensorError
 from mmkd_edge.testing import fake_entry, fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
