@@ -1,22 +1,5 @@
 """The errors of mmkd-edge. Every error a user can cause or meet is an `MmkdError`.
 
-```
-MmkdError                      exit 1   caught by `except MmkdError`
-├── UsageError                 exit 2   an argument or an input file that the user can correct
-│   ├── DatasetError                    a dataset directory or interchange file
-│   └── InputError                      a window that does not fit the model
-│       └── SensorError                 a window that the policy `raise` refuses (in `predict.postprocess`)
-├── UnavailableError           exit 3   a library, device or backend that this machine lacks
-├── BackendError               exit 3   a backend that is there and fails
-├── GateError                  exit 4   an accuracy or parity gate that did not pass
-├── PerformanceError           exit 5   a performance gate that did not pass
-└── ArtifactError              exit 6   a file made by mmkd-edge that is damaged or incompatible
-    ├── CheckpointError                 *.ckpt
-    ├── ManifestError                   the manifest.json of a bundle
-    └── BundleError                     *.edge
-        └── SignatureError              a bundle that no trusted key has signed
-```
-
 A message has four parts: where, what was expected, what came, how to fix it.
 """
 

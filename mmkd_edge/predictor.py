@@ -59,7 +59,7 @@ class EdgePredictor:
     """Answers for windows. Open it with `EdgePredictor.open`; use it in `with`, or call `close()`.
 
     Threads may share a predictor, processes may not. The constructor is for tests and your own backends: it trusts that
-    the backend fits the entry, closes backend and bundle, and calls `reopen` once after a failure. Its other options
+    the backend fits the entry, closes the backend, and calls `reopen` once after a failure. Its other options
     are those of `open`.
     """
 
@@ -69,7 +69,6 @@ class EdgePredictor:
         entry: ModelEntry,
         backend: Backend,
         reference: Reference | None = None,
-        bundle: Bundle | None = None,
         artifact: Artifact | None = None,
         reopen: Callable[[], Backend] | None = None,
         policy: Policy = "predict",
@@ -88,7 +87,7 @@ class EdgePredictor:
             error_level=check_level(error_level, name="error_level"),
             unknown_level=check_level(unknown_level, name="unknown_level"),
         )
-        self._begin(Students.begin([student], bundle), None, policy, checks, stale_s, observe_every)
+        self._begin(Students.begin([student]), None, policy, checks, stale_s, observe_every)
 
     def _begin(
         self,
@@ -241,7 +240,11 @@ class EdgePredictor:
         array = check_window(window, modality)
         values, present = prepare(array, modality, student.reference)
         gaps = None if present is student.complete else present
-        fault = self._window_fault(student, array, values, gaps, conditions)
+        fault = conditions.fault
+        if self._checks is not None:
+            fault = worse(find_fault(array, gaps, modality, self._checks), fault)
+        if student.magnitude is not None:
+            fault = worse(magnitude_fault(student.magnitude, values, gaps, modality=modality.name), fault)
         outputs: Answers | WindowFault | None = stepped
         if outputs is None:
             if conditions.is_late:
@@ -271,21 +274,6 @@ class EdgePredictor:
         )
         self._monitor.count_answer(students.statistics[number], prediction, values, present)
         return prediction
-
-    def _window_fault(
-        self,
-        student: OpenStudent,
-        array: NDArray[Any],
-        values: NDArray[Any],
-        gaps: NDArray[np.float32] | None,
-        conditions: CallConditions,
-    ) -> WindowFault | None:
-        fault = conditions.fault
-        if self._checks is not None:
-            fault = worse(find_fault(array, gaps, student.modality, self._checks), fault)
-        if student.magnitude is not None:
-            fault = worse(magnitude_fault(student.magnitude, values, gaps, modality=student.modality.name), fault)
-        return fault
 
     def _run(
         self, students: Students, student: OpenStudent, values: NDArray[Any], present: NDArray[np.float32]

@@ -43,7 +43,7 @@ def measure() -> None:
         found |= of_windows(predictor, windows, seconds, name="predict")
         found |= of_samples(predictor, windows, seconds)
         duration_s = predictor.modality.duration_s
-    with opened(bundle, SensorChecks(flat=True, stuck_s=duration_s / 4, dropout_s=duration_s / 10)) as predictor:
+    with opened(bundle, SensorChecks(flat=True, stuck_s=duration_s / 4)) as predictor:
         found |= of_windows(predictor, windows, seconds, name="predict, every check")
     with opened(causal) as predictor:
         found |= of_steps(predictor, seconds)

@@ -72,6 +72,8 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
         without_gain: precisions that are no faster than fp32.
         library: returns the module to import and its distribution.
         lacks: returns what else is missing, with install commands, or None.
+        open: opens a model with threads; the flag says that it is a step graph.
+        has_steps: runs step graphs, like a `SteppingBackend`.
         on_gpu: ignores threads; opening may build an engine.
         is_own: needs no sandbox check, since it checks its files itself.
     """
@@ -81,22 +83,16 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     without_gain: tuple[Precision, ...] = ()
     library: Callable[[], tuple[str, str]]
     lacks: Callable[[], str] | None = None
-    open: Callable[[bytes, int], Backend]
-    open_steps: Callable[[bytes, int], SteppingBackend] | None = None
+    open: Callable[[bytes, int, bool], SteppingBackend]
+    has_steps: bool = True
     on_gpu: bool = False
     is_own: bool = False
 
 
-def _native(model: bytes, threads: int) -> Backend:
+def _native(model: bytes, threads: int, steps: bool) -> SteppingBackend:
     from mmkd_edge.backends.native import NativeBackend
 
-    return NativeBackend(model, threads=threads)
-
-
-def _native_steps(model: bytes, threads: int) -> SteppingBackend:
-    from mmkd_edge.backends.native import NativeBackend
-
-    return NativeBackend(model, threads=threads, steps=True)
+    return NativeBackend(model, threads=threads, steps=steps)
 
 
 def _why_not_built() -> str:
@@ -105,25 +101,25 @@ def _why_not_built() -> str:
     return why_absent()
 
 
-def _ort(model: bytes, threads: int) -> SteppingBackend:
+def _ort(model: bytes, threads: int, steps: bool) -> SteppingBackend:
     from mmkd_edge.backends.ort import OrtBackend
 
     return OrtBackend(model, threads=threads)
 
 
-def _openvino(model: bytes, threads: int) -> SteppingBackend:
+def _openvino(model: bytes, threads: int, steps: bool) -> SteppingBackend:
     from mmkd_edge.backends.openvino import OpenVinoBackend
 
     return OpenVinoBackend(model, threads=threads)
 
 
-def _litert(model: bytes, threads: int) -> SteppingBackend:
+def _litert(model: bytes, threads: int, steps: bool) -> SteppingBackend:
     from mmkd_edge.backends.litert import LitertBackend
 
     return LitertBackend(model, threads=threads)
 
 
-def _trt(model: bytes, threads: int) -> Backend:
+def _trt(model: bytes, threads: int, steps: bool) -> Any:
     from mmkd_edge.backends.trt.backend import TrtBackend
 
     return TrtBackend(model)
@@ -137,7 +133,6 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         library=lambda: ("mmkd_edge.native", "mmkd-edge"),
         lacks=_why_not_built,
         open=_native,
-        open_steps=_native_steps,
         is_own=True,
     ),
     "ort": BackendRow(
@@ -145,7 +140,6 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         precisions=("fp32", "fp16", "int8"),
         library=lambda: ("onnxruntime", "onnxruntime"),
         open=_ort,
-        open_steps=_ort,
     ),
     "openvino": BackendRow(
         formats=("onnx",),
@@ -153,14 +147,12 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         without_gain=("fp16",),  # computed in float32, with rounded weights
         library=lambda: ("openvino", "openvino"),
         open=_openvino,
-        open_steps=_openvino,
     ),
     "litert": BackendRow(
         formats=("tflite",),
         precisions=("fp32", "fp16", "int8"),
         library=lambda: ("ai_edge_litert", "ai-edge-litert"),
         open=_litert,
-        open_steps=_litert,
     ),
     "trt": BackendRow(
         formats=("onnx",),
@@ -168,6 +160,7 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         library=installed_distribution,
         lacks=why_no_engines,
         open=_trt,
+        has_steps=False,
         on_gpu=True,
     ),
 }
@@ -228,17 +221,16 @@ def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], b
 def open_backend(name: BackendName, model: bytes, *, threads: int) -> Backend:
     """Open a verified artifact; UnavailableError without its library, BackendError if it is refused."""
     with _library(name):
-        return BACKENDS[name].open(model, threads)
+        return BACKENDS[name].open(model, threads, False)
 
 
 def open_steps(name: BackendName, model: bytes, *, threads: int) -> SteppingBackend:
     """Open a causal student's step graph in fp32; UsageError if the backend runs none."""
-    opened = BACKENDS[name].open_steps
-    if opened is None:
-        able = ", ".join(other for other, row in BACKENDS.items() if row.open_steps is not None)
+    if not BACKENDS[name].has_steps:
+        able = ", ".join(other for other, row in BACKENDS.items() if row.has_steps)
         raise UsageError(f"steps: expected one of the backends {able}, got {name!r}")
     with _library(name):
-        return opened(model, threads)
+        return BACKENDS[name].open(model, threads, True)
 
 
 @contextmanager

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mmkd_edge.backends.calls import EngineCall, describe_tensor
 from mmkd_edge.backends.memory import erase
 from mmkd_edge.errors import BackendError
@@ -22,12 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmkd_edge.backends.memory import StepMemory
-
-
-class _Instance(msgspec.Struct, kw_only=True):
-    interpreter: Any
-    memory: StepMemory | None = None
-    step: int = 0
 
 
 class LitertBackend:
@@ -54,21 +46,19 @@ class LitertBackend:
             self.outputs = _tensors(outputs, first.get_output_details())
         self._places = {name: int(detail["index"]) for name, detail in inputs.items()}
         self._results = {tensor.name: int(outputs[tensor.name]["index"]) for tensor in self.outputs}
-        self._idle: deque[_Instance] | None = deque([_Instance(interpreter=first)])
+        self._idle: deque[Any] | None = deque([first])
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """See `Backend.run`."""
         idle = self._open_pool()
         with EngineCall(self._title, "failed to run"):
-            instance = self._take(idle)
-            instance.memory = None  # its states are overwritten
-            interpreter = instance.interpreter
+            interpreter = self._take(idle)
             for name, place in self._places.items():
                 interpreter.set_tensor(place, feeds[name])
             erase(interpreter.tensor(place)() for place in self._results.values())
             interpreter.invoke()
             answers = tuple([interpreter.get_tensor(place) for place in self._results.values()])
-        idle.append(instance)  # not after an error, which leaves an unknown state
+        idle.append(interpreter)  # not after an error, which leaves an unknown state
         return answers
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
@@ -78,20 +68,16 @@ class LitertBackend:
 
     def _step(self, memory: StepMemory) -> None:
         idle = self._open_pool()
-        instance = self._take(idle)
-        interpreter, places = instance.interpreter, self._places
-        there = instance.memory is memory and instance.step == memory.step
-        for name in memory.fresh if there else memory.inputs:
-            interpreter.set_tensor(places[name], memory.inputs[name])
+        interpreter = self._take(idle)
+        for name, array in memory.inputs.items():
+            interpreter.set_tensor(self._places[name], array)
         erase(interpreter.tensor(place)() for place in self._results.values())
         interpreter.invoke()
         for name, array in memory.outputs.items():
             array[...] = interpreter.tensor(self._results[name])()
-        memory.keep_in({name: interpreter.tensor(places[name])() for name in memory.states})
-        instance.memory, instance.step = memory, memory.step + 1
-        idle.append(instance)
+        idle.append(interpreter)
 
-    def _open_pool(self) -> deque[_Instance]:
+    def _open_pool(self) -> deque[Any]:
         if self._idle is None:
             raise BackendError("backend 'litert' is closed; open it again")
         return self._idle
@@ -103,11 +89,11 @@ class LitertBackend:
     def __repr__(self) -> str:
         return f"LitertBackend({self.version}, threads={self.threads})"
 
-    def _take(self, idle: deque[_Instance]) -> _Instance:
+    def _take(self, idle: deque[Any]) -> Any:
         try:
             return idle.pop()  # atomic
         except IndexError:
-            return _Instance(interpreter=self._interpreter())
+            return self._interpreter()
 
     def _interpreter(self) -> Any:
         interpreter = self._interpreter_class(model_content=self._model, num_threads=self.threads)

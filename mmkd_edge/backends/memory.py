@@ -60,18 +60,13 @@ class StepMemory:
         if np.count_nonzero(np.isnan(self._written)) != self._gaps:
             raise ValueError("it gave NaN, or no answer")
 
-    def keep_in(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        """Copy the last step's new states into arrays of the states."""
-        slot = self.slot
-        for name, axis, new in self._news:
-            if axis is None:
-                arrays[name][...] = new
-            else:
-                arrays[name][(slice(None),) * axis + (slot,)] = new
-
     def keep(self) -> None:
         """Copy the new states into the inputs; count the step."""
-        self.keep_in(self.inputs)
+        for name, axis, new in self._news:
+            if axis is None:
+                self.inputs[name][...] = new
+            else:
+                self.inputs[name][(slice(None),) * axis + (self.slot,)] = new
         self.step += 1
 
 

@@ -16,7 +16,7 @@ from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Streaming
 def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
     """Return the step graph for a backend, or None."""
     row = BACKENDS[backend]
-    if entry.streaming is None or row.open_steps is None:
+    if entry.streaming is None or not row.has_steps:
         return None
     return next((artifact for artifact in entry.streaming.artifacts if artifact.format in row.formats), None)
 

@@ -43,7 +43,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 _Error = Annotated[float, msgspec.Meta(ge=0)]
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +54,7 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     temperature: Annotated[float, msgspec.Meta(gt=0)]
-    true_probabilities: Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1, max_length=MAX_CONFIDENCE_WINDOWS)]
+    true_probabilities: Annotated[tuple[_Fraction, ...], msgspec.Meta(min_length=1, max_length=MAX_CONFIDENCE_WINDOWS)]
 
 
 class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,7 +104,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     windows: _Count
     max_abs_error: _Error
     mean_abs_error: _Error
-    label_agreement: _Share
+    label_agreement: _Fraction
     tolerance: _Error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from numbers import Real
 from typing import Any, Literal, overload
 
@@ -36,17 +35,15 @@ class SensorChecks(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         flat: a channel with one value is dead; if all are, there is no answer.
         stuck_s: a channel that repeats one value exactly for this long is stuck.
-        dropout_s: missing values of one channel in a row for this long degrade a window.
     """
 
     flat: bool = False
     stuck_s: float | None = None
-    dropout_s: float | None = None
 
     @property
     def any(self) -> bool:
         """Whether any check is on."""
-        return self.flat or self.stuck_s is not None or self.dropout_s is not None
+        return self.flat or self.stuck_s is not None
 
 
 def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
@@ -56,14 +53,12 @@ def check_checks(checks: SensorChecks, modality: ModalitySpec) -> None:
     if not isinstance(checks.flat, bool):
         raise UsageError(f"flat: expected True or False, got {checks.flat!r}; write flat=True to look for it")
     shortest, longest = 1 / modality.rate_hz, modality.duration_s
-    for name in ("stuck_s", "dropout_s"):
-        value = getattr(checks, name)
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if value is not None and not (is_number and shortest < value <= longest):
-            raise UsageError(
-                f"{name}: expected more than one sample and at most one window of {modality.name!r}, "
-                f"{shortest:g} to {longest:g} s; got {value!r}"
-            )
+    is_number = isinstance(checks.stuck_s, Real) and not isinstance(checks.stuck_s, bool)
+    if checks.stuck_s is not None and not (is_number and shortest < checks.stuck_s <= longest):
+        raise UsageError(
+            f"stuck_s: expected more than one sample and at most one window of {modality.name!r}, "
+            f"{shortest:g} to {longest:g} s; got {checks.stuck_s!r}"
+        )
 
 
 @overload
@@ -93,15 +88,8 @@ def find_fault(
         array = np.where(missing_frames(array)[:, None], np.float32(np.nan), means[0])
     fault = _find_flat(array, modality) if checks.flat else None
     if fault is None and checks.stuck_s is not None:
-        fault = _find_stuck(array, modality, _stuck_samples(checks.stuck_s, modality.rate_hz))
-    if checks.dropout_s is not None and present is not None:
-        fault = worse(fault, _find_dropout(present[0] == 0, modality, checks.dropout_s))
+        fault = _find_stuck(array, modality, max(2, round(checks.stuck_s * modality.rate_hz)))
     return fault
-
-
-@lru_cache(maxsize=64)
-def _stuck_samples(stuck_s: float, rate_hz: float) -> int:
-    return max(2, round(stuck_s * rate_hz))
 
 
 def missing_causes(array: NDArray[np.float32], modality: ModalitySpec) -> str:
@@ -136,15 +124,6 @@ def _find_stuck(array: NDArray[np.float32], modality: ModalitySpec, shortest: in
     status: Status = "invalid" if stuck.all() and int(runs.min()) == len(array) else "degraded"
     reason = f"channel {_names(modality, stuck)} repeated one value for {longest_s:g} s"
     return WindowFault(status=status, reason=reason)
-
-
-def _find_dropout(missing: NDArray[np.bool_], modality: ModalitySpec, dropout_s: float) -> WindowFault | None:
-    runs = _longest_runs(missing)
-    dropped = runs >= max(1, round(dropout_s * modality.rate_hz))
-    if not dropped.any():
-        return None
-    longest_s = int(runs.max()) / modality.rate_hz
-    return WindowFault(status="degraded", reason=f"channel {_names(modality, dropped)} was silent for {longest_s:g} s")
 
 
 def _longest_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

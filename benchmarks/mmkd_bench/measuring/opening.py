@@ -63,7 +63,7 @@ def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:
     if choice.checked:
         with Bundle.open(choice.bundle) as bundle:
             duration_s = bundle.manifest.models[0].modality.duration_s
-        checks = SensorChecks(flat=True, stuck_s=duration_s / 4, dropout_s=duration_s / 10)
+        checks = SensorChecks(flat=True, stuck_s=duration_s / 4)
     return EdgePredictor.open(
         choice.bundle,
         backend=check_backend(choice.backend),

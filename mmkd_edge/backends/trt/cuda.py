@@ -104,6 +104,7 @@ class CudaStream:
     Attributes:
         values: pinned memory of every tensor, by name.
         addresses: the same tensors on the GPU.
+        graph: what `replay` runs; None if nothing was recorded.
     """
 
     def __init__(self, runtime: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -113,7 +114,7 @@ class CudaStream:
         self._release = weakref.finalize(self, _release, self._held, os.getpid())
         self.values: dict[str, NDArray[Any]] = {}
         self.addresses: dict[str, int] = {}
-        self._graph: Any = None
+        self.graph: Any = None
         self._stream: Any = None
         try:
             self._stream = checked(runtime, runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
@@ -124,11 +125,6 @@ class CudaStream:
             self.close()
             raise
         self.handle = int(self._stream)
-
-    @property
-    def has_graph(self) -> bool:
-        """Whether there is a graph to replay."""
-        return self._graph is not None
 
     def copy_in(self) -> None:
         """Enqueue the copy of all inputs, and NaN over the last answers."""
@@ -165,18 +161,14 @@ class CudaStream:
             raise
         graph = checked(runtime, runtime.cudaStreamEndCapture(self._stream))
         try:
-            self._graph = checked(runtime, runtime.cudaGraphInstantiate(graph, 0))
+            self.graph = checked(runtime, runtime.cudaGraphInstantiate(graph, 0))
         finally:
             checked(runtime, runtime.cudaGraphDestroy(graph))
-        self._held.append((runtime.cudaGraphExecDestroy, self._graph))
+        self._held.append((runtime.cudaGraphExecDestroy, self.graph))
 
     def replay(self) -> None:
         """Enqueue the graph."""
-        checked(self._runtime, self._runtime.cudaGraphLaunch(self._graph, self._stream))
-
-    def drop_graph(self) -> None:
-        """Forget the graph."""
-        self._graph = None
+        checked(self._runtime, self._runtime.cudaGraphLaunch(self.graph, self._stream))
 
     def close(self) -> None:
         """Wait for running work and free everything; repeated calls are allowed."""

@@ -51,7 +51,7 @@ class Execution:
     def compute(self) -> Answer:
         """Return the outputs, owned by the caller; BackendError on failure."""
         stream = self._stream
-        if stream.has_graph:
+        if stream.graph is not None:
             stream.replay()
         else:
             self._enqueue()
@@ -74,7 +74,7 @@ class Execution:
             if _same(replayed, plain):
                 return ""
             reason = "the CUDA graph gives other answers than the call that it was recorded from"
-        self._stream.drop_graph()
+        self._stream.graph = None
         if not _same([self.answer(feeds) for feeds in probes], plain):
             raise BackendError(f"{reason}, and the call itself gives other answers since")
         return reason

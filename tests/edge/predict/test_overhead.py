@@ -18,7 +18,7 @@ CHECKED_LIMIT_US = 30.0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checks", [None, SensorChecks(flat=True, stuck_s=0.5, dropout_s=0.2)])
+@pytest.mark.parametrize("checks", [None, SensorChecks(flat=True, stuck_s=0.5)])
 def test_predict_adds_little_to_the_bare_session(kit: Any, tmp_path: Path, checks: SensorChecks | None) -> None:
     acc = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=50.0, samples=200)
     path = kit.parts(acc, model=kit.model(acc), golden=kit.golden(acc)).write(tmp_path / "student.edge")
