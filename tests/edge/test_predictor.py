@@ -289,8 +289,9 @@ def test_half_precision_may_be_added_up_in_half_precision(kit: Any, tmp_path: Pa
 
 
 def test_nan_fails_the_self_test_and_without_a_bundle_there_is_none(kit: Any, bundle_path: Path) -> None:
-    with EdgePredictor.open(bundle_path) as opened:
-        predictor = EdgePredictor(entry=opened.entry, backend=FakeBackend([np.nan, 0.5, 0.5]), bundle=opened.bundle)
+    with EdgePredictor.open(bundle_path) as predictor:
+        current = predictor._active.current
+        predictor._active.current = current.with_backend(current.opened[0], FakeBackend([np.nan, 0.5, 0.5]))
         assert "got a difference of nan" in said(GateError, predictor.selftest)
     assert said(UsageError, fake_predictor([1.0, 0.0], modality=kit.modality, labels=("a", "b")).selftest) == (
         "self-test: this predictor was made without a bundle and has no golden windows"
