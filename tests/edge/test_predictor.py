@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +25,8 @@ from mmkd_edge import (
     prepare,
     write_reference,
 )
-from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.testing import FakeBackend, fake_predictor
+from tests.edge.said import said
 
 TEMP = ModalitySpec(name="temp", channels=("a", "b", "c"), rate_hz=4.0, samples=8, normalise="per_group")
 
@@ -42,12 +39,6 @@ def predictor(bundle_path: Path) -> Any:
 
 def windows(count: int = 5, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, 20, 3)).astype(np.float32)
-
-
-def said(kind: type[Exception], call: Callable[[], object]) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    return str(caught.value)
 
 
 def test_a_prediction_is_the_students_answer(kit: Any, predictor: EdgePredictor) -> None:
@@ -212,16 +203,6 @@ def test_a_failed_opening_gives_the_file_back(kit: Any, bundle_path: Path, tmp_p
         with pytest.raises(BackendError):
             EdgePredictor.open(bad)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
-
-
-def test_a_bundle_may_be_replaced_under_an_open_predictor(kit: Any, bundle_path: Path) -> None:
-    window = windows(1)[0]
-    with EdgePredictor.open(bundle_path) as predictor:
-        before = predictor.predict(window).probabilities
-        other = kit.model(kit.modality, weights=np.zeros((3, 3), dtype=np.float32))
-        kit.parts(kit.modality, model=other).write(bundle_path)
-        np.testing.assert_array_equal(predictor.predict(window).probabilities, before)
-        assert predictor.selftest().windows == 4
 
 
 # Closing.
@@ -427,21 +408,6 @@ def test_no_socket_is_opened_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_predictor_that_is_not_closed_ends_quietly(bundle_path: Path) -> None:
-    script = (
-        "import sys, numpy as np; from mmkd_edge import EdgePredictor\n"
-        "predictor = EdgePredictor.open(sys.argv[1])\n"
-        "print(predictor.predict(np.zeros((20, 3))).label)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", script, bundle_path],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert (done.stdout, done.stderr) == ("rest\n", "")
-
-
 def test_whatever_the_window_the_answer_is_that_of_the_four_steps(predictor: EdgePredictor) -> None:
     plain = windows(1)[0]
     missing, infinite, huge, read_only = plain.copy(), plain.copy(), plain * np.float32(1e30), plain.copy()
@@ -474,23 +440,3 @@ def test_whatever_the_window_the_answer_is_that_of_the_four_steps(predictor: Edg
             np.testing.assert_array_equal(found.probabilities, expected)
         for field in ("label", "index", "probability", "status", "missing_fraction", "modality"):
             assert getattr(found, field) == getattr(wanted, field)
-
-
-@pytest.mark.parametrize(
-    ("broken", "got"),
-    [
-        (lambda outputs: None, "NoneType"),
-        (lambda outputs: [outputs[0].tolist()], "list of 1"),
-        (lambda outputs: tuple(output[:, :1] for output in outputs), "float32 (1, 1)"),
-    ],
-)
-def test_an_answer_of_an_engine_that_is_not_what_the_bundle_declares_is_never_raised(
-    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Any, got: str
-) -> None:
-    run = OrtBackend.run
-    with EdgePredictor.open(bundle_path, backend="ort") as predictor:
-        monkeypatch.setattr(OrtBackend, "run", lambda backend, feeds: broken(run(backend, feeds)))
-        prediction = predictor.predict(windows(1)[0])
-    assert prediction.status == "invalid"
-    assert prediction.reason.startswith("the engine failed: expected ")
-    assert prediction.reason.endswith(f", got {got}")

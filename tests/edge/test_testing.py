@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmkd_edge import BackendError, EdgePredictor, InputError, ModalitySpec, Reference
+from mmkd_edge import BackendError, EdgePredictor, ModalitySpec
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.bundle.manifest import Manifest
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
@@ -26,14 +26,6 @@ def test_a_fake_answers_what_it_is_told_and_keeps_what_it_was_given() -> None:
     assert predictor.info().bundle == ""
 
 
-def test_a_fake_can_answer_by_a_function() -> None:
-    def answer(feeds: Feeds) -> list[float]:
-        return [0.0, 1.0] if feeds["acc"].mean() > 5 else [1.0, 0.0]
-
-    predictor = fake_predictor(answer, modality=ACC, labels=LABELS)
-    assert [p.label for p in predictor.predict_batch(np.stack([np.zeros((4, 2)), np.full((4, 2), 9)]))] == list(LABELS)
-
-
 def test_a_fake_can_fail() -> None:
     def fail(feeds: Feeds) -> list[float]:
         raise BackendError("the engine is gone")
@@ -42,22 +34,6 @@ def test_a_fake_can_fail() -> None:
     assert (prediction.status, prediction.reason) == ("invalid", "the engine failed: the engine is gone")
     with pytest.raises(BackendError, match=r"\Athe engine is gone\Z"):
         fake_predictor(fail, modality=ACC, labels=LABELS, policy="raise").predict(np.zeros((4, 2)))
-
-
-def test_a_fake_checks_windows_as_a_device_does() -> None:
-    with pytest.raises(InputError) as caught:
-        fake_predictor([1, 0], modality=ACC, labels=LABELS).predict(np.zeros((2, 4)))
-    assert str(caught.value) == "modality 'acc': expected shape (T, C)=(4, 2), got (2, 4); transpose it"
-
-
-def test_a_fake_takes_a_reference() -> None:
-    temp = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=2, normalise="per_group")
-    reference = Reference(modality="temp", mean=(30.0,), std=(2.0,))
-    predictor = fake_predictor([1, 0], modality=temp, labels=LABELS, reference=reference)
-    predictor.predict([[32.0], [28.0]])
-    backend = predictor.backend
-    assert isinstance(backend, FakeBackend)
-    np.testing.assert_array_equal(backend.feeds[0]["temp"], [[[1], [-1]]])
 
 
 def test_closing_the_predictor_closes_the_fake() -> None:

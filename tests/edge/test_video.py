@@ -18,6 +18,7 @@ from mmkd_edge.health.running import RunningStatistics, measure_statistics
 from mmkd_edge.predict.preprocess import channel_rows
 from mmkd_edge.spec import TaskSpec, frames_fault
 from mmkd_edge.testing import fake_entry, fake_predictor
+from tests.edge.said import said
 
 GRAY = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=25.0, samples=4, height=2, width=3)
 COLOUR = msgspec.structs.replace(GRAY, channels=("r", "g", "b"))
@@ -100,9 +101,7 @@ def test_a_batch_is_an_array_or_a_list_of_windows() -> None:
     assert len(predictor.predict_batch(np.stack([FRAMES, FRAMES]))) == 2
     assert len(predictor.predict_batch(np.stack([FRAMES, FRAMES])[..., 0])) == 2
     assert len(predictor.predict_batch([FRAMES, [None] * 4])) == 2
-    with pytest.raises(InputError) as caught:
-        predictor.predict_batch(FRAMES)
-    assert str(caught.value) == (
+    assert said(InputError, lambda: predictor.predict_batch(FRAMES)) == (
         "predict_batch: expected an array (N, T, C) or a list of windows, got ndarray; predict takes a single window"
     )
 

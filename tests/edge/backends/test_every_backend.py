@@ -17,6 +17,7 @@ from mmkd_edge import BackendError, UnavailableError, UsageError
 from mmkd_edge.backends.base import AUTO_ORDER, BACKENDS, BackendName, backend_for, check_backend, open_backend
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.spec import TaskSpec
+from tests.edge.said import said
 
 
 class Opener(NamedTuple):
@@ -96,9 +97,7 @@ def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit: Any, op
 def test_a_closed_backend_says_so(kit: Any, opener: Opener, backend: Any) -> None:
     backend.close()
     backend.close()
-    with pytest.raises(BackendError) as caught:
-        backend.run(kit.feeds())
-    assert str(caught.value) == f"backend {opener.name!r} is closed; open it again"
+    assert said(BackendError, lambda: backend.run(kit.feeds())) == f"backend {opener.name!r} is closed; open it again"
 
 
 def test_threads_that_share_it_get_their_own_answers(kit: Any, backend: Any) -> None:
@@ -188,8 +187,6 @@ def test_artifacts_are_judged_by_the_first_backend_of_their_format() -> None:
 
 def test_an_unknown_backend_names_those_there_are() -> None:
     assert (check_backend("ort"), check_backend("litert")) == ("ort", "litert")
-    with pytest.raises(UsageError) as caught:
-        check_backend("onnx")
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: check_backend("onnx")) == (
         "backend 'onnx' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'"
     )

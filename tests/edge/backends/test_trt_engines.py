@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from mmkd_edge import BackendError, Bundle, example_bundle
-from mmkd_edge.backends.trt.build import BuiltPlan, engine_from_onnx
+from mmkd_edge import BackendError
+from mmkd_edge.backends.trt.build import BuiltPlan
 from mmkd_edge.backends.trt.cache import MAX_ENGINES, DeviceFacts, EngineFacts, load_engine
+from tests.edge.said import said
 
-MIB = 1 << 20
 ORIN = DeviceFacts(
     name="Orin (nvgpu)",
     compute_capability="8.7",
@@ -118,11 +118,6 @@ def test_another_key_is_another_engine(shop: Shop, changes: dict[str, Any]) -> N
     assert shop.origin(FACTS).startswith("from the cache: ")  # both are kept
 
 
-def test_another_graph_is_another_engine(shop: Shop) -> None:
-    shop.origin(FACTS)
-    assert shop.origin(facts_of(b"other model")) == NEW
-
-
 def test_a_damaged_engine_never_reaches_tensorrt(shop: Shop) -> None:
     shop.origin(FACTS)
     for damaged in (b"plbn", b"pla", b"plan and more", b""):
@@ -153,13 +148,6 @@ def test_a_sidecar_that_says_something_else_is_not_believed(
     assert shop.origin(FACTS).startswith("from the cache: ")
 
 
-@pytest.mark.parametrize("suffix", [".engine", ".json"])
-def test_half_of_a_pair_is_none(shop: Shop, suffix: str) -> None:
-    shop.origin(FACTS)
-    the(shop.folder, suffix).unlink()
-    assert shop.origin(FACTS) == NEW
-
-
 def test_an_engine_that_does_not_load_any_more_is_built_again(shop: Shop) -> None:
     shop.origin(FACTS)
     shop.refused, shop.plan = [b"plan"], b"new plan"
@@ -171,9 +159,7 @@ def test_an_engine_that_does_not_load_any_more_is_built_again(shop: Shop) -> Non
 
 def test_an_engine_that_never_loads_is_an_error_and_not_kept(shop: Shop) -> None:
     shop.refused = [b"plan"]
-    with pytest.raises(BackendError) as caught:
-        shop.origin(FACTS)
-    assert str(caught.value) == "TensorRT does not load the engine: no reason"
+    assert said(BackendError, lambda: shop.origin(FACTS)) == "TensorRT does not load the engine: no reason"
     assert list(shop.folder.glob("*.engine")) == []
 
 
@@ -242,49 +228,6 @@ def test_predictors_that_start_together_build_one_engine(shop: Shop) -> None:
 
 
 # With TensorRT-RTX.
-
-
-def test_engines_of_the_shipped_student_are_built_kept_and_verified(tmp_path: Path) -> None:
-    module = pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
-    given: list[bytes] = []
-
-    def load(plan: bytes) -> bytes:
-        given.append(plan)
-        return plan
-
-    with Bundle.open(example_bundle()) as bundle:
-        models = {
-            artifact.precision: bundle.read(artifact.file)
-            for artifact in bundle.manifest.models[0].artifacts
-            if artifact.format == "onnx"
-        }
-    assert "fp32" in models
-    for model in models.values():
-        facts = facts_of(model, library="tensorrt_rtx", library_version=module.__version__, device=None)
-        built: list[int] = []
-
-        def origin(facts: EngineFacts, model: bytes = model, built: list[int] = built) -> str:
-            def build() -> BuiltPlan:
-                built.append(1)
-                return engine_from_onnx(model, module, workspace_bytes=64 * MIB)
-
-            return load_engine(facts, load=load, build=build, folder=tmp_path)[1]
-
-        assert origin(facts) == NEW
-        (engine,) = tmp_path.glob(f"{facts.onnx_sha256[:16]}*.engine")
-        plan = engine.read_bytes()
-        assert len(plan) > 10_000
-        assert "Opset version:    20" in engine.with_suffix(".log").read_text()
-        assert origin(facts) == f"from the cache: {engine}"
-        damaged = plan[:-1] + bytes([plan[-1] ^ 1])
-        engine.write_bytes(damaged)
-        assert origin(facts) == (
-            "built at this start: the one in the cache is damaged: its SHA-256 is not that of its sidecar"
-        )
-        changed = msgspec.structs.replace(facts, library_version="0.0.0")
-        assert origin(changed) == NEW
-        assert len(built) == 3
-        assert damaged not in given
 
 
 def test_the_backend_takes_tensorrt_rtx_where_there_is_no_tensorrt_and_says_that_no_gpu_answers() -> None:

@@ -17,6 +17,7 @@ from mmkd_edge.backends.base import open_backend, open_steps
 from mmkd_edge.backends.steps import Steps
 from mmkd_edge.backends.trt.backend import TrtBackend
 from mmkd_edge.bundle.manifest import Streaming
+from tests.edge.said import said
 
 FILES = Path(__file__).parents[2] / "files"
 
@@ -105,7 +106,8 @@ def test_a_step_that_writes_nothing_is_an_error(name: Any, monkeypatch: pytest.M
     steps: Any = Steps(backend, streaming)
     assert np.isfinite(steps.push(values, present)[1]).all()
     steps._run = lambda: None
-    with pytest.raises(BackendError) as caught:
-        steps.push(values, present)
-    assert str(caught.value) == f"backend {name!r} ({backend.version}) failed to step: it gave NaN, or no answer"
+    assert (
+        said(BackendError, lambda: steps.push(values, present))
+        == f"backend {name!r} ({backend.version}) failed to step: it gave NaN, or no answer"
+    )
     backend.close()

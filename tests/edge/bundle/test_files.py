@@ -15,6 +15,7 @@ import pytest
 from mmkd_edge import Bundle, UsageError
 from mmkd_edge.bundle import files
 from mmkd_edge.bundle.files import cache_folder, is_of_a_path, read_own_file, write_file
+from tests.edge.said import said
 
 
 def failing(code: int) -> Callable[..., Any]:
@@ -203,8 +204,6 @@ def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.Monk
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(UsageError) as caught:
-        cache_folder("profiles")
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: cache_folder("profiles")) == (
         "profiles lie in the user's cache folder, and this user has no home directory; set XDG_CACHE_HOME"
     )

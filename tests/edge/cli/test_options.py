@@ -59,28 +59,6 @@ def test_a_group_is_filled_and_what_is_not_named_is_as_in_the_default_group() ->
     assert [(Path("egg"), Cooking(minutes=4, spices=["dill", "chive"]), Path("plate"))] == SEEN
 
 
-def test_help_shows_options_in_the_order_of_parameters_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended("--help") == 0
-    said = " ".join(capsys.readouterr().out.split())
-    parts = (
-        "Usage: kitchen [OPTIONS] ",
-        " Boil an egg. ",
-        " EGG ",
-        " What is boiled. [required] ",
-        " --minutes ",
-        " How long. [default: 3; x>=1] ",
-        " --salt / --no-salt Whether it is salted. [default: salt] ",
-        " --spice NAME One of them (repeat). ",
-        " -o, --out PLATE Where to. [required] ",
-        " --recipe Print the recipe and stop. ",
-        " -h, --help ",
-        " Enjoy.",
-    )
-    places = [said.find(part) for part in parts]
-    assert -1 not in places
-    assert places == sorted(places)
-
-
 def test_an_option_that_says_something_stops_whatever_else_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended("--recipe") == 0
     assert (capsys.readouterr().out, SEEN) == ("water\n", [])

@@ -69,21 +69,6 @@ def test_a_killed_command_blocks_nobody(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_many_that_begin_at_once_one_has_the_output_at_a_time(tmp_path: Path) -> None:
-    # Each that has it makes a file of its own that must not be there yet, and removes it.
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom mmkd_edge.errors import UsageError\n"
-        "from mmkd_edge.cli.outputs import lock_output\nmark = Path(sys.argv[1] + '.mark')\n"
-        "for _ in range(300):\n"
-        "    try:\n        with lock_output(Path(sys.argv[1])):\n"
-        "            mark.touch(exist_ok=False)\n            mark.unlink()\n"
-        "    except UsageError:\n        pass\n"
-    )
-    racers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")]) for _ in range(3)]
-    assert [racer.wait() for racer in racers] == [0, 0, 0]
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_folder_is_locked_from_within(tmp_path: Path) -> None:
     with lock_output(tmp_path, is_folder=True):
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
@@ -127,11 +112,6 @@ def test_a_disk_with_too_little_space_is_refused_before_the_work(tmp_path: Path)
         rf"{tmp_path}: expected 1,000,000,000,000 MB free, got [\d,]+ MB; free some space, or choose another folder",
         said,
     )
-
-
-def test_nothing_is_made_by_checking(tmp_path: Path) -> None:
-    check_folder(tmp_path / "a" / "b", needs_bytes=1)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_needs_a_folder_and_a_name(tmp_path: Path) -> None:

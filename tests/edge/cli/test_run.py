@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.cli.run import require_modules, run_command, shell_line
-from mmkd_edge.errors import GateError, UnavailableError, UsageError
+from mmkd_edge.cli.run import run_command
+from mmkd_edge.errors import GateError, UsageError
 
 
 def _run(command, *arguments: str, **options) -> object:
@@ -66,12 +66,6 @@ def test_debug_shows_the_traceback_and_is_taken_out_of_the_arguments(capsys):
     assert error_text.endswith("mmkd-x: a: b\n")
 
 
-def test_debug_after_a_double_dash_belongs_to_the_command():
-    seen: list[list[str]] = []
-    _run(seen.append, "--", "--debug")
-    assert seen == [["--", "--debug"]]
-
-
 def test_a_path_that_is_not_there_is_bad_input(capsys, tmp_path):
     missing = tmp_path / "no.npz"
     assert _run(lambda arguments: missing.open()) == 2
@@ -96,11 +90,6 @@ def test_a_path_that_cannot_be_used_says_why_and_what_to_do(code, said, capsys):
     assert capsys.readouterr().err == f"mmkd-x: a.edge: {said}\n"
 
 
-def test_what_the_system_lacks_otherwise_is_not_the_users_mistake(capsys):
-    assert _run(_raising(OSError(errno.EMFILE, "Too many open files", "a.edge"))) == 1
-    assert capsys.readouterr().err == "mmkd-x: [Errno 24] Too many open files: 'a.edge'\n"
-
-
 def test_a_result_that_goes_to_a_full_disk_is_one_line(tmp_path):
     script = _script(tmp_path, "run_command('mmkd-x', lambda arguments: print('result'))")
     with Path("/dev/full").open("w") as full:
@@ -115,18 +104,6 @@ def test_missing_modules_name_the_extra_and_the_command_never_starts(capsys):
         "mmkd-x: mmkd-x needs no_such_a and no_such_b, which this Python lacks; run: pip install 'mmkd-edge[train]'\n"
     )
     assert capsys.readouterr().err == expected
-
-
-def test_modules_that_are_there_pass_and_a_blocked_one_is_missing(monkeypatch):
-    require_modules(["json"], by="it", extra="train")
-    monkeypatch.setitem(sys.modules, "json", None)
-    with pytest.raises(UnavailableError, match=r"^it needs json, which this Python lacks"):
-        require_modules(["json"], by="it", extra="train")
-
-
-def test_a_command_that_is_named_is_one_that_a_shell_takes():
-    named = shell_line("mmkd-export", Path("line 3/a.ckpt"), "--batch", 4)
-    assert named == "mmkd-export 'line 3/a.ckpt' --batch 4"
 
 
 def test_no_next_command_holds_a_path_that_is_not_quoted():

@@ -63,13 +63,6 @@ def test_a_command_by_the_one_name_is_the_command(line: list[str]) -> None:
     assert run(*line) == (own.returncode, own.stdout, own.stderr)
 
 
-def test_debug_before_the_command_is_the_commands() -> None:
-    code, _, err = run("--debug", "edge", "list", "nowhere")
-    assert code == 2
-    assert err.startswith("Traceback")
-    assert err.endswith("expected a state folder, found nothing there; mmkd-edge install makes one\n")
-
-
 @pytest.mark.parametrize(
     ("word", "hint"), [("bnech", "did you mean bench? "), ("mmkd-destill", "did you mean distill? "), ("xyz", "")]
 )

@@ -26,6 +26,7 @@ from mmkd_edge.health.prometheus import HealthCollector, metrics_text
 from mmkd_edge.health.running import measure_statistics, stability_index
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.testing import FakeBackend, fake_entry
+from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=50)
 LABELS = ("low", "high")
@@ -190,9 +191,10 @@ def test_nothing_is_looked_at_when_nobody_asked() -> None:
     model = predictor(reference=recorded(200), observe_every=0)
     ask(model, recorded(100))
     assert model.health().models[0].windows_observed == 0
-    with pytest.raises(UsageError) as caught:
-        predictor(observe_every=-1)
-    assert str(caught.value) == "observe_every: expected a whole number from 0 to 1073741824, got -1"
+    assert (
+        said(UsageError, lambda: predictor(observe_every=-1))
+        == "observe_every: expected a whole number from 0 to 1073741824, got -1"
+    )
 
 
 def test_a_bundle_without_statistics_is_compared_with_nothing(bundle_path: Path) -> None:

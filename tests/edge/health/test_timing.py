@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -111,20 +108,3 @@ def test_prometheus_gets_both_as_histograms() -> None:
     assert sum(line.startswith("mmkd_latency_seconds_bucket") for line in lines) == 29
     families = {one.name: one for one in HealthCollector({"bare": predictor()}).collect()}
     assert families["mmkd_latency_seconds"].samples == []
-
-
-def test_threads_lose_no_measurement() -> None:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        watched = Watched(predictor())
-        threads = [threading.Thread(target=lambda: [watched.predict(WINDOW) for _ in range(200)]) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    latency = watched.health().latency
-    assert latency is not None
-    assert latency.count == 800

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.bundle.signature import SIGNATURE_FILE, SignatureDocument
 from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.install.keys import check_keys, check_signed, keys_folder, make_keys, read_keys, sign
+from tests.edge.said import said
 
 pytest.importorskip("cryptography")
 
@@ -91,9 +91,7 @@ def test_unsigned_bundles_are_refused_everywhere_once_keys_are_named(
 ) -> None:
     told = f"{bundle_path}: it is not signed, and {keys} names the keys that must have; export it with --sign"
     assert refused(bundle_path, keys) == told
-    with pytest.raises(SignatureError) as caught:
-        EdgePredictor.open(bundle_path, keys=keys)
-    assert str(caught.value) == told
+    assert said(SignatureError, lambda: EdgePredictor.open(bundle_path, keys=keys)) == told
     with EdgePredictor.open(signed(kit, tmp_path / "a.edge", private[0]), backend="ort", keys=keys) as predictor:
         with pytest.raises(SignatureError):
             predictor.swap(bundle_path)
@@ -234,24 +232,10 @@ def test_without_cryptography_the_extra_is_named(
 
 def test_an_empty_text_for_keys_does_not_switch_signatures_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMKD_KEYS", "/etc/mmkd/keys")
-    with pytest.raises(UsageError) as refused:
-        keys_folder("")
-    assert str(refused.value) == (
+    assert said(UsageError, lambda: keys_folder("")) == (
         "keys: expected a folder of public keys, got an empty text; name it, or leave keys out for MMKD_KEYS"
     )
     assert keys_folder() == Path("/etc/mmkd/keys")
-
-
-def test_verifying_costs_milliseconds(kit: Any, tmp_path: Path, private: list[Path], keys: Path) -> None:
-    """5 ms and 1 ms for every 2 MB, in time of the processor: other programs do not count."""
-    path = signed(kit, tmp_path / "a.edge", private[0])
-    spent_s = []
-    for _ in range(10):
-        begun_s = time.process_time()
-        with Bundle.open(path) as bundle:
-            check_signed(bundle, keys)
-        spent_s.append(time.process_time() - begun_s)
-    assert min(spent_s) < 0.005 + 0.001 * path.stat().st_size / 2e6
 
 
 def test_a_signature_file_of_a_later_version_asks_for_an_upgrade(
@@ -260,9 +244,7 @@ def test_a_signature_file_of_a_later_version_asks_for_an_upgrade(
     later = msgspec.structs.replace(sign("0" * 64, private[:1]), format_version=2)
     monkeypatch.setattr("mmkd_edge.bundle.bundle.json_bytes", lambda _: json_bytes(later))
     path = signed(kit, tmp_path / "a.edge", private[0])
-    with pytest.raises(BundleError) as caught:
-        Bundle.open(path)
-    assert str(caught.value) == (
+    assert said(BundleError, lambda: Bundle.open(path)) == (
         f"{path}: signature.json: format_version: expected 1, got 2; upgrade mmkd-edge, or sign the bundle again"
     )
 
@@ -274,9 +256,7 @@ def test_keys_that_cannot_sign_are_told_before_anything_is_made(tmp_path: Path, 
     check_keys(())
     check_keys(private)
     path = tmp_path / "other.key"
-    with pytest.raises(UsageError) as caught:
-        check_keys([path])
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: check_keys([path])) == (
         f"{path}: expected a private key of mmkd-edge keygen: no such file or directory; check the path"
     )
     pem = x25519.X25519PrivateKey.generate().private_bytes(
@@ -284,22 +264,22 @@ def test_keys_that_cannot_sign_are_told_before_anything_is_made(tmp_path: Path, 
     )
     path.write_bytes(pem)
     path.chmod(0o600)
-    with pytest.raises(UsageError) as caught:
-        check_keys([path])
-    assert str(caught.value) == f"{path}: expected an Ed25519 key, got another kind; mmkd-edge keygen makes one"
+    assert (
+        said(UsageError, lambda: check_keys([path]))
+        == f"{path}: expected an Ed25519 key, got another kind; mmkd-edge keygen makes one"
+    )
 
 
 def test_a_key_is_made_where_one_may_write(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "fleet.key"
-    with pytest.raises(UsageError) as caught:
-        make_keys(path)
-    assert str(caught.value) == f"{path}: cannot write it: no such file or directory; check the path"
+    assert (
+        said(UsageError, lambda: make_keys(path))
+        == f"{path}: cannot write it: no such file or directory; check the path"
+    )
 
 
 def test_more_keys_than_anyone_can_watch_are_refused(keys: Path) -> None:
     one = (keys / "old.key.pub").read_bytes()
     for number in range(63):
         (keys / f"{number}.pub").write_bytes(one)
-    with pytest.raises(UsageError) as caught:
-        read_keys(keys)
-    assert str(caught.value) == f"{keys}: expected at most 64 keys, got 65"
+    assert said(UsageError, lambda: read_keys(keys)) == f"{keys}: expected at most 64 keys, got 65"

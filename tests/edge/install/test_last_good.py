@@ -15,6 +15,7 @@ import pytest
 
 from mmkd_edge import Bundle, BundleError, EdgePredictor, UsageError
 from mmkd_edge.install.slots import Slots, read_slots
+from tests.edge.said import said
 
 Put = Callable[..., Slots]
 HELD = "passed when the bundle was installed"
@@ -184,9 +185,7 @@ def test_where_both_are_damaged_the_error_names_both(state: Path, put: Put) -> N
     one, two = slots.previous.path(state), slots.current.path(state)
     for path in (one, two):
         path.write_bytes(b"")
-    with pytest.raises(BundleError) as caught:
-        EdgePredictor.open(state)
-    assert str(caught.value) == (
+    assert said(BundleError, lambda: EdgePredictor.open(state)) == (
         f"{two}: expected a bundle written by mmkd-export, got an empty file; the bundle before cannot answer either: "
         f"{one}: expected a bundle written by mmkd-export, got an empty file"
     )

@@ -13,6 +13,7 @@ import pytest
 from checks.fuzzing.targets import ADDITION
 from checks.mutations import mutated_bytes
 from mmkd_edge.install.graphs import TFLITE_OPERATORS, _data_bytes, _TableReader, check_tflite
+from tests.edge.said import said
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs pip install 'mmkd-edge[litert]'")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="needs pip install 'mmkd-edge[litert]'")
@@ -142,9 +143,7 @@ def test_a_graph_that_could_be_turned_against_the_device_is_refused(change: Call
     made = model()
     change(made)
     data = packed(made)
-    with pytest.raises(ValueError) as caught:
-        check_tflite(data)
-    assert str(caught.value) == f"the graph has {told.replace('BYTES', str(len(data)))}"
+    assert said(ValueError, lambda: check_tflite(data)) == f"the graph has {told.replace('BYTES', str(len(data)))}"
 
 
 def test_the_operators_are_those_of_the_schema() -> None:
@@ -188,9 +187,10 @@ def test_a_buffer_that_ends_outside_of_the_file_is_refused() -> None:
     whole = bytearray(packed(model()))
     place = whole.rindex(struct.pack("<I", 8) + bytes(8))
     whole[place : place + 4] = struct.pack("<I", 1 << 20)
-    with pytest.raises(ValueError) as caught:
-        check_tflite(bytes(whole))
-    assert str(caught.value) == "the graph has a list of 1048576 items; expected one inside of the file"
+    assert (
+        said(ValueError, lambda: check_tflite(bytes(whole)))
+        == "the graph has a list of 1048576 items; expected one inside of the file"
+    )
 
 
 def test_lists_that_overlap_are_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +198,7 @@ def test_lists_that_overlap_are_not_read_for_ever(monkeypatch: pytest.MonkeyPatc
     made = model()
     made.subgraphs[0].operators = [made.subgraphs[0].operators[0]] * 40
     made.subgraphs[0].operators[0].inputs = [0] * 1000
-    with pytest.raises(ValueError) as caught:
-        check_tflite(packed(made))
-    assert str(caught.value) == "the graph has more items in lists; expected at most 30000"
+    assert (
+        said(ValueError, lambda: check_tflite(packed(made)))
+        == "the graph has more items in lists; expected at most 30000"
+    )

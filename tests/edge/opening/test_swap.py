@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from mmkd_edge import (
     UsageError,
 )
 from mmkd_edge.testing import FakeBackend, fake_entry
+from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=20)
 HALF = np.array([[0.5, 0.0, -0.5], [0.0, 1.0, 0.25], [0.25, -0.5, 0.5]], dtype=np.float32)
@@ -37,12 +38,6 @@ HALF = np.array([[0.5, 0.0, -0.5], [0.0, 1.0, 0.25], [0.25, -0.5, 0.5]], dtype=n
 
 def window(seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=(20, 3)).astype(np.float32)
-
-
-def said(kind: type[Exception], call: Callable[[], object]) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    return str(caught.value)
 
 
 def failing(after: int = 0) -> FakeBackend:

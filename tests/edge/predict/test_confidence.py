@@ -16,6 +16,7 @@ from mmkd_edge import EdgePredictor, ModalitySpec, UsageError
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import label_set, least_probability
 from mmkd_edge.testing import fake_predictor
+from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=20)
 LABELS = ("rest", "raise", "turn")
@@ -144,9 +145,10 @@ def test_batches_and_streams_have_label_sets_too() -> None:
 
 @pytest.mark.parametrize("level", [0, 1, 1.5, -0.1, True, "0.05", float("nan")])
 def test_an_error_level_is_a_share(level: Any, bundle_path: Path) -> None:
-    with pytest.raises(UsageError) as caught:
-        EdgePredictor.open(bundle_path, error_level=level)
-    assert str(caught.value) == f"error_level: expected a fraction above 0 and below 1, or None; got {level!r}"
+    assert (
+        said(UsageError, lambda: EdgePredictor.open(bundle_path, error_level=level))
+        == f"error_level: expected a fraction above 0 and below 1, or None; got {level!r}"
+    )
 
 
 # ---- bundles

@@ -18,6 +18,7 @@ from mmkd_edge.predict.confidence import smallest_level
 from mmkd_edge.predict.novelty import NoveltyRule, magnitude_fault, novelty_rule
 from mmkd_edge.predict.postprocess import SensorError
 from mmkd_edge.testing import fake_entry, fake_predictor
+from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
 LABELS = ("ok", "worn")
@@ -86,9 +87,7 @@ def test_a_bundle_without_novelty_opens_but_not_for_a_level() -> None:
     with EdgePredictor.open(path, backend="ort") as predictor:
         assert not predictor.entry.has_novelty
         assert predictor.predict(np.zeros(predictor.modality.shape, dtype=np.float32)).novelty is None
-    with pytest.raises(UsageError) as caught:
-        EdgePredictor.open(path, backend="ort", unknown_level=0.01)
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: EdgePredictor.open(path, backend="ort", unknown_level=0.01)) == (
         f"{path}: 'acc/model.fp32.onnx': unknown_level=0.01: expected a student with novelty, got one "
         "without; train and export it again, or open without unknown_level"
     )
@@ -96,9 +95,10 @@ def test_a_bundle_without_novelty_opens_but_not_for_a_level() -> None:
 
 @pytest.mark.parametrize("level", [0, 1, 1.5, True, "1%"])
 def test_a_level_is_a_share(level: Any) -> None:
-    with pytest.raises(UsageError) as caught:
-        EdgePredictor.open(example_bundle(), unknown_level=level)
-    assert str(caught.value) == f"unknown_level: expected a fraction above 0 and below 1, or None; got {level!r}"
+    assert (
+        said(UsageError, lambda: EdgePredictor.open(example_bundle(), unknown_level=level))
+        == f"unknown_level: expected a fraction above 0 and below 1, or None; got {level!r}"
+    )
 
 
 def entry_with(novelty: Novelty | msgspec.UnsetType) -> ModelEntry:
@@ -109,9 +109,7 @@ def entry_with(novelty: Novelty | msgspec.UnsetType) -> ModelEntry:
 
 def test_few_windows_support_no_small_level() -> None:
     entry = entry_with(FOUR)
-    with pytest.raises(UsageError) as caught:
-        novelty_rule(entry, entry.artifacts[0], 0.01, where="press.edge")
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: novelty_rule(entry, entry.artifacts[0], 0.01, where="press.edge")) == (
         "press.edge: 'acc/model.fp32.onnx': unknown_level=0.01: expected 0.2 or more, because 4 windows calibrated it; "
         "choose a higher level, or validate on more windows"
     )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mmkd_edge import BackendError, ModalitySpec, Prediction, TaskSpec, interpret
 from mmkd_edge.testing import fake_predictor
+from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=10)
 TASK = TaskSpec(labels=("rest", "raise", "turn"))
@@ -96,9 +97,7 @@ def test_what_is_not_a_distribution_is_no_answer(values: tuple[float, ...]) -> N
 
 
 def test_another_number_of_classes_is_an_error() -> None:
-    with pytest.raises(BackendError) as caught:
-        interpret(shares(0.5, 0.5), presence(), modality=ACC, task=TASK)
-    assert str(caught.value) == (
+    assert said(BackendError, lambda: interpret(shares(0.5, 0.5), presence(), modality=ACC, task=TASK)) == (
         "modality 'acc': expected 3 probabilities, got 2; the backend runs another model than the manifest describes"
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -271,54 +270,6 @@ def test_an_asynchronous_source_is_followed_to_its_end() -> None:
     assert said(asyncio.run(follow())) == said(other.push(rows, times) + other.flush())
 
 
-def test_a_task_that_is_cancelled_leaves_the_stream_where_it_was() -> None:
-    rows = samples(60)
-    stream, found = predictor().stream(hop=10), []
-
-    async def sensor() -> AsyncIterator[NDArray[np.float32]]:
-        for start in range(0, 32, 4):
-            yield rows[start : start + 4]
-        await asyncio.sleep(3600)  # silent from here on
-
-    async def follow() -> None:
-        async for prediction in stream.over(sensor()):
-            found.append(prediction)
-
-    async def give_up() -> None:
-        task = asyncio.create_task(follow())
-        while len(found) < 3:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(give_up())
-    assert stream.facts.samples == 32
-    # It goes on as if nobody had been cancelled.
-    whole = predictor().stream(hop=10).push(rows)
-    assert said(found + stream.push(rows[32:])) == said(whole)
-
-
-def test_streams_share_a_predictor_across_threads() -> None:
-    model = predictor()
-    recordings = [samples(400, seed=seed) for seed in range(6)]
-    expected = [said(predictor().stream(hop=3).push(recording)) for recording in recordings]
-    found: dict[int, list[tuple[Any, ...]]] = {}
-
-    def serve(number: int) -> None:
-        stream = model.stream(hop=3)
-        parts = [p for start in range(0, 400, 7) for p in stream.push(recordings[number][start : start + 7])]
-        found[number] = said(parts)
-
-    threads = [threading.Thread(target=serve, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [found[number] for number in range(6)] == expected
-
-
 def test_the_policy_raise_takes_all_samples_and_then_refuses() -> None:
     rows = samples(60)
     rows[25:35] = np.nan
@@ -428,13 +379,6 @@ def check_that_any_division_gives_the_same(
 @settings(max_examples=40, deadline=None)
 @given(**TIMED)
 def test_however_timed_samples_are_divided_the_predictions_are_the_same(**drawn: Any) -> None:
-    check_that_any_division_gives_the_same(**drawn)
-
-
-@pytest.mark.slow
-@settings(max_examples=500, deadline=None)
-@given(**TIMED)
-def test_five_hundred_recordings_are_the_same_however_they_are_divided(**drawn: Any) -> None:
     check_that_any_division_gives_the_same(**drawn)
 
 

@@ -17,6 +17,7 @@ from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.spec import TaskSpec
 from mmkd_edge.stream.stream import Stream
 from mmkd_edge.testing import fake_predictor
+from tests.edge.said import said
 
 CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=10.0, samples=4, height=2, width=3)
 MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=100.0, samples=20)
@@ -146,9 +147,7 @@ def test_a_reset_forgets_the_frames() -> None:
 
 def test_frames_of_another_size_or_type_are_refused() -> None:
     stream, _ = watched()
-    with pytest.raises(InputError) as caught:
-        stream.push(np.zeros((4, 3, 2, 1), np.uint8))
-    assert str(caught.value) == (
+    assert said(InputError, lambda: stream.push(np.zeros((4, 3, 2, 1), np.uint8))) == (
         "modality 'cam': expected frames of uint8 (n, H, W, C)=(n, 2, 3, 1), got uint8 (4, 3, 2, 1); resize each frame "
         "and pass its bytes as they are"
     )
