@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers, Backend, BackendName, check_backend
-from mmkd_edge.backends.calls import being_handled, reraise_signal_exceptions
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision
 from mmkd_edge.bundle.reference import Reference
@@ -279,11 +278,9 @@ class EdgePredictor:
         self, students: Students, student: OpenStudent, values: NDArray[Any], present: NDArray[np.float32]
     ) -> Answers | WindowFault | None:
         """None if the engine failed and another replaced it, a fault if none could."""
-        handled = being_handled()
         try:
             answers = run_student(student, values, present)
         except Exception as error:  # your own backend may raise anything
-            reraise_signal_exceptions(error, handled=handled)
             if self._active.recover(students, student, error):
                 return None
             return WindowFault(status="invalid", reason=f"the engine failed: {error}")

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-import msgspec
-
 from mmkd_edge.bundle import archive
 from mmkd_edge.bundle.archive import Member
 from mmkd_edge.bundle.files import new_sha256, open_file, read_exactly, write_file
@@ -40,14 +38,6 @@ _END_BYTES = archive.END_RECORD_BYTES + _COMMENT_BYTES
 _AGAIN = "copy or export it again"
 
 
-class _Verified(msgspec.Struct, frozen=True, kw_only=True):
-    manifest: Manifest
-    sha256: str
-    manifest_sha256: str
-    signatures: SignatureDocument | None
-    offsets: dict[str, int]
-
-
 class Bundle:
     """An open, verified bundle. Use it in `with`, or call `close()`.
 
@@ -55,16 +45,25 @@ class Bundle:
     unsigned.
     """
 
-    def __init__(self, *, path: Path, descriptor: int, verified: _Verified) -> None:
+    def __init__(
+        self,
+        path: Path,
+        descriptor: int,
+        *,
+        manifest: Manifest,
+        sha256: str,
+        manifest_sha256: str,
+        signatures: SignatureDocument | None,
+        offsets: Mapping[str, int],
+    ) -> None:
         self.path = path
-        self.manifest = manifest = verified.manifest
-        self.sha256 = verified.sha256
-        self.manifest_sha256 = verified.manifest_sha256
-        self.signatures = verified.signatures
+        self.manifest = manifest
+        self.sha256 = sha256
+        self.manifest_sha256 = manifest_sha256
+        self.signatures = signatures
         self._descriptor = descriptor
-        # If dropped without close().
-        self._closing = weakref.finalize(self, os.close, descriptor)
-        self._offsets = verified.offsets
+        self._closing = weakref.finalize(self, os.close, descriptor)  # if dropped without close()
+        self._offsets = offsets
         self._entries = {entry.file: entry for entry in member_files(manifest)}
 
     @classmethod
@@ -79,11 +78,10 @@ class Bundle:
         path = Path(path)
         descriptor = open_file(path, expected="a bundle written by mmkd-export")
         try:
-            verified = _verify(path, descriptor)
+            return _verify(path, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(path=path, descriptor=descriptor, verified=verified)
 
     def model(self, name: str) -> ModelEntry:
         """Return a student's manifest entry; UsageError for an unknown name."""
@@ -177,7 +175,7 @@ def example_bundle(name: str = "watch_acc") -> Path:
     return folder / f"{name}.edge"
 
 
-def _verify(path: Path, descriptor: int) -> _Verified:
+def _verify(path: Path, descriptor: int) -> Bundle:
     size = os.fstat(descriptor).st_size
     if size > MAX_BUNDLE_BYTES:
         raise BundleError(f"{path}: expected at most {MAX_BUNDLE_BYTES} bytes, got {size}; this is not a bundle")
@@ -227,7 +225,15 @@ def _verify(path: Path, descriptor: int) -> _Verified:
         document = None if length is None else decode_signatures(signatures)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
-    return _Verified(manifest=manifest, sha256=sha256, manifest_sha256=digest, signatures=document, offsets=offsets)
+    return Bundle(
+        path,
+        descriptor,
+        manifest=manifest,
+        sha256=sha256,
+        manifest_sha256=digest,
+        signatures=document,
+        offsets=offsets,
+    )
 
 
 def _read_end_record(path: Path, descriptor: int, size: int) -> bytes:

@@ -87,6 +87,19 @@ def cache_folder(kind: str) -> Path:
     return cache / "mmkd-edge" / kind
 
 
+def make_cache_folder(folder: Path) -> Path:
+    """Make a cache folder if absent, and return it; UsageError if that fails, or others can write it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.stat()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{folder}: cannot make this folder: {reason}; set XDG_CACHE_HOME to another") from error
+    if is_written_by_others(facts):
+        raise UsageError(f"{folder}: others can write it; give it to this user alone: chmod 700")
+    return folder
+
+
 def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
     """Write a file atomically: an interruption leaves the earlier or the whole new one.
 

@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 
 from mmkd_edge.backends.base import Backend
-from mmkd_edge.backends.calls import reraise_signal_exceptions
 from mmkd_edge.bundle.manifest import ModelEntry, release_number
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.health.monitor import Monitor
@@ -27,12 +26,7 @@ _MAX_GOLDEN = 32
 class ActiveStudents:
     """The students that answer now, and those before the last swap.
 
-    Args:
-        request: how bundles are opened; None without a bundle.
-        raises: whether a permanent engine failure raises an error.
-
-    Attributes:
-        proven: whether they answered since their last failure, so that the next one gets another attempt.
+    `proven` is whether they answered since their last failure, so that the next one gets another attempt.
     """
 
     def __init__(self, students: Students, *, request: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
@@ -68,8 +62,8 @@ class ActiveStudents:
                 self.proven = False
                 try:
                     self._replace(student, student.reopen())
-                except Exception as failure:  # a user's engine raises anything; the call's failure is reported
-                    reraise_signal_exceptions(failure, handled=error)
+                except Exception:
+                    pass
                 else:
                     return True
             if self._earlier is not None:

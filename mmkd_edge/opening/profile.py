@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 
 from mmkd_edge.backends.base import BACKENDS, BackendName
-from mmkd_edge.bundle.files import cache_folder, read_own_file, write_file
+from mmkd_edge.bundle.files import cache_folder, make_cache_folder, read_own_file, write_file
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
 from mmkd_edge.errors import UsageError
@@ -109,11 +109,7 @@ def profile_path(bundle_sha256: str, machine: Machine) -> Path:
 def write_profile(profile: ExecutionProfile) -> Path:
     """Write a profile atomically to its place; UsageError on failure."""
     path = profile_path(profile.bundle_sha256, profile.machine)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"{path.parent}: cannot make this folder: {reason}; set XDG_CACHE_HOME to another") from error
+    make_cache_folder(path.parent)
     write_file(path, json_bytes(profile), own=True)
     return path
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.bundle.files import cache_folder, is_written_by_others, read_own_file, write_file
+from mmkd_edge.bundle.files import cache_folder, is_written_by_others, make_cache_folder, read_own_file, write_file
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
-from mmkd_edge.errors import UsageError, os_reason
+from mmkd_edge.errors import UsageError
 
 FORMAT_VERSION = 2
 _MAX_BYTES = 1 << 16
@@ -30,7 +30,8 @@ def passed_before(bundle_sha256: str) -> tuple[str, ...]:
     """Return the keys of a bundle's configs that passed here."""
     try:
         path = _path(bundle_sha256)
-        _check_folder(path.parent)
+        if is_written_by_others(path.parent.stat()):
+            return ()
         verdicts = decode_document(read_own_file(path, max_bytes=_MAX_BYTES), Verdicts, version=FORMAT_VERSION)
     except (OSError, UsageError, JsonError):
         return ()
@@ -41,20 +42,14 @@ def remember_passed(bundle_sha256: str, keys: tuple[str, ...]) -> str:
     """Remember passed configs; return why that failed, or an empty text."""
     try:
         path = _path(bundle_sha256)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_folder(path.parent)
+        make_cache_folder(path.parent)
         earlier = tuple(key for key in passed_before(bundle_sha256) if key not in keys)
         verdicts = Verdicts(bundle_sha256=bundle_sha256, passed=(*earlier, *keys)[-_MAX_PASSED:])
         write_file(path, json_bytes(verdicts), own=True)
-    except (OSError, UsageError) as error:
-        return os_reason(error) if isinstance(error, OSError) else str(error)
+    except UsageError as error:
+        return str(error)
     return ""
 
 
 def _path(bundle_sha256: str) -> Path:
     return cache_folder("verdicts") / f"{bundle_sha256}.json"
-
-
-def _check_folder(folder: Path) -> None:
-    if is_written_by_others(folder.stat()):
-        raise UsageError(f"{folder}: others can write it; give it to this user alone: chmod 700")

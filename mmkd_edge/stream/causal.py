@@ -11,7 +11,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers
-from mmkd_edge.backends.calls import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.steps import Steps
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import UsageError
@@ -53,11 +52,9 @@ class Stepping:
         streaming: Streaming = student.entry.streaming
         self._block = missing_samples(student.modality, streaming.stride)
         self._filled = -student.modality.samples % streaming.stride
-        handled = being_handled()
         try:
             self._steps = Steps(student.step, streaming)
-        except Exception as error:  # an engine that cannot begin is one that fails
-            reraise_signal_exceptions(error, handled=handled)
+        except Exception:  # an engine that cannot begin is one that fails
             self._failed()
 
     def put(self, rows: NDArray[Any]) -> None:
@@ -74,13 +71,11 @@ class Stepping:
 
     def _step(self, steps: Steps) -> None:
         values, present = prepare(self._block, self._of.modality, self._of.reference)
-        handled = being_handled()
         try:
             self._answer = steps.push(values, present)
             self.fresh = True
-        except Exception as error:  # the state is lost; the next answer rebuilds it
+        except Exception:  # the state is lost; the next answer rebuilds it
             self._steps = self._answer = None
-            reraise_signal_exceptions(error, handled=handled)
             self._failed()
 
     def answer(self, window: NDArray[Any]) -> Answers | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +16,7 @@ import msgspec
 
 from mmkd_edge.backends.trt.build import BuiltPlan
 from mmkd_edge.backends.trt.needs import EngineLibrary
-from mmkd_edge.bundle.files import cache_folder, new_sha256, open_file, read_exactly, write_file
+from mmkd_edge.bundle.files import cache_folder, make_cache_folder, new_sha256, open_file, read_exactly, write_file
 from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.errors import BackendError, UsageError
 
@@ -79,7 +78,7 @@ def load_engine(
     Other processes wait. `load` makes an engine from bytes; BackendError if TensorRT refuses them.
     """
     try:
-        folder = _own_folder(cache_folder("engines") if folder is None else folder)
+        folder = make_cache_folder(cache_folder("engines") if folder is None else folder)
     except UsageError as error:
         return load(build().plan), f"built at this start and not kept: {error}"
     name = f"{facts.onnx_sha256[:16]}-{facts.key[:32]}"
@@ -101,21 +100,6 @@ def load_engine(
         except UsageError as error:
             return engine, f"built at this start and not kept: {error}"
     return engine, f"built at this start: {why}"
-
-
-def _own_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = folder.stat()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"{folder}: cannot make this folder: {reason}; set XDG_CACHE_HOME to another") from error
-    if facts.st_uid != os.geteuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UsageError(
-            f"{folder}: expected a folder of this user's that nobody else can write to, since engines are programs; "
-            f"remove it, or run chmod go-w {folder}"
-        )
-    return folder
 
 
 def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, str]:

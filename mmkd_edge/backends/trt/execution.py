@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd_edge.backends.calls import being_handled, reraise_signal_exceptions
 from mmkd_edge.backends.memory import fill
 from mmkd_edge.backends.trt.cuda import CudaStream
 from mmkd_edge.errors import BackendError
@@ -62,13 +61,11 @@ class Execution:
         """Record the call as a CUDA graph; return why there is none, or an empty text."""
         probes = self._probes()
         plain = [self.answer(feeds) for feeds in probes]
-        handled = being_handled()
         try:
             self._stream.record(self._enqueue)
             # The GPU holds the last answer, which a graph that does nothing would return for the first window.
             replayed = [self._answer_into_nothing(feeds) for feeds in probes]
         except BackendError as error:
-            reraise_signal_exceptions(error, handled=handled)
             reason = f"CUDA records no graph of the call: {error}"
         else:
             if _same(replayed, plain):

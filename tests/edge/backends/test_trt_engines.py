@@ -167,8 +167,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(shop: Shop) -> None:
     shop.folder.mkdir()
     shop.folder.chmod(0o770)
     assert shop.origin(FACTS) == (
-        f"built at this start and not kept: {shop.folder}: expected a folder of this user's that nobody else can write "
-        f"to, since engines are programs; remove it, or run chmod go-w {shop.folder}"
+        f"built at this start and not kept: {shop.folder}: others can write it; give it to this user alone: chmod 700"
     )
     assert list(shop.folder.iterdir()) == []
 

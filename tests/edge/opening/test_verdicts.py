@@ -48,5 +48,7 @@ def test_a_folder_that_others_can_write_is_neither_read_nor_written(cache: Path)
 
 def test_where_nothing_can_be_kept_the_reason_is_given(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.write_text("a file")
-    assert remember_passed(SHA256, ("one",)) == "not a directory; a part of the path is a file; correct it"
+    assert remember_passed(SHA256, ("one",)) == (
+        f"{cache}/mmkd-edge/verdicts: cannot make this folder: not a directory; set XDG_CACHE_HOME to another"
+    )
     assert passed_before(SHA256) == ()
