@@ -38,14 +38,13 @@ if TYPE_CHECKING:
     from mmkd_edge.health.timing import SecondsHistogram, Timing
     from mmkd_edge.health.watched import Watched
     from mmkd_edge.install.slots import read_slots
-    from mmkd_edge.opening.info import PredictorInfo
     from mmkd_edge.opening.selftest import SelfTest
-    from mmkd_edge.predict.postprocess import Prediction, SensorError, interpret, with_fault
+    from mmkd_edge.opening.students import PredictorInfo
+    from mmkd_edge.predict.postprocess import Prediction, SensorError, SensorFallback, interpret, with_fault
     from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
     from mmkd_edge.predict.sensors import SensorChecks, Status, WindowFault
     from mmkd_edge.predictor import EdgePredictor
     from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
-    from mmkd_edge.stream.fallback import SensorFallback
     from mmkd_edge.stream.stream import Stream, StreamFacts
 
 __version__ = "0.1.0"
@@ -117,14 +116,13 @@ _HOMES = {
     "mmkd_edge.errors": "ArtifactError BackendError BundleError CheckpointError DatasetError GateError "
     "InputError ManifestError MmkdError PerformanceError SignatureError UnavailableError UsageError",
     "mmkd_edge.install.slots": "read_slots",
-    "mmkd_edge.opening.info": "PredictorInfo",
-    "mmkd_edge.predict.postprocess": "Prediction SensorError interpret with_fault",
+    "mmkd_edge.opening.students": "PredictorInfo",
+    "mmkd_edge.predict.postprocess": "Prediction SensorError SensorFallback interpret with_fault",
     "mmkd_edge.predict.preprocess": "check_window prepare prepare_batch",
     "mmkd_edge.opening.selftest": "SelfTest",
     "mmkd_edge.predict.sensors": "SensorChecks Status WindowFault",
     "mmkd_edge.predictor": "EdgePredictor",
     "mmkd_edge.spec": "ModalitySpec TaskSpec TensorSpec",
-    "mmkd_edge.stream.fallback": "SensorFallback",
     "mmkd_edge.stream.stream": "Stream StreamFacts",
     "mmkd_edge.health.monitor": "Health LatestAnswers",
     "mmkd_edge.health.prometheus": "HealthCollector",

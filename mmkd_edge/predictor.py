@@ -20,10 +20,9 @@ from mmkd_edge.errors import InputError, MmkdError, UsageError
 from mmkd_edge.health.monitor import Health, Monitor
 from mmkd_edge.opening.active import ActiveStudents
 from mmkd_edge.opening.choice import OpeningRequest, Trust
-from mmkd_edge.opening.info import PredictorInfo, describe_students
 from mmkd_edge.opening.profile import MAX_THREADS
 from mmkd_edge.opening.selftest import SelfTest, run_selftests
-from mmkd_edge.opening.students import Students, open_students
+from mmkd_edge.opening.students import PredictorInfo, Students, describe_students, open_students
 from mmkd_edge.predict.arguments import (
     AnyReference,
     check_batch,

@@ -40,15 +40,9 @@ _RULED_OUT = 1e-38
 
 
 class FakeBackend:
-    """A `Backend` with given answers.
+    """A `Backend` with given answers: probabilities (K,), or a function from the feeds to them; like `novelty`.
 
-    Args:
-        answer: the probabilities (K,), or a function from the feeds to them, which may raise `BackendError`.
-        novelty: the third output, or a function from the feeds to it.
-
-    Attributes:
-        feeds: of every `run`, in order.
-        closed: whether `close` was called.
+    `feeds` has those of every `run`; `closed` is whether `close` was called.
     """
 
     name = "fake"
@@ -134,11 +128,8 @@ def fake_predictor(
 ) -> EdgePredictor:
     """Return a predictor over a `FakeBackend`: windows are checked and prepared as on a device.
 
-    Args:
-        answer: the probabilities in the order of `labels`, a regression's value, or a function from the feeds.
-        labels: the classes, or a task of another kind.
-        least_probability: threshold of `Prediction.label_set`, as with an error level.
-        novelty: the score, or a function from the feeds; above 1 the answer is `unknown`.
+    `least_probability` is the threshold of `Prediction.label_set`, as with an error level. Above a novelty of 1 the
+    answer is `unknown`.
     """
     entry = fake_entry(modality=modality, labels=labels, novelty=novelty is not None)
     artifact = None if novelty is None else entry.artifacts[0]

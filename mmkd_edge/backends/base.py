@@ -25,14 +25,7 @@ Answers = tuple[NDArray[np.float32], ...]
 
 
 class Backend(Protocol):
-    """An opened artifact; threads may share it.
-
-    Attributes:
-        name: in the table.
-        version: of the library, with its name.
-        threads: of one `run`.
-        inputs: as the engine reports them, like `outputs`.
-    """
+    """An opened artifact; threads may share it. `inputs` and `outputs` are as the engine reports them."""
 
     name: str
     version: str
@@ -66,16 +59,10 @@ class SteppingBackend(Backend, Protocol):
 
 
 class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The properties of a backend.
+    """The properties of a backend: `lacks` returns what is missing besides the library, with install commands.
 
-    Attributes:
-        without_gain: precisions that are no faster than fp32.
-        library: returns the module to import and its distribution.
-        lacks: returns what else is missing, with install commands, or None.
-        open: opens a model with threads; the flag says that it is a step graph.
-        has_steps: runs step graphs, like a `SteppingBackend`.
-        on_gpu: ignores threads; opening may build an engine.
-        is_own: needs no sandbox check, since it checks its files itself.
+    `without_gain` are precisions no faster than fp32; one `on_gpu` ignores threads, and may build an engine; one that
+    `is_own` checks its files itself. The flag of `open` says that the model is a step graph.
     """
 
     formats: tuple[ArtifactFormat, ...]

@@ -17,13 +17,9 @@ _NAN = float("nan")
 
 
 class StepMemory:
-    """The arrays of one stream's steps. A step returns one slot of most states.
+    """The arrays of one stream's steps by name; `fresh` are the inputs besides the states, `step` counts from 0.
 
-    Attributes:
-        inputs: samples, slot and states by name.
-        outputs: the answer and the new part of each state by name, in one block.
-        states: names of the states; `fresh` those of the other inputs.
-        step: number of the next step, from 0.
+    The outputs lie in one block; a step returns one slot of most states.
     """
 
     def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], streaming: Streaming) -> None:

@@ -58,11 +58,9 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Calibration of novelty scores; see `mmkd_edge.predict.novelty`.
+    """Calibration of novelty scores, rising; see `mmkd_edge.predict.novelty`.
 
-    Attributes:
-        scores: rising; of validation windows (fp32) or recorded windows (fp16, int8).
-        max_error: largest difference from the checkpoint's score, relative to 1 + that score; at most `tolerance`.
+    `max_error` is the largest difference from the checkpoint's score, relative to 1 + that score; at most `tolerance`.
     """
 
     scores: Annotated[tuple[_Error, ...], msgspec.Meta(min_length=1, max_length=MAX_NOVELTY_WINDOWS)]
@@ -71,12 +69,9 @@ class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An adaptation of a student to a new domain.
+    """An adaptation of a student to a new domain, with so many of its `labels`; `fraction` of the step, None for all.
 
-    Attributes:
-        labels: number of labels from the new domain.
-        gain_points: the estimate that chose `method`; `forgotten_points` is the old domain's loss.
-        fraction: applied part of the step from the old checkpoint; None for all.
+    `gain_points` is the estimate that chose `method`, `forgotten_points` the old domain's loss.
     """
 
     from_sha256: Sha256
@@ -128,11 +123,9 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A state of a step graph: input `name`, output `next_<name>`, float32.
+    """A state of a step graph: input `name`, output `next_<name>`, float32, at first `initial` everywhere.
 
-    Attributes:
-        axis: the slot axis if a step returns one slot; None for the whole state.
-        initial: every element before the first step.
+    `axis` is the slot axis if a step returns one slot; None for the whole state.
     """
 
     name: str
@@ -142,12 +135,9 @@ class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Streaming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Step graphs of a causal student.
+    """Step graphs of a causal student: `stride` samples a step; an answer depends on `memory` samples.
 
-    Attributes:
-        stride: samples per step.
-        memory: number of samples that an answer depends on.
-        slots: step n, from 0, fills slot n modulo `slots`.
+    Step n, from 0, fills slot n modulo `slots`.
     """
 
     stride: Annotated[int, msgspec.Meta(ge=1)]

@@ -44,9 +44,8 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class MagnitudeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits of a window's magnitude (`mmkd_edge.predict.novelty`); beyond them answers are `unknown`.
 
-    Attributes:
-        usual: 90th percentile of each channel's root mean square in training windows, in its unit.
-        outside_rate: fraction of healthy windows outside of limits made without their group.
+    `usual` is the 90th percentile of each channel's root mean square in training windows, `outside_rate` the fraction
+    of healthy windows outside of limits made without their group.
     """
 
     usual: tuple[_Positive, ...]
@@ -56,16 +55,11 @@ class MagnitudeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Kinds of training windows, and differences between groups (blocks of windows if there are none).
+    """Kinds of training windows, and limits of the differences between groups (blocks of windows if there are none).
 
-    Attributes:
-        fewest_windows: windows needed for a verdict.
-        false_alarm_rate: expected fraction of new groups outside the limits.
-        scales: usual standard deviation of each channel inside a window.
-        centres: mean of each feature (`mmkd_edge.health.features`) per kind; `spreads` its standard deviation.
-        largest_misfit: limit, in nats per window.
-        largest_axes: limit of the gain by other orders and signs of the channels.
-        largest_levels: limit of the gain without an offset or a gain.
+    `scales` (C,) are usual standard deviations inside a window, `centres` and `spreads` (K, F) mean and standard
+    deviation of the features of `mmkd_edge.health.drift` per kind. The limits are in nats per window. A new group is
+    outside of them at `false_alarm_rate`.
     """
 
     between: Literal["groups", "recordings", "blocks"]

@@ -39,12 +39,8 @@ def run_command(
 ) -> NoReturn:
     """Run a command and end the process: an `MmkdError` is one message and its exit code, any other error exit 1.
 
-    Args:
-        name: starts every message.
-        command: takes the arguments without `--debug` (adds the traceback) and `--version`.
-        needs: modules that `command` needs, except for its help; a missing one ends in exit 3.
-        extra: the extra that installs them.
-        about: help without typer.
+    `command` takes the arguments without `--debug` (adds the traceback) and `--version`. A module of `needs` that is
+    missing ends in exit 3, which names the `extra`; `about` is the help without typer.
     """
     given, options = _split_own_options(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in options

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.bundle.statistics import ChannelStatistics, InputStatistics
-from mmkd_edge.health.drift import Drift, DriftWatch
-from mmkd_edge.health.features import ROWS
+from mmkd_edge.health.drift import ROWS, Drift, DriftWatch
 from mmkd_edge.predict.preprocess import channel_rows
 from mmkd_edge.spec import TaskSpec
 
@@ -41,12 +40,9 @@ class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One student's recent inputs and answers.
+    """One student's recent inputs and answers; `label_psi` is the population stability index of the answers.
 
-    Attributes:
-        windows_observed: measured windows, older ones weighted less.
-        label_fractions: of each label among the answers; multi-label: of answers with it on; empty for a regression.
-        label_psi: population stability index of the answers, or None.
+    `label_fractions` of several labels are those of answers with it on; empty for a regression.
     """
 
     model: str
@@ -60,13 +56,7 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
 def measure_statistics(
     values: NDArray[Any], present: NDArray[np.float32], probabilities: NDArray[np.float32], *, task: TaskSpec
 ) -> InputStatistics:
-    """Measure the statistics that later windows are compared with.
-
-    Args:
-        values: float32 (N, T, C), from `prepare_batch` without a reference; video uint8 (N, T, H, W, C).
-        present: float32 (N, T, C), 1 or 0; video (N, T, 1).
-        probabilities: float32 (N, K).
-    """
+    """Measure what later windows are compared with, from (N, T, C) of `prepare_batch` and probabilities (N, K)."""
     values, present = channel_rows(values, present)
     channels = [
         _measure_channel(values[:, :, c][present[:, :, c] > 0], missing_fraction=1.0 - float(present[:, :, c].mean()))

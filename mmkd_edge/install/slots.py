@@ -82,11 +82,9 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """The bundle that a start should open.
+    """What a start should open; `returned` is why that is the bundle before, or empty.
 
-    Attributes:
-        returned: why the bundle before answers, or empty.
-        on_probation: whether `confirm`, `fail` or `forget` must follow.
+    `on_probation`: `confirm`, `fail` or `forget` must follow.
     """
 
     path: Path

@@ -60,14 +60,10 @@ def open_student(
 
 def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, config: Config) -> Backend:
     backend = open_backend(config.backend, bundle.read(artifact.file), threads=config.threads)
-    try:
-        _check_tensors(f"{bundle.path}: {artifact.file!r}", backend, entry.inputs, entry.outputs)
-        values, present = _empty_window(entry.inputs)
-        feeds = {entry.inputs[0].name: values, entry.inputs[1].name: present}
-        _warm_up(backend, entry.outputs, lambda: backend.run(feeds))
-    except BaseException:
-        backend.close()
-        raise
+    values, present = _empty_window(entry.inputs)
+    feeds = {entry.inputs[0].name: values, entry.inputs[1].name: present}
+    where = f"{bundle.path}: {artifact.file!r}"
+    _check(backend, where, entry.inputs, entry.outputs, entry.outputs, run=lambda: backend.run(feeds))
     return backend
 
 
@@ -76,28 +72,12 @@ def _open_step(bundle: Bundle, entry: ModelEntry, config: Config) -> SteppingBac
     if streaming is None or artifact is None:
         return None
     backend = open_steps(config.backend, bundle.read(artifact.file), threads=config.threads)
-    try:
-        inputs = step_inputs(entry.modality, streaming)
-        outputs = step_outputs(entry.task, streaming, novelty=entry.has_novelty)
-        _check_tensors(f"{bundle.path}: {artifact.file!r}", backend, inputs, outputs)
-        values, present = _empty_window(inputs)
-        steps = Steps(backend, streaming)
-        _warm_up(backend, entry.outputs, lambda: steps.push(values, present))
-    except BaseException:
-        backend.close()
-        raise
+    inputs = step_inputs(entry.modality, streaming)
+    outputs = step_outputs(entry.task, streaming, novelty=entry.has_novelty)
+    where = f"{bundle.path}: {artifact.file!r}"
+    window = _empty_window(inputs)
+    _check(backend, where, inputs, outputs, entry.outputs, run=lambda: Steps(backend, streaming).push(*window))
     return backend
-
-
-def _check_tensors(
-    where: str, backend: Backend, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-) -> None:
-    for kind, expected, got in (("inputs", inputs, backend.inputs), ("outputs", outputs, backend.outputs)):
-        if got != expected:
-            raise BundleError(
-                f"{where}: expected the {kind} {describe_tensors(expected)}, "
-                f"got {describe_tensors(got)}; export the bundle again"
-            )
 
 
 def _empty_window(inputs: Sequence[TensorSpec]) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -105,12 +85,30 @@ def _empty_window(inputs: Sequence[TensorSpec]) -> tuple[NDArray[Any], NDArray[n
     return np.zeros(values.shape, values.dtype), np.ones(present.shape, np.float32)
 
 
-def _warm_up(backend: Backend, outputs: tuple[TensorSpec, ...], run: Callable[[], Answers]) -> None:
-    for _ in range(_WARM_UP_RUNS):
-        answers = run()
-    for spec, answer in zip(outputs, answers, strict=True):
-        if answer.shape != spec.shape or answer.dtype != np.float32 or not np.isfinite(answer).all():
-            raise BackendError(
-                f"backend {backend.name!r}: expected finite {describe_tensors((spec,))} for a window of zeros, "
-                f"got {answer.dtype} {answer.shape}: {answer.ravel()[:4].tolist()}; export the bundle again"
-            )
+def _check(
+    backend: Backend,
+    where: str,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    answered: tuple[TensorSpec, ...],
+    *,
+    run: Callable[[], Answers],
+) -> None:
+    """Compare the engine's tensors, and warm it up; close it on an error."""
+    with ExitStack() as opened:
+        opened.callback(backend.close)
+        for kind, expected, got in (("inputs", inputs, backend.inputs), ("outputs", outputs, backend.outputs)):
+            if got != expected:
+                raise BundleError(
+                    f"{where}: expected the {kind} {describe_tensors(expected)}, "
+                    f"got {describe_tensors(got)}; export the bundle again"
+                )
+        for _ in range(_WARM_UP_RUNS):
+            answers = run()
+        for spec, answer in zip(answered, answers, strict=True):
+            if answer.shape != spec.shape or answer.dtype != np.float32 or not np.isfinite(answer).all():
+                raise BackendError(
+                    f"backend {backend.name!r}: expected finite {describe_tensors((spec,))} for a window of zeros, "
+                    f"got {answer.dtype} {answer.shape}: {answer.ravel()[:4].tolist()}; export the bundle again"
+                )
+        opened.pop_all()

@@ -121,14 +121,9 @@ def interpret(
     least_probability: float | None = None,
     novelty: float | None = None,
 ) -> Prediction:
-    """Turn one answer into a `Prediction`; BackendError for another number of classes than the task's.
+    """Turn one answer, float32 (1, K), into a `Prediction` that owns it; BackendError for another number of classes.
 
-    Args:
-        probabilities: float32 (1, K), a regression's value; the prediction owns it.
-        present: float32 (1, T, C) from `prepare`, video (1, T, 1); None if nothing is missing.
-        window: raw values (T, C), to explain missing ones.
-        fault: a known fault.
-        least_probability: label set threshold, or None.
+    `present` is from `prepare`, or None if nothing is missing; `window` (raw, (T, C)) explains missing values.
     """
     row = probabilities[0]
     values: list[float] = row.tolist()
@@ -281,6 +276,40 @@ def mark_substitute(silent: Sequence[Prediction], prediction: Prediction) -> Pre
 
 def _why(prediction: Prediction) -> str:
     return f"{prediction.modality}: {prediction.reason}"
+
+
+class SensorFallback:
+    """Chooses among several streams' predictions: the first working sensor answers, best first."""
+
+    def __init__(self, modalities: Sequence[ModalitySpec], task: TaskSpec) -> None:
+        nothing = WindowFault(status="invalid", reason="no sample came yet")
+        self._last = [no_answer(nothing, modality=modality, task=task) for modality in modalities]
+        self._began = [False] * len(modalities)
+        self._ended = [False] * len(modalities)
+
+    def end(self, sensor: int) -> None:
+        """Note that a sensor has ended."""
+        self._ended[sensor] = True
+
+    def choose(self, sensor: int, prediction: Prediction) -> Prediction | None:
+        """Return the answer after a sensor's prediction; None if a better sensor works, or this one fails.
+
+        If no sensor works, the first that began and has not ended reports it.
+        """
+        self._last[sensor], self._began[sensor] = prediction, True
+        working = [is_available(last) and not ended for last, ended in zip(self._last, self._ended, strict=True)]
+        if any(working[:sensor]):
+            return None
+        if working[sensor]:
+            return mark_substitute([self._failed(better) for better in range(sensor)], prediction)
+        expected = [began and not ended for began, ended in zip(self._began, self._ended, strict=True)]
+        return None if any(working) or any(expected[:sensor]) else prediction
+
+    def _failed(self, sensor: int) -> Prediction:
+        last = self._last[sensor]
+        if self._ended[sensor] and is_available(last):  # its reason is empty
+            return msgspec.structs.replace(last, reason="its source has ended")
+        return last
 
 
 def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:

@@ -33,13 +33,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 class OpenStudent(msgspec.Struct, frozen=True, kw_only=True):
     """One student that can answer; without a bundle `artifact`, `config` and `reopen` are None.
 
-    Attributes:
-        least_probability: label set threshold; None without an error level.
-        refusal: why it cannot answer for raw values, or empty.
-        complete: presence of a complete window, as from `prepare`.
-        step: executes a causal student's step graph, or None.
-        novelty: judges novelty scores; None without calibration. `step_novelty` judges those of steps.
-        rejected: why each better config was not taken.
+    `refusal` is why it cannot answer for raw values, or empty; `complete` the presence of a complete window; `step`
+    executes a causal student's step graph.
     """
 
     entry: ModelEntry

@@ -53,12 +53,7 @@ class Stream:
     """Windows and hops over one sensor's samples, in one thread. Get one from `EdgePredictor.stream`.
 
     A prediction is due after the first full window and after every `hop` samples; before, it is `warming_up`.
-
-    Args:
-        ask: returns the prediction for a window, its conditions, and outputs of steps.
-        deliver: counts predictions and applies the policy.
-        stepping: the steps of a causal student.
-        answering: returns the current modality, whose range a swap may change.
+    `answering` returns the current modality, whose range a swap may change.
     """
 
     def __init__(

@@ -99,12 +99,9 @@ def first_gpu(runtime: Any) -> Callable[[], contextlib.AbstractContextManager[No
 
 
 class CudaStream:
-    """A stream with the memory and the graph of one call; freed by `close()` or the garbage collector.
+    """A stream with the memory and the graph (None before `record`) of one call; `close()` or the collector frees it.
 
-    Attributes:
-        values: pinned memory of every tensor, by name.
-        addresses: the same tensors on the GPU.
-        graph: what `replay` runs; None if nothing was recorded.
+    `values` is pinned memory of every tensor by name, `addresses` the same on the GPU.
     """
 
     def __init__(self, runtime: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:

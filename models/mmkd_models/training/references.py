@@ -18,7 +18,7 @@ from torch import nn
 
 from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS
 from mmkd_edge.bundle.statistics import GroupReference, MagnitudeLimits
-from mmkd_edge.health.features import QUIETEST, ROWS, Kinds, window_features
+from mmkd_edge.health.drift import QUIETEST, ROWS, Kinds, window_features
 from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
 from mmkd_edge.predict.preprocess import channel_rows, prepare_batch
 from mmkd_models.data.windows import CutWindows, Windows

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_edge.bundle.statistics import GroupReference
-from mmkd_edge.health.drift import Cause, Drift, DriftWatch
-from mmkd_edge.health.features import level_changes, rearrangements, window_features
+from mmkd_edge.health.drift import Cause, Drift, DriftWatch, level_changes, rearrangements, window_features
 from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.testing import FakeBackend, fake_entry
 

@@ -170,15 +170,15 @@ def test_a_file_that_ends_early_is_refused(length: int) -> None:
 def test_buffers_that_share_their_bytes_are_counted_without_being_read() -> None:
     made = model()
     shared = schema.BufferT()
-    shared.data = list(bytes(1 << 20))
+    shared.data = list(bytes(1 << 14))
     made.buffers.append(shared)
     many = packed(made)
     reading = _TableReader(many)
     buffer = reading.table(reading.number("<I", 0)).tables(4)[2]
     tracemalloc.start()
     try:
-        assert _data_bytes(buffer, len(many)) == 1 << 20
-        assert tracemalloc.get_traced_memory()[1] < 1 << 16
+        assert _data_bytes(buffer, len(many)) == 1 << 14
+        assert tracemalloc.get_traced_memory()[1] < 1 << 12
     finally:
         tracemalloc.stop()
 

@@ -338,7 +338,7 @@ def _without_rates(told: object) -> object:
     return re.sub(r"at [\d.]+ Hz", "at a rate", told) if isinstance(told, str) else told
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(at=cuts(130), hop=st.integers(1, 45), seed=st.integers(0, 9))
 def test_however_samples_are_divided_the_predictions_are_the_same(at: list[int], hop: int, seed: int) -> None:
     rows, model = samples(130, seed), predictor()
@@ -376,7 +376,7 @@ def check_that_any_division_gives_the_same(
     assert pushed(model.stream(hop=hop), rows, None, at) == pushed(model.stream(hop=hop), rows, None, [0, 130])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(**TIMED)
 def test_however_timed_samples_are_divided_the_predictions_are_the_same(**drawn: Any) -> None:
     check_that_any_division_gives_the_same(**drawn)

@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge.bundle.statistics import GroupReference
-from mmkd_edge.health.drift import Drift, DriftWatch
-from mmkd_edge.health.features import ROWS, window_features
+from mmkd_edge.health.drift import ROWS, Drift, DriftWatch, window_features
 from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.training.references import fit_reference, group_reference, magnitude_limits
