@@ -51,28 +51,6 @@ def test_a_prediction_is_the_students_answer(kit: Any, predictor: EdgePredictor)
     assert (prediction.status, prediction.modality) == ("ok", "acc")
 
 
-def test_missing_values_count_as_nothing_and_are_reported(kit: Any, predictor: EdgePredictor) -> None:
-    window = windows(1)[0]
-    window[:15, :] = np.nan
-    prediction = predictor.predict(window)
-    np.testing.assert_allclose(prediction.probabilities, kit.answer(window)[1], atol=2e-6)
-    assert (prediction.status, prediction.missing_fraction) == ("degraded", 0.75)
-
-
-def test_a_dead_sensor_gets_no_class(predictor: EdgePredictor) -> None:
-    prediction = predictor.predict(np.full((20, 3), np.nan, dtype=np.float32))
-    assert (prediction.status, prediction.label, prediction.missing_fraction) == ("invalid", "", 1.0)
-    assert np.isfinite(prediction.probabilities).all()
-
-
-def test_a_result_is_not_touched_by_later_ones(predictor: EdgePredictor) -> None:
-    first, second = windows(2)
-    prediction = predictor.predict(first)
-    kept = prediction.probabilities.copy()
-    predictor.predict(second)
-    np.testing.assert_array_equal(prediction.probabilities, kept)
-
-
 def test_a_wrong_window_is_refused_and_the_next_one_is_right(predictor: EdgePredictor) -> None:
     window = windows(1)[0]
     before = predictor.predict(window).probabilities
@@ -103,11 +81,6 @@ def test_a_batch_is_answered_window_by_window(predictor: EdgePredictor) -> None:
         answers = predictor.predict_batch(given)
         np.testing.assert_array_equal([answer.probabilities for answer in answers], singly)
     assert predictor.predict_batch(batch.astype(np.float64))[2].missing_fraction == 0.05
-
-
-def test_an_empty_batch_has_no_answers(predictor: EdgePredictor) -> None:
-    assert predictor.predict_batch([]) == []
-    assert predictor.predict_batch(np.zeros((0, 20, 3))) == []
 
 
 def test_a_bad_window_in_a_batch_is_numbered_before_any_is_answered(kit: Any) -> None:

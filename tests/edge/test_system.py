@@ -22,11 +22,8 @@ def run(program: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("mmkd_edge.commands.mmkd", ["mmkd"]),
         ("mmkd_edge.commands.mmkd", ["mmkd", "edge", "list", "state"]),
         ("mmkd_station.commands.run", ["mmkd-run", "student.edge"]),
-        ("mmkd_export.commands.export", ["mmkd-export", "student.ckpt"]),
-        ("mmkd_models.commands.data", ["mmkd-data", "check", "mydata"]),
         ("mmkd_bench.commands.cli", ["mmkd-bench", "run", "student.edge"]),
     ],
 )
@@ -34,11 +31,6 @@ def test_a_command_is_refused_there_with_what_to_do(module: str, line: list[str]
     name = "-".join(line[:2]) if line[1:2] == ["edge"] else line[0]
     said = run(f"sys.argv = {line!r}\nfrom {module} import main\nmain()")
     assert said == (3, "", f"{name}: {REFUSAL}\n")
-
-
-def test_the_version_is_told_everywhere() -> None:
-    code, out, _ = run("sys.argv = ['mmkd', '--version']\nfrom mmkd_edge.commands.mmkd import main\nmain()")
-    assert (code, out[:5]) == (0, "mmkd ")
 
 
 def test_the_predictor_is_refused_there_and_errors_can_be_caught() -> None:

@@ -6,9 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge.bundle.golden import Golden, answer_scale, golden_bytes, golden_from_bytes, same_answers
 from mmkd_edge.bundle.manifest import Manifest, graph_outputs
-from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
+from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.health.running import measure_statistics
 from mmkd_edge.predict.preprocess import prepare_batch
@@ -134,43 +133,8 @@ def test_a_manifest_whose_task_contradicts_itself_is_refused(task, problem):
     )
 
 
-@pytest.mark.parametrize("task", [STATES, SPEED])
-def test_a_manifest_keeps_its_task(task):
-    manifest = _manifest(fake_entry(modality=ACC, labels=task))
-    assert decode_manifest(encode_manifest(manifest)).models[0].task == task
-
-
 def _manifest(entry):
     files = [{"file": name, "sha256": "0" * 64, "size_bytes": 1} for name in ("report.json", "README.md")]
     return msgspec.convert(
         {"model_id": "x", "models": [msgspec.to_builtins(entry)], "tools": {}, "licence": "", "files": files}, Manifest
     )
-
-
-def test_golden_windows_keep_labels_of_every_kind():
-    for task, labels in ((STATES, np.uint8([[1, 0, 1], [255, 255, 255]])), (SPEED, np.float32([5, np.nan]))):
-        answers = np.zeros((2, len(task.labels)), dtype=np.float32)
-        golden = Golden(
-            windows=np.zeros((2, 20, 2), dtype=np.float32),
-            labels=labels,
-            logits=answers,
-            probabilities=answers,
-            judge=np.array([True, False]),
-            tolerance=1e-4,
-        )
-        again = golden_from_bytes(golden_bytes(golden), fake_entry(modality=ACC, labels=task))
-        np.testing.assert_array_equal(again.labels, labels)
-
-
-def test_answers_are_the_same_by_the_kind():
-    ours, theirs = np.float32([[0.5, -1], [-0.5, 1]]), np.float32([[0.1, -2], [-0.3, 1]])
-    # A threshold of 0.4 is a logit of -0.405: -0.5 and -0.3 lie on either side of it.
-    assert same_answers(STATES, ours, theirs).tolist() == [True, False]
-    assert same_answers(TaskSpec(labels=("a", "b")), ours, theirs).tolist() == [True, True]
-    assert same_answers(SPEED, np.float32([[0], [0]]), np.float32([[0.09], [0.11]])).tolist() == [True, False]
-
-
-def test_values_are_held_against_the_largest_one():
-    assert answer_scale(SPEED, np.float32([[-200], [100]])) == 200.0
-    assert answer_scale(SPEED, np.float32([[0], [0]])) == 1.0
-    assert answer_scale(STATES, np.float32([[0.1, 0.2, 0.3]])) == 1.0

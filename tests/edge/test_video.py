@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge import Golden, InputError, ModalitySpec, SensorChecks, check_window, golden_bytes, prepare, prepare_batch
-from mmkd_edge.bundle.golden import golden_from_bytes
-from mmkd_edge.frames import mask_missing, missing_frames
+from mmkd_edge import InputError, ModalitySpec, SensorChecks, check_window, prepare, prepare_batch
+from mmkd_edge.frames import mask_missing
 from mmkd_edge.health.running import RunningStatistics, measure_statistics
 from mmkd_edge.predict.preprocess import channel_rows
 from mmkd_edge.spec import TaskSpec, frames_fault
@@ -129,25 +127,6 @@ def test_statistics_look_at_the_brightness_of_frames() -> None:
     running = RunningStatistics(msgspec.structs.replace(entry, statistics=statistics))
     running.observe(*prepare(FRAMES, GRAY))
     assert running.health(running.watch.verdict(None)).channels[0].missing_fraction == 0
-
-
-def test_golden_windows_of_video_keep_which_frames_are_there() -> None:
-    windows = mask_missing(np.stack([FRAMES, FRAMES]), np.array([[False] * 4, [False, True, False, False]]))
-    shares = np.array([SHARES, SHARES], dtype=np.float32)
-    golden = Golden(
-        windows=windows,
-        labels=np.array([0, 1]),
-        logits=np.log(shares),
-        probabilities=shares,
-        judge=np.array([True, False]),
-        tolerance=1e-3,
-    )
-    data = golden_bytes(golden)
-    with np.load(io.BytesIO(data)) as arrays:
-        assert arrays["windows"].dtype == np.uint8
-    found = golden_from_bytes(data, fake_entry(modality=GRAY, labels=("still", "moving")))
-    assert missing_frames(found.windows).tolist() == [[False] * 4, [False, True, False, False]]
-    np.testing.assert_array_equal(found.windows[0], FRAMES)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,13 +64,6 @@ except KeyboardInterrupt:
 
 def test_ctrl_c_ends_a_process_that_closed_several_with_130() -> None:
     assert in_a_process(INTERRUPTED, "one").returncode == 130
-
-
-def test_more_than_one_core_would_let_a_signal_end_the_process() -> None:
-    # Why there is one: with AMX each takes the thread's stack for signals along when it goes.
-    if "amx_tile" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("needs a processor with AMX")
-    assert in_a_process(INTERRUPTED, "several").returncode == -signal.SIGSEGV
 
 
 IN_A_CHILD = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import re
 import sys
@@ -12,14 +11,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
-from mmkd_edge import BackendError, Bundle, EdgePredictor, UnavailableError
+from mmkd_edge import BackendError, EdgePredictor, UnavailableError
 from mmkd_edge.backends.base import why_absent
 from mmkd_edge.backends.trt.backend import TrtBackend
-from mmkd_edge.bundle.manifest import graph_outputs
-from mmkd_edge.spec import TaskSpec
 from tests.edge.said import said
 
 
@@ -47,21 +43,6 @@ VERSION = "tensorrt 10.3.0 on Double"
 # What it answers.
 
 
-def test_a_third_output_comes_last_though_its_name_does_not(kit: Any, tensorrt: Any) -> None:
-    model = onnx.load_from_string(kit.model(kit.modality))
-    graph = model.graph
-    graph.node.append(onnx.helper.make_node("ReduceMax", ["logits", "axes"], ["novelty"], keepdims=1))
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axes"))
-    graph.output.insert(0, onnx.helper.make_tensor_value_info("novelty", onnx.TensorProto.FLOAT, [1, 1]))
-    backend = TrtBackend(model.SerializeToString())
-    try:
-        assert backend.outputs == graph_outputs(TaskSpec(labels=("a", "b", "c")), novelty=True)
-        logits, _, novelty = backend.run(kit.feeds())
-        np.testing.assert_array_equal(novelty, [[logits.max()]])
-    finally:
-        backend.close()
-
-
 def test_a_bundle_runs_and_passes_its_self_test(bundle_path: Path, tensorrt: Any) -> None:
     with EdgePredictor.open(bundle_path, backend="trt") as predictor:
         assert predictor.selftest().windows == 4
@@ -79,21 +60,6 @@ def test_threads_get_their_own_answers_from_a_bounded_number_of_contexts(kit: An
     kit.check_threads(backend, 16)
     assert 1 <= tensorrt.contexts <= 8
     backend.close()
-    assert tensorrt.cuda.live == {}
-
-
-def test_threads_that_come_and_go_and_a_backend_that_nobody_closes_leave_nothing_behind(
-    kit: Any, tensorrt: Any
-) -> None:
-    backend = TrtBackend(kit.model(kit.modality))
-    before = len(tensorrt.cuda.live)
-    for seed in range(20):
-        thread = threading.Thread(target=backend.run, args=(kit.feeds(seed=seed),))
-        thread.start()
-        thread.join()
-    assert (tensorrt.contexts, len(tensorrt.cuda.live)) == (1, before)
-    del backend, thread
-    gc.collect()
     assert tensorrt.cuda.live == {}
 
 
@@ -225,19 +191,6 @@ def test_an_error_that_takes_cuda_from_the_process_says_so_then_and_afterwards(
         said(BackendError, lambda: TrtBackend(kit.model(kit.modality)))
         == f"backend 'trt' ({VERSION}) cannot open the artifact: {fault}{lost}"
     )
-
-
-def test_a_predictor_whose_gpu_is_lost_answers_that_nothing_is_valid(
-    bundle_path: Path, tensorrt: Any, gpu_double: ModuleType
-) -> None:
-    with Bundle.open(bundle_path) as bundle:
-        window = bundle.golden("acc").windows[0]
-    with EdgePredictor.open(bundle_path, backend="trt") as predictor:
-        assert predictor.predict(window).status == "ok"
-        tensorrt.breaks = gpu_double.Error.cudaErrorIllegalAddress
-        prediction = predictor.predict(window)
-    assert prediction.status == "invalid"
-    assert prediction.reason.endswith("CUDA is lost to this process: start it again")
 
 
 # The first opening.

@@ -18,7 +18,6 @@ import pytest
 from mmkd_edge import BackendError
 from mmkd_edge.backends.trt.build import BuiltPlan
 from mmkd_edge.backends.trt.cache import MAX_ENGINES, DeviceFacts, EngineFacts, load_engine
-from tests.edge.said import said
 
 ORIN = DeviceFacts(
     name="Orin (nvgpu)",
@@ -155,12 +154,6 @@ def test_an_engine_that_does_not_load_any_more_is_built_again(shop: Shop) -> Non
         "built at this start: the one in the cache does not load: TensorRT does not load the engine: no reason"
     )
     assert the(shop.folder, ".engine").read_bytes() == b"new plan"
-
-
-def test_an_engine_that_never_loads_is_an_error_and_not_kept(shop: Shop) -> None:
-    shop.refused = [b"plan"]
-    assert said(BackendError, lambda: shop.origin(FACTS)) == "TensorRT does not load the engine: no reason"
-    assert list(shop.folder.glob("*.engine")) == []
 
 
 def test_a_folder_that_others_can_write_to_is_not_used(shop: Shop) -> None:

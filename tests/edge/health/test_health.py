@@ -22,7 +22,7 @@ from mmkd_edge import (
     UsageError,
 )
 from mmkd_edge.bundle.statistics import InputStatistics
-from mmkd_edge.health.prometheus import HealthCollector, metrics_text
+from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.health.running import measure_statistics, stability_index
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.testing import FakeBackend, fake_entry
@@ -146,16 +146,6 @@ def test_inputs_like_the_reference_do_not_drift() -> None:
     assert found.label_psi < 0.1
 
 
-def test_a_stability_index_is_a_figure_and_no_alarm() -> None:
-    model = predictor(reference=recorded(200), observe_every=1)
-    ask(model, np.abs(recorded(300, seed=1, scale=9.81)) + 3)
-    health = model.health()
-    assert all(channel.psi is not None and channel.psi > 0.25 for channel in health.models[0].channels)
-    assert health.models[0].label_psi is not None
-    assert health.models[0].label_psi > 0.25
-    assert (health.drifting, health.models[0].drift.verdict) == ((), "no_reference")
-
-
 def test_old_windows_fade_from_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmkd_edge.health.running._MAX_WINDOWS", 200)
     model = predictor(reference=recorded(200), observe_every=1)
@@ -222,12 +212,6 @@ def test_the_text_for_prometheus_has_every_figure() -> None:
     assert float(lines['mmkd_answer_psi{model="acc",predictor="press 1"}']) == found.label_psi
     share = lines['mmkd_answer_ratio{label="high",model="acc",predictor="press 1"}']
     assert float(share) == found.label_fractions["high"]
-
-
-def test_a_collector_serves_several_predictors() -> None:
-    families = {f.name: f for f in HealthCollector({"one": predictor(), "two": predictor()}).collect()}
-    assert {s.labels["predictor"] for s in families["mmkd_predictions"].samples} == {"one", "two"}
-    assert families["mmkd_input_psi"].samples == []
 
 
 def test_without_the_library_the_extra_is_named() -> None:

@@ -351,22 +351,3 @@ def test_the_file_that_was_verified_is_the_one_that_is_checked(
         said(BundleError, lambda: check_of(bundle_path))
         == f"{bundle_path}: the file was exchanged while it was opened; open it again"
     )
-
-
-def test_a_start_with_its_check_fits_into_256_mb(bundle_path: Path) -> None:
-    # Not this process's ru_maxrss, which begins with that of the one that forked it.
-    code = (
-        "import resource, sys\n"
-        "resource.setrlimit(resource.RLIMIT_DATA, (256 << 20, 256 << 20))\n"
-        "from mmkd_edge import EdgePredictor\n"
-        "with EdgePredictor.open(sys.argv[1], backend='ort') as predictor:\n"
-        "    predictor.selftest()\n"
-        "    print(predictor.info().sandbox_check)\n"
-        "(own,) = [line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')]\n"
-        "print(int(own) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, bundle_path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    trial, peak_kb = done.stdout.split("\n")[:2]
-    assert trial == "passed now"
-    assert int(peak_kb) < 256 << 10

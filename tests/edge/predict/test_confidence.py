@@ -9,8 +9,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mmkd_edge import EdgePredictor, ModalitySpec, UsageError
 from mmkd_edge.bundle.manifest import Confidence
@@ -41,19 +39,6 @@ def confidence(*true: float) -> Confidence:
 )
 def test_the_threshold_is_a_rank_among_the_calibration_windows(level: float, expected: float | None) -> None:
     assert least_probability(NINE, level) == expected
-
-
-@given(windows=st.integers(1, 300), percent=st.integers(1, 99))
-def test_the_rank_is_that_of_the_score_in_the_literature(windows: int, percent: int) -> None:
-    true = np.sort(np.random.default_rng(windows).random(windows))
-    scores = np.sort(1 - true)
-    rank = -((windows + 1) * (percent - 100) // 100)  # ceil((n + 1) (1 - level)) in whole numbers
-    least = least_probability(confidence(*true.tolist()), percent / 100)
-    if rank > windows:
-        assert least is None
-    else:
-        assert least is not None
-        assert math.isclose(1 - least, scores[rank - 1], rel_tol=1e-12)
 
 
 @pytest.mark.parametrize(("windows", "level"), [(19, 0.05), (64, 0.1), (128, 0.3)])
@@ -119,28 +104,6 @@ def test_only_several_possible_labels_are_an_abstention(
     assert prediction.status == "ok"
     empty = predictor.predict(np.full((20, 3), np.nan))
     assert (empty.status, empty.label_set, empty.abstained) == ("invalid", (), True)
-
-
-def test_a_degraded_answer_has_its_label_set_and_a_withheld_one_has_none() -> None:
-    window = WINDOW.copy()
-    window[:4] = np.nan
-    kept = asked(0.25, 0.125, 0.625).predict(window)
-    assert (kept.status, kept.label_set) == ("degraded", ("turn", "rest"))
-    withheld = asked(0.125, 0.75, 0.125, policy="abstain").predict(window)
-    assert (withheld.status, withheld.label_set, withheld.abstained) == ("degraded", (), True)
-
-
-def test_batches_and_streams_have_label_sets_too() -> None:
-    predictor = asked(0.25, 0.125, 0.625)
-    assert [p.label_set for p in predictor.predict_batch(np.stack([WINDOW, WINDOW]))] == [("turn", "rest")] * 2
-    stream = predictor.stream(hop=10)
-    found = stream.push(np.ones((40, 3)))
-    assert [(p.status, p.label_set, p.abstained) for p in found] == [
-        ("warming_up", (), True),
-        ("ok", ("turn", "rest"), True),
-        ("ok", ("turn", "rest"), True),
-        ("ok", ("turn", "rest"), True),
-    ]
 
 
 @pytest.mark.parametrize("level", [0, 1, 1.5, -0.1, True, "0.05", float("nan")])
@@ -215,17 +178,3 @@ def test_a_swap_keeps_the_error_level_and_refuses_a_bundle_that_cannot(
         assert predictor.info().least_probability == 0.1
         assert predictor.swap(other).least_probability == 0.5
         assert predictor.rollback().least_probability == 0.1
-
-
-def test_in_a_fallback_order_each_student_has_its_own_threshold(kit: Any, tmp_path: Path) -> None:
-    gyro = msgspec.structs.replace(kit.modality, name="gyro")
-    first = calibrated(kit.parts(kit.modality), *[0.0001] * 9)
-    second = calibrated(kit.parts(gyro, name="gyro"), *[0.9999] * 9)
-    manifest = msgspec.structs.replace(first.manifest, models=(*first.manifest.models, *second.manifest.models))
-    path = type(first)(manifest=manifest, members=first.members | second.members).write(tmp_path / "both.edge")
-    window = kit.golden(kit.modality).windows[0]
-    with EdgePredictor.open(path, error_level=0.1) as predictor:
-        assert len(predictor.predict({"acc": window, "gyro": window}).label_set) == 3
-        standing_in = predictor.predict({"acc": None, "gyro": window})
-    assert (standing_in.status, standing_in.modality) == ("degraded", "gyro")
-    assert standing_in.label_set == (standing_in.label,)

@@ -62,19 +62,6 @@ def test_a_window_unlike_training_is_unknown(score: float, window: Any, expected
     assert (found.status, found.novelty, found.label, found.reason) == expected
 
 
-def test_novelty_may_be_a_function_of_what_the_engine_is_fed() -> None:
-    predictor = fake_predictor([1, 0], modality=ACC, labels=LABELS, novelty=lambda feeds: float(feeds["acc"].max()))
-    assert [predictor.predict(WINDOW + value).status for value in (0.0, 5.0)] == ["ok", "unknown"]
-    assert predictor.health().predictions == {
-        "ok": 1,
-        "warming_up": 0,
-        "degraded": 0,
-        "unknown": 1,
-        "stale": 0,
-        "invalid": 0,
-    }
-
-
 def test_an_unknown_answer_is_withheld_or_raised_as_the_policy_says() -> None:
     held = fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="abstain").predict(WINDOW)
     assert (held.status, held.label, held.index, held.novelty) == ("unknown", "", -1, 0.5)
@@ -115,13 +102,6 @@ def test_few_windows_support_no_small_level() -> None:
     )
     assert smallest_level(len(FOUR.scores)) == 0.2
     assert novelty_rule(entry, entry.artifacts[0], 0.2) == NoveltyRule(calibration=FOUR, unknown_level=0.2)
-
-
-def test_an_artifact_that_nothing_calibrated_has_no_level() -> None:
-    entry = entry_with(msgspec.UNSET)
-    assert novelty_rule(entry, entry.artifacts[0], None) is None
-    with pytest.raises(UsageError, match="got an artifact without; export it with recorded windows"):
-        novelty_rule(entry, entry.artifacts[0], 0.2)
 
 
 def manifest_of(entry: ModelEntry) -> Manifest:

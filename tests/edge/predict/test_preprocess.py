@@ -71,15 +71,6 @@ def test_nested_lists_and_masked_arrays_are_windows() -> None:
     np.testing.assert_array_equal(check_window(window, SMALL), [[1, np.nan], [3, 4], [np.nan, 6]])
 
 
-def test_strided_and_read_only_windows_are_right() -> None:
-    backing = np.arange(24, dtype=np.float32).reshape(6, 4)
-    window = backing[::-2, ::2]
-    window.flags.writeable = False
-    values, present = prepare(check_window(window, SMALL), SMALL)
-    np.testing.assert_array_equal(values, [[[20, 22], [12, 14], [4, 6]]])
-    assert present.all()
-
-
 NOT_NUMBERS = (
     "modality 'acc': expected an array of numbers, got {}; convert it to float32, with NaN where a value is missing"
 )
@@ -118,17 +109,6 @@ def test_what_is_no_window_is_refused_with_advice(window: object, expected: str)
 
 def test_ragged_rows_are_refused() -> None:
     assert message([[1.0, 2.0], [3.0]]).startswith("modality 'acc': expected an array of numbers, got list: ")
-
-
-def test_an_array_on_another_device_is_refused_with_its_own_advice() -> None:
-    class DeviceTensor:
-        def __array__(self, dtype: object = None, copy: object = None) -> None:
-            raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu()")
-
-    assert message(DeviceTensor()) == (
-        "modality 'acc': expected an array of numbers, got DeviceTensor: "
-        "can't convert cuda:0 device type tensor to numpy; use Tensor.cpu()"
-    )
 
 
 def test_a_complete_window_is_passed_on_with_full_presence() -> None:
@@ -178,14 +158,6 @@ def test_a_batch_is_prepared_as_its_windows_are(windows: np.ndarray, modality: M
         assert (value, seen) == ((raw, 1.0) if valid else (0.0, 0.0))
 
 
-def test_a_prepared_batch_is_new_and_writable() -> None:
-    windows = np.ones((2, 3, 2), dtype=np.float32)
-    values, present = prepare_batch(windows, SMALL)
-    values[:] = 7
-    present[:] = 7
-    assert (windows == 1).all()
-
-
 def test_a_reference_turns_raw_values_into_z_scores() -> None:
     reference = Reference(modality="temp", mean=(30.0, 40.0), std=(2.0, 0.5))
     values, present = prepare(np.array([[32.0, 40.0], [27.0, 40.5]], dtype=np.float32), TEMP, reference)
@@ -210,12 +182,6 @@ def test_large_slow_values_keep_their_differences() -> None:
     scores = standardise(raw, pressure, mean=[101325.3], std=[0.1])
     # Exact in float64; the rounding left is float32's own of a number near 2: 2**-23 * 2.
     np.testing.assert_allclose(scores, [[2.0], [-0.5]], atol=3e-7)
-
-
-def test_a_score_beyond_float32_is_missing() -> None:
-    tiny = Reference(modality="temp", mean=(30.0, 40.0), std=(1e-300, 1.0))
-    _, present = prepare(np.array([[31.0, 40.0], [30.0, 41.0]], dtype=np.float32), TEMP, tiny)
-    np.testing.assert_array_equal(present, [[[0, 1], [1, 1]]])
 
 
 def test_windows_that_miss_nothing_share_one_presence_that_nobody_can_change() -> None:
