@@ -323,7 +323,10 @@ class EdgePredictor:
             UsageError: an argument is out of its range, or there is no such student.
         """
         students = self._active.current
-        number = 0 if modality is None else students.number_of(modality)
+        names = [student.modality.name for student in students.opened]
+        if modality is not None and modality not in names:
+            raise UsageError(f"modality {modality!r} is unknown; expected one of {', '.join(map(repr, names))}")
+        number = 0 if modality is None else names.index(modality)
         student, entry = students.opened[number], students.opened[number].entry
         if entry.streaming is not None:
             check_hop(hop, entry.streaming)

@@ -57,7 +57,8 @@ def main() -> None:
 def _open(request: SandboxRequest, model: str, config: Config, opened: dict[str, OpenStudent]) -> SandboxResult:
     try:
         with Bundle.open(request.bundle) as bundle:
-            _check_unchanged(bundle, request.bundle_sha256)
+            if bundle.sha256 != request.bundle_sha256:
+                raise BundleError(f"{bundle.path}: the file was exchanged while it was opened; open it again")  # noqa: TRY301
             entry = bundle.model(model)
             if model in opened:
                 opened.pop(model).close()
@@ -72,11 +73,6 @@ def _open(request: SandboxRequest, model: str, config: Config, opened: dict[str,
         reason = "it takes too much memory" if isinstance(error, MemoryError) else first_line(error)
         return SandboxResult(error=BackendError.__name__, message=f"backend {config.backend!r}: {reason}")
     return SandboxResult()
-
-
-def _check_unchanged(bundle: Bundle, sha256: str) -> None:
-    if bundle.sha256 != sha256:
-        raise BundleError(f"{bundle.path}: the file was exchanged while it was opened; open it again")
 
 
 def _run_selftest(bundle: Bundle, student: OpenStudent) -> None:

@@ -55,13 +55,6 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
         statistics = tuple(RunningStatistics(student.entry) for student in opened)
         return cls(opened=opened, statistics=statistics, bundle=bundle, returned=returned)
 
-    def number_of(self, modality: str) -> int:
-        """Return the number of the student with this modality; UsageError if there is none."""
-        names = [student.modality.name for student in self.opened]
-        if modality not in names:
-            raise UsageError(f"modality {modality!r} is unknown; expected one of {', '.join(map(repr, names))}")
-        return names.index(modality)
-
     def with_backend(self, student: OpenStudent, backend: Backend) -> Students:
         """Return the same students with another backend for one."""
         fresh = msgspec.structs.replace(student, backend=backend)

@@ -145,6 +145,7 @@ def interpret(
             fault, modality=modality, task=task, missing_fraction=missing_fraction, input_age_s=input_age_s
         )
     numeric = task.kind == "regression"
+    low, high = task.range or (-math.inf, math.inf)
     probability = 0.0 if numeric else max(values)
     index = 0 if numeric else values.index(probability)
     labels: tuple[str, ...] = ()
@@ -161,7 +162,7 @@ def interpret(
         modality=modality.name,
         input_age_s=input_age_s,
         labels=labels,
-        value=_clip(values[0], task) if numeric else None,
+        value=min(max(values[0], low), high) if numeric else None,
         label_set=() if least_probability is None else label_set(values, task.labels, least=least_probability),
         novelty=novelty,
     )
@@ -175,13 +176,6 @@ def _unsound(values: list[float], kind: TaskKind) -> str:
     if kind == "regression":
         return "" if math.isfinite(values[0]) else "the model's answer is not a number"
     return "" if all(0 <= value <= 1 for value in values) else "the model's answer has others than probabilities"
-
-
-def _clip(value: float, task: TaskSpec) -> float:
-    if isinstance(task.range, msgspec.UnsetType):
-        return value
-    low, high = task.range
-    return min(max(value, low), high)
 
 
 def no_answer(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError
-from mmkd_edge.predict.video import all_frames_present, check_frames, prepare_frame_batch, prepare_frames
+from mmkd_edge.frames import all_frames_present, check_frames, prepare_frame_batch, prepare_frames
 from mmkd_edge.spec import ModalitySpec
 
 _FLOAT32 = np.dtype(np.float32)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers
 from mmkd_edge.errors import InputError, UsageError
+from mmkd_edge.frames import as_frames
 from mmkd_edge.predict.arguments import check_moment, check_seconds, check_whole
 from mmkd_edge.predict.postprocess import CallConditions, Prediction, age_fault, no_answer
 from mmkd_edge.predict.preprocess import as_float32, only_valid, select
 from mmkd_edge.predict.sensors import WindowFault, worse
-from mmkd_edge.predict.video import as_frames
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.causal import Stepping
 from mmkd_edge.stream.resample import FrameNumbers, Grid, RisingSamples, TimeLine
@@ -304,19 +304,16 @@ class Stream:
         # A copy, because a backend may keep its input.
         rows = self._buffer[self._end - self._modality.samples : self._end]
         window: NDArray[Any] = rows.copy() if self._frames is None else self._frames.window(rows)
-        fault = worse(age_fault(age_s, self._stale_s), self._wrong_rate())
+        fault = age_fault(age_s, self._stale_s)
+        rate_hz, declared = None if self._grid is None else self._grid.rate_hz(), self._modality.rate_hz
+        if rate_hz is not None and not declared / _RATE_FACTOR <= rate_hz <= declared * _RATE_FACTOR:
+            reason = f"samples come at {rate_hz:.3g} Hz, expected {declared:g} Hz"
+            fault = worse(fault, WindowFault(status="degraded", reason=reason))
         stepped = None if self._stepping is None else self._stepping.answer(window)
         prediction = self._ask(window, CallConditions(fault=fault, input_age_s=age_s), stepped)
         if self._on_window is not None:
             self._on_window(window, prediction)
         return prediction
-
-    def _wrong_rate(self) -> WindowFault | None:
-        rate_hz = None if self._grid is None else self._grid.rate_hz()
-        declared = self._modality.rate_hz
-        if rate_hz is None or declared / _RATE_FACTOR <= rate_hz <= declared * _RATE_FACTOR:
-            return None
-        return WindowFault(status="degraded", reason=f"samples come at {rate_hz:.3g} Hz, expected {declared:g} Hz")
 
     def _hand_over(self, predictions: list[Prediction]) -> list[Prediction]:
         return self._deliver(predictions) if predictions else predictions

@@ -64,7 +64,11 @@ class Execution:
         try:
             self._stream.record(self._enqueue)
             # The GPU holds the last answer, which a graph that does nothing would return for the first window.
-            replayed = [self._answer_into_nothing(feeds) for feeds in probes]
+            replayed = []
+            for feeds in probes:
+                for answer in self._answers:
+                    answer[:] = np.nan
+                replayed.append(self.answer(feeds))
         except BackendError as error:
             reason = f"CUDA records no graph of the call: {error}"
         else:
@@ -100,11 +104,6 @@ class Execution:
         if not context.execute_async_v3(stream.handle):
             raise BackendError(f"TensorRT refuses the call: {self._logger.faults()}")
         stream.copy_out()
-
-    def _answer_into_nothing(self, feeds: Mapping[str, NDArray[Any]]) -> Answer:
-        for answer in self._answers:
-            answer[:] = np.nan
-        return self.answer(feeds)
 
     def _probes(self) -> tuple[dict[str, NDArray[Any]], ...]:
         (values, *_), shapes = self._places, {name: place.shape for name, place in self._places.items()}
