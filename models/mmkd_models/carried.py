@@ -88,16 +88,12 @@ def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: Ta
             f"{path}: carried windows: expected labels from 0 to {len(task.labels) - 1}, got {labels.min()} to "
             f"{labels.max()}; the file was altered"
         )
-    return CarriedWindows(windows=_with_frames(windows, tensors, modality, path), labels=labels.numpy())
-
-
-def _with_frames(windows: Tensor, tensors: Mapping[str, Tensor], modality: ModalitySpec, path: Path) -> NDArray[Any]:
     if modality.kind != "video":
-        return windows.numpy()
+        return CarriedWindows(windows=windows.numpy(), labels=labels.numpy())
     frames, shape = tensors.get("frames", torch.empty(0)), (len(windows), modality.samples)
     if frames.dtype != torch.bool or frames.shape != shape:
         raise CheckpointError(
             f"{path}: carried windows: expected which frames are there, bool (N, T)={shape}, got {frames.dtype} "
             f"{tuple(frames.shape)}; the file was altered"
         )
-    return mask_missing(windows.numpy(), ~frames.numpy())
+    return CarriedWindows(windows=mask_missing(windows.numpy(), ~frames.numpy()), labels=labels.numpy())

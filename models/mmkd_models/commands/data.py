@@ -26,7 +26,7 @@ with loading("mmkd-data"):
     from mmkd_models.data.labels import WRITE_GROUPS
     from mmkd_models.data.spec import SPLIT_NAMES
     from mmkd_models.data.writer import check_absent
-    from mmkd_report.schema.data import Finding
+    from mmkd_report.schema.data import ChannelFacts, Finding, SplitFacts
 
 if TYPE_CHECKING:
     import typer
@@ -190,25 +190,26 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
     """Show modalities, rates, windows, classes, missing values, groups and folds."""
     say(f"reading {directory}")
     dataset = open_dataset(directory)
-    description = describe_dataset(dataset)
+    facts = describe_dataset(dataset)
     if as_json:
-        print(json_text(description))
+        print(json_text(facts))
         return
-    splits, described = description.splits, description.channels
+    splits: list[SplitFacts] = facts["splits"]
+    described: list[ChannelFacts] = facts["channels"]
     print(headline(dataset.everything()))
     headings = ("modality", "kind", "channels", "unit", "Hz", "window", "samples", "values", "normalise")
     modalities = plain_table(headings, left=("kind", "channels", "unit", "samples", "values", "normalise"))
     counts = plain_table(["", *SPLIT_NAMES])
     for name in splits[0].classes:
-        counts.add_row(name, *(str(facts.classes[name]) for facts in splits))
-    counts.add_row("unlabelled", *(str(facts.unlabelled) for facts in splits))
-    counts.add_row("all", *(str(facts.windows) for facts in splits))
-    if any(facts.groups for facts in splits):
-        counts.add_row("groups", *(str(facts.groups) for facts in splits))
-    for spec in description.modalities:
-        channels = [facts for facts in described if facts.modality == spec.name]
-        lows = [facts.low for facts in channels if facts.low is not None]
-        highs = [facts.high for facts in channels if facts.high is not None]
+        counts.add_row(name, *(str(split.classes[name]) for split in splits))
+    counts.add_row("unlabelled", *(str(split.unlabelled) for split in splits))
+    counts.add_row("all", *(str(split.windows) for split in splits))
+    if any(split.groups for split in splits):
+        counts.add_row("groups", *(str(split.groups) for split in splits))
+    for spec in dataset.spec.modalities:
+        channels = [channel for channel in described if channel.modality == spec.name]
+        lows = [channel.low for channel in channels if channel.low is not None]
+        highs = [channel.high for channel in channels if channel.high is not None]
         modalities.add_row(
             spec.name,
             spec.kind,
@@ -220,24 +221,22 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
             f"{min(lows):.3g} to {max(highs):.3g}" if lows else "no value",
             spec.normalise.replace("_", " "),
         )
-        fractions = (sum(facts.missing[split] for facts in channels) / len(channels) for split in SPLIT_NAMES)
+        fractions = (sum(channel.missing[name] for channel in channels) / len(channels) for name in SPLIT_NAMES)
         counts.add_row(
             f"{spec.name} missing", *(f"{100 * fraction:.1f} %" if fraction else "0" for fraction in fractions)
         )
     show_table(modalities)
     show_table(counts)
     if not splits[0].groups:
-        print(f"figures are of {description.split.judged_on}; {WRITE_GROUPS}")
-    facts = {
-        "windows by fold": ", ".join(f"{name}: {count}" for name, count in description.folds.items()),
-        "windows are cut from recordings": f"one every {description.hop_s:g} s" if description.hop_s else "",
-        "metadata": ", ".join(f"{name} ({count})" for name, count in description.metadata.items()),
-        "windows start": description.times and f"from {description.times}",
-        "source": description.source,
-        "licence": description.licence,
-        "sha256": description.sha256,
+        print(f"figures are of {facts['split'].judged_on}; {WRITE_GROUPS}")
+    lines = {
+        "windows by fold": ", ".join(f"{name}: {count}" for name, count in facts["folds"].items()),
+        "windows are cut from recordings": f"one every {facts['hop_s']:g} s" if facts["hop_s"] else "",
+        "metadata": ", ".join(f"{name} ({count})" for name, count in facts["metadata"].items()),
+        "windows start": facts["times"] and f"from {facts['times']}",
+        **{name: facts[name] for name in ("source", "licence", "sha256")},
     }
-    for title, text in facts.items():
+    for title, text in lines.items():
         if text:
             print(f"{title}: {text}")
     print(f"next: {_next_command(directory, has_labels=splits[0].unlabelled < splits[0].windows)}")
@@ -255,8 +254,7 @@ def report(
 ) -> None:
     """Look for leaks, gaps, dead channels and wrong labels, and for the sensor that is enough."""
     require_modules(("sklearn",), by="mmkd-data report", extra="train")
-    from mmkd_models.data_report.report import report_on
-    from mmkd_models.data_report.suspects import label_csv
+    from mmkd_models.data_report.report import label_csv, report_on
 
     if out is not None:
         check_page(out, extra="train")

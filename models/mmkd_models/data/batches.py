@@ -92,7 +92,10 @@ class BatchSource:
             values, present = prepare_batch(window[modality.name], modality)
             if partner is not None:
                 other_values, other_present = prepare_batch(partner[modality.name], modality)
-                values, present = _mix((values, present), (other_values, other_present), lam)
+                present = present * other_present
+                weight = lam.reshape(-1, *[1] * (values.ndim - 1))
+                there = present.reshape(*present.shape[:2], *[1] * (values.ndim - present.ndim), present.shape[2])
+                values = (weight * values + (1 - weight) * other_values) * there
             varied, there = augment_batch(
                 values,
                 present,
@@ -157,17 +160,6 @@ class BatchSource:
             targets = weight * targets + (1 - weight) * targets[pairs]
             known = known & known[pairs]
         return targets * known[:, None], known.float()
-
-
-def _mix(
-    first: tuple[NDArray[Any], NDArray[np.float32]],
-    second: tuple[NDArray[Any], NDArray[np.float32]],
-    lam: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    present = first[1] * second[1]
-    weight = lam.reshape(-1, *[1] * (first[0].ndim - 1))
-    there = present.reshape(*present.shape[:2], *[1] * (first[0].ndim - present.ndim), present.shape[2])
-    return (weight * first[0] + (1 - weight) * second[0]) * there, present
 
 
 def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

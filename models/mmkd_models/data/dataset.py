@@ -15,9 +15,10 @@ from mmkd_models.data.files import (
     Arrays,
     array_file,
     is_cut,
-    join_metadata,
     join_splits,
     load_arrays,
+    metadata_key,
+    metadata_names,
     presence_file,
 )
 from mmkd_models.data.labels import find_blocks
@@ -163,7 +164,10 @@ def make_windows(spec: DatasetSpec, arrays: Arrays) -> Windows:
         has_groups="groups" in columns,
         splits=columns["splits"],
         folds=columns.get("folds"),
-        metadata=join_metadata(arrays),
+        metadata={
+            name: np.concatenate([arrays[metadata_key(split, name)] for split in SPLIT_NAMES])
+            for name in metadata_names(arrays)
+        },
         times=columns.get("times"),
         episodes=columns.get("episodes"),
         source=source,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import ArraysError, map_array, read_npz
-from mmkd_edge.spec import TaskSpec, label_dtype
+from mmkd_edge.spec import label_dtype
 from mmkd_models.data.labels import UNKNOWN, UNLABELLED_MARKS, is_labelled
 from mmkd_models.data.spec import SAMPLE_LETTERS, SPEC_FILE, SPLIT_NAMES, STORED_DTYPES, DatasetSpec
 
@@ -178,7 +178,19 @@ def structure_problems(spec: DatasetSpec, arrays: Arrays, *, cut: bool) -> list[
 def _content_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
     for name, array in arrays.items():
         if name.endswith("/labels.npy"):
-            wrong, expected, fix = _wrong_labels(array, spec.task)
+            task, fix = spec.task, "correct the labels"
+            if task.kind == "classification":
+                highest = len(task.labels) - 1
+                wrong, expected = (array < -1) | (array > highest), f"-1 (unlabelled) or a class from 0 to {highest}"
+                fix = f"correct the labels or add the classes to {SPEC_FILE}"
+            elif task.kind == "multi_label":
+                wrong = ~(np.isin(array, (0, 1)).all(axis=1) | (array == UNKNOWN).all(axis=1))
+                expected = f"a row of 0 (off) and 1 (on), or all {UNKNOWN} (unlabelled)"
+            else:
+                low, high = task.range or (-np.inf, np.inf)
+                wrong = np.isinf(array) | (array < low) | (array > high)
+                expected = f"NaN (unlabelled) or a number{f' from {low:g} to {high:g}' if task.range else ''}"
+                fix = "correct the targets" + (f" or 'task.range' in {SPEC_FILE}" if task.range else "")
             rows = np.flatnonzero(wrong)
             if len(rows):
                 got = array[rows[0]].tolist()
@@ -229,24 +241,6 @@ def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
     stray = [] if splits is None else splits[~np.isin(splits, (0, 1, 2))].tolist()
     if stray:
         yield f"{RECORDINGS}/splits.npy: expected 0 train, 1 valid or 2 test, got {stray[0]}; correct it"
-
-
-def _wrong_labels(labels: AnyArray, task: TaskSpec) -> tuple[npt.NDArray[np.bool_], str, str]:
-    """Return wrong labels (N,), the rule, and the fix."""
-    match task.kind:
-        case "classification":
-            highest = len(task.labels) - 1
-            expected = f"-1 (unlabelled) or a class from 0 to {highest}"
-            fix = f"correct the labels or add the classes to {SPEC_FILE}"
-            return (labels < -1) | (labels > highest), expected, fix
-        case "multi_label":
-            valid = np.isin(labels, (0, 1)).all(axis=1) | (labels == UNKNOWN).all(axis=1)
-            return ~valid, f"a row of 0 (off) and 1 (on), or all {UNKNOWN} (unlabelled)", "correct the labels"
-        case "regression":
-            low, high = task.range or (-np.inf, np.inf)
-            wrong = np.isinf(labels) | (labels < low) | (labels > high)
-            expected = f"NaN (unlabelled) or a number{f' from {low:g} to {high:g}' if task.range else ''}"
-            return wrong, expected, "correct the targets" + (f" or 'task.range' in {SPEC_FILE}" if task.range else "")
 
 
 def _group_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
@@ -300,14 +294,6 @@ def join_splits(arrays: Arrays) -> dict[str, AnyArray]:
     }
     counts = [len(arrays[f"{split}/labels.npy"]) for split in SPLIT_NAMES]
     return {**columns, "splits": np.repeat(np.arange(len(SPLIT_NAMES)), counts)}
-
-
-def join_metadata(arrays: Arrays) -> dict[str, AnyArray]:
-    """Return the metadata of stored windows (N,): train, valid, test."""
-    return {
-        name: np.concatenate([arrays[metadata_key(split, name)] for split in SPLIT_NAMES])
-        for name in metadata_names(arrays)
-    }
 
 
 def _groups_with_several(groups: AnyArray, numbers: npt.NDArray[np.int64]) -> list[tuple[int | str, list[int]]]:

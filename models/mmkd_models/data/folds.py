@@ -252,7 +252,12 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
         return _check_fold(windows, _fold_in_time(windows), "--time: without the end of the campaign")
     domains = find_domains(windows, left_out.by)
     is_test = domains.numbers == fold
-    rest = np.flatnonzero(~is_test & (domains.numbers >= 0) & ~_shares_samples(windows, is_test))
+    sharing = np.zeros(len(windows), dtype=bool)  # windows that share samples with the test; of other groups none do
+    if not windows.has_groups or np.isin(windows.groups[is_test], windows.groups[~is_test]).any():
+        overlaps = find_overlaps(windows)
+        sharing[overlaps.first[is_test[overlaps.second]]] = True
+        sharing[overlaps.second[is_test[overlaps.first]]] = True
+    rest = np.flatnonzero(~is_test & (domains.numbers >= 0) & ~sharing)
     remaining = windows.subset(rest)
     is_valid = remaining.splits == 1
     if windows.has_groups:
@@ -277,17 +282,6 @@ def shared_groups(windows: Windows, fold: Fold) -> int:
         return 0
     known = np.concatenate([windows.groups[fold.train], windows.groups[fold.valid]])
     return int(np.isin(np.unique(windows.groups[fold.test]), known).sum())
-
-
-def _shares_samples(windows: Windows, is_test: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return (N,) whether a window shares samples with the test; different groups never do."""
-    sharing = np.zeros(len(windows), dtype=bool)
-    if windows.has_groups and not np.isin(windows.groups[is_test], windows.groups[~is_test]).any():
-        return sharing
-    overlaps = find_overlaps(windows)
-    sharing[overlaps.first[is_test[overlaps.second]]] = True
-    sharing[overlaps.second[is_test[overlaps.first]]] = True
-    return sharing
 
 
 def _fold_in_time(windows: Windows) -> Fold:

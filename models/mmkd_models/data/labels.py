@@ -82,10 +82,6 @@ def block_length(count: int) -> int:
 
     (2 r / (1 - r^2))^(2/3) n^(1/3) for a first-order autoregressive series of correlation r (E. Carlstein, "The Use of
     Subseries Values for Estimating the Variance of a General Statistic", Annals of Statistics 14, 1986).
-
-    Example:
-        >>> block_length(1000), block_length(1)
-        (28, 1)
     """
     length: float = (2 * _CORRELATION / (1 - _CORRELATION**2)) ** (2 / 3) * count ** (1 / 3)
     return min(count, math.ceil(length))

@@ -240,7 +240,17 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"{SPEC_FILE}: 'modalities': {name!r} is there {names.count(name)} times; give each its own name"
     for number, modality in enumerate(spec.modalities):
-        for text in _modality_problems(modality):
+        problems = [text for text in (name_problem(modality.name),) if text]
+        if not modality.channels or len(set(modality.channels)) < len(modality.channels):
+            problems.append(f"expected one or more different channels, got {list(modality.channels)}; name each column")
+        if not 0 < modality.rate_hz < float("inf"):
+            problems.append(f"expected a rate_hz above 0, got {modality.rate_hz}; give samples per second")
+        if modality.samples < 1:
+            problems.append(f"expected samples of 1 or more, got {modality.samples}; give the length of one window")
+        if modality.range is not None and not modality.range[0] < modality.range[1]:
+            bounds = list(modality.range)
+            problems.append(f"expected range [low, high] with low below high, got {bounds}; swap or correct it")
+        for text in (*problems, *kind_problems(modality)):
             yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"
     if set(spec.splits) != set(SPLIT_NAMES):
         yield (
@@ -274,20 +284,6 @@ def name_problem(name: str) -> str | None:
         f"expected a name of letters, digits and _ that starts with a letter and is none of"
         f" {', '.join(_RESERVED_NAMES)}; rename it"
     )
-
-
-def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
-    if text := name_problem(modality.name):
-        yield text
-    if not modality.channels or len(set(modality.channels)) < len(modality.channels):
-        yield f"expected one or more different channels, got {list(modality.channels)}; name each column"
-    if not 0 < modality.rate_hz < float("inf"):
-        yield f"expected a rate_hz above 0, got {modality.rate_hz}; give samples per second"
-    if modality.samples < 1:
-        yield f"expected samples of 1 or more, got {modality.samples}; give the length of one window"
-    if modality.range is not None and not modality.range[0] < modality.range[1]:
-        yield f"expected range [low, high] with low below high, got {list(modality.range)}; swap or correct it"
-    yield from kind_problems(modality)
 
 
 def size_problems(spec: DatasetSpec) -> Iterator[str]:

@@ -173,7 +173,15 @@ def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: lis
     for key, values in given.items():
         where = f"splits[{split!r}][{key!r}]"
         if key == "metadata" and isinstance(values, Mapping):
-            arrays.update(_metadata_arrays(split, values, problems))
+            for name, metadata in values.items():
+                array = np.asarray(metadata)
+                text = _text(array)
+                if text is None and array.dtype.kind in "biuf":
+                    text = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+                if text is None:
+                    problems.append(f"{where}[{name!r}]: expected text or numbers, got {array.dtype}; convert it")
+                else:
+                    arrays[metadata_key(split, name)] = text
         elif key in modalities and not isinstance(values, Mapping):
             arrays.update(_sample_arrays(where, split, modalities[key], [values], problems))
         elif key not in allowed:
@@ -190,22 +198,6 @@ def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: lis
                 problems.append(f"{where}: expected numbers that fit {dtype}, got {array.dtype}; convert it")
             else:
                 arrays[f"{split}/{key}.npy"] = stored
-    return arrays
-
-
-def _metadata_arrays(split: str, values: Mapping[str, npt.ArrayLike], problems: list[str]) -> dict[str, AnyArray]:
-    arrays: dict[str, AnyArray] = {}
-    for name, given in values.items():
-        array = np.asarray(given)
-        text = _text(array)
-        if text is not None:
-            arrays[metadata_key(split, name)] = text
-        elif array.dtype.kind in "biuf":
-            arrays[metadata_key(split, name)] = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
-        else:
-            problems.append(
-                f"splits[{split!r}]['metadata'][{name!r}]: expected text or numbers, got {array.dtype}; convert it"
-            )
     return arrays
 
 

@@ -120,7 +120,22 @@ def _ask(
         if len(np.unique(y[~here])) > 1:
             answers, votes = fit_trees(x[~here], y[~here], x[here])
             probabilities[np.ix_(here, answers)] = votes
-    facts = _facts(_as_classes(windows.subset(index), y, names), probabilities, question, modality)
+    judged = _as_classes(windows.subset(index), y, names)
+    if groups < MIN_GROUPS:  # then blocks of neighbours are drawn
+        judged = replace(judged, groups=np.arange(len(judged)) // block_length(len(judged)))
+    outcome = outcome_on(judged, probabilities)
+    low, high = map(float, np.nanquantile(figure_draws([outcome], "balanced_accuracy"), _INTERVAL))
+    chance = 1 / len(np.unique(y))
+    facts = ProbeFacts(
+        target=question,
+        modality=modality,
+        score=outcome.scores.metric("balanced_accuracy"),
+        low=low,
+        high=high,
+        chance=chance,
+        windows=len(judged),
+        is_better=low > chance,
+    )
     return ProbeAnswers(facts=facts, index=index, truth=y, probabilities=probabilities, names=names)
 
 
@@ -136,25 +151,6 @@ def fit_trees(x: Features, y: Rows, unseen: Features) -> tuple[Rows, Features]:
     forest = ExtraTreesClassifier(n_estimators=_TREES, class_weight="balanced", random_state=0)
     forest.fit(x, y)
     return forest.classes_, forest.predict_proba(unseen)
-
-
-def _facts(windows: Windows, probabilities: Features, question: str, modality: str | None) -> ProbeFacts:
-    if len(np.unique(windows.groups)) < MIN_GROUPS:  # then blocks of neighbours are drawn
-        windows = replace(windows, groups=np.arange(len(windows)) // block_length(len(windows)))
-    outcome = outcome_on(windows, probabilities)
-    draws = figure_draws([outcome], "balanced_accuracy")
-    low, high = (float(value) for value in np.nanquantile(draws, _INTERVAL))
-    chance = 1 / len(np.unique(windows.labels))
-    return ProbeFacts(
-        target=question,
-        modality=modality,
-        score=outcome.scores.metric("balanced_accuracy"),
-        low=low,
-        high=high,
-        chance=chance,
-        windows=len(windows),
-        is_better=low > chance,
-    )
 
 
 def probe_findings(probe: ProbeFacts) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ def test_missing_and_invalid_values_are_counted(rig, edit, splits):
     temp[2, 0] = 500.0
     np.save(rig.path / "train" / "temp.npy", temp)
     edit(lambda document: document["modalities"][1].update(range=[-40, 85]))
-    facts = describe_dataset(open_dataset(rig.path)).channels[3]
+    facts = describe_dataset(open_dataset(rig.path))["channels"][3]
     assert facts.missing == {"train": pytest.approx(8 / 120), "valid": 0.0, "test": 0.0}  # 5 + 2 + 1 of 24 * 5
     assert facts.high < 85
 

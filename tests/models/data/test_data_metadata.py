@@ -45,8 +45,8 @@ def test_check_and_describe_tell_of_them(facts, write):
     dataset = write(facts)
     assert check_dataset(dataset.path).findings == ()
     found = describe_dataset(dataset)
-    assert found.metadata == {"machine": 2, "load": 48, "order": 48}
-    assert found.times == "2026-11-03T06:40:00Z to 2026-11-03T06:47:50Z"
+    assert found["metadata"] == {"machine": 2, "load": 48, "order": 48}
+    assert found["times"] == "2026-11-03T06:40:00Z to 2026-11-03T06:47:50Z"
 
 
 def test_every_fault_of_metadata_is_named(facts, write):

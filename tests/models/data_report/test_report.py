@@ -26,14 +26,14 @@ from mmkd_models.data_report.probes import (
     probe_findings,
     run_probes,
 )
-from mmkd_models.data_report.report import report_on
-from mmkd_models.data_report.suspects import (
+from mmkd_models.data_report.report import (
     label_agreement,
     label_csv,
     label_findings,
     label_suspects,
     like_groups,
     near_copies,
+    report_on,
     windows_to_label,
 )
 from mmkd_report.schema.data import DataReport, SplitFacts, WindowToLabel

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
+from mmkd_edge.spec import task_text
 from mmkd_models.data.checking.findings import is_continuous
 from mmkd_models.data.checking.related import time_text
 from mmkd_models.data.checking.scan import Scan, scan_windows
@@ -16,52 +16,31 @@ from mmkd_models.data.labels import name_strata
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Windows, split_facts
 from mmkd_report.schema.data import ChannelFacts, SplitFacts
-from mmkd_report.schema.figures import Split
 
 
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """Windows by fold, number of values by metadata, first and last window start as text.
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    """Return all facts of a dataset by name; reads every value once.
 
-    `hop_s` is the time between windows that are cut from recordings.
+    `hop_s` is the time between windows cut from recordings, `metadata` the number of values.
     """
-
-    name: str
-    path: str
-    sha256: str
-    task: TaskSpec
-    source: str
-    licence: str
-    modalities: tuple[ModalitySpec, ...]
-    splits: tuple[SplitFacts, ...]
-    channels: tuple[ChannelFacts, ...]
-    split: Split
-    folds: dict[str, int]
-    hop_s: float | None
-    metadata: dict[str, int]
-    times: str
-
-
-def describe_dataset(dataset: Dataset) -> Description:
-    """Describe a dataset; reads every value once."""
     windows, spec = dataset.everything(), dataset.spec
     folds, counts = np.unique([] if windows.folds is None else windows.folds, return_counts=True)
-    return Description(
-        name=spec.name,
-        path=str(dataset.path),
-        sha256=dataset.sha256,
-        task=spec.task,
-        source=spec.source,
-        licence=spec.licence,
-        modalities=spec.modalities,
-        splits=tuple(count_splits(windows)),
-        channels=tuple(describe_channels(scan_windows(windows))),
-        split=split_facts(windows),
-        folds={str(fold): int(count) for fold, count in zip(folds.tolist(), counts.tolist(), strict=True)},
-        hop_s=None if spec.recordings is None else spec.recordings.hop_s,
-        metadata={name: len(np.unique(values)) for name, values in windows.metadata.items()},
-        times=times_text(windows),
-    )
+    return {
+        "name": spec.name,
+        "path": str(dataset.path),
+        "sha256": dataset.sha256,
+        "task": spec.task,
+        "source": spec.source,
+        "licence": spec.licence,
+        "modalities": spec.modalities,
+        "splits": list(count_splits(windows)),
+        "channels": list(describe_channels(scan_windows(windows))),
+        "split": split_facts(windows),
+        "folds": {str(fold): int(count) for fold, count in zip(folds.tolist(), counts.tolist(), strict=True)},
+        "hop_s": None if spec.recordings is None else spec.recordings.hop_s,
+        "metadata": {name: len(np.unique(values)) for name, values in windows.metadata.items()},
+        "times": times_text(windows),
+    }
 
 
 def headline(windows: Windows) -> str:

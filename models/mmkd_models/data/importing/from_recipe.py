@@ -1,15 +1,24 @@
-"""Import by recipe."""
+"""Import by recipe, with a work folder next to the output from which an interrupted import goes on.
+
+A recording is reused while the recipe's sources and its files (size and time of change) stay as they are.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from mmkd_edge import __version__
+from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.importing.build import build_dataset
@@ -20,7 +29,6 @@ from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
 from mmkd_models.data.importing.recording import ClockFacts, Interval, SampleSeries, clock_facts
 from mmkd_models.data.importing.source import ImportedSensor, SourceSamples, open_source
 from mmkd_models.data.importing.window_labels import read_intervals, read_table
-from mmkd_models.data.importing.work_folder import ImportProgress, Marks, Piece, work_folder
 from mmkd_models.data.spec import refuse
 
 _RATE_TOLERANCE = 0.01  # tolerated error of a declared rate
@@ -70,9 +78,8 @@ def import_recipe(
     if most_bytes is None:
         most_bytes = max(MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO * files.total_bytes)
     with work_folder(path, note) as progress:
-        sensors = _open_sensors(recipe, files)
         intervals = read_intervals(place, recipe.labels) if recipe.labels.files else []
-        _check_names(recipe, files, sensors, intervals)
+        sensors = _open_sensors(recipe, files, intervals)
         marks: dict[str, dict[str, list[tuple[str, int, int]]]] = {}
         for key, sources in files.recordings.items():
             for source, chosen in sources.items():
@@ -179,48 +186,38 @@ def _table_facts(
     return table
 
 
-def _extra_columns(recipe: ImportRecipe, files: _RecordingFiles) -> list[str]:
-    labels = recipe.labels
-    label_column = "" if labels.task == "regression" else labels.column
-    names = [label_column, recipe.split.group, recipe.split.column, *recipe.windows.metadata]
-    known = {*files.parts, *(name for facts in files.facts.values() for name in facts)}
-    return list(dict.fromkeys(name for name in names if name and name not in known))
-
-
-def _open_sensors(recipe: ImportRecipe, files: _RecordingFiles) -> list[ImportedSensor]:
-    columns, sensors = _extra_columns(recipe, files), list[ImportedSensor]()
-    for source in recipe.source:
-        first = files.first(source.modality)
-        sensors.append(open_source(source, first, facts=columns, label=recipe.labels.column))
-    column = recipe.labels.column if recipe.labels.task == "regression" else ""
-    if not column:
-        return sensors
-    for sensor in sensors:
-        if target := sensor.with_target(files.first(sensor.name), column):
-            return [*sensors, target]
-    raise DatasetError(
-        f"'labels.column': no source has a column {column!r}; correct it (a tag of a tall table cannot be a label)"
-    )
-
-
-def _check_names(
-    recipe: ImportRecipe, files: _RecordingFiles, sensors: Sequence[ImportedSensor], intervals: _Intervals
-) -> None:
-    problems = []
-    known = f"the paths have {', '.join(files.parts) or 'none'}"
-    if recipe.labels.path and recipe.labels.path not in files.parts:
-        problems.append(f"'labels.path': {recipe.labels.path!r} is no part of all paths; {known}")
-    columns = {name for sensor in sensors for name in sensor.facts}
-    for name in _extra_columns(recipe, files):
-        if name not in columns:
-            problems.append(f"{name!r} is neither a part of the path nor a column of a source; {known}")
+def _open_sensors(recipe: ImportRecipe, files: _RecordingFiles, intervals: _Intervals) -> list[ImportedSensor]:
+    """Open every source. Raise DatasetError if the recipe names a part or column that there is not."""
+    labels, problems = recipe.labels, list[str]()
+    target = labels.column if labels.task == "regression" else ""
+    names = ["" if target else labels.column, recipe.split.group, recipe.split.column, *recipe.windows.metadata]
+    known = {"", *files.parts, *(name for facts in files.facts.values() for name in facts)}
+    columns = [name for name in dict.fromkeys(names) if name not in known]
+    sensors = [
+        open_source(source, files.first(source.modality), facts=columns, label=labels.column)
+        for source in recipe.source
+    ]
+    parts = f"the paths have {', '.join(files.parts) or 'none'}"
+    if labels.path and labels.path not in files.parts:
+        problems.append(f"'labels.path': {labels.path!r} is no part of all paths; {parts}")
+    for name in columns:
+        if not any(name in sensor.facts for sensor in sensors):
+            problems.append(f"{name!r} is neither a part of the path nor a column of a source; {parts}")
     recordings = [dict(zip(files.parts, key, strict=True)) for key in files.recordings]
-    for parts, interval in intervals:
-        if not any(parts.items() <= recording.items() for recording in recordings):
-            name = ", ".join(f"{part} {value!r}" for part, value in parts.items())
-            problems.append(f"{interval.place}: there is no recording of {name}; correct or remove the line")
+    for its_parts, interval in intervals:
+        if not any(its_parts.items() <= recording.items() for recording in recordings):
+            text = ", ".join(f"{part} {value!r}" for part, value in its_parts.items())
+            problems.append(f"{interval.place}: there is no recording of {text}; correct or remove the line")
             break
     refuse("recipe", problems)
+    if not target:
+        return sensors
+    for sensor in sensors:
+        if with_target := sensor.with_target(files.first(sensor.name), target):
+            return [*sensors, with_target]
+    raise DatasetError(
+        f"'labels.column': no source has a column {target!r}; correct it (a tag of a tall table cannot be a label)"
+    )
 
 
 @dataclass(kw_only=True)
@@ -306,3 +303,106 @@ def _check_clocks(sensor: ImportedSensor, samples: SourceSamples, recording: str
         name, repeated = sensor.name, samples.repeated
         clocks.append(replace(facts, recording=recording, sensor=name, drift_ppm=drift, repeated=repeated))
     return clocks
+
+
+_PROGRESS = "kept"
+_TIMES_COST = 10  # pause between writes of the progress, in durations of a write
+
+Marks = Mapping[str, Sequence[tuple[str, int, int]]]
+"""For each source the path, size and time of change of its files."""
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """A recording in the grids, its files' marks, and its clocks."""
+
+    recording: GridRecording
+    marks: Marks
+    clocks: Sequence[ClockFacts]
+
+
+class _Content(msgspec.Struct, kw_only=True):
+    key: str
+    pieces: dict[str, Piece] = {}
+
+
+@dataclass(kw_only=True, eq=False)
+class ImportProgress:
+    """Finished part of an import; `secure` puts the grids on disk before recordings count as finished."""
+
+    folder: Path
+    note: Callable[[str], None]
+    secure: Callable[[], None] = lambda: None
+    _content: _Content = field(default_factory=lambda: _Content(key=""))
+    _next_s: float = 0.0
+
+    def use(self, parts: Sequence[object], marks: Mapping[str, Marks]) -> None:
+        """Drop, with a note, progress of other sources (`parts`) and of changed files."""
+        content, key = self._content, hashlib.sha256(repr((__version__, *parts)).encode()).hexdigest()
+        if content.key != key:
+            if content.key:
+                self.note("the sources of the recipe have changed since: everything is read again")
+            content.key, content.pieces = key, {}
+        if not content.pieces:
+            return
+        changed = sorted(name for name, piece in content.pieces.items() if marks.get(name, {}) != piece.marks)
+        content.pieces = {name: piece for name, piece in content.pieces.items() if name not in changed}
+        self.note(f"{len(content.pieces)} of {len(marks)} recordings are kept from before")
+        if changed:
+            more = f" and {len(changed) - 1} others" if len(changed) > 1 else ""
+            self.note(f"files of {changed[0] or 'the recording'}{more} have changed since: they are read again")
+
+    @property
+    def filled(self) -> dict[str, int]:
+        """Finished samples by sensor."""
+        filled: dict[str, int] = {}
+        for piece in self._content.pieces.values():
+            for name, first in piece.recording.first.items():
+                filled[name] = max(filled.get(name, 0), first + piece.recording.lengths[name])
+        return filled
+
+    def piece(self, recording: str) -> Piece | None:
+        """Return a finished recording."""
+        return self._content.pieces.get(recording)
+
+    def add(self, recording: str, piece: Piece) -> None:
+        """Add a recording; the progress file is written at intervals."""
+        self._content.pieces[recording] = piece
+        begun_s = time.monotonic()
+        if begun_s >= self._next_s:
+            self._write()
+            self._next_s = time.monotonic() + _TIMES_COST * (time.monotonic() - begun_s)
+
+    def _write(self) -> None:
+        self.secure()
+        write_file(self.folder / _PROGRESS, msgspec.msgpack.encode(self._content))
+
+    def close(self) -> None:
+        """Keep the finished recordings and say so, or remove the folder."""
+        if not self._content.pieces:
+            shutil.rmtree(self.folder)
+            return
+        self._write()
+        self.note(f"what was read is kept in {self.folder}; run the same command to continue")
+
+
+@contextmanager
+def work_folder(path: Path, note: Callable[[str], None]) -> Iterator[ImportProgress]:
+    """Yield an earlier run's progress; remove the folder at success."""
+    folder = path.parent / f".{path.name}.import"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        content = msgspec.msgpack.decode((folder / _PROGRESS).read_bytes(), type=_Content)
+    except FileNotFoundError:
+        content = _Content(key="")
+    except msgspec.DecodeError:  # of another version, whose pieces cannot be used
+        content = _Content(key="another")
+    for scratch in folder.iterdir():
+        if scratch.is_dir():
+            shutil.rmtree(scratch)
+    progress = ImportProgress(folder=folder, note=note, _content=content)
+    try:
+        yield progress
+    except BaseException:
+        progress.close()
+        raise
+    shutil.rmtree(folder)

@@ -143,19 +143,15 @@ def _polyphase(
     samples = native(*inside)
     samples = np.pad(samples, ((inside[0] - start, end - inside[1]), (0, 0)), constant_values=np.nan)
     skipped = first - start // down * up
-    filtered = resample_poly(_fill_missing(samples), up, down, axis=0)[skipped : skipped + last - first]
-    place = np.rint(np.arange(first, last) * step).astype(np.int64)
-    return np.where(np.isnan(samples[place - start]), np.nan, filtered).astype(np.float32)
-
-
-def _fill_missing(samples: Floats) -> npt.NDArray[np.float64]:
-    filled = np.zeros(samples.shape)
+    filled = np.zeros(samples.shape)  # what is missing has the value of the nearest sample
     for channel, values in enumerate(samples.T):
         known = np.flatnonzero(~np.isnan(values))
         if len(known):
             middles = (known[1:] + known[:-1]) / 2
             filled[:, channel] = values[known[np.searchsorted(middles, np.arange(len(values)))]]
-    return filled
+    filtered = resample_poly(filled, up, down, axis=0)[skipped : skipped + last - first]
+    place = np.rint(np.arange(first, last) * step).astype(np.int64)
+    return np.where(np.isnan(samples[place - start]), np.nan, filtered).astype(np.float32)
 
 
 _BLOCK_ROWS = 1 << 16

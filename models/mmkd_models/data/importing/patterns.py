@@ -70,7 +70,7 @@ class RecipeFolder:
         below: list[tuple[str, Mapping[str, str]]] = []
         if plain:
             segment, rest = "/".join(plain), segments[len(plain) :]
-            below = [(_join_path(name, segment), parts)] if (here / segment).exists() else []
+            below = [(f"{name}/{segment}".lstrip("/"), parts)] if (here / segment).exists() else []
         elif segments[0] == "**":
             rest = segments[1:]
             below = [(folder, parts) for folder in self._folders(name)]
@@ -78,7 +78,7 @@ class RecipeFolder:
             rest = segments[1:]
             for entry in _entries(here):
                 if (matched := match_segment(segments[0], entry.name, parts)) is not None:
-                    below.append((_join_path(name, entry.name), {**parts, **matched}))
+                    below.append((f"{name}/{entry.name}".lstrip("/"), {**parts, **matched}))
         for path, its_parts in below:
             yield from self._matches(rest, path, its_parts, key=key, seen=seen)
 
@@ -87,7 +87,7 @@ class RecipeFolder:
         yield name
         for entry in _entries(self.path / name):
             if entry.is_dir() and not entry.is_symlink():
-                yield from self._folders(_join_path(name, entry.name))
+                yield from self._folders(f"{name}/{entry.name}".lstrip("/"))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -95,10 +95,6 @@ def _entries(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:  # a file, or a folder that nobody may read
         return []
-
-
-def _join_path(name: str, segment: str) -> str:
-    return f"{name}/{segment}" if name else segment
 
 
 def pattern_problem(pattern: str) -> str | None:

@@ -87,8 +87,8 @@ def test_mdf_channels_of_two_groups_are_no_single_sensor(tmp_path):
     with pytest.raises(DatasetError) as raised:
         list(choose_reader("mdf4", TextTable()).blocks(tmp_path / "a.mf4", ["time", "x", "temp"]))
     assert str(raised.value) == (
-        f"{tmp_path / 'a.mf4'}: expected channels of one group, got group 0, group 1;"
-        " write a [[source]] for each, with 'channels'"
+        f"{tmp_path / 'a.mf4'}: expected channels of one group, got x 0, temp 1;"
+        " write a [[source]] for each group, with 'channels'"
     )
 
 

@@ -24,7 +24,7 @@ from mmkd_models.data.importing.readers.table import (
     library,
     reading,
     refuse_columns,
-    require_one_length,
+    require_one,
     row_block,
 )
 
@@ -80,7 +80,8 @@ def read_arrays(file: Path, what: str) -> Mapping[str, AnyArray]:
 
 def _blocks(file: Path, available: Mapping[str, _Column], columns: Sequence[str]) -> Iterator[RowBlock]:
     chosen = {name: available[name] for name in columns}
-    require_one_length(file, {name: length for name, (length, _) in chosen.items()})
+    lengths = {name: length for name, (length, _) in chosen.items()}
+    require_one(file, lengths, what="length", each="rate")
     for first in range(0, chosen[columns[0]][0], BLOCK_ROWS):
         rows = slice(first, first + BLOCK_ROWS)
         values = {name: np.ascontiguousarray(read(rows)) for name, (_, read) in chosen.items()}

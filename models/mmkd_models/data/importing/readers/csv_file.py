@@ -31,7 +31,11 @@ def csv_names(file: Path, table: TextTable) -> tuple[str, ...]:
     if not table.header:
         return tuple(str(number + 1) for number in range(len(fields)))
     names = tuple(name.strip() for name in fields)
-    if all(_is_number(name, table) for name in names):
+    try:
+        is_header = not [float(name.replace(table.decimal, ".")) for name in names]
+    except ValueError:
+        is_header = True
+    if not is_header:
         raise DatasetError(
             f"{file}:1: expected the names of the columns, got numbers, {head!r};"
             " write a header, or set header = false and name columns by their numbers, '1', '2'..."
@@ -63,8 +67,15 @@ def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator
         elif rows := _rows(file, text, line, delimiter):
             wrong = next((row for row in rows if len(row[1]) != len(names)), None)
             if wrong is not None:
-                is_cut_off = wrong is rows[-1] and not text.endswith("\n")
-                raise _fields_error(file, *wrong, delimiter, len(names), is_cut_off=is_cut_off)
+                number, fields = wrong
+                others = [sign for sign in _SEPARATORS if delimiter.join(fields).count(sign) == len(names) - 1]
+                cure = "correct the line"
+                if others and len(names) > 1:
+                    cure = f"this line has another separator, {others[0]!r}; write all lines with one"
+                elif wrong is rows[-1] and not text.endswith("\n"):
+                    cure = "the file seems cut off there; remove the line, or copy the file again"
+                expected = f"expected {len(names)} fields separated by {delimiter!r}"
+                raise DatasetError(f"{file}:{number}: {expected}, got {len(fields)}; {cure}")
             values = zip(*(fields for _, fields in rows), strict=True)
             frame = pl.DataFrame(dict(zip(names, values, strict=True)), schema=schema)
             yield RowBlock(frame=frame.select(columns), place=lambda row, rows=rows: f"{file}:{rows[row][0]}")  # type: ignore[misc]
@@ -87,14 +98,6 @@ def is_decodable(data: bytes, encoding: str) -> bool:
     try:
         codecs.getincrementaldecoder(encoding)().decode(data)
     except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _is_number(text: str, table: TextTable) -> bool:
-    try:
-        float(text.replace(table.decimal, "."))
-    except ValueError:
         return False
     return True
 
@@ -143,19 +146,16 @@ def _decoding(file: Path, encoding: str) -> Iterator[None]:
                     line += 1
         except UnicodeDecodeError as error:
             line += error.object[: error.start].count(b"\n")
-            raise DatasetError(f"{file}:{line}: expected text in {encoding}, got {_cause(error, encoding)}") from error
+            guess = next((name for name in ("shift_jis", "cp1252") if is_decodable(error.object, name)), "latin-1")
+            got = f"byte 0x{error.object[error.start]:02x}"
+            cure = f"set encoding, perhaps to '{guess}', or write the file as UTF-8"
+            if encoding.startswith("utf-16"):
+                got, cure = "an odd byte at its end", "copy the file again"
+            raise DatasetError(f"{file}:{line}: expected text in {encoding}, got {got}; {cure}") from error
     except UnicodeError as error:
         raise DatasetError(
             f"{file}:1: expected text in {encoding}, got {error_line(error)}; correct 'encoding'"
         ) from error
-
-
-def _cause(error: UnicodeDecodeError, encoding: str) -> str:
-    if encoding.startswith("utf-16"):
-        return "an odd byte at its end; copy the file again"
-    guess = next((name for name in ("shift_jis", "cp1252") if is_decodable(error.object, name)), "latin-1")
-    byte = error.object[error.start]
-    return f"byte 0x{byte:02x}; set encoding, perhaps to '{guess}', or write the file as UTF-8"
 
 
 def _refuse_long(file: Path, line: int, text: str) -> None:
@@ -191,18 +191,3 @@ def _rows(file: Path, text: str, first_line: int, delimiter: str) -> list[tuple[
             f" got {error_line(error)}; correct the quotes of the file"
         ) from error
     return rows
-
-
-def _fields_error(
-    file: Path, line: int, fields: Sequence[str], delimiter: str, expected: int, *, is_cut_off: bool
-) -> DatasetError:
-    text = delimiter.join(fields)
-    others = [sign for sign in _SEPARATORS if sign != delimiter and text.count(sign) == expected - 1]
-    cure = "correct the line"
-    if others and expected > 1:
-        cure = f"this line has another separator, {others[0]!r}; write all lines with one"
-    elif is_cut_off:
-        cure = "the file seems cut off there; remove the line, or copy the file again"
-    return DatasetError(
-        f"{file}:{line}: expected {expected} fields separated by {delimiter!r}, got {len(fields)}; {cure}"
-    )

@@ -20,9 +20,7 @@ from mmkd_models.data.importing.readers.table import (
     library,
     reading,
     require_one,
-    require_one_length,
     row_block,
-    utc,
 )
 from mmkd_models.data.importing.recording import SECOND_NS
 
@@ -46,8 +44,9 @@ def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     with _open_tdms(file) as (_, channels):
         waveforms = [name for name, channel in channels.items() if _is_waveform(channel)]
         chosen = [name for name in columns if name != _TIME] or waveforms[:1]
-        require_one_length(file, {name: len(channels[name]) for name in chosen})
-        clocks = []
+        lengths = {name: len(channels[name]) for name in chosen}
+        require_one(file, lengths, what="length", each="rate")
+        clocks: dict[str, tuple[Any, float, float]] = {}
         for name in chosen if _TIME in columns else ():
             facts = channels[name].properties
             if not _is_waveform(channels[name]):
@@ -56,20 +55,25 @@ def tdms_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
                     " set 'rate_hz' and 'start'"
                 )
             offset_s, step_s = float(facts.get("wf_start_offset", 0.0)), float(facts["wf_increment"])
-            clocks.append((facts.get("wf_start_time"), offset_s, step_s))
-        texts = [f"{start or 0} + {offset:g} s every {step:g} s" for start, offset, step in clocks]
-        require_one(file, texts, what="clock")
+            clocks[name] = facts.get("wf_start_time"), offset_s, step_s
+        texts = {
+            name: f"{start or 0} + {offset:g} s every {step:g} s" for name, (start, offset, step) in clocks.items()
+        }
+        require_one(file, texts, what="clock", each="clock")
         for first in range(0, len(channels[chosen[0]]), BLOCK_ROWS):
             count = min(BLOCK_ROWS, len(channels[chosen[0]]) - first)
             values = {name: channels[name].read_data(first, count) for name in chosen if name in columns}
-            for start, offset_s, step_s in clocks[:1]:
+            for start, offset_s, step_s in list(clocks.values())[:1]:
                 seconds = offset_s + np.arange(first, first + count) * step_s
                 values[_TIME] = seconds if start is None else _utc(start.astype("datetime64[ns]").astype(int), seconds)
             yield row_block(file, values, first, called="sample")
 
 
 def _utc(start_ns: int, seconds: Any) -> Any:
-    return utc(int(start_ns) + np.rint(seconds * SECOND_NS).astype(np.int64))
+    import polars as pl
+
+    times_ns = int(start_ns) + np.rint(seconds * SECOND_NS).astype(np.int64)
+    return pl.Series(times_ns, dtype=pl.Int64).cast(pl.Datetime("ns", "UTC"))
 
 
 def _is_waveform(channel: Any) -> bool:
@@ -95,7 +99,7 @@ def mdf_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Yield columns of one group in blocks."""
     with _open_mdf(file) as (mdf, channels):
         chosen = {name: channels[name] for name in columns if name != _TIME} or dict(list(channels.items())[:1])
-        require_one(file, [f"group {group}" for group, _ in chosen.values()], what="group")
+        require_one(file, {name: group for name, (group, _) in chosen.items()}, what="group", each="group")
         group = next(iter(chosen.values()))[0]
         start_ns = round(mdf.start_time.timestamp() * SECOND_NS)
         for first in range(0, int(mdf.groups[group].channel_group.cycles_nr), BLOCK_ROWS):

@@ -125,27 +125,10 @@ def library(module: str, *, package: str, what: str) -> Any:
         raise UnavailableError(f"{what} need {package}, which this Python lacks; run: pip install {package}") from error
 
 
-def utc(times_ns: Any) -> Any:
-    """Convert nanoseconds since 1970 to a UTC time column."""
-    import polars as pl
-
-    return pl.Series(times_ns, dtype=pl.Int64).cast(pl.Datetime("ns", "UTC"))
-
-
-def require_one_length(file: Path, lengths: Mapping[str, int]) -> None:
-    """Raise DatasetError if columns read together differ in length."""
-    if len(set(lengths.values())) > 1:
-        got = ", ".join(f"{name} {count}" for name, count in lengths.items())
+def require_one(file: Path, values: Mapping[str, object], *, what: str, each: str) -> None:
+    """Raise DatasetError if columns read together differ in length, group or clock."""
+    if len(set(values.values())) > 1:
+        got = ", ".join(f"{name} {value}" for name, value in values.items())
         raise DatasetError(
-            f"{file}: expected channels of one length, got {got}; write a [[source]] for each rate, with 'channels'"
-        )
-
-
-def require_one(file: Path, values: Sequence[object], *, what: str) -> None:
-    """Raise DatasetError if columns read together are of several groups or topics."""
-    names = list(dict.fromkeys(map(str, values)))
-    if len(names) > 1:
-        raise DatasetError(
-            f"{file}: expected channels of one {what}, got {', '.join(names)}; write a [[source]] for each,"
-            " with 'channels'"
+            f"{file}: expected channels of one {what}, got {got}; write a [[source]] for each {each}, with 'channels'"
         )
