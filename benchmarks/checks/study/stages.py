@@ -25,7 +25,6 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import fold_trainings
 from mmkd_models.data.labelled import Labelled, usual_labelled
-from mmkd_models.data.spec import require_classification
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distillation.recipe import Method, shipped_methods
 from mmkd_models.evaluation.rivals import RIVALS
@@ -204,7 +203,11 @@ def run_stages(
     deadline = None if budget_hours is None else time.time() + 3600 * budget_hours
     datasets = {sensor.path: open_dataset(sensor.path) for sensor in plan.sets}
     for dataset in datasets.values():
-        require_classification(dataset.spec, what="a study of several sets")
+        if dataset.spec.task.kind != "classification":
+            raise UsageError(
+                f"a study of several sets: expected a dataset of classes, got {dataset.spec.name!r} of the kind"
+                f" {dataset.spec.task.kind}, whose figures have no mean with those of others; use mmkd-study"
+            )
         if plan.whole_groups:
             a_third(dataset, plan.seeds)  # refuses what has no such groups, before anything is trained
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-data"):
+    import zipfile
     from collections.abc import Sequence
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -22,7 +23,7 @@ with loading("mmkd-data"):
     from mmkd_models.data.checking.findings import check_dataset
     from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
     from mmkd_models.data.for_devices import measure_reference
-    from mmkd_models.data.importing.interchange import import_interchange, unpacked_bytes
+    from mmkd_models.data.importing.interchange import import_interchange
     from mmkd_models.data.labels import WRITE_GROUPS
     from mmkd_models.data.spec import SPLIT_NAMES
     from mmkd_models.data.writer import check_absent
@@ -64,15 +65,21 @@ def recipe(
     ] = None,
 ) -> None:
     """Draft a recipe by looking into a folder of logs; lines with '?' are guesses."""
-    from mmkd_models.commands.recipes import draft
+    require_modules(("polars",), by="mmkd-data recipe", extra="import")
+    from mmkd_models.data.importing.draft import draft_recipe
 
     if out is None:
-        print(draft(folder, folder), end="")
+        print(draft_recipe(folder), end="")
         return
     check_file(out)
     if out.exists():
         raise UsageError(f"{out}: already exists; choose another name")
-    write_file(out, draft(folder, out.parent).encode())
+    inside, beside = folder.resolve(), out.parent.resolve()
+    if not inside.is_relative_to(beside):
+        raise UsageError(
+            f"{out.parent}: expected the folder of the logs or one above it, got another; write the recipe there"
+        )
+    write_file(out, draft_recipe(folder, prefix=inside.relative_to(beside).as_posix()).encode())
     print(f"wrote {out}; look at its guesses; next: {shell_line('mmkd-data', 'import', out, '--check')}")
 
 
@@ -125,7 +132,11 @@ def import_(
         raise UsageError(f"--check: expected a recipe (.toml), got {file}; leave the option out")
     out = _needed(out)
     check_absent(out)
-    context.with_resource(lock_output(out, needs_bytes=unpacked_bytes(file)))
+    needed_bytes = 0
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            needed_bytes = sum(member.file_size for member in archive.infolist())
+    context.with_resource(lock_output(out, needs_bytes=needed_bytes))
     say(f"reading {file}")
     report = import_interchange(
         file,

@@ -44,19 +44,6 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
     return [*clock_lines(report), *window_lines(report)]
 
 
-def draft(folder: Path, beside: Path) -> str:
-    """Return a recipe's text, with patterns relative to `beside`."""
-    require_modules(("polars",), by="mmkd-data recipe", extra="import")
-    from mmkd_models.data.importing.draft import draft_recipe
-
-    inside = folder.resolve()
-    if not inside.is_relative_to(beside.resolve()):
-        raise UsageError(
-            f"{beside}: expected the folder of the logs or one above it, got another; write the recipe there"
-        )
-    return draft_recipe(folder, prefix=inside.relative_to(beside.resolve()).as_posix())
-
-
 def clock_lines(report: RecipeReport) -> list[str]:
     """Describe each sensor: files, rate, jitter, drift, gaps and the worst recording."""
     lines = []

@@ -249,7 +249,20 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
     missing in train, or a part has few windows.
     """
     if left_out.by is None:
-        return _check_fold(windows, _fold_in_time(windows), "--time: without the end of the campaign")
+        if windows.times is None:
+            raise UsageError(
+                f"--time: expected a dataset whose windows have times, got {windows.spec.name!r} without; write"
+                " times.npy (UTC seconds at the start of each window), or leave --time out"
+            )
+        start = windows.times
+        end = start + max(modality.duration_s for modality in windows.spec.modalities)
+        valid_from, test_from = np.quantile(start[windows.labelled], (_VALID_FROM, _TEST_FROM), method="higher")
+        in_time = Fold(
+            train=np.flatnonzero(end <= valid_from),
+            valid=np.flatnonzero((start >= valid_from) & (end <= test_from) & windows.labelled),
+            test=np.flatnonzero((start >= test_from) & windows.labelled),
+        )
+        return _check_fold(windows, in_time, "--time: without the end of the campaign")
     domains = find_domains(windows, left_out.by)
     is_test = domains.numbers == fold
     sharing = np.zeros(len(windows), dtype=bool)  # windows that share samples with the test; of other groups none do
@@ -282,22 +295,6 @@ def shared_groups(windows: Windows, fold: Fold) -> int:
         return 0
     known = np.concatenate([windows.groups[fold.train], windows.groups[fold.valid]])
     return int(np.isin(np.unique(windows.groups[fold.test]), known).sum())
-
-
-def _fold_in_time(windows: Windows) -> Fold:
-    if windows.times is None:
-        raise UsageError(
-            f"--time: expected a dataset whose windows have times, got {windows.spec.name!r} without; write times.npy "
-            "(UTC seconds at the start of each window), or leave --time out"
-        )
-    start = windows.times
-    end = start + max(modality.duration_s for modality in windows.spec.modalities)
-    valid_from, test_from = np.quantile(start[windows.labelled], (_VALID_FROM, _TEST_FROM), method="higher")
-    return Fold(
-        train=np.flatnonzero(end <= valid_from),
-        valid=np.flatnonzero((start >= valid_from) & (end <= test_from) & windows.labelled),
-        test=np.flatnonzero((start >= test_from) & windows.labelled),
-    )
 
 
 def _check_fold(windows: Windows, fold: Fold, where: str) -> Fold:

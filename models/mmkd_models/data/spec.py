@@ -202,15 +202,6 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
     return spec
 
 
-def require_classification(spec: DatasetSpec, *, what: str) -> None:
-    """Raise UsageError if the task is not a classification; `what` names the command."""
-    if spec.task.kind != "classification":
-        raise UsageError(
-            f"{what}: expected a dataset of classes, got {spec.name!r} of the kind {spec.task.kind}, whose figures"
-            " have no mean with those of others; study it by itself with mmkd-study"
-        )
-
-
 def refuse(where: Path | str, problems: Sequence[str]) -> None:
     """Raise DatasetError with all problems, if any."""
     if problems:

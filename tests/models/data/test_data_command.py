@@ -163,14 +163,6 @@ def test_describe_as_json_holds_the_same_facts(run, line):
     assert document["channels"][0]["missing"] == {"train": 0.0, "valid": 0.0, "test": 0.0}
 
 
-def test_describe_of_the_shipped_set_fits_a_narrow_terminal(run):
-    done = run("describe", shipped_dataset())
-    assert done.returncode == 0
-    table = done.stdout.splitlines()[:18]
-    assert max(len(line.rstrip()) for line in table) <= 80
-    assert "windows are cut from recordings: one every 2 s" in done.stdout
-
-
 def test_reference_writes_the_file_that_a_device_reads(run, splits, write, tmp_path, edit):
     rig = write(splits)
     edit(lambda document: document["modalities"][1].update(normalise="per_group"))

@@ -144,17 +144,6 @@ def test_the_check_names_clipped_sound_and_windows_without_frames(tmp_path, talk
     ]
 
 
-def test_windows_of_two_splits_that_share_frames_are_refused(tmp_path, talk):
-    for arrays in talk.values():
-        del arrays["voice"]
-    talk["test"]["lips"][1, :6] = talk["train"]["lips"][2, 2:]
-    assert refusal(tmp_path / "talk", talk, modalities=[LIPS]) == (
-        f"dataset {tmp_path}/talk: the last 6 samples of train window 2 are the first of test window 1 in 'lips' "
-        "(1 such in all); splits must not share samples; write groups.npy (the person, machine or session of each"
-        " window) and put whole groups into one of the splits"
-    )
-
-
 def test_the_same_window_in_two_splits_is_refused_whatever_lies_in_its_missing_frames(tmp_path, talk):
     for split in ("train", "test"):
         mask = np.zeros(talk[split]["lips"].shape, dtype=bool)

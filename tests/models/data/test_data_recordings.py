@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Recording, open_dataset, write_recordings
+from mmkd_models.data import Recording, open_dataset
 from mmkd_models.data.windows import window_starts_s
 
 VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
@@ -46,41 +46,6 @@ def test_a_shift_moves_the_window_inside_its_recording_and_stops_at_its_ends(lin
     starts = taken["vib"][:, 0, 0] - np.array([100, 100, 100, 100, 200])
     np.testing.assert_allclose(starts, [0.35, 0.25, 0.0, 0.8, 0.0], atol=1e-4)
     assert windows.max_shift_s == 0.05
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), farthest_s=st.sampled_from([0.05, 0.5, 5.0]))
-def test_no_shift_ever_leaves_the_recording(shared_line, seed, farthest_s):
-    windows = shared_line.everything()
-    rng = np.random.default_rng(seed)
-    index = rng.integers(0, len(windows), 40)
-    taken = windows.take(index, shift_s=rng.uniform(-farthest_s, farthest_s, 40))
-    base = 100 * (1 + windows.groups[index] * 3 + windows.labels[index])
-    for name in ("vib", "temp"):  # every recording's values lie within 1.3 above its own hundred
-        seconds = taken[name][:, :, 0] - base[:, None]
-        assert (seconds > -1e-3).all()
-        assert (seconds < 1.3).all()
-
-
-@pytest.fixture(scope="module")
-def shared_line(tmp_path_factory):
-    recordings = [
-        Recording(
-            samples={
-                "vib": 100.0 * (1 + group * 3 + label) + np.repeat(np.arange(120 - group)[:, None] / 100, 3, axis=1),
-                "temp": 100.0 * (1 + group * 3 + label) + np.arange(29)[:, None] / 25,
-            },
-            label=label,
-            group=group,
-            split=("train", "valid", "test")[group],
-        )
-        for group in range(3)
-        for label in range(3)
-    ]
-    path = tmp_path_factory.mktemp("data") / "line"
-    return write_recordings(
-        path, name="line", labels=("a", "b", "c"), modalities=(VIB, TEMP), recordings=recordings, hop_s=0.07
-    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -158,16 +123,6 @@ def test_a_wrong_array_says_which_and_why(line, name, array, problem):
     with pytest.raises(DatasetError) as error:
         open_dataset(line.path)
     assert f"recordings/{name}.npy: {problem}" in _message(error)
-
-
-def test_a_scale_without_counts_and_a_recording_in_two_splits_of_its_group(refusal, line):
-    document = json.loads((line.path / "dataset.json").read_text())
-    document["recordings"]["scale"] = {"vib": [1.0, 1.0, 1.0]}
-    (line.path / "dataset.json").write_text(json.dumps(document))
-    assert refusal(DatasetError, open_dataset, line.path) == (
-        f"dataset {line.path}: recordings/vib.npy: float32 samples have no scale;"
-        " remove 'recordings.scale.vib' from dataset.json"
-    )
 
 
 def test_a_group_in_two_splits_and_two_folds_is_reported_with_both(refusal, recordings, write_line, tmp_path):

@@ -10,10 +10,9 @@ import pytest
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.commands.data import run_data
-from mmkd_models.data import open_dataset, shipped_dataset
+from mmkd_models.data import open_dataset
 from mmkd_models.data.importing.interchange import import_interchange
-from mmkd_models.data.labels import find_strata, hide_labels, is_labelled
-from mmkd_models.data.spec import require_classification
+from mmkd_models.data.labels import hide_labels, is_labelled
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn"))
 LEVEL = TaskSpec(kind="regression", labels=("level",), unit="%", range=(0.0, 100.0))
@@ -134,14 +133,6 @@ def test_a_target_that_never_changes(write, levels):
     )
 
 
-def test_strata_are_the_rarest_label_that_is_on_and_tenths_of_a_number():
-    labels = np.array([[1, 0], [1, 1], [1, 0], [0, 0], [255, 255]], dtype=np.uint8)
-    np.testing.assert_array_equal(find_strata(labels), [0, 1, 0, 2, -1])
-    numbers = np.append(np.arange(20.0), np.nan).astype(np.float32)
-    np.testing.assert_array_equal(find_strata(numbers), [*np.repeat(np.arange(10), 2), -1])
-    np.testing.assert_array_equal(find_strata(np.float32([1, 1, 3, np.nan])), [0, 0, 1, -1])
-
-
 def test_hidden_labels_are_unlabelled_in_every_form():
     keep = np.array([True, False])
     for labels in (np.array([3, 4]), np.array([[0, 1], [1, 0]], dtype=np.uint8), np.float32([0.5, 1.5])):
@@ -149,16 +140,6 @@ def test_hidden_labels_are_unlabelled_in_every_form():
         assert hidden.dtype == labels.dtype
         np.testing.assert_array_equal(is_labelled(hidden), keep)
         np.testing.assert_array_equal(hidden[0], labels[0])
-
-
-def test_what_takes_classes_alone_says_what_takes_the_others(write, levels):
-    with pytest.raises(UsageError) as error:
-        require_classification(write(levels, labels=LEVEL).spec, what="a study of several sets")
-    assert str(error.value) == (
-        "a study of several sets: expected a dataset of classes, got 'rig' of the kind regression, whose figures"
-        " have no mean with those of others; study it by itself with mmkd-study"
-    )
-    require_classification(open_dataset(shipped_dataset()).spec, what="a study of several sets")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -80,22 +79,6 @@ def test_unlabelled_windows_are_not_enough_to_train_on(windows: Windows) -> None
     labels[fold_without(double, SITE, fold=0).train[10:]] = -1
     with pytest.raises(UsageError, match="got 10 to train on; record longer"):
         fold_without(double.with_labels(labels), SITE, fold=0)
-
-
-def test_windows_that_share_samples_are_looked_for_once(windows: Windows) -> None:
-    class Counting(Sliding):
-        reads = 0
-
-        def gather(self, *given: Any, **more: Any) -> Any:
-            Counting.reads += 1
-            return super().gather(*given, **more)
-
-    metadata = {"site": np.where(np.arange(300) % 10 < 5, "east", "west")}
-    split = replace(twice(windows), source=Counting(), metadata=metadata)
-    fold_without(split, SITE, fold=0)
-    before = Counting.reads
-    fold_without(split, SITE, fold=1)
-    assert Counting.reads == before > 0
 
 
 def test_a_group_in_two_domains_is_counted_and_what_shares_samples_does_not_train(windows: Windows) -> None:

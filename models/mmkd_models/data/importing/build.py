@@ -20,14 +20,16 @@ from mmkd_models.data.importing.grids import GridRecording, Grids, sums_before
 from mmkd_models.data.importing.keys import WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
 from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
-from mmkd_models.data.importing.splits import far_apart, named_splits, split_by_group, split_by_time
 from mmkd_models.data.importing.window_labels import (
     Answers,
-    answers_task,
     as_numbers,
     encode_answers,
+    far_apart,
     labelled_intervals,
     majority,
+    named_splits,
+    split_by_group,
+    split_by_time,
     window_answers,
 )
 from mmkd_models.data.labels import find_strata
@@ -95,7 +97,7 @@ def build_dataset(
             " shorten 'length_s', or look at the times of sensors and labels"
         )
     answers = [answer for part in cuts for answer in part.answers]
-    task = answers_task(answers, recipe.labels)
+    task, labels = encode_answers(answers, recipe.labels)
     samples, present = grids.map_arrays()
     source = CutWindows(
         samples=samples,
@@ -110,7 +112,7 @@ def build_dataset(
         ),
         hop_s=rule.hop_s,
     )
-    labels, metadata, folds = encode_answers(answers, task), dict[str, AnyArray](), None
+    metadata, folds = dict[str, AnyArray](), None
     for name in cuts[0].facts:
         metadata[name] = np.array([value for part in cuts for value in part.facts[name]], dtype=np.str_)
     if split.column:

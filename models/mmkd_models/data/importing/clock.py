@@ -68,11 +68,14 @@ class TimeColumn:
         column = block.frame[self._column]
         if column.dtype == pl.String:
             column = strip_texts(column, self._table)
+            if self._unit == "auto" and len(column):
+                is_number = self._plain(column.head(1)).cast(pl.Float64, strict=False)[0] is not None
+                self._unit = "auto" if is_number and not self._table.time_format else "iso"
         self._refuse(block, column.is_null(), column, "expected a time, got none; remove the line, or write its time")
         if column.dtype.is_temporal():
             zone = column.dtype.time_zone if isinstance(column.dtype, pl.Datetime) else None
             stamps, shape = column.cast(pl.Datetime("us", zone)), ""
-        elif column.dtype == pl.String and self._is_text(column):
+        elif column.dtype == pl.String and self._unit == "iso":
             stamps, shape = self._parse(column)
         else:
             return self._from_numbers(block, column)
@@ -89,14 +92,6 @@ class TimeColumn:
             )
         return self._from_local(block, stamps)
 
-    def _is_text(self, column: pl.Series) -> bool:
-        import polars as pl
-
-        if self._unit == "auto":
-            is_number = self._plain(column.head(1)).cast(pl.Float64, strict=False)[0] is not None
-            self._unit = "auto" if is_number and not self._table.time_format else "iso"
-        return self._unit == "iso"
-
     def _plain(self, column: pl.Series) -> pl.Series:
         return column.str.replace(",", ".", literal=True) if self._table.decimal == "," else column
 
@@ -108,7 +103,14 @@ class TimeColumn:
         wrong = values.is_null() | values.is_nan()
         self._refuse(block, wrong, column, "expected a time as a number, got {}; correct it, or set 'time_unit'")
         if self._unit == "auto":
-            self._unit = self._guess_unit(block, float(values[0]))
+            units: tuple[TimeUnit, ...] = ("s", "ms", "us", "ns")
+            sizes = [power for power in range(4) if 1 <= float(values[0]) / (_MIN_EPOCH_S * 1e3**power) < 1e3]
+            if not sizes:
+                raise DatasetError(
+                    f"{block.place(0)}: column {self._column!r}: expected a time since 1970, got {values[0]:g};"
+                    " set time_unit to 's', 'ms', 'us' or 'ns' if it counts from the start"
+                )
+            self._unit = units[sizes[0]]
         factor = _UNIT_NS[self._unit]
         with np.errstate(over="ignore"):
             far = ~(np.abs(values.to_numpy() * factor) <= MAX_TIME_NS)
@@ -117,16 +119,6 @@ class TimeColumn:
         if whole is not None and not whole.null_count():  # nanoseconds of today are beyond the digits of a float
             return np.asarray(whole.to_numpy() * factor)
         return np.asarray(np.rint(values.to_numpy() * factor).astype(np.int64))
-
-    def _guess_unit(self, block: RowBlock, value: float) -> TimeUnit:
-        units: tuple[TimeUnit, ...] = ("s", "ms", "us", "ns")
-        for power, unit in enumerate(units):
-            if _MIN_EPOCH_S * 1e3**power <= value < _MIN_EPOCH_S * 1e3 ** (power + 1):
-                return unit
-        raise DatasetError(
-            f"{block.place(0)}: column {self._column!r}: expected a time since 1970, got {value:g};"
-            " set time_unit to 's', 'ms', 'us' or 'ns' if it counts from the start"
-        )
 
     def _parse(self, column: pl.Series) -> tuple[pl.Series, str]:
         formats: tuple[str, ...] = (self._table.time_format,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,15 +96,6 @@ def import_interchange(
     )
     used = {*required, *_COLUMNS, *facts.values(), *(prefix + modality for prefix in _PREFIXES for modality in names)}
     return ImportReport(dataset=dataset, infinite=infinite, left_out=tuple(key for key in arrays if key not in used))
-
-
-def unpacked_bytes(file: Path) -> int:
-    """Return the size of an interchange file's arrays; 0 if unreadable."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return sum(member.file_size for member in archive.infolist())
-    except (OSError, zipfile.BadZipFile):
-        return 0
 
 
 def _target(file: Path, arrays: Mapping[str, AnyArray], name: str) -> npt.NDArray[np.float32]:

@@ -212,7 +212,15 @@ class _Reading:
         clock = TimeColumn(source, source.time)
         before = self._count
         for block in reader.blocks(file.path, columns):
-            times = clock.read(block) if source.time else self._count_times(len(block.frame), file)
+            if source.time:
+                times = clock.read(block)
+            else:  # they are counted from the start
+                if self._origin_ns is None:
+                    text = with_parts(source.start, file.parts)
+                    self._origin_ns = start_ns(text, source, place=str(file.path)) if text else 0
+                refuse_late(file.path, self._count + len(block.frame), native_hz)
+                steps = np.arange(self._count, self._count + len(block.frame), dtype=np.float64)
+                times = self._origin_ns + np.rint(steps * (SECOND_NS / native_hz)).astype(np.int64)
             self._is_utc &= clock.is_utc if source.time else bool(source.start)
             self._add(block, times + round(source.offset_s * SECOND_NS))
             self._count += len(times)
@@ -225,16 +233,6 @@ class _Reading:
             )
         if self._count == before:
             raise DatasetError(f"{file.path}: has no rows; remove the file, or write it again")
-
-    def _count_times(self, rows: int, file: FoundFile) -> Times:
-        if self._origin_ns is None and self._source.start:
-            text = with_parts(self._source.start, file.parts)
-            self._origin_ns = start_ns(text, self._source, place=str(file.path))
-        rate_hz = self._sensor.native_hz
-        refuse_late(file.path, self._count + rows, rate_hz)
-        steps = np.arange(self._count, self._count + rows, dtype=np.float64)
-        times: Times = (self._origin_ns or 0) + np.rint(steps * (SECOND_NS / rate_hz)).astype(np.int64)
-        return times
 
     def _add(self, block: RowBlock, times: Times) -> None:
         source, columns = self._source, self._columns

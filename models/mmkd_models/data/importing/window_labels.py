@@ -1,4 +1,4 @@
-"""Labels of windows, from labelled intervals."""
+"""Labels of windows, from labelled intervals, and their splits: by group, by name, by time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ import numpy.typing as npt
 from mmkd_edge.errors import DatasetError, first_line
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.files import AnyArray
+from mmkd_models.data.folds import deal_groups
 from mmkd_models.data.importing.clock import TimeColumn
 from mmkd_models.data.importing.grids import GridRecording, Grids, sums_before
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.table import RowBlock, require_columns, texts
-from mmkd_models.data.importing.recipe import TARGET, LabelRule
+from mmkd_models.data.importing.recipe import TARGET, LabelRule, SplitRule
 from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
 from mmkd_models.data.labels import UNKNOWN
-from mmkd_models.data.windows import first_sample
+from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.data.windows import Rows, first_sample
 
 Answers = npt.NDArray[np.object_]
 """(W,) a class, a set of the labels that are on, or a number; None if nothing decides."""
@@ -68,7 +70,17 @@ def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interv
             for label in interval.value.split(rule.separator)
             if label.strip()
         ]
-    _check_values(intervals, rule)
+    for interval in intervals:
+        if rule.task == "regression" and not _is_number(interval.value):
+            raise DatasetError(
+                f"{interval.place}: expected a number as label, got {interval.value!r}; correct it, add it to"
+                " 'labels.ignore', or set labels.task = 'classification'"
+            )
+        if rule.classes and interval.value not in rule.classes:
+            raise DatasetError(
+                f"{interval.place}: expected a label of {', '.join(rule.classes)}, got {interval.value!r};"
+                " add it to 'labels.classes', or to 'labels.ignore'"
+            )
     may_overlap = rule.task == "multi_label"  # intervals of different labels
     ordered = sorted(
         intervals, key=lambda interval: (interval.value if may_overlap else "", interval.start_ns, interval.end_ns)
@@ -83,28 +95,21 @@ def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interv
     return sorted(ordered, key=lambda interval: interval.start_ns)
 
 
-def encode_answers(answers: Sequence[Any], task: TaskSpec) -> AnyArray:
-    """Return labels as stored: int64 (N,) classes, uint8 (N, K) multi-label, float32 (N,) numbers."""
-    numbers = {name: number for number, name in enumerate(task.labels)}
-    match task.kind:
-        case "classification":
-            return np.array([-1 if answer is None else numbers[answer] for answer in answers], dtype=np.int64)
-        case "multi_label":
-            labels = np.zeros((len(answers), len(task.labels)), dtype=np.uint8)
-            for row, answer in enumerate(answers):
-                labels[row] = UNKNOWN if answer is None else [name in answer for name in task.labels]
-            return labels
-        case "regression":
-            return np.array([np.nan if answer is None else answer for answer in answers], dtype=np.float32)
-
-
-def answers_task(answers: Sequence[Any], rule: LabelRule) -> TaskSpec:
-    """Return the task of these answers, with the rule's labels or the sorted ones in use."""
+def encode_answers(answers: Sequence[Any], rule: LabelRule) -> tuple[TaskSpec, AnyArray]:
+    """Return the task, with the rule's labels or the sorted ones in use, and labels (N, ...) as `labels.py` says."""
     if rule.task == "regression":
-        return TaskSpec(kind="regression", labels=(rule.target_name,), unit=rule.unit)
-    answered = [answer for answer in answers if answer is not None]
-    labels = {label for answer in answered for label in answer} if rule.task == "multi_label" else set(answered)
-    return TaskSpec(kind=rule.task, labels=rule.classes or tuple(sorted(labels)))
+        task = TaskSpec(kind="regression", labels=(rule.target_name,), unit=rule.unit)
+        return task, np.array([np.nan if answer is None else answer for answer in answers], dtype=np.float32)
+    known = [answer for answer in answers if answer is not None]
+    used = {label for answer in known for label in answer} if rule.task == "multi_label" else set(known)
+    names = rule.classes or tuple(sorted(used))
+    if rule.task == "multi_label":
+        labels = np.zeros((len(answers), len(names)), dtype=np.uint8)
+        for row, answer in enumerate(answers):
+            labels[row] = UNKNOWN if answer is None else [name in answer for name in names]
+        return TaskSpec(kind="multi_label", labels=names), labels
+    numbers = {name: number for number, name in enumerate(names)}
+    return TaskSpec(labels=names), np.array([numbers.get(answer, -1) for answer in answers], dtype=np.int64)
 
 
 def _objects(values: Sequence[Any]) -> Answers:
@@ -119,21 +124,6 @@ def _source_intervals(recording: GridRecording, rule: LabelRule) -> Sequence[Int
         text = recording.parts.get(part, "")
         return [Interval(start_ns=_ALWAYS[0], end_ns=_ALWAYS[1], value=text, place=recording.name)]
     return recording.runs.get(rule.column, ()) if rule.column else recording.labels
-
-
-def _check_values(intervals: Sequence[Interval], rule: LabelRule) -> None:
-    """Raise DatasetError if a label is not in the classes, or no number."""
-    for interval in intervals:
-        if rule.task == "regression" and not _is_number(interval.value):
-            raise DatasetError(
-                f"{interval.place}: expected a number as label, got {interval.value!r}; correct it, add it to"
-                " 'labels.ignore', or set labels.task = 'classification'"
-            )
-        if rule.classes and interval.value not in rule.classes:
-            raise DatasetError(
-                f"{interval.place}: expected a label of {', '.join(rule.classes)}, got {interval.value!r};"
-                " add it to 'labels.classes', or to 'labels.ignore'"
-            )
 
 
 def _is_number(text: str) -> bool:
@@ -299,3 +289,92 @@ def majority(intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *,
         values[(covered > most) & (covered >= least)] = value
         most = np.maximum(most, covered)
     return values
+
+
+_TRAIN, _VALID, _TEST = range(3)
+
+
+def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> tuple[Rows, Rows | None]:
+    """Return split and fold (N,), whole groups dealt by strata (N,) or named by the rule."""
+    names, group = np.unique(groups, return_inverse=True)
+    least = rule.folds or len(SPLIT_NAMES)
+    if len(names) < least:
+        raise DatasetError(
+            f"'split.group': expected {least} values of {rule.group!r} or more, got {len(names)}"
+            f" ({', '.join(names.tolist())}); record more, choose another group, or leave it out to split by time"
+        )
+    counts = np.zeros((len(names), int(strata.max(initial=-1)) + 2))
+    np.add.at(counts, (group, strata + 1), 1)
+    if rule.folds is not None:
+        group_folds = deal_groups(counts, np.full(rule.folds, 1 / rule.folds), seed=rule.seed)
+        return np.array([_TEST, _VALID, *[_TRAIN] * (rule.folds - 2)])[group_folds][group], group_folds[group]
+    group_splits = np.full(len(names), -1, dtype=np.int64)
+    fractions: dict[int, float] = {}
+    for number, part in ((_VALID, rule.valid), (_TEST, rule.test)):
+        if isinstance(part, float | int):
+            fractions[number] = float(part)
+            continue
+        for name in part:
+            place = np.flatnonzero(names == name)
+            if not len(place) or group_splits[place[0]] >= 0:
+                raise DatasetError(
+                    f"'split.{SPLIT_NAMES[number]}': expected values of {rule.group!r}, each in one split, got"
+                    f" {name!r}; choose among {', '.join(names.tolist())}"
+                )
+            group_splits[place[0]] = number
+    left = np.flatnonzero(group_splits < 0)
+    fractions[_TRAIN] = 1 - sum(fractions.values())
+    order = sorted(fractions)
+    if len(left) < len(order):
+        raise DatasetError(f"'split': expected a group that is left for train, got none; name fewer of {rule.group!r}")
+    parts = deal_groups(counts[left], np.array([fractions[number] for number in order]), seed=rule.seed)
+    group_splits[left] = np.array(order)[parts]
+    return group_splits[group], None
+
+
+def named_splits(names: Sequence[str], recordings: Sequence[str], *, column: str) -> Rows:
+    """Return splits (N,) by name. Raise DatasetError if one is not train, valid or test."""
+    for name, recording in zip(names, recordings, strict=True):
+        if name not in SPLIT_NAMES:
+            got = repr(name) if name else "none, or several in one window"
+            raise DatasetError(
+                f"{recording}: expected 'train', 'valid' or 'test' in {column!r}, got {got}; correct it, or leave"
+                " 'split.column' out"
+            )
+    numbers = {str(name): number for number, name in enumerate(SPLIT_NAMES)}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
+
+
+def split_by_time(recordings: Rows, strata: Rows, rule: SplitRule) -> Rows:
+    """Split (N,) each recording and class by time: train, then valid, then test."""
+    assert isinstance(rule.valid, float | int)  # the recipe's check: names need a group
+    assert isinstance(rule.test, float | int)
+    splits = np.zeros(len(recordings), dtype=np.int64)
+    _, stratum = np.unique(np.stack([recordings, strata], axis=1), axis=0, return_inverse=True)
+    for number in range(int(stratum.max(initial=-1)) + 1):
+        rows = np.flatnonzero(stratum.reshape(-1) == number)
+        test, valid = round(len(rows) * rule.test), round(len(rows) * rule.valid)
+        splits[rows[len(rows) - test - valid :]] = _VALID
+        splits[rows[len(rows) - test :]] = _TEST
+    return splits
+
+
+def far_apart(
+    splits: Rows, recordings: Rows, starts_s: npt.NDArray[np.float64], *, least_s: float
+) -> npt.NDArray[np.bool_]:
+    """Return which windows stay, so that splits of one recording start at least this far apart.
+
+    Train makes way for valid, and both for test.
+    """
+    keep = np.ones(len(splits), dtype=bool)
+    for recording in np.unique(recordings).tolist():
+        rows = np.flatnonzero(recordings == recording)
+        for number in (_TEST, _VALID):
+            fixed = starts_s[rows[(splits[rows] == number) & keep[rows]]]
+            lower = rows[splits[rows] < number]
+            if len(fixed) and len(lower):
+                place = np.searchsorted(fixed, starts_s[lower])
+                before = np.abs(starts_s[lower] - fixed[np.maximum(place - 1, 0)])
+                after = np.abs(starts_s[lower] - fixed[np.minimum(place, len(fixed) - 1)])
+                keep[lower[np.minimum(before, after) < least_s - 1e-9]] = False
+    return keep

@@ -8,13 +8,10 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.data import run_data
 from mmkd_models.commands.recipes import window_lines
-from mmkd_models.data import check_dataset, open_dataset, write_dataset
+from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import read_recipe
 
@@ -227,76 +224,6 @@ def test_an_offset_is_corrected(plant, recipe):
         file.write_text("\n".join(["time,ax,ay", *(f"{float(time) + 3:.6f},{rest}" for time, rest in rows)]))
     recipe(('time = "time"', 'time = "time"\nrate_hz = 10.0\noffset_s = -3.0'))
     check(plant)
-
-
-_NUMBER = st.one_of(st.none(), st.integers(-(10**6), 10**6).map(lambda number: number / 1000))
-
-
-@given(
-    rate_hz=st.sampled_from([1.0, 7.5, 10.0, 50.0, 128.0, 1000.0]),
-    samples=st.integers(2, 5),
-    counts=st.lists(st.integers(2, 4), min_size=3, max_size=5),
-    start_ms=st.integers(10**12, 17 * 10**11),
-    data=st.data(),
-)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-def test_a_recording_written_as_text_gives_the_windows_of_its_arrays(
-    tmp_path_factory, rate_hz, samples, counts, start_ms, data
-):
-    folder = tmp_path_factory.mktemp("round")
-    every = []
-    for number, count in enumerate(counts):
-        rows = data.draw(st.lists(_NUMBER, min_size=count * samples, max_size=count * samples))
-        values = np.array([np.nan if one is None else one for one in rows], dtype=np.float32)
-        values[::samples] = np.arange(count) + 10.0 * number + 1e4  # no window is empty, none a copy
-        every.append(values.reshape(count, samples, 1))
-        times = [start_ms * 10**6 + round(k * 1e9 / rate_hz) for k in range(count * samples)]
-        cells = ["" if np.isnan(value) else f"{value:.9g}" for value in values]
-        text = "\n".join(
-            [
-                "t,v,state",
-                *(
-                    f"{t},{v},{'on' if k < samples else 'off'}"
-                    for k, (t, v) in enumerate(zip(times, cells, strict=True))
-                ),
-            ]
-        )
-        (folder / f"run{number}.csv").write_text(text)
-    names = [f"{number}" for number in range(len(counts))]
-    (folder / "recipe.toml").write_text(
-        f"""version = 1
-[[source]]
-modality = "v"
-files = "run{{run}}.csv"
-time = "t"
-rate_hz = {rate_hz}
-[labels]
-column = "state"
-classes = ["on", "off"]
-[windows]
-length_s = {samples / rate_hz!r}
-[split]
-group = "run"
-valid = ["{names[-2]}"]
-test = ["{names[-1]}"]
-"""
-    )
-    import_recipe(read_recipe(folder / "recipe.toml"), folder, folder / "out")
-    parts = {"train": range(len(counts) - 2), "valid": [len(counts) - 2], "test": [len(counts) - 1]}
-    arrays = {
-        split: {
-            "v": np.concatenate([every[number] for number in numbers]),
-            "labels": np.concatenate([[0] + [1] * (counts[number] - 1) for number in numbers]),
-            "groups": np.concatenate([np.full(counts[number], names[number]) for number in numbers]),
-        }
-        for split, numbers in parts.items()
-    }
-    spec = ModalitySpec(name="v", channels=("v",), rate_hz=rate_hz, samples=samples)
-    wanted = write_dataset(folder / "wanted", name="w", labels=["on", "off"], modalities=[spec], splits=arrays)
-    found, wanted = open_dataset(folder / "out").everything(), wanted.everything()
-    np.testing.assert_array_equal(found.take(np.arange(len(found)))["v"], wanted.take(np.arange(len(wanted)))["v"])
-    np.testing.assert_array_equal(found.labels, wanted.labels)
-    np.testing.assert_array_equal(found.groups, wanted.groups)
 
 
 def test_a_site_that_is_labelled_in_train_alone_keeps_the_windows_of_the_other_splits(plant, recipe):
