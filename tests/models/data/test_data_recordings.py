@@ -100,11 +100,6 @@ def test_wrong_counts_say_what_the_recordings_give(refusal, line):
     [
         ("splits", np.full(24, 3, dtype=np.int8), "expected 0 train, 1 valid or 2 test, got 3; correct it"),
         ("splits", np.zeros(24), "expected int8, got float64; save it with .astype('int8')"),
-        (
-            "lengths",
-            np.full((24, 3), 1),
-            "expected shape (R, M)=(24, 2), got (24, 3); correct the array or dataset.json",
-        ),
         ("lengths", np.full((24, 2), -1), "expected numbers of samples, got -1; correct the lengths"),
         (
             "labels",

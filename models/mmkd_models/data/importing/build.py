@@ -16,10 +16,10 @@ from mmkd_models.data.checking.related import time_text
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
+from mmkd_models.data.importing.clock import SECOND_NS, Interval, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sums_before
 from mmkd_models.data.importing.keys import WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
-from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
 from mmkd_models.data.importing.window_labels import (
     Answers,
     as_numbers,
@@ -27,7 +27,6 @@ from mmkd_models.data.importing.window_labels import (
     far_apart,
     labelled_intervals,
     majority,
-    named_splits,
     split_by_group,
     split_by_time,
     window_answers,
@@ -116,8 +115,15 @@ def build_dataset(
     for name in cuts[0].facts:
         metadata[name] = np.array([value for part in cuts for value in part.facts[name]], dtype=np.str_)
     if split.column:
-        titles = [done[number].name for number in source.recording.tolist()]
-        splits = named_splits(metadata[split.column].tolist(), titles, column=split.column)
+        splits = np.full(len(labels), -1)
+        for number, name in enumerate(SPLIT_NAMES):
+            splits[metadata[split.column] == name] = number
+        for row in np.flatnonzero(splits < 0)[:1]:
+            name = str(metadata[split.column][row])
+            raise DatasetError(
+                f"{done[source.recording[row]].name}: expected 'train', 'valid' or 'test' in {split.column!r}, got"
+                f" {repr(name) if name else 'none, or several in one window'}; correct it, or leave 'split.column' out"
+            )
     elif split.group:
         splits, folds = split_by_group(metadata[split.group], find_strata(labels), split)
     else:

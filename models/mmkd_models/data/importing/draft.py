@@ -13,14 +13,13 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.data.importing.clock import TimeColumn
+from mmkd_models.data.importing.clock import SECOND_NS, TimeColumn
 from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
 from mmkd_models.data.importing.patterns import natural_key
 from mmkd_models.data.importing.readers.csv_file import detect_encoding, guess_delimiter, is_decodable
 from mmkd_models.data.importing.readers.formats import WITH_RATE, Format, choose_reader, suffixes
 from mmkd_models.data.importing.readers.media_files import video_facts
 from mmkd_models.data.importing.readers.table import RowBlock, strip_texts
-from mmkd_models.data.importing.recording import SECOND_NS
 
 _ENCODINGS = ("utf-8", "shift_jis", "cp1252")
 _HEAD_BYTES, _HEAD_ROWS, _HEAD_LINES, _HEAD_CHARACTERS = 1 << 20, 2000, 50, 2000
@@ -129,6 +128,8 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def _look_into(look: FirstLook) -> FirstLook:
+    import polars as pl
+
     file = look.files[0]
     if look.format == "video":
         return replace(look, frame=video_facts(file)[1:])
@@ -144,7 +145,21 @@ def _look_into(look: FirstLook) -> FirstLook:
         return replace(look, numbers=names, doubts=(str(error).removeprefix(f"{file}: "),))
     if block is None:
         return replace(look, doubts=("the first file has no rows",))
-    return _with_columns(look, RowBlock(frame=block.frame.head(_HEAD_ROWS), place=block.place))
+    head = RowBlock(frame=block.frame.head(_HEAD_ROWS), place=block.place)
+    look = _with_time(look, head)
+    numbers, texts = [], []
+    for name in (name for name in names if name != look.time):
+        column = head.frame[name]
+        is_number = column.dtype.is_numeric()
+        if column.dtype == pl.String:
+            column = strip_texts(column, look.table)
+            plain = column.str.replace(",", ".") if look.table.decimal == "," else column
+            is_number = plain.cast(pl.Float64, strict=False).null_count() < len(plain) // 2 + 1
+        if is_number:
+            numbers.append(name)
+        elif 2 <= column.n_unique() <= _FEW:
+            texts.append(name)
+    return replace(look, numbers=tuple(numbers), texts=tuple(texts))
 
 
 def _text_table(file: Path) -> TextTable:
@@ -165,25 +180,6 @@ def _text_table(file: Path) -> TextTable:
         decimal="," if has_comma and delimiter != "," else ".",
         header=not all(re.fullmatch(r"[-\d.,eE+ ]*", name) for name in lines[0].split(delimiter)),
     )
-
-
-def _with_columns(look: FirstLook, head: RowBlock) -> FirstLook:
-    import polars as pl
-
-    look = _with_time(look, head)
-    numbers, texts = [], []
-    for name in (name for name in look.names if name != look.time):
-        column = head.frame[name]
-        is_number = column.dtype.is_numeric()
-        if column.dtype == pl.String:
-            column = strip_texts(column, look.table)
-            plain = column.str.replace(",", ".") if look.table.decimal == "," else column
-            is_number = plain.cast(pl.Float64, strict=False).null_count() < len(plain) // 2 + 1
-        if is_number:
-            numbers.append(name)
-        elif 2 <= column.n_unique() <= _FEW:
-            texts.append(name)
-    return replace(look, numbers=tuple(numbers), texts=tuple(texts))
 
 
 def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:

@@ -22,11 +22,11 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.importing.build import build_dataset
+from mmkd_models.data.importing.clock import ClockFacts, Interval, SampleSeries, clock_facts
 from mmkd_models.data.importing.grids import GridRecording, Grids
 from mmkd_models.data.importing.keys import MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO
 from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural_key, path_parts
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
-from mmkd_models.data.importing.recording import ClockFacts, Interval, SampleSeries, clock_facts
 from mmkd_models.data.importing.source import ImportedSensor, SourceSamples, open_source
 from mmkd_models.data.importing.window_labels import read_intervals, read_table
 from mmkd_models.data.spec import refuse

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.keys import refuse_more
-from mmkd_models.data.importing.recording import (
+from mmkd_models.data.importing.clock import (
     SECOND_NS,
     Interval,
     SampleSeries,
     Times,
 )
+from mmkd_models.data.importing.keys import refuse_more
 from mmkd_models.data.importing.source import ImportedSensor
 from mmkd_models.data.spec import Values, frame_presence, with_present
 from mmkd_models.data.windows import Floats, Rows
@@ -81,8 +81,18 @@ def grid_blocks(series: SampleSeries, sensor: ImportedSensor, *, origin_ns: int,
     def linear(first: int, last: int, rate_hz: float) -> Floats:
         block = np.full((last - first, channels), np.nan, dtype=np.float32)
         times = _grid_times(origin_ns, rate_hz, first, last)
-        if len(series) and len(times):
-            _linear(series, times, block, gap_ns=gap_ns, snap_ns=snap_ns)
+        if not (len(series) and len(times)):
+            return block
+        before, after = _around(series, times)
+        start, end = series.times[before], series.times[after]
+        inside = (start <= times) & (times <= end) & (end - start <= gap_ns) & (end > start)
+        fraction = np.where(inside, (times - start) / np.maximum(end - start, 1), 0.0)[:, None]
+        low, high = series.values[before], series.values[after]
+        mixed = (low + fraction * (high.astype(np.float64) - low)).astype(np.float32)
+        block[inside] = mixed[inside]
+        for values, at in ((low, start), (high, end)):
+            exact = np.abs(times - at) <= snap_ns
+            block[exact] = values[exact]
         return block
 
     # A filter reads more samples than it returns.
@@ -111,19 +121,6 @@ def _around(series: SampleSeries, times: Times) -> tuple[Rows, Rows]:
     low, high = np.searchsorted(series.times, times[[0, -1]], side="right").tolist()
     after = low + np.searchsorted(series.times[low:high], times, side="right")
     return np.clip(after - 1, 0, last), np.clip(after, 0, last)
-
-
-def _linear(series: SampleSeries, times: Times, block: Floats, *, gap_ns: float, snap_ns: float) -> None:
-    before, after = _around(series, times)
-    start, end = series.times[before], series.times[after]
-    inside = (start <= times) & (times <= end) & (end - start <= gap_ns) & (end > start)
-    fraction = np.where(inside, (times - start) / np.maximum(end - start, 1), 0.0)[:, None]
-    low, high = series.values[before], series.values[after]
-    mixed = (low + fraction * (high.astype(np.float64) - low)).astype(np.float32)
-    block[inside] = mixed[inside]
-    for values, at in ((low, start), (high, end)):
-        exact = np.abs(times - at) <= snap_ns
-        block[exact] = values[exact]
 
 
 def _polyphase(

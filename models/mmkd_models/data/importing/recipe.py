@@ -12,6 +12,7 @@ import msgspec
 from mmkd_edge.errors import DatasetError, UsageError, first_line
 from mmkd_edge.frames import Region
 from mmkd_edge.spec import ModalityKind, Normalise, TaskKind
+from mmkd_models.data.importing.clock import Duplicates, Resample
 from mmkd_models.data.importing.keys import (
     MAX_RECIPE_BYTES,
     MAX_SCALE,
@@ -23,7 +24,6 @@ from mmkd_models.data.importing.keys import (
 )
 from mmkd_models.data.importing.patterns import path_parts, pattern_problem
 from mmkd_models.data.importing.readers.formats import WITH_RATE, Format, find_format, suffixes
-from mmkd_models.data.importing.recording import Duplicates, Resample
 from mmkd_models.data.spec import name_problem, refuse
 
 RECIPE_VERSION = 1

@@ -14,23 +14,24 @@ from mmkd_edge.errors import DatasetError
 from mmkd_edge.frames import Region, cut_out
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.checking.related import time_text
-from mmkd_models.data.importing.clock import TimeColumn, start_ns
+from mmkd_models.data.importing.clock import (
+    SECOND_NS,
+    Interval,
+    Resample,
+    SampleSeries,
+    Spool,
+    TimeColumn,
+    Times,
+    clock_facts,
+    in_order,
+    start_ns,
+)
 from mmkd_models.data.importing.keys import MAX_THINNING, refuse_late, refuse_more
 from mmkd_models.data.importing.patterns import FoundFile, with_parts
 from mmkd_models.data.importing.readers.formats import Reader, choose_reader, find_format, suffixes
 from mmkd_models.data.importing.readers.media_files import video_facts, video_frames
 from mmkd_models.data.importing.readers.table import RowBlock, numbers, require_columns, texts
 from mmkd_models.data.importing.recipe import TARGET, SensorSource, rate_problem
-from mmkd_models.data.importing.recording import (
-    SECOND_NS,
-    Interval,
-    Resample,
-    SampleSeries,
-    Spool,
-    Times,
-    clock_facts,
-    in_order,
-)
 from mmkd_models.data.windows import Floats
 
 _RATE_DIGITS = 4

@@ -17,13 +17,12 @@ from mmkd_edge.errors import DatasetError, first_line
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.folds import deal_groups
-from mmkd_models.data.importing.clock import TimeColumn
+from mmkd_models.data.importing.clock import SECOND_NS, Interval, TimeColumn, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sums_before
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.table import RowBlock, require_columns, texts
 from mmkd_models.data.importing.recipe import TARGET, LabelRule, SplitRule
-from mmkd_models.data.importing.recording import SECOND_NS, Interval, Times
 from mmkd_models.data.labels import UNKNOWN
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Rows, first_sample
@@ -330,19 +329,6 @@ def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) 
     parts = deal_groups(counts[left], np.array([fractions[number] for number in order]), seed=rule.seed)
     group_splits[left] = np.array(order)[parts]
     return group_splits[group], None
-
-
-def named_splits(names: Sequence[str], recordings: Sequence[str], *, column: str) -> Rows:
-    """Return splits (N,) by name. Raise DatasetError if one is not train, valid or test."""
-    for name, recording in zip(names, recordings, strict=True):
-        if name not in SPLIT_NAMES:
-            got = repr(name) if name else "none, or several in one window"
-            raise DatasetError(
-                f"{recording}: expected 'train', 'valid' or 'test' in {column!r}, got {got}; correct it, or leave"
-                " 'split.column' out"
-            )
-    numbers = {str(name): number for number, name in enumerate(SPLIT_NAMES)}
-    return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def split_by_time(recordings: Rows, strata: Rows, rule: SplitRule) -> Rows:

@@ -12,11 +12,10 @@ from scipy.signal import resample_poly
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing import grids
-from mmkd_models.data.importing.clock import TimeColumn
+from mmkd_models.data.importing.clock import SampleSeries, TimeColumn, clock_facts, in_order
 from mmkd_models.data.importing.grids import grid_blocks
 from mmkd_models.data.importing.readers.table import RowBlock, TextTable
 from mmkd_models.data.importing.recipe import SensorSource
-from mmkd_models.data.importing.recording import SampleSeries, clock_facts, in_order
 from mmkd_models.data.importing.source import ImportedSensor
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
+from mmkd_models.data.importing.clock import SECOND_NS
 from mmkd_models.data.importing.readers.table import (
     BLOCK_ROWS,
     RowBlock,
@@ -22,7 +23,6 @@ from mmkd_models.data.importing.readers.table import (
     require_one,
     row_block,
 )
-from mmkd_models.data.importing.recording import SECOND_NS
 
 _TIME = "time"
 
