@@ -171,17 +171,6 @@ def test_a_dtype_that_is_none_of_the_kind(tmp_path, talk, name, dtype, expected)
     )
 
 
-def test_sound_in_counts_that_was_made_floats(tmp_path, talk):
-    for arrays in talk.values():
-        arrays["voice"] = arrays["voice"].astype(np.float32)
-    talk["test"]["voice"][0, 0] = -32000
-    talk["train"]["voice"][0, :2] = [[-32768], [32767]]
-    assert refusal(tmp_path / "talk", talk) == (
-        f"dataset {tmp_path}/talk: modality 'voice': expected sound from -1 to 1, got -32768 to 32767; divide it by its"
-        " full scale, 32768 of 16 bits, or clip it"
-    )
-
-
 def test_a_window_too_large_to_train_on(tmp_path, talk):
     large = ModalitySpec(
         name="lips", kind="video", channels=("r", "g", "b"), rate_hz=25.0, samples=300, height=480, width=640

@@ -12,7 +12,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, Windows, check_dataset, fold_indices, label_subset, write_dataset
+from mmkd_models.data import Dataset, Windows, check_dataset, fold_indices, write_dataset
 from mmkd_models.data.checking.related import find_overlaps, refuse_shared_samples
 from mmkd_models.data.folds import check_seeds, fold_count, part_of_windows
 from mmkd_models.data.labelled import (
@@ -161,22 +161,6 @@ def test_equal_slopes_and_silence_are_no_overlap(write: Callable[..., Dataset]) 
         }
     parts["train"]["vib"][:, :, 0] += np.arange(9)[:, None]  # no window is a copy of another
     assert len(find_overlaps(write(parts).everything()).first) == 0
-
-
-def test_groups_may_be_names_in_any_script(splits: dict[str, Any], write: Callable[..., Dataset]) -> None:
-    numbers = {split: np.array(arrays["groups"]) for split, arrays in splits.items()}
-    named = {
-        split: {**arrays, "groups": [f"{NAMES[group]}#" for group in numbers[split]]}
-        for split, arrays in splits.items()
-    }
-    named["valid"]["groups"] = np.array(named["valid"]["groups"], dtype=object)  # as pandas has it
-    windows = write(named).everything()
-    assert windows.groups[24] == "Łucja#"
-    assert windows.group_count == 8
-    fold = fold_indices(windows, fold=2, seed=0)
-    parts = [set(windows.groups[part].tolist()) for part in (fold.train, fold.valid, fold.test)]
-    assert sum(map(len, parts)) == len(set.union(*parts)) == 8
-    assert label_subset(windows.labels, fraction=0.5, seed=0).sum() == 24
 
 
 def test_names_and_numbers_do_not_mix_and_none_is_empty(

@@ -211,19 +211,6 @@ def test_a_sensor_of_another_rate_and_an_absent_one(plant, recipe):
     )
 
 
-def test_where_every_sensor_must_record_a_recording_that_lacks_one_is_left_out_and_named(plant, recipe):
-    with_temp(plant, recipe, cover="all")
-    report = run(plant)
-    assert report.dataset.spec.left_out == {"without a value of temp": 10}
-    assert [line for line in window_lines(report) if "temp" in line] == [
-        "left out: 10 windows without a value of temp",
-        "absent: machine M5: temp; its windows are left out (cover = 'all')",
-    ]
-    assert "M5" not in open_dataset(plant / "out").everything().groups
-    sentences = [finding.sentence for finding in check_dataset(plant / "out").findings]
-    assert [text for text in sentences if "temp" in text] == ["the import left out 10 windows without a value of temp"]
-
-
 def test_an_offset_is_corrected(plant, recipe):
     for file in plant.glob("*/acc.csv"):
         rows = [row.split(",", 1) for row in file.read_text().splitlines()[1:]]
