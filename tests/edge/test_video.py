@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge import InputError, ModalitySpec, SensorChecks, check_window, prepare, prepare_batch
-from mmkd_edge.frames import mask_missing
+from mmkd_edge import (
+    InputError,
+    ModalitySpec,
+    SensorChecks,
+    UnavailableError,
+    check_window,
+    prepare,
+    prepare_batch,
+)
+from mmkd_edge.frames import cut_out, is_inside, mask_missing, opencv, parse_region
 from mmkd_edge.health.running import RunningStatistics, measure_statistics
 from mmkd_edge.predict.preprocess import channel_rows
 from mmkd_edge.spec import TaskSpec, frames_fault
@@ -151,3 +160,28 @@ def test_a_waveform_goes_as_a_series_does() -> None:
     window: NDArray[np.float32] = np.array([[0.5], [np.nan], [-0.5], [1.0]], dtype=np.float32)
     values, present = prepare(check_window(window, audio), audio)
     assert (values[0, :, 0].tolist(), present[0, :, 0].tolist()) == ([0.5, 0.0, -0.5, 1.0], [1.0, 0.0, 1.0, 1.0])
+
+
+# From a camera.
+
+
+def test_a_region_is_cut_out_and_brought_to_the_students_size() -> None:
+    pytest.importorskip("cv2", reason="needs pip install 'mmkd-edge[video]'")
+    picture = np.zeros((8, 12, 3), np.uint8)
+    picture[2:6, 4:10, 2] = 200  # red, which OpenCV puts last
+    red = cut_out(picture, (4, 2, 6, 4), height=2, width=3, is_gray=False)
+    assert (red.shape, red[0, 0].tolist()) == ((2, 3, 3), [200, 0, 0])
+    assert cut_out(picture, None, height=16, width=24, is_gray=True).shape == (16, 24, 1)
+
+
+def test_a_region_lies_inside_the_frame() -> None:
+    assert parse_region("4,2,6,4") == (4, 2, 6, 4)
+    assert parse_region("4,2,6") is parse_region("a,b,c,d") is None
+    assert is_inside(None, FRAMES[0])
+    assert [is_inside((0, 0, 3, high), FRAMES[0]) for high in (2, 3)] == [True, False]
+
+
+def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    told = "a camera needs OpenCV, which this Python lacks; run: pip install 'mmkd-edge[video]'"
+    assert said(UnavailableError, lambda: opencv("a camera needs")) == told

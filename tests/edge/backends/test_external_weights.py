@@ -9,7 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from mmkd_edge import BackendError
-from mmkd_edge.backends.onnx_wire import has_external_weights, refuse_external_weights
+from mmkd_edge.backends.onnx_wire import has_external_weights, numbers, refuse_external_weights
 
 
 def said(model: bytes) -> str:
@@ -59,3 +59,8 @@ def test_the_word_alone_is_no_offence(kit: Any) -> None:
 )
 def test_what_is_no_message_is_refused_where_it_could_name_a_file(data: bytes, reason: str) -> None:
     assert said(data) == f"it is not readable as ONNX: {reason}"
+
+
+def test_whole_numbers_are_single_or_packed() -> None:
+    assert numbers((1 << 64) - 1) == [-1]
+    assert numbers(memoryview(b"\x05" + b"\xff" * 9 + b"\x01")) == [5, -1]

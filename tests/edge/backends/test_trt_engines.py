@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from mmkd_edge import BackendError
+from mmkd_edge import BackendError, UnavailableError
 from mmkd_edge.backends.trt.build import BuiltPlan
 from mmkd_edge.backends.trt.cache import MAX_ENGINES, DeviceFacts, EngineFacts, load_engine
+from mmkd_edge.backends.trt.needs import load_library
+from tests.edge.said import said
 
 ORIN = DeviceFacts(
     name="Orin (nvgpu)",
@@ -231,3 +234,21 @@ def test_the_backend_takes_tensorrt_rtx_where_there_is_no_tensorrt_and_says_that
         pytest.skip("this machine has TensorRT or a GPU")
     assert BACKENDS["trt"].library() == ("tensorrt_rtx", "tensorrt-rtx-cu13")
     assert why_absent("trt").endswith("an NVIDIA GPU with its driver (libcuda.so.1 does not load)")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (None, "tensorrt is not installed on this machine (it comes with JetPack)"),
+        ("import nowhere_to_be_found", "tensorrt does not load: No module named 'nowhere_to_be_found'"),
+        ("raise ImportError('libnvinfer.so.10')", "tensorrt does not load: libnvinfer.so.10; mmkd-doctor has advice"),
+    ],
+)
+def test_a_library_that_does_not_load_says_why(
+    code: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)] if code else [])
+    if code:
+        (tmp_path / "tensorrt.py").write_text(code)
+    assert said(UnavailableError, lambda: load_library("tensorrt")) == told

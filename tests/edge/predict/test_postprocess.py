@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import BackendError, ModalitySpec, Prediction, TaskSpec, interpret
+from mmkd_edge import BackendError, ModalitySpec, Prediction, SensorFallback, TaskSpec, WindowFault, interpret
+from mmkd_edge.predict.postprocess import no_answer
 from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=10)
@@ -116,3 +117,27 @@ def test_a_prediction_is_kept_as_plain_json() -> None:
     assert json.loads(prediction.to_json()) == expected
     # Whoever writes a document with predictions in it gives the same hook to msgspec.
     assert msgspec.json.encode([prediction], enc_hook=np.ndarray.tolist) == b"[" + prediction.to_json() + b"]"
+
+
+def test_the_first_stream_with_a_working_sensor_answers() -> None:
+    gyro = msgspec.structs.replace(ACC, name="gyro")
+    fallback = SensorFallback([ACC, gyro], TASK)
+    good, other = (interpret(shares(1, 0, 0), None, modality=one, task=TASK) for one in (ACC, gyro))
+    dead = no_answer(WindowFault(status="invalid", reason="it is dead"), modality=ACC, task=TASK)
+    substitute = fallback.choose(1, other)
+    assert substitute is not None
+    assert (substitute.status, substitute.reason) == (
+        "degraded",
+        "'gyro' answers in place of acc: no sample came yet",
+    )
+    assert fallback.choose(0, good) is good
+    assert fallback.choose(1, other) is None  # a better one works
+    assert fallback.choose(0, dead) is None  # the other answers
+    gone = no_answer(WindowFault(status="invalid", reason="it is dead too"), modality=gyro, task=TASK)
+    assert fallback.choose(1, gone) is None  # the first reports it
+    assert fallback.choose(0, dead) is dead
+    fallback.choose(0, good)
+    fallback.end(0)
+    ended = fallback.choose(1, other)
+    assert ended is not None
+    assert ended.reason == "'gyro' answers in place of acc: its source has ended"
