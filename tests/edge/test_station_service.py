@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +19,6 @@ from mmkd_edge.testing import fake_predictor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPT = EXAMPLES / "station_service.py"
-UNIT = EXAMPLES / "systemd" / "mmkd-station.service"
 
 
 @pytest.fixture(scope="module")
@@ -84,28 +81,3 @@ def test_an_engine_that_fails_for_ever_sends_no_sign_of_life(service: ModuleType
     assert alive(fake_predictor([1.0, 0.0], modality=acc, labels=("a", "b")))
     assert service.is_alive([], silent=True)
     assert not service.is_alive([], silent=False)
-
-
-def test_the_unit_waits_for_the_program_and_watches_it() -> None:
-    lines = UNIT.read_text(encoding="utf-8").splitlines()
-    assert {
-        "Type=notify",
-        "WatchdogSec=10",
-        "Restart=on-failure",
-        "NoNewPrivileges=yes",
-        "ProtectSystem=strict",
-    } <= set(lines)
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-@pytest.mark.parametrize("unit", sorted(UNIT.parent.glob("*.service")), ids=lambda unit: str(unit.stem))
-def test_the_unit_leaves_a_service_little_to_break(unit: Path) -> None:
-    done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", unit],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = re.search(rf"Overall exposure level for {unit.stem}\.service: (\d+\.\d)", done.stdout)
-    assert found is not None, done.stderr
-    assert float(found.group(1)) <= 2.5

@@ -8,11 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-
-from mmkd_edge import Bundle, example_bundle
-from mmkd_edge.backends.ort import OrtBackend
 
 pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
 
@@ -112,14 +108,3 @@ def test_nothing_is_sent_or_printed_and_no_folder_is_made(tmp_path: Path) -> Non
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []  # its telemetry keeps an identifier in ~/intel
-
-
-def test_a_trained_student_answers_as_in_onnxruntime() -> None:
-    with Bundle.open(example_bundle()) as bundle:
-        model, golden = bundle.read("acc/model.fp32.onnx"), bundle.golden("acc")
-    ours, reference = OpenVinoBackend(model), OrtBackend(model)
-    for window in golden.windows[:20]:
-        given = {"acc": np.nan_to_num(window)[None], "acc_present": np.isfinite(window).astype(np.float32)[None]}
-        for answer, expected in zip(ours.run(given), reference.run(given), strict=True):
-            np.testing.assert_allclose(answer, expected, atol=golden.tolerance)
-    ours.close()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,16 +212,6 @@ def test_a_profile_of_another_machine_bundle_or_engine_is_ignored(kit: Any, bund
     )
 
 
-def test_a_swap_follows_the_profile_of_the_new_bundle(kit: Any, bundle_path: Path, tmp_path: Path) -> None:
-    parts = kit.parts(kit.modality)
-    renamed = msgspec.structs.replace(parts.manifest, model_id="tuned")
-    tuned = replace(parts, manifest=renamed).write(tmp_path / "tuned.edge")
-    write_profile(profile_of(tuned, trial(0.5, threads=2)))
-    with EdgePredictor.open(bundle_path) as predictor:
-        assert predictor.info().threads == 1
-        assert predictor.swap(tuned).threads == 2
-
-
 # Without it.
 
 
@@ -267,18 +255,3 @@ def test_where_no_backend_opens_a_student_the_error_says_why_each_was_rejected(
         f"{bundle_path}: no backend can run model 'acc' here: {absent}; "
         "backend 'ort': onnxruntime is not installed; pip install 'mmkd-edge[ort]'"
     )
-
-
-def test_without_a_profile_openvino_comes_before_onnxruntime(bundle_path: Path) -> None:
-    if not library_versions(("openvino",)):
-        pytest.skip("needs pip install 'mmkd-edge[openvino]'")
-    script = (
-        "import sys; from mmkd_edge import EdgePredictor\n"
-        "with EdgePredictor.open(sys.argv[1]) as predictor:\n"
-        "    print(predictor.backend.name, '|', predictor.info().reason)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, bundle_path], capture_output=True, text=True, check=True, env=dict(os.environ)
-    )
-    # Where TensorRT is installed without a GPU, it is named as left out.
-    assert done.stdout.startswith(f"openvino | {NO_PROFILE}; openvino is installed")

@@ -23,7 +23,6 @@ from mmkd_edge import (
     GateError,
     InputError,
     ModalitySpec,
-    SensorChecks,
     SensorError,
     UsageError,
 )
@@ -105,15 +104,6 @@ def test_reopening_by_hand_brings_an_engine_back() -> None:
         assert said(UsageError, call) == (
             f"{name}: this predictor was made without a bundle; open one with EdgePredictor.open"
         )
-
-
-def test_a_window_that_is_asked_again_has_its_faults_said_once() -> None:
-    flat = window()
-    flat[:, 1] = 4.0
-    engines = iter([FakeBackend([0.0, 1.0])])
-    predictor = model(failing(), reopen=lambda: next(engines), checks=SensorChecks(flat=True))
-    prediction = predictor.predict(flat)
-    assert (prediction.label, prediction.reason) == ("b", "channel 'y' is flat at 4")
 
 
 # Swapping bundles.

@@ -137,14 +137,6 @@ def test_memory_stays_flat_over_ten_minutes_of_frames() -> None:
     assert peak < 1e6
 
 
-def test_a_reset_forgets_the_frames() -> None:
-    stream, seen = watched(hop=4)
-    stream.push(frames(3))
-    stream.reset()
-    stream.push(frames(9)[5:])
-    assert seen == [[5, 6, 7, 8]]
-
-
 def test_frames_of_another_size_or_type_are_refused() -> None:
     stream, _ = watched()
     assert said(InputError, lambda: stream.push(np.zeros((4, 3, 2, 1), np.uint8))) == (
@@ -195,11 +187,3 @@ def test_a_faster_camera_gives_the_frames_nearest_in_time(rate_hz: float, batch:
         for point, frame in zip(points, window, strict=True):
             assert frame is not None
             assert abs(times[frame] - point) <= 0.5 / CAM.rate_hz + 1e-9
-
-
-def test_frames_of_a_faster_camera_do_not_pile_up() -> None:
-    stream, _ = watched(hop=1000)
-    picture = np.zeros((10, 2, 3, 1), dtype=np.uint8)
-    for start in range(300):
-        stream.push(picture, time_s=(start * 10 + np.arange(10)) / 90.0)
-    assert len(stream._frames._frames) < 100
