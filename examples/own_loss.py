@@ -37,11 +37,11 @@ class _Humble(nn.Module):
         super().__init__()
         self.network, self.penalty = network, penalty
 
-    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         log_p = torch.log_softmax(self.network(*batch.inputs["acc"]).logits, dim=-1)  # (B, K)
         seen = batch.labelled.sum().clamp(min=1.0)
         task = -(batch.targets * log_p).sum(-1).mul(batch.labelled).sum() / seen
-        surer = (log_p.exp() * log_p).sum(-1).mean() * (1.0 - share)  # less of it towards the end
+        surer = (log_p.exp() * log_p).sum(-1).mean() * (1.0 - progress)  # less of it towards the end
         return {"task": task, "surer": surer, "loss": task + self.penalty * surer}
 
 

@@ -69,7 +69,7 @@ class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An adaptation of a student to a new domain, with so many of its `labels`; `fraction` of the step, None for all.
+    """An adaptation of a student to a new domain, with so many of its `labels`.
 
     `gain_points` is the estimate that chose `method`, `forgotten_points` the old domain's loss.
     """
@@ -82,7 +82,6 @@ class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     labels: _Count
     gain_points: float
     forgotten_points: float
-    fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -267,10 +266,9 @@ def describe_tensors(tensors: Sequence[TensorSpec]) -> str:
 def adapted_text(adapted: Adapted) -> str:
     """Describe one adaptation in one line."""
     teacher = f", teacher {adapted.teacher_sha256}" if adapted.teacher_sha256 else ""
-    part = f", {adapted.fraction:.0%} of the way" if adapted.fraction is not None else ""
     labels = f", {adapted.labels} labels" if adapted.labels else ""
     return (
         f"checkpoint {adapted.from_sha256} to {adapted.dataset} (SHA-256 {adapted.dataset_sha256}) by"
-        f" {adapted.method!r}{part}{teacher}{labels}: estimate {adapted.gain_points:+.1f} points, old domain"
+        f" {adapted.method!r}{teacher}{labels}: estimate {adapted.gain_points:+.1f} points, old domain"
         f" {0 - adapted.forgotten_points:+.1f}"
     )

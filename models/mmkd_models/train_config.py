@@ -26,16 +26,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     steps: int = 400
     batch: int = 64  # windows per step, over all devices
     learning_rate: float = 2e-3  # peak of a linear warm-up, then a cosine to 1 % (Loshchilov and Hutter, ICLR 2017)
-    weight_decay: float = 0.05  # of AdamW, on matrices only
-    warmup_share: float = 0.1  # fraction of the steps that warm up
-    clip_norm: float = 1.0
     ema_decay: float = 0.99  # decay of the averaged weights; 0 uses the raw weights
     eval_every: int = 50  # steps between validations
     patience: int = 0  # validations without a new best before training stops; 0 never stops
     metric: AnyMetric = "balanced_accuracy"
-    # take the latest weights that validate within this many standard errors of the best; 0 takes the best (the
-    # one-standard-error rule: Breiman et al., 1984, section 3.4.3)
-    near_best: float = 1.0
     seed: int = 0
     precision: TrainingPrecision = "32-true"  # Lightning Fabric's name of the arithmetic
     devices: int = 1  # per machine, that share each batch

@@ -278,9 +278,7 @@ ADAPTED = Adapted(
 
 
 def test_whom_an_adapted_student_comes_from_is_in_checkpoint_bundle_card_and_report(tmp_path: Path):
-    labelled = msgspec.structs.replace(
-        ADAPTED, method="labels", fraction=0.5, teacher_sha256=None, labels=40, forgotten_points=-0.25
-    )
+    labelled = msgspec.structs.replace(ADAPTED, method="labels", teacher_sha256=None, labels=40, forgotten_points=-0.25)
     student = make_student()
     facts = msgspec.structs.replace(student.facts, adapted=(ADAPTED, labelled))
     write_student(tmp_path / "adapted.ckpt", replace(student, facts=facts))
@@ -289,7 +287,7 @@ def test_whom_an_adapted_student_comes_from_is_in_checkpoint_bundle_card_and_rep
     start = f"from checkpoint {'1' * 64} to line two (SHA-256 {'2' * 64}) by "
     told = [
         f"{start}'teacher', teacher {'3' * 64}: estimate +10.6 points, old domain -0.5",
-        f"{start}'labels', 50% of the way, 40 labels: estimate +10.6 points, old domain +0.2",
+        f"{start}'labels', 40 labels: estimate +10.6 points, old domain +0.2",
     ]
     with Bundle.open(again.path) as bundle:
         card = bundle.read("README.md").decode()

@@ -27,12 +27,10 @@ from mmkd_export.verify.answers import MAX_FP32_TOLERANCE
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices import measure_reference
 from mmkd_models.data.windows import Windows
-from mmkd_models.distillation.attention_view import attention_view
 from mmkd_models.experiments.comparison import Comparison
-from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, read_teacher
-from mmkd_models.training.predict import logits_of
-from mmkd_report.schema.demo import AttentionMaps, DemoBenchmark, DemoDocument, DemoSensor, LatencyPercentiles
+from mmkd_models.training.predict import attention_view, logits_of
+from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, DemoSensor, LatencyPercentiles
 from mmkd_report.schema.study import PairLatency
 
 Say = Callable[[str], None]
@@ -62,7 +60,7 @@ def measure(
         say(f"check: {name} student in the runtime")
         student = read_student(comparison.student_path(name, seed))
         _check_runtime(dataset, student, path, test, say=say)
-        attention[name] = _attention(test, teacher, student)
+        attention[name] = attention_view(teacher, student.network(), test, modality=name)
     times = {}
     with TemporaryDirectory() as temporary:
         model = Path(temporary) / "teacher.onnx"
@@ -178,18 +176,3 @@ def _any_reference(dataset: Dataset, name: str, test: Windows, out: Path) -> Pat
         with suppress(UsageError):
             return _group_reference(dataset, name, group, out)
     return _group_reference(dataset, name, last, out)
-
-
-def _attention(test: Windows, teacher: Teacher, student: StudentCheckpoint) -> AttentionMaps | None:
-    name = student.modality.name
-    view = attention_view(teacher, student.network(), test, modality=name)
-    if view is None:
-        return None
-    return AttentionMaps(
-        teacher=tuple(map(tuple, np.round(view.teacher, 4).tolist())),
-        student=tuple(map(tuple, np.round(view.student, 4).tolist())),
-        teacher_layer=f"last cross-attention, query {name}",
-        student_layer="last self-attention",
-        window_label=view.label,
-        seconds=view.seconds,
-    )

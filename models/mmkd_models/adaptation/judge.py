@@ -7,7 +7,7 @@ weighted by similarity to new ones (importance-weighted validation: M. Sugiyama,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -28,9 +28,6 @@ _CHANCE = 0.05  # that a method passes if none gains
 _MAX_WEIGHT = 10.0  # of one old window, so that none decides alone
 _COUNTS_FROM = 0.05  # of the answers: larger classes must not vanish
 _VANISHED = 0.1  # of that fraction
-_MIN_CLASSES = 2  # with such a fraction, in the reference answers
-_CERTAIN = 0.4
-"""A window is certain below this fraction of the largest entropy (SAR: S. Niu et al., ICLR 2023, section 4.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +64,6 @@ class StudentScores:
     # its weight
     closeness: Floats
     answers: NDArray[np.int64]  # (N,) class of each new window
-    is_certain: NDArray[np.bool_]  # (N,) whether the answer's entropy is low
     old_logits: NDArray[np.float32]  # (M, K)
     old_score: float
 
@@ -87,7 +83,6 @@ def score_student(
     return StudentScores(
         closeness=closeness,
         answers=new.argmax(axis=1),
-        is_certain=certain_answers(probabilities_of(new, kind="classification")),
         old_logits=old,
         old_score=_old_score(judge, old),
     )
@@ -96,12 +91,6 @@ def score_student(
 def measure_closeness(logits: NDArray[np.float32], reference: Floats) -> Floats:
     """Return (N,) 1 minus half the squared distance of probabilities."""
     return np.asarray(1 - np.square(probabilities_of(logits, kind="classification") - reference).sum(axis=1) / 2)
-
-
-def certain_answers(probabilities: Floats) -> NDArray[np.bool_]:
-    """Return (N,) rows of probabilities (N, K) with low entropy."""
-    entropy = -(probabilities * np.log(probabilities + 1e-12)).sum(axis=1)
-    return np.asarray(entropy < _CERTAIN * np.log(probabilities.shape[1]))
 
 
 def _old_score(judge: AdaptationJudge, logits: NDArray[np.float32], rows: NDArray[np.bool_] | None = None) -> float:
@@ -133,29 +122,22 @@ def judge_method(
         class_fractions=class_fractions(after.answers, len(judge.new.spec.task.labels)),
         seconds=seconds,
     )
-    return msgspec.structs.replace(result, refusals=tuple(_refusals(judge, result)))
-
-
-def _refusals(judge: AdaptationJudge, result: MethodResult) -> Iterator[str]:
+    refusals = []
     gain, error = result.gain_points, result.standard_error_points
     figures = f"{gain:+.1f} points, standard error {error:.1f}"
     if gain <= 0:
-        yield f"no gain in {_ESTIMATES[judge.estimated_by]}: {figures}"
-    elif result.method != "labels" and gain <= judge.bonferroni_z * error:
+        refusals.append(f"no gain in {_ESTIMATES[judge.estimated_by]}: {figures}")
+    elif method != "labels" and gain <= judge.bonferroni_z * error:
         # Each label is judged by a student that did not see it, so that any gain of `labels` counts.
-        yield f"the gain in {_ESTIMATES[judge.estimated_by]} is not significant: {figures}"
-    if forgets(result, judge.max_forget):
-        yield (
+        refusals.append(f"the gain in {_ESTIMATES[judge.estimated_by]} is not significant: {figures}")
+    if result.forgotten_points - result.forgotten_error_points > judge.max_forget:
+        refusals.append(
             f"the old domain loses {result.forgotten_points:.1f} points, standard error "
             f"{result.forgotten_error_points:.1f}, more than {judge.max_forget:g}"
         )
     if result.vanished:
-        yield f"it hardly answers {', '.join(result.vanished)} any more"
-
-
-def forgets(result: MethodResult, most: float) -> bool:
-    """Return whether the old domain significantly loses more points than allowed."""
-    return result.forgotten_points - result.forgotten_error_points > most
+        refusals.append(f"it hardly answers {', '.join(result.vanished)} any more")
+    return msgspec.structs.replace(result, refusals=tuple(refusals))
 
 
 _ESTIMATES: dict[EstimateKind, str] = {
@@ -192,14 +174,9 @@ def standard_error(figure: Callable[[NDArray[np.bool_]], float], judges: Windows
 
 
 def vanished_classes(judge: AdaptationJudge, before: StudentScores, after: StudentScores) -> tuple[str, ...]:
-    """Return classes that are frequent in the reference and before, but hardly answered now.
-
-    A reference with one frequent class is replaced by the student's certain answers before.
-    """
+    """Return classes that are frequent in the reference (before, without one) but hardly answered now."""
     labels = judge.new.spec.task.labels
     was, now = (np.array(class_fractions(scores.answers, len(labels))) for scores in (before, after))
     right = was if judge.right is None else np.array(class_fractions(judge.right, len(labels)))
-    if judge.right is not None and (right > _COUNTS_FROM).sum() < _MIN_CLASSES:
-        right = np.bincount(before.answers[before.is_certain], minlength=len(labels)) / len(before.answers)
     gone = (right > _COUNTS_FROM) & (now < _VANISHED * right) & (now < was)
     return tuple(name for name, is_gone in zip(labels, gone, strict=True) if is_gone)

@@ -118,18 +118,6 @@ def old_answers(task: AdaptationTask) -> Floats:
     return np.asarray((known + probabilities_of(logits, kind=task.student.task.kind)) / 2)
 
 
-def interpolate(before: StudentCheckpoint, after: StudentCheckpoint, fraction: float) -> StudentCheckpoint:
-    """Interpolate weights (Wortsman et al., CVPR 2022, equation 1), except new classes' rows."""
-    state = {
-        name: torch.lerp(value, after.state[name], fraction) if value.is_floating_point() else after.state[name]
-        for name, value in before.state.items()
-    }
-    is_new = torch.from_numpy(unlearnt(before))
-    for name in ("head.weight", "head.bias"):
-        state[name][is_new] = after.state[name][is_new]
-    return replace(after, state=state)
-
-
 def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats]]) -> StudentCheckpoint:
     """Refit the head by ridge regression on residuals; `parts`, windows with targets (N, K), weigh alike."""
     network, name = student.network(), student.modality.name
@@ -187,7 +175,7 @@ class PairedSource:
             for name in new.inputs
         }
         partners = [batch.index if batch.partner is None else batch.partner for batch in (new, old)]
-        shares = [torch.ones(len(batch.index)) if batch.share is None else batch.share for batch in (new, old)]
+        fractions = [torch.ones(len(batch.index)) if batch.fraction is None else batch.fraction for batch in (new, old)]
         return Batch(
             inputs=inputs,  # type: ignore[arg-type]
             targets=torch.cat([new.targets, old.targets]),
@@ -195,7 +183,7 @@ class PairedSource:
             index=torch.cat([new.index, old.index + self.offset]),
             step=step,
             partner=torch.cat([partners[0], partners[1] + self.offset]),
-            share=torch.cat(shares),
+            fraction=torch.cat(fractions),
         )
 
 
@@ -212,10 +200,10 @@ class AdaptLearner(nn.Module):
         self.network, self.modality, self.offset = network, modality, offset
         self.register_buffer("targets", targets.float(), persistent=False)
 
-    def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return the cross-entropies of new and old windows and their mean, `loss`."""
         logits: Tensor = self.network(*batch.inputs[self.modality]).logits
-        weight = batch.share[:, None].to(logits)  # type: ignore[index]
+        weight = batch.fraction[:, None].to(logits)  # type: ignore[index]
         targets = weight * self.targets[batch.index] + (1 - weight) * self.targets[batch.partner]
         losses = -(targets * F.log_softmax(logits, dim=-1)).sum(-1)  # (B,)
         is_old = batch.index >= self.offset

@@ -1,12 +1,9 @@
-"""An adaptation: every method is tried and judged, and the best that passes the gate is the result.
-
-The same old windows choose and judge how far to go, so forgetting is underestimated.
-"""
+"""An adaptation: every method is tried and judged, and the best that passes the gate is the result."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -19,13 +16,11 @@ from mmkd_models.adaptation.judge import (
     AdaptationJudge,
     StudentScores,
     class_fractions,
-    forgets,
     importance,
     judge_method,
     score_student,
-    vanished_classes,
 )
-from mmkd_models.adaptation.methods import AdaptationTask, adapt_student, interpolate
+from mmkd_models.adaptation.methods import AdaptationTask, adapt_student
 from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -35,11 +30,7 @@ from mmkd_models.training.ridge import label_answers
 from mmkd_models.training_hashes import joined_hashes, training_hashes
 from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, EstimateKind, MethodResult
 
-FRACTIONS = (1.0, 0.75, 0.5, 0.25)
-"""Of the distance from the student to what learnt from labels, the largest first."""
-
-FOLDS = 2
-"""Of the labels: each half is judged by a student that learns from the other."""
+_FOLDS = 2  # of the labels: each half is judged by a student that learns from the other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +52,10 @@ def run_adaptation(task: AdaptationTask, *, on_method: Callable[[str], None] = l
     for method in task.methods:
         on_method(method)
         began = time.monotonic()
-        student = adapt_student(task, method, labelled=task.labelled)
-        if method == "labels":
-            student, result = _limit_forgetting(judge, task, before, student)
-        else:
-            result = judge_method(judge, method, before, score_student(judge, student), seconds=0.0)
-        tried[method] = student
-        results.append(msgspec.structs.replace(result, seconds=time.monotonic() - began))
+        tried[method] = adapt_student(task, method, labelled=task.labelled)
+        others = _logits_of_others(judge, task) if method == "labels" else None
+        after = score_student(judge, tried[method], new_logits=others)
+        results.append(judge_method(judge, method, before, after, seconds=time.monotonic() - began))
     chosen = max((result for result in results if not result.refusals), key=lambda one: one.estimate, default=None)
     document = _document(task, judge, before, tuple(results), chosen)
     checkpoint = None if chosen is None else _finish(task, tried[chosen.method], chosen)
@@ -113,53 +101,20 @@ def _build_judge(task: AdaptationTask) -> AdaptationJudge:
     )
 
 
-def _limit_forgetting(
-    judge: AdaptationJudge, task: AdaptationTask, before: StudentScores, whole: StudentCheckpoint
-) -> tuple[StudentCheckpoint, MethodResult]:
-    """Go as far as the student neither forgets too much nor loses a class, else all the way.
-
-    Students that did not see training labels judge them.
-    """
-    part = _parts_of_labels(judge.new.labels)
-    halves = [_without_part(task, part, number) for number in range(FOLDS)]
-    first: tuple[StudentCheckpoint, StudentScores, MethodResult] | None = None
-    for fraction in FRACTIONS:
-        student = interpolate(task.student, whole, fraction)
-        others = [interpolate(task.student, half, fraction) for half in halves]
-        after = score_student(judge, student, new_logits=_logits_of_others(judge.new, part, others))
-        result = msgspec.structs.replace(
-            judge_method(judge, "labels", before, after, seconds=0.0), step_fraction=fraction
-        )
-        first = first or (student, after, result)
-        if not forgets(result, judge.max_forget) and not vanished_classes(judge, first[1], after):
-            return student, result
-    assert first is not None
-    return first[0], first[2]
-
-
-def _without_part(task: AdaptationTask, part: NDArray[np.int64], number: int) -> StudentCheckpoint:
+def _logits_of_others(judge: AdaptationJudge, task: AdaptationTask) -> NDArray[np.float32]:
+    """(N, K) logits for the labelled windows, each of a student that did not see its label."""
     assert task.labelled is not None
-    folder = None if task.run_dir is None else task.run_dir / f"fold-{number}"
-    return adapt_student(replace(task, run_dir=folder), "labels", labelled=task.labelled[part != number])
-
-
-def _logits_of_others(
-    windows: Windows, part: NDArray[np.int64], students: Sequence[StudentCheckpoint]
-) -> NDArray[np.float32]:
-    logits = np.zeros((len(windows), len(students[0].task.labels)), dtype=np.float32)
-    for number, student in enumerate(students):
-        rows = part == number
-        shown = windows.subset(np.flatnonzero(rows))
-        logits[rows] = logits_of(student.network(), shown, modality=student.modality.name)
+    part = np.zeros(len(judge.new), dtype=np.int64)
+    for label in np.unique(judge.new.labels):
+        rows = np.flatnonzero(judge.new.labels == label)
+        part[rows] = np.arange(len(rows)) % _FOLDS
+    logits = np.zeros((len(part), len(task.student.task.labels)), dtype=np.float32)
+    for number in range(_FOLDS):
+        folder = None if task.run_dir is None else task.run_dir / f"fold-{number}"
+        student = adapt_student(replace(task, run_dir=folder), "labels", labelled=task.labelled[part != number])
+        windows = judge.new.subset(np.flatnonzero(part == number))
+        logits[part == number] = logits_of(student.network(), windows, modality=student.modality.name)
     return logits
-
-
-def _parts_of_labels(labels: NDArray[np.generic]) -> NDArray[np.int64]:
-    part = np.zeros(len(labels), dtype=np.int64)
-    for number in np.unique(labels):
-        rows = np.flatnonzero(labels == number)
-        part[rows] = np.arange(len(rows)) % FOLDS
-    return part
 
 
 def _finish(task: AdaptationTask, student: StudentCheckpoint, chosen: MethodResult) -> StudentCheckpoint:
@@ -172,7 +127,6 @@ def _finish(task: AdaptationTask, student: StudentCheckpoint, chosen: MethodResu
         labels=0 if task.labelled is None else len(task.labelled),
         gain_points=chosen.gain_points,
         forgotten_points=chosen.forgotten_points,
-        fraction=None if chosen.step_fraction == 1.0 else chosen.step_fraction,
     )
     name, key = student.modality.name, student.facts.dataset_sha256
     hashes = [training_hashes(windows, name, key=key) for windows in (task.old.learn, task.learn)]

@@ -142,7 +142,7 @@ def _finish(adaptation: Adaptation, output: Path, *, dry_run: bool, page: Path |
     else:
         _show(document)
     if adaptation.checkpoint is None:
-        reasons = "; ".join(f"{result.name}: {', '.join(result.refusals)}" for result in document.methods)
+        reasons = "; ".join(f"{result.method}: {', '.join(result.refusals)}" for result in document.methods)
         raise GateError(
             f"{document.new.name}: no method is better ({reasons}); nothing was written. Keep the student, record "
             "longer, or add --teacher or --labels"
@@ -152,8 +152,7 @@ def _finish(adaptation: Adaptation, output: Path, *, dry_run: bool, page: Path |
     if is_written:
         print(f"wrote {output}; next: {shell_line('mmkd-export', output, '-o', output.with_suffix('.edge'))}")
     else:
-        assert document.chosen_method is not None  # of an adaptation that has a checkpoint
-        print(f"nothing was written; without --dry-run: {document.chosen_method.name}")
+        print(f"nothing was written; without --dry-run: {document.chosen}")
 
 
 def _show(document: AdaptationDocument) -> None:
@@ -162,7 +161,7 @@ def _show(document: AdaptationDocument) -> None:
     rows = [["unchanged", f"{100 * document.estimate:.1f}", "", f"{100 * document.old_score:.1f}", "", ""]]
     rows += [
         [
-            result.name,
+            result.method,
             f"{100 * result.estimate:.1f}",
             f"{result.gain_points:+.1f} ± {result.standard_error_points:.1f}",
             f"{100 * result.old_score:.1f}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -34,7 +35,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         index: int64 (B,) window numbers, for losses with a memory.
         step: None for a part of a step's batch.
         partner: int64 (B,) windows mixed in.
-        share: (B,) fraction of the first window in the mixture.
+        fraction: (B,) fraction of the first window in the mixture.
     """
 
     inputs: dict[str, tuple[Tensor, Tensor]]
@@ -43,18 +44,18 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     index: Tensor
     step: int | None = None
     partner: Tensor | None = None
-    share: Tensor | None = None
+    fraction: Tensor | None = None
 
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on that device."""
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with every tensor changed."""
         return Batch(
-            inputs={name: (v.to(device), p.to(device)) for name, (v, p) in self.inputs.items()},
-            targets=self.targets.to(device),
-            labelled=self.labelled.to(device),
-            index=self.index.to(device),
+            inputs={name: (change(values), change(present)) for name, (values, present) in self.inputs.items()},
+            targets=change(self.targets),
+            labelled=change(self.labelled),
+            index=change(self.index),
             step=self.step,
-            partner=None if self.partner is None else self.partner.to(device),
-            share=None if self.share is None else self.share.to(device),
+            partner=None if self.partner is None else change(self.partner),
+            fraction=None if self.fraction is None else change(self.fraction),
         )
 
 
@@ -113,7 +114,7 @@ class BatchSource:
             index=torch.from_numpy(rows),
             step=step,
             partner=None if pairs is None else torch.from_numpy(rows[pairs]),
-            share=None if pairs is None else torch.from_numpy(lam),
+            fraction=None if pairs is None else torch.from_numpy(lam),
         )
 
     def _rows(self, rng: np.random.Generator, step: int) -> NDArray[np.int64]:

@@ -37,7 +37,7 @@ def ask_teachers(teachers: Sequence[nn.Module], batch: Batch, *, taps: bool) -> 
     answers = []
     for teacher in teachers:
         network = teacher.to(batch.targets.device)
-        rows = {"index": batch.index, "partner": batch.partner, "share": batch.share}
+        rows = {"index": batch.index, "partner": batch.partner, "fraction": batch.fraction}
         more = rows if isinstance(network, FixedViews) else {}
         answers.append(network(batch.inputs, **more, taps=taps))
     return tuple(answers)

@@ -18,8 +18,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.answers import AnswerMemory, ask_teachers
-from mmkd_models.distillation.recipe import Recipe, check_terms
-from mmkd_models.losses.layers import LayerTerm, student_depth, teacher_depth
+from mmkd_models.distillation.recipe import Recipe, Term, check_terms
+from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.logits import logit_loss
 from mmkd_models.losses.task import task_loss
 from mmkd_models.losses.term import CLASSES, Goal, InnerTerm, OutputTerm, Pair, TrainingStep
@@ -43,7 +43,7 @@ class SupervisedLearner(nn.Module):
         self.network, self.goal = network, goal
         self.modality, self.modality_dropout = modality, modality_dropout
 
-    def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return the loss of the labelled rows."""
         if self.modality is not None:
             logits = self.network(*batch.inputs[self.modality]).logits
@@ -64,7 +64,7 @@ class SelfTrainingLearner(nn.Module):
         self.modality_dropout = modality_dropout
         self._first = (first.eval().requires_grad_(False),)
 
-    def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return the distance from the first generation, the labels' loss, and their weighted sum, `loss`."""
         logits = self.network(_inputs_with_gaps(self.network, batch, self.modality_dropout)).logits
         with torch.no_grad():
@@ -101,22 +101,55 @@ class DistillLearner(nn.Module):
     ) -> None:
         super().__init__()
         teachers = (teacher,) if isinstance(teacher, nn.Module) else tuple(teacher)
-        _check_teachers(recipe, teachers, modality)
+        if not teachers:
+            raise UsageError("distillation: expected one or more teachers, got none; name some")
+        for term in recipe.terms:
+            if isinstance(term, InnerTerm) and not (
+                0 <= term.member < len(teachers) if isinstance(term.member, int) else len(teachers) == 1
+            ):
+                got = "none" if term.member is UNSET else term.member
+                raise UsageError(
+                    f"recipe: term {term.name!r} looks into one of {len(teachers)} teachers: expected member=0 to "
+                    f"{len(teachers) - 1}, in their order, got {got}"
+                )
+        check_terms(recipe, kind=goal.kind)
         self.network, self.recipe, self.modality, self.goal = student, recipe, modality, goal
         self._memory = memory
         self._teachers = tuple(each.eval().requires_grad_(False) for each in teachers)
-        own, others = _outputs(student, teachers, modality, example)
-        check_terms(recipe, classes=others[0].logits.shape[-1], kind=goal.kind)
-        causal = isinstance(student, Student) and isinstance(student.encoder, CausalEncoder)
-        pairs = [Pair(student=own, teacher=other, modality=modality) for other in others]
-        for number, pair in enumerate(pairs):
-            _check_pair(recipe, number, pair, causal=causal)
-        heads = {term.name: term.head(pairs[term.reads_teacher or 0]) for term in recipe.terms}
+        example = _example(student, teachers, modality) if example is None else example
+        pairs = _example_pairs(student, teachers, modality, example)
+        heads = {term.name: term.head(pairs[_teacher_of(term)]) for term in recipe.terms}
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
+        for term in recipe.terms:
+            self._check_fit(term, pairs, example)
 
-    def forward(self, batch: Batch, fraction: float) -> dict[str, Tensor]:
+    def _check_fit(self, term: Term, pairs: Sequence[Pair], example: Inputs) -> None:
+        """Raise UsageError if a term cannot compare these networks."""
+        own, counts = pairs[0].student.logits, [pair.teacher.logits.shape[-1] for pair in pairs]
+        if isinstance(term, OutputTerm) and any(count != own.shape[-1] for count in counts):
+            raise UsageError(
+                f"recipe: term {term.name!r}: the student has {own.shape[-1]} outputs, the teacher "
+                f"{', '.join(map(str, counts))}; train both on the same classes"
+            )
+        if isinstance(term, EdamTerm) and isinstance(getattr(self.network, "encoder", None), CausalEncoder):
+            raise UsageError(
+                "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came "
+                "before them alone, and the teacher's maps look at the whole window; leave the term out"
+            )
+        if not term.compares_layers():
+            return
+        size = len(own)
+        batch = Batch(inputs=dict(example), targets=own, labelled=own.new_ones(size), index=torch.arange(size))
+        step = TrainingStep(pair=pairs[_teacher_of(term)], batch=batch, goal=self.goal, together=lambda _: own)
+        try:
+            with torch.no_grad():
+                term.loss(step, dict(self.heads.items()).get(term.name))
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(f"recipe: term {term.name!r} cannot compare these networks: {error}") from error
+
+    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return the active terms by name, unweighted, and their weighted sum, `loss`."""
-        active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(fraction)) > 0]
+        active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(progress)) > 0]
         taps = any(term.compares_layers() for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
         teachers = self._answers(batch, taps=taps)
@@ -126,12 +159,12 @@ class DistillLearner(nn.Module):
         total = student.logits.new_zeros(())
         for term, weight in active:
             step = TrainingStep(
-                pair=Pair(student=student, teacher=teachers[term.reads_teacher or 0], modality=self.modality),
+                pair=Pair(student=student, teacher=teachers[_teacher_of(term)], modality=self.modality),
                 batch=batch,
                 goal=self.goal,
                 together=lambda temperature: mix_logits(self.goal, logits, temperature=temperature),
             )
-            terms.update(term.loss(step, heads.get(term.name)))
+            terms[term.name] = term.loss(step, heads.get(term.name))
             total = total + weight * terms[term.name]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # Processes that share a batch wait for a gradient of every parameter, also of those no term reads now.
@@ -150,23 +183,27 @@ class DistillLearner(nn.Module):
         return answers
 
 
-def _check_pair(recipe: Recipe, number: int, pair: Pair, *, causal: bool) -> None:
-    terms = [term for term in recipe.terms if term.reads_teacher in (None, number)]
-    fusion, blocks = pair.teacher.cross_attention.get(pair.modality, ()), teacher_depth(pair.teacher, pair.modality)
-    for term in terms:
-        if isinstance(term, LayerTerm):
-            term.check_depth(student=student_depth(pair.student), fusion=len(fusion), blocks=blocks)
-    for term in terms:
-        if isinstance(term, LayerTerm | OutputTerm):  # embeddings of any width can be compared
-            term.check_pair(pair, causal=causal)
+def _teacher_of(term: Term) -> int:
+    return term.member or 0 if isinstance(term, InnerTerm) else 0
 
 
-def _outputs(
-    student: nn.Module, teachers: Sequence[nn.Module], modality: str, example: Inputs | None
-) -> tuple[StudentOutput, tuple[TeacherOutput, ...]]:
-    networks = [_known_teacher(teacher) or teacher for teacher in teachers]
-    if example is None:
-        example = _example(student, networks, modality)
+def _transformer(teacher: nn.Module) -> nn.Module:
+    return teacher.first if isinstance(teacher, Committee | FixedViews) else teacher
+
+
+def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -> Inputs:
+    specs: dict[str, ModalitySpec] = {}
+    for teacher in map(_transformer, teachers):
+        if not (isinstance(student, Student) and isinstance(teacher, Teacher)):
+            raise UsageError(
+                "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
+            )
+        specs[modality] = student.modality
+        specs |= {name: cast("Encoder", teacher.encoders[name]).modality for name in teacher.names}
+    return {name: blank_inputs(spec) for name, spec in specs.items()}
+
+
+def _example_pairs(student: nn.Module, teachers: Sequence[nn.Module], modality: str, example: Inputs) -> list[Pair]:
     if modality not in example:
         raise UsageError(
             f"modality {modality!r}: expected one of the example's ({', '.join(example)}); name the student's"
@@ -174,7 +211,7 @@ def _outputs(
     was_training = student.training
     with torch.no_grad():
         own = student.eval()(*example[modality], taps=True)
-        others = tuple(teacher(example, taps=True) for teacher in networks)
+        others = [_transformer(teacher)(example, taps=True) for teacher in teachers]
     student.train(was_training)
     outputs = (("student", own, StudentOutput), *(("teacher", other, TeacherOutput) for other in others))
     for who, output, expected in outputs:
@@ -183,19 +220,7 @@ def _outputs(
                 f"distillation: expected the {who} to give a {expected.__name__}, got {type(output).__name__}; "
                 f"wrap what it gives in mmkd_models.networks.{who}.{expected.__name__}"
             )
-    return own, others
-
-
-def _example(student: nn.Module, teachers: Sequence[nn.Module], modality: str) -> Inputs:
-    specs: dict[str, ModalitySpec] = {}
-    for teacher in teachers:
-        if not (isinstance(student, Student) and isinstance(teacher, Teacher)):
-            raise UsageError(
-                "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
-            )
-        specs[modality] = student.modality
-        specs |= {name: cast("Encoder", teacher.encoders[name]).modality for name in teacher.names}
-    return {name: blank_inputs(spec) for name, spec in specs.items()}
+    return [Pair(student=own, teacher=other, modality=modality) for other in others]
 
 
 def mix_logits(goal: Goal, logits: Sequence[Tensor], *, temperature: float) -> Tensor:
@@ -214,34 +239,3 @@ def mix_logits(goal: Goal, logits: Sequence[Tensor], *, temperature: float) -> T
         return temperature * (on - off)
     log_probabilities = torch.log_softmax(stacked / temperature, dim=-1)
     return temperature * (torch.logsumexp(log_probabilities, dim=0) - math.log(len(logits)))
-
-
-def _known_teacher(teacher: nn.Module) -> Teacher | None:
-    if isinstance(teacher, Committee | FixedViews):
-        return teacher.first
-    return teacher if isinstance(teacher, Teacher) else None
-
-
-def _check_teachers(recipe: Recipe, teachers: Sequence[nn.Module], modality: str) -> None:
-    if not teachers:
-        raise UsageError("distillation: expected one or more teachers, got none; name some")
-    count = len(teachers)
-    for term in recipe.terms:
-        if not isinstance(term, InnerTerm):
-            continue
-        if term.member is UNSET and count > 1:
-            raise UsageError(
-                f"recipe: term {term.name!r} looks into one teacher, and there are {count}; name it with member, "
-                f"from 0 to {count - 1} in the order of the teachers"
-            )
-        if not 0 <= term.reads_teacher < count:
-            raise UsageError(
-                f"recipe: term {term.name!r}: expected a member from 0 to {count - 1} of {count} "
-                f"{'teacher' if count == 1 else 'teachers'}, got {term.member}; correct it"
-            )
-        known = _known_teacher(teachers[term.reads_teacher])
-        if known is not None and modality not in known.names and term.compares_layers():
-            raise UsageError(
-                f"recipe: term {term.name!r} needs a teacher that sees {modality!r}, and this one sees "
-                f"{', '.join(known.names)}; train a teacher with it, or learn from outputs and embedding alone"
-            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -48,8 +47,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     terms: tuple[Term, ...]
 
 
-def check_terms(recipe: Recipe, *, classes: int | None = None, kind: TaskKind = "classification") -> None:
-    """Raise UsageError for what no network allows."""
+def check_terms(recipe: Recipe, *, kind: TaskKind = "classification") -> None:
+    """Raise UsageError for what no network allows, with the limits of each option."""
     names = [term.name for term in recipe.terms]
     if not names or len(set(names)) != len(names):
         raise UsageError(
@@ -57,15 +56,17 @@ def check_terms(recipe: Recipe, *, classes: int | None = None, kind: TaskKind = 
             "name each kind once"
         )
     for term in recipe.terms:
-        weight = term.weight
-        if not (0 <= weight.start < math.inf and 0 <= weight.end < math.inf and 0 < weight.until <= 1):
-            raise term.refusal(
-                "a weight of start >= 0 and end >= 0, reached at 0 < until <= 1",
-                f"{weight.start}, {weight.end} and {weight.until}; correct it",
+        try:
+            msgspec.convert(msgspec.to_builtins(term), type(term))
+        except msgspec.ValidationError as error:
+            raise UsageError(f"recipe: term {term.name!r}: {error}; correct it") from error
+        if term.needs_classes and kind != "classification":
+            raise UsageError(
+                f"recipe: term {term.name!r} compares classes that exclude each other, and {kind} has none; "
+                "use term 'logit'"
             )
-        if not isinstance(term, TaskTerm | EdamTerm):  # they have no options of their own
-            term.check(kind=kind, classes=classes)
-    if not any(term.weight.lasts for term in recipe.terms):
+    weights = [term.weight for term in recipe.terms]
+    if not any(weight.start > 0 and (weight.end > 0 or weight.until == 1) for weight in weights):
         raise UsageError(
             "recipe: expected a term whose weight stays above 0 during the whole training, got none; "
             "keep one term on, or let its weight end above 0"

@@ -116,7 +116,7 @@ def _coverage(
         low=low,
         high=high,
         mean_set_size=float(sizes.mean()),
-        single_share=float(single.mean()),
+        single_fraction=float(single.mean()),
         single_accuracy=float(covered[single].mean()) if single.any() else None,
         by_group={}
         if groups is None
@@ -135,7 +135,7 @@ def coverage_cells(coverage: LabelSetCoverage) -> tuple[str, ...]:
         f"{coverage.coverage:.1%}",
         f"{coverage.low:.1%} to {coverage.high:.1%}",
         f"{coverage.mean_set_size:.2f}",
-        f"{coverage.single_share:.1%}",
+        f"{coverage.single_fraction:.1%}",
         "-" if single is None else f"{single:.1%}",
     )
 

@@ -7,16 +7,20 @@ sum to 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mmkd_edge.errors import UsageError
-from mmkd_models.losses.layers import LayerTerm, common_time, mean_over_tokens, resampled, valid_tokens
-from mmkd_models.losses.term import Pair, TrainingStep, Weight
+from mmkd_models.losses.term import (
+    LayerTerm,
+    TrainingStep,
+    Weight,
+    common_time,
+    mean_over_tokens,
+    on_students_tokens,
+    valid_tokens,
+)
 from mmkd_models.networks.layers import EXTRA_TOKENS
-from mmkd_models.networks.teacher import TeacherOutput
 
 EPSILON = 1e-6
 """Smallest probability under the logarithm; 1e-8 would be 0 in half precision."""
@@ -72,55 +76,21 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
 
     # A map shows where to look at first; the outputs decide the end.
     weight: Weight = Weight(start=0.5, end=0.0, until=0.6)
-    attention: ClassVar[str] = "cross-attention"
 
-    def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raise UsageError for a causal student, or unknown keys."""
-        if causal:
-            raise UsageError(
-                "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came "
-                "before them alone, and the teacher's maps look at the whole window; leave the term out"
-            )
-        keys = sum(length + EXTRA_TOKENS for length in _source_lengths(pair.teacher, pair.modality))
-        for own_layer, other_layer in self._pairs(pair):
-            own, other = pair.student.attention[own_layer], pair.teacher.cross_attention[pair.modality][other_layer]
-            if pair.modality not in pair.teacher.valid or keys != other.shape[-1]:
-                raise UsageError(
-                    f"recipe: term 'edam': self-attention (H, L, L)={tuple(own[0].shape)} of student layer "
-                    f"{own_layer} and cross-attention (H, Lq, Lk)={tuple(other[0].shape)} of teacher layer "
-                    f"{other_layer} cannot be tied: its "
-                    f"keys are {other.shape[-1]}, and TeacherOutput.valid has {keys} tokens of modalities other than "
-                    f"{pair.modality!r}; give the validity of every modality's tokens, in the order of the keys"
-                )
-
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
         """Return the mean over layer pairs, for multimodal windows."""
-        pair = step.pair
-        others = [name for name in pair.teacher.valid if name != pair.modality]
+        pair, teacher = step.pair, step.pair.teacher
+        others = [name for name in teacher.valid if name != pair.modality]
+        if not others:
+            raise ValueError(f"expected TeacherOutput.valid of modalities beside {pair.modality!r}, got none")
         # Elsewhere the teacher's cross-attention says nothing.
         there = torch.stack([step.batch.inputs[name][1].amax((1, 2)) for name in others]).amax(0)  # (B,)
+        sources = [teacher.valid[name].shape[1] - EXTRA_TOKENS for name in others]
         losses = []
-        for own, other in self._pairs(pair):
-            student, teacher = pair.student.attention[own], pair.teacher.cross_attention[pair.modality][other]
-            valid = valid_tokens(pair.student, student.shape[-1], student)
-            target = _on_students_map(teacher, pair, length=student.shape[-1] - EXTRA_TOKENS, valid=valid)
-            losses.append(edam_loss(student, target, valid_rows=valid, weight=there))
-        return {"edam": torch.stack(losses).mean()}
-
-    def _pairs(self, pair: Pair) -> list[tuple[int, int]]:
-        maps = pair.teacher.cross_attention.get(pair.modality, ())
-        own, other = ("attention maps", pair.student.attention), ("cross-attention maps", maps)
-        return self.tied(pair, own, other, depth=len(maps))
-
-
-def _on_students_map(cross: Tensor, pair: Pair, *, length: int, valid: Tensor) -> Tensor:
-    """(B, H, Lq, Lk) -> (B, length + 2, length + 2), at the student's times."""
-    sources = _source_lengths(pair.teacher, pair.modality)
-    target = aligned_map(cross, source_lengths=sources, length=length, valid_keys=valid)
-    if target.shape[-2] == length + EXTRA_TOKENS:
-        return target
-    return resampled(target, pair.teacher.valid[pair.modality], length=length)[0]
-
-
-def _source_lengths(teacher: TeacherOutput, modality: str) -> list[int]:
-    return [there.shape[1] - EXTRA_TOKENS for name, there in teacher.valid.items() if name != modality]
+        for own, cross in self.tied(pair.student.attention, teacher.cross_attention.get(pair.modality, ())):
+            valid = valid_tokens(pair.student, own[:, 0])
+            length = own.shape[-1] - EXTRA_TOKENS
+            target = aligned_map(cross, source_lengths=sources, length=length, valid_keys=valid)
+            target = on_students_tokens(target, pair, own.shape[-1])
+            losses.append(edam_loss(own, target, valid_rows=valid, weight=there))
+        return torch.stack(losses).mean()

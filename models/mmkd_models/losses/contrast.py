@@ -8,12 +8,14 @@ the anchor's negatives, without gradient.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
-from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.term import InnerTerm, Pair, TrainingStep, Weight, constant
+from mmkd_models.losses.term import InnerTerm, Pair, Temperature, TrainingStep, Weight, constant
 
 
 def crd_loss(
@@ -97,23 +99,17 @@ class CrdTerm(InnerTerm, frozen=True, kw_only=True, tag="crd"):
     """Contrast of embeddings; negatives come from the batch and a `queue` of earlier windows."""
 
     weight: Weight = constant(0.1)
-    temperature: float = 0.07
-    width: int = 64
-    queue: int = 1024
-
-    def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for impossible numbers."""
-        self.check_temperature(self.temperature)
-        if self.width < 1 or self.queue < 0:
-            raise self.refusal("width >= 1 and queue >= 0", f"{self.width} and {self.queue}; correct them")
+    temperature: Temperature = 0.07
+    width: Annotated[int, Meta(ge=1)] = 64
+    queue: Annotated[int, Meta(ge=0)] = 1024
 
     def head(self, pair: Pair) -> ContrastHead:
         """Return the projectors and the queue."""
         widths = pair.student.embedding.shape[-1], pair.teacher.embedding.shape[-1]
         return ContrastHead(*widths, width=self.width, queue=self.queue)
 
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
         """Return the contrast; the batch joins the queue."""
         assert isinstance(head, ContrastHead)  # made before the first step
-        vectors = step.pair.student.embedding, step.pair.teacher.embedding, step.batch.index
-        return {"crd": head(*vectors, temperature=self.temperature)}
+        embeddings = step.pair.student.embedding, step.pair.teacher.embedding
+        return head.forward(*embeddings, step.batch.index, temperature=self.temperature)

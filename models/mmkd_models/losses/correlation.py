@@ -7,12 +7,12 @@ tau^2.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.term import OutputTerm, TrainingStep
+from mmkd_models.losses.term import Factor, OutputTerm, Temperature, TrainingStep
 
 _TINY = 1e-8  # added to sums of squares: a class never named must have no gradient
 
@@ -43,23 +43,12 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 class DistTerm(OutputTerm, frozen=True, kw_only=True, tag="dist"):
     """Probabilities that correlate with the teacher's, over classes (`beta`) and over windows (`gamma`)."""
 
-    temperature: float = 1.0
-    beta: float = 1.0
-    gamma: float = 1.0
+    temperature: Temperature = 1.0
+    beta: Factor = 1.0
+    gamma: Factor = 1.0
+    needs_classes: ClassVar[bool] = True
 
-    def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for impossible numbers, or without exclusive classes."""
-        self.check_temperature(self.temperature)
-        self.check_two_weights(beta=self.beta, gamma=self.gamma)
-        self.check_exclusive_classes(kind)
-        if classes == 2 and self.gamma == 0:
-            raise UsageError(
-                "recipe: term 'dist' has gamma 0, and with two classes the correlation over classes is 1 or -1 "
-                "whatever the network says; set gamma above 0"
-            )
-
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
         """Return 1 - correlation with the probabilities of all teachers."""
         student, teacher = step.pair.student.logits, step.together(self.temperature)
-        loss = dist_loss(student, teacher, temperature=self.temperature, beta=self.beta, gamma=self.gamma)
-        return {"dist": loss}
+        return dist_loss(student, teacher, temperature=self.temperature, beta=self.beta, gamma=self.gamma)

@@ -6,12 +6,12 @@ subtracts 1000 from the target's logit; here it is omitted.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.term import OutputTerm, TrainingStep
+from mmkd_models.losses.term import Factor, OutputTerm, Temperature, TrainingStep
 
 
 def dkd_loss(
@@ -36,25 +36,14 @@ def _parts(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 class DkdTerm(OutputTerm, frozen=True, kw_only=True, tag="dkd"):
     """The teacher's outputs with the true class (`alpha`) and the others among themselves (`beta`) taught apart."""
 
-    temperature: float = 2.0
-    alpha: float = 1.0
-    beta: float = 2.0
+    temperature: Temperature = 2.0
+    alpha: Factor = 1.0
+    beta: Factor = 2.0
+    needs_classes: ClassVar[bool] = True
 
-    def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for impossible numbers, or without exclusive classes."""
-        self.check_temperature(self.temperature)
-        self.check_two_weights(alpha=self.alpha, beta=self.beta)
-        self.check_exclusive_classes(kind)
-        if classes == 2 and self.alpha == 0:
-            raise UsageError(
-                "recipe: term 'dkd' has alpha 0, and with two classes there is one other class, about which beta has "
-                "nothing to teach; set alpha above 0"
-            )
-
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
         """Return the loss; mixed windows use the larger label, unlabelled ones the teachers' answer."""
         batch, teacher = step.batch, step.together(self.temperature)
         target = torch.where(batch.labelled > 0, batch.targets.argmax(-1), teacher.argmax(-1))
         student = step.pair.student.logits
-        loss = dkd_loss(student, teacher, target, temperature=self.temperature, alpha=self.alpha, beta=self.beta)
-        return {"dkd": loss}
+        return dkd_loss(student, teacher, target, temperature=self.temperature, alpha=self.alpha, beta=self.beta)

@@ -9,13 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import TaskKind
 from mmkd_models.losses.correlation import correlation
 from mmkd_models.losses.task import DELTA, huber_loss
-from mmkd_models.losses.term import Goal, OutputTerm, TrainingStep
-
-_USUAL_TEMPERATURE = 2.0
+from mmkd_models.losses.term import Goal, OutputTerm, Temperature, TrainingStep
 
 
 def kl_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -59,21 +55,12 @@ def logit_loss(goal: Goal, student: Tensor, teacher: Tensor, *, temperature: flo
 class LogitTerm(OutputTerm, frozen=True, kw_only=True, tag="logit"):
     """Kullback-Leibler divergence from the teacher's outputs at `temperature`.
 
-    Several labels have a mean divergence; a regression has Huber's loss and correlation.
+    Several labels have a mean divergence; a regression has Huber's loss and correlation, and no temperature.
     """
 
-    temperature: float = _USUAL_TEMPERATURE
+    temperature: Temperature = 2.0
 
-    def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for an impossible or needless temperature."""
-        self.check_temperature(self.temperature)
-        if kind == "regression" and self.temperature != _USUAL_TEMPERATURE:
-            raise UsageError(
-                f"recipe: term 'logit' has temperature {self.temperature}, which softens probabilities, and regression "
-                "has none; leave it out"
-            )
-
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
         """Return the divergence from all teachers together."""
         teacher = step.together(self.temperature)
-        return {"logit": logit_loss(step.goal, step.pair.student.logits, teacher, temperature=self.temperature)}
+        return logit_loss(step.goal, step.pair.student.logits, teacher, temperature=self.temperature)

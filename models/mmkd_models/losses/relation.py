@@ -7,15 +7,13 @@ heads may differ.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
-from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import TaskKind
-from mmkd_models.losses.layers import LayerTerm, check_token_counts, mean_over_tokens, on_students_tokens, valid_tokens
-from mmkd_models.losses.term import Pair, TrainingStep
+from mmkd_models.losses.term import LayerTerm, TrainingStep, mean_over_tokens, on_students_tokens, valid_tokens
 from mmkd_models.networks.layers import MASKED
 
 Vectors = Literal["query", "key", "value"]
@@ -51,43 +49,16 @@ def _log_relation(vectors: Tensor, heads: int, valid: Tensor | None) -> Tensor:
 class RelationTerm(LayerTerm, frozen=True, kw_only=True, tag="relation"):
     """How alike tokens are in queries, keys or values of the teacher's self-attention."""
 
-    vectors: tuple[Vectors, ...] = ("query", "key", "value")
-    heads: int = 8
+    vectors: Annotated[tuple[Vectors, ...], Meta(min_length=1)] = ("query", "key", "value")
+    heads: Annotated[int, Meta(ge=1)] = 8
 
-    def check(self, *, kind: TaskKind, classes: int | None) -> None:
-        """Raise UsageError for impossible heads or vectors."""
-        if self.heads < 1 or not self.vectors or len(set(self.vectors)) != len(self.vectors):
-            expected = "heads >= 1 and one or more of query, key and value, each once"
-            raise self.refusal(expected, f"{self.heads} and {list(self.vectors)}; correct them")
-
-    def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raise UsageError for tokens without common time, or widths the heads cannot split."""
-        for own, other in self._pairs(pair):
-            sides = pair.student.projections[own], pair.teacher.projections[pair.modality][other]
-            for kind in self.vectors:
-                student, teacher = (tuple(getattr(side, kind)[0].shape) for side in sides)
-                tied = (
-                    f"recipe: term 'relation': {kind} vectors (L, D)={student} of student layer {own} and "
-                    f"{teacher} of teacher layer {other}"
-                )
-                check_token_counts(tied, student[0], teacher[0])
-                width = math.gcd(student[-1], teacher[-1])
-                if width % self.heads:
-                    fitting = ", ".join(str(heads) for heads in range(1, width + 1) if width % heads == 0)
-                    raise UsageError(f"{tied} cannot both be split into {self.heads} heads; choose one of {fitting}")
-
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
         """Return the mean over layer pairs and kinds of vectors."""
         pair, losses = step.pair, []
-        for own, other in self._pairs(pair):
-            student, teacher = pair.student.projections[own], pair.teacher.projections[pair.modality][other]
+        for student, teacher in self.tied(pair.student.projections, pair.teacher.projections.get(pair.modality, ())):
             for kind in self.vectors:
                 vectors: Tensor = getattr(student, kind)
-                valid = valid_tokens(pair.student, vectors.shape[1], vectors)
                 target = on_students_tokens(getattr(teacher, kind), pair, vectors.shape[1])
+                valid = valid_tokens(pair.student, vectors)
                 losses.append(relation_loss(vectors, target, heads=self.heads, valid=valid))
-        return {"relation": torch.stack(losses).mean()}
-
-    def _pairs(self, pair: Pair) -> list[tuple[int, int]]:
-        others = pair.teacher.projections.get(pair.modality, ())
-        return self.tied(pair, ("projections", pair.student.projections), ("projections", others))
+        return torch.stack(losses).mean()

@@ -52,7 +52,6 @@ def task_loss(goal: Goal, logits: Tensor, targets: Tensor, *, weight: Tensor) ->
 class TaskTerm(OutputTerm, frozen=True, kw_only=True, tag="task"):
     """Cross-entropy against the labels (of a regression Huber's loss), on labelled windows."""
 
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> dict[str, Tensor]:
+    def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
         """Return the labels' loss."""
-        batch = step.batch
-        return {"task": task_loss(step.goal, step.pair.student.logits, batch.targets, weight=batch.labelled)}
+        return task_loss(step.goal, step.pair.student.logits, step.batch.targets, weight=step.batch.labelled)

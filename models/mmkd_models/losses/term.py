@@ -1,39 +1,49 @@
-"""A recipe's terms: weight over time, checked options, and loss."""
+"""A recipe's terms: weight over time, options, the layers that a term compares, and their tokens at the same times."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 import numpy as np
+import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
 from mmkd_models.data.batches import Batch
 from mmkd_models.data.windows import Windows
+from mmkd_models.networks.layers import EXTRA_TOKENS
 from mmkd_models.networks.student import StudentOutput
 from mmkd_models.networks.teacher import TeacherOutput
+
+Temperature = Annotated[float, Meta(gt=0, le=1e6)]
+Factor = Annotated[float, Meta(ge=0, le=1e6)]
+
+Layers = Literal["uniform"] | int | tuple[tuple[int, int], ...]
+"""`uniform`, each student layer with one of the teacher's, spread evenly; a number, the last so many in order; or
+pairs (student, teacher), counted from 0, negative ones from the end.
+"""
+
+_StudentLayer = TypeVar("_StudentLayer")
+_TeacherLayer = TypeVar("_TeacherLayer")
 
 
 class Weight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A weight from `start` to `end` along a cosine, until a fraction of the training."""
 
-    start: float
-    end: float
-    until: float = 1.0
+    start: Factor
+    end: Factor
+    until: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
-    def at(self, fraction: float) -> float:
+    def at(self, progress: float) -> float:
         """Return the weight after this fraction of the training."""
-        done = min(1.0, fraction / self.until)
+        done = min(1.0, progress / self.until)
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * done))
-
-    @property
-    def lasts(self) -> bool:
-        """Whether the weight stays above 0."""
-        return self.start > 0 and (self.end > 0 or self.until == 1)
 
 
 def constant(value: float) -> Weight:
@@ -89,22 +99,19 @@ class TrainingStep:
 
 
 class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A term of a recipe: a subclass with a `tag`, in the union of `distillation/recipe.py`.
+    """A term of a recipe: a subclass with a `tag` and `loss(step, head)`, in the union of `distillation/recipe.py`.
 
-    `loss(step, head)` returns losses by name; `check(kind, classes)` raises UsageError.
+    The types of options contain their limits.
     """
 
     weight: Weight = constant(1.0)
+    needs_classes: ClassVar[bool] = False
+    """Whether the term compares classes that exclude each other."""
 
     @property
     def name(self) -> str:
         """The name in a recipe file."""
         return str(self.__struct_config__.tag)
-
-    @property
-    def reads_teacher(self) -> int | None:
-        """Number of the teacher whose layers the term reads; None for mixed outputs."""
-        return None
 
     def compares_layers(self) -> bool:
         """Return whether the networks must return their layers."""
@@ -114,41 +121,9 @@ class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Return modules trained with the student and never exported."""
         return None
 
-    def refusal(self, expected: str, got: str) -> UsageError:
-        """Return the error for an impossible option."""
-        return UsageError(f"recipe: term {self.name!r}: expected {expected}, got {got}")
-
-    def check_temperature(self, temperature: float) -> None:
-        """Raise UsageError unless above 0."""
-        if not 0 < temperature < math.inf:
-            raise self.refusal("a temperature above 0", f"{temperature}; correct it")
-
-    def check_two_weights(self, **weights: float) -> None:
-        """Raise UsageError if a part of a loss has a negative weight, or both are 0."""
-        (one, first), (other, second) = weights.items()
-        if not (0 <= first < math.inf and 0 <= second < math.inf and first + second > 0):
-            raise self.refusal(f"{one} >= 0 and {other} >= 0, one above 0", f"{first} and {second}; correct them")
-
-    def check_exclusive_classes(self, kind: TaskKind) -> None:
-        """Raise UsageError for a task without exclusive classes."""
-        if kind != "classification":
-            raise UsageError(
-                f"recipe: term {self.name!r} compares classes that exclude each other, and {kind} has none; "
-                "use term 'logit'"
-            )
-
 
 class OutputTerm(LossTerm, frozen=True, kw_only=True):
     """A term that compares outputs."""
-
-    def check_pair(self, pair: Pair, *, causal: bool) -> None:
-        """Raise UsageError for different numbers of classes."""
-        student, teacher = pair.student.logits, pair.teacher.logits
-        if student.shape[-1] != teacher.shape[-1]:
-            raise UsageError(
-                f"recipe: term {self.name!r}: outputs (B, K)={tuple(student.shape)} of the student and "
-                f"{tuple(teacher.shape)} of the teacher cannot be tied; train both on the same classes"
-            )
 
 
 class InnerTerm(LossTerm, frozen=True, kw_only=True):
@@ -156,10 +131,61 @@ class InnerTerm(LossTerm, frozen=True, kw_only=True):
 
     member: int | msgspec.UnsetType = msgspec.UNSET
 
-    @property
-    def reads_teacher(self) -> int:
-        """The member, or the first teacher."""
-        return self.member or 0
+
+class LayerTerm(InnerTerm, frozen=True, kw_only=True):
+    """A term that compares layers. Its loss raises ValueError for layers that cannot be compared."""
+
+    layers: Layers = 1
+
+    def compares_layers(self) -> bool:
+        """Return True."""
+        return True
+
+    def tied(
+        self, student: Sequence[_StudentLayer], teacher: Sequence[_TeacherLayer]
+    ) -> list[tuple[_StudentLayer, _TeacherLayer]]:
+        """Return what the tied layers returned. Raise UsageError for layers that are not there."""
+        counts = len(student), len(teacher)
+        pairs = layer_pairs(self.layers, student=counts[0], teacher=counts[1]) if min(counts) else []
+        if not pairs or any(not -n <= layer < n for pair in pairs for layer, n in zip(pair, counts, strict=True)):
+            raise UsageError(
+                f"recipe: term {self.name!r}: layers {self.layers} cannot be tied: of what it compares the student "
+                f"shows {counts[0]} layers and the teacher {counts[1]}; name others, or drop the term"
+            )
+        return [(student[own], teacher[other]) for own, other in pairs]
+
+
+def layer_pairs(layers: Layers, *, student: int, teacher: int) -> list[tuple[int, int]]:
+    """Return the pairs (student layer, teacher layer); uniform: round((l + 1) * teacher / student) - 1.
+
+    Example:
+        >>> layer_pairs("uniform", student=2, teacher=4), layer_pairs(2, student=3, teacher=2)
+        ([(0, 1), (1, 3)], [(1, 0), (2, 1)])
+    """
+    if layers == "uniform":
+        spread = (math.floor((layer + 1) * teacher / student + 0.5) - 1 for layer in range(student))
+        return [(layer, max(0, at)) for layer, at in enumerate(spread)]
+    if isinstance(layers, int):
+        return [(student - back, teacher - back) for back in range(layers, 0, -1) if layers <= min(student, teacher)]
+    return list(layers)
+
+
+def on_students_tokens(tokens: Tensor, pair: Pair, length: int) -> Tensor:
+    """(B, L_T + 2, D) -> (B, length, D): teacher tokens at the student's times; ValueError for none but summaries."""
+    if tokens.shape[1] == length:
+        return tokens
+    if min(tokens.shape[1], length) <= EXTRA_TOKENS:
+        raise ValueError(
+            f"expected as many tokens, or more than the last {EXTRA_TOKENS}, which sum up the window, got {length} of "
+            f"the student and {tokens.shape[1]} of the teacher"
+        )
+    valid = pair.teacher.valid.get(pair.modality, tokens.new_ones(tokens.shape[:2]))
+    return resampled(tokens, valid, length=length - EXTRA_TOKENS)[0]
+
+
+def valid_tokens(student: StudentOutput, like: Tensor) -> Tensor:
+    """(B, L) 1 for student tokens with samples; all of `like` (B, L, ...) if unknown."""
+    return like.new_ones(like.shape[:2]) if student.valid is None else student.valid
 
 
 def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
@@ -167,3 +193,41 @@ def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return rows.mean()
     return (rows * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def mean_over_tokens(tokens: Tensor, valid: Tensor | None, weight: Tensor | None = None) -> Tensor:
+    """Return the mean of (B,) windows' means of (B, L) over valid tokens."""
+    if valid is None:
+        return weighted_mean(tokens.mean(-1), weight)
+    valid = valid.float()
+    per_window = (tokens * valid).sum(-1) / valid.sum(-1).clamp(min=1.0)
+    some = (valid.sum(-1) > 0).float()
+    return weighted_mean(per_window, some if weight is None else some * weight)
+
+
+def common_time(source: int, target: int, *, device: torch.device | None = None) -> Tensor:
+    """Return (source, target) the common time of two cuts, float32, in 1 / (source * target) of the window.
+
+    Example:
+        >>> common_time(2, 3).tolist()
+        [[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]
+    """
+    starts = torch.arange(source, device=device)[:, None] * target
+    others = torch.arange(target, device=device)[None, :] * source
+    common = torch.minimum(starts + target, others + source) - torch.maximum(starts, others)
+    return common.clamp(min=0).float()
+
+
+def resampled(tokens: Tensor, valid: Tensor, *, length: int) -> tuple[Tensor, Tensor]:
+    """Average valid time tokens (B, L + 2, D) onto `length` by common time; return tokens and validity."""
+    tokens, valid = tokens.float(), valid.float()
+    own = tokens.shape[1] - EXTRA_TOKENS
+    if own == length:
+        return tokens, valid
+    overlap = common_time(own, length, device=tokens.device).T / own  # (length, L), rows sum to 1
+    with torch.autocast(tokens.device.type, enabled=False):  # a matmul would run in half precision
+        total = overlap @ (tokens[:, :own] * valid[:, :own, None])  # (B, length, D)
+        weight = valid[:, :own] @ overlap.T  # (B, length)
+    time = total / weight.clamp(min=1e-6)[..., None]
+    resampled_valid = torch.cat([(weight > 0).float(), valid[:, own:]], dim=1)
+    return torch.cat([time, tokens[:, own:]], dim=1), resampled_valid

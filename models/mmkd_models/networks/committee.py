@@ -168,9 +168,9 @@ class FixedViews(nn.Module):
         return self.committee.first
 
     def forward(
-        self, inputs: Inputs, *, index: Tensor, partner: Tensor | None, share: Tensor | None, taps: bool = False
+        self, inputs: Inputs, *, index: Tensor, partner: Tensor | None, fraction: Tensor | None, taps: bool = False
     ) -> TeacherOutput:
-        """Answer training windows `index` (B,), mixed in fractions `share` (B,) with `partner` (B,)."""
+        """Answer training windows `index` (B,), mixed in fractions `fraction` (B,) with `partner` (B,)."""
         if self._whole and not taps:
             if -1 not in self._cached:
                 self._cached[-1] = self._ask(self.committee)
@@ -182,8 +182,8 @@ class FixedViews(nn.Module):
                 continue
             answers = self._probabilities(number).to(index.device)
             own = answers[index]
-            if partner is not None and share is not None:
-                weight = share[:, None].to(own)
+            if partner is not None and fraction is not None:
+                weight = fraction[:, None].to(own)
                 own = weight * own + (1 - weight) * answers[partner]
             given[number] = self.committee.logits_of(own)
         output: TeacherOutput = self.committee(inputs, taps=taps, given=given)

@@ -1,7 +1,7 @@
 """One training loop for teacher, baseline and student: optimisation, validation, the best weights, resuming.
 
-A learner maps (batch, fraction of the training done) to loss terms, their sum under "loss". All randomness follows from
-(seed, step).
+A learner maps (batch, progress) to loss terms, their sum under "loss"; progress is the fraction of the training done.
+All randomness follows from (seed, step).
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ RESUME_FILE = "resume.ckpt"
 """The state of an interrupted training, in the run's folder."""
 
 _RESUME_VERSION = 1
+_WARMUP = 0.1  # of the training
+_WEIGHT_DECAY = 0.05  # of AdamW, on matrices only
+_CLIP_NORM = 1.0
 
 
 class _ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,17 +151,19 @@ class _Loop:
         config = self.config
         torch.manual_seed((config.seed * 1_000_003 + self.step) * 64 + self.fabric.global_rank)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(self.step / config.steps, config.warmup_share)
-        batch = _shard(self.batch_at(self.step), self.fabric.global_rank, self.fabric.world_size)
+            group["lr"] = config.learning_rate * schedule(self.step / config.steps)
+        batch, (rank, processes) = self.batch_at(self.step), (self.fabric.global_rank, self.fabric.world_size)
+        if processes > 1:
+            batch = batch.changed(lambda tensor: tensor[rank::processes])
         if not self.network.training:
             self.wrapped.train()
-        terms = self.wrapped(batch.to(self.fabric.device), self.step / config.steps)
+        terms = self.wrapped(batch.changed(lambda tensor: tensor.to(self.fabric.device)), self.step / config.steps)
         values = {name: float(value.detach()) for name, value in terms.items()}
         self._check_finite("loss", values["loss"])
         self.wrapped_optimizer.zero_grad()
         self.fabric.backward(terms["loss"])
         norm = self.fabric.clip_gradients(
-            self.wrapped, self.wrapped_optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+            self.wrapped, self.wrapped_optimizer, max_norm=_CLIP_NORM, error_if_nonfinite=False
         )
         # In 16-mixed the gradient scaler skips such a step and lowers its scale.
         if norm is not None and config.precision != "16-mixed":
@@ -196,7 +201,8 @@ class _Loop:
         self.sums, self.since = {}, 0
         if score >= self.top:
             self.top, self.top_error = score, scores.standard_error(self.config.metric)
-        if score >= self.top - self.config.near_best * self.top_error:
+        # The one-standard-error rule (Breiman et al., 1984, section 3.4.3) takes the latest weights that are near.
+        if score >= self.top - self.top_error:
             state = {name: value.detach().cpu().clone() for name, value in self.average.items()}
             self.best = Fit(state=state, scores=scores, best_step=self.step)
 
@@ -272,11 +278,11 @@ def _read_resume(path: Path, *, config: dict[str, Any]) -> tuple[_ResumeFacts, d
     return facts, tensors
 
 
-def schedule(fraction: float, warmup_share: float) -> float:
-    """Return the factor on the peak learning rate at this fraction of the training."""
-    if fraction < warmup_share:
-        return max(0.01, fraction / warmup_share)
-    done = (fraction - warmup_share) / max(1e-9, 1 - warmup_share)
+def schedule(progress: float) -> float:
+    """Return the factor on the peak learning rate: a linear warm-up, then a cosine down to 1 %."""
+    if progress < _WARMUP:
+        return max(0.01, progress / _WARMUP)
+    done = (progress - _WARMUP) / (1 - _WARMUP)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
@@ -299,25 +305,12 @@ def _optimizer(learner: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     matrices = [p for p in learner.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in learner.parameters() if p.requires_grad and p.ndim < 2]
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": matrices, "weight_decay": _WEIGHT_DECAY},
         {"params": others, "weight_decay": 0.0},
     ]
     # Fused, a step of a small network on a CPU takes a fraction of the time; the gradient scaler cannot clip then.
     fused = config.precision != "16-mixed"
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=fused)
-
-
-def _shard(batch: Batch, rank: int, world_size: int) -> Batch:
-    if world_size == 1:
-        return batch
-    return Batch(
-        inputs={name: (v[rank::world_size], p[rank::world_size]) for name, (v, p) in batch.inputs.items()},
-        targets=batch.targets[rank::world_size],
-        labelled=batch.labelled[rank::world_size],
-        index=batch.index[rank::world_size],
-        partner=None if batch.partner is None else batch.partner[rank::world_size],
-        share=None if batch.share is None else batch.share[rank::world_size],
-    )
 
 
 @contextmanager

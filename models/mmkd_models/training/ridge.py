@@ -52,7 +52,7 @@ class _Problem:
     targets: Floats
     centre: Floats
     middle: Floats
-    share: Floats
+    fraction: Floats
 
 
 def fit_ridge(features: NDArray[np.floating], targets: NDArray[np.floating], weights: NDArray[np.floating]) -> Ridge:
@@ -82,7 +82,7 @@ def fit_ridges(
     for penalty in penalties:
         weight = right @ ((np.sqrt(values) / (values + penalty))[:, None] * projected)
         shrink = values / (values + penalty)
-        hat = problem.share + np.square(left) @ shrink
+        hat = problem.fraction + np.square(left) @ shrink
         residuals = problem.targets - left @ (shrink[:, None] * projected)
         left_out = residuals / np.maximum(1.0 - hat, 1e-9)[:, None]
         loss = float(np.square(left_out).sum() / (weights.sum() * targets.shape[1]))
@@ -122,12 +122,11 @@ def eliminations(
 
 
 def _problem(features: NDArray[np.floating], targets: NDArray[np.floating], weights: NDArray[np.floating]) -> _Problem:
-    inputs, outputs, share = (np.asarray(part, dtype=np.float64) for part in (features, targets, weights))
-    share = share / share.sum()
-    centre, middle, root = share @ inputs, share @ outputs, np.sqrt(share * weights.sum())[:, None]
-    return _Problem(
-        inputs=root * (inputs - centre), targets=root * (outputs - middle), centre=centre, middle=middle, share=share
-    )
+    inputs, outputs, fraction = (np.asarray(part, dtype=np.float64) for part in (features, targets, weights))
+    fraction = fraction / fraction.sum()
+    centre, middle, root = fraction @ inputs, fraction @ outputs, np.sqrt(fraction * weights.sum())[:, None]
+    inputs, targets = root * (inputs - centre), root * (outputs - middle)
+    return _Problem(inputs=inputs, targets=targets, centre=centre, middle=middle, fraction=fraction)
 
 
 def _solved(problem: _Problem, product: Floats, rows: NDArray[np.int64], *, penalty: float) -> Floats:

@@ -63,7 +63,7 @@ def answer(adaptation: AdaptationDocument) -> Iterator[str]:
     written = f"was written to {adaptation.written}" if adaptation.written else "would be written"
     gain = f"{points(chosen.gain_points)} points, standard error {decimal(chosen.standard_error_points)}"
     yield (
-        f"The method {chosen.name!r} {written}: on {new.name} the estimate rises from {before} to "
+        f"The method {chosen.method!r} {written}: on {new.name} the estimate rises from {before} to "
         f"{score_with_unit(chosen.estimate, FRACTION)} ({gain})"
     )
     yield (
@@ -81,7 +81,7 @@ def _methods(adaptation: AdaptationDocument) -> Section:
     for method in adaptation.methods:
         is_chosen = method.method == adaptation.chosen
         cells = [
-            method.name,
+            method.method,
             percent(method.estimate),
             f"{points(method.gain_points)} ± {decimal(method.standard_error_points)}",
             percent(method.old_score),
@@ -104,7 +104,7 @@ def _methods(adaptation: AdaptationDocument) -> Section:
 def _classes(adaptation: AdaptationDocument) -> Iterator[Section]:
     if adaptation.classes:
         fractions = {"Reference": adaptation.reference_fractions, UNCHANGED.capitalize(): adaptation.class_fractions}
-        fractions |= {method.name.capitalize(): method.class_fractions for method in adaptation.methods}
+        fractions |= {method.method.capitalize(): method.class_fractions for method in adaptation.methods}
         shown = {name: values for name, values in fractions.items() if values}
         rows = [
             [name, *(percent(values[number], 0) if number < len(values) else "" for values in shown.values())]

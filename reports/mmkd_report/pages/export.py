@@ -260,7 +260,7 @@ def _confidence(report: ExportReport) -> Iterator[Section]:
                     percent(sets.coverage),
                     f"{percent(sets.low)} to {percent(sets.high)}",
                     decimal(sets.mean_set_size, 2),
-                    percent(sets.single_share),
+                    percent(sets.single_fraction),
                     percent(sets.single_accuracy),
                 ]
                 for sets in facts.coverages

@@ -41,13 +41,7 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     vanished: tuple[str, ...] = ()  # classes that are hardly answered now
     refusals: tuple[str, ...] = ()  # reasons against writing it
     class_fractions: tuple[float, ...] = ()  # each class's fraction of its answers to new windows
-    step_fraction: float = 1.0  # applied part of the step, if all of it forgets too much
     seconds: float
-
-    @property
-    def name(self) -> str:
-        """The method, and its step's fraction."""
-        return self.method if self.step_fraction == 1.0 else f"{self.method}, {self.step_fraction:.0%} of the way"
 
 
 class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):

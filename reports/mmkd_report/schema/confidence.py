@@ -26,7 +26,7 @@ class LabelSetCoverage(msgspec.Struct, frozen=True, kw_only=True):
     low: float  # lower end of the 95 % interval, for independent windows
     high: float
     mean_set_size: float  # labels in a set, on average
-    single_share: float  # windows with one label; on others the predictor abstains
+    single_fraction: float  # windows with one label; on others the predictor abstains
     single_accuracy: float | None  # fraction of these whose label is right; None without any
     by_group: dict[str, float] = {}  # coverage of each group of the windows
 

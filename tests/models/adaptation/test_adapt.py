@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +18,11 @@ import torch
 
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.adaptation import methods, run
-from mmkd_models.adaptation.domains import few_labels, new_domain, old_domain, unlearnt, with_classes
+from mmkd_models.adaptation import methods
+from mmkd_models.adaptation.domains import few_labels, new_domain, old_domain, with_classes
 from mmkd_models.adaptation.judge import (
     AdaptationJudge,
     StudentScores,
-    certain_answers,
     importance,
     judge_method,
     measure_closeness,
@@ -38,11 +36,10 @@ from mmkd_models.adaptation.methods import (
     PairedSource,
     adapt_student,
     balanced_rows,
-    interpolate,
     old_answers,
     refit_head,
 )
-from mmkd_models.adaptation.run import FRACTIONS, run_adaptation
+from mmkd_models.adaptation.run import run_adaptation
 from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import Dataset, open_dataset, write_dataset
@@ -57,7 +54,6 @@ from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher
 from mmkd_report import render_adaptation
-from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 MODALITIES = (
@@ -483,14 +479,13 @@ def judge(**changes) -> AdaptationJudge:
     return AdaptationJudge(**{**facts, "metric": "accuracy", "max_forget": 1.0, "methods": 1, **changes})
 
 
-def say(hits, answers, old=(0, 1) * 4, *, sure=None) -> StudentScores:
+def say(hits, answers, old=(0, 1) * 4) -> StudentScores:
     right = float(np.mean(np.array(old) == Judging.labels))
     logits = np.eye(2, dtype=np.float32)[np.array(old)]
     said = np.array(answers)
     return StudentScores(
         closeness=np.array(hits, dtype=float),
         answers=said,
-        is_certain=np.ones(len(said), dtype=bool) if sure is None else np.array(sure),
         old_logits=logits,
         old_score=right,
     )
@@ -507,60 +502,25 @@ def test_a_gain_is_counted_in_points_with_itsstandard_error():
 
 
 @pytest.mark.parametrize(
-    ("reference", "answered", "sure", "gone"),
+    ("reference", "answered", "gone"),
     [
-        ([0, 1] * 4, [0, 1] * 4, [True] * 8, ("b",)),
-        ([0, 1] * 4, [0] * 8, [True] * 8, ()),  # it was never answered
-        ([0] * 8, [0, 1] * 4, [True] * 8, ("b",)),  # the teacher may be wrong
-        ([0] * 8, [0, 1] * 4, [True, False] * 4, ()),  # false alarms that were unsure
+        ([0, 1] * 4, [0, 1] * 4, ("b",)),
+        ([0, 1] * 4, [0] * 8, ()),  # it was never answered
+        ([0] * 8, [0, 1] * 4, ()),  # the teacher answers one class alone
     ],
 )
-def test_a_class_that_vanishes_is_named(reference, answered, sure, gone):
+def test_a_class_that_vanishes_is_named(reference, answered, gone):
     court = judge(reference=np.eye(2)[reference])
-    result = judge_method(court, "teacher", say([0] * 8, answered, sure=sure), say([1] * 8, [0] * 8), seconds=1.0)
+    result = judge_method(court, "teacher", say([0] * 8, answered), say([1] * 8, [0] * 8), seconds=1.0)
     assert result.vanished == gone
     assert result.refusals == (("it hardly answers b any more",) if gone else ())
 
 
-@pytest.mark.parametrize(
-    ("other", "sure", "gone"), [(4, False, ()), (4, True, ("b",)), (5, True, ("b",)), (6, False, ("b",))]
-)
-def test_a_teacher_is_heard_on_a_class_of_above_five_in_a_hundred(other, sure, gone):
+@pytest.mark.parametrize(("other", "gone"), [(5, ()), (6, ("b",))])
+def test_a_teacher_is_heard_on_a_class_of_above_five_in_a_hundred(other, gone):
     right = np.array([1] * other + [0] * (100 - other))
-    before = say([0] * 100, [1] * 30 + [0] * 70, sure=[sure] * 30 + [True] * 70)
+    before = say([0] * 100, [1] * 30 + [0] * 70)
     assert vanished_classes(judge(reference=np.eye(2)[right]), before, say([1] * 100, [0] * 100)) == gone
-
-
-def test_who_is_sure_is_told_by_the_entropy_of_its_answer():
-    # Of two classes 0.4 ln 2 is the entropy of 92.06 %.
-    chances = np.array([[0.93, 0.07], [0.09, 0.91], [0.5, 0.5], [0.0, 1.0]])
-    assert certain_answers(chances).tolist() == [True, False, False, True]
-
-
-class Went(Judging):
-    """A student that went a share of the way; it stands for its windows too."""
-
-    def __init__(self, share: float = 0.0) -> None:
-        self.share, self.student = share, self
-        self.task, self.modality, self.network = self.spec.task, MODALITIES[0], lambda: None
-
-
-@pytest.mark.parametrize(("answers_both", "expected"), [((), 1.0), ((0.5, 0.25), 0.5), ((0.75,), 0.75)])
-def test_going_less_far_must_not_lose_a_class_that_all_of_the_way_answers(monkeypatch, answers_both, expected):
-    forgets = (1, 0, 1, 1, 0, 1, 0, 1)
-
-    def score_student(judge, student, *, new_logits):
-        both = student.share in (1.0, *answers_both)
-        return say([1] * 8, [0, 1] * 4 if both else [0] * 8, old=forgets if student.share == 1.0 else (0, 1) * 4)
-
-    monkeypatch.setattr(run, "_without_part", lambda *_: Went())
-    monkeypatch.setattr(run, "interpolate", lambda before, after, share: Went(share))
-    monkeypatch.setattr(run, "logits_of", lambda *_, **__: np.zeros((4, 2), dtype=np.float32))
-    monkeypatch.setattr(run, "score_student", score_student)
-    before = say([0] * 8, [0] * 8)  # which never answered b, so that the gate alone misses nothing
-    student, found = run._limit_forgetting(judge(estimated_by="labels"), Went(), before, Went())
-    assert (student.share, found.step_fraction) == (expected, expected)
-    assert bool(found.refusals) == (expected == 1.0)
 
 
 def test_what_is_forgotten_has_a_standard_error_that_counts():
@@ -590,35 +550,6 @@ def test_closeness_falls_with_the_distance_of_the_probabilities():
     assert measure_closeness(sure, np.array([[0.0, 1.0]])) == pytest.approx(0.0)
     # (1 - 0.5)^2 and (0 - 0.5)^2, of which half is taken off.
     assert measure_closeness(even, np.array([[1.0, 0.0]])) == pytest.approx(0.75)
-
-
-@pytest.fixture(scope="module")
-def hybrid(site):
-    old = open_dataset(site / "old")
-    data = TrainingData(train=old.split("train"), valid=old.split("valid"), sha256=old.sha256)
-    run = TrainingRun(train=msgspec.structs.replace(TRAIN, steps=20), augment=AUGMENT)
-    config = StudentConfig(preset="tiny", encoder=ENCODER, kind="hybrid")
-    return train_student(data.with_modalities(("acc",)), "acc", config, run)
-
-
-@pytest.mark.parametrize("kind", ["transformer", "rocket", "hybrid"])
-def test_a_student_goes_part_of_the_way(site, hybrid, kind):
-    student = hybrid if kind == "hybrid" else read_student(site / f"{kind}.ckpt")
-    new = new_domain(student, open_dataset(site / "labelled"), ("acc",))
-    task = task_of(site, student=student, new=new, teacher=None, labels=10, max_forget=100.0)
-    labelled = few_labels(task.new.learn, 10, seed=0)
-    whole = adapt_student(task, "labels", labelled=labelled)
-    assert all(torch.equal(value, whole.state[name]) for name, value in interpolate(student, whole, 1.0).state.items())
-    part = interpolate(student, whole, 0.25)
-    moved = [name for name, value in student.state.items() if not torch.equal(value, whole.state[name])]
-    assert {"head.weight", "head.bias"} <= set(moved)
-    for name, value in part.state.items():
-        ends = student.state[name].double(), whole.state[name].double()
-        assert torch.allclose(value.double(), 0.75 * ends[0] + 0.25 * ends[1], atol=1e-6), name
-    windows = task.new.judge
-    begin, end = (logits_of(one.network(), windows, modality="acc") for one in (student, whole))
-    between = logits_of(part.network(), windows, modality="acc")
-    assert np.abs(between - begin).mean() < np.abs(end - begin).mean()
 
 
 def test_old_windows_that_look_new_count_more(site):
@@ -697,25 +628,6 @@ def grown(site: Path, tmp_path: Path, kind: str):
     return with_classes(read_student(site / f"{kind}.ckpt"), three.spec.task), three
 
 
-@pytest.mark.parametrize("kind", ["transformer", "rocket"])
-def test_a_new_class_is_answered_part_of_the_way_too(site, tmp_path, kind):
-    student, three = grown(site, tmp_path, kind)
-    assert unlearnt(student).tolist() == [False, True, False]
-    old = old_domain(student, None)
-    new = new_domain(student, three, ("acc",))
-    task = task_of(site, student=student, new=new, old=old, teacher=None, labels=20, max_forget=100.0)
-    whole = adapt_student(task, "labels", labelled=few_labels(task.new.learn, 20, seed=0))
-    windows = three.split("test").with_modalities(("acc",))
-    for share in FRACTIONS:
-        part = interpolate(student, whole, share)
-        assert torch.equal(part.state["head.weight"][1], whole.state["head.weight"][1])
-        assert part.state["head.bias"][1] == whole.state["head.bias"][1]
-        lerp = torch.lerp(student.state["head.weight"], whole.state["head.weight"], share)
-        assert torch.equal(part.state["head.weight"][[0, 2]], lerp[[0, 2]])
-        if kind == "rocket":  # whose features stay what they are, so that the row reads what it learnt to read
-            assert scores_of(part.network(), windows, modality="acc").confusion[1][1] > 0.7 * 30, share
-
-
 def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answered(site, tmp_path):
     student = read_student(site / "rocket.ckpt")
     more, _ = grown(site, tmp_path, "rocket")
@@ -726,77 +638,6 @@ def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answe
     assert not torch.equal(two.state["head.weight"], student.state["head.weight"])
     for name in ("head.weight", "head.bias"):
         torch.testing.assert_close(three.state[name][[2, 0]], two.state[name], rtol=1e-4, atol=1e-5)
-
-
-def by_labels(site: Path, max_forget: float):
-    """What learns from twenty labels of each class, under a gate; the new domain calls idle what was busy."""
-    student, dataset = read_student(site / "rocket.ckpt"), open_dataset(site / "labelled")
-    new = new_domain(student, dataset, ("acc",))
-    new = replace(new, learn=replace(new.learn, labels=1 - new.learn.labels))
-    task = task_of(site, max_forget=max_forget, student=student, new=new, teacher=None, labels=20)
-    adaptation = run_adaptation(task)
-    (found,) = (one for one in adaptation.document.methods if one.method == "labels")
-    return student, found, adaptation.tried["labels"]
-
-
-def test_what_learns_from_labels_goes_as_far_as_it_does_not_forget_too_much(site):
-    student, found, whole = by_labels(site, max_forget=100.0)
-    assert (found.step_fraction, found.name) == (1.0, "labels")
-    allowed = found.forgotten_points - found.forgotten_error_points - 0.1
-    _, less, part = by_labels(site, max_forget=allowed)
-    assert less.step_fraction in (0.75, 0.5, 0.25)
-    assert less.name == f"labels, {less.step_fraction:.0%} of the way"
-    assert less.forgotten_points - less.forgotten_error_points <= allowed
-    for name, value in interpolate(student, whole, less.step_fraction).state.items():
-        assert torch.equal(value, part.state[name]), name
-    _, never, tried = by_labels(site, max_forget=-100.0)
-    assert never.step_fraction == 1.0
-    assert any(why.startswith("the old domain loses") for why in never.refusals)
-    assert all(torch.equal(value, whole.state[name]) for name, value in tried.state.items())
-
-
-def test_how_far_a_student_went_is_in_its_lineage(site):
-    task = replace(task_of(site), student=read_student(site / "rocket.ckpt"))
-    adaptation = run_adaptation(task)
-    judgement = next(one for one in adaptation.document.methods if one.method == adaptation.document.chosen)
-    part = msgspec.structs.replace(judgement, step_fraction=0.25)
-    finished = run._finish(task, adaptation.checkpoint, part)
-    assert finished.facts.adapted[-1].fraction == 0.25
-    assert adaptation.checkpoint.facts.adapted[-1].fraction is None
-
-
-@pytest.mark.parametrize("passes", [True, False])
-def test_how_far_a_student_went_is_said_with_its_way(tmp_path, capsys, passes):
-    judgement = judge_method(judge(), "labels", say([0] * 8, [0, 1] * 4), say([1] * 8, [0, 1] * 4), seconds=1.0)
-    part = msgspec.structs.replace(
-        judgement, step_fraction=0.5, refusals=() if passes else ("it hardly answers b any more",)
-    )
-    domain = DomainFacts(name="newsite", sha256=None, learn=8, judge=8)
-    document = AdaptationDocument(
-        student_sha256="1" * 64,
-        teacher_sha256=None,
-        modality="acc",
-        metric="accuracy",
-        new=domain,
-        old=domain,
-        estimated_by="labels",
-        estimate=0.5,
-        old_score=1.0,
-        max_forget_points=1.0,
-        methods=(part,),
-        chosen="labels" if passes else None,
-        written=None,
-    )
-    adaptation = SimpleNamespace(document=document, checkpoint=object() if passes else None)
-    finish = partial(adapt._finish, adaptation, tmp_path / "a.ckpt", dry_run=True, page=None)
-    if passes:
-        finish(json=False)
-        assert capsys.readouterr().out.endswith("nothing was written; without --dry-run: labels, 50% of the way\n")
-    else:
-        with pytest.raises(
-            GateError, match=r"no method is better \(labels, 50% of the way: it hardly answers b any more\)"
-        ):
-            finish(json=False)
 
 
 def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path, capsys):

@@ -227,7 +227,7 @@ def test_a_single_window_still_makes_a_batch_of_two(numbered: Windows) -> None:
 
 def test_a_batch_moves_whole_to_a_device(dataset: Dataset) -> None:
     batch = source(dataset.split("train"), AugmentConfig()).at(0)
-    moved = batch.to(torch.device("cpu"))
+    moved = batch.changed(lambda tensor: tensor.to("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(tensors(batch), tensors(moved), strict=True))
 
 

@@ -198,17 +198,15 @@ def test_every_term_is_computed_in_float32_under_autocast() -> None:
 
 @pytest.mark.parametrize("term", [LogitTerm(weight=ONE), DkdTerm(weight=ONE), DistTerm(weight=ONE)])
 def test_other_classes_cannot_be_tied(term: Term) -> None:
-    kind = type(term).__struct_config__.tag
     assert refusal(term, other=teacher(classes=4)) == (
-        f"recipe: term {kind!r}: outputs (B, K)=(1, 3) of the student and (1, 4) of the teacher cannot be tied; "
-        "train both on the same classes"
+        f"recipe: term {term.name!r}: the student has 3 outputs, the teacher 4; train both on the same classes"
     )
 
 
 def test_relations_of_widths_without_those_heads_cannot_be_tied() -> None:
     assert refusal(RelationTerm(weight=ONE, layers=((1, 4),), heads=8)) == (
-        "recipe: term 'relation': query vectors (L, D)=(7, 8) of student layer 1 and (7, 12) of teacher layer 4 "
-        "cannot both be split into 8 heads; choose one of 1, 2, 4"
+        "recipe: term 'relation' cannot compare these networks: relations: expected as many tokens on both sides and "
+        "widths that are multiples of 8 heads, got (B, L, D)=(1, 7, 8) of the student and (1, 7, 12) of the teacher"
     )
 
 
@@ -238,22 +236,10 @@ def test_a_network_of_ones_own_learns_what_it_can() -> None:
     assert all(p.grad is not None for p in module.network.parameters())
 
 
-def test_a_network_of_ones_own_that_hides_its_layers_is_told_so() -> None:
-    data = batch()
-    for network, term, message in (
-        (Plain(), FeatureTerm(weight=ONE), "needs self-attention layers of the student, which has none; drop the term"),
-        (
-            Plain(shown=2),
-            RELATION,
-            (
-                "needs the projections of layer 1 of the student, which gives those of 0 layers; let its forward "
-                "return them where it is called with taps=True"
-            ),
-        ),
-    ):
-        with pytest.raises(UsageError) as caught:
-            DistillLearner(network, teacher(), Recipe(terms=(term,)), modality="acc", example=data.inputs)
-        assert str(caught.value) == f"recipe: term {term.__struct_config__.tag!r} {message}"
+@pytest.mark.parametrize(("shown", "term", "layers"), [(0, FeatureTerm(weight=ONE), 0), (2, RELATION, 0)])
+def test_a_network_of_ones_own_that_hides_its_layers_is_told_so(shown: int, term: Term, layers: int) -> None:
+    with pytest.raises(UsageError, match=f"the student shows {layers} layers and the teacher 5"):
+        DistillLearner(Plain(shown=shown), teacher(), Recipe(terms=(term,)), modality="acc", example=batch().inputs)
 
 
 class Narrow(torch.nn.Module):
@@ -273,20 +259,28 @@ def own_refusal(term: Term, network: torch.nn.Module, modality: str = "acc") -> 
     return str(caught.value)
 
 
-def test_maps_whose_keys_belong_to_nobody_cannot_be_tied() -> None:
-    assert own_refusal(EdamTerm(weight=ONE), Narrow(valid={})) == (
-        "recipe: term 'edam': self-attention (H, L, L)=(2, 7, 7) of student layer 1 and cross-attention "
-        "(H, Lq, Lk)=(3, 7, 10) of teacher layer 1 cannot be tied: its keys are 10, and TeacherOutput.valid has 0 "
-        "tokens of modalities other than 'acc'; give the validity of every modality's tokens, in the order of the keys"
-    )
-
-
-def test_one_token_and_many_cannot_be_tied_by_time() -> None:
-    hidden = {"acc": (torch.zeros(4, 1, 12),) * 5}
-    assert own_refusal(FeatureTerm(weight=ONE), Narrow(hidden=hidden)) == (
-        "recipe: term 'feature': (7, 8) of student layer 1 and (1, 12) of teacher layer 4 cannot be tied by time: the "
-        "last 2 tokens sum up the window, and one side has no others; give both as many tokens, or tie embeddings"
-    )
+@pytest.mark.parametrize(
+    ("term", "changed", "problem"),
+    [
+        (EdamTerm(weight=ONE), {"valid": {}}, "expected TeacherOutput.valid of modalities beside 'acc', got none"),
+        (
+            EdamTerm(weight=ONE),
+            {"valid": {"gyro": torch.ones(4, 9)}},
+            "teacher map: expected 9 keys from sources [7], got 10",
+        ),
+        (
+            FeatureTerm(weight=ONE),
+            {"hidden": {"acc": (torch.zeros(4, 1, 12),) * 5}},
+            (
+                "expected as many tokens, or more than the last 2, which sum up the window, got 7 of the student and 1 "
+                "of the teacher"
+            ),
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_the_first_step(term: Term, changed: Any, problem: str) -> None:
+    expected = f"recipe: term {term.name!r} cannot compare these networks: {problem}"
+    assert own_refusal(term, Narrow(**changed)) == expected
 
 
 def test_without_validity_all_tokens_of_a_teacher_count() -> None:

@@ -71,7 +71,7 @@ def test_coverage_is_what_label_sets_do_window_by_window() -> None:
         assert coverage.covered == sum(right.values())
         assert coverage.coverage == pytest.approx(sum(right.values()) / len(known))
         assert coverage.mean_set_size == pytest.approx(sum(map(len, sets.values())) / len(known))
-        assert coverage.single_share == pytest.approx(len(single) / len(known))
+        assert coverage.single_fraction == pytest.approx(len(single) / len(known))
         assert coverage.single_accuracy == pytest.approx(sum(right[row] for row in single) / len(single))
         for group in range(3):
             rows = [row for row in known if groups[row] == group]

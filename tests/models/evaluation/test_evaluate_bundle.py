@@ -61,7 +61,7 @@ def test_coverage_on_the_test_split_is_that_of_the_runtime(
     assert coverage["covered"] == right.sum()
     assert coverage["by_group"] == {"8": right[:6].mean(), "9": right[6:].mean()}
     assert coverage["mean_set_size"] == np.mean([len(one.label_set) for one in predictions])
-    assert coverage["single_share"] == np.mean([not one.abstained for one in predictions])
+    assert coverage["single_fraction"] == np.mean([not one.abstained for one in predictions])
     assert artifact["scores"]["accuracy"] == np.mean(
         [one.label == label for one, label in zip(predictions, labels, strict=True)]
     )

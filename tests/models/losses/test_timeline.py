@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmkd_models.losses.layers import common_time, resampled
+from mmkd_models.losses.term import common_time, resampled
 
 
 def tokens(*shape: int, seed: int = 0) -> Tensor:

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_models.losses.layers import mean_over_tokens
-from mmkd_models.losses.term import weighted_mean
+from mmkd_models.losses.term import mean_over_tokens, weighted_mean
 
 rows_and_weights = st.lists(st.tuples(st.floats(-10, 10), st.floats(0.01, 10)), min_size=1, max_size=6)
 

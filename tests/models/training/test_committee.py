@@ -307,7 +307,7 @@ def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(
     source = BatchSource(data.train, AugmentConfig(mixup=1.0), batch=8, labelled_fraction=0.5, seed=0)
     batch, network, facts = source.at(2), committee_of(whole), whole.committee
     assert batch.partner is not None
-    assert batch.share is not None
+    assert batch.fraction is not None
     assert facts is not None
     views = FixedViews(network, lambda member: answers_to(member, data.train))
     (found,) = ask_teachers([views], batch, taps=False)
@@ -317,7 +317,7 @@ def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(
             shares = torch.softmax(member(batch.inputs).logits.double() / one.temperature, -1)
         else:
             known = torch.softmax(answers_to(member, data.train).double() / one.temperature, -1)
-            share = batch.share[:, None].double()
+            share = batch.fraction[:, None].double()
             shares = share * known[batch.index] + (1 - share) * known[batch.partner]
         mean = mean + one.weight * shares
     assert isinstance(mean, Tensor)

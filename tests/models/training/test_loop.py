@@ -12,8 +12,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -68,21 +66,10 @@ def interrupt_at(step: int) -> Callable[[TrainingProgress], None]:
 
 
 def test_the_schedule_warms_up_in_a_line_and_falls_along_a_cosine() -> None:
-    assert schedule(0.05, 0.1) == 0.5
-    assert schedule(0.1, 0.1) == 1.0
-    assert schedule(0.55, 0.1) == pytest.approx(0.01 + 0.99 / 2)
-    assert schedule(1.0, 0.1) == pytest.approx(0.01)
-    assert schedule(0.325, 0.1) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2)
-
-
-@given(st.floats(0, 1), st.floats(0, 1))
-@settings(max_examples=50, deadline=None)
-def test_the_schedule_stays_between_one_percent_and_the_peak(share: float, warmup: float) -> None:
-    assert 0.01 <= schedule(share, warmup) <= 1.0
-
-
-def test_a_schedule_without_warm_up_starts_at_the_peak() -> None:
-    assert schedule(0.0, 0.0) == 1.0
+    assert [schedule(progress) for progress in (0.0, 0.05, 0.1)] == [0.01, 0.5, 1.0]
+    assert schedule(0.55) == pytest.approx(0.01 + 0.99 / 2)
+    assert schedule(1.0) == pytest.approx(0.01)
+    assert schedule(0.325) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2)
 
 
 def test_the_first_step_has_the_size_of_the_schedules_first_rate(
@@ -96,10 +83,13 @@ def test_the_first_step_has_the_size_of_the_schedules_first_rate(
     torch.testing.assert_close((after - before).abs(), torch.full((2,), 0.01 * 0.5), atol=1e-5, rtol=1e-3)
 
 
-def test_weight_decay_pulls_on_matrices_only(trained: Trained, short: TrainConfig, dataset: Dataset) -> None:
+def test_weight_decay_pulls_on_matrices_only(
+    trained: Trained, short: TrainConfig, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = []
+    config = msgspec.structs.replace(short, steps=1, learning_rate=0.1, ema_decay=0.0)
     for decay in (0.0, 10.0):
-        config = msgspec.structs.replace(short, steps=1, learning_rate=0.1, ema_decay=0.0, weight_decay=decay)
+        monkeypatch.setattr("mmkd_models.training.loop._WEIGHT_DECAY", decay)
         steps.append(trained(config, learner=baseline(dataset)).state)
     initial = baseline(dataset).network.state_dict()
     for name, matrix in initial.items():
@@ -135,7 +125,7 @@ class Dice(nn.Module):
         self.network = network
         self.drawn: list[float] = []
 
-    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         self.drawn.append(float(torch.rand(())))
         return {"loss": self.network(*batch.inputs["acc"]).logits.square().sum()}
 
@@ -216,10 +206,6 @@ def test_the_latest_weights_within_a_standard_error_of_the_best_are_kept(
     assert result.scores.accuracy == right[kept // 2 - 1] / 100
 
 
-def test_without_that_margin_the_best_weights_are_kept(trained: Trained, short: TrainConfig) -> None:
-    assert trained(msgspec.structs.replace(short, near_best=0.0), evaluate=of_hundred(90, 88, 89)).best_step == 2
-
-
 @pytest.mark.parametrize(
     ("figures", "stopped_at"),
     [
@@ -289,7 +275,7 @@ class Broken(nn.Module):
         self.root_of = root_of
         self.calls = 0
 
-    def forward(self, batch: Batch, share: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         self.calls += 1
         loss = self.network(*batch.inputs["acc"]).logits.sum()
         if self.calls == 3:

@@ -103,13 +103,6 @@ def test_the_shares_of_the_classes_stand_beside_what_is_taken_for_right() -> Non
     assert cells_of(render_adaptation(msgspec.to_builtins(weighted)), "idle") == ["10", "20", "45"]
 
 
-def test_a_way_that_goes_part_of_it_says_how_far() -> None:
-    half = msgspec.structs.replace(TEACHER, method="labels", step_fraction=0.5)
-    found = msgspec.structs.replace(DOCUMENT, methods=(STATISTICS, half), chosen="labels")
-    assert for_terminal(next(iter(answer(found)))).startswith("The method 'labels, 50% of the way' was written to")
-    assert render_adaptation(msgspec.to_builtins(found)).count("labels, 50% of the way") == 2
-
-
 def test_a_document_that_lacks_a_figure_is_refused() -> None:
     document = msgspec.to_builtins(DOCUMENT)
     del document["methods"][0]["estimate"]

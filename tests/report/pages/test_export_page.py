@@ -449,7 +449,7 @@ def confidence() -> Document:
                 "low": 0.912,
                 "high": 0.9834,
                 "mean_set_size": 1.547,
-                "single_share": 0.555,
+                "single_fraction": 0.555,
                 "single_accuracy": None,
                 "by_group": {},
             }

@@ -9,11 +9,11 @@ import torch
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.distillation.attention_view import AttentionView, attention_view
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.predict import logits_of
+from mmkd_models.training.predict import attention_view, logits_of
+from mmkd_report.schema.demo import AttentionMaps
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 TEACHER = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=2)
@@ -30,7 +30,7 @@ def student_of(dataset: Dataset, modality: str) -> Student:
     return Student(dataset.spec.modality(modality), 3, StudentConfig(preset="test", encoder=ENCODER)).eval()
 
 
-def view_of(teacher: Teacher, dataset: Dataset, modality: str, windows: Windows) -> AttentionView:
+def view_of(teacher: Teacher, dataset: Dataset, modality: str, windows: Windows) -> AttentionMaps:
     view = attention_view(teacher, student_of(dataset, modality), windows, modality=modality)
     assert view is not None
     return view
@@ -42,11 +42,10 @@ def test_both_maps_are_square_over_the_same_tokens_and_rows_sum_to_one(
 ) -> None:
     view = view_of(teacher, machines, modality, machines.split("test"))
     length = student_of(machines, modality).encoder.length
-    for weights in (view.teacher, view.student):
+    for weights in map(np.array, (view.teacher, view.student)):
         assert weights.shape == (length, length)
-        assert weights.dtype == np.float32
         assert (weights >= 0).all()
-        np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
+        np.testing.assert_allclose(weights.sum(1), 1, atol=1e-3)  # four digits
     assert view.seconds == 2.0
 
 
@@ -57,9 +56,9 @@ def test_the_window_is_the_one_that_the_teacher_answers_best(machines: Dataset, 
     best = int(chances.argmax())
     view = view_of(teacher, machines, "acc", windows)
     alone = view_of(teacher, machines, "acc", windows.subset(np.array([best])))
-    assert view.label == machines.spec.task.labels[windows.labels[best]]
-    np.testing.assert_allclose(view.teacher, alone.teacher, atol=1e-5)  # a batch sums in another order
-    np.testing.assert_allclose(view.student, alone.student, atol=1e-5)
+    assert view.window_label == machines.spec.task.labels[windows.labels[best]]
+    np.testing.assert_allclose(view.teacher, alone.teacher, atol=2e-4)  # four digits
+    np.testing.assert_allclose(view.student, alone.student, atol=2e-4)
 
 
 def test_the_students_map_is_the_mean_of_its_heads_between_time_tokens(machines: Dataset, teacher: Teacher) -> None:
@@ -75,7 +74,7 @@ def test_the_students_map_is_the_mean_of_its_heads_between_time_tokens(machines:
         expected[query] /= expected[query].sum()
     view = attention_view(teacher, student, windows, modality="acc")
     assert view is not None
-    np.testing.assert_allclose(view.student, expected, atol=1e-6)
+    np.testing.assert_allclose(view.student, expected, atol=1e-4)
 
 
 def test_without_windows_or_another_sensor_there_is_nothing_to_compare(machines: Dataset, teacher: Teacher) -> None:
