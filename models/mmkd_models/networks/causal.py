@@ -7,7 +7,6 @@ tokens attend to them only, so a stream computes three tokens per step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,16 +17,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.encoder import stem_strides
-from mmkd_models.networks.fronts.causal import (
-    Blocks,
-    CausalFrames,
-    CausalFront,
-    CausalSound,
-    Running,
-    frame_series,
-    mel_series,
-)
-from mmkd_models.networks.fronts.frames import FrameFront
+from mmkd_models.networks.fronts.causal import Blocks, CausalFront, CausalSound, Running, mel_series
 from mmkd_models.networks.fronts.log_mel import LogMels
 from mmkd_models.networks.layers import MASKED, AttentionTap, Dropout, Projections, Tokens, TransformerBlock
 
@@ -36,10 +26,7 @@ FORBIDDEN = 3 * MASKED
 
 _KERNEL = 5
 _BANDS_OF_MANY = 4
-"""Filters of every log-mel, and of every value of an embedding."""
-
-_SHARE_OF_FRAMES = 2
-"""The width divided by the values of a frame's embedding."""
+"""Filters of every log-mel."""
 
 _HISTORY = 0.5
 """Fraction of the training batches whose windows follow another window, as in a stream."""
@@ -60,8 +47,15 @@ class CausalEncoder(nn.Module):
 
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
-        series, hop, front = _sensed(modality, config)
-        many = modality.kind != "series"
+        if modality.kind == "video":
+            raise UsageError(
+                f"modality {modality.name!r}: expected a series or audio for a causal student, got video; train a "
+                "windowed one"
+            )
+        series, hop, is_sound = modality, 1, modality.kind == "audio"
+        if is_sound:
+            mels = LogMels(modality)
+            series, hop = mel_series(modality, mels), mels.hop
         strides = stem_strides(modality, series.samples, config.most_tokens)
         channels, bands = len(series.channels), config.spectrum_bands
         self.modality = modality
@@ -70,18 +64,19 @@ class CausalEncoder(nn.Module):
         self.length = -(-series.samples // self.block)
         if self.length < 2:
             raise UsageError(
-                f"modality {modality.name!r}: expected windows of at least {self.stride + 1} "
-                f"{'frames' if modality.kind == 'video' else 'samples'} for a causal student, got {modality.samples}; "
-                "train a windowed one"
+                f"modality {modality.name!r}: expected windows of at least {self.stride + 1} samples for a causal "
+                f"student, got {modality.samples}; train a windowed one"
             )
         inner = CausalFront(
             series,
             stride=self.block,
             tokens=self.length,
-            bands=min(bands, _BANDS_OF_MANY) if many else bands,
-            products=not many,
+            bands=min(bands, _BANDS_OF_MANY) if is_sound else bands,
+            products=not is_sound,
         )
-        self.front = front(inner)
+        self.front: CausalFront | CausalSound = inner
+        if is_sound:
+            self.front = CausalSound(mels, len(modality.channels), inner)
         self.reach = _field(strides) - self.block  # before a block, what its time token sees of the series
         # Samples that an answer can depend on: the pool, every block and the statistics each look a window back, the
         # statistics from the oldest samples that the stem sees; what the series is made of begins before them.
@@ -96,7 +91,7 @@ class CausalEncoder(nn.Module):
 
     @property
     def inner(self) -> CausalFront:
-        """Front-end of the series: samples, log-mels, or embeddings of frames."""
+        """Front-end of the series: samples or log-mels."""
         return self.front if isinstance(self.front, CausalFront) else self.front.inner
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
@@ -180,24 +175,6 @@ class CausalEncoder(nn.Module):
         seen = (age >= 0) & (age < self.length) & (torch.arange(len(steps), device=steps.device) < count)
         code = self.relative[:, :, self.length - 1 - age.clamp(0, self.length - 1)]
         return torch.where(seen, code, FORBIDDEN)
-
-
-def _sensed(
-    modality: ModalitySpec, config: EncoderConfig
-) -> tuple[ModalitySpec, int, Callable[[CausalFront], CausalFront | CausalSound | CausalFrames]]:
-    match modality.kind:
-        case "audio":
-            mels = LogMels(modality)
-            return mel_series(modality, mels), mels.hop, lambda inner: CausalSound(mels, len(modality.channels), inner)
-        case "video":
-            values = config.width // _SHARE_OF_FRAMES
-            return (
-                frame_series(modality, values),
-                1,
-                lambda inner: CausalFrames(FrameFront(modality, config.width, values=values), inner),
-            )
-        case "series":
-            return modality, 1, lambda inner: inner
 
 
 def last_blocks(ends: Tensor, count: int, length: int) -> Tensor:

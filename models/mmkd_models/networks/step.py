@@ -47,7 +47,7 @@ class StepStudent(nn.Module):
         """Return each state's name, in order, with its shape and slot axis, or None without slots.
 
         `history`: samples and presence for filters; `moments`, `sums`, `peaks`: of blocks; `series`: stem samples;
-        `waveform`: last hop; `picture`: last frame; `keys_N`, `values_N`: of block N; `tokens`: for pooling.
+        `waveform`: last hop; `keys_N`, `values_N`: of block N; `tokens`: for pooling.
         """
         encoder, front = self.encoder, self.encoder.inner
         length, channels = encoder.length, front.channels
@@ -60,8 +60,7 @@ class StepStudent(nn.Module):
             "series": ((1, encoder.reach, 3 * channels), None),
         }
         if not isinstance(encoder.front, CausalFront):
-            name, shape = encoder.front.state
-            shapes[name] = (shape, None)
+            shapes["waveform"] = ((1, encoder.front.before, 2 * encoder.front.channels), None)
         for number, block in enumerate(encoder.blocks):
             heads = cast("TransformerBlock", block).attention.heads
             for kind in ("keys", "values"):

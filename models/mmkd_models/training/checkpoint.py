@@ -147,8 +147,6 @@ class StudentCheckpoint:
         part = "rocket." if self.config.kind == "rocket" else "encoder.front."
         if self.config.kind == "rocket" and self.modality.kind != "series":
             part += "raw_"
-        if self.config.causal and self.modality.kind == "video":
-            part += "frames."
         return {name: self.state[f"{part}{name}"].tolist() for name in ("mean", "std")}
 
 

@@ -125,8 +125,8 @@ def _problem(features: NDArray[np.floating], targets: NDArray[np.floating], weig
     inputs, outputs, fraction = (np.asarray(part, dtype=np.float64) for part in (features, targets, weights))
     fraction = fraction / fraction.sum()
     centre, middle, root = fraction @ inputs, fraction @ outputs, np.sqrt(fraction * weights.sum())[:, None]
-    inputs, targets = root * (inputs - centre), root * (outputs - middle)
-    return _Problem(inputs=inputs, targets=targets, centre=centre, middle=middle, fraction=fraction)
+    inputs, outputs = root * (inputs - centre), root * (outputs - middle)
+    return _Problem(inputs=inputs, targets=outputs, centre=centre, middle=middle, fraction=fraction)
 
 
 def _solved(problem: _Problem, product: Floats, rows: NDArray[np.int64], *, penalty: float) -> Floats:

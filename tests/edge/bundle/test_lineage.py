@@ -3,9 +3,7 @@ from __future__ import annotations
 from mmkd_edge.bundle.manifest import Adapted, adapted_text
 
 
-def step(
-    *, teacher: str | None = None, labels: int = 0, forgotten: float = 0.0
-) -> Adapted:
+def step(*, teacher: str | None = None, labels: int = 0, forgotten: float = 0.0) -> Adapted:
     return Adapted(
         from_sha256="1" * 64,
         dataset="line two",

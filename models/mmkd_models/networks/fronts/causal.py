@@ -1,4 +1,4 @@
-"""Running statistics and filters of a series for causal students, block by block; sound and video as a series.
+"""Running statistics and filters of a series for causal students, block by block; sound as a series.
 
 Statistics are sums, means and extremes over blocks, the samples of one time token each, so recordings and streams
 compute the same without drift.
@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.fronts.frames import FrameFront
 from mmkd_models.networks.fronts.log_mel import LogMels
 from mmkd_models.networks.fronts.series import CLIP, LEVELS
 
@@ -183,7 +182,7 @@ def _filters(taps: int, bands: int) -> Tensor:
 class CausalSound(nn.Module):
     """Waveform and presence -> normalised log-mels as a series, one frame per hop.
 
-    Frames are two hops long; a stream stores the last hop (`state`). Buffers as in `LogMelFront`.
+    Frames are two hops long; a stream stores the last hop. Buffers as in `LogMelFront`.
     """
 
     mean: Tensor
@@ -196,7 +195,6 @@ class CausalSound(nn.Module):
         super().__init__()
         self.mels, self.inner, self.channels = mels, inner, channels
         self.before = mels.hop
-        self.state = ("waveform", (1, mels.hop, 2 * channels))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("mel_mean", torch.zeros(channels, mels.count))
@@ -239,53 +237,3 @@ def mel_series(modality: ModalitySpec, mels: LogMels) -> ModalitySpec:
     names = tuple(f"{channel} mel {number}" for channel in modality.channels for number in range(mels.count))
     samples, rate_hz = -(-modality.samples // mels.hop), modality.rate_hz / mels.hop
     return ModalitySpec(name=modality.name, channels=names, rate_hz=rate_hz, samples=samples)
-
-
-class CausalFrames(nn.Module):
-    """Bytes and presence of frames -> embeddings and brightness as a series.
-
-    A stream stores the last frame's view (`state`), missing before the first.
-    """
-
-    every_channel: Tensor
-    before = 1
-
-    def __init__(self, frames: FrameFront, inner: CausalFront) -> None:
-        super().__init__()
-        self.frames, self.inner = frames, inner
-        self.state = ("picture", (1, 1, frames.seen + 1))
-        self.register_buffer("every_channel", torch.ones(1, inner.channels), persistent=False)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of each colour in training."""
-        return self.frames.mean
-
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation of each colour in training."""
-        return self.frames.std
-
-    def along(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """A whole recording (B, N, H, W, C), (B, N, 1) -> series and presence, each (B, N, D + 1)."""
-        seen, level = self.frames.look(values, present)
-        return self._series(seen, F.pad(seen, (0, 0, 1, 0)), F.pad(present, (0, 0, 1, 0)), level)
-
-    def step(self, values: Tensor, present: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `along` and the next state."""
-        seen, level = self.frames.look(values, present)
-        both = torch.cat([state, torch.cat([seen, present], dim=-1)], dim=1)  # (1, N + 1, V + 1)
-        return *self._series(seen, both[..., :-1], both[..., -1:], level), both[:, -1:]
-
-    def _series(self, seen: Tensor, pictures: Tensor, there: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        present = there[:, 1:]
-        changed = (seen - pictures[:, :-1]) * (present * there[:, :-1])
-        embedded = self.frames.embedded(seen, changed, present)
-        # No expansion of the presence, which devices refuse.
-        return torch.cat([embedded, level * present], dim=-1), present @ self.every_channel
-
-
-def frame_series(modality: ModalitySpec, values: int) -> ModalitySpec:
-    """Return the series of frames: channels are embedding values and brightness."""
-    names = (*(f"embedding {number}" for number in range(values)), "brightness")
-    return ModalitySpec(name=modality.name, channels=names, rate_hz=modality.rate_hz, samples=modality.samples)

@@ -30,14 +30,13 @@ class FrameFront(nn.Module):
     embedded with their changes (Li et al., "TEA", CVPR 2020). Large frames go through convolutions of patches, since
     passes over pixels take most of the time.
 
-    Channels are fractions of the network's `width`, the default of `values` (D). Raises UsageError for too small or too
-    large frames.
+    Channels are fractions of the network's `width` (D). Raises UsageError for too small or too large frames.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, modality: ModalitySpec, width: int, *, values: int | None = None) -> None:
+    def __init__(self, modality: ModalitySpec, width: int) -> None:
         super().__init__()
         _, height, across, channels = modality.shape
         if min(height, across) < _MIN_PIXELS or max(height, across) > _MAX_PIXELS:
@@ -51,43 +50,31 @@ class FrameFront(nn.Module):
         self.patches: nn.Sequential | None = None
         if min(height, across) >= _LATE_FROM:
             self.patches, self.map = _patches(self.shape, width)
-        self.seen = math.prod(self.map)
         self.stem, last = _stem(self.map, width, of_pixels=self.patches is None)
         if self.patches is not None:
             _begin_at_full_size(self.patches, self.stem)
         self.positions = modality.samples
-        self.width = self.spectrum = width if values is None else values
-        self.embed = nn.Linear(last, self.width)
-        self.statistics = self.width + 3
+        self.width = self.spectrum = width
+        self.embed = nn.Linear(last, width)
+        self.statistics = width + 3
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, H, W, C), values up to 255, (B, T, 1) -> series (B, D, T), spectrum (B, D), statistics (B, D + 3).
 
         These are embeddings; their mean; their mean absolute step, and step, mean and spread of brightness.
         """
-        seen, level = self.look(values, present)
+        seen, level = self._normalised(values, present)
+        if self.patches is not None:
+            seen = self.patches(seen.reshape(-1, *self.shape)).reshape(*present.shape[:2], math.prod(self.map))
         changed = (seen - _before(seen)) * (present * _before(present))
-        embedded = self.embedded(seen, changed, present)
+        channels, height, across = self.map
+        views = torch.stack([seen, changed], dim=2).reshape(-1, 2 * channels, height, across)
+        embedded = self.embed(self.stem(views).flatten(1)).reshape(-1, seen.shape[1], self.width) * present
         return embedded.transpose(1, 2), *self._summaries(embedded, level * present, present)
 
     def presence(self, present: Tensor) -> Tensor:
         """(B, T, 1) -> (B, T)."""
         return present[..., 0]
-
-    def look(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the view of each frame (B, T, `seen`), and its brightness (B, T, 1)."""
-        local, level = self._normalised(values, present)
-        if self.patches is None:
-            return local, level
-        maps: Tensor = self.patches(local.reshape(-1, *self.shape))
-        return maps.reshape(-1, values.shape[1], self.seen), level
-
-    def embedded(self, seen: Tensor, changed: Tensor, present: Tensor) -> Tensor:
-        """Return embeddings (B, T, D) of frames and their changes; 0 of missing ones."""
-        channels, height, across = self.map
-        views = torch.stack([seen, changed], dim=2).reshape(-1, 2 * channels, height, across)
-        embedded: Tensor = self.embed(self.stem(views).flatten(1))
-        return embedded.reshape(-1, seen.shape[1], self.width) * present
 
     def _normalised(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised frames (B, T, C H W), and brightness (B, T, 1)."""
