@@ -23,17 +23,15 @@ if TYPE_CHECKING:  # --help needs no torch
     from torch import nn
 
     from mmkd_models.train_config import OnStep
-    from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint
-    from mmkd_models.training.committee import TrainedCommittee
+    from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint
 
 
-def write_committee_and_report(output: Path, trained: TrainedCommittee, *, following: str, json: bool) -> None:
+def write_committee_and_report(output: Path, checkpoint: TeacherCheckpoint, *, following: str, json: bool) -> None:
     """Write a teacher and print its facts and those of its members."""
     from mmkd_models.training.checkpoint import write_teacher
 
     if not is_first_process():
         return
-    checkpoint = trained.checkpoint
     write_teacher(output, checkpoint)
     if checkpoint.committee is None:
         facts, rows = {"facts": checkpoint.facts}, _rows(checkpoint.facts)
@@ -42,13 +40,13 @@ def write_committee_and_report(output: Path, trained: TrainedCommittee, *, follo
     members, states = checkpoint.committee.members, [checkpoint.state, *checkpoint.further]
     longest = max(len(member.named) for member in members)
     described = [
-        {**msgspec.to_builtins(member), "values": sum(tensor.numel() for tensor in state.values()), "seconds": seconds}
-        for member, state, seconds in zip(members, states, trained.seconds, strict=True)
+        {**msgspec.to_builtins(member), "values": sum(tensor.numel() for tensor in state.values())}
+        for member, state in zip(members, states, strict=True)
     ]
     rows = {"validation": f"{checkpoint.facts.metric} {checkpoint.facts.score:.3f} of the members together"}
     rows |= {
         f"member {number}": f"{member.named:<{longest}} {checkpoint.facts.metric} {facts['score']:.3f}, weight "
-        f"{facts['weight']:.2f}, {facts['values']:,} values, {facts['seconds']:.1f} s"
+        f"{facts['weight']:.2f}, {facts['values']:,} values"
         for number, (member, facts) in enumerate(zip(members, described, strict=True))
     }
     document = {"facts": checkpoint.facts, "members": described}

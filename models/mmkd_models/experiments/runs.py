@@ -186,7 +186,7 @@ def _train_teacher(folder: Folder, teacher: TeacherChoice, seed: int, on_step: O
     data, config = folder.fold(seed).training.with_modalities(teacher.modalities), teacher_config(teacher.preset)
     run = replace(folder.training_run(conditions.teacher_train, path, seed, on_step), embed_windows=False)
     members, second = teacher.committee or ("transformer",), conditions.self_training
-    trained = train_committee(data, config, run, members=members, self_training=second).checkpoint
+    trained = train_committee(data, config, run, members=members, self_training=second)
     file = path / TEACHER_CHECKPOINT
     write_teacher(file, trained)
     result = RunResult(

@@ -7,7 +7,6 @@ likely.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
 from mmkd_models.metrics.likelihood import Floats, fitted_temperature, log_likelihood, surely_likelier
-from mmkd_models.metrics.scores import scores_from_logits
+from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.networks.committee import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
 from mmkd_models.networks.fronts.as_series import series_view
@@ -53,20 +52,11 @@ Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedCommittee:
-    """A committee, and each member's training time in seconds."""
-
-    checkpoint: TeacherCheckpoint
-    seconds: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Member:
     kind: MemberKind
     seed: int
     network: nn.Module
-    seconds: float
-    logits: NDArray[Any]
+    logits: NDArray[Any]  # for the labelled validation windows, with `bias`
     modality: str | None = None
     bias: NDArray[np.float64] | None = None
 
@@ -112,97 +102,63 @@ def train_committee(
     self_training: bool,
     start: TeacherFile | None = None,
     watch: Watch | None = None,
-) -> TrainedCommittee:
+) -> TeacherCheckpoint:
     """Train members on labelled windows, and weight them by validation windows.
 
     Transformers resume with `run.resume`, begin with those of `start`, and with `self_training` get a second
     generation. The best sensor's own members join if validation prefers it.
     """
     watched = watch or (lambda name: nullcontext(run.on_step))
-    transformers, made = [], []
+    transformers = []
     for number in range(members.count("transformer")):
-        began = time.monotonic()
-        trained = _transformer(
-            data, config, run, number=number, self_training=self_training, start=start, watched=watched
-        )
+        train = msgspec.structs.replace(run.train, seed=run.train.seed + _SEEDS_APART * number)
+        folder = None if run.run_dir is None else run.run_dir if number == 0 else run.run_dir / f"transformer-{number}"
+        own, name = replace(run, train=train, run_dir=folder), "teacher" if number == 0 else f"transformer {number + 1}"
+        with watched(name) as on_step:
+            trained = train_teacher(data, config, replace(own, on_step=on_step), start=start)
+        if self_training and not data.train.labelled.all():
+            second = None if folder is None else folder / "second"
+            with watched(f"{name}, second generation") as on_step:
+                trained = self_train(data, trained, replace(own, run_dir=second, on_step=on_step))
         transformers.append(trained)
-        made.append(_member(data, "transformer", trained.facts.training.seed, trained.network(), run, began=began))
     if len(members) == 1:
-        return TrainedCommittee(checkpoint=transformers[0], seconds=(made[0].seconds,))
-    grown = [(kind, run.train.seed) for kind in members[len(transformers) :]]
-    made += [_grown(data, kind, seed, run) for kind, seed in grown]
-    made += _members_of_the_best_sensor(data, made, grown, run)
-    seconds = tuple(member.seconds for member in made)
-    return TrainedCommittee(checkpoint=_pooled(transformers[0], made, data, run), seconds=seconds)
-
-
-def _transformer(
-    data: TrainingData,
-    config: TeacherConfig,
-    run: TrainingRun,
-    *,
-    number: int,
-    self_training: bool,
-    start: TeacherFile | None,
-    watched: Watch,
-) -> TeacherCheckpoint:
-    train = msgspec.structs.replace(run.train, seed=run.train.seed + _SEEDS_APART * number)
-    folder = None if run.run_dir is None else run.run_dir if number == 0 else run.run_dir / f"transformer-{number}"
-    own, name = replace(run, train=train, run_dir=folder), "teacher" if number == 0 else f"transformer {number + 1}"
-    with watched(name) as on_step:
-        checkpoint = train_teacher(data, config, replace(own, on_step=on_step), start=start)
-    if self_training and not data.train.labelled.all():
-        second = None if folder is None else folder / "second"
-        with watched(f"{name}, second generation") as on_step:
-            checkpoint = self_train(data, checkpoint, replace(own, run_dir=second, on_step=on_step))
-    return checkpoint
+        return transformers[0]
+    known, metric = data.valid.only_labelled(), run.train.metric
+    made = []
+    for trained in transformers:
+        network = trained.network()
+        logits = answers_to(network, known).numpy()
+        made.append(_Member(kind="transformer", seed=trained.facts.training.seed, network=network, logits=logits))
+    kinds, seed = members[len(transformers) :], run.train.seed
+    made += [_grown(data.train, known, kind, seed, metric=metric) for kind in kinds]
+    names = [modality.name for modality in data.train.spec.modalities]
+    if len(names) > 1 and kinds:
+        alone = {
+            name: [_grown(data.train, known, kind, seed, metric=metric, modality=name) for kind in kinds]
+            for name in names
+        }
+        best = joining_sensor(
+            [member.logits for member in made],
+            {name: [member.logits for member in own] for name, own in alone.items()},
+            known.labels,
+            known.groups,
+            kind=known.spec.task.kind,
+        )
+        made += [] if best is None else alone[best]
+    return _pooled(transformers[0], made, data, run)
 
 
 def _grown(
-    data: TrainingData, kind: MemberKind, seed: int, run: TrainingRun, *, modality: str | None = None
+    train: Windows, known: Windows, kind: MemberKind, seed: int, *, metric: AnyMetric, modality: str | None = None
 ) -> _Member:
-    began = time.monotonic()
-    train = data.train if modality is None else data.train.with_modalities((modality,))
-    return _member(data, kind, seed, grow_member(train, kind, seed=seed), run, began=began, modality=modality)
-
-
-def _member(
-    data: TrainingData,
-    kind: MemberKind,
-    seed: int,
-    network: nn.Module,
-    run: TrainingRun,
-    *,
-    began: float,
-    modality: str | None = None,
-) -> _Member:
-    seconds, known = time.monotonic() - began, data.valid.only_labelled()
-    logits: NDArray[Any] = answers_to(
-        network, known if modality is None else known.with_modalities((modality,))
-    ).numpy()
-    bias = None
-    if kind != "transformer":
-        bias = prior_bias(logits, data.train.labels, known, metric=run.train.metric)
+    labels = train.labels
+    if modality is not None:
+        train, known = (windows.with_modalities((modality,)) for windows in (train, known))
+    network = grow_member(train, kind, seed=seed)
+    logits: NDArray[Any] = answers_to(network, known).numpy()
+    bias = prior_bias(logits, labels, known, metric=metric)
     logits = logits if bias is None else (logits + bias).astype(np.float32)
-    return _Member(kind=kind, seed=seed, network=network, seconds=seconds, logits=logits, modality=modality, bias=bias)
-
-
-def _members_of_the_best_sensor(
-    data: TrainingData, members: Sequence[_Member], grown: Sequence[tuple[MemberKind, int]], run: TrainingRun
-) -> Sequence[_Member]:
-    names = [modality.name for modality in data.train.spec.modalities]
-    if len(names) == 1 or not grown:
-        return ()
-    alone = {name: [_grown(data, kind, seed, run, modality=name) for kind, seed in grown] for name in names}
-    known = data.valid.only_labelled()
-    best = joining_sensor(
-        [member.logits for member in members],
-        {name: [member.logits for member in own] for name, own in alone.items()},
-        known.labels,
-        known.groups,
-        kind=known.spec.task.kind,
-    )
-    return () if best is None else alone[best]
+    return _Member(kind=kind, seed=seed, network=network, logits=logits, modality=modality, bias=bias)
 
 
 def grow_member(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:

@@ -77,7 +77,7 @@ def data(machines: Dataset) -> TrainingData:
 
 def trained(data: TrainingData, run: TrainingRun = RUN, **options: Any) -> TeacherCheckpoint:
     options = {"members": MEMBERS, "self_training": False, **options}
-    return train_committee(data, TEACHER, run, **options).checkpoint
+    return train_committee(data, TEACHER, run, **options)
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def teacher(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Tea
     members = default_members(data.train.spec.modalities)
     assert members == ("transformer", "rocket", "trees")
     config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
-    trained = train_committee(data, config, RUN, members=members, self_training=False).checkpoint
+    trained = train_committee(data, config, RUN, members=members, self_training=False)
     path = tmp_path_factory.mktemp("teacher") / "teacher.ckpt"
     write_teacher(path, trained)
     return TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))

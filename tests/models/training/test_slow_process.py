@@ -69,7 +69,7 @@ def test_a_committee_on_slow_process_data_is_within_a_point_of_extra_trees(tmp_p
     train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
     data = TrainingData(train=train, valid=valid, sha256=dataset.sha256)
     run = TrainingRun(train=TrainConfig(steps=300, learning_rate=2e-3), augment=AUGMENT)
-    made = train_committee(data, teacher_config("tiny"), run, members=COMMITTEE, self_training=False).checkpoint
+    made = train_committee(data, teacher_config("tiny"), run, members=COMMITTEE, self_training=False)
     judged = Rivals(train=train, parts=(valid, test), modality="process", seed=0).judge("extra_trees")
     assert not isinstance(judged, str)
     ours = scores_of(made.network(), test, modality=None).metric("balanced_accuracy")
