@@ -112,7 +112,7 @@ def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
     )
 
 
-def same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, path: Path) -> None:
+def same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, path: Path | str) -> None:
     """Raise CheckpointError unless names, shapes and dtypes are as expected and values finite."""
     missing = sorted(set(expected) - set(got))
     extra = sorted(set(got) - set(expected))

@@ -17,7 +17,7 @@ from mmkd_models.metrics.scores import AnyMetric
 
 _PLAIN_EVERY_S = 10.0
 
-TrainingPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+TrainingPrecision = Literal["32-true", "bf16-mixed"]
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,7 +70,15 @@ Show = Callable[[str, float, float | None, bool], None]
 def progress_lines() -> Iterator[Show]:
     """Yield a function that shows lines on stderr: live on a terminal, else every few seconds."""
     if not sys.stderr.isatty():
-        yield _plain_lines()
+        last: dict[str, float] = {}
+
+        def _print(line: str, so_far_s: float, left_s: float | None, is_end: bool) -> None:
+            title = line.split(": ")[0]
+            if is_end or so_far_s - last.setdefault(title, so_far_s) >= _PLAIN_EVERY_S:
+                last[title] = so_far_s
+                say(f"{line}; {_left_text(left_s)}" if left_s else line)
+
+        yield _print
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
@@ -85,18 +93,6 @@ def progress_lines() -> Iterator[Show]:
             bar.update(task, completed=done, description=line, left=_left_text(left_s))
 
         yield _show
-
-
-def _plain_lines() -> Show:
-    last: dict[str, float] = {}
-
-    def _show(line: str, so_far_s: float, left_s: float | None, is_end: bool) -> None:
-        title = line.split(": ")[0]
-        if is_end or so_far_s - last.setdefault(title, so_far_s) >= _PLAIN_EVERY_S:
-            last[title] = so_far_s
-            say(f"{line}; {_left_text(left_s)}" if left_s else line)
-
-    return _show
 
 
 def _left_text(seconds: float | None) -> str:

@@ -20,7 +20,7 @@ from mmkd_models.metrics.likelihood import Floats, jackknife_error, probabilitie
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.predict import embeddings_of, logits_of
-from mmkd_models.training.ridge import label_answers
+from mmkd_models.training.rocket import label_answers
 from mmkd_report.schema.adaptation import EstimateKind, MethodResult
 
 _MIN_GROUPS = 5

@@ -31,7 +31,7 @@ from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
 from mmkd_models.training.fitting import set_normalisation
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import embeddings_of, logits_of
-from mmkd_models.training.ridge import class_weights, fit_ridges, label_answers, teachers_answers
+from mmkd_models.training.rocket import class_weights, fit_ridges, label_answers, teachers_answers
 
 AdaptationMethod = Literal["statistics", "teacher", "labels"]
 """Mean and spread of the new windows; a teacher's answers; labels of some windows."""

@@ -26,7 +26,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.fitting import with_novelty
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.ridge import label_answers
+from mmkd_models.training.rocket import label_answers
 from mmkd_models.training_hashes import joined_hashes, training_hashes
 from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, EstimateKind, MethodResult
 

@@ -35,8 +35,7 @@ with loading("mmkd-distill"):
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
-    from mmkd_models.training.inputs import TrainingData
+    from mmkd_models.training.checkpoint import StudentCheckpoint
 
 _ABOUT = "Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."
 _EPILOG = (
@@ -137,30 +136,40 @@ def distill(
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
     from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
+    from mmkd_models.training.checkpoint import file_sha256, read_teacher_file
+    from mmkd_models.training.inputs import check_compatible, check_same_fold
     from mmkd_models.training.students import choose_student, train_student
     from mmkd_models.training.trainings import distil_int8
 
-    kind = _checked_kind(student, taught)
-    preset = preset_named(student.preset or STUDENT_PRESET, option="--preset")
-    config = student_config(preset, causal=student.causal, kind=kind)
+    kind, preset = kind_named(student.kind, option="--kind"), student.preset or STUDENT_PRESET
+    _check_combinations(kind, student, taught)
+    config = student_config(preset_named(preset, option="--preset"), causal=student.causal, kind=kind)
     hold_output(context, output, teachers=teacher, replace=options.force or options.resume)
     training = training_data(data, options, modalities=None)
-    start = _starting_student(student, modality, output)
+    start = None if student.qat is None else _read_start(student, modality, output)
     recipe = chosen_recipe(default_recipe(training.train.spec.task), file=taught.recipe, terms=taught.term or ())
-    teachers = _teachers(teacher, training, start, fold=options.fold)
+    teachers = [read_teacher_file(path) for path in teacher]
+    for file in teachers:
+        check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
+    origins = [(f"teacher {path}", file.checkpoint.facts) for path, file in zip(teacher, teachers, strict=True)]
+    origins += [] if start is None else [(f"--qat {student.qat}", start.facts)]
+    for who, facts in origins:
+        check_same_fold(who, facts, dataset_sha256=training.sha256, fold=options.fold)
     training = training.for_pair([spec.name for file in teachers for spec in file.checkpoint.modalities], modality)
     run = new_run(output, training, options, INT8_TRAIN if start else STUDENT_TRAIN, embed_windows=result.embed_windows)
     if not options.resume:
         drop_states(output)
     with training_shown(f"{modality} student in INT8" if start else f"{modality} student", output) as show:
         run = replace(run, on_step=show)
-        if start is not None:
+        if start is not None and student.qat is not None:
+            from mmkd_export.graph.onnx_from_student import practised_layers
+
             checkpoint = distil_int8(
                 training,
-                start.checkpoint,
+                start,
                 run,
-                start_sha256=start.sha256,
-                groups=start.groups,
+                start_sha256=file_sha256(student.qat),
+                groups=practised_layers(start),
                 teachers=teachers,
                 recipe=recipe,
             )
@@ -175,77 +184,36 @@ def distill(
     write_student_and_report(output, checkpoint, json=result.json)
 
 
-def _checked_kind(student: _StudentOptions, taught: _RecipeOptions) -> StudentKind:
-    kind = kind_named(student.kind, option="--kind")
+def _check_combinations(kind: StudentKind, student: _StudentOptions, taught: _RecipeOptions) -> None:
     if student.choose and (kind != "transformer" or student.qat is not None):
         other = "--qat" if student.qat is not None else f"--kind {kind}"
         raise UsageError(
             f"--choose cannot be combined with {other}: validation chooses among new students of every kind; "
             "leave one of them out"
         )
-    if kind != "transformer" and student.qat is not None:
-        raise UsageError(
-            "--kind cannot be combined with --qat, which continues with a student of the kind transformer; leave it out"
-        )
+    if student.qat is not None and (kind != "transformer" or student.preset is not None or student.causal):
+        other = "--causal" if student.causal else "--preset" if student.preset is not None else "--kind"
+        raise UsageError(f"{other} cannot be combined with --qat, which continues with a trained student; leave it out")
     if kind == "rocket" and (taught.recipe or taught.term):
         raise UsageError(
             f"{'--recipe' if taught.recipe else '--term'} cannot be combined with --kind rocket, whose regression "
             "learns the teachers' probabilities and the labels; leave it out, or take --kind hybrid"
         )
-    return kind
 
 
-def _teachers(
-    paths: Sequence[Path], training: TrainingData, start: _StartingStudent | None, *, fold: int | None
-) -> list[TeacherFile]:
-    from mmkd_models.training.checkpoint import read_teacher_file
-    from mmkd_models.training.inputs import check_compatible, check_same_fold
+def _read_start(options: _StudentOptions, modality: str, output: Path) -> StudentCheckpoint:
+    from mmkd_models.training.checkpoint import read_student
 
-    teachers = [read_teacher_file(path) for path in paths]
-    for file in teachers:
-        check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
-    origins = [(f"teacher {path}", file.checkpoint.facts) for path, file in zip(paths, teachers, strict=True)]
-    origins += [] if start is None else [(f"--qat {start.path}", start.checkpoint.facts)]
-    for who, facts in origins:
-        check_same_fold(who, facts, dataset_sha256=training.sha256, fold=fold)
-    return teachers
-
-
-@dataclass(frozen=True, kw_only=True)
-class _StartingStudent:
-    path: Path
-    checkpoint: StudentCheckpoint
-    sha256: str
-    groups: tuple[tuple[str, ...], ...]
-
-
-def _starting_student(options: _StudentOptions, modality: str, output: Path) -> _StartingStudent | None:
-    from mmkd_models.training.checkpoint import file_sha256, read_student
-
-    path, preset = options.qat, options.preset
-    if path is None:
-        return None
-    if preset is not None:
-        raise UsageError(f"--preset {preset} cannot be combined with --qat, which has the student's size; leave it out")
-    checkpoint = read_student(path)
-    if options.causal or checkpoint.config.causal:
-        raise UsageError(
-            f"--qat {path}: expected a windowed student, got a causal one, which does not practise INT8; "
-            "export it as it is"
-        )
-    if checkpoint.modality.name != modality:
-        raise UsageError(
-            f"--qat {path}: expected a student of {modality!r}, got one of {checkpoint.modality.name!r}; "
-            f"use --modality {checkpoint.modality.name}"
-        )
-    if output.exists() and output.samefile(path):
+    assert options.qat is not None
+    checkpoint = read_student(options.qat)
+    if checkpoint.config.causal or checkpoint.modality.name != modality:
+        got = "a causal one" if checkpoint.config.causal else f"one of {checkpoint.modality.name!r}"
+        raise UsageError(f"--qat {options.qat}: expected a windowed student of {modality!r}, got {got}; choose another")
+    if output.exists() and output.samefile(options.qat):
         raise UsageError(f"--out {output}: expected another file than the student's, got the same; choose another")
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise UnavailableError(
             f"--qat asks the export which layers compute in INT8, and needs {' and '.join(missing)}, which this "
             "Python lacks; run: pip install 'mmkd-edge[export]'"
         )
-    from mmkd_export.graph.onnx_from_student import practised_layers
-
-    groups = practised_layers(checkpoint)
-    return _StartingStudent(path=path, checkpoint=checkpoint, sha256=file_sha256(path), groups=groups)
+    return checkpoint

@@ -90,7 +90,7 @@ class TrainingOptions:
             ("--practise-missing/--no-practise-missing",),
         ),
     ] = True
-    precision: Annotated[str, Option("Arithmetic: 32-true, bf16-mixed or 16-mixed.")] = STUDENT_TRAIN.precision
+    precision: Annotated[str, Option("Arithmetic: 32-true or bf16-mixed.")] = STUDENT_TRAIN.precision
     devices: Annotated[int, Option("Devices (or CPU processes) that share each batch.", min=1)] = 1
     resume: Annotated[bool, Option("Continue an interrupted training of the same options.", ("--resume",))] = False
     force: Annotated[

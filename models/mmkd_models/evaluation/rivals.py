@@ -22,7 +22,7 @@ from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.choosing import choose_tau, log_prior
 from mmkd_models.training.committee import grow_member
 from mmkd_models.training.predict import answers_to, series_values
-from mmkd_models.training.ridge import mix_answers
+from mmkd_models.training.rocket import mix_answers
 from mmkd_report.schema.figures import MODEL_NAMES
 
 RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra", "distilled_rocket"]

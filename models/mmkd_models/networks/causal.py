@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig
-from mmkd_models.networks.encoder import stem_strides
+from mmkd_models.networks.encoder import stem_strides, strided_stem
 from mmkd_models.networks.fronts.causal import Blocks, CausalFront, CausalSound, Running, mel_series
 from mmkd_models.networks.fronts.log_mel import LogMels
 from mmkd_models.networks.layers import MASKED, AttentionTap, Dropout, Projections, Tokens, TransformerBlock
@@ -77,15 +77,21 @@ class CausalEncoder(nn.Module):
         self.front: CausalFront | CausalSound = inner
         if is_sound:
             self.front = CausalSound(mels, len(modality.channels), inner)
-        self.reach = _field(strides) - self.block  # before a block, what its time token sees of the series
+        field = 1 + (_KERNEL - 1) * sum(math.prod(strides[:stage]) for stage in range(len(strides)))
+        self.reach = field - self.block  # before a block, what its time token sees of the series
         # Samples that an answer can depend on: the pool, every block and the statistics each look a window back, the
         # statistics from the oldest samples that the stem sees; what the series is made of begins before them.
         steps = (config.depth + 2) * (self.length - 1) + 1 - (-self.reach // self.block)
         self.memory = self.stride * steps + (0 if isinstance(self.front, CausalFront) else self.front.before)
-        self.stem = _stem(3 * channels, config.width, strides)
+        self.stem = strided_stem(3 * channels, config.width, strides, kernel=_KERNEL)
         self.spectrum = nn.Linear(channels * inner.bands, config.width)
         self.statistics = nn.Linear(inner.statistics, config.width)
-        self.relative = nn.Parameter(_slopes(config.depth, config.heads, self.length))
+        # Position codes, the newest last, begin as ALiBi's (Press, Smith, Lewis, ICLR 2022), and are trained.
+        slopes, age = (
+            2.0 ** (-8.0 * torch.arange(1, config.heads + 1) / config.heads),
+            torch.arange(self.length - 1, -1, -1.0),
+        )
+        self.relative = nn.Parameter(-(slopes[:, None] * age).expand(config.depth, -1, -1).clone())  # (depth, H, W)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
 
@@ -110,7 +116,9 @@ class CausalEncoder(nn.Module):
             x, tap = block(x, mask, want_map=taps)
             if taps:
                 hidden.append(x[:, kept])
-                attention.append(_cut_tap(tap, kept))
+                q, k, v = (getattr(tap.projections, name)[:, kept] for name in ("query", "key", "value"))
+                own = Projections(query=q, key=k, value=v)
+                attention.append(AttentionTap(map=tap.map[:, :, kept, kept], projections=own))
         there = along.there[:, -self.length :]
         whole = there.amax(1, keepdim=True)
         return Tokens(
@@ -185,28 +193,3 @@ def last_blocks(ends: Tensor, count: int, length: int) -> Tensor:
 
 def _earlier(samples: Tensor) -> Tensor:
     return F.pad(samples, (0, 0, 1, 0))[:, :-1]
-
-
-def _cut_tap(tap: AttentionTap, kept: slice) -> AttentionTap:
-    q, k, v = (getattr(tap.projections, name)[:, kept] for name in ("query", "key", "value"))
-    return AttentionTap(map=tap.map[:, :, kept, kept], projections=Projections(query=q, key=k, value=v))
-
-
-def _slopes(depth: int, heads: int, length: int) -> Tensor:
-    """(depth, H, W) initial position codes, newest last (ALiBi: Press, Smith, Lewis, ICLR 2022); here trained."""
-    slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
-    age = torch.arange(length - 1, -1, -1.0)
-    return -(slopes[:, None] * age).expand(depth, heads, length).clone()
-
-
-def _field(strides: tuple[int, ...]) -> int:
-    return 1 + (_KERNEL - 1) * sum(math.prod(strides[:stage]) for stage in range(len(strides)))
-
-
-def _stem(channels: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for stage, stride in enumerate(strides):
-        out = width if stage == len(strides) - 1 else width // 2
-        layers += [nn.Conv1d(channels, out, kernel_size=_KERNEL, stride=stride), nn.GELU()]
-        channels = out
-    return nn.Sequential(*layers)

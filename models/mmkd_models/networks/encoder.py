@@ -61,9 +61,13 @@ class Encoder(nn.Module):
         if isinstance(front, LongFrontEnd):
             strides = (math.prod(strides[:_WIDE]), *strides[_WIDE:])
         else:
-            self.register_buffer("coverage", _coverage(front.positions, self.stride), persistent=False)
+            # (T, L): column l averages the samples of token l
+            matrix = np.zeros((front.positions, self.length), dtype=np.float32)
+            matrix[np.arange(front.positions), np.arange(front.positions) // self.stride] = 1.0
+            coverage = torch.from_numpy(matrix / matrix.sum(0, keepdims=True))
+            self.register_buffer("coverage", coverage, persistent=False)
         self.front = front
-        self.stem = _stem(front.width, config.width, strides)
+        self.stem = strided_stem(front.width, config.width, strides)
         self.spectrum = nn.Linear(front.spectrum, config.width)
         self.statistics = nn.Linear(front.statistics, config.width)
         self.position = nn.Parameter(torch.randn(self.length + EXTRA_TOKENS, config.width) * 0.02)
@@ -107,18 +111,12 @@ def stem_strides(modality: ModalitySpec, positions: int, most_tokens: int) -> tu
     return (2,) * max(1, math.ceil(math.log2(positions / most_tokens)))
 
 
-def _stem(channels: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:
+def strided_stem(channels: int, width: int, strides: tuple[int, ...], *, kernel: int | None = None) -> nn.Sequential:
+    """Return convolutions (B, C, T) -> (B, width, L); with a `kernel` they see nothing after their last sample."""
     layers: list[nn.Module] = []
     for stage, stride in enumerate(strides):
         out = width if stage == len(strides) - 1 else width // 2
-        layers += [nn.Conv1d(channels, out, kernel_size=2 * stride + 1, stride=stride, padding=stride), nn.GELU()]
+        size, padding = (2 * stride + 1, stride) if kernel is None else (kernel, 0)
+        layers += [nn.Conv1d(channels, out, kernel_size=size, stride=stride, padding=padding), nn.GELU()]
         channels = out
     return nn.Sequential(*layers)
-
-
-def _coverage(samples: int, stride: int) -> Tensor:
-    """(T, L): column l averages the samples of token l."""
-    length = -(-samples // stride)
-    matrix = np.zeros((samples, length), dtype=np.float32)
-    matrix[np.arange(samples), np.arange(samples) // stride] = 1.0
-    return torch.from_numpy(matrix / matrix.sum(0, keepdims=True))

@@ -86,7 +86,8 @@ class FakeInt8Student(nn.Module):
         with torch.no_grad():
             for name in self._layers():
                 weight = student.get_parameter(f"{name}.weight")
-                weight.copy_(_clipped_weights(weight))
+                largest = _least_error(weight.flatten(1), lowest=-TOP).reshape(-1, *[1] * (weight.ndim - 1))
+                weight.copy_(weight.clamp(-largest, largest))
         for index, group in enumerate(self.groups):
             for name in group:
                 student.get_submodule(name).register_forward_pre_hook(self._quantiser(index))
@@ -148,19 +149,6 @@ def fake_activations(values: Tensor, largest: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _clipped_weights(weight: Tensor) -> Tensor:
-    flat = weight.flatten(1)
-    largest = flat.abs().amax(1, keepdim=True)
-    best, least = flat, torch.full_like(largest, math.inf)
-    for fraction in _CANDIDATES:
-        clipped = flat.clamp(-fraction * largest, fraction * largest)
-        scales = int8_scales(fraction * largest)
-        error = (int8_levels(clipped, scales, lowest=-TOP) * scales - flat).square().sum(1, keepdim=True)
-        best, least = torch.where(error < least, clipped, best), torch.minimum(error, least)
-    return best.reshape(weight.shape)
-
-
-@torch.no_grad()
 def _starting_ranges(student: Student, groups: Sequence[Sequence[str]], values: Tensor, present: Tensor) -> Tensor:
     inputs: dict[str, Tensor] = {}
 
@@ -174,16 +162,15 @@ def _starting_ranges(student: Student, groups: Sequence[Sequence[str]], values: 
     student.train(was_training)
     for hook in hooks:
         hook.remove()
-    return torch.stack([_least_error(inputs[name]) for name in names])
+    ranges = torch.stack([_least_error(inputs[name].flatten()[None], lowest=_BOTTOM)[0] for name in names])
+    return torch.where(ranges <= NOTHING, 1.0, ranges)  # a tensor that is always 0 is exact with any range
 
 
-def _least_error(values: Tensor) -> Tensor:
-    top = values.abs().amax()
-    if float(top) <= NOTHING:
-        return torch.ones_like(top)  # a tensor that is always 0 is exact with any range
-    errors: list[Tensor] = []
+@torch.no_grad()
+def _least_error(values: Tensor, *, lowest: int) -> Tensor:
+    """(n, M) -> (n,) the largest magnitude of each row whose levels have the least squared error."""
+    top, errors = values.abs().amax(1), []
     for fraction in _CANDIDATES:
-        scale = int8_scales(fraction * top)
-        errors.append((int8_levels(values, scale, lowest=_BOTTOM) * scale - values).square().mean())
-    best: Tensor = top * _CANDIDATES[int(torch.stack(errors).argmin())]
-    return best
+        scales = int8_scales(fraction * top)[:, None]
+        errors.append((int8_levels(values, scales, lowest=lowest) * scales - values).square().mean(1))
+    return top * top.new_tensor(_CANDIDATES)[torch.stack(errors).argmin(0)]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.networks.committee import MemberFacts
@@ -18,9 +19,9 @@ from mmkd_models.networks.config import RocketConfig, TeacherConfig
 from mmkd_models.networks.fronts.as_series import series_view
 from mmkd_models.networks.rocket import RocketFeatures, claimed_sizes
 from mmkd_models.networks.teacher import Inputs, Teacher
+from mmkd_models.tensors import same_tensors
 
 TREES = 300
-_MAX_TREES = 10_000
 _DTYPES = {
     "roots": torch.int32,
     "feature": torch.int32,
@@ -135,20 +136,18 @@ def grow_trees(
     if kind == "classification":
         fractions = np.zeros((len(values), classes))  # a class without a window has no column in the forest
         fractions[:, forest.classes_] = values[:, 0] / values[:, 0].sum(1, keepdims=True)
+    thresholds = np.concatenate([tree.threshold for tree in grown])
+    nearest = thresholds.astype(np.float32)
+    below = np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
     arrays = {
         "roots": starts[:-1].astype(np.int32),
         "feature": np.where(leaves, -1, np.concatenate([tree.feature for tree in grown])).astype(np.int32),
-        "threshold": np.where(leaves, 0, _round_down(np.concatenate([tree.threshold for tree in grown]))),
+        "threshold": np.where(leaves, 0, below),
         "left": sides["left"].astype(np.int32),
         "right": sides["right"].astype(np.int32),
         "fractions": fractions.astype(np.float32),
     }
     return Trees(modalities, {name: torch.from_numpy(array) for name, array in arrays.items()}, kind=kind)
-
-
-def _round_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
-    nearest = thresholds.astype(np.float32)
-    return np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
 def member_from_state(
@@ -171,77 +170,58 @@ def member_from_state(
     return network
 
 
-def member_fault(
-    facts: MemberFacts, state: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], task: TaskSpec
-) -> str | None:
-    """Return the fault of a member that is no transformer, `expected ..., got ...`, or None."""
+def check_member(
+    facts: MemberFacts, state: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], task: TaskSpec, *, path: str
+) -> None:
+    """Raise CheckpointError for impossible facts or tensors of a rocket or trees; no claim allocates memory."""
+    modalities, configs = _read_modalities(facts, modalities), facts.features or {}
+    names, fault = [modality.name for modality in modalities], None
     if facts.bias and (len(facts.bias) != len(task.labels) or not all(map(math.isfinite, facts.bias))):
         got = ", ".join(f"{value:g}" for value in facts.bias)
-        return f"expected a finite bias of {len(task.labels)} logits, got {got}"
-    modalities = _read_modalities(facts, modalities)
-    if not modalities:
-        return f"expected a modality of the teacher, got {facts.modality}"
+        fault = f"expected a finite bias of {len(task.labels)} logits, got {got}"
+    elif not names:
+        fault = f"expected a modality of the teacher, got {facts.modality}"
+    elif facts.kind == "rocket" and list(configs) != names:
+        fault = f"expected features of {', '.join(names)}, got of {', '.join(configs) or 'none'}"
+    for modality in [] if fault or facts.kind != "rocket" else modalities:
+        for claim, (claimed, most) in claimed_sizes(configs[modality.name], modality).items():
+            if claimed > most:
+                fault = f"{modality.name}: {claim}: expected at most {most}, got {claimed}"
+    if fault:
+        raise CheckpointError(f"{path}: {fault}; the file was altered")
     if facts.kind == "rocket":
-        return _rocket_fault(state, modalities, facts.features or {}, len(task.labels))
-    return trees_fault(state, modalities, classes=len(task.labels))
+        with torch.device("meta"):
+            expected = Rocket(modalities, configs, len(task.labels)).state_dict()
+    else:
+        sizes = {name: state.get(name, torch.empty(0)).numel() for name in _DTYPES}
+        shapes = {"roots": (sizes["roots"],), "fractions": (sizes["fractions"] // len(task.labels), len(task.labels))}
+        expected = {
+            name: torch.empty(shapes.get(name, (sizes["feature"],)), dtype=dtype, device="meta")
+            for name, dtype in _DTYPES.items()
+        }
+    same_tensors(expected, state, path=path)
+    if facts.kind == "trees":
+        blank = [np.zeros((1, *series_view(spec).spec.shape), dtype=np.float32) for spec in modalities]
+        if not _are_linked(state, features=sum(window_statistics(window).shape[1] for window in blank)):
+            raise CheckpointError(
+                f"{path}: expected every node to lead onwards inside its tree and every leaf to its row, got other "
+                "links; the file was altered"
+            )
 
 
 def _read_modalities(facts: MemberFacts, modalities: Sequence[ModalitySpec]) -> Sequence[ModalitySpec]:
     return [spec for spec in modalities if spec.name == facts.modality] if facts.modality else modalities
 
 
-def _rocket_fault(
-    state: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], configs: Mapping[str, RocketConfig], outputs: int
-) -> str | None:
-    names = [modality.name for modality in modalities]
-    if list(configs) != names:
-        return f"expected features of {', '.join(names)}, got of {', '.join(configs) or 'none'}"
-    for modality in modalities:
-        for claim, (claimed, most) in claimed_sizes(configs[modality.name], modality).items():
-            if claimed > most:
-                return f"{modality.name}: {claim}: expected at most {most}, got {claimed}"
-    features, weight = sum(config.features for config in configs.values()), state.get("weight", torch.empty(0))
-    if weight.shape != (features, outputs):
-        return f"expected weights ({features}, {outputs}), got {tuple(weight.shape)}"
-    with torch.device("meta"):  # no number in the metadata allocates memory
-        network = Rocket(modalities, configs, outputs)
-    got, expected = (
-        {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-        for tensors in (state, network.state_dict())
-    )
-    if got != expected:
-        different = sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))
-        return f"expected the tensors of its features, got others: {', '.join(different[:3])}"
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
-        return "expected finite tensors, got NaN or infinity"
-    return None
-
-
-def trees_fault(arrays: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], *, classes: int) -> str | None:
-    """Return the fault of trees on these modalities, `expected ..., got ...`, or None."""
-    if {name: array.dtype for name, array in arrays.items()} != _DTYPES:
-        kinds = {name: str(array.dtype).removeprefix("torch.") for name, array in sorted(arrays.items())}
-        return f"expected the arrays {', '.join(_DTYPES)}, got {kinds}"
-    roots, fractions = arrays["roots"], arrays["fractions"]
-    nodes, leaves = len(arrays["feature"]), len(fractions)
-    flat = all(
-        array.ndim == 1 and len(array) == nodes for name, array in arrays.items() if name not in ("roots", "fractions")
-    )
-    if not flat or roots.ndim != 1 or not 1 <= len(roots) <= _MAX_TREES or fractions.shape != (leaves, classes):
-        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-        return f"expected 1 to {_MAX_TREES} trees with arrays (nodes,) and fractions (leaves, {classes}), got {shapes}"
-    if not bool(torch.isfinite(fractions).all() and torch.isfinite(arrays["threshold"]).all()):
-        return "expected finite thresholds and fractions, got NaN or infinity"
-    blank = [np.zeros((1, *series_view(spec).spec.shape), dtype=np.float32) for spec in modalities]
-    if not _are_linked(arrays, features=sum(window_statistics(window).shape[1] for window in blank)):
-        return "expected every node to lead onwards inside its tree and every leaf to its row, got other links"
-    return None
-
-
 def _are_linked(arrays: Mapping[str, Tensor], *, features: int) -> bool:
     roots, feature, left, right = (arrays[name].long() for name in ("roots", "feature", "left", "right"))
     nodes = torch.arange(len(feature))
-    if len(feature) == 0 or int(roots[0]) != 0 or bool((roots.diff() <= 0).any()) or int(roots[-1]) >= len(feature):
+    if (
+        min(len(feature), len(roots)) == 0
+        or int(roots[0]) != 0
+        or bool((roots.diff() <= 0).any())
+        or int(roots[-1]) >= len(feature)
+    ):
         return False
     ends = torch.cat([roots[1:], torch.tensor([len(feature)])])
     end = ends[torch.searchsorted(roots, nodes, right=True) - 1]

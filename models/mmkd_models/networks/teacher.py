@@ -36,13 +36,10 @@ class TeacherOutput:
 
     logits: Tensor  # (B, K); of a regression (B, 1), the number in the target's unit
     embedding: Tensor  # (B, D) the fused representation
-    pooled: dict[str, Tensor] = field(default_factory=dict)  # per modality (B, D), before fusion over modalities
     # per modality, (B, L + 2, D) after each encoder block and each fusion layer; empty without taps
     hidden: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     # per modality and fusion layer, (B, H, Lq, sum of the other modalities' Lk); empty without taps
     cross_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    # per modality and encoder block, (B, H, L + 2, L + 2); empty without taps
-    self_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     # per modality, queries, keys and values (B, L + 2, D) of the self-attention, as `hidden`
     projections: dict[str, tuple[Projections, ...]] = field(default_factory=dict)
     # per modality, (B, L + 2) 1 for tokens with samples behind them, else 0; empty without taps
@@ -120,11 +117,12 @@ class Teacher(nn.Module):
         for layer in self.fusion:
             layers.append(layer(tokens, want_maps=taps))
             tokens = {name: fused for name, (fused, _, _) in layers[-1].items()}
-        pooled = {name: self.pools[name](tokens[name].values, tokens[name].bias) for name in self.names}
-        embedding = self._fuse(pooled, tokens)
-        output = TeacherOutput(
-            logits=self.answer.logits(self.head(self.dropout(embedding))), embedding=embedding, pooled=pooled
-        )
+        pooled = [self.pools[name](tokens[name].values, tokens[name].bias) for name in self.names]
+        stacked = torch.stack(pooled, dim=1)  # (B, M, D)
+        absent = torch.stack([tokens[name].bias[:, -1] for name in self.names], dim=1)  # (B, M)
+        weights = torch.softmax(self.gate(stacked)[..., 0] + absent, dim=1)  # (B, M)
+        embedding = (stacked * weights[..., None]).sum(1)
+        output = TeacherOutput(logits=self.answer.logits(self.head(self.dropout(embedding))), embedding=embedding)
         if not taps:
             return output
         own = {name: [*encoded[name].attention, *(layer[name][2] for layer in layers)] for name in self.names}
@@ -132,16 +130,9 @@ class Teacher(nn.Module):
             output,
             hidden={name: (*encoded[name].hidden, *(layer[name][0].values for layer in layers)) for name in self.names},
             cross_attention={name: tuple(layer[name][1].map for layer in layers) for name in self.names},
-            self_attention={name: tuple(tap.map for tap in encoded[name].attention) for name in self.names},
             projections={name: tuple(tap.projections for tap in taps) for name, taps in own.items()},
             valid={name: encoded[name].valid for name in self.names},
         )
-
-    def _fuse(self, pooled: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
-        stacked = torch.stack([pooled[name] for name in self.names], dim=1)  # (B, M, D)
-        absent = torch.stack([tokens[name].bias[:, -1] for name in self.names], dim=1)  # (B, M)
-        weights = torch.softmax(self.gate(stacked)[..., 0] + absent, dim=1)  # (B, M)
-        return (stacked * weights[..., None]).sum(1)
 
 
 def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:

@@ -31,7 +31,7 @@ from mmkd_models.network_bounds import check_bounds
 from mmkd_models.networks.committee import Committee, CommitteeFacts, committee_fault
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.int8 import LearntInt8
-from mmkd_models.networks.members import member_fault, member_from_state
+from mmkd_models.networks.members import check_member, member_from_state
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.novelty import TrainingEmbeddings, seen_from, seen_tensors
@@ -273,8 +273,8 @@ def read_teacher(path: Path) -> TeacherCheckpoint:
     for number, (member, tensors) in enumerate(zip(members, further, strict=True), start=1):
         if member.kind == "transformer":
             same_tensors(state, tensors, path=path)
-        elif fault := member_fault(member, tensors, modalities, task):
-            raise CheckpointError(f"{path}: member {number} ({member.kind}): {fault}; the file was altered")
+        else:
+            check_member(member, tensors, modalities, task, path=f"{path}: member {number} ({member.kind})")
     return TeacherCheckpoint(
         modalities=modalities,
         task=task,

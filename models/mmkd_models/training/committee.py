@@ -34,8 +34,7 @@ from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile
 from mmkd_models.training.choosing import prior_bias
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to, batches_of
-from mmkd_models.training.ridge import fit_ridge, label_answers
-from mmkd_models.training.rocket import draw_features, rocket_features
+from mmkd_models.training.rocket import draw_features, fit_ridge, label_answers, rocket_features
 from mmkd_models.training.trainings import self_train, train_teacher
 
 _MIN_FEATURES = 6 * KERNELS

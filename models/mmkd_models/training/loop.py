@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import torch
@@ -34,18 +34,16 @@ logger = logging.getLogger(__name__)
 RESUME_FILE = "resume.ckpt"
 """The state of an interrupted training, in the run's folder."""
 
-_RESUME_VERSION = 1
 _WARMUP = 0.1  # of the training
 _WEIGHT_DECAY = 0.05  # of AdamW, on matrices only
 _CLIP_NORM = 1.0
 
 
 class _ResumeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    format_version: int = _RESUME_VERSION
+    format_version: Literal[2]
     config: dict[str, Any]  # all that decides the result
     step: int
     param_groups: list[dict[str, Any]]  # of the optimiser, as PyTorch returns them
-    scaler: dict[str, Any]
     best_step: int
     best_scores: dict[str, Any]
     top: tuple[float, float]  # best score, and its standard error
@@ -112,7 +110,13 @@ class _Loop:
         self.learner = learner
         self.network: nn.Module = learner.network  # type: ignore[assignment]
         learner.to(fabric.device)
-        self.optimizer = _optimizer(learner, config)
+        trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [matrix for matrix in trained if matrix.ndim >= 2], "weight_decay": _WEIGHT_DECAY},
+            {"params": [other for other in trained if other.ndim < 2], "weight_decay": 0.0},
+        ]
+        # Fused, a step of a small network on a CPU takes a fraction of the time.
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
         self.wrapped, self.wrapped_optimizer = fabric.setup(learner, self.optimizer)
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         # The network changes its tensors in place, so that these stay its own.
@@ -130,7 +134,11 @@ class _Loop:
             self._load(self.run_dir)
         run_dir = self.run_dir if self.fabric.is_global_zero else None
         with _scalar_log(run_dir) as log:
-            while self.step < config.steps and not self._out_of_patience():
+            while self.step < config.steps:
+                scores = [point.valid_score for point in self.curve]
+                # Equal scores keep the later weights, but they are no progress.
+                if scores and 0 < config.patience < len(scores) - scores.index(max(scores)):
+                    break
                 terms = self._one_step()
                 if self.step % config.eval_every == 0 or self.step == config.steps:
                     self._validate()
@@ -165,12 +173,14 @@ class _Loop:
         norm = self.fabric.clip_gradients(
             self.wrapped, self.wrapped_optimizer, max_norm=_CLIP_NORM, error_if_nonfinite=False
         )
-        # In 16-mixed the gradient scaler skips such a step and lowers its scale.
-        if norm is not None and config.precision != "16-mixed":
+        if norm is not None:
             self._check_finite("gradient", float(norm))
         self.wrapped_optimizer.step()
         self.step += 1
-        self._update_average()
+        # The ramp lets the average forget the start (as TensorFlow's ExponentialMovingAverage with num_updates does).
+        decay = min(config.ema_decay, (1 + self.step) / (10 + self.step)) if config.ema_decay > 0 else 0.0
+        averages = [self.average[name] for name in self.current]
+        get_ema_multi_avg_fn(decay)(averages, list(self.current.values()), self.step)  # type: ignore[no-untyped-call]
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.since += 1
@@ -182,12 +192,6 @@ class _Loop:
                 f"training: expected a finite {what}, got {value} at step {self.step + 1}; "
                 "lower --learning-rate or check the data"
             )
-
-    def _update_average(self) -> None:
-        # The ramp lets the average forget the start (as TensorFlow's ExponentialMovingAverage with num_updates does).
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step)) if self.config.ema_decay > 0 else 0.0
-        averages = [self.average[name] for name in self.current]
-        get_ema_multi_avg_fn(decay)(averages, list(self.current.values()), self.step)  # type: ignore[no-untyped-call]
 
     def _validate(self) -> None:
         raw = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
@@ -206,19 +210,14 @@ class _Loop:
             state = {name: value.detach().cpu().clone() for name, value in self.average.items()}
             self.best = Fit(state=state, scores=scores, best_step=self.step)
 
-    def _out_of_patience(self) -> bool:
-        # Equal scores keep the later weights, but they are no progress.
-        scores = [point.valid_score for point in self.curve]
-        return bool(scores) and 0 < self.config.patience < len(scores) - scores.index(max(scores))
-
     def _save(self, run_dir: Path) -> None:
         assert self.best is not None  # a state is saved after a validation
         optimizer = self.optimizer.state_dict()
         facts = _ResumeFacts(
+            format_version=2,
             config=self.identity,
             step=self.step,
             param_groups=optimizer["param_groups"],
-            scaler=self.fabric.strategy.precision.state_dict(),
             best_step=self.best.best_step,
             best_scores=msgspec.to_builtins(self.best.scores),
             top=(self.top, self.top_error),
@@ -234,7 +233,17 @@ class _Loop:
         path = run_dir / RESUME_FILE
         if not path.exists():
             return
-        facts, tensors = _read_resume(path, config=self.identity)
+        tensors, raw = read_tensors(path, kind="resume")
+        try:
+            facts = msgspec.json.decode(raw, type=_ResumeFacts)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: metadata: {error}; start without --resume") from error
+        for key in {**self.identity, **facts.config}:
+            if facts.config.get(key) != self.identity.get(key):
+                raise UsageError(
+                    f"{path}: expected a training with {key}={self.identity.get(key)!r}, got {key}="
+                    f"{facts.config.get(key)!r}; use the same options as before, or start without --resume"
+                )
         parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "best": {}}
         moments: dict[int, dict[str, Tensor]] = {}
         try:
@@ -250,32 +259,12 @@ class _Loop:
         same_tensors(self.learner.state_dict(), parts["learner"], path=path)
         self.learner.load_state_dict(parts["learner"])
         self.optimizer.load_state_dict({"state": moments, "param_groups": facts.param_groups})
-        self.fabric.strategy.precision.load_state_dict(facts.scaler)
         self.average = {name: value.to(self.fabric.device) for name, value in parts["average"].items()}
         scores = scores_from_document(facts.best_scores)
         self.best = Fit(state=parts["best"], scores=scores, best_step=facts.best_step)
         self.top, self.top_error = facts.top
         self.curve, self.step = facts.curve, facts.step
         logger.info("resumed at step %d of %d", self.step, self.config.steps)
-
-
-def _read_resume(path: Path, *, config: dict[str, Any]) -> tuple[_ResumeFacts, dict[str, Tensor]]:
-    tensors, raw = read_tensors(path, kind="resume")
-    try:
-        facts = msgspec.json.decode(raw, type=_ResumeFacts)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: metadata: {error}; start without --resume") from error
-    if facts.format_version != _RESUME_VERSION:
-        raise CheckpointError(
-            f"{path}: expected format_version {_RESUME_VERSION}, got {facts.format_version}; start without --resume"
-        )
-    for key in {**config, **facts.config}:
-        if facts.config.get(key) != config.get(key):
-            raise UsageError(
-                f"{path}: expected a training with {key}={config.get(key)!r}, got {key}={facts.config.get(key)!r}; "
-                "use the same options as before, or start without --resume"
-            )
-    return facts, tensors
 
 
 def schedule(progress: float) -> float:
@@ -299,18 +288,6 @@ def _fabric(config: TrainConfig) -> Fabric:
     if config.devices > 1:
         fabric.launch()
     return fabric
-
-
-def _optimizer(learner: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    matrices = [p for p in learner.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in learner.parameters() if p.requires_grad and p.ndim < 2]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": _WEIGHT_DECAY},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    # Fused, a step of a small network on a CPU takes a fraction of the time; the gradient scaler cannot clip then.
-    fused = config.precision != "16-mixed"
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=fused)
 
 
 @contextmanager

@@ -261,9 +261,7 @@ def test_the_command_writes_a_student_that_exports_and_says_how(
     assert [artifact.precision for artifact in report.artifacts] == ["fp32"]
 
 
-CAUSAL = (
-    "--qat {start}: expected a windowed student, got a causal one, which does not practise INT8; export it as it is"
-)
+CAUSAL = "--qat {start}: expected a windowed student of 'acc', got a causal one; choose another"
 
 
 @pytest.mark.parametrize(
@@ -271,9 +269,12 @@ CAUSAL = (
     [
         (
             ["--preset", "base"],
-            "--preset base cannot be combined with --qat, which has the student's size; leave it out",
+            "--preset cannot be combined with --qat, which continues with a trained student; leave it out",
         ),
-        (["--modality", "gyro"], "--qat {start}: expected a student of 'gyro', got one of 'acc'; use --modality acc"),
+        (
+            ["--modality", "gyro"],
+            "--qat {start}: expected a windowed student of 'gyro', got one of 'acc'; choose another",
+        ),
         (["--causal"], CAUSAL),
         (["--qat", "{causal}"], CAUSAL.replace("{start}", "{causal}")),
         (

@@ -397,10 +397,7 @@ _AMONG_ALL = "validation chooses among new students of every kind; leave one of 
         (("--choose", "--qat", "student.ckpt"), f"--choose cannot be combined with --qat: {_AMONG_ALL}"),
         (
             ("--kind", "hybrid", "--qat", "student.ckpt"),
-            (
-                "--kind cannot be combined with --qat, which continues with a student of the kind transformer; leave "
-                "it out"
-            ),
+            "--kind cannot be combined with --qat, which continues with a trained student; leave it out",
         ),
         (
             ("--kind", "rocket", "--term", "logit"),

@@ -7,9 +7,11 @@ import pytest
 import torch
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.errors import CheckpointError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.networks import members as module
-from mmkd_models.networks.members import Trees, grow_trees, trees_fault
+from mmkd_models.networks.committee import MemberFacts
+from mmkd_models.networks.members import Trees, check_member, grow_trees
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
 RNG = np.random.default_rng(0)
@@ -88,6 +90,17 @@ def test_the_same_seed_grows_the_same_trees() -> None:
     assert not torch.equal(one["threshold"][:50], other["threshold"][:50])
 
 
+def check_trees(arrays: dict[str, torch.Tensor]) -> None:
+    facts = MemberFacts(kind="trees", seed=0, temperature=1.0, weight=1.0, score=0.0, log_likelihood=0.0)
+    check_member(facts, arrays, [ACC], TaskSpec(labels=("a", "b")), path="member 1")
+
+
+def fault_of(arrays: dict[str, torch.Tensor]) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        check_trees(arrays)
+    return str(caught.value)
+
+
 def test_grown_trees_are_sound() -> None:
     statistics = module.window_figures(
         {"acc": windows(0.2)}, Trees([ACC], stump(), kind="classification").views
@@ -95,7 +108,7 @@ def test_grown_trees_are_sound() -> None:
     assert statistics.shape == (7, 2 * (3 + 7 + 20))
     assert np.isfinite(statistics).all()
     grown = grow_trees(statistics, np.arange(7) % 2, [ACC], classes=2, kind="classification", seed=0)
-    assert trees_fault(grown.state_dict(), [ACC], classes=2) is None
+    check_trees(grown.state_dict())
 
 
 def test_a_class_without_a_window_gets_the_spread_vote_alone() -> None:
@@ -119,20 +132,22 @@ LINKS = "expected every node to lead onwards inside its tree and every leaf to i
         ("roots", [1], LINKS),
         ("roots", [0, 0], LINKS),
         ("roots", [0, 2], LINKS),
-        ("threshold", [float("nan"), 0, 0], "expected finite thresholds and fractions, got NaN or infinity"),
+        (
+            "threshold",
+            [float("nan"), 0, 0],
+            "tensor 'threshold': expected finite values, got NaN or infinity",
+        ),
     ],
 )
 def test_trees_that_were_altered_are_refused(name: str, value: list[float], fault: str) -> None:
     arrays = stump()
     arrays[name] = torch.tensor(value, dtype=arrays[name].dtype)
-    assert trees_fault(arrays, [ACC], classes=2) == fault
+    assert fault_of(arrays).startswith(f"member 1: {fault};")
 
 
 def test_arrays_of_other_kinds_and_shapes_are_refused() -> None:
-    assert trees_fault({"roots": torch.zeros(1)}, [ACC], classes=2) == (
-        "expected the arrays roots, feature, threshold, left, right, fractions, got {'roots': 'float32'}"
+    assert "got missing ['feature', 'fractions', 'left'] and unknown []" in fault_of({"roots": torch.zeros(1)})
+    assert "tensor 'threshold': expected shape (3,) of float32, got shape (2,) of float32" in fault_of(
+        {**stump(), "threshold": torch.zeros(2)}
     )
-    assert trees_fault({**stump(), "threshold": torch.zeros(2)}, [ACC], classes=2) == (
-        "expected 1 to 10000 trees with arrays (nodes,) and fractions (leaves, 2), got {'roots': (1,), "
-        "'feature': (3,), 'threshold': (2,), 'left': (3,), 'right': (3,), 'fractions': (2, 2)}"
-    )
+    assert "tensor 'roots': expected shape (1,) of int32" in fault_of({**stump(), "roots": torch.zeros(1)})

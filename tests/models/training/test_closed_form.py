@@ -31,8 +31,15 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read_student, write_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.ridge import PENALTIES, class_weights, eliminations, fit_ridge, fit_ridges, training_targets
-from mmkd_models.training.rocket import fit_rocket_student
+from mmkd_models.training.rocket import (
+    PENALTIES,
+    class_weights,
+    eliminations,
+    fit_ridge,
+    fit_ridges,
+    fit_rocket_student,
+    training_targets,
+)
 from mmkd_models.training.students import fit_hybrid, train_student
 from mmkd_models.training.trainings import train_teacher
 

@@ -184,9 +184,9 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object], *, kind: str
 
 def test_a_state_of_a_newer_version_is_refused(trained: Trained, tmp_path: Path) -> None:
     trained(run_dir=tmp_path)
-    rewrite(tmp_path / "resume.ckpt", lambda document: document.update(format_version=2))
+    rewrite(tmp_path / "resume.ckpt", lambda document: document.update(format_version=3))
     assert unusable(trained, tmp_path) == (
-        f"{tmp_path / 'resume.ckpt'}: expected format_version 1, got 2; start without --resume"
+        f"{tmp_path / 'resume.ckpt'}: metadata: Invalid enum value 3 - at `$.format_version`; start without --resume"
     )
 
 

@@ -52,7 +52,11 @@ class FrameFront(nn.Module):
             self.patches, self.map = _patches(self.shape, width)
         self.stem, last = _stem(self.map, width, of_pixels=self.patches is None)
         if self.patches is not None:
-            _begin_at_full_size(self.patches, self.stem)
+            # Weights that preserve variance (He et al., "Delving Deep into Rectifiers", ICCV 2015).
+            for layer in (*self.patches, *self.stem):
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(cast("Tensor", layer.bias))
         self.positions = modality.samples
         self.width = self.spectrum = width
         self.embed = nn.Linear(last, width)
@@ -141,13 +145,6 @@ def _patches(shape: tuple[int, int, int], width: int) -> tuple[nn.Sequential, tu
         layers += [nn.Conv2d(channels, out, side, stride=side, padding=padding), nn.ReLU()]
         channels, height, across = out, -(-height // side), -(-across // side)
     return nn.Sequential(*layers), (channels, height, across)
-
-
-def _begin_at_full_size(*parts: nn.Sequential) -> None:
-    """Draw weights that preserve variance (He et al., "Delving Deep into Rectifiers", ICCV 2015)."""
-    for layer in (layer for part in parts for layer in part if isinstance(layer, nn.Conv2d)):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(cast("Tensor", layer.bias))
 
 
 def _margin(pixels: int, side: int) -> int:
