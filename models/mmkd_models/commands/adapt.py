@@ -22,7 +22,6 @@ with loading("mmkd-adapt"):
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_models.adaptation.methods import AdaptationTask
     from mmkd_models.adaptation.run import Adaptation
     from mmkd_report.schema.adaptation import AdaptationDocument
 
@@ -69,58 +68,44 @@ def adapt(
     The training split of DATA trains, its validation split judges; neither needs labels. If no method is better
     without forgetting too much, nothing is written and the exit code is 4.
     """
+    from mmkd_models.adaptation.domains import new_classes, new_domain, old_domain, with_classes
+    from mmkd_models.adaptation.methods import ADAPT_TRAIN, AdaptationTask
     from mmkd_models.adaptation.run import run_adaptation
+    from mmkd_models.data.dataset import open_dataset
+    from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher_file
+    from mmkd_models.training.inputs import check_compatible
 
     if page is not None:
         check_page(page, extra="train")
     if not dry_run:
         hold_output(context, output, students=[student], teachers=[teacher] if teacher else [])
-    task = _task(student, data, teacher=teacher, old=old, labels=labels, max_forget=max_forget, steps=steps, seed=seed)
-    with training_shown(f"{task.student.modality.name} student", output) as show:
-        task = replace(task, run_dir=None if dry_run else run_dir_of(output), resume=resume, on_step=show)
-        adaptation = run_adaptation(task, on_method=lambda method: say(f"trying: {method}"))
-    _finish(adaptation, output, dry_run=dry_run, page=page, json=json)
-
-
-def _task(
-    path: Path,
-    data: Path,
-    *,
-    teacher: Path | None,
-    old: Path | None,
-    labels: int,
-    max_forget: float,
-    steps: int,
-    seed: int,
-) -> AdaptationTask:
-    from mmkd_models.adaptation.domains import new_classes, new_domain, old_domain, with_classes
-    from mmkd_models.adaptation.methods import ADAPT_TRAIN, AdaptationTask
-    from mmkd_models.data.dataset import open_dataset
-    from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher_file
-    from mmkd_models.training.inputs import check_compatible
-
-    before, dataset = read_student(path), open_dataset(data)
-    student = with_classes(before, dataset.spec.task)
+    before, dataset = read_student(student), open_dataset(data)
+    own = with_classes(before, dataset.spec.task)
     if (classes := new_classes(before, dataset.spec.task)) and not labels:
         raise UsageError(f"{data}: learning {', '.join(classes)} needs labels; add --labels N")
-    if dataset.sha256 == student.facts.dataset_sha256:
+    if dataset.sha256 == own.facts.dataset_sha256:
         raise UsageError(f"{data}: the student was trained on this dataset; name recordings of a new domain")
-    file, names = None, [student.modality.name]
+    file, names = None, [own.modality.name]
     if teacher is not None:
         file = read_teacher_file(teacher)
         check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, dataset.everything())
         names = [*(spec.name for spec in file.checkpoint.modalities), *names]
-    metric = student.facts.training.metric
-    return AdaptationTask(
-        student=student,
-        student_sha256=file_sha256(path),
-        new=new_domain(student, dataset, tuple(dict.fromkeys(names))),
-        old=old_domain(student, None if old is None else open_dataset(old)),
+    metric = own.facts.training.metric
+    task = AdaptationTask(
+        student=own,
+        student_sha256=file_sha256(student),
+        new=new_domain(own, dataset, tuple(dict.fromkeys(names))),
+        old=old_domain(own, None if old is None else open_dataset(old)),
         teacher=file,
         labels=labels,
         train=msgspec.structs.replace(ADAPT_TRAIN, steps=steps, seed=seed, metric=metric),
         max_forget=max_forget,
+        run_dir=None if dry_run else run_dir_of(output),
+        resume=resume,
     )
+    with training_shown(f"{own.modality.name} student", output) as show:
+        adaptation = run_adaptation(replace(task, on_step=show), on_method=lambda method: say(f"trying: {method}"))
+    _finish(adaptation, output, dry_run=dry_run, page=page, json=json)
 
 
 def _finish(adaptation: Adaptation, output: Path, *, dry_run: bool, page: Path | None, json: bool) -> None:

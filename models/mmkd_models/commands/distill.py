@@ -9,7 +9,7 @@ with loading("mmkd-distill"):
     from collections.abc import Sequence
     from dataclasses import dataclass, replace
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn
+    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.run import run_command
@@ -30,7 +30,7 @@ with loading("mmkd-distill"):
     )
     from mmkd_models.commands.outputs import drop_states, hold_output, training_shown, write_student_and_report
     from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN
-    from mmkd_models.networks.config import StudentKind, kind_named, preset_named, student_config
+    from mmkd_models.networks.config import StudentKind, choice, preset_named, student_config
 
 if TYPE_CHECKING:
     import typer
@@ -141,7 +141,8 @@ def distill(
     from mmkd_models.training.students import choose_student, train_student
     from mmkd_models.training.trainings import distil_int8
 
-    kind, preset = kind_named(student.kind, option="--kind"), student.preset or STUDENT_PRESET
+    kind: StudentKind = choice(student.kind, get_args(StudentKind), option="--kind")
+    preset = student.preset or STUDENT_PRESET
     _check_combinations(kind, student, taught)
     config = student_config(preset_named(preset, option="--preset"), causal=student.causal, kind=kind)
     hold_output(context, output, teachers=teacher, replace=options.force or options.resume)

@@ -70,11 +70,8 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, jso
 def _rows(facts: Provenance) -> dict[str, str]:
     steps = f" at step {facts.best_step} of {facts.training.steps}" if facts.best_step else ""
     rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}"}
-    if facts.hybrid:
-        scores = dict(facts.hybrid.scores)
-        chosen = {0.0: "rocket alone", 1.0: "transformer alone"}.get(facts.hybrid.weight, "both")
-        together = max(scores[0.25], scores[0.5], scores[0.75])
-        rows["hybrid"] = f"{chosen}: transformer {scores[1.0]:.3f}, rocket {scores[0.0]:.3f}, together {together:.3f}"
+    if facts.hybrid_weight is not msgspec.UNSET:
+        rows["hybrid"] = f"weight of the transformer {facts.hybrid_weight:g}, of the rocket {1 - facts.hybrid_weight:g}"
     if facts.shipped:
         tried = ", ".join(f"{trial.name} {trial.valid_score:.3f}" for trial in facts.tried or ())
         rows["shipped"] = f"{facts.shipped} (of {tried})"

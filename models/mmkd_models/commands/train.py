@@ -8,7 +8,7 @@ with loading("mmkd-train"):
     from collections.abc import Sequence
     from dataclasses import replace
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn
+    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
     import msgspec
 
@@ -38,7 +38,7 @@ with loading("mmkd-train"):
         write_student_and_report,
     )
     from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-    from mmkd_models.networks.config import kind_named, preset_named, student_config, teacher_config
+    from mmkd_models.networks.config import StudentKind, choice, preset_named, student_config, teacher_config
 
 if TYPE_CHECKING:
     import typer
@@ -127,7 +127,7 @@ def student(
     """Train a student of one modality on labels only: the baseline that distillation has to beat."""
     from mmkd_models.training.students import train_student
 
-    chosen = kind_named(kind, option="--kind")
+    chosen = choice(kind, get_args(StudentKind), option="--kind")
     size = student_config(preset_named(preset, option="--preset"), causal=causal, kind=chosen)
     hold_output(context, output, replace=options.force or options.resume)
     training = training_data(data, options, modalities=[modality])

@@ -24,10 +24,10 @@ _STUDENTS = {"tiny": (48, 4, 2), "small": (88, 4, 2), "medium": (152, 8, 3), "ba
 _TEACHERS = {"tiny": (64, 4, 2, 1), "small": (96, 4, 2, 2), "medium": (128, 8, 3, 2), "base": (192, 8, 4, 2)}
 """Width, heads, depth, and layers of the fusion."""
 
-_ROCKET_FEATURES = {"tiny": 336, "small": 504, "medium": 1008, "base": 2016}
+MAX_ROCKET_FEATURES = {"tiny": 336, "small": 504, "medium": 1008, "base": 2016}
 """Most convolutional features of a student, of the 2,016 that are drawn (Detach-ROCKET, arXiv 2309.14518)."""
 
-_ROCKET_POSITIONS = {"tiny": 100}
+MAX_ROCKET_POSITIONS = {"tiny": 100}
 """Every third of 200 and 240 positions costs 0.4 ± 0.6 points of balanced accuracy, and saves 6 to 27 % of the time."""
 
 
@@ -120,12 +120,6 @@ def preset_named(name: str, *, option: str) -> Preset:
     return chosen
 
 
-def kind_named(name: str, *, option: str) -> StudentKind:
-    """Return the student kind; UsageError names the command's `option`."""
-    chosen: StudentKind = choice(name, get_args(StudentKind), option=option)
-    return chosen
-
-
 def student_config(preset: Preset, *, causal: bool = False, kind: StudentKind = "transformer") -> StudentConfig:
     """Return a student of that size. Raise UsageError if the kind cannot be causal."""
     width, heads, depth = _STUDENTS[preset_named(preset, option="preset")]
@@ -143,13 +137,3 @@ def teacher_config(preset: Preset) -> TeacherConfig:
     width, heads, depth, fusion_depth = _TEACHERS[preset_named(preset, option="preset")]
     encoder = EncoderConfig(width=width, heads=heads, depth=depth, movement=True)
     return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)
-
-
-def max_rocket_features(preset: str) -> int:
-    """Return the most convolutional features at that size."""
-    return _ROCKET_FEATURES.get(preset, _ROCKET_FEATURES["small"])
-
-
-def max_rocket_positions(preset: str) -> int:
-    """Return the most positions per kernel at that size."""
-    return _ROCKET_POSITIONS.get(preset, MAX_POSITIONS)

@@ -41,14 +41,6 @@ from mmkd_models.train_config import TrainConfig, Validation
 FORMAT_VERSION = 1
 
 
-class HybridFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How validation joined transformer and convolutional features; `weight` is the transformer's, 0 to 1."""
-
-    weight: float
-    temperatures: tuple[float, float]
-    scores: tuple[tuple[float, float], ...]
-
-
 class TriedStudent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A compared student; `log_likelihood` is of calibrated answers, in nats."""
 
@@ -77,7 +69,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # how far the head's bias corrects unequal class frequencies, 0 to 1; unset for 0 and unequal parts
     prior_tau: float | msgspec.UnsetType = msgspec.UNSET
     group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
-    hybrid: HybridFacts | msgspec.UnsetType = msgspec.UNSET
+    hybrid_weight: float | msgspec.UnsetType = msgspec.UNSET  # a hybrid's, of its transformer, 0 to 1
     shipped: str | msgspec.UnsetType = msgspec.UNSET  # the best of `tried`, the students that validation compared
     tried: tuple[TriedStudent, ...] | msgspec.UnsetType = msgspec.UNSET
     # of the teachers whose student lost to labels only

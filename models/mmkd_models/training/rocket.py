@@ -24,7 +24,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.losses.term import target_scale
 from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
 from mmkd_models.metrics.scores import check_metric, scores_from_logits
-from mmkd_models.networks.config import MAX_POSITIONS, StudentConfig, max_rocket_features, max_rocket_positions
+from mmkd_models.networks.config import MAX_POSITIONS, MAX_ROCKET_FEATURES, MAX_ROCKET_POSITIONS, StudentConfig
 from mmkd_models.networks.rocket import FEATURES, RocketFeatures, apply_rocket, fit_rocket, prune_rocket
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
@@ -61,7 +61,8 @@ def fit_rocket_student(
         check_labels(data)
     rows = rows_to_learn_from(train, taught=bool(teachers), seed=run.train.seed)
     targets = training_targets(train, rows, teachers_answers(teachers, train, rows) if teachers else None)
-    features = draw_features(train, modality, seed=run.train.seed, positions=max_rocket_positions(config.preset))
+    positions = MAX_ROCKET_POSITIONS.get(config.preset, MAX_POSITIONS)
+    features = draw_features(train, modality, seed=run.train.seed, positions=positions)
     inputs = rocket_features(features, train, modality, rows)
     valid = data.valid.with_modalities([modality])
     known = valid.only_labelled()
@@ -76,7 +77,11 @@ def fit_rocket_student(
 
     weights = np.ones(len(targets)) if metric == "accuracy" else class_weights(task.kind, targets)
     kept, ridge = choose_features(
-        inputs, targets, weights=weights, most=max_rocket_features(config.preset), validate=validate
+        inputs,
+        targets,
+        weights=weights,
+        most=MAX_ROCKET_FEATURES.get(config.preset, MAX_ROCKET_FEATURES["small"]),
+        validate=validate,
     )
     temperature = fitted_temperature(ridge.scores(valid_inputs[:, kept]), known.labels, kind=task.kind)
     logger.info("rocket: %d of %d features, penalty %g", len(kept), inputs.shape[1], ridge.penalty)

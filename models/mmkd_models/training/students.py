@@ -21,7 +21,7 @@ from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.rocket import fits_kernels
-from mmkd_models.training.checkpoint import HybridFacts, StudentCheckpoint, TeacherFile, TriedStudent
+from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, TriedStudent
 from mmkd_models.training.choosing import ValidationScore, labels_win, preferred, validation_score
 from mmkd_models.training.fitting import with_novelty
 from mmkd_models.training.inputs import TrainingData, TrainingRun
@@ -75,15 +75,10 @@ def fit_hybrid(
     results = [validation_score(pool, valid.labels, task, metric=run.train.metric) for pool in pools]
     weight = WEIGHTS[preferred(results)]
     scores = {tried: result.score for tried, result in zip(WEIGHTS, results, strict=True)}
-    facts = HybridFacts(
-        weight=weight,
-        temperatures=(temperatures[0], temperatures[1]),
-        scores=tuple((tried, scores[tried]) for tried in sorted(WEIGHTS)),
-    )
     logger.info("hybrid: weight of the transformer %g, validation %s", weight, scores)
     if weight in (0.0, 1.0):
         alone = transformer if weight == 1.0 else rocket
-        return replace(alone, facts=msgspec.structs.replace(alone.facts, hybrid=facts))
+        return replace(alone, facts=msgspec.structs.replace(alone.facts, hybrid_weight=weight))
     heads = [
         {name: part.state[f"head.{name}"] * (own / temperature) for name in ("weight", "bias")}
         for part, own, temperature in zip((transformer, rocket), (weight, 1 - weight), temperatures, strict=True)
@@ -97,7 +92,7 @@ def fit_hybrid(
     score = scores_of(joined.network(), valid, modality=modality).metric(run.train.metric)
     taus = {transformer.facts.prior_tau, rocket.facts.prior_tau}
     tau = taus.pop() if len(taus) == 1 else msgspec.UNSET
-    own = msgspec.structs.replace(transformer.facts, score=score, prior_tau=tau, hybrid=facts)
+    own = msgspec.structs.replace(transformer.facts, score=score, prior_tau=tau, hybrid_weight=weight)
     return with_novelty(replace(joined, facts=own), [data.train], [data.valid])
 
 

@@ -296,7 +296,9 @@ def test_teachers_teach_every_kind(call: Call, machines: Dataset, folder: Path, 
     ended = call("mmkd-distill", folder / "teacher.ckpt", machines.path, *options)
     student = read_student(tmp_path / "student.ckpt")
     assert student.facts.teacher_sha256 == file_sha256(folder / "teacher.ckpt")
-    assert bool(student.facts.hybrid) == ("hybrid        " in ended.stdout) == (kind == "hybrid")
+    assert (
+        (student.facts.hybrid_weight is not msgspec.UNSET) == ("hybrid        " in ended.stdout) == (kind == "hybrid")
+    )
 
 
 def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(

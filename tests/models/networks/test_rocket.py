@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.config import RocketConfig, RocketGroup, max_rocket_positions
+from mmkd_models.networks.config import RocketConfig, RocketGroup
 from mmkd_models.networks.rocket import (
     RocketFeatures,
     apply_rocket,
@@ -242,10 +242,6 @@ def test_every_feature_of_a_whole_window_has_positions_with_a_spread(samples: in
     assert seen.numpy() == pytest.approx(1.0)
     narrowest = max(float(group.get_buffer("weight").abs().max()) for group in network.groups)
     assert narrowest < 2 / 0.01  # a ramp of a hundredth of the windows' spread, ten times the least there is
-
-
-def test_a_tiny_student_looks_at_a_hundred_positions_at_most() -> None:
-    assert [max_rocket_positions(preset) for preset in ("tiny", "small", "teacher")] == [100, 1024, 1024]
 
 
 def test_what_is_computed_with_follows_a_state_that_is_loaded_anew() -> None:

@@ -18,6 +18,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distillation.recipe import taught_by
+from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import (
     EncoderConfig,
@@ -283,11 +284,13 @@ def test_a_hybrid_is_the_weighted_sum_of_both_in_one_head(
 ) -> None:
     monkeypatch.setattr("mmkd_models.training.students.WEIGHTS", (0.75,))
     joined = fit_hybrid(data_of(machines), transformer, rocket, run_of(machines))
-    facts = joined.facts.hybrid
-    assert facts
-    test = machines.split("test")
+    assert joined.facts.hybrid_weight == 0.75
+    test, valid = machines.split("test"), machines.split("valid")
     first, second, both = (logits_of(one.network(), test, modality="acc") for one in (transformer, rocket, joined))
-    hot, cold = facts.temperatures
+    hot, cold = (
+        fitted_temperature(logits_of(one.network(), valid, modality="acc"), valid.labels, kind="classification")
+        for one in (transformer, rocket)
+    )
     assert both == pytest.approx(0.75 * first / hot + 0.25 * second / cold, abs=1e-4)
     assert joined.config.kind == "hybrid"
     assert joined.normalisation == transformer.normalisation
@@ -300,9 +303,8 @@ def test_the_part_that_validates_better_alone_is_shipped_alone(
         monkeypatch.setattr("mmkd_models.training.students.WEIGHTS", (weight,))
         found = fit_hybrid(data_of(machines), transformer, rocket, run_of(machines))
         assert (found.config, found.state) == (alone.config, alone.state)
-        assert found.facts.hybrid
-        assert found.facts.hybrid.weight == weight
-        assert msgspec.structs.replace(found.facts, hybrid=msgspec.UNSET) == alone.facts
+        assert found.facts.hybrid_weight == weight
+        assert msgspec.structs.replace(found.facts, hybrid_weight=msgspec.UNSET) == alone.facts
 
 
 @pytest.mark.parametrize(
