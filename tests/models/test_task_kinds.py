@@ -85,15 +85,6 @@ def test_mixed_targets_are_mixed_rows_of_labels_and_mixed_numbers(rigs):
         assert not np.isin(batch.targets.numpy()[:, 0], rows[:, 0]).all(), kind
 
 
-@KINDS
-def test_windows_without_labels_have_targets_of_zero(rigs, kind):
-    data = data_of(rigs[kind], fraction=0.2)
-    batch = BatchSource(data.train, AugmentConfig(), batch=32, labelled_fraction=0.25, seed=0).at(0)
-    assert batch.labelled[:8].sum() == 8
-    assert 8 <= batch.labelled.sum() < 32
-    assert (batch.targets[batch.labelled == 0] == 0).all()
-
-
 # ---- losses by kind
 
 
@@ -147,12 +138,6 @@ def test_label_scores_are_those_of_scikit_learn():
     assert np.array(scores.counts).sum(1).tolist() == [50, 50, 50]
     share = scores.subset_accuracy
     assert scores.standard_error("subset_accuracy") == pytest.approx(np.sqrt(share * (1 - share) / 50))
-
-
-def test_average_precision_by_hand():
-    """On at ranks 1 and 3: precision 1 and 2/3, each for half of the recall."""
-    scores = label_scores(np.uint8([[1], [0], [1], [0]]), np.float32([[4], [3], [2], [1]]), threshold=0.5)
-    assert scores.mean_average_precision == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_a_label_that_is_never_on_counts_only_where_it_is_answered():

@@ -26,7 +26,6 @@ from mmkd_models.adaptation.judge import (
     importance,
     judge_method,
     measure_closeness,
-    standard_error,
     vanished_classes,
 )
 from mmkd_models.adaptation.methods import (
@@ -49,7 +48,6 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_student, write_student, write_teacher
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.loop import RESUME_FILE
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher
@@ -375,14 +373,6 @@ def test_values_that_are_normalised_by_group_have_no_statistics_to_adapt(site):
     assert str(raised.value) == "mmkd-adapt: 'acc' has no statistics to adapt; pass --teacher or --labels"
 
 
-def test_too_few_windows_are_named(site, tmp_path):
-    splits = {name: split(12, 40 + n, moved=1.3, groups=1) for n, name in enumerate(("train", "valid", "test"))}
-    write_dataset(tmp_path / "few", name="few", labels=["idle", "busy"], modalities=MODALITIES, splits=splits)
-    with pytest.raises(UsageError) as raised:
-        run_adapt([str(site / "transformer.ckpt"), str(tmp_path / "few"), "-o", str(tmp_path / "adapted.ckpt")])
-    assert str(raised.value) == f"{tmp_path / 'few'}: expected at least 20 windows in train, got 12; record longer"
-
-
 def test_few_labels_are_as_many_of_each_class(site):
     windows = open_dataset(site / "labelled").split("train")
     rows = few_labels(windows, 7, seed=0)
@@ -412,11 +402,6 @@ def test_old_windows_are_taught_in_any_case(site):
     assert terms["new"].item() == pytest.approx(expected[:8].mean().item(), rel=1e-5)
     assert terms["old"].item() == pytest.approx(expected[8:].mean().item(), rel=1e-5)
     assert terms["loss"].item() == pytest.approx(expected.reshape(2, 8).mean(1).mean().item(), rel=1e-5)
-
-
-def test_old_windows_are_replayed_balanced_rows():
-    rows = balanced_rows(np.array([0, 0, 0, 0, 2]))
-    assert sorted(rows.tolist()) == [0, 1, 2, 3, 4, 4, 4, 4]
 
 
 @pytest.fixture
@@ -535,14 +520,6 @@ def test_what_is_forgotten_has_a_standard_error_that_counts():
     assert three.refusals == (f"the old domain loses 37.5 points, standard error {error:.1f}, more than 1",)
 
 
-def test_windows_of_few_groups_are_counted_in_blocks():
-    gains = np.arange(20.0)
-    blocks = gains.reshape(10, 2).mean(1)
-    judges = SimpleNamespace(groups=np.zeros(20), has_groups=True)
-    found = standard_error(lambda rows: float(gains[rows].mean()), judges, 20)
-    assert found == pytest.approx(blocks.std(ddof=1) / np.sqrt(10))
-
-
 def test_closeness_falls_with_the_distance_of_the_probabilities():
     even = np.zeros((1, 2), dtype=np.float32)
     sure = np.array([[50.0, -50.0]], dtype=np.float32)
@@ -655,13 +632,6 @@ def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path, capsys)
     assert read_student(output).task.labels == ("busy", "stuck", "idle")
 
 
-def test_old_windows_of_a_class_that_has_gone_are_left_out(site):
-    student = with_classes(read_student(site / "rocket.ckpt"), TaskSpec(labels=("idle", "new")))
-    domain = old_domain(student, open_dataset(site / "old"))
-    labels = open_dataset(site / "old").split("train").labels
-    assert domain.learn.labels.tolist() == [0] * int((labels == 0).sum())
-
-
 def test_old_data_without_a_class_of_the_student_are_refused(site, tmp_path):
     splits = {name: split(40, 60 + n, moved=0.0, groups=2) for n, name in enumerate(("train", "valid", "test"))}
     write_dataset(tmp_path / "other", name="other", labels=["a", "b"], modalities=MODALITIES, splits=splits)
@@ -711,20 +681,6 @@ def test_a_gain_that_may_be_luck_is_refused_except_from_labels(method, estimated
     assert result.refusals == (() if closeness_to is None else (told,))
 
 
-def test_labels_refuse_a_loss_alone():
-    before, better, worse = (
-        say([0.5] * 8, [1, 0] * 4),
-        say([1, 1] + [0.5] * 6, [0, 1] * 4),
-        say([0.5] * 7 + [0], [0] * 8),
-    )
-    assert judge_method(judge(estimated_by="labels"), "labels", before, better, seconds=1.0).refusals == ()
-    same, less = (
-        judge_method(judge(estimated_by="labels"), "labels", before, one, seconds=1.0) for one in (before, worse)
-    )
-    assert same.refusals == ("no gain in closeness to the labels: +0.0 points, standard error 0.0",)
-    assert less.refusals[0] == "no gain in closeness to the labels: -6.2 points, standard error 6.2"
-
-
 def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, capsys):
     output = command(site, tmp_path, "--labels", "20", "--old", str(site / "old"), kind="rocket", data="labelled")
     facts, dataset = read_student(output).facts, open_dataset(site / "labelled")
@@ -742,26 +698,6 @@ def test_windows_that_taught_are_not_carried_on(site):
     assert len(after) == len(before) // 2
     np.testing.assert_array_equal(after, before[len(before) // 2 :])
     assert adaptation.checkpoint.seen is not None  # measured anew: its embeddings are others
-
-
-def test_a_dry_run_leaves_the_states_of_another_run_alone(site, tmp_path):
-    state = tmp_path / "adapted.ckpt.run" / "teacher" / RESUME_FILE
-    state.parent.mkdir(parents=True)
-    state.write_bytes(b"state")
-    command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--dry-run", kind="rocket")
-    assert state.read_bytes() == b"state"
-
-
-def test_the_seed_says_which_labels_are_seen(site, tmp_path, capsys):
-    weights = []
-    for name, seed in (("one", "1"), ("again", "1"), ("other", "2")):
-        (tmp_path / name).mkdir()
-        output = command(site, tmp_path / name, "--labels", "20", "--seed", seed, kind="rocket", data="labelled")
-        student = read_student(output)
-        assert student.facts.adapted[0].method == "labels"
-        weights.append(torch.cat([value.flatten().double() for value in student.state.values()]))
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
 
 
 def test_an_interrupted_command_goes_on_where_it_was(site, tmp_path, monkeypatch, capsys):

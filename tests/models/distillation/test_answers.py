@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 
@@ -83,22 +82,6 @@ def test_weights_are_bit_equal_with_kept_answers_and_without(
     assert is_same(distilled(data, teacher, kept, *terms), plain)
     turned(next(tmp_path.iterdir()))
     assert not is_same(distilled(data, teacher, kept, *terms), plain)  # so it was read
-
-
-def test_recipes_and_learning_rates_share_answers_where_they_see_the_same_batches(
-    data: TrainingData, teacher: TeacherCheckpoint, tmp_path: Path
-) -> None:
-    kept = replace(RUN, answers=tmp_path)
-    distilled(data, teacher, kept, LOGIT, TASK)
-    slower = replace(kept, train=msgspec.structs.replace(kept.train, learning_rate=1e-4))
-    distilled(data, teacher, slower, TASK, CrdTerm(weight=ONE, width=4))
-    assert len(list(tmp_path.iterdir())) == 1
-    distilled(data, teacher, kept, LOGIT)  # without labels other windows are drawn
-    assert len(list(tmp_path.iterdir())) == 2
-    other = replace(kept, train=msgspec.structs.replace(RUN.train, seed=4))
-    distilled(data, teacher, other, LOGIT)
-    distilled(data, teacher, replace(kept, augment=AugmentConfig(noise=0.5)), LOGIT)
-    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_damaged_memory_is_not_believed_and_made_anew(

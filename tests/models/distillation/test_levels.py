@@ -123,16 +123,6 @@ def test_hidden_states_are_compared_through_projectors() -> None:
     torch.testing.assert_close(module(data, 0.0)["feature"], expected)
 
 
-def test_embeddings_are_compared_channel_by_channel() -> None:
-    data = batch()
-    ours, theirs = outputs(data)
-    module = learner(FeatureTerm(weight=ONE, level="embedding"))
-    projected = module.heads["feature"][0](ours.embedding)
-    difference = projected - F.layer_norm(theirs.embedding, (12,))
-    expected = difference.square().mean()
-    torch.testing.assert_close(module(data, 0.0)["feature"], expected, atol=1e-6, rtol=1e-5)
-
-
 @pytest.mark.parametrize("most_tokens", [4, 16, 32])
 def test_tokens_of_another_length_are_tied_by_their_time(most_tokens: int) -> None:
     own = student(msgspec.structs.replace(ENCODER, most_tokens=most_tokens))
@@ -210,11 +200,6 @@ def test_relations_of_widths_without_those_heads_cannot_be_tied() -> None:
     )
 
 
-def test_a_teacher_of_one_modality_teaches_hidden_states_and_relations() -> None:
-    module = learner(RELATION, FeatureTerm(weight=ONE), other=teacher(count=1))
-    assert module(batch(), 0.0)["loss"].item() > 0
-
-
 class Plain(torch.nn.Module):
     """A student of one's own that shows nothing but its outputs and, where told to, its hidden states."""
 
@@ -281,24 +266,6 @@ def own_refusal(term: Term, network: torch.nn.Module, modality: str = "acc") -> 
 def test_what_cannot_be_compared_is_refused_before_the_first_step(term: Term, changed: Any, problem: str) -> None:
     expected = f"recipe: term {term.name!r} cannot compare these networks: {problem}"
     assert own_refusal(term, Narrow(**changed)) == expected
-
-
-def test_without_validity_all_tokens_of_a_teacher_count() -> None:
-    data = batch(missing=0.0)
-    hidden = {"acc": (torch.randn(4, 10, 12, generator=torch.Generator().manual_seed(0)),) * 5}
-    found = [
-        DistillLearner(
-            student(),
-            Narrow(hidden=hidden, valid=valid),
-            Recipe(terms=(FeatureTerm(weight=ONE),)),
-            modality="acc",
-            example=data.inputs,
-        )
-        .eval()(data, 0.0)["feature"]
-        .item()
-        for valid in ({}, {"acc": torch.ones(4, 10)})
-    ]
-    assert found[0] == found[1] > 0
 
 
 def test_a_modality_that_the_example_lacks_is_refused() -> None:

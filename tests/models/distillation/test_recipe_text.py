@@ -81,12 +81,6 @@ def test_the_text_names_every_kind_and_every_setting_and_its_settings_can_be_giv
     assert max(len(line) for line in lines) <= 120
 
 
-def test_the_example_of_the_text_is_a_recipe() -> None:
-    example = terms_text().splitlines()[-1].removeprefix("Example: ").split()
-    recipe = chosen_recipe(DEFAULT, file=None, terms=example[1::2])
-    assert [type(term) for term in recipe.terms] == [TaskTerm, LogitTerm, EdamTerm]
-
-
 def test_a_file_or_terms_or_the_default_are_the_recipe(tmp_path: Path) -> None:
     file = tmp_path / "recipe.json"
     kept = Recipe(terms=(TaskTerm(weight=constant(3.0)),))

@@ -106,11 +106,6 @@ def test_a_term_that_looks_inside_looks_into_the_teacher_that_it_names(kind: Any
     assert not torch.equal(alone, other)
 
 
-def test_one_teacher_in_a_list_is_that_teacher() -> None:
-    term = LogitTerm(weight=ONE)
-    assert torch.equal(terms_of(teacher(1), term)["loss"], terms_of([teacher(1)], term)["loss"])
-
-
 def test_what_several_teachers_cannot_have_is_refused() -> None:
     pair, logit, edam = [teacher(1), teacher(2)], LogitTerm(weight=ONE), EdamTerm(weight=ONE)
     assert refusal([], logit) == "distillation: expected one or more teachers, got none; name some"
@@ -125,13 +120,3 @@ def test_a_member_that_does_not_see_the_sensor_teaches_its_outputs_alone() -> No
     assert torch.isfinite(terms_of(pair, LogitTerm(weight=ONE), EdamTerm(weight=ONE, member=0))["loss"])
     inside = RelationTerm(weight=ONE, heads=2, member=1)
     assert "shows 1 layers and the teacher 0" in refusal(pair, LogitTerm(weight=ONE), inside)
-
-
-def test_no_teacher_is_trained_or_kept_in_the_state() -> None:
-    first, second = teacher(1), teacher(2)
-    made = learner([first, second], LogitTerm(weight=ONE)).train()
-    made(batch(), 0.0)["loss"].backward()
-    for frozen in (first, second):
-        assert not frozen.training
-        assert all(parameter.grad is None for parameter in frozen.parameters())
-    assert {name.split(".")[0] for name in made.state_dict()} == {"network"}

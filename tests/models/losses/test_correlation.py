@@ -37,16 +37,6 @@ def test_it_equals_numpys_correlations_one_by_one(classes: int) -> None:
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
-def test_opposite_windows_are_two_apart() -> None:
-    # Two windows: each class rises where the teacher's falls, so every column has correlation -1.
-    student, teacher = (
-        torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 1.0]]),
-        torch.tensor([[0.0, 2.0, 1.0], [2.0, 0.0, 0.0]]),
-    )
-    loss = dist_loss(student, teacher, temperature=1.0, beta=0.0, gamma=1.0)
-    assert loss.item() == pytest.approx(2.0, rel=1e-5)
-
-
 def test_with_two_classes_only_columns_teach() -> None:
     student, teacher = logits(6, 2, 0).requires_grad_(), logits(6, 2, 1)
     assert dist_loss(student, teacher, temperature=T, beta=9.0, gamma=0.0).item() == 0.0
@@ -83,12 +73,3 @@ def test_a_class_that_nobody_names_leaves_the_gradient_finite() -> None:
     assert student.grad is not None
     assert bool(student.grad.isfinite().all())
     assert teacher.grad is None
-
-
-def test_half_precision_logits_are_compared_in_float32() -> None:
-    student, teacher = logits(4, 5, 0).bfloat16(), logits(4, 5, 1).bfloat16()
-    expected = dist_loss(student.float(), teacher.float(), temperature=T, beta=1.0, gamma=1.0)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = dist_loss(student, teacher, temperature=T, beta=1.0, gamma=1.0)
-    assert loss.dtype == torch.float32
-    assert loss.item() == expected.item()

@@ -87,12 +87,3 @@ def test_far_apart_logits_stay_finite_and_the_teacher_gets_no_gradient() -> None
     assert student.grad is not None
     assert bool(student.grad.isfinite().all())
     assert teacher.grad is None
-
-
-def test_half_precision_logits_are_compared_in_float32() -> None:
-    student, teacher, target = logits(4, 5, 0).bfloat16(), logits(4, 5, 1).bfloat16(), torch.arange(4)
-    expected = dkd_loss(student.float(), teacher.float(), target, temperature=T, alpha=1.0, beta=2.0)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = dkd_loss(student, teacher, target, temperature=T, alpha=1.0, beta=2.0)
-    assert loss.dtype == torch.float32
-    assert loss.item() == expected.item()

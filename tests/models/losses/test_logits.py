@@ -69,34 +69,3 @@ def test_it_is_zero_when_both_agree_up_to_a_shift_and_never_below(seed: int, cla
     # Rounding of logits of order 10 in float32 is 1e-6; the divergence is quadratic in it, its terms are not.
     assert kl_loss(student, student + shift, temperature=2.0).item() == pytest.approx(0.0, abs=1e-5)
     assert kl_loss(student, other, temperature=2.0).item() > -1e-5
-
-
-def test_the_mean_is_over_rows_and_not_over_classes() -> None:
-    student, teacher = logits(4, 5, 0), logits(4, 5, 1)
-    rows = [kl_loss(student[i : i + 1], teacher[i : i + 1], temperature=2.0).item() for i in range(4)]
-    assert kl_loss(student, teacher, temperature=2.0).item() == pytest.approx(sum(rows) / 4, rel=1e-6)
-
-
-def test_no_gradient_reaches_the_teacher() -> None:
-    student, teacher = logits(2, 3, 0).requires_grad_(), logits(2, 3, 1).requires_grad_()
-    kl_loss(student, teacher, temperature=2.0).backward()
-    assert student.grad is not None
-    assert teacher.grad is None
-
-
-def test_half_precision_logits_are_compared_in_float32() -> None:
-    student, teacher = logits(4, 5, 0).bfloat16(), logits(4, 5, 1).bfloat16()
-    expected = kl_loss(student.float(), teacher.float(), temperature=2.0)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = kl_loss(student, teacher, temperature=2.0)
-    assert loss.dtype == torch.float32
-    assert loss.item() == expected.item()
-
-
-def test_far_apart_logits_stay_finite() -> None:
-    student = torch.tensor([[1e4, -1e4]], requires_grad=True)
-    loss = kl_loss(student, torch.tensor([[-1e4, 1e4]]), temperature=1.0)
-    loss.backward()
-    assert loss.item() == pytest.approx(2e4)
-    assert student.grad is not None
-    assert bool(student.grad.isfinite().all())

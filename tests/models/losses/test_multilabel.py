@@ -79,14 +79,3 @@ def test_the_gradient_is_that_of_the_cross_entropy_against_the_teachers_probabil
     assert other.grad is not None
     torch.testing.assert_close(one.grad, other.grad, atol=1e-7, rtol=1e-4)
     assert teacher.grad is None
-
-
-def test_sure_networks_and_half_precision_stay_finite() -> None:
-    far = torch.tensor([[200.0, -200.0]], requires_grad=True)
-    loss = multilabel_kl_loss(far, -far, temperature=1.0)
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(200.0)
-    assert far.grad is not None
-    assert torch.isfinite(far.grad).all()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert multilabel_kl_loss(drawn(2, 3, 0).bfloat16(), drawn(2, 3, 1), temperature=2.0).dtype == torch.float32

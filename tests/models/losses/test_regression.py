@@ -7,8 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mmkd_models.losses.logits import pearson_loss, regression_loss
 from mmkd_models.losses.task import huber_loss
@@ -41,15 +39,6 @@ def test_pearson_is_numpys_correlation() -> None:
     assert float(pearson_loss(values, teacher)) == pytest.approx(expected, abs=1e-5)  # float32
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.floats(0.1, 50), st.floats(-10, 10), st.integers(0, 100))
-def test_what_rises_and_falls_together_correlates(scale: float, shift: float, seed: int) -> None:
-    teacher = drawn(8, seed)
-    assert float(pearson_loss(scale * teacher + shift, teacher)) == pytest.approx(0, abs=1e-3)  # shift cancels digits
-    assert float(pearson_loss(-scale * teacher + shift, teacher)) == pytest.approx(2, abs=1e-3)
-    assert float(huber_loss(teacher, teacher, delta=scale)) == 0
-
-
 def test_an_outlier_pulls_with_a_bounded_force() -> None:
     values = torch.tensor([0.0, 0.0], requires_grad=True)
     huber_loss(values, torch.tensor([0.5, 1e6]), delta=1.0).backward()
@@ -69,13 +58,6 @@ def test_rows_that_do_not_count_may_be_nan(rows: int) -> None:
     assert float(loss.detach()) == 1.5
     assert values.grad is not None
     assert values.grad.tolist() == [-1.0] + [0.0] * (rows - 1)
-
-
-def test_a_constant_teacher_teaches_no_direction() -> None:
-    values = drawn(5, 4).requires_grad_()
-    pearson_loss(values, torch.full((5,), 7.0)).backward()
-    assert values.grad is not None
-    assert torch.isfinite(values.grad).all()
 
 
 def test_a_student_learns_both_from_a_teacher_and_nothing_flows_back() -> None:

@@ -6,8 +6,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from mmkd_models.losses.task import soft_cross_entropy
@@ -25,24 +23,6 @@ def test_it_equals_a_plain_loop() -> None:
         for value, share in zip(row, target, strict=True):
             total -= share * math.log(math.exp(value) / sum(math.exp(v) for v in row))
     assert soft_cross_entropy(logits, targets).item() == pytest.approx(total / 4, rel=1e-5)  # float32 against float64
-
-
-def test_undecided_logits_cost_log_k() -> None:
-    assert soft_cross_entropy(torch.zeros(2, 8), torch.eye(8)[:2]).item() == pytest.approx(math.log(8), rel=1e-6)
-
-
-def test_one_hot_targets_cost_the_negative_log_probability() -> None:
-    loss = soft_cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
-    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-5)
-
-
-@given(st.integers(0, 100), st.floats(-20, 20))
-@settings(max_examples=20, deadline=None)
-def test_a_shift_of_all_logits_changes_nothing(seed: int, shift: float) -> None:
-    logits, targets = rows(3, 4, seed)
-    # A shift by 20 costs five bits of float32.
-    expected = soft_cross_entropy(logits, targets).item()
-    assert soft_cross_entropy(logits + shift, targets).item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -68,10 +48,3 @@ def test_a_batch_without_labels_costs_nothing_and_teaches_nothing() -> None:
     assert loss.item() == 0.0
     assert logits.grad is not None
     assert not bool(logits.grad.any())
-
-
-def test_half_precision_logits_are_judged_in_float32() -> None:
-    logits, targets = rows(3, 4, 0)
-    expected = soft_cross_entropy(logits.bfloat16().float(), targets).item()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert soft_cross_entropy(logits.bfloat16(), targets).item() == expected

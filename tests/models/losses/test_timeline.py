@@ -28,13 +28,6 @@ def test_common_time_equals_exact_fractions(source: int, target: int) -> None:
             assert common[i, j].item() == float(max(stop - start, Fraction(0)) * source * target)
 
 
-def test_the_same_length_changes_nothing() -> None:
-    values, valid = tokens(2, 7, 3), torch.ones(2, 7)
-    found, kept = resampled(values, valid, length=5)
-    assert torch.equal(found, values)
-    assert torch.equal(kept, valid)
-
-
 def test_half_as_many_tokens_are_means_of_pairs_and_summaries_stay() -> None:
     values = tokens(2, 6, 3)
     found, kept = resampled(values, torch.ones(2, 6), length=2)
@@ -57,11 +50,3 @@ def test_tokens_of_missing_time_alone_are_missing_and_finite() -> None:
     found, kept = resampled(tokens(1, 6, 2), valid, length=2)
     assert kept.tolist() == [[1.0, 0.0, 1.0, 1.0]]
     assert bool(found.isfinite().all())
-
-
-def test_means_are_float32_under_autocast() -> None:
-    values, valid = tokens(1, 9, 3), torch.ones(1, 9)
-    expected, _ = resampled(values, valid, length=4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, _ = resampled(values, valid, length=4)
-    assert torch.equal(found, expected)

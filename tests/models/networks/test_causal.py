@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.relation import RelationTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.causal import CausalEncoder, last_blocks
-from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig, student_config
 from mmkd_models.networks.fronts.causal import CausalFront
 from mmkd_models.networks.step import StepStudent, causal_encoder
 from mmkd_models.networks.student import Student
@@ -175,14 +174,6 @@ def test_a_token_attends_to_what_came_before_it_alone() -> None:
         assert weights[..., 8:, :8].min() > 0  # and ask all
 
 
-@pytest.mark.parametrize(
-    ("preset", "parameters"), [("tiny", 60_000), ("small", 200_000), ("medium", 800_000), ("base", 2_700_000)]
-)
-def test_a_causal_student_has_the_size_of_its_preset(preset: Preset, parameters: int) -> None:
-    network = Student(modality(200, channels=3), 5, student_config(preset, causal=True))
-    assert sum(p.numel() for p in network.parameters()) == pytest.approx(parameters, rel=0.1)
-
-
 def test_a_window_of_one_token_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         Student(modality(2), 3, CONFIG)
@@ -251,19 +242,6 @@ def test_filters_answer_to_their_tone_and_to_no_constant() -> None:
         frequency = np.fft.fftfreq(4096)[spectrum.argmax()]
         own = np.abs(np.exp(-2j * np.pi * frequency * np.arange(256)) @ kernels)
         assert own.argmax() == number
-
-
-def test_the_spectrum_of_a_tone_is_largest_in_its_band_whatever_its_offset() -> None:
-    front = CausalFront(modality(32, channels=1), stride=4, tokens=8, bands=4)
-    time = torch.arange(96)
-    found = []
-    for offset in (0.0, 5.0):
-        values = (offset + torch.sin(2 * torch.pi * 0.3 * time))[None, :, None]
-        spectrum, _ = summary_at(front, values, torch.ones_like(values), 20)
-        found.append(spectrum)
-    assert found[0].argmax() == 3
-    assert found[0][3] - found[0][:3].max() > 1.0  # in the log of the power
-    torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=0)
 
 
 # Training.
@@ -359,16 +337,6 @@ def stepped_file(path: Path) -> StudentCheckpoint:
 BRIEF = ["--preset", "tiny", "--steps", "2", "--batch", "4"]
 
 
-def test_the_command_trains_a_causal_student(
-    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "student.ckpt"
-    with pytest.raises(SystemExit) as ended:
-        run_train(["student", str(dataset.path), "--modality", "acc", *BRIEF, "--causal", "-o", str(file)])
-    assert ended.value.code == 0, capsys.readouterr().err
-    stepped_file(file)
-
-
 @pytest.fixture(scope="module")
 def teacher_file(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Path:
     file = tmp_path_factory.mktemp("teacher") / "teacher.ckpt"
@@ -390,25 +358,3 @@ def test_the_command_distils_a_causal_student(
     checkpoint = stepped_file(file)
     assert checkpoint.facts.teacher_sha256 == file_sha256(teacher_file)
     assert {type(term) for term in checkpoint.facts.recipe.terms} == {LogitTerm}  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            ["--term", "edam,weight=1"],
-            (
-                "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came "
-                "before them alone, and the teacher's maps look at the whole window; leave the term out"
-            ),
-        )
-    ],
-)
-def test_what_a_causal_student_cannot_learn_is_refused_before_the_first_step(
-    tmp_path: Path, dataset: Dataset, teacher_file: Path, options: Sequence[str], message: str
-) -> None:
-    file = tmp_path / "no.ckpt"
-    with pytest.raises(UsageError) as caught:
-        run_distill([str(teacher_file), str(dataset.path), "--modality", "acc", "--causal", "-o", str(file), *options])
-    assert str(caught.value) == message
-    assert not file.exists()

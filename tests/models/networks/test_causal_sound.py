@@ -12,7 +12,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.fronts.causal import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMels
-from mmkd_models.networks.step import StepStudent, causal_encoder
+from mmkd_models.networks.step import causal_encoder
 from mmkd_models.networks.student import Student
 from tests.models.networks.stepping import answers_along, stepped
 
@@ -110,10 +110,3 @@ def test_frames_along_a_stream_are_those_of_the_log_mels_of_a_window() -> None:
     expected = (mels[:, 0] + 5.0) / 2.5 * wanted[:, 0, :, None]
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert torch.equal(there[..., 0], wanted[:, 0])
-
-
-def test_the_state_of_sound_is_the_last_hop_and_what_every_causal_student_keeps() -> None:
-    step = StepStudent(student(sound(400, channels=2)))
-    shapes = step.state_shapes()
-    assert shapes["waveform"] == ((1, 16, 4), None)
-    assert list(shapes)[:6] == ["history", "moments", "sums", "peaks", "series", "waveform"]

@@ -50,22 +50,6 @@ def test_a_member_at_chance_gets_nothing_and_equals_share_evenly() -> None:
     assert pool.likelihoods[1] == pytest.approx(math.log(1 / 3), abs=0.01)
 
 
-def test_a_member_that_is_sure_and_wrong_costs_the_pool_nothing() -> None:
-    wrong = 5.0 * np.eye(3)[(LABELS + 1) % 3]
-    pool = fit_pool([member(0.7, seed=1), wrong], LABELS, GROUPS, kind="classification")
-    assert pool.weights == pytest.approx((1.0, 0.0))
-
-
-def test_where_nobody_tells_anything_all_count_alike() -> None:
-    pool = fit_pool([member(0.0, seed=1), member(0.0, seed=2)], LABELS, GROUPS, kind="classification")
-    assert pool.weights == (0.5, 0.5)
-
-
-def test_a_weaker_member_gets_less_than_a_stronger_one() -> None:
-    pool = fit_pool([member(0.9, seed=1), member(0.4, seed=2)], LABELS, GROUPS, kind="classification")
-    assert pool.weights[0] > 0.7
-
-
 def test_labels_and_numbers_are_weighed_too() -> None:
     several = np.stack([LABELS > 0, LABELS > 1], axis=1).astype(np.uint8)
     telling, noise = 4.0 * several - 2 + RNG.normal(0, 1, several.shape), RNG.normal(0, 1, several.shape)

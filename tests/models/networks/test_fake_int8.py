@@ -8,11 +8,8 @@ import torch
 
 from mmkd_models.networks.int8 import (
     FakeInt8Student,
-    QuantisedInput,
     fake_activations,
     fake_weights,
-    int8_levels,
-    int8_scales,
     learnt_student,
 )
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -24,14 +21,6 @@ GROUPS = (("encoder.blocks.0.attention.project",), ("encoder.blocks.0.feedforwar
 def network(student_checkpoint: StudentCheckpoint) -> FakeInt8Student:
     values = torch.from_numpy(np.nan_to_num(student_checkpoint.carried.windows))
     return FakeInt8Student(student_checkpoint.network(), GROUPS, values, torch.ones_like(values))
-
-
-def test_numpy_and_torch_give_the_same_levels():
-    values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    scale = int8_scales(np.float32(2.0))
-    expected = int8_levels(values, scale, lowest=-128)
-    got = int8_levels(torch.from_numpy(values), int8_scales(torch.tensor(2.0)), lowest=-128)
-    assert got.numpy().tolist() == expected.tolist()
 
 
 def test_activations_reach_from_minus_128_to_127_steps_with_halves_to_even():
@@ -81,10 +70,3 @@ def test_ranges_and_weights_learn(network: FakeInt8Student, student_checkpoint: 
     assert network.moved.grad is not None
     assert bool((network.moved.grad != 0).all())
     assert all(parameter.grad is not None for parameter in network.student.parameters())
-
-
-@pytest.mark.parametrize(("layers", "largest"), [((), 1.0), (("a",), 0.0), (("a",), float("nan"))])
-def test_a_range_that_is_none_is_refused(layers: tuple[str, ...], largest: float):
-    with pytest.raises(ValueError) as error:
-        QuantisedInput(layers=layers, largest=largest)
-    assert str(error.value) == "expected layers and a finite largest magnitude above 0"

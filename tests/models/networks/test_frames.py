@@ -38,13 +38,6 @@ def front(spec: ModalitySpec) -> FrameFront:
     return made
 
 
-def test_bytes_and_numbers_give_the_same() -> None:
-    spec = camera(16, 24, colour=True)
-    values, present = frames(spec)
-    for one, other in zip(front(spec)(values, present), front(spec)(values.float(), present), strict=True):
-        assert torch.equal(one, other)
-
-
 @pytest.mark.parametrize("colour", [False, True])
 def test_what_the_stem_sees_is_each_frame_about_itself_and_what_changed(colour: bool) -> None:
     spec = camera(16, 24, colour=colour)
@@ -148,25 +141,3 @@ def test_patches_reach_to_every_corner_of_a_frame(where: tuple[int, int]) -> Non
     place = tuple((pixel + network.patches[0].padding[axis]) // 4 for axis, pixel in enumerate(where))
     difference = (maps[0] - maps[1]).abs().amax((0, 1))
     assert difference[place] > 2 * difference.median()
-
-
-def test_where_nothing_moves_the_small_maps_do_not_change() -> None:
-    spec = camera(64, 64)
-    network = late(spec)
-    still = frames(spec)[0][:, :1].expand(-1, 4, -1, -1, -1).contiguous()
-    present = torch.ones(2, 4, 1)
-    series, _, statistics = network(still, present)
-    torch.testing.assert_close(series, series[..., :1].expand_as(series), atol=1e-6, rtol=0)
-    torch.testing.assert_close(statistics[:, :49], torch.zeros(2, 49), atol=1e-6, rtol=0)
-
-
-def test_changes_are_seen_in_the_pixels_of_small_frames() -> None:
-    assert late(camera(48, 72)).patches is None
-    assert late(camera(96, 96)).patches is not None
-
-
-def test_the_weights_of_large_frames_begin_at_a_size_that_keeps_what_goes_through() -> None:
-    spec = camera(96, 96)
-    network = late(spec)
-    seen, _ = network.look(*frames(spec))
-    assert 0.3 < float(seen.detach().std()) < 3.0  # of frames about themselves, with a deviation of 1

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
-import msgspec
 import pytest
 import torch
 
-from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
-from mmkd_models.networks.encoder import Encoder, blank_inputs
+from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.layers import MASKED
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher, hide_modalities
@@ -82,21 +78,6 @@ def test_an_empty_window_is_masked_and_finite(spec: ModalitySpec) -> None:
     assert float(output.valid.sum()) == 0
 
 
-@pytest.mark.parametrize("spec", [MIC, LIPS, LONG])
-def test_a_window_alone_is_judged_as_in_a_batch(spec: ModalitySpec) -> None:
-    network, (values, present) = student(spec), windows(spec, batch=3)
-    alone = torch.cat([network(values[row : row + 1], present[row : row + 1]).logits for row in range(3)])
-    torch.testing.assert_close(network(values, present).logits, alone, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("spec", [MIC, LIPS, LONG])
-def test_every_parameter_of_a_student_learns(spec: ModalitySpec) -> None:
-    network = student(spec).train()
-    network(*windows(spec)).logits.square().sum().backward()
-    idle = [name for name, one in network.named_parameters() if one.grad is None or not one.grad.any()]
-    assert [name for name in idle if not name.endswith("project.bias")] == []
-
-
 def test_frames_that_are_missing_are_no_keys() -> None:
     encoder, (values, present) = Encoder(LIPS, ENCODER).eval(), windows(LIPS)
     present[0, 2:4] = 0
@@ -125,14 +106,3 @@ def test_modality_dropout_hides_sound_and_video_whole() -> None:
     for name, (values, _) in hidden.items():
         assert values.dtype == inputs[name][0].dtype
         assert int(values[gone[list(hidden).index(name)]].count_nonzero()) == 0
-
-
-def test_blank_inputs_are_what_a_network_takes() -> None:
-    for spec in ALL:
-        assert student(spec)(*blank_inputs(spec)).logits.shape == (1, 3)
-
-
-def test_a_causal_student_of_a_single_frame_is_refused() -> None:
-    says = "modality 'lips': expected windows of at least 2 frames for a causal student, got 1; train a windowed one"
-    with pytest.raises(UsageError, match=f"^{re.escape(says)}$"):
-        Student(msgspec.structs.replace(LIPS, samples=1), 3, student_config("tiny", causal=True))

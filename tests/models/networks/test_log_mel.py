@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.fronts.log_mel import FLOOR, HOP_S, LogMelFront, mel_matrices
+from mmkd_models.networks.fronts.log_mel import FLOOR, LogMelFront
 
 # float32 products of up to 1,024 terms, relative to a frame's power, in a mel 60 dB below it: 1e-5 of its logarithm.
 TOLERANCE = 1e-4
@@ -75,16 +75,6 @@ def test_every_triangle_has_a_bin(rate_hz: float) -> None:
     assert bool((front.mels.filters.sum(0) > 0).all())
     assert front.mels.filters.shape[1] <= 40
     assert front.mels.hop <= 512
-
-
-def test_the_matrices_have_half_the_rows_of_a_frame() -> None:
-    window, even, odd, filters = mel_matrices(512, 16_000.0)
-    assert [tuple(one.shape) for one in (window, even, odd, filters)] == [(2, 256), (256, 254), (256, 256), (255, 40)]
-
-
-def test_a_second_at_16_khz_has_61_frames() -> None:
-    front = LogMelFront(sound(16_000.0, 16_000))
-    assert (front.mels.hop, front.positions, front.width) == (round(HOP_S * 16_000), 61, 2 * 40 + 1)
 
 
 def test_a_frame_of_which_less_than_half_is_there_is_missing() -> None:

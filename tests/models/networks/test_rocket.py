@@ -132,13 +132,6 @@ def test_biases_are_quantiles_so_that_shares_are_spread_over_the_unit_interval()
     assert means.mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_features_are_standardised_over_the_training_windows() -> None:
-    values = windows(40, 60, 3)
-    found = apply_rocket(fitted(values), values, np.ones_like(values))
-    assert found.mean(0) == pytest.approx(0.0, abs=1e-4)
-    assert found.std(0) == pytest.approx(1.0, abs=1e-3)
-
-
 def test_windows_without_a_sample_do_not_count_where_features_are_standardised() -> None:
     values, present = windows(40, 60, 3), np.ones((40, 60, 3), np.float32)
     values[::4], present[::4] = 0.0, 0.0
@@ -166,13 +159,6 @@ def test_windows_that_lack_a_channel_do_not_count_for_features_that_read_it_alon
     assert not found[~there].any()
 
 
-def test_the_same_seed_draws_the_same_features() -> None:
-    values = windows(10, 30, 3)
-    one, same, other = (fitted(values, seed=seed).state_dict() for seed in (3, 3, 4))
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["groups.0.weight"], other["groups.0.weight"])
-
-
 def test_positions_whose_centre_is_missing_do_not_count() -> None:
     network = one_kernel(padded=False, samples=10, bias=-4.5, width=0.1)
     values = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])[None, :, None]
@@ -188,18 +174,6 @@ def test_of_a_window_without_samples_every_feature_is_the_mean_of_the_training()
     network = fitted(values)
     nothing = torch.zeros(1, 30, 2)
     assert network(nothing, nothing).tolist() == [[0.0] * 168]
-
-
-def test_a_dead_channel_leaves_kernels_that_read_another_as_they_are() -> None:
-    values = windows(10, 30, 2)
-    network = fitted(values)
-    present = torch.ones(10, 30, 2)
-    whole = network(torch.from_numpy(values), present)
-    present[..., 1] = 0.0
-    found = network(torch.from_numpy(values), present)
-    reads = torch.cat([group.reads for group in network.groups])
-    assert torch.equal(found[:, reads[:, 0] == 1], whole[:, reads[:, 0] == 1])
-    assert found[:, reads[:, 1] == 1].abs().max() == 0
 
 
 def test_pruning_keeps_the_named_features_as_they_were() -> None:
@@ -231,17 +205,6 @@ def test_long_windows_are_read_at_every_nth_position() -> None:
 def test_a_kernel_steps_on_an_odd_number_of_positions(samples: int, positions: int, stride: int) -> None:
     """Where it stepped on two, kernels of an even dilation would never read a sample of an odd number."""
     assert position_stride(samples, positions) == stride
-
-
-@pytest.mark.parametrize("samples", [101, 250, 300, 512, 1000])
-def test_every_feature_of_a_whole_window_has_positions_with_a_spread(samples: int) -> None:
-    """The longest dilation leaves an unpadded kernel few positions; where they are none or one, it is padded."""
-    values = windows(4, samples, 1)
-    network = fitted(values, features=2016, positions=100)
-    _, seen = network.proportions(torch.from_numpy(values), torch.ones(values.shape))
-    assert seen.numpy() == pytest.approx(1.0)
-    narrowest = max(float(group.get_buffer("weight").abs().max()) for group in network.groups)
-    assert narrowest < 2 / 0.01  # a ramp of a hundredth of the windows' spread, ten times the least there is
 
 
 def test_what_is_computed_with_follows_a_state_that_is_loaded_anew() -> None:

@@ -90,11 +90,6 @@ def written_hash(path: Path) -> str:
         return file.metadata()["content_sha256"]
 
 
-def test_a_file_that_was_only_laid_out_anew_is_read(path: Path) -> None:
-    altered(path)
-    assert isinstance(read_student(path), StudentCheckpoint)
-
-
 @pytest.mark.parametrize("name", ["student/head.weight", "student/encoder.front.std", "carried/windows"])
 def test_a_tensor_altered_after_training_is_refused(path: Path, name: str) -> None:
     def nudge(parts: dict[str, Tensor]) -> None:
@@ -254,17 +249,6 @@ def test_a_checkpoint_that_is_cut_short_once_it_was_read_changes_nothing(path: P
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
-
-
-@pytest.mark.parametrize(
-    "content", [b"hello, world", struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 8) + b'{"a": 1}']
-)
-def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "student.ckpt"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError) as caught:
-        read_student(path)
-    assert str(caught.value) == foreign_message(path, caught.value.__cause__)
 
 
 @given(st.data())
@@ -438,17 +422,6 @@ def test_missing_tensors_are_refused(path: Path, name: str, message: str) -> Non
     assert refusal(path) == f"{path}: {message}"
 
 
-def test_a_teacher_file_with_tensors_of_others_is_refused(
-    tmp_path: Path, teacher_checkpoint: TeacherCheckpoint
-) -> None:
-    path = tmp_path / "teacher.ckpt"
-    write_teacher(path, teacher_checkpoint)
-    rewrite(path, tensors=lambda tensors: tensors.update({"student/x": torch.zeros(1)}), kind="teacher")
-    assert refusal(path, read_teacher) == (
-        f"{path}: expected only tensors named teacher/..., got ['student/x']; the file was altered"
-    )
-
-
 # Sizes that are claimed.
 
 
@@ -501,19 +474,6 @@ def test_a_student_file_of_a_megabyte_cannot_claim_gigabytes_of_weights(path: Pa
     rewrite(path, document=lambda d: d["modality"].update(channels=names))
     assert refusal(path) == (
         f"{path}: tensor 'encoder.front.mean': expected shape (100000,) of float32, got shape (2,) of float32; "
-        "the file was altered or made by another version"
-    )
-
-
-def test_a_teacher_file_of_a_megabyte_cannot_claim_gigabytes_of_weights(
-    tmp_path: Path, teacher_checkpoint: TeacherCheckpoint
-) -> None:
-    path = tmp_path / "teacher.ckpt"
-    write_teacher(path, teacher_checkpoint)
-    names = [str(number) for number in range(_MANY_CHANNELS)]
-    rewrite(path, document=lambda d: d["modalities"][0].update(channels=names), kind="teacher")
-    assert refusal(path, read_teacher) == (
-        f"{path}: tensor 'encoders.acc.front.mean': expected shape (100000,) of float32, got shape (2,) of float32; "
         "the file was altered or made by another version"
     )
 

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import CheckpointError, UsageError
@@ -47,10 +46,6 @@ from mmkd_models.training.trainings import train_teacher
 Floats = NDArray[np.float64]
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, spectrum_bands=4, dropout=0.0)
 SMALL = StudentConfig(preset="tiny", encoder=ENCODER)
-
-
-def of_kind(kind: Any) -> StudentConfig:
-    return msgspec.structs.replace(SMALL, kind=kind)
 
 
 def data_of(dataset: Dataset) -> TrainingData:
@@ -156,33 +151,6 @@ def test_a_tiny_student_of_long_windows_looks_at_every_third_position(preset: An
     student = fit_rocket_student(data_of(dataset), "acc", student_config(preset, kind="rocket"), run_of(dataset))
     assert student.config.rocket is not None
     assert student.config.rocket.stride == stride
-
-
-@pytest.mark.parametrize(("metric", "even"), [("balanced_accuracy", True), ("accuracy", False)])
-def test_accuracy_wants_classes_as_frequent_as_they_are(
-    metric: Any, even: bool, machines: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = data_of(machines)
-    ones = np.flatnonzero(data.train.labels == 1)
-    rare = data.train.subset(np.setdiff1d(np.arange(len(data.train)), ones[1:]))
-    weighed: list[Floats] = []
-
-    def stop(inputs: object, targets: object, *, weights: Floats, **_: object) -> None:
-        weighed.append(weights)
-        raise InterruptedError
-
-    monkeypatch.setattr("mmkd_models.training.rocket.choose_features", stop)
-    run = run_of(machines)
-    run = replace(run, train=msgspec.structs.replace(run.train, metric=metric))
-    with pytest.raises(InterruptedError):
-        fit_rocket_student(replace(data, train=rare), "acc", student_config("tiny", kind="rocket"), run)
-    assert (np.ptp(weighed[0]) > 0) == even
-
-
-def test_the_same_seed_gives_the_same_student(rocket: StudentCheckpoint, machines: Dataset) -> None:
-    again = fit_rocket_student(data_of(machines), "acc", student_config("tiny", kind="rocket"), run_of(machines))
-    assert again.config == rocket.config
-    assert all(torch.equal(rocket.state[name], again.state[name]) for name in rocket.state)
 
 
 def test_a_rocket_student_survives_its_file(rocket: StudentCheckpoint, machines: Dataset, tmp_path: Path) -> None:
@@ -332,14 +300,6 @@ def test_a_hybrid_has_the_prior_adjustment_of_what_is_in_it(
     ]
     found = fit_hybrid(data_of(machines), parts[0], parts[1], run_of(machines))
     assert found.facts.prior_tau == tau
-
-
-def test_a_hybrid_trains_from_labels_and_survives_its_file(machines: Dataset, tmp_path: Path) -> None:
-    student = train_student(data_of(machines), "acc", of_kind("hybrid"), run_of(machines))
-    write_student(tmp_path / "student.ckpt", student)
-    read, test = read_student(tmp_path / "student.ckpt"), machines.split("test")
-    answers = [logits_of(one.network(), test, modality="acc") for one in (read, student)]
-    np.testing.assert_array_equal(answers[0], answers[1])
 
 
 def test_kinds_that_count_over_windows_cannot_be_causal() -> None:

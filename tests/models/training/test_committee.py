@@ -24,10 +24,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labels import hide_labels
 from mmkd_models.distillation.answers import ask_teachers
-from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe
-from mmkd_models.losses.attention import EdamTerm
-from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
@@ -35,7 +32,6 @@ from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.committee import Committee, CommitteeFacts, FixedViews, MemberFacts
 from mmkd_models.networks.members import Rocket
 from mmkd_models.networks.rocket import LENGTH
-from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Inputs, TeacherOutput
 from mmkd_models.tensors import write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig
@@ -244,24 +240,6 @@ def members_in(document: dict[str, Any]) -> list[dict[str, Any]]:
     return members
 
 
-def test_every_kind_of_term_learns_from_a_committee_as_from_its_transformer(
-    checkpoint: TeacherCheckpoint, data: TrainingData
-) -> None:
-    batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_fraction=0.5, seed=0).at(0)
-    inner = Recipe(terms=(EdamTerm(weight=constant(1.0)), CrdTerm(weight=constant(1.0), queue=20, width=4)))
-    outer = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
-
-    def losses(teacher: torch.nn.Module, recipe: Recipe) -> dict[str, float]:
-        torch.manual_seed(0)
-        student = Student(data.train.spec.modality("acc"), 3, STUDENT)
-        learner = DistillLearner(student, teacher, recipe, modality="acc").eval()
-        return {name: float(value.detach()) for name, value in learner(batch, 0.0).items()}
-
-    together, alone = committee_of(checkpoint), checkpoint.transformer()
-    assert losses(together, inner) == losses(alone, inner)
-    assert losses(together, outer) != losses(alone, outer)
-
-
 def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(
     checkpoint: TeacherCheckpoint, data: TrainingData, tmp_path: Path
 ) -> None:
@@ -403,30 +381,6 @@ def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(
         for one in (single, whole)
     ]
     assert told[0] > told[1]
-
-
-def test_of_one_modality_or_of_transformers_alone_nothing_is_grown_twice(
-    data: TrainingData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr("mmkd_models.training.committee.joining_sensor")  # nobody asks
-    one = trained(data.with_modalities(("acc",))).committee
-    several = trained(data, members=("transformer", "transformer")).committee
-    assert one is not None
-    assert several is not None
-    assert [member.named for member in one.members] == ["transformer", "trees"]
-    assert [member.named for member in several.members] == ["transformer", "transformer"]
-
-
-@pytest.mark.parametrize("name", ["whole", "single"])
-def test_a_committee_is_read_as_it_was_written(
-    name: str, data: TrainingData, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    made: TeacherCheckpoint = request.getfixturevalue(name)
-    write_teacher(tmp_path / "teacher.ckpt", made)
-    back = read_teacher(tmp_path / "teacher.ckpt")
-    assert back.committee == made.committee
-    answers = [logits_of(one.network(), data.valid, modality=None) for one in (back, made)]
-    np.testing.assert_array_equal(*answers)
 
 
 def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(

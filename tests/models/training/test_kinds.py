@@ -40,7 +40,6 @@ from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.fitting import set_normalisation
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.references import group_reference
 from mmkd_models.training.students import train_student
 from tests.models.kinds_rig import CAM, MIC, kinds_dataset
 
@@ -111,12 +110,6 @@ def test_a_student_of_every_kind_is_taught_by_it(
     assert found.facts.score >= 0.9
     assert found.carried is not None
     assert len(found.carried.windows) == len(valid)
-
-
-def test_labels_only_teach_a_camera(data: TrainingData) -> None:
-    student = train_student(data, "cam", StudentConfig(preset="toy", encoder=ENCODER), RUN)
-    assert student.modality == CAM
-    assert student.facts.score >= 0.6
 
 
 def test_normalisation_is_that_of_the_training(data: TrainingData) -> None:
@@ -201,11 +194,6 @@ def test_absurd_sizes_are_refused_before_a_network_is_built(
     assert str(caught.value) == f"{path}: {says}; the file was altered"
 
 
-def test_groups_of_a_camera_are_compared_by_brightness(kinds: Dataset) -> None:
-    reference = group_reference(kinds.split("train"), kinds.split("valid"), "cam")
-    assert reference is None or len(reference.scales) == 1
-
-
 def test_a_causal_student_of_sound_trains_with_the_log_mels_of_its_data(data: TrainingData) -> None:
     config = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
     trained = train_student(data, "mic", config, RUN)
@@ -221,11 +209,6 @@ def test_a_causal_student_of_sound_trains_with_the_log_mels_of_its_data(data: Tr
     mels, there = front.log_mels(values, torch.ones_like(values))
     assert mels.shape == (*there.shape, front.mels.count)
     assert float((mels.mean((0, 2)) - front.mel_mean).abs().max()) < 0.5
-
-
-def test_channel_statistics_of_frames_count_what_is_there(data: TrainingData) -> None:
-    mean, std = channel_statistics(data.train, "cam")
-    assert (mean.dtype, mean.shape, std.shape) == (np.dtype(np.float32), (1,), (1,))
 
 
 def _camera_checkpoint(

@@ -104,10 +104,6 @@ def test_the_same_seed_gives_bit_equal_weights(trained: Trained) -> None:
     assert first.curve == second.curve
 
 
-def test_another_seed_gives_other_weights(trained: Trained, short: TrainConfig) -> None:
-    assert not same(trained().state, trained(msgspec.structs.replace(short, seed=6)).state)
-
-
 def test_training_leaves_the_callers_random_numbers_alone(trained: Trained, distiller: Distiller) -> None:
     learner = distiller()
     torch.manual_seed(123)
@@ -142,13 +138,6 @@ def test_every_step_draws_its_own_random_numbers_whenever_it_is_run(
     assert second.drawn == whole.drawn[4:]
 
 
-def test_training_learns(trained: Trained, dataset: Dataset) -> None:
-    config = TrainConfig(steps=60, batch=16, eval_every=20, learning_rate=5e-3)
-    result = trained(config, learner=baseline(dataset))
-    assert result.scores.accuracy >= 0.9
-    assert result.curve[-1].train_loss < 0.8 * result.curve[0].train_loss
-
-
 def test_the_curve_holds_mean_losses_since_the_last_validation(trained: Trained, short: TrainConfig) -> None:
     seen: list[TrainingProgress] = []
     result = trained(msgspec.structs.replace(short, steps=5), on_step=seen.append)
@@ -162,12 +151,6 @@ def test_the_curve_holds_mean_losses_since_the_last_validation(trained: Trained,
             assert value == pytest.approx(np.mean([seen[row].terms[name] for row in rows]))
 
 
-def test_progress_tells_the_best_score_so_far(trained: Trained) -> None:
-    seen: list[float | None] = []
-    trained(evaluate=scripted([0.4, 0.3, 0.6]), on_step=lambda progress: seen.append(progress.best_score))
-    assert seen == [None, 0.4, 0.4, 0.4, 0.4, 0.6]
-
-
 def test_the_best_weights_are_kept_and_not_the_last(trained: Trained) -> None:
     seen: list[dict[str, Tensor]] = []
     result = trained(evaluate=scripted([0.4, 0.9, 0.6], seen))
@@ -176,11 +159,6 @@ def test_the_best_weights_are_kept_and_not_the_last(trained: Trained) -> None:
     assert result.stopped_at == 6
     assert same(result.state, seen[1])
     assert not same(seen[1], seen[2])
-
-
-def test_of_equal_scores_the_later_weights_are_kept(trained: Trained) -> None:
-    result = trained(evaluate=scripted([0.7, 0.9, 0.9]))
-    assert result.best_step == 6
 
 
 def of_hundred(*right: int) -> Callable[[nn.Module], Scores]:
@@ -220,11 +198,6 @@ def test_training_stops_when_patience_runs_out(
 ) -> None:
     config = msgspec.structs.replace(short, steps=10, patience=2)
     assert trained(config, evaluate=scripted(figures)).stopped_at == stopped_at
-
-
-def test_without_patience_training_never_stops_early(trained: Trained, short: TrainConfig) -> None:
-    config = msgspec.structs.replace(short, steps=10)
-    assert trained(config, evaluate=scripted([0.5, 0.1, 0.1, 0.1, 0.1])).stopped_at == 10
 
 
 def test_the_metric_of_the_config_decides(trained: Trained, short: TrainConfig) -> None:
@@ -315,14 +288,6 @@ def test_numbers_without_sense_are_refused(trained: Trained, short: TrainConfig,
         "training: expected steps >= 1, batch >= 2 and eval_every >= 1, "
         f"got {config.steps}, {config.batch} and {config.eval_every}; correct them"
     )
-
-
-def test_without_a_run_folder_nothing_is_written(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    trained()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_tensorboard_shows_scores_and_terms(trained: Trained, tmp_path: Path) -> None:

@@ -27,10 +27,6 @@ def test_the_prior_is_the_share_of_each_class_among_the_known_labels() -> None:
     assert np.exp(log_prior(labels, 2)) == pytest.approx([0.75, 0.25])
 
 
-def test_a_class_without_labels_counts_as_half_a_window() -> None:
-    assert np.exp(log_prior(np.array([0, 0, 0, 0]), 2)) == pytest.approx([8 / 9, 1 / 9])
-
-
 def biased(groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each group: ten windows of class 0, ten of class 1 that would be right but for the prior of nine to one."""
     prior = np.log([0.9, 0.1])

@@ -21,7 +21,7 @@ from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read_student, write_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.students import choose_student, mixings
+from mmkd_models.training.students import choose_student
 from mmkd_models.training.trainings import train_teacher
 from mmkd_report.schema.demo import LABELS_ONLY
 
@@ -36,12 +36,6 @@ def data(dataset: Dataset) -> TrainingData:
 @pytest.fixture(scope="module")
 def labelled(data: TrainingData) -> StudentCheckpoint:
     return choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny"), RUN)
-
-
-def test_augmentation_takes_part_with_and_without_mixed_windows() -> None:
-    assert [one.mixup for one in mixings(AUGMENT)] == [AUGMENT.mixup, 0.0]
-    unmixed = msgspec.structs.replace(AUGMENT, mixup=0.0)
-    assert mixings(unmixed) == (unmixed,)
 
 
 def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(
@@ -92,16 +86,6 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     ours, theirs, groups = asked
     assert ours.mean() > theirs.mean()
     np.testing.assert_array_equal(groups, data.valid.groups)
-
-
-def test_the_same_race_ends_with_the_same_bytes(
-    data: TrainingData, labelled: StudentCheckpoint, tmp_path: Path
-) -> None:
-    again = choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny"), RUN)
-    paths = [tmp_path / name for name in ("a.ckpt", "b.ckpt")]
-    for path, checkpoint in zip(paths, (labelled, again), strict=True):
-        write_student(path, checkpoint)
-    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_a_causal_student_races_as_a_transformer_alone(data: TrainingData) -> None:

@@ -27,7 +27,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import write_tensors
-from mmkd_models.train_config import TrainConfig, TrainingProgress, Validation
+from mmkd_models.train_config import TrainConfig, TrainingProgress
 from mmkd_models.training.loop import Fit
 
 SCRIPT = Path(__file__).parents[1].joinpath("interrupted_training.py")
@@ -116,15 +116,6 @@ def test_a_training_that_ran_out_of_patience_stays_finished(
     assert (first.stopped_at, second.stopped_at) == (4, 4)
 
 
-def test_resuming_where_nothing_was_interrupted_starts_at_the_beginning(trained: Trained, tmp_path: Path) -> None:
-    assert same(trained(run_dir=tmp_path / "new", resume=True).state, trained().state)
-
-
-def test_without_resume_an_old_state_is_replaced(trained: Trained, short: TrainConfig, tmp_path: Path) -> None:
-    trained(msgspec.structs.replace(short, seed=9), run_dir=tmp_path)
-    assert same(trained(run_dir=tmp_path).state, trained().state)
-
-
 def refused(trained: Trained, *config: TrainConfig, run_dir: Path, **options: Any) -> str:
     with pytest.raises(UsageError) as caught:
         trained(*config, run_dir=run_dir, resume=True, **options)
@@ -149,12 +140,6 @@ def test_resuming_with_other_settings_is_refused(trained: Trained, tmp_path: Pat
     assert refused(trained, run_dir=tmp_path, settings={"augment": AugmentConfig()}) == (
         f"{tmp_path / 'resume.ckpt'}: expected a training with dataset=None, got dataset='a1'; {advice}"
     )
-
-
-def test_settings_of_any_json_shape_are_recognised(trained: Trained, tmp_path: Path) -> None:
-    trained(run_dir=tmp_path, settings={"augment": AugmentConfig(), "rates": (0.1, 0.2)})
-    again = trained(run_dir=tmp_path, settings={"augment": AugmentConfig(), "rates": (0.1, 0.2)}, resume=True)
-    assert again.stopped_at == 6
 
 
 def unusable(trained: Trained, run_dir: Path, **options: Any) -> str:
@@ -212,27 +197,6 @@ def test_a_state_with_a_tensor_of_nobody_is_refused(trained: Trained, tmp_path: 
     tensors["stranger/weight"] = torch.zeros(1)
     write_tensors(path, tensors, kind="resume", document=metadata["resume"].encode())
     assert unusable(trained, tmp_path) == (f"{path}: tensor with an unknown name ('stranger'); start without --resume")
-
-
-def test_a_file_of_another_kind_is_no_state(trained: Trained, tmp_path: Path) -> None:
-    trained(run_dir=tmp_path)
-    rewrite(tmp_path / "resume.ckpt", lambda document: None, kind="student")
-    assert unusable(trained, tmp_path) == (
-        f"{tmp_path / 'resume.ckpt'}: expected a resume checkpoint, got a student checkpoint; name the right file"
-    )
-
-
-def test_the_state_holds_no_teacher(trained: Trained, tmp_path: Path) -> None:
-    trained(run_dir=tmp_path)
-    with safe_open(tmp_path / "resume.ckpt", framework="pt") as file:
-        names = list(file.keys())
-    assert not [name for name in names if "fusion" in name or "gyro" in name]
-    assert {name.split("/")[0] for name in names} == {"learner", "optimizer", "average", "best"}
-
-
-def test_curve_points_survive_json() -> None:
-    point = Validation(step=3, train_loss=0.1, valid_score=0.7, terms={"logit": 1 / 3})
-    assert msgspec.json.decode(msgspec.json.encode(point), type=Validation) == point
 
 
 def command(dataset: Dataset, run_dir: Path, weights: Path, *devices: str) -> list[str]:

@@ -99,16 +99,6 @@ def test_a_training_begins_where_the_old_teacher_stands(line):
             assert torch.equal(new.state[name], value), name
 
 
-def test_a_start_has_a_say_in_the_weights(line):
-    data, start = (
-        data_of(open_dataset(line / "three")),
-        TeacherFile(checkpoint=read_teacher(line / "old.ckpt"), sha256="5"),
-    )
-    fresh, first, again = (train_teacher(data, CONFIG, RUN, start=one) for one in (None, start, start))
-    assert all(torch.equal(first.state[name], again.state[name]) for name in first.state)
-    assert not torch.equal(first.state["head.weight"], fresh.state["head.weight"])
-
-
 BAD = {
     "no modality in common": (
         ("temp",),

@@ -147,15 +147,6 @@ def test_a_checkpoint_says_where_it_comes_from(machines: Dataset, teacher: Teach
     assert scores_of(student.network(), data.valid, modality="acc").balanced_accuracy == student.facts.score
 
 
-def test_the_same_seed_trains_the_same_and_another_one_differently(machines: Dataset) -> None:
-    data = data_of(machines)
-    first = train_baseline(data, "acc", STUDENT, RUN)
-    torch.manual_seed(99)  # what happened before does not matter
-    assert same(first.state, train_baseline(data, "acc", STUDENT, RUN).state)
-    other = replace(RUN, train=msgspec.structs.replace(RUN.train, seed=4))
-    assert not same(first.state, train_baseline(data, "acc", STUDENT, other).state)
-
-
 def test_windows_travel_with_a_student_unless_they_shall_not(machines: Dataset) -> None:
     data = data_of(machines)
     carried = train_baseline(data, "gyro", STUDENT, RUN).carried
@@ -163,12 +154,6 @@ def test_windows_travel_with_a_student_unless_they_shall_not(machines: Dataset) 
     assert np.array_equal(carried.windows, data.valid.take(np.arange(12))["gyro"], equal_nan=True)
     assert np.array_equal(carried.labels, data.valid.labels)
     assert train_baseline(data, "gyro", STUDENT, replace(RUN, embed_windows=False)).carried is None
-
-
-def test_a_teacher_of_labelled_windows_alone_has_no_second_generation(
-    machines: Dataset, teacher: TeacherCheckpoint
-) -> None:
-    assert self_train(data_of(machines), teacher, RUN) is teacher
 
 
 def test_the_second_generation_is_kept_only_where_it_validates_better(
@@ -211,12 +196,6 @@ def test_a_class_without_a_labelled_window_is_named(machines: Dataset, name: str
         "training windows: expected every class to have a labelled window, got none for worn; "
         "label some, raise --label-fraction or --labelled-groups, or take the class out of the dataset"
     )
-
-
-def test_a_modality_that_is_not_there_is_named(machines: Dataset) -> None:
-    with pytest.raises(UsageError) as caught:
-        train_baseline(data_of(machines), "sound", STUDENT, RUN)
-    assert str(caught.value) == "dataset 'machines': modality 'sound' is not in it; choose one of acc, gyro"
 
 
 def changed_windows(windows: Windows, **changed: Any) -> Windows:
