@@ -83,7 +83,7 @@ class StepStudent(nn.Module):
         """Answer after one more block of samples.
 
         Args:
-            values: (1, S, C) raw values, 0 where missing, and presence; of video (1, S, H, W, C) and (1, S, 1).
+            values: (1, S, C) raw values, 0 where missing, and presence.
             slot: (1, 1) the step's number, from 0, modulo the slots.
             state: as in `state_shapes`.
 
