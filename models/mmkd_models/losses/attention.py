@@ -80,6 +80,7 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
     def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
         """Return the mean over layer pairs, for multimodal windows."""
         pair, teacher = step.pair, step.pair.teacher
+        layers = self.tied(pair.student.attention, teacher.cross_attention.get(pair.modality, ()))
         others = [name for name in teacher.valid if name != pair.modality]
         if not others:
             raise ValueError(f"expected TeacherOutput.valid of modalities beside {pair.modality!r}, got none")
@@ -87,7 +88,7 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
         there = torch.stack([step.batch.inputs[name][1].amax((1, 2)) for name in others]).amax(0)  # (B,)
         sources = [teacher.valid[name].shape[1] - EXTRA_TOKENS for name in others]
         losses = []
-        for own, cross in self.tied(pair.student.attention, teacher.cross_attention.get(pair.modality, ())):
+        for own, cross in layers:
             valid = valid_tokens(pair.student, own[:, 0])
             length = own.shape[-1] - EXTRA_TOKENS
             target = aligned_map(cross, source_lengths=sources, length=length, valid_keys=valid)
