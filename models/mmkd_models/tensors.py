@@ -78,7 +78,16 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
             # Copied: a file that is cut short while it is mapped ends the process.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, start, error) from error
+        what = "a safetensors checkpoint of mmkd-edge"
+        # Asked only here: a sound safetensors file may start with the same bytes, which are the length of its header.
+        if start.startswith(_PICKLE_MARKS):
+            raise CheckpointError(
+                f"{path}: expected {what}, got a pickle (or a ZIP with one), which could run code when it is read; "
+                "it was not read. Train again with mmkd-train or mmkd-distill"
+            ) from error
+        raise CheckpointError(
+            f"{path}: expected {what}, got a damaged or foreign file ({error}); copy it again from where it was made"
+        ) from error
     if kind not in metadata:
         got = next((f"a {other} checkpoint" for other in _KINDS if other in metadata), "a file of another program")
         raise CheckpointError(f"{path}: expected a {kind} checkpoint, got {got}; name the right file")
@@ -97,19 +106,6 @@ def kind_of(path: Path) -> str | None:
     except (SafetensorError, OSError):
         return None
     return next((kind for kind in _KINDS if kind in metadata), None)
-
-
-def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
-    # Asked only here: a sound safetensors file may start with the same bytes, which are the length of its header.
-    if start.startswith(_PICKLE_MARKS):
-        return CheckpointError(
-            f"{path}: expected a safetensors checkpoint of mmkd-edge, got a pickle (or a ZIP with one), which could "
-            "run code when it is read; it was not read. Train again with mmkd-train or mmkd-distill"
-        )
-    return CheckpointError(
-        f"{path}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ({error}); "
-        "copy it again from where it was made"
-    )
 
 
 def same_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], *, path: Path | str) -> None:

@@ -188,10 +188,7 @@ class PairedSource:
 
 
 class AdaptLearner(nn.Module):
-    """Trains a student in place.
-
-    `targets` (N, K) are of the first `offset` windows, the new ones, then of the old.
-    """
+    """Trains a student in place. `targets` (N, K) are of the first `offset` windows, the new ones, then of the old."""
 
     targets: Tensor
 

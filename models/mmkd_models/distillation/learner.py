@@ -152,7 +152,12 @@ class DistillLearner(nn.Module):
         active = [(term, weight) for term in self.recipe.terms if (weight := term.weight.at(progress)) > 0]
         taps = any(term.compares_layers() for term, _ in active)
         student: StudentOutput = self.network(*batch.inputs[self.modality], taps=taps)
-        teachers = self._answers(batch, taps=taps)
+        memory = None if taps else self._memory
+        teachers = memory.recall(batch.step, batch.targets.device) if memory is not None else None
+        if teachers is None:
+            teachers = ask_teachers(self._teachers, batch, taps=taps)
+            if memory is not None:
+                memory.keep(batch.step, teachers)
         logits = [teacher.logits for teacher in teachers]
         heads = dict(self.heads.items())
         terms: dict[str, Tensor] = {}
@@ -171,16 +176,6 @@ class DistillLearner(nn.Module):
             total = total + 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
         terms["loss"] = total
         return terms
-
-    def _answers(self, batch: Batch, *, taps: bool) -> tuple[TeacherOutput, ...]:
-        if taps or self._memory is None:
-            return ask_teachers(self._teachers, batch, taps=taps)
-        known = self._memory.recall(batch.step, batch.targets.device)
-        if known is not None:
-            return known
-        answers = ask_teachers(self._teachers, batch, taps=False)
-        self._memory.keep(batch.step, answers)
-        return answers
 
 
 def _teacher_of(term: Term) -> int:

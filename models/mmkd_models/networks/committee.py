@@ -16,7 +16,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.networks.config import MemberKind, RocketConfig
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput
 
-_MIN_SHARE = 1e-12
+_MIN_PROBABILITY = 1e-12
 """A probability whose logarithm is finite in float64 and whose weight in a mean is nothing."""
 
 
@@ -94,7 +94,14 @@ class Committee(nn.Module):
         output: TeacherOutput = self.first(inputs, taps=taps)
         given = given or {}
         numbers = [number for number, member in enumerate(self.facts.members) if member.weight > 0]
-        logits = [given[number] if number in given else self._logits(number, inputs, output) for number in numbers]
+        logits = []
+        for number in numbers:
+            if number not in given:
+                answer = output if number == 0 else self.members[number](inputs)
+                raw = answer.logits if isinstance(answer, TeacherOutput) else answer
+                logits.append(self.calibrated(number, raw))
+            else:
+                logits.append(given[number])
         pooled = self._pooled(torch.stack(logits), self._weights(numbers, inputs))
         return replace(output, logits=pooled.to(output.logits))
 
@@ -114,25 +121,23 @@ class Committee(nn.Module):
         """(B, K) probabilities -> logits; a regression's numbers stay."""
         if self.kind == "regression":
             return probabilities
-        least = probabilities.clamp(min=_MIN_SHARE)
-        return least.log() if self.kind == "classification" else torch.logit(least.clamp(max=1 - _MIN_SHARE))
-
-    def _logits(self, number: int, inputs: Inputs, first: TeacherOutput) -> Tensor:
-        output = first if number == 0 else self.members[number](inputs)
-        return self.calibrated(number, output.logits if isinstance(output, TeacherOutput) else output)
+        least = probabilities.clamp(min=_MIN_PROBABILITY)
+        return least.log() if self.kind == "classification" else torch.logit(least.clamp(max=1 - _MIN_PROBABILITY))
 
     def _weights(self, numbers: Sequence[int], inputs: Inputs) -> Tensor:
+        """(M, B): of members that can answer a window, else of all."""
         members = [self.facts.members[number] for number in numbers]
         there = torch.stack([(inputs[name][1] > 0).flatten(1).any(1) for name in self.names])  # (modalities, B)
         weights = there.new_tensor([member.weight for member in members], dtype=torch.float64)[:, None]
-        able = weights * torch.stack([self._can_answer(member, there) for member in members])
+        can_answer = [
+            torch.ones_like(there[0])
+            if member.kind == "transformer"
+            else (there[self.names.index(member.modality)] if member.modality else there.all(0))
+            for member in members
+        ]
+        able = weights * torch.stack(can_answer)
         total = able.sum(0)
-        return torch.where(total > 0, able / total.clamp(min=_MIN_SHARE), weights)
-
-    def _can_answer(self, member: MemberFacts, there: Tensor) -> Tensor:
-        if member.kind == "transformer":
-            return torch.ones_like(there[0])
-        return there[self.names.index(member.modality)] if member.modality else there.all(0)
+        return torch.where(total > 0, able / total.clamp(min=_MIN_PROBABILITY), weights)
 
     def _pooled(self, logits: Tensor, weights: Tensor) -> Tensor:
         """(M, B, K) calibrated logits, (M, B) weights -> (B, K) logits of the mean probabilities."""

@@ -331,23 +331,6 @@ def claimed_sizes(config: RocketConfig, modality: ModalitySpec) -> dict[str, tup
     }
 
 
-def _kernel_weights(kernels: NDArray[np.int64]) -> Tensor:
-    """(n, 9): -1, and 2 at three places."""
-    places = np.array(list(itertools.combinations(range(LENGTH), 3)), dtype=np.int64)[kernels]
-    weights = np.full((len(kernels), LENGTH), -1.0, dtype=np.float32)
-    np.put_along_axis(weights, places, 2.0, axis=1)
-    return torch.from_numpy(weights)
-
-
-def _draw_channels(count: int, channels: int, rng: np.random.Generator) -> Tensor:
-    """(n, C) 1 if a kernel reads a channel: 2^u of them, u uniform from 0 to log2 of at most nine, and one."""
-    chosen = np.zeros((count, channels), dtype=np.float32)
-    sizes = (2 ** rng.uniform(0.0, np.log2(min(channels, LENGTH) + 1), size=count)).astype(np.int64)
-    for row, size in zip(chosen, sizes, strict=True):
-        row[rng.permutation(channels)[:size]] = 1.0
-    return torch.from_numpy(chosen)
-
-
 def _drawn(
     series: Tensor,
     present: Tensor,
@@ -359,8 +342,16 @@ def _drawn(
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
     count, channels = len(kernels), series.shape[1]
-    reads = _draw_channels(count, channels, rng)
-    weight = _kernel_weights(kernels)[:, None, :] * reads[:, :, None]  # (n, C, 9)
+    # A kernel reads 2^u channels, u uniform from 0 to log2 of at most nine, and one.
+    chosen = np.zeros((count, channels), dtype=np.float32)
+    sizes = (2 ** rng.uniform(0.0, np.log2(min(channels, LENGTH) + 1), size=count)).astype(np.int64)
+    for row, size in zip(chosen, sizes, strict=True):
+        row[rng.permutation(channels)[:size]] = 1.0
+    places = np.array(list(itertools.combinations(range(LENGTH), 3)), dtype=np.int64)[kernels]
+    plain = np.full((count, LENGTH), -1.0, dtype=np.float32)  # and 2 at three places
+    np.put_along_axis(plain, places, 2.0, axis=1)
+    reads = torch.from_numpy(chosen)
+    weight = torch.from_numpy(plain)[:, None, :] * reads[:, :, None]  # (n, C, 9)
     reach = _REACH * group.dilation
     inside = _inside(series.shape[-1], 0 if group.padded else reach, stride)
     weights, biases, reading = [], [], []

@@ -90,7 +90,10 @@ class StepStudent(nn.Module):
         Returns logits and probabilities (1, K), perhaps novelty (1, 1), and news of every state, all or one slot.
         """
         *cache, tokens = state
-        values, present, newest = self._sensed(values, present, cache[_OF_SERIES:])
+        newest: tuple[Tensor, ...] = ()
+        if not isinstance(self.encoder.front, CausalFront):
+            values, present, waveform = self.encoder.front.step(values, present, cache[_OF_SERIES])
+            newest = (waveform,)
         front_before, cache = cache[:_OF_SERIES], cache[_OF_SERIES + len(newest) :]
         behind = slot - self.places - 1.0  # (1, W)
         age = behind + (behind < 0).to(behind.dtype) * self.encoder.length + 1.0  # blocks; from 1 to W
@@ -108,15 +111,6 @@ class StepStudent(nn.Module):
         scaled = logits if self.sharpness == 1 else logits * self.sharpness
         novelty = () if self.novelty is None else (self.novelty(embedding),)
         return logits, self.answer(scaled), *novelty, *front_state, *newest, *kept, token
-
-    def _sensed(
-        self, values: Tensor, present: Tensor, state: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        front = self.encoder.front
-        if isinstance(front, CausalFront):
-            return values, present, ()
-        series, there, newest = front.step(values, present, state[0])
-        return series, there, (newest,)
 
     def _front(
         self, values: Tensor, present: Tensor, live: Tensor, state: Sequence[Tensor]

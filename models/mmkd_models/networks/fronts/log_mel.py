@@ -33,6 +33,10 @@ _MIN_SAMPLES = 64  # of a window of sound
 _CLIP = 8.0  # standard deviations
 _MIN_FRACTION = 0.5  # of a present frame's samples
 _STILL = 1e-2  # minimum variance over a window, of the training's
+_LINEAR_HZ = 200.0 / 3
+_BREAK_HZ = 1000.0
+_BREAK_MEL = _BREAK_HZ / _LINEAR_HZ
+_LOG_STEP = math.log(6.4) / 27.0
 
 
 class LogMels(nn.Module):
@@ -184,23 +188,13 @@ def mel_matrices(frame: int, rate_hz: float, mels: int = _MELS) -> tuple[Tensor,
 
 
 def _triangles(bins_hz: NDArray[np.float64], rate_hz: float, mels: int) -> NDArray[np.float64]:
-    edges = _hz_from_mel(np.linspace(0.0, _mel_from_hz(rate_hz / 2), mels + 2))
+    # Slaney's scale: linear up to 1 kHz, logarithmic above.
+    top = rate_hz / 2
+    highest = top / _LINEAR_HZ if top < _BREAK_HZ else _BREAK_MEL + math.log(top / _BREAK_HZ) / _LOG_STEP
+    places = np.linspace(0.0, highest, mels + 2)
+    above = _BREAK_HZ * np.exp(_LOG_STEP * (places - _BREAK_MEL))
+    edges = np.where(places < _BREAK_MEL, _LINEAR_HZ * places, above)
     width = np.diff(edges)
     rising = (bins_hz[:, None] - edges[:-2]) / width[:-1]
     falling = (edges[2:] - bins_hz[:, None]) / width[1:]
     return np.asarray(np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2])))
-
-
-_LINEAR_HZ = 200.0 / 3
-_BREAK_HZ = 1000.0
-_BREAK_MEL = _BREAK_HZ / _LINEAR_HZ
-_LOG_STEP = math.log(6.4) / 27.0
-
-
-def _mel_from_hz(hz: float) -> float:
-    """Slaney's scale: linear up to 1 kHz, logarithmic above."""
-    return hz / _LINEAR_HZ if hz < _BREAK_HZ else _BREAK_MEL + math.log(hz / _BREAK_HZ) / _LOG_STEP
-
-
-def _hz_from_mel(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(mel < _BREAK_MEL, _LINEAR_HZ * mel, _BREAK_HZ * np.exp(_LOG_STEP * (mel - _BREAK_MEL)))
