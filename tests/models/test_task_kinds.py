@@ -113,8 +113,6 @@ def test_labels_and_teachers_are_compared_by_the_loss_of_the_kind():
          "term 'dkd' compares classes that exclude each other, and multi_label has none; use term 'logit'"),
         (Recipe(terms=(DistTerm(weight=constant(1.0)),)), "regression",
          "term 'dist' compares classes that exclude each other, and regression has none; use term 'logit'"),
-        (Recipe(terms=(LogitTerm(weight=constant(1.0), temperature=4.0),)), "regression",
-         "term 'logit' has temperature 4.0, which softens probabilities, and regression has none; leave it out"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_for_a_kind_is_refused_by_name(recipe, kind, problem):
