@@ -18,10 +18,12 @@ import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mmkd_edge
-from mmkd_edge import example_bundle
+from mmkd_edge import Bundle, example_bundle
+from mmkd_edge.native.build import FOLDER
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = re.findall(
@@ -63,7 +65,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what builds and examines wheels."""
     folder = tmp_path_factory.mktemp("tools")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", folder]
-    done = run([*pip, "auditwheel>=6", *([] if "MMKD_DIST" in os.environ else ["hatchling", "ziglang>=0.13"])])
+    done = run([*pip, "auditwheel>=6", "hatchling", "ziglang>=0.13"])
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -99,6 +101,74 @@ def test_a_release_wheel_runs_with_an_old_glibc(machine: str, artefacts: Path, t
     tag = re.search(r'consistent with\s+the following platform tag:\s+"manylinux_2_(\d+)_(\w+)"', done.stdout)
     assert tag is not None, done.stdout
     assert (int(tag[1]) <= 17, tag[2]) == (True, machine)
+
+
+PROCESSORS = {
+    "aarch64": ("aarch64-linux-musl", "qemu-aarch64-static"),
+    "aarch64 without NEON": ("aarch64-linux-musl -U__ARM_NEON", "qemu-aarch64-static"),
+    "armv7": ("arm-linux-musleabihf -mcpu=cortex_a9", "qemu-arm-static"),
+    "armv7 without NEON": ("arm-linux-musleabihf -mcpu=generic+v7a+vfp3d16-neon", "qemu-arm-static"),
+    "riscv64": ("riscv64-linux-musl", "qemu-riscv64-static"),
+}
+"""The target of ziglang, and what runs its programs here."""
+
+WINDOWS = """
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <mmkd.h>
+int main(int count, char **paths)
+{
+    mmkd_bundle *bundle;
+    mmkd_predictor *predictor;
+    mmkd_prediction answer;
+    if (count != 2 || mmkd_open_file(paths[1], &bundle, NULL, 0)) return 1;
+    if (mmkd_predictor_open(bundle, NULL, &predictor, NULL, 0)) return 2;
+    mmkd_student facts = mmkd_describe(bundle, 0);
+    size_t cells = (size_t)facts.samples * (size_t)facts.channels;
+    float *window = malloc(cells * sizeof *window);
+    while (window && fread(window, sizeof *window, cells, stdin) == cells) {
+        if (mmkd_predict(predictor, window, facts.samples, facts.channels, NAN, &answer)) return 3;
+        fwrite(answer.probabilities, sizeof(float), (size_t)facts.labels, stdout);
+    }
+    free(window);
+    mmkd_predictor_close(predictor);
+    mmkd_close(bundle);
+    return 0;
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_the_c_library_answers_all_golden_windows_on_other_processors(
+    processor: str, tools: Path, tmp_path: Path
+) -> None:
+    target, emulator = PROCESSORS[processor]
+    if shutil.which(emulator) is None:
+        pytest.skip(f"needs {emulator}")
+    (tmp_path / "windows.c").write_text(WINDOWS)
+    zig = [sys.executable, "-m", "ziglang", "cc", "-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+    zig += ["-Wno-unknown-pragmas", "-DMMKD_SIZES", "-DMMKD_ONE_ISA", f"-I{FOLDER / 'include'}", "-target"]
+    objects = []
+    for source in (*(FOLDER / "src" / f"{name}.c" for name in ("model", "bundle", "predict", "compute")),
+                   tmp_path / "windows.c"):  # fmt: skip
+        objects.append(tmp_path / f"{source.stem}.o")
+        fast = ["-ffast-math"] if source.stem == "compute" else []
+        done = run([*zig, *target.split(), *fast, "-c", source, "-o", objects[-1]], PYTHONPATH=str(tools))
+        assert done.returncode == 0, done.stderr
+    program = tmp_path / "windows"
+    done = run([*zig, *target.split(), "-static", *objects, "-o", program], PYTHONPATH=str(tools))
+    assert done.returncode == 0, done.stderr
+    with Bundle.open(example_bundle()) as bundle:
+        golden = bundle.golden("acc")
+    answered = subprocess.run(
+        [emulator, program, example_bundle()], input=golden.windows.tobytes(), capture_output=True, check=True
+    )
+    answers = np.frombuffer(answered.stdout, dtype="<f4").reshape(golden.probabilities.shape)
+    np.testing.assert_allclose(answers, golden.probabilities, atol=1e-5)
+    assert (answers.argmax(1) == golden.probabilities.argmax(1)).all()
 
 
 @pytest.fixture(scope="module")

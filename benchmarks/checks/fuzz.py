@@ -3,9 +3,10 @@
     python benchmarks/checks/fuzz.py --minutes 10
     python benchmarks/checks/fuzz.py --minutes 1 --target manifest --target graph
 
-With atheris (pip install atheris) each reader runs in a process of its own that is guided by what the code does;
-without it, seeded mutations take its place, and the first line says so. What breaks a reader is kept in the folder of
-`--findings`. Needs `mmkd-edge[export,import]`.
+`native` is the C engine: its models, bundles and predictions, by libFuzzer (clang) under AddressSanitizer and
+UndefinedBehaviorSanitizer. With atheris (pip install atheris) each other reader runs in a process of its own that is
+guided by what the code does; without it, seeded mutations take its place, and the first line says so. What breaks a
+reader is kept in the folder of `--findings`. Needs `mmkd-edge[export,import]`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
+import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,9 +27,12 @@ from types import FunctionType
 from checks.fuzzing.targets import TARGETS, FuzzTarget, fault_of
 from checks.mutations import mutated_bytes
 from checks.script import head, parser_of, row
+from mmkd_edge.native.build import FOLDER
 
+NATIVE = "native"
 _TEXTS = (b"null", b"-1", b"1e999", b"9" * 40, b"[]", b"{}", b'""', b"NaN", b"true", b"\xff", b"\\ud800", b"[" * 500)
 _MOST_BYTES = 1 << 18
+_SEEDS = Path(__file__).with_name("fuzzing") / "seeds"
 _LIMITS = ("-timeout=20", "-rss_limit_mb=4096")
 
 
@@ -34,14 +40,17 @@ def main() -> None:
     """Fuzz all readers and print what came."""
     parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=1.0, help="of all readers together")
-    parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="repeatable; else all")
+    parser.add_argument("--target", action="append", choices=[*sorted(TARGETS), NATIVE], help="repeatable; else all")
     parser.add_argument("--findings", type=Path, default=Path("build/fuzz"), help="where what breaks a reader is kept")
     parser.add_argument("--guided", choices=sorted(TARGETS), help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
     if options.guided is not None:
         guided(options.guided, rest)
         return
-    names = options.target or list(TARGETS)
+    names = options.target or [*TARGETS, NATIVE]
+    if NATIVE in names and shutil.which("clang") is None:
+        print("clang is not installed (apt-get install clang): the C engine is left out")
+        names.remove(NATIVE)
     seconds = 60 * options.minutes / len(names)
     is_guided = importlib.util.find_spec("atheris") is not None
     if not is_guided:
@@ -50,7 +59,7 @@ def main() -> None:
     print(head("reader", "inputs", "broken by"))
     broken = 0
     for name in names:
-        fuzzed = fuzz_guided if is_guided else fuzz_seeded
+        fuzzed = fuzz_native if name == NATIVE else fuzz_guided if is_guided else fuzz_seeded
         inputs, found = fuzzed(name, seconds=seconds, findings=options.findings)
         broken += len(found)
         print(row(name, f"{inputs:,}", len(found)), *found, flush=True)
@@ -73,6 +82,19 @@ def fuzz_seeded(name: str, *, seconds: float, findings: Path, most: int | None =
     return inputs, list(found.values())
 
 
+def fuzz_native(name: str, *, seconds: float, findings: Path) -> tuple[int, list[str]]:
+    """Compile the C engine with libFuzzer, and let it look for inputs."""
+    instrument = ["clang", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
+    define = ["-DMMKD_ONE_ISA", "-DMMKD_SIZES", "-Wno-psabi", "-Wno-unknown-pragmas"]
+    sources = [FOLDER / "src" / f"{part}.c" for part in ("model", "bundle", "predict", "compute")]
+    with tempfile.TemporaryDirectory() as folder:
+        program, corpus = Path(folder) / "fuzz", Path(folder) / "corpus"
+        subprocess.run([*instrument, *define, *sources, _SEEDS.with_name("native.c"), "-lm", "-o", program], check=True)
+        shutil.copytree(_SEEDS, corpus)
+        limits = [f"-max_total_time={max(1, round(seconds))}", "-max_len=200000", *_LIMITS]
+        return _run_fuzzer([str(program), *limits], name, corpus=corpus, findings=findings)
+
+
 def mutated(data: bytes, dice: random.Random) -> bytes:
     """A file with some of its bytes changed, or with another text in the place of a number, a name or a list."""
     if dice.random() < 0.5:
@@ -88,14 +110,19 @@ def mutated(data: bytes, dice: random.Random) -> bytes:
 
 def fuzz_guided(name: str, *, seconds: float, findings: Path) -> tuple[int, list[str]]:
     """Let atheris look for inputs in a process of its own."""
-    kept = findings / f"{name}-"
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(TARGETS[name].seeds()):
             (Path(corpus) / str(number)).write_bytes(seed)
         limits = [f"-max_total_time={max(1, round(seconds))}", f"-max_len={_MOST_BYTES}", *_LIMITS]
-        command = [sys.executable, __file__, "--guided", name, *limits, f"-artifact_prefix={kept}", corpus]
-        before = set(findings.iterdir())
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, __file__, "--guided", name, *limits]
+        return _run_fuzzer(command, name, corpus=Path(corpus), findings=findings)
+
+
+def _run_fuzzer(command: list[str], name: str, *, corpus: Path, findings: Path) -> tuple[int, list[str]]:
+    before = set(findings.iterdir())
+    command = [*command, f"-artifact_prefix={findings / name}-", str(corpus)]
+    environment = os.environ | {"ASAN_OPTIONS": "allocator_may_return_null=1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     found = sorted(str(path) for path in set(findings.iterdir()) - before)
     if done.returncode != 0 and not found:
         found = [done.stderr.strip().splitlines()[-1]]

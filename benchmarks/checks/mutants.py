@@ -179,7 +179,7 @@ def refusal_of(error: MmkdError) -> str:
 def write_mutant(bundle: Path, path: Path, *, backend: str, seed: int, number: int) -> None:
     """Write the bundle with a changed artifact, whose hashes are right."""
     dice = random.Random(f"{seed} {number}")
-    wanted = "tflite" if backend == "litert" else "onnx"
+    wanted = {"litert": "tflite", "native": "native"}.get(backend, "onnx")
     mutated = mutated_graph if wanted == "onnx" and number % 2 else mutated_bytes
     manifest, members = with_model(bundle, wanted, lambda model: mutated(model, dice))
     write_bundle(path, manifest=manifest, members=members)

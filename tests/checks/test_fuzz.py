@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from checks import fuzz
 from checks.fuzzing.targets import TARGETS, FuzzTarget, fault_of
 from mmkd_edge import DatasetError
+from mmkd_edge.native import NativeModel
 
 INPUTS = 120
 
@@ -52,6 +54,21 @@ def test_seeds_that_are_valid_are_read(tmp_path: Path) -> None:
         for seed in target.seeds():
             target.read(seed, tmp_path)
             assert fault_of(target, fuzz.mutated(seed, random.Random(0)), tmp_path) is None
+
+
+@pytest.mark.slow
+def test_the_c_engine_reads_or_refuses_whatever_it_is_given(native_engine: None, tmp_path: Path) -> None:
+    if shutil.which("clang") is None:
+        pytest.skip("needs clang")
+    inputs, found = fuzz.fuzz_native("native", seconds=2.0, findings=tmp_path)
+    assert inputs > 4
+    assert found == []
+
+
+def test_seeds_of_the_c_engine_are_models_that_it_opens(native_engine: None) -> None:
+    seeds = Path(fuzz.__file__).with_name("fuzzing") / "seeds"
+    shapes = {path.name: NativeModel(path.read_bytes()).shape for path in seeds.glob("*.native")}
+    assert shapes == dict.fromkeys(("causal.native", "rocket.native", "transformer.native"), (33, 2))
 
 
 def test_without_atheris_the_first_line_says_so(

@@ -1,5 +1,6 @@
 /* Computes one window. Compiled once for each instruction set: MMKD_NAME is the function's suffix, MMKD_W the floats
  * of a vector. Vectors are the compilers' own (GCC, Clang); loops over them need no intrinsics. */
+#include <float.h> /* not INFINITY: -ffast-math excludes it */
 #include <math.h>
 #include <string.h>
 
@@ -723,7 +724,7 @@ static void attend(const mmkd_transformer *t, int64_t depth, int64_t slot, int64
         const float *codes = t->relative + (depth * t->heads + h) * t->slots;
         for (int64_t q = 0; q < 3; q++) {
             const float *query = b->project + q * row + h * head;
-            float *score = b->logits_of_keys, top = -INFINITY, total = 0, *mixed = b->mixed + q * wide + h * head;
+            float *score = b->logits_of_keys, top = -FLT_MAX, total = 0, *mixed = b->mixed + q * wide + h * head;
             for (int64_t j = 0; j <= t->slots; j++) {
                 if (j == slot || (j >= filled && j < t->slots)) continue;
                 const float *key = j < t->slots ? keys + (h * t->slots + j) * head : new_keys + h * head;
@@ -983,7 +984,7 @@ static void convolve(const mmkd_model *model, buffers *b, float *embedding)
 static void answer(const mmkd_model *model, buffers *b, float *logits, float *probabilities, float *novelty)
 {
     apply(b, &model->head, b->embedding, 0, b->head, 0, 1);
-    float top = -INFINITY, total = 0;
+    float top = -FLT_MAX, total = 0;
     for (int64_t k = 0; k < model->outputs; k++) {
         logits[k] = b->head[k];
         float sharp = b->head[k] * model->sharpness;
@@ -999,7 +1000,7 @@ static void answer(const mmkd_model *model, buffers *b, float *logits, float *pr
     if (model->task == MMKD_CLASSIFICATION)
         for (int64_t k = 0; k < model->outputs; k++) probabilities[k] /= total;
     if (!novelty || !model->has_novelty) return;
-    float *apart = b->embedding + mmkd_padded(model->embedding), far = 0, nearest = INFINITY;
+    float *apart = b->embedding + mmkd_padded(model->embedding), far = 0, nearest = FLT_MAX;
     for (int64_t i = 0; i < model->embedding; i++) apart[i] = b->embedding[i] - model->novelty_middle[i];
     apply(b, &model->novelty, apart, 0, b->distance, 0, 1);
     for (int64_t i = 0; i < model->novelty.out; i++) nearest = b->distance[i] < nearest ? b->distance[i] : nearest;

@@ -1,0 +1,431 @@
+"""The wheel and the sdist as others get them: built from what git tracks, installed elsewhere, run from there.
+
+`MMKD_DIST=DIR` names artefacts that are built already, as `make release-check` does; else they are built here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mmkd_edge
+from mmkd_edge import Bundle, example_bundle
+from mmkd_edge.native.build import FOLDER
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = re.findall(
+    r'"([^"]+)"',
+    re.findall(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.MULTILINE)[0],
+)
+
+
+def resolved(requirement: str) -> dict[str, str]:
+    """The distributions that pip would install into an empty environment of this Python, name to version."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        line = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        line += ["--dry-run", "--ignore-installed", "--prefer-binary", "--report", str(report), requirement]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        document = json.loads(report.read_bytes())
+    return {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in document["install"]}
+
+
+def run(command: list[object], **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
+    return subprocess.run(
+        list(map(str, command)), env=environment, cwd="/", capture_output=True, text=True, check=False
+    )
+
+
+def tracked() -> list[str]:
+    """Every file that git tracks, in this work tree."""
+    done = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True)
+    return [name for name in done.stdout.split("\0") if name]
+
+
+MACHINES = ("x86_64", "aarch64")
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what builds and examines wheels."""
+    return Path("/tmp/zig/v/lib/python3.11/site-packages")
+    folder = tmp_path_factory.mktemp("tools")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", folder]
+    done = run([*pip, "auditwheel>=6", "hatchling", "ziglang>=0.13"])
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artefacts(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with a wheel for each machine and one sdist."""
+    if "MMKD_DIST" in os.environ:
+        return Path(os.environ["MMKD_DIST"]).resolve()
+    folder = tmp_path_factory.mktemp("dist")
+    for machine, kinds in zip(MACHINES, ([], ["-t", "wheel"]), strict=True):
+        command = [sys.executable, "-m", "hatchling", "build", "-d", folder, *kinds]
+        environment = os.environ | {"PYTHONPATH": str(tools), "MMKD_WHEEL": machine}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(artefacts: Path) -> Path:
+    (path,) = artefacts.glob(f"*_{platform.machine()}.whl")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_release_wheel_runs_with_an_old_glibc(machine: str, artefacts: Path, tools: Path) -> None:
+    (path,) = artefacts.glob(f"*_{machine}.whl")
+    assert path.name == f"mmkd_edge-{mmkd_edge.__version__}-py3-none-manylinux_2_17_{machine}.whl"
+    done = run([sys.executable, "-m", "auditwheel", "show", path], PYTHONPATH=str(tools))
+    assert done.returncode == 0, done.stderr
+    tag = re.search(r'consistent with\s+the following platform tag:\s+"manylinux_2_(\d+)_(\w+)"', done.stdout)
+    assert tag is not None, done.stdout
+    assert (int(tag[1]) <= 17, tag[2]) == (True, machine)
+
+
+PROCESSORS = {
+    "aarch64": ("aarch64-linux-musl", "qemu-aarch64-static"),
+    "aarch64 without NEON": ("aarch64-linux-musl -U__ARM_NEON", "qemu-aarch64-static"),
+    "armv7": ("arm-linux-musleabihf -mcpu=cortex_a9", "qemu-arm-static"),
+    "armv7 without NEON": ("arm-linux-musleabihf -mcpu=generic+v7a+vfp3d16-neon", "qemu-arm-static"),
+    "riscv64": ("riscv64-linux-musl", "qemu-riscv64-static"),
+}
+"""The target of ziglang, and what runs its programs here."""
+
+WINDOWS = """
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <mmkd.h>
+int main(int count, char **paths)
+{
+    mmkd_bundle *bundle;
+    mmkd_predictor *predictor;
+    mmkd_prediction answer;
+    if (count != 2 || mmkd_open_file(paths[1], &bundle, NULL, 0)) return 1;
+    if (mmkd_predictor_open(bundle, NULL, &predictor, NULL, 0)) return 2;
+    mmkd_student facts = mmkd_describe(bundle, 0);
+    size_t cells = (size_t)facts.samples * (size_t)facts.channels;
+    float *window = malloc(cells * sizeof *window);
+    while (window && fread(window, sizeof *window, cells, stdin) == cells) {
+        if (mmkd_predict(predictor, window, facts.samples, facts.channels, NAN, &answer)) return 3;
+        fwrite(answer.probabilities, sizeof(float), (size_t)facts.labels, stdout);
+    }
+    free(window);
+    mmkd_predictor_close(predictor);
+    mmkd_close(bundle);
+    return 0;
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_the_c_library_answers_all_golden_windows_on_other_processors(
+    processor: str, tools: Path, tmp_path: Path
+) -> None:
+    target, emulator = PROCESSORS[processor]
+    if shutil.which(emulator) is None:
+        pytest.skip(f"needs {emulator}")
+    (tmp_path / "windows.c").write_text(WINDOWS)
+    zig = [sys.executable, "-m", "ziglang", "cc", "-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+    zig += ["-Wno-unknown-pragmas", "-DMMKD_SIZES", "-DMMKD_ONE_ISA", f"-I{FOLDER / 'include'}", "-target"]
+    objects = []
+    for source in (*(FOLDER / "src" / f"{name}.c" for name in ("model", "bundle", "predict", "compute")),
+                   tmp_path / "windows.c"):  # fmt: skip
+        objects.append(tmp_path / f"{source.stem}.o")
+        fast = ["-ffast-math"] if source.stem == "compute" else []
+        done = run([*zig, *target.split(), *fast, "-c", source, "-o", objects[-1]], PYTHONPATH=str(tools))
+        assert done.returncode == 0, done.stderr
+    program = tmp_path / "windows"
+    done = run([*zig, *target.split(), "-static", *objects, "-o", program], PYTHONPATH=str(tools))
+    assert done.returncode == 0, done.stderr
+    with Bundle.open(example_bundle()) as bundle:
+        golden = bundle.golden("acc")
+    answered = subprocess.run(
+        [emulator, program, example_bundle()], input=golden.windows.tobytes(), capture_output=True, check=True
+    )
+    answers = np.frombuffer(answered.stdout, dtype="<f4").reshape(golden.probabilities.shape)
+    np.testing.assert_allclose(answers, golden.probabilities, atol=1e-5)
+    assert (answers.argmax(1) == golden.probabilities.argmax(1)).all()
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder into which the wheel was installed, without what it needs."""
+    target = tmp_path_factory.mktemp("elsewhere")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
+    done = run([*pip, "--target", target, wheel])
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_wheel_holds_every_file_of_every_package_and_no_other(wheel: Path) -> None:
+    expected = {
+        f"{Path(package).name}/{name.removeprefix(f'{package}/')}"
+        for package in PACKAGES
+        for name in tracked()
+        if name.startswith(f"{package}/")
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert found == expected | {"mmkd_edge/native/libmmkd.so.1"}
+    # What a page, a command or a type checker would miss only when it is used.
+    for name in (
+        "mmkd_edge/bundles/watch_acc.edge",
+        "mmkd_station/monitor/static/page.js",
+        "mmkd_models/data/watch_exercises/recordings/acc.npy",
+        "mmkd_models/data/grid_words/dataset.json",
+        "mmkd_report/templates/page.html.j2",
+        *(f"{Path(package).name}/py.typed" for package in PACKAGES),
+    ):
+        assert name in found
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        text = archive.read(metadata).decode()
+        scripts = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
+    assert f"\nVersion: {mmkd_edge.__version__}\n" in text
+    assert "\nRequires-Python: >=3.10\n" in text
+    assert re.findall(r"^Requires-Dist: ([^;\n]+)$", text, flags=re.MULTILINE) == ["msgspec>=0.18", "numpy>=1.26"]
+    assert "\nmmkd = mmkd_edge.commands.mmkd:main\n" in scripts
+    assert len([name for name in names if ".dist-info/licenses/" in name]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_sdist_holds_all_that_git_tracks(artefacts: Path) -> None:
+    (path,) = artefacts.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        found = {name.partition("/")[2] for name in archive.getnames()}
+    assert found - {"PKG-INFO"} == set(tracked())
+
+
+ANSWER = """
+import sys
+import tempfile
+from pathlib import Path
+import mmkd_edge
+from mmkd_edge import EdgePredictor, example_bundle
+for backend in ("native", "ort"):
+    with EdgePredictor.open(example_bundle(), backend=backend) as predictor:
+        golden = predictor.bundle.golden("acc")
+        print(predictor.selftest().windows, predictor.predict(golden.windows[0]).status)
+ours = [name for name in sys.modules if name.startswith("mmkd_")]
+for name in ours:
+    assert sys.argv[1] in (sys.modules[name].__file__ or ""), name
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_device_part_runs_from_where_the_wheel_was_installed(site: Path, tmp_path: Path) -> None:
+    home = {"PYTHONPATH": str(site), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run([sys.executable, "-c", ANSWER, site], **home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"(\d+ ok\n){2}", done.stdout)
+    bundle = site / "mmkd_edge" / "bundles" / "watch_acc.edge"
+    state = tmp_path / "state"
+    for line in (["mmkd"], ["mmkd-edge", "install", bundle, state], ["mmkd", "edge", "verify", state]):
+        done = run([site / "bin" / str(line[0]), *line[1:]], **home)
+        assert (done.returncode, done.stderr) == (0, ""), line
+    assert "every byte verified" in done.stdout
+
+
+ISA = """
+from mmkd_edge import Bundle, example_bundle
+from mmkd_edge.native import NativeModel
+with Bundle.open(example_bundle()) as bundle:
+    print(NativeModel(bundle.read("acc/model.fp32.native")).isa)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_engine_of_the_wheel_takes_the_instructions_that_one_built_here_takes(
+    native_engine: None, site: Path
+) -> None:
+    released, built = (run([sys.executable, "-c", ISA], PYTHONPATH=str(path)).stdout for path in (site, ROOT))
+    assert released == built != ""
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_the_device_part_runs_with_every_python(version: str, wheel: Path, tmp_path: Path) -> None:
+    python = shutil.which(f"python{version}")
+    if python is None or run([python, "-c", "pass"]).returncode:
+        pytest.skip(f"there is no Python {version} on PATH")
+    programs = tmp_path / "env" / "bin"
+    done = run([python, "-m", "venv", tmp_path / "env"])
+    assert done.returncode == 0, done.stderr
+    done = run([programs / "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[ort]"])
+    assert done.returncode == 0, done.stderr
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run([programs / "python", "-W", "error", "-c", ANSWER, tmp_path / "env"], **home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"(\d+ ok\n){2}", done.stdout)
+    state = tmp_path / "state"
+    for line in (["mmkd"], ["mmkd-edge", "install", example_bundle(), state], ["mmkd", "edge", "verify", state]):
+        done = run([programs / str(line[0]), *line[1:]], **home)
+        assert (done.returncode, done.stderr) == (0, ""), line
+
+
+HEAVY = ("train", "export", "litert-export", "rivals", "ray", "dev", "trt-rtx")
+"""Extras that bring gigabytes: only what they would bring is asked for."""
+
+IMPORTS = {
+    "ort": "onnxruntime",
+    "openvino": "openvino",
+    "litert": "ai_edge_litert",
+    "metrics": "prometheus_client",
+    "trt": "cuda.bindings",
+    "bench": "mmkd_bench",
+    "sign": "cryptography",
+    "docs": "zensical",
+    "audio": "soundfile",
+    "video": "cv2",
+    "import": "polars",
+    "live": "paho.mqtt",
+    "opcua": "asyncua",
+    "monitor": "starlette",
+}
+"""What every other extra is for."""
+
+
+def test_every_extra_is_tried() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    assert sorted(re.findall(r"^([a-z-]+) = \[", section, flags=re.MULTILINE)) == sorted((*HEAVY, *IMPORTS))
+
+
+def installed_into(folder: Path, requirement: str) -> Path:
+    """The programs of a fresh environment that has a requirement, and in which nothing contradicts another."""
+    venv.create(folder, with_pip=True, symlinks=True)
+    pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    done = run([*pip, "install", "--quiet", "--only-binary=:all:", requirement])
+    assert done.returncode == 0, done.stderr
+    done = run([*pip, "check"])
+    assert done.returncode == 0, done.stdout
+    return folder / "bin"
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("extra", sorted(IMPORTS))
+def test_an_extra_installs_alone(extra: str, wheel: Path, tmp_path: Path) -> None:
+    programs = installed_into(tmp_path / "env", f"{wheel}[{extra}]")
+    done = run([programs / "python", "-c", f"import {IMPORTS[extra]}, mmkd_edge.predictor"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_all_that_a_device_may_have_installs_together_and_runs(wheel: Path, tmp_path: Path) -> None:
+    programs = installed_into(tmp_path / "env", f"{wheel}[{','.join(sorted(IMPORTS))}]")
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run([programs / "python", "-c", ANSWER, tmp_path / "env"], **home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"(\d+ ok\n){2}", done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("extras", [*HEAVY, ",".join((*HEAVY, *IMPORTS))])
+def test_an_extra_for_a_workstation_resolves(extras: str, wheel: Path) -> None:
+    found = resolved(f"{wheel}[{extras}]")
+    assert {"mmkd-edge", "numpy", "msgspec"} <= set(found)
+
+
+USER_PROJECT = """\
+from collections.abc import Mapping
+
+import numpy as np
+from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle
+
+
+def answers(count: int) -> list[str | None]:
+    window = np.zeros((200, 3), dtype=np.float32)
+    with EdgePredictor.open(example_bundle(), backend="ort", threads=1) as predictor:
+        found: list[Prediction] = [predictor.predict(window) for _ in range(count)]
+    return [one.label for one in found]
+
+
+def code_of(error: MmkdError) -> int:
+    return error.exit_code
+
+
+def wrong(predictor: EdgePredictor) -> Mapping[str, int]:
+    EdgePredictor.open("student.edge", backen="ort")
+    return predictor.predict(np.zeros((200, 3)))
+"""
+
+
+@pytest.fixture
+def users_environment(tmp_path: Path) -> Path:
+    """A Python that has the packages, and what they import, installed; none of our settings."""
+    venv.create(tmp_path / "env", with_pip=False, symlinks=True)
+    (packages,) = (tmp_path / "env").glob("lib/python3*/site-packages")
+    for package in PACKAGES:
+        (packages / Path(package).name).symlink_to(ROOT / package)
+    libraries = {Path(sys.modules[name].__file__ or "").parents[1] for name in ("numpy", "msgspec")}
+    (packages / "libraries.pth").write_text("\n".join(map(str, libraries)))
+    (tmp_path / "user.py").write_text(USER_PROJECT)
+    return tmp_path / "env" / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_a_users_type_checker_reads_our_types(users_environment: Path, tmp_path: Path) -> None:
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "--hide-error-context"]
+    python = ["--python-executable", users_environment, "--cache-dir", tmp_path / "cache"]
+    done = run([*mypy, *python, "--no-pretty", tmp_path / "user.py"])
+    errors = re.findall(r"user\.py:(\d+): error: (.*)  \[(.*)\]", done.stdout)
+    assert [(line, code) for line, _, code in errors] == [("19", "call-arg"), ("20", "return-value")], done.stdout
+    assert errors[0][1].startswith('Unexpected keyword argument "backen" for "open" of "EdgePredictor"')
+    assert 'got "Prediction", expected "Mapping[str, int]"' in errors[1][1]
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_pyright_reads_our_types_too(users_environment: Path, tmp_path: Path) -> None:
+    pyright = [shutil.which("pyright")]
+    if pyright == [None]:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = run([*pip, "--target", tmp_path / "tools", "pyright"])
+        assert done.returncode == 0, done.stderr
+        pyright = [sys.executable, "-m", "pyright"]
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict", "include": ["user.py"]}')
+    command = [*pyright, "--outputjson", "--pythonpath", users_environment, "--project", tmp_path]
+    done = run(command, PYTHONPATH=str(tmp_path / "tools"))
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    told = [(Path(one["file"]).name, one["range"]["start"]["line"] + 1, one["rule"]) for one in found]
+    assert told == [("user.py", 19, "reportCallIssue"), ("user.py", 20, "reportReturnType")], done.stdout
