@@ -107,7 +107,7 @@ PROCESSORS = {
     "aarch64": ("aarch64-linux-musl", "qemu-aarch64-static"),
     "aarch64 without NEON": ("aarch64-linux-musl -U__ARM_NEON", "qemu-aarch64-static"),
     "armv7": ("arm-linux-musleabihf -mcpu=cortex_a9", "qemu-arm-static"),
-    "armv7 without NEON": ("arm-linux-musleabihf -mcpu=generic+v7a+vfp3d16-neon", "qemu-arm-static"),
+    "armv7 without NEON": ("arm-linux-musleabihf -mcpu=cortex_a9 -U__ARM_NEON", "qemu-arm-static"),
     "riscv64": ("riscv64-linux-musl", "qemu-riscv64-static"),
 }
 """The target of ziglang, and what runs its programs here."""
