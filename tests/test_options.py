@@ -27,12 +27,8 @@ PRECISION = "model 'acc' has no artifact of precision 'int8' for backend 'ort': 
 # What each option says of a value that it cannot take: it reaches the place where it counts, and names itself there.
 REFUSED = {
     "mmkd-bench run BUNDLE --reference none.json": REFERENCE,
-    "mmkd-bench run BUNDLE --clients 0": "clients: expected a whole number from 1 to 256, got 0",
-    "mmkd-bench run BUNDLE --batch 0": "batch: expected a whole number from 1 to 4096, got 0",
-    "mmkd-bench run BUNDLE --warm-up-s 0": "warm-up-s: expected a number above 0, got 0",
     "mmkd-bench capacity BUNDLE --rate 1 --backend ort --precision int8": PRECISION,
     "mmkd-bench capacity BUNDLE --rate 1 --reference none.json": REFERENCE,
-    "mmkd-bench capacity BUNDLE --rate 1 --servers 0": "servers: expected a whole number from 1 to 256, got 0",
     "mmkd-bench capacity BUNDLE --rate 1 --threads 0": "threads: expected a whole number from 1 to 256, got 0",
     "mmkd-bench overhead BUNDLE --reference none.json": REFERENCE,
     "mmkd-bench compare BUNDLE --rivals --reference none.json": REFERENCE,

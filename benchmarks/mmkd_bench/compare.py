@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.schema.bench import BenchReport, Comparison, ProcessStart, QuantityChange
+from mmkd_report.errors import DocumentError
+from mmkd_report.schema.bench import BenchReport, Comparison, ProcessStart, QuantityChange, read_bench
 
 CONFIDENCE = 0.95
 MIN_LAUNCHES = 5
@@ -44,36 +46,20 @@ class ComparisonLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class _Quantity:
-    """One value per launch, time window or run; competition hardly moves a `robust` one."""
+    """Values of a launch or its time windows; competition hardly moves a `robust` one."""
 
     unit: str
-    in_launch: Callable[[ProcessStart], Sequence[float | None]] | None = None
-    in_run: Callable[[BenchReport], float | None] | None = None
+    in_launch: Callable[[ProcessStart], Sequence[float | None]]
     robust: bool = False
-
-
-def _launch_percentile(quantile: float) -> _Quantity:
-    return _Quantity(unit="µs", in_launch=lambda launch: (launch.latency.value_us(quantile),))
 
 
 _QUANTITIES: dict[str, _Quantity] = {
     "p50": _Quantity(unit="µs", in_launch=lambda launch: [window.p50_us for window in launch.windows], robust=True),
     "p90": _Quantity(unit="µs", in_launch=lambda launch: [window.p90_us for window in launch.windows]),
-    "p95": _launch_percentile(0.95),
-    "p99": _launch_percentile(0.99),
-    "p99.9": _launch_percentile(0.999),
-    "mean": _Quantity(unit="µs", in_launch=lambda launch: (launch.latency.mean_us,)),
-    "max": _Quantity(unit="µs", in_launch=lambda launch: (launch.latency.max_us,)),
+    "p99": _Quantity(unit="µs", in_launch=lambda launch: (launch.latency.value_us(0.99),)),
     "throughput": _Quantity(unit="1/s", in_launch=lambda launch: (launch.throughput_hz,)),
-    "load": _Quantity(unit="ms", in_launch=lambda launch: (launch.load_ms,)),
-    "first_call": _Quantity(unit="ms", in_launch=lambda launch: (launch.first_call_ms,)),
     "rss": _Quantity(unit="MB", in_launch=lambda launch: (launch.rss_mb,), robust=True),
-    "size": _Quantity(unit="bytes", in_run=lambda report: float(report.subject.artifact_size_bytes), robust=True),
-    "energy": _Quantity(
-        unit="mJ",
-        in_launch=lambda launch: (launch.above_idle_mj,),
-        in_run=lambda report: report.energy.above_idle_mj if report.energy else None,
-    ),
+    "energy": _Quantity(unit="mJ", in_launch=lambda launch: (launch.above_idle_mj,)),
 }
 
 
@@ -95,6 +81,17 @@ def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
         limit = float(match["percent"]) / 100
         conditions.append(ComparisonLimit(quantity=match["quantity"], sign=sign, limit=limit))
     return tuple(conditions)
+
+
+def read_report(path: Path) -> BenchReport:
+    """Read a report of `run`; raise UsageError with the path of a fault."""
+    try:
+        return read_bench(msgspec.json.decode(path.read_bytes(), type=dict))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{path}: expected a report of 'mmkd-bench run -o', cannot open it: {reason}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, DocumentError) as error:
+        raise UsageError(f"{path}: expected a report of 'mmkd-bench run -o', cannot read it: {error}") from error
 
 
 def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[ComparisonLimit]) -> Comparison:
@@ -138,30 +135,22 @@ def require_passed(comparison: Comparison) -> None:
 
 def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchReport) -> QuantityChange:
     first, second = _groups(quantity, before), _groups(quantity, after)
-    if first is None or second is None:
-        values = (None, None) if quantity.in_run is None else (quantity.in_run(before), quantity.in_run(after))
-        return _plain_change(name, quantity.unit, *values)
-    plain = _plain_change(name, quantity.unit, _statistic(first), _statistic(second))
-    if plain.change is None:
-        return plain
+    start, end = (None if groups is None else _statistic(groups) for groups in (first, second))
+    change = QuantityChange(
+        quantity=name, unit=quantity.unit, before=start, after=end, change=None, low=None, high=None
+    )
+    if first is None or second is None or start is None or end is None or start <= 0:
+        return change
     random = np.random.default_rng(SEED)
     after_resampled, before_resampled = _resampled(second, random), _resampled(first, random)
     if (before_resampled <= 0).any():
-        # Energy above idle may be 0 or negative by noise: no ratio.
-        return msgspec.structs.replace(plain, change=None)
+        return change  # energy above idle may be 0 or negative by noise: no ratio
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(after_resampled / before_resampled - 1, [tail, 1 - tail])
-    return msgspec.structs.replace(plain, low=float(low), high=float(high))
-
-
-def _plain_change(name: str, unit: str, before: float | None, after: float | None) -> QuantityChange:
-    change = None if before is None or after is None or before <= 0 else after / before - 1
-    return QuantityChange(quantity=name, unit=unit, before=before, after=after, change=change, low=None, high=None)
+    return msgspec.structs.replace(change, change=end / start - 1, low=float(low), high=float(high))
 
 
 def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64]] | None:
-    if quantity.in_launch is None:
-        return None
     groups = [list(quantity.in_launch(launch)) for launch in report.launches if launch.complete]
     if any(value is None for group in groups for value in group):
         return None
@@ -211,7 +200,7 @@ def _failure(condition: ComparisonLimit, change: QuantityChange) -> str:
 def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
     def facts(report: BenchReport) -> dict[str, object]:
         how, machine = report.configuration, report.machine
-        names = ("backend", "precision", "threads", "clients", "mode", "rate_hz", "batch", "hop")
+        names = ("backend", "precision", "threads", "hop")
         return {
             "bundle": report.subject.sha256[:12],
             "model": report.subject.model,
@@ -220,7 +209,7 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
             "board": machine.board,
             "usable cores": machine.usable_cores,
             "governors": ", ".join(machine.governors),
-            "clocks": machine.clocks and ("may move" if machine.clocks.moving else "held"),
+            "moving clocks": "; ".join(machine.moving_clocks or ()),
             "GPUs": "; ".join(machine.gpus),
             "power mode": machine.power_mode,
             "system": machine.os,
@@ -239,10 +228,7 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
 def _competition(name: str, report: BenchReport) -> str:
     beside = [launch.interference for launch in report.launches if launch.complete]
     others = float(np.median([(one.others_cores or 0.0) + (one.steal_cores or 0.0) for one in beside]))
-    # Calls back to back occupy all their threads, paced ones what they used.
-    how = report.configuration
-    own = report.result.cpu_cores if how.mode == "paced" else float(how.clients * how.threads)
-    if others + own <= report.machine.cores + _COMPETITION_MARGIN:
+    if others + report.configuration.threads <= report.machine.cores + _COMPETITION_MARGIN:
         return ""
     judged = ", ".join(quantity for quantity, where in _QUANTITIES.items() if where.robust)
     used = f"{others:.2f} of {report.machine.cores} cores"

@@ -68,7 +68,6 @@ def measure_overhead(
     bundle: Path,
     *,
     backend: str | None = None,
-    checks: bool = False,
     launches: int = 3,
     duration_s: float = 6.0,
     reference: Path | None = None,
@@ -80,7 +79,6 @@ def measure_overhead(
     job = OverheadJob(
         bundle=str(bundle),
         backend=backend,
-        checks=checks,
         threads=1,
         repeats=REPEATS,
         duration_s=duration_s / launches,
@@ -93,7 +91,6 @@ def measure_overhead(
         count=sum(outcome.count for outcome in outcomes),
         predict_p50_us=summarise_repeats(_repeats(outcomes, FIRST)),
         bare="session.run" if backend is None else f"{backend} backend.run",
-        checks=checks,
         bare_p50_us=summarise_repeats(_repeats(outcomes, SECOND)),
         overhead_us=summarise_repeats([value for outcome in outcomes for value in outcome.difference_us]),
         machine=machine,

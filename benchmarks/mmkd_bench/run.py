@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import msgspec
@@ -17,10 +16,10 @@ from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.machine.interference import suspicions, worst
 from mmkd_bench.machine.power import IDLE_S, MeasuredEnergy, PowerLog, compute_energy, no_energy, power_sensor
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
-from mmkd_bench.measuring.launch import MAX_HOP, STAGE_FRACTION, measure_pace
+from mmkd_bench.measuring.launch import MAX_HOP, STAGE_FRACTION
 from mmkd_bench.measuring.opening import Choice, settle_backend
 from mmkd_bench.measuring.process import START_LIMIT_S, Interrupted, Launched, Progress, ignore_progress, run_launches
-from mmkd_bench.measuring.timing import Arrays, is_steady, summarise
+from mmkd_bench.measuring.timing import WARM_UP_LIMIT_S, is_steady, summarise
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_report.schema.bench import (
@@ -35,18 +34,8 @@ from mmkd_report.schema.bench import (
     Stage,
 )
 
-_MAX_CLIENTS = 256
 MAX_LAUNCHES = 1000
-_MAX_BATCH = 4096
 _HISTOGRAM_BINS = 60
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkRun:
-    """A report and raw samples: `launch` and `CallTimes.arrays`."""
-
-    report: BenchReport
-    samples: Arrays
 
 
 def measure_bundle(
@@ -56,47 +45,44 @@ def measure_bundle(
     energy: bool = True,
     idle_s: float = IDLE_S,
     progress: Progress = ignore_progress,
-) -> BenchmarkRun:
-    """Measure a bundle; a rate's default deadline is its period. Watch idle power for `idle_s` first.
+) -> BenchReport:
+    """Measure a bundle. Watch idle power for `idle_s` first.
 
     Raises MmkdError for wrong settings, or a bundle that fails; KeyboardInterrupt on Ctrl-C, as an `Interrupted` with a
-    `BenchmarkRun` if something was measured.
+    report if something was measured.
     """
     check_settings(settings)
-    if settings.rate_hz is not None and settings.deadline_ms is None:
-        settings = msgspec.structs.replace(settings, deadline_ms=1e3 / settings.rate_hz)
     with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
         settle_backend(bundle, choice)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     machine = read_machine()
     launched, measured = _launch_with_power(RunJob(choice=choice, settings=settings), energy, idle_s, progress)
-    first = launched.outcomes[0]
+    opened = launched.outcomes[0].opened
     launches = tuple(
         msgspec.structs.replace(outcome.launch, above_idle_mj=above_idle_mj)
         for outcome, above_idle_mj in zip(launched.outcomes, measured.launches_mj, strict=True)
     )
+    latency_ns = np.concatenate([samples["latency_ns"] for samples in launched.samples])
     report = BenchReport(
         created_utc=created,
         complete=len(launches) == settings.launches and all(launch.complete for launch in launches),
-        subject=first.opened.subject,
+        subject=opened.subject,
         configuration=Configuration(
             **msgspec.structs.asdict(settings),
-            backend=first.opened.backend,
-            precision=first.opened.precision,
-            threads=first.opened.threads,
-            mode="closed" if settings.rate_hz is None else "paced",
+            backend=opened.backend,
+            precision=opened.precision,
+            threads=opened.threads,
         ),
         machine=machine,
-        result=join_launches(launches, launched.samples, settings.deadline_ms, gpu_note=first.gpu_note),
+        result=join_launches(launches, latency_ns),
         stability=judge_stability(launches, machine),
         energy=measured.energy,
         energy_note=measured.note,
         launches=launches,
     )
-    run = BenchmarkRun(report=report, samples=joined(launched.samples))
     if launched.interrupted:
-        raise Interrupted(run)
-    return run
+        raise Interrupted(report)
+    return report
 
 
 def _launch_with_power(
@@ -104,15 +90,13 @@ def _launch_with_power(
 ) -> tuple[Launched[RunOutcome], MeasuredEnergy]:
     settings = job.settings
     duration_s = settings.duration_s / settings.launches
-    # A paced loop gives up after twice its length.
-    busy_s = settings.warm_up_limit_s + (2 + STAGE_FRACTION) * duration_s
 
     def launch_all() -> Launched[RunOutcome]:
         return run_launches(
             job,
             RunOutcome,
             launches=settings.launches,
-            limit_s=START_LIMIT_S + 2 * busy_s,
+            limit_s=START_LIMIT_S + 2 * (WARM_UP_LIMIT_S + (1 + STAGE_FRACTION) * duration_s),
             doing=f"warm-up, then {duration_s:.3g} s",
             progress=progress,
         )
@@ -121,7 +105,7 @@ def _launch_with_power(
         reason, log = "not asked for", None
         if energy:
             try:
-                log = stack.enter_context(PowerLog(stack.enter_context(power_sensor())))
+                log = stack.enter_context(PowerLog(power_sensor()))
             except UnavailableError as error:
                 reason = str(error)
         if log is None:
@@ -133,46 +117,27 @@ def _launch_with_power(
         idle = (begin_s, time.monotonic())
         launched = launch_all()
     loaded = [(outcome.begin_s, outcome.end_s) for outcome in launched.outcomes]
-    predictions = [outcome.predictions * outcome.launch.latency.count for outcome in launched.outcomes]
+    predictions = [outcome.launch.latency.count for outcome in launched.outcomes]
     return launched, compute_energy(log, idle=idle, loaded=loaded, predictions=predictions)
 
 
 def check_settings(settings: Settings) -> None:
     """Raise UsageError for settings that make no sense."""
-    counts = [
-        ("launches", settings.launches, MAX_LAUNCHES),
-        ("clients", settings.clients, _MAX_CLIENTS),
-        ("batch", settings.batch, _MAX_BATCH),
-        *([] if settings.hop is None else [("hop", settings.hop, MAX_HOP)]),
-    ]
-    for name, value, most in counts:
-        if not 1 <= value <= most:
+    for name, value, most in (("launches", settings.launches, MAX_LAUNCHES), ("hop", settings.hop, MAX_HOP)):
+        if value is not None and not 1 <= value <= most:
             raise UsageError(f"{name}: expected a whole number from 1 to {most}, got {value}")
-    if settings.hop is not None and settings.batch > 1:
-        raise UsageError(f"batch: expected one window a call of a stream, got {settings.batch}; leave one of both out")
-    for name, number in (
-        ("duration-s", settings.duration_s),
-        ("warm-up-s", settings.warm_up_limit_s),
-        ("rate", settings.rate_hz),
-        ("deadline-ms", settings.deadline_ms),
-    ):
-        if number is not None and not (math.isfinite(number) and number > 0):
-            raise UsageError(f"{name}: expected a number above 0, got {number:g}")
-    if settings.deadline_ms is not None and settings.rate_hz is None:
-        raise UsageError("deadline-ms: expected a rate as well: a deadline counts from a scheduled time; add --rate")
+    if not (math.isfinite(settings.duration_s) and settings.duration_s > 0):
+        raise UsageError(f"duration-s: expected a number above 0, got {settings.duration_s:g}")
 
 
-def join_launches(
-    launches: Sequence[ProcessStart], samples: Sequence[Arrays], deadline_ms: float | None, *, gpu_note: str = ""
-) -> Result:
-    """Return figures over all launches."""
-    together = joined(samples)
+def join_launches(launches: Sequence[ProcessStart], latency_ns: NDArray[np.int64]) -> Result:
+    """Return figures over all launches, and their calls (N,)."""
 
     def median(name: str) -> float:
         return float(np.median([getattr(launch, name) for launch in launches]))
 
     return Result(
-        latency=summarise(together["latency_ns"]),
+        latency=summarise(latency_ns),
         stages=tuple(
             Stage(
                 name=stages[0].name,
@@ -181,23 +146,12 @@ def join_launches(
             )
             for stages in zip(*(launch.stages for launch in launches), strict=True)
         ),
-        pace=measure_pace(
-            together,
-            deadline_ms=deadline_ms,
-            overloaded=any(launch.pace is not None and launch.pace.overloaded for launch in launches),
-        ),
-        import_ms=median("import_ms"),
-        load_ms=median("load_ms"),
-        first_call_ms=median("first_call_ms"),
-        throughput_hz=median("throughput_hz"),
-        cpu_cores=median("cpu_cores"),
-        rss_mb=median("rss_mb"),
+        **{
+            name: median(name)
+            for name in ("import_ms", "load_ms", "first_call_ms", "throughput_hz", "cpu_cores", "rss_mb")
+        },
         rss_peak_mb=max(launch.rss_peak_mb for launch in launches),
-        gpu_memory_mb=max(
-            (launch.gpu_memory_mb for launch in launches if launch.gpu_memory_mb is not None), default=None
-        ),
-        gpu_note=gpu_note,
-        histogram=histogram(together["latency_ns"]),
+        histogram=histogram(latency_ns),
     )
 
 
@@ -211,15 +165,6 @@ def histogram(latency_ns: NDArray[np.int64]) -> LatencyHistogram:
     return LatencyHistogram(edges_us=tuple((edges_ns / 1e3).tolist()), counts=tuple(counts.tolist()))
 
 
-def joined(samples: Sequence[Arrays]) -> Arrays:
-    """Join samples of all launches, numbered under `launch`."""
-    numbers = [np.full(len(arrays["latency_ns"]), number, dtype=np.int64) for number, arrays in enumerate(samples)]
-    return {
-        "launch": np.concatenate(numbers),
-        **{name: np.concatenate([arrays[name] for arrays in samples]) for name in samples[0]},
-    }
-
-
 def judge_stability(launches: Sequence[ProcessStart], machine: MachineFacts) -> Stability:
     """Decide whether thirds of launches, and launches, agree within 10 %."""
     findings = []
@@ -229,8 +174,6 @@ def judge_stability(launches: Sequence[ProcessStart], machine: MachineFacts) -> 
         if not is_steady(launch.thirds_p50_us):
             medians = ", ".join(f"{value:.4g}" for value in launch.thirds_p50_us)
             findings.append(f"launch {number}: medians of its thirds were {medians} µs")
-        if launch.pace is not None and launch.pace.overloaded:
-            findings.append(f"launch {number} could not keep up with the rate")
     medians_us = [float(np.median([window.p50_us for window in launch.windows])) for launch in launches]
     if not is_steady(medians_us):
         findings.append(f"medians of launches ran from {min(medians_us):.4g} to {max(medians_us):.4g} µs")

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -177,7 +178,6 @@ def make_launch(
         windows=tuple(TimeWindow(count=500, p50_us=p50_us * f, p90_us=p90_us * f) for f in factors.tolist()),
         thirds_p50_us=(p50_us, p50_us, p50_us),
         stages=tuple(Stage(name=name, p50_us=1.0, p90_us=3.0) for name in STAGES),
-        pace=None,
         throughput_hz=1e6 / p50_us,
         cpu_cores=1.0,
         rss_mb=70.0,
@@ -188,7 +188,7 @@ def make_launch(
 
 def make_report(launches: Sequence[ProcessStart]) -> BenchReport:
     """A report of these launches on a small machine."""
-    samples = [{"latency_ns": np.full(1000, round(one.windows[0].p50_us * 1e3), dtype=np.int64)} for one in launches]
+    latency_ns = np.repeat([round(launch.windows[0].p50_us * 1e3) for launch in launches], 1000)
     machine = MachineFacts(
         cpu="A processor",
         board=None,
@@ -197,10 +197,8 @@ def make_report(launches: Sequence[ProcessStart]) -> BenchReport:
         usable_cores=4,
         cpu_quota=None,
         memory_mb=4096.0,
-        memory_limit_mb=None,
         governors=("performance",),
         virtual=False,
-        container=False,
         power_mode=None,
         os="Linux 6.1",
         python="3.10.12",
@@ -225,18 +223,18 @@ def make_report(launches: Sequence[ProcessStart]) -> BenchReport:
             backend="ort",
             precision="fp32",
             threads=1,
-            clients=1,
-            mode="closed",
-            rate_hz=None,
-            deadline_ms=None,
             launches=len(launches),
             duration_s=10.0,
-            warm_up_limit_s=5.0,
         ),
         machine=machine,
-        result=join_launches(launches, samples, None),
+        result=join_launches(launches, latency_ns),
         stability=judge_stability(launches, machine),
         energy=None,
         energy_note="no sensor",
         launches=tuple(launches),
     )
+
+
+def write_report(path: Path, report: BenchReport) -> None:
+    """Write a report as `run -o` does."""
+    path.write_bytes(msgspec.json.encode(report))

@@ -69,14 +69,7 @@ def test_the_overhead_is_what_predict_adds(bundle: Path) -> None:
     assert report.overhead_us.median > 0
     difference_us = report.predict_p50_us.median - report.bare_p50_us.median
     assert report.overhead_us.median == pytest.approx(difference_us, rel=0.3, abs=1.0)
-    assert (report.bare, report.checks) == ("session.run", False)
-
-
-def test_the_overhead_over_a_backend_and_with_every_check_says_so(bundle: Path) -> None:
-    report = measure_overhead(bundle, backend="ort", checks=True, launches=1, duration_s=0.4)
-    assert (report.bare, report.checks) == ("ort backend.run", True)
-    plain = measure_overhead(bundle, backend="ort", launches=1, duration_s=0.4)
-    assert report.overhead_us.median > plain.overhead_us.median > 0
+    assert report.bare == "session.run"
 
 
 def test_a_modality_that_needs_a_reference_is_paired_without_one(per_group_bundle: Path) -> None:
@@ -128,3 +121,9 @@ def test_no_launch_is_refused(bundle: Path) -> None:
     with pytest.raises(UsageError) as caught:
         measure_pair(bundle, bundle, launches=0)
     assert str(caught.value) == "launches: expected a whole number from 1 to 100, got 0"
+
+
+def test_the_overhead_over_a_backend_says_so(bundle: Path) -> None:
+    report = measure_overhead(bundle, backend="ort", launches=1, duration_s=0.2)
+    assert report.bare == "ort backend.run"
+    assert report.overhead_us.median > 0

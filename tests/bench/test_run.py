@@ -1,23 +1,22 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.machine.power import power_sensor
 from mmkd_bench.measuring.opening import Choice
-from mmkd_bench.reports import demo_benchmark, write_samples
-from mmkd_bench.run import BenchmarkRun, check_settings, measure_bundle
-from mmkd_bench.text import subject_text
+from mmkd_bench.run import check_settings, join_launches, judge_stability, measure_bundle
 from mmkd_edge.errors import BundleError, UsageError
-from mmkd_report.schema.bench import STAGES, Settings
+from mmkd_report.schema.bench import STAGES, BenchReport, Settings, WarmUp
+from tests.bench.made import make_launch
 
 
 @pytest.fixture(scope="module")
-def run(bundle: Path) -> BenchmarkRun:
+def run(bundle: Path) -> BenchReport:
     lines: list[str] = []
     found = measure_bundle(
         Choice(bundle=str(bundle), backend="ort"),
@@ -29,108 +28,49 @@ def run(bundle: Path) -> BenchmarkRun:
     return found
 
 
-def test_every_launch_is_in_the_report(run: BenchmarkRun) -> None:
-    assert len(run.report.launches) == 2
-    assert run.report.complete
-    assert run.report.result.latency.count == sum(launch.latency.count for launch in run.report.launches)
+def test_every_launch_is_in_the_report(run: BenchReport) -> None:
+    assert len(run.launches) == 2
+    assert run.complete
+    assert run.result.latency.count == sum(launch.latency.count for launch in run.launches)
 
 
-def test_the_percentiles_are_those_of_the_kept_samples(run: BenchmarkRun) -> None:
-    samples = run.samples["latency_ns"]
-    for quantile in (0.5, 0.9, 0.99):
-        expected_us = float(np.percentile(samples, 100 * quantile)) / 1e3
-        assert run.report.result.latency.value_us(quantile) == pytest.approx(expected_us)
-    assert set(run.samples["launch"]) == {0, 1}
-
-
-def test_stages_are_the_runtimes_four_steps(run: BenchmarkRun) -> None:
-    stages = run.report.result.stages
+def test_stages_are_the_runtimes_four_steps(run: BenchReport) -> None:
+    stages = run.result.stages
     assert tuple(stage.name for stage in stages) == STAGES
     total_us = sum(stage.p50_us for stage in stages)
-    latency_us = run.report.result.latency.value_us(0.5)
+    latency_us = run.result.latency.value_us(0.5)
     assert latency_us is not None
     # predict is these four calls; the fifth that it adds is itself. Medians of a few microseconds on a shared machine.
     assert 0.5 * latency_us < total_us < 2.0 * latency_us
 
 
-def test_start_up_is_told_apart(run: BenchmarkRun) -> None:
-    for launch in run.report.launches:
+def test_start_up_is_told_apart(run: BenchReport) -> None:
+    for launch in run.launches:
         assert launch.import_ms > 1
         assert launch.load_ms > 1
         assert 0 < launch.first_call_ms < launch.load_ms
         assert launch.rss_mb > 20
 
 
-def test_the_report_names_what_was_measured(run: BenchmarkRun, bundle: Path) -> None:
-    subject, configuration = run.report.subject, run.report.configuration
+def test_the_report_names_what_was_measured(run: BenchReport, bundle: Path) -> None:
+    subject, configuration = run.subject, run.configuration
     assert (subject.bundle, subject.modality, subject.artifact) == (str(bundle), "acc", "student/model.fp32.onnx")
     assert subject.size_bytes == bundle.stat().st_size
     assert (configuration.backend, configuration.precision, configuration.threads) == ("ort", "fp32", 1)
 
 
-def test_the_demo_gets_its_figures(run: BenchmarkRun) -> None:
-    document = msgspec.to_builtins(demo_benchmark(run.report))
-    assert document["latency_ms"]["samples"] == run.report.result.latency.count
-    p50_us = run.report.result.latency.value_us(0.5)
-    assert p50_us is not None
-    assert document["latency_ms"]["p50"] == pytest.approx(p50_us / 1e3)
-    assert list(document["stages_us"]) == list(STAGES)
-    assert document["machine"]["cores"] >= 1
-
-
-def test_samples_are_kept_in_one_file(run: BenchmarkRun, tmp_path: Path) -> None:
-    write_samples(tmp_path / "samples.npz", run.samples)
-    with np.load(tmp_path / "samples.npz", allow_pickle=False) as kept:
-        assert set(kept.files) == {"launch", "client", "start_ns", "latency_ns"}
-        np.testing.assert_array_equal(kept["latency_ns"], run.samples["latency_ns"])
-
-
-def test_a_paced_run_reports_its_schedule(bundle: Path) -> None:
-    settings = Settings(launches=1, duration_s=0.5, rate_hz=100.0)
-    report = measure_bundle(Choice(bundle=str(bundle)), settings, energy=False).report
-    assert report.configuration.deadline_ms == 10.0
-    assert report.result.pace is not None
-    assert report.result.pace.response.count == 50
-    assert report.result.pace.lateness.min_us >= 0
-    assert report.result.cpu_cores < 0.9
-
-
-def test_every_client_keeps_a_schedule_of_its_own(bundle: Path) -> None:
-    settings = Settings(launches=1, duration_s=0.5, rate_hz=40.0, clients=3)
-    run = measure_bundle(Choice(bundle=str(bundle), backend="ort"), settings, energy=False)
-    result = run.report.result
-    assert result.pace is not None
-    assert np.bincount(run.samples["client"]).tolist() == [20, 20, 20]
-    # 25 ms apart for each client, whatever the others do; the wake-up of a busy machine is in it.
-    scheduled = run.samples["start_ns"] - run.samples["lateness_ns"]
-    for client in range(3):
-        steps_ms = np.diff(scheduled[run.samples["client"] == client]) / 1e6
-        np.testing.assert_allclose(steps_ms, 25.0, atol=1e-3)
-    assert "3 clients · 40 calls per second each" in subject_text(run.report)
-
-
-def test_clients_ask_at_the_same_time(slow_bundle: Path) -> None:
-    settings = Settings(launches=1, duration_s=0.5, clients=3)
-    run = measure_bundle(Choice(bundle=str(slow_bundle)), settings, energy=False)
-    starts, latencies = run.samples["start_ns"], run.samples["latency_ns"]
-    assert (np.diff(starts) >= 0).all()
-    # Calls of one client never overlap; of three they do.
-    assert (starts[1:] < starts[:-1] + latencies[:-1]).any()
-    assert run.report.result.throughput_hz == pytest.approx(len(starts) / 0.5, rel=0.5)
-
-
 def test_energy_is_measured_where_a_sensor_answers(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = tmp_path / "tegrastats"
-    program.write_text("#!/bin/sh\nwhile true; do echo 'VDD_IN 6030mW/6030mW'; sleep 0.02; done\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    chip = tmp_path / "sys/class/hwmon/hwmon0"
+    chip.mkdir(parents=True)
+    for name, text in (("name", "ina3221"), ("in1_label", "VDD_IN"), ("in1_input", "5000"), ("curr1_input", "1206")):
+        (chip / name).write_text(text)
     monkeypatch.setattr("mmkd_bench.run.power_sensor", lambda: power_sensor(tmp_path))
     lines: list[str] = []
     settings = Settings(launches=1, duration_s=0.6)
-    report = measure_bundle(Choice(bundle=str(bundle)), settings, idle_s=0.5, progress=lines.append).report
-    assert lines[0] == "idle power: 0.5 s with tegrastats VDD_IN"
+    report = measure_bundle(Choice(bundle=str(bundle)), settings, idle_s=0.5, progress=lines.append)
+    assert lines[0] == "idle power: 0.5 s with INA rails VDD_IN"
     assert report.energy is not None
     assert report.energy.load_mw == report.energy.idle_mw == 6030.0
     assert report.energy.above_idle_mj == 0.0
@@ -153,17 +93,46 @@ def test_a_damaged_bundle_starts_no_process(bundle: Path, tmp_path: Path) -> Non
     ("settings", "message"),
     [
         (Settings(launches=0), "launches: expected a whole number from 1 to 1000, got 0"),
-        (Settings(clients=300), "clients: expected a whole number from 1 to 256, got 300"),
+        (Settings(hop=0), "hop: expected a whole number from 1 to 1000000, got 0"),
         (Settings(duration_s=0.0), "duration-s: expected a number above 0, got 0"),
-        (Settings(rate_hz=float("nan")), "rate: expected a number above 0, got nan"),
-        (Settings(rate_hz=5.0, deadline_ms=-1.0), "deadline-ms: expected a number above 0, got -1"),
-        (
-            Settings(deadline_ms=5.0),
-            "deadline-ms: expected a rate as well: a deadline counts from a scheduled time; add --rate",
-        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: Settings, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_settings(settings)
     assert str(caught.value) == message
+
+
+MACHINE = msgspec.structs.replace(read_machine(), governors=())
+
+
+def test_percentiles_come_from_all_samples_and_other_figures_are_medians_over_launches() -> None:
+    launches = [
+        msgspec.structs.replace(make_launch(), load_ms=value, rss_peak_mb=value) for value in (10.0, 20.0, 90.0)
+    ]
+    result = join_launches(launches, np.repeat([1000, 2000, 9000], 100))
+    assert result.latency.count == 300
+    assert (result.latency.value_us(0.5), result.latency.value_us(0.9)) == (2.0, 9.0)
+    assert (result.load_ms, result.rss_peak_mb) == (20.0, 90.0)  # a peak is the largest
+    assert result.histogram is not None
+    assert sum(result.histogram.counts) == 300
+    assert len(result.histogram.edges_us) == len(result.histogram.counts) + 1
+    assert (result.histogram.edges_us[0], result.histogram.edges_us[-1]) == (1.0, 9.0)
+
+
+def test_launches_that_agree_are_stable_and_others_are_not() -> None:
+    assert judge_stability([make_launch(value) for value in (95.0, 100.0, 105.0)], MACHINE).findings == ()
+    differing = judge_stability([make_launch(value) for value in (100.0, 100.0, 130.0)], MACHINE)
+    assert (differing.stable, differing.findings) == (False, ("medians of launches ran from 100 to 130 µs",))
+
+
+def test_a_launch_that_drifts_is_unstable_and_the_counters_say_why() -> None:
+    calm = make_launch()
+    hot = msgspec.structs.replace(calm.interference, thermal_events=7, others_cores=0.5)
+    drifting = msgspec.structs.replace(calm, thirds_p50_us=(90.0, 100.0, 140.0), interference=hot)
+    stability = judge_stability([calm, drifting], MACHINE)
+    assert stability.findings == ("launch 2: medians of its thirds were 90, 100, 140 µs",)
+    causes = ("cores slowed down because of heat (7 events)", "other processes used 50% of a core")
+    assert stability.disturbances == causes
+    cold = msgspec.structs.replace(calm, warm_up=WarmUp(calls=9, seconds=5.0, stable=False))
+    assert judge_stability([cold], MACHINE).findings == ("launch 1 was not steady after 5.0 s of warm-up",)

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_bench.commands.options import parse_numbers
 from mmkd_bench.measuring.configs import BURST, MIN_ROUNDS, require_score, score, time_configs
 from mmkd_bench.measuring.jobs import TuneJob
 from mmkd_bench.measuring.turns import take_turns
@@ -282,10 +281,3 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
     with pytest.raises(UsageError) as caught:
         tune_bundle(example_bundle(), **settings)
     assert str(caught.value) == message
-
-
-def test_numbers_of_threads_are_a_list() -> None:
-    assert parse_numbers("1, 2,4", name="threads", example="1,2,4") == (1, 2, 4)
-    with pytest.raises(UsageError) as caught:
-        parse_numbers("1;2", name="threads", example="1,2,4")
-    assert str(caught.value) == "threads: expected whole numbers separated by commas, like 1,2,4; got '1;2'"

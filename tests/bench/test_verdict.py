@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mmkd_bench.capacity import STEP, confirm_s, judge_load
+from mmkd_bench.capacity import RESOLUTION, judge_load, largest_carried, launch_s
 from mmkd_bench.measuring.jobs import Demand
-from mmkd_bench.measuring.load import Offered, judge_level, largest_carried, probe_s, schedule_ns, search_load
+from mmkd_bench.measuring.load import Offered, judge_level, schedule_ns
 from mmkd_report.schema.bench import Level
 
 RATE_HZ, DEADLINE_MS = 50.0, 10.0
@@ -63,19 +63,11 @@ class Machine:
         return Offered(level=level, response_ns=response_ns)
 
     def launch(self, streams: int) -> Offered:
-        return self.offered(streams, confirm_s(streams, rate_hz=RATE_HZ))
-
-    def searched(self) -> int:
-        """What the search in one process finds."""
-
-        def probe(streams: int) -> Level:
-            return self.offered(streams, probe_s(streams, rate_hz=RATE_HZ)).level
-
-        return search_load(probe, first_guess=SATURATED // 2)[0]
+        return self.offered(streams, launch_s(streams, rate_hz=RATE_HZ))
 
     def answer(self) -> int:
         """What `mmkd-bench capacity` says."""
-        return largest_carried(self.carries, first_guess=self.searched(), step=STEP, resolution=STEP)
+        return largest_carried(self.carries, first_guess=SATURATED // 2)
 
     def carries(self, streams: int) -> bool:
         """What `mmkd-bench capacity --streams` says."""
@@ -110,7 +102,7 @@ def scripted(votes: str) -> Callable[[int], Offered]:
 
 
 @pytest.mark.parametrize(
-    ("votes", "carried", "launches"), [("+++--", True, 3), ("-++-+", True, 5), ("---++", False, 3), ("+-+--", False, 5)]
+    ("votes", "carried", "launches"), [("++-", True, 2), ("-++", True, 3), ("--+", False, 2), ("+--", False, 3)]
 )
 def test_most_launches_decide_and_none_is_run_in_vain(votes: str, carried: bool, launches: int) -> None:
     verdict = judge_load(scripted(votes), 7)
@@ -119,10 +111,10 @@ def test_most_launches_decide_and_none_is_run_in_vain(votes: str, carried: bool,
 
 
 def test_the_launches_of_a_load_are_told_together() -> None:
-    verdict = judge_load(scripted("-++-+"), 7)
-    assert (verdict.together.due, verdict.together.missed) == (50, 2)
-    assert verdict.together.response.count == 50
-    assert [one.missed for one in verdict.launches] == [1, 0, 0, 1, 0]
+    verdict = judge_load(scripted("-++"), 7)
+    assert (verdict.together.due, verdict.together.missed) == (30, 1)
+    assert verdict.together.response.count == 30
+    assert [one.missed for one in verdict.launches] == [1, 0, 0]
 
 
 @given(st.integers(0, 5000), st.integers(1, 20_000))
@@ -134,10 +126,10 @@ def test_the_answer_is_carried_and_a_little_more_is_not(limit: int, first_guess:
         judged.append(streams)
         return streams <= limit
 
-    low = largest_carried(is_carried, first_guess=first_guess, step=STEP, resolution=STEP)
+    low = largest_carried(is_carried, first_guess=first_guess)
     refused = min(streams for streams in judged if streams > limit)
     assert low == max((streams for streams in judged if streams <= limit), default=0)
-    assert refused - low <= max(1.0, STEP * low)
+    assert refused - low <= max(1.0, RESOLUTION * low)
     assert len(judged) <= 40
     assert len(set(judged)) == len(judged)
 
@@ -166,6 +158,6 @@ def test_the_answer_agrees_with_loads_of_90_and_110_percent(pauses_hz: float) ->
         lighter, heavier = round(0.9 * answer), round(1.1 * answer)
         agreed += machine.carries(lighter) and not machine.carries(heavier)
         single += machine.launch(lighter).level.carried
-    # One launch of 90 % disagrees as often as a pause falls into it; most of five hardly ever do.
+    # One launch of 90 % disagrees as often as a pause falls into it; most of three hardly ever do.
     assert agreed >= 15
     assert single <= 16 if pauses_hz == 0 else single < agreed

@@ -25,11 +25,8 @@ def main() -> NoReturn:
 def make_app() -> typer.Typer:
     """Return the command line."""
     # Only now: a device may lack typer and rich.
-    from mmkd_bench.commands.capacity import capacity
-    from mmkd_bench.commands.compare import compare, overhead
-    from mmkd_bench.commands.page import page
-    from mmkd_bench.commands.run import run
-    from mmkd_bench.commands.tune import tune
+    from mmkd_bench.commands.bench import capacity, overhead, run, tune
+    from mmkd_bench.commands.reports import compare, page
     from mmkd_edge.cli.options import make_app as make_empty_app
 
     app = make_empty_app(_ABOUT)

@@ -1,22 +1,20 @@
-"""Power sensors: INA3221 and INA238 rails, tegrastats, RAPL, GPUs. An absent one has a reason, never a zero.
+"""Power sensors: INA3221 and INA238 rails, RAPL. An absent one has a reason, never a zero.
 
-Sources: NVIDIA Jetson Linux Developer Guide, "Tegrastats Utility" and "Software-Based Power Consumption Modeling";
-Linux kernel documentation, hwmon/ina3221, hwmon/ina238, hwmon/sysfs-interface (mV, mA, µW), power/powercap (µJ).
+Sources: NVIDIA Jetson Linux Developer Guide, "Software-Based Power Consumption Modeling"; Linux kernel
+documentation, hwmon/ina3221, hwmon/ina238, hwmon/sysfs-interface (mV, mA, µW), power/powercap (µJ).
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mmkd_bench.machine.facts import GPU_FORM, GPU_PROGRAM, ProgramLines, parse_number, read_gpus, read_number
+from mmkd_bench.machine.facts import read_number
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.machine import ROOT, read_text
 from mmkd_report.schema.bench import Energy
@@ -31,12 +29,7 @@ _TOTAL_RAILS: tuple[tuple[str, ...], ...] = (
     ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
     ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
 )
-_INTERVAL_MS = 100
 _HWMON_CHIPS = ("ina3221", "ina238", "ina219", "ina226")
-# Now/mean, and on JetPack 7.2 now/mean/highest; before JetPack 5 without a unit. A rail that measures nothing is `NC`.
-_RAIL = re.compile(r"\b([A-Z][A-Z0-9_]*) (-?\d+)(?:mW)?/-?\d+(?:mW)?(?:/-?\d+mW)?(?=\s|\Z)")
-# Memory in use, and swap, look like rails.
-_NOT_A_RAIL = re.compile(r"\b(?:RAM|SWAP|IRAM) \d+/\d+[kM]B")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,35 +40,15 @@ class PowerSensor:
     read_mw: Callable[[], float]
 
 
-@contextmanager
-def power_sensor(root: Path = ROOT) -> Iterator[PowerSensor]:
-    """Open the board's rails or tegrastats, or processor and GPU sensors together.
-
-    Raises UnavailableError, with every reason, if none answers.
-    """
+def power_sensor(root: Path = ROOT) -> PowerSensor:
+    """Return the board's rails, else the processor's counters; raise UnavailableError with every reason."""
     reasons: list[str] = []
-    parts: list[PowerSensor] = []
-    with ExitStack() as stack:
-        openers: tuple[tuple[bool, Callable[[ExitStack], PowerSensor]], ...] = (
-            (True, lambda _: rail_sensor(root)),
-            (True, tegrastats_sensor),
-            (False, lambda _: rapl_sensor(root)),
-            (False, gpu_sensor),
-        )
-        for is_whole, opener in openers:
-            with ExitStack() as own:  # ends the program of a sensor that fails
-                try:
-                    parts.append(opener(own))
-                except UnavailableError as error:
-                    reasons.append(str(error))
-                    continue
-                stack.push(own.pop_all())
-            if is_whole:
-                break
-        if not parts:
-            raise UnavailableError("; ".join(reasons))
-        name = " + ".join(part.name for part in parts)
-        yield PowerSensor(name=name, read_mw=lambda: sum(part.read_mw() for part in parts))
+    for opener in (rail_sensor, rapl_sensor):
+        try:
+            return opener(root)
+        except UnavailableError as error:
+            reasons.append(str(error))
+    raise UnavailableError("; ".join(reasons))
 
 
 def rail_sensor(root: Path = ROOT) -> PowerSensor:
@@ -90,41 +63,6 @@ def rail_sensor(root: Path = ROOT) -> PowerSensor:
         return total
 
     return PowerSensor(name=f"INA rails {' + '.join(read()[0])}", read_mw=lambda: read()[1])
-
-
-def tegrastats_sensor(stack: ExitStack) -> PowerSensor:
-    """Measure rails by a tegrastats process, which ends with the stack."""
-    lines = stack.enter_context(ProgramLines("tegrastats", "--interval", str(_INTERVAL_MS)))
-
-    def read() -> tuple[tuple[str, ...], float]:
-        total = total_power_mw(tegrastats_rails(lines.read()))
-        if total is None:
-            raise UnavailableError("tegrastats: its line has no rail for the whole board; run it as root")
-        return total
-
-    return PowerSensor(name=f"tegrastats {' + '.join(read()[0])}", read_mw=lambda: read()[1])
-
-
-def gpu_sensor(stack: ExitStack) -> PowerSensor:
-    """Measure all GPUs by a repeating `nvidia-smi`, which ends with the stack."""
-    arguments = ("--query-gpu=power.draw", GPU_FORM, f"--loop-ms={_INTERVAL_MS}")
-    lines = stack.enter_context(ProgramLines(GPU_PROGRAM, *arguments, subject="GPU: "))
-    names = [name for name, _, _ in read_gpus()]
-    if not names:
-        raise UnavailableError(f"GPU: {GPU_PROGRAM} shows none")
-
-    def read_mw() -> float:
-        total_mw = 0.0
-        for _ in names:
-            line = lines.read()
-            watts = parse_number(line)
-            if watts is None:
-                raise UnavailableError(f"GPU: {GPU_PROGRAM} gives no power, but {line.strip()!r}")
-            total_mw += 1e3 * watts
-        return total_mw
-
-    read_mw()
-    return PowerSensor(name=f"{' + '.join(names)} ({GPU_PROGRAM}, without the processor)", read_mw=read_mw)
 
 
 def rapl_sensor(root: Path = ROOT) -> PowerSensor:
@@ -148,12 +86,6 @@ def rapl_sensor(root: Path = ROOT) -> PowerSensor:
 
     names = " + ".join(read_text(zone / "name") or zone.name for zone in packages)
     return PowerSensor(name=f"RAPL {names}", read_mw=read_mw)
-
-
-def tegrastats_rails(line: str) -> dict[str, float]:
-    """Return power by rail, in mW, of a tegrastats line (JetPack 4 to 7)."""
-    rails = _NOT_A_RAIL.sub("", line)
-    return {match[1]: float(match[2]) for match in _RAIL.finditer(rails) if match[1] != "NC"}
 
 
 def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], float] | None:

@@ -18,14 +18,12 @@ class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """One launch: monotonic times, predictions per call, why GPU memory was not measured."""
+    """One launch, with monotonic times."""
 
     opened: OpenedBundle
     begin_s: float
     end_s: float
     launch: ProcessStart
-    predictions: int
-    gpu_note: str
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,22 +35,19 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadJob(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
-    """Many streams on one predictor; without `streams` a search for up to `search_s`."""
+    """Many streams on one predictor."""
 
     choice: Choice
     demand: Demand
-    streams: int | None
+    streams: int
     duration_s: float
-    search_s: float
-    warm_up_limit_s: float
 
 
 class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a load or search; `streams` were offered, or are the most carried."""
+    """Result of a load."""
 
     opened: OpenedBundle
-    streams: int
-    levels: tuple[Level, ...]
+    level: Level
     interference: Interference
 
 
@@ -76,7 +71,6 @@ class OverheadJob(InTurnJob, frozen=True, kw_only=True, tag="overhead"):
 
     bundle: str
     backend: str | None = None
-    checks: bool = False
     reference: str | None = None
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
@@ -13,26 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_bench.machine.facts import process_memory_mb, resident_mb, resident_peak_mb
+from mmkd_bench.machine.facts import resident_mb, resident_peak_mb
 from mmkd_bench.machine.interference import interference, read_counters
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
 from mmkd_bench.measuring.opening import describe, open_predictor, predict_argument, raw_windows
-from mmkd_bench.measuring.timing import (
-    Arrays,
-    Call,
-    call_loop,
-    call_together,
-    sample_floor,
-    summarise,
-    time_windows,
-    warm_up,
-)
+from mmkd_bench.measuring.timing import Arrays, Call, call_loop, sample_floor, summarise, time_windows, warm_up
 from mmkd_edge.predict.postprocess import interpret
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.spec import ModalitySpec
 from mmkd_edge.stream.stream import Stream
-from mmkd_report.schema.bench import GATHER, STAGES, Pace, ProcessStart, Stage
+from mmkd_report.schema.bench import GATHER, STAGES, ProcessStart, Stage
 
 _MAX_TIME_WINDOWS = 20
 STAGE_FRACTION = 0.2  # time for stages over that of end-to-end calls
@@ -49,22 +38,20 @@ def measure_launch(job: RunJob, *, import_ms: float, stop: Event) -> tuple[RunOu
         before_first = time.perf_counter_ns()
         predictor.predict(predict_argument(predictor, windows[0]))
         after_first = time.perf_counter_ns()
-        if settings.hop is not None:
-            workload = stream_workload(predictor, windows, hop=settings.hop, clients=settings.clients)
+        if settings.hop is None:
+            workload = window_workload(predictor, windows)
         else:
-            workload = window_workload(predictor, windows, batch=settings.batch, clients=settings.clients)
-        warm = warm_up(workload.calls[0], workload.arguments, limit_s=settings.warm_up_limit_s, stop=stop)
+            workload = stream_workload(predictor, windows, hop=settings.hop)
+        warm = warm_up(workload.call, workload.arguments, stop=stop)
         if stop.is_set():
             return None
         rss_mb, before = resident_mb(), read_counters()
-        times = call_together(
-            workload.calls, workload.arguments, rate_hz=settings.rate_hz, duration_s=duration_s, stop=stop
-        )
+        times = call_loop(workload.call, workload.arguments, duration_s=duration_s, stop=stop)
         after = read_counters()
         complete = not stop.is_set()
         stages = workload.stages(STAGE_FRACTION * duration_s, stop)
-        gpu_memory_mb, gpu_note = process_memory_mb()
-        parts = max(1, min(_MAX_TIME_WINDOWS, len(times) // sample_floor(0.9)))  # each has calls enough for a p90
+        calls = len(times.latency_ns)
+        parts = max(1, min(_MAX_TIME_WINDOWS, calls // sample_floor(0.9)))  # each has calls enough for a p90
         launch = ProcessStart(
             complete=complete,
             import_ms=import_ms,
@@ -75,37 +62,15 @@ def measure_launch(job: RunJob, *, import_ms: float, stop: Event) -> tuple[RunOu
             windows=time_windows(times, parts=parts),
             thirds_p50_us=tuple(window.p50_us for window in time_windows(times, parts=3)),
             stages=stages,
-            pace=measure_pace(times.arrays(), deadline_ms=settings.deadline_ms, overloaded=times.overloaded),
-            throughput_hz=workload.predictions * len(times) / times.elapsed_ns * 1e9,
+            throughput_hz=calls / times.elapsed_ns * 1e9,
             cpu_cores=(after.own_s - before.own_s) / (after.time_s - before.time_s),
             rss_mb=rss_mb,
             rss_peak_mb=resident_peak_mb(),
             interference=interference(before, after),
-            gpu_memory_mb=gpu_memory_mb,
         )
-        outcome = RunOutcome(
-            opened=describe(predictor, job.choice.bundle),
-            begin_s=before.time_s,
-            end_s=after.time_s,
-            launch=launch,
-            predictions=workload.predictions,
-            gpu_note=gpu_note,
-        )
-    return outcome, times.arrays()
-
-
-def measure_pace(samples: Arrays, *, deadline_ms: float | None, overloaded: bool) -> Pace | None:
-    """Return how well a schedule was kept, if any."""
-    if "lateness_ns" not in samples:
-        return None
-    response_ns = samples["lateness_ns"] + samples["latency_ns"]
-    deadline_ns = np.inf if deadline_ms is None else deadline_ms * 1e6
-    return Pace(
-        lateness=summarise(samples["lateness_ns"]),
-        response=summarise(response_ns),
-        missed=int((response_ns > deadline_ns).sum()),
-        overloaded=overloaded,
-    )
+        opened = describe(predictor, job.choice.bundle)
+        outcome = RunOutcome(opened=opened, begin_s=before.time_s, end_s=after.time_s, launch=launch)
+        return outcome, {"latency_ns": times.latency_ns}
 
 
 Window = NDArray[Any]
@@ -114,36 +79,28 @@ MAX_HOP = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """`calls`, one per client, take `arguments` in turn; `stages` times their steps."""
+    """`call` takes `arguments` in turn; `stages` times its steps."""
 
-    calls: tuple[Call, ...]
+    call: Call
     arguments: Sequence[Any]
-    predictions: int
     stages: Callable[[float, Event], tuple[Stage, ...]]
 
 
-def window_workload(
-    predictor: EdgePredictor, windows: Sequence[Window], *, batch: int = 1, clients: int = 1
-) -> Workload:
-    """Measure `predict`, or `predict_batch` of `batch` windows."""
-
-    def stages(duration_s: float, stop: Event) -> tuple[Stage, ...]:
-        return _step_stages(predictor, windows, repeats=batch, duration_s=duration_s, stop=stop)
-
-    arguments: list[Any] = [predict_argument(predictor, window) for window in windows]
-    call: Call = predictor.predict
-    if batch > 1:
-        count, call = len(windows), predictor.predict_batch
-        arguments = [[arguments[(first + n) % count] for n in range(batch)] for first in range(min(count, 8))]
-        if len(predictor.entries) == 1:
-            arguments = [np.stack(one) for one in arguments]
-    return Workload(calls=(call,) * clients, arguments=arguments, predictions=batch, stages=stages)
+def window_workload(predictor: EdgePredictor, windows: Sequence[Window]) -> Workload:
+    """Measure `predict`."""
+    return Workload(
+        call=predictor.predict,
+        arguments=[predict_argument(predictor, window) for window in windows],
+        stages=lambda duration_s, stop: _step_stages(predictor, windows, duration_s=duration_s, stop=stop),
+    )
 
 
-def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop: int, clients: int = 1) -> Workload:
-    """Measure `Stream.push`, one hop per call, from the first full window on; a client is a sensor."""
+def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop: int) -> Workload:
+    """Measure `Stream.push`, one hop per call, from the first full window on."""
     modality = predictor.modality
-    hops = _hops(windows, modality, hop=hop)
+    join = np.ma.concatenate if modality.kind == "video" else np.concatenate
+    recording: Window = join([join(windows)] * -(-hop // sum(map(len, windows))))
+    hops = [recording[begin : begin + hop].copy() for begin in range(0, len(recording) - hop + 1, hop)]
 
     def feed(stream: Stream) -> Call:
         for _, samples in zip(range(modality.samples // hop + 2), itertools.cycle(hops), strict=False):
@@ -164,38 +121,20 @@ def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop:
             stale_s=None,
         )
         gathered = call_loop(feed(silent), hops, duration_s=duration_s / 4, stop=stop)
-        steps = _step_stages(predictor, windows, repeats=1, duration_s=duration_s, stop=stop)
+        steps = _step_stages(predictor, windows, duration_s=duration_s, stop=stop)
         return (stage(GATHER, gathered.latency_ns), *steps)
 
-    calls = tuple(feed(predictor.stream(hop=hop)) for _ in range(clients))
-    return Workload(calls=calls, arguments=hops, predictions=1, stages=stages)
-
-
-def _hops(windows: Sequence[Window], modality: ModalitySpec, *, hop: int) -> list[Window]:
-    join = np.ma.concatenate if modality.kind == "video" else np.concatenate
-    samples: Window = join([join(windows)] * -(-hop // sum(map(len, windows))))
-    return [samples[begin : begin + hop].copy() for begin in range(0, len(samples) - hop + 1, hop)]
+    return Workload(call=feed(predictor.stream(hop=hop)), arguments=hops, stages=stages)
 
 
 def _step_stages(
-    predictor: EdgePredictor, windows: Sequence[Window], *, repeats: int, duration_s: float, stop: Event
+    predictor: EdgePredictor, windows: Sequence[Window], *, duration_s: float, stop: Event
 ) -> tuple[Stage, ...]:
-    lengths = tuple(array("q") for _ in STAGES)
-    steps = _timed_steps(predictor, windows)
-    end = time.perf_counter_ns() + round(duration_s * 1e9)
-    while True:
-        sums = np.sum([np.diff(moments) for moments in itertools.islice(steps, repeats)], axis=0).tolist()
-        for length, total in zip(lengths, sums, strict=True):
-            length.append(total)
-        if time.perf_counter_ns() >= end or stop.is_set():
-            break
-    return tuple(stage(name, np.array(length, dtype=np.int64)) for name, length in zip(STAGES, lengths, strict=True))
-
-
-def _timed_steps(predictor: EdgePredictor, windows: Sequence[Window]) -> Iterator[tuple[int, ...]]:
     modality, task, reference = predictor.modality, predictor.task, predictor.reference
     values_name, present_name = (tensor.name for tensor in predictor.entry.inputs)
     run, clock = predictor.backend.run, time.perf_counter_ns
+    moments: list[tuple[int, ...]] = []
+    end = clock() + round(duration_s * 1e9)
     for window in itertools.cycle(windows):
         begin = clock()
         checked = check_window(window, modality)
@@ -205,7 +144,11 @@ def _timed_steps(predictor: EdgePredictor, windows: Sequence[Window]) -> Iterato
         _, probabilities, *_ = run({values_name: values, present_name: present})
         after_run = clock()
         interpret(probabilities, present, modality=modality, task=task)
-        yield begin, after_check, after_prepare, after_run, clock()
+        moments.append((begin, after_check, after_prepare, after_run, clock()))
+        if moments[-1][-1] >= end or stop.is_set():
+            break
+    lengths_ns = np.diff(np.array(moments, dtype=np.int64), axis=1)  # (N, stages)
+    return tuple(stage(name, lengths_ns[:, number]) for number, name in enumerate(STAGES))
 
 
 def stage(name: str, lengths_ns: NDArray[np.int64]) -> Stage:

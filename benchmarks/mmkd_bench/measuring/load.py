@@ -1,15 +1,15 @@
-"""Loads of many streams at one rate and random phases, and a search for the largest."""
+"""Loads of many streams at one rate and random phases."""
 
 from __future__ import annotations
 
 import itertools
-import math
+import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +17,15 @@ from numpy.typing import NDArray
 from mmkd_bench.machine.interference import interference, read_counters
 from mmkd_bench.measuring.jobs import Demand, LoadJob, LoadOutcome
 from mmkd_bench.measuring.opening import describe, open_predictor, predict_argument, raw_windows
-from mmkd_bench.measuring.timing import Arrays, Call, call_loop, phases_s, run_threads, summarise, warm_up
+from mmkd_bench.measuring.timing import Arrays, Call, summarise, warm_up
 from mmkd_report.schema.bench import Level
 
 # A load is carried if p99.9 is within the deadline: at most this fraction is later
 MISSED_FRACTION = 0.001
 
 _GROWTH_FRACTION = 0.02  # A backlog that grows faster, as a fraction of time, is too much
-MAX_STREAMS = 1_000_000
-PROBE_S = 1.0  # a short load, unless too few windows come due
-MIN_PROBE_ARRIVALS = 200
-_MAX_PROBE_S = 10.0
-GROWTH_STEP = 0.25
-RESOLUTION = 0.02  # relative gap of carried and refused loads that ends the search
+_SEED = 0
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,27 +38,22 @@ class Offered:
 
 def do_load_job(job: LoadJob) -> tuple[LoadOutcome, Arrays]:
     """Do one job in this process."""
-    end_s = time.monotonic() + job.search_s
     with open_predictor(job.choice) as predictor:
         before, call = read_counters(), predictor.predict
         windows = [predict_argument(predictor, window) for window in raw_windows(predictor)]
-        warm_up(call, windows, limit_s=job.warm_up_limit_s, stop=Event())
-        samples: Arrays = {}
-        if job.streams is None:
-            streams, levels = find_capacity(call, windows, demand=job.demand, end_s=end_s)
-        else:
-            streams = job.streams
-            offered = offer_load(call, windows, streams=streams, demand=job.demand, duration_s=job.duration_s)
-            levels = (offered.level,)
-            samples = {"response_ns": offered.response_ns}
-        beside = interference(before, read_counters())
-        opened = describe(predictor, job.choice.bundle)
-    return LoadOutcome(opened=opened, streams=streams, levels=levels, interference=beside), samples
+        warm_up(call, windows, stop=Event())
+        offered = offer_load(call, windows, streams=job.streams, demand=job.demand, duration_s=job.duration_s)
+        outcome = LoadOutcome(
+            opened=describe(predictor, job.choice.bundle),
+            level=offered.level,
+            interference=interference(before, read_counters()),
+        )
+    return outcome, {"response_ns": offered.response_ns}
 
 
 def schedule_ns(streams: int, *, rate_hz: float, duration_s: float) -> NDArray[np.int64]:
     """Return rising due times from the load's start; at least one."""
-    phases = np.sort(phases_s(streams, rate_hz=rate_hz))
+    phases = np.sort(np.random.default_rng(_SEED).random(streams) / rate_hz)
     rounds = max(1, int(np.ceil(duration_s * rate_hz)))
     due_s = (np.arange(rounds)[:, None] / rate_hz + phases[None, :]).ravel()
     inside = due_s[due_s < duration_s]
@@ -114,6 +105,32 @@ def offer_load(call: Call, windows: Sequence[Any], *, streams: int, demand: Dema
     return Offered(level=level, response_ns=response_ns)
 
 
+def run_threads(work: Callable[[int], ResultT], count: int, *, stop: Event) -> list[ResultT]:
+    """Return results of `work(0)`, `work(1)`... in threads; the first exception sets `stop` and is raised."""
+    if count == 1:
+        return [work(0)]
+    barrier = threading.Barrier(count)
+    results: dict[int, ResultT] = {}
+    errors: list[Exception] = []
+
+    def thread(number: int) -> None:
+        barrier.wait()
+        try:
+            results[number] = work(number)
+        except Exception as error:
+            errors.append(error)
+            stop.set()
+
+    threads = [threading.Thread(target=thread, args=(number,)) for number in range(count)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    if errors:
+        raise errors[0]
+    return [results[number] for number in range(count)]
+
+
 def judge_level(
     *,
     streams: int,
@@ -143,63 +160,3 @@ def backlog_growth_ns(wait_ns: NDArray[np.int64]) -> float:
     """Return the rise of the wait from the first to the last tenth."""
     tenth = max(1, len(wait_ns) // 10)
     return float(np.median(wait_ns[-tenth:]) - np.median(wait_ns[:tenth]))
-
-
-def find_capacity(
-    call: Call, windows: Sequence[Any], *, demand: Demand, end_s: float = math.inf
-) -> tuple[int, tuple[Level, ...]]:
-    """Return the most streams carried, and all short loads; only the first starts after `end_s`."""
-    alone_ns = float(np.median(call_loop(call, windows, duration_s=PROBE_S, stop=Event()).latency_ns))
-    first_guess = max(1, int(0.5 * demand.servers * 1e9 / alone_ns / demand.rate_hz))
-
-    def probe(streams: int) -> Level:
-        duration_s = probe_s(streams, rate_hz=demand.rate_hz)
-        return offer_load(call, windows, streams=streams, demand=demand, duration_s=duration_s).level
-
-    return search_load(probe, first_guess=first_guess, end_s=end_s)
-
-
-def probe_s(streams: int, *, rate_hz: float) -> float:
-    """Return a short load's length."""
-    return min(_MAX_PROBE_S, max(PROBE_S, MIN_PROBE_ARRIVALS / (streams * rate_hz)))
-
-
-def search_load(
-    probe: Callable[[int], Level], *, first_guess: int, end_s: float = math.inf
-) -> tuple[int, tuple[Level, ...]]:
-    """Search with short loads; two of three decide, since the machine may pause in one."""
-    probes: list[Level] = []
-
-    def is_carried(streams: int) -> bool:
-        votes: list[bool] = []
-        while max(votes.count(True), votes.count(False)) < 2:
-            if probes and time.monotonic() >= end_s:
-                return votes.count(True) > votes.count(False)
-            probes.append(probe(streams))
-            votes.append(probes[-1].carried)
-        return votes.count(True) >= 2
-
-    return largest_carried(is_carried, first_guess=first_guess, step=GROWTH_STEP, resolution=RESOLUTION), tuple(probes)
-
-
-def largest_carried(is_carried: Callable[[int], bool], *, first_guess: int, step: float, resolution: float) -> int:
-    """Return the most streams carried, within `resolution`; 0 for none.
-
-    Step up from the guess, in growing fractions, until a load is not carried, or down until one is; then bisect.
-    """
-    low, high, guess = 0, MAX_STREAMS + 1, min(max(1, first_guess), MAX_STREAMS)
-    while high - low > max(1.0, resolution * low):
-        if is_carried(guess):
-            low = guess
-        else:
-            high = guess
-        if low and high <= MAX_STREAMS:
-            guess = (low + high) // 2
-            continue
-        guess = (
-            min(MAX_STREAMS, low + max(1, math.floor(step * low)))
-            if low
-            else max(1, math.floor(high * (1 - min(step, 0.5))))
-        )
-        step *= 2
-    return low

@@ -14,23 +14,19 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.opening.profile import find_profile
-from mmkd_edge.predict.sensors import SensorChecks
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
 from mmkd_report.schema.bench import Subject
 
-_STALE_S = 60.0  # age limit if every check is on: only the comparison is measured
-
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What to open, as in `EdgePredictor.open`; `checked` turns every sensor check on."""
+    """What to open, as in `EdgePredictor.open`."""
 
     bundle: str
     backend: str = "auto"
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     threads: int | None = None
     reference: str | None = None
-    checked: bool = False
 
 
 class OpenedBundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,19 +55,12 @@ def settle_backend(bundle: Bundle, choice: Choice) -> None:
 
 
 def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:
-    checks = None
-    if choice.checked:
-        with Bundle.open(choice.bundle) as bundle:
-            duration_s = bundle.manifest.models[0].modality.duration_s
-        checks = SensorChecks(flat=True, stuck_s=duration_s / 4)
     return EdgePredictor.open(
         choice.bundle,
         backend=check_backend(choice.backend),
         precision=choice.precision,
         threads=choice.threads,
         reference=reference,
-        checks=checks,
-        stale_s=_STALE_S if choice.checked else None,
     )
 
 

@@ -14,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,18 +39,15 @@ Entry = tuple[RivalEngine, Callable[[], object] | None]
 
 _PREDICT = "mmkd-edge predict"
 _BACKEND = "mmkd-edge backend"
-_LOWER = "mmkd-edge lower precision"
 PLAIN = "onnxruntime"
-_OPENVINO_OWN = "openvino in its own precision"
 _MAX_CHECKED_WINDOWS = 32
 
 
 def time_rivals(job: RivalsJob) -> RivalsOutcome:
     """Do one job in this process."""
     choice = Choice(bundle=job.bundle, precision="fp32", threads=job.threads, reference=job.reference)
-    lower = msgspec.structs.replace(choice, precision="auto")
     # The backend gets its own engine: predict's would find its weights in the cache.
-    with open_predictor(choice) as predictor, open_predictor(choice) as alone, open_predictor(lower) as tuned:
+    with open_predictor(choice) as predictor, open_predictor(choice) as alone:
         assert predictor.bundle is not None
         windows = raw_windows(predictor)[:_MAX_CHECKED_WINDOWS]
         modality, reference = predictor.modality, predictor.reference
@@ -61,10 +57,8 @@ def time_rivals(job: RivalsJob) -> RivalsOutcome:
         arguments = [predict_argument(predictor, window) for window in windows]
         entries: list[Entry] = [(RivalEngine(name=_PREDICT, version=version), turning(predictor.predict, arguments))]
         expected: list[Answers] | None = None
-        for name, opener in _openers(job, predictor, alone, tuned).items():
-            # Lower precision differs by design: `tune` had a gate for it.
-            within = float("inf") if name in (_LOWER, _OPENVINO_OWN) else tolerance
-            entry, answers = _try(name, opener, feeds, expected=expected, tolerance=within, task=predictor.task)
+        for name, opener in _openers(job, predictor, alone).items():
+            entry, answers = _try(name, opener, feeds, expected=expected, tolerance=tolerance, task=predictor.task)
             entries.append(entry)
             expected = answers if expected is None else expected  # plain ONNX Runtime comes first
         calls = {rival.name: call for rival, call in entries if call is not None}
@@ -74,19 +68,12 @@ def time_rivals(job: RivalsJob) -> RivalsOutcome:
         return RivalsOutcome(subject=subject, tolerance=tolerance, rivals=rivals, turns=turns)
 
 
-def _openers(
-    job: RivalsJob, predictor: EdgePredictor, alone: EdgePredictor, tuned: EdgePredictor
-) -> dict[str, Callable[[], EngineCall]]:
+def _openers(job: RivalsJob, predictor: EdgePredictor, alone: EdgePredictor) -> dict[str, Callable[[], EngineCall]]:
     assert predictor.bundle is not None
     entry, threads, read = predictor.entry, job.threads, predictor.bundle.read
     model = read(choose_artifact(entry, "fp32", "ort").file)
     names = [tensor.name for tensor in entry.inputs]
     outputs = [tensor.name for tensor in entry.outputs]
-
-    def open_lower() -> EngineCall:
-        if tuned.info().precision == "fp32":
-            raise MmkdError("no profile takes a lower precision here; run mmkd-bench tune")
-        return _open_backend(tuned, names)
 
     def open_tflite() -> EngineCall:
         for artifact in entry.artifacts:
@@ -96,10 +83,8 @@ def _openers(
 
     return {
         PLAIN: lambda: _open_onnxruntime(model, names, outputs, threads=threads),
-        _BACKEND: lambda: _open_backend(alone, names),
-        _LOWER: open_lower,
-        "openvino": lambda: _open_openvino(model, names, outputs, threads=threads, own_precision=False),
-        _OPENVINO_OWN: lambda: _open_openvino(model, names, outputs, threads=threads, own_precision=True),
+        _BACKEND: lambda: (_by_name(alone.backend.run, names), f"{alone.backend.name} fp32"),
+        "openvino": lambda: _open_openvino(model, names, outputs, threads=threads),
         "litert": open_tflite,
         "torch eager": lambda: _open_torch(job.checkpoint, threads=threads, compiled=False),
         "torch.compile": lambda: _open_torch(job.checkpoint, threads=threads, compiled=True),
@@ -151,11 +136,6 @@ def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], 
     return max(differences) if np.isfinite(differences).all() else float("inf")
 
 
-def _open_backend(predictor: EdgePredictor, names: Sequence[str]) -> EngineCall:
-    backend = predictor.backend
-    return _by_name(backend.run, names), f"{backend.name} {predictor.info().precision}"
-
-
 def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int) -> EngineCall:
     run = partial(open_session(model, threads=threads).run, list(outputs))
     return _by_name(run, names), metadata.version("onnxruntime")
@@ -173,13 +153,11 @@ def _by_name(
     return call
 
 
-def _open_openvino(
-    model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int, own_precision: bool
-) -> EngineCall:
+def _open_openvino(model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int) -> EngineCall:
     core = shared_core()
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    if not own_precision:  # else it computes in bfloat16 where the processor can
-        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    # Without the hint it computes in bfloat16 where the processor can.
+    precision = {"INFERENCE_PRECISION_HINT": "f32"}
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, **precision}
     compiled = core.compile_model(core.read_model(model), "CPU", settings)
     request = compiled.create_infer_request()
     first, second, *_ = (compiled.output(name) for name in outputs)

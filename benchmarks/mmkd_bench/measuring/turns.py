@@ -107,7 +107,6 @@ def time_predict(job: OverheadJob) -> InTurnOutcome:
         precision="fp32",
         threads=job.threads,
         reference=job.reference,
-        checked=job.checks,
     )
     with open_predictor(choice) as predictor:
         modality, windows = predictor.modality, raw_windows(predictor)
@@ -121,9 +120,8 @@ def time_predict(job: OverheadJob) -> InTurnOutcome:
         run: Callable[[Any], object] = backend.run
         if job.backend is None:
             run = partial(cast(OrtBackend, backend).session.run, [tensor.name for tensor in predictor.entry.outputs])
-        predict = partial(predictor.predict, input_age_s=0.0) if job.checks else predictor.predict
         arguments = [predict_argument(predictor, window) for window in windows]
-        calls = {FIRST: turning(predict, arguments), SECOND: turning(run, feeds)}
+        calls = {FIRST: turning(predictor.predict, arguments), SECOND: turning(run, feeds)}
         return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s)
 
 

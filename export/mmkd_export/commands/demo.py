@@ -170,13 +170,27 @@ def default_workers() -> int:
 
 def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[DemoBenchmark, dict[str, Any]]:
     from mmkd_bench.measuring.opening import Choice
-    from mmkd_bench.reports import demo_benchmark
     from mmkd_bench.run import measure_bundle
     from mmkd_report.schema.bench import Settings
+    from mmkd_report.schema.demo import DemoBenchmark, LatencyPercentiles
 
     choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
-    report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s)).report
-    return demo_benchmark(report), msgspec.to_builtins(report.machine)
+    report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s))
+    latency, result = report.result.latency, report.result
+    p50, p90, p99 = (
+        None if (value_us := latency.value_us(quantile)) is None else value_us / 1e3 for quantile in (0.5, 0.9, 0.99)
+    )
+    benchmark = DemoBenchmark(
+        bundle=report.subject.bundle,
+        backend=report.configuration.backend,
+        threads=report.configuration.threads,
+        latency_ms=LatencyPercentiles(p50=p50, p90=p90, p99=p99, samples=latency.count),
+        load_ms=result.load_ms,
+        first_call_ms=result.first_call_ms,
+        rss_mb=result.rss_mb,
+        stable=report.stability.stable,
+    )
+    return benchmark, msgspec.to_builtins(report.machine)
 
 
 def requested_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonConfig:

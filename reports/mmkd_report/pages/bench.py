@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mmkd_report import charts, words
@@ -31,19 +30,7 @@ DOCUMENT = "the documents of mmkd-bench run"
 Named = Sequence[tuple[BenchReport, str]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lead:
-    """How much faster the fastest run is than the next, as `mmkd-bench compare` judges it.
-
-    `low` and `high` are the 95 % interval of the median's relative change: below 0 is faster.
-    """
-
-    is_certain: bool
-    low: float
-    high: float
-
-
-def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = None) -> str:
+def render_bench(documents: Sequence[Mapping[str, Any]]) -> str:
     """Return HTML; raise DocumentError for a broken document."""
     if not 1 <= len(documents) <= MAX_RUNS:
         raise DocumentError(
@@ -63,16 +50,15 @@ def render_bench(documents: Sequence[Mapping[str, Any]], *, lead: Lead | None = 
                 f"{subject.bundle}.",
                 f"{subject.modality}, windows of {quantity(subject.window_s, 's')}; {manner_text(first)}.",
             ],
-            answer=[_fastest(named, lead)] if several else _answer(first),
+            answer=[_fastest(named)] if several else [answer(first)],
             cautions=_cautions(named),
             key_figures=[(value, f"{text}, {named[0][1]}" if several else text) for value, text in _key_figures(first)],
             sections=[
                 *([_side_by_side(named)] if several else []),
                 _distribution(named),
-                _over_time(named),
                 _stages(named),
-                Section("energy", "Energy and memory", [columns(Facts(_figures(run), name) for run, name in named)]),
-                Section("measured", "What was measured", [columns(Facts(_origin(run), name) for run, name in named)]),
+                Section("energy", "Energy and memory", [columns(Facts(figures(run), name) for run, name in named)]),
+                Section("measured", "What was measured", [columns(Facts(origin(run), name) for run, name in named)]),
             ],
             document=DOCUMENT,
         )
@@ -90,10 +76,7 @@ def run_names(runs: Sequence[BenchReport]) -> list[str]:
             how.backend,
             how.precision,
             words.count_noun(how.threads, "thread"),
-            words.count_noun(how.clients, "caller"),
-            f"batch {how.batch}" if how.batch > 1 else "",
             f"hop {how.hop}" if how.hop is not None else "",
-            f"{how.rate_hz:g} per second" if how.rate_hz is not None else "back to back",
         )
         for run in runs
         for how in [run.configuration]
@@ -109,15 +92,13 @@ def run_names(runs: Sequence[BenchReport]) -> list[str]:
 def manner_text(run: BenchReport) -> str:
     """Return how calls were made, as part of a sentence."""
     how = run.configuration
-    call = "a hop of samples" if how.hop is not None else f"{how.batch} windows" if how.batch > 1 else "a window"
-    pace = "back to back" if how.rate_hz is None else f"{how.rate_hz:g} times per second"
-    callers = f", {how.clients} callers at once" if how.clients > 1 else ""
-    threads = words.count_noun(how.threads, "thread")
-    return f"one call is {call}, {pace}, {how.precision} on {how.backend}, {threads} per call{callers}"
+    call = "a window" if how.hop is None else f"a hop of {words.count_noun(how.hop, 'sample')}"
+    return f"one call is {call}, {how.precision} on {how.backend}, {words.count_noun(how.threads, 'thread')} per call"
 
 
-def _answer(run: BenchReport) -> Iterator[str]:
-    latency, pace = run.result.latency, run.result.pace
+def answer(run: BenchReport) -> str:
+    """Return the median and the largest known percentile in a sentence."""
+    latency = run.result.latency
     sentence = f"{run.machine.name} answers in {time_text(latency.value_us(0.5))} at the median of "
     sentence += f"{words.count(latency.count)} calls"
     tails = (latency.percentile(quantile) for quantile in (0.99, 0.95, 0.9))
@@ -125,36 +106,22 @@ def _answer(run: BenchReport) -> Iterator[str]:
     if tail is not None:
         bound = "" if tail.upper_us is None else f" (99 % confidence: at most {time_text(tail.upper_us)})"
         sentence += f", {100 * tail.quantile:g} % of them within {time_text(tail.value_us)}{bound}"
-    yield f"{sentence}."
-    if pace is not None and run.configuration.deadline_ms is not None:
-        calls = words.count(pace.response.count)
-        yield f"{words.count(pace.missed)} of {calls} deadlines of {run.configuration.deadline_ms:g} ms were missed."
-
-
-def fastest_two(medians_us: Sequence[float | None]) -> tuple[int, int] | None:
-    """Return the indexes of the two smallest medians; None below two."""
-    timed = sorted((value, number) for number, value in enumerate(medians_us) if value is not None)
-    return None if len(timed) < 2 else (timed[0][1], timed[1][1])
+    return f"{sentence}."
 
 
 def _median(run: BenchReport) -> str:
     return time_text(run.result.latency.value_us(0.5))
 
 
-def _fastest(named: Named, lead: Lead | None) -> str:
-    two = fastest_two([run.result.latency.value_us(0.5) for run, _ in named])
-    if two is None:
+def _fastest(named: Named) -> str:
+    medians = [(median, name) for run, name in named if (median := run.result.latency.value_us(0.5)) is not None]
+    if len(medians) < 2:
         return "Too few samples: a median needs eleven calls."
-    (best, name), (second, other) = (named[number] for number in two)
-    medians = f"medians {_median(best)} and {_median(second)}"
-    if lead is None:
-        return (
-            f"{name} and {other} have the {medians}; whether they differ significantly is not known: a comparison "
-            "needs five complete launches of each."
-        )
-    ends = f"95 % interval of the change {words.decimal(100 * lead.low)} to {words.decimal(100 * lead.high)}\u202f%"
-    verdict = "is faster than" if lead.is_certain else "is not significantly faster than"
-    return f"{name} {verdict} {other}: {medians} ({ends})."
+    (best, name), (second, other), *_ = sorted(medians)
+    return (
+        f"{name} has the smallest median, {time_text(best)}, then {other}, {time_text(second)}; whether they differ "
+        "beyond noise is what mmkd-bench compare decides."
+    )
 
 
 def _cautions(named: Named) -> Iterator[str]:
@@ -163,6 +130,13 @@ def _cautions(named: Named) -> Iterator[str]:
         yield f"Unstable or interrupted: {'; '.join(unstable)}. Measure again on an idle machine before you decide."
     if len({run.subject.sha256 for run, _ in named}) > 1:
         yield "The runs measured different bundles: they differ in more than the device."
+
+
+def stability_text(run: BenchReport) -> str:
+    """Return whether a run was stable, what does not agree and what disturbed it."""
+    disturbances = (f"at the same time {cause}" for cause in run.stability.disturbances)
+    sentences = [text[:1].upper() + text[1:] + "." for text in (*run.stability.findings, *disturbances)]
+    return " ".join(["Stable." if run.stability.stable else "Unstable.", *sentences])
 
 
 def is_steady(run: BenchReport) -> bool:
@@ -204,26 +178,29 @@ def _side_by_side(named: Named) -> Section:
 def _distribution(named: Named) -> Section:
     items: list[list[Block]] = []
     for run, name in named:
-        rows = [
-            [
-                percentile.name,
-                time_text(percentile.value_us)
-                if percentile.value_us is not None
-                else f"needs {words.count(percentile.floor)} calls",
-                time_text(percentile.upper_us),
-            ]
-            for percentile in run.result.latency.percentiles
-        ]
-        rows.append(["largest", time_text(run.result.latency.max_us), NOTHING])
-        heads, caption = ["Latency", "of one call", "at most"], f"Percentiles of {name}"
-        percentiles = table(heads, rows, caption=caption, style="compact", hide_caption=True)
+        caption = f"Percentiles of {name}"
+        percentiles = table(PERCENTILE_HEADS, percentile_rows(run), caption=caption, style="compact", hide_caption=True)
         chart = latency_chart(run, name=name)
-        items.append([Heading(name), *([] if chart is None else [chart]), percentiles])
+        items.append([Heading(name), *([] if chart is None else [chart]), percentiles, Note(stability_text(run))])
     lead = (
         "All calls of a run. The time axis is logarithmic; heights grow with the root of the number of calls. “At "
-        "most” is the upper end of a 99 % confidence interval of the percentile."
+        "most” is the upper end of a 99 % confidence interval of the percentile. A run is stable if thirds of "
+        "launches, and launches, agree within 10 %."
     )
     return Section("distribution", "Distribution", [Columns(items, "wide")], lead)
+
+
+PERCENTILE_HEADS = ("Latency", "of one call", "at most")
+
+
+def percentile_rows(run: BenchReport) -> list[list[str]]:
+    """Return name, value, or how many calls it lacks, and upper bound of each percentile."""
+    rows = []
+    for percentile in run.result.latency.percentiles:
+        lacking = f"needs {words.count(percentile.floor)} calls"
+        value = lacking if percentile.value_us is None else time_text(percentile.value_us)
+        rows.append([percentile.name, value, time_text(percentile.upper_us)])
+    return [*rows, ["largest", time_text(run.result.latency.max_us), NOTHING]]
 
 
 def latency_chart(run: BenchReport, *, name: str) -> charts.Chart | None:
@@ -248,51 +225,6 @@ def latency_chart(run: BenchReport, *, name: str) -> charts.Chart | None:
     )
 
 
-def _over_time(named: Named) -> Section:
-    items: list[list[Block]] = []
-    for run, name in named:
-        chart, unit = timeline(run)
-        disturbances = (f"at the same time {cause}" for cause in run.stability.disturbances)
-        sentences = [text[:1].upper() + text[1:] + "." for text in (*run.stability.findings, *disturbances)]
-        note = Note(" ".join(["Stable." if run.stability.stable else "Unstable.", *sentences]))
-        items.append([Heading(f"{name}, {unit}"), *([] if chart is None else [chart]), note])
-    lead = (
-        "The line is the median of a stretch of time, the band reaches to its p90; a gap is the step to the next "
-        "process. A run is stable if thirds of launches, and launches, agree within 10 %."
-    )
-    return Section("time", "Over time", [Columns(items)], lead)
-
-
-def timeline(run: BenchReport) -> tuple[charts.Chart | None, str]:
-    """Return medians over time with bands up to p90, per launch, and the unit."""
-    launch_s = run.configuration.duration_s / max(1, run.configuration.launches)
-    lines = []
-    for number, launch in enumerate(run.launches):
-        if parts := launch.windows:
-            middle = [window.p50_us for window in parts]
-            x = [(number + (part + 0.5) / len(parts)) * launch_s for part in range(len(parts))]
-            high = [window.p90_us for window in parts]
-            name = f"launch {number + 1}"
-            lines.append(charts.Line(role="student", name=name, x=x, y=middle, low=middle, high=high))
-    if not lines:
-        return None, "µs"
-    medians = [value for line in lines for value in line.y if value is not None]
-    most = max(value for line in lines for value in line.high if value is not None)
-    in_ms = most >= 999.5
-    chart = charts.line_chart(
-        lines,
-        title="Latency over the run",
-        description=f"{len(medians)} medians run from {time_text(min(medians))} to {time_text(max(medians))}.",
-        x_label="measured seconds, launch after launch",
-        x_axis=charts.axis([0.0, *(x for line in lines for x in line.x), run.configuration.duration_s]),
-        y_axis=charts.axis([0.0, *medians, most], floor=0.0),
-        x_text=words.significant,
-        y_text=lambda value: words.significant(value / 1e3 if in_ms else value),
-        caption="",
-    )
-    return chart, "ms" if in_ms else "µs"
-
-
 def _stages(named: Named) -> Section:
     items: list[list[Block]] = []
     for run, name in named:
@@ -315,8 +247,9 @@ def _stages(named: Named) -> Section:
     return Section("stages", "Where the time goes", [Columns(items)], lead)
 
 
-def _figures(run: BenchReport) -> list[tuple[str, str]]:
-    energy, result, pace = run.energy, run.result, run.result.pace
+def figures(run: BenchReport) -> list[tuple[str, str]]:
+    """Return names and values of energy, start-up, load and memory."""
+    energy, result = run.energy, run.result
     rows = [("energy", f"not measured: {run.energy_note}")]
     if energy is not None:
         rows = [
@@ -325,29 +258,21 @@ def _figures(run: BenchReport) -> list[tuple[str, str]]:
             ("at rest", quantity(energy.idle_mw / 1e3, "W")),
             ("sensor", f"{energy.sensor}, {words.count(energy.readings)} readings under load"),
         ]
-    gpu = f"not measured: {result.gpu_note}" if result.gpu_note else "not measured"
-    rows += [
+    return [
+        *rows,
         ("load", time_text(1e3 * result.load_ms)),
         ("first call", time_text(1e3 * result.first_call_ms)),
         ("import", time_text(1e3 * result.import_ms)),
         ("throughput", f"{words.significant(result.throughput_hz)} predictions per second"),
         ("CPU", f"{words.short_percent(result.cpu_cores)} of a core"),
         ("memory", f"{quantity(result.rss_mb, 'MB')}, peak {quantity(result.rss_peak_mb, 'MB')}"),
-        ("GPU memory", gpu if result.gpu_memory_mb is None else quantity(result.gpu_memory_mb, "MB")),
     ]
-    if pace is not None:
-        rows += [
-            ("response", f"p50 {time_text(pace.response.value_us(0.5))}, largest {time_text(pace.response.max_us)}"),
-            ("wake-up", f"p50 {time_text(pace.lateness.value_us(0.5))}, largest {time_text(pace.lateness.max_us)}"),
-            ("missed deadlines", f"{words.count(pace.missed)} of {words.count(pace.response.count)}"),
-        ]
-    return rows
 
 
-def _origin(run: BenchReport) -> list[tuple[str, str]]:
-    subject, how, machine, clocks = run.subject, run.configuration, run.machine, run.machine.clocks
-    limits = [] if machine.cpu_quota is None else [f"{words.significant(machine.cpu_quota)} cores' time"]
-    limits += [] if machine.memory_limit_mb is None else [quantity(machine.memory_limit_mb, "MB")]
+def origin(run: BenchReport) -> list[tuple[str, str]]:
+    """Return names and values of bundle, run and device, as far as known."""
+    subject, how, machine, clocks = run.subject, run.configuration, run.machine, run.machine.moving_clocks
+    quota = "" if machine.cpu_quota is None else f", limited to {words.significant(machine.cpu_quota)} cores' time"
     hottest = ""
     if run.launches:
         before, after = run.launches[0].interference.celsius_before, run.launches[-1].interference.celsius_after
@@ -363,15 +288,14 @@ def _origin(run: BenchReport) -> list[tuple[str, str]]:
         ("SHA-256", subject.sha256),
         ("device", machine.name),
         ("processor", machine.cpu),
-        ("cores", f"{machine.usable_cores} of {machine.cores} usable"),
+        ("cores", f"{machine.usable_cores} of {machine.cores} usable{quota}"),
         ("memory", quantity(machine.memory_mb / 1024, "GB")),
-        ("limited to", ", ".join(limits)),
         ("hottest zone", hottest),
         ("GPU", "; ".join(machine.gpus)),
         ("governor", ", ".join(machine.governors)),
-        ("clocks", "" if clocks is None else "; ".join(clocks.moving) or f"held ({clocks.source})"),
+        ("clocks", "" if clocks is None else "; ".join(clocks) or "held"),
         ("power mode", machine.power_mode or ""),
-        ("runs in", " and ".join(["a virtual machine"] * machine.virtual + ["a container"] * machine.container)),
+        ("runs in", "a virtual machine" if machine.virtual else ""),
         ("system", f"{machine.os}, Python {machine.python}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())),
     ]

@@ -460,7 +460,7 @@ def _reproduce(demo: DemoDocument) -> Section:
         "Data": rows,
         "Run": run,
         "Versions": facts(demo.versions),
-        "Machine": facts(demo.machine or (demo.benchmark.machine if demo.benchmark else None)),
+        "Machine": facts(demo.machine),
         "Bundles": [(name, sensor.bundle or "") for name, sensor in demo.students.items()],
     }
     known = {title: [row for row in group if row[1] not in ("", words.NOTHING)] for title, group in groups.items()}

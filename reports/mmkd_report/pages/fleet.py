@@ -73,7 +73,7 @@ def group_fleet(runs: Sequence[BenchReport], names: Sequence[str], *, budget_ms:
     alerts = []
     for name, run in zip(names, runs, strict=True):
         how = run.configuration
-        manner = (how.backend, how.precision, how.threads, how.clients, how.batch, how.hop, how.rate_hz)
+        manner = (how.backend, how.precision, how.threads, how.hop)
         key = (run.machine.name, run.machine.power_mode, run.subject.sha256, run.subject.model, *manner)
         together.setdefault(key, []).append((name, run))
         alerts += [
@@ -113,11 +113,8 @@ def _over_budget(run: BenchReport, budget_ms: float) -> str | None:
 
 
 def _problems(run: BenchReport, budget_ms: float | None) -> Iterator[tuple[str, bool]]:
-    pace = run.result.pace
     if budget_ms is not None and (over := _over_budget(run, budget_ms)) is not None:
         yield over, True
-    if pace is not None and pace.missed:
-        yield f"{pace.missed} of {pace.response.count} deadlines missed", False
     if not is_steady(run):
         yield f"unstable: {'; '.join(run.stability.findings) if run.complete else 'interrupted'}", False
 

@@ -54,13 +54,6 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True):
         return None if entry is None else entry.value_us
 
 
-class Clocks(msgspec.Struct, frozen=True, kw_only=True):
-    """Clocks that may move, with limits; source `jetson_clocks` or `kernel`."""
-
-    source: str
-    moving: tuple[str, ...]
-
-
 class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A machine when measuring began, without identifying facts."""
 
@@ -71,16 +64,14 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
     usable_cores: int
     cpu_quota: float | None = None  # cores' worth of time of the control group; None without a limit
     memory_mb: float
-    memory_limit_mb: float | None = None  # limit of the control group
     governors: tuple[str, ...]  # frequency governors in use
     virtual: bool
-    container: bool
     power_mode: str | None  # `nvpmodel` of a Jetson
     os: str
     python: str
     versions: dict[str, str]
-    clocks: Clocks | None = None
-    gpus: tuple[str, ...] = ()  # name, driver and memory of each
+    moving_clocks: tuple[str, ...] | None = None  # clocks that may move, with limits; None if the kernel shows none
+    gpus: tuple[str, ...] = ()  # names
 
     @property
     def name(self) -> str:
@@ -116,25 +107,19 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How calls are made and how long."""
+    """What is called, and how long; calls follow each other at once."""
 
-    clients: int = 1  # concurrent threads; each has its own sensor in a stream
-    rate_hz: float | None = None  # calls per second of each client; None calls back to back
-    deadline_ms: float | None = None  # longest time from schedule to answer
     launches: int = 5  # processes, one after another
     duration_s: float = 10.0  # measured time over all launches
-    warm_up_limit_s: float = 5.0
-    batch: int = 1
     hop: int | None = None  # samples per call of a stream; None predicts windows
 
 
 class Configuration(Settings, frozen=True, kw_only=True):
-    """Settings, and the config that answered; `paced` calls follow a schedule."""
+    """Settings, and the config that answered."""
 
     backend: str
     precision: str
     threads: int
-    mode: Literal["closed", "paced"]
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,15 +128,6 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     p50_us: float
     p90_us: float
-
-
-class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How well a schedule was kept."""
-
-    lateness: LatencySummary  # from schedule to start
-    response: LatencySummary  # from schedule to answer
-    missed: int  # answers after the deadline
-    overloaded: bool  # whether the backlog grew until the loop gave up
 
 
 class WarmUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,13 +158,11 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
     windows: tuple[TimeWindow, ...]  # the same samples in parts of equal time
     thirds_p50_us: tuple[float, ...]  # medians of the first, middle and last third
     stages: tuple[Stage, ...]  # measured after the end-to-end calls
-    pace: Pace | None
     throughput_hz: float  # predictions per second
     cpu_cores: float  # of this process, as a fraction of one core
     rss_mb: float  # resident memory when warm
     rss_peak_mb: float  # samples of the benchmark included
     interference: Interference
-    gpu_memory_mb: float | None = None
     above_idle_mj: float | None = None  # energy of one prediction above idle
 
 
@@ -218,14 +192,10 @@ class LatencyHistogram(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of a run: latency, pace and histogram over all samples, the largest peak memory, other medians.
-
-    `gpu_note` is why GPU memory was not measured.
-    """
+    """Figures of a run: latency and histogram over all samples, the largest peak memory, other medians."""
 
     latency: LatencySummary
     stages: tuple[Stage, ...]
-    pace: Pace | None
     import_ms: float
     load_ms: float
     first_call_ms: float
@@ -233,8 +203,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     cpu_cores: float
     rss_mb: float
     rss_peak_mb: float
-    gpu_memory_mb: float | None = None
-    gpu_note: str = ""
     histogram: LatencyHistogram | None = None
 
 
@@ -288,10 +256,9 @@ class RepeatSpread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """Common part of the documents below; not `complete` after Ctrl-C."""
+    """Common part of the documents below."""
 
     format_version: int = FORMAT_VERSION
-    complete: bool = True
     machine: MachineFacts
 
 
@@ -317,7 +284,6 @@ class OverheadReport(Measurement, frozen=True, kw_only=True):
     bundle: str
     count: int
     bare: str  # the bare call in words
-    checks: bool  # whether every sensor check was on
     predict_p50_us: RepeatSpread
     bare_p50_us: RepeatSpread
     overhead_us: RepeatSpread  # median difference of neighbouring calls
@@ -360,14 +326,11 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 class CapacityReport(Measurement, frozen=True, kw_only=True):
     """How many streams a device carries."""
 
-    settled: bool  # False if Ctrl-C or the budget ended the search: `streams` is preliminary
-    budget_s: float  # longest time for the answer
-    estimate: int | None  # streams that short loads carried; None with `--streams`
     subject: Subject
     backend: str
     precision: str
     threads: int  # backend threads per call
-    servers: int  # threads that answered
+    servers: int  # threads that answered, one per usable core
     rate_hz: float  # windows per second of one stream
     deadline_ms: float  # longest acceptable response
     streams: int  # 0 if not even one, or the given number, is carried
@@ -376,7 +339,6 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
     p999_us: float | None  # p99.9 of the response in the median launch, which decides
     refused: Level | None  # smallest load that most launches did not carry
     idle_cores: float | None  # cores' worth of time left at that load
-    trials: tuple[Level, ...]  # every load, in order
     disturbances: tuple[str, ...]  # likely causes by the machine's counters
 
 

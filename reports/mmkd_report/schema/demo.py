@@ -197,16 +197,12 @@ class DemoBenchmark(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: str | None = None
     backend: str | None = None
-    precision: str | None = None
     threads: int | None = None
-    launches: int | None = None
     latency_ms: LatencyPercentiles | None = None
-    stages_us: dict[str, float | None] | None = None
     load_ms: float | None = None
     first_call_ms: float | None = None
     rss_mb: float | None = None
     stable: bool | None = None
-    machine: dict[str, Any] | None = None
 
 
 class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

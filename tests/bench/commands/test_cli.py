@@ -12,8 +12,8 @@ import pytest
 
 from mmkd_bench import capacity
 from mmkd_bench.commands.cli import main
-from mmkd_bench.reports import decode_report, write_report
-from tests.bench.made import make_launch, make_report
+from mmkd_bench.compare import read_report
+from tests.bench.made import make_launch, make_report, write_report
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 
@@ -56,7 +56,7 @@ def reports(tmp_path: Path) -> tuple[Path, Path]:
 def test_run_prints_a_table_and_the_next_command(bundle: Path, mmkd_bench: Command) -> None:
     ended = mmkd_bench("run", bundle, "--launches", 1, "--duration-s", 0.2, "--no-energy")
     assert ended.returncode == 0, ended.stderr
-    for word in ("p50", "p99.9", "check_window", "interpret", "first call", "energy       not measured: not asked for"):
+    for word in ("p50", "p99.9", "check_window", "interpret", "first call", "not measured: not asked for"):
         assert word in ended.stdout
     assert "\x1b[" not in ended.stdout
     assert ended.stderr.splitlines() == [
@@ -66,14 +66,13 @@ def test_run_prints_a_table_and_the_next_command(bundle: Path, mmkd_bench: Comma
 
 
 def test_json_is_one_document_on_stdout(bundle: Path, tmp_path: Path, mmkd_bench: Command) -> None:
-    kept, samples = tmp_path / "kept.json", tmp_path / "samples.npz"
-    options = ("--launches", 1, "--duration-s", 0.2, "--no-energy", "--json", "-o", kept, "--samples", samples)
+    kept = tmp_path / "kept.json"
+    options = ("--launches", 1, "--duration-s", 0.2, "--no-energy", "--json", "-o", kept)
     ended = mmkd_bench("run", bundle, *options)
     assert ended.returncode == 0, ended.stderr
-    report = decode_report(ended.stdout.encode(), where="stdout")
-    assert report == decode_report(kept.read_bytes(), where="file")
-    assert samples.stat().st_size > 8 * report.result.latency.count
-    assert ended.stderr.splitlines()[-1] == (f"wrote {kept} and {samples}; next: mmkd-bench compare {kept} NEW.json")
+    assert json.loads(ended.stdout) == json.loads(kept.read_text())
+    assert read_report(kept).result.latency.count > 0
+    assert ended.stderr.splitlines()[-1] == f"wrote {kept}; next: mmkd-bench compare {kept} NEW.json"
 
 
 def test_ctrl_c_prints_what_there_is_and_exits_130(bundle: Path) -> None:
@@ -101,7 +100,6 @@ def test_ctrl_c_prints_what_there_is_and_exits_130(bundle: Path) -> None:
         ("overhead", "{bundle}"),
         ("compare", "{bundle}", "--rivals"),
         ("capacity", "{bundle}", "--rate", "10"),
-        ("capacity", "{bundle}", "--rate", "10", "--streams", "1"),
         ("tune", "{bundle}"),
     ],
     ids=" ".join,
@@ -166,7 +164,7 @@ def test_overhead_has_a_gate(bundle: Path, mmkd_bench: Command) -> None:
     assert ended.returncode == 0, ended.stderr
     assert "predict adds" in ended.stdout
     ended = mmkd_bench(
-        "overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--limit-us", 0.001, "--backend", "ort", "--checks"
+        "overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--limit-us", 0.001, "--backend", "ort"
     )
     assert ended.returncode == 5
     assert "to the bare ort backend.run at the median, more than the limit of 0.001 µs" in ended.stderr
@@ -197,18 +195,18 @@ def test_rivals_are_listed_with_their_reasons(bundle: Path, mmkd_bench: Command)
 def test_a_load_that_is_not_carried_exits_5(
     slow_bundle: Path, mmkd_bench: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capacity, "CONFIRM_S", 0.3)
+    monkeypatch.setattr(capacity, "MIN_LAUNCH_S", 0.3)
     ended = mmkd_bench("capacity", slow_bundle, "--rate", 100, "--streams", 5000)
     assert ended.returncode == 5
     assert "100 predictions per second each within 10 ms: not carried" in ended.stdout
-    assert f"{slow_bundle}: 5000 streams not carried in 3 of 3 launches: " in ended.stderr
+    assert f"{slow_bundle}: 5000 streams not carried: " in ended.stderr
     assert "windows missed the deadline of 10 ms" in ended.stderr
 
 
 @pytest.mark.slow
 def test_a_load_that_is_carried_exits_0(bundle: Path, mmkd_bench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "CONFIRM_S", 0.3)
-    monkeypatch.setattr(capacity, "MAX_CONFIRM_S", 0.3)
+    monkeypatch.setattr(capacity, "MIN_LAUNCH_S", 0.3)
+    monkeypatch.setattr(capacity, "MAX_LAUNCH_S", 0.3)
     options = ("--rate", 10, "--deadline-ms", 5000, "--streams", 2)
     ended = mmkd_bench("capacity", bundle, *options)
     assert ended.returncode == 0, ended.stderr

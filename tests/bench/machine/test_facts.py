@@ -42,7 +42,6 @@ def orin(tmp_path: Path) -> Path:
         "sys/class/thermal/thermal_zone10/temp": "50312\n",
         "sys/class/thermal/thermal_zone2/type": "cv0-thermal\n",
         "sys/fs/cgroup/cpu.max": "150000 100000\n",
-        "sys/fs/cgroup/memory.max": "268435456\n",
     }
     return _write(tmp_path, files)
 
@@ -54,9 +53,7 @@ def test_facts_come_from_the_tree(orin: Path) -> None:
     assert facts.governors == ("schedutil",)
     assert highest_mhz(orin) == 2201.6
     assert facts.cpu_quota == 1.5
-    assert facts.memory_limit_mb == 256.0
     assert not facts.virtual
-    assert not facts.container
 
 
 def test_the_hottest_zone_of_those_that_answer_is_read(orin: Path) -> None:
@@ -66,7 +63,7 @@ def test_the_hottest_zone_of_those_that_answer_is_read(orin: Path) -> None:
 def test_an_empty_tree_gives_facts_without_guesses(tmp_path: Path) -> None:
     facts = read_machine(tmp_path)
     assert facts.governors == ()
-    unknown = (facts.board, facts.cpu_quota, facts.memory_limit_mb, highest_mhz(tmp_path), hottest_celsius(tmp_path))
+    unknown = (facts.board, facts.cpu_quota, facts.moving_clocks, highest_mhz(tmp_path), hottest_celsius(tmp_path))
     assert unknown == (None,) * 5
 
 
@@ -76,19 +73,6 @@ def test_an_empty_tree_gives_facts_without_guesses(tmp_path: Path) -> None:
 )
 def test_the_limit_of_a_control_group_is_read(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
     assert cpu_quota(_write(tmp_path, files)) == quota
-
-
-@pytest.mark.parametrize(("written", "limit_mb"), [("max\n", None), ("536870912\n", 512.0)])
-def test_the_memory_limit_of_a_control_group_is_read(tmp_path: Path, written: str, limit_mb: float | None) -> None:
-    _write(tmp_path, {"sys/fs/cgroup/memory.max": written})
-    assert read_machine(tmp_path).memory_limit_mb == limit_mb
-
-
-@pytest.mark.parametrize(
-    "files", [{".dockerenv": ""}, {"run/.containerenv": ""}, {"proc/1/cgroup": "0::/system.slice/docker-0123.scope\n"}]
-)
-def test_containers_are_recognised(tmp_path: Path, files: dict[str, str]) -> None:
-    assert read_machine(_write(tmp_path, files)).container
 
 
 def test_a_hypervisor_is_recognised(tmp_path: Path) -> None:
@@ -121,3 +105,23 @@ def test_resident_memory_never_exceeds_its_peak() -> None:
 def test_memory_comes_from_the_process_table(tmp_path: Path) -> None:
     _write(tmp_path, {"proc/self/status": "Name:\tpython\nVmHWM:\t  20480 kB\nVmRSS:\t  10240 kB\n"})
     assert (resident_mb(tmp_path), resident_peak_mb(tmp_path)) == (10.0, 20.0)
+
+
+def test_clocks_that_may_move_are_named_with_their_limits(tmp_path: Path) -> None:
+    limits = {"min_freq": "306000000\n", "max_freq": "918000000\n"}
+    files = {f"sys/class/devfreq/17000000.gpu/{name}": text for name, text in limits.items()}
+    for core, low, high in (("cpu0", 800_000, 3_000_000), ("cpu1", 2_000_000, 2_000_000)):
+        folder = f"sys/devices/system/cpu/{core}/cpufreq"
+        files |= {f"{folder}/scaling_min_freq": f"{low}\n", f"{folder}/scaling_max_freq": f"{high}\n"}
+    assert read_machine(_write(tmp_path, files)).moving_clocks == ("cpu0 800 to 3000 MHz", "GPU 306 to 918 MHz")
+
+
+def test_gpus_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        _write(tmp_path, {"nvidia-smi": "#!/bin/sh\necho 'NVIDIA Thor'\necho 'NVIDIA RTX A2000'\n"}) / "nvidia-smi"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert read_machine(tmp_path).gpus == ("NVIDIA Thor", "NVIDIA RTX A2000")
+    program.write_text("#!/bin/sh\nexit 6\n")
+    assert read_machine(tmp_path).gpus == ()

@@ -2,23 +2,15 @@ from __future__ import annotations
 
 import threading
 import time
+from threading import Event
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_bench.measuring import load
 from mmkd_bench.measuring.jobs import Demand
-from mmkd_bench.measuring.load import (
-    GROWTH_STEP,
-    RESOLUTION,
-    backlog_growth_ns,
-    find_capacity,
-    largest_carried,
-    offer_load,
-    schedule_ns,
-)
+from mmkd_bench.measuring.load import backlog_growth_ns, offer_load, run_threads, schedule_ns
 
 
 @given(st.integers(1, 50), st.floats(0.5, 200.0), st.floats(0.01, 3.0))
@@ -110,27 +102,6 @@ def test_an_error_in_a_server_is_raised() -> None:
         offer_load(call, [None], streams=1, demand=demand, duration_s=0.1)
 
 
-@given(st.integers(0, 30_000), st.integers(1, 50_000))
-@settings(max_examples=60, deadline=None)
-def test_the_search_finds_the_point(limit: int, first_guess: int) -> None:
-    tried: list[int] = []
-
-    def carries(streams: int) -> bool:
-        tried.append(streams)
-        return streams <= limit
-
-    found = largest_carried(carries, first_guess=first_guess, step=GROWTH_STEP, resolution=RESOLUTION)
-    assert found <= limit <= found + max(1.0, RESOLUTION * found)
-    assert len(tried) < 80
-    assert all(streams >= 1 for streams in tried)
-
-
-def test_capacity_of_a_call_of_known_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "PROBE_S", 0.2)
-    monkeypatch.setattr(load, "MIN_PROBE_ARRIVALS", 20)
-    # 5 ms on one server: 200 a second, so at most 10 streams of 20 a second.
-    demand = Demand(rate_hz=20.0, deadline_ms=50.0, servers=1)
-    streams, levels = find_capacity(time.sleep, [0.005], demand=demand)
-    assert streams <= 10
-    assert all(level.streams <= 10 for level in levels if level.carried and level.due > 60)
-    assert any(not level.carried for level in levels)
+def test_one_alone_runs_in_this_thread() -> None:
+    assert run_threads(lambda number: number + 5, 1, stop=Event()) == [5]
+    assert run_threads(lambda number: number + 5, 3, stop=Event()) == [5, 6, 7]

@@ -22,8 +22,7 @@ from mmkd_report.schema.bench import Settings
 
 
 def _job(bundle: Path | str, *, duration_s: float = 0.05) -> RunJob:
-    settings = Settings(launches=1, duration_s=duration_s, warm_up_limit_s=0.2)
-    return RunJob(choice=Choice(bundle=str(bundle)), settings=settings)
+    return RunJob(choice=Choice(bundle=str(bundle)), settings=Settings(launches=1, duration_s=duration_s))
 
 
 def _interrupt_after(seconds: float) -> None:

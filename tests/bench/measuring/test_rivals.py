@@ -107,18 +107,13 @@ def test_every_rival_is_named_the_runtime_first(bundle: Path) -> None:
         "mmkd-edge predict",
         "onnxruntime",
         "mmkd-edge backend",
-        "mmkd-edge lower precision",
         "openvino",
-        "openvino in its own precision",
         "litert",
         "torch eager",
         "torch.compile",
     ]
     assert len(_p50_us(outcome, "mmkd-edge predict")) == 2
     assert len(_p50_us(outcome, "onnxruntime")) == 2
-    assert _rival(outcome, "mmkd-edge lower precision").reason == (
-        "no profile takes a lower precision here; run mmkd-bench tune"
-    )
     assert _rival(outcome, "mmkd-edge backend").reason == ""
     assert all(bool(_p50_us(outcome, rival.name)) != bool(rival.reason) for rival in outcome.rivals)
 

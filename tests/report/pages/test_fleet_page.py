@@ -74,21 +74,12 @@ def test_what_was_asked_in_another_manner_has_a_row_of_its_own(fleet: dict[str, 
 
 def test_a_budget_is_held_against_99_of_100_calls(fleet: dict[str, Document]) -> None:
     fleet["few.json"] = run_of(100.0, count=500)
-    fleet["d.json"]["result"]["pace"] = {
-        "response": BENCH.latency(250.0, 500),
-        "lateness": BENCH.latency(50.0, 500),
-        "interval_std_us": 3.0,
-        "missed": 7,
-        "overloaded": False,
-    }
-    # p99 is twice the median: 0.8 ms of c.json and 1.8 of pi.json are over, 0.42 of b.json is not.
     found = group_fleet([read_bench(one) for one in fleet.values()], list(fleet), budget_ms=0.5)
     told = [(one.name, one.device, one.text, one.over_budget) for one in found.alerts]
     assert told == [
         ("c.json", "Orin Nano", "99 of 100 calls take up to 0.8 ms, the budget is 0.5 ms", True),
         ("pi.json", "Raspberry Pi 5", "99 of 100 calls take up to 1.8 ms, the budget is 0.5 ms", True),
         ("few.json", "Orin Nano", "500 calls are too few to tell whether 99 of 100 keep 0.5 ms", True),
-        ("d.json", "Orin Nano", "7 of 500 deadlines missed", False),
         ("pi.json", "Raspberry Pi 5", "unstable: launches differ by 30 %", False),
     ]
     assert [group.over for group in found.groups] == [1, 2, 0]

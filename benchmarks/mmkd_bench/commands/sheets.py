@@ -11,20 +11,6 @@ from rich.text import Text
 
 from mmkd_bench.compare import VERDICT_QUANTITIES
 from mmkd_bench.measuring.load import MISSED_FRACTION
-from mmkd_bench.text import (
-    carried_text,
-    duration_lines,
-    duration_text,
-    fact_rows,
-    machine_text,
-    percentile_text,
-    plural,
-    ratio_text,
-    significant,
-    stability_lines,
-    subject_text,
-    value_text,
-)
 from mmkd_edge.cli.show import show_table
 from mmkd_edge.opening.profile import ExecutionProfile, MeasuredConfig, best_trial
 from mmkd_report.schema.bench import (
@@ -40,8 +26,7 @@ from mmkd_report.schema.bench import (
     RivalsReport,
 )
 
-AnyReport = BenchReport | Comparison | CapacityReport | OverheadReport | PairReport | RivalsReport
-_BAR_CELLS = 30
+AnyReport = BenchReport | Comparison | CapacityReport | OverheadReport | PairReport | RivalsReport | ExecutionProfile
 _MIN_TEXT_WIDTH = 12
 _SPREAD_HEADS = ("p50", "lowest", "highest")
 
@@ -64,9 +49,9 @@ class Sheet:
     style: str = "bold"
 
 
-def show(sheet: Sheet) -> None:
-    """Write a sheet to stdout."""
-    show_table(render_sheet(sheet))
+def show(report: AnyReport) -> None:
+    """Write a report to stdout."""
+    show_table(render_sheet(make_sheet(report)))
 
 
 def render_sheet(sheet: Sheet) -> RenderableType:
@@ -86,14 +71,13 @@ def _rich_table(table: Table) -> RichTable:
     drawn = RichTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", show_header=has_header)
     for number, head in enumerate(table.heads):
         is_text = not number or number in table.text
+        widest = max((len(row[number]) for row in table.rows), default=0)
         drawn.add_column(
             head,
             justify="left" if is_text else "right",
             no_wrap=not is_text,
             overflow="fold",
-            min_width=min(_MIN_TEXT_WIDTH, max((len(row[number]) for row in table.rows), default=0))
-            if is_text
-            else None,
+            min_width=min(_MIN_TEXT_WIDTH, widest) if is_text else None,
             style="" if has_header or number else "dim",
         )
     for row in table.rows:
@@ -117,39 +101,33 @@ def make_sheet(report: AnyReport) -> Sheet:
             return _pair(report)
         case RivalsReport():
             return _rivals(report)
+        case ExecutionProfile():
+            return _profile(report)
 
 
 def _run(report: BenchReport) -> Sheet:
-    latency, stages = report.result.latency, report.result.stages
-    total_us = sum(stage.p50_us for stage in stages) or 1.0
-    launches = f"{latency.count:,} calls in {len(report.launches)} of {report.configuration.launches} launches"
-    percentiles = [
-        (percentile.name, percentile_text(percentile, latency.count), duration_text(percentile.upper_us))
-        for percentile in latency.percentiles
-    ]
-    steps = [
-        (stage.name, duration_text(stage.p50_us), duration_text(stage.p90_us), _bar(stage.p50_us / total_us))
-        for stage in stages
-    ]
+    """Show what the page shows, in its words."""
+    from mmkd_report.pages.bench import PERCENTILE_HEADS, figures, manner_text, origin, percentile_rows, stability_text
+    from mmkd_report.words import for_terminal
+
+    def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int] = ()) -> Table:
+        return Table(heads, [[*map(for_terminal, row)] for row in rows], text=text)
+
+    launches = f"{len(report.launches)} of {report.configuration.launches} launches"
+    stages = [(stage.name, duration_text(stage.p50_us), duration_text(stage.p90_us)) for stage in report.result.stages]
+    machine = [value for name, value in origin(report) if name in ("device", "cores", "governor", "power mode", "GPU")]
+    stability = for_terminal(stability_text(report))
     return Sheet(
-        heading=subject_text(report),
+        heading=f"{report.subject.bundle}: {for_terminal(manner_text(report))}",
         parts=[
-            Text(launches if report.complete else f"{launches}, interrupted"),
-            Table(
-                ("latency", "", "at most, with 99 % confidence"),
-                [*percentiles, ("max", duration_text(latency.max_us), "")],
-            ),
-            *(Text(line, "dim") for line in duration_lines(report)),
-            Table(("stage", "p50", "p90", ""), steps, text=(3,)),
-            Table(("", ""), list(fact_rows(report)), text=(1,)),
-            *(Text(line, "yellow" if line.startswith("unstable") else "") for line in stability_lines(report)),
-            Text(machine_text(report.machine), "dim"),
+            Text(f"{report.result.latency.count:,} calls in {launches}{'' if report.complete else ', interrupted'}"),
+            table(PERCENTILE_HEADS, percentile_rows(report)),
+            table(("Stage", "p50", "p90"), stages),
+            table(("", ""), figures(report), text=(1,)),
+            Text(stability, "" if report.stability.stable else "yellow"),
+            Text(for_terminal(" · ".join([*machine, report.machine.os])), "dim"),
         ],
     )
-
-
-def _bar(fraction: float) -> str:
-    return "█" * max(1, round(_BAR_CELLS * fraction)) + f" {fraction:.0%}"
 
 
 def _comparison(comparison: Comparison) -> Sheet:
@@ -170,13 +148,12 @@ def _change_row(change: QuantityChange) -> Sequence[str]:
     interval = ""
     if change.low is not None and change.high is not None:
         interval = f"{change.low:+.1%} to {change.high:+.1%}" + ("" if change.judged else ", not judged")
-    return (
-        change.quantity + (" *" if change.quantity in VERDICT_QUANTITIES else ""),
-        value_text(change.before, change.unit),
-        value_text(change.after, change.unit),
-        "" if change.change is None else f"{change.change:+.1%}",
-        interval,
-    )
+    values = []
+    for value in (change.before, change.after):
+        text = "not measured" if value is None else f"{significant(value)} {change.unit}"
+        values.append(duration_text(value) if value is not None and change.unit == "µs" else text)
+    name = change.quantity + (" *" if change.quantity in VERDICT_QUANTITIES else "")
+    return (name, *values, "" if change.change is None else f"{change.change:+.1%}", interval)
 
 
 def _pair(report: PairReport) -> Sheet:
@@ -184,11 +161,18 @@ def _pair(report: PairReport) -> Sheet:
         (report.first, report.first_p50_us, report.first_p90_us, report.first_p99_us),
         (report.second, report.second_p50_us, report.second_p90_us, report.second_p99_us),
     )
-    rows = [
-        (name, *_spread(p50), duration_text(p90.median), duration_text(p99.median)) for name, p50, p90, p99 in models
-    ]
-    table = Table(("called in turn", *_SPREAD_HEADS, "p90", "p99"), rows)
-    return _sheet(ratio_text(report.second, report.first, report.ratio), table, [f"{report.count:,} pairs"])
+    rows = [(name, *_spread(p50), *(duration_text(one.median) for one in (p90, p99))) for name, p50, p90, p99 in models]
+    table = Table((f"called in turn, {_plural(report.threads, 'thread')}", *_SPREAD_HEADS, "p90", "p99"), rows)
+    return Sheet(
+        heading=_ratio_text(report.second, report.first, report.ratio), parts=[table, Text(f"{report.count:,} pairs")]
+    )
+
+
+def _ratio_text(second: str, first: str, ratio: RepeatSpread) -> str:
+    spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {_plural(ratio.repeats, 'repeat')}"
+    if ratio.min <= 1 <= ratio.max:
+        return f"{second} and {first} are equally fast within noise ({spread})"
+    return f"{second} is {significant(ratio.median)} times as fast as {first} ({spread})"
 
 
 def _overhead(report: OverheadReport) -> Sheet:
@@ -197,19 +181,20 @@ def _overhead(report: OverheadReport) -> Sheet:
         (report.bare, *_spread(report.bare_p50_us)),
         ("difference", *_spread(report.overhead_us)),
     ]
-    heading = f"{report.bundle}: predict{', every check on,' if report.checks else ''} over the bare engine, one thread"
     adds = f"predict adds {duration_text(report.overhead_us.median)} at the median of {report.count:,} pairs"
-    return _sheet(heading, Table(("called in turn", *_SPREAD_HEADS), rows), [adds])
+    return Sheet(
+        heading=f"{report.bundle}: predict over the bare engine, one thread",
+        parts=[Table(("called in turn", *_SPREAD_HEADS), rows), Text(adds)],
+    )
 
 
 def _rivals(report: RivalsReport) -> Sheet:
     heads = ("engine", "version", *_SPREAD_HEADS, "p99", "to predict", "load", "difference")
-    threads = plural(report.threads, "thread")
-    return _sheet(
-        f"{report.subject.bundle} through other engines, {threads}, called in turn",
-        Table(heads, [_rival_row(rival) for rival in report.rivals if rival.p50_us is not None], text=(1,)),
-        [],
-        [f"{rival.name}: {rival.reason}" for rival in report.rivals if rival.reason],
+    rows = [_rival_row(rival) for rival in report.rivals if rival.p50_us is not None]
+    reasons = [Text(f"{rival.name}: {rival.reason}", "yellow") for rival in report.rivals if rival.reason]
+    return Sheet(
+        heading=f"{report.subject.bundle} through other engines, {_plural(report.threads, 'thread')}, called in turn",
+        parts=[Table(heads, rows, text=(1,)), *reasons],
     )
 
 
@@ -226,17 +211,18 @@ def _rival_row(rival: RivalEngine) -> Sequence[str]:
 def _capacity(report: CapacityReport) -> Sheet:
     levels = [("answer", report.at_answer), ("refused", report.refused)]
     levels += [(f"launch {number}", level) for number, level in enumerate(report.launches, start=1)]
-    percentiles = [percentile.name for percentile in report.trials[0].response.percentiles] if report.trials else []
+    shown = [(name, level) for name, level in levels if level is not None]
+    percentiles = [percentile.name for percentile in shown[0][1].response.percentiles]
     heads = ("load", "streams", "carried", "due", "missed", *percentiles, "max", "cores")
     demand = f"{report.rate_hz:g} predictions per second each within {report.deadline_ms:g} ms"
-    return _sheet(
-        f"{report.subject.bundle}, {report.precision} in {report.backend}, {demand}: {carried_text(report)}",
-        Table(heads, [_level_row(name, level) for name, level in levels if level is not None]),
-        [
-            *_answer_lines(report),
-            f"{plural(len(report.trials), 'load')} tried, {plural(report.servers, 'thread')} answered",
+    carried = _plural(report.streams, "stream") if report.streams else "not carried"
+    return Sheet(
+        heading=f"{report.subject.bundle}, {report.precision} in {report.backend}, {demand}: {carried}",
+        parts=[
+            Table(heads, [_level_row(name, level) for name, level in shown]),
+            *map(Text, _answer_lines(report)),
+            *(Text(f"at the same time: {sentence}", "yellow") for sentence in report.disturbances),
         ],
-        [*_pause_lines(report), *(f"at the same time: {sentence}" for sentence in report.disturbances)],
     )
 
 
@@ -247,30 +233,23 @@ def _level_row(name: str, level: Level) -> Sequence[str]:
 
 
 def _answer_lines(report: CapacityReport) -> Iterator[str]:
-    if report.at_answer is not None:
+    level = report.at_answer
+    if level is not None:
         p999_us, deadline = report.p999_us, f"{report.deadline_ms:g} ms"
         median = "unknown for lack of samples" if p999_us is None else f"{duration_text(p999_us)} in the median launch"
-        carried = sum(level.carried for level in report.launches)
-        yield f"p99.9 {median}, within {deadline} in {carried} of {plural(len(report.launches), 'launch', 'launches')}"
-        headroom = "unknown" if p999_us is None else duration_text(max(0.0, 1e3 * report.deadline_ms - p999_us))
-        cores = report.machine.usable_cores
-        idle = "unknown" if report.idle_cores is None else f"{report.idle_cores:.2f} of {cores} cores"
-        yield f"headroom {headroom} at p99.9, {idle} idle"
+        carried = sum(launch.carried for launch in report.launches)
+        idle = "unknown" if report.idle_cores is None else f"{report.idle_cores:.2f}"
+        yield f"p99.9 {median}, within {deadline} in {carried} of {len(report.launches)} launches"
+        yield f"{idle} of {report.machine.usable_cores} cores idle"
+        if report.streams and level.missed > MISSED_FRACTION * level.due:
+            yield f"in {len(report.launches) - carried} launches pauses of this machine outlasted the deadline"
     if report.refused is not None:
-        verb = "was" if report.refused.streams == 1 else "were"
-        share = report.refused.missed / report.refused.due
-        yield f"{plural(report.refused.streams, 'stream')} {verb} not carried: {share:.2%} missed"
+        missed = report.refused.missed / report.refused.due
+        yield f"not carried: {_plural(report.refused.streams, 'stream')}, {missed:.2%} missed"
 
 
-def _pause_lines(report: CapacityReport) -> Iterator[str]:
-    level = report.at_answer
-    if level is not None and level.missed > MISSED_FRACTION * level.due and report.streams:
-        pauses = sum(not launch.carried for launch in report.launches)
-        yield f"in {plural(pauses, 'launch', 'launches')} pauses of this machine outlasted the deadline"
-
-
-def profile_sheet(profile: ExecutionProfile) -> Sheet:
-    """Return every config of each student, as `open` sorts them, and rejected ones."""
+def _profile(profile: ExecutionProfile) -> Sheet:
+    """Show every config of each student, as `open` sorts them, and rejected ones."""
     parts: list[Table | Text] = []
     for model in dict.fromkeys(trial.model for trial in profile.trials):
         trials = [trial for trial in profile.trials if trial.model == model]
@@ -295,12 +274,29 @@ def _trial_row(trial: MeasuredConfig) -> Sequence[str]:
     return (trial.backend, trial.precision, str(trial.threads), *times)
 
 
-def _sheet(heading: str, table: Table, notes: Sequence[str], warnings: Sequence[str] = ()) -> Sheet:
-    yellow = (Text(line, "yellow") for line in warnings)
-    return Sheet(heading=heading, parts=[table, *map(Text, notes), *yellow])
-
-
 def _spread(spread: RepeatSpread | None) -> Sequence[str]:
     if spread is None:
         return ("", "", "")
     return (duration_text(spread.median), duration_text(spread.min), duration_text(spread.max))
+
+
+def duration_text(microseconds: float | None) -> str:
+    """Write a duration; empty for None.
+
+    >>> [duration_text(value) for value in (0.339, 12.345, 999.7, 1234.5, 2.5e6)]
+    ['0.339 µs', '12.3 µs', '1.00 ms', '1.23 ms', '2.50 s']
+    """
+    from mmkd_report.words import for_terminal, time_text
+
+    return "" if microseconds is None else for_terminal(time_text(microseconds))
+
+
+def significant(value: float) -> str:
+    """Write three significant digits."""
+    from mmkd_report import words
+
+    return words.for_terminal(words.significant(value))
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
