@@ -35,6 +35,7 @@ REFUSED = {
     "mmkd-bench compare BUNDLE --rivals --checkpoint none.ckpt": "--checkpoint none.ckpt: expected a checkpoint, found",
     "mmkd-bench compare BUNDLE --rivals --threads 0": "threads: expected a whole number from 1, got 0",
     "mmkd-bench compare BUNDLE BUNDLE --threads 0": "threads: expected a whole number from 1, got 0",
+    "mmkd-export BUNDLE --drift-reference none": "none: expected a dataset directory, found none there",
     "mmkd-bench page none.json --fleet --budget-ms 0 -o page.html": "--budget-ms: expected --fleet and milliseconds",
     "mmkd-bench tune BUNDLE --max-drop-points -1": "max-drop-points: expected 0 to 100, got -1",
     "mmkd-run BUNDLE --source stdin --error-level 2": "error_level: expected a fraction above 0 and below 1, or None",
@@ -45,7 +46,6 @@ REFUSED = {
     "mmkd-run BUNDLE --source stdin --time-unit weeks": "--time-unit weeks: expected one of s, ms, us, ns; choose",
     "mmkd-run BUNDLE --source stdin --keep-uncertain 1MB --uncertain-below 3": "Invalid value for '--uncertain-below'",
     "mmkd-run BUNDLE --tune-alarm data --alarm FEL --false-alarms-per-hour -1": "Invalid value for '--false-alarms",
-    "mmkd-export BUNDLE --drift-reference none": "none: --drift-reference: expected a dataset directory, found none",
 }
 # Further names of a command's module, where tests call it and not the program.
 MODULES = {

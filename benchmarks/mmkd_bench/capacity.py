@@ -26,7 +26,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
 from mmkd_report.schema.bench import CapacityReport, Level
 
-LAUNCHES = 3  # launches per load, unless most agree before
+LAUNCHES = 5  # launches per load, unless most agree before
 RESOLUTION = 0.05  # largest gap, or one stream, from the carried load to one that was not
 _GROWTH_STEP = 0.25
 MAX_STREAMS = 1_000_000
@@ -97,9 +97,9 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
         return verdicts[-1].carried
 
     if question.streams is None:
-        alone_us = offer(1).level.response.mean_us
-        first_guess = int(0.5 * demand.servers * 1e6 / alone_us / demand.rate_hz)
-        largest_carried(is_carried, first_guess=first_guess)
+        alone = offer(1).level
+        first_guess = int(0.5 * demand.servers * 1e6 / alone.response.mean_us / demand.rate_hz)
+        largest_carried(is_carried, first_guess=first_guess if alone.carried else 1)
     else:
         is_carried(question.streams)
     by_load = sorted(verdicts, key=lambda verdict: verdict.together.streams)

@@ -11,21 +11,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from mmkd_edge.backends.base import open_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ArtifactFormat, Manifest, Precision
 from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import GateError, MmkdError, UsageError
-from mmkd_edge.machine import this_machine
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.packing.contents import check_students, join_bundles, pack_bundle, seal_bundle, write_sealed
 from mmkd_export.plan import ExportPlan, Seal, read_report
 from mmkd_export.precision.make import make_lower_precision
-from mmkd_export.precision.speed import with_latencies, without_slow
 from mmkd_export.preflight import check_plan
 from mmkd_export.student import ProvenStudent, choose_temperature, gate_rule, prove_student, read_checkpoint
 from mmkd_export.targets.table import ResolvedPlan, requested_targets
-from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, prove_in
+from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError
 from mmkd_export.verify.gate import GateRule, left_out_reason
 from mmkd_report.schema.export import BuiltEngine, ExportReport, LeftOutArtifact
 
@@ -73,8 +70,6 @@ def export_stages(resolved: ResolvedPlan) -> tuple[str, ...]:
         *("read the checkpoint", "convert it to ONNX", "compare with torch"),
         *(target.stage for target in targets if target.convert),
         *(f"make {precision}" for precision in resolved.precisions),
-        *(target.stage for target in targets if target.backend),
-        *(("time the artifacts",) if resolved.is_timed else ()),
         "write the bundle",
         *building,
     )
@@ -101,19 +96,9 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
         else:
             made = _convert_checkpoint(resolved, begin)
             _make_lower_precisions(made, resolved, begin)
-            _run_in_backends(made, resolved, begin)
-            if resolved.is_timed:
-                begin("time the artifacts")
-                timed = with_latencies(made.artifacts, made.student.proof_set)
-                made.artifacts, slow = without_slow(timed, resolved.optional)
-                made.left_out += slow
             begin("write the bundle")
             manifest, members = pack_bundle(
-                made.student,
-                made.artifacts,
-                platform=resolved.platform.name,
-                left_out=made.left_out,
-                machine=this_machine().cpu if resolved.is_timed else None,
+                made.student, made.artifacts, platform=resolved.platform.name, left_out=made.left_out
             )
             write_sealed(plan.output, manifest=manifest, members=members, seal=plan.seal)
         engines: list[BuiltEngine] = []
@@ -166,20 +151,20 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: _Begin) -> _Made:
 
 def _make_lower_precisions(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None:
     """A failed gate ends the export unless the artifact is optional."""
-    student, exclude = made.student, resolved.plan.exclude
+    student = made.student
     formats = {proven.artifact.format for proven in student.others}
     for precision in resolved.precisions:
         begin(f"make {precision}")
         optional = precision in resolved.optional
         ops = resolved.platform.int8_ops
-        graph = partial(make_lower_precision, student, precision, made.rule, exclude=exclude, ops=ops)
+        graph = partial(make_lower_precision, student, precision, made.rule, ops=ops)
         makers: list[tuple[Callable[[], ProvenArtifact], ArtifactFormat, bool]] = [(graph, "onnx", optional)]
         if resolved.platform.name == "mcu" and "native" in formats:
             makers = []  # a microcontroller runs no graph
         for target in resolved.targets:
             wanted = target.format in formats and not (optional and target.smaller)
             if precision == "int8" and target.int8 is not None and wanted:
-                in_format = partial(target.int8, student, exclude, made.rule)
+                in_format = partial(target.int8, student, made.rule)
                 makers.append((in_format, target.format, optional or target.name in resolved.plan.optional))
         for make, file_format, is_optional in makers:
             try:
@@ -188,27 +173,6 @@ def _make_lower_precisions(made: _Made, resolved: ResolvedPlan, begin: _Begin) -
                 if not is_optional:
                     raise
                 made.leave_out(error, precision, file_format)
-
-
-def _run_in_backends(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None:
-    """Run ONNX artifacts in other backends; a failed gate leaves out optional ones."""
-    for target in resolved.targets:
-        if target.backend is None:
-            continue
-        begin(target.stage)
-        passed: list[ProvenArtifact] = []
-        for proven in made.artifacts:
-            precision = proven.artifact.precision
-            try:
-                if proven.artifact.format == "onnx":
-                    backend = open_backend(target.backend, proven.model, threads=1)
-                    proven = prove_in(proven, backend, made.student.proof_set, made.rule)
-                passed.append(proven)
-            except GateError as error:
-                if precision not in resolved.optional:
-                    raise
-                made.leave_out(RejectedError(str(error), report=proven.report), precision, "onnx")
-        made.artifacts = passed
 
 
 def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnStage | None = None) -> list[ExportResult]:

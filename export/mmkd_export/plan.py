@@ -91,9 +91,8 @@ class ExportPlan:
     Attributes:
         source: a student's checkpoint; or a bundle, to sign it again or to build engines.
         optional: targets that may fail and are then left out, with the reason.
-        precisions: in addition to fp32; `auto` includes faster ones. Of a bundle, those to build.
-        calibration: dataset directory or .npz file, instead of windows in the checkpoint.
-        exclude: regular expression of layers that stay out of INT8.
+        precisions: in addition to fp32; `auto` includes those that pass their gates. Of a bundle, those to build.
+        calibration: dataset directory, instead of windows in the checkpoint.
         evaluation: windows that judge instead of half of the others.
         max_drop_points: percentage points of the metric that lower precision may lose.
         accept_unjudged: too few windows may judge lower precision, which is then marked.
@@ -107,7 +106,6 @@ class ExportPlan:
     precisions: tuple[PrecisionChoice, ...] = ()
     platform: PlatformName | None = None
     calibration: Path | None = None
-    exclude: str | None = None
     evaluation: Path | None = None
     max_drop_points: float = 0.5
     accept_unjudged: bool = False

@@ -40,15 +40,9 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
         os.close(open_file(plan.source, expected="a student checkpoint of mmkd-edge or a bundle"))
     except UsageError as error:
         yield error
-    for path in (plan.calibration, plan.evaluation):
-        if path is not None and not path.exists():
-            yield UsageError(
-                f"{path}: expected a dataset directory or an .npz file of windows, found nothing there; check the path"
-            )
-    if plan.drift_reference is not None and not plan.drift_reference.is_dir():
-        yield UsageError(
-            f"{plan.drift_reference}: --drift-reference: expected a dataset directory, found none there; check the path"
-        )
+    for path in (plan.calibration, plan.evaluation, plan.drift_reference):
+        if path is not None and not path.is_dir():
+            yield UsageError(f"{path}: expected a dataset directory, found none there; check the path")
     try:
         resolve(plan)
     except UsageError as error:
@@ -57,8 +51,7 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
         yield UsageError(f"--max-drop-points {plan.max_drop_points:g}: expected percentage points from 0 to 100")
     for target in requested_targets(plan):
         yield from target.problems(plan)
-    if plan.from_bundle:
-        yield from _checkpoint_options(plan)
+    yield from _options_without_effect(plan)
     for check in (partial(check_keys, plan.seal.keys), partial(_check_output, plan.output)):
         try:
             check()
@@ -66,34 +59,32 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
             yield error
 
 
-def _checkpoint_options(plan: ExportPlan) -> Iterator[UsageError]:
+def _options_without_effect(plan: ExportPlan) -> Iterator[UsageError]:
+    """Yield an error for each given option that this plan would ignore."""
     targets = requested_targets(plan)
     builds = any(target.build for target in targets)
-    given = {
-        f"--precision {' '.join(plan.precisions)}": plan.precisions and not builds,
-        "--calib": plan.calibration,
-        "--eval": plan.evaluation,
-        "--exclude": plan.exclude,
-        "--golden": plan.golden != ExportPlan.golden,
-        "--range": plan.value_range != ExportPlan.value_range,
-        "--drift-reference": plan.drift_reference,
-        "--max-drop-points": plan.max_drop_points != ExportPlan.max_drop_points,
-        "--accept-unjudged": plan.accept_unjudged,
-    }
-    if (
-        plan.output == plan.source
-        and plan.seal == Seal()
-        and not (any(given.values()) or any(row.build or row.write for row in targets))
-    ):
+    lower = bool(plan.lower_precisions)
+    # Option, whether it was given, whether it has an effect, and what it needs.
+    checkpoint, lowering = "a checkpoint", "--precision fp16, int8 or auto"
+    rows = (
+        (f"--precision {' '.join(plan.precisions)}", bool(plan.precisions), not plan.from_bundle or builds, checkpoint),
+        (f"--platform {plan.platform}", plan.platform is not None, not plan.from_bundle or builds, checkpoint),
+        ("--calib", plan.calibration is not None, not plan.from_bundle, checkpoint),
+        ("--eval", plan.evaluation is not None, not plan.from_bundle, checkpoint),
+        ("--golden", plan.golden != ExportPlan.golden, not plan.from_bundle, checkpoint),
+        ("--range", plan.value_range != ExportPlan.value_range, not plan.from_bundle, checkpoint),
+        ("--drift-reference", plan.drift_reference is not None, not plan.from_bundle, checkpoint),
+        ("--max-drop-points", plan.max_drop_points != ExportPlan.max_drop_points, lower, lowering),
+        ("--accept-unjudged", plan.accept_unjudged, lower, lowering),
+    )
+    for option, is_given, has_effect, needs in rows:
+        if is_given and not has_effect:
+            yield UsageError(f"{option} has no effect without {needs}; leave it out")
+    is_idle = plan.from_bundle and plan.output == plan.source and plan.seal == Seal()
+    if is_idle and not any(is_given for _, is_given, *_ in rows) and not any(row.build or row.write for row in targets):
         yield UsageError(
             f"{plan.source}: nothing to do with this bundle; name another -o, --sign, --release, --target trt or c"
         )
-    for option, is_given in given.items():
-        if is_given:
-            yield UsageError(
-                f"{plan.source}: {option}: expected a checkpoint, because a bundle keeps its artifacts and windows, "
-                "got a bundle; export the checkpoint"
-            )
 
 
 def _check_output(output: Path) -> None:

@@ -27,7 +27,7 @@ from mmkd_export.verify.windows import (
     RealWindows,
     check_fit,
     windows_from_checkpoint,
-    windows_from_path,
+    windows_from_dataset,
     windows_from_statistics,
     with_range,
 )
@@ -99,7 +99,7 @@ def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, s
 
     checkpoint = read_student(plan.source)
     if plan.calibration is not None:
-        real = windows_from_path(plan.calibration, modality=checkpoint.modality, task=checkpoint.task)
+        real = windows_from_dataset(plan.calibration, modality=checkpoint.modality, task=checkpoint.task)
     elif plan.lower_precisions or (checkpoint.carried is not None and len(checkpoint.carried.windows) > 0):
         real = windows_from_checkpoint(checkpoint.carried, checkpoint=plan.source)
     else:

@@ -32,8 +32,8 @@ def test_a_light_load_is_carried(bundle: Path) -> None:
     lines: list[str] = []
     question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=4)
     report = measure_capacity(Choice(bundle=str(bundle), backend="ort"), question, progress=lines.append)
-    assert lines == ["4 streams for 0.3 s"] * 2
-    assert len(report.launches) == 2  # both carried it: the third could not change that
+    assert lines == ["4 streams for 0.3 s"] * 3
+    assert len(report.launches) == 3  # all carried it: two more could not change that
     assert report.at_answer is not None
     assert report.at_answer.due == sum(level.due for level in report.launches)
     assert report.streams == 4

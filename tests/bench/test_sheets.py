@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 from rich.text import Text
 
-from mmkd_bench.capacity import Question, measure_capacity
 from mmkd_bench.commands.sheets import AnyReport, Table, make_sheet, render_sheet
 from mmkd_bench.compare import compare, parse_conditions
 from mmkd_bench.in_turn import summarise_repeats
-from mmkd_bench.measuring.opening import Choice
-from mmkd_report.schema.bench import BenchReport, OverheadReport, PairReport, RepeatSpread, RivalEngine, RivalsReport
+from mmkd_report.schema.bench import (
+    BenchReport,
+    CapacityReport,
+    Level,
+    OverheadReport,
+    PairReport,
+    RepeatSpread,
+    RivalEngine,
+    RivalsReport,
+)
 from tests.bench.made import make_launch, make_report
 
 ONE: RepeatSpread = summarise_repeats([100.0, 110.0, 120.0])
@@ -62,13 +69,39 @@ def test_rivals_have_a_row_each_or_a_reason(run: BenchReport) -> None:
     assert sentences(report) == ["litert: not installed: a, b"]
 
 
-def test_capacity_has_the_answer_and_its_launches(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmkd_bench.capacity.MAX_LAUNCH_S", 0.2)
-    question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=4)
-    report = measure_capacity(Choice(bundle=str(bundle)), question)
-    assert [row[:3] for row in rows(report)] == [(name, "4", "yes") for name in ("answer", "launch 1", "launch 2")]
+def test_capacity_has_the_answer_and_its_launches(run: BenchReport) -> None:
+    level = Level(streams=4, due=400, answered=400, response=run.result.latency, missed=0, cpu_cores=0.5, carried=True)
+    refused = msgspec.structs.replace(level, streams=5, missed=100, carried=False)
+    report = CapacityReport(
+        subject=run.subject,
+        backend="ort",
+        precision="fp32",
+        threads=1,
+        servers=4,
+        rate_hz=20.0,
+        deadline_ms=50.0,
+        streams=4,
+        at_answer=level,
+        launches=(level, refused, level),
+        p999_us=1234.0,
+        refused=refused,
+        idle_cores=3.5,
+        disturbances=("other processes used 40% of a core",),
+        machine=run.machine,
+    )
+    assert [row[:3] for row in rows(report)] == [
+        ("answer", "4", "yes"),
+        ("refused", "5", "no"),
+        *(("launch 1", "4", "yes"), ("launch 2", "5", "no"), ("launch 3", "4", "yes")),
+    ]
+    assert sentences(report) == [
+        "p99.9 1.23 ms in the median launch, within 50 ms in 2 of 3 launches",
+        "3.50 of 4 cores idle",
+        "not carried: 5 streams, 25.00% missed",
+        "at the same time: other processes used 40% of a core",
+    ]
     assert make_sheet(report).heading == (
-        f"{bundle}, fp32 in {report.backend}, 20 predictions per second each within 5000 ms: 4 streams"
+        "student.edge, fp32 in ort, 20 predictions per second each within 50 ms: 4 streams"
     )
 
 

@@ -20,6 +20,7 @@ from mmkd_export.verify.proof_set import ProofSet
 from mmkd_export.verify.windows import windows_from_checkpoint
 from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.writer import write_dataset
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.rocket import fit_rocket, prune_rocket
@@ -76,6 +77,13 @@ def make_windows(modality: ModalitySpec, task: TaskSpec, *, count: int, seed: in
     windows = (waves + 0.3 * rng.standard_normal((count, samples, channels))).astype(np.float32)
     windows[1::3, 5:9, 0] = np.nan
     return CarriedWindows(windows=windows, labels=as_labels(labels, task))
+
+
+def write_windows(path: Path, student: StudentCheckpoint, windows: NDArray[np.generic], labels: object) -> Path:
+    """Write a dataset whose validation split has these windows of the student's modality and task."""
+    splits = {name: {student.modality.name: windows, "labels": labels} for name in ("train", "valid", "test")}
+    write_dataset(path, name="toy", labels=student.task.labels, modalities=[student.modality], splits=splits)
+    return path
 
 
 def _make_frames(modality: ModalitySpec, task: TaskSpec, *, count: int, rng: np.random.Generator) -> CarriedWindows:

@@ -14,14 +14,12 @@ from mmkd_bench.measuring.jobs import RivalsJob
 from mmkd_bench.measuring.rivals import largest_difference, time_rivals
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, compare
 from mmkd_export.verify.gate import GateRule, GateWindows, gate_result, gate_summary
-from mmkd_export.verify.windows import windows_from_path
 from mmkd_models.metrics.scores import label_scores, value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
@@ -174,23 +172,6 @@ def test_values_are_compared_as_shares_of_the_largest_one():
     expected = NetworkAnswers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2000]]))
     got = NetworkAnswers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2001]]))
     assert compare(expected, got, task=SPEED).max_abs_error == pytest.approx(1 / 2000, rel=1e-3)
-
-
-# ---- windows of a file
-
-
-def test_windows_of_a_file_have_labels_of_the_kind(tmp_path, students):
-    student = students["multi_label"]
-    windows = student.carried.windows
-    np.savez(tmp_path / "w.npz", x_acc=windows, y=student.carried.labels)
-    found = windows_from_path(tmp_path / "w.npz", modality=student.modality, task=STATES)
-    np.testing.assert_array_equal(found.labels, student.carried.labels)
-    with pytest.raises(UsageError) as error:
-        windows_from_path(tmp_path / "w.npz", modality=student.modality, task=SPEED)
-    assert str(error.value) == f"{tmp_path / 'w.npz'}: 'y': expected 12 numbers, NaN for unknown, one per window"
-    np.savez(tmp_path / "n.npz", x_acc=windows)
-    nothing = windows_from_path(tmp_path / "n.npz", modality=student.modality, task=SPEED)
-    assert np.isnan(nothing.labels).all()
 
 
 # ---- the page, rivals, and steps

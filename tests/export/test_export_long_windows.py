@@ -36,7 +36,6 @@ def long_bundle(long_file: Path) -> ExportResult:
     plan = ExportPlan(
         source=long_file,
         output=long_file.with_suffix(".edge"),
-        targets=("openvino",),
         precisions=("fp16", "int8"),
         platform="cpu-x86",
         accept_unjudged=True,
@@ -59,7 +58,7 @@ def test_a_tiny_student_of_ten_thousand_samples_is_a_graph_below_2_mb():
 def test_every_precision_and_engine_answers_as_the_checkpoint_does(long_bundle: ExportResult):
     artifacts = long_bundle.report.artifacts
     assert [artifact.precision for artifact in artifacts] == ["fp32", "fp16", "int8"]
-    assert [[run.backend for run in artifact.backends] for artifact in artifacts] == [["ort", "openvino"]] * 3
+    assert all(artifact.backend.startswith("onnxruntime ") for artifact in artifacts)
     assert all(artifact.gate is None or artifact.gate.passed for artifact in artifacts)
     for precision in ("fp32", "fp16", "int8"):
         with EdgePredictor.open(long_bundle.path, backend="ort", precision=precision) as predictor:

@@ -46,8 +46,7 @@ def test_all_problems_are_reported_together(tmp_path: Path):
         "3 problems; nothing was exported:\n"
         f"  - {tmp_path}/a.ckpt: expected a student checkpoint of mmkd-edge or a bundle, found no such file; "
         "check the path\n"
-        f"  - {tmp_path}/data: expected a dataset directory or an .npz file of windows, found nothing there; "
-        "check the path\n"
+        f"  - {tmp_path}/data: expected a dataset directory, found none there; check the path\n"
         f"  - {tmp_path}/no/a.edge: cannot be written: there is no directory {tmp_path}/no; make it first"
     )
 
@@ -116,8 +115,8 @@ def test_a_native_file_and_a_tflite_are_added_unless_the_onnx_artifacts_are_name
 ):
     plan = export_plan(student_file, output=tmp_path / "s.edge")
     assert with_defaults(plan) == replace(plan, targets=("native", "litert"), optional=("native", "litert"))
-    with_openvino = replace(plan, targets=("openvino",), platform="cpu-arm")
-    assert with_defaults(with_openvino).targets == ("openvino", "native", "litert")
+    with_c = replace(plan, targets=("c",), platform="cpu-arm")
+    assert with_defaults(with_c).targets == ("c", "native", "litert")
     named = replace(plan, targets=("native", "litert"))
     assert with_defaults(named) == named
     assert with_defaults(replace(plan, platform="jp6.2")).targets == ("native",)
@@ -160,16 +159,13 @@ def test_a_plan_looks_at_its_source_once(exported, tmp_path: Path):
 
 
 CHECKPOINT_OPTIONS = {
-    "--target openvino": {"targets": ("openvino",)},
     "--precision int8": {"precisions": ("int8",)},
     "--calib": {"calibration": Path("/")},
     "--eval": {"evaluation": Path("/")},
-    "--exclude": {"exclude": "head"},
+    "--drift-reference": {"drift_reference": Path("/")},
     "--golden": {"golden": "synthetic"},
     "--range": {"value_range": "none"},
-    "--drift-reference": {"drift_reference": Path("/")},
-    "--max-drop-points": {"max_drop_points": 2.0},
-    "--accept-unjudged": {"accept_unjudged": True},
+    "--platform jp7": {"platform": "jp7"},
 }
 
 
@@ -177,9 +173,23 @@ CHECKPOINT_OPTIONS = {
 def test_what_is_made_from_a_checkpoint_is_refused_for_a_bundle(exported, tmp_path: Path, option: str):
     plan = export_plan(exported.path, output=tmp_path / "s.edge")
     assert _refusal(replace(plan, **CHECKPOINT_OPTIONS[option])) == (  # type: ignore[arg-type]
-        f"{exported.path}: {option}: expected a checkpoint, because a bundle keeps its artifacts and windows, got a "
-        "bundle; export the checkpoint"
+        f"{option} has no effect without a checkpoint; leave it out"
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "changes"),
+    [("--max-drop-points", {"max_drop_points": 2.0}), ("--accept-unjudged", {"accept_unjudged": True})],
+)
+def test_a_limit_of_lower_precision_without_any_is_refused(student_file: Path, tmp_path: Path, option: str, changes):
+    plan = replace(export_plan(student_file, output=tmp_path / "s.edge"), **changes)
+    assert _refusal(plan) == f"{option} has no effect without --precision fp16, int8 or auto; leave it out"
+    check_plan(replace(plan, precisions=("auto",)))
+
+
+def test_a_target_of_checkpoints_is_refused_for_a_bundle(exported, tmp_path: Path):
+    plan = replace(export_plan(exported.path, output=tmp_path / "s.edge"), targets=("native",))
+    assert _refusal(plan) == "--target native has no effect without a checkpoint; leave it out"
 
 
 def test_a_bundle_that_would_stay_as_it_is_is_refused(exported):

@@ -21,10 +21,10 @@ from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import PrecisionChoice, export_plan
-from mmkd_export.verify.windows import RealWindows, windows_from_path
+from mmkd_export.verify.windows import RealWindows, windows_from_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import decode_report
-from tests.export.students import make_student
+from tests.export.students import make_student, write_windows
 
 STEPS = ["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
 
@@ -115,28 +115,26 @@ def test_the_result_names_the_file_as_it_lies_on_the_disk(exported: ExportResult
 
 def test_windows_named_by_the_user_replace_the_carried_ones(student: StudentCheckpoint, tmp_path: Path):
     write_student(tmp_path / "s.ckpt", make_student(windows=None))
-    np.savez(tmp_path / "line.npz", x_acc=student.carried.windows[:5])
-    result = export(export_plan(tmp_path / "s.ckpt", calibration=tmp_path / "line.npz"))
+    data = write_windows(tmp_path / "line", student, student.carried.windows[:5], [0, 1, 2, 3, 0])
+    result = export(export_plan(tmp_path / "s.ckpt", calibration=data))
     assert result.report.windows.count == 5
-    assert result.report.artifacts[0].scores is None
     with Bundle.open(result.path) as bundle:
-        assert bundle.golden("acc").labels.tolist() == [-1] * 5
-        assert "| no labels | no labels | no labels |" in bundle.read("README.md").decode()
+        assert bundle.golden("acc").labels.tolist() == [0, 1, 2, 3, 0]
 
 
 def test_the_windows_of_an_export_are_read_once(
     student_file: Path, student: StudentCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    np.savez(tmp_path / "line.npz", x_acc=student.carried.windows, y=student.carried.labels)
+    data = write_windows(tmp_path / "line", student, student.carried.windows, student.carried.labels)
     read: list[Path] = []
 
     def counted(path: Path, **options: object) -> RealWindows:
         read.append(path)
-        return windows_from_path(path, **options)  # type: ignore[arg-type]
+        return windows_from_dataset(path, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("mmkd_export.student.windows_from_path", counted)
-    export(export_plan(student_file, output=tmp_path / "s.edge", calibration=tmp_path / "line.npz"))
-    assert read == [tmp_path / "line.npz"]
+    monkeypatch.setattr("mmkd_export.student.windows_from_dataset", counted)
+    export(export_plan(student_file, output=tmp_path / "s.edge", calibration=data))
+    assert read == [data]
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +190,7 @@ def test_nothing_of_lower_precision_is_made_from_synthetic_windows(tmp_path: Pat
         export(replace(export_plan(source), precisions=(precision,), platform="jp6.2"))
     assert str(error.value) == (
         f"{source}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint without "
-        "any; name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
+        "any; name some with --calib DATA, or train again without --no-embed-windows"
     )
     assert _files(tmp_path) == ["s.ckpt"]
 

@@ -20,14 +20,13 @@ with loading("mmkd-export"):
     from mmkd_edge.cli.show import json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError, printable
     from mmkd_export.packing.card import NO_RECORDING
-    from mmkd_export.pipeline import ExportResult, OnStage, export, export_several, export_stages
+    from mmkd_export.pipeline import ExportResult, OnStage, export, export_several
     from mmkd_export.plan import PLATFORMS, ExportPlan, GoldenChoice, PlatformName, PrecisionChoice, Seal, export_plan
-    from mmkd_export.preflight import check_plan
     from mmkd_export.targets.table import TARGETS, requested_targets, targets_on, with_defaults
     from mmkd_export.verify.gate import MIN_JUDGING, gate_summary
     from mmkd_export.verify.windows import range_choice
-    from mmkd_models.evaluation.confidence import SAME_GROUPS, coverage_table, reliability_text
-    from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportPreview, LeftOutArtifact, SeveralExports
+    from mmkd_models.evaluation.confidence import reliability_text
+    from mmkd_report.schema.export import ArtifactReport, ExportDocument, LeftOutArtifact, SeveralExports
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +59,7 @@ class ArtifactOptions:
     precisions: Annotated[
         list[str] | None,
         Option(
-            "Also add this precision (repeatable); auto keeps those that measure faster.",
+            "Also add this precision (repeatable); auto adds those that pass their gates.",
             ("--precision",),
             "fp32|fp16|int8|auto",
         ),
@@ -68,7 +67,6 @@ class ArtifactOptions:
     platform: Annotated[
         PlatformName | None, Option("Platform of the device; by default from the targets and this machine.")
     ] = None
-    exclude: Annotated[str | None, Option("Keep the layers whose names match in float32.", metavar="REGEX")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +75,11 @@ class JudgingOptions:
 
     calibration: Annotated[
         Path | None,
-        Option(
-            "Windows for calibration, instead of those in the checkpoint (.npz: x_MODALITY, y).",
-            ("--calib",),
-            "DATA|FILE.npz",
-        ),
+        Option("Dataset with windows for calibration, instead of those in the checkpoint.", ("--calib",), "DATA"),
     ] = None
     evaluation: Annotated[
         Path | None,
-        Option(
-            "Windows to measure accuracy with; default: half of those for calibration.", ("--eval",), "DATA|FILE.npz"
-        ),
+        Option("Dataset to measure accuracy with; default: half of the windows for calibration.", ("--eval",), "DATA"),
     ] = None
     golden: Annotated[
         GoldenChoice,
@@ -151,7 +143,6 @@ def export_(
     list_targets: Annotated[
         bool, Option("Show the platforms, their targets, and what has been run there.", ("--list-targets",))
     ] = False,
-    dry_run: Annotated[bool, Option("Check paths, libraries and options, then exit.", ("--dry-run",))] = False,
     as_json: Annotated[bool, Option("Print one JSON document.", ("--json",))] = False,
 ) -> None:
     """Export a student to one verified bundle, ready for a device."""
@@ -165,18 +156,11 @@ def export_(
         if output is None or page is not None:
             raise UsageError("several students need -o FILE, and take no --page; see --help")
         plans = [with_defaults(replace(plan, source=source)) for source in sources]
-        if dry_run:
-            for each in plans:
-                _show_plan(each, as_json=as_json)
-        else:
-            _export_several(plans, output=output, as_json=as_json)
+        _export_several(plans, output=output, as_json=as_json)
         return
     if page is not None:
         check_page(page, extra="export")
     plan = with_defaults(plan)
-    if dry_run:
-        _show_plan(plan, as_json=as_json)
-        return
     with _progress() as on_stage:
         result = export(plan, on_stage=on_stage)
     if page is not None:
@@ -206,7 +190,6 @@ def _plan(
         targets=tuple(dict.fromkeys(made.targets or [])),
         precisions=cast("tuple[PrecisionChoice, ...]", tuple(dict.fromkeys(made.precisions or []))),
         platform=made.platform,
-        exclude=made.exclude,
         calibration=judged.calibration,
         evaluation=judged.evaluation,
         max_drop_points=judged.max_drop,
@@ -248,18 +231,6 @@ def _show_platforms(*, as_json: bool) -> None:
         print(f"--target {target.name}: {target.makes}")
 
 
-def _show_plan(plan: ExportPlan, *, as_json: bool) -> None:
-    resolved = check_plan(plan)
-    platform, stages = resolved.platform.name, export_stages(resolved)
-    if as_json:
-        print(json_text(ExportPreview(output=str(plan.output), platform=platform, steps=stages)))
-        return
-    print(f"{plan.source} to {plan.output}, for {platform}:")
-    for number, name in enumerate(stages, 1):
-        print(f"  {number} {name}")
-    print("nothing was written; next: the same command without --dry-run")
-
-
 def _document(result: ExportResult) -> ExportDocument:
     return ExportDocument(
         bundle=str(result.path),
@@ -284,40 +255,29 @@ def _show(result: ExportResult) -> None:
     print(f"compared with torch on {windows.count} {printable(windows.source)}")
     if windows.caution is not None and (windows.synthetic or any(row.gate is not None for row in report.artifacts)):
         print(windows.caution)
-    known = [(artifact, artifact.confidence) for artifact in report.artifacts if artifact.confidence is not None]
-    for artifact, facts in known:
-        print(f"{artifact.precision} {artifact.format}: {reliability_text(facts)}")
-        show_table(coverage_table(facts.coverages))
-    if known and windows.judged_by == windows.source:
-        print(SAME_GROUPS)
+    for artifact in report.artifacts:
+        if artifact.confidence is not None:
+            print(f"{artifact.precision} {artifact.format}: {reliability_text(artifact.confidence)}")
 
 
 def _artifact_table(artifacts: Sequence[ArtifactReport]) -> Table:
     figures = artifacts[0].figures or ("accuracy", "balanced accuracy")
-    runs = [run for artifact in artifacts for run in artifact.backends if run.latency_us is not None]
-    timed = list(dict.fromkeys(run.backend for run in runs))
-    headings = ["artifact", "size", "max error", "with gaps", "labels agree", *figures]
-    table = plain_table([*headings, *(f"{name} p50" for name in timed)])
+    table = plain_table(["artifact", "size", "max error", "with gaps", "labels agree", *figures])
     for artifact in artifacts:
-        latencies = {run.backend: run.latency_us for run in artifact.backends}
-        medians = [latencies.get(name) for name in timed]
+        scores: tuple[str, ...] = ("no labels", "no labels")
+        if artifact.figures:
+            scores = tuple(f"{figure:.4g}" for figure in artifact.figures.values())
+        elif artifact.scores:
+            scores = (f"{artifact.scores.accuracy:.3f}", f"{artifact.scores.balanced_accuracy:.3f}")
         table.add_row(
             f"{artifact.precision} {artifact.format}",
             f"{artifact.size_bytes / 1000:.0f} kB",
             f"{artifact.parity.max_abs_error:.1e}",
             f"{artifact.parity_with_gaps.max_abs_error:.1e}",
             f"{artifact.parity.label_agreement:.1%}",
-            *_scores(artifact),
-            *("-" if median is None else f"{median:.0f} us" for median in medians),
+            *scores,
         )
     return table
-
-
-def _scores(artifact: ArtifactReport) -> tuple[str, ...]:
-    if artifact.figures:
-        return tuple(f"{figure:.4g}" for figure in artifact.figures.values())
-    scores = artifact.scores
-    return (f"{scores.accuracy:.3f}", f"{scores.balanced_accuracy:.3f}") if scores else ("no labels", "no labels")
 
 
 def _notes(result: ExportResult) -> Iterator[str]:

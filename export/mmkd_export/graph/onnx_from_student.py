@@ -99,7 +99,7 @@ def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ..
     import onnx
 
     layers = learnt_layers(onnx.load_from_string(onnx_from_student(checkpoint)))
-    return tuple(layers_by_source(select_layers(layers, exclude=None, ops=LEARNT_OPS)).values())
+    return tuple(layers_by_source(select_layers(layers, ops=LEARNT_OPS)).values())
 
 
 def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mmkd_edge.bundle.manifest import ArtifactFormat, describe_tensors
-from mmkd_edge.errors import GateError, UsageError, first_line
+from mmkd_edge.errors import GateError, first_line
 from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.spec import TensorSpec
 
@@ -202,26 +201,13 @@ def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
     return frozenset(indices)
 
 
-def select_layers(layers: Sequence[Layer], *, exclude: str | None, ops: Sequence[str]) -> tuple[Layer, ...]:
-    """Return the layers to quantise; raise UsageError if `exclude` is invalid or matches none.
+def select_layers(layers: Sequence[Layer], *, ops: Sequence[str]) -> tuple[Layer, ...]:
+    """Return the layers to quantise.
 
     Never the first, nor convolutional features: sensor glitches set their range.
     """
-    try:
-        pattern = None if exclude is None else re.compile(exclude)
-    except re.error as error:
-        raise UsageError(f"--exclude {exclude!r}: expected a regular expression: {error}") from error
-    if pattern is not None and not any(pattern.search(layer.name) for layer in layers):
-        names = ", ".join(layer.name for layer in layers)
-        raise UsageError(f"--exclude {exclude!r}: matches no layer; the layers are {names}")
     candidates = [layer for layer in layers if not layer.name.startswith(_CONVOLUTIONAL_FEATURES)][1:]
-    return tuple(
-        layer
-        for layer in candidates
-        if is_worth_quantising(layer.m, layer.k, layer.n)
-        and layer.op in ops
-        and not (pattern and pattern.search(layer.name))
-    )
+    return tuple(layer for layer in candidates if is_worth_quantising(layer.m, layer.k, layer.n) and layer.op in ops)
 
 
 def layers_by_source(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:

@@ -131,10 +131,6 @@ def _report_facts(bundle: Bundle) -> _Rows:
         for artifact in one.artifacts:
             if artifact.gate is not None:
                 yield f"{prefix}gate.{artifact.precision}", gate_summary(artifact.gate)
-            for run in artifact.backends:
-                if run.latency_us is not None:
-                    value = f"{run.latency_us:g} us on {one.machine}"
-                    yield f"{prefix}latency.{artifact.precision}.{run.backend}", value
 
 
 def _checkpoint_facts(path: Path) -> _Rows:

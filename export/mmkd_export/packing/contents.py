@@ -50,9 +50,8 @@ def pack_bundle(
     *,
     platform: str,
     left_out: Sequence[LeftOutArtifact],
-    machine: str | None,
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """Return the manifest and other members; `machine` measured latencies."""
+    """Return the manifest and other members."""
     golden = recorded_golden(student.proof_set)
     if student.golden is not None:
         golden = _select_stable(student.golden, artifacts, student.modality)
@@ -64,7 +63,6 @@ def pack_bundle(
         windows=_window_facts(student, carried=len(golden.windows)),
         artifacts=tuple(proven.report for proven in artifacts),
         left_out=tuple(left_out),
-        machine=machine,
         tools=student.tools,
         steps=tuple(step.report for step in student.steps),
         measures=msgspec.UNSET

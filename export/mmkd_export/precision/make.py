@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 
 def make_lower_precision(
-    student: ProvenStudent, precision: Precision, rule: GateRule, *, exclude: str | None, ops: Sequence[str]
+    student: ProvenStudent, precision: Precision, rule: GateRule, *, ops: Sequence[str]
 ) -> ProvenArtifact:
-    """Make the fp16 or int8 ONNX artifact; `ops` are faster in INT8 on the platform, `exclude` names layers.
+    """Make the fp16 or int8 ONNX artifact; `ops` are faster in INT8 on the platform.
 
-    Raises GateError if it fails or too few windows judge, UsageError without calibration windows or an `exclude` match.
+    Raises GateError if it fails or too few windows judge, UsageError without calibration windows.
     """
     import onnx
 
@@ -55,24 +55,22 @@ def make_lower_precision(
         }
         proven = replace(proven, report=msgspec.structs.replace(proven.report, float_layers=float_layers))
         return require_passed(proven, advice="Export without --precision fp16, or raise --max-drop-points")
-    return _make_int8(student, model, rule, exclude=exclude, ops=ops)
+    return _make_int8(student, model, rule, ops=ops)
 
 
-def _make_int8(
-    student: ProvenStudent, model: onnx.ModelProto, rule: GateRule, *, exclude: str | None, ops: Sequence[str]
-) -> ProvenArtifact:
+def _make_int8(student: ProvenStudent, model: onnx.ModelProto, rule: GateRule, *, ops: Sequence[str]) -> ProvenArtifact:
     proof_set, modality = student.proof_set, student.modality
     if len(proof_set.calibration) == 0:
         raise UsageError(
             f"{student.source}: --precision int8: expected real windows to calibrate with, got none beside the one "
-            "that judges; name some with --calib DATA or --calib FILE.npz"
+            "that judges; name some with --calib DATA"
         )
     check_calibration(proof_set.calibration, model, modality)
-    layers = select_layers(learnt_layers(model), exclude=exclude, ops=ops)
+    layers = select_layers(learnt_layers(model), ops=ops)
     if not layers:
         raise GateError(
             "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, "
-            "reads the sensor itself as convolutional features do, or was excluded; export without --precision int8"
+            "or reads the sensor itself as convolutional features do; export without --precision int8"
         )
 
     def answer(graph: onnx.ModelProto) -> NetworkAnswers:
@@ -87,7 +85,7 @@ def _make_int8(
     proven = _prove(search.model, student, rule, precision="int8")
     report = msgspec.structs.replace(
         proven.report,
-        float_layers=_float_layers(learnt_layers(model), layers, search, ops=ops),
+        float_layers=_float_layers(learnt_layers(model), search, ops=ops),
         attempts=search.attempts,
         sensitivity=search.sensitivity,
     )
@@ -116,9 +114,7 @@ def _no_remedy(search: Int8Graph, report: ArtifactReport, *, modality: str) -> R
     )
 
 
-def _float_layers(
-    layers: Sequence[Layer], candidates: Sequence[Layer], search: Int8Graph, *, ops: Sequence[str]
-) -> dict[str, str]:
+def _float_layers(layers: Sequence[Layer], search: Int8Graph, *, ops: Sequence[str]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for layer in layers:
         if layer.name in search.layers:
@@ -131,8 +127,6 @@ def _float_layers(
             reason = f"{layer.op} is no faster in INT8 on the platform"
         elif any(attempt.remedy.startswith(layer.name) for attempt in search.attempts):
             reason = "among the most sensitive"
-        elif layer not in candidates:
-            reason = "excluded"
         else:
             reason = "the last layer"
         reasons[layer.name] = reason
@@ -222,11 +216,5 @@ def _variants(
 
 def _sensitivity(layer: Layer, expected: NetworkAnswers, got: NetworkAnswers) -> LayerSensitivity:
     p, q = (np.maximum(answers.probabilities.astype(np.float64), 1e-12) for answers in (expected, got))
-    return LayerSensitivity(
-        layer=layer.name,
-        rows=layer.m,
-        inputs=layer.k,
-        outputs=layer.n,
-        divergence=float((expected.probabilities * (np.log(p) - np.log(q))).sum(1).mean()),
-        max_abs_error=float(np.abs(expected.logits - got.logits).max()),
-    )
+    divergence = float((expected.probabilities * (np.log(p) - np.log(q))).sum(1).mean())
+    return LayerSensitivity(layer=layer.name, divergence=divergence)

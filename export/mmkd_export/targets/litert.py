@@ -174,44 +174,40 @@ def _content(model: bytes) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
 
 
-def make_int8_tflite(student: ProvenStudent, exclude: str | None, rule: GateRule) -> ProvenArtifact:
+def make_int8_tflite(student: ProvenStudent, rule: GateRule) -> ProvenArtifact:
     """Make the INT8 `.tflite` from fp32; raise GateError unless it passes."""
     import onnx
 
     require_windows(len(student.proof_set.judging.labels), what="int8 .tflite", rule=rule)
     model = next(proven.model for proven in student.others if proven.artifact.format == "tflite")
-    made = _check_model(int8_tflite(model, onnx.load_from_string(student.fp32.model), exclude=exclude))
+    made = _check_model(int8_tflite(model, onnx.load_from_string(student.fp32.model)))
     proven = prove_lower_precision(made, student.proof_set, rule, precision="int8", file_format="tflite")
-    advice = "Leave layers out with --exclude, or export without --target litert or without --precision int8"
-    return require_passed(proven, advice=advice)
+    return require_passed(proven, advice="Export without --target litert or without --precision int8")
 
 
-def int8_tflite(model: bytes, graph: onnx.ModelProto, *, exclude: str | None = None) -> bytes:
+def int8_tflite(model: bytes, graph: onnx.ModelProto) -> bytes:
     """Quantise the products of an fp32 `.tflite` that the ONNX `graph` quantises too.
 
     Inputs are quantised at run time per row: nothing is calibrated, nothing clips.
 
-    Raises UsageError if `exclude` matches no layer, GateError if INT8 makes no remaining layer faster.
+    Raises GateError if INT8 makes no layer faster.
     """
     from ai_edge_quantizer import qtyping, quantizer
 
     products = [(output, sizes) for output, sizes in _learnt_products(model) if is_worth_quantising(*sizes)]
-    layers = learnt_layers(graph)
-    named = select_layers(layers, exclude=None, ops=_PRODUCTS)
+    named = select_layers(learnt_layers(graph), ops=_PRODUCTS)
     if [(layer.m, layer.k, layer.n) for layer in named] != [sizes for _, sizes in products]:
         raise GateError(
             f"int8 .tflite: expected the {len(named)} products of the fp32 graph in its order, got {len(products)} "
             "others: the converter reordered them; export without --target litert or without --precision int8"
         )
-    selected = {layer.name for layer in select_layers(layers, exclude=exclude, ops=_PRODUCTS)}
-    outputs = [output for (output, _), layer in zip(products, named, strict=True) if layer.name in selected]
-    if not outputs:
+    if not products:
         raise GateError(
             "int8 .tflite: expected a product that INT8 makes faster, found none: every one has a side below "
-            f"{SMALLEST_PRODUCT}, or was excluded; export without --precision int8"
+            f"{SMALLEST_PRODUCT}; export without --precision int8"
         )
     quantise = quantizer.Quantizer(bytearray(model))
-    names = "|".join(map(re.escape, outputs))
+    names = "|".join(re.escape(output) for output, _ in products)
     # The library searches the expression in output names, followed by a semicolon.
     quantise.add_dynamic_config(
         regex=f"^({names})(;|$)", operation_name=qtyping.TFLOperationName.FULLY_CONNECTED, num_bits=8

@@ -33,8 +33,8 @@ def add_native(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Pa
     return replace(student, steps=(*student.steps, step))
 
 
-def make_int8_native(student: ProvenStudent, exclude: str | None, rule: GateRule) -> ProvenArtifact:
-    """Return a `.native` file with int8 weights that passed the gates: smaller, not faster. `exclude` is for graphs."""
+def make_int8_native(student: ProvenStudent, rule: GateRule) -> ProvenArtifact:
+    """Return a `.native` file with int8 weights that passed the gates: smaller, not faster."""
     from mmkd_export.graph.native_from_student import int8_weights
 
     require_windows(len(student.proof_set.judging.labels), what="int8 .native", rule=rule)

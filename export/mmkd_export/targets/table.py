@@ -1,6 +1,6 @@
 """The table of export targets; a new one is a file and a row.
 
-Order: `convert`, `int8` with the lower precisions, `backend`, and `build` after the bundle is written.
+Order: `convert`, `int8` with the lower precisions, and `build` or `write` after the bundle is written.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkd_edge.backends.base import BackendName, backend_for, why_absent
+from mmkd_edge.backends.base import backend_for, why_absent
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, platform_named
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 Convert = Callable[[ProvenStudent, "StudentCheckpoint", Path], ProvenStudent]
-_MakeInt8 = Callable[[ProvenStudent, str | None, GateRule], ProvenArtifact]
+_MakeInt8 = Callable[[ProvenStudent, GateRule], ProvenArtifact]
 Build = Callable[[Path, Platform, "Sequence[Precision] | None"], tuple[BuiltEngine, ...]]
 
 
@@ -38,8 +38,7 @@ class Target:
     Attributes:
         libraries: required modules; `extra` installs them.
         convert: adds fp32 artifacts of its `format`, from the checkpoint's path.
-        int8: makes its INT8 artifact, given the expression of excluded layers; if only `smaller`, not for `auto`.
-        backend: also runs all ONNX artifacts.
+        int8: makes its INT8 artifact; if only `smaller`, not for `auto`.
         build: builds engines of the written bundle for some or all precisions; also from a bundle, like `write`.
         write: writes a folder of sources next to the bundle.
         platform_here: default platform; None takes the processor's.
@@ -55,7 +54,6 @@ class Target:
     convert: Convert | None = None
     int8: _MakeInt8 | None = None
     smaller: bool = False
-    backend: BackendName | None = None
     build: Build | None = None
     write: Callable[[Path], Path] | None = None
     platform_here: Callable[[], PlatformName] | None = None
@@ -63,10 +61,7 @@ class Target:
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
         """Yield problems that prevent a plan's export."""
         if plan.from_bundle and not (self.build or self.write):
-            yield UsageError(
-                f"{plan.source}: --target {self.name}: expected a checkpoint, because a bundle keeps its artifacts and "
-                "windows, got a bundle; export the checkpoint"
-            )
+            yield UsageError(f"--target {self.name} has no effect without a checkpoint; leave it out")
             return
         if self.convert is not None and not self.libraries and (reason := why_absent(backend_for(self.format))):
             yield UnavailableError(f"--target {self.name}: {reason}; install one and reinstall mmkd-edge")
@@ -83,15 +78,6 @@ TARGETS: tuple[Target, ...] = (
         name="onnx",
         makes="the ONNX artifacts alone, without the .native and .tflite that are otherwise added",
         platforms=tuple(row.name for row in PLATFORMS),
-    ),
-    Target(
-        name="openvino",
-        makes="nothing more; every ONNX artifact is also run in OpenVINO and judged there",
-        platforms=("cpu-x86",),
-        libraries=("openvino",),
-        extra="mmkd-edge[openvino]",
-        stage="run in OpenVINO",
-        backend="openvino",
     ),
     Target(
         name="native",
@@ -141,12 +127,6 @@ class ResolvedPlan:
     targets: tuple[Target, ...]
     precisions: tuple[Precision, ...]
     optional: frozenset[Precision]
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether artifacts run here, in more than one config."""
-        several = bool(self.precisions) or any(target.convert or target.backend for target in self.targets)
-        return several and not self.platform.has_gpu
 
     @property
     def built_precisions(self) -> tuple[Precision, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,7 +38,7 @@ from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import confidence_facts
 from mmkd_models.metrics.scores import measures_of
-from mmkd_report.schema.export import ArtifactParity, ArtifactReport, BackendRun
+from mmkd_report.schema.export import ArtifactParity, ArtifactReport
 from mmkd_report.schema.figures import ClassScores
 
 if TYPE_CHECKING:
@@ -112,20 +112,6 @@ def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
     return proven
 
 
-def prove_in(proven: ProvenArtifact, backend: Backend, proof_set: ProofSet, rule: GateRule) -> ProvenArtifact:
-    """Run an artifact in another backend; close it; raise GateError if answers differ."""
-    precision, what = proven.report.precision, f"{proven.name} in {backend.version}"
-    advice = f"Export without --target {backend.name}, or without --precision {precision}"
-    file_format = proven.artifact.format
-    there = _judge(proven.model, backend, proof_set, rule, precision=precision, file_format=file_format).report
-    if there.gate is None:
-        require_parity(there.parity, tolerance=proof_set.tolerance, what=what)
-    else:
-        require_gate(there.gate, what=what, advice=advice)
-    runs = (*proven.report.backends, *there.backends)
-    return replace(proven, report=msgspec.structs.replace(proven.report, backends=runs))
-
-
 def _judge(
     model: bytes,
     backend: Backend,
@@ -185,14 +171,7 @@ def _judge(
         confidence=None
         if confidence is None
         else confidence_facts(confidence, judging.logits, judging.probabilities, labels),
-        backends=(
-            BackendRun(
-                backend=backend.name,
-                version=backend.version,
-                max_abs_error=parity.max_abs_error,
-                label_agreement=parity.label_agreement,
-            ),
-        ),
+        backend=backend.version,
     )
     return ProvenArtifact(model=model, artifact=artifact, report=report)
 

@@ -16,7 +16,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_graph import STATISTICS_KEY
 from mmkd_export.verify.answers import FP32_TOLERANCE, NetworkAnswers, with_missing_samples
 from mmkd_export.verify.gate import GateWindows
-from mmkd_export.verify.windows import RealWindows, rows_without, windows_from_path
+from mmkd_export.verify.windows import RealWindows, rows_without, windows_from_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +85,7 @@ def build_proof_set(
             windows=real.windows[judge], labels=real.labels[judge], answers=answers.rows(judge), source=real.source
         )
     else:
-        named = windows_from_path(evaluation, modality=modality, task=task, most=None)
+        named = windows_from_dataset(evaluation, modality=modality, task=task, most=None)
         rows = rows_without(named.windows, real.windows[calibrate])
         if len(rows) == 0:
             raise UsageError(

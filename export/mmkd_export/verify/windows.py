@@ -5,10 +5,8 @@ Without recorded windows only fp32 is judged, on windows drawn from training sta
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
-from mmkd_edge.bundle.arrays import ArraysError, read_npz
-from mmkd_edge.bundle.files import open_file
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import (
     MAX_FLOAT32,
@@ -28,7 +24,7 @@ from mmkd_edge.spec import (
     plausible_span,
     task_text,
 )
-from mmkd_models.data.labels import UNKNOWN, Labels, find_strata, hide_labels
+from mmkd_models.data.labels import Labels, find_strata, hide_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +62,7 @@ def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path)
     if carried is None or len(carried.windows) == 0:
         raise UsageError(
             f"{checkpoint}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
-            "without any; name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
+            "without any; name some with --calib DATA, or train again without --no-embed-windows"
         )
     return _real(carried.windows, carried.labels, source="validation windows carried by the checkpoint")
 
@@ -90,18 +86,6 @@ def _as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
     return np.asarray(values, dtype=modality.dtype)
 
 
-def windows_from_path(
-    path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MAX_WINDOWS
-) -> RealWindows:
-    """Read at most `most` windows of a dataset's validation split, or an .npz file.
-
-    A file has `x_<modality>` (N, T, C) in raw units (NaN = missing; video uint8), and may have `y`, as in a dataset
-    (-1 = unknown class), and names `classes` (K,). Raises UsageError unless it fits the student.
-    """
-    read = _from_dataset if path.is_dir() else _from_npz
-    return read(path, modality=modality, task=task, most=most)
-
-
 def judging_half(labels: Labels) -> NDArray[np.bool_]:
     """Draw the judging half of each class; a single window judges."""
     shuffled = np.random.default_rng(_SEED).permutation(len(labels))
@@ -121,7 +105,10 @@ def _real(windows: NDArray[Any], labels: Labels, *, source: str) -> RealWindows:
     return RealWindows(windows=windows, labels=labels, judge=judging_half(labels), source=source)
 
 
-def _from_dataset(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None) -> RealWindows:
+def windows_from_dataset(
+    path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None = MAX_WINDOWS
+) -> RealWindows:
+    """Read at most `most` windows of a dataset's validation split; raise UsageError unless it fits the student."""
     from mmkd_models.data.dataset import open_dataset
 
     dataset = open_dataset(path)
@@ -130,20 +117,19 @@ def _from_dataset(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: i
         raise UsageError(
             f"{path}: expected the {task_text(task)}, got {task_text(dataset.spec.task)}; use windows of the same task"
         )
-    _check_labels(dataset.spec.task.labels, task, where=str(path))
+    if dataset.spec.task.labels != task.labels:
+        raise UsageError(
+            f"{path}: expected the classes {', '.join(task.labels)} in this order, got "
+            f"{', '.join(dataset.spec.task.labels)}; use windows of the same task"
+        )
     valid = dataset.split("valid")
-    rows = _draw(len(valid), most)
+    rows = np.sort(np.random.default_rng(_SEED).permutation(len(valid))[:most])
     windows = valid.take(rows)[modality.name]
     return _real(
         windows if modality.kind == "video" else np.ascontiguousarray(windows, dtype=np.float32),
         np.ascontiguousarray(valid.labels[rows]),
         source=f"windows of the validation split of dataset {dataset.spec.name!r}",
     )
-
-
-def _draw(count: int, most: int | None) -> NDArray[np.int64]:
-    rows = np.random.default_rng(_SEED).permutation(count)[:most]
-    return np.sort(rows)
 
 
 def check_fit(modality: ModalitySpec, expected: ModalitySpec, *, where: str) -> None:
@@ -157,75 +143,10 @@ def check_fit(modality: ModalitySpec, expected: ModalitySpec, *, where: str) -> 
             )
 
 
-def _check_labels(labels: tuple[str, ...], task: TaskSpec, *, where: str) -> None:
-    if labels != task.labels:
-        raise UsageError(
-            f"{where}: expected the classes {', '.join(task.labels)} in this order, got {', '.join(labels)}; "
-            "use windows of the same task"
-        )
-
-
-def _from_npz(path: Path, *, modality: ModalitySpec, task: TaskSpec, most: int | None) -> RealWindows:
-    if modality.normalise == "per_group":
-        raise UsageError(
-            f"{path}: modality {modality.name!r} is normalised per group, which a file of windows does not tell; "
-            "import the recordings with mmkd-data import --per-group and give that directory to --calib"
-        )
-    os.close(open_file(path, expected="a dataset directory or an .npz file of windows"))
-    data = path.read_bytes()
-    if data.startswith(np.lib.format.MAGIC_PREFIX):
-        raise UsageError(f"{path}: expected an .npz file of windows, got a single array; save it with np.savez")
-    try:
-        arrays = read_npz(path)
-    except ArraysError as error:
-        raise UsageError(f"{path}: expected an .npz file of windows, cannot read it: {error}") from error
-    windows = _read_windows(arrays, modality, path=path)
-    labels = _read_labels(arrays, task, count=len(windows), path=path)
-    rows = _draw(len(windows), most)
-    digest = hashlib.sha256(data).hexdigest()[:16]
-    return _real(windows[rows], labels[rows], source=f"windows of {path.name} (SHA-256 {digest})")
-
-
 def _no_labels(task: TaskSpec, count: int) -> Labels:
     shape = (count, len(task.labels)) if task.kind == "multi_label" else (count,)
     blank: Labels = np.zeros(shape, dtype=label_dtype(task.kind))
     return hide_labels(blank, np.zeros(count, dtype=bool))
-
-
-def _read_windows(arrays: Mapping[str, NDArray[Any]], modality: ModalitySpec, *, path: Path) -> NDArray[Any]:
-    key = f"x_{modality.name}"
-    if key not in arrays:
-        raise UsageError(f"{path}: expected an array {key!r}, got {', '.join(sorted(arrays)) or 'nothing'}")
-    values = arrays[key]
-    is_video = modality.kind == "video"
-    fits = values.dtype == np.uint8 if is_video else values.dtype.kind in "iuf"
-    if not fits or values.shape[1:] != modality.shape or len(values) == 0:
-        sides = ", ".join(map(str, modality.shape))
-        raise UsageError(
-            f"{path}: {key!r}: expected {'uint8' if is_video else 'numbers'} of shape (N, {sides}) with N > 0, "
-            f"got {values.dtype} of shape {values.shape}"
-        )
-    return np.ascontiguousarray(values, dtype=modality.dtype)
-
-
-def _read_labels(arrays: Mapping[str, NDArray[Any]], task: TaskSpec, *, count: int, path: Path) -> Labels:
-    if "classes" in arrays:
-        _check_labels(tuple(str(name) for name in arrays["classes"].tolist()), task, where=str(path))
-    if "y" not in arrays:
-        return _no_labels(task, count)
-    labels, classes = arrays["y"], len(task.labels)
-    if task.kind == "regression":
-        if labels.dtype.kind not in "iuf" or labels.shape != (count,) or np.isinf(labels).any():
-            raise UsageError(f"{path}: 'y': expected {count} numbers, NaN for unknown, one per window")
-        return labels.astype(np.float32)
-    if task.kind == "multi_label":
-        if labels.shape != (count, classes) or not np.isin(labels, (0, 1, UNKNOWN)).all():
-            raise UsageError(f"{path}: 'y': expected {count} rows of {classes} numbers, 0, 1 or {UNKNOWN} for unknown")
-        return labels.astype(np.uint8)
-    whole = labels.dtype.kind in "iu" and labels.shape == (count,)
-    if not whole or labels.min() < -1 or labels.max() >= classes:
-        raise UsageError(f"{path}: 'y': expected {count} whole numbers from -1 to {classes - 1}, one per window")
-    return labels.astype(np.int64)
 
 
 RangeChoice = tuple[float, float] | Literal["auto", "none"]

@@ -7,7 +7,6 @@ from typing import Any
 
 from mmkd_report import charts, words
 from mmkd_report.page import (
-    BAR,
     Block,
     Cell,
     Details,
@@ -23,23 +22,9 @@ from mmkd_report.page import (
     table,
 )
 from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportReport, GateResult, read_export
-from mmkd_report.words import NOTHING, TIMES, count, decimal, is_number, percent, time_text
+from mmkd_report.words import NOTHING, count, decimal, is_number, percent
 
 METHOD_NAMES = {"minmax": "largest value", "percentile": "99.99th percentile", "learnt": "learnt in training"}
-BACKEND_NAMES = {
-    "native": "native engine",
-    "ort": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "litert": "LiteRT",
-    "trt": "TensorRT",
-}
-
-NOTICEABLE = 1.1
-"""From this ratio of two medians one is called faster: from it `mmkd-export --precision auto` keeps an artifact."""
-
-
-def _backend_name(backend: str) -> str:
-    return BACKEND_NAMES.get(backend, backend)
 
 
 def size_text(size_bytes: int) -> str:
@@ -62,17 +47,6 @@ def error_text(value: float | None) -> str:
     return words.plain(float(f"{value:.2g}")) if is_number(value) else NOTHING
 
 
-def latencies(report: ExportReport) -> list[tuple[float, str, ArtifactReport]]:
-    """Return (microseconds, artifact and backend in words, artifact), the fastest first."""
-    timed = [
-        (run.latency_us, f"{artifact.name} in {_backend_name(run.backend)}", artifact)
-        for artifact in report.artifacts
-        for run in artifact.backends
-        if is_number(run.latency_us)
-    ]
-    return sorted(timed, key=lambda config: config[0])
-
-
 def render_export(document: Mapping[str, Any]) -> str:
     """Return HTML; raise DocumentError for a broken document."""
     export = read_export(document)
@@ -87,7 +61,7 @@ def render_export(document: Mapping[str, Any]) -> str:
     parts = (
         [_artifacts(export)],
         _confidence(report),
-        [_tried(quantised, measured), _sensitivity(quantised)] if quantised else [],
+        [_tried(quantised, measured)] if quantised else [],
         [_parity(export, measured), _origin(export)],
     )
     return render(
@@ -110,14 +84,8 @@ def render_export(document: Mapping[str, Any]) -> str:
 
 
 def answer(export: ExportDocument) -> Iterator[str]:
-    """Yield the fastest artifact, the verdicts, and fp32's parity."""
-    report, configs = export.report, latencies(export.report)
-    if configs:
-        best_us = configs[0][0]
-        equal = [name for latency_us, name, _ in configs if latency_us < NOTICEABLE * best_us]
-        verb = "is the fastest" if len(equal) == 1 else "are equally fast within 10\u202f%"
-        window = f"{time_text(best_us)} for one window, one thread"
-        yield f"{words.join_words(equal)} {verb}: {window}{_gain_over_fp32(configs)}."
+    """Yield the verdicts, and fp32's parity."""
+    report = export.report
     for artifact in report.artifacts:
         if artifact.gate is not None:
             verdict = "is unjudged: too few windows" if artifact.gate.unjudged is True else "passed its gate"
@@ -133,16 +101,6 @@ def answer(export: ExportDocument) -> Iterator[str]:
         )
 
 
-def _gain_over_fp32(configs: Sequence[tuple[float, str, ArtifactReport]]) -> str:
-    full = next((config for config in configs if config[2].precision == "fp32"), None)
-    lower_us = next((latency_us for latency_us, _, artifact in configs if artifact.precision != "fp32"), None)
-    if full is None or lower_us is None:
-        return ""
-    if full[0] < NOTICEABLE * lower_us:
-        return "; lower precision is not faster"
-    return f"; {words.significant(full[0] / lower_us)} times as fast as {full[1]}"
-
-
 def _gate_text(gate: GateResult, report: ExportReport) -> str:
     agreement = words.short_percent(gate.label_agreement)
     same = f"the checkpoint's {report.answer_noun} on {agreement} of {gate.windows} windows"
@@ -156,8 +114,6 @@ def _gate_text(gate: GateResult, report: ExportReport) -> str:
 def key_figures(export: ExportDocument) -> Iterator[tuple[str, str]]:
     """Yield number and caption, as far as measured."""
     student, artifacts, metric = export.report.student, export.report.artifacts, export.report.chosen_by
-    for latency_us, name, _ in latencies(export.report)[:1]:
-        yield time_text(latency_us), f"{name}, median, one thread"
     score = artifacts[0].score(metric.name)
     if is_number(score):
         windows = f"{export.report.windows.labelled} judging windows"
@@ -184,34 +140,29 @@ def _head(artifact: ArtifactReport) -> Cell:
 
 def _artifacts(export: ExportDocument) -> Section:
     report, measured = export.report, _measured(export)
-    runs = (run for artifact in measured for run in artifact.backends if is_number(run.latency_us))
-    backends = list(dict.fromkeys(_backend_name(run.backend) for run in runs))
     largest = max(artifact.size_bytes for artifact in measured)
     rows = []
     for artifact in measured:
         role = _role(artifact)
-        latencies = {_backend_name(run.backend): time_text(run.latency_us) for run in artifact.backends}
         cells: list[Cell | str] = [
             Cell(artifact.name, role=role, content=charts.element("code", artifact.file)),
             bar_cell(artifact.size_bytes / largest, role, size_text(artifact.size_bytes)),
             *(words.score_text(artifact.score(metric.name), metric, digits=2) for metric in report.reported_metrics),
             percent(artifact.parity.label_agreement, 2),
-            *(latencies.get(name, NOTHING) for name in backends),
+            artifact.backend,
             _verdict(artifact.gate, is_left_out=artifact not in report.artifacts),
         ]
         rows.append(Row(cells, role))
-    machine = f", on {report.machine}" if report.machine else ""
-    timing = f"Latencies are medians of one run on one thread, all artifacts in turns{machine}."
     caption = (
         "Scores are on the labelled judging windows; agreement is the fraction of all windows with the checkpoint's "
-        f"{report.answer_noun}. {timing if backends else 'Nothing was timed.'}"
+        f"{report.answer_noun}, in the backend of the row. mmkd-bench tune measures which is the fastest on a device."
     )
     heads = [
         "Artifact",
         "Size",
         *(metric.heading for metric in report.reported_metrics),
         "Agreement, %",
-        *backends,
+        label("Backend"),
         label("Verdict"),
     ]
     blocks: list[Block] = [table(heads, rows, caption=caption, style="results artifacts")]
@@ -312,36 +263,6 @@ def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactRepor
     return Section("tried", "What was tried", blocks)
 
 
-def _sensitivity(quantised: Sequence[ArtifactReport]) -> Section:
-    product = label(f"Rows {TIMES} inputs {TIMES} outputs", "product")
-    blocks: list[Block] = []
-    for artifact in quantised:
-        role = _role(artifact)
-        divergences = [row.divergence for row in artifact.sensitivity if is_number(row.divergence)]
-        largest = max(divergences, default=0.0) or 1.0
-        rows = []
-        for row in artifact.sensitivity:
-            reason = artifact.float_layers.get(row.layer)
-            aside = charts.element("span", f" stays float32: {reason}", class_="aside") if reason else None
-            cells: list[Cell | str] = [
-                Cell(row.layer, content=aside),
-                f"{row.rows} {TIMES} {row.inputs} {TIMES} {row.outputs}",
-                bar_cell((row.divergence or 0.0) / largest, role),
-                error_text(row.divergence),
-                error_text(row.max_abs_error),
-            ]
-            rows.append(cells)
-        caption = f"Layers of {artifact.name}, the most sensitive first"
-        style = f"compact sensitivity role-{role}"
-        heads = ["Layer", product, BAR, "Divergence, nats", "Logit"]
-        blocks += [Heading(artifact.name), table(heads, rows, caption=caption, style=style, hide_caption=True)]
-    lead = (
-        "The change of the answers if only this layer computes in INT8: the mean divergence of the probabilities from "
-        "those in float32 (the bar), and the largest change of a logit."
-    )
-    return Section("sensitivity", "Sensitivity of layers", blocks, lead)
-
-
 def _parity(export: ExportDocument, measured: Sequence[ArtifactReport]) -> Section:
     windows = export.report.windows
     rows = [
@@ -352,38 +273,19 @@ def _parity(export: ExportDocument, measured: Sequence[ArtifactReport]) -> Secti
                 name,
                 error_text(tensor.max_abs_error),
                 error_text(tensor.mean_abs_error),
-                decimal(tensor.cosine, 6),
             ]
         )
         for artifact in measured
         for kind, parity in (("as recorded", artifact.parity), ("with gaps", artifact.parity_with_gaps))
         for name, tensor in parity.tensors
     ]
-    runs = [
-        Row(
-            [
-                _head(artifact),
-                run.version,
-                error_text(run.max_abs_error),
-                percent(run.label_agreement, 2),
-                time_text(run.latency_us),
-            ]
-        )
-        for artifact in measured
-        for run in artifact.backends
-    ]
-    tensor_heads = ["Artifact", label("Windows"), label("Output"), "Largest", "Mean", "Smallest cosine"]
-    run_heads = ["Artifact", label("Backend"), "Largest difference", "Agreement, %", "Latency"]
+    tensor_heads = ["Artifact", label("Windows"), label("Output"), "Largest", "Mean"]
     lead = (
         f"Differences from the checkpoint's answers on {count(windows.count)} {windows.source}, and on copies of them "
         "that miss a span, a channel or everything."
     )
-    blocks: list[Block] = [
-        table(tensor_heads, rows, caption="Differences of each output", hide_caption=True),
-        Heading("In each backend"),
-        table(run_heads, runs, caption="Each artifact in each backend that it was run in", hide_caption=True),
-    ]
-    return Section("parity", "Parity with the checkpoint", blocks, lead)
+    tensors = table(tensor_heads, rows, caption="Differences of each output", hide_caption=True)
+    return Section("parity", "Parity with the checkpoint", [tensors], lead)
 
 
 def _origin(export: ExportDocument) -> Section:

@@ -1,6 +1,6 @@
 """The documents of `mmkd-export`: `report.json` of a bundle, the output of `--json`, and engine sidecars.
 
-A figure that is not a number is null. Fractions run from 0 to 1, latencies are microseconds.
+A figure that is not a number is null. Fractions run from 0 to 1.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ def artifact_name(precision: str, file_format: str) -> str:
 
 
 class TensorParity(msgspec.Struct, frozen=True, kw_only=True):
-    """One output against the checkpoint's; `cosine` is the smallest of one window."""
+    """One output against the checkpoint's."""
 
     max_abs_error: float | None
     mean_abs_error: float | None
-    cosine: float | None
 
 
 class NoveltyParity(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,16 +97,6 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
         return agreement is msgspec.UNSET or least is msgspec.UNSET or agreement >= least
 
 
-class BackendRun(msgspec.Struct, frozen=True, kw_only=True):
-    """An artifact in one backend, against the checkpoint; `latency_us` is a median on one thread."""
-
-    backend: str
-    version: str
-    max_abs_error: float | None
-    label_agreement: float
-    latency_us: float | None = None
-
-
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """A way to quantise, and its result."""
 
@@ -121,11 +110,7 @@ class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
     """Effect of INT8 in one layer; `divergence` is the mean Kullback-Leibler divergence in nats."""
 
     layer: str
-    rows: int
-    inputs: int
-    outputs: int
     divergence: float | None
-    max_abs_error: float | None
 
 
 class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +126,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
     scores: ClassScores | None  # on the judging windows; None without labels or classes
     figures: dict[str, float | None] | msgspec.UnsetType = msgspec.UNSET  # scores of other tasks, by name
     gate: GateResult | None = None  # None for fp32, whose gate is the parity
-    backends: tuple[BackendRun, ...] = ()
+    backend: str = ""  # that it ran in, with its version
     float_layers: dict[str, str] = {}  # layers or nodes in float32, with the reason
     attempts: tuple[Attempt, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()  # the most sensitive layer first
@@ -223,7 +208,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`report.json`; latencies only if they decided something: they belong to one machine."""
+    """`report.json` of a bundle."""
 
     format_version: int = FORMAT_VERSION
     model_id: str
@@ -232,7 +217,6 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     windows: WindowFacts
     artifacts: tuple[ArtifactReport, ...]
     left_out: tuple[LeftOutArtifact, ...] = ()
-    machine: str | None = None
     tools: dict[str, str]
     others: tuple[ExportReport, ...] = ()  # reports of a bundle's further students
     steps: tuple[StepReport, ...] = ()
@@ -306,14 +290,6 @@ class SeveralExports(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: str
     students: tuple[ExportDocument, ...]
-
-
-class ExportPreview(msgspec.Struct, frozen=True, kw_only=True):
-    """Output of `mmkd-export --dry-run --json`."""
-
-    output: str
-    platform: str
-    steps: tuple[str, ...]
 
 
 def encode_document(document: msgspec.Struct) -> bytes:

@@ -18,9 +18,9 @@ from mmkd_edge.bundle.manifest import release_number
 from mmkd_export.commands.export import main
 from mmkd_export.pipeline import ExportResult
 from mmkd_export.verify.windows import RULE
-from mmkd_models.evaluation.confidence import SAME_GROUPS, reliability_text
+from mmkd_models.evaluation.confidence import reliability_text
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from tests.export.students import make_student
+from tests.export.students import make_student, write_windows
 
 STEPS = "1/4 read the checkpoint\n2/4 convert it to ONNX\n3/4 compare with torch\n4/4 write the bundle\n"
 
@@ -76,10 +76,7 @@ def test_the_command_shows_its_steps_and_the_result(
     assert lines[3] == f"values outside -1000 to 1000 count as missing: {RULE}; --range changes it"
     assert lines[4] == "compared with torch on 12 validation windows carried by the checkpoint"
     assert lines[5] == f"fp32 onnx: {reliability_text(facts)}"
-    assert lines[6].split("  ")[0] == "error level"
-    assert lines[7].split()[:2] == ["0.2", f"{facts.coverages[0].coverage:.1%}"]  # 6 windows support no smaller one
-    assert lines[8] == SAME_GROUPS
-    assert lines[9:] == [f"wrote {output}; next: mmkd-bench run '{output}'"]
+    assert lines[6:] == [f"wrote {output}; next: mmkd-bench run '{output}'"]
 
 
 def test_json_is_one_document_and_another_process_gives_the_same_bundle(
@@ -109,7 +106,7 @@ def test_int8_without_windows_is_a_usage_error(run: Run, tmp_path: Path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == (
         f"mmkd-export: {path}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
-        "without any; name some with --calib DATA or --calib FILE.npz, or train again without --no-embed-windows"
+        "without any; name some with --calib DATA, or train again without --no-embed-windows"
     )
     assert [file.name for file in tmp_path.iterdir()] == ["s.ckpt"]
 
@@ -131,22 +128,15 @@ def test_without_windows_the_command_says_that_they_are_synthetic(run: Run, tmp_
 def test_calibration_windows_far_from_the_training_end_with_4(
     run: Run, student: StudentCheckpoint, student_file: Path, tmp_path: Path, factor: float
 ):
-    np.savez(tmp_path / "other_unit.npz", x_acc=student.carried.windows * factor)
-    done = run(
-        student_file,
-        "-o",
-        tmp_path / "s.edge",
-        "--precision",
-        "int8",
-        "--accept-unjudged",
-        "--calib",
-        tmp_path / "other_unit.npz",
-    )
+    windows = (student.carried.windows * factor).astype(np.float32)
+    data = write_windows(tmp_path / "other_unit", student, windows, student.carried.labels)
+    options = ("--precision", "int8", "--accept-unjudged", "--calib", data)
+    done = run(student_file, "-o", tmp_path / "s.edge", *options)
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.splitlines()[-1].startswith(
         "mmkd-export: calibration windows: channel 'x' of 'acc': expected values like in training, mean 0 and "
     )
-    assert [file.name for file in tmp_path.iterdir()] == ["other_unit.npz"]
+    assert [file.name for file in tmp_path.iterdir()] == ["other_unit"]
 
 
 def test_a_damaged_checkpoint_ends_with_its_exit_code(run: Run, student_file: Path, tmp_path: Path):
@@ -204,32 +194,14 @@ def test_the_table_of_platforms_can_be_shown(run: Run):
         "jp6.2",
         "jp7",
         "trt-rtx",
-        *["--target"] * 6,
+        *["--target"] * 5,
     ]
     document = json.loads(run("--list-targets", "--json").stdout)
     assert (document["platforms"][3]["engine_library"], document["platforms"][3]["targets"]) == (
         "tensorrt",
         ["onnx", "native", "trt"],
     )
-    assert [row["name"] for row in document["targets"]] == ["onnx", "openvino", "native", "litert", "c", "trt"]
-
-
-def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Run, student_file: Path, tmp_path: Path):
-    output = tmp_path / "s.edge"
-    done = run(student_file, "-o", output, "--target", "trt", "--platform", "jp7", "--precision", "auto", "--dry-run")
-    assert done.returncode == 0
-    assert done.stdout.splitlines() == [
-        f"{student_file} to {output}, for jp7:",
-        "  1 read the checkpoint",
-        "  2 convert it to ONNX",
-        "  3 compare with torch",
-        "  4 make fp16",
-        "  5 make int8",
-        "  6 write the bundle",
-        "  7 build engines",
-        "nothing was written; next: the same command without --dry-run",
-    ]
-    assert list(tmp_path.iterdir()) == []
+    assert [row["name"] for row in document["targets"]] == ["onnx", "native", "litert", "c", "trt"]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +209,7 @@ def test_a_dry_run_shows_the_steps_and_writes_nothing(run: Run, student_file: Pa
     [
         (
             ["s.ckpt", "--target", "tflite"],
-            "--target 'tflite': expected one of onnx, openvino, native, litert, c, trt; see --list-targets",
+            "--target 'tflite': expected one of onnx, native, litert, c, trt; see --list-targets",
         ),
         (["s.ckpt", "--precision", "int4"], "--precision 'int4': expected one of fp32, fp16, int8, auto"),
         (["--json"], "expected a checkpoint or a bundle to export, got none; name it, or see --help"),

@@ -43,7 +43,6 @@ def search(student: StudentCheckpoint, student_graph: bytes) -> Callable[..., In
         *,
         passing: int,
         graph: bytes = student_graph,
-        exclude: str | None = None,
         ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul"),
     ) -> Int8Graph:
         count = 0
@@ -54,7 +53,7 @@ def search(student: StudentCheckpoint, student_graph: bytes) -> Callable[..., In
             return _gate(passes=count == passing)
 
         model = onnx.load_from_string(graph)
-        layers = select_layers(learnt_layers(model), exclude=exclude, ops=ops)
+        layers = select_layers(learnt_layers(model), ops=ops)
         feeds = list(graph_feeds(windows, student.modality))
         return int8_graph(model, layers, feeds, answer=answer, gate=gate)
 
@@ -85,15 +84,11 @@ def test_remedies_come_in_order_and_add_up(search: Callable[..., Int8Graph]):
 
 def test_sensitivity_is_measured_for_every_layer_and_sorted(search: Callable[..., Int8Graph]):
     found = search(passing=1, ops=("MatMul",))
-    assert {(row.layer, row.rows, row.inputs, row.outputs) for row in found.sensitivity} == {
-        (f"{BLOCK}attention.project", 34, 16, 48),
-        (f"{BLOCK}attention.out", 34, 16, 16),
-        (f"{BLOCK}feedforward.up", 34, 16, 32),
-        (f"{BLOCK}feedforward.down", 34, 32, 16),
-    }
+    names = ("attention.project", "attention.out", "feedforward.up", "feedforward.down")
+    assert {row.layer for row in found.sensitivity} == {f"{BLOCK}{name}" for name in names}
     divergences = [row.divergence for row in found.sensitivity]
     assert divergences == sorted(divergences, reverse=True)
-    assert all(row.max_abs_error > 0 and row.divergence > 0 for row in found.sensitivity)
+    assert all(row.divergence > 0 for row in found.sensitivity)
 
 
 def test_the_most_sensitive_layers_go_back_first(search: Callable[..., Int8Graph]):
@@ -106,8 +101,3 @@ def test_the_most_sensitive_layers_go_back_first(search: Callable[..., Int8Graph
     assert reverted == [f"{name} in float32" for name in inner[:3]]
     assert [attempt.layers for attempt in found.attempts[3:]] == [6, 5, 4]
     assert set(inner[:3]).isdisjoint(found.layers)
-
-
-def test_excluded_layers_stay_float32(search: Callable[..., Int8Graph]):
-    found = search(passing=1, exclude="attention")
-    assert found.layers == (f"{BLOCK}feedforward.up", f"{BLOCK}feedforward.down")

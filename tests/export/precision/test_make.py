@@ -12,17 +12,14 @@ import pytest
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Parity, Precision
+from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.pipeline import ExportResult, export, export_stages
 from mmkd_export.plan import ExportPlan
-from mmkd_export.precision.speed import without_slow
 from mmkd_export.targets.table import resolve
 from mmkd_export.verify.answers import answers_from_student
-from mmkd_export.verify.artifacts import ProvenArtifact
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from mmkd_report.schema.export import ArtifactParity, ArtifactReport, BackendRun, LeftOutArtifact, TensorParity
-from tests.export.students import make_windows
+from tests.export.students import make_windows, write_windows
 
 
 def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed: ExportResult):
@@ -32,7 +29,6 @@ def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed: ExportResult
         "acc/model.int8.onnx",
     ]
     assert mixed.report.platform == "jp6.2"
-    assert mixed.report.machine is None
     assert [artifact.gate is None or artifact.gate.passed for artifact in mixed.report.artifacts] == [True] * 3
     assert len(mixed.report.artifacts[2].sensitivity) == 4
     assert mixed.report.windows.caution is not None
@@ -109,14 +105,16 @@ def _undecided_windows(student: StudentCheckpoint) -> np.ndarray:
 def test_a_gate_that_no_remedy_passes_ends_the_export(
     exported: ExportResult, student_file: Path, student: StudentCheckpoint, tmp_path: Path
 ):
-    np.savez(tmp_path / "undecided.npz", x_acc=_undecided_windows(student))
+    windows = _undecided_windows(student)
+    labels = answers_from_student(student, windows).logits.argmax(axis=1)
+    data = write_windows(tmp_path / "undecided", student, windows, labels)
     output = Path(shutil.copy(exported.path, tmp_path / "student.edge"))
     plan = ExportPlan(
         source=student_file,
         output=output,
         accept_unjudged=True,
         precisions=("int8",),
-        evaluation=tmp_path / "undecided.npz",
+        evaluation=data,
         platform="jp6.2",
     )
     with pytest.raises(GateError) as error:
@@ -145,9 +143,9 @@ def test_a_gate_that_no_remedy_passes_ends_the_export(
         "all but the first layer",
         "ranges by percentile",
     ]
-    windows = report.windows
-    assert (windows.count, windows.judging, windows.labelled, windows.caution) == (12, 100, 0, ONE_HUNDRED)
-    assert windows.judged_by.startswith("windows of undecided.npz")
+    facts = report.windows
+    assert (facts.count, facts.judging, facts.labelled, facts.caution) == (12, 100, 100, ONE_HUNDRED)
+    assert facts.judged_by == "windows of the validation split of dataset 'toy'"
 
 
 def test_int8_without_windows_to_calibrate_is_refused(student: StudentCheckpoint, tmp_path: Path):
@@ -161,19 +159,20 @@ def test_int8_without_windows_to_calibrate_is_refused(student: StudentCheckpoint
         )
     assert str(error.value) == (
         f"{tmp_path}/s.ckpt: --precision int8: expected real windows to calibrate with, got none beside the one that "
-        "judges; name some with --calib DATA or --calib FILE.npz"
+        "judges; name some with --calib DATA"
     )
 
 
-def test_a_student_without_a_layer_worth_it_says_so(student_file: Path, tmp_path: Path):
-    plan = ExportPlan(
-        source=student_file, output=tmp_path / "s.edge", accept_unjudged=True, precisions=("int8",), exclude="encoder"
-    )
+def test_a_student_without_a_layer_worth_it_says_so(
+    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mmkd_export.precision.make.select_layers", lambda *_, **__: ())
+    plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", accept_unjudged=True, precisions=("int8",))
     with pytest.raises(GateError) as error:
         export(plan)
     assert str(error.value) == (
-        "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, reads the "
-        "sensor itself as convolutional features do, or was excluded; export without --precision int8"
+        "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, or reads "
+        "the sensor itself as convolutional features do; export without --precision int8"
     )
 
 
@@ -192,102 +191,14 @@ def test_auto_tries_what_the_platform_can_gain_from():
     assert wanted(precisions=("auto", "int8"), platform="cpu-arm") == (("int8",), frozenset())
 
 
-def _timed(precision: Precision, file_format: ArtifactFormat, **latencies_us: float) -> ProvenArtifact:
-    """An artifact of which only these latencies are known."""
-    runs = tuple(
-        BackendRun(backend=name, version="1", max_abs_error=0.0, label_agreement=1.0, latency_us=latency_us)
-        for name, latency_us in latencies_us.items()
-    )
-    same = TensorParity(max_abs_error=0.0, mean_abs_error=0.0, cosine=1.0)
-    parity = ArtifactParity(windows=1, logits=same, probabilities=same, label_agreement=1.0)
-    report = ArtifactReport(
-        file=f"acc/model.{precision}.{file_format}",
-        format=file_format,
-        precision=precision,
-        opset=20,
-        size_bytes=1,
-        parity=parity,
-        parity_with_gaps=parity,
-        scores=None,
-        backends=runs,
-    )
-    artifact = Artifact(
-        file=report.file,
-        format=file_format,
-        precision=precision,
-        opset=20,
-        sha256="0" * 64,
-        size_bytes=1,
-        parity=Parity(windows=1, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=1.0),
-    )
-    return ProvenArtifact(model=b"", artifact=artifact, report=report)
-
-
-def test_auto_holds_every_artifact_against_fp32_of_its_own_format():
-    timed = [
-        _timed("fp32", "onnx", ort=110.0, openvino=100.0),
-        _timed("fp32", "tflite", litert=60.0),
-        _timed("int8", "onnx", ort=90.0, openvino=99.0),
-        _timed("int8", "tflite", litert=58.0),
-    ]
-    kept, left_out = without_slow(timed, {"int8"})
-    assert kept == timed[:3]
-    assert left_out == [
-        LeftOutArtifact(
-            precision="int8",
-            format="tflite",
-            reason="1.03 times as fast as fp32 on this machine; auto keeps it from 1.1 times",
-            artifact=timed[3].report,
-        )
-    ]
-    assert without_slow(timed, set()) == (timed, [])
-
-
-def test_what_auto_leaves_out_as_too_slow_is_reported_with_its_latency(
-    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("mmkd_export.precision.speed.MIN_SPEEDUP", 1000.0)
-    result = export(
-        ExportPlan(
-            source=student_file,
-            output=tmp_path / "s.edge",
-            accept_unjudged=True,
-            precisions=("auto",),
-            platform="cpu-x86",
-        )
-    )
-    assert [artifact.precision for artifact in result.report.artifacts] == ["fp32"]
-    (left_out,) = result.report.left_out
-    assert left_out.reason.endswith("times as fast as fp32 on this machine; auto keeps it from 1000.0 times")
-    assert result.report.machine
-    assert left_out.artifact is not None
-    runs = (*result.report.artifacts[0].backends, *left_out.artifact.backends)
-    assert all(run.latency_us for run in runs)
-
-
 def test_steps_are_those_of_the_plan(exported: ExportResult):
-    assert export_stages(resolve(_plan(precisions=("int8",), targets=("onnx", "openvino"), platform="cpu-x86"))) == (
+    assert export_stages(resolve(_plan(precisions=("int8",), targets=("onnx", "c"), platform="cpu-x86"))) == (
         "read the checkpoint",
         "convert it to ONNX",
         "compare with torch",
         "make int8",
-        "run in OpenVINO",
-        "time the artifacts",
         "write the bundle",
+        "write C sources",
     )
     engines = replace(_plan(targets=("trt",), platform="trt-rtx"), source=exported.path, output=exported.path)
     assert export_stages(resolve(engines)) == ("verify the bundle", "build engines")
-
-
-def test_layers_may_be_excluded(student_file: Path, tmp_path: Path):
-    plan = ExportPlan(
-        source=student_file,
-        output=tmp_path / "s.edge",
-        precisions=("int8",),
-        exclude="attention",
-        platform="jp6.2",
-        accept_unjudged=True,
-    )
-    float_layers = export(plan).report.artifacts[1].float_layers
-    assert float_layers["encoder.blocks.0.attention.out"] == "excluded"
-    assert "encoder.blocks.0.feedforward.up" not in float_layers

@@ -32,7 +32,7 @@ def feeds(student: StudentCheckpoint) -> list[dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def quantised(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> onnx.ModelProto:
-    layers = select_layers(learnt_layers(model), exclude=None, ops=("Conv", "MatMul"))
+    layers = select_layers(learnt_layers(model), ops=("Conv", "MatMul"))
     found = tensor_magnitudes(model, sorted({layer.source for layer in layers}), feeds)
     return quantised_graph(model, layers, {name: clipping_range(found[name], "minmax") for name in found})
 
@@ -111,7 +111,7 @@ def test_layers_that_read_one_tensor_share_its_q_and_dq():
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    layers = select_layers(learnt_layers(model), exclude=None, ops=("MatMul",))
+    layers = select_layers(learnt_layers(model), ops=("MatMul",))
     quantised = quantised_graph(model, layers, {"t": 2.0})
     onnx.checker.check_model(quantised, full_check=True)
     kinds = collections.Counter(node.op_type for node in quantised.graph.node)

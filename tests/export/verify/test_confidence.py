@@ -20,7 +20,7 @@ from mmkd_export.student import MIN_WINDOWS, fit_temperature, helpful_temperatur
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.artifacts import fit_confidence
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
-from tests.export.students import make_student
+from tests.export.students import make_student, write_windows
 
 
 def shares_of(logits: np.ndarray) -> np.ndarray:
@@ -194,34 +194,22 @@ def test_a_device_gives_label_sets_at_any_level(result: ExportResult) -> None:
             assert set(prediction.label_set) == (possible or {prediction.label})
 
 
-def test_windows_without_labels_give_no_confidence(wide: StudentCheckpoint, wide_file: Path, tmp_path: Path) -> None:
-    assert wide.carried is not None
-    np.savez(tmp_path / "unlabelled.npz", x_acc=wide.carried.windows)
-    plan = export_plan(wide_file, output=tmp_path / "s.edge", calibration=tmp_path / "unlabelled.npz")
-    made = export(plan)
-    assert made.manifest.models[0].artifacts[0].confidence is None
-    assert made.report.artifacts[0].confidence is None
-    assert "How sure it is" not in opened(made.path)[3]
-    with pytest.raises(UsageError, match="expected an artifact that was calibrated"):
-        EdgePredictor.open(made.path, backend="ort", error_level=0.1)
-
-
 def test_what_calibrates_never_judges(
     result: ExportResult, wide: StudentCheckpoint, wide_file: Path, tmp_path: Path
 ) -> None:
     carried, golden = wide.carried, opened(result.path)[1]
     assert carried is not None
-    np.savez(tmp_path / "same.npz", x_acc=carried.windows, y=carried.labels)
-    np.savez(tmp_path / "half.npz", x_acc=golden.windows[~golden.judge], y=golden.labels[~golden.judge])
+    same = write_windows(tmp_path / "same", wide, carried.windows, carried.labels)
+    half = write_windows(tmp_path / "half", wide, golden.windows[~golden.judge], golden.labels[~golden.judge])
     plan = ExportPlan(source=wide_file, output=tmp_path / "again.edge")
-    made = export(replace(plan, evaluation=tmp_path / "same.npz"))
+    made = export(replace(plan, evaluation=same))
     assert made.report.windows.judging == 48  # of 96, those that calibrate left out
     with pytest.raises(UsageError) as caught:
-        export(replace(plan, evaluation=tmp_path / "half.npz"))
+        export(replace(plan, evaluation=half))
     assert str(caught.value) == (
-        f"{tmp_path / 'half.npz'}: --eval: expected windows that do not calibrate, got 48 that all do; name others"
+        f"{half}: --eval: expected windows that do not calibrate, got 48 that all do; name others"
     )
-    named = export(replace(plan, calibration=tmp_path / "same.npz")).report.artifacts[0].confidence
+    named = export(replace(plan, calibration=same)).report.artifacts[0].confidence
     assert named is not None
     assert (named.calibrated_by, named.windows) == (
         48,

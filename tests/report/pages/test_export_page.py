@@ -16,7 +16,7 @@ HOSTILE = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&{{ 
 
 
 def parity(largest: float) -> Document:
-    tensor = {"max_abs_error": largest, "mean_abs_error": largest / 4, "cosine": 1 - largest / 100}
+    tensor = {"max_abs_error": largest, "mean_abs_error": largest / 4}
     return {
         "windows": 40,
         "logits": tensor,
@@ -38,7 +38,7 @@ def gate(*, drop: float | None = 0.0, agreement: float = 1.0) -> Document:
     }
 
 
-def artifact(precision: str, *, size: int, score: float, latencies: dict[str, float | None], **more: Any) -> Document:
+def artifact(precision: str, *, size: int, score: float, **more: Any) -> Document:
     return {
         "file": f"acc/model.{precision}.onnx",
         "format": "onnx",
@@ -49,16 +49,7 @@ def artifact(precision: str, *, size: int, score: float, latencies: dict[str, fl
         "parity_with_gaps": parity(3e-6 if precision == "fp32" else 0.03),
         "scores": {"accuracy": score - 0.01, "balanced_accuracy": score, "macro_f1": score - 0.02},
         "gate": None if precision == "fp32" else gate(),
-        "backends": [
-            {
-                "backend": name,
-                "version": f"{name} 1.2",
-                "max_abs_error": 0.001,
-                "label_agreement": 0.9975,
-                "latency_us": latency_us,
-            }
-            for name, latency_us in latencies.items()
-        ],
+        "backend": "onnxruntime 1.2",
         "float_layers": {},
         "attempts": [],
         "sensitivity": [],
@@ -67,10 +58,6 @@ def artifact(precision: str, *, size: int, score: float, latencies: dict[str, fl
 
 def attempt(remedy: str, method: str, found: Document) -> Document:
     return {"remedy": remedy, "method": method, "layers": 4, "gate": found}
-
-
-def sensitivity(layer: str, rows: int, inputs: int, outputs: int) -> Document:
-    return {"layer": layer, "rows": rows, "inputs": inputs, "outputs": outputs}
 
 
 def quantised() -> Document:
@@ -83,15 +70,15 @@ def quantised() -> Document:
             attempt("ranges by percentile", "percentile", gate(drop=0.25)),
         ],
         "sensitivity": [
-            sensitivity("encoder.blocks.0.up", 27, 48, 96) | {"divergence": 4e-6, "max_abs_error": 0.02},
-            sensitivity("encoder.stem.0", 50, 21, 24) | {"divergence": 1e-6, "max_abs_error": 0.01},
+            {"layer": "encoder.blocks.0.up", "divergence": 4e-6},
+            {"layer": "encoder.stem.0", "divergence": 1e-6},
         ],
     }
 
 
 @pytest.fixture
 def three() -> Document:
-    """fp32, fp16 and int8 on two backends; int8 needed a remedy and is the fastest."""
+    """fp32, fp16 and int8; int8 needed a remedy."""
     return {
         "bundle": "student.edge",
         "size_bytes": 1_470_000,
@@ -124,14 +111,11 @@ def three() -> Document:
                 "caution": None,
             },
             "artifacts": [
-                artifact("fp32", size=461_162, score=0.80, latencies={"ort": 2370.0, "openvino": 2220.0}),
-                artifact("fp16", size=338_474, score=0.80, latencies={"ort": 2620.0, "openvino": 2160.0}),
-                artifact(
-                    "int8", size=334_031, score=0.7975, latencies={"ort": 1480.0, "openvino": 1110.0}, **quantised()
-                ),
+                artifact("fp32", size=461_162, score=0.80),
+                artifact("fp16", size=338_474, score=0.80),
+                artifact("int8", size=334_031, score=0.7975, **quantised()),
             ],
             "left_out": [],
-            "machine": "Example CPU",
             "tools": {"onnxruntime": "1.32.0"},
         },
         "engines": [],
@@ -140,26 +124,24 @@ def three() -> Document:
 
 @pytest.fixture
 def plain(three: Document) -> Document:
-    """fp32 alone, of which nothing was timed."""
+    """fp32 alone."""
     report = three["report"]
-    report["artifacts"] = [artifact("fp32", size=461_162, score=0.80, latencies={"ort": None})]
-    report["machine"] = None
+    report["artifacts"] = [artifact("fp32", size=461_162, score=0.80)]
     report["windows"]["caution"] = "20 judging windows prove little"
     return three
 
 
 @pytest.fixture
 def rejected(three: Document) -> Document:
-    """auto tried int8, whose gate no remedy passed, and fp16, which was too slow."""
+    """auto tried int8, whose gate no remedy passed, and fp16, too."""
     report = three["report"]
     fp32, fp16, int8 = report["artifacts"]
     int8["gate"] = gate(drop=3.0, agreement=0.91)
     int8["attempts"][-1]["gate"] = int8["gate"]
-    int8["backends"] = [int8["backends"][0] | {"latency_us": None}]
     report["artifacts"] = [fp32]
     report["left_out"] = [
         {"precision": "int8", "reason": "int8 graph: no remedy passed the gate; more\n  - detail", "artifact": int8},
-        {"precision": "fp16", "reason": "0.95 times as fast as fp32; auto keeps it from 1.1", "artifact": fp16},
+        {"precision": "fp16", "reason": "fp16 graph: labels agree on 90 %; more", "artifact": fp16},
     ]
     return three
 
@@ -178,13 +160,9 @@ def cells(table) -> list[list[str]]:
     return [[cell.text for cell in (*row.all("th"), *row.all("td"))] for row in table.all("tr")[1:]]
 
 
-def test_the_answer_names_the_fastest_artifact_and_what_repaired_int8(three, parse) -> None:
+def test_the_answer_names_every_verdict(three, parse) -> None:
     texts = [node.text for node in section(parse(render_export(three)), "answer").all("p")]
     assert texts == [
-        (
-            "int8 in OpenVINO is the fastest: 1.11\u202fms for one window, one thread; 2.00 times as fast as fp32 in "
-            "OpenVINO."
-        ),
         (
             "fp16 passed its gate (0.00 points of balanced accuracy lost, the checkpoint's label on 100\u202f% of 400 "
             "windows)."
@@ -197,49 +175,11 @@ def test_the_answer_names_the_fastest_artifact_and_what_repaired_int8(three, par
     ]
 
 
-WINDOW = "100\u202fµs for one window, one thread"
-
-
-@pytest.mark.parametrize(
-    ("latencies", "expected"),
-    [
-        ([{"ort": None}], []),
-        ([{"ort": 100.0, "litert": None}], [f"fp32 in ONNX Runtime is the fastest: {WINDOW}."]),
-        ([{"ort": 100.0, "openvino": 111.0}], [f"fp32 in ONNX Runtime is the fastest: {WINDOW}."]),
-        (
-            [{"ort": 100.0, "openvino": 109.0}],
-            [f"fp32 in ONNX Runtime and fp32 in OpenVINO are equally fast within 10\u202f%: {WINDOW}."],
-        ),
-        (
-            [{"ort": 100.0, "openvino": 300.0}, {"ort": None, "openvino": 250.0}],
-            [f"fp32 in ONNX Runtime is the fastest: {WINDOW}; lower precision is not faster."],
-        ),
-        (
-            [{"ort": 300.0}, {"ort": 104.0, "openvino": 100.0}],
-            [
-                (
-                    f"fp16 in OpenVINO and fp16 in ONNX Runtime are equally fast within 10\u202f%: {WINDOW}; 3.00 "
-                    "times as fast as fp32 in ONNX Runtime."
-                )
-            ],
-        ),
-    ],
-)
-def test_the_fastest_is_that_of_what_was_timed(three, parse, latencies, expected) -> None:
-    three["report"]["artifacts"] = [
-        artifact(name, size=1000, score=0.8, latencies=found)
-        for name, found in zip(("fp32", "fp16"), latencies, strict=False)
-    ]
-    texts = [node.text for node in section(parse(render_export(three)), "answer").all("p")]
-    assert texts[: len(expected)] == expected
-    assert not any("timed" in text or "fastest" in text for text in texts[len(expected) :])
-
-
 def test_what_too_few_windows_judged_is_called_unjudged(three, parse) -> None:
     artifact = next(one for one in three["report"]["artifacts"] if one["precision"] == "fp16")
     artifact["gate"]["unjudged"] = True
     page = parse(render_export(three))
-    assert section(page, "answer").all("p")[1].text == (
+    assert section(page, "answer").all("p")[0].text == (
         "fp16 is unjudged: too few windows (0.00 points of balanced accuracy lost, the checkpoint's label on "
         "100\u202f% of 400 windows)."
     )
@@ -251,38 +191,36 @@ def test_what_too_few_windows_judged_is_called_unjudged(three, parse) -> None:
 def test_key_figures_are_those_of_the_document(three, parse) -> None:
     items = parse(render_export(three)).all("ul", "key-figures")[0].all("li")
     assert [item.text for item in items] == [
-        "1.11\u202fms int8 in OpenVINO, median, one thread",
         "80.0\u202f% balanced accuracy of fp32 on 380 judging windows",
         "334\u202fkB the smallest artifact, int8; the whole bundle 1.47\u202fMB",
         "2.59\u202fM parameters (base), 134\u202fMFLOP a window",
     ]
 
 
-def test_the_table_of_artifacts_holds_sizes_scores_and_latencies(three, parse) -> None:
+def test_the_table_of_artifacts_holds_sizes_and_scores(three, parse) -> None:
     table = parse(render_export(three)).all("table", "artifacts")[0]
     heads = [head.text for head in table.all("tr")[0].all("th")]
     assert heads == [
         *("Artifact", "Size", "Accuracy, %", "Balanced, %", "Macro-F1, %", "Agreement, %"),
-        *("ONNX Runtime", "OpenVINO", "Verdict"),
+        *("Backend", "Verdict"),
     ]
     assert cells(table) == [
-        ["fp32 acc/model.fp32.onnx", "461\u202fkB", "79.00", "80.00", "78.00", "100.00", "2.37\u202fms",
-         "2.22\u202fms", "in the bundle"],
-        ["fp16 acc/model.fp16.onnx", "338\u202fkB", "79.00", "80.00", "78.00", "100.00", "2.62\u202fms",
-         "2.16\u202fms", "in the bundle"],
-        ["int8 acc/model.int8.onnx", "334\u202fkB", "78.75", "79.75", "77.75", "100.00", "1.48\u202fms",
-         "1.11\u202fms", "in the bundle"],
+        ["fp32 acc/model.fp32.onnx", "461\u202fkB", "79.00", "80.00", "78.00", "100.00",
+         "onnxruntime 1.2", "in the bundle"],
+        ["fp16 acc/model.fp16.onnx", "338\u202fkB", "79.00", "80.00", "78.00", "100.00",
+         "onnxruntime 1.2", "in the bundle"],
+        ["int8 acc/model.int8.onnx", "334\u202fkB", "78.75", "79.75", "77.75", "100.00",
+         "onnxruntime 1.2", "in the bundle"],
     ]  # fmt: skip
 
 
 def test_parity_is_told_for_every_tensor_of_every_artifact(three, parse) -> None:
-    table, runs = section(parse(render_export(three)), "parity").all("table")
+    (table,) = section(parse(render_export(three)), "parity").all("table")
     rows = cells(table)
-    assert rows[0] == ["fp32", "as recorded", "logits", "2e\u221206", "5e\u221207", "1.000000"]
-    assert rows[3] == ["fp32", "with gaps", "probabilities", "1.5e\u221206", "7.5e\u221207", "1.000000"]
-    assert rows[8] == ["int8", "as recorded", "logits", "0.02", "0.005", "0.999800"]
+    assert rows[0] == ["fp32", "as recorded", "logits", "2e\u221206", "5e\u221207"]
+    assert rows[3] == ["fp32", "with gaps", "probabilities", "1.5e\u221206", "7.5e\u221207"]
+    assert rows[8] == ["int8", "as recorded", "logits", "0.02", "0.005"]
     assert len(rows) == 12
-    assert cells(runs)[5] == ["int8", "openvino 1.2", "0.001", "99.75", "1.11\u202fms"]
 
 
 def test_attempts_have_their_figures_and_verdicts(three, parse) -> None:
@@ -293,16 +231,6 @@ def test_attempts_have_their_figures_and_verdicts(three, parse) -> None:
         ["ranges by percentile", "99.99th percentile", "4", "0.25", "100.00", "passed"],
     ]
     assert "the first layer: its range is that of the sensor's glitches" in tried.text
-
-
-def test_layers_are_in_the_order_of_their_sensitivity_with_bars_to_scale(three, parse) -> None:
-    table = parse(render_export(three)).all("table", "sensitivity")[0]
-    assert [[cell for cell in row if cell] for row in cells(table)] == [
-        ["encoder.blocks.0.up", "27 × 48 × 96", "4e\u221206", "0.02"],
-        ["encoder.stem.0 stays float32: the first layer: its range is that of the sensor's glitches", "50 × 21 × 24",
-         "1e\u221206", "0.01"],
-    ]  # fmt: skip
-    assert [bar.attrs["width"] for bar in table.all("rect", "bar-fill")] == ["100.0%", "25.0%"]
 
 
 def test_what_was_rejected_is_told_with_its_reason(rejected, parse) -> None:
@@ -323,7 +251,6 @@ def test_an_export_of_fp32_alone_shows_only_what_was_measured(plain, parse) -> N
     ]
     assert page.all("h1")[0].text == "Does line3-acc-base answer as it was trained?"
     assert page.all("p", "caution")[0].text == "20 judging windows prove little."
-    assert "Nothing was timed." in page.text
 
 
 def test_every_teacher_of_a_student_is_named(plain) -> None:
@@ -403,11 +330,11 @@ def test_equal_documents_give_equal_bytes_far_below_a_megabyte(three) -> None:
 
 def test_figures_that_json_lacks_are_left_out(three, parse) -> None:
     int8 = three["report"]["artifacts"][2]
-    int8["parity"]["logits"] = {"max_abs_error": None, "mean_abs_error": None, "cosine": None}
+    int8["parity"]["logits"] = {"max_abs_error": None, "mean_abs_error": None}
     int8["sensitivity"][0]["divergence"] = None
     int8["scores"] = None
     rows = cells(section(parse(render_export(three)), "parity").all("table")[0])
-    assert rows[8] == ["int8", "as recorded", "logits", "–", "–", "–"]
+    assert rows[8] == ["int8", "as recorded", "logits", "–", "–"]
 
 
 @pytest.mark.parametrize(
