@@ -1,14 +1,11 @@
-"""Charts as inline SVG: lines, histograms and attention maps.
+"""Charts as inline SVG: lines and histograms.
 
 The style sheet colours roles; marks show their value on hover.
 """
 
 from __future__ import annotations
 
-import base64
 import math
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -17,7 +14,6 @@ from mmkd_report.words import (
     is_number,
     percent,
     plain,
-    significant,
 )
 
 if TYPE_CHECKING:
@@ -25,9 +21,7 @@ if TYPE_CHECKING:
 
 LEFT, RIGHT, TOP = 42.0, 332.0, 10.0
 LINE_BOTTOM = 138.0
-MAP_SIZE = 240.0
 MAX_POINTS = 160  # per line: more than a phone shows
-MAX_MAP_CELLS = 96  # per side: more would be smaller than a point on a phone
 SELF_CLOSING = ("line", "rect", "circle", "path", "image", "input")
 BARS_LEFT, CHARACTER_WIDTH, EDGE = 8.0, 6.2, 24.0  # of a histogram
 
@@ -234,70 +228,6 @@ def log_histogram(
             parts.append(element("text", label, class_="tick", x=x, y=bottom + 16, text_anchor=anchor))
             free_from = begin + width + CHARACTER_WIDTH
     return Chart(svg=svg(title, description, *parts, class_="chart distribution", viewBox="0 0 340 140"))
-
-
-# --- attention maps ---------------------------------------------------------------------------------------------------
-
-
-def attention_map(
-    weights: Sequence[Sequence[float]],
-    *,
-    role: str,
-    title: str,
-    description: str,
-    rgb: tuple[int, int, int],
-    ticks: Sequence[tuple[float, str]],
-) -> Chart:
-    """Draw (queries, keys) weights in one colour, opaque for large ones.
-
-    Opacity runs from the 1st percentile to the 99th, so that neither a peak nor a common floor hides the rest. Both are
-    written below, since a flat map would look as lively.
-    """
-    spans = []
-    for length in (len(weights), len(weights[0])):
-        most = min(length, MAX_MAP_CELLS)
-        spans.append([range(index * length // most, (index + 1) * length // most) for index in range(most)])
-    pooled = [
-        [math.fsum(weights[at][to] for at in tall for to in wide) / (len(tall) * len(wide)) for wide in spans[1]]
-        for tall in spans[0]
-    ]
-    known = sorted(weight for row in pooled for weight in row if is_number(weight)) or [0.0]
-    low, high = known[math.floor(0.01 * (len(known) - 1))], known[math.ceil(0.99 * (len(known) - 1))]
-    scale = 255.0 / (high - low) if high > low else 0.0
-    shades = [
-        bytes(round(min(255.0, max(0.0, (weight - low) * scale))) if is_number(weight) else 0 for weight in row)
-        for row in pooled
-    ]
-    picture = base64.b64encode(_png(shades, rgb)).decode("ascii")
-    parts = [
-        element(
-            "image",
-            class_="pixels",
-            href=f"data:image/png;base64,{picture}",
-            width=240,
-            height=240,
-            preserveAspectRatio="none",
-        ),
-        element("rect", class_="frame", width=240, height=240),
-    ]
-    for at, label in ticks:
-        parts.append(element("text", label, class_="tick", x=at, y=256, text_anchor="middle"))
-        parts.append(element("text", label, class_="tick", x=-6, y=at + 4, text_anchor="end"))
-    image = svg(title, description, *parts, class_="pixels-frame", viewBox="-34 -6 282 284")
-    note = f"{title} weights {significant(low)} (no colour) to {significant(high)} (full colour)"
-    return Chart(svg=image, note=note, style=f"map role-{role}")
-
-
-def _png(shades: Sequence[bytes], rgb: tuple[int, int, int]) -> bytes:
-    """Return a PNG (ISO/IEC 15948) of one palette colour with the opacity of `shades` (rows of bytes)."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", len(shades[0]), len(shades), 8, 3, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in shades), 9)
-    chunks = ((b"IHDR", header), (b"PLTE", bytes(rgb) * 256), (b"tRNS", bytes(range(256))), (b"IDAT", pixels))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in chunks) + chunk(b"IEND", b"")
 
 
 def percent_text(digits: int = 0) -> Callable[[float], str]:

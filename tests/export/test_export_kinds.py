@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 
-from mmkd_bench.measuring.jobs import RivalsJob
-from mmkd_bench.measuring.rivals import largest_difference, time_rivals
+from mmkd_bench.measuring.rivals import largest_difference
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.spec import TaskSpec
-from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, compare
@@ -23,9 +19,7 @@ from mmkd_export.verify.gate import GateRule, GateWindows, gate_result, gate_sum
 from mmkd_models.metrics.scores import label_scores, value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
-from mmkd_report import render_export
 from mmkd_report.schema.export import decode_report
-from mmkd_report.words import percent, significant, with_unit
 from tests.export.students import make_student
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.45)
@@ -126,13 +120,6 @@ def test_the_report_scores_by_the_metrics_of_the_kind(bundles, students, kind):
     assert report.student.metric == ("r2" if kind == "regression" else "macro_f1")
 
 
-@KINDS
-def test_inspection_names_the_task(bundles, kind):
-    facts = dict(inspect_file(bundles[kind].path))
-    wanted = {"multi_label": "labels hot, worn, loose", "regression": "target speed in rpm"}
-    assert facts["acc.labels"] == wanted[kind]
-
-
 # ---- the gate
 
 
@@ -175,43 +162,6 @@ def test_values_are_compared_as_shares_of_the_largest_one():
 
 
 # ---- the page, rivals, and steps
-
-
-@KINDS
-def test_the_page_shows_the_scores_of_the_kind(bundles, kind):
-    result = bundles[kind]
-    document = {
-        "bundle": "student.edge",
-        "size_bytes": 1,
-        "sha256": "0" * 64,
-        "report": msgspec.to_builtins(result.report),
-    }
-    page = render_export(document)
-    figures = result.report.artifacts[0].figures
-    if kind == "regression":
-        assert "MAE, rpm" in page
-        assert f">{significant(figures['mae'])}<" in page
-        assert f"<b>{significant(figures['r2'])}</b> <span>R² of fp32 on 6 judging windows</span>" in page
-        assert "the checkpoint&#39;s answer" in page
-    else:
-        for name in ("Mean precision", "All right"):
-            assert name in page
-        assert f">{percent(figures['subset_accuracy'], 2)}<" in page
-        score = with_unit(percent(figures["macro_f1"]), "%")
-        assert f"<b>{score}</b> <span>macro-F1 of fp32 on 6 judging windows</span>" in page
-    assert "Balanced" not in page
-
-
-@pytest.mark.slow
-@KINDS
-def test_rivals_give_the_answers_of_the_kind(bundles, kind):
-    job = RivalsJob(bundle=str(bundles[kind].path), threads=1, repeats=1, duration_s=0.02)
-    found = time_rivals(job)
-    rivals = {rival.name: rival for rival in found.rivals}
-    for name in ("onnxruntime", "mmkd-edge backend", *(["openvino"] if find_spec("openvino") else [])):
-        assert rivals[name].reason == "", name
-        assert len(found.turns.find(name).p50_us) == 1
-    assert rivals["mmkd-edge backend"].max_abs_error < found.tolerance
 
 
 def test_differences_of_values_are_shares_of_the_largest_one():

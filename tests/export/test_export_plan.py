@@ -57,18 +57,6 @@ def test_a_file_that_is_no_bundle_is_never_overwritten(student_file: Path):
     )
 
 
-def test_a_directory_is_no_output(student_file: Path, tmp_path: Path):
-    assert _refusal(export_plan(student_file, output=tmp_path)) == (
-        f"{tmp_path}: expected the name of a file, got a directory; name a file in it"
-    )
-
-
-def test_a_name_of_another_kind_of_file_is_refused(student_file: Path, tmp_path: Path):
-    assert _refusal(export_plan(student_file, output=tmp_path / "model.onnx")) == (
-        f"{tmp_path}/model.onnx: expected a name that ends in .edge; name it {tmp_path}/model.edge"
-    )
-
-
 def test_a_second_export_is_refused_while_the_first_runs(student_file: Path, tmp_path: Path):
     output = tmp_path / "a.edge"
     with lock_output(output), pytest.raises(UsageError) as error:

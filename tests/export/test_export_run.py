@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import PrecisionChoice, export_plan
-from mmkd_export.verify.windows import RealWindows, windows_from_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import decode_report
 from tests.export.students import make_student, write_windows
@@ -84,17 +82,6 @@ def test_the_model_card_has_the_figures_of_the_report(exported: ExportResult):
     assert "reference" not in card
 
 
-def test_the_card_of_a_student_of_several_teachers_names_them_all(tmp_path: Path):
-    student = make_student()
-    facts = msgspec.structs.replace(student.facts, further_teachers_sha256=("8" * 64, "9" * 64))
-    write_student(tmp_path / "student.ckpt", replace(student, facts=facts))
-    result = export(export_plan(tmp_path / "student.ckpt", output=tmp_path / "student.edge"))
-    assert result.report.student.further_teachers_sha256 == ("8" * 64, "9" * 64)
-    with Bundle.open(result.path) as bundle:
-        card = bundle.read("README.md").decode()
-    assert f"Distilled from 3 teachers with SHA-256 `{'7' * 64}`, `{'8' * 64}`, `{'9' * 64}`;" in card
-
-
 def test_the_card_of_a_per_group_student_speaks_of_its_reference(student: StudentCheckpoint, tmp_path: Path):
     modality = msgspec.structs.replace(student.modality, normalise="per_group", range=(-50.0, 50.0))
     write_student(tmp_path / "s.ckpt", make_student(modality=modality))
@@ -107,12 +94,6 @@ def test_the_card_of_a_per_group_student_speaks_of_its_reference(student: Studen
         assert predictor.selftest().label_agreement == 1.0  # golden windows are z-scores and need no reference
 
 
-def test_the_result_names_the_file_as_it_lies_on_the_disk(exported: ExportResult):
-    data = exported.path.read_bytes()
-    assert exported.sha256 == hashlib.sha256(data).hexdigest()
-    assert exported.size_bytes == len(data)
-
-
 def test_windows_named_by_the_user_replace_the_carried_ones(student: StudentCheckpoint, tmp_path: Path):
     write_student(tmp_path / "s.ckpt", make_student(windows=None))
     data = write_windows(tmp_path / "line", student, student.carried.windows[:5], [0, 1, 2, 3, 0])
@@ -120,21 +101,6 @@ def test_windows_named_by_the_user_replace_the_carried_ones(student: StudentChec
     assert result.report.windows.count == 5
     with Bundle.open(result.path) as bundle:
         assert bundle.golden("acc").labels.tolist() == [0, 1, 2, 3, 0]
-
-
-def test_the_windows_of_an_export_are_read_once(
-    student_file: Path, student: StudentCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    data = write_windows(tmp_path / "line", student, student.carried.windows, student.carried.labels)
-    read: list[Path] = []
-
-    def counted(path: Path, **options: object) -> RealWindows:
-        read.append(path)
-        return windows_from_dataset(path, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("mmkd_export.student.windows_from_dataset", counted)
-    export(export_plan(student_file, output=tmp_path / "s.edge", calibration=data))
-    assert read == [data]
 
 
 @pytest.fixture(scope="module")
@@ -239,28 +205,6 @@ def test_a_killed_export_leaves_the_earlier_bundle(exported: ExportResult, tmp_p
         if number < 4:
             assert bundle.sha256 == exported.sha256
         assert bundle.golden("acc").windows.shape == (12, 64, 3)
-
-
-@pytest.mark.slow
-def test_fifty_exports_killed_at_random_moments_leave_a_bundle_each_time(exported: ExportResult, tmp_path: Path):
-    output = tmp_path / "student.edge"
-    output.write_bytes(exported.path.read_bytes())
-    write_student(tmp_path / "other.ckpt", make_student(seed=1))
-    command = [sys.executable, "-m", "mmkd_export", str(tmp_path / "other.ckpt"), "-o", str(output)]
-    started = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True)
-    whole_s = time.monotonic() - started
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0, whole_s))
-        process.kill()
-        process.wait()
-        # The bundle, and whatever a kill between naming and renaming left beside it: nothing is half-written.
-        for path in tmp_path.iterdir():
-            if path.suffix != ".ckpt":
-                with Bundle.open(path) as bundle:
-                    assert bundle.golden("acc").windows.shape == (12, 64, 3)
 
 
 ADAPTED = Adapted(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +25,6 @@ from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.fp16 import half_graph
 from mmkd_export.verify.answers import NOVELTY_TOLERANCE, answers_from_student, graph_feeds, with_missing_samples
 from mmkd_export.verify.gate import GateRule, gate_result, gate_summary
-from mmkd_models.data import write_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
 from mmkd_models.training.references import embeddings_summary
 from tests.export.students import make_proof_set, make_student, of_features
@@ -157,35 +154,6 @@ def test_people_are_told_that_a_bundle_has_it(made: ExportResult) -> None:
         card = bundle.read("README.md").decode()
     assert "## Unknown windows" in card
     assert "`logits` and `probabilities`, both (1, 4), and `novelty` (1, 1)." in card
-
-
-def test_a_bundle_with_it_is_evaluated_and_timed_as_others_are(made: ExportResult, tmp_path: Path) -> None:
-    with Bundle.open(made.path) as bundle:
-        golden = bundle.golden("acc")
-    (entry,) = made.manifest.models
-    places = {"train": slice(0, 8), "valid": slice(8, 16), "test": slice(16, None)}
-    write_dataset(
-        tmp_path / "data",
-        name="toy",
-        labels=list(entry.task.labels),
-        modalities=[entry.modality],
-        splits={
-            split: {
-                "acc": golden.windows[place],
-                "labels": golden.labels[place],
-                "groups": np.arange(len(golden.labels))[place] // 8,
-            }
-            for split, place in places.items()
-        },
-    )
-    for command in (
-        ["mmkd-evaluate", str(made.path), str(tmp_path / "data"), "--json"],
-        ["mmkd-bench", "run", str(made.path), "--duration-s", "0.5", "--launches", "1", "--json"],
-    ):
-        done = subprocess.run(
-            [str(Path(sys.executable).with_name(command[0])), *command[1:]], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
 
 
 def test_nothing_of_it_leaves_float32(student: StudentCheckpoint) -> None:

@@ -95,20 +95,8 @@ def network(rng: random.Random, level: float, seeds: int, *, labels: int, parame
     }
 
 
-def attention(size: int, width: float, shift: float) -> list[list[float]]:
-    """A row-normalised map: a band along the diagonal and one bright column."""
-    rows = []
-    for query in range(size):
-        raw = [
-            math.exp(-(((query - key - shift) / width) ** 2)) + (0.35 if key == size // 3 else 0.02)
-            for key in range(size)
-        ]
-        rows.append([value / sum(raw) for value in raw])
-    return rows
-
-
 def contest(rng: random.Random, name: str, seeds: int, *, labels: int, baseline: float, student: float) -> Document:
-    """One modality with rivals, gain, attention and the missing-sample test."""
+    """One modality with rivals, gain and the missing-sample test."""
     low = network(rng, baseline, seeds, labels=labels, parameters=61_432, p50=0.1123)
     high = network(rng, student, seeds, labels=labels, parameters=61_432, p50=0.1131)
     gains = [
@@ -130,14 +118,6 @@ def contest(rng: random.Random, name: str, seeds: int, *, labels: int, baseline:
         "latency_ratio": 4.31,
         "latency_ratios": {"median": 4.31, "min": 4.124, "max": 4.48, "std": 0.1, "repeats": 10},
         "parameters_ratio": 20.4,
-        "attention": {
-            "teacher": attention(40, 5.0, 0.0),
-            "student": attention(50, 4.0, 3.0),
-            "teacher_layer": "fusion 2, mean of heads",
-            "student_layer": "block 2, mean of heads",
-            "window_label": "forward elevation",
-            "seconds": 4.0,
-        },
         "missing": {
             "fractions": shares,
             "student": [spread([rng.gauss(student - 0.3 * share, 0.02) for _ in range(seeds)]) for share in shares],
@@ -248,7 +228,6 @@ def sparse() -> Document:
                 "gain_points": {"mean": -1.25, "low": -4.0, "high": 1.5},
                 "gap_recovered": None,
                 "bundle": None,
-                "attention": None,
                 "missing": None,
             }
         },

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import re
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -103,58 +100,3 @@ def test_texts_of_a_chart_are_escaped() -> None:
     svg = plots.svg(hostile, hostile, plots.element("text", hostile, class_=hostile), class_="chart")
     assert "<script" not in svg
     assert svg.count("&lt;/svg&gt;&lt;script&gt;&#34;&amp;") == 4
-
-
-def decoded(one: plots.Chart) -> np.ndarray:
-    """The (rows, columns, RGBA) bytes of a picture, read as the PNG specification says."""
-    (data,) = re.findall(r'href="data:image/png;base64,([^"]+)"', one.svg)
-    raw = base64.b64decode(data)
-    assert raw[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks, at = {}, 8
-    while at < len(raw):
-        (length,) = struct.unpack_from(">I", raw, at)
-        name, body = raw[at + 4 : at + 8], raw[at + 8 : at + 8 + length]
-        assert struct.unpack_from(">I", raw, at + 8 + length) == (zlib.crc32(name + body),)
-        chunks[name] = body
-        at += 12 + length
-    assert list(chunks) == [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"]
-    width, height, depth, colour_type, *methods = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-    assert (depth, colour_type, methods) == (8, 3, [0, 0, 0])
-    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, width + 1)
-    assert not lines[:, 0].any()  # no filter
-    palette = np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)
-    opacity = np.frombuffer(chunks[b"tRNS"], np.uint8)
-    return np.concatenate([palette[lines[:, 1:]], opacity[lines[:, 1:], None]], axis=-1)
-
-
-def drawn(weights) -> plots.Chart:
-    return plots.attention_map(weights, role="teacher", title="t", description="d", rgb=(10, 20, 30), ticks=())
-
-
-def test_a_map_is_a_png_whose_opacity_is_the_weight_between_its_ends() -> None:
-    one = drawn([[0.1, 0.2], [0.3, 0.15], [math.nan, 0.1]])
-    assert one.note == "t weights 0.100 (no colour) to 0.300 (full colour)"
-    pixels = decoded(one)
-    assert np.all(pixels[..., :3] == (10, 20, 30))
-    assert pixels[..., 3].tolist() == [[0, 128], [255, 64], [0, 0]]
-
-
-def test_neither_a_peak_nor_a_floor_hides_the_rest_of_a_map() -> None:
-    weights = np.tile(np.linspace(0.4, 0.6, 20), (20, 1))
-    weights[0, 0], weights[1, 1] = 50.0, -50.0
-    one = drawn(weights.tolist())
-    assert one.note == "t weights 0.400 (no colour) to 0.600 (full colour)"
-    assert np.allclose(decoded(one)[5, :, 3], np.linspace(0, 255, 20), atol=0.51)  # whole bytes
-
-
-def test_a_large_map_is_pooled_by_means() -> None:
-    weights = np.add.outer(np.zeros(192), np.arange(192) % 2 + np.repeat([0, 2], 96)).tolist()
-    pixels = decoded(drawn(weights))
-    assert pixels.shape == (96, 96, 4)
-    assert np.all(pixels[:, :48, 3] == 0)  # every block holds a 0 and a 1
-    assert np.all(pixels[:, 48:, 3] == 255)  # every block holds a 2 and a 3
-
-
-@pytest.mark.parametrize("weights", [[[0.0, 0.0]], [[0.5, 0.5], [0.5, 0.5]], [[math.nan]]])
-def test_a_flat_map_has_no_colour(weights) -> None:
-    assert not decoded(drawn(weights))[..., 3].any()

@@ -1,35 +1,28 @@
-"""After the demo's training: bundles, the runtime's answers and latencies."""
+"""After the demo's training: bundles and latencies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from mmkd_edge import EdgePredictor, Prediction
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.reference import write_reference
-from mmkd_edge.errors import GateError, UsageError
-from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_edge.spec import TaskSpec
+from mmkd_edge.errors import UsageError
 from mmkd_export.graph.onnx_from_student import onnx_from_teacher
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_export.targets.table import with_defaults
-from mmkd_export.verify.answers import MAX_FP32_TOLERANCE
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices import measure_reference
 from mmkd_models.data.windows import Windows
 from mmkd_models.experiments.comparison import Comparison
-from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, read_teacher
-from mmkd_models.training.predict import attention_view, logits_of
+from mmkd_models.training.checkpoint import read_teacher
 from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, DemoSensor, LatencyPercentiles
 from mmkd_report.schema.study import PairLatency
 
@@ -39,13 +32,11 @@ _MeasurePair = Callable[[Path, Path], PairLatency]
 # Figures of a bundle, with a per-group modality's reference, and machine facts
 _MeasureBundle = Callable[[Path, Path | None], tuple[DemoBenchmark, dict[str, Any]]]
 
-_ROUNDING = 1e-6  # of the answer: float32 in another order of summation
-
 
 def measure(
     document: DemoDocument, comparison: Comparison, *, pair: _MeasurePair, bundle: _MeasureBundle, say: Say
 ) -> DemoDocument:
-    """Export, check and benchmark the first fold's students; the best on validation is `student.edge` too."""
+    """Export and benchmark the first fold's students; the best on validation is `student.edge` too."""
     seed, dataset, out = document.seeds[0], comparison.dataset, comparison.out
     bundles = {}
     for name in document.students:
@@ -55,12 +46,6 @@ def measure(
     test = comparison.folder.fold(seed).test
     references = {name: _any_reference(dataset, name, test, out) for name in bundles}
     teacher = read_teacher(comparison.teacher_path(seed)).transformer()
-    attention = {}
-    for name, path in bundles.items():
-        say(f"check: {name} student in the runtime")
-        student = read_student(comparison.student_path(name, seed))
-        _check_runtime(dataset, student, path, test, say=say)
-        attention[name] = attention_view(teacher, student.network(), test, modality=name)
     times = {}
     with TemporaryDirectory() as temporary:
         model = Path(temporary) / "teacher.onnx"
@@ -76,9 +61,7 @@ def measure(
     return replace_in(
         document,
         students={
-            name: _with_measured(
-                replace_in(contest, bundle=str(bundles[name]), attention=attention[name]), references[name], times[name]
-            )
+            name: _with_measured(replace_in(contest, bundle=str(bundles[name])), references[name], times[name])
             for name, contest in document.students.items()
         },
         teacher=replace_in(document.teacher, latency_ms=msgspec.convert(first.teacher_ms, LatencyPercentiles)),
@@ -110,55 +93,6 @@ def _with_measured(contest: DemoSensor, reference: Path | None, times: PairLaten
         latency_ratio=times.ratio,
         latency_ratios=times.ratios,
     )
-
-
-def _check_runtime(dataset: Dataset, student: StudentCheckpoint, bundle: Path, test: Windows, *, say: Say) -> None:
-    """Raise GateError unless runtime and network agree on the test windows, empty ones aside."""
-    name, network, spread = student.modality.name, student.network(), float(test.labels.std())
-    expected = agreed = 0
-    with TemporaryDirectory() as temporary:
-        for part in _parts(test.with_modalities((name,)), name):
-            try:
-                reference = _group_reference(dataset, name, part.groups[0].item(), Path(temporary))
-            except UsageError as error:
-                say(f"check: {name}: group {part.groups[0]} is left out: {error}")
-                continue
-            raw = replace(part, statistics=None).take(np.arange(len(part)))[name]  # as a device sees them
-            there = np.flatnonzero(prepare_batch(raw, student.modality)[1].reshape(len(part), -1).any(axis=1))
-            logits = logits_of(network, part.subset(there), modality=name)
-            with EdgePredictor.open(bundle, reference=reference) as predictor:
-                answers = predictor.predict_batch(raw[there])
-            expected += len(there)
-            agreed += int(_agree(answers, logits, student.task, spread=spread).sum())
-    if agreed < expected - 1:  # one window may be a tie
-        raise GateError(
-            f"{bundle}: runtime on the test split: expected {expected} windows answered as in training, got {agreed}; "
-            "the export is wrong, please report it"
-        )
-
-
-def _agree(
-    answers: Sequence[Prediction], logits: NDArray[np.float32], task: TaskSpec, *, spread: float
-) -> NDArray[np.bool_]:
-    """`spread` is the std of a regression's targets. Return (N,)."""
-    match task.kind:
-        case "classification":
-            return np.asarray(np.array([answer.index for answer in answers]) == logits.argmax(axis=1))
-        case "multi_label":
-            on = logits >= np.log(task.on_from / (1 - task.on_from))
-            labels = np.array([[label in answer.labels for label in task.labels] for answer in answers])
-            return np.asarray((labels == on).all(axis=1))
-        case "regression":
-            low, high = task.range or (-np.inf, np.inf)
-            expected = np.clip(logits[:, 0], low, high)
-            values = np.array([np.nan if answer.value is None else answer.value for answer in answers])
-            return np.asarray(np.abs(values - expected) <= MAX_FP32_TOLERANCE * spread + _ROUNDING * np.abs(expected))
-
-
-def _parts(test: Windows, name: str) -> list[Windows]:
-    if test.spec.modality(name).normalise == "none":
-        return [test]
-    return [test.subset(test.groups == group) for group in np.unique(test.groups)]
 
 
 def _group_reference(dataset: Dataset, name: str, group: int | str, out: Path) -> Path | None:

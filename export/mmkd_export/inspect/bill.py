@@ -1,71 +1,66 @@
-"""Bill of materials of a bundle."""
+"""Bill of materials of a bundle in CycloneDX 1.6 (ECMA-424).
+
+Without time and serial number, so that equal bundles and machines give equal bytes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
+from typing import Any
 
 from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import member_files, release_number
-from mmkd_report.schema.bill import (
-    BillOfMaterials,
-    Component,
-    ComponentType,
-    Dependency,
-    Hash,
-    Licence,
-    Metadata,
-    NamedLicence,
-    Tools,
-)
 
 _REQUIRED = ("mmkd-edge", "numpy", "msgspec")
 _CLASSIFIER = "License :: "
-_TYPES: dict[str, ComponentType] = {
-    ".onnx": "machine-learning-model",
-    ".tflite": "machine-learning-model",
-    ".native": "machine-learning-model",
-    ".npz": "data",
-}
+_TYPES = {".npz": "data"} | dict.fromkeys((".onnx", ".tflite", ".native"), "machine-learning-model")
 _MAX_NAME_LENGTH = 100  # some distributions put the licence text here
 
 
-def make_bill(path: Path) -> BillOfMaterials:
+def make_bill(path: Path) -> dict[str, Any]:
     """Verify a bundle and return its bill."""
     with Bundle.open(path) as bundle:
         manifest, sha256 = bundle.manifest, bundle.sha256
-    whole = Component(
-        type="machine-learning-model",
-        ref=f"bundle:{sha256}",
-        name=manifest.model_id,
-        version=str(release_number(manifest)),
-        hashes=(Hash(alg="SHA-256", content=sha256),),
-        licenses=_licences(manifest.licence),
-    )
-    members = tuple(
-        Component(
-            type=_TYPES.get(Path(entry.file).suffix, "file"),
-            ref=f"file:{entry.file}",
-            name=entry.file,
-            hashes=(Hash(alg="SHA-256", content=entry.sha256),),
-        )
+    whole = {
+        "type": "machine-learning-model",
+        "bom-ref": f"bundle:{sha256}",
+        "name": manifest.model_id,
+        "version": str(release_number(manifest)),
+        **_hash_and_licence(sha256, manifest.licence),
+    }
+    members = [
+        {
+            "type": _TYPES.get(Path(entry.file).suffix, "file"),
+            "bom-ref": f"file:{entry.file}",
+            "name": entry.file,
+            **_hash_and_licence(entry.sha256, ""),
+        }
         for entry in member_files(manifest)
-    )
-    makers = tuple(
-        Component(type="library", ref=f"maker:{name}@{version}", name=name, version=version)
+    ]
+    makers = [
+        {"type": "library", "bom-ref": f"maker:{name}@{version}", "name": name, "version": version}
         for name, version in sorted(manifest.tools.items())
-    )
-    components = (*members, *_libraries())
-    return BillOfMaterials(
-        metadata=Metadata(tools=Tools(components=makers), component=whole),
-        components=components,
-        dependencies=(Dependency(ref=whole.ref, depends_on=tuple(one.ref for one in components)),),
-    )
+    ]
+    components = [*members, *_libraries()]
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"tools": {"components": makers}, "component": whole},
+        "components": components,
+        "dependencies": [{"ref": whole["bom-ref"], "dependsOn": [part["bom-ref"] for part in components]}],
+    }
 
 
-def _libraries() -> Iterator[Component]:
+def _hash_and_licence(sha256: str, licence: str) -> dict[str, Any]:
+    hashes = {"hashes": [{"alg": "SHA-256", "content": sha256}]} if sha256 else {}
+    return hashes | ({"licenses": [{"license": {"name": licence}}]} if licence else {})
+
+
+def _libraries() -> Iterator[dict[str, Any]]:
     engines = dict.fromkeys(row.library()[1] for row in BACKENDS.values() if not row.is_own)
     for name in (*_REQUIRED, *engines):
         try:
@@ -73,24 +68,16 @@ def _libraries() -> Iterator[Component]:
         except PackageNotFoundError:
             continue
         version = facts["Version"]
-        yield Component(
-            type="library",
-            ref=f"library:{name}@{version}",
-            name=name,
-            version=version,
-            scope="required" if name in _REQUIRED else "optional",
-            licenses=_licences(_find_licence(facts)),
-            purl=f"pkg:pypi/{name}@{version}",
-        )
-
-
-def _find_licence(facts: PackageMetadata) -> str:
-    classifiers = [one for one in facts.get_all("Classifier") or [] if one.startswith(_CLASSIFIER)]
-    names = "; ".join(one.rpartition(" :: ")[2] for one in classifiers)
-    expressions, texts = facts.get_all("License-Expression") or [], facts.get_all("License") or []
-    first = texts[0].strip().partition("\n")[0] if texts else ""
-    return expressions[0] if expressions else names or first[:_MAX_NAME_LENGTH]
-
-
-def _licences(text: str) -> tuple[Licence, ...]:
-    return (Licence(license=NamedLicence(name=text)),) if text else ()
+        classifiers = [text for text in facts.get_all("Classifier") or [] if text.startswith(_CLASSIFIER)]
+        names = "; ".join(text.rpartition(" :: ")[2] for text in classifiers)
+        expressions, texts = facts.get_all("License-Expression") or [], facts.get_all("License") or []
+        first = texts[0].strip().partition("\n")[0] if texts else ""
+        yield {
+            "type": "library",
+            "bom-ref": f"library:{name}@{version}",
+            "name": name,
+            "version": version,
+            "scope": "required" if name in _REQUIRED else "optional",
+            **_hash_and_licence("", expressions[0] if expressions else names or first[:_MAX_NAME_LENGTH]),
+            "purl": f"pkg:pypi/{name}@{version}",
+        }

@@ -155,11 +155,8 @@ def _checkpoint_facts(path: Path) -> _Rows:
             rocket = config.get("rocket")
             features = f", {sum(one['features'] for one in rocket['groups'])} convolutional features" if rocket else ""
             yield "student_kind", f"{config.get('kind', 'transformer')}{features}"
-        for number, member in enumerate((document.get("committee") or {"members": ()})["members"]):
-            name = f"{member['kind']} of {member['modality']}," if "modality" in member else member["kind"]
-            weights = f"weight {member['weight']:.2f}, temperature {member['temperature']:.2f}"
-            score = f"{facts['metric']} {member['score']:.4f} alone"
-            yield f"member.{number}", f"{name} of seed {member['seed']}, {weights}, {score}"
+        if committee := document.get("committee"):
+            yield "members", ", ".join(member["kind"] for member in committee["members"])
         yield from _training_facts(facts)
         if kind == "student":
             yield from _student_facts(facts, {tensor.name: tensor.shape for tensor in tensors})

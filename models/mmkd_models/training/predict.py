@@ -1,9 +1,9 @@
-"""Answers of a network over whole splits, scores, and the attention maps of a page."""
+"""Answers of a network over whole splits, and scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +13,10 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.windows import Windows
-from mmkd_models.losses.attention import aligned_map
-from mmkd_models.metrics.likelihood import log_likelihood
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
-from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.fronts.as_series import series_view
-from mmkd_models.networks.student import Student, StudentOutput
-from mmkd_models.networks.teacher import Teacher, TeacherOutput
-from mmkd_report.schema.demo import AttentionMaps
+from mmkd_models.networks.student import StudentOutput
+from mmkd_models.networks.teacher import TeacherOutput
 
 _BATCH = 64
 
@@ -91,41 +87,3 @@ def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> 
         raise UsageError("windows to score on: expected some labelled ones, got none; label some")
     logits = logits_of(network, known, modality=modality)
     return scores_from_logits(known.labels, logits, windows.spec.task)
-
-
-@torch.no_grad()
-def attention_view(teacher: Teacher, student: Student, windows: Windows, *, modality: str) -> AttentionMaps | None:
-    """Return the last maps that EDAM compares, of the labelled window that the teacher answers best; None without."""
-    if student.encoder is None or len(teacher.names) < 2 or modality not in teacher.names or not windows.labelled.any():
-        return None
-    known = windows.only_labelled()
-    known = known.subset(np.arange(min(len(known), 64)))
-    inputs = inputs_of(known.take(np.arange(len(known))), known)
-    output = teacher(inputs, taps=True)
-    task, labels = known.spec.task, known.labels
-    likelihoods = log_likelihood(output.logits.numpy(), labels, kind=task.kind)
-    row = int(likelihoods.reshape(len(labels), -1).mean(axis=1).argmax())
-    length = student.encoder.length
-    sources = [cast("Encoder", teacher.encoders[name]).length for name in teacher.names if name != modality]
-    target = aligned_map(output.cross_attention[modality][-1], source_lengths=sources, length=length)
-    own = student(*inputs[modality], taps=True).attention[-1].mean(1)
-    if task.kind == "regression":
-        label = f"{task.labels[0]} {labels[row]:.4g}{task.unit_text}"
-    elif task.kind == "multi_label":
-        label = ", ".join(name for name, on in zip(task.labels, labels[row], strict=True) if on == 1) or "no label"
-    else:
-        label = task.labels[int(labels[row])]
-    return AttentionMaps(
-        teacher=_time_only(target[row], length),
-        student=_time_only(own[row], length),
-        teacher_layer=f"last cross-attention, query {modality}",
-        student_layer="last self-attention",
-        window_label=label,
-        seconds=windows.spec.modality(modality).duration_s,
-    )
-
-
-def _time_only(weights: torch.Tensor, length: int) -> tuple[tuple[float, ...], ...]:
-    time = weights[:length, :length]
-    scaled = (time / time.sum(-1, keepdim=True).clamp(min=1e-6)).numpy()
-    return tuple(map(tuple, np.round(scaled, 4).tolist()))

@@ -40,7 +40,6 @@ from mmkd_report.pages.demo_answer import (
 )
 from mmkd_report.pages.head import facts, lede
 from mmkd_report.schema.demo import (
-    AttentionMaps,
     DemoBenchmark,
     DemoDocument,
     DemoRival,
@@ -66,8 +65,6 @@ ALWAYS_SHOWN = ("extra_trees", "mini_rocket")  # with a reason if they were not 
 PAIR = [("baseline", "Labels only"), ("student", "Distilled student")]
 MAX_MATRIX_LABELS = 20  # beyond, the largest confusions are clearer
 MAX_SUBSETS = 12
-# Middle tones, legible on paper and dark screens: pictures cannot follow the style sheet.
-MAP_COLOURS = {"teacher": (191, 110, 24), "student": (45, 125, 200)}
 
 
 def render_demo(document: Mapping[str, Any]) -> str:
@@ -79,7 +76,6 @@ def render_demo(document: Mapping[str, Any]) -> str:
         [_results(demo)],
         _confusion(demo),
         _labels(demo),
-        _attention(demo),
         _missing(demo),
         _benchmark(demo),
         [_reproduce(demo), Section("glossary", "Words", [_glossary(demo)])],
@@ -277,43 +273,7 @@ def _labels(demo: DemoDocument) -> Iterator[Section]:
         yield Section("labels", "Label by label", [Columns(items)], lead)
 
 
-# --- attention, missing samples -------------------------------------------------------------------------------
-
-
-def _attention(demo: DemoDocument) -> Iterator[Section]:
-    maps = {name: sensor.attention for name, sensor in demo.students.items() if sensor.attention is not None}
-    if not maps:
-        return
-    best = best_student(demo)
-    name = best if best in maps else next(iter(maps))
-    attention = maps[name]
-    truth = "true class" if demo.kind == "classification" else "true value"
-    window = f", {truth} {attention.window_label}" if attention.window_label else ""
-    lead = (
-        f"One test window; the student sees {name}{window}. A row is a position in the window, a column a position "
-        "that it attends to, both in seconds; the stronger the colour, the larger the weight."
-    )
-    drawn = columns([_map("teacher", attention), _map("student", attention)], "maps")
-    yield Section("attention", "Where teacher and student look", [drawn], lead)
-
-
-def _map(role: str, attention: AttentionMaps) -> charts.Chart:
-    weights: Sequence[Sequence[float]] = getattr(attention, role)
-    layer, seconds = getattr(attention, f"{role}_layer"), attention.seconds
-    ticks: list[tuple[float, str]] = [(0.0, "start"), (charts.MAP_SIZE, "end")]
-    if words.is_number(seconds) and seconds > 0:
-        ticks = [
-            (round(at / seconds * charts.MAP_SIZE, 1), words.plain(at))
-            for at in charts.tight_axis((0.0, seconds)).ticks
-        ]
-    return charts.attention_map(
-        weights,
-        role=role,
-        title=f"{role.title()}, {layer}" if layer else role.title(),
-        description=f"Attention of the {role}: {len(weights)} by {len(weights[0])} positions.",
-        rgb=MAP_COLOURS[role],
-        ticks=ticks,
-    )
+# --- missing sensors and samples --------------------------------------------------------------------------------------
 
 
 def _missing(demo: DemoDocument) -> Iterator[Section]:

@@ -118,17 +118,6 @@ class DemoRival(TestScores, frozen=True, kw_only=True, omit_defaults=True):
     chance: Chance | None = None
 
 
-class AttentionMaps(msgspec.Struct, frozen=True, kw_only=True):
-    """Attention (queries, keys) of teacher and student on one window, over the same time."""
-
-    teacher: tuple[tuple[float, ...], ...]
-    student: tuple[tuple[float, ...], ...]
-    teacher_layer: str | None = None
-    student_layer: str | None = None
-    window_label: str | None = None
-    seconds: float | None = None
-
-
 class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
     """The first measure by fraction of missing samples."""
 
@@ -155,7 +144,6 @@ class DemoSensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     latency_ratio: float | None = None
     latency_ratios: RatioRange | None = None
     parameters_ratio: float | None = None
-    attention: AttentionMaps | None = None
     missing: MissingSamples | None = None
 
 

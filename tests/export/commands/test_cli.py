@@ -163,12 +163,6 @@ def test_a_checkpoint_altered_after_training_is_not_exported(run: Run, student_f
     assert [file.name for file in tmp_path.iterdir()] == ["s.ckpt"]
 
 
-def test_an_unknown_option_is_a_usage_error(run: Run, student_file: Path):
-    done = run(student_file, "--no-such-option")
-    assert done.returncode == 2
-    assert "--no-such-option" in done.stderr
-
-
 def test_a_plan_is_refused_before_torch_is_imported(tmp_path: Path):
     script = "import sys; sys.modules['torch'] = None; from mmkd_export.commands.export import main; main()"
     done = subprocess.run(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,27 +11,17 @@ from types import ModuleType
 
 import msgspec
 import pytest
-import torch
 
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import member_files
 from mmkd_edge.errors import ArtifactError, CheckpointError, UsageError
-from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.commands.inspect import main
-from mmkd_export.inspect.files import differences, inspect_file
+from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult
-from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.networks.committee import CommitteeFacts, MemberFacts
-from mmkd_models.networks.config import teacher_config
-from mmkd_models.networks.teacher import Teacher
-from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import (
-    Provenance,
     StudentCheckpoint,
-    TeacherCheckpoint,
     read_student,
-    write_teacher,
 )
 from mmkd_report.schema.export import EngineSidecar
 
@@ -165,14 +154,6 @@ def test_another_file_is_of_no_known_kind(tmp_path: Path):
     )
 
 
-def test_differences_name_both_values():
-    assert differences({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "5", "d": "4"}) == {
-        "b": ("2", "5"),
-        "c": ("3", None),
-        "d": (None, "4"),
-    }
-
-
 def test_the_command_shows_facts_and_the_next_step(run: Run, exported: ExportResult):
     code, out, err = run(exported.path)
     assert (code, err) == (0, "")
@@ -196,18 +177,6 @@ def test_the_self_test_runs_on_a_gpu_too(
     assert facts["selftest.fp32"].partition(" in ")[2].startswith("onnxruntime ")
     assert facts["selftest.fp32.trt"].startswith("12 windows within ")
     assert facts["selftest.fp32.trt"].endswith("in tensorrt 10.3.0 on Double")
-
-
-def test_the_command_compares_two_files(run: Run, exported: ExportResult, student_file: Path, tmp_path: Path):
-    copy = Path(shutil.copy(exported.path, tmp_path / "copy.edge"))
-    assert run(exported.path, copy)[1] == "the same\n"
-    lines = run(exported.path, student_file)[1].splitlines()
-    assert lines[:3] == [
-        "kind",
-        f"  {exported.path}: bundle, every byte verified",
-        f"  {student_file}: student checkpoint, its content verified",
-    ]
-    assert lines[-1].endswith("facts differ")
 
 
 def test_the_command_says_how_two_bundles_differ(run: Run, exported: ExportResult, tmp_path: Path):
@@ -268,42 +237,3 @@ def test_what_a_file_says_cannot_forge_rows_or_repaint_the_terminal(run: Run, en
     assert "\x1b" not in out
     assert "\\x1b[2Jtoy\\nkind  bundle, every byte verified\n" in out
     assert sum(line.startswith("kind") for line in out.splitlines()) == 1
-
-
-def test_the_members_of_a_committee_are_listed(run: Run, tmp_path: Path) -> None:
-    """As a reader without torch sees them: from the metadata alone."""
-    path, modality = tmp_path / "teacher.ckpt", ModalitySpec(name="acc", channels=("x",), rate_hz=20.0, samples=40)
-    config, task = teacher_config("tiny"), TaskSpec(labels=("idle", "worn"))
-    facts = Provenance(
-        dataset="machines",
-        dataset_sha256="ab" * 32,
-        licence="CC0-1.0",
-        metric="balanced_accuracy",
-        score=0.75,
-        best_step=4,
-        training=TrainConfig(),
-        augment=AugmentConfig(),
-    )
-    shared = {"seed": 3, "temperature": 0.5, "score": 0.7, "log_likelihood": -0.6}
-    members = (
-        MemberFacts(kind="transformer", weight=0.25, **shared),
-        MemberFacts(kind="trees", weight=0.5, **shared),
-        MemberFacts(kind="trees", weight=0.25, modality="acc", **shared),
-    )
-    checkpoint = TeacherCheckpoint(
-        modalities=(modality,),
-        task=task,
-        config=config,
-        facts=facts,
-        state=Teacher((modality,), 2, config).state_dict(),
-        committee=CommitteeFacts(members=members),
-        further=tuple({"roots": torch.zeros(1, dtype=torch.int32)} for _ in range(2)),
-    )
-    write_teacher(path, checkpoint)
-    code, out, _ = run(path)
-    assert code == 0
-    assert [line.split(maxsplit=1) for line in out.splitlines() if line.startswith("member.")] == [
-        ["member.0", "transformer of seed 3, weight 0.25, temperature 0.50, balanced_accuracy 0.7000 alone"],
-        ["member.1", "trees of seed 3, weight 0.50, temperature 0.50, balanced_accuracy 0.7000 alone"],
-        ["member.2", "trees of acc, of seed 3, weight 0.25, temperature 0.50, balanced_accuracy 0.7000 alone"],
-    ]

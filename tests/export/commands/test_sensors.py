@@ -135,47 +135,6 @@ def test_two_sensors_have_no_pair_beside_their_teacher(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_camera_and_a_microphone_are_chosen_among_on_the_words_that_are_shipped(run: Run, tmp_path: Path) -> None:
-    line = ("--sensors", "grid_words", *QUICK, "--teacher", "tiny", "--modality", "lips", "--workers", 1, "--pairs")
-    code, text, err = run(*line, "-o", tmp_path / "out", "--json")
-    assert code == 0, err
-    document = json.loads(text)
-    (lips,) = document["rows"]
-    assert lips["worst_fault"] in ("dark", "blur", "dropped frames", "shifted camera")
-    assert 0.1 < lips["scores"]["extra_trees"]["mean"] < 0.7
-    assert document["pairs"] == []  # of two sensors the pair is the teacher
-    assert document["judged_on"] == "people and machines never seen"
-
-
-@pytest.mark.slow
-def test_two_workers_find_what_one_finds(run: Run, data: Dataset, tmp_path: Path) -> None:
-    found = []
-    for workers in (1, 2):
-        out = tmp_path / str(workers)
-        line = ("--sensors", data.path, *QUICK, "--modality", "gyro", "--modality", "temp")
-        code, text, err = run(*line, "--workers", workers, "-o", out, "--json")
-        assert code == 0, err
-        found.append(json.loads(text)["rows"])
-    assert found[0] == found[1]
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_tasks_of_ray_find_what_this_process_finds(
-    run: Run, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ray", reason="needs pip install 'mmkd-edge[ray]'")
-    monkeypatch.chdir(data.path.parent)  # relative paths hold for tasks too
-    found = []
-    for executor in ("local", "ray"):
-        line = ("--sensors", data.path.name, *QUICK, "--modality", "gyro", "--modality", "temp", "--workers", 1)
-        code, text, err = run(*line, "--executor", executor, "-o", executor, "--json")
-        assert code == 0, err
-        found.append(json.loads(text)["rows"])
-    assert found[0] == found[1]
-
-
-@pytest.mark.slow
 def test_latency_is_measured_of_the_exported_student_beside_its_teacher(
     run: Run, data: Dataset, tmp_path: Path
 ) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +19,18 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.commands.demo import run_demo, show_demo
+from mmkd_export.commands.demo import run_demo
 from mmkd_export.demo.chain import measure
-from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import default_recipe, taught_by
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
-from mmkd_models.experiments.folder import fold_data
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import read_student, read_teacher
-from mmkd_models.training.predict import logits_of
 from mmkd_report import render_demo
 from mmkd_report.pages.demo_answer import is_judged, recommendation, shipped_text
 from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles, read_demo
@@ -239,7 +233,6 @@ def test_progress_is_on_stderr_and_the_result_alone_on_stdout(first: First) -> N
     said = [line for line in ended.stderr.splitlines() if ": step" not in line and not line.startswith("seed ")]
     assert said == [
         "export: acc student",
-        "check: acc student in the runtime",
         "latency: teacher against acc student",
         "benchmark: acc student through EdgePredictor",
     ]
@@ -307,45 +300,6 @@ def check_words(stdout: str, document: dict[str, Any]) -> None:
     assert any("EdgePredictor" in line for line in lines) == is_judged(demo)
 
 
-@pytest.mark.parametrize(
-    ("rocket", "expected"),
-    [
-        (0.5, "Recommended: the acc student. On validation it reaches 80.0 %, extra-trees 60.0 %"),
-        (0.9, "Not recommended: on validation MiniRocket reaches 90.0 %, the acc student 80.0 %."),
-    ],
-)
-def test_the_last_words_say_what_the_rivals_say(
-    tiny: Dataset, first: First, capsys: pytest.CaptureFixture[str], rocket: float, expected: str
-) -> None:
-    document = json.loads(json.dumps(first[2]))
-    entry = document["students"]["acc"]
-    entry["student"]["chance"]["is_better"] = True
-    rivals = {"extra_trees": 0.6, "mini_rocket": rocket, "rocket_and_trees": 0.5, "distilled_rocket": 0.95}
-    for name, score in {"student": 0.8, "baseline": 0.7, **rivals}.items():
-        entry[name]["valid_score"] = {"mean": score, "std": 0.0, "per_seed": [score, score]}
-    show_demo(read_demo(document), out=Path("demo"), dataset=tiny)
-    lines = capsys.readouterr().out.splitlines()
-    assert "    with EdgePredictor.open('demo/student.edge') as predictor:" in lines
-    assert lines[-2].startswith(expected)
-    assert lines[-1] == "wrote demo/report.html and demo/student.edge; next: mmkd-bench run demo/student.edge"
-
-
-@pytest.mark.slow
-def test_the_teacher_and_the_students_are_made_as_they_are_asked_for(
-    tiny: Dataset, tmp_path: Path, first: First
-) -> None:
-    usual = first[0] / "demo"
-    asked = ["--members", "transformer", "--no-choose"]
-    run(tiny, "--seeds", "1", "--workers", "1", *asked, cwd=tmp_path)
-    own = tmp_path / "demo"
-    teachers = [read_teacher(next(out.glob("teachers/small-seed0-*/teacher.ckpt"))).committee for out in (usual, own)]
-    assert teachers[0] is not None
-    assert [one.kind for one in teachers[0].members] == ["transformer", "rocket", "trees"]
-    assert teachers[1] is None
-    paths = [next(out.glob("trials/taught-acc-*-seed0-*/student.ckpt")) for out in (usual, own)]
-    assert [bool(read_student(path).facts.tried) for path in paths] == [True, False]
-
-
 def message_of(*arguments: object) -> str:
     with pytest.raises(MmkdError) as caught:
         run_demo([str(argument) for argument in arguments])
@@ -396,27 +350,6 @@ def test_a_bad_option_is_refused_before_anything_is_trained(
     assert "step" not in capsys.readouterr().err
 
 
-def test_an_out_that_is_a_file_and_a_dataset_that_is_none_are_refused(tiny: Dataset, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.write_text("")
-    assert message_of("--dataset", tiny.path, "--out", out) == (
-        f"{out}: cannot write there: {out} is a file, not a folder; choose another folder"
-    )
-    nowhere = tmp_path / "nowhere"
-    assert (
-        message_of("--dataset", nowhere) == f"{nowhere}: expected a dataset directory, found none there; check the path"
-    )
-
-
-def test_a_second_demo_is_refused_while_the_first_runs(tiny: Dataset, tmp_path: Path) -> None:
-    with lock_output(tmp_path, is_folder=True):
-        said = message_of("--dataset", tiny.path, "--out", tmp_path)
-    assert re.fullmatch(
-        rf"{tmp_path}: .+ \(process {os.getpid()} of .+\) is writing it; wait until it ends, or choose another name",
-        said,
-    )
-
-
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=6, unit="degC", normalise="per_group")
 SHORT = TrainConfig(steps=12, batch=16)
 THERMOMETER = ComparisonConfig(
@@ -448,9 +381,7 @@ def fold_of(comparison: Comparison) -> FoldResult:
     return fold
 
 
-def measured_by(
-    comparison: Comparison, fold: FoldResult, *, say: Callable[[str], None] = lambda line: None
-) -> Measured:
+def measured_by(comparison: Comparison, fold: FoldResult) -> Measured:
     """The document of a fold with fixed times, and which bundle and reference were benchmarked."""
     asked: list[tuple[Path, Path | None]] = []
 
@@ -459,7 +390,7 @@ def measured_by(
         return DemoBenchmark(latency_ms=TIMES), {"cpu": "a test"}
 
     document = demo_document(comparison.dataset.spec, comparison.dataset.sha256, [fold])
-    return measure(document, comparison, pair=same_times, bundle=bundle, say=say), asked
+    return measure(document, comparison, pair=same_times, bundle=bundle, say=lambda line: None), asked
 
 
 def same_times(teacher: Path, student: Path) -> PairLatency:
@@ -496,9 +427,8 @@ def split_window(dataset: Dataset, row: int) -> NDArray[np.float32]:
     raise AssertionError
 
 
-def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(thermometer: Fold, measured: Measured) -> None:
+def test_one_sensor_is_a_teacher_too_and_makes_a_page(thermometer: Fold, measured: Measured) -> None:
     folder, document = thermometer[0].out, msgspec.to_builtins(measured[0])
-    assert "attention" not in document["students"]["temp"]
     assert document["students"]["temp"]["baseline"]["latency_ms"] == document["teacher"]["latency_ms"] == TIMES_MS
     entry = document["students"]["temp"]
     assert entry["mini_rocket"]["accuracy"] is None
@@ -506,35 +436,3 @@ def test_one_sensor_is_a_teacher_too_and_makes_a_page_without_attention(thermome
     page = render_demo({**document, "report": "report.html"})
     assert f"EdgePredictor.open({str(folder / 'student.edge')!r}" not in page  # the page names the sensor's own bundle
     assert f"reference={str(folder / 'temp.reference.json')!r}" in page.replace("&#39;", "'")
-
-
-def test_a_runtime_that_answers_otherwise_than_training_is_an_error(
-    thermometer: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    comparison, fold = thermometer
-    shutil.copytree(comparison.out, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr("mmkd_export.demo.chain.logits_of", lambda *network, **who: -logits_of(*network, **who))
-    with pytest.raises(GateError) as caught:
-        measured_by(replace(comparison, out=tmp_path), fold)
-    assert str(caught.value) == (
-        f"{tmp_path / 'temp.edge'}: runtime on the test split: expected 12 windows answered as in training, got 0; the "
-        "export is wrong, please report it"
-    )
-
-
-def test_windows_and_groups_that_a_device_cannot_answer_are_not_held_against_the_export(tmp_path: Path) -> None:
-    """Training answers windows without a sample; on a device they are invalid, and a dead group has no reference."""
-    machines = dataset_of(tmp_path / "data", TEMP)
-    tested = np.unique(fold_data(machines, seed=0, labelled=Labelled(fraction=1.0)).test.groups)
-    for split in SPLITS:
-        temp, groups = np.load(machines.path / split / "temp.npy"), np.load(machines.path / split / "groups.npy")
-        first = np.concatenate([np.flatnonzero(groups == group)[:3] for group in np.unique(groups)])
-        temp[first] = np.nan  # one window of each class: training answers them alike, and so is right in a third
-        temp[groups == tested[0]] = np.nan
-        np.save(machines.path / split / "temp.npy", temp)
-    dataset, said = open_dataset(machines.path), list[str]()
-    comparison = Comparison(dataset=dataset, config=THERMOMETER, out=tmp_path)
-    found, _ = measured_by(comparison, fold_of(comparison), say=said.append)
-    assert found.students["temp"].reference == str(tmp_path / "temp.reference.json")
-    (left_out,) = (line for line in said if "left out" in line)
-    assert left_out.startswith(f"check: temp: group {tested[0]} is left out: ")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.commands.demo import show_demo
 from mmkd_export.demo.chain import measure
@@ -31,10 +29,8 @@ from mmkd_models.metrics.scores import default_metric
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
-from mmkd_report import render_demo
 from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles, read_demo
 from mmkd_report.schema.study import PairLatency
-from mmkd_report.words import terminal_score
 
 TASKS = {
     "multi_label": TaskSpec(kind="multi_label", labels=("fast", "high"), threshold=0.4),
@@ -161,46 +157,6 @@ def test_figures_and_gains_are_those_of_the_kept_networks(shown: dict[str, Shown
     assert entry["mini_rocket"]["reason"].startswith("MiniRocket refused these windows: ")
 
 
-@KINDS
-def test_the_page_says_what_the_figures_are(shown: dict[str, Shown], kind: str) -> None:
-    page = render_demo(shown[kind].document)
-    if kind == "regression":
-        wanted = ("MAE, rpm", "Gain, rpm", "mean absolute error", "The number speed", "R²", "true value speed ")
-        assert "points from distillation" not in page
-    else:
-        wanted = (
-            "Macro-F1, %",
-            "All right, %",
-            "2 labels, each on or off",
-            "Label by label",
-            "better than chance",  # a few steps teach nothing, and so nothing is concluded
-        )
-        counts = shown[kind].document["students"]["gyro"]["student"]["counts"]
-        assert all(f'<td class="number">{sum(row[0::2])}</td>' in page for row in counts)  # windows in which it was on
-    for text in wanted:
-        assert text in page, text
-    for text in ("Balanced", "classes</", "Accuracy"):
-        assert text not in page, text
-
-
-@KINDS
-def test_the_terminal_shows_the_first_measure(shown: dict[str, Shown], kind: str) -> None:
-    one, said = shown[kind], io.StringIO()
-    with redirect_stdout(said):
-        show_demo(read_demo(one.document), out=one.comparison.out, dataset=one.comparison.dataset)
-    entry, lines = one.document["students"]["gyro"], said.getvalue().splitlines()
-    if kind == "regression":
-        assert lines[0].strip() == "rig: mean absolute error in rpm on people and machines never seen, 50% labelled"
-        assert (
-            terminal_score(entry["student"]["mae"]["mean"], read_demo(one.document).reported_metric) in said.getvalue()
-        )
-        assert any(line.startswith("mean gain ") and " rpm (" in line for line in lines)
-    else:
-        assert lines[0].strip() == "rig: macro-F1 on people and machines never seen, 50% labelled"
-        assert f"{entry['student']['macro_f1']['mean']:.3f}" in said.getvalue()
-        assert any(line.startswith("mean gain ") and " points (" in line for line in lines)
-
-
 def test_without_groups_the_title_says_what_the_windows_are(shown: dict[str, Shown]) -> None:
     one, said = shown["regression"], io.StringIO()
     judged_on = "windows of the dataset's own test split; no groups: may share people and machines with training"
@@ -218,16 +174,3 @@ def test_the_bundle_is_of_the_student_that_validates_best(shown: dict[str, Shown
     with EdgePredictor.open(shown[kind].comparison.out / "student.edge") as predictor:
         assert predictor.task == TASKS[kind]
         assert scores[predictor.modality.name] == max(scores.values())
-
-
-def test_a_runtime_that_answers_otherwise_than_training_is_an_error(
-    shown: dict[str, Shown], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = shown["regression"]
-    shutil.copytree(one.comparison.out, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr("mmkd_export.demo.chain.logits_of", lambda *network, **who: -logits_of(*network, **who))
-    with pytest.raises(GateError) as caught:
-        measured(replace(one.comparison, out=tmp_path), one.fold)
-    assert str(caught.value).startswith(
-        f"{tmp_path / 'gyro.edge'}: runtime on the test split: expected 12 windows answered as in training, got "
-    )

@@ -15,7 +15,6 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.errors import BackendError, GateError, MmkdError
-from mmkd_edge.spec import TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
@@ -60,29 +59,6 @@ def test_it_answers_as_torch_does(tflite: bytes, student: StudentCheckpoint):
         # float32 sums in another order.
         np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-5)
         np.testing.assert_allclose(probabilities[0], expected.probabilities[number], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "task",
-    [
-        TaskSpec(kind="multi_label", labels=("hot", "worn"), threshold=0.45),
-        TaskSpec(kind="regression", labels=("speed",), unit="rpm"),
-    ],
-)
-def test_students_of_labels_and_of_numbers_answer_as_torch_does(tmp_path: Path, task: TaskSpec):
-    student = make_student(task=task)
-    write_student(tmp_path / "s.ckpt", student)
-    plan = ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("litert",), platform="cpu-arm")
-    expected = answers_from_student(student, student.carried.windows)
-    with EdgePredictor.open(export(plan).path, backend="litert") as predictor:
-        assert predictor.selftest().label_agreement == 1.0
-        assert predictor.backend.outputs == graph_outputs(task)
-        for number, window in enumerate(student.carried.windows):
-            answer = predictor.predict(window)
-            if task.kind == "regression":
-                assert answer.value == pytest.approx(float(expected.probabilities[number, 0]), abs=1e-5)
-            else:
-                np.testing.assert_allclose(answer.probabilities, expected.probabilities[number], atol=1e-5)
 
 
 def test_its_tensors_are_those_of_the_manifest(tflite: bytes, student: StudentCheckpoint):

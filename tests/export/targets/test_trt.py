@@ -17,12 +17,9 @@ from mmkd_edge.backends.trt.cache import DeviceFacts
 from mmkd_edge.backends.trt.cuda import load_runtime
 from mmkd_edge.bundle.bundle import Bundle, example_bundle
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError, UsageError
-from mmkd_edge.spec import TaskSpec
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, platform_named
 from mmkd_export.targets.trt import build_engines, engine_device, engine_key, read_sidecar
-from mmkd_models.training.checkpoint import write_student
-from tests.export.students import make_student
 
 MIB = 1 << 20
 
@@ -237,31 +234,6 @@ def test_engines_of_every_precision_are_built_with_sidecars_and_logs(
         log = Path(engine.path + ".log").read_text()
         assert "Opset version:    20" in log
         assert "VERBOSE" not in log
-
-
-@pytest.mark.parametrize(
-    ("task", "second"),
-    [
-        (TaskSpec(kind="multi_label", labels=("hot", "worn")), "probabilities"),
-        (TaskSpec(kind="regression", labels=("speed",), unit="rpm"), "value"),
-    ],
-)
-def test_students_of_labels_and_of_numbers_have_engines_too(
-    trt_rtx: ModuleType, tmp_path: Path, task: TaskSpec, second: str
-):
-    write_student(tmp_path / "s.ckpt", make_student(task=task))
-    plan = ExportPlan(
-        source=tmp_path / "s.ckpt",
-        output=tmp_path / "s.edge",
-        targets=("trt",),
-        accept_unjudged=True,
-        precisions=("fp16",),
-        platform="trt-rtx",
-    )
-    result = export(plan)
-    assert [Path(engine.path).name for engine in result.engines] == ["s.fp16.engine"]
-    assert "logits" in result.engines[0].sidecar.layers
-    assert [tensor.name for tensor in result.manifest.models[0].outputs] == ["logits", second]
 
 
 def test_engines_from_a_bundle_leave_it_as_it_is(trt_rtx: ModuleType, bundle: Path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import sys
-import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,20 +25,16 @@ from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recordi
 
 from mmkd_edge import Bundle, EdgePredictor, Prediction
 from mmkd_edge.backends import steps as step_module
-from mmkd_edge.backends.base import BackendName, open_steps
-from mmkd_edge.backends.steps import Steps
+from mmkd_edge.backends.base import BackendName
 from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.manifest import member_files, step_inputs, step_outputs
 from mmkd_edge.bundle.manifest_json import decode_manifest
-from mmkd_edge.errors import BackendError, GateError, ManifestError, UsageError
-from mmkd_edge.opening.selftest import follow_recording
+from mmkd_edge.errors import GateError, ManifestError, UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.onnx_from_student import onnx_step_from_student
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import export_plan
 from mmkd_export.verify.step_graph import prove_step
-from mmkd_models.networks.step import embeddings_along
-from mmkd_models.novelty import NoveltyScore
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_models.training.references import embeddings_summary
 from tests.export.students import make_proof_set, make_student
@@ -143,37 +138,6 @@ def knowing(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFact
     return student, export(export_plan(path)).path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["ort", "openvino"])
-def test_a_stream_of_steps_has_the_novelty_of_one_pass(
-    backend: BackendName, knowing: tuple[StudentCheckpoint, Path]
-) -> None:
-    student, path = knowing
-    rows = recording(302)
-    rows[150:] = 6.0 * np.sign(rows[150:])  # as no training window
-    assert student.seen is not None
-    values, present = prepare_batch(rows[None, :300], ACC)
-    network = student.transformer(asked_by="test")
-    embeddings = embeddings_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]
-    expected = NoveltyScore(student.seen)(embeddings)[:, 0].numpy()
-    with Bundle.open(path) as bundle:
-        streaming = bundle.manifest.models[0].streaming
-        assert streaming is not None
-        engine = open_steps(backend, bundle.read("acc/step.fp32.onnx"), threads=1)
-    *_, found = follow_recording(engine, streaming, rows[:300], ACC)
-    engine.close()
-    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-3, atol=1e-3)
-
-    with EdgePredictor.open(path, backend=backend, unknown_level=0.05) as opened:
-        answers = [p for p in opened.stream(hop=STRIDE).push(rows[:300]) if p.status != "warming_up"]
-        alone = opened.predict(rows[:38])
-        assert opened.selftest().windows > 0
-    assert answers[0].novelty == alone.novelty
-    assert None not in [one.novelty for one in answers]
-    assert {one.status for one in answers if one.novelty is not None and one.novelty <= 0.05} == {"unknown"}
-    assert answers[-1].novelty == 1 / 51  # fifty validation windows, none as far out
-
-
 def test_steps_of_another_novelty_fail_the_self_test(knowing: tuple[StudentCheckpoint, Path], tmp_path: Path) -> None:
     student, path = knowing
     assert student.seen is not None
@@ -233,35 +197,6 @@ def test_steps_that_answer_otherwise_fail_the_self_test_and_the_gate(
     )
 
 
-def test_an_engine_that_runs_no_steps_is_refused(exported: ExportResult) -> None:
-    with Bundle.open(exported.path) as bundle:
-        model = bundle.read("acc/step.fp32.onnx")
-    streaming = exported.manifest.models[0].streaming
-    assert streaming is not None
-    backend = open_steps("ort", model, threads=1)
-    backend.close()
-    with pytest.raises(BackendError) as closed:
-        Steps(backend, streaming)
-    assert str(closed.value) == "backend 'ort' is closed; open it again"
-    with pytest.raises(UsageError) as caught:
-        open_steps("trt", model, threads=1)
-    assert str(caught.value) == "steps: expected one of the backends native, ort, openvino, litert, got 'trt'"
-
-
-def test_a_block_of_another_shape_never_reaches_the_engine(exported: ExportResult) -> None:
-    with Bundle.open(exported.path) as bundle:
-        backend = open_steps("ort", bundle.read("acc/step.fp32.onnx"), threads=1)
-    streaming = exported.manifest.models[0].streaming
-    assert streaming is not None
-    logits, probabilities = follow_recording(backend, streaming, recording(8), ACC)
-    assert logits.shape == probabilities.shape == (2, 4)
-    steps = Steps(backend, streaming)
-    wrong = np.zeros((1, 3, 2), np.float32)
-    with pytest.raises(ValueError, match="could not broadcast"):
-        steps.push(wrong, wrong)
-    backend.close()
-
-
 # Behind a stream.
 
 
@@ -287,57 +222,6 @@ def check_that_any_split_gives_the_same(
 @given(**SPLIT)
 def test_any_split_into_pushes_gives_the_same_predictions(predictor: EdgePredictor, **drawn: Any) -> None:
     check_that_any_split_gives_the_same(predictor, **drawn)
-
-
-def test_a_push_costs_the_same_however_long_the_stream_is(predictor: EdgePredictor) -> None:
-    stream = predictor.stream(hop=STRIDE)
-    rows = recording(80 * STRIDE)  # 80: as often as slots, and as settling what was counted, come round
-
-    def run() -> None:
-        for block in rows.reshape(80, STRIDE, 2):
-            stream.push(block)
-
-    def calls() -> int:
-        """How many functions are entered, in Python and in C, for 80 predictions."""
-        count = 0
-
-        def note(_frame: object, event: str, _what: object) -> None:
-            nonlocal count
-            count += event in ("call", "c_call")
-
-        sys.setprofile(note)
-        run()
-        sys.setprofile(None)
-        return count
-
-    run()
-    early = calls()
-    tracemalloc.start()
-    run()
-    before, _ = tracemalloc.get_traced_memory()
-    for _ in range(12):
-        run()
-    after, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert calls() == early
-    assert after - before < 10_000
-
-
-def test_sample_by_sample_equals_one_pass_over_the_recording(
-    predictor: EdgePredictor, checkpoint: StudentCheckpoint
-) -> None:
-    rows = recording(500, gap=slice(200, 260))
-    stream = predictor.stream(hop=2 * STRIDE)
-    found = [p for row in rows for p in stream.push(row)]
-    expected = one_pass(checkpoint, rows)[LENGTH - 1 :: 2]
-    answered = [p for p in found if p.status != "warming_up"]
-    silent = [p.status == "invalid" for p in answered]
-    assert 0 < sum(silent) < 5  # windows within the gap of 60
-    np.testing.assert_allclose(
-        [p.probabilities for p in answered if p.status != "invalid"],
-        [shares for shares, nothing in zip(expected, silent, strict=True) if not nothing],
-        atol=TOLERANCE,
-    )
 
 
 def test_the_first_full_window_is_answered_as_predict_does_and_later_ones_remember(predictor: EdgePredictor) -> None:
@@ -422,20 +306,6 @@ def test_a_bundle_that_takes_over_goes_on_from_the_last_window(exported: ExportR
         found = stream.push(rows[78:])
         begun = shares_of(opened.stream(hop=STRIDE).push(rows[44:]))
     np.testing.assert_allclose(shares_of(found), begun, atol=TOLERANCE)
-
-
-def test_the_self_test_steps_too(predictor: EdgePredictor) -> None:
-    assert predictor.selftest().max_abs_error < TOLERANCE
-
-
-def test_the_step_graph_is_a_member_of_the_bundle(exported: ExportResult) -> None:
-    assert [file.file for file in member_files(exported.manifest)] == [
-        "report.json",
-        "README.md",
-        "acc/model.fp32.onnx",
-        "acc/step.fp32.onnx",
-        "acc/golden.npz",
-    ]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import re
 from typing import Any
 
@@ -191,24 +190,6 @@ def test_energy_has_its_sensor_or_its_reason(parse: Any) -> None:
     without = run_of() | {"energy": None, "energy_note": "tegrastats: not installed"}
     told = section(parse(render_bench([without])), "energy").text
     assert "not measured: tegrastats: not installed" in told
-
-
-@pytest.mark.parametrize("spread", [1.05, 1.3, 2.0, 3.0, 10.0, 1000.0])
-@pytest.mark.parametrize("p50_us", [1.0, 47.0, 200.0, 999.0, 45_000.0])
-def test_no_label_of_a_distribution_covers_another(p50_us: float, spread: float) -> None:
-    document = run_of(p50_us)
-    edges = [0.99 * p50_us, p50_us, spread * p50_us]
-    document["result"]["histogram"] = {"edges_us": edges, "counts": [90, 10]}
-    drawn = latency_chart(read_bench(document), name="x")
-    assert drawn is not None
-    ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="136" text-anchor="(\w+)">([^<]+)</text>', drawn.svg)
-    assert ticks
-    before = {"start": 0.0, "middle": 0.5, "end": 1.0}
-    begins = [float(x) - before[anchor] * 6.2 * len(label) for x, anchor, label in ticks]  # 6.2 pixels a character
-    ends = [begin + 6.2 * len(label) for begin, (_, _, label) in zip(begins, ticks, strict=True)]
-    assert all(end < begin for end, begin in zip(ends, begins[1:], strict=False))
-    heights = [float(y) for y in re.findall(r'class="limit" [^>]*y1="([\d.]+)"', drawn.svg)]
-    assert all(below - above >= 11 for above, below in itertools.pairwise(heights))  # a label's own height
 
 
 def test_devices_stand_side_by_side(parse: Any) -> None:

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 import mmkd_report
@@ -101,7 +100,7 @@ def test_what_was_not_measured_has_no_section(one_seed, parse) -> None:
 def test_sections_stand_in_the_order_of_the_story(two_sensors, parse) -> None:
     names = [node.attrs["aria-labelledby"] for node in parse(render_demo(two_sensors)).all("section")]
     assert names == [
-        "answer", "results", "confusion", "attention", "missing", "benchmark", "reproduce",
+        "answer", "results", "confusion", "missing", "benchmark", "reproduce",
         "glossary",
     ]  # fmt: skip
 
@@ -287,25 +286,12 @@ def test_a_title_speaks_of_a_failing_sensor_where_one_failed(two_sensors, parse)
     assert "fails" not in page.text
 
 
-def test_missing_samples_and_attention_are_drawn_for_every_network(two_sensors, parse) -> None:
+def test_missing_samples_are_drawn_for_every_network(two_sensors, parse) -> None:
     page = parse(render_demo(two_sensors))
     missing = section(page, "missing").all("svg", "chart")
     assert [len(chart.all("path", "band")) for chart in missing] == [2, 2]
     student = [one(spread["mean"]) for spread in two_sensors["students"]["gyro"]["missing"]["student"]]
     assert f"Distilled student {' '.join(student)}." in missing[1].all("desc")[0].text
-    assert len(section(page, "attention").all("image")) == 2
-
-
-def test_attention_maps_tell_their_weights(two_sensors, parse) -> None:
-    maps = section(parse(render_demo(two_sensors)), "attention").all("figure", "map")
-    attention = two_sensors["students"]["acc"]["attention"]
-    for figure, network in zip(maps, ("teacher", "student"), strict=True):
-        low = np.quantile(attention[network], 0.01, method="lower")
-        high = np.quantile(attention[network], 0.99, method="higher")
-        caption = figure.all("figcaption")[0].text
-        assert caption.startswith(f"{network.title()}, {attention[network + '_layer']} weights ")
-        shown = [float(number) for number in re.findall(r"[\d.]+(?= \()", caption)]
-        assert shown == pytest.approx([low, high], rel=0.005)  # three significant digits
 
 
 def poisoned(value):
@@ -348,13 +334,12 @@ def test_a_page_stays_far_below_a_megabyte(any_document) -> None:
     assert len(render_demo(any_document).encode()) < 300_000
 
 
-def test_long_runs_and_large_maps_do_not_swell_the_page(five_sensors) -> None:
+def test_long_runs_do_not_swell_the_page(five_sensors) -> None:
     for contest in five_sensors["students"].values():
         for network in (contest["student"], contest["baseline"]):
             network["curve"] = [
                 {"step": step, "train_loss": 1 / (1 + step), "valid_score": 0.5} for step in range(20_000)
             ]
-        contest["attention"]["teacher"] = [[1 / 400 * (1 + (i * j) % 7) for j in range(400)] for i in range(400)]
     assert len(render_demo(five_sensors).encode()) < 500_000
 
 
