@@ -81,7 +81,10 @@ def make_windows(modality: ModalitySpec, task: TaskSpec, *, count: int, seed: in
 
 def write_windows(path: Path, student: StudentCheckpoint, windows: NDArray[np.generic], labels: object) -> Path:
     """Write a dataset whose validation split has these windows of the student's modality and task."""
-    splits = {name: {student.modality.name: windows, "labels": labels} for name in ("train", "valid", "test")}
+    assert student.carried is not None
+    splits = {"valid": {student.modality.name: windows, "labels": labels}}
+    for shift, name in enumerate(("train", "test"), start=1):
+        splits[name] = {student.modality.name: student.carried.windows + shift, "labels": student.carried.labels}
     write_dataset(path, name="toy", labels=student.task.labels, modalities=[student.modality], splits=splits)
     return path
 
