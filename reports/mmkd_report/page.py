@@ -153,12 +153,11 @@ def markdown(shown: Table) -> str:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values; `style` is `facts` or `glossary`."""
+    """Names and values."""
 
     kind: ClassVar = "facts"
     rows: Iterable[tuple[str, str]]
     title: str = ""
-    style: str = "facts"
     hashes: bool = False
 
 

@@ -56,8 +56,6 @@ _COMPETITORS = {
 
 _DOCUMENT = "demo.json"
 _LAUNCHES = 2
-# Estimates of remaining time: seconds per judged fold and exported student, latencies to measure
-_AFTER_FOLD_S, _AFTER_SENSOR_S, _DURATIONS = 4.0, 9.0, 6.0
 
 
 def main() -> NoReturn:
@@ -115,7 +113,7 @@ def demo(
     """Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?
 
     Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and
-    classical rivals; exports the students, runs them in the device runtime, benchmarks them, and writes one page.
+    classical rivals; exports the students, benchmarks the best one in the device runtime, and writes one page.
     """
     from mmkd_export.demo.chain import measure
     from mmkd_models.commands.study import pair_latency
@@ -125,9 +123,8 @@ def demo(
     context.with_resource(lock_output(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
     seeds, config = compared.seeds, requested_comparison(data, compared)
-    afterwards_s = _AFTER_FOLD_S * seeds + _AFTER_SENSOR_S * len(config.modalities) + _DURATIONS * duration_s
     comparison = Comparison(dataset=data, config=config, out=out)
-    folds = run_comparison(comparison, seeds=range(seeds), workers=workers, afterwards_s=afterwards_s)
+    folds = run_comparison(comparison, seeds=range(seeds), workers=workers)
     document = _document(data, folds, out)
     pair, bundle = partial(pair_latency, duration_s=duration_s), partial(_bundle, duration_s=duration_s)
     try:
@@ -150,9 +147,8 @@ def run_comparison(
     seeds: Sequence[int],
     workers: int | None,
     executor: Executor = "local",
-    afterwards_s: float = 0.0,
 ) -> list[FoldResult]:
-    """Train missing folds; `afterwards_s` is added to the estimated time."""
+    """Train missing folds."""
     from mmkd_models.experiments.comparison import compare
     from mmkd_models.experiments.runs import Progress
     from mmkd_models.experiments.workers import Workers
@@ -160,7 +156,7 @@ def run_comparison(
 
     count = workers or default_workers()
     with hint_at_resuming(), progress_lines() as show, Workers(count, executor=executor) as pool:
-        return compare(comparison, seeds, pool, progress=Progress(show=show, afterwards_s=afterwards_s))
+        return compare(comparison, seeds, pool, progress=Progress(show=show))
 
 
 def default_workers() -> int:

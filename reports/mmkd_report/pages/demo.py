@@ -78,7 +78,7 @@ def render_demo(document: Mapping[str, Any]) -> str:
         _labels(demo),
         _missing(demo),
         _benchmark(demo),
-        [_reproduce(demo), Section("glossary", "Words", [_glossary(demo)])],
+        [_reproduce(demo)],
     )
     return render(
         Page(
@@ -440,43 +440,3 @@ def _reproduce(demo: DemoDocument) -> Section:
         )
         blocks += [Heading("Use the student"), Code(code)]
     return Section("reproduce", "How to reproduce", blocks)
-
-
-_WORDS = {
-    "Window": "The piece of a recording that one result is computed from.",
-    "Group": "One person, machine or session. A group is never in two splits.",
-    "Teacher": "The large model that sees all sensors. It is needed for training only.",
-    "Distilled student": "The small model that sees one sensor and runs on the device. It learns from the labels and "
-    "from the teacher's answers and attention (Agarwal, Agrawal, Ferrari, Bremond, AVSS 2021, arXiv 2110.08270).",
-    "Labels only": "The baseline: the same small model with the same augmentation and training budget, without a "
-    "teacher.",
-    "Extra-trees": "Randomised decision trees on statistics of each window (Geurts, Ernst, Wehenkel, 2006).",
-    "MiniRocket": "A linear model on ten thousand fixed convolutions (Dempster, Schmidt, Webb, 2021).",
-    "Distilled MiniRocket": "MiniRocket trained on the teacher's answers. It is not a rival, because it needs the "
-    "teacher too.",
-    "Hybrid": "A student that combines a transformer and MiniRocket.",
-    "Balanced accuracy": "The mean accuracy over classes; rare classes count as much as common ones.",
-    "Macro-F1": "The mean over classes of F1, the harmonic mean of precision and recall.",
-    "Latency p50": "Half of all predictions are faster than this.",
-    "Gap recovered": "The gain as a fraction of the teacher's lead over labels only; not measurable if the interval of "
-    "that lead includes 0.",
-    "Chance": "The score of an answer that looks at no sensor. A model is better than chance if the whole interval of "
-    "its score is.",
-}
-
-
-def _glossary(demo: DemoDocument) -> Facts:
-    own_split = demo.split is not None and demo.split.by == "own split"
-    fold = "other visible labels; the dataset's own split stays" if own_split else "another split of the groups"
-    seed = f"One repetition with other random numbers and {fold}."
-    measures = {measure.name for measure in demo.measures}
-    sensors = demo.students.values()
-    is_used = {
-        "Group": demo.split is None or demo.split.by == "groups",
-        "Hybrid": any("hybrid" in training for sensor in sensors for training in sensor.student.shipped),
-        "Distilled MiniRocket": any(sensor.distilled_rocket is not None for sensor in sensors),
-        "Balanced accuracy": "balanced_accuracy" in measures,
-        "Macro-F1": "macro_f1" in measures,
-    }
-    terms = {name: text for name, text in _WORDS.items() if is_used.get(name, True)}
-    return Facts((terms | {"Seed": seed}).items(), style="glossary")

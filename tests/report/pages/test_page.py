@@ -92,16 +92,15 @@ def test_one_seed_shows_no_spread_and_reasons_stand_in_for_figures(one_seed, par
 def test_what_was_not_measured_has_no_section(one_seed, parse) -> None:
     page = parse(render_demo(one_seed))
     names = [node.attrs["aria-labelledby"] for node in page.all("section")]
-    assert names == ["answer", "results", "confusion", "reproduce", "glossary"]
+    assert names == ["answer", "results", "confusion", "reproduce"]
     links = [link.attrs["href"] for link in page.all("nav")[0].all("a")]
-    assert links == ["#results", "#confusion", "#reproduce", "#glossary"]
+    assert links == ["#results", "#confusion", "#reproduce"]
 
 
 def test_sections_stand_in_the_order_of_the_story(two_sensors, parse) -> None:
     names = [node.attrs["aria-labelledby"] for node in parse(render_demo(two_sensors)).all("section")]
     assert names == [
         "answer", "results", "confusion", "missing", "benchmark", "reproduce",
-        "glossary",
     ]  # fmt: skip
 
 
@@ -199,15 +198,6 @@ def test_the_way_to_reproduce_is_complete(two_sensors, parse) -> None:
         "window = np.zeros(shape, dtype)",
     ):
         assert part in text
-
-
-def test_the_words_explain_what_the_page_shows(two_sensors, one_seed, parse) -> None:
-    two_sensors["students"]["acc"]["student"]["shipped"] = ["hybrid"] * 5
-    names = [term.text for term in section(parse(render_demo(two_sensors)), "glossary").all("dt")]
-    assert {"Window", "Group", "Hybrid", "Latency p50", "Seed"} <= set(names)
-    names = [term.text for term in section(parse(render_demo(one_seed)), "glossary").all("dt")]
-    assert "Window" in names
-    assert not {"Hybrid", "Distilled MiniRocket"} & set(names)
 
 
 def test_the_page_says_that_only_validation_recommends(two_sensors, parse) -> None:
