@@ -31,6 +31,7 @@ from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, Fol
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report import render_demo
 from mmkd_report.pages.demo_answer import is_judged, recommendation, shipped_text
 from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles, read_demo
@@ -436,3 +437,19 @@ def test_one_sensor_is_a_teacher_too_and_makes_a_page(thermometer: Fold, measure
     page = render_demo({**document, "report": "report.html"})
     assert f"EdgePredictor.open({str(folder / 'student.edge')!r}" not in page  # the page names the sensor's own bundle
     assert f"reference={str(folder / 'temp.reference.json')!r}" in page.replace("&#39;", "'")
+
+
+@pytest.mark.slow
+def test_the_teacher_and_the_students_are_made_as_they_are_asked_for(
+    tiny: Dataset, tmp_path: Path, first: First
+) -> None:
+    usual = first[0] / "demo"
+    asked = ["--members", "transformer", "--no-choose"]
+    run(tiny, "--seeds", "1", "--workers", "1", *asked, cwd=tmp_path)
+    own = tmp_path / "demo"
+    teachers = [read_teacher(next(out.glob("teachers/small-seed0-*/teacher.ckpt"))).committee for out in (usual, own)]
+    assert teachers[0] is not None
+    assert [one.kind for one in teachers[0].members] == ["transformer", "rocket", "trees"]
+    assert teachers[1] is None
+    paths = [next(out.glob("trials/taught-acc-*-seed0-*/student.ckpt")) for out in (usual, own)]
+    assert [bool(read_student(path).facts.tried) for path in paths] == [True, False]
