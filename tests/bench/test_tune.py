@@ -281,15 +281,3 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
     with pytest.raises(UsageError) as caught:
         tune_bundle(example_bundle(), **settings)
     assert str(caught.value) == message
-
-
-@pytest.mark.slow
-def test_whoever_owns_the_cores_has_more_configs_tried() -> None:
-    backends = {}
-    for owns in ((), ("--owns-cores",)):
-        done = bench("tune", example_bundle(), "--duration-s", 0.1, "--threads", "2", "--json", *owns)
-        assert done.returncode == 0, done.stderr
-        trials = json.loads(done.stdout)["trials"]
-        backends[owns] = {one["backend"] for one in trials if one["options"]["owns_cores"]}
-    assert backends[()] == set()
-    assert "ort" in backends["--owns-cores",]  # its threads spin, from two on
