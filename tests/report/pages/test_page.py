@@ -93,12 +93,14 @@ def test_what_was_not_measured_has_no_section(one_seed, parse) -> None:
     page = parse(render_demo(one_seed))
     names = [node.attrs["aria-labelledby"] for node in page.all("section")]
     assert names == ["answer", "results", "confusion", "reproduce"]
-    links = [link.attrs["href"] for link in page.all("nav")[0].all("a")]
-    assert links == ["#results", "#confusion", "#reproduce"]
+    assert page.all("nav") == []  # for a few sections
 
 
 def test_sections_stand_in_the_order_of_the_story(two_sensors, parse) -> None:
-    names = [node.attrs["aria-labelledby"] for node in parse(render_demo(two_sensors)).all("section")]
+    page = parse(render_demo(two_sensors))
+    links = [link.attrs["href"] for link in page.all("nav")[0].all("a")]
+    names = [node.attrs["aria-labelledby"] for node in page.all("section")]
+    assert links == [f"#{name}" for name in names[1:]]
     assert names == [
         "answer", "results", "confusion", "missing", "benchmark", "reproduce",
     ]  # fmt: skip
