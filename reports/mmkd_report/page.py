@@ -1,16 +1,14 @@
 """A page is a head and sections, drawn by one template.
 
-It works offline: the content security policy allows only its own script, by hash. All text is escaped.
+It works offline: the content security policy allows no script. All text is escaped.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
@@ -62,7 +60,6 @@ class Cell:
     role: str = ""
     span: int = 1
     shade: float | None = None
-    data: Mapping[str, str] = field(default_factory=dict)
 
 
 def bar_cell(fraction: float, role: str, text: str = "") -> Cell:
@@ -86,7 +83,6 @@ class Row:
 
     cells: Sequence[Cell | str]
     role: str = ""
-    data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +95,6 @@ class Table:
     groups: Sequence[tuple[Cell | str, Sequence[Row]]]
     style: str
     hide_caption: bool
-    body_id: str
 
 
 Rows: TypeAlias = Iterable[Row | Sequence[Cell | str]]
@@ -121,7 +116,6 @@ def table(
     groups: Sequence[tuple[Cell | str, Rows]] = (),
     style: str = "results narrow",
     hide_caption: bool = False,
-    body_id: str = "",
 ) -> Table:
     """Return a table of `rows` or titled `groups`; heads are columns, or texts above numbers after the first."""
     return Table(
@@ -133,22 +127,7 @@ def table(
         ],
         style=style,
         hide_caption=hide_caption,
-        body_id=body_id,
     )
-
-
-def markdown(shown: Table) -> str:
-    """Return Markdown; missing values are empty, group titles are rows."""
-
-    def text(cell: Cell | str) -> str:
-        written = cell if isinstance(cell, str) else f"{cell.text} ({cell.note})" if cell.note else cell.text
-        return "" if written == NOTHING else written.replace("|", "\\|")
-
-    rows = [[head.title for head in shown.columns], ["---"] * len(shown.columns)]
-    for title, group in shown.groups:
-        rows += [[f"*{text(title)}*", *[""] * (len(shown.columns) - 1)]] if title else []
-        rows += [[text(cell) for cell in row.cells] for row in group]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 @dataclass(frozen=True)
@@ -229,14 +208,11 @@ class Page:
     document: str  # the file with the unrounded figures
     cautions: Iterable[str] = ()
     key_figures: Iterable[tuple[str, str]] = ()  # number, caption
-    script: str = ""  # the only script that may run
 
 
 def render(page: Page) -> str:
     """Return the page as HTML, deterministically."""
-    digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode("ascii")
-    policy = f"; script-src 'sha256-{digest}'" if page.script else ""
-    return _template().render(page=page, policy=policy, nothing=NOTHING, key_figures=list(page.key_figures))
+    return _template().render(page=page, nothing=NOTHING, key_figures=list(page.key_figures))
 
 
 def write_page(path: str | os.PathLike[str], html: str) -> None:

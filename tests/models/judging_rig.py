@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluation.faults.table import Practice
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_models.metrics.scores import scores_from_answers
@@ -30,10 +29,9 @@ def under_test(
     *,
     role: ModelRole = "labels only",
     modalities: tuple[str, ...] = ("acc",),
-    practised: frozenset[Practice] | None = None,
 ) -> ModelUnderTest:
     facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=modalities, parameters=1)
-    return ModelUnderTest(facts=facts, practised=practised, cautions=(), predict=predict)
+    return ModelUnderTest(facts=facts, cautions=(), predict=predict)
 
 
 def suite_inputs(dataset: Dataset, *models: ModelUnderTest) -> SuiteInputs:

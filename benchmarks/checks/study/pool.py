@@ -29,7 +29,7 @@ from mmkd_models.evaluation.gains import (
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.experiments.plan import Conditions, Entry
 from mmkd_models.experiments.runs import Judged
-from mmkd_models.experiments.table import NEAR_BEST, score_table
+from mmkd_models.experiments.table import score_table
 from mmkd_models.metrics.scores import Metric
 from mmkd_models.networks.config import Preset
 from mmkd_models.training.checkpoint import library_versions
@@ -41,6 +41,8 @@ OUTPUTS = "logit"
 """The method that learns from the teacher's outputs alone: what every further term has to be better than."""
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 _SIZE = re.compile(":" + "|:".join(get_args(Preset)))
+
+NEAR_BEST = 0.005  # fraction below the best validation score that a smaller teacher may lie
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,8 +39,7 @@ with loading("mmkd-evaluate"):
     from mmkd_models.evaluation.suites.table import SUITES, check_suites, judge
     from mmkd_models.metrics.scores import default_metric, metrics_of
     from mmkd_models.networks.config import Preset, choice, preset_named
-    from mmkd_report.schema.evaluation import DataFacts
-    from mmkd_report.schema.judging import JudgingDocument, ShiftFacts
+    from mmkd_report.schema.judging import DataFacts, JudgingDocument, ShiftFacts
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.evaluation.rivals import RivalName
@@ -106,9 +105,6 @@ class _ShiftOptions:
         Path | None, Option("Suite shift: folder; the same command resumes.", ("-o", "--out"), "DIR", shown=False)
     ] = None
     workers: Annotated[int, Option("Suite shift: processes, one thread each.", min=1, metavar="N")] = 1
-    time: Annotated[
-        bool, Option("Suite shift: also train on the campaign's first part and judge on its last.", ("--time",))
-    ] = False
     teacher: Annotated[
         str, Option("Suite shift: size of the teacher: tiny, small, medium or base.", metavar="NAME")
     ] = "tiny"
@@ -342,7 +338,7 @@ def _shift_order(request: _Request, inputs: SuiteInputs, dataset: Dataset) -> Sh
         members=default_members(dataset.spec.modalities),
         left_out=LeftOutDomains(by=request.options.by or "group"),
     )
-    order = ShiftOrder(dataset=dataset, config=config, out=out / "shift", in_time=options.time, workers=options.workers)
+    order = ShiftOrder(dataset=dataset, config=config, out=out / "shift", workers=options.workers)
     check_shift(order)
     return order
 

@@ -14,9 +14,8 @@ with loading("mmkd-study"):
 
     import msgspec
 
-    from mmkd_edge.bundle.files import write_file
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
-    from mmkd_edge.cli.outputs import check_file, check_folder
+    from mmkd_edge.cli.outputs import check_folder
     from mmkd_edge.cli.run import require_modules, run_command, shell_line
     from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, show_table
     from mmkd_edge.errors import PerformanceError, UsageError
@@ -136,7 +135,6 @@ class _WorkOptions:
     executor: ExecutorName = "local"
     threads: Annotated[int, Option("Threads of every training.", min=1)] = 1
     list_methods: Annotated[bool, Option("Print the methods and stop.", ("--list-methods",), says=_methods)] = False
-    table: Annotated[Path | None, Option("Also write the table as a section of Markdown, with its command.")] = None
     json: Annotated[bool, Option("Print study.json instead of a table.", ("--json",))] = False
 
 
@@ -161,8 +159,6 @@ def study_command(
     from mmkd_models.train_config import progress_lines
 
     check_folder(output)
-    if work.table is not None:
-        check_file(work.table)
     dataset = open_dataset(data)
     if limits.max_latency_ms is not None and not limits.latency:
         raise UsageError("--max-latency-ms: expected latencies to be measured, got --no-latency; drop one of them")
@@ -174,10 +170,6 @@ def study_command(
         document = study(dataset, options, out=output, measure_latency=meter, progress=Progress(show=show))
     document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
     write_document(output, document)
-    if work.table is not None:
-        from mmkd_report.pages.study import study_section
-
-        write_file(work.table, study_section(document).encode())
     _report(document, output, json=work.json)
     _check_limits(document)
 
@@ -295,7 +287,7 @@ def _check_limits(document: StudyDocument) -> None:
 
 def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     from mmkd_report import render_study, write_page
-    from mmkd_report.pages.study_answer import study_leak, verdict
+    from mmkd_report.pages.study import study_leak, verdict
     from mmkd_report.words import for_terminal
 
     page, chosen = output / "report.html", document.recommendation
@@ -316,7 +308,7 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
 def _show_table(document: StudyDocument) -> None:
     from mmkd_models.data.windows import OF_GROUPS
     from mmkd_models.evaluation.gains import interval_needs
-    from mmkd_report.pages.study_answer import judged_on
+    from mmkd_report.pages.study import judged_on
 
     facts = document.facts
     measure = document.reported_metric

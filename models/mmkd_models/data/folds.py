@@ -154,15 +154,14 @@ def deal_groups(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float
 
 
 _MAX_DOMAINS = 10
-_MIN_WINDOWS = 20  # labelled windows of a domain or time span: with fewer a score is noise
+_MIN_WINDOWS = 20  # labelled windows of a domain: with fewer a score is noise
 _MAX_NAMED = 3
-_VALID_FROM, _TEST_FROM = 0.6, 0.8  # fractions of the labelled windows, in time
 
 
 class LeftOutDomains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A value of `group` or metadata that each fold leaves out; None for the end of the campaign."""
+    """The metadata, or `group`, of which each fold leaves out one value."""
 
-    by: str | None
+    by: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -242,27 +241,12 @@ def _pool(windows: Windows, names: npt.NDArray[Any], number: Rows) -> tuple[tupl
 
 
 def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fold:
-    """Return the fold whose test is this domain, or the end of the campaign (the last fifth of the labelled windows).
+    """Return the fold whose test is this domain.
 
-    A fifth of the other groups validates; without groups, the dataset's own validation windows. Windows of no domain,
-    those sharing samples with the test and those across a border in time are left out. Raise UsageError if a class is
+    A fifth of the other groups validates; without groups, the dataset's own validation windows. Windows of no domain
+    and those sharing samples with the test are left out. Raise UsageError if a class is
     missing in train, or a part has few windows.
     """
-    if left_out.by is None:
-        if windows.times is None:
-            raise UsageError(
-                f"--time: expected a dataset whose windows have times, got {windows.spec.name!r} without; write"
-                " times.npy (UTC seconds at the start of each window), or leave --time out"
-            )
-        start = windows.times
-        end = start + max(modality.duration_s for modality in windows.spec.modalities)
-        valid_from, test_from = np.quantile(start[windows.labelled], (_VALID_FROM, _TEST_FROM), method="higher")
-        in_time = Fold(
-            train=np.flatnonzero(end <= valid_from),
-            valid=np.flatnonzero((start >= valid_from) & (end <= test_from) & windows.labelled),
-            test=np.flatnonzero((start >= test_from) & windows.labelled),
-        )
-        return _check_fold(windows, in_time, "--time: without the end of the campaign")
     domains = find_domains(windows, left_out.by)
     is_test = domains.numbers == fold
     sharing = np.zeros(len(windows), dtype=bool)  # windows that share samples with the test; of other groups none do

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_report.schema.confidence import ConfidenceFacts, LabelSetCoverage, Reliability
+from mmkd_report.schema.judging import ConfidenceFacts, LabelSetCoverage, Reliability
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +43,6 @@ def confidence_facts(
     probabilities: NDArray[Any],
     labels: NDArray[np.int64],
     *,
-    groups: NDArray[Any] | None = None,
     error_levels: Sequence[float] = ERROR_LEVELS,
 ) -> ConfidenceFacts | None:
     """Measure logits and probabilities (N, K) with labels (N,), -1 = unknown; None without a label."""
@@ -51,7 +50,6 @@ def confidence_facts(
     if len(known) == 0:
         return None
     logits, probabilities, labels = logits[known], probabilities[known], labels[known]
-    groups = None if groups is None else groups[known]
     thresholds = {level: least_probability(confidence, level) for level in sorted(error_levels)}
     return ConfidenceFacts(
         temperature=confidence.temperature,
@@ -60,9 +58,7 @@ def confidence_facts(
         before=reliability(probabilities_of(logits, kind="classification"), labels),
         after=reliability(probabilities, labels),
         coverages=tuple(
-            _coverage(level, least, probabilities, labels, groups)
-            for level, least in thresholds.items()
-            if least is not None
+            _coverage(level, least, probabilities, labels) for level, least in thresholds.items() if least is not None
         ),
     )
 
@@ -102,7 +98,6 @@ def _coverage(
     least: float,
     probabilities: NDArray[Any],
     labels: NDArray[np.int64],
-    groups: NDArray[Any] | None,
 ) -> LabelSetCoverage:
     sets = label_sets(probabilities, least)
     covered, sizes = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
@@ -118,9 +113,6 @@ def _coverage(
         mean_set_size=float(sizes.mean()),
         single_fraction=float(single.mean()),
         single_accuracy=float(covered[single].mean()) if single.any() else None,
-        by_group={}
-        if groups is None
-        else {str(group): float(covered[groups == group].mean()) for group in np.unique(groups)},
     )
 
 
@@ -165,15 +157,3 @@ def reliability_text(facts: ConfidenceFacts) -> str:
         f"calibration error is {before.calibration_error:.3f} before and {after.calibration_error:.3f} after, the log "
         f"loss {before.log_loss:.3f} and {after.log_loss:.3f}"
     )
-
-
-def groups_text(coverages: Sequence[LabelSetCoverage]) -> Iterator[str]:
-    """Yield the group with the lowest coverage per error level."""
-    for coverage in coverages:
-        if len(coverage.by_group) > 1:
-            worst = min(coverage.by_group, key=lambda group: coverage.by_group[group])
-            yield (
-                f"error level {coverage.error_level:g}: of {len(coverage.by_group)} groups, group {worst} has the "
-                f"fewest sets with the true label, {coverage.by_group[worst]:.1%}; the level promises "
-                f"{100 * (1 - coverage.error_level):g}% on average"
-            )

@@ -1,18 +1,25 @@
-"""Figures over seeds, and gains with bootstrap intervals over groups."""
+"""Figures over seeds, gains with bootstrap intervals over groups, chance, and labels that leak through time.
+
+Chance is the best constant answer of a fold (most frequent class or label set, median or mean) or a uniform guess of
+classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures
-from mmkd_models.metrics.scores import measure_named
+from mmkd_models.data.labels import Labels, is_labelled
+from mmkd_models.data.windows import CutWindows, Windows
+from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome_by_group, outcome_on
+from mmkd_models.metrics.likelihood import logits_of_probabilities
+from mmkd_models.metrics.scores import measure_named, metric_of_confusions
 from mmkd_report.schema.demo import Gain
-from mmkd_report.schema.evaluation import WindowGain
-from mmkd_report.schema.figures import Split, SplitBy, Spread
+from mmkd_report.schema.figures import Chance, Interval, LabelLeak, Split, SplitBy, Spread
 from mmkd_report.schema.study import SeedGain
 
 DRAWS = 2000
@@ -22,6 +29,10 @@ MIN_GROUPS = 5
 _NOUNS: dict[SplitBy, str] = {"groups": "groups", "own folds": "blocks", "own split": "blocks"}
 ROUNDING = 1e-9
 """A smaller fraction of a figure is a rounding error: sums in another order differ by less."""
+_MAX_PARTS = 200  # resampled blocks if groups are few
+_SURE = 9.0  # the logit of a label that a guess turns on
+FAR = 0.2
+"""Labels that are interpolated in time leak if they remove this fraction of the error of chance."""
 
 
 def gain_per_seed(
@@ -102,11 +113,11 @@ def gain_over_seeds(
     return SeedGain(**msgspec.structs.asdict(spread(gain_per_seed(models, references, metric))), low=low, high=high)
 
 
-def gain_on_windows(models: TestedNetwork, references: TestedNetwork, metric: str, *, seed: int) -> WindowGain:
+def gain_on_windows(models: TestedNetwork, references: TestedNetwork, metric: str, *, seed: int) -> Interval:
     """Return the gain on the same windows."""
     (points,) = gain_per_seed([models], [references], metric)
     low, high = _interval([models], [references], metric, seed=seed)
-    return WindowGain(points=points, low=low, high=high)
+    return Interval(mean=points, low=low, high=high)
 
 
 def _interval(
@@ -146,3 +157,114 @@ def spread(values: Sequence[float]) -> Spread:
     """Return mean and standard deviation over seeds."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Spread(mean=float(np.mean(values)), std=std, per_seed=tuple(values))
+
+
+# --- chance -----------------------------------------------------------------------------------------------------------
+
+
+def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Chance:
+    """Return chance's test score on each seed, and whether the model is better.
+
+    Below `MIN_GROUPS` groups the interval also covers resampled windows.
+    """
+    figure = float(np.mean([guessed_figure(outcome, metric) for outcome in tests]))
+    ends = [interval_of(figure_draws(tests, metric, seed=seed))]
+    if len(groups_tested(tests)) < MIN_GROUPS:
+        drawn = [_drawn_by_windows(outcome, metric, seed) for outcome in tests]
+        ends.append(interval_of(np.nanmean(drawn, axis=0)))
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    more = figure - high if measure_named(metric).lower_is_better else low - figure
+    is_better = more > ROUNDING * abs(figure)
+    return Chance(figure=figure, low=low, high=high, is_better=is_better)
+
+
+def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
+    """Return the best figure of a constant or random answer."""
+    if outcome.class_scores is not msgspec.UNSET:
+        return float(metric_of_confusions(_guessed_confusions(outcome.class_scores.confusion), metric).max())
+    if metric == "pearson":
+        return 0.0  # constants have no correlation
+    truth, _, group = outcome.windows
+    constant = [np.broadcast_to(answer, truth.shape) for answer in _guesses(outcome)]
+    tests = [outcome_by_group(outcome.known_task, truth, answers, group) for answers in constant]
+    figures = [test.scores.metric(metric) for test in tests]
+    return min(figures) if measure_named(metric).lower_is_better else max(figures)
+
+
+def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    truth: NDArray[np.float64] = np.array(confusion, dtype=np.float64).sum(axis=1)
+    classes = len(truth)
+    constant = np.eye(classes)[:, None, :] * truth[:, None]
+    return np.concatenate([constant, np.broadcast_to(truth[:, None] / classes, (1, classes, classes))])
+
+
+def _guesses(outcome: TestedNetwork) -> Iterator[NDArray[np.float64]]:
+    truth, _, _ = outcome.windows
+    if outcome.known_task.kind == "regression":
+        yield from (np.median(truth, axis=0), truth.mean(axis=0))
+        return
+    sets, counts = np.unique(truth, axis=0, return_counts=True)
+    yield np.full(truth.shape[1], _SURE)
+    yield np.where(sets[counts.argmax()] > 0, _SURE, -_SURE)
+
+
+def _drawn_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
+    if outcome.confusions is not msgspec.UNSET:
+        counts = np.sum([part.confusion for part in outcome.confusions], axis=0)
+        windows = int(counts.sum())
+        drawn = np.random.default_rng(seed).multinomial(windows, counts.ravel() / windows, size=DRAWS)
+        return metric_of_confusions(drawn.reshape(DRAWS, *counts.shape).astype(np.float64), metric)
+    truth, answers, _ = outcome.windows
+    blocks = np.arange(len(truth)) * min(len(truth), _MAX_PARTS) // len(truth)
+    return figure_draws([outcome_by_group(outcome.known_task, truth, answers, blocks)], metric, seed=seed)
+
+
+# --- labels interpolated in time --------------------------------------------------------------------------------------
+
+
+def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None:
+    """Judge interpolated labels on training windows with hidden labels; None without any.
+
+    Interpolates in recordings, else groups; without labels it takes the overall mean.
+    """
+    visible, hidden = train.labelled, is_labelled(truth) & ~train.labelled
+    if not (visible.any() and hidden.any()):
+        return None
+    columns = _columns(train)  # (N, K)
+    answers = np.tile(columns[visible].mean(axis=0), (len(train), 1))
+    owner, position = _places(train)
+    for name in np.unique(owner[hidden]).tolist():
+        sources, targets = visible & (owner == name), hidden & (owner == name)
+        if sources.any():
+            order = np.argsort(position[sources], kind="stable")
+            at, values = position[sources][order], columns[sources][order]
+            answers[targets] = np.stack([np.interp(position[targets], at, value) for value in values.T], axis=1)
+    if train.spec.task.kind == "multi_label":
+        answers = logits_of_probabilities(answers, kind="multi_label")
+    return outcome_on(train.with_labels(truth).subset(hidden), answers[hidden])
+
+
+def leak_of(judged: Sequence[TestedNetwork | None], metric: str) -> LabelLeak | None:
+    """Return interpolated labels' scores, and whether they show a leak; None if one is unknown."""
+    known = [outcome for outcome in judged if outcome is not None]
+    if not known or len(known) < len(judged):
+        return None
+    chance = compare_with_chance(known, metric)
+    figure = spread([outcome.scores.metric(metric) for outcome in known])
+    best = 0.0 if measure_named(metric).lower_is_better else 1.0
+    is_far = abs(best - figure.mean) <= (1 - FAR) * abs(best - chance.figure)
+    return LabelLeak(figure=figure, chance=chance, leaks=chance.is_better and is_far)
+
+
+def _columns(train: Windows) -> NDArray[np.float64]:
+    if train.spec.task.kind == "classification":
+        return np.asarray(train.labels[:, None] == np.arange(len(train.spec.task.labels)), dtype=np.float64)
+    return train.labels.reshape(len(train), -1).astype(np.float64)
+
+
+def _places(train: Windows) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    source = train.source
+    if isinstance(source, CutWindows):
+        return source.recording[train.rows], source.start_s[train.rows]
+    owner = train.groups if train.has_groups else np.zeros(len(train), dtype=np.int64)
+    return owner, train.rows.astype(np.float64)

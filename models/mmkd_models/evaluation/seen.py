@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -14,7 +15,6 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.windows import Windows, split_facts
 from mmkd_models.training_hashes import trained_windows
-from mmkd_report.schema.evaluation import SeenWindows
 from mmkd_report.schema.figures import Split
 
 if TYPE_CHECKING:  # a bundle is judged without torch
@@ -22,6 +22,15 @@ if TYPE_CHECKING:  # a bundle is judged without torch
 
 Trained: TypeAlias = "Provenance | ModelEntry"
 """Facts of a checkpoint, or a student in a bundle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenWindows:
+    """Judging windows that trained or chose a model."""
+
+    trained: int
+    chosen: int  # validation windows that chose its weights
+    fold: int | msgspec.UnsetType | None  # None: own split; unset: recognised by hashes, so `trained` may be low
 
 
 def windows_seen(model: Trained, modality: str, dataset: Dataset, windows: Windows) -> SeenWindows | None:

@@ -1,9 +1,9 @@
-"""Comparisons that leave out a domain, or the campaign's end."""
+"""Comparisons that leave out a domain."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -13,15 +13,14 @@ from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import LeftOutDomains, find_domains, fold_without, shared_groups
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.evaluation.gains import gain_on_windows
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
 from mmkd_models.experiments.runs import Judged, Progress
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.metrics.scores import gain_metric, measures_of
+from mmkd_models.metrics.scores import gain_metric
 from mmkd_report.schema.demo import LABELS_ONLY
-from mmkd_report.schema.figures import MODEL_NAMES, Measure
-from mmkd_report.schema.judging import STUDENT, TEACHER, DomainFigures, DomainSpread, ShiftFacts, TimeFigures
+from mmkd_report.schema.figures import MODEL_NAMES, Interval, Measure
+from mmkd_report.schema.judging import STUDENT, TEACHER, DomainFigures, ShiftFacts
 
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t for a 95 % interval with 1 to 9 degrees of freedom: NIST/SEMATECH e-Handbook, section 1.3.6.7.2."""
@@ -30,12 +29,11 @@ _RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftOrder:
-    """Domain-shift comparisons of one sensor; `in_time` adds the campaign's end."""
+    """Domain-shift comparisons of one sensor."""
 
     dataset: Dataset
     config: ComparisonConfig
     out: Path
-    in_time: bool
     workers: int
 
     @property
@@ -50,15 +48,13 @@ def check_shift(order: ShiftOrder) -> None:
     refuse_shared_samples(windows)
     for number in range(len(find_domains(windows, order.by).names)):
         fold_without(windows, LeftOutDomains(by=order.by), fold=number)
-    if order.in_time:
-        fold_without(windows, LeftOutDomains(by=None), fold=0)
 
 
 def judge_shift(
     order: ShiftOrder, *, progress: Progress | None = None, say: Callable[[str], None] = lambda line: None
 ) -> ShiftFacts:
     """Train all models without each domain, and judge them on it."""
-    windows, left_out, in_time = order.dataset.everything(), LeftOutDomains(by=order.by), None
+    windows, left_out = order.dataset.everything(), LeftOutDomains(by=order.by)
     domains = find_domains(windows, order.by)
     seeds = range(len(domains.names))
     comparison = Comparison(dataset=order.dataset, config=order.config, out=order.out)
@@ -67,16 +63,13 @@ def judge_shift(
         say(f"shift: {', '.join(named)}")
     with Workers(order.workers) as workers:
         folds = compare(comparison, seeds, workers, progress=progress)
-        if order.in_time:
-            config = msgspec.structs.replace(order.config, left_out=LeftOutDomains(by=None))
-            (in_time,) = compare(replace(comparison, config=config), [0], workers, progress=progress)
     config, spec = order.config, order.dataset.spec
     measure = gain_metric(spec.task, config.student_train.metric)
     by_fold = [dict(_figures(fold, measure)) for fold in folds]
     everywhere = [name for name in by_fold[0] if all(name in fold for fold in by_fold)]
     figures = {name: [fold[name] for fold in by_fold] for name in everywhere}
 
-    def gain(model: str, other: str) -> DomainSpread:
+    def gain(model: str, other: str) -> Interval:
         pairs = zip(figures[model], figures[other], strict=True)
         return mean_over_domains([measure.gain_scale * (first - second) for first, second in pairs])
 
@@ -105,22 +98,21 @@ def judge_shift(
         gains={name: gain(STUDENT, name) for name in figures if name != STUDENT},
         teacher_gain=gain(TEACHER, LABELS_ONLY),
         absent={name: reason for fold in folds for name, reason in _rivals(fold) if isinstance(reason, str)},
-        time=None if in_time is None else _in_time(measures_of(spec.task)[0], in_time),
         unknown=int((domains.numbers < 0).sum()),
         has_groups=windows.has_groups,
     )
 
 
-def mean_over_domains(values: Sequence[float]) -> DomainSpread:
+def mean_over_domains(values: Sequence[float]) -> Interval:
     """Return mean and 95 % interval over at most ten domains, by Student's t: a bootstrap is too narrow."""
     mean = float(np.mean(values))
     if len(values) < 2:
-        return DomainSpread(mean=mean, low=None, high=None)
+        return Interval(mean=mean)
     reach = _T_975[len(values) - 2] * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return DomainSpread(mean=mean, low=mean - reach, high=mean + reach)
+    return Interval(mean=mean, low=mean - reach, high=mean + reach)
 
 
-def _within(spread: DomainSpread, measure: Measure) -> DomainSpread:
+def _within(spread: Interval, measure: Measure) -> Interval:
     if spread.low is None or spread.high is None:
         return spread
     low, high = max(spread.low, measure.floor), min(spread.high, measure.ceiling)
@@ -139,16 +131,6 @@ def _rivals(fold: FoldResult) -> Iterator[tuple[str, Judged | str]]:
     (sensor,) = fold.students.values()
     for rival in _RIVALS:
         yield MODEL_NAMES[rival], sensor.rivals[rival]
-
-
-def _in_time(measure: Measure, fold: FoldResult) -> TimeFigures:
-    (sensor,) = fold.students.values()
-    return TimeFigures(
-        measure=measure,
-        windows=(fold.windows["train"], fold.windows["valid"], fold.windows["test"]),
-        figures=dict(_figures(fold, measure)),
-        gain=gain_on_windows(sensor.student.test, sensor.baseline.test, measure.name, seed=0),
-    )
 
 
 def _labels_in_words(labelled: Labelled) -> str:

@@ -23,7 +23,7 @@ from mmkd_models.data.folds import LeftOutDomains, fold_indices, fold_without
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.label_leak import labels_spread_in_time
+from mmkd_models.evaluation.gains import labels_spread_in_time
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice, Trial, short_hash, teacher_name, trial_name

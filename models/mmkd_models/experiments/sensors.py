@@ -18,8 +18,8 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.windows import split_facts
-from mmkd_models.evaluation.faults.table import NAMES as FAULT_NAMES
-from mmkd_models.evaluation.faults.table import SEVERITIES
+from mmkd_models.evaluation.faults import NAMES as FAULT_NAMES
+from mmkd_models.evaluation.faults import SEVERITIES
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.evaluation.suites import cost
 from mmkd_models.evaluation.suites.cost_model import read_cost
@@ -31,8 +31,7 @@ from mmkd_models.experiments.workers import Executor, Workers
 from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.train_config import OnStep
 from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoRival, DemoSensor, Network
-from mmkd_report.schema.evaluation import DataFacts
-from mmkd_report.schema.judging import JudgingDocument, SensorModel, SensorRow
+from mmkd_report.schema.judging import DataFacts, JudgingDocument, SensorModel, SensorRow
 from mmkd_report.schema.study import PairLatency
 
 JUDGED_FILE = "judged.json"

@@ -22,7 +22,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
 from mmkd_models.data.labelled import seen_labels
 from mmkd_models.distillation.learner import DistillLearner
-from mmkd_models.evaluation.label_leak import leak_of
+from mmkd_models.evaluation.gains import leak_of
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.folder import TEACHER_CHECKPOINT, Folder, read_result, spread_in_time, write_result
 from mmkd_models.experiments.plan import (

@@ -10,9 +10,14 @@ import numpy as np
 
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import OF_GROUPS
-from mmkd_models.evaluation.chance import compare_with_chance
-from mmkd_models.evaluation.gains import gain_of_pairs, gap_recovered, interval_needs, spread
-from mmkd_models.evaluation.label_leak import leak_of
+from mmkd_models.evaluation.gains import (
+    compare_with_chance,
+    gain_of_pairs,
+    gap_recovered,
+    interval_needs,
+    leak_of,
+    spread,
+)
 from mmkd_models.experiments.comparison import FoldResult, SensorResult
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.scores import AnyScores, LabelScores, Scores, measures_of

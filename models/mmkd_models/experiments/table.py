@@ -10,8 +10,7 @@ import numpy as np
 
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import split_facts
-from mmkd_models.evaluation.chance import compare_with_chance
-from mmkd_models.evaluation.gains import gain_over_seeds, gap_recovered, spread
+from mmkd_models.evaluation.gains import compare_with_chance, gain_over_seeds, gap_recovered, spread
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.folder import Folder, RunResult, read_run
@@ -32,9 +31,6 @@ from mmkd_report.schema.study import (
     TeacherRow,
     TrialRow,
 )
-
-NEAR_BEST = 0.005
-"""How far below the best validation score, as a fraction, a smaller teacher may lie and still be the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,15 +185,7 @@ def teacher_rows(folder: Folder, tested: Sequence[TestedEntry]) -> tuple[Teacher
                     sha256=tuple(result.sha256 or "" for result in results),
                 )
             )
-    reference = smallest_near_best(rows)
-    return tuple(msgspec.structs.replace(row, is_reference=row.name == reference) for row in rows)
-
-
-def smallest_near_best(rows: Sequence[TeacherRow]) -> str | None:
-    """Return the smallest teacher within half a point of the best on validation."""
-    best = max((row.valid_score.mean for row in rows), default=0.0)
-    near = [(row.parameters, row.name) for row in rows if row.valid_score.mean >= best - NEAR_BEST]
-    return min(near)[1] if near else None
+    return tuple(rows)
 
 
 def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[RivalRow, ...]:

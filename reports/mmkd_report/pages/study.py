@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 from typing import Any
 
 from mmkd_report import words
@@ -20,20 +21,26 @@ from mmkd_report.page import (
     Table,
     columns,
     label,
-    markdown,
     render,
     table,
 )
 from mmkd_report.pages.head import facts, lede
-from mmkd_report.pages.study_answer import CHOICE, answer, caution, entry_name, judged_on, key_figures, question
 from mmkd_report.schema.figures import MODEL_NAMES, Measure
 from mmkd_report.schema.study import (
     NONE,
+    EntryRow,
     ScoreTable,
     SeedGain,
     StudyDocument,
     chosen_entry,
+    find_baseline,
+    find_teacher,
     read_study,
+)
+
+CHOICE = (
+    "Validation chose every student among transformers of mixed and of unmixed windows, convolutional features, and "
+    "both in one."
 )
 
 
@@ -91,13 +98,11 @@ def results_table(study: StudyDocument) -> Table:
         more = cells or [words.NOTHING] * 4
         return Row([Cell(name, note=mark, role=role), *scores, *more], role)
 
-    several = len(study.teachers) > 1
     groups: dict[str, list[Row]] = {"teachers": []}
     for teacher in study.teachers:
-        mark = "smallest near the best" if teacher.is_reference and several else ""
         size = words.magnitude(teacher.parameters)
         groups["teachers"].append(
-            row("teacher", teacher.name, mark, teacher.test, words.NOTHING, words.NOTHING, size, words.NOTHING)
+            row("teacher", teacher.name, "", teacher.test, words.NOTHING, words.NOTHING, size, words.NOTHING)
         )
     for entry in study.entries:
         role = "baseline" if entry.method == NONE else "student" if entry.chosen else "candidate"
@@ -157,19 +162,6 @@ def _table(study: StudyDocument) -> Section:
     return Section("table", "Every method compared with labels only", [results_table(study), Note(note)])
 
 
-def study_section(study: StudyDocument) -> str:
-    """Return a Markdown section: heading, command, table and answer."""
-    facts = study.facts
-    labelled = words.labelled_title(facts.label_fraction, facts.labelled_groups)
-    title = f"{study.dataset.name}, {facts.modality}, {labelled}"
-    table = results_table(study)
-    chosen = CHOICE if facts.choose else ""
-    notes = [f"Judged on {judged_on(study)}. {table.caption}", chosen, *answer(study), caution(study)]
-    lines = "\n".join(filter(None, notes))
-    text = f"## {title}\n\n```sh\n{study.command}\n```\n\n{markdown(table)}\n{lines}\n"
-    return words.for_terminal(text)
-
-
 def _sizes_and_methods(study: StudyDocument) -> Section:
     setup, coverage, best = study.facts, study.coverage, chosen_entry(study)
     ended = [f"{words.count_noun(coverage.finished, 'training')} finished"]
@@ -214,3 +206,149 @@ def _reproduce(study: StudyDocument) -> Section:
     blocks: list[Block] = [Code(study.command)] if study.command else []
     blocks += [took, columns(Facts(found, title) for title, found in groups.items() if found)]
     return Section("reproduce", "How to reproduce", [*blocks, Facts(hashes, "SHA-256", hashes=True)])
+
+
+# --- the answer, in sentences ----------------------------------------------------------------------------------------
+
+
+def question(study: StudyDocument) -> str:
+    """Return the headline."""
+    setup = study.facts
+    limits = [] if setup.max_latency_ms is None else [words.quantity(setup.max_latency_ms, "ms")]
+    limits += [] if setup.max_parameters is None else [f"{words.magnitude(setup.max_parameters)} parameters"]
+    within = f" within {' and '.join(limits)}" if limits else ""
+    return f"Which student that sees {setup.modality} alone is best{within}, and what does distillation gain?"
+
+
+def answer(study: StudyDocument) -> tuple[str, ...]:
+    """Return the answer; no conclusion at chance level."""
+    if words.is_chance_level(chosen_entry(study).chance):
+        return (verdict(study),)
+    sentences = (verdict(study), _gain_sentence(study), _nested_sentence(study), _rival_sentence(study))
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def caution(study: StudyDocument) -> str:
+    """Return what limits the results, or empty."""
+    coverage, cautions = study.coverage, []
+    if not coverage.complete:
+        expected = f" of {coverage.expected}" if coverage.expected is not None else ""
+        cautions.append(
+            f"The study is not complete: {coverage.finished}{expected} trainings are finished; the same command "
+            "continues it."
+        )
+    if len(study.facts.seeds) == 1:
+        cautions.append("One seed has no spread: another fold may give another result.")
+    return " ".join(filter(None, [*cautions, study_leak(study)]))
+
+
+def study_leak(study: StudyDocument) -> str:
+    """Return a warning if labels leak through time, else empty."""
+    facts = study.facts
+    return words.leak_sentence(
+        facts.labels_spread_in_time, facts.label_fraction, study.measures[0], split=study.dataset.split
+    )
+
+
+def verdict(study: StudyDocument) -> str:
+    """Return the student to use, an equally good rival, or that nothing can be judged."""
+    entry, measure = chosen_entry(study), study.reported_metric
+    method = "trained on labels only"
+    if entry.method != NONE and entry.teacher is not None:
+        method = f"distilled with {entry.method} from the teacher {entry.teacher}"
+    name = f"the {entry.student} student {method}"
+    if entry.chance is not None and not entry.chance.is_better:
+        figures = words.score_and_chance(measure.words, entry.test[measure.name].mean, entry.chance, measure)
+        return f"No student can be judged: {name}, which validation chose, is no better than chance ({figures})."
+    rival = max(_validated_rivals(study, entry), default=None)
+    if rival is not None and rival[0] >= rival[1]:
+        scores = [words.score_with_unit(score, study.chosen_by) for score in rival[:2]]
+        return f"Not recommended: on validation {rival[2]} reaches {scores[0]}, {name} {scores[1]}."
+    windows = (
+        "the search's validation windows" if study.facts.mode == "search" else "the validation windows of all folds"
+    )
+    return f"Use {name}: the best of {words.count_noun(len(study.trials), 'training')} on {windows}."
+
+
+def _validated_rivals(study: StudyDocument, entry: EntryRow) -> Iterator[tuple[float, float, str]]:
+    """Yield each undistilled rival's validation score, the student's on the same folds, and the name."""
+    own = dict(zip(entry.seeds, entry.valid_score.per_seed, strict=False))
+    for rival in study.rivals:
+        if rival.teacher is None and rival.valid_score is not None:
+            scores = dict(zip(rival.seeds, rival.valid_score.per_seed, strict=False))
+            folds = own.keys() & scores.keys()
+            if folds:
+                name = MODEL_NAMES.get(rival.name, rival.name)
+                yield fmean(scores[seed] for seed in folds), fmean(own[seed] for seed in folds), name
+
+
+def _gain_sentence(study: StudyDocument) -> str:
+    entry, measure = chosen_entry(study), study.reported_metric
+    scores = {"the student": entry.test}
+    if (baseline := find_baseline(study, entry.student)) is not None and entry.method != NONE:
+        scores["labels only"] = baseline.test
+    if (teacher := find_teacher(study, entry.teacher)) is not None:
+        scores["the teacher"] = teacher.test
+    written = [f"{name} {words.score_with_unit(test[measure.name].mean, measure)}" for name, test in scores.items()]
+    sentence = (
+        f"{measure.title} on the test windows of {words.count_noun(len(entry.seeds), 'fold')}: {', '.join(written)}."
+    )
+    gain = None if entry.gain_points is None else entry.gain_points[measure.name]
+    return sentence if gain is None else f"{words.gain_verdict(gain.mean, gain.low, gain.high, measure)}. {sentence}"
+
+
+def _nested_sentence(study: StudyDocument) -> str:
+    if study.selection is None or len(study.facts.seeds) == 1:
+        return ""
+    gain = study.selection.gain_points[study.reported_metric.name]
+    return (
+        "One fold validates on what another one tests on, so this choice may be optimistic. With a choice inside every "
+        f"fold: {words.gain_verdict(gain.mean, gain.low, gain.high, study.reported_metric)}."
+    )
+
+
+def _rival_sentence(study: StudyDocument) -> str:
+    measure = study.reported_metric
+    own = chosen_entry(study).test[measure.name].mean
+    ahead = [
+        f"{MODEL_NAMES.get(rival.name, rival.name)} {words.score_with_unit(rival.test[measure.name].mean, measure)}"
+        for rival in study.rivals
+        if rival.teacher is None and rival.test and measure.rank(rival.test[measure.name].mean) > measure.rank(own)
+    ]
+    return f"Ahead of the student on test: {words.join_words(ahead)}." if ahead else ""
+
+
+def key_figures(study: StudyDocument) -> Iterator[tuple[str, str]]:
+    """Yield number and caption."""
+    entry, measure, latency = chosen_entry(study), study.reported_metric, study.recommendation.latency
+    yield (
+        words.score_with_unit(entry.test[measure.name].mean, measure),
+        f"{measure.words} of the chosen student on test",
+    )
+    if entry.gain_points is not None and not words.is_chance_level(entry.chance):
+        gain = entry.gain_points[measure.name]
+        yield words.gain_figure(gain.mean, gain.low, gain.high, measure, "gained over labels only")
+    teacher = find_teacher(study, entry.teacher)
+    yield (
+        words.magnitude(entry.parameters),
+        "parameters" + (f" · teacher {words.magnitude(teacher.parameters)}" if teacher else ""),
+    )
+    if latency is not None:
+        times = [words.quantity(times["p50"], "ms") for times in (latency.student_ms, latency.teacher_ms)]
+        ratio = f"{words.significant(latency.ratio)}{words.TIMES}"
+        yield times[0], f"median latency of one window, exported, one thread · teacher {times[1]}, {ratio}"
+
+
+def entry_name(entry: EntryRow, study: StudyDocument) -> str:
+    """Return the method, and the teacher if there are several."""
+    if entry.method == NONE:
+        return "labels only"
+    return entry.method if len(study.teachers) < 2 else f"{entry.method}, {entry.teacher}"
+
+
+def judged_on(study: StudyDocument) -> str:
+    """Return the windows, folds and labels that judge."""
+    split, facts = study.dataset.split, study.facts
+    folds = "" if split is not None and split.by == "own split" else f" ({words.count_noun(len(facts.seeds), 'fold')})"
+    windows = "people and machines never seen" if split is None else split.judged_on
+    return f"{windows}{folds}, {words.labelled_title(facts.label_fraction, facts.labelled_groups)}"

@@ -12,12 +12,6 @@ import msgspec
 
 CostOption = Literal["teacher", "student", "rival"]
 Mark = Literal["measured", "entered", "default"]
-FRACTIONS = ("discount_rate", "avoidable_fraction", "spares_fraction", "detection", "false_alarms")
-"""Numbers that are 1 at most."""
-WHOLE = ("stations", "years")
-"""Whole numbers: decisions, without a range unless one is given."""
-EITHER_WAY = 0.3
-"""Default range of a number: this fraction of it up and down."""
 
 
 class Plant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,14 +57,15 @@ class Equipment(EquipmentCosts, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Assumption(msgspec.Struct, frozen=True, kw_only=True):
-    """A number with its range; if `follows`, the range moves with it."""
+    """A number with its range, and the net present value of the student, or of the first option, at its ends."""
 
     path: str
     value: float
     mark: Mark
     low: float
     high: float
-    follows: bool = False
+    at_low: float | None = None  # None if the range is a point, or of another option
+    at_high: float | None = None
 
 
 class CostResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,15 +76,6 @@ class CostResult(msgspec.Struct, frozen=True, kw_only=True):
     net_present_value: float
     payback_month: int | None  # first month of payback, not discounted; None if never
     break_even_stations: int | None  # smallest number that pays; None above 10,000
-    cost_per_station_year: float  # all costs as an equal sum each year
-
-
-class Swing(msgspec.Struct, frozen=True, kw_only=True):
-    """The net present value at the ends of an assumption's range."""
-
-    path: str
-    at_low: float
-    at_high: float
 
 
 class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +88,6 @@ class CostFacts(msgspec.Struct, frozen=True, kw_only=True):
     equipment: dict[CostOption, Equipment]  # only measured or entered options
     assumptions: tuple[Assumption, ...]
     results: dict[CostOption, CostResult]
-    swings: tuple[Swing, ...]  # the widest first
     to_enter: tuple[str, ...] = ()  # values missing for a verdict; with any, the table is an example
 
 

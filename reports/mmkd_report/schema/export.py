@@ -12,8 +12,8 @@ from typing import Any, Literal
 import msgspec
 
 from mmkd_report.errors import DocumentError
-from mmkd_report.schema.confidence import ConfidenceFacts
 from mmkd_report.schema.figures import OF_CLASSES, ClassScores, Measure
+from mmkd_report.schema.judging import ConfidenceFacts
 from mmkd_report.schema.reading import Document, convert_document
 
 FORMAT_VERSION = 1

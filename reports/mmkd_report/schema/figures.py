@@ -102,6 +102,14 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     per_seed: tuple[float, ...] = ()
 
 
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """A mean with its 95 % interval, in the unit of its field; no interval for few groups."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
 class RatioRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A ratio measured `repeats` times in one run."""
 

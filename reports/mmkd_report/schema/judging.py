@@ -8,8 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 
 from mmkd_report.schema.cost import CostFacts
-from mmkd_report.schema.evaluation import DataFacts, WindowGain
-from mmkd_report.schema.figures import MODEL_NAMES, Chance, Measure, Spread
+from mmkd_report.schema.figures import MODEL_NAMES, Chance, Interval, Measure, Split, Spread
 from mmkd_report.schema.reading import convert_document
 
 FORMAT_VERSION = 1
@@ -30,12 +29,23 @@ class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
     artifact: str = ""  # file in a bundle; empty for a checkpoint
 
 
-class RelativeError(msgspec.Struct, frozen=True, kw_only=True):
-    """Error over the baseline's: below 1 is better; no interval for few groups."""
+class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The windows of an evaluation."""
 
-    mean: float
-    low: float | None
-    high: float | None
+    name: str
+    sha256: str
+    part: str  # the split, or the fold with these test windows
+    windows: int  # labelled ones
+    groups: int  # 0 if unknown
+    split: Split | None = None  # how they were separated from training
+    labels: tuple[str, ...]
+
+    @property
+    def apart(self) -> str:
+        """Number of groups, or how windows without groups are split."""
+        if self.split is not None and self.split.by != "groups":
+            return self.split.judged_on
+        return f"{self.groups} group{'' if self.groups == 1 else 's'}"
 
 
 class FaultFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +53,6 @@ class FaultFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     effect: str  # its effect at severity 1
-    practised: dict[str, bool | None]  # by model, whether training practised it; None if unknown
     errors: dict[str, tuple[float, ...]]  # by model, at each severity
     relative: dict[str, float]  # by model, summed error divided by the baseline's
 
@@ -57,15 +66,7 @@ class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
     intact: dict[str, float]  # error by model with intact sensors
     faults: tuple[FaultFigures, ...]
     left_out: tuple[str, ...]  # faults that these sensors cannot have
-    relative: dict[str, RelativeError | None]  # by model, mean over faults; empty without a baseline
-
-
-class DomainSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure or gain over domains, with the mean's 95 % interval; None with one domain."""
-
-    mean: float
-    low: float | None
-    high: float | None
+    relative: dict[str, Interval | None]  # by model, error over the baseline's; empty without a baseline
 
 
 class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,13 +78,40 @@ class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
     figures: dict[str, float]
 
 
-class TimeFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures on the campaign's end."""
+class Reliability(msgspec.Struct, frozen=True, kw_only=True):
+    """Agreement of probabilities with labels.
 
-    measure: Measure
-    windows: tuple[int, int, int]  # to train on, to choose by and to judge with
-    figures: dict[str, float]
-    gain: WindowGain  # student minus labels only
+    The expected calibration error (ECE) is the mean distance between probability and accuracy, over 15 bins of equal
+    width, weighted by windows. Few windows inflate it.
+    """
+
+    calibration_error: float
+    log_loss: float  # mean of -ln of the probability of the true label, in nats
+
+
+class LabelSetCoverage(msgspec.Struct, frozen=True, kw_only=True):
+    """Label sets at one error level."""
+
+    error_level: float
+    least_probability: float  # smallest probability in the set
+    covered: int  # windows whose set has the true label; `coverage` is their fraction
+    coverage: float
+    low: float  # lower end of the 95 % interval, for independent windows
+    high: float
+    mean_set_size: float  # labels in a set, on average
+    single_fraction: float  # windows with one label; on others the predictor abstains
+    single_accuracy: float | None  # fraction of these whose label is right; None without any
+
+
+class ConfidenceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Calibration of an artifact."""
+
+    temperature: float  # divides the logits in the graph
+    calibrated_by: int  # how many windows calibrated it
+    windows: int  # labelled windows that measured it
+    before: Reliability  # plain softmax of the logits
+    after: Reliability  # the artifact's probabilities
+    coverages: tuple[LabelSetCoverage, ...]  # at supported error levels, rising
 
 
 STUDENT, TEACHER = "student", "teacher"
@@ -101,12 +129,11 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[int, int]  # teacher's and each student's
     measure: Measure
     domains: tuple[DomainFigures, ...]
-    models: dict[str, DomainSpread]  # over domains; `student` is the distilled one
+    models: dict[str, Interval]  # over domains; `student` is the distilled one
     worst: dict[str, str]  # the worst domain
-    gains: dict[str, DomainSpread]  # student minus this model
-    teacher_gain: DomainSpread  # over labels only
+    gains: dict[str, Interval]  # student minus this model
+    teacher_gain: Interval  # over labels only
     absent: dict[str, str]  # by rival that could not run, the reason
-    time: TimeFigures | None
     unknown: int = 0  # windows without a value of the column
     has_groups: bool = True  # groups choose, not the dataset's validation windows
 
@@ -195,7 +222,7 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
     is_distilled: bool = True  # whether validation shipped a distilled student for any seed
     ahead: tuple[SensorModel, ...] = ()  # models of one sensor that validate better than the student
     under_faults: float | None = None  # the student's error, mean over faults and severities
-    relative: RelativeError | None = None  # that error divided by that of labels only
+    relative: Interval | None = None  # that error divided by that of labels only
     worst_fault: str = ""
     latency_ms: float | None = None  # median of the exported student on this machine
     teacher_latency_ms: float | None = None

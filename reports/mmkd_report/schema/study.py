@@ -10,7 +10,17 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.schema.figures import OF_CLASSES, Chance, LabelLeak, LabelledGroups, Measure, RatioRange, Split, Spread
+from mmkd_report.schema.figures import (
+    OF_CLASSES,
+    Chance,
+    Interval,
+    LabelLeak,
+    LabelledGroups,
+    Measure,
+    RatioRange,
+    Split,
+    Spread,
+)
 from mmkd_report.schema.reading import convert_document
 
 FORMAT_VERSION = 1
@@ -21,13 +31,10 @@ ScoreTable = dict[str, Spread]
 """Test scores by measure."""
 
 
-class SeedGain(msgspec.Struct, frozen=True, kw_only=True):
-    """A gain on the same seeds: mean, sample std, 95 % interval (None below five groups), every seed."""
+class SeedGain(Interval, frozen=True, kw_only=True):
+    """A gain on the same seeds, with the sample std and every seed's."""
 
-    mean: float
     std: float | None
-    low: float | None
-    high: float | None
     per_seed: tuple[float, ...]
 
 
@@ -106,7 +113,6 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
     valid_score: Spread
     test: ScoreTable
     sha256: tuple[str, ...]  # checkpoints, by seed
-    is_reference: bool = False  # smallest within half a point of the best on validation
 
 
 class RivalRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(machines: Dataset, folder: Path) -> subprocess.CompletedProcess[str]:
     """A grid of two methods on two seeds, in a process of its own."""
-    options = ["--modality", "acc", "-o", "study", "--grid", "--seeds", "2", "--method", "logit", "--table", "table.md"]
+    options = ["--modality", "acc", "-o", "study", "--grid", "--seeds", "2", "--method", "logit"]
     return run(machines.path, *options, *SHORT, cwd=folder)
 
 
@@ -73,28 +73,6 @@ def test_its_files_are_there_and_agree(finished: subprocess.CompletedProcess[str
     assert document["recommendation"]["sha256"] in page
     assert len(page) < 1_000_000
     assert read_student(folder / "study" / "student.ckpt").modality.name == "acc"
-
-
-def test_the_table_is_a_section_of_markdown_with_its_command(
-    finished: subprocess.CompletedProcess[str], folder: Path
-) -> None:
-    document = json.loads((folder / "study" / "study.json").read_text())
-    lines = (folder / "table.md").read_text().splitlines()
-    assert lines[0] == "## machines, acc, 100% labelled"
-    assert lines[3] == document["command"]
-    rows = [line.split(" | ") for line in lines if line.startswith("|")][2:]
-    names = [row[0].strip("|* ").removesuffix(" (chosen)") for row in rows]
-    groups = "teachers", "acc+gyro:tiny", "tiny student", "labels only", "logit", "without a network", "extra-trees"
-    assert names == list(groups)
-    logit = document["entries"][1]
-    score, gain = logit["test"]["balanced_accuracy"], logit["gain_points"]["balanced_accuracy"]
-    taught = rows[names.index("logit")]
-    assert taught[2] == f"{100 * score['mean']:.1f} ± {100 * score['std']:.1f}"
-    written = taught[4].replace("+", "").replace("-0.0", "0.0")
-    assert written == f"{gain['mean']:.1f} ± {gain['std']:.1f}".replace("-0.0", "0.0")  # no interval: of four machines
-    (judged,) = (line for line in lines if line.startswith("Judged on "))
-    assert judged.endswith("; it has no interval, which resamples whole groups and needs five.")
-    assert "an interval needs 5 groups or more" in finished.stdout.splitlines()
 
 
 def test_the_same_command_prints_the_same_study_as_json(

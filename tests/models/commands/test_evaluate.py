@@ -78,15 +78,12 @@ def test_a_student_is_judged_with_samples_missing(
 ) -> None:
     path, test = make_student("s.ckpt"), machines.split("test")
     code, out, err = run(path, machines.path, "--suite", "missing", "--seed", "4", "--json")
-    assert (code, err.splitlines()) == (0, ["missing sensors", "missing samples", "bursts"])
+    assert (code, err.splitlines()) == (0, ["missing sensors and samples"])
     network, rows = read_student(path).network(), training_facts(out, "missing")["rows"]
-    expected = [(0.0, False, test)]
-    for burst in (False, True):
-        parts = ((share, with_missing_samples(test, share, seed=4, burst=burst)) for share in FRACTIONS[1:])
-        expected += [(share, burst, part) for share, part in parts]
-    assert [(row["fraction"], row["burst"], row["scores"]["s.ckpt"]) for row in rows] == [
-        (share, burst, scores_of(network, part, modality="acc").metric("balanced_accuracy"))
-        for share, burst, part in expected
+    parts = [test, *(with_missing_samples(test, fraction, seed=4) for fraction in FRACTIONS[1:])]
+    assert [(row["fraction"], row["scores"]["s.ckpt"]) for row in rows] == [
+        (fraction, scores_of(network, part, modality="acc").metric("balanced_accuracy"))
+        for fraction, part in zip(FRACTIONS, parts, strict=True)
     ]
 
 
@@ -104,18 +101,17 @@ def test_a_teacher_is_compared_under_every_subset_too(
     assert ["s.ckpt" in row["scores"] for row in rows[:3]] == [True, True, False]
     for row, other_row in zip(rows, alone, strict=True):
         assert row["scores"]["o.ckpt"] == other_row["scores"]["o.ckpt"]
-        assert row["gain"]["points"] == pytest.approx(100 * (row["scores"]["t.ckpt"] - row["scores"]["o.ckpt"]))
+        assert row["gain"]["mean"] == pytest.approx(100 * (row["scores"]["t.ckpt"] - row["scores"]["o.ckpt"]))
         assert row["gain"]["low"] is None  # of two groups
     code, out, _ = run(*line, "--page", page)
     assert code == 0
     lines = out.splitlines()
-    starts = ["nothing missing", "only acc", "only gyro", "10% of the samples missing", "a burst of 90% missing"]
+    starts = ["nothing missing", "only acc", "only gyro", "10% of the samples missing"]
     assert all(any(line.startswith(start) for line in lines) for start in starts)
     assert sum(", its best single sensor, t.ckpt reaches " in line for line in lines) == 1
     assert lines[-1] == f"wrote {page}; next: mmkd-distill {path} {machines.path} --modality acc -o student.ckpt"
     text = page.read_text(encoding="utf-8")
-    assert text.count("<svg") >= 2  # missing samples, and bursts
-    assert "Bursts" in text
+    assert text.count("<svg") == 1  # of missing samples
 
 
 def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(
@@ -128,13 +124,13 @@ def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(
     models = training_facts(run(ours, machines.path, "--split", "valid", "--against", theirs, "--json")[1])["models"]
     gain = models["theirs.ckpt"]["gain"]
     figures = [100 * models[name]["scores"]["balanced_accuracy"] for name in ("ours.ckpt", "theirs.ckpt")]
-    assert gain == {"points": pytest.approx(figures[0] - figures[1]), "low": None, "high": None}
+    assert gain == {"mean": pytest.approx(figures[0] - figures[1]), "low": None, "high": None}
     low, high = (100 * models["ours.ckpt"]["chance"][end] for end in ("low", "high"))
     chance = f"(95 % CI {low:.1f} to {high:.1f}): no better than chance, so no conclusion is drawn (33.3%)"
     assert lines[:3] == [
         "ours.ckpt, theirs.ckpt on 12 valid windows of machines (2 groups)",
         f"ours.ckpt has {figures[0]:.1f}% balanced accuracy {chance}.",
-        f"Compared with theirs.ckpt: {gain['points']:+.1f} points (too few for an interval).",
+        f"Compared with theirs.ckpt: {gain['mean']:+.1f} points (too few for an interval).",
     ]
     assert lines[-4:] == [
         "an interval needs 5 groups or more",

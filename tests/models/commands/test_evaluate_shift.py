@@ -28,7 +28,7 @@ def student(sites: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Pat
 
 
 def line(student: Path, sites: Dataset, out: Path) -> list[str]:
-    options = ["--suite", "shift", "--by", "site", "--time", "--steps", "4", "--json"]
+    options = ["--suite", "shift", "--by", "site", "--steps", "4", "--json"]
     return [str(student), str(sites.path), *options, "-o", str(out)]
 
 
@@ -63,20 +63,14 @@ def test_a_killed_run_goes_on_and_ends_with_equal_figures(
     shift: dict[str, Any] = resumed["suites"]["shift"]["facts"]
     assert [one["name"] for one in shift["domains"]] == ["east", "north", "south"]
     assert list(shift["models"])[:3] == ["teacher", "student", "labels only"]
-    assert shift["time"]["windows"] == [90, 30, 30]
     assert resumed["verdict"][0].startswith("On the site that was left out ")
     assert resumed["verdict"][-1].startswith("Record next: more like site ")
     page = render_judging(resumed)
     assert "On unseen domains" in page
-    assert "The end of the campaign (trained on the first 90 windows" in page
     again = [word for word in line(student, sites, out) if word != "--json"]
     code, table, err = run(*again)
     assert (code, err) == (0, "")
     assert "Balanced accuracy, % on the site that was left out:" in table
-    assert (
-        "The end of the campaign (trained on the first 90 windows, chosen by the next 30, judged on the last 30)"
-        in table
-    )
 
 
 def test_what_the_suite_cannot_take_is_refused_whole(
@@ -103,12 +97,10 @@ def test_what_the_suite_cannot_take_is_refused_whole(
         2,
         f"{NAME}--label-fraction 0: expected above 0 and up to 1; 0.1 uses a tenth of the labels\n",
     )
-    assert run(student, sites.path, "--time")[2] == f"{NAME}--time needs --suite shift; add it, or leave --time out\n"
     needs_shift = {
         "--steps": ["4"],
         "--teacher": ["small"],
         "--label-fraction": ["0.5"],
-        "--time": [],
         "--workers": ["2"],
     }
     for option, value in needs_shift.items():

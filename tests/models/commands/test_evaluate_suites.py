@@ -17,7 +17,7 @@ from mmkd_edge.install.keys import make_keys
 from mmkd_edge.spec import TaskSpec, task_text
 from mmkd_models.data import Dataset, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.evaluation.faults.table import NAMES
+from mmkd_models.evaluation.faults import NAMES
 from mmkd_models.evaluation.rivals import RIVALS
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
@@ -107,17 +107,10 @@ def test_every_suite_takes_what_hears_and_what_sees(
     assert code == 0, err
     document = json.loads(out)
     assert list(document["suites"]) == ["scores", "missing", "faults", "groups", "confidence", "cost"]
-    practised = {one["name"]: one["practised"]["student.ckpt"] for one in facts_of(document, "faults")["faults"]}
-    if name == "cam":  # what training varies: light, frames and the picture's place
-        assert practised == {"dark": True, "blur": False, "dropped frames": True, "shifted camera": True}
-        assert facts_of(document, "faults")["left_out"] == []
-    else:
-        assert {fault for fault, is_practised in practised.items() if is_practised} == {
-            "added noise", "treble lost", "bass lost", "gain up", "gain down", "gap",
-        }  # fmt: skip
-        assert facts_of(document, "faults")["left_out"] == ["channel swap"]
+    faults = facts_of(document, "faults")
+    assert faults["left_out"] == ([] if name == "cam" else ["channel swap"])
     assert [one["condition"] for one in facts_of(document, "confidence")["models"]["student.ckpt"]] == [
-        "intact", *(fault for fault in NAMES if fault in practised),
+        "intact", *(fault for fault in NAMES if fault in [one["name"] for one in faults["faults"]]),
     ]  # fmt: skip
 
 
@@ -177,13 +170,6 @@ def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
         ),
     )
     silent = data("silent", "acc", valid=np.full(12, -1))
-    assert refused(student, silent, "--suite", "confidence") == (
-        2,
-        (
-            "--suite confidence: label sets need labelled validation windows, got none; label some, or leave the suite "
-            "out"
-        ),
-    )
     code, said = refused(student, silent, *suite, "--rival", "extra_trees")
     assert (code, said.splitlines()[-1].removeprefix("mmkd-evaluate: ")) == (
         2,
@@ -212,8 +198,6 @@ def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., 
     document = json.loads(out)
     assert [one["artifact"] for one in document["models"]] == ["acc/model.fp32.onnx"]
     assert {one["role"] for one in document["models"]} <= {"distilled", "labels only"}
-    (noise,) = [one for one in facts_of(document, "faults")["faults"] if one["name"] == "noise"]
-    assert set(noise["practised"].values()) == {None}
 
 
 def test_a_bundle_that_no_known_key_has_signed_is_not_judged(
@@ -244,11 +228,6 @@ def test_what_one_suite_cannot_take_is_said_before_another_runs(
     file.write_text('version = 1\nhealthy = ["good"]')
     healthy = "--cost: 'healthy': expected labels of idle, ok, worn, got 'good'; correct it"
     assert run(*given, "--cost", file) == (2, "", f"{name}{healthy}\n")
-    calibrated = (
-        "--suite confidence: 12 of the windows to judge are validation windows, which the label sets are made from; "
-        "judge by --split test, or leave the suite out"
-    )
-    assert run(*given, "--split", "valid") == (2, "", f"{name}{calibrated}\n")
 
 
 def test_costs_are_reckoned_from_the_printed_template(
@@ -300,7 +279,6 @@ def test_rivals_stand_beside_the_models_in_every_suite(
     ]
     assert document["baseline"] is None
     assert all(list(one["errors"]) == names for one in facts_of(document, "faults")["faults"])
-    assert not any(one["practised"]["MiniRocket"] for one in facts_of(document, "faults")["faults"])
     assert all(list(one["figures"]) == names for one in facts_of(document, "groups")["values"])
     assert list(facts_of(document, "confidence")["models"]) == names
     assert sorted(facts_of(document, "cost")["results"]) == ["rival", "student"]  # extra-trees, the first rival

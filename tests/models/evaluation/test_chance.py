@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.evaluation.chance import compare_with_chance, guessed_figure
-from mmkd_models.evaluation.gains import gap_recovered
+from mmkd_models.evaluation.gains import compare_with_chance, gap_recovered, guessed_figure
 from mmkd_models.evaluation.outcome import GroupAnswers, TestedNetwork
 from tests.models.judging_rig import class_outcome
 

@@ -14,7 +14,6 @@ from mmkd_models.evaluation.confidence import (
     confidence_facts,
     coverage_cells,
     fraction_interval,
-    groups_text,
     reliability,
     reliability_text,
 )
@@ -55,8 +54,7 @@ def test_coverage_is_what_label_sets_do_window_by_window() -> None:
     logits = rng.normal(size=(40, 3)).astype(np.float32) * 2
     probabilities = probabilities_of(logits / 2, kind="classification").astype(np.float32)
     labels = rng.integers(-1, 3, size=40)
-    groups = np.arange(40) % 3
-    facts = confidence_facts(FOUR, logits, probabilities, labels, groups=groups, error_levels=(0.6, 0.25, 0.1))
+    facts = confidence_facts(FOUR, logits, probabilities, labels, error_levels=(0.6, 0.25, 0.1))
     assert facts is not None
     known = [row for row in range(40) if labels[row] >= 0]
     assert (facts.temperature, facts.calibrated_by, facts.windows) == (2.0, 4, len(known))
@@ -73,9 +71,6 @@ def test_coverage_is_what_label_sets_do_window_by_window() -> None:
         assert coverage.mean_set_size == pytest.approx(sum(map(len, sets.values())) / len(known))
         assert coverage.single_fraction == pytest.approx(len(single) / len(known))
         assert coverage.single_accuracy == pytest.approx(sum(right[row] for row in single) / len(single))
-        for group in range(3):
-            rows = [row for row in known if groups[row] == group]
-            assert coverage.by_group[str(group)] == pytest.approx(sum(right[row] for row in rows) / len(rows))
     assert facts.before == reliability(probabilities_of(logits[known], kind="classification"), labels[known])
     assert facts.after == reliability(probabilities[known], labels[known])
 
@@ -87,17 +82,12 @@ def test_without_labels_nothing_is_measured() -> None:
 
 def test_the_words_give_the_figures() -> None:
     probabilities = np.array([[0.7, 0.3], [0.7, 0.3], [0.5, 0.5], [0.1, 0.9]], dtype=np.float32)
-    labels, groups = np.array([0, 1, 1, 1]), np.array([7, 7, 9, 9])
-    facts = confidence_facts(FOUR, np.log(probabilities), probabilities, labels, groups=groups, error_levels=(0.5,))
+    labels = np.array([0, 1, 1, 1])
+    facts = confidence_facts(FOUR, np.log(probabilities), probabilities, labels, error_levels=(0.5,))
     assert facts is not None
     (coverage,) = facts.coverages
     # At 0.5 the second smallest of 0.2, 0.4, 0.6, 0.8 counts: sets {a}, {a}, {a, b}, {b}.
     assert coverage_cells(coverage) == ("0.5", "75.0%", "30.1% to 95.4%", "1.25", "75.0%", "66.7%")
-    (worst,) = groups_text(facts.coverages)
-    assert worst == (
-        "error level 0.5: of 2 groups, group 7 has the fewest sets with the true label, 50.0%; "
-        "the level promises 50% on average"
-    )
     # The gaps of the bins: 2 x |0.5 - 0.7|, |0 - 0.5| (the first of two equal ones is answered), |1 - 0.9|.
     assert reliability_text(facts) == (
         "temperature 2.00 from 4 windows; on 4 others the calibration error is 0.250 before and 0.250 after, the log "

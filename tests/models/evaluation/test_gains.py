@@ -9,7 +9,7 @@ import pytest
 
 from mmkd_models.evaluation.gains import MIN_GROUPS, gain_on_windows, gain_over_seeds
 from mmkd_models.metrics.scores import Metric, metric_of_confusions, scores_from_answers
-from mmkd_report.schema.evaluation import WindowGain
+from mmkd_report.schema.figures import Interval
 from tests.models.judging_rig import class_outcome
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -18,7 +18,7 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 def test_the_gain_of_one_more_right_answer_of_four() -> None:
     truth, groups = np.array([0, 0, 1, 1]), np.arange(4)
     ours, theirs = (class_outcome(truth, said, groups) for said in ([0, 0, 1, 0], [0, 1, 1, 0]))
-    assert gain_on_windows(ours, theirs, "accuracy", seed=0) == WindowGain(points=25.0, low=None, high=None)
+    assert gain_on_windows(ours, theirs, "accuracy", seed=0) == Interval(mean=25.0)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -46,7 +46,7 @@ def test_a_model_gains_nothing_over_itself() -> None:
     truth, answers = rng.integers(3, size=(2, 60))
     one = class_outcome(truth, answers, np.repeat(np.arange(6), 10), 3)
     gain = gain_on_windows(one, one, "macro_f1", seed=0)
-    assert gain == WindowGain(points=0.0, low=0.0, high=0.0)
+    assert gain == Interval(mean=0.0, low=0.0, high=0.0)
 
 
 def test_the_gain_of_the_other_side_is_the_same_with_another_sign() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
-from mmkd_models.evaluation.label_leak import labels_spread_in_time, leak_of
+from mmkd_models.evaluation.gains import labels_spread_in_time, leak_of
 from mmkd_models.metrics.scores import Scores
 from mmkd_report.schema.figures import OF_CLASSES, Chance, LabelLeak, Split, Spread
 from mmkd_report.words import for_terminal, leak_sentence

@@ -28,9 +28,9 @@ Make = Callable[..., ComparisonConfig]
 SITE = LeftOutDomains(by="site")
 
 
-def order(dataset: Dataset, comparison: Make, out: Path, *, workers: int = 1, in_time: bool = False) -> ShiftOrder:
+def order(dataset: Dataset, comparison: Make, out: Path, *, workers: int = 1) -> ShiftOrder:
     config = comparison(labelled=Labelled(), baseline_learning_rates=(3e-3,), left_out=SITE)
-    return ShiftOrder(dataset=dataset, config=config, out=out, in_time=in_time, workers=workers)
+    return ShiftOrder(dataset=dataset, config=config, out=out, workers=workers)
 
 
 def test_the_interval_is_that_of_students_t() -> None:
@@ -56,7 +56,7 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
     sites: Dataset, comparison: Make, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    asked = order(sites, comparison, tmp_path, in_time=True)
+    asked = order(sites, comparison, tmp_path)
     found = judge_shift(asked, say=said.append)
     assert [one.name for one in found.domains] == ["east", "north", "south"]
     assert [one.windows for one in found.domains] == [50, 50, 50]
@@ -72,12 +72,10 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
     figures = {one.name: one.figures["student"] for one in found.domains}
     assert figures[found.worst["student"]] == min(figures.values())
     assert all(0 <= (one.low or 0) <= one.mean <= (one.high or 0) <= 1 for one in found.models.values())
-    assert found.time is not None
-    assert found.time.windows == (90, 30, 30)
     assert said == ["shift: seed 0 without site east, seed 1 without site north, seed 2 without site south"]
     student = read_student(trained.student_path("acc", 0))
     assert student.facts.fold is msgspec.UNSET
-    other = order(sites, comparison, tmp_path / "two", in_time=True, workers=2)
+    other = order(sites, comparison, tmp_path / "two", workers=2)
     assert judge_shift(other) == found
 
 
@@ -126,7 +124,7 @@ def test_every_fold_is_looked_at_before_any_is_trained(sites: Dataset, compariso
     assert len(fold_without(windows, SITE, fold=2).train) == 80
     by_machine = msgspec.structs.replace(few.config, left_out=LeftOutDomains(by="group"))
     with pytest.raises(UsageError, match="expected 20 labelled windows or more of every domain, got 10 of"):
-        check_shift(ShiftOrder(dataset=sites, config=by_machine, out=tmp_path, in_time=False, workers=1))
+        check_shift(ShiftOrder(dataset=sites, config=by_machine, out=tmp_path, workers=1))
 
 
 def test_groups_that_share_samples_are_not_trusted(sites: Dataset, comparison: Make, tmp_path: Path) -> None:

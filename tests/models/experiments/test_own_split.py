@@ -97,8 +97,8 @@ def short(*arguments: object) -> list[str]:
 def test_a_study_without_groups_searches_and_judges_on_the_own_split(
     dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, table = tmp_path / "study", tmp_path / "table.md"
-    arguments = ("--trials", 1, "--finalists", 1, "--learning-rate", 0.001, "--table", table)
+    out = tmp_path / "study"
+    arguments = ("--trials", 1, "--finalists", 1, "--learning-rate", 0.001)
     with pytest.raises(SystemExit):
         run_study(short(dataset.path, "--modality", "acc", "-o", out, *arguments))
     title = " ".join(capsys.readouterr().out.split("student  ")[0].split())
@@ -111,9 +111,6 @@ def test_a_study_without_groups_searches_and_judges_on_the_own_split(
     assert "A search used the validation windows; the table shows its results on the test windows." in page
     assert "it has no interval, which resamples blocks of 6 consecutive windows and needs five." in page
     assert "never seen" not in page
-    resampled = "it has no interval, which resamples blocks of 6 consecutive windows and needs five."
-    assert f"Judged on {JUDGED_ON}, 100% labelled. Test windows" in table.read_text(encoding="utf-8")
-    assert resampled in table.read_text(encoding="utf-8")
 
 
 def test_more_seeds_than_folds_are_refused(machines: Dataset, dataset: Dataset, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -18,7 +17,6 @@ from mmkd_models.data import Dataset
 from mmkd_models.data.folds import LeftOutDomains
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import Method, Recipe, shipped_methods
-from mmkd_models.evaluation.gains import spread
 from mmkd_models.experiments.plan import (
     Candidate,
     Entry,
@@ -32,13 +30,10 @@ from mmkd_models.experiments.plan import (
     teachers_from_text,
     trial_name,
 )
-from mmkd_models.experiments.table import score_table, smallest_near_best
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
-from mmkd_models.metrics.scores import scores_from_answers
 from mmkd_models.networks.config import Preset
 from mmkd_models.train_config import TrainConfig
-from mmkd_report.schema.study import TeacherRow
 
 ALONE = TeacherChoice(modalities=("acc",), preset="small")
 
@@ -163,23 +158,3 @@ def test_a_setting_that_makes_no_sense_is_refused(machines: Dataset, setting: st
     assert str(caught.value) == (
         f"--teacher acc:tiny,{setting}: expected nothing or committee after the size, got {setting!r}; correct it"
     )
-
-
-def teacher_row(name: str, parameters: int, score: float) -> TeacherRow:
-    return TeacherRow(
-        name=name,
-        modalities=("acc",),
-        preset="tiny",
-        parameters=parameters,
-        seeds=(0,),
-        valid_score=spread([score]),
-        test=score_table([scores_from_answers(np.array([0, 1]), np.array([0, 1]), 2)]),
-        sha256=("ab" * 32,),
-    )
-
-
-def test_the_reference_is_the_smallest_within_half_a_point_of_the_best() -> None:
-    rows = [teacher_row("base", 9000, 0.9), teacher_row("small", 900, 0.8951), teacher_row("tiny", 90, 0.8949)]
-    assert smallest_near_best(rows) == "small"
-    assert smallest_near_best(rows[::-1]) == "small"
-    assert smallest_near_best([]) is None

@@ -9,8 +9,8 @@ import pytest
 
 from mmkd_report import DocumentError, render_sensors
 from mmkd_report.pages.sensors import cells, headings, verdict
-from mmkd_report.schema.figures import OF_CLASSES, Chance, Spread
-from mmkd_report.schema.judging import RelativeError, SensorModel, SensorRow, SensorsDocument
+from mmkd_report.schema.figures import OF_CLASSES, Chance, Interval, Spread
+from mmkd_report.schema.judging import SensorModel, SensorRow, SensorsDocument
 from mmkd_report.words import for_terminal
 
 
@@ -28,7 +28,7 @@ GYRO = SensorRow(
     high=6.0,
     valid_score=0.91,
     under_faults=0.25,
-    relative=RelativeError(mean=0.8, low=0.7, high=0.95),
+    relative=Interval(mean=0.8, low=0.7, high=0.95),
     worst_fault="stuck",
     latency_ms=0.25,
     teacher_latency_ms=2.5,

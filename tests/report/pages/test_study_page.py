@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_study
-from mmkd_report.pages.study import study_section
-from mmkd_report.pages.study_answer import answer, key_figures
+from mmkd_report.pages.study import answer, key_figures
 from mmkd_report.schema.study import read_study
 
 Document = dict[str, Any]
@@ -331,9 +330,6 @@ def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched: Do
 def test_a_study_of_labelled_groups_says_so(searched: Document) -> None:
     searched["facts"] |= {"label_fraction": None, "labelled_groups": {"labelled": 4, "of": [12, 12, 13]}}
     assert "Training uses the labels of 4 of 12 to 13 groups" in render_study(searched)
-    section = study_section(read_study(searched))
-    assert section.startswith("## exercises, gyro, 4 of 12 to 13 groups labelled\n")
-    assert "people and machines never seen (3 folds), 4 of 12 to 13 groups labelled. Test windows" in section
 
 
 def test_a_share_that_leaks_is_said_on_the_page_of_a_study(searched: Document) -> None:
@@ -433,17 +429,6 @@ def test_the_table_holds_the_figures_of_the_document(searched, parse) -> None:
     ]
 
 
-def test_of_several_teachers_the_smallest_near_the_best_is_marked(searched, parse) -> None:
-    large, small = searched["teachers"][0], dict(searched["teachers"][0], name="acc+gyro:tiny", is_reference=True)
-    searched["teachers"] = [large, small]
-    page = parse(render_study(searched))
-    rows = cells(section(page, "table").all("table")[0])
-    assert [row[0] for row in rows[1:3]] == [TEACHER, "acc+gyro:tiny smallest near the best"]
-    assert page.text.count("teacher acc+gyro:tiny, seed 2") == 1
-    searched["teachers"] = [dict(large, is_reference=True)]
-    assert "smallest near the best" not in parse(render_study(searched)).text
-
-
 def test_a_rival_that_is_ahead_on_test_is_named(searched, parse) -> None:
     rocket = {"name": "mini_rocket", "seeds": [0, 2, 3], "test": table([0.9, 0.9, 0.9]), "reason": ""}
     searched["rivals"][1] = rocket
@@ -511,25 +496,3 @@ def test_a_broken_document_is_refused_with_the_place(searched) -> None:
         with pytest.raises(DocumentError) as error:
             render_study(searched | change)
         assert str(error.value) == f"study document: {problem}"
-
-
-def test_the_section_of_markdown_has_the_rows_of_the_page_in_plain_signs(grid: Document) -> None:
-    assert study_section(read_study(grid)) == (
-        "## exercises, gyro, 100% labelled\n\n```sh\nmmkd-study exercises --modality gyro -o study\n```\n\n"
-        "| Method | Accuracy, % | Balanced, % | Macro-F1, % | Gain, points | Gap recovered, % | Parameters | Latency "
-        "p50, ms |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n| *teachers* |  |  |  |  |  |  |  |\n"
-        "| acc+gyro:small | 90.0 | 89.0 | 88.0 |  |  | 743 k |  |\n"
-        "| *tiny student* |  |  |  |  |  |  |  |\n"
-        "| labels only (chosen) | 70.0 | 69.0 | 68.0 |  |  | 60.9 k |  |\n"
-        "| logit | 65.0 | 64.0 | 63.0 | -5.0 (-7.5 to -2.7) | 44 | 60.9 k |  |\n"
-        "| *without a network* |  |  |  |  |  |  |  |\n"
-        "| extra-trees | 75.0 | 74.0 | 73.0 |  |  |  |  |\n\n"
-        "Judged on people and machines never seen (1 fold), 100% labelled. Test windows, one seed, no spread. The gain "
-        "in balanced accuracy is over labels only of the same size, seed, labels, augmentation and steps; its 95 % "
-        "interval resamples whole groups.\n"
-        "Use the tiny student trained on labels only: the best of 8 trainings on the validation windows of all folds.\n"
-        "Balanced accuracy on the test windows of 1 fold: the student 69.0 %.\n"
-        "Ahead of the student on test: extra-trees 74.0 %.\n"
-        "The study is not complete: 44 of 100 trainings are finished; the same command continues it. One seed has no "
-        "spread: another fold may give another result.\n"
-    )

@@ -1,22 +1,23 @@
-"""The assumptions, `cost.toml`, and the formulas from them to money.
-
-`templates/cost.js` has the same formulas; a test compares them.
-"""
+"""The assumptions, `cost.toml`, and the formulas from them to money."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_report.schema.cost import FRACTIONS, WHOLE, CostOption, CostResult, Equipment, EquipmentCosts, Plant
+from mmkd_report.schema.cost import CostOption, CostResult, Equipment, EquipmentCosts, Plant
 
 _HOURS_PER_YEAR = 8760.0
 _MAX_STATIONS = 10_000
 _PRICES = ("sensor_price", "node_price")
+FRACTIONS = ("discount_rate", "avoidable_fraction", "spares_fraction", "detection", "false_alarms")
+"""Numbers that are 1 at most."""
+WHOLE = ("stations", "years")
+"""Whole numbers: decisions, without a range unless one is given."""
 _ABOVE_ZERO = ("stations", "years", "sensor_life_years", "node_life_years", "stations_per_gateway")
 
 TEMPLATE = """\
@@ -80,7 +81,7 @@ labelling_hours = 80
 training_hours = 40
 maintenance_hours = 1
 
-[ranges]                          # for the tornado and the odds of the student; default 30 % either way
+[ranges]                          # of the table that varies one assumption at a time; default 30 % either way
 # "plant.missed_cost" = [10000, 40000]
 "plant.faults_per_station_year" = [0.2, 1.0]
 """
@@ -180,13 +181,18 @@ def _number_problem(path: str, value: float) -> str:
 
 def evaluate_option(plant: Plant, option: Equipment) -> CostResult:
     """Return all figures of one option."""
+    stations = range(1, _MAX_STATIONS + 1)
+    pays = (
+        count
+        for count in stations
+        if net_present_value(msgspec.structs.replace(plant, stations=float(count)), option) >= 0
+    )
     return CostResult(
         investment=investment(plant, option),
         yearly=yearly(plant, option),
         net_present_value=net_present_value(plant, option),
         payback_month=payback_month(plant, option),
-        break_even_stations=break_even_stations(plant, option),
-        cost_per_station_year=cost_per_station_year(plant, option),
+        break_even_stations=next(pays, None),
     )
 
 
@@ -198,28 +204,13 @@ def investment(plant: Plant, option: Equipment) -> float:
     return plant.stations * station + gateways + option.campaign_cost + people
 
 
-def kwh_per_station_year(option: Equipment) -> float:
-    """Return a station's energy in a year, at rest and for predictions."""
-    watts = option.idle_w + option.inference_mj * option.inferences_per_s / 1000
-    return watts * _HOURS_PER_YEAR / 1000
-
-
-def savings(plant: Plant, option: Equipment) -> float:
-    """Return yearly savings from detected faults."""
-    faults = plant.stations * plant.faults_per_station_year * option.detection
-    return faults * plant.avoidable_fraction * plant.missed_cost
-
-
-def running(plant: Plant, option: Equipment) -> float:
-    """Return the yearly cost of false alarms, energy and maintenance."""
-    alarms = plant.checks_per_station_year * option.false_alarms * plant.false_alarm_cost
-    energy = kwh_per_station_year(option) * plant.price_per_kwh
-    return plant.stations * (alarms + energy + option.maintenance_hours * plant.hourly_rate)
-
-
 def yearly(plant: Plant, option: Equipment) -> float:
-    """Return savings less running costs."""
-    return savings(plant, option) - running(plant, option)
+    """Return savings from detected faults less false alarms, energy and maintenance."""
+    saved = plant.faults_per_station_year * option.detection * plant.avoidable_fraction * plant.missed_cost
+    alarms = plant.checks_per_station_year * option.false_alarms * plant.false_alarm_cost
+    watts = option.idle_w + option.inference_mj * option.inferences_per_s / 1000
+    energy = watts * _HOURS_PER_YEAR / 1000 * plant.price_per_kwh
+    return plant.stations * (saved - alarms - energy - option.maintenance_hours * plant.hourly_rate)
 
 
 def replacement(plant: Plant, option: Equipment, year: int) -> float:
@@ -236,8 +227,9 @@ def replacement(plant: Plant, option: Equipment, year: int) -> float:
 
 def net_present_value(plant: Plant, option: Equipment) -> float:
     """Return the discounted sum of all years less the investment."""
-    years = _discount(plant, lambda year: yearly(plant, option) - replacement(plant, option, year))
-    return years - investment(plant, option)
+    each_year, years = yearly(plant, option), range(1, round(plant.years) + 1)
+    sums = ((each_year - replacement(plant, option, year)) / (1 + plant.discount_rate) ** year for year in years)
+    return sum(sums) - investment(plant, option)
 
 
 def payback_month(plant: Plant, option: Equipment) -> int | None:
@@ -250,21 +242,3 @@ def payback_month(plant: Plant, option: Equipment) -> int | None:
         if balance >= 0:
             return month
     return None
-
-
-def break_even_stations(plant: Plant, option: Equipment) -> int | None:
-    """Return the fewest stations with a net present value of at least 0; None above 10,000."""
-    for stations in range(1, _MAX_STATIONS + 1):
-        if net_present_value(msgspec.structs.replace(plant, stations=float(stations)), option) >= 0:
-            return stations
-    return None
-
-
-def cost_per_station_year(plant: Plant, option: Equipment) -> float:
-    """Return all costs spread evenly over years and stations."""
-    costs = _discount(plant, lambda year: running(plant, option) + replacement(plant, option, year))
-    return (investment(plant, option) + costs) / (plant.stations * _discount(plant, lambda year: 1.0))
-
-
-def _discount(plant: Plant, yearly_sum: Callable[[int], float]) -> float:
-    return sum(yearly_sum(year) / (1 + plant.discount_rate) ** year for year in range(1, round(plant.years) + 1))

@@ -15,12 +15,21 @@ from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data.spec import Values, windows_at_once
 from mmkd_models.data.windows import Rows, Windows, WindowSource, mean_and_std, raw_values
-from mmkd_models.evaluation.faults.effects import FaultedChannels
-from mmkd_models.evaluation.faults.table import FAULTS, NAMES, SEVERITIES, Fault, FaultName, faults_for, hit_channels
+from mmkd_models.evaluation.faults import (
+    FAULTS,
+    NAMES,
+    SEVERITIES,
+    Fault,
+    FaultedChannels,
+    FaultName,
+    faults_for,
+    hit_channels,
+)
 from mmkd_models.evaluation.gains import MIN_GROUPS, draw_groups, interval_of
 from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome_on
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, listed
-from mmkd_report.schema.judging import FaultFigures, FaultsFacts, RelativeError, SuiteChart, SuiteResult, SuiteTable
+from mmkd_report.schema.figures import Interval
+from mmkd_report.schema.judging import FaultFigures, FaultsFacts, SuiteChart, SuiteResult, SuiteTable
 
 _BLOCKS_MEASURED = 2  # blocks of training windows that measure a sensor's mean and standard deviation
 _DRAWS = 500
@@ -157,19 +166,10 @@ def judge_faults(inputs: SuiteInputs) -> FaultsFacts:
     faults = []
     for name, judged in outcomes.items():
         errors = {model: tuple(_error(outcome, kind) for outcome in row) for model, row in judged.items()}
-        practice = FAULTS[name].practice
-        hit = [modality for modality in modalities if FAULTS[name].can_hit(modality)]
-        if practice == "channel_dropout" and any(
-            sensor.kind != "video" and len(sensor.channels) == 1 for sensor in hit
-        ):
-            practice = None  # augmentation never hides a sensor's only channel; of video it drops frames
         relative = {}
         if baseline is not None and sum(errors[baseline]) > 0:
             relative = {model: sum(row) / sum(errors[baseline]) for model, row in errors.items() if model != baseline}
-        practised = {model.name: None if model.practised is None else practice in model.practised for model in models}
-        faults.append(
-            FaultFigures(name=name, effect=FAULTS[name].what, practised=practised, errors=errors, relative=relative)
-        )
+        faults.append(FaultFigures(name=name, effect=FAULTS[name].what, errors=errors, relative=relative))
     unfit = [
         name
         for name in NAMES
@@ -199,7 +199,7 @@ def _relative(
     baseline: str,
     kind: TaskKind,
     seed: int,
-) -> RelativeError | None:
+) -> Interval | None:
     """Mean over faults of summed error over the baseline's (D. Hendrycks and T. Dietterich, ICLR 2019, section 4.2)."""
     sums = [
         [sum(_error(outcome, kind) for outcome in judged[name]) for name in (model, baseline)]
@@ -210,7 +210,7 @@ def _relative(
     mean = float(np.mean([error / reference for error, reference in sums]))
     groups = [part.group for part in next(iter(outcomes.values()))[model][0].by_group]
     if len(groups) < MIN_GROUPS:
-        return RelativeError(mean=mean, low=None, high=None)
+        return Interval(mean=mean)
     weights = draw_groups(len(groups), np.random.default_rng(seed), _DRAWS)
     drawn = np.zeros(_DRAWS)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -218,7 +218,7 @@ def _relative(
             errors, references = (_drawn_errors(judged[name], groups, weights, kind) for name in (model, baseline))
             drawn += errors / references / len(outcomes)
     low, high = interval_of(np.where(np.isfinite(drawn), drawn, np.nan))
-    return RelativeError(mean=mean, low=low, high=high)
+    return Interval(mean=mean, low=low, high=high)
 
 
 def _drawn_errors(
@@ -231,15 +231,12 @@ def _drawn_errors(
 def _table(inputs: SuiteInputs, facts: FaultsFacts, caption: str) -> SuiteTable:
     names, first, baseline = inputs.names, inputs.first.name, inputs.baseline
     scale = 1 if facts.measure == "rmse" else 100
-    rows = [["none", *(f"{scale * facts.intact[name]:.3g}" for name in names), *([""] if baseline else []), ""]]
+    rows = [["none", *(f"{scale * facts.intact[name]:.3g}" for name in names), *([""] if baseline else [])]]
     for fault in facts.faults:
         errors = [f"{scale * sum(fault.errors[name]) / len(fault.errors[name]):.3g}" for name in names]
         relative = [f"{fault.relative[first]:.0%}" if first in fault.relative else "-"] if baseline else []
-        known = fault.practised[first]
-        rows.append(
-            [fault.name, *errors, *relative, "unknown" if known is None else "practised" if known else "unseen"]
-        )
-    heads = ["fault", *names, *([f"of {baseline}'s"] if baseline else []), "in training"]
+        rows.append([fault.name, *errors, *relative])
+    heads = ["fault", *names, *([f"of {baseline}'s"] if baseline else [])]
     return SuiteTable(caption=caption, heads=tuple(heads), rows=tuple(map(tuple, rows)))
 
 
@@ -266,7 +263,7 @@ def _verdict(inputs: SuiteInputs, facts: FaultsFacts) -> Iterator[str]:
             yield from _rival_sentence(name, model.name, facts)
 
 
-def _baseline_sentence(name: str, baseline: str | None, relative: RelativeError) -> str:
+def _baseline_sentence(name: str, baseline: str | None, relative: Interval) -> str:
     figure = f"over all faults the error of {name} is {relative.mean:.0%} of that of {baseline} (labels only"
     if relative.low is None or relative.high is None:
         return f"{figure[:1].upper()}{figure[1:]}; too few groups for an interval)"
@@ -292,13 +289,7 @@ def _lost(fault: FaultFigures, facts: FaultsFacts, name: str) -> float:
 
 
 def _record(inputs: SuiteInputs, facts: FaultsFacts) -> Iterator[str]:
-    name = inputs.first.name
-    unseen = [
-        fault.name for fault in facts.faults if fault.practised[name] is False and _lost(fault, facts, name) > _HALF
-    ]
-    if unseen:
-        yield f"windows of sensors that show {listed(unseen, 'and')}, which training did not practise"
-    relative = facts.relative.get(name)
+    relative = facts.relative.get(inputs.first.name)
     if relative is not None and relative.low is None:
         yield f"{MIN_GROUPS} or more groups to judge with, for an interval under faults"
 

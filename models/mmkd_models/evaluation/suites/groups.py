@@ -6,9 +6,8 @@ windows for all models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
@@ -18,10 +17,10 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.folds import is_unknown, values_by
 from mmkd_models.data.labels import block_length
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.confidence import BINS, probability_bins
 from mmkd_models.evaluation.gains import draw_groups, interval_of
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, check_classes, listed
 from mmkd_models.metrics.likelihood import Floats
+from mmkd_report.schema.figures import Interval
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 MIN_WINDOWS = 30
@@ -31,10 +30,9 @@ _MAX_NAMED = 5
 _DRAWS = 1000
 _CHANCE = 0.95  # fraction of smaller gaps if all values are alike
 
-GroupMeasure = Literal["accuracy", "recall", "calibration error"]
+GroupMeasure = Literal["accuracy", "recall"]
 """`recall` is the mean over the classes that occur."""
-MEASURES: tuple[GroupMeasure, ...] = ("accuracy", "recall", "calibration error")
-BiasChange = Literal["removed", "inherited", "amplified", "not significant"]
+MEASURES: tuple[GroupMeasure, ...] = get_args(GroupMeasure)
 
 
 class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,67 +44,27 @@ class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
     figures: dict[str, dict[GroupMeasure, float]]
 
 
-class Gap(msgspec.Struct, frozen=True, kw_only=True):
+class Gap(Interval, frozen=True, kw_only=True):
     """The best judged value's figure minus the worst's; 5 % exceed `chance` if all are alike."""
 
-    gap: float
-    low: float
-    high: float
     chance: float
     best: str
     worst: str
 
 
-class GapChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The 95 % interval of the first model's gap minus that of the baseline."""
-
-    measure: GroupMeasure
-    change: BiasChange
-    low: float
-    high: float
-
-
 class GroupsFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Figures by group or metadata; `gaps`, by measure and model, is empty below two judged values.
 
-    `changes` needs a distilled model and a baseline; `unknown` windows have no value.
+    `changes`, the first model's gap minus the baseline's, needs a distilled model and a baseline; `unknown` windows
+    have no value.
     """
 
     by: str
     least_windows: int
     values: tuple[GroupFigures, ...]
     gaps: dict[GroupMeasure, dict[str, Gap]]
-    changes: tuple[GapChange, ...]
+    changes: dict[GroupMeasure, Interval]
     unknown: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Counts:
-    """Counts by block (B) of one value's windows.
-
-    Right answers and windows are (B, K); `surplus` (B, bins) is right answers minus probabilities.
-    """
-
-    right: Floats
-    windows: Floats
-    surplus: Floats
-
-    def figures(self, weights: Floats) -> dict[GroupMeasure, Floats]:
-        right, windows = weights @ self.right, weights @ self.windows  # (D, K)
-        total, occurs = np.maximum(windows.sum(axis=1), 1), windows > 0
-        recalls = np.where(occurs, right / np.maximum(windows, 1), 0.0)
-        return {
-            "accuracy": right.sum(axis=1) / total,
-            "recall": recalls.sum(axis=1) / np.maximum(occurs.sum(axis=1), 1),
-            "calibration error": np.abs(weights @ self.surplus).sum(axis=1) / total,
-        }
-
-    def drawn(self, rng: np.random.Generator) -> dict[GroupMeasure, Floats]:
-        return self.figures(draw_groups(len(self.right), rng, _DRAWS).astype(np.float64))
-
-    @property
-    def whole(self) -> dict[GroupMeasure, float]:
-        return {name: float(value[0]) for name, value in self.figures(np.ones((1, len(self.right)))).items()}
 
 
 def check(inputs: SuiteInputs) -> None:
@@ -129,49 +87,49 @@ def run(inputs: SuiteInputs) -> SuiteResult:
     return describe(inputs, judge_groups(inputs))
 
 
-def describe(inputs: SuiteInputs, facts: GroupsFacts) -> SuiteResult:
-    """Return verdict and tables."""
-    unknown = f" {facts.unknown} windows have no value and are not judged here." if facts.unknown else ""
-    return SuiteResult(
-        title="Which group has the lowest score?",
-        lead=(
-            f"By {facts.by}, in %. Recall is the mean over the classes that occur; few windows raise the calibration "
-            f"error by chance. Values with fewer than {MIN_WINDOWS} windows are not judged. The gap is the best "
-            f"value minus the worst, with a 95 % interval that resamples blocks of windows inside each value.{unknown}"
-        ),
-        facts=facts,
-        verdict=tuple(_verdict(inputs, facts)),
-        record=tuple(_record(inputs, facts)),
-        tables=tuple(_table(inputs, facts, measure) for measure in MEASURES),
-        notes=tuple(
-            f"gap of {change.measure}, {inputs.first.name} minus {inputs.baseline}: {change.change} (95 % CI "
-            f"{100 * change.low:+.1f} to {100 * change.high:+.1f} points)"
-            for change in facts.changes
-        ),
-    )
-
-
 def judge_groups(inputs: SuiteInputs) -> GroupsFacts:
     """Measure the models on each value."""
-    windows = inputs.windows
+    windows, baseline = inputs.windows, inputs.baseline
     values = values_by(windows, inputs.by, suite="groups")
     unknown = is_unknown(values)
     names = np.unique(values[~unknown]).tolist()
     sizes = {name: int((values == name).sum()) for name in names}
     judged = [name for name in names if sizes[name] >= MIN_WINDOWS]
-    counts, drawn = {}, {}
+    whole, gaps, drawn = {}, dict[GroupMeasure, dict[str, Gap]](), {}
     for model in inputs.models:
         probabilities = model.probabilities(windows)
-        by_value = counts[model.name] = {name: _count(windows, probabilities, values == name) for name in names}
-        # The same draws for every model.
-        draws = [by_value[name].drawn(np.random.default_rng([inputs.seed, row])) for row, name in enumerate(judged)]
-        drawn[model.name] = {measure: np.array([draw[measure] for draw in draws]) for measure in MEASURES}  # (V, D)
-    gaps: dict[GroupMeasure, dict[str, Gap]] = {}
-    if len(judged) > 1:
-        gaps = {
-            measure: {name: _gap(counts[name], drawn[name][measure], judged, measure) for name in counts}
-            for measure in MEASURES
+        counts = {name: _count(windows, probabilities, values == name) for name in names}
+        whole[model.name] = {
+            name: {key: float(value[0]) for key, value in _figures(parts, np.ones((1, len(parts)))).items()}
+            for name, parts in counts.items()
         }
+        draws = []
+        for row, name in enumerate(judged):  # the same draws for every model
+            weights = draw_groups(len(counts[name]), np.random.default_rng([inputs.seed, row]), _DRAWS)
+            draws.append(_figures(counts[name], weights.astype(np.float64)))
+        drawn[model.name] = {measure: np.array([draw[measure] for draw in draws]) for measure in MEASURES}  # (V, D)
+        for measure in MEASURES if len(judged) > 1 else ():
+            figures = {name: whole[model.name][name][measure] for name in judged}
+            worst, best = (end(figures, key=lambda name: figures[name]) for end in (min, max))
+            low, high = interval_of(np.ptp(drawn[model.name][measure], axis=0))
+            noise = drawn[model.name][measure] - np.array([figures[name] for name in judged])[:, None]
+            blocks = np.array([len(counts[name]) for name in judged])[:, None]
+            noise *= np.sqrt(blocks / np.maximum(blocks - 1, 1))  # a bootstrap of B blocks varies by (B - 1) / B
+            gaps.setdefault(measure, {})[model.name] = Gap(
+                mean=figures[best] - figures[worst],
+                low=low,
+                high=high,
+                chance=float(np.quantile(np.ptp(noise, axis=0), _CHANCE)),
+                best=str(best),
+                worst=str(worst),
+            )
+    changes = {}
+    if gaps and baseline is not None and inputs.first.role not in ("labels only", "teacher"):
+        for measure in MEASURES:
+            student, reference = (np.ptp(drawn[name][measure], axis=0) for name in (inputs.first.name, baseline))
+            low, high = interval_of(student - reference)
+            mean = gaps[measure][inputs.first.name].mean - gaps[measure][baseline].mean
+            changes[measure] = Interval(mean=mean, low=low, high=high)
     return GroupsFacts(
         by=inputs.by or "group",
         least_windows=MIN_WINDOWS,
@@ -180,74 +138,53 @@ def judge_groups(inputs: SuiteInputs) -> GroupsFacts:
                 value=str(name),
                 windows=sizes[name],
                 is_judged=name in judged,
-                figures={model: by_value[name].whole for model, by_value in counts.items()},
+                figures={model: by_value[name] for model, by_value in whole.items()},
             )
             for name in names
         ),
         gaps=gaps,
-        changes=tuple(_changes(inputs, drawn)) if gaps else (),
+        changes=changes,
         unknown=int(unknown.sum()),
     )
 
 
-def _count(windows: Windows, probabilities: Floats, here: npt.NDArray[np.bool_]) -> _Counts:
+def _count(windows: Windows, probabilities: Floats, here: npt.NDArray[np.bool_]) -> Floats:
+    """Count right answers and windows (B, 2, K) by block of one value's windows, and class."""
     rows = np.flatnonzero(here)
     rows = rows[np.argsort(np.unique(windows.groups[rows], return_inverse=True)[1], kind="stable")]
-    block = np.arange(len(rows)) // block_length(len(rows))
-    labels, top, classes = windows.labels[rows], probabilities[rows].max(axis=1), probabilities.shape[1]
-    hits = (probabilities[rows].argmax(axis=1) == labels).astype(np.float64)
-    right, total, surplus = (np.zeros((int(block.max()) + 1, size)) for size in (classes, classes, BINS))
-    np.add.at(right, (block, labels), hits)
-    np.add.at(total, (block, labels), 1.0)
-    np.add.at(surplus, (block, probability_bins(top)), hits - top)
-    return _Counts(right=right, windows=total, surplus=surplus)
+    block, labels = np.arange(len(rows)) // block_length(len(rows)), windows.labels[rows]
+    counts = np.zeros((int(block.max()) + 1, 2, probabilities.shape[1]))
+    right = (probabilities[rows].argmax(axis=1) == labels).astype(np.float64)
+    np.add.at(counts[:, 0], (block, labels), right)
+    np.add.at(counts[:, 1], (block, labels), 1.0)
+    return counts
 
 
-def _gap(counts: Mapping[Any, _Counts], drawn: Floats, judged: Sequence[Any], measure: GroupMeasure) -> Gap:
-    figures = {name: counts[name].whole[measure] for name in judged}
-    sign = -1 if measure == "calibration error" else 1
-    worst, best = (end(figures, key=lambda name: sign * figures[name]) for end in (min, max))
-    low, high = interval_of(np.ptp(drawn, axis=0))
-    noise = drawn - np.array([figures[name] for name in judged])[:, None]
-    blocks = np.array([len(counts[name].right) for name in judged])[:, None]
-    noise *= np.sqrt(blocks / np.maximum(blocks - 1, 1))  # a bootstrap of B blocks varies by (B - 1) / B too little
-    return Gap(
-        gap=abs(figures[best] - figures[worst]),
-        low=low,
-        high=high,
-        chance=float(np.quantile(np.ptp(noise, axis=0), _CHANCE)),
-        best=str(best),
-        worst=str(worst),
+def _figures(counts: Floats, weights: Floats) -> dict[GroupMeasure, Floats]:
+    sums = np.tensordot(weights, counts, axes=1)
+    right, windows = sums[:, 0], sums[:, 1]  # (D, K)
+    recalls = np.where(windows > 0, right / np.maximum(windows, 1), 0.0)
+    return {
+        "accuracy": right.sum(axis=1) / np.maximum(windows.sum(axis=1), 1),
+        "recall": recalls.sum(axis=1) / np.maximum((windows > 0).sum(axis=1), 1),
+    }
+
+
+def describe(inputs: SuiteInputs, facts: GroupsFacts) -> SuiteResult:
+    """Return verdict and tables."""
+    unknown = f" {facts.unknown} windows have no value and are not judged here." if facts.unknown else ""
+    return SuiteResult(
+        title="Which group has the lowest score?",
+        lead=(
+            f"By {facts.by}, in %. Recall is the mean over the classes that occur. Values with fewer than "
+            f"{MIN_WINDOWS} windows are not judged. The gap is the best value minus the worst, with a 95 % interval "
+            f"that resamples blocks of windows inside each value.{unknown}"
+        ),
+        facts=facts,
+        verdict=tuple(_verdict(inputs, facts)),
+        record=tuple(_record(inputs, facts)),
+        tables=tuple(_table(inputs, facts, measure) for measure in MEASURES),
     )
-
-
-def _changes(inputs: SuiteInputs, drawn: Mapping[str, Mapping[GroupMeasure, Floats]]) -> Iterator[GapChange]:
-    first, baseline = inputs.first, inputs.baseline
-    if baseline is None or first.role in ("labels only", "teacher"):
-        return
-    teacher = next((model.name for model in inputs.models[1:] if model.facts.role == "teacher"), None)
-    for measure in MEASURES:
-        student, reference = (np.ptp(drawn[name][measure], axis=0) for name in (first.name, baseline))
-        taught = None if teacher is None else np.ptp(drawn[teacher][measure], axis=0)
-        low, high = interval_of(student - reference)
-        change = classify_change(student, reference, taught)
-        yield GapChange(measure=measure, change=change, low=low, high=high)
-
-
-def classify_change(student: Floats, baseline: Floats, teacher: Floats | None) -> BiasChange:
-    """Return the effect of distillation on a gap, from draws (D,) of the gaps.
-
-    Significant if the interval of student minus baseline excludes 0. A larger gap is `inherited` if the teacher's is
-    significantly larger than the baseline's, and the student's not than the teacher's; else `amplified`.
-    """
-    low, high = interval_of(student - baseline)
-    if high < 0:
-        return "removed"
-    if low <= 0:
-        return "not significant"
-    if teacher is not None and interval_of(teacher - baseline)[0] > 0 and interval_of(student - teacher)[0] <= 0:
-        return "inherited"
-    return "amplified"
 
 
 def _table(inputs: SuiteInputs, facts: GroupsFacts, measure: GroupMeasure) -> SuiteTable:
@@ -261,7 +198,7 @@ def _table(inputs: SuiteInputs, facts: GroupsFacts, measure: GroupMeasure) -> Su
     ]
     if facts.gaps:
         gaps = [facts.gaps[measure][name] for name in inputs.names]
-        cells = [f"{100 * gap.gap:.1f} ({100 * gap.low:.1f} to {100 * gap.high:.1f})" for gap in gaps]
+        cells = [f"{100 * gap.mean:.1f} ({_ends(gap)})" for gap in gaps]
         rows.append(("gap, points (95 % CI)", "", *cells))
     return SuiteTable(
         caption=f"{measure.capitalize()}, %", heads=(facts.by, "windows", *inputs.names), rows=tuple(rows)
@@ -277,22 +214,27 @@ def _verdict(inputs: SuiteInputs, facts: GroupsFacts) -> Iterator[str]:
     figures = {value.value: value.figures[name]["accuracy"] for value in facts.values}
     yield (
         f"{name} has the lowest accuracy, {figures[gap.worst]:.1%}, on {facts.by} {gap.worst} and the highest, "
-        f"{figures[gap.best]:.1%}, on {gap.best}: a gap of {100 * gap.gap:.1f} points (95 % CI {100 * gap.low:.1f} to "
-        f"{100 * gap.high:.1f})"
+        f"{figures[gap.best]:.1%}, on {gap.best}: a gap of {100 * gap.mean:.1f} points (95 % CI {_ends(gap)})"
     )
-    significant = [change for change in facts.changes if change.change != "not significant"]
-    for change in significant:
-        yield (
-            f"Compared with {inputs.baseline}, the gap of {change.measure} is {change.change}: 95 % CI "
-            f"{100 * change.low:+.1f} to {100 * change.high:+.1f} points"
-        )
+    significant = False
+    for measure, change in facts.changes.items():
+        if change.low is not None and change.high is not None and not change.low <= 0 <= change.high:
+            significant = True
+            yield (
+                f"The gap of {measure} is {'smaller' if change.high < 0 else 'larger'} than that of {inputs.baseline}: "
+                f"{100 * change.mean:+.1f} points (95 % CI {100 * change.low:+.1f} to {100 * change.high:+.1f})"
+            )
     if facts.changes and not significant:
         yield f"Distillation has no significant effect on the gaps between {facts.by} values"
 
 
+def _ends(gap: Gap) -> str:
+    return f"{100 * (gap.low or 0.0):.1f} to {100 * (gap.high or 0.0):.1f}"
+
+
 def _record(inputs: SuiteInputs, facts: GroupsFacts) -> Iterator[str]:
     gap = facts.gaps["accuracy"][inputs.first.name] if facts.gaps else None
-    if gap is not None and gap.gap > gap.chance:
+    if gap is not None and gap.mean > gap.chance:
         yield f"more of {facts.by} {gap.worst}"
     few = [value.value for value in facts.values if not value.is_judged]
     if few:

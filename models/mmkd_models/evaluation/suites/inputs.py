@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.faults.table import Practice
+from mmkd_models.evaluation.seen import SeenWindows
 from mmkd_models.metrics.likelihood import Floats, probabilities_of
 from mmkd_models.metrics.scores import default_metric, gain_metric
-from mmkd_report.schema.evaluation import SeenWindows, WindowGain
-from mmkd_report.schema.figures import Measure
-from mmkd_report.schema.judging import DomainSpread, JudgedModel, ShiftFacts, SuiteResult
+from mmkd_report.schema.figures import Interval, Measure
+from mmkd_report.schema.judging import JudgedModel, ShiftFacts, SuiteResult
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
@@ -31,14 +30,12 @@ class ModelUnderTest:
     """A checkpoint, an artifact of a bundle, or a rival.
 
     Attributes:
-        practised: training augmentations; None if unknown.
         predict: logits (N, K), regression (N, 1), of windows with its modalities, in order.
         seen: judging windows it knows; None if unknown or of another dataset.
         calibration: an artifact's temperature and label sets; its answers are calibrated.
     """
 
     facts: JudgedModel
-    practised: frozenset[Practice] | None
     cautions: tuple[str, ...]
     predict: Callable[[Windows], Answers]
     seen: SeenWindows | None = None
@@ -145,7 +142,7 @@ def points_text(value: float, measure: Measure) -> str:
     return f"{value:+.1f} points" if measure.is_fraction else f"{value:+.3g} {measure.gain_unit}".rstrip()
 
 
-def interval_text(gain: DomainSpread | WindowGain, measure: Measure) -> str:
+def interval_text(gain: Interval, measure: Measure) -> str:
     """Format the 95 % interval of a gain, if any."""
     if gain.low is None or gain.high is None:
         return "too few for an interval"
@@ -153,10 +150,9 @@ def interval_text(gain: DomainSpread | WindowGain, measure: Measure) -> str:
     return f"95 % CI {ends}"
 
 
-def gain_cell(gain: DomainSpread | WindowGain, measure: Measure) -> str:
+def gain_cell(gain: Interval, measure: Measure) -> str:
     """Format a gain and its interval, without unit."""
-    points = gain.points if isinstance(gain, WindowGain) else gain.mean
-    text = f"{points:+.1f}" if measure.is_fraction else f"{points:+.3g}"
+    text = f"{gain.mean:+.1f}" if measure.is_fraction else f"{gain.mean:+.3g}"
     if gain.low is None or gain.high is None:
         return text
     return f"{text} ({interval_text(gain, measure).removeprefix('95 % CI ')})"

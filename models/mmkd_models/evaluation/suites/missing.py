@@ -1,4 +1,4 @@
-"""Scores with sensors missing: subsets of modalities, single samples, and bursts of samples.
+"""Scores with sensors missing: subsets of modalities, and single samples.
 
 Missing samples depend on window and seed, not on the model.
 """
@@ -18,12 +18,10 @@ from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.spec import Values
 from mmkd_models.data.windows import Rows, Windows, WindowSource
-from mmkd_models.evaluation.chance import compare_with_chance
-from mmkd_models.evaluation.gains import gain_on_windows
+from mmkd_models.evaluation.gains import compare_with_chance, gain_on_windows
 from mmkd_models.evaluation.outcome import outcome_on
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, cell_text, figure_text, gain_cell, heading_text
-from mmkd_report.schema.evaluation import WindowGain
-from mmkd_report.schema.figures import Measure
+from mmkd_report.schema.figures import Interval, Measure
 from mmkd_report.schema.judging import SuiteChart, SuiteResult, SuiteTable
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -34,9 +32,8 @@ _HALF = 0.5  # the fraction that the verdict names
 class _MissingFigures(msgspec.Struct, frozen=True, kw_only=True):
     left: tuple[str, ...]
     fraction: float
-    burst: bool
     scores: dict[str, float]
-    gain: WindowGain | None
+    gain: Interval | None
     is_chance: bool
 
 
@@ -51,7 +48,6 @@ class _MissingSource:
     source: WindowSource
     absent: tuple[str, ...] = ()
     fraction: float = 0.0
-    burst: bool = False
     seed: int = 0
 
     @property
@@ -64,23 +60,17 @@ class _MissingSource:
             gone = np.ones(values.shape[:2], dtype=bool)
         else:
             name = zlib.crc32(modality.name.encode())
-            seeds = ([self.seed, round(self.fraction * 1000), self.burst, name, row] for row in rows.tolist())
-            gone = np.stack([self._missing(values.shape[1], np.random.default_rng(seed)) for seed in seeds])
+            seeds = ([self.seed, round(self.fraction * 1000), 0, name, row] for row in rows.tolist())
+            drawn = [np.random.default_rng(seed).uniform(size=values.shape[1]) for seed in seeds]
+            gone = np.stack(drawn) < self.fraction
         if values.dtype == np.uint8:
             return mask_missing(frame_bytes(values), gone | missing_frames(values))
         return np.where(gone[..., None], np.float32(np.nan), values)
 
-    def _missing(self, samples: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-        if not self.burst:
-            return np.asarray(rng.uniform(size=samples) < self.fraction)
-        length = round(self.fraction * samples)
-        place = np.arange(samples) - rng.integers(samples - length + 1)
-        return np.asarray((place >= 0) & (place < length))
 
-
-def with_missing_samples(windows: Windows, fraction: float, *, seed: int, burst: bool = False) -> Windows:
-    """Return windows without a fraction of the samples, singly or in one burst."""
-    return replace(windows, source=_MissingSource(source=windows.source, fraction=fraction, burst=burst, seed=seed))
+def with_missing_samples(windows: Windows, fraction: float, *, seed: int) -> Windows:
+    """Return windows without a fraction of the samples."""
+    return replace(windows, source=_MissingSource(source=windows.source, fraction=fraction, seed=seed))
 
 
 def without_modalities(windows: Windows, absent: Sequence[str]) -> Windows:
@@ -93,24 +83,18 @@ def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
     return [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)][:MAX_SUBSETS]
 
 
-def _conditions(inputs: SuiteInputs) -> Iterator[tuple[tuple[str, ...], float, bool, Windows]]:
-    windows, names = inputs.windows, inputs.first.modalities
-    for subset in subsets_of(names):
-        absent = [name for name in names if name not in subset]
-        yield subset, 0.0, False, without_modalities(windows, absent) if absent else windows
-    for burst in (False, True):
-        for fraction in FRACTIONS[1:]:
-            yield names, fraction, burst, with_missing_samples(windows, fraction, seed=inputs.seed, burst=burst)
-
-
 def _judge_missing(inputs: SuiteInputs) -> _MissingFacts:
     measure, first = inputs.measure, inputs.first
     compared_with = inputs.baseline or (inputs.names[1] if len(inputs.models) > 1 else None)
-    rows, part = [], ""
-    for left, fraction, burst, windows in _conditions(inputs):
-        if part != (part := "bursts" if burst else "missing samples" if fraction else "missing sensors"):
-            inputs.on_part(part)
+    conditions = [(subset, 0.0) for subset in subsets_of(first.modalities)]
+    conditions += [(first.modalities, fraction) for fraction in FRACTIONS[1:]]
+    rows = []
+    inputs.on_part("missing sensors and samples")
+    for left, fraction in conditions:
         absent = set(first.modalities) - set(left)
+        windows = without_modalities(inputs.windows, sorted(absent)) if absent else inputs.windows
+        if fraction:
+            windows = with_missing_samples(windows, fraction, seed=inputs.seed)
         judged = {
             model.name: outcome_on(inputs.windows, model.answers(windows))
             for model in inputs.models
@@ -121,7 +105,6 @@ def _judge_missing(inputs: SuiteInputs) -> _MissingFacts:
             _MissingFigures(
                 left=left,
                 fraction=fraction,
-                burst=burst,
                 scores={name: each.scores.metric(measure.name) for name, each in judged.items()},
                 gain=None if reference is None else gain_on_windows(outcome, reference, measure.name, seed=inputs.seed),
                 is_chance=not compare_with_chance([outcome], measure.name, seed=inputs.seed).is_better,
@@ -134,36 +117,26 @@ def run(inputs: SuiteInputs) -> SuiteResult:
     """Judge the models with the first one's sensors and samples missing."""
     facts = _judge_missing(inputs)
     measure = facts.measure
+    curve = [facts.rows[0], *(row for row in facts.rows if row.fraction)]
     return SuiteResult(
         title="When sensors or samples are missing",
         lead=(
-            "Missing samples are single ones, drawn with that probability; a burst is one span of every window. Models "
-            "see them as missing, and nothing is filled in."
+            "Missing samples are single ones, drawn with that probability. Models see them as missing, and nothing is "
+            "filled in."
         ),
         facts=facts,
         verdict=tuple(_verdict(inputs.first.name, facts)),
         tables=(_table(inputs, facts),),
-        charts=tuple(
+        charts=(
             SuiteChart(
-                title="Bursts" if burst else "Missing samples",
-                x_label="fraction of the window missing" if burst else "fraction of the samples missing",
+                title="Missing samples",
+                x_label="fraction of the samples missing",
                 x=FRACTIONS,
-                lines={name: tuple(row.scores[name] for row in _curve(facts, burst)) for name in inputs.names},
+                lines={name: tuple(row.scores[name] for row in curve) for name in inputs.names},
                 is_fraction=measure.is_fraction,
-            )
-            for burst in (False, True)
+            ),
         ),
     )
-
-
-def _curve(facts: _MissingFacts, burst: bool) -> list[_MissingFigures]:
-    return [facts.rows[0], *(row for row in facts.rows if row.fraction and row.burst == burst)]
-
-
-def _condition(row: _MissingFigures, first: tuple[str, ...]) -> str:
-    if row.fraction:
-        return f"a burst of {row.fraction:.0%} missing" if row.burst else f"{row.fraction:.0%} of the samples missing"
-    return "nothing missing" if row.left == first else f"only {' + '.join(row.left)}"
 
 
 def _table(inputs: SuiteInputs, facts: _MissingFacts) -> SuiteTable:
@@ -172,7 +145,10 @@ def _table(inputs: SuiteInputs, facts: _MissingFacts) -> SuiteTable:
     for row in facts.rows:
         cells = [cell_text(row.scores[name], measure) if name in row.scores else "-" for name in names]
         gain = [] if other is None else ["-" if row.gain is None else gain_cell(row.gain, measure)]
-        rows.append((_condition(row, inputs.first.modalities), *cells, *gain))
+        condition = f"{row.fraction:.0%} of the samples missing" if row.fraction else f"only {' + '.join(row.left)}"
+        if row is facts.rows[0]:
+            condition = "nothing missing"
+        rows.append((condition, *cells, *gain))
     heads = ["condition", *names]
     if other is not None:
         heads.append(f"gain over {other}{f', {measure.gain_unit}' if measure.gain_unit else ''} (95 % CI)")
@@ -190,11 +166,8 @@ def _verdict(name: str, facts: _MissingFacts) -> Iterator[str]:
     if singles:
         best = max(singles, key=lambda row: measure.rank(row.scores[name]))
         yield f"With {best.left[0]} alone, its best single sensor, {name} reaches {describe_score(best)}"
-    halves = [row for row in facts.rows if row.fraction == _HALF]
-    yield (
-        f"With half of the samples missing {name} reaches {describe_score(halves[0])}, with half of the window missing "
-        f"in one burst {describe_score(halves[1])}"
-    )
+    half = next(row for row in facts.rows if row.fraction == _HALF)
+    yield f"With half of the samples missing {name} reaches {describe_score(half)}"
 
 
 SUITE = Suite(run=run)

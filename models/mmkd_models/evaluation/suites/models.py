@@ -19,19 +19,16 @@ from mmkd_edge.install.keys import check_signed
 from mmkd_edge.opening.load import open_student
 from mmkd_edge.predict.student import Config, OpenStudent, answer_windows
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.faults.table import Practice
-from mmkd_models.evaluation.seen import Trained, cautions_of
+from mmkd_models.evaluation.seen import SeenWindows, Trained, cautions_of
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest
 from mmkd_models.metrics.likelihood import logits_of_probabilities
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.inputs import check_compatible
-from mmkd_report.schema.evaluation import SeenWindows
 from mmkd_report.schema.figures import MODEL_NAMES
 from mmkd_report.schema.judging import JudgedModel
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.evaluation.rivals import RivalName
-    from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 
 _BATCH = 256
 
@@ -63,7 +60,6 @@ def model_from_checkpoint(
             modalities=tuple(spec.name for spec in modalities),
             parameters=sum(parameter.numel() for parameter in network.parameters()),
         ),
-        practised=_practised(checkpoint),
         cautions=tuple(cautions_of(path, facts.dataset_sha256, seen, dataset_sha256, len(windows))),
         predict=partial(logits_of, network, modality=modalities[0].name if is_student else None),
         seen=seen,
@@ -101,7 +97,6 @@ def models_from_bundle(
                     parameters=entry.parameters,
                     artifact=artifact.file,
                 ),
-                practised=None,
                 cautions=tuple(cautions_of(path, entry.dataset_sha256, seen, dataset_sha256, len(windows))),
                 predict=partial(_answer_dataset, student),
                 seen=seen,
@@ -166,11 +161,4 @@ def fit_rivals(
         facts = JudgedModel(
             name=MODEL_NAMES[name], path="", sha256="", role="rival", modalities=first.modalities, parameters=None
         )
-        yield ModelUnderTest(facts=facts, practised=frozenset(), cautions=(), predict=predict)
-
-
-def _practised(checkpoint: StudentCheckpoint | TeacherCheckpoint) -> frozenset[Practice]:
-    if getattr(checkpoint.config, "kind", "transformer") == "rocket":
-        return frozenset()
-    names: tuple[Practice, ...] = ("noise", "gain", "span_dropout", "channel_dropout", "shift")
-    return frozenset(name for name in names if getattr(checkpoint.facts.augment, name) > 0)
+        yield ModelUnderTest(facts=facts, cautions=(), predict=predict)

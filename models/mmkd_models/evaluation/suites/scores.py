@@ -6,20 +6,16 @@ from collections.abc import Iterator
 
 import msgspec
 
-from mmkd_models.evaluation.chance import compare_with_chance
 from mmkd_models.evaluation.confidence import (
     HEADINGS,
     confidence_facts,
     coverage_cells,
-    groups_text,
     reliability,
     reliability_text,
 )
-from mmkd_models.evaluation.gains import MIN_GROUPS, gain_on_windows
+from mmkd_models.evaluation.gains import MIN_GROUPS, compare_with_chance, gain_on_windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.suites.inputs import (
-    Answers,
-    ModelUnderTest,
     Suite,
     SuiteInputs,
     cell_text,
@@ -31,16 +27,14 @@ from mmkd_models.evaluation.suites.inputs import (
 )
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.metrics.scores import measures_of
-from mmkd_report.schema.confidence import ConfidenceFacts
-from mmkd_report.schema.evaluation import WindowGain
-from mmkd_report.schema.figures import Chance, Measure
-from mmkd_report.schema.judging import SuiteResult, SuiteTable
+from mmkd_report.schema.figures import Chance, Interval, Measure
+from mmkd_report.schema.judging import ConfidenceFacts, SuiteResult, SuiteTable
 
 
 class _ModelScores(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, float]
     chance: Chance
-    gain: WindowGain | None = None
+    gain: Interval | None = None
     calibration_error: float | None = None
     confidence: ConfidenceFacts | None = None
 
@@ -56,8 +50,12 @@ def _judge_scores(inputs: SuiteInputs) -> _ScoresFacts:
     first: TestedNetwork | None = None
     for model in inputs.models:
         answers = model.answers(windows)
-        outcome = outcome_on(windows, answers)
-        error, confidence = _calibration(inputs, model, answers)
+        outcome, error, confidence = outcome_on(windows, answers), None, None
+        if windows.spec.task.kind == "classification":
+            probabilities = probabilities_of(answers, kind="classification")
+            error = reliability(probabilities, windows.labels).calibration_error
+            if (own := model.calibration) is not None:
+                confidence = confidence_facts(own, own.temperature * answers, probabilities, windows.labels)
         models[model.name] = _ModelScores(
             scores={each.name: outcome.scores.metric(each.name) for each in measures_of(windows.spec.task)},
             chance=compare_with_chance([outcome], measure.name, seed=inputs.seed),
@@ -69,47 +67,30 @@ def _judge_scores(inputs: SuiteInputs) -> _ScoresFacts:
     return _ScoresFacts(measure=measure, models=models)
 
 
-def _calibration(
-    inputs: SuiteInputs, model: ModelUnderTest, answers: Answers
-) -> tuple[float | None, ConfidenceFacts | None]:
-    windows, calibration = inputs.windows, model.calibration
-    if windows.spec.task.kind != "classification":
-        return None, None
-    probabilities = probabilities_of(answers, kind="classification")
-    facts = None
-    if calibration is not None:
-        groups = windows.groups if windows.has_groups else None
-        raw = calibration.temperature * answers
-        facts = confidence_facts(calibration, raw, probabilities, windows.labels, groups=groups)
-    return reliability(probabilities, windows.labels).calibration_error, facts
-
-
 def run(inputs: SuiteInputs) -> SuiteResult:
     """Score every model and compare the first with the others."""
     inputs.on_part("scores")
     facts = _judge_scores(inputs)
+    lead, notes, tables = "Scores on these windows.", [], [_table(inputs, facts)]
+    lead += " A gain is the first model minus the other." if len(facts.models) > 1 else ""
     calibrated = {name: model.confidence for name, model in facts.models.items() if model.confidence is not None}
-    notes, tables = [], [_table(inputs, facts)]
+    if calibrated:
+        lead += " A label set has every label that is still plausible; it may miss the true one as often as its error "
+        lead += "level."
     for name, confidence in calibrated.items():
-        notes += [f"{name}: {text}" for text in (reliability_text(confidence), *groups_text(confidence.coverages))]
+        notes.append(f"{name}: {reliability_text(confidence)}")
         rows = tuple(map(coverage_cells, confidence.coverages))
         tables.append(SuiteTable(caption=f"Label sets of {name}", heads=HEADINGS, rows=rows))
     if any(model.gain is not None and model.gain.low is None for model in facts.models.values()):
         notes.append(f"an interval needs {MIN_GROUPS} {'groups' if inputs.windows.has_groups else 'blocks'} or more")
     return SuiteResult(
         title="How good is it?",
-        lead=_lead(is_compared=len(facts.models) > 1, has_sets=bool(calibrated)),
+        lead=lead,
         facts=facts,
         verdict=tuple(_verdict(inputs.first.name, facts)),
         tables=tuple(tables),
         notes=tuple(notes),
     )
-
-
-def _lead(*, is_compared: bool, has_sets: bool) -> str:
-    gain = " A gain is the first model minus the other." if is_compared else ""
-    sets = " A label set has every label that is still plausible; it may miss the true one as often as its error level."
-    return f"Scores on these windows.{gain}{sets if has_sets else ''}"
 
 
 def _table(inputs: SuiteInputs, facts: _ScoresFacts) -> SuiteTable:
@@ -143,7 +124,7 @@ def _verdict(name: str, facts: _ScoresFacts) -> Iterator[str]:
             gain = model.gain
             has_zero = gain.low is not None and gain.high is not None and gain.low <= 0 <= gain.high
             ends = interval_text(gain, measure) + (", not significant" if has_zero else "")
-            yield f"Compared with {other}: {points_text(gain.points, measure)} ({ends})"
+            yield f"Compared with {other}: {points_text(gain.mean, measure)} ({ends})"
 
 
 SUITE = Suite(run=run)

@@ -15,9 +15,8 @@ from mmkd_models.evaluation.suites.inputs import (
     points_text,
 )
 from mmkd_report.schema.demo import LABELS_ONLY
-from mmkd_report.schema.evaluation import WindowGain
-from mmkd_report.schema.figures import MODEL_NAMES
-from mmkd_report.schema.judging import STUDENT, DomainSpread, ShiftFacts, SuiteResult, SuiteTable
+from mmkd_report.schema.figures import MODEL_NAMES, Interval
+from mmkd_report.schema.judging import STUDENT, ShiftFacts, SuiteResult, SuiteTable
 
 _RIVALS = (MODEL_NAMES["extra_trees"], MODEL_NAMES["mini_rocket"])
 
@@ -34,15 +33,6 @@ def describe(facts: ShiftFacts) -> SuiteResult:
     if not facts.has_groups:
         choice = "The dataset has no groups: its own validation windows choose, and may come from any domain."
     unknown = f" {facts.unknown} windows without a value of {facts.by} were left out." if facts.unknown else ""
-    notes = [f"{name}: {why}" for name, why in facts.absent.items()]
-    if facts.time is not None:
-        train, valid, test = facts.time.windows
-        measure, values = facts.time.measure, facts.time.figures
-        figures = ", ".join(f"{name} {cell_text(value, measure)}" for name, value in values.items())
-        notes.append(
-            f"The end of the campaign (trained on the first {train} windows, chosen by the next {valid}, judged on the "
-            f"last {test}): {heading_text(measure)}: {figures}"
-        )
     return SuiteResult(
         title="On unseen domains",
         lead=(
@@ -55,7 +45,7 @@ def describe(facts: ShiftFacts) -> SuiteResult:
         verdict=tuple(_verdict(facts)),
         record=(f"more like {facts.by} {facts.worst[STUDENT]}",),
         tables=(_table(facts),),
-        notes=tuple(notes),
+        notes=tuple(f"{name}: {why}" for name, why in facts.absent.items()),
     )
 
 
@@ -106,7 +96,7 @@ def _verdict(facts: ShiftFacts) -> Iterator[str]:
     for rival in _RIVALS:
         domain = facts.gains.get(rival)
         if domain is not None and domain.high is not None and domain.high < 0:
-            better = DomainSpread(mean=-domain.mean, low=-domain.high, high=-(domain.low or 0.0))
+            better = Interval(mean=-domain.mean, low=-domain.high, high=-(domain.low or 0.0))
             yield (
                 f"{rival} on the same sensor is better there than the student, by {points_text(better.mean, measure)} "
                 f"({interval_text(better, measure)}): take it, or record another {facts.by}"
@@ -117,17 +107,9 @@ def _verdict(facts: ShiftFacts) -> Iterator[str]:
             f"{shared} groups of left-out domains have windows in training too, in other domains: these figures do not "
             "include the effect of a new group"
         )
-    if facts.time is not None:
-        measure, end = facts.time.measure, facts.time.gain
-        score = figure_text(facts.time.figures[STUDENT], measure)
-        yield (
-            f"At the end of the campaign, trained on its beginning, {_effect(end)}: the student has {score} "
-            f"{measure.words}, {points_text(end.points, measure)} compared with labels only "
-            f"({interval_text(end, measure)})"
-        )
 
 
-def _effect(gain: DomainSpread | WindowGain) -> str:
+def _effect(gain: Interval) -> str:
     if gain.low is None or gain.high is None:
         return "the effect of distillation is unknown"
     if gain.low > 0:

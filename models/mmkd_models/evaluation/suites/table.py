@@ -8,8 +8,7 @@ import msgspec
 
 from mmkd_models.evaluation.suites import confidence, cost, faults, groups, missing, scores, shift
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs
-from mmkd_report.schema.evaluation import DataFacts
-from mmkd_report.schema.judging import JudgingDocument, SuiteResult
+from mmkd_report.schema.judging import DataFacts, JudgingDocument, SuiteResult
 
 SUITES: dict[str, Suite] = {
     "scores": scores.SUITE,

@@ -8,8 +8,7 @@ import pytest
 from mmkd_edge.frames import mask_missing, missing_frames
 from mmkd_models.data import Windows, open_dataset, shipped_dataset
 from mmkd_models.data.windows import StoredWindows
-from mmkd_models.evaluation.faults.effects import FaultedChannels
-from mmkd_models.evaluation.faults.table import FAULTS, NAMES, FaultName, faults_for
+from mmkd_models.evaluation.faults import FAULTS, NAMES, FaultedChannels, FaultName, faults_for
 from mmkd_models.evaluation.suites.faults import sensors_of, with_fault
 
 MIC = FaultedChannels(mean=np.zeros(1), std=np.ones(1), rate_hz=8000.0)

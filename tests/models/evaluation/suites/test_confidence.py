@@ -1,17 +1,14 @@
-"""What a device would estimate of itself, beside the truth, with sound and broken sensors; sets from validation."""
+"""What a device would estimate of itself, beside the truth, with intact and broken sensors."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluation.suites.confidence import ConfidenceSuiteFacts, check, judge_confidence
-from mmkd_models.evaluation.suites.faults import FaultySource
-from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
+from mmkd_models.evaluation.suites.confidence import SUITE, ConditionFigures, ConfidenceSuiteFacts, describe, run
+from mmkd_models.evaluation.suites.inputs import Answers
 from mmkd_models.metrics.likelihood import probabilities_of
 from tests.models.judging_rig import suite_inputs, under_test
 
@@ -21,23 +18,8 @@ def sure(windows: Windows) -> Answers:
     return np.log(np.tile([0.8, 0.1, 0.1], (len(windows), 1)))
 
 
-MODEL = under_test("sure", sure)
-
-
-def inputs(dataset: Dataset, model: ModelUnderTest, *, labelled: int | None = None) -> SuiteInputs:
-    given = suite_inputs(dataset, model)
-    if labelled is None:
-        return given
-    return replace(given, calibration=given.calibration.subset(np.arange(labelled)))
-
-
-def judged(dataset: Dataset, model: ModelUnderTest, *, labelled: int | None = None) -> ConfidenceSuiteFacts:
-    return judge_confidence(inputs(dataset, model, labelled=labelled))
-
-
 def test_the_estimate_is_the_mean_probability_of_the_answers(machines: Dataset) -> None:
-    found = judged(machines, MODEL)
-    rows = found.models["sure"]
+    rows = run(suite_inputs(machines, under_test("sure", sure))).facts.models["sure"]
     assert [one.condition for one in rows][:2] == ["intact", "noise"]
     assert len(rows) == 17
     for one in rows:
@@ -53,46 +35,36 @@ def test_calibration_error_is_that_of_torchmetrics(machines: Dataset) -> None:
     def ask(windows: Windows) -> Answers:
         return np.random.default_rng(7).normal(0, 1.5, (len(windows), 3))
 
-    model = under_test("sure", ask)
     test = machines.split("test")
-    sound = judged(machines, model).models["sure"][0]
+    intact = run(suite_inputs(machines, under_test("m", ask))).facts.models["m"][0]
     probabilities = probabilities_of(ask(test), kind="classification")
     expected = metrics.multiclass_calibration_error(
         torch.from_numpy(probabilities), torch.from_numpy(test.labels), num_classes=3, n_bins=15, norm="l1"
     )
-    assert sound.calibration_error == pytest.approx(float(expected), abs=1e-6)  # float32 there
+    assert intact.calibration_error == pytest.approx(float(expected), abs=1e-6)  # float32 there
 
 
-def test_label_sets_of_sound_sensors_are_tried_under_every_fault(machines: Dataset) -> None:
-    def ask(windows: Windows) -> Answers:
-        """The true label has 0.8 with sound sensors, and 0.1 where a sensor is broken."""
-        share = 0.1 if isinstance(windows.source, FaultySource) else 0.8
-        shares = np.full((len(windows), 3), (1 - share) / 2)
-        shares[np.arange(len(windows)), windows.labels] = share
-        return np.log(shares)
+def test_the_verdict_names_the_fault_that_misleads_most() -> None:
+    def verdict(*broken: tuple[str, float, float]) -> tuple[str, ...]:
+        rows = tuple(
+            ConditionFigures(condition=name, estimated=estimated, accuracy=accuracy, calibration_error=0.1)
+            for name, estimated, accuracy in (("intact", 0.9, 0.88), *broken)
+        )
+        return describe("s", ConfidenceSuiteFacts(severity=0.6, misleads_beyond=0.05, models={"s": rows})).verdict
 
-    model = under_test("sure", ask)
-    found = judged(machines, model)
-    assert found.set_level == 0.1
-    assert [one.covered for one in found.models["sure"]] == [1.0] + 16 * [0.0]
-
-
-def test_label_sets_need_validation_windows_enough(machines: Dataset) -> None:
-    found = judged(machines, MODEL, labelled=8)
-    assert {one.covered for one in found.models["sure"]} == {None}  # a tenth of 8 + 1 is none
-
-
-def test_windows_that_cannot_be_judged_are_refused(machines: Dataset, rigs: dict[str, Dataset]) -> None:
-    for given, message in (
+    intact = "Without labels s estimates its accuracy as 90.0% with intact sensors; the true accuracy is 88.0%"
+    assert verdict(("hum", 0.8, 0.6), ("gap", 0.7, 0.69)) == (
+        intact,
         (
-            inputs(rigs["regression"], MODEL),
-            "expected a dataset of classes, got 'rig' of the kind regression; leave the suite out",
+            "Do not trust its own estimate if a sensor breaks: it is too high under 1 of 2 faults, most under hum "
+            "(80.0% instead of 60.0%)"
         ),
-        (
-            inputs(machines, MODEL, labelled=0),
-            "label sets need labelled validation windows, got none; label some, or leave the suite out",
-        ),
-    ):
-        with pytest.raises(UsageError) as error:
-            check(given)
-        assert str(error.value) == f"--suite confidence: {message}"
+    )
+    assert verdict(("gap", 0.6, 0.69)) == (intact, "Under every fault its own estimate is at most 5% too high")
+
+
+def test_other_tasks_than_classes_are_refused(rigs: dict[str, Dataset]) -> None:
+    with pytest.raises(UsageError) as error:
+        SUITE.check(suite_inputs(rigs["regression"], under_test("sure", sure)))
+    message = "expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"
+    assert str(error.value) == f"--suite confidence: {message}"

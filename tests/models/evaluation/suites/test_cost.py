@@ -13,7 +13,14 @@ import pytest
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset, Windows
 from mmkd_models.evaluation.suites import cost_model as cost
-from mmkd_models.evaluation.suites.cost import check_cost, detection_of, evaluate_cost, healthy_labels
+from mmkd_models.evaluation.suites.cost import (
+    check_cost,
+    count_detection,
+    describe,
+    detection_rates,
+    evaluate_cost,
+    find_faults,
+)
 from mmkd_models.evaluation.suites.cost import run as run_cost
 from mmkd_models.evaluation.suites.cost_model import TEMPLATE, read_cost
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
@@ -59,11 +66,6 @@ def test_the_investment_is_equipment_gateways_and_the_making_of_the_model() -> N
     assert cost.investment(PLANT, OPTION) == pytest.approx(12_700.00, abs=0.005)
 
 
-def test_energy_is_rest_and_answers() -> None:
-    # 10 W x 8,760 h = 87.6 kWh; 36 mJ x 10 a second = 0.36 W = 3.1536 kWh
-    assert cost.kwh_per_station_year(OPTION) == pytest.approx(90.7536)
-
-
 def test_a_year_is_what_is_saved_less_alarms_energy_and_maintenance() -> None:
     # saved: 10 x 0.5 x 0.9 x 0.4 x 10,000 = 18,000
     # spent: 10 x (100 x 0.02 x 100 + 90.7536 x 0.2 + 2 x 50) = 10 x (200 + 18.15072 + 100) = 3,181.5072
@@ -94,18 +96,11 @@ def test_payback_counts_months_and_replacements() -> None:
 
 
 def test_break_even_is_the_fewest_stations_that_pay() -> None:
-    found = cost.break_even_stations(PLANT, OPTION)
+    found = cost.evaluate_option(PLANT, OPTION).break_even_stations
     assert found is not None
     values = [cost.net_present_value(msgspec.structs.replace(PLANT, stations=n), OPTION) for n in (found - 1, found)]
     assert values[0] < 0 <= values[1]
-    assert cost.break_even_stations(PLANT, msgspec.structs.replace(OPTION, detection=0.0)) is None
-
-
-def test_the_cost_of_a_station_and_year_is_what_is_spent_as_equal_sums() -> None:
-    # annuity 1/1.1 + 1/1.21 + 1/1.331 = 2.486852; spent 12,700 + 3,181.5072 x 2.486852 + 3,000 / 1.21 = 23,091.28
-    assert cost.cost_per_station_year(PLANT, OPTION) == pytest.approx(928.53, abs=0.005)
-    free = msgspec.structs.replace(PLANT, discount_rate=0.0)
-    assert cost.cost_per_station_year(free, OPTION) == pytest.approx((12_700 + 3 * 3_181.5072 + 3_000) / 30)
+    assert cost.evaluate_option(PLANT, msgspec.structs.replace(OPTION, detection=0.0)).break_even_stations is None
 
 
 @pytest.mark.parametrize("key", [name for name in Equipment.__struct_fields__ if name not in ("detection", "idle_w")])
@@ -117,8 +112,7 @@ def test_changing_an_assumption_of_an_option_changes_what_it_should(key: str) ->
     )  # fmt: skip
     runs = key in ("inference_mj", "inferences_per_s", "maintenance_hours", "false_alarms")
     assert (cost.investment(PLANT, more) != cost.investment(PLANT, OPTION)) == invests
-    assert (cost.running(PLANT, more) != cost.running(PLANT, OPTION)) == runs
-    assert cost.savings(PLANT, more) == cost.savings(PLANT, OPTION)
+    assert (cost.yearly(PLANT, more) != cost.yearly(PLANT, OPTION)) == runs
     assert cost.net_present_value(PLANT, more) != cost.net_present_value(PLANT, OPTION)
 
 
@@ -244,13 +238,13 @@ def test_detection_is_counted_by_window_and_by_episode(machines: Dataset) -> Non
     test = machines.split("test").subset(np.arange(6))
     test = replace(test, labels=np.array([0, 0, 0, 1, 2, 2]), groups=np.zeros(6, dtype=np.int64))
     given = answers([0, 1, 1, 1, 0, 1])
-    by_window = detection_of(test, given, ["idle"])
-    assert [one[0] for one in by_window.rates(np.ones((1, 1)))] == pytest.approx([2 / 3, 2 / 3])
+    assert detection_rates(count_detection(test, given, ["idle"]), np.ones((1, 1))) == pytest.approx(
+        np.array([[2 / 3, 2 / 3]])
+    )
     runs = replace(test, labels=np.array([0, 0, 0, 2, 2, 2]), episodes=np.array([5, 5, 5, 6, 6, 6]))
-    by_episode = detection_of(runs, given, ["idle"])
-    assert [one[0] for one in by_episode.rates(np.ones((1, 1)))] == [1.0, 1.0]  # 2 of 3 say alarm in both
+    assert count_detection(runs, given, ["idle"]).tolist() == [[1, 1, 1, 1]]  # 2 of 3 say alarm in both
     with pytest.raises(UsageError) as error:
-        detection_of(test, given, ["idle", "ok", "worn"])
+        find_faults(test, ["idle", "ok", "worn"])
     assert str(error.value) == (
         "--suite cost: the windows to judge have no faults; name other 'healthy' labels, or another --split"
     )
@@ -265,24 +259,18 @@ def test_a_run_with_two_states_is_an_episode_for_each_stretch_of_one(machines: D
         episodes=np.zeros(8, dtype=np.int64),
         times=None,
     )
-    found = detection_of(run, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"])
     # idle (1 of 3 alarms), worn (2 of 3), idle again (2 of 2)
-    assert (found.seen[0], found.faults[0], found.alarms[0], found.healthy[0]) == (1, 1, 1, 2)
+    assert count_detection(run, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"]).tolist() == [[1, 1, 1, 2]]
     late = replace(run, times=np.array([0, 2, 4, 6, 8, 10, 1, 3], dtype=np.float64))
-    assert detection_of(late, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"]).healthy[0] == 1  # all idle before worn
+    assert count_detection(late, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"])[0, 3] == 1  # all idle before worn
 
 
 def test_healthy_labels_are_checked(machines: Dataset, rigs: dict[str, Dataset], tmp_path: Path) -> None:
     test = machines.split("test")
-    assert healthy_labels(test, ()) == ("idle",)
-
-    def refused(windows: Windows, *names: str) -> str:
-        with pytest.raises(UsageError) as error:
-            healthy_labels(windows, names)
-        return str(error.value)
-
-    assert refused(test, "good") == "--cost: 'healthy': expected labels of idle, ok, worn, got 'good'; correct it"
-    assert refused(test, "idle", "ok", "worn") == ("--cost: 'healthy': at least one label must need action; remove one")
+    assert find_faults(test, ())[0] == ("idle",)
+    with pytest.raises(UsageError) as error:
+        find_faults(test, ["good"])
+    assert str(error.value) == "--cost: 'healthy': expected labels of idle, ok, worn, got 'good'; correct it"
     file = tmp_path / "cost.toml"
     file.write_text("version = 1")
     with pytest.raises(UsageError) as error:
@@ -316,7 +304,12 @@ def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_
     assert sorted(found.equipment) == ["student", "teacher"]  # the file has no section for the rival
     assert found.equipment["teacher"].detection == 1.0
     assert found.results["student"] == cost.evaluate_option(found.plant, found.equipment["student"])
-    assert found.swings[0].path == "plant.missed_cost"
+    (missed,) = [one for one in found.assumptions if one.path == "plant.missed_cost"]
+    assert missed.at_low is not None
+    assert missed.at_low < found.results["student"].net_present_value
+    varied = describe(found).tables[1]
+    assert varied.rows[0][:5] == ("plant: missed cost", "20,000", "default", "1,000", "90,000")  # the widest effect
+    assert len(varied.rows) == 12
     (range_,) = [(one.low, one.high) for one in found.assumptions if one.path == "student.sensor_price"]
     assert range_ == (pytest.approx(105), pytest.approx(195))
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import msgspec
 import numpy as np
 import pytest
 
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluation.faults.effects import FaultedChannels
-from mmkd_models.evaluation.faults.table import FAULTS, NAMES, SEVERITIES, FaultName, hit_channels
+from mmkd_models.evaluation.faults import FAULTS, NAMES, SEVERITIES, FaultedChannels, FaultName, hit_channels
 from mmkd_models.evaluation.suites.faults import judge_faults, sensors_of, with_fault
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest
 from tests.models.judging_rig import suite_inputs, under_test
@@ -24,10 +21,6 @@ def broken(
     name: FaultName, severity: float, x: np.ndarray = RAMP, sensor: FaultedChannels = SENSOR, seed: int = 0
 ) -> np.ndarray:
     return FAULTS[name].apply(x, sensor, severity, np.random.default_rng(seed))
-
-
-def test_the_table_has_every_fault_once() -> None:
-    assert tuple(FAULTS) == NAMES
 
 
 SAMPLED = [name for name in NAMES if "video" not in FAULTS[name].kinds]
@@ -120,7 +113,7 @@ def test_a_window_has_the_same_fault_in_every_subset(machines: Dataset) -> None:
     assert not np.array_equal(whole["acc"], other["acc"], equal_nan=True)
 
 
-def model(name: str, right: Sequence[int], *, practised: frozenset | None = frozenset()) -> ModelUnderTest:
+def model(name: str, right: Sequence[int]) -> ModelUnderTest:
     """Answers the class that its mean level says, always right on the windows named."""
 
     def ask(windows: Windows) -> Answers:
@@ -129,33 +122,20 @@ def model(name: str, right: Sequence[int], *, practised: frozenset | None = froz
         answers[:, 2] += 0.5
         return answers
 
-    return under_test(name, ask, practised=practised)
+    return under_test(name, ask)
 
 
 def test_error_is_relative_to_that_of_the_baseline(machines: Dataset) -> None:
-    ours, theirs = model("ours", range(12), practised=frozenset({"noise"})), model("labels", [], practised=None)
+    ours, theirs = model("ours", range(12)), model("labels", [])
     found = judge_faults(suite_inputs(machines, ours, theirs))
     assert found.intact == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
     (noise,) = [one for one in found.faults if one.name == "noise"]
     assert noise.errors == {"ours": (0.0,) * 5, "labels": (pytest.approx(2 / 3),) * 5}
     assert noise.relative == {"ours": 0.0}
-    assert noise.practised == {"ours": True, "labels": None}
-    assert [one.practised["ours"] for one in found.faults if one.name == "gain up"] == [False]
     relative = found.relative["ours"]
     assert relative is not None
     assert (relative.mean, relative.low) == (0.0, None)  # two groups are too few
     assert (found.severities, found.left_out, len(found.faults)) == (SEVERITIES, (), 16)
-
-
-def test_the_only_channel_of_a_sensor_is_never_practised_as_lost(machines: Dataset) -> None:
-    def practised(modality: str) -> bool | None:
-        one = model("ours", [], practised=frozenset({"channel_dropout"}))
-        one = replace(one, facts=msgspec.structs.replace(one.facts, modalities=(modality,)))
-        faults = judge_faults(suite_inputs(machines, one)).faults
-        return next(fault.practised["ours"] for fault in faults if fault.name == "lost channel")
-
-    assert practised("acc") is True
-    assert practised("gyro") is False
 
 
 @pytest.mark.parametrize(("kind", "measure"), [("regression", "rmse"), ("multi_label", "macro_f1")])

@@ -89,28 +89,11 @@ def test_samples_go_missing_whole_at_the_rate_that_is_said(machines: Dataset) ->
         assert not (present > whole).any()
 
 
-def test_a_burst_is_one_span_of_the_length_that_is_said(machines: Dataset) -> None:
-    windows = machines.everything()
-    whole = presence(windows)
-    for share, length in ((0.25, 10), (0.9, 36)):
-        starts = set()
-        for before, after in zip(
-            whole, presence(with_missing_samples(windows, share, seed=0, burst=True)), strict=True
-        ):
-            gone = np.flatnonzero((after < before).any(-1))
-            span = np.arange(gone[0], gone[-1] + 1)
-            assert len(span) <= length  # samples at its ends may have been missing before
-            assert not after[span].any()
-            starts.add(int(gone[0]))
-        assert len(starts) > 3
-
-
 def test_a_window_misses_the_same_samples_in_any_order_and_others_with_another_seed(judged: Windows) -> None:
     first = presence(with_missing_samples(judged, 0.5, seed=4))
     turned = judged.subset(np.arange(len(judged))[::-1])
     assert np.array_equal(presence(with_missing_samples(turned, 0.5, seed=4))[::-1], first)
     assert not np.array_equal(presence(with_missing_samples(judged, 0.5, seed=5)), first)
-    assert not np.array_equal(presence(with_missing_samples(judged, 0.5, seed=4, burst=True)), first)
     gyro = presence(with_missing_samples(judged, 0.5, seed=4), "gyro")
     assert gyro.shape[1] != first.shape[1] or not np.array_equal(gyro[..., 0], first[..., 0])
 
@@ -122,14 +105,13 @@ def test_frames_of_video_go_missing_as_samples_do(tmp_path: Path) -> None:
         camera = Student(CAM, 3, StudentConfig(preset="test", encoder=ENCODER)).eval()
     empty = torch.zeros(1, *CAM.shape, dtype=torch.uint8), torch.zeros(1, *CAM.presence_shape)
     nothing = camera(*empty).logits[0].detach().numpy()
-    for burst in (False, True):
-        found = {
-            share: logits_of(camera, with_missing_samples(data, share, seed=0, burst=burst), modality="cam")
-            for share in (0.0, 0.5, 1.0)
-        }
-        np.testing.assert_allclose(found[0.0], logits_of(camera, data, modality="cam"), atol=1e-6)
-        assert not np.allclose(found[0.5], found[0.0])
-        np.testing.assert_allclose(found[1.0], np.broadcast_to(nothing, found[1.0].shape), atol=1e-5)
+    found = {
+        fraction: logits_of(camera, with_missing_samples(data, fraction, seed=0), modality="cam")
+        for fraction in (0.0, 0.5, 1.0)
+    }
+    np.testing.assert_allclose(found[0.0], logits_of(camera, data, modality="cam"), atol=1e-6)
+    assert not np.allclose(found[0.5], found[0.0])
+    np.testing.assert_allclose(found[1.0], np.broadcast_to(nothing, found[1.0].shape), atol=1e-5)
 
 
 def test_a_teacher_without_its_camera_sees_no_frame(tmp_path: Path) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from mmkd_models.evaluation.suites import confidence, faults, groups
-from mmkd_models.evaluation.suites.confidence import ConditionFigures, ConfidenceSuiteFacts
-from mmkd_models.evaluation.suites.groups import Gap, GapChange, GroupFigures, GroupMeasure, GroupsFacts
+from mmkd_models.evaluation.suites import faults, groups
+from mmkd_models.evaluation.suites.groups import Gap, GroupFigures, GroupMeasure, GroupsFacts
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
 from mmkd_models.evaluation.suites.table import with_suites
-from mmkd_report.schema.evaluation import DataFacts
+from mmkd_report.schema.figures import Interval
 from mmkd_report.schema.judging import (
+    DataFacts,
     FaultFigures,
     FaultsFacts,
     JudgedModel,
     JudgingDocument,
-    RelativeError,
     SuiteResult,
 )
 
@@ -31,7 +30,7 @@ EMPTY = JudgingDocument(
 
 INPUTS = SuiteInputs(
     models=tuple(
-        ModelUnderTest(facts=facts, practised=None, cautions=(), predict=lambda windows: np.zeros((0, 2)))
+        ModelUnderTest(facts=facts, cautions=(), predict=lambda windows: np.zeros((0, 2)))
         for facts in (STUDENT, LABELS, ROCKET)
     ),
     windows=None,  # type: ignore[arg-type]
@@ -40,26 +39,25 @@ INPUTS = SuiteInputs(
 )
 
 
-def fault(name: str, last: float, *, practised: bool) -> FaultFigures:
+def fault(name: str, last: float) -> FaultFigures:
     return FaultFigures(
         name=name,
         effect=f"all of {name}",
-        practised={"s": practised, "b": None, "MiniRocket": False},
         errors={"s": (0.1, 0.1, 0.1, 0.1, last), "b": (0.2,) * 5, "MiniRocket": (0.5,) * 5},
         relative={"s": 0.5},
     )
 
 
-def faults_facts(relative: RelativeError) -> FaultsFacts:
+def faults_facts(relative: Interval) -> FaultsFacts:
     return FaultsFacts(
         sensors=("acc",),
         severities=(0.2, 0.4, 0.6, 0.8, 1.0),
         measure="balanced_accuracy",
         intact={"s": 0.1, "b": 0.2, "MiniRocket": 0.5},
         faults=(
-            fault("hum", 0.7, practised=False),
-            fault("noise", 0.6, practised=True),
-            fault("gap", 0.2, practised=True),
+            fault("hum", 0.7),
+            fault("noise", 0.6),
+            fault("gap", 0.2),
         ),
         left_out=(),
         relative={"s": relative},
@@ -75,20 +73,19 @@ def under_faults(facts: FaultsFacts) -> list[str]:
 
 
 def test_the_worst_fault_comes_first_and_the_baseline_next() -> None:
-    assert under_faults(faults_facts(RelativeError(mean=0.8, low=0.7, high=0.95))) == [
+    assert under_faults(faults_facts(Interval(mean=0.8, low=0.7, high=0.95))) == [
         "The worst fault for s is hum: balanced accuracy falls from 90.0% to 30.0% with all of hum",
         "Do not rely on it if a sensor may show hum or noise: more than half of its score is lost",
         (
             "Distillation helps under faults: over all faults the error of s is 80% of that of b (labels only; 95 % CI "
             "70% to 95%)"
         ),
-        "Record next: windows of sensors that show hum, which training did not practise",
     ]
 
 
 def test_a_rival_is_named_where_it_errs_less() -> None:
     def rival(intact: float, errors: float) -> list[str]:
-        facts = faults_facts(RelativeError(mean=0.5, low=0.4, high=0.65))
+        facts = faults_facts(Interval(mean=0.5, low=0.4, high=0.65))
         every = tuple(
             msgspec.structs.replace(one, errors=one.errors | {"MiniRocket": (errors,) * 5}) for one in facts.faults
         )
@@ -104,7 +101,7 @@ def test_a_rival_is_named_where_it_errs_less() -> None:
 
 def test_a_claim_needs_its_whole_interval_on_one_side() -> None:
     def third(low: float | None, high: float | None) -> str:
-        return under_faults(faults_facts(RelativeError(mean=1.0, low=low, high=high)))[2].partition(":")[0]
+        return under_faults(faults_facts(Interval(mean=1.0, low=low, high=high)))[2].partition(":")[0]
 
     assert third(1.01, 1.2) == "Distillation hurts under faults"
     assert third(0.9, 1.1) == "The effect of distillation under faults is not significant"
@@ -115,29 +112,25 @@ def test_a_claim_needs_its_whole_interval_on_one_side() -> None:
 
 def test_where_groups_are_too_few_more_are_to_be_recorded() -> None:
     def last(low: float | None, high: float | None) -> str:
-        return under_faults(faults_facts(RelativeError(mean=1.0, low=low, high=high)))[-1]
+        return under_faults(faults_facts(Interval(mean=1.0, low=low, high=high)))[-1]
 
-    assert last(None, None).endswith("; 5 or more groups to judge with, for an interval under faults")
+    assert last(None, None) == "Record next: 5 or more groups to judge with, for an interval under faults"
     assert "for an interval" not in last(0.9, 1.1)
 
 
-def groups_facts(change: GapChange, *, chance: float = 0.1) -> GroupsFacts:
+def groups_facts(change: Interval, *, chance: float = 0.1) -> GroupsFacts:
     def value(name: str, accuracy: float, windows: int) -> GroupFigures:
-        figures: dict[GroupMeasure, float] = {"accuracy": accuracy, "recall": accuracy, "calibration error": 0.1}
-        return GroupFigures(
-            value=name,
-            windows=windows,
-            is_judged=windows >= 30,
-            figures={"s": figures, "b": figures, "MiniRocket": figures},
-        )
+        figures: dict[GroupMeasure, float] = {"accuracy": accuracy, "recall": accuracy}
+        every = {"s": figures, "b": figures, "MiniRocket": figures}
+        return GroupFigures(value=name, windows=windows, is_judged=windows >= 30, figures=every)
 
-    gap = Gap(gap=0.2, low=0.1, high=0.3, chance=chance, best="one", worst="two")
+    gap = Gap(mean=0.2, low=0.1, high=0.3, chance=chance, best="one", worst="two")
     return GroupsFacts(
         by="machine",
         least_windows=30,
         values=(value("one", 0.9, 40), value("two", 0.7, 50), value("three", 0.1, 5)),
         gaps={measure: {"s": gap, "b": gap, "MiniRocket": gap} for measure in groups.MEASURES},
-        changes=(change,),
+        changes={"accuracy": change},
     )
 
 
@@ -145,72 +138,27 @@ def by_group(facts: GroupsFacts) -> list[str]:
     return verdict(groups=groups.describe(INPUTS, facts))
 
 
-def test_groups_are_told_by_their_ends_and_what_teaching_did() -> None:
-    change = GapChange(measure="accuracy", change="amplified", low=0.02, high=0.08)
-    assert by_group(groups_facts(change)) == [
+NOTHING = Interval(mean=0.03, low=-0.02, high=0.08)
+
+
+def test_groups_are_named_by_their_ends_and_the_change_of_their_gap() -> None:
+    assert by_group(groups_facts(Interval(mean=0.05, low=0.02, high=0.08))) == [
         (
             "s has the lowest accuracy, 70.0%, on machine two and the highest, 90.0%, on one: a gap of 20.0 points "
             "(95 % CI 10.0 to 30.0)"
         ),
-        "Compared with b, the gap of accuracy is amplified: 95 % CI +2.0 to +8.0 points",
+        "The gap of accuracy is larger than that of b: +5.0 points (95 % CI +2.0 to +8.0)",
         "Record next: more of machine two; at least 30 windows of machine three",
     ]
-    nothing = GapChange(measure="accuracy", change="not significant", low=-0.02, high=0.08)
-    assert (
-        by_group(groups_facts(nothing))[1]
-        == "Distillation has no significant effect on the gaps between machine values"
+    assert by_group(groups_facts(NOTHING))[1] == (
+        "Distillation has no significant effect on the gaps between machine values"
     )
 
 
-def test_a_gap_that_may_be_chance_asks_for_no_recordings_of_the_worst() -> None:
-    nothing = GapChange(measure="accuracy", change="not significant", low=-0.02, high=0.08)
-    assert by_group(groups_facts(nothing, chance=0.21))[-1] == "Record next: at least 30 windows of machine three"
-
-
-def test_of_many_groups_with_few_windows_five_are_named() -> None:
-    nothing = GapChange(measure="accuracy", change="not significant", low=-0.02, high=0.08)
-    found = groups_facts(nothing)
+def test_a_gap_that_may_be_chance_asks_for_no_recordings_and_five_small_groups_are_named() -> None:
+    assert by_group(groups_facts(NOTHING, chance=0.21))[-1] == "Record next: at least 30 windows of machine three"
+    found = groups_facts(NOTHING)
     few = tuple(msgspec.structs.replace(found.values[2], value=str(number)) for number in range(8))
     assert by_group(msgspec.structs.replace(found, values=(*found.values[:2], *few)))[-1] == (
         "Record next: more of machine two; at least 30 windows of machine 0, 1, 2, 3, 4 and 3 more"
     )
-
-
-def estimated(facts: ConfidenceSuiteFacts) -> list[str]:
-    return verdict(confidence=confidence.describe(INPUTS, facts))
-
-
-def test_an_estimate_that_flatters_is_told_with_its_worst_fault() -> None:
-    def row(condition: str, estimated: float, accuracy: float) -> ConditionFigures:
-        return ConditionFigures(condition=condition, estimated=estimated, accuracy=accuracy, calibration_error=0.1)
-
-    def trust(*broken: ConditionFigures) -> ConfidenceSuiteFacts:
-        rows = (row("intact", 0.9, 0.88), *broken)
-        return ConfidenceSuiteFacts(severity=0.6, misleads_beyond=0.05, models={"s": rows}, set_level=0.1)
-
-    assert estimated(trust(row("hum", 0.8, 0.6), row("gap", 0.7, 0.69))) == [
-        "Without labels s estimates its accuracy as 90.0% with intact sensors; the true accuracy is 88.0%",
-        (
-            "Do not trust its own estimate if a sensor breaks: it is too high under 1 of 2 faults, most under hum "
-            "(80.0% instead of 60.0%)"
-        ),
-    ]
-    found = estimated(trust(row("gap", 0.6, 0.69)))
-    assert len(found) == 2
-    assert found[1] == "Under every fault its own estimate is at most 5% too high"
-
-
-def test_what_label_sets_promise_stands_beside_what_they_hold() -> None:
-    def row(condition: str, covered: float) -> ConditionFigures:
-        return ConditionFigures(
-            condition=condition, estimated=0.9, accuracy=0.9, calibration_error=0.1, covered=covered
-        )
-
-    rows = (row("intact", 0.88), row("hum", 0.91), row("gap", 0.604))
-    trust = ConfidenceSuiteFacts(severity=0.6, misleads_beyond=0.05, models={"s": rows}, set_level=0.1)
-    assert estimated(trust)[2:] == [
-        (
-            "Its label sets should contain the true label in 90% of the windows: they do in 88.0% with intact sensors "
-            "and in 60.4% under gap, the worst fault"
-        )
-    ]

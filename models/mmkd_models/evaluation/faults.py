@@ -1,16 +1,19 @@
-"""Effects of faults on samples (T, c), on audio from -1 to 1, on frames (T, H, W, C) to 255; NaN stays missing.
+"""Faults: effects, and one table.
 
+They act on samples (T, c), on audio from -1 to 1, on frames (T, H, W, C) to 255; NaN stays missing.
 Maxima are those of SensorFault-Bench (arXiv 2605.10822), if it has the fault.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mmkd_edge.spec import ModalityKind, ModalitySpec
 
 Samples = NDArray[np.float64]
 """(T, c), NaN where missing; of video (T, H, W, C) from 0 to 255, whole frames NaN where missing."""
@@ -234,3 +237,71 @@ def _smooth(x: Samples, weights: NDArray[np.float64], axis: int) -> Samples:
     padded = x.take(np.clip(np.arange(-reach, pixels + reach), 0, pixels - 1), axis=axis)
     parts = (padded.take(np.arange(n, n + pixels), axis=axis) * float(weights[n]) for n in range(len(weights)))
     return np.asarray(sum(parts), dtype=x.dtype)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+FaultName = str
+SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""Share of the maximum, as in SensorFault-Bench (arXiv 2605.10822)."""
+
+_SERIES: tuple[ModalityKind, ...] = ("series",)
+_BOTH: tuple[ModalityKind, ...] = ("series", "audio")
+_SOUND: tuple[ModalityKind, ...] = ("audio",)
+_VIDEO: tuple[ModalityKind, ...] = ("video",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A table row; `channels` is the minimum."""
+
+    apply: Apply
+    what: str
+    kinds: tuple[ModalityKind, ...] = _BOTH
+    channels: Literal[1, 2] = 1
+
+    def can_hit(self, modality: ModalitySpec) -> bool:
+        """Return whether a sensor can have it."""
+        return modality.kind in self.kinds and len(modality.channels) >= self.channels
+
+
+FAULTS: dict[FaultName, Fault] = {  # the order is part of what decides a window's fault: new ones come last
+    "noise": Fault(apply=noise, what="noise of one standard deviation", kinds=_SERIES),
+    "offset": Fault(apply=offset, what="a constant of 0.75 standard deviations", kinds=_SERIES),
+    "drift": Fault(apply=drift, what="a ramp to one standard deviation", kinds=_SERIES),
+    "gain up": Fault(apply=gain_up, what="twice the amplitude"),
+    "gain down": Fault(apply=gain_down, what="a quarter of the amplitude"),
+    "spike": Fault(apply=spike, what="one sample in fifty off by 7.5 standard deviations"),
+    "stuck": Fault(apply=stuck, what="one value throughout the window"),
+    "gap": Fault(apply=gap, what="half of the window missing"),
+    "clipping": Fault(apply=clipping, what="nothing beyond one standard deviation"),
+    "time stretch": Fault(apply=time_stretch, what="five times as slow", kinds=_SERIES),
+    "time shift": Fault(apply=time_shift, what="late by half the window"),
+    "sample rate": Fault(apply=sample_rate, what="a clock that is ten per cent off"),
+    "quantisation": Fault(apply=quantisation, what="a converter of two bits"),
+    "hum": Fault(apply=hum, what="50 or 60 Hz of one standard deviation"),
+    "channel swap": Fault(apply=channel_swap, what="two channels the wrong way round", channels=2),
+    "lost channel": Fault(apply=lost_channel, what="channels missing throughout"),
+    "added noise": Fault(apply=added_noise, what="noise as loud as the sound", kinds=_SOUND),
+    "treble lost": Fault(apply=treble_lost, what="the lowest quarter of the band alone", kinds=_SOUND),
+    "bass lost": Fault(apply=bass_lost, what="without the lowest quarter of the band", kinds=_SOUND),
+    "dark": Fault(apply=dark, what="a tenth of the light", kinds=_VIDEO),
+    "blur": Fault(apply=blur, what="out of focus by a tenth of the picture", kinds=_VIDEO),
+    "dropped frames": Fault(apply=dropped_frames, what="half of the frames missing", kinds=_VIDEO),
+    "shifted camera": Fault(apply=shifted_camera, what="a picture off by a quarter of its sides", kinds=_VIDEO),
+}
+
+
+NAMES = tuple(FAULTS)
+
+
+def faults_for(modalities: Iterable[ModalitySpec]) -> tuple[FaultName, ...]:
+    """Return the faults that a modality or more can have."""
+    sensors = tuple(modalities)
+    return tuple(name for name in NAMES if any(FAULTS[name].can_hit(sensor) for sensor in sensors))
+
+
+def hit_channels(fault: Fault, channels: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the affected channels: half of them, at least one, or a pair."""
+    count = 2 if fault.channels == 2 else max(1, channels // 2)
+    return np.sort(rng.permutation(channels)[:count])

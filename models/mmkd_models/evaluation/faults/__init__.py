@@ -1,1 +1,0 @@
-"""Sensor faults: their effects, and one table."""
