@@ -20,8 +20,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
-from mmkd_models.experiments.folder import RunResult
-from mmkd_models.experiments.plan import Candidate, Conditions, Entry, TeacherChoice, Trial
+from mmkd_models.experiments.plan import Candidate, Conditions, Entry, RunResult, TeacherChoice, Trial
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.scores import scores_from_answers
 from mmkd_models.networks.config import Preset

@@ -26,8 +26,7 @@ from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.experiments.comparison import ComparisonConfig, FoldResult, SensorResult
-from mmkd_models.experiments.folder import RunResult
-from mmkd_models.experiments.plan import Conditions
+from mmkd_models.experiments.plan import Conditions, RunResult
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm

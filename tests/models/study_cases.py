@@ -20,7 +20,7 @@ TEACHER = TeacherChoice(modalities=("acc", "gyro"), preset="tiny")
 
 
 def conditions(dataset: Dataset, **changed: Any) -> Conditions:
-    """Half of the labels of `acc`, six steps, one thread."""
+    """Half of the labels of `acc`, six steps."""
     found = Conditions(
         dataset_sha256=dataset.sha256,
         modality="acc",
@@ -29,7 +29,6 @@ def conditions(dataset: Dataset, **changed: Any) -> Conditions:
         teacher_train=TRAIN,
         student_train=TRAIN,
         augment=AugmentConfig(),
-        threads=1,
     )
     return msgspec.structs.replace(found, **changed)
 

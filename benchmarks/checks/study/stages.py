@@ -28,8 +28,7 @@ from mmkd_models.data.labelled import Labelled, usual_labelled
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distillation.recipe import Method, shipped_methods
 from mmkd_models.evaluation.rivals import RIVALS
-from mmkd_models.experiments.folder import write_result
-from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
+from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text, write_result
 from mmkd_models.experiments.runs import Progress
 from mmkd_models.experiments.study import MeasureLatency, StudyOptions, prepare_study, run_study
 from mmkd_models.experiments.table import dataset_facts, teacher_rows, tested_entries
@@ -301,7 +300,6 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
             student_train=student,
             augment=AUGMENT,
             choose=plan.choose,
-            threads=1,
         ),
         space=Space(
             teachers=teachers_from_text([",".join(filter(None, (portion.sensor.teacher, made)))], dataset),

@@ -43,7 +43,7 @@ with loading("mmkd-evaluate"):
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.evaluation.rivals import RivalName
-    from mmkd_models.experiments.domains import ShiftOrder
+    from mmkd_models.experiments.comparison import Comparison
 
 _ABOUT = "Judge a teacher, a student or a bundle on a dataset."
 _READS_CHECKPOINTS = ("torch", "safetensors", "lightning_fabric")
@@ -75,9 +75,6 @@ def run_evaluate(arguments: Sequence[str]) -> None:
 class _WindowOptions:
     split: Annotated[str, Option("Split to judge with: train, valid or test.", metavar="NAME")] = "test"
     fold: Annotated[int | None, Option("Judge with the test windows of fold N instead of a split.", min=0)] = None
-    training_windows: Annotated[
-        bool, Option("Also judge with windows that trained the model, and say so.", ("--training-windows",))
-    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +102,6 @@ class _ShiftOptions:
         Path | None, Option("Suite shift: folder; the same command resumes.", ("-o", "--out"), "DIR", shown=False)
     ] = None
     workers: Annotated[int, Option("Suite shift: processes, one thread each.", min=1, metavar="N")] = 1
-    teacher: Annotated[
-        str, Option("Suite shift: size of the teacher: tiny, small, medium or base.", metavar="NAME")
-    ] = "tiny"
     label_fraction: Annotated[
         float, Option("Suite shift: fraction of the training labels to use.", metavar="FRACTION")
     ] = 1.0
@@ -182,8 +176,7 @@ def _check_options(request: _Request) -> None:
         raise UsageError("--suite cost needs --cost FILE.toml; --print-cost prints such a file")
     if names == {"shift"} and request.windows != _WindowOptions():
         raise UsageError(
-            "--split, --fold and --training-windows have no effect on --suite shift, which judges on each domain; "
-            "leave them out"
+            "--split and --fold have no effect on --suite shift, which judges on each domain; leave them out"
         )
     for number, path in enumerate(request.paths):
         if path.resolve() in [other.resolve() for other in request.paths[:number]]:
@@ -211,12 +204,11 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
         require_modules(_READS_CHECKPOINTS, by="mmkd-evaluate of a checkpoint", extra="train")
     dataset = open_dataset(request.data)
     train, valid, windows, part = _parts(dataset, request.windows)
-    knows = request.windows.training_windows or request.names == ("shift",)  # judges others, which it trains
     check = partial(
         check_seen,
         dataset=dataset,
         windows=windows,
-        part=None if knows else part,
+        part=None if request.names == ("shift",) else part,  # judges others, which it trains
         costs=options.cost is not None and "cost" in request.names,
     )
     models: list[ModelUnderTest] = []
@@ -246,7 +238,7 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
         on_part=say,
     )
     if "shift" in request.names:
-        inputs = replace(inputs, shift=partial(_shift, _shift_order(request, inputs, dataset)))
+        inputs = replace(inputs, shift=_plan_shift(request, inputs, dataset))
     return inputs, data
 
 
@@ -294,16 +286,18 @@ def _with_rivals(inputs: SuiteInputs, names: Sequence[RivalName], dataset_sha256
     return replace(inputs, models=(*inputs.models, *rivals))
 
 
-def _shift(order: ShiftOrder, on_part: Callable[[str], None]) -> ShiftFacts:
+def _shift(comparison: Comparison, workers: int, on_part: Callable[[str], None]) -> ShiftFacts:
     from mmkd_models.experiments.domains import judge_shift
     from mmkd_models.experiments.runs import Progress
     from mmkd_models.train_config import progress_lines
 
     with progress_lines() as show:
-        return judge_shift(order, progress=Progress(show=show), say=on_part)
+        return judge_shift(comparison, workers=workers, progress=Progress(show=show), say=on_part)
 
 
-def _shift_order(request: _Request, inputs: SuiteInputs, dataset: Dataset) -> ShiftOrder:
+def _plan_shift(
+    request: _Request, inputs: SuiteInputs, dataset: Dataset
+) -> Callable[[Callable[[str], None]], ShiftFacts]:
     options, modalities, checkpoint = request.shift, inputs.first.modalities, inputs.models[0].checkpoint
     out, label_fraction = options.out, options.label_fraction
     if out is None:
@@ -319,8 +313,8 @@ def _shift_order(request: _Request, inputs: SuiteInputs, dataset: Dataset) -> Sh
         )
     require_modules(NEEDS, by="--suite shift", extra="train")
     from mmkd_models.distillation.recipe import default_recipe
-    from mmkd_models.experiments.comparison import ComparisonConfig
-    from mmkd_models.experiments.domains import ShiftOrder, check_shift
+    from mmkd_models.experiments.comparison import Comparison, ComparisonConfig
+    from mmkd_models.experiments.domains import check_shift
     from mmkd_models.training.committee import default_members
 
     name = "" if checkpoint is None else checkpoint.config.preset
@@ -328,7 +322,7 @@ def _shift_order(request: _Request, inputs: SuiteInputs, dataset: Dataset) -> Sh
     config = ComparisonConfig(
         labelled=Labelled(fraction=label_fraction),
         modalities=modalities,
-        teacher=preset_named(options.teacher, option="--teacher"),
+        teacher="tiny",
         student=preset_named(name, option="MODEL") if name in get_args(Preset) else STUDENT_PRESET,
         teacher_train=teacher_train,
         student_train=student_train,
@@ -338,9 +332,9 @@ def _shift_order(request: _Request, inputs: SuiteInputs, dataset: Dataset) -> Sh
         members=default_members(dataset.spec.modalities),
         left_out=LeftOutDomains(by=request.options.by or "group"),
     )
-    order = ShiftOrder(dataset=dataset, config=config, out=out / "shift", workers=options.workers)
-    check_shift(order)
-    return order
+    comparison = Comparison(dataset=dataset, config=config, out=out / "shift")
+    check_shift(comparison)
+    return partial(_shift, comparison, options.workers)
 
 
 def show_judging(document: JudgingDocument) -> None:

@@ -85,9 +85,6 @@ class _SpaceOptions:
     learning_rate: Annotated[
         list[float] | None, Option("Peak learning rate that every method may choose (repeat).")
     ] = None
-    baseline_learning_rate: Annotated[
-        list[float] | None, Option("Further rate that labels only may choose (repeat).")
-    ] = None
     rival: Annotated[
         list[str] | None, Option("Rival to compare with (repeat), such as mini_rocket or extra_trees; default all.")
     ] = None
@@ -133,7 +130,6 @@ class _WorkOptions:
     ] = None
     workers: Annotated[int, Option("Trainings at a time.", min=1)] = 1
     executor: ExecutorName = "local"
-    threads: Annotated[int, Option("Threads of every training.", min=1)] = 1
     list_methods: Annotated[bool, Option("Print the methods and stop.", ("--list-methods",), says=_methods)] = False
     json: Annotated[bool, Option("Print study.json instead of a table.", ("--json",))] = False
 
@@ -200,7 +196,6 @@ def _options(
     from mmkd_report.schema.study import NONE
 
     metric = chosen_metric(training.metric, dataset.spec.task.kind)
-    rates, further = tuple(space.learning_rate or BASELINE_LEARNING_RATES), space.baseline_learning_rate
     named = [*(space.method or []), *(text.partition("=")[0] for text in space.recipe or [])]
     return StudyOptions(
         conditions=Conditions(
@@ -212,14 +207,12 @@ def _options(
             student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
             augment=AUGMENT,
             choose=training.choose,
-            threads=work.threads,
         ),
         space=Space(
             teachers=teachers_from_text(space.teacher or [TEACHER_PRESET], dataset),
             students=tuple(preset_named(name, option="--student") for name in space.student or ["tiny", "small"]),
             methods=chosen_methods(space.method, space.recipe or []),
-            learning_rates=rates,
-            baseline_learning_rates=tuple(dict.fromkeys([*rates, *further])) if further else (),
+            learning_rates=tuple(space.learning_rate or BASELINE_LEARNING_RATES),
         ),
         grid=search.grid,
         trials=search.trials,

@@ -55,9 +55,9 @@ def windows_seen(model: Trained, modality: str, dataset: Dataset, windows: Windo
 def check_seen(
     path: str, model: Trained, modality: str, dataset: Dataset, windows: Windows, *, part: str | None, costs: bool
 ) -> SeenWindows | None:
-    """Count the windows a model knows. Raise UsageError if training windows must not judge it.
+    """Count the windows a model knows. Raise UsageError if it trained on any.
 
-    `part` names the windows; None accepts training windows. `costs` says that money is at stake.
+    `part` names the windows; None accepts all. `costs` says that money is at stake.
     """
     seen = windows_seen(model, modality, dataset, windows)
     trained = 0 if seen is None else seen.trained
@@ -66,20 +66,11 @@ def check_seen(
         if seen.fold is msgspec.UNSET:
             raise UsageError(
                 f"{count}at least {trained} of {len(windows)} did, or are of a group that did. Judge by other "
-                "recordings, or rename the dataset if its groups are others; --training-windows scores them all the "
-                "same"
+                "recordings, or rename the dataset if its groups are others"
             )
         known = "the dataset's own split" if seen.fold is None else f"fold {seen.fold}"
         right = "--split test" if seen.fold is None else f"--fold {seen.fold}"
-        raise UsageError(
-            f"{count}{trained} of {len(windows)} did, since it was trained on {known}; use {right}, or "
-            "--training-windows to score them all the same"
-        )
-    if costs and trained:
-        raise UsageError(
-            f"--suite cost: expected windows that did not train {path}, got {trained} that did; leave "
-            "--training-windows out, or the suite"
-        )
+        raise UsageError(f"{count}{trained} of {len(windows)} did, since it was trained on {known}; use {right}")
     if costs and seen is None and model.dataset_sha256 == dataset.sha256:
         raise UsageError(
             f"--suite cost: {path} does not record which windows of this dataset trained it; export or train it again, "
@@ -96,8 +87,6 @@ def cautions_of(
         yield f"{path} was trained on another dataset (SHA-256 {dataset_sha256[:12]}...): this one is a new domain"
     elif seen is None:
         yield f"{path} does not record which windows trained it: some of these may have"
-    elif seen.trained:
-        yield f"{path} was trained on {seen.trained} of these {windows} windows: its scores say nothing about new ones"
     elif seen.chosen:
         yield f"{path} was chosen by {seen.chosen} of these {windows} windows: its scores flatter it"
 
@@ -105,8 +94,6 @@ def cautions_of(
 def split_judged(dataset: Dataset, seen: Sequence[SeenWindows | None], *, split: str, part: str) -> Split:
     """Describe the windows named `part` for a document."""
     facts = split_facts(dataset.everything(), part=split)
-    if any(known is not None and known.trained for known in seen):
-        return msgspec.structs.replace(facts, judged_on=f"{part}, which trained the model")
     if facts.by == "groups" and any(known is None or known.chosen for known in seen):
         return msgspec.structs.replace(facts, judged_on=part)
     return facts

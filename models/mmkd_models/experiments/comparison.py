@@ -25,18 +25,23 @@ from mmkd_models.distillation.recipe import Method, Recipe
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import QUICK_RIVALS, RivalName
 from mmkd_models.evaluation.suites.missing import FRACTIONS, subsets_of, with_missing_samples, without_modalities
-from mmkd_models.experiments.folder import (
+from mmkd_models.experiments.plan import (
     ANSWERS_FOLDER,
     STUDENT_CHECKPOINT,
     TEACHER_CHECKPOINT,
+    Conditions,
+    Entry,
     Folder,
     RunResult,
+    Space,
+    TeacherChoice,
+    candidates,
     read_result,
     read_run,
+    short_hash,
     spread_in_time,
     write_result,
 )
-from mmkd_models.experiments.plan import Conditions, Entry, Space, TeacherChoice, candidates, short_hash
 from mmkd_models.experiments.runs import (
     Judged,
     Progress,

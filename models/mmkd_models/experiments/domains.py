@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from mmkd_models.data.checking.related import refuse_shared_samples
-from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import LeftOutDomains, find_domains, fold_without, shared_groups
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.rivals import RivalName
@@ -27,43 +24,36 @@ _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShiftOrder:
-    """Domain-shift comparisons of one sensor."""
-
-    dataset: Dataset
-    config: ComparisonConfig
-    out: Path
-    workers: int
-
-    @property
-    def by(self) -> str:
-        """Name of the metadata whose values are the domains, or `group`."""
-        return (self.config.left_out and self.config.left_out.by) or "group"
+def domain_of(config: ComparisonConfig) -> str:
+    """Return the metadata whose values are the domains, or `group`."""
+    return (config.left_out and config.left_out.by) or "group"
 
 
-def check_shift(order: ShiftOrder) -> None:
+def check_shift(comparison: Comparison) -> None:
     """Raise UsageError if a fold is impossible, DatasetError if groups share samples."""
-    windows = order.dataset.everything()
+    windows, by = comparison.dataset.everything(), domain_of(comparison.config)
     refuse_shared_samples(windows)
-    for number in range(len(find_domains(windows, order.by).names)):
-        fold_without(windows, LeftOutDomains(by=order.by), fold=number)
+    for number in range(len(find_domains(windows, by).names)):
+        fold_without(windows, LeftOutDomains(by=by), fold=number)
 
 
 def judge_shift(
-    order: ShiftOrder, *, progress: Progress | None = None, say: Callable[[str], None] = lambda line: None
+    comparison: Comparison,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ShiftFacts:
     """Train all models without each domain, and judge them on it."""
-    windows, left_out = order.dataset.everything(), LeftOutDomains(by=order.by)
-    domains = find_domains(windows, order.by)
+    windows, by = comparison.dataset.everything(), domain_of(comparison.config)
+    domains = find_domains(windows, by)
     seeds = range(len(domains.names))
-    comparison = Comparison(dataset=order.dataset, config=order.config, out=order.out)
     if not all(run.is_done() for run in comparison.phases(seeds)[-1]):
-        named = (f"seed {seed} without {order.by} {name}" for seed, name in enumerate(domains.names))
+        named = (f"seed {seed} without {by} {name}" for seed, name in enumerate(domains.names))
         say(f"shift: {', '.join(named)}")
-    with Workers(order.workers) as workers:
-        folds = compare(comparison, seeds, workers, progress=progress)
-    config, spec = order.config, order.dataset.spec
+    with Workers(workers) as pool:
+        folds = compare(comparison, seeds, pool, progress=progress)
+    config, spec = comparison.config, comparison.dataset.spec
     measure = gain_metric(spec.task, config.student_train.metric)
     by_fold = [dict(_figures(fold, measure)) for fold in folds]
     everywhere = [name for name in by_fold[0] if all(name in fold for fold in by_fold)]
@@ -74,7 +64,7 @@ def judge_shift(
         return mean_over_domains([measure.gain_scale * (first - second) for first, second in pairs])
 
     return ShiftFacts(
-        by=order.by,
+        by=by,
         sensor=config.modalities[0],
         teacher=config.teacher,
         student=config.student,
@@ -85,7 +75,7 @@ def judge_shift(
             DomainFigures(
                 name=name,
                 windows=folds[seed].windows["test"],
-                shared_groups=shared_groups(windows, fold_without(windows, left_out, fold=seed)),
+                shared_groups=shared_groups(windows, fold_without(windows, LeftOutDomains(by=by), fold=seed)),
                 figures=by_fold[seed],
             )
             for seed, name in enumerate(domains.names)

@@ -1,33 +1,52 @@
-"""Combinations of teachers, student sizes, methods, learning rates and seeds, and their folder names.
+"""What an experiment combines, and its folder: runs, the windows of its folds, and results.
 
-A name follows from everything that decides a result, so processes and hosts agree.
+The folder of a run has a name that follows from everything that decides its result, so processes and hosts agree. A run
+is finished when its `result.json` exists, after the checkpoint. Whoever makes it locks its folder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
-from mmkd_edge.errors import UsageError
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import LeftOutDomains
+from mmkd_models.data.folds import LeftOutDomains, fold_indices, fold_without
 from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.labels import Labels
+from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.recipe import Method
-from mmkd_models.networks.config import MemberKind, Preset, preset_named, student_config, teacher_config
-from mmkd_models.train_config import TrainConfig
+from mmkd_models.evaluation.gains import labels_spread_in_time
+from mmkd_models.evaluation.outcome import TestedNetwork
+from mmkd_models.evaluation.rivals import RivalName
+from mmkd_models.networks.config import MemberKind, Preset, StudentKind, preset_named, student_config, teacher_config
+from mmkd_models.train_config import OnStep, TrainConfig, Validation
 from mmkd_models.training.committee import default_members
+from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
+from mmkd_models.training.loop import RESUME_FILE
 from mmkd_report.schema.study import NONE
 
 _METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(@[A-Za-z0-9][A-Za-z0-9_.+-]*)?")
 _DIGITS = 10
 _OPTION = "--teacher"
 _COMMITTEE = "committee"
+FORMAT_VERSION = 3
+ANSWERS_FOLDER = "answers"
+STUDENT_CHECKPOINT, TEACHER_CHECKPOINT = "student.ckpt", "teacher.ckpt"
+RESULT_FILE, TEST_FILE = "result.json", "test.json"
 
 
 class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,7 +88,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Settings that decide the weights of all runs of one sensor.
 
     `choose` trains students in several forms for validation, `labels_compete` lets labels only join, `self_training`
-    adds a second generation of teachers. None in `left_out` deals folds by groups. `threads` may change the last bits.
+    adds a second generation of teachers. None in `left_out` deals folds by groups.
     """
 
     dataset_sha256: str
@@ -82,7 +101,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     choose: bool = False
     labels_compete: bool = False
     left_out: LeftOutDomains | None = None
-    threads: int = 1
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -210,3 +228,156 @@ def teacher_name(conditions: Conditions, teacher: TeacherChoice, seed: int) -> s
 def short_hash(value: Any) -> str:
     """Hash a JSON value."""
     return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:_DIGITS]
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldData:
+    """Windows of a fold; no training sees `truth`, all training labels."""
+
+    training: TrainingData
+    test: Windows
+    truth: Labels
+
+
+def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: LeftOutDomains | None = None) -> FoldData:
+    """Return fold `seed`, which also chooses visible labels. Raise UsageError for a missing fold."""
+    windows = dataset.everything()
+    if left_out is None:
+        number: int | msgspec.UnsetType = seed
+        fold = fold_indices(windows, fold=seed, seed=0)
+    else:
+        fold, number = fold_without(windows, left_out, fold=seed), msgspec.UNSET  # no fold that others deal again
+    whole = windows.subset(fold.train)
+    train = whole.with_labels(visible_labels(whole, fraction=labelled.fraction, groups=labelled.groups, seed=seed))
+    training = TrainingData(
+        train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256, fold=number, labelled=labelled
+    )
+    return FoldData(training=training, test=windows.subset(fold.test), truth=whole.labels)
+
+
+def spread_in_time(data: FoldData) -> TestedNetwork | None:
+    """Judge labels interpolated in time on hidden ones; None if whole groups are labelled."""
+    if data.training.labelled.groups is not None:
+        return None
+    return labels_spread_in_time(data.training.train, data.truth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """Runs of one sensor. Folders with the same `out` share their teachers."""
+
+    out: Path
+    dataset: Dataset
+    conditions: Conditions
+    space: Space
+    embed_windows: bool = False
+
+    def trial_folder(self, trial: Trial) -> Path:
+        """Return the folder of a student."""
+        return self.out / "trials" / trial_name(self.conditions, self.space, trial)
+
+    def teacher_folder(self, teacher: TeacherChoice, seed: int) -> Path:
+        """Return the folder of a teacher."""
+        return self.out / "teachers" / teacher_name(self.conditions, teacher, seed)
+
+    def rival_folder(self, rival: RivalName, seed: int) -> Path:
+        """Return a rival's folder, which depends on its library."""
+        own, teacher = self.conditions, self.space.teachers[0]
+        decides = {
+            "dataset": own.dataset_sha256,
+            "labelled": own.labelled,
+            "left_out": own.left_out,
+            "metric": own.student_train.metric,
+            "teacher": teacher_name(own, teacher, seed) if rival == "distilled_rocket" else None,
+            "has_aeon": find_spec("aeon") is not None,
+        }
+        return self.out / "rivals" / f"{own.modality}-{rival}-seed{seed}-{short_hash(decides)}"
+
+    def fold(self, seed: int) -> FoldData:
+        """Return a seed's windows; errors as `fold_data`."""
+        own = self.conditions
+        return fold_data(self.dataset, seed=seed, labelled=own.labelled, left_out=own.left_out)
+
+    def training_run(self, train: TrainConfig, path: Path, seed: int, on_step: OnStep) -> TrainingRun:
+        """Return a training that resumes in `path`."""
+        return TrainingRun(
+            train=msgspec.structs.replace(train, seed=seed),
+            augment=self.conditions.augment,
+            run_dir=path / "run",
+            resume=True,
+            embed_windows=self.embed_windows,
+            answers=self.out / ANSWERS_FOLDER,
+            on_step=on_step,
+        )
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Result of a teacher, student (`trial`) or rival; `reason` says why there is nothing to judge.
+
+    `score` is on validation; `parameters` are a committee's transformer's; `shipped` is a race's choice.
+    """
+
+    format_version: int = FORMAT_VERSION
+    conditions: Conditions
+    seed: int
+    teacher: TeacherChoice | None = None
+    trial: Trial | None = None
+    rival: RivalName | None = None
+    reason: str = ""
+    score: float | None = None
+    learning_rate: float = 0.0
+    parameters: int = 0
+    curve: tuple[Validation, ...] = ()
+    kind: StudentKind | None = None
+    shipped: str = ""
+    sha256: str | None = None
+
+
+def read_run(path: Path) -> RunResult | None:
+    """Return the result of a folder's run, or None without one."""
+    return read_result(path / RESULT_FILE, RunResult)
+
+
+def write_run(path: Path, result: RunResult) -> None:
+    """Write a result, and remove resume states."""
+    write_result(path / RESULT_FILE, result)
+    for state in list((path / "run").rglob(RESUME_FILE)):
+        state.unlink()
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Yield whether this process alone works in the folder."""
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+Result = TypeVar("Result")
+
+
+def read_result(path: Path, kind: type[Result]) -> Result | None:
+    """Read a result, or None without one. Raise CheckpointError for a damaged file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path}: expected a result of this release, got a damaged or earlier file ({error}); delete it"
+        ) from error
+
+
+def write_result(path: Path, value: Any) -> None:
+    """Replace the file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, msgspec.json.format(msgspec.json.encode(value), indent=1))

@@ -21,21 +21,26 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.answers import BLOCKS
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.rivals import RivalName, Rivals
-from mmkd_models.experiments.folder import (
+from mmkd_models.experiments.plan import (
     ANSWERS_FOLDER,
     RESULT_FILE,
     STUDENT_CHECKPOINT,
     TEACHER_CHECKPOINT,
     TEST_FILE,
+    Candidate,
+    Entry,
     Folder,
     RunResult,
+    TeacherChoice,
+    Trial,
     claim,
     read_result,
     read_run,
+    short_hash,
+    teacher_name,
     write_result,
     write_run,
 )
-from mmkd_models.experiments.plan import Candidate, Entry, TeacherChoice, Trial, short_hash, teacher_name
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.networks.config import student_config, teacher_config

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mmkd_models.experiments.folder import Folder
-from mmkd_models.experiments.plan import Candidate, Entry, Trial, candidates
+from mmkd_models.experiments.plan import Candidate, Entry, Folder, Trial, candidates
 from mmkd_models.experiments.runs import Run, student_run, trial_result
 from mmkd_report.schema.study import NONE
 

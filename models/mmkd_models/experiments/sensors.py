@@ -31,6 +31,7 @@ from mmkd_models.experiments.workers import Executor, Workers
 from mmkd_models.networks.rocket import fits_kernels
 from mmkd_models.train_config import OnStep
 from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoRival, DemoSensor, Network
+from mmkd_report.schema.figures import Interval
 from mmkd_report.schema.judging import DataFacts, JudgingDocument, SensorModel, SensorRow
 from mmkd_report.schema.study import PairLatency
 
@@ -155,19 +156,15 @@ def _row(
         sensors=(name,),
         scores=scores,
         parameters=contest.student.parameters or 0,
-        gain=gain.mean,
-        low=gain.low,
-        high=gain.high,
+        gain=msgspec.convert(gain, Interval, from_attributes=True),
         valid_score=valid["distilled"],
         chance=contest.student.chance,
         is_distilled=not contest.student.shipped or any(form != LABELS_ONLY for form in contest.student.shipped),
         ahead=tuple(key for key in untaught if valid.get(key, -math.inf) > valid["distilled"]),
         under_faults=sum(sum(fault.errors[first]) / len(fault.errors[first]) for fault in faults.faults)
         / len(faults.faults),
-        relative=faults.relative.get(first),
         worst_fault=faults.faults[0].name,
         latency_ms=None if latency is None else latency.student_ms["p50"],
-        teacher_latency_ms=None if latency is None else latency.teacher_ms["p50"],
         worth={}
         if judged.cost is None
         else {option: result.net_present_value for option, result in judged.cost.results.items()},

@@ -24,17 +24,21 @@ from mmkd_models.data.labelled import seen_labels
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.evaluation.gains import leak_of
 from mmkd_models.evaluation.rivals import RivalName
-from mmkd_models.experiments.folder import TEACHER_CHECKPOINT, Folder, read_result, spread_in_time, write_result
 from mmkd_models.experiments.plan import (
+    TEACHER_CHECKPOINT,
     Candidate,
     Conditions,
     Entry,
+    Folder,
     Space,
     Trial,
     candidates,
     check_space,
     entries,
+    read_result,
     short_hash,
+    spread_in_time,
+    write_result,
 )
 from mmkd_models.experiments.runs import (
     Progress,
@@ -299,7 +303,7 @@ def study(
     began = time.monotonic()
     prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
     run_study(prepared, progress=progress)
-    with torch_threads(options.conditions.threads):
+    with torch_threads():
         document = _document(prepared, out, measure_latency)
     document = msgspec.structs.replace(document, duration_s=round(time.monotonic() - began, 1))
     write_document(out, document)
@@ -314,7 +318,7 @@ def write_document(out: Path, document: StudyDocument) -> None:
 def run_study(prepared: PreparedStudy, *, progress: Progress | None = None) -> None:
     """Train the missing runs within the budget; errors as `study`."""
     options, folder, progress = prepared.options, prepared.folder, progress or Progress()
-    with Workers(options.workers, executor=options.executor, threads=options.conditions.threads) as workers:
+    with Workers(options.workers, executor=options.executor) as workers:
         if options.grid:
             chosen = candidates(folder.space, prepared.impossible)
         else:
@@ -377,7 +381,7 @@ def _document(prepared: PreparedStudy, out: Path, measure_latency: MeasureLatenc
         trials=trials,
         versions=library_versions(),
         duration_s=0.0,
-        figures=msgspec.UNSET if task.kind == "classification" else measures_of(task),
+        measures=measures_of(task),
     )
 
 
@@ -392,10 +396,9 @@ def _facts(prepared: PreparedStudy) -> StudyFacts:
         modality=conditions.modality,
         label_fraction=conditions.labelled.fraction if groups is None else None,
         metric=metric,
-        gain_metric=msgspec.UNSET if reported == metric else reported,
+        gain_metric="" if reported == metric else reported,
         search_seeds=prepared.search_seeds,
         seeds=prepared.seeds,
-        threads=conditions.threads,
         student_steps=conditions.student_train.steps,
         teacher_steps=conditions.teacher_train.steps,
         learning_rates=space.learning_rates,
@@ -405,7 +408,7 @@ def _facts(prepared: PreparedStudy) -> StudyFacts:
         if groups is None
         else LabelledGroups(labelled=groups, of=tuple(fold.training.train.group_count for fold in folds)),
         labels_spread_in_time=leak_of([spread_in_time(fold) for fold in folds], measures_of(task)[0].name),
-        choose=conditions.choose or msgspec.UNSET,
+        choose=conditions.choose,
     )
 
 

@@ -13,8 +13,7 @@ from mmkd_models.data.windows import split_facts
 from mmkd_models.evaluation.gains import compare_with_chance, gain_over_seeds, gap_recovered, spread
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import RivalName
-from mmkd_models.experiments.folder import Folder, RunResult, read_run
-from mmkd_models.experiments.plan import Candidate, Entry, Trial, candidates
+from mmkd_models.experiments.plan import Candidate, Entry, Folder, RunResult, Trial, candidates, read_run
 from mmkd_models.experiments.runs import chosen_trials, judge_network, judge_rivals, trial_result
 from mmkd_models.experiments.search import search_scores
 from mmkd_models.metrics.scores import AnyScores, figures_in, gain_metric

@@ -1,6 +1,6 @@
 """Jobs side by side, in local processes or as tasks of a Ray cluster.
 
-Threads per job are fixed, so results do not depend on the number of workers.
+A job has one thread, so results do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _REPORT_EVERY_S = 0.5
 
 
 @contextmanager
-def torch_threads(count: int = 1) -> Iterator[None]:
-    """Set torch's threads in the block."""
+def torch_threads() -> Iterator[None]:
+    """Let torch use one thread in the block."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -53,9 +53,9 @@ class Workers:
     paths.
     """
 
-    def __init__(self, count: int, *, executor: Executor = "local", threads: int = 1) -> None:
+    def __init__(self, count: int, *, executor: Executor = "local") -> None:
         self.count = count
-        self._executor, self._threads, self._numbers = executor, threads, count_up()
+        self._executor, self._numbers = executor, count_up()
         self._steps: SimpleQueue[tuple[int, TrainingProgress]] | None = None
         self._pool: ProcessPoolExecutor | None = None
         self._ray: Any = None  # ray, if it was started here
@@ -90,7 +90,7 @@ class Workers:
         """Run all jobs in order. Raise MmkdError if a job did or a process died."""
         if self._executor == "local" and self._pool is None:
             for job in jobs:
-                with torch_threads(self._threads):
+                with torch_threads():
                     make(job, _rarely(partial(on_step, job)))
                 on_end(job)
             return
@@ -111,10 +111,10 @@ class Workers:
 
     def _submit(self, make: Make[Job], job: Job, number: int) -> Future[None]:
         if self._pool is None:
-            future: Future[None] = self._task.remote(make, job, self._threads, number).future()
+            future: Future[None] = self._task.remote(make, job, number).future()
             return future
         with _interrupts_ignored(), _environment(_KEEP_MEMORY):  # a process keeps both as they are when it begins
-            return self._pool.submit(_make_in_process, make, job, self._threads, number)
+            return self._pool.submit(_make_in_process, make, job, number)
 
     def _ray_task(self) -> Any:
         try:
@@ -126,7 +126,7 @@ class Workers:
         if not ray.is_initialized():
             ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
             self._ray = ray
-        return ray.remote(num_cpus=self._threads)(_make_in_process)
+        return ray.remote(num_cpus=1)(_make_in_process)
 
 
 _steps_of_process: SimpleQueue[tuple[int, TrainingProgress]] | None = None
@@ -137,12 +137,12 @@ def _keep_queue(steps: SimpleQueue[tuple[int, TrainingProgress]]) -> None:
     _steps_of_process = steps
 
 
-def _make_in_process(make: Make[Job], job: Job, threads: int, number: int) -> None:
+def _make_in_process(make: Make[Job], job: Job, number: int) -> None:
     def report(progress: TrainingProgress) -> None:
         if _steps_of_process is not None:
             _steps_of_process.put((number, progress))
 
-    with torch_threads(threads):
+    with torch_threads():
         make(job, _rarely(report))
 
 

@@ -9,7 +9,7 @@ from mmkd_report import words
 from mmkd_report.page import Cell, Facts, Page, Row, Section, render, table
 from mmkd_report.schema.cost import example_text
 from mmkd_report.schema.judging import SENSOR_MODELS, SensorRow, SensorsDocument, read_sensors
-from mmkd_report.words import count, is_chance_level, is_number, percent, score_text, score_with_unit, significant
+from mmkd_report.words import count, is_chance_level, percent, score_text, score_with_unit, significant
 
 
 def render_sensors(document: Mapping[str, Any]) -> str:
@@ -51,8 +51,8 @@ def verdict(sensors: SensorsDocument) -> Iterator[str]:
     )
     if not best.is_distilled:
         yield f"Distillation does not improve {name}: labels only validated better and is shipped"
-    elif is_number(best.gain):
-        yield words.gain_verdict(best.gain, best.low, best.high, measure, f" on {name}")
+    elif best.gain is not None:
+        yield words.gain_verdict(best.gain.mean, best.gain.low, best.gain.high, measure, f" on {name}")
     if best.ahead:
         rivals = words.join_words([SENSOR_MODELS[key] for key in best.ahead])
         yield f"Ahead of the student on validation of {name}, without a teacher: {rivals}"
@@ -77,19 +77,17 @@ def _worth_sentence(sensors: SensorsDocument) -> Iterator[str]:
 def cells(row: SensorRow, sensors: SensorsDocument) -> list[str]:
     """Return a row's cells, in the order of `headings`."""
     measure = sensors.measure
-    ends = words.NOTHING
-    if is_number(row.low) and is_number(row.high):
-        ends = f"{words.signed_gain(row.low, measure)} to {words.signed_gain(row.high, measure)}"
+    ends, gain = words.NOTHING, row.gain
+    if gain is not None and gain.low is not None and gain.high is not None:
+        ends = f"{words.signed_gain(gain.low, measure)} to {words.signed_gain(gain.high, measure)}"
     write = significant if sensors.faults_measure == "rmse" else percent
     return [
         *(score_text(row.scores[key].mean if key in row.scores else None, measure) for key in SENSOR_MODELS),
-        words.signed_gain(row.gain, measure),
+        words.signed_gain(gain.mean if gain else None, measure),
         ends,
         write(row.under_faults),
-        percent(row.relative.mean if row.relative else None, 0),
         count(row.parameters),
         significant(row.latency_ms),
-        significant(row.teacher_latency_ms),
         *([count(row.worth.get("student"))] if sensors.currency else []),
     ]
 
@@ -103,10 +101,8 @@ def headings(sensors: SensorsDocument) -> list[str]:
         sensors.measure.gain_heading.lower(),
         "95 % interval",
         f"error under faults{unit}",
-        "of labels only, %",
         "parameters",
         "ms",
-        "teacher, ms",
         *([f"{example}worth, {sensors.currency}"] if sensors.currency else []),
     ]
 
@@ -121,9 +117,8 @@ def _table(sensors: SensorsDocument) -> Section:
     lead = (
         f"{sensors.measure.heading} on {sensors.judged_on}; the sensor whose student validates best comes first. The "
         "teacher sees all sensors, every other model one. Gain is distilled minus labels only. Error under faults is "
-        "the mean error of the distilled student over every fault of the sensor and its severities; the next column "
-        "is a percentage of the error of labels only. Sensors of different kinds have different faults. Faults, "
-        "latencies (student and teacher exported, called in turn) and further columns are of seed "
+        "the mean error of the distilled student over every fault of the sensor and its severities. Sensors of "
+        "different kinds have different faults. Faults, latencies and further columns are of seed "
         f"{sensors.seeds[0]}.{worth}"
     )
     shown = table(["Sensor", *heads], rows, caption="Sensors side by side", style="results", hide_caption=True)

@@ -13,7 +13,6 @@ from mmkd_report.page import (
     Code,
     Column,
     Facts,
-    Heading,
     Note,
     Page,
     Row,
@@ -48,7 +47,6 @@ def render_study(document: Mapping[str, Any]) -> str:
     """Return HTML; raise DocumentError for a broken document."""
     study = read_study(document)
     warning = caution(study)
-    sections = [_table(study), _sizes_and_methods(study)]
     return render(
         Page(
             title=f"{study.dataset.name}, {study.facts.modality}: which student is best?",
@@ -58,7 +56,7 @@ def render_study(document: Mapping[str, Any]) -> str:
             answer=answer(study),
             cautions=[warning] if warning else [],
             key_figures=key_figures(study),
-            sections=[*sections, _reproduce(study)],
+            sections=[_table(study), _reproduce(study)],
             document="study.json",
         )
     )
@@ -153,38 +151,23 @@ def _gain_cell(gain: SeedGain | None, measure: Measure) -> Cell:
 
 
 def _table(study: StudyDocument) -> Section:
-    rates = ", ".join(words.plain(rate) for rate in study.facts.learning_rates)
-    by = "of the search" if study.facts.mode == "search" else "of each fold"
-    note = (
-        f"Every method and labels only chose its learning rate among {rates} by validation {by}. Gap recovered: the "
-        "student's gain as a fraction of the teacher's lead over labels only."
-    )
-    return Section("table", "Every method compared with labels only", [results_table(study), Note(note)])
-
-
-def _sizes_and_methods(study: StudyDocument) -> Section:
-    setup, coverage, best = study.facts, study.coverage, chosen_entry(study)
+    setup, coverage = study.facts, study.coverage
+    rates = ", ".join(words.plain(rate) for rate in setup.learning_rates)
+    by = "of the search" if setup.mode == "search" else "of each fold"
     ended = [f"{words.count_noun(coverage.finished, 'training')} finished"]
     ended += [f"{words.count(coverage.failed)} failed"] if coverage.failed else []
     ended += [f"{words.count_noun(len(study.skipped), 'combination')} cannot be trained"] if study.skipped else []
     lead = (
-        f"{', '.join(ended)}, all in study.json. Every student had {words.count(setup.student_steps)} steps, "
-        f"every teacher {words.count(setup.teacher_steps)}.{f' {CHOICE}' if setup.choose else ''}"
+        f"{', '.join(ended)}, all in study.json with the recipes. Every student had {words.count(setup.student_steps)} "
+        f"steps, every teacher {words.count(setup.teacher_steps)}.{f' {CHOICE}' if setup.choose else ''}"
     )
-    rows = []
-    for size in study.students:
-        times = size.latency.student_ms if size.latency is not None else {}
-        numbers = (times.get("p50"), times.get("p99"))
-        cells = [size.preset, words.count(size.parameters), *map(words.significant, numbers), size.excluded]
-        rows.append(Row(cells, "student" if size.preset == best.student else ""))
-    heads = ["Size", "Parameters", "p50, ms", "p99, ms", label("Left out", "reason")]
-    methods = facts({method.name: method.recipe or "labels only" for method in study.methods})
-    blocks: list[Block] = [
-        Heading("Student sizes"),
-        table(heads, rows, caption="Student sizes with their costs", style="compact", hide_caption=True),
-        Facts(methods, "Methods"),
-    ]
-    return Section("tried", "Sizes and methods", blocks, lead)
+    note = (
+        f"Every method and labels only chose its learning rate among {rates} by validation {by}. Gap recovered: the "
+        "student's gain as a fraction of the teacher's lead over labels only."
+    )
+    left_out = "".join(f" Left out: {size.preset} has {size.excluded}." for size in study.students if size.excluded)
+    blocks: list[Block] = [results_table(study), Note(f"{note}{left_out}")]
+    return Section("table", "Every method compared with labels only", blocks, lead)
 
 
 def _reproduce(study: StudyDocument) -> Section:
@@ -200,8 +183,8 @@ def _reproduce(study: StudyDocument) -> Section:
         pairs = zip(teacher.seeds, teacher.sha256, strict=False)
         hashes += [(f"teacher {teacher.name}, seed {seed}", digest) for seed, digest in pairs]
     took = (
-        f"Took {words.duration(study.duration_s)}, without trainings of earlier runs. The same versions, machine and "
-        f"{words.count_noun(study.facts.threads, 'thread')} give the same weights, bit by bit."
+        f"Took {words.duration(study.duration_s)}, without trainings of earlier runs. The same versions and machine "
+        "give the same weights, bit by bit."
     )
     blocks: list[Block] = [Code(study.command)] if study.command else []
     blocks += [took, columns(Facts(found, title) for title, found in groups.items() if found)]

@@ -214,18 +214,14 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
     sensors: tuple[str, ...]
     scores: dict[SensorModel, Spread]  # `teacher` uses all sensors, or those of a pair
     parameters: int  # the student's, or the pair's teacher's
-    gain: float | None = None  # over labels only, with its 95 % interval
-    low: float | None = None
-    high: float | None = None
+    gain: Interval | None = None  # over labels only
     valid_score: float | None = None  # the distilled student's; chooses sensors
     chance: Chance | None = None  # the student compared with chance
     is_distilled: bool = True  # whether validation shipped a distilled student for any seed
     ahead: tuple[SensorModel, ...] = ()  # models of one sensor that validate better than the student
     under_faults: float | None = None  # the student's error, mean over faults and severities
-    relative: Interval | None = None  # that error divided by that of labels only
     worst_fault: str = ""
     latency_ms: float | None = None  # median of the exported student on this machine
-    teacher_latency_ms: float | None = None
     worth: dict[str, float] = {}  # net present value by option
 
 

@@ -45,10 +45,9 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     modality: str  # the student's
     label_fraction: float | None  # fraction of the training windows; None if whole groups are labelled
     metric: str  # maximised on validation
-    gain_metric: str | msgspec.UnsetType = msgspec.UNSET  # the measure of gains, if it is another one
+    gain_metric: str = ""  # the measure of gains, if it is another one
     search_seeds: tuple[int, ...]  # or folds; empty for a grid
     seeds: tuple[int, ...]  # or folds of the table
-    threads: int
     student_steps: int
     teacher_steps: int
     learning_rates: tuple[float, ...]
@@ -56,7 +55,7 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     max_parameters: int | None = None
     labelled_groups: LabelledGroups | None = None
     labels_spread_in_time: LabelLeak | None = None
-    choose: bool | msgspec.UnsetType = msgspec.UNSET  # whether validation chooses each student among several kinds
+    choose: bool = False  # whether validation chooses each student among several kinds
 
 
 class TrialCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,7 +198,7 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document; `figures` are for other tasks than classes."""
+    """The whole document; `measures` are its figures, that of gains first for other tasks than classes."""
 
     format_version: int = FORMAT_VERSION
     facts: StudyFacts
@@ -217,12 +216,7 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, Any]
     duration_s: float
     command: str = ""
-    figures: tuple[Measure, ...] | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="measures")
-
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """The figures of the document."""
-        return self.figures or OF_CLASSES
+    measures: tuple[Measure, ...] = OF_CLASSES
 
     @property
     def chosen_by(self) -> Measure:

@@ -138,7 +138,6 @@ def test_a_recipe_of_ones_own_is_a_method(
                 "distilled_rocket, got 'forest'; choose one of them"
             ),
         ),
-        (["--baseline-learning-rate", "0"], "--baseline-learning-rate: expected above 0, got 0; correct it"),
         (["--recipe", "magic"], "--recipe: expected NAME=FILE.json, got 'magic'; name the method and the file"),
         (["--executor", "cloud"], "--executor: expected one of local, ray, got 'cloud'; choose one of them"),
         (["--metric", "luck"], "--metric: expected one of accuracy, balanced_accuracy, macro_f1, got 'luck'; "),

@@ -184,25 +184,10 @@ def test_windows_that_trained_the_model_are_refused_and_the_right_ones_named(
     of = 36 if "train" in asked else 12
     refused = (
         f"mmkd-evaluate: {path}: expected windows that did not train it, got {part}: {trained} of {of} did, "
-        f"since it was trained on {known}; use {right}, or --training-windows to score them all the same\n"
+        f"since it was trained on {known}; use {right}\n"
     )
     assert run(path, machines.path, *asked) == (2, "", refused)
     assert run(path, machines.path, *right.split())[0] == 0
-
-
-def test_scores_of_training_windows_say_so_in_table_document_and_page(
-    run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset, tmp_path: Path
-) -> None:
-    path, page = make_student("s.ckpt", fold=0), tmp_path / "page.html"
-    options = ("--fold", "3", "--training-windows")
-    said = f"{path} was trained on 12 of these 12 windows: its scores say nothing about new ones"
-    code, out, _ = run(path, machines.path, *options, "--page", page)
-    assert code == 0
-    assert f"caution: {said}" in out.splitlines()
-    assert f'<p class="caution">{said}.</p>' in page.read_text(encoding="utf-8")
-    found = json.loads(run(path, machines.path, *options, "--json")[1])
-    assert found["cautions"] == [said]
-    assert found["data"]["split"]["judged_on"] == "test windows of fold 3, which trained the model"
 
 
 def test_a_checkpoint_that_does_not_say_its_fold_opens_and_that_is_said(

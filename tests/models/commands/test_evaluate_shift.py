@@ -87,11 +87,6 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     code, _, err = run(*asked, *folder, "--by", "plant")
     wanted = "--by plant: dataset 'sites' has no such metadata; choose one of group, site, single\n"
     assert (code, err) == (2, f"{NAME}{wanted}")
-    code, _, err = run(*asked, *folder, "--by", "site", "--teacher", "huge")
-    assert (code, err) == (
-        2,
-        f"{NAME}--teacher: expected one of tiny, small, medium, base, got 'huge'; choose one of them\n",
-    )
     code, _, err = run(*asked, *folder, "--by", "site", "--label-fraction", "0")
     assert (code, err) == (
         2,
@@ -99,7 +94,6 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     )
     needs_shift = {
         "--steps": ["4"],
-        "--teacher": ["small"],
         "--label-fraction": ["0.5"],
         "--workers": ["2"],
     }
@@ -107,11 +101,8 @@ def test_what_the_suite_cannot_take_is_refused_whole(
         shift = f"needs --suite shift; add it, or leave {option} out"
         for suite in ((), ("--suite", "faults"), ("--suite", "all")):
             assert run(student, sites.path, *suite, option, *value) == (2, "", f"{NAME}{option} {shift}\n")
-    ignored = (
-        "--split, --fold and --training-windows have no effect on --suite shift, which judges on each domain; leave "
-        "them out"
-    )
-    for option, value in (("--fold", ["1"]), ("--split", ["valid"]), ("--training-windows", [])):
+    ignored = "--split and --fold have no effect on --suite shift, which judges on each domain; leave them out"
+    for option, value in (("--fold", ["1"]), ("--split", ["valid"])):
         assert run(*asked, *folder, "--by", "site", option, *value) == (2, "", f"{NAME}{ignored}\n")
     path = write_random_teacher(tmp_path / "teacher.ckpt", teacher_checkpoint, sites)
     code, _, err = run(path, sites.path, "--suite", "shift", *folder)

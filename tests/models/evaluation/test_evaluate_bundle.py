@@ -136,27 +136,9 @@ def test_a_bundle_is_refused_as_its_checkpoint_is_on_windows_that_trained_it(
             trained = 6 if fold is None else 12
             assert (code, out, err) == refused(
                 f"{path}: expected windows that did not train it, got test windows of fold 3: "
-                f"{trained} of 12 did, since it was trained on {known}; use {right}, or --training-windows to score "
-                "them all the same"
+                f"{trained} of 12 did, since it was trained on {known}; use {right}"
             )
             assert run(path, machines.path, *right.split(), *line)[0] == 0
-
-
-def test_no_price_is_put_on_a_model_by_windows_that_trained_it(
-    run: Callable[..., Ran], both: Callable[..., tuple[Path, Path]], machines: Dataset, cost: Path
-) -> None:
-    for path in both(fold=None):
-        line = (path, machines.path, "--split", "train", "--training-windows")
-        code, out, err = run(*line)
-        assert code == 0, err
-        assert (
-            f"caution: {path} was trained on 36 of these 36 windows: its scores say nothing about new ones"
-            in out.splitlines()
-        )
-        assert run(*line, "--suite", "cost", "--cost", cost) == refused(
-            f"--suite cost: expected windows that did not train {path}, got 36 that did; leave "
-            "--training-windows out, or the suite"
-        )
 
 
 def test_no_price_is_put_on_a_model_that_does_not_say_what_trained_it(
@@ -194,7 +176,7 @@ def test_what_trained_a_model_is_known_again_in_another_dataset(
         assert run(path, other.path, "--suite", "cost", "--cost", cost) == refused(
             f"{path}: expected windows that did not train it, got test windows: at least 36 of "
             "36 did, or are of a group that did. Judge by other recordings, or rename the dataset if its groups are "
-            "others; --training-windows scores them all the same"
+            "others"
         )
         code, out, err = run(path, other.path, "--split", "train")
         assert code == 0, err

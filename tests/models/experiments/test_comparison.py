@@ -18,7 +18,7 @@ from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.answers import BLOCKS
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
-from mmkd_models.experiments.folder import fold_data, spread_in_time
+from mmkd_models.experiments.plan import fold_data, spread_in_time
 from mmkd_models.experiments.runs import Progress, Run, make_runs
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers

@@ -18,8 +18,8 @@ from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.evaluation.suites.shift import describe
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, compare
-from mmkd_models.experiments.domains import ShiftOrder, check_shift, judge_shift, mean_over_domains
-from mmkd_models.experiments.folder import fold_data
+from mmkd_models.experiments.domains import check_shift, judge_shift, mean_over_domains
+from mmkd_models.experiments.plan import fold_data
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.training.checkpoint import read_student
@@ -28,9 +28,9 @@ Make = Callable[..., ComparisonConfig]
 SITE = LeftOutDomains(by="site")
 
 
-def order(dataset: Dataset, comparison: Make, out: Path, *, workers: int = 1) -> ShiftOrder:
+def order(dataset: Dataset, comparison: Make, out: Path) -> Comparison:
     config = comparison(labelled=Labelled(), baseline_learning_rates=(3e-3,), left_out=SITE)
-    return ShiftOrder(dataset=dataset, config=config, out=out, workers=workers)
+    return Comparison(dataset=dataset, config=config, out=out)
 
 
 def test_the_interval_is_that_of_students_t() -> None:
@@ -60,9 +60,8 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
     found = judge_shift(asked, say=said.append)
     assert [one.name for one in found.domains] == ["east", "north", "south"]
     assert [one.windows for one in found.domains] == [50, 50, 50]
-    trained = Comparison(dataset=sites, config=asked.config, out=tmp_path)
     with Workers(1) as workers:
-        (fold,) = compare(trained, [2], workers)
+        (fold,) = compare(asked, [2], workers)
     of_sensor = fold.students["acc"]
     assert found.domains[2].figures["student"] == of_sensor.student.test.scores.metric("balanced_accuracy")
     assert found.domains[2].figures["labels only"] == of_sensor.baseline.test.scores.metric("balanced_accuracy")
@@ -73,10 +72,9 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
     assert figures[found.worst["student"]] == min(figures.values())
     assert all(0 <= (one.low or 0) <= one.mean <= (one.high or 0) <= 1 for one in found.models.values())
     assert said == ["shift: seed 0 without site east, seed 1 without site north, seed 2 without site south"]
-    student = read_student(trained.student_path("acc", 0))
+    student = read_student(asked.student_path("acc", 0))
     assert student.facts.fold is msgspec.UNSET
-    other = order(sites, comparison, tmp_path / "two", workers=2)
-    assert judge_shift(other) == found
+    assert judge_shift(order(sites, comparison, tmp_path / "two"), workers=2) == found
 
 
 @pytest.mark.slow
@@ -124,7 +122,7 @@ def test_every_fold_is_looked_at_before_any_is_trained(sites: Dataset, compariso
     assert len(fold_without(windows, SITE, fold=2).train) == 80
     by_machine = msgspec.structs.replace(few.config, left_out=LeftOutDomains(by="group"))
     with pytest.raises(UsageError, match="expected 20 labelled windows or more of every domain, got 10 of"):
-        check_shift(ShiftOrder(dataset=sites, config=by_machine, out=tmp_path, workers=1))
+        check_shift(Comparison(dataset=sites, config=by_machine, out=tmp_path))
 
 
 def test_groups_that_share_samples_are_not_trusted(sites: Dataset, comparison: Make, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.labelled import ALL
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
-from mmkd_models.experiments.folder import fold_data
+from mmkd_models.experiments.plan import fold_data
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student

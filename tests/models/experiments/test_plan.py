@@ -88,7 +88,6 @@ def test_a_name_changes_with_all_that_decides_the_weights(machines: Dataset) -> 
                 {"labelled": Labelled(fraction=0.25)},
                 {"choose": True},
                 {"left_out": LeftOutDomains(by="site")},
-                {"threads": 2},
                 {"self_training": True},
                 {"modality": "gyro"},
                 {"dataset_sha256": "ab" * 32},

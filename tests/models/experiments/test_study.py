@@ -23,8 +23,7 @@ import study_cases as cases
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.experiments.folder import Folder, fold_data
-from mmkd_models.experiments.plan import Candidate, Entry, Space, TeacherChoice, Trial
+from mmkd_models.experiments.plan import Candidate, Entry, Folder, Space, TeacherChoice, Trial, fold_data
 from mmkd_models.experiments.runs import run_trial, trial_result
 from mmkd_models.experiments.study import seeds_that_count, study
 from mmkd_models.training.checkpoint import file_sha256, read_student

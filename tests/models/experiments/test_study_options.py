@@ -7,9 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import torch
 
-from mmkd_edge.errors import UsageError
 from mmkd_models.commands.study import run_study
 from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
@@ -56,16 +54,6 @@ def test_labels_that_are_hidden_teach_nobody_and_self_training_uses_the_windows(
     (teacher,) = tmp_path.glob("study/teachers/*/run")
     assert len({path.parent for path in teacher.rglob("events.*")}) == generations
     assert trainers(tmp_path / "study") == {os.getpid()}
-
-
-def test_every_training_has_the_threads_that_are_asked_for(
-    machines: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", given.append)
-    with pytest.raises(UsageError):
-        run_study([str(machines.path), "-o", str(tmp_path), *OPTIONS, "--threads", "3", "--budget-hours", "0"])
-    assert given == [3, torch.get_num_threads()]  # while it trains, and as it was
 
 
 @pytest.mark.slow

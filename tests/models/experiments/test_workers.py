@@ -18,14 +18,14 @@ import pytest
 from mmkd_edge.errors import CheckpointError, MmkdError, UnavailableError, UsageError
 from mmkd_models.data import Dataset, open_dataset
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig
-from mmkd_models.experiments.folder import claim
+from mmkd_models.experiments.plan import claim
 from mmkd_models.experiments.runs import Run, make_claimed, make_runs
 from mmkd_models.experiments.workers import Workers
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from mmkd_models.experiments.folder import claim
+from mmkd_models.experiments.plan import claim
 with claim(Path(sys.argv[1])) as is_ours:
     print(is_ours, flush=True)
     time.sleep(60)
