@@ -18,7 +18,7 @@ with loading("mmkd-study"):
     from mmkd_edge.cli.outputs import check_folder
     from mmkd_edge.cli.run import require_modules, run_command, shell_line
     from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, show_table
-    from mmkd_edge.errors import PerformanceError, UsageError
+    from mmkd_edge.errors import UsageError
     from mmkd_models.commands.options import (
         NEEDS,
         Duration,
@@ -36,11 +36,10 @@ with loading("mmkd-study"):
     from mmkd_models.data.labelled import ALL, labelled_from_options
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
     from mmkd_models.networks.config import choice, preset_named
-    from mmkd_report.schema.figures import Measure
 
 if TYPE_CHECKING:
     from mmkd_models.experiments.study import MeasureLatency, StudyOptions
-    from mmkd_report.schema.study import EntryRow, PairLatency, StudyDocument
+    from mmkd_report.schema.study import PairLatency, StudyDocument
 
 _LAUNCHES = 2
 _ABOUT = "Find the best student of one sensor within limits, and show what distillation buys."
@@ -118,7 +117,6 @@ class _LimitOptions:
     max_latency_ms: Annotated[
         float | None, Option("Longest median latency of the exported student on this machine.", min=0.0)
     ] = None
-    max_parameters: Annotated[int | None, Option("Most parameters of the student.", min=1)] = None
     latency: Latency = True
     duration_s: Duration = 4.0
 
@@ -156,27 +154,19 @@ def study_command(
 
     check_folder(output)
     dataset = open_dataset(data)
-    if limits.max_latency_ms is not None and not limits.latency:
-        raise UsageError("--max-latency-ms: expected latencies to be measured, got --no-latency; drop one of them")
-    if training.choose:
-        _refuse_limits(limits)
+    has_latency = limits.latency and not training.choose
+    if limits.max_latency_ms is not None and not has_latency:
+        raise UsageError(
+            "--max-latency-ms: expected latencies to be measured, got --no-latency or --choose, whose students are of "
+            "several kinds; drop one of them"
+        )
     options = _options(dataset, modality, space, search, training, limits, work)
-    meter = latency_meter(limits.duration_s) if limits.latency else None
+    meter = latency_meter(limits.duration_s) if has_latency else None
     with hint_at_resuming(), progress_lines() as show:
         document = study(dataset, options, out=output, measure_latency=meter, progress=Progress(show=show))
     document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
     write_document(output, document)
     _report(document, output, json=work.json)
-    _check_limits(document)
-
-
-def _refuse_limits(limits: _LimitOptions) -> None:
-    for name, limit in (("--max-parameters", limits.max_parameters), ("--max-latency-ms", limits.max_latency_ms)):
-        if limit is not None:
-            raise UsageError(
-                f"{name} {limit}: expected no --choose beside it, whose students are larger and slower than the "
-                "transformer of their size; leave one of them out"
-            )
 
 
 def _options(
@@ -193,10 +183,8 @@ def _options(
     from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
     from mmkd_models.experiments.study import StudyOptions
     from mmkd_models.experiments.workers import Executor
-    from mmkd_report.schema.study import NONE
 
     metric = chosen_metric(training.metric, dataset.spec.task.kind)
-    named = [*(space.method or []), *(text.partition("=")[0] for text in space.recipe or [])]
     return StudyOptions(
         conditions=Conditions(
             dataset_sha256=dataset.sha256,
@@ -220,12 +208,10 @@ def _options(
         seeds=min(FOLDS, fold_count(dataset.everything())) if search.seeds is None else search.seeds,
         search_seeds=search.search_seeds,
         max_latency_ms=limits.max_latency_ms,
-        max_parameters=limits.max_parameters,
         budget_hours=work.budget_hours,
         workers=work.workers,
         executor=choice(work.executor, get_args(Executor), option="--executor"),
         rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(space.rival or RIVALS)),
-        required=tuple(name for name in dict.fromkeys(named) if name != NONE),
     )
 
 
@@ -269,15 +255,6 @@ def pair_latency(teacher: Path, student: Path, *, duration_s: float) -> PairLate
     )
 
 
-def _check_limits(document: StudyDocument) -> None:
-    chosen = document.recommendation
-    if not chosen.within_limits and chosen.latency is not None:
-        raise PerformanceError(
-            f"{chosen.checkpoint}: expected a median of {document.facts.max_latency_ms:g} ms at most, measured "
-            f"{chosen.latency.student_ms['p50']:.3g} ms; run it on a quiet machine, or take a smaller --student"
-        )
-
-
 def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     from mmkd_report import render_study, write_page
     from mmkd_report.pages.study import study_leak, verdict
@@ -301,35 +278,20 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
 def _show_table(document: StudyDocument) -> None:
     from mmkd_models.data.windows import OF_GROUPS
     from mmkd_models.evaluation.gains import interval_needs
-    from mmkd_report.pages.study import judged_on
+    from mmkd_report.pages.study import judged_on, results_table
+    from mmkd_report.words import for_terminal
 
-    facts = document.facts
-    measure = document.reported_metric
-    unit = f" in {measure.unit}" if measure.unit and not measure.is_fraction else ""
-    title = f"{document.dataset.name}, {facts.modality}: {measure.words}{unit} on {judged_on(document)}"
-    headings = ("student", "method", "teacher", "score", "gain", "95 % interval", "gap", "parameters", "ms")
-    table = plain_table(headings, left=("method", "teacher"), title=title)
-    for row in document.entries:
-        table.add_row(*_cells(row, measure))
-    show_table(table, width=120)
+    results = results_table(document)
+    title = f"{document.dataset.name}, {document.facts.modality} on {judged_on(document)}"
+    table = plain_table([column.title for column in results.columns], title=title)
+    for group, rows in results.groups:
+        table.add_section()
+        table.add_row(str(group))
+        for row in rows:
+            cells = [cell if isinstance(cell, str) else f"{cell.text} {cell.note}".strip() for cell in row.cells]
+            table.add_row(*map(for_terminal, cells))
+    show_table(table, width=140)
     if not document.has_intervals:
         print(interval_needs(document.dataset.split or OF_GROUPS))
     if not document.coverage.complete:
         print("The study is not complete; the same command continues it.")
-
-
-def _cells(row: EntryRow, measure: Measure) -> tuple[str, ...]:
-    from mmkd_report.words import terminal_gain, terminal_interval, terminal_spread
-
-    score, gain = row.test[measure.name], None if row.gain_points is None else row.gain_points[measure.name]
-    return (
-        row.student,
-        f"{row.method} *" if row.chosen else row.method,
-        row.teacher or "-",
-        terminal_spread(score.mean, score.std, measure),
-        "-" if gain is None else terminal_gain(gain.mean, measure),
-        "-" if gain is None else terminal_interval(gain.low, gain.high, measure),
-        "-" if row.gap_recovered is None else f"{row.gap_recovered:.0%}",
-        f"{row.parameters:,}",
-        "-" if row.latency_ms is None else f"{row.latency_ms:.3f}",
-    )

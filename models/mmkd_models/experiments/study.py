@@ -25,7 +25,6 @@ from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.evaluation.gains import leak_of
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.plan import (
-    TEACHER_CHECKPOINT,
     Candidate,
     Conditions,
     Entry,
@@ -96,7 +95,7 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Options of a study.
 
     A `grid` trains everything on every seed; a search tries `trials` candidates on `search_seeds`, and trains
-    `finalists` on the others. `required` methods must be possible.
+    `finalists` on the others.
     """
 
     conditions: Conditions
@@ -107,12 +106,10 @@ class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     seeds: int = 5
     search_seeds: int = 1
     max_latency_ms: float | None = None
-    max_parameters: int | None = None
     budget_hours: float | None = None
     workers: int = 1
     executor: Executor = "local"
     rivals: tuple[RivalName, ...] = ("extra_trees",)
-    required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +155,7 @@ def prepare_study(
     sizes = _student_sizes(folder, options, measure_latency)
     students = tuple(preset for preset, size in zip(options.space.students, sizes, strict=True) if not size.excluded)
     folder = replace(folder, space=msgspec.structs.replace(options.space, students=students))
-    reasons = _impossible_entries(folder, options.required)
+    reasons = _impossible_entries(folder)
     possible = {entry.method for entry in entries(folder.space, tuple(reasons))}
     methods = tuple(method for method in folder.space.methods if method.name in possible)
     return PreparedStudy(
@@ -226,9 +223,7 @@ def _student_sizes(
     for preset in options.space.students:
         parameters = sum(parameter.numel() for parameter in _student(folder, preset).parameters())
         excluded, latency, limit_ms = "", None, options.max_latency_ms
-        if options.max_parameters is not None and parameters > options.max_parameters:
-            excluded = f"{parameters:,} parameters, more than {options.max_parameters:,}"
-        elif measure_latency is not None:
+        if measure_latency is not None:
             latency = _latency_of_size(folder, preset, measure_latency)
             if limit_ms is not None and latency.student_ms["p50"] > limit_ms:
                 excluded = f"{latency.student_ms['p50']:.3g} ms, more than {limit_ms:g} ms"
@@ -236,8 +231,8 @@ def _student_sizes(
     if all(size.excluded for size in sizes):
         reasons = "; ".join(f"{size.preset} has {size.excluded}" for size in sizes)
         raise PerformanceError(
-            f"study: expected a student size that keeps the limits, got none: {reasons}; "
-            "raise --max-latency-ms or --max-parameters, or add a smaller --student"
+            f"study: expected a student size that keeps the limit, got none: {reasons}; raise --max-latency-ms, or "
+            "add a smaller --student"
         )
     return tuple(sizes)
 
@@ -265,7 +260,7 @@ def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLat
     return latency
 
 
-def _impossible_entries(folder: Folder, required: Sequence[str]) -> dict[Entry, str]:
+def _impossible_entries(folder: Folder) -> dict[Entry, str]:
     spec, task = folder.dataset.spec, folder.dataset.spec.task
     reasons = {}
     for entry in entries(folder.space):
@@ -280,11 +275,9 @@ def _impossible_entries(folder: Folder, required: Sequence[str]) -> dict[Entry, 
             DistillLearner(student, teacher, recipe, modality=folder.conditions.modality, goal=goal)
         except UsageError as error:
             reasons[entry] = str(error)
-    possible = {entry.method for entry in entries(folder.space, tuple(reasons))}
-    for name in required or [entry.method for entry in reasons if possible == {NONE}]:
-        if name not in possible:
-            reason = next(reason for entry, reason in reasons.items() if entry.method == name)
-            raise UsageError(f"method {name!r}: expected a teacher and a student that can have it: {reason}")
+    if reasons and {entry.method for entry in entries(folder.space, tuple(reasons))} == {NONE}:
+        entry, reason = next(iter(reasons.items()))
+        raise UsageError(f"method {entry.method!r}: expected a teacher and a student that can have it: {reason}")
     return reasons
 
 
@@ -304,7 +297,7 @@ def study(
     prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
     run_study(prepared, progress=progress)
     with torch_threads():
-        document = _document(prepared, out, measure_latency)
+        document = _document(prepared, out)
     document = msgspec.structs.replace(document, duration_s=round(time.monotonic() - began, 1))
     write_document(out, document)
     return document
@@ -353,7 +346,7 @@ def _make_phases(
         make_runs(workers, phase, deadline=prepared.deadline(), on_step=progress.on_step, on_end=progress.on_end)
 
 
-def _document(prepared: PreparedStudy, out: Path, measure_latency: MeasureLatency | None) -> StudyDocument:
+def _document(prepared: PreparedStudy, out: Path) -> StudyDocument:
     folder, options, task = prepared.folder, prepared.options, prepared.folder.dataset.spec.task
     tested = tested_entries(folder, prepared.table_entries, prepared.seeds, prepared.search_seeds)
     chosen = choose(tested, prepared.seeds)
@@ -377,7 +370,7 @@ def _document(prepared: PreparedStudy, out: Path, measure_latency: MeasureLatenc
         entries=entry_rows(folder, tested, prepared.sizes, chosen),
         rivals=rival_rows(folder, options.rivals, sorted({seed for row in tested for seed in row.results})),
         selection=selection(tested, prepared.seeds) if options.grid else None,
-        recommendation=_recommendation(prepared, chosen, out / STUDENT_FILE, measure_latency),
+        recommendation=_recommendation(prepared, chosen, out / STUDENT_FILE),
         trials=trials,
         versions=library_versions(),
         duration_s=0.0,
@@ -403,7 +396,6 @@ def _facts(prepared: PreparedStudy) -> StudyFacts:
         teacher_steps=conditions.teacher_train.steps,
         learning_rates=space.learning_rates,
         max_latency_ms=options.max_latency_ms,
-        max_parameters=options.max_parameters,
         labelled_groups=None
         if groups is None
         else LabelledGroups(labelled=groups, of=tuple(fold.training.train.group_count for fold in folds)),
@@ -425,28 +417,17 @@ def _coverage(prepared: PreparedStudy, tested: Sequence[TestedEntry], trials: Se
     )
 
 
-def _recommendation(
-    prepared: PreparedStudy, chosen: TestedEntry, path: Path, measure_latency: MeasureLatency | None
-) -> Recommendation:
-    folder, limit_ms = prepared.folder, prepared.options.max_latency_ms
+def _recommendation(prepared: PreparedStudy, chosen: TestedEntry, path: Path) -> Recommendation:
     seed = max(sorted(chosen.results), key=lambda seed: chosen.results[seed].score or 0.0)
-    result, latency = chosen.results[seed], None
-    trial = result.trial
-    assert trial is not None  # it is a student's
-    write_student(path, read_exportable_student(folder, trial))
-    # its own teacher, or for labels only the first that is finished
-    teachers = [teacher for teacher in folder.space.teachers if chosen.entry.teacher in (None, teacher.name)]
-    folders = (folder.teacher_folder(teacher, seed) for teacher in teachers for seed in chosen.results)
-    files = [file for path in folders if (file := path / TEACHER_CHECKPOINT).exists()]
-    if measure_latency is not None and files:
-        latency = measure_latency(path, files[0])
+    result = chosen.results[seed]
+    assert result.trial is not None  # it is a student's
+    write_student(path, read_exportable_student(prepared.folder, result.trial))
     return Recommendation(
         **msgspec.structs.asdict(chosen.entry),
-        learning_rate=trial.candidate.learning_rate,
+        learning_rate=result.trial.candidate.learning_rate,
         seed=seed,
         checkpoint=str(path),
         sha256=file_sha256(path),
         valid_score=result.score or 0.0,
-        latency=latency,
-        within_limits=limit_ms is None or latency is None or latency.student_ms["p50"] <= limit_ms,
+        latency=next(size.latency for size in prepared.sizes if size.preset == chosen.entry.student),
     )

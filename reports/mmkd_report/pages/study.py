@@ -197,9 +197,7 @@ def _reproduce(study: StudyDocument) -> Section:
 def question(study: StudyDocument) -> str:
     """Return the headline."""
     setup = study.facts
-    limits = [] if setup.max_latency_ms is None else [words.quantity(setup.max_latency_ms, "ms")]
-    limits += [] if setup.max_parameters is None else [f"{words.magnitude(setup.max_parameters)} parameters"]
-    within = f" within {' and '.join(limits)}" if limits else ""
+    within = "" if setup.max_latency_ms is None else f" within {words.quantity(setup.max_latency_ms, 'ms')}"
     return f"Which student that sees {setup.modality} alone is best{within}, and what does distillation gain?"
 
 

@@ -65,7 +65,6 @@ class FaultsFacts(msgspec.Struct, frozen=True, kw_only=True):
     measure: str  # the error is 1 minus this metric; for regression `rmse` itself
     intact: dict[str, float]  # error by model with intact sensors
     faults: tuple[FaultFigures, ...]
-    left_out: tuple[str, ...]  # faults that these sensors cannot have
     relative: dict[str, Interval | None]  # by model, error over the baseline's; empty without a baseline
 
 

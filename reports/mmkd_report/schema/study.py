@@ -52,7 +52,6 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     teacher_steps: int
     learning_rates: tuple[float, ...]
     max_latency_ms: float | None = None  # median of a student
-    max_parameters: int | None = None
     labelled_groups: LabelledGroups | None = None
     labels_spread_in_time: LabelLeak | None = None
     choose: bool = False  # whether validation chooses each student among several kinds
@@ -163,8 +162,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str
     sha256: str
     valid_score: float
-    latency: PairLatency | None = None  # exported, compared with its teacher; None if not measured
-    within_limits: bool = True  # whether `latency` keeps the limits of the study
+    latency: PairLatency | None = None  # of its size
 
 
 class StudyMethod(msgspec.Struct, frozen=True, kw_only=True):

@@ -101,8 +101,8 @@ def test_a_study_without_groups_searches_and_judges_on_the_own_split(
     arguments = ("--trials", 1, "--finalists", 1, "--learning-rate", 0.001)
     with pytest.raises(SystemExit):
         run_study(short(dataset.path, "--modality", "acc", "-o", out, *arguments))
-    title = " ".join(capsys.readouterr().out.split("student  ")[0].split())
-    assert title.startswith(f"two, acc: balanced accuracy on {JUDGED_ON}, 100% labelled")
+    title = " ".join(capsys.readouterr().out.partition("┏")[0].split())
+    assert title == f"two, acc on {JUDGED_ON}, 100% labelled"
     document = json.loads((out / "study.json").read_bytes())
     assert (document["dataset"]["split"], document["dataset"]["groups"]) == (OWN_SPLIT, 0)
     assert (document["facts"]["search_seeds"], document["facts"]["seeds"]) == ([0], [0])

@@ -44,7 +44,6 @@ def document() -> Document:
                 "relative": {"student.ckpt": 0.5},
             }
         ],
-        "left_out": ["channel swap"],
         "relative": {"student.ckpt": {"mean": 0.5, "low": 0.4, "high": 0.65}},
     }
     return {
@@ -68,7 +67,7 @@ def document() -> Document:
                         "rows": [["hum", "30.0", "60.0"]],
                     }
                 ],
-                "notes": ["These sensors cannot have: channel swap"],
+                "notes": [],
             }
         },
     }

@@ -97,7 +97,6 @@ def told() -> Document:
         "teacher_steps": 300,
         "learning_rates": [0.001, 0.003],
         "max_latency_ms": 0.5,
-        "max_parameters": None,
     }
 
 
@@ -153,7 +152,6 @@ def recommendation() -> Document:
         "sha256": "12" * 32,
         "valid_score": 0.8125,
         "latency": pair("small"),
-        "within_limits": True,
     }
 
 

@@ -149,7 +149,6 @@ def describe(inputs: SuiteInputs, facts: FaultsFacts) -> SuiteResult:
             )
             for fault in facts.faults
         ),
-        notes=(f"These sensors cannot have: {', '.join(facts.left_out)}",) if facts.left_out else (),
     )
 
 
@@ -157,7 +156,6 @@ def judge_faults(inputs: SuiteInputs) -> FaultsFacts:
     """Measure the error under every fault, the first model's worst first."""
     models, windows, baseline = inputs.models, inputs.windows, inputs.baseline
     kind = windows.spec.task.kind
-    modalities = [windows.spec.modality(name) for name in inputs.first.modalities]
     intact = {model.name: _error(outcome_on(windows, model.answers(windows)), kind) for model in models}
     outcomes: dict[FaultName, dict[str, list[TestedNetwork]]] = {}
     for fault, parts in broken_windows(inputs):
@@ -170,18 +168,12 @@ def judge_faults(inputs: SuiteInputs) -> FaultsFacts:
         if baseline is not None and sum(errors[baseline]) > 0:
             relative = {model: sum(row) / sum(errors[baseline]) for model, row in errors.items() if model != baseline}
         faults.append(FaultFigures(name=name, effect=FAULTS[name].what, errors=errors, relative=relative))
-    unfit = [
-        name
-        for name in NAMES
-        if name not in outcomes and any(sensor.kind in FAULTS[name].kinds for sensor in modalities)
-    ]
     return FaultsFacts(
         sensors=tuple(inputs.first.modalities),
         severities=SEVERITIES,
         measure=ERROR_OF[kind],
         intact=intact,
         faults=tuple(sorted(faults, key=lambda fault: -sum(fault.errors[inputs.first.name]))),
-        left_out=tuple(unfit),
         relative={}
         if baseline is None
         else {name: _relative(outcomes, name, baseline, kind, inputs.seed) for name in intact if name != baseline},

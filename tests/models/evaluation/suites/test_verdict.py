@@ -59,7 +59,6 @@ def faults_facts(relative: Interval) -> FaultsFacts:
             fault("noise", 0.6),
             fault("gap", 0.2),
         ),
-        left_out=(),
         relative={"s": relative},
     )
 

@@ -1,0 +1,169 @@
+"""`mmkd-study` as a user meets it: its files, messages, options and refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_models.commands.study import run_study
+from mmkd_models.data import Dataset
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.training.checkpoint import read_student, read_teacher
+from mmkd_report.schema.study import StudyDocument
+
+SHORT = "--modality acc --grid --steps 6 --teacher-steps 6 --student tiny --learning-rate 0.01 --rival extra_trees"
+OPTIONS = [*SHORT.split(), "--no-latency"]
+LOGIT = ["--teacher", "tiny", "--method", "logit", "--seeds", "1"]
+
+
+def studied(dataset: Dataset, out: Path, *options: str) -> StudyDocument:
+    with pytest.raises(SystemExit) as ended:
+        run_study([str(dataset.path), "-o", str(out), *OPTIONS, *options])
+    assert ended.value.code == 0
+    return msgspec.json.decode((out / "study.json").read_bytes(), type=StudyDocument)
+
+
+def trainers(out: Path) -> set[int]:
+    """The processes that trained: TensorBoard names each log `events.out.tfevents.TIME.HOST.PROCESS.NUMBER`."""
+    return {int(path.name.split(".")[-2]) for path in out.glob("t*/*/run/**/events.*")}
+
+
+def test_a_study_ends_with_a_table_files_and_what_to_do_next(
+    machines: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "study", ("--teacher", "tiny", "--method", "logit", "--seeds", "2")
+    monkeypatch.setattr(sys, "argv", ["mmkd-study", "machines"])
+    document = studied(machines, out, *options)
+    printed, err = capsys.readouterr()
+    lines = printed.splitlines()
+    assert lines[0].strip() == "machines, acc on people and machines never seen (2 folds), 100% labelled"
+    names = ("teachers", "acc+gyro:tiny", "tiny student", "labels only", "logit", "without a network", "extra-trees")
+    places = [printed.index(name) for name in names]
+    assert places == sorted(places)
+    assert "an interval needs 5 groups or more" in lines
+    assert lines[-2].startswith("chosen by validation: tiny student, ")
+    assert lines[-1] == (
+        f"wrote {out}/report.html and {out}/student.ckpt; next: mmkd-export {out}/student.ckpt -o {out}/student.edge"
+    )
+    assert "seed 1 acc logit tiny" in err
+    assert err.count(" best valid ") >= 6
+    assert document.command == "mmkd-study machines"
+    assert [row.method for row in document.entries] == ["none", "logit"]
+    assert (document.coverage.complete, document.coverage.finished, document.coverage.failed) == (True, 4, 0)
+    page = (out / "report.html").read_text()
+    assert document.recommendation.sha256 in page
+    assert len(page) < 1_000_000
+    assert read_student(out / "student.ckpt").modality.name == "acc"
+    studied(machines, out, *options, "--json")  # nothing is trained again
+    printed, err = capsys.readouterr()
+    again = msgspec.json.decode(printed, type=StudyDocument)
+    assert msgspec.structs.replace(again, duration_s=document.duration_s) == document
+    assert " best valid " not in err
+
+
+def test_methods_are_listed_and_a_recipe_of_ones_own_is_one(
+    machines: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_study(["--list-methods"])
+    methods = json.loads(capsys.readouterr().out)
+    assert methods["none"] is None
+    assert methods["logit"]["terms"] == [
+        {"type": "logit", "weight": {"start": 1.0, "end": 1.0, "until": 1.0}, "temperature": 2.0}
+    ]
+    recipe = tmp_path / "warm.json"
+    recipe.write_text('{"terms": [{"type": "logit", "weight": {"start": 1.0, "end": 1.0}, "temperature": 4.0}]}')
+    own = ["--recipe", f"logit@warm={recipe}", "--method", "none", "--teacher", "tiny", "--seeds", "1"]
+    assert [row.method for row in studied(machines, tmp_path / "out", *own).entries] == ["none", "logit@warm"]
+
+
+@pytest.mark.parametrize(
+    ("options", "labelled", "generations"),
+    [
+        (["--label-fraction", "0.5", "--no-self-training"], Labelled(fraction=0.5), 1),
+        (["--labelled-groups", "2", "--self-training"], Labelled(groups=2), 2),
+    ],
+    ids=["a fraction of the windows", "whole groups"],
+)
+def test_labels_that_are_hidden_teach_nobody_and_self_training_uses_the_windows(
+    machines: Dataset, tmp_path: Path, options: list[str], labelled: Labelled, generations: int
+) -> None:
+    facts = studied(machines, tmp_path / "study", *LOGIT, *options).facts
+    shown = facts.labelled_groups
+    assert (facts.label_fraction, shown and shown.labelled) == (None if labelled.groups else 0.5, labelled.groups)
+    students = [read_student(path) for path in tmp_path.glob("study/trials/*/student.ckpt")]
+    assert [one.facts.labelled for one in students] == [labelled] * 2
+    (teacher,) = tmp_path.glob("study/teachers/*/run")
+    assert len({path.parent for path in teacher.rglob("events.*")}) == generations
+    assert trainers(tmp_path / "study") == {os.getpid()}
+
+
+@pytest.mark.slow
+def test_several_workers_train_in_processes_of_their_own(machines: Dataset, tmp_path: Path) -> None:
+    document = studied(machines, tmp_path / "study", *LOGIT, "--workers", "2")
+    assert document.coverage.complete
+    assert trainers(tmp_path / "study")
+    assert os.getpid() not in trainers(tmp_path / "study")
+
+
+@pytest.mark.slow
+def test_students_are_winners_of_a_race_and_the_committee_teaches_them(
+    rigs: dict[str, Dataset], tmp_path: Path
+) -> None:
+    out = tmp_path / "study"
+    options = ("--teacher", "tiny,committee", "--method", "logit", "--seeds", "1", "--choose")
+    document = studied(rigs["multi_label"], out, *options)
+    assert document.facts.choose
+    assert [one.name for one in document.teachers] == ["acc+gyro:tiny,committee"]
+    (teacher,) = out.glob("teachers/*/teacher.ckpt")
+    committee = read_teacher(teacher).committee
+    assert committee is not None
+    assert [member.kind for member in committee.members] == ["transformer", "rocket", "trees"]
+    students = {path.parent.name.partition("-")[0]: read_student(path) for path in out.glob("trials/*/student.ckpt")}
+    assert set(students) == {"none", "logit"}
+    for student in students.values():
+        names = [contender.name for contender in student.facts.tried or ()]
+        assert "convolutional features" in names
+        assert "labels only" not in names  # it is an entry of the table
+        assert student.facts.shipped in names
+    assert (students["none"].facts.teacher_sha256, students["logit"].facts.teacher_sha256 is None) == (None, False)
+    assert "Validation chose every student among" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--teacher", "sonar:tiny"], "dataset 'machines': modality 'sonar' is not in it; choose one of acc, gyro"),
+        (["--teacher", "acc:huge"], "--teacher: expected one of tiny, small, medium, base, got 'huge'; choose one of "),
+        (["--student", "huge"], "--student: expected one of tiny, small, medium, base, got 'huge'; choose one of them"),
+        (["--method", "magic"], "--method: expected one of none, logit, "),
+        (["--rival", "forest"], "--rival: expected one of extra_trees, mini_rocket, rocket_and_trees, "),
+        (["--recipe", "magic"], "--recipe: expected NAME=FILE.json, got 'magic'; name the method and the file"),
+        (["--executor", "cloud"], "--executor: expected one of local, ray, got 'cloud'; choose one of them"),
+        (["--metric", "luck"], "--metric: expected one of accuracy, balanced_accuracy, macro_f1, got 'luck'; "),
+        (["--max-latency-ms", "1"], "--max-latency-ms: expected latencies to be measured, got --no-latency or "),
+    ],
+)
+def test_a_wrong_option_is_named(machines: Dataset, tmp_path: Path, arguments: list[str], problem: str) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError) as error:
+        run_study([str(machines.path), "--modality", "acc", "-o", str(out), "--grid", "--no-latency", *arguments])
+    assert str(error.value).startswith(problem)
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_latencies_are_measured_through_the_exported_student(machines: Dataset, tmp_path: Path) -> None:
+    limits = ("--latency", "--max-latency-ms", "1000", "--duration-s", "0.2")
+    document = studied(machines, tmp_path / "study", *LOGIT, *limits)
+    measured = document.recommendation.latency
+    assert measured is not None
+    assert 0 < measured.student_ms["p50"] <= measured.student_ms["p99"] < 1000
+    assert measured.ratio > 0
+    assert document.entries[0].latency_ms == measured.student_ms["p50"]
