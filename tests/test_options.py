@@ -36,7 +36,6 @@ REFUSED = {
     "mmkd-bench compare BUNDLE --rivals --threads 0": "threads: expected a whole number from 1, got 0",
     "mmkd-bench compare BUNDLE BUNDLE --threads 0": "threads: expected a whole number from 1, got 0",
     "mmkd-export BUNDLE --drift-reference none": "none: expected a dataset directory, found none there",
-    "mmkd-bench page none.json --fleet --budget-ms 0 -o page.html": "--budget-ms: expected --fleet and milliseconds",
     "mmkd-bench tune BUNDLE --max-drop-points -1": "max-drop-points: expected 0 to 100, got -1",
     "mmkd-run BUNDLE --source stdin --error-level 2": "error_level: expected a fraction above 0 and below 1, or None",
     "mmkd-run BUNDLE --source stdin --unknown-level 2": "unknown_level: expected a fraction above 0 and below 1",

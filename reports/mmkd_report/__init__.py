@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mmkd_report.pages.data import render_data_report
     from mmkd_report.pages.demo import render_demo
     from mmkd_report.pages.export import render_export
-    from mmkd_report.pages.fleet import render_fleet
     from mmkd_report.pages.judging import render_judging
     from mmkd_report.pages.sensors import render_sensors
     from mmkd_report.pages.study import render_study
@@ -29,7 +28,6 @@ __all__ = [
     "render_data_report",
     "render_demo",
     "render_export",
-    "render_fleet",
     "render_judging",
     "render_sensors",
     "render_study",

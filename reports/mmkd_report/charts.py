@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines and histograms.
+"""Line charts as inline SVG.
 
 The style sheet colours roles; marks show their value on hover.
 """
@@ -10,11 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mmkd_report.words import (
-    is_number,
-    percent,
-    plain,
-)
+from mmkd_report.words import is_number, percent, plain
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -23,7 +19,6 @@ LEFT, RIGHT, TOP = 42.0, 332.0, 10.0
 LINE_BOTTOM = 138.0
 MAX_POINTS = 160  # per line: more than a phone shows
 SELF_CLOSING = ("line", "rect", "circle", "path", "image", "input")
-BARS_LEFT, CHARACTER_WIDTH, EDGE = 8.0, 6.2, 24.0  # of a histogram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,53 +176,6 @@ def _path(points: Iterable[tuple[float, float] | None]) -> str:
         written += "" if point is None else f"{pen}{point[0]:g} {point[1]:g}"
         pen = "M" if point is None else "L"
     return written
-
-
-# --- histograms -------------------------------------------------------------------------------------------------------
-
-
-def log_histogram(
-    edges: Sequence[float],
-    counts: Sequence[int],
-    marks: Sequence[tuple[str, float]],
-    *,
-    title: str,
-    description: str,
-    text: Callable[[float], str],
-) -> Chart:
-    """Draw counts over a logarithmic axis, with `marks` (name, value) as labelled lines.
-
-    Heights are roots of counts, so that a bin with few samples stays visible.
-    """
-    bottom, top = 120.0, 44.0  # three labels of marks stand above the bars
-    low, high, most = math.log10(edges[0]), math.log10(edges[-1]), max(counts)
-
-    def place(value: float) -> float:
-        return round(BARS_LEFT + min(1.0, max(0.0, (math.log10(value) - low) / (high - low))) * (RIGHT - BARS_LEFT), 1)
-
-    path = f"M{place(edges[0]):g} {bottom:g}"
-    for edge, count in zip(edges[1:], counts, strict=True):
-        path += f"V{round(bottom - math.sqrt(count / most) * (bottom - top), 1):g}H{place(edge):g}"
-    parts = [element("path", class_="bars role-student", d=f"{path}V{bottom:g}Z")]
-    for number, (name, value) in enumerate(marks):
-        x, y = place(value), 8.0 + 12.0 * number
-        side, anchor = (-3, "end") if x > 290 else (3, "start")
-        parts.append(element("line", class_="limit", x1=x, x2=x, y1=y, y2=bottom))
-        parts.append(element("text", name, class_="tick", x=x + side, y=y + 4, text_anchor=anchor))
-    parts.append(element("line", class_="notch", x1=8, x2=332, y1=bottom, y2=bottom))
-    free_from = 0.0
-    decades = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [factor * 10.0**power for power in decades for factor in (1, 2, 5)]
-    for value in [tick for tick in ticks if edges[0] <= tick <= edges[-1]] or [edges[0]]:
-        x, label = place(value), text(value)
-        anchor = "start" if x < EDGE else "end" if x > RIGHT + BARS_LEFT - EDGE else "middle"
-        width = CHARACTER_WIDTH * len(label)
-        begin = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
-        if begin >= free_from:
-            parts.append(element("line", class_="notch", x1=x, x2=x, y1=bottom, y2=bottom + 4))
-            parts.append(element("text", label, class_="tick", x=x, y=bottom + 16, text_anchor=anchor))
-            free_from = begin + width + CHARACTER_WIDTH
-    return Chart(svg=svg(title, description, *parts, class_="chart distribution", viewBox="0 0 340 140"))
 
 
 def percent_text(digits: int = 0) -> Callable[[float], str]:

@@ -28,7 +28,6 @@ from mmkd_report import (
     render_data_report,
     render_demo,
     render_export,
-    render_fleet,
     render_judging,
     render_sensors,
     render_study,
@@ -43,7 +42,7 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.skipif(not (os.environ.get("MMKD_AXE") or NPM), reason="needs npm, or MMKD_AXE"),
 ]
-PAGES = ("demo", "adaptation", "bench", "data", "fleet", "judging", "sensors", "shift", "export", "study")
+PAGES = ("demo", "adaptation", "bench", "data", "judging", "sensors", "shift", "export", "study")
 SIZES = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 ASK = (
     "const done = arguments[arguments.length - 1];"
@@ -68,7 +67,6 @@ _bench, _judging = _tests_of("report/pages/test_bench_page.py"), _tests_of("repo
 _live = _tests_of("station/test_page.py")
 adaptation_document = msgspec.to_builtins(_tests_of("report/pages/test_adaptation_page.py").DOCUMENT)
 data_document = _tests_of("report/pages/test_data_page.py").document
-fleet = _tests_of("report/pages/test_fleet_page.py").fleet
 judging_document = _judging.document
 sensors_document = msgspec.to_builtins(_tests_of("report/pages/test_sensors_page.py").DOCUMENT)
 three = _tests_of("report/pages/test_export_page.py").three
@@ -122,7 +120,6 @@ def findings(browser: Any, axe: str) -> Callable[..., list[str]]:
 def rendered(
     two_sensors: Document,
     data_document: Document,
-    fleet: dict[str, Document],
     judging_document: Document,
     three: Document,
     searched: Document,
@@ -133,7 +130,6 @@ def rendered(
         "adaptation": render_adaptation(adaptation_document),
         "bench": render_bench([_bench.run_of()]),
         "data": render_data_report(data_document),
-        "fleet": render_fleet(list(fleet.values()), names=list(fleet), budget_ms=0.5),
         "judging": render_judging(_judging.with_suite(judging_document, "cost", _judging.describe(_judging.cost()))),
         "sensors": render_sensors(sensors_document),
         "shift": render_judging(_judging.with_suite(judging_document, "shift", _judging.left_out())),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from mmkd_bench.compare import compare as compare_reports
 from mmkd_bench.in_turn import measure_pair, measure_rivals
 from mmkd_edge.cli.run import check_page
 from mmkd_edge.cli.show import json_text, say
-from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_report.schema.bench import BenchReport
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -28,7 +27,6 @@ DurationOption = Annotated[float, typer.Option("--duration-s", help="Measured se
 ReferenceOption = Annotated[
     Path | None, typer.Option(help="Reference file of a modality that is normalised per group.", show_default=False)
 ]
-_MAX_NAMED = 5  # reports named on the terminal; the page has all
 
 
 def print_report(report: AnyReport, *, json: bool) -> None:
@@ -138,30 +136,8 @@ def page(
     ],
     *,
     output: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.html", help="The page.")],
-    fleet: Annotated[
-        bool, typer.Option("--fleet", help="Show a row for each kind of device and bundle, and the problems.")
-    ] = False,
-    budget_ms: Annotated[
-        float | None, typer.Option(help="Exit 5 if p99 of a report in the fleet is larger.", show_default=False)
-    ] = None,
 ) -> None:
     """Show runs as one self-contained page: distribution, steps, energy, and devices side by side."""
     check_page(output, extra="bench")
-    if budget_ms is not None and not (fleet and math.isfinite(budget_ms) and budget_ms > 0):
-        raise UsageError(f"--budget-ms: expected --fleet and milliseconds above 0, got {budget_ms:g}; give both")
-    runs = [read_report(path) for path in reports]
-    alerts = []
-    if fleet:
-        from mmkd_report import render_fleet, write_page
-        from mmkd_report.pages.fleet import group_fleet
-
-        names = list(map(str, reports))
-        write_page(output, render_fleet(list(map(msgspec.to_builtins, runs)), names=names, budget_ms=budget_ms))
-        alerts = [alert for alert in group_fleet(runs, names, budget_ms=budget_ms).alerts if alert.over_budget]
-    else:
-        write_run_page(output, runs)
+    write_run_page(output, [read_report(path) for path in reports])
     say(f"wrote {output}; next: open it in a browser")
-    if alerts:
-        more = f" and {len(alerts) - _MAX_NAMED} more" if len(alerts) > _MAX_NAMED else ""
-        named = "; ".join(f"{alert.name}: {alert.text}" for alert in alerts[:_MAX_NAMED])
-        raise PerformanceError(f"the fleet is over its budget: {named}{more}")

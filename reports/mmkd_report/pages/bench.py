@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmkd_report import charts, words
+from mmkd_report import words
 from mmkd_report.errors import DocumentError
 from mmkd_report.page import (
     BAR,
@@ -33,10 +33,7 @@ Named = Sequence[tuple[BenchReport, str]]
 def render_bench(documents: Sequence[Mapping[str, Any]]) -> str:
     """Return HTML; raise DocumentError for a broken document."""
     if not 1 <= len(documents) <= MAX_RUNS:
-        raise DocumentError(
-            f"benchmark page: expected 1 to {MAX_RUNS} documents, got {len(documents)}; choose some, or make the "
-            "page of a fleet (mmkd-bench page --fleet)"
-        )
+        raise DocumentError(f"benchmark page: expected 1 to {MAX_RUNS} documents, got {len(documents)}; choose some")
     runs = [read_bench(document) for document in documents]
     named = list(zip(runs, run_names(runs), strict=True))
     first, several = runs[0], len(runs) > 1
@@ -180,12 +177,10 @@ def _distribution(named: Named) -> Section:
     for run, name in named:
         caption = f"Percentiles of {name}"
         percentiles = table(PERCENTILE_HEADS, percentile_rows(run), caption=caption, style="compact", hide_caption=True)
-        chart = latency_chart(run, name=name)
-        items.append([Heading(name), *([] if chart is None else [chart]), percentiles, Note(stability_text(run))])
+        items.append([Heading(name), percentiles, Note(stability_text(run))])
     lead = (
-        "All calls of a run. The time axis is logarithmic; heights grow with the root of the number of calls. “At "
-        "most” is the upper end of a 99 % confidence interval of the percentile. A run is stable if thirds of "
-        "launches, and launches, agree within 10 %."
+        "All calls of a run. “At most” is the upper end of a 99 % confidence interval of the percentile. A run is "
+        "stable if thirds of launches, and launches, agree within 10 %."
     )
     return Section("distribution", "Distribution", [Columns(items, "wide")], lead)
 
@@ -201,28 +196,6 @@ def percentile_rows(run: BenchReport) -> list[list[str]]:
         value = lacking if percentile.value_us is None else time_text(percentile.value_us)
         rows.append([percentile.name, value, time_text(percentile.upper_us)])
     return [*rows, ["largest", time_text(run.result.latency.max_us), NOTHING]]
-
-
-def latency_chart(run: BenchReport, *, name: str) -> charts.Chart | None:
-    """Return the distribution with three percentiles; None without a histogram."""
-    histogram, latency = run.result.histogram, run.result.latency
-    if histogram is None or not sum(histogram.counts):
-        return None
-    marks = [
-        (percentile.name, percentile.value_us)
-        for percentile in latency.percentiles
-        if percentile.quantile in (0.5, 0.9, 0.99)
-    ]
-    known = [(mark, value) for mark, value in marks if value is not None]
-    spoken = ", ".join(f"{mark} {time_text(value)}" for mark, value in known)
-    return charts.log_histogram(
-        histogram.edges_us,
-        histogram.counts,
-        known,
-        title=f"Distribution: {name}",
-        description=f"{latency.count} calls: {spoken}, largest {time_text(latency.max_us)}.",
-        text=time_text,
-    )
 
 
 def _stages(named: Named) -> Section:

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from mmkd_bench.commands.cli import make_app
-from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_report.schema.bench import BenchReport
 from tests.bench.made import make_launch, make_report, write_report
 
@@ -56,32 +55,3 @@ def test_the_hop_of_a_stream_is_a_second_where_nobody_says_it(bundle: Path) -> N
     done = CliRunner().invoke(make_app(), arguments)
     assert done.exit_code == 0, done.output
     assert "one call is a hop of 20 samples" in done.output  # of a modality of 20 samples per second
-
-
-def test_a_fleet_has_a_page_and_a_budget_that_fails(tmp_path: Path) -> None:
-    names = []
-    for number in range(14):  # more than a page of single runs holds
-        names.append(tmp_path / f"station-{number}.json")
-        write_report(names[-1], make_report([make_launch(100.0 + number)] * 5))
-    page = tmp_path / "fleet.html"
-    arguments = ["page", *map(str, names), "--fleet", "-o", str(page)]
-    done = CliRunner().invoke(make_app(), arguments)
-    assert done.exit_code == 0, done.output
-    assert "station-13.json" in page.read_text(encoding="utf-8")
-    page.unlink()
-    done = CliRunner().invoke(make_app(), [*arguments, "--budget-ms", "0.01"])
-    assert isinstance(done.exception, PerformanceError)
-    assert str(done.exception).startswith(f"the fleet is over its budget: {names[0]}: 99 of 100 calls take up to ")
-    assert str(done.exception).endswith(" and 9 more")
-    assert "Over budget" in page.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("arguments", [["--budget-ms", "5"], ["--fleet", "--budget-ms", "0"]])
-def test_a_budget_needs_a_fleet_and_a_number_above_0(tmp_path: Path, arguments: list[str]) -> None:
-    write_report(tmp_path / "a.json", make_report([make_launch(100.0)] * 5))
-    page = ["page", str(tmp_path / "a.json"), "-o", str(tmp_path / "fleet.html")]
-    done = CliRunner().invoke(make_app(), [*page, *arguments])
-    assert isinstance(done.exception, UsageError)
-    assert str(done.exception) == (
-        f"--budget-ms: expected --fleet and milliseconds above 0, got {arguments[-1]}; give both"
-    )

@@ -433,7 +433,6 @@ def test_the_public_names_are_listed() -> None:
         "data_report",
         "demo",
         "export",
-        "fleet",
         "judging",
         "sensors",
         "study",
