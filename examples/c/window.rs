@@ -17,6 +17,7 @@ struct Prediction {
     set: *const i32,
     set_size: i32,
     reason: *const c_char,
+    modality: *const c_char,
 }
 
 #[repr(C)]

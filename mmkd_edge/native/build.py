@@ -11,12 +11,14 @@ FOLDER = Path(__file__).resolve().parent
 LIBRARY = FOLDER / "libmmkd.so.1"
 SOURCES = (
     *("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c"),
-    *("src/bundle.h", "src/bundle.c", "src/predict.c", "third_party/jsmn.h"),
+    *("src/bundle.h", "src/bundle.c", "src/verify.c", "src/predict.c", "third_party/jsmn.h"),
+    *(f"third_party/monocypher{name}" for name in (".h", ".c", "-ed25519.h", "-ed25519.c")),
 )
 """Every file that the library is made of."""
 
 # -ffast-math is for compute.c alone: with the linker, older GCC sets flush-to-zero in the process.
-_FLAGS = ["-std=c99", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas"]
+_FLAGS = ["-std=c99", "-O3", "-fPIC", "-fvisibility=hidden", "-ffunction-sections"]
+_FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas"]
 _X86 = {"avx2": ("8", "-mavx2 -mfma"), "avx512": ("16", "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma")}
 
 
@@ -49,10 +51,12 @@ def build(library: Path = LIBRARY, *, compiler: Sequence[str] = (), warnings_as_
                 suffix = [f"-DMMKD_NAME=mmkd_compute_{name}", f"-DMMKD_W={width}", *extra.split()]
                 source = str(FOLDER / "src" / "compute.c")
                 run([*compiler, *flags, "-ffast-math", *suffix, "-c", source, "-o", objects[-1]])
-            for name in ("model", "bundle", "predict"):
-                objects.append(f"{place}/{name}.o")
-                run([*compiler, *flags, "-c", str(FOLDER / "src" / f"{name}.c"), "-o", objects[-1]])
-            run([*compiler, "-shared", "-Wl,-soname,libmmkd.so.1", "-o", f"{place}/library", *objects, "-lm"])
+            for name in SOURCES:
+                if name.endswith(".c") and name != "src/compute.c":
+                    objects.append(f"{place}/{Path(name).stem}.o")
+                    run([*compiler, *flags, "-c", str(FOLDER / name), "-o", objects[-1]])
+            linker = ["-shared", "-Wl,-soname,libmmkd.so.1", "-Wl,--gc-sections"]
+            run([*compiler, *linker, "-o", f"{place}/library", *objects, "-lm"])
             temporary = library.with_suffix(f".{os.getpid()}")
             temporary.write_bytes(Path(place, "library").read_bytes())
             temporary.chmod(0o755)

@@ -19,7 +19,7 @@ extern "C" {
 #define MMKD_API __attribute__((visibility("default")))
 #endif
 
-#define MMKD_ABI 2
+#define MMKD_ABI 3
 
 typedef struct mmkd_model mmkd_model;
 
@@ -29,7 +29,9 @@ enum mmkd_status {
     MMKD_NO_MEMORY = 2,
     MMKD_UNKNOWN_ISA = 3, /* this build or this processor lacks the instructions */
     MMKD_NO_FILE = 4,     /* the file cannot be read */
-    MMKD_MISUSE = 5       /* an argument does not fit */
+    MMKD_MISUSE = 5,      /* an argument does not fit */
+    MMKD_UNTRUSTED = 6,   /* no given key has signed the bundle */
+    MMKD_DIFFERS = 7      /* golden windows get other answers than at export */
 };
 
 /* Instruction sets that a model can run on; MMKD_ISA_BEST is the fastest that this processor has. */
@@ -91,6 +93,9 @@ typedef struct mmkd_options {
     int32_t hop;             /* streams: samples between two predictions; 0 takes a window's */
     double gap_s;            /* streams: a longer time between samples is a gap; 0 takes 2.5 periods */
     const double *reference_mean, *reference_std; /* (C,): of the machine, for a modality normalised per group */
+    int32_t flat;            /* 1: look for channels with one value */
+    double stuck_s;          /* look for channels that repeat one value for so long */
+    double dropout_s;        /* look for channels that are missing for so long */
 } mmkd_options;
 
 typedef struct mmkd_prediction {
@@ -106,13 +111,32 @@ typedef struct mmkd_prediction {
     const int32_t *set;         /* labels of the label set, the most probable first; labels that are on */
     int32_t set_size;
     const char *reason;         /* why the condition is not MMKD_FINE */
+    const char *modality;       /* which student answered */
 } mmkd_prediction;            /* its pointers hold until the predictor's next call */
+
+typedef struct mmkd_window {
+    const float *values; /* (samples, channels) of raw values, NaN where missing; NULL if the sensor is absent */
+    int32_t samples, channels;
+    double age_s;        /* of its newest sample, or NaN */
+} mmkd_window;
+
+typedef struct mmkd_key {
+    unsigned char ed25519[32]; /* the public key of a .pub file */
+} mmkd_key;
 
 typedef void (*mmkd_receiver)(const mmkd_prediction *prediction, void *user);
 
 /* Verify an archive's digest and read it; `data` is copied. mmkd_open_file reads the file first. */
 MMKD_API int mmkd_open(const void *data, size_t size, mmkd_bundle **bundle, char *error, size_t error_size);
 MMKD_API int mmkd_open_file(const char *path, mmkd_bundle **bundle, char *error, size_t error_size);
+/* The same, refused unless one of `count` keys has signed the bundle. */
+MMKD_API int mmkd_open_signed(const void *data, size_t size, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle,
+                              char *error, size_t error_size);
+MMKD_API int mmkd_open_file_signed(const char *path, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle,
+                                   char *error, size_t error_size);
+/* Answer the golden windows of every student, and compare with the answers at export: MMKD_OK within their tolerance.
+ * largest: takes the largest difference of a logit or probability; may be NULL. */
+MMKD_API int mmkd_selftest_file(const char *path, double *largest, char *error, size_t error_size);
 /* After the last of its predictors. */
 MMKD_API void mmkd_close(mmkd_bundle *bundle);
 MMKD_API int32_t mmkd_students(const mmkd_bundle *bundle);
@@ -128,6 +152,10 @@ MMKD_API void mmkd_predictor_close(mmkd_predictor *predictor);
  * Returns MMKD_MISUSE if the sizes are not the student's. Does not allocate. */
 MMKD_API int mmkd_predict(mmkd_predictor *predictor, const float *window, int32_t samples, int32_t channels,
                           double age_s, mmkd_prediction *prediction);
+/* Answer with the first predictor whose sensor works, for windows of one moment; a later one's answer is degraded, and
+ * its reason has why. The prediction is the predictor's that answered, or of the first if no sensor works. */
+MMKD_API int mmkd_predict_first(mmkd_predictor *const *predictors, const mmkd_window *windows, int32_t count,
+                                mmkd_prediction *prediction);
 /* Take the next samples of a stream, (count, channels); `receive` gets every prediction that becomes due.
  * times_s: one for each sample on a clock of your choice, or NULL if they come at exactly the student's rate.
  * now_s: this moment on the same clock, or NaN. Does not allocate. */

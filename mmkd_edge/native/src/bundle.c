@@ -16,7 +16,7 @@
 #define JSMN_PARENT_LINKS
 #include "../third_party/jsmn.h"
 
-enum { END_RECORD = 22, COMMENT = 81, MAX_MEMBERS = 256, MAX_MANIFEST = 1 << 20, MAX_LIST = 10000 };
+enum { END_RECORD = 22, COMMENT = 81, MAX_MEMBERS = 256, MAX_MANIFEST = 1 << 20, MAX_SIGNATURES = 1 << 16, MAX_LIST = 10000 };
 #define MAX_FILE ((long)1 << 30)
 static const char comment_start[] = "mmkd-edge sha256 ";
 
@@ -27,52 +27,6 @@ void mmkd_error(char *error, size_t error_size, const char *format, ...)
     va_start(values, format);
     vsnprintf(error, error_size, format, values);
     va_end(values);
-}
-
-/* ---- SHA-256 (FIPS 180-4, section 6.2) */
-
-static uint32_t turned(uint32_t x, int bits) { return x >> bits | x << (32 - bits); }
-
-static void hash_block(uint32_t hash[8], const unsigned char *block)
-{
-    static const uint32_t constants[64] = {
-        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-        0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
-        0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-        0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
-        0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-        0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-        0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-    uint32_t w[64];
-    for (int i = 0; i < 16; i++, block += 4)
-        w[i] = (uint32_t)block[0] << 24 | (uint32_t)block[1] << 16 | (uint32_t)block[2] << 8 | block[3];
-    for (int i = 16; i < 64; i++) {
-        uint32_t a = w[i - 15], b = w[i - 2];
-        w[i] = w[i - 16] + (turned(a, 7) ^ turned(a, 18) ^ a >> 3) + w[i - 7] + (turned(b, 17) ^ turned(b, 19) ^ b >> 10);
-    }
-    uint32_t a = hash[0], b = hash[1], c = hash[2], d = hash[3], e = hash[4], f = hash[5], g = hash[6], h = hash[7];
-    for (int i = 0; i < 64; i++) {
-        uint32_t first = h + (turned(e, 6) ^ turned(e, 11) ^ turned(e, 25)) + ((e & f) ^ (~e & g)) + constants[i] + w[i];
-        uint32_t second = (turned(a, 2) ^ turned(a, 13) ^ turned(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
-        h = g, g = f, f = e, e = d + first, d = c, c = b, b = a, a = first + second;
-    }
-    const uint32_t after[8] = {a, b, c, d, e, f, g, h};
-    for (int i = 0; i < 8; i++) hash[i] += after[i];
-}
-
-void mmkd_sha256(const unsigned char *data, size_t size, unsigned char digest[32])
-{
-    uint32_t hash[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-    unsigned char last[128] = {0};
-    size_t left = size % 64, blocks = left < 56 ? 1 : 2;
-    uint64_t bits = (uint64_t)size * 8;
-    for (size_t i = 0; i + 64 <= size; i += 64) hash_block(hash, data + i);
-    if (left) memcpy(last, data + size - left, left);
-    last[left] = 0x80;
-    for (int i = 0; i < 8; i++) last[blocks * 64 - 1 - (size_t)i] = (unsigned char)(bits >> 8 * i);
-    for (size_t i = 0; i < blocks; i++) hash_block(hash, last + 64 * i);
-    for (int i = 0; i < 32; i++) digest[i] = (unsigned char)(hash[i / 4] >> (24 - i % 4 * 8));
 }
 
 /* ---- memory that is freed with the bundle */
@@ -89,6 +43,8 @@ typedef struct {
     int status;
     char *error;
     size_t error_size;
+    const mmkd_key *key;
+    int32_t keys;
 } reader;
 
 static int fail(reader *r, int status, const char *text)
@@ -131,16 +87,15 @@ static int check_archive(reader *r, const unsigned char *data, size_t size)
     unsigned char digest[32];
     char text[65];
     mmkd_sha256(data, size - END_RECORD - COMMENT, digest);
-    for (int i = 0; i < 32; i++) snprintf(text + 2 * i, 3, "%02x", digest[i]);
+    mmkd_hex(digest, sizeof digest, text);
     if (memcmp(text, comment + sizeof comment_start - 1, 64))
         return fail(r, MMKD_DAMAGED, "the bundle is damaged: its SHA-256 does not match its content; copy it again");
     return 0;
 }
 
-/* The bytes of a member; an empty one if there is none. */
-static member find_member(const unsigned char *data, size_t size, const char *name)
+/* The bytes of a member of an archive with its end record at `end`; an empty one if there is none. */
+static member find_member(const unsigned char *data, const unsigned char *end, const char *name)
 {
-    const unsigned char *end = data + size - END_RECORD - COMMENT;
     member none = {NULL, 0};
     size_t at = u32(end + 16), limit = (size_t)(end - data), length = strlen(name);
     for (uint32_t i = 0; i < u16(end + 10) && i < MAX_MEMBERS; i++) {
@@ -302,16 +257,31 @@ static int find_artifact(const reader *r, int artifacts, const char *format)
     return -1;
 }
 
+/* A member that the manifest names; with keys its hash must be the signed manifest's. */
+static member named_member(reader *r, const unsigned char *data, size_t size, int entry)
+{
+    member file = find_member(data, data + size - END_RECORD - COMMENT, text(r, field(r, entry, "file"))), none = {NULL, 0};
+    if (!file.data) {
+        fail(r, MMKD_DAMAGED, "the bundle lacks a member that its manifest names; export it again");
+    } else if (r->keys) {
+        unsigned char digest[32];
+        char hexadecimal[65];
+        mmkd_sha256(file.data, file.size, digest);
+        mmkd_hex(digest, sizeof digest, hexadecimal);
+        if (is_text(r, field(r, entry, "sha256"), hexadecimal)) return file;
+        fail(r, MMKD_DAMAGED, "the bundle is damaged: a member has another SHA-256 than its manifest names; copy it again");
+        return none;
+    }
+    return file;
+}
+
 static mmkd_model *open_model(reader *r, const unsigned char *data, size_t size, int artifact)
 {
     if (artifact < 0) return NULL;
     mmkd_model *model = NULL;
     char reason[160] = "";
-    member file = find_member(data, size, text(r, field(r, artifact, "file")));
-    if (!file.data) {
-        fail(r, MMKD_DAMAGED, "the bundle lacks a member that its manifest names; export it again");
-        return NULL;
-    }
+    member file = named_member(r, data, size, artifact);
+    if (!file.data) return NULL;
     int status = mmkd_model_open(file.data, file.size, MMKD_ISA_BEST, &model, reason, sizeof reason);
     if (status != MMKD_OK) fail(r, status, reason[0] ? reason : "not enough memory");
     return model;
@@ -337,6 +307,8 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
     entry->has_range = range(r, field(r, modality, "range"), &entry->low, &entry->high);
     entry->is_per_group = is_text(r, field(r, modality, "normalise"), "per_group");
     entry->novelty = numbers(r, field(r, field(r, native, "novelty"), "scores"));
+    entry->novelty_tolerance = number(r, field(r, field(r, native, "novelty"), "tolerance"), 0);
+    entry->golden = text(r, field(r, field(r, object, "golden"), "file"));
     entry->step_novelty = numbers(r, field(r, field(r, find_artifact(r, artifacts, NULL), "novelty"), "scores"));
     entry->true_probabilities = numbers(r, field(r, field(r, native, "confidence"), "true_probabilities"));
     entry->usual = numbers(r, field(r, magnitude, "usual"));
@@ -359,28 +331,76 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
     }
 }
 
+/* Parse a member of JSON, an object; its tokens are freed by the caller. */
+static int parse(reader *r, member file, const char *refusal)
+{
+    r->json = (const char *)file.data;
+    jsmn_parser parser;
+    jsmn_init(&parser);
+    int count = jsmn_parse(&parser, r->json, file.size, NULL, 0);
+    if (count > 0 && !(r->token = calloc((size_t)count, sizeof *r->token))) return fail(r, MMKD_NO_MEMORY, "not enough memory");
+    jsmn_init(&parser);
+    r->tokens = count > 0 ? jsmn_parse(&parser, r->json, file.size, r->token, (unsigned)count) : 0;
+    return r->tokens < 1 || r->token[0].type != JSMN_OBJECT ? fail(r, MMKD_DAMAGED, refusal) : 0;
+}
+
+/* Why a signature of the manifest does not count; NULL if it does. */
+static const char *signature_fault(const reader *r, const char *id, const char *digits, const unsigned char manifest[32])
+{
+    unsigned char digest[32], signature[64];
+    char own_id[17], byte[3] = {0};
+    for (int32_t i = 0; i < r->keys; i++) {
+        mmkd_sha256(r->key[i].ed25519, sizeof r->key[i].ed25519, digest);
+        mmkd_hex(digest, 8, own_id);
+        if (strcmp(own_id, id)) continue;
+        for (size_t n = 0; n < sizeof signature; n++) {
+            if (strlen(digits) != 2 * sizeof signature) return "has signed something else";
+            memcpy(byte, digits + 2 * n, 2);
+            signature[n] = (unsigned char)strtoul(byte, NULL, 16);
+        }
+        return mmkd_is_signed(r->key + i, manifest, signature) ? NULL : "has signed something else";
+    }
+    return "is not among them";
+}
+
+static int check_signed(reader *r, member manifest, member file)
+{
+    unsigned char digest[32];
+    char reasons[300] = "";
+    if (!file.data || file.size > MAX_SIGNATURES)
+        return fail(r, MMKD_UNTRUSTED, "the bundle is not signed, and one of the given keys must have; export it with --sign");
+    mmkd_sha256(manifest.data, manifest.size, digest);
+    reader s = {r->bundle, NULL, NULL, 0, MMKD_OK, r->error, r->error_size, r->key, r->keys};
+    int is_signed = 0;
+    if (!parse(&s, file, "signature.json is not valid JSON; sign the bundle again")) {
+        int list = field(&s, 0, "signatures"), at = list + 1;
+        for (int32_t i = 0; i < length_of(&s, list) && !is_signed; i++, at = after(&s, at)) {
+            const char *id = text(&s, field(&s, at, "key_id"));
+            const char *fault = signature_fault(&s, id, text(&s, field(&s, at, "ed25519")), digest);
+            size_t used = strlen(reasons);
+            is_signed = !fault;
+            if (fault) snprintf(reasons + used, sizeof reasons - used, "%skey %.16s %s", used ? "; " : "", id, fault);
+        }
+    }
+    free(s.token);
+    r->status = s.status;
+    if (is_signed || r->status != MMKD_OK) return r->status;
+    r->status = MMKD_UNTRUSTED;
+    mmkd_error(r->error, r->error_size, "no given key has signed the bundle: %s; have it signed by one that counts", reasons);
+    return -1;
+}
+
 static void read_bundle(reader *r, const unsigned char *data, size_t size)
 {
     if (check_archive(r, data, size)) return;
-    member manifest = find_member(data, size, "manifest.json");
+    const unsigned char *end = data + size - END_RECORD - COMMENT;
+    member manifest = find_member(data, end, "manifest.json");
     if (!manifest.data || manifest.size > MAX_MANIFEST) {
         fail(r, MMKD_DAMAGED, "the bundle has no manifest.json; export it again");
         return;
     }
-    r->json = (const char *)manifest.data;
-    jsmn_parser parser;
-    jsmn_init(&parser);
-    int count = jsmn_parse(&parser, r->json, manifest.size, NULL, 0);
-    if (count > 0 && !(r->token = calloc((size_t)count, sizeof *r->token))) {
-        fail(r, MMKD_NO_MEMORY, "not enough memory");
-        return;
-    }
-    jsmn_init(&parser);
-    r->tokens = count > 0 ? jsmn_parse(&parser, r->json, manifest.size, r->token, (unsigned)count) : 0;
-    if (r->tokens < 1 || r->token[0].type != JSMN_OBJECT) {
-        fail(r, MMKD_DAMAGED, "manifest.json is not valid JSON; export the bundle again");
-        return;
-    }
+    if (r->keys && check_signed(r, manifest, find_member(data, end, "signature.json"))) return;
+    if (parse(r, manifest, "manifest.json is not valid JSON; export the bundle again")) return;
     if (number(r, field(r, 0, "format_version"), 0) != 1) {
         fail(r, MMKD_DAMAGED, "the bundle has another format version; use the release of mmkd-edge that made it");
         return;
@@ -394,9 +414,10 @@ static void read_bundle(reader *r, const unsigned char *data, size_t size)
     }
 }
 
-int mmkd_open(const void *data, size_t size, mmkd_bundle **bundle, char *error, size_t error_size)
+int mmkd_open_signed(const void *data, size_t size, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle,
+                     char *error, size_t error_size)
 {
-    reader r = {NULL, NULL, NULL, 0, MMKD_OK, error, error_size};
+    reader r = {NULL, NULL, NULL, 0, MMKD_OK, error, error_size, keys, count};
     *bundle = NULL;
     if (!(r.bundle = calloc(1, sizeof *r.bundle))) return MMKD_NO_MEMORY;
     read_bundle(&r, data, size);
@@ -406,17 +427,130 @@ int mmkd_open(const void *data, size_t size, mmkd_bundle **bundle, char *error, 
     return r.status;
 }
 
+int mmkd_open(const void *data, size_t size, mmkd_bundle **bundle, char *error, size_t error_size)
+{
+    return mmkd_open_signed(data, size, NULL, 0, bundle, error, error_size);
+}
+
+/* The file's bytes, to be freed; NULL if they cannot be read. */
+static unsigned char *read_file(const char *path, size_t *size, char *error, size_t error_size)
+{
+    FILE *file = fopen(path, "rb");
+    long length = -1;
+    if (file && !fseek(file, 0, SEEK_END)) length = ftell(file);
+    unsigned char *data = length > 0 && length <= MAX_FILE ? malloc((size_t)length) : NULL;
+    int is_read = data && !fseek(file, 0, SEEK_SET) && fread(data, 1, (size_t)length, file) == (size_t)length;
+    if (file) fclose(file);
+    if (is_read) *size = (size_t)length;
+    else mmkd_error(error, error_size, "%s: expected a bundle (.edge) that can be read", path);
+    if (is_read) return data;
+    free(data);
+    return NULL;
+}
+
+int mmkd_open_file_signed(const char *path, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle, char *error,
+                          size_t error_size)
+{
+    size_t size = 0;
+    unsigned char *data = read_file(path, &size, error, error_size);
+    *bundle = NULL;
+    int status = data ? mmkd_open_signed(data, size, keys, count, bundle, error, error_size) : MMKD_NO_FILE;
+    free(data);
+    return status;
+}
+
 int mmkd_open_file(const char *path, mmkd_bundle **bundle, char *error, size_t error_size)
 {
-    *bundle = NULL;
-    FILE *file = fopen(path, "rb");
-    long size = -1;
-    if (file && !fseek(file, 0, SEEK_END)) size = ftell(file);
-    unsigned char *data = size > 0 && size <= MAX_FILE ? malloc((size_t)size) : NULL;
-    int is_read = data && !fseek(file, 0, SEEK_SET) && fread(data, 1, (size_t)size, file) == (size_t)size;
-    if (file) fclose(file);
-    int status = is_read ? mmkd_open(data, (size_t)size, bundle, error, error_size) : MMKD_NO_FILE;
-    if (!is_read) mmkd_error(error, error_size, "%s: expected a bundle (.edge) that can be read", path);
+    return mmkd_open_file_signed(path, NULL, 0, bundle, error, error_size);
+}
+
+/* ---- golden windows: an archive of .npy files (numpy.lib.format, version 1.0), written by mmkd_edge/bundle/golden.py */
+
+/* Copy `count` little-endian values of `width` bytes from an array of the archive, from value `first` on. */
+static int copy_values(member npz, const char *name, const char *kind, size_t first, size_t count, size_t width, void *to)
+{
+    if (npz.size < END_RECORD) return 0;
+    member file = find_member(npz.data, npz.data + npz.size - END_RECORD, name);
+    if (file.size < 10 || memcmp(file.data, "\x93NUMPY\1", 7)) return 0;
+    size_t header = 10 + u16(file.data + 8);
+    char text[200] = "", start[40];
+    if (file.size < header || (header - 10) >= sizeof text || (file.size - header) / width < first + count) return 0;
+    memcpy(text, file.data + 10, header - 10);
+    snprintf(start, sizeof start, "{'descr': '%s', 'fortran_order': False", kind);
+    memcpy(to, file.data + header + first * width, count * width);
+    return !strncmp(text, start, strlen(start));
+}
+
+static int test_student(const unsigned char *data, size_t size, const mmkd_entry *e, double *largest, char *error, size_t error_size)
+{
+    const size_t cells = (size_t)e->facts.samples * (size_t)e->facts.channels, outputs = (size_t)e->facts.labels;
+    const size_t scratch = mmkd_model_facts(e->model).scratch_bytes / sizeof(float);
+    member npz = find_member(data, data + size - END_RECORD - COMMENT, e->golden);
+    double tolerance = 0, worst = 0, scale = 0;
+    float *memory = calloc(2 * cells + 4 * outputs + 2 + scratch + 16, sizeof *memory);
+    if (!memory) return MMKD_NO_MEMORY;
+    float *values = memory, *present = values + cells, *expected = present + cells, *got = expected + 2 * outputs;
+    float *novelty = got + 2 * outputs, *place = novelty + 2;
+    place += (64 - (uintptr_t)place % 64) % 64 / sizeof(float);
+    int status = npz.data && copy_values(npz, "tolerance.npy", "<f8", 0, 1, 8, &tolerance) ? MMKD_OK : MMKD_DAMAGED;
+    size_t count = 0;
+    for (; e->facts.task == MMKD_REGRESSION && copy_values(npz, "probabilities.npy", "<f4", count, 1, 4, expected); count++)
+        scale = fabs(expected[0]) > scale ? fabs(expected[0]) : scale;
+    for (count = 0; !status && copy_values(npz, "windows.npy", "<f4", count * cells, cells, 4, values); count++) {
+        for (size_t i = 0; i < cells; i++) {
+            int there = isfinite(values[i]) && (!e->has_range || e->is_per_group || (values[i] >= e->low && values[i] <= e->high));
+            present[i] = there ? 1.0f : 0.0f;
+            values[i] = there ? values[i] : 0.0f;
+        }
+        if (!copy_values(npz, "logits.npy", "<f4", count * outputs, outputs, 4, expected) ||
+            !copy_values(npz, "probabilities.npy", "<f4", count * outputs, outputs, 4, expected + outputs)) status = MMKD_DAMAGED;
+        mmkd_run(e->model, place, values, present, got, got + outputs, novelty);
+        double apart = 0;
+        for (size_t k = 0; k < 2 * outputs; k++) {
+            double difference = fabs((double)got[k] - expected[k]) / (k >= outputs && scale > 0 ? scale : 1);
+            apart = difference <= apart ? apart : difference;
+        }
+        worst = apart <= worst ? worst : apart;
+        double limit = tolerance;
+        const char *what = "answer";
+        if (apart <= limit && e->novelty.count && copy_values(npz, "novelty.npy", "<f4", count, 1, 4, novelty + 1)) {
+            apart = fabs((double)novelty[1] - novelty[0]) / (1.0 + novelty[1]);
+            limit = e->novelty_tolerance, what = "novelty";
+        }
+        if (!status && !(apart <= limit)) {
+            mmkd_error(error, error_size, "student '%.64s': golden window %d: expected the stored %s within %.0e, got a difference "
+                       "of %.0e; this processor computes another result than at export: do not use it", e->facts.modality,
+                       (int)count, what, limit, apart);
+            status = MMKD_DIFFERS;
+        }
+    }
+    if (status == MMKD_DAMAGED || (!status && !count)) {
+        mmkd_error(error, error_size, "%.64s: expected golden windows; export the bundle again", e->golden);
+        status = MMKD_DAMAGED;
+    }
+    *largest = worst <= *largest ? *largest : worst;
+    free(memory);
+    return status;
+}
+
+int mmkd_selftest_file(const char *path, double *largest, char *error, size_t error_size)
+{
+    double worst = 0;
+    size_t size = 0;
+    mmkd_bundle *bundle = NULL;
+    unsigned char *data = read_file(path, &size, error, error_size);
+    int status = data ? mmkd_open(data, size, &bundle, error, error_size) : MMKD_NO_FILE, tested = 0;
+    for (int32_t i = 0; !status && i < bundle->count; i++) {
+        if (!bundle->entry[i].model) continue;
+        status = test_student(data, size, &bundle->entry[i], &worst, error, error_size);
+        tested = 1;
+    }
+    if (!status && !tested) {
+        mmkd_error(error, error_size, "the bundle has no native model; export it again with --target native");
+        status = MMKD_MISUSE;
+    }
+    if (largest) *largest = worst;
+    mmkd_close(bundle);
     free(data);
     return status;
 }

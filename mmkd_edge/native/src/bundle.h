@@ -21,6 +21,8 @@ typedef struct {
     mmkd_numbers usual; /* (C,): magnitudes in training; count is 0 without limits */
     double lowest, highest;
     mmkd_model *model, *step; /* step: the same tensors in the member of its own */
+    const char *golden;       /* member with golden windows */
+    double novelty_tolerance;
 } mmkd_entry;
 
 struct mmkd_bundle {
@@ -32,5 +34,8 @@ struct mmkd_bundle {
 /* Copy text of printf's kinds into `error`. */
 void mmkd_error(char *error, size_t error_size, const char *format, ...);
 void mmkd_sha256(const unsigned char *data, size_t size, unsigned char digest[32]);
+/* Hexadecimal digits, and a zero. */
+void mmkd_hex(const unsigned char *bytes, size_t count, char *to);
+int mmkd_is_signed(const mmkd_key *key, const unsigned char manifest_sha256[32], const unsigned char signature[64]);
 
 #endif

@@ -6,7 +6,7 @@
 
 #include "bundle.h"
 
-enum { REASON = 512, NAMES = 160, INTERVALS = 64, FEWEST_INTERVALS = 8, MAX_HOP = 1 << 24 };
+enum { REASON = 1024, NAMES = 160, INTERVALS = 64, FEWEST_INTERVALS = 8, MAX_HOP = 1 << 24 };
 static const double degraded_fraction = 0.02, sum_tolerance = 0.01, gap_periods = 2.5, rate_factor = 1.5, snap = 0.01;
 
 /* Rows at the student's rate between samples with their own times; see mmkd_edge/stream/resample.py. */
@@ -125,6 +125,69 @@ static void judge_age(mmkd_predictor *p, double age_s)
     join(p, MMKD_STALE, text);
 }
 
+/* Longest run per channel of a mask: of values equal to the one before, or of missing ones; see mmkd_edge/predict/sensors.py.
+ * Marks the channels with at most `shortest` in `is_named`. Returns the longest, and how many channels were marked. */
+static int32_t find_runs(const mmkd_predictor *p, const float *rows, double shortest, char *is_named, int32_t *count, int32_t *least)
+{
+    int32_t longest = 0;
+    *count = 0, *least = p->samples;
+    for (int32_t c = 0; c < p->channels; c++) {
+        int32_t run = 0, most = 0;
+        for (int32_t i = 0; i < p->samples; i++) {
+            int64_t at = (int64_t)i * p->channels + c;
+            if (rows) run = i && rows[at] == rows[at - p->channels] ? run + 1 : 1;
+            else run = p->present[at] > 0 ? 0 : run + 1;
+            most = run > most ? run : most;
+        }
+        is_named[c] = most >= shortest;
+        *count += is_named[c];
+        *least = most < *least ? most : *least;
+        longest = most > longest ? most : longest;
+    }
+    return longest;
+}
+
+/* What mmkd_edge.SensorChecks looks for. */
+static void judge_sensor(mmkd_predictor *p, const float *rows)
+{
+    char text[REASON] = "", what[NAMES], a[32], is_named[1024] = {0};
+    int32_t condition = MMKD_DEGRADED, count = 0, least = 0, is_found = 0;
+    double rate = p->entry->facts.rate_hz, flat_at = 0;
+    for (int32_t c = 0; p->options.flat && c < p->channels; c++) {
+        float low = NAN, high = NAN;
+        for (int32_t i = 0; i < p->samples; i++) {
+            low = fminf(low, rows[(int64_t)i * p->channels + c]);
+            high = fmaxf(high, rows[(int64_t)i * p->channels + c]);
+        }
+        is_named[c] = low == high;
+        if (is_named[c] && !count++) flat_at = low;
+    }
+    if (count && count == p->channels) {
+        condition = MMKD_INVALID;
+        snprintf(text, sizeof text, "every channel is flat: the sensor is dead");
+    } else if (count) {
+        snprintf(text, sizeof text, "channel %s is flat at %s", names(p, what, is_named), digits(a, sizeof a, flat_at, 6));
+    } else if (p->options.stuck_s > 0) {
+        double shortest = nearbyint(p->options.stuck_s * rate);
+        int32_t longest = find_runs(p, rows, shortest < 2 ? 2 : shortest, is_named, &count, &least);
+        if (count == p->channels && least == p->samples) condition = MMKD_INVALID;
+        if (count)
+            snprintf(text, sizeof text, "channel %s repeated one value for %s s", names(p, what, is_named),
+                     digits(a, sizeof a, longest / rate, 6));
+    }
+    is_found = count > 0;
+    if (p->options.dropout_s > 0) {
+        double shortest = nearbyint(p->options.dropout_s * rate);
+        int32_t longest = find_runs(p, NULL, shortest < 1 ? 1 : shortest, is_named, &count, &least);
+        size_t used = strlen(text);
+        if (count)
+            snprintf(text + used, sizeof text - used, "%schannel %s was silent for %s s", used ? "; " : "",
+                     names(p, what, is_named), digits(a, sizeof a, longest / rate, 6));
+        is_found |= count > 0;
+    }
+    if (is_found) join(p, condition, text);
+}
+
 /* The root mean square of a window over its usual one; see mmkd_edge/predict/novelty.py. */
 static void judge_magnitude(mmkd_predictor *p)
 {
@@ -235,7 +298,8 @@ static void choose_set(mmkd_predictor *p, mmkd_prediction *to)
 
 static void no_answer(const mmkd_predictor *p, double fraction, double age_s, mmkd_prediction *to)
 {
-    mmkd_prediction empty = {p->condition, -1, "", 0, NULL, NAN, NAN, fraction, age_s, p->set, 0, p->reason};
+    mmkd_prediction empty = {p->condition, -1, "", 0, NULL, NAN, NAN, fraction, age_s, p->set, 0, p->reason,
+                             p->entry->facts.modality};
     *to = empty;
 }
 
@@ -245,6 +309,7 @@ static void answer(mmkd_predictor *p, const float *rows, double age_s, int is_st
     const mmkd_entry *e = p->entry;
     float novelty = 0, *probabilities = is_stepped ? p->step_probabilities : p->probabilities;
     prepare(p, rows, p->samples, p->values, p->present);
+    judge_sensor(p, rows);
     judge_magnitude(p);
     if (is_stepped) novelty = p->step_novelty;
     else mmkd_run(e->model, p->scratch, p->values, p->present, p->logits, probabilities, &novelty);
@@ -290,6 +355,44 @@ int mmkd_predict(mmkd_predictor *p, const float *window, int32_t samples, int32_
     }
     judge_age(p, age_s);
     answer(p, window, age_s, 0, prediction);
+    return MMKD_OK;
+}
+
+/* Add a predictor's reason to those of the sensors that are silent. */
+static void add_silent(const mmkd_predictor *p, char *reasons)
+{
+    size_t used = strlen(reasons);
+    snprintf(reasons + used, REASON - used, "%s%.64s: %.*s", used ? "; " : "", p->entry->facts.modality, REASON / 2, p->reason);
+}
+
+int mmkd_predict_first(mmkd_predictor *const *predictors, const mmkd_window *windows, int32_t count, mmkd_prediction *prediction)
+{
+    char silent[REASON] = "", text[REASON];
+    mmkd_prediction first = {0};
+    for (int32_t n = 0; n < count; n++) {
+        mmkd_predictor *p = predictors[n];
+        const mmkd_window *w = windows + n;
+        if (w->values) {
+            if (mmkd_predict(p, w->values, w->samples, w->channels, w->age_s, prediction)) return MMKD_MISUSE;
+        } else {
+            begin_prediction(p);
+            snprintf(text, sizeof text, "modality '%.64s' is absent", p->entry->facts.modality);
+            join(p, MMKD_INVALID, text);
+            no_answer(p, 1, w->age_s, prediction);
+        }
+        if (prediction->index >= 0 || prediction->condition == MMKD_STALE) {
+            if (!n) return MMKD_OK;
+            snprintf(text, sizeof text, "'%.64s' answers in place of %.900s", p->entry->facts.modality, silent);
+            join(p, MMKD_DEGRADED, text);
+            prediction->condition = p->condition;
+            return MMKD_OK;
+        }
+        add_silent(p, silent);
+        if (!n) first = *prediction;
+    }
+    if (count < 1) return MMKD_MISUSE;
+    *prediction = first;
+    memcpy(predictors[0]->reason, silent, sizeof silent);
     return MMKD_OK;
 }
 
@@ -495,7 +598,16 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
     mmkd_options *o = &p->options;
     const char *modality = e->facts.modality;
     int32_t windows = e->true_probabilities.count, scores = e->novelty.count;
-    char a[32];
+    char a[32], b[32], d[32];
+    double shortest = 1 / e->facts.rate_hz, longest = e->facts.samples / e->facts.rate_hz;
+    const double durations[] = {o->stuck_s, o->dropout_s};
+    for (int i = 0; i < 2; i++) {
+        if (durations[i] == 0 || (durations[i] > shortest && durations[i] <= longest)) continue;
+        mmkd_error(error, error_size, "%s: expected more than one sample and at most one window of '%.64s', %s to %s s; got %s",
+                   i ? "dropout_s" : "stuck_s", modality, digits(a, sizeof a, shortest, 6), digits(b, sizeof b, longest, 6),
+                   digits(d, sizeof d, durations[i], 6));
+        return 0;
+    }
     if (!e->model)
         mmkd_error(error, error_size, "student '%.64s': the bundle has no native model; export it again with --target native", modality);
     else if (e->is_per_group && !(o->reference_mean && o->reference_std))

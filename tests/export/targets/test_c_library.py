@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
 import os
 import random
 import shutil
+import struct
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
@@ -16,12 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, Prediction
+from mmkd_edge import EdgePredictor, Prediction, SensorChecks
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.native.build import FOLDER, LIBRARY
+from mmkd_edge.install.keys import make_keys
+from mmkd_edge.native.build import FOLDER, LIBRARY, SOURCES
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.pipeline import export
-from mmkd_export.plan import ExportPlan
+from mmkd_export.packing.contents import seal_bundle
+from mmkd_export.pipeline import export, export_several
+from mmkd_export.plan import ExportPlan, Seal
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_student
@@ -33,7 +37,7 @@ CAUSAL = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONDITIONS = ("ok", "degraded", "unknown", "stale", "warming_up", "invalid")
 ROOT = Path(__file__).parents[3]
 EXAMPLES, FUZZED = ROOT / "examples" / "c", ROOT / "benchmarks" / "checks" / "fuzzing" / "native.c"
-OK, DAMAGED, NO_FILE, MISUSE = 0, 1, 4, 5
+OK, DAMAGED, NO_FILE, MISUSE, UNTRUSTED, DIFFERS = 0, 1, 4, 5, 6, 7
 
 
 class Options(ctypes.Structure):
@@ -46,6 +50,9 @@ class Options(ctypes.Structure):
         ("gap_s", ctypes.c_double),
         ("reference_mean", ctypes.POINTER(ctypes.c_double)),
         ("reference_std", ctypes.POINTER(ctypes.c_double)),
+        ("flat", ctypes.c_int32),
+        ("stuck_s", ctypes.c_double),
+        ("dropout_s", ctypes.c_double),
     )
 
 
@@ -63,6 +70,16 @@ class Answer(ctypes.Structure):
         ("set", ctypes.POINTER(ctypes.c_int32)),
         ("set_size", ctypes.c_int32),
         ("reason", ctypes.c_char_p),
+        ("modality", ctypes.c_char_p),
+    )
+
+
+class Window(ctypes.Structure):
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        ("samples", ctypes.c_int32),
+        ("channels", ctypes.c_int32),
+        ("age_s", ctypes.c_double),
     )
 
 
@@ -128,6 +145,7 @@ class Program:
             "age": answer.input_age_s,
             "set": [self.labels[answer.set[number]] for number in range(answer.set_size)],
             "reason": answer.reason.decode(),
+            "modality": answer.modality.decode(),
         }
 
     def close(self) -> None:
@@ -167,12 +185,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def assert_same(got: dict[str, Any], expected: Prediction) -> None:
-    assert (got["status"], got["label"], got["index"], got["reason"]) == (
-        expected.status,
-        expected.label,
-        expected.index,
-        expected.reason,
-    )
+    names = ("status", "label", "index", "reason", "modality")
+    assert [got[name] for name in names] == [getattr(expected, name) for name in names]
     assert got["missing"] == pytest.approx(expected.missing_fraction, abs=1e-12)
     assert got["probability"] == pytest.approx(expected.probability, abs=1e-5)
     if expected.index >= 0:
@@ -244,6 +258,146 @@ def test_a_stream_is_answered_as_in_python(
     assert native.status == MISUSE
     native.library.mmkd_reset(native.predictor)
     assert_same(native.push(rows[:77])[0], first_prediction(bundles[name], rows[:77]))
+
+
+@pytest.mark.parametrize(
+    "checks", [{"flat": True, "dropout_s": 0.2}, {"stuck_s": 0.3}, {"flat": True, "stuck_s": 0.1}], ids=str
+)
+def test_sensors_that_fail_are_found_as_in_python(
+    bundles: dict[str, Path], program: Callable[..., Program], checks: dict[str, Any]
+):
+    windows = np.random.default_rng(11).normal(size=(7, 61, 3)).astype(np.float32)
+    windows[1, :, 1] = 0.25
+    windows[2] = 1.5
+    windows[3, 10:40, 0] = windows[3, 10, 0]
+    windows[4, 20:35, 1:] = np.nan
+    windows[5, :, 0], windows[5, 5:25, 2] = 0.1, np.nan
+    native = program(bundles["windows"], stale_s=2.0, **checks)
+    statuses = set()
+    with EdgePredictor.open(
+        bundles["windows"], backend="native", stale_s=2.0, checks=SensorChecks(**checks)
+    ) as predictor:
+        for number, window in enumerate(windows):
+            age = 5.0 if number == 5 else 0.0
+            expected = predictor.predict(window, input_age_s=age)
+            assert_same(native.predict(window, age), expected)
+            statuses.add(expected.status)
+    assert statuses >= ({"ok", "degraded", "stale", "invalid"} if "flat" in checks else {"ok", "degraded", "stale"})
+    refused = program(bundles["windows"], stuck_s=9.0)
+    message = "stuck_s: expected more than one sample and at most one window of 'acc', 0.02 to 1.22 s; got 9"
+    assert (refused.status, refused.error) == (MISUSE, message)
+
+
+def test_the_next_student_answers_if_the_best_ones_sensor_is_dead(bundles: dict[str, Path], tmp_path: Path):
+    gyro = ModalitySpec(name="gyro", channels=("p", "q"), rate_hz=25.0, samples=30)
+    write_student(tmp_path / "gyro.ckpt", make_student(modality=gyro, windows=24))
+    sources = (bundles["windows"].with_suffix(".ckpt"), tmp_path / "gyro.ckpt")
+    plans = [ExportPlan(source=source, output=tmp_path / "both.edge", targets=("native",)) for source in sources]
+    export_several(plans, output=tmp_path / "both.edge")
+    rng = np.random.default_rng(12)
+    acc, turns = (rng.normal(size=shape).astype(np.float32) for shape in ((61, 3), (30, 2)))
+    dead, half = np.full_like(acc, np.nan), turns.copy()
+    half[:10] = np.nan
+    first, second = Program(tmp_path / "both.edge"), Program(tmp_path / "both.edge", student=1)
+    predictors, answer = (ctypes.c_void_p * 2)(first.predictor, second.predictor), Answer()
+    with EdgePredictor.open(tmp_path / "both.edge", backend="native") as predictor:
+        for arrays in ((acc, turns), (dead, turns), (None, half), (dead, None), (None, np.full_like(turns, np.nan))):
+            kept = [None if array is None else array.ctypes.data_as(ctypes.c_void_p) for array in arrays]
+            shapes = [(0, 0) if array is None else array.shape for array in arrays]
+            windows = (Window * 2)(*(Window(at, *shape, math.nan) for at, shape in zip(kept, shapes, strict=True)))
+            assert first.library.mmkd_predict_first(predictors, windows, 2, ctypes.byref(answer)) == OK
+            expected = predictor.predict(dict(zip(("acc", "gyro"), arrays, strict=True)))
+            assert_same(first._plain(answer), expected)
+    first.close()
+    second.close()
+
+
+def test_a_bundle_that_no_given_key_has_signed_is_refused(bundles: dict[str, Path], tmp_path: Path):
+    keys = {name: make_keys(tmp_path / name)[0] for name in ("own", "other")}
+    signed, changed = tmp_path / "signed.edge", tmp_path / "changed.edge"
+    seal_bundle(bundles["windows"], signed, seal=Seal(release=1, keys=(tmp_path / "own",)))
+    seal_bundle(bundles["windows"], changed, seal=Seal(release=2, keys=(tmp_path / "own",)))
+    with zipfile.ZipFile(signed) as archive:
+        signature = archive.read("signature.json")
+    data = changed.read_bytes()
+    with zipfile.ZipFile(changed) as archive:
+        data = data.replace(archive.read("signature.json"), signature)  # of the other manifest
+    body = data[: -(22 + 81)]
+    changed.write_bytes(data[:-64] + hashlib.sha256(body).hexdigest().encode())
+    library, bundle, error = ctypes.CDLL(str(LIBRARY)), ctypes.c_void_p(), ctypes.create_string_buffer(400)
+
+    def opened(path: Path, *names: str) -> tuple[int, str]:
+        given = b"".join(bytes.fromhex(keys[name].ed25519) for name in names)
+        place = ctypes.byref(bundle)
+        error.value = b""
+        status = library.mmkd_open_file_signed(str(path).encode(), given, len(names), place, error, 400)
+        library.mmkd_close(bundle)
+        return status, error.value.decode()
+
+    assert opened(signed, "other", "own") == (OK, "")
+    own, end = keys["own"].key_id, "; have it signed by one that counts"
+    start = "no given key has signed the bundle: key"
+    assert opened(signed, "other") == (UNTRUSTED, f"{start} {own} is not among them{end}")
+    assert opened(changed, "own") == (UNTRUSTED, f"{start} {own} has signed something else{end}")
+    unsigned = "the bundle is not signed, and one of the given keys must have; export it with --sign"
+    assert opened(bundles["windows"], "own") == (UNTRUSTED, unsigned)
+
+
+def test_golden_windows_show_whether_this_processor_answers_as_at_export(bundles: dict[str, Path], tmp_path: Path):
+    library, error, largest = ctypes.CDLL(str(LIBRARY)), ctypes.create_string_buffer(400), ctypes.c_double()
+
+    def tested(path: Path) -> tuple[int, str]:
+        error.value = b""
+        return library.mmkd_selftest_file(str(path).encode(), ctypes.byref(largest), error, 400), error.value.decode()
+
+    for path in bundles.values():
+        assert tested(path) == (OK, "")
+        assert 0 < largest.value < 1e-4
+    data = bundles["windows"].read_bytes()
+    with zipfile.ZipFile(bundles["windows"]) as archive:
+        model = archive.read("acc/model.fp32.native")
+    at = data.index(model) + struct.unpack_from("<Q", model, model.index(b"head.w\0") + 48)[0]
+    body = data[:at] + struct.pack("<f", 40.0) + data[at + 4 : -(22 + 81)]
+    changed = tmp_path / "changed.edge"
+    changed.write_bytes(body + data[-(22 + 81) : -64] + hashlib.sha256(body).hexdigest().encode())
+    status, message = tested(changed)
+    assert (status, message[:80]) == (
+        DIFFERS,
+        "student 'acc': golden window 0: expected the stored answer within 1e-04, got a d",
+    )
+
+
+HASHES = r"""
+#include "ENGINE/src/bundle.h"
+#include <stdio.h>
+int main(void)
+{
+    static unsigned char data[1000];
+    unsigned char digest[32];
+    char text[65];
+    for (int i = 0; i < 1000; i++) data[i] = (unsigned char)(i * 7);
+    for (int i = 0; i < 1000; i += 9) {
+        mmkd_sha256(data, (size_t)i, digest);
+        mmkd_hex(digest, 32, text);
+        puts(text);
+    }
+}
+"""
+
+
+def test_sha256_is_the_same_with_and_without_the_processors_instructions(tmp_path: Path):
+    source = tmp_path / "hash.c"
+    source.write_text(HASHES.replace("ENGINE", str(FOLDER)))
+    data = bytes(number * 7 % 256 for number in range(1000))
+    expected = [hashlib.sha256(data[:size]).hexdigest() for size in range(0, 1000, 9)]
+    engine = [
+        str(FOLDER / "src" / "verify.c"),
+        *(str(FOLDER / name) for name in SOURCES if "monocypher" in name and name.endswith(".c")),
+    ]
+    for flags in ([], ["-DMMKD_PLAIN_SHA256"]):
+        subprocess.run(["cc", "-std=c99", *flags, str(source), *engine, "-o", str(tmp_path / "hash")], check=True)
+        done = subprocess.run([tmp_path / "hash"], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == expected
 
 
 def first_prediction(path: Path, rows: np.ndarray) -> Prediction:
@@ -387,7 +541,7 @@ def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles: dict
         "-fsanitize=address,undefined",
         "-Wno-psabi",
     ]
-    for file in (*(FOLDER / "src" / f"{name}.c" for name in ("model", "bundle", "predict", "compute")), FUZZED):
+    for file in (*(FOLDER / name for name in SOURCES if name.endswith(".c")), FUZZED):
         objects.append(str(tmp_path / f"{file.stem}_{file.parent.name}.o"))
         command = ["cc", "-std=c99", *flags, "-fno-sanitize-recover=all", "-c", str(file), "-o", objects[-1]]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
