@@ -63,6 +63,12 @@ def library() -> Any:
     return found
 
 
+def _address(array: NDArray[np.float32]) -> int:
+    """Return what `array.ctypes.data` does, in a fifth of its time."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
 class _Handle:
     """Freed with its last reference, so that a running `run` keeps the model."""
 
@@ -120,19 +126,14 @@ class NativeModel:
         handle = self._handle
         if handle is None:
             raise BackendError("backend 'native' is closed; open it again")
-        logits = np.empty((1, self.outputs), dtype=np.float32)
-        probabilities = np.empty((1, self.outputs), dtype=np.float32)
-        novelty = np.empty((1, 1), dtype=np.float32)
-        handle.library.mmkd_run(
-            handle.model,
-            self._scratch(),
-            values.ctypes.data,
-            present.ctypes.data,
-            logits.ctypes.data,
-            probabilities.ctypes.data,
-            novelty.ctypes.data if self.has_novelty else None,
-        )
-        return (logits, probabilities, novelty) if self.has_novelty else (logits, probabilities)
+        count = self.outputs
+        answers = np.empty((1, 2 * count + 1), dtype=np.float32)
+        place = _address(answers)
+        novelty = place + 8 * count if self.has_novelty else None
+        inputs = _address(values), _address(present)
+        handle.library.mmkd_run(handle.model, self._scratch(), *inputs, place, place + 4 * count, novelty)
+        found = answers[:, :count], answers[:, count : 2 * count]
+        return (*found, answers[:, 2 * count :]) if self.has_novelty else found
 
     def state_shapes(self) -> dict[str, tuple[tuple[int, ...], int | None]]:
         """Return each state's shape, in order, and slot axis."""

@@ -287,6 +287,14 @@ static mmkd_model *open_model(reader *r, const unsigned char *data, size_t size,
     return model;
 }
 
+/* Whether two artifacts have the same bytes, as windows and steps of a causal student do: its model is opened once. */
+static int is_same(reader *r, const unsigned char *data, size_t size, int first, int second)
+{
+    if (first < 0 || second < 0 || r->status != MMKD_OK) return 0;
+    member one = named_member(r, data, size, first), other = named_member(r, data, size, second);
+    return one.data && other.data && one.size == other.size && !memcmp(one.data, other.data, one.size);
+}
+
 static void read_entry(reader *r, const unsigned char *data, size_t size, int object, mmkd_entry *entry)
 {
     int modality = field(r, object, "modality"), task = field(r, object, "task"), kind = field(r, task, "kind");
@@ -315,7 +323,8 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
     entry->lowest = number(r, field(r, magnitude, "lowest"), 0);
     entry->highest = number(r, field(r, magnitude, "highest"), INFINITY);
     entry->model = open_model(r, data, size, native);
-    entry->step = open_model(r, data, size, find_artifact(r, field(r, streaming, "artifacts"), "native"));
+    int step = find_artifact(r, field(r, streaming, "artifacts"), "native");
+    entry->step = is_same(r, data, size, native, step) ? entry->model : open_model(r, data, size, step);
     facts->has_native = entry->model != NULL;
     if (r->status != MMKD_OK) return;
     if (!(facts->rate_hz > 0) || !facts->samples || (entry->usual.count && entry->usual.count != facts->channels))
@@ -439,7 +448,7 @@ static unsigned char *read_file(const char *path, size_t *size, char *error, siz
     long length = -1;
     if (file && !fseek(file, 0, SEEK_END)) length = ftell(file);
     unsigned char *data = length > 0 && length <= MAX_FILE ? malloc((size_t)length) : NULL;
-    int is_read = data && !fseek(file, 0, SEEK_SET) && fread(data, 1, (size_t)length, file) == (size_t)length;
+    int is_read = file && data && !fseek(file, 0, SEEK_SET) && fread(data, 1, (size_t)length, file) == (size_t)length;
     if (file) fclose(file);
     if (is_read) *size = (size_t)length;
     else mmkd_error(error, error_size, "%s: expected a bundle (.edge) that can be read", path);
@@ -560,7 +569,7 @@ void mmkd_close(mmkd_bundle *bundle)
     if (!bundle) return;
     for (int32_t i = 0; i < bundle->count; i++) {
         mmkd_model_close(bundle->entry[i].model);
-        mmkd_model_close(bundle->entry[i].step);
+        if (bundle->entry[i].step != bundle->entry[i].model) mmkd_model_close(bundle->entry[i].step);
     }
     while (bundle->memory) {
         block *next = bundle->memory->next;

@@ -20,7 +20,7 @@ typedef struct {
     mmkd_numbers novelty, step_novelty, true_probabilities;
     mmkd_numbers usual; /* (C,): magnitudes in training; count is 0 without limits */
     double lowest, highest;
-    mmkd_model *model, *step; /* step: the same tensors in the member of its own */
+    mmkd_model *model, *step; /* step: the model itself if its bytes are the same */
     const char *golden;       /* member with golden windows */
     double novelty_tolerance;
 } mmkd_entry;

@@ -806,7 +806,7 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
     apply(b, &t->spectrum, b->bands, 0, b->tokens + wide, wide, 1);
     apply(b, &t->summary, b->statistics, 0, b->tokens + 2 * wide, wide, 1);
 
-    float there[MMKD_MAX_SLOTS + 1];
+    float there[MMKD_MAX_SLOTS + 1] = {0};
     for (int64_t j = 0; j <= t->slots; j++) {
         const float *m = j < t->slots ? state[1] + j * 3 * channels : now;
         float count = 0;

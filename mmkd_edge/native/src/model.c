@@ -355,7 +355,7 @@ int mmkd_model_open(const void *data, size_t size, int isa, mmkd_model **result,
     *result = NULL;
     mmkd_model *model = calloc(1, sizeof *model);
     unsigned char *memory = model && size <= MAX_BYTES ? malloc(size + 64) : NULL;
-    if (!memory && size <= MAX_BYTES) {
+    if (!model || (!memory && size <= MAX_BYTES)) {
         free(model);
         return MMKD_NO_MEMORY;
     }

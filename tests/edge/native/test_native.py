@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import subprocess
 import threading
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.native import ISAS, NativeModel
-from mmkd_edge.native.build import build
+from mmkd_edge.native.build import FOLDER, SOURCES, build
 from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_export.graph.native_from_student import int8_weights, native_file
 from mmkd_models.networks.config import StudentKind, student_config
@@ -186,9 +188,23 @@ def test_denormals_count_again_after_a_prediction():
     assert np.float32(1e-40) * np.float32(0.5) > 0
 
 
-def test_the_sources_compile_without_a_warning(tmp_path: Path):
-    assert build(tmp_path / "libmmkd.so.1", warnings_as_errors=True) == ""
+@pytest.mark.parametrize("compiler", ["cc", "clang"])
+def test_the_sources_compile_without_a_warning(tmp_path: Path, compiler: str):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs {compiler}")
+    assert build(tmp_path / "libmmkd.so.1", compiler=[compiler], warnings_as_errors=True) == ""
     assert (tmp_path / "libmmkd.so.1").stat().st_size > 50_000
+
+
+def test_cppcheck_finds_nothing_in_the_sources():
+    if shutil.which("cppcheck") is None:
+        pytest.skip("needs cppcheck")
+    kinds = ["--enable=warning,performance,portability", "--suppress=missingIncludeSystem", "--inline-suppr"]
+    kinds += ["--suppress=normalCheckLevelMaxBranches", "--suppress=nullPointerOutOfResources"]
+    files = [str(FOLDER / name) for name in SOURCES if name.startswith("src/") and name.endswith(".c")]
+    command = ["cppcheck", "--std=c99", "-DMMKD_SIZES", "-q", "--error-exitcode=1", *kinds, *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_a_compiler_the_reason_is_one_line_and_nothing_is_written(
