@@ -456,7 +456,7 @@ static int rising(const void *a, const void *b)
 static void judge_rate(mmkd_predictor *p)
 {
     const grid *g = &p->grid;
-    double time[INTERVALS + 2], interval[INTERVALS], declared = p->entry->facts.rate_hz;
+    double time[INTERVALS + 2], interval[INTERVALS] = {0}, declared = p->entry->facts.rate_hz;
     int32_t count = 0;
     for (int32_t i = 0; i < g->recents; i++) time[count++] = g->recent[i];
     time[count++] = g->before;
