@@ -95,7 +95,6 @@ typedef struct mmkd_options {
     const double *reference_mean, *reference_std; /* (C,): of the machine, for a modality normalised per group */
     int32_t flat;            /* 1: look for channels with one value */
     double stuck_s;          /* look for channels that repeat one value for so long */
-    double dropout_s;        /* look for channels that are missing for so long */
 } mmkd_options;
 
 typedef struct mmkd_prediction {

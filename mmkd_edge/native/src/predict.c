@@ -125,8 +125,8 @@ static void judge_age(mmkd_predictor *p, double age_s)
     join(p, MMKD_STALE, text);
 }
 
-/* Longest run per channel of a mask: of values equal to the one before, or of missing ones; see mmkd_edge/predict/sensors.py.
- * Marks the channels with at most `shortest` in `is_named`. Returns the longest, and how many channels were marked. */
+/* The most samples in a row of one value; marks the channels with at least `shortest` of them and counts these.
+ * least: the fewest of any channel. */
 static int32_t find_runs(const mmkd_predictor *p, const float *rows, double shortest, char *is_named, int32_t *count, int32_t *least)
 {
     int32_t longest = 0;
@@ -135,8 +135,7 @@ static int32_t find_runs(const mmkd_predictor *p, const float *rows, double shor
         int32_t run = 0, most = 0;
         for (int32_t i = 0; i < p->samples; i++) {
             int64_t at = (int64_t)i * p->channels + c;
-            if (rows) run = i && rows[at] == rows[at - p->channels] ? run + 1 : 1;
-            else run = p->present[at] > 0 ? 0 : run + 1;
+            run = i && rows[at] == rows[at - p->channels] ? run + 1 : 1;
             most = run > most ? run : most;
         }
         is_named[c] = most >= shortest;
@@ -151,7 +150,7 @@ static int32_t find_runs(const mmkd_predictor *p, const float *rows, double shor
 static void judge_sensor(mmkd_predictor *p, const float *rows)
 {
     char text[REASON] = "", what[NAMES], a[32], is_named[1024] = {0};
-    int32_t condition = MMKD_DEGRADED, count = 0, least = 0, is_found = 0;
+    int32_t condition = MMKD_DEGRADED, count = 0, least = 0;
     double rate = p->entry->facts.rate_hz, flat_at = 0;
     for (int32_t c = 0; p->options.flat && c < p->channels; c++) {
         float low = NAN, high = NAN;
@@ -175,17 +174,7 @@ static void judge_sensor(mmkd_predictor *p, const float *rows)
             snprintf(text, sizeof text, "channel %s repeated one value for %s s", names(p, what, is_named),
                      digits(a, sizeof a, longest / rate, 6));
     }
-    is_found = count > 0;
-    if (p->options.dropout_s > 0) {
-        double shortest = nearbyint(p->options.dropout_s * rate);
-        int32_t longest = find_runs(p, NULL, shortest < 1 ? 1 : shortest, is_named, &count, &least);
-        size_t used = strlen(text);
-        if (count)
-            snprintf(text + used, sizeof text - used, "%schannel %s was silent for %s s", used ? "; " : "",
-                     names(p, what, is_named), digits(a, sizeof a, longest / rate, 6));
-        is_found |= count > 0;
-    }
-    if (is_found) join(p, condition, text);
+    if (count) join(p, condition, text);
 }
 
 /* The root mean square of a window over its usual one; see mmkd_edge/predict/novelty.py. */
@@ -600,15 +589,11 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
     int32_t windows = e->true_probabilities.count, scores = e->novelty.count;
     char a[32], b[32], d[32];
     double shortest = 1 / e->facts.rate_hz, longest = e->facts.samples / e->facts.rate_hz;
-    const double durations[] = {o->stuck_s, o->dropout_s};
-    for (int i = 0; i < 2; i++) {
-        if (durations[i] == 0 || (durations[i] > shortest && durations[i] <= longest)) continue;
-        mmkd_error(error, error_size, "%s: expected more than one sample and at most one window of '%.64s', %s to %s s; got %s",
-                   i ? "dropout_s" : "stuck_s", modality, digits(a, sizeof a, shortest, 6), digits(b, sizeof b, longest, 6),
-                   digits(d, sizeof d, durations[i], 6));
-        return 0;
-    }
-    if (!e->model)
+    if (o->stuck_s != 0 && !(o->stuck_s > shortest && o->stuck_s <= longest))
+        mmkd_error(error, error_size, "stuck_s: expected more than one sample and at most one window of '%.64s', %s to %s s; got %s",
+                   modality, digits(a, sizeof a, shortest, 6), digits(b, sizeof b, longest, 6),
+                   digits(d, sizeof d, o->stuck_s, 6));
+    else if (!e->model)
         mmkd_error(error, error_size, "student '%.64s': the bundle has no native model; export it again with --target native", modality);
     else if (e->is_per_group && !(o->reference_mean && o->reference_std))
         mmkd_error(error, error_size, "modality '%.64s' is normalised per group: expected reference_mean and reference_std", modality);
