@@ -248,7 +248,7 @@ def test_training_learns_what_the_windows_tell(rigs, kind):
 
 
 @KINDS
-@pytest.mark.parametrize("rival", [one for one in RIVALS if one != "multi_rocket_hydra"])  # which takes a minute
+@pytest.mark.parametrize("rival", RIVALS)
 def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind: str, rival: RivalName):
     if rival != "extra_trees":
         pytest.importorskip("aeon")

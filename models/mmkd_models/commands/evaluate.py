@@ -85,7 +85,7 @@ class _SuiteOptions:
     ] = None
     rival: Annotated[
         list[str] | None,
-        Option("Add extra_trees, mini_rocket, rocket_and_trees or multi_rocket_hydra. Repeatable.", metavar="NAME"),
+        Option("Add extra_trees, mini_rocket or rocket_and_trees. Repeatable.", metavar="NAME"),
     ] = None
     by: Annotated[
         str | None, Option("Metadata whose values the suites groups and shift compare.", metavar="NAME", shown="group")

@@ -1,4 +1,4 @@
-"""Classical rivals on one sensor: extra-trees, MiniRocket, MultiRocket-Hydra, and an average.
+"""Classical rivals on one sensor: extra-trees, MiniRocket, and an average.
 
 Features are aeon's (BSD-3-Clause). `distilled_rocket` learns from the teacher.
 """
@@ -25,10 +25,8 @@ from mmkd_models.training.predict import answers_to, series_values
 from mmkd_models.training.rocket import mix_answers
 from mmkd_report.schema.figures import MODEL_NAMES
 
-RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "multi_rocket_hydra", "distilled_rocket"]
+RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "distilled_rocket"]
 RIVALS: tuple[RivalName, ...] = get_args(RivalName)
-QUICK_RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket", "rocket_and_trees", "distilled_rocket")
-"""Those that take a few seconds; MultiRocket-Hydra takes half a minute of a core for a fold, and compiles as long."""
 
 Answers = NDArray[np.float64]
 """(N, K): logits of classes or labels, or numbers (K = 1)."""
@@ -98,7 +96,7 @@ class Rivals:
             return "there is no teacher here that could teach it"
         with _rocket_threads():
             series = series_of(self.train if rival == "distilled_rocket" else known, self.modality)
-            transform = (multi_rocket_hydra if rival == "multi_rocket_hydra" else mini_rocket)(series, seed=self.seed)
+            transform = mini_rocket(series, seed=self.seed)
             if rival == "distilled_rocket" and self.teach is not None:
                 mixed = mix_answers(self.train, np.arange(len(self.train)), self.teach(self.train))
                 answers = _ridge_on_targets(transform(series), mixed if kind == "regression" else 2 * mixed - 1)
@@ -167,32 +165,6 @@ def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
     rocket = MiniRocket(random_state=seed)
     scaler = StandardScaler(with_mean=False).fit(rocket.fit_transform(series))
     return lambda others: np.asarray(scaler.transform(rocket.transform(others)))
-
-
-def multi_rocket_hydra(series: NDArray[np.float64], *, seed: int) -> Transform:
-    """Compute MultiRocket (Tan et al., DMKD 2022) and Hydra (Dempster et al., DMKD 2023) features.
-
-    Hydra's counts are scaled as by its authors: the root, centred, over the standard deviation plus the fourth power of
-    the fraction of zeros; zeros stay.
-    """
-    from aeon.transformations.collection.convolution_based import HydraTransformer, MultiRocket
-    from sklearn.preprocessing import StandardScaler
-
-    rocket, hydra = MultiRocket(random_state=seed), HydraTransformer(random_state=seed)
-    scaler = StandardScaler().fit(rocket.fit_transform(series))
-    counts = _roots(hydra.fit_transform(series))
-    mean, std = counts.mean(axis=0), counts.std(axis=0, ddof=1) + (counts == 0).mean(axis=0) ** 4 + 1e-8
-
-    def features(others: NDArray[np.float64]) -> Features:
-        roots = _roots(hydra.transform(others))
-        hydra_features = np.where(roots == 0, 0.0, (roots - mean) / std)
-        return np.concatenate([hydra_features, scaler.transform(rocket.transform(others))], axis=1)
-
-    return features
-
-
-def _roots(counts: Any) -> NDArray[np.float64]:
-    return np.asarray(np.sqrt(np.clip(np.asarray(counts, dtype=np.float64), 0.0, None)))
 
 
 def _ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) -> Callable[[Features], Answers]:

@@ -23,7 +23,7 @@ from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.windows import split_facts
 from mmkd_models.distillation.recipe import Method, Recipe
 from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.evaluation.rivals import QUICK_RIVALS, RivalName
+from mmkd_models.evaluation.rivals import RIVALS, RivalName
 from mmkd_models.evaluation.suites.missing import FRACTIONS, subsets_of, with_missing_samples, without_modalities
 from mmkd_models.experiments.plan import (
     ANSWERS_FOLDER,
@@ -199,7 +199,7 @@ class Comparison:
         ]
         phases: tuple[list[Run], ...] = (teachers, [], [], judging)
         for folder in self.folders.values():
-            own = grid_phases(folder, candidates(folder.space), seeds, rivals=QUICK_RIVALS, ask_before=True)
+            own = grid_phases(folder, candidates(folder.space), seeds, rivals=RIVALS, ask_before=True)
             for phase, runs in zip(phases, own, strict=False):
                 known = {run.path for run in phase}
                 phase += [run for run in runs if run.path not in known]
@@ -275,7 +275,7 @@ def _read_fold(comparison: Comparison, seed: int) -> FoldResult:
         spread_in_time=spread_in_time(fold),
         students={
             name: SensorResult(
-                baseline=baseline, student=student, rivals=judge_rivals(comparison.folders[name], QUICK_RIVALS, seed)
+                baseline=baseline, student=student, rivals=judge_rivals(comparison.folders[name], RIVALS, seed)
             )
             for name, (baseline, student) in by_sensor.items()
         },

@@ -124,7 +124,6 @@ MODEL_NAMES: dict[str, str] = {
     "extra_trees": "extra-trees",
     "mini_rocket": "MiniRocket",
     "rocket_and_trees": "MiniRocket and extra-trees averaged",
-    "multi_rocket_hydra": "MultiRocket-Hydra",
     "distilled_rocket": "distilled MiniRocket",
     "labels_only": "labels only",
     "distilled": "distilled",
