@@ -276,7 +276,10 @@ CAUSAL = "--qat {start}: expected a windowed student of 'acc', got a causal one;
             ["--modality", "gyro"],
             "--qat {start}: expected a windowed student of 'gyro', got one of 'acc'; choose another",
         ),
-        (["--causal"], CAUSAL),
+        (
+            ["--causal"],
+            "--causal cannot be combined with --qat, which continues with a trained student; leave it out",
+        ),
         (["--qat", "{causal}"], CAUSAL.replace("{start}", "{causal}")),
         (
             ["-o", "{start}", "--force"],
