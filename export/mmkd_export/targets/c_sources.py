@@ -139,9 +139,11 @@ def write_c_sources(path: Path) -> Path:
         native = [each for each in entry.artifacts if each.format == "native"]
         artifact = min(native, key=lambda each: each.size_bytes, default=None)
         if artifact is None:
+            graph = next(each.file for each in entry.artifacts if each.format == "onnx")
             raise UsageError(
-                f"{path}: --target c: expected a native artifact, which series of up to 1,024 samples have; turn "
-                "sound and video into C with emx-onnx-cgen (pip install emx-onnx-cgen), at onnxruntime's speed"
+                f"{path}: --target c: expected a native artifact, which series of up to 1,024 samples have; for C at "
+                f"onnxruntime's speed run: pip install emx-onnx-cgen && python -m zipfile -e {path} parts && "
+                f"emx-onnx-cgen compile parts/{graph} student.c --large-weight-threshold 0"
             )
         if entry.modality.normalise != "none":
             raise UsageError(

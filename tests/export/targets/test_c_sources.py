@@ -99,8 +99,9 @@ def test_what_has_no_sources_is_refused_with_what_else_helps(tmp_path: Path):
     with pytest.raises(UsageError) as error:
         export(replace(export_plan(path), targets=("c",)))
     assert str(error.value) == (
-        f"{path}: --target c: expected a native artifact, which series of up to 1,024 samples have; turn sound and "
-        "video into C with emx-onnx-cgen (pip install emx-onnx-cgen), at onnxruntime's speed"
+        f"{path}: --target c: expected a native artifact, which series of up to 1,024 samples have; for C at "
+        f"onnxruntime's speed run: pip install emx-onnx-cgen && python -m zipfile -e {path} parts && "
+        "emx-onnx-cgen compile parts/acc/model.fp32.onnx student.c --large-weight-threshold 0"
     )
     assert not (tmp_path / "s-c").exists()
     modality = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=40, normalise="per_group")
