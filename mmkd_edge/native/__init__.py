@@ -63,12 +63,6 @@ def library() -> Any:
     return found
 
 
-def _address(array: NDArray[np.float32]) -> int:
-    """Return what `array.ctypes.data` does, in a fifth of its time."""
-    address: int = array.__array_interface__["data"][0]
-    return address
-
-
 class _Handle:
     """Freed with its last reference, so that a running `run` keeps the model."""
 
@@ -128,9 +122,9 @@ class NativeModel:
             raise BackendError("backend 'native' is closed; open it again")
         count = self.outputs
         answers = np.empty((1, 2 * count + 1), dtype=np.float32)
-        place = _address(answers)
+        place = answers.ctypes.data
         novelty = place + 8 * count if self.has_novelty else None
-        inputs = _address(values), _address(present)
+        inputs = values.ctypes.data, present.ctypes.data
         handle.library.mmkd_run(handle.model, self._scratch(), *inputs, place, place + 4 * count, novelty)
         found = answers[:, :count], answers[:, count : 2 * count]
         return (*found, answers[:, 2 * count :]) if self.has_novelty else found
