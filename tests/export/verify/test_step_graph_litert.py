@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recording, said, shares_of
 
 from mmkd_edge import Bundle, EdgePredictor, Prediction
-from mmkd_edge.backends.litert import LitertBackend, _Instance
+from mmkd_edge.backends.litert import LitertBackend
 from mmkd_edge.backends.steps import Steps
 from mmkd_edge.errors import BackendError
 from mmkd_export.pipeline import ExportResult, export
@@ -72,34 +70,6 @@ def test_streams_in_litert_keep_states_of_their_own(in_litert: EdgePredictor) ->
     with ThreadPoolExecutor(4) as pool:  # several interpreters, none of which belongs to a stream
         many = [pool.submit(in_litert.stream(hop=STRIDE).push, recordings[number % 2]) for number in range(12)]
         assert [said(one.result()) for one in many] == alone * 6
-
-
-def test_a_stream_that_stays_gives_litert_its_state_once(in_litert: EdgePredictor) -> None:
-    step = in_litert._active.current.opened[0].step
-    assert isinstance(step, LitertBackend)
-    given: list[str] = []
-
-    class Counting:
-        """An interpreter that notes which inputs it is given."""
-
-        def __init__(self, interpreter: Any) -> None:
-            self._interpreter = interpreter
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._interpreter, name)
-
-        def set_tensor(self, place: int, array: NDArray[np.float32]) -> None:
-            given.append(next(name for name, known in step._places.items() if known == place))
-            self._interpreter.set_tensor(place, array)
-
-    assert step._idle is not None
-    step._idle.clear()
-    step._idle.append(_Instance(interpreter=Counting(step._interpreter())))
-    in_litert.stream(hop=STRIDE).push(recording(40))  # 2 missing samples before: 10 blocks and a half
-    states = {state.name for state in in_litert.entry.streaming.states}  # type: ignore[union-attr]
-    assert {name: given.count(name) for name in given} == dict.fromkeys(states, 1) | dict.fromkeys(
-        ("acc", "acc_present", "slot"), 10
-    )
 
 
 def test_a_closed_litert_takes_no_step(with_litert: ExportResult) -> None:
