@@ -148,10 +148,12 @@ def test_where_nothing_is_better_nothing_is_written(site, tmp_path, capsys):
     assert not (tmp_path / "adapted.ckpt").exists()
 
 
-def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys):
-    output = command(
-        site, tmp_path, "--labels", "20", "--old", str(site / "old"), "--json", kind="rocket", data="labelled"
-    )
+def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys, monkeypatch):
+    draw, seeds = few_labels, set()
+    monkeypatch.setattr(methods, "few_labels", lambda *drawn, seed: seeds.add(seed) or draw(*drawn, seed=seed))
+    options = ["--labels", "20", "--seed", "3", "--old", str(site / "old"), "--json"]
+    output = command(site, tmp_path, *options, kind="rocket", data="labelled")
+    assert seeds == {3}
     document = msgspec.json.decode(capsys.readouterr().out)
     assert document["estimated_by"] == "labels"
     assert document["labels"] == 40

@@ -77,6 +77,8 @@ def test_methods_are_listed_and_a_recipe_of_ones_own_is_one(
     assert methods["logit"]["terms"] == [
         {"type": "logit", "weight": {"start": 1.0, "end": 1.0, "until": 1.0}, "temperature": 2.0}
     ]
+    with pytest.raises(UsageError, match="got none of 0 that ended; give more --budget-hours"):
+        studied(machines, tmp_path / "late", *LOGIT, "--budget-hours", "0")
     recipe = tmp_path / "warm.json"
     recipe.write_text('{"terms": [{"type": "logit", "weight": {"start": 1.0, "end": 1.0}, "temperature": 4.0}]}')
     own = ["--recipe", f"logit@warm={recipe}", "--method", "none", "--teacher", "tiny", "--seeds", "1"]

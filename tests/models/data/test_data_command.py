@@ -59,7 +59,9 @@ def press(tmp_path):
 
 def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(run, press, tmp_path):
     out = tmp_path / "press"
-    done = run("import", press, "-o", out, "--per-group", "temp", "--name", "line 3", "--licence", "CC0")
+    done = run(
+        "import", press, "-o", out, "--per-group", "temp", "--name", "line 3", "--licence", "CC0", "--source", "shop"
+    )
     assert done.stdout.splitlines() == [
         "line 3: 12 windows (train 4, valid 4, test 4)",
         "temp: infinite values that became missing (NaN): 1",
@@ -68,7 +70,8 @@ def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(run, press,
     ]
     assert (done.returncode, done.stderr) == (0, f"reading {press}\n")
     spec = open_dataset(out).spec
-    assert (spec.name, spec.licence, spec.modality("temp").normalise) == ("line 3", "CC0", "per_group")
+    assert (spec.name, spec.licence, spec.source) == ("line 3", "CC0", "shop")
+    assert spec.modality("temp").normalise == "per_group"
 
 
 def test_import_of_a_bad_file_writes_nothing_and_exits_with_2(run, tmp_path):

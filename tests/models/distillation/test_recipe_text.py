@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from mmkd_edge.errors import UsageError
+from mmkd_models.commands.distill import run_distill
 from mmkd_models.distillation.recipe import Recipe, Term, chosen_recipe, term_from_text, terms_text
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
@@ -66,8 +67,14 @@ def test_what_is_no_term_says_what_is_wrong_and_where_to_look(text: str, problem
     assert str(caught.value) == f"--term {text!r}: {problem}; --list-terms shows them all"
 
 
-def test_the_text_names_every_kind_and_every_setting_and_its_settings_can_be_given_back() -> None:
-    lines = terms_text().splitlines()
+def test_the_text_names_every_kind_and_every_setting_and_its_settings_can_be_given_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        run_distill(["--list-terms"])
+    text = capsys.readouterr().out
+    assert text.rstrip() == terms_text().rstrip()
+    lines = text.splitlines()
     for line, after in itertools.pairwise(lines):
         kind = re.match(r"^(task|logit|dkd|dist|edam|relation|feature|crd) ", line)
         if kind is None:
