@@ -23,7 +23,7 @@ import pytest
 
 import mmkd_edge
 from mmkd_edge import Bundle, example_bundle
-from mmkd_edge.native.build import FOLDER
+from mmkd_edge.native.build import FOLDER, SOURCES
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = re.findall(
@@ -152,8 +152,7 @@ def test_the_c_library_answers_all_golden_windows_on_other_processors(
     zig = [sys.executable, "-m", "ziglang", "cc", "-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
     zig += ["-Wno-unknown-pragmas", "-DMMKD_SIZES", "-DMMKD_ONE_ISA", f"-I{FOLDER / 'include'}", "-target"]
     objects = []
-    for source in (*(FOLDER / "src" / f"{name}.c" for name in ("model", "bundle", "predict", "compute")),
-                   tmp_path / "windows.c"):  # fmt: skip
+    for source in (*(FOLDER / name for name in SOURCES if name.endswith(".c")), tmp_path / "windows.c"):
         objects.append(tmp_path / f"{source.stem}.o")
         fast = ["-ffast-math"] if source.stem == "compute" else []
         done = run([*zig, *target.split(), *fast, "-c", source, "-o", objects[-1]], PYTHONPATH=str(tools))

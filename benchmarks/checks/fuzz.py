@@ -27,7 +27,7 @@ from types import FunctionType
 from checks.fuzzing.targets import TARGETS, FuzzTarget, fault_of
 from checks.mutations import mutated_bytes
 from checks.script import head, parser_of, row
-from mmkd_edge.native.build import FOLDER
+from mmkd_edge.native.build import FOLDER, SOURCES
 
 NATIVE = "native"
 _TEXTS = (b"null", b"-1", b"1e999", b"9" * 40, b"[]", b"{}", b'""', b"NaN", b"true", b"\xff", b"\\ud800", b"[" * 500)
@@ -86,7 +86,7 @@ def fuzz_native(name: str, *, seconds: float, findings: Path) -> tuple[int, list
     """Compile the C engine with libFuzzer, and let it look for inputs."""
     instrument = ["clang", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
     define = ["-DMMKD_ONE_ISA", "-DMMKD_SIZES", "-Wno-psabi", "-Wno-unknown-pragmas"]
-    sources = [FOLDER / "src" / f"{part}.c" for part in ("model", "bundle", "predict", "compute")]
+    sources = [FOLDER / name for name in SOURCES if name.endswith(".c")]
     with tempfile.TemporaryDirectory() as folder:
         program, corpus = Path(folder) / "fuzz", Path(folder) / "corpus"
         subprocess.run([*instrument, *define, *sources, _SEEDS.with_name("native.c"), "-lm", "-o", program], check=True)
