@@ -67,8 +67,8 @@ class _Handle:
     """Freed with its last reference, so that a running `run` keeps the model."""
 
     def __init__(self, data: bytes, isa: str) -> None:
+        self.model = ctypes.c_void_p()  # first: __del__ reads it even if there is no library
         self.library = library()
-        self.model = ctypes.c_void_p()
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         place = ctypes.byref(self.model)
         status = self.library.mmkd_model_open(data, len(data), ISAS.index(isa), place, message, _MESSAGE_BYTES)
