@@ -92,6 +92,10 @@ class Parts:
         entry = msgspec.structs.replace(self.manifest.models[0], **changes)
         return replace(self, manifest=msgspec.structs.replace(self.manifest, models=(entry,)))
 
+    def with_manifest(self, **changes: object) -> Parts:
+        """The same parts with other facts in the manifest."""
+        return replace(self, manifest=msgspec.structs.replace(self.manifest, **changes))
+
     def write(self, path: Path) -> Path:
         """Write the bundle."""
         write_bundle(path, manifest=self.manifest, members=self.members)
@@ -101,6 +105,12 @@ class Parts:
 def file_entry(name: str, data: bytes) -> FileEntry:
     """What a manifest says of one member."""
     return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def manifest_of(entry: ModelEntry) -> Manifest:
+    """A valid manifest of one student, whose files nobody looks for."""
+    files = tuple(FileEntry(file=name, sha256="0" * 64, size_bytes=1) for name in ("report.json", "README.md"))
+    return Manifest(model_id="fake", models=(entry,), tools={}, licence="none", files=files)
 
 
 def golden_windows(modality: ModalitySpec, *, tolerance: float = 1e-5) -> Golden:

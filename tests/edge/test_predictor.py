@@ -63,9 +63,6 @@ def test_a_wrong_window_is_refused_and_the_next_one_is_right(predictor: EdgePred
     np.testing.assert_array_equal(predictor.predict(window).probabilities, before)
 
 
-# Batches.
-
-
 def test_a_batch_is_answered_window_by_window(predictor: EdgePredictor) -> None:
     batch = windows(4)
     batch[2, 0] = np.nan
@@ -101,9 +98,6 @@ def test_a_single_window_is_not_a_batch(predictor: EdgePredictor) -> None:
             f"predict_batch: expected an array (N, T, C) or a list of windows, got {kind}; "
             "predict takes a single window"
         )
-
-
-# Opening.
 
 
 def test_what_was_opened_can_be_read(kit: Any, bundle_path: Path, predictor: EdgePredictor) -> None:
@@ -178,9 +172,6 @@ def test_a_failed_opening_gives_the_file_back(kit: Any, bundle_path: Path, tmp_p
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
-# Closing.
-
-
 def test_a_closed_predictor_says_so(bundle_path: Path) -> None:
     with EdgePredictor.open(bundle_path) as predictor:
         pass
@@ -193,9 +184,6 @@ def test_a_closed_predictor_says_so(bundle_path: Path) -> None:
         assert said(UsageError, call) == "the predictor is closed; open the bundle again"
     assert predictor.info().model == "acc"
     assert repr(predictor) == "EdgePredictor('acc', backend='ort', closed)"
-
-
-# The self-test.
 
 
 def test_the_self_test_compares_with_the_stored_answers(predictor: EdgePredictor) -> None:
@@ -250,9 +238,6 @@ def test_nan_fails_the_self_test_and_without_a_bundle_there_is_none(kit: Any, bu
     assert said(UsageError, fake_predictor([1.0, 0.0], modality=kit.modality, labels=("a", "b")).selftest) == (
         "self-test: this predictor was made without a bundle and has no golden windows"
     )
-
-
-# Modalities that are normalised per group.
 
 
 @pytest.fixture
@@ -316,29 +301,6 @@ def test_a_reference_for_another_modality_is_refused(bundle_path: Path, temp_bun
     assert said(UsageError, lambda: EdgePredictor.open(bundle_path, reference=reference)) == (
         "modality 'acc' takes raw values and no reference; open the bundle without one"
     )
-
-
-# Threads, and what the runtime must not do.
-
-
-def test_threads_get_the_answers_that_one_thread_gets(predictor: EdgePredictor) -> None:
-    batch = windows(16)
-    batch[::3, :7] = np.nan
-    expected = [predictor.predict(window).probabilities for window in batch]
-    wrong: list[int] = []
-
-    def ask(offset: int) -> None:
-        for turn in range(300):
-            index = (turn + offset) % len(batch)
-            if not np.array_equal(predictor.predict(batch[index]).probabilities, expected[index]):
-                wrong.append(index)
-
-    threads = [threading.Thread(target=ask, args=(offset,)) for offset in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
 
 
 def test_closing_under_load_gives_answers_or_clear_errors(bundle_path: Path) -> None:

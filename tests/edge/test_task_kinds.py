@@ -6,13 +6,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge.bundle.manifest import Manifest, graph_outputs
+from mmkd_edge.bundle.manifest import graph_outputs
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.errors import ManifestError
 from mmkd_edge.health.running import measure_statistics
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_edge.testing import fake_entry, fake_predictor
+from tests.edge.conftest import manifest_of
 from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20)
@@ -65,7 +66,7 @@ def test_an_answer_that_cannot_be_is_invalid(answer, task, reason):
 
 
 @pytest.mark.parametrize(("answer", "task"), [([0.1, 0.9, 0.2], STATES), ([1500.0], SPEED)])
-def test_without_data_there_is_no_answer(answer, task):
+def test_without_data_there_is_no_answer_and_a_withheld_one_keeps_nothing_of_it(answer, task):
     found = predict(answer, task, np.full((20, 2), np.nan))
     assert (found.status, found.labels, found.value, found.index) == ("invalid", (), None, -1)
     gap = WINDOW.copy()
@@ -73,12 +74,6 @@ def test_without_data_there_is_no_answer(answer, task):
     found = predict(answer, task, gap)
     assert (found.status, found.missing_fraction) == ("degraded", 0.25)
     assert found.labels == ("worn",) if task is STATES else found.value == 1500.0
-
-
-@pytest.mark.parametrize(("answer", "task"), [([0.1, 0.9, 0.2], STATES), ([1500.0], SPEED)])
-def test_a_withheld_answer_keeps_nothing_of_it(answer, task):
-    gap = WINDOW.copy()
-    gap[:5] = np.nan
     found = predict(answer, task, gap, policy="abstain")
     assert (found.status, found.labels, found.value, found.index) == ("degraded", (), None, -1)
 
@@ -128,13 +123,6 @@ def test_the_outputs_of_a_graph_are_named_by_the_kind():
 def test_a_manifest_whose_task_contradicts_itself_is_refused(task, problem):
     entry = msgspec.structs.replace(fake_entry(modality=ACC, labels=task), outputs=graph_outputs(task))
     assert (
-        said(ManifestError, lambda: encode_manifest(_manifest(entry)))
+        said(ManifestError, lambda: encode_manifest(manifest_of(entry)))
         == f"manifest.json: models[0].task.{problem}; export the bundle again"
-    )
-
-
-def _manifest(entry):
-    files = [{"file": name, "sha256": "0" * 64, "size_bytes": 1} for name in ("report.json", "README.md")]
-    return msgspec.convert(
-        {"model_id": "x", "models": [msgspec.to_builtins(entry)], "tools": {}, "licence": "", "files": files}, Manifest
     )

@@ -5,8 +5,6 @@ import pytest
 
 from mmkd_edge import BackendError, EdgePredictor, ModalitySpec
 from mmkd_edge.backends.base import Backend
-from mmkd_edge.bundle.manifest import Manifest
-from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.testing import FakeBackend, Feeds, fake_entry, fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
@@ -50,10 +48,3 @@ def test_a_fake_is_a_backend_with_the_tensors_of_its_entry() -> None:
     for spec, answer in zip(backend.outputs, backend.run(feeds), strict=True):
         assert (answer.shape, answer.dtype) == (spec.shape, np.float32)
         assert np.isfinite(answer).all()
-
-
-def test_a_fake_entry_fits_into_a_manifest() -> None:
-    entry = fake_entry(modality=ACC, labels=LABELS)
-    files = tuple(type(entry.golden)(file=name, sha256="0" * 64, size_bytes=1) for name in ("report.json", "README.md"))
-    manifest = Manifest(model_id="fake", models=(entry,), tools={}, licence="none", files=files)
-    assert decode_manifest(encode_manifest(manifest)) == manifest

@@ -34,9 +34,7 @@ SHARES = [0.25, 0.75]
 
 
 def message(window: object, modality: ModalitySpec = GRAY) -> str:
-    with pytest.raises(InputError) as caught:
-        check_window(window, modality)
-    return str(caught.value)
+    return said(InputError, lambda: check_window(window, modality))
 
 
 def test_a_window_of_bytes_is_kept_without_a_copy_up_to_the_engine() -> None:
@@ -160,9 +158,6 @@ def test_a_waveform_goes_as_a_series_does() -> None:
     window: NDArray[np.float32] = np.array([[0.5], [np.nan], [-0.5], [1.0]], dtype=np.float32)
     values, present = prepare(check_window(window, audio), audio)
     assert (values[0, :, 0].tolist(), present[0, :, 0].tolist()) == ([0.5, 0.0, -0.5, 1.0], [1.0, 0.0, 1.0, 1.0])
-
-
-# From a camera.
 
 
 def test_a_region_is_cut_out_and_brought_to_the_students_size() -> None:

@@ -173,16 +173,10 @@ def test_without_its_library_the_extra_is_named(
     )
 
 
-# The table.
-
-
 def test_every_backend_has_a_row_and_a_place_in_the_order() -> None:
     assert tuple(BACKENDS) == get_args(BackendName)
     assert sorted(AUTO_ORDER) == sorted(BACKENDS)
-
-
-def test_artifacts_are_judged_by_the_first_backend_of_their_format() -> None:
-    assert (backend_for("onnx"), backend_for("tflite")) == ("ort", "litert")
+    assert (backend_for("onnx"), backend_for("tflite")) == ("ort", "litert")  # judge artifacts of their format
 
 
 def test_an_unknown_backend_names_those_there_are() -> None:

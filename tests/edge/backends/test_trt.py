@@ -40,9 +40,6 @@ def backend(kit: Any, tensorrt: Any) -> Any:
 VERSION = "tensorrt 10.3.0 on Double"
 
 
-# What it answers.
-
-
 def test_a_bundle_runs_and_passes_its_self_test(bundle_path: Path, tensorrt: Any) -> None:
     with EdgePredictor.open(bundle_path, backend="trt") as predictor:
         assert predictor.selftest().windows == 4
@@ -50,9 +47,6 @@ def test_a_bundle_runs_and_passes_its_self_test(bundle_path: Path, tensorrt: Any
     assert (info.backend, info.backend_version, info.threads, info.precision) == ("trt", VERSION, 1, "fp32")
     assert info.reason == "backend 'trt' as requested; no profile of this bundle on this machine"
     assert tensorrt.cuda.live == {}
-
-
-# Threads.
 
 
 def test_threads_get_their_own_answers_from_a_bounded_number_of_contexts(kit: Any, tensorrt: Any) -> None:
@@ -97,9 +91,6 @@ def test_another_gpu_that_a_thread_chose_is_its_choice_again_afterwards(kit: Any
     assert (tensorrt.cuda.devices_at_run, tensorrt.cuda.device) == ({0}, 1)
 
 
-# The CUDA graph.
-
-
 @pytest.mark.parametrize(
     ("graphs", "empty", "reason"),
     [
@@ -133,9 +124,6 @@ def test_a_call_is_one_graph_where_graphs_work(kit: Any, backend: TrtBackend, te
     assert backend.plain_reason == ""
 
 
-# The engine.
-
-
 def test_an_engine_is_built_once_and_taken_from_the_cache_then(kit: Any, tensorrt: Any, tmp_path: Path) -> None:
     model = kit.model(kit.modality)
     with_cache = [TrtBackend(model), TrtBackend(model)]
@@ -157,9 +145,6 @@ def test_an_engine_that_tensorrt_refuses_is_built_again_and_an_error_where_that_
         f"backend 'trt' ({VERSION}) cannot open the artifact: TensorRT does not load the engine: built for another GPU"
     )
     assert (tensorrt.built, len(tensorrt.loaded)) == (2, 3)
-
-
-# Errors of CUDA.
 
 
 def test_a_refused_call_is_an_error_and_the_next_one_is_right(kit: Any, tensorrt: Any) -> None:
@@ -193,9 +178,6 @@ def test_an_error_that_takes_cuda_from_the_process_says_so_then_and_afterwards(
     )
 
 
-# The first opening.
-
-
 def check_of(path: Path) -> str:
     with EdgePredictor.open(path, backend="trt") as predictor:
         return predictor.info().sandbox_check
@@ -225,9 +207,6 @@ def test_what_ends_tensorrt_ends_the_sandbox_process_alone(bundle_path: Path, te
     assert (info.backend, info.sandbox_check) == ("ort", "passed now")
     assert "the sandbox check of backend 'trt' failed: it crashed: SIGABRT" in info.rejected[0]
     assert tensorrt.loaded == []
-
-
-# What a machine lacks.
 
 
 def test_everything_that_is_missing_is_named_with_its_command(bundle_path: Path, monkeypatch: Any) -> None:
@@ -268,12 +247,6 @@ def test_auto_takes_tensorrt_where_a_gpu_answers_and_says_why_not_elsewhere(
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     assert info().rejected[0] == "backend 'trt': tensorrt is not installed"
-
-
-# What `auto` takes.
-
-
-# The double.
 
 
 def test_the_double_takes_the_parameters_of_the_published_bindings(gpu_double: ModuleType) -> None:

@@ -222,9 +222,6 @@ def test_predictors_that_start_together_build_one_engine(shop: Shop) -> None:
     assert sorted(origin.partition(":")[0] for origin in origins) == ["built at this start", *["from the cache"] * 3]
 
 
-# With TensorRT-RTX.
-
-
 def test_the_backend_takes_tensorrt_rtx_where_there_is_no_tensorrt_and_says_that_no_gpu_answers() -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
     from mmkd_edge.backends.base import BACKENDS, why_absent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
 import resource
 import zipfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmkd_edge.bundle.arrays import ArraysError, map_array, read_npy, read_npz
+from mmkd_edge.bundle.arrays import ArraysError, check_whole, let_go, map_array, read_npy, read_npz
 from tests.edge.said import said
 
 
@@ -96,3 +97,50 @@ def test_an_archive_is_no_single_array_and_pickles_are_not_run(tmp_path: Path) -
         said(ArraysError, lambda: read_npz(tmp_path / "one.npz"))
         == "Object arrays cannot be loaded when allow_pickle=False"
     )
+
+
+def test_a_file_that_is_cut_short_is_told_before_it_is_read_and_one_that_is_replaced_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(9_000, dtype=np.float32).reshape(3, 1000, 3))
+    array = map_array(path)
+    views = (array, np.asarray(array), np.asarray(array).reshape(-1)[5:], array[1:])
+    (tmp_path / "b.npy").write_bytes(b"")
+    path.rename(tmp_path / "c.npy")
+    (tmp_path / "b.npy").replace(path)
+    for view in (*views, np.ones(3)[1:]):  # the last is not mapped
+        check_whole(view)
+    assert float(array[2, 999, 2]) == 8_999
+    os.truncate(tmp_path / "c.npy", 4096)  # 128 bytes of header, 36,000 of values
+    for view in views:
+        with pytest.raises(ArraysError) as caught:
+            check_whole(view)
+        assert str(caught.value).endswith("the file was cut short while it was in use: 36128 bytes became 4096")
+
+
+def resident_bytes(path: Path) -> int:
+    """What of a mapped file counts as this process's own memory."""
+    maps = Path("/proc/self/smaps").read_text().split(f" {path}\n")[1:]
+    return sum(1024 * int(text.partition("Rss:")[2].split()[0]) for text in maps)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of memory")
+def test_pages_that_were_read_are_given_back_and_say_the_same_when_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.ones(1 << 20, dtype=np.float32))
+    array = map_array(path)
+    assert float(array.sum()) == 1 << 20
+    let_go(array, least_bytes=1 << 30)  # smaller than that: not worth the call
+    assert resident_bytes(path) >= 4 << 20
+    let_go(np.asarray(array)[5:])
+    assert resident_bytes(path) == 0
+    assert float(array.sum()) == 1 << 20
+
+
+def test_what_was_changed_in_memory_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.ones(4096, dtype=np.float32))
+    private = np.load(path, mmap_mode="c")
+    private[:] = 2.0
+    let_go(private)
+    assert float(private.sum()) == 2 * 4096
+    let_go(np.ones(3))

@@ -18,69 +18,49 @@ from mmkd_edge.bundle.files import cache_folder, is_of_a_path, read_own_file, wr
 from tests.edge.said import said
 
 
-def failing(code: int) -> Callable[..., Any]:
+def failing(error: Any) -> Callable[..., Any]:
     def fail(*arguments: object, **options: object) -> None:
-        raise OSError(code, os.strerror(code))
+        raise OSError(error, os.strerror(error)) if isinstance(error, int) else error
 
     return fail
 
 
-def test_a_file_is_written_whole(tmp_path: Path) -> None:
-    write_file(tmp_path / "a", b"old")
-    write_file(tmp_path / "a", b"new")
-    assert (tmp_path / "a").read_bytes() == b"new"
-    assert len(list(tmp_path.iterdir())) == 1
-
-
 @pytest.mark.parametrize(
-    ("owner", "call", "code", "reason"),
+    ("owner", "call", "error", "reason"),
     [
         (os, "open", errno.EACCES, "permission denied; choose a path that this user may use"),
         (os, "fsync", errno.ENOSPC, "no space left on device; free some space, or choose another folder"),
         (os, "fsync", errno.EIO, "input/output error"),
         (Path, "replace", errno.EROFS, "read-only file system; choose another folder"),
+        (os, "fsync", KeyboardInterrupt, ""),
     ],
 )
 def test_a_failing_call_leaves_the_earlier_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str, code: int, reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str, error: Any, reason: str
 ) -> None:
     path = tmp_path / "a"
     write_file(path, b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(owner, call, failing(code))
-        with pytest.raises(UsageError) as caught:
-            write_file(path, b"new")
-    assert str(caught.value) == f"{path}: cannot write it: {reason}; an earlier file is left as it was"
+        patch.setattr(owner, call, failing(error))
+        told = said(UsageError if reason else KeyboardInterrupt, lambda: write_file(path, b"new"))
+    assert told == (reason and f"{path}: cannot write it: {reason}; an earlier file is left as it was")
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("call", ["link", "O_TMPFILE"])
-def test_where_a_file_needs_a_name_from_the_start_it_is_written_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+@pytest.mark.parametrize("lacks", ["", "link", "O_TMPFILE"])
+def test_a_file_is_written_whole_and_keeps_its_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
 ) -> None:
-    if call == "link":
+    path = tmp_path / "a"
+    if lacks == "link":
         monkeypatch.setattr(os, "link", failing(errno.EPERM))
-    else:
+    elif lacks:
         monkeypatch.delattr(os, "O_TMPFILE")
-    write_file(tmp_path / "a", b"old")
-    write_file(tmp_path / "a", b"new")
-    assert (tmp_path / "a").read_bytes() == b"new"
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_an_interrupt_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a"
     write_file(path, b"old")
-
-    def interrupt(descriptor: int) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            write_file(path, b"new")
-    assert path.read_bytes() == b"old"
+    path.chmod(0o600)
+    write_file(path, b"new")
+    assert (path.read_bytes(), path.stat().st_mode & 0o7777) == (b"new", 0o600)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -96,19 +76,6 @@ def test_a_folder_that_cannot_be_flushed_is_told_as_what_it_is(tmp_path: Path, m
         "cannot be flushed: input/output error"
     )
     assert path.read_bytes() == b"new"
-
-
-@pytest.mark.parametrize("nameless", [True, False])
-def test_a_file_that_is_written_again_keeps_its_permissions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
-) -> None:
-    if not nameless:
-        monkeypatch.delattr(os, "O_TMPFILE")
-    path = tmp_path / "a"
-    write_file(path, b"old")
-    path.chmod(0o600)
-    write_file(path, b"new")
-    assert (path.read_bytes(), path.stat().st_mode & 0o7777) == (b"new", 0o600)
 
 
 @pytest.mark.parametrize("nameless", [True, False])
@@ -130,14 +97,17 @@ def test_a_file_of_ones_own_is_written_by_nobody_else_and_read_again(
     assert read_own_file(path, max_bytes=3) == b"new"
 
 
-@pytest.mark.parametrize("mode", [0o620, 0o602])
-def test_a_file_that_a_group_or_others_can_write_is_not_ones_own(tmp_path: Path, mode: int) -> None:
+def test_a_file_that_others_can_write_or_a_pipe_is_not_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"new")
-    path.chmod(mode)
-    with pytest.raises(OSError, match="others can write it") as error:
-        read_own_file(path, max_bytes=3)
-    assert error.value.errno == errno.EPERM
+    for mode in (0o620, 0o602):
+        path.chmod(mode)
+        with pytest.raises(OSError, match="others can write it") as error:
+            read_own_file(path, max_bytes=3)
+        assert error.value.errno == errno.EPERM
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is no regular file"):
+        read_own_file(tmp_path / "pipe", max_bytes=10)
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
@@ -190,12 +160,6 @@ def test_a_user_can_correct_a_path_and_a_full_disk_and_nothing_else() -> None:
     assert not is_of_a_path(OSError(errno.EACCES, "no"))  # a socket, for one
     assert is_of_a_path(OSError(errno.ENOSPC, "no"))
     assert not is_of_a_path(OSError(errno.EIO, "no", "file"))
-
-
-def test_a_file_of_ones_own_is_a_regular_one(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="it is no regular file"):
-        read_own_file(tmp_path / "pipe", max_bytes=10)
 
 
 def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

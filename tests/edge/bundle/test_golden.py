@@ -49,7 +49,7 @@ def arrays(kit: Any) -> dict[str, Any]:
     return {name: np.asarray(value) for name, value in fields.items() if value is not None}
 
 
-def test_golden_windows_survive_the_bundle(kit: Any, bundle_path: Path) -> None:
+def test_golden_windows_survive_the_bundle_and_numpy_reads_them(kit: Any, bundle_path: Path) -> None:
     golden = kit.golden(kit.modality)
     with Bundle.open(bundle_path) as bundle:
         read = bundle.golden("acc")
@@ -58,18 +58,10 @@ def test_golden_windows_survive_the_bundle(kit: Any, bundle_path: Path) -> None:
         np.testing.assert_array_equal(got, expected)
         assert np.asarray(got).dtype == np.asarray(expected).dtype
     assert np.isnan(read.windows).any()
-
-
-def test_the_same_windows_give_the_same_bytes_however_they_lie_in_memory(kit: Any) -> None:
-    golden = kit.golden(kit.modality)
-    other = msgspec.structs.replace(golden, windows=np.asfortranarray(golden.windows))
-    assert golden_bytes(other) == golden_bytes(golden)
-
-
-def test_numpy_reads_them_too(kit: Any) -> None:
-    golden = kit.golden(kit.modality)
     with np.load(io.BytesIO(golden_bytes(golden)), allow_pickle=False) as loaded:
         np.testing.assert_array_equal(loaded["logits"], golden.logits)
+    other = msgspec.structs.replace(golden, windows=np.asfortranarray(golden.windows))
+    assert golden_bytes(other) == golden_bytes(golden)
 
 
 def test_pickled_objects_are_refused_without_running_them(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
@@ -94,10 +86,6 @@ def test_compressed_arrays_are_refused_packed(kit: Any, tmp_path: Path, arrays: 
         tracemalloc.stop()
     assert said == "expected stored arrays, got compressed ones"
     assert peak_bytes < 8 << 20  # they would unpack to 64 MiB
-
-
-def test_what_is_not_an_archive_is_refused(kit: Any, tmp_path: Path) -> None:
-    assert refusal(kit, tmp_path, b"not arrays") == "not readable as arrays: File is not a zip file"
 
 
 @pytest.mark.parametrize(
@@ -143,20 +131,17 @@ def test_arrays_that_do_not_fit_the_student_are_named(
     assert refusal(kit, tmp_path, npz({**arrays, name: value})) == says
 
 
-def test_no_windows_at_all_are_refused(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
+def test_what_is_no_archive_of_all_arrays_and_windows_is_named(
+    kit: Any, tmp_path: Path, arrays: dict[str, Any]
+) -> None:
+    assert refusal(kit, tmp_path, b"not arrays") == "not readable as arrays: File is not a zip file"
     empty = {name: array[:0] if array.ndim else array for name, array in arrays.items()}
     assert refusal(kit, tmp_path, npz(empty)) == "expected at least one window, got none"
-
-
-def test_missing_arrays_are_named(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
     del arrays["judge"]
     assert refusal(kit, tmp_path, npz(arrays)) == (
         "expected the arrays judge, labels, logits, probabilities, tolerance, windows, "
         "got labels, logits, probabilities, tolerance, windows"
     )
-
-
-# What answers are held against each other by.
 
 
 def test_answers_are_the_same_by_class_by_labels_that_are_on_and_by_a_tenth_of_a_deviation() -> None:

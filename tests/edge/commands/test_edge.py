@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from mmkd_edge import write_bundle
@@ -40,11 +39,9 @@ def test_a_key_a_signature_an_installation_and_the_way_back(
     Path(f"{key}.pub").rename(keys / "fleet.pub")
     paths = []
     for release in (1, 2):
-        parts = kit.parts(kit.modality)
-        manifest = msgspec.structs.replace(parts.manifest, release=release)
-        path = tmp_path / f"{release}.edge"
-        signatures = sign(new_sha256(encode_manifest(manifest)).hexdigest(), [key])
-        write_bundle(path, manifest=manifest, members=parts.members, signatures=signatures)
+        parts, path = kit.parts(kit.modality).with_manifest(release=release), tmp_path / f"{release}.edge"
+        signatures = sign(new_sha256(encode_manifest(parts.manifest)).hexdigest(), [key])
+        write_bundle(path, manifest=parts.manifest, members=parts.members, signatures=signatures)
         paths.append(path)
     for path in paths:
         code, out, _ = run("install", path, state, "--keys", keys, "--backend", "ort", capsys=capsys)

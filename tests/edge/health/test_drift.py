@@ -52,9 +52,6 @@ def judged(one: NDArray[np.float32], *, reference: GroupReference | None = REFER
     return watch.judge(watch.due())
 
 
-# Features.
-
-
 def test_features_are_level_scale_and_correlation_inside_a_window() -> None:
     found = window_features(np.array([[0, 4], [2, 0]], np.float32), np.ones((2, 2), dtype=bool))
     assert found == pytest.approx([1.0, 2.0, np.log(1.0), np.log(2.0), np.arctanh(-0.95)])
@@ -85,9 +82,6 @@ def test_offsets_and_gains_of_each_channel_and_of_all_are_tried(channels: int, c
     offsets, gains = level_changes(channels)
     assert offsets.shape == gains.shape == (count, channels)
     assert not ((offsets != 0) & (gains != 0)).any()
-
-
-# Verdicts.
 
 
 def test_inputs_like_the_groups_are_as_trained_and_so_is_another_person() -> None:
@@ -165,9 +159,6 @@ def test_a_verdict_is_taken_again_once_a_tenth_of_the_windows_is_new() -> None:
 def test_a_drift_without_a_faulty_sensor_asks_for_adaptation(cause: Cause, reason: str) -> None:
     assert Drift(verdict="drifting", reason="worn", cause=cause).adaptation_reason == reason
     assert Drift(verdict="as_trained", reason="worn").adaptation_reason == ""
-
-
-# In a predictor and its metrics.
 
 
 def predictor(reference: GroupReference | None) -> EdgePredictor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -57,9 +56,6 @@ def ask(model: EdgePredictor, windows: NDArray[np.float32]) -> None:
         model.backend.feeds.clear()  # type: ignore[attr-defined]
 
 
-# The measure.
-
-
 def test_the_index_is_the_sum_that_its_source_gives() -> None:
     found, expected = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
     assert stability_index(found, expected) == pytest.approx(0.25 * np.log(2) + 0.25 * np.log(2))
@@ -89,9 +85,6 @@ def test_a_channel_of_few_values_has_few_bins_and_a_silent_one_none() -> None:
     assert found.channels[0].edges == (0.0, 1.0)
     assert found.channels[0].fractions[0] == 0.0
     assert (found.channels[1].edges, found.channels[1].fractions) == ((), (1.0,))
-
-
-# What a predictor says.
 
 
 def test_everything_that_is_given_is_counted_once() -> None:
@@ -171,18 +164,6 @@ def test_nothing_is_looked_at_when_nobody_asked() -> None:
         said(UsageError, lambda: predictor(observe_every=-1))
         == "observe_every: expected a whole number from 0 to 1073741824, got -1"
     )
-
-
-def test_a_bundle_without_statistics_is_compared_with_nothing(bundle_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    with EdgePredictor.open(bundle_path, observe_every=1) as model:
-        assert model.entry.statistics is None
-        for _ in range(60):
-            model.predict(rng.normal(50, 1, size=(20, 3)))
-        assert all(channel.psi is None for channel in model.health().models[0].channels)
-
-
-# For Prometheus.
 
 
 def test_the_text_for_prometheus_has_every_figure() -> None:

@@ -15,9 +15,9 @@ import pytest
 
 from mmkd_edge import Bundle, BundleError, EdgePredictor, UsageError
 from mmkd_edge.install.slots import Slots, read_slots
+from tests.edge.install.conftest import Put, conditions
 from tests.edge.said import said
 
-Put = Callable[..., Slots]
 HELD = "passed when the bundle was installed"
 
 # Runs in a mount namespace of its own, on a small disk. Prints one JSON line for each thing that it saw.
@@ -72,10 +72,6 @@ def on_a_small_disk(script: str, releases: dict[int, Path], tmp_path: Path) -> t
         pytest.skip("needs user namespaces")
     assert ended.returncode == 0, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
-
-
-def conditions(slots: Slots) -> list[tuple[int, str]]:
-    return [(slot.release, slot.condition) for slot in (slots.current, slots.previous) if slot is not None]
 
 
 def install_and_start_both(put: Put, state: Path) -> Slots:

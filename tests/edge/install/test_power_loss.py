@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from mmkd_edge import Bundle, MmkdError, UsageError
-from mmkd_edge.install.slots import check_slot, install, read_slots, rollback, start
+from mmkd_edge import MmkdError, UsageError
+from mmkd_edge.install.slots import check_slot, install, read_slots, rollback
+from tests.edge.install.conftest import whole
 
 Names = dict[str, int]  # in a folder: of each name the inode
 Disk = dict[str, bytes | None]  # of each path its content, None of a folder
@@ -104,15 +105,6 @@ def current(state: Path) -> int | None:
         return None
     check_slot(state, slots.current)
     return slots.current.release
-
-
-def whole(path: Path) -> None:
-    Bundle.open(path).close()
-
-
-def begun(state: Path) -> None:
-    with start(state):
-        pass
 
 
 def left(disks: list[Disk], tmp_path: Path) -> Iterator[int | None]:

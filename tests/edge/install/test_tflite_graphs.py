@@ -19,11 +19,9 @@ flatbuffers = pytest.importorskip("flatbuffers", reason="needs pip install 'mmkd
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="needs pip install 'mmkd-edge[litert]'")
 
 
-def tensor(shape: list[int], *, buffer: int = 0, kind: int = 0, **other: Any) -> Any:
+def tensor(buffer: int = 0) -> Any:
     made = schema.TensorT()
-    made.shape, made.buffer, made.type, made.name = shape, buffer, kind, "t"
-    for name, value in other.items():
-        setattr(made, name, value)
+    made.shape, made.buffer, made.type, made.name = [1, 2], buffer, 0, "t"
     return made
 
 
@@ -34,7 +32,7 @@ def model() -> Any:
     empty, values = schema.BufferT(), schema.BufferT()
     values.data = list(bytes(8))
     made.buffers = [empty, values]
-    graph.tensors = [tensor([1, 2]), tensor([1, 2], buffer=1), tensor([1, 2])]
+    graph.tensors = [tensor(), tensor(buffer=1), tensor()]
     graph.inputs, graph.outputs, graph.operators = [0], [2], [node]
     node.opcodeIndex, node.inputs, node.outputs = 0, [0, 1], [2]
     return made
@@ -46,51 +44,16 @@ def packed(made: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def with_operator(number: int) -> Callable[[Any], None]:
+def changing(place: str, **values: Any) -> Callable[[Any], None]:
+    """Set attributes of a part of a model, such as `subgraphs.0.tensors.0`."""
+
     def change(made: Any) -> None:
-        made.operatorCodes[0].builtinCode = number
+        for step in place.split("."):
+            made = made[int(step)] if step.isdigit() else getattr(made, step)
+        for name, value in values.items():
+            setattr(made, name, value)
 
     return change
-
-
-def with_custom_operator(made: Any) -> None:
-    made.operatorCodes[0].customCode = "theirs"
-
-
-def with_a_second_graph(made: Any) -> None:
-    made.subgraphs.append(made.subgraphs[0])
-
-
-def with_data_elsewhere(made: Any) -> None:
-    made.buffers[1].data, made.buffers[1].offset, made.buffers[1].size = None, 1 << 40, 8
-
-
-def with_data_at_the_mark(made: Any) -> None:
-    made.buffers[1].data, made.buffers[1].offset, made.buffers[1].size = None, 1, 8
-
-
-def with_data_twice(made: Any) -> None:
-    made.buffers[1].offset, made.buffers[1].size = 8, 8
-
-
-def with_a_variable(made: Any) -> None:
-    made.subgraphs[0].tensors[0].isVariable = True
-
-
-def with_an_input_of_nowhere(made: Any) -> None:
-    made.subgraphs[0].operators[0].inputs = [0, 7]
-
-
-def with_an_operator_of_nowhere(made: Any) -> None:
-    made.subgraphs[0].operators[0].opcodeIndex = 1
-
-
-def with_values_of_nowhere(made: Any) -> None:
-    made.subgraphs[0].tensors[0].buffer = 2
-
-
-def with_options_of_its_own(made: Any) -> None:
-    made.subgraphs[0].operators[0].customOptions = [1, 2, 3]
 
 
 def with_a_computed_shape(made: Any) -> None:
@@ -98,27 +61,26 @@ def with_a_computed_shape(made: Any) -> None:
     made.subgraphs[0].operators[0].inputs = [1, 0]
 
 
+CODE, NODE, VALUES = "operatorCodes.0", "subgraphs.0.operators.0", "buffers.1"
+UNKNOWN = "the operator {}; expected one that students are made of"
+ELSEWHERE = "8 bytes of data at byte {}; expected all within its BYTES bytes, in one place"
+STATELESS = "an operator with options of its own or variables; expected LiteRT's own without a state"
+COMPUTED = "an operator RESHAPE whose output's shape is computed from a window; expected a constant one"
 REFUSED = [
-    (
-        with_a_computed_shape,
-        "an operator RESHAPE whose output's shape is computed from a window; expected a constant one",
-    ),
-    (with_operator(119), "the operator 119; expected one that students are made of"),  # WHILE
-    (with_operator(118), "the operator 118; expected one that students are made of"),  # IF
-    (with_operator(206), "the operator 206; expected one that students are made of"),  # STABLEHLO_COMPOSITE
-    (with_custom_operator, "an operator of somebody else; expected LiteRT's own"),
-    (with_a_second_graph, "2 subgraphs; expected one, without control flow"),
-    (with_data_elsewhere, f"8 bytes of data at byte {1 << 40}; expected all within its BYTES bytes, in one place"),
-    (with_data_at_the_mark, "8 bytes of data at byte 1; expected all within its BYTES bytes, in one place"),
-    (with_data_twice, "8 bytes of data at byte 8; expected all within its BYTES bytes, in one place"),
-    (with_a_variable, "a sparse or variable tensor; expected none"),
-    (with_an_input_of_nowhere, "the number 7 for an operator's input; expected -1 to 2"),
-    (with_an_operator_of_nowhere, "the number 1 for an operator; expected 0 to 0"),
-    (with_values_of_nowhere, "the number 2 for a tensor's values; expected 0 to 1"),
-    (
-        with_options_of_its_own,
-        "an operator with options of its own or variables; expected LiteRT's own without a state",
-    ),
+    (with_a_computed_shape, COMPUTED),
+    (changing(CODE, builtinCode=119), UNKNOWN.format(119)),  # WHILE
+    (changing(CODE, builtinCode=118), UNKNOWN.format(118)),  # IF
+    (changing(CODE, builtinCode=206), UNKNOWN.format(206)),  # STABLEHLO_COMPOSITE
+    (changing(CODE, customCode="theirs"), "an operator of somebody else; expected LiteRT's own"),
+    (lambda made: made.subgraphs.append(made.subgraphs[0]), "2 subgraphs; expected one, without control flow"),
+    (changing(VALUES, data=None, offset=1 << 40, size=8), ELSEWHERE.format(1 << 40)),
+    (changing(VALUES, data=None, offset=1, size=8), ELSEWHERE.format(1)),  # in the file's mark
+    (changing(VALUES, offset=8, size=8), ELSEWHERE.format(8)),  # and in the buffer too
+    (changing("subgraphs.0.tensors.0", isVariable=True), "a sparse or variable tensor; expected none"),
+    (changing(NODE, inputs=[0, 7]), "the number 7 for an operator's input; expected -1 to 2"),
+    (changing(NODE, opcodeIndex=1), "the number 1 for an operator; expected 0 to 0"),
+    (changing("subgraphs.0.tensors.0", buffer=2), "the number 2 for a tensor's values; expected 0 to 1"),
+    (changing(NODE, customOptions=[1, 2, 3]), STATELESS),
 ]
 
 
@@ -187,10 +149,8 @@ def test_a_buffer_that_ends_outside_of_the_file_is_refused() -> None:
     whole = bytearray(packed(model()))
     place = whole.rindex(struct.pack("<I", 8) + bytes(8))
     whole[place : place + 4] = struct.pack("<I", 1 << 20)
-    assert (
-        said(ValueError, lambda: check_tflite(bytes(whole)))
-        == "the graph has a list of 1048576 items; expected one inside of the file"
-    )
+    told = "the graph has a list of 1048576 items; expected one inside of the file"
+    assert said(ValueError, lambda: check_tflite(bytes(whole))) == told
 
 
 def test_lists_that_overlap_are_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +158,5 @@ def test_lists_that_overlap_are_not_read_for_ever(monkeypatch: pytest.MonkeyPatc
     made = model()
     made.subgraphs[0].operators = [made.subgraphs[0].operators[0]] * 40
     made.subgraphs[0].operators[0].inputs = [0] * 1000
-    assert (
-        said(ValueError, lambda: check_tflite(packed(made)))
-        == "the graph has more items in lists; expected at most 30000"
-    )
+    told = "the graph has more items in lists; expected at most 30000"
+    assert said(ValueError, lambda: check_tflite(packed(made))) == told

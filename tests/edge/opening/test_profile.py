@@ -67,28 +67,19 @@ def opened(path: Path, **options: Any) -> tuple[str, str, int, str, str]:
         return info.backend, info.precision, info.threads, info.reason, info.profile
 
 
-# Which trial.
-
-
-def test_lower_precision_and_threads_must_be_worth_it() -> None:
+def test_lower_precision_and_threads_must_be_worth_it_and_what_was_asked_for_is_kept() -> None:
     plain = trial(1.0)
     assert best_trial([plain, trial(0.92, precision="int8")], model="acc") == plain
     assert best_trial([plain, trial(0.90, precision="int8")], model="acc") != plain
     assert best_trial([plain, trial(0.92, threads=2)], model="acc") == plain
     assert best_trial([plain, trial(0.90, threads=2)], model="acc") != plain
     assert best_trial([plain, trial(0.99, backend="openvino")], model="acc") != plain
-
-
-def test_what_was_asked_for_is_kept() -> None:
-    trials = [trial(1.0), trial(0.5, backend="openvino"), trial(0.3, backend="openvino", precision="int8")]
+    trials = [plain, trial(0.5, backend="openvino"), trial(0.3, backend="openvino", precision="int8")]
     assert best_trial(trials, model="acc") == trials[2]
     assert best_trial(trials, model="acc", precision="fp32") == trials[1]
-    assert best_trial(trials, model="acc", backend="ort") == trials[0]
+    assert best_trial(trials, model="acc", backend="ort") == plain
     assert best_trial(trials, model="acc", threads=2) is None
     assert best_trial(trials, model="other") is None
-
-
-# The file.
 
 
 def test_a_profile_lies_in_the_users_cache_folder(bundle_path: Path, cache: Path) -> None:
@@ -137,49 +128,31 @@ def test_a_damaged_profile_is_ignored_with_its_fault(bundle_path: Path, change: 
     assert reason.endswith("; run mmkd-bench tune again; onnxruntime is installed")
 
 
-# Opening with it.
-
-
-def test_a_pipe_in_its_place_is_not_waited_for(bundle_path: Path) -> None:
-    path = write_profile(profile_of(bundle_path, trial()))
-    path.unlink()
-    os.mkfifo(path)
-    assert (
-        opened(bundle_path)[3] == f"the profile {path} cannot be read: it is no regular file; onnxruntime is installed"
-    )
-
-
-def test_what_others_can_write_is_not_read(bundle_path: Path) -> None:
+def test_a_pipe_in_its_place_is_not_waited_for_and_what_others_can_write_is_not_read(bundle_path: Path) -> None:
     path = write_profile(profile_of(bundle_path, trial()))
     path.chmod(0o666)
-    told = f"the profile {path} cannot be read: others can write it; onnxruntime is installed"
-    assert opened(bundle_path)[3] == told
+    told = f"the profile {path} cannot be read: {{}}; onnxruntime is installed"
+    assert opened(bundle_path)[3] == told.format("others can write it")
+    path.unlink()
+    os.mkfifo(path)
+    assert opened(bundle_path)[3] == told.format("it is no regular file")
 
 
-def test_open_takes_the_profiles_choice_and_says_so(bundle_path: Path) -> None:
-    path = write_profile(profile_of(bundle_path, trial(1.0), trial(0.5, threads=2)))
-    reason = "best of 2 measured on this machine by mmkd-bench tune (2026-01-02): 40 us"
-    assert opened(bundle_path) == ("ort", "fp32", 2, reason, str(path))
-    assert opened(bundle_path, backend="ort") == ("ort", "fp32", 2, reason, str(path))
-
-
-def test_what_is_named_is_not_overruled(bundle_path: Path) -> None:
-    path = write_profile(profile_of(bundle_path, trial(1.0), trial(0.5, threads=2)))
-    assert opened(bundle_path, threads=1)[2:] == (
-        1,
-        "best of 2 measured on this machine by mmkd-bench tune (2026-01-02): 80 us",
-        str(path),
-    )
+def test_open_takes_the_profiles_choice_and_says_so_and_what_is_named_is_not_overruled(bundle_path: Path) -> None:
+    # The bundle lacks int8.
+    trials = [trial(1.0), trial(0.5, threads=2), trial(0.2, precision="int8")]
+    path = write_profile(profile_of(bundle_path, *trials[:2]))
+    reason = "best of 2 measured on this machine by mmkd-bench tune (2026-01-02): {} us"
+    assert opened(bundle_path) == ("ort", "fp32", 2, reason.format(40), str(path))
+    assert opened(bundle_path, backend="ort") == ("ort", "fp32", 2, reason.format(40), str(path))
+    assert opened(bundle_path, threads=1)[2:] == (1, reason.format(80), str(path))
     assert opened(bundle_path, threads=3)[2:] == (
         3,
         "the profile has no measurement of what was requested; run mmkd-bench tune again; onnxruntime is installed",
         "",
     )
     assert opened(bundle_path, backend="ort", precision="fp32", threads=1) == ("ort", "fp32", 1, "as requested", "")
-
-
-def test_a_precision_that_the_bundle_lacks_is_never_chosen(bundle_path: Path) -> None:
-    write_profile(profile_of(bundle_path, trial(0.2, precision="int8"), trial(1.0)))
+    write_profile(profile_of(bundle_path, *trials))
     assert opened(bundle_path)[1] == "fp32"
 
 
@@ -212,11 +185,10 @@ def test_a_profile_of_another_machine_bundle_or_engine_is_ignored(kit: Any, bund
     )
 
 
-# Without it.
-
-
 def test_a_backend_that_cannot_open_gives_way_to_the_next_with_its_reason(bundle_path: Path) -> None:
     write_profile(profile_of(bundle_path, trial(0.5, backend="openvino")))  # absent in these tests
+    with pytest.raises(UnavailableError):  # what was asked for is never replaced
+        EdgePredictor.open(bundle_path, backend="openvino")
     with EdgePredictor.open(bundle_path) as predictor:
         info = predictor.info()
     assert (info.backend, info.profile, info.reason) == ("ort", "", "onnxruntime is installed")
@@ -225,14 +197,6 @@ def test_a_backend_that_cannot_open_gives_way_to_the_next_with_its_reason(bundle
         "backend 'trt': tensorrt is not installed",
         "backend 'openvino': openvino is not installed; pip install 'mmkd-edge[openvino]'",
     )
-
-
-def test_a_backend_that_was_asked_for_is_never_replaced(bundle_path: Path) -> None:
-    with pytest.raises(UnavailableError):
-        EdgePredictor.open(bundle_path, backend="openvino")
-    write_profile(profile_of(bundle_path, trial(0.5, backend="openvino"), trial(1.0)))
-    with pytest.raises(UnavailableError):
-        EdgePredictor.open(bundle_path, backend="openvino")
 
 
 def test_where_no_backend_opens_a_student_the_error_says_why_each_was_rejected(

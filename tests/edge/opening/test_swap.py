@@ -53,9 +53,6 @@ def model(backend: FakeBackend, **options: Any) -> EdgePredictor:
     return EdgePredictor(entry=fake_entry(modality=ACC, labels=("a", "b")), backend=backend, **options)
 
 
-# An engine that fails.
-
-
 def test_an_engine_that_fails_is_opened_once_more_and_the_window_is_answered() -> None:
     bad, good = failing(after=1), FakeBackend([0.0, 1.0])
     predictor = model(bad, reopen=lambda: good)
@@ -106,9 +103,6 @@ def test_reopening_by_hand_brings_an_engine_back() -> None:
         )
 
 
-# Swapping bundles.
-
-
 def golden_of_half(kit: Any, modality: ModalitySpec) -> Any:
     """Golden windows of the student with the weights `HALF`."""
     golden = kit.golden(modality)
@@ -149,6 +143,9 @@ def test_a_swap_lets_the_other_bundle_answer_and_a_rollback_the_first(
     assert said(UsageError, predictor.rollback) == (
         "rollback: there is no earlier bundle to return to; swap keeps the last one"
     )
+    assert said(UsageError, lambda: pickle.dumps(predictor)) == (
+        "a predictor cannot be sent to another process; send the bundle's path and open it there"
+    )
 
 
 def test_whatever_is_wrong_with_the_new_bundle_the_old_one_goes_on(
@@ -175,11 +172,8 @@ def test_whatever_is_wrong_with_the_new_bundle_the_old_one_goes_on(
 
 
 def test_an_earlier_release_takes_over_from_none(kit: Any, other_path: Path, tmp_path: Path) -> None:
-    def released(number: int) -> Path:
-        parts = kit.parts(kit.modality)
-        manifest = msgspec.structs.replace(parts.manifest, release=number)
-        written: Path = type(parts)(manifest=manifest, members=parts.members).write(tmp_path / f"{number}.edge")
-        return written
+    def released(number: int) -> Any:
+        return kit.parts(kit.modality).with_manifest(release=number).write(tmp_path / f"{number}.edge")
 
     with EdgePredictor.open(released(3)) as predictor:
         for path, number in ((released(2), 2), (other_path, 0)):  # the other has no number
@@ -257,9 +251,6 @@ def test_after_a_swap_a_running_stream_keeps_to_the_range_of_who_answers(
     assert found[0].missing_fraction > 0
 
 
-# Several students.
-
-
 @pytest.fixture
 def both_path(kit: Any, tmp_path: Path) -> Path:
     gyro = ModalitySpec(name="gyro", channels=("u", "v", "w"), rate_hz=5.0, samples=10)
@@ -306,9 +297,6 @@ def test_several_students_want_a_mapping(both_path: Path) -> None:
         assert said(InputError, lambda: predictor.predict_batch([{"acc": window().T}])).startswith("window 0: ")
     with EdgePredictor.open(both_path, policy="raise") as predictor:
         said(SensorError, lambda: predictor.predict({"acc": None}))
-
-
-# Other processes.
 
 
 def ask_in_child(predictor: EdgePredictor, answers: Any) -> None:
@@ -387,9 +375,3 @@ def test_a_child_can_close_what_it_inherited_though_a_thread_of_its_parent_holds
     done.set()
     thread.join()
     assert predictor.predict(window()).status == "ok"  # the parent's engine was not touched
-
-
-def test_a_predictor_cannot_be_sent_to_a_process(predictor: EdgePredictor) -> None:
-    assert said(UsageError, lambda: pickle.dumps(predictor)) == (
-        "a predictor cannot be sent to another process; send the bundle's path and open it there"
-    )

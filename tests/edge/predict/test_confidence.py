@@ -77,9 +77,6 @@ def test_a_set_holds_all_that_reach_the_threshold_the_most_probable_first(
     assert label_set(probabilities, LABELS, least=least) == expected
 
 
-# ---- a predictor
-
-
 def asked(*answer: float, least: float | None = 0.25, **more: Any) -> EdgePredictor:
     return fake_predictor(answer, modality=ACC, labels=LABELS, least_probability=least, **more)
 
@@ -112,9 +109,6 @@ def test_an_error_level_is_a_share(level: Any, bundle_path: Path) -> None:
         said(UsageError, lambda: EdgePredictor.open(bundle_path, error_level=level))
         == f"error_level: expected a fraction above 0 and below 1, or None; got {level!r}"
     )
-
-
-# ---- bundles
 
 
 def calibrated(parts: Any, *true: float) -> Any:

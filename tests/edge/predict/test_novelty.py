@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec, UsageError, example_bundle
-from mmkd_edge.bundle.manifest import Manifest, ModelEntry, Novelty
+from mmkd_edge.bundle.manifest import ModelEntry, Novelty
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import ManifestError
@@ -18,6 +18,7 @@ from mmkd_edge.predict.confidence import smallest_level
 from mmkd_edge.predict.novelty import NoveltyRule, magnitude_fault, novelty_rule
 from mmkd_edge.predict.postprocess import SensorError
 from mmkd_edge.testing import fake_entry, fake_predictor
+from tests.edge.conftest import manifest_of
 from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
@@ -102,11 +103,6 @@ def test_few_windows_support_no_small_level() -> None:
     )
     assert smallest_level(len(FOUR.scores)) == 0.2
     assert novelty_rule(entry, entry.artifacts[0], 0.2) == NoveltyRule(calibration=FOUR, unknown_level=0.2)
-
-
-def manifest_of(entry: ModelEntry) -> Manifest:
-    files = tuple(type(entry.golden)(file=name, sha256="0" * 64, size_bytes=1) for name in ("report.json", "README.md"))
-    return Manifest(model_id="fake", models=(entry,), tools={}, licence="none", files=files)
 
 
 def test_a_manifest_keeps_calibrated_scores_that_rise() -> None:

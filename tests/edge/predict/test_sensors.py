@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from mmkd_edge import EdgePredictor, ModalitySpec, Prediction, SensorChecks, Sen
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.predict.sensors import WindowFault, find_fault, worse
 from mmkd_edge.testing import fake_predictor
+from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=40, range=(-16.0, 16.0))
 LABELS = ("a", "b")
@@ -27,15 +27,6 @@ def window(seed: int = 0) -> NDArray[np.float32]:
 
 def judged(values: object, **options: Any) -> Prediction:
     return fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS, **options).predict(values)
-
-
-def refused(call: Callable[[], object]) -> str:
-    with pytest.raises(UsageError) as caught:
-        call()
-    return str(caught.value)
-
-
-# What is always looked for.
 
 
 def test_the_reason_says_why_values_are_missing() -> None:
@@ -51,9 +42,6 @@ def test_an_absent_modality_is_invalid_and_no_zeros_are_filled_in() -> None:
     prediction = judged({"acc": None})
     assert (prediction.status, prediction.reason) == ("invalid", "modality 'acc' is absent")
     assert (prediction.label, prediction.missing_fraction) == ("", 1.0)
-
-
-# The checks.
 
 
 def test_nothing_else_is_looked_for_unless_asked() -> None:
@@ -97,7 +85,7 @@ DURATION = "expected more than one sample and at most one window of 'acc', 0.1 t
 )
 def test_checks_that_no_window_can_have_are_refused(checks: Any, fault: str) -> None:
     checks = SensorChecks(**checks) if isinstance(checks, dict) else checks
-    assert refused(lambda: judged(window(), checks=checks)) == fault
+    assert said(UsageError, lambda: judged(window(), checks=checks)) == fault
 
 
 def test_the_graver_finding_comes_first() -> None:
@@ -105,9 +93,6 @@ def test_the_graver_finding_comes_first() -> None:
     assert worse(degraded, stale) == worse(stale, degraded) == WindowFault(status="stale", reason="two; one")
     assert worse(None, degraded) is degraded
     assert worse(degraded, None) is degraded
-
-
-# Policies.
 
 
 def test_abstain_keeps_the_finding_and_names_no_class() -> None:
@@ -130,12 +115,9 @@ def test_raise_raises_with_the_prediction() -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    assert refused(lambda: judged(window(), policy="hope")) == (
+    assert said(UsageError, lambda: judged(window(), policy="hope")) == (
         "policy: expected 'predict', 'abstain' or 'raise', got 'hope'"
     )
-
-
-# Age and deadline.
 
 
 @pytest.mark.parametrize(
@@ -157,10 +139,10 @@ def test_an_input_that_is_old_or_as_far_in_the_future_is_stale(age_s: float, sta
 @pytest.mark.parametrize("value", [float("nan"), "soon", True, np.float32("nan")])
 def test_ages_and_moments_that_nothing_compares_with_are_refused(value: Any) -> None:
     model = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
-    assert refused(lambda: model.predict(window(), deadline_s=value)) == (
+    assert said(UsageError, lambda: model.predict(window(), deadline_s=value)) == (
         f"deadline_s: expected a moment of time.monotonic(), or None; got {value!r}"
     )
-    assert refused(lambda: model.predict(window(), input_age_s=value)) == (
+    assert said(UsageError, lambda: model.predict(window(), input_age_s=value)) == (
         f"input_age_s: expected seconds, or None; got {value!r}"
     )
     stream = model.stream(hop=1)
@@ -169,7 +151,7 @@ def test_ages_and_moments_that_nothing_compares_with_are_refused(value: Any) -> 
         lambda: stream.flush(now_s=value),
         lambda: stream.latest(value),
     ):
-        assert refused(call) == f"now_s: expected seconds, or None; got {value!r}"
+        assert said(UsageError, call) == f"now_s: expected seconds, or None; got {value!r}"
 
 
 def test_an_answer_after_the_deadline_is_stale_and_a_passed_one_spares_the_engine() -> None:
@@ -188,9 +170,6 @@ def test_an_answer_after_the_deadline_is_stale_and_a_passed_one_spares_the_engin
     assert model.predict(window(), deadline_s=float("inf")).status == "ok"
     late = model.predict(window(), deadline_s=time.monotonic() + 0.01)
     assert (late.status, late.label, late.reason) == ("stale", "a", "the answer came after the deadline")
-
-
-# A real student.
 
 
 @given(

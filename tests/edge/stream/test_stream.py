@@ -6,12 +6,12 @@ import asyncio
 import itertools
 import re
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -23,10 +23,9 @@ from mmkd_edge import (
     SensorError,
     Stream,
     UsageError,
-    example_bundle,
 )
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
-from mmkd_models.data import open_dataset, shipped_dataset
+from tests.edge.said import said as refused
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20, range=(-8.0, 8.0))
 LABELS = ("a", "b", "c")
@@ -56,12 +55,6 @@ def said(predictions: Sequence[Prediction]) -> list[tuple[Any, ...]]:
     ]
 
 
-def refused(kind: type[Exception], call: Callable[[], object]) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    return str(caught.value)
-
-
 def test_each_gives_what_push_gives_one_after_the_other_and_takes_no_more_than_is_asked_for() -> None:
     whole, given = predictor().stream(hop=3), predictor().stream(hop=3)
     times = 5.0 + np.arange(90) / 10
@@ -79,9 +72,6 @@ def test_each_refuses_what_push_refuses_and_raises_where_the_policy_says_so() ->
     assert refused(InputError, lambda: list(stream.each(np.zeros((4, 3))))).startswith(message)
     with pytest.raises(SensorError):
         list(stream.each(np.full((20, 2), np.nan)))
-
-
-# What comes out.
 
 
 def test_a_prediction_is_due_after_the_first_window_and_then_after_every_hop() -> None:
@@ -277,18 +267,8 @@ def test_the_policy_raise_takes_all_samples_and_then_refuses() -> None:
     with pytest.raises(SensorError) as caught:
         stream.push(rows)
     assert str(caught.value) == "modality 'acc': degraded: 25.0% of the values are missing"
-    assert [p.status for p in caught.value.predictions] == [
-        "warming_up",
-        "ok",
-        "degraded",
-        "degraded",
-        "degraded",
-        "ok",
-    ]
+    assert [p.status for p in caught.value.predictions] == ["warming_up", "ok", *["degraded"] * 3, "ok"]
     assert [p.status for p in stream.push(samples(10))] == ["ok"]
-
-
-# What is refused.
 
 
 def test_arguments_out_of_range_are_refused() -> None:
@@ -319,9 +299,6 @@ def test_samples_that_do_not_fit_are_refused_and_the_stream_goes_on() -> None:
     assert [p.status for p in stream.push(rows[10:], 1.0)] == ["ok"]
 
 
-# Properties.
-
-
 def cuts(count: int) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, count), max_size=12).map(lambda found: [0, *sorted(found), count])
 
@@ -330,12 +307,11 @@ def pushed(stream: Stream, rows: NDArray[np.float32], times: NDArray[np.float64]
     found = []
     for start, stop in itertools.pairwise(at):
         found += stream.push(rows[start:stop], None if times is None else times[start:stop])
-    return [tuple(_without_rates(one) for one in each) for each in said(found + stream.flush())]
-
-
-def _without_rates(told: object) -> object:
-    """Sums in another order round otherwise, and a measured rate is told to three digits."""
-    return re.sub(r"at [\d.]+ Hz", "at a rate", told) if isinstance(told, str) else told
+    # Sums in another order round otherwise, and a measured rate is told to three digits.
+    return [
+        tuple(re.sub(r"at [\d.]+ Hz", "at a rate", one) if isinstance(one, str) else one for one in each)
+        for each in said(found + stream.flush())
+    ]
 
 
 @settings(max_examples=50, deadline=None)
@@ -346,19 +322,18 @@ def test_however_samples_are_divided_the_predictions_are_the_same(at: list[int],
     assert pushed(model.stream(hop=hop), rows, None, at) == pushed(model.stream(hop=hop), rows, None, [0, 130])
 
 
-TIMED: dict[str, st.SearchStrategy[Any]] = {
-    "at": cuts(130),
-    "hop": st.integers(1, 45),
-    "seed": st.integers(0, 2**31),
-    "jitter": st.sampled_from([0.0, 0.1, 0.5, 2.0]),
-    "faults": st.lists(
+@settings(max_examples=25, deadline=None)
+@given(
+    at=cuts(130),
+    hop=st.integers(1, 45),
+    seed=st.integers(0, 2**31),
+    jitter=st.sampled_from([0.0, 0.1, 0.5, 2.0]),
+    faults=st.lists(
         st.tuples(st.integers(0, 129), st.sampled_from([0.0, 0.25, 1.5, 5.0, -0.3, -50.0, 1e6, -1e6, np.nan])),
         max_size=5,
     ),
-}
-
-
-def check_that_any_division_gives_the_same(
+)
+def test_however_timed_samples_are_divided_the_predictions_are_the_same(
     at: list[int], hop: int, seed: int, jitter: float, faults: list[tuple[int, float]]
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -374,12 +349,6 @@ def check_that_any_division_gives_the_same(
     assert pushed(streams[0], rows, times, at) == pushed(streams[1], rows, times, [0, 130])
     assert streams[0].facts == streams[1].facts
     assert pushed(model.stream(hop=hop), rows, None, at) == pushed(model.stream(hop=hop), rows, None, [0, 130])
-
-
-@settings(max_examples=25, deadline=None)
-@given(**TIMED)
-def test_however_timed_samples_are_divided_the_predictions_are_the_same(**drawn: Any) -> None:
-    check_that_any_division_gives_the_same(**drawn)
 
 
 def test_memory_stays_where_it_is() -> None:
@@ -402,27 +371,3 @@ def test_memory_stays_where_it_is() -> None:
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert after - before < 10_000
-
-
-# Real recordings, the shipped student.
-
-
-@pytest.fixture(scope="module")
-def recording() -> NDArray[np.float32]:
-    dataset = open_dataset(shipped_dataset("watch_exercises"))
-    assert dataset.spec.recordings is not None
-    values = dataset.arrays["recordings/acc.npy"][:6000] * np.array(dataset.spec.recordings.scale["acc"])
-    return values.astype(np.float32)
-
-
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=cuts(1500), seed=st.integers(0, 99))
-def test_a_real_recording_gives_the_same_however_it_is_divided(
-    recording: NDArray[np.float32], at: list[int], seed: int
-) -> None:
-    rows = recording[:1500]
-    times = 1.7e9 + (np.arange(1500) + 0.2 * np.random.default_rng(seed).normal(size=1500)) / 50
-    with EdgePredictor.open(example_bundle()) as model:
-        whole = pushed(model.stream(hop=50), rows, times, [0, 1500])
-        assert pushed(model.stream(hop=50), rows, times, at) == whole
-        assert sum(entry[0] == "ok" for entry in whole) >= 25
