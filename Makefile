@@ -70,7 +70,7 @@ coverage: $(READY)  ## lines and branches of what a device trusts (bundle/, inst
 	@$(BIN)/python -m coverage --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check coverage
 	@mkdir -p build
 	# What runs in the child process of a sandbox check is out of coverage's sight; test_sandbox.py asserts how each ends.
-	COVERAGE_FILE=build/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --branch --source=mmkd_edge.bundle,mmkd_edge.install,mmkd_edge.opening.sandbox,mmkd_edge.opening.verdicts \
+	COVERAGE_FILE=build/.coverage OMP_NUM_THREADS=1 $(BIN)/python -m coverage run --branch --source=mmkd_edge.bundle,mmkd_edge.install,mmkd_edge.opening.sandbox \
 	  -m pytest -q tests/edge/bundle tests/edge/install tests/edge/opening
 	COVERAGE_FILE=build/.coverage $(BIN)/python -m coverage report --show-missing --fail-under=100
 

@@ -33,10 +33,9 @@ if TYPE_CHECKING:
         UnavailableError,
         UsageError,
     )
-    from mmkd_edge.health.monitor import Health, LatestAnswers
+    from mmkd_edge.health.monitor import Health, LatestAnswers, Watched
     from mmkd_edge.health.prometheus import HealthCollector
     from mmkd_edge.health.timing import SecondsHistogram, Timing
-    from mmkd_edge.health.watched import Watched
     from mmkd_edge.install.slots import read_slots
     from mmkd_edge.opening.selftest import SelfTest
     from mmkd_edge.opening.students import PredictorInfo
@@ -124,10 +123,9 @@ _HOMES = {
     "mmkd_edge.predictor": "EdgePredictor",
     "mmkd_edge.spec": "ModalitySpec TaskSpec TensorSpec",
     "mmkd_edge.stream.stream": "Stream StreamFacts",
-    "mmkd_edge.health.monitor": "Health LatestAnswers",
+    "mmkd_edge.health.monitor": "Health LatestAnswers Watched",
     "mmkd_edge.health.prometheus": "HealthCollector",
     "mmkd_edge.health.timing": "SecondsHistogram Timing",
-    "mmkd_edge.health.watched": "Watched",
 }
 
 

@@ -31,7 +31,7 @@ from typing import Any
 from checks.script import head, parser_of, row
 from mmkd_edge import Bundle, EdgePredictor, MmkdError, UsageError
 from mmkd_edge.install.slots import SLOTS_FOLDER, check_slot, confirm, fail, install, read_slots, rollback, start
-from mmkd_edge.opening.verdicts import passed_before
+from mmkd_edge.opening.sandbox import passed_before
 
 _CALLS = ("open", "fsync", "fchmod", "link", "replace", "rename", "unlink", "mkdir", "close", "scandir", "listdir")
 _EDGE, _CHECKPOINT = "student.edge", "student.ckpt"

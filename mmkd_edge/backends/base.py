@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.memory import StepMemory
+from mmkd_edge.backends.calls import StepMemory
 from mmkd_edge.backends.trt.needs import installed_distribution, why_no_engines
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, ModelEntry, Precision
 from mmkd_edge.errors import UnavailableError, UsageError

@@ -10,16 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmkd_edge.backends.calls import EngineCall, describe_tensor
-from mmkd_edge.backends.memory import erase
+from mmkd_edge.backends.calls import EngineCall, StepMemory, describe_tensor, erase
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from mmkd_edge.backends.memory import StepMemory
 
 
 class LitertBackend:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.memory import StepMemory
+from mmkd_edge.backends.calls import StepMemory
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.native import ABI, NativeModel
 from mmkd_edge.spec import TensorSpec
@@ -39,19 +39,16 @@ class NativeBackend:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """See `Backend.run`."""
-        if len(self.inputs) > 2:
-            return self._run_step(feeds)
-        values, present = self._checked(feeds)
-        return self._model.run(values, present)
+        arrays = self._checked(feeds)
+        if len(arrays) == 2:
+            return self._model.run(*arrays)
+        outputs = [np.full(spec.shape, np.nan, dtype=np.float32) for spec in self.outputs]
+        self._model.bind_step(arrays, outputs)()
+        return tuple(outputs)
 
     def bind(self, memory: StepMemory) -> Callable[[], None]:
         """See `SteppingBackend.bind`."""
         return self._model.bind_step(list(memory.inputs.values()), list(memory.outputs.values()))
-
-    def _run_step(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
-        outputs = [np.full(spec.shape, np.nan, dtype=np.float32) for spec in self.outputs]
-        self._model.bind_step(self._checked(feeds), outputs)()
-        return tuple(outputs)
 
     def _checked(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
         arrays = []

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mmkd_edge.backends.calls import EngineCall, describe_tensor
-from mmkd_edge.backends.memory import erase, fill
+from mmkd_edge.backends.calls import EngineCall, StepMemory, describe_tensor, erase, fill
 from mmkd_edge.backends.onnx_wire import refuse_external_weights
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
 from mmkd_edge.errors import BackendError, UnavailableError
@@ -25,8 +24,6 @@ from mmkd_edge.spec import TensorSpec
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from mmkd_edge.backends.memory import StepMemory
 
 
 class _Request(msgspec.Struct, frozen=True):

@@ -6,15 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mmkd_edge.backends.calls import EngineCall, describe_tensor
+from mmkd_edge.backends.calls import EngineCall, StepMemory, describe_tensor
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from mmkd_edge.backends.memory import StepMemory
 
 # A path below which no file can be: ONNX Runtime else reads a model's external weights from the working directory.
 _NO_FOLDER = "/dev/null"

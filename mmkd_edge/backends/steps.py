@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import BACKENDS, Answers, BackendName, SteppingBackend
-from mmkd_edge.backends.calls import EngineCall
-from mmkd_edge.backends.memory import StepMemory
+from mmkd_edge.backends.calls import EngineCall, StepMemory
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Streaming
 
 

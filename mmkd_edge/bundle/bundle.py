@@ -1,7 +1,8 @@
 """The bundle: the one verified file that devices get.
 
 `Bundle.open` checks every byte: SHA-256, members, sizes, hashes and canonical form. This is integrity, not
-authenticity: whoever can write the file can write its hashes.
+authenticity: whoever can write the file can write its hashes. `signature.json`, the last member of a signed bundle, has
+key ids and signatures of the manifest's hash.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated
+
+import msgspec
 
 from mmkd_edge.bundle import archive
 from mmkd_edge.bundle.archive import Member
@@ -19,13 +23,7 @@ from mmkd_edge.bundle.files import new_sha256, open_file, read_exactly, write_fi
 from mmkd_edge.bundle.golden import Golden, golden_bytes, golden_from_bytes
 from mmkd_edge.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileEntry, Manifest, ModelEntry, member_files
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
-from mmkd_edge.bundle.signature import (
-    MAX_SIGNATURE_BYTES,
-    SIGNATURE_FILE,
-    SignatureDocument,
-    decode_signatures,
-)
-from mmkd_edge.bundle.strict_json import json_bytes
+from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import BundleError, ManifestError, UsageError
 
 __all__ = ["Bundle", "Golden", "example_bundle", "golden_bytes", "write_bundle"]
@@ -36,6 +34,26 @@ _COMMENT = b"mmkd-edge sha256 "
 _COMMENT_BYTES = len(_COMMENT) + 64
 _END_BYTES = archive.END_RECORD_BYTES + _COMMENT_BYTES
 _AGAIN = "copy or export it again"
+SIGNATURE_FILE = "signature.json"
+MAX_SIGNATURE_BYTES = 1 << 16
+SIGNATURE_VERSION = 1
+_CONTEXT = b"mmkd-edge manifest 1\0"  # used for no other message
+
+KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One key's signature, 64 bytes in hexadecimal (RFC 8032)."""
+
+    key_id: KeyId
+    ed25519: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}$")]
+
+
+class SignatureDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`signature.json`."""
+
+    format_version: int = SIGNATURE_VERSION
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(min_length=1, max_length=16)]
 
 
 class Bundle:
@@ -276,3 +294,16 @@ def _check_content(entry: FileEntry, data: bytes, *, where: str) -> None:
     digest = new_sha256(data).hexdigest()
     if digest != entry.sha256:
         raise BundleError(f"{where}: {entry.file!r}: expected SHA-256 {entry.sha256}, got {digest}; {_AGAIN}")
+
+
+def signed_message(manifest_sha256: str) -> bytes:
+    """Return what a key signs: a context, and the manifest's 32-byte hash."""
+    return _CONTEXT + bytes.fromhex(manifest_sha256)
+
+
+def decode_signatures(data: bytes) -> SignatureDocument:
+    """Read the file; BundleError if it is invalid."""
+    try:
+        return decode_document(data, SignatureDocument, version=SIGNATURE_VERSION)
+    except JsonError as error:
+        raise BundleError(f"{SIGNATURE_FILE}: {error}; upgrade mmkd-edge, or sign the bundle again") from error

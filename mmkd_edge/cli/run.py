@@ -42,10 +42,16 @@ def run_command(
     `command` takes the arguments without `--debug` (adds the traceback) and `--version`. A module of `needs` that is
     missing ends in exit 3, which names the `extra`; `about` is the help without typer.
     """
-    given, options = _split_own_options(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    end = arguments.index("--") if "--" in arguments else len(arguments)  # ours count only before it
+    options = set(arguments[:end])
+    given = [word for word in arguments[:end] if word not in ("--debug", "--version")] + list(arguments[end:])
     debug = "--debug" in options
     only_help = bool(_HELP & options) or f"_{name.replace('-', '_').upper()}_COMPLETE" in os.environ  # typer's
-    _print_any_script()
+    codecs.register_error("mmkd.escape", _escape)  # escape, as in JSON, what a terminal cannot show
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mmkd.escape")
     try:
         if "--version" in options:
             from mmkd_edge import __version__
@@ -107,21 +113,6 @@ def _can_import(module: str) -> bool:
     except ImportError:
         return False
     return True
-
-
-def _split_own_options(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
-    """`--debug` and `--version` count only before a `--`."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    own = [argument for argument in arguments[:end] if argument not in ("--debug", "--version")]
-    return own + list(arguments[end:]), set(arguments[:end])
-
-
-def _print_any_script() -> None:
-    """Escape, as in JSON, what a terminal cannot show."""
-    codecs.register_error("mmkd.escape", _escape)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="mmkd.escape")
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

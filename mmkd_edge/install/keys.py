@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.bundle import Bundle, KeyId, Signature, SignatureDocument, signed_message
 from mmkd_edge.bundle.files import is_written_by_others, new_sha256, read_own_file, write_file
-from mmkd_edge.bundle.signature import KeyId, Signature, SignatureDocument, signed_message
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import SignatureError, UnavailableError, UsageError, os_reason
 

@@ -1,7 +1,7 @@
 """The sandbox check: a bundle that is new here is opened in a child process first.
 
 Its graphs are read here, then the child opens each config and runs the golden windows. Passed configs are remembered by
-bundle hash.
+bundle hash in the user's cache folder; files that others can write are ignored.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mmkd_edge.backends.base import BACKENDS, why_absent
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.files import cache_folder, is_written_by_others, make_cache_folder, read_own_file, write_file
 from mmkd_edge.bundle.manifest import ModelEntry
-from mmkd_edge.errors import BackendError, BundleError, UnavailableError, find_error_class
+from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
+from mmkd_edge.errors import BackendError, BundleError, UnavailableError, UsageError, find_error_class
 from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.choice import OpeningRequest
 from mmkd_edge.opening.profile import library_versions
-from mmkd_edge.opening.verdicts import passed_before, remember_passed
 from mmkd_edge.predict.student import Config, OpenStudent
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ MEMORY_BYTES, BUILD_MEMORY_BYTES = 2 << 30, 8 << 30
 # Largest engine that it may write.
 ENGINE_BYTES = 1 << 30
 
+FORMAT_VERSION = 2
+_MAX_BYTES = 1 << 16
+_MAX_PASSED = 64  # per bundle; older ones are checked again
 _SLOW_BUNDLE = "all students of the bundle together take too long"
 _ADVICE = "install the bundle with mmkd-edge install and open it with trust='installed'"
 _UNTESTED = " without self-test"
@@ -88,19 +93,17 @@ class SandboxPolicy:
     def remember_selftests(self, students: Sequence[OpenStudent]) -> list[OpenStudent]:
         """Remember that students passed their self-test; return them with the time of each check."""
         self._remember([self._key_of(student) for student in students if self.needs_selftest(student)])
+        installed = ""
+        if self._request.trust == "installed":
+            installed = "; ".join(part for part in ("passed when the bundle was installed", self._returned) if part)
         return [
             msgspec.structs.replace(
                 student,
                 selftest=self._when_passed(student) if self._request.selftest else "",
-                sandbox_check=self._describe_check(student),
+                sandbox_check=installed or self._when_passed(student),
             )
             for student in students
         ]
-
-    def _describe_check(self, student: OpenStudent) -> str:
-        if self._request.trust == "installed":
-            return "; ".join(part for part in ("passed when the bundle was installed", self._returned) if part)
-        return self._when_passed(student)
 
     def _key_of(self, student: OpenStudent) -> str:
         assert student.config is not None
@@ -203,6 +206,43 @@ def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResu
             yield msgspec.json.decode(line, type=SandboxResult)
     finally:
         end_process(process)
+
+
+class Verdicts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of a bundle's passed configs, the latest last."""
+
+    format_version: int = FORMAT_VERSION
+    bundle_sha256: str
+    passed: tuple[str, ...]
+
+
+def passed_before(bundle_sha256: str) -> tuple[str, ...]:
+    """Return the keys of a bundle's configs that passed here."""
+    try:
+        path = _path(bundle_sha256)
+        if is_written_by_others(path.parent.stat()):
+            return ()
+        verdicts = decode_document(read_own_file(path, max_bytes=_MAX_BYTES), Verdicts, version=FORMAT_VERSION)
+    except (OSError, UsageError, JsonError):
+        return ()
+    return verdicts.passed if verdicts.bundle_sha256 == bundle_sha256 else ()
+
+
+def remember_passed(bundle_sha256: str, keys: tuple[str, ...]) -> str:
+    """Remember passed configs; return why that failed, or an empty text."""
+    try:
+        path = _path(bundle_sha256)
+        make_cache_folder(path.parent)
+        earlier = tuple(key for key in passed_before(bundle_sha256) if key not in keys)
+        verdicts = Verdicts(bundle_sha256=bundle_sha256, passed=(*earlier, *keys)[-_MAX_PASSED:])
+        write_file(path, json_bytes(verdicts), own=True)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def _path(bundle_sha256: str) -> Path:
+    return cache_folder("verdicts") / f"{bundle_sha256}.json"
 
 
 def check_graphs(bundle: Bundle) -> None:

@@ -21,7 +21,7 @@ import signal, sys
 import numpy as np
 from mmkd_edge import Bundle, EdgePredictor, UsageError, choose_artifact
 from mmkd_edge.backends.base import open_backend
-from mmkd_edge.health.watched import Watched
+from mmkd_edge.health.monitor import Watched
 
 path, backend, call = sys.argv[1:]
 bundle = Bundle.open(path)

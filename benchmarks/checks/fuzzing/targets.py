@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_edge.bundle.arrays import ArraysError, read_npz
-from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.bundle import Bundle, decode_signatures
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.golden import golden_from_bytes
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
-from mmkd_edge.bundle.signature import decode_signatures
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.install.graphs import check_graph, check_tflite
 from mmkd_edge.install.keys import read_keys

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd_edge.backends.memory import fill
+from mmkd_edge.backends.calls import fill
 from mmkd_edge.backends.trt.cuda import CudaStream
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.opening.verdicts import passed_before, remember_passed
+from mmkd_edge.opening.sandbox import passed_before, remember_passed
 
 SHA256 = "a" * 64
 
