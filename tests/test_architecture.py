@@ -144,10 +144,6 @@ def test_a_new_source_or_sink_touches_its_file_and_the_table_alone() -> None:
     assert (len(protocols) >= 7, importers) == (True, {"mmkd_station.protocols.table"})
 
 
-def test_every_package_has_modules() -> None:
-    assert {package for package, _ in FILES} == set(PACKAGES)
-
-
 def test_the_walk_sees_what_it_should(tmp_path: Path) -> None:
     source = (
         "import torch.nn\n"

@@ -83,9 +83,7 @@ def test_short_help_and_version_are_everywhere(pages: dict[str, tuple[int, str]]
     assert versions == expected
 
 
-def test_without_typer_help_says_what_a_command_does_and_how_to_get_the_rest(
-    pages: dict[str, tuple[int, str]],
-) -> None:
+def test_without_typer_help_says_what_a_command_does_and_how_to_get_the_rest(pages: dict[str, tuple[int, str]]) -> None:
     found = answers([f"{name} --help" for name in SCRIPTS], blocked=("typer", "rich", *HEAVY))
     expected = (
         "Usage: mmkd-bench [OPTIONS] ...\n\n"

@@ -152,12 +152,6 @@ def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(tmp_path: P
     assert "absent.edge: expected a bundle written by mmkd-export, found no such file" in absent.stderr
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_json_blocks_are_json(path: Path) -> None:
-    documents = [json.loads(block) for block in blocks_of(path.read_text(encoding="utf-8"), "json")]
-    assert all(isinstance(document, dict) for document in documents)
-
-
 TOML = [path for path in DOCUMENTS if blocks_of(path.read_text(encoding="utf-8"), "toml")]
 
 
@@ -190,6 +184,7 @@ def test_every_block_is_of_a_language_that_is_run_or_read(path: Path) -> None:
     languages = {line.language for line in lines_of(path.read_text(encoding="utf-8"))}
     # Without a language: what a command printed.
     assert languages <= {None, "", "text", "sh", "python", "json", "toml", "dockerfile"}
+    assert all(isinstance(json.loads(block), dict) for block in blocks_of(path.read_text(encoding="utf-8"), "json"))
 
 
 # ---------------------------------------------------------------------------------------------------------------- links
@@ -226,17 +221,14 @@ def broken_links(path: Path, text: str) -> list[str]:
     return broken
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_relative_links_resolve(path: Path) -> None:
-    assert broken_links(path, path.read_text(encoding="utf-8")) == []
-
-
 OUR_FILE = re.compile(r"\b(?:tests|benchmarks|examples)/[\w/]+\.\w+")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_files_of_the_repository_that_a_document_names_are_there(path: Path) -> None:
-    named = set(OUR_FILE.findall(path.read_text(encoding="utf-8")))
+def test_relative_links_resolve_and_files_of_the_repository_are_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert broken_links(path, text) == []
+    named = set(OUR_FILE.findall(text))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
@@ -351,18 +343,6 @@ def test_commands_that_would_not_run_are_seen() -> None:
     assert faults[4] == "line 6: make has no target 'coffee'"
 
 
-def test_there_are_commands() -> None:
-    assert {"mmkd-demo", "mmkd-data", "mmkd-train", "mmkd-distill", "mmkd-export", "mmkd-bench"} <= set(SCRIPTS)
-
-
-@pytest.mark.parametrize("program", sorted(SCRIPTS))
-def test_a_command_answers_help(program: str) -> None:
-    assert Path(sys.executable).with_name(program).exists()
-    code, said = answer(program, "--help")
-    assert code == 0, said
-    assert f"usage: {program} " in said.lower()
-
-
 def test_an_installed_command_is_a_program_of_its_own(tmp_path: Path) -> None:
     done = run([Path(sys.executable).with_name("mmkd-inspect"), "--help"], tmp_path)
     assert done.returncode == 0, done.stderr
@@ -436,13 +416,10 @@ def test_the_bundle_page_names_every_key(struct: type[msgspec.Struct]) -> None:
     assert [name for name in struct.__struct_fields__ if name not in named] == []
 
 
-def test_the_page_of_training_names_every_loss() -> None:
+def test_the_page_of_training_names_every_loss_and_has_a_recipe() -> None:
     rows = table_rows((DOCS / "training.md").read_text(encoding="utf-8"), "term")
     tags: list[Any] = [term.__struct_config__.tag for term in get_args(Term)]
     assert [row[0] for row in rows] == tags
-
-
-def test_the_recipe_of_the_page_of_training_is_one() -> None:
     (recipe,) = blocks_of((DOCS / "training.md").read_text(encoding="utf-8"), "json")
     check_terms(msgspec.json.decode(recipe, type=Recipe))
 
@@ -481,10 +458,7 @@ def test_the_architecture_has_every_room_in_its_table(package: str) -> None:
     assert set(named) == rooms
 
 
-def test_contributing_fits_on_a_screen() -> None:
+def test_contributing_fits_on_a_screen_and_the_changelog_begins_with_what_is_not_released() -> None:
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= SCREEN_LINES
-
-
-def test_the_changelog_begins_with_what_is_not_released() -> None:
     headings = re.findall(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert headings[0] == "Unreleased"

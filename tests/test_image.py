@@ -1,100 +1,153 @@
-"""`Dockerfile` as far as a machine without Docker can tell.
+"""`Dockerfile` and `Dockerfile.jetson` as far as a machine without Docker, a GPU and ARM can tell.
 
-The file is read instruction by instruction; command and health check run here as they stand, and, marked `network`, the
-pip step for both architectures.
+The files are read instruction by instruction; commands and health checks run here as they stand, and, marked `network`,
+the pip steps for the interpreters and architectures of their images. `make check` runs hadolint.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
-import socket
+import shlex
+import shutil
 import subprocess
 import sys
 import venv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from images import Image
-
 from mmkd_edge import example_bundle
+from mmkd_export.plan import PLATFORMS
+from tests.station.rig import free_port
 
 ROOT = Path(__file__).parents[1]
-DOCKERFILE = ROOT / "Dockerfile"
-IMAGE = Image(path=DOCKERFILE)
-PIP_STEP = "pip install --no-cache-dir '.[ort,litert,live,monitor]'"
-GLIBC_MINOR = 36  # of Debian 12, the base image's
-MACHINES = ("x86_64", "aarch64")
+LIVE_EXTRAS, JETSON_EXTRAS = "[ort,litert,live,monitor]", "[trt,ort,bench]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One Dockerfile of the checkout."""
+
+    path: Path
+
+    def instructions(self) -> list[tuple[str, str]]:
+        """The instructions with their arguments, continuation lines joined, comments left out."""
+        text = self.path.read_text(encoding="utf-8")
+        lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+        joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+        pairs = (line.partition(" ") for line in joined.splitlines() if line.strip())
+        return [(name, arguments.strip()) for name, _, arguments in pairs]
+
+    def arguments_of(self, name: str) -> list[str]:
+        """The arguments of every instruction of that name."""
+        return [arguments for instruction, arguments in self.instructions() if instruction == name]
+
+    def command(self) -> list[str]:
+        (arguments,) = self.arguments_of("CMD")
+        words: list[str] = json.loads(arguments)
+        return words
+
+    def run_health_check(self, *, python: str | Path = sys.executable, **settings: str) -> Any:
+        (arguments,) = self.arguments_of("HEALTHCHECK")
+        program: list[str] = json.loads(arguments.partition("CMD ")[2])
+        assert program[0] == "python"
+        values = os.environ | {"OMP_NUM_THREADS": "1"} | settings
+        return subprocess.run([python, *program[1:]], env=values, capture_output=True, text=True, check=False)
+
+    def wheel(self, folder: Path) -> Path:
+        """The project's wheel, built in a folder from what the COPY instructions bring."""
+        context = folder / "context"
+        context.mkdir()
+        for arguments in self.arguments_of("COPY"):
+            *sources, target = arguments.split()
+            for source in sources:
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, context / target, ignore=shutil.ignore_patterns("__pycache__"))
+                elif not source.startswith(("-", "/")):
+                    shutil.copy(ROOT / source, context / target)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
+        subprocess.run([*pip, "--wheel-dir", folder, context], check=True)
+        (built,) = folder.glob("*.whl")
+        return built
+
+
+LIVE, JETSON = Image(path=ROOT / "Dockerfile"), Image(path=ROOT / "Dockerfile.jetson")
 
 
 def environment() -> dict[str, str]:
-    return dict(word.split("=", 1) for words in IMAGE.arguments_of("ENV") for word in words.split())
+    return dict(word.split("=", 1) for words in LIVE.arguments_of("ENV") for word in words.split())
 
 
-def health_check() -> list[str]:
-    (arguments,) = IMAGE.arguments_of("HEALTHCHECK")
-    command: list[str] = json.loads(arguments.partition("CMD ")[2])
-    return command
+def constraints() -> dict[str, list[str]]:
+    """What each base stage of the Jetson's image pins."""
+    found: dict[str, list[str]] = {}
+    stage = ""
+    for name, arguments in JETSON.instructions():
+        if name == "FROM":
+            stage = arguments.split()[-1]
+        match = re.fullmatch(r'MMKD_CONSTRAINTS="(.*)"', arguments)
+        if name == "ENV" and match is not None:
+            found[stage] = match[1].split()
+    return found
 
 
-def command() -> list[str]:
-    (arguments,) = IMAGE.arguments_of("CMD")
-    words: list[str] = json.loads(arguments)
-    return words
-
-
-def test_hadolint_finds_nothing() -> None:
-    hadolint = Path(sys.executable).with_name("hadolint")
-    done = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "")
-
-
-def test_nothing_runs_as_root_and_only_the_volume_is_written() -> None:
-    names = [name for name, _ in IMAGE.instructions()]
-    assert IMAGE.arguments_of("USER") == ["10001"]
+@pytest.mark.parametrize(("image", "volume"), [(LIVE, "/state"), (JETSON, "/models")])
+def test_nothing_runs_as_root_or_installs_when_it_runs_and_only_the_volume_is_written(
+    image: Image, volume: str
+) -> None:
+    names = [name for name, _ in image.instructions()]
+    assert image.arguments_of("USER") == ["10001"]
     assert names.index("USER") > max(index for index, name in enumerate(names) if name in ("RUN", "COPY"))
-    assert IMAGE.arguments_of("VOLUME") == ["/state"]
-    assert IMAGE.arguments_of("WORKDIR")[-1] == "/state"
-    assert environment()["XDG_CACHE_HOME"].startswith("/state/")
-    assert environment()["PYTHONDONTWRITEBYTECODE"] == "1"
-    assert IMAGE.arguments_of("ARG") == ["PYTHON_IMAGE=python:3.12-slim-bookworm"]
-    assert not re.search(r"\b(curl|wget|ADD|sudo)\b", DOCKERFILE.read_text(encoding="utf-8"))
+    assert image.arguments_of("VOLUME") == [volume]
+    assert image.arguments_of("WORKDIR")[-1] == volume
+    assert not re.search(r"\b(curl|wget|ADD|sudo)\b", image.path.read_text(encoding="utf-8"))
 
 
-def test_the_image_gets_every_package_and_its_extras() -> None:
-    copied = {source for arguments in IMAGE.arguments_of("COPY") for source in arguments.split()[:-1]}
+@pytest.mark.parametrize(("image", "extras"), [(LIVE, LIVE_EXTRAS), (JETSON, JETSON_EXTRAS)])
+def test_the_image_gets_every_package_and_its_extras(image: Image, extras: str) -> None:
+    copied = {source for arguments in image.arguments_of("COPY") for source in arguments.split()[:-1]}
     wheel = re.search(r"^packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert wheel is not None
     assert {*re.findall(r'"([^"]+)"', wheel[1]), "hatch_build.py"} <= copied
-    assert PIP_STEP in IMAGE.arguments_of("RUN")
+    assert all((ROOT / source).exists() for source in copied if not source.startswith(("-", "/")))
+    assert re.findall(r"'\.(\[[a-z,-]+\])'", " ".join(image.arguments_of("RUN"))) == [extras]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+def test_commands_caches_and_base_images_are_named() -> None:
+    assert environment()["XDG_CACHE_HOME"].startswith("/state/")
+    assert environment()["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert LIVE.arguments_of("ARG") == ["PYTHON_IMAGE=python:3.12-slim-bookworm"]
+    assert JETSON.arguments_of("ENTRYPOINT") == ["[]"]
+    assert JETSON.command() == ["mmkd-export", "student.edge", "--target", "trt"]
 
 
-def healthy(port: int, **settings: str) -> bool:
-    program = health_check()
-    assert program[:2] == ["python", "-c"]
-    # A proxy that is none: the check must not go through it.
-    values = {"MMKD_MONITOR": f"0.0.0.0:{port}", "http_proxy": "http://127.0.0.1:9"} | settings
-    done = subprocess.run(
-        [sys.executable, *program[1:]], env=os.environ | values, capture_output=True, text=True, check=False
-    )
-    return done.returncode == 0
+def test_every_jetson_platform_has_its_stage_and_the_default_is_one_of_them() -> None:
+    named = (re.fullmatch(r"(\S+) AS (\S+)", arguments) for arguments in JETSON.arguments_of("FROM"))
+    known = {match[2]: match[1] for match in named if match is not None}
+    for platform in PLATFORMS:
+        if platform.name.startswith("jp"):
+            assert f"jetpack-{platform.name.removeprefix('jp')}" in known
+    default = dict(argument.split("=", 1) for argument in JETSON.arguments_of("ARG"))
+    assert f"jetpack-{default['JETPACK']}" in known
+    assert known["device"] == "jetpack-${JETPACK}"
+    assert {known[f"jetpack-7.{minor}"] for minor in (0, 1, 2)} == {"jetpack-7"}
+    assert set(constraints()) == {"jetpack-6.2", "jetpack-7"}
+    for image in (default["JETPACK6_IMAGE"], default["JETPACK7_IMAGE"]):
+        assert re.fullmatch(r"nvcr\.io/nvidia/[a-z0-9-]+:[a-z0-9.-]+", image)
+        assert not image.endswith(":latest")
 
 
 @contextlib.contextmanager
 def running(folder: Path, address: str, *options: str) -> Iterator[None]:
     """The image's command on a station, at another address."""
-    words = command()
+    words = LIVE.command()
     assert words[-2:] == ["--monitor", environment()["MMKD_MONITOR"]]
     stations = folder / "stations.toml"
     source = folder / "samples.csv"
@@ -121,59 +174,133 @@ def test_the_health_check_is_that_of_a_running_station(tmp_path: Path) -> None:
     for name in ("starlette", "uvicorn", "prometheus_client", "typer"):
         pytest.importorskip(name)
     port = free_port()
-    assert not healthy(port)
+
+    def healthy(**settings: str) -> bool:
+        # A proxy that is none: the check must not go through it.
+        values = {"MMKD_MONITOR": f"0.0.0.0:{port}", "http_proxy": "http://127.0.0.1:9"} | settings
+        return LIVE.run_health_check(**values).returncode == 0
+
+    assert not healthy()
     with running(tmp_path, f"127.0.0.1:{port}"):
-        assert healthy(port)
-    assert not healthy(port)
+        assert healthy()
+    assert not healthy()
     token = tmp_path / "token"
     token.write_text("a token of some length\n")
     with running(tmp_path, f"0.0.0.0:{port}", "--monitor-token", str(token)):
-        assert not healthy(port)
-        assert healthy(port, MMKD_MONITOR_TOKEN_FILE=str(token))
+        assert not healthy()
+        assert healthy(MMKD_MONITOR_TOKEN_FILE=str(token))
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's wheel, built from what the image gets."""
-    return IMAGE.wheel(tmp_path_factory.mktemp("wheel"))
+def test_the_health_check_of_a_jetson_fails_without_a_bundle_and_with_a_damaged_one(tmp_path: Path) -> None:
+    done = JETSON.run_health_check(MMKD_BUNDLE=str(example_bundle()))
+    assert (done.returncode, done.stderr) == (0, "")
+    path = tmp_path / "student.edge"
+    assert JETSON.run_health_check(MMKD_BUNDLE=str(path)).returncode == 1
+    damaged = bytearray(example_bundle().read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    done = JETSON.run_health_check(MMKD_BUNDLE=str(path))
+    assert (done.returncode, "BundleError" in done.stderr) == (1, True)
+
+
+def test_the_search_for_tensorrt_at_build_time_ends_the_build_with_advice() -> None:
+    (step,) = [arguments for arguments in JETSON.arguments_of("RUN") if "find_spec" in arguments]
+    program = shlex.split(step.partition(" && ")[0])
+    assert program[:2] == ["python", "-c"]
+    done = subprocess.run([sys.executable, "-c", program[2]], capture_output=True, text=True, check=False)
+    if importlib.util.find_spec("tensorrt") is None:
+        assert done.returncode == 1
+        assert "--build-arg JETPACK6_IMAGE" in done.stderr
+    else:
+        assert done.returncode == 0
+
+
+@pytest.fixture(scope="module", params=[LIVE, JETSON], ids=["live", "jetson"])
+def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Image, Path]:
+    """An image, and the project's wheel, built from what the image gets."""
+    return request.param, request.param.wheel(tmp_path_factory.mktemp("wheel"))
+
+
+PYTHONS = {"jetpack-6.2": ("3.10", 35), "jetpack-7": ("3.12", 39)}
+"""The interpreter of each base image, Ubuntu 22.04 and 24.04, and its glibc 2.x, which runs wheels for older ones."""
+
+
+def device_of(python: str, glibc_minor: int, machine: str) -> list[str]:
+    """What has pip take the wheels of a device: manylinux for its glibc and every older one (PEP 600)."""
+    tags = [f"manylinux2014_{machine}", *(f"manylinux_2_{minor}_{machine}" for minor in range(17, glibc_minor + 1))]
+    platforms = [word for tag in tags for word in ("--platform", tag)]
+    return ["--only-binary=:all:", "--python-version", python, "--implementation", "cp", *platforms]
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("machine", MACHINES)
-def test_every_wheel_exists_for_both_architectures(machine: str, wheel: Path, tmp_path: Path) -> None:
-    tags = [f"manylinux2014_{machine}", *(f"manylinux_2_{minor}_{machine}" for minor in range(17, GLIBC_MINOR + 1))]
-    line = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--dry-run",
-            "--ignore-installed", "--only-binary=:all:", "--target", tmp_path / "target", "--python-version", "3.12",
-            "--implementation", "cp", *(word for tag in tags for word in ("--platform", tag)),
-            "--report", tmp_path / "report.json", f"{wheel}[ort,litert,live,monitor]"]  # fmt: skip
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
-    found = {
-        one["metadata"]["name"].lower().replace("_", "-"): one["download_info"]["url"] for one in report["install"]
-    }
-    assert {"numpy", "msgspec", "onnxruntime", "ai-edge-litert", "typer", "uvicorn", "starlette", "mmkd-edge"} <= set(
-        found
-    )
-    assert not {"torch", "onnx", "openvino"} & set(found)
-    for name in ("numpy", "msgspec", "onnxruntime", "ai-edge-litert"):
-        assert found[name].endswith(f"{machine}.whl")
+def test_every_wheel_exists_for_the_device(wheel: tuple[Image, Path], tmp_path: Path) -> None:
+    image, path = wheel
+    devices = {"x86_64": device_of("3.12", 36, "x86_64"), "aarch64": device_of("3.12", 36, "aarch64")}  # of Debian 12
+    names, others, extras = {"ai-edge-litert", "uvicorn", "starlette"}, set[str](), LIVE_EXTRAS
+    if image is JETSON:
+        devices = {stage: device_of(*python, "aarch64") for stage, python in PYTHONS.items()}
+        names, others, extras = {"cuda-python", "rich", "psutil"}, {"tensorrt"}, JETSON_EXTRAS
+    for device, words in devices.items():
+        (tmp_path / "constraints.txt").write_text("\n".join(constraints().get(device, [])))
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--dry-run",
+                   "--ignore-installed", "--target", tmp_path / "target", *words, "--report", tmp_path / "report.json",
+                   "--constraint", tmp_path / "constraints.txt", f"{path}{extras}"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        report = json.loads((tmp_path / "report.json").read_text())
+        found = {
+            one["metadata"]["name"].lower().replace("_", "-"): one["download_info"]["url"] for one in report["install"]
+        }
+        assert {"numpy", "msgspec", "onnxruntime", "typer", "mmkd-edge"} | names <= set(found)
+        assert not ({"torch", "onnx", "openvino"} | others) & set(found)
+        for name in {"numpy", "msgspec", "onnxruntime", "ai-edge-litert", "psutil"} & set(found):
+            assert found[name].endswith("x86_64.whl" if device == "x86_64" else "aarch64.whl")
 
 
 @pytest.mark.network
-def test_what_the_image_installs_runs_what_it_is_for(wheel: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", sorted(PYTHONS))
+def test_the_bindings_of_cuda_for_the_device_hold_what_the_export_imports(stage: str, tmp_path: Path) -> None:
+    pinned = next(pin for pin in constraints()[stage] if pin.startswith("cuda-python"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    subprocess.run([*pip, "--dest", tmp_path, *device_of(*PYTHONS[stage], "aarch64"), pinned], check=True)
+    members = [
+        name
+        for path in tmp_path.glob("*.whl")
+        for name in subprocess.run(
+            [sys.executable, "-m", "zipfile", "-l", path], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+    ]
+    abi = PYTHONS[stage][0].replace(".", "")
+    assert any(re.match(rf"cuda/bindings/runtime\.cpython-{abi}-aarch64-linux-gnu\.so ", name) for name in members)
+
+
+@pytest.mark.network
+def test_what_the_image_installs_runs_what_it_is_for(wheel: tuple[Image, Path], tmp_path: Path) -> None:
     """The pip step in an environment that holds nothing else, with a home that cannot be written."""
+    image, path = wheel
     venv.create(tmp_path / "mmkd", with_pip=True)
-    programs = tmp_path / "mmkd" / "bin"
+    programs, state = tmp_path / "mmkd" / "bin", tmp_path / "state"
+    (tmp_path / "constraints.txt").write_text("\n".join(constraints()["jetpack-7"] if image is JETSON else []))
     pip = [programs / "pip", "--disable-pip-version-check", "install", "--quiet", "--only-binary=:all:"]
-    subprocess.run([*pip, f"{wheel}[ort,litert,live,monitor]"], check=True)
-    state = tmp_path / "state"
+    extras = LIVE_EXTRAS if image is LIVE else JETSON_EXTRAS
+    subprocess.run([*pip, "--constraint", tmp_path / "constraints.txt", f"{path}{extras}"], check=True)
     state.mkdir()
+    shutil.copy(example_bundle(), state / "student.edge")
     values = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": "/nonexistent", "XDG_CACHE_HOME": str(state / "cache")}
-    for line in (
-        ["mmkd", "doctor"],
-        ["mmkd-inspect", str(example_bundle()), "--selftest"],
-        ["mmkd-run", "--help"],
-    ):
-        done = subprocess.run(line, cwd=state, env=values, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, ""), line
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=state, env=values, capture_output=True, text=True, check=False)
+
+    lines = ["mmkd doctor", "mmkd-inspect student.edge --selftest", "mmkd-run --help"]
+    if image is JETSON:
+        lines = ["mmkd-bench run student.edge --duration-s 0.2 --json", "mmkd-doctor"]
+        check = image.run_health_check(python=programs / "python", MMKD_BUNDLE=str(state / "student.edge"))
+        assert check.returncode == 0
+        engine = run(*image.command())
+        assert engine.returncode == 3
+        assert "tensorrt is not installed on this machine (it comes with JetPack)" in engine.stderr
+        assert "mmkd-export student.edge --target trt --platform jp6.2" in engine.stderr
+    for line in lines:
+        done = run(*line.split())
+        assert done.returncode == 0, done.stderr
+        assert image is JETSON or done.stderr == "", line

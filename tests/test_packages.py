@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,11 @@ def tracked() -> list[str]:
 MACHINES = ("x86_64", "aarch64")
 
 
+def released(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test of what a release is made of: it takes long, and asks the registry of packages."""
+    return pytest.mark.slow(pytest.mark.network(test))
+
+
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what builds and examines wheels."""
@@ -90,8 +96,7 @@ def wheel(artefacts: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
-@pytest.mark.network
+@released
 @pytest.mark.parametrize("machine", MACHINES)
 def test_a_release_wheel_runs_with_an_old_glibc(machine: str, artefacts: Path, tools: Path) -> None:
     (path,) = artefacts.glob(f"*_{machine}.whl")
@@ -139,8 +144,7 @@ int main(int count, char **paths)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.network
+@released
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_the_c_library_answers_all_golden_windows_on_other_processors(
     processor: str, tools: Path, tmp_path: Path
@@ -180,9 +184,8 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.mark.slow
-@pytest.mark.network
-def test_the_wheel_holds_every_file_of_every_package_and_no_other(wheel: Path) -> None:
+@released
+def test_the_wheel_holds_every_file_of_every_package_and_no_other_and_says_what_it_is(wheel: Path) -> None:
     expected = {
         f"{Path(package).name}/{name.removeprefix(f'{package}/')}"
         for package in PACKAGES
@@ -190,7 +193,11 @@ def test_the_wheel_holds_every_file_of_every_package_and_no_other(wheel: Path) -
         if name.startswith(f"{package}/")
     }
     with zipfile.ZipFile(wheel) as archive:
-        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+        names = archive.namelist()
+        metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        text = archive.read(metadata).decode()
+        scripts = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
+    found = {name for name in names if ".dist-info/" not in name}
     assert found == expected | {"mmkd_edge/native/libmmkd.so.1"}
     # What a page, a command or a type checker would miss only when it is used.
     for name in (
@@ -202,16 +209,6 @@ def test_the_wheel_holds_every_file_of_every_package_and_no_other(wheel: Path) -
         *(f"{Path(package).name}/py.typed" for package in PACKAGES),
     ):
         assert name in found
-
-
-@pytest.mark.slow
-@pytest.mark.network
-def test_the_wheel_says_what_it_is(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
-        text = archive.read(metadata).decode()
-        scripts = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
     assert f"\nVersion: {mmkd_edge.__version__}\n" in text
     assert "\nRequires-Python: >=3.10\n" in text
     assert re.findall(r"^Requires-Dist: ([^;\n]+)$", text, flags=re.MULTILINE) == ["msgspec>=0.18", "numpy>=1.26"]
@@ -219,8 +216,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert len([name for name in names if ".dist-info/licenses/" in name]) == 3
 
 
-@pytest.mark.slow
-@pytest.mark.network
+@released
 def test_the_sdist_holds_all_that_git_tracks(artefacts: Path) -> None:
     (path,) = artefacts.glob("*.tar.gz")
     with tarfile.open(path) as archive:
@@ -244,8 +240,7 @@ for name in ours:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.network
+@released
 def test_the_device_part_runs_from_where_the_wheel_was_installed(site: Path, tmp_path: Path) -> None:
     home = {"PYTHONPATH": str(site), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = run([sys.executable, "-c", ANSWER, site], **home)
@@ -253,8 +248,12 @@ def test_the_device_part_runs_from_where_the_wheel_was_installed(site: Path, tmp
     assert re.fullmatch(r"(\d+ ok\n){2}", done.stdout)
     bundle = site / "mmkd_edge" / "bundles" / "watch_acc.edge"
     state = tmp_path / "state"
+    install_and_verify(site / "bin", bundle, state, home)
+
+
+def install_and_verify(programs: Path, bundle: Path, state: Path, home: dict[str, str]) -> None:
     for line in (["mmkd"], ["mmkd-edge", "install", bundle, state], ["mmkd", "edge", "verify", state]):
-        done = run([site / "bin" / str(line[0]), *line[1:]], **home)
+        done = run([programs / str(line[0]), *line[1:]], **home)
         assert (done.returncode, done.stderr) == (0, ""), line
     assert "every byte verified" in done.stdout
 
@@ -267,8 +266,7 @@ with Bundle.open(example_bundle()) as bundle:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.network
+@released
 def test_the_engine_of_the_wheel_takes_the_instructions_that_one_built_here_takes(
     native_engine: None, site: Path
 ) -> None:
@@ -276,8 +274,7 @@ def test_the_engine_of_the_wheel_takes_the_instructions_that_one_built_here_take
     assert released == built != ""
 
 
-@pytest.mark.slow
-@pytest.mark.network
+@released
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
 def test_the_device_part_runs_with_every_python(version: str, wheel: Path, tmp_path: Path) -> None:
     python = shutil.which(f"python{version}")
@@ -292,10 +289,7 @@ def test_the_device_part_runs_with_every_python(version: str, wheel: Path, tmp_p
     done = run([programs / "python", "-W", "error", "-c", ANSWER, tmp_path / "env"], **home)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"(\d+ ok\n){2}", done.stdout)
-    state = tmp_path / "state"
-    for line in (["mmkd"], ["mmkd-edge", "install", example_bundle(), state], ["mmkd", "edge", "verify", state]):
-        done = run([programs / str(line[0]), *line[1:]], **home)
-        assert (done.returncode, done.stderr) == (0, ""), line
+    install_and_verify(programs, example_bundle(), tmp_path / "state", home)
 
 
 HEAVY = ("train", "export", "litert-export", "rivals", "ray", "dev", "trt-rtx")
@@ -337,8 +331,7 @@ def installed_into(folder: Path, requirement: str) -> Path:
     return folder / "bin"
 
 
-@pytest.mark.slow
-@pytest.mark.network
+@released
 @pytest.mark.parametrize("extra", sorted(IMPORTS))
 def test_an_extra_installs_alone(extra: str, wheel: Path, tmp_path: Path) -> None:
     programs = installed_into(tmp_path / "env", f"{wheel}[{extra}]")
@@ -346,8 +339,7 @@ def test_an_extra_installs_alone(extra: str, wheel: Path, tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.slow
-@pytest.mark.network
+@released
 def test_all_that_a_device_may_have_installs_together_and_runs(wheel: Path, tmp_path: Path) -> None:
     programs = installed_into(tmp_path / "env", f"{wheel}[{','.join(sorted(IMPORTS))}]")
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -356,8 +348,7 @@ def test_all_that_a_device_may_have_installs_together_and_runs(wheel: Path, tmp_
     assert re.fullmatch(r"(\d+ ok\n){2}", done.stdout)
 
 
-@pytest.mark.slow
-@pytest.mark.network
+@released
 @pytest.mark.parametrize("extras", [*HEAVY, ",".join((*HEAVY, *IMPORTS))])
 def test_an_extra_for_a_workstation_resolves(extras: str, wheel: Path) -> None:
     found = resolved(f"{wheel}[{extras}]")
@@ -412,8 +403,7 @@ def test_a_users_type_checker_reads_our_types(users_environment: Path, tmp_path:
     assert 'got "Prediction", expected "Mapping[str, int]"' in errors[1][1]
 
 
-@pytest.mark.slow
-@pytest.mark.network
+@released
 def test_pyright_reads_our_types_too(users_environment: Path, tmp_path: Path) -> None:
     pyright = [shutil.which("pyright")]
     if pyright == [None]:

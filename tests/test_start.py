@@ -48,38 +48,29 @@ def follow(page: str, after: str, folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_the_page_leads_from_data_to_a_benchmark_of_a_bundle() -> None:
-    programs = [step[0] for step in steps("start.md", "Run the shipped ")]
+PAGES = {
+    ("start.md", "Run the shipped "): (
+        "data train distill evaluate export inspect run bench",
+        {"teacher.ckpt", "labels.ckpt", "student.ckpt", "student.edge", "results.jsonl"},
+    ),
+    ("adaptation.md", "On the shipped "): (
+        "train distill adapt evaluate export inspect",
+        {"adapted.ckpt", "adaptation.html", "adapted.edge", "both.ckpt", "again.ckpt"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("page", "heading"), PAGES)
+def test_a_page_runs_python_and_then_its_commands(page: str, heading: str) -> None:
+    programs = [step[0] for step in steps(page, heading)]
     assert programs[0] == sys.executable
-    assert set(programs[1:]) == {
-        *("mmkd-data", "mmkd-train", "mmkd-distill", "mmkd-evaluate", "mmkd-export", "mmkd-inspect", "mmkd-run"),
-        "mmkd-bench",
-    }
+    assert set(programs[1:]) == {f"mmkd-{name}" for name in PAGES[page, heading][0].split()}
 
 
 @pytest.mark.slow
-def test_the_first_page_can_be_followed_to_its_end(tmp_path: Path) -> None:
-    made = follow("start.md", "Run the shipped ", tmp_path)
-    assert {"teacher.ckpt", "labels.ckpt", "student.ckpt", "student.edge", "results.jsonl"} <= made
-
-
-def test_the_page_of_adapting_trains_adapts_and_judges() -> None:
-    programs = [step[0] for step in steps("adaptation.md", "On the shipped ")]
-    assert programs[0] == sys.executable
-    assert set(programs[1:]) == {
-        "mmkd-train",
-        "mmkd-distill",
-        "mmkd-adapt",
-        "mmkd-evaluate",
-        "mmkd-export",
-        "mmkd-inspect",
-    }
-
-
-@pytest.mark.slow
-def test_the_page_of_adapting_can_be_followed_to_its_end(tmp_path: Path) -> None:
-    made = follow("adaptation.md", "On the shipped ", tmp_path)
-    assert {"adapted.ckpt", "adaptation.html", "adapted.edge", "both.ckpt", "again.ckpt"} <= made
+@pytest.mark.parametrize(("page", "heading"), PAGES)
+def test_a_page_can_be_followed_to_its_end(page: str, heading: str, tmp_path: Path) -> None:
+    assert PAGES[page, heading][1] <= follow(page, heading, tmp_path)
 
 
 @pytest.mark.slow

@@ -39,9 +39,7 @@ def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False
         builder = _Builder(spec, load_recordings, has_page=has_page, opened=opened)
         stations = [builder.station(station) for station in spec.stations]
         yield Service(
-            stations=stations,
-            outlets=list(builder.outlets.values()),
-            predictors=list(builder.predictors.values()),
+            stations=stations, outlets=list(builder.outlets.values()), predictors=list(builder.predictors.values())
         )
 
 

@@ -118,11 +118,7 @@ def findings(browser: Any, axe: str) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def rendered(
-    two_sensors: Document,
-    data_document: Document,
-    judging_document: Document,
-    three: Document,
-    searched: Document,
+    two_sensors: Document, data_document: Document, judging_document: Document, three: Document, searched: Document
 ) -> dict[str, str]:
     """One page of each kind."""
     return {

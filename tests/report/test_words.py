@@ -97,12 +97,3 @@ def test_a_share_has_no_digits_that_say_nothing(fraction: float, written: str) -
 )
 def test_durations_read_as_people_say_them(seconds: float, written: str) -> None:
     assert formats.duration(seconds) == written
-
-
-def test_words_are_listed_with_one_and() -> None:
-    assert [formats.join_words(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
-        "",
-        "a",
-        "a and b",
-        "a, b and c",
-    ]

@@ -152,9 +152,6 @@ def test_a_rule_that_cannot_be_is_refused(rule: AlarmRule, said: str) -> None:
     with pytest.raises(UsageError) as refused:
         Episodes([rule], TASK)
     assert str(refused.value) == said
-
-
-def test_a_number_has_no_episodes() -> None:
     with pytest.raises(UsageError, match="got one that answers a number"):
         Episodes([AlarmRule(label="level")], TaskSpec(kind="regression", labels=("level",)))
 

@@ -268,10 +268,7 @@ def test_an_engine_that_fails_is_an_answer_that_says_so_and_no_sign_of_life(unhi
     assert (results[-1].status, results[-1].reason) == ("invalid", "the engine failed: out of memory")
     assert facts.faults == 0
     assert not station.is_well(within_s=10)
-
-
-def test_an_engine_that_answers_no_distribution_is_invalid(unhindered: Any) -> None:
-    predictor = predictor_of([float("nan"), 1.0])
+    predictor = predictor_of([float("nan"), 1.0])  # no distribution
     results, _, station = unhindered(lambda: answered(Texts([good(0, 40)]), predictor=predictor))
     assert (results[-1].status, results[-1].index) == ("invalid", -1)
     assert station.is_well(within_s=10)

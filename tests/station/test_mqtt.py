@@ -283,41 +283,6 @@ def test_a_place_may_have_an_address_of_version_6_and_no_port() -> None:
     assert (place.host, place.port, place.path, place.options) == ("::1", 1883, "a/b", {"qos": "0"})
 
 
-@needs_mosquitto
-def test_two_rates_in_and_decisions_out_through_one_process(
-    broker: Broker, kit: Any, acc: ModalitySpec, tmp_path: Path
-) -> None:
-    fast = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=200.0, samples=100)
-    kit.parts(acc).write(tmp_path / "slow.edge")
-    kit.parts(fast, model=kit.model(fast)).write(tmp_path / "fast.edge")
-    at = f"mqtt://127.0.0.1:{broker.port}"
-    stations = "".join(
-        f'[[stations]]\nname = "{name}"\nbundle = "{tmp_path}/{name}.edge"\nbackend = "ort"\n'
-        f'source = "{at}/in/{name}"\nhop = {hop}\ntime = "source"\n'
-        for name, hop in (("slow", 10), ("fast", 50))
-    )
-    (tmp_path / "stations.toml").write_text(f'sinks = ["{at}/out"]\n{stations}')
-    listener = Client(broker.port, "out/#")
-    child = start(tmp_path / "stations.toml", "--json")
-    until(lambda: sum(b'"connected"' in payload for _, payload, _ in listener.heard) == 2)
-    sensor = Client(broker.port)
-    now_s = time.time()
-    for second in range(6):
-        sensor.say("in/slow", {"time": now_s + second - 5, "samples": [[1, 0, 0]] * 10})
-        sensor.say("in/fast", {"time": now_s + second - 5, "samples": [[0, 1, 0]] * 200})
-    until(lambda: sum(topic.endswith("/fast/result") for topic, *_ in listener.heard) >= 20)
-    output, _ = end(child)
-    summary = {one["station"]: one for one in json.loads(output)["stations"]}
-    assert (summary["slow"]["intake"]["samples"], summary["fast"]["intake"]["samples"]) == (60, 1200)
-    results = [json.loads(payload) for topic, payload, _ in listener.heard if topic.endswith("/result")]
-    by_name = {name: [one for one in results if one["station"] == name] for name in ("slow", "fast")}
-    assert [len(found) for found in by_name.values()] == [sum(summary[name]["results"].values()) for name in by_name]
-    assert {one["label"] for one in by_name["slow"] if one["index"] >= 0} == {"rest"}
-    assert {one["label"] for one in by_name["fast"] if one["index"] >= 0} == {"raise"}
-    sensor.close()
-    listener.close()
-
-
 @pytest.mark.slow
 @needs_mosquitto
 def test_a_broker_that_is_killed_loses_no_result_and_is_back_within_thirty_seconds(

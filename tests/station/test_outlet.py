@@ -36,6 +36,11 @@ class Flaky:
         pass
 
 
+def put(outlet: Outlet, numbers: range) -> None:
+    for number in numbers:
+        outlet.put(state(number))
+
+
 def test_a_record_is_one_line_that_can_be_read_back() -> None:
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
     prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
@@ -64,8 +69,7 @@ def test_a_label_that_a_spreadsheet_would_run_is_escaped_in_the_csv_sink(tmp_pat
 def test_records_wait_in_memory_and_the_oldest_are_given_up_and_counted() -> None:
     sink = Flaky()
     outlet = Outlet("away", sink, most=5, backoff=quick)
-    for number in range(1, 21):
-        outlet.put(state(number))
+    put(outlet, range(1, 21))
     until(lambda: outlet.facts().failures >= 2)
     sink.there.set()
     outlet.close()
@@ -93,8 +97,7 @@ def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
 
 def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(open_store: Callable[..., Store]) -> None:
     outlet = Outlet("sink", Flaky(), store=open_store(), backoff=quick)
-    for number in range(1, 301):
-        outlet.put(state(number))
+    put(outlet, range(1, 301))
     until(lambda: outlet.facts().failures >= 2)
     outlet.close(drain_s=0.1)
     assert outlet.facts().dropped == 0
@@ -183,8 +186,7 @@ def test_a_disk_that_takes_nothing_leaves_records_in_memory_until_it_does(
     pages = store.rows("PRAGMA page_count")[0][0]
     store.rows(f"PRAGMA max_page_count = {pages}")  # the file can grow no more, as on a full disk
     outlet = Outlet("away", sink, store=store, most=30, backoff=quick)
-    for number in range(1, 201):
-        outlet.put(state(number))
+    put(outlet, range(1, 201))
     until(lambda: "cannot be used" in caplog.text)
     facts = outlet.facts()
     assert (facts.waiting + facts.dropped, stored(store)) == (200, [])
@@ -212,8 +214,7 @@ def test_what_a_sink_takes_after_the_end_of_a_run_on_a_full_disk_is_not_counted_
     store.rows(f"PRAGMA max_page_count = {store.rows('PRAGMA page_count')[0][0]}")
     hung.there.clear()
     hung.tries.clear()
-    for number in range(2, 202):
-        outlet.put(state(number))
+    put(outlet, range(2, 202))
     assert hung.tries.wait(10)
     outlet.close(drain_s=0.1)
     hung.there.set()
@@ -229,8 +230,7 @@ def test_a_damaged_file_is_kept_aside_and_said_in_one_line(
     place: int, damage: str, open_store: Callable[..., Store], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outlet = Outlet("away", Flaky(), store=open_store(), backoff=quick)
-    for number in range(1, 201):
-        outlet.put(state(number))
+    put(outlet, range(1, 201))
     outlet.close(drain_s=0.1)
     open_store().close()
     path = tmp_path / "store" / FILE_NAME
@@ -262,8 +262,7 @@ def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_
     outlet = Outlet("hangs", hung, store=store, most=5, backoff=quick)
     outlet.put(state(1))
     assert hung.tries.wait(10)
-    for number in range(2, 24):
-        outlet.put(state(number))
+    put(outlet, range(2, 24))
     facts = outlet.facts()
     assert (facts.waiting, facts.dropped) == (23, 0)
     hung.there.set()
@@ -273,31 +272,16 @@ def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_
     assert stored(open_store()) == []
 
 
-def test_with_a_store_nothing_is_given_up_while_a_try_that_failed_is_waited_after(
-    open_store: Callable[..., Store],
-) -> None:
-    slow = Backoff(first_s=20.0, most_s=30.0)
-    outlet = Outlet("away", Flaky(), store=open_store(), most=5, backoff=lambda: slow)
-    outlet.put(state(1))
-    until(lambda: outlet.facts().failures == 1)
-    for number in range(2, 24):
-        outlet.put(state(number))
-    assert (outlet.facts().waiting, outlet.facts().dropped) == (23, 0)
-    outlet.close(drain_s=0.1)
-    assert (outlet.facts().waiting, outlet.facts().dropped) == (23, 0)
-
-
 def test_the_store_keeps_within_its_bytes_of_each_sink_and_counts_what_it_gives_up(
     open_store: Callable[..., Store],
 ) -> None:
     slow = Backoff(first_s=20.0, most_s=30.0)
     size_bytes = len(record_line(state(100)))
     store = open_store(most_bytes=4 * size_bytes)
-    outlet = Outlet("away", Flaky(), store=store, backoff=lambda: slow)
+    outlet = Outlet("away", Flaky(), store=store, most=2, backoff=lambda: slow)
     outlet.put(state(100))
     until(lambda: outlet.facts().failures == 1)
-    for number in range(101, 120):
-        outlet.put(state(number))
+    put(outlet, range(101, 120))
     store.save(everything=True)
     assert stored(store) == [116, 117, 118, 119]
     assert (outlet.facts().waiting, outlet.facts().dropped) == (4, 16)
@@ -310,8 +294,7 @@ def test_what_a_sink_is_trying_is_not_given_up(open_store: Callable[..., Store])
     outlet = Outlet("hangs", hung, store=store)
     outlet.put(state(10))
     assert hung.tries.wait(10)
-    for number in range(11, 16):
-        outlet.put(state(number))
+    put(outlet, range(11, 16))
     store.save(everything=True)
     assert stored(store) == [10, 15]
     hung.there.set()
@@ -330,7 +313,7 @@ def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store: Callab
     assert (sink.taken, outlet.facts().dropped, outlet.facts().waiting) == ([1, 2], 1, 0)
 
 
-def test_a_store_that_another_has_is_refused_until_it_is_closed(tmp_path: Path) -> None:
+def test_a_store_that_another_has_or_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
     first = Store(tmp_path, most_bytes=10**6)
     with pytest.raises(UsageError) as refused:
         Store(tmp_path, most_bytes=10**6)
@@ -340,9 +323,6 @@ def test_a_store_that_another_has_is_refused_until_it_is_closed(tmp_path: Path) 
     )
     first.close()
     Store(tmp_path, most_bytes=10**6).close()
-
-
-def test_a_store_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError) as refused:
         Store(tmp_path / "file", most_bytes=10**6)

@@ -103,11 +103,7 @@ def test_samples_that_come_late_are_counted_and_a_space_is_a_gap_where_it_is_sai
     (tmp_path / "space.csv").write_text(csv_text(np.delete(rows, range(5, 9), axis=0), times=times[:5] + times[9:]))
     late, gap, bridged = (
         records_in(run_here(bundle_path, "--source", f"csv:{tmp_path / name}", "--hop", "20", *options)[0])[0]
-        for name, *options in (
-            ("swapped.csv",),
-            ("space.csv",),
-            ("space.csv", "--gap", "5"),
-        )
+        for name, *options in (("swapped.csv",), ("space.csv",), ("space.csv", "--gap", "5"))
     )
     assert late["late"] == 1
     assert gap["missing_fraction"] > bridged["missing_fraction"] == 0
@@ -265,36 +261,25 @@ def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> 
         f"{tmp_path}/log.csv: expected the columns x, y, z, found no z among x, y; "
         "say which is which with --map CHANNEL=COLUMN"
     )
+    csv = f"--source csv:{tmp_path}/log.csv"
+    none = "none.csv: expected a file of samples, CSV or JSON lines, found no such file; check the path\n"
     cases = {
-        ("--source", "csv:none.csv"): "none.csv: expected a file of samples, CSV or JSON lines, "
-        "found no such file; check the path\n",
-        ("--source", f"csv:{tmp_path}/log.csv"): lacking,
-        (
-            "--source",
-            f"csv:{tmp_path}/log.csv",
-            "--stale",
-            "5",
-        ): "station 'student': --stale: expected a live source, got "
-        f"csv:{tmp_path}/log.csv, whose samples have no age; leave it out, or add --follow for a file that grows\n",
-        ("--source", "opc:x"): "--source opc:x: expected one of csv:FILE, stdin, ",
-        ("--source", "stdin", "--sink", "jsonl:no/such.jsonl"): "no/such.jsonl: cannot write it: ",
-        ("--source", "stdin", "--map", "q=1"): "--map q=1: modality 'acc' has no channel 'q'; "
-        "expected one of x, y, z\n",
-        (
-            "--source",
-            "csv:log.csv",
-            "--follow",
-            "--replay-speed",
-            "2",
-        ): "'stations[0].replay_speed': cannot be combined "
-        "with 'follow', since a growing file sets the pace; leave one out\n",
-        ("--source", "stdin", "--json"): "--json: expected the standard output for the summary, "
-        "got --sink - there too; leave one out\n",
+        "--source csv:none.csv": none,
+        csv: lacking,
+        f"{csv} --stale 5": f"station 'student': --stale: expected a live source, got csv:{tmp_path}/log.csv, whose "
+        "samples have no age; leave it out, or add --follow for a file that grows\n",
+        "--source opc:x": "--source opc:x: expected one of csv:FILE, stdin, ",
+        "--source stdin --sink jsonl:no/such.jsonl": "no/such.jsonl: cannot write it: ",
+        "--source stdin --map q=1": "--map q=1: modality 'acc' has no channel 'q'; expected one of x, y, z\n",
+        "--source csv:log.csv --follow --replay-speed 2": "'stations[0].replay_speed': cannot be combined with "
+        "'follow', since a growing file sets the pace; leave one out\n",
+        "--source stdin --json": "--json: expected the standard output for the summary, got --sink - there too; leave "
+        "one out\n",
     }
     done = run(bundle_path, "--source", "csv:none.csv")
-    assert (done.returncode, done.stderr) == (2, "mmkd-run: " + cases[("--source", "csv:none.csv")])
+    assert (done.returncode, done.stderr) == (2, "mmkd-run: " + none)
     for arguments, expected in cases.items():
-        assert refusal(UsageError, bundle_path, *arguments).startswith(expected.removesuffix("\n"))
+        assert refusal(UsageError, bundle_path, *arguments.split()).startswith(expected.removesuffix("\n"))
 
 
 def test_signals_are_answered_as_before_once_it_has_ended(bundle_path: Path) -> None:

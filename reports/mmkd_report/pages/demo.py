@@ -72,14 +72,7 @@ def render_demo(document: Mapping[str, Any]) -> str:
     demo = read_demo(document)
     name = demo.dataset.title or demo.dataset.name
     leaked = leak_text(demo)
-    parts = (
-        [_results(demo)],
-        _confusion(demo),
-        _labels(demo),
-        _missing(demo),
-        _benchmark(demo),
-        [_reproduce(demo)],
-    )
+    parts = ([_results(demo)], _confusion(demo), _labels(demo), _missing(demo), _benchmark(demo), [_reproduce(demo)])
     return render(
         Page(
             title=f"{name}: which one sensor is enough?",

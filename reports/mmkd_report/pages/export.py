@@ -266,15 +266,7 @@ def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactRepor
 def _parity(export: ExportDocument, measured: Sequence[ArtifactReport]) -> Section:
     windows = export.report.windows
     rows = [
-        Row(
-            [
-                _head(artifact),
-                kind,
-                name,
-                error_text(tensor.max_abs_error),
-                error_text(tensor.mean_abs_error),
-            ]
-        )
+        Row([_head(artifact), kind, name, error_text(tensor.max_abs_error), error_text(tensor.mean_abs_error)])
         for artifact in measured
         for kind, parity in (("as recorded", artifact.parity), ("with gaps", artifact.parity_with_gaps))
         for name, tensor in parity.tensors

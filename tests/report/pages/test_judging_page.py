@@ -36,14 +36,7 @@ def document() -> Document:
         "severities": [0.2, 0.4, 0.6, 0.8, 1.0],
         "measure": "balanced_accuracy",
         "intact": {"student.ckpt": 0.1, "labels.ckpt": 0.2},
-        "faults": [
-            {
-                "name": "hum",
-                "effect": "50 Hz",
-                "errors": errors,
-                "relative": {"student.ckpt": 0.5},
-            }
-        ],
+        "faults": [{"name": "hum", "effect": "50 Hz", "errors": errors, "relative": {"student.ckpt": 0.5}}],
         "relative": {"student.ckpt": {"mean": 0.5, "low": 0.4, "high": 0.65}},
     }
     return {
