@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mmkd_edge import ModalitySpec, Reference, UsageError, read_reference, write_reference
@@ -76,8 +77,15 @@ def test_a_reference_that_normalises_nothing_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reference_must_be_of_its_channels() -> None:
-    check_reference(Reference(modality="temp", mean=(1.0, 2.0), std=(1.0, 1.0)), TEMP)
-    short = Reference(modality="temp", mean=(1.0,), std=(1.0,))
-    told = "reference of modality 'temp': expected 2 channels (wrist, room), got 1"
-    assert said(UsageError, lambda: check_reference(short, TEMP)) == told
+def test_a_reference_must_be_of_the_modality_and_its_channels() -> None:
+    good = Reference(modality="temp", mean=(1.0, 2.0), std=(1.0, 1.0))
+    check_reference(good, TEMP)
+    raw = msgspec.structs.replace(TEMP, name="acc", normalise="none")
+    for name, mean, modality, told in (
+        ("temp", (1.0, 2.0), raw, "modality 'acc' takes raw values and no reference; open the bundle without one"),
+        ("eda", (1.0, 2.0), TEMP, "expected a reference of modality 'temp', got one of 'eda'"),
+        ("temp", (1.0,), TEMP, "reference of modality 'temp': expected 2 channels (wrist, room), got 1"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            check_reference(msgspec.structs.replace(good, modality=name, mean=mean), modality)
+        assert str(caught.value) == told
