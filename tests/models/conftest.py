@@ -56,6 +56,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def refusal() -> Callable[..., str]:
+    """Returns the whole message of the error that a call raises."""
+
+    def _message(error: type[Exception], function: Callable[..., Any], *given: Any, **more: Any) -> str:
+        with pytest.raises(error) as raised:
+            function(*given, **more)
+        return str(raised.value)
+
+    return _message
+
+
 def _split(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
     """Two classes: `acc` swings at another rate, `gyro` is a constant with noise; a tenth of each is missing."""
     rng = np.random.default_rng(seed)
@@ -208,13 +220,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="session")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Fifteen machines of ten windows at three sites, one after the other in time; a class raises what `acc` swings."""
-    return sites_at(tmp_path_factory.mktemp("data") / "sites")
-
-
-def sites_at(path: Path) -> Dataset:
-    """Writes that dataset: 90 windows to train on, 30 to validate, 30 to test."""
     return write_dataset(
-        path,
+        tmp_path_factory.mktemp("data") / "sites",
         name="sites",
         labels=["idle", "ok", "worn"],
         modalities=_SENSORS,
@@ -257,23 +264,6 @@ def _rig_split(groups: range, kind: str) -> dict[str, NDArray[np.generic]]:
     return {"acc": acc, "gyro": gyro, "labels": labels, "groups": owners}
 
 
-def _rig(path: Path, task: TaskSpec) -> Dataset:
-    return write_dataset(
-        path,
-        name="rig",
-        labels=task,
-        modalities=[
-            ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40),
-            ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
-        ],
-        splits={
-            "train": _rig_split(range(8), task.kind),
-            "valid": _rig_split(range(8, 11), task.kind),
-            "test": _rig_split(range(11, 14), task.kind),
-        },
-    )
-
-
 STATES = TaskSpec(kind="multi_label", labels=("fast", "high"))
 SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
 
@@ -282,7 +272,17 @@ SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
 def rigs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
     """By kind: 14 machines; 64 windows to train on, 24 to validate, 24 to test."""
     path = tmp_path_factory.mktemp("kinds")
-    return {task.kind: _rig(path / task.kind, task) for task in (STATES, SPEED)}
+    parts = {"train": range(8), "valid": range(8, 11), "test": range(11, 14)}
+    return {
+        task.kind: write_dataset(
+            path / task.kind,
+            name="rig",
+            labels=task,
+            modalities=_SENSORS,
+            splits={split: _rig_split(groups, task.kind) for split, groups in parts.items()},
+        )
+        for task in (STATES, SPEED)
+    }
 
 
 def tested_network(of_groups: Mapping[int, tuple[int, int]]) -> TestedNetwork:

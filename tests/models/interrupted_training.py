@@ -81,8 +81,5 @@ def train(dataset: Dataset, run_dir: Path, weights: Path, *, devices: int | None
 if __name__ == "__main__":
     arguments = [Path(argument) for argument in sys.argv[1:4]]
     train(
-        open_dataset(arguments[0]),
-        arguments[1],
-        arguments[2],
-        devices=int(sys.argv[4]) if len(sys.argv) > 4 else None,
+        open_dataset(arguments[0]), arguments[1], arguments[2], devices=int(sys.argv[4]) if len(sys.argv) > 4 else None
     )

@@ -25,22 +25,11 @@ from mmkd_models.losses.decoupled import DkdTerm
 from mmkd_models.losses.logits import LogitTerm, logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
 from mmkd_models.losses.term import Goal, constant, training_goal
-from mmkd_models.metrics.scores import (
-    label_scores,
-    scores_from_document,
-    scores_from_logits,
-    value_scores,
-)
+from mmkd_models.metrics.scores import label_scores, scores_from_document, scores_from_logits, value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
-from mmkd_models.networks.student import ExportStudent
+from mmkd_models.networks.student import ExportStudent, Student
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import (
-    TeacherFile,
-    read_student,
-    read_teacher,
-    write_student,
-    write_teacher,
-)
+from mmkd_models.training.checkpoint import TeacherFile, read_student, read_teacher, write_student, write_teacher
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
@@ -115,10 +104,8 @@ def test_labels_and_teachers_are_compared_by_the_loss_of_the_kind():
          "term 'dist' compares classes that exclude each other, and regression has none; use term 'logit'"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_for_a_kind_is_refused_by_name(recipe, kind, problem):
-    with pytest.raises(UsageError) as error:
-        check_terms(recipe, kind=kind)
-    assert str(error.value) == f"recipe: {problem}"
+def test_what_makes_no_sense_for_a_kind_is_refused_by_name(refusal, recipe, kind, problem):
+    assert refusal(UsageError, check_terms, recipe, kind=kind) == f"recipe: {problem}"
 
 
 # ---- metrics
@@ -206,13 +193,8 @@ def test_a_regression_carries_the_scale_of_the_labels_it_saw(rigs):
     assert float(student.state["answer.mean"]) == pytest.approx(known.mean(), rel=1e-6)
     assert float(student.state["answer.std"]) == pytest.approx(known.std(), rel=1e-6)
     assert training_goal(data.train) == Goal(kind="regression", spread=pytest.approx(known.std()))
-    assert not any(name.startswith("answer") for name in _of_classes().state_dict())
-
-
-def _of_classes() -> torch.nn.Module:
-    from mmkd_models.networks.student import Student
-
-    return Student(ModalitySpec(name="acc", channels=("x",), rate_hz=20.0, samples=40), 2, STUDENT)
+    of_classes = Student(ModalitySpec(name="acc", channels=("x",), rate_hz=20.0, samples=40), 2, STUDENT)
+    assert not any(name.startswith("answer") for name in of_classes.state_dict())
 
 
 def test_the_exported_graph_answers_in_the_unit(rigs):
@@ -268,45 +250,44 @@ def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind: str, rival: Ri
 # ---- what is refused
 
 
-def test_a_metric_of_another_kind_is_refused(rigs):
+def test_a_metric_of_another_kind_is_refused(refusal, rigs):
     run = replace(run_of("regression"), train=TrainConfig(steps=2, batch=8, eval_every=2))
-    with pytest.raises(UsageError) as error:
-        train_baseline(data_of(rigs["regression"]), "acc", STUDENT, run)
-    assert str(error.value) == (
+    assert refusal(UsageError, train_baseline, data_of(rigs["regression"]), "acc", STUDENT, run) == (
         "training: metric 'balanced_accuracy': expected one of r2, pearson for a task of the kind regression; choose "
         "one of them"
     )
 
 
-def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(rigs):
+def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(refusal, rigs):
     data = data_of(rigs["multi_label"])
     labels = data.train.labels.copy()
     labels[:, 1] = 0
-    with pytest.raises(UsageError) as error:
-        train_baseline(replace(data, train=data.train.with_labels(labels)), "acc", STUDENT, run_of("multi_label"))
-    assert str(error.value) == (
+    assert refusal(
+        UsageError,
+        train_baseline,
+        replace(data, train=data.train.with_labels(labels)),
+        "acc",
+        STUDENT,
+        run_of("multi_label"),
+    ) == (
         "training windows: expected every label to be on in a labelled window, got none for high; label some, raise "
         "--label-fraction or --labelled-groups, or take the label out of the dataset"
     )
     data = data_of(rigs["regression"])
     still = data.train.with_labels(np.full(len(data.train), 3.0))
-    with pytest.raises(UsageError) as error:
-        train_baseline(replace(data, train=still), "acc", STUDENT, run_of("regression"))
-    assert str(error.value) == (
+    assert refusal(UsageError, train_baseline, replace(data, train=still), "acc", STUDENT, run_of("regression")) == (
         "training windows: expected two different values of 'speed' or more in labelled windows, got 1; label some, or "
         "raise --label-fraction"
     )
 
 
-def test_a_checkpoint_whose_carried_windows_lack_labels_is_refused(rigs, tmp_path):
+def test_a_checkpoint_whose_carried_windows_lack_labels_is_refused(refusal, rigs, tmp_path):
     student = train_baseline(data_of(rigs["regression"]), "acc", STUDENT, run_of("regression"))
     assert student.carried is not None
     labels = student.carried.labels.copy()
     labels[3] = np.nan
     write_student(tmp_path / "s.ckpt", replace(student, carried=replace(student.carried, labels=labels)))
-    with pytest.raises(CheckpointError) as error:
-        read_student(tmp_path / "s.ckpt")
-    assert str(error.value) == (
+    assert refusal(CheckpointError, read_student, tmp_path / "s.ckpt") == (
         f"{tmp_path / 's.ckpt'}: carried windows: expected a label of each, got windows without; the file was altered"
     )
 

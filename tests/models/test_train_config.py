@@ -16,18 +16,15 @@ def at(step: int, *, best: float | None = None, steps: int = 3) -> TrainingProgr
     return TrainingProgress(step=step, steps=steps, terms={"task": 0.5, "loss": 1.0 / step}, best_score=best)
 
 
-def test_a_file_gets_the_last_step_as_a_line_with_every_term(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("best", "words"), [(0.75, " best valid 0.750"), (None, "")])
+def test_a_file_gets_the_last_step_as_a_line_with_every_term(
+    capsys: pytest.CaptureFixture[str], best: float | None, words: str
+) -> None:
     with training_bar("acc student") as show:
         for step in (1, 2, 3):
-            show(at(step, best=0.75 if step > 1 else None))
+            show(at(step, best=best if step > 1 else None))
     stdout, stderr = capsys.readouterr()
-    assert (stdout, stderr) == ("", "acc student: step 3/3 task 0.500 loss 0.333 best valid 0.750\n")
-
-
-def test_a_training_without_a_validation_yet_has_no_best_score(capsys: pytest.CaptureFixture[str]) -> None:
-    with training_bar("teacher") as show:
-        show(at(1, steps=1))
-    assert capsys.readouterr().err == "teacher: step 1/1 task 0.500 loss 1.000\n"
+    assert (stdout, stderr) == ("", f"acc student: step 3/3 task 0.500 loss 0.333{words}\n")
 
 
 class Screen:
@@ -65,7 +62,11 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     return Screen()
 
 
-def test_a_terminal_gets_a_bar_with_the_terms(screen: Screen, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_terminal_gets_a_bar_with_the_terms_in_colours_unless_it_wants_none(
+    screen: Screen, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_color: str
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
     with redirect_stderr(screen.stream), training_bar("acc student") as show:
         for step in (1, 2, 3):
             show(at(step, best=0.75))
@@ -73,17 +74,8 @@ def test_a_terminal_gets_a_bar_with_the_terms(screen: Screen, capsys: pytest.Cap
     assert "acc student" in seen
     assert "3/3" in seen
     assert "task 0.500 loss 0.333 best valid 0.750" in seen
-    assert "\x1b[3" in seen  # colours
+    assert ("\x1b[3" in seen) == (not no_color)
     assert capsys.readouterr().out == ""
-
-
-def test_no_color_is_obeyed(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    with redirect_stderr(screen.stream), training_bar("acc student") as show:
-        show(at(3))
-    seen = screen.close()
-    assert "acc student" in seen
-    assert "\x1b[3" not in seen
 
 
 def test_an_error_gives_the_terminal_its_cursor_back(screen: Screen) -> None:

@@ -31,18 +31,6 @@ def _split(groups: range) -> dict[str, Any]:
 
 
 @pytest.fixture
-def refusal() -> Callable[..., str]:
-    """Returns the whole message of the error that a call raises."""
-
-    def _message(error: type[Exception], function: Callable[..., Any], *given: Any, **more: Any) -> str:
-        with pytest.raises(error) as raised:
-            function(*given, **more)
-        return str(raised.value)
-
-    return _message
-
-
-@pytest.fixture
 def splits() -> dict[str, dict[str, Any]]:
     """Arrays of a sound dataset: two modalities, three classes, 4 + 2 + 2 groups, 24 + 12 + 12 windows."""
     return {split: _split(groups) for split, groups in GROUPS.items()}

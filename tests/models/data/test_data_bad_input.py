@@ -223,19 +223,24 @@ def test_a_whole_split_may_be_without_labels(rig, splits, split):
     assert not open_dataset(rig.path).split(split).labelled.any()
 
 
-def test_groups_in_some_splits_only(rig):
-    (rig.path / "valid" / "groups.npy").unlink()
-    assert _refusal(rig.path) == (
-        "dataset DIR: valid/groups.npy: missing while another split has groups.npy; write it for all splits or none"
-    )
-
-
-def test_a_fold_that_tears_a_group(rig):
+def test_groups_and_folds_that_do_not_fit(rig):
     for split, count in (("train", 24), ("valid", 12), ("test", 12)):
         np.save(rig.path / split / "folds.npy", np.arange(count) % 4)
     assert _refusal(rig.path) == (
         "dataset DIR: group 0 is in folds 0 and 1 and 2 and 3 (8 in all); folds hold whole groups:"
         " give all its windows one fold"
+    )
+    for file in rig.path.glob("*/folds.npy"):
+        file.unlink()
+    (rig.path / "valid" / "groups.npy").unlink()
+    assert _refusal(rig.path) == (
+        "dataset DIR: valid/groups.npy: missing while another split has groups.npy; write it for all splits or none"
+    )
+    _update(rig.path, "modalities.1", {"normalise": "per_group"})
+    for file in rig.path.glob("*/groups.npy"):
+        file.unlink()
+    assert _refusal(rig.path) == (
+        "dataset DIR: modality 'temp' is normalised per group, which needs groups.npy; write the groups"
     )
 
 
@@ -249,15 +254,6 @@ def test_a_pickle_named_npy_is_not_run(rig):
     message = _refusal(rig.path)
     assert message.startswith("dataset DIR: train/temp.npy: expected a .npy array, got something numpy cannot read (")
     assert message.endswith("); write it again")
-
-
-def test_per_group_without_groups(rig):
-    _update(rig.path, "modalities.1", {"normalise": "per_group"})
-    for split in ("train", "valid", "test"):
-        (rig.path / split / "groups.npy").unlink()
-    assert _refusal(rig.path) == (
-        "dataset DIR: modality 'temp' is normalised per group, which needs groups.npy; write the groups"
-    )
 
 
 def test_all_problems_of_the_arrays_come_together(rig, splits):

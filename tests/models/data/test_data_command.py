@@ -74,17 +74,6 @@ def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(run, press,
     assert spec.modality("temp").normalise == "per_group"
 
 
-def test_import_of_a_bad_file_writes_nothing_and_exits_with_2(run, tmp_path):
-    file = tmp_path / "table.csv"
-    file.write_text("a,b\n")
-    done = run("import", file, "-o", tmp_path / "out")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    expected = f"mmkd-data: {file}: expected an interchange file (.npz), got another format; write it with numpy.savez"
-    assert done.stderr.splitlines() == [f"reading {file}", expected]
-    assert not (tmp_path / "out").exists()
-
-
 def test_check_prints_facts_and_the_next_command(run, rig):
     done = run("check", rig.path)
     assert done.returncode == 0
@@ -104,19 +93,6 @@ def test_check_as_json_is_one_document_whether_sound_or_not(run, rig):
     problem = f"dataset {rig.path}: train/vib.npy: the file is missing; write it or take it out of dataset.json"
     assert json.loads(done.stdout) == {"dataset": str(rig.path), "ok": False, "error": problem}
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"mmkd-data: {problem}")
-
-
-def test_a_directory_that_is_no_dataset_is_one_line_and_debug_shows_where(run, tmp_path):
-    expected = (
-        f"mmkd-data: {tmp_path}: expected a dataset directory, got one without dataset.json;"
-        " make one with mmkd-data import or write_dataset"
-    )
-    done = run("describe", tmp_path)
-    assert (done.returncode, done.stderr.splitlines()) == (2, [f"reading {tmp_path}", expected])
-    debugged = run("describe", tmp_path, "--debug")
-    assert debugged.returncode == 2
-    assert "Traceback (most recent call last):" in debugged.stderr
-    assert debugged.stderr.endswith(expected + "\n")
 
 
 def test_describe_shows_modalities_windows_and_missing_values(run, splits, write):
@@ -180,14 +156,6 @@ def test_reference_writes_the_file_that_a_device_reads(run, splits, write, tmp_p
     reference = read_reference(out)
     assert reference.modality == "temp"
     np.testing.assert_allclose(reference.mean, [values.mean()], rtol=1e-12)
-
-
-def test_reference_into_a_directory_is_refused(run, rig, tmp_path):
-    done = run("reference", rig.path, "--modality", "temp", "-o", tmp_path)
-    assert (done.returncode, done.stderr) == (
-        2,
-        f"mmkd-data: {tmp_path}: expected the name of a file, got a directory; name a file in it\n",
-    )
 
 
 def test_list_shows_where_the_shipped_sets_are(run):

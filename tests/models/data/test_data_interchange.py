@@ -47,79 +47,55 @@ def _refusal(tmp_path: Path, arrays, **options) -> str:
     return str(error.value).removeprefix(prefix)
 
 
-def test_windows_labels_groups_and_folds_arrive_in_their_split(tmp_path, arrays):
-    report = _import(tmp_path, arrays)
-    assert report.dataset.spec.splits == {"train": 4, "valid": 4, "test": 4}
-    train = report.dataset.split("train")  # rows 4 to 7
-    taken = train.take(np.arange(4))
-    np.testing.assert_array_equal(taken["vib"], arrays["x_vib"][4:8].astype(np.float32))
-    np.testing.assert_array_equal(taken["temp"], arrays["x_temp"][4:8].astype(np.float32))
-    np.testing.assert_array_equal(train.groups, [2, 2, 3, 3])
-    np.testing.assert_array_equal(train.folds, [1, 1, 1, 1])
-    np.testing.assert_array_equal(train.labels, [0, 1, 0, 1])
-    assert (report.infinite, report.left_out) == ({}, ())
-
-
-def test_names_rates_and_channels_arrive_in_dataset_json(tmp_path, arrays):
+def test_windows_labels_groups_folds_and_facts_arrive(tmp_path, arrays):
     arrays |= {"unit_vib": np.array("m/s^2"), "range_vib": np.array([-90.0, 90.0]), "targets": np.zeros(12)}
     report = _import(tmp_path, arrays, per_group=["temp"], source="the press", licence="CC0")
     spec = report.dataset.spec
+    assert spec.splits == {"train": 4, "valid": 4, "test": 4}
+    train = report.dataset.split("train")  # rows 4 to 7
+    np.testing.assert_array_equal(train.take(np.arange(4))["vib"], arrays["x_vib"][4:8].astype(np.float32))
+    np.testing.assert_array_equal(train.groups, [2, 2, 3, 3])
+    np.testing.assert_array_equal(train.folds, [1, 1, 1, 1])
+    np.testing.assert_array_equal(train.labels, [0, 1, 0, 1])
     vib, temp = spec.modalities
     assert (spec.name, spec.source, spec.licence) == ("press", "the press", "CC0")
     assert (vib.rate_hz, vib.channels, vib.unit, vib.range, vib.samples) == (0.1, ("a", "b"), "m/s^2", (-90.0, 90.0), 8)
     assert (temp.normalise, vib.normalise) == ("per_group", "none")
-    assert report.left_out == ("targets",)
+    assert (report.infinite, report.left_out) == ({}, ("targets",))
 
 
-def test_missing_arrays_are_all_named(tmp_path, arrays):
-    del arrays["y"], arrays["rate_vib"], arrays["channels_temp"]
-    assert _refusal(tmp_path, arrays) == (
-        "expected arrays y, rate_vib, channels_temp, which are missing; docs/datasets.md describes the form"
-    )
-    assert _refusal(tmp_path, {"a": np.zeros(2)}) == (
-        "expected arrays y, classes, split, x_<modality>, which are missing; docs/datasets.md describes the form"
-    )
+FORM = "docs/datasets.md describes the form"
 
 
-def test_arrays_of_different_length(tmp_path, arrays):
-    arrays["x_temp"] = arrays["x_temp"][:11]
-    assert _refusal(tmp_path, arrays) == (
-        "x_temp: expected one row for each of the 12 labels in y, got shape (11, 4, 1); make them equally long"
-    )
-
-
-def test_windows_of_a_wrong_shape_or_kind(tmp_path, arrays):
-    arrays["x_temp"] = arrays["x_temp"][..., 0]
-    assert _refusal(tmp_path, arrays) == (
-        "x_temp: expected numbers of shape (N, T, C), got float64 (12, 4); reshape it"
-    )
-    arrays["x_temp"] = np.full((12, 4, 1), "a")
-    assert _refusal(tmp_path, arrays) == ("x_temp: expected numbers of shape (N, T, C), got <U1 (12, 4, 1); reshape it")
-
-
-def test_a_split_of_another_number(tmp_path, arrays):
-    arrays["split"][3] = 3
-    assert _refusal(tmp_path, arrays) == "split: expected 0 train, 1 valid or 2 test, got 3; correct it"
-
-
-def test_a_rate_that_is_no_number(tmp_path, arrays):
-    arrays["rate_vib"] = np.array("fast")
-    assert _refusal(tmp_path, arrays) == (
-        "modality 'vib': rate_ or range_ cannot be read (could not convert string to float: 'fast'); correct it"
-    )
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"y": None, "rate_vib": None, "channels_temp": None},
+         f"expected arrays y, rate_vib, channels_temp, which are missing; {FORM}"),
+        (dict.fromkeys(("y", "classes", "split", "x_vib", "x_temp")),
+         f"expected arrays y, classes, split, x_<modality>, which are missing; {FORM}"),
+        ({"x_temp": np.zeros((11, 4, 1))},
+         "x_temp: expected one row for each of the 12 labels in y, got shape (11, 4, 1); make them equally long"),
+        ({"x_temp": np.zeros((12, 4))},
+         "x_temp: expected numbers of shape (N, T, C), got float64 (12, 4); reshape it"),
+        ({"x_temp": np.full((12, 4, 1), "a")},
+         "x_temp: expected numbers of shape (N, T, C), got <U1 (12, 4, 1); reshape it"),
+        ({"split": np.arange(12) % 4}, "split: expected 0 train, 1 valid or 2 test, got 3; correct it"),
+        ({"rate_vib": np.array("fast")},
+         "modality 'vib': rate_ or range_ cannot be read (could not convert string to float: 'fast'); correct it"),
+        ({"classes": np.array(["ok", "worn"], dtype=object)},
+         ("expected plain arrays, numpy cannot read them (Object arrays cannot be loaded when allow_pickle=False);"
+         " write it again")),
+    ],
+)  # fmt: skip
+def test_a_wrong_archive_is_refused_with_what_is_wrong(tmp_path, arrays, change, says):
+    changed = {name: array for name, array in {**arrays, **change}.items() if array is not None}
+    assert _refusal(tmp_path, changed) == says
 
 
 def test_per_group_of_a_modality_that_is_not_there(tmp_path, arrays):
     assert _refusal(tmp_path, arrays, per_group=["temp", "eda"]) == (
         "modality 'eda' is not in it; choose one of vib, temp"
-    )
-
-
-def test_pickled_arrays_are_refused(tmp_path, arrays):
-    arrays["classes"] = np.array(["ok", "worn"], dtype=object)
-    assert _refusal(tmp_path, arrays) == (
-        "expected plain arrays, numpy cannot read them (Object arrays cannot be loaded when allow_pickle=False);"
-        " write it again"
     )
 
 

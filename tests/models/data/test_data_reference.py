@@ -38,24 +38,20 @@ def test_the_first_windows_alone_count_without_missing_and_invalid_values(rig, s
     assert measured.windows == 2
 
 
-def test_a_group_must_be_named_where_there_are_several(rig):
-    assert _refusal(rig, group=None) == (
-        "group: expected one of the dataset, got none and the dataset has 8; choose one of 0, 1, 2, 3, 4, 5, 6, 7"
-    )
-    assert _refusal(rig, group=99) == (
-        "group: expected one of the dataset, got 99, which is unknown; choose one of 0, 1, 2, 3, 4, 5, 6, 7"
-    )
-
-
-def test_a_raw_modality_needs_no_reference(rig):
-    assert _refusal(rig, modality="vib") == (
-        "modality 'vib': expected one that is normalised per group, got one that takes raw values;"
-        " it needs no reference"
-    )
-
-
-def test_seconds_are_above_0(rig):
-    assert _refusal(rig, seconds=0) == "reference: expected seconds above 0, got 0; take more seconds"
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"group": None}, ("group: expected one of the dataset, got none and the dataset has 8; "
+         "choose one of 0, 1, 2, 3, 4, 5, 6, 7")),
+        ({"group": 99}, ("group: expected one of the dataset, got 99, which is unknown; "
+         "choose one of 0, 1, 2, 3, 4, 5, 6, 7")),
+        ({"modality": "vib"}, ("modality 'vib': expected one that is normalised per group, got one that takes raw "
+         "values; it needs no reference")),
+        ({"seconds": 0}, "reference: expected seconds above 0, got 0; take more seconds"),
+    ],
+)  # fmt: skip
+def test_what_has_no_reference_is_refused(rig, options, says):
+    assert _refusal(rig, **options) == says
 
 
 def test_a_group_without_values_gives_no_reference(splits, write, rig_modalities):

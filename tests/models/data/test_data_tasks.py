@@ -43,19 +43,17 @@ def _refusal(write, splits, task) -> str:
     return re.sub(r"^dataset \S+?/rig: ", "", str(error.value))
 
 
-def test_rows_of_labels_come_back_as_they_were_written(write, states):
-    dataset = write(states, labels=STATES)
-    train = open_dataset(dataset.path).split("train")
-    assert (train.labels.dtype, train.labels.shape) == (np.uint8, (24, 2))
-    np.testing.assert_array_equal(train.labels[2:6], [[255, 255], [1, 1], [0, 0], [1, 0]])
-    np.testing.assert_array_equal(np.flatnonzero(~train.labelled), [0, 1, 2])
-
-
-def test_numbers_come_back_as_they_were_written(write, levels):
-    dataset = write(levels, labels=LEVEL)
-    train = open_dataset(dataset.path).split("train")
-    assert (train.labels.dtype, train.labels.shape) == (np.float32, (24,))
-    np.testing.assert_array_equal(train.labels[2:6], np.float32([np.nan, 0.75, 1.0, 1.25]))
+@pytest.mark.parametrize(
+    ("arrays", "task", "dtype", "rows"),
+    [
+        ("states", STATES, np.uint8, [[255, 255], [1, 1], [0, 0], [1, 0]]),
+        ("levels", LEVEL, np.float32, [np.nan, 0.75, 1.0, 1.25]),
+    ],
+)
+def test_labels_come_back_as_they_were_written(request, write, arrays, task, dtype, rows):
+    train = open_dataset(write(request.getfixturevalue(arrays), labels=task).path).split("train")
+    assert (train.labels.dtype, len(train.labels)) == (dtype, 24)
+    np.testing.assert_array_equal(train.labels[2:6], np.array(rows, dtype=dtype))
     np.testing.assert_array_equal(np.flatnonzero(~train.labelled), [0, 1, 2])
 
 
@@ -107,6 +105,11 @@ def test_a_target_that_cannot_be(write, levels):
     assert _refusal(write, levels, TaskSpec(kind="regression", labels=("level",))) == (
         "test/labels.npy: expected NaN (unlabelled) or a number, got inf in row 3 (1 in all); correct the targets"
     )
+    levels["test"]["labels"][3] = 1.0
+    levels["train"]["labels"] = np.full(24, 3.5)
+    assert _refusal(write, levels, LEVEL) == (
+        "target 'level': expected two different numbers or more in train, got one; move groups, or label more"
+    )
 
 
 def test_labels_that_teach_nothing(write, states):
@@ -116,13 +119,6 @@ def test_labels_that_teach_nothing(write, states):
         f"  - label 'hot' (0) is on {teaches}",
         f"  - label 'worn' (1) is off {teaches}",
     ]
-
-
-def test_a_target_that_never_changes(write, levels):
-    levels["train"]["labels"] = np.full(24, 3.5)
-    assert _refusal(write, levels, LEVEL) == (
-        "target 'level': expected two different numbers or more in train, got one; move groups, or label more"
-    )
 
 
 def test_hidden_labels_are_unlabelled_in_every_form():

@@ -12,13 +12,10 @@ from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, check_dataset, open_dataset, shipped_dataset, write_dataset
 
+VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
 TEMP_PER_GROUP = ModalitySpec(
     name="temp", channels=("t",), rate_hz=25.0, samples=5, normalise="per_group", range=(0.0, 100.0)
 )
-
-
-def _message(error: pytest.ExceptionInfo[BaseException]) -> str:
-    return str(error.value)
 
 
 def test_take_gives_the_stored_rows_as_new_float32(rig, splits):
@@ -54,7 +51,7 @@ def test_with_labels_changes_labels_only(rig):
     assert (windows.labels >= 0).all()
     with pytest.raises(UsageError) as error:
         windows.with_labels(np.zeros(3, dtype=np.int64))
-    assert _message(error) == "labels: expected shape (N,)=(24,), got (3,); give one for each window"
+    assert str(error.value) == "labels: expected shape (N,)=(24,), got (3,); give one for each window"
 
 
 def test_with_modalities_gives_those_alone_in_that_order(rig):
@@ -63,16 +60,16 @@ def test_with_modalities_gives_those_alone_in_that_order(rig):
     assert list(windows.with_modalities(["temp"]).take(np.arange(2))) == ["temp"]
     with pytest.raises(UsageError) as error:
         windows.with_modalities(["sound"])
-    assert _message(error) == "dataset 'rig': modality 'sound' is not in it; choose one of vib, temp"
+    assert str(error.value) == "dataset 'rig': modality 'sound' is not in it; choose one of vib, temp"
     with pytest.raises(UsageError) as error:
         windows.with_modalities([])
-    assert _message(error) == "modalities: expected one or more names, got none; name a modality of the dataset"
+    assert str(error.value) == "modalities: expected one or more names, got none; name a modality of the dataset"
 
 
 def test_per_group_modalities_come_z_scored_with_the_statistics_of_their_group(write, splits):
     splits["train"]["temp"][0, 0, 0] = np.nan
     splits["train"]["temp"][1, 0, 0] = 5000.0  # out of range: no part of the statistics
-    windows = write(splits, modalities=(_vib(), TEMP_PER_GROUP)).split("train")
+    windows = write(splits, modalities=(VIB, TEMP_PER_GROUP)).split("train")
     raw = splits["train"]["temp"].astype(np.float64)
     raw[1, 0, 0] = np.nan
     taken = windows.take(np.arange(24))["temp"]
@@ -84,7 +81,7 @@ def test_per_group_modalities_come_z_scored_with_the_statistics_of_their_group(w
 
 
 def test_a_device_with_the_groups_reference_sees_the_same_numbers(write, splits):
-    windows = write(splits, modalities=(_vib(), TEMP_PER_GROUP)).split("test")
+    windows = write(splits, modalities=(VIB, TEMP_PER_GROUP)).split("test")
     assert windows.statistics is not None
     row = int(np.flatnonzero(windows.statistics.groups == 6)[0])
     mean, std = windows.statistics.mean["temp"][row], windows.statistics.std["temp"][row]
@@ -101,14 +98,14 @@ def test_a_shipped_dataset_is_opened_by_its_name_unless_a_directory_has_it(tmp_p
     assert open_dataset("grid_words").spec.name == "rig"
     with pytest.raises(DatasetError) as error:
         open_dataset("grid_wordz")
-    assert _message(error) == "grid_wordz: expected a dataset directory, found none there; check the path"
+    assert str(error.value) == "grid_wordz: expected a dataset directory, found none there; check the path"
 
 
 def test_an_unknown_shipped_dataset_and_split_name_what_there_is(refusal, rig):
     with pytest.raises(UsageError) as error:
         shipped_dataset("nothing")
-    assert (
-        _message(error) == "shipped dataset 'nothing': the name is unknown; choose one of grid_words, watch_exercises"
+    assert str(error.value) == (
+        "shipped dataset 'nothing': the name is unknown; choose one of grid_words, watch_exercises"
     )
     assert refusal(UsageError, rig.split, "dev") == "split 'dev': expected train, valid or test; choose one of them"
 
@@ -124,10 +121,6 @@ def test_the_hash_follows_the_content_and_not_the_place(rig, tmp_path):
     values[0, 0, 0] += 1
     np.save(moved / "train" / "vib.npy", values)
     assert open_dataset(moved).sha256 != first
-
-
-def _vib() -> ModalitySpec:
-    return ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
 
 
 def test_a_dataset_and_its_windows_show_themselves_in_a_line(rig):

@@ -151,24 +151,19 @@ def test_domains_that_cannot_be_left_out_are_refused(
     assert refusal(UsageError, find_domains, replace(windows, **change), by) == message
 
 
-def test_what_leaves_too_little_is_refused(windows: Windows) -> None:
-    def message(changed: Windows, left_out: LeftOutDomains) -> str:
-        with pytest.raises(UsageError) as caught:
-            fold_without(changed, left_out, fold=0)
-        return str(caught.value)
-
+def test_what_leaves_too_little_is_refused(refusal: Callable[..., str], windows: Windows) -> None:
     labels = np.where((windows.labels == 2) & (windows.metadata["site"] != "east"), 0, windows.labels)
-    assert message(windows.with_labels(labels), SITE) == (
+    assert refusal(UsageError, fold_without, windows.with_labels(labels), SITE, fold=0) == (
         "--by site: without east: expected labelled windows of every class to train on, got none of worn; record it "
         "elsewhere too, or name other metadata"
     )
     one = np.where(windows.metadata["site"] == "east", 0, 1)
-    assert message(replace(windows, groups=one), SITE) == (
+    assert refusal(UsageError, fold_without, replace(windows, groups=one), SITE, fold=0) == (
         "--by site: expected windows of two groups or more without east, one to train on and one to choose by, got 1; "
         "record more groups"
     )
     alone = replace(windows, has_groups=False, splits=np.zeros(150, dtype=np.int64))  # nothing chooses
-    assert message(alone, SITE) == (
+    assert refusal(UsageError, fold_without, alone, SITE, fold=0) == (
         "--by site: without east: expected 20 labelled windows or more to train on, to choose by and to judge with, "
         "got 0 to choose by; record longer"
     )

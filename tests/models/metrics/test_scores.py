@@ -37,26 +37,6 @@ def test_every_figure_equals_scikit_learns(drawn: tuple[int, list[tuple[int, int
     assert np.array_equal(np.array(scores.confusion), confusion)
 
 
-def test_a_hand_made_case_has_the_figures_worked_out_by_hand() -> None:
-    scores = scores_from_answers(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), 2)
-    assert scores.accuracy == 3 / 4
-    assert scores.balanced_accuracy == pytest.approx((2 / 3 + 1) / 2)
-    assert scores.macro_f1 == pytest.approx((4 / 5 + 2 / 3) / 2)
-    assert scores.confusion == ((2, 1), (0, 1))
-
-
-def test_a_class_that_never_occurs_does_not_count() -> None:
-    with_third = scores_from_answers(np.array([0, 1]), np.array([0, 1]), 3)
-    assert (with_third.balanced_accuracy, with_third.macro_f1) == (1.0, 1.0)
-
-
-def test_figures_are_had_by_their_name() -> None:
-    scores = scores_from_answers(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), 2)
-    assert scores.metric("accuracy") == scores.accuracy
-    assert scores.metric("balanced_accuracy") == scores.balanced_accuracy
-    assert scores.metric("macro_f1") == scores.macro_f1
-
-
 def test_the_standard_error_is_that_of_a_share_or_of_a_mean_of_shares() -> None:
     scores = scores_from_answers(np.repeat([0, 1], [100, 25]), np.repeat([0, 1, 1, 0], [90, 10, 20, 5]), 2)
 
@@ -64,8 +44,5 @@ def test_the_standard_error_is_that_of_a_share_or_of_a_mean_of_shares() -> None:
     assert scores.standard_error("accuracy") == pytest.approx((0.88 * 0.12 / 125) ** 0.5)
     assert scores.standard_error("balanced_accuracy") == pytest.approx(0.5 * (0.9 * 0.1 / 100 + 0.8 * 0.2 / 25) ** 0.5)
     assert scores.standard_error("macro_f1") == scores.standard_error("balanced_accuracy")
-
-
-def test_a_class_that_does_not_occur_has_no_part_in_the_standard_error() -> None:
-    one = scores_from_answers(np.zeros(4, dtype=np.int64), np.array([0, 0, 0, 1]), 1 + 1)
+    one = scores_from_answers(np.zeros(4, dtype=np.int64), np.array([0, 0, 0, 1]), 2)  # the second class never occurs
     assert one.standard_error("balanced_accuracy") == pytest.approx((0.75 * 0.25 / 4) ** 0.5)

@@ -170,9 +170,21 @@ def _lines() -> list[list[str]]:
 
 
 def test_logs_of_two_clocks_become_the_windows_that_they_were_made_of(tmp_path):
+    """The first window of a person is the beginning of their first set, but for jitter, rounding and lost samples."""
     for words in _lines()[:2]:
         command(words, tmp_path)
-    _compare_with_the_shipped_recordings(tmp_path / "shoulder")
+    dataset, shipped = open_dataset(tmp_path / "shoulder"), open_dataset(shipped_dataset("watch_exercises"))
+    windows, known = dataset.everything(), shipped.everything()
+    row = np.flatnonzero(windows.groups == "1")[np.argmin(windows.times[windows.groups == "1"])]
+    found, wanted = windows.take([row]), known.take([int(np.flatnonzero(known.groups == 1)[0])])
+    assert dataset.spec.task.labels == tuple(sorted(shipped.spec.task.labels))
+    assert found["acc"].shape == (1, 200, 3)
+    assert found["gyro"].shape == (1, 160, 3)
+    difference = found["acc"][0] - wanted["acc"][0]
+    # The wrist turns slowly: two milliseconds early or late are a few thousandths of a g, a second would be tenths.
+    assert np.nanmedian(np.abs(difference)) < 0.01
+    slow = np.stack([np.interp(np.arange(160) / 40, np.arange(200) / 50, one) for one in wanted["gyro"][0].T], axis=1)
+    assert np.nanmedian(np.abs(found["gyro"][0] - slow)) < 0.05
 
 
 @pytest.mark.slow
@@ -182,21 +194,3 @@ def test_four_commands_lead_from_a_folder_of_logs_to_an_exported_student(tmp_pat
     with EdgePredictor.open(tmp_path / "student.edge") as predictor:
         window = open_dataset(tmp_path / "shoulder").split("test").take([0])["acc"][0]
         assert predictor.predict(window).label in open_dataset(tmp_path / "shoulder").spec.task.labels
-
-
-def _compare_with_the_shipped_recordings(path: Path) -> None:
-    """The first window of a person is the beginning of their first set, but for jitter, rounding and lost samples."""
-    windows = open_dataset(path).everything()
-    row = np.flatnonzero(windows.groups == "1")[np.argmin(windows.times[windows.groups == "1"])]
-    found = windows.take([row])
-    shipped = open_dataset(shipped_dataset("watch_exercises")).everything()
-    wanted = shipped.take([int(np.flatnonzero(shipped.groups == 1)[0])])
-    known = open_dataset(shipped_dataset("watch_exercises")).spec.task.labels
-    assert open_dataset(path).spec.task.labels == tuple(sorted(known))
-    assert found["acc"].shape == (1, 200, 3)
-    assert found["gyro"].shape == (1, 160, 3)
-    difference = found["acc"][0] - wanted["acc"][0]
-    # The wrist turns slowly: two milliseconds early or late are a few thousandths of a g, a second would be tenths.
-    assert np.nanmedian(np.abs(difference)) < 0.01
-    slow = np.stack([np.interp(np.arange(160) / 40, np.arange(200) / 50, one) for one in wanted["gyro"][0].T], axis=1)
-    assert np.nanmedian(np.abs(found["gyro"][0] - slow)) < 0.05

@@ -110,18 +110,29 @@ def test_an_error_at_the_end_keeps_what_was_read_for_the_mended_recipe(plant, re
     assert ".out.import" not in names(plant)
 
 
-def test_other_labels_are_taken_up_without_reading_the_logs_again(plant, recipe):
+SCALED = ('time = "time"', 'time = "time"\nscale = 2.0')
+
+
+@pytest.mark.parametrize(
+    ("change", "note", "files_read"),
+    [
+        (("length_s = 1.0", "length_s = 2.0"), "6 of 6 recordings are kept from before", 0),
+        (SCALED, "the sources of the recipe have changed since: everything is read again", 6),
+    ],
+)
+def test_logs_are_read_again_only_where_their_sources_changed(plant, recipe, change, note, files_read):
     ours = Import(plant)
     recipe(WRONG)
     with pytest.raises(DatasetError):
         ours.run()
-    recipe((WRONG[1], WRONG[0]), ("length_s = 1.0", "length_s = 2.0"))
+    recipe((WRONG[1], WRONG[0]), change)
     states = plant / "M2" / "states.csv"
     states.write_text(states.read_text().replace("ok", "new"))
     report = ours.run()
-    assert ours.read == []
-    labels = report.dataset.everything().labels
-    assert (labels == report.dataset.spec.task.labels.index("new")).sum() == 2
+    assert (ours.notes, len(ours.read)) == ([note], files_read)
+    assert "new" in report.dataset.spec.task.labels
+    ours.run("whole")
+    assert is_equal(plant)
 
 
 def test_a_file_that_changed_is_read_again_alone(plant, recipe):
@@ -139,18 +150,5 @@ def test_a_file_that_changed_is_read_again_alone(plant, recipe):
         "files of M3 have changed since: they are read again",
     ]
     assert ours.read == [(size, size)]
-    ours.run("whole")
-    assert is_equal(plant)
-
-
-def test_other_sources_throw_away_what_was_kept(plant, recipe):
-    ours = Import(plant)
-    recipe(WRONG)
-    with pytest.raises(DatasetError):
-        ours.run()
-    recipe((WRONG[1], WRONG[0]), ('time = "time"', 'time = "time"\nscale = 2.0'))
-    ours.run()
-    assert ours.notes == ["the sources of the recipe have changed since: everything is read again"]
-    assert len(ours.read) == 6
     ours.run("whole")
     assert is_equal(plant)

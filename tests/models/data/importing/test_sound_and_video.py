@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError, MmkdError
-from mmkd_edge.frames import cut_out
 from mmkd_models.data import check_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
@@ -129,10 +128,6 @@ def made(clips: Path, name: str = "talk") -> RecipeReport:
     return import_recipe(read_recipe(clips / "recipe.toml"), clips, clips / name)
 
 
-def clip_of(windows, row) -> int:
-    return int(str(windows.groups[row]).removeprefix("c"))
-
-
 def test_a_window_is_cut_in_the_middle_of_each_word_from_both_sensors(clips):
     report = made(clips)
     spec = report.dataset.spec
@@ -146,7 +141,7 @@ def test_a_window_is_cut_in_the_middle_of_each_word_from_both_sensors(clips):
     for row in range(len(windows)):
         # "yes" has its middle at 0.6 s; "no" at 1.825 s, where a window would end behind the last frame at 1.96 s.
         start_s = 0.4 if windows.labels[row] == 1 else 1.56
-        clip = clip_of(windows, row)
+        clip = int(str(windows.groups[row])[1:])
         first = round(start_s * SOUND_HZ)
         np.testing.assert_allclose(taken["voice"][row, :, 0], tone(clip)[first : first + 3200], atol=1.1 / 32768)
         shrunk = film(clip).reshape(50, 15, 2, 20, 2).mean(axis=(2, 4))[round(start_s * FRAME_HZ) :][:10]
@@ -172,17 +167,8 @@ def test_a_fixed_region_is_cut_out_before_frames_are_scaled(clips, change):
     change(("height = 15\nwidth = 20", "height = 10\nwidth = 12\nregion = [16, 8, 12, 10]"))
     windows = made(clips).dataset.everything()
     row = int(np.flatnonzero(windows.labels == 1)[0])
-    wanted = film(clip_of(windows, row))[10:20, 8:18, 16:28]
+    wanted = film(int(str(windows.groups[row])[1:]))[10:20, 8:18, 16:28]
     assert np.abs(windows.take([row])["lips"][0, ..., 0].astype(float) - wanted).mean() < 8
-
-
-def test_scaling_down_averages_pixels():
-    pixels = np.zeros((4, 6, 3), dtype=np.uint8)
-    pixels[:2, :2] = np.array([10, 20, 40])  # blue, green, red
-    pixels[0, 0] = np.array([50, 60, 80])
-    scaled = cut_out(pixels, (0, 0, 4, 4), height=2, width=2, is_gray=False)
-    assert scaled[0, 0].tolist() == [50, 30, 20]
-    assert cut_out(pixels, None, height=2, width=3, is_gray=True).shape == (2, 3, 1)
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "FLOAT"])
@@ -191,7 +177,7 @@ def test_sound_of_any_width_is_from_minus_1_to_1(clips, subtype):
         soundfile.write(clips / f"c{clip}.wav", tone(clip), SOUND_HZ, subtype=subtype)
     windows = made(clips).dataset.everything()
     row = int(np.flatnonzero(windows.labels == 1)[0])
-    wanted = tone(clip_of(windows, row))[3200:6400]
+    wanted = tone(int(str(windows.groups[row])[1:]))[3200:6400]
     step = 1 / 128 if subtype == "PCM_U8" else 1 / 32768
     np.testing.assert_allclose(windows.take([row])["voice"][0, :, 0], wanted, atol=1.1 * step)
 
@@ -221,7 +207,9 @@ def test_frames_that_were_dropped_are_missing_by_the_times_of_the_container(clip
     assert isinstance(lips, np.ma.MaskedArray)
     there = ~lips.mask.any(axis=(2, 3, 4))[0]
     assert there.tolist() == [True] * 5 + [False] * 3 + [True] * 2
-    wanted = film(clip_of(windows, row)).reshape(50, 15, 2, 20, 2).mean(axis=(2, 4))[15]  # recorded at 0.72 s
+    wanted = (
+        film(int(str(windows.groups[row])[1:])).reshape(50, 15, 2, 20, 2).mean(axis=(2, 4))[15]
+    )  # recorded at 0.72 s
     assert np.abs(lips[0, 8, ..., 0] - wanted).mean() < 4
     assert {(one.gaps, round(one.longest_gap_s, 3)) for one in report.clocks} == {(1, 0.16)}
 
@@ -283,6 +271,10 @@ def test_a_table_of_clips_says_label_group_split_and_metadata(clips, change):
                 " 'split.column' out"
             ),
         ),
+        (
+            {"c5": ""},
+            "clips.csv: expected a line for every recording, found none for DIR/c5.mp4; add it, or remove the file",
+        ),
     ],
 )
 def test_a_table_that_does_not_fit(clips, change, changed, says):
@@ -291,16 +283,6 @@ def test_a_table_that_does_not_fit(clips, change, changed, says):
     with pytest.raises(DatasetError) as error:
         made(clips)
     assert str(error.value).replace(str(clips), "DIR").removeprefix("DIR/") == says
-
-
-def test_a_recording_that_the_table_leaves_out(refusal, clips, change):
-    change(*TABLE)
-    write_table(clips)
-    file = clips / "clips.csv"
-    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
-    assert refusal(DatasetError, made, clips) == (
-        f"{file}: expected a line for every recording, found none for {clips}/c5.mp4; add it, or remove the file"
-    )
 
 
 _HOUR_RECIPE = """version = 1
@@ -345,11 +327,7 @@ def test_an_hour_of_sound_is_resampled_in_bounded_memory(tmp_path):
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """What is done to sound clips, and what the import says; `DIR` stands for their folder.
-
-    Attributes:
-        recipe: texts of the recipe and what stands in their place.
-    """
+    """What is done to sound clips, and what the import says; `DIR` stands for their folder."""
 
     says: str
     recipe: tuple[tuple[str, str], ...] = ()

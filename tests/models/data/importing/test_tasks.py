@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -135,82 +134,73 @@ def test_numbers_of_intervals_and_of_tables(plant, recipe):
     assert labels_by_machine(plant) == {f"M{n}": [n / 4] * 10 for n in range(6)}
 
 
-@dataclass(frozen=True)
-class Wrong:
-    """Labels that are refused: what stands in the recipe, the lines of the interval file of M0, and what is said."""
-
-    rule: str
-    says: str
-    lines: tuple[str, ...] = ("0,5,1", "5,10,2")
-
-
-WRONG = {
-    "a text where a number is": Wrong(
+WRONG = [
+    (
         f'{FILES}\ntask = "regression"',
-        "{p}/M0/states.csv:3: expected a number as label, got 'worn'; correct it, add it to 'labels.ignore', or set"
-        " labels.task = 'classification'",
+        (
+            "{p}/M0/states.csv:3: expected a number as label, got 'worn'; correct it, add it to 'labels.ignore', or set"
+            " labels.task = 'classification'"
+        ),
         ("0,5,1", "5,10,worn"),
     ),
-    "a number that is none": Wrong(
+    (
         f'{FILES}\ntask = "regression"',
-        "{p}/M0/states.csv:2: expected a number as label, got 'inf'; correct it, add it to 'labels.ignore', or set"
-        " labels.task = 'classification'",
+        (
+            "{p}/M0/states.csv:2: expected a number as label, got 'inf'; correct it, add it to 'labels.ignore', or set"
+            " labels.task = 'classification'"
+        ),
         ("0,5,inf",),
     ),
-    "numbers of one time": Wrong(
-        f'{FILES}\ntask = "regression"',
-        "{p}/M0/states.csv:3: expected intervals apart, got '2' that shares 1 s with '1' of {p}/M0/states.csv:2;"
-        " correct one of them",
-        ("0,5,1", "4,10,2"),
-    ),
-    "one label twice at a time": Wrong(
+    (
         f'{FILES}\ntask = "multi_label"',
-        "{p}/M0/states.csv:3: expected intervals apart, got 'a' that shares 1 s with 'a' of {p}/M0/states.csv:2;"
-        " correct one of them",
+        (
+            "{p}/M0/states.csv:3: expected intervals apart, got 'a' that shares 1 s with 'a' of {p}/M0/states.csv:2;"
+            " correct one of them"
+        ),
         ("0,5,a+b", "4,10,a"),
     ),
-    "a label that is none of the classes": Wrong(
+    (
         f'{FILES}\ntask = "multi_label"\nclasses = ["a", "b"]',
         "{p}/M0/states.csv:2: expected a label of a, b, got 'c'; add it to 'labels.classes', or to 'labels.ignore'",
         ("0,5,a+c",),
     ),
-    "a column that is nowhere": Wrong(
+    (
         'column = "wear"\ntask = "regression"',
         "'labels.column': no source has a column 'wear'; correct it (a tag of a tall table cannot be a label)",
     ),
-    "a column of texts": Wrong(
+    (
         'column = "note"\ntask = "regression"',
-        "{p}/M0/acc.csv:3: column 'note': expected a number, got 'x1' (99 such from there on); correct it, or add 'x1'"
-        " to 'null' if it means missing",
+        (
+            "{p}/M0/acc.csv:3: column 'note': expected a number, got 'x1' (99 such from there on); correct it, or add"
+            " 'x1' to 'null' if it means missing"
+        ),
     ),
-    "classes of a number": Wrong(
+    (
         f'{FILES}\ntask = "regression"\nclasses = ["1", "2"]',
         "{p}/recipe.toml: 'labels.classes': not for task = 'regression', got ['1', '2']; remove them",
     ),
-    "a unit of a class": Wrong(
+    (
         f'{FILES}\nunit = "um"',
         "{p}/recipe.toml: 'labels.unit': only for task = 'regression', got task = 'classification'; remove one of them",
     ),
-    "another task": Wrong(
+    (
         f'{FILES}\ntask = "ranking"',
         "{p}/recipe.toml: 'labels.task': unknown value 'ranking'; docs/your-own-data.md lists every key",
     ),
-}
+]
 
 
-@pytest.mark.parametrize("case", WRONG.values(), ids=WRONG.keys())
-def test_labels_that_do_not_fit_the_task_are_told_whole(case, plant, recipe):
+@pytest.mark.parametrize("case", WRONG)
+def test_labels_that_do_not_fit_the_task_are_told_whole(plant, recipe, case):
+    rule, says, lines = (*case, ("0,5,1", "5,10,2"))[:3]
     add_columns(plant, note=lambda row, machine: f"x{row}" if row else 7)
-    recipe((FILES, case.rule), ('time = "time"', 'time = "time"\nchannels = ["ax", "ay"]\nrate_hz = 10.0'))
-    write_states(plant, *case.lines)
+    recipe((FILES, rule), ('time = "time"', 'time = "time"\nchannels = ["ax", "ay"]\nrate_hz = 10.0'))
+    write_states(plant, *lines)
     with pytest.raises(DatasetError) as error:
         run(plant)
     first = str(error.value).split("\n  - ")
-    assert (first[0] if len(first) == 1 else first[1]) == case.says.replace("{p}", str(plant))
+    assert (first[0] if len(first) == 1 else first[1]) == says.replace("{p}", str(plant))
     assert not (plant / "out").exists()
-
-
-START_S = 1_762_151_400
 
 
 def task(number: int, name: str, *results: dict) -> dict:
@@ -243,11 +233,8 @@ def test_label_studio_labels_a_plant(plant, recipe):
     recipe(
         ('files = "{machine}/states.csv"', 'files = "export.json"\nformat = "label_studio"\nmatch = {machine = "file"}')
     )
-    import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
-    windows = open_dataset(plant / "out").everything()
-    for machine in range(6):
-        rows = np.flatnonzero(windows.groups == f"M{machine}")
-        assert windows.labels[rows[np.argsort(windows.times[rows])]].tolist() == [0] * 5 + [1] * 5
+    run(plant)
+    assert labels_by_machine(plant) == dict.fromkeys(starts, [0] * 5 + [1] * 5)
 
 
 def test_label_studio_counts_frames_of_video_from_one(refusal, tmp_path):
