@@ -185,7 +185,8 @@ def test_teacher_second_generation_baseline_and_student_are_trained_and_kept(rig
         np.testing.assert_array_equal(again.carried.labels, dataset.split("valid").labels)
 
 
-def test_a_regression_carries_the_scale_of_the_labels_it_saw(rigs):
+def test_a_regression_carries_the_scale_of_the_labels_it_saw_and_its_graph_answers_in_the_unit(rigs):
+    """Untrained, a network answers near the mean of the targets; its first output says how many deviations away."""
     data = data_of(rigs["regression"], fraction=0.5)
     student = train_baseline(data, "acc", STUDENT, run_of("regression"))
     known = data.train.labels[data.train.labelled].astype(np.float64)
@@ -195,17 +196,12 @@ def test_a_regression_carries_the_scale_of_the_labels_it_saw(rigs):
     assert training_goal(data.train) == Goal(kind="regression", spread=pytest.approx(known.std()))
     of_classes = Student(ModalitySpec(name="acc", channels=("x",), rate_hz=20.0, samples=40), 2, STUDENT)
     assert not any(name.startswith("answer") for name in of_classes.state_dict())
-
-
-def test_the_exported_graph_answers_in_the_unit(rigs):
-    """Untrained, a network answers near the mean of the targets; its first output says how many deviations away."""
-    data = data_of(rigs["regression"])
-    student = train_baseline(data, "acc", STUDENT, run_of("regression")).network()
+    network = student.network()
     values, present = torch.randn(4, 40, 2), torch.ones(4, 40, 2)
     with torch.no_grad():
-        deviations, value = ExportStudent(student).eval()(values, present)
-        torch.testing.assert_close(value, student(values, present).logits)
-    torch.testing.assert_close(value, deviations * student.answer.std + student.answer.mean)
+        deviations, value = ExportStudent(network).eval()(values, present)
+        torch.testing.assert_close(value, network(values, present).logits)
+    torch.testing.assert_close(value, deviations * network.answer.std + network.answer.mean)
     assert ((value > 900) & (value < 1500)).all()
 
 

@@ -83,7 +83,11 @@ class BatchSource:
         """Return a step's batch, the same at every call."""
         rng = np.random.default_rng([self._seed, step])
         rows = self._rows(rng, step)
-        pairs, lam = self._mixing(rng)
+        lam, pairs = rng.uniform(0, 1, self._batch).astype(np.float32), None
+        if rng.uniform() < self._config.mixup:  # separately, so that labelled windows keep labels
+            first = rng.permutation(self._from_labelled)
+            rest = self._from_labelled + rng.permutation(self._batch - self._from_labelled)
+            pairs = np.concatenate([first, rest]).astype(np.int64)
         inputs: dict[str, tuple[Tensor, Tensor]] = {}
         reach_s = self._windows.max_shift_s if self._config.shift else 0.0
         shift = rng.uniform(-reach_s, reach_s, self._batch)
@@ -134,15 +138,6 @@ class BatchSource:
             inside = epochs == epoch
             taken[inside] = order[positions[inside] % length]
         return taken
-
-    def _mixing(self, rng: np.random.Generator) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
-        """Draw partners separately among labelled and unlabelled windows, so that labelled ones keep labels."""
-        lam = rng.uniform(0, 1, self._batch).astype(np.float32)
-        if rng.uniform() >= self._config.mixup:
-            return None, np.ones(self._batch, dtype=np.float32)
-        first = rng.permutation(self._from_labelled)
-        rest = self._from_labelled + rng.permutation(self._batch - self._from_labelled)
-        return np.concatenate([first, rest]).astype(np.int64), lam
 
     def _targets(
         self, rows: NDArray[np.int64], pairs: NDArray[np.int64] | None, lam: NDArray[np.float32]

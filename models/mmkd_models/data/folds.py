@@ -244,8 +244,8 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
     """Return the fold whose test is this domain.
 
     A fifth of the other groups validates; without groups, the dataset's own validation windows. Windows of no domain
-    and those sharing samples with the test are left out. Raise UsageError if a class is
-    missing in train, or a part has few windows.
+    and those sharing samples with the test are left out. Raise UsageError if a class is missing in train, or a part
+    has few windows.
     """
     domains = find_domains(windows, left_out.by)
     is_test = domains.numbers == fold
@@ -265,12 +265,24 @@ def fold_without(windows: Windows, left_out: LeftOutDomains, *, fold: int) -> Fo
                 f"train on and one to choose by, got {count}; record more groups"
             )
         is_valid = part_of_windows(remaining, parts=min(FOLDS, count), seed=fold) == 0
-    chosen = Fold(
-        train=rest[~is_valid],
-        valid=rest[is_valid & remaining.labelled],
-        test=np.flatnonzero(is_test & windows.labelled),
-    )
-    return _check_fold(windows, chosen, f"--by {left_out.by}: without {domains.names[fold]}")
+    train, valid = rest[~is_valid], rest[is_valid & remaining.labelled]
+    test = np.flatnonzero(is_test & windows.labelled)
+    where = f"--by {left_out.by}: without {domains.names[fold]}"
+    parts = {"to train on": train, "to choose by": valid, "to judge with": test}
+    counts = {purpose: int(windows.labelled[rows].sum()) for purpose, rows in parts.items()}
+    few = [f"{count} {purpose}" for purpose, count in counts.items() if count < _MIN_WINDOWS]
+    if few:
+        raise UsageError(
+            f"{where}: expected {_MIN_WINDOWS} labelled windows or more to train on, to choose by and to judge with,"
+            f" got {' and '.join(few)}; record longer"
+        )
+    absent = absent_labels(windows.spec.task, windows.labels[train][windows.labelled[train]])
+    if absent:
+        raise UsageError(
+            f"{where}: expected labelled windows of every class to train on, got none of {', '.join(absent)}; record "
+            "it elsewhere too, or name other metadata"
+        )
+    return Fold(train=train, valid=valid, test=test)
 
 
 def shared_groups(windows: Windows, fold: Fold) -> int:
@@ -279,22 +291,3 @@ def shared_groups(windows: Windows, fold: Fold) -> int:
         return 0
     known = np.concatenate([windows.groups[fold.train], windows.groups[fold.valid]])
     return int(np.isin(np.unique(windows.groups[fold.test]), known).sum())
-
-
-def _check_fold(windows: Windows, fold: Fold, where: str) -> Fold:
-    parts = {"to train on": fold.train, "to choose by": fold.valid, "to judge with": fold.test}
-    counts = {purpose: int(windows.labelled[rows].sum()) for purpose, rows in parts.items()}
-    few = [f"{count} {purpose}" for purpose, count in counts.items() if count < _MIN_WINDOWS]
-    if few:
-        raise UsageError(
-            f"{where}: expected {_MIN_WINDOWS} labelled windows or more to train on, to choose by and to judge with,"
-            f" got {' and '.join(few)}; record longer"
-        )
-    labels = windows.labels[fold.train][windows.labelled[fold.train]]
-    absent = absent_labels(windows.spec.task, labels)
-    if absent:
-        raise UsageError(
-            f"{where}: expected labelled windows of every class to train on, got none of {', '.join(absent)}; record "
-            "it elsewhere too, or name other metadata"
-        )
-    return fold

@@ -18,7 +18,6 @@ from mmkd_models.data.labels import name_strata
 from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
 from mmkd_models.data.windows import Windows
 from mmkd_models.data_report.probes import (
-    Features,
     ProbeAnswers,
     ProbeWindows,
     choose_windows,
@@ -140,7 +139,13 @@ def near_copies(everything: Windows, probed: ProbeWindows) -> Iterator[Finding]:
         for name, features in probed.features.items():
             channels = first[name].shape[2]
             usual_std = np.maximum(np.median(features[:, channels : 2 * channels], axis=0), 1e-12)
-            fraction, moves = _difference(first[name], second[name], usual_std)
+            known = ~(np.isnan(first[name]) | np.isnan(second[name]))
+            gap = np.where(known, first[name] - second[name], 0.0).astype(np.float64)
+            x = np.where(known, first[name], 0.0).astype(np.float64)
+            mean = x.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
+            movement = ((np.where(known, x - mean, 0.0) / usual_std) ** 2).mean(axis=(1, 2))
+            fraction = ((gap / usual_std) ** 2).mean(axis=(1, 2)) / np.maximum(movement, 1e-12)
+            moves = (movement > _MIN_MOVEMENT**2) & (known.mean(axis=(1, 2)) >= _MIN_KNOWN)
             worst[part] = np.maximum(worst[part], np.where(moves, fraction, 0.0))
             moved[part] |= moves
     near = moved & (worst > 0) & (worst < _NEAR)
@@ -153,20 +158,6 @@ def near_copies(everything: Windows, probed: ProbeWindows) -> Iterator[Finding]:
             f"window: {copy} differs from {original} by {100 * worst[best]:.2g} % of the movement",
             "give them one group if they were cut from one recording or made from each other",
         )
-
-
-def _difference(
-    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32], usual_std: Features
-) -> tuple[npt.NDArray[np.float64], Flags]:
-    """Return (B,) the power of the difference as a fraction of the movement's, and whether a window moves."""
-    known = ~(np.isnan(first) | np.isnan(second))
-    gap = np.where(known, first - second, 0.0).astype(np.float64)
-    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
-    x = np.where(known, first, 0.0).astype(np.float64)
-    centred = np.where(known, x - x.sum(axis=1, keepdims=True) / count, 0.0)
-    movement = ((centred / usual_std) ** 2).mean(axis=(1, 2))
-    fraction = ((gap / usual_std) ** 2).mean(axis=(1, 2)) / np.maximum(movement, 1e-12)
-    return fraction, (movement > _MIN_MOVEMENT**2) & (known.mean(axis=(1, 2)) >= _MIN_KNOWN)
 
 
 def like_groups(probed: ProbeWindows) -> Iterator[Finding]:

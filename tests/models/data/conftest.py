@@ -66,8 +66,9 @@ def edit(tmp_path: Path) -> Callable[..., None]:
     return _edit
 
 
-def _recordings() -> list[Recording]:
-    """One recording for each class and group: ramps, so that a sample's value is its place in time."""
+@pytest.fixture
+def recordings() -> list[Recording]:
+    """24 recordings of 1.0, 1.1 and 1.2 s, four folds: ramps, so that a sample's value is its place in time."""
     found = []
     for group in range(8):
         split = next(name for name, groups in GROUPS.items() if group in groups)
@@ -80,12 +81,6 @@ def _recordings() -> list[Recording]:
             }
             found.append(Recording(samples=samples, label=label, group=group, split=split, fold=group % 4))
     return found
-
-
-@pytest.fixture
-def recordings() -> list[Recording]:
-    """24 recordings of 1.0, 1.1 and 1.2 s, four folds."""
-    return _recordings()
 
 
 @pytest.fixture

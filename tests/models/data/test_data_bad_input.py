@@ -108,22 +108,16 @@ def test_a_modality_that_makes_no_sense(rig, changed, problem):
     assert _refusal(rig.path) == f"dataset DIR: dataset.json: 'modalities[0]' ({name}): {problem}"
 
 
-@pytest.mark.parametrize(
-    ("counts", "problem"),
-    [
-        (
-            {"train": 24, "valid": 0, "test": 12},
-            "split 'valid' is empty; expected one window or more; move whole groups into it",
-        ),
-        (
-            {"train": 1, "dev": 1},
-            "'splits': expected train, valid and test, got dev, train; give the number of windows of each",
-        ),
-    ],
-)
-def test_splits_that_make_no_sense(rig, counts, problem):
-    _update(rig.path, "", {"splits": counts})
-    assert _refusal(rig.path) == f"dataset DIR: dataset.json: {problem}"
+def test_splits_that_make_no_sense(rig):
+    _update(rig.path, "", {"splits": {"train": 24, "valid": 0, "test": 12}})
+    assert _refusal(rig.path) == (
+        "dataset DIR: dataset.json: split 'valid' is empty; expected one window or more; move whole groups into it"
+    )
+    _update(rig.path, "", {"splits": {"train": 1, "dev": 1}})
+    assert _refusal(rig.path) == (
+        "dataset DIR: dataset.json: 'splits': expected train, valid and test, got dev, train; give the number of"
+        " windows of each"
+    )
 
 
 def test_all_problems_of_dataset_json_come_together(rig):
@@ -177,11 +171,6 @@ _SHAPE = "expected shape (N, T, C)=(12, 20, 3), got"
 @pytest.mark.parametrize(
     ("file", "array", "says"),
     [
-        (
-            "train/vib.npy",
-            np.zeros((24, 20, 3), "float64"),
-            "train/vib.npy: expected float32, got float64; save it with .astype('float32')",
-        ),
         (
             "test/vib.npy",
             np.zeros((12, 19, 3), np.float32),

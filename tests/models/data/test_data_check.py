@@ -147,15 +147,15 @@ def warnings_of(dataset: Dataset) -> list[str]:
     return [finding.sentence for finding in unit_findings(scan_windows(dataset.everything()))]
 
 
-def in_mg(number: int, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return windows * (1000 if number == 3 else 1)
-
-
 def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_report(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        plant(tmp_path / "plant", in_mg, episode_names=tuple(f"machine M{number}" for number in range(10)))
+        plant(
+            tmp_path / "plant",
+            lambda number, windows, _: windows * (1000 if number == 3 else 1),
+            episode_names=tuple(f"machine M{number}" for number in range(10)),
+        )
     told = "acc: the level of channel ax is 9,798 in {} and 9.797 in the other recordings, 1,000 times as large"
     (logged,) = [record.getMessage() for record in caplog.records]
     assert logged == f"dataset {tmp_path / 'plant'}: {told.format('machine M3')}; {ADVICE}"

@@ -74,7 +74,7 @@ def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(run, press,
     assert spec.modality("temp").normalise == "per_group"
 
 
-def test_check_prints_facts_and_the_next_command(run, rig):
+def test_check_prints_facts_and_the_next_command_and_as_json_one_document_whether_sound_or_not(run, rig):
     done = run("check", rig.path)
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
@@ -82,9 +82,6 @@ def test_check_prints_facts_and_the_next_command(run, rig):
         "no problems found",
         f"{rig.path} keeps every rule; next: mmkd-train teacher {rig.path} -o teacher.ckpt",
     ]
-
-
-def test_check_as_json_is_one_document_whether_sound_or_not(run, rig):
     done = run("check", rig.path, "--json")
     document = json.loads(done.stdout)
     assert (done.returncode, document) == (0, {"dataset": str(rig.path), "ok": True, "findings": []})

@@ -183,21 +183,16 @@ def test_every_fault_of_metadata_is_named(facts, write):
     ]
 
 
-def test_metadata_of_objects_is_refused(facts, write):
-    facts["train"]["metadata"]["machine"] = np.array([None] * 24)
-    with pytest.raises(DatasetError) as error:
-        write(facts)
-    assert str(error.value).endswith(
-        "splits['train']['metadata']['machine']: expected text or numbers, got object; convert it"
-    )
-
-
-def test_a_damaged_archive_of_metadata_is_named(facts, write):
+def test_metadata_of_objects_and_a_damaged_archive_of_it_are_refused(refusal, facts, write):
     dataset = write(facts)
     (dataset.path / "valid" / "metadata.npz").write_bytes(b"PK")
-    with pytest.raises(DatasetError) as error:
-        open_dataset(dataset.path)
-    assert "valid/metadata.npz: expected a .npz array, got something numpy cannot read (" in str(error.value)
+    damaged = refusal(DatasetError, open_dataset, dataset.path)
+    assert "valid/metadata.npz: expected a .npz array, got something numpy cannot read (" in damaged
+    dataset.path.rename(dataset.path.with_name("damaged"))
+    facts["train"]["metadata"]["machine"] = np.array([None] * 24)
+    assert refusal(DatasetError, write, facts).endswith(
+        "splits['train']['metadata']['machine']: expected text or numbers, got object; convert it"
+    )
 
 
 def test_the_interchange_form_carries_them(tmp_path):

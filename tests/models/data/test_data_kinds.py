@@ -19,21 +19,20 @@ LIPS = ModalitySpec(name="lips", kind="video", channels=("r", "g", "b"), rate_hz
 COUNTS = {"train": 6, "valid": 4, "test": 4}
 
 
-def make_windows(split: str) -> dict[str, Any]:
-    """Noise, so that a wrong row, frame or sample shows; two classes in turn, a group for each window."""
-    rng, count = np.random.default_rng(len(split)), COUNTS[split]
-    first = sum(list(COUNTS.values())[: list(COUNTS).index(split)])
-    return {
-        "voice": rng.integers(-32768, 32767, size=(count, *VOICE.shape), dtype=np.int16),
-        "lips": rng.integers(0, 256, size=(count, *LIPS.shape), dtype=np.uint8),
-        "labels": np.arange(count) % 2,
-        "groups": first + np.arange(count),
-    }
-
-
 @pytest.fixture
 def talk() -> dict[str, dict[str, Any]]:
-    return {split: make_windows(split) for split in COUNTS}
+    """Noise, so that a wrong row, frame or sample shows; two classes in turn, a group for each window."""
+    splits, first = {}, 0
+    for split, count in COUNTS.items():
+        rng = np.random.default_rng(len(split))
+        splits[split] = {
+            "voice": rng.integers(-32768, 32767, size=(count, *VOICE.shape), dtype=np.int16),
+            "lips": rng.integers(0, 256, size=(count, *LIPS.shape), dtype=np.uint8),
+            "labels": np.arange(count) % 2,
+            "groups": first + np.arange(count),
+        }
+        first += count
+    return splits
 
 
 def written(path, talk, **changed):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -54,16 +53,8 @@ LABELS = ("idle", "ok", "worn")
 GROUPS, EACH = 15, 24
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rig:
-    """Arrays of all windows; a test plants a fault in them."""
-
-    acc: npt.NDArray[Any]
-    temp: npt.NDArray[Any]
-    labels: npt.NDArray[Any]
-    groups: npt.NDArray[Any]
-    splits: npt.NDArray[Any]
-    more: Mapping[str, npt.NDArray[Any]]
+Rig = dict[str, npt.NDArray[Any]]
+"""Arrays of all windows; a test plants a fault in them."""
 
 
 @pytest.fixture(autouse=True)
@@ -83,20 +74,18 @@ def rig() -> Rig:
     acc = np.sin(2 * np.pi * rate_hz[:, None, None] * seconds[None, :, None] + phase) + rng.normal(
         0, 0.4, (count, 40, 2)
     )
-    return Rig(
-        acc=acc,
-        temp=rng.normal(20, 1, (count, 10, 1)),
-        labels=labels,
-        groups=np.repeat(np.arange(GROUPS), EACH),
-        splits=np.repeat([0, 1, 2], [5 * EACH, 5 * EACH, 5 * EACH]),
-        more={},
-    )
+    return {
+        "acc": acc,
+        "temp": rng.normal(20, 1, (count, 10, 1)),
+        "labels": labels,
+        "groups": np.repeat(np.arange(GROUPS), EACH),
+        "splits": np.repeat([0, 1, 2], 5 * EACH),
+    }
 
 
 def written(rig: Rig, path: Path) -> Dataset:
-    arrays = {"acc": rig.acc, "temp": rig.temp, "labels": rig.labels, "groups": rig.groups, **rig.more}
     splits = {
-        name: {key: values[rig.splits == number] for key, values in arrays.items()}
+        name: {key: values[rig["splits"] == number] for key, values in rig.items() if key != "splits"}
         for number, name in enumerate(("train", "valid", "test"))
     }
     return write_dataset(path, name="rig", labels=LABELS, modalities=[ACC, TEMP], splits=splits)
@@ -138,10 +127,10 @@ def test_clean_windows_raise_nothing_and_the_sensor_that_separates_is_named(rig:
 
 def test_a_leaked_group_is_found_under_its_other_name(rig: Rig, tmp_path: Path) -> None:
     # Person 14, who judges, is person 4, who trains, under another name: one way of moving.
-    own = np.isin(rig.groups, [4, 14])
-    acc = rig.acc.copy()
+    own = np.isin(rig["groups"], [4, 14])
+    acc = rig["acc"].copy()
     acc[own] = 0.6 * acc[own] + np.array([0.8, -0.5])
-    looked = choose_windows(written(replace(rig, acc=acc), tmp_path / "rig").everything())
+    looked = choose_windows(written({**rig, "acc": acc}, tmp_path / "rig").everything())
     (leak,) = like_groups(looked)
     assert leak.level == "problem"
     assert leak.sentence == (
@@ -152,9 +141,9 @@ def test_a_leaked_group_is_found_under_its_other_name(rig: Rig, tmp_path: Path) 
 
 
 def test_a_near_copy_of_a_training_window_is_found(rig: Rig, tmp_path: Path) -> None:
-    acc, temp = rig.acc.copy(), rig.temp.copy()
+    acc, temp = rig["acc"].copy(), rig["temp"].copy()
     acc[300], temp[300] = acc[7] + np.random.default_rng(0).normal(0, 0.01, acc[7].shape), temp[7]
-    windows = written(replace(rig, acc=acc, temp=temp), tmp_path / "rig").everything()
+    windows = written({**rig, "acc": acc, "temp": temp}, tmp_path / "rig").everything()
     (copy,) = near_copies(windows, choose_windows(windows))
     assert (copy.kind, copy.level) == ("copies", "problem")
     assert copy.sentence == (
@@ -164,11 +153,11 @@ def test_a_near_copy_of_a_training_window_is_found(rig: Rig, tmp_path: Path) -> 
 
 
 def test_faults_of_channels_are_found(doubted: Callable[[Rig], Found], rig: Rig) -> None:
-    acc = rig.acc.copy()
-    acc[rig.groups == 11, :, 1] = 0.25
+    acc = rig["acc"].copy()
+    acc[rig["groups"] == 11, :, 1] = 0.25
     acc[5::40, :, 0] = 1.0
-    acc[rig.labels == 2, 3:6] = np.nan
-    kinds, levels, told = zip(*doubted(replace(rig, acc=acc, temp=np.full_like(rig.temp, 20.0))), strict=True)
+    acc[rig["labels"] == 2, 3:6] = np.nan
+    kinds, levels, told = zip(*doubted({**rig, "acc": acc, "temp": np.full_like(rig["temp"], 20.0)}), strict=True)
     assert kinds == ("stuck channel", "stuck channel", "gaps", "dead channel")
     assert set(levels) == {"problem"}
     assert told == (
@@ -181,7 +170,7 @@ def test_faults_of_channels_are_found(doubted: Callable[[Rig], Found], rig: Rig)
 
 
 def test_clipped_channels_are_found(doubted: Callable[[Rig], Found], rig: Rig) -> None:
-    sentence = doubted(replace(rig, acc=np.clip(rig.acc, -9, 0.7)))[0][2]
+    sentence = doubted({**rig, "acc": np.clip(rig["acc"], -9, 0.7)})[0][2]
     assert sentence.startswith("channel acc x stays at its lowest or highest value in ")
     assert sentence.endswith(" windows")
 
@@ -190,9 +179,9 @@ def test_five_percent_of_flipped_labels_are_found(rig: Rig, tmp_path: Path, monk
     monkeypatch.setattr("mmkd_models.data_report.probes._TREES", 100)
     rng = np.random.default_rng(1)
     flipped = rng.permutation(360)[:18]
-    labels = rig.labels.copy()
+    labels = rig["labels"].copy()
     labels[flipped] = (labels[flipped] + rng.integers(1, 3, 18)) % 3
-    looked, probed = probed_with(written(replace(rig, labels=labels), tmp_path / "rig").everything())
+    looked, probed = probed_with(written({**rig, "labels": labels}, tmp_path / "rig").everything())
     found = label_suspects(looked, probed)
     first = {"train": 0, "valid": 120, "test": 240}
     suspects = {first[one.split] + one.window for one in found}
@@ -205,7 +194,7 @@ def test_five_percent_of_flipped_labels_are_found(rig: Rig, tmp_path: Path, monk
 
 
 def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Path) -> None:
-    other = replace(rig, temp=rig.temp + 3 * (rig.splits == 2)[:, None, None])
+    other = {**rig, "temp": rig["temp"] + 3 * (rig["splits"] == 2)[:, None, None]}
     *_, asked = run_probes(choose_windows(written(other, tmp_path / "rig").everything()))
     assert not isinstance(asked, str)
     (told,) = probe_findings(asked.facts)
@@ -214,15 +203,14 @@ def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Pa
         f"extra-trees recognise the split from a window with balanced accuracy {asked.facts.score:.0%} (99 % interval "
         f"from {asked.facts.low:.0%}; chance 33%), of groups that they were not trained on"
     )
-    splits = np.where(rig.groups == 14, 2, np.where(rig.groups > 8, 1, 0))
-    *_, asked = run_probes(choose_windows(written(replace(rig, splits=splits), tmp_path / "few").everything()))
+    splits = np.where(rig["groups"] == 14, 2, np.where(rig["groups"] > 8, 1, 0))
+    *_, asked = run_probes(choose_windows(written({**rig, "splits": splits}, tmp_path / "few").everything()))
     assert asked == "split: it takes 5 groups of each answer, and one has 1"
 
 
 def test_a_rare_and_an_absent_class_are_told(doubted: Callable[[Rig], Found], rig: Rig) -> None:
-    keep = (rig.labels != 2) | ((rig.splits == 0) & (np.arange(360) < 10))
-    arrays = {name: getattr(rig, name)[keep] for name in ("acc", "temp", "labels", "groups", "splits")}
-    told = doubted(Rig(**arrays, more={}))
+    keep = (rig["labels"] != 2) | ((rig["splits"] == 0) & (np.arange(360) < 10))
+    told = doubted({name: values[keep] for name, values in rig.items()})
     assert told == [
         ("balance", "problem", "valid has no window of worn"),
         ("balance", "problem", "test has no window of worn"),
@@ -231,12 +219,10 @@ def test_a_rare_and_an_absent_class_are_told(doubted: Callable[[Rig], Found], ri
 
 
 def test_the_next_windows_to_label_are_unlabelled_ones_and_no_more_than_fifty(rig: Rig, tmp_path: Path) -> None:
-    labels = rig.labels.copy()
+    labels = rig["labels"].copy()
     labels[20:110] = -1
     times = {"times": 1_760_000_000.0 + 2 * np.arange(360)}
-    found = windows_to_label(
-        choose_windows(written(replace(rig, labels=labels, more=times), tmp_path / "rig").everything())
-    )
+    found = windows_to_label(choose_windows(written({**rig, "labels": labels, **times}, tmp_path / "rig").everything()))
     chosen = [one.window for one in found]
     assert (len(chosen), len(set(chosen))) == (50, 50)
     assert all(20 <= number < 110 for number in chosen)
@@ -246,16 +232,16 @@ def test_the_next_windows_to_label_are_unlabelled_ones_and_no_more_than_fifty(ri
 
 
 def test_windows_to_label_are_chosen_by_training_labels_only(rig: Rig, tmp_path: Path) -> None:
-    labels = rig.labels.copy()
+    labels = rig["labels"].copy()
     labels[20:110] = -1
-    other = np.where(rig.splits == 0, labels, (labels + 1) % 3)  # what judges is labelled otherwise
+    other = np.where(rig["splits"] == 0, labels, (labels + 1) % 3)  # what judges is labelled otherwise
     first, second = (
-        windows_to_label(choose_windows(written(replace(rig, labels=of), tmp_path / name).everything()))
+        windows_to_label(choose_windows(written({**rig, "labels": of}, tmp_path / name).everything()))
         for name, of in (("first", labels), ("second", other))
     )
     assert first == second
-    none = np.where(rig.splits == 0, -1, rig.labels)
-    assert windows_to_label(choose_windows(written(replace(rig, labels=none), tmp_path / "none").everything())) == []
+    none = np.where(rig["splits"] == 0, -1, rig["labels"])
+    assert windows_to_label(choose_windows(written({**rig, "labels": none}, tmp_path / "none").everything())) == []
 
 
 def test_a_label_file_needs_times_and_windows(refusal: Callable[..., str]) -> None:
@@ -319,12 +305,8 @@ def test_other_tasks_are_reported_on_and_say_what_is_not_judged(kind: str, rigs:
 
 
 def test_windows_without_groups_are_reported_on(rig: Rig, tmp_path: Path) -> None:
-    splits = {
-        name: {key: getattr(rig, key)[rig.splits == number] for key in ("acc", "temp", "labels")}
-        for number, name in enumerate(("train", "valid", "test"))
-    }
-    lone = write_dataset(tmp_path / "lone", name="lone", labels=LABELS, modalities=[ACC, TEMP], splits=splits)
-    found = report_on(lone, on_part=lambda part: None)
+    lone = {name: values for name, values in rig.items() if name != "groups"}
+    found = report_on(written(lone, tmp_path / "lone"), on_part=lambda part: None)
     assert found.groups == 0
     assert [one.largest_group for one in found.splits] == [None, None, None]
     assert next(one.score for one in found.probes if one.modality == "acc") > 0.95

@@ -369,25 +369,18 @@ class ImportProgress:
         self._content.pieces[recording] = piece
         begun_s = time.monotonic()
         if begun_s >= self._next_s:
-            self._write()
+            self.write()
             self._next_s = time.monotonic() + _TIMES_COST * (time.monotonic() - begun_s)
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Put the finished recordings on disk."""
         self.secure()
         write_file(self.folder / _PROGRESS, msgspec.msgpack.encode(self._content))
-
-    def close(self) -> None:
-        """Keep the finished recordings and say so, or remove the folder."""
-        if not self._content.pieces:
-            shutil.rmtree(self.folder)
-            return
-        self._write()
-        self.note(f"what was read is kept in {self.folder}; run the same command to continue")
 
 
 @contextmanager
 def work_folder(path: Path, note: Callable[[str], None]) -> Iterator[ImportProgress]:
-    """Yield an earlier run's progress; remove the folder at success."""
+    """Yield an earlier run's progress; remove the folder at success, or if no recording was finished."""
     folder = path.parent / f".{path.name}.import"
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -403,6 +396,10 @@ def work_folder(path: Path, note: Callable[[str], None]) -> Iterator[ImportProgr
     try:
         yield progress
     except BaseException:
-        progress.close()
+        if content.pieces:
+            progress.write()
+            note(f"what was read is kept in {folder}; run the same command to continue")
+        else:
+            shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)

@@ -16,12 +16,7 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.clock import (
-    SECOND_NS,
-    Interval,
-    SampleSeries,
-    Times,
-)
+from mmkd_models.data.importing.clock import SECOND_NS, Interval, SampleSeries, Times
 from mmkd_models.data.importing.keys import refuse_more
 from mmkd_models.data.importing.source import ImportedSensor
 from mmkd_models.data.spec import Values, frame_presence, with_present

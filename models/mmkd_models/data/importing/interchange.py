@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalityKind, ModalitySpec, TaskSpec
@@ -65,7 +64,16 @@ def import_interchange(
         task, labels = TaskSpec(labels=tuple(str(label) for label in arrays["classes"].tolist())), arrays["y"]
     else:
         task = TaskSpec(kind="regression", labels=(target,), unit=unit or msgspec.UNSET)
-        labels = _target(file, arrays, target)
+        targets = [str(known) for known in np.atleast_1d(arrays["target_names"]).tolist()]
+        if target not in targets:
+            raise UsageError(f"{file}: target {target!r} is not in it; choose one of {', '.join(targets)}")
+        values = arrays["targets"]
+        if values.dtype.kind not in "biuf" or values.ndim != 2 or values.shape[1] != len(targets):
+            raise DatasetError(
+                f"{file}: targets: expected numbers of shape (N, {len(targets)}), one column for each of target_names,"
+                f" got {values.dtype} {values.shape}; reshape it"
+            )
+        labels = np.asarray(values[:, targets.index(target)], dtype=np.float32)
     for unknown in sorted(set(per_group) - set(names)):
         raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {', '.join(names)}")
     columns: dict[str, AnyArray] = {"labels": labels}
@@ -96,19 +104,6 @@ def import_interchange(
     )
     used = {*required, *_COLUMNS, *facts.values(), *(prefix + modality for prefix in _PREFIXES for modality in names)}
     return ImportReport(dataset=dataset, infinite=infinite, left_out=tuple(key for key in arrays if key not in used))
-
-
-def _target(file: Path, arrays: Mapping[str, AnyArray], name: str) -> npt.NDArray[np.float32]:
-    names = [str(known) for known in np.atleast_1d(arrays["target_names"]).tolist()]
-    if name not in names:
-        raise UsageError(f"{file}: target {name!r} is not in it; choose one of {', '.join(names)}")
-    values = arrays["targets"]
-    if values.dtype.kind not in "biuf" or values.ndim != 2 or values.shape[1] != len(names):
-        raise DatasetError(
-            f"{file}: targets: expected numbers of shape (N, {len(names)}), one column for each of target_names, got"
-            f" {values.dtype} {values.shape}; reshape it"
-        )
-    return np.asarray(values[:, names.index(name)], dtype=np.float32)
 
 
 def _check(

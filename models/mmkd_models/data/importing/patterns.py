@@ -7,7 +7,6 @@ import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mmkd_edge.errors import DatasetError, first_line, unprintable_in
@@ -32,10 +31,6 @@ class RecipeFolder:
     path: Path
     allowed: Sequence[Path] = ()
 
-    @cached_property
-    def _roots(self) -> Sequence[Path]:
-        return [root.resolve() for root in (self.path, *self.allowed)]
-
     def file(self, name: str, *, key: str) -> Path:
         """Return a path below the folder. Raise DatasetError if it leads outside."""
         path = self.path / name
@@ -43,7 +38,7 @@ class RecipeFolder:
             real = path.resolve()
         except (OSError, RuntimeError) as error:  # links that lead to each other
             raise DatasetError(f"{key!r}: expected a file inside {self.path}, got {first_line(error)}") from error
-        if not any(real.is_relative_to(root) for root in self._roots):
+        if not any(real.is_relative_to(root.resolve()) for root in (self.path, *self.allowed)):
             raise DatasetError(
                 f"{key!r}: expected a file inside {self.path}, got {name!r}, which leads to {real}; move it there, or"
                 f" pass --allow-outside {real if real.is_dir() else real.parent}"

@@ -153,11 +153,6 @@ class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True
     unit: str = ""
 
     @property
-    def target_name(self) -> str:
-        """Name of a regression's number."""
-        return self.target or self.path or self.column or self.label
-
-    @property
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield forbidden combinations: the key, or empty, and the problem."""
         yield from self.text_problems

@@ -97,7 +97,8 @@ def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interv
 def encode_answers(answers: Sequence[Any], rule: LabelRule) -> tuple[TaskSpec, AnyArray]:
     """Return the task, with the rule's labels or the sorted ones in use, and labels (N, ...) as `labels.py` says."""
     if rule.task == "regression":
-        task = TaskSpec(kind="regression", labels=(rule.target_name,), unit=rule.unit)
+        name = rule.target or rule.path or rule.column or rule.label
+        task = TaskSpec(kind="regression", labels=(name,), unit=rule.unit)
         return task, np.array([np.nan if answer is None else answer for answer in answers], dtype=np.float32)
     known = [answer for answer in answers if answer is not None]
     used = {label for answer in known for label in answer} if rule.task == "multi_label" else set(known)

@@ -44,11 +44,11 @@ def plant(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def recipe(plant: Path) -> Callable[..., None]:
+def recipe(tmp_path: Path) -> Callable[..., None]:
     """Changes lines of the recipe: each pair is a text and what stands in its place."""
 
     def change(*pairs: tuple[str, str]) -> None:
-        file = plant / "recipe.toml"
+        file = tmp_path / "recipe.toml"
         text = file.read_text()
         for old, new in pairs:
             assert text.count(old) == 1, old

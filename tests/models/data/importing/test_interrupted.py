@@ -40,11 +40,9 @@ class Import:
         self.notes: list[str] = []
         self.read: list[tuple[int, int]] = []
 
-    def run(self, out: str = "out", *, stop_after: int | None = None):
+    def run(self, out: str = "out"):
         def tell(done: int, total: int) -> None:
             self.read.append((done, total))
-            if len(self.read) == stop_after:
-                raise KeyboardInterrupt
 
         self.notes.clear()
         self.read.clear()

@@ -46,20 +46,11 @@ def hdf5_names(file: Path) -> tuple[str, ...]:
 def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Yield columns of one length in blocks."""
     with _columns(file) as available:
-        yield from _blocks(file, available, columns)
+        yield from column_blocks(file, available, columns)
 
 
-def npz_names(file: Path) -> tuple[str, ...]:
-    """Return column names. Raise DatasetError if the file is no archive of plain arrays."""
-    return tuple(_npz_columns(file))
-
-
-def npz_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
-    """Yield columns of one length in blocks."""
-    return _blocks(file, _npz_columns(file), columns)
-
-
-def _npz_columns(file: Path) -> dict[str, _Column]:
+def npz_columns(file: Path) -> dict[str, _Column]:
+    """Return columns by name. Raise DatasetError if the file is no archive of plain arrays."""
     arrays = read_arrays(file, "a NumPy archive")
     for name, array in arrays.items():
         refuse_columns(f"{file}: array {name!r}", array.shape[1] if array.ndim == 2 else 0)
@@ -78,7 +69,8 @@ def read_arrays(file: Path, what: str) -> Mapping[str, AnyArray]:
         ) from error
 
 
-def _blocks(file: Path, available: Mapping[str, _Column], columns: Sequence[str]) -> Iterator[RowBlock]:
+def column_blocks(file: Path, available: Mapping[str, _Column], columns: Sequence[str]) -> Iterator[RowBlock]:
+    """Yield columns of one length in blocks."""
     chosen = {name: available[name] for name in columns}
     lengths = {name: length for name, (length, _) in chosen.items()}
     require_one(file, lengths, what="length", each="rate")

@@ -41,7 +41,10 @@ class Reader:
 # Text is read as the recipe says, and the frames of a video are no table.
 _READERS: dict[Format, Reader] = {
     "parquet": Reader(arrays.parquet_names, arrays.parquet_blocks),
-    "npz": Reader(arrays.npz_names, arrays.npz_blocks),
+    "npz": Reader(
+        lambda file: tuple(arrays.npz_columns(file)),
+        lambda file, columns: arrays.column_blocks(file, arrays.npz_columns(file), columns),
+    ),
     "wav": Reader(lambda file: sound_facts(file)[0], sound_blocks, lambda file: sound_facts(file)[1]),
     "tdms": Reader(tdms_names, tdms_blocks),
     "mdf4": Reader(mdf_names, mdf_blocks),

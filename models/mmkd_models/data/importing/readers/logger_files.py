@@ -15,14 +15,7 @@ import numpy as np
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing.clock import SECOND_NS
-from mmkd_models.data.importing.readers.table import (
-    BLOCK_ROWS,
-    RowBlock,
-    library,
-    reading,
-    require_one,
-    row_block,
-)
+from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, library, reading, require_one, row_block
 
 _TIME = "time"
 
