@@ -278,7 +278,7 @@ def rigs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
             path / task.kind,
             name="rig",
             labels=task,
-            modalities=_SENSORS,
+            modalities=[msgspec.structs.replace(spec, unit="") for spec in _SENSORS],
             splits={split: _rig_split(groups, task.kind) for split, groups in parts.items()},
         )
         for task in (STATES, SPEED)
