@@ -98,3 +98,22 @@ def write_line(tmp_path: Path) -> Callable[..., Dataset]:
 def line(recordings: list[Recording], write_line: Callable[..., Dataset]) -> Dataset:
     """A sound dataset of recordings on disk."""
     return write_line(recordings)
+
+
+@pytest.fixture
+def arrays() -> dict[str, Any]:
+    """Arrays of an interchange file: 12 windows of two modalities, two classes, 6 groups of two windows."""
+    rng = np.random.default_rng(0)
+    return {
+        "x_vib": rng.normal(size=(12, 8, 2)).astype(np.float16),
+        "rate_vib": np.float32(0.1),
+        "channels_vib": np.array(["a", "b"]),
+        "x_temp": rng.normal(size=(12, 4, 1)),
+        "rate_temp": np.float32(50),
+        "channels_temp": np.array(["t"]),
+        "y": np.array([0, 1] * 6),
+        "classes": np.array(["ok", "worn"]),
+        "group": np.repeat(np.arange(6, dtype=np.int32), 2),
+        "split": np.repeat(np.array([2, 0, 1], dtype=np.int8), 4),
+        "fold": np.repeat(np.arange(3, dtype=np.int8), 4),
+    }

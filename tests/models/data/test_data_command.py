@@ -35,26 +35,10 @@ def run(ran, monkeypatch):
 
 
 @pytest.fixture
-def press(tmp_path):
-    rng = np.random.default_rng(0)
-    file = tmp_path / "press.npz"
-    x_temp = rng.normal(size=(12, 4, 1))
-    x_temp[5, 0] = np.inf
-    np.savez(
-        file,
-        x_vib=rng.normal(size=(12, 8, 2)),
-        rate_vib=40.0,
-        channels_vib=["a", "b"],
-        x_temp=x_temp,
-        rate_temp=20.0,
-        channels_temp=["t"],
-        y=np.array([0, 1] * 6),
-        classes=["ok", "worn"],
-        group=np.repeat(np.arange(6), 2),
-        split=np.repeat([0, 1, 2], 4),
-        targets=np.zeros(12),
-    )
-    return file
+def press(tmp_path, arrays):
+    arrays["x_temp"][5, 0] = np.inf
+    np.savez(tmp_path / "press.npz", **arrays, targets=np.zeros(12))
+    return tmp_path / "press.npz"
 
 
 def test_import_tells_what_it_changed_what_it_wrote_and_what_is_next(run, press, tmp_path):

@@ -13,25 +13,6 @@ from mmkd_models.data.checking.describe import describe_dataset
 from mmkd_models.data.importing.interchange import import_interchange
 
 
-@pytest.fixture
-def arrays():
-    """12 windows of two modalities, two classes, 6 groups of two windows."""
-    rng = np.random.default_rng(0)
-    return {
-        "x_vib": rng.normal(size=(12, 8, 2)).astype(np.float16),
-        "rate_vib": np.float32(0.1),
-        "channels_vib": np.array(["a", "b"]),
-        "x_temp": rng.normal(size=(12, 4, 1)),
-        "rate_temp": np.float32(50),
-        "channels_temp": np.array(["t"]),
-        "y": np.array([0, 1] * 6),
-        "classes": np.array(["ok", "worn"]),
-        "group": np.repeat(np.arange(6, dtype=np.int32), 2),
-        "split": np.repeat(np.array([2, 0, 1], dtype=np.int8), 4),
-        "fold": np.repeat(np.arange(3, dtype=np.int8), 4),
-    }
-
-
 def _import(tmp_path: Path, arrays, **options):
     file = tmp_path / "press.npz"
     np.savez_compressed(file, **arrays)
@@ -195,22 +176,14 @@ def test_metadata_of_objects_and_a_damaged_archive_of_it_are_refused(refusal, fa
     )
 
 
-def test_the_interchange_form_carries_them(tmp_path):
-    rng = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "press.npz",
-        x_vib=rng.normal(size=(12, 8, 2)),
-        rate_vib=40.0,
-        channels_vib=["a", "b"],
-        y=np.array([0, 1] * 6),
-        classes=["ok", "worn"],
-        split=np.repeat([2, 0, 1], 4),
-        time=_START + np.arange(12),
-        episode=np.arange(12) // 4,
-        column_machine=np.repeat(["M1", "M2", "M3"], 4),
-        column_folder=np.array([f"run{number}" for number in range(12)]),
-    )
-    report = import_interchange(tmp_path / "press.npz", tmp_path / "press")
+def test_the_interchange_form_carries_them(tmp_path, arrays):
+    arrays |= {
+        "time": _START + np.arange(12),
+        "episode": np.arange(12) // 4,
+        "column_machine": np.repeat(["M1", "M2", "M3"], 4),
+        "column_folder": np.array([f"run{number}" for number in range(12)]),
+    }
+    report = _import(tmp_path, arrays)
     train = report.dataset.split("train")
     assert report.left_out == ()
     assert {name: values.tolist() for name, values in train.metadata.items()} == {

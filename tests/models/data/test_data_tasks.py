@@ -131,19 +131,11 @@ def test_hidden_labels_are_unlabelled_in_every_form():
 
 
 @pytest.fixture
-def archive(tmp_path):
+def archive(tmp_path, arrays):
     """12 windows with two targets: cooler 3, 20 or 100, and a flag, unknown in the last window."""
-    rng = np.random.default_rng(0)
     targets = np.stack([np.tile([3.0, 20.0, 100.0], 4), np.tile([0.0, 1.0], 6)], axis=1)
     targets[11, 1] = np.nan
-    arrays = {
-        "x_vib": rng.normal(size=(12, 8, 2)),
-        "rate_vib": 10.0,
-        "channels_vib": np.array(["a", "b"]),
-        "split": np.repeat([1, 2, 0], 4),
-        "targets": targets,
-        "target_names": np.array(["cooler", "flag"]),
-    }
+    arrays |= {"targets": targets, "target_names": np.array(["cooler", "flag"])}
     np.savez(tmp_path / "rig.npz", **arrays)
     return tmp_path / "rig.npz"
 
@@ -154,7 +146,7 @@ def test_one_target_is_imported_as_a_regression(archive, tmp_path):
     spec = open_dataset(tmp_path / "rig").spec
     assert spec.task == TaskSpec(kind="regression", labels=("cooler",), unit="%")
     labels = open_dataset(tmp_path / "rig").split("train").labels
-    np.testing.assert_array_equal(labels, np.float32([100, 3, 20, 100]))
+    np.testing.assert_array_equal(labels, np.float32([20, 100, 3, 20]))
 
 
 @pytest.mark.parametrize(
