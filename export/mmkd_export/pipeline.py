@@ -20,10 +20,10 @@ from mmkd_export.packing.contents import check_students, join_bundles, pack_bund
 from mmkd_export.plan import ExportPlan, Seal, read_report
 from mmkd_export.precision.make import make_lower_precision
 from mmkd_export.preflight import check_plan
-from mmkd_export.student import ProvenStudent, choose_temperature, gate_rule, prove_student, read_checkpoint
+from mmkd_export.student import ProvenStudent, choose_temperature, prove_student, read_checkpoint
 from mmkd_export.targets.table import ResolvedPlan, requested_targets
 from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError
-from mmkd_export.verify.gate import GateRule, left_out_reason
+from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, check_metric
 from mmkd_report.schema.export import BuiltEngine, ExportReport, LeftOutArtifact
 
 
@@ -41,7 +41,6 @@ class ExportResult:
 
 
 OnStage = Callable[[str], None]  # called with each stage, such as `2/4 convert it to ONNX`
-_Begin = Callable[[str], None]
 
 
 @dataclass(kw_only=True)
@@ -55,9 +54,8 @@ class _Made:
         report = error.report if isinstance(error, RejectedError) else None
         if report is not None and (report.gate is None or not report.gate.finite):
             report = None  # its answers are not numbers, which JSON lacks
-        self.left_out.append(
-            LeftOutArtifact(precision=precision, format=file_format, reason=left_out_reason(error), artifact=report)
-        )
+        reason = str(error).replace(NOTHING_WRITTEN, "")
+        self.left_out.append(LeftOutArtifact(precision=precision, format=file_format, reason=reason, artifact=report))
 
 
 def export_stages(resolved: ResolvedPlan) -> tuple[str, ...]:
@@ -122,7 +120,7 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
             )
 
 
-def _convert_checkpoint(resolved: ResolvedPlan, begin: _Begin) -> _Made:
+def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> _Made:
     # After checking the plan: torch takes seconds to import.
     from mmkd_export.graph.onnx_from_student import onnx_from_student
 
@@ -134,7 +132,9 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: _Begin) -> _Made:
     graph = onnx_from_student(checkpoint, temperature=temperature)
     begin("compare with torch")
     student = prove_student(plan, checkpoint, graph, real=real, temperature=temperature, range_rule=range_rule)
-    made = _Made(student=student, rule=gate_rule(student.facts, student.entry.task, plan), artifacts=[student.fp32])
+    metric = check_metric(student.facts.metric, student.entry.task)
+    rule = GateRule(metric=metric, max_drop_points=plan.max_drop_points, accept_unjudged=plan.accept_unjudged)
+    made = _Made(student=student, rule=rule, artifacts=[student.fp32])
     for target in resolved.targets:
         if target.convert is None:
             continue
@@ -149,7 +149,7 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: _Begin) -> _Made:
     return made
 
 
-def _make_lower_precisions(made: _Made, resolved: ResolvedPlan, begin: _Begin) -> None:
+def _make_lower_precisions(made: _Made, resolved: ResolvedPlan, begin: OnStage) -> None:
     """A failed gate ends the export unless the artifact is optional."""
     student = made.student
     formats = {proven.artifact.format for proven in student.others}
@@ -182,7 +182,11 @@ def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnSta
             raise UsageError(f"--target {target.name}: expected one student, got several; export each on its own")
     for plan in plans:
         check_plan(replace(plan, output=output))
-    check_students([_modality_and_labels(plan.source) for plan in plans])
+    students = []
+    for facts in (inspect_file(plan.source) for plan in plans):
+        name = next(key for key in facts if key.endswith(".window")).removesuffix(".window")
+        students.append((name, facts.get("labels") or facts[f"{name}.labels"]))
+    check_students(students)
     with lock_output(output), tempfile.TemporaryDirectory(prefix="mmkd-export-") as folder:
         parts = [
             replace(plan, seal=Seal(), output=Path(folder) / f"{number}.edge") for number, plan in enumerate(plans)
@@ -190,9 +194,3 @@ def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnSta
         results = [export(part, on_stage=on_stage) for part in parts]
         join_bundles([part.output for part in parts], output, seal=plans[0].seal)
     return [replace(result, path=output) for result in results]
-
-
-def _modality_and_labels(path: Path) -> tuple[str, str]:
-    facts = inspect_file(path)
-    name = next(key for key in facts if key.endswith(".window")).removesuffix(".window")
-    return name, facts.get("labels") or facts[f"{name}.labels"]

@@ -13,12 +13,12 @@ import numpy as np
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import FileEntry, ModelEntry, graph_inputs, graph_outputs
 from mmkd_edge.bundle.statistics import GroupReference
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, fp32_tolerance
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32
-from mmkd_export.verify.gate import GateRule, check_metric
+from mmkd_export.verify.gate import check_metric
 from mmkd_export.verify.proof_set import ProofSet, build_proof_set, golden_from
 from mmkd_export.verify.step_graph import StepGraph, step_from_checkpoint
 from mmkd_export.verify.windows import (
@@ -79,15 +79,6 @@ class ProvenStudent:
         """Dataset, modality, size, and start of the checkpoint's hash."""
         facts = self.facts
         return f"{facts.dataset}-{facts.modality}-{facts.preset}-{facts.checkpoint_sha256[:8]}"
-
-
-def gate_rule(facts: StudentFacts, task: TaskSpec, plan: ExportPlan) -> GateRule:
-    """Return the gate for lower precision."""
-    return GateRule(
-        metric=check_metric(facts.metric, task),
-        max_drop_points=plan.max_drop_points,
-        accept_unjudged=plan.accept_unjudged,
-    )
 
 
 def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, str | None]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import msgspec
 import pytest
-from rich.console import Console
 from rich.text import Text
 
-from mmkd_bench.commands.sheets import AnyReport, Table, make_sheet, render_sheet
+from mmkd_bench.commands.sheets import AnyReport, Table, make_sheet
 from mmkd_bench.compare import compare, parse_conditions
 from mmkd_bench.in_turn import summarise_repeats
 from mmkd_report.schema.bench import (
@@ -41,12 +39,6 @@ def rows(report: AnyReport) -> list[tuple[str, ...]]:
 
 def sentences(report: AnyReport) -> list[str]:
     return [part.plain for part in make_sheet(report).parts if isinstance(part, Text)]
-
-
-def written(report: AnyReport, *, width: int) -> str:
-    file = io.StringIO()
-    Console(file=file, width=width, highlight=False).print(render_sheet(make_sheet(report)))
-    return file.getvalue()
 
 
 def test_a_run_has_percentiles_stages_facts_and_its_verdict(run: BenchReport) -> None:

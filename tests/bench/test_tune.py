@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -21,9 +22,9 @@ from mmkd_bench.measuring.configs import BURST, MIN_ROUNDS, require_score, score
 from mmkd_bench.measuring.jobs import TuneJob
 from mmkd_bench.measuring.turns import take_turns
 from mmkd_bench.tune import configs_for, tune_bundle
-from mmkd_edge import Bundle, EdgePredictor, GateError, UsageError, example_bundle, write_bundle
+from mmkd_edge import Bundle, EdgePredictor, GateError, UsageError, example_bundle, golden_bytes, write_bundle
 from mmkd_edge.bundle.golden import Golden
-from mmkd_edge.bundle.manifest import Artifact
+from mmkd_edge.bundle.manifest import Artifact, FileEntry
 from mmkd_edge.errors import BackendError
 from mmkd_edge.opening.profile import decode_profile, find_profile
 from mmkd_edge.predict.student import Config, make_student
@@ -39,19 +40,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def ort_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
-
-
 @pytest.fixture(scope="module")
 def with_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped student with its own fp32 graph named int8, and a tolerance that it keeps."""
-    return add_artifact(tmp_path_factory.mktemp("int8") / "student.edge", tolerance=0.1)
-
-
-def add_artifact(path: Path, *, tolerance: float) -> Path:
+    path = tmp_path_factory.mktemp("int8") / "student.edge"
     with Bundle.open(example_bundle()) as bundle:
         manifest = bundle.manifest
         entry = manifest.models[0]
@@ -61,7 +53,7 @@ def add_artifact(path: Path, *, tolerance: float) -> Path:
         fp32,
         file="acc/model.int8.onnx",
         precision="int8",
-        parity=msgspec.structs.replace(fp32.parity, tolerance=tolerance),
+        parity=msgspec.structs.replace(fp32.parity, tolerance=0.1),
     )
     members[int8.file] = members[fp32.file]
     changed = msgspec.structs.replace(entry, artifacts=(fp32, int8))
@@ -81,16 +73,12 @@ def tried(configs: Iterable[Config]) -> list[tuple[str, str, int]]:
 # Which configs.
 
 
-@pytest.mark.usefixtures("ort_alone")
-def test_every_artifact_is_tried_with_every_number_of_threads(with_int8: Path) -> None:
+def test_every_artifact_is_tried_with_every_number_of_threads(with_int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with Bundle.open(with_int8) as bundle:
         configs = tried(configs_for(bundle.manifest.models[0], (1, 3)))
-    assert configs == [
-        ("ort", "fp32", 1),
-        ("ort", "fp32", 3),
-        ("ort", "int8", 1),
-        ("ort", "int8", 3),
-    ]
+    assert configs == [("ort", precision, threads) for precision in ("fp32", "int8") for threads in (1, 3)]
 
 
 # How they are measured.
@@ -172,11 +160,6 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
         entry, manifest = bundle.manifest.models[0], bundle.manifest
         golden = bundle.golden("acc")
         members = {one.file: bundle.read(one.file) for one in (*manifest.files, entry.golden, *entry.artifacts)}
-    import hashlib
-
-    from mmkd_edge import golden_bytes
-    from mmkd_edge.bundle.manifest import FileEntry
-
     members["acc/golden.npz"] = golden_bytes(msgspec.structs.replace(golden, logits=golden.logits + np.float32(1)))
     stored = members["acc/golden.npz"]
     other = FileEntry(file="acc/golden.npz", sha256=hashlib.sha256(stored).hexdigest(), size_bytes=len(stored))

@@ -7,13 +7,6 @@ import pytest
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, export_plan
-from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.labelled import Labelled
-from mmkd_models.distillation.recipe import Recipe
-from mmkd_models.experiments.comparison import ComparisonConfig
-from mmkd_models.losses.logits import LogitTerm
-from mmkd_models.losses.term import constant
-from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from tests.export.students import make_student
 
@@ -53,21 +46,4 @@ def mixed(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Expor
         ExportPlan(
             source=student_file, output=output, accept_unjudged=True, precisions=("fp16", "int8"), platform="jp6.2"
         )
-    )
-
-
-@pytest.fixture(scope="session")
-def demo_config() -> ComparisonConfig:
-    """A comparison of the shipped dataset's accelerometer that trains for two steps."""
-    train = TrainConfig(steps=2, batch=8)
-    return ComparisonConfig(
-        labelled=Labelled(fraction=0.5),
-        modalities=("acc",),
-        teacher="tiny",
-        student="tiny",
-        teacher_train=train,
-        student_train=train,
-        baseline_learning_rates=(1e-3,),
-        augment=AugmentConfig(),
-        recipe=Recipe(terms=(LogitTerm(weight=constant(1.0)),)),
     )

@@ -30,16 +30,6 @@ CUDA_OBJECTS = frozenset({"runtime"})
 _PYTHONS_OWN = {"__init__", "__name__", "__version__"}
 
 
-def names_of_tensorrt() -> list[str]:
-    """What the sources use of TensorRT."""
-    return _names(TENSORRT_OBJECTS)
-
-
-def names_of_cuda() -> list[str]:
-    """What the sources use of cuda-python."""
-    return _names(CUDA_OBJECTS)
-
-
 def used_names(source: str, *, of: Collection[str]) -> list[str]:
     """Every attribute that a source reads from the variables `of`, those of their attributes included."""
     names = set()
@@ -49,8 +39,9 @@ def used_names(source: str, *, of: Collection[str]) -> list[str]:
     return sorted(names - _PYTHONS_OWN)
 
 
-def _names(of: Collection[str]) -> list[str]:
-    found = set()
+def names_of(*, cuda: bool) -> list[str]:
+    """What the sources use of cuda-python, or of TensorRT."""
+    found, of = set(), CUDA_OBJECTS if cuda else TENSORRT_OBJECTS
     for path in SOURCES:
         found.update(used_names(path.read_text(), of=of))
     return sorted(found)
@@ -77,7 +68,7 @@ def _main(wheels: list[str]) -> None:
     found = {}
     for wheel in sorted(wheels):
         cuda = Path(wheel).name.startswith("cuda")
-        start, names = ("cuda/bindings/runtime.", names_of_cuda()) if cuda else ("tensorrt", names_of_tensorrt())
+        start, names = "cuda/bindings/runtime." if cuda else "tensorrt", names_of(cuda=cuda)
         with zipfile.ZipFile(wheel) as archive:
             (member,) = [
                 name

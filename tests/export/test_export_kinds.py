@@ -87,16 +87,6 @@ def test_the_value_is_in_the_unit_and_the_first_output_in_standard_deviations(bu
 
 
 @KINDS
-@pytest.mark.parametrize("backend", ["openvino", "ort"])
-def test_every_backend_and_precision_gives_the_same_answers(bundles, kind, backend):
-    if backend == "openvino":
-        pytest.importorskip("openvino")
-    for precision in ("fp32", "fp16", "int8") if backend == "ort" else ("fp32",):
-        with EdgePredictor.open(bundles[kind].path, backend=backend, precision=precision) as predictor:
-            assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
-
-
-@KINDS
 def test_the_report_scores_by_the_metrics_of_the_kind(bundles, students, kind):
     with Bundle.open(bundles[kind].path) as bundle:
         report, golden = decode_report(bundle.read("report.json")), bundle.golden("acc")

@@ -46,13 +46,6 @@ def long_bundle(long_file: Path) -> ExportResult:
 def test_a_tiny_student_of_ten_thousand_samples_is_a_graph_below_2_mb():
     graph = onnx_from_student(make_student(modality=SECOND, config=student_config("tiny"), windows=None))
     assert len(graph) < 2e6
-    # Those of every student, and the padding of causal ones.
-    known = (
-        "Abs Add Cast Clip Concat Conv Div Equal Gather Gelu Gemm LayerNormalization LessOrEqual Log MatMul Mul Pad "
-        "ReduceMax ReduceMean ReduceMin ReduceSum Reshape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Transpose "
-        "Unsqueeze"
-    )
-    assert {node.op_type for node in onnx.load_from_string(graph).graph.node} <= set(known.split())
 
 
 def test_every_precision_and_engine_answers_as_the_checkpoint_does(long_bundle: ExportResult):

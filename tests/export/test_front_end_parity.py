@@ -18,7 +18,6 @@ from mmkd_edge.backends.ort import import_onnxruntime
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_models.data.dataset import open_dataset, shipped_dataset
 from mmkd_models.networks.config import student_config
-from mmkd_models.networks.fronts.frames import FrameFront
 from mmkd_models.networks.fronts.log_mel import FLOOR, LogMelFront
 from mmkd_models.networks.student import Student
 from mmkd_models.training.fitting import set_normalisation
@@ -129,10 +128,3 @@ def test_log_mels_of_recorded_words_are_librosas() -> None:
             center=False,
         )
         np.testing.assert_allclose(found, np.log(np.maximum(power.T, FLOOR)), atol=TOLERANCE, rtol=0)
-
-
-def test_the_clips_are_of_both_front_ends(front: Front) -> None:
-    module, clips = front
-    assert isinstance(module, LogMelFront | FrameFront)
-    assert len(clips) == CLIPS
-    assert len({values.numpy().tobytes() for values, _ in clips}) == CLIPS

@@ -81,11 +81,6 @@ def test_every_kind_of_student_has_it_in_every_engine(what: str) -> None:
         np.testing.assert_allclose(found, expected, rtol=NOVELTY_TOLERANCE, atol=NOVELTY_TOLERANCE)
 
 
-def test_a_student_of_an_earlier_release_has_none() -> None:
-    outputs = [output.name for output in onnx.load_from_string(onnx_from_student(make_student())).graph.output]
-    assert outputs == ["logits", "probabilities"]
-
-
 @pytest.fixture(scope="module")
 def student() -> StudentCheckpoint:
     return with_seen(make_student(windows=240))

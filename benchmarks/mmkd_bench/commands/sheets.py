@@ -12,7 +12,8 @@ from rich.text import Text
 from mmkd_bench.compare import VERDICT_QUANTITIES
 from mmkd_bench.measuring.load import MISSED_FRACTION
 from mmkd_edge.cli.show import show_table
-from mmkd_edge.opening.profile import ExecutionProfile, MeasuredConfig, best_trial
+from mmkd_edge.opening.profile import ExecutionProfile, best_trial
+from mmkd_report import words
 from mmkd_report.schema.bench import (
     BenchReport,
     CapacityReport,
@@ -108,24 +109,23 @@ def make_sheet(report: AnyReport) -> Sheet:
 def _run(report: BenchReport) -> Sheet:
     """Show what the page shows, in its words."""
     from mmkd_report.pages.bench import PERCENTILE_HEADS, figures, manner_text, origin, percentile_rows, stability_text
-    from mmkd_report.words import for_terminal
 
     def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int] = ()) -> Table:
-        return Table(heads, [[*map(for_terminal, row)] for row in rows], text=text)
+        return Table(heads, [[*map(words.for_terminal, row)] for row in rows], text=text)
 
     launches = f"{len(report.launches)} of {report.configuration.launches} launches"
     stages = [(stage.name, duration_text(stage.p50_us), duration_text(stage.p90_us)) for stage in report.result.stages]
     machine = [value for name, value in origin(report) if name in ("device", "cores", "governor", "power mode", "GPU")]
-    stability = for_terminal(stability_text(report))
+    stability = words.for_terminal(stability_text(report))
     return Sheet(
-        heading=f"{report.subject.bundle}: {for_terminal(manner_text(report))}",
+        heading=f"{report.subject.bundle}: {words.for_terminal(manner_text(report))}",
         parts=[
             Text(f"{report.result.latency.count:,} calls in {launches}{'' if report.complete else ', interrupted'}"),
             table(PERCENTILE_HEADS, percentile_rows(report)),
             table(("Stage", "p50", "p90"), stages),
             table(("", ""), figures(report), text=(1,)),
             Text(stability, "" if report.stability.stable else "yellow"),
-            Text(for_terminal(" · ".join([*machine, report.machine.os])), "dim"),
+            Text(words.for_terminal(" · ".join([*machine, report.machine.os])), "dim"),
         ],
     )
 
@@ -256,7 +256,12 @@ def _profile(profile: ExecutionProfile) -> Sheet:
         best = best_trial(trials, model=model)
         ranked = sorted(trials, key=lambda trial: (trial is not best, trial.ratio))
         heads = (model, "precision", "threads", "p50", "p99", "times as fast")
-        parts.append(Table(heads, list(map(_trial_row, ranked)), text=(1,)))
+        rows = [
+            (one.backend, one.precision, str(one.threads), *map(duration_text, (one.p50_us, one.p99_us)), gain)
+            for one in ranked
+            for gain in [significant(1 / one.ratio)]
+        ]
+        parts.append(Table(heads, rows, text=(1,)))
     parts += [
         Text(f"left out: {rejected.model} in {rejected.backend} {rejected.precision}: {rejected.reason}", "yellow")
         for rejected in profile.left_out
@@ -267,11 +272,6 @@ def _profile(profile: ExecutionProfile) -> Sheet:
         "(lower precision and more threads have to be 1.1 times as fast)"
     )
     return Sheet(heading=str(profile.machine), parts=[*parts, Text(choice)])
-
-
-def _trial_row(trial: MeasuredConfig) -> Sequence[str]:
-    times = (duration_text(trial.p50_us), duration_text(trial.p99_us), significant(1 / trial.ratio))
-    return (trial.backend, trial.precision, str(trial.threads), *times)
 
 
 def _spread(spread: RepeatSpread | None) -> Sequence[str]:
@@ -286,15 +286,11 @@ def duration_text(microseconds: float | None) -> str:
     >>> [duration_text(value) for value in (0.339, 12.345, 999.7, 1234.5, 2.5e6)]
     ['0.339 µs', '12.3 µs', '1.00 ms', '1.23 ms', '2.50 s']
     """
-    from mmkd_report.words import for_terminal, time_text
-
-    return "" if microseconds is None else for_terminal(time_text(microseconds))
+    return "" if microseconds is None else words.for_terminal(words.time_text(microseconds))
 
 
 def significant(value: float) -> str:
     """Write three significant digits."""
-    from mmkd_report import words
-
     return words.for_terminal(words.significant(value))
 
 

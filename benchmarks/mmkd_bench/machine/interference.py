@@ -36,6 +36,8 @@ class Counters:
 def read_counters(root: Path = ROOT) -> Counters:
     """Read the counters."""
     busy_s, steal_s = _core_times(root)
+    lines = (read_text(root / "sys/fs/cgroup/cpu.stat") or "").splitlines()
+    control = dict(line.split() for line in lines if len(line.split()) == 2)
     paths = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
     events = [value for path in paths if (value := read_number(path)) is not None]
     return Counters(
@@ -43,7 +45,7 @@ def read_counters(root: Path = ROOT) -> Counters:
         busy_s=busy_s,
         steal_s=steal_s,
         own_s=time.process_time(),
-        throttled_s=_throttled_s(root),
+        throttled_s=int(control["throttled_usec"]) / 1e6 if "throttled_usec" in control else None,
         thermal_events=sum(events) if events else None,
         frequency_mhz=highest_mhz(root),
         celsius=hottest_celsius(root),
@@ -113,9 +115,3 @@ def _core_times(root: Path) -> tuple[float | None, float | None]:
     user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in first[1:9])
     ticks = os.sysconf("SC_CLK_TCK")
     return (user + nice + system + irq + softirq) / ticks, steal / ticks
-
-
-def _throttled_s(root: Path) -> float | None:
-    lines = (read_text(root / "sys/fs/cgroup/cpu.stat") or "").splitlines()
-    fields = dict(line.split() for line in lines if len(line.split()) == 2)
-    return int(fields["throttled_usec"]) / 1e6 if "throttled_usec" in fields else None

@@ -99,7 +99,8 @@ def total_power_mw(rails_mw: Mapping[str, float]) -> tuple[tuple[str, ...], floa
 def read_rails(root: Path = ROOT) -> dict[str, float]:
     """Return power in mW of every labelled INA channel."""
     rails = {}
-    for chip in _ina_chips(root):
+    chips = sorted((root / "sys/class/hwmon").glob("hwmon*"))
+    for chip in filter(lambda chip: read_text(chip / "name") in _HWMON_CHIPS, chips):
         for channel in _channels(chip):
             label = read_text(chip / f"in{channel}_label")
             millivolts, milliamperes = (read_number(chip / f"{kind}{channel}_input") for kind in ("in", "curr"))
@@ -119,11 +120,6 @@ def counter_rise(before: float, after: float, *, wraps_at: float | None) -> floa
     if wraps_at is None:
         raise UnavailableError("RAPL: a counter started anew and max_energy_range_uj cannot be read")
     return after - before + wraps_at
-
-
-def _ina_chips(root: Path) -> list[Path]:
-    chips = sorted((root / "sys/class/hwmon").glob("hwmon*"))
-    return [chip for chip in chips if read_text(chip / "name") in _HWMON_CHIPS]
 
 
 def _channels(chip: Path) -> list[str]:

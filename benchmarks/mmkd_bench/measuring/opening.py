@@ -15,7 +15,6 @@ from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.opening.profile import find_profile
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_edge.spec import ModalitySpec
 from mmkd_report.schema.bench import Subject
 
 
@@ -45,7 +44,9 @@ def open_predictor(choice: Choice) -> EdgePredictor:
     if modality.normalise == "none" or predictor.reference is not None:
         return predictor
     predictor.close()
-    return _open(choice, _stand_in_reference(modality))
+    (low, high), count = modality.range or (-1e3, 1e3), len(modality.channels)
+    mean, std = (0.5 * (low + high),) * count, ((high - low) / 1e3,) * count
+    return _open(choice, Reference(modality=modality.name, mean=mean, std=std))
 
 
 def settle_backend(bundle: Bundle, choice: Choice) -> None:
@@ -62,12 +63,6 @@ def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:
         threads=choice.threads,
         reference=reference,
     )
-
-
-def _stand_in_reference(modality: ModalitySpec) -> Reference:
-    low, high = modality.range or (-1e3, 1e3)
-    count = len(modality.channels)
-    return Reference(modality=modality.name, mean=(0.5 * (low + high),) * count, std=((high - low) / 1e3,) * count)
 
 
 def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[Any], ...]:

@@ -75,6 +75,10 @@ def _openers(job: RivalsJob, predictor: EdgePredictor, alone: EdgePredictor) -> 
     names = [tensor.name for tensor in entry.inputs]
     outputs = [tensor.name for tensor in entry.outputs]
 
+    def open_onnxruntime() -> EngineCall:
+        run = partial(open_session(model, threads=threads).run, outputs)
+        return _by_name(run, names), metadata.version("onnxruntime")
+
     def open_tflite() -> EngineCall:
         for artifact in entry.artifacts:
             if artifact.format == "tflite" and artifact.precision == "fp32":
@@ -82,7 +86,7 @@ def _openers(job: RivalsJob, predictor: EdgePredictor, alone: EdgePredictor) -> 
         raise MmkdError("the bundle has no model for it; export it with --target litert")
 
     return {
-        PLAIN: lambda: _open_onnxruntime(model, names, outputs, threads=threads),
+        PLAIN: open_onnxruntime,
         _BACKEND: lambda: (_by_name(alone.backend.run, names), f"{alone.backend.name} fp32"),
         "openvino": lambda: _open_openvino(model, names, outputs, threads=threads),
         "litert": open_tflite,
@@ -134,11 +138,6 @@ def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], 
         for actual, reference, scale in zip(answer, wanted, scales, strict=False)
     ]
     return max(differences) if np.isfinite(differences).all() else float("inf")
-
-
-def _open_onnxruntime(model: bytes, names: Sequence[str], outputs: Sequence[str], *, threads: int) -> EngineCall:
-    run = partial(open_session(model, threads=threads).run, list(outputs))
-    return _by_name(run, names), metadata.version("onnxruntime")
 
 
 def _by_name(

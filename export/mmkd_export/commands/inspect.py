@@ -50,7 +50,11 @@ def _run(arguments: list[str]) -> None:
         return
     facts = inspect_file(options.file)
     if options.verify is not None:
-        facts |= _signature_facts(options.file, options.verify)
+        from mmkd_edge.bundle.bundle import Bundle
+        from mmkd_edge.install.keys import check_signed
+
+        with Bundle.open(options.file) as bundle:
+            facts["signature"] = f"by key {check_signed(bundle, options.verify)}, which is in {options.verify}"
     if options.selftest:
         facts |= _selftest_facts(options.file)
     if options.json:
@@ -76,14 +80,6 @@ def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
         for path, value in zip((one, other), values, strict=True):
             print(f"  {path}: {'-' if value is None else printable(value)}")
     print(f"{len(differing)} facts differ" if differing else "the same")
-
-
-def _signature_facts(path: Path, keys: Path) -> dict[str, str]:
-    from mmkd_edge.bundle.bundle import Bundle
-    from mmkd_edge.install.keys import check_signed
-
-    with Bundle.open(path) as bundle:
-        return {"signature": f"by key {check_signed(bundle, keys)}, which is in {keys}"}
 
 
 def _selftest_facts(path: Path) -> dict[str, str]:

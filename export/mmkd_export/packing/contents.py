@@ -155,13 +155,17 @@ def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) ->
     models = [model for manifest in manifests for model in manifest.models]
     others = [other for report in reports for other in (report, *report.others)][1:]
     check_students([(model.modality.name, labels_text(model.task)) for model in models])
+    order = "\n".join(f"{number}. `{model.modality.name}`" for number, model in enumerate(models, 1))
     texts = {
         REPORT_FILE: encode_document(
             msgspec.structs.replace(
                 reports[0], others=tuple(msgspec.structs.replace(other, others=()) for other in others)
             )
         ),
-        README_FILE: _card(models, cards).encode(),
+        README_FILE: (
+            f"# {len(models)} students, asked in this order\n\nThe first whose sensor works answers:\n\n{order}\n\n"
+            "Each is described below.\n\n" + "\n".join(cards)
+        ).encode(),
     }
     manifest = Manifest(
         model_id="+".join(manifest.model_id for manifest in manifests),
@@ -187,14 +191,6 @@ def check_students(students: Sequence[tuple[str, str]]) -> None:
                 f"modality {name!r}: expected the first student's labels {students[0][1]}, got {labels}; "
                 "students of one bundle answer the same question"
             )
-
-
-def _card(models: Sequence[ModelEntry], cards: Sequence[str]) -> str:
-    order = "\n".join(f"{number}. `{model.modality.name}`" for number, model in enumerate(models, 1))
-    return (
-        f"# {len(models)} students, asked in this order\n\nThe first whose sensor works answers:\n\n{order}\n\n"
-        "Each is described below.\n\n" + "\n".join(cards)
-    )
 
 
 def recorded_golden(proof_set: ProofSet) -> Golden:

@@ -177,7 +177,12 @@ def int8_graph(
         }
         return quantised_graph(model, variant.layers, ranges)
 
-    rows = [_sensitivity(layer, expected, answer(quantise(_Variant(remedy="", layers=(layer,))))) for layer in layers]
+    rows = []
+    for layer in layers:
+        got = answer(quantise(_Variant(remedy="", layers=(layer,))))
+        p, q = (np.maximum(answers.probabilities.astype(np.float64), 1e-12) for answers in (expected, got))
+        divergence = float((expected.probabilities * (np.log(p) - np.log(q))).sum(1).mean())
+        rows.append(LayerSensitivity(layer=layer.name, divergence=divergence))
     sensitivity = sorted(rows, key=lambda row: -(row.divergence or 0.0))
     attempts: list[Attempt] = []
     for variant in _variants(layers, sensitivity, practised=all(layer.name in learnt for layer in layers)):
@@ -212,9 +217,3 @@ def _variants(
         if rest and len(rest) < len(variant.layers) and len(rest) >= len(layers) * (1 - _MAX_REVERTED):
             variant = replace(variant, remedy=f"{worst.layer} in float32", layers=rest)
             yield variant
-
-
-def _sensitivity(layer: Layer, expected: NetworkAnswers, got: NetworkAnswers) -> LayerSensitivity:
-    p, q = (np.maximum(answers.probabilities.astype(np.float64), 1e-12) for answers in (expected, got))
-    divergence = float((expected.probabilities * (np.log(p) - np.log(q))).sum(1).mean())
-    return LayerSensitivity(layer=layer.name, divergence=divergence)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.bundle.golden import same_answers
-from mmkd_edge.errors import CheckpointError, GateError, MmkdError
+from mmkd_edge.errors import CheckpointError, GateError
 from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.metrics.scores import metrics_of
@@ -29,7 +29,7 @@ MIN_AGREEMENT = 0.99
 # Spearman's correlation of novelty scores with the reference's; artifacts have their own p-values
 _MIN_NOVELTY_AGREEMENT = 0.9
 
-# Ends a failed gate's message; `left_out_reason` removes it
+# Ends a failed gate's message; removed for a left out artifact
 NOTHING_WRITTEN = "; no bundle was written"
 
 # Fewest judging windows: one is the 1 % that may differ
@@ -157,11 +157,6 @@ def require_gate(result: GateResult, *, what: str, advice: str) -> None:
     """Raise GateError with the figures of a failed gate."""
     if not result.passed:
         raise GateError(f"{what}: {gate_summary(result)}{NOTHING_WRITTEN}. {advice}")
-
-
-def left_out_reason(error: MmkdError) -> str:
-    """Return the failed gate's message for a left out artifact."""
-    return str(error).replace(NOTHING_WRITTEN, "")
 
 
 def caution(windows: int) -> str | None:

@@ -19,8 +19,6 @@ from mmkd_export.verify.gate import GateWindows
 from mmkd_export.verify.windows import RealWindows, rows_without, windows_from_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import onnx
     from numpy.typing import NDArray
 

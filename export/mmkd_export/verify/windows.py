@@ -27,8 +27,6 @@ from mmkd_edge.spec import (
 from mmkd_models.data.labels import Labels, find_strata, hide_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from mmkd_models.carried import CarriedWindows
@@ -75,15 +73,13 @@ def windows_from_statistics(
     values = np.asarray(mean) + np.asarray(std) * rng.standard_normal((_SYNTHETIC_WINDOWS, *modality.shape))
     if modality.range is not None and modality.normalise == "none":
         values = np.clip(values, *modality.range)
-    labels = _no_labels(task, _SYNTHETIC_WINDOWS)
-    source = "synthetic windows drawn from the channel statistics of the training data"
-    return replace(_real(_as_windows(values, modality), labels, source=source), synthetic=True)
-
-
-def _as_windows(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
     if modality.dtype == "uint8":
         values = np.clip(np.rint(values), 0, 255)
-    return np.asarray(values, dtype=modality.dtype)
+    shape = (_SYNTHETIC_WINDOWS, len(task.labels)) if task.kind == "multi_label" else (_SYNTHETIC_WINDOWS,)
+    blank: Labels = np.zeros(shape, dtype=label_dtype(task.kind))
+    labels = hide_labels(blank, np.zeros(_SYNTHETIC_WINDOWS, dtype=bool))
+    source = "synthetic windows drawn from the channel statistics of the training data"
+    return replace(_real(values.astype(modality.dtype), labels, source=source), synthetic=True)
 
 
 def judging_half(labels: Labels) -> NDArray[np.bool_]:
@@ -141,12 +137,6 @@ def check_fit(modality: ModalitySpec, expected: ModalitySpec, *, where: str) -> 
                 f"{where}: modality {expected.name!r}: expected {name} {wanted!r} as in the checkpoint, got {got!r}; "
                 "use the dataset the student was trained on, or one recorded alike"
             )
-
-
-def _no_labels(task: TaskSpec, count: int) -> Labels:
-    shape = (count, len(task.labels)) if task.kind == "multi_label" else (count,)
-    blank: Labels = np.zeros(shape, dtype=label_dtype(task.kind))
-    return hide_labels(blank, np.zeros(count, dtype=bool))
 
 
 RangeChoice = tuple[float, float] | Literal["auto", "none"]

@@ -5,23 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmkd_report import words
+from mmkd_report import page, words
 from mmkd_report.errors import DocumentError
-from mmkd_report.page import (
-    BAR,
-    Block,
-    Columns,
-    Facts,
-    Heading,
-    Note,
-    Page,
-    Row,
-    Section,
-    bar_cell,
-    columns,
-    render,
-    table,
-)
 from mmkd_report.schema.bench import BenchReport, read_bench
 from mmkd_report.words import NOTHING, quantity, time_text
 
@@ -38,8 +23,8 @@ def render_bench(documents: Sequence[Mapping[str, Any]]) -> str:
     named = list(zip(runs, run_names(runs), strict=True))
     first, several = runs[0], len(runs) > 1
     subject = first.subject
-    return render(
-        Page(
+    return page.render(
+        page.Page(
             title=f"{subject.model} on {first.machine.name}{' and others' if several else ''}: benchmark",
             kind="benchmark",
             headline="Which is faster?" if several else "How fast is it?",
@@ -54,8 +39,14 @@ def render_bench(documents: Sequence[Mapping[str, Any]]) -> str:
                 *([_side_by_side(named)] if several else []),
                 _distribution(named),
                 _stages(named),
-                Section("energy", "Energy and memory", [columns(Facts(figures(run), name) for run, name in named)]),
-                Section("measured", "What was measured", [columns(Facts(origin(run), name) for run, name in named)]),
+                page.Section(
+                    "energy", "Energy and memory", [page.columns(page.Facts(figures(run), name) for run, name in named)]
+                ),
+                page.Section(
+                    "measured",
+                    "What was measured",
+                    [page.columns(page.Facts(origin(run), name) for run, name in named)],
+                ),
             ],
             document=DOCUMENT,
         )
@@ -106,10 +97,6 @@ def answer(run: BenchReport) -> str:
     return f"{sentence}."
 
 
-def _median(run: BenchReport) -> str:
-    return time_text(run.result.latency.value_us(0.5))
-
-
 def _fastest(named: Named) -> str:
     medians = [(median, name) for run, name in named if (median := run.result.latency.value_us(0.5)) is not None]
     if len(medians) < 2:
@@ -122,7 +109,7 @@ def _fastest(named: Named) -> str:
 
 
 def _cautions(named: Named) -> Iterator[str]:
-    unstable = [name for run, name in named if not is_steady(run)]
+    unstable = [name for run, name in named if not (run.complete and run.stability.stable)]
     if unstable:
         yield f"Unstable or interrupted: {'; '.join(unstable)}. Measure again on an idle machine before you decide."
     if len({run.subject.sha256 for run, _ in named}) > 1:
@@ -136,18 +123,13 @@ def stability_text(run: BenchReport) -> str:
     return " ".join(["Stable." if run.stability.stable else "Unstable.", *sentences])
 
 
-def is_steady(run: BenchReport) -> bool:
-    """Return whether a run is complete and settled."""
-    return run.complete and run.stability.stable
-
-
 def _energy_text(run: BenchReport) -> str:
     return "not measured" if run.energy is None else quantity(run.energy.above_idle_mj, "mJ")
 
 
 def _key_figures(run: BenchReport) -> list[tuple[str, str]]:
     return [
-        (_median(run), "at the median"),
+        (time_text(run.result.latency.value_us(0.5)), "at the median"),
         (time_text(run.result.latency.value_us(0.99)), "in 99 of 100 calls"),
         (words.magnitude(run.result.throughput_hz), "predictions per second"),
         (quantity(run.result.rss_mb, "MB"), "memory of the process"),
@@ -155,7 +137,7 @@ def _key_figures(run: BenchReport) -> list[tuple[str, str]]:
     ]
 
 
-def _side_by_side(named: Named) -> Section:
+def _side_by_side(named: Named) -> page.Section:
     cells = [
         [
             name,
@@ -169,20 +151,22 @@ def _side_by_side(named: Named) -> Section:
     ]
     heads = ["Run", "p50", "p90", "p95", "p99", "p99.9", "Per second", "Memory, MB", "Energy", "Stable"]
     caption = "Percentiles over all calls of a run. Energy is that of one prediction above idle."
-    return Section("devices", "Side by side", [table(heads, cells, caption=caption, style="results")])
+    return page.Section("devices", "Side by side", [page.table(heads, cells, caption=caption, style="results")])
 
 
-def _distribution(named: Named) -> Section:
-    items: list[list[Block]] = []
+def _distribution(named: Named) -> page.Section:
+    items: list[list[page.Block]] = []
     for run, name in named:
         caption = f"Percentiles of {name}"
-        percentiles = table(PERCENTILE_HEADS, percentile_rows(run), caption=caption, style="compact", hide_caption=True)
-        items.append([Heading(name), percentiles, Note(stability_text(run))])
+        percentiles = page.table(
+            PERCENTILE_HEADS, percentile_rows(run), caption=caption, style="compact", hide_caption=True
+        )
+        items.append([page.Heading(name), percentiles, page.Note(stability_text(run))])
     lead = (
         "All calls of a run. “At most” is the upper end of a 99 % confidence interval of the percentile. A run is "
         "stable if thirds of launches, and launches, agree within 10 %."
     )
-    return Section("distribution", "Distribution", [Columns(items, "wide")], lead)
+    return page.Section("distribution", "Distribution", [page.Columns(items, "wide")], lead)
 
 
 PERCENTILE_HEADS = ("Latency", "of one call", "at most")
@@ -198,15 +182,15 @@ def percentile_rows(run: BenchReport) -> list[list[str]]:
     return [*rows, ["largest", time_text(run.result.latency.max_us), NOTHING]]
 
 
-def _stages(named: Named) -> Section:
-    items: list[list[Block]] = []
+def _stages(named: Named) -> page.Section:
+    items: list[list[page.Block]] = []
     for run, name in named:
         total = sum(stage.p50_us for stage in run.result.stages) or 1.0
         rows = [
-            Row(
+            page.Row(
                 [
                     stage.name,
-                    bar_cell(stage.p50_us / total, "student"),
+                    page.bar_cell(stage.p50_us / total, "student"),
                     time_text(stage.p50_us),
                     time_text(stage.p90_us),
                 ]
@@ -214,10 +198,10 @@ def _stages(named: Named) -> Section:
             for stage in run.result.stages
         ]
         caption = f"Steps of one call, {name}"
-        steps = table(["Step", BAR, "p50", "p90"], rows, caption=caption, style="stages", hide_caption=True)
-        items.append([Heading(name), steps])
+        steps = page.table(["Step", page.BAR, "p50", "p90"], rows, caption=caption, style="stages", hide_caption=True)
+        items.append([page.Heading(name), steps])
     lead = "The runtime's own steps, timed one after another after the calls themselves."
-    return Section("stages", "Where the time goes", [Columns(items)], lead)
+    return page.Section("stages", "Where the time goes", [page.Columns(items)], lead)
 
 
 def figures(run: BenchReport) -> list[tuple[str, str]]:

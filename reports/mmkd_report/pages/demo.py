@@ -5,28 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmkd_report import charts, words
-from mmkd_report.page import (
-    BAR,
-    Block,
-    Cell,
-    Code,
-    Column,
-    Columns,
-    Facts,
-    Heading,
-    Legend,
-    Note,
-    Page,
-    Row,
-    Section,
-    Table,
-    bar_cell,
-    columns,
-    label,
-    render,
-    table,
-)
+from mmkd_report import charts, page, words
 from mmkd_report.pages.demo_answer import (
     answer,
     best_student,
@@ -73,8 +52,8 @@ def render_demo(document: Mapping[str, Any]) -> str:
     name = demo.dataset.title or demo.dataset.name
     leaked = leak_text(demo)
     parts = ([_results(demo)], _confusion(demo), _labels(demo), _missing(demo), _benchmark(demo), [_reproduce(demo)])
-    return render(
-        Page(
+    return page.render(
+        page.Page(
             title=f"{name}: which one sensor is enough?",
             kind="demonstration",
             headline=question(demo),
@@ -107,22 +86,19 @@ def _lede(demo: DemoDocument, name: str) -> Iterator[str]:
         yield f"Windows: {train} to train, {valid} to validate, {test} to test."
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
-
-
-def _results(demo: DemoDocument) -> Section:
+def _results(demo: DemoDocument) -> page.Section:
     measure, seeds = demo.reported_metric, len(demo.seeds)
     heads = [
         "Model",
-        *(Column(column.heading, style="main" if column is measure else "") for column in demo.measures),
-        Column(measure.gain_heading, style="gain"),
+        *(page.Column(column.heading, style="main" if column is measure else "") for column in demo.measures),
+        page.Column(measure.gain_heading, style="gain"),
         "Gap recovered, %",
         "Parameters",
         "Latency p50, ms",
     ]
-    groups: list[tuple[Cell | str, list[Row]]] = [
+    groups: list[tuple[page.Cell | str, list[page.Row]]] = [
         (
-            Cell("All sensors", note=words.join_words(demo.teacher.modalities or ())),
+            page.Cell("All sensors", note=words.join_words(demo.teacher.modalities or ())),
             [_row("teacher", demo.teacher, demo)],
         )
     ]
@@ -133,49 +109,51 @@ def _results(demo: DemoDocument) -> Section:
         f"labels. The gain is that of the distilled student over labels only in {measure.words}, with its 95 % "
         "interval."
     )
-    blocks: list[Block] = [table(heads, groups=groups, caption=caption.strip(), style="results")]
+    blocks: list[page.Block] = [page.table(heads, groups=groups, caption=caption.strip(), style="results")]
     if demo.mean_gain_points and demo.mean_gain_points.method:
-        blocks.append(Note(f"Gain: {demo.mean_gain_points.method}."))
+        blocks.append(page.Note(f"Gain: {demo.mean_gain_points.method}."))
     chance = next(
         (sensor.student.chance for sensor in demo.students.values() if sensor.student.chance is not None), None
     )
     if chance is not None:
         level = words.score_with_unit(chance.figure, measure)
-        blocks.append(Note(f"Chance, the better of a constant and a uniform answer, has {measure.words} {level}."))
+        blocks.append(page.Note(f"Chance, the better of a constant and a uniform answer, has {measure.words} {level}."))
     if is_judged(demo) and recommendation(demo):
-        blocks.append(Note("The recommendation uses validation only; test scores are for checking."))
-    return Section("results", "All results", blocks)
+        blocks.append(page.Note("The recommendation uses validation only; test scores are for checking."))
+    return page.Section("results", "All results", blocks)
 
 
-def _rows(sensor: DemoSensor, demo: DemoDocument) -> Iterator[Row]:
+def _rows(sensor: DemoSensor, demo: DemoDocument) -> Iterator[page.Row]:
     for role in ROWS:
         model = getattr(sensor, role)
         reason = getattr(model, "reason", None)
         if role == "student":
             yield _row(role, sensor.student, demo, gain=sensor.gain_points, gap=gap_text(sensor))
         elif reason or (model is None and role in ALWAYS_SHOWN):
-            wide = Cell(f"not run: {reason or 'no reason was given'}", style="reason", span=len(demo.measures) + 4)
-            yield Row([Cell(ROLE_NAMES[role], role=role), wide], role)
+            wide = page.Cell(f"not run: {reason or 'no reason was given'}", style="reason", span=len(demo.measures) + 4)
+            yield page.Row([page.Cell(ROLE_NAMES[role], role=role), wide], role)
         elif model is not None:
             yield _row(role, model, demo)
 
 
 def _row(
     role: str, model: Network | DemoRival, demo: DemoDocument, *, gain: Gain | None = None, gap: str = words.NOTHING
-) -> Row:
+) -> page.Row:
     measure = demo.reported_metric
-    gained = Cell(words.NOTHING)
+    gained = page.Cell(words.NOTHING)
     if gain is not None:
         ends = words.gain_interval(gain.low, gain.high, measure)
-        gained = Cell(words.signed_gain(gain.mean, measure), note="" if ends == words.NOTHING else ends)
-    size: list[Cell | str] = [words.NOTHING, words.NOTHING]
+        gained = page.Cell(words.signed_gain(gain.mean, measure), note="" if ends == words.NOTHING else ends)
+    size: list[page.Cell | str] = [words.NOTHING, words.NOTHING]
     if isinstance(model, Network):
         size = [
             words.magnitude(model.parameters),
             words.significant(model.latency_ms.p50 if model.latency_ms else None),
         ]
     scores = [words.score_with_std(model.score(measure), measure) for measure in demo.measures]
-    return Row([Cell(ROLE_NAMES[role], role=role), *scores, gained, gap.removesuffix(f"{words.THIN}%"), *size], role)
+    return page.Row(
+        [page.Cell(ROLE_NAMES[role], role=role), *scores, gained, gap.removesuffix(f"{words.THIN}%"), *size], role
+    )
 
 
 def gap_text(sensor: DemoSensor) -> str:
@@ -188,10 +166,7 @@ def gap_text(sensor: DemoSensor) -> str:
     return words.with_unit(words.percent(sensor.gap_recovered, 0), "%")
 
 
-# --- confusion and labels ---------------------------------------------------------------------------------------------
-
-
-def _confusion(demo: DemoDocument) -> Iterator[Section]:
+def _confusion(demo: DemoDocument) -> Iterator[page.Section]:
     labels = demo.dataset.labels
     teacher = _confusion_table("Teacher", "teacher", demo.teacher, labels)
     pairs = {
@@ -203,25 +178,25 @@ def _confusion(demo: DemoDocument) -> Iterator[Section]:
     }
     if not teacher and not any(pairs.values()):
         return
-    first: list[list[Block]] = []
+    first: list[list[page.Block]] = []
     if len(labels) <= MAX_MATRIX_LABELS:
-        first.append([Facts([(str(number), name) for number, name in enumerate(labels, start=1)], "Classes")])
-    first += [[Heading("All sensors"), matrix] for matrix in teacher]
-    blocks: list[Block] = [Columns(first)]
+        first.append([page.Facts([(str(number), name) for number, name in enumerate(labels, start=1)], "Classes")])
+    first += [[page.Heading("All sensors"), matrix] for matrix in teacher]
+    blocks: list[page.Block] = [page.Columns(first)]
     for name, tables in pairs.items():
-        blocks += [Heading(name), columns(tables)] if tables else []
+        blocks += [page.Heading(name), page.columns(tables)] if tables else []
     lead = (
         f"Rows are the true class, columns the answer. A cell counts test windows{_seeds_text(demo)}; the stronger the "
         "colour, the larger the fraction of its row."
     )
-    yield Section("confusion", "What is confused with what", blocks, lead)
+    yield page.Section("confusion", "What is confused with what", blocks, lead)
 
 
 def _seeds_text(demo: DemoDocument) -> str:
     return ", summed over seeds" if len(demo.seeds) > 1 else ""
 
 
-def _confusion_table(title: str, role: str, network: Network | None, labels: Sequence[str]) -> list[Table]:
+def _confusion_table(title: str, role: str, network: Network | None, labels: Sequence[str]) -> list[page.Table]:
     if network is None or network.confusion is None:
         return []
     if len(labels) > MAX_MATRIX_LABELS:
@@ -232,26 +207,26 @@ def _confusion_table(title: str, role: str, network: Network | None, labels: Seq
             if row != column and cell
         ]
         largest = [(words.count(cell), *names) for cell, *names in sorted(wrong, key=lambda row: -row[0])[:8]]
-        return [table(["Windows", "True class", "Answer"], largest, caption=title, style=f"compact role-{role}")]
-    matrix: list[list[Cell | str]] = [
+        return [page.table(["Windows", "True class", "Answer"], largest, caption=title, style=f"compact role-{role}")]
+    matrix: list[list[page.Cell | str]] = [
         [
             str(number + 1),
             *(
-                Cell(str(cell), style="right" if number == column else "", shade=cell / (sum(cells) or 1))
+                page.Cell(str(cell), style="right" if number == column else "", shade=cell / (sum(cells) or 1))
                 for column, cell in enumerate(cells)
             ),
         ]
         for number, cells in enumerate(network.confusion)
     ]
-    heads = [label("true class", hidden=True), *(label(str(number + 1)) for number in range(len(labels)))]
+    heads = [page.label("true class", hidden=True), *(page.label(str(number + 1)) for number in range(len(labels)))]
     dense = " dense" if len(labels) > 10 else ""
-    return [table(heads, matrix, caption=title, style=f"confusion role-{role}{dense}")]
+    return [page.table(heads, matrix, caption=title, style=f"confusion role-{role}{dense}")]
 
 
-def _labels(demo: DemoDocument) -> Iterator[Section]:
+def _labels(demo: DemoDocument) -> Iterator[page.Section]:
     networks: dict[str, Network] = {"All sensors, teacher": demo.teacher}
     networks |= {f"{name}, distilled student": sensor.student for name, sensor in demo.students.items()}
-    items: list[list[Block]] = []
+    items: list[list[page.Block]] = []
     for title, network in networks.items():
         if network.counts is not None:
             rows = [
@@ -260,31 +235,30 @@ def _labels(demo: DemoDocument) -> Iterator[Section]:
             ]
             heads = ["Label", "On", "Found", "Missed", "False"]
             caption = f"{title}: windows by label"
-            items.append([Heading(title), table(heads, rows, caption=caption, style="compact", hide_caption=True)])
+            items.append(
+                [page.Heading(title), page.table(heads, rows, caption=caption, style="compact", hide_caption=True)]
+            )
     if items:
         lead = f"Test windows{_seeds_text(demo)}."
-        yield Section("labels", "Label by label", [Columns(items)], lead)
+        yield page.Section("labels", "Label by label", [page.Columns(items)], lead)
 
 
-# --- missing sensors and samples --------------------------------------------------------------------------------------
-
-
-def _missing(demo: DemoDocument) -> Iterator[Section]:
+def _missing(demo: DemoDocument) -> Iterator[page.Section]:
     measure, (names, shown) = demo.reported_metric, _subsets(demo)
     failed = any(len(subset.modalities) < len(names) for subset in shown)
-    blocks: list[Block] = []
+    blocks: list[page.Block] = []
     if failed:
         caption = f"{measure.title} of the teacher with subsets of its sensors"
         about = "A filled dot is a sensor that is present; a missing one is masked."
-        blocks += [Heading("The teacher with some of its sensors"), about]
+        blocks += [page.Heading("The teacher with some of its sensors"), about]
         blocks.append(_subset_table(shown, names, demo, caption))
     if drawn := _missing_charts(demo):
         unit = f", {measure.unit}" if measure.unit else ""
         bands = "; bands are one standard deviation over seeds" if len(demo.seeds) != 1 else ""
         about = f"{measure.title}{unit} by the fraction of samples missing in every window{bands}."
-        blocks += [Heading("One sensor with missing samples"), about, Legend(PAIR), columns(drawn)]
+        blocks += [page.Heading("One sensor with missing samples"), about, page.Legend(PAIR), page.columns(drawn)]
     if blocks:
-        yield Section("missing", "When a sensor fails" if failed else "When samples are missing", blocks)
+        yield page.Section("missing", "When a sensor fails" if failed else "When samples are missing", blocks)
 
 
 def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore]]:
@@ -302,25 +276,25 @@ def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore]]:
     return names, sorted(shown, key=rank)
 
 
-def _subset_table(subsets: Sequence[SubsetScore], names: Sequence[str], demo: DemoDocument, caption: str) -> Table:
+def _subset_table(subsets: Sequence[SubsetScore], names: Sequence[str], demo: DemoDocument, caption: str) -> page.Table:
     measure = demo.reported_metric
     means = [mean_score(subset.score(measure)) or 0.0 for subset in demo.teacher.missing or ()]
     widest = 1.0 if measure.is_fraction else max(means, default=1.0) or 1.0
-    heads = [*(label(name, "upright") for name in names), BAR, Column(measure.heading)]
-    rows: list[list[Cell | str]] = []
+    heads = [*(page.label(name, "upright") for name in names), page.BAR, page.Column(measure.heading)]
+    rows: list[list[page.Cell | str]] = []
     for subset in subsets:
         score = subset.score(measure)
         dots = [_presence(name in subset.modalities) for name in names]
         rows.append(
-            [*dots, bar_cell((mean_score(score) or 0.0) / widest, "teacher"), words.score_with_std(score, measure)]
+            [*dots, page.bar_cell((mean_score(score) or 0.0) / widest, "teacher"), words.score_with_std(score, measure)]
         )
-    return table(heads, rows, caption=caption, style="subsets", hide_caption=True)
+    return page.table(heads, rows, caption=caption, style="subsets", hide_caption=True)
 
 
-def _presence(is_present: bool) -> Cell:
+def _presence(is_present: bool) -> page.Cell:
     style, word = ("in", "there") if is_present else ("out", "missing")
     dot = charts.element("span", aria_hidden="true", class_=style) + charts.element("span", word, class_="hidden")
-    return Cell(content=dot, style="member")
+    return page.Cell(content=dot, style="member")
 
 
 def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
@@ -367,10 +341,7 @@ def _band(score: Spread | None, measure: Measure) -> tuple[float | None, float |
     return max(measure.floor, score.mean - reach), score.mean, min(measure.ceiling, score.mean + reach)
 
 
-# --- benchmark, sizes, reproduction -----------------------------------------------------------------------------------
-
-
-def _benchmark(demo: DemoDocument) -> Iterator[Section]:
+def _benchmark(demo: DemoDocument) -> Iterator[page.Section]:
     bench = demo.benchmark or DemoBenchmark()
     measured = {"whole prediction": bench.latency_ms, teacher_network(demo): demo.teacher.latency_ms}
     measured |= {f"student of {name}": sensor.student.latency_ms for name, sensor in demo.students.items()}
@@ -391,14 +362,14 @@ def _benchmark(demo: DemoDocument) -> Iterator[Section]:
     ]
     shown = [(name, value) for name, value in facts if value not in ("", words.NOTHING)]
     caption = "'Whole prediction' includes input checks and post-processing; the other rows time only the network."
-    percentiles = table(["Latency of one window, ms", "p50", "p90", "p99"], rows, caption=caption, style="compact")
+    percentiles = page.table(["Latency of one window, ms", "p50", "p90", "p99"], rows, caption=caption, style="compact")
     unstable = (
         "" if bench.stable is not False else "The timings were unstable: repeat the benchmark on an idle machine."
     )
-    yield Section("benchmark", "On this machine", [columns([percentiles, Facts(shown)])], unstable)
+    yield page.Section("benchmark", "On this machine", [page.columns([percentiles, page.Facts(shown)])], unstable)
 
 
-def _reproduce(demo: DemoDocument) -> Section:
+def _reproduce(demo: DemoDocument) -> page.Section:
     data = demo.dataset
     rows = [("name", data.name), ("source", data.source or ""), ("licence", data.licence or "")]
     for modality in data.modalities:
@@ -417,8 +388,8 @@ def _reproduce(demo: DemoDocument) -> Section:
         "Bundles": [(name, sensor.bundle or "") for name, sensor in demo.students.items()],
     }
     known = {title: [row for row in group if row[1] not in ("", words.NOTHING)] for title, group in groups.items()}
-    blocks: list[Block] = [Code(demo.command)] if demo.command else []
-    blocks.append(columns(Facts(group, title) for title, group in known.items() if group))
+    blocks: list[page.Block] = [page.Code(demo.command)] if demo.command else []
+    blocks.append(page.columns(page.Facts(group, title) for title, group in known.items() if group))
     best = best_student(demo)
     if best is not None and (bundle := demo.students[best].bundle):
         reference = demo.students[best].reference
@@ -431,5 +402,5 @@ def _reproduce(demo: DemoDocument) -> Section:
             "window = np.zeros(shape, dtype)  # replace it with raw values of the sensor\n"
             "print(predictor.predict(window))"
         )
-        blocks += [Heading("Use the student"), Code(code)]
-    return Section("reproduce", "How to reproduce", blocks)
+        blocks += [page.Heading("Use the student"), page.Code(code)]
+    return page.Section("reproduce", "How to reproduce", blocks)

@@ -5,22 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmkd_report import charts, words
-from mmkd_report.page import (
-    Block,
-    Cell,
-    Details,
-    Facts,
-    Heading,
-    Page,
-    Row,
-    Section,
-    bar_cell,
-    columns,
-    label,
-    render,
-    table,
-)
+from mmkd_report import charts, page, words
 from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportReport, GateResult, read_export
 from mmkd_report.words import NOTHING, count, decimal, is_number, percent
 
@@ -64,8 +49,8 @@ def render_export(document: Mapping[str, Any]) -> str:
         [_tried(quantised, measured)] if quantised else [],
         [_parity(export, measured), _origin(export)],
     )
-    return render(
-        Page(
+    return page.render(
+        page.Page(
             title=f"{report.model_id}: what the export measured",
             kind="export",
             headline=headline,
@@ -125,34 +110,26 @@ def key_figures(export: ExportDocument) -> Iterator[tuple[str, str]]:
     yield words.magnitude(student.parameters), f"parameters ({student.preset}), {work} a window"
 
 
-def _role(artifact: ArtifactReport) -> str:
-    return artifact.precision if artifact.precision in ("fp32", "fp16", "int8") else "other"
-
-
 def _measured(export: ExportDocument) -> list[ArtifactReport]:
     left_out = [left_out.artifact for left_out in export.report.left_out if left_out.artifact is not None]
     return [*export.report.artifacts, *left_out]
 
 
-def _head(artifact: ArtifactReport) -> Cell:
-    return Cell(artifact.name, role=_role(artifact))
-
-
-def _artifacts(export: ExportDocument) -> Section:
+def _artifacts(export: ExportDocument) -> page.Section:
     report, measured = export.report, _measured(export)
     largest = max(artifact.size_bytes for artifact in measured)
     rows = []
     for artifact in measured:
-        role = _role(artifact)
-        cells: list[Cell | str] = [
-            Cell(artifact.name, role=role, content=charts.element("code", artifact.file)),
-            bar_cell(artifact.size_bytes / largest, role, size_text(artifact.size_bytes)),
+        role = artifact.precision
+        cells: list[page.Cell | str] = [
+            page.Cell(artifact.name, role=role, content=charts.element("code", artifact.file)),
+            page.bar_cell(artifact.size_bytes / largest, role, size_text(artifact.size_bytes)),
             *(words.score_text(artifact.score(metric.name), metric, digits=2) for metric in report.reported_metrics),
             percent(artifact.parity.label_agreement, 2),
             artifact.backend,
             _verdict(artifact.gate, is_left_out=artifact not in report.artifacts),
         ]
-        rows.append(Row(cells, role))
+        rows.append(page.Row(cells, role))
     caption = (
         "Scores are on the labelled judging windows; agreement is the fraction of all windows with the checkpoint's "
         f"{report.answer_noun}, in the backend of the row. mmkd-bench tune measures which is the fastest on a device."
@@ -162,10 +139,10 @@ def _artifacts(export: ExportDocument) -> Section:
         "Size",
         *(metric.heading for metric in report.reported_metrics),
         "Agreement, %",
-        label("Backend"),
-        label("Verdict"),
+        page.label("Backend"),
+        page.label("Verdict"),
     ]
-    blocks: list[Block] = [table(heads, rows, caption=caption, style="results artifacts")]
+    blocks: list[page.Block] = [page.table(heads, rows, caption=caption, style="results artifacts")]
     if export.engines:
         engines = [
             [
@@ -176,10 +153,12 @@ def _artifacts(export: ExportDocument) -> Section:
             ]
             for engine in export.engines
         ]
-        heads = ["File", label("Precision"), "Size", label("Built with")]
-        built = table(heads, engines, caption="Engines built beside the bundle", style="compact", hide_caption=True)
-        blocks += [Heading("Engines"), built]
-    return Section("artifacts", "Artifacts", blocks)
+        heads = ["File", page.label("Precision"), "Size", page.label("Built with")]
+        built = page.table(
+            heads, engines, caption="Engines built beside the bundle", style="compact", hide_caption=True
+        )
+        blocks += [page.Heading("Engines"), built]
+    return page.Section("artifacts", "Artifacts", blocks)
 
 
 def _verdict(gate: GateResult | None, *, is_left_out: bool) -> str:
@@ -188,20 +167,15 @@ def _verdict(gate: GateResult | None, *, is_left_out: bool) -> str:
     return "in the bundle, unjudged" if gate is not None and gate.unjudged is True else "in the bundle"
 
 
-def _gate_cell(gate: GateResult) -> Cell:
-    style, word = ("good", "passed") if gate.passed else ("bad", "not passed")
-    return Cell(content=charts.element("span", word, class_=style))
-
-
 def _drop(gate: GateResult) -> str:
     if not gate.finite:
         return "not numbers"
     return decimal(gate.drop_points, 2) if is_number(gate.drop_points) else "no labels"
 
 
-def _confidence(report: ExportReport) -> Iterator[Section]:
+def _confidence(report: ExportReport) -> Iterator[page.Section]:
     heads = ["Error level, %", "True label in the set, %", "95 % interval", "Labels in a set", "Sets of one label, %"]
-    blocks: list[Block] = []
+    blocks: list[page.Block] = []
     for artifact in report.artifacts:
         if artifact.confidence is not None:
             facts, before, after = artifact.confidence, artifact.confidence.before, artifact.confidence.after
@@ -222,7 +196,7 @@ def _confidence(report: ExportReport) -> Iterator[Section]:
                 f"{decimal(after.calibration_error, 3)} with it, log loss {decimal(before.log_loss, 3)} and "
                 f"{decimal(after.log_loss, 3)}."
             )
-            blocks += [Heading(artifact.name), table([*heads, "Right of these, %"], rows, caption=caption)]
+            blocks += [page.Heading(artifact.name), page.table([*heads, "Right of these, %"], rows, caption=caption)]
     if blocks:
         lead = (
             "At an error level that the application chooses, each answer is the set of labels that remain possible; "
@@ -234,53 +208,55 @@ def _confidence(report: ExportReport) -> Iterator[Section]:
                 " Calibration and judging windows are of the same people, machines or sessions: new ones may be "
                 "covered less."
             )
-        yield Section("confidence", "Confidence", blocks, lead)
+        yield page.Section("confidence", "Confidence", blocks, lead)
 
 
-def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactReport]) -> Section:
-    heads = ["Remedy", label("Ranges"), "INT8 layers", "Drop, points", "Agreement, %", label("Gate")]
-    blocks: list[Block] = []
+def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactReport]) -> page.Section:
+    heads = ["Remedy", page.label("Ranges"), "INT8 layers", "Drop, points", "Agreement, %", page.label("Gate")]
+    blocks: list[page.Block] = []
     for artifact in quantised:
         rows = [
-            Row(
+            page.Row(
                 [
                     row.remedy,
                     METHOD_NAMES[row.method],
                     count(row.layers),
                     _drop(row.gate),
                     percent(row.gate.label_agreement, 2),
-                    _gate_cell(row.gate),
+                    page.Cell(content=charts.element("span", word, class_=style)),
                 ]
             )
             for row in artifact.attempts
+            for style, word in [("good", "passed") if row.gate.passed else ("bad", "not passed")]
         ]
         caption = f"Attempts to quantise {artifact.name}; every row keeps what the rows above it changed."
-        blocks += [Heading(artifact.name), table(heads, rows, caption=caption)]
+        blocks += [page.Heading(artifact.name), page.table(heads, rows, caption=caption)]
     for artifact in measured:
         if artifact.float_layers:
             summary = f"{words.count_noun(len(artifact.float_layers), 'layer')} of {artifact.name} in float32, and why"
-            blocks.append(Details(summary, [Facts(artifact.float_layers.items())]))
-    return Section("tried", "What was tried", blocks)
+            blocks.append(page.Details(summary, [page.Facts(artifact.float_layers.items())]))
+    return page.Section("tried", "What was tried", blocks)
 
 
-def _parity(export: ExportDocument, measured: Sequence[ArtifactReport]) -> Section:
+def _parity(export: ExportDocument, measured: Sequence[ArtifactReport]) -> page.Section:
     windows = export.report.windows
     rows = [
-        Row([_head(artifact), kind, name, error_text(tensor.max_abs_error), error_text(tensor.mean_abs_error)])
+        page.Row([head, kind, name, error_text(tensor.max_abs_error), error_text(tensor.mean_abs_error)])
         for artifact in measured
+        for head in [page.Cell(artifact.name, role=artifact.precision)]
         for kind, parity in (("as recorded", artifact.parity), ("with gaps", artifact.parity_with_gaps))
         for name, tensor in parity.tensors
     ]
-    tensor_heads = ["Artifact", label("Windows"), label("Output"), "Largest", "Mean"]
+    tensor_heads = ["Artifact", page.label("Windows"), page.label("Output"), "Largest", "Mean"]
     lead = (
         f"Differences from the checkpoint's answers on {count(windows.count)} {windows.source}, and on copies of them "
         "that miss a span, a channel or everything."
     )
-    tensors = table(tensor_heads, rows, caption="Differences of each output", hide_caption=True)
-    return Section("parity", "Parity with the checkpoint", [tensors], lead)
+    tensors = page.table(tensor_heads, rows, caption="Differences of each output", hide_caption=True)
+    return page.Section("parity", "Parity with the checkpoint", [tensors], lead)
 
 
-def _origin(export: ExportDocument) -> Section:
+def _origin(export: ExportDocument) -> page.Section:
     report, student = export.report, export.report.student
     taught = ", ".join(student.teachers_sha256) or "none: trained on labels only"
     groups = {
@@ -293,5 +269,5 @@ def _origin(export: ExportDocument) -> Section:
         "Made with": sorted(report.tools.items()),
         "Trained with": sorted(student.trained_with.items()),
     }
-    facts = [Facts(rows, title) for title, rows in groups.items() if rows]
-    return Section("origin", "Where it comes from", [columns(facts)])
+    facts = [page.Facts(rows, title) for title, rows in groups.items() if rows]
+    return page.Section("origin", "Where it comes from", [page.columns(facts)])

@@ -13,6 +13,11 @@ import pytest
 from mmkd_bench import capacity
 from mmkd_bench.commands.cli import main
 from mmkd_bench.compare import read_report
+from mmkd_bench.in_turn import measure_pair
+from mmkd_bench.measuring.opening import Choice
+from mmkd_bench.measuring.process import Interrupted
+from mmkd_bench.run import measure_bundle
+from mmkd_report.schema.bench import Settings
 from tests.bench.made import make_launch, make_report, write_report
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
@@ -194,3 +199,78 @@ def test_a_load_that_is_not_carried_exits_5(
     assert "100 predictions per second each within 10 ms: not carried" in ended.stdout
     assert f"{slow_bundle}: 5000 streams not carried: " in ended.stderr
     assert "windows missed the deadline of 10 ms" in ended.stderr
+
+
+def ctrl_c_at(start: str) -> Callable[[str], object]:
+    """A progress that meets Ctrl-C when a line begins so."""
+
+    def progress(line: str) -> object:
+        if line.startswith(start):
+            raise KeyboardInterrupt
+        return line
+
+    return progress
+
+
+def test_a_run_keeps_the_launches_that_were_over(bundle: Path) -> None:
+    choice, settings = Choice(bundle=str(bundle), backend="ort"), Settings(launches=4, duration_s=0.4)
+    with pytest.raises(Interrupted) as caught:
+        measure_bundle(choice, settings, energy=False, progress=ctrl_c_at("launch 2"))
+    report = caught.value.report
+    assert (report.complete, len(report.launches)) == (False, 1)
+    assert report.result.latency.count == report.launches[0].latency.count
+
+
+@pytest.mark.parametrize("launch", [1, 2])
+def test_other_measurements_end_without_a_report(bundle: Path, launch: int) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        measure_pair(bundle, bundle, launches=3, duration_s=0.3, progress=ctrl_c_at(f"launch {launch}"))
+    assert not isinstance(caught.value, Interrupted)
+
+
+def test_a_comparison_that_is_interrupted_prints_nothing_and_exits_130(bundle: Path) -> None:
+    line = ["compare", str(bundle), str(bundle), "--duration-s", "300", "--json"]
+    command = [sys.executable, "-c", PROGRAM, *line]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("launch 1 of 3")
+        process.send_signal(signal.SIGINT)
+        output, rest = process.communicate(timeout=200)
+    assert (process.returncode, output, rest) == (130, "", "mmkd-bench: interrupted\n")
+
+
+def test_reports_become_one_page(reports: tuple[Path, Path], tmp_path: Path, mmkd_bench: Command) -> None:
+    page = tmp_path / "page.html"
+    assert mmkd_bench("page", *reports, "-o", page).returncode == 0
+    text = page.read_text(encoding="utf-8")
+    assert "has the smallest median, 100\u202fµs, then " in text
+    assert len(text) < 1_000_000
+
+
+def test_a_run_writes_its_page(bundle: Path, tmp_path: Path, mmkd_bench: Command) -> None:
+    page = tmp_path / "run.html"
+    ended = mmkd_bench("run", bundle, "--launches", 1, "--duration-s", 0.2, "--no-energy", "--page", page)
+    assert ended.returncode == 0, ended.stderr
+    text = page.read_text(encoding="utf-8")
+    assert "p99.9" in text
+    assert str(bundle) in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--page", "run.txt"), "run.txt: expected a name that ends in .html; only such a file is overwritten"),
+        (("--hop", "8"), "hop: expected a stream as well; add --stream"),
+    ],
+)
+def test_what_a_run_cannot_do_is_refused_before_anything_is_measured(
+    bundle: Path, mmkd_bench: Command, options: tuple[str, str], message: str
+) -> None:
+    ended = mmkd_bench("run", bundle, *options)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"mmkd-bench: {message}\n")
+
+
+def test_the_hop_of_a_stream_is_a_second_where_nobody_says_it(bundle: Path, mmkd_bench: Command) -> None:
+    ended = mmkd_bench("run", bundle, "--stream", "--launches", 1, "--duration-s", 0.1, "--no-energy")
+    assert ended.returncode == 0, ended.stderr
+    assert "one call is a hop of 20 samples" in ended.stdout  # of a modality of 20 samples per second

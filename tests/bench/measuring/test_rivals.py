@@ -4,9 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from mmkd_bench.commands.cli import make_app
@@ -15,15 +13,9 @@ from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome
 from mmkd_bench.measuring.rivals import time_rivals
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
-from mmkd_models.carried import CarriedWindows
-from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import (
-    Provenance,
-    StudentCheckpoint,
     TeacherCheckpoint,
     read_student,
     write_student,
@@ -31,38 +23,14 @@ from mmkd_models.training.checkpoint import (
 )
 from mmkd_report.schema.bench import RivalEngine
 from tests.bench.made import make_bundle
+from tests.export.students import make_student
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)
 TASK = TaskSpec(labels=("a", "b", "c", "d"))
-ENCODER = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8)
-FACTS = Provenance(
-    dataset="noise",
-    dataset_sha256="0" * 64,
-    licence="CC0",
-    metric="balanced_accuracy",
-    score=0.25,
-    best_step=1,
-    training=TrainConfig(),
-    augment=AugmentConfig(),
-)
 
 
 def _checkpoint(path: Path, *, seed: int) -> Path:
-    """A student with random weights."""
-    config = StudentConfig(preset="toy", encoder=ENCODER)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        state = Student(ACC, len(TASK.labels), config).state_dict()
-    windows = np.random.default_rng(seed).standard_normal((8, *ACC.shape)).astype(np.float32)
-    checkpoint = StudentCheckpoint(
-        modality=ACC,
-        task=TASK,
-        config=config,
-        facts=FACTS,
-        state=state,
-        carried=CarriedWindows(windows=windows, labels=np.arange(8, dtype=np.int64) % 4),
-    )
-    write_student(path, checkpoint)
+    write_student(path, make_student(modality=ACC, task=TASK, windows=8, seed=seed))
     return path
 
 
@@ -87,10 +55,6 @@ def _job(bundle: Path, checkpoint: Path | None = None) -> RivalsJob:
     )
 
 
-def _outcome(job: RivalsJob) -> RivalsOutcome:
-    return time_rivals(job)
-
-
 def _rival(outcome: RivalsOutcome, name: str) -> RivalEngine:
     return next(rival for rival in outcome.rivals if rival.name == name)
 
@@ -101,7 +65,7 @@ def _p50_us(outcome: RivalsOutcome, name: str) -> tuple[float, ...]:
 
 
 def test_every_rival_is_named_the_runtime_first(bundle: Path) -> None:
-    outcome = _outcome(_job(bundle))
+    outcome = time_rivals(_job(bundle))
     names = [rival.name for rival in outcome.rivals]
     assert names == [
         "mmkd-edge predict",
@@ -120,13 +84,13 @@ def test_every_rival_is_named_the_runtime_first(bundle: Path) -> None:
 
 def test_a_rival_that_is_not_installed_has_its_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    outcome = _outcome(_job(bundle))
+    outcome = time_rivals(_job(bundle))
     assert _p50_us(outcome, "openvino") == ()
     assert _rival(outcome, "openvino").reason == "not installed: import of openvino halted; None in sys.modules"
 
 
 def test_the_same_weights_through_torch_are_checked_and_timed(student_bundle: Path, student: Path) -> None:
-    outcome = _outcome(_job(student_bundle, student))
+    outcome = time_rivals(_job(student_bundle, student))
     rival = _rival(outcome, "torch eager")
     assert rival.reason == ""
     assert len(_p50_us(outcome, "torch eager")) == 2
@@ -136,7 +100,7 @@ def test_the_same_weights_through_torch_are_checked_and_timed(student_bundle: Pa
 
 def test_other_weights_are_not_timed(student_bundle: Path, tmp_path: Path) -> None:
     other = _checkpoint(tmp_path / "other.ckpt", seed=1)
-    outcome = _outcome(_job(student_bundle, other))
+    outcome = time_rivals(_job(student_bundle, other))
     rival = _rival(outcome, "torch eager")
     assert _p50_us(outcome, "torch eager") == ()
     assert rival.reason.startswith("its answers differ by ")
@@ -146,7 +110,7 @@ def test_other_weights_are_not_timed(student_bundle: Path, tmp_path: Path) -> No
 def test_a_bad_checkpoint_is_a_reason_not_a_crash(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.ckpt"
     path.write_bytes(b"no checkpoint")
-    rival = _rival(_outcome(_job(bundle, path)), "torch eager")
+    rival = _rival(time_rivals(_job(bundle, path)), "torch eager")
     assert str(path) in rival.reason
 
 
@@ -168,11 +132,12 @@ def test_the_report_joins_processes(bundle: Path) -> None:
 
 def test_a_teachers_checkpoint_is_compared_through_its_graph(tmp_path: Path, bundle: Path) -> None:
     gyro = ModalitySpec(name="gyro", channels=("x", "y"), unit="deg/s", rate_hz=50.0, samples=100)
-    config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
+    student = make_student(modality=ACC, task=TASK)
+    config = TeacherConfig(preset="toy", encoder=student.config.encoder, fusion_depth=1)
     state = Teacher((ACC, gyro), len(TASK.labels), config).state_dict()
     teacher = tmp_path / "teacher.ckpt"
     write_teacher(
-        teacher, TeacherCheckpoint(modalities=(ACC, gyro), task=TASK, config=config, facts=FACTS, state=state)
+        teacher, TeacherCheckpoint(modalities=(ACC, gyro), task=TASK, config=config, facts=student.facts, state=state)
     )
     line = ["compare", str(teacher), str(bundle), "--launches", "1", "--duration-s", "0.2", "--json"]
     done = CliRunner().invoke(make_app(), line)

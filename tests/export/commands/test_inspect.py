@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -122,7 +124,7 @@ def test_a_truncated_checkpoint_is_found(student_file: Path, tmp_path: Path):
     )
 
 
-def test_a_checkpoint_altered_after_training_is_not_shown(run: Run, student_file: Path, tmp_path: Path):
+def test_a_checkpoint_altered_or_without_its_hash_is_not_shown(run: Run, student_file: Path, tmp_path: Path):
     data = bytearray(student_file.read_bytes())
     data[-1] ^= 1
     path = tmp_path / "s.ckpt"
@@ -133,11 +135,7 @@ def test_a_checkpoint_altered_after_training_is_not_shown(run: Run, student_file
         read_student(path)  # torch's reading and the one without torch say the same of it
     assert err == f"mmkd-inspect: {error.value}\n"
     assert "its tensors or its metadata were altered after training" in err
-
-
-def test_a_checkpoint_without_its_hash_is_not_shown(run: Run, student_file: Path, tmp_path: Path):
     data = student_file.read_bytes()
-    path = tmp_path / "s.ckpt"
     path.write_bytes(data.replace(b'"content_sha256"', b'"content_SHA256"'))
     code, out, err = run(path)
     assert (code, out) == (6, "")
@@ -237,3 +235,49 @@ def test_what_a_file_says_cannot_forge_rows_or_repaint_the_terminal(run: Run, en
     assert "\x1b" not in out
     assert "\\x1b[2Jtoy\\nkind  bundle, every byte verified\n" in out
     assert sum(line.startswith("kind") for line in out.splitlines()) == 1
+
+
+def test_the_bill_names_every_member_every_maker_and_what_runs_it(run: Run, exported: ExportResult) -> None:
+    bill = json.loads(run(exported.path, "--sbom")[1])
+    assert (bill["bomFormat"], bill["specVersion"], bill["version"]) == ("CycloneDX", "1.6", 1)
+    whole = bill["metadata"]["component"]
+    assert whole["hashes"] == [{"alg": "SHA-256", "content": exported.sha256}]
+    assert whole["licenses"] == [{"license": {"name": exported.manifest.licence}}]
+    makers = {one["name"]: one["version"] for one in bill["metadata"]["tools"]["components"]}
+    assert makers == exported.manifest.tools
+    found = {one["name"]: one for one in bill["components"]}
+    with Bundle.open(exported.path) as bundle:
+        for entry in member_files(bundle.manifest):
+            assert found[entry.file]["hashes"][0]["content"] == entry.sha256
+    assert found["acc/model.fp32.onnx"]["type"] == "machine-learning-model"
+    numpy = found["numpy"]
+    assert (numpy["version"], numpy["scope"]) == (version("numpy"), "required")
+    assert numpy["purl"] == f"pkg:pypi/numpy@{version('numpy')}"
+    assert "BSD" in numpy["licenses"][0]["license"]["name"]
+    assert found["onnxruntime"]["scope"] == "optional"
+    refs = [one["bom-ref"] for one in bill["components"]]
+    assert bill["dependencies"] == [{"ref": whole["bom-ref"], "dependsOn": refs}]
+    assert len(set(refs)) == len(refs)
+
+
+@pytest.mark.parametrize(
+    ("pip_audit", "told"),
+    [
+        ("exit 1", "pip-audit is not installed and cannot be had here; nothing was audited"),
+        (
+            "echo 'a  Dependency not found on PyPI and could not be audited: a (1)'",
+            "what is named above could not be audited: the registry does not know it",
+        ),
+    ],
+)
+def test_an_audit_that_could_not_be_made_is_no_clean_one(tmp_path: Path, pip_audit: str, told: str) -> None:
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f"#!/bin/sh\n{pip_audit}\n")
+    python.chmod(0o755)
+    (tmp_path / ".ready").touch()
+    command, environment = ["make", f"VENV={tmp_path}", "audit"], dict(os.environ, MAKEFLAGS="")
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == f"audit: {told}"

@@ -262,9 +262,6 @@ def test_the_command_writes_a_student_that_exports_and_says_how(
     assert [artifact.precision for artifact in report.artifacts] == ["fp32"]
 
 
-CAUSAL = "--qat {start}: expected a windowed student of 'acc', got a causal one; choose another"
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -280,7 +277,10 @@ CAUSAL = "--qat {start}: expected a windowed student of 'acc', got a causal one;
             ["--causal"],
             "--causal cannot be combined with --qat, which continues with a trained student; leave it out",
         ),
-        (["--qat", "{causal}"], CAUSAL.replace("{start}", "{causal}")),
+        (
+            ["--qat", "{causal}"],
+            "--qat {causal}: expected a windowed student of 'acc', got a causal one; choose another",
+        ),
         (
             ["-o", "{start}", "--force"],
             "--out {start}: expected another file than the student's, got the same; choose another",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -11,11 +12,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
-from mmkd_edge.predict.preprocess import prepare
+from mmkd_edge.backends.ort import OrtBackend
 from mmkd_export.graph.calibration import clipping_range, tensor_magnitudes
+from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
+from mmkd_export.precision.fp16 import FP16_LIMIT, HalfGraph, half_graph
+from mmkd_export.precision.make import Int8Graph, int8_graph
 from mmkd_export.precision.qdq import quantised_graph, quantised_weights, weight_scales
+from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend, graph_feeds
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_report.schema.export import GateResult
+from tests.export.students import make_student
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +33,7 @@ def model(student_graph: bytes) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def feeds(student: StudentCheckpoint) -> list[dict[str, np.ndarray]]:
-    return [
-        dict(zip(("acc", "acc_present"), prepare(w, student.modality), strict=True)) for w in student.carried.windows
-    ]
+    return [dict(window) for window in graph_feeds(student.carried.windows, student.modality)]
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +140,162 @@ def test_a_rounded_weight_is_within_half_a_step(values: np.ndarray, axis: int):
     restored = quantised_weights(values, scales, axis).astype(np.float64) * steps
     # 1e-6: the scale itself is rounded to float32.
     assert (np.abs(restored - values) <= steps * (0.5 + 1e-5) + 1e-6).all()
+
+
+HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+
+
+@pytest.fixture(scope="module")
+def half(model: onnx.ModelProto, student: StudentCheckpoint) -> HalfGraph:
+    return half_graph(model, graph_feeds(student.carried.windows, student.modality))
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    types = {tensor.name: tensor.data_type for tensor in inferred.initializer}
+    for values in (inferred.input, inferred.output, inferred.value_info):
+        types |= {value.name: value.type.tensor_type.elem_type for value in values}
+    return types
+
+
+def test_the_graph_is_valid_and_its_inputs_and_outputs_stay_float32(half: HalfGraph):
+    onnx.checker.check_model(half.model, full_check=True)
+    types = _types(half.model)
+    tensors = [*half.model.graph.input, *half.model.graph.output]
+    assert {types[tensor.name] for tensor in tensors} == {SINGLE}
+    assert (half.too_large, half.nodes > 30) == ({}, True)
+
+
+def test_products_compute_in_fp16_and_sensitive_operators_in_float32(half: HalfGraph):
+    types = _types(half.model)
+    of = {(node.op_type, types[node.output[0]]) for node in half.model.graph.node}
+    assert {("Conv", HALF), ("MatMul", HALF), ("Gelu", HALF)} <= of
+    for op in ("LayerNormalization", "Softmax", "ReduceSum", "ReduceMean", "Div", "Sqrt", "Log"):
+        assert (op, SINGLE) in of
+        assert (op, HALF) not in of
+
+
+def test_the_front_end_and_the_head_stay_float32(half: HalfGraph):
+    types = _types(half.model)
+    assert types["student.encoder.front.mean"] == SINGLE
+    assert types["student.encoder.front.spectrum_basis"] == SINGLE
+    assert types["student.head.weight"] == SINGLE
+    assert "student.encoder.stem.0.weight_half" in types
+
+
+def test_a_tensor_is_cast_once(half: HalfGraph):
+    casts = [node.input[0] for node in half.model.graph.node if node.op_type == "Cast" and node.name.endswith("_half")]
+    assert len(casts) == len(set(casts))
+
+
+def test_answers_stay_within_fp16s_rounding(
+    half: HalfGraph, model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]
+):
+    difference = np.abs(_logits(half.model, feeds) - _logits(model, feeds)).max()
+    # 11 bits: 5e-4 of values around 1, a dozen layers deep.
+    assert 0 < difference < 5e-3
+
+
+def test_what_overflows_fp16_stays_float32_and_is_named(
+    model: onnx.ModelProto, student: StudentCheckpoint, feeds: list[dict[str, np.ndarray]]
+):
+    loud = onnx.ModelProto()
+    loud.CopyFrom(model)
+    factor = np.float32(4e6)
+    for name, scale in (("student.encoder.stem.0.weight", factor), ("student.encoder.stem.0.bias", factor)):
+        tensor = next(tensor for tensor in loud.graph.initializer if tensor.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * scale, name))
+    found = half_graph(loud, graph_feeds(student.carried.windows, student.modality))
+    convolution = next(node.name for node in loud.graph.node if node.op_type == "Conv")
+    assert found.too_large[convolution] > FP16_LIMIT
+    answers = _logits(found.model, feeds)
+    assert np.isfinite(answers).all()
+    np.testing.assert_allclose(answers, _logits(loud, feeds), atol=0.02)
+
+
+BLOCK = "encoder.blocks.0."
+
+
+def _gate(*, passes: bool) -> GateResult:
+    return GateResult(
+        windows=100,
+        labelled=100,
+        metric="accuracy",
+        drop_points=0.0 if passes else 3.0,
+        allowed_drop_points=0.5,
+        label_agreement=1.0,
+        least_agreement=0.99,
+        finite=True,
+    )
+
+
+@pytest.fixture
+def search(student: StudentCheckpoint, student_graph: bytes) -> Callable[..., Int8Graph]:
+    """Runs the search with a gate that passes at the attempt of that number; 0 never passes."""
+    windows = student.carried.windows
+
+    def answer(model: onnx.ModelProto) -> NetworkAnswers:
+        return answers_from_backend(OrtBackend(model.SerializeToString()), windows, student.modality)
+
+    def run(
+        *,
+        passing: int,
+        graph: bytes = student_graph,
+        ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul"),
+    ) -> Int8Graph:
+        count = 0
+
+        def gate(model: onnx.ModelProto) -> GateResult:
+            nonlocal count
+            count += 1
+            return _gate(passes=count == passing)
+
+        model = onnx.load_from_string(graph)
+        layers = select_layers(learnt_layers(model), ops=ops)
+        feeds = list(graph_feeds(windows, student.modality))
+        return int8_graph(model, layers, feeds, answer=answer, gate=gate)
+
+    return run
+
+
+def test_what_passes_at_once_is_kept_with_every_layer(search: Callable[..., Int8Graph]):
+    found = search(passing=1)
+    assert found.attempts[-1].gate.passed
+    assert [(attempt.remedy, attempt.method, attempt.layers) for attempt in found.attempts] == [
+        ("all but the first layer", "minmax", 4)
+    ]
+    assert len(found.layers) == 4
+
+
+def test_remedies_come_in_order_and_add_up(search: Callable[..., Int8Graph]):
+    found = search(passing=0)
+    assert not found.attempts[-1].gate.passed
+    tried = [(attempt.remedy, attempt.method, attempt.layers) for attempt in found.attempts]
+    assert tried[:3] == [
+        ("all but the first layer", "minmax", 4),
+        ("ranges by percentile", "percentile", 4),
+        ("last layer in float32", "percentile", 3),
+    ]
+    # Half of four layers must stay INT8, so one more may go back.
+    assert [count for _, _, count in tried[3:]] == [2]
+
+
+def test_sensitivity_is_measured_for_every_layer_and_sorted(search: Callable[..., Int8Graph]):
+    found = search(passing=1, ops=("MatMul",))
+    names = ("attention.project", "attention.out", "feedforward.up", "feedforward.down")
+    assert {row.layer for row in found.sensitivity} == {f"{BLOCK}{name}" for name in names}
+    divergences = [row.divergence for row in found.sensitivity]
+    assert divergences == sorted(divergences, reverse=True)
+    assert all(row.divergence > 0 for row in found.sensitivity)
+
+
+def test_the_most_sensitive_layers_go_back_first(search: Callable[..., Int8Graph]):
+    encoder = EncoderConfig(width=16, heads=2, depth=2, spectrum_bands=8)
+    deeper = make_student(config=StudentConfig(preset="toy", encoder=encoder), windows=3)
+    found = search(passing=0, graph=onnx_from_student(deeper))
+    reverted = [attempt.remedy for attempt in found.attempts[3:]]
+    inner = [row.layer for row in found.sensitivity if row.layer != "encoder.blocks.1.feedforward.down"]
+    # Eight layers, the last of them gone before: three more may go, so that half stay INT8.
+    assert reverted == [f"{name} in float32" for name in inner[:3]]
+    assert [attempt.layers for attempt in found.attempts[3:]] == [6, 5, 4]
+    assert set(inner[:3]).isdisjoint(found.layers)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.plan import PLATFORMS, ExportPlan, platform_named
-from mmkd_export.targets.table import TARGETS, requested_targets, resolve, targets_on
+from mmkd_export.targets import litert
+from mmkd_export.targets.table import TARGETS, resolve, targets_on
 
 
 def _plan(*targets: str) -> ExportPlan:
@@ -62,12 +66,24 @@ def test_every_row_of_the_table_says_what_it_makes_and_names_platforms_that_exis
     ]
 
 
-def test_a_target_that_does_not_exist_is_refused_with_those_that_do():
-    with pytest.raises(UsageError) as error:
-        requested_targets(_plan("ncnn"))
-    assert str(error.value) == ("--target 'ncnn': expected one of onnx, native, litert, c, trt; see --list-targets")
-
-
 def test_only_platforms_with_engines_have_a_gpu():
     assert [row.name for row in PLATFORMS if row.has_gpu] == ["jp6.2", "jp7", "trt-rtx"]
     assert platform_named("trt-rtx").engine_library == "tensorrt_rtx"
+
+
+@pytest.mark.parametrize("graph", ["window", "step"])
+def test_a_tflite_that_devices_refuse_ends_the_export(
+    graph: Literal["window", "step"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: Sequence[str], **_: object) -> Any:
+        Path(command[-2]).write_bytes(b"\x00\x00\x00\x00TFL2")
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(litert, "missing_libraries", list)
+    monkeypatch.setattr(litert, "subprocess", SimpleNamespace(run=run))
+    with pytest.raises(GateError) as refused:
+        litert.tflite_from_checkpoint(tmp_path / "student.ckpt", graph=graph)
+    assert str(refused.value) == (
+        "the .tflite would be refused by every device: the graph has the mark b'TFL2'; expected b'TFL3'; "
+        "export without --target litert"
+    )

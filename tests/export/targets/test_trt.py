@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from types import ModuleType, SimpleNamespace
 import msgspec
 import pytest
 
+from mmkd_edge import BundleError
+from mmkd_edge.apart import ProcessLimits
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
 from mmkd_edge.backends.trt.cache import DeviceFacts
 from mmkd_edge.backends.trt.cuda import load_runtime
@@ -19,7 +22,8 @@ from mmkd_edge.bundle.bundle import Bundle, example_bundle
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError, UsageError
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan, platform_named
-from mmkd_export.targets.trt import build_engines, engine_device, engine_key, read_sidecar
+from mmkd_export.targets import trt
+from mmkd_export.targets.trt import build_engines, build_engines_apart, engine_device, engine_key, read_sidecar
 
 MIB = 1 << 20
 
@@ -50,7 +54,7 @@ def test_every_name_that_is_used_is_in_the_published_bindings(wheel: str):
     reader = _load("read_trt_names")
     recorded = json.loads(reader.NAMES_FILE.read_text())
     (names,) = [entry["names"] for name, entry in recorded.items() if name.startswith(wheel)]
-    assert names == (reader.names_of_cuda() if wheel.startswith("cuda") else reader.names_of_tensorrt())
+    assert names == reader.names_of(cuda=wheel.startswith("cuda"))
 
 
 def test_a_name_that_the_bindings_lack_would_be_found():
@@ -63,17 +67,12 @@ def test_a_name_that_the_bindings_lack_would_be_found():
     ]
 
 
-def test_the_workspace_is_a_quarter_of_free_memory_up_to_a_gibibyte(tmp_path: Path):
+def test_the_workspace_is_a_quarter_of_free_memory_up_to_a_gibibyte_and_heeds_the_gpus(tmp_path: Path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  8000000 kB\nMemAvailable:  400 kB\n")
     assert workspace_bytes(meminfo) == 100 * 1024
     meminfo.write_text("MemTotal:  64000000 kB\nMemAvailable:  32000000 kB\n")
     assert workspace_bytes(meminfo) == 1 << 30
-
-
-def test_the_workspace_heeds_the_gpus_free_memory(tmp_path: Path):
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:  64000000 kB\nMemAvailable:  32000000 kB\n")
     assert workspace_bytes(meminfo, gpu_free_bytes=400 * MIB) == 100 * MIB
 
 
@@ -241,9 +240,6 @@ def test_engines_from_a_bundle_leave_it_as_it_is(trt_rtx: ModuleType, bundle: Pa
     result = export(ExportPlan(source=bundle, output=bundle, targets=("trt",), platform="trt-rtx"))
     assert [engine.sidecar.precision for engine in result.engines] == ["fp32"]
     assert bundle.read_bytes() == before
-
-
-def test_an_engine_of_a_precision_that_a_bundle_lacks_is_refused(trt_rtx: ModuleType, bundle: Path):
     with pytest.raises(UsageError) as error:
         build_engines(bundle, platform_named("trt-rtx"), ("fp32", "int8"))
     assert str(error.value) == (
@@ -253,9 +249,6 @@ def test_an_engine_of_a_precision_that_a_bundle_lacks_is_refused(trt_rtx: Module
 
 
 def test_engines_from_a_bundle_need_neither_onnx_nor_torch(trt_rtx: ModuleType, bundle: Path):
-    import subprocess
-    import sys
-
     script = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'sklearn'): sys.modules[name] = None\n"
@@ -299,17 +292,94 @@ def test_a_sidecar_with_other_keys_is_refused(tmp_path: Path):
     )
 
 
-def _blocks(document: str) -> list[str]:
-    """What stands between the fences of a document."""
-    return document.split("```")[1::2]
-
-
 def test_the_commands_for_other_tools_fit_the_shipped_student():
     document = (Path(__file__).parents[3] / "docs" / "devices.md").read_text()
-    blocks = _blocks(document)
     with Bundle.open(example_bundle("watch_acc")) as bundle:
         entry = bundle.manifest.models[0]
-    (triton,) = [block for block in blocks if 'platform: "tensorrt_plan"' in block]
+    (triton,) = [block for block in document.split("```")[1::2] if 'platform: "tensorrt_plan"' in block]
     for tensor in (*entry.inputs, *entry.outputs):
         sizes = ", ".join(map(str, tensor.shape))
         assert f'{{ name: "{tensor.name}", data_type: TYPE_FP32, dims: [ {sizes} ] }}' in triton
+
+
+RTX = platform_named("trt-rtx")
+LIMITS = ProcessLimits(step_s=20.0, memory_bytes=1 << 30)
+
+
+def in_place_of_tensorrt(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "tensorrt_rtx.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path / "first")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import os; os.abort()", "it crashed: SIGABRT"),
+        ("import os; os._exit(3)", "it ended with exit code 3"),
+        ("import time; time.sleep(60)", "it takes too long"),
+        ("while True: pass", "it takes too long"),
+    ],
+)
+def test_however_the_process_of_a_build_ends_this_one_goes_on(
+    code: str, told: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_place_of_tensorrt(code, tmp_path, monkeypatch)
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
+    with pytest.raises(BackendError) as caught:
+        build_engines_apart(bundle, RTX, limits=ProcessLimits(step_s=2.0, memory_bytes=1 << 30))
+    assert str(caught.value) == (
+        f"{bundle}: no engine was built: the process that built it failed: {told}; do not use this bundle with TensorRT"
+    )
+    assert "tensorrt_rtx" not in sys.modules
+
+
+def test_memory_is_bounded(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_place_of_tensorrt("bytearray(1 << 32)", tmp_path, monkeypatch)
+    with pytest.raises(BackendError) as caught:
+        build_engines_apart(bundle, RTX, limits=LIMITS)
+    assert str(caught.value) == f"{bundle}: no engine was built: it takes too much memory"
+
+
+def test_a_graph_that_our_reading_refuses_reaches_no_parser(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import msgspec
+    import onnx
+
+    from mmkd_edge import write_bundle
+    from mmkd_edge.bundle.files import new_sha256
+    from mmkd_edge.bundle.manifest import member_files
+
+    in_place_of_tensorrt(f"open({str(tmp_path / 'asked')!r}, 'w')", tmp_path, monkeypatch)
+    with Bundle.open(bundle) as opened:
+        manifest = opened.manifest
+        members = {one.file: opened.read(one.file) for one in member_files(manifest)}
+    (artifact,) = manifest.models[0].artifacts
+    graph = onnx.load_from_string(members[artifact.file])
+    graph.graph.node[0].op_type = "Loop"
+    data = members[artifact.file] = graph.SerializeToString()
+    fresh = msgspec.structs.replace(artifact, sha256=new_sha256(data).hexdigest(), size_bytes=len(data))
+    model = msgspec.structs.replace(manifest.models[0], artifacts=(fresh,))
+    write_bundle(bundle, manifest=msgspec.structs.replace(manifest, models=(model,)), members=members)
+    with pytest.raises(BundleError, match="no engine is given this: the graph has the operator 'Loop'"):
+        build_engines_apart(bundle, RTX, limits=LIMITS)
+
+
+def test_a_process_that_cannot_be_started_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(function: str, request: bytes) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(trt, "start_apart", refused)
+    with pytest.raises(UnavailableError) as caught:
+        build_engines_apart(bundle, RTX)
+    assert str(caught.value) == (
+        f"{bundle}: no engine was built: cannot start a process: Resource temporarily unavailable"
+    )
+
+
+def test_what_is_built_there_lies_beside_the_bundle(bundle: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
+    (engine,) = build_engines_apart(bundle, RTX, precisions=("fp32",))
+    assert engine.path == str(bundle.with_name("student.fp32.engine"))
+    assert Path(engine.path).stat().st_size == engine.sidecar.size_bytes > 10_000

@@ -64,13 +64,10 @@ def test_golden_answers_are_those_of_the_export(predictor: EdgePredictor) -> Non
     assert result.max_abs_error <= result.tolerance
 
 
-def test_the_shipped_student_answers_as_it_should() -> None:
+def test_the_shipped_student_answers_as_it_should_and_auto_takes_it_and_says_why() -> None:
     with EdgePredictor.open(example_bundle(), backend="trt") as opened:
         result = opened.selftest()
     assert result.max_abs_error <= result.tolerance
-
-
-def test_auto_takes_it_and_says_why() -> None:
     with EdgePredictor.open(example_bundle()) as opened:
         info = opened.info()
     assert info.backend == "trt"

@@ -61,9 +61,7 @@ def test_windows_that_are_all_right_do_not_prove_certainty() -> None:
     temperature = fit_temperature(logits, labels)
     # The best that 64 of 64 can say is 1 - 1 / 66.
     assert shares_of(logits / temperature).max() == pytest.approx(1 - 1 / 66, abs=1e-4)
-
-
-def test_logits_that_say_nothing_are_cooled_no_further_than_the_bound() -> None:
+    # Logits that say nothing are cooled no further than the bound.
     logits, labels = drawn(200, temperature=1.0)
     assert fit_temperature(logits, (labels + 1) % 5) <= 20.0
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,13 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from mmkd_edge import EdgePredictor
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Parity
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TaskSpec
 from mmkd_edge.testing import FakeBackend
+from mmkd_export.pipeline import export
+from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import (
     NetworkAnswers,
     answers_from_backend,
+    answers_from_student,
     compare,
     fp32_tolerance,
     manifest_parity,
@@ -23,8 +29,8 @@ from mmkd_export.verify.answers import (
     with_missing_samples,
 )
 from mmkd_export.verify.artifacts import prove_fp32
-from mmkd_models.training.checkpoint import StudentCheckpoint
-from tests.export.students import make_proof_set
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.export.students import make_proof_set, make_student, of_features
 
 TASK = TaskSpec(labels=("ok", "worn"))
 
@@ -158,3 +164,30 @@ def test_gaps_only_remove_samples(count: int, samples: int, channels: int, seed:
     assert np.isnan(gaps).any(axis=(1, 2)).all()
     assert (gaps[~np.isnan(gaps)] == 1).all()
     assert not np.isnan(windows).any()
+
+
+def slow_student(*, levels: float) -> StudentCheckpoint:
+    """Convolutional features of windows whose levels differ by so many times their movement, and sure answers."""
+    start = make_student()
+    assert start.carried is not None
+    windows = start.carried.windows
+    shifts = np.random.default_rng(0).normal(0, levels, (len(windows), 1, 1))
+    carried = replace(start.carried, windows=(windows + shifts).astype(np.float32))
+    found = of_features(replace(start, carried=carried), "rocket")
+    return replace(found, state={**found.state, "head.weight": 8 * found.state["head.weight"]})
+
+
+def test_a_graph_may_differ_by_what_float32_alone_does(tmp_path: Path) -> None:
+    student, path = slow_student(levels=300.0), tmp_path / "slow.ckpt"
+    assert student.carried is not None
+    answers, exact = (answers_from_student(student, student.carried.windows, exact=exact) for exact in (False, True))
+    rounding = float(np.abs(answers.logits.astype(np.float64) - exact.logits).max())
+    assert rounding > 1e-4  # no graph could be held to the usual tolerance
+    write_student(path, student)
+    bundle = export(ExportPlan(source=path, output=tmp_path / "slow.edge")).path
+    with Bundle.open(bundle) as opened:
+        golden, (entry,) = opened.golden("acc"), opened.manifest.models
+    assert golden.tolerance == entry.artifacts[0].parity.tolerance == pytest.approx(4 * rounding)
+    with EdgePredictor.open(bundle) as predictor:
+        result = predictor.selftest()
+    assert (result.tolerance, result.label_agreement) == (golden.tolerance, 1.0)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,63 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import numpy_helper
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from step_cases import ACC, CONFIG, LENGTH, STRIDE, TOLERANCE, one_pass, recording, said, shares_of
 
 from mmkd_edge import Bundle, EdgePredictor, Prediction
 from mmkd_edge.backends import steps as step_module
 from mmkd_edge.backends.base import BackendName
+from mmkd_edge.backends.litert import LitertBackend
 from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.manifest import member_files, step_inputs, step_outputs
 from mmkd_edge.bundle.manifest_json import decode_manifest
-from mmkd_edge.errors import GateError, ManifestError, UsageError
+from mmkd_edge.errors import BackendError, GateError, ManifestError, UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.onnx_from_student import onnx_step_from_student
 from mmkd_export.pipeline import ExportResult, export
-from mmkd_export.plan import export_plan
+from mmkd_export.plan import ExportPlan, export_plan
+from mmkd_export.targets.litert import missing_libraries
 from mmkd_export.verify.step_graph import prove_step
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
+from mmkd_models.networks.step import causal_encoder
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_models.training.references import embeddings_summary
 from tests.export.students import make_proof_set, make_student
+from tests.models.networks.stepping import answers_along
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=50.0, samples=38, range=(-8.0, 8.0))
+ENCODER = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=4, most_tokens=10)
+CONFIG = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
+STRIDE, LENGTH = 4, 10
+# float32 sums in another order; measured below 1e-6.
+TOLERANCE = 1e-5
+
+
+def recording(samples: int, *, seed: int = 0, gap: slice | None = None) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).normal(size=(samples, 2)).astype(np.float32)
+    rows += np.sin(np.arange(samples) / 30, dtype=np.float32)[:, None]
+    rows[5:7, 0] = np.nan
+    if gap is not None:
+        rows[gap] = np.nan
+    return rows
+
+
+def one_pass(checkpoint: StudentCheckpoint, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities (N, K) at the ends of blocks that are aligned as a stream's: a window's end is a block's."""
+    lead = np.full((-ACC.samples % STRIDE, 2), np.nan, dtype=np.float32)
+    whole = np.concatenate([lead, rows])
+    values, present = prepare_batch(whole[None, : len(whole) // STRIDE * STRIDE], ACC)
+    logits = answers_along(checkpoint.network(), torch.from_numpy(values), torch.from_numpy(present))
+    return torch.softmax(logits[0], dim=-1).numpy()
+
+
+def shares_of(predictions: Sequence[Prediction]) -> NDArray[np.float32]:
+    return np.stack([p.probabilities for p in predictions if p.status != "warming_up"])
+
+
+def said(predictions: Sequence[Prediction]) -> list[tuple[object, ...]]:
+    return [(p.status, p.reason, p.index, p.missing_fraction, p.probabilities.tobytes()) for p in predictions]
 
 
 @pytest.fixture(scope="module")
@@ -138,58 +175,46 @@ def knowing(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFact
     return student, export(export_plan(path)).path
 
 
-def test_steps_of_another_novelty_fail_the_self_test(knowing: tuple[StudentCheckpoint, Path], tmp_path: Path) -> None:
-    student, path = knowing
-    assert student.seen is not None
+def with_steps(path: Path, output: Path, data: bytes) -> Path:
+    """The bundle with another step graph, hashes and all."""
     with Bundle.open(path) as bundle:
         manifest, members = bundle.manifest, {e.file: bundle.read(e.file) for e in member_files(bundle.manifest)}
-    moved = replace(student, seen=replace(student.seen, shift=student.seen.shift + 0.5))
-    data = onnx_step_from_student(moved)
     entry = manifest.models[0]
     assert entry.streaming is not None
     digest = hashlib.sha256(data).hexdigest()
     artifact = msgspec.structs.replace(entry.streaming.artifacts[0], sha256=digest, size_bytes=len(data))
     entry = msgspec.structs.replace(entry, streaming=msgspec.structs.replace(entry.streaming, artifacts=(artifact,)))
-    other = tmp_path / "other.edge"
-    write_bundle(
-        other, manifest=msgspec.structs.replace(manifest, models=(entry,)), members=members | {artifact.file: data}
-    )
+    changed = msgspec.structs.replace(manifest, models=(entry,))
+    write_bundle(output, manifest=changed, members=members | {artifact.file: data})
+    return output
+
+
+def test_steps_of_another_novelty_fail_the_self_test(knowing: tuple[StudentCheckpoint, Path], tmp_path: Path) -> None:
+    student, path = knowing
+    assert student.seen is not None
+    moved = replace(student, seen=replace(student.seen, shift=student.seen.shift + 0.5))
+    other = with_steps(path, tmp_path / "other.edge", onnx_step_from_student(moved))
     with EdgePredictor.open(other, backend="ort", selftest=False) as opened, pytest.raises(GateError) as caught:
         opened.selftest()
     said_so = f"{other}: self-test: golden window 0, step by step: expected the stored novelty within 0.1%, "
     assert str(caught.value).startswith(said_so)
 
 
-def changed(exported: ExportResult, path: Path) -> Path:
-    """The bundle with a step graph of other weights, hashes and all."""
-    with Bundle.open(exported.path) as bundle:
-        members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
-    model = onnx.load_from_string(members["acc/step.fp32.onnx"])
-    bias = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("head.bias"))
-    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01234), bias.name))
-    data = model.SerializeToString(deterministic=True)
-    entry = exported.manifest.models[0]
-    assert entry.streaming is not None
-    digest = hashlib.sha256(data).hexdigest()
-    artifact = msgspec.structs.replace(entry.streaming.artifacts[0], sha256=digest, size_bytes=len(data))
-    streaming = msgspec.structs.replace(entry.streaming, artifacts=(artifact,))
-    manifest = msgspec.structs.replace(exported.manifest, models=(msgspec.structs.replace(entry, streaming=streaming),))
-    write_bundle(path, manifest=manifest, members=members | {artifact.file: data})
-    return path
-
-
 def test_steps_that_answer_otherwise_fail_the_self_test_and_the_gate(
     exported: ExportResult, checkpoint: StudentCheckpoint, tmp_path: Path
 ) -> None:
-    path = changed(exported, tmp_path / "changed.edge")
+    with Bundle.open(exported.path) as bundle:
+        graph = onnx.load_from_string(bundle.read("acc/step.fp32.onnx"))
+    bias = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("head.bias"))
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01234), bias.name))
+    model = graph.SerializeToString(deterministic=True)
+    path = with_steps(exported.path, tmp_path / "changed.edge", model)
     with EdgePredictor.open(path, backend="ort", selftest=False) as opened, pytest.raises(GateError) as caught:
         opened.selftest()
     assert str(caught.value).startswith(
         f"{path}: self-test: golden window 0, step by step: expected the stored answer within 0.0001, got a "
         "difference of 0.0123"
     )
-    with Bundle.open(path) as bundle:
-        model = bundle.read("acc/step.fp32.onnx")
     with pytest.raises(GateError) as gate:
         prove_step(model, checkpoint, make_proof_set(checkpoint), file_format="onnx", mflops=1.0)
     assert str(gate.value).startswith(
@@ -200,28 +225,21 @@ def test_steps_that_answer_otherwise_fail_the_self_test_and_the_gate(
 # Behind a stream.
 
 
-SPLIT = {
-    "seed": st.integers(0, 99),
-    "gap": st.tuples(st.integers(0, 250), st.integers(0, 80)),
-    "hop": st.integers(1, 5),
-    "cuts": st.lists(st.integers(0, 300), max_size=30),
-}
-
-
-def check_that_any_split_gives_the_same(
-    predictor: EdgePredictor, *, seed: int, gap: tuple[int, int], hop: int, cuts: list[int]
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    gap=st.tuples(st.integers(0, 250), st.integers(0, 80)),
+    hop=st.integers(1, 5),
+    cuts=st.lists(st.integers(0, 300), max_size=30),
+)
+def test_any_split_into_pushes_gives_the_same_predictions(
+    predictor: EdgePredictor, seed: int, gap: tuple[int, int], hop: int, cuts: list[int]
 ) -> None:
     rows = recording(300, seed=seed, gap=slice(gap[0], sum(gap)))
     whole = predictor.stream(hop=hop * STRIDE).push(rows)
     stream, ends = predictor.stream(hop=hop * STRIDE), [0, *sorted(cuts), 300]
     parts = [p for start, stop in itertools.pairwise(ends) for p in stream.push(rows[start:stop])]
     assert said(parts) == said(whole)
-
-
-@settings(max_examples=30, deadline=None)
-@given(**SPLIT)
-def test_any_split_into_pushes_gives_the_same_predictions(predictor: EdgePredictor, **drawn: Any) -> None:
-    check_that_any_split_gives_the_same(predictor, **drawn)
 
 
 def test_the_first_full_window_is_answered_as_predict_does_and_later_ones_remember(predictor: EdgePredictor) -> None:
@@ -335,24 +353,139 @@ def test_a_bundle_that_takes_over_goes_on_from_the_last_window(exported: ExportR
             {"states": [{"name": "a", "shape": [4096, 8192]}]},
             "states[0].shape: expected at most 16777216 values, got 33554432",
         ),
+        (
+            {"file": "acc/steps.onnx"},
+            "artifacts[0].file: expected 'acc/step.fp32.onnx', got 'acc/steps.onnx'",
+        ),
     ],
 )
 def test_steps_that_cannot_be_are_refused_with_their_place(
     exported: ExportResult, change: dict[str, Any], message: str
 ) -> None:
     document = msgspec.to_builtins(exported.manifest)
-    document["models"][0]["streaming"] |= change
+    streaming = document["models"][0]["streaming"]
+    changed = streaming["artifacts"][0] if "file" in change else streaming
+    changed |= change
     with pytest.raises(ManifestError) as caught:
         decode_manifest(msgspec.json.encode(document))
     assert str(caught.value) == f"manifest.json: models[0].streaming.{message}; export the bundle again"
 
 
-def test_a_step_graph_under_another_name_is_refused(exported: ExportResult) -> None:
-    document = msgspec.to_builtins(exported.manifest)
-    document["models"][0]["streaming"]["artifacts"][0]["file"] = "acc/steps.onnx"
-    with pytest.raises(ManifestError) as caught:
-        decode_manifest(msgspec.json.encode(document))
-    assert str(caught.value) == (
-        "manifest.json: models[0].streaming.artifacts[0].file: expected 'acc/step.fp32.onnx', got 'acc/steps.onnx'; "
-        "export the bundle again"
-    )
+# In LiteRT.
+
+
+@pytest.fixture(scope="module")
+def with_litert(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    if missing_libraries():
+        pytest.skip("needs pip install 'mmkd-edge[litert-export]'")
+    folder = tmp_path_factory.mktemp("litert")
+    write_student(folder / "student.ckpt", checkpoint)
+    return export(replace(export_plan(folder / "student.ckpt"), targets=("litert",)))
+
+
+@pytest.fixture(scope="module")
+def in_litert(with_litert: ExportResult) -> Iterator[EdgePredictor]:
+    with EdgePredictor.open(with_litert.path, backend="litert") as opened:
+        yield opened
+
+
+def test_litert_steps_as_one_pass_of_the_network(
+    checkpoint: StudentCheckpoint, with_litert: ExportResult, in_litert: EdgePredictor
+) -> None:
+    rows = recording(400, gap=slice(120, 140))
+    found = shares_of(in_litert.stream(hop=STRIDE).push(rows))
+    np.testing.assert_allclose(found, one_pass(checkpoint, rows)[LENGTH - 1 :], atol=TOLERANCE)
+    assert in_litert.info().step_artifact == "acc/step.fp32.tflite"
+    assert in_litert.selftest().max_abs_error < TOLERANCE
+    assert [step.file for step in with_litert.report.steps] == ["acc/step.fp32.onnx", "acc/step.fp32.tflite"]
+    assert all(step.parity.max_abs_error < TOLERANCE and step.steps > 200 for step in with_litert.report.steps)
+
+
+def test_streams_in_litert_keep_states_of_their_own(in_litert: EdgePredictor) -> None:
+    recordings = [recording(120, seed=seed) for seed in (1, 2)]
+    alone = [said(in_litert.stream(hop=STRIDE).push(rows)) for rows in recordings]
+    streams = [in_litert.stream(hop=STRIDE) for _ in recordings]
+    turns: list[list[Prediction]] = [[], []]
+    for start in range(0, 120, 3):  # one interpreter, which holds now this state and now that
+        for stream, rows, found in zip(streams, recordings, turns, strict=True):
+            found += stream.push(rows[start : start + 3])
+    assert [said(found) for found in turns] == alone
+    with ThreadPoolExecutor(4) as pool:  # several interpreters, none of which belongs to a stream
+        many = [pool.submit(in_litert.stream(hop=STRIDE).push, recordings[number % 2]) for number in range(12)]
+        assert [said(one.result()) for one in many] == alone * 6
+
+
+def test_a_closed_litert_takes_no_step(with_litert: ExportResult) -> None:
+    streaming = with_litert.manifest.models[0].streaming
+    assert streaming is not None
+    with Bundle.open(with_litert.path) as bundle:
+        backend = LitertBackend(bundle.read("acc/step.fp32.tflite"))
+    steps = step_module.Steps(backend, streaming)
+    block = np.zeros((1, STRIDE, 2), np.float32)
+    steps.push(block, block)
+    backend.close()
+    with pytest.raises(BackendError) as caught:
+        steps.push(block, block)
+    assert str(caught.value) == "backend 'litert' is closed; open it again"
+    with pytest.raises(BackendError) as refused:
+        step_module.Steps(backend, streaming)
+    assert str(refused.value) == "backend 'litert' is closed; open it again"
+
+
+MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=1000.0, samples=500)
+MIC_CONFIG = StudentConfig(
+    preset="toy", encoder=EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0), causal=True
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudentCheckpoint, ExportResult]:
+    student = make_student(modality=MIC, config=MIC_CONFIG, windows=12)
+    path = tmp_path_factory.mktemp("causal") / "mic.ckpt"
+    write_student(path, student)
+    return student, export(ExportPlan(source=path, output=path.with_suffix(".edge"), targets=("onnx",)))
+
+
+def test_the_bundle_says_how_sound_is_followed(made: tuple[StudentCheckpoint, ExportResult]) -> None:
+    result = made[1]
+    streaming = result.manifest.models[0].streaming
+    assert streaming is not None
+    assert streaming.stride == 4 * 16  # two halvings of frames of 16 ms
+    assert {state.name: state.shape for state in streaming.states}["waveform"] == (1, 16, 2)
+    assert result.report.steps[0].parity.label_agreement == 1.0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_answers_do_not_depend_on_how_a_recording_is_cut_into_pushes(
+    made: tuple[StudentCheckpoint, ExportResult], seed: int
+) -> None:
+    student, result = made
+    rng = np.random.default_rng(seed)
+    recording = (0.3 * rng.normal(size=(3000, 1))).astype(np.float32)
+    recording[900:1300] = np.nan
+    cuts = [0, *sorted(rng.choice(np.arange(1, 3000), size=40, replace=False).tolist()), 3000]
+    stride = causal_encoder(student.network()).stride
+    with EdgePredictor.open(result.path, backend="ort", threads=1) as predictor:
+        assert predictor.info().step_artifact == "mic/step.fp32.onnx"
+        whole = predictor.stream(hop=stride).push(recording)
+        stream = predictor.stream(hop=stride)
+        found = [one for begin, end in pairwise(cuts) for one in stream.push(recording[begin:end])]
+    assert [one.status for one in found] == [one.status for one in whole]
+    answered = [number for number, one in enumerate(found) if one.index >= 0]
+    assert len(answered) > 30
+    for number in answered:
+        np.testing.assert_array_equal(found[number].probabilities, whole[number].probabilities)
+    # What a stream answered is what one pass of the network over the whole recording answers.
+    network, modality = student.network(), student.modality
+    values, there = (torch.from_numpy(part) for part in prepare_batch(recording[None], modality))
+    lead = -modality.samples % stride  # a stream fills its first block up, so that the first window ends one
+    values, there = (torch.cat([torch.zeros_like(one[:, :lead]), one], dim=1) for one in (values, there))
+    used = values.shape[1] // stride * stride
+    expected = answers_along(network, values[:, :used], there[:, :used])[0].numpy()
+    ends = [(modality.samples % stride + stride * number + lead) // stride - 1 for number in range(len(found))]
+    confidence = result.manifest.models[0].artifacts[0].confidence
+    scale = 1.0 if confidence is None else confidence.temperature
+    for number in answered:
+        logits = expected[ends[number]] / scale
+        shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        np.testing.assert_allclose(found[number].probabilities, shares, atol=1e-4)  # as the gate of a step graph

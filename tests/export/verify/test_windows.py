@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.verify.windows import judging_half, windows_from_checkpoint, windows_from_dataset
+from mmkd_export.verify.windows import judging_half, windows_from_dataset
 from mmkd_models.data.writer import write_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
@@ -31,22 +31,6 @@ def _refusal(path: Path, student: StudentCheckpoint, modality: ModalitySpec | No
     with pytest.raises(UsageError) as error:
         windows_from_dataset(path, modality=modality or student.modality, task=student.task)
     return str(error.value)
-
-
-def test_carried_windows_are_taken_as_they_are(student: StudentCheckpoint):
-    real = windows_from_checkpoint(student.carried, checkpoint=Path("student.ckpt"))
-    np.testing.assert_array_equal(real.windows, student.carried.windows)
-    assert real.source == "validation windows carried by the checkpoint"
-    assert real.judge.sum() == 6
-
-
-def test_a_checkpoint_without_windows_says_what_to_do():
-    with pytest.raises(UsageError) as error:
-        windows_from_checkpoint(None, checkpoint=Path("student.ckpt"))
-    assert str(error.value) == (
-        "student.ckpt: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
-        "without any; name some with --calib DATA, or train again without --no-embed-windows"
-    )
 
 
 def test_a_dataset_gives_its_validation_split(student: StudentCheckpoint, tmp_path: Path):

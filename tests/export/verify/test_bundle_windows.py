@@ -1,7 +1,9 @@
-"""Values that no sensor gives: the range that an export finds where the dataset declares none."""
+"""What a bundle holds of recordings: none, those that travel, the range of its values, the spread between groups."""
 
 from __future__ import annotations
 
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -10,11 +12,81 @@ import pytest
 
 from mmkd_edge import EdgePredictor, UsageError
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.spec import ModalitySpec
 from mmkd_export.inspect.files import inspect_file
+from mmkd_export.packing.card import NO_RECORDING
+from mmkd_export.packing.contents import recorded_golden
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.verify.windows import plausible_range, range_choice
+from mmkd_export.verify.answers import NetworkAnswers
+from mmkd_export.verify.windows import RealWindows, plausible_range, range_choice
+from mmkd_models.data import shipped_dataset
+from mmkd_models.data.dataset import open_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.export.students import make_proof_set, make_student
+
+
+def test_no_recording_is_in_the_bundle_and_all_of_them_judged_it(
+    student: StudentCheckpoint, student_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.edge"
+    plan = ExportPlan(source=student_file, output=path, golden="synthetic", precisions=("int8",), accept_unjudged=True)
+    result = export(plan)
+    assert student.carried is not None
+    data = path.read_bytes()
+    rows = student.carried.windows.reshape(-1, 3)
+    assert not any(row.tobytes() in data for row in rows[np.isfinite(rows).all(axis=1)])
+    windows = result.report.windows
+    assert (windows.count, windows.synthetic, windows.golden) == (12, False, "synthetic")
+    with Bundle.open(path) as bundle:
+        golden = bundle.golden("acc")
+        assert f"**No recording is in here**: {NO_RECORDING}." in bundle.read("README.md").decode()
+    assert 32 <= len(golden.windows) <= 64
+    assert (golden.labels == -1).all()
+    for precision in ("fp32", "int8"):
+        with EdgePredictor.open(path, backend="ort", precision=precision) as predictor:
+            assert predictor.selftest().windows == len(golden.windows)
+
+
+CAMERA = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=16, height=96, width=96)
+SOUND = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=16e3, samples=16_000)
+SERIES = ModalitySpec(name="acc", channels=("x",), rate_hz=100.0, samples=1_000_000)
+LARGE = msgspec.structs.replace(CAMERA, height=1024, width=1024)
+
+
+@pytest.mark.parametrize(("modality", "most"), [(CAMERA, 28), (SOUND, 65), (SERIES, 80), (LARGE, 8)])
+def test_windows_that_travel_are_few_if_large_and_of_both_halves_and_every_class(
+    student: StudentCheckpoint, modality: ModalitySpec, most: int
+) -> None:
+    labels, numbers = np.repeat(np.arange(3), (48, 24, 8)), np.arange(80, dtype=np.float32)[:, None]
+    real = RealWindows(windows=numbers, labels=labels, judge=np.arange(80) % 2 == 0, source="a test")
+    answers = NetworkAnswers(logits=numbers, probabilities=numbers)
+    golden = recorded_golden(replace(make_proof_set(student), modality=modality, real=real, answers=answers))
+    assert [int((golden.labels == label).sum()) for label in range(3)] == pytest.approx(
+        [0.6 * most, 0.3 * most, 0.1 * most], abs=1
+    )
+    assert int(golden.judge.sum()) == pytest.approx(most / 2, abs=1)
+    rows = golden.windows[:, 0].astype(int)
+    assert len(rows) == most
+    assert (np.diff(rows) > 0).all()
+    assert (golden.labels == labels[rows]).all()
+    assert (golden.judge == real.judge[rows]).all()
+
+
+def test_a_bundle_gets_its_reference_from_a_dataset(tmp_path: Path) -> None:
+    dataset, path = open_dataset(shipped_dataset()).spec, tmp_path / "student.edge"
+    write_student(tmp_path / "s.ckpt", make_student(modality=dataset.modality("acc"), task=dataset.task, windows=60))
+    result = export(ExportPlan(source=tmp_path / "s.ckpt", output=path, drift_reference=shipped_dataset()))
+    (entry,) = result.manifest.models
+    reference = entry.group_reference
+    assert reference is not None
+    assert (reference.between, reference.groups) == ("groups", 8)
+    said = (
+        "unknown below 0.25 and above 3.3 times the usual size, as 0.0% of healthy windows of groups that were left out"
+    )
+    assert inspect_file(path)["acc.magnitude"] == said
+    card = zipfile.ZipFile(path).read("README.md").decode()
+    assert f"- A window of another magnitude than the training's is `unknown`: {said}.\n" in card
 
 
 def said(call) -> str:
@@ -82,7 +154,6 @@ def test_a_range_that_is_named_or_taken_away_is_what_the_bundle_has(student_file
 
 
 def test_a_range_that_the_dataset_declares_stays(student: StudentCheckpoint, tmp_path: Path) -> None:
-    from dataclasses import replace
 
     declared = replace(student, modality=msgspec.structs.replace(student.modality, range=(-50.0, 50.0)))
     write_student(tmp_path / "s.ckpt", declared)
