@@ -145,16 +145,11 @@ def test_the_gate_of_numbers_counts_windows_within_a_tenth_of_the_targets_spread
     assert gate_summary(facts).endswith("answers agree on 0.0% of 200 (at least 99.0%)")
 
 
-def test_values_are_compared_as_shares_of_the_largest_one():
+def test_values_and_their_differences_are_shares_of_the_largest_one():
     expected = NetworkAnswers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2000]]))
     got = NetworkAnswers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2001]]))
     assert compare(expected, got, task=SPEED).max_abs_error == pytest.approx(1 / 2000, rel=1e-3)
 
-
-# ---- the page, rivals, and steps
-
-
-def test_differences_of_values_are_shares_of_the_largest_one():
     expected = [(np.float32([[0.5]]), np.float32([[1000]])), (np.float32([[1.0]]), np.float32([[2000]]))]
     answers = [(np.float32([[0.5]]), np.float32([[1001]])), (np.float32([[1.0]]), np.float32([[2000]]))]
     assert largest_difference(answers, expected, SPEED) == pytest.approx(1 / 2000)

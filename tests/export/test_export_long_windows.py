@@ -56,23 +56,16 @@ def test_every_precision_and_engine_answers_as_the_checkpoint_does(long_bundle: 
     for precision in ("fp32", "fp16", "int8"):
         with EdgePredictor.open(long_bundle.path, backend="ort", precision=precision) as predictor:
             assert predictor.selftest().windows == 12
-
-
-def test_the_front_end_of_long_windows_stays_float32_and_the_first_convolution_too(long_bundle: ExportResult):
     reasons = long_bundle.report.artifacts[2].float_layers
     assert reasons["encoder.stem.0"] == "the first layer: its range is that of the sensor's glitches"
     assert not [name for name in reasons if "front" in name]
 
 
-def test_an_opened_checkpoint_of_long_windows_is_the_one_that_was_written(long_file: Path):
-    config = read_student(long_file).config
-    assert config.encoder.frame == 16
-    network = read_student(long_file).network()
-    assert network.encoder.front.cuts == ((13, 16), (1, 26))
-
-
 def test_the_graph_of_a_long_window_holds_no_matrix_of_the_whole_window(long_file: Path):
-    model = onnx.load_from_string(onnx_from_student(read_student(long_file)))
+    student = read_student(long_file)
+    assert student.config.encoder.frame == 16
+    assert student.network().encoder.front.cuts == ((13, 16), (1, 26))
+    model = onnx.load_from_string(onnx_from_student(student))
     weights = {tensor.name for tensor in model.graph.initializer}
     largest = max(int(np.prod(shape)) for name, shape in tensor_shapes(model).items() if name in weights)
     assert largest < SHORT.samples * SHORT.samples / 8

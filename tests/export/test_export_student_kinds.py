@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
+import torch
+from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor
-from mmkd_edge.backends.base import open_backend
-from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.backends.base import is_installed, open_backend
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.errors import UsageError
+from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
+from mmkd_edge.predict.preprocess import prepare, prepare_batch
+from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.pipeline import export
+from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import answers_from_student, with_missing_samples
 from mmkd_export.verify.windows import plausible_range
+from mmkd_models.networks.rocket import fit_rocket
+from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from tests.export.students import make_student, of_features
 
@@ -103,3 +115,191 @@ def test_features_alone_have_a_range_and_golden_windows_by_the_statistics_of_the
     assert entry.modality.range == (expected if value_range == "auto" else None)
     with EdgePredictor.open(plan.output, backend="ort") as predictor:
         assert predictor.selftest().label_agreement == 1.0
+
+
+MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=4000.0, samples=1000)
+CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=10, height=12, width=16)
+COLOUR = msgspec.structs.replace(CAM, channels=("r", "g", "b"))
+FURTHER = ("colour", "mic_rocket", "cam_rocket", "cam_hybrid")
+SEEN = pytest.mark.parametrize("name", ["mic", "cam", *(pytest.param(one, marks=pytest.mark.slow) for one in FURTHER)])
+
+
+# All of them are in TensorRT's parser (10.3) and in the converters of OpenVINO and LiteRT.
+@pytest.fixture(scope="module")
+def seen() -> dict[str, StudentCheckpoint]:
+    """With random weights, normalised as the carried windows are, and of other kinds with features of theirs."""
+    found = {}
+    for name, modality in (("mic", MIC), ("cam", CAM), ("colour", COLOUR)):
+        start = make_student(modality=modality, windows=204)
+        assert start.carried is not None
+        values = frame_bytes(start.carried.windows).astype(np.float64)
+        axes = tuple(range(values.ndim - 1))
+        scale = [torch.from_numpy(part(values, axis=axes)) for part in (np.nanmean, np.nanstd)]
+        state = dict(start.state) | dict(zip(("encoder.front.mean", "encoder.front.std"), scale, strict=True))
+        found[name] = replace(start, state={key: tensor.float() for key, tensor in state.items()})
+    for name in ("mic_rocket", "cam_rocket", "cam_hybrid"):
+        found[name] = _with_features(found[name[:3]], kind=name[4:])
+    return found
+
+
+def _with_features(start: StudentCheckpoint, *, kind: str) -> StudentCheckpoint:
+    assert start.carried is not None
+    values, present = prepare_batch(start.carried.windows[:40], start.modality)
+    scale = tuple(start.state[f"encoder.front.{name}"].numpy() for name in ("mean", "std"))
+    features = fit_rocket(start.modality, values, present, scale=scale, seed=0, features=84)  # type: ignore[arg-type]
+    config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Student(start.modality, len(start.task.labels), config)
+    state = network.state_dict() | {f"rocket.{name}": value for name, value in features.state_dict().items()}
+    fronts = {key: tensor for key, tensor in start.state.items() if "front" in key and key in state}
+    return replace(start, config=config, state=state | fronts)
+
+
+@pytest.fixture(scope="module")
+def graph_of(seen: dict[str, StudentCheckpoint]) -> Callable[[str], bytes]:
+    """The graph of a student, made when it is first asked for."""
+    return cache(lambda name: onnx_from_student(seen[name]))
+
+
+@pytest.fixture(scope="module")
+def bundles(seen: dict[str, StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportResult]:
+    folder = tmp_path_factory.mktemp("bundles")
+    found = {}
+    for name in ("mic", "cam"):
+        path = folder / f"{name}.ckpt"
+        write_student(path, seen[name])
+        plan = ExportPlan(source=path, output=path.with_suffix(".edge"), precisions=("fp16", "int8"))
+        found[name] = export(plan)
+    return found
+
+
+def some(student: StudentCheckpoint) -> NDArray[Any]:
+    """Eight windows, whole and with gaps, the last of them empty."""
+    assert student.carried is not None
+    whole = student.carried.windows[:8]
+    join = np.ma.concatenate if student.modality.kind == "video" else np.concatenate
+    return join([whole, with_missing_samples(whole, seed=0)])  # type: ignore[no-any-return, no-untyped-call]
+
+
+@SEEN
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+def test_every_engine_hears_and_sees_as_torch_does_also_with_gaps(
+    seen: dict[str, StudentCheckpoint], graph_of: Callable[[str], bytes], name: str, engine: str
+) -> None:
+    if not is_installed(engine):  # type: ignore[arg-type]
+        pytest.skip(f"needs pip install 'mmkd-edge[{engine}]'")
+    student = seen[name]
+    windows = some(student)
+    backend = open_backend(engine, graph_of(name), threads=1)  # type: ignore[arg-type]
+    expected = answers_from_student(student, windows)
+    values_name, present_name = (tensor.name for tensor in backend.inputs)
+    for number, window in enumerate(windows):
+        values, present = prepare(window, student.modality)
+        logits, _ = backend.run({values_name: values, present_name: present})
+        # float32 sums of another order, over spectra of hundreds of samples and frames of hundreds of pixels.
+        np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-4)
+    backend.close()
+
+
+@pytest.mark.parametrize("name", ["cam", pytest.param("colour", marks=pytest.mark.slow)])
+def test_bytes_stay_bytes_up_to_the_first_node(graph_of: Callable[[str], bytes], name: str) -> None:
+    graph = onnx.load_from_string(graph_of(name)).graph
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    readers = [node.op_type for node in graph.node if "cam" in node.input]
+    assert readers == ["Cast"]
+
+
+@pytest.mark.parametrize("name", ["mic", "cam"])
+def test_lower_precision_leaves_the_spectrum_and_the_first_convolution_alone(
+    graph_of: Callable[[str], bytes], name: str
+) -> None:
+    model = onnx.load_from_string(graph_of(name))
+    layers = learnt_layers(model)
+    assert layers[0].name == {"mic": "encoder.stem.0", "cam": "encoder.front.stem.0"}[name]
+    chosen = {layer.name for layer in select_layers(layers, ops=("Conv", "Gemm", "MatMul"))}
+    assert layers[0].name not in chosen
+    assert "encoder.blocks.0.feedforward.up" in chosen
+    if name == "cam":
+        embed = next(layer for layer in layers if layer.name == "encoder.front.embed")
+        assert (embed.m, embed.n) == (10, 16)
+
+
+@pytest.mark.parametrize("name", ["mic", "cam"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_bundle_answers_for_what_a_sensor_gives(
+    seen: dict[str, StudentCheckpoint], bundles: dict[str, ExportResult], name: str, precision: Any
+) -> None:
+    windows = some(seen[name])[:9]
+    with Bundle.open(bundles[name].path) as bundle:
+        expected = bundle.golden(name).probabilities[:8]
+    with EdgePredictor.open(bundles[name].path, backend="ort", precision=precision) as predictor:
+        found = predictor.predict_batch(windows)
+        shares = np.stack([one.probabilities for one in found if one.index >= 0])
+        assert predictor.selftest().windows == 204
+        assert predictor.health().models[0].model == name
+    assert [one.status == "invalid" for one in found] == [False] * 8 + [True]  # the first with gaps misses everything
+    np.testing.assert_allclose(shares, expected, atol={"fp32": 1e-4, "fp16": 0.01, "int8": 0.1}[precision])
+
+
+def test_a_bundle_of_a_camera_keeps_bytes_and_missing_frames_and_says_what_a_window_is(
+    seen: dict[str, StudentCheckpoint], bundles: dict[str, ExportResult]
+) -> None:
+    carried = seen["cam"].carried
+    assert carried is not None
+    with Bundle.open(bundles["cam"].path) as bundle:
+        golden = bundle.golden("cam").windows
+        statistics = bundle.manifest.models[0].statistics
+    assert golden.dtype == np.uint8
+    assert np.array_equal(frame_bytes(golden), frame_bytes(carried.windows))
+    assert np.array_equal(missing_frames(golden), missing_frames(carried.windows))
+    assert statistics is not None
+    assert statistics.channels[0].missing_fraction == pytest.approx(missing_frames(golden).mean())
+
+
+def test_large_windows_judge_an_export_and_few_of_them_travel(tmp_path: Path) -> None:
+    modality = msgspec.structs.replace(MIC, samples=4000)  # 32 kB a window: 131 of 204 are 4 MiB
+    path = tmp_path / "mic.ckpt"
+    write_student(path, make_student(modality=modality, windows=204))
+    made = export(ExportPlan(source=path, output=tmp_path / "mic.edge", precisions=("fp16",)))
+    assert (made.report.windows.count, made.report.windows.judging, made.report.windows.carried) == (204, 102, 131)
+    with Bundle.open(made.path) as bundle:
+        assert len(bundle.golden("mic").windows) == 131
+        card = bundle.read("README.md").decode()
+    assert "\n131 of these windows are in here, as golden windows: the device tests itself with them.\n" in card
+
+
+def test_a_camera_can_be_tested_without_recordings(seen: dict[str, StudentCheckpoint], tmp_path: Path) -> None:
+    path = tmp_path / "student.ckpt"
+    write_student(path, seen["cam"])
+    made = export(ExportPlan(source=path, output=tmp_path / "student.edge", golden="synthetic"))
+    with Bundle.open(made.path) as bundle:
+        assert bundle.golden("cam").windows.dtype == np.uint8
+    with EdgePredictor.open(made.path, backend="ort") as predictor:
+        assert predictor.selftest().label_agreement == 1.0
+
+
+def test_a_range_of_bytes_is_refused(seen: dict[str, StudentCheckpoint], tmp_path: Path) -> None:
+    path = tmp_path / "student.ckpt"
+    write_student(path, seen["cam"])
+    with pytest.raises(UsageError) as caught:
+        export(ExportPlan(source=path, output=tmp_path / "student.edge", value_range=(0.0, 255.0)))
+    assert str(caught.value) == "--range: modality 'cam' is video, whose values are bytes; leave it out"
+    mic, cam = (inspect_file(bundles[name].path) for name in ("mic", "cam"))
+    assert mic["mic.window"] == "1000 samples of audio x left, right at 4000 Hz"
+    assert cam["cam.window"] == "10 frames of 12 x 16 pixels x gray at 25 Hz"
+    with Bundle.open(bundles["cam"].path) as bundle:
+        card = bundle.read("README.md").decode()
+    assert "Windows of 10 frames (0.4 s at 25 Hz) of 12 rows by 16 pixels by 1 channels (gray), the camera's" in card
+    assert "`cam` uint8 (1, 10, 12, 16, 1) (missing values as 0) and `cam_present` float32 (1, 10, 1) (1 or 0)" in card
+
+
+def test_gaps_of_a_camera_are_missing_frames(seen: dict[str, StudentCheckpoint]) -> None:
+    carried = seen["cam"].carried
+    assert carried is not None
+    gaps = with_missing_samples(carried.windows, seed=0)
+    before, after = missing_frames(carried.windows), missing_frames(gaps)
+    assert bool(after[0].all())
+    assert bool((after.sum(1)[1:] >= 2).all())
+    assert bool((after >= before).all())
+    assert not bool(missing_frames(mask_missing(frame_bytes(gaps), before))[0].any())

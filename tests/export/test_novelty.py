@@ -121,7 +121,7 @@ def test_a_device_calls_a_window_unknown_in_every_precision(made: ExportResult, 
     assert np.mean([one.status == "unknown" for one in strange]) > 0.9
 
 
-def test_each_artifact_has_p_values_of_its_own(made: ExportResult) -> None:
+def test_each_artifact_has_p_values_and_a_gate_of_its_own(made: ExportResult) -> None:
     (entry,) = made.manifest.models
     assert entry.has_novelty
     by_precision = {artifact.precision: artifact.novelty for artifact in entry.artifacts}
@@ -132,9 +132,6 @@ def test_each_artifact_has_p_values_of_its_own(made: ExportResult) -> None:
     }
     assert by_precision["fp32"].tolerance == NOVELTY_TOLERANCE  # type: ignore[union-attr]
     assert by_precision["int8"].tolerance > by_precision["int8"].max_error  # type: ignore[union-attr]
-
-
-def test_the_gate_and_the_report_speak_of_it(made: ExportResult) -> None:
     fp32, *lower = made.report.artifacts
     assert fp32.parity.novelty.max_error < NOVELTY_TOLERANCE  # type: ignore[union-attr]
     for artifact in lower:

@@ -38,9 +38,6 @@ def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed: ExportResult
 def test_every_artifact_passes_its_self_test_on_the_runtime(mixed: ExportResult, precision: str):
     with EdgePredictor.open(mixed.path, precision=precision) as predictor:
         assert predictor.selftest().windows == 12
-
-
-def test_the_report_says_which_layers_stay_float32_and_why(mixed: ExportResult):
     assert mixed.report.artifacts[2].float_layers == {
         "encoder.stem.0": "the first layer: its range is that of the sensor's glitches",
         "encoder.spectrum": "a product of 1 x 21 times 21 x 16 gains nothing",

@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmkd_edge import EdgePredictor, UsageError
 from mmkd_edge.bundle.bundle import Bundle
@@ -19,9 +21,10 @@ from mmkd_export.packing.contents import recorded_golden
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers
-from mmkd_export.verify.windows import RealWindows, plausible_range, range_choice
+from mmkd_export.verify.windows import RealWindows, judging_half, plausible_range, range_choice, windows_from_dataset
 from mmkd_models.data import shipped_dataset
 from mmkd_models.data.dataset import open_dataset
+from mmkd_models.data.writer import write_dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from tests.export.students import make_proof_set, make_student
 
@@ -89,12 +92,6 @@ def test_a_bundle_gets_its_reference_from_a_dataset(tmp_path: Path) -> None:
     assert f"- A window of another magnitude than the training's is `unknown`: {said}.\n" in card
 
 
-def said(call) -> str:
-    with pytest.raises(UsageError) as caught:
-        call()
-    return str(caught.value)
-
-
 def test_the_range_is_a_thousand_standard_deviations_of_the_widest_channel_rounded_outwards() -> None:
     windows = np.array([[[1.0, 2.0], [np.nan, 3.0]]], dtype=np.float32)
     # 0.5 - 1000 * 0.123 = -122.5 and 9.8 + 1000 * 0.0456 = 55.4; 0.5 + 123 = 123.5
@@ -119,7 +116,9 @@ def test_a_sensor_that_fills_float32_has_no_range() -> None:
 
 @pytest.mark.parametrize("text", ["7", "a:b", "2:1", "nan:1", "0:1e39", ""])
 def test_what_is_no_range_is_refused(text: str) -> None:
-    assert said(lambda: range_choice(text)) == (
+    with pytest.raises(UsageError) as caught:
+        range_choice(text)
+    assert str(caught.value) == (
         f"--range {text!r}: expected LOW:HIGH with LOW below HIGH, or none; write --range=-16:16"
     )
 
@@ -160,3 +159,70 @@ def test_a_range_that_the_dataset_declares_stays(student: StudentCheckpoint, tmp
     result = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge"))
     assert result.manifest.models[0].modality.range == (-50.0, 50.0)
     assert result.report.range_rule is msgspec.UNSET
+
+
+def _dataset(path: Path, student: StudentCheckpoint, *, modality: ModalitySpec | None = None, labels=None) -> Path:
+    modality = modality or student.modality
+    windows, classes = student.carried.windows, student.carried.labels
+    arrays = {
+        split: {modality.name: windows + shift, "labels": classes}
+        for shift, split in enumerate(("train", "valid", "test"))
+    }
+    write_dataset(path, name="toy", labels=labels or student.task.labels, modalities=[modality], splits=arrays)
+    return path
+
+
+def _refusal(path: Path, student: StudentCheckpoint) -> str:
+    with pytest.raises(UsageError) as error:
+        windows_from_dataset(path, modality=student.modality, task=student.task)
+    return str(error.value)
+
+
+def test_a_dataset_gives_its_validation_split(student: StudentCheckpoint, tmp_path: Path):
+    real = windows_from_dataset(_dataset(tmp_path / "set", student), modality=student.modality, task=student.task)
+    np.testing.assert_array_equal(real.windows, student.carried.windows + 1)  # the second split
+    np.testing.assert_array_equal(real.labels, student.carried.labels)
+    assert real.source == "windows of the validation split of dataset 'toy'"
+
+
+def test_a_large_dataset_gives_256_windows_and_the_same_each_time(student: StudentCheckpoint, tmp_path: Path):
+    many = replace(
+        student,
+        carried=replace(
+            student.carried,
+            windows=np.random.default_rng(0).standard_normal((300, 64, 3)).astype(np.float32),
+            labels=np.arange(300) % 4,
+        ),
+    )
+    path = _dataset(tmp_path / "set", many)
+    first, second = (windows_from_dataset(path, modality=student.modality, task=student.task) for _ in range(2))
+    assert len(first.windows) == 256
+    np.testing.assert_array_equal(first.windows, second.windows)
+
+
+def test_a_dataset_of_another_kind_of_windows_is_refused(student: StudentCheckpoint, tmp_path: Path):
+    other = msgspec.structs.replace(student.modality, rate_hz=100.0)
+    path = _dataset(tmp_path / "set", student, modality=other)
+    assert _refusal(path, student) == (
+        f"{path}: modality 'acc': expected rate_hz 50.0 as in the checkpoint, got 100.0; "
+        "use the dataset the student was trained on, or one recorded alike"
+    )
+    path = _dataset(tmp_path / "gyro", student, modality=msgspec.structs.replace(student.modality, name="gyro"))
+    assert _refusal(path, student) == "dataset 'toy': modality 'acc' is not in it; choose one of gyro"
+    path = _dataset(tmp_path / "order", student, labels=("walk", "rest", "run", "fall"))
+    assert _refusal(path, student) == (
+        f"{path}: expected the classes rest, walk, run, fall in this order, got walk, rest, run, fall; "
+        "use windows of the same task"
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=60))
+def test_half_of_all_and_about_half_of_each_class_judges(labels: list[int]):
+    array = np.array(labels)
+    judge = judging_half(array)
+    assert judge.sum() == (len(labels) + 1) // 2
+    for label in set(labels):
+        share = judge[array == label].sum() - (array == label).sum() / 2
+        assert abs(share) <= 0.5  # alternating in the order of classes
+    np.testing.assert_array_equal(judge, judging_half(array))
