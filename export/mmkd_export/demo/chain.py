@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.reference import write_reference
@@ -36,8 +37,6 @@ def measure(
     document: DemoDocument, comparison: Comparison, *, pair: _MeasurePair, bundle: _MeasureBundle, say: Say
 ) -> DemoDocument:
     """Export and benchmark the first fold's students; the best on validation is `student.edge` too."""
-    from mmkd_report.pages.demo_answer import best_student
-
     seed, dataset, out = document.seeds[0], comparison.dataset, comparison.out
     bundles = {}
     for name in document.students:
@@ -55,7 +54,6 @@ def measure(
             say(f"latency: teacher against {name} student")
             times[name] = pair(model, path)
     best = best_student(document)
-    assert best is not None  # folds have scores
     write_file(out / "student.edge", bundles[best].read_bytes())
     say(f"benchmark: {best} student through EdgePredictor")
     benchmark, machine = bundle(out / "student.edge", references[best])
@@ -70,6 +68,16 @@ def measure(
         benchmark=benchmark,
         machine=machine,
     )
+
+
+def best_student(document: DemoDocument) -> str:
+    """Return the sensor with the best validation score."""
+
+    def score(name: str) -> float:
+        spread = document.students[name].student.valid_score
+        return -np.inf if spread is None else spread.mean
+
+    return max(document.students, key=score)
 
 
 def _with_measured(contest: DemoSensor, reference: Path | None, times: PairLatency) -> DemoSensor:

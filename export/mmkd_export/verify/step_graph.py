@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd_edge.backends.base import backend_for, open_steps
-from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat
+from mmkd_edge.backends.base import SteppingBackend, backend_for, open_steps
+from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
 from mmkd_edge.frames import join_samples, missing_frames
 from mmkd_edge.opening.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import count_mflops
@@ -21,7 +21,7 @@ from mmkd_export.verify.answers import (
 )
 from mmkd_export.verify.artifacts import describe_artifact
 from mmkd_export.verify.proof_set import ProofSet
-from mmkd_report.schema.export import StepReport
+from mmkd_report.schema.export import ArtifactParity, StepReport
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,10 +69,7 @@ def prove_step(
         present = _blocks_with_samples(recording, stride=facts.stride, samples=proof_set.modality.samples)
         parity = compare(expected.rows(present), got.rows(present), task=proof_set.task)
         require_parity(parity, tolerance=proof_set.tolerance, what=f"{what}, along a recording")
-        golden = proof_set.real.windows[:_MAX_GOLDEN]
-        runs = [follow_recording(backend, facts, window, proof_set.modality) for window in golden]
-        got = NetworkAnswers(*(np.stack([output[-1] for output in outputs]) for outputs in zip(*runs, strict=True)))
-        windows = compare(proof_set.answers.rows(np.arange(len(golden))), got, task=proof_set.task)
+        windows = _stepped_windows(backend, facts, proof_set)
         require_parity(windows, tolerance=proof_set.tolerance, what=f"{what}, window by window")
     finally:
         backend.close()
@@ -105,3 +102,10 @@ def _blocks_with_samples(recording: NDArray[Any], *, stride: int, samples: int) 
     length = -(-samples // stride)
     counts = np.cumsum(np.concatenate([np.zeros(length, np.int64), blocks]))
     return np.asarray(counts[length:] > counts[:-length])
+
+
+def _stepped_windows(backend: SteppingBackend, streaming: Streaming, proof_set: ProofSet) -> ArtifactParity:
+    windows = proof_set.real.windows[:_MAX_GOLDEN]
+    runs = [follow_recording(backend, streaming, window, proof_set.modality) for window in windows]
+    got = NetworkAnswers(*(np.stack([output[-1] for output in outputs]) for outputs in zip(*runs, strict=True)))
+    return compare(proof_set.answers.rows(np.arange(len(windows))), got, task=proof_set.task)
