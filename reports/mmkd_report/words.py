@@ -259,21 +259,3 @@ def leak_sentence(
 def terminal_score(value: float | None, measure: Measure) -> str:
     """Write a score without the unit."""
     return for_terminal(score_text(value, measure))
-
-
-def terminal_gain(value: float | None, measure: Measure) -> str:
-    """Write a signed difference without the unit."""
-    return for_terminal(signed_gain(value, measure))
-
-
-def terminal_interval(low: float | None, high: float | None, measure: Measure) -> str:
-    """Write an interval with signs; `-` unless both ends are known."""
-    if not (is_number(low) and is_number(high)):
-        return "-"
-    return f"{terminal_gain(low, measure)} to {terminal_gain(high, measure)}"
-
-
-def terminal_spread(mean: float | None, std: float | None, measure: Measure) -> str:
-    """Write mean ± std: fractions with three digits, else significant digits."""
-    values = [value for value in (mean, std) if is_number(value)]
-    return " ± ".join(for_terminal(significant(v)) if measure.lower_is_better else f"{v:.3f}" for v in values)

@@ -1,17 +1,30 @@
-"""Every script explains itself and is listed in the README; tables are Markdown."""
+"""Every script explains itself and is listed in the README; and what single scripts compute and print."""
 
 from __future__ import annotations
 
 import importlib
+import math
 import re
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from checks import against_before
+from checks.alarms import cells
+from checks.emulation import root
+from checks.faulty_process import Breaking, OrtBackend
+from checks.install_size import Installed, import_time_ms, weigh
 from checks.script import head, row
+from checks.shipped_table import gain_of, main
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "checks"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks" / "checks"
 SCRIPTS = [path.stem for path in sorted(FOLDER.glob("*.py")) if "def main(" in path.read_text(encoding="utf-8")]
 
 
@@ -38,3 +51,127 @@ def test_the_readme_lists_every_script_and_no_other() -> None:
 def test_a_table_aligns_numbers_to_the_right() -> None:
     assert head("a", "b", "c", texts=2) == "| a | b | c |\n|---|---|---:|"
     assert row("x", 1) == "| x | 1 |"
+
+
+def fold_outcome(normal_hours: float, false_alarms: int, recordings: int, detected: int) -> Any:
+    return SimpleNamespace(
+        normal_hours=normal_hours, false_alarms=false_alarms, recordings=recordings, detected=detected
+    )
+
+
+def test_folds_are_added_before_the_intervals_are_computed() -> None:
+    # Two events in an hour: 0.242 to 7.225 (Garwood, 1936). 36 of 87: 31 to 52 % (Clopper and Pearson).
+    folds = [fold_outcome(0.25, 2, 40, 16), fold_outcome(0.75, 0, 47, 20)]
+    assert cells("worn", "episodes", folds) == (
+        "| worn | episodes | 2 | 1.00 | 2.00 | 0.24 to 7.22 | 36 of 87 | 31 to 52 % |"
+    )
+
+
+def test_the_ratio_is_that_of_a_round_and_not_of_the_medians() -> None:
+    rounds = [({"step, µs": 10.0}, {"step, µs": 20.0}), ({"step, µs": 40.0}, {"step, µs": 30.0})] * 2
+    assert against_before.table(rounds).splitlines()[-1] == "| step, µs | 25 | 25 | 1.38 | 0.75 to 2.00 |"
+
+
+@pytest.mark.slow
+def test_a_checkout_beside_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    causal = ROOT / "tests" / "files" / "causal.edge"
+    options = ["--before", str(ROOT), "--causal", str(causal), "--rounds", "1", "--seconds", "0.05"]
+    monkeypatch.setattr(sys, "argv", ["against_before.py", *options])
+    against_before.main()
+    names = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert names == [
+        "import, ms",
+        "open to answer, ms",
+        "predict over session.run, µs",
+        "predict, µs",
+        "backend.run, µs",
+        "session.run, µs",
+        "push with an answer, µs",
+        "push without one, µs",
+        "predict, every check over session.run, µs",
+        "step, µs",
+    ]
+
+
+def test_files_are_weighed_and_distributions_counted(tmp_path: Path) -> None:
+    for name, size_bytes in (
+        ("mmkd_edge/__init__.py", 10),
+        ("mmkd_edge/bundles/a.edge", 30),
+        ("mmkd_edge-1.0.dist-info/METADATA", 5),
+        ("numpy/core.so", 100),
+        ("numpy-2.0.dist-info/METADATA", 7),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size_bytes))
+    # Of the project's own files the 45 bytes that lie in its folders, its metadata among them.
+    assert weigh(tmp_path) == Installed(size_bytes=152, own_bytes=45, packages=["mmkd_edge", "numpy"])
+
+
+def test_a_module_is_imported_from_the_folder_alone(tmp_path: Path) -> None:
+    (tmp_path / "slow_module.py").write_text("import time; time.sleep(0.4)")
+    assert import_time_ms(tmp_path, "slow_module", repeats=1) > 200  # of the 400, on a machine that is busy
+
+
+RESULTS = ROOT / "docs" / "results"
+GROUPS = (
+    "watch_exercises-2groups",
+    "noneeg_affect-4groups",
+    "zema_hydraulic-28groups",
+    "rosa_rotor30-46groups",
+    "spsw_har-4groups",
+)
+
+
+def test_every_line_stands_in_the_results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["shipped_table.py", *(str(RESULTS / f"{name}.json") for name in GROUPS)])
+    main()
+    page = " ".join((RESULTS / "demo.md").read_text(encoding="utf-8").split()).lower()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(printed) == 2 + 6 + 1 + 1  # a head, a row a sensor, the mean, and what students cost
+    for line in printed:
+        assert " ".join(line.split()).lower() in page
+
+
+def test_a_gain_of_few_groups_has_no_interval() -> None:
+    assert gain_of((2.04, math.nan, math.nan)) == "+2.0"
+    assert gain_of((2.04, -0.96, 5.0)) == "+2.0 (-1.0 to +5.0)"
+
+
+OUTPUTS = (np.ones((1, 3), np.float32), np.full((1, 3), 1 / 3, np.float32), np.ones((1, 1), np.float32))
+
+
+@pytest.mark.parametrize("way", ["nothing", "a list", "NaN", "another shape"])
+def test_an_engine_of_three_outputs_is_broken_in_every_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OrtBackend, "run", lambda backend, feeds: OUTPUTS)
+    dice: Any = SimpleNamespace(random=lambda: 0.0, choice=lambda ways: way)
+    given = Breaking(dice).run(None, {})  # type: ignore[arg-type]
+    match way:
+        case "nothing":
+            assert given is None
+        case "a list":
+            assert given == [[[1.0, 1.0, 1.0]]]
+        case "NaN":
+            assert [one.shape for one in given] == [(1, 3), (1, 3), (1, 1)]
+            assert all(np.isnan(one).all() for one in given)
+        case "another shape":
+            assert [one.shape for one in given] == [(1, 1), (1, 1), (1, 1)]
+
+
+def test_a_root_that_was_begun_is_not_taken_as_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpacked(packages: int) -> Callable[..., None]:
+        def unpack(folder: Path, **_: object) -> None:
+            (folder / "usr/bin").mkdir(parents=True)
+            (folder / "usr/bin/python3").touch()
+            if packages < 2:
+                raise subprocess.CalledProcessError(1, "dpkg")
+            (folder / "usr/bin/more").touch()
+
+        return unpack
+
+    monkeypatch.setattr(root, "_unpack", unpacked(1))
+    with pytest.raises(subprocess.CalledProcessError):
+        root.make_root(tmp_path / "arm64", suite="trixie", mirror=None)
+    monkeypatch.setattr(root, "_unpack", unpacked(2))
+    made = root.make_root(tmp_path / "arm64", suite="trixie", mirror=None)
+    assert (made.folder / "usr/bin/more").exists()
+    assert not (tmp_path / "arm64.begun").exists()

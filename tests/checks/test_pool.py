@@ -163,15 +163,6 @@ def test_pooled_gains_are_means_over_sets_of_means_over_sensors(results: Distill
     assert row.below_extra_trees == ("walk acc",)
 
 
-def test_the_smallest_teacher_near_the_best_is_the_reference(results: DistillationResults) -> None:
-    table = results.tables[0]
-    assert [(row.name, row.is_reference) for row in table.teachers] == [
-        ("acc+gyro:small", False),
-        ("acc+gyro:tiny", True),
-    ]
-    assert table.fewer_parameters == 4.0
-
-
 def test_results_without_classes_have_no_part_in_it() -> None:
     found = seed_results("rig", 0, groups=range(5), alone=4, taught=6)
     other = replace(found, dataset=msgspec.structs.replace(found.dataset, kind="regression"))

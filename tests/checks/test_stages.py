@@ -187,29 +187,10 @@ def test_races_on_whole_groups_have_a_table_of_their_own(machines: Dataset, tmp_
     }
 
 
-@pytest.mark.slow
-def test_sensors_of_a_set_share_its_teachers(machines: Dataset, tmp_path: Path) -> None:
-    path = str(machines.path)
-    plan = msgspec.structs.replace(
-        small_plan(machines), sets=(StudySensor(path, "acc"), StudySensor(path, "gyro")), further_methods=()
-    )
-    assert run_stages(plan, build=tmp_path, budget_hours=None)
-    starts = cases.starts(tmp_path / machines.spec.name)
-    assert [count for name, count in starts.items() if name.startswith("small-")] == [1, 1]  # few labels and all
-    few = [one for one in read_seeds(tmp_path) if one.conditions.labelled.fraction < 1]
-    assert few[0].teachers[0].test == few[1].teachers[0].test
-    moved = tmp_path.rename(tmp_path.with_name("moved"))
-    assert run_stages(plan, build=moved, budget_hours=None)
-    assert cases.starts(moved / machines.spec.name) == starts
-
-
 def test_without_time_nothing_begins(machines: Dataset, tmp_path: Path) -> None:
     plan = small_plan(machines)
     assert not run_stages(plan, build=tmp_path / "build", budget_hours=0.0)
     assert not (tmp_path / "build").exists()
-
-
-def test_without_sets_there_is_nothing_to_study(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         run_stages(Plan(sets=()), build=tmp_path, budget_hours=None)
     assert str(caught.value) == "study: expected one or more sets, got none; name DIR:MODALITY"

@@ -252,9 +252,8 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
 
 def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     """Print scores, verdict and next commands."""
-    from mmkd_export.demo.chain import best_student
     from mmkd_report.pages.demo import gap_text
-    from mmkd_report.pages.demo_answer import is_judged, leak_text, recommendation, shipped_text
+    from mmkd_report.pages.demo_answer import best_student, is_judged, leak_text, recommendation, shipped_text
     from mmkd_report.words import for_terminal, labelled_title, with_gain_unit
 
     measure = demo.reported_metric
@@ -276,6 +275,7 @@ def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
         if sentence:
             print(for_terminal(sentence))
     bundle, best = str(out / "student.edge"), best_student(demo)
+    assert best is not None  # every fold has a validation score
     written = f"wrote {demo.report} and {bundle}"
     if not is_judged(demo):
         print(
@@ -296,15 +296,18 @@ def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
 
 
 def _gain(gain: Gain | None, measure: Measure) -> tuple[str, str]:
-    from mmkd_report.words import terminal_gain, terminal_interval
+    from mmkd_report.words import for_terminal, is_number, signed_gain
 
     if gain is None:
         return "-", "-"
-    return terminal_gain(gain.mean, measure), terminal_interval(gain.low, gain.high, measure)
+    mean, low, high = (for_terminal(signed_gain(value, measure)) for value in (gain.mean, gain.low, gain.high))
+    return mean, f"{low} to {high}" if is_number(gain.low) and is_number(gain.high) else "-"
 
 
 def _score(scored: TestScores | None, measure: Measure) -> str:
-    from mmkd_report.words import terminal_spread
+    from mmkd_report.words import for_terminal, is_number, significant
 
-    score = None if scored is None else scored.score(measure)
-    return "-" if score is None else terminal_spread(score.mean, score.std, measure)
+    if scored is None or (score := scored.score(measure)) is None:
+        return "-"
+    values = [value for value in (score.mean, score.std) if is_number(value)]
+    return " ± ".join(for_terminal(significant(each)) if measure.lower_is_better else f"{each:.3f}" for each in values)

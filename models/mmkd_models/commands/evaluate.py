@@ -43,7 +43,6 @@ with loading("mmkd-evaluate"):
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.evaluation.rivals import RivalName
-    from mmkd_models.experiments.comparison import Comparison
 
 _ABOUT = "Judge a teacher, a student or a bundle on a dataset."
 _READS_CHECKPOINTS = ("torch", "safetensors", "lightning_fabric")
@@ -133,7 +132,16 @@ def evaluate(
     paths = (model, *(against or ()))
     request = _Request(paths=paths, data=data, windows=windows, options=suites, shift=shift, seed=seed)
     _check_options(request)
-    document = _judge(request)
+    with ExitStack() as stack:
+        inputs, facts = _open_inputs(stack, request)
+        check_suites(inputs, request.names)
+        rivals = _chosen_rivals(request, inputs)
+        if shift.out is not None:
+            stack.enter_context(lock_output(shift.out, is_folder=True))
+            stack.enter_context(hint_at_resuming())
+        if rivals:
+            inputs = _with_rivals(inputs, rivals, facts.sha256)
+        document = judge(inputs, request.names, data=facts)
     if page is not None:
         from mmkd_report import render_judging, write_page
 
@@ -181,19 +189,6 @@ def _check_options(request: _Request) -> None:
     for number, path in enumerate(request.paths):
         if path.resolve() in [other.resolve() for other in request.paths[:number]]:
             raise UsageError(f"--against {path}: this file is already named; name each once")
-
-
-def _judge(request: _Request) -> JudgingDocument:
-    with ExitStack() as stack:
-        inputs, data = _open_inputs(stack, request)
-        check_suites(inputs, request.names)
-        rivals = _chosen_rivals(request, inputs)
-        if request.shift.out is not None:
-            stack.enter_context(lock_output(request.shift.out, is_folder=True))
-            stack.enter_context(hint_at_resuming())
-        if rivals:
-            inputs = _with_rivals(inputs, rivals, data.sha256)
-        return judge(inputs, request.names, data=data)
 
 
 def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, DataFacts]:
@@ -286,15 +281,6 @@ def _with_rivals(inputs: SuiteInputs, names: Sequence[RivalName], dataset_sha256
     return replace(inputs, models=(*inputs.models, *rivals))
 
 
-def _shift(comparison: Comparison, workers: int, on_part: Callable[[str], None]) -> ShiftFacts:
-    from mmkd_models.experiments.domains import judge_shift
-    from mmkd_models.experiments.runs import Progress
-    from mmkd_models.train_config import progress_lines
-
-    with progress_lines() as show:
-        return judge_shift(comparison, workers=workers, progress=Progress(show=show), say=on_part)
-
-
 def _plan_shift(
     request: _Request, inputs: SuiteInputs, dataset: Dataset
 ) -> Callable[[Callable[[str], None]], ShiftFacts]:
@@ -314,7 +300,9 @@ def _plan_shift(
     require_modules(NEEDS, by="--suite shift", extra="train")
     from mmkd_models.distillation.recipe import default_recipe
     from mmkd_models.experiments.comparison import Comparison, ComparisonConfig
-    from mmkd_models.experiments.domains import check_shift
+    from mmkd_models.experiments.domains import check_shift, judge_shift
+    from mmkd_models.experiments.runs import Progress
+    from mmkd_models.train_config import progress_lines
     from mmkd_models.training.committee import default_members
 
     name = "" if checkpoint is None else checkpoint.config.preset
@@ -334,7 +322,12 @@ def _plan_shift(
     )
     comparison = Comparison(dataset=dataset, config=config, out=out / "shift")
     check_shift(comparison)
-    return partial(_shift, comparison, options.workers)
+
+    def train_and_judge(on_part: Callable[[str], None]) -> ShiftFacts:
+        with progress_lines() as show:
+            return judge_shift(comparison, workers=options.workers, progress=Progress(show=show), say=on_part)
+
+    return train_and_judge
 
 
 def show_judging(document: JudgingDocument) -> None:

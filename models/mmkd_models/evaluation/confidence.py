@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,6 @@ from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_report.schema.judging import ConfidenceFacts, LabelSetCoverage, Reliability
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 ERROR_LEVELS = (0.01, 0.05, 0.1, 0.2)
 """Those that reports show; an application may choose any other."""
@@ -63,26 +60,15 @@ def confidence_facts(
     )
 
 
-def probability_bins(top: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the bin of each probability, (i / 15, (i + 1) / 15]."""
-    return np.asarray(np.clip(np.ceil(top * BINS).astype(np.int64) - 1, 0, BINS - 1))
-
-
 def reliability(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> Reliability:
     """Measure probabilities (N, K) with labels (N,)."""
     rows = np.arange(len(labels))
     top = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
-    gaps = np.bincount(probability_bins(top), weights=right - top, minlength=BINS)
+    bins = np.clip(np.ceil(top * BINS).astype(np.int64) - 1, 0, BINS - 1)  # (i / 15, (i + 1) / 15]
+    gaps = np.bincount(bins, weights=right - top, minlength=BINS)
     true = np.maximum(probabilities[rows, labels].astype(np.float64), np.finfo(np.float32).tiny)
     return Reliability(calibration_error=float(np.abs(gaps).sum() / len(labels)), log_loss=float(-np.log(true).mean()))
-
-
-def label_sets(probabilities: NDArray[Any], least: float) -> NDArray[np.bool_]:
-    """Return (N, K) whether each label is in a window's set, as `mmkd_edge.predict.confidence.label_set` does."""
-    sets = probabilities.astype(np.float64) >= least
-    sets[np.arange(len(sets)), probabilities.argmax(axis=1)] = True  # never empty
-    return sets
 
 
 def fraction_interval(count: int, of: int) -> tuple[float, float]:
@@ -94,13 +80,12 @@ def fraction_interval(count: int, of: int) -> tuple[float, float]:
 
 
 def _coverage(
-    error_level: float,
-    least: float,
-    probabilities: NDArray[Any],
-    labels: NDArray[np.int64],
+    error_level: float, least: float, probabilities: NDArray[Any], labels: NDArray[np.int64]
 ) -> LabelSetCoverage:
-    sets = label_sets(probabilities, least)
-    covered, sizes = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
+    rows = np.arange(len(labels))
+    sets = probabilities.astype(np.float64) >= least  # as `mmkd_edge.predict.confidence.label_set` does
+    sets[rows, probabilities.argmax(axis=1)] = True  # never empty
+    covered, sizes = sets[rows, labels], sets.sum(axis=1)
     single = sizes == 1
     low, high = fraction_interval(int(covered.sum()), len(labels))
     return LabelSetCoverage(
@@ -130,18 +115,6 @@ def coverage_cells(coverage: LabelSetCoverage) -> tuple[str, ...]:
         f"{coverage.single_fraction:.1%}",
         "-" if single is None else f"{single:.1%}",
     )
-
-
-def coverage_table(coverages: Sequence[LabelSetCoverage]) -> Table:
-    """Return a table for a terminal."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right")
-    for coverage in coverages:
-        table.add_row(*coverage_cells(coverage))
-    return table
 
 
 def reliability_text(facts: ConfidenceFacts) -> str:

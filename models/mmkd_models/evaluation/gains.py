@@ -181,7 +181,11 @@ def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: in
 def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
     """Return the best figure of a constant or random answer."""
     if outcome.class_scores is not msgspec.UNSET:
-        return float(metric_of_confusions(_guessed_confusions(outcome.class_scores.confusion), metric).max())
+        windows = np.array(outcome.class_scores.confusion, dtype=np.float64).sum(axis=1)[:, None]  # (K, 1)
+        classes = len(windows)
+        uniform = np.broadcast_to(windows / classes, (1, classes, classes))
+        guesses = np.concatenate([np.eye(classes)[:, None, :] * windows, uniform])
+        return float(metric_of_confusions(guesses, metric).max())
     if metric == "pearson":
         return 0.0  # constants have no correlation
     truth, _, group = outcome.windows
@@ -189,13 +193,6 @@ def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
     tests = [outcome_by_group(outcome.known_task, truth, answers, group) for answers in constant]
     figures = [test.scores.metric(metric) for test in tests]
     return min(figures) if measure_named(metric).lower_is_better else max(figures)
-
-
-def _guessed_confusions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    truth: NDArray[np.float64] = np.array(confusion, dtype=np.float64).sum(axis=1)
-    classes = len(truth)
-    constant = np.eye(classes)[:, None, :] * truth[:, None]
-    return np.concatenate([constant, np.broadcast_to(truth[:, None] / classes, (1, classes, classes))])
 
 
 def _guesses(outcome: TestedNetwork) -> Iterator[NDArray[np.float64]]:

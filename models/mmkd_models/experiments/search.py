@@ -7,7 +7,6 @@ each time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -15,9 +14,6 @@ import numpy as np
 from mmkd_models.experiments.plan import Candidate, Entry, Folder, Trial, candidates
 from mmkd_models.experiments.runs import Run, student_run, trial_result
 from mmkd_report.schema.study import NONE
-
-if TYPE_CHECKING:
-    import optuna  # pragma: no cover
 
 _REPEATS = 10  # known proposals in a row, before a candidate is drawn among the others
 _SIZES = ("tiny", "small", "medium", "base")
@@ -55,7 +51,11 @@ def proposals(folder: Folder, impossible: tuple[Entry, ...], seeds: tuple[int, .
     """Yield the runs of the search; finished candidates count."""
     distilled, begun = distilled_candidates(folder, impossible), set[Candidate]()
     while True:
-        taken = begun | {candidate for candidate in distilled if _has_ended(folder, candidate, seeds)}
+        taken = begun | {
+            candidate
+            for candidate in distilled
+            if all(trial_result(folder, Trial(candidate=candidate, seed=seed)) for seed in seeds)
+        }
         if len(taken) >= min(trials, len(distilled)):
             return
         candidate = _propose(folder, impossible, seeds, taken)
@@ -68,22 +68,27 @@ def distilled_candidates(folder: Folder, impossible: Sequence[Entry]) -> tuple[C
     return tuple(candidate for candidate in candidates(folder.space, impossible) if candidate.entry.method != NONE)
 
 
-def _has_ended(folder: Folder, candidate: Candidate, seeds: Sequence[int]) -> bool:
-    return all(trial_result(folder, Trial(candidate=candidate, seed=seed)) for seed in seeds)
-
-
 def _propose(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int], taken: set[Candidate]) -> Candidate:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=len(taken)))
-    choices, everything = _choices(folder), distilled_candidates(folder, impossible)
+    space, everything = folder.space, distilled_candidates(folder, impossible)
+    values: dict[str, Sequence[str | float]] = {
+        "student": space.students,
+        "method": [method.name for method in space.methods if method.name != NONE],
+        "teacher": [teacher.name for teacher in space.teachers],
+        "learning_rate": space.learning_rates,
+    }
+    choices: dict[str, optuna.distributions.BaseDistribution] = {
+        name: optuna.distributions.CategoricalDistribution(options) for name, options in values.items()
+    }
     for candidate in everything:
         scores = search_scores(folder, candidate, seeds)
         if scores is not None:
             params = msgspec.structs.asdict(candidate.entry) | {"learning_rate": candidate.learning_rate}
-            value = float(np.mean(scores))
-            study.add_trial(optuna.trial.create_trial(params=params, distributions=choices, value=value))
+            mean = float(np.mean(scores))
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=choices, value=mean))
     free = [candidate for candidate in everything if candidate not in taken]
     for _ in range(_REPEATS):
         trial = study.ask(choices)
@@ -94,16 +99,3 @@ def _propose(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int], 
         if candidate in free:
             return candidate
     return free[int(np.random.default_rng(len(free)).integers(len(free)))]
-
-
-def _choices(folder: Folder) -> dict[str, optuna.distributions.BaseDistribution]:
-    import optuna
-
-    space = folder.space
-    choices: dict[str, Sequence[str | float]] = {
-        "student": space.students,
-        "method": [method.name for method in space.methods if method.name != NONE],
-        "teacher": [teacher.name for teacher in space.teachers],
-        "learning_rate": space.learning_rates,
-    }
-    return {name: optuna.distributions.CategoricalDistribution(values) for name, values in choices.items()}

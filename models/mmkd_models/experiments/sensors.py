@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -101,8 +102,10 @@ def _judge_sensor(comparison: Comparison, name: str, costs: Path | None, *, say:
     path = comparison.student_path(name, _FOLD).with_name(JUDGED_FILE)
     decides = __version__, [model.facts.sha256 for model in models], names, FAULT_NAMES, SEVERITIES
     key = hashlib.sha256(msgspec.json.encode(decides)).hexdigest()
-    judged = _read_cache(path, key)
-    if judged is None:
+    judged = None
+    with suppress(FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        judged = msgspec.json.decode(path.read_bytes(), type=_Judged)
+    if judged is None or judged.key != key:
         metric, first = comparison.config.student_train.metric, models[0].facts
         rivals = fit_rivals(names, first, train=train, valid=valid, metric=metric, seed=_FOLD)
         everything = replace(inputs, models=(*models, *rivals), on_part=lambda part: say(f"{name}: {part}"))
@@ -111,14 +114,6 @@ def _judge_sensor(comparison: Comparison, name: str, costs: Path | None, *, say:
     if costs is None:
         return judged.document
     return with_suites(judged.document, {"cost": cost.run(replace(inputs, cost=costs))})
-
-
-def _read_cache(path: Path, key: str) -> _Judged | None:
-    try:
-        judged = msgspec.json.decode(path.read_bytes(), type=_Judged)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    return judged if judged.key == key else None
 
 
 def sensor_rows(

@@ -45,12 +45,15 @@ _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for 
 def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDocument:
     """Return the document; that of classification does not name its figures."""
     config, measures = folds[0].config, measures_of(spec.task)
+    groups = config.labelled.groups
     document = DemoDocument(
         format_version=FORMAT_VERSION,
         dataset=_dataset(spec, sha256, folds),
         split=folds[0].split,
-        label_fraction=None if config.labelled.groups else config.labelled.fraction,
-        labelled_groups=_labelled_groups(folds),
+        label_fraction=None if groups else config.labelled.fraction,
+        labelled_groups=LabelledGroups(labelled=groups, of=tuple(fold.train_groups for fold in folds))
+        if groups
+        else None,
         labels_spread_in_time=leak_of([fold.spread_in_time for fold in folds], measures[0].name),
         seeds=tuple(fold.seed for fold in folds),
         teacher=_teacher(spec, folds, measures),
@@ -76,11 +79,6 @@ def gain_over_folds(folds: Sequence[FoldResult], modalities: Sequence[str], meas
     if gain.low is None:
         interval = interval_needs(split) + (", and more seeds test further ones" if split == OF_GROUPS else "")
     return msgspec.structs.replace(gain, method=f"mean over seeds of {gained}; {interval}")
-
-
-def _labelled_groups(folds: Sequence[FoldResult]) -> LabelledGroups | None:
-    groups = folds[0].config.labelled.groups
-    return LabelledGroups(labelled=groups, of=tuple(fold.train_groups for fold in folds)) if groups else None
 
 
 def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDataset:

@@ -56,15 +56,11 @@ def tested_entries(
         results = chosen_trials(folder, entry, seeds)
         if results:
             tests = {seed: judge_network(folder, result) for seed, result in results.items()}
-            score = _search_score(folder, entry, search_seeds)
+            rates = folder.space.learning_rates_for(entry) if search_seeds else ()
+            scores = [search_scores(folder, Candidate(entry=entry, learning_rate=rate), search_seeds) for rate in rates]
+            score = max((float(np.mean(own)) for own in scores if own is not None), default=None)
             tested.append(TestedEntry(entry=entry, results=results, tests=tests, search_score=score))
     return tuple(tested)
-
-
-def _search_score(folder: Folder, entry: Entry, seeds: Sequence[int]) -> float | None:
-    rates = folder.space.learning_rates_for(entry) if seeds else ()
-    scores = [search_scores(folder, Candidate(entry=entry, learning_rate=rate), seeds) for rate in rates]
-    return max((float(np.mean(own)) for own in scores if own is not None), default=None)
 
 
 def choose(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> TestedEntry | None:

@@ -84,22 +84,18 @@ def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: Task
     if kind == "regression" or len(logits) == 0:
         return 1.0
     values = np.asarray(logits, dtype=np.float64)
-    targets = _never_sure(labels, classes=values.shape[1], kind=kind)
+    classes, unsure = values.shape[1], 1 / (len(labels) + 2)
+    if kind == "multi_label":
+        targets = np.where(labels > 0, 1 - unsure, unsure)
+    else:
+        targets = np.full((len(labels), classes), unsure / max(classes - 1, 1))
+        targets[np.arange(len(labels)), labels] = 1 - unsure
     low, high = 1 / _HOTTEST, 1 / _COLDEST
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         slope = ((probabilities_of(middle * values, kind=kind) - targets) * values).sum()
         low, high = (low, middle) if slope > 0 else (middle, high)
     return float(2 / (low + high))
-
-
-def _never_sure(labels: NDArray[Any], *, classes: int, kind: TaskKind) -> Floats:
-    unsure = 1 / (len(labels) + 2)
-    if kind == "multi_label":
-        return np.where(labels > 0, 1 - unsure, unsure)
-    targets = np.full((len(labels), classes), unsure / max(classes - 1, 1))
-    targets[np.arange(len(labels)), labels] = 1 - unsure
-    return targets
 
 
 def jackknife_error(figure: Callable[[NDArray[np.bool_]], float], groups: NDArray[Any], *, fewest_groups: int) -> float:

@@ -64,6 +64,7 @@ def render_study(document: Mapping[str, Any]) -> str:
 
 def _lede(study: StudyDocument) -> Iterator[str]:
     data, setup = study.dataset, study.facts
+    seeds = words.number_nouns("seed", setup.seeds)
     yield from lede(
         data.name,
         kind=data.kind,
@@ -78,13 +79,9 @@ def _lede(study: StudyDocument) -> Iterator[str]:
         yield "A search used the validation windows; the table shows its results on the test windows."
     elif setup.mode == "search":
         search = words.number_nouns("seed", setup.search_seeds)
-        yield f"A search on {search} chose what the table shows for {_seeds(study)}."
+        yield f"A search on {search} chose what the table shows for {seeds}."
     else:
-        yield f"Everything was trained on {_seeds(study)}; each is another fold."
-
-
-def _seeds(study: StudyDocument) -> str:
-    return words.number_nouns("seed", study.facts.seeds)
+        yield f"Everything was trained on {seeds}; each is another fold."
 
 
 def results_table(study: StudyDocument) -> Table:

@@ -18,7 +18,6 @@ from mmkd_report import render_judging
 from tests.models.judging_rig import write_random_student, write_random_teacher
 
 Ran = tuple[object, str, str]
-NAME = "mmkd-evaluate: "
 
 
 @pytest.fixture
@@ -81,36 +80,31 @@ def test_what_the_suite_cannot_take_is_refused_whole(
     teacher_checkpoint: TeacherCheckpoint,
     tmp_path: Path,
 ) -> None:
-    asked = (student, sites.path, "--suite", "shift")
-    assert run(*asked) == (2, "", f"{NAME}--suite shift needs -o DIR, the folder for its trainings; add it\n")
-    folder = ("-o", tmp_path / "eval")
-    code, _, err = run(*asked, *folder, "--by", "plant")
-    wanted = "--by plant: dataset 'sites' has no such metadata; choose one of group, site, single\n"
-    assert (code, err) == (2, f"{NAME}{wanted}")
-    code, _, err = run(*asked, *folder, "--by", "site", "--label-fraction", "0")
-    assert (code, err) == (
-        2,
-        f"{NAME}--label-fraction 0: expected above 0 and up to 1; 0.1 uses a tenth of the labels\n",
+    def refused(*options: object, model: Path = student) -> str:
+        code, out, err = run(model, sites.path, *options)
+        assert (code, out) == (2, "")
+        return err.removeprefix("mmkd-evaluate: ").rstrip("\n")
+
+    shift = ("--suite", "shift")
+    assert refused(*shift) == "--suite shift needs -o DIR, the folder for its trainings; add it"
+    shift += ("-o", str(tmp_path / "eval"))
+    assert refused(*shift, "--by", "plant") == (
+        "--by plant: dataset 'sites' has no such metadata; choose one of group, site, single"
     )
-    needs_shift = {
-        "--steps": ["4"],
-        "--label-fraction": ["0.5"],
-        "--workers": ["2"],
-    }
-    for option, value in needs_shift.items():
-        shift = f"needs --suite shift; add it, or leave {option} out"
+    assert refused(*shift, "--by", "site", "--label-fraction", "0") == (
+        "--label-fraction 0: expected above 0 and up to 1; 0.1 uses a tenth of the labels"
+    )
+    for option, value in {"--steps": "4", "--label-fraction": "0.5", "--workers": "2"}.items():
         for suite in ((), ("--suite", "faults"), ("--suite", "all")):
-            assert run(student, sites.path, *suite, option, *value) == (2, "", f"{NAME}{option} {shift}\n")
-    ignored = "--split and --fold have no effect on --suite shift, which judges on each domain; leave them out"
-    for option, value in (("--fold", ["1"]), ("--split", ["valid"])):
-        assert run(*asked, *folder, "--by", "site", option, *value) == (2, "", f"{NAME}{ignored}\n")
-    path = write_random_teacher(tmp_path / "teacher.ckpt", teacher_checkpoint, sites)
-    code, _, err = run(path, sites.path, "--suite", "shift", *folder)
-    assert (code, err) == (
-        2,
-        (
-            f"{NAME}--suite shift: expected a student or a bundle first, got a teacher of acc and gyro; name the "
-            "teacher by --against\n"
-        ),
+            needs = f"{option} needs --suite shift; add it, or leave {option} out"
+            assert refused(*suite, option, value) == needs
+    for option, value in {"--fold": "1", "--split": "valid"}.items():
+        assert refused(*shift, "--by", "site", option, value) == (
+            "--split and --fold have no effect on --suite shift, which judges on each domain; leave them out"
+        )
+    teacher = write_random_teacher(tmp_path / "teacher.ckpt", teacher_checkpoint, sites, seed=0)
+    assert refused(*shift, model=teacher) == (
+        "--suite shift: expected a student or a bundle first, got a teacher of acc and gyro; name the teacher by "
+        "--against"
     )
     assert not (tmp_path / "eval").exists()

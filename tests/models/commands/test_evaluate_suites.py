@@ -15,7 +15,7 @@ import pytest
 from mmkd_edge import example_bundle
 from mmkd_edge.install.keys import make_keys
 from mmkd_edge.spec import TaskSpec, task_text
-from mmkd_models.data import Dataset, open_dataset, shipped_dataset, write_dataset
+from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.faults import NAMES
 from mmkd_models.evaluation.rivals import RIVALS
@@ -73,27 +73,6 @@ def test_faults_are_told_for_student_labels_only_and_teacher(
     assert "<script" not in page
 
 
-def test_the_table_has_a_row_for_every_fault_and_the_page_is_written(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
-) -> None:
-    page = tmp_path / "page.html"
-    code, out, _ = run(
-        models["student"], machines.path, "--suite", "faults", "--against", models["labels"], "--page", page
-    )
-    lines = out.splitlines()
-    assert code == 0
-    assert lines[0] == "student.ckpt, labels.ckpt on 12 test windows of machines (2 groups)"
-    assert sum(line.startswith(("noise ", "channel swap ", "lost channel ", "hum ")) for line in lines) == 4
-    assert lines[-1] == f"wrote {page}; next: mmkd-export {models['student']}"
-    assert page.read_text().startswith("<!doctype html>")
-
-
-def test_an_unknown_suite_is_refused_whole(run: Callable[..., Ran], models: dict[str, Path], machines: Dataset) -> None:
-    known = "scores, missing, faults, shift, groups, confidence, cost, all"
-    message = f"mmkd-evaluate: --suite: expected one of {known}, got 'fault'; choose one of them\n"
-    assert run(models["student"], machines.path, "--suite", "fault") == (2, "", message)
-
-
 @pytest.mark.parametrize("name", ["mic", "cam"])
 def test_every_suite_takes_what_hears_and_what_sees(
     run: Callable[..., Ran], student_checkpoint: StudentCheckpoint, tmp_path: Path, name: str
@@ -113,15 +92,67 @@ def test_every_suite_takes_what_hears_and_what_sees(
     ]  # fmt: skip
 
 
-def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, rigs: dict[str, Dataset], tmp_path: Path
+_SUITES = "scores, missing, faults, shift, groups, confidence, cost, all"
+_NO_METADATA = "--by machine: dataset 'machines' has no such metadata; choose one of group"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--suite fault", f"--suite: expected one of {_SUITES}, got 'fault'; choose one of them"),
+        ("--split exam", "--split: expected one of train, valid, test, got 'exam'; choose one of them"),
+        ("--fold 99", "fold 99: expected 0 to 4, since dataset 'machines' has 5 folds; choose among them"),
+        ("--suite all --by machine", _NO_METADATA),
+        ("--suite all --by machine --rival extra_trees", _NO_METADATA),  # and no rival is trained before
+        (
+            "--suite faults --rival distilled_rocket",
+            f"--rival: expected one of {', '.join(RIVALS[:-1])}, got 'distilled_rocket'; choose one of them",
+        ),
+        (
+            "--suite faults --rival extra_trees --split valid",
+            (
+                "--rival: 12 of the windows to judge train or choose a rival; judge by --split test or --fold N, or "
+                "leave it out"
+            ),
+        ),
+        (
+            "--suite groups --against {folder}/./../{folder.name}/student.ckpt",
+            "--against {folder}/../{folder.name}/student.ckpt: this file is already named; name each once",
+        ),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_judged(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, options: str, message: str
 ) -> None:
+    student = models["student"]
+    line, wanted = (text.format(folder=student.parent) for text in (options, message))
+    assert run(student, machines.path, *line.split()) == (2, "", f"mmkd-evaluate: {wanted}\n")
+
+
+def test_a_teacher_of_several_sensors_has_no_rivals(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
+) -> None:
+    code, out, err = run(models["teacher"], machines.path, "--suite", "faults", "--rival", "extra_trees")
+    assert (code, out, err.splitlines()[-1]) == (
+        2,
+        "",
+        (
+            "mmkd-evaluate: --rival: rivals learn on one sensor, and teacher.ckpt uses acc, gyro; judge a student, and "
+            "name the teacher by --against"
+        ),
+    )
+
+
+def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
+    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, rigs: dict[str, Dataset],
+    student_checkpoint: StudentCheckpoint, tmp_path: Path,
+) -> None:  # fmt: skip
     student, suite = models["student"], ("--suite", "faults")
 
-    def refused(*arguments: object) -> tuple[object, str]:
+    def refused(*arguments: object, expected: int = 2) -> str:
         code, text, err = run(*arguments)
-        assert text == ""
-        return code, err.removeprefix("mmkd-evaluate: ").rstrip("\n")
+        assert (code, text) == (expected, "")
+        return err.removeprefix("mmkd-evaluate: ").rstrip("\n")
 
     def data(name: str, *modalities: str, **labels: np.ndarray) -> Path:
         splits = {}
@@ -133,70 +164,42 @@ def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
         return write_dataset(tmp_path / name, name=name, labels=TASK.labels, modalities=specs, splits=splits).path
 
     assert refused(student, data("other", "gyro"), *suite) == (
-        2,
-        (
-            f"{student}: student: expected a dataset with modality 'acc', which it was trained with, got gyro; train a "
-            "student on this dataset"
-        ),
+        f"{student}: student: expected a dataset with modality 'acc', which it was trained with, got gyro; train a "
+        "student on this dataset"
+    )
+    spec = msgspec.structs.replace(machines.spec.modality("acc"), samples=80)
+    longer = write_random_student(tmp_path / "longer.ckpt", student_checkpoint, machines, spec)
+    assert refused(longer, machines.path) == (
+        f"{longer}: student: modality 'acc': expected windows (T, C)=(80, 2) at 20.0 Hz, got (40, 2) at 20.0 Hz; "
+        "train a student on this dataset"
     )
     rig = rigs["regression"]
     assert refused(student, rig.path, *suite) == (
-        2,
-        (
-            f"{student}: student: expected the {task_text(rig.spec.task)} of the dataset, got classes idle, ok, worn; "
-            "train a student on this dataset"
-        ),
+        f"{student}: student: expected the {task_text(rig.spec.task)} of the dataset, got classes idle, ok, worn; "
+        "train a student on this dataset"
     )
     nowhere = tmp_path / "nowhere"
-    assert refused(student, nowhere, *suite)[1] == (
+    assert refused(student, nowhere, *suite) == (
         f"{nowhere}: expected a dataset directory, found none there; check the path"
     )
     cut = tmp_path / "cut.edge"
     cut.write_bytes(example_bundle().read_bytes()[:-9])
-    assert refused(cut, machines.path, *suite) == (
-        6,
-        f"{cut}: the bundle is truncated or changed: its end record is missing; copy or export it again",
-    )
-    assert refused(student, machines.path, *suite, "--fold", 99) == (
-        2,
-        "fold 99: expected 0 to 4, since dataset 'machines' has 5 folds; choose among them",
+    assert refused(cut, machines.path, *suite, expected=6) == (
+        f"{cut}: the bundle is truncated or changed: its end record is missing; copy or export it again"
     )
     assert refused(student, data("alone", "acc"), "--suite", "groups") == (
-        2,
-        (
-            "--suite groups: dataset 'alone' has no groups; write groups.npy (the person, machine or session of each "
-            "window), or name metadata with --by"
-        ),
+        "--suite groups: dataset 'alone' has no groups; write groups.npy (the person, machine or session of each "
+        "window), or name metadata with --by"
     )
     silent = data("silent", "acc", valid=np.full(12, -1))
-    code, said = refused(student, silent, *suite, "--rival", "extra_trees")
-    assert (code, said.splitlines()[-1].removeprefix("mmkd-evaluate: ")) == (
-        2,
-        "--rival: expected labelled windows of train and valid, got none; label some, or leave it out",
+    assert refused(student, silent, *suite, "--rival", "extra_trees").splitlines()[-1] == (
+        "mmkd-evaluate: --rival: expected labelled windows of train and valid, got none; label some, or leave it out"
     )
     fine, file = data("fine", "acc", test=np.arange(12) % 2), tmp_path / "cost.toml"
     file.write_text('version = 1\nhealthy = ["idle", "ok"]')
     assert refused(student, fine, "--suite", "cost", "--cost", file) == (
-        2,
-        ("--suite cost: the windows to judge have no faults; name other 'healthy' labels, or another --split"),
+        "--suite cost: the windows to judge have no faults; name other 'healthy' labels, or another --split"
     )
-
-
-def test_artifacts_of_a_bundle_are_judged_as_checkpoints_are(run: Callable[..., Ran], tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    shipped, few = open_dataset(shipped_dataset()), tmp_path / "few"
-    everything = shipped.everything()
-    rows = {name: np.flatnonzero(everything.splits == n)[::40] for n, name in enumerate(("train", "valid", "test"))}
-    splits = {
-        name: {**everything.take(index), "labels": everything.labels[index], "groups": everything.groups[index]}
-        for name, index in rows.items()
-    }
-    write_dataset(few, name="few", labels=shipped.spec.task.labels, modalities=shipped.spec.modalities, splits=splits)
-    code, out, err = run(example_bundle(), few, "--suite", "faults", "--json")
-    assert code == 0, err
-    document = json.loads(out)
-    assert [one["artifact"] for one in document["models"]] == ["acc/model.fp32.onnx"]
-    assert {one["role"] for one in document["models"]} <= {"distilled", "labels only"}
 
 
 def test_a_bundle_that_no_known_key_has_signed_is_not_judged(
@@ -218,8 +221,6 @@ def test_what_one_suite_cannot_take_is_said_before_another_runs(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, rigs: dict[str, Dataset], tmp_path: Path
 ) -> None:
     given, name = (models["student"], machines.path, "--suite", "all"), "mmkd-evaluate: "
-    no_metadata = "dataset 'machines' has no such metadata; choose one of group"
-    assert run(*given, "--by", "machine") == (2, "", f"{name}--by machine: {no_metadata}\n")
     file = tmp_path / "cost.toml"
     file.write_text("version = 2")
     version = "'version': expected 1, got 2; use the mmkd-edge that wrote it"
@@ -284,43 +285,6 @@ def test_rivals_stand_beside_the_models_in_every_suite(
     assert "extra-trees</dt><dd>a rival trained on the same labels, acc</dd>" in render_judging(document)
 
 
-def test_a_rival_that_cannot_be_is_refused_whole(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
-) -> None:
-    student, name = models["student"], "mmkd-evaluate: "
-    code, out, err = run(student, machines.path, "--suite", "faults", "--rival", "distilled_rocket")
-    assert (code, out, err) == (
-        2,
-        "",
-        f"{name}--rival: expected one of {', '.join(RIVALS[:-1])}, got 'distilled_rocket'; choose one of them\n",
-    )
-    code, out, err = run(models["teacher"], machines.path, "--suite", "faults", "--rival", "extra_trees")
-    several = (
-        "--rival: rivals learn on one sensor, and teacher.ckpt uses acc, gyro; judge a student, and name the teacher "
-        "by --against"
-    )
-    assert (code, out, err.splitlines()[-1]) == (2, "", name + several)
-
-
-def test_rivals_are_not_judged_on_windows_that_chose_them(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
-) -> None:
-    line = ("--suite", "faults", "--rival", "extra_trees", "--split", "valid")
-    said = (
-        "--rival: 12 of the windows to judge train or choose a rival; judge by --split test or --fold N, or leave it "
-        "out"
-    )
-    assert run(models["student"], machines.path, *line) == (2, "", f"mmkd-evaluate: {said}\n")
-
-
-def test_no_rival_is_trained_where_another_option_is_refused(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
-) -> None:
-    given = (models["student"], machines.path, "--rival", "extra_trees", "--suite", "all")
-    no_metadata = "--by machine: dataset 'machines' has no such metadata; choose one of group"
-    assert run(*given, "--by", "machine") == (2, "", f"mmkd-evaluate: {no_metadata}\n")
-
-
 def test_rivals_see_the_labels_that_the_student_saw(
     run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
 ) -> None:
@@ -331,24 +295,6 @@ def test_rivals_see_the_labels_that_the_student_saw(
         code, _, err = run(models["student"], machines.path, "--suite", "groups", "--rival", "extra_trees")
         assert code == 0
         assert err.splitlines() == [f"rivals learn from {seen} labelled windows: extra_trees", "groups"]
-
-
-def test_groups_are_judged_by_the_command(run: Callable[..., Ran], models: dict[str, Path], machines: Dataset) -> None:
-    code, out, err = run(models["student"], machines.path, "--suite", "groups")
-    assert (code, err) == (0, "groups\n")
-    assert "fewer than two values have 30 windows." in out
-    assert "Record next: at least 30 windows of group 8 and 9." in out
-    assert "8 (not judged)" in out
-
-
-def test_one_file_is_not_judged_beside_itself(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
-) -> None:
-    student = models["student"]
-    again = student.parent / "." / ".." / student.parent.name / "student.ckpt"
-    twice = f"--against {again}: this file is already named; name each once"
-    line = ("--suite", "groups", "--against", models["labels"], "--against", again)
-    assert run(student, machines.path, *line) == (2, "", f"mmkd-evaluate: {twice}\n")
 
 
 def test_two_files_of_one_name_are_told_apart_by_their_folder(

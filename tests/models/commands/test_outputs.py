@@ -124,25 +124,6 @@ def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(press: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["press.npz"]
 
 
-def test_an_output_that_a_file_is_in_the_way_of_is_one_line(press: Path, tmp_path: Path) -> None:
-    ended = data_command("import", press, "-o", press / "press")
-    assert (ended.returncode, ended.stderr) == (
-        2,
-        f"mmkd-data: {press}: cannot write there: {press} is a file, not a folder; choose another folder\n",
-    )
-
-
-def test_a_second_import_is_refused_while_the_first_runs(press: Path, tmp_path: Path) -> None:
-    with lock_output(tmp_path / "press"):
-        ended = data_command("import", press, "-o", tmp_path / "press")
-    assert ended.returncode == 2
-    assert re.fullmatch(
-        rf"mmkd-data: {tmp_path / 'press'}: \S+ \(process {os.getpid()} of .+\) is writing it; "
-        "wait until it ends, or choose another name\n",
-        ended.stderr,
-    )
-
-
 def message_of(call: Callable[[], object]) -> str:
     with pytest.raises(MmkdError) as caught:
         call()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,10 +14,9 @@ import pytest
 import torch
 
 from mmkd_edge.errors import MmkdError
-from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import Recipe, chosen_recipe, taught_by
@@ -173,21 +171,6 @@ def test_the_printed_recipe_is_the_default_and_can_be_given_back(
     assert (tmp_path / "default.ckpt").read_bytes() == (tmp_path / "given.ckpt").read_bytes()
 
 
-def test_another_recipe_is_what_the_student_learns_from(
-    call: Call, machines: Dataset, folder: Path, tmp_path: Path
-) -> None:
-    weight = {"start": 0.5, "end": 0.5}
-    terms = [{"type": kind, "weight": weight} for kind in ("task", "edam", "crd")]
-    (tmp_path / "recipe.json").write_text(json.dumps({"terms": terms}))
-    ended = distilled(call, folder, machines, "--recipe", "recipe.json")
-    recipe = read_student(tmp_path / "student.ckpt").facts.recipe
-    assert recipe is not None
-    assert [type(term).__name__ for term in recipe.terms] == ["TaskTerm", "EdamTerm", "CrdTerm"]
-    number = r"-?\d+\.\d{3}"
-    terms = " ".join(f"{name} {number}" for name in ("task", "edam", "crd", "loss", "best valid"))
-    assert re.fullmatch(f"acc student: step 2/2 {terms}\n", ended.stderr)
-
-
 def test_terms_on_the_command_line_are_what_the_student_learns_from(
     call: Call, machines: Dataset, folder: Path, tmp_path: Path
 ) -> None:
@@ -294,23 +277,6 @@ def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(
     assert message_of("mmkd-distill", *arguments, "--term", "task", "--term", "edam", "--force") == (
         "recipe: term 'edam' needs a teacher that sees 'acc', and this one sees gyro; "
         "train a teacher with it, or learn from outputs and embedding alone"
-    )
-
-
-def test_a_teacher_of_sensors_that_the_dataset_lacks_is_refused(
-    machines: Dataset, folder: Path, tmp_path: Path
-) -> None:
-    values = np.random.default_rng(0).normal(size=(3, 3, 40, 2)).astype(np.float32)
-    splits = {
-        split: {"acc": values[number], "labels": np.arange(3)}
-        for number, split in enumerate(("train", "valid", "test"))
-    }
-    acc = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40, unit="g")
-    labels = machines.spec.task.labels
-    alone = write_dataset(tmp_path / "alone", name="alone", labels=labels, modalities=[acc], splits=splits)
-    assert message_of("mmkd-distill", folder / "teacher.ckpt", alone.path, "--modality", "acc") == (
-        "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; "
-        "train a teacher on this dataset"
     )
 
 

@@ -32,15 +32,6 @@ def test_the_calibration_error_is_the_gap_of_each_bin_weighted_by_its_windows() 
     assert found.log_loss == pytest.approx(expected)
 
 
-def test_calibrated_probabilities_have_an_error_of_nearly_nothing() -> None:
-    rng = np.random.default_rng(0)
-    shares = rng.dirichlet(np.ones(3), size=20_000)
-    labels = (shares.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1).clip(max=2)
-    assert reliability(shares, labels).calibration_error < 0.01
-    # Cubed and normalised they claim too much.
-    assert reliability(probabilities_of(3 * np.log(shares), kind="classification"), labels).calibration_error > 0.15
-
-
 def test_the_interval_of_a_share_is_wilsons() -> None:
     # 8 of 10: centre (0.8 + z2/20) / (1 + z2/10) with z2 = 3.8415.
     low, high = fraction_interval(8, 10)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from mmkd_models.evaluation.gains import MIN_GROUPS, gain_on_windows, gain_over_seeds
-from mmkd_models.metrics.scores import Metric, metric_of_confusions, scores_from_answers
-from mmkd_report.schema.figures import Interval
+from mmkd_models.evaluation.gains import MIN_GROUPS, gain_on_windows, gain_over_seeds, spread
+from mmkd_models.experiments.comparison import FoldResult
+from mmkd_models.experiments.summary import gain_over_folds
+from mmkd_models.metrics.scores import Metric, measure_named, metric_of_confusions, scores_from_answers
+from mmkd_report.schema.figures import Interval, Spread
 from tests.models.judging_rig import class_outcome
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -67,3 +70,21 @@ def test_seeds_with_other_groups_count_if_they_are_drawn(monkeypatch: pytest.Mon
     ours, theirs = ([class_outcome([0, 1], answers, [group] * 2) for group in (1, 2)] for answers in ([0, 1], [0, 0]))
     gain = gain_over_seeds(ours, theirs, "accuracy")
     assert (gain.mean, gain.low, gain.high) == (50.0, 50.0, 50.0)
+
+
+def test_both_modalities_of_a_group_are_drawn_together(
+    fold_result: Callable[..., FoldResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmkd_models.evaluation.gains.MIN_GROUPS", 1)
+    # What acc gains gyro loses, in every group: drawn together nothing is left, drawn apart there would be an interval.
+    acc, gyro = ({1: 9, 2: 4}, {1: 4, 2: 5}), ({1: 4, 2: 5}, {1: 9, 2: 4})
+    fold = fold_result(seed=0, windows={1: 10, 2: 10}, teacher={1: 1, 2: 1}, students={"acc": acc, "gyro": gyro})
+    for names, expected in ((("acc", "gyro"), (0.0, 0.0, 0.0)), (("acc",), (20.0, -10.0, 50.0))):
+        gain = gain_over_folds([fold], names, measure_named("accuracy"))
+        assert (gain.mean, gain.low, gain.high) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_spread_is_the_mean_and_the_sample_standard_deviation() -> None:
+    found = spread([0.5, 0.75, 1.0])
+    assert (found.mean, found.std, found.per_seed) == (0.75, 0.25, (0.5, 0.75, 1.0))  # ddof 0 would give 0.204
+    assert spread([0.5]) == Spread(mean=0.5, std=None, per_seed=(0.5,))

@@ -14,7 +14,7 @@ from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data import Dataset
 from mmkd_models.evaluation.gains import gain_draws, gain_over_seeds
-from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome_on
+from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork, drawn_figures, outcome_on
 from mmkd_models.metrics.scores import Scores, gain_metric, measures_of, metrics_of, scores_from_logits
 from mmkd_report.schema.figures import OF_CLASSES, Measure
 
@@ -100,6 +100,8 @@ def test_what_is_kept_reads_back_and_classes_keep_their_form(rigs: dict[str, Dat
         logits = np.eye(3)[test.labels] if dataset is machines else answers_of(dataset, 2)
         judged = outcome_on(test, logits)
         assert msgspec.json.decode(msgspec.json.encode(judged), type=TestedNetwork) == judged
+    named = msgspec.structs.replace(judged, confusions=(GroupConfusion(group="振動6", confusion=((1,),)),))
+    assert msgspec.json.decode(msgspec.json.encode(named), type=TestedNetwork) == named
     document: dict[str, Any] = json.loads(msgspec.json.encode(judged))
     assert list(document) == ["format_version", "scores", "by_group"]
     assert isinstance(judged.scores, Scores)

@@ -95,14 +95,6 @@ def test_statistics_are_those_of_plain_loops_over_the_known_samples(window: NDAr
     np.testing.assert_allclose(found, statistics_by_loops(window), rtol=1e-6, atol=2e-3)
 
 
-def test_gaps_in_a_window_with_an_offset_are_no_steps() -> None:
-    window = np.full((1, 8, 1), 9.81, dtype=np.float32)
-    window[0, 2:5] = np.nan
-    mean, std, *quantiles, step = window_statistics(window)[0, :10]
-    assert (mean, *quantiles) == pytest.approx((9.81,) * 8)
-    assert (std, step) == pytest.approx((0.0, 0.0), abs=1e-6)
-
-
 def test_channels_keep_their_own_statistics() -> None:
     windows = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
     both = window_statistics(windows)

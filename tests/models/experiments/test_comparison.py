@@ -97,13 +97,6 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_fold_shares_no_group_between_its_parts(machines: Dataset) -> None:
-    for seed in range(5):
-        data = fold_data(machines, seed=seed, labelled=Labelled(fraction=0.5))
-        groups = [set(part.groups) for part in (data.training.train, data.training.valid, data.test)]
-        assert sum(map(len, groups)) == len(set.union(*groups)) == 10
-
-
 def test_hidden_labels_are_minus_one_and_nobody_elses(machines: Dataset) -> None:
     data = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5))
     train = data.training.train
@@ -169,6 +162,9 @@ def test_figures_are_those_of_the_kept_networks_on_the_test_windows(
 
 
 def test_the_same_fold_twice_is_read_and_not_trained(copy: Comparison, finished: tuple[Comparison, FoldResult]) -> None:
+    assert not list(copy.out.rglob("resume.ckpt"))
+    assert not (copy.out / "answers").exists()
+    assert list(copy.out.rglob("events.out.tfevents.*"))  # the logs stay
     watch = Watch()
     before = {path: path.stat().st_mtime_ns for path in copy.out.rglob("*") if path.is_file()}
     assert fold_of(copy, progress=watch) == finished[1]
@@ -178,13 +174,6 @@ def test_the_same_fold_twice_is_read_and_not_trained(copy: Comparison, finished:
         path.unlink()  # the networks are here, and are not trained again
     assert fold_of(copy, progress=watch) == finished[1]
     assert watch.steps == []
-
-
-def test_a_finished_fold_keeps_no_resume_state_and_no_answers(finished: tuple[Comparison, FoldResult]) -> None:
-    out = finished[0].out
-    assert not list(out.rglob("resume.ckpt"))
-    assert not (out / "answers").exists()
-    assert list(out.rglob("events.out.tfevents.*"))  # the logs stay
 
 
 @pytest.mark.parametrize("stage", ["teacher", "baseline", "student"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.study import run_study
-from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.labelled import ALL
@@ -25,7 +23,7 @@ from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, Fol
 from mmkd_models.experiments.plan import fold_data
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
+from mmkd_models.training.checkpoint import read_student
 from mmkd_report import render_demo, render_study
 
 JUDGED_ON = "windows of the dataset's own test split; no groups: may share people and machines with training"
@@ -126,31 +124,6 @@ def test_more_seeds_than_folds_are_refused(machines: Dataset, dataset: Dataset, 
     assert not out.exists()
 
 
-@pytest.mark.parametrize(
-    ("command", "name"),
-    [(run_train, "teacher"), (run_train, "student"), (run_distill, "distill"), (run_distill, "int8")],
-)
-def test_a_fold_that_there_is_not_is_an_error_of_every_training(
-    command: Callable[[Sequence[str]], None],
-    name: str,
-    machines: Dataset,
-    student_checkpoint: StudentCheckpoint,
-    tmp_path: Path,
-) -> None:
-    start = tmp_path / "start.ckpt"
-    write_student(start, student_checkpoint)
-    before: dict[str, list[object]] = {
-        "teacher": ["teacher", machines.path],
-        "student": ["student", machines.path, "--modality", "acc"],
-        "distill": [tmp_path / "t.ckpt", machines.path, "--modality", "acc"],
-        "int8": [tmp_path / "t.ckpt", machines.path, "--modality", "acc", "--qat", start],
-    }
-    arguments = [str(one) for one in (*before[name], "--fold", 9, "-o", tmp_path / "out.ckpt")]
-    assert message_of(lambda: command(arguments)) == (
-        "fold 9: expected 0 to 4, since dataset 'machines' has 5 folds; choose among them"
-    )
-
-
 def leak(dataset: Dataset, path: Path) -> Dataset:
     """The same dataset with a window of test that continues one of train."""
     splits: dict[str, dict[str, Any]] = {}
@@ -178,32 +151,3 @@ def test_a_study_of_splits_that_share_samples_is_refused(dataset: Dataset, tmp_p
 def test_windows_without_groups_are_dealt_into_parts_by_blocks(dataset: Dataset) -> None:
     train = dataset.split("train")
     assert sorted(set(part_of_windows(train, parts=2, seed=0).tolist())) == [0, 1]  # blocks of 9 windows
-
-
-@pytest.fixture(scope="module")
-def named(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The ten machines with names in place of numbers, in the same order."""
-    splits = {}
-    for split in ("train", "valid", "test"):
-        windows = machines.split(split)
-        names = [f"振動{group}" for group in windows.groups]
-        splits[split] = {**windows.take(np.arange(len(windows))), "labels": windows.labels, "groups": names}
-    path = tmp_path_factory.mktemp("named") / "named"
-    return write_dataset(
-        path, name="named", labels=machines.spec.task, modalities=machines.spec.modalities, splits=splits
-    )
-
-
-def test_groups_with_names_stand_in_the_files_of_a_comparison(
-    named: Dataset, comparison: Callable[..., ComparisonConfig], tmp_path: Path
-) -> None:
-    config = comparison(baseline_learning_rates=(1e-3,))
-    plan = Comparison(dataset=named, config=config, out=tmp_path)
-    with Workers(1) as workers:
-        (fold,) = compare(plan, [0], workers)
-        (again,) = compare(plan, [0], workers)
-    assert again == fold
-    assert [one.group for one in again.teacher.test.confusions or ()] == ["振動6", "振動9"]
-    document = msgspec.to_builtins(demo_document(named.spec, named.sha256, [fold]))
-    assert document["split"]["judged_on"] == "people and machines never seen"
-    assert "Judged on people and machines never seen." in render_demo(document)

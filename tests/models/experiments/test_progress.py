@@ -28,17 +28,12 @@ def at(step: int, steps: int) -> TrainingProgress:
     return TrainingProgress(step=step, steps=steps, terms={"task": 0.5}, best_score=None)
 
 
-def test_nothing_is_guessed_before_anything_was_measured() -> None:
-    progress = Progress()
-    progress.expect([[planned("teacher")]])
-    assert progress.left_s() is None
-
-
 def test_what_is_left_takes_as_long_for_its_cost_as_what_is_done() -> None:
     clock = Clock()
     progress = Progress(clock=clock, afterwards_s=3)
     first, second, student = planned("teacher"), planned("teacher", 1), planned("student", costs=(0.5,))
     progress.expect([[first, second], [student]])
+    assert progress.left_s() is None  # nothing was measured yet
     progress.on_step(first, at(0, 100))
     clock.now_s += 24
     progress.on_step(first, at(25, 100))  # a quarter in 24 s

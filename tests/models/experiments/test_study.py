@@ -89,7 +89,7 @@ def trained_on(machines: Dataset, out: Path, space: Space | None = None) -> Fold
     return Folder(out=out, dataset=machines, conditions=conditions, space=space or cases.space())
 
 
-def test_a_grid_trains_everything_once(grid: tuple[Path, StudyDocument]) -> None:
+def test_a_grid_trains_everything_once(machines: Dataset, grid: tuple[Path, StudyDocument]) -> None:
     out, document = grid
     assert set(cases.starts(out).values()) == {1}
     assert len(list(out.glob("trials/*/result.json"))) == 2 * 2 * 2
@@ -98,6 +98,11 @@ def test_a_grid_trains_everything_once(grid: tuple[Path, StudyDocument]) -> None
     assert len(list(out.glob("trials/*/test.json"))) == 2 * 2  # entries and seeds, not learning rates
     written = msgspec.json.decode((out / "study.json").read_bytes(), type=StudyDocument)
     assert msgspec.structs.replace(written, duration_s=document.duration_s) == document  # another test repeats it
+    before = cases.checkpoints(out)
+    again = study(machines, cases.options(machines), out=out)
+    assert cases.checkpoints(out) == before
+    assert set(cases.starts(out).values()) == {1}
+    assert msgspec.structs.replace(again, duration_s=document.duration_s) == document
 
 
 def test_each_entry_takes_on_each_seed_the_rate_that_validates_best(
@@ -132,16 +137,6 @@ def test_scores_of_the_table_are_those_of_the_checkpoints_on_their_own_test_wind
             assert row.test["macro_f1"].per_seed[place] == expected.macro_f1
 
 
-def test_gains_are_paired_with_labels_only(grid: tuple[Path, StudyDocument]) -> None:
-    _, document = grid
-    alone, taught = document.entries
-    assert (alone.method, alone.gain_points, taught.method) == ("none", None, "logit")
-    assert taught.gain_points is not None
-    ours, theirs = taught.test["accuracy"].per_seed, alone.test["accuracy"].per_seed
-    found = taught.gain_points["accuracy"].per_seed
-    assert found == pytest.approx([100 * (our - their) for our, their in zip(ours, theirs, strict=True)])
-
-
 def test_the_chosen_student_is_written_with_windows_to_export_it(grid: tuple[Path, StudyDocument]) -> None:
     out, document = grid
     chosen = document.recommendation
@@ -157,15 +152,6 @@ def test_the_chosen_student_is_written_with_windows_to_export_it(grid: tuple[Pat
     row = next(row for row in document.entries if row.chosen)
     assert chosen.valid_score == max(row.valid_score.per_seed)
     assert row.valid_score.mean == max(other.valid_score.mean for other in document.entries)
-
-
-def test_the_same_study_again_reads_what_is_there(machines: Dataset, grid: tuple[Path, StudyDocument]) -> None:
-    out, document = grid
-    before = cases.checkpoints(out)
-    again = study(machines, cases.options(machines), out=out)
-    assert cases.checkpoints(out) == before
-    assert set(cases.starts(out).values()) == {1}
-    assert msgspec.structs.replace(again, duration_s=document.duration_s) == document
 
 
 def test_ray_gives_the_same_table(machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path) -> None:
@@ -244,7 +230,7 @@ def test_a_search_tests_finalists_and_labels_only_on_seeds_it_has_not_seen(
     assert chosen.search_score == max(row.search_score or 0.0 for row in document.entries)
 
 
-def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines: Dataset) -> None:
+def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines: Dataset, tmp_path: Path) -> None:
     assert seeds_that_count(machines, seeds=5, search_seeds=1) == (2, 3, 4)
     assert seeds_that_count(machines, seeds=5, search_seeds=2) == (3, 4)
     with pytest.raises(UsageError) as error:
@@ -252,6 +238,12 @@ def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines: Data
     assert str(error.value) == (
         "study: expected a seed whose test windows the search did not see, got none of 2 after 1; "
         "raise --seeds to 3 or more, or lower --search-seeds"
+    )
+    with pytest.raises(UsageError) as error:
+        study(machines, cases.options(machines, grid=False, seeds=2, search_seeds=2), out=tmp_path)
+    assert str(error.value) == (
+        "study: expected search seeds from 1 to 1 of 2 seeds, got 2; the others are for the table, raise --seeds or "
+        "lower --search-seeds"
     )
 
 
@@ -306,19 +298,6 @@ def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines: Dataset
     )
 
 
-def test_a_teacher_of_another_sensor_takes_part_with_what_it_can_teach(machines: Dataset, tmp_path: Path) -> None:
-    space = cases.space(
-        teachers=(TeacherChoice(modalities=("gyro",), preset="tiny"),),
-        methods=cases.methods("none", "logit", "relation@last"),
-        learning_rates=(1e-3,),
-    )
-    document = study(machines, cases.options(machines, space=space, seeds=1), out=tmp_path)
-    assert [(row.method, row.teacher) for row in document.entries] == [("none", None), ("logit", "gyro:tiny")]
-    assert (document.coverage.finished, document.coverage.failed) == (2, 0)
-    assert [one.method for one in document.skipped] == ["relation@last"]
-    assert document.skipped[0].reason.startswith("recipe: term 'relation' needs a teacher that sees 'acc'")
-
-
 def test_a_training_that_fails_is_told_and_does_not_end_the_study(machines: Dataset, tmp_path: Path) -> None:
     options = cases.options(machines, seeds=1, space=cases.space(learning_rates=(1e-3, 1e30)))
     document = study(machines, options, out=tmp_path)
@@ -352,12 +331,3 @@ def test_a_folder_may_hold_several_sensors_which_share_its_teachers(machines: Da
     names = [name for name in cases.starts(tmp_path) if name.startswith("tiny")]
     assert len(names) == 1
     assert len(list(tmp_path.glob("trials/*/result.json"))) == 2 * 4
-
-
-def test_a_search_needs_seeds_that_it_does_not_learn_from(machines: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as error:
-        study(machines, cases.options(machines, grid=False, seeds=2, search_seeds=2), out=tmp_path)
-    assert str(error.value) == (
-        "study: expected search seeds from 1 to 1 of 2 seeds, got 2; the others are for the table, raise --seeds or "
-        "lower --search-seeds"
-    )

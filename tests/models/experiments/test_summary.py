@@ -124,14 +124,6 @@ def test_random_numbers_end_in_no_verdict(fold_result: MakeFold, machines: Datas
     assert sentence.endswith("chance 50.0\u202f%).")
 
 
-@pytest.mark.parametrize("teacher", [3, 2])
-def test_a_teacher_that_is_not_above_the_baseline_leaves_no_gap(
-    fold_result: MakeFold, machines: Dataset, teacher: int
-) -> None:
-    document = document_of(two_folds(fold_result, teacher=teacher), machines)  # 0.6 and 0.55 against 0.6
-    assert document["students"]["acc"]["gap_recovered"] is None
-
-
 def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result: MakeFold, machines: Dataset) -> None:
     entry = document_of(two_folds(fold_result, mini_rocket="aeon is not installed"), machines)["students"]["acc"]
     assert entry["mini_rocket"] == {

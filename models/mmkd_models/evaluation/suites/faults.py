@@ -129,6 +129,8 @@ def describe(inputs: SuiteInputs, facts: FaultsFacts) -> SuiteResult:
     measure = facts.measure.replace("_", " ")
     error = f"1 minus {measure}, in %" if is_fraction else "the root mean squared error"
     severities = ", ".join(f"{severity:g}" for severity in facts.severities)
+    relative = facts.relative.get(inputs.first.name)
+    is_short = relative is not None and relative.low is None
     return SuiteResult(
         title="When a sensor breaks",
         lead=(
@@ -137,7 +139,7 @@ def describe(inputs: SuiteInputs, facts: FaultsFacts) -> SuiteResult:
         ),
         facts=facts,
         verdict=tuple(_verdict(inputs, facts)),
-        record=tuple(_record(inputs, facts)),
+        record=(f"{MIN_GROUPS} or more groups to judge with, for an interval under faults",) if is_short else (),
         tables=(_table(inputs, facts, f"Error ({error}), mean of severities {severities}"),),
         charts=tuple(
             SuiteChart(
@@ -207,17 +209,14 @@ def _relative(
     drawn = np.zeros(_DRAWS)
     with np.errstate(invalid="ignore", divide="ignore"):
         for judged in outcomes.values():
-            errors, references = (_drawn_errors(judged[name], groups, weights, kind) for name in (model, baseline))
+            figures = [
+                np.sum([drawn_figures(each, groups, weights, ERROR_OF[kind]) for each in judged[name]], axis=0)
+                for name in (model, baseline)
+            ]
+            errors, references = figures if kind == "regression" else (len(judged[model]) - each for each in figures)
             drawn += errors / references / len(outcomes)
     low, high = interval_of(np.where(np.isfinite(drawn), drawn, np.nan))
     return Interval(mean=mean, low=low, high=high)
-
-
-def _drawn_errors(
-    judged: Sequence[TestedNetwork], groups: list[int | str], weights: npt.NDArray[np.int64], kind: TaskKind
-) -> npt.NDArray[np.float64]:
-    figures = sum(drawn_figures(outcome, groups, weights, ERROR_OF[kind]) for outcome in judged)
-    return np.asarray(figures if kind == "regression" else len(judged) - figures)
 
 
 def _table(inputs: SuiteInputs, facts: FaultsFacts, caption: str) -> SuiteTable:
@@ -244,7 +243,8 @@ def _verdict(inputs: SuiteInputs, facts: FaultsFacts) -> Iterator[str]:
             f"The worst fault for {name} is {worst.name}: {facts.measure.replace('_', ' ')} falls from "
             f"{1 - facts.intact[name]:.1%} to {1 - worst.errors[name][-1]:.1%} with {worst.effect}"
         )
-        lost = [fault.name for fault in facts.faults if _lost(fault, facts, name) > _HALF]
+        limit = facts.intact[name] + _HALF * (1 - facts.intact[name])
+        lost = [fault.name for fault in facts.faults if fault.errors[name][-1] > limit]
         if lost:
             yield f"Do not rely on it if a sensor may show {listed(lost)}: more than half of its score is lost"
     relative = facts.relative.get(name)
@@ -273,17 +273,6 @@ def _rival_sentence(name: str, rival: str, facts: FaultsFacts) -> Iterator[str]:
     better += ["over all faults"] if totals[rival] < totals[name] else []
     if better:
         yield f"{rival} needs no teacher and has a lower error than {name} {listed(better, 'and')}: consider it first"
-
-
-def _lost(fault: FaultFigures, facts: FaultsFacts, name: str) -> float:
-    right = 1 - facts.intact[name]
-    return (fault.errors[name][-1] - facts.intact[name]) / right if right > 0 else 0.0
-
-
-def _record(inputs: SuiteInputs, facts: FaultsFacts) -> Iterator[str]:
-    relative = facts.relative.get(inputs.first.name)
-    if relative is not None and relative.low is None:
-        yield f"{MIN_GROUPS} or more groups to judge with, for an interval under faults"
 
 
 SUITE = Suite(run=run)

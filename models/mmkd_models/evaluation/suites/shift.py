@@ -73,9 +73,13 @@ def _table(facts: ShiftFacts) -> SuiteTable:
 
 def _verdict(facts: ShiftFacts) -> Iterator[str]:
     measure, gain = facts.measure, facts.gains[LABELS_ONLY]
-    score = figure_text(facts.models[STUDENT].mean, measure)
+    score, effect = figure_text(facts.models[STUDENT].mean, measure), "the effect of distillation is not significant"
+    if gain.low is None or gain.high is None:
+        effect = "the effect of distillation is unknown"
+    elif gain.low > 0 or gain.high < 0:
+        effect = "distillation helps" if gain.low > 0 else "distillation hurts"
     yield (
-        f"On the {facts.by} that was left out {_effect(gain)}: the student of {facts.sensor} has {score} "
+        f"On the {facts.by} that was left out {effect}: the student of {facts.sensor} has {score} "
         f"{measure.words}, {points_text(gain.mean, measure)} compared with labels only "
         f"({interval_text(gain, measure)}, {len(facts.domains)} domains)"
     )
@@ -107,14 +111,6 @@ def _verdict(facts: ShiftFacts) -> Iterator[str]:
             f"{shared} groups of left-out domains have windows in training too, in other domains: these figures do not "
             "include the effect of a new group"
         )
-
-
-def _effect(gain: Interval) -> str:
-    if gain.low is None or gain.high is None:
-        return "the effect of distillation is unknown"
-    if gain.low > 0:
-        return "distillation helps"
-    return "distillation hurts" if gain.high < 0 else "the effect of distillation is not significant"
 
 
 SUITE = Suite(run=run, needs="shift")

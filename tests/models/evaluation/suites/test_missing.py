@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, Windows
-from mmkd_models.data.windows import Floats, Rows, WindowSource
 from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.evaluation.suites.missing import MAX_SUBSETS, subsets_of, with_missing_samples, without_modalities
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
@@ -35,36 +33,9 @@ def judged(machines: Dataset) -> Windows:
     return machines.split("test")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Muted:
-    """A source in which one sensor recorded nothing."""
-
-    source: WindowSource
-    absent: str
-
-    @property
-    def max_shift_s(self) -> float:
-        return self.source.max_shift_s
-
-    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: NDArray[np.float64] | None) -> Floats:
-        values = self.source.gather(modality, rows, shift_s=shift_s)
-        return np.full_like(values, np.nan) if modality.name == self.absent else values
-
-
-def without(windows: Windows, absent: str) -> Windows:
-    return replace(windows, source=Muted(source=windows.source, absent=absent))
-
-
 def presence(windows: Windows, name: str = "acc") -> NDArray[np.bool_]:
     """(N, T, C) which samples are there."""
     return ~np.isnan(windows.take(np.arange(len(windows)))[name])
-
-
-def test_a_hidden_sensor_counts_like_one_that_recorded_nothing(machines: Dataset, judged: Windows) -> None:
-    teacher = teacher_of(machines.spec.modalities, 3)
-    for absent in ("gyro", "acc"):
-        expected = logits_of(teacher, without(judged, absent), modality=None)
-        np.testing.assert_array_equal(logits_of(teacher, without_modalities(judged, [absent]), modality=None), expected)
 
 
 def test_of_many_subsets_the_largest_come_first() -> None:
