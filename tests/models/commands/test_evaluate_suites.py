@@ -192,8 +192,8 @@ def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
         "window), or name metadata with --by"
     )
     silent = data("silent", "acc", valid=np.full(12, -1))
-    assert refused(student, silent, *suite, "--rival", "extra_trees").splitlines()[-1] == (
-        "mmkd-evaluate: --rival: expected labelled windows of train and valid, got none; label some, or leave it out"
+    assert refused(student, silent, *suite, "--rival", "extra_trees") == (
+        "--rival: expected labelled windows of train and valid, got none; label some, or leave it out"
     )
     fine, file = data("fine", "acc", test=np.arange(12) % 2), tmp_path / "cost.toml"
     file.write_text('version = 1\nhealthy = ["idle", "ok"]')
