@@ -18,6 +18,7 @@ import torch
 
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.testing import fake_predictor
 from mmkd_models.adaptation import methods
 from mmkd_models.adaptation.domains import few_labels, new_domain, old_domain, with_classes
 from mmkd_models.adaptation.judge import (
@@ -43,15 +44,24 @@ from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.evaluation.seen import cautions_of, windows_seen
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_student, write_student, write_teacher
+from mmkd_models.training.checkpoint import (
+    TeacherFile,
+    file_sha256,
+    read_student,
+    read_teacher,
+    write_student,
+    write_teacher,
+)
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher
 from mmkd_report import render_adaptation
+from mmkd_station.uncertain import UncertainRing
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 MODALITIES = (
@@ -138,7 +148,7 @@ def test_a_teacher_with_another_sensor_adapts_a_student_without_labels(site, tmp
     assert told.splitlines()[-1] == f"wrote {output}; next: mmkd-export {output} -o {output.with_suffix('.edge')}"
 
 
-def test_where_nothing_is_better_nothing_is_written(site, tmp_path, capsys):
+def test_where_nothing_is_better_nothing_is_written(site, tmp_path):
     with pytest.raises(GateError) as raised:
         command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), data="same")
     assert str(raised.value).startswith("same: no method is better (statistics: ")
@@ -163,6 +173,36 @@ def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys, monkeypatch):
     assert len(carried.windows) == 90 + 90  # the old ones, and the labelled ones that judge in the new domain
 
 
+KNOWN = 30  # windows of a recording that have a label; the others wait
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept by a device", "of a part of a recording"])
+def test_labels_of_windows_that_were_chosen_teach_a_student(site, tmp_path, kept):
+    if kept:  # those that the device was not sure of
+        acc, task = MODALITIES[0], TaskSpec(labels=("idle", "busy"))
+        ring = UncertainRing(tmp_path / "ring", most_bytes=10**7, below=0.6, station="press1", modality=acc, task=task)
+        unsure, found = fake_predictor([0.5, 0.5], modality=acc, labels=task), split(96, 70, moved=1.3, groups=3)
+        for number, window in enumerate(found["acc"].astype(np.float32)):
+            ring.see(window, unsure.predict(window), time_s=5.0 * number)
+        ring.close()
+        files = [np.load(path) for path in sorted((tmp_path / "ring").iterdir())]
+        assert len(files) == 3
+        each = ("x_acc", "y", "time", "column_answer", "column_probability", "column_reason")
+        seen = dict(files[0]) | {name: np.concatenate([one[name] for one in files]) for name in each}
+        part = np.repeat([0, 1, 2], 32)
+        np.savez(tmp_path / "kept.npz", **(seen | {"y": found["labels"], "split": part, "group": part}))
+        import_interchange(tmp_path / "kept.npz", tmp_path / "site")
+    else:
+        splits = {name: split(100, 80 + n, moved=1.3, groups=6) for n, name in enumerate(("train", "valid", "test"))}
+        splits["train"]["labels"][KNOWN:] = splits["valid"]["labels"][:] = -1
+        write_dataset(tmp_path / "site", name="s", labels=["idle", "busy"], modalities=MODALITIES, splits=splits)
+    options = ["--labels", "10", "--old", str(site / "old")]
+    output = command(site, tmp_path, *options, kind="rocket", data=str(tmp_path / "site"))
+    assert right(site / "rocket.ckpt", site / "labelled") < 0.6
+    assert right(output, site / "labelled") > 0.8
+    assert read_student(output).facts.adapted[0].labels == 20
+
+
 @pytest.mark.parametrize("data", ["moved", "same"])
 def test_a_page_is_written_whatever_the_gate_says(site, tmp_path, capsys, data):
     page = tmp_path / "report.html"
@@ -184,52 +224,19 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(site, tmp_path, caps
     assert capsys.readouterr().out.splitlines()[-1].startswith("nothing was written; without --dry-run: ")
 
 
-def test_forgetting_more_than_is_allowed_is_refused(site, tmp_path):
-    task = task_of(site, max_forget=-100.0)
-    adaptation = run_adaptation(task)
-    assert adaptation.checkpoint is None
-    for one in adaptation.document.methods:
-        unsure = one.forgotten_error_points
-        told = f"the old domain loses {one.forgotten_points:.1f} points, standard error {unsure:.1f}, more than"
-        assert f"{told} -100" in one.refusals
-
-
 def task_of(site: Path, **changes) -> AdaptationTask:
     student, dataset = read_student(site / "transformer.ckpt"), open_dataset(site / "moved")
-    from mmkd_models.training.checkpoint import read_teacher
-
-    teacher = TeacherFile(checkpoint=read_teacher(site / "teacher.ckpt"), sha256="t")
     task = AdaptationTask(
         student=student,
         student_sha256="s",
         new=new_domain(student, dataset, ("acc", "gyro")),
         old=old_domain(student, None),
-        teacher=teacher,
+        teacher=TeacherFile(checkpoint=read_teacher(site / "teacher.ckpt"), sha256="t"),
         labels=0,
         train=msgspec.structs.replace(ADAPT_TRAIN, steps=20, eval_every=10),
         max_forget=1.0,
     )
     return replace(task, **changes)
-
-
-def test_the_same_seed_gives_the_same_weights_killed_or_not(site, tmp_path):
-    task = task_of(site, max_forget=100.0)
-    whole = run_adaptation(task)
-
-    class KilledError(Exception):
-        pass
-
-    def die(progress):
-        if progress.step == 15:
-            raise KilledError
-
-    task = replace(task, run_dir=tmp_path / "run")
-    with pytest.raises(KilledError):
-        run_adaptation(replace(task, on_step=die))
-    resumed = run_adaptation(replace(task, resume=True))
-    assert resumed.document.chosen == whole.document.chosen
-    for name, value in whole.checkpoint.state.items():
-        assert torch.equal(value, resumed.checkpoint.state[name]), name
 
 
 def test_a_student_without_windows_needs_the_old_data(site, tmp_path):
@@ -578,22 +585,7 @@ def test_windows_of_a_class_that_goes_are_carried_no_longer(site):
 @pytest.mark.parametrize("kind", ["transformer", "rocket"])
 def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
     three = with_a_third_class(tmp_path / "three")
-    output = tmp_path / "adapted.ckpt"
-    with suppress(SystemExit):
-        run_adapt(
-            [
-                str(site / f"{kind}.ckpt"),
-                str(three.path),
-                "-o",
-                str(output),
-                "--labels",
-                "20",
-                "--max-forget",
-                "3",
-                "--steps",
-                "60",
-            ]
-        )
+    output = command(site, tmp_path, "--labels", "20", "--max-forget", "3", kind=kind, data=str(three.path))
     student = read_student(output)
     assert student.task.labels == ("busy", "stuck", "idle")
     windows = three.split("test").with_modalities(("acc",))
@@ -601,15 +593,9 @@ def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
     assert recalls.min() > 0.7
 
 
-def grown(site: Path, tmp_path: Path, kind: str):
-    """A student with a head for a class that it does not know, and the windows that have it."""
-    three = with_a_third_class(tmp_path / "three")
-    return with_classes(read_student(site / f"{kind}.ckpt"), three.spec.task), three
-
-
-def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answered(site, tmp_path):
+def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answered(site):
     student = read_student(site / "rocket.ckpt")
-    more, _ = grown(site, tmp_path, "rocket")
+    more = with_classes(student, TaskSpec(labels=("busy", "stuck", "idle")))
     windows = open_dataset(site / "labelled").split("train").with_modalities(("acc",))
     answers = np.eye(2)[windows.labels]
     in_three = np.stack([answers[:, 1], np.zeros(len(answers)), answers[:, 0]], axis=1)
@@ -626,10 +612,8 @@ def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path, capsys)
     names = np.array(["busy", "stuck", "idle"])[domain.judge.labels]
     whole = open_dataset(site / "old").split("valid")
     assert names.tolist() == np.array(["idle", "busy"])[whole.labels].tolist()
-    old, output = str(site / "old"), tmp_path / "adapted.ckpt"
-    line = [str(site / "rocket.ckpt"), str(three.path), "-o", str(output), "--labels", "20", "--max-forget", "3"]
-    with suppress(SystemExit):
-        run_adapt([*line, "--old", old])
+    options = ["--labels", "20", "--max-forget", "3", "--old", str(site / "old")]
+    output = command(site, tmp_path, *options, kind="rocket", data=str(three.path))
     assert "old: old, 120 windows to train, 90 to judge" in capsys.readouterr().out
     assert read_student(output).task.labels == ("busy", "stuck", "idle")
 
@@ -648,7 +632,7 @@ def test_old_data_without_a_class_of_the_student_are_refused(site, tmp_path):
 def test_a_new_class_needs_labels(site, tmp_path):
     three = with_a_third_class(tmp_path / "three")
     with pytest.raises(UsageError) as raised:
-        run_adapt([str(site / "rocket.ckpt"), str(three.path), "-o", str(tmp_path / "adapted.ckpt")])
+        command(site, tmp_path, kind="rocket", data=str(three.path))
     assert str(raised.value) == f"{three.path}: learning stuck needs labels; add --labels N"
 
 

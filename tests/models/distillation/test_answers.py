@@ -18,16 +18,14 @@ from mmkd_models.losses.features import FeatureTerm
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import Weight, constant
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.trainings import distil, train_teacher
+from tests.models.conftest import STUDENT, TEACHER
 
-ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
-STUDENT = StudentConfig(preset="test", encoder=ENCODER)
 RUN = TrainingRun(train=TrainConfig(steps=6, batch=8, eval_every=3, seed=3), augment=AugmentConfig())
 ONE = constant(1.0)
 LOGIT, TASK = LogitTerm(weight=ONE), TaskTerm(weight=ONE)
@@ -40,7 +38,7 @@ def data(machines: Dataset) -> TrainingData:
 
 @pytest.fixture(scope="module")
 def teacher(data: TrainingData) -> TeacherCheckpoint:
-    return train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), RUN)
+    return train_teacher(data, TEACHER, RUN)
 
 
 def distilled(data: TrainingData, teacher: TeacherCheckpoint, run: TrainingRun, *terms: Term) -> StudentCheckpoint:
@@ -72,9 +70,7 @@ def turned(path: Path) -> None:
     ],
     ids=["outputs", "queue", "embedding", "attention"],
 )
-def test_weights_are_bit_equal_with_kept_answers_and_without(
-    data: TrainingData, teacher: TeacherCheckpoint, tmp_path: Path, terms: tuple[Term, ...]
-) -> None:
+def test_weights_are_bit_equal_with_kept_answers_and_without(data, teacher, tmp_path, terms):
     kept = replace(RUN, answers=tmp_path)
     plain = distilled(data, teacher, RUN, *terms)
     distilled(data, teacher, kept, *(term for term in terms if not isinstance(term, EdamTerm)))
@@ -84,9 +80,7 @@ def test_weights_are_bit_equal_with_kept_answers_and_without(
     assert not is_same(distilled(data, teacher, kept, *terms), plain)  # so it was read
 
 
-def test_a_damaged_memory_is_not_believed_and_made_anew(
-    data: TrainingData, teacher: TeacherCheckpoint, tmp_path: Path
-) -> None:
+def test_a_damaged_memory_is_not_believed_and_made_anew(data, teacher, tmp_path):
     kept = replace(RUN, answers=tmp_path)
     plain = distilled(data, teacher, kept, LOGIT)
     path = next(tmp_path.iterdir())
@@ -96,7 +90,7 @@ def test_a_damaged_memory_is_not_believed_and_made_anew(
     assert path.read_bytes() == whole
 
 
-def test_a_part_of_the_steps_is_not_kept(tmp_path: Path) -> None:
+def test_a_part_of_the_steps_is_not_kept(tmp_path):
     memory = AnswerMemory(tmp_path, {"of": "a resumed training"}, steps=2)
     answer = TeacherOutput(logits=torch.zeros(2, 3), embedding=torch.ones(2, 4))
     memory.keep(1, [answer])
@@ -108,6 +102,5 @@ def test_a_part_of_the_steps_is_not_kept(tmp_path: Path) -> None:
     memory.write()
     again = AnswerMemory(tmp_path, {"of": "a resumed training"}, steps=2)
     found = again.recall(1, torch.device("cpu"))
-    assert found is not None
     assert torch.equal(found[0].embedding, answer.embedding)
     assert again.recall(None, torch.device("cpu")) is None

@@ -89,7 +89,7 @@ def outputs(data: Batch) -> tuple[StudentOutput, TeacherOutput]:
 # ----------------------------------------------------------------------------------------------------- what is compared
 
 
-def test_outputs_are_compared_by_the_losses_of_their_terms() -> None:
+def test_outputs_are_compared_by_the_losses_of_their_terms():
     data = msgspec.structs.replace(batch(), labelled=torch.tensor([1.0, 1.0, 0.0, 1.0]))
     ours, theirs = outputs(data)
     terms = learner(DkdTerm(weight=ONE, beta=3.0), DistTerm(weight=ONE, beta=0.5))(data, 0.0)
@@ -102,7 +102,7 @@ def test_outputs_are_compared_by_the_losses_of_their_terms() -> None:
     )
 
 
-def test_relations_are_means_over_pairs_and_vectors() -> None:
+def test_relations_are_means_over_pairs_and_vectors():
     data = batch()
     ours, theirs = outputs(data)
     term = RelationTerm(weight=ONE, layers=((0, 1), (1, 4)), vectors=("query", "value"), heads=4)
@@ -114,7 +114,7 @@ def test_relations_are_means_over_pairs_and_vectors() -> None:
     torch.testing.assert_close(learner(term)(data, 0.0)["relation"], torch.stack(expected).mean())
 
 
-def test_hidden_states_are_compared_through_projectors() -> None:
+def test_hidden_states_are_compared_through_projectors():
     data = batch()
     ours, theirs = outputs(data)
     term = FeatureTerm(weight=ONE, layers=((1, 4),))
@@ -124,7 +124,7 @@ def test_hidden_states_are_compared_through_projectors() -> None:
 
 
 @pytest.mark.parametrize("most_tokens", [4, 16, 32])
-def test_tokens_of_another_length_are_tied_by_their_time(most_tokens: int) -> None:
+def test_tokens_of_another_length_are_tied_by_their_time(most_tokens):
     own = student(msgspec.structs.replace(ENCODER, most_tokens=most_tokens))
     module = learner(EdamTerm(weight=ONE), RELATION, FeatureTerm(weight=ONE), own=own)
     terms = module(batch(), 0.0)
@@ -136,7 +136,7 @@ def test_tokens_of_another_length_are_tied_by_their_time(most_tokens: int) -> No
 
 
 @pytest.mark.parametrize(("size", "classes"), [(1, 3), (4, 2), (1, 2)])
-def test_one_window_or_two_classes_are_enough_for_every_term(size: int, classes: int) -> None:
+def test_one_window_or_two_classes_are_enough_for_every_term(size, classes):
     module = learner(*EVERY, own=student(classes=classes), other=teacher(classes=classes))
     terms = module(batch(size=size, classes=classes), 0.0)
     terms["loss"].backward()
@@ -148,7 +148,7 @@ def test_one_window_or_two_classes_are_enough_for_every_term(size: int, classes:
 
 @pytest.mark.parametrize("term", EVERY)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_every_term_alone_teaches_the_student(term: Term, classes: int) -> None:
+def test_every_term_alone_teaches_the_student(term, classes):
     module = learner(term, own=student(classes=classes), other=teacher(classes=classes))
     module(batch(classes=classes), 0.0)["loss"].backward()
     gradients = [p.grad for p in module.network.parameters() if p.grad is not None]
@@ -156,7 +156,7 @@ def test_every_term_alone_teaches_the_student(term: Term, classes: int) -> None:
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
-def test_empty_windows_give_finite_losses_and_gradients() -> None:
+def test_empty_windows_give_finite_losses_and_gradients():
     nothing = {name: (torch.zeros_like(v), torch.zeros_like(p)) for name, (v, p) in batch().inputs.items()}
     module = learner(*EVERY)
     terms = module(msgspec.structs.replace(batch(), inputs=nothing), 0.0)
@@ -167,7 +167,7 @@ def test_empty_windows_give_finite_losses_and_gradients() -> None:
 
 
 @pytest.mark.parametrize("term", [EdamTerm(weight=ONE), RELATION, FeatureTerm(weight=ONE)])
-def test_what_stands_in_missing_samples_teaches_nothing(term: Term) -> None:
+def test_what_stands_in_missing_samples_teaches_nothing(term):
     data = batch()
     values, present = data.inputs["acc"]
     garbage = {**data.inputs, "acc": (values + (1 - present) * 1e3, present)}
@@ -176,7 +176,7 @@ def test_what_stands_in_missing_samples_teaches_nothing(term: Term) -> None:
     assert dirty == pytest.approx(clean, rel=1e-5)
 
 
-def test_every_term_is_computed_in_float32_under_autocast() -> None:
+def test_every_term_is_computed_in_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = learner(*EVERY)(batch(), 0.0)
     assert {name: value.dtype for name, value in terms.items()} == dict.fromkeys(terms, torch.float32)
@@ -187,13 +187,13 @@ def test_every_term_is_computed_in_float32_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("term", [LogitTerm(weight=ONE), DkdTerm(weight=ONE), DistTerm(weight=ONE)])
-def test_other_classes_cannot_be_tied(term: Term) -> None:
+def test_other_classes_cannot_be_tied(term):
     assert refusal(term, other=teacher(classes=4)) == (
         f"recipe: term {term.name!r}: the student has 3 outputs, the teacher 4; train both on the same classes"
     )
 
 
-def test_relations_of_widths_without_those_heads_cannot_be_tied() -> None:
+def test_relations_of_widths_without_those_heads_cannot_be_tied():
     assert refusal(RelationTerm(weight=ONE, layers=((1, 4),), heads=8)) == (
         "recipe: term 'relation' cannot compare these networks: relations: expected as many tokens on both sides and "
         "widths that are multiples of 8 heads, got (B, L, D)=(1, 7, 8) of the student and (1, 7, 12) of the teacher"
@@ -213,7 +213,7 @@ class Plain(torch.nn.Module):
         return StudentOutput(logits=self.head(embedding), embedding=embedding, hidden=hidden)
 
 
-def test_a_network_of_ones_own_learns_what_it_can() -> None:
+def test_a_network_of_ones_own_learns_what_it_can():
     data = batch()
     terms = (LogitTerm(weight=ONE), FeatureTerm(weight=ONE), CrdTerm(weight=ONE, width=4))
     module = DistillLearner(Plain(shown=1), teacher(), Recipe(terms=terms), modality="acc", example=data.inputs)
@@ -222,7 +222,7 @@ def test_a_network_of_ones_own_learns_what_it_can() -> None:
 
 
 @pytest.mark.parametrize(("shown", "term", "layers"), [(0, FeatureTerm(weight=ONE), 0), (2, RELATION, 0)])
-def test_a_network_of_ones_own_that_hides_its_layers_is_told_so(shown: int, term: Term, layers: int) -> None:
+def test_a_network_of_ones_own_that_hides_its_layers_is_told_so(shown, term, layers):
     with pytest.raises(UsageError, match=f"the student shows {layers} layers and the teacher 5"):
         DistillLearner(Plain(shown=shown), teacher(), Recipe(terms=(term,)), modality="acc", example=batch().inputs)
 
@@ -263,12 +263,12 @@ def own_refusal(term: Term, network: torch.nn.Module, modality: str = "acc") -> 
         ),
     ],
 )
-def test_what_cannot_be_compared_is_refused_before_the_first_step(term: Term, changed: Any, problem: str) -> None:
+def test_what_cannot_be_compared_is_refused_before_the_first_step(term, changed, problem):
     expected = f"recipe: term {term.name!r} cannot compare these networks: {problem}"
     assert own_refusal(term, Narrow(**changed)) == expected
 
 
-def test_a_modality_that_the_example_lacks_is_refused() -> None:
+def test_a_modality_that_the_example_lacks_is_refused():
     assert own_refusal(LogitTerm(weight=ONE), Narrow(), modality="heat") == (
         "modality 'heat': expected one of the example's (acc, gyro); name the student's"
     )
@@ -281,7 +281,7 @@ class Bare(torch.nn.Linear):
         return super().forward(values.flatten(1))
 
 
-def test_a_network_of_ones_own_that_answers_otherwise_is_told_how() -> None:
+def test_a_network_of_ones_own_that_answers_otherwise_is_told_how():
     with pytest.raises(UsageError) as caught:
         DistillLearner(
             Bare(80, 3), teacher(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc", example=batch().inputs
@@ -292,7 +292,7 @@ def test_a_network_of_ones_own_that_answers_otherwise_is_told_how() -> None:
     )
 
 
-def test_a_network_of_ones_own_needs_an_example() -> None:
+def test_a_network_of_ones_own_needs_an_example():
     with pytest.raises(UsageError) as caught:
         DistillLearner(Plain(), teacher(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc")
     assert str(caught.value) == (

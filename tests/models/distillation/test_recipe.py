@@ -21,7 +21,7 @@ from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.features import FeatureTerm
 from mmkd_models.losses.logits import LogitTerm, kl_loss
 from mmkd_models.losses.task import TaskTerm, soft_cross_entropy
-from mmkd_models.losses.term import Layers, Weight, constant
+from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
@@ -70,7 +70,7 @@ def refusal(*terms: Term, count: int = 3, classes: int = 3) -> str:
     return str(caught.value)
 
 
-def test_a_weight_follows_half_a_cosine_and_then_stays() -> None:
+def test_a_weight_follows_half_a_cosine_and_then_stays():
     weight = Weight(start=1.0, end=0.2, until=0.5)
     assert weight.at(0.0) == 1.0
     assert weight.at(0.25) == pytest.approx(0.6)
@@ -78,29 +78,29 @@ def test_a_weight_follows_half_a_cosine_and_then_stays() -> None:
     assert weight.at(0.5) == weight.at(1.0) == 0.2
 
 
-def test_an_empty_recipe_is_refused() -> None:
+def test_an_empty_recipe_is_refused():
     assert refusal() == "recipe: expected one or more terms of different kinds, got none; name each kind once"
 
 
-def test_a_kind_that_stands_twice_is_refused() -> None:
+def test_a_kind_that_stands_twice_is_refused():
     expected = "recipe: expected one or more terms of different kinds, got logit, task, logit; name each kind once"
     assert refusal(LOGIT, TASK, LOGIT) == expected
 
 
 @pytest.mark.parametrize("layers", [((2, -1),), ((-1, -4),), 3, 0, -1, ()])
-def test_layers_that_are_not_there_are_refused(layers: Layers) -> None:
+def test_layers_that_are_not_there_are_refused(layers):
     assert refusal(EdamTerm(weight=constant(1.0), layers=layers)) == (
         f"recipe: term 'edam': layers {layers} cannot be tied: of what it compares the student shows 2 layers and the "
         "teacher 2; name others, or drop the term"
     )
 
 
-def test_a_teacher_without_cross_attention_has_no_map_to_give() -> None:
+def test_a_teacher_without_cross_attention_has_no_map_to_give():
     assert "the student shows 2 layers and the teacher 0" in refusal(EDAM, count=1)
 
 
 @pytest.mark.parametrize("weight", [constant(0.0), Weight(start=1.0, end=0.0, until=0.6), Weight(start=0.0, end=1.0)])
-def test_a_recipe_that_teaches_nothing_at_some_time_is_refused(weight: Weight) -> None:
+def test_a_recipe_that_teaches_nothing_at_some_time_is_refused(weight):
     assert refusal(EdamTerm(weight=weight)) == (
         "recipe: expected a term whose weight stays above 0 during the whole training, got none; "
         "keep one term on, or let its weight end above 0"
@@ -113,7 +113,7 @@ def deaf_teacher() -> Teacher:
     return Teacher(SPECS[1:], 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=2))
 
 
-def test_a_teacher_of_other_modalities_teaches_outputs_and_embeddings() -> None:
+def test_a_teacher_of_other_modalities_teaches_outputs_and_embeddings():
     terms = (LOGIT, FeatureTerm(weight=constant(1.0), level="embedding"), CRD)
     module = DistillLearner(student(), deaf_teacher(), Recipe(terms=terms), modality="acc").eval()
     data = batch()
@@ -125,19 +125,19 @@ def test_a_teacher_of_other_modalities_teaches_outputs_and_embeddings() -> None:
 
 
 @pytest.mark.parametrize("term", [EDAM, FeatureTerm(weight=constant(1.0))])
-def test_tokens_of_a_modality_that_the_teacher_does_not_see_are_refused(term: Term) -> None:
+def test_tokens_of_a_modality_that_the_teacher_does_not_see_are_refused(term):
     with pytest.raises(UsageError, match="the student shows 2 layers and the teacher 0"):
         DistillLearner(student(), deaf_teacher(), Recipe(terms=(LOGIT, term)), modality="acc")
 
 
-def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
+def test_the_loss_is_the_weighted_sum_of_its_terms():
     terms = learner(TASK, LOGIT, EDAM, CRD)(batch(), 0.3)
     assert set(terms) == {"task", "logit", "edam", "crd", "loss"}
     expected = 1.0 * terms["task"] + 2.0 * terms["logit"] + 0.5 * terms["edam"] + 0.1 * terms["crd"]
     torch.testing.assert_close(terms["loss"], expected)
 
 
-def test_weights_move_with_the_share_of_training() -> None:
+def test_weights_move_with_the_share_of_training():
     module = learner(TASK, EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6)))
     early, late = module(batch(), 0.0), module(batch(), 0.7)
     torch.testing.assert_close(early["loss"], early["task"] + 0.5 * early["edam"])
@@ -145,7 +145,7 @@ def test_weights_move_with_the_share_of_training() -> None:
     torch.testing.assert_close(late["loss"], late["task"])
 
 
-def test_windows_without_labels_teach_by_the_teacher_alone() -> None:
+def test_windows_without_labels_teach_by_the_teacher_alone():
     data = msgspec.structs.replace(batch(), targets=torch.zeros(4, 3), labelled=torch.zeros(4))
     terms = learner(TASK, LOGIT)(data, 0.0)
     assert terms["task"].item() == 0.0
@@ -164,14 +164,14 @@ def part_of(data: Batch, rows: slice) -> Batch:
     return Batch(inputs=inputs, targets=data.targets[rows], labelled=data.labelled[rows], index=data.index[rows])
 
 
-def test_a_window_in_which_no_other_modality_is_there_has_no_map_to_teach() -> None:
+def test_a_window_in_which_no_other_modality_is_there_has_no_map_to_teach():
     data = without(without(batch(), "gyro", slice(2, 4)), "audio", slice(2, 4))
     module = learner(TASK, EDAM)
     expected = module(part_of(data, slice(0, 2)), 0.0)
     torch.testing.assert_close(module(data, 0.0)["edam"], expected["edam"])
 
 
-def test_the_map_target_leaves_out_what_the_student_cannot_see() -> None:
+def test_the_map_target_leaves_out_what_the_student_cannot_see():
     data = batch(missing=0.0)
     for tensor in data.inputs["acc"]:
         tensor[:, :16] = 0  # the first two of five tokens of the student's own modality
@@ -180,7 +180,7 @@ def test_the_map_target_leaves_out_what_the_student_cannot_see() -> None:
     assert terms["edam"].item() < 1.0
 
 
-def test_the_teacher_stays_in_evaluation_mode_and_frozen_when_the_student_trains() -> None:
+def test_the_teacher_stays_in_evaluation_mode_and_frozen_when_the_student_trains():
     network = teacher().train()
     module = DistillLearner(student(), network, Recipe(terms=(TASK, LOGIT, EDAM, CRD)), modality="acc")
     module.train()
@@ -190,7 +190,7 @@ def test_the_teacher_stays_in_evaluation_mode_and_frozen_when_the_student_trains
     assert all(p.grad is None and not p.requires_grad for p in network.parameters())
 
 
-def test_the_teacher_is_in_no_state_and_no_optimiser_of_the_learner() -> None:
+def test_the_teacher_is_in_no_state_and_no_optimiser_of_the_learner():
     network, module = student(), learner(TASK, LOGIT, EDAM, CRD)
     expected = {f"network.{name}" for name in network.state_dict()}
     contrast = {f"heads.crd.{part}.{kind}" for part in ("student", "teacher") for kind in ("weight", "bias")}
@@ -201,7 +201,7 @@ def test_the_teacher_is_in_no_state_and_no_optimiser_of_the_learner() -> None:
     } | contrast
 
 
-def test_map_distillation_brings_the_maps_together() -> None:
+def test_map_distillation_brings_the_maps_together():
     module = learner(EDAM)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     data = batch()
@@ -215,7 +215,7 @@ def test_map_distillation_brings_the_maps_together() -> None:
     assert 0 <= divergences[-1] < 0.5 * divergences[0]
 
 
-def test_a_supervised_student_learns_from_labels_only() -> None:
+def test_a_supervised_student_learns_from_labels_only():
     network, data = student().eval(), batch()
     terms = SupervisedLearner(network, modality="acc").eval()(data, 0.0)
     logits = network(*data.inputs["acc"]).logits
@@ -237,7 +237,7 @@ def hidden_share(module: SupervisedLearner, data: Batch) -> float:
     return float(np.mean([not bool(present[row].any()) for present in seen for row in range(len(present))]))
 
 
-def test_a_teacher_loses_modalities_in_training_only() -> None:
+def test_a_teacher_loses_modalities_in_training_only():
     module = SupervisedLearner(teacher(), modality=None, modality_dropout=1.0)
     data = batch(size=6)
     assert hidden_share(module.train(), data) == pytest.approx(1 / 3)  # one of three in every window

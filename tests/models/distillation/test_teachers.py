@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
-from mmkd_models.distillation.learner import DistillLearner
+from mmkd_models.distillation.learner import DistillLearner, mix_logits
 from mmkd_models.distillation.recipe import Recipe, Term
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
@@ -21,7 +21,7 @@ from mmkd_models.losses.decoupled import DkdTerm, dkd_loss
 from mmkd_models.losses.features import FeatureTerm
 from mmkd_models.losses.logits import LogitTerm, kl_loss
 from mmkd_models.losses.relation import RelationTerm
-from mmkd_models.losses.term import constant
+from mmkd_models.losses.term import CLASSES, Goal, constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher, TeacherOutput
@@ -76,7 +76,7 @@ def logits_of(one: nn.Module) -> Tensor:
     return output.logits
 
 
-def test_output_terms_learn_from_the_mean_of_probabilities_at_their_own_temperature() -> None:
+def test_output_terms_learn_from_the_mean_of_probabilities_at_their_own_temperature():
     pair = [teacher(1), teacher(2, GYRO)]
     data, own = batch(), student().eval()(*batch().inputs["acc"]).logits
     found = terms_of(pair, LogitTerm(weight=ONE, temperature=3.0), DkdTerm(weight=ONE), DistTerm(weight=ONE))
@@ -97,7 +97,7 @@ INSIDE = ((EdamTerm, {}), (RelationTerm, {"heads": 2}), (FeatureTerm, {}), (CrdT
 
 
 @pytest.mark.parametrize(("kind", "options"), INSIDE, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_term_that_looks_inside_looks_into_the_teacher_that_it_names(kind: Any, options: Any) -> None:
+def test_a_term_that_looks_inside_looks_into_the_teacher_that_it_names(kind, options):
     first, second = teacher(1), teacher(2)
     alone = terms_of(second, kind(weight=ONE, **options))["loss"]
     together = terms_of([first, second], kind(weight=ONE, member=1, **options))["loss"]
@@ -106,7 +106,7 @@ def test_a_term_that_looks_inside_looks_into_the_teacher_that_it_names(kind: Any
     assert not torch.equal(alone, other)
 
 
-def test_what_several_teachers_cannot_have_is_refused() -> None:
+def test_what_several_teachers_cannot_have_is_refused():
     pair, logit, edam = [teacher(1), teacher(2)], LogitTerm(weight=ONE), EdamTerm(weight=ONE)
     assert refusal([], logit) == "distillation: expected one or more teachers, got none; name some"
     several = "recipe: term 'edam' looks into one of 2 teachers: expected member=0 to 1, in their order, got "
@@ -115,8 +115,44 @@ def test_what_several_teachers_cannot_have_is_refused() -> None:
     assert refusal(teacher(1), EdamTerm(weight=ONE, member=1)).endswith("expected member=0 to 0, in their order, got 1")
 
 
-def test_a_member_that_does_not_see_the_sensor_teaches_its_outputs_alone() -> None:
+def test_a_member_that_does_not_see_the_sensor_teaches_its_outputs_alone():
     pair = [teacher(1), teacher(2, GYRO)]
     assert torch.isfinite(terms_of(pair, LogitTerm(weight=ONE), EdamTerm(weight=ONE, member=0))["loss"])
     inside = RelationTerm(weight=ONE, heads=2, member=1)
     assert "shows 1 layers and the teacher 0" in refusal(pair, LogitTerm(weight=ONE), inside)
+
+
+def logits(count: int, classes: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(4, classes, generator=generator) * 3 for _ in range(count)]
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_probabilities_are_the_mean_of_the_members(classes, temperature):
+    members = logits(3, classes)
+    mixed = mix_logits(CLASSES, members, temperature=temperature) / temperature
+    for row in range(4):
+        for column in range(classes):
+            total = 0.0
+            for member in members:
+                exponentials = [math.exp(float(value) / temperature) for value in member[row]]
+                total += exponentials[column] / sum(exponentials)
+            # float32 through a logarithm and back
+            assert float(torch.softmax(mixed[row], 0)[column]) == pytest.approx(total / 3, abs=1e-6)
+
+
+def test_two_sure_teachers_who_disagree_give_a_half_each():
+    one, other = torch.tensor([[20.0, 0.0, 0.0]]), torch.tensor([[0.0, 20.0, 0.0]])
+    mixed = torch.softmax(mix_logits(CLASSES, [one, other], temperature=1.0), -1)
+    # the third class has e^-20, 2e-9, in both
+    torch.testing.assert_close(mixed, torch.tensor([[0.5, 0.5, 0.0]]), atol=1e-7, rtol=0)
+
+
+def test_several_labels_are_averaged_one_by_one_and_numbers_as_they_are():
+    members, temperature = logits(2, 3), 2.0
+    mean = torch.stack([torch.sigmoid(member / temperature) for member in members]).mean(0)
+    mixed = mix_logits(Goal(kind="multi_label"), members, temperature=temperature)
+    torch.testing.assert_close(torch.sigmoid(mixed / temperature), mean, atol=1e-6, rtol=1e-5)
+    numbers = mix_logits(Goal(kind="regression"), members, temperature=1.0)
+    assert torch.equal(numbers, torch.stack(members).mean(0))

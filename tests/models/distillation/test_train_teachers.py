@@ -40,9 +40,7 @@ def distilled(folder: Path, dataset: Dataset, *options: str, teachers: tuple[str
     assert ended.value.code in (0, None)
 
 
-def test_several_teachers_teach_one_student_that_names_them_all(
-    machines: Dataset, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_teachers_teach_one_student_that_names_them_all(machines, folder, tmp_path, capsys):
     output = tmp_path / "student.ckpt"
     options = ["--term", "logit", "--term", "edam,member=0", "-o", str(output)]
     distilled(folder, machines, *options, teachers=("all", "gyro", "other"))
@@ -59,7 +57,7 @@ def message_of(run: Callable[[list[str]], None], *arguments: object) -> str:
     return str(caught.value)
 
 
-def test_what_several_teachers_cannot_do_is_said(machines: Dataset, dataset: Dataset, folder: Path) -> None:
+def test_what_several_teachers_cannot_do_is_said(machines, dataset, folder):
     every, gyro = folder / "all.ckpt", folder / "gyro.ckpt"
     acc = (machines.path, "--modality", "acc")
     assert message_of(run_distill, every, every, *acc) == (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,7 +17,6 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
-from mmkd_models.data import Dataset
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe
@@ -33,7 +31,7 @@ from mmkd_models.networks.fronts.causal import CausalFront
 from mmkd_models.networks.step import StepStudent, causal_encoder
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, write_student
+from mmkd_models.training.checkpoint import file_sha256, read_student, write_student
 from mmkd_models.training.fitting import set_normalisation
 from tests.models.networks.stepping import answers_along, stepped
 
@@ -80,7 +78,7 @@ def steps_with_samples(encoder: CausalEncoder, present: Tensor) -> list[int]:
 @settings(max_examples=8, deadline=None)
 @example(samples=6, missing=0.3, seed=39)  # nothing in the first block
 @given(samples=st.integers(3, 70), missing=st.sampled_from([0.0, 0.3]), seed=st.integers(0, 99))
-def test_stepping_through_a_recording_equals_one_pass_over_it(samples: int, missing: float, seed: int) -> None:
+def test_stepping_through_a_recording_equals_one_pass_over_it(samples, missing, seed):
     spec = modality(samples)
     network = student(spec, seed=seed)
     values, present = recording(4 * samples, missing=missing, seed=seed)
@@ -94,7 +92,7 @@ def test_stepping_through_a_recording_equals_one_pass_over_it(samples: int, miss
 
 
 @pytest.mark.parametrize("samples", [3, 15, 32, 33, 100])
-def test_the_answer_for_a_window_is_that_of_its_last_step(samples: int) -> None:
+def test_the_answer_for_a_window_is_that_of_its_last_step(samples):
     spec = modality(samples, channels=3)
     network = student(spec)
     values, present = recording(samples, channels=3, missing=0.2)
@@ -104,7 +102,7 @@ def test_the_answer_for_a_window_is_that_of_its_last_step(samples: int) -> None:
     torch.testing.assert_close(answers_along(network, values, present)[:, -1], window, atol=5e-6, rtol=0)
 
 
-def test_a_step_divides_its_logits_by_the_temperature_for_the_probabilities() -> None:
+def test_a_step_divides_its_logits_by_the_temperature_for_the_probabilities():
     network = student(modality())
     block = causal_encoder(network).stride
     values, present = recording(block)
@@ -115,7 +113,7 @@ def test_a_step_divides_its_logits_by_the_temperature_for_the_probabilities() ->
         torch.testing.assert_close(probabilities, torch.softmax(logits / temperature, dim=-1))
 
 
-def test_a_gap_as_long_as_the_memory_leaves_the_state_of_a_beginning() -> None:
+def test_a_gap_as_long_as_the_memory_leaves_the_state_of_a_beginning():
     network = student(modality())
     encoder = causal_encoder(network)
     values, present = recording(encoder.memory + 64, seed=3)
@@ -128,7 +126,7 @@ def test_a_gap_as_long_as_the_memory_leaves_the_state_of_a_beginning() -> None:
 # What may be seen.
 
 
-def test_nothing_that_comes_later_changes_an_answer() -> None:
+def test_nothing_that_comes_later_changes_an_answer():
     network = student(modality())
     stride = causal_encoder(network).stride
     values, present = recording(128)
@@ -142,7 +140,7 @@ def test_nothing_that_comes_later_changes_an_answer() -> None:
     assert (after[:, same:] - before[:, same:]).abs().amax(-1).min() > 1e-5
 
 
-def test_the_memory_ends_where_it_says() -> None:
+def test_the_memory_ends_where_it_says():
     network = student(modality())
     encoder = causal_encoder(network)
     assert (encoder.stride, encoder.length, encoder.reach) == (4, 8, 9)
@@ -156,14 +154,14 @@ def test_the_memory_ends_where_it_says() -> None:
     assert not torch.equal(answers_along(network, newer, present)[:, -1], last)
 
 
-def test_a_window_without_samples_has_a_finite_answer() -> None:
+def test_a_window_without_samples_has_a_finite_answer():
     spec = modality()
     nothing = torch.zeros(1, *spec.shape)
     assert bool(stepped(student(spec), nothing, nothing).isfinite().all())
     assert bool(student(spec)(nothing, nothing).logits.isfinite().all())
 
 
-def test_a_token_attends_to_what_came_before_it_alone() -> None:
+def test_a_token_attends_to_what_came_before_it_alone():
     spec = modality()
     output = student(spec)(*recording(32), taps=True)
     for weights in output.attention:
@@ -174,7 +172,7 @@ def test_a_token_attends_to_what_came_before_it_alone() -> None:
         assert weights[..., 8:, :8].min() > 0  # and ask all
 
 
-def test_a_window_of_one_token_is_refused() -> None:
+def test_a_window_of_one_token_is_refused():
     with pytest.raises(UsageError) as caught:
         Student(modality(2), 3, CONFIG)
     assert str(caught.value) == (
@@ -182,7 +180,7 @@ def test_a_window_of_one_token_is_refused() -> None:
     )
 
 
-def test_only_a_causal_student_has_steps() -> None:
+def test_only_a_causal_student_has_steps():
     windowed = Student(modality(), 3, msgspec.structs.replace(CONFIG, causal=False))
     with pytest.raises(ValueError) as caught:
         StepStudent(windowed)
@@ -206,7 +204,7 @@ def summary_at(front: CausalFront, values: Tensor, present: Tensor, block: int) 
     return spectrum[0, 0], statistics[0, 0]
 
 
-def test_running_statistics_are_those_of_the_last_window() -> None:
+def test_running_statistics_are_those_of_the_last_window():
     front = CausalFront(modality(32), stride=4, tokens=8, bands=4)
     values, present = recording(80, missing=0.25, seed=5)
     _, found = summary_at(front, values, present, 16)
@@ -222,7 +220,7 @@ def test_running_statistics_are_those_of_the_last_window() -> None:
     np.testing.assert_allclose(found[:-4], np.concatenate(expected), atol=2e-5)
 
 
-def test_channel_products_are_correlations() -> None:
+def test_channel_products_are_correlations():
     front = CausalFront(modality(32), stride=4, tokens=8, bands=4)
     values, present = recording(80, seed=6)
     values[..., 1] = 0.6 * values[..., 0] + 0.8 * values[..., 1]
@@ -231,7 +229,7 @@ def test_channel_products_are_correlations() -> None:
     np.testing.assert_allclose(found[-4:].reshape(2, 2), expected, atol=1e-3)  # the spread has a floor of 0.01
 
 
-def test_filters_answer_to_their_tone_and_to_no_constant() -> None:
+def test_filters_answer_to_their_tone_and_to_no_constant():
     front = CausalFront(modality(256, channels=1), stride=8, tokens=32, bands=12)
     bank = front.filters.numpy().astype(np.float64)
     kernels = bank[:, :12] + 1j * bank[:, 12:]
@@ -247,7 +245,7 @@ def test_filters_answer_to_their_tone_and_to_no_constant() -> None:
 # Training.
 
 
-def test_half_of_the_training_batches_follow_upon_another_window() -> None:
+def test_half_of_the_training_batches_follow_upon_another_window():
     network = student(modality()).train()
     values = torch.randn(4, 32, 2, generator=torch.Generator().manual_seed(0))
     present = torch.ones_like(values)
@@ -274,7 +272,7 @@ def teacher(spec: ModalitySpec) -> Teacher:
     return Teacher([spec, other], 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1))
 
 
-def test_outputs_relations_and_hidden_states_teach_a_causal_student() -> None:
+def test_outputs_relations_and_hidden_states_teach_a_causal_student():
     spec = modality()
     terms = (
         LogitTerm(weight=constant(1.0)),
@@ -295,7 +293,7 @@ def test_outputs_relations_and_hidden_states_teach_a_causal_student() -> None:
         assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in encoder.parameters())
 
 
-def test_the_teachers_attention_maps_are_refused() -> None:
+def test_the_teachers_attention_maps_are_refused():
     spec = modality()
     with pytest.raises(UsageError) as caught:
         DistillLearner(student(spec), teacher(spec), Recipe(terms=(EdamTerm(weight=constant(1.0)),)), modality="acc")
@@ -308,9 +306,7 @@ def test_the_teachers_attention_maps_are_refused() -> None:
 # Files.
 
 
-def test_a_causal_checkpoint_gives_the_same_network_back(
-    tmp_path: Path, student_checkpoint: StudentCheckpoint, dataset: Dataset
-) -> None:
+def test_a_causal_checkpoint_gives_the_same_network_back(tmp_path, student_checkpoint, dataset):
     torch.manual_seed(2)
     network = Student(student_checkpoint.modality, 2, CONFIG)
     set_normalisation(network, dataset.split("train").with_modalities(("acc",)))
@@ -322,39 +318,20 @@ def test_a_causal_checkpoint_gives_the_same_network_back(
     assert torch.equal(again.network()(values, present).logits, network.eval()(values, present).logits)
 
 
-def stepped_file(path: Path) -> StudentCheckpoint:
-    """The checkpoint, whose network steps as it answers for windows."""
-    checkpoint = read_student(path)
-    assert checkpoint.config == student_config("tiny", causal=True)
-    values, present = recording(80)
-    network = checkpoint.network()
-    torch.testing.assert_close(
-        stepped(network, values, present), answers_along(network, values, present), atol=2e-5, rtol=0
-    )
-    return checkpoint
-
-
-BRIEF = ["--preset", "tiny", "--steps", "2", "--batch", "4"]
-
-
-@pytest.fixture(scope="module")
-def teacher_file(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Path:
-    file = tmp_path_factory.mktemp("teacher") / "teacher.ckpt"
+def test_the_command_distils_a_causal_student(tmp_path, dataset, capsys):
+    teacher_file, file = tmp_path / "teacher.ckpt", tmp_path / "student.ckpt"
+    brief = ["--preset", "tiny", "--steps", "2", "--batch", "4"]
     with pytest.raises(SystemExit):
-        run_train(["teacher", str(dataset.path), *BRIEF, "--json", "-o", str(file)])
-    return file
-
-
-def test_the_command_distils_a_causal_student(
-    tmp_path: Path, dataset: Dataset, teacher_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "student.ckpt"
-    arguments = [str(teacher_file), str(dataset.path), "--modality", "acc", *BRIEF, "--causal", "-o", str(file)]
+        run_train(["teacher", str(dataset.path), *brief, "--json", "-o", str(teacher_file)])
+    capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        run_distill(arguments)
+        run_distill([str(teacher_file), str(dataset.path), "--modality", "acc", *brief, "--causal", "-o", str(file)])
     said = capsys.readouterr()
     assert ended.value.code == 0, said.err
     assert said.out.splitlines()[-1] == f"wrote {file}; next: mmkd-export {file} -o {file.with_suffix('.edge')}"
-    checkpoint = stepped_file(file)
+    checkpoint = read_student(file)
+    assert checkpoint.config == student_config("tiny", causal=True)
+    network, window = checkpoint.network(), recording(80)
+    torch.testing.assert_close(stepped(network, *window), answers_along(network, *window), atol=2e-5, rtol=0)
     assert checkpoint.facts.teacher_sha256 == file_sha256(teacher_file)
-    assert {type(term) for term in checkpoint.facts.recipe.terms} == {LogitTerm}  # type: ignore[union-attr]
+    assert {type(term) for term in checkpoint.facts.recipe.terms} == {LogitTerm}

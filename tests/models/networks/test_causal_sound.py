@@ -59,7 +59,7 @@ def recording(samples: int, *, channels: int = 1, missing: float = 0.0, seed: in
     missing=st.sampled_from([0.0, 0.3]),
     seed=st.integers(0, 99),
 )
-def test_stepping_through_sound_equals_one_pass_over_it(samples: int, channels: int, missing: float, seed: int) -> None:
+def test_stepping_through_sound_equals_one_pass_over_it(samples, channels, missing, seed):
     spec = sound(samples, channels=channels)
     network = student(spec, seed=seed)
     values, present = recording(4 * samples, channels=channels, missing=missing, seed=seed)
@@ -75,7 +75,7 @@ def test_stepping_through_sound_equals_one_pass_over_it(samples: int, channels: 
 
 
 @pytest.mark.parametrize("samples", [64, 250, 400, 1000])
-def test_the_answer_for_a_window_of_sound_is_that_of_its_last_step(samples: int) -> None:
+def test_the_answer_for_a_window_of_sound_is_that_of_its_last_step(samples):
     network = student(sound(samples))
     values, present = recording(samples, missing=0.1)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_the_answer_for_a_window_of_sound_is_that_of_its_last_step(samples: int)
     torch.testing.assert_close(stepped(network, values, present)[:, -1], window, atol=TOLERANCE, rtol=0)
 
 
-def test_an_answer_depends_on_the_samples_of_its_memory_and_on_no_later_ones() -> None:
+def test_an_answer_depends_on_the_samples_of_its_memory_and_on_no_later_ones():
     network = student(sound(160))
     encoder = causal_encoder(network)
     blocks = encoder.memory // encoder.stride + 6
@@ -100,7 +100,7 @@ def test_an_answer_depends_on_the_samples_of_its_memory_and_on_no_later_ones() -
     assert not torch.allclose(answers_along(network, changed, present)[:, last], before, atol=1e-4)
 
 
-def test_frames_along_a_stream_are_those_of_the_log_mels_of_a_window() -> None:
+def test_frames_along_a_stream_are_those_of_the_log_mels_of_a_window():
     spec = sound(400)
     front = causal_encoder(student(spec)).front
     assert isinstance(front, CausalSound)

@@ -39,7 +39,7 @@ def front(spec: ModalitySpec) -> FrameFront:
 
 
 @pytest.mark.parametrize("colour", [False, True])
-def test_what_the_stem_sees_is_each_frame_about_itself_and_what_changed(colour: bool) -> None:
+def test_what_the_stem_sees_is_each_frame_about_itself_and_what_changed(colour):
     spec = camera(16, 24, colour=colour)
     network, (values, present) = front(spec), frames(spec)
     present[0, 2] = 0
@@ -60,7 +60,7 @@ def test_what_the_stem_sees_is_each_frame_about_itself_and_what_changed(colour: 
             torch.testing.assert_close(views[window, time, 1], step, atol=1e-5, rtol=0)
 
 
-def test_another_lamp_changes_the_brightness_and_hardly_the_picture() -> None:
+def test_another_lamp_changes_the_brightness_and_hardly_the_picture():
     spec = camera(16, 24)
     network, (values, present) = front(spec), frames(spec)
     brighter = values.float() * 1.2 + 10
@@ -71,7 +71,7 @@ def test_another_lamp_changes_the_brightness_and_hardly_the_picture() -> None:
     torch.testing.assert_close(of_lit[:, -2], level * 1.2 + (0.2 * 120 + 10) / 50, atol=1e-4, rtol=0)
 
 
-def test_summaries_are_means_and_steps_of_the_frames_that_are_there() -> None:
+def test_summaries_are_means_and_steps_of_the_frames_that_are_there():
     spec = camera(8, 8)
     network, (values, present) = front(spec), frames(spec)
     present[0, 1] = 0
@@ -86,7 +86,7 @@ def test_summaries_are_means_and_steps_of_the_frames_that_are_there() -> None:
     ("height", "width", "last"),
     [(8, 8, 4 * 4 * 4), (96, 96, 8 * 3 * 3), (48, 64, 8 * 3 * 4), (64, 48, 8 * 4 * 3), (240, 320, 8 * 2 * 3)],
 )
-def test_the_stem_ends_with_a_few_pixels(height: int, width: int, last: int) -> None:
+def test_the_stem_ends_with_a_few_pixels(height, width, last):
     spec = camera(height, width, samples=2)
     network = front(spec)
     values, present = frames(spec)
@@ -95,7 +95,7 @@ def test_the_stem_ends_with_a_few_pixels(height: int, width: int, last: int) -> 
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 96), (96, 1025)])
-def test_frames_too_small_or_too_large_are_refused(height: int, width: int) -> None:
+def test_frames_too_small_or_too_large_are_refused(height, width):
     says = (
         f"modality 'cam': expected frames of 8 to 1024 rows and columns, got {height} rows of {width} pixels; "
         "import them at another size"
@@ -113,9 +113,7 @@ def late(spec: ModalitySpec) -> FrameFront:
     ("height", "width", "small", "last"),
     [(64, 64, (16, 8, 8), 24 * 4 * 4), (96, 96, (24, 6, 6), 24 * 3 * 3), (67, 130, (24, 3, 5), 24 * 2 * 3)],
 )
-def test_of_large_frames_changes_are_seen_in_small_maps(
-    height: int, width: int, small: tuple[int, int, int], last: int
-) -> None:
+def test_of_large_frames_changes_are_seen_in_small_maps(height, width, small, last):
     network = late(camera(height, width))
     assert network.map == small
     assert network.embed.in_features == last
@@ -124,7 +122,7 @@ def test_of_large_frames_changes_are_seen_in_small_maps(
 
 
 @pytest.mark.parametrize("where", [(0, 0), (0, 66), (69, 0), (69, 66)])
-def test_patches_reach_to_every_corner_of_a_frame(where: tuple[int, int]) -> None:
+def test_patches_reach_to_every_corner_of_a_frame(where):
     spec = camera(70, 67, samples=1)
     network = late(spec)
     values = torch.full((1, *spec.shape), 100, dtype=torch.uint8)
@@ -132,7 +130,6 @@ def test_patches_reach_to_every_corner_of_a_frame(where: tuple[int, int]) -> Non
     other = values.clone()
     other[0, 0, where[0], where[1]] = 255
     present = torch.ones(1, 1, 1)
-    assert network.patches is not None
     seen, changed = (network._normalised(one, present)[0].reshape(1, 1, 70, 67) for one in (values, other))
     maps = [network.patches[0](one) for one in (seen, changed)]
     place = tuple((pixel + network.patches[0].padding[axis]) // 4 for axis, pixel in enumerate(where))

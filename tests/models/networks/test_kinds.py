@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.config import EncoderConfig, Preset, StudentConfig, TeacherConfig, student_config
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig, student_config
 from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.layers import MASKED
 from mmkd_models.networks.student import Student
@@ -42,7 +42,7 @@ def student(spec: ModalitySpec) -> Student:
         ("base", {"mic": 2_462_218, "cam": 3_292_426}),
     ],
 )
-def test_a_preset_has_the_size_that_the_page_says(preset: Preset, parameters: dict[str, int]) -> None:
+def test_a_preset_has_the_size_that_the_page_says(preset, parameters):
     mic = ModalitySpec(name="mic", kind="audio", channels=("m",), rate_hz=16_000.0, samples=16_000)
     cam = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=16, height=96, width=96)
     for spec in (mic, cam):
@@ -51,7 +51,7 @@ def test_a_preset_has_the_size_that_the_page_says(preset: Preset, parameters: di
 
 
 @pytest.mark.parametrize(("spec", "tokens"), [(MIC, 8), (LIPS, 6), (LONG, 5)])
-def test_frames_become_tokens_within_the_limit(spec: ModalitySpec, tokens: int) -> None:
+def test_frames_become_tokens_within_the_limit(spec, tokens):
     encoder = Encoder(spec, ENCODER).eval()
     values, present = windows(spec)
     assert encoder(values, present).values.shape == (2, tokens + 2, 16)
@@ -59,7 +59,7 @@ def test_frames_become_tokens_within_the_limit(spec: ModalitySpec, tokens: int) 
 
 
 @pytest.mark.parametrize("spec", [MIC, LIPS, LONG])
-def test_values_where_nothing_is_present_never_change_the_answer(spec: ModalitySpec) -> None:
+def test_values_where_nothing_is_present_never_change_the_answer(spec):
     network, (values, present) = student(spec), windows(spec)
     present[:, : spec.samples // 2] = 0
     others = windows(spec, seed=1)[0]
@@ -68,23 +68,22 @@ def test_values_where_nothing_is_present_never_change_the_answer(spec: ModalityS
 
 
 @pytest.mark.parametrize("spec", [MIC, LIPS, LONG])
-def test_an_empty_window_is_masked_and_finite(spec: ModalitySpec) -> None:
+def test_an_empty_window_is_masked_and_finite(spec):
     network, (values, present) = student(spec).train(), windows(spec)
     output = network(values, present * 0, taps=True)
     output.logits.sum().backward()
     assert bool(output.logits.isfinite().all())
     assert all(one.grad is None or bool(one.grad.isfinite().all()) for one in network.parameters())
-    assert output.valid is not None
     assert float(output.valid.sum()) == 0
 
 
-def test_frames_that_are_missing_are_no_keys() -> None:
+def test_frames_that_are_missing_are_no_keys():
     encoder, (values, present) = Encoder(LIPS, ENCODER).eval(), windows(LIPS)
     present[0, 2:4] = 0
     assert encoder(values, present).bias[0].tolist() == [0, 0, MASKED, MASKED, 0, 0, 0, 0]
 
 
-def test_a_teacher_takes_series_sound_and_video_together() -> None:
+def test_a_teacher_takes_series_sound_and_video_together():
     torch.manual_seed(0)
     teacher = Teacher(ALL, 3, TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)).eval()
     inputs = {spec.name: windows(spec) for spec in ALL}
@@ -97,7 +96,7 @@ def test_a_teacher_takes_series_sound_and_video_together() -> None:
     }
 
 
-def test_modality_dropout_hides_sound_and_video_whole() -> None:
+def test_modality_dropout_hides_sound_and_video_whole():
     inputs = {spec.name: windows(spec, batch=200) for spec in ALL}
     hidden = hide_modalities(inputs, 1.0, torch.Generator().manual_seed(0))
     gone = torch.stack([(present == 0).flatten(1).all(1) for _, present in hidden.values()])

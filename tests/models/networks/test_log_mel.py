@@ -1,4 +1,4 @@
-"""The log-mel spectrogram: as librosa and a plain transform have it, masked and normalised."""
+"""Sound: the log-mel spectrogram as librosa and a plain transform have it, and sound and video as series."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.fronts.log_mel import FLOOR, LogMelFront
+from mmkd_models.networks.fronts.as_series import series_view
+from mmkd_models.networks.fronts.log_mel import FLOOR, LogMelFront, LogMels
 
 # float32 products of up to 1,024 terms, relative to a frame's power, in a mel 60 dB below it: 1e-5 of its logarithm.
 TOLERANCE = 1e-4
@@ -34,7 +35,7 @@ def log_mels(front: LogMelFront, wave: NDArray[np.float32]) -> NDArray[np.float3
 
 
 @pytest.mark.parametrize("rate_hz", [1000.0, 2560.0, 8000.0, 16_000.0, 22_050.0, 48_000.0])
-def test_log_mels_are_librosas(rate_hz: float) -> None:
+def test_log_mels_are_librosas(rate_hz):
     librosa = pytest.importorskip("librosa")
     samples = int(rate_hz // 2)
     front, wave = LogMelFront(sound(rate_hz, samples)), tone(rate_hz, samples)
@@ -51,7 +52,7 @@ def test_log_mels_are_librosas(rate_hz: float) -> None:
     np.testing.assert_allclose(found, np.log(np.maximum(wanted.T, FLOOR)), atol=TOLERANCE)
 
 
-def test_a_frame_is_a_plain_transform_pooled_by_plain_triangles() -> None:
+def test_a_frame_is_a_plain_transform_pooled_by_plain_triangles():
     front = LogMelFront(sound(1600.0, 64))  # frames of 32 samples, bins of 50 Hz
     wave = tone(1600.0, 64)
     frame = wave[16:48] * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(32) / 32))
@@ -70,14 +71,14 @@ def test_a_frame_is_a_plain_transform_pooled_by_plain_triangles() -> None:
 
 
 @pytest.mark.parametrize("rate_hz", [500.0, 1000.0, 16_000.0, 192_000.0])
-def test_every_triangle_has_a_bin(rate_hz: float) -> None:
+def test_every_triangle_has_a_bin(rate_hz):
     front = LogMelFront(sound(rate_hz, int(rate_hz)))
     assert bool((front.mels.filters.sum(0) > 0).all())
     assert front.mels.filters.shape[1] <= 40
     assert front.mels.hop <= 512
 
 
-def test_a_frame_of_which_less_than_half_is_there_is_missing() -> None:
+def test_a_frame_of_which_less_than_half_is_there_is_missing():
     front = LogMelFront(sound(1000.0, 160))  # ten blocks of 16 samples
     present = torch.ones(1, 160, 1)
     present[:, 16:32] = 0  # block 1: half of frames 0 and 1 is there
@@ -86,7 +87,7 @@ def test_a_frame_of_which_less_than_half_is_there_is_missing() -> None:
     assert front.log_mels(torch.zeros(1, 160, 1), present)[1][0, 0].tolist() == [1, 1, 1, 1, 0, 0, 1, 1, 1]
 
 
-def test_the_power_of_a_frame_is_that_of_what_is_there() -> None:
+def test_the_power_of_a_frame_is_that_of_what_is_there():
     front = LogMelFront(sound(16_000.0, 16_000))
     torch.manual_seed(0)
     wave, present = torch.randn(1, 16_000, 1), torch.ones(1, 16_000, 1)
@@ -97,7 +98,7 @@ def test_the_power_of_a_frame_is_that_of_what_is_there() -> None:
     assert float((part - whole).mean().abs()) < 0.1
 
 
-def test_views_are_normalised_by_training_data_and_by_window() -> None:
+def test_views_are_normalised_by_training_data_and_by_window():
     front = LogMelFront(sound(16_000.0, 16_000, channels=2))
     torch.manual_seed(0)
     values = torch.randn(1, 16_000, 2)
@@ -117,10 +118,43 @@ def test_views_are_normalised_by_training_data_and_by_window() -> None:
     torch.testing.assert_close(step, views[:, :40].diff(dim=-1).abs().mean(-1), atol=1e-5, rtol=0)
 
 
-def test_windows_without_a_spectrum_are_refused() -> None:
+def test_windows_without_a_spectrum_are_refused():
     says = (
         "modality 'mic': expected windows of at least 64 samples of sound, got 63; take longer windows, or the kind "
         "series"
     )
     with pytest.raises(UsageError, match=f"^{re.escape(says)}$"):
         LogMelFront(sound(16_000.0, 63))
+
+
+MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=2000.0, samples=800)
+CAM = ModalitySpec(name="cam", kind="video", channels=("r", "g", "b"), rate_hz=25.0, samples=12, height=16, width=4)
+
+
+def test_video_is_the_brightness_of_a_grid_of_cells():
+    view = series_view(CAM)
+    values = np.random.default_rng(0).integers(0, 256, (2, *CAM.shape), dtype=np.uint8)
+    present = np.ones((2, 12, 1), dtype=np.float32)
+    present[1, 3] = 0
+    found, there = view(torch.from_numpy(values), torch.from_numpy(present))
+    gray = values.astype(np.float64).mean(-1)  # 16 x 4 pixels: 8 x 4 cells of two pixels
+    wanted = gray.reshape(2, 12, 8, 2, 4).mean(3).reshape(2, 12, 32)
+    wanted[1, 3] = 0
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-3)
+    assert np.array_equal(there.numpy(), np.broadcast_to(present, (2, 12, 32)))
+    spec = view.spec
+    assert (spec.kind, spec.shape, spec.rate_hz, spec.duration_s) == ("series", (12, 32), 25.0, CAM.duration_s)
+
+
+def test_sound_is_its_log_mels_frame_by_frame():
+    view, mels = series_view(MIC), LogMels(MIC)
+    torch.manual_seed(0)
+    values, present = torch.randn(2, *MIC.shape), torch.ones(2, *MIC.shape)
+    present[0, :200, 1] = 0
+    found, there = view(values, present)
+    wanted, known = mels((values * present).transpose(1, 2), present.transpose(1, 2))  # (B, C, N, M)
+    assert found.shape == (2, mels.positions, 2 * mels.count) == (2, *view.spec.shape)
+    kept = there.reshape(2, mels.positions, 2, mels.count)[..., 0].transpose(1, 2)
+    assert torch.equal(kept, known)
+    by_channel = found.reshape(2, mels.positions, 2, mels.count).transpose(1, 2)
+    assert torch.equal(by_channel, wanted * known[..., None])

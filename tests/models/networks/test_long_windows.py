@@ -40,18 +40,18 @@ def tiny(samples: int) -> Student:
 
 
 @pytest.mark.parametrize(("samples", "kind"), [(1024, FrontEnd), (1025, LongFrontEnd)])
-def test_a_window_of_more_than_four_frames_is_long(samples: int, kind: type[torch.nn.Module]) -> None:
+def test_a_window_of_more_than_four_frames_is_long(samples, kind):
     assert isinstance(tiny(samples).encoder.front, kind)
 
 
 @pytest.mark.parametrize(("samples", "most_mb"), [(1025, 1), (10_000, 2), (100_000, 4)])
-def test_a_tiny_student_of_a_long_window_stays_small(samples: int, most_mb: int) -> None:
+def test_a_tiny_student_of_a_long_window_stays_small(samples, most_mb):
     student = tiny(samples)
     assert constants(student) < most_mb * 1e6
     assert student.encoder.length <= 32
 
 
-def test_a_teacher_learns_from_windows_of_ten_thousand_samples() -> None:
+def test_a_teacher_learns_from_windows_of_ten_thousand_samples():
     spec = vibration(10_000)
     teacher = Teacher([spec], 4, teacher_config("tiny"))
     assert constants(teacher) < 4e6
@@ -73,7 +73,7 @@ def bands_of_frames(signal: NDArray[np.float64], length: int, bands: int) -> NDA
     return np.log([power[a - 1 : b - 1].mean() + 1e-3 for a, b in itertools.pairwise(edges)])
 
 
-def test_the_spectrum_is_numpys_mean_over_frames_and_that_of_the_means_of_half_frames() -> None:
+def test_the_spectrum_is_numpys_mean_over_frames_and_that_of_the_means_of_half_frames():
     spec = vibration(200, channels=1)
     values, present = window(spec, batch=1)
     found = LongFrontEnd(spec, 6, frame=20)(values, present)[1][0].numpy()
@@ -83,7 +83,7 @@ def test_the_spectrum_is_numpys_mean_over_frames_and_that_of_the_means_of_half_f
     np.testing.assert_allclose(found, expected, atol=1e-4)  # float32 against float64, in a logarithm
 
 
-def test_the_spectrum_of_half_a_window_is_that_of_its_half() -> None:
+def test_the_spectrum_of_half_a_window_is_that_of_its_half():
     spec = vibration(400, channels=1)
     values, present = window(spec, batch=1)
     values[:, 200:], present[:, 200:] = 0, 0
@@ -93,7 +93,7 @@ def test_the_spectrum_of_half_a_window_is_that_of_its_half() -> None:
     torch.testing.assert_close(found[:, :bands], half[:, :bands], atol=1e-4, rtol=0)
 
 
-def test_the_statistics_equal_numpys() -> None:
+def test_the_statistics_equal_numpys():
     spec = vibration(203)
     values, present = window(spec, batch=1)
     values[0, 50], present[0, 50] = 0, 0
@@ -120,7 +120,7 @@ def test_the_statistics_equal_numpys() -> None:
     np.testing.assert_allclose(found, np.concatenate(expected), atol=1e-4)  # float32 against float64
 
 
-def test_the_distribution_of_a_very_long_window_is_made_of_a_stretch_of_each_frame() -> None:
+def test_the_distribution_of_a_very_long_window_is_made_of_a_stretch_of_each_frame():
     spec = vibration(100_000, channels=1)
     front = LongFrontEnd(spec, 6, frame=256)
     assert (front.cuts[0], front.stretch) == ((391, 256), 16)
@@ -131,7 +131,7 @@ def test_the_distribution_of_a_very_long_window_is_made_of_a_stretch_of_each_fra
     np.testing.assert_allclose(found, whole, atol=4 * 0.5 / np.sqrt(6256))
 
 
-def test_a_token_of_a_long_window_is_masked_where_none_of_its_samples_is_there() -> None:
+def test_a_token_of_a_long_window_is_masked_where_none_of_its_samples_is_there():
     config = EncoderConfig(width=16, heads=2, depth=1, most_tokens=4, frame=16)
     spec = vibration(100, channels=2)
     encoder = Encoder(spec, config)
@@ -148,7 +148,7 @@ def test_a_token_of_a_long_window_is_masked_where_none_of_its_samples_is_there()
     assert bool(tokens.values.isfinite().all())
 
 
-def test_what_is_missing_of_a_long_window_does_not_matter() -> None:
+def test_what_is_missing_of_a_long_window_does_not_matter():
     student = tiny(1200)
     values, present = window(vibration(1200))
     present[:, 300:700, 1] = 0

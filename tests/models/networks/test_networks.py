@@ -17,7 +17,6 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import (
     EncoderConfig,
-    Preset,
     StudentConfig,
     TeacherConfig,
     student_config,
@@ -78,27 +77,27 @@ def absent(inputs: Inputs, *names: str) -> Inputs:
 @pytest.mark.parametrize(
     ("preset", "parameters"), [("tiny", 60_000), ("small", 200_000), ("medium", 800_000), ("base", 2_700_000)]
 )
-def test_a_preset_has_about_the_size_it_promises(preset: Preset, parameters: int) -> None:
+def test_a_preset_has_about_the_size_it_promises(preset, parameters):
     network = Student(modality(samples=200, channels=3), 5, student_config(preset))
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(parameters, rel=0.1)
 
 
 @pytest.mark.parametrize("make", [student_config, teacher_config])
-def test_an_unknown_preset_names_the_known_ones(make: object) -> None:
+def test_an_unknown_preset_names_the_known_ones(make):
     with pytest.raises(UsageError) as caught:
         make("huge")  # type: ignore[operator]
     assert str(caught.value) == "preset: expected one of tiny, small, medium, base, got 'huge'; choose one of them"
 
 
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"width": 17}, {"depth": 0}, {"dropout": 1.0}, {"most_tokens": 0}])
-def test_sizes_that_describe_no_network_are_refused(wrong: dict[str, float]) -> None:
+def test_sizes_that_describe_no_network_are_refused(wrong):
     with pytest.raises(ValueError) as caught:
         EncoderConfig(**{"width": 16, "heads": 2, "depth": 1, **wrong})  # type: ignore[arg-type]
     assert str(caught.value) == "expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)"
 
 
 @pytest.mark.parametrize("samples", LENGTHS)
-def test_every_window_length_gives_tokens_within_the_limit(samples: int) -> None:
+def test_every_window_length_gives_tokens_within_the_limit(samples):
     spec = modality(samples=samples)
     output = student(spec)(*window(spec), taps=True)
     length = student(spec).encoder.length
@@ -111,7 +110,7 @@ def test_every_window_length_gives_tokens_within_the_limit(samples: int) -> None
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.5])
-def test_asking_for_maps_does_not_change_the_answer(missing: float) -> None:
+def test_asking_for_maps_does_not_change_the_answer(missing):
     spec = modality(samples=100)
     values, present = window(spec, missing=missing)
     present[0, :50] = 0
@@ -123,21 +122,11 @@ def test_asking_for_maps_does_not_change_the_answer(missing: float) -> None:
     assert fused.hidden == ()
 
 
-def test_asking_a_teacher_for_maps_does_not_change_the_answer() -> None:
+def test_asking_a_teacher_for_maps_does_not_change_the_answer():
     network, inputs = teacher(SENSORS[:3]), windows(SENSORS[:3], missing=0.3)
     fused, mapped = network(inputs), network(inputs, taps=True)
     torch.testing.assert_close(mapped.logits, fused.logits, atol=5e-6, rtol=0)  # as for the student, four layers
     assert (fused.hidden, fused.cross_attention) == ({}, {})
-
-
-def test_rows_of_attention_sum_to_one_and_missing_keys_get_nothing() -> None:
-    spec = modality(samples=64)
-    values, present = window(spec)
-    present[:, :32] = 0  # the first four of eight tokens
-    output = student(spec)(values * present, present, taps=True)
-    for weights in output.attention:
-        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]), atol=1e-5, rtol=0)
-        assert weights[..., :4].abs().max() == 0
 
 
 def map_of(projections: Projections, keys: Tensor) -> Tensor:
@@ -147,12 +136,11 @@ def map_of(projections: Projections, keys: Tensor) -> Tensor:
     return scores.masked_fill(keys[:, None, None] == 0, -torch.inf).softmax(-1)
 
 
-def test_the_projections_are_those_that_made_the_maps() -> None:
+def test_the_projections_are_those_that_made_the_maps():
     spec = modality(samples=64)
     values, present = window(spec)
     present[:, :32] = 0
     output = student(spec)(values * present, present, taps=True)
-    assert output.valid is not None
     assert output.valid.tolist() == [[0.0] * 4 + [1.0] * 6] * 3
     for projections, weights in zip(output.projections, output.attention, strict=True):
         torch.testing.assert_close(map_of(projections, output.valid), weights, atol=1e-6, rtol=1e-5)
@@ -160,7 +148,7 @@ def test_the_projections_are_those_that_made_the_maps() -> None:
 
 @given(st.integers(0, 100), st.floats(0.05, 0.95))
 @settings(max_examples=15, deadline=None)
-def test_values_where_nothing_is_present_never_change_the_output(seed: int, missing: float) -> None:
+def test_values_where_nothing_is_present_never_change_the_output(seed, missing):
     spec = modality(samples=30)
     values, present = window(spec, seed=seed, missing=missing)
     garbage = values + (1 - present) * torch.randn(values.shape, generator=torch.Generator().manual_seed(seed)) * 1e6
@@ -168,7 +156,7 @@ def test_values_where_nothing_is_present_never_change_the_output(seed: int, miss
     assert torch.equal(network(garbage, present).logits, network(values, present).logits)
 
 
-def test_a_missing_value_is_not_a_zero() -> None:
+def test_a_missing_value_is_not_a_zero():
     spec = modality()
     values, present = window(spec)
     values[:, 10:20] = 0
@@ -178,7 +166,7 @@ def test_a_missing_value_is_not_a_zero() -> None:
     assert not torch.allclose(network(values, present).logits, network(values, hidden).logits, atol=1e-4)
 
 
-def test_an_empty_window_has_finite_outputs_and_gradients() -> None:
+def test_an_empty_window_has_finite_outputs_and_gradients():
     spec = modality()
     network, nothing = student(spec), torch.zeros(2, *spec.shape)
     logits = network(nothing, nothing).logits
@@ -189,21 +177,21 @@ def test_an_empty_window_has_finite_outputs_and_gradients() -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
 
 
-def test_a_teacher_without_any_modality_left_stays_finite() -> None:
+def test_a_teacher_without_any_modality_left_stays_finite():
     network = teacher(SENSORS[:3])
     output = network(absent(windows(SENSORS[:3]), "acc", "gyro", "audio"), taps=True)
     assert bool(output.logits.isfinite().all())
     assert all(bool(m.isfinite().all()) for maps in output.cross_attention.values() for m in maps)
 
 
-def test_a_glitch_is_clipped_before_it_owns_the_window() -> None:
+def test_a_glitch_is_clipped_before_it_owns_the_window():
     front = FrontEnd(modality(), 4)
     values, present = window(modality())
     values[:, 5] = 1e9
     assert front(values, present)[0][..., :2].abs().max() == 8.0  # standard deviations of the training data
 
 
-def test_reordering_the_batch_reorders_the_output() -> None:
+def test_reordering_the_batch_reorders_the_output():
     order = torch.tensor([2, 0, 1])
     network, inputs = teacher(SENSORS[:3]), windows(SENSORS[:3], missing=0.2)
     shuffled = {name: (v[order], p[order]) for name, (v, p) in inputs.items()}
@@ -211,7 +199,7 @@ def test_reordering_the_batch_reorders_the_output() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_a_teacher_takes_any_number_of_modalities_of_any_rate(count: int) -> None:
+def test_a_teacher_takes_any_number_of_modalities_of_any_rate(count):
     specs = SENSORS[:count]
     network = teacher(specs)
     output = network(windows(specs, missing=0.1), taps=True)
@@ -227,14 +215,8 @@ def test_a_teacher_takes_any_number_of_modalities_of_any_rate(count: int) -> Non
         assert output.valid[name].shape == (3, tokens[name])
 
 
-def test_what_an_absent_modality_holds_never_changes_the_output() -> None:
-    network, inputs = teacher(SENSORS[:3]), absent(windows(SENSORS[:3]), "gyro")
-    garbage = {**inputs, "gyro": (torch.full_like(inputs["gyro"][0], 123.0), inputs["gyro"][1])}
-    assert torch.equal(network(garbage).logits, network(inputs).logits)
-
-
 @pytest.mark.parametrize("count", [2, 3])
-def test_an_absent_modality_has_no_say_whatever_its_encoder_learnt(count: int) -> None:
+def test_an_absent_modality_has_no_say_whatever_its_encoder_learnt(count):
     network, inputs = teacher(SENSORS[:count]), absent(windows(SENSORS[:count]), "gyro")
     before = network(inputs).logits
     with torch.no_grad():
@@ -244,14 +226,14 @@ def test_an_absent_modality_has_no_say_whatever_its_encoder_learnt(count: int) -
     assert torch.equal(network(inputs).logits, before)
 
 
-def test_every_parameter_of_a_teacher_learns() -> None:
+def test_every_parameter_of_a_teacher_learns():
     network = teacher(SENSORS[:3]).train()
     network(windows(SENSORS[:3], missing=0.1)).logits.square().sum().backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert silent == []
 
 
-def test_a_teacher_without_modalities_is_refused() -> None:
+def test_a_teacher_without_modalities_is_refused():
     with pytest.raises(UsageError) as caught:
         teacher([])
     assert str(caught.value) == "teacher: expected at least one modality, got none; name those it shall use"
@@ -263,7 +245,7 @@ def there(inputs: Inputs) -> Tensor:
 
 @given(st.integers(0, 1000), st.integers(2, 5), st.floats(0, 1))
 @settings(max_examples=25, deadline=None)
-def test_modality_dropout_takes_at_most_one_and_never_the_last_one(seed: int, count: int, share: float) -> None:
+def test_modality_dropout_takes_at_most_one_and_never_the_last_one(seed, count, share):
     inputs = windows(SENSORS[:count])
     generator = torch.Generator().manual_seed(seed)
     gone = torch.rand(count, 3, generator=generator) < share
@@ -278,7 +260,7 @@ def test_modality_dropout_takes_at_most_one_and_never_the_last_one(seed: int, co
     assert bool((after.any(0) == before.any(0)).all())
 
 
-def test_modality_dropout_with_certainty_takes_exactly_one_and_leaves_its_input_alone() -> None:
+def test_modality_dropout_with_certainty_takes_exactly_one_and_leaves_its_input_alone():
     inputs = windows(SENSORS[:3])
     copies = {name: (v.clone(), p.clone()) for name, (v, p) in inputs.items()}
     hidden = hide_modalities(inputs, 1.0, torch.Generator().manual_seed(0))
@@ -289,7 +271,7 @@ def test_modality_dropout_with_certainty_takes_exactly_one_and_leaves_its_input_
         assert torch.equal(copies[name][1], inputs[name][1])
 
 
-def test_key_scores_follow_the_samples_behind_each_token() -> None:
+def test_key_scores_follow_the_samples_behind_each_token():
     spec = modality(samples=6, channels=2)
     encoder = Encoder(spec, EncoderConfig(width=8, heads=1, depth=1, most_tokens=3))  # three tokens of two samples
     present = torch.zeros(3, 6, 2)
@@ -299,7 +281,7 @@ def test_key_scores_follow_the_samples_behind_each_token() -> None:
 
 
 @pytest.mark.parametrize("samples", LENGTHS)
-def test_the_spectrum_is_the_power_of_numpys_rfft(samples: int) -> None:
+def test_the_spectrum_is_the_power_of_numpys_rfft(samples):
     front = FrontEnd(modality(samples=samples, channels=1), 6)
     signal = np.random.default_rng(0).standard_normal(samples)
     hann = np.hanning(samples + 2)[1:-1]
@@ -333,7 +315,7 @@ def plain_statistics(window: np.ndarray, std: np.ndarray, mean: np.ndarray) -> n
     )
 
 
-def test_statistics_equal_numpys_on_full_windows() -> None:
+def test_statistics_equal_numpys_on_full_windows():
     spec = modality(samples=50, channels=3)
     front = FrontEnd(spec, 4)
     mean, std = np.array([1.0, -2.0, 0.5]), np.array([2.0, 0.5, 1.0])
@@ -346,7 +328,7 @@ def test_statistics_equal_numpys_on_full_windows() -> None:
         np.testing.assert_allclose(statistics[row], expected, atol=1e-5)  # float32 against float64
 
 
-def test_statistics_of_a_partly_missing_window_are_those_of_what_is_there() -> None:
+def test_statistics_of_a_partly_missing_window_are_those_of_what_is_there():
     spec = modality(samples=40, channels=1)
     values, present = window(spec, batch=1)
     present[:, 25:] = 0
@@ -356,7 +338,7 @@ def test_statistics_of_a_partly_missing_window_are_those_of_what_is_there() -> N
     assert seen[0, -1].item() == pytest.approx(whole[0, -1].item() * 25 / 40, rel=1e-4)  # products are over T
 
 
-def test_the_series_views_are_normalised_by_training_data_and_by_window() -> None:
+def test_the_series_views_are_normalised_by_training_data_and_by_window():
     spec = modality(samples=50, channels=2)
     front = FrontEnd(spec, 4)
     front.mean.fill_(3.0)
@@ -379,7 +361,7 @@ PLAIN_OPERATORS = {
 
 
 @pytest.mark.parametrize("samples", [15, 100])
-def test_the_exported_graph_uses_only_plain_operators(samples: int) -> None:
+def test_the_exported_graph_uses_only_plain_operators(samples):
     spec = modality(samples=samples, channels=3)
     network, example = ExportStudent(student(spec)), window(spec, batch=1)
     with warnings.catch_warnings():
@@ -392,7 +374,7 @@ def test_the_exported_graph_uses_only_plain_operators(samples: int) -> None:
     torch.testing.assert_close(probabilities, logits.softmax(-1))
 
 
-def test_with_movement_a_window_at_a_great_level_shows_what_it_shows_at_none() -> None:
+def test_with_movement_a_window_at_a_great_level_shows_what_it_shows_at_none():
     spec = modality(samples=40, channels=2)
     front = FrontEnd(spec, 8, movement=True)
     front.std.fill_(40.0)
@@ -408,7 +390,7 @@ def test_with_movement_a_window_at_a_great_level_shows_what_it_shows_at_none() -
     np.testing.assert_allclose(shifted[2][:, 2:16], moved, atol=1e-3)
 
 
-def test_the_slope_is_of_time_from_minus_one_to_one_in_units_of_movement() -> None:
+def test_the_slope_is_of_time_from_minus_one_to_one_in_units_of_movement():
     spec = modality(samples=5, channels=1)
     front = FrontEnd(spec, 2, movement=True)
     front.movement.fill_(2.0)

@@ -54,7 +54,7 @@ def one_kernel(*, padded: bool, samples: int, bias: float, width: float) -> Rock
     return network
 
 
-def test_the_share_of_positive_values_is_that_worked_out_by_hand() -> None:
+def test_the_share_of_positive_values_is_that_worked_out_by_hand():
     """A step at sample 5 of 10: at the two centres whose kernel is whole, sums are -5 + ... as below.
 
     Centre 4 reads 0..8: 2 (0+0+0) - (0+0+1+1+1+1) = -4. Centre 5 reads 1..9: 2 * 0 - (0+1+1+1+1+1) = -5.
@@ -66,7 +66,7 @@ def test_the_share_of_positive_values_is_that_worked_out_by_hand() -> None:
     assert seen.tolist() == [[1.0]]
 
 
-def test_a_padded_kernel_counts_every_position_and_reads_the_mean_beyond_the_ends() -> None:
+def test_a_padded_kernel_counts_every_position_and_reads_the_mean_beyond_the_ends():
     """Of a constant 1, centre t has three weights of 2 on samples t-4 to t-2 and six of -1 on t-1 to t+4.
 
     In nine samples, sums at t = 0..8: -5, -6, -4, -2, 0, 1, 2, 3, 4. Above 0.5: four of nine.
@@ -77,7 +77,7 @@ def test_a_padded_kernel_counts_every_position_and_reads_the_mean_beyond_the_end
     assert shares.item() == pytest.approx(4 / 9, abs=1e-6)
 
 
-def test_at_the_bias_the_ramp_is_a_half() -> None:
+def test_at_the_bias_the_ramp_is_a_half():
     network = one_kernel(padded=False, samples=9, bias=-3.0, width=4.0)
     values = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 1])[None, :, None]  # the sum is -3
     assert network.proportions(values, torch.ones_like(values))[0].item() == 0.5
@@ -86,7 +86,7 @@ def test_at_the_bias_the_ramp_is_a_half() -> None:
 
 
 @pytest.mark.parametrize(("positions", "stride"), [(40, 1), (20, 3)])
-def test_the_features_are_those_of_plain_loops(positions: int, stride: int) -> None:
+def test_the_features_are_those_of_plain_loops(positions, stride):
     """Every feature anew, from the drawn weights, with the exact step of the paper: the ramp moves little."""
     values = windows(6, 40, 2)
     network = fitted(values, positions=positions)
@@ -113,7 +113,7 @@ def test_the_features_are_those_of_plain_loops(positions: int, stride: int) -> N
     assert off.max() < 0.1 * stride
 
 
-def test_every_kernel_has_three_weights_of_two_and_six_of_minus_one() -> None:
+def test_every_kernel_has_three_weights_of_two_and_six_of_minus_one():
     network = fitted(windows(4, 30, 1))
     places = set()
     for group in network.groups:
@@ -123,7 +123,7 @@ def test_every_kernel_has_three_weights_of_two_and_six_of_minus_one() -> None:
     assert places == set(HEAVY)
 
 
-def test_biases_are_quantiles_so_that_shares_are_spread_over_the_unit_interval() -> None:
+def test_biases_are_quantiles_so_that_shares_are_spread_over_the_unit_interval():
     values = windows(50, 100, 1)
     network = fitted(values, features=2016)
     means = network.feature_mean.numpy()
@@ -132,7 +132,7 @@ def test_biases_are_quantiles_so_that_shares_are_spread_over_the_unit_interval()
     assert means.mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_windows_without_a_sample_do_not_count_where_features_are_standardised() -> None:
+def test_windows_without_a_sample_do_not_count_where_features_are_standardised():
     values, present = windows(40, 60, 3), np.ones((40, 60, 3), np.float32)
     values[::4], present[::4] = 0.0, 0.0
     scale = (np.zeros(3, np.float32), np.ones(3, np.float32))
@@ -144,7 +144,7 @@ def test_windows_without_a_sample_do_not_count_where_features_are_standardised()
     assert not found[~there].any()
 
 
-def test_windows_that_lack_a_channel_do_not_count_for_features_that_read_it_alone() -> None:
+def test_windows_that_lack_a_channel_do_not_count_for_features_that_read_it_alone():
     values, present = windows(40, 60, 2), np.ones((40, 60, 2), np.float32)
     values[::4, :, 0], present[::4, :, 0] = 0.0, 0.0
     scale = (np.zeros(2, np.float32), np.ones(2, np.float32))
@@ -159,7 +159,7 @@ def test_windows_that_lack_a_channel_do_not_count_for_features_that_read_it_alon
     assert not found[~there].any()
 
 
-def test_positions_whose_centre_is_missing_do_not_count() -> None:
+def test_positions_whose_centre_is_missing_do_not_count():
     network = one_kernel(padded=False, samples=10, bias=-4.5, width=0.1)
     values = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])[None, :, None]
     present = torch.ones_like(values)
@@ -169,14 +169,14 @@ def test_positions_whose_centre_is_missing_do_not_count() -> None:
     assert network.proportions(values, present)[0].tolist() == [[0.0]]
 
 
-def test_of_a_window_without_samples_every_feature_is_the_mean_of_the_training() -> None:
+def test_of_a_window_without_samples_every_feature_is_the_mean_of_the_training():
     values = windows(10, 30, 2)
     network = fitted(values)
     nothing = torch.zeros(1, 30, 2)
     assert network(nothing, nothing).tolist() == [[0.0] * 168]
 
 
-def test_pruning_keeps_the_named_features_as_they_were() -> None:
+def test_pruning_keeps_the_named_features_as_they_were():
     values = windows(8, 50, 3)
     network = fitted(values, features=504)
     first = network.config.groups[0].features
@@ -188,7 +188,7 @@ def test_pruning_keeps_the_named_features_as_they_were() -> None:
     assert smaller.config.features == 4
 
 
-def test_long_windows_are_read_at_every_nth_position() -> None:
+def test_long_windows_are_read_at_every_nth_position():
     values = windows(3, 5000, 1)
     network = fitted(values, features=84)
     assert network.config.stride == 5
@@ -202,12 +202,12 @@ def test_long_windows_are_read_at_every_nth_position() -> None:
 @pytest.mark.parametrize(
     ("samples", "positions", "stride"), [(100, 100, 1), (101, 100, 3), (300, 100, 3), (301, 100, 5)]
 )
-def test_a_kernel_steps_on_an_odd_number_of_positions(samples: int, positions: int, stride: int) -> None:
+def test_a_kernel_steps_on_an_odd_number_of_positions(samples, positions, stride):
     """Where it stepped on two, kernels of an even dilation would never read a sample of an odd number."""
     assert position_stride(samples, positions) == stride
 
 
-def test_what_is_computed_with_follows_a_state_that_is_loaded_anew() -> None:
+def test_what_is_computed_with_follows_a_state_that_is_loaded_anew():
     values = windows(4, 50, 2)
     first, second = (fitted(values, seed=seed) for seed in (0, 1))
     wanted = apply_rocket(second, values, np.ones_like(values))
@@ -215,13 +215,13 @@ def test_what_is_computed_with_follows_a_state_that_is_loaded_anew() -> None:
     assert np.array_equal(apply_rocket(first, values, np.ones_like(values)), wanted)
 
 
-def test_dilations_reach_from_neighbours_to_the_whole_window() -> None:
+def test_dilations_reach_from_neighbours_to_the_whole_window():
     assert list_dilations(200, 2, most=8) == [(1, 1), (24, 1)]
     assert list_dilations(9, 24, most=8) == [(1, 24)]
     assert sum(count for _, count in list_dilations(10_000, 24, most=32)) == 24
 
 
-def test_windows_shorter_than_a_kernel_are_refused() -> None:
+def test_windows_shorter_than_a_kernel_are_refused():
     with pytest.raises(UsageError) as error:
         fitted(windows(3, 8, 1))
     assert str(error.value) == (

@@ -1,23 +1,36 @@
-"""Checkpoints: whole round trips, and nothing in them that does not belong."""
+"""Checkpoints: whole round trips, and files that are none: each refused with its message, none of them run."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
+from mmkd_edge.errors import CheckpointError
 from mmkd_models.carried import carried_windows
-from mmkd_models.data import Dataset
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
+from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
-    TeacherCheckpoint,
     library_versions,
     read_student,
     read_teacher,
@@ -25,6 +38,7 @@ from mmkd_models.training.checkpoint import (
     write_teacher,
 )
 from mmkd_models.training.fitting import set_normalisation
+from tests.models.training.looping import rewrite
 
 
 @pytest.fixture
@@ -34,7 +48,7 @@ def path(tmp_path: Path, student_checkpoint: StudentCheckpoint) -> Path:
     return tmp_path / "student.ckpt"
 
 
-def test_a_student_comes_back_as_it_was_written(tmp_path: Path, student_checkpoint: StudentCheckpoint) -> None:
+def test_a_student_comes_back_as_it_was_written(tmp_path, student_checkpoint):
     written = student_checkpoint
     write_student(tmp_path / "new" / "student.ckpt", written)  # the folder is made
     read = read_student(tmp_path / "new" / "student.ckpt")
@@ -42,13 +56,11 @@ def test_a_student_comes_back_as_it_was_written(tmp_path: Path, student_checkpoi
         assert getattr(read, part) == getattr(written, part)
     assert list(read.state) == sorted(written.state)
     assert all(torch.equal(read.state[name], value) for name, value in written.state.items())
-    assert read.carried is not None
-    assert written.carried is not None
     np.testing.assert_array_equal(read.carried.windows, written.carried.windows)  # NaN where NaN was
     np.testing.assert_array_equal(read.carried.labels, written.carried.labels)
 
 
-def test_a_teacher_comes_back_as_it_was_written(tmp_path: Path, teacher_checkpoint: TeacherCheckpoint) -> None:
+def test_a_teacher_comes_back_as_it_was_written(tmp_path, teacher_checkpoint):
     written = teacher_checkpoint
     write_teacher(tmp_path / "teacher.ckpt", written)
     read = read_teacher(tmp_path / "teacher.ckpt")
@@ -57,9 +69,7 @@ def test_a_teacher_comes_back_as_it_was_written(tmp_path: Path, teacher_checkpoi
     assert all(torch.equal(read.state[name], value) for name, value in written.state.items())
 
 
-def test_the_network_of_a_checkpoint_answers_like_the_one_that_was_trained(
-    path: Path, student_checkpoint: StudentCheckpoint
-) -> None:
+def test_the_network_of_a_checkpoint_answers_like_the_one_that_was_trained(path, student_checkpoint):
     torch.manual_seed(0)
     expected = Student(student_checkpoint.modality, 2, student_checkpoint.config).eval()
     network = read_student(path).network()
@@ -68,9 +78,7 @@ def test_the_network_of_a_checkpoint_answers_like_the_one_that_was_trained(
     assert torch.equal(network(*window).logits, expected(*window).logits)
 
 
-def test_a_student_file_holds_the_student_and_its_windows_and_nothing_else(
-    path: Path, student_checkpoint: StudentCheckpoint
-) -> None:
+def test_a_student_file_holds_the_student_and_its_windows_and_nothing_else(path, student_checkpoint):
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         assert set(file.metadata()) == {"student", "content_sha256"}
@@ -78,13 +86,13 @@ def test_a_student_file_holds_the_student_and_its_windows_and_nothing_else(
     assert not [name for name in names if "teacher" in name or "contrast" in name or "queue" in name]
 
 
-def test_writing_replaces_an_older_file_and_leaves_no_other(path: Path, student_checkpoint: StudentCheckpoint) -> None:
+def test_writing_replaces_an_older_file_and_leaves_no_other(path, student_checkpoint):
     write_student(path, replace(student_checkpoint, carried=None))
     assert read_student(path).carried is None
     assert [entry.name for entry in path.parent.iterdir()] == ["student.ckpt"]
 
 
-def test_carried_windows_are_a_repeatable_draw_of_labelled_validation_windows(dataset: Dataset) -> None:
+def test_carried_windows_are_a_repeatable_draw_of_labelled_validation_windows(dataset):
     valid = dataset.split("valid")
     labels = valid.labels.copy()
     labels[:4] = -1
@@ -99,9 +107,7 @@ def test_carried_windows_are_a_repeatable_draw_of_labelled_validation_windows(da
     assert first.labels.tolist() == labels[4:][rows].tolist()
 
 
-def test_training_statistics_are_put_into_every_front_end_of_a_teacher(
-    dataset: Dataset, teacher_checkpoint: TeacherCheckpoint
-) -> None:
+def test_training_statistics_are_put_into_every_front_end_of_a_teacher(dataset, teacher_checkpoint):
     network = Teacher(dataset.spec.modalities, 2, teacher_checkpoint.config)
     windows = dataset.split("train")
     set_normalisation(network, windows)
@@ -111,9 +117,7 @@ def test_training_statistics_are_put_into_every_front_end_of_a_teacher(
         assert network.state_dict()[f"encoders.{name}.front.std"].tolist() == std.tolist()
 
 
-def test_a_student_takes_the_statistics_of_one_modality_only(
-    dataset: Dataset, student_checkpoint: StudentCheckpoint
-) -> None:
+def test_a_student_takes_the_statistics_of_one_modality_only(dataset, student_checkpoint):
     with pytest.raises(ValueError) as caught:
         set_normalisation(student_checkpoint.network(), dataset.split("train"))
     assert str(caught.value) == (
@@ -121,7 +125,403 @@ def test_a_student_takes_the_statistics_of_one_modality_only(
     )
 
 
-def test_versions_name_what_a_result_depends_on() -> None:
+def test_versions_name_what_a_result_depends_on():
     versions = library_versions()
     assert set(versions) == {"python", "mmkd-edge", "torch", "numpy", "lightning-fabric", "safetensors"}
     assert versions["numpy"] == np.__version__
+
+
+def refusal(path: Path, read: Callable[[Path], object] = read_student) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read(path)
+    assert caught.value.exit_code == 6
+    return str(caught.value)
+
+
+def altered(
+    path: Path,
+    *,
+    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
+    text: Callable[[str], str] = lambda text: text,
+) -> None:
+    """Writes the file again as another program would: all its metadata as it was, but for what is changed."""
+    with safe_open(path, framework="pt") as file:
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = dict(file.metadata())
+    tensors(parts)
+    metadata["student"] = text(metadata["student"])
+    save_file(parts, path, metadata)
+
+
+def nudged(name: str) -> Callable[[dict[str, Tensor]], object]:
+    return lambda parts: parts[name].view(-1)[:1].add_(0.5)
+
+
+MEAN, STD = "student/encoder.front.mean", "student/encoder.front.std"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"tensors": nudged(name)} for name in ("student/head.weight", STD, "carried/windows")),
+        {"tensors": lambda parts: parts.update({MEAN: parts[STD], STD: parts[MEAN]})},
+        {"text": lambda text: text.replace('"licence":"', '"licence":"not ')},
+    ],
+)
+def test_what_was_altered_after_training_is_refused(path, change):
+    with safe_open(path, framework="pt") as file:
+        written = file.metadata()["content_sha256"]
+    altered(path, **change)
+    message = refusal(path)
+    start = f"{path}: expected the content that was written, of SHA-256 {written}, got "
+    assert message.startswith(start)
+    assert message[len(start) + 64 :] == (
+        ": its tensors or its metadata were altered after training; copy it again from where it was made, "
+        "or train again"
+    )
+
+
+def test_a_file_whose_hash_was_taken_out_is_refused_whatever_it_holds(path):
+    with safe_open(path, framework="pt") as file:
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        text = file.metadata()["student"]
+    save_file(parts, path, {"student": text})
+    assert refusal(path) == (
+        f"{path}: expected a checkpoint with the SHA-256 of its content (content_sha256 in its metadata), got one "
+        "without: another program wrote it again; copy it again from where it was made, or train again"
+    )
+
+
+def test_the_same_checkpoint_is_the_same_file_each_time(tmp_path):
+    tensors = {"b": torch.ones(2), "a": torch.zeros(3)}
+    # Safetensors orders metadata by a hash that is seeded for every file: eight would be alike once in 128 times.
+    files = set()
+    for _ in range(8):
+        write_tensors(tmp_path / "t.ckpt", tensors, kind="resume", document=b"{}")
+        files.add((tmp_path / "t.ckpt").read_bytes())
+    assert len(files) == 1
+
+
+class Evil:
+    """An object whose unpickling makes a marker file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+def pickled(path: Path, marker: Path, protocol: int) -> None:
+    path.write_bytes(pickle.dumps(Evil(marker), protocol=protocol))
+
+
+def torch_saved(path: Path, marker: Path, *, zipped: bool) -> None:
+    torch.save({"weights": torch.zeros(3), "evil": Evil(marker)}, path, _use_new_zipfile_serialization=zipped)
+
+
+EVIL_FILES: dict[str, Callable[[Path, Path], None]] = {
+    "a pickle of protocol 2": lambda path, marker: pickled(path, marker, 2),
+    "a pickle of protocol 5": lambda path, marker: pickled(path, marker, 5),
+    "the ZIP of torch.save": lambda path, marker: torch_saved(path, marker, zipped=True),
+    "the old file of torch.save": lambda path, marker: torch_saved(path, marker, zipped=False),
+}
+
+
+@pytest.mark.parametrize("kind", EVIL_FILES)
+@pytest.mark.parametrize("read", [read_student, read_teacher])
+def test_a_pickle_is_refused_without_running_it(tmp_path, kind, read):
+    path, marker = tmp_path / "student.ckpt", tmp_path / "ran"
+    EVIL_FILES[kind](path, marker)
+    assert refusal(path, read) == (
+        f"{path}: expected a safetensors checkpoint of mmkd-edge, got a pickle (or a ZIP with one), which could "
+        "run code when it is read; it was not read. Train again with mmkd-train or mmkd-distill"
+    )
+    assert not marker.exists()
+
+
+def test_these_pickles_do_run_when_they_are_loaded(tmp_path):
+    # Otherwise the marker of the tests above would prove nothing.
+    for number, make in enumerate(EVIL_FILES.values()):
+        path, marker = tmp_path / f"{number}.ckpt", tmp_path / f"ran{number}"
+        make(path, marker)
+        if number < 2:
+            pickle.loads(path.read_bytes())
+        else:
+            torch.load(path, weights_only=False)
+        assert marker.exists()
+
+
+def test_a_pickle_of_the_oldest_protocol_is_refused_without_running_it(tmp_path):
+    path, marker = tmp_path / "student.ckpt", tmp_path / "ran"
+    pickled(path, marker, 0)
+    message = refusal(path)
+    assert message.startswith(
+        f"{path}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ("
+    )
+    assert not marker.exists()
+
+
+def test_a_sound_file_whose_header_length_looks_like_a_pickle_is_read(tmp_path):
+    # The first bytes are the header's length, a multiple of 8: one in 32 ends in 0x80, which is how pickles start.
+    for padding in range(0, 400, 8):
+        path = tmp_path / f"{padding}.ckpt"
+        write_tensors(path, {"t": torch.zeros(2)}, kind="student", document=b"x" * padding)
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    tensors, document = read_tensors(path, kind="student")
+    assert torch.equal(tensors["t"], torch.zeros(2))
+    assert document == b"x" * padding
+
+
+def foreign_message(path: Path, error: BaseException | None) -> str:
+    return (
+        f"{path}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ({error}); "
+        "copy it again from where it was made"
+    )
+
+
+@pytest.mark.parametrize("size", [0, 4, 8, 100, -1])
+def test_a_truncated_file_is_refused(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError) as caught:
+        read_student(path)
+    assert caught.value.__cause__ is not None
+    assert str(caught.value) == foreign_message(path, caught.value.__cause__)
+
+
+def test_a_checkpoint_that_is_cut_short_once_it_was_read_changes_nothing(path):
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from mmkd_models.training.checkpoint import read_student\n"
+        "student = read_student(Path(sys.argv[1]))\n"
+        "before = {name: tensor.clone() for name, tensor in student.state.items()}\n"
+        "os.truncate(sys.argv[1], 100)\n"
+        "print(all((student.state[name] == tensor).all() for name, tensor in before.items()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_flipped_bytes_in_the_header_never_raise_anything_else(student_checkpoint, tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("flip") / "student.ckpt"
+    write_student(path, student_checkpoint)
+    content = bytearray(path.read_bytes())
+    header = struct.unpack("<Q", content[:8])[0] + 8
+    for position in data.draw(st.lists(st.integers(0, header - 1), min_size=1, max_size=3)):
+        content[position] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with suppress(CheckpointError):
+        assert isinstance(read_student(path), StudentCheckpoint)
+
+
+def test_safetensors_of_another_program_are_refused(tmp_path):
+    path = tmp_path / "student.ckpt"
+    save_file({"weight": torch.zeros(2)}, path, {"format": "pt"})
+    expected = f"{path}: expected a student checkpoint, got a file of another program; name the right file"
+    assert refusal(path) == expected
+    save_file({"weight": torch.zeros(2)}, path)
+    assert refusal(path) == expected
+
+
+def test_a_checkpoint_of_another_kind_is_refused_by_its_name(path):
+    assert refusal(path, read_teacher) == (
+        f"{path}: expected a teacher checkpoint, got a student checkpoint; name the right file"
+    )
+
+
+OTHER_VERSION = "metadata: {}; the file was altered or made by another version"
+NO_NETWORK = (
+    "metadata: expected modalities with samples, channels and a rate, and two labels or more, got [('acc', {}, 20.0)] "
+    "and {}; the file was altered"
+)
+BAD_DOCUMENTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    *(
+        (
+            lambda found, version=version: found.update(format_version=version),
+            f"expected format_version 1, got {version}; use the version of mmkd-edge that wrote it",
+        )
+        for version in (2, "1", None)
+    ),
+    (lambda found: found.update(colour="red"), OTHER_VERSION.format("Object contains unknown field `colour`")),
+    (
+        lambda found: found["facts"].update(mood=1),
+        OTHER_VERSION.format("Object contains unknown field `mood` - at `$.facts`"),
+    ),
+    (lambda found: found.pop("task"), OTHER_VERSION.format("Object missing required field `task`")),
+    (
+        lambda found: found["modality"].update(samples="many"),
+        OTHER_VERSION.format("Expected `int`, got `str` - at `$.modality.samples`"),
+    ),
+    (
+        lambda found: found["config"]["encoder"].update(heads=3),
+        OTHER_VERSION.format(
+            "expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1) - at `$.config.encoder`"
+        ),
+    ),
+    (
+        lambda found: found["facts"]["recipe"]["terms"][0].update(type="magic"),
+        OTHER_VERSION.format("Invalid value 'magic' - at `$.facts.recipe.terms[0].type`"),
+    ),
+    (lambda found: found["modality"].update(samples=0), NO_NETWORK.format("(0, 2)", "['slow', 'fast']")),
+    (lambda found: found["modality"].update(channels=[]), NO_NETWORK.format("(40, 0)", "['slow', 'fast']")),
+    (lambda found: found["task"].update(labels=["slow"]), NO_NETWORK.format("(40, 2)", "['slow']")),
+    (
+        lambda found: found["modality"].update(unit="g\x1b]0;owned\x07"),
+        (
+            "metadata: expected names without control characters and line breaks, got 'g\\x1b]0;owned\\x07'; the file "
+            "was altered"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_DOCUMENTS)
+def test_metadata_that_describes_another_file_is_refused(path, change, message):
+    rewrite(path, kind="student", document=change)
+    assert refusal(path) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[]", "expected an object, got list"),
+        ("[" * 100_000, "not a JSON document: nested too deeply"),
+        ('{"format_version": 1, "format_version": 1}', "format_version: expected once, got it twice"),
+    ],
+)
+def test_metadata_that_is_no_document_is_refused(path, text, problem):
+    write_tensors(path, {"student/x": torch.zeros(1)}, kind="student", document=text.encode())
+    assert refusal(path) == f"{path}: metadata: {problem}; copy the file again from where it was made"
+
+
+OTHER_SHAPE = (
+    "tensor 'head.weight': expected shape (2, 8) of float32, got {}; the file was altered or made by another version"
+)
+CARRIED = "carried windows: expected float32 (N, T, C)=(3, 40, 2) with int64 labels (N,), got {}; the file was altered"
+BAD_TENSORS: list[tuple[dict[str, Tensor | None], str]] = [
+    (
+        {"student/head.weight": None},
+        (
+            "expected exactly the tensors of its network, got missing ['head.weight'] and unknown []; the file was "
+            "altered or made by another version"
+        ),
+    ),
+    ({"carried/labels": None}, CARRIED.format("torch.float32 (3, 40, 2) with torch.float32 (0,)")),
+    ({"student/head.weight": torch.zeros(3, 8)}, OTHER_SHAPE.format("shape (3, 8) of float32")),
+    ({"student/head.weight": torch.zeros(2, 8).half()}, OTHER_SHAPE.format("shape (2, 8) of float16")),
+    ({"student/head.weight": torch.zeros(2, 8).long()}, OTHER_SHAPE.format("shape (2, 8) of int64")),
+    *(
+        (
+            {"student/head.weight": torch.full((2, 8), value)},
+            "tensor 'head.weight': expected finite values, got NaN or infinity; train again",
+        )
+        for value in (float("nan"), float("inf"))
+    ),
+    (
+        {"student/tail.weight": torch.zeros(2, 8)},
+        (
+            "expected exactly the tensors of its network, got missing [] and unknown ['tail.weight']; the file was "
+            "altered or made by another version"
+        ),
+    ),
+    (
+        {"teacher/gate.weight": torch.zeros(1)},
+        (
+            "expected only tensors named student/ or carried/ or novelty/..., got ['teacher/gate.weight']; the file "
+            "was altered"
+        ),
+    ),
+    (
+        {"carried/windows": torch.zeros(3, 41, 2)},
+        CARRIED.format("torch.float32 (3, 41, 2) with torch.int64 (3,)"),
+    ),
+    (
+        {"carried/windows": torch.zeros(3, 40, 2).double()},
+        CARRIED.format("torch.float64 (3, 40, 2) with torch.int64 (3,)"),
+    ),
+    ({"carried/labels": torch.zeros(2).long()}, CARRIED.format("torch.float32 (3, 40, 2) with torch.int64 (2,)")),
+    (
+        {"carried/labels": torch.tensor([0, 2, 1])},
+        "carried windows: expected labels from 0 to 1, got 0 to 2; the file was altered",
+    ),
+]
+
+
+@pytest.mark.parametrize(("tensors", "message"), BAD_TENSORS)
+def test_tensors_that_do_not_fit_are_refused(path, tensors, message):
+    def change(parts: dict[str, Tensor]) -> None:
+        parts.update(tensors)
+        for name in [name for name, tensor in tensors.items() if tensor is None]:
+            del parts[name]
+
+    rewrite(path, kind="student", tensors=change)
+    assert refusal(path) == f"{path}: {message}"
+
+
+# Sizes that are claimed.
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda d: d["config"]["encoder"].update(width=48_000_000), "values in attention"),
+        (lambda d: d["config"]["encoder"].update(depth=1_000_000), "layers"),
+        (lambda d: d["config"]["encoder"].update(spectrum_bands=1 << 31), "spectrum_bands"),
+        (lambda d: d["config"]["encoder"].update(most_tokens=1 << 31), "most_tokens"),
+        (lambda d: d["config"]["encoder"].update(feedforward_ratio=1 << 31), "feedforward_ratio"),
+        (lambda d: d["config"]["encoder"].update(frame=1 << 31), "frame"),
+        (lambda d: d["modality"].update(samples=1 << 31), "acc: values of a window"),
+        (
+            lambda d: (d["modality"].update(samples=4097), d["config"]["encoder"].update(frame=1 << 11)),
+            "acc: values of a constant matrix",
+        ),
+        (
+            lambda d: (
+                d["modality"].update(kind="audio", samples=1 << 24, channels=["1"], rate_hz=1.0),
+                d["config"]["encoder"].update(most_tokens=1 << 14),
+            ),
+            "acc: values of a constant matrix",
+        ),
+        (
+            lambda d: (
+                d["modality"].update(samples=1 << 22),
+                d["config"].update(causal=True),
+                d["config"]["encoder"].update(spectrum_bands=1 << 12, frame=256),
+            ),
+            "acc: values of a constant matrix",
+        ),
+        (lambda d: d["task"].update(labels=[str(n) for n in range(10_001)]), "labels"),
+    ],
+)
+def test_sizes_that_no_file_has_are_refused_before_anything_is_built(path, change, name):
+    rewrite(path, kind="student", document=change)
+    begun = time.perf_counter()
+    assert refusal(path).startswith(f"{path}: metadata: {name}: expected at most ")
+    assert time.perf_counter() - begun < 10
+
+
+def test_a_student_file_of_a_megabyte_cannot_claim_gigabytes_of_weights(path):
+    # Every network multiplies each channel with each: 320 GB of weights.
+    rewrite(
+        path,
+        kind="student",
+        document=lambda d: d["modality"].update(channels=[str(number) for number in range(100_000)]),
+    )
+    assert refusal(path) == (
+        f"{path}: tensor 'encoder.front.mean': expected shape (100000,) of float32, got shape (2,) of float32; "
+        "the file was altered or made by another version"
+    )
+
+
+def test_a_header_of_a_million_tensors_is_not_read(path):
+    path.write_bytes(((16 << 20) + 1).to_bytes(8, "little") + b"{")
+    os.truncate(path, 64 << 20)
+    assert refusal(path) == (
+        f"{path}: expected a header of at most 16777216 bytes, got 16777217; "
+        "it is no checkpoint of mmkd-edge, or was altered"
+    )

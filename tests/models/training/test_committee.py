@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
-from mmkd_edge.spec import ModalitySpec, TaskKind
+from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
@@ -33,7 +30,6 @@ from mmkd_models.networks.committee import Committee, CommitteeFacts, FixedViews
 from mmkd_models.networks.members import Rocket
 from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.networks.teacher import Inputs, TeacherOutput
-from mmkd_models.tensors import write_tensors
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile, file_sha256, read_teacher, write_teacher
 from mmkd_models.training.choosing import log_prior
@@ -48,6 +44,7 @@ from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
 from mmkd_models.training.trainings import distil, train_teacher
 from tests.models.conftest import STUDENT, TEACHER
+from tests.models.training.looping import rewrite
 
 RUN = TrainingRun(train=TrainConfig(steps=4, batch=8, eval_every=2, seed=3), augment=AugmentConfig())
 LONG = (ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=LENGTH),)
@@ -87,12 +84,9 @@ def committee_of(checkpoint: TeacherCheckpoint) -> Committee:
     return network
 
 
-def test_its_logits_are_the_calibrated_weighted_mean_of_its_members(
-    checkpoint: TeacherCheckpoint, data: TrainingData
-) -> None:
+def test_its_logits_are_the_calibrated_weighted_mean_of_its_members(checkpoint, data):
     batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_fraction=0.5, seed=0).at(1)
     network, facts = committee_of(checkpoint), checkpoint.committee
-    assert facts is not None
     answers = [network.members[0](batch.inputs).logits, network.members[1](batch.inputs)]
     mean = sum(
         member.weight * torch.softmax(one.double() / member.temperature, -1)
@@ -106,23 +100,18 @@ def test_its_logits_are_the_calibrated_weighted_mean_of_its_members(
         torch.testing.assert_close(getattr(output, name), getattr(inside, name))
 
 
-def test_the_first_transformer_is_the_teacher_that_is_trained_alone(
-    checkpoint: TeacherCheckpoint, data: TrainingData
-) -> None:
+def test_the_first_transformer_is_the_teacher_that_is_trained_alone(checkpoint, data):
     alone = train_teacher(data, TEACHER, RUN)
     assert all(torch.equal(tensor, checkpoint.state[name]) for name, tensor in alone.state.items())
     plain = trained(data, members=("transformer",))
     assert (plain.committee, plain.further, plain.facts) == (None, (), alone.facts)
     facts = checkpoint.committee
-    assert facts is not None
     assert facts.members[0].score == alone.facts.score
     known = data.valid
     assert checkpoint.facts.score == scores_of(checkpoint.network(), known, modality=None).metric("balanced_accuracy")
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_other_trees(
-    checkpoint: TeacherCheckpoint, data: TrainingData, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_other_trees(checkpoint, data, tmp_path):
     write_teacher(tmp_path / "one.ckpt", checkpoint)
     write_teacher(tmp_path / "same.ckpt", trained(data))
     assert (tmp_path / "one.ckpt").read_bytes() == (tmp_path / "same.ckpt").read_bytes()
@@ -134,9 +123,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_trees(
     )
 
 
-def test_a_committee_that_was_interrupted_trains_no_finished_transformer_again(
-    data: TrainingData, checkpoint: TeacherCheckpoint, tmp_path: Path
-) -> None:
+def test_a_committee_that_was_interrupted_trains_no_finished_transformer_again(data, checkpoint, tmp_path):
     run, steps = replace(RUN, run_dir=tmp_path, resume=True), list[str]()
 
     @contextmanager
@@ -154,13 +141,10 @@ def test_a_committee_that_was_interrupted_trains_no_finished_transformer_again(
     assert all(torch.equal(again.state[name], checkpoint.state[name]) for name in again.state)
 
 
-def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_it(
-    data: TrainingData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_it(data, monkeypatch, tmp_path):
     monkeypatch.setattr("mmkd_models.training.choosing.choose_tau", lambda *given, **named: 0.5)
     made = trained(data)
     facts = made.committee
-    assert facts is not None
     trees, asked = facts.members[1], data.valid
     raw = answers_to(committee_of(made).members[1], asked).numpy()
     prior = log_prior(data.train.labels, 3)
@@ -192,7 +176,7 @@ def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_i
         ),
     ],
 )
-def test_members_that_make_no_committee_are_refused(names: list[str], message: str) -> None:
+def test_members_that_make_no_committee_are_refused(names, message):
     with pytest.raises(UsageError) as caught:
         members_named(names, (*LONG, *SHORT))
     assert str(caught.value) == message
@@ -201,9 +185,7 @@ def test_members_that_make_no_committee_are_refused(names: list[str], message: s
 
 @pytest.mark.parametrize("joins", [False, True])
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
-def test_labels_and_numbers_have_committees_too(
-    rigs: dict[str, Dataset], kind: str, joins: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_labels_and_numbers_have_committees_too(rigs, kind, joins, monkeypatch, tmp_path):
     joining = "mmkd_models.training.committee.joining_sensor"
     monkeypatch.setattr(joining, lambda members, alone, *given, **named: min(alone) if joins else None)
     rig = rigs[kind]
@@ -214,25 +196,10 @@ def test_labels_and_numbers_have_committees_too(
     write_teacher(tmp_path / "teacher.ckpt", made)
     back = read_teacher(tmp_path / "teacher.ckpt")
     facts = back.committee
-    assert facts is not None
     assert len(facts.members) == (3 if joins else 2)
     best = max(member.score for member in facts.members)
     assert scores_of(back.network(), rig_data.valid, modality=None).metric(metric) == made.facts.score
     assert made.facts.score >= best - 0.1
-
-
-def rewrite(
-    path: Path,
-    *,
-    document: Callable[[dict[str, Any]], object] = lambda document: None,
-    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
-) -> None:
-    with safe_open(path, framework="pt") as file:
-        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        found = json.loads(file.metadata()["teacher"])
-    document(found)
-    tensors(parts)
-    write_tensors(path, parts, kind="teacher", document=json.dumps(found).encode())
 
 
 def members_in(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -240,9 +207,7 @@ def members_in(document: dict[str, Any]) -> list[dict[str, Any]]:
     return members
 
 
-def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(
-    checkpoint: TeacherCheckpoint, data: TrainingData, tmp_path: Path
-) -> None:
+def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(checkpoint, data, tmp_path):
     recipe, path = Recipe(terms=(LogitTerm(weight=constant(1.0)),)), tmp_path / "teacher.ckpt"
     write_teacher(path, checkpoint)
     taught = TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
@@ -261,7 +226,7 @@ def whole(data: TrainingData) -> TeacherCheckpoint:
     return trained(data, members=members_named(["trees", "rocket", "transformer"], LONG))
 
 
-def test_a_rocket_answers_by_the_ridge_on_all_its_features(whole: TeacherCheckpoint, data: TrainingData) -> None:
+def test_a_rocket_answers_by_the_ridge_on_all_its_features(whole, data):
     rocket = committee_of(whole).members[1]
     assert isinstance(rocket, Rocket)
     inputs = inputs_of(data.valid.take(np.arange(12)), data.valid)
@@ -273,20 +238,16 @@ def test_a_rocket_answers_by_the_ridge_on_all_its_features(whole: TeacherCheckpo
     assert (answers_to(rocket, known).argmax(1).numpy() == known.labels).mean() > 0.9
 
 
-def test_windows_shorter_than_kernels_have_a_committee_without_a_rocket() -> None:
+def test_windows_shorter_than_kernels_have_a_committee_without_a_rocket():
     modality = ModalitySpec(name="slow", channels=("x",), rate_hz=1.0, samples=8)
     assert default_members([modality]) == ("transformer", "trees")
     assert default_members([msgspec.structs.replace(modality, samples=9)]) == ("transformer", "rocket", "trees")
 
 
-def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(
-    whole: TeacherCheckpoint, data: TrainingData
-) -> None:
+def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(whole, data):
     source = BatchSource(data.train, AugmentConfig(mixup=1.0), batch=8, labelled_fraction=0.5, seed=0)
     batch, network, facts = source.at(2), committee_of(whole), whole.committee
     assert batch.partner is not None
-    assert batch.fraction is not None
-    assert facts is not None
     views = FixedViews(network, lambda member: answers_to(member, data.train))
     (found,) = ask_teachers([views], batch, taps=False)
     mean = 0.0
@@ -302,9 +263,7 @@ def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(
     torch.testing.assert_close(found.logits, mean.log().float())
 
 
-def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(
-    whole: TeacherCheckpoint, data: TrainingData
-) -> None:
+def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(whole, data):
     source = BatchSource(
         data.train, AugmentConfig(mixup=0.0, noise=0.0, gain=0.0), batch=8, labelled_fraction=0.5, seed=0
     )
@@ -341,7 +300,7 @@ class Says(torch.nn.Module):
         ("regression", [10.0], [20.0], [17.5]),
     ],
 )
-def test_the_pool_of_two_by_hand(kind: TaskKind, one: list[float], other: list[float], expected: list[float]) -> None:
+def test_the_pool_of_two_by_hand(kind, one, other, expected):
     facts = CommitteeFacts(
         members=tuple(
             MemberFacts(kind="transformer", seed=0, temperature=1.0, weight=weight, score=0.5, log_likelihood=-1.0)
@@ -363,11 +322,7 @@ def single(data: TrainingData, _no_single_sensors: None) -> TeacherCheckpoint:
         return trained(data, members=members_named(["trees", "rocket", "transformer"], LONG))
 
 
-def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(
-    single: TeacherCheckpoint, whole: TeacherCheckpoint, data: TrainingData
-) -> None:
-    assert single.committee is not None
-    assert whole.committee is not None
+def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(single, whole, data):
     members = single.committee.members
     assert [one.named for one in members] == ["transformer", "rocket", "trees", "rocket of acc", "trees of acc"]
     assert [one.kind for one in whole.committee.members] == ["transformer", "rocket", "trees"]
@@ -383,15 +338,12 @@ def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(
     assert told[0] > told[1]
 
 
-def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(
-    single: TeacherCheckpoint, data: TrainingData
-) -> None:
+def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(single, data):
     batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_fraction=0.5, seed=0).at(0)
     inputs = {name: (values.clone(), present.clone()) for name, (values, present) in batch.inputs.items()}
     inputs["gyro"][1][:4] = 0
     inputs["acc"][1][4:] = 0
     network, facts = committee_of(single), single.committee
-    assert facts is not None
     mean, total = torch.zeros(4, 3, dtype=torch.float64), 0.0
     for number in (0, 3, 4):
         said = network.members[number](inputs)
@@ -495,12 +447,10 @@ ALTERED_TENSORS = [
     ("name", "change", "message", "what"),
     [(*case, what) for what, cases in (("document", ALTERED_FACTS), ("tensors", ALTERED_TENSORS)) for case in cases],
 )
-def test_an_altered_committee_is_refused(
-    name: str, change: Any, message: str, what: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_an_altered_committee_is_refused(name, change, message, what, request, tmp_path):
     made, path = request.getfixturevalue(name), tmp_path / "teacher.ckpt"
     write_teacher(path, made)
-    rewrite(path, **{what: change})
+    rewrite(path, kind="teacher", **{what: change})
     with pytest.raises(CheckpointError) as caught:
         read_teacher(path)
     facts, figures = made.committee.members, {}

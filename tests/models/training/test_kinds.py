@@ -21,7 +21,7 @@ from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, StudentKind, TeacherConfig
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.fronts.causal import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.student import Student
@@ -71,14 +71,13 @@ def teacher(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Tea
     return TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
 
 
-def test_a_teacher_of_all_kinds_learns_and_comes_back_from_its_file(teacher: TeacherFile, kinds: Dataset) -> None:
+def test_a_teacher_of_all_kinds_learns_and_comes_back_from_its_file(teacher, kinds):
     test = kinds.split("test")
     network = teacher.checkpoint.network()
     assert (logits_of(network, test, modality=None).argmax(1) == test.labels).mean() >= 0.9
 
 
-def test_members_that_are_no_network_hear_and_see(teacher: TeacherFile) -> None:
-    assert teacher.checkpoint.committee is not None
+def test_members_that_are_no_network_hear_and_see(teacher):
     scores = {member.kind: member.score for member in teacher.checkpoint.committee.members}
     assert scores["trees"] >= 0.9
     assert scores["rocket"] >= 0.9
@@ -95,9 +94,7 @@ def test_members_that_are_no_network_hear_and_see(teacher: TeacherFile) -> None:
         pytest.param("mic", "hybrid", False, marks=pytest.mark.slow),
     ],
 )
-def test_a_student_of_every_kind_is_taught_by_it(
-    teacher: TeacherFile, data: TrainingData, tmp_path: Path, modality: str, kind: StudentKind, causal: bool
-) -> None:
+def test_a_student_of_every_kind_is_taught_by_it(teacher, data, tmp_path, modality, kind, causal):
     recipe = Recipe(terms=(TaskTerm(weight=constant(1.0)), LogitTerm(weight=constant(1.0))))
     config = StudentConfig(preset="tiny", encoder=ENCODER, kind=kind, causal=causal)
     made = train_student(data, modality, config, RUN, teachers=[teacher], recipe=recipe)
@@ -108,11 +105,10 @@ def test_a_student_of_every_kind_is_taught_by_it(
     wanted, got = (logits_of(one.network(), valid, modality=modality) for one in (made, found))
     assert np.array_equal(wanted, got)
     assert found.facts.score >= 0.9
-    assert found.carried is not None
     assert len(found.carried.windows) == len(valid)
 
 
-def test_normalisation_is_that_of_the_training(data: TrainingData) -> None:
+def test_normalisation_is_that_of_the_training(data):
     torch.manual_seed(0)
     mic, cam = (Student(spec, 3, StudentConfig(preset="toy", encoder=ENCODER)) for spec in (MIC, CAM))
     for network, name in ((mic, "mic"), (cam, "cam")):
@@ -130,9 +126,7 @@ def test_normalisation_is_that_of_the_training(data: TrainingData) -> None:
     torch.testing.assert_close(front.mel_std[0], known.std(0, correction=0), atol=1e-4, rtol=0)
 
 
-def test_a_student_carries_no_more_sound_and_video_than_a_bundle_can_bear(
-    kinds: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_student_carries_no_more_sound_and_video_than_a_bundle_can_bear(kinds, monkeypatch):
     valid, train = kinds.split("valid"), kinds.split("train")
     assert len(carried_windows(valid, "cam", seed=0).windows) == 12
     monkeypatch.setattr("mmkd_models.carried.MAX_CARRIED_BYTES", 20 * 10 * 12 * 16 + 1)
@@ -143,9 +137,7 @@ def test_a_student_carries_no_more_sound_and_video_than_a_bundle_can_bear(
     assert len(carried_windows(train, "acc", seed=0).windows) == 24
 
 
-def test_statistics_rest_on_no_more_sound_and_video_than_memory_has_room_for(
-    kinds: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_statistics_rest_on_no_more_sound_and_video_than_memory_has_room_for(kinds, monkeypatch):
     monkeypatch.setattr("mmkd_models.data.batches._MAX_VALUES", 1)
     assert {name: len(spread_rows(kinds.split("train"), name)) for name in ("acc", "mic", "cam")} == {
         "acc": 24,
@@ -154,19 +146,14 @@ def test_statistics_rest_on_no_more_sound_and_video_than_memory_has_room_for(
     }
 
 
-def test_missing_frames_stay_missing_in_a_checkpoint(
-    data: TrainingData, tmp_path: Path, student_checkpoint: StudentCheckpoint
-) -> None:
+def test_missing_frames_stay_missing_in_a_checkpoint(data, tmp_path, student_checkpoint):
     path = _camera_checkpoint(data, tmp_path, student_checkpoint)
     carried = read_student(path).carried
-    assert carried is not None
     missing = missing_frames(carried.windows)
     assert (missing.sum(), missing.any(axis=1).sum()) == (2, 1)
 
 
-def test_carried_frames_of_another_shape_are_refused(
-    data: TrainingData, tmp_path: Path, student_checkpoint: StudentCheckpoint
-) -> None:
+def test_carried_frames_of_another_shape_are_refused(data, tmp_path, student_checkpoint):
     path = _camera_checkpoint(data, tmp_path, student_checkpoint)
     tensors, document = read_tensors(path, kind="student")
     write_tensors(path, {**tensors, "carried/frames": torch.ones(3, 2)}, kind="student", document=document)
@@ -185,16 +172,14 @@ def test_carried_frames_of_another_shape_are_refused(
         ({"height": 1 << 20}, "metadata: cam: values of a window: expected at most 16777216, got 167772160"),
     ],
 )
-def test_absurd_sizes_are_refused_before_a_network_is_built(
-    data: TrainingData, tmp_path: Path, student_checkpoint: StudentCheckpoint, changes: dict[str, int], says: str
-) -> None:
+def test_absurd_sizes_are_refused_before_a_network_is_built(data, tmp_path, student_checkpoint, changes, says):
     path = _camera_checkpoint(data, tmp_path, student_checkpoint, modality=msgspec.structs.replace(CAM, **changes))
     with pytest.raises(CheckpointError) as caught:
         read_student(path)
     assert str(caught.value) == f"{path}: {says}; the file was altered"
 
 
-def test_a_causal_student_of_sound_trains_with_the_log_mels_of_its_data(data: TrainingData) -> None:
+def test_a_causal_student_of_sound_trains_with_the_log_mels_of_its_data(data):
     config = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
     trained = train_student(data, "mic", config, RUN)
     mean, std = channel_statistics(data.train, "mic")
@@ -229,7 +214,7 @@ def _camera_checkpoint(
     return path
 
 
-def test_a_causal_student_of_video_is_refused(data: TrainingData) -> None:
+def test_a_causal_student_of_video_is_refused(data):
     with pytest.raises(UsageError) as caught:
         train_student(data, "cam", StudentConfig(preset="toy", encoder=ENCODER, causal=True), RUN)
     assert str(caught.value) == (

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -20,61 +19,30 @@ from mmkd_models.data import Dataset
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
 from mmkd_models.metrics.scores import Scores, scores_from_answers
-from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.student import Student
-from mmkd_models.train_config import TrainConfig, TrainingProgress
+from mmkd_models.train_config import TrainingProgress
 from mmkd_models.training.loop import Fit, schedule
+from tests.models.conftest import STUDENT
+from tests.models.training.looping import Interrupted, interrupt_at, same, scripted
 
-ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 Trained = Callable[..., Fit]
 Distiller = Callable[..., DistillLearner]
 
 
 def baseline(dataset: Dataset) -> SupervisedLearner:
     torch.manual_seed(0)
-    student = Student(dataset.spec.modality("acc"), 2, StudentConfig(preset="test", encoder=ENCODER))
+    student = Student(dataset.spec.modality("acc"), 2, STUDENT)
     return SupervisedLearner(student, modality="acc")
 
 
-def scripted(figures: list[float], seen: list[dict[str, Tensor]] | None = None) -> Callable[[nn.Module], Scores]:
-    """A judge that gives these figures one after the other, and remembers the weights it was shown."""
-    left = iter(figures)
-
-    def evaluate(network: nn.Module) -> Scores:
-        if seen is not None:
-            seen.append({name: value.clone() for name, value in network.state_dict().items()})
-        figure = next(left)
-        return Scores(accuracy=figure, balanced_accuracy=figure, macro_f1=figure, confusion=((1,),))
-
-    return evaluate
-
-
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error of the code under test
-    pass
-
-
-def interrupt_at(step: int) -> Callable[[TrainingProgress], None]:
-    def on_step(progress: TrainingProgress) -> None:
-        if progress.step == step:
-            raise Interrupted
-
-    return on_step
-
-
-def test_the_schedule_warms_up_in_a_line_and_falls_along_a_cosine() -> None:
+def test_the_schedule_warms_up_in_a_line_and_falls_along_a_cosine():
     assert [schedule(progress) for progress in (0.0, 0.05, 0.1)] == [0.01, 0.5, 1.0]
     assert schedule(0.55) == pytest.approx(0.01 + 0.99 / 2)
     assert schedule(1.0) == pytest.approx(0.01)
     assert schedule(0.325) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2)
 
 
-def test_the_first_step_has_the_size_of_the_schedules_first_rate(
-    trained: Trained, short: TrainConfig, dataset: Dataset
-) -> None:
+def test_the_first_step_has_the_size_of_the_schedules_first_rate(trained, short, dataset):
     # Adam's first step is the learning rate times the sign of the gradient; biases have no weight decay.
     learner = baseline(dataset)
     before = learner.network.head.bias.detach().clone()
@@ -83,9 +51,7 @@ def test_the_first_step_has_the_size_of_the_schedules_first_rate(
     torch.testing.assert_close((after - before).abs(), torch.full((2,), 0.01 * 0.5), atol=1e-5, rtol=1e-3)
 
 
-def test_weight_decay_pulls_on_matrices_only(
-    trained: Trained, short: TrainConfig, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weight_decay_pulls_on_matrices_only(trained, short, dataset, monkeypatch):
     steps = []
     config = msgspec.structs.replace(short, steps=1, learning_rate=0.1, ema_decay=0.0)
     for decay in (0.0, 10.0):
@@ -98,13 +64,13 @@ def test_weight_decay_pulls_on_matrices_only(
         torch.testing.assert_close(steps[0][name] - steps[1][name], pull, atol=1e-6, rtol=1e-4)
 
 
-def test_the_same_seed_gives_bit_equal_weights(trained: Trained) -> None:
+def test_the_same_seed_gives_bit_equal_weights(trained):
     first, second = trained(), trained()
     assert same(first.state, second.state)
     assert first.curve == second.curve
 
 
-def test_training_leaves_the_callers_random_numbers_alone(trained: Trained, distiller: Distiller) -> None:
+def test_training_leaves_the_callers_random_numbers_alone(trained, distiller):
     learner = distiller()
     torch.manual_seed(123)
     expected = torch.rand(3)
@@ -126,9 +92,7 @@ class Dice(nn.Module):
         return {"loss": self.network(*batch.inputs["acc"]).logits.square().sum()}
 
 
-def test_every_step_draws_its_own_random_numbers_whenever_it_is_run(
-    trained: Trained, dataset: Dataset, tmp_path: Path
-) -> None:
+def test_every_step_draws_its_own_random_numbers_whenever_it_is_run(trained, dataset, tmp_path):
     whole, first, second = (Dice(baseline(dataset).network) for _ in range(3))
     trained(learner=whole)
     with pytest.raises(Interrupted):
@@ -138,7 +102,7 @@ def test_every_step_draws_its_own_random_numbers_whenever_it_is_run(
     assert second.drawn == whole.drawn[4:]
 
 
-def test_the_curve_holds_mean_losses_since_the_last_validation(trained: Trained, short: TrainConfig) -> None:
+def test_the_curve_holds_mean_losses_since_the_last_validation(trained, short):
     seen: list[TrainingProgress] = []
     result = trained(msgspec.structs.replace(short, steps=5), on_step=seen.append)
     assert [point.step for point in result.curve] == [2, 4, 5]
@@ -151,7 +115,7 @@ def test_the_curve_holds_mean_losses_since_the_last_validation(trained: Trained,
             assert value == pytest.approx(np.mean([seen[row].terms[name] for row in rows]))
 
 
-def test_the_best_weights_are_kept_and_not_the_last(trained: Trained) -> None:
+def test_the_best_weights_are_kept_and_not_the_last(trained):
     seen: list[dict[str, Tensor]] = []
     result = trained(evaluate=scripted([0.4, 0.9, 0.6], seen))
     assert result.best_step == 4
@@ -176,9 +140,7 @@ def of_hundred(*right: int) -> Callable[[nn.Module], Scores]:
 @pytest.mark.parametrize(
     ("right", "kept"), [((90, 88, 86), 4), ((90, 86, 88), 6), ((86, 90, 86), 4), ((80, 90, 88), 6), ((80, 85, 90), 6)]
 )
-def test_the_latest_weights_within_a_standard_error_of_the_best_are_kept(
-    trained: Trained, right: tuple[int, int, int], kept: int
-) -> None:
+def test_the_latest_weights_within_a_standard_error_of_the_best_are_kept(trained, right, kept):
     result = trained(evaluate=of_hundred(*right))
     assert result.best_step == kept
     assert result.scores.accuracy == right[kept // 2 - 1] / 100
@@ -193,14 +155,12 @@ def test_the_latest_weights_within_a_standard_error_of_the_best_are_kept(
         ([1.0, 1.0, 1.0, 1.0, 1.0], 6),
     ],
 )
-def test_training_stops_when_patience_runs_out(
-    trained: Trained, short: TrainConfig, figures: list[float], stopped_at: int
-) -> None:
+def test_training_stops_when_patience_runs_out(trained, short, figures, stopped_at):
     config = msgspec.structs.replace(short, steps=10, patience=2)
     assert trained(config, evaluate=scripted(figures)).stopped_at == stopped_at
 
 
-def test_the_metric_of_the_config_decides(trained: Trained, short: TrainConfig) -> None:
+def test_the_metric_of_the_config_decides(trained, short):
     figures = iter([(0.9, 0.1), (0.2, 0.8), (0.3, 0.3)])
 
     def evaluate(network: nn.Module) -> Scores:
@@ -212,9 +172,7 @@ def test_the_metric_of_the_config_decides(trained: Trained, short: TrainConfig) 
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.6])
-def test_kept_weights_are_the_moving_average(
-    trained: Trained, short: TrainConfig, dataset: Dataset, decay: float
-) -> None:
+def test_kept_weights_are_the_moving_average(trained, short, dataset, decay):
     learner = baseline(dataset)
     average = learner.network.head.weight.detach().double()
 
@@ -228,9 +186,7 @@ def test_kept_weights_are_the_moving_average(
     torch.testing.assert_close(result.state["head.weight"].double(), average, atol=1e-7, rtol=1e-6)
 
 
-def test_the_network_trains_on_with_its_raw_weights_after_validation(
-    trained: Trained, distiller: Distiller, short: TrainConfig
-) -> None:
+def test_the_network_trains_on_with_its_raw_weights_after_validation(trained, distiller, short):
     often = trained(msgspec.structs.replace(short, eval_every=1), learner=(one := distiller()))
     seldom = trained(msgspec.structs.replace(short, eval_every=6), learner=(other := distiller()))
     assert same(one.state_dict(), other.state_dict())
@@ -269,9 +225,7 @@ class Broken(nn.Module):
         ),
     ],
 )
-def test_numbers_that_are_not_finite_end_training_and_leave_the_last_state(
-    trained: Trained, dataset: Dataset, tmp_path: Path, broken: dict[str, float], message: str
-) -> None:
+def test_numbers_that_are_not_finite_end_training_and_leave_the_last_state(trained, dataset, tmp_path, broken, message):
     with pytest.raises(UsageError) as caught:
         trained(learner=Broken(baseline(dataset).network, **broken), run_dir=tmp_path)
     assert str(caught.value) == message
@@ -280,7 +234,7 @@ def test_numbers_that_are_not_finite_end_training_and_leave_the_last_state(
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 1}, {"eval_every": 0}])
-def test_numbers_without_sense_are_refused(trained: Trained, short: TrainConfig, wrong: dict[str, int]) -> None:
+def test_numbers_without_sense_are_refused(trained, short, wrong):
     config = msgspec.structs.replace(short, **wrong)
     with pytest.raises(UsageError) as caught:
         trained(config)
@@ -290,7 +244,7 @@ def test_numbers_without_sense_are_refused(trained: Trained, short: TrainConfig,
     )
 
 
-def test_tensorboard_shows_scores_and_terms(trained: Trained, tmp_path: Path) -> None:
+def test_tensorboard_shows_scores_and_terms(trained, tmp_path):
     result = trained(run_dir=tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tensorboard's imports warn of their own dependencies
@@ -303,7 +257,7 @@ def test_tensorboard_shows_scores_and_terms(trained: Trained, tmp_path: Path) ->
     assert logged == [(point.step, pytest.approx(point.train_loss)) for point in result.curve]
 
 
-def test_mixed_precision_trains_and_keeps_float32_weights(trained: Trained, short: TrainConfig) -> None:
+def test_mixed_precision_trains_and_keeps_float32_weights(trained, short):
     result = trained(msgspec.structs.replace(short, precision="bf16-mixed"))
     assert {value.dtype for value in result.state.values()} == {torch.float32}
     assert all(math.isfinite(point.train_loss) for point in result.curve)

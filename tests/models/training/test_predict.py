@@ -11,21 +11,19 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_models.data import Dataset
 from mmkd_models.evaluation.suites.missing import without_modalities
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.predict import logits_of, scores_of
-
-ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
+from tests.models.conftest import STUDENT, TEACHER
 
 
 @pytest.fixture(scope="module")
 def student(dataset: Dataset) -> Student:
     torch.manual_seed(0)
-    return Student(dataset.spec.modality("acc"), 2, StudentConfig(preset="test", encoder=ENCODER))
+    return Student(dataset.spec.modality("acc"), 2, STUDENT)
 
 
-def test_a_student_answers_a_split_as_it_answers_each_prepared_window(dataset: Dataset, student: Student) -> None:
+def test_a_student_answers_a_split_as_it_answers_each_prepared_window(dataset, student):
     windows, spec = dataset.split("test"), dataset.spec.modality("acc")
     logits = logits_of(student, windows, modality="acc")
     assert logits.shape == (8, 2)
@@ -38,24 +36,23 @@ def test_a_student_answers_a_split_as_it_answers_each_prepared_window(dataset: D
         np.testing.assert_allclose(logits[row], alone.detach().numpy(), atol=1e-6)
 
 
-def test_the_network_is_judged_in_evaluation_mode_and_given_back_as_it_was(dataset: Dataset, student: Student) -> None:
+def test_the_network_is_judged_in_evaluation_mode_and_given_back_as_it_was(dataset, student):
     student.train()
     first, second = (logits_of(student, dataset.split("test"), modality="acc") for _ in range(2))
     assert np.array_equal(first, second)  # dropout would differ
     assert student.training
 
 
-def test_a_teacher_answers_from_all_its_modalities(dataset: Dataset) -> None:
+def test_a_teacher_answers_from_all_its_modalities(dataset):
     torch.manual_seed(0)
-    config = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)
-    teacher = Teacher(dataset.spec.modalities, 2, config)
+    teacher = Teacher(dataset.spec.modalities, 2, TEACHER)
     whole = logits_of(teacher, dataset.split("test"), modality=None)
     deaf = logits_of(teacher, without_modalities(dataset.split("test"), ["gyro"]), modality=None)
     assert whole.shape == (8, 2)
     assert not np.allclose(whole, deaf)
 
 
-def test_only_labelled_windows_are_scored(dataset: Dataset, student: Student) -> None:
+def test_only_labelled_windows_are_scored(dataset, student):
     windows = dataset.split("valid")
     labels = windows.labels.copy()
     labels[8:] = -1
@@ -64,7 +61,7 @@ def test_only_labelled_windows_are_scored(dataset: Dataset, student: Student) ->
     assert sum(map(sum, partly.confusion)) == 8
 
 
-def test_windows_without_labels_cannot_be_scored(dataset: Dataset, student: Student) -> None:
+def test_windows_without_labels_cannot_be_scored(dataset, student):
     windows = dataset.split("valid")
     with pytest.raises(UsageError) as caught:
         scores_of(student, windows.with_labels(np.full(16, -1)), modality="acc")
@@ -83,7 +80,7 @@ class Own(torch.nn.Module):
         return StudentOutput(logits=logits, embedding=logits) if self.wrapped else logits
 
 
-def test_an_answer_of_another_kind_is_refused(dataset: Dataset) -> None:
+def test_an_answer_of_another_kind_is_refused(dataset):
     with pytest.raises(TypeError) as caught:
         logits_of(Own(wrapped=False), dataset.split("test"), modality="acc")
     assert str(caught.value) == "network: expected a StudentOutput or a TeacherOutput, got Tensor"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -38,9 +37,7 @@ def labelled(data: TrainingData) -> StudentCheckpoint:
     return choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny"), RUN)
 
 
-def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(
-    labelled: StudentCheckpoint, tmp_path: Path
-) -> None:
+def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(labelled, tmp_path):
     names = [one.name for one in labelled.facts.tried or ()]
     assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutional features"]
     assert labelled.facts.shipped in names
@@ -48,9 +45,7 @@ def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(
     assert read_student(tmp_path / "student.ckpt").facts == labelled.facts
 
 
-def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_is_sure(
-    data: TrainingData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_is_sure(data, monkeypatch):
     """The teacher's answers are those of other windows, so what it teaches is wrong half of the time."""
     wrong = 1 - data.train.labels
     fooled = replace(data, train=data.train.with_labels(wrong), valid=data.valid.with_labels(1 - data.valid.labels))
@@ -88,7 +83,7 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     np.testing.assert_array_equal(groups, data.valid.groups)
 
 
-def test_a_causal_student_races_as_a_transformer_alone(data: TrainingData) -> None:
+def test_a_causal_student_races_as_a_transformer_alone(data):
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=2))
     student = choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny", causal=True), run)
     assert [one.name for one in student.facts.tried or ()] == [
@@ -98,7 +93,7 @@ def test_a_causal_student_races_as_a_transformer_alone(data: TrainingData) -> No
     assert student.config.causal
 
 
-def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_path: Path) -> None:
+def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_path):
     rng = np.random.default_rng(0)
     sound = ModalitySpec(name="mic", kind="audio", channels=("m",), rate_hz=16000.0, samples=1600)
     assert series_view(sound).spec.samples < LENGTH < sound.samples
@@ -117,7 +112,7 @@ def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
-def test_students_of_labels_and_numbers_race_too(rigs: dict[str, Dataset], kind: str, tmp_path: Path) -> None:
+def test_students_of_labels_and_numbers_race_too(rigs, kind, tmp_path):
     rig = rigs[kind]
     train = msgspec.structs.replace(RUN.train, steps=2, metric=default_metric(rig.spec.task.kind))
     seen = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)

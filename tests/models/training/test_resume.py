@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +15,28 @@ import msgspec
 import pytest
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe, term_from_text
-from mmkd_models.metrics.scores import Scores
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import write_tensors
-from mmkd_models.train_config import TrainConfig, TrainingProgress
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.loop import Fit
+from tests.models.conftest import STUDENT, TEACHER
+from tests.models.training.looping import Interrupted, interrupt_at, rewrite, same, scripted
 
 SCRIPT = Path(__file__).parents[1].joinpath("interrupted_training.py")
 Trained = Callable[..., Fit]
 Distiller = Callable[..., DistillLearner]
 
 
-def scripted(figures: list[float]) -> Callable[[nn.Module], Scores]:
-    """A judge that gives these figures one after the other."""
-    left = iter(figures)
-
-    def evaluate(network: nn.Module) -> Scores:
-        figure = next(left)
-        return Scores(accuracy=figure, balanced_accuracy=figure, macro_f1=figure, confusion=((1,),))
-
-    return evaluate
-
-
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error of the code under test
-    pass
-
-
-def interrupt_at(step: int) -> Callable[[TrainingProgress], None]:
-    def on_step(progress: TrainingProgress) -> None:
-        if progress.step == step:
-            raise Interrupted
-
-    return on_step
-
-
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("stop", [2, 5])
-def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
-    trained: Trained, distiller: Distiller, short: TrainConfig, tmp_path: Path, precision: Any, stop: int
-) -> None:
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(trained, distiller, short, tmp_path, precision, stop):
     config = msgspec.structs.replace(short, precision=precision)
     with pytest.raises(Interrupted):
         trained(config, run_dir=tmp_path, on_step=interrupt_at(stop))
@@ -80,16 +50,14 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     assert (resumed.curve, resumed.scores, resumed.best_step) == (whole.curve, whole.scores, whole.best_step)
 
 
-def test_projectors_of_every_term_resume_too(trained: Trained, dataset: Dataset, tmp_path: Path) -> None:
+def test_projectors_of_every_term_resume_too(trained, dataset, tmp_path):
     terms = ("relation,heads=2", "feature", "crd,queue=8,width=4", "dist", "dkd")
     recipe = Recipe(terms=tuple(term_from_text(text) for text in terms))
-    encoder = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 
     def learner() -> DistillLearner:
         torch.manual_seed(0)
-        student = Student(dataset.spec.modality("acc"), 2, StudentConfig(preset="test", encoder=encoder))
-        config = TeacherConfig(preset="test", encoder=encoder, fusion_depth=1)
-        return DistillLearner(student, Teacher(dataset.spec.modalities, 2, config), recipe, modality="acc")
+        student = Student(dataset.spec.modality("acc"), 2, STUDENT)
+        return DistillLearner(student, Teacher(dataset.spec.modalities, 2, TEACHER), recipe, modality="acc")
 
     with pytest.raises(Interrupted):
         trained(learner=learner(), run_dir=tmp_path, on_step=interrupt_at(5))
@@ -100,16 +68,14 @@ def test_projectors_of_every_term_resume_too(trained: Trained, dataset: Dataset,
     assert {name.split(".")[0] for name in one.state_dict()} == {"network", "heads"}
 
 
-def test_a_finished_training_is_read_and_not_run_again(trained: Trained, tmp_path: Path) -> None:
+def test_a_finished_training_is_read_and_not_run_again(trained, tmp_path):
     first = trained(run_dir=tmp_path)
     second = trained(run_dir=tmp_path, resume=True, on_step=interrupt_at(1))
     assert same(first.state, second.state)
     assert (first.curve, first.stopped_at) == (second.curve, second.stopped_at)
 
 
-def test_a_training_that_ran_out_of_patience_stays_finished(
-    trained: Trained, short: TrainConfig, tmp_path: Path
-) -> None:
+def test_a_training_that_ran_out_of_patience_stays_finished(trained, short, tmp_path):
     config = msgspec.structs.replace(short, steps=10, patience=1)
     first = trained(config, run_dir=tmp_path, evaluate=scripted([0.5, 0.4]))
     second = trained(config, run_dir=tmp_path, resume=True, evaluate=scripted([]))
@@ -122,7 +88,7 @@ def refused(trained: Trained, *config: TrainConfig, run_dir: Path, **options: An
     return str(caught.value)
 
 
-def test_resuming_with_other_options_is_refused(trained: Trained, short: TrainConfig, tmp_path: Path) -> None:
+def test_resuming_with_other_options_is_refused(trained, short, tmp_path):
     trained(run_dir=tmp_path)
     assert refused(trained, msgspec.structs.replace(short, learning_rate=0.5), run_dir=tmp_path) == (
         f"{tmp_path / 'resume.ckpt'}: expected a training with learning_rate=0.5, got learning_rate=0.002; "
@@ -130,7 +96,7 @@ def test_resuming_with_other_options_is_refused(trained: Trained, short: TrainCo
     )
 
 
-def test_resuming_with_other_settings_is_refused(trained: Trained, tmp_path: Path) -> None:
+def test_resuming_with_other_settings_is_refused(trained, tmp_path):
     trained(run_dir=tmp_path, settings={"dataset": "a1", "augment": AugmentConfig()})
     trained(run_dir=tmp_path, settings={"dataset": "a1", "augment": AugmentConfig()}, resume=True)
     advice = "use the same options as before, or start without --resume"
@@ -149,7 +115,7 @@ def unusable(trained: Trained, run_dir: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_resuming_with_another_network_is_refused(trained: Trained, distiller: Distiller, tmp_path: Path) -> None:
+def test_resuming_with_another_network_is_refused(trained, distiller, tmp_path):
     trained(run_dir=tmp_path)
     assert unusable(trained, tmp_path, learner=distiller(width=16)) == (
         f"{tmp_path / 'resume.ckpt'}: tensor 'network.encoder.position': expected shape (7, 16) of float32, "
@@ -157,46 +123,19 @@ def test_resuming_with_another_network_is_refused(trained: Trained, distiller: D
     )
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any]], object], *, kind: str = "resume") -> None:
-    """Writes the state again with another document."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        document = json.loads(file.metadata()["resume"])
-    replaced = change(document)
-    text = replaced if isinstance(replaced, str) else json.dumps(document)
-    write_tensors(path, tensors, kind=kind, document=text.encode())
-
-
-def test_a_state_of_a_newer_version_is_refused(trained: Trained, tmp_path: Path) -> None:
+def test_a_state_that_was_altered_is_refused(trained, tmp_path):
+    path, advice = tmp_path / "resume.ckpt", "start without --resume"
     trained(run_dir=tmp_path)
-    rewrite(tmp_path / "resume.ckpt", lambda document: document.update(format_version=3))
-    assert unusable(trained, tmp_path) == (
-        f"{tmp_path / 'resume.ckpt'}: metadata: Invalid enum value 3 - at `$.format_version`; start without --resume"
-    )
-
-
-def test_a_state_with_damaged_metadata_is_refused(trained: Trained, tmp_path: Path) -> None:
+    rewrite(path, kind="resume", document=lambda document: document.update(format_version=3))
+    message = f"{path}: metadata: Invalid enum value 3 - at `$.format_version`; {advice}"
+    assert unusable(trained, tmp_path) == message
+    rewrite(path, kind="resume", document=lambda document: (document.update(format_version=2), document.pop("curve")))
+    assert unusable(trained, tmp_path) == f"{path}: metadata: Object missing required field `curve`; {advice}"
+    write_tensors(path, {"t": torch.zeros(1)}, kind="resume", document=b"{")
+    assert unusable(trained, tmp_path) == f"{path}: metadata: Input data was truncated; {advice}"
     trained(run_dir=tmp_path)
-    rewrite(tmp_path / "resume.ckpt", lambda document: document.pop("curve"))
-    assert unusable(trained, tmp_path) == (
-        f"{tmp_path / 'resume.ckpt'}: metadata: Object missing required field `curve`; start without --resume"
-    )
-    trained(run_dir=tmp_path)
-    rewrite(tmp_path / "resume.ckpt", lambda document: "{")
-    assert unusable(trained, tmp_path) == (
-        f"{tmp_path / 'resume.ckpt'}: metadata: Input data was truncated; start without --resume"
-    )
-
-
-def test_a_state_with_a_tensor_of_nobody_is_refused(trained: Trained, tmp_path: Path) -> None:
-    path = tmp_path / "resume.ckpt"
-    trained(run_dir=tmp_path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    tensors["stranger/weight"] = torch.zeros(1)
-    write_tensors(path, tensors, kind="resume", document=metadata["resume"].encode())
-    assert unusable(trained, tmp_path) == (f"{path}: tensor with an unknown name ('stranger'); start without --resume")
+    rewrite(path, kind="resume", tensors=lambda parts: parts.update({"stranger/weight": torch.zeros(1)}))
+    assert unusable(trained, tmp_path) == f"{path}: tensor with an unknown name ('stranger'); {advice}"
 
 
 def command(dataset: Dataset, run_dir: Path, weights: Path, *devices: str) -> list[str]:
@@ -208,9 +147,7 @@ def run(arguments: list[str]) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-def test_a_killed_process_resumes_to_the_bit_equal_weights_of_one_that_was_not(
-    dataset: Dataset, tmp_path: Path
-) -> None:
+def test_a_killed_process_resumes_to_the_bit_equal_weights_of_one_that_was_not(dataset, tmp_path):
     killed = command(dataset, tmp_path / "killed", tmp_path / "killed.safetensors")
     with subprocess.Popen(killed, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -228,7 +165,7 @@ def test_a_killed_process_resumes_to_the_bit_equal_weights_of_one_that_was_not(
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_batch_and_reach_the_weights_of_one(dataset: Dataset, tmp_path: Path) -> None:
+def test_two_processes_share_a_batch_and_reach_the_weights_of_one(dataset, tmp_path):
     states = []
     for devices in ("1", "2"):
         weights = tmp_path / f"{devices}.safetensors"

@@ -43,7 +43,7 @@ def slow_process(path: Path) -> Dataset:
     return write_dataset(path, name="slow", labels=["ok", "fault"], modalities=[SENSOR], splits=splits)
 
 
-def test_a_student_on_slow_process_data_is_within_two_points_of_extra_trees(tmp_path: Path) -> None:
+def test_a_student_on_slow_process_data_is_within_two_points_of_extra_trees(tmp_path):
     dataset = slow_process(tmp_path / "slow")
     train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
     data = TrainingData(train=train, valid=valid, sha256=dataset.sha256)
@@ -64,7 +64,7 @@ def test_a_student_on_slow_process_data_is_within_two_points_of_extra_trees(tmp_
 
 
 @pytest.mark.slow
-def test_a_committee_on_slow_process_data_is_within_a_point_of_extra_trees(tmp_path: Path) -> None:
+def test_a_committee_on_slow_process_data_is_within_a_point_of_extra_trees(tmp_path):
     dataset = slow_process(tmp_path / "slow")
     train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
     data = TrainingData(train=train, valid=valid, sha256=dataset.sha256)

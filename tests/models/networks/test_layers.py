@@ -1,4 +1,4 @@
-"""The student that computes as its INT8 graph will: levels, gradients by hand, what it gives at the end."""
+"""Layers of training: dropout, and the INT8 that it practises."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mmkd_models.networks.int8 import (
     fake_weights,
     learnt_student,
 )
+from mmkd_models.networks.layers import Dropout
 from mmkd_models.training.checkpoint import StudentCheckpoint
 
 GROUPS = (("encoder.blocks.0.attention.project",), ("encoder.blocks.0.feedforward.up",))
@@ -35,7 +36,6 @@ def test_gradients_pass_straight_through_where_nothing_is_clipped():
     largest = torch.tensor(254.0, requires_grad=True)
     upstream = torch.tensor([1.0, 10.0, 100.0, 1000.0])
     (fake_activations(values, largest) * upstream).sum().backward()
-    assert values.grad is not None
     assert largest.grad is not None
     assert values.grad.tolist() == [1.0, 10.0, 0.0, 0.0]
     # d/ds: round(v) - v = -0.3 and -1 + 0.6 = -0.4, then the levels 127 and -128, each times what comes from above.
@@ -49,11 +49,10 @@ def test_weights_are_rounded_for_each_output_and_keep_their_gradient():
     got = fake_weights(weight)
     assert got.tolist() == [[127.0, 0.0, -2.0], [0.0, 0.0, 0.0]]
     (got * torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])).sum().backward()
-    assert weight.grad is not None
     assert weight.grad.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
 
-def test_what_is_kept_are_weights_that_rounding_no_longer_changes(network: FakeInt8Student):
+def test_what_is_kept_are_weights_that_rounding_no_longer_changes(network):
     state, inputs = learnt_student(network)
     for group in GROUPS:
         weight = state[f"{group[0]}.weight"]
@@ -64,9 +63,25 @@ def test_what_is_kept_are_weights_that_rounding_no_longer_changes(network: FakeI
     assert set(state) == set(network.student.state_dict())
 
 
-def test_ranges_and_weights_learn(network: FakeInt8Student, student_checkpoint: StudentCheckpoint):
+def test_ranges_and_weights_learn(network, student_checkpoint):
     values = torch.from_numpy(np.nan_to_num(student_checkpoint.carried.windows))
     network(values, torch.ones_like(values)).logits.square().sum().backward()
     assert network.moved.grad is not None
     assert bool((network.moved.grad != 0).all())
     assert all(parameter.grad is not None for parameter in network.student.parameters())
+
+
+def test_a_tenth_is_dropped_and_the_rest_scaled_so_that_the_mean_stays():
+    torch.manual_seed(0)
+    found = Dropout(0.1)(torch.ones(300, 1000))
+    kept = 230 / 256  # the nearest 256th to 0.9
+    assert set(found.unique().tolist()) == {0.0, torch.tensor(1 / kept).item()}
+    # Of 300,000 draws the share kept has a standard deviation of sqrt(p q / n) = 0.00055.
+    assert abs((found > 0).float().mean().item() - kept) < 0.003
+    assert abs(found.mean().item() - 1) < 0.003
+
+
+def test_nothing_is_dropped_outside_training():
+    x = torch.ones(4)
+    assert Dropout(0.5).eval()(x) is x
+    assert Dropout(0.0)(x) is x

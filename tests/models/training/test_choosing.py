@@ -1,7 +1,8 @@
-"""Prior adjustment: the shift by hand, and that validation must want it clearly."""
+"""What validation chooses: the prior adjustment by hand, the rule, and the recipe where a user chooses nothing."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import msgspec
@@ -9,12 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_models.data import Dataset
+from mmkd_edge.spec import TaskSpec
 from mmkd_models.defaults import AUGMENT
+from mmkd_models.distillation.recipe import check_terms, default_recipe
 from mmkd_models.metrics.likelihood import fitted_temperature
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.choosing import choose_tau, log_prior, prior_bias
+from mmkd_models.training.choosing import (
+    ValidationScore,
+    choose_tau,
+    log_prior,
+    preferred,
+    prior_bias,
+    validation_score,
+)
 from mmkd_models.training.fitting import adjusted_fit
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.loop import Fit
@@ -22,7 +31,7 @@ from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import train_baseline
 
 
-def test_the_prior_is_the_share_of_each_class_among_the_known_labels() -> None:
+def test_the_prior_is_the_share_of_each_class_among_the_known_labels():
     labels = np.array([0, 0, 0, 1, -1, -1])
     assert np.exp(log_prior(labels, 2)) == pytest.approx([0.75, 0.25])
 
@@ -35,7 +44,7 @@ def biased(groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return evidence + prior, labels, np.repeat(np.arange(groups), 20)
 
 
-def test_classes_that_only_their_frequency_hides_are_found_again() -> None:
+def test_classes_that_only_their_frequency_hides_are_found_again():
     logits, labels, groups = biased(6)
     prior = np.log([0.9, 0.1])
     assert (logits.argmax(1) == 0).all()  # 0 + log 9 > 1
@@ -43,18 +52,18 @@ def test_classes_that_only_their_frequency_hides_are_found_again() -> None:
     assert choose_tau(logits, labels, groups, prior=prior, metric="balanced_accuracy") == 1.0
 
 
-def test_accuracy_leaves_the_classes_as_frequent_as_they_are() -> None:
+def test_accuracy_leaves_the_classes_as_frequent_as_they_are():
     logits, labels, groups = biased(6)
     assert choose_tau(logits, labels, groups, prior=np.log([0.9, 0.1]), metric="accuracy") == 0.0
 
 
-def test_a_gain_that_one_group_alone_has_is_not_believed() -> None:
+def test_a_gain_that_one_group_alone_has_is_not_believed():
     logits, labels, groups = biased(6)
     logits[groups > 0] = np.where(labels[groups > 0, None] == np.arange(2), 5.0, -5.0)
     assert choose_tau(logits, labels, groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy") == 0.0
 
 
-def test_two_groups_are_cut_into_blocks_of_neighbouring_windows() -> None:
+def test_two_groups_are_cut_into_blocks_of_neighbouring_windows():
     logits, labels, groups = biased(2)
     order = np.random.default_rng(0).permutation(len(labels))
     found = choose_tau(logits[order], labels[order], groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy")
@@ -62,7 +71,7 @@ def test_two_groups_are_cut_into_blocks_of_neighbouring_windows() -> None:
 
 
 @pytest.mark.parametrize("size", [1.0, 0.05])
-def test_raw_answers_are_evened_out_in_their_own_unit(dataset: Dataset, size: float) -> None:
+def test_raw_answers_are_evened_out_in_their_own_unit(dataset, size):
     logits, labels, groups = biased(6)
     raw, taught = size * logits, np.array([0] * 9 + [1])
     known = replace(dataset.split("valid").subset(np.arange(120) % 16), labels=labels, groups=groups)
@@ -75,7 +84,7 @@ def test_raw_answers_are_evened_out_in_their_own_unit(dataset: Dataset, size: fl
     assert prior_bias(raw, taught, known, metric="accuracy") is None
 
 
-def test_the_adjustment_is_the_bias_of_the_head(dataset: Dataset) -> None:
+def test_the_adjustment_is_the_bias_of_the_head(dataset):
     """A student that tells both classes apart, and is then made to favour class 0 as labels of fifty to one would."""
     data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="ab" * 32)
     run = TrainingRun(train=TrainConfig(steps=40, batch=16, eval_every=20), augment=AUGMENT)
@@ -90,3 +99,60 @@ def test_the_adjustment_is_the_bias_of_the_head(dataset: Dataset) -> None:
     corrected, tau = adjusted_fit(student, result, data, run, modality="acc")
     assert tau > 0
     assert torch.allclose(corrected.state["head.bias"], state["head.bias"] - tau * favour)
+
+
+def standing(score: float, likelihood: float) -> ValidationScore:
+    return ValidationScore(score=score, standard_error=0.05, likelihoods=np.array([likelihood - 0.1, likelihood + 0.1]))
+
+
+def test_of_those_within_a_standard_error_the_likeliest_is_preferred():
+    far, best = standing(0.70, -0.1), standing(0.80, -0.6)
+    assert preferred([far, standing(0.76, -0.4), best]) == 1
+    assert preferred([far, standing(0.74, -0.4), best]) == 2
+
+
+SEVERAL = TaskSpec(kind="multi_label", labels=("hot", "loud"))
+NUMBER = TaskSpec(kind="regression", labels=("rpm",), unit="rpm")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "labels", "logits", "score", "error"),
+    [
+        # Three of four windows have both labels right, of which each is one trial.
+        (
+            SEVERAL,
+            "subset_accuracy",
+            np.array([[1, 0], [0, 1], [1, 1], [0, 0]], dtype=np.uint8),
+            np.array([[2.0, -2], [-2, 2], [2, 2], [2, -2]]),
+            0.75,
+            math.sqrt(0.75 * 0.25 / 4),
+        ),
+        # Errors of 1 around numbers with the variance 5: R^2 = 4/5, of which 2 R (1 - R^2) / sqrt(n).
+        (
+            NUMBER,
+            "r2",
+            np.array([1.0, 3, 5, 7], dtype=np.float32),
+            np.array([[2.0], [2], [6], [6]]),
+            0.8,
+            2 * math.sqrt(0.8) * 0.2 / 2,
+        ),
+    ],
+)
+def test_scores_of_labels_and_numbers_have_their_standard_error_too(task, metric, labels, logits, score, error):
+    found = validation_score(logits, labels, task, metric=metric)
+    assert (found.score, found.standard_error) == (pytest.approx(score), pytest.approx(error))
+
+
+@pytest.mark.parametrize(
+    ("task", "terms"),
+    [
+        (TaskSpec(labels=("idle", "ok", "worn")), ["task", "dist"]),
+        (TaskSpec(labels=("ok", "worn")), ["logit"]),
+        (TaskSpec(kind="multi_label", labels=("hot", "worn", "loose")), ["logit"]),
+        (TaskSpec(kind="regression", labels=("level",)), ["logit"]),
+    ],
+)
+def test_the_usual_recipe_is_one_that_the_task_can_have(task, terms):
+    recipe = default_recipe(task)
+    assert [term.name for term in recipe.terms] == terms
+    check_terms(recipe, kind=task.kind)

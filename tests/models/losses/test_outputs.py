@@ -1,0 +1,195 @@
+"""Losses between outputs: logits (Hinton et al., 2015), DKD (Zhao et al., 2022) and DIST (Huang et al., 2022)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmkd_models.losses.correlation import dist_loss
+from mmkd_models.losses.decoupled import dkd_loss
+from mmkd_models.losses.logits import kl_loss
+
+
+def plain_kl(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    """T^2 sum_k p_k log(p_k / q_k), mean over rows, number by number."""
+    total = 0.0
+    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        q = [math.exp(v / temperature) for v in s]
+        p = [math.exp(v / temperature) for v in t]
+        for q_k, p_k in zip(q, p, strict=True):
+            total += (p_k / sum(p)) * math.log((p_k / sum(p)) / (q_k / sum(q)))
+    return temperature**2 * total / len(student)
+
+
+def logits(batch: int, classes: int, seed: int) -> Tensor:
+    return torch.randn(batch, classes, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_it_equals_a_plain_loop(classes, temperature):
+    student, teacher = logits(5, classes, 0), logits(5, classes, 1)
+    loss = kl_loss(student, teacher, temperature=temperature).item()
+    # The loop is float64, the loss float32 on values of order 10: 1e-6 relative with room for cancellation.
+    assert loss == pytest.approx(plain_kl(student, teacher, temperature), rel=1e-5)
+
+
+def test_a_certain_teacher_and_an_undecided_student_are_log_k_apart():
+    teacher = torch.tensor([[400.0, 0.0, 0.0, 0.0]])
+    assert kl_loss(torch.zeros(1, 4), teacher, temperature=2.0).item() == pytest.approx(4 * math.log(4), rel=1e-6)
+
+
+def test_at_high_temperature_the_gradient_is_the_difference_of_the_logits():
+    # Section 2.1: for T large against zero-mean logits, T^2 times the gradient is (z_i - v_i) / K, here over B rows.
+    student = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]], requires_grad=True)
+    teacher = torch.tensor([[2.0, -1.0, -1.0], [0.0, 1.0, -1.0]])
+    kl_loss(student, teacher, temperature=1000.0).backward()
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, (student.detach() - teacher) / (3 * 2), atol=1e-3, rtol=1e-2)
+
+
+def test_two_classes_give_the_gradient_of_a_sigmoid():
+    # Row correlations give no gradient at K = 2; this loss must. With d = s_1 - s_0 it is
+    # T^2 KL of two Bernoullis, so dL/ds_1 = T (sigmoid(d_s / T) - sigmoid(d_t / T)).
+    student = torch.tensor([[0.0, 0.4]], requires_grad=True)
+    kl_loss(student, torch.tensor([[0.0, 3.0]]), temperature=2.0).backward()
+    expected = 2.0 * (1 / (1 + math.exp(-0.2)) - 1 / (1 + math.exp(-1.5)))
+    assert student.grad[0, 1].item() == pytest.approx(expected, rel=1e-5)
+    assert abs(expected) > 0.5
+
+
+@given(st.integers(0, 100), st.sampled_from([2, 3, 10]), st.floats(-5, 5))
+@settings(max_examples=25, deadline=None)
+def test_it_is_zero_when_both_agree_up_to_a_shift_and_never_below(seed, classes, shift):
+    student, other = logits(3, classes, seed), logits(3, classes, seed + 1)
+    # Rounding of logits of order 10 in float32 is 1e-6; the divergence is quadratic in it, its terms are not.
+    assert kl_loss(student, student + shift, temperature=2.0).item() == pytest.approx(0.0, abs=1e-5)
+    assert kl_loss(student, other, temperature=2.0).item() > -1e-5
+
+
+T = 2.0
+
+
+def plain_parts(student: Tensor, teacher: Tensor, target: Tensor) -> list[tuple[float, float, float]]:
+    """TCKD, NCKD and the teacher's p_target of each row, number by number."""
+    parts = []
+    for s, t, label in zip(student.tolist(), teacher.tolist(), target.tolist(), strict=True):
+        q, p = ([math.exp(v / T) for v in row] for row in (s, t))
+        q, p = [v / sum(q) for v in q], [v / sum(p) for v in p]
+        tckd = p[label] * math.log(p[label] / q[label])
+        tckd += (1 - p[label]) * math.log((1 - p[label]) / (1 - q[label]))
+        nckd = 0.0
+        for k in range(len(p)):
+            if k != label:
+                p_k, q_k = p[k] / (1 - p[label]), q[k] / (1 - q[label])
+                nckd += p_k * math.log(p_k / q_k)
+        parts.append((tckd, nckd, p[label]))
+    return parts
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_decoupled_equals_a_plain_loop(classes):
+    student, teacher, target = logits(5, classes, 0), logits(5, classes, 1), torch.arange(5) % classes
+    loss = dkd_loss(student, teacher, target, temperature=T, alpha=0.7, beta=3.0).item()
+    rows = [0.7 * tckd + 3.0 * nckd for tckd, nckd, _ in plain_parts(student, teacher, target)]
+    # The loop is float64, the loss float32 on values of order 10.
+    assert loss == pytest.approx(T**2 * sum(rows) / 5, rel=1e-5)
+
+
+def test_both_parts_with_the_teachers_doubt_make_the_whole_divergence():
+    # The decomposition of the paper, one row: KL = TCKD + (1 - p_target) NCKD.
+    student, teacher, target = logits(1, 6, 0), logits(1, 6, 1), torch.tensor([2])
+    doubt = 1 - torch.softmax(teacher / T, dim=-1)[0, 2].item()
+    split = dkd_loss(student, teacher, target, temperature=T, alpha=1.0, beta=doubt).item()
+    assert split == pytest.approx(kl_loss(student, teacher, temperature=T).item(), rel=1e-5)
+
+
+def test_an_even_student_and_a_teacher_sure_among_the_others_have_a_closed_form():
+    # Both put 1/4 on the target; of the others the teacher names one, the student all three: NCKD = log 3.
+    teacher = torch.tensor([[0.0, T * math.log(3), -400.0, -400.0]])
+    loss = dkd_loss(torch.zeros(1, 4), teacher, torch.tensor([0]), temperature=T, alpha=5.0, beta=2.0)
+    assert loss.item() == pytest.approx(T**2 * 2.0 * math.log(3), rel=1e-5)
+
+
+def test_with_two_classes_the_target_is_all_there_is():
+    student, teacher, target = logits(4, 2, 0).requires_grad_(), logits(4, 2, 1), torch.tensor([0, 1, 0, 1])
+    loss = dkd_loss(student, teacher, target, temperature=T, alpha=1.0, beta=100.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(kl_loss(student, teacher, temperature=T).item(), rel=1e-5)
+    assert student.grad.abs().max() > 1e-2
+
+
+@given(st.integers(0, 100), st.sampled_from([2, 3, 10]), st.floats(-5, 5))
+@settings(max_examples=25, deadline=None)
+def test_decoupled_is_zero_when_both_agree_up_to_a_shift_and_never_below(seed, classes, shift):
+    student, other, target = logits(3, classes, seed), logits(3, classes, seed + 1), torch.zeros(3, dtype=torch.int64)
+    options = {"temperature": T, "alpha": 1.0, "beta": 8.0}
+    # Rounding of logits of order 10 in float32 is 1e-6, times beta and T^2.
+    assert dkd_loss(student, student + shift, target, **options).item() == pytest.approx(0.0, abs=1e-4)
+    assert dkd_loss(student, other, target, **options).item() > -1e-4
+
+
+def test_far_apart_logits_stay_finite_and_the_teacher_gets_no_gradient():
+    student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[-1e4, 1e4, 0.0]], requires_grad=True)
+    dkd_loss(student, teacher, torch.tensor([0]), temperature=1.0, alpha=1.0, beta=1.0).backward()
+    assert bool(student.grad.isfinite().all())
+    assert teacher.grad is None
+
+
+def softmax(row: list[float]) -> list[float]:
+    powers = [math.exp(v / T) for v in row]
+    return [power / sum(powers) for power in powers]
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+def test_it_equals_numpys_correlations_one_by_one(classes):
+    student, teacher = logits(5, classes, 0), logits(5, classes, 1)
+    ours, theirs = (np.array([softmax(row) for row in part.tolist()]) for part in (student, teacher))
+    rows = [1 - np.corrcoef(ours[b], theirs[b])[0, 1] for b in range(5)]
+    columns = [1 - np.corrcoef(ours[:, k], theirs[:, k])[0, 1] for k in range(classes)]
+    expected = T**2 * (0.5 * float(np.mean(rows)) + 2.0 * float(np.mean(columns)))
+    loss = dist_loss(student, teacher, temperature=T, beta=0.5, gamma=2.0).item()
+    # 1e-8 beside variances of order 0.01, and float32 against float64.
+    assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_with_two_classes_only_columns_teach():
+    student, teacher = logits(6, 2, 0).requires_grad_(), logits(6, 2, 1)
+    assert dist_loss(student, teacher, temperature=T, beta=9.0, gamma=0.0).item() == 0.0
+    both = dist_loss(student, teacher, temperature=T, beta=9.0, gamma=1.0)
+    assert both.item() == dist_loss(student, teacher, temperature=T, beta=0.0, gamma=1.0).item()
+    both.backward()
+    assert student.grad.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_one_window_has_no_columns(classes):
+    student, teacher = logits(1, classes, 0).requires_grad_(), logits(1, classes, 1)
+    loss = dist_loss(student, teacher, temperature=T, beta=1.0, gamma=1.0)
+    loss.backward()
+    assert loss.item() == dist_loss(student, teacher, temperature=T, beta=1.0, gamma=0.0).item()
+    assert bool(student.grad.isfinite().all())
+
+
+@given(st.integers(0, 100), st.sampled_from([2, 3, 10]))
+@settings(max_examples=25, deadline=None)
+def test_it_lies_between_zero_at_equality_and_the_sum_of_both_weights_twice(seed, classes):
+    student, teacher = logits(4, classes, seed), logits(4, classes, seed + 1)
+    same = dist_loss(student, student, temperature=1.0, beta=1.0, gamma=1.0).item()
+    assert same == pytest.approx(0.0, abs=5e-2)  # 1e-8 beside the variance of a class that is hardly ever named
+    assert -1e-6 < dist_loss(student, teacher, temperature=1.0, beta=1.0, gamma=1.0).item() < 4 + 1e-5
+
+
+def test_a_class_that_nobody_names_leaves_the_gradient_finite():
+    student = torch.tensor([[3.0, 0.0, -1e4], [0.0, 2.0, -1e4]], requires_grad=True)
+    teacher = torch.tensor([[1.0, 0.0, -1e4], [0.0, 1.0, -1e4]], requires_grad=True)
+    dist_loss(student, teacher, temperature=1.0, beta=1.0, gamma=1.0).backward()
+    assert bool(student.grad.isfinite().all())
+    assert teacher.grad is None
